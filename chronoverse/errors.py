@@ -1,0 +1,80 @@
+"""Every error that Chronoverse raises on purpose: one tree, translated only at the edges."""
+
+
+class ChronoverseError(Exception):
+    """Root of the tree. ``str()`` of any of these is fit to show to a person."""
+
+
+class SettingsError(ChronoverseError):
+    """Raised when settings are bad; the message names every bad one."""
+
+
+class InvalidCursor(ChronoverseError):
+    """Raised when a page cursor is malformed or was made for another job, order or filter."""
+
+
+class Unauthorized(ChronoverseError):
+    """Raised when a token is missing, malformed, expired or not signed by our key."""
+
+
+class Forbidden(ChronoverseError):
+    """Raised when a valid token lacks the scope that a request needs."""
+
+
+class JobNotFound(ChronoverseError):
+    """Raised when a job does not exist, or may not be seen with this token: nobody can tell which."""
+
+
+class AtCapacity(ChronoverseError):
+    """Raised when a worker already serves as many streams as it may."""
+
+
+class EmbeddedError(ChronoverseError):
+    """Raised when the embedded server cannot be found, started or reached."""
+
+
+class StoreError(ChronoverseError):
+    """Anything that went wrong between us and the store."""
+
+
+class StoreUnavailable(StoreError):
+    """Raised when the store cannot be reached, is loading, or does not answer in time. Worth a retry."""
+
+
+class StoreRefused(StoreError):
+    """Raised when the store answers but will not write: out of memory, disk full, read-only. Worth a retry."""
+
+
+class NotALog(StoreError):
+    """Raised when a job's key holds something that is not a stream. A retry changes nothing."""
+
+
+class AppendRefused(ChronoverseError):
+    """Root of the answers by which the store turns a runner away."""
+
+
+class Held(AppendRefused):
+    """Raised when another live runner holds the job's lease."""
+
+
+class Closed(AppendRefused):
+    """Raised when the job has already ended."""
+
+
+class Fenced(AppendRefused):
+    """Raised when this runner's lease is gone: taken over, expired, or the job was declared lost."""
+
+
+class Tainted(AppendRefused):
+    """Raised when the log holds entry ids that are not 1-0, 2-0, 3-0, …: nothing can be appended safely."""
+
+
+class SequenceGap(AppendRefused):
+    """Raised when an append starts beyond the log's next number.
+
+    ``expected`` is that next number: send again from there.
+    """
+
+    def __init__(self, expected: int):
+        super().__init__(f"the log's next line is {expected}")
+        self.expected = expected

@@ -1,0 +1,115 @@
+"""Server-Sent Events, both directions: bytes of a frame, and frames out of bytes.
+
+Pure: no I/O, and nothing about jobs. The format is the WHATWG HTML standard's,
+https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+#: A comment that is not a block of its own: decoders exist that turn ``:\n\n`` into an empty event.
+HEARTBEAT = b":\n"
+
+_NEWLINES = re.compile(r"[\r\n]+")
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_DIGITS = re.compile(r"[0-9]{1,15}")
+
+
+class Event(NamedTuple):
+    """One dispatched event. ``id`` is the last one seen on the stream so far, not only in this block."""
+
+    event: str
+    data: str
+    id: str
+
+
+def frame(event: str, data: bytes, id: int | None = None, retry_ms: int | None = None) -> bytes:
+    r"""One block, ``id`` last so that a torn frame never moves a client's cursor.
+
+    >>> frame("end", b'{"status":"stream_ended"}', id=4)
+    b'event: end\ndata: {"status":"stream_ended"}\nid: 4\n\n'
+
+    ``data`` must hold no CR or LF (JSON never does; see :func:`fold` for text).
+    """
+    block = b"event: %b\ndata: %b\n" % (event.encode("ascii"), data)
+    if retry_ms is not None:
+        block += b"retry: %d\n" % retry_ms
+    if id is not None:
+        block += b"id: %d\n" % id
+    return block + b"\n"
+
+
+def cursor(id: int) -> bytes:
+    """A block that moves the client's ``Last-Event-ID`` and dispatches nothing."""
+    return b"id: %d\n\n" % id
+
+
+def retry(milliseconds: int) -> bytes:
+    """A block that sets the client's reconnection time and dispatches nothing."""
+    return b"retry: %d\n\n" % milliseconds
+
+
+def fold(text: str) -> bytes:
+    """``text`` as one line of data: each run of CR and LF becomes a space."""
+    return _NEWLINES.sub(" ", text).strip().encode("utf-8", "replace")
+
+
+class Decoder:
+    """Frames out of bytes, however the bytes are cut. Feed it chunks, iterate what comes out.
+
+    ``last_event_id`` moves only when a whole block has arrived, and ``retry_ms`` is None until the
+    stream sets it. A comment or a block without data dispatches nothing, as the standard says.
+    """
+
+    def __init__(self, last_event_id: str = "") -> None:
+        self.last_event_id = last_event_id
+        self.retry_ms: int | None = None
+        self._buffer = b""
+        self._started = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._event = ""
+        self._data: list[str] = []
+        self._id = self.last_event_id
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """Every event that ``chunk`` completes."""
+        buffer = self._buffer + chunk
+        if not self._started and len(buffer) < 3 and b"\xef\xbb\xbf".startswith(buffer):
+            self._buffer = buffer
+            return
+        start = 3 if not self._started and buffer.startswith(b"\xef\xbb\xbf") else 0
+        self._started = True
+        for end in _LINE_END.finditer(buffer, start):
+            if end.group() == b"\r" and end.end() == len(buffer):
+                break  # the \n of a \r\n may still be on its way
+            event = self._line(buffer[start : end.start()].decode("utf-8", "replace"))
+            start = end.end()
+            if event is not None:
+                yield event
+        self._buffer = buffer[start:]
+
+    def _line(self, line: str) -> Event | None:
+        if not line:
+            return self._dispatch()
+        field, _, value = line.partition(":")
+        value = value[1:] if value.startswith(" ") else value
+        if field == "data":
+            self._data.append(value)
+        elif field == "event":
+            self._event = value
+        elif field == "id" and "\0" not in value:
+            self._id = value
+        elif field == "retry" and _DIGITS.fullmatch(value):
+            self.retry_ms = int(value)
+        return None
+
+    def _dispatch(self) -> Event | None:
+        self.last_event_id = self._id
+        event = None
+        if self._data:
+            event = Event(self._event or "message", "\n".join(self._data), self._id)
+        self._reset()
+        return event
