@@ -1,0 +1,179 @@
+"""What a worker holds of one job being watched: the newest frames of its log, encoded once for all its viewers.
+
+Pure but for its lock. The tail publishes into it, viewers take out of it, and nobody waits here.
+"""
+
+import threading
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from itertools import accumulate
+from typing import Final, NamedTuple, Protocol
+
+from chronoverse import sse
+from chronoverse.joblog import End, Entry, Gap, Job, JobRef, Line, Stray
+
+#: Bytes handed out at once (a longer single frame goes whole): what a viewer that stopped reading holds on to.
+TAKE_BYTES: Final = 256 * 2**10
+#: Joined writes remembered between two publishes. Nearly all viewers stand at the same place and share one.
+MEMO_WRITES: Final = 32
+
+
+class Item(NamedTuple):
+    """A frame in its place. ``number`` is the cursor behind it; ``stream`` is None where every filter lets it pass."""
+
+    number: int
+    stream: str | None
+    frame: bytes
+
+
+class Waiter(Protocol):
+    """Somebody to wake when a channel changes, or when ``due`` (on the tail's clock) has come."""
+
+    due: float
+
+    def wake(self) -> None: ...
+
+
+class Taken(NamedTuple):
+    """Frames joined into one write, the cursor behind them, and the ring position to go on from."""
+
+    frames: bytes
+    cursor: int
+    position: int
+
+
+def encode(entries: Iterable[Entry], cursor: int) -> tuple[list[Item], End | None]:
+    """The frames of ``entries``, and the terminal entry if it is among them (its frames depend on the job)."""
+    items: list[Item] = []
+    for entry in entries:
+        if type(entry) is Line:
+            cursor = entry.sequence_num
+            items.append(Item(cursor, entry.stream, entry.to_frame()))
+        elif type(entry) is Gap:
+            cursor = entry.last
+            items.append(Item(cursor, None, entry.to_frame()))
+        elif type(entry) is Stray:
+            text = f"entry {entry.entry_id} of the log has no place in its numbering and cannot be shown"
+            items.append(Item(cursor, None, sse.frame("error", sse.fold(text))))
+        elif type(entry) is End:
+            return items, entry
+    return items, None
+
+
+def join(items: list[Item], stream: str | None) -> bytes:
+    """One write. Under a filter, a block with nothing but an id moves the client's cursor over what was skipped."""
+    if stream is None:
+        return b"".join([item.frame for item in items])
+    frames = [item.frame for item in items if item.stream is None or item.stream == stream]
+    if items and items[-1].stream not in (None, stream):
+        frames.append(sse.cursor(items[-1].number))
+    return b"".join(frames)
+
+
+def final_frames(job: Job, end: End, lease_seconds: float) -> bytes:
+    """The last ``job`` frame and the ``end`` (or the ``error`` of a lost job) behind it."""
+    return job.to_frame() + end.to_frame(round(lease_seconds))
+
+
+class Channel:
+    """A ring of the frames behind ``base``, up to ``cursor``; positions in it count every item there ever was.
+
+    ``final`` holds the closing bytes once there are any: the channel never changes after that.
+    """
+
+    def __init__(self, ref: JobRef, job: Job | None) -> None:
+        self.ref = ref
+        self.job = job
+        self.cursor = job.last if job else 0
+        self.base = self.cursor
+        self.final: bytes | None = None
+        self.state: bytes | None = job.to_frame() if job else None
+        self.viewers: set[Waiter] = set()
+        #: When the tail last looked at the job's state, and when it should again, on its clock.
+        self.looked_at = self.look_at = 0.0
+        #: Whether the tail's current read covers this channel.
+        self.armed = False
+        self._lock = threading.Lock()
+        self._items: list[Item] = []
+        self._ends: list[int] = []
+        self._start = 0
+        self._memo: dict[tuple[int, str | None], Taken] = {}
+
+    # The tail's side
+
+    def publish(self, items: list[Item], after: int, limit: int) -> None:
+        """Adds ``items``, which follow ``after``, and lets the oldest go, down to ``limit`` bytes.
+
+        Does nothing when the channel is no longer at ``after``: the other thread was faster, or it has closed.
+        """
+        with self._lock:
+            if self.cursor != after or self.final is not None:
+                return
+            size = self._ends[-1] if self._ends else 0
+            self._ends += [size + end for end in accumulate([len(item.frame) for item in items])]
+            self._items += items
+            self.cursor = items[-1].number
+            self._memo = {}
+            self._let_go(self._ends[-1] - limit)
+        self.wake_all()
+
+    def _let_go(self, surplus: int) -> None:
+        """Drops the oldest items until ``surplus`` bytes are gone."""
+        if surplus <= 0:
+            return
+        count = bisect_left(self._ends, surplus) + 1
+        gone = self._ends[count - 1]
+        self.base = self._items[count - 1].number
+        self._start += count
+        del self._items[:count]
+        self._ends = [end - gone for end in self._ends[count:]]
+
+    def observe(self, job: Job) -> None:
+        """Takes note of what the job is now; viewers get a ``job`` frame when its status or attempt changed."""
+        known, self.job = self.job, job
+        if not job.status.terminal and (known is None or (known.status, known.attempt) != (job.status, job.attempt)):
+            self.state = job.to_frame()
+            self.wake_all()
+
+    def close(self, final: bytes) -> None:
+        """Nothing follows but ``final``. Only the first call counts."""
+        if self.final is None:
+            self.final = final
+            self.wake_all()
+
+    def wake_all(self) -> None:
+        """Wakes every viewer."""
+        for viewer in tuple(self.viewers):
+            viewer.wake()
+
+    # The viewers' side
+
+    def seek(self, cursor: int) -> int | None:
+        """The position of the first item behind ``cursor``, or None when the ring no longer reaches back to it."""
+        with self._lock:
+            if cursor < self.base:
+                return None
+            return self._start + bisect_right(self._items, cursor, key=_number)
+
+    def take(self, position: int, stream: str | None) -> Taken | None:
+        """All from ``position`` on, or None when the ring has let part of it go."""
+        with self._lock:
+            taken = self._memo.get((position, stream))
+            if taken is None and position >= self._start:
+                taken = self._take(position - self._start, stream)
+                if len(self._memo) >= MEMO_WRITES:
+                    self._memo.clear()
+                self._memo[position, stream] = taken
+            return taken
+
+    def _take(self, start: int, stream: str | None) -> Taken:
+        if start == len(self._items):
+            return Taken(b"", self.cursor, self._start + start)
+        before = self._ends[start - 1] if start else 0
+        stop = max(bisect_right(self._ends, before + TAKE_BYTES), start + 1)
+        items = self._items[start:stop]
+        return Taken(join(items, stream), items[-1].number, self._start + stop)
+
+
+def _number(item: Item) -> int:
+    return item.number

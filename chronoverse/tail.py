@@ -1,0 +1,286 @@
+"""A worker's one live reader: a single connection waits for the next lines of every job being watched there.
+
+Two threads. The *reader* blocks in XREAD over all watched jobs, encodes what comes once, and publishes it into
+the jobs' channels. The *attendant* does what a blocked read cannot: has it re-armed when a job joins, looks at
+quiet jobs (a blocked XREAD is not woken by a deleted or expired key, and a lost runner says nothing), and wakes
+viewers whose heartbeat or deadline is due.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from chronoverse import sse
+from chronoverse.channel import Channel, Waiter, encode, final_frames
+from chronoverse.errors import NotALog, StoreError
+from chronoverse.joblog import Gap, Job, JobRef, RawEntry, Status, in_sequence, read_entries
+
+#: Seconds one XREAD waits. It bounds how long a stop takes, and is the beat by which the tail knows it is alive.
+BLOCK_SECONDS: Final = 1.0
+#: Seconds without a successful read after which the tail counts as unhealthy and heartbeats stop.
+HEALTHY_SECONDS: Final = 4 * BLOCK_SECONDS
+#: Seconds between looks at a quiet job. Bounds how late a lost runner or a vanished log is noticed.
+LOOK_SECONDS: Final = 1.0
+#: Seconds between looks at a job whose lines keep coming: only its status can be news there.
+BUSY_LOOK_SECONDS: Final = 10.0
+#: Seconds between the attendant's rounds, and so the grain of heartbeats and deadlines.
+TICK_SECONDS: Final = 0.5
+#: Seconds between two tries of making a blocked read take up a new job.
+REARM_SECONDS: Final = 0.002
+#: Seconds to wait after a failed read; doubles from the first to the second.
+BACKOFF_SECONDS: Final = (0.05, 1.0)
+#: With many jobs each read costs both sides, so lines are gathered for this many seconds per watched job, up to
+#: the second number; with few jobs there is no pause at all.
+PAUSE_SECONDS_PER_JOB: Final = 5e-6
+PAUSE_SECONDS: Final = 0.02
+PAUSE_FROM_JOBS: Final = 64
+#: Bytes of frames held for all watched jobs of a worker, and the least and the most for one of them.
+RINGS_BYTES: Final = 256 * 2**20
+RING_BYTES: Final = (64 * 2**10, 8 * 2**20)
+#: Bytes a read should bring, and the least and most lines asked for to get there.
+READ_BYTES: Final = 2**20
+READ_LINES: Final = (4, 2048)
+
+log = logging.getLogger(__name__)
+
+
+class Reader(Protocol):
+    """A connection that waits for many jobs at once; see :class:`chronoverse.store.BlockingReader`."""
+
+    def read(self, cursors: dict[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]: ...
+    def interrupt(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Source(Protocol):
+    """What reading needs of a store; see :class:`chronoverse.store.Store`."""
+
+    def look(self, job: JobRef) -> Job | None: ...
+    def look_many(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]: ...
+    def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]: ...
+    def reader(self, block_seconds: float) -> Reader: ...
+
+
+class LineCount:
+    """How many lines to ask for, learnt from what the last answer weighed. Starts small: nobody knows the lines yet."""
+
+    def __init__(self) -> None:
+        self.lines = 32
+
+    def learn(self, lines: int, size: int) -> None:
+        """After an answer of ``lines`` lines that came to ``size`` bytes."""
+        least, most = READ_LINES
+        fitting = READ_BYTES * lines // max(size, 1)
+        self.lines = max(least, min(most, fitting, self.lines * 4))
+
+
+class Tail:
+    """The live reading of one process. Threads start with the first watched job, so it may be built before a fork.
+
+    ``clock`` is monotonic, in seconds.
+    """
+
+    def __init__(
+        self, store: Source, *, lease_seconds: float = 30, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store = store
+        self._lease_seconds = lease_seconds
+        self._clock = clock
+        self._reader = store.reader(BLOCK_SECONDS)
+        self._channels: dict[JobRef, Channel] = {}
+        self._lock = threading.Lock()
+        self._joined = threading.Event()
+        self._attend = threading.Event()
+        self._stopped = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._count = LineCount()
+        self._read_at = clock()
+
+    # For viewers
+
+    def join(self, ref: JobRef, job: Job | None, viewer: Waiter) -> Channel:
+        """The job's channel, from now on kept up to date and waking ``viewer``. ``job`` is a fresh look at it."""
+        with self._lock:
+            if not self._channels:
+                self._read_at = self._clock()
+            channel = self._channels.get(ref)
+            if channel is None:
+                channel = self._channels[ref] = Channel(ref, job)
+            channel.viewers.add(viewer)
+        if channel.job is None and job is not None:
+            channel.observe(job)
+        self._joined.set()
+        if not channel.armed:
+            self._attend.set()
+        return channel
+
+    def leave(self, channel: Channel, viewer: Waiter) -> None:
+        """Undoes :meth:`join`. A job nobody watches is not read."""
+        with self._lock:
+            channel.viewers.discard(viewer)
+            if not channel.viewers and self._channels.get(channel.ref) is channel:
+                del self._channels[channel.ref]
+
+    def wake_all(self) -> None:
+        """Wakes every viewer, so that it sees that it must stop."""
+        for channel in tuple(self._channels.values()):
+            channel.wake_all()
+
+    def silent_seconds(self) -> float:
+        """For how long the store has not answered the tail."""
+        return self._clock() - self._read_at
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the tail's reading works, so that a heartbeat tells the truth."""
+        return self.silent_seconds() < HEALTHY_SECONDS
+
+    @property
+    def watched(self) -> int:
+        """Jobs being watched."""
+        return len(self._channels)
+
+    # One step of each thread
+
+    def read_once(self) -> None:
+        """One read of all watched jobs and all that follows from it. Raises :class:`StoreError`."""
+        with self._lock:
+            channels = {ref: channel for ref, channel in self._channels.items() if channel.final is None}
+            for channel in channels.values():
+                channel.armed = True
+        if not channels:
+            return
+        try:
+            batches = self._reader.read({ref: channel.cursor for ref, channel in channels.items()}, self._count.lines)
+        except NotALog:
+            self.look_at(list(channels.values()))
+            return
+        self._read_at = self._clock()
+        for ref, entries in batches:
+            self._publish(channels[ref], entries)
+
+    def look_at(self, channels: Sequence[Channel]) -> None:
+        """Looks at the state of the channels' jobs, and closes those that have nothing more to come."""
+        now = self._clock()
+        for channel in channels:
+            channel.looked_at, channel.look_at = now, now + LOOK_SECONDS
+        for channel, found in zip(channels, self._store.look_many([channel.ref for channel in channels]), strict=True):
+            if isinstance(found, StoreError):
+                channel.close(sse.frame("error", sse.fold(str(found))))
+            elif found is None:
+                if channel.job is not None:
+                    channel.close(sse.frame("error", b"the log is gone from the store: it expired or was deleted"))
+            else:
+                self._observe(channel, found)
+
+    def _publish(self, channel: Channel, entries: Sequence[RawEntry]) -> None:
+        before = channel.cursor
+        ordinary = in_sequence(entries, before)
+        if channel.job is None or not ordinary or channel.job.status is Status.PENDING:
+            self.look_at([channel])
+        first = channel.job.first if channel.job and not ordinary else 1
+        items, end = encode(read_entries(entries, before, first), before)
+        if items:
+            channel.publish(items, before, self._ring_bytes())
+            self._count.learn(len(items), sum([len(item.frame) for item in items]))
+            channel.look_at = min(self._clock() + LOOK_SECONDS, channel.looked_at + BUSY_LOOK_SECONDS)
+        if end is not None:
+            self.look_at([channel])
+
+    def _observe(self, channel: Channel, job: Job) -> None:
+        channel.observe(job)
+        end = job.end
+        cursor = channel.cursor
+        if job.last > cursor and not self._store.read(channel.ref, cursor, 1):
+            # The read came after the look, so what the look knew of and the read did not find is gone.
+            gap = Gap(cursor + 1, job.last, "trimmed" if job.first > cursor + 1 else "missing")
+            channel.publish(encode([gap], cursor)[0], cursor, self._ring_bytes())
+        if end is None:
+            return
+        if end.sequence_num <= channel.cursor:
+            lost = f"the store lost lines {end.sequence_num} to {channel.cursor} of this log"
+            channel.close(sse.frame("error", lost.encode()))
+        elif end.sequence_num == channel.cursor + 1:
+            channel.close(final_frames(job, end, self._lease_seconds))
+
+    def _ring_bytes(self) -> int:
+        least, most = RING_BYTES
+        return max(least, min(most, RINGS_BYTES // max(len(self._channels), 1)))
+
+    def attend_once(self) -> None:
+        """One round of looking at quiet jobs and waking those whose time has come. Raises :class:`StoreError`."""
+        now = self._clock()
+        channels = tuple(self._channels.values())
+        for channel in channels:
+            for viewer in tuple(channel.viewers):
+                if viewer.due <= now:
+                    viewer.wake()
+        due = [channel for channel in channels if channel.look_at <= now and channel.final is None]
+        if due:
+            self.look_at(due)
+
+    # The threads
+
+    def start(self) -> None:
+        """Starts the threads, or those of them that died. Cheap to call when they live."""
+        with self._lock:
+            if self._stopped.is_set() or (self._threads and all(thread.is_alive() for thread in self._threads)):
+                return
+            alive = {thread.name for thread in self._threads if thread.is_alive()}
+            loops = {"tail-reader": self._read_loop, "tail-attendant": self._attend_loop}
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            for name in loops.keys() - alive:
+                thread = threading.Thread(target=loops[name], name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def stop(self) -> None:
+        """Ends both threads, within :data:`BLOCK_SECONDS`, and closes the connection."""
+        self._stopped.set()
+        self._joined.set()
+        self._attend.set()
+        for thread in self._threads:
+            thread.join(2 * BLOCK_SECONDS)
+        self._reader.close()
+
+    def _read_loop(self) -> None:
+        delay, longest = BACKOFF_SECONDS
+        while not self._stopped.is_set():
+            if not self._channels:
+                self._joined.clear()
+                if not self._channels:
+                    self._joined.wait(BLOCK_SECONDS)
+                continue
+            try:
+                self.read_once()
+                delay = BACKOFF_SECONDS[0]
+            except StoreError as error:
+                log.warning("the tail cannot read: %s", error)
+                self._stopped.wait(delay)
+                delay = min(2 * delay, longest)
+            self._pause()
+
+    def _pause(self) -> None:
+        watched = len(self._channels)
+        if watched >= PAUSE_FROM_JOBS:
+            self._stopped.wait(min(PAUSE_SECONDS, watched * PAUSE_SECONDS_PER_JOB))
+
+    def _attend_loop(self) -> None:
+        while not self._stopped.is_set():
+            self._attend.wait(TICK_SECONDS)
+            self._attend.clear()
+            try:
+                self._rearm()
+                self.attend_once()
+            except StoreError as error:
+                log.warning("the tail cannot look at its jobs: %s", error)
+                self._stopped.wait(BACKOFF_SECONDS[1])
+
+    def _rearm(self) -> None:
+        """Has the blocked read give way until it covers every channel. One attempt may come just before it blocks."""
+        deadline = self._clock() + BLOCK_SECONDS
+        while not all(channel.armed for channel in tuple(self._channels.values())) and self._clock() < deadline:
+            self._reader.interrupt()
+            self._stopped.wait(REARM_SECONDS)

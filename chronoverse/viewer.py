@@ -1,0 +1,244 @@
+"""One reader's walk through a job's log: hello, replay, live, the end.
+
+A viewer is a cursor. It replays with reads of its own from the offset it asked for until it stands inside the
+tail's ring, then shares the ring's bytes; when it falls behind the ring it reads for itself again. So memory is
+bounded per job, never per viewer, and a slow one loses nothing and costs nobody else anything.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from chronoverse import sse
+from chronoverse.channel import Channel, encode, final_frames, join
+from chronoverse.errors import NotALog, StoreError
+from chronoverse.joblog import End, Gap, Job, JobRef, in_sequence, read_entries
+from chronoverse.tail import LineCount, Source, Tail
+
+#: Seconds the store may stay away before a viewer is told so and let go.
+STORE_PATIENCE_SECONDS: Final = 30.0
+#: Seconds a viewer without the tail waits before it tries the store again.
+RETRY_READ_SECONDS: Final = 0.5
+#: Seconds after which a waiting viewer looks around by itself, should the tail's attendant have died.
+PARK_SECONDS: Final = 30.0
+
+_CONNECTED = b'{"status":"connected"}'
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a viewer asks for: the lines strictly after ``after``, of one ``stream`` or of both.
+
+    ``job`` is a fresh look at the job, None when it is still awaited, for ``wait`` seconds. ``retry_ms`` is the
+    client's reconnection time. ``expires_at`` (token) and ``closes_at`` (maximum age) are on the monotonic clock.
+    """
+
+    ref: JobRef
+    job: Job | None
+    after: int = 0
+    stream: str | None = None
+    wait: float = 0
+    retry_ms: int = 2000
+    heartbeat_seconds: float = 15
+    lease_seconds: float = 30
+    expires_at: float = float("inf")
+    closes_at: float = float("inf")
+
+
+class Viewer:
+    """Bytes for one connection. :meth:`poll` never waits; :meth:`chunks` waits between polls.
+
+    ``stop`` says that the process is going down. ``clock`` is monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        store: Source,
+        tail: Tail,
+        *,
+        stop: threading.Event | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.request = request
+        self.cursor = request.after
+        self.done = False
+        #: Why it is done: ``end``, ``error``, ``expired``, ``age``, ``stop`` or ``left``; empty while it is not.
+        self.reason = ""
+        self._store = store
+        self._tail = tail
+        self._stop = stop or threading.Event()
+        self._clock = clock
+        self._woken = threading.Event()
+        self._count = LineCount()
+        self._position: int | None = None
+        self._channel: Channel | None = None
+        self._sent_at = self._read_at = clock()
+        self._wait_until = self._sent_at + request.wait
+        job = request.job
+        self._finished = job if job and job.end else None
+        self._state = job.to_frame() if job else None
+        self._pending = sse.frame("connected", _CONNECTED, retry_ms=request.retry_ms) + (self._state or b"")
+        self.due = 0.0
+        self._schedule()
+        if self._finished is None:
+            self._channel = tail.join(request.ref, job, self)
+            known = self._channel.job
+            if job and known and (job.status, job.attempt) == (known.status, known.attempt):
+                self._state = self._channel.state
+
+    def chunks(self) -> Iterator[bytes]:
+        """What to send, each in one write, until the viewer is done. Leaves the tail when it is closed."""
+        try:
+            while not self.done:
+                self._woken.clear()
+                chunk = self.poll()
+                if chunk:
+                    yield chunk
+                elif chunk is None and not self.done:
+                    self._woken.wait(RETRY_READ_SECONDS if self._channel is None else PARK_SECONDS)
+        finally:
+            self.close()
+
+    def wake(self) -> None:
+        """Has :meth:`chunks` poll again."""
+        self._woken.set()
+
+    def hang_up(self) -> None:
+        """The client has gone: ends :meth:`chunks` without another byte."""
+        self.done = True
+        self.reason = "left"
+        self.wake()
+
+    def close(self) -> None:
+        """Leaves the tail. Can be called twice."""
+        if self._channel is not None:
+            self._tail.leave(self._channel, self)
+            self._channel = None
+
+    def poll(self) -> bytes | None:
+        """The next bytes; empty when there may be more at once; None when there is nothing until it is woken."""
+        now = self._clock()
+        chunk = self._close_early(now)
+        if chunk is None:
+            chunk, self._pending = self._pending, b""
+        if not chunk:
+            fresh = self._next(now)
+            if fresh is None:
+                return self._idle(now)
+            chunk = fresh
+        if chunk:
+            self._sent_at = now
+            self._schedule()
+        return chunk
+
+    def _schedule(self) -> None:
+        request = self.request
+        self.due = min(self._sent_at + request.heartbeat_seconds, request.expires_at, request.closes_at)
+        if request.job is None:
+            self.due = min(self.due, max(self._wait_until, self._sent_at))
+
+    def _close_early(self, now: float) -> bytes | None:
+        """The closing bytes when the stream must end before the log does."""
+        if self._stop.is_set():
+            return self._finish("stop", sse.retry(self.request.retry_ms))
+        if now >= self.request.expires_at:
+            return self._finish("expired", sse.frame("error", b"token expired"))
+        if now >= self.request.closes_at:
+            return self._finish("age", sse.retry(self.request.retry_ms))
+        return None
+
+    def _finish(self, reason: str, chunk: bytes) -> bytes:
+        self.done = True
+        self.reason = reason
+        return chunk
+
+    def _fail(self, text: str) -> bytes:
+        return self._finish("error", sse.frame("error", sse.fold(text)))
+
+    def _idle(self, now: float) -> bytes | None:
+        """What to send when there is nothing to send."""
+        silent = now - self._read_at if self._channel is None else self._tail.silent_seconds()
+        if silent >= STORE_PATIENCE_SECONDS:
+            return self._fail(f"the store has been away for {round(silent)} s")
+        if self._channel is not None and self._channel.job is None and now >= self._wait_until:
+            return self._fail(f"no such job came within {self.request.wait:g} s")
+        if now - self._sent_at >= self.request.heartbeat_seconds and self._channel is not None and self._tail.healthy:
+            self._sent_at = now
+            self._schedule()
+            return sse.HEARTBEAT
+        return None
+
+    def _next(self, now: float) -> bytes | None:
+        channel = self._channel
+        if channel is None:
+            return self._replay(now)
+        if channel.state is not self._state:
+            self._state = channel.state
+            return self._state or b""
+        # Asked before taking: when it was closed already, what is taken now is all there is.
+        final, cursor = channel.final, channel.cursor
+        position = channel.seek(self.cursor) if self._position is None else self._position
+        taken = channel.take(position, self.request.stream) if position is not None else None
+        if taken is None:
+            self._position = None
+            return self._replay(now)
+        if taken.cursor > self.cursor:
+            self.cursor = taken.cursor
+        # A viewer ahead of the ring (the store went back) finds its place anew each time.
+        self._position = taken.position if taken.cursor >= self.cursor else None
+        if final is not None and taken.cursor >= cursor:
+            return self._finish("end", taken.frames + final)
+        return taken.frames or (b"" if taken.cursor < cursor else None)
+
+    def _replay(self, now: float) -> bytes | None:
+        """The next lines by a read of our own."""
+        try:
+            entries = self._store.read(self.request.ref, self.cursor, self._count.lines)
+            if not entries:
+                chunk = self._nothing_behind()
+            else:
+                first = 1 if in_sequence(entries, self.cursor) else self._first()
+                items, end = encode(read_entries(entries, self.cursor, first), self.cursor)
+                chunk = join(items, self.request.stream)
+                self.cursor = items[-1].number if items else self.cursor
+                self._count.learn(len(entries), sum([len(item.frame) for item in items]))
+                if end and not self._ring_ahead():
+                    chunk += self._end(end)
+        except NotALog as error:
+            return self._fail(str(error))
+        except StoreError:
+            return None
+        self._read_at = now
+        return chunk
+
+    def _first(self) -> int:
+        """The first number the store still has."""
+        job = self._store.look(self.request.ref)
+        return job.first if job else 1
+
+    def _nothing_behind(self) -> bytes | None:
+        """What it means that the store holds nothing behind the cursor although more was there once."""
+        # Looked at first, read again second: what the look knows of and the read does not find is gone.
+        job = self._store.look(self.request.ref) or self._finished
+        if job is None:
+            return self._fail("the log is gone from the store: it expired or was deleted")
+        if job.last > self.cursor and self._store.read(self.request.ref, self.cursor, 1):
+            return b""
+        chunk = b""
+        if job.last > self.cursor:
+            chunk = Gap(self.cursor + 1, job.last, "trimmed" if job.first > self.cursor + 1 else "missing").to_frame()
+            self.cursor = job.last
+        if self._finished and self._finished.end:
+            chunk += self._end(self._finished.end)
+        return chunk or None
+
+    def _ring_ahead(self) -> bool:
+        """Whether the tail's ring goes on from here, so that the end is to be had there."""
+        return self._channel is not None and self._channel.base <= self.cursor
+
+    def _end(self, end: End) -> bytes:
+        job = self._finished or self._store.look(self.request.ref)
+        return self._finish("end", final_frames(job, end, self.request.lease_seconds)) if job else b""
