@@ -1,0 +1,62 @@
+"""The service's root: builds what the routes need and wires them together."""
+
+import threading
+
+from flask import Flask
+
+from chronoverse import embedded
+from chronoverse.auth import Verifier
+from chronoverse.settings import Settings
+from chronoverse.store import Store
+from chronoverse.tail import Tail
+from chronoverse.web import events, jobs, logs, openapi, ops, problems
+from chronoverse.web.schemas import IdentifierConverter
+from chronoverse.web.services import Services, Streams
+
+
+def create_app(settings: Settings | None = None, stop: threading.Event | None = None) -> Flask:
+    """The WSGI application of one worker.
+
+    ``settings`` default to the environment's. Without a ``CHRONOVERSE_REDIS_URL`` the worker holds the embedded
+    server of the data directory. Once ``stop`` is set, streams end and ``/readyz`` says 503.
+    """
+    settings = settings or Settings.from_env()
+    return build_app(services(settings, stop or threading.Event()))
+
+
+def services(settings: Settings, stop: threading.Event) -> Services:
+    """What the routes need, made from ``settings``. Opens no connection yet."""
+    url = settings.redis_url or embedded.hold(settings.data_dir).url
+    store = Store(
+        url,
+        prefix=settings.key_prefix,
+        lease_seconds=settings.lease_seconds,
+        retention_seconds=settings.retention_seconds,
+    )
+    return Services(
+        settings=settings,
+        store=store,
+        tail=Tail(store, lease_seconds=settings.lease_seconds),
+        verifier=Verifier.from_settings(settings),
+        streams=Streams(settings.max_streams),
+        stop=stop,
+    )
+
+
+def build_app(services: Services) -> Flask:
+    """The application around ``services``."""
+    app = Flask("chronoverse", static_folder=None)
+    app.url_map.merge_slashes = False
+    app.url_map.converters["id"] = IdentifierConverter
+    document = openapi.describe(app)
+    document.register_converter(IdentifierConverter, _document_identifier)
+    for module in (events, logs, jobs):
+        document.register_blueprint(module.blueprint(services))
+    document.register_blueprint(ops.blueprint(services, document))
+    problems.register(app)
+    app.extensions["chronoverse"] = services
+    return app
+
+
+def _document_identifier(converter: IdentifierConverter) -> dict[str, str]:
+    return {"type": "string", "pattern": f"^{converter.regex}$"}

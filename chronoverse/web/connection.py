@@ -1,0 +1,54 @@
+"""The socket under a stream: bounded, and watched for the client's leaving. Without such a socket, nothing is done."""
+
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+import gevent
+import gevent.socket
+
+#: Seconds one write may take before its viewer is dropped. gunicorn has no write timeout of its own.
+SEND_SECONDS: Final = 20.0
+#: Bytes the kernel may hold for one viewer; left alone it would take megabytes for one that stopped reading.
+SEND_BUFFER_BYTES: Final = 64 * 2**10
+#: Milliseconds unacknowledged data may stay out: a half-open connection is dropped after that, not in 20 minutes.
+USER_TIMEOUT_MS: Final = 20_000
+
+
+def tune(environ: dict[str, Any]) -> socket.socket | None:
+    """Bounds the request's socket for streaming, and returns it where the server is gunicorn with gevent."""
+    sock: Any = environ.get("gunicorn.socket")
+    if not isinstance(sock, gevent.socket.socket):
+        return None
+    sock.settimeout(SEND_SECONDS)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+    tuned: socket.socket = sock
+    return tuned
+
+
+def on_hangup(sock: socket.socket, left: Callable[[], None]) -> Callable[[], None]:
+    """Calls ``left`` once when the peer closes; without it that is noticed two heartbeats late. Returns the undoing."""
+    watcher = gevent.get_hub().loop.io(sock.fileno(), 1)
+
+    def readable() -> None:
+        try:
+            gone = not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            gone = True
+        # A client that sends on after its request is not watched further: the data would wake us for ever.
+        watcher.stop()
+        if gone:
+            left()
+
+    def undo() -> None:
+        watcher.stop()
+        watcher.close()
+
+    watcher.start(readable)
+    return undo

@@ -1,0 +1,133 @@
+"""``GET /workflows/{workflow_id}/jobs/{job_id}/events``: a viewer's bytes over HTTP.
+
+Everything is decided before the first byte: headers cannot be changed afterwards, and a client that gets anything
+but 200 here learns why from a problem document.
+"""
+
+import random
+from typing import Any, Final
+
+from flask import Response, request
+
+from chronoverse import metrics
+from chronoverse.errors import JobNotFound
+from chronoverse.joblog import Job, JobRef, Line, read_entries
+from chronoverse.viewer import Request, Viewer
+from chronoverse.web.connection import on_hangup, tune
+from chronoverse.web.schemas import Blueprint, EventsHeaders, EventsQuery, ProblemSchema
+from chronoverse.web.services import Services, principal
+
+#: Milliseconds after which a client comes back, drawn for each connection so that they do not come all at once.
+RETRY_MS: Final = (1000, 5000)
+#: Share of the maximum age by which streams differ, for the same reason.
+AGE_JITTER: Final = 0.1
+#: Entries looked through, backwards, for the last n lines of one stream.
+TAIL_SCAN: Final = 100_000
+TAIL_SCAN_BATCH: Final = 1000
+
+_HEADERS: Final = {
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def blueprint(services: Services) -> Blueprint:
+    """The events route."""
+    routes = Blueprint("events", __name__, description="A job's log, live and from any offset.")
+    services.guard(routes)
+
+    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/events")
+    @routes.arguments(EventsQuery, location="query", as_kwargs=True)
+    @routes.arguments(EventsHeaders, location="headers", as_kwargs=True)
+    @routes.response(200, {"type": "string"}, content_type="text/event-stream", description="Server-Sent Events.")
+    @routes.alt_response(204, description="`Last-Event-ID` is at or past the end: there is nothing more, ever.")
+    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
+    def events(workflow_id: str, job_id: str, wait: int, last_event_id: int | None = None, **query: Any) -> Response:
+        """Stream a job's log as Server-Sent Events."""
+        ref = JobRef(workflow_id, job_id)
+        job = services.store.look(ref)
+        if job is None and not wait:
+            raise JobNotFound("no such job")
+        if last_event_id is not None and job and job.end and last_event_id >= job.end.sequence_num:
+            return Response(status=204)
+        stream, after = query.get("stream"), last_event_id
+        if after is None:
+            after = _start(services, job, query.get("offset"), query.get("tail"), stream)
+        headers = {**_HEADERS, "Last-Event-ID": str(after)}
+        if request.method == "HEAD":
+            return Response(iter(()), headers=headers, content_type="text/event-stream; charset=utf-8")
+        return _serve(services, _request(services, ref, job, after, stream, wait), headers)
+
+    return routes
+
+
+def _start(services: Services, job: Job | None, offset: int | str | None, tail: int | None, stream: str | None) -> int:
+    """The number to start after."""
+    if isinstance(offset, int):
+        return offset
+    if job is None:
+        return 0
+    if offset == "latest" or tail == 0:
+        return job.last
+    if tail is None:
+        return 0
+    if stream is None:
+        return max(job.last - tail, min(job.first - 1, job.last))
+    return _start_of_stream_tail(services, job, tail, stream)
+
+
+def _start_of_stream_tail(services: Services, job: Job, tail: int, stream: str) -> int:
+    """The number before the last ``tail`` lines of one ``stream``, found walking backwards."""
+    before, scanned = job.last + 1, 0
+    while scanned < TAIL_SCAN:
+        entries = services.store.page(job.ref, before=before, count=TAIL_SCAN_BATCH)
+        if not entries:
+            return min(job.first - 1, job.last)
+        scanned += len(entries)
+        for entry in reversed(list(read_entries(reversed(entries), 0))):
+            if isinstance(entry, Line):
+                before = entry.sequence_num
+                tail -= entry.stream == stream
+                if tail == 0:
+                    return before - 1
+    return before - 1
+
+
+def _request(services: Services, ref: JobRef, job: Job | None, after: int, stream: str | None, wait: int) -> Request:
+    settings, now = services.settings, services.monotonic()
+    age = settings.max_stream_seconds * random.uniform(1 - AGE_JITTER, 1)
+    return Request(
+        ref,
+        job,
+        after=after,
+        stream=stream,
+        wait=wait,
+        retry_ms=random.randint(*RETRY_MS),
+        heartbeat_seconds=settings.heartbeat_seconds,
+        lease_seconds=settings.lease_seconds,
+        expires_at=now + principal().expires_at - services.wall_clock(),
+        closes_at=now + age,
+    )
+
+
+def _serve(services: Services, wanted: Request, headers: dict[str, str]) -> Response:
+    services.streams.enter()
+    services.tail.start()
+    viewer = Viewer(wanted, services.store, services.tail, stop=services.stop, clock=services.monotonic)
+    sock = tune(request.environ)
+    undo = on_hangup(sock, viewer.hang_up) if sock else None
+    metrics.STREAMS_OPEN.inc()
+
+    def closed() -> None:
+        if undo:
+            undo()
+        viewer.close()
+        services.streams.leave()
+        metrics.STREAMS_OPEN.dec()
+        metrics.STREAMS_ENDED.labels(viewer.reason or "left").inc()
+
+    response = Response(viewer.chunks(), headers=headers, content_type="text/event-stream; charset=utf-8")
+    # Not the generator's own finally: one that was never started has none to run.
+    response.call_on_close(closed)
+    return response

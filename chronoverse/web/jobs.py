@@ -1,0 +1,87 @@
+"""A workflow's jobs, one job, and registering one before it starts."""
+
+from typing import Any
+
+import orjson
+from flask import Response
+
+from chronoverse.joblog import Job, JobRef
+from chronoverse.web.cursors import decode_cursor, encode_cursor
+from chronoverse.web.logs import page_response
+from chronoverse.web.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema, ProblemSchema
+from chronoverse.web.services import Services
+
+#: Jobs one request looks at when a status filter lets few of them pass; the cursor goes on from there.
+SCAN_JOBS = 2000
+
+
+def blueprint(services: Services) -> Blueprint:
+    """The job routes."""
+    routes = Blueprint("jobs", __name__, description="Jobs.")
+    services.guard(routes)
+
+    @routes.route("/workflows/<id:workflow_id>/jobs")
+    @routes.arguments(JobsQuery, location="query", as_kwargs=True)
+    @routes.response(200, JobsSchema, description="A page; `Link` names the next one.")
+    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
+    def jobs(workflow_id: str, limit: int, **query: Any) -> Response:
+        """A workflow's jobs, newest first."""
+        status = query.get("status")
+        listing = ("jobs", workflow_id, status)
+        place: tuple[int, str] | None = None
+        if "cursor" in query:
+            created, job_id = decode_cursor(query["cursor"], listing, [int, str])
+            place = (created, job_id)
+        found, next_place = _page(services, workflow_id, place, limit, status)
+        cursor = encode_cursor(listing, next_place) if next_place else None
+        body = {"workflow_id": workflow_id, "jobs": [job.to_json() for job in found], "cursor": cursor}
+        return page_response(body, cursor, limit=limit, status=status)
+
+    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>")
+    @routes.response(200, JobSchema)
+    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
+    def job(workflow_id: str, job_id: str) -> Response:
+        """One job."""
+        return _job_response(services.job(JobRef(workflow_id, job_id)))
+
+    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>", methods=["PUT"])
+    @routes.response(200, JobSchema, description="It was registered already.")
+    @routes.alt_response(201, schema=JobSchema, description="It is registered, PENDING.")
+    def register(workflow_id: str, job_id: str) -> Response:
+        """Register a job, so that viewers can attach before it starts."""
+        ref = JobRef(workflow_id, job_id)
+        new = services.store.register(ref)
+        response = _job_response(services.job(ref))
+        response.status_code = 201 if new else 200
+        return response
+
+    return routes
+
+
+def _job_response(job: Job) -> Response:
+    response = Response(orjson.dumps(job.to_json()), content_type="application/json")
+    response.headers["Cache-Control"] = "private, no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+def _page(
+    services: Services, workflow_id: str, place: tuple[int, str] | None, limit: int, status: str | None
+) -> tuple[list[Job], tuple[int, str] | None]:
+    """Up to ``limit`` jobs of that ``status``, and the place to go on from (None when there are no more)."""
+    found: list[Job] = []
+    for _ in range(max(1, SCAN_JOBS // limit)):
+        listed = services.store.jobs(workflow_id, place, limit)
+        looked = services.store.look_many([JobRef(workflow_id, job_id) for _, job_id in listed])
+        gone = [job_id for (_, job_id), job in zip(listed, looked, strict=True) if job is None]
+        if gone:
+            services.store.forget(workflow_id, gone)
+        for at, job in zip(listed, looked, strict=True):
+            place = at
+            if isinstance(job, Job) and status in (None, job.status):
+                found.append(job)
+                if len(found) == limit:
+                    return found, place
+        if len(listed) < limit:
+            return found, None
+    return found, place

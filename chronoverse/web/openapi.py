@@ -1,0 +1,42 @@
+"""The OpenAPI document: what the blueprints and their schemas say, with our problem documents for refusals."""
+
+from typing import Any
+
+from flask import Flask
+from flask_smorest import Api
+
+from chronoverse.web.schemas import ProblemSchema
+
+
+class Document(Api):
+    """flask-smorest's document, filled by the blueprints registered with it."""
+
+    ERROR_SCHEMA = ProblemSchema
+
+    def render(self) -> dict[str, Any]:
+        """The whole document, refusals as ``application/problem+json``."""
+        document: dict[str, Any] = self.spec.to_dict()
+        answers = list(document["components"]["responses"].values())
+        for path in document["paths"].values():
+            for method in path.values():
+                answers += method["responses"].values() if "responses" in method else ()
+        for answer in answers:
+            content = answer.get("content", {})
+            if content.get("application/json", {}).get("schema", {}).get("$ref", "").endswith("/Problem"):
+                content["application/problem+json"] = content.pop("application/json")
+        return document
+
+
+def describe(app: Flask) -> Document:
+    """An empty document for ``app``."""
+    app.config.update(
+        API_TITLE="Chronoverse",
+        API_VERSION="1",
+        OPENAPI_VERSION="3.1.0",
+        API_SPEC_OPTIONS={
+            "info": {"description": "Job logs as Server-Sent Events, live and from any offset, and their history."},
+            "components": {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}},
+            "security": [{"bearer": []}],
+        },
+    )
+    return Document(app)

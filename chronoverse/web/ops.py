@@ -1,0 +1,49 @@
+"""For those who run the service: is it up, is it ready, what does it do, what does it offer."""
+
+from flask import Response, jsonify
+
+from chronoverse import metrics
+from chronoverse.errors import StoreUnavailable
+from chronoverse.web.openapi import Document
+from chronoverse.web.schemas import Blueprint, ProblemSchema, StatusSchema
+from chronoverse.web.services import Services
+
+
+def blueprint(services: Services, document: Document) -> Blueprint:
+    """The operators' routes. None of them needs a token, and none tells of a job."""
+    routes = Blueprint("ops", __name__, description="For operators.")
+
+    @routes.route("/healthz")
+    @routes.doc(security=[])
+    @routes.response(200, StatusSchema, description="The process is up.")
+    def healthz() -> Response:
+        """Is the process up."""
+        return jsonify(status="ok")
+
+    @routes.route("/readyz")
+    @routes.doc(security=[])
+    @routes.response(200, StatusSchema, description="The store answers, and the worker is not going down.")
+    @routes.alt_response(503, schema=ProblemSchema, content_type="application/problem+json")
+    def readyz() -> Response:
+        """Can it serve."""
+        if services.stop.is_set():
+            raise StoreUnavailable("this worker is going down")
+        services.store.ping()
+        return jsonify(status="ready")
+
+    @routes.route("/metrics")
+    @routes.doc(security=[])
+    @routes.response(200, {"type": "string"}, content_type="text/plain", description="Prometheus's text format.")
+    def exposition() -> Response:
+        """What it does."""
+        metrics.JOBS_WATCHED.set(services.tail.watched)
+        return Response(metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @routes.route("/openapi.json")
+    @routes.doc(security=[])
+    @routes.response(200, {"type": "object"}, description="OpenAPI 3.1.")
+    def openapi() -> Response:
+        """What it offers: this document."""
+        return jsonify(document.render())
+
+    return routes

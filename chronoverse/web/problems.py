@@ -1,0 +1,121 @@
+"""Refusals as RFC 9457 problem documents: one table from errors to status codes."""
+
+import logging
+from typing import Any, Final
+
+import orjson
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException
+
+from chronoverse import metrics
+from chronoverse.errors import (
+    AtCapacity,
+    ChronoverseError,
+    Forbidden,
+    InvalidCursor,
+    JobNotFound,
+    NotALog,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    Unauthorized,
+)
+
+#: Seconds after which a refused client may come again: about what a restart or a failover takes.
+RETRY_AFTER_SECONDS: Final = 2
+
+STATUS: Final[dict[type[ChronoverseError], int]] = {
+    InvalidCursor: 400,
+    Unauthorized: 401,
+    Forbidden: 403,
+    JobNotFound: 404,
+    NotALog: 409,
+    StoreError: 502,
+    StoreUnavailable: 503,
+    StoreRefused: 503,
+    AtCapacity: 503,
+}
+
+#: One text for every 404, so that "not yours", "not there" and "no such path" cannot be told apart.
+NOT_FOUND: Final = "There is nothing here, or nothing that this token may see."
+
+TITLES: Final = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    409: "Conflict",
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+}
+
+log = logging.getLogger(__name__)
+
+
+def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None) -> Response:
+    """The document. ``errors`` names single parameters: ``[{"parameter": …, "detail": …}]``."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": TITLES.get(status, "Error"),
+        "status": status,
+        "detail": detail,
+    }
+    if errors:
+        body["errors"] = errors
+    metrics.REQUESTS_REFUSED.labels(status).inc()
+    response = Response(orjson.dumps(body), status, content_type="application/problem+json")
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if status == 503:
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return response
+
+
+def register(app: Flask) -> None:
+    """Makes every refusal of ``app`` a problem document."""
+    app.register_error_handler(ChronoverseError, _ours)
+    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _ours(error: ChronoverseError) -> Response:
+    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+    if status == 404:
+        return problem(404, NOT_FOUND)
+    if status >= 500:
+        log.warning("refused with %d: %s", status, error)
+    response = problem(status, str(error))
+    if status == 403:
+        response.headers["WWW-Authenticate"] = 'Bearer error="insufficient_scope"'
+    return response
+
+
+def _http(error: HTTPException) -> Response:
+    status = error.code or 500
+    if status == 404:
+        return problem(404, NOT_FOUND)
+    errors = _parameters(getattr(error, "data", None) or {})
+    detail = "; ".join(f"{e['parameter']}: {e['detail']}" for e in errors) or error.description or error.name
+    response = problem(status, detail, errors)
+    for name, value in error.get_headers():
+        if name in ("Allow", "Retry-After"):
+            response.headers[name] = value
+    return response
+
+
+def _parameters(data: dict[str, Any]) -> list[dict[str, str]]:
+    """What webargs found wrong, as ``{"query": {"offset": ["…"]}}``, one entry a parameter."""
+    return [
+        {"parameter": name if name != "_schema" else location, "detail": " ".join(map(str, found))}
+        for location, fields in data.get("messages", {}).items()
+        for name, found in fields.items()
+    ]
+
+
+def _unexpected(error: Exception) -> Response:
+    log.error("unexpected error", exc_info=error)
+    return problem(500, "Something went wrong here; it has been logged.")

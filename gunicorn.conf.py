@@ -1,0 +1,76 @@
+"""gunicorn's settings: gevent workers, tuned for streams that stay open. It patches before anything is imported."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import gevent
+
+from chronoverse import embedded
+from chronoverse.banner import banner, command
+from chronoverse.settings import Settings
+
+_settings = Settings.from_env()
+
+#: Streams beyond MAX_STREAMS are refused; these stay free above it so that /healthz always answers.
+SPARE_CONNECTIONS = 200
+#: Seconds between looks at whether the worker was told to go: gunicorn has no hook for it.
+DRAIN_POLL_SECONDS = 0.2
+
+wsgi_app = "chronoverse.web:create_app()"
+bind = _settings.bind
+worker_class = "gevent"
+workers = _settings.web_concurrency
+worker_connections = _settings.max_streams + SPARE_CONNECTIONS
+# 0 would also switch off the bound on how slowly a request's head may arrive. nginx's own must be below it.
+keepalive = 5
+# Only a worker whose event loop hangs is killed; streams may live as long as they like.
+timeout = 60
+graceful_timeout = 30
+# Counts a stream as one request, so anything above 0 would cut streams short.
+max_requests = 0
+control_socket_disable = True
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
+loglevel = _settings.log_level
+
+if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="chronoverse-metrics-")
+
+
+def on_starting(server: Any) -> None:
+    """Wipes the last run's metrics, and holds the embedded server for as long as the master lives."""
+    for stale in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
+        stale.unlink()
+    if _settings.redis_url is None:
+        server.chronoverse_hold = embedded.hold(_settings.data_dir)
+
+
+def when_ready(server: Any) -> None:
+    """Says where it serves, and what to type next."""
+    print(banner(_settings, str(server.LISTENERS[0]), command()), flush=True)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Ends the worker's streams when it is told to go; nothing in gunicorn would."""
+    services = worker.wsgi.extensions["chronoverse"]
+
+    def drain() -> None:
+        while worker.alive:
+            gevent.sleep(DRAIN_POLL_SECONDS)
+        services.stop.set()
+        services.tail.wake_all()
+
+    threading.Thread(target=drain, name="drain", daemon=True).start()
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Takes the dead worker's gauges out of the sums."""
+    from prometheus_client import multiprocess
+
+    multiprocess.mark_process_dead(worker.pid)
