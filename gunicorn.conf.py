@@ -14,6 +14,7 @@ import gevent
 
 from chronoverse import embedded
 from chronoverse.banner import banner, command
+from chronoverse.errors import EmbeddedError
 from chronoverse.settings import Settings
 
 _settings = Settings.from_env()
@@ -21,7 +22,7 @@ _settings = Settings.from_env()
 #: Streams beyond MAX_STREAMS are refused; these stay free above it so that /healthz always answers.
 SPARE_CONNECTIONS = 200
 #: Seconds between looks at whether the worker was told to go: gunicorn has no hook for it.
-DRAIN_POLL_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 wsgi_app = "chronoverse.web:create_app()"
 bind = _settings.bind
@@ -57,16 +58,26 @@ def when_ready(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Ends the worker's streams when it is told to go; nothing in gunicorn would."""
+    """Ends the worker's streams when it is told to go; nothing in gunicorn would. Until then, minds its server."""
     services = worker.wsgi.extensions["chronoverse"]
 
-    def drain() -> None:
+    def mind() -> None:
         while worker.alive:
-            gevent.sleep(DRAIN_POLL_SECONDS)
+            gevent.sleep(POLL_SECONDS)
+            if services.hold:
+                _ensure(services.hold, worker.log)
         services.stop.set()
         services.tail.wake_all()
 
-    threading.Thread(target=drain, name="drain", daemon=True).start()
+    threading.Thread(target=mind, name="mind", daemon=True).start()
+
+
+def _ensure(hold: embedded.Hold, log: Any) -> None:
+    """An embedded server that dies is started again by its keeper; should somebody kill that too, by us."""
+    try:
+        hold.ensure()
+    except EmbeddedError as error:
+        log.error("%s", error)
 
 
 def child_exit(server: Any, worker: Any) -> None:

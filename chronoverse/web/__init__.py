@@ -26,9 +26,9 @@ def create_app(settings: Settings | None = None, stop: threading.Event | None = 
 
 def services(settings: Settings, stop: threading.Event) -> Services:
     """What the routes need, made from ``settings``. Opens no connection yet."""
-    url = settings.redis_url or embedded.hold(settings.data_dir).url
+    hold = embedded.hold(settings.data_dir) if settings.redis_url is None else None
     store = Store(
-        url,
+        hold.url if hold else settings.redis_url or "",
         prefix=settings.key_prefix,
         lease_seconds=settings.lease_seconds,
         retention_seconds=settings.retention_seconds,
@@ -39,6 +39,7 @@ def services(settings: Settings, stop: threading.Event) -> Services:
         tail=Tail(store, lease_seconds=settings.lease_seconds),
         verifier=Verifier.from_settings(settings),
         streams=Streams(settings.max_streams),
+        hold=hold,
         stop=stop,
     )
 

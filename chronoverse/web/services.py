@@ -9,6 +9,7 @@ from typing import Final
 from flask import g, request
 
 from chronoverse.auth import Principal, Verifier
+from chronoverse.embedded import Hold
 from chronoverse.errors import AtCapacity, JobNotFound
 from chronoverse.joblog import Job, JobRef
 from chronoverse.settings import Settings
@@ -49,6 +50,8 @@ class Services:
     tail: Tail
     verifier: Verifier
     streams: Streams
+    #: Ours on the embedded server, None where the store is somebody else's.
+    hold: Hold | None = None
     #: Set when the worker is going down: streams end, and no new ones are taken.
     stop: threading.Event = field(default_factory=threading.Event)
     wall_clock: Callable[[], float] = time.time
