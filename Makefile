@@ -1,0 +1,43 @@
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes
+
+.PHONY: help setup serve fmt lint type test test-gevent lock check
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/.installed ## make the virtual environment, or bring it up to date
+
+$(VENV)/.installed: requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -r requirements-dev.txt
+	touch $@
+
+serve: setup ## serve on an embedded store
+	$(BIN)/python app.py
+
+fmt: setup ## format, and mend what ruff can mend
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+
+lint: setup ## style
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+type: setup ## types
+	$(BIN)/mypy
+
+test: setup ## the suite
+	$(BIN)/python -m pytest
+
+test-gevent: setup ## the suite again, monkey-patched by gevent as the service is
+	$(BIN)/python tests/gevented.py
+
+lock: setup ## write requirements*.txt after a change of pyproject.toml; UPGRADE=--upgrade for new releases
+	$(UV_COMPILE) $(UPGRADE) --output-file requirements.txt pyproject.toml
+	$(UV_COMPILE) $(UPGRADE) --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
+
+check: ## all that CI runs, in a virtual environment of its own
+	PYTHON=$(PYTHON) bash .ci/run
