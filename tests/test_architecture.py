@@ -13,7 +13,7 @@ PACKAGE: Final = Path(__file__).resolve().parents[1] / "chronoverse"
 LAYERS: Final = {
     "ground": ("errors metrics sse",),
     "values": ("joblog parse", "settings"),
-    "places lines rest": ("keeper store", "embedded"),
+    "places lines rest": ("keeper store.driver store.replies", "embedded store.reader", "store"),
     "reading and writing": (
         "channel client cutter echo jwks relay terminal",
         "auth capture spool tail",

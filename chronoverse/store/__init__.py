@@ -1,0 +1,235 @@
+"""Where lines rest: Redis Streams. The only package that imports redis.
+
+Keys, under a prefix, with the workflow as hash tag so that all of a workflow's keys share a cluster slot:
+
+    {prefix}:{<workflow>}:jobs         zset    job ids by creation time (Unix ms)
+                                               never expires; jobs that are gone leave it when a listing meets them
+    {prefix}:{<workflow>}:<job>:log    stream  the lines as <sequence_num>-0, last the terminal entry
+                                               expires RETENTION after the end
+    {prefix}:{<workflow>}:<job>:job    hash    status, attempt, created_at, …
+                                               expires with the log; PENDING: RETENTION after the registration
+    {prefix}:{<workflow>}:<job>:lease  string  the live attempt's token
+                                               expires LEASE after its runner was last heard
+
+Whatever must be atomic is a script in ``lua/``. All of them may be repeated after a lost reply.
+Foreign runners write the same keys with plain commands, so nothing read here is trusted to be in shape.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from chronoverse.errors import NotALog, StoreError
+from chronoverse.joblog import Job, JobRef, Line, RawEntry, Status, iso_timestamp
+from chronoverse.store import replies
+from chronoverse.store.driver import DriverError, Script, ScriptForgotten, connect, translate, translated
+from chronoverse.store.reader import BlockingReader
+
+#: Jobs looked at in one round trip.
+LOOK_BATCH: Final = 500
+
+
+class Attempt(NamedTuple):
+    """A runner's hold on a job: ``token`` in the lease, and the number its next line gets."""
+
+    job: JobRef
+    token: str
+    attempt: int
+    next: int
+
+
+class Store:
+    """Every read and write of job logs. Safe to share between threads or greenlets of one process.
+
+    Raises of any method: :class:`StoreUnavailable`, :class:`StoreRefused`, :class:`NotALog`, or another
+    :class:`StoreError` for an answer nobody expected.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "chronoverse",
+        lease_seconds: float = 30,
+        retention_seconds: float = 604_800,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._url = url
+        self._prefix = prefix
+        self._lease_ms = round(lease_seconds * 1000)
+        self._retention_ms = round(retention_seconds * 1000)
+        self._clock = clock
+        self._commands = connect(url, retries=1)
+        self._appends = connect(url, retries=0)
+        names = ("open", "append", "renew", "finish", "look", "register")
+        self._scripts = {name: Script(name) for name in names}
+
+    # What a job is
+
+    def look(self, job: JobRef) -> Job | None:
+        """The job as it is now, or None. A RUNNING job whose runner's lease is gone becomes LOST by this."""
+        with translated():
+            reply = self._scripts["look"].run(self._commands, *self._look_arguments(job))
+        return replies.job(job, reply)
+
+    def look_many(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
+        """:meth:`look` for many jobs in few round trips; an error that is one job's own stands in its place."""
+        found: list[Job | StoreError | None] = []
+        for start in range(0, len(jobs), LOOK_BATCH):
+            found += self._look_batch(jobs[start : start + LOOK_BATCH])
+        return found
+
+    def _look_batch(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
+        script = self._scripts["look"]
+        pipeline = self._commands.pipeline(transaction=False)
+        for job in jobs:
+            keys, *args = self._look_arguments(job)
+            pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
+        with translated():
+            answers = pipeline.execute(raise_on_error=False)
+        found: list[Job | StoreError | None] = []
+        for job, reply in zip(jobs, answers, strict=True):
+            try:
+                if isinstance(reply, ScriptForgotten):
+                    found.append(self.look(job))
+                elif isinstance(reply, DriverError):
+                    raise translate(reply) from reply
+                else:
+                    found.append(replies.job(job, reply))
+            except NotALog as error:
+                found.append(error)
+        return found
+
+    def _look_arguments(self, job: JobRef) -> tuple[Any, ...]:
+        keys = (self._key(job, "log"), self._key(job, "job"), self._key(job, "lease"))
+        return keys, iso_timestamp(self._clock()), self._lease_ms, self._retention_ms
+
+    def register(self, job: JobRef) -> bool:
+        """Makes a PENDING job. True when it is new."""
+        now = self._clock()
+        keys = (self._key(job, "job"), self._index(job.workflow_id))
+        args = (iso_timestamp(now), round(now * 1000), job.job_id, self._retention_ms)
+        with translated():
+            return bool(self._scripts["register"].run(self._commands, keys, *args))
+
+    def jobs(self, workflow_id: str, before: tuple[int, str] | None, count: int) -> list[tuple[int, str]]:
+        """Up to ``count`` jobs as (creation time in Unix ms, job id), newest first, strictly after ``before``."""
+        highest = "+inf" if before is None else before[0]
+        found: list[tuple[int, str]] = []
+        skip = 0
+        while len(found) < count:
+            scores = (highest, "-inf", "WITHSCORES", "LIMIT", skip, count)
+            with translated():
+                page = replies.scored(
+                    self._commands.execute_command("ZREVRANGEBYSCORE", self._index(workflow_id), *scores)
+                )
+            found += [item for item in page if before is None or item < before]
+            skip += count
+            if len(page) < count:
+                break
+        return found[:count]
+
+    def forget(self, workflow_id: str, job_ids: Sequence[str]) -> None:
+        """Takes jobs that are gone out of the workflow's listing."""
+        with translated():
+            self._commands.execute_command("ZREM", self._index(workflow_id), *job_ids)
+
+    # What its log says
+
+    def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
+        """Up to ``count`` entries that follow line ``after``, at once: an XREAD that does not block."""
+        key = self._key(job, "log")
+        with translated():
+            reply = self._commands.execute_command("XREAD", "COUNT", count, "STREAMS", key, replies.after(after))
+        for _, entries in replies.streams(reply):
+            return entries
+        return ()
+
+    def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
+        """Up to ``count`` entries: upwards from line ``after``, or with ``before`` downwards from that line.
+
+        Neither ``after`` nor ``before`` is itself among them. https://redis.io/docs/latest/commands/xrange/
+        """
+        command: tuple[Any, ...]
+        if before is None:
+            command = ("XRANGE", self._key(job, "log"), f"{after + 1}-0", "+", "COUNT", count)
+        elif before > 1:
+            command = ("XREVRANGE", self._key(job, "log"), f"{before - 1}-{replies.LAST_PART}", "-", "COUNT", count)
+        else:
+            return ()
+        with translated():
+            entries: Sequence[RawEntry] = self._commands.execute_command(*command)
+        return entries
+
+    def reader(self, block_seconds: float) -> BlockingReader:
+        """A reader on a connection of its own, for the process's tail."""
+        return BlockingReader(self._url, lambda job: self._key(job, "log"), self._unblock, block_seconds)
+
+    def _unblock(self, connection: int) -> None:
+        with translated():
+            self._commands.execute_command("CLIENT", "UNBLOCK", connection)
+
+    # What a runner does
+
+    def open(self, job: JobRef, token: str) -> Attempt:
+        """Takes the job's lease for a new attempt. ``token`` is the caller's own and unguessable.
+
+        Raises: :class:`Held`, :class:`Closed`, :class:`Tainted`.
+        """
+        now = self._clock()
+        keys = (self._key(job, "log"), self._key(job, "job"), self._key(job, "lease"), self._index(job.workflow_id))
+        args = (token, self._lease_ms, iso_timestamp(now), round(now * 1000), job.job_id)
+        attempt, following = self._answer("open", keys, *args)
+        return Attempt(job, token, attempt, following)
+
+    def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
+        """Appends consecutive ``lines`` (one at least), skipping those the log already has; returns the next number.
+
+        Stored whole or not at all. Renews the lease.
+        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Tainted`.
+        """
+        job = attempt.job
+        keys = (self._key(job, "log"), self._key(job, "job"), self._key(job, "lease"))
+        fields: list[Any] = []
+        for line in lines:
+            fields += (line.timestamp, line.message, line.stream, "1" if line.partial else "")
+        following: int = self._answer("append", keys, attempt.token, self._lease_ms, lines[0].sequence_num, *fields)[0]
+        return following
+
+    def renew(self, attempt: Attempt) -> None:
+        """Extends the lease. Raises: :class:`Fenced`."""
+        self._answer("renew", (self._key(attempt.job, "lease"),), attempt.token, self._lease_ms)
+
+    def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, following: int) -> None:
+        """Ends the job behind its last line, ``following`` - 1. Raises: :class:`Fenced`, :class:`SequenceGap`."""
+        job = attempt.job
+        keys = (self._key(job, "log"), self._key(job, "job"), self._key(job, "lease"))
+        code = "" if exit_code is None else exit_code
+        now = iso_timestamp(self._clock())
+        args = (attempt.token, now, status, code, dropped, self._retention_ms, following, attempt.attempt)
+        self._answer("finish", keys, *args)
+
+    def _answer(self, script: str, keys: Sequence[str], *args: Any) -> list[Any]:
+        with translated():
+            answer: list[Any] = self._scripts[script].run(self._appends, keys, *args)
+        if answer[0] == b"OK":
+            return answer[1:]
+        raise replies.refusal(answer[0].decode(), answer[1:])
+
+    # The server itself
+
+    def ping(self) -> None:
+        """Raises :class:`StoreUnavailable` unless the server answers."""
+        with translated():
+            self._commands.execute_command("PING")
+
+    def close(self) -> None:
+        """Closes every connection. The store can be used again."""
+        self._commands.close()
+        self._appends.close()
+
+    def _key(self, job: JobRef, kind: str) -> str:
+        return f"{self._prefix}:{{{job.workflow_id}}}:{job.job_id}:{kind}"
+
+    def _index(self, workflow_id: str) -> str:
+        return f"{self._prefix}:{{{workflow_id}}}:jobs"

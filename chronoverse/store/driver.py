@@ -1,0 +1,90 @@
+"""The edge to the driver: connections, scripts, and redis-py's errors as ours."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
+
+from chronoverse.errors import NotALog, StoreError, StoreRefused, StoreUnavailable
+
+#: Seconds a command may take before the store counts as unavailable. Far above any of our commands' cost.
+COMMAND_TIMEOUT_SECONDS: Final = 5.0
+#: Seconds a connection may take to open.
+CONNECT_TIMEOUT_SECONDS: Final = 2.0
+#: Connections for commands, per process. Commands take well under a millisecond, so few serve many.
+COMMAND_CONNECTIONS: Final = 6
+#: The first words of answers that mean "not now": no memory, no disk, no replica, not the master.
+_REFUSALS: Final = frozenset({"OOM", "MISCONF", "NOREPLICAS", "READONLY"})
+
+_LUA: Final = Path(__file__).parent / "lua"
+
+#: A reply that says the server has forgotten a script.
+ScriptForgotten = redis.exceptions.NoScriptError
+#: Anything redis-py may raise, or put in a pipeline's place of a reply.
+DriverError = redis.RedisError
+
+
+class Script:
+    """A server-side script: sent once, run by its hash, sent again when the server has forgotten it."""
+
+    def __init__(self, name: str) -> None:
+        self.source = (_LUA / "common.lua").read_text("utf-8") + (_LUA / f"{name}.lua").read_text("utf-8")
+        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+    def run(self, client: redis.Redis, keys: Sequence[str], *args: Any) -> Any:
+        try:
+            return client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
+        except redis.exceptions.NoScriptError:
+            return client.execute_command("EVAL", self.source, len(keys), *keys, *args)
+
+
+def connect(url: str, *, retries: int, timeout: float = COMMAND_TIMEOUT_SECONDS) -> redis.Redis:
+    """A client whose replies are left as the parser made them, and which repeats a command ``retries`` times.
+
+    Raises ValueError for a bad ``url``.
+    """
+    pool = redis.BlockingConnectionPool.from_url(
+        url,
+        max_connections=COMMAND_CONNECTIONS,
+        timeout=COMMAND_TIMEOUT_SECONDS,
+        socket_timeout=timeout,
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        socket_read_size=262_144,
+        decode_responses=False,
+        # Retrying hides the first answer, so only what may be repeated blindly is, and once: a pooled
+        # connection that the server closed long ago costs exactly one.
+        retry=Retry(NoBackoff(), retries),
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+    )
+    client = redis.Redis(connection_pool=pool)
+    # Replies as the parser made them: redis-py's reshaping costs half of a replay's time.
+    client.response_callbacks.clear()
+    return client
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Raises our errors for the driver's."""
+    try:
+        yield
+    except redis.RedisError as error:
+        raise translate(error) from error
+
+
+def translate(error: redis.RedisError) -> StoreError:
+    """Our error for redis-py's. Redis names a refusal by the first word of its message."""
+    text = str(error)
+    word = text.partition(" ")[0]
+    if "WRONGTYPE" in text:
+        return NotALog("the job's key in the store holds something that is not a log")
+    if isinstance(error, redis.OutOfMemoryError | redis.ReadOnlyError) or word in _REFUSALS:
+        return StoreRefused(f"the store will not write: {text}")
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError) or word == "UNBLOCKED":
+        return StoreUnavailable(f"the store cannot be reached: {text}")
+    return StoreError(f"the store gave an unexpected answer: {text}")

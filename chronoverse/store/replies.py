@@ -1,0 +1,99 @@
+"""The store's replies as values. Pure: RESP2 and RESP3 shapes alike, and nothing in them is trusted."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from chronoverse.errors import AppendRefused, Closed, Fenced, Held, SequenceGap, Tainted
+from chronoverse.joblog import (
+    NO_TIMESTAMP,
+    End,
+    Job,
+    JobRef,
+    RawEntry,
+    Status,
+    parse_exit_code,
+    parse_number,
+    read_terminal,
+)
+
+#: The highest sub-number of an id: reading after ``7-<this>`` starts at line 8 whatever shape entry 7 has.
+LAST_PART: Final = 2**64 - 1
+
+
+def after(number: int) -> str:
+    """The id behind which line ``number`` + 1 is the first."""
+    return f"{number}-{LAST_PART}"
+
+
+def streams(reply: Any) -> Iterator[tuple[bytes, Sequence[RawEntry]]]:
+    """An XREAD reply's (key, entries): a map in RESP3, pairs in RESP2, null when nothing came."""
+    if isinstance(reply, dict):
+        yield from reply.items()
+    elif reply:
+        yield from reply
+
+
+def scored(reply: list[Any]) -> list[tuple[int, str]]:
+    """A WITHSCORES reply's (score, member): pairs in RESP3, flat in RESP2."""
+    pairs = reply if reply and isinstance(reply[0], list) else zip(reply[::2], reply[1::2], strict=True)
+    return [(int(float(score)), _text(member)) for member, score in pairs]
+
+
+def job(ref: JobRef, reply: list[Any] | None) -> Job | None:
+    """A job out of ``look.lua``'s reply. The terminal entry is believed first, then the hash, then the stream."""
+    if reply is None:
+        return None
+    flat, first_id, last_id, first_timestamp, terminal = reply
+    named = {_text(name): _text(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    last = int(last_id.partition(b"-")[0]) if last_id else 0
+    status = named.get("status", "")
+    end: End | None = None
+    if terminal:
+        end = read_terminal(last, terminal)
+    elif status in Status.__members__ and Status(status).terminal:
+        end = _end_from_hash(named, last, holds_entries=bool(first_id))
+    if end:
+        last = end.sequence_num - 1
+    return Job(
+        ref=ref,
+        status=end.status if end else Status.RUNNING if last_id or status == "RUNNING" else Status.PENDING,
+        attempt=parse_number(named.get("attempt", "")) or (1 if last_id else 0),
+        created_at=named.get("created_at"),
+        started_at=named.get("started_at") or _text(first_timestamp) or None,
+        finished_at=end.timestamp if end else None,
+        exit_code=end.exit_code if end else None,
+        lines=end.lines if end else None,
+        dropped=end.dropped if end else 0,
+        first=int(first_id.partition(b"-")[0]) if first_id else last + 1,
+        last=last,
+        end=end,
+    )
+
+
+def _end_from_hash(named: dict[str, str], last: int, *, holds_entries: bool) -> End:
+    """The end of a job whose log does not hold it: expired before its hash, trimmed away, or never written."""
+    lines = parse_number(named.get("lines", "")) or (last if holds_entries else max(last - 1, 0))
+    return End(
+        max(lines, last if holds_entries else 0) + 1,
+        Status(named["status"]),
+        parse_exit_code(named.get("exit_code", "")),
+        lines,
+        parse_number(named.get("dropped", "")) or 0,
+        named.get("finished_at", NO_TIMESTAMP),
+    )
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def refusal(word: str, rest: list[Any]) -> AppendRefused:
+    """The error behind a script's answer."""
+    if word == "GAP":
+        return SequenceGap(rest[0])
+    return {
+        "HELD": Held("another live runner holds this job"),
+        "CLOSED": Closed("the job has already ended"),
+        "FENCED": Fenced("this runner's lease is gone: it expired, or another runner took the job over"),
+        "TAINTED": Tainted("the log holds entry ids that are not 1-0, 2-0, 3-0, …"),
+    }[word]

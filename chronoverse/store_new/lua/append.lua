@@ -1,0 +1,30 @@
+-- Compare-and-append: a batch is stored whole or not at all, and a repeated one changes nothing.
+-- KEYS  log, job, lease
+-- ARGV  token, lease in ms, first number, then for every line: timestamp, message, stream, partial ('' or '1')
+-- ->    OK next | GAP expected | FENCED | CLOSED | TAINTED last-id
+-- Out of memory is an error before the first write, so XADD comes before every other write.
+local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
+local token, ttl, first = ARGV[1], ARGV[2], tonumber(ARGV[3])
+
+local last, shape = tip(log)
+if redis.call('GET', lease) ~= token then
+  local status = redis.call('HGET', job, 'status')
+  return {is_terminal(status) and status ~= 'LOST' and 'CLOSED' or 'FENCED'}
+end
+if shape then return {shape, last} end
+if first > last + 1 then return {'GAP', last + 1} end
+
+local number = first
+for at = 4, #ARGV, 4 do
+  if number > last then
+    local id = string.format('%.0f-0', number)
+    if ARGV[at + 3] == '' then
+      redis.call('XADD', log, id, 'timestamp', ARGV[at], 'message', ARGV[at + 1], 'stream', ARGV[at + 2])
+    else
+      redis.call('XADD', log, id, 'timestamp', ARGV[at], 'message', ARGV[at + 1], 'stream', ARGV[at + 2], 'partial', '1')
+    end
+  end
+  number = number + 1
+end
+redis.call('PEXPIRE', lease, ttl)
+return {'OK', math.max(number, last + 1)}

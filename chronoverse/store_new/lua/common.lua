@@ -1,0 +1,51 @@
+-- Put before every script. All of a job's keys share the hash tag of its workflow.
+
+local function is_terminal(status)
+  return status == 'COMPLETED' or status == 'FAILED' or status == 'CANCELED' or status == 'LOST'
+end
+
+-- The value behind a name in a flat list of field, value, field, value, …
+local function field(flat, name)
+  for at = 1, #flat, 2 do
+    if flat[at] == name then return flat[at + 1] end
+  end
+end
+
+local function stream_info(log)
+  local info, flat = {}, redis.call('XINFO', 'STREAM', log)
+  for at = 1, #flat, 2 do info[flat[at]] = flat[at + 1] end
+  return info
+end
+
+-- The last number in the log, and what is wrong with adding to it:
+-- CLOSED behind a terminal entry, TAINTED when the ids are not 1-0, 2-0, 3-0, … (then the last id comes first).
+-- entries-added survives trims, restarts and rewrites, so this audit of the whole numbering costs O(1).
+local function tip(log)
+  if redis.call('EXISTS', log) == 0 then return 0, nil end
+  local info = stream_info(log)
+  local number, part = string.match(info['last-generated-id'], '^(%d+)%-(%d+)$')
+  local last_entry = info['last-entry']
+  if last_entry and field(last_entry[2], 'event') == 'end' then return tonumber(number), 'CLOSED' end
+  if part ~= '0' or tonumber(number) ~= info['entries-added'] then return info['last-generated-id'], 'TAINTED' end
+  return tonumber(number), nil
+end
+
+-- Writes the terminal entry and all that goes with it. Returns false, with nothing written, when the server
+-- refuses: the XADD is the first write, and the only one that can be refused for memory.
+local function close(log, job, last, status, exit_code, dropped, now, retention)
+  local number = tonumber(last) or tonumber(string.match(last, '^%d+'))
+  local lines = string.format('%.0f', number)
+  local entry = {'event', 'end', 'status', status, 'lines', lines, 'dropped', dropped, 'timestamp', now}
+  if exit_code ~= '' then
+    entry[#entry + 1] = 'exit_code'
+    entry[#entry + 1] = exit_code
+  end
+  local call = status == 'LOST' and redis.pcall or redis.call
+  local id = call('XADD', log, string.format('%.0f-0', number + 1), unpack(entry))
+  if type(id) == 'table' and id.err then return false end
+  redis.call('HSET', job, 'status', status, 'lines', lines, 'dropped', dropped, 'finished_at', now)
+  if exit_code ~= '' then redis.call('HSET', job, 'exit_code', exit_code) end
+  redis.call('PEXPIRE', log, retention)
+  redis.call('PEXPIRE', job, retention)
+  return true
+end

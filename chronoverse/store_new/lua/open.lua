@@ -1,0 +1,26 @@
+-- A new attempt at a job: takes the lease and says where its numbering goes on.
+-- KEYS  log, job, lease, jobs
+-- ARGV  token, lease in ms, now (ISO 8601), now (Unix ms), job id
+-- ->    OK attempt next | HELD | CLOSED | TAINTED last-id
+-- The token is the caller's own, so a repeated open after a lost reply finds its lease and changes nothing.
+local log, job, lease, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local token, ttl = ARGV[1], ARGV[2]
+
+local last, shape = tip(log)
+if shape == 'CLOSED' or is_terminal(redis.call('HGET', job, 'status')) then return {'CLOSED'} end
+if shape == 'TAINTED' then return {'TAINTED', last} end
+
+local holder = redis.call('GET', lease)
+if holder and holder ~= token then return {'HELD'} end
+if not holder then
+  redis.call('SET', lease, token, 'PX', ttl)
+  redis.call('HINCRBY', job, 'attempt', 1)
+end
+redis.call('HSET', job, 'status', 'RUNNING')
+redis.call('HSETNX', job, 'created_at', ARGV[3])
+redis.call('HSETNX', job, 'started_at', ARGV[3])
+redis.call('ZADD', jobs, 'NX', ARGV[4], ARGV[5])
+redis.call('PERSIST', log)
+redis.call('PERSIST', job)
+redis.call('PEXPIRE', lease, ttl)
+return {'OK', tonumber(redis.call('HGET', job, 'attempt')), last + 1}
