@@ -144,22 +144,27 @@ class Tail:
 
     # One step of each thread
 
-    def read_once(self) -> None:
-        """One read of all watched jobs and all that follows from it. Raises :class:`StoreError`."""
+    def read_once(self) -> bool:
+        """One read of all watched jobs and all that follows from it; False when there is none to read.
+
+        Raises :class:`StoreError`.
+        """
         with self._lock:
             channels = {ref: channel for ref, channel in self._channels.items() if channel.final is None}
             for channel in channels.values():
                 channel.armed = True
         if not channels:
-            return
+            self._read_at = self._clock()
+            return False
         try:
             batches = self._reader.read({ref: channel.cursor for ref, channel in channels.items()}, self._count.lines)
         except NotALog:
             self.look_at(list(channels.values()))
-            return
+            return True
         self._read_at = self._clock()
         for ref, entries in batches:
             self._publish(channels[ref], entries)
+        return True
 
     def look_at(self, channels: Sequence[Channel]) -> None:
         """Looks at the state of the channels' jobs, and closes those that have nothing more to come."""
@@ -248,13 +253,10 @@ class Tail:
     def _read_loop(self) -> None:
         delay, longest = BACKOFF_SECONDS
         while not self._stopped.is_set():
-            if not self._channels:
-                self._joined.clear()
-                if not self._channels:
-                    self._joined.wait(BLOCK_SECONDS)
-                continue
+            self._joined.clear()
             try:
-                self.read_once()
+                if not self.read_once():
+                    self._joined.wait(BLOCK_SECONDS)
                 delay = BACKOFF_SECONDS[0]
             except StoreError as error:
                 log.warning("the tail cannot read: %s", error)
