@@ -1,0 +1,23 @@
+"""One service on the embedded default for the end-to-end tests that do it no harm."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from chronoverse.store import Store
+from tests.support.service import Service, serving
+
+
+@pytest.fixture(scope="session")
+def embedded_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Two workers, a lease of two seconds, heartbeats every second."""
+    with serving(tmp_path_factory.mktemp("e2e"), workers=2, lease_seconds=2, heartbeat_seconds=1) as service:
+        yield service
+
+
+@pytest.fixture
+def embedded_store(embedded_service: Service) -> Iterator[Store]:
+    """The service's own store, as a runner on the same machine reaches it."""
+    store = Store(f"unix://{embedded_service.data_dir}/server.sock", lease_seconds=2)
+    yield store
+    store.close()
