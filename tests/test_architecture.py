@@ -15,13 +15,14 @@ LAYERS: Final = {
     "values": ("joblog parse", "settings"),
     "places lines rest": ("keeper store.driver store.replies", "embedded store.reader", "store"),
     "reading and writing": (
-        "channel client cutter echo jwks relay terminal",
-        "auth capture spool tail",
-        "publisher viewer",
+        "backoff channel cutter echo follower foreground jwks relay terminal",
+        "auth capture client spool tail",
+        "command printer publisher viewer",
         "runner",
     ),
     "HTTP": (
         "web.connection web.cursors web.problems web.schemas",
+        "web.openapi",
         "web.services",
         "web.events web.logs web.ops",
         "web.jobs",

@@ -1,7 +1,0 @@
--- Extends the lease if it still holds the token. PEXPIRE works out of memory, where SET would be refused.
--- KEYS  lease
--- ARGV  token, lease in ms
--- ->    OK | FENCED
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {'FENCED'} end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return {'OK'}
