@@ -17,6 +17,8 @@ Foreign runners write the same keys with plain commands, so nothing read here is
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from chronoverse.errors import NotALog, StoreError
@@ -190,10 +192,12 @@ class Store:
         """
         job = attempt.job
         keys = (self._key(job, "log"), self._key(job, "job"), self._key(job, "lease"))
-        fields: list[Any] = []
-        for line in lines:
-            fields += (line.timestamp, line.message, line.stream, "1" if line.partial else "")
-        following: int = self._answer("append", keys, attempt.token, self._lease_ms, lines[0].sequence_num, *fields)[0]
+        runs: list[Any] = []
+        for (timestamp, stream, partial), alike in groupby(lines, key=itemgetter(1, 3, 4)):
+            messages = [line.message for line in alike]
+            runs += (timestamp, stream, "1" if partial else "", len(messages), *messages)
+        first = lines[0].sequence_num
+        following: int = self._answer("append", keys, attempt.token, self._lease_ms, first, *runs)[0]
         return following
 
     def renew(self, attempt: Attempt) -> None:

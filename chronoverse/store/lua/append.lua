@@ -1,6 +1,7 @@
 -- Compare-and-append: a batch is stored whole or not at all, and a repeated one changes nothing.
 -- KEYS  log, job, lease
--- ARGV  token, lease in ms, first number, then for every line: timestamp, message, stream, partial ('' or '1')
+-- ARGV  token, lease in ms, first number, then runs of lines alike: timestamp, stream, partial ('' or '1'),
+--       how many, their messages
 -- ->    OK next | GAP expected | FENCED | CLOSED | TAINTED last-id
 -- Out of memory is an error before the first write, so XADD comes before every other write.
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
@@ -14,17 +15,21 @@ end
 if shape then return {shape, last} end
 if first > last + 1 then return {'GAP', last + 1} end
 
-local number = first
-for at = 4, #ARGV, 4 do
-  if number > last then
-    local id = string.format('%.0f-0', number)
-    if ARGV[at + 3] == '' then
-      redis.call('XADD', log, id, 'timestamp', ARGV[at], 'message', ARGV[at + 1], 'stream', ARGV[at + 2])
-    else
-      redis.call('XADD', log, id, 'timestamp', ARGV[at], 'message', ARGV[at + 1], 'stream', ARGV[at + 2], 'partial', '1')
+local call, number, at = redis.call, first, 4
+while at <= #ARGV do
+  local timestamp, stream, partial, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
+  for message = at + 4, at + 3 + count do
+    if number > last then
+      local id = string.format('%.0f-0', number)
+      if partial == '' then
+        call('XADD', log, id, 'timestamp', timestamp, 'message', ARGV[message], 'stream', stream)
+      else
+        call('XADD', log, id, 'timestamp', timestamp, 'message', ARGV[message], 'stream', stream, 'partial', '1')
+      end
     end
+    number = number + 1
   end
-  number = number + 1
+  at = at + 4 + count
 end
 redis.call('PEXPIRE', lease, ttl)
 return {'OK', math.max(number, last + 1)}
