@@ -33,6 +33,18 @@ class EmbeddedError(ChronoverseError):
     """Raised when the embedded server cannot be found, started or reached."""
 
 
+class KeysUnavailable(ChronoverseError):
+    """Raised when the keys that tokens are checked with cannot be fetched. Worth a retry."""
+
+
+class Unreachable(ChronoverseError):
+    """Raised when the service does not answer, or keeps answering that it cannot serve. Worth a retry later."""
+
+
+class BadRequest(ChronoverseError):
+    """Raised when the service finds a request malformed. A retry changes nothing."""
+
+
 class StoreError(ChronoverseError):
     """Anything that went wrong between us and the store."""
 

@@ -14,6 +14,7 @@ from chronoverse.errors import (
     Forbidden,
     InvalidCursor,
     JobNotFound,
+    KeysUnavailable,
     NotALog,
     StoreError,
     StoreRefused,
@@ -34,6 +35,7 @@ STATUS: Final[dict[type[ChronoverseError], int]] = {
     StoreUnavailable: 503,
     StoreRefused: 503,
     AtCapacity: 503,
+    KeysUnavailable: 503,
 }
 
 #: One text for every 404, so that "not yours", "not there" and "no such path" cannot be told apart.

@@ -1,0 +1,12 @@
+"""``python app.py`` is ``chronoverse serve``; ``gunicorn app:app`` works as well."""
+
+import sys
+
+if __name__ == "__main__":
+    from chronoverse.cli import main
+
+    sys.exit(main(["serve", *sys.argv[1:]]))
+else:
+    from chronoverse.web import create_app
+
+    app = create_app()

@@ -1,0 +1,217 @@
+"""The command line. Each command imports what it needs when it is called: ``run`` must not wait for a web framework.
+
+Exit codes are those of BSD's sysexits.h, but where the job has one of its own.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from chronoverse import errors
+from chronoverse.joblog import IDENTIFIER, JobRef, parse_number
+from chronoverse.settings import Settings, child_environ
+from chronoverse.terminal import sanitize
+
+if TYPE_CHECKING:
+    from chronoverse.client import Client
+
+#: The first that an error is one of says how the program exits; 70 (EX_SOFTWARE) for any other.
+EXIT_CODES: Final[Mapping[type[Exception], int]] = {
+    errors.SettingsError: 78,  # EX_CONFIG
+    errors.Unauthorized: 77,  # EX_NOPERM
+    errors.Forbidden: 77,
+    errors.Held: 75,  # EX_TEMPFAIL
+    errors.AtCapacity: 75,
+    errors.StoreRefused: 75,
+    errors.Closed: 73,  # EX_CANTCREAT
+    errors.StoreUnavailable: 69,  # EX_UNAVAILABLE
+    errors.EmbeddedError: 69,
+    errors.Unreachable: 69,
+    errors.JobNotFound: 66,  # EX_NOINPUT
+    errors.BadRequest: 65,  # EX_DATAERR
+    errors.NotALog: 65,
+    errors.Tainted: 65,
+}
+EX_USAGE: Final = 64
+EX_SOFTWARE: Final = 70
+#: As a shell reports a program that SIGINT or SIGPIPE has ended.
+BY_SIGINT: Final = 130
+BY_SIGPIPE: Final = 141
+
+#: Seconds in the units of ``--ttl``, and the longest that a token may be good for: ten years.
+_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_MAX_TTL: Final = 315_360_000
+#: Seconds for which a token made on the spot is good. Each connection gets a new one.
+_OWN_TOKEN_SECONDS: Final = 3_600
+#: Seconds that ``--wait`` takes at most: a day.
+_MAX_WAIT: Final = 86_400
+
+
+def _identifier(text: str) -> str:
+    if not IDENTIFIER.fullmatch(text):
+        raise click.BadParameter("ids are 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit")
+    return text
+
+
+def _duration(text: str) -> int:
+    found = re.fullmatch("([0-9]{1,9})([smhd]?)", text)
+    seconds = int(found[1]) * _UNITS[found[2]] if found else 0
+    if not 0 < seconds <= _MAX_TTL:
+        raise click.BadParameter("give a number of s, m, h or d, such as 90s or 1h, up to ten years")
+    return seconds
+
+
+def _offset(text: str) -> int | str:
+    number = parse_number(text)
+    if number is None and text != "latest":
+        raise click.BadParameter("give a line's number, or 'latest'")
+    return text if number is None else number
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def commands() -> None:
+    """Stream job logs: run a job, and watch it from anywhere."""
+
+
+@commands.command()
+@click.option("--bind", metavar="HOST:PORT", help="Where to listen; CHRONOVERSE_BIND otherwise.")
+@click.option("--workers", metavar="N", help="How many processes; WEB_CONCURRENCY otherwise.")
+def serve(bind: str | None, workers: str | None) -> None:
+    """Serve the logs over HTTP."""
+    argv, environ = serve_command(bind, workers)
+    os.execve(argv[0], argv, environ)
+
+
+def serve_command(bind: str | None, workers: str | None) -> tuple[list[str], dict[str, str]]:
+    """What ``serve`` becomes: gunicorn's arguments and environment. Raises :class:`SettingsError`."""
+    package = Path(__file__).parent
+    flags = {"CHRONOVERSE_BIND": bind, "WEB_CONCURRENCY": workers, "PYTHONPATH": str(package.parent)}
+    environ = child_environ({name: value for name, value in flags.items() if value is not None})
+    Settings.from_env(environ)
+    for config in (package / "gunicorn.conf.py", package.parent / "gunicorn.conf.py"):
+        if config.is_file():
+            return [sys.executable, "-m", "gunicorn", "-c", str(config), "chronoverse.web:create_app()"], environ
+    raise errors.SettingsError("gunicorn.conf.py is neither in the package nor beside it: install chronoverse again")
+
+
+@commands.command(context_settings={"allow_interspersed_args": False})
+@click.option("--workflow", required=True, type=_identifier, help="The workflow that the job belongs to.")
+@click.option("--job", type=_identifier, help="The job's id; one is made and told when it is not given.")
+@click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(workflow: str, job: str | None, command: tuple[str, ...]) -> int:
+    """Run CMD as a job: show its output as it is, publish every line, and exit as it does."""
+    from chronoverse import embedded, runner
+    from chronoverse.store import Store
+
+    settings = Settings.from_env()
+    ref = JobRef(workflow, job or f"job-{secrets.token_hex(6)}")
+    if job is None:
+        _say(f"job {ref.job_id} of workflow {ref.workflow_id}")
+    with contextlib.ExitStack() as stack:
+        url = settings.redis_url or stack.enter_context(embedded.hold(settings.data_dir)).url
+        lease, retention = settings.lease_seconds, settings.retention_seconds
+        store = Store(url, prefix=settings.key_prefix, lease_seconds=lease, retention_seconds=retention)
+        stack.callback(store.close)
+        limits = runner.Limits(max_line_bytes=settings.max_line_bytes, lease_seconds=lease)
+        return runner.run(command, store, ref, limits=limits)
+
+
+@commands.command()
+@click.argument("workflow", type=_identifier)
+@click.argument("job", type=_identifier)
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job ends, and exit with its code.")
+@click.option("--offset", type=_offset, help="Start after this line.")
+@click.option("--tail", type=click.IntRange(0, 999_999_999_999_999), metavar="N", help="Start with the last N lines.")
+@click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only this stream's lines.")
+@click.option("--wait", type=click.IntRange(0, _MAX_WAIT), metavar="SECONDS", help="With -f: the job may still come.")
+@click.option("-t", "--timestamps", is_flag=True, help="Show when each line was written.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How lines are printed.")
+@click.option("--raw", is_flag=True, help="Leave control sequences in: only for output you trust.")
+def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
+    """Print the log of JOB in WORKFLOW."""
+    if options["offset"] is not None and options["tail"] is not None:
+        raise click.UsageError("--offset and --tail exclude each other")
+    if not follow and (options["wait"] or options["offset"] == "latest"):
+        raise click.UsageError("--wait and --offset latest make sense with -f only")
+    from chronoverse.printer import Printer, exit_code, history
+
+    ref, client = JobRef(workflow, job), _client(Settings.from_env())
+    look = {name: options[name] for name in ("timestamps", "output", "raw")}
+    printer = Printer(sys.stdout.buffer, note=partial(click.echo, err=True), say=_say, **look)
+    start = {name: options[name] for name in ("offset", "tail", "stream")}
+    with contextlib.closing(client):
+        if not follow:
+            printer.print(history(client, ref, **start))
+            return 0
+        state = printer.print(client.follow(ref, **start, wait=options["wait"] or 0), flush=True)
+        return exit_code(state or client.job(ref))
+
+
+def _client(settings: Settings) -> "Client":
+    """A client of the service; beside an embedded server it makes its own tokens, and needs no settings at all."""
+    from chronoverse.client import Client
+
+    if settings.token is not None or not (settings.has_local_secret and settings.is_service_local):
+        return Client(settings.url, settings.token)
+    from chronoverse.auth import READ, local_secret, mint
+
+    secret = local_secret(settings.data_dir)
+    return Client(settings.url, lambda: mint(secret, "logs", [READ], ["*"], _OWN_TOKEN_SECONDS, time.time()))
+
+
+@commands.command()
+@click.option("--workflow", "workflows", multiple=True, type=_identifier, help="May see this one. Default: all.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice(["logs:read", "logs:write"]),
+    default=["logs:read"],
+    show_default=True,
+    help="May do this.",
+)
+@click.option("--ttl", type=_duration, default="1h", show_default=True, help="Is good for so long.")
+@click.option("--subject", default="cli", show_default=True, help="Whose it is.")
+def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject: str) -> None:
+    """Print a token."""
+    from chronoverse.auth import EVERY_WORKFLOW, mint, signing_secret
+
+    secret = signing_secret(Settings.from_env())
+    click.echo(mint(secret, subject, scopes, workflows or [EVERY_WORKFLOW], ttl, time.time()))
+
+
+def _say(text: str) -> None:
+    """To stderr, and marked as ours. Some of it is the service's, so no line of it may be more than text."""
+    click.echo("chronoverse: " + "\n".join(sanitize(line, colour=False) for line in text.split("\n")), err=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``argv``, by default the program's own arguments, and returns the exit code."""
+    try:
+        with commands.make_context("chronoverse", list(sys.argv[1:] if argv is None else argv)) as context:
+            code = commands.invoke(context)
+            sys.stdout.flush()
+            return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return EX_USAGE
+    except errors.ChronoverseError as error:
+        _say(str(error))
+        return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), EX_SOFTWARE)
+    except BrokenPipeError:
+        # The reader has had enough. Nothing that is still buffered may fail again when Python flushes it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BY_SIGPIPE
+    except (KeyboardInterrupt, click.Abort):
+        return BY_SIGINT

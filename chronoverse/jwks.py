@@ -1,0 +1,82 @@
+"""Public keys that an issuer publishes as a JSON Web Key Set (RFC 7517), fetched seldom and kept through an outage."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import jwt
+
+from chronoverse.errors import KeysUnavailable, Unauthorized
+
+#: Seconds a fetch may wait for the issuer. One request waits that long; the others go on with the keys there are.
+FETCH_TIMEOUT_SECONDS: Final = 5.0
+#: Seconds after which keys are fetched again: how long a withdrawn key may live on.
+LIFESPAN_SECONDS: Final = 300.0
+#: Seconds between fetches for a ``kid`` nobody knows, or after a failure: anybody can make such ids up.
+COOLDOWN_SECONDS: Final = 30.0
+#: Seconds for which keys are believed while the issuer does not answer.
+STALE_SECONDS: Final = 3_600.0
+
+
+def fetch(url: str) -> Mapping[str, jwt.PyJWK]:
+    """The signing keys at ``url`` by their ``kid``. Redirects are not followed.
+
+    Raises :class:`jwt.PyJWTError`, OSError or ValueError.
+    """
+    source = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=FETCH_TIMEOUT_SECONDS)
+    return {str(key.key_id): key for key in source.get_signing_keys()}
+
+
+class PublishedKeys:
+    """The keys at ``url``, shared by all threads or greenlets of a process. ``clock`` is in seconds."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        fetch: Callable[[str], Mapping[str, jwt.PyJWK]] = fetch,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._url = url
+        self._fetch = fetch
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._keys: Mapping[str, jwt.PyJWK] = {}
+        self._fetched = self._tried = -STALE_SECONDS
+
+    def find(self, kid: object) -> jwt.PyJWK:
+        """The key called ``kid``; a token that names none gets the only key there is.
+
+        Raises :class:`Unauthorized` when there is no such key, :class:`KeysUnavailable` when nobody can tell.
+        """
+        if self._is_due(kid) and self._lock.acquire(blocking=self._pick(kid) is None):
+            try:
+                if self._is_due(kid):
+                    self._refresh()
+            finally:
+                self._lock.release()
+        if not self._keys or self._clock() - self._fetched > STALE_SECONDS + LIFESPAN_SECONDS:
+            raise KeysUnavailable("the keys that tokens are checked with cannot be fetched")
+        key = self._pick(kid)
+        if key is None:
+            raise Unauthorized("the token is not signed with a key that is published")
+        return key
+
+    def _pick(self, kid: object) -> jwt.PyJWK | None:
+        if kid is None:
+            return next(iter(self._keys.values())) if len(self._keys) == 1 else None
+        return self._keys.get(kid) if isinstance(kid, str) else None
+
+    def _is_due(self, kid: object) -> bool:
+        current = self._fetched == self._tried and self._pick(kid) is not None
+        return self._clock() - self._tried > (LIFESPAN_SECONDS if current else COOLDOWN_SECONDS)
+
+    def _refresh(self) -> None:
+        now = self._clock()
+        try:
+            self._keys = self._fetch(self._url)
+            self._fetched = now
+        except (jwt.PyJWTError, OSError, ValueError):
+            pass  # the keys we have are believed for a while
+        self._tried = now

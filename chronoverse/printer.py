@@ -1,0 +1,82 @@
+"""What ``chronoverse logs`` prints: where the lines come from, how they look, and what the job's end exits with."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, BinaryIO, Final
+
+from chronoverse.client import Client
+from chronoverse.follower import Item, JobState, name_gaps
+from chronoverse.joblog import Gap, JobRef, Line, Status
+from chronoverse.terminal import Rendering, gap_notice
+
+#: What following a job exits with when the job has no code of its own: 74 is EX_IOERR, 130 is what Ctrl-C leaves.
+CANCELED: Final = 130
+LOST: Final = 74
+
+
+class Printer:
+    """Prints lines to ``out``; ``note`` gets what stands in the place of lines, ``say`` what else there is to tell."""
+
+    def __init__(
+        self,
+        out: BinaryIO,
+        *,
+        note: Callable[[str], object],
+        say: Callable[[str], object],
+        timestamps: bool = False,
+        output: str = "text",
+        raw: bool = False,
+    ) -> None:
+        self._out = out
+        self._note = note
+        self._say = say
+        self._json = output == "json"
+        self._rendering = Rendering(timestamps=timestamps, raw=raw)
+
+    def print(self, items: Iterable[Item], flush: bool = False) -> JobState | None:
+        """Prints ``items``, each at once if ``flush``; returns the last state among them."""
+        state = None
+        for item in items:
+            if isinstance(item, Line):
+                self._write(_json_line(item) if self._json else self._rendering.line(item), flush)
+            elif isinstance(item, JobState):
+                state = item
+            else:
+                self._write(self._rendering.interruption(), True)
+                self._note(gap_notice(item)) if isinstance(item, Gap) else self._say(item.reason)
+        self._write(self._rendering.interruption(), True)
+        return state
+
+    def _write(self, text: str, flush: bool) -> None:
+        self._out.write(text.encode("utf-8", "replace"))
+        if flush:
+            self._out.flush()
+
+
+def _json_line(line: Line) -> str:
+    """In ASCII, so that a terminal has nothing in it to obey."""
+    return json.dumps(line.to_json(), separators=(",", ":")) + "\n"
+
+
+def history(
+    client: Client, job: JobRef, *, offset: int | None, tail: int | None, stream: str | None
+) -> Iterator[Line | Gap]:
+    """The lines that are there now, after ``offset`` or the last ``tail`` of them."""
+    state = JobState.from_json(client.job(job))
+    if tail is None:
+        lines = client.logs(job, stream=stream, offset=offset)
+        return name_gaps(lines, offset or 0, state) if stream is None else lines
+    last = list(islice(client.logs(job, order="desc", stream=stream), tail))[::-1]
+    return name_gaps(last, last[0].sequence_num - 1, state) if last and stream is None else iter(last)
+
+
+def exit_code(state: JobState | dict[str, Any]) -> int:
+    """What following a job exits with: as the job did, as far as that can be said in an exit code."""
+    if isinstance(state, dict):
+        state = JobState.from_json(state)
+    if state.status is Status.COMPLETED:
+        return 0
+    if state.status in (Status.CANCELED, Status.LOST):
+        return CANCELED if state.status is Status.CANCELED else LOST
+    return state.exit_code if state.exit_code and 0 < state.exit_code < 256 else 1

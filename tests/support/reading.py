@@ -1,0 +1,236 @@
+"""What tests of the reading side share: a clock and a store they drive by hand, and the oracle of a viewer's bytes."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from chronoverse.errors import StoreError
+from chronoverse.joblog import Job, JobRef, Line, RawEntry, Status
+from chronoverse.sse import Decoder, Event
+from chronoverse.store import Store
+from chronoverse.tail import Reader, Tail
+from chronoverse.viewer import Viewer
+
+#: Seconds a read blocks when a test calls it by hand: one with nothing to say comes back at once.
+BLOCK_SECONDS: Final = 0.001
+#: Polls in a row that give no byte after which a viewer counts as spinning.
+SPIN_POLLS: Final = 20
+#: How an error begins that names an entry without a place of its own; every other error closes a response.
+STRAY: Final = "entry "
+
+
+class Clock:
+    """A monotonic clock that goes only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Impatient:
+    """A store whose readers hardly wait, and that hands over at most ``most`` entries of a job at a time.
+
+    While ``fault`` is set every call raises it.
+    """
+
+    def __init__(self, store: Store, most: int = 2048) -> None:
+        self._store = store
+        self._most = most
+        self.fault: StoreError | None = None
+
+    def _check(self) -> None:
+        if self.fault:
+            raise self.fault
+
+    def look(self, job: JobRef) -> Job | None:
+        self._check()
+        return self._store.look(job)
+
+    def look_many(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
+        self._check()
+        return self._store.look_many(jobs)
+
+    def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
+        self._check()
+        return self._store.read(job, after, min(count, self._most))
+
+    def reader(self, block_seconds: float) -> Reader:
+        return _ImpatientReader(self._store.reader(BLOCK_SECONDS), self._most, self._check)
+
+
+class _ImpatientReader:
+    def __init__(self, reader: Reader, most: int, check: Callable[[], None]) -> None:
+        self._reader = reader
+        self._most = most
+        self._check = check
+
+    def read(self, cursors: dict[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]:
+        self._check()
+        return self._reader.read(cursors, min(count, self._most))
+
+    def interrupt(self) -> None:
+        self._reader.interrupt()
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class SmallTail(Tail):
+    """A tail whose rings hold ``ring_bytes``: a handful of lines, so that viewers fall behind them."""
+
+    ring_bytes = 700
+
+    def _ring_bytes(self) -> int:
+        return self.ring_bytes
+
+
+class CountingViewer(Viewer):
+    """A viewer that counts how often it was woken."""
+
+    wakes = 0
+
+    def wake(self) -> None:
+        self.wakes += 1
+        super().wake()
+
+
+def drain(viewer: Viewer) -> Iterator[bytes]:
+    """What the viewer has to say until it would wait. Fails when it asks to be polled for ever."""
+    idle = 0
+    while not viewer.done and (chunk := viewer.poll()) is not None:
+        idle = 0 if chunk else idle + 1
+        assert idle < SPIN_POLLS, "the viewer spins"
+        yield chunk
+
+
+def said(viewer: Viewer) -> bytes:
+    """All that :func:`drain` gives."""
+    return b"".join(drain(viewer))
+
+
+def blocks(chunk: bytes) -> list[bytes]:
+    """A chunk cut behind each blank line, as a client dispatches it."""
+    *whole, rest = chunk.split(b"\n\n")
+    return [block + b"\n\n" for block in whole] + ([rest] if rest else [])
+
+
+def events(chunk: bytes) -> list[Event]:
+    """The events in a chunk that begins and ends between two blocks."""
+    return list(Decoder().feed(chunk))
+
+
+class Account:
+    """What one response said, checked as it arrives: every number once, in order, or named by a gap.
+
+    ``written`` is what was ever written under each number, and ``gone(first, last)`` says whether none of those
+    can be had from the store. ``rewound`` says that the store went back in time: then numbers may come back, and
+    a log may end below what was already seen.
+    """
+
+    def __init__(
+        self,
+        after: int,
+        stream: str | None,
+        written: Mapping[int, Line],
+        gone: Callable[[int, int], bool],
+        rewound: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.stream = stream
+        self.cursor = after
+        self.lines: list[int] = []
+        self.jobs: list[dict[str, Any]] = []
+        self.closing: Event | None = None
+        self.strays = 0
+        self._written = written
+        self._gone = gone
+        self._rewound = rewound
+        self._decoder = Decoder(str(after))
+        self._previous = ""
+        self._repeated = False
+
+    @property
+    def last_event_id(self) -> int:
+        """Where a reconnect goes on."""
+        return int(self._decoder.last_event_id)
+
+    def feed(self, chunk: bytes) -> None:
+        """Checks all that ``chunk`` says."""
+        for block in blocks(chunk):
+            before = self.last_event_id
+            arrived = list(self._decoder.feed(block))
+            for event in arrived:
+                self._event(event, self.last_event_id if self.last_event_id != before else None)
+            if not arrived and self.last_event_id != before:
+                self._moved(self.last_event_id)
+
+    def _event(self, event: Event, id: int | None) -> None:
+        assert self.closing is None, f"{event} behind {self.closing}"
+        assert bool(self._previous) == (event.event != "connected"), "connected comes first, and once"
+        stray = event.event == "error" and event.data.startswith(STRAY)
+        if event.event == "job":
+            self._job(json.loads(event.data))
+        elif event.event == "end" or (event.event == "error" and not stray):
+            self._close(event, id)
+        else:
+            assert not self._repeated, f"the job was repeated without a change: {self.jobs[-1]}"
+        if event.event == "log":
+            self._line(json.loads(event.data), id)
+        elif event.event == "gap":
+            self._gap(json.loads(event.data), id)
+        self.strays += stray
+        self._previous = event.event
+
+    def _job(self, job: dict[str, Any]) -> None:
+        if self.jobs:
+            old, new = _age(self.jobs[-1]), _age(job)
+            assert self._previous != "job" or not self._repeated, f"the job came three times: {job}"
+            assert new >= old or self._rewound(), f"the job went back: {self.jobs[-1]}, {job}"
+            self._repeated = new == old
+        self.jobs.append(job)
+
+    def _line(self, line: dict[str, Any], id: int | None) -> None:
+        number = line["sequence_num"]
+        self._pass_over(number)
+        expected = self._written.get(number)
+        assert expected is not None, f"nobody wrote {line}"
+        assert Line.from_json(line) == expected
+        assert self.stream in (None, expected.stream)
+        assert id == number
+        self.lines.append(number)
+        self.cursor = number
+
+    def _gap(self, gap: dict[str, Any], id: int | None) -> None:
+        assert id is None
+        assert gap["to"] >= gap["from"]
+        self._pass_over(gap["from"])
+        assert self._gone(gap["from"], gap["to"]), f"{gap} can be had"
+        self.cursor = gap["to"]
+
+    def _moved(self, id: int) -> None:
+        assert self.stream, "an id by itself, and nothing was filtered"
+        self._pass_over(id + 1)
+        self.cursor = id
+
+    def _pass_over(self, number: int) -> None:
+        """Checks that all between the cursor and ``number`` are lines that the filter keeps back."""
+        assert number > self.cursor, f"{number} came behind {self.cursor}"
+        for passed in range(self.cursor + 1, number):
+            line = self._written.get(passed)
+            assert line is not None, f"{passed} was passed over without a gap"
+            assert self.stream not in (None, line.stream), f"{passed} was lost"
+
+    def _close(self, event: Event, id: int | None) -> None:
+        self.closing = event
+        if event.event == "error" and id is None:
+            return
+        assert self._previous == "job", "the job comes last before the end"
+        lost = self.jobs[-1]["status"] == Status.LOST
+        assert lost == (event.event == "error"), (self.jobs[-1], event)
+        if self.cursor < self.last_event_id:
+            self._pass_over(self.last_event_id)
+
+
+def _age(job: dict[str, Any]) -> tuple[int, int]:
+    return job["attempt"], ("PENDING", "RUNNING").index(job["status"]) if not Status(job["status"]).terminal else 2

@@ -1,0 +1,185 @@
+"""The service as it is deployed: gunicorn with its real configuration, in a process of its own, on a free port."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, Self
+
+import httpx
+
+from chronoverse.auth import READ, WRITE, local_secret, mint
+from tests.support.waiting import wait_until
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+#: Seconds for a service to answer or to go on a busy machine.
+PATIENCE_SECONDS: Final = 20.0
+#: Seconds a token is good for unless a test says otherwise: longer than the suite takes.
+TOKEN_SECONDS: Final = 3600
+#: The key where the service has none of its own, that is with a store of ours.
+SECRET: Final = b"a secret of the tests alone, which signs nothing else"
+
+_SERVES_AT = re.compile(r"serves at http://([0-9.]+):([0-9]+)")
+_BOOTED = re.compile(r"Booting worker with pid: ([0-9]+)")
+
+
+class Service:
+    """One gunicorn master and its workers. Its data outlives it in ``directory``, so that it can start again.
+
+    ``redis_url`` None is the embedded default. ``settings`` are environment variables without ``CHRONOVERSE_``
+    (``heartbeat_seconds=1``) in lower case; there is one worker unless ``workers`` says otherwise.
+    """
+
+    def __init__(self, directory: Path, redis_url: str | None = None, *, workers: int = 1, **settings: object) -> None:
+        self.directory = directory
+        self.data_dir = directory / "data"
+        self.redis_url = redis_url
+        self.host, self.port = "127.0.0.1", 0
+        self._workers = workers
+        self._settings = settings
+        self._log = directory / "service.log"
+        self._read_from = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it serves; the same after a restart."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The master's process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def secret(self) -> bytes:
+        """The key that its tokens are signed with."""
+        return local_secret(self.data_dir) if self.redis_url is None else SECRET
+
+    def start(self) -> Self:
+        """Starts it, also again, and waits until it answers."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as log:
+            self._read_from = log.tell()
+            command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py")]
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, env=self._environ(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        wait_until(self._ready, PATIENCE_SECONDS, "the service answers")
+        return self
+
+    def _environ(self) -> dict[str, str]:
+        foreign = ("CHRONOVERSE_", "PROMETHEUS_", "GUNICORN_", "WEB_CONCURRENCY")
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        metrics = self.directory / "metrics"
+        metrics.mkdir(exist_ok=True)
+        environ |= {
+            "CHRONOVERSE_BIND": f"{self.host}:{self.port}",
+            "CHRONOVERSE_DATA_DIR": str(self.data_dir),
+            "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+            "WEB_CONCURRENCY": str(self._workers),
+        }
+        if self.redis_url is not None:
+            environ |= {"CHRONOVERSE_REDIS_URL": self.redis_url, "CHRONOVERSE_JWT_SECRET": SECRET.decode()}
+        return environ | {f"CHRONOVERSE_{name.upper()}": str(value) for name, value in self._settings.items()}
+
+    def _ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.logs()
+        found = _SERVES_AT.search(self.logs(self._read_from))
+        if found is None:
+            return False
+        self.port = int(found[2])
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}/healthz", timeout=1).status_code == 200
+        return False
+
+    def logs(self, start: int = 0) -> str:
+        """What it and its workers have printed, from byte ``start`` on; every byte a character."""
+        return self._log.read_bytes()[start:].decode("latin-1")
+
+    def log_size(self) -> int:
+        """Bytes printed so far."""
+        return self._log.stat().st_size
+
+    def worker_pids(self) -> list[int]:
+        """The live workers' process ids."""
+        booted = [int(pid) for pid in _BOOTED.findall(self.logs(self._read_from))]
+        return [pid for pid in booted if is_alive(pid)]
+
+    def token(
+        self, *workflows: str, scopes: Sequence[str] = (READ, WRITE), ttl: int = TOKEN_SECONDS, secret: bytes = b""
+    ) -> str:
+        """A token for ``workflows`` (all unless named), good for ``ttl`` seconds from now."""
+        return mint(secret or self.secret, "tests", scopes, workflows or ("*",), ttl, time.time())
+
+    def metric(self, name: str) -> float:
+        """A metric's value, as a scrape of this moment tells it; 0 when there is none of that name yet."""
+        exposition = httpx.get(f"{self.url}/metrics", timeout=5).text
+        found = re.search(rf"^{re.escape(name)} (\S+)$", exposition, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the master."""
+        os.kill(self.pid, number)
+
+    def wait(self, timeout: float) -> int:
+        """The master's exit code, within ``timeout`` seconds."""
+        assert self._process is not None
+        return self._process.wait(timeout)
+
+    def kill(self) -> None:
+        """SIGKILL for the master and every worker, and waits until they are gone."""
+        if self._process is None:
+            return
+        workers = self.worker_pids()
+        self._process.kill()
+        self._process.wait(PATIENCE_SECONDS)
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not any(map(is_alive, workers)), PATIENCE_SECONDS, "the workers are gone")
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL for one that does not go. Does nothing twice."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.kill()
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, and not only its exit code."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="latin-1") as stat:
+            return stat.read().rpartition(") ")[2][0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@contextlib.contextmanager
+def serving(
+    directory: Path, redis_url: str | None = None, *, workers: int = 1, **settings: object
+) -> Iterator[Service]:
+    """A started service, stopped at the end whatever happened to it."""
+    with Service(directory, redis_url, workers=workers, **settings) as service:
+        yield service
