@@ -163,7 +163,7 @@ class Tail:
             return True
         self._read_at = self._clock()
         for ref, entries in batches:
-            self._publish(channels[ref], entries)
+            self._publish_safely(channels[ref], entries)
         return True
 
     def look_at(self, channels: Sequence[Channel]) -> None:
@@ -179,6 +179,16 @@ class Tail:
                     channel.close(sse.frame("error", b"the log is gone from the store: it expired or was deleted"))
             else:
                 self._observe(channel, found)
+
+    def _publish_safely(self, channel: Channel, entries: Sequence[RawEntry]) -> None:
+        """What is wrong with one job's log must never stop the others."""
+        try:
+            self._publish(channel, entries)
+        except StoreError:
+            raise
+        except Exception:
+            log.exception("the log of %s cannot be read", channel.ref)
+            channel.close(sse.frame("error", b"this log cannot be read"))
 
     def _publish(self, channel: Channel, entries: Sequence[RawEntry]) -> None:
         before = channel.cursor
@@ -229,7 +239,7 @@ class Tail:
     # The threads
 
     def start(self) -> None:
-        """Starts the threads, or those of them that died. Cheap to call when they live."""
+        """Starts the threads, or those of them that died. Each calls this for the other; cheap when both live."""
         with self._lock:
             if self._stopped.is_set() or (self._threads and all(thread.is_alive() for thread in self._threads)):
                 return
@@ -254,6 +264,7 @@ class Tail:
         delay, longest = BACKOFF_SECONDS
         while not self._stopped.is_set():
             self._joined.clear()
+            self.start()
             try:
                 if not self.read_once():
                     self._joined.wait(BLOCK_SECONDS)
@@ -273,6 +284,7 @@ class Tail:
         while not self._stopped.is_set():
             self._attend.wait(TICK_SECONDS)
             self._attend.clear()
+            self.start()
             try:
                 self._rearm()
                 self.attend_once()
