@@ -8,7 +8,7 @@ A line has one shape and three spellings, side by side in :class:`Line`: Redis f
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -134,7 +134,7 @@ class End(NamedTuple):
     exit_code: int | None
     lines: int
     dropped: int
-    timestamp: str
+    timestamp: str | None
 
     def to_frame(self, lease_seconds: int) -> bytes:
         """The SSE spelling: ``end``, or for a lost job the ``error`` that closes it."""
@@ -145,9 +145,19 @@ class End(NamedTuple):
 
 
 class Stray(NamedTuple):
-    """An entry that has no place in the numbering, such as ``5-1`` after ``5-0``. It is named, never shown."""
+    """An entry that has no place in the numbering, such as ``5-1`` after ``5-0``. It is named, never shown.
+
+    ``last`` when it lies beyond all numbers: whatever follows it lies there too.
+    """
 
     entry_id: str
+    last: bool = False
+
+    def to_frame(self) -> bytes:
+        """The SSE spelling: an ``error`` that ends nothing, unless it is the last."""
+        behind = " and all behind it" if self.last else ""
+        text = f"entry {self.entry_id}{behind} has no place in this log's numbering and cannot be shown"
+        return sse.frame("error", sse.fold(text))
 
 
 Entry = Line | Gap | End | Stray
@@ -160,12 +170,15 @@ def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Ite
 
     Anybody may have written them, so nothing here can fail: what can be shown is a Line, numbers that
     are not there are a Gap (``trimmed`` below ``first``, the first number the store still has), and an
-    entry without a number of its own is a Stray. Nothing follows an End.
+    entry without a number of its own is a Stray. Nothing follows an End, or a Stray beyond all numbers.
     """
     cursor = after
     for entry_id, fields in entries:
-        number = _number(entry_id)
-        if number is None or number <= cursor:
+        number = entry_number(entry_id)
+        if number > MAX_NUMBER:
+            yield Stray(_text(entry_id), last=True)
+            return
+        if number <= cursor:
             yield Stray(_text(entry_id))
             continue
         if number > cursor + 1:
@@ -179,7 +192,7 @@ def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Ite
 
 def in_sequence(entries: Sequence[RawEntry], after: int) -> bool:
     """Whether the entries' ids look like one number after the other from ``after`` on, so that no gap is among them."""
-    return not entries or _number(entries[-1][0]) == after + len(entries)
+    return not entries or entry_number(entries[-1][0]) == after + len(entries)
 
 
 def _gaps(start: int, stop: int, first: int) -> Iterator[Gap]:
@@ -189,10 +202,9 @@ def _gaps(start: int, stop: int, first: int) -> Iterator[Gap]:
         yield Gap(max(start, first), stop, "missing")
 
 
-def _number(entry_id: bytes) -> int | None:
-    whole, _, _ = entry_id.partition(b"-")
-    number = int(whole)
-    return number if 0 < number <= MAX_NUMBER else None
+def entry_number(entry_id: bytes) -> int:
+    """The whole number of a Redis entry id."""
+    return int(entry_id.partition(b"-")[0])
 
 
 def _text(value: bytes) -> str:
@@ -229,7 +241,7 @@ def read_terminal(number: int, fields: Sequence[bytes]) -> End:
         parse_exit_code(_text(exit_code)),
         _count(named.get(b"lines"), number - 1),
         _count(named.get(b"dropped"), 0),
-        _text(named.get(b"timestamp", NO_TIMESTAMP.encode())),
+        _text(named[b"timestamp"]) if b"timestamp" in named else None,
     )
 
 
@@ -258,6 +270,19 @@ class Job:
     first: int = 1
     last: int = 0
     end: End | None = field(default=None)
+
+    def ended(self, end: End) -> "Job":
+        """The same job with its terminal entry."""
+        return replace(
+            self,
+            status=end.status,
+            finished_at=end.timestamp,
+            exit_code=end.exit_code,
+            lines=end.lines,
+            dropped=end.dropped,
+            last=end.sequence_num - 1,
+            end=end,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The JSON spelling, as ``GET /workflows/{w}/jobs/{j}`` answers it."""

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from chronoverse import sse
 from chronoverse.channel import Channel, Waiter, encode, final_frames
 from chronoverse.errors import NotALog, StoreError
-from chronoverse.joblog import Gap, Job, JobRef, RawEntry, Status, in_sequence, read_entries
+from chronoverse.joblog import Gap, Job, JobRef, RawEntry, Status, Stray, in_sequence, read_entries
 
 #: Seconds one XREAD waits. It bounds how long a stop takes, and is the beat by which the tail knows it is alive.
 BLOCK_SECONDS: Final = 1.0
@@ -196,13 +196,17 @@ class Tail:
         if channel.job is None or not ordinary or channel.job.status is Status.PENDING:
             self.look_at([channel])
         first = channel.job.first if channel.job and not ordinary else 1
-        items, end = encode(read_entries(entries, before, first), before)
+        items, closing = encode(read_entries(entries, before, first), before)
         if items:
             channel.publish(items, before, self._ring_bytes())
             self._count.learn(len(items), sum([len(item.frame) for item in items]))
             channel.look_at = min(self._clock() + LOOK_SECONDS, channel.looked_at + BUSY_LOOK_SECONDS)
-        if end is not None:
+        if isinstance(closing, Stray):
+            channel.close(closing.to_frame())
+        elif closing is not None:
             self.look_at([channel])
+            # Somebody may have written on behind the end, so that the look did not find it: it is the end all the same.
+            channel.close(final_frames(channel.job or Job(channel.ref, closing.status), closing, self._lease_seconds))
 
     def _observe(self, channel: Channel, job: Job) -> None:
         channel.observe(job)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import pytest
@@ -358,19 +359,19 @@ def test_a_whole_terminal_entry() -> None:
 @pytest.mark.parametrize(
     ("fields", "end"),
     [
-        ([], End(7, Status.COMPLETED, None, 6, 0, NO_TIMESTAMP)),
-        (["status", "COMPLETED", "exit_code", "0"], End(7, Status.COMPLETED, 0, 6, 0, NO_TIMESTAMP)),
-        (["exit_code", "0"], End(7, Status.COMPLETED, 0, 6, 0, NO_TIMESTAMP)),
-        (["exit_code", "3"], End(7, Status.FAILED, 3, 6, 0, NO_TIMESTAMP)),
-        (["exit_code", "-9"], End(7, Status.FAILED, -9, 6, 0, NO_TIMESTAMP)),
-        (["exit_code", "oops"], End(7, Status.FAILED, None, 6, 0, NO_TIMESTAMP)),
-        (["status", "RUNNING"], End(7, Status.COMPLETED, None, 6, 0, NO_TIMESTAMP)),
-        (["status", "done", "exit_code", "1"], End(7, Status.FAILED, 1, 6, 0, NO_TIMESTAMP)),
-        (["status", b"\xff"], End(7, Status.COMPLETED, None, 6, 0, NO_TIMESTAMP)),
+        ([], End(7, Status.COMPLETED, None, 6, 0, None)),
+        (["status", "COMPLETED", "exit_code", "0"], End(7, Status.COMPLETED, 0, 6, 0, None)),
+        (["exit_code", "0"], End(7, Status.COMPLETED, 0, 6, 0, None)),
+        (["exit_code", "3"], End(7, Status.FAILED, 3, 6, 0, None)),
+        (["exit_code", "-9"], End(7, Status.FAILED, -9, 6, 0, None)),
+        (["exit_code", "oops"], End(7, Status.FAILED, None, 6, 0, None)),
+        (["status", "RUNNING"], End(7, Status.COMPLETED, None, 6, 0, None)),
+        (["status", "done", "exit_code", "1"], End(7, Status.FAILED, 1, 6, 0, None)),
+        (["status", b"\xff"], End(7, Status.COMPLETED, None, 6, 0, None)),
         (["status", "LOST", "timestamp", NOW], End(7, Status.LOST, None, 6, 0, NOW)),
-        (["status", "CANCELED", "exit_code", "0"], End(7, Status.CANCELED, 0, 6, 0, NO_TIMESTAMP)),
-        (["lines", "x", "dropped", "-1"], End(7, Status.COMPLETED, None, 6, 0, NO_TIMESTAMP)),
-        (["lines", "5000", "dropped", "4"], End(7, Status.COMPLETED, None, 5000, 4, NO_TIMESTAMP)),
+        (["status", "CANCELED", "exit_code", "0"], End(7, Status.CANCELED, 0, 6, 0, None)),
+        (["lines", "x", "dropped", "-1"], End(7, Status.COMPLETED, None, 6, 0, None)),
+        (["lines", "5000", "dropped", "4"], End(7, Status.COMPLETED, None, 5000, 4, None)),
     ],
 )
 def test_an_incomplete_terminal_entry(fields: list[str | bytes], end: End) -> None:
@@ -399,6 +400,7 @@ def test_numbers_are_contiguous_whatever_the_entries_are(
     contents: list[tuple[tuple[int, int], list[bytes]]], after: int, first: int
 ) -> None:
     """Lines, gaps and the end follow each other without a hole or a repetition, from the offset on."""
+    contents = sorted(contents, key=itemgetter(0))
     entries = [(b"%d-%d" % entry_id, fields) for entry_id, fields in contents]
     expected = after + 1
 

@@ -1,16 +1,17 @@
 """The store's replies as values. Pure: RESP2 and RESP3 shapes alike, and nothing in them is trusted."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from chronoverse.errors import AppendRefused, Closed, Fenced, Held, SequenceGap, Tainted
 from chronoverse.joblog import (
-    NO_TIMESTAMP,
     End,
     Job,
     JobRef,
     RawEntry,
     Status,
+    entry_number,
     parse_exit_code,
     parse_number,
     read_terminal,
@@ -45,29 +46,23 @@ def job(ref: JobRef, reply: list[Any] | None) -> Job | None:
         return None
     flat, first_id, last_id, first_timestamp, terminal = reply
     named = {_text(name): _text(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}
-    last = int(last_id.partition(b"-")[0]) if last_id else 0
+    last = entry_number(last_id) if last_id else 0
     status = named.get("status", "")
     end: End | None = None
     if terminal:
         end = read_terminal(last, terminal)
     elif status in Status.__members__ and Status(status).terminal:
         end = _end_from_hash(named, last, holds_entries=bool(first_id))
-    if end:
-        last = end.sequence_num - 1
-    return Job(
+    known = Job(
         ref=ref,
-        status=end.status if end else Status.RUNNING if last_id or status == "RUNNING" else Status.PENDING,
+        status=Status.RUNNING if last_id or status == "RUNNING" else Status.PENDING,
         attempt=parse_number(named.get("attempt", "")) or (1 if last_id else 0),
         created_at=named.get("created_at"),
         started_at=named.get("started_at") or _text(first_timestamp) or None,
-        finished_at=end.timestamp if end else None,
-        exit_code=end.exit_code if end else None,
-        lines=end.lines if end else None,
-        dropped=end.dropped if end else 0,
-        first=int(first_id.partition(b"-")[0]) if first_id else last + 1,
         last=last,
-        end=end,
     )
+    known = known.ended(end) if end else known
+    return replace(known, first=entry_number(first_id) if first_id else known.last + 1)
 
 
 def _end_from_hash(named: dict[str, str], last: int, *, holds_entries: bool) -> End:
@@ -79,7 +74,7 @@ def _end_from_hash(named: dict[str, str], last: int, *, holds_entries: bool) -> 
         parse_exit_code(named.get("exit_code", "")),
         lines,
         parse_number(named.get("dropped", "")) or 0,
-        named.get("finished_at", NO_TIMESTAMP),
+        named.get("finished_at"),
     )
 
 

@@ -21,6 +21,7 @@ def blueprint(services: Services) -> Blueprint:
     services.guard(routes)
 
     @routes.route("/workflows/<id:workflow_id>/jobs")
+    @routes.doc(operationId="listJobs")
     @routes.arguments(JobsQuery, location="query", as_kwargs=True)
     @routes.response(200, JobsSchema, description="A page; `Link` names the next one.")
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
@@ -38,6 +39,7 @@ def blueprint(services: Services) -> Blueprint:
         return page_response(body, cursor, limit=limit, status=status)
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>")
+    @routes.doc(operationId="getJob")
     @routes.response(200, JobSchema)
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def job(workflow_id: str, job_id: str) -> Response:
@@ -45,6 +47,7 @@ def blueprint(services: Services) -> Blueprint:
         return _job_response(services.job(JobRef(workflow_id, job_id)))
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>", methods=["PUT"])
+    @routes.doc(operationId="registerJob")
     @routes.response(200, JobSchema, description="It was registered already.")
     @routes.alt_response(201, schema=JobSchema, description="It is registered, PENDING.")
     def register(workflow_id: str, job_id: str) -> Response:
