@@ -75,9 +75,9 @@ def watch(
     deadline = time.monotonic() + seconds
     while opened and done < count and time.monotonic() < deadline:
         for key, _ in selector.select(0.1):
-            viewer = key.data
+            viewer, connection = key.data
             try:
-                chunk = key.fileobj.recv(READ_BYTES)
+                chunk = connection.recv(READ_BYTES)
             except BlockingIOError:
                 continue
             report.reads += 1
@@ -94,10 +94,10 @@ def watch(
                 done += not viewer.ended
                 viewer.ended = True
                 if not chunk:
-                    selector.unregister(key.fileobj)
-                    key.fileobj.close()
+                    selector.unregister(connection)
+                    connection.close()
     for key in list(selector.get_map().values()):
-        key.fileobj.close()
+        key.data[1].close()
     selector.close()
     return report
 
@@ -106,7 +106,7 @@ def _open(selector: selectors.BaseSelector, address: tuple[str, int], request: b
     connection = socket.create_connection(address, timeout=20)
     connection.sendall(request)
     connection.setblocking(False)
-    selector.register(connection, selectors.EVENT_READ, viewer)
+    selector.register(connection, selectors.EVENT_READ, (viewer, connection))
     return 1
 
 

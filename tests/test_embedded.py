@@ -237,10 +237,11 @@ def test_acknowledged_entries_are_there_after_the_last_holder_was_killed(data_di
 
 
 def test_killed_server_comes_back_with_its_data(data_dir: Path) -> None:
-    """After kill -9 of the server its keeper starts it again, at the same address, with every acknowledged entry."""
+    """Its keeper starts it again after kill -9, at the same address, with every entry that WAITAOF confirmed."""
     with hold(data_dir) as held:
         for number in range(1, 101):
             ask(held.url, "XADD", "log", f"{number}-0", "message", "x")
+        ask(held.url, "WAITAOF", 1, 0, 0)
         pid = server_pid(held.url)
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: answers(held.url, pid), SOON, "a new server answers")

@@ -303,9 +303,9 @@ def listed(bench: Bench) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 10, 11])
-def test_pages_of_the_listing_are_the_whole_listing(store: Store, listed: list[tuple[int, str]], size: int) -> None:
+def test_pages_of_the_listing_are_the_whole_listing(store: Store, listed: list[tuple[float, str]], size: int) -> None:
     """Each job once, newest first, however many have the same time."""
-    found: list[tuple[int, str]] = []
+    found: list[tuple[float, str]] = []
     while page := store.jobs("wf_1", found[-1] if found else None, size):
         assert len(page) <= size
         found += page

@@ -34,10 +34,10 @@ def streams(reply: Any) -> Iterator[tuple[bytes, Sequence[RawEntry]]]:
         yield from reply
 
 
-def scored(reply: list[Any]) -> list[tuple[int, str]]:
+def scored(reply: list[Any]) -> list[tuple[float, str]]:
     """A WITHSCORES reply's (score, member): pairs in RESP3, flat in RESP2."""
     pairs = reply if reply and isinstance(reply[0], list) else zip(reply[::2], reply[1::2], strict=True)
-    return [(int(float(score)), _text(member)) for member, score in pairs]
+    return [(float(score), _text(member)) for member, score in pairs]
 
 
 def job(ref: JobRef, reply: list[Any] | None) -> Job | None:
@@ -55,21 +55,25 @@ def job(ref: JobRef, reply: list[Any] | None) -> Job | None:
         end = _end_from_hash(named, last, holds_entries=bool(first_id))
     known = Job(
         ref=ref,
-        status=Status.RUNNING if last_id or status == "RUNNING" else Status.PENDING,
-        attempt=parse_number(named.get("attempt", "")) or (1 if last_id else 0),
+        status=Status.RUNNING if last or status == "RUNNING" else Status.PENDING,
+        attempt=parse_number(named.get("attempt", "")) or (1 if last else 0),
         created_at=named.get("created_at"),
         started_at=named.get("started_at") or _text(first_timestamp) or None,
         last=last,
     )
     known = known.ended(end) if end else known
-    return replace(known, first=entry_number(first_id) if first_id else known.last + 1)
+    return replace(known, first=max(entry_number(first_id), 1) if first_id else known.last + 1)
 
 
 def _end_from_hash(named: dict[str, str], last: int, *, holds_entries: bool) -> End:
     """The end of a job whose log does not hold it: expired before its hash, trimmed away, or never written."""
-    lines = parse_number(named.get("lines", "")) or (last if holds_entries else max(last - 1, 0))
+    lines = parse_number(named.get("lines", ""))
+    if lines is None:
+        lines = last if holds_entries else max(last - 1, 0)
+    elif last > lines + 1:
+        lines = last
     return End(
-        max(lines, last if holds_entries else 0) + 1,
+        lines + 1,
         Status(named["status"]),
         parse_exit_code(named.get("exit_code", "")),
         lines,
