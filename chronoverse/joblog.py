@@ -8,7 +8,7 @@ A line has one shape and three spellings, side by side in :class:`Line`: Redis f
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -111,10 +111,9 @@ class Line(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Numbers ``first`` to ``last``, both included, that cannot be had any more.
+    """Numbers ``first`` to ``last``, both included, that cannot be had.
 
-    ``reason`` is ``trimmed`` (the store let them go), ``missing`` (nobody ever wrote them) or
-    ``malformed`` (an entry is there, but there is nothing in it that could be shown).
+    ``reason``: ``trimmed`` away, ``missing`` (never written, or deleted), ``malformed`` (nothing in it to show).
     """
 
     first: int
@@ -269,7 +268,12 @@ class Job:
     dropped: int = 0
     first: int = 1
     last: int = 0
-    end: End | None = field(default=None)
+    end: End | None = None
+
+    @property
+    def age(self) -> tuple[int, bool]:
+        """Grows as a job that has not ended gets on."""
+        return self.attempt, self.status is not Status.PENDING
 
     def ended(self, end: End) -> "Job":
         """The same job with its terminal entry."""

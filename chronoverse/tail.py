@@ -109,7 +109,7 @@ class Tail:
             if channel is None:
                 channel = self._channels[ref] = Channel(ref, job)
             channel.viewers.add(viewer)
-        if channel.job is None and job is not None:
+        if job is not None and (channel.job is None or job.age > channel.job.age):
             channel.observe(job)
         self._joined.set()
         if not channel.armed:
