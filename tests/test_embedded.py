@@ -66,7 +66,7 @@ def parent_of(pid: int) -> int:
 
 def is_gone(pid: int) -> bool:
     """Whether a process has ended; one that init has not reaped yet has."""
-    with contextlib.suppress(FileNotFoundError, IndexError):
+    with contextlib.suppress(FileNotFoundError, IndexError, ProcessLookupError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     try:
         os.kill(pid, 0)
