@@ -202,13 +202,15 @@ class Viewer:
             else:
                 first = 1 if in_sequence(entries, self.cursor) else self._first()
                 items, closing = encode(read_entries(entries, self.cursor, first), self.cursor)
+                reached = items[-1].number if items else self.cursor
                 chunk = join(items, self.request.stream)
-                self.cursor = items[-1].number if items else self.cursor
-                self._count.learn(len(entries), sum([len(item.frame) for item in items]))
                 if isinstance(closing, Stray):
                     chunk = self._finish("error", chunk + closing.to_frame())
-                elif closing and not self._ring_ahead():
+                elif closing and not self._ring_reaches(reached):
                     chunk += self._end(closing)
+                # Only now, when nothing can fail any more: a cursor ahead of the bytes would lose lines.
+                self.cursor = reached
+                self._count.learn(len(entries), sum([len(item.frame) for item in items]))
         except NotALog as error:
             return self._fail(str(error))
         except StoreError:
@@ -237,9 +239,9 @@ class Viewer:
             chunk += self._end(self._finished.end)
         return chunk or None
 
-    def _ring_ahead(self) -> bool:
-        """Whether the tail's ring goes on from here, so that the end is to be had there."""
-        return self._channel is not None and self._channel.base <= self.cursor
+    def _ring_reaches(self, cursor: int) -> bool:
+        """Whether the tail's ring goes on from ``cursor``, so that the end is to be had there."""
+        return self._channel is not None and self._channel.base <= cursor
 
     def _end(self, end: End) -> bytes:
         job = self._finished or self._store.look(self.request.ref)
