@@ -32,28 +32,32 @@ class Clock:
 class Impatient:
     """A store whose readers hardly wait, and that hands over at most ``most`` entries of a job at a time.
 
-    While ``fault`` is set every call raises it.
+    While ``fault`` is set every call raises it. What ``before`` holds under a method's name is done once, just
+    before that method's next call: what somebody else did at the worst moment.
     """
 
     def __init__(self, store: Store, most: int = 2048) -> None:
         self._store = store
         self._most = most
         self.fault: StoreError | None = None
+        self.before: dict[str, Callable[[], object]] = {}
 
-    def _check(self) -> None:
+    def _check(self, method: str) -> None:
+        if action := self.before.pop(method, None):
+            action()
         if self.fault:
             raise self.fault
 
     def look(self, job: JobRef) -> Job | None:
-        self._check()
+        self._check("look")
         return self._store.look(job)
 
     def look_many(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
-        self._check()
+        self._check("look_many")
         return self._store.look_many(jobs)
 
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
-        self._check()
+        self._check("read")
         return self._store.read(job, after, min(count, self._most))
 
     def reader(self, block_seconds: float) -> Reader:
@@ -61,13 +65,13 @@ class Impatient:
 
 
 class _ImpatientReader:
-    def __init__(self, reader: Reader, most: int, check: Callable[[], None]) -> None:
+    def __init__(self, reader: Reader, most: int, check: Callable[[str], None]) -> None:
         self._reader = reader
         self._most = most
         self._check = check
 
     def read(self, cursors: dict[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]:
-        self._check()
+        self._check("block")
         return self._reader.read(cursors, min(count, self._most))
 
     def interrupt(self) -> None:
@@ -191,6 +195,7 @@ class Account:
         self.jobs.append(job)
 
     def _line(self, line: dict[str, Any], id: int | None) -> None:
+        assert self.jobs, "a line came before its job"
         number = line["sequence_num"]
         self._pass_over(number)
         expected = self._written.get(number)
