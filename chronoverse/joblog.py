@@ -110,6 +110,24 @@ class Line(NamedTuple):
         return cls(line["sequence_num"], line["timestamp"], line["message"], line["stream"], line.get("partial", False))
 
 
+class Run(NamedTuple):
+    """Lines in a row that differ only in their text, which is UTF-8: what an append is made of."""
+
+    timestamp: str
+    stream: str
+    partial: bool
+    messages: list[bytes]
+
+
+def lines_of(runs: Iterable[Run], first: int) -> list[Line]:
+    """The runs' lines, numbered from ``first``."""
+    lines: list[Line] = []
+    for timestamp, stream, partial, messages in runs:
+        numbered = enumerate(messages, first + len(lines))
+        lines += [Line(number, timestamp, message.decode(), stream, partial) for number, message in numbered]
+    return lines
+
+
 class Gap(NamedTuple):
     """Numbers ``first`` to ``last``, both included, that cannot be had any more.
 
@@ -236,6 +254,15 @@ def read_terminal(number: int, fields: Sequence[bytes]) -> End:
 def _count(value: bytes | None, default: int) -> int:
     number = parse_number(_text(value)) if value is not None else None
     return default if number is None else number
+
+
+class Attempt(NamedTuple):
+    """A runner's hold on a job: ``token`` in the lease, and the number its next line gets."""
+
+    job: JobRef
+    token: str
+    attempt: int
+    next: int
 
 
 @dataclass(frozen=True, slots=True)
