@@ -5,6 +5,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import os
+import shutil
 import tempfile
 import threading
 from pathlib import Path
@@ -40,8 +41,10 @@ control_socket_disable = True
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
 loglevel = _settings.log_level
 
+#: Ours, to be removed at the end; None where the operator has named one.
+_metrics = None
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="chronoverse-metrics-")
+    _metrics = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="chronoverse-metrics-")
 
 
 def on_starting(server: Any) -> None:
@@ -85,3 +88,9 @@ def child_exit(server: Any, worker: Any) -> None:
     from prometheus_client import multiprocess
 
     multiprocess.mark_process_dead(worker.pid)
+
+
+def on_exit(server: Any) -> None:
+    """Leaves nothing behind."""
+    if _metrics:
+        shutil.rmtree(_metrics, ignore_errors=True)

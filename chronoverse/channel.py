@@ -10,7 +10,8 @@ from itertools import accumulate
 from typing import Final, NamedTuple, Protocol
 
 from chronoverse import sse
-from chronoverse.joblog import End, Entry, Gap, Job, JobRef, Line, Stray
+from chronoverse.entries import Entry
+from chronoverse.joblog import End, Gap, Job, JobRef, Line, Stray
 
 #: Bytes handed out at once (a longer single frame goes whole): what a viewer that stopped reading holds on to.
 TAKE_BYTES: Final = 256 * 2**10
@@ -42,8 +43,8 @@ class Taken(NamedTuple):
     position: int
 
 
-def encode(entries: Iterable[Entry], cursor: int) -> tuple[list[Item], End | None]:
-    """The frames of ``entries``, and the terminal entry if it is among them (its frames depend on the job)."""
+def encode(entries: Iterable[Entry], cursor: int) -> tuple[list[Item], End | Stray | None]:
+    """The frames of ``entries``, and what they close with: a terminal entry, or a Stray that is the last."""
     items: list[Item] = []
     for entry in entries:
         if type(entry) is Line:
@@ -53,8 +54,9 @@ def encode(entries: Iterable[Entry], cursor: int) -> tuple[list[Item], End | Non
             cursor = entry.last
             items.append(Item(cursor, None, entry.to_frame()))
         elif type(entry) is Stray:
-            text = f"entry {entry.entry_id} of the log has no place in its numbering and cannot be shown"
-            items.append(Item(cursor, None, sse.frame("error", sse.fold(text))))
+            if entry.last:
+                return items, entry
+            items.append(Item(cursor, None, entry.to_frame()))
         elif type(entry) is End:
             return items, entry
     return items, None
@@ -72,7 +74,7 @@ def join(items: list[Item], stream: str | None) -> bytes:
 
 def final_frames(job: Job, end: End, lease_seconds: float) -> bytes:
     """The last ``job`` frame and the ``end`` (or the ``error`` of a lost job) behind it."""
-    return job.to_frame() + end.to_frame(round(lease_seconds))
+    return job.ended(end).to_frame() + end.to_frame(round(lease_seconds))
 
 
 class Channel:

@@ -7,8 +7,8 @@ A line has one shape and three spellings, side by side in :class:`Line`: Redis f
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -22,9 +22,6 @@ IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
 #: The largest number a client may name (15 digits), well inside what JSON and Redis carry exactly.
 MAX_NUMBER: Final = 999_999_999_999_999
-
-#: What a foreign entry without a timestamp is shown with: valid, and plainly not a real time.
-NO_TIMESTAMP: Final = "1970-01-01T00:00:00.000Z"
 
 _EXIT_CODE = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
@@ -129,10 +126,9 @@ def lines_of(runs: Iterable[Run], first: int) -> list[Line]:
 
 
 class Gap(NamedTuple):
-    """Numbers ``first`` to ``last``, both included, that cannot be had any more.
+    """Numbers ``first`` to ``last``, both included, that cannot be had.
 
-    ``reason`` is ``trimmed`` (the store let them go), ``missing`` (nobody ever wrote them) or
-    ``malformed`` (an entry is there, but there is nothing in it that could be shown).
+    ``reason``: ``trimmed`` away, ``missing`` (never written, or deleted), ``malformed`` (nothing in it to show).
     """
 
     first: int
@@ -152,7 +148,7 @@ class End(NamedTuple):
     exit_code: int | None
     lines: int
     dropped: int
-    timestamp: str
+    timestamp: str | None
 
     def to_frame(self, lease_seconds: int) -> bytes:
         """The SSE spelling: ``end``, or for a lost job the ``error`` that closes it."""
@@ -163,97 +159,19 @@ class End(NamedTuple):
 
 
 class Stray(NamedTuple):
-    """An entry that has no place in the numbering, such as ``5-1`` after ``5-0``. It is named, never shown."""
+    """An entry that has no place in the numbering, such as ``5-1`` after ``5-0``. It is named, never shown.
+
+    ``last`` when it lies beyond all numbers: whatever follows it lies there too.
+    """
 
     entry_id: str
+    last: bool = False
 
-
-Entry = Line | Gap | End | Stray
-#: An entry as the store hands it over: id, then field, value, field, value, …
-RawEntry = Sequence[Any]
-
-
-def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Iterator[Entry]:
-    """What the raw ``entries`` that follow line ``after`` say, in order, every number accounted for.
-
-    Anybody may have written them, so nothing here can fail: what can be shown is a Line, numbers that
-    are not there are a Gap (``trimmed`` below ``first``, the first number the store still has), and an
-    entry without a number of its own is a Stray. Nothing follows an End.
-    """
-    cursor = after
-    for entry_id, fields in entries:
-        number = _number(entry_id)
-        if number is None or number <= cursor:
-            yield Stray(_text(entry_id))
-            continue
-        if number > cursor + 1:
-            yield from _gaps(cursor + 1, number - 1, first)
-        cursor = number
-        entry = _entry(number, fields)
-        yield entry
-        if type(entry) is End:
-            return
-
-
-def in_sequence(entries: Sequence[RawEntry], after: int) -> bool:
-    """Whether the entries' ids look like one number after the other from ``after`` on, so that no gap is among them."""
-    return not entries or _number(entries[-1][0]) == after + len(entries)
-
-
-def _gaps(start: int, stop: int, first: int) -> Iterator[Gap]:
-    if start < first:
-        yield Gap(start, min(stop, first - 1), "trimmed")
-    if stop >= first:
-        yield Gap(max(start, first), stop, "missing")
-
-
-def _number(entry_id: bytes) -> int | None:
-    whole, _, _ = entry_id.partition(b"-")
-    number = int(whole)
-    return number if 0 < number <= MAX_NUMBER else None
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "replace")
-
-
-def _entry(number: int, fields: Sequence[bytes]) -> Line | Gap | End:
-    if len(fields) == 6 and fields[0] == b"timestamp" and fields[2] == b"message" and fields[4] == b"stream":
-        stream = "stderr" if fields[5] == b"stderr" else "stdout"
-        return Line(number, fields[1].decode("utf-8", "replace"), fields[3].decode("utf-8", "replace"), stream)
-    named = dict(zip(fields[::2], fields[1::2], strict=False))
-    if named.get(b"event") == b"end":
-        return read_terminal(number, fields)
-    if b"message" not in named:
-        return Gap(number, number, "malformed")
-    return Line(
-        number,
-        _text(named.get(b"timestamp", NO_TIMESTAMP.encode())),
-        _text(named[b"message"]),
-        "stderr" if named.get(b"stream") == b"stderr" else "stdout",
-        named.get(b"partial") == b"1",
-    )
-
-
-def read_terminal(number: int, fields: Sequence[bytes]) -> End:
-    """The terminal entry out of its Redis fields. What a foreign runner left out is filled in."""
-    named = dict(zip(fields[::2], fields[1::2], strict=False))
-    status = _text(named.get(b"status", b""))
-    known = status in Status.__members__ and Status(status).terminal
-    exit_code = named.get(b"exit_code", b"")
-    return End(
-        number,
-        Status(status) if known else (Status.COMPLETED if exit_code in (b"", b"0") else Status.FAILED),
-        parse_exit_code(_text(exit_code)),
-        _count(named.get(b"lines"), number - 1),
-        _count(named.get(b"dropped"), 0),
-        _text(named.get(b"timestamp", NO_TIMESTAMP.encode())),
-    )
-
-
-def _count(value: bytes | None, default: int) -> int:
-    number = parse_number(_text(value)) if value is not None else None
-    return default if number is None else number
+    def to_frame(self) -> bytes:
+        """The SSE spelling: an ``error`` that ends nothing, unless it is the last."""
+        behind = " and all behind it" if self.last else ""
+        text = f"entry {self.entry_id}{behind} has no place in this log's numbering and cannot be shown"
+        return sse.frame("error", sse.fold(text))
 
 
 class Attempt(NamedTuple):
@@ -284,7 +202,25 @@ class Job:
     dropped: int = 0
     first: int = 1
     last: int = 0
-    end: End | None = field(default=None)
+    end: End | None = None
+
+    @property
+    def age(self) -> tuple[int, bool]:
+        """Grows as a job that has not ended gets on."""
+        return self.attempt, self.status is not Status.PENDING
+
+    def ended(self, end: End) -> "Job":
+        """The same job with its terminal entry."""
+        return replace(
+            self,
+            status=end.status,
+            finished_at=end.timestamp,
+            exit_code=end.exit_code,
+            lines=end.lines,
+            dropped=end.dropped,
+            last=end.sequence_num - 1,
+            end=end,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The JSON spelling, as ``GET /workflows/{w}/jobs/{j}`` answers it."""

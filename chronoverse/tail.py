@@ -14,8 +14,9 @@ from typing import Final, Protocol
 
 from chronoverse import sse
 from chronoverse.channel import Channel, Waiter, encode, final_frames
+from chronoverse.entries import RawEntry, in_sequence, read_entries
 from chronoverse.errors import NotALog, StoreError
-from chronoverse.joblog import Gap, Job, JobRef, RawEntry, Status, in_sequence, read_entries
+from chronoverse.joblog import Gap, Job, JobRef, Status, Stray
 
 #: Seconds one XREAD waits. It bounds how long a stop takes, and is the beat by which the tail knows it is alive.
 BLOCK_SECONDS: Final = 1.0
@@ -109,7 +110,7 @@ class Tail:
             if channel is None:
                 channel = self._channels[ref] = Channel(ref, job)
             channel.viewers.add(viewer)
-        if channel.job is None and job is not None:
+        if job is not None and (channel.job is None or job.age > channel.job.age):
             channel.observe(job)
         self._joined.set()
         if not channel.armed:
@@ -163,7 +164,7 @@ class Tail:
             return True
         self._read_at = self._clock()
         for ref, entries in batches:
-            self._publish(channels[ref], entries)
+            self._publish_safely(channels[ref], entries)
         return True
 
     def look_at(self, channels: Sequence[Channel]) -> None:
@@ -180,19 +181,33 @@ class Tail:
             else:
                 self._observe(channel, found)
 
+    def _publish_safely(self, channel: Channel, entries: Sequence[RawEntry]) -> None:
+        """What is wrong with one job's log must never stop the others."""
+        try:
+            self._publish(channel, entries)
+        except StoreError:
+            raise
+        except Exception:
+            log.exception("the log of %s cannot be read", channel.ref)
+            channel.close(sse.frame("error", b"this log cannot be read"))
+
     def _publish(self, channel: Channel, entries: Sequence[RawEntry]) -> None:
         before = channel.cursor
         ordinary = in_sequence(entries, before)
         if channel.job is None or not ordinary or channel.job.status is Status.PENDING:
             self.look_at([channel])
         first = channel.job.first if channel.job and not ordinary else 1
-        items, end = encode(read_entries(entries, before, first), before)
+        items, closing = encode(read_entries(entries, before, first), before)
         if items:
             channel.publish(items, before, self._ring_bytes())
             self._count.learn(len(items), sum([len(item.frame) for item in items]))
             channel.look_at = min(self._clock() + LOOK_SECONDS, channel.looked_at + BUSY_LOOK_SECONDS)
-        if end is not None:
+        if isinstance(closing, Stray):
+            channel.close(closing.to_frame())
+        elif closing is not None:
             self.look_at([channel])
+            # Somebody may have written on behind the end, so that the look did not find it: it is the end all the same.
+            channel.close(final_frames(channel.job or Job(channel.ref, closing.status), closing, self._lease_seconds))
 
     def _observe(self, channel: Channel, job: Job) -> None:
         channel.observe(job)
@@ -229,7 +244,7 @@ class Tail:
     # The threads
 
     def start(self) -> None:
-        """Starts the threads, or those of them that died. Cheap to call when they live."""
+        """Starts the threads, or those of them that died. Each calls this for the other; cheap when both live."""
         with self._lock:
             if self._stopped.is_set() or (self._threads and all(thread.is_alive() for thread in self._threads)):
                 return
@@ -254,6 +269,7 @@ class Tail:
         delay, longest = BACKOFF_SECONDS
         while not self._stopped.is_set():
             self._joined.clear()
+            self.start()
             try:
                 if not self.read_once():
                     self._joined.wait(BLOCK_SECONDS)
@@ -273,6 +289,7 @@ class Tail:
         while not self._stopped.is_set():
             self._attend.wait(TICK_SECONDS)
             self._attend.clear()
+            self.start()
             try:
                 self._rearm()
                 self.attend_once()

@@ -13,8 +13,9 @@ from typing import Final
 
 from chronoverse import sse
 from chronoverse.channel import Channel, encode, final_frames, join
+from chronoverse.entries import in_sequence, read_entries
 from chronoverse.errors import NotALog, StoreError
-from chronoverse.joblog import End, Gap, Job, JobRef, in_sequence, read_entries
+from chronoverse.joblog import End, Gap, Job, JobRef, Stray
 from chronoverse.tail import LineCount, Source, Tail
 
 #: Seconds the store may stay away before a viewer is told so and let go.
@@ -121,9 +122,9 @@ class Viewer:
     def poll(self) -> bytes | None:
         """The next bytes; empty when there may be more at once; None when there is nothing until it is woken."""
         now = self._clock()
-        chunk = self._close_early(now)
-        if chunk is None:
-            chunk, self._pending = self._pending, b""
+        chunk, self._pending = self._pending, b""
+        if not chunk:
+            chunk = self._close_early(now)
         if not chunk:
             fresh = self._next(now)
             if fresh is None:
@@ -140,15 +141,15 @@ class Viewer:
         if request.job is None:
             self.due = min(self.due, max(self._wait_until, self._sent_at))
 
-    def _close_early(self, now: float) -> bytes | None:
-        """The closing bytes when the stream must end before the log does."""
+    def _close_early(self, now: float) -> bytes:
+        """The closing bytes when the stream must end before the log does, else none."""
         if self._stop.is_set():
             return self._finish("stop", sse.retry(self.request.retry_ms))
         if now >= self.request.expires_at:
             return self._finish("expired", sse.frame("error", b"token expired"))
         if now >= self.request.closes_at:
             return self._finish("age", sse.retry(self.request.retry_ms))
-        return None
+        return b""
 
     def _finish(self, reason: str, chunk: bytes) -> bytes:
         self.done = True
@@ -190,7 +191,7 @@ class Viewer:
         # A viewer ahead of the ring (the store went back) finds its place anew each time.
         self._position = taken.position if taken.cursor >= self.cursor else None
         if final is not None and taken.cursor >= cursor:
-            return self._finish("end", taken.frames + final)
+            return self._finish("end" if channel.job and channel.job.end else "error", taken.frames + final)
         return taken.frames or (b"" if taken.cursor < cursor else None)
 
     def _replay(self, now: float) -> bytes | None:
@@ -201,12 +202,16 @@ class Viewer:
                 chunk = self._nothing_behind()
             else:
                 first = 1 if in_sequence(entries, self.cursor) else self._first()
-                items, end = encode(read_entries(entries, self.cursor, first), self.cursor)
+                items, closing = encode(read_entries(entries, self.cursor, first), self.cursor)
+                reached = items[-1].number if items else self.cursor
                 chunk = join(items, self.request.stream)
-                self.cursor = items[-1].number if items else self.cursor
+                if isinstance(closing, Stray):
+                    chunk = self._finish("error", chunk + closing.to_frame())
+                elif closing and not self._ring_reaches(reached):
+                    chunk += self._end(closing)
+                # Only now, when nothing can fail any more: a cursor ahead of the bytes would lose lines.
+                self.cursor = reached
                 self._count.learn(len(entries), sum([len(item.frame) for item in items]))
-                if end and not self._ring_ahead():
-                    chunk += self._end(end)
         except NotALog as error:
             return self._fail(str(error))
         except StoreError:
@@ -235,9 +240,9 @@ class Viewer:
             chunk += self._end(self._finished.end)
         return chunk or None
 
-    def _ring_ahead(self) -> bool:
-        """Whether the tail's ring goes on from here, so that the end is to be had there."""
-        return self._channel is not None and self._channel.base <= self.cursor
+    def _ring_reaches(self, cursor: int) -> bool:
+        """Whether the tail's ring goes on from ``cursor``, so that the end is to be had there."""
+        return self._channel is not None and self._channel.base <= cursor
 
     def _end(self, end: End) -> bytes:
         job = self._finished or self._store.look(self.request.ref)

@@ -236,7 +236,7 @@ def test_follow_asks_how_the_job_ended_if_it_was_not_told(cli: Cli) -> None:
         (problem("404 Not Found", "There is nothing here."), 66),
         (problem("403 Forbidden", "the token lacks the scope logs:read"), 77),
         (problem("400 Bad Request", "offset: not a number"), 65),
-        (answer("200 OK", b"<html>"), 65),
+        (answer("200 OK", b"<html>"), 70),
     ],
 )
 @pytest.mark.parametrize("flags", [[], ["-f"]])

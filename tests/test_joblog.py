@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from chronoverse.entries import NO_TIMESTAMP, in_sequence, read_entries
 from chronoverse.joblog import (
     IDENTIFIER,
     MAX_NUMBER,
-    NO_TIMESTAMP,
     End,
     Gap,
     Job,
@@ -19,11 +20,9 @@ from chronoverse.joblog import (
     Line,
     Status,
     Stray,
-    in_sequence,
     iso_timestamp,
     parse_exit_code,
     parse_number,
-    read_entries,
 )
 from chronoverse.sse import Decoder
 
@@ -358,19 +357,19 @@ def test_a_whole_terminal_entry() -> None:
 @pytest.mark.parametrize(
     ("fields", "end"),
     [
-        ([], End(7, Status.COMPLETED, None, 6, 0, NO_TIMESTAMP)),
-        (["status", "COMPLETED", "exit_code", "0"], End(7, Status.COMPLETED, 0, 6, 0, NO_TIMESTAMP)),
-        (["exit_code", "0"], End(7, Status.COMPLETED, 0, 6, 0, NO_TIMESTAMP)),
-        (["exit_code", "3"], End(7, Status.FAILED, 3, 6, 0, NO_TIMESTAMP)),
-        (["exit_code", "-9"], End(7, Status.FAILED, -9, 6, 0, NO_TIMESTAMP)),
-        (["exit_code", "oops"], End(7, Status.FAILED, None, 6, 0, NO_TIMESTAMP)),
-        (["status", "RUNNING"], End(7, Status.COMPLETED, None, 6, 0, NO_TIMESTAMP)),
-        (["status", "done", "exit_code", "1"], End(7, Status.FAILED, 1, 6, 0, NO_TIMESTAMP)),
-        (["status", b"\xff"], End(7, Status.COMPLETED, None, 6, 0, NO_TIMESTAMP)),
+        ([], End(7, Status.COMPLETED, None, 6, 0, None)),
+        (["status", "COMPLETED", "exit_code", "0"], End(7, Status.COMPLETED, 0, 6, 0, None)),
+        (["exit_code", "0"], End(7, Status.COMPLETED, 0, 6, 0, None)),
+        (["exit_code", "3"], End(7, Status.FAILED, 3, 6, 0, None)),
+        (["exit_code", "-9"], End(7, Status.FAILED, -9, 6, 0, None)),
+        (["exit_code", "oops"], End(7, Status.FAILED, None, 6, 0, None)),
+        (["status", "RUNNING"], End(7, Status.COMPLETED, None, 6, 0, None)),
+        (["status", "done", "exit_code", "1"], End(7, Status.FAILED, 1, 6, 0, None)),
+        (["status", b"\xff"], End(7, Status.COMPLETED, None, 6, 0, None)),
         (["status", "LOST", "timestamp", NOW], End(7, Status.LOST, None, 6, 0, NOW)),
-        (["status", "CANCELED", "exit_code", "0"], End(7, Status.CANCELED, 0, 6, 0, NO_TIMESTAMP)),
-        (["lines", "x", "dropped", "-1"], End(7, Status.COMPLETED, None, 6, 0, NO_TIMESTAMP)),
-        (["lines", "5000", "dropped", "4"], End(7, Status.COMPLETED, None, 5000, 4, NO_TIMESTAMP)),
+        (["status", "CANCELED", "exit_code", "0"], End(7, Status.CANCELED, 0, 6, 0, None)),
+        (["lines", "x", "dropped", "-1"], End(7, Status.COMPLETED, None, 6, 0, None)),
+        (["lines", "5000", "dropped", "4"], End(7, Status.COMPLETED, None, 5000, 4, None)),
     ],
 )
 def test_an_incomplete_terminal_entry(fields: list[str | bytes], end: End) -> None:
@@ -399,6 +398,7 @@ def test_numbers_are_contiguous_whatever_the_entries_are(
     contents: list[tuple[tuple[int, int], list[bytes]]], after: int, first: int
 ) -> None:
     """Lines, gaps and the end follow each other without a hole or a repetition, from the offset on."""
+    contents = sorted(contents, key=itemgetter(0))
     entries = [(b"%d-%d" % entry_id, fields) for entry_id, fields in contents]
     expected = after + 1
 
@@ -409,9 +409,17 @@ def test_numbers_are_contiguous_whatever_the_entries_are(
         elif not isinstance(entry, Stray):
             assert entry.sequence_num == expected
             expected += 1
-    named = [number for (number, _), _ in contents if after < number <= MAX_NUMBER]
-    ended = any(dict(zip(f[::2], f[1::2], strict=True)).get(b"event") == b"end" for _, f in contents)
-    assert ended or expected == max(named, default=after) + 1
+
+
+@given(ids=st.lists(entry_ids, max_size=12, unique=True), after=st.integers(0, 8), first=st.integers(0, 14))
+def test_no_number_is_left_out(ids: list[tuple[int, int]], after: int, first: int) -> None:
+    """In the order in which a store keeps them, entries are accounted for up to the last that has a number."""
+    entries = [raw(f"{number}-{part}", "message", "x") for number, part in sorted(ids)]
+    known = [after, *(number for number, _ in ids if after < number <= MAX_NUMBER)]
+
+    read = [entry for entry in read_entries(entries, after, first) if not isinstance(entry, Stray)]
+    reached = [entry.last if isinstance(entry, Gap) else entry.sequence_num for entry in read]
+    assert max(reached, default=after) == max(known)
 
 
 @given(contents=st.lists(st.tuples(entry_ids, fields), max_size=12), after=st.integers(0, 8))

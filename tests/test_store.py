@@ -77,6 +77,14 @@ def test_a_repeated_open_changes_nothing(bench: Bench, store: Store, attempt: At
     assert bench.snapshot() == before
 
 
+def test_a_repeated_open_renews_the_lease(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """Its runner is alive."""
+    bench.ask("PEXPIRE", bench.key("lease"), 10_000)
+    store.open(JOB, "token-1")
+
+    assert LEASE_MS - RUN_DOWN_MS < bench.ttl("lease") <= LEASE_MS
+
+
 def test_a_job_with_a_live_runner_is_held(bench: Bench, store: Store, attempt: Attempt) -> None:
     """The second of two runners is turned away, and leaves no trace."""
     refused(bench, Held, lambda: store.open(JOB, "token-2"))
@@ -87,8 +95,10 @@ def test_a_second_attempt_goes_on_behind_the_last_line(bench: Bench, store: Stor
     store.append(attempt, make_lines(1, 3))
     bench.ask("DEL", bench.key("lease"))
     bench.ask("HSET", bench.key("job"), "created_at", "long ago", "started_at", "later")
+    bench.ask("ZADD", bench.key("jobs"), 5, "job_1")
 
     assert store.open(JOB, "token-2") == Attempt(JOB, "token-2", 2, 4)
+    assert store.jobs("wf_1", None, 1) == [(5, "job_1")]
     assert bench.hash() == {"status": "RUNNING", "attempt": "2", "created_at": "long ago", "started_at": "later"}
 
 

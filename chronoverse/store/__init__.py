@@ -21,8 +21,9 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
+from chronoverse.entries import RawEntry
 from chronoverse.errors import NotALog, StoreError
-from chronoverse.joblog import Attempt, Job, JobRef, Line, RawEntry, Run, Status, iso_timestamp
+from chronoverse.joblog import Attempt, Job, JobRef, Line, Run, Status, iso_timestamp
 from chronoverse.store import replies
 from chronoverse.store.appends import Appends, Keys, arguments
 from chronoverse.store.confirm import Confirmer, Durability
@@ -115,10 +116,10 @@ class Store:
         with translated():
             return bool(self._scripts["register"].run(self._commands, keys, *args))
 
-    def jobs(self, workflow_id: str, before: tuple[int, str] | None, count: int) -> list[tuple[int, str]]:
+    def jobs(self, workflow_id: str, before: tuple[float, str] | None, count: int) -> list[tuple[float, str]]:
         """Up to ``count`` jobs as (creation time in Unix ms, job id), newest first, strictly after ``before``."""
-        highest = "+inf" if before is None else before[0]
-        found: list[tuple[int, str]] = []
+        highest = "+inf" if before is None else repr(before[0])
+        found: list[tuple[float, str]] = []
         skip = 0
         while len(found) < count:
             scores = (highest, "-inf", "WITHSCORES", "LIMIT", skip, count)

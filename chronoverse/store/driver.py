@@ -60,8 +60,8 @@ def connect(url: str, *, retries: int, timeout: float = COMMAND_TIMEOUT_SECONDS)
         socket_read_size=262_144,
         decode_responses=False,
         # Retrying hides the first answer, so only what may be repeated blindly is, and once: a pooled
-        # connection that the server closed long ago costs exactly one.
-        retry=Retry(NoBackoff(), retries),
+        # connection that the server closed long ago costs exactly one. A time-out is no such thing: it has cost enough.
+        retry=Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
     client = redis.Redis(connection_pool=pool)

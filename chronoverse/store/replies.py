@@ -1,20 +1,12 @@
 """The store's replies as values. Pure: RESP2 and RESP3 shapes alike, and nothing in them is trusted."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
+from chronoverse.entries import RawEntry, entry_number, read_terminal
 from chronoverse.errors import AppendRefused, Closed, Fenced, Held, SequenceGap, Tainted
-from chronoverse.joblog import (
-    NO_TIMESTAMP,
-    End,
-    Job,
-    JobRef,
-    RawEntry,
-    Status,
-    parse_exit_code,
-    parse_number,
-    read_terminal,
-)
+from chronoverse.joblog import End, Job, JobRef, Status, parse_exit_code, parse_number
 
 #: The highest sub-number of an id: reading after ``7-<this>`` starts at line 8 whatever shape entry 7 has.
 LAST_PART: Final = 2**64 - 1
@@ -33,10 +25,10 @@ def streams(reply: Any) -> Iterator[tuple[bytes, Sequence[RawEntry]]]:
         yield from reply
 
 
-def scored(reply: list[Any]) -> list[tuple[int, str]]:
+def scored(reply: list[Any]) -> list[tuple[float, str]]:
     """A WITHSCORES reply's (score, member): pairs in RESP3, flat in RESP2."""
     pairs = reply if reply and isinstance(reply[0], list) else zip(reply[::2], reply[1::2], strict=True)
-    return [(int(float(score)), _text(member)) for member, score in pairs]
+    return [(float(score), _text(member)) for member, score in pairs]
 
 
 def job(ref: JobRef, reply: list[Any] | None) -> Job | None:
@@ -45,41 +37,39 @@ def job(ref: JobRef, reply: list[Any] | None) -> Job | None:
         return None
     flat, first_id, last_id, first_timestamp, terminal = reply
     named = {_text(name): _text(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}
-    last = int(last_id.partition(b"-")[0]) if last_id else 0
+    last = entry_number(last_id) if last_id else 0
     status = named.get("status", "")
     end: End | None = None
     if terminal:
         end = read_terminal(last, terminal)
     elif status in Status.__members__ and Status(status).terminal:
         end = _end_from_hash(named, last, holds_entries=bool(first_id))
-    if end:
-        last = end.sequence_num - 1
-    return Job(
+    known = Job(
         ref=ref,
-        status=end.status if end else Status.RUNNING if last_id or status == "RUNNING" else Status.PENDING,
-        attempt=parse_number(named.get("attempt", "")) or (1 if last_id else 0),
+        status=Status.RUNNING if last or status == "RUNNING" else Status.PENDING,
+        attempt=parse_number(named.get("attempt", "")) or (1 if last else 0),
         created_at=named.get("created_at"),
         started_at=named.get("started_at") or _text(first_timestamp) or None,
-        finished_at=end.timestamp if end else None,
-        exit_code=end.exit_code if end else None,
-        lines=end.lines if end else None,
-        dropped=end.dropped if end else 0,
-        first=int(first_id.partition(b"-")[0]) if first_id else last + 1,
         last=last,
-        end=end,
     )
+    known = known.ended(end) if end else known
+    return replace(known, first=max(entry_number(first_id), 1) if first_id else known.last + 1)
 
 
 def _end_from_hash(named: dict[str, str], last: int, *, holds_entries: bool) -> End:
     """The end of a job whose log does not hold it: expired before its hash, trimmed away, or never written."""
-    lines = parse_number(named.get("lines", "")) or (last if holds_entries else max(last - 1, 0))
+    lines = parse_number(named.get("lines", ""))
+    if lines is None:
+        lines = last if holds_entries else max(last - 1, 0)
+    elif last > lines + 1:
+        lines = last
     return End(
-        max(lines, last if holds_entries else 0) + 1,
+        lines + 1,
         Status(named["status"]),
         parse_exit_code(named.get("exit_code", "")),
         lines,
         parse_number(named.get("dropped", "")) or 0,
-        named.get("finished_at", NO_TIMESTAMP),
+        named.get("finished_at"),
     )
 
 

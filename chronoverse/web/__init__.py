@@ -2,7 +2,8 @@
 
 import threading
 
-from flask import Flask
+from flask import Flask, request
+from werkzeug.exceptions import NotFound
 
 from chronoverse import embedded
 from chronoverse.auth import Verifier
@@ -54,9 +55,17 @@ def build_app(services: Services) -> Flask:
     for module in (events, logs, jobs, publish):
         document.register_blueprint(module.blueprint(services))
     document.register_blueprint(ops.blueprint(services, document))
+    app.before_request(_plain_path)
     problems.register(app)
     app.extensions["chronoverse"] = services
     return app
+
+
+def _plain_path() -> None:
+    """An escaped or a doubled slash leads nowhere, also where the server has already taken it for a plain one."""
+    path = request.environ.get("RAW_URI", "").partition("?")[0].lower()
+    if path.startswith("//") or "%2f" in path:
+        raise NotFound
 
 
 def _document_identifier(converter: IdentifierConverter) -> dict[str, str]:

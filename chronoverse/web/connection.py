@@ -1,5 +1,6 @@
 """The socket under a stream: bounded, and watched for the client's leaving. Without such a socket, nothing is done."""
 
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any, Final
@@ -28,6 +29,12 @@ def tune(environ: dict[str, Any]) -> socket.socket | None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
     tuned: socket.socket = sock
     return tuned
+
+
+def half_close(sock: socket.socket) -> None:
+    """No further request is read from it."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RD)
 
 
 def on_hangup(sock: socket.socket, left: Callable[[], None]) -> Callable[[], None]:

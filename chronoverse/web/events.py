@@ -10,10 +10,11 @@ from typing import Any, Final
 from flask import Response, request
 
 from chronoverse import metrics
+from chronoverse.entries import read_entries
 from chronoverse.errors import JobNotFound
-from chronoverse.joblog import Job, JobRef, Line, read_entries
+from chronoverse.joblog import Job, JobRef, Line
 from chronoverse.viewer import Request, Viewer
-from chronoverse.web.connection import on_hangup, tune
+from chronoverse.web.connection import half_close, on_hangup, tune
 from chronoverse.web.schemas import Blueprint, EventsHeaders, EventsQuery, ProblemSchema
 from chronoverse.web.services import Services, principal
 
@@ -38,6 +39,7 @@ def blueprint(services: Services) -> Blueprint:
     services.guard(routes)
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/events")
+    @routes.doc(operationId="streamJobLog")
     @routes.arguments(EventsQuery, location="query", as_kwargs=True)
     @routes.arguments(EventsHeaders, location="headers", as_kwargs=True)
     @routes.response(200, {"type": "string"}, content_type="text/event-stream", description="Server-Sent Events.")
@@ -122,6 +124,9 @@ def _serve(services: Services, wanted: Request, headers: dict[str, str]) -> Resp
     def closed() -> None:
         if undo:
             undo()
+        if sock and services.stop.is_set():
+            # Or gunicorn would wait for the client's next request before it lets the worker go.
+            half_close(sock)
         viewer.close()
         services.streams.leave()
         metrics.STREAMS_OPEN.dec()

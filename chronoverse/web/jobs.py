@@ -1,10 +1,12 @@
 """A workflow's jobs, one job, and registering one before it starts."""
 
-from typing import Any
+import math
+from typing import Any, Final
 
 import orjson
 from flask import Response
 
+from chronoverse.errors import InvalidCursor
 from chronoverse.joblog import Job, JobRef
 from chronoverse.web.cursors import decode_cursor, encode_cursor
 from chronoverse.web.logs import page_response
@@ -12,7 +14,7 @@ from chronoverse.web.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema,
 from chronoverse.web.services import Services
 
 #: Jobs one request looks at when a status filter lets few of them pass; the cursor goes on from there.
-SCAN_JOBS = 2000
+SCAN_JOBS: Final = 2000
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -21,6 +23,7 @@ def blueprint(services: Services) -> Blueprint:
     services.guard(routes)
 
     @routes.route("/workflows/<id:workflow_id>/jobs")
+    @routes.doc(operationId="listJobs")
     @routes.arguments(JobsQuery, location="query", as_kwargs=True)
     @routes.response(200, JobsSchema, description="A page; `Link` names the next one.")
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
@@ -28,16 +31,17 @@ def blueprint(services: Services) -> Blueprint:
         """A workflow's jobs, newest first."""
         status = query.get("status")
         listing = ("jobs", workflow_id, status)
-        place: tuple[int, str] | None = None
+        place: tuple[float, str] | None = None
         if "cursor" in query:
-            created, job_id = decode_cursor(query["cursor"], listing, [int, str])
-            place = (created, job_id)
+            created, job_id = decode_cursor(query["cursor"], listing, [str, str])
+            place = (_score(created), job_id)
         found, next_place = _page(services, workflow_id, place, limit, status)
-        cursor = encode_cursor(listing, next_place) if next_place else None
+        cursor = encode_cursor(listing, (repr(next_place[0]), next_place[1])) if next_place else None
         body = {"workflow_id": workflow_id, "jobs": [job.to_json() for job in found], "cursor": cursor}
         return page_response(body, cursor, limit=limit, status=status)
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>")
+    @routes.doc(operationId="getJob")
     @routes.response(200, JobSchema)
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def job(workflow_id: str, job_id: str) -> Response:
@@ -45,6 +49,7 @@ def blueprint(services: Services) -> Blueprint:
         return _job_response(services.job(JobRef(workflow_id, job_id)))
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>", methods=["PUT"])
+    @routes.doc(operationId="registerJob")
     @routes.response(200, JobSchema, description="It was registered already.")
     @routes.alt_response(201, schema=JobSchema, description="It is registered, PENDING.")
     def register(workflow_id: str, job_id: str) -> Response:
@@ -58,6 +63,17 @@ def blueprint(services: Services) -> Blueprint:
     return routes
 
 
+def _score(text: str) -> float:
+    """A creation time out of a cursor; a foreign runner may have written any that Redis takes."""
+    try:
+        score = float(text)
+    except ValueError as error:
+        raise InvalidCursor("cursor: this is not one of ours") from error
+    if math.isnan(score):
+        raise InvalidCursor("cursor: this is not one of ours")
+    return score
+
+
 def _job_response(job: Job) -> Response:
     response = Response(orjson.dumps(job.to_json()), content_type="application/json")
     response.headers["Cache-Control"] = "private, no-store"
@@ -66,8 +82,8 @@ def _job_response(job: Job) -> Response:
 
 
 def _page(
-    services: Services, workflow_id: str, place: tuple[int, str] | None, limit: int, status: str | None
-) -> tuple[list[Job], tuple[int, str] | None]:
+    services: Services, workflow_id: str, place: tuple[float, str] | None, limit: int, status: str | None
+) -> tuple[list[Job], tuple[float, str] | None]:
     """Up to ``limit`` jobs of that ``status``, and the place to go on from (None when there are no more)."""
     found: list[Job] = []
     for _ in range(max(1, SCAN_JOBS // limit)):

@@ -1,13 +1,14 @@
 """``GET …/logs``: a job's log in pages, upwards or downwards, from anywhere."""
 
-from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import urlencode
 
 import orjson
 from flask import Response, request
 
-from chronoverse.joblog import Job, JobRef, Line, read_entries
+from chronoverse.entries import RawEntry, entry_number, read_entries
+from chronoverse.errors import InvalidCursor
+from chronoverse.joblog import MAX_NUMBER, Job, JobRef, Line
 from chronoverse.web.cursors import decode_cursor, encode_cursor
 from chronoverse.web.schemas import Blueprint, LogsQuery, LogsSchema, ProblemSchema
 from chronoverse.web.services import Services
@@ -22,6 +23,7 @@ def blueprint(services: Services) -> Blueprint:
     services.guard(routes)
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/logs")
+    @routes.doc(operationId="pageJobLog")
     @routes.arguments(LogsQuery, location="query", as_kwargs=True)
     @routes.response(200, LogsSchema, description="A page; `Link` names the next one.")
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
@@ -34,6 +36,8 @@ def blueprint(services: Services) -> Blueprint:
         place = query.get("offset", job.last + 1 if descending else 0)
         if "cursor" in query:
             (place,) = decode_cursor(query["cursor"], listing, [int])
+            if not 0 <= place <= MAX_NUMBER:
+                raise InvalidCursor("cursor: this is not one of ours")
         lines, place, more = _page(services, job, place, limit, stream, descending)
         cursor = encode_cursor(listing, [place]) if more else None
         body = {"workflow_id": workflow_id, "id": job_id, "logs": [line.to_json() for line in lines], "cursor": cursor}
@@ -60,30 +64,34 @@ def _page(
     found: list[Line] = []
     scanned = 0
     while scanned < SCAN_ENTRIES:
-        lines, count = _read(services, job.ref, place, limit, descending)
-        scanned += count
-        for line in lines:
-            place = line.sequence_num
+        entries = _read(services, job.ref, place, limit, descending)
+        scanned += len(entries)
+        for line in _lines(entries, place, descending):
             if stream in (None, line.stream):
                 found.append(line)
                 if len(found) == limit:
-                    return found, place, _more(job, place, descending)
-        if count < limit:
+                    return found, line.sequence_num, _more(job, line.sequence_num, descending)
+        if len(entries) < limit:
             return found, place, False
+        place = entry_number(entries[-1][0])
     return found, place, _more(job, place, descending)
 
 
-def _read(services: Services, ref: JobRef, place: int, count: int, descending: bool) -> tuple[list[Line], int]:
-    """One read's lines in the order asked for, and how many entries they were among."""
+def _read(services: Services, ref: JobRef, place: int, count: int, descending: bool) -> list[RawEntry]:
+    """Up to ``count`` entries strictly after ``place`` in the order asked for."""
     if not descending:
-        entries = services.store.page(ref, after=place, count=count)
-        return list(_lines(read_entries(entries, place))), len(entries)
-    entries = services.store.page(ref, before=place, count=count)
-    return list(_lines(read_entries(reversed(entries), 0)))[::-1], len(entries)
+        return list(services.store.page(ref, after=place, count=count))
+    entries = list(services.store.page(ref, before=place, count=count))
+    if entries and not entries[-1][0].endswith(b"-0"):
+        # Of several entries with one number the first is the line, and this read may have begun behind it.
+        entries += services.store.page(ref, after=entry_number(entries[-1][0]) - 1, count=1)
+    return entries
 
 
-def _lines(entries: Any) -> Iterator[Line]:
-    return (entry for entry in entries if isinstance(entry, Line))
+def _lines(entries: list[RawEntry], place: int, descending: bool) -> list[Line]:
+    shown = read_entries(reversed(entries) if descending else entries, 0 if descending else place)
+    lines = [entry for entry in shown if isinstance(entry, Line)]
+    return lines[::-1] if descending else lines
 
 
 def _more(job: Job, place: int, descending: bool) -> bool:

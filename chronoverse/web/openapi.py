@@ -1,11 +1,14 @@
 """The OpenAPI document: what the blueprints and their schemas say, with our problem documents for refusals."""
 
-from typing import Any
+from typing import Any, Final
 
 from flask import Flask
 from flask_smorest import Api
 
 from chronoverse.web.schemas import ProblemSchema
+
+#: What any route that needs a token may answer, beside what it says of itself.
+REFUSALS: Final = ("401", "403", "503")
 
 
 class Document(Api):
@@ -18,8 +21,14 @@ class Document(Api):
         document: dict[str, Any] = self.spec.to_dict()
         answers = list(document["components"]["responses"].values())
         for path in document["paths"].values():
-            for method in path.values():
-                answers += method["responses"].values() if "responses" in method else ()
+            for operation in path.values():
+                if "responses" not in operation:
+                    continue
+                if "security" not in operation:
+                    refusals = {status: {"$ref": "#/components/responses/DEFAULT_ERROR"} for status in REFUSALS}
+                    operation["responses"] = refusals | operation["responses"]
+                answers += operation["responses"].values()
+        document["components"]["schemas"].pop("PaginationMetadata", None)
         for answer in answers:
             content = answer.get("content", {})
             if content.get("application/json", {}).get("schema", {}).get("$ref", "").endswith("/Problem"):

@@ -14,14 +14,14 @@ def blueprint(services: Services, document: Document) -> Blueprint:
     routes = Blueprint("ops", __name__, description="For operators.")
 
     @routes.route("/healthz")
-    @routes.doc(security=[])
+    @routes.doc(operationId="getHealth", security=[])
     @routes.response(200, StatusSchema, description="The process is up.")
     def healthz() -> Response:
         """Is the process up."""
         return jsonify(status="ok")
 
     @routes.route("/readyz")
-    @routes.doc(security=[])
+    @routes.doc(operationId="getReadiness", security=[])
     @routes.response(200, StatusSchema, description="The store answers, and the worker is not going down.")
     @routes.alt_response(503, schema=ProblemSchema, content_type="application/problem+json")
     def readyz() -> Response:
@@ -32,7 +32,7 @@ def blueprint(services: Services, document: Document) -> Blueprint:
         return jsonify(status="ready")
 
     @routes.route("/metrics")
-    @routes.doc(security=[])
+    @routes.doc(operationId="getMetrics", security=[])
     @routes.response(200, {"type": "string"}, content_type="text/plain", description="Prometheus's text format.")
     def exposition() -> Response:
         """What it does."""
@@ -40,7 +40,7 @@ def blueprint(services: Services, document: Document) -> Blueprint:
         return Response(metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     @routes.route("/openapi.json")
-    @routes.doc(security=[])
+    @routes.doc(operationId="getDocument", security=[])
     @routes.response(200, {"type": "object"}, description="OpenAPI 3.1.")
     def openapi() -> Response:
         """What it offers: this document."""

@@ -55,6 +55,15 @@ REASON: Final[dict[type[ChronoverseError], str]] = {
     NotALog: "NOT_A_LOG",
 }
 
+#: What is said of a fault on our side.
+DETAILS: Final[dict[type[ChronoverseError], str]] = {
+    StoreError: "The store gave an unexpected answer.",
+    StoreUnavailable: "The store cannot be reached; try again.",
+    StoreRefused: "The store does not take writes now; try again.",
+    KeysUnavailable: "The keys that tokens are checked with cannot be fetched; try again.",
+    AtCapacity: "This worker serves as many streams as it may; try again.",
+}
+
 #: One text for every 404, so that "not yours", "not there" and "no such path" cannot be told apart.
 NOT_FOUND: Final = "There is nothing here, or nothing that this token may see."
 
@@ -110,8 +119,10 @@ def _ours(error: ChronoverseError) -> Response:
     if status == 404:
         return problem(404, NOT_FOUND)
     if status >= 500:
+        # Where the store is and what it said concerns operators only.
         log.warning("refused with %d: %s", status, error)
-    response = problem(status, str(error), **_members(error))
+    detail = str(error) if status < 500 else DETAILS.get(type(error), "Something went wrong here.")
+    response = problem(status, detail, **_members(error))
     if status == 403:
         response.headers["WWW-Authenticate"] = 'Bearer error="insufficient_scope"'
     return response

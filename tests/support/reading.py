@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from chronoverse.entries import RawEntry
 from chronoverse.errors import StoreError
-from chronoverse.joblog import Job, JobRef, Line, RawEntry, Status
+from chronoverse.joblog import Job, JobRef, Line, Status
 from chronoverse.sse import Decoder, Event
 from chronoverse.store import Store
 from chronoverse.tail import Reader, Tail
@@ -187,7 +188,7 @@ class Account:
             old, new = _age(self.jobs[-1]), _age(job)
             assert self._previous != "job" or not self._repeated, f"the job came three times: {job}"
             assert new >= old or self._rewound(), f"the job went back: {self.jobs[-1]}, {job}"
-            self._repeated = new == old
+            self._repeated = new == old and not self._rewound()
         self.jobs.append(job)
 
     def _line(self, line: dict[str, Any], id: int | None) -> None:

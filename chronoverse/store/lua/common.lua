@@ -30,10 +30,12 @@ local function tip(log)
   return tonumber(number), nil
 end
 
--- Writes the terminal entry and all that goes with it. Returns false, with nothing written, when the server
--- refuses: the XADD is the first write, and the only one that can be refused for memory.
+-- Writes the terminal entry and all that goes with it. Returns false, with nothing written, beyond the 15 digits that
+-- a number may have, and for a lost job when the server refuses: the XADD is the first write, and the only one that
+-- can be refused for memory.
 local function close(log, job, last, status, exit_code, dropped, now, retention)
   local number = tonumber(last) or tonumber(string.match(last, '^%d+'))
+  if number >= 999999999999999 then return false end
   local lines = string.format('%.0f', number)
   local entry = {'event', 'end', 'status', status, 'lines', lines, 'dropped', dropped, 'timestamp', now}
   if exit_code ~= '' then

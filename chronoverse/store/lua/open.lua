@@ -12,6 +12,8 @@ if shape == 'TAINTED' then return {'TAINTED', last} end
 
 local holder = redis.call('GET', lease)
 if holder and holder ~= token then return {'HELD'} end
+-- The keys' types are all known to be right once this has passed, so nothing below can fail half-way.
+redis.call('ZADD', jobs, 'NX', ARGV[4], ARGV[5])
 if not holder then
   redis.call('SET', lease, token, 'PX', ttl)
   redis.call('HINCRBY', job, 'attempt', 1)
@@ -19,7 +21,6 @@ end
 redis.call('HSET', job, 'status', 'RUNNING')
 redis.call('HSETNX', job, 'created_at', ARGV[3])
 redis.call('HSETNX', job, 'started_at', ARGV[3])
-redis.call('ZADD', jobs, 'NX', ARGV[4], ARGV[5])
 redis.call('PERSIST', log)
 redis.call('PERSIST', job)
 redis.call('PEXPIRE', lease, ttl)

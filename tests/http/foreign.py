@@ -1,0 +1,64 @@
+"""A runner that knows nothing of this project: XADD is all it has."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import redis
+
+#: What lines are stamped with unless a test says otherwise.
+TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
+
+
+class Foreign:
+    """Writes one job's log to the store at ``url`` with plain commands, as the contract allows in any language."""
+
+    def __init__(self, url: str, workflow_id: str, job_id: str) -> None:
+        self.workflow_id = workflow_id
+        self.job_id = job_id
+        self.key = f"chronoverse:{{{workflow_id}}}:{job_id}:log"
+        self.last = 0
+        self._url = url
+
+    @property
+    def path(self) -> str:
+        """The job's route."""
+        return f"/workflows/{self.workflow_id}/jobs/{self.job_id}"
+
+    def add(self, entry_id: str, *fields: str | bytes) -> None:
+        """One entry, exactly as given."""
+        ask_all(self._url, [("XADD", self.key, entry_id, *fields)])
+
+    def line(self, message: str | bytes, stream: str = "stdout", *, timestamp: str = TIMESTAMP) -> int:
+        """The next line; returns its number."""
+        self.last += 1
+        self.add(f"{self.last}-0", "timestamp", timestamp, "message", message, "stream", stream)
+        return self.last
+
+    def sibling(self, job_id: str) -> "Foreign":
+        """Another job of the same workflow."""
+        return Foreign(self._url, self.workflow_id, job_id)
+
+    def lines(self, messages: Iterable[str | bytes], streams: Sequence[str] = ("stdout",)) -> "Foreign":
+        """Many lines in few round trips; ``streams`` take turns."""
+        commands = []
+        for message in messages:
+            stream = streams[self.last % len(streams)]
+            self.last += 1
+            fields = ("timestamp", TIMESTAMP, "message", message, "stream", stream)
+            commands.append(("XADD", self.key, f"{self.last}-0", *fields))
+        ask_all(self._url, commands)
+        return self
+
+    def end(self, status: str = "COMPLETED", exit_code: int = 0, *more: str) -> "Foreign":
+        """The terminal entry."""
+        self.add(f"{self.last + 1}-0", "event", "end", "status", status, "exit_code", str(exit_code), *more)
+        return self
+
+
+def ask_all(url: str, commands: Iterable[Sequence[str | bytes]]) -> None:
+    """Runs ``commands`` on one connection, without waiting for each."""
+    with redis.Redis.from_url(url, protocol=2) as client:
+        pipeline = client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        pipeline.execute()

@@ -1,0 +1,330 @@
+"""Numbers, paths and requests that no honest client sends: refused for what they are, and raw in no log."""
+
+import re
+import socket
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from tests.http.foreign import Foreign
+from tests.http.wire import PATIENCE_SECONDS, exchange, receive, request_bytes
+from tests.support.service import Service
+
+JOB: Final = b"/workflows/hostile/jobs/job_1"
+#: In what is sent, behind whatever might begin a line of its own in a log.
+CANARY: Final = "forged-by-a-client"
+
+#: What is not 1 to 15 ASCII digits, though one parser or another takes it for a number.
+NO_NUMBERS: Final = {
+    "negative": "-1",
+    "signed": "+5",
+    "padded": " 7 ",
+    "underscore": "1_000",
+    "full width": "\uff11\uff12",
+    "superscript": "\u00b2",
+    "arabic": "\u0663",
+    "newline": "12\n",
+    "newline and more": f"12\n{CANARY}",
+    "return": "12\r",
+    "escape": f"1\x1b[31m{CANARY}",
+    "NUL": "1\x00",
+    "hexadecimal": "0x10",
+    "exponent": "1e3",
+    "fraction": "1.0",
+    "5000 digits": "9" * 5000,
+    "16 digits": "1" + "0" * 15,
+    "2^53+1": str(2**53 + 1),
+    "2^63": str(2**63),
+    "2^64-1": str(2**64 - 1),
+    "2^64": str(2**64),
+    "an id": "5-0",
+    "half an id": "5-1",
+    "XREAD's last": "$",
+    "XREADGROUP's new": ">",
+    "the end": "+",
+    "the beginning": "-",
+    "NaN": "NaN",
+    "infinity": "inf",
+    "empty brackets": "[]",
+    "null": "null",
+    "two": "5,7",
+}
+#: Where they may be sent. The last is the header.
+PLACES: Final = ("/events?offset=", "/events?tail=", "/events?wait=", "/logs?offset=", "/logs?limit=", "")
+
+#: Identifiers, as they stand in the request line, that are none.
+NO_IDENTIFIERS: Final = {
+    "line break": b"x%0d%0a" + CANARY.encode(),
+    "newline": b"x%0a" + CANARY.encode(),
+    "newline at the end": b"job_1%0a",
+    "escape": b"x%1b%5b31m" + CANARY.encode(),
+    "hash tag": b"%7Bx%7D",
+    "open brace": b"x%7B",
+    "raw hash tag": b"{x}",
+    "dot dot": b"..",
+    "encoded dot dot": b"%2e%2e",
+    "dot": b".",
+    "encoded slash": b"a%2fb",
+    "encoded backslash": b"a%5cb",
+    "empty": b"",
+    "star": b"*",
+    "encoded star": b"%2a",
+    "question mark": b"%3f",
+    "class": b"[a]",
+    "colon": b"job_1:log",
+    "encoded colon": b"job_1%3alog",
+    "NUL": b"job_1%00",
+    "no UTF-8": b"%ff%fe",
+    "raw bytes": b"\xff\xfe",
+    "5000 characters": b"a" * 5000,
+    "129 characters": b"a" * 129,
+    "composed": quote("caf\u00e9").encode(),
+    "decomposed": quote("cafe\u0301").encode(),
+    "full width": quote("\uff4a\uff4f\uff42").encode(),
+    "space": b"job%201",
+    "plus": b"job+1",
+    "percent": b"job%25",
+    "bad percent": b"job%zz",
+    "matrix parameter": b"job_1;x=1",
+    "leading dot": b".job",
+    "leading dash": b"-job",
+    "twice encoded": b"%252e%252e",
+    "quotes": b"%22%27%3c%3e",
+    "dollar": b"$",
+}
+
+
+@pytest.fixture(scope="module")
+def token(service: Service) -> str:
+    """Of somebody who may do anything."""
+    return service.token()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_job(service: Service) -> None:
+    """A finished job of ten lines."""
+    Foreign(str(service.redis_url), "hostile", "job_1").lines(["x"] * 10).end()
+
+
+@pytest.fixture(autouse=True)
+def nothing_raw_in_the_logs(service: Service) -> Iterator[None]:
+    """Whatever a test sends, the service prints no control character and no line that a client made."""
+    before = service.log_size()
+    yield
+    printed = service.logs(before).encode("latin-1").decode("utf-8")
+    assert not [char for char in printed if not (char.isprintable() or char in "\n\t")], ascii(printed)
+    assert not re.search(rf"^\W*{CANARY}", printed, re.MULTILINE)
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [
+        pytest.param(place, number, id=f"{place or 'Last-Event-ID: '}{name}")
+        for place in PLACES
+        for name, number in NO_NUMBERS.items()
+        # White space around a header's value is not part of it.
+        if place or name != "padded"
+    ],
+)
+def test_what_is_no_number_is_refused(service: Service, token: str, place: str, number: str) -> None:
+    """400 in the query and in the header; what would break the request itself is refused by the server below us."""
+    if place:
+        request = request_bytes(JOB + place.encode() + quote(number).encode(), token)
+    else:
+        request = request_bytes(JOB + b"/events", token, b"Last-Event-ID: " + number.encode())
+    status, headers, body = exchange(service, request)
+
+    allowed = {400, 414, 431} if len(number) > 1000 else {400}
+    assert status in allowed, body
+    assert place == "" or len(number) > 1000 or headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("limit", ["0", "1001", "1000000000", "999999999999999"])
+@pytest.mark.parametrize("path", ["/workflows/hostile/jobs", "/workflows/hostile/jobs/job_1/logs"])
+def test_a_limit_out_of_bounds_is_refused(client: httpx.Client, path: str, limit: str) -> None:
+    """One page has 1 to 1000 entries."""
+    assert client.get(f"{path}?limit={limit}").status_code == 400
+    assert client.get(f"{path}?limit=1").status_code == 200
+    assert client.get(f"{path}?limit=1000").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "/events?offset=1&offset=2",
+        "/events?offset=1&tail=2",
+        "/events?stream=stdout&stream=stderr",
+        "/events?stream=STDOUT",
+        "/events?stream=",
+        "/events?offset=",
+        "/events?offset=Latest",
+        "/events?wait=301",
+        "/events?follow=true",
+        "/logs?limit=1&limit=2",
+        "/logs?order=up",
+        "/logs?order=",
+        "/logs?stream=both",
+        "/logs?page=2",
+        "/logs?offset=latest",
+        "/logs?cursor=",
+    ],
+)
+def test_a_parameter_that_nobody_documented_is_refused(client: httpx.Client, query: str) -> None:
+    """Not ignored, and never guessed at; the document names it."""
+    response = client.get(f"/workflows/hostile/jobs/job_1{query}")
+
+    assert response.status_code == 400
+    assert {error["parameter"] for error in response.json()["errors"]} <= set(re.findall(r"(\w+)=", query))
+
+
+@pytest.mark.parametrize("last_event_id", [b"", b" ", b"0", b"000"])
+def test_no_last_event_id_and_zero_are_the_beginning(service: Service, token: str, last_event_id: bytes) -> None:
+    """A client that has seen nothing sends an empty one."""
+    request = request_bytes(JOB + b"/events", token, b"Last-Event-ID: " + last_event_id)
+    status, headers, body = exchange(service, request)
+
+    assert (status, headers["last-event-id"]) == (200, "0")
+    assert body.count(b"event: log\n") == 10
+
+
+def test_two_last_event_ids_are_none(service: Service, token: str) -> None:
+    """They arrive here as ``5,7``."""
+    request = request_bytes(JOB + b"/events", token, b"Last-Event-ID: 5", b"Last-Event-ID: 7")
+
+    assert exchange(service, request)[0] == 400
+
+
+def test_a_header_with_underscores_is_another_header(service: Service, token: str) -> None:
+    """A proxy that filters ``Last-Event-ID`` knows nothing of ``Last_Event_ID``."""
+    request = request_bytes(JOB + b"/events", token, b"Last_Event_ID: 7", b"Last-Event_ID: 7")
+    status, headers, _ = exchange(service, request)
+
+    assert (status, headers["last-event-id"]) == (200, "0")
+
+
+@pytest.mark.parametrize("name", NO_IDENTIFIERS.keys())
+@pytest.mark.parametrize(
+    "path", [b"/workflows/%b/jobs/job_1/events", b"/workflows/hostile/jobs/%b/logs", b"/workflows/%b/jobs"]
+)
+def test_what_is_no_identifier_is_not_there(service: Service, token: str, path: bytes, name: str) -> None:
+    """404, or 400 where it is no request either."""
+    target = path.replace(b"%b", NO_IDENTIFIERS[name])
+    status, _, body = exchange(service, request_bytes(target, token))
+
+    assert status in ((400, 404, 414) if len(target) > 4000 else (400, 404)), body
+    assert CANARY.encode() not in body
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/workflows/hostile/jobs/job_1/",
+        b"/workflows/hostile/jobs/job_1/events/",
+        b"/workflows/hostile/jobs/",
+        b"//workflows/hostile/jobs/job_1",
+        b"/workflows//hostile/jobs/job_1",
+        b"/workflows/hostile/jobs//job_1",
+        b"/x/../workflows/hostile/jobs/job_1",
+        b"/workflows/hostile/jobs/job_1/../job_1",
+        b"/workflows/hostile/jobs/job_1%2fevents",
+        b"/Workflows/hostile/jobs/job_1",
+        b"/workflows/Hostile/jobs/job_1",
+        b"/workflows/hostile/jobs/JOB_1",
+        b"/%77orkflows%00/hostile/jobs/job_1",
+        b"/static/../gunicorn.conf.py",
+        b"*",
+        b"",
+        b"http://elsewhere/workflows/hostile/jobs/nothing",
+    ],
+)
+def test_no_other_path_leads_to_a_job(service: Service, token: str, target: bytes) -> None:
+    """Nothing is normalised, merged, redirected or forgiven."""
+    status, headers, _ = exchange(service, request_bytes(target, token))
+
+    assert status in (400, 404)
+    assert "location" not in headers
+
+
+@pytest.mark.parametrize("method", ["PUT"])
+@pytest.mark.parametrize("name", ["hash tag", "colon", "NUL", "newline", "5000 characters", "star"])
+def test_nothing_is_registered_under_no_identifier(
+    service: Service, token: str, client: httpx.Client, name: str, method: str
+) -> None:
+    """No key of another job can be reached."""
+    before = client.get("/workflows/hostile/jobs").json()
+    target = b"/workflows/hostile/jobs/" + NO_IDENTIFIERS[name]
+    status, _, _ = exchange(service, request_bytes(target, token, b"Content-Length: 0", method=method.encode()))
+
+    assert status in (400, 404, 414)
+    assert client.get("/workflows/hostile/jobs").json() == before
+
+
+BROKEN: Final = {
+    "length and chunked": (400, [b"Content-Length: 4", b"Transfer-Encoding: chunked"]),
+    "no such coding": (501, [b"Transfer-Encoding: xchunked"]),
+    "two lengths": (400, [b"Content-Length: 4", b"Content-Length: 5"]),
+    "a length that is no number": (400, [b"Content-Length: +4"]),
+    "a space before the colon": (400, [b"X-Thing : 1"]),
+    "a folded header": (400, [b"X-Thing: 1", b" " + CANARY.encode()]),
+    "a padded coding": (400, [b"Transfer-Encoding: \x0bchunked\x85"]),
+    "NUL": (400, [b"X-Thing: a\x00b"]),
+    "escape in a name": (400, [b"X-\x1b[31m: " + CANARY.encode()]),
+    "a bare line feed": (400, [b"X-Thing: 1\n" + CANARY.encode() + b": 1"]),
+    "a giant header": (431, [b"X-Thing: " + b"a" * 9000]),
+    "200 headers": (431, [b"X-Thing: 1"] * 200),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_request_that_is_broken_is_refused_below_us(service: Service, token: str, name: str) -> None:
+    """Two servers in a row must never see two different requests in one."""
+    expected, lines = BROKEN[name]
+    status, _, _ = exchange(service, request_bytes(JOB + b"/events", token, *lines))
+
+    assert status in {expected, 400}
+
+
+def test_a_request_with_bare_line_feeds_is_refused(service: Service, token: str) -> None:
+    """No carriage return at all."""
+    request = request_bytes(JOB, token).replace(b"\r\n", b"\n")
+    with socket.create_connection((service.host, service.port), PATIENCE_SECONDS) as sock:
+        sock.sendall(request)
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("method", [b"get", b"G\x1bT", b"GET" * 20, b"PRI", b""])
+def test_a_method_that_is_none_is_refused(service: Service, token: str, method: bytes) -> None:
+    """Never taken for one it resembles."""
+    status, _, _ = exchange(service, request_bytes(JOB, token, method=method))
+
+    assert status in (400, 405, 501)
+
+
+@pytest.mark.parametrize("header", [b"X-Forwarded-For: 1.2.3.4\x1b", b"X-Forwarded-Proto: https", b"Forwarded: for=x"])
+def test_forged_forwarding_changes_nothing(service: Service, token: str, header: bytes) -> None:
+    """Links stay relative, so nothing of it can come back."""
+    status, headers, body = exchange(service, request_bytes(JOB + b"/logs?limit=1", token, header))
+
+    assert status in (200, 400)
+    assert b"https" not in body
+    assert status == 400 or headers["link"].startswith("</workflows/hostile/")
+
+
+def test_a_body_that_nobody_reads_does_no_harm(service: Service, token: str) -> None:
+    """A GET that announces a gigabyte and sends none of it is answered at once."""
+    lines = [b"Content-Length: 1073741824", b"Expect: 100-continue"]
+    with socket.create_connection((service.host, service.port), PATIENCE_SECONDS) as sock:
+        sock.sendall(request_bytes(JOB, token, *lines))
+        status = receive(sock)[0]
+
+    assert status in (200, 417)
+
+
+def test_after_all_this_the_service_is_well(client: httpx.Client) -> None:
+    """No worker died of anything above."""
+    assert client.get("/workflows/hostile/jobs/job_1").json()["lines"] == 10

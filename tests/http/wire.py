@@ -1,0 +1,125 @@
+"""HTTP as bytes: a stream that is read while it lasts, and requests that no library would send."""
+
+import contextlib
+import http.client
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Self
+
+import orjson
+
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+#: Seconds in which anything a test waits for must happen on a busy machine.
+PATIENCE_SECONDS: Final = 10.0
+
+
+class Stream:
+    """One GET, its head read, its body collected by a thread until it ends. Close it."""
+
+    def __init__(self, service: Service, path: str, headers: Mapping[str, str]) -> None:
+        self.body = b""
+        self.ended = False
+        #: Whether the server broke off without saying that this is all.
+        self.cut = False
+        self._connection = http.client.HTTPConnection(service.host, service.port, timeout=PATIENCE_SECONDS * 3)
+        self._connection.request("GET", path, headers=dict(headers))
+        self._response = self._connection.getresponse()
+        self.status = self._response.status
+        self.headers = {name.lower(): value for name, value in self._response.getheaders()}
+        self._thread = threading.Thread(target=self._collect, daemon=True)
+        self._thread.start()
+
+    def _collect(self) -> None:
+        try:
+            while chunk := self._response.read1(65_536):
+                self.body += chunk
+        except (OSError, ValueError, AttributeError, http.client.HTTPException):
+            self.cut = True
+        finally:
+            self.ended = True
+
+    def wait_for(self, text: bytes, timeout: float = PATIENCE_SECONDS) -> Self:
+        """Returns once ``text`` has come; fails when it does not."""
+        self.wait_until(lambda: text in self.body or self.ended, timeout, f"{text!r}")
+        assert text in self.body, f"{self.status}, over without {text!r}: {self.body[-2000:]!r}"
+        return self
+
+    def wait_end(self, timeout: float = PATIENCE_SECONDS) -> Self:
+        """Returns once the response is over."""
+        return self.wait_until(lambda: self.ended, timeout, "the end")
+
+    def wait_until(self, predicate: Callable[[], object], timeout: float, what: str) -> Self:
+        """Returns once ``predicate()`` is true; a failure shows what came instead."""
+        try:
+            wait_until(predicate, timeout, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}, but {self.body[-2000:]!r}") from None
+        return self
+
+    def blocks(self) -> list[dict[str, Any]]:
+        """The whole blocks so far; see :func:`blocks`."""
+        return blocks(self.body)
+
+    def numbers(self) -> list[int]:
+        """The lines' numbers so far."""
+        return [block["data"]["sequence_num"] for block in self.blocks() if block.get("event") == "log"]
+
+    def close(self) -> None:
+        """Hangs up."""
+        sock = self._connection.sock
+        for end in (sock, getattr(getattr(self._response.fp, "raw", None), "_sock", None)):
+            if end is not None:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+        self._thread.join(PATIENCE_SECONDS)
+        self._response.close()
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def blocks(body: bytes) -> list[dict[str, Any]]:
+    """The whole blocks of ``body``, each its fields by name, heartbeats left out.
+
+    Strict, and not how a client would read: what the service never sends fails here.
+    """
+    found = []
+    for block in body.split(b"\n\n")[:-1]:
+        lines = [line.split(b": ", 1) for line in block.split(b"\n") if line != b":"]
+        fields: dict[str, Any] = {name.decode(): value.decode() for name, value in lines}
+        assert len(fields) == len(lines), block
+        if fields.get("event") in ("log", "job", "gap", "connected", "end"):
+            fields["data"] = orjson.loads(fields["data"])
+        found.append(fields)
+    return found
+
+
+def exchange(service: Service, request: bytes, timeout: float = PATIENCE_SECONDS) -> tuple[int, dict[str, str], bytes]:
+    """Sends ``request`` as it is: the answer's status, headers and whole body, the connection closed behind it."""
+    with socket.create_connection((service.host, service.port), timeout) as sock:
+        sock.sendall(request)
+        # A request without a body may have been refused at its first bytes: then the rest cannot be sent.
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_WR)
+        return receive(sock)
+
+
+def receive(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """One answer from ``sock``."""
+    response = http.client.HTTPResponse(sock)
+    response.begin()
+    headers = {name.lower(): value for name, value in response.getheaders()}
+    return response.status, headers, response.read()
+
+
+def request_bytes(target: bytes, token: str, *lines: bytes, method: bytes = b"GET") -> bytes:
+    """A request with ``target`` and further header ``lines`` as they are."""
+    head = [method + b" " + target + b" HTTP/1.1", b"Host: localhost", b"Authorization: Bearer " + token.encode()]
+    return b"\r\n".join([*head, b"Connection: close", *lines, b"", b""])
