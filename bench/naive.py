@@ -6,7 +6,8 @@ from typing import Any
 
 import redis
 
-from chronoverse.joblog import End, Line, read_entries
+from chronoverse.entries import read_entries
+from chronoverse.joblog import End, Line
 
 _POOL = redis.ConnectionPool.from_url(os.environ["NAIVE_REDIS_URL"], max_connections=100_000, socket_timeout=10)
 

@@ -1,22 +1,23 @@
 """From a command's pipes to lines: one loop reads both pipes, so there is one order and one clock."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import selectors
 import time
 from collections.abc import Callable, Mapping
-from typing import IO, Final, Protocol
+from typing import IO, Final, NamedTuple, Protocol
 
-from chronoverse.cutter import MAX_LINE_BYTES, Block, Cutter
+from chronoverse.cutter import MAX_LINE_BYTES, Block
 from chronoverse.joblog import iso_timestamp
+from chronoverse.masking import Masks
+from chronoverse.scribe import Scribe
 
 #: Bytes of one read. Large, so that a busy job costs few reads; a block is at most this and a line.
 READ_BYTES: Final = 262_144
 #: Bytes a pipe holds where the system lets us say (Linux): room for a job to go on while we are elsewhere.
 PIPE_BYTES: Final = 1_048_576
-#: Seconds that text may wait for its newline before it is shown as it is: a prompt, a row of dots.
-PARTIAL_SECONDS: Final = 1.0
 #: Seconds of silence after which a pipe that outlived its command (a grandchild holds it) is closed.
 ORPHAN_QUIET_SECONDS: Final = 2.0
 #: Seconds after the command's end when such a pipe is closed even though it still speaks.
@@ -33,20 +34,18 @@ class Child(Protocol):
     stderr: IO[bytes] | None
 
 
-class _Pipe:
-    """One stream: where it is read, shown and cut, and since when (monotonic) its text waits for a newline."""
+class _Pipe(NamedTuple):
+    """One stream: where it is read, shown and written down."""
 
-    def __init__(self, source: IO[bytes], echo: Callable[[bytes], None], cutter: Cutter) -> None:
-        self.source = source
-        self.echo = echo
-        self.cutter = cutter
-        self.since: float | None = None
+    source: IO[bytes]
+    echo: Callable[[bytes], None]
+    scribe: Scribe
 
 
 class Capture:
-    """Reads a command's two pipes until both are closed and the command has ended.
+    """Reads a command's two pipes, or its pseudo-terminal, until they are closed and the command has ended.
 
-    Every read goes to ``publish`` as blocks of lines, which must not wait, then to the stream's ``echoes``
+    Every read goes to ``publish`` as blocks of lines, masked, which must not wait; then to the stream's ``echoes``
     function as it is. The command is not reaped: its process id stays its own until the caller waits for it.
     """
 
@@ -57,6 +56,7 @@ class Capture:
         publish: Callable[[Block], None],
         *,
         max_line_bytes: int = MAX_LINE_BYTES,
+        masks: Masks | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._child = child
@@ -69,7 +69,7 @@ class Capture:
         self._pipes: set[_Pipe] = set()
         for stream, source in (("stdout", child.stdout), ("stderr", child.stderr)):
             if source is not None:
-                self._watch(_Pipe(source, echoes[stream], Cutter(stream, max_line_bytes)))
+                self._watch(_Pipe(source, echoes[stream], Scribe(stream, max_line_bytes, masks)))
         if self._exit is not None:
             self._selector.register(self._exit, selectors.EVENT_READ, None)
 
@@ -81,7 +81,7 @@ class Capture:
                 for key, _ in ready:
                     if key.data is not None:
                         self._read(key.data)
-                self._flush()
+                self._tick()
                 self._look(exited=any(key.data is None for key, _ in ready))
         finally:
             for pipe in list(self._pipes):
@@ -98,31 +98,26 @@ class Capture:
         self._pipes.add(pipe)
 
     def _read(self, pipe: _Pipe) -> None:
-        data = os.read(pipe.source.fileno(), READ_BYTES)
+        data = _some(pipe.source.fileno())
+        if data is None:
+            return
         if not data:
             self._close(pipe)
             return
-        timestamp = iso_timestamp(self._clock())
         self._heard_at = time.monotonic()
-        blocks = pipe.cutter.feed(data, timestamp)
-        for block in blocks:
+        for block in pipe.scribe.feed(data, iso_timestamp(self._clock()), self._heard_at):
             self._publish(block)
         pipe.echo(data)
-        if not pipe.cutter.waiting:
-            pipe.since = None
-        elif blocks or pipe.since is None:
-            pipe.since = self._heard_at
 
-    def _flush(self) -> None:
+    def _tick(self) -> None:
         now = time.monotonic()
         for pipe in self._pipes:
-            if pipe.since is not None and now - pipe.since >= PARTIAL_SECONDS:
-                pipe.since = None
-                for block in pipe.cutter.flush():
+            if pipe.scribe.due is not None and now >= pipe.scribe.due:
+                for block in pipe.scribe.tick(now):
                     self._publish(block)
 
     def _close(self, pipe: _Pipe) -> None:
-        for block in pipe.cutter.close():
+        for block in pipe.scribe.close():
             self._publish(block)
         self._selector.unregister(pipe.source)
         pipe.source.close()
@@ -144,12 +139,25 @@ class Capture:
         return min(max(self._heard_at, ended_at) + ORPHAN_QUIET_SECONDS, ended_at + ORPHAN_SECONDS)
 
     def _timeout(self) -> float | None:
-        moments = [pipe.since + PARTIAL_SECONDS for pipe in self._pipes if pipe.since is not None]
+        moments = [pipe.scribe.due for pipe in self._pipes if pipe.scribe.due is not None]
         if self._ended_at is not None:
             moments.append(self._deadline(self._ended_at))
         elif self._exit is None:
             moments.append(time.monotonic() + EXIT_POLL_SECONDS)
         return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+
+def _some(descriptor: int) -> bytes | None:
+    """What there is to read; nothing at the end, and None if there was nothing after all."""
+    try:
+        return os.read(descriptor, READ_BYTES)
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        # How Linux says that nobody has a pseudo-terminal open any more. tty_io.c, pty(7) does not tell.
+        if error.errno != errno.EIO:
+            raise
+        return b""
 
 
 def _exit_descriptor(pid: int) -> int | None:

@@ -10,7 +10,8 @@ from itertools import accumulate
 from typing import Final, NamedTuple, Protocol
 
 from chronoverse import sse
-from chronoverse.joblog import End, Entry, Gap, Job, JobRef, Line, Stray
+from chronoverse.entries import Entry
+from chronoverse.joblog import End, Gap, Job, JobRef, Line, Stray
 
 #: Bytes handed out at once (a longer single frame goes whole): what a viewer that stopped reading holds on to.
 TAKE_BYTES: Final = 256 * 2**10

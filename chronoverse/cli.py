@@ -9,20 +9,23 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import click
 
 from chronoverse import errors
 from chronoverse.joblog import IDENTIFIER, JobRef, parse_number
+from chronoverse.parse import is_loopback, service_url
 from chronoverse.settings import Settings, child_environ
 from chronoverse.terminal import sanitize
 
 if TYPE_CHECKING:
     from chronoverse.client import Client
+    from chronoverse.publisher import Ledger
 
 #: The first that an error is one of says how the program exits; 70 (EX_SOFTWARE) for any other.
 EXIT_CODES: Final[Mapping[type[Exception], int]] = {
@@ -40,6 +43,8 @@ EXIT_CODES: Final[Mapping[type[Exception], int]] = {
     errors.BadRequest: 65,  # EX_DATAERR
     errors.NotALog: 65,
     errors.Tainted: 65,
+    errors.SpoolError: 65,
+    errors.BadMask: 64,  # EX_USAGE
 }
 EX_USAGE: Final = 64
 EX_SOFTWARE: Final = 70
@@ -77,6 +82,18 @@ def _offset(text: str) -> int | str:
     return text if number is None else number
 
 
+def _service_url(text: str) -> str:
+    try:
+        return service_url(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+_server = click.option(
+    "--server", metavar="URL", type=_service_url, help="Publish through the service at URL, which has the store."
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def commands() -> None:
     """Stream job logs: run a job, and watch it from anywhere."""
@@ -106,23 +123,93 @@ def serve_command(bind: str | None, workers: str | None) -> tuple[list[str], dic
 @commands.command(context_settings={"allow_interspersed_args": False})
 @click.option("--workflow", required=True, type=_identifier, help="The workflow that the job belongs to.")
 @click.option("--job", type=_identifier, help="The job's id; one is made and told when it is not given.")
+@_server
+@click.option(
+    "--deliver-timeout", type=_duration, default="60s", show_default=True, help="Deliver so long after CMD has ended."
+)
+@click.option("--pty", is_flag=True, help="Give CMD a terminal; its stderr then counts as stdout.")
+@click.option("--mask-env", "names", multiple=True, metavar="NAME", help="Publish *** for this variable's value.")
+@click.option("--mask-file", "files", multiple=True, type=Path, metavar="F", help="... for what this file holds.")
+@click.option(
+    "--mask",
+    "values",
+    multiple=True,
+    metavar="VALUE",
+    help="... for VALUE, which ps shows: prefer the others.",
+)
 @click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
-def run(workflow: str, job: str | None, command: tuple[str, ...]) -> int:
-    """Run CMD as a job: show its output as it is, publish every line, and exit as it does."""
-    from chronoverse import embedded, runner
-    from chronoverse.store import Store
+def run(
+    workflow: str,
+    job: str | None,
+    server: str | None,
+    deliver_timeout: int,
+    pty: bool,
+    command: tuple[str, ...],
+    **secrets_of: Any,
+) -> int:
+    """Run CMD as a job: show its output as it is, publish every line, and exit as it does.
 
+    Masked values are published as ***, line by line if they have several. What is shown here stays as it is.
+    """
+    from chronoverse import masking, runner
+    from chronoverse.spoolfile import Room
+
+    masks = masking.gather(**secrets_of, environ=os.environ)
     settings = Settings.from_env()
     ref = JobRef(workflow, job or f"job-{secrets.token_hex(6)}")
     if job is None:
         _say(f"job {ref.job_id} of workflow {ref.workflow_id}")
+    room = Room(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes)
+    limits = runner.Limits(settings.max_line_bytes, room, settings.lease_seconds, deliver_seconds=deliver_timeout)
     with contextlib.ExitStack() as stack:
-        url = settings.redis_url or stack.enter_context(embedded.hold(settings.data_dir)).url
-        lease, retention = settings.lease_seconds, settings.retention_seconds
-        store = Store(url, prefix=settings.key_prefix, lease_seconds=lease, retention_seconds=retention)
-        stack.callback(store.close)
-        limits = runner.Limits(max_line_bytes=settings.max_line_bytes, lease_seconds=lease)
-        return runner.run(command, store, ref, limits=limits)
+        return runner.run(
+            command, partial(_ledger, settings, server, stack), ref, limits=limits, masks=masks, pty=pty, through=server
+        )
+
+
+def _ledger(settings: Settings, server: str | None, stack: contextlib.ExitStack) -> "Ledger":
+    """A runner's way to the store, by way of ``server`` if there is one, until ``stack`` ends."""
+    if server is not None:
+        from chronoverse.httpledger import HttpLedger
+
+        token = _bearer(settings, server, "run", "logs:write")
+        through = HttpLedger(server, token, durable=settings.durability != "acked")
+        stack.callback(through.close)
+        return through
+    from chronoverse.store import Durability, Store
+
+    url, sync = settings.redis_url, None
+    if url is None:
+        from chronoverse import embedded
+
+        hold = stack.enter_context(embedded.hold(settings.data_dir))
+        url, sync = hold.url, hold.sync
+    store = Store(
+        url,
+        prefix=settings.key_prefix,
+        lease_seconds=settings.lease_seconds,
+        retention_seconds=settings.retention_seconds,
+        durability=Durability(settings.durability),
+        sync=sync,
+    )
+    stack.callback(store.close)
+    return store
+
+
+@commands.command()
+@click.option("--deliver-timeout", type=_duration, default="60s", show_default=True, help="Try for so long.")
+@_server
+@click.argument("file", type=Path)
+def deliver(file: Path, server: str | None, deliver_timeout: int) -> int:
+    """Deliver the lines that a runner left behind in FILE, and how its job ended."""
+    from chronoverse.deliver import deliver as deliver_file
+
+    settings = Settings.from_env()
+    with contextlib.ExitStack() as stack:
+        connect = partial(_ledger, settings, server, stack)
+        lease = settings.lease_seconds
+        done = deliver_file(file, connect, _say, lease_seconds=lease, seconds=deliver_timeout, through=server)
+        return 0 if done else EXIT_CODES[errors.StoreUnavailable]
 
 
 @commands.command()
@@ -160,12 +247,17 @@ def _client(settings: Settings) -> "Client":
     """A client of the service; beside an embedded server it makes its own tokens, and needs no settings at all."""
     from chronoverse.client import Client
 
-    if settings.token is not None or not (settings.has_local_secret and settings.is_service_local):
-        return Client(settings.url, settings.token)
-    from chronoverse.auth import READ, local_secret, mint
+    return Client(settings.url, _bearer(settings, settings.url, "logs", "logs:read"))
+
+
+def _bearer(settings: Settings, url: str, subject: str, scope: str) -> str | Callable[[], str] | None:
+    """What is shown to the service at ``url``: the token that was given, or beside an embedded server our own."""
+    if settings.token is not None or not (settings.has_local_secret and is_loopback(urlsplit(url).hostname)):
+        return settings.token
+    from chronoverse.auth import local_secret, mint
 
     secret = local_secret(settings.data_dir)
-    return Client(settings.url, lambda: mint(secret, "logs", [READ], ["*"], _OWN_TOKEN_SECONDS, time.time()))
+    return lambda: mint(secret, subject, [scope], ["*"], _OWN_TOKEN_SECONDS, time.time())
 
 
 @commands.command()

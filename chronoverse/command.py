@@ -1,17 +1,20 @@
 """One command, from its start to its exit code: started in a group of its own, heard out, and reaped."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, Protocol
 
-from chronoverse.capture import Capture
+from chronoverse.capture import Capture, Child
 from chronoverse.cutter import MAX_LINE_BYTES, Block
 from chronoverse.echo import Echo
 from chronoverse.foreground import lent_to
 from chronoverse.joblog import iso_timestamp
+from chronoverse.masking import Masks
+from chronoverse.pseudoterminal import Session, attached
 from chronoverse.relay import Relay
 
 #: What a shell exits with when it finds no command of that name, and when it may not run it. POSIX, XCU 2.8.2.
@@ -21,8 +24,17 @@ NOT_EXECUTABLE: Final = 126
 BY_SIGNAL: Final = 128
 
 
+class Started(Child, Protocol):
+    """A command that runs: a Popen, or a :class:`Session` on a pseudo-terminal."""
+
+    def wait(self) -> int: ...
+
+
 class Command:
-    """``argv``, its output shown by ``echoes`` and given to ``publish``, its signals passed on by ``relay``."""
+    """``argv``, its output shown by ``echoes`` and given, masked, to ``publish``, its signals passed on by ``relay``.
+
+    With ``pty`` it has a pseudo-terminal for its two pipes, and all that it prints is stdout.
+    """
 
     def __init__(
         self,
@@ -32,6 +44,8 @@ class Command:
         relay: Relay,
         *,
         max_line_bytes: int = MAX_LINE_BYTES,
+        masks: Masks | None = None,
+        pty: bool = False,
         popen: Callable[..., "subprocess.Popen[bytes]"] = subprocess.Popen,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -40,6 +54,8 @@ class Command:
         self._publish = publish
         self._relay = relay
         self._max_line_bytes = max_line_bytes
+        self._masks = masks
+        self._pty = pty
         self._popen = popen
         self._clock = clock
 
@@ -48,7 +64,7 @@ class Command:
         if self._relay.received:
             return BY_SIGNAL + self._relay.received[0]
         try:
-            child = self._popen(self._argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, process_group=0)
+            child = self._start()
         except FileNotFoundError:
             return self._not_run("command not found", NOT_FOUND)
         except (OSError, ValueError) as error:
@@ -56,27 +72,48 @@ class Command:
         code = self._attend(child)
         return BY_SIGNAL - code if code < 0 else code
 
-    def _attend(self, child: "subprocess.Popen[bytes]") -> int:
+    def _start(self) -> Started:
+        if self._pty:
+            return Session(self._argv)
+        return self._popen(self._argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, process_group=0)
+
+    def _attend(self, child: Started) -> int:
         self._relay.attach(child.pid)
-        with lent_to(child.pid) as lent:
+        with _terminal(child) as interrupted:
             try:
-                Capture(
-                    child, self._echoes, self._publish, max_line_bytes=self._max_line_bytes, clock=self._clock
-                ).run()
+                self._capture(child)
             except BaseException:
-                os.killpg(child.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
                 raise
             finally:
                 self._relay.detach()
                 code = child.wait()
-        if lent and code == -signal.SIGINT:
+        if code == -signal.SIGINT and interrupted():
             # The terminal's Ctrl-C went straight to the command.
             self._relay.received.append(signal.SIGINT)
         return code
+
+    def _capture(self, child: Started) -> None:
+        size, masks, clock = self._max_line_bytes, self._masks, self._clock
+        Capture(child, self._echoes, self._publish, max_line_bytes=size, masks=masks, clock=clock).run()
 
     def _not_run(self, reason: str, code: int) -> int:
         text = f"{self._argv[0]}: {reason}"
         self._echoes["stderr"].say(text)
         message = f"chronoverse: {text}".encode("utf-8", "replace")
+        if self._masks:
+            message = self._masks.mask(message)
         self._publish(Block("stderr", iso_timestamp(self._clock()), message, 1))
         return code
+
+
+@contextlib.contextmanager
+def _terminal(child: Started) -> Iterator[Callable[[], bool]]:
+    """Our terminal is the command's; yields whether somebody may have typed Ctrl-C there."""
+    if isinstance(child, Session):
+        with attached(child) as keyboard:
+            yield lambda: keyboard is not None and keyboard.interrupted
+    else:
+        with lent_to(child.pid) as lent:
+            yield lambda: lent

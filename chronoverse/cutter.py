@@ -29,6 +29,11 @@ class Block(NamedTuple):
         """The lines as text. What is not UTF-8 is replaced here, once."""
         return self.text.decode("utf-8", "replace").split("\n")
 
+    def encoded(self) -> list[bytes]:
+        """The lines as UTF-8: what :meth:`messages` gives, without a string for each."""
+        text = self.text if self.text.isascii() else self.text.decode("utf-8", "replace").encode()
+        return text.split(b"\n")
+
 
 class Cutter:
     """Cuts one stream's bytes into lines, at newlines only. No I/O, no clock.

@@ -82,6 +82,16 @@ class Hold:
         with _translated(self._data_dir):
             _reach(self._data_dir, self._binary, self._address)
 
+    def sync(self) -> None:
+        """Have the disk take all that the server has written to its files. Raises :class:`EmbeddedError`."""
+        with _translated(self._data_dir):
+            for path in (self._data_dir / "appendonlydir").iterdir():
+                file = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(file)
+                finally:
+                    os.close(file)
+
     def release(self) -> None:
         """Let go. Holds that this process's children inherited stay."""
         if self._lock >= 0:

@@ -9,6 +9,10 @@ class SettingsError(ChronoverseError):
     """Raised when settings are bad; the message names every bad one."""
 
 
+class BadMask(ChronoverseError):
+    """Raised when a secret that was to be masked is too short, too long or not there. Never tells it."""
+
+
 class InvalidCursor(ChronoverseError):
     """Raised when a page cursor is malformed or was made for another job, order or filter."""
 
@@ -33,6 +37,10 @@ class EmbeddedError(ChronoverseError):
     """Raised when the embedded server cannot be found, started or reached."""
 
 
+class SpoolError(ChronoverseError):
+    """Raised when a spool file cannot be used: it is no such file, or its runner is still writing it."""
+
+
 class KeysUnavailable(ChronoverseError):
     """Raised when the keys that tokens are checked with cannot be fetched. Worth a retry."""
 
@@ -55,6 +63,10 @@ class StoreUnavailable(StoreError):
 
 class StoreRefused(StoreError):
     """Raised when the store answers but will not write: out of memory, disk full, read-only. Worth a retry."""
+
+
+class NotDurable(StoreError):
+    """Raised when the store cannot say what it has safely on its disk: it keeps no append-only file."""
 
 
 class NotALog(StoreError):

@@ -7,7 +7,7 @@ A line has one shape and three spellings, side by side in :class:`Line`: Redis f
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -22,9 +22,6 @@ IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
 #: The largest number a client may name (15 digits), well inside what JSON and Redis carry exactly.
 MAX_NUMBER: Final = 999_999_999_999_999
-
-#: What a foreign entry without a timestamp is shown with: valid, and plainly not a real time.
-NO_TIMESTAMP: Final = "1970-01-01T00:00:00.000Z"
 
 _EXIT_CODE = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
@@ -110,6 +107,24 @@ class Line(NamedTuple):
         return cls(line["sequence_num"], line["timestamp"], line["message"], line["stream"], line.get("partial", False))
 
 
+class Run(NamedTuple):
+    """Lines in a row that differ only in their text, which is UTF-8: what an append is made of."""
+
+    timestamp: str
+    stream: str
+    partial: bool
+    messages: list[bytes]
+
+
+def lines_of(runs: Iterable[Run], first: int) -> list[Line]:
+    """The runs' lines, numbered from ``first``."""
+    lines: list[Line] = []
+    for timestamp, stream, partial, messages in runs:
+        numbered = enumerate(messages, first + len(lines))
+        lines += [Line(number, timestamp, message.decode(), stream, partial) for number, message in numbered]
+    return lines
+
+
 class Gap(NamedTuple):
     """Numbers ``first`` to ``last``, both included, that cannot be had.
 
@@ -159,94 +174,13 @@ class Stray(NamedTuple):
         return sse.frame("error", sse.fold(text))
 
 
-Entry = Line | Gap | End | Stray
-#: An entry as the store hands it over: id, then field, value, field, value, …
-RawEntry = Sequence[Any]
+class Attempt(NamedTuple):
+    """A runner's hold on a job: ``token`` in the lease, and the number its next line gets."""
 
-
-def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Iterator[Entry]:
-    """What the raw ``entries`` that follow line ``after`` say, in order, every number accounted for.
-
-    Anybody may have written them, so nothing here can fail: what can be shown is a Line, numbers that
-    are not there are a Gap (``trimmed`` below ``first``, the first number the store still has), and an
-    entry without a number of its own is a Stray. Nothing follows an End, or a Stray beyond all numbers.
-    """
-    cursor = after
-    for entry_id, fields in entries:
-        number = entry_number(entry_id)
-        if number > MAX_NUMBER:
-            yield Stray(_text(entry_id), last=True)
-            return
-        if number <= cursor:
-            yield Stray(_text(entry_id))
-            continue
-        if number > cursor + 1:
-            yield from _gaps(cursor + 1, number - 1, first)
-        cursor = number
-        entry = _entry(number, fields)
-        yield entry
-        if type(entry) is End:
-            return
-
-
-def in_sequence(entries: Sequence[RawEntry], after: int) -> bool:
-    """Whether the entries' ids look like one number after the other from ``after`` on, so that no gap is among them."""
-    return not entries or entry_number(entries[-1][0]) == after + len(entries)
-
-
-def _gaps(start: int, stop: int, first: int) -> Iterator[Gap]:
-    if start < first:
-        yield Gap(start, min(stop, first - 1), "trimmed")
-    if stop >= first:
-        yield Gap(max(start, first), stop, "missing")
-
-
-def entry_number(entry_id: bytes) -> int:
-    """The whole number of a Redis entry id."""
-    return int(entry_id.partition(b"-")[0])
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "replace")
-
-
-def _entry(number: int, fields: Sequence[bytes]) -> Line | Gap | End:
-    if len(fields) == 6 and fields[0] == b"timestamp" and fields[2] == b"message" and fields[4] == b"stream":
-        stream = "stderr" if fields[5] == b"stderr" else "stdout"
-        return Line(number, fields[1].decode("utf-8", "replace"), fields[3].decode("utf-8", "replace"), stream)
-    named = dict(zip(fields[::2], fields[1::2], strict=False))
-    if named.get(b"event") == b"end":
-        return read_terminal(number, fields)
-    if b"message" not in named:
-        return Gap(number, number, "malformed")
-    return Line(
-        number,
-        _text(named.get(b"timestamp", NO_TIMESTAMP.encode())),
-        _text(named[b"message"]),
-        "stderr" if named.get(b"stream") == b"stderr" else "stdout",
-        named.get(b"partial") == b"1",
-    )
-
-
-def read_terminal(number: int, fields: Sequence[bytes]) -> End:
-    """The terminal entry out of its Redis fields. What a foreign runner left out is filled in."""
-    named = dict(zip(fields[::2], fields[1::2], strict=False))
-    status = _text(named.get(b"status", b""))
-    known = status in Status.__members__ and Status(status).terminal
-    exit_code = named.get(b"exit_code", b"")
-    return End(
-        number,
-        Status(status) if known else (Status.COMPLETED if exit_code in (b"", b"0") else Status.FAILED),
-        parse_exit_code(_text(exit_code)),
-        _count(named.get(b"lines"), number - 1),
-        _count(named.get(b"dropped"), 0),
-        _text(named[b"timestamp"]) if b"timestamp" in named else None,
-    )
-
-
-def _count(value: bytes | None, default: int) -> int:
-    number = parse_number(_text(value)) if value is not None else None
-    return default if number is None else number
+    job: JobRef
+    token: str
+    attempt: int
+    next: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from chronoverse.errors import (
@@ -19,9 +20,10 @@ from chronoverse.errors import (
     SequenceGap,
     StoreError,
 )
-from chronoverse.joblog import JobRef, Line, Status
+from chronoverse.joblog import Attempt, JobRef, Line, Status
+from chronoverse.safety import Durable, Hold, Safety
+from chronoverse.sender import Sender
 from chronoverse.spool import BATCH_LINES, Spool
-from chronoverse.store import Attempt
 
 #: Seconds for which lines are gathered into one append. A line that comes after a longer silence leaves at once.
 BATCH_SECONDS: Final = 0.05
@@ -31,9 +33,6 @@ BACKOFF_SECONDS: Final = 0.05
 BACKOFF_LIMIT_SECONDS: Final = 2.0
 #: Renewals in a lease's time: two may fail before it is lost.
 RENEWALS: Final = 3
-
-
-_FOREIGN: Final = Closed("somebody else writes to this job's log")
 
 
 class Ledger(Protocol):
@@ -62,11 +61,14 @@ def jittered(failures: int) -> float:
 
 
 class Publisher:
-    """Delivers one job's spool. All of the store's answers are met in its own thread."""
+    """Delivers one job's spool to the store that ``connect`` gives. All of its answers are met in one thread.
+
+    A spool that another process left behind is taken up where that one was, under its token.
+    """
 
     def __init__(
         self,
-        store: Ledger,
+        connect: Callable[[], Ledger],
         job: JobRef,
         spool: Spool,
         say: Callable[[str], None],
@@ -74,16 +76,16 @@ class Publisher:
         lease_seconds: float = 30,
         backoff: Callable[[int], float] = jittered,
     ) -> None:
-        self._store = store
+        self._connect = connect
         self._job = job
         self._spool = spool
         self._say = say
         self._renewal = lease_seconds / RENEWALS
         self._backoff = backoff
-        self._token = secrets.token_hex(16)
+        self._store: Ledger | None = None
+        self._sender: Sender | None = None
         self._attempt: Attempt | None = None
-        self._last: Attempt | None = None
-        self._base = 0
+        self._resume(spool)
         self._renew_at = 0.0
         self._sent_at = 0.0
         self._failures = 0
@@ -91,16 +93,25 @@ class Publisher:
         self._refusal: ChronoverseError | None = None
         self._lock = threading.Lock()
         self._background = False
+        self._finished = False
         self._ended = False
+        self._safety = Safety(spool, say, self._hold)
         self._answered = threading.Event()
         self._stop = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="chronoverse-publisher", daemon=True)
 
+    def _resume(self, spool: Spool) -> None:
+        state = spool.state
+        self._token: str = state.get("token") or secrets.token_hex(16)
+        self._base: int = state.get("base", 0)
+        self._last = Attempt(self._job, self._token, state["attempt"], self._base) if "attempt" in state else None
+        spool.note(workflow=self._job.workflow_id, job=self._job.job_id, token=self._token)
+
     def start(self, seconds: float) -> None:
         """Begins, and waits up to ``seconds`` for the store to let us in; after that it goes on trying.
 
-        Raises: :class:`Held`, :class:`Closed`, :class:`Tainted`, :class:`NotALog`.
+        Raises: :class:`Held`, :class:`Closed`, :class:`Tainted`, :class:`NotALog`, and what ``connect`` raises.
         """
         self._thread.start()
         self._answered.wait(seconds)
@@ -111,6 +122,7 @@ class Publisher:
 
     def end(self, ending: Ending, timestamp: str) -> None:
         """No line comes any more. What waits is delivered in the background, then the job is ended."""
+        self._spool.note(ending=list(ending))
         self._ending = ending
         self._spool.close(timestamp)
 
@@ -121,6 +133,14 @@ class Publisher:
     def stop(self) -> None:
         """Gives up what has not been delivered."""
         self._stop.set()
+        self._safety.stop()
+
+    def close(self) -> Path | None:
+        """After :meth:`stop`: leaves what is not safe in a file, if there is anything and a place for it."""
+        if self._ended:
+            self._spool.abandon()
+            return None
+        return self._spool.preserve()
 
     @property
     def undelivered(self) -> int:
@@ -129,68 +149,109 @@ class Publisher:
 
     @property
     def ended(self) -> bool:
-        """Whether the store knows the job's end."""
+        """Whether the store knows the job's end, safely."""
         return self._ended
+
+    @property
+    def refusal(self) -> ChronoverseError | None:
+        """Why publishing stopped for good, if it did."""
+        return self._refusal
 
     def _run(self) -> None:
         try:
+            self._store = self._connect()
+            self._sender = Sender(self._store, self._spool, self._spool.end if self._last else 0)
             while not self._stop.is_set() and not self._over.is_set():
-                self._attend()
+                self._attend(self._store, self._sender)
         except Exception as error:  # the job goes on whatever is wrong here, and somebody must be told
             self._give_up(error if isinstance(error, ChronoverseError) else ChronoverseError(repr(error)))
         finally:
+            self._safety.stop()
             self._over.set()
             self._answered.set()
 
-    def _attend(self) -> None:
+    def _attend(self, store: Ledger, sender: Sender) -> None:
         """One step, and what the store says to it."""
         try:
-            self._step()
+            self._step(store, sender)
         except NotALog:
             raise
         except StoreError as error:
+            sender.reset()
             self._pause(error)
         except Fenced:
             # The lease may just have expired, with nobody in our place: ask again, as a new attempt.
-            self._last, self._attempt = self._attempt, None
+            sender.reset()
+            self._last, self._attempt, self._finished = self._attempt, None, False
             self._token = secrets.token_hex(16)
             self._stop.wait(self._backoff(0))
         except SequenceGap as gap:
+            sender.reset()
             if gap.expected - self._base > self._spool.acked:
-                raise _FOREIGN from gap
+                raise Closed("somebody else writes to this job's log") from gap
             self._move(gap.expected - self._base)
 
-    def _step(self) -> None:
+    def _step(self, store: Ledger, sender: Sender) -> None:
         if self._attempt is None:
-            self._open()
+            self._open(store, sender)
+        elif self._finished:
+            self._settle(Hold(self._attempt, self._base))
+        elif sender.busy:
+            sender.fill(self._attempt, self._base)
+            sender.receive(self._base)
+            self._answered_well()
         elif time.monotonic() >= self._renew_at:
-            self._store.renew(self._attempt)
+            store.renew(self._attempt)
             self._renewed()
         elif self._gather():
-            self._append(self._attempt)
+            self._sent_at = time.monotonic()
+            sender.fill(self._attempt, self._base)
+            if not sender.busy:  # the newest lines are just being dropped
+                self._stop.wait(BATCH_SECONDS)
         elif self._ending is not None:
-            self._finish(self._attempt, self._ending)
+            following = self._base + self._spool.acked
+            store.finish(self._attempt, *self._ending, self._spool.dropped, following)
+            self._finished = True
 
-    def _open(self) -> None:
-        attempt = self._store.open(self._job, self._token)
+    def _open(self, store: Ledger, sender: Sender) -> None:
+        try:
+            attempt = store.open(self._job, self._token)
+        except Closed:
+            if not self._is_ours(store):
+                raise
+            return
         if self._last is None:
             self._base = attempt.next
         else:
-            self._rejoin(self._last, attempt)
+            self._rejoin(self._last, attempt, sender)
         self._attempt = attempt
+        self._spool.note(token=self._token, base=self._base, attempt=attempt.attempt)
+        if isinstance(store, Durable):
+            self._safety.begin(store.oracle())
         self._renewed()
         self._recover()
         self._answered.set()
 
-    def _rejoin(self, last: Attempt, attempt: Attempt) -> None:
+    def _is_ours(self, store: Ledger) -> bool:
+        """Whether the job ended as we would have ended it: then somebody did, and only we did not hear of it."""
+        if self._last is None or self._ending is None:
+            return False
+        try:
+            store.finish(self._last, *self._ending, self._spool.dropped, self._base + self._spool.end)
+        except Fenced:
+            return False
+        self._spool.acknowledge(self._spool.end)
+        self._attempt, self._finished = self._last, True
+        return True
+
+    def _rejoin(self, last: Attempt, attempt: Attempt, sender: Sender) -> None:
         """Goes on after the lease was lost, if the log still ends with our own lines."""
         index = attempt.next - self._base
         if index == self._spool.acked:
             return
         # Another number means that the store lost some of our lines, or took a batch whose answer never came:
         # unless there was another attempt between, whose lines these may be.
-        ours = attempt.attempt <= last.attempt + 1 and index <= min(self._spool.acked + BATCH_LINES, self._spool.end)
-        if not ours:
+        if attempt.attempt > last.attempt + 1 or index > max(sender.sent, self._spool.acked):
             raise Closed("another runner has written to this job since our lease was lost")
         self._move(index)
 
@@ -201,19 +262,21 @@ class Publisher:
         self._spool.wait(BATCH_LINES, self._sent_at + BATCH_SECONDS - time.monotonic())
         return True
 
-    def _append(self, attempt: Attempt) -> None:
-        self._sent_at = time.monotonic()
-        lines = self._spool.take(self._base)
-        following = self._store.append(attempt, lines)
-        if following != lines[-1].sequence_num + 1:
-            raise _FOREIGN
-        self._spool.acknowledge(following - self._base)
+    def _answered_well(self) -> None:
+        self._safety.acknowledged()
         self._renewed()
         self._recover()
 
-    def _finish(self, attempt: Attempt, ending: Ending) -> None:
-        following = self._base + self._spool.acked
-        self._store.finish(attempt, ending.status, ending.exit_code, self._spool.dropped, following)
+    def _settle(self, hold: Hold) -> None:
+        """The job has ended; now that must be safe."""
+        following = self._safety.settle(hold)
+        if following is None:
+            return
+        if following < hold.base + self._spool.end:
+            # The store lost its last seconds, the end among them.
+            self._finished = False
+            self._move(following - hold.base)
+            return
         self._ended = True
         self._over.set()
 
@@ -224,22 +287,29 @@ class Publisher:
         elif not self._spool.rewind(index):
             raise Closed(f"the store has lost lines from {index + self._base} on, which are no longer kept here")
 
+    def _hold(self) -> Hold | None:
+        attempt = self._attempt
+        return Hold(attempt, self._base) if attempt else None
+
     def _renewed(self) -> None:
         self._renew_at = time.monotonic() + self._renewal
 
     def _pause(self, error: ChronoverseError) -> None:
         if self._failures == 0:
             self._say(f"{error}; lines wait here, the job goes on")
+            self._spool.hurry(True)
         self._failures += 1
         self._stop.wait(min(self._backoff(self._failures), self._renewal / 2))
 
     def _recover(self) -> None:
         if self._failures:
             self._failures = 0
+            self._spool.hurry(False)
             self._say("the store is back")
 
     def _give_up(self, error: ChronoverseError) -> None:
-        self._spool.abandon()
+        if not self._spool.has_place:
+            self._spool.abandon()
         with self._lock:
             self._refusal = error
             background = self._background

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, get_type_hints
-from urllib.parse import urlsplit
 
 from chronoverse import parse
 from chronoverse.errors import SettingsError
@@ -20,6 +19,7 @@ PREFIX: Final = "CHRONOVERSE_"
 DEFAULT_WORKERS: Final = 4
 
 _KEYS: Final = ("CHRONOVERSE_JWT_SECRET", "CHRONOVERSE_JWT_PUBLIC_KEY", "CHRONOVERSE_JWT_JWKS_URL")
+_DURABILITIES: Final = ("acked", "fsynced", "replicated")
 _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 
@@ -60,7 +60,7 @@ class Settings:
         Knob(
             parse.directory,
             "path",
-            "Where the embedded server and its token secret are kept.",
+            "Where the embedded server, its token secret and undelivered lines are kept.",
             "`$XDG_STATE_HOME/chronoverse`, else `~/.local/state/chronoverse`;"
             " on macOS `~/Library/Application Support/chronoverse`",
         ),
@@ -90,6 +90,30 @@ class Settings:
     max_line_bytes: Annotated[
         int, Knob(parse.Whole(256, 1_048_576), "bytes", "A longer line is cut into `partial` pieces.")
     ] = 65_536
+    max_body_bytes: Annotated[
+        int,
+        Knob(
+            parse.Whole(65_536, 33_554_432),
+            "bytes",
+            "A longer request body, as sent or as inflated, is refused with 413.",
+        ),
+    ] = 8_388_608
+    durability: Annotated[
+        str,
+        Knob(
+            parse.one_of(*_DURABILITIES),
+            "word",
+            "When a runner forgets a line: once the store has it, has it on its disk, or has it on a replica.",
+        ),
+    ] = "fsynced"
+    spool_max_bytes: Annotated[
+        int,
+        Knob(
+            parse.Whole(16_781_312, 1_099_511_627_776),
+            "bytes",
+            "What a runner keeps on disk while the store is away. Beyond it, lines from the middle are dropped.",
+        ),
+    ] = 1_073_741_824
     max_streams: Annotated[
         int, Knob(parse.Whole(1, 1_000_000), "streams per worker", "Those beyond it are refused with 503.")
     ] = 8_000
@@ -110,7 +134,7 @@ class Settings:
         Knob(
             parse.matching("[A-Za-z0-9._~+/=-]{1,8192}", "a bearer token"),
             "token",
-            "What `chronoverse logs` shows to the service.",
+            "What `chronoverse logs` and `run --server` show to the service.",
             "beside an embedded server, made on the spot",
         ),
     ] = field(default=None, repr=False)
@@ -124,11 +148,6 @@ class Settings:
     def has_local_secret(self) -> bool:
         """Whether tokens are signed with the secret that the data directory keeps."""
         return self.is_embedded and not (self.jwt_secret or self.jwt_public_key or self.jwt_jwks_url)
-
-    @property
-    def is_service_local(self) -> bool:
-        """Whether :attr:`url` can only mean this machine."""
-        return parse.is_loopback(urlsplit(self.url).hostname)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":

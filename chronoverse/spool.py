@@ -1,194 +1,182 @@
-"""Where lines wait until the store has them: in memory, in order, up to a bound. One puts in, one takes out.
+"""Where lines wait until the store has them safely: in memory, beyond a bound in a file. One puts in, one takes out.
 
-A line's *index* is its place among this run's lines, from 0. Its ``sequence_num`` is known only once the
+A line's *index* is its place among this run's published lines, from 0. Its ``sequence_num`` is known only once the
 store has said where the log goes on, which may be long after the job began to print.
 """
 
 import threading
-from collections import deque
-from collections.abc import Iterator
-from itertools import repeat
-from typing import Final, NamedTuple
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 from chronoverse.cutter import Block
-from chronoverse.joblog import Line
+from chronoverse.joblog import Line, Run, lines_of
+from chronoverse.segment import Cursor
+from chronoverse.spoolfile import Room
+from chronoverse.stock import Stock
 
-#: Bytes that may wait for the store. Beyond it the job goes on and new lines are dropped, and counted.
-MAX_PENDING_BYTES: Final = 134_217_728
-#: Bytes of acknowledged lines that are kept, in case the store loses its last seconds and asks again.
-KEEP_ACKED_BYTES: Final = 8_388_608
-#: Bytes a block costs beside its text, measured with CPython 3.11: without them a million short lines look small.
-BLOCK_OVERHEAD_BYTES: Final = 320
 #: Lines of one append: enough to make the round trip cheap, few enough to hold the server for about a millisecond.
 BATCH_LINES: Final = 500
-#: Bytes of one append after which no further block is added to it.
+#: Bytes of one append after which nothing is added to it.
 BATCH_BYTES: Final = 1_048_576
 
 
-class _Placed(NamedTuple):
-    """A block and its first line's index."""
+class Batch(NamedTuple):
+    """Lines to be sent at once, the first of them with the index ``start``."""
 
-    first: int
-    block: Block
+    start: int
+    end: int
+    runs: list[Run]
 
-    @property
-    def end(self) -> int:
-        return self.first + self.block.lines
-
-    @property
-    def cost(self) -> int:
-        return len(self.block.text) + BLOCK_OVERHEAD_BYTES
+    def lines(self, base: int) -> list[Line]:
+        """Numbered: a line's number is its index plus ``base``."""
+        return lines_of(self.runs, base + self.start)
 
 
 class Spool:
-    """A bounded queue of lines that keeps what it hands out until it is acknowledged, and some of it after."""
+    """A bounded queue of lines that keeps what it hands out until it is released. ``put`` never waits for the store."""
 
-    def __init__(self, max_bytes: int = MAX_PENDING_BYTES, keep_bytes: int = KEEP_ACKED_BYTES) -> None:
-        self._max = max_bytes
-        self._keep = keep_bytes
+    def __init__(self, room: Room | None = None, stock: Stock | None = None) -> None:
+        self._stock = stock or Stock(room or Room())
         self._changed = threading.Condition()
-        self._waiting: deque[_Placed] = deque()
-        self._waiting_bytes = 0
-        self._kept: deque[_Placed] = deque()
-        self._kept_bytes = 0
-        self._end = 0
-        self._acked = 0
-        self._open: set[str] = set()
-        self._dropping = 0
-        self._dropped = 0
-        self._wanted = 1
-        self._closed = False
-        self._abandoned = False
-        self._texts: tuple[int, list[str]] = (-1, [])
+        self._cursor = Cursor()
+        self._wanted: tuple[int, int] = (0, 1)
+        self._safe = 0
+        self._gone = 0
+        self._closed = self._abandoned = False
+
+    @classmethod
+    def recover(cls, path: Path, room: Room | None = None) -> "Spool":
+        """The spool that a runner left behind in a file; more can be put into it. Raises :class:`SpoolError`."""
+        return cls(stock=Stock.recover(path, room or Room()))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What was noted last: by this process, or by the one that left the file."""
+        return self._stock.state
 
     @property
     def acked(self) -> int:
         """The index of the first line that the store is not known to have."""
-        return self._acked
+        return self._stock.acked
+
+    @property
+    def safe(self) -> int:
+        """The index of the first line that the store is not known to have safely."""
+        return self._safe
 
     @property
     def end(self) -> int:
         """The index behind the last line."""
-        return self._end
+        return self._stock.end + self._gone
 
     @property
     def first(self) -> int:
         """The lowest index that can still be had."""
-        placed = self._kept or self._waiting
-        return placed[0].first if placed else self._acked
+        with self._changed:
+            return self._stock.first
 
     @property
     def dropped(self) -> int:
         """Lines that found no room."""
-        return self._dropped
+        return self._stock.dropped
+
+    @property
+    def has_place(self) -> bool:
+        """Whether lines can be left behind in a file."""
+        return self._stock.room.directory is not None
+
+    @property
+    def path(self) -> Path | None:
+        """The file, while there is one."""
+        file = self._stock.file
+        return file.path if file else None
 
     def put(self, block: Block) -> None:
-        """Takes a block, or counts it as dropped. Never waits."""
+        """Takes a block, or counts it as dropped."""
         with self._changed:
             if self._abandoned:
-                self._end += block.lines
-            elif self._full(block):
-                self._dropping += block.lines
-                self._dropped += block.lines
-            else:
-                self._mark(block.timestamp)
-                self._add(block)
-                if self._end - self._acked >= self._wanted:
-                    self._changed.notify_all()
+                self._gone += block.lines
+                return
+            self._stock.add(block)
+            after, lines = self._wanted
+            if self._stock.end - after >= lines:
+                self._changed.notify_all()
 
     def close(self, timestamp: str) -> None:
         """No line comes after this. ``timestamp`` is for the marker of lines that were dropped last."""
         with self._changed:
-            self._mark(timestamp)
+            self._stock.close(timestamp)
             self._closed = True
             self._changed.notify_all()
 
-    def abandon(self) -> None:
-        """Lets all lines go: nobody will take them."""
+    def note(self, **state: Any) -> None:
+        """Remembers what a delivery by another process will need, along with the lines. JSON."""
         with self._changed:
-            self._abandoned = True
-            self._waiting.clear()
-            self._kept.clear()
-            self._texts = (-1, [])
+            self._stock.note(**state)
 
-    def wait(self, lines: int, seconds: float) -> bool:
-        """Waits until ``lines`` are there to be taken, the spool is closed, or time is up. Whether there is any."""
+    def hurry(self, hurried: bool) -> None:
+        """The store is away: what waits goes to the file at once, so that it outlives us too. Or it is back."""
         with self._changed:
-            self._wanted = lines
-            self._changed.wait_for(lambda: self._closed or self._end - self._acked >= lines, max(0.0, seconds))
-            self._wanted = 1
-            return self._end > self._acked
+            self._stock.hurried = hurried
+            if hurried and self._stock.segments:
+                self._stock.spill()
 
-    def take(self, base: int) -> list[Line]:
-        """The next batch that is not acknowledged. A line's number is its index plus ``base``."""
+    def wait(self, lines: int, seconds: float, after: int | None = None) -> bool:
+        """Waits until ``lines`` follow index ``after`` (default: the acknowledged ones), the spool is closed, or time
+        is up. Whether there is any."""
         with self._changed:
-            batch = list(self._front())
-            index = self._acked
-        lines: list[Line] = []
-        for placed in batch:
-            start = index - placed.first
-            texts = self._messages(placed)[start : start + BATCH_LINES - len(lines)]
-            _, timestamp, _, _, partial = placed.block
-            numbers = range(base + index, base + index + len(texts))
-            lines += map(Line, numbers, repeat(timestamp), texts, repeat(placed.block.stream), repeat(partial))
-            index += len(texts)
-        return lines
+            start = self.acked if after is None else after
+            self._wanted = (start, lines)
+            self._changed.wait_for(lambda: self._closed or self._stock.end - start >= lines, max(0.0, seconds))
+            self._wanted = (0, 1)
+            return self._stock.end > start
+
+    def wait_unsafe(self, seconds: float) -> bool:
+        """Waits up to ``seconds`` for acknowledged lines that are not safe. Whether there are any."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.acked > self._safe, seconds)
+            return self.acked > self._safe
+
+    def take(self, index: int, base: int) -> Batch | None:
+        """Lines from ``index`` on, if there are any. From now on what ``base`` + index numbers them is fixed."""
+        with self._changed:
+            segment = self._stock.locate(index, base)
+            file = self._stock.file
+        if segment is None:
+            return None
+        runs = self._cursor.runs(segment, index, file, BATCH_LINES, BATCH_BYTES)
+        return Batch(index, index + sum(len(run.messages) for run in runs), runs) if runs else None
 
     def acknowledge(self, index: int) -> None:
         """The store has every line below ``index``."""
         with self._changed:
-            self._acked = index
-            while self._waiting and self._waiting[0].end <= index:
-                placed = self._waiting.popleft()
-                self._waiting_bytes -= placed.cost
-                self._kept.append(placed)
-                self._kept_bytes += placed.cost
-            while self._kept_bytes > self._keep:
-                self._kept_bytes -= self._kept.popleft().cost
+            self._stock.acked = index
+            self._changed.notify_all()
+
+    def release(self, index: int) -> None:
+        """The store has every line below ``index`` safely."""
+        with self._changed:
+            self._safe = max(self._safe, min(index, self.acked))
+            self._stock.free(self._safe)
 
     def rewind(self, index: int) -> bool:
         """Goes back to ``index``. False, and nothing changed, when that line is no longer kept."""
         with self._changed:
-            if not self.first <= index <= self._acked:
+            if not self._stock.first <= index <= self.acked:
                 return False
-            while self._kept and self._kept[-1].end > index:
-                placed = self._kept.pop()
-                self._kept_bytes -= placed.cost
-                self._waiting.appendleft(placed)
-                self._waiting_bytes += placed.cost
-            self._acked = index
+            self._stock.acked = index
+            self._safe = min(self._safe, index)
             return True
 
-    def _full(self, block: Block) -> bool:
-        # Once full it must half empty before lines are taken again: one marker, not one for every line.
-        limit = self._max // 2 if self._dropping else self._max
-        return self._waiting_bytes + len(block.text) + BLOCK_OVERHEAD_BYTES > limit
+    def preserve(self) -> Path | None:
+        """Leaves all that is not safe in the file. None, when there is no need, or no file."""
+        with self._changed:
+            path = None if self._abandoned else self._stock.leave()
+            self._abandoned = self._abandoned or path is not None
+            return path
 
-    def _mark(self, timestamp: str) -> None:
-        if self._dropping:
-            text = f"[chronoverse] {self._dropping} lines dropped: the store was away"
-            self._dropping = 0
-            # A line whose end was dropped must end here, or the marker would be read as a piece of it.
-            for stream in sorted(self._open):
-                self._add(Block(stream, timestamp, b"", 1))
-            self._add(Block("stderr", timestamp, text.encode(), 1))
-
-    def _add(self, block: Block) -> None:
-        (self._open.add if block.partial else self._open.discard)(block.stream)
-        placed = _Placed(self._end, block)
-        self._waiting.append(placed)
-        self._waiting_bytes += placed.cost
-        self._end = placed.end
-
-    def _front(self) -> Iterator[_Placed]:
-        size = 0
-        for placed in self._waiting:
-            yield placed
-            size += len(placed.block.text)
-            if placed.end - self._acked >= BATCH_LINES or size >= BATCH_BYTES:
-                return
-
-    def _messages(self, placed: _Placed) -> list[str]:
-        if self._texts[0] != placed.first:
-            self._texts = (placed.first, placed.block.messages())
-        return self._texts[1]
+    def abandon(self) -> None:
+        """Lets all lines go, and the file: nobody will take them, or they are safe."""
+        with self._changed:
+            self._abandoned = True
+            self._stock.clear()

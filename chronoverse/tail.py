@@ -14,8 +14,9 @@ from typing import Final, Protocol
 
 from chronoverse import sse
 from chronoverse.channel import Channel, Waiter, encode, final_frames
+from chronoverse.entries import RawEntry, in_sequence, read_entries
 from chronoverse.errors import NotALog, StoreError
-from chronoverse.joblog import Gap, Job, JobRef, RawEntry, Status, Stray, in_sequence, read_entries
+from chronoverse.joblog import Gap, Job, JobRef, Status, Stray
 
 #: Seconds one XREAD waits. It bounds how long a stop takes, and is the beat by which the tail knows it is alive.
 BLOCK_SECONDS: Final = 1.0

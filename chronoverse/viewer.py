@@ -13,8 +13,9 @@ from typing import Final
 
 from chronoverse import sse
 from chronoverse.channel import Channel, encode, final_frames, join
+from chronoverse.entries import in_sequence, read_entries
 from chronoverse.errors import NotALog, StoreError
-from chronoverse.joblog import End, Gap, Job, JobRef, Stray, in_sequence, read_entries
+from chronoverse.joblog import End, Gap, Job, JobRef, Stray
 from chronoverse.tail import LineCount, Source, Tail
 
 #: Seconds the store may stay away before a viewer is told so and let go.

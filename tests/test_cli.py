@@ -394,7 +394,7 @@ def test_run_publishes_and_exits_as_the_command_does(cli: Cli, server: RedisServ
     """Its output is shown as it is, on the stream that it was written to."""
     script = r"printf 'one\n'; printf 'oops\n' >&2; exit 3"
     argv = ["run", "--workflow", "wf_1", "--job", "job_1", "--", "sh", "-c", script]
-    done = cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix)
+    done = cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix, DURABILITY="acked")
 
     assert (done.returncode, done.stdout, done.stderr) == (3, "one\n", "oops\n")
     store = Store(server.url, prefix=prefix)
@@ -413,7 +413,8 @@ def test_run_needs_no_dashes_before_a_command(cli: Cli, server: RedisServer, pre
 
 def test_run_makes_an_id_and_says_it(cli: Cli, server: RedisServer, prefix: str) -> None:
     """Else nobody could watch the job."""
-    done = cli("run", "--workflow", "wf_1", "--", "true", REDIS_URL=server.url, KEY_PREFIX=prefix)
+    argv = ["run", "--workflow", "wf_1", "--", "true"]
+    done = cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix, DURABILITY="acked")
 
     found = re.fullmatch(r"chronoverse: job (job-[0-9a-f]{12}) of workflow wf_1\n", done.stderr)
     assert found

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from chronoverse.entries import NO_TIMESTAMP, in_sequence, read_entries
 from chronoverse.joblog import (
     IDENTIFIER,
     MAX_NUMBER,
-    NO_TIMESTAMP,
     End,
     Gap,
     Job,
@@ -20,11 +20,9 @@ from chronoverse.joblog import (
     Line,
     Status,
     Stray,
-    in_sequence,
     iso_timestamp,
     parse_exit_code,
     parse_number,
-    read_entries,
 )
 from chronoverse.sse import Decoder
 

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import pytest
 
+from chronoverse.entries import RawEntry, read_entries
 from chronoverse.errors import NotALog, StoreUnavailable
-from chronoverse.joblog import End, Job, JobRef, RawEntry, Status, read_entries
+from chronoverse.joblog import End, Job, JobRef, Status
 from chronoverse.store import LOOK_BATCH, Store
 from chronoverse.store.reader import BlockingReader
 from tests.support.bench import JOB, NOW, NOW_SECONDS, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines

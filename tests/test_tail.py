@@ -11,8 +11,9 @@ from typing import Any, Final
 import pytest
 from gevent import monkey
 
+from chronoverse.entries import RawEntry
 from chronoverse.errors import StoreError
-from chronoverse.joblog import Job, JobRef, Line, RawEntry
+from chronoverse.joblog import Job, JobRef, Line
 from chronoverse.store import Store
 from chronoverse.tail import Reader, Tail
 from chronoverse.viewer import Request, Viewer

@@ -19,29 +19,27 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from chronoverse.entries import RawEntry
 from chronoverse.errors import NotALog, StoreError
-from chronoverse.joblog import Job, JobRef, Line, RawEntry, Status, iso_timestamp
+from chronoverse.joblog import Attempt, Job, JobRef, Line, Run, Status, iso_timestamp
 from chronoverse.store import replies
-from chronoverse.store.driver import DriverError, Script, ScriptForgotten, connect, translate, translated
+from chronoverse.store.appends import Appends, Keys, arguments
+from chronoverse.store.confirm import Confirmer, Durability
+from chronoverse.store.driver import Client, DriverError, Script, ScriptForgotten, connect, translate, translated
 from chronoverse.store.reader import BlockingReader
+
+__all__ = ["Attempt", "Durability", "Store"]
 
 #: Jobs looked at in one round trip.
 LOOK_BATCH: Final = 500
 
 
-class Attempt(NamedTuple):
-    """A runner's hold on a job: ``token`` in the lease, and the number its next line gets."""
-
-    job: JobRef
-    token: str
-    attempt: int
-    next: int
-
-
 class Store:
     """Every read and write of job logs. Safe to share between threads or greenlets of one process.
+
+    ``durability`` is when a runner may forget its lines; ``sync`` makes a server's files on this machine safe.
 
     Raises of any method: :class:`StoreUnavailable`, :class:`StoreRefused`, :class:`NotALog`, or another
     :class:`StoreError` for an answer nobody expected.
@@ -54,8 +52,12 @@ class Store:
         prefix: str = "chronoverse",
         lease_seconds: float = 30,
         retention_seconds: float = 604_800,
+        durability: Durability = Durability.ACKED,
+        sync: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._durability = durability
+        self._sync = sync
         self._url = url
         self._prefix = prefix
         self._lease_ms = round(lease_seconds * 1000)
@@ -63,6 +65,7 @@ class Store:
         self._clock = clock
         self._commands = connect(url, retries=1)
         self._appends = connect(url, retries=0)
+        self._more: list[Client] = []
         names = ("open", "append", "renew", "finish", "look", "register")
         self._scripts = {name: Script(name) for name in names}
 
@@ -103,8 +106,7 @@ class Store:
         return found
 
     def _look_arguments(self, job: JobRef) -> tuple[Any, ...]:
-        keys = (self._key(job, "log"), self._key(job, "job"), self._key(job, "lease"))
-        return keys, iso_timestamp(self._clock()), self._lease_ms, self._retention_ms
+        return self._keys(job), iso_timestamp(self._clock()), self._lease_ms, self._retention_ms
 
     def register(self, job: JobRef) -> bool:
         """Makes a PENDING job. True when it is new."""
@@ -190,15 +192,25 @@ class Store:
         Stored whole or not at all. Renews the lease.
         Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Tainted`.
         """
-        job = attempt.job
-        keys = (self._key(job, "log"), self._key(job, "job"), self._key(job, "lease"))
-        runs: list[Any] = []
-        for (timestamp, stream, partial), alike in groupby(lines, key=itemgetter(1, 3, 4)):
-            messages = [line.message for line in alike]
-            runs += (timestamp, stream, "1" if partial else "", len(messages), *messages)
-        first = lines[0].sequence_num
-        following: int = self._answer("append", keys, attempt.token, self._lease_ms, first, *runs)[0]
+        runs = [
+            Run(timestamp, stream, partial, [line.message.encode() for line in alike])
+            for (timestamp, stream, partial), alike in groupby(lines, key=itemgetter(1, 3, 4))
+        ]
+        args = arguments(attempt, self._lease_ms, lines[0].sequence_num, runs)
+        following: int = self._answer("append", self._keys(attempt.job), *args)[0]
         return following
+
+    def appends(self) -> Appends:
+        """A connection on which appends need not wait for each other."""
+        return Appends(self._appends, self._lease_ms, self._keys)
+
+    def oracle(self) -> Confirmer | None:
+        """Who can say what is safe, on a connection of its own; None where that is what was answered."""
+        if self._durability is Durability.ACKED:
+            return None
+        client = connect(self._url, retries=0)
+        self._more.append(client)
+        return Confirmer(client, self._durability, self._lease_ms, self._retention_ms, self._keys, self._sync)
 
     def renew(self, attempt: Attempt) -> None:
         """Extends the lease. Raises: :class:`Fenced`."""
@@ -206,8 +218,7 @@ class Store:
 
     def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, following: int) -> None:
         """Ends the job behind its last line, ``following`` - 1. Raises: :class:`Fenced`, :class:`SequenceGap`."""
-        job = attempt.job
-        keys = (self._key(job, "log"), self._key(job, "job"), self._key(job, "lease"))
+        keys = self._keys(attempt.job)
         code = "" if exit_code is None else exit_code
         now = iso_timestamp(self._clock())
         args = (attempt.token, now, status, code, dropped, self._retention_ms, following, attempt.attempt)
@@ -231,6 +242,11 @@ class Store:
         """Closes every connection. The store can be used again."""
         self._commands.close()
         self._appends.close()
+        while self._more:
+            self._more.pop().close()
+
+    def _keys(self, job: JobRef) -> Keys:
+        return self._key(job, "log"), self._key(job, "job"), self._key(job, "lease")
 
     def _key(self, job: JobRef, kind: str) -> str:
         return f"{self._prefix}:{{{job.workflow_id}}}:{job.job_id}:{kind}"

@@ -26,6 +26,8 @@ _LUA: Final = Path(__file__).parent / "lua"
 
 #: A reply that says the server has forgotten a script.
 ScriptForgotten = redis.exceptions.NoScriptError
+#: A client, as :func:`connect` makes it.
+Client = redis.Redis
 #: Anything redis-py may raise, or put in a pipeline's place of a reply.
 DriverError = redis.RedisError
 

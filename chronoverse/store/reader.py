@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from chronoverse.joblog import JobRef, RawEntry
+from chronoverse.entries import RawEntry
+from chronoverse.joblog import JobRef
 from chronoverse.store.driver import COMMAND_TIMEOUT_SECONDS, DriverError, connect, translated
 from chronoverse.store.replies import after, streams
 

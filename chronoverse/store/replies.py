@@ -4,18 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from chronoverse.entries import RawEntry, entry_number, read_terminal
 from chronoverse.errors import AppendRefused, Closed, Fenced, Held, SequenceGap, Tainted
-from chronoverse.joblog import (
-    End,
-    Job,
-    JobRef,
-    RawEntry,
-    Status,
-    entry_number,
-    parse_exit_code,
-    parse_number,
-    read_terminal,
-)
+from chronoverse.joblog import End, Job, JobRef, Status, parse_exit_code, parse_number
 
 #: The highest sub-number of an id: reading after ``7-<this>`` starts at line 8 whatever shape entry 7 has.
 LAST_PART: Final = 2**64 - 1

@@ -10,8 +10,9 @@ from typing import Any, Final
 from flask import Response, request
 
 from chronoverse import metrics
+from chronoverse.entries import read_entries
 from chronoverse.errors import JobNotFound
-from chronoverse.joblog import Job, JobRef, Line, read_entries
+from chronoverse.joblog import Job, JobRef, Line
 from chronoverse.viewer import Request, Viewer
 from chronoverse.web.connection import half_close, on_hangup, tune
 from chronoverse.web.schemas import Blueprint, EventsHeaders, EventsQuery, ProblemSchema

@@ -6,8 +6,9 @@ from urllib.parse import urlencode
 import orjson
 from flask import Response, request
 
+from chronoverse.entries import RawEntry, entry_number, read_entries
 from chronoverse.errors import InvalidCursor
-from chronoverse.joblog import MAX_NUMBER, Job, JobRef, Line, RawEntry, entry_number, read_entries
+from chronoverse.joblog import MAX_NUMBER, Job, JobRef, Line
 from chronoverse.web.cursors import decode_cursor, encode_cursor
 from chronoverse.web.schemas import Blueprint, LogsQuery, LogsSchema, ProblemSchema
 from chronoverse.web.services import Services

@@ -9,16 +9,22 @@ from werkzeug.exceptions import HTTPException
 
 from chronoverse import metrics
 from chronoverse.errors import (
+    AppendRefused,
     AtCapacity,
     ChronoverseError,
+    Closed,
+    Fenced,
     Forbidden,
+    Held,
     InvalidCursor,
     JobNotFound,
     KeysUnavailable,
     NotALog,
+    SequenceGap,
     StoreError,
     StoreRefused,
     StoreUnavailable,
+    Tainted,
     Unauthorized,
 )
 
@@ -31,11 +37,22 @@ STATUS: Final[dict[type[ChronoverseError], int]] = {
     Forbidden: 403,
     JobNotFound: 404,
     NotALog: 409,
+    AppendRefused: 409,
     StoreError: 502,
     StoreUnavailable: 503,
     StoreRefused: 503,
     AtCapacity: 503,
     KeysUnavailable: 503,
+}
+
+#: What a 409 is about, in a word for programs.
+REASON: Final[dict[type[ChronoverseError], str]] = {
+    SequenceGap: "GAP",
+    Fenced: "FENCED",
+    Closed: "CLOSED",
+    Held: "HELD",
+    Tainted: "TAINTED",
+    NotALog: "NOT_A_LOG",
 }
 
 #: What is said of a fault on our side.
@@ -56,7 +73,10 @@ TITLES: Final = {
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
+    408: "Request Timeout",
     409: "Conflict",
+    413: "Content Too Large",
+    415: "Unsupported Media Type",
     500: "Internal Server Error",
     502: "Bad Gateway",
     503: "Service Unavailable",
@@ -65,13 +85,14 @@ TITLES: Final = {
 log = logging.getLogger(__name__)
 
 
-def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None) -> Response:
-    """The document. ``errors`` names single parameters: ``[{"parameter": …, "detail": …}]``."""
+def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None, **members: Any) -> Response:
+    """The document. ``errors`` names single parameters: ``[{"parameter": …, "detail": …}]``; ``members`` are added."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": TITLES.get(status, "Error"),
         "status": status,
         "detail": detail,
+        **members,
     }
     if errors:
         body["errors"] = errors
@@ -100,10 +121,17 @@ def _ours(error: ChronoverseError) -> Response:
     if status >= 500:
         # Where the store is and what it said concerns operators only.
         log.warning("refused with %d: %s", status, error)
-    response = problem(status, str(error) if status < 500 else DETAILS.get(type(error), "Something went wrong here."))
+    detail = str(error) if status < 500 else DETAILS.get(type(error), "Something went wrong here.")
+    response = problem(status, detail, **_members(error))
     if status == 403:
         response.headers["WWW-Authenticate"] = 'Bearer error="insufficient_scope"'
     return response
+
+
+def _members(error: ChronoverseError) -> dict[str, Any]:
+    """What a runner must know of the store's refusal beside its words."""
+    members: dict[str, Any] = {"reason": REASON[type(error)]} if type(error) in REASON else {}
+    return {**members, "expected": error.expected} if isinstance(error, SequenceGap) else members
 
 
 def _http(error: HTTPException) -> Response:
@@ -114,7 +142,7 @@ def _http(error: HTTPException) -> Response:
     detail = "; ".join(f"{e['parameter']}: {e['detail']}" for e in errors) or error.description or error.name
     response = problem(status, detail, errors)
     for name, value in error.get_headers():
-        if name in ("Allow", "Retry-After"):
+        if name in ("Accept-Encoding", "Allow", "Retry-After"):
             response.headers[name] = value
     return response
 

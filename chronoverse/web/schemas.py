@@ -203,3 +203,5 @@ class ProblemSchema(Schema):
     status = fields.Integer(required=True)
     detail = fields.String(required=True)
     errors = fields.List(fields.Dict(keys=fields.String(), values=fields.String()))
+    reason = fields.String(metadata={"description": "Of a 409: GAP, FENCED, CLOSED, HELD, TAINTED or NOT_A_LOG."})
+    expected = fields.Integer(metadata={"description": "Of a GAP: the number that the log goes on with."})

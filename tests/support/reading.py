@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from chronoverse.entries import RawEntry
 from chronoverse.errors import StoreError
-from chronoverse.joblog import Job, JobRef, Line, RawEntry, Status
+from chronoverse.joblog import Job, JobRef, Line, Status
 from chronoverse.sse import Decoder, Event
 from chronoverse.store import Store
 from chronoverse.tail import Reader, Tail

@@ -1,0 +1,178 @@
+"""What a job pays for being run by us, both sides in one run: ``python bench/runner.py [flat] [paced] [start] [away]``.
+
+    flat   1,000,000 lines of 100 bytes as fast as they can be printed: lines/s published, wall time of the job
+    paced  5,000 lines/s for five seconds: wall time of the job
+    start  ``run -- true``: milliseconds over ``true``
+    away   2,000 lines/s, the store away in the middle: wall time of the job, rate at which the backlog is delivered
+
+Everything runs on the embedded server in a directory of its own. Takes about three minutes; prints one line each.
+"""
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import redis
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+LINES: Final = 1_000_000
+#: Seconds of the store's absence, and of the job around it.
+AWAY_SECONDS: Final = 60
+AROUND_SECONDS: Final = 5
+ROUNDS: Final = 3
+FLAT: Final = f"import sys\nw = sys.stdout.write\nfor i in range({LINES}): w('%099d\\n' % i)"
+#: Prints ``sys.argv[1]`` lines/s for ``sys.argv[2]`` seconds, and leaves its own wall time in ``sys.argv[3]``.
+PACED: Final = """
+import sys, time
+rate, seconds, began = int(sys.argv[1]), float(sys.argv[2]), time.monotonic()
+total = int(rate * seconds)
+done = 0
+while done < total:
+    due = min(total, int((time.monotonic() - began) * rate) + 1)
+    for i in range(done, due): print("%099d" % i)
+    sys.stdout.flush()
+    done = due
+    time.sleep(0.005)
+open(sys.argv[3], "w").write(str(time.monotonic() - began))
+"""
+
+
+class Place:
+    """A data directory with its embedded server, held for as long as the ``with`` lasts."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.environ = {name: text for name, text in os.environ.items() if not name.startswith("CHRONOVERSE_")}
+        self.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        self.environ |= {
+            "CHRONOVERSE_DATA_DIR": str(directory / "data"),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONPYCACHEPREFIX": str(directory / "pyc"),
+        }
+        self.count = 0
+
+    def run(self, *argv: str) -> list[str]:
+        self.count += 1
+        return [
+            sys.executable,
+            "-m",
+            "chronoverse",
+            "run",
+            "--workflow",
+            "bench",
+            "--job",
+            f"j{self.count}",
+            "--",
+            *argv,
+        ]
+
+    def client(self) -> "redis.Redis":
+        return redis.Redis(unix_socket_path=str(self.directory / "data" / "server.sock"))
+
+    def published(self) -> int:
+        return int(self.client().xlen(f"chronoverse:{{bench}}:j{self.count}:log"))
+
+
+@contextlib.contextmanager
+def place() -> Iterator[Place]:
+    from chronoverse.embedded import hold
+
+    with tempfile.TemporaryDirectory() as name:
+        found = Place(Path(name))
+        with hold(Path(name) / "data"):
+            execute(found.run("true"), found)
+            yield found
+
+
+def execute(argv: list[str], at: Place, out: Path | None = None) -> tuple[float, float]:
+    """Seconds from start to end, and the peak of memory in MB."""
+    with open(out or os.devnull, "wb") as file:
+        began = time.monotonic()
+        with subprocess.Popen(argv, stdout=file, stderr=subprocess.PIPE, env=at.environ, cwd=ROOT) as child:
+            assert child.stderr is not None
+            said = child.stderr.read()
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            sys.exit(f"{argv}: {said.decode()}")
+        return time.monotonic() - began, usage.ru_maxrss / 1024
+
+
+def flat(at: Place) -> None:
+    """Every round is printed: on a busy machine they differ by half, and the best one alone would flatter."""
+    mark = at.directory / "wall"
+    timed = f"import time; t = time.monotonic()\n{FLAT}\nsys.stdout.flush()"
+    job = [sys.executable, "-c", f"{timed}\nopen({str(mark)!r}, 'w').write(str(time.monotonic() - t))"]
+    rounds: list[tuple[float, float, float]] = []
+    for number in range(1, ROUNDS + 1):
+        execute(job, at, at.directory / "direct")
+        direct = float(mark.read_text())
+        total, peak = execute(at.run(*job), at, at.directory / "ours")
+        ratio, rate = float(mark.read_text()) / direct, LINES / total
+        assert at.published() == LINES + 1, at.published()
+        rounds.append((ratio, rate, peak))
+        print(f"flat   round {number}: job {ratio:.2f}x of > file ({direct:.2f} s), {rate:,.0f} lines/s, {peak:.0f} MB")
+    ratios, rates, peaks = (sorted(each) for each in zip(*rounds, strict=True))
+    middle = ROUNDS // 2
+    print(f"flat   median: job {ratios[middle]:.2f}x, {rates[middle]:,.0f} lines/s; peak {peaks[-1]:.0f} MB")
+
+
+def paced(at: Place) -> None:
+    mark = at.directory / "wall"
+    job = [sys.executable, "-c", PACED, "5000", "5", str(mark)]
+    execute(job, at, at.directory / "direct")
+    direct = float(mark.read_text())
+    _, peak = execute(at.run(*job), at, at.directory / "ours")
+    print(f"paced  job {float(mark.read_text()) / direct:.3f}x of CMD > file, peak {peak:.0f} MB")
+
+
+def start(at: Place) -> None:
+    bare = min(execute(["true"], at)[0] for _ in range(10))
+    ours = sorted(execute(at.run("true"), at)[0] for _ in range(10))
+    print(
+        f"start  run -- true: {(ours[0] - bare) * 1000:.0f} ms over true at best, median {(ours[5] - bare) * 1000:.0f}"
+    )
+
+
+def away(at: Place) -> None:
+    mark = at.directory / "wall"
+    seconds = AWAY_SECONDS + 2 * AROUND_SECONDS
+    job = [sys.executable, "-c", PACED, "2000", str(seconds), str(mark)]
+    pid = int(at.client().info("server")["process_id"])
+    argv = at.run(*job)
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=at.environ, cwd=ROOT) as runner:
+        time.sleep(AROUND_SECONDS)
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(AWAY_SECONDS)
+        before = AROUND_SECONDS * 2000
+        os.kill(pid, signal.SIGCONT)
+        began, backlog = time.monotonic(), AWAY_SECONDS * 2000
+        while at.published() < before + backlog:
+            time.sleep(0.01)
+        took = time.monotonic() - began
+        said = runner.communicate()[1].decode()
+    assert at.published() == seconds * 2000 + 1, (at.published(), said)
+    print(
+        f"away   job {float(mark.read_text()) / seconds:.3f}x of its own time; backlog of {backlog:,} lines in "
+        f"{took:.2f} s, {backlog / took / 2000:.0f}x the live rate"
+    )
+
+
+def main(names: list[str]) -> None:
+    parts: dict[str, Callable[[Place], None]] = {"flat": flat, "paced": paced, "start": start, "away": away}
+    for name in names or list(parts):
+        with place() as at:
+            parts[name](at)
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    main(sys.argv[1:])

@@ -1,0 +1,93 @@
+"""How far a log is safe: asked on a connection of its own, since the question waits for a disk or a replica."""
+
+import contextlib
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, Final
+
+import redis
+
+from chronoverse.errors import EmbeddedError, NotDurable
+from chronoverse.joblog import Attempt, JobRef
+from chronoverse.store import replies
+from chronoverse.store.appends import Keys
+from chronoverse.store.driver import Script, translated
+
+#: Milliseconds for which one question waits for the disk or the replica. Less than a command may take.
+WAIT_MS: Final = 2_000
+#: Replicas that must have a line before it counts as replicated.
+REPLICAS: Final = 1
+
+
+class Durability(StrEnum):
+    """When a line is safe: answered by the store, on its disk, or on a replica as well."""
+
+    ACKED = "acked"
+    FSYNCED = "fsynced"
+    REPLICATED = "replicated"
+
+
+class Confirmer:
+    """Asks for one job at a time. ``sync``, where there is one, has this machine's disk take all that was written."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        durability: Durability,
+        lease_ms: int,
+        retention_ms: int,
+        keys: Callable[[JobRef], Keys],
+        sync: Callable[[], None] | None = None,
+    ) -> None:
+        self._client = client
+        self._durability = durability
+        self._lease_ms = lease_ms
+        self._retention_ms = retention_ms
+        self._keys = keys
+        self._sync = sync
+        self._script = Script("confirm")
+
+    def confirm(self, attempt: Attempt, hurried: bool = False) -> int | None:
+        """The number below which every line is safe now; None when that could not be said in time.
+
+        Of a job that has ended, its terminal entry's number: then that is safe, too. ``hurried``: worth a sync.
+        Raises: :class:`Fenced`, :class:`NotDurable`.
+        """
+        with translated():
+            if self._durability is Durability.REPLICATED:
+                return self._asked(attempt, "WAIT", REPLICAS, WAIT_MS)
+            if hurried and self._sync is not None:
+                following = self._asked(attempt, "INFO", "persistence")
+                # A file may have gone between two looks (a rewrite), or may not be ours to open: ask the server then.
+                with contextlib.suppress(EmbeddedError):
+                    if following is not None:
+                        self._sync()
+                        return following
+            return self._asked(attempt, "WAITAOF", 1, 0, WAIT_MS)
+
+    def _asked(self, attempt: Attempt, *question: Any) -> int | None:
+        keys = self._keys(attempt.job)
+        args = (attempt.token, self._lease_ms, self._retention_ms, attempt.attempt)
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.execute_command("EVAL", self._script.source, len(keys), *keys, *args)
+        pipeline.execute_command(*question)
+        answer, reply = pipeline.execute(raise_on_error=False)
+        if isinstance(answer, Exception):
+            raise answer
+        if answer[0] != b"OK":
+            raise replies.refusal(answer[0].decode(), answer[1:])
+        if isinstance(reply, redis.ResponseError):
+            raise NotDurable(f"the store cannot say what is on its disk: {reply}")
+        if isinstance(reply, Exception):
+            raise reply
+        following: int = answer[1]
+        return following if _is_yes(question[0], reply) else None
+
+
+def _is_yes(question: str, reply: Any) -> bool:
+    if question == "WAITAOF":
+        return bool(reply[0] >= 1)
+    if question == "WAIT":
+        return bool(reply >= REPLICAS)
+    # With everysec a write may stay in the server's own memory while its disk is busy. What is empty was written.
+    return b"aof_enabled:1" in reply and b"aof_buffer_length:0\r" in reply

@@ -1,0 +1,16 @@
+-- A write that changes nothing but a time to live. A WAITAOF or WAIT behind it, on the same connection, is about
+-- everything that was written before, by whatever connection: both wait for the caller's own last write only.
+-- KEYS  log, job, lease
+-- ARGV  token, lease in ms, retention in ms, attempt
+-- ->    OK next (of a job that has ended: the terminal entry's number) | FENCED
+local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
+
+local last, shape = tip(log)
+if redis.call('GET', lease) == ARGV[1] then
+  redis.call('PEXPIRE', lease, ARGV[2])
+  return {'OK', (tonumber(last) or tonumber(string.match(last, '^%d+'))) + 1}
+end
+local status, attempt = unpack(redis.call('HMGET', job, 'status', 'attempt'))
+if shape ~= 'CLOSED' or not is_terminal(status) or status == 'LOST' or attempt ~= ARGV[4] then return {'FENCED'} end
+redis.call('PEXPIRE', job, ARGV[3])
+return {'OK', last}

@@ -1,0 +1,92 @@
+"""A runner's requests: opening an attempt, appending lines, ending the job, for runners that cannot reach the store.
+
+The answers are the store's own: 409 with its ``reason`` where it turns a runner away, 503 where it cannot be reached.
+Any request may be repeated after a lost answer.
+"""
+
+from typing import Any, Final
+
+import orjson
+from flask import Response, request
+
+from chronoverse.joblog import Attempt, JobRef, Status
+from chronoverse.web.bodies import Bodies
+from chronoverse.web.publications import (
+    AttemptBody,
+    AttemptSchema,
+    EndBody,
+    LinesBody,
+    NextSchema,
+    lines,
+)
+from chronoverse.web.schemas import Blueprint, ProblemSchema
+from chronoverse.web.services import Services
+
+_JOB: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
+_PROBLEM: Final = {"schema": ProblemSchema, "content_type": "application/problem+json"}
+
+
+def blueprint(services: Services) -> Blueprint:
+    """The publishing routes."""
+    routes = Blueprint("publish", __name__, description="For runners.")
+    services.guard(routes)
+    bodies = Bodies(services.settings.max_body_bytes)
+    attempt_body, end_body = AttemptBody(), EndBody()
+    lines_body = LinesBody.of(services.settings.max_line_bytes)
+
+    @routes.route(f"{_JOB}/attempts", methods=["POST"])
+    @routes.doc(requestBody=_document(AttemptBody))
+    @routes.response(200, AttemptSchema, description="The lease is this runner's.")
+    @routes.alt_response(409, **_PROBLEM, description="`reason` is HELD, CLOSED, TAINTED or NOT_A_LOG.")
+    def attempts(workflow_id: str, job_id: str) -> Response:
+        """Open a new attempt at a job."""
+        with bodies.json(request, attempt_body) as body:
+            opened = services.store.open(JobRef(workflow_id, job_id), body["token"])
+        return _answer({"attempt": opened.attempt, "token": opened.token, "next": opened.next})
+
+    @routes.route(f"{_JOB}/logs", methods=["POST"])
+    @routes.doc(requestBody=_document(LinesBody))
+    @routes.response(200, NextSchema, description="The log has them, whoever sent them first.")
+    @routes.alt_response(
+        409, **_PROBLEM, description="`reason` is GAP (then `expected` is the next number), FENCED, CLOSED or TAINTED."
+    )
+    @routes.alt_response(413, **_PROBLEM, description="More than CHRONOVERSE_MAX_BODY_BYTES, as sent or as inflated.")
+    @routes.alt_response(415, **_PROBLEM, description="Not JSON, or encoded with anything but gzip.")
+    def append(workflow_id: str, job_id: str) -> Response:
+        """Append lines, or renew the lease."""
+        with bodies.json(request, lines_body) as body:
+            attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["first"])
+            if not body["lines"]:
+                services.store.renew(attempt)
+                return _answer({"next": None})
+            return _answer({"next": services.store.append(attempt, list(lines(body["first"], body["lines"])))})
+
+    @routes.route(f"{_JOB}/end", methods=["POST"])
+    @routes.doc(requestBody=_document(EndBody))
+    @routes.response(204, description="It has ended so.")
+    @routes.alt_response(409, **_PROBLEM, description="`reason` is GAP (then `expected` is the next number) or FENCED.")
+    def end(workflow_id: str, job_id: str) -> Response:
+        """End a job."""
+        with bodies.json(request, end_body) as body:
+            attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["next"])
+            status = Status(body["status"])
+            services.store.finish(attempt, status, body["exit_code"], body["dropped"], body["next"])
+        return Response(status=204)
+
+    return routes
+
+
+def _document(schema: type[Any]) -> dict[str, Any]:
+    """A body for the OpenAPI document; :class:`Bodies` reads it, not webargs."""
+    return {
+        "required": True,
+        "description": "May be sent with `Content-Encoding: gzip`.",
+        "content": {"application/json": {"schema": schema}},
+    }
+
+
+def _answer(body: dict[str, Any]) -> Response:
+    response = Response(orjson.dumps(body), content_type="application/json")
+    response.headers["Cache-Control"] = "private, no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response

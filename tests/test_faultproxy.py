@@ -1,0 +1,299 @@
+"""The fault proxy does what it says, to plain sockets and to a real server, in a thread and in a process."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tests.support.faultprocess import ProxyProcess
+from tests.support.faultproxy import DOWN, UP, FaultProxy
+from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
+
+#: Seconds for anything that must happen, and for what must not.
+SOON: Final = 10.0
+QUIET: Final = 0.2
+
+#: What redis-py calls not to repeat a command.
+ONCE: Final = Retry(NoBackoff(), 0)
+
+Proxy = FaultProxy | ProxyProcess
+
+
+class Echo:
+    """A server that answers every byte with itself, and counts what it received; on TCP."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address: tuple[str, int] = self._listener.getsockname()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._peers: list[threading.Thread] = []
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = self._listener.accept()
+                self._peers.append(threading.Thread(target=self._answer, args=(peer,), daemon=True))
+                self._peers[-1].start()
+
+    def _answer(self, peer: socket.socket) -> None:
+        with peer, contextlib.suppress(OSError):
+            while data := peer.recv(65_536):
+                self.received += data
+                peer.sendall(data)
+
+    def __enter__(self) -> "Echo":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in [self._thread, *self._peers]:
+            thread.join(SOON)
+
+
+@pytest.fixture
+def echo() -> Iterator[Echo]:
+    with Echo() as echo:
+        yield echo
+
+
+@pytest.fixture(params=[FaultProxy, ProxyProcess], ids=["thread", "process"])
+def proxy(request: pytest.FixtureRequest, echo: Echo) -> Iterator[Proxy]:
+    """A proxy in front of the echo, of either kind."""
+    with request.param(echo.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def connect(proxy: Proxy) -> Iterator[Callable[[], socket.socket]]:
+    """Connects to the proxy; all of it is closed at the end."""
+    with contextlib.ExitStack() as stack:
+        address = proxy.address
+        assert not isinstance(address, Path)
+        yield lambda: stack.enter_context(socket.create_connection(address, SOON))
+
+
+Connect = Callable[[], socket.socket]
+
+
+def read(sock: socket.socket, count: int) -> bytes:
+    """``count`` bytes, or those that came before the end."""
+    data = b""
+    while len(data) < count and (more := sock.recv(count - len(data))):
+        data += more
+    return data
+
+
+def is_silent(sock: socket.socket) -> bool:
+    """Whether nothing comes, not even an end."""
+    sock.settimeout(QUIET)
+    try:
+        sock.recv(1)
+    except TimeoutError:
+        return True
+    finally:
+        sock.settimeout(SOON)
+    return False
+
+
+def test_bytes_and_ends_pass_both_ways(proxy: Proxy, connect: Connect) -> None:
+    """More of them than any buffer holds, and a half-closed connection still gets its answers."""
+    sock, sent = connect(), bytes(range(256)) * 8192
+
+    def send() -> None:
+        sock.sendall(sent)
+        sock.shutdown(socket.SHUT_WR)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+
+    assert read(sock, len(sent)) == sent
+    sender.join(SOON)
+    assert sock.recv(1) == b""
+    assert proxy.tally[3:] == (len(sent), len(sent))
+    wait_until(lambda: proxy.tally.open == 0, SOON, "the connection is forgotten")
+
+
+def test_cut_resets_what_is_open_and_nothing_else(proxy: Proxy, connect: Connect) -> None:
+    """The next connection works."""
+    sock = connect()
+    sock.sendall(b"a")
+    assert sock.recv(1) == b"a"
+
+    proxy.cut()
+
+    with pytest.raises(ConnectionResetError):
+        sock.recv(1)
+    again = connect()
+    again.sendall(b"b")
+    assert again.recv(1) == b"b"
+    assert proxy.tally[:3] == (2, 1, 1)
+
+
+def test_refuse_refuses_until_healed(proxy: Proxy, connect: Connect) -> None:
+    """Connections that stand are left alone."""
+    standing = connect()
+    standing.sendall(b"a")
+    assert standing.recv(1) == b"a"
+    proxy.refuse()
+
+    with pytest.raises(ConnectionRefusedError):
+        connect()
+    standing.sendall(b"b")
+    assert standing.recv(1) == b"b"
+
+    proxy.heal()
+    assert connect().fileno() > 0
+
+
+@pytest.mark.parametrize(("direction", "arrives"), [(UP, b""), (DOWN, b"hello")])
+def test_what_is_stalled_goes_on_when_healed(
+    proxy: Proxy, echo: Echo, connect: Connect, direction: str, arrives: bytes
+) -> None:
+    """In the stalled direction only; connections are still made."""
+    proxy.stall(direction)
+    sock = connect()
+    sock.sendall(b"hello")
+
+    assert is_silent(sock)
+    assert echo.received == arrives
+
+    proxy.heal()
+    assert read(sock, 5) == b"hello"
+
+
+def test_throttling_bounds_the_rate(proxy: Proxy, connect: Connect) -> None:
+    """Ten thousand bytes at 20,000 a second take half a second; healed, they take none."""
+    proxy.throttle(20_000)
+    sock, started = connect(), time.monotonic()
+    sock.sendall(b"x" * 10_000)
+    assert len(read(sock, 10_000)) == 10_000
+    assert time.monotonic() - started > 0.4
+
+    proxy.throttle(1, DOWN)
+    sock.sendall(b"x" * 10_000)
+    assert len(read(sock, 1)) == 1
+    proxy.heal()
+    assert len(read(sock, 9_999)) == 9_999
+
+
+def test_a_dropped_reply_was_earned(proxy: Proxy, echo: Echo, connect: Connect) -> None:
+    """The server received the request; of its answer, so many bytes come. Once."""
+    proxy.drop_reply(3)
+    sock = connect()
+    sock.sendall(b"request")
+
+    with pytest.raises(ConnectionResetError):
+        read(sock, 7)
+    assert echo.received == b"request"
+    again = connect()
+    again.sendall(b"again")
+    assert read(again, 5) == b"again"
+    assert proxy.tally.down == 3 + 5
+
+
+def test_a_dropped_request_arrives_in_part(proxy: Proxy, echo: Echo, connect: Connect) -> None:
+    """Or not at all, as often as it was said."""
+    proxy.drop_request(2, times=2)
+    for _ in range(2):
+        sock = connect()
+        sock.sendall(b"request")
+        with contextlib.suppress(ConnectionResetError):
+            read(sock, 7)
+
+    again = connect()
+    again.sendall(b"!")
+    assert again.recv(1) == b"!"
+    wait_until(lambda: sorted(echo.received) == sorted(b"rere!"), SOON, "two halves and a whole")
+
+
+def test_only_what_was_asked_for_is_dropped(proxy: Proxy, echo: Echo, connect: Connect) -> None:
+    """Also when the bytes come in two pieces."""
+    proxy.drop_reply(asked=b"secret")
+    sock = connect()
+    for piece in (b"open", b"sec"):
+        sock.sendall(piece)
+        assert read(sock, len(piece)) == piece
+
+    sock.sendall(b"ret")
+
+    with pytest.raises(ConnectionResetError):
+        sock.recv(1)
+    assert echo.received == b"opensecret"
+
+
+def test_a_dropped_request_is_counted_from_behind_what_was_asked_for(
+    proxy: Proxy, echo: Echo, connect: Connect
+) -> None:
+    """So that a test can tear any one message."""
+    proxy.drop_request(1, asked=b"BEGIN")
+    sock = connect()
+    sock.sendall(b"one BEGIN two")
+    with contextlib.suppress(ConnectionResetError):
+        while sock.recv(16):
+            pass
+
+    wait_until(lambda: echo.received == b"one BEGIN ", SOON, "the beginning")
+
+
+def test_healing_calls_off_what_has_not_happened(proxy: Proxy, connect: Connect) -> None:
+    """Also on a connection that has already been chosen."""
+    proxy.drop_reply(2)
+    proxy.drop_request(asked=b"never")
+    sock = connect()
+    sock.sendall(b"ab")
+    assert read(sock, 2) == b"ab"
+    proxy.heal()
+
+    sock.sendall(b"never")
+    assert read(sock, 5) == b"never"
+
+
+def test_a_server_that_is_away_looks_away(proxy: Proxy, echo: Echo, connect: Connect) -> None:
+    """The connection is reset as soon as it is made, or before."""
+    echo.__exit__()
+
+    with contextlib.suppress(ConnectionResetError):
+        assert connect().recv(1) == b""
+
+
+@pytest.mark.parametrize("kind", [FaultProxy, ProxyProcess])
+def test_it_stands_between_unix_sockets_and_a_real_server(
+    kind: type[FaultProxy] | type[ProxyProcess], server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The command whose answer was lost has been carried out; the socket's file is gone in the end."""
+    path = tmp_path_factory.mktemp("p") / "s"
+    with kind(server.socket, path) as proxy, redis.Redis.from_url(proxy.redis_url, retry=ONCE) as client:
+        client.ping()
+        proxy.drop_reply(asked=b"faultproxy:key")
+        with pytest.raises(redis.ConnectionError):
+            client.incr("faultproxy:key")
+        assert client.getdel("faultproxy:key") == b"1"
+        proxy.refuse()
+        proxy.cut()
+        with pytest.raises(redis.ConnectionError):
+            client.ping()
+
+    assert not path.exists()
+
+
+def test_stopping_twice_does_nothing(echo: Echo) -> None:
+    """And nobody listens after."""
+    with FaultProxy(echo.address) as proxy:
+        proxy.stop()
+
+    assert not isinstance(proxy.address, Path)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(proxy.address, SOON)
