@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Protocol
 
 from chronoverse import sse
 from chronoverse.entries import Entry
-from chronoverse.joblog import End, Gap, Job, JobRef, Line, Stray
+from chronoverse.joblog import MAX_NUMBER, End, Gap, Job, JobRef, Line, Stray
 
 #: Bytes handed out at once (a longer single frame goes whole): what a viewer that stopped reading holds on to.
 TAKE_BYTES: Final = 256 * 2**10
@@ -20,11 +20,15 @@ MEMO_WRITES: Final = 32
 
 
 class Item(NamedTuple):
-    """A frame in its place. ``number`` is the cursor behind it; ``stream`` is None where every filter lets it pass."""
+    """A frame in its place. ``number`` is the cursor behind it; ``stream`` is None where every filter lets it pass.
+
+    ``first`` is the first number that a gap names, when that is not ``number``.
+    """
 
     number: int
     stream: str | None
     frame: bytes
+    first: int = MAX_NUMBER
 
 
 class Waiter(Protocol):
@@ -52,7 +56,7 @@ def encode(entries: Iterable[Entry], cursor: int) -> tuple[list[Item], End | Str
             items.append(Item(cursor, entry.stream, entry.to_frame()))
         elif type(entry) is Gap:
             cursor = entry.last
-            items.append(Item(cursor, None, entry.to_frame()))
+            items.append(Item(cursor, None, entry.to_frame(), entry.first))
         elif type(entry) is Stray:
             if entry.last:
                 return items, entry
@@ -131,9 +135,13 @@ class Channel:
         self._ends = [end - gone for end in self._ends[count:]]
 
     def observe(self, job: Job) -> None:
-        """Takes note of what the job is now; viewers get a ``job`` frame when its status or attempt changed."""
+        """Takes note of what the job is now; viewers get a ``job`` frame when it is new or got on.
+
+        That it has ended they learn behind its last line.
+        """
         known, self.job = self.job, job
-        if not job.status.terminal and (known is None or (known.status, known.attempt) != (job.status, job.attempt)):
+        changed = known and not job.status.terminal and (known.status, known.attempt) != (job.status, job.attempt)
+        if known is None or changed:
             self.state = job.to_frame()
             self.wake_all()
 
@@ -151,11 +159,16 @@ class Channel:
     # The viewers' side
 
     def seek(self, cursor: int) -> int | None:
-        """The position of the first item behind ``cursor``, or None when the ring no longer reaches back to it."""
+        """The position of the first item behind ``cursor``.
+
+        None when the ring does not begin there: it no longer reaches back so far, or ``cursor`` is inside of a gap,
+        of which that viewer must be told the rest only.
+        """
         with self._lock:
-            if cursor < self.base:
+            index = bisect_right(self._items, cursor, key=_number)
+            if cursor < self.base or (index < len(self._items) and self._items[index].first <= cursor):
                 return None
-            return self._start + bisect_right(self._items, cursor, key=_number)
+            return self._start + index
 
     def take(self, position: int, stream: str | None) -> Taken | None:
         """All from ``position`` on, or None when the ring has let part of it go."""

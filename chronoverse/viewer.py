@@ -227,22 +227,28 @@ class Viewer:
     def _nothing_behind(self) -> bytes | None:
         """What it means that the store holds nothing behind the cursor although more was there once."""
         # Looked at first, read again second: what the look knows of and the read does not find is gone.
+        final = self._channel.final if self._channel else None
         job = self._store.look(self.request.ref) or self._finished
         if job is None:
             return self._fail("the log is gone from the store: it expired or was deleted")
+        if self._finished and job.end is None:
+            return self._fail("the store has lost the end of this log")
         if job.last > self.cursor and self._store.read(self.request.ref, self.cursor, 1):
             return b""
         chunk = b""
         if job.last > self.cursor:
             chunk = Gap(self.cursor + 1, job.last, "trimmed" if job.first > self.cursor + 1 else "missing").to_frame()
             self.cursor = job.last
-        if self._finished and self._finished.end:
-            chunk += self._end(self._finished.end)
+        if self._finished and job.end:
+            chunk += self._end(job.end)
+        elif final is not None:
+            # The tail has closed a log that ends before the ring begins: the store went back.
+            chunk = self._finish("error", chunk + final)
         return chunk or None
 
     def _ring_reaches(self, cursor: int) -> bool:
         """Whether the tail's ring goes on from ``cursor``, so that the end is to be had there."""
-        return self._channel is not None and self._channel.base <= cursor
+        return self._channel is not None and self._channel.seek(cursor) is not None
 
     def _end(self, end: End) -> bytes:
         job = self._finished or self._store.look(self.request.ref)

@@ -300,7 +300,7 @@ def test_entries_become_items() -> None:
 
     assert items[:3] == [
         Item(1, "stdout", lines[0].to_frame()),
-        Item(3, None, gap.to_frame()),
+        Item(3, None, gap.to_frame(), gap.first),
         Item(4, "stderr", lines[1].to_frame()),
     ]
     [event] = Decoder().feed(items[3].frame)
