@@ -24,7 +24,8 @@ from typing import Final, Self
 from chronoverse.cutter import MAX_LINE_BYTES, Cutter
 from chronoverse.httpledger import HttpLedger
 from chronoverse.joblog import IDENTIFIER, JobRef, Status, iso_timestamp
-from chronoverse.publisher import Ending, Ledger, Publisher
+from chronoverse.ledger import Ending, Ledger
+from chronoverse.publisher import Publisher
 from chronoverse.runner import DELIVER_SECONDS, NO_FILE, OPEN_SECONDS, leave
 from chronoverse.spool import Spool
 from chronoverse.spoolfile import Room

@@ -25,7 +25,7 @@ from chronoverse.terminal import sanitize
 
 if TYPE_CHECKING:
     from chronoverse.client import Client
-    from chronoverse.publisher import Ledger
+    from chronoverse.ledger import Ledger
 
 #: The first that an error is one of says how the program exits; 70 (EX_SOFTWARE) for any other.
 EXIT_CODES: Final[Mapping[type[Exception], int]] = {

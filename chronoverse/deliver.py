@@ -6,7 +6,8 @@ from pathlib import Path
 
 from chronoverse.errors import SpoolError
 from chronoverse.joblog import JobRef, Status, iso_timestamp
-from chronoverse.publisher import Ending, Ledger, Publisher
+from chronoverse.ledger import Ending, Ledger
+from chronoverse.publisher import Publisher
 from chronoverse.runner import DELIVER_SECONDS, SIGNAL_POLL_SECONDS, leave
 from chronoverse.spool import Spool
 

@@ -4,23 +4,27 @@ Nothing that happens here reaches the job. What can pass (the store is away, ful
 seconds) is retried; what cannot (another runner has the job) ends the publishing, and is said once.
 """
 
+import contextlib
 import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final
 
 from chronoverse.errors import (
     ChronoverseError,
     Closed,
     Fenced,
+    Held,
     NotALog,
     SequenceGap,
     StoreError,
 )
-from chronoverse.joblog import Attempt, JobRef, Line, Status
+from chronoverse.joblog import Attempt, JobRef
+from chronoverse.ledger import Ending, Ledger
 from chronoverse.safety import Durable, Hold, Safety
 from chronoverse.sender import Sender
 from chronoverse.spool import BATCH_LINES, Spool
@@ -29,29 +33,13 @@ from chronoverse.spool import BATCH_LINES, Spool
 BATCH_SECONDS: Final = 0.05
 #: Seconds of the first pause after a failure; each further one doubles it.
 BACKOFF_SECONDS: Final = 0.05
-#: Seconds of the longest pause: how late, at worst, we notice that the store is back.
-BACKOFF_LIMIT_SECONDS: Final = 2.0
+#: Seconds of the longest pause: how late, at worst, we notice that the store is back. Below the grace that a store
+#: gives before it declares a job LOST.
+BACKOFF_LIMIT_SECONDS: Final = 0.75
+#: Our own earlier tokens that are remembered.
+TOKENS: Final = 8
 #: Renewals in a lease's time: two may fail before it is lost.
 RENEWALS: Final = 3
-
-
-class Ledger(Protocol):
-    """What a runner needs of a store. :class:`chronoverse.store.Store` is one."""
-
-    def open(self, job: JobRef, token: str) -> Attempt: ...
-
-    def append(self, attempt: Attempt, lines: Sequence[Line]) -> int: ...
-
-    def renew(self, attempt: Attempt) -> None: ...
-
-    def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, following: int) -> None: ...
-
-
-class Ending(NamedTuple):
-    """How the job ended."""
-
-    status: Status
-    exit_code: int | None
 
 
 def jittered(failures: int) -> float:
@@ -85,6 +73,7 @@ class Publisher:
         self._store: Ledger | None = None
         self._sender: Sender | None = None
         self._attempt: Attempt | None = None
+        self._earlier: deque[str] = deque(maxlen=TOKENS)
         self._resume(spool)
         self._renew_at = 0.0
         self._sent_at = 0.0
@@ -183,6 +172,7 @@ class Publisher:
             # The lease may just have expired, with nobody in our place: ask again, as a new attempt.
             sender.reset()
             self._last, self._attempt, self._finished = self._attempt, None, False
+            self._earlier.appendleft(self._token)
             self._token = secrets.token_hex(16)
             self._stop.wait(self._backoff(0))
         except SequenceGap as gap:
@@ -215,7 +205,7 @@ class Publisher:
 
     def _open(self, store: Ledger, sender: Sender) -> None:
         try:
-            attempt = store.open(self._job, self._token)
+            attempt = self._ask_in(store)
         except Closed:
             if not self._is_ours(store):
                 raise
@@ -231,6 +221,15 @@ class Publisher:
         self._renewed()
         self._recover()
         self._answered.set()
+
+    def _ask_in(self, store: Ledger) -> Attempt:
+        """An attempt. The lease in our way may be an earlier one of our own, which a power loss has brought back."""
+        for token in (self._token, *self._earlier):
+            with contextlib.suppress(Held):
+                attempt = store.open(self._job, token)
+                self._token = token
+                return attempt
+        raise Held("another live runner holds this job")
 
     def _is_ours(self, store: Ledger) -> bool:
         """Whether the job ended as we would have ended it: then somebody did, and only we did not hear of it."""
@@ -272,8 +271,8 @@ class Publisher:
         following = self._safety.settle(hold)
         if following is None:
             return
-        if following < hold.base + self._spool.end:
-            # The store lost its last seconds, the end among them.
+        if following <= hold.base + self._spool.end:
+            # The store lost its last seconds, or just the end.
             self._finished = False
             self._move(following - hold.base)
             return

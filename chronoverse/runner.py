@@ -22,8 +22,9 @@ from chronoverse.cutter import MAX_LINE_BYTES
 from chronoverse.echo import Echo, standard
 from chronoverse.errors import SpoolError
 from chronoverse.joblog import JobRef, Status, iso_timestamp
+from chronoverse.ledger import Ending, Ledger
 from chronoverse.masking import Masks
-from chronoverse.publisher import Ending, Ledger, Publisher, jittered
+from chronoverse.publisher import Publisher, jittered
 from chronoverse.relay import Relay
 from chronoverse.spool import Spool
 from chronoverse.spoolfile import SLOT_BYTES, Room, leftovers, state_of

@@ -56,7 +56,7 @@ class Safety:
             self._spool.release(self._spool.acked)
 
     def settle(self, hold: Hold) -> int | None:
-        """The number below which all is safe, asked here and now; None when that could not be said in time.
+        """The number below which all is safe, the terminal entry too; None when that could not be said in time.
 
         Raises what the oracle raises, but not :class:`NotDurable`: then what is acknowledged must do.
         """
@@ -65,7 +65,7 @@ class Safety:
                 return self._oracle.confirm(hold.attempt, hurried=True)
             except NotDurable as error:
                 self._give_up(error)
-        return hold.base + self._spool.end
+        return hold.base + self._spool.end + 1
 
     def stop(self) -> None:
         """Asks no more."""
@@ -91,7 +91,7 @@ class Safety:
             if self._in_vain == PATIENCE:
                 self._say("the store answers but does not confirm that lines are safe; they are kept here too")
             if following is not None:
-                self._spool.release(following - hold.base)
+                self._spool.release(min(following - hold.base, self._spool.end))
         return PAUSE_SECONDS
 
     def _give_up(self, error: NotDurable) -> None:

@@ -32,7 +32,7 @@ from chronoverse.errors import (
 )
 from chronoverse.httpledger import GZIP_BYTES, HttpLedger
 from chronoverse.joblog import Attempt, JobRef, Line, Status
-from chronoverse.publisher import Ledger
+from chronoverse.ledger import Ledger
 from tests.support.faultproxy import FaultProxy
 from tests.support.jobs import RunningJob, key, read_lines, read_log
 from tests.support.scripted import answer, problem, scripted

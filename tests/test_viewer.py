@@ -13,7 +13,7 @@ from chronoverse.store import Attempt, Store
 from chronoverse.tail import LOOK_SECONDS, Tail
 from chronoverse.viewer import STORE_PATIENCE_SECONDS, Request, Viewer
 from tests.support.reading import Clock, Impatient, drain, events, said
-from tests.support.servers import RedisServer
+from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 
 #: The lease as those who look know it: a server younger than that judges no runner lost.
@@ -73,6 +73,13 @@ class Rig:
         for _ in range(seconds):
             self.clock.now += 1
             self.attend()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server that lets a blocked read go when it should, not only at its next tenth of a second."""
+    with running(tmp_path_factory.mktemp("server"), None, "--hz", "500") as server:
+        yield server
 
 
 @pytest.fixture
@@ -407,8 +414,15 @@ def test_a_lost_runner_is_the_end(rig: Rig) -> None:
     runner(rig, 2)
     viewer = started(rig)
     rig.ask("DEL", rig.key("lease"))
-    rig.wait(int(LOOK_SECONDS))
-    job, error = events(said(viewer))
+    heard: list[bytes] = []
+
+    def lost() -> bool:
+        rig.wait(int(LOOK_SECONDS))
+        heard.append(said(viewer))
+        return viewer.done
+
+    wait_until(lost, 5, "the grace is over and the job LOST")
+    job, error = events(b"".join(heard))
     assert (job.event, job.data[:16]) == ("job", '{"status":"LOST"')
     assert error == ("error", "runner lost: nothing heard from it for 1 s", "3")
 
@@ -514,6 +528,106 @@ def test_a_viewer_far_behind_in_the_ring_takes_it_in_pieces(rig: Rig) -> None:
     assert len(chunks) > 2
     assert max(map(len, chunks)) <= TAKE_BYTES + 1000
     assert names(b"".join(chunks)) == [*(f"log {number}" for number in range(2, 22)), "job", "end"]
+
+
+def test_lines_that_came_and_went_are_named_live(rig: Rig) -> None:
+    """No read ever wakes for them: the tail's look knows that they were there."""
+    rig.write(1, 1)
+    viewer = started(rig)
+    rig.write(2, 3)
+    rig.ask("XTRIM", rig.key("log"), "MAXLEN", 0)
+    rig.attend()
+    assert names(said(viewer)) == ["gap 2 3"]
+
+
+def test_a_gap_does_not_name_what_was_seen(rig: Rig) -> None:
+    """A viewer whose own reads ran ahead of the tail meets the tail's gap in its middle, and is told the rest."""
+    rig.write(1, 5)
+    viewer = rig.viewer()
+    rig.write(6, 8)
+    assert names(said(viewer))[-1] == "log 8"
+    rig.write(9, 11)
+    rig.ask("XTRIM", rig.key("log"), "MINID", "11-0")
+    rig.attend()
+    assert names(said(viewer)) == ["gap 9 10", "log 11"]
+
+
+def test_a_gap_does_not_reach_below_the_offset(rig: Rig) -> None:
+    """The same for one that connects inside a gap that the ring holds."""
+    rig.write(1, 2)
+    other = started(rig)
+    rig.write(3, 9)
+    rig.ask("XTRIM", rig.key("log"), "MINID", "9-0")
+    rig.attend()
+    assert names(said(other)) == ["gap 3 8", "log 9"]
+    assert names(said(rig.viewer(after=5)))[2:] == ["gap 6 8", "log 9"]
+
+
+def test_the_job_never_goes_back(rig: Rig) -> None:
+    """A viewer whose look is fresher than the tail's is not told what the job was before."""
+    rig.store.register(JOB)
+    first = started(rig)
+    runner(rig, 1)
+    assert names(said(rig.viewer())) == ["connected", "job"]
+    rig.attend()
+    assert names(said(first)) == ["job", "log 1"]
+
+
+def test_a_job_that_came_and_ended_is_introduced_all_the_same(rig: Rig) -> None:
+    """An awaited job that has ended when the tail first looks: its `job` frame still precedes its first line."""
+    viewer = started(rig, wait=5)
+    rig.write(1, 1)
+    rig.end(2)
+    rig.attend()
+    assert names(said(viewer)) == ["job", "log 1", "job", "end"]
+
+
+def test_a_store_that_fails_at_the_end_of_a_replay_costs_no_line(rig: Rig) -> None:
+    """The lines of a read are sent, or read again, when the look that follows for the end fails."""
+    rig.write(1, 2)
+    early = rig.ask("DUMP", rig.key("log"))
+    rig.write(3, 6)
+    viewer = rig.viewer()
+    viewer.poll()
+    rig.ask("RESTORE", rig.key("log"), 0, early, "REPLACE")
+    rig.end(3)
+    rig.source.before["look"] = unavailable
+    viewer.poll()
+    assert names(said(viewer)) == ["log 1", "log 2", "job", "end"]
+
+
+def unavailable() -> None:
+    raise StoreUnavailable("for a moment")
+
+
+def test_a_finished_log_that_shrank_before_the_replay(rig: Rig) -> None:
+    """What the look promised and the store lost in a power cut is not passed over: a gap, or an error that says so."""
+    attempt = runner(rig, 5)
+    early = [(kind, rig.ask("DUMP", rig.key(kind))) for kind in ("log", "job")]
+    rig.write(6, 10)
+    rig.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    viewer = rig.viewer()
+    for kind, dump in early:
+        rig.ask("RESTORE", rig.key(kind), 0, dump, "REPLACE")
+    rig.ask("SET", rig.key("lease"), "token")
+    assert names(said(viewer))[6:] in (["log 5", "gap 6 10", "job", "end"], ["log 5", "error"])
+
+
+def test_a_viewer_behind_a_ring_that_closed_is_let_go(rig: Rig) -> None:
+    """The store went back and the log ended early: one between that end and the ring's beginning does not hang."""
+    rig.write(1, 1)
+    early = rig.ask("DUMP", rig.key("log"))
+    rig.write(2, 3)
+    ahead = started(rig)
+    rig.ask("RESTORE", rig.key("log"), 0, early, "REPLACE")
+    rig.write(2, 2)
+    behind = started(rig, after=2)
+    rig.ask("RESTORE", rig.key("log"), 0, early, "REPLACE")
+    rig.end(2)
+    rig.wait(2)
+    assert names(said(ahead)) == ["error"]
+    assert names(said(behind))[-1] == "error"
+    assert behind.done
 
 
 def test_a_stray_entry_stops_nobody(rig: Rig) -> None:

@@ -32,6 +32,8 @@ from chronoverse.store.reader import BlockingReader
 
 __all__ = ["Attempt", "Durability", "Store"]
 
+#: Seconds, at most, between finding a lease gone and declaring its job LOST. Above a runner's longest pause.
+GRACE_SECONDS: Final = 1.0
 #: Jobs looked at in one round trip.
 LOOK_BATCH: Final = 500
 
@@ -55,6 +57,7 @@ class Store:
         durability: Durability = Durability.ACKED,
         sync: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._durability = durability
         self._sync = sync
@@ -62,7 +65,9 @@ class Store:
         self._prefix = prefix
         self._lease_ms = round(lease_seconds * 1000)
         self._retention_ms = round(retention_seconds * 1000)
+        self._grace_ms = max(1, round(min(lease_seconds / 3, GRACE_SECONDS) * 1000))
         self._clock = clock
+        self._sleep = sleep
         self._commands = connect(url, retries=1)
         self._appends = connect(url, retries=0)
         self._more: list[Client] = []
@@ -72,13 +77,26 @@ class Store:
     # What a job is
 
     def look(self, job: JobRef) -> Job | None:
-        """The job as it is now, or None. A RUNNING job whose runner's lease is gone becomes LOST by this."""
-        with translated():
-            reply = self._scripts["look"].run(self._commands, *self._look_arguments(job))
+        """The job as it is now, or None. A RUNNING job whose runner's lease is gone becomes LOST by this.
+
+        When this is the first look that finds it gone, it takes as long as the runner is given to come back.
+        """
+        reply = self._look(job)
+        if replies.suspected(reply):
+            self._sleep(self._grace_ms / 1000)
+            reply = self._look(job)
         return replies.job(job, reply)
 
+    def _look(self, job: JobRef) -> list[Any] | None:
+        with translated():
+            reply: list[Any] | None = self._scripts["look"].run(self._commands, *self._look_arguments(job))
+        return reply
+
     def look_many(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
-        """:meth:`look` for many jobs in few round trips; an error that is one job's own stands in its place."""
+        """:meth:`look` for many jobs in few round trips; an error that is one job's own stands in its place.
+
+        It never waits: a suspected runner's job is RUNNING until a later look.
+        """
         found: list[Job | StoreError | None] = []
         for start in range(0, len(jobs), LOOK_BATCH):
             found += self._look_batch(jobs[start : start + LOOK_BATCH])
@@ -106,7 +124,7 @@ class Store:
         return found
 
     def _look_arguments(self, job: JobRef) -> tuple[Any, ...]:
-        return self._keys(job), iso_timestamp(self._clock()), self._lease_ms, self._retention_ms
+        return self._keys(job), iso_timestamp(self._clock()), self._lease_ms, self._retention_ms, self._grace_ms
 
     def register(self, job: JobRef) -> bool:
         """Makes a PENDING job. True when it is new."""

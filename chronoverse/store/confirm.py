@@ -48,9 +48,9 @@ class Confirmer:
         self._script = Script("confirm")
 
     def confirm(self, attempt: Attempt, hurried: bool = False) -> int | None:
-        """The number below which every line is safe now; None when that could not be said in time.
+        """The number below which all is safe now, the terminal entry too; None when that could not be said in time.
 
-        Of a job that has ended, its terminal entry's number: then that is safe, too. ``hurried``: worth a sync.
+        ``hurried``: worth a sync.
         Raises: :class:`Fenced`, :class:`NotDurable`.
         """
         with translated():

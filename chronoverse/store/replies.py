@@ -31,11 +31,16 @@ def scored(reply: list[Any]) -> list[tuple[float, str]]:
     return [(float(score), _text(member)) for member, score in pairs]
 
 
+def suspected(reply: list[Any] | None) -> bool:
+    """Whether ``look.lua`` found the job's lease gone, and has not judged yet."""
+    return reply is not None and reply[5] == 1
+
+
 def job(ref: JobRef, reply: list[Any] | None) -> Job | None:
     """A job out of ``look.lua``'s reply. The terminal entry is believed first, then the hash, then the stream."""
     if reply is None:
         return None
-    flat, first_id, last_id, first_timestamp, terminal = reply
+    flat, first_id, last_id, first_timestamp, terminal, _ = reply
     named = {_text(name): _text(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}
     last = entry_number(last_id) if last_id else 0
     status = named.get("status", "")

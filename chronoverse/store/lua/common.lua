@@ -11,6 +11,16 @@ local function field(flat, name)
   end
 end
 
+-- Seconds since the server's start.
+local function server_uptime()
+  return tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)'))
+end
+
+-- Whether nobody holds a lease with this value: it is gone, or a look has put the end of its grace in its place.
+local function is_free(holder)
+  return not holder or string.sub(holder, 1, 6) == 'grace:'
+end
+
 local function stream_info(log)
   local info, flat = {}, redis.call('XINFO', 'STREAM', log)
   for at = 1, #flat, 2 do info[flat[at]] = flat[at + 1] end

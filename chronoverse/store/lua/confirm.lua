@@ -2,7 +2,7 @@
 -- everything that was written before, by whatever connection: both wait for the caller's own last write only.
 -- KEYS  log, job, lease
 -- ARGV  token, lease in ms, retention in ms, attempt
--- ->    OK next (of a job that has ended: the terminal entry's number) | FENCED
+-- ->    OK next (one past the last entry, of a job that has ended the terminal one) | FENCED
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 
 local last, shape = tip(log)
@@ -13,4 +13,4 @@ end
 local status, attempt = unpack(redis.call('HMGET', job, 'status', 'attempt'))
 if shape ~= 'CLOSED' or not is_terminal(status) or status == 'LOST' or attempt ~= ARGV[4] then return {'FENCED'} end
 redis.call('PEXPIRE', job, ARGV[3])
-return {'OK', last}
+return {'OK', last + 1}

@@ -11,10 +11,10 @@ if shape == 'CLOSED' or is_terminal(redis.call('HGET', job, 'status')) then retu
 if shape == 'TAINTED' then return {'TAINTED', last} end
 
 local holder = redis.call('GET', lease)
-if holder and holder ~= token then return {'HELD'} end
+if not is_free(holder) and holder ~= token then return {'HELD'} end
 -- The keys' types are all known to be right once this has passed, so nothing below can fail half-way.
 redis.call('ZADD', jobs, 'NX', ARGV[4], ARGV[5])
-if not holder then
+if is_free(holder) then
   redis.call('SET', lease, token, 'PX', ttl)
   redis.call('HINCRBY', job, 'attempt', 1)
 end

@@ -1,0 +1,50 @@
+"""The job of the fault suite: prints lines that prove themselves, and leaves behind how many it began to print.
+
+    python emitter.py LEDGER WRITER COUNT RATE PADDING
+
+Line k is ``w=<writer> n=<k> h=<sha1 of "writer:k">``, then PADDING bytes more. LEDGER holds the number of lines that
+were begun, written before they are. It ends after COUNT lines, or once LEDGER.stop exists, with exit code 7; once
+LEDGER.half exists it prints half a line and waits.
+"""
+
+import hashlib
+import os
+import sys
+import time
+
+TICK_SECONDS = 0.01
+EXIT_CODE = 7
+
+
+def line(writer: str, number: int, padding: int = 0) -> str:
+    """Line ``number`` of ``writer``, without its newline."""
+    proof = hashlib.sha1(f"{writer}:{number}".encode(), usedforsecurity=False).hexdigest()
+    text = f"w={writer} n={number} h={proof}"
+    return f"{text} {'.' * (padding - 1)}" if padding else text
+
+
+def write(data: bytes) -> None:
+    """All of it, to stdout."""
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def main(path: str, writer: str, count: int, rate: float, padding: int) -> int:
+    """Prints the lines."""
+    ledger = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    began = time.monotonic()
+    done = 0
+    while done < count and not os.path.exists(f"{path}.stop"):
+        due = min(count, int((time.monotonic() - began) * rate) + 1, done + 1000)
+        if os.path.exists(f"{path}.half"):
+            write(line(writer, done + 1).encode()[:20])
+            time.sleep(60)
+        os.pwrite(ledger, b"%012d" % due, 0)
+        write("".join(f"{line(writer, number, padding)}\n" for number in range(done + 1, due + 1)).encode())
+        done = due
+        time.sleep(TICK_SECONDS)
+    return EXIT_CODE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])))

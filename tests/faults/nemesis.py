@@ -1,0 +1,154 @@
+"""What can happen to a stage, one fault at a time."""
+
+import contextlib
+import random
+from collections.abc import Callable
+from typing import Final
+
+from tests.faults.runner import PATIENCE_SECONDS, Runner
+from tests.faults.stage import Stage, frozen, passing
+from tests.support.waiting import wait_until
+
+#: Seconds that a fault lasts at most.
+LONGEST_SECONDS: Final = 2.0
+
+
+class Nemesis:
+    """Does things to a stage, as chance has it. Each method is one fault, from its beginning to its end."""
+
+    def __init__(self, stage: Stage, chance: random.Random) -> None:
+        self._stage = stage
+        self._chance = chance
+        self._faults: list[Callable[[], str]] = [
+            self.cut,
+            self.refuse,
+            self.stall,
+            self.throttle,
+            self.lose_replies,
+            self.lose_requests,
+            self.freeze_runner,
+            self.freeze_store,
+            self.kill_store,
+            self.cut_power,
+            self.no_memory,
+            self.no_lease,
+            self.cut_service,
+            self.kill_worker,
+        ]
+
+    def strike(self) -> str:
+        """One fault of them all; its name."""
+        return self._chance.choice(self._faults)()
+
+    def cut(self) -> str:
+        """A runner's connections break."""
+        self._runner().proxy.cut()
+        return "cut"
+
+    def refuse(self) -> str:
+        """A runner finds no store."""
+        proxy = self._runner().proxy
+        proxy.refuse()
+        proxy.cut()
+        self._last()
+        proxy.heal()
+        return "refuse"
+
+    def stall(self) -> str:
+        """A runner's packets stop on their way, one way or both; then they go on, or the connection breaks."""
+        proxy = self._runner().proxy
+        proxy.stall(*self._chance.choice([(), ("up",), ("down",)]))
+        self._last()
+        if self._chance.random() < 0.5:
+            proxy.cut()
+        proxy.heal()
+        return "stall"
+
+    def throttle(self) -> str:
+        """A runner's link is slow."""
+        proxy = self._runner().proxy
+        proxy.throttle(self._chance.choice([500, 5_000, 50_000]))
+        self._last()
+        proxy.heal()
+        return "throttle"
+
+    def lose_replies(self) -> str:
+        """The store does what a runner asks, and the answer is lost, or part of it."""
+        proxy = self._runner().proxy
+        proxy.drop_reply(self._chance.choice([0, 1, 7]), times=self._chance.randint(1, 4))
+        self._last()
+        proxy.heal()
+        return "lose replies"
+
+    def lose_requests(self) -> str:
+        """Half of what a runner asks arrives."""
+        proxy = self._runner().proxy
+        proxy.drop_request(self._chance.choice([0, 1, 100, 2_000]), times=self._chance.randint(1, 4))
+        self._last()
+        proxy.heal()
+        return "lose requests"
+
+    def freeze_runner(self) -> str:
+        """A runner stands still."""
+        with frozen(self._runner().process):
+            self._last()
+        return "freeze a runner"
+
+    def freeze_store(self) -> str:
+        """The store stands still."""
+        with frozen(self._stage.redis):
+            self._last()
+        return "freeze the store"
+
+    def kill_store(self) -> str:
+        """The store is killed and comes back."""
+        self._stage.redis.kill()
+        if self._chance.random() < 0.5:
+            self._last()
+        self._stage.redis.start()
+        return "kill the store"
+
+    def cut_power(self) -> str:
+        """The store is killed, and what was not safe is gone from its disk."""
+        safe = self._stage.freeze_disk()
+        self._last()
+        lost = self._stage.cut_power(safe)
+        self._stage.redis.start()
+        return f"cut the power, {lost} bytes"
+
+    def no_memory(self) -> str:
+        """The store refuses what needs memory."""
+        self._stage.redis.ask("CONFIG", "SET", "maxmemory", "1")
+        self._last()
+        self._stage.redis.ask("CONFIG", "SET", "maxmemory", "0")
+        return "no memory"
+
+    def no_lease(self) -> str:
+        """A lease expires at once, under a runner that is publishing: one that is not may be declared LOST by this."""
+        job = self._runner().job
+        key, before = self._stage.key("lease", job), self._stage.last_id(job)
+        wait_until(lambda: self._stage.last_id(job) > before, PATIENCE_SECONDS, f"the runner of {job} publishes")
+        self._stage.redis.ask("DEL", key)
+        wait_until(lambda: self._stage.redis.ask("EXISTS", key), PATIENCE_SECONDS, f"the lease of {job} is back")
+        return "no lease"
+
+    def cut_service(self) -> str:
+        """The service finds no store."""
+        link = self._stage.link
+        link.refuse()
+        link.cut()
+        self._last()
+        link.heal()
+        return "cut the service"
+
+    def kill_worker(self) -> str:
+        """A worker of the service is killed, and its viewers must come again."""
+        with contextlib.suppress(ProcessLookupError, IndexError):
+            self._stage.kill_worker(self._chance.choice(self._stage.service.worker_pids()))
+        return "kill a worker"
+
+    def _runner(self) -> Runner:
+        return self._chance.choice(self._stage.runners)
+
+    def _last(self) -> None:
+        passing(self._chance.uniform(0.1, LONGEST_SECONDS))

@@ -1,0 +1,124 @@
+"""Random schedules of faults: three jobs, five viewers each, and whatever can happen in between.
+
+    python -m tests.faults.schedule [--runs N] [--seconds S] [--seed SEED]
+
+Each run prints its seed, what it did and the oracle's verdict; ``--seed`` plays one again. Every fault is shorter than
+the runners' lease, so that no job may end as LOST: all lines must be there, once and in order.
+"""
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from chronoverse.joblog import JobRef
+from tests.faults.emitter import EXIT_CODE
+from tests.faults.nemesis import Nemesis
+from tests.faults.oracle import Verdict
+from tests.faults.runner import Runner
+from tests.faults.stage import Stage, passing
+
+JOBS: Final = 3
+VIEWERS: Final = 5
+#: Lines/s of each job.
+RATES: Final = (50, 150, 400)
+#: Whole seconds of the lease: so much more than a fault lasts that a runner that pauses behind it finds its lease.
+LEASE_SECONDS: Final = 10
+#: Seconds between two faults.
+PAUSE_SECONDS: Final = (0.1, 1.0)
+#: Seconds for all to come to an end once nothing more is done to them.
+END_SECONDS: Final = 60.0
+
+
+@dataclass
+class Report:
+    """What a run did and found. ``wrong`` is what went wrong beside the lines."""
+
+    seed: int
+    seconds: float
+    done: list[str] = field(default_factory=list)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was found."""
+        return not self.wrong and all(verdict.clean for verdict in self.verdicts.values())
+
+    def __str__(self) -> str:
+        said = [f"  {job}: {verdict}" for job, verdict in self.verdicts.items()]
+        head = (
+            f"seed {self.seed}, {self.seconds:g} s, {len(self.done)} faults: {'clean' if self.clean else 'NOT CLEAN'}"
+        )
+        return "\n".join([head, f"  {', '.join(self.done)}", *said, *(f"  {each}" for each in self.wrong)])
+
+
+def play(directory: Path, report: Report) -> Report:
+    """The schedule of the report's seed, from its beginning to the verdict, which goes into the report."""
+    with Stage(directory, lease=LEASE_SECONDS, workers=2) as stage:
+        jobs = [JobRef("schedule", f"job-{number}") for number in range(1, JOBS + 1)]
+        for job, rate in zip(jobs, RATES, strict=True):
+            stage.run(job, rate=rate)
+            stage.watch(job, VIEWERS)
+        for job in jobs:
+            stage.seen(stage.watchers[job], 1)
+        chance = random.Random(report.seed)
+        nemesis = Nemesis(stage, chance)
+        until = time.monotonic() + report.seconds
+        while time.monotonic() < until:
+            report.done.append(nemesis.strike())
+            passing(chance.uniform(*PAUSE_SECONDS))
+        report.wrong += [wrong for runner in stage.runners for wrong in _end(stage, runner)]
+        report.verdicts = {job.job_id: stage.verdict(job) for job in jobs}
+    return report
+
+
+def _end(stage: Stage, runner: Runner) -> Iterator[str]:
+    """Has the job end; what is not as it should be then."""
+    name = runner.job.job_id
+    runner.end()
+    if (code := runner.wait(END_SECONDS)) != EXIT_CODE:
+        yield f"{name}: exit code {code}"
+    if len(runner.shown) != runner.begun:
+        yield f"{name}: {len(runner.shown)} of {runner.begun} lines shown"
+    status = stage.status(runner.job).get("status")
+    if status != "FAILED":
+        yield f"{name}: {status}; its runner said {runner.said[-2000:]!r}"
+    for number, watcher in enumerate(stage.watchers[runner.job]):
+        if not watcher.join(END_SECONDS):
+            yield f"{name}: viewer {number} stands at {watcher.highest}: {watcher.troubles[-5:]}"
+
+
+def main() -> int:
+    """Plays runs until one is not clean, or all are through."""
+    parser = argparse.ArgumentParser(description="Random schedules of faults, judged by the oracle.")
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, help="of the first run; the others follow")
+    options = parser.parse_args()
+    first = random.SystemRandom().randrange(10**9) if options.seed is None else options.seed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    failed = []
+    for seed in range(first, first + options.runs):
+        print(f"seed {seed} …", flush=True)
+        with tempfile.TemporaryDirectory(prefix="cv-faults-") as directory:
+            report = Report(seed, options.seconds)
+            try:
+                play(Path(directory), report)
+            except AssertionError as error:
+                report.wrong.append(str(error))
+        print(report, flush=True)
+        if not report.clean:
+            failed.append(seed)
+    print(f"{options.runs - len(failed)} of {options.runs} runs clean; not clean: {failed or 'none'}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
