@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     flags = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    with tempfile.TemporaryDirectory() as folder, embedded.hold(folder) as hold:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, embedded.hold(folder) as hold:
         results = rounds(flags, hold.url)
     medians = {
         side: {name: statistics.median(each[name] for each in found) for name in found[0]}

@@ -207,7 +207,10 @@ class Tail:
         elif closing is not None:
             self.look_at([channel])
             # Somebody may have written on behind the end, so that the look did not find it: it is the end all the same.
-            channel.close(final_frames(channel.job or Job(channel.ref, closing.status), closing, self._lease_seconds))
+            if channel.cursor + 1 == closing.sequence_num:
+                channel.close(
+                    final_frames(channel.job or Job(channel.ref, closing.status), closing, self._lease_seconds)
+                )
 
     def _observe(self, channel: Channel, job: Job) -> None:
         channel.observe(job)
@@ -267,9 +270,13 @@ class Tail:
 
     def _read_loop(self) -> None:
         delay, longest = BACKOFF_SECONDS
+        minded_at = self._clock()
         while not self._stopped.is_set():
             self._joined.clear()
-            self.start()
+            # Not at every read: under gevent, asking whether a thread lives lets every woken viewer go first.
+            if self._clock() >= minded_at + BLOCK_SECONDS:
+                minded_at = self._clock()
+                self.start()
             try:
                 if not self.read_once():
                     self._joined.wait(BLOCK_SECONDS)

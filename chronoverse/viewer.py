@@ -138,7 +138,7 @@ class Viewer:
     def _schedule(self) -> None:
         request = self.request
         self.due = min(self._sent_at + request.heartbeat_seconds, request.expires_at, request.closes_at)
-        if request.job is None:
+        if request.job is None and (self._channel is None or self._channel.job is None):
             self.due = min(self.due, max(self._wait_until, self._sent_at))
 
     def _close_early(self, now: float) -> bytes:
@@ -215,6 +215,7 @@ class Viewer:
         except NotALog as error:
             return self._fail(str(error))
         except StoreError:
+            self.due = min(self.due, now + RETRY_READ_SECONDS)
             return None
         self._read_at = now
         return chunk
@@ -236,9 +237,11 @@ class Viewer:
         if job.last > self.cursor and self._store.read(self.request.ref, self.cursor, 1):
             return b""
         chunk = b""
-        if job.last > self.cursor:
-            chunk = Gap(self.cursor + 1, job.last, "trimmed" if job.first > self.cursor + 1 else "missing").to_frame()
-            self.cursor = job.last
+        # A closed channel knows how far the log went, whatever the store has lost of it since.
+        last = self._channel.cursor if self._channel and final is not None else job.last
+        if last > self.cursor:
+            chunk = Gap(self.cursor + 1, last, "trimmed" if job.first > self.cursor + 1 else "missing").to_frame()
+            self.cursor = last
         if self._finished and job.end:
             chunk += self._end(job.end)
         elif final is not None:

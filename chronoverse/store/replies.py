@@ -46,7 +46,8 @@ def job(ref: JobRef, reply: list[Any] | None) -> Job | None:
     status = named.get("status", "")
     end: End | None = None
     if terminal:
-        end = read_terminal(last, terminal)
+        # A terminal entry without a number of its own, such as 5-1, is the one behind line 5.
+        end = read_terminal(last if last_id.endswith(b"-0") else last + 1, terminal)
     elif status in Status.__members__ and Status(status).terminal:
         end = _end_from_hash(named, last, holds_entries=bool(first_id))
     known = Job(
