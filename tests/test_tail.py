@@ -1,7 +1,5 @@
 """The tail with its threads running, on real servers: one connection, prompt, in order, and hard to kill."""
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from gevent import monkey
 
 from chronoverse.entries import RawEntry
 from chronoverse.errors import StoreError
@@ -309,11 +306,3 @@ def keep_writing(world: World, job: JobRef, stop: threading.Event) -> None:
                 break
             except StoreError:
                 stop.wait(0.01)
-
-
-@pytest.mark.skipif(monkey.is_module_patched("threading"), reason="this is the patched run")
-def test_the_same_under_gevent() -> None:
-    """Everything above holds in a process that gevent has patched, as the service's workers are."""
-    command = [sys.executable, "tests/gevented.py", "-q", "-p", "no:cacheprovider", __file__]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
-    assert finished.returncode == 0, finished.stdout
