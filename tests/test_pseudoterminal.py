@@ -1,7 +1,6 @@
 """Commands on a pseudo-terminal: what they see, what is typed, and how they end."""
 
 import io
-import os
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from chronoverse.command import Command
 from chronoverse.cutter import Block
 from chronoverse.echo import Echo
 from chronoverse.relay import Relay
+from tests.support.descriptors import open_descriptors
 
 ROOT = Path(__file__).parents[1]
 #: Runs its arguments on a pseudo-terminal, says what would have been published, and exits as they did.
@@ -110,12 +110,11 @@ def test_a_grandchild_does_not_hold_us() -> None:
 
 def test_no_descriptor_is_left_open() -> None:
     """Neither the pseudo-terminal's nor the keyboard's."""
-    execute("true")
-    before = len(os.listdir("/dev/fd"))
+    before = open_descriptors()
     for _ in range(5):
         execute("true")
         execute("no-such-command-here")
-    assert len(os.listdir("/dev/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_our_stdin_stays_the_commands_when_it_is_no_terminal() -> None:

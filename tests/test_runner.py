@@ -1,7 +1,6 @@
 """The runner, with real commands and a real server: what was printed is what the stream says."""
 
 import hashlib
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from chronoverse.errors import Closed, Held, NotALog, Tainted
 from chronoverse.relay import GRACE_SECONDS
 from chronoverse.runner import run
 from chronoverse.store import Store
+from tests.support.descriptors import open_descriptors
 from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
 from tests.support.servers import RedisServer, binaries, running
 from tests.support.waiting import wait_until
@@ -371,7 +371,7 @@ def test_a_job_that_starts_many_short_children_ends_with_all_their_lines(server:
 def test_no_descriptor_is_left_open(store: Store) -> None:
     """Neither the pipes nor what watches the process."""
     execute(store, "true")
-    before = len(os.listdir("/dev/fd"))
+    before = open_descriptors()
     for number in range(5):
         run(["true"], store, JOB._replace(job_id=f"again_{number}"), out=BytesIO(), err=BytesIO())
-    assert len(os.listdir("/dev/fd")) == before
+    assert open_descriptors() == before
