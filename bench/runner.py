@@ -1,4 +1,4 @@
-"""What a job pays for being run by us, both sides in one run: ``python bench/runner.py [flat] [paced] [start] [away]``.
+"""What a job pays for being run by us, both sides in one run: ``python -m bench.runner [flat] [paced] [start] [away]``.
 
     flat   1,000,000 lines of 100 bytes as fast as they can be printed: lines/s published, wall time of the job
     paced  5,000 lines/s for five seconds: wall time of the job

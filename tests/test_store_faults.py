@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 
 from chronoverse.errors import Closed, Fenced, Held, NotALog, StoreRefused, StoreUnavailable, Tainted
 from chronoverse.joblog import End, Job, JobRef, Status
-from chronoverse.store import Attempt, Store
+from chronoverse.store import Attempt, Durability, Store
 from tests.conftest import KINDS, binary
 from tests.support.bench import JOB, NOW, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines
 from tests.support.servers import RedisServer
@@ -530,3 +531,45 @@ def test_a_log_beyond_all_numbers_cannot_be_ended(bench: Bench, store: Store, en
 
     assert job
     assert job.status is Status.RUNNING
+
+
+# How far a log is safe
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hurried_question_is_answered_by_this_machines_files(kind: str, tmp_path: Path, prefix: str) -> None:
+    """A server that syncs every second would have everybody wait for that, for half of it on average."""
+    synced: list[int] = []
+    with RedisServer(tmp_path, binary(kind), "--appendonly", "yes", "--appendfsync", "everysec") as server:
+        store = Store(
+            server.url, prefix=prefix, durability=Durability.FSYNCED, sync=lambda: synced.append(1), clock=lambda: 0.0
+        )
+        attempt = store.open(JOB, "token-1")
+        oracle = store.oracle()
+        assert oracle is not None
+        for number in range(1, 21):
+            store.append(attempt, make_lines(number, 1))
+            assert oracle.confirm(attempt, hurried=True) == number + 1
+        store.close()
+    # An fsync of the server's own may be under way at one of them, and then it is the server that answers.
+    assert len(synced) > 10
+
+
+def test_a_line_is_replicated_when_a_replica_has_it(tmp_path: Path, prefix: str) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        port = probe.getsockname()[1]
+    with RedisServer(tmp_path / "master", None, "--bind", "127.0.0.1", "--port", str(port)) as master:
+        store = Store(master.url, prefix=prefix, durability=Durability.REPLICATED)
+        attempt = store.open(JOB, "token-1")
+        store.append(attempt, make_lines(1, 3))
+        oracle = store.oracle()
+        assert oracle is not None
+        assert oracle.confirm(attempt) is None
+
+        with RedisServer(tmp_path / "replica", None, "--replicaof", "127.0.0.1", str(port)) as replica:
+            wait_until(lambda: oracle.confirm(attempt) == 4, PATIENCE, "the replica has the lines")
+            assert replica.ask("XLEN", f"{prefix}:{{wf_1}}:job_1:log") == 3
+            store.append(attempt, make_lines(4, 2))
+            assert oracle.confirm(attempt) == 6
+            assert replica.ask("XLEN", f"{prefix}:{{wf_1}}:job_1:log") == 5
+        store.close()

@@ -57,37 +57,48 @@ class Confirmer:
             if self._durability is Durability.REPLICATED:
                 return self._asked(attempt, "WAIT", REPLICAS, WAIT_MS)
             if hurried and self._sync is not None:
-                following = self._asked(attempt, "INFO", "persistence")
                 # A file may have gone between two looks (a rewrite), or may not be ours to open: ask the server then.
                 with contextlib.suppress(EmbeddedError):
+                    following = self._written(attempt)
                     if following is not None:
                         self._sync()
                         return following
             return self._asked(attempt, "WAITAOF", 1, 0, WAIT_MS)
 
+    def _written(self, attempt: Attempt) -> int | None:
+        """As :meth:`confirm`, for what the server has handed to its machine's files.
+
+        Two round trips: the server writes what a read of a connection has brought only when it has done all of it.
+        """
+        following = self._following(self._client.execute_command(*self._call(attempt)))
+        info = self._client.execute_command("INFO", "persistence")
+        # With everysec a write may stay in the server's own memory while its disk is busy. What is empty was written.
+        return following if b"aof_enabled:1" in info and b"aof_buffer_length:0\r" in info else None
+
     def _asked(self, attempt: Attempt, *question: Any) -> int | None:
-        keys = self._keys(attempt.job)
-        args = (attempt.token, self._lease_ms, self._retention_ms, attempt.attempt)
+        # Both on one connection, whose last write the question is about.
         pipeline = self._client.pipeline(transaction=False)
-        pipeline.execute_command("EVAL", self._script.source, len(keys), *keys, *args)
+        pipeline.execute_command(*self._call(attempt))
         pipeline.execute_command(*question)
         answer, reply = pipeline.execute(raise_on_error=False)
         if isinstance(answer, Exception):
             raise answer
-        if answer[0] != b"OK":
-            raise replies.refusal(answer[0].decode(), answer[1:])
+        following = self._following(answer)
         if isinstance(reply, redis.ResponseError):
             raise NotDurable(f"the store cannot say what is on its disk: {reply}")
         if isinstance(reply, Exception):
             raise reply
+        copies = reply[0] if question[0] == "WAITAOF" else reply
+        return following if copies >= (1 if question[0] == "WAITAOF" else REPLICAS) else None
+
+    def _call(self, attempt: Attempt) -> tuple[Any, ...]:
+        keys = self._keys(attempt.job)
+        args = (attempt.token, self._lease_ms, self._retention_ms, attempt.attempt)
+        return ("EVAL", self._script.source, len(keys), *keys, *args)
+
+    @staticmethod
+    def _following(answer: list[Any]) -> int:
+        if answer[0] != b"OK":
+            raise replies.refusal(answer[0].decode(), answer[1:])
         following: int = answer[1]
-        return following if _is_yes(question[0], reply) else None
-
-
-def _is_yes(question: str, reply: Any) -> bool:
-    if question == "WAITAOF":
-        return bool(reply[0] >= 1)
-    if question == "WAIT":
-        return bool(reply >= REPLICAS)
-    # With everysec a write may stay in the server's own memory while its disk is busy. What is empty was written.
-    return b"aof_enabled:1" in reply and b"aof_buffer_length:0\r" in reply
+        return following
