@@ -3,7 +3,8 @@
     flat   1,000,000 lines of 100 bytes as fast as they can be printed: lines/s published, wall time of the job
     paced  5,000 lines/s for five seconds: wall time of the job
     start  ``run -- true``: milliseconds over ``true``
-    away   2,000 lines/s, the store away in the middle: wall time of the job, rate at which the backlog is delivered
+    away   2,000 lines/s, the store away in the middle, watched by three ``logs -f``: wall time of the job, rate at
+           which the backlog is delivered, and what the viewers saw
 
 Everything runs on the embedded server in a directory of its own. Takes about three minutes; prints one line each.
 """
@@ -12,6 +13,7 @@ import contextlib
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,9 @@ LINES: Final = 1_000_000
 #: Seconds of the store's absence, and of the job around it.
 AWAY_SECONDS: Final = 60
 AROUND_SECONDS: Final = 5
+#: Who watches meanwhile, and seconds for them to see the end after it was written.
+VIEWERS: Final = 3
+SEEN_SECONDS: Final = 30
 ROUNDS: Final = 3
 FLAT: Final = f"import sys\nw = sys.stdout.write\nfor i in range({LINES}): w('%099d\\n' % i)"
 #: Prints ``sys.argv[1]`` lines/s for ``sys.argv[2]`` seconds, and leaves its own wall time in ``sys.argv[3]``.
@@ -148,7 +153,10 @@ def away(at: Place) -> None:
     job = [sys.executable, "-c", PACED, "2000", str(seconds), str(mark)]
     pid = int(at.client().info("server")["process_id"])
     argv = at.run(*job)
-    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=at.environ, cwd=ROOT) as runner:
+    with (
+        watched(at) as viewers,
+        subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=at.environ, cwd=ROOT) as runner,
+    ):
         time.sleep(AROUND_SECONDS)
         os.kill(pid, signal.SIGSTOP)
         time.sleep(AWAY_SECONDS)
@@ -159,11 +167,42 @@ def away(at: Place) -> None:
             time.sleep(0.01)
         took = time.monotonic() - began
         said = runner.communicate()[1].decode()
+        told = [viewer.communicate(timeout=SEEN_SECONDS)[1].decode().strip() for viewer in viewers]
+    seen = [(at.directory / f"viewer{number}").read_bytes() for number in range(VIEWERS)]
     assert at.published() == seconds * 2000 + 1, (at.published(), said)
+    whole = "".join(f"{number:099d}\n" for number in range(seconds * 2000)).encode()
+    right = sum(out == whole for out in seen)
     print(
         f"away   job {float(mark.read_text()) / seconds:.3f}x of its own time; backlog of {backlog:,} lines in "
-        f"{took:.2f} s, {backlog / took / 2000:.0f}x the live rate"
+        f"{took:.2f} s, {backlog / took / 2000:.0f}x the live rate; {right} of {VIEWERS} viewers saw every line once"
     )
+    print(f"       the viewers were told: {sorted(set(told))}")
+
+
+@contextlib.contextmanager
+def watched(at: Place) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Viewers of the next job, behind a service of its own."""
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        port = probe.getsockname()[1]
+    environ = {**at.environ, "CHRONOVERSE_BIND": f"127.0.0.1:{port}", "CHRONOVERSE_URL": f"http://127.0.0.1:{port}"}
+    follow = [sys.executable, "-m", "chronoverse", "logs", "-f", "--wait", "60", "bench", f"j{at.count}"]
+    viewers: list[subprocess.Popen[bytes]] = []
+    with contextlib.ExitStack() as stack:
+        service = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "app.py"], env=environ, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+        )
+        stack.callback(service.terminate)
+        assert service.stdout is not None
+        while b"/events" not in service.stdout.readline():
+            pass
+        for number in range(VIEWERS):
+            out = stack.enter_context(open(at.directory / f"viewer{number}", "wb"))
+            viewers.append(
+                stack.enter_context(subprocess.Popen(follow, env=environ, cwd=ROOT, stdout=out, stderr=subprocess.PIPE))
+            )
+        yield viewers
 
 
 def main(names: list[str]) -> None:
