@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from chronoverse import sse
-from chronoverse.channel import Channel, encode, final_frames, join
-from chronoverse.entries import in_sequence, read_entries
-from chronoverse.errors import NotALog, StoreError
-from chronoverse.joblog import End, Gap, Job, JobRef, Stray
-from chronoverse.tail import LineCount, Source, Tail
+from chronoverse.channel import Channel
+from chronoverse.errors import StoreError
+from chronoverse.joblog import Job, JobRef
+from chronoverse.replay import Replay
+from chronoverse.tail import Source, Tail
 
 #: Seconds the store may stay away before a viewer is told so and let go.
 STORE_PATIENCE_SECONDS: Final = 30.0
@@ -68,23 +68,22 @@ class Viewer:
         self.done = False
         #: Why it is done: ``end``, ``error``, ``expired``, ``age``, ``stop`` or ``left``; empty while it is not.
         self.reason = ""
-        self._store = store
         self._tail = tail
         self._stop = stop or threading.Event()
         self._clock = clock
         self._woken = threading.Event()
-        self._count = LineCount()
         self._position: int | None = None
         self._channel: Channel | None = None
         self._sent_at = self._read_at = clock()
         self._wait_until = self._sent_at + request.wait
         job = request.job
-        self._finished = job if job and job.end else None
+        finished = job if job and job.end else None
+        self._past = Replay(store, request.ref, request.stream, finished, request.lease_seconds)
         self._state = job.to_frame() if job else None
         self._pending = sse.frame("connected", _CONNECTED, retry_ms=request.retry_ms) + (self._state or b"")
         self.due = 0.0
         self._schedule()
-        if self._finished is None:
+        if finished is None:
             self._channel = tail.join(request.ref, job, self)
             known = self._channel.job
             if job and known and (job.status, job.attempt) == (known.status, known.attempt):
@@ -197,62 +196,10 @@ class Viewer:
     def _replay(self, now: float) -> bytes | None:
         """The next lines by a read of our own."""
         try:
-            entries = self._store.read(self.request.ref, self.cursor, self._count.lines)
-            if not entries:
-                chunk = self._nothing_behind()
-            else:
-                first = 1 if in_sequence(entries, self.cursor) else self._first()
-                items, closing = encode(read_entries(entries, self.cursor, first), self.cursor)
-                reached = items[-1].number if items else self.cursor
-                chunk = join(items, self.request.stream)
-                if isinstance(closing, Stray):
-                    chunk = self._finish("error", chunk + closing.to_frame())
-                elif closing and not self._ring_reaches(reached):
-                    chunk += self._end(closing)
-                # Only now, when nothing can fail any more: a cursor ahead of the bytes would lose lines.
-                self.cursor = reached
-                self._count.learn(len(entries), sum([len(item.frame) for item in items]))
-        except NotALog as error:
-            return self._fail(str(error))
+            step = self._past.step(self.cursor, self._channel)
         except StoreError:
             self.due = min(self.due, now + RETRY_READ_SECONDS)
             return None
+        self.cursor = step.cursor
         self._read_at = now
-        return chunk
-
-    def _first(self) -> int:
-        """The first number the store still has."""
-        job = self._store.look(self.request.ref)
-        return job.first if job else 1
-
-    def _nothing_behind(self) -> bytes | None:
-        """What it means that the store holds nothing behind the cursor although more was there once."""
-        # Looked at first, read again second: what the look knows of and the read does not find is gone.
-        final = self._channel.final if self._channel else None
-        job = self._store.look(self.request.ref) or self._finished
-        if job is None:
-            return self._fail("the log is gone from the store: it expired or was deleted")
-        if self._finished and job.end is None:
-            return self._fail("the store has lost the end of this log")
-        if job.last > self.cursor and self._store.read(self.request.ref, self.cursor, 1):
-            return b""
-        chunk = b""
-        # A closed channel knows how far the log went, whatever the store has lost of it since.
-        last = self._channel.cursor if self._channel and final is not None else job.last
-        if last > self.cursor:
-            chunk = Gap(self.cursor + 1, last, "trimmed" if job.first > self.cursor + 1 else "missing").to_frame()
-            self.cursor = last
-        if self._finished and job.end:
-            chunk += self._end(job.end)
-        elif final is not None:
-            # The tail has closed a log that ends before the ring begins: the store went back.
-            chunk = self._finish("error", chunk + final)
-        return chunk or None
-
-    def _ring_reaches(self, cursor: int) -> bool:
-        """Whether the tail's ring goes on from ``cursor``, so that the end is to be had there."""
-        return self._channel is not None and self._channel.seek(cursor) is not None
-
-    def _end(self, end: End) -> bytes:
-        job = self._finished or self._store.look(self.request.ref)
-        return self._finish("end", final_frames(job, end, self.request.lease_seconds)) if job else b""
+        return self._finish(step.reason, step.frames or b"") if step.reason else step.frames

@@ -23,7 +23,7 @@ LAYERS: Final = {
         "backoff carriage channel cutter echo follower foreground",
         "httpledger jwks masking pseudoterminal relay terminal",
         "auth client hole records scribe tail",
-        "capture spoolfile",
+        "capture replay spoolfile",
         "segment",
         "stock",
         "spool",
