@@ -271,7 +271,7 @@ def test_a_stopped_tail_leaves_nothing(world: World) -> None:
 
 def test_a_killed_server_loses_nothing(tmp_path: Path) -> None:
     """Lines go on being appended while the server is killed twice: a viewer gets each of them once, in order."""
-    with running(tmp_path / "server", None, "--appendonly", "yes") as server:
+    with running(tmp_path / "server", None, "--appendonly", "yes", "--appendfsync", "always") as server:
         world = World(server, "killed")
         try:
             watched = world.watch(job())
