@@ -27,7 +27,7 @@ POLL_SECONDS = 0.2
 
 wsgi_app = "chronoverse.web:create_app()"
 bind = _settings.bind
-worker_class = "gevent"
+worker_class = "chronoverse.web.worker.Worker"
 workers = _settings.web_concurrency
 worker_connections = _settings.max_streams + SPARE_CONNECTIONS
 # 0 would also switch off the bound on how slowly a request's head may arrive. nginx's own must be below it.

@@ -7,7 +7,7 @@ from chronoverse.channel import Channel, encode, final_frames, join
 from chronoverse.entries import in_sequence, read_entries
 from chronoverse.errors import NotALog
 from chronoverse.joblog import End, Gap, Job, JobRef, Stray
-from chronoverse.tail import LineCount, Source
+from chronoverse.source import LineCount, Source
 
 
 class Step(NamedTuple):

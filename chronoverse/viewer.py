@@ -16,7 +16,8 @@ from chronoverse.channel import Channel
 from chronoverse.errors import StoreError
 from chronoverse.joblog import Job, JobRef
 from chronoverse.replay import Replay
-from chronoverse.tail import Source, Tail
+from chronoverse.source import Source
+from chronoverse.tail import Tail
 
 #: Seconds the store may stay away before a viewer is told so and let go.
 STORE_PATIENCE_SECONDS: Final = 30.0
@@ -51,8 +52,16 @@ class Request:
 class Viewer:
     """Bytes for one connection. :meth:`poll` never waits; :meth:`chunks` waits between polls.
 
-    ``stop`` says that the process is going down. ``clock`` is monotonic, in seconds.
+    Something that writes by itself (``on_wake``) asks by :meth:`glance` first, which does not even read the store.
+    ``stop`` says that the process is going down. ``clock`` is monotonic, in seconds. Thousands of these wait at a
+    time, so each keeps only what it needs.
     """
+
+    __slots__ = (
+        "_awaited", "_channel", "_clock", "_closes_at", "_expires_at", "_finished", "_heartbeat", "_lease_seconds",
+        "_past", "_pending", "_position", "_read_at", "_ref", "_retry_ms", "_sent_at", "_state", "_stop", "_store",
+        "_stream", "_tail", "_wait", "_woken", "behind", "cursor", "done", "due", "on_wake", "reason",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -63,48 +72,62 @@ class Viewer:
         stop: threading.Event | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.request = request
         self.cursor = request.after
         self.done = False
         #: Why it is done: ``end``, ``error``, ``expired``, ``age``, ``stop`` or ``left``; empty while it is not.
         self.reason = ""
+        #: Whether the last glance ended where only a read of the store can go on.
+        self.behind = False
+        #: Called instead of waking :meth:`chunks`.
+        self.on_wake: Callable[[], None] | None = None
+        self._store = store
         self._tail = tail
         self._stop = stop or threading.Event()
         self._clock = clock
-        self._woken = threading.Event()
+        self._woken: threading.Event | None = None
+        self._past: Replay | None = None
         self._position: int | None = None
         self._channel: Channel | None = None
+        self._ref, self._stream = request.ref, request.stream
+        self._retry_ms = request.retry_ms
+        self._heartbeat, self._lease_seconds = request.heartbeat_seconds, request.lease_seconds
+        self._expires_at, self._closes_at = request.expires_at, request.closes_at
         self._sent_at = self._read_at = clock()
-        self._wait_until = self._sent_at + request.wait
+        self._wait = request.wait
         job = request.job
-        finished = job if job and job.end else None
-        self._past = Replay(store, request.ref, request.stream, finished, request.lease_seconds)
+        #: On the clock, until when the job may still come.
+        self._awaited = None if job else self._sent_at + request.wait
+        self._finished = job if job and job.end else None
         self._state = job.to_frame() if job else None
         self._pending = sse.frame("connected", _CONNECTED, retry_ms=request.retry_ms) + (self._state or b"")
         self.due = 0.0
         self._schedule()
-        if finished is None:
-            self._channel = tail.join(request.ref, job, self)
-            known = self._channel.job
-            if job and known and (job.status, job.attempt) == (known.status, known.attempt):
-                self._state = self._channel.state
+        if self._finished is None:
+            self._channel = channel = tail.join(request.ref, job, self)
+            self._ref = channel.ref
+            if job and channel.job and (job.status, job.attempt) == (channel.job.status, channel.job.attempt):
+                self._state = channel.state
 
     def chunks(self) -> Iterator[bytes]:
         """What to send, each in one write, until the viewer is done. Leaves the tail when it is closed."""
+        self._woken = woken = threading.Event()
         try:
             while not self.done:
-                self._woken.clear()
+                woken.clear()
                 chunk = self.poll()
                 if chunk:
                     yield chunk
                 elif chunk is None and not self.done:
-                    self._woken.wait(RETRY_READ_SECONDS if self._channel is None else PARK_SECONDS)
+                    woken.wait(RETRY_READ_SECONDS if self._channel is None else PARK_SECONDS)
         finally:
             self.close()
 
     def wake(self) -> None:
-        """Has :meth:`chunks` poll again."""
-        self._woken.set()
+        """Has :meth:`chunks` poll again, or whoever else polls."""
+        if self.on_wake is not None:
+            self.on_wake()
+        elif self._woken is not None:
+            self._woken.set()
 
     def hang_up(self) -> None:
         """The client has gone: ends :meth:`chunks` without another byte."""
@@ -120,34 +143,66 @@ class Viewer:
 
     def poll(self) -> bytes | None:
         """The next bytes; empty when there may be more at once; None when there is nothing until it is woken."""
-        now = self._clock()
+        chunk = self.glance()
+        if chunk is None and self.behind:
+            now = self._clock()
+            chunk = self._replay(now)
+            if chunk is None:
+                return self._idle(now)
+            if chunk:
+                self._sent(now)
+        return chunk
+
+    def glance(self) -> bytes | None:
+        """As :meth:`poll`, of what is at hand. None may also mean that the store has to be read: when ``behind``."""
+        now, position, channel = self._clock(), self._position, self._channel
+        if now < self.due and position is not None and channel is not None and channel.state is self._state:
+            # The way of nearly every line to nearly every viewer.
+            taken = channel.take(position, self._stream)
+            if taken is not None and taken.frames and channel.final is None and not self._stop.is_set():
+                self.cursor, self._position = taken.cursor, taken.position
+                self._sent_at = now
+                return taken.frames
+        return self._look_around(now)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the tail holds more than was taken last: a take is bounded."""
+        return self._channel is not None and self.cursor < self._channel.cursor
+
+    def _look_around(self, now: float) -> bytes | None:
+        self.behind = False
+        if self.done:
+            return None
         chunk, self._pending = self._pending, b""
         if not chunk:
             chunk = self._close_early(now)
         if not chunk:
-            fresh = self._next(now)
+            fresh = self._next()
             if fresh is None:
-                return self._idle(now)
+                return None if self.behind else self._idle(now)
             chunk = fresh
         if chunk:
-            self._sent_at = now
-            self._schedule()
+            self._sent(now)
         return chunk
 
+    def _sent(self, now: float) -> None:
+        self._sent_at = now
+        self._schedule()
+
     def _schedule(self) -> None:
-        request = self.request
-        self.due = min(self._sent_at + request.heartbeat_seconds, request.expires_at, request.closes_at)
-        if request.job is None and (self._channel is None or self._channel.job is None):
-            self.due = min(self.due, max(self._wait_until, self._sent_at))
+        self.due = min(self._sent_at + self._heartbeat, self._expires_at, self._closes_at)
+        if self._awaited is not None and (self._channel is None or self._channel.job is None):
+            self.due = min(self.due, max(self._awaited, self._sent_at))
 
     def _close_early(self, now: float) -> bytes:
         """The closing bytes when the stream must end before the log does, else none."""
         if self._stop.is_set():
-            return self._finish("stop", sse.retry(self.request.retry_ms))
-        if now >= self.request.expires_at:
+            return self._finish("stop", sse.retry(self._retry_ms))
+        if now >= self._expires_at:
             return self._finish("expired", sse.frame("error", b"token expired"))
-        if now >= self.request.closes_at:
-            return self._finish("age", sse.retry(self.request.retry_ms))
+        if now >= self._closes_at:
+            return self._finish("age", sse.retry(self._retry_ms))
         return b""
 
     def _finish(self, reason: str, chunk: bytes) -> bytes:
@@ -160,31 +215,37 @@ class Viewer:
 
     def _idle(self, now: float) -> bytes | None:
         """What to send when there is nothing to send."""
-        silent = now - self._read_at if self._channel is None else self._tail.silent_seconds()
+        channel = self._channel
+        silent = now - self._read_at if channel is None else self._tail.silent_seconds()
         if silent >= STORE_PATIENCE_SECONDS:
             return self._fail(f"the store has been away for {round(silent)} s")
-        if self._channel is not None and self._channel.job is None and now >= self._wait_until:
-            return self._fail(f"no such job came within {self.request.wait:g} s")
-        if now - self._sent_at >= self.request.heartbeat_seconds and self._channel is not None and self._tail.healthy:
-            self._sent_at = now
-            self._schedule()
+        if self._awaited is not None and channel is not None and channel.job is None and now >= self._awaited:
+            return self._fail(f"no such job came within {self._wait:g} s")
+        if now - self._sent_at >= self._heartbeat and channel is not None and self._tail.healthy:
+            self._sent(now)
             return sse.HEARTBEAT
+        if now >= self.due and now < self._sent_at + self._heartbeat:
+            self._schedule()
         return None
 
-    def _next(self, now: float) -> bytes | None:
+    def _next(self) -> bytes | None:
+        """What the tail holds for us. None when that is nothing new, or not what we need: then we are ``behind``."""
         channel = self._channel
         if channel is None:
-            return self._replay(now)
+            self.behind = True
+            return None
         if channel.state is not self._state:
             self._state = channel.state
             return self._state or b""
         # Asked before taking: when it was closed already, what is taken now is all there is.
         final, cursor = channel.final, channel.cursor
         position = channel.seek(self.cursor) if self._position is None else self._position
-        taken = channel.take(position, self.request.stream) if position is not None else None
+        taken = channel.take(position, self._stream) if position is not None else None
         if taken is None:
             self._position = None
-            return self._replay(now)
+            self.behind = True
+            return None
+        self._past = None
         if taken.cursor > self.cursor:
             self.cursor = taken.cursor
         # A viewer ahead of the ring (the store went back) finds its place anew each time.
@@ -195,6 +256,8 @@ class Viewer:
 
     def _replay(self, now: float) -> bytes | None:
         """The next lines by a read of our own."""
+        if self._past is None:
+            self._past = Replay(self._store, self._ref, self._stream, self._finished, self._lease_seconds)
         try:
             step = self._past.step(self.cursor, self._channel)
         except StoreError:

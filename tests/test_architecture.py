@@ -20,7 +20,7 @@ LAYERS: Final = {
         "store",
     ),
     "reading and writing": (
-        "backoff carriage channel cutter echo follower foreground",
+        "backoff carriage channel cutter echo follower foreground source",
         "httpledger jwks masking pseudoterminal relay terminal",
         "auth client hole records scribe tail",
         "capture replay spoolfile",
@@ -34,7 +34,7 @@ LAYERS: Final = {
     ),
     "HTTP": (
         "web.bodies web.connection web.cursors web.problems web.schemas",
-        "web.openapi web.publications",
+        "web.openapi web.outlet web.publications web.worker",
         "web.services",
         "web.events web.logs web.ops web.publish",
         "web.jobs",

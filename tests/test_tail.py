@@ -11,8 +11,9 @@ import pytest
 from chronoverse.entries import RawEntry
 from chronoverse.errors import StoreError
 from chronoverse.joblog import Job, JobRef, Line
+from chronoverse.source import Reader
 from chronoverse.store import Store
-from chronoverse.tail import Reader, Tail
+from chronoverse.tail import Tail
 from chronoverse.viewer import Request, Viewer
 from tests.support.reading import Account, Impatient
 from tests.support.servers import RedisServer, running

@@ -15,6 +15,7 @@ from chronoverse.joblog import Job, JobRef
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.tail import Tail
+from chronoverse.web.outlet import Outlets
 from chronoverse.web.problems import problem
 from chronoverse.web.schemas import Blueprint
 
@@ -52,6 +53,7 @@ class Services:
     streams: Streams
     #: Ours on the embedded server, None where the store is somebody else's.
     hold: Hold | None = None
+    outlets: Outlets = field(default_factory=Outlets)
     #: Set when the worker is going down: streams end, and no new ones are taken.
     stop: threading.Event = field(default_factory=threading.Event)
     wall_clock: Callable[[], float] = time.time
