@@ -43,15 +43,15 @@ def blueprint(services: Services) -> Blueprint:
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/events")
     @routes.doc(operationId="streamJobLog")
-    @routes.arguments(EventsQuery, location="query", as_kwargs=True)
-    @routes.arguments(EventsHeaders, location="headers", as_kwargs=True)
+    @routes.arguments(EventsQuery(), location="query", as_kwargs=True)
+    @routes.arguments(EventsHeaders(), location="headers", as_kwargs=True)
     @routes.response(200, {"type": "string"}, content_type="text/event-stream", description="Server-Sent Events.")
     @routes.alt_response(204, description="`Last-Event-ID` is at or past the end: there is nothing more, ever.")
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def events(workflow_id: str, job_id: str, wait: int, last_event_id: int | None = None, **query: Any) -> Response:
         """Stream a job's log as Server-Sent Events."""
         ref = JobRef(workflow_id, job_id)
-        job = services.store.look(ref)
+        job = services.tail.known(ref) or services.store.look(ref)
         if job is None and not wait:
             raise JobNotFound("no such job")
         if last_event_id is not None and job and job.end and last_event_id >= job.end.sequence_num:

@@ -59,10 +59,6 @@ class Outlet:
         self._unwatch = on_hangup(self._socket, self._hang_up)
         viewer.on_wake = self.wake
 
-    def start(self) -> None:
-        """Begins to write."""
-        self._greenlet = gevent.spawn(self._run, b"")
-
     def wake(self) -> None:
         """Writes what there is, or has somebody do it who may wait. Never waits, never raises."""
         if self._greenlet is not None:
@@ -164,4 +160,4 @@ class Outlets:
             closed()
 
         self.open += 1
-        Outlet(viewer, sock, self._chunker, gone).start()
+        Outlet(viewer, sock, self._chunker, gone).wake()
