@@ -77,6 +77,7 @@ class Tail:
         self._count = LineCount()
         self._beats: dict[str, float] = {}
         self._read_at = clock()
+        self._failing = False
 
     # For viewers
 
@@ -109,7 +110,7 @@ class Tail:
         Saves a crowd that comes back to one job a look each.
         """
         channel = self._channels.get(ref)
-        if channel is None or channel.job is None or channel.final is not None or not self.healthy:
+        if channel is None or channel.job is None or channel.final is not None or self._failing or not self.healthy:
             return None
         return replace(channel.job, last=channel.cursor)
 
@@ -265,8 +266,9 @@ class Tail:
             try:
                 if not self.read_once():
                     self._joined.wait(BLOCK_SECONDS)
-                delay = BACKOFF_SECONDS[0]
+                delay, self._failing = BACKOFF_SECONDS[0], False
             except StoreError as error:
+                self._failing = True
                 log.warning("the tail cannot read: %s", error)
                 self._stopped.wait(delay)
                 delay = min(2 * delay, longest)
