@@ -32,8 +32,8 @@ class Service:
     """One gunicorn master and its workers. Its data outlives it in ``directory``, so that it can start again.
 
     ``redis_url`` None is the embedded default. ``settings`` are environment variables without ``CHRONOVERSE_``
-    (``heartbeat_seconds=1``) in lower case; there is one worker unless ``workers`` says otherwise, of our own class unless
-    ``worker_class`` does.
+    (``heartbeat_seconds=1``) in lower case; there is one worker unless ``workers`` says otherwise, of our own class
+    unless ``worker_class`` does.
     """
 
     def __init__(
