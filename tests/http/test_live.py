@@ -1,6 +1,7 @@
 """``/events`` while the job runs: waiting, heartbeats, and viewers that leave, stall or lose their leave to look."""
 
 import contextlib
+import random
 import re
 import socket
 import struct
@@ -164,6 +165,27 @@ def test_a_viewer_that_does_not_read_disturbs_nobody(
 
         assert stream.wait_end().numbers() == [*range(1, 202)]
         assert service.metric(OPEN_STREAMS) == 1
+
+
+def test_slow_viewers_miss_nothing(service: Service, auth: dict[str, str], job: Foreign) -> None:
+    """Their sockets fill up, they fall behind the ring, read on, and have had every line once, in order."""
+    job.line("first")
+    token = auth["Authorization"].removeprefix("Bearer ")
+    with contextlib.ExitStack() as stack:
+        viewers = [stack.enter_context(silent_viewer(service, job, token)) for _ in range(4)]
+        wait_until(lambda: service.metric(OPEN_STREAMS) == 4, PATIENCE_SECONDS, "the streams are open")
+        received = [bytearray() for _ in viewers]
+        rng = random.Random(20261124)
+        for _ in range(30):
+            job.lines(["x" * rng.choice((10, 1000, 40_000)) for _ in range(40)])
+            for viewer, body in zip(viewers[1:], received[1:], strict=True):
+                body += viewer.recv(rng.choice((1, 1000, 100_000)))
+        job.end()
+        for viewer, body in zip(viewers, received, strict=True):
+            viewer.settimeout(PATIENCE_SECONDS)
+            while not body.endswith(b"0\r\n\r\n"):
+                body += viewer.recv(1_000_000)
+            assert re.findall(rb"\nid: ([0-9]+)\n", body) == [b"%d" % number for number in range(1, job.last + 2)]
 
 
 def test_a_stream_ends_with_its_token(service: Service, job: Foreign) -> None:
