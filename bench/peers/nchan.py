@@ -16,7 +16,7 @@ from bench.reference import Grammar
 
 MODULES: Final = (Path("/usr/lib/nginx/modules/ngx_nchan_module.so"), Path("/usr/share/nginx/modules/ngx_nchan_module.so"))
 #: Requests on their way at once.
-DEPTH: Final = 200
+DEPTH: Final = 2000
 #: Seconds for nchan to take what was sent.
 TAKE_SECONDS: Final = 60.0
 
