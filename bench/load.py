@@ -50,7 +50,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Load:
-    """What viewers to be. Viewer ``i`` watches job ``i % len(targets)``, from behind line ``after`` to line ``last``.
+    """What viewers to be. Viewer ``i`` watches the ``i % len(targets)``th job from ``first_job`` on, from behind line ``after`` to line ``last``.
 
     ``headers`` are one viewer's each, in turns. ``lead``: a viewer that nobody times goes first and alone, and is what
     the others are compared with. ``window`` is how many may be connecting at once. Lines up to ``warm`` are not timed.
@@ -69,6 +69,7 @@ class Load:
     window: int = 64
     answers: bool = True
     headers: list[str] = field(default_factory=lambda: [""])
+    first_job: int = 0
 
 
 @dataclass
@@ -122,7 +123,7 @@ class Crowd:
         self.report = Report(viewers=load.viewers)
         self._say = say
         self._references = [
-            Reference(load.grammar, job, load.after, load.last) for job in range(len(load.targets))
+            Reference(load.grammar, load.first_job + index, load.after, load.last) for index in range(len(load.targets))
         ]
         self._epoll = select.epoll()
         self._by_fd: dict[int, Viewer] = {}
@@ -280,7 +281,9 @@ class Crowd:
             self._stop_clock()
         report = self.report
         viewers = self._by_fd.values()
-        report.complete = sum(viewer.done and viewer.stream.position == viewer.stream.reference.goal for viewer in viewers)
+        report.complete = sum(
+            viewer.done and viewer.stream.position == viewer.stream.reference.goal for viewer in viewers
+        )
         report.deliveries = sum(viewer.stream.lines for viewer in viewers)
         report.span_seconds = self._last - (self._first or self._began)
         report.caught_up_seconds = self._last - self._began

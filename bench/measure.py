@@ -1,12 +1,12 @@
 """One round of one peer: viewers in one process, the producer in another, and the peer's CPU and memory meanwhile."""
 
 import multiprocessing
-import multiprocessing.connection
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from bench.load import Load, Report, generate
 from bench.machine import cpu_seconds, memory
@@ -16,6 +16,8 @@ from bench.produce import Plan, produce
 
 #: Seconds beyond a process's own deadline for it to report.
 GRACE_SECONDS: Final = 60.0
+#: Seconds between looks at a worker's memory.
+LOOK_SECONDS: Final = 0.1
 #: The share of a core above which the generator, not the peer, may have set the pace.
 BUSY: Final = 0.9
 
@@ -44,14 +46,45 @@ class Generator:
                 raise Failed(f"the generator died before {word}") from None
             self._heard[said] = value
             if said == "done" and word == "ready":
+                # The time was up before all were connected.
                 return None
         return self._heard[word]
+
+    def heard(self, word: str) -> bool:
+        """Whether ``word`` has come already."""
+        while self._pipe.poll(0):
+            said, value = self._pipe.recv()
+            self._heard[said] = value
+        return word in self._heard
 
     def close(self) -> None:
         """Ends it, whatever it does."""
         self.process.terminate()
         self.process.join()
         self._pipe.close()
+
+
+class Peak(threading.Thread):
+    """The most memory that processes hold while the ``with`` lasts, in kilobytes: looked at now and then."""
+
+    def __init__(self, pids: list[int]) -> None:
+        super().__init__(daemon=True)
+        self.rss = self.anon = 0
+        self._pids = pids
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            now = memory(self._pids)
+            self.rss, self.anon = max(self.rss, now.rss), max(self.anon, now.anon)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+        self.join()
 
 
 class Producer:
@@ -99,12 +132,12 @@ def closing(*what: Generator | Producer) -> Iterator[None]:
             each.close()
 
 
-def stored(peer: Peer, plan: Plan) -> None:
-    """Publishes the plan's lines before anybody watches."""
+def stored(peer: Peer, plan: Plan) -> float:
+    """Publishes the plan's lines before anybody watches. Returns the seconds it took."""
     producer = Producer(peer, plan)
     with closing(producer):
         producer.go()
-        producer.took()
+        return producer.took()
 
 
 def live(peer: Peer, load: Load, plan: Plan) -> dict[str, Any]:
@@ -117,7 +150,7 @@ def live(peer: Peer, load: Load, plan: Plan) -> dict[str, Any]:
             generator.wait("ready")
             if not load.answers:
                 wait_until(lambda: peer.watched() >= load.viewers, "the viewers do not all arrive")
-            held = memory(peer.pids.workers)
+            held, connections = memory(peer.pids.workers), peer.store_connections()
             cpu, store, began = cpu_seconds(peer.pids.workers), cpu_seconds(peer.pids.store), time.monotonic()
             producer.go()
             generator.wait("done")
@@ -129,6 +162,7 @@ def live(peer: Peer, load: Load, plan: Plan) -> dict[str, Any]:
     found = result(report, cpu, store, seconds)
     found |= {
         "publish_seconds": took,
+        "store_connections": connections,
         "rss_kb_per_viewer": (held.rss - before.rss) / load.viewers,
         "anon_kb_per_viewer": (held.anon - before.anon) / load.viewers,
         "rss_mb": after.rss / 1024,

@@ -17,19 +17,19 @@ GO_SECONDS: Final = 180.0
 class Sink(Protocol):
     """A peer's way in. Made in the bench's process and used in the producer's."""
 
-    def open(self, jobs: int) -> None:
-        """Prepares jobs 0 to ``jobs`` - 1."""
+    def open(self, jobs: range) -> None:
+        """Prepares these jobs."""
 
     def publish(self, batch: Sequence[tuple[int, int, list[str]]]) -> None:
         """Publishes (job, first number, texts) each, and waits until all are taken."""
 
-    def finish(self, jobs: int, last: int) -> None:
+    def finish(self, jobs: range, last: int) -> None:
         """Ends the jobs behind line ``last``, where the peer knows an end."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Lines 1 to ``last`` of each of ``jobs`` jobs; ``rate`` lines a second of each, or None for flat out.
+    """Lines 1 to ``last`` of each of ``jobs`` jobs from ``first_job`` on; ``rate`` lines a second of each, or None for flat out.
 
     Never more than ``batch`` lines in one publish. ``tick`` seconds pass between two of them, at least.
     """
@@ -40,13 +40,19 @@ class Plan:
     batch: int = 500
     tick: float = 0.0
     end: bool = True
+    first_job: int = 0
+
+    @property
+    def range(self) -> range:
+        """The jobs."""
+        return range(self.first_job, self.first_job + self.jobs)
 
 
 def batches(plan: Plan) -> Iterator[list[tuple[int, int, int]]]:
     """(job, first number, count) of each publish, when its time has come."""
     if plan.rate is None:
         for first in range(1, plan.last + 1, plan.batch):
-            for job in range(plan.jobs):
+            for job in plan.range:
                 yield [(job, first, min(plan.batch, plan.last + 1 - first))]
         return
     # In one order for all: line n of job j is the (n * jobs + j)th.
@@ -58,6 +64,7 @@ def batches(plan: Plan) -> Iterator[list[tuple[int, int, int]]]:
         batch: dict[int, tuple[int, int]] = {}
         for index in range(done, due):
             number, job = divmod(index, plan.jobs)
+            job += plan.first_job
             first, count = batch.get(job, (number + 1, 0))
             batch[job] = (first, count + 1)
         done = due
@@ -66,7 +73,7 @@ def batches(plan: Plan) -> Iterator[list[tuple[int, int, int]]]:
 
 def produce(sink: Sink, plan: Plan, pipe: Connection) -> None:
     """The process's whole life: says ``open``, waits to be told to go, publishes, says how long it took."""
-    sink.open(plan.jobs)
+    sink.open(plan.range)
     pipe.send("open")
     if not pipe.poll(GO_SECONDS):
         return
@@ -82,5 +89,5 @@ def produce(sink: Sink, plan: Plan, pipe: Connection) -> None:
         )
     took = time.monotonic() - began
     if plan.end:
-        sink.finish(plan.jobs, plan.last)
+        sink.finish(plan.range, plan.last)
     pipe.send(took)

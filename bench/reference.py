@@ -16,7 +16,9 @@ FILLER: Final = "compiling module of many, with some text behind it, as builds p
 MAX_BLOCK: Final = 4096
 
 _MESSAGE: Final = rb"T=(?P<stamp>[0-9]+) J=(?P<job>[0-9]+) N=(?P<number>[0-9]+) " + re.escape(FILLER.encode())
-_DATA: Final = rb'\{"timestamp":"[0-9T:.Z-]{24}","message":"%b","sequence_num":(?P=number),"stream":"stdout"\}' % _MESSAGE
+_DATA: Final = (
+    rb'\{"timestamp":"[0-9T:.Z-]{24}","message":"%b","sequence_num":(?P=number),"stream":"stdout"\}' % _MESSAGE
+)
 
 
 def message(stamp_ns: int, job: int, number: int) -> str:

@@ -71,6 +71,10 @@ class Peer(ABC):
         """Viewers that have arrived, for a server whose response does not tell."""
         return 0
 
+    def store_connections(self) -> int:
+        """Connections that the workers have to the store; 0 where there is none."""
+        return 0
+
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             self.folder = stack.enter_context(folder())

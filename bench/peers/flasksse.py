@@ -22,7 +22,7 @@ class PublishSink:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def open(self, jobs: int) -> None:
+    def open(self, jobs: range) -> None:
         self._client = redis.Redis.from_url(self._url)
 
     def publish(self, batch: Sequence[tuple[int, int, list[str]]]) -> None:
@@ -33,7 +33,7 @@ class PublishSink:
                 pipeline.publish(f"j{job}", json.dumps(event))
         pipeline.execute()
 
-    def finish(self, jobs: int, last: int) -> None:
+    def finish(self, jobs: range, last: int) -> None:
         self._client.close()
 
 
@@ -57,9 +57,7 @@ class FlaskSse(Peer):
         argv += ["--no-control-socket", "--timeout", "120", "bench.peers.flask_sse_app:app"]
         # Without it redis-py gives a silent subscription up after five seconds.
         environ = {"FLASK_SSE_REDIS_URL": f"{self.url}?socket_timeout=3600", "PYTHONPATH": str(ROOT)}
-        master = stack.enter_context(
-            running(argv, lambda: listens(self.port), self.folder / "flask-sse.log", environ)
-        )
+        master = stack.enter_context(running(argv, lambda: listens(self.port), self.folder / "flask-sse.log", environ))
         wait_until(lambda: len(workers_of(master, self.workers)) == self.workers, "the workers do not start")
         self.pids.workers, self.pids.store = workers_of(master, self.workers), [store]
 
@@ -72,8 +70,7 @@ class FlaskSse(Peer):
     def watched(self) -> int:
         with redis.Redis.from_url(self.url) as client:
             # Not PUBSUB NUMSUB: Valkey 9.1.2 answered 86896123 for 500 subscribers.
-            clients: bytes = client.execute_command("CLIENT LIST TYPE pubsub", NEVER_DECODE=True)
-        return clients.count(b" sub=1 ")
+            return sum(each["sub"] == "1" for each in client.client_list("pubsub"))
 
     def versions(self) -> dict[str, str]:
         found = environment.versions(["flask-sse", "flask", "gunicorn", "gevent", "redis"])

@@ -20,7 +20,7 @@ class FloorSink:
     def __init__(self, port: int) -> None:
         self._port = port
 
-    def open(self, jobs: int) -> None:
+    def open(self, jobs: range) -> None:
         self._sock = socket.create_connection(("127.0.0.1", self._port), timeout=60)
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -32,7 +32,7 @@ class FloorSink:
         )
         self._sock.sendall(b"%x\r\n%b\r\n" % (len(frames), frames))
 
-    def finish(self, jobs: int, last: int) -> None:
+    def finish(self, jobs: range, last: int) -> None:
         self._sock.close()
 
 

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from bench.load import Target
 from bench.peers.base import Peer, workers_of
 from bench.peers.ours import LOG, NOISE
-from bench.peers.store import StoreSink, job_ref, start_store, store_version
+from bench.peers.store import StoreSink, connections, job_ref, start_store, store_version
 from bench.processes import ROOT, free_port, listens, running, wait_until
 from bench.reference import Grammar
 
@@ -46,6 +46,9 @@ class Naive(Peer):
 
     def sink(self) -> StoreSink:
         return StoreSink(self.url)
+
+    def store_connections(self) -> int:
+        return connections(self.url)
 
     def versions(self) -> dict[str, str]:
         found = {name: version(name) for name in ("gunicorn", "gevent", "redis", "hiredis")}

@@ -1,6 +1,7 @@
 """nchan: publish and subscribe inside nginx, written in C, messages in its shared memory."""
 
 import contextlib
+import re
 import shutil
 import socket
 import subprocess
@@ -14,9 +15,12 @@ from bench.peers.wire import line_json
 from bench.processes import free_port, listens, running, wait_until
 from bench.reference import Grammar
 
-MODULES: Final = (Path("/usr/lib/nginx/modules/ngx_nchan_module.so"), Path("/usr/share/nginx/modules/ngx_nchan_module.so"))
+MODULES: Final = (
+    Path("/usr/lib/nginx/modules/ngx_nchan_module.so"),
+    Path("/usr/share/nginx/modules/ngx_nchan_module.so"),
+)
 #: Requests on their way at once.
-DEPTH: Final = 2000
+DEPTH: Final = 1000
 #: Seconds for nchan to take what was sent.
 TAKE_SECONDS: Final = 60.0
 
@@ -52,7 +56,7 @@ class NchanSink:
     def __init__(self, port: int) -> None:
         self._port = port
 
-    def open(self, jobs: int) -> None:
+    def open(self, jobs: range) -> None:
         self._sock = socket.create_connection(("127.0.0.1", self._port), timeout=TAKE_SECONDS)
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -79,7 +83,7 @@ class NchanSink:
                 raise ConnectionError((answers + more)[-500:].decode(errors="replace"))
             answers += more
 
-    def finish(self, jobs: int, last: int) -> None:
+    def finish(self, jobs: range, last: int) -> None:
         self._sock.close()
 
 
@@ -110,6 +114,16 @@ class Nchan(Peer):
 
     def target(self, job: int) -> Target:
         return Target("127.0.0.1", self.port, f"/sub?id=j{job}")
+
+    def resume(self, after: int) -> list[str]:
+        # Its ids are times, which only somebody who has received them knows.
+        target, ids = self.target(0), re.compile(rb"^id: ([0-9:]+)\n", re.MULTILINE)
+        received = b""
+        with socket.create_connection((target.host, target.port), timeout=TAKE_SECONDS) as sock:
+            sock.sendall(target.request(""))
+            while len(found := ids.findall(received)) < after:
+                received += sock.recv(1 << 20)
+        return [f"Last-Event-ID: {found[after - 1].decode()}\r\n"]
 
     def sink(self) -> NchanSink:
         return NchanSink(self.port)

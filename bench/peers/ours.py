@@ -9,7 +9,7 @@ from typing import Final
 
 from bench.load import Target
 from bench.peers.base import Peer, workers_of
-from bench.peers.store import StoreSink, job_ref, start_store, store_version
+from bench.peers.store import StoreSink, connections, job_ref, start_store, store_version
 from bench.processes import ROOT, free_port, listens, running, wait_until
 from bench.reference import Grammar
 from chronoverse.auth import READ, mint
@@ -66,6 +66,9 @@ class Ours(Peer):
 
     def sink(self) -> StoreSink:
         return StoreSink(self.url)
+
+    def store_connections(self) -> int:
+        return connections(self.url)
 
     def versions(self) -> dict[str, str]:
         packages = ("chronoverse", "gunicorn", "gevent", "flask", "redis", "hiredis")

@@ -5,7 +5,7 @@ import contextlib
 from bench.load import Target
 from bench.peers import environment
 from bench.peers.base import Peer, workers_of
-from bench.peers.store import StoreSink, job_ref, start_store, store_version
+from bench.peers.store import StoreSink, connections, job_ref, start_store, store_version
 from bench.processes import ROOT, free_port, listens, running, wait_until
 from bench.reference import Grammar
 
@@ -50,6 +50,9 @@ class SseStarlette(Peer):
 
     def sink(self) -> StoreSink:
         return StoreSink(self.url)
+
+    def store_connections(self) -> int:
+        return connections(self.url)
 
     def versions(self) -> dict[str, str]:
         found = environment.versions(["sse-starlette", "starlette", "uvicorn", "uvloop", "httptools", "redis"])

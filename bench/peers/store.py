@@ -8,17 +8,18 @@ from typing import Final
 import redis
 
 from bench.processes import running
+from bench.produce import TIMESTAMP
 from chronoverse.embedded import find_binary
 from chronoverse.joblog import Attempt, JobRef, Run, Status
 from chronoverse.store import Store
-
-from bench.produce import TIMESTAMP
 
 WORKFLOW: Final = "bench"
 #: Seconds: longer than any round, so that no runner of ours is taken for dead.
 LEASE_SECONDS: Final = 3600.0
 #: Appends on their way at once: below what fills the socket's buffer both ways.
 DEPTH: Final = 100
+#: What the bench's own connections are called.
+PRODUCER: Final = "bench-producer"
 
 
 def job_ref(job: int) -> JobRef:
@@ -49,17 +50,23 @@ def store_version(url: str) -> str:
     return f"{info.get('server_name', 'redis')} {info.get('valkey_version') or info['redis_version']}"
 
 
+def connections(url: str) -> int:
+    """Clients of the store, but for the producer and whoever asks."""
+    with redis.Redis.from_url(url, client_name=PRODUCER) as client:
+        return sum(each["name"] != PRODUCER for each in client.client_list())
+
+
 class StoreSink:
     """Publishes as a runner does: batches of one job's lines, appended with their numbers compared."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._attempts: list[Attempt] = []
+        self._attempts: dict[int, Attempt] = {}
 
-    def open(self, jobs: int) -> None:
-        self._store = Store(self._url, lease_seconds=LEASE_SECONDS)
+    def open(self, jobs: range) -> None:
+        self._store = Store(f"{self._url}?client_name={PRODUCER}", lease_seconds=LEASE_SECONDS)
         self._appends = self._store.appends()
-        self._attempts = [self._store.open(job_ref(job), "bench") for job in range(jobs)]
+        self._attempts = {job: self._store.open(job_ref(job), "bench") for job in jobs}
 
     def publish(self, batch: Sequence[tuple[int, int, list[str]]]) -> None:
         under_way = 0
@@ -73,6 +80,6 @@ class StoreSink:
         for _ in range(under_way):
             self._appends.receive()
 
-    def finish(self, jobs: int, last: int) -> None:
-        for attempt in self._attempts[:jobs]:
-            self._store.finish(attempt, Status.COMPLETED, 0, 0, last + 1)
+    def finish(self, jobs: range, last: int) -> None:
+        for job in jobs:
+            self._store.finish(self._attempts[job], Status.COMPLETED, 0, 0, last + 1)
