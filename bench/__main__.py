@@ -5,7 +5,6 @@ Runs the service and its peers in turns, checks every byte, prints ratios, and w
 
 import argparse
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -76,4 +75,4 @@ def _commit() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

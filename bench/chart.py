@@ -1,4 +1,4 @@
-"""A scenario as a picture: one panel per number, one bar per side, the spread over the rounds as a whisker. SVG, by hand."""
+"""A scenario as an SVG: a panel per number, a bar per side, the spread over the rounds as a whisker."""
 
 from collections.abc import Iterator
 from html import escape

@@ -47,7 +47,10 @@ class Stream:
         return self.reference.lines_before(self.position) - self.reference.lines_before(self._start)
 
     def feed(self, buffer: bytearray, view: memoryview, size: int) -> None:
-        """Takes the first ``size`` bytes of ``buffer``, which ``view`` shows. Raises :class:`Wrong`, :class:`Refused`."""
+        """Takes the first ``size`` bytes of ``buffer``, as ``view`` shows them.
+
+        Raises :class:`Wrong`, :class:`Refused`.
+        """
         if self._left or self._head or self._block or not self.answered:
             self._take(view[:size])
             return
@@ -116,7 +119,7 @@ class Stream:
 
     def _body(self, piece: memoryview) -> None:
         reference = self.reference
-        # A bytearray compares with what it starts with at the speed of memcmp, which memoryviews do not among each other.
+        # bytearray.startswith() is a memcmp; two memoryviews are compared byte by byte.
         if not self._block and reference.body.startswith(piece, self.position):
             self.position += len(piece)
             return

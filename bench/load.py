@@ -8,7 +8,6 @@ import gc
 import select
 import socket
 import time
-from array import array
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Final
@@ -50,7 +49,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Load:
-    """What viewers to be. Viewer ``i`` watches the ``i % len(targets)``th job from ``first_job`` on, from behind line ``after`` to line ``last``.
+    """What viewers to be, and what they must see: the lines behind ``after``, up to ``last``.
+
+    Viewer ``i`` watches job ``first_job + i % len(targets)``.
 
     ``headers`` are one viewer's each, in turns. ``lead``: a viewer that nobody times goes first and alone, and is what
     the others are compared with. ``window`` is how many may be connecting at once. Lines up to ``warm`` are not timed.
@@ -103,7 +104,7 @@ class Report:
 class Viewer:
     """A connection and what is known of it."""
 
-    __slots__ = ("done", "gone", "receive", "request", "sock", "stream", "which")
+    __slots__ = ("done", "receive", "request", "settled", "sock", "stream", "which")
 
     def __init__(self, which: int, stream: Stream, sock: socket.socket, request: bytes) -> None:
         self.which = which
@@ -112,7 +113,7 @@ class Viewer:
         self.receive = sock.recv_into
         self.request = request
         self.done = False
-        self.gone = False
+        self.settled = False
 
 
 class Crowd:
@@ -140,9 +141,6 @@ class Crowd:
         load = self.load
         if load.lead:
             self._walk_ahead()
-        gc.collect()
-        gc.freeze()
-        gc.disable()
         self._began, self._cpu_began = time.monotonic(), time.process_time()
         deadline = self._began + load.seconds
         ended = 0.0
@@ -183,7 +181,7 @@ class Crowd:
             self._ask(viewer)
             return
         stream = viewer.stream
-        before, answered = stream.position, stream.answered
+        before = stream.position
         try:
             size = viewer.receive(self._view)
             if not size:
@@ -204,10 +202,8 @@ class Crowd:
         report = self.report
         report.reads += 1
         report.bytes += size
-        if stream.answered and not answered:
-            report.answered += 1
-            if self.load.answers:
-                self._settle()
+        if not viewer.settled and stream.answered:
+            self._settle(viewer)
         position = stream.position
         if position != before:
             self._progress(viewer, before, position)
@@ -237,10 +233,11 @@ class Crowd:
         if not viewer.request:
             self._epoll.modify(viewer.sock.fileno(), select.EPOLLIN)
             if not self.load.answers:
-                self._settle()
+                self._settle(viewer)
 
-    def _settle(self) -> None:
+    def _settle(self, viewer: Viewer) -> None:
         """One more is connected, or will never be."""
+        viewer.settled = True
         self._settled += 1
         if self._settled == self.load.viewers and not self._ready:
             self._ready = True
@@ -251,9 +248,7 @@ class Crowd:
     def _lose(self, viewer: Viewer, why: str, story: str = "") -> None:
         """Counts a viewer out; without ``why`` it merely has nothing more to receive."""
         report = self.report
-        settled = viewer.stream.answered if self.load.answers else not viewer.request
         viewer.request = b""
-        viewer.gone = True
         self._epoll.unregister(viewer.sock.fileno())
         if why:
             setattr(report, why, getattr(report, why) + 1)
@@ -261,8 +256,8 @@ class Crowd:
             self._done -= viewer.done
             if len(report.stories) < STORIES:
                 report.stories.append(f"viewer {viewer.which} {why}: {story}")
-        if not settled:
-            self._settle()
+        if not viewer.settled:
+            self._settle(viewer)
 
     def _walk_ahead(self) -> None:
         """The lead: one viewer per job, before anything is timed."""
@@ -281,6 +276,7 @@ class Crowd:
             self._stop_clock()
         report = self.report
         viewers = self._by_fd.values()
+        report.answered = sum(viewer.stream.answered for viewer in viewers)
         report.complete = sum(
             viewer.done and viewer.stream.position == viewer.stream.reference.goal for viewer in viewers
         )
@@ -297,11 +293,11 @@ class Crowd:
 
 
 def generate(load: Load, say: Connection) -> None:
-    """The process's whole life: ``ready``, ``done``, and at last the report."""
+    """The process's whole life: ``ready``, ``done``, and at last the report; or ``failed`` where the lead was wronged."""
     raise_limits()
+    # Nothing here makes cycles, and a collection would look like a delay.
+    gc.disable()
     try:
         say.send(("report", Crowd(load, say).run()))
     except (Wrong, Refused, OSError) as error:
-        report = Report(viewers=load.viewers, wrong=1, stories=[f"the lead: {error}"])
-        for word, value in (("ready", 0.0), ("done", None), ("report", report)):
-            say.send((word, value))
+        say.send(("failed", f"{type(error).__name__}: {error}"))

@@ -45,6 +45,8 @@ class Generator:
             except EOFError:
                 raise Failed(f"the generator died before {word}") from None
             self._heard[said] = value
+            if said == "failed":
+                raise Failed(value)
             if said == "done" and word == "ready":
                 # The time was up before all were connected.
                 return None

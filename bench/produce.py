@@ -29,7 +29,7 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """Lines 1 to ``last`` of each of ``jobs`` jobs from ``first_job`` on; ``rate`` lines a second of each, or None for flat out.
+    """Lines 1 to ``last`` of ``jobs`` jobs from ``first_job`` on, ``rate`` a second of each, or None for flat out.
 
     Never more than ``batch`` lines in one publish. ``tick`` seconds pass between two of them, at least.
     """

@@ -81,7 +81,7 @@ class Reference:
         return self.ends[self.lines_before(position)]
 
     def stamps_between(self, start: int, end: int, warm: int) -> list[int]:
-        """When the lines behind number ``warm`` were sent whose last byte is behind ``start`` and not behind ``end``."""
+        """When the lines were sent that end behind ``start`` and not behind ``end``, without those up to ``warm``."""
         least = max(bisect_right(self.ends, start), warm - self.after + 1)
         return self.stamps[least : bisect_right(self.ends, end)]
 

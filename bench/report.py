@@ -66,7 +66,7 @@ def _cell(outcome: Outcome, side: str, metric: Metric, compared: dict[str, dict[
     if len(values) > 1:
         text += f" ({number(min(values))} to {number(max(values))})"
     if ratio := compared.get(metric.key):
-        text += f"; ours {ratio['median']:.3g}×"
+        text += f"; ours {ratio['median']:.3g}x"
     return text
 
 
@@ -74,22 +74,21 @@ def write(outcome: Outcome, machine: dict[str, Any], date: str, directory: Path)
     """The scenario's two files, and the page anew."""
     directory.mkdir(parents=True, exist_ok=True)
     found = record(outcome, machine, date)
-    page = "\n".join(section(outcome))
+    page = "\n".join(section(outcome, machine["quick"]))
     name = outcome.scenario.name
     (directory / f"{name}.json").write_text(_json(found | {"page": page}) + "\n")
     (directory / f"{name}.svg").write_text(chart(outcome))
 
 
-def section(outcome: Outcome) -> list[str]:
+def section(outcome: Outcome, quick: bool) -> list[str]:
     """The scenario's part of the page."""
     scenario = outcome.scenario
     said = [f"- {sentence}" for sentence in verdict(outcome)]
-    notes = [*scenario.notes]
     return [
         f"## {scenario.title}",
         "",
-        f"{scenario.about}. {len(outcome.rounds)} rounds.",
-        *notes,
+        f"{scenario.about}. {len(outcome.rounds)} rounds." + (" A quick run: a tenth of all that." if quick else ""),
+        *scenario.notes,
         "",
         *table(outcome),
         "",
@@ -106,11 +105,11 @@ def index(directory: Path, names: Iterable[str]) -> None:
     lines = [
         "# Benchmarks",
         "",
-        "`make bench` writes this page. Each scenario runs the service and its peers in turns, on one machine, with the",
-        "same lines at the same pace; every byte that any viewer received was compared with what was sent. Medians of",
-        "the rounds, in brackets the least and the most; *ours n×* is our value as a multiple of that row's, the median",
-        "of the rounds' ratios. Absolute numbers are this machine's: compare ratios. The *floor* is a server that does",
-        "nothing but send.",
+        "`make bench` writes this page. Each scenario runs the service and its peers in turns, on one machine, with",
+        "the same lines at the same pace; every byte that any viewer received was compared with what was sent. Medians",
+        "of the rounds, in brackets the least and the most; *ours 2x* means that our value is twice that row's (the",
+        "median of the rounds' ratios). Absolute numbers are this machine's: compare ratios. The *floor* is a server",
+        "that does nothing but send.",
         "",
     ]
     machines = {(each["date"], json.dumps(each["machine"], sort_keys=True)) for each in found}

@@ -13,7 +13,7 @@ Round = dict[str, Any]
 
 @dataclass(frozen=True)
 class Side:
-    """Who takes part. ``skip`` says why not, where that lies in what the peer is; ``lines`` overrides the scenario's."""
+    """Who takes part. ``lines`` are a burst's. ``skip`` says why it cannot, by its nature."""
 
     peer: type[Peer]
     workers: int = 1
@@ -111,7 +111,7 @@ def judge(outcome: Outcome, target: Target) -> tuple[bool | None, float | None]:
 
 
 def verdict(outcome: Outcome) -> list[str]:
-    """In words: targets, where others are better, what was wrong, what was skipped, when the generator was the limit."""
+    """In words: targets, who is better at what, what went wrong, who was skipped, when the generator was the limit."""
     said = []
     for target in outcome.scenario.targets:
         met, value = judge(outcome, target)

@@ -149,7 +149,7 @@ SCENARIOS: Final = (
         (Side(Ours), Side(Nchan), Side(SseStarlette), Side(Naive), Side(FlaskSse, skip=_NO_REPLAY)),
         (
             Metric("p99_ms", "live delay beside the crowd, 99th percentile", "ms"),
-            Metric("p99_times_quiet", "the same as a multiple of its quiet value", "×"),
+            Metric("p99_times_quiet", "the same as a multiple of its quiet value", "times"),
             Metric("crowd_lines_per_s", "lines delivered to the crowd", "per second", more=True),
             Metric("grown_mb", "growth of the worker's memory (RSS)", "MB"),
         ),
