@@ -293,7 +293,7 @@ class Crowd:
 
 
 def generate(load: Load, say: Connection) -> None:
-    """The process's whole life: ``ready``, ``done``, and at last the report; or ``failed`` where the lead was wronged."""
+    """The process's whole life: ``ready``, ``done``, and at last the report; or ``failed``."""
     raise_limits()
     # Nothing here makes cycles, and a collection would look like a delay.
     gc.disable()

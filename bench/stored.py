@@ -109,7 +109,7 @@ def crowd(side: Side, quick: bool) -> Round:
 
 def publish(side: Side, quick: bool) -> Round:
     """200,000 lines with nobody there, and for us what ``run`` costs a job."""
-    lines = 20_000 if quick else 200_000
+    lines = side.lines or (20_000 if quick else 200_000)
     with side.peer(side.workers) as peer:
         cpu = cpu_seconds(peer.pids.all)
         took = stored(peer, Plan(lines))
@@ -179,13 +179,16 @@ SCENARIOS: Final = (
         "publish",
         "Publish",
         "200,000 lines of one job flat out, nobody watching",
-        (Side(Ours), Side(Nchan), Side(FlaskSse)),
+        (Side(Ours), Side(Nchan, lines=20_000), Side(FlaskSse)),
         (
             Metric("lines_per_s", "lines published", "per second", more=True),
             Metric("cpu_us_per_line", "CPU per line, service and store", "µs"),
         ),
         publish,
         (),
-        ("flask-sse keeps nothing of what is published; sse-starlette and the naive variant read the same store.",),
+        (
+            "nchan gets 20,000 lines: it takes no more than 32,767 of one channel in a second.",
+            "flask-sse keeps nothing of what is published; sse-starlette and the naive variant read the same store.",
+        ),
     ),
 )
