@@ -36,28 +36,30 @@ class Generator:
         theirs.close()
 
     def wait(self, word: str) -> Any:
-        """What comes with ``word``: ``ready``, ``done`` or ``report``."""
-        while word not in self._heard:
+        """What comes with ``word``: ``ready`` (None when the time was up before that), ``done`` or ``report``.
+
+        Raises :class:`Failed`.
+        """
+        while word not in self._heard and not (word == "ready" and "done" in self._heard):
             if not self._pipe.poll(self._seconds):
                 raise Failed(f"the generator does not say {word}")
-            try:
-                said, value = self._pipe.recv()
-            except EOFError:
-                raise Failed(f"the generator died before {word}") from None
-            self._heard[said] = value
-            if said == "failed":
-                raise Failed(value)
-            if said == "done" and word == "ready":
-                # The time was up before all were connected.
-                return None
-        return self._heard[word]
+            self._listen()
+        return self._heard.get(word)
 
     def heard(self, word: str) -> bool:
         """Whether ``word`` has come already."""
-        while self._pipe.poll(0):
-            said, value = self._pipe.recv()
-            self._heard[said] = value
+        while "report" not in self._heard and self._pipe.poll(0):
+            self._listen()
         return word in self._heard
+
+    def _listen(self) -> None:
+        try:
+            said, value = self._pipe.recv()
+        except EOFError:
+            raise Failed("the generator died") from None
+        if said == "failed":
+            raise Failed(value)
+        self._heard[said] = value
 
     def close(self) -> None:
         """Ends it, whatever it does."""
