@@ -117,7 +117,7 @@ class Viewer:
 
 
 class Crowd:
-    """All viewers of one :class:`Load`. ``say`` is told ``ready`` when all are connected and ``done`` at the end."""
+    """All viewers of one :class:`Load`. ``say`` is told when it has ``begun``, is ``ready`` and ``done``."""
 
     def __init__(self, load: Load, say: Connection) -> None:
         self.load = load
@@ -141,6 +141,7 @@ class Crowd:
         load = self.load
         if load.lead:
             self._walk_ahead()
+        self._say.send(("begun", None))
         self._began, self._cpu_began = time.monotonic(), time.process_time()
         deadline = self._began + load.seconds
         ended = 0.0
@@ -293,7 +294,7 @@ class Crowd:
 
 
 def generate(load: Load, say: Connection) -> None:
-    """The process's whole life: ``ready``, ``done``, and at last the report; or ``failed``."""
+    """The process's whole life: ``begun``, ``ready``, ``done``, and at last the report; or ``failed``."""
     raise_limits()
     # Nothing here makes cycles, and a collection would look like a delay.
     gc.disable()

@@ -36,7 +36,7 @@ class Generator:
         theirs.close()
 
     def wait(self, word: str) -> Any:
-        """What comes with ``word``: ``ready`` (None when the time was up before that), ``done`` or ``report``.
+        """What comes with ``word``: ``begun``, ``ready`` (None when the time was up before), ``done`` or ``report``.
 
         Raises :class:`Failed`.
         """

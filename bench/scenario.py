@@ -155,6 +155,8 @@ def _complaints(outcome: Outcome) -> list[str]:
                 said.append(
                     f"round {number}, {side}: the load generator used {share:.0%} of a core: it was the bottleneck"
                 )
+            if found.get("crowd_outlived") is False:
+                said.append(f"round {number}, {side}: the crowd was gone before the live part was over")
             if error := found.get("error"):
                 said.append(f"round {number}, {side}: failed: {error}")
     return said

@@ -84,7 +84,7 @@ def crowd(side: Side, quick: bool) -> Round:
             base = memory(peer.pids.workers)
             replaying = Generator(whole)
             with closing(replaying), Peak(peer.pids.workers) as peak:
-                replaying.wait("ready")
+                replaying.wait("begun")
                 producer.go()
                 busy: Report = watching.wait("report")
                 outlived = not replaying.heard("done")
@@ -95,7 +95,7 @@ def crowd(side: Side, quick: bool) -> Round:
             "grown_mb": (peak.rss - base.rss) / 1024,
             "anon_grown_mb": (peak.anon - base.anon) / 1024,
             "crowd_lines_per_s": report.deliveries / report.span_seconds,
-            "crowd_outlived_the_live_part": outlived,
+            "crowd_outlived": outlived,
             "crowd": asdict(report),
             "wrong": busy.wrong + report.wrong,
             "refused": busy.refused + report.refused,
