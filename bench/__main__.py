@@ -37,7 +37,7 @@ def main() -> None:
         outcome = run(SCENARIOS[name], flags)
         write(outcome, machine, date, flags.out)
         index(flags.out, SCENARIOS)
-        print("\n".join([*table(outcome), *verdict(outcome), ""]), flush=True)
+        print("\n".join([*table(outcome), *verdict(outcome), *outcome.more, ""]), flush=True)
 
 
 def run(scenario: Scenario, flags: argparse.Namespace) -> Outcome:
@@ -64,6 +64,8 @@ def run(scenario: Scenario, flags: argparse.Namespace) -> Outcome:
                 found[side.name] = {"error": str(error)[-1000:]}
             print(shown(side.name, found[side.name], scenario.metrics), flush=True)
         outcome.rounds.append(found)
+    if scenario.more and not flags.quick:
+        outcome.more = scenario.more()
     return outcome
 
 

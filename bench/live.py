@@ -1,5 +1,6 @@
 """Scenarios in which viewers wait for lines: burst, paced, idle, many, delay, workers."""
 
+import os
 from typing import Any, Final
 
 from bench.load import Load
@@ -78,6 +79,8 @@ def workers(side: Side, quick: bool) -> Round:
         "p50_ms": crowd["p50_ms"],
         "p99_ms": crowd["p99_ms"],
         "worker_cores": flat["worker_cores"],
+        "workers": side.workers,
+        "free_cores": len(os.sched_getaffinity(0)) - flat["share"],
         "parts": {"burst": flat, "idle": crowd},
         "versions": flat["versions"],
     }

@@ -166,6 +166,7 @@ def live(peer: Peer, load: Load, plan: Plan) -> dict[str, Any]:
     found = result(report, cpu, store, seconds)
     found |= {
         "publish_seconds": took,
+        "offered_seconds": plan.last / plan.rate if plan.rate else float("nan"),
         "store_connections": connections,
         "rss_kb_per_viewer": (held.rss - before.rss) / load.viewers,
         "anon_kb_per_viewer": (held.anon - before.anon) / load.viewers,

@@ -44,6 +44,7 @@ def record(outcome: Outcome, machine: dict[str, Any], date: str) -> dict[str, An
         "medians": medians,
         "ratios": ratios(outcome),
         "verdict": verdict(outcome),
+        "more": outcome.more,
     }
 
 
@@ -93,6 +94,7 @@ def section(outcome: Outcome, quick: bool) -> list[str]:
         *table(outcome),
         "",
         *said,
+        *(["", "```", *outcome.more, "```"] if outcome.more else []),
         "",
         f"![{scenario.title}]({scenario.name}.svg) [all numbers]({scenario.name}.json)",
         "",

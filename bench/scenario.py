@@ -51,7 +51,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Scenario:
-    """``run(side, quick)`` is one round of one side, with servers of its own."""
+    """``run(side, quick)`` is one round of one side, with servers of its own.
+
+    ``more`` is asked once, in a full run, for what is only to be told: lines of text.
+    """
 
     name: str
     title: str
@@ -61,6 +64,7 @@ class Scenario:
     run: Callable[[Side, bool], Round]
     targets: tuple[Target, ...] = ()
     notes: tuple[str, ...] = ()
+    more: Callable[[], list[str]] | None = None
 
 
 @dataclass
@@ -71,6 +75,7 @@ class Outcome:
     rounds: list[dict[str, Round]] = field(default_factory=list)
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    more: list[str] = field(default_factory=list)
 
     def values(self, side: str, key: str) -> list[float]:
         """That number in every round that has it."""
@@ -94,6 +99,8 @@ class Outcome:
 
 #: Sides whose values differ by no more than this share are not told apart.
 ALIKE: Final = 0.02
+#: A producer that takes so many times as long as planned has fallen behind.
+LATE: Final = 1.1
 #: A limit, not a peer: that it is better goes without saying.
 FLOOR: Final = "floor"
 
@@ -155,6 +162,11 @@ def _complaints(outcome: Outcome) -> list[str]:
                 said.append(
                     f"round {number}, {side}: the load generator used {share:.0%} of a core: it was the bottleneck"
                 )
+            if found.get("publish_seconds", 0) > LATE * found.get("offered_seconds", float("inf")):
+                said.append(f"round {number}, {side}: the producer fell behind: lines came more slowly than planned")
+            if found.get("workers", 1) > found.get("free_cores", float("inf")):
+                free = found["free_cores"]
+                said.append(f"round {number}, {side}: the load generator left the workers {free:.1f} cores")
             if found.get("crowd_outlived") is False:
                 said.append(f"round {number}, {side}: the crowd was gone before the live part was over")
             if error := found.get("error"):

@@ -197,5 +197,6 @@ SCENARIOS: Final = (
             "nchan gets 20,000 lines: it takes no more than 32,767 of one channel in a second.",
             "flask-sse keeps nothing of what is published; sse-starlette and the naive variant read the same store.",
         ),
+        runner_says,
     ),
 )
