@@ -67,7 +67,7 @@ def storm(side: Side, quick: bool) -> Round:
 def crowd(side: Side, quick: bool) -> Round:
     """1,000 viewers from line 0 of a long job, 100 live viewers of another beside them."""
     viewers, lines, beside = (100, 20_000, 20) if quick else (1000, 200_000, 100)
-    live_lines = 100 if quick else 350
+    lines, live_lines = (lines, 100) if quick else (side.lines or lines, 350)
     with side.peer(side.workers) as peer:
         stored(peer, Plan(lines))
 
@@ -153,7 +153,13 @@ SCENARIOS: Final = (
         "crowd",
         "Replay crowd",
         "1,000 viewers from line 0 of a 200,000-line job, 100 live viewers of another job (50 lines/s) beside them",
-        (Side(Ours), Side(Nchan), Side(SseStarlette), Side(Naive), Side(FlaskSse, skip=_NO_REPLAY)),
+        (
+            Side(Ours),
+            Side(Nchan, lines=20_000),
+            Side(SseStarlette),
+            Side(Naive),
+            Side(FlaskSse, skip=_NO_REPLAY),
+        ),
         (
             Metric("p99_ms", "live delay beside the crowd, 99th percentile", "ms"),
             Metric("p99_times_quiet", "the same as a multiple of its quiet value", "times"),
@@ -165,7 +171,10 @@ SCENARIOS: Final = (
             Target("live p99 at most twice its quiet value", "p99_times_quiet", 2),
             Target("worker's memory grows by 64 MB at most", "grown_mb", 64),
         ),
-        (f"The crowd is kept up for {CROWD_SECONDS:g} s and then cut off; all it received until then is checked.",),
+        (
+            f"The crowd is kept up for {CROWD_SECONDS:g} s and then cut off; all it received until then is checked.",
+            "nchan's crowd gets 20,000 lines: of 200,000 not even one viewer had seen all after 80 s.",
+        ),
     ),
     Scenario(
         "storm",
