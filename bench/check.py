@@ -12,6 +12,9 @@ MEMO_BYTES: Final = 4096
 #: Remembered answers: viewers stand close together, so only the newest are of use.
 MEMO_ANSWERS: Final = 64
 
+#: Bytes of a refusal that are told: its head and what its body says.
+MAX_STORY: Final = 600
+
 _CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding: *chunked\r\n", re.IGNORECASE)
 _CHUNK: Final = re.compile(rb"([0-9a-fA-F]+)\r\n")
 
@@ -93,10 +96,10 @@ class Stream:
         head, blank, rest = self._head.partition(b"\r\n\r\n")
         if not blank:
             if len(self._head) > MAX_HEAD:
-                raise Refused(repr(self._head[:200]))
+                raise Refused(repr(self._head[:MAX_STORY]))
             return memoryview(b"")
         if not head.startswith(b"HTTP/1.1 200"):
-            raise Refused(repr(self._head[:200]))
+            raise Refused(repr(self._head[:MAX_STORY]))
         self.answered = True
         self._head = b""
         self._chunked = _CHUNKED.search(head + b"\r\n") is not None

@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import select
 import socket
 import threading
 import xml.etree.ElementTree
@@ -70,6 +71,9 @@ def anothers(blocks: list[bytes]) -> None:
 def torn(blocks: list[bytes]) -> None:
     blocks[150] = blocks[150][:-1]
 
+
+#: The generator itself is never run under gevent.
+needs_epoll = pytest.mark.skipif(not hasattr(select, "epoll"), reason="no epoll: not Linux, or patched by gevent")
 
 FAULTS = [lost, doubled, doubled_last, reordered, changed, renumbered, anothers, torn]
 
@@ -158,6 +162,7 @@ def canned(answers: list[bytes]) -> Iterator[int]:
         server.join(5)
 
 
+@needs_epoll
 def test_a_report_counts_who_was_wronged() -> None:
     """One viewer is served, one loses a line, one is refused and one is cut off."""
     bad = frames()
@@ -175,6 +180,7 @@ def test_a_report_counts_who_was_wronged() -> None:
     assert words == ["begun", "ready", "done"]
 
 
+@needs_epoll
 def test_a_round_is_measured_and_drawn() -> None:
     """From the producer through a server to the generator, and from there to the table, the verdict and the chart."""
     side = next(side for side in live.EVERYBODY if side.peer is Floor)
