@@ -19,7 +19,7 @@ def ratios(outcome: Outcome) -> dict[str, dict[str, dict[str, float]]]:
             continue
         for metric in outcome.scenario.metrics:
             values = outcome.ratios(metric.key, ours, other)
-            if values:
+            if values and metric.compared:
                 spread = {"median": statistics.median(values), "min": min(values), "max": max(values)}
                 found.setdefault(other, {})[metric.key] = spread
     return found

@@ -29,12 +29,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that is compared. ``more`` is whether more of it is better."""
+    """A number that is shown. ``more`` is whether more of it is better; ``compared`` whether ratios of it mean much."""
 
     key: str
     label: str
     unit: str
     more: bool = False
+    compared: bool = True
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def _better(outcome: Outcome) -> list[str]:
     for other in outcome.sides():
         ahead = []
         for metric in outcome.scenario.metrics:
-            ratios = outcome.ratios(metric.key, ours, other)
+            ratios = outcome.ratios(metric.key, ours, other) if metric.compared else []
             ratio = statistics.median(ratios) if ratios else 1.0
             if abs(ratio - 1) > ALIKE and (ratio < 1) == metric.more:
                 ahead.append(f"{metric.label} ({ours} has {ratio:.3g} times its value)")
