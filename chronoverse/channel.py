@@ -91,7 +91,7 @@ class Channel:
 
     def __init__(self, ref: JobRef, job: Job | None, breathe: Callable[[], object] = bool) -> None:
         self.ref = ref
-        self._breathe = breathe
+        self.breathe = breathe
         self.job = job
         self.cursor = job.last if job else 0
         self.base = self.cursor
@@ -159,7 +159,7 @@ class Channel:
         for number, viewer in enumerate(tuple(self.viewers), 1):
             viewer.wake()
             if number % BREATH_WAKES == 0:
-                self._breathe()
+                self.breathe()
 
     # The viewers' side
 

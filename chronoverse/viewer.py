@@ -165,6 +165,35 @@ class Viewer:
                 return taken.frames
         return self._look_around(now)
 
+    # For whoever stands in for the viewer while it is caught up
+
+    @property
+    def channel(self) -> Channel | None:
+        """What it shares with the other viewers of its job, while it does."""
+        return self._channel
+
+    @property
+    def place(self) -> int | None:
+        """Its position in the ring when nothing sets it apart from the others there, so that one can stand for all."""
+        channel = self._channel
+        plain = channel is not None and self._state is not None and channel.state is self._state
+        return self._position if plain and self._stream is None and not self._pending and not self.done else None
+
+    @property
+    def sent_at(self) -> float:
+        """When it last sent something, on its clock."""
+        return self._sent_at
+
+    @property
+    def ends_at(self) -> float:
+        """When it must end whatever happens, on its clock."""
+        return min(self._expires_at, self._closes_at)
+
+    def moved(self, cursor: int, position: int, sent_at: float) -> None:
+        """All up to ``cursor``, which is ``position`` in the ring, was sent in its stead, last at ``sent_at``."""
+        self.cursor, self._position = cursor, position
+        self._sent(sent_at)
+
     @property
     def has_more(self) -> bool:
         """Whether the tail holds more than was taken last: a take is bounded."""

@@ -33,7 +33,7 @@ LAYERS: Final = {
         "api deliver",
     ),
     "HTTP": (
-        "web.bodies web.connection web.cursors web.problems web.schemas",
+        "web.bodies web.connection web.crowd web.cursors web.problems web.schemas",
         "web.openapi web.outlet web.publications web.worker",
         "web.services",
         "web.events web.logs web.ops web.publish",

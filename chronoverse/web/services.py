@@ -51,9 +51,9 @@ class Services:
     tail: Tail
     verifier: Verifier
     streams: Streams
+    outlets: Outlets
     #: Ours on the embedded server, None where the store is somebody else's.
     hold: Hold | None = None
-    outlets: Outlets = field(default_factory=Outlets)
     #: Set when the worker is going down: streams end, and no new ones are taken.
     stop: threading.Event = field(default_factory=threading.Event)
     wall_clock: Callable[[], float] = time.time
