@@ -72,9 +72,18 @@ def join(items: list[Item], stream: str | None) -> bytes:
     """One write. Under a filter, a block with nothing but an id moves the client's cursor over what was skipped."""
     if stream is None:
         return b"".join([item.frame for item in items])
-    frames = [item.frame for item in items if item.stream is None or item.stream == stream]
-    if items and items[-1].stream not in (None, stream):
-        frames.append(sse.cursor(items[-1].number))
+    frames, skipped = [], 0
+    for item in items:
+        if item.stream not in (None, stream):
+            skipped = item.number
+            continue
+        if skipped and item.stream is None:
+            # A line brings its own id; what every filter lets pass has none.
+            frames.append(sse.cursor(skipped))
+        frames.append(item.frame)
+        skipped = 0
+    if skipped:
+        frames.append(sse.cursor(skipped))
     return b"".join(frames)
 
 
