@@ -25,6 +25,7 @@ from chronoverse.entries import RawEntry
 from chronoverse.errors import NotALog, StoreError
 from chronoverse.joblog import Attempt, Job, JobRef, Line, Run, Status, iso_timestamp
 from chronoverse.store import replies
+from chronoverse.store.ahead import AheadReader
 from chronoverse.store.appends import Appends, Keys, arguments
 from chronoverse.store.confirm import Confirmer, Durability
 from chronoverse.store.driver import Client, DriverError, Script, ScriptForgotten, connect, translate, translated
@@ -71,6 +72,7 @@ class Store:
         self._commands = connect(url, retries=1)
         self._appends = connect(url, retries=0)
         self._more: list[Client] = []
+        self._ahead = AheadReader(url, lambda job: self._key(job, "log"))
         names = ("open", "append", "renew", "finish", "look", "register")
         self._scripts = {name: Script(name) for name in names}
 
@@ -167,6 +169,10 @@ class Store:
             return entries
         return ()
 
+    def read_on(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
+        """:meth:`read`, for whoever will go on behind these entries: the next are asked for ahead."""
+        return self._ahead.read(job, after, count)
+
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
         """Up to ``count`` entries: upwards from line ``after``, or with ``before`` downwards from that line.
 
@@ -260,6 +266,7 @@ class Store:
         """Closes every connection. The store can be used again."""
         self._commands.close()
         self._appends.close()
+        self._ahead.close()
         while self._more:
             self._more.pop().close()
 
