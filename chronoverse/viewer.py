@@ -15,8 +15,8 @@ from chronoverse import sse
 from chronoverse.channel import Channel
 from chronoverse.errors import StoreError
 from chronoverse.joblog import Job, JobRef
+from chronoverse.pieces import Pieces
 from chronoverse.replay import Replay
-from chronoverse.source import Source
 from chronoverse.tail import Tail
 
 #: Seconds the store may stay away before a viewer is told so and let go.
@@ -59,14 +59,14 @@ class Viewer:
 
     __slots__ = (
         "_awaited", "_channel", "_clock", "_closes_at", "_expires_at", "_finished", "_heartbeat", "_lease_seconds",
-        "_past", "_pending", "_position", "_read_at", "_ref", "_retry_ms", "_sent_at", "_state", "_stop", "_store",
+        "_past", "_pending", "_pieces", "_position", "_read_at", "_ref", "_retry_ms", "_sent_at", "_state", "_stop",
         "_stream", "_tail", "_wait", "_woken", "behind", "cursor", "done", "due", "on_wake", "reason",
     )  # fmt: skip
 
     def __init__(
         self,
         request: Request,
-        store: Source,
+        pieces: Pieces,
         tail: Tail,
         *,
         stop: threading.Event | None = None,
@@ -80,7 +80,7 @@ class Viewer:
         self.behind = False
         #: Called instead of waking :meth:`chunks`.
         self.on_wake: Callable[[], None] | None = None
-        self._store = store
+        self._pieces = pieces
         self._tail = tail
         self._stop = stop or threading.Event()
         self._clock = clock
@@ -286,7 +286,7 @@ class Viewer:
     def _replay(self, now: float) -> bytes | None:
         """The next lines by a read of our own."""
         if self._past is None:
-            self._past = Replay(self._store, self._ref, self._stream, self._finished, self._lease_seconds)
+            self._past = Replay(self._pieces, self._ref, self._stream, self._finished, self._lease_seconds)
         try:
             step = self._past.step(self.cursor, self._channel)
         except StoreError:

@@ -11,11 +11,11 @@ PACKAGE: Final = Path(__file__).resolve().parents[1] / "chronoverse"
 
 #: Imports point strictly down this table. Each string is one rank: modules of the same rank do not know each other.
 LAYERS: Final = {
-    "ground": ("errors metrics sse",),
+    "ground": ("errors metrics sse turns",),
     "values": ("joblog parse", "entries ledger settings"),
     "places lines rest": (
         "keeper store.driver store.replies",
-        "embedded store.appends store.reader",
+        "embedded store.ahead store.appends store.reader",
         "store.confirm",
         "store",
     ),
@@ -23,8 +23,8 @@ LAYERS: Final = {
         "backoff carriage channel cutter echo follower foreground source",
         "httpledger jwks masking pseudoterminal relay terminal",
         "auth client hole records scribe tail",
-        "capture replay spoolfile",
-        "segment",
+        "capture pieces spoolfile",
+        "replay segment",
         "stock",
         "spool",
         "safety sender",
@@ -33,7 +33,7 @@ LAYERS: Final = {
         "api deliver",
     ),
     "HTTP": (
-        "web.bodies web.connection web.crowd web.cursors web.problems web.schemas",
+        "web.bodies web.connection web.crowd web.cursors web.fairness web.problems web.schemas",
         "web.openapi web.outlet web.publications web.worker",
         "web.services",
         "web.events web.logs web.ops web.publish",

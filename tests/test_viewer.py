@@ -9,6 +9,7 @@ import pytest
 from chronoverse.channel import TAKE_BYTES
 from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.joblog import JobRef, Line, Status
+from chronoverse.pieces import Pieces
 from chronoverse.store import Attempt, Store
 from chronoverse.tail import LOOK_SECONDS, Tail
 from chronoverse.viewer import STORE_PATIENCE_SECONDS, Request, Viewer
@@ -34,6 +35,7 @@ class Rig:
         self.store = store
         self.source = Impatient(looker)
         self.clock = Clock()
+        self.pieces = Pieces(self.source, clock=self.clock)
         self.tail = Tail(self.source, lease_seconds=YOUTH_SECONDS, clock=self.clock)
         self.stop = threading.Event()
         self._server = server
@@ -58,7 +60,7 @@ class Rig:
     def viewer(self, job: JobRef = JOB, **wanted: Any) -> Viewer:
         """A viewer, of the job as it is now."""
         request = Request(job, self.store.look(job), retry_ms=2417, **wanted)
-        return Viewer(request, self.source, self.tail, stop=self.stop, clock=self.clock)
+        return Viewer(request, self.pieces, self.tail, stop=self.stop, clock=self.clock)
 
     def attend(self) -> None:
         """A round of each of the tail's threads."""

@@ -8,14 +8,18 @@ from werkzeug.exceptions import NotFound
 
 from chronoverse import embedded
 from chronoverse.auth import Verifier
+from chronoverse.errors import AtCapacity
+from chronoverse.pieces import Pieces
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.tail import Tail
+from chronoverse.turns import Turns
 from chronoverse.web import events, jobs, logs, openapi, ops, problems, publish
 from chronoverse.web.crowd import Worker
+from chronoverse.web.fairness import let_others
 from chronoverse.web.outlet import Outlets
 from chronoverse.web.schemas import IdentifierConverter
-from chronoverse.web.services import Services, Streams
+from chronoverse.web.services import ARRIVAL_SECONDS, Services, Streams
 
 
 def create_app(settings: Settings | None = None, stop: threading.Event | None = None) -> Flask:
@@ -42,9 +46,11 @@ def services(settings: Settings, stop: threading.Event) -> Services:
         settings=settings,
         store=store,
         tail=tail,
+        pieces=Pieces(store, pause=let_others),
         verifier=Verifier.from_settings(settings),
         streams=Streams(settings.max_streams),
         outlets=Outlets(Worker(tail, stop, settings.heartbeat_seconds, time.monotonic)),
+        arrivals=Turns(ARRIVAL_SECONDS, AtCapacity, let_others),
         hold=hold,
         stop=stop,
     )

@@ -12,13 +12,17 @@ from chronoverse.auth import Principal, Verifier
 from chronoverse.embedded import Hold
 from chronoverse.errors import AtCapacity, JobNotFound
 from chronoverse.joblog import Job, JobRef
+from chronoverse.pieces import Pieces
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.tail import Tail
+from chronoverse.turns import Turns
 from chronoverse.web.outlet import Outlets
 from chronoverse.web.problems import problem
 from chronoverse.web.schemas import Blueprint
 
+#: Seconds a viewer that comes waits for its turn: a crowd of some thousands is let in within that.
+ARRIVAL_SECONDS: Final = 10.0
 #: Scopes by what a request does.
 READ: Final = "logs:read"
 WRITE: Final = "logs:write"
@@ -49,9 +53,12 @@ class Services:
     settings: Settings
     store: Store
     tail: Tail
+    pieces: Pieces
     verifier: Verifier
     streams: Streams
     outlets: Outlets
+    #: For viewers that come.
+    arrivals: Turns
     #: Ours on the embedded server, None where the store is somebody else's.
     hold: Hold | None = None
     #: Set when the worker is going down: streams end, and no new ones are taken.
