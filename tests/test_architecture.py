@@ -21,7 +21,7 @@ LAYERS: Final = {
     ),
     "reading and writing": (
         "backoff carriage channel cutter echo follower foreground",
-        "httpledger jwks masking pseudoterminal relay terminal",
+        "httpledger jwks masking matcher pseudoterminal relay terminal",
         "auth client hole records scribe tail",
         "capture spoolfile",
         "segment",
@@ -36,8 +36,8 @@ LAYERS: Final = {
         "web.bodies web.connection web.cursors web.problems web.schemas",
         "web.openapi web.publications",
         "web.services",
-        "web.events web.logs web.ops web.publish",
-        "web.jobs",
+        "web.events web.ops web.pages web.publish web.ui",
+        "web.jobs web.logs web.raw web.search",
     ),
     "roots": ("banner web", "cli", "__main__"),
 }
@@ -50,6 +50,7 @@ OWNERS: Final = {
     "webargs": "web",
     "werkzeug": "web",
     "gevent": "web",
+    "re2": "matcher",
 }
 
 #: Who may read the environment, and why.
