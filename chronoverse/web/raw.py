@@ -16,7 +16,12 @@ from chronoverse.web.services import Services
 _CONTENT_TYPES: Final = {
     "txt": "text/plain; charset=utf-8",
     "json": "application/json",
-    "jsonl": "application/x-ndjson",
+    "jsonl": "application/jsonl",
+}
+
+_DOCUMENTED: Final = {
+    "application/json": {"schema": {"type": "array", "items": {"$ref": "#/components/schemas/Line"}}},
+    "application/jsonl": {"schema": {"type": "string"}},
 }
 
 
@@ -26,7 +31,7 @@ def blueprint(services: Services) -> Blueprint:
     services.guard(routes)
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/logs/raw")
-    @routes.doc(operationId="downloadJobLog")
+    @routes.doc(operationId="downloadJobLog", responses={"200": {"content": _DOCUMENTED}})
     @routes.arguments(RawQuery, location="query", as_kwargs=True)
     @routes.response(200, {"type": "string"}, content_type="text/plain", description="The log, as it is by now.")
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
