@@ -31,7 +31,7 @@ def blueprint(services: Services) -> Blueprint:
     services.guard(routes)
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/logs/raw")
-    @routes.doc(operationId="downloadJobLog", responses={"200": {"content": _DOCUMENTED}})
+    @routes.doc(operationId="downloadJobLog", responses={200: {"content": _DOCUMENTED}})
     @routes.arguments(RawQuery, location="query", as_kwargs=True)
     @routes.response(200, {"type": "string"}, content_type="text/plain", description="The log, as it is by now.")
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
