@@ -54,9 +54,20 @@ class Tab:
     def __init__(self, context: BrowserContext, service: Service) -> None:
         self.page: Page = context.new_page()
         self.faults: list[str] = []
+        #: What a test brings about itself: a fault that says this is none.
+        self.expected: str | None = None
         self._service = service
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.on("console", lambda said: self.faults.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self._fault(str(error)))
+        self.page.on("console", lambda said: self._fault(said.text) if said.type == "error" else None)
+
+    def _fault(self, text: str) -> None:
+        if self.expected is None or self.expected not in text:
+            self.faults.append(text)
+
+    @property
+    def url(self) -> str:
+        """Where the service is."""
+        return self._service.url
 
     def open(self, job: JobRef, fragment: str = "", *, token: str | None = None) -> "Tab":
         """The page of ``job``, signed in through the fragment."""

@@ -7,7 +7,7 @@ import { begin, claims, get } from "./session.js";
 //: Jobs on a page.
 const PAGE = 50;
 //: Milliseconds between two looks while something runs, and otherwise.
-const BUSY_MS = 2000;
+const BUSY_MS = 1000;
 const IDLE_MS = 5000;
 //: Workflows remembered for the next visit.
 const REMEMBERED = 12;

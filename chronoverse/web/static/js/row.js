@@ -101,17 +101,21 @@ export class RowMaker {
   }
 }
 
+const UNCOLOURED = { ink: null, ground: null, inverse: false };
+
 /** One piece of a message: a text node where it is plain text. */
 function segment({ text, style, code, link, mark }) {
   const classes = [];
-  const { ink, ground, inverse } = style;
+  // What is marked has the mark's own colours.
+  const { ink, ground, inverse } = mark ? UNCOLOURED : style;
   const plainInk = typeof ink === "number" && ground === null && !inverse;
   if (plainInk) classes.push(`ink${ink}`);
-  for (const name of ["bold", "dim", "italic", "underline", "strike"]) if (style[name]) classes.push(name);
+  for (const name of ["bold", "italic", "underline", "strike"]) if (style[name]) classes.push(name);
+  if (style.dim && !mark) classes.push("dim");
   const painted = !plainInk && (ink !== null || ground !== null || inverse);
   if (code === undefined && !link && !mark && !painted && !classes.length) return document.createTextNode(text);
   const element = make(mark ? "mark" : link ? "a" : "span", "", text);
-  if (painted && !mark) {
+  if (painted) {
     classes.push("paint");
     for (const [name, value] of Object.entries(paint(style))) element.style.setProperty(name, value);
     if (ground !== null || inverse) classes.push("ground");
