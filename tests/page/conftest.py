@@ -97,8 +97,8 @@ def open_tab(browser: Browser, page_service: Service) -> Iterator[Callable[..., 
     """Opens tabs, each in a profile of its own, and looks for faults in all of them at the end."""
     contexts, tabs = [], []
 
-    def open_tab(job: JobRef | None = None, fragment: str = "", **look: object) -> Tab:
-        context = browser.new_context(viewport={"width": 1280, "height": 760}, **look)
+    def open_tab(job: JobRef | None = None, fragment: str = "") -> Tab:
+        context = browser.new_context(viewport={"width": 1280, "height": 760})
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         tab = Tab(context, page_service)
         contexts.append(context)
