@@ -159,6 +159,8 @@ $("log").addEventListener("click", (event) => {
   }
 });
 $("newer").addEventListener("click", () => toEnd());
+// A click, not a key, on a button: the keys are the log's again.
+document.querySelector(".tools").addEventListener("click", ({ detail }) => detail && $("log").focus({ focusVisible: false }));
 $("unpick").addEventListener("click", unpick);
 $("copy").addEventListener("click", () => copyLines(path, maker.picked, $("stderr").ariaPressed === "true" ? "stderr" : ""));
 $("copylink").addEventListener("click", copyLink);
@@ -223,11 +225,15 @@ const KEYS = {
   Escape: () => (find.active ? find.close() : unpick()),
 };
 
+const SCROLLING = new Set(["ArrowUp", "ArrowDown", "PageUp", "PageDown", " "]);
+
 addEventListener("keydown", (event) => {
   if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "f") {
     event.preventDefault();
     return find.focus();
   }
+  // What scrolls does so in the log, wherever the reader has clicked last.
+  if (event.target === document.body && SCROLLING.has(event.key)) return $("log").focus({ focusVisible: false });
   const free = event.target === document.body || event.target === $("log");
   if (!free || event.ctrlKey || event.metaKey || event.altKey || !(event.key in KEYS)) return undefined;
   event.preventDefault();

@@ -172,9 +172,10 @@ export class Log {
       this.#fill(index, body.logs, body.cursor ? body.logs.at(-1)?.sequence_num ?? start : known);
       this.#asked.delete(index);
       this.#pump();
-    } catch {
+    } catch (error) {
       this.#asked.delete(index);
-      this.#timer ||= setTimeout(() => this.#pump(), RETRY_MS);
+      // A log that is gone for good is not asked for again; the live end says so.
+      if (error.status !== 404) this.#timer ||= setTimeout(() => this.#pump(), RETRY_MS);
     }
   }
 
