@@ -12,6 +12,7 @@ from flask import Response, request
 from chronoverse.entries import RawEntry, entry_number, read_entries
 from chronoverse.errors import InvalidCursor
 from chronoverse.joblog import MAX_NUMBER, Job, JobRef, Line
+from chronoverse.matcher import Matcher
 from chronoverse.web.cursors import decode_cursor
 from chronoverse.web.services import Services
 
@@ -25,8 +26,24 @@ PAGE_CHARACTERS: Final = 16 * 2**20
 #: and for that long the worker does nothing else.
 FIRST_BATCH: Final = 200
 MAX_BATCH: Final = 1000
+#: Seconds after which a request that goes through many lines lets others have a turn.
+TURN_SECONDS: Final = 0.003
 #: Characters that a read aims at: long lines come fewer at a time.
 BATCH_CHARACTERS: Final = 2**20
+
+
+class Turns:
+    """Gives everybody else a turn now and then; to be asked for each line that something is done with."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._until = clock() + TURN_SECONDS
+
+    def give(self) -> None:
+        """Lets the others run when this has gone on for long enough."""
+        if self._clock() > self._until:
+            gevent.sleep(0)
+            self._until = self._clock() + TURN_SECONDS
 
 
 class Batch(NamedTuple):
@@ -81,9 +98,10 @@ def page(
     """Up to ``limit`` lines that are ``wanted`` (all, without it), strictly after ``place`` in the order asked for."""
     found: list[Line] = []
     scanned = characters = 0
-    deadline = services.monotonic() + SCAN_SECONDS
+    turns, deadline = Turns(services.monotonic), services.monotonic() + SCAN_SECONDS
     for batch in batches(services, job.ref, place, descending=descending, exactly=0 if wanted else limit):
         for line in batch.lines:
+            turns.give()
             if wanted is None or wanted(line):
                 found.append(line)
                 characters += len(line.message)
@@ -96,6 +114,13 @@ def page(
         if scanned >= SCAN_ENTRIES or services.monotonic() > deadline:
             break
     return Found(found, place, _more(job, place, descending))
+
+
+def matches(matcher: Matcher, text: str) -> bool:
+    """Whether it is in ``text``; what may take long is done by a thread of gevent's pool."""
+    if matcher.is_heavy(text):
+        return bool(gevent.get_hub().threadpool.apply(matcher.matches, (text,)))
+    return matcher.matches(text)
 
 
 def start(query: dict[str, Any], listing: tuple[Any, ...], job: Job, *, descending: bool) -> int:

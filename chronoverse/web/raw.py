@@ -57,15 +57,21 @@ def blueprint(services: Services) -> Blueprint:
 
 def _wanted(stream: str | None, matcher: Matcher | None) -> Callable[[Line], bool]:
     def wanted(line: Line) -> bool:
-        return stream in (None, line.stream) and (matcher is None or matcher.matches(line.message))
+        return stream in (None, line.stream) and (matcher is None or pages.matches(matcher, line.message))
 
     return wanted
 
 
 def _lines(services: Services, ref: JobRef, last: int, wanted: Callable[[Line], bool]) -> Iterator[list[Line]]:
     """The lines up to ``last`` that are ``wanted``, in batches. Should the store fail, the response is cut off."""
+    turns = pages.Turns(services.monotonic)
     for batch in pages.batches(services, ref, 0):
-        yield [line for line in batch.lines if line.sequence_num <= last and wanted(line)]
+        found = []
+        for line in batch.lines:
+            turns.give()
+            if line.sequence_num <= last and wanted(line):
+                found.append(line)
+        yield found
         if batch.place >= last:
             return
 

@@ -5,6 +5,7 @@ come is in its ``Last-Event-ID``, so that a reader of a running job can go on fr
 """
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 from flask import Response
@@ -40,14 +41,21 @@ def blueprint(services: Services) -> Blueprint:
         descending = order == "desc"
 
         def wanted(line: Line) -> bool:
-            return stream in (None, line.stream) and matcher.matches(line.message)
+            return stream in (None, line.stream) and pages.matches(matcher, line.message)
 
         place = pages.start(query, listing, job, descending=descending)
         found = pages.page(services, job, place, limit, descending=descending, wanted=wanted)
         cursor = encode_cursor(listing, [found.place]) if found.more else None
-        lines = [{**line.to_json(), "highlights": matcher.places(line.message)} for line in found.lines]
+        lines = list(_highlighted(found.lines, matcher, pages.Turns(services.monotonic)))
         body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
         said = {"q": q, "regex": "true" if regex else None, "limit": limit, "order": order, "stream": stream}
         return pages.page_response(body, cursor, found.place, **said)
 
     return routes
+
+
+def _highlighted(lines: list[Line], matcher: Matcher, turns: pages.Turns) -> Iterator[dict[str, Any]]:
+    """The lines' JSON with the places where they match."""
+    for line in lines:
+        turns.give()
+        yield {**line.to_json(), "highlights": matcher.places(line.message)}

@@ -92,6 +92,18 @@ def test_highlights_are_in_characters(client: httpx.Client, log: Foreign) -> Non
     assert (anything["sequence_num"], anything["highlights"]) == (1, [])
 
 
+def test_a_colour_in_a_word_does_not_hide_it(client: httpx.Client, job: Foreign) -> None:
+    """A line is searched as it was written, and as it is read."""
+    job.lines(["\x1b[1mFAI\x1b[31mLED\x1b[0m \x1b]0;title\x07\x1b[1A", "\x1b]0;failed", "failed"]).end()
+    (lines,) = find(client, job, q="failed")
+
+    assert [line["sequence_num"] for line in lines] == [1, 2, 3]
+    assert lines[0]["highlights"] == [[4, 15]]
+    assert lines[1]["highlights"] == [[4, 10]]
+    assert numbers(client, job, q="[31m") == numbers(client, job, q="title") == [1]
+    assert numbers(client, job, q="d $", regex="true") == [1]
+
+
 def test_a_search_may_start_anywhere(client: httpx.Client, log: Foreign) -> None:
     """Strictly after the offset, as everywhere; and it tells how far it has looked."""
     path = f"{log.path}/logs/search"
@@ -127,12 +139,14 @@ def test_a_search_that_is_none_is_refused(
     assert [error["parameter"] for error in response.json()["errors"]] == [parameter]
 
 
-def test_an_expression_takes_no_time_that_explodes(client: httpx.Client, log: Foreign) -> None:
-    """The classic one, on the line it was made for."""
+def test_an_expression_takes_no_time_that_explodes(client: httpx.Client, log: Foreign, job: Foreign) -> None:
+    """The classic one, on the line it was made for; and one that is slow on long lines works all the same."""
     started = time.monotonic()
 
     assert numbers(client, log, q="^(a+)+$", regex="true") == []
     assert time.monotonic() - started < 1
+    job.lines(["ab" * 30_000, "ab" * 30_000 + "z"])
+    assert numbers(client, job, q="(?:a.{0,50}){4}z", regex="true") == [2]
 
 
 def test_a_cursor_is_good_for_its_own_query_alone(client: httpx.Client, log: Foreign) -> None:

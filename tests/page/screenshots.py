@@ -1,6 +1,6 @@
 """Takes the pictures in docs/screenshots/ of a service that it starts.
 
-    python -m tests.page.screenshots
+python -m tests.page.screenshots
 """
 
 import tempfile
@@ -37,7 +37,7 @@ def build(targets: int, *, fails: bool) -> Iterator[tuple[str, str]]:
         unit = f"src/{('net', 'store', 'ui', 'core')[number % 4]}/unit_{number}.c"
         yield f"{ESC}[90m[{number:>3}/{targets}]{ESC}[0m cc {ESC}[36m{unit}{ESC}[0m -O2 -g -Wall", "stdout"
         if number % 23 == 0:
-            warning = f"{ESC}[1;35mwarning:{ESC}[0m unused variable {ESC}[1m‘tmp’{ESC}[0m [-Wunused-variable]"
+            warning = f"{ESC}[1;35mwarning:{ESC}[0m unused variable {ESC}[1m'tmp'{ESC}[0m [-Wunused-variable]"
             yield f"{unit}:{number * 3}:9: {warning}", "stderr"
     yield f"{ESC}[1m==> Running tests{ESC}[0m", "stdout"
     for number in range(1, 61):
@@ -82,8 +82,10 @@ def take(browser: Browser, service: Service, store: Store, clock: Calendar, serv
 
     def tab(size: tuple[int, int] = WIDE, *, dark: bool = False) -> Tab:
         width, height = size
-        look = "dark" if dark else "light"
-        return Tab(browser.new_context(viewport={"width": width, "height": height}, color_scheme=look), service)
+        context = browser.new_context(viewport={"width": width, "height": height})
+        tab = Tab(context, service)
+        tab.page.emulate_media(color_scheme="dark" if dark else "light")
+        return tab
 
     def save(tab: Tab, name: str) -> None:
         tab.page.wait_for_timeout(400)  # for the badge's pulse and the last frame
@@ -93,7 +95,9 @@ def take(browser: Browser, service: Service, store: Store, clock: Calendar, serv
     write(store, clock, "docs-88", [("ok", "stdout")], (Status.COMPLETED, 0))
     failed = write(store, clock, "build-417", [*build(230, fails=True)], (Status.FAILED, 3))
     running = write(store, clock, "build-418", [*build(180, fails=False)][:140], None)
-    gone = write(store, clock, "import-7", [(f"imported batch {n} of 2,400", "stdout") for n in range(1, 2401)], (Status.LOST, 0))
+    gone = write(
+        store, clock, "import-7", [(f"imported batch {n} of 2,400", "stdout") for n in range(1, 2401)], (Status.LOST, 0)
+    )
     key = f"chronoverse:{{{WORKFLOW}}}:{gone.job_id}:log"
     server.ask("XTRIM", key, "MINID", "900")
     server.ask("XDEL", key, *(f"{number}-0" for number in range(912, 1240)))

@@ -5,7 +5,7 @@ import { count } from "./format.js";
 import { WINDOW } from "./log.js";
 import { findOne, query, Scan } from "./scan.js";
 import { get } from "./session.js";
-import { inUnits } from "./text.js";
+import { asRead, inUnits } from "./text.js";
 
 //: Milliseconds of no typing after which the search begins.
 const TYPED_MS = 200;
@@ -73,7 +73,7 @@ export class Find {
   /** Where a line matches, in UTF-16 units. */
   marks(line) {
     if (!this.active || (this.#what.stream && line.stream !== this.#what.stream)) return [];
-    if (this.#local) return [...line.message.matchAll(this.#local)].map((match) => [match.index, match.index + match[0].length]);
+    if (this.#local) return asRead(line.message, this.#local);
     const places = this.scan.highlights.get(line.sequence_num);
     if (!places && line.sequence_num > this.scan.place) this.#ahead(Math.floor((line.sequence_num - 1) / WINDOW));
     return places ? inUnits(line.message, places) : [];

@@ -8,7 +8,7 @@ import { isGroup, RowMaker } from "./row.js";
 import { findOne, Scan } from "./scan.js";
 import { begin, get, Refused } from "./session.js";
 import { copyLines, copyLink, fromAddress, save, showPicked, toAddress } from "./share.js";
-import { showJob, showLast, showLink } from "./status.js";
+import { showJob, showLast, showLink, showTrouble } from "./status.js";
 import { Stream } from "./stream.js";
 import { Viewport } from "./viewport.js";
 
@@ -246,8 +246,7 @@ const events = {
   log: (line) => log.append(line),
   gap: ({ from, to, reason }) => log.gap(from, to, reason),
   job: told_of,
-  end: () => {},
-  error: (text) => say(text),
+  error: (text) => showTrouble(text),
 };
 
 function told_of(state) {
@@ -261,7 +260,7 @@ function told_of(state) {
   newer();
 }
 
-const stream = new Stream(path, Number(document.documentElement.dataset.heartbeat), {
+const heard = {
   event: (kind, data) => {
     events[kind]?.(data);
     if (kind === "log" && log.last === 1) notice(null);
@@ -270,12 +269,12 @@ const stream = new Stream(path, Number(document.documentElement.dataset.heartbea
   lost: () => showLink(false),
   gone: (why) => {
     showLink(true);
-    if (why !== null) notice(log.last ? null : why);
-    if (why !== null) say(why);
     live = live && why === null;
+    if (why !== null && log.last) showTrouble(why);
+    else if (why !== null) notice(why);
     newer();
   },
-});
+};
 
 /** The job as it is, or null where there is none yet. */
 async function look() {
@@ -310,7 +309,8 @@ async function main() {
     viewport.end(true);
     live = true;
   }
-  await stream.follow(log.last);
+  const heartbeat = Number(document.documentElement.dataset.heartbeat);
+  await new Stream(path, heartbeat, job !== null, heard).follow(log.last);
 }
 
 main().catch((error) => notice(error.message));

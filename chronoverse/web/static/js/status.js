@@ -34,8 +34,15 @@ export function showLast(number) {
 export function showLink(there) {
   clearTimeout(lost);
   lost = 0;
-  if (there) $("link").hidden = true;
-  else lost = setTimeout(() => ($("link").hidden = false), QUIET_MS);
+  if (there) showTrouble(null);
+  else if ($("link").hidden) lost = setTimeout(() => showTrouble("reconnecting…"), QUIET_MS);
+}
+
+/** What keeps the log from going on, in the head; null for nothing. */
+export function showTrouble(text) {
+  $("link").hidden = text === null;
+  $("link").textContent = text ?? "";
+  if (text !== null) say(text);
 }
 
 function tick() {

@@ -8,6 +8,8 @@ const RETRY_MS = 2000;
 const MAX_RETRY_MS = 30_000;
 //: Heartbeats that may be missed before the connection is taken for dead.
 const MISSED = 3;
+//: Seconds to wait for a job that is not there yet, the most that the service takes.
+const WAIT_SECONDS = 300;
 //: Milliseconds that events may take of a stretch before the screen has its turn.
 const BUSY_MS = 12;
 
@@ -21,13 +23,15 @@ export class Stream {
   #failures = 0;
   #wake = () => {};
   #over = false;
+  #known;
 
   /**
    * `on` has `event(name, data)`, `connected()`, `lost()` and `gone(why)`: nothing more comes after that, and no
-   * `why` means that all has come. `heartbeat` is in seconds.
+   * `why` means that all has come. `heartbeat` is in seconds; `known` is whether there is such a job already.
    */
-  constructor(path, heartbeat, on) {
+  constructor(path, heartbeat, known, on) {
     this.#path = path;
+    this.#known = known;
     this.#on = on;
     this.#silenceMs = heartbeat * 1000 * MISSED;
     addEventListener("online", () => this.#wake());
@@ -69,7 +73,8 @@ export class Stream {
     let last = after;
     try {
       const headers = { "Last-Event-ID": String(after), Accept: "text/event-stream" };
-      const response = await ask(`${this.#path}/events?wait=300`, { headers, signal: dead.signal });
+      const waiting = this.#known ? "" : `?wait=${WAIT_SECONDS}`;
+      const response = await ask(`${this.#path}/events${waiting}`, { headers, signal: dead.signal });
       if (response.status === 204) return this.#end(null, last);
       if (!response.ok) {
         await this.#refused(await refusal(response));
@@ -110,6 +115,7 @@ export class Stream {
     } else if (event === "error") {
       this.#on.event("error", data);
     } else {
+      if (event === "job") this.#known = true;
       this.#on.event(event, JSON.parse(data));
       if (event === "end") this.#end(null);
     }

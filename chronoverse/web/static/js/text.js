@@ -151,6 +151,22 @@ export function pieces(message, marks) {
   return found;
 }
 
+/** Where `form` matches a message as it is read, without control sequences: [start, end) in the message itself. */
+export function asRead(message, form) {
+  let read = message;
+  const skipped = [];
+  if (message.includes("\x1b")) {
+    const parts = runs(message);
+    read = "";
+    for (const { text, start, code } of parts) {
+      skipped.push([read.length, start - read.length]);
+      read += code === undefined ? text : message[start];
+    }
+  }
+  const place = (at) => at + (skipped.findLast(([from]) => from <= at)?.[1] ?? 0);
+  return [...read.matchAll(form)].map(({ index, 0: { length } }) => [place(index), place(index + length - 1) + 1]);
+}
+
 /** Places in code points, as the service tells them, in UTF-16 units. */
 export function inUnits(message, places) {
   if (!/[\ud800-\udfff]/.test(message)) return places;
