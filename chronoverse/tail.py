@@ -10,13 +10,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from dataclasses import replace
+from functools import partial
+from typing import Final
 
 from chronoverse import sse
 from chronoverse.channel import Channel, Waiter, encode, final_frames
 from chronoverse.entries import RawEntry, in_sequence, read_entries
 from chronoverse.errors import NotALog, StoreError
 from chronoverse.joblog import Gap, Job, JobRef, Status, Stray
+from chronoverse.source import LineCount, Source
 
 #: Seconds one XREAD waits. It bounds how long a stop takes, and is the beat by which the tail knows it is alive.
 BLOCK_SECONDS: Final = 1.0
@@ -42,55 +45,28 @@ PAUSE_FROM_JOBS: Final = 64
 #: Bytes of frames held for all watched jobs of a worker, and the least and the most for one of them.
 RINGS_BYTES: Final = 256 * 2**20
 RING_BYTES: Final = (64 * 2**10, 8 * 2**20)
-#: Bytes a read should bring, and the least and most lines asked for to get there.
-READ_BYTES: Final = 2**20
-READ_LINES: Final = (4, 2048)
 
 log = logging.getLogger(__name__)
-
-
-class Reader(Protocol):
-    """A connection that waits for many jobs at once; see :class:`chronoverse.store.BlockingReader`."""
-
-    def read(self, cursors: dict[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]: ...
-    def interrupt(self) -> None: ...
-    def close(self) -> None: ...
-
-
-class Source(Protocol):
-    """What reading needs of a store; see :class:`chronoverse.store.Store`."""
-
-    def look(self, job: JobRef) -> Job | None: ...
-    def look_many(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]: ...
-    def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]: ...
-    def reader(self, block_seconds: float) -> Reader: ...
-
-
-class LineCount:
-    """How many lines to ask for, learnt from what the last answer weighed. Starts small: nobody knows the lines yet."""
-
-    def __init__(self) -> None:
-        self.lines = 32
-
-    def learn(self, lines: int, size: int) -> None:
-        """After an answer of ``lines`` lines that came to ``size`` bytes."""
-        least, most = READ_LINES
-        fitting = READ_BYTES * lines // max(size, 1)
-        self.lines = max(least, min(most, fitting, self.lines * 4))
 
 
 class Tail:
     """The live reading of one process. Threads start with the first watched job, so it may be built before a fork.
 
-    ``clock`` is monotonic, in seconds.
+    ``clock`` is monotonic, in seconds; ``sleep`` lets others go first.
     """
 
     def __init__(
-        self, store: Source, *, lease_seconds: float = 30, clock: Callable[[], float] = time.monotonic
+        self,
+        store: Source,
+        *,
+        lease_seconds: float = 30,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._store = store
         self._lease_seconds = lease_seconds
         self._clock = clock
+        self._breathe = partial(sleep, 0)
         self._reader = store.reader(BLOCK_SECONDS)
         self._channels: dict[JobRef, Channel] = {}
         self._lock = threading.Lock()
@@ -101,6 +77,7 @@ class Tail:
         self._count = LineCount()
         self._beats: dict[str, float] = {}
         self._read_at = clock()
+        self._failing = False
 
     # For viewers
 
@@ -111,7 +88,7 @@ class Tail:
                 self._read_at = self._clock()
             channel = self._channels.get(ref)
             if channel is None:
-                channel = self._channels[ref] = Channel(ref, job)
+                channel = self._channels[ref] = Channel(ref, job, self._breathe)
             channel.viewers.add(viewer)
         if job is not None and (channel.job is None or job.age > channel.job.age):
             channel.observe(job)
@@ -126,6 +103,16 @@ class Tail:
             channel.viewers.discard(viewer)
             if not channel.viewers and self._channels.get(channel.ref) is channel:
                 del self._channels[channel.ref]
+
+    def known(self, ref: JobRef) -> Job | None:
+        """The job as the tail has it, its last line the newest, the rest some seconds old at most; None if it has not.
+
+        Saves a crowd that comes back to one job a look each.
+        """
+        channel = self._channels.get(ref)
+        if channel is None or channel.job is None or channel.final is not None or self._failing or not self.healthy:
+            return None
+        return replace(channel.job, last=channel.cursor)
 
     def wake_all(self) -> None:
         """Wakes every viewer, so that it sees that it must stop."""
@@ -279,8 +266,9 @@ class Tail:
             try:
                 if not self.read_once():
                     self._joined.wait(BLOCK_SECONDS)
-                delay = BACKOFF_SECONDS[0]
+                delay, self._failing = BACKOFF_SECONDS[0], False
             except StoreError as error:
+                self._failing = True
                 log.warning("the tail cannot read: %s", error)
                 self._stopped.wait(delay)
                 delay = min(2 * delay, longest)

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from chronoverse import sse
-from chronoverse.channel import Channel, encode, final_frames, join
-from chronoverse.entries import in_sequence, read_entries
-from chronoverse.errors import NotALog, StoreError
-from chronoverse.joblog import End, Gap, Job, JobRef, Stray
-from chronoverse.tail import LineCount, Source, Tail
+from chronoverse.channel import Channel
+from chronoverse.errors import StoreError
+from chronoverse.joblog import Job, JobRef
+from chronoverse.replay import Replay
+from chronoverse.source import Source
+from chronoverse.tail import Tail
 
 #: Seconds the store may stay away before a viewer is told so and let go.
 STORE_PATIENCE_SECONDS: Final = 30.0
@@ -51,8 +52,16 @@ class Request:
 class Viewer:
     """Bytes for one connection. :meth:`poll` never waits; :meth:`chunks` waits between polls.
 
-    ``stop`` says that the process is going down. ``clock`` is monotonic, in seconds.
+    Something that writes by itself (``on_wake``) asks by :meth:`glance` first, which does not even read the store.
+    ``stop`` says that the process is going down. ``clock`` is monotonic, in seconds. Thousands of these wait at a
+    time, so each keeps only what it needs.
     """
+
+    __slots__ = (
+        "_awaited", "_channel", "_clock", "_closes_at", "_expires_at", "_finished", "_heartbeat", "_lease_seconds",
+        "_past", "_pending", "_position", "_read_at", "_ref", "_retry_ms", "_sent_at", "_state", "_stop", "_store",
+        "_stream", "_tail", "_wait", "_woken", "behind", "cursor", "done", "due", "on_wake", "reason",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -63,49 +72,62 @@ class Viewer:
         stop: threading.Event | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.request = request
         self.cursor = request.after
         self.done = False
         #: Why it is done: ``end``, ``error``, ``expired``, ``age``, ``stop`` or ``left``; empty while it is not.
         self.reason = ""
+        #: Whether the last glance ended where only a read of the store can go on.
+        self.behind = False
+        #: Called instead of waking :meth:`chunks`.
+        self.on_wake: Callable[[], None] | None = None
         self._store = store
         self._tail = tail
         self._stop = stop or threading.Event()
         self._clock = clock
-        self._woken = threading.Event()
-        self._count = LineCount()
+        self._woken: threading.Event | None = None
+        self._past: Replay | None = None
         self._position: int | None = None
         self._channel: Channel | None = None
+        self._ref, self._stream = request.ref, request.stream
+        self._retry_ms = request.retry_ms
+        self._heartbeat, self._lease_seconds = request.heartbeat_seconds, request.lease_seconds
+        self._expires_at, self._closes_at = request.expires_at, request.closes_at
         self._sent_at = self._read_at = clock()
-        self._wait_until = self._sent_at + request.wait
+        self._wait = request.wait
         job = request.job
+        #: On the clock, until when the job may still come.
+        self._awaited = None if job else self._sent_at + request.wait
         self._finished = job if job and job.end else None
         self._state = job.to_frame() if job else None
         self._pending = sse.frame("connected", _CONNECTED, retry_ms=request.retry_ms) + (self._state or b"")
         self.due = 0.0
         self._schedule()
         if self._finished is None:
-            self._channel = tail.join(request.ref, job, self)
-            known = self._channel.job
-            if job and known and (job.status, job.attempt) == (known.status, known.attempt):
-                self._state = self._channel.state
+            self._channel = channel = tail.join(request.ref, job, self)
+            self._ref = channel.ref
+            if job and channel.job and (job.status, job.attempt) == (channel.job.status, channel.job.attempt):
+                self._state = channel.state
 
     def chunks(self) -> Iterator[bytes]:
         """What to send, each in one write, until the viewer is done. Leaves the tail when it is closed."""
+        self._woken = woken = threading.Event()
         try:
             while not self.done:
-                self._woken.clear()
+                woken.clear()
                 chunk = self.poll()
                 if chunk:
                     yield chunk
                 elif chunk is None and not self.done:
-                    self._woken.wait(RETRY_READ_SECONDS if self._channel is None else PARK_SECONDS)
+                    woken.wait(RETRY_READ_SECONDS if self._channel is None else PARK_SECONDS)
         finally:
             self.close()
 
     def wake(self) -> None:
-        """Has :meth:`chunks` poll again."""
-        self._woken.set()
+        """Has :meth:`chunks` poll again, or whoever else polls."""
+        if self.on_wake is not None:
+            self.on_wake()
+        elif self._woken is not None:
+            self._woken.set()
 
     def hang_up(self) -> None:
         """The client has gone: ends :meth:`chunks` without another byte."""
@@ -121,34 +143,95 @@ class Viewer:
 
     def poll(self) -> bytes | None:
         """The next bytes; empty when there may be more at once; None when there is nothing until it is woken."""
-        now = self._clock()
+        chunk = self.glance()
+        if chunk is None and self.behind:
+            now = self._clock()
+            chunk = self._replay(now)
+            if chunk is None:
+                return self._idle(now)
+            if chunk:
+                self._sent(now)
+        return chunk
+
+    def glance(self) -> bytes | None:
+        """As :meth:`poll`, of what is at hand. None may also mean that the store has to be read: when ``behind``."""
+        now, position, channel = self._clock(), self._position, self._channel
+        if now < self.due and position is not None and channel is not None and channel.state is self._state:
+            # The way of nearly every line to nearly every viewer.
+            taken = channel.take(position, self._stream)
+            if taken is not None and taken.frames and channel.final is None and not self._stop.is_set():
+                self.cursor, self._position = taken.cursor, taken.position
+                self._sent_at = now
+                return taken.frames
+        return self._look_around(now)
+
+    # For whoever stands in for the viewer while it is caught up
+
+    @property
+    def channel(self) -> Channel | None:
+        """What it shares with the other viewers of its job, while it does."""
+        return self._channel
+
+    @property
+    def place(self) -> int | None:
+        """Its position in the ring when nothing sets it apart from the others there, so that one can stand for all."""
+        channel = self._channel
+        plain = channel is not None and self._state is not None and channel.state is self._state
+        return self._position if plain and self._stream is None and not self._pending and not self.done else None
+
+    @property
+    def sent_at(self) -> float:
+        """When it last sent something, on its clock."""
+        return self._sent_at
+
+    @property
+    def ends_at(self) -> float:
+        """When it must end whatever happens, on its clock."""
+        return min(self._expires_at, self._closes_at)
+
+    def moved(self, cursor: int, position: int, sent_at: float) -> None:
+        """All up to ``cursor``, which is ``position`` in the ring, was sent in its stead, last at ``sent_at``."""
+        self.cursor, self._position = cursor, position
+        self._sent(sent_at)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the tail holds more than was taken last: a take is bounded."""
+        return self._channel is not None and self.cursor < self._channel.cursor
+
+    def _look_around(self, now: float) -> bytes | None:
+        self.behind = False
+        if self.done:
+            return None
         chunk, self._pending = self._pending, b""
         if not chunk:
             chunk = self._close_early(now)
         if not chunk:
-            fresh = self._next(now)
+            fresh = self._next()
             if fresh is None:
-                return self._idle(now)
+                return None if self.behind else self._idle(now)
             chunk = fresh
         if chunk:
-            self._sent_at = now
-            self._schedule()
+            self._sent(now)
         return chunk
 
+    def _sent(self, now: float) -> None:
+        self._sent_at = now
+        self._schedule()
+
     def _schedule(self) -> None:
-        request = self.request
-        self.due = min(self._sent_at + request.heartbeat_seconds, request.expires_at, request.closes_at)
-        if request.job is None and (self._channel is None or self._channel.job is None):
-            self.due = min(self.due, max(self._wait_until, self._sent_at))
+        self.due = min(self._sent_at + self._heartbeat, self._expires_at, self._closes_at)
+        if self._awaited is not None and (self._channel is None or self._channel.job is None):
+            self.due = min(self.due, max(self._awaited, self._sent_at))
 
     def _close_early(self, now: float) -> bytes:
         """The closing bytes when the stream must end before the log does, else none."""
         if self._stop.is_set():
-            return self._finish("stop", sse.retry(self.request.retry_ms))
-        if now >= self.request.expires_at:
+            return self._finish("stop", sse.retry(self._retry_ms))
+        if now >= self._expires_at:
             return self._finish("expired", sse.frame("error", b"token expired"))
-        if now >= self.request.closes_at:
-            return self._finish("age", sse.retry(self.request.retry_ms))
+        if now >= self._closes_at:
+            return self._finish("age", sse.retry(self._retry_ms))
         return b""
 
     def _finish(self, reason: str, chunk: bytes) -> bytes:
@@ -161,31 +244,37 @@ class Viewer:
 
     def _idle(self, now: float) -> bytes | None:
         """What to send when there is nothing to send."""
-        silent = now - self._read_at if self._channel is None else self._tail.silent_seconds()
+        channel = self._channel
+        silent = now - self._read_at if channel is None else self._tail.silent_seconds()
         if silent >= STORE_PATIENCE_SECONDS:
             return self._fail(f"the store has been away for {round(silent)} s")
-        if self._channel is not None and self._channel.job is None and now >= self._wait_until:
-            return self._fail(f"no such job came within {self.request.wait:g} s")
-        if now - self._sent_at >= self.request.heartbeat_seconds and self._channel is not None and self._tail.healthy:
-            self._sent_at = now
-            self._schedule()
+        if self._awaited is not None and channel is not None and channel.job is None and now >= self._awaited:
+            return self._fail(f"no such job came within {self._wait:g} s")
+        if now - self._sent_at >= self._heartbeat and channel is not None and self._tail.healthy:
+            self._sent(now)
             return sse.HEARTBEAT
+        if now >= self.due and now < self._sent_at + self._heartbeat:
+            self._schedule()
         return None
 
-    def _next(self, now: float) -> bytes | None:
+    def _next(self) -> bytes | None:
+        """What the tail holds for us. None when that is nothing new, or not what we need: then we are ``behind``."""
         channel = self._channel
         if channel is None:
-            return self._replay(now)
+            self.behind = True
+            return None
         if channel.state is not self._state:
             self._state = channel.state
             return self._state or b""
         # Asked before taking: when it was closed already, what is taken now is all there is.
         final, cursor = channel.final, channel.cursor
         position = channel.seek(self.cursor) if self._position is None else self._position
-        taken = channel.take(position, self.request.stream) if position is not None else None
+        taken = channel.take(position, self._stream) if position is not None else None
         if taken is None:
             self._position = None
-            return self._replay(now)
+            self.behind = True
+            return None
+        self._past = None
         if taken.cursor > self.cursor:
             self.cursor = taken.cursor
         # A viewer ahead of the ring (the store went back) finds its place anew each time.
@@ -196,63 +285,13 @@ class Viewer:
 
     def _replay(self, now: float) -> bytes | None:
         """The next lines by a read of our own."""
+        if self._past is None:
+            self._past = Replay(self._store, self._ref, self._stream, self._finished, self._lease_seconds)
         try:
-            entries = self._store.read(self.request.ref, self.cursor, self._count.lines)
-            if not entries:
-                chunk = self._nothing_behind()
-            else:
-                first = 1 if in_sequence(entries, self.cursor) else self._first()
-                items, closing = encode(read_entries(entries, self.cursor, first), self.cursor)
-                reached = items[-1].number if items else self.cursor
-                chunk = join(items, self.request.stream)
-                if isinstance(closing, Stray):
-                    chunk = self._finish("error", chunk + closing.to_frame())
-                elif closing and not self._ring_reaches(reached):
-                    chunk += self._end(closing)
-                # Only now, when nothing can fail any more: a cursor ahead of the bytes would lose lines.
-                self.cursor = reached
-                self._count.learn(len(entries), sum([len(item.frame) for item in items]))
-        except NotALog as error:
-            return self._fail(str(error))
+            step = self._past.step(self.cursor, self._channel)
         except StoreError:
             self.due = min(self.due, now + RETRY_READ_SECONDS)
             return None
+        self.cursor = step.cursor
         self._read_at = now
-        return chunk
-
-    def _first(self) -> int:
-        """The first number the store still has."""
-        job = self._store.look(self.request.ref)
-        return job.first if job else 1
-
-    def _nothing_behind(self) -> bytes | None:
-        """What it means that the store holds nothing behind the cursor although more was there once."""
-        # Looked at first, read again second: what the look knows of and the read does not find is gone.
-        final = self._channel.final if self._channel else None
-        job = self._store.look(self.request.ref) or self._finished
-        if job is None:
-            return self._fail("the log is gone from the store: it expired or was deleted")
-        if self._finished and job.end is None:
-            return self._fail("the store has lost the end of this log")
-        if job.last > self.cursor and self._store.read(self.request.ref, self.cursor, 1):
-            return b""
-        chunk = b""
-        # A closed channel knows how far the log went, whatever the store has lost of it since.
-        last = self._channel.cursor if self._channel and final is not None else job.last
-        if last > self.cursor:
-            chunk = Gap(self.cursor + 1, last, "trimmed" if job.first > self.cursor + 1 else "missing").to_frame()
-            self.cursor = last
-        if self._finished and job.end:
-            chunk += self._end(job.end)
-        elif final is not None:
-            # The tail has closed a log that ends before the ring begins: the store went back.
-            chunk = self._finish("error", chunk + final)
-        return chunk or None
-
-    def _ring_reaches(self, cursor: int) -> bool:
-        """Whether the tail's ring goes on from ``cursor``, so that the end is to be had there."""
-        return self._channel is not None and self._channel.seek(cursor) is not None
-
-    def _end(self, end: End) -> bytes:
-        job = self._finished or self._store.look(self.request.ref)
-        return self._finish("end", final_frames(job, end, self.request.lease_seconds)) if job else b""
+        return self._finish(step.reason, step.frames or b"") if step.reason else step.frames

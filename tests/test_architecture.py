@@ -20,10 +20,10 @@ LAYERS: Final = {
         "store",
     ),
     "reading and writing": (
-        "backoff carriage channel cutter echo follower foreground",
+        "backoff carriage channel cutter echo follower foreground source",
         "httpledger jwks masking matcher pseudoterminal relay terminal",
         "auth client hole records scribe tail",
-        "capture spoolfile",
+        "capture replay spoolfile",
         "segment",
         "stock",
         "spool",
@@ -33,8 +33,8 @@ LAYERS: Final = {
         "api deliver",
     ),
     "HTTP": (
-        "web.bodies web.connection web.cursors web.problems web.schemas",
-        "web.openapi web.publications",
+        "web.bodies web.connection web.crowd web.cursors web.problems web.schemas",
+        "web.openapi web.outlet web.publications web.worker",
         "web.services",
         "web.events web.ops web.pages web.publish web.ui",
         "web.jobs web.logs web.raw web.search",

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from chronoverse.masking import Masks
-from chronoverse.runner import run
+from chronoverse.runner import Limits, run
+from chronoverse.spoolfile import Room, leftovers
 from chronoverse.store import Store
 from tests.support.jobs import JOB, read_lines
 from tests.support.servers import RedisServer, running
@@ -48,6 +49,19 @@ def test_a_secret_is_nowhere_in_the_store(server: RedisServer, tmp_path: Path) -
     assert not [part for part in hidden if part.encode() in written]
     assert text.count("***") == 8
     assert (out.getvalue().count(SECRET.encode()), err.getvalue()) == (3, b"at the end: " + SECRET.encode())
+
+
+def test_a_secret_is_nowhere_in_the_file_that_is_left_behind(tmp_path: Path) -> None:
+    store, masks = Store(f"unix://{tmp_path}/nobody"), Masks([SECRET.encode(), LINES.encode()])
+    limits = Limits(room=Room(tmp_path / "spool", JOB.job_id), open_seconds=0.1, deliver_seconds=0.1)
+    out, err = io.BytesIO(), io.BytesIO()
+    assert run([sys.executable, "-c", LEAKY], store, JOB, out=out, err=err, masks=masks, limits=limits) == 0
+    store.close()
+    [path] = leftovers(tmp_path / "spool")
+    kept = path.read_bytes()
+    assert not [part for part in (SECRET, *LINES.split("\n")) if len(part) >= 4 and part.encode() in kept]
+    assert kept.count(b"***") == 8
+    assert b"deliver later with" in err.getvalue()
 
 
 def test_the_command_line_masks_what_variables_and_files_hold(server: RedisServer, tmp_path: Path) -> None:

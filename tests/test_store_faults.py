@@ -558,7 +558,8 @@ def test_a_hurried_question_is_answered_by_this_machines_files(kind: str, tmp_pa
 def test_a_line_is_replicated_when_a_replica_has_it(tmp_path: Path, prefix: str) -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
         port = probe.getsockname()[1]
-    with RedisServer(tmp_path / "master", None, "--bind", "127.0.0.1", "--port", str(port)) as master:
+    options = ("--bind", "127.0.0.1", "--port", str(port), "--repl-diskless-sync-delay", "0")
+    with RedisServer(tmp_path / "master", None, *options) as master:
         store = Store(master.url, prefix=prefix, durability=Durability.REPLICATED)
         attempt = store.open(JOB, "token-1")
         store.append(attempt, make_lines(1, 3))

@@ -11,8 +11,9 @@ import pytest
 from chronoverse.entries import RawEntry
 from chronoverse.errors import StoreError
 from chronoverse.joblog import Job, JobRef, Line
+from chronoverse.source import Reader
 from chronoverse.store import Store
-from chronoverse.tail import Reader, Tail
+from chronoverse.tail import Tail
 from chronoverse.viewer import Request, Viewer
 from tests.support.reading import Account, Impatient
 from tests.support.servers import RedisServer, running
@@ -271,7 +272,7 @@ def test_a_stopped_tail_leaves_nothing(world: World) -> None:
 
 def test_a_killed_server_loses_nothing(tmp_path: Path) -> None:
     """Lines go on being appended while the server is killed twice: a viewer gets each of them once, in order."""
-    with running(tmp_path / "server", None, "--appendonly", "yes") as server:
+    with running(tmp_path / "server", None, "--appendonly", "yes", "--appendfsync", "always") as server:
         world = World(server, "killed")
         try:
             watched = world.watch(job())

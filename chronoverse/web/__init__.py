@@ -1,6 +1,7 @@
 """The service's root: builds what the routes need and wires them together."""
 
 import threading
+import time
 
 from flask import Flask, request
 from werkzeug.exceptions import NotFound
@@ -11,6 +12,8 @@ from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.tail import Tail
 from chronoverse.web import events, jobs, logs, openapi, ops, problems, publish, raw, search, ui
+from chronoverse.web.crowd import Worker
+from chronoverse.web.outlet import Outlets
 from chronoverse.web.schemas import IdentifierConverter
 from chronoverse.web.services import Services, Streams
 
@@ -34,12 +37,14 @@ def services(settings: Settings, stop: threading.Event) -> Services:
         lease_seconds=settings.lease_seconds,
         retention_seconds=settings.retention_seconds,
     )
+    tail = Tail(store, lease_seconds=settings.lease_seconds)
     return Services(
         settings=settings,
         store=store,
-        tail=Tail(store, lease_seconds=settings.lease_seconds),
+        tail=tail,
         verifier=Verifier.from_settings(settings),
         streams=Streams(settings.max_streams),
+        outlets=Outlets(Worker(tail, stop, settings.heartbeat_seconds, time.monotonic)),
         hold=hold,
         stop=stop,
     )

@@ -1,5 +1,6 @@
 """The socket under a stream: bounded, and watched for the client's leaving. Without such a socket, nothing is done."""
 
+import _socket
 import contextlib
 import socket
 from collections.abc import Callable
@@ -37,7 +38,7 @@ def half_close(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RD)
 
 
-def on_hangup(sock: socket.socket, left: Callable[[], None]) -> Callable[[], None]:
+def on_hangup(sock: _socket.socket, left: Callable[[], None]) -> Callable[[], None]:
     """Calls ``left`` once when the peer closes; without it that is noticed two heartbeats late. Returns the undoing."""
     watcher = gevent.get_hub().loop.io(sock.fileno(), 1)
 

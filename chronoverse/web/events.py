@@ -5,6 +5,8 @@ but 200 here learns why from a problem document.
 """
 
 import random
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from flask import Response, request
@@ -26,6 +28,7 @@ AGE_JITTER: Final = 0.1
 TAIL_SCAN: Final = 100_000
 TAIL_SCAN_BATCH: Final = 1000
 
+CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
 _HEADERS: Final = {
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
@@ -40,15 +43,15 @@ def blueprint(services: Services) -> Blueprint:
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/events")
     @routes.doc(operationId="streamJobLog")
-    @routes.arguments(EventsQuery, location="query", as_kwargs=True)
-    @routes.arguments(EventsHeaders, location="headers", as_kwargs=True)
+    @routes.arguments(EventsQuery(), location="query", as_kwargs=True)
+    @routes.arguments(EventsHeaders(), location="headers", as_kwargs=True)
     @routes.response(200, {"type": "string"}, content_type="text/event-stream", description="Server-Sent Events.")
     @routes.alt_response(204, description="`Last-Event-ID` is at or past the end: there is nothing more, ever.")
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def events(workflow_id: str, job_id: str, wait: int, last_event_id: int | None = None, **query: Any) -> Response:
         """Stream a job's log as Server-Sent Events."""
         ref = JobRef(workflow_id, job_id)
-        job = services.store.look(ref)
+        job = services.tail.known(ref) or services.store.look(ref)
         if job is None and not wait:
             raise JobNotFound("no such job")
         if last_event_id is not None and job and job.end and last_event_id >= job.end.sequence_num:
@@ -58,7 +61,7 @@ def blueprint(services: Services) -> Blueprint:
             after = _start(services, job, query.get("offset"), query.get("tail"), stream)
         headers = {**_HEADERS, "Last-Event-ID": str(after)}
         if request.method == "HEAD":
-            return Response(iter(()), headers=headers, content_type="text/event-stream; charset=utf-8")
+            return Response(iter(()), headers=headers, content_type=CONTENT_TYPE)
         return _serve(services, _request(services, ref, job, after, stream, wait), headers)
 
     return routes
@@ -113,26 +116,56 @@ def _request(services: Services, ref: JobRef, job: Job | None, after: int, strea
     )
 
 
+class EventStream(Response):
+    """A viewer's response. It is here that one of two ways is chosen: an outlet, or chunks that the server asks for."""
+
+    def __init__(self, services: Services, viewer: Viewer, headers: dict[str, str]) -> None:
+        super().__init__(iter(()), headers=headers, content_type=CONTENT_TYPE)
+        self._services = services
+        self._viewer = viewer
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        sock, ended = tune(environ), partial(_ended, self._services, self._viewer)
+        if self._services.outlets.fit(environ):
+            return self._hand_over(sock, environ, start_response, ended)
+        undo = on_hangup(sock, self._viewer.hang_up) if sock else None
+
+        def closed() -> None:
+            if undo:
+                undo()
+            if sock and self._services.stop.is_set():
+                # Or gunicorn would wait for the client's next request before it lets the worker go.
+                half_close(sock)
+            ended()
+
+        self.response = self._viewer.chunks()
+        # Not the generator's own finally: one that was never started has none to run.
+        self.call_on_close(closed)
+        return super().__call__(environ, start_response)
+
+    def _hand_over(self, sock: Any, environ: dict[str, Any], start_response: Any, ended: Callable[[], None]) -> object:
+        try:
+            # The connection is of no use to gunicorn afterwards, which must not promise to keep it.
+            start_response.__self__.force_close()
+            write = start_response(self.status, self.get_wsgi_headers(environ).to_wsgi_list())
+            write(self._viewer.poll())
+            self._services.outlets.take(self._viewer, sock, ended)
+        except BaseException:
+            ended()
+            raise
+        return self._services.outlets.answer
+
+
 def _serve(services: Services, wanted: Request, headers: dict[str, str]) -> Response:
     services.streams.enter()
     services.tail.start()
-    viewer = Viewer(wanted, services.store, services.tail, stop=services.stop, clock=services.monotonic)
-    sock = tune(request.environ)
-    undo = on_hangup(sock, viewer.hang_up) if sock else None
     metrics.STREAMS_OPEN.inc()
+    viewer = Viewer(wanted, services.store, services.tail, stop=services.stop, clock=services.monotonic)
+    return EventStream(services, viewer, headers)
 
-    def closed() -> None:
-        if undo:
-            undo()
-        if sock and services.stop.is_set():
-            # Or gunicorn would wait for the client's next request before it lets the worker go.
-            half_close(sock)
-        viewer.close()
-        services.streams.leave()
-        metrics.STREAMS_OPEN.dec()
-        metrics.STREAMS_ENDED.labels(viewer.reason or "left").inc()
 
-    response = Response(viewer.chunks(), headers=headers, content_type="text/event-stream; charset=utf-8")
-    # Not the generator's own finally: one that was never started has none to run.
-    response.call_on_close(closed)
-    return response
+def _ended(services: Services, viewer: Viewer) -> None:
+    viewer.close()
+    services.streams.leave()
+    metrics.STREAMS_OPEN.dec()
+    metrics.STREAMS_ENDED.labels(viewer.reason or "left").inc()

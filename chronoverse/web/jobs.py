@@ -24,7 +24,7 @@ def blueprint(services: Services) -> Blueprint:
 
     @routes.route("/workflows/<id:workflow_id>/jobs")
     @routes.doc(operationId="listJobs")
-    @routes.arguments(JobsQuery, location="query", as_kwargs=True)
+    @routes.arguments(JobsQuery(), location="query", as_kwargs=True)
     @routes.response(200, JobsSchema, description="A page; `Link` names the next one.")
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def jobs(workflow_id: str, limit: int, **query: Any) -> Response:

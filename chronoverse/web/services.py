@@ -16,6 +16,7 @@ from chronoverse.joblog import Job, JobRef
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.tail import Tail
+from chronoverse.web.outlet import Outlets
 from chronoverse.web.problems import problem
 from chronoverse.web.schemas import Blueprint
 
@@ -56,6 +57,7 @@ class Services:
     tail: Tail
     verifier: Verifier
     streams: Streams
+    outlets: Outlets
     #: Ours on the embedded server, None where the store is somebody else's.
     hold: Hold | None = None
     #: Set when the worker is going down: streams end, and no new ones are taken.

@@ -44,8 +44,9 @@ class Stage:
         service = directory / "service"
         service.mkdir(parents=True)
         self.link = FaultProxy(self.redis.socket)
-        settings = {"workers": workers, "lease_seconds": judge_after or lease, "heartbeat_seconds": 1}
-        self.service = Service(service, self.link.redis_url, **settings)
+        self.service = Service(
+            service, self.link.redis_url, workers=workers, lease_seconds=judge_after or lease, heartbeat_seconds=1
+        )
         self.runners: list[Runner] = []
         self.watchers: dict[JobRef, list[Watcher]] = {}
 

@@ -11,6 +11,9 @@ from tests.http.wire import Stream
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 
+#: Of a module that is to hold both for streams that write to their sockets themselves and for those gunicorn writes.
+both_ways = pytest.mark.parametrize("service", [None, "gevent"], indirect=True, ids=["outlet", "gunicorn"])
+
 _numbers = itertools.count(1)
 
 
@@ -22,9 +25,12 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """The shared service: one worker, a heartbeat a second."""
-    with serving(tmp_path_factory.mktemp("service"), redis_server.url, heartbeat_seconds=1) as service:
+def service(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer
+) -> Iterator[Service]:
+    """The shared service: one worker, a heartbeat a second. Its parameter, if any, is gunicorn's worker class."""
+    directory, worker_class = tmp_path_factory.mktemp("service"), getattr(request, "param", None)
+    with serving(directory, redis_server.url, worker_class=worker_class, heartbeat_seconds=1) as service:
         yield service
 
 

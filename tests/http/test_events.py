@@ -8,9 +8,12 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from tests.http.conftest import both_ways
 from tests.http.foreign import Foreign
 from tests.http.wire import Stream
 from tests.support.service import Service
+
+pytestmark = both_ways
 
 OpenStream = Callable[..., Stream]
 

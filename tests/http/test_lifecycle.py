@@ -41,6 +41,8 @@ def small(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -
 def pair(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
     """A service of two workers, for tests that kill some of it."""
     with serving(tmp_path_factory.mktemp("pair"), redis_server.url, workers=2) as service:
+        # It serves with the first of them.
+        wait_until(lambda: len(service.worker_pids()) == 2, PATIENCE_SECONDS, "the second worker is there too")
         yield service
 
 

@@ -7,9 +7,10 @@ from typing import Any, Final
 from chronoverse.entries import RawEntry
 from chronoverse.errors import StoreError
 from chronoverse.joblog import Job, JobRef, Line, Status
+from chronoverse.source import Reader
 from chronoverse.sse import Decoder, Event
 from chronoverse.store import Store
-from chronoverse.tail import Reader, Tail
+from chronoverse.tail import Tail
 from chronoverse.viewer import Viewer
 
 #: Seconds a read blocks when a test calls it by hand: one with nothing to say comes back at once.

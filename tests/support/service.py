@@ -32,15 +32,25 @@ class Service:
     """One gunicorn master and its workers. Its data outlives it in ``directory``, so that it can start again.
 
     ``redis_url`` None is the embedded default. ``settings`` are environment variables without ``CHRONOVERSE_``
-    (``heartbeat_seconds=1``) in lower case; there is one worker unless ``workers`` says otherwise.
+    (``heartbeat_seconds=1``) in lower case; there is one worker unless ``workers`` says otherwise, of our own class
+    unless ``worker_class`` does.
     """
 
-    def __init__(self, directory: Path, redis_url: str | None = None, *, workers: int = 1, **settings: object) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        redis_url: str | None = None,
+        *,
+        workers: int = 1,
+        worker_class: str | None = None,
+        **settings: object,
+    ) -> None:
         self.directory = directory
         self.data_dir = directory / "data"
         self.redis_url = redis_url
         self.host, self.port = "127.0.0.1", 0
         self._workers = workers
+        self._worker_class = worker_class
         self._settings = settings
         self._log = directory / "service.log"
         self._read_from = 0
@@ -68,6 +78,8 @@ class Service:
         with self._log.open("ab") as log:
             self._read_from = log.tell()
             command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py")]
+            if self._worker_class is not None:
+                command += ["--worker-class", self._worker_class]
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=self._environ(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
@@ -178,8 +190,13 @@ def is_alive(pid: int) -> bool:
 
 @contextlib.contextmanager
 def serving(
-    directory: Path, redis_url: str | None = None, *, workers: int = 1, **settings: object
+    directory: Path,
+    redis_url: str | None = None,
+    *,
+    workers: int = 1,
+    worker_class: str | None = None,
+    **settings: object,
 ) -> Iterator[Service]:
     """A started service, stopped at the end whatever happened to it."""
-    with Service(directory, redis_url, workers=workers, **settings) as service:
+    with Service(directory, redis_url, workers=workers, worker_class=worker_class, **settings) as service:
         yield service

@@ -1,0 +1,92 @@
+"""What a viewer has not got from the tail: reads of its own, of a log's past."""
+
+from typing import Final, NamedTuple
+
+from chronoverse import sse
+from chronoverse.channel import Channel, encode, final_frames, join
+from chronoverse.entries import in_sequence, read_entries
+from chronoverse.errors import NotALog
+from chronoverse.joblog import End, Gap, Job, JobRef, Stray
+from chronoverse.source import LineCount, Source
+
+
+class Step(NamedTuple):
+    """Frames, none when there is nothing behind the cursor; the cursor behind them; why they are the last, if so."""
+
+    frames: bytes | None
+    cursor: int
+    reason: str = ""
+
+
+def failed(cursor: int, text: str) -> Step:
+    """The last step, with one ``error``."""
+    return Step(sse.frame("error", sse.fold(text)), cursor, "error")
+
+
+class Replay:
+    """Walks through the log of ``ref`` for a viewer of one ``stream`` or of both.
+
+    ``finished`` is the job when it had ended before the viewer came, and nothing is to be had from a tail.
+    """
+
+    def __init__(self, store: Source, ref: JobRef, stream: str | None, finished: Job | None, lease_seconds: float):
+        self._store: Final = store
+        self._ref: Final = ref
+        self._stream: Final = stream
+        self._finished: Final = finished
+        self._lease_seconds: Final = lease_seconds
+        self._count = LineCount()
+
+    def step(self, cursor: int, channel: Channel | None) -> Step:
+        """What follows ``cursor``. Raises :class:`StoreError`, and then nothing has been passed over."""
+        try:
+            entries = self._store.read(self._ref, cursor, self._count.lines)
+            if not entries:
+                return self._nothing_behind(cursor, channel)
+            first = 1 if in_sequence(entries, cursor) else self._first()
+            items, closing = encode(read_entries(entries, cursor, first), cursor)
+            reached = items[-1].number if items else cursor
+            step = Step(join(items, self._stream), reached)
+            if isinstance(closing, Stray):
+                step = Step((step.frames or b"") + closing.to_frame(), reached, "error")
+            elif closing and not (channel and channel.seek(reached) is not None):
+                step = self._end(step, closing)
+            self._count.learn(len(entries), sum([len(item.frame) for item in items]))
+            return step
+        except NotALog as error:
+            return failed(cursor, str(error))
+
+    def _first(self) -> int:
+        """The first number the store still has."""
+        job = self._store.look(self._ref)
+        return job.first if job else 1
+
+    def _nothing_behind(self, cursor: int, channel: Channel | None) -> Step:
+        """What it means that the store holds nothing behind the cursor although more was there once."""
+        # Looked at first, read again second: what the look knows of and the read does not find is gone.
+        final = channel.final if channel else None
+        job = self._store.look(self._ref) or self._finished
+        if job is None:
+            return failed(cursor, "the log is gone from the store: it expired or was deleted")
+        if self._finished and job.end is None:
+            return failed(cursor, "the store has lost the end of this log")
+        if job.last > cursor and self._store.read(self._ref, cursor, 1):
+            return Step(b"", cursor)
+        step = Step(None, cursor)
+        # A closed channel knows how far the log went, whatever the store has lost of it since.
+        last = channel.cursor if channel and final is not None else job.last
+        if last > cursor:
+            gap = Gap(cursor + 1, last, "trimmed" if job.first > cursor + 1 else "missing")
+            step = Step(gap.to_frame(), last)
+        if self._finished and job.end:
+            return self._end(step, job.end)
+        if final is not None:
+            # The tail has closed a log that ends before the ring begins: the store went back.
+            return Step((step.frames or b"") + final, step.cursor, "error")
+        return step
+
+    def _end(self, step: Step, end: End) -> Step:
+        job = self._finished or self._store.look(self._ref)
+        if job is None:
+            return step
+        return Step((step.frames or b"") + final_frames(job, end, self._lease_seconds), step.cursor, "end")

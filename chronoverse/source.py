@@ -1,0 +1,42 @@
+"""What reading needs of a store, and how much of it to ask for at once."""
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from chronoverse.entries import RawEntry
+from chronoverse.errors import StoreError
+from chronoverse.joblog import Job, JobRef
+
+#: Bytes a read should bring, and the least and most lines asked for to get there.
+READ_BYTES: Final = 2**20
+READ_LINES: Final = (4, 2048)
+
+
+class Reader(Protocol):
+    """A connection that waits for many jobs at once; see :class:`chronoverse.store.BlockingReader`."""
+
+    def read(self, cursors: dict[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]: ...
+    def interrupt(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Source(Protocol):
+    """What reading needs of a store; see :class:`chronoverse.store.Store`."""
+
+    def look(self, job: JobRef) -> Job | None: ...
+    def look_many(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]: ...
+    def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]: ...
+    def reader(self, block_seconds: float) -> Reader: ...
+
+
+class LineCount:
+    """How many lines to ask for, learnt from what the last answer weighed. Starts small: nobody knows the lines yet."""
+
+    def __init__(self) -> None:
+        self.lines = 32
+
+    def learn(self, lines: int, size: int) -> None:
+        """After an answer of ``lines`` lines that came to ``size`` bytes."""
+        least, most = READ_LINES
+        fitting = READ_BYTES * lines // max(size, 1)
+        self.lines = max(least, min(most, fitting, self.lines * 4))

@@ -1,0 +1,191 @@
+"""A viewer's bytes straight onto its socket: no greenlet waits for lines.
+
+A viewer that is caught up costs one non-blocking write per wake, made by whoever wakes it (the tail). Only what is
+more than that has a greenlet, for as long as it takes: the beginning, a replay, a socket that is full, the end.
+"""
+
+import _socket
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import gevent
+import gevent.socket
+
+from chronoverse.channel import Channel
+from chronoverse.viewer import Viewer
+from chronoverse.web.connection import SEND_SECONDS, on_hangup
+from chronoverse.web.crowd import Crowd, Worker
+
+#: What ends a chunked body. RFC 9112 section 7.1.
+LAST_CHUNK: Final = b"0\r\n\r\n"
+#: Viewers of a job from which on they are written to as one.
+CROWD_VIEWERS: Final = 16
+#: Bytes thrown away of what a peer has sent behind its request. Nobody sends more in earnest.
+UNREAD_BYTES: Final = 64 * 2**10
+
+log = logging.getLogger(__name__)
+
+
+class Chunker:
+    """Frames bodies as chunks (RFC 9112 section 7.1). The same object again, as for the next viewer, is framed once."""
+
+    def __init__(self) -> None:
+        self._body = self._chunk = b""
+
+    def __call__(self, body: bytes) -> bytes:
+        if body is not self._body:
+            self._body, self._chunk = body, b"%x\r\n%b\r\n" % (len(body), body)
+        return self._chunk
+
+
+class Outlet:
+    """Drives one viewer. ``closed`` is called once, when all is over and the socket is closed.
+
+    Everything here runs on one gevent hub, so that nothing happens between two lines unless the first one waits.
+    """
+
+    __slots__ = ("_again", "_closed", "_greenlet", "_left", "_outlets", "_socket", "_unwatch", "crowd", "viewer")
+
+    def __init__(self, viewer: Viewer, sock: Any, outlets: "Outlets", closed: Callable[[], None]) -> None:
+        # gunicorn closes its own descriptor of the connection when the request's handler returns.
+        self._socket = _socket.socket(fileno=os.dup(sock.fileno()))
+        self._socket.setblocking(False)
+        self.viewer = viewer
+        self.crowd: Crowd | None = None
+        self._outlets = outlets
+        self._closed = closed
+        self._again = self._left = False
+        self._greenlet: gevent.Greenlet | None = None
+        self._unwatch = on_hangup(self._socket, self._hang_up)
+        viewer.on_wake = self.wake
+
+    def wake(self) -> None:
+        """Writes what there is, or has somebody do it who may wait. Never waits, never raises."""
+        if self._greenlet is not None:
+            self._again = True
+            return
+        try:
+            rest = self._write()
+        except Exception as error:
+            if not isinstance(error, OSError):
+                log.exception("a stream failed")
+            self._close()
+            return
+        if rest is not None:
+            self.carry_on(rest)
+        else:
+            self._outlets.settle(self, self._socket.send)
+
+    def carry_on(self, rest: bytes | memoryview) -> None:
+        """Has a greenlet write ``rest``, and whatever follows."""
+        self._greenlet = gevent.spawn(self._run, rest)
+
+    def _write(self) -> bytes | memoryview | None:
+        """What is left to do for a greenlet, perhaps only to look on; None when that is nothing."""
+        viewer = self.viewer
+        frames = viewer.glance()
+        if not frames:
+            return b"" if frames is not None or viewer.behind or viewer.done else None
+        chunk = self._outlets.chunk(frames)
+        try:
+            sent = self._socket.send(chunk)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(chunk):
+            return memoryview(chunk)[sent:]
+        return b"" if viewer.done or viewer.has_more else None
+
+    def _run(self, rest: bytes | memoryview) -> None:
+        try:
+            viewer = self.viewer
+            self._send(rest)
+            while not viewer.done:
+                self._again = False
+                frames = viewer.poll()
+                if frames:
+                    self._send(self._outlets.chunk(frames))
+                elif frames is None and not viewer.done and not self._again:
+                    if self._left:
+                        break
+                    self._greenlet = None
+                    self._outlets.settle(self, self._socket.send)
+                    return
+            self._send(LAST_CHUNK)
+        except OSError:
+            pass
+        except Exception:
+            log.exception("a stream failed")
+        self._close()
+
+    def _send(self, data: bytes | memoryview) -> None:
+        """Raises OSError: the peer has gone, or took too long."""
+        rest, deadline = memoryview(data), time.monotonic() + SEND_SECONDS
+        while rest:
+            try:
+                rest = rest[self._socket.send(rest) :]
+            except BlockingIOError:
+                seconds = max(deadline - time.monotonic(), 0)
+                gevent.socket.wait_write(self._socket.fileno(), seconds, TimeoutError())
+
+    def _hang_up(self) -> None:
+        # The peer may only have ended its own side: what it has asked for is sent, until that fails or all is said.
+        self._left = True
+        if self._greenlet is None:
+            self._close()
+
+    def _close(self) -> None:
+        viewer = self.viewer
+        viewer.done, viewer.on_wake = True, None
+        self._unwatch()
+        if self.crowd is not None:
+            self.crowd.remove(self)
+        viewer.close()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+            # With something unread, as a further request, closing would take back what the peer has not read yet.
+            self._socket.recv(UNREAD_BYTES)
+        self._socket.close()
+        self._closed()
+
+
+class Outlets:
+    """A worker's outlets. There are none until ``answer`` is what has its server leave the socket to them."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.answer: object | None = None
+        self.open = 0
+        self.chunk = Chunker()
+        self._worker = worker
+        self._crowds: dict[Channel, Crowd] = {}
+
+    def fit(self, environ: dict[str, Any]) -> bool:
+        """Whether the socket under this request is ours to write to: plain HTTP/1.1, on gunicorn with gevent."""
+        plain = type(environ.get("gunicorn.socket")) is gevent.socket.socket
+        return plain and self.answer is not None and environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
+
+    def take(self, viewer: Viewer, sock: Any, closed: Callable[[], None]) -> None:
+        """Has an outlet write all that ``viewer`` says from now on."""
+
+        def gone() -> None:
+            self.open -= 1
+            closed()
+
+        self.open += 1
+        Outlet(viewer, sock, self, gone).wake()
+
+    def settle(self, outlet: Outlet, send: Callable[[bytes], int]) -> None:
+        """Lets an outlet that has nothing to write wait with others like it, where there are enough of them."""
+        channel = outlet.viewer.channel
+        if channel is None:
+            return
+        crowd = self._crowds.get(channel)
+        if crowd is None and len(channel.viewers) >= CROWD_VIEWERS:
+            crowd = Crowd(channel, self._worker, self.chunk, partial(self._crowds.pop, channel, None))
+        if crowd is not None and crowd.admit(outlet, send):
+            self._crowds[channel] = crowd
