@@ -21,7 +21,7 @@ LAYERS: Final = {
     ),
     "reading and writing": (
         "backoff carriage channel cutter echo follower foreground source",
-        "httpledger jwks masking pseudoterminal relay terminal",
+        "httpledger jwks masking matcher pseudoterminal relay terminal",
         "auth client hole records scribe tail",
         "capture pieces spoolfile",
         "replay segment",
@@ -36,8 +36,8 @@ LAYERS: Final = {
         "web.bodies web.connection web.crowd web.cursors web.fairness web.problems web.schemas",
         "web.openapi web.outlet web.publications web.worker",
         "web.services",
-        "web.events web.logs web.ops web.publish",
-        "web.jobs",
+        "web.events web.ops web.pages web.publish web.ui",
+        "web.jobs web.logs web.raw web.search",
     ),
     "roots": ("banner web", "cli", "__main__"),
 }
@@ -50,6 +50,7 @@ OWNERS: Final = {
     "webargs": "web",
     "werkzeug": "web",
     "gevent": "web",
+    "re2": "matcher",
 }
 
 #: Who may read the environment, and why.

@@ -14,7 +14,7 @@ from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.tail import Tail
 from chronoverse.turns import Turns
-from chronoverse.web import events, jobs, logs, openapi, ops, problems, publish
+from chronoverse.web import events, jobs, logs, openapi, ops, problems, publish, raw, search, ui
 from chronoverse.web.crowd import Worker
 from chronoverse.web.fairness import let_others
 from chronoverse.web.outlet import Outlets
@@ -63,9 +63,10 @@ def build_app(services: Services) -> Flask:
     app.url_map.converters["id"] = IdentifierConverter
     document = openapi.describe(app)
     document.register_converter(IdentifierConverter, _document_identifier)
-    for module in (events, logs, jobs, publish):
+    for module in (events, logs, search, raw, jobs, publish):
         document.register_blueprint(module.blueprint(services))
     document.register_blueprint(ops.blueprint(services, document))
+    app.register_blueprint(ui.blueprint(services.settings))
     app.before_request(_plain_path)
     problems.register(app)
     app.extensions["chronoverse"] = services

@@ -11,6 +11,7 @@ from werkzeug.routing import BaseConverter
 from werkzeug.routing import ValidationError as NoMatch
 
 from chronoverse.joblog import IDENTIFIER, MAX_NUMBER, Status, parse_number
+from chronoverse.matcher import MAX_QUERY, Matcher
 
 #: Lines or jobs on one page: at most, and unless the client says otherwise.
 PAGE_LIMIT: Final = 1000
@@ -135,6 +136,47 @@ class LogsQuery(Schema):
             raise ValidationError("cannot be combined with cursor", "offset")
 
 
+class Query(fields.String):
+    """What is looked for in a line. Whether it can be is for the whole schema to say, which knows of ``regex``."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        about = "What a line must contain, in any case of letters."
+        super().__init__(validate=validate.Length(1, MAX_QUERY), metadata={"description": about}, **kwargs)
+
+
+class _Searching(Schema):
+    """A query with its kind."""
+
+    q = Query()
+    regex = fields.Boolean(
+        truthy={"true"},
+        falsy={"false"},
+        load_default=False,
+        metadata={"description": "`q` is a regular expression, in RE2's syntax."},
+    )
+
+    @validates_schema
+    def _compiles(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if data.get("regex") and "q" in data:
+            try:
+                Matcher(data["q"], regex=True)
+            except ValueError as error:
+                raise ValidationError(str(error), "q") from error
+
+
+class SearchQuery(LogsQuery, _Searching):
+    """What ``/logs/search`` may be asked."""
+
+    q = Query(required=True)
+
+
+class RawQuery(_Searching):
+    """What ``/logs/raw`` may be asked."""
+
+    format = fields.String(load_default="txt", validate=validate.OneOf(("txt", "json", "jsonl")))
+    stream = _stream()
+
+
 class JobsQuery(Schema):
     """What ``/jobs`` may be asked."""
 
@@ -162,6 +204,22 @@ class LogsSchema(Schema):
     id = fields.String(required=True)
     logs = fields.List(fields.Nested(LineSchema), required=True)
     cursor = fields.String(required=True, allow_none=True, metadata={"description": "Of the next page, or null."})
+
+
+class FoundSchema(LineSchema):
+    """A line that was found."""
+
+    highlights = fields.List(
+        fields.List(fields.Integer(), validate=validate.Length(equal=2)),
+        required=True,
+        metadata={"description": "[start, end) of each place in `message`, in characters; the first 1,000."},
+    )
+
+
+class SearchSchema(LogsSchema):
+    """One page of what was found."""
+
+    logs = fields.List(fields.Nested(FoundSchema), required=True)
 
 
 class JobSchema(Schema):

@@ -1,8 +1,9 @@
 """What the routes need, handed to each blueprint as one argument; and who is asking."""
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,6 +27,11 @@ ARRIVAL_SECONDS: Final = 10.0
 #: Scopes by what a request does.
 READ: Final = "logs:read"
 WRITE: Final = "logs:write"
+#: Requests that read stored logs at the same moment: each waits for its turn batch by batch, so that however many
+#: there are, the store's other connections and the worker's live viewers never wait for more than these.
+SCANS: Final = 2
+#: Seconds a request waits for its turn: longer than a turn takes, which is milliseconds unless the store is away.
+SCAN_WAIT_SECONDS: Final = 5.0
 
 
 class Streams:
@@ -63,6 +69,8 @@ class Services:
     hold: Hold | None = None
     #: Set when the worker is going down: streams end, and no new ones are taken.
     stop: threading.Event = field(default_factory=threading.Event)
+    #: Turns at reading many stored lines; see :meth:`scanning`.
+    scans: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(SCANS))
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
 
@@ -72,6 +80,16 @@ class Services:
         if job is None:
             raise JobNotFound("no such job")
         return job
+
+    @contextlib.contextmanager
+    def scanning(self) -> Iterator[None]:
+        """A turn at reading many stored lines. Raises: :class:`AtCapacity`."""
+        if not self.scans.acquire(timeout=SCAN_WAIT_SECONDS):
+            raise AtCapacity("every turn at reading stored logs is taken")
+        try:
+            yield
+        finally:
+            self.scans.release()
 
     def guard(self, blueprint: Blueprint) -> None:
         """Lets nothing into ``blueprint`` without a token for the workflow and the scope for the method.
