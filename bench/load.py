@@ -77,8 +77,8 @@ class Load:
 class Report:
     """What the viewers saw. Seconds, lines, bytes; delays in milliseconds from sending to having it here, of each line.
 
-    ``share`` is how much of one core the generator itself used between the first and the last line (or, where lines
-    do not wait for the viewers, from the first connect).
+    ``share`` is how much of one core the generator itself used between the first and the last line, and
+    ``whole_share`` from the first connect on.
     """
 
     viewers: int = 0
@@ -95,7 +95,7 @@ class Report:
     caught_up_seconds: float = 0.0
     span_seconds: float = 0.0
     share: float = 0.0
-    connect_share: float = 0.0
+    whole_share: float = 0.0
     p50_ms: float = float("nan")
     p99_ms: float = float("nan")
     max_ms: float = float("nan")
@@ -134,7 +134,7 @@ class Crowd:
         self._opened = self._settled = self._done = self._over = 0
         self._ready = False
         self._first = self._last = self._began = 0.0
-        self._cpu_began = self._cpu_ready = self._cpu_first = self._cpu_last = 0.0
+        self._cpu_began = self._cpu_first = self._cpu_last = 0.0
 
     def run(self) -> Report:
         """Connects, receives, closes. Ends by itself: when all have had their last line, or after ``seconds``."""
@@ -243,7 +243,6 @@ class Crowd:
         if self._settled == self.load.viewers and not self._ready:
             self._ready = True
             self.report.connect_seconds = time.monotonic() - self._began
-            self._cpu_ready = time.process_time()
             self._say.send(("ready", self.report.connect_seconds))
 
     def _lose(self, viewer: Viewer, why: str, story: str = "") -> None:
@@ -285,7 +284,7 @@ class Crowd:
         report.span_seconds = self._last - (self._first or self._began)
         report.caught_up_seconds = self._last - self._began
         report.share = (self._cpu_last - self._cpu_first) / max(report.span_seconds, 1e-9)
-        report.connect_share = (self._cpu_ready - self._cpu_began) / max(report.connect_seconds, 1e-9)
+        report.whole_share = (self._cpu_last - self._cpu_began) / max(report.caught_up_seconds, 1e-9)
         if self.load.timed:
             report.p50_ms, report.p99_ms, report.max_ms = self._delays.quantiles(self.load.warm)
         for viewer in viewers:

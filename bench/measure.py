@@ -187,6 +187,7 @@ def watched(peer: Peer, load: Load) -> dict[str, Any]:
         cpu, store = cpu_seconds(peer.pids.workers) - cpu, cpu_seconds(peer.pids.store) - store
         after = memory(peer.pids.workers)
         report: Report = generator.wait("report")
+    report.share = report.whole_share
     found = result(report, cpu, store, seconds)
     return found | {
         "before_mb": before.rss / 1024,

@@ -59,7 +59,6 @@ def storm(side: Side, quick: bool) -> Round:
             headers=returning,
         )
         found = watched(peer, load)
-        found["share"] = found["connect_share"]
         found["connects_per_s"] = found["complete"] / found["caught_up_seconds"]
         return found | {"turned_away": found["refused"] + found["cut"], "versions": peer.versions()}
 
@@ -121,7 +120,10 @@ def publish(side: Side, quick: bool) -> Round:
 def runner_says() -> list[str]:
     """What the runner's own benchmark prints: a job under ``run`` against the same job into a file."""
     argv = [sys.executable, "-m", "bench.runner", "flat", "start"]
-    said = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=RUNNER_SECONDS)
+    try:
+        said = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=RUNNER_SECONDS)
+    except subprocess.TimeoutExpired:
+        return [f"the runner's benchmark was not done after {RUNNER_SECONDS:g} s"]
     return said.stdout.splitlines() or [f"the runner's benchmark failed: {said.stderr[-500:]}"]
 
 
