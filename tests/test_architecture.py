@@ -21,7 +21,7 @@ LAYERS: Final = {
     ),
     "reading and writing": (
         "backoff carriage channel cutter echo follower foreground source",
-        "httpledger jwks masking pseudoterminal relay terminal",
+        "httpledger jwks masking pseudoterminal relay tally terminal",
         "auth client hole records scribe tail",
         "capture replay spoolfile",
         "segment",
@@ -33,7 +33,8 @@ LAYERS: Final = {
         "api deliver",
     ),
     "HTTP": (
-        "web.bodies web.connection web.cursors web.problems web.schemas",
+        "web.addresses web.admission web.bodies web.connection web.cursors web.identity web.schemas",
+        "web.journal web.problems",
         "web.openapi web.outlet web.publications web.worker",
         "web.services",
         "web.events web.logs web.ops web.publish",

@@ -1,31 +1,29 @@
 """The service's root: builds what the routes need and wires them together."""
 
-import threading
-
 from flask import Flask, request
 from werkzeug.exceptions import NotFound
 
-from chronoverse import embedded
+from chronoverse import embedded, metrics
 from chronoverse.auth import Verifier
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.tail import Tail
-from chronoverse.web import events, jobs, logs, openapi, ops, problems, publish
+from chronoverse.web import events, identity, jobs, logs, openapi, ops, problems, publish
+from chronoverse.web.admission import Streams
 from chronoverse.web.schemas import IdentifierConverter
-from chronoverse.web.services import Services, Streams
+from chronoverse.web.services import Services
 
 
-def create_app(settings: Settings | None = None, stop: threading.Event | None = None) -> Flask:
+def create_app(settings: Settings | None = None) -> Flask:
     """The WSGI application of one worker.
 
     ``settings`` default to the environment's. Without a ``CHRONOVERSE_REDIS_URL`` the worker holds the embedded
-    server of the data directory. Once ``stop`` is set, streams end and ``/readyz`` says 503.
+    server of the data directory.
     """
-    settings = settings or Settings.from_env()
-    return build_app(services(settings, stop or threading.Event()))
+    return build_app(services(settings or Settings.from_env()))
 
 
-def services(settings: Settings, stop: threading.Event) -> Services:
+def services(settings: Settings) -> Services:
     """What the routes need, made from ``settings``. Opens no connection yet."""
     hold = embedded.hold(settings.data_dir) if settings.redis_url is None else None
     store = Store(
@@ -34,14 +32,15 @@ def services(settings: Settings, stop: threading.Event) -> Services:
         lease_seconds=settings.lease_seconds,
         retention_seconds=settings.retention_seconds,
     )
+    metrics.WORKERS.set(1)
+    metrics.STREAMS_LIMIT.set(settings.max_streams)
     return Services(
         settings=settings,
         store=store,
         tail=Tail(store, lease_seconds=settings.lease_seconds),
         verifier=Verifier.from_settings(settings),
-        streams=Streams(settings.max_streams),
+        streams=Streams(settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address),
         hold=hold,
-        stop=stop,
     )
 
 
@@ -50,6 +49,7 @@ def build_app(services: Services) -> Flask:
     app = Flask("chronoverse", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.converters["id"] = IdentifierConverter
+    identity.register(app)
     document = openapi.describe(app)
     document.register_converter(IdentifierConverter, _document_identifier)
     for module in (events, logs, jobs, publish):

@@ -104,6 +104,8 @@ class Outlet:
                     self._greenlet = None
                     return
             self._send(LAST_CHUNK)
+        except TimeoutError:
+            self._viewer.reason = "slow"
         except OSError:
             pass
         except Exception:

@@ -1,6 +1,5 @@
 """What the routes need, handed to each blueprint as one argument; and who is asking."""
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,11 +9,14 @@ from flask import g, request
 
 from chronoverse.auth import Principal, Verifier
 from chronoverse.embedded import Hold
-from chronoverse.errors import AtCapacity, JobNotFound
+from chronoverse.errors import JobNotFound
 from chronoverse.joblog import Job, JobRef
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.tail import Tail
+from chronoverse.web.addresses import Proxies
+from chronoverse.web.admission import Guest, Streams
+from chronoverse.web.identity import request_id
 from chronoverse.web.outlet import Outlets
 from chronoverse.web.problems import problem
 from chronoverse.web.schemas import Blueprint
@@ -22,24 +24,6 @@ from chronoverse.web.schemas import Blueprint
 #: Scopes by what a request does.
 READ: Final = "logs:read"
 WRITE: Final = "logs:write"
-
-
-class Streams:
-    """Counts the open event streams of this worker against their limit."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.open = 0
-
-    def enter(self) -> None:
-        """Takes a place. Raises: :class:`AtCapacity`."""
-        if self.open >= self.limit:
-            raise AtCapacity(f"this worker already serves {self.limit} streams")
-        self.open += 1
-
-    def leave(self) -> None:
-        """Gives it back."""
-        self.open -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +38,7 @@ class Services:
     #: Ours on the embedded server, None where the store is somebody else's.
     hold: Hold | None = None
     outlets: Outlets = field(default_factory=Outlets)
-    #: Set when the worker is going down: streams end, and no new ones are taken.
-    stop: threading.Event = field(default_factory=threading.Event)
+    proxies: Proxies = field(default_factory=Proxies)
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
 
@@ -87,6 +70,12 @@ class Services:
                     detail = "given more than once"
                     return problem(400, f"{name}: {detail}", [{"parameter": name, "detail": detail}])
             return None
+
+
+def guest(services: Services) -> Guest:
+    """Who is asking, as far as places for streams go."""
+    address = services.proxies.client(request.remote_addr or "", request.headers.get("X-Forwarded-For"))
+    return Guest(principal().subject, address, request_id() or "", services.monotonic())
 
 
 def principal() -> Principal:
