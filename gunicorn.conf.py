@@ -68,8 +68,12 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Says where it serves, and what to type next."""
-    print(banner(_settings, str(server.LISTENERS[0]), command()), flush=True)
+    """Says where it serves, and to a person what to type next."""
+    address = str(server.LISTENERS[0])
+    if _settings.log_format == "json":
+        server.log.info("chronoverse serves at %s", address)
+    else:
+        print(banner(_settings, address, command()), flush=True)
 
 
 def post_worker_init(worker: Any) -> None:

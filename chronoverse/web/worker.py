@@ -67,6 +67,7 @@ class Worker(GeventWorker):
         while time.monotonic() < deadline and (services.outlets.open or any(len(each.pool) for each in servers)):
             self.notify()
             gevent.sleep(LOOK_SECONDS)
+        services.tail.tell()
 
     def _serve(self, listener: Any) -> StreamServer:
         listener.setblocking(True)

@@ -34,7 +34,7 @@ class Member:
         self.wrong = 0
         self.retry = 1.0
         self.due = 0.0
-        self.over = False
+        self.over = self.streaming = False
         self.rest = b""
 
 
@@ -47,6 +47,8 @@ class Crowd:
         self.returns: list[float] = []
         #: Answers by status, and connections that failed or broke off, by a word.
         self.answers: Counter[str] = Counter()
+        #: How many have a stream.
+        self.present = 0
         self._address = address
         self._path = path
         self._headers = headers
@@ -57,11 +59,6 @@ class Crowd:
     def wrong(self) -> int:
         """Numbers that were lost, doubled or out of order."""
         return sum(member.wrong for member in self.members)
-
-    @property
-    def present(self) -> int:
-        """How many are connected."""
-        return len(self.members) - len(self._away)
 
     def run(self, beat: Callable[[], bool]) -> None:
         """Until all have seen the end, or ``beat``, called every 20 ms, says that it is enough."""
@@ -105,6 +102,8 @@ class Crowd:
         self._selector.unregister(sock)
         sock.close()
         self.answers["whole" if member.rest.endswith(_LAST_CHUNK) else "cut"] += 1
+        self.present -= member.streaming
+        member.streaming = False
         self._away.add(member)
         member.due = time.monotonic() + member.retry
 
@@ -112,6 +111,8 @@ class Crowd:
         if not member.rest and (found := _STATUS.match(chunk)):
             self.answers[found[1].decode()] += 1
             member.over = found[1] == b"204"
+            member.streaming = found[1] == b"200"
+            self.present += member.streaming
             if found[1] != b"200":
                 member.retry = AGAIN_SECONDS
         text = member.rest + chunk
