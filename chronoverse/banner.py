@@ -35,7 +35,9 @@ def banner(settings: Settings, address: str, command: str) -> str:
     said = f"chronoverse serves at {address}, on {store}\n"
     if not settings.has_local_secret or not address.startswith("http"):
         return said
-    token = mint(local_secret(settings.data_dir), "serve", ("logs:read", "logs:write"), ("*",), TOKEN_SECONDS, time.time())
+    token = mint(
+        local_secret(settings.data_dir), "serve", ("logs:read", "logs:write"), ("*",), TOKEN_SECONDS, time.time()
+    )
     return f"""{said}
 a token, good for {TOKEN_SECONDS // 3600} hours:
   export CHRONOVERSE_TOKEN={token}

@@ -39,8 +39,12 @@ def half_close(sock: socket.socket) -> None:
 
 
 def on_hangup(sock: _socket.socket, left: Callable[[], None]) -> Callable[[], None]:
-    """Calls ``left`` once when the peer closes; without it that is noticed two heartbeats late. Returns the undoing."""
+    """Calls ``left`` once when the peer closes; without it that is noticed two heartbeats late. Returns the undoing.
+
+    In a greenlet of its own: the hub itself may not even wait for a lock, and what it was told is lost when it has to.
+    """
     watcher = gevent.get_hub().loop.io(sock.fileno(), 1)
+    watching = True
 
     def readable() -> None:
         try:
@@ -52,9 +56,15 @@ def on_hangup(sock: _socket.socket, left: Callable[[], None]) -> Callable[[], No
         # A client that sends on after its request is not watched further: the data would wake us for ever.
         watcher.stop()
         if gone:
+            gevent.spawn(leave)
+
+    def leave() -> None:
+        if watching:
             left()
 
     def undo() -> None:
+        nonlocal watching
+        watching = False
         watcher.stop()
         watcher.close()
 
