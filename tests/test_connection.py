@@ -2,11 +2,21 @@
 
 import socket
 from collections.abc import Iterator
+from typing import Final
 
 import gevent
 import pytest
 
 from chronoverse.web.connection import on_hangup
+
+#: Turns of the loop after which all that was pending has happened.
+TURNS: Final = 10
+
+
+def turn() -> None:
+    """Lets the loop look at its sockets a few times."""
+    for _ in range(TURNS):
+        gevent.sleep(0)
 
 
 @pytest.fixture
@@ -29,7 +39,7 @@ def test_who_is_told_of_a_hang_up_may_wait(pair: tuple[socket.socket, socket.soc
     pair[1].close()
     with gevent.Timeout(5):
         while not told:
-            gevent.sleep(0.001)
+            turn()
 
     assert told == ["left"]
 
@@ -40,7 +50,7 @@ def test_nobody_is_told_who_no_longer_watches(pair: tuple[socket.socket, socket.
     undo = on_hangup(pair[0], lambda: told.append("left"))
     pair[1].close()
     gevent.get_hub().loop.run_callback(undo)
-    gevent.sleep(0.02)
+    turn()
 
     assert told == []
 
@@ -50,6 +60,6 @@ def test_a_word_from_the_peer_is_no_hang_up(pair: tuple[socket.socket, socket.so
     told: list[str] = []
     on_hangup(pair[0], lambda: told.append("left"))
     pair[1].send(b"x")
-    gevent.sleep(0.02)
+    turn()
 
     assert (told, pair[0].recv(1)) == ([], b"x")
