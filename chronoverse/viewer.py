@@ -132,10 +132,10 @@ class Viewer:
         self._closes_at = self.due = float("-inf")
         self.wake()
 
-    def hang_up(self) -> None:
+    def hang_up(self, why: str = "left") -> None:
         """The client has gone: ends :meth:`chunks` without another byte."""
         self.done = True
-        self.reason = "left"
+        self.reason = why
         self.wake()
 
     def close(self) -> None:

@@ -31,9 +31,9 @@ def test_who_is_told_of_a_hang_up_may_wait(pair: tuple[socket.socket, socket.soc
     """As for a lock that somebody holds: in the loop itself that would fail, and nobody would be told."""
     told = []
 
-    def left() -> None:
+    def left(why: str) -> None:
         gevent.sleep(0)
-        told.append("left")
+        told.append(why)
 
     on_hangup(pair[0], left)
     pair[1].close()
@@ -47,7 +47,7 @@ def test_who_is_told_of_a_hang_up_may_wait(pair: tuple[socket.socket, socket.soc
 def test_nobody_is_told_who_no_longer_watches(pair: tuple[socket.socket, socket.socket]) -> None:
     """Also when the peer left just before, and the word of it is on its way."""
     told: list[str] = []
-    undo = on_hangup(pair[0], lambda: told.append("left"))
+    undo = on_hangup(pair[0], told.append)
     pair[1].close()
     gevent.get_hub().loop.run_callback(undo)
     turn()
@@ -58,7 +58,7 @@ def test_nobody_is_told_who_no_longer_watches(pair: tuple[socket.socket, socket.
 def test_a_word_from_the_peer_is_no_hang_up(pair: tuple[socket.socket, socket.socket]) -> None:
     """It is left where it is, for whoever reads next."""
     told: list[str] = []
-    on_hangup(pair[0], lambda: told.append("left"))
+    on_hangup(pair[0], told.append)
     pair[1].send(b"x")
     turn()
 

@@ -38,8 +38,10 @@ def half_close(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RD)
 
 
-def on_hangup(sock: _socket.socket, left: Callable[[], None]) -> Callable[[], None]:
+def on_hangup(sock: _socket.socket, left: Callable[[str], None]) -> Callable[[], None]:
     """Calls ``left`` once when the peer closes; without it that is noticed two heartbeats late. Returns the undoing.
+
+    It is told ``left``, or ``slow`` when the kernel gave up a peer that took nothing for :data:`USER_TIMEOUT_MS`.
 
     In a greenlet of its own: the hub itself may not even wait for a lock, and what it was told is lost when it has to.
     """
@@ -47,20 +49,22 @@ def on_hangup(sock: _socket.socket, left: Callable[[], None]) -> Callable[[], No
     watching = True
 
     def readable() -> None:
+        why = "left"
         try:
             gone = not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
-        except OSError:
+        except OSError as error:
             gone = True
+            why = "slow" if isinstance(error, TimeoutError) else "left"
         # A client that sends on after its request is not watched further: the data would wake us for ever.
         watcher.stop()
         if gone:
-            gevent.spawn(leave)
+            gevent.spawn(leave, why)
 
-    def leave() -> None:
+    def leave(why: str) -> None:
         if watching:
-            left()
+            left(why)
 
     def undo() -> None:
         nonlocal watching

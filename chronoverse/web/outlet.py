@@ -122,9 +122,10 @@ class Outlet:
                 seconds = max(deadline - time.monotonic(), 0)
                 gevent.socket.wait_write(self._socket.fileno(), seconds, TimeoutError())
 
-    def _hang_up(self) -> None:
+    def _hang_up(self, why: str) -> None:
         # The peer may only have ended its own side: what it has asked for is sent, until that fails or all is said.
         self._left = True
+        self._viewer.reason = why
         if self._greenlet is None:
             self._close()
 
