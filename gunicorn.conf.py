@@ -50,13 +50,10 @@ worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
 loglevel = _settings.log_level
 logger_class = f"chronoverse.web.journal.{_settings.log_format.capitalize()}Logger"
 
-#: How a directory begins that a master makes for metrics, and this master's. A reload comes by here again, and a master
-#: that takes over from another (USR2) inherits the other's, which goes with the other.
+#: How a directory begins that is made here for metrics, and removed at the end. A reload comes by here again.
 MADE = "chronoverse-metrics-"
-OURS = f"{MADE}{os.getpid()}-"
-_named = Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR") or MADE).name
-if _named.startswith(MADE) and not _named.startswith(OURS):
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=OURS)
+if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=MADE)
 
 
 def on_starting(server: Any) -> None:
@@ -113,5 +110,5 @@ def child_exit(server: Any, worker: Any) -> None:
 def on_exit(server: Any) -> None:
     """Leaves nothing behind, but in a directory that the operator has named."""
     directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-    if directory.name.startswith(OURS):
+    if directory.name.startswith(MADE):
         shutil.rmtree(directory, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import _socket
 import contextlib
+import os
 import socket
 from collections.abc import Callable
 from typing import Any, Final
@@ -33,9 +34,10 @@ def tune(environ: dict[str, Any]) -> socket.socket | None:
 
 
 def half_close(sock: socket.socket) -> None:
-    """No further request is read from it."""
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RD)
+    """No further request is read from it: whoever waits for one sees the end."""
+    # gevent's own shutdown would have the reader fail instead, as if the descriptor were gone.
+    with contextlib.suppress(OSError), contextlib.closing(_socket.socket(fileno=os.dup(sock.fileno()))) as plain:
+        plain.shutdown(socket.SHUT_RD)
 
 
 def on_hangup(sock: _socket.socket, left: Callable[[str], None]) -> Callable[[], None]:

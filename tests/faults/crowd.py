@@ -21,8 +21,7 @@ BEAT_SECONDS: Final = 0.02
 
 _STATUS: Final = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _ID: Final = re.compile(rb"\nid: (\d+)\n\n")
-_RETRY: Final = re.compile(rb"\nretry: (\d+)\n\n")
-_LAST_CHUNK: Final = b"0\r\n\r\n"
+_RETRY: Final = re.compile(rb"(?:^|\n)retry: (\d+)\n\n")
 
 
 class Member:
@@ -32,10 +31,59 @@ class Member:
         self.cursor = 0
         self.lines = 0
         self.wrong = 0
+        self.over = False
         self.retry = 1.0
         self.due = 0.0
-        self.over = self.streaming = False
-        self.rest = b""
+        self.begin()
+
+    def begin(self) -> None:
+        """Of a new connection nothing is known."""
+        self.status = ""
+        self.whole = False
+        self._raw = self._text = b""
+
+    def feed(self, received: bytes) -> bool:
+        """Takes note of what was received; False once the response is over."""
+        self._raw += received
+        if not self.status:
+            head, ended, rest = self._raw.partition(b"\r\n\r\n")
+            found = _STATUS.match(head)
+            if not ended or not found:
+                return True
+            self.status, self._raw = found[1].decode(), rest
+            self.over = self.status == "204"
+            if self.status != "200":
+                self.whole, self.retry = True, AGAIN_SECONDS
+                return False
+        self._read(self._text + b"".join(self._chunks()))
+        return not self.whole
+
+    def _chunks(self) -> list[bytes]:
+        """The bodies of the whole chunks so far; sets ``whole`` at the last. RFC 9112 section 7.1."""
+        found, place = [], 0
+        while (end := self._raw.find(b"\r\n", place)) >= 0:
+            size = int(self._raw[place:end], 16)
+            if len(self._raw) < end + 2 + size + 2:
+                break
+            found.append(self._raw[end + 2 : end + 2 + size])
+            place = end + 2 + size + 2
+            self.whole = size == 0
+        self._raw = self._raw[place:]
+        return found
+
+    def _read(self, text: bytes) -> None:
+        numbers = [int(number) for number in _ID.findall(text)]
+        if retries := _RETRY.findall(text):
+            self.retry = int(retries[-1]) / 1000
+        cut = 0
+        if numbers:
+            self.wrong += sum(two != one + 1 for one, two in zip([self.cursor, *numbers], numbers, strict=False))
+            self.lines += len(numbers)
+            self.cursor = numbers[-1]
+            last = b"\nid: %d\n" % self.cursor
+            cut = text.rfind(last + b"\n") + len(last)
+            self.over = self.over or b"event: end\n" in text
+        self._text = text[cut:]
 
 
 class Crowd:
@@ -45,10 +93,8 @@ class Crowd:
         self.members = [Member() for _ in range(count)]
         #: When each connection of those that came back was begun, on the monotonic clock.
         self.returns: list[float] = []
-        #: Answers by status, and connections that failed or broke off, by a word.
+        #: Answers by status, and how their connections ended, by a word.
         self.answers: Counter[str] = Counter()
-        #: How many have a stream.
-        self.present = 0
         self._address = address
         self._path = path
         self._headers = headers
@@ -59,6 +105,11 @@ class Crowd:
     def wrong(self) -> int:
         """Numbers that were lost, doubled or out of order."""
         return sum(member.wrong for member in self.members)
+
+    @property
+    def present(self) -> int:
+        """How many have a stream."""
+        return sum(member.status == "200" for member in self.members)
 
     def run(self, beat: Callable[[], bool]) -> None:
         """Until all have seen the end, or ``beat``, called every 20 ms, says that it is enough."""
@@ -87,43 +138,22 @@ class Crowd:
             member.due = now + AGAIN_SECONDS
             return
         sock.setblocking(False)
-        member.rest = b""
         self._away.discard(member)
         self._selector.register(sock, selectors.EVENT_READ, member)
 
     def _receive(self, member: Member, sock: object) -> None:
         assert isinstance(sock, socket.socket)
-        chunk = b""
+        chunk, answered = b"", member.status
         with contextlib.suppress(ConnectionError):
             chunk = sock.recv(READ_BYTES)
-        if chunk:
-            self._take(member, chunk)
+        goes_on = bool(chunk) and member.feed(chunk)
+        if member.status != answered:
+            self.answers[member.status] += 1
+        if goes_on:
             return
         self._selector.unregister(sock)
         sock.close()
-        self.answers["whole" if member.rest.endswith(_LAST_CHUNK) else "cut"] += 1
-        self.present -= member.streaming
-        member.streaming = False
+        self.answers["whole" if member.whole else "cut"] += 1
+        member.begin()
         self._away.add(member)
         member.due = time.monotonic() + member.retry
-
-    def _take(self, member: Member, chunk: bytes) -> None:
-        if not member.rest and (found := _STATUS.match(chunk)):
-            self.answers[found[1].decode()] += 1
-            member.over = found[1] == b"204"
-            member.streaming = found[1] == b"200"
-            self.present += member.streaming
-            if found[1] != b"200":
-                member.retry = AGAIN_SECONDS
-        text = member.rest + chunk
-        numbers = [int(number) for number in _ID.findall(text)]
-        if retries := _RETRY.findall(text):
-            member.retry = int(retries[-1]) / 1000
-        cut = 0
-        if numbers:
-            member.wrong += sum(two != one + 1 for one, two in zip([member.cursor, *numbers], numbers, strict=False))
-            member.lines += len(numbers)
-            member.cursor = numbers[-1]
-            cut = text.rfind(b"\nid: %d\n\n" % member.cursor) + len(b"\nid: %d\n" % member.cursor)
-            member.over = member.over or b"\nevent: end\n" in text
-        member.rest = text[cut:]

@@ -59,8 +59,8 @@ def far_away() -> Iterator[None]:
         yield
     finally:
         # The namespace itself lives on for as long as a socket in it does.
-        for command in (["ip", "link", "del", "cvnear"], ["ip", "netns", "del", NAMESPACE]):
-            subprocess.run(command, check=False)
+        for command in ("ip link del cvnear", f"ip netns del {NAMESPACE}"):
+            subprocess.run(command.split(), check=False)
 
 
 def write(job: Foreign, stop: threading.Event) -> None:

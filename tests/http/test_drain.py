@@ -138,6 +138,7 @@ def test_a_drain(limited: Service, job: Foreign) -> None:
     assert min(retries) >= 1000
     assert max(retries) <= 5000
     assert "why=drain" in limited.logs()
+    assert "Traceback" not in limited.logs()
 
 
 def _no_longer(answered: tuple[int, dict[str, str], Any]) -> None:
