@@ -107,6 +107,10 @@ class Channel:
         self.final: bytes | None = None
         self.state: bytes | None = job.to_frame() if job else None
         self.viewers: set[Waiter] = set()
+        #: How many more there are, whom one of these waiters stands for.
+        self.stood_for = 0
+        #: How many of them take from the ring; the others read for themselves, or are about to.
+        self.sharing = 0
         #: When the tail last looked at the job's state, and when it should again, on its clock.
         self.looked_at = self.look_at = 0.0
         #: Whether the tail's current read covers this channel.
@@ -119,14 +123,15 @@ class Channel:
 
     # The tail's side
 
-    def publish(self, items: list[Item], after: int, limit: int) -> None:
+    def publish(self, items: list[Item], after: int, limit: int) -> bool:
         """Adds ``items``, which follow ``after``, and lets the oldest go, down to ``limit`` bytes.
 
-        Does nothing when the channel is no longer at ``after``: the other thread was faster, or it has closed.
+        False, and nothing done, when the channel is no longer at ``after``: the other thread was faster, or it has
+        closed.
         """
         with self._lock:
             if self.cursor != after or self.final is not None:
-                return
+                return False
             size = self._ends[-1] if self._ends else 0
             self._ends += [size + end for end in accumulate([len(item.frame) for item in items])]
             self._items += items
@@ -134,6 +139,7 @@ class Channel:
             self._memo = {}
             self._let_go(self._ends[-1] - limit)
         self.wake_all()
+        return True
 
     def _let_go(self, surplus: int) -> None:
         """Drops the oldest items until ``surplus`` bytes are gone."""
@@ -183,6 +189,19 @@ class Channel:
             if cursor < self.base or (index < len(self._items) and self._items[index].first <= cursor):
                 return None
             return self._start + index
+
+    def share(self, position: int) -> tuple[int, int]:
+        """A viewer takes from the ring from ``position`` on. What it finds there: frames, and their bytes."""
+        with self._lock:
+            self.sharing += 1
+            start = max(position - self._start, 0)
+            before = self._ends[start - 1] if start else 0
+            return len(self._items) - start, (self._ends[-1] if self._ends else 0) - before
+
+    def unshare(self) -> None:
+        """It does so no longer."""
+        with self._lock:
+            self.sharing -= 1
 
     def take(self, position: int, stream: str | None) -> Taken | None:
         """All from ``position`` on, or None when the ring has let part of it go."""

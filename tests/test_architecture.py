@@ -21,7 +21,7 @@ LAYERS: Final = {
     ),
     "reading and writing": (
         "backoff carriage channel cutter echo follower foreground source",
-        "httpledger jwks masking matcher pseudoterminal relay terminal",
+        "httpledger jwks masking matcher pseudoterminal relay tally terminal",
         "auth client hole records scribe tail",
         "capture pieces spoolfile",
         "replay segment",
@@ -33,7 +33,9 @@ LAYERS: Final = {
         "api deliver",
     ),
     "HTTP": (
-        "web.bodies web.connection web.crowd web.cursors web.fairness web.problems web.schemas",
+        "web.addresses web.admission web.bodies web.connection web.crowd web.cursors web.fairness web.identity",
+        "web.schemas",
+        "web.journal web.problems",
         "web.openapi web.outlet web.publications web.worker",
         "web.services",
         "web.events web.ops web.pages web.publish web.ui",

@@ -4,7 +4,6 @@ What one viewer costs then is one ``send`` of the same bytes, and nothing of its
 viewers it is their own state, fetched from memory for each line, that a line would cost besides.
 """
 
-import threading
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
@@ -25,10 +24,9 @@ class Member(Protocol):
 
 
 class Worker(NamedTuple):
-    """What all viewers of a worker share. ``heartbeat`` is in seconds, on ``clock``; ``stop`` ends all streams."""
+    """What all viewers of a worker share. ``heartbeat`` is in seconds, on ``clock``."""
 
     tail: Tail
-    stop: threading.Event
     heartbeat: float
     clock: Callable[[], float]
 
@@ -53,6 +51,7 @@ class Crowd:
         self._state: bytes | None = None
         self._sent_at = 0.0
         self._writing = self._again = False
+        self._leaving: list[Member] = []
 
     def admit(self, member: Member, send: Callable[[bytes], int]) -> bool:
         """Takes in a member that stands where the others do; False when it does not, or just now nobody can join."""
@@ -71,6 +70,7 @@ class Crowd:
             return False
         channel.viewers.discard(viewer)
         self._members[member] = send
+        channel.stood_for = len(self._members) - 1
         member.crowd = self
         self.due = min(self.due, viewer.ends_at)
         return True
@@ -79,11 +79,23 @@ class Crowd:
         """Lets a member go, to stand for itself where the crowd stood. Does nothing when it is none."""
         if self._members.pop(member, None) is not None:
             member.crowd = None
+            self._channel.stood_for = max(len(self._members) - 1, 0)
             member.viewer.moved(self._cursor, self._position, self._sent_at)
             self._channel.viewers.add(member.viewer)
             if not self._members:
                 self._worker.tail.leave(self._channel, self)
                 self._emptied()
+
+    def let_go(self, member: Member) -> bool:
+        """As :meth:`remove`; False while others are being written to: then the member is let go, and woken, after that.
+
+        It may or may not have got the same yet.
+        """
+        if self._writing:
+            self._leaving.append(member)
+            return False
+        self.remove(member)
+        return True
 
     def wake(self) -> None:
         """Writes what is new to everybody. Never waits for any of them."""
@@ -96,12 +108,14 @@ class Crowd:
                 self._again = False
         finally:
             self._writing = False
+        leaving, self._leaving = self._leaving, []
+        self._disband([member for member in leaving if member in self._members])
 
     def _step(self) -> bool:
         """Whether there may be more to do at once."""
         channel = self._channel
         taken = None
-        if channel.state is self._state and channel.final is None and not self._worker.stop.is_set():
+        if channel.state is self._state and channel.final is None:
             taken = channel.take(self._position, None)
         if taken is None:
             self._disband(list(self._members))

@@ -70,6 +70,8 @@ class Outlet:
         if self._greenlet is not None:
             self._again = True
             return
+        if self.crowd is not None and not self.crowd.let_go(self):
+            return
         try:
             rest = self._write()
         except Exception as error:
@@ -117,6 +119,8 @@ class Outlet:
                     self._outlets.settle(self, self._socket.send)
                     return
             self._send(LAST_CHUNK)
+        except TimeoutError:
+            self.viewer.reason = "slow"
         except OSError:
             pass
         except Exception:
@@ -133,9 +137,10 @@ class Outlet:
                 seconds = max(deadline - time.monotonic(), 0)
                 gevent.socket.wait_write(self._socket.fileno(), seconds, TimeoutError())
 
-    def _hang_up(self) -> None:
+    def _hang_up(self, why: str) -> None:
         # The peer may only have ended its own side: what it has asked for is sent, until that fails or all is said.
         self._left = True
+        self.viewer.reason = why
         if self._greenlet is None:
             self._close()
 

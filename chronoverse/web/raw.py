@@ -1,6 +1,7 @@
 """``GET …/logs/raw``: what there is of a log, as a file to keep."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -11,7 +12,7 @@ from chronoverse.matcher import Matcher
 from chronoverse.web import pages
 from chronoverse.web.connection import tune
 from chronoverse.web.schemas import Blueprint, ProblemSchema, RawQuery
-from chronoverse.web.services import Services
+from chronoverse.web.services import Services, guest
 
 _CONTENT_TYPES: Final = {
     "txt": "text/plain; charset=utf-8",
@@ -46,8 +47,9 @@ def blueprint(services: Services) -> Blueprint:
         if request.method == "HEAD":
             return response
         # It may last as long as a viewer's stream, and holds a place like one.
-        services.streams.enter()
-        response.call_on_close(services.streams.leave)
+        asking = guest(services)
+        services.streams.enter(asking)
+        response.call_on_close(partial(services.streams.leave, asking))
         tune(request.environ)
         response.response = _SPELLINGS[format](_lines(services, job.ref, job.last, wanted))
         return response

@@ -263,3 +263,4 @@ class ProblemSchema(Schema):
     errors = fields.List(fields.Dict(keys=fields.String(), values=fields.String()))
     reason = fields.String(metadata={"description": "Of a 409: GAP, FENCED, CLOSED, HELD, TAINTED or NOT_A_LOG."})
     expected = fields.Integer(metadata={"description": "Of a GAP: the number that the log goes on with."})
+    request_id = fields.String(metadata={"description": "As in X-Request-ID. Not in a 404, which tells nothing."})

@@ -18,6 +18,9 @@ from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.tail import Tail
 from chronoverse.turns import Turns
+from chronoverse.web.addresses import Proxies
+from chronoverse.web.admission import Guest, Streams
+from chronoverse.web.identity import request_id
 from chronoverse.web.outlet import Outlets
 from chronoverse.web.problems import problem
 from chronoverse.web.schemas import Blueprint
@@ -32,24 +35,6 @@ WRITE: Final = "logs:write"
 SCANS: Final = 2
 #: Seconds a request waits for its turn: longer than a turn takes, which is milliseconds unless the store is away.
 SCAN_WAIT_SECONDS: Final = 5.0
-
-
-class Streams:
-    """Counts the open event streams of this worker against their limit."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.open = 0
-
-    def enter(self) -> None:
-        """Takes a place. Raises: :class:`AtCapacity`."""
-        if self.open >= self.limit:
-            raise AtCapacity(f"this worker already serves {self.limit} streams")
-        self.open += 1
-
-    def leave(self) -> None:
-        """Gives it back."""
-        self.open -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +52,9 @@ class Services:
     arrivals: Turns
     #: Ours on the embedded server, None where the store is somebody else's.
     hold: Hold | None = None
-    #: Set when the worker is going down: streams end, and no new ones are taken.
-    stop: threading.Event = field(default_factory=threading.Event)
     #: Turns at reading many stored lines; see :meth:`scanning`.
     scans: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(SCANS))
+    proxies: Proxies = field(default_factory=Proxies)
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
 
@@ -112,6 +96,12 @@ class Services:
                     detail = "given more than once"
                     return problem(400, f"{name}: {detail}", [{"parameter": name, "detail": detail}])
             return None
+
+
+def guest(services: Services) -> Guest:
+    """Who is asking, as far as places for streams go."""
+    address = services.proxies.client(request.remote_addr or "", request.headers.get("X-Forwarded-For"))
+    return Guest(principal().subject, address, request_id() or "", services.monotonic())
 
 
 def principal() -> Principal:

@@ -33,7 +33,7 @@ class Service:
 
     ``redis_url`` None is the embedded default. ``settings`` are environment variables without ``CHRONOVERSE_``
     (``heartbeat_seconds=1``) in lower case; there is one worker unless ``workers`` says otherwise, of our own class
-    unless ``worker_class`` does.
+    unless ``worker_class`` does. Unless told otherwise it ends its streams at once when it is stopped.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Service:
         self.host, self.port = "127.0.0.1", 0
         self._workers = workers
         self._worker_class = worker_class
-        self._settings = settings
+        self._settings = {"drain_seconds": 0, **settings}
         self._log = directory / "service.log"
         self._read_from = 0
         self._process: subprocess.Popen[bytes] | None = None
