@@ -1,0 +1,127 @@
+"""The store behind Sentinels: one server at a time, and they know which. https://redis.io/docs/latest/develop/reference/sentinel-clients/"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import redis
+
+from chronoverse.redisurl import Address, RedisUrl
+from chronoverse.store.driver import Away, Connection, DriverError, NotMaster, connect
+from chronoverse.store.places import OneServer, Result, Use, Work
+
+#: Seconds between questions whether the master is still the same. A master that was cut off from its Sentinels goes
+#: on answering, and nobody would notice: this is how long we may go on reading there.
+WATCH_SECONDS: Final = 2.0
+#: Seconds that one Sentinel may take to connect, or to answer.
+SENTINEL_SECONDS: Final = 1.0
+#: Seconds after which no further Sentinel is asked.
+ASKING_SECONDS: Final = 3.0
+
+
+class _Led(redis.Connection):
+    """A connection that asks where to go each time it opens, and stays only with a master."""
+
+    def __init__(self, *, leader: Callable[[], Address], **options: Any) -> None:
+        self._leader = leader
+        super().__init__(redis_connect_func=_greet, **options)  # type: ignore[no-untyped-call]
+
+    def connect(self) -> None:
+        if not self.is_connected:
+            self.host, self.port = self._leader()
+        super().connect()  # type: ignore[no-untyped-call]
+
+
+class _LedSecurely(_Led, redis.SSLConnection):
+    """The same with TLS."""
+
+
+def _greet(opened: Connection) -> None:
+    opened.on_connect()
+    # For some time the Sentinels' answer may lead to a server that has been, or has yet to become, a replica.
+    opened.send_command("ROLE", check_health=False)
+    role = opened.read_response()[0]
+    if role != b"master":
+        raise redis.ConnectionError(f"{opened.host}:{opened.port} is not the master")
+
+
+class SentinelPlace(OneServer):
+    """The master that the Sentinels of ``url`` name. ``clock`` is monotonic, in seconds."""
+
+    def __init__(self, url: RedisUrl, clock: Callable[[], float] = time.monotonic) -> None:
+        self._service = url.service
+        self._sentinels = [
+            connect(url.sentinel(host), retries=1, timeout=SENTINEL_SECONDS, socket_connect_timeout=SENTINEL_SECONDS)
+            for host in url.hosts
+        ]
+        self._clock = clock
+        self._master: Address | None = None
+        self._asked_at = -WATCH_SECONDS
+        self._watching = threading.Lock()
+        server = url.server(url.hosts[0])
+        led = _LedSecurely if server.startswith("rediss:") else _Led
+        super().__init__(server, connection_class=led, leader=self._leader)
+
+    def _leader(self) -> Address:
+        """The master's address. Raises the driver's ConnectionError."""
+        began, said = self._clock(), ["no time to ask"]
+        for sentinel in tuple(self._sentinels):
+            if self._clock() - began > ASKING_SECONDS:
+                break
+            try:
+                found = sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
+            except DriverError as error:
+                said.append(str(error))
+                continue
+            if found:
+                # The next question goes to one that answers.
+                self._sentinels.sort(key=lambda each: each is not sentinel)
+                host, port = found
+                return self._follow((host.decode(), int(port)))
+            said.append(f"no master is known as {self._service}")
+        raise redis.ConnectionError(f"no Sentinel names a master: {said[-1]}")
+
+    def _follow(self, master: Address) -> Address:
+        before, self._master, self._asked_at = self._master, master, self._clock()
+        if before not in (None, master):
+            self._let_go()
+        return master
+
+    def _let_go(self) -> None:
+        """Connections that nobody uses now are opened anew."""
+        for client in self._clients.values():
+            client.connection_pool.disconnect(inuse_connections=False)
+
+    def _watch(self) -> None:
+        """Asks the Sentinels, when that is due, whether the master is another one. Who waits for nobody goes on."""
+        if self._clock() - self._asked_at < WATCH_SECONDS or not self._watching.acquire(blocking=False):
+            return
+        try:
+            self._asked_at = self._clock()
+            self._leader()
+        except Away:
+            pass  # Without their word the last one stands.
+        finally:
+            self._watching.release()
+
+    def run(self, workflow_id: str, work: Work[Result], use: Use = Use.COMMANDS) -> Result:
+        self._watch()
+        try:
+            return super().run(workflow_id, work, use)
+        except NotMaster:
+            self._let_go()
+            raise
+
+    def keeps(self, workflow_id: str, connection: Connection) -> bool:
+        self._watch()
+        return not connection.is_connected or (connection.host, connection.port) == self._master
+
+    def failed(self, workflow_id: str, error: DriverError) -> None:
+        if isinstance(error, NotMaster):
+            self._let_go()
+
+    def close(self) -> None:
+        super().close()
+        for sentinel in self._sentinels:
+            sentinel.close()

@@ -1,0 +1,187 @@
+"""Several real servers as one store: a master with a replica under Sentinels, and a Cluster. All on the loopback."""
+
+import contextlib
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+from redis.crc import key_slot
+
+from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
+
+#: Seconds for a fleet to find together, or to recover, on a busy machine.
+PATIENCE_SECONDS: Final = 30.0
+#: Milliseconds of silence after which a server counts as down.
+DOWN_MS: Final = 500
+SERVICE: Final = "logs"
+SLOTS: Final = 16_384
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listened on a moment ago, all different."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def node(directory: Path, port: int, *options: str, binary: str | None = None) -> RedisServer:
+    """A server that is also on a TCP port."""
+    return RedisServer(
+        directory, binary, "--bind", "127.0.0.1", "--port", str(port), "--repl-diskless-sync-delay", "0", *options
+    )
+
+
+class Fleet:
+    """Servers for a ``with``; ``url`` is the store's."""
+
+    url: str
+
+    def __init__(self, servers: Sequence[RedisServer]) -> None:
+        self.servers = list(servers)
+
+    def start(self) -> Self:
+        """Starts them all, and waits until they have found together."""
+        for server in self.servers:
+            server.start()
+        return self
+
+    def close(self) -> None:
+        """Stops them all."""
+        for server in self.servers:
+            with contextlib.suppress(AttributeError):
+                server.kill()
+            server.close()
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class Watched(Fleet):
+    """A master, a replica, and three Sentinels that watch them."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        first, second, *self.watchers = free_ports(5)
+        self.ports = (first, second)
+        self._directory = directory
+        servers = [
+            node(directory / "a", first, *options),
+            node(directory / "b", second, "--replicaof", "127.0.0.1", str(first), *options),
+        ]
+        super().__init__([*servers, *self._sentinels()])
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self.watchers)
+        self.url = f"redis+sentinel://{hosts}/{SERVICE}"
+
+    def _sentinels(self) -> Iterator[RedisServer]:
+        for number, port in enumerate(self.watchers):
+            place = self._directory / f"s{number}"
+            place.mkdir(parents=True)
+            config = place / "sentinel.conf"
+            config.write_text(
+                f"sentinel monitor {SERVICE} 127.0.0.1 {self.ports[0]} 2\n"
+                f"sentinel down-after-milliseconds {SERVICE} {DOWN_MS}\n"
+                f"sentinel failover-timeout {SERVICE} 3000\n"
+            )
+            yield Sentinel(place, config, port)
+
+    def start(self) -> Self:
+        super().start()
+        wait_until(self._is_known, PATIENCE_SECONDS, "the Sentinels know the replica and each other")
+        return self
+
+    def _is_known(self) -> bool:
+        flat = self.servers[2].ask("SENTINEL", "MASTER", SERVICE)
+        told = dict(zip(flat[::2], flat[1::2], strict=True))
+        in_sync = b"master_link_status:up" in self.servers[1].ask("INFO", "replication")
+        return in_sync and told[b"num-slaves"] == b"1" and told[b"num-other-sentinels"] == b"2"
+
+    @property
+    def master(self) -> RedisServer:
+        """The server that the first Sentinel names."""
+        port = int(self.servers[2].ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
+        return self.servers[self.ports.index(port)]
+
+
+class Sentinel(RedisServer):
+    """A Sentinel, by its configuration file, which it rewrites."""
+
+    def __init__(self, directory: Path, config: Path, port: int) -> None:
+        super().__init__(directory)
+        self._arguments = (str(config), "--sentinel", "--bind", "127.0.0.1", "--port", str(port))
+
+    def _command(self) -> list[str]:
+        return [self._binary, *self._arguments, "--unixsocket", str(self.socket), "--dir", str(self.directory)]
+
+
+class Cluster(Fleet):
+    """Three masters with a third of the slots each, and a replica of the first if asked for."""
+
+    def __init__(self, directory: Path, *options: str, replica: bool = False) -> None:
+        count = 4 if replica else 3
+        ports = free_ports(2 * count)
+        self.ports, self._buses = ports[:count], ports[count:]
+        on = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(2 * DOWN_MS), *options)
+        super().__init__(
+            node(directory / f"n{number}", port, "--cluster-port", str(bus), *on)
+            for number, (port, bus) in enumerate(zip(self.ports, self._buses, strict=True))
+        )
+        self.url = f"redis+cluster://127.0.0.1:{self.ports[0]},127.0.0.1:{self.ports[1]}"
+
+    def start(self) -> Self:
+        super().start()
+        for number, server in enumerate(self.servers[:3]):
+            server.ask("CLUSTER", "ADDSLOTSRANGE", SLOTS * number // 3, SLOTS * (number + 1) // 3 - 1)
+            server.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for port, bus in zip(self.ports[1:], self._buses[1:], strict=True):
+            self.servers[0].ask("CLUSTER", "MEET", "127.0.0.1", port, bus)
+        wait_until(lambda: all(map(self._is_ready, self.servers)), PATIENCE_SECONDS, "the Cluster is one")
+        for server in self.servers[3:]:
+            server.ask("CLUSTER", "REPLICATE", self.id(0))
+            wait_until(
+                lambda server=server: b"master_link_status:up" in server.ask("INFO", "replication"),
+                PATIENCE_SECONDS,
+                "the replica is one",
+            )
+            # Without knowing that it is one, the others would not let it take over.
+            wait_until(lambda: all(b" slave " in each.ask("CLUSTER", "NODES").replace(b"myself,", b"") for each in self.servers), PATIENCE_SECONDS, "all know the replica")
+        return self
+
+    def _is_ready(self, server: RedisServer) -> bool:
+        told = server.ask("CLUSTER", "INFO")
+        return b"cluster_state:ok" in told and f"cluster_known_nodes:{len(self.servers)}".encode() in told
+
+    def id(self, number: int) -> str:
+        """The node's name for itself."""
+        name: bytes = self.servers[number].ask("CLUSTER", "MYID")
+        return name.decode()
+
+    def owner(self, workflow_id: str) -> int:
+        """Which of the nodes had the workflow's slot at the start."""
+        return key_slot(workflow_id.encode()) * 3 // SLOTS
+
+    def begin_move(self, workflow_id: str, source: int, target: int) -> int:
+        """The workflow's slot, whose keys may from now on be at either node."""
+        slot: int = key_slot(workflow_id.encode())
+        self.servers[target].ask("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id(source))
+        self.servers[source].ask("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id(target))
+        return slot
+
+    def move_keys(self, slot: int, source: int, target: int, count: int = 1000) -> list[bytes]:
+        """Moves up to so many keys of a slot; which."""
+        keys: list[Any] = self.servers[source].ask("CLUSTER", "GETKEYSINSLOT", slot, count)
+        if keys:
+            self.servers[source].ask("MIGRATE", "127.0.0.1", self.ports[target], "", 0, 5000, "KEYS", *keys)
+        return keys
+
+    def end_move(self, slot: int, source: int, target: int) -> None:
+        """The slot is the target's."""
+        for number in (target, source):
+            self.servers[number].ask("CLUSTER", "SETSLOT", slot, "NODE", self.id(target))
