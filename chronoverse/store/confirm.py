@@ -5,13 +5,11 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Final
 
-import redis
-
-from chronoverse.errors import EmbeddedError, NotDurable
+from chronoverse.errors import EmbeddedError, NotDurable, StoreError
 from chronoverse.joblog import Attempt, JobRef
 from chronoverse.store import replies
 from chronoverse.store.appends import Keys
-from chronoverse.store.driver import Client, Script, translated
+from chronoverse.store.driver import Client, DriverError, Script, translate, translated
 from chronoverse.store.places import Place, Use
 
 #: Milliseconds for which one question waits for the disk or the replica. Less than a command may take.
@@ -87,12 +85,13 @@ class Confirmer:
         pipeline.execute_command(*self._call(attempt))
         pipeline.execute_command(*question)
         answer, reply = pipeline.execute(raise_on_error=False)
-        if isinstance(answer, Exception):
+        if isinstance(answer, DriverError):
             raise answer
         following = self._following(answer)
-        if isinstance(reply, redis.ResponseError):
-            raise NotDurable(f"the store cannot say what is on its disk: {reply}")
-        if isinstance(reply, Exception):
+        if isinstance(reply, DriverError):
+            # A server that has gone, or is no master any more, is asked again: only what nobody expects is final.
+            if type(translate(reply)) is StoreError:
+                raise NotDurable(f"the store cannot say what is on its disk: {reply}")
             raise reply
         copies = reply[0] if question[0] == "WAITAOF" else reply
         return following if copies >= (1 if question[0] == "WAITAOF" else REPLICAS) else None

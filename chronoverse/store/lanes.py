@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from chronoverse.entries import RawEntry
@@ -67,11 +68,13 @@ class _Lane:
 
     def interrupt(self) -> None:
         """Makes the read return, which may only be about to block. Raises :class:`StoreError`."""
-        while self.behind and self._reader is not None and not self._closed.wait(REARM_SECONDS):
+        while self.behind and self._reader is not None:
             self._reader.interrupt()
+            self._thread.join(REARM_SECONDS)
 
     def close(self) -> None:
         """Ends the thread, once it has read what it reads."""
+        self.behind = self.order is not None
         self._closed.set()
         self._orders.put(None)
 
@@ -90,6 +93,7 @@ class _Lane:
                 self._answered([], error)
             except Exception as error:  # or its jobs would be silent for ever
                 self._answered([], StoreError(repr(error)))
+        self.behind = False
         if self._reader is not None:
             self._reader.close()
 
@@ -184,12 +188,14 @@ class Lanes:
                 lane.begin(cursors, count)
             elif not lane.behind and not cursors.keys() <= lane.order.keys():
                 lane.behind = True
-                self._behind.put(lane)
-                if self._rearming is None:
-                    self._rearming = threading.Thread(
-                        target=_rearm, args=(self._behind,), name="tail-rearming", daemon=True
-                    )
-                    self._rearming.start()
+                self._rearm(lane)
+
+    def _rearm(self, lane: _Lane) -> None:
+        if self._rearming is None:
+            target = partial(_interrupt, self._behind)
+            self._rearming = threading.Thread(target=target, name="tail-rearming", daemon=True)
+            self._rearming.start()
+        self._behind.put(lane)
 
     def _next(self, until: float | None) -> tuple[list[_Lane], bool]:
         """Waits for lanes that are done, or ``until`` then; and whether somebody interrupted."""
@@ -224,17 +230,18 @@ class Lanes:
         """Closes all connections, within twice the time that a read waits; the next read opens others."""
         lanes, self._lanes = self._lanes, {}
         self._done = queue.SimpleQueue()
+        for lane in lanes.values():
+            lane.close()
+            self._rearm(lane)
         if self._rearming is not None:
             self._behind.put(None)
             self._rearming = None
-        for lane in lanes.values():
-            lane.close()
         until = time.monotonic() + 2 * self._block_seconds
         for lane in lanes.values():
             lane.join(max(until - time.monotonic(), 0))
 
 
-def _rearm(behind: "queue.SimpleQueue[_Lane | None]") -> None:
+def _interrupt(behind: "queue.SimpleQueue[_Lane | None]") -> None:
     """In a thread of its own, since a server that is away takes its time: meanwhile all other lanes are read."""
     while (lane := behind.get()) is not None:
         with contextlib.suppress(StoreError):

@@ -20,20 +20,21 @@ SENTINEL_SECONDS: Final = 1.0
 ASKING_SECONDS: Final = 3.0
 
 
-class _Led(redis.Connection):
+class MasterConnection(redis.Connection):
     """A connection that asks where to go each time it opens, and stays only with a master."""
 
     def __init__(self, *, leader: Callable[[], Address], **options: Any) -> None:
         self._leader = leader
         super().__init__(redis_connect_func=_greet, **options)  # type: ignore[no-untyped-call]
 
-    def connect(self) -> None:
+    def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
+        # Not connect(): redis-py 8.1 opens a closed connection by this when a command is sent.
         if not self.is_connected:
             self.host, self.port = self._leader()
-        super().connect()  # type: ignore[no-untyped-call]
+        super().connect_check_health(check_health, retry_socket_connect)
 
 
-class _LedSecurely(_Led, redis.SSLConnection):
+class SecureMasterConnection(MasterConnection, redis.SSLConnection):
     """The same with TLS."""
 
 
@@ -60,7 +61,7 @@ class SentinelPlace(OneServer):
         self._asked_at = -WATCH_SECONDS
         self._watching = threading.Lock()
         server = url.server(url.hosts[0])
-        led = _LedSecurely if server.startswith("rediss:") else _Led
+        led = SecureMasterConnection if server.startswith("rediss:") else MasterConnection
         super().__init__(server, connection_class=led, leader=self._leader)
 
     def _leader(self) -> Address:

@@ -3,11 +3,13 @@
 import contextlib
 import socket
 from collections.abc import Iterator, Sequence
+from itertools import count as count_up
 from pathlib import Path
 from typing import Any, Final, Self
 
-from redis.crc import key_slot
+import redis
 
+from chronoverse.store.cluster import slot_of
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -16,13 +18,17 @@ PATIENCE_SECONDS: Final = 30.0
 #: Milliseconds of silence after which a server counts as down.
 DOWN_MS: Final = 500
 SERVICE: Final = "logs"
+#: Milliseconds between a Sentinel's words to the others, who would else hear of it after two seconds.
+HURRIED: Final = ("publish-period", "200")
+#: Of a server that nobody may reach.
+PASSWORD: Final = "nobody-knows"
 SLOTS: Final = 16_384
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
     """Ports that nobody listened on a moment ago, all different."""
     with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
         return [probe.getsockname()[1] for probe in probes]
 
 
@@ -47,11 +53,14 @@ class Fleet:
             server.start()
         return self
 
+    def ask(self, *command: Any) -> Any:
+        """One command, asked of the server that has its key."""
+        raise NotImplementedError
+
     def close(self) -> None:
-        """Stops them all."""
+        """Ends them all, also those that stand still."""
         for server in self.servers:
-            with contextlib.suppress(AttributeError):
-                server.kill()
+            server.kill()
             server.close()
 
     def __enter__(self) -> Self:
@@ -94,6 +103,8 @@ class Watched(Fleet):
 
     def start(self) -> Self:
         super().start()
+        for sentinel in self.servers[2:]:
+            sentinel.ask("SENTINEL", "DEBUG", *HURRIED)
         wait_until(self._is_known, PATIENCE_SECONDS, "the Sentinels know the replica and each other")
         return self
 
@@ -109,6 +120,26 @@ class Watched(Fleet):
         port = int(self.servers[2].ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
         return self.servers[self.ports.index(port)]
 
+    def ask(self, *command: Any) -> Any:
+        return self.master.ask(*command)
+
+    def cut_off(self) -> RedisServer:
+        """The master goes on serving those who are connected, but neither Sentinels nor its replica any more; it."""
+        master = self.master
+        with redis.Redis.from_url(master.url, protocol=2, single_connection_client=True) as client:
+            # Whoever is connected has passed the door.
+            client.execute_command("CONFIG", "SET", "requirepass", PASSWORD)
+            for told in client.client_list():
+                if told["name"].startswith("sentinel") or "S" in told["flags"]:
+                    client.execute_command("CLIENT", "KILL", "ID", told["id"])
+        return master
+
+    def rejoin(self, lost: RedisServer) -> None:
+        """A master that was cut off is found again, as the replica that it is by now."""
+        with redis.Redis.from_url(lost.url, protocol=2, password=PASSWORD) as client:
+            client.execute_command("CONFIG", "SET", "requirepass", "")
+            client.execute_command("REPLICAOF", "127.0.0.1", self.ports[self.servers.index(self.master)])
+
 
 class Sentinel(RedisServer):
     """A Sentinel, by its configuration file, which it rewrites."""
@@ -122,16 +153,19 @@ class Sentinel(RedisServer):
 
 
 class Cluster(Fleet):
-    """Three masters with a third of the slots each, and a replica of the first if asked for."""
+    """Three masters with a third of the slots each, and a replica of one of them."""
 
-    def __init__(self, directory: Path, *options: str, replica: bool = False) -> None:
-        count = 4 if replica else 3
-        ports = free_ports(2 * count)
-        self.ports, self._buses = ports[:count], ports[count:]
-        on = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(2 * DOWN_MS), *options)
+    def __init__(self, directory: Path, *options: str) -> None:
+        ports = free_ports(8)
+        self.ports, self._buses = ports[:4], ports[4:]
+        on = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(2 * DOWN_MS))
+        # With full coverage all would refuse while one is away.
+        partial = ("--cluster-require-full-coverage", "no")
         super().__init__(
-            node(directory / f"n{number}", port, "--cluster-port", str(bus), *on)
-            for number, (port, bus) in enumerate(zip(self.ports, self._buses, strict=True))
+            [
+                node(directory / f"n{number}", port, "--cluster-port", str(bus), *on, *partial, *options)
+                for number, (port, bus) in enumerate(zip(self.ports, self._buses, strict=True))
+            ]
         )
         self.url = f"redis+cluster://127.0.0.1:{self.ports[0]},127.0.0.1:{self.ports[1]}"
 
@@ -143,16 +177,13 @@ class Cluster(Fleet):
         for port, bus in zip(self.ports[1:], self._buses[1:], strict=True):
             self.servers[0].ask("CLUSTER", "MEET", "127.0.0.1", port, bus)
         wait_until(lambda: all(map(self._is_ready, self.servers)), PATIENCE_SECONDS, "the Cluster is one")
-        for server in self.servers[3:]:
-            server.ask("CLUSTER", "REPLICATE", self.id(0))
-            wait_until(
-                lambda server=server: b"master_link_status:up" in server.ask("INFO", "replication"),
-                PATIENCE_SECONDS,
-                "the replica is one",
-            )
-            # Without knowing that it is one, the others would not let it take over.
-            wait_until(lambda: all(b" slave " in each.ask("CLUSTER", "NODES").replace(b"myself,", b"") for each in self.servers), PATIENCE_SECONDS, "all know the replica")
+        self.servers[3].ask("CLUSTER", "REPLICATE", self.id(0))
+        self.settle()
         return self
+
+    def settle(self) -> None:
+        """Waits until all know who is whose replica, without which none of these could take over."""
+        wait_until(lambda: all(map(self._pair, self.servers)), PATIENCE_SECONDS, "all know the replica")
 
     def _is_ready(self, server: RedisServer) -> bool:
         told = server.ask("CLUSTER", "INFO")
@@ -163,23 +194,51 @@ class Cluster(Fleet):
         name: bytes = self.servers[number].ask("CLUSTER", "MYID")
         return name.decode()
 
+    def _map(self) -> list[tuple[range, int]]:
+        server = next(each for each in self.servers if each.answers())
+        told = server.ask("CLUSTER", "SLOTS")
+        return [(range(first, last + 1), self.ports.index(owner[1])) for first, last, owner, *_ in told]
+
+    def masters(self) -> list[int]:
+        """The nodes that have slots."""
+        return sorted({number for _, number in self._map()})
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        """The master that has a replica, and the replica."""
+        pair = self._pair(self.servers[1])
+        assert pair
+        return pair
+
+    def _pair(self, server: RedisServer) -> tuple[int, int] | None:
+        told = server.ask("CLUSTER", "SLOTS")
+        pairs = {(owner[1], others[0][1]) for _, _, owner, *others in told if others}
+        return next(((self.ports.index(master), self.ports.index(replica)) for master, replica in pairs), None)
+
     def owner(self, workflow_id: str) -> int:
-        """Which of the nodes had the workflow's slot at the start."""
-        return key_slot(workflow_id.encode()) * 3 // SLOTS
+        """Which of the nodes has the workflow's slot."""
+        return next(number for slots, number in self._map() if slot_of(workflow_id) in slots)
+
+    def workflow(self, number: int, salt: str = "wf") -> str:
+        """A workflow that node ``number`` has."""
+        slots = [slot for found, owner in self._map() if owner == number for slot in found]
+        return next(name for name in (f"{salt}-{count}" for count in count_up()) if slot_of(name) in slots)
+
+    def ask(self, *command: Any) -> Any:
+        (key,) = (str(word) for word in command if "{" in str(word))
+        return self.servers[self.owner(key.partition("{")[2].partition("}")[0])].ask(*command)
 
     def begin_move(self, workflow_id: str, source: int, target: int) -> int:
         """The workflow's slot, whose keys may from now on be at either node."""
-        slot: int = key_slot(workflow_id.encode())
+        slot = slot_of(workflow_id)
         self.servers[target].ask("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id(source))
         self.servers[source].ask("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id(target))
         return slot
 
-    def move_keys(self, slot: int, source: int, target: int, count: int = 1000) -> list[bytes]:
-        """Moves up to so many keys of a slot; which."""
-        keys: list[Any] = self.servers[source].ask("CLUSTER", "GETKEYSINSLOT", slot, count)
-        if keys:
-            self.servers[source].ask("MIGRATE", "127.0.0.1", self.ports[target], "", 0, 5000, "KEYS", *keys)
-        return keys
+    def move_keys(self, slot: int, source: int, target: int, *keys: str) -> None:
+        """Moves ``keys``, or all that are in the slot."""
+        moved = keys or self.servers[source].ask("CLUSTER", "GETKEYSINSLOT", slot, 1000)
+        self.servers[source].ask("MIGRATE", "127.0.0.1", self.ports[target], "", 0, 5000, "KEYS", *moved)
 
     def end_move(self, slot: int, source: int, target: int) -> None:
         """The slot is the target's."""
