@@ -1,16 +1,14 @@
 """Row 5 of the matrix, and its like in a Cluster: the store's servers change under a runner and its viewers."""
 
 import time
-from itertools import pairwise
 from pathlib import Path
 
 from chronoverse.joblog import JobRef
 from chronoverse.store.sentinel import WATCH_SECONDS
 from tests.faults.emitter import EXIT_CODE
-from tests.faults.oracle import LINE
 from tests.faults.runner import Runner
 from tests.faults.stage import Stage, passing
-from tests.faults.watching import Watcher, silence
+from tests.faults.watching import Watcher, longest_silence, silence
 from tests.support.fleets import Cluster, Watched
 from tests.support.waiting import wait_until
 
@@ -27,15 +25,6 @@ def recovers(watchers: list[Watcher], since: float, what: str) -> None:
         lambda: all(silence(each.seen, since) < RECOVERY_SECONDS for each in watchers), RECOVERY_SECONDS + 5, what
     )
     print(f"{what}: {max(silence(each.seen, since) for each in watchers):.2f} s")
-
-
-def pause(watchers: list[Watcher], since: float) -> float:
-    """The longest time in which a viewer saw no line."""
-    longest = 0.0
-    for watcher in watchers:
-        times = [each.at for each in watcher.seen if each.kind == LINE and each.at >= since]
-        longest = max(longest, *(later - earlier for earlier, later in pairwise([since, *times])))
-    return longest
 
 
 def ends_clean(stage: Stage, runner: Runner) -> None:
@@ -69,7 +58,7 @@ def test_a_slot_moves_and_a_master_dies_in_a_cluster(cluster: Cluster, tmp_path:
         cluster.servers[first].kill()
         killed = time.monotonic()
         recovers(others, killed, "killed")
-        assert pause(watchers, killed) < 0.5
+        assert longest_silence(watchers, killed) < 0.5
         ends_clean(stage, runner)
         cluster.servers[first].start()
         cluster.settle()

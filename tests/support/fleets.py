@@ -105,14 +105,26 @@ class Watched(Fleet):
         super().start()
         for sentinel in self.servers[2:]:
             sentinel.ask("SENTINEL", "DEBUG", *HURRIED)
-        wait_until(self._is_known, PATIENCE_SECONDS, "the Sentinels know the replica and each other")
+        self.settle()
         return self
 
-    def _is_known(self) -> bool:
-        flat = self.servers[2].ask("SENTINEL", "MASTER", SERVICE)
-        told = dict(zip(flat[::2], flat[1::2], strict=True))
-        in_sync = b"master_link_status:up" in self.servers[1].ask("INFO", "replication")
-        return in_sync and told[b"num-slaves"] == b"1" and told[b"num-other-sentinels"] == b"2"
+    def settle(self) -> None:
+        """Waits until there is a replica, and all Sentinels know it and each other: another failover can be."""
+        wait_until(lambda: all(map(self._is_known, self.servers[2:])), PATIENCE_SECONDS, "the Sentinels know all")
+
+    def _is_known(self, sentinel: RedisServer) -> bool:
+        (told,) = map(_pairs, sentinel.ask("SENTINEL", "REPLICAS", SERVICE) or [[]])
+        others = _pairs(sentinel.ask("SENTINEL", "MASTER", SERVICE))[b"num-other-sentinels"]
+        in_step = told.get(b"flags") == b"slave" and told[b"master-link-status"] == b"ok"
+        return in_step and others == b"2" and told[b"port"] != str(self._port(self.master)).encode()
+
+    def _port(self, server: RedisServer) -> int:
+        return self.ports[self.servers.index(server)]
+
+    @property
+    def replica(self) -> RedisServer:
+        """The other one."""
+        return next(each for each in self.servers[:2] if each is not self.master)
 
     @property
     def master(self) -> RedisServer:
@@ -138,18 +150,28 @@ class Watched(Fleet):
         """A master that was cut off is found again, as the replica that it is by now."""
         with redis.Redis.from_url(lost.url, protocol=2, password=PASSWORD) as client:
             client.execute_command("CONFIG", "SET", "requirepass", "")
-            client.execute_command("REPLICAOF", "127.0.0.1", self.ports[self.servers.index(self.master)])
+        self.follow(lost)
+
+    def follow(self, lost: RedisServer) -> None:
+        """A former master becomes the replica of the new one, as the Sentinels would have it after 10 s."""
+        lost.ask("REPLICAOF", "127.0.0.1", self._port(self.master))
+
+
+def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 class Sentinel(RedisServer):
     """A Sentinel, by its configuration file, which it rewrites."""
 
-    def __init__(self, directory: Path, config: Path, port: int) -> None:
-        super().__init__(directory)
-        self._arguments = (str(config), "--sentinel", "--bind", "127.0.0.1", "--port", str(port))
+    def __init__(self, directory: Path, config: Path, port: int, binary: str | None = None, *options: str) -> None:
+        super().__init__(directory, binary, "--bind", "127.0.0.1", "--port", str(port), *options)
+        self._config = str(config)
 
     def _command(self) -> list[str]:
-        return [self._binary, *self._arguments, "--unixsocket", str(self.socket), "--dir", str(self.directory)]
+        binary, _, _, *rest = super()._command()
+        place = rest[: rest.index("--save")]
+        return [binary, self._config, "--sentinel", *place, *self._options]
 
 
 class Cluster(Fleet):
