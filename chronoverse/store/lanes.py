@@ -21,7 +21,7 @@ from chronoverse.store.reader import BlockingReader
 
 #: Slots that wait on a connection of their own, per process. Together with the workers of some service nodes that is
 #: still below the 10,000 clients which a Redis takes by default.
-LANES: Final = 256
+LANES: Final = 512
 #: Seconds between rounds of a lane that may not block; of many jobs more, so that a round's own time is a quarter.
 POLL_SECONDS: Final = 0.05
 POLL_SHARE: Final = 3
@@ -233,9 +233,9 @@ class Lanes:
         for lane in lanes.values():
             lane.close()
             self._rearm(lane)
-        if self._rearming is not None:
-            self._behind.put(None)
-            self._rearming = None
+        # Of the thread that interrupts too: the next one must not read what was meant for this one.
+        self._behind.put(None)
+        self._behind, self._rearming = queue.SimpleQueue(), None
         until = time.monotonic() + 2 * self._block_seconds
         for lane in lanes.values():
             lane.join(max(until - time.monotonic(), 0))

@@ -77,7 +77,10 @@ class OneServer:
     def __init__(self, url: str, **options: Any) -> None:
         self._url = url
         self._options = options
-        self._clients = {use: connect(url, retries=use.retries, **options) for use in Use}
+        self._clients = self._fresh()
+
+    def _fresh(self) -> dict[Use, Client]:
+        return {use: connect(self._url, retries=use.retries, **self._options) for use in Use}
 
     def run(self, workflow_id: str, work: Work[Result], use: Use = Use.COMMANDS) -> Result:
         return work(self._clients[use])

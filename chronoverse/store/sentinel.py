@@ -1,5 +1,6 @@
 """The store behind Sentinels: one server at a time, and they know which. https://redis.io/docs/latest/develop/reference/sentinel-clients/"""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import Any, Final
 import redis
 
 from chronoverse.redisurl import Address, RedisUrl
-from chronoverse.store.driver import Away, Connection, DriverError, NotMaster, connect
+from chronoverse.store.driver import Connection, DriverError, NotMaster, connect
 from chronoverse.store.places import OneServer, Result, Use, Work
 
 #: Seconds between questions whether the master is still the same. A master that was cut off from its Sentinels goes
@@ -58,8 +59,8 @@ class SentinelPlace(OneServer):
         ]
         self._clock = clock
         self._master: Address | None = None
-        self._asked_at = -WATCH_SECONDS
-        self._watching = threading.Lock()
+        self._asked_at = clock()
+        self._watching = threading.Semaphore()
         server = url.server(url.hosts[0])
         led = SecureMasterConnection if server.startswith("rediss:") else MasterConnection
         super().__init__(server, connection_class=led, leader=self._leader)
@@ -77,7 +78,7 @@ class SentinelPlace(OneServer):
                 continue
             if found:
                 # The next question goes to one that answers.
-                self._sentinels.sort(key=lambda each: each is not sentinel)
+                self._sentinels = sorted(self._sentinels, key=lambda each: each is not sentinel)
                 host, port = found
                 return self._follow((host.decode(), int(port)))
             said.append(f"no master is known as {self._service}")
@@ -90,21 +91,22 @@ class SentinelPlace(OneServer):
         return master
 
     def _let_go(self) -> None:
-        """Connections that nobody uses now are opened anew."""
-        for client in self._clients.values():
+        """From now on commands ask for the master; those under way still have their connections."""
+        before, self._clients = self._clients, self._fresh()
+        for client in before.values():
             client.connection_pool.disconnect(inuse_connections=False)
 
     def _watch(self) -> None:
-        """Asks the Sentinels, when that is due, whether the master is another one. Who waits for nobody goes on."""
-        if self._clock() - self._asked_at < WATCH_SECONDS or not self._watching.acquire(blocking=False):
-            return
-        try:
+        """Has the Sentinels asked, when that is due, whether the master is another one. Nobody waits for the answer."""
+        if self._clock() - self._asked_at >= WATCH_SECONDS and self._watching.acquire(blocking=False):
             self._asked_at = self._clock()
+            threading.Thread(target=self._ask_again, name="sentinel-watch", daemon=True).start()
+
+    def _ask_again(self) -> None:
+        # Without their word the last one stands.
+        with contextlib.suppress(DriverError):
             self._leader()
-        except Away:
-            pass  # Without their word the last one stands.
-        finally:
-            self._watching.release()
+        self._watching.release()
 
     def run(self, workflow_id: str, work: Work[Result], use: Use = Use.COMMANDS) -> Result:
         self._watch()
