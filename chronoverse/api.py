@@ -93,11 +93,10 @@ class JobLog:
         """Opens a new attempt at a job, and waits up to ``open_seconds`` for the store to let us in.
 
         ``store`` is a :class:`chronoverse.store.Store`, a :class:`chronoverse.httpledger.HttpLedger`, or the URL of
-        either: ``redis://``, ``rediss://`` or ``unix://`` for a store, ``http://`` or ``https://`` for a service,
-        which needs a ``token`` with ``logs:write`` (a function makes one for each request). What was given as a
-        URL is closed with the log. ``lease_seconds`` must not be longer than the service's own. ``room`` says where
-        lines wait while the store is away, by default in 64 MiB of memory. ``say`` gets our words to a person, by
-        default on stderr.
+        either: that of a store as ``CHRONOVERSE_REDIS_URL`` has it, or ``http://`` or ``https://`` for a service, which
+        needs a ``token`` with ``logs:write`` (a function makes one for each request). What was given as a URL is closed
+        with the log. ``lease_seconds`` must not be longer than the service's own. ``room`` says where lines wait while
+        the store is away, by default in 64 MiB of memory. ``say`` gets our words to a person, by default on stderr.
 
         Raises ValueError for ids and URLs that are none; :class:`chronoverse.errors.Held`, ``Closed``, ``Tainted``,
         ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound`` when we are turned away. A store that is away
@@ -222,14 +221,8 @@ class JobLogHandler(logging.Handler):
 
 
 def _connect(url: str, token: str | Callable[[], str] | None, lease_seconds: float, stack: ExitStack) -> Ledger:
-    scheme = url.partition("://")[0]
-    ledger: HttpLedger | Store
-    if scheme in ("http", "https"):
-        ledger = HttpLedger(url, token)
-    elif scheme in ("redis", "rediss", "unix"):
-        ledger = Store(url, lease_seconds=lease_seconds)
-    else:
-        raise ValueError("the store must be a redis://, rediss://, unix://, http:// or https:// URL")
+    is_service = url.startswith(("http://", "https://"))
+    ledger = HttpLedger(url, token) if is_service else Store(url, lease_seconds=lease_seconds)
     stack.callback(ledger.close)
     return ledger
 

@@ -69,6 +69,10 @@ class StoreUnavailable(StoreError):
     """Raised when the store cannot be reached, is loading, or does not answer in time. Worth a retry."""
 
 
+class KeysMoving(StoreUnavailable):
+    """Raised when a Cluster is moving a job's keys to another server just now. Worth a retry."""
+
+
 class StoreRefused(StoreError):
     """Raised when the store answers but will not write: out of memory, disk full, read-only. Worth a retry."""
 

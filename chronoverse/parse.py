@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
+from chronoverse.redisurl import RedisUrl
+
 #: Characters read of a public key file. The longest RSA key anybody uses has under 3,000.
 MAX_KEY_FILE: Final = 65_536
 #: Bytes of an HS256 secret, at least: as many as the hash has. https://www.rfc-editor.org/rfc/rfc7518#section-3.2
@@ -52,10 +54,7 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 def redis_url(text: str) -> str:
     """A URL of the kinds that the store can open."""
-    for scheme in ("redis+sentinel", "redis+cluster"):
-        if text.startswith(scheme + "://"):
-            raise ValueError(f"must be redis://, rediss:// or unix:// ({scheme}:// is not supported yet)")
-    _url(text, "redis", "rediss", "unix")
+    RedisUrl.read(text)
     return text
 
 
@@ -129,7 +128,7 @@ def _url(text: str, *schemes: str) -> SplitResult:
     expected = f"must be a whole {' or '.join(f'{scheme}://' for scheme in schemes)} URL"
     try:
         parts = urlsplit(text)
-        complete = bool(parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0)
+        complete = bool(parts.hostname and parts.port != 0)
     except ValueError:
         raise ValueError(expected) from None
     if parts.scheme not in schemes or not complete or re.search(r"\s", text):

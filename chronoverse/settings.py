@@ -46,7 +46,13 @@ class Settings:
 
     redis_url: Annotated[
         str | None,
-        Knob(parse.redis_url, "URL", "The store: `redis://`, `rediss://` or `unix://`.", "an embedded server"),
+        Knob(
+            parse.redis_url,
+            "URL",
+            "The store: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`"
+            " ([all forms](redis.md)).",
+            "an embedded server",
+        ),
     ] = field(default=None, repr=False)
     key_prefix: Annotated[
         str,

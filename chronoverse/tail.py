@@ -7,6 +7,7 @@ viewers whose heartbeat or deadline is due.
 """
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from typing import Final
 from chronoverse import sse
 from chronoverse.channel import Channel, Waiter, encode, final_frames
 from chronoverse.entries import RawEntry, in_sequence, read_entries
-from chronoverse.errors import NotALog, StoreError
+from chronoverse.errors import NotALog, StoreError, StoreUnavailable
 from chronoverse.joblog import Gap, Job, JobRef, Status, Stray
 from chronoverse.source import LineCount, Source
 from chronoverse.tally import Tally, store_failed
@@ -36,7 +37,7 @@ BUSY_LOOK_SECONDS: Final = 10.0
 TICK_SECONDS: Final = 0.5
 #: Seconds between two tries of making a blocked read take up a new job.
 REARM_SECONDS: Final = 0.002
-#: Seconds to wait after a failed read; doubles from the first to the second.
+#: Seconds to wait after a failed read, with jitter; doubles from the first to the second.
 BACKOFF_SECONDS: Final = (0.05, 1.0)
 #: With many jobs each read costs both sides, so lines are gathered for this many seconds per watched job, up to
 #: the second number; with few jobs there is no pause at all.
@@ -112,18 +113,19 @@ class Tail:
         Saves a crowd that comes back to one job a look each.
         """
         channel = self._channels.get(ref)
-        if channel is None or channel.job is None or channel.final is not None or self._failing or not self.healthy:
+        if channel is None or channel.job is None or channel.final is not None:
+            return None
+        if self._failing or not self.healthy(ref):
             return None
         return replace(channel.job, last=channel.cursor)
 
-    def silent_seconds(self) -> float:
-        """For how long the store has not answered the tail."""
-        return self._clock() - self._read_at
+    def silent_seconds(self, ref: JobRef | None = None) -> float:
+        """For how long the store has not answered the tail; or the server of ``ref``, where there are many."""
+        return max(self._clock() - self._read_at, self._reader.silent_seconds(ref) if ref else 0)
 
-    @property
-    def healthy(self) -> bool:
-        """Whether the tail's reading works, so that a heartbeat tells the truth."""
-        return self.silent_seconds() < HEALTHY_SECONDS
+    def healthy(self, ref: JobRef) -> bool:
+        """Whether the reading of that job works, so that a heartbeat tells the truth."""
+        return self.silent_seconds(ref) < HEALTHY_SECONDS
 
     @property
     def watched(self) -> int:
@@ -164,6 +166,8 @@ class Tail:
         for channel in channels:
             channel.looked_at, channel.look_at = now, now + LOOK_SECONDS
         for channel, found in zip(channels, self._store.look_many([channel.ref for channel in channels]), strict=True):
+            if isinstance(found, StoreUnavailable):
+                continue  # the servers of other jobs have answered
             if isinstance(found, StoreError):
                 channel.close(sse.frame("error", sse.fold(str(found))))
             elif found is None:
@@ -275,7 +279,7 @@ class Tail:
                 self._failing = True
                 store_failed("tail", error)
                 log.warning("the tail cannot read: %s", error)
-                self._stopped.wait(delay)
+                self._stopped.wait(random.uniform(delay / 2, delay))
                 delay = min(2 * delay, longest)
             self._pause()
 
@@ -304,7 +308,7 @@ class Tail:
             except StoreError as error:
                 store_failed("tail", error)
                 log.warning("the tail cannot look at its jobs: %s", error)
-                self._stopped.wait(BACKOFF_SECONDS[1])
+                self._stopped.wait(random.uniform(BACKOFF_SECONDS[1] / 2, BACKOFF_SECONDS[1]))
 
     def _rearm(self) -> None:
         """Has the blocked read give way until it covers every channel. One attempt may come just before it blocks."""

@@ -247,12 +247,12 @@ class Viewer:
     def _idle(self, now: float) -> bytes | None:
         """What to send when there is nothing to send."""
         channel = self._channel
-        silent = now - self._read_at if channel is None else self._tail.silent_seconds()
+        silent = now - self._read_at if channel is None else self._tail.silent_seconds(channel.ref)
         if silent >= STORE_PATIENCE_SECONDS:
             return self._fail(f"the store has been away for {round(silent)} s")
         if self._awaited is not None and channel is not None and channel.job is None and now >= self._awaited:
             return self._fail(f"no such job came within {self._wait:g} s")
-        if now - self._sent_at >= self._heartbeat and channel is not None and self._tail.healthy:
+        if now - self._sent_at >= self._heartbeat and channel is not None and self._tail.healthy(channel.ref):
             self._sent(now)
             return sse.HEARTBEAT
         if now >= self.due and now < self._sent_at + self._heartbeat:

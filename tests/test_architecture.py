@@ -12,11 +12,12 @@ PACKAGE: Final = Path(__file__).resolve().parents[1] / "chronoverse"
 #: Imports point strictly down this table. Each string is one rank: modules of the same rank do not know each other.
 LAYERS: Final = {
     "ground": ("errors metrics sse turns",),
-    "values": ("joblog parse", "entries ledger settings"),
+    "values": ("joblog redisurl", "parse", "entries ledger settings"),
     "places lines rest": (
         "keeper store.driver store.replies",
-        "embedded store.ahead store.appends store.reader",
-        "store.confirm",
+        "embedded store.ahead store.places",
+        "store.appends store.cluster store.reader store.sentinel",
+        "store.confirm store.lanes",
         "store",
     ),
     "reading and writing": (

@@ -10,6 +10,7 @@ import pytest
 
 from chronoverse.errors import SettingsError
 from chronoverse.parse import is_loopback
+from chronoverse.redisurl import Form, RedisUrl
 from chronoverse.settings import Settings, child_environ, default_data_dir, knobs, markdown_table
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +53,8 @@ def test_an_empty_value_is_as_good_as_none() -> None:
         ("REDIS_URL", "redis://:pw@db:6379/1", "redis://:pw@db:6379/1"),
         ("REDIS_URL", "rediss://db", "rediss://db"),
         ("REDIS_URL", "unix:///run/redis.sock?db=2", "unix:///run/redis.sock?db=2"),
+        ("REDIS_URL", "redis+sentinel://a,b:1/logs/2", "redis+sentinel://a,b:1/logs/2"),
+        ("REDIS_URL", "rediss+cluster://[::1],[::2]:1", "rediss+cluster://[::1],[::2]:1"),
         ("KEY_PREFIX", "team-a:cv.1", "team-a:cv.1"),
         ("BIND", "0.0.0.0:80", "0.0.0.0:80"),
         ("BIND", "[::1]:8000", "[::1]:8000"),
@@ -81,8 +84,14 @@ def test_a_good_value_is_taken(name: str, text: str, value: object) -> None:
         ("REDIS_URL", "redis://"),
         ("REDIS_URL", "redis://db:notaport"),
         ("REDIS_URL", "unix://"),
-        ("REDIS_URL", "redis+sentinel://db/mymaster"),
-        ("REDIS_URL", "redis+cluster://db"),
+        ("REDIS_URL", "redis+sentinel://db"),
+        ("REDIS_URL", "redis+sentinel://db/my/master"),
+        ("REDIS_URL", "redis+sentinel://,db/mymaster"),
+        ("REDIS_URL", "redis+cluster://db/1"),
+        ("REDIS_URL", "redis+cluster://db:0"),
+        ("REDIS_URL", "redis+cluster://" + ",".join(["db"] * 33)),
+        ("REDIS_URL", "redis+other://db"),
+        ("REDIS_URL", "unix+cluster://db"),
         ("KEY_PREFIX", "a{b}"),
         ("KEY_PREFIX", "a" * 65),
         ("KEY_PREFIX", "a\n"),
@@ -136,17 +145,26 @@ def test_every_bad_value_is_named_at_once() -> None:
     assert "CHRONOVERSE_JWT_SECRET and CHRONOVERSE_JWT_JWKS_URL exclude each other" in told
 
 
-@pytest.mark.parametrize("scheme", ["redis+sentinel", "redis+cluster"])
-def test_a_kind_of_store_that_is_yet_to_come_is_refused_as_such(scheme: str) -> None:
-    """It is no typing error, and the message does not make it look like one."""
-    with pytest.raises(SettingsError, match="not supported yet"):
-        read(REDIS_URL=f"{scheme}://host")
+def test_a_url_of_many_gives_one_for_each() -> None:
+    """The user is the servers', and the options are everybody's but for the Sentinels' own."""
+    url = RedisUrl.read("rediss+sentinel://u:p%2F@a,[::1]:7/logs/2?sentinel_password=s%40&ssl_ca_certs=/ca.pem&db=3")
+
+    assert (url.form, url.service, url.hosts) == (Form.SENTINEL, "logs", (("a", 26379), ("::1", 7)))
+    assert url.server(("b", 6379)) == "rediss://u:p%2F@b:6379/2?ssl_ca_certs=%2Fca.pem&db=3"
+    assert url.sentinel(("::1", 7)) == "rediss://:s%40@[::1]:7?ssl_ca_certs=%2Fca.pem"
+    assert RedisUrl.read("redis+cluster://a:1,b").hosts == (("a", 1), ("b", 6379))
+
+
+def test_the_form_of_a_url_is_told_to_who_misspells_it() -> None:
+    """Each form has its own."""
+    with pytest.raises(SettingsError, match=r"HOST:PORT\[,HOST:PORT…\]/SERVICE"):
+        read(REDIS_URL="redis+sentinel://db")
 
 
 def test_secrets_are_neither_in_messages_nor_in_the_repr() -> None:
     """Both end up in logs."""
     with pytest.raises(SettingsError) as caught:
-        read(REDIS_URL="redis://:hunter2@host:port", JWT_SECRET="hunter2", TOKEN="hunter2 hunter2")
+        read(REDIS_URL="redis+sentinel://:hunter2@host:port/logs", JWT_SECRET="hunter2", TOKEN="hunter2 hunter2")
     settings = read(REDIS_URL="redis://:hunter2@host", JWT_SECRET="hunter2" * 5, TOKEN="hunter2")
 
     assert "hunter2" not in str(caught.value) + repr(settings)

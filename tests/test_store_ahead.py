@@ -10,6 +10,7 @@ from chronoverse.entries import RawEntry
 from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog import JobRef
 from chronoverse.store.ahead import AHEAD_SECONDS, AheadReader
+from chronoverse.store.driver import connection
 from tests.support.reading import Clock
 from tests.support.servers import RedisServer, running
 
@@ -29,7 +30,7 @@ class Rig:
         self.clock = Clock()
         #: Called when the reader is about to send a question.
         self.before: Callable[[], object] = nothing
-        self.reader = AheadReader(server.url, self._asking, self.clock)
+        self.reader = AheadReader(connection(server.url), self._asking, self.clock)
         self._prefix = prefix
 
     def _asking(self, job: JobRef) -> str:

@@ -427,8 +427,16 @@ OPERATIONS: Final[dict[str, Callable[[Store], Any]]] = {
 }
 
 
+NOWHERE: Final = (
+    "unix:///nowhere/redis.sock",
+    "redis://127.0.0.1:1",
+    "redis+sentinel://127.0.0.1:1/logs",
+    "redis+cluster://127.0.0.1:1",
+)
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("url", ["unix:///nowhere/redis.sock", "redis://127.0.0.1:1"], ids=["unix", "tcp"])
+@pytest.mark.parametrize("url", NOWHERE, ids=lambda url: url.partition(":")[0])
 def test_nobody_there(url: str, operation: str) -> None:
     """Every operation says so at once."""
     store = Store(url)
@@ -555,7 +563,10 @@ def test_a_hurried_question_is_answered_by_this_machines_files(kind: str, tmp_pa
     assert len(synced) > 10
 
 
-def test_a_line_is_replicated_when_a_replica_has_it(tmp_path: Path, prefix: str) -> None:
+def test_a_line_is_replicated_when_a_replica_has_it(
+    tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chronoverse.store.confirm.WAIT_MS", 100)
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
         port = probe.getsockname()[1]
     options = ("--bind", "127.0.0.1", "--port", str(port), "--repl-diskless-sync-delay", "0")

@@ -30,6 +30,7 @@ def store(bench: Bench) -> Store:
 def reader(store: Store) -> Iterator[BlockingReader]:
     """A reader that hardly waits."""
     reader = store.reader(SHORT)
+    assert isinstance(reader, BlockingReader)
     yield reader
     reader.close()
 
@@ -500,6 +501,7 @@ def woken(bench: Bench, reader: BlockingReader, wake: Callable[[], object]) -> l
 def patient(store: Store) -> Iterator[BlockingReader]:
     """A reader that waits longer than a test may take."""
     reader = store.reader(LONG)
+    assert isinstance(reader, BlockingReader)
     yield reader
     reader.close()
 

@@ -231,6 +231,7 @@ class _MortalReader:
         self._reader = reader
         self._die = die
         self.interrupt = reader.interrupt
+        self.silent_seconds = reader.silent_seconds
         self.close = reader.close
 
     def read(self, cursors: dict[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]:

@@ -22,14 +22,19 @@ from operator import itemgetter
 from typing import Any, Final
 
 from chronoverse.entries import RawEntry
-from chronoverse.errors import NotALog, StoreError
+from chronoverse.errors import KeysMoving, NotALog, StoreError, StoreUnavailable
 from chronoverse.joblog import Attempt, Job, JobRef, Line, Run, Status, iso_timestamp
+from chronoverse.redisurl import Form, RedisUrl
 from chronoverse.store import replies
 from chronoverse.store.ahead import AheadReader
 from chronoverse.store.appends import Appends, Keys, arguments
+from chronoverse.store.cluster import ClusterPlace, slot_of
 from chronoverse.store.confirm import Confirmer, Durability
-from chronoverse.store.driver import Client, DriverError, Script, ScriptForgotten, connect, translate, translated
+from chronoverse.store.driver import Ask, Client, DriverError, Script, ScriptForgotten, translate, translated
+from chronoverse.store.lanes import Lanes
+from chronoverse.store.places import OneServer, Place, Use
 from chronoverse.store.reader import BlockingReader
+from chronoverse.store.sentinel import SentinelPlace
 
 __all__ = ["Attempt", "Durability", "Store"]
 
@@ -62,17 +67,17 @@ class Store:
     ) -> None:
         self._durability = durability
         self._sync = sync
-        self._url = url
         self._prefix = prefix
         self._lease_ms = round(lease_seconds * 1000)
         self._retention_ms = round(retention_seconds * 1000)
         self._grace_ms = max(1, round(min(lease_seconds / 3, GRACE_SECONDS) * 1000))
         self._clock = clock
         self._sleep = sleep
-        self._commands = connect(url, retries=1)
-        self._appends = connect(url, retries=0)
-        self._more: list[Client] = []
-        self._ahead = AheadReader(url, lambda job: self._key(job, "log"))
+        self._place = _place(url)
+        #: Where the master may change, or there are many, no connection is kept for a log's past.
+        self._ahead: AheadReader | None = None
+        if isinstance(self._place, OneServer):
+            self._ahead = AheadReader(self._place.connection(""), lambda job: self._key(job, "log"))
         names = ("open", "append", "renew", "finish", "look", "register")
         self._scripts = {name: Script(name) for name in names}
 
@@ -90,40 +95,52 @@ class Store:
         return replies.job(job, reply)
 
     def _look(self, job: JobRef) -> list[Any] | None:
-        with translated():
-            reply: list[Any] | None = self._scripts["look"].run(self._commands, *self._look_arguments(job))
+        reply: list[Any] | None = self._script("look", job.workflow_id, *self._look_arguments(job))
         return reply
 
     def look_many(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
-        """:meth:`look` for many jobs in few round trips; an error that is one job's own stands in its place.
+        """:meth:`look` for many jobs in few round trips; an error that is not all jobs' stands in its place.
 
         It never waits: a suspected runner's job is RUNNING until a later look.
         """
-        found: list[Job | StoreError | None] = []
+        found: dict[JobRef, Job | StoreError | None] = {}
         for start in range(0, len(jobs), LOOK_BATCH):
-            found += self._look_batch(jobs[start : start + LOOK_BATCH])
-        return found
+            with translated():
+                parts = self._place.parts(jobs[start : start + LOOK_BATCH])
+            for part in parts:
+                try:
+                    found.update(zip(part, self._look_part(part), strict=True))
+                except StoreUnavailable as error:
+                    found.update(dict.fromkeys(part, error))
+        away = [answer for answer in found.values() if isinstance(answer, StoreUnavailable)]
+        if away and len(away) == len(found):
+            raise away[0]
+        return [found[job] for job in jobs]
 
-    def _look_batch(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
+    def _look_part(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
+        """The same for jobs on one server."""
         script = self._scripts["look"]
-        pipeline = self._commands.pipeline(transaction=False)
-        for job in jobs:
-            keys, *args = self._look_arguments(job)
-            pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
+
+        def ask(client: Client) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            for job in jobs:
+                keys, *args = self._look_arguments(job)
+                pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
+            return pipeline.execute(raise_on_error=False)
+
         with translated():
-            answers = pipeline.execute(raise_on_error=False)
-        found: list[Job | StoreError | None] = []
-        for job, reply in zip(jobs, answers, strict=True):
-            try:
-                if isinstance(reply, ScriptForgotten):
-                    found.append(self.look(job))
-                elif isinstance(reply, DriverError):
-                    raise translate(reply) from reply
-                else:
-                    found.append(replies.job(job, reply))
-            except NotALog as error:
-                found.append(error)
-        return found
+            answers = self._place.run(jobs[0].workflow_id, ask)
+        return [self._looked(job, answer) for job, answer in zip(jobs, answers, strict=True)]
+
+    def _looked(self, job: JobRef, answer: Any) -> Job | StoreError | None:
+        try:
+            if isinstance(answer, ScriptForgotten | Ask):
+                answer = self._look(job)
+            if isinstance(answer, DriverError):
+                raise translate(answer) from answer
+            return replies.job(job, answer)
+        except (NotALog, KeysMoving) as error:
+            return error
 
     def _look_arguments(self, job: JobRef) -> tuple[Any, ...]:
         return self._keys(job), iso_timestamp(self._clock()), self._lease_ms, self._retention_ms, self._grace_ms
@@ -133,8 +150,7 @@ class Store:
         now = self._clock()
         keys = (self._key(job, "job"), self._index(job.workflow_id))
         args = (iso_timestamp(now), round(now * 1000), job.job_id, self._retention_ms)
-        with translated():
-            return bool(self._scripts["register"].run(self._commands, keys, *args))
+        return bool(self._script("register", job.workflow_id, keys, *args))
 
     def jobs(self, workflow_id: str, before: tuple[float, str] | None, count: int) -> list[tuple[float, str]]:
         """Up to ``count`` jobs as (creation time in Unix ms, job id), newest first, strictly after ``before``."""
@@ -143,10 +159,7 @@ class Store:
         skip = 0
         while len(found) < count:
             scores = (highest, "-inf", "WITHSCORES", "LIMIT", skip, count)
-            with translated():
-                page = replies.scored(
-                    self._commands.execute_command("ZREVRANGEBYSCORE", self._index(workflow_id), *scores)
-                )
+            page = replies.scored(self._command(workflow_id, "ZREVRANGEBYSCORE", self._index(workflow_id), *scores))
             found += [item for item in page if before is None or item < before]
             skip += count
             if len(page) < count:
@@ -155,23 +168,21 @@ class Store:
 
     def forget(self, workflow_id: str, job_ids: Sequence[str]) -> None:
         """Takes jobs that are gone out of the workflow's listing."""
-        with translated():
-            self._commands.execute_command("ZREM", self._index(workflow_id), *job_ids)
+        self._command(workflow_id, "ZREM", self._index(workflow_id), *job_ids)
 
     # What its log says
 
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
         """Up to ``count`` entries that follow line ``after``, at once: an XREAD that does not block."""
         key = self._key(job, "log")
-        with translated():
-            reply = self._commands.execute_command("XREAD", "COUNT", count, "STREAMS", key, replies.after(after))
+        reply = self._command(job.workflow_id, "XREAD", "COUNT", count, "STREAMS", key, replies.after(after))
         for _, entries in replies.streams(reply):
             return entries
         return ()
 
     def read_on(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
-        """:meth:`read`, for whoever will go on behind these entries: the next are asked for ahead."""
-        return self._ahead.read(job, after, count)
+        """:meth:`read`, for whoever will go on behind these entries: a single server is asked for the next ahead."""
+        return self._ahead.read(job, after, count) if self._ahead else self.read(job, after, count)
 
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
         """Up to ``count`` entries: upwards from line ``after``, or with ``before`` downwards from that line.
@@ -185,17 +196,16 @@ class Store:
             command = ("XREVRANGE", self._key(job, "log"), f"{before - 1}-{replies.LAST_PART}", "-", "COUNT", count)
         else:
             return ()
-        with translated():
-            entries: Sequence[RawEntry] = self._commands.execute_command(*command)
+        entries: Sequence[RawEntry] = self._command(job.workflow_id, *command)
         return entries
 
-    def reader(self, block_seconds: float) -> BlockingReader:
-        """A reader on a connection of its own, for the process's tail."""
-        return BlockingReader(self._url, lambda job: self._key(job, "log"), self._unblock, block_seconds)
+    def reader(self, block_seconds: float) -> BlockingReader | Lanes:
+        """A reader on connections of its own, for the process's tail."""
 
-    def _unblock(self, connection: int) -> None:
-        with translated():
-            self._commands.execute_command("CLIENT", "UNBLOCK", connection)
+        def make() -> BlockingReader:
+            return BlockingReader(self._place, lambda job: self._key(job, "log"), block_seconds)
+
+        return make() if self._place.one else Lanes(make, slot_of, self.read, block_seconds)
 
     # What a runner does
 
@@ -207,7 +217,7 @@ class Store:
         now = self._clock()
         keys = (self._key(job, "log"), self._key(job, "job"), self._key(job, "lease"), self._index(job.workflow_id))
         args = (token, self._lease_ms, iso_timestamp(now), round(now * 1000), job.job_id)
-        attempt, following = self._answer("open", keys, *args)
+        attempt, following = self._answer("open", job, keys, *args)
         return Attempt(job, token, attempt, following)
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
@@ -221,24 +231,23 @@ class Store:
             for (timestamp, stream, partial), alike in groupby(lines, key=itemgetter(1, 3, 4))
         ]
         args = arguments(attempt, self._lease_ms, lines[0].sequence_num, runs)
-        following: int = self._answer("append", self._keys(attempt.job), *args)[0]
+        following: int = self._answer("append", attempt.job, self._keys(attempt.job), *args)[0]
         return following
 
     def appends(self) -> Appends:
         """A connection on which appends need not wait for each other."""
-        return Appends(self._appends, self._lease_ms, self._keys)
+        return Appends(self._place, self._lease_ms, self._keys)
 
     def oracle(self) -> Confirmer | None:
         """Who can say what is safe, on a connection of its own; None where that is what was answered."""
         if self._durability is Durability.ACKED:
             return None
-        client = connect(self._url, retries=0)
-        self._more.append(client)
-        return Confirmer(client, self._durability, self._lease_ms, self._retention_ms, self._keys, self._sync)
+        return Confirmer(self._place, self._durability, self._lease_ms, self._retention_ms, self._keys, self._sync)
 
     def renew(self, attempt: Attempt) -> None:
         """Extends the lease. Raises: :class:`Fenced`."""
-        self._answer("renew", (self._key(attempt.job, "lease"),), attempt.token, self._lease_ms)
+        keys = (self._key(attempt.job, "lease"),)
+        self._answer("renew", attempt.job, keys, attempt.token, self._lease_ms)
 
     def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, following: int) -> None:
         """Ends the job behind its last line, ``following`` - 1. Raises: :class:`Fenced`, :class:`SequenceGap`."""
@@ -246,11 +255,10 @@ class Store:
         code = "" if exit_code is None else exit_code
         now = iso_timestamp(self._clock())
         args = (attempt.token, now, status, code, dropped, self._retention_ms, following, attempt.attempt)
-        self._answer("finish", keys, *args)
+        self._answer("finish", attempt.job, keys, *args)
 
-    def _answer(self, script: str, keys: Sequence[str], *args: Any) -> list[Any]:
-        with translated():
-            answer: list[Any] = self._scripts[script].run(self._appends, keys, *args)
+    def _answer(self, script: str, job: JobRef, keys: Sequence[str], *args: Any) -> list[Any]:
+        answer: list[Any] = self._script(script, job.workflow_id, keys, *args, use=Use.APPENDS)
         if answer[0] == b"OK":
             return answer[1:]
         raise replies.refusal(answer[0].decode(), answer[1:])
@@ -260,15 +268,22 @@ class Store:
     def ping(self) -> None:
         """Raises :class:`StoreUnavailable` unless the server answers."""
         with translated():
-            self._commands.execute_command("PING")
+            self._place.ping()
 
     def close(self) -> None:
         """Closes every connection. The store can be used again."""
-        self._commands.close()
-        self._appends.close()
-        self._ahead.close()
-        while self._more:
-            self._more.pop().close()
+        self._place.close()
+        if self._ahead:
+            self._ahead.close()
+
+    def _command(self, workflow_id: str, *command: Any) -> Any:
+        with translated():
+            return self._place.run(workflow_id, lambda client: client.execute_command(*command))
+
+    def _script(self, name: str, workflow_id: str, keys: Sequence[str], *args: Any, use: Use = Use.COMMANDS) -> Any:
+        script = self._scripts[name]
+        with translated():
+            return self._place.run(workflow_id, lambda client: script.run(client, keys, *args), use)
 
     def _keys(self, job: JobRef) -> Keys:
         return self._key(job, "log"), self._key(job, "job"), self._key(job, "lease")
@@ -278,3 +293,11 @@ class Store:
 
     def _index(self, workflow_id: str) -> str:
         return f"{self._prefix}:{{{workflow_id}}}:jobs"
+
+
+def _place(url: str) -> Place:
+    """Where ``url`` leads. Raises ValueError for a bad one."""
+    read = RedisUrl.read(url)
+    if read.form is Form.SENTINEL:
+        return SentinelPlace(read)
+    return ClusterPlace(read) if read.form is Form.CLUSTER else OneServer(url)

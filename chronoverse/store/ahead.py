@@ -7,7 +7,7 @@ from typing import Final
 
 from chronoverse.entries import RawEntry, entry_number
 from chronoverse.joblog import JobRef
-from chronoverse.store.driver import DriverError, TimedOut, Unreachable, connect, translated
+from chronoverse.store.driver import Connection, DriverError, TimedOut, Unreachable, translated
 from chronoverse.store.replies import after, streams
 
 #: Seconds an answer may lie unread. After that it is asked for again: the log may have changed.
@@ -19,14 +19,16 @@ _Wanted = tuple[JobRef, int, int]
 
 
 class AheadReader:
-    """One connection for the reads of a whole process, one at a time. ``key`` names a job's log.
+    """One ``connection`` for the reads of a whole process, one at a time. ``key`` names a job's log.
 
     As soon as a read goes on where the last one ended, the next is asked for before it is wanted: the server works
     on it while the last is encoded and sent, which gave a replay half as many lines a second again.
     """
 
-    def __init__(self, url: str, key: Callable[[JobRef], str], clock: Callable[[], float] = time.monotonic) -> None:
-        self._connection = connect(url, retries=0).connection_pool.make_connection()
+    def __init__(
+        self, connection: Connection, key: Callable[[JobRef], str], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._connection = connection
         self._key = key
         self._clock = clock
         self._lock = threading.Lock()

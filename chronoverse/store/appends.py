@@ -1,14 +1,14 @@
 """A runner's own connection, on which the next append may leave before the last one was answered."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
-
-import redis
 
 from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog import Attempt, JobRef, Run
 from chronoverse.store import replies
-from chronoverse.store.driver import Script, ScriptForgotten, translated
+from chronoverse.store.driver import Ask, Connection, DriverError, Script, ScriptForgotten, translated
+from chronoverse.store.places import Place
 
 #: A job's log, hash and lease.
 Keys = tuple[str, str, str]
@@ -29,36 +29,33 @@ class Appends:
     compared like any other, and finds its lines there, or others missing before them.
     """
 
-    def __init__(self, client: redis.Redis, lease_ms: int, keys: Callable[[JobRef], Keys]) -> None:
-        self._pool: Final = client.connection_pool
+    def __init__(self, place: Place, lease_ms: int, keys: Callable[[JobRef], Keys]) -> None:
+        self._place = place
         self._script: Final = Script("append")
         self._lease_ms = lease_ms
         self._keys = keys
-        self._connection: Any = None
+        self._connection: Connection | None = None
+        #: Where a Cluster's node has sent us, that is moving the keys: there each command says so.
+        self._asked: Ask | None = None
+        self._workflow_id = ""
 
     def send(self, attempt: Attempt, first: int, runs: Sequence[Run]) -> None:
         """Begins to append the lines of ``runs`` from number ``first`` on. Raises as :meth:`Store.append` does."""
         keys = self._keys(attempt.job)
         args = arguments(attempt, self._lease_ms, first, runs)
-        try:
-            with translated():
-                connection = self._connected()
-                packed = connection.pack_command("EVALSHA", self._script.sha, len(keys), *keys, *args)
-                connection.send_packed_command(packed, check_health=False)
-        except BaseException:
-            self.reset()
-            raise
+        with self._whole():
+            connection = self._connected(attempt.job.workflow_id)
+            if self._asked:
+                connection.send_command("ASKING", check_health=False)
+            packed = connection.pack_command("EVALSHA", self._script.sha, len(keys), *keys, *args)
+            connection.send_packed_command(packed, check_health=False)
 
     def receive(self) -> int:
         """The next number, as the oldest unanswered append has left it. Raises as :meth:`Store.append` does."""
-        try:
-            with translated():
-                answer = self._read(self._connection)
+        with self._whole():
+            answer = self._read(self._connection)
             if answer[0] != b"OK":
                 raise replies.refusal(answer[0].decode(), answer[1:])
-        except BaseException:
-            self.reset()
-            raise
         following: int = answer[1]
         return following
 
@@ -67,18 +64,37 @@ class Appends:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.disconnect()
-            self._pool.release(connection)
 
-    def _connected(self) -> Any:
-        if self._connection is None:
-            self._connection = self._pool.get_connection()
-            self._connection.send_command("SCRIPT", "LOAD", self._script.source, check_health=False)
-            self._connection.read_response()
-        return self._connection
-
-    @staticmethod
-    def _read(connection: Any) -> list[Any]:
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """All or nothing: any error forgets what is under way."""
         try:
+            with translated():
+                yield
+        except BaseException as error:
+            cause = error.__cause__
+            # A MOVED is an Ask to the driver, but it is for good.
+            self._asked = cause if type(cause) is Ask else None
+            if isinstance(cause, DriverError):
+                self._place.failed(self._workflow_id, cause)
+            self.reset()
+            raise
+
+    def _connected(self, workflow_id: str) -> Connection:
+        connection = self._connection
+        if connection is not None and not self._asked and not self._place.keeps(workflow_id, connection):
+            raise StoreUnavailable("the job's keys are on another server now")
+        if connection is None:
+            self._workflow_id = workflow_id
+            connection = self._connection = self._place.connection(workflow_id, asked=self._asked)
+            connection.send_command("SCRIPT", "LOAD", self._script.source, check_health=False)
+            connection.read_response()
+        return connection
+
+    def _read(self, connection: Any) -> list[Any]:
+        try:
+            if self._asked:
+                connection.read_response()
             answer: list[Any] = connection.read_response()
         except ScriptForgotten as error:
             raise StoreUnavailable("the store has forgotten our scripts") from error

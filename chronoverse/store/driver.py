@@ -1,4 +1,4 @@
-"""The edge to the driver: connections, scripts, and redis-py's errors as ours."""
+"""The edge to the driver: connections to a server, scripts, and redis-py's errors as ours."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-from chronoverse.errors import NotALog, StoreError, StoreRefused, StoreUnavailable
+from chronoverse.errors import KeysMoving, NotALog, StoreError, StoreRefused, StoreUnavailable
 
 #: Seconds a command may take before the store counts as unavailable. Far above any of our commands' cost.
 COMMAND_TIMEOUT_SECONDS: Final = 5.0
@@ -31,6 +31,15 @@ Client = redis.Redis
 #: A connection that was closed, or cannot be opened. A command that took too long is not one of these.
 Unreachable = redis.ConnectionError
 TimedOut = redis.TimeoutError
+#: A connection, as :func:`connection` makes it.
+Connection = redis.Connection
+#: Answers of a Cluster's node that has not the keys: another has them, or will have them.
+Moved = redis.exceptions.MovedError
+Ask = redis.exceptions.AskError
+#: The server did not answer, or cannot at all.
+Away = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ClusterDownError)
+#: The server has a master, and so does not write.
+NotMaster = redis.ReadOnlyError
 #: Anything redis-py may raise, or put in a pipeline's place of a reply.
 DriverError = redis.RedisError
 
@@ -49,28 +58,57 @@ class Script:
             return client.execute_command("EVAL", self.source, len(keys), *keys, *args)
 
 
-def connect(url: str, *, retries: int, timeout: float = COMMAND_TIMEOUT_SECONDS) -> redis.Redis:
+def connect(url: str, *, retries: int, timeout: float = COMMAND_TIMEOUT_SECONDS, **options: Any) -> redis.Redis:
     """A client whose replies are left as the parser made them, and which repeats a command ``retries`` times.
 
-    Raises ValueError for a bad ``url``.
+    ``options`` are the driver's, for each connection. Raises ValueError for a bad ``url``.
     """
-    pool = redis.BlockingConnectionPool.from_url(
-        url,
-        max_connections=COMMAND_CONNECTIONS,
-        timeout=COMMAND_TIMEOUT_SECONDS,
-        socket_timeout=timeout,
-        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        socket_read_size=262_144,
-        decode_responses=False,
-        # Retrying hides the first answer, so only what may be repeated blindly is, and once: a pooled
-        # connection that the server closed long ago costs exactly one. A time-out is no such thing: it has cost enough.
-        retry=Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-    )
-    client = redis.Redis(connection_pool=pool)
+    client = redis.Redis(connection_pool=_pool(url, retries, timeout, options))
     # Replies as the parser made them: redis-py's reshaping costs half of a replay's time.
     client.response_callbacks.clear()
+    # So that close() closes: a client does not own a pool that it was given.
+    client.auto_close_connection_pool = True
     return client
+
+
+def connection(url: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, **options: Any) -> Connection:
+    """A connection that belongs to the caller; it opens when it is first used. As :func:`connect`, without retries."""
+    pool = _pool(url, 0, timeout, options)
+    made: Connection = pool.connection_class(**pool.connection_kwargs)
+    return made
+
+
+def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> redis.BlockingConnectionPool:
+    settings: dict[str, Any] = {
+        "max_connections": COMMAND_CONNECTIONS,
+        "timeout": COMMAND_TIMEOUT_SECONDS,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "socket_read_size": 262_144,
+        "decode_responses": False,
+        # Retrying hides the first answer, so only what may be repeated blindly is, and once: a pooled
+        # connection that the server closed long ago costs exactly one. A time-out is no such thing: it has cost enough.
+        "retry": Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+    return redis.BlockingConnectionPool.from_url(url, **(settings | options))
+
+
+class AskingClient(redis.Redis):
+    """A client of the node that a slot is being moved to: each command says that it was sent on from the other one."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(connection_pool=client.connection_pool)
+        self.response_callbacks.clear()
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        pipeline = self.pipeline(transaction=False)
+        pipeline.execute_command("ASKING")
+        pipeline.execute_command(*args)
+        reply = pipeline.execute(raise_on_error=False)[1]
+        if isinstance(reply, DriverError):
+            raise reply
+        return reply
 
 
 @contextlib.contextmanager
@@ -90,6 +128,10 @@ def translate(error: redis.RedisError) -> StoreError:
         return NotALog("the job's key in the store holds something that is not a log")
     if isinstance(error, redis.OutOfMemoryError | redis.ReadOnlyError) or word in _REFUSALS:
         return StoreRefused(f"the store will not write: {text}")
-    if isinstance(error, redis.ConnectionError | redis.TimeoutError) or word == "UNBLOCKED":
+    if isinstance(error, Moved):
+        return StoreUnavailable("the job's keys have just moved to another server")
+    if isinstance(error, Ask | redis.exceptions.TryAgainError):
+        return KeysMoving("the job's keys are being moved to another server")
+    if isinstance(error, Away) or word == "UNBLOCKED":
         return StoreUnavailable(f"the store cannot be reached: {text}")
     return StoreError(f"the store gave an unexpected answer: {text}")

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from chronoverse.entries import RawEntry
 from chronoverse.joblog import JobRef
-from chronoverse.store.driver import COMMAND_TIMEOUT_SECONDS, DriverError, connect, translated
+from chronoverse.store.driver import COMMAND_TIMEOUT_SECONDS, Connection, DriverError, Moved, translated
+from chronoverse.store.places import Place
 from chronoverse.store.replies import after, streams
 
 #: Cursors remembered as they go over the wire: as many as a worker may watch jobs, and some.
@@ -26,18 +27,16 @@ def _after(cursor: int) -> bytes:
 class BlockingReader:
     """One connection that waits for new entries of many jobs at once. One thread reads; any may interrupt.
 
-    ``key`` names a job's log, and ``unblock`` sends CLIENT UNBLOCK for a connection's id over another one.
+    All the jobs of a read must be together at ``place``. ``key`` names a job's log.
     """
 
-    def __init__(
-        self, url: str, key: Callable[[JobRef], str], unblock: Callable[[int], None], block_seconds: float
-    ) -> None:
+    def __init__(self, place: Place, key: Callable[[JobRef], str], block_seconds: float) -> None:
+        self._place = place
         self._key = key
-        self._unblock = unblock
         self._block_ms = round(block_seconds * 1000)
         # The socket must outwait BLOCK, or an idle log would look like a dead server.
-        client = connect(url, retries=0, timeout=block_seconds + COMMAND_TIMEOUT_SECONDS)
-        self._connection = client.connection_pool.make_connection()
+        self._timeout = block_seconds + COMMAND_TIMEOUT_SECONDS
+        self._connection: Connection | None = None
         self._id: int | None = None
         self._keyed: set[JobRef] = set()
         self._jobs: dict[bytes, JobRef] = {}
@@ -50,17 +49,29 @@ class BlockingReader:
         Raises :class:`NotALog` when one of the jobs' keys is no stream: Redis does not say whose.
         """
         command = self._command(cursors, count)
+        workflow_id = self._order[0].workflow_id
         with translated():
-            if self._id is None:
-                self._connection.send_command("CLIENT", "ID")
-                self._id = self._connection.read_response()
             try:
-                self._connection.send_packed_command([command])
-                reply = self._connection.read_response()
-            except DriverError:
-                self._id = None
-                raise
+                reply = self._ask(workflow_id, command)
+            except Moved:
+                reply = self._ask(workflow_id, command)
         return [(self._jobs[key], entries) for key, entries in streams(reply)]
+
+    def _ask(self, workflow_id: str, command: bytes) -> Any:
+        connection = self._connection
+        if connection is None or not self._place.keeps(workflow_id, connection):
+            self.close()
+            connection = self._connection = self._place.connection(workflow_id, timeout=self._timeout)
+        try:
+            if self._id is None:
+                connection.send_command("CLIENT", "ID")
+                self._id = connection.read_response()
+            connection.send_packed_command([command])
+            return connection.read_response()
+        except DriverError as error:
+            self._id = None
+            self._place.failed(workflow_id, error)
+            raise
 
     def _command(self, cursors: Mapping[JobRef, int], count: int) -> bytes:
         """XREAD as it goes over the wire. Of thousands of jobs only a few have moved since the last one."""
@@ -75,10 +86,18 @@ class BlockingReader:
 
     def interrupt(self) -> None:
         """Makes a waiting :meth:`read` return empty. Does nothing when none is waiting."""
-        if self._id is not None:
-            self._unblock(self._id)
+        connection, waiting = self._connection, self._id
+        if connection is not None and waiting is not None:
+            with translated():
+                self._place.beside(connection).execute_command("CLIENT", "UNBLOCK", waiting)
+
+    def silent_seconds(self, job: JobRef) -> float:
+        """Nothing beyond the last read's own age: a read is about all jobs."""
+        return 0
 
     def close(self) -> None:
-        """Closes the connection; the next read opens it again."""
+        """Closes the connection; the next read opens another."""
+        connection, self._connection = self._connection, None
         self._id = None
-        self._connection.disconnect()
+        if connection is not None:
+            connection.disconnect()

@@ -151,7 +151,7 @@ class Crowd:
 
     def _attend(self, now: float) -> None:
         """Heartbeats, and members whose time has come."""
-        if not self._worker.tail.healthy:
+        if not self._worker.tail.healthy(self._channel.ref):
             # What is to be said now each viewer knows for itself.
             self._disband(list(self._members))
             return

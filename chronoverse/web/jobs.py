@@ -6,7 +6,7 @@ from typing import Any, Final
 import orjson
 from flask import Response
 
-from chronoverse.errors import InvalidCursor
+from chronoverse.errors import InvalidCursor, StoreUnavailable
 from chronoverse.joblog import Job, JobRef
 from chronoverse.web.cursors import decode_cursor, encode_cursor
 from chronoverse.web.pages import page_response
@@ -94,6 +94,8 @@ def _page(
             services.store.forget(workflow_id, gone)
         for at, job in zip(listed, looked, strict=True):
             place = at
+            if isinstance(job, StoreUnavailable):
+                raise job
             if isinstance(job, Job) and status in (None, job.status):
                 found.append(job)
                 if len(found) == limit:

@@ -21,21 +21,25 @@ _EMITTER: Final = str(Path(__file__).with_name("emitter.py"))
 
 
 class Runner:
-    """Publishes what ``writer`` prints as ``job`` to the store at ``socket``; ``settings`` are its own, lower case."""
+    """Publishes what ``writer`` prints as ``job`` to the store at ``store``: a socket behind a proxy, or just a URL.
+
+    ``settings`` are its own, lower case.
+    """
 
     def __init__(
-        self, directory: Path, socket: Path, job: JobRef, writer: str, rate: float, count: int, **settings: object
+        self, directory: Path, store: Path | str, job: JobRef, writer: str, rate: float, count: int, **settings: object
     ) -> None:
         self.job = job
         self.writer = writer
         self.padding: int = int(str(settings.pop("padding", 0)))
-        self.proxy = FaultProxy(socket).start()
+        self._proxy = FaultProxy(store).start() if isinstance(store, Path) else None
+        url = self._proxy.redis_url if self._proxy else store
         self._ledger = directory / f"{job.job_id}-{writer}.ledger"
         self._output = self._ledger.with_suffix(".out")
         self._errors = self._ledger.with_suffix(".err")
         self.data_dir = Path(str(settings.pop("data_dir", directory / f"{job.job_id}-{writer}.data")))
         emitting = (sys.executable, "-S", "-E", _EMITTER, str(self._ledger), writer, str(count), str(rate))
-        ours = {"CHRONOVERSE_REDIS_URL": self.proxy.redis_url, "CHRONOVERSE_DATA_DIR": str(self.data_dir)}
+        ours = {"CHRONOVERSE_REDIS_URL": url, "CHRONOVERSE_DATA_DIR": str(self.data_dir)}
         ours |= {f"CHRONOVERSE_{name.upper()}": str(value) for name, value in settings.items()}
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
         with self._output.open("wb") as out, self._errors.open("wb") as err:
@@ -46,6 +50,12 @@ class Runner:
                 stdout=out,
                 stderr=err,
             )
+
+    @property
+    def proxy(self) -> FaultProxy:
+        """Between it and the store."""
+        assert self._proxy is not None
+        return self._proxy
 
     @property
     def begun(self) -> int:
@@ -87,4 +97,5 @@ class Runner:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
             self.process.wait()
-        self.proxy.stop()
+        if self._proxy is not None:
+            self._proxy.stop()

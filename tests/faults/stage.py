@@ -18,6 +18,7 @@ from tests.faults.oracle import Seen, Verdict, judge
 from tests.faults.runner import PATIENCE_SECONDS, Runner
 from tests.faults.watching import ClientWatcher, Watcher, history
 from tests.support.faultproxy import FaultProxy
+from tests.support.fleets import Fleet
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
@@ -30,11 +31,20 @@ ENDLESS: Final = 1_000_000
 class Stage:
     """For a ``with``. ``lease`` is the runners', in whole seconds; ``judge_after`` the service's, if it is another.
 
+    With a ``fleet`` that is running the store is that, without proxies, and ``redis`` and ``link`` are not used.
+
     The service declares nobody LOST before the store has been up for its own lease.
     """
 
     def __init__(
-        self, directory: Path, *, lease: int = 2, judge_after: int | None = None, redis_dir: str = "", workers: int = 1
+        self,
+        directory: Path,
+        *,
+        lease: int = 2,
+        judge_after: int | None = None,
+        redis_dir: str = "",
+        workers: int = 1,
+        fleet: Fleet | None = None,
     ) -> None:
         self.directory = directory
         self.lease = lease
@@ -44,8 +54,14 @@ class Stage:
         service = directory / "service"
         service.mkdir(parents=True)
         self.link = FaultProxy(self.redis.socket)
+        self._fleet = fleet
+        self._ask = fleet.ask if fleet else self.redis.ask
         self.service = Service(
-            service, self.link.redis_url, workers=workers, lease_seconds=judge_after or lease, heartbeat_seconds=1
+            service,
+            fleet.url if fleet else self.link.redis_url,
+            workers=workers,
+            lease_seconds=judge_after or lease,
+            heartbeat_seconds=1,
         )
         self.runners: list[Runner] = []
         self.watchers: dict[JobRef, list[Watcher]] = {}
@@ -53,7 +69,8 @@ class Stage:
     def run(self, job: JobRef, writer: str = "a", rate: float = RATE, count: int = ENDLESS, **settings: Any) -> Runner:
         """Starts a runner with the stage's lease."""
         settings.setdefault("lease_seconds", self.lease)
-        runner = Runner(self.directory, self.redis.socket, job, writer, rate, count, **settings)
+        store = self._fleet.url if self._fleet else self.redis.socket
+        runner = Runner(self.directory, store, job, writer, rate, count, **settings)
         self.runners.append(runner)
         return runner
 
@@ -106,17 +123,17 @@ class Stage:
 
     def last_id(self, job: JobRef) -> int:
         """The number of the log's last entry; 0 where there is none."""
-        entries = self.redis.ask("XREVRANGE", self.key("log", job), "+", "-", "COUNT", 1)
+        entries = self._ask("XREVRANGE", self.key("log", job), "+", "-", "COUNT", 1)
         return int(entries[0][0].partition(b"-")[0]) if entries else 0
 
     def added(self, job: JobRef) -> int:
         """Entries ever added to the log, by the store's account."""
-        info = self.redis.ask("XINFO", "STREAM", self.key("log", job))
+        info = self._ask("XINFO", "STREAM", self.key("log", job))
         return int(dict(zip(info[::2], info[1::2], strict=True))[b"entries-added"])
 
     def status(self, job: JobRef) -> dict[str, str]:
         """The job's hash."""
-        flat = [part.decode() for part in self.redis.ask("HGETALL", self.key("job", job))]
+        flat = [part.decode() for part in self._ask("HGETALL", self.key("job", job))]
         return dict(zip(flat[::2], flat[1::2], strict=True))
 
     def freeze_disk(self) -> int:
@@ -156,7 +173,8 @@ class Stage:
 
     def __enter__(self) -> "Stage":
         with contextlib.ExitStack() as undo:
-            undo.enter_context(self.redis)
+            if self._fleet is None:
+                undo.enter_context(self.redis)
             undo.enter_context(self.link)
             undo.enter_context(self.service)
             self._undo = undo.pop_all()

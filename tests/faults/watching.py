@@ -4,6 +4,8 @@ import http.client
 import json
 import threading
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -144,6 +146,15 @@ def history(url: str, job: JobRef, token: str, *, named: bool = False) -> list[S
 def silence(seen: list[Seen], since: float) -> float:
     """Seconds from ``since`` to the next line."""
     return min((each.at for each in seen if each.kind == LINE and each.at >= since), default=float("inf")) - since
+
+
+def longest_silence(watchers: Sequence[Watcher], since: float) -> float:
+    """The longest time, from ``since`` to each one's last line, in which a viewer saw none."""
+    longest = 0.0
+    for watcher in watchers:
+        times = [each.at for each in watcher.lines if each.at >= since]
+        longest = max([longest, *(later - earlier for earlier, later in pairwise([since, *times]))])
+    return longest
 
 
 def _seen(connection: int, item: Line | Gap) -> Seen:

@@ -84,6 +84,9 @@ class _ImpatientReader:
     def interrupt(self) -> None:
         self._reader.interrupt()
 
+    def silent_seconds(self, job: JobRef) -> float:
+        return self._reader.silent_seconds(job)
+
     def close(self) -> None:
         self._reader.close()
 

@@ -56,12 +56,14 @@ class RedisServer:
     def start(self) -> Self:
         """Starts it, also again after a :meth:`kill` or :meth:`stop`, and waits until it answers."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        place = ("--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.directory), "--save", "")
         with (self.directory / "server.log").open("ab") as log:
-            command = [self._binary, *place, *self._options]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until(self.answers, PATIENCE_SECONDS, f"{self._binary} answers on {self.socket}")
         return self
+
+    def _command(self) -> list[str]:
+        place = ("--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.directory), "--save", "")
+        return [self._binary, *place, *self._options]
 
     def answers(self) -> bool:
         """Whether it does."""

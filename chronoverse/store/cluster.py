@@ -1,0 +1,182 @@
+"""The store as a Cluster: each workflow's keys are in one slot, and each slot on one of the masters.
+
+https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
+"""
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import redis
+from redis.crc import key_slot
+
+from chronoverse.joblog import JobRef
+from chronoverse.redisurl import Address, RedisUrl
+from chronoverse.store.driver import (
+    COMMAND_TIMEOUT_SECONDS,
+    Ask,
+    AskingClient,
+    Away,
+    Client,
+    Connection,
+    DriverError,
+    Moved,
+    connect,
+    connection,
+)
+from chronoverse.store.places import Result, Use, Work
+
+SLOTS: Final = 16_384
+#: Servers that one call may be sent on to. A move that has settled takes one, and one more during the next.
+REDIRECTIONS: Final = 5
+#: Seconds that a node may take to connect, or to say who has what.
+MAP_SECONDS: Final = 1.0
+#: Nodes asked for the map before that counts as failed.
+MAP_NODES: Final = 5
+#: Seconds between two questions for the map, however much goes wrong.
+MAP_PAUSE_SECONDS: Final = 0.2
+
+
+def slot_of(workflow_id: str) -> int:
+    """Where a workflow's keys are: it is their hash tag."""
+    slot: int = key_slot(workflow_id.encode())
+    return slot
+
+
+class ClusterPlace:
+    """The nodes that those of ``url`` know of. ``clock`` is monotonic, in seconds."""
+
+    one = False
+
+    def __init__(self, url: RedisUrl, clock: Callable[[], float] = time.monotonic) -> None:
+        self._url = url
+        self._clock = clock
+        self._owners: list[Address | None] = [None] * SLOTS
+        self._clients: dict[tuple[Address, Use], Client] = {}
+        self._asked_at = -MAP_PAUSE_SECONDS
+        self._stale = True
+        self._mapping = threading.Lock()
+        # A bad option is found out now, and not by the first viewer.
+        self._client(url.hosts[0], Use.COMMANDS)
+
+    def run(self, workflow_id: str, work: Work[Result], use: Use = Use.COMMANDS) -> Result:
+        client = self._client(self._owner(workflow_id), use)
+        for _ in range(REDIRECTIONS):
+            try:
+                return work(client)
+            except Moved as error:
+                client = self._client(self._learn(error), use)
+            except Ask as error:
+                if use is Use.WAITS:
+                    raise  # these are two commands on one connection
+                client = AskingClient(self._client(error.node_addr, use))
+            except Away:
+                self._stale = True
+                raise
+        raise redis.ConnectionError("the servers send us from one to the other")
+
+    def connection(
+        self, workflow_id: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, asked: DriverError | None = None
+    ) -> Connection:
+        server = asked.node_addr if isinstance(asked, Ask) else self._owner(workflow_id)
+        return connection(self._url.server(server), timeout=timeout)
+
+    def keeps(self, workflow_id: str, connection: Connection) -> bool:
+        self._renew()
+        return (connection.host, connection.port) == self._owners[slot_of(workflow_id)]
+
+    def failed(self, workflow_id: str, error: DriverError) -> None:
+        if isinstance(error, Moved):
+            self._learn(error)
+        elif isinstance(error, Away):
+            self._stale = True
+
+    def beside(self, connection: Connection) -> Client:
+        return self._client((connection.host, connection.port), Use.COMMANDS)
+
+    def parts(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
+        found: dict[Address, list[JobRef]] = {}
+        for job in jobs:
+            found.setdefault(self._owner(job.workflow_id), []).append(job)
+        return list(found.values())
+
+    def ping(self) -> None:
+        """One master that answers is enough: only the jobs of the others are away."""
+        self._renew()
+        failure: DriverError = redis.ConnectionError("the Cluster has no masters")
+        for master in self._masters():
+            try:
+                self._client(master, Use.COMMANDS).execute_command("PING")
+            except DriverError as error:
+                self._stale = True
+                failure = error
+            else:
+                return
+        raise failure
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+
+    # The map
+
+    def _owner(self, workflow_id: str) -> Address:
+        """Raises the driver's ConnectionError when nobody can say."""
+        self._renew()
+        owner = self._owners[slot_of(workflow_id)]
+        if owner is None:
+            self._stale = True
+            raise redis.ConnectionError(f"no node of the Cluster says who has slot {slot_of(workflow_id)}")
+        return owner
+
+    def _learn(self, error: Any) -> Address:
+        """From a MOVED. Where one slot went, others may have gone too."""
+        owner: Address = error.node_addr
+        self._owners[error.slot_id] = owner
+        self._stale = True
+        return owner
+
+    def _masters(self) -> list[Address]:
+        """In no order, so that no node is asked by all."""
+        masters = list({owner for owner in self._owners if owner is not None})
+        random.shuffle(masters)
+        return masters
+
+    def _renew(self) -> None:
+        """Asks for the map if something said that it is wrong; if nobody answers, the old one stands."""
+        if not self._stale:
+            return
+        with self._mapping:
+            if not self._stale or self._clock() - self._asked_at < MAP_PAUSE_SECONDS:
+                return
+            self._asked_at = self._clock()
+            for address in [*self._masters(), *self._url.hosts][:MAP_NODES]:
+                server, seconds = self._url.server(address), MAP_SECONDS
+                client = connect(server, retries=0, timeout=seconds, socket_connect_timeout=seconds)
+                with contextlib.closing(client), contextlib.suppress(DriverError):
+                    self._read(client.execute_command("CLUSTER", "SLOTS"), address)
+                    self._stale = False
+                    return
+
+    def _read(self, ranges: list[Any], asked: Address) -> None:
+        owners: list[Address | None] = [None] * SLOTS
+        for first, last, owner, *_ in ranges:
+            # A node that does not know its own name leaves the place empty.
+            host = (owner[0] or b"").decode() or asked[0]
+            owners[first : last + 1] = [(host, owner[1])] * (last + 1 - first)
+        self._owners = owners
+        self._forget(set(self._masters()))
+
+    def _forget(self, masters: set[Address]) -> None:
+        """Nodes that are masters no more: nodes come and go, and their addresses with them."""
+        for key in [key for key in self._clients if key[0] not in masters]:
+            self._clients.pop(key).connection_pool.disconnect(inuse_connections=False)
+
+    def _client(self, server: Address, use: Use) -> Client:
+        found = self._clients.get((server, use))
+        if found is None:
+            found = self._clients[server, use] = connect(self._url.server(server), retries=use.retries)
+        return found

@@ -1,0 +1,162 @@
+"""Servers that change under a job and its viewers, again and again, in every way that each form of the store has.
+
+    python -m tests.faults.failovers [--form sentinel|cluster] [--rounds N]
+
+Each fault is printed with the longest time in which a viewer saw no line, and each form with the oracle's verdict.
+Half a second of silence counts as down for the Sentinels, and one second in the Cluster.
+"""
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from chronoverse.joblog import JobRef
+from tests.faults.emitter import EXIT_CODE
+from tests.faults.stage import Stage, frozen, passing
+from tests.faults.watching import longest_silence
+from tests.support.fleets import PATIENCE_SECONDS, SERVICE, Cluster, Fleet, Watched
+from tests.support.waiting import wait_until
+
+VIEWERS: Final = 5
+#: Whole seconds of the lease: longer than any change of servers takes.
+LEASE_SECONDS: Final = 30
+#: Seconds for which a server that was replaced goes on standing still: longer than a command may take.
+FROZEN_SECONDS: Final = 8.0
+#: Seconds before the next fault: Sentinels begin no other failover sooner.
+PAUSE_SECONDS: Final = 6.5
+
+
+class Sentinels:
+    """What can happen to a pair under Sentinels."""
+
+    def __init__(self, fleet: Watched) -> None:
+        self._fleet = fleet
+        self.workflow = "failovers"
+        self.faults: list[Callable[[], None]] = [self.kill, self.cut_off, self.freeze, self.order]
+
+    def kill(self) -> None:
+        """The master dies."""
+        lost = self._fleet.master
+        lost.kill()
+        self._other(lost)
+        lost.start()
+        self._fleet.follow(lost)
+
+    def cut_off(self) -> None:
+        """The master loses the others, but not us."""
+        lost = self._fleet.cut_off()
+        self._other(lost)
+        passing(1)
+        self._fleet.rejoin(lost)
+
+    def freeze(self) -> None:
+        """The master stands still for long, and wakes when another is in its place."""
+        lost = self._fleet.master
+        with frozen(lost):
+            self._other(lost)
+            passing(FROZEN_SECONDS)
+        self._fleet.follow(lost)
+
+    def order(self) -> None:
+        """Somebody orders a failover."""
+        lost = self._fleet.master
+        self._fleet.servers[2].ask("SENTINEL", "FAILOVER", SERVICE)
+        self._other(lost)
+
+    def _other(self, lost: object) -> None:
+        wait_until(lambda: self._fleet.master is not lost, PATIENCE_SECONDS, "another master is named")
+
+
+class Nodes:
+    """What can happen to a Cluster; the job is on the node with the replica."""
+
+    def __init__(self, fleet: Cluster) -> None:
+        self._fleet = fleet
+        self.workflow = fleet.workflow(fleet.pair[0])
+        self.faults: list[Callable[[], None]] = [self.kill, self.freeze, self.order, self.move]
+
+    def kill(self) -> None:
+        """The master dies."""
+        first, second = self._fleet.pair
+        self._fleet.servers[first].kill()
+        self._takes_over(second)
+        self._fleet.servers[first].start()
+
+    def freeze(self) -> None:
+        """The master stands still for long, and wakes when another is in its place."""
+        first, second = self._fleet.pair
+        with frozen(self._fleet.servers[first]):
+            self._takes_over(second)
+            passing(FROZEN_SECONDS)
+
+    def order(self) -> None:
+        """Somebody has the replica take over."""
+        _, second = self._fleet.pair
+        self._fleet.servers[second].ask("CLUSTER", "FAILOVER")
+        self._takes_over(second)
+
+    def move(self) -> None:
+        """The slot goes to another node, and comes back."""
+        first, _ = self._fleet.pair
+        other = next(number for number in self._fleet.masters() if number != first)
+        for source, target in ((first, other), (other, first)):
+            slot = self._fleet.begin_move(self.workflow, source, target)
+            self._fleet.move_keys(slot, source, target)
+            passing(0.5)
+            self._fleet.end_move(slot, source, target)
+            passing(0.5)
+
+    def _takes_over(self, number: int) -> None:
+        server = self._fleet.servers[number]
+        wait_until(lambda: server.ask("ROLE")[0] == b"master", PATIENCE_SECONDS, "the replica has taken over")
+
+
+def play(directory: Path, fleet: Fleet, events: Sentinels | Nodes, settle: Callable[[], None], rounds: int) -> bool:
+    """All faults in turn, ``rounds`` times; whether the oracle is content."""
+    with Stage(directory, lease=LEASE_SECONDS, judge_after=600, fleet=fleet, workers=2) as stage:
+        job = JobRef(events.workflow, "job")
+        runner, watchers = stage.play(job, viewers=VIEWERS, durability="replicated")
+        for fault in events.faults * rounds:
+            began = time.monotonic()
+            fault()
+            settle()
+            stage.more(watchers, 50)
+            print(f"  {fault.__name__}: {longest_silence(watchers, began):.2f} s without a line", flush=True)
+            passing(max(PAUSE_SECONDS - (time.monotonic() - began), 0))
+        runner.end()
+        ended = runner.wait() == EXIT_CODE and all(watcher.join(PATIENCE_SECONDS) for watcher in watchers)
+        verdict = stage.verdict(job)
+        reconnects = sum(watcher.connections for watcher in watchers) - len(watchers)
+        print(f"  {runner.begun} lines, {reconnects} reconnects of viewers: {verdict}")
+        print(runner.said, end="")
+        return ended and verdict.clean
+
+
+def main() -> int:
+    """Plays one form, or both."""
+    parser = argparse.ArgumentParser(description="Failovers and moves under a job and its viewers.")
+    parser.add_argument("--form", choices=["sentinel", "cluster"])
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    clean = True
+    with tempfile.TemporaryDirectory(prefix="cv-fail-") as directory:
+        place = Path(directory)
+        if options.form != "cluster":
+            print("sentinel")
+            with Watched(place / "watched") as watched:
+                clean &= play(place / "s", watched, Sentinels(watched), watched.settle, options.rounds)
+        if options.form != "sentinel":
+            print("cluster")
+            with Cluster(place / "cluster") as cluster:
+                clean &= play(place / "c", cluster, Nodes(cluster), cluster.settle, options.rounds)
+    return 0 if clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Row 5 of the matrix, and its like in a Cluster: the store's servers change under a runner and its viewers."""
+
+import time
+from pathlib import Path
+
+from chronoverse.joblog import JobRef
+from chronoverse.store.sentinel import WATCH_SECONDS
+from tests.faults.emitter import EXIT_CODE
+from tests.faults.runner import Runner
+from tests.faults.stage import Stage, passing
+from tests.faults.watching import Watcher, longest_silence, silence
+from tests.support.fleets import Cluster, Watched
+from tests.support.waiting import wait_until
+
+#: Whole seconds of the lease: longer than any change of servers takes.
+LEASE_SECONDS = 15
+#: Seconds from a fault to the next line at every viewer. Half a second of silence counts as down here, and then there
+#: is an election; a lost master that answers is found out within 2 s more.
+RECOVERY_SECONDS = 10.0
+
+
+def recovers(watchers: list[Watcher], since: float, what: str) -> None:
+    """All of them see lines again in time."""
+    wait_until(
+        lambda: all(silence(each.seen, since) < RECOVERY_SECONDS for each in watchers), RECOVERY_SECONDS + 5, what
+    )
+    print(f"{what}: {max(silence(each.seen, since) for each in watchers):.2f} s")
+
+
+def ends_clean(stage: Stage, runner: Runner) -> None:
+    """The job ends as it wants to; every viewer has every line."""
+    runner.end()
+    assert runner.wait() == EXIT_CODE, runner.said
+    stage.over(runner.job)
+    verdict = stage.verdict(runner.job)
+    assert verdict.clean, verdict
+    assert stage.status(runner.job)["status"] == "FAILED", runner.said
+
+
+def test_a_slot_moves_and_a_master_dies_in_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    """Two jobs: one whose keys move one by one; and one whose node is killed, which the other does not notice."""
+    first, _ = cluster.pair
+    source, target = [number for number in cluster.masters() if number != first]
+    with Stage(tmp_path, lease=LEASE_SECONDS, judge_after=60, fleet=cluster) as stage:
+        moving = JobRef(cluster.workflow(source, "fault"), "moving")
+        dying = JobRef(cluster.workflow(first, "fault"), "dying")
+        runner, watchers = stage.play(moving)
+        other, others = stage.play(dying, durability="replicated")
+
+        slot = cluster.begin_move(moving.workflow_id, source, target)
+        for kind in ("lease", "log", "job"):
+            cluster.move_keys(slot, source, target, stage.key(kind, moving))
+            passing(0.2)
+        stage.more(watchers)
+        cluster.end_move(slot, source, target)
+        stage.more(watchers)
+
+        cluster.servers[first].kill()
+        killed = time.monotonic()
+        recovers(others, killed, "killed")
+        assert longest_silence(watchers, killed) < 0.5
+        ends_clean(stage, runner)
+        cluster.servers[first].start()
+        cluster.settle()
+        ends_clean(stage, other)
+
+
+def test_row_5_a_master_is_cut_off_from_its_sentinels(watched: Watched, tmp_path: Path) -> None:
+    """It goes on answering us, yet nobody stays there, and what it took after the others left is sent again."""
+    with Stage(tmp_path, lease=LEASE_SECONDS, judge_after=60, fleet=watched) as stage:
+        runner, watchers = stage.play(JobRef("fleet", "row-5"), durability="replicated")
+        lost = watched.cut_off()
+        wait_until(lambda: watched.master is not lost, RECOVERY_SECONDS, "the Sentinels name another master")
+        named = time.monotonic()
+        recovers(watchers, named + WATCH_SECONDS, "cut off")
+        watched.rejoin(lost)
+        ends_clean(stage, runner)

@@ -1,0 +1,237 @@
+"""Who may reach the store, and what they may do there: TLS with certificates, and the rights of docs/redis.md."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+import redis
+
+from chronoverse.errors import StoreError, StoreUnavailable
+from chronoverse.joblog import JobRef, Run, Status
+from chronoverse.store import Durability, Store
+from tests.conftest import binary
+from tests.support.bench import JOB, NOW, make_lines
+from tests.support.certificates import Authority
+from tests.support.fleets import Cluster, Sentinel, Watched, free_ports
+from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
+
+DOCUMENT: Final = (Path(__file__).parents[1] / "docs" / "redis.md").read_text("utf-8")
+#: The users of the document, in its order: the service, a runner, and the service to a Sentinel.
+RULES: Final = [line.split()[2:] for line in DOCUMENT.splitlines() if line.startswith("ACL SETUSER ")]
+
+
+# TLS
+
+
+class Secured:
+    """A server that speaks nothing but TLS, and only to those whom the authority knows."""
+
+    def __init__(self, directory: Path, kind: str) -> None:
+        self.port, self.sentinel_port = free_ports(2)
+        self.authority = Authority(directory)
+        server, self.client = self.authority.vouch("server"), self.authority.vouch("client")
+        self.options = (
+            *("--tls-cert-file", str(server), "--tls-key-file", str(server.with_suffix(".key"))),
+            *("--tls-ca-cert-file", str(self.authority.path), "--tls-replication", "yes"),
+        )
+        self.server = RedisServer(directory / "server", binary(kind), "--tls-port", str(self.port), *self.options)
+        self.place = f"127.0.0.1:{self.port}"
+
+    def query(self, ca: Path | None = None, client: bool = True) -> str:
+        own = f"&ssl_certfile={self.client}&ssl_keyfile={self.client.with_suffix('.key')}" if client else ""
+        return f"?ssl_ca_certs={ca or self.authority.path}{own}"
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """One for the module."""
+    secured = Secured(tmp_path_factory.mktemp("secured"), "redis-server")
+    with secured.server:
+        yield secured
+
+
+def publish_and_read(store: Store) -> None:
+    """Over each kind of connection that a store has."""
+    attempt = store.open(JOB, "token")
+    appends = store.appends()
+    appends.send(attempt, 1, [Run(NOW, "stdout", False, [b"a line"])])
+    assert appends.receive() == 2
+    appends.reset()
+    reader = store.reader(1)
+    assert [job for job, _ in reader.read({JOB: 0}, 10)] == [JOB]
+    reader.close()
+    assert store.look(JOB)
+    store.close()
+
+
+def test_who_has_certificates_is_let_in(secured: Secured, prefix: str) -> None:
+    """On every connection."""
+    publish_and_read(Store(f"rediss://{secured.place}{secured.query()}", prefix=prefix))
+
+
+def test_sentinels_and_their_master_speak_tls(secured: Secured, prefix: str, tmp_path: Path) -> None:
+    """Both, to the same authority's certificates."""
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"sentinel monitor logs 127.0.0.1 {secured.port} 1\n")
+    tls = ("--tls-port", str(secured.sentinel_port), *secured.options)
+    with Sentinel(tmp_path / "s", config, 0, binary("redis-server"), *tls):
+        url = f"rediss+sentinel://127.0.0.1:{secured.sentinel_port}/logs{secured.query()}"
+        publish_and_read(Store(url, prefix=prefix))
+
+
+@pytest.mark.parametrize("missing", ["client", "authority", "TLS"])
+def test_who_has_not_is_kept_out(secured: Secured, tmp_path: Path, missing: str) -> None:
+    """Neither does a server with another authority's certificate take us in."""
+    stranger = Authority(tmp_path).path if missing == "authority" else None
+    query = "" if missing == "TLS" else secured.query(stranger, client=missing != "client")
+    store = Store(f"redis{'' if missing == 'TLS' else 's'}://{secured.place}{query}")
+    with pytest.raises(StoreUnavailable):
+        store.ping()
+    store.close()
+
+
+# Rights
+
+
+def used(server: RedisServer) -> set[str]:
+    """The commands that the server has run since its statistics were reset."""
+    names = re.findall(rb"cmdstat_(\S+?):", server.ask("INFO", "commandstats"))
+    return {name.decode() for name in names}
+
+
+def granted(rules: list[str]) -> set[str]:
+    return {rule[1:] for rule in rules if rule.startswith("+")}
+
+
+def serve(store: Store) -> None:
+    """All that a service does."""
+    store.ping()
+    store.register(JOB)
+    attempt = store.open(JOB, "token")
+    store.append(attempt, make_lines(1, 2))
+    store.renew(attempt)
+    reader = store.reader(0.01)
+    reader.read({JOB: 0}, 10)
+    reader.interrupt()
+    reader.close()
+    store.read(JOB, 0, 10)
+    store.page(JOB, count=10)
+    store.page(JOB, before=3, count=10)
+    store.look_many([JOB, JobRef("wf_1", "job_2")])
+    store.jobs("wf_1", None, 10)
+    store.forget("wf_1", ["unknown"])
+    store.finish(attempt, Status.COMPLETED, 0, 0, 3)
+    store.look(JOB)
+
+
+def run(store: Store) -> None:
+    """All that a runner does, whatever it takes for safe."""
+    attempt = store.open(JOB, "token")
+    appends = store.appends()
+    appends.send(attempt, 1, [Run(NOW, "stdout", False, [b"a line"])])
+    appends.receive()
+    appends.reset()
+    store.renew(attempt)
+    for durability in (Durability.FSYNCED, Durability.REPLICATED):
+        store._durability = durability
+        oracle = store.oracle()
+        assert oracle
+        oracle.confirm(attempt)
+    store.finish(attempt, Status.COMPLETED, 0, 0, 2)
+
+
+@pytest.mark.parametrize(("rules", "work"), [(RULES[0], serve), (RULES[1], run)], ids=["service", "runner"])
+def test_the_documented_rights_are_enough_and_none_is_too_much(
+    tmp_path: Path, rules: list[str], work: Callable[[Store], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All works, every command that is granted is used, and nothing else is allowed."""
+    # No replica will come.
+    monkeypatch.setattr("chronoverse.store.confirm.WAIT_MS", 10)
+    user = rules[0]
+    with RedisServer(tmp_path, None, "--appendonly", "yes", "--min-replicas-to-write", "0") as server:
+        server.ask("ACL", "SETUSER", *rules)
+        server.ask("CONFIG", "RESETSTAT")
+        store = Store(
+            server.url.replace("unix://", f"unix://{user}:secret@"), lease_seconds=1 if user == "service" else 30
+        )
+        work(store)
+        if user == "service":
+            lose(server, store)
+        ours = used(server) - {"config|resetstat", "info", "hello", "auth", "client|setinfo"}
+        with redis.Redis.from_url(server.url, protocol=2, username=user, password="secret") as client:
+            for command in (
+                ["KEYS", "*"],
+                ["FLUSHALL"],
+                ["CONFIG", "GET", "*"],
+                ["XREAD", "STREAMS", "other:{a}:b:log", "0"],
+            ):
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    client.execute_command(*command)
+        store.close()
+
+    assert ours == granted(rules) - {"info"}
+
+
+def lose(server: RedisServer, store: Store) -> None:
+    """The runner of another job is gone, and the service says so."""
+    lost = JobRef("wf_1", "lost")
+    store.open(lost, "token")
+    server.ask("DEL", "chronoverse:{wf_1}:lost:lease")
+    wait_until(lambda: b"uptime_in_seconds:0\r" not in server.ask("INFO", "server"), 5, "the server is a second old")
+    looked = store.look(lost)
+    assert looked
+    assert looked.status is Status.LOST
+
+
+def test_a_runner_may_be_kept_to_a_workflow(tmp_path: Path) -> None:
+    """By the pattern of its keys."""
+    rules = [rule.replace("~chronoverse:*", "~chronoverse:{wf_1}:*") for rule in RULES[1]]
+    with RedisServer(tmp_path) as server:
+        server.ask("ACL", "SETUSER", *rules)
+        store = Store(server.url.replace("unix://", "unix://runner:secret@"))
+        assert store.open(JOB, "token").next == 1
+        with pytest.raises(StoreError, match="permission"):
+            store.open(JobRef("wf_2", "job_1"), "token")
+        store.close()
+
+
+def further(sign: str) -> list[str]:
+    """What the document says a form needs "as well": the rights beside ``sign``."""
+    (line,) = re.findall(rf"both need `([^`]*\{sign}[^`]*)` as well", DOCUMENT)
+    return str(line).split()
+
+
+@pytest.mark.parametrize("rules", RULES[:2], ids=["service", "runner"])
+def test_the_rights_behind_sentinels(watched: Watched, prefix: str, rules: list[str]) -> None:
+    """A little more on the servers, and next to nothing on the Sentinels."""
+    user = f"{prefix}-{rules[0]}"
+    for server in watched.servers[:2]:
+        server.ask("ACL", "SETUSER", user, *rules[1:], f"~{prefix}:*", *further("+role"))
+    for sentinel in watched.servers[2:]:
+        sentinel.ask("ACL", "SETUSER", user, *RULES[2][1:])
+    url = watched.url.replace("://", f"://{user}:secret@")
+    store = Store(f"{url}?sentinel_username={user}&sentinel_password=secret", prefix=prefix)
+    store.finish(store.open(JOB, "token"), Status.COMPLETED, 0, 0, 1)
+    store.close()
+
+
+@pytest.mark.parametrize("rules", RULES[:2], ids=["service", "runner"])
+def test_the_rights_in_a_cluster(cluster: Cluster, prefix: str, rules: list[str]) -> None:
+    """Enough to find the job, also while it moves."""
+    user = f"{prefix}-{rules[0]}"
+    for server in cluster.servers:
+        server.ask("ACL", "SETUSER", user, *rules[1:], f"~{prefix}:*", *further("+cluster"))
+    store = Store(cluster.url.replace("://", f"://{user}:secret@"), prefix=prefix)
+    source, target = cluster.masters()[:2]
+    job = JobRef(cluster.workflow(source, prefix), "job_1")
+    attempt = store.open(job, "token")
+    store.append(attempt, make_lines(1, 1))
+    slot = cluster.begin_move(job.workflow_id, source, target)
+    cluster.move_keys(slot, source, target)
+    assert store.append(attempt, make_lines(2, 1)) == 3
+    cluster.end_move(slot, source, target)
+    assert store.append(attempt, make_lines(3, 1)) == 4
+    store.close()
