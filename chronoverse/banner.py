@@ -30,7 +30,8 @@ def banner(settings: Settings, address: str, command: str) -> str:
         f"an embedded server in {settings.data_dir}" if settings.is_embedded else "the Redis in CHRONOVERSE_REDIS_URL"
     )
     said = f"chronoverse serves at {address}, on {store}\n"
-    secret = settings.jwt_secret or (local_secret(settings.data_dir) if settings.has_local_secret else None)
+    # With a key of the operator's own this is a deployment, and what is printed goes into a log.
+    secret = local_secret(settings.data_dir) if settings.has_local_secret else None
     if secret is None or not address.startswith("http"):
         return said
     token = mint(secret, "serve", ("logs:read", "logs:write"), ("*",), TOKEN_SECONDS, time.time())
