@@ -17,7 +17,7 @@ from chronoverse.errors import JobNotFound
 from chronoverse.joblog import Job, JobRef, Line
 from chronoverse.viewer import Request, Viewer
 from chronoverse.web.connection import half_close, on_hangup, tune
-from chronoverse.web.schemas import Blueprint, EventsHeaders, EventsQuery, ProblemSchema
+from chronoverse.web.schemas import EVENT, Blueprint, EventsHeaders, EventsQuery, ProblemSchema
 from chronoverse.web.services import Services, principal
 
 #: Milliseconds after which a client comes back, drawn for each connection so that they do not come all at once.
@@ -45,7 +45,7 @@ def blueprint(services: Services) -> Blueprint:
     @routes.doc(operationId="streamJobLog")
     @routes.arguments(EventsQuery(), location="query", as_kwargs=True)
     @routes.arguments(EventsHeaders(), location="headers", as_kwargs=True)
-    @routes.response(200, {"type": "string"}, content_type="text/event-stream", description="Server-Sent Events.")
+    @routes.response(200, EVENT, content_type="text/event-stream", description="Server-Sent Events, each like this.")
     @routes.alt_response(204, description="`Last-Event-ID` is at or past the end: there is nothing more, ever.")
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def events(workflow_id: str, job_id: str, wait: int, last_event_id: int | None = None, **query: Any) -> Response:
