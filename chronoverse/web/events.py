@@ -19,7 +19,7 @@ from chronoverse.joblog import Job, JobRef, Line
 from chronoverse.viewer import Request, Viewer
 from chronoverse.web.admission import Guest, retry_ms
 from chronoverse.web.connection import half_close, on_hangup, tune
-from chronoverse.web.schemas import Blueprint, EventsHeaders, EventsQuery, ProblemSchema
+from chronoverse.web.schemas import EVENT, Blueprint, EventsHeaders, EventsQuery, ProblemSchema
 from chronoverse.web.services import Services, guest, principal
 
 #: Share of the maximum age by which streams differ, so that they do not come back all at once.
@@ -54,7 +54,7 @@ def blueprint(services: Services) -> Blueprint:
     @routes.doc(operationId="streamJobLog")
     @routes.arguments(EventsQuery(), location="query", as_kwargs=True)
     @routes.arguments(EventsHeaders(), location="headers", as_kwargs=True)
-    @routes.response(200, {"type": "string"}, content_type="text/event-stream", description="Server-Sent Events.")
+    @routes.response(200, EVENT, content_type="text/event-stream", description="Server-Sent Events, each like this.")
     @routes.alt_response(204, description="`Last-Event-ID` is at or past the end: there is nothing more, ever.")
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     @routes.alt_response(

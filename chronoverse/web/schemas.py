@@ -119,6 +119,18 @@ class EventsHeaders(Schema):
     )
 
 
+#: One event, as its client sees it, for the OpenAPI document.
+EVENT: Final = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string", "enum": ["connected", "job", "log", "gap", "end", "error"]},
+        "data": {"type": "string", "description": "JSON; of an `error`, one line of plain text."},
+        "id": {"type": "string", "description": "The number to resume after.", "pattern": "^[0-9]{1,15}$"},
+        "retry": {"type": "integer", "description": "Milliseconds to wait before coming back."},
+    },
+}
+
+
 class LogsQuery(Schema):
     """What ``/logs`` may be asked."""
 

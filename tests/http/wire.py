@@ -3,9 +3,10 @@
 import contextlib
 import http.client
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import orjson
 
@@ -14,6 +15,23 @@ from tests.support.waiting import wait_until
 
 #: Seconds in which anything a test waits for must happen on a busy machine.
 PATIENCE_SECONDS: Final = 10.0
+
+
+class Door(Protocol):
+    """Where a client comes in: the service itself, or nginx before it."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def verify(self) -> ssl.SSLContext | bool:
+        """What a client of httpx has to trust."""
+
+    def connect(self, timeout: float) -> socket.socket:
+        """A connection that speaks HTTP/1.1."""
+
+    def logs(self) -> str:
+        """All that it has printed, every byte a character."""
 
 
 class Stream:
@@ -101,13 +119,15 @@ def blocks(body: bytes) -> list[dict[str, Any]]:
     return found
 
 
-def exchange(service: Service, request: bytes, timeout: float = PATIENCE_SECONDS) -> tuple[int, dict[str, str], bytes]:
+def exchange(door: Door, request: bytes, timeout: float = PATIENCE_SECONDS) -> tuple[int, dict[str, str], bytes]:
     """Sends ``request`` as it is: the answer's status, headers and whole body, the connection closed behind it."""
-    with socket.create_connection((service.host, service.port), timeout) as sock:
-        sock.sendall(request)
-        # A request without a body may have been refused at its first bytes: then the rest cannot be sent.
+    with door.connect(timeout) as sock:
+        # A request may have been refused at its first bytes: then the rest cannot be sent.
         with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_WR)
+            sock.sendall(request)
+            # TLS has no half of a connection.
+            if not isinstance(sock, ssl.SSLSocket):
+                sock.shutdown(socket.SHUT_WR)
         return receive(sock)
 
 
