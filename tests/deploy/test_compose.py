@@ -9,6 +9,8 @@ import httpx
 import pytest
 import redis
 import yaml
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from chronoverse.settings import Settings
 from tests.deploy.conftest import DEPLOY, Gunicorn, interpolate, seconds
@@ -100,7 +102,7 @@ def test_a_node_serves_on_the_redis_of_the_file(compose: dict[str, Any], nodes: 
     server = subprocess.Popen([tool("redis-server"), str(configuration), *options], stdin=subprocess.DEVNULL)
     url = str(settings.redis_url).replace("redis:6379", f"127.0.0.1:{port}")
     try:
-        with redis.Redis.from_url(url) as client:
+        with redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0)) as client:
             wait_until(lambda: answers(client), START_SECONDS, "redis answers")
             assert client.config_get("appendonly", "appendfsync", "maxmemory-policy", "maxmemory") == {
                 "appendonly": "yes",
@@ -108,7 +110,7 @@ def test_a_node_serves_on_the_redis_of_the_file(compose: dict[str, Any], nodes: 
                 "maxmemory-policy": "noeviction",
                 "maxmemory": str(2 * 2**30),
             }
-        with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
+        with redis.Redis(port=port, retry=Retry(NoBackoff(), 0)) as stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
         with serving(tmp_path / "node", url, jwt_secret=environ["CHRONOVERSE_JWT_SECRET"]) as node:
             assert httpx.get(f"{node.url}/readyz").status_code == 200

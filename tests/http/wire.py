@@ -7,10 +7,10 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, Self
+from urllib.parse import urlsplit
 
 import orjson
 
-from tests.support.service import Service
 from tests.support.waiting import wait_until
 
 #: Seconds in which anything a test waits for must happen on a busy machine.
@@ -37,12 +37,13 @@ class Door(Protocol):
 class Stream:
     """One GET, its head read, its body collected by a thread until it ends. Close it."""
 
-    def __init__(self, service: Service, path: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, door: Door, path: str, headers: Mapping[str, str]) -> None:
         self.body = b""
         self.ended = False
         #: Whether the server broke off without saying that this is all.
         self.cut = False
-        self._connection = http.client.HTTPConnection(service.host, service.port, timeout=PATIENCE_SECONDS * 3)
+        self._connection = http.client.HTTPConnection(urlsplit(door.url).netloc, timeout=PATIENCE_SECONDS * 3)
+        self._connection.sock = door.connect(PATIENCE_SECONDS * 3)
         self._connection.request("GET", path, headers=dict(headers))
         self._response = self._connection.getresponse()
         self.status = self._response.status
