@@ -19,7 +19,7 @@ PIECE_LINES: Final = (4, 512)
 #: Lines asked for at first, when nobody knows how long they are.
 FIRST_LINES: Final = 32
 #: Bytes of pieces kept for others who want the same.
-KEPT_BYTES: Final = 16 * 2**20
+KEPT_BYTES: Final = 8 * 2**20
 #: Seconds a piece is kept. The tail takes as long to notice that a log has gone.
 KEPT_SECONDS: Final = 1.0
 #: Seconds a viewer waits for its turn. A thousand turns take a tenth of one, unless the store does not answer.
