@@ -235,10 +235,13 @@ class Lanes:
             self._rearm(lane)
         # Of the thread that interrupts too: the next one must not read what was meant for this one.
         self._behind.put(None)
-        self._behind, self._rearming = queue.SimpleQueue(), None
+        rearming, self._behind, self._rearming = self._rearming, queue.SimpleQueue(), None
         until = time.monotonic() + 2 * self._block_seconds
         for lane in lanes.values():
             lane.join(max(until - time.monotonic(), 0))
+        if rearming is not None:
+            # Or it would ask with a client that whoever owns it closes next.
+            rearming.join(max(until - time.monotonic(), 0))
 
 
 def _interrupt(behind: "queue.SimpleQueue[_Lane | None]") -> None:

@@ -86,7 +86,7 @@ def test_gauges_are_those_of_all_workers(seen: Service, redis_server: RedisServe
         PATIENCE_SECONDS,
         "six are watched",
     )
-    assert seen.metric("chronoverse_viewers_behind") == 0
+    wait_until(lambda: seen.metric("chronoverse_viewers_behind") == 0, PATIENCE_SECONDS, "all have caught up")
     assert seen.metric("chronoverse_tail_silence_seconds") < 3
     for stream in streams:
         stream.close()
