@@ -56,6 +56,8 @@ class ClusterPlace:
         self._clock = clock
         self._owners: list[Address | None] = [None] * SLOTS
         self._clients: dict[tuple[Address, Use], Client] = {}
+        #: The last node that we were sent to, if any.
+        self._newest: list[Address] = []
         self._asked_at = -MAP_PAUSE_SECONDS
         self._stale = True
         self._mapping = threading.Lock()
@@ -133,9 +135,10 @@ class ClusterPlace:
         return owner
 
     def _learn(self, error: Any) -> Address:
-        """From a MOVED. Where one slot went, others may have gone too."""
+        """From a MOVED. Where one slot went, others may have gone too: that node knows best, the rest hear of it."""
         owner: Address = error.node_addr
         self._owners[error.slot_id] = owner
+        self._newest = [owner]
         self._stale = True
         return owner
 
@@ -153,7 +156,7 @@ class ClusterPlace:
             if not self._stale or self._clock() - self._asked_at < MAP_PAUSE_SECONDS:
                 return
             self._asked_at = self._clock()
-            for address in [*self._masters(), *self._url.hosts][:MAP_NODES]:
+            for address in [*self._newest, *self._masters(), *self._url.hosts][:MAP_NODES]:
                 server, seconds = self._url.server(address), MAP_SECONDS
                 client = connect(server, retries=0, timeout=seconds, socket_connect_timeout=seconds)
                 with contextlib.closing(client), contextlib.suppress(DriverError):

@@ -191,7 +191,7 @@ class Lanes:
                 self._rearm(lane)
 
     def _rearm(self, lane: _Lane) -> None:
-        if self._rearming is None:
+        if self._rearming is None or not self._rearming.is_alive():
             target = partial(_interrupt, self._behind)
             self._rearming = threading.Thread(target=target, name="tail-rearming", daemon=True)
             self._rearming.start()
@@ -233,12 +233,15 @@ class Lanes:
         for lane in lanes.values():
             lane.close()
             self._rearm(lane)
+        rearming, self._rearming = self._rearming, None
         # Of the thread that interrupts too: the next one must not read what was meant for this one.
         self._behind.put(None)
-        self._behind, self._rearming = queue.SimpleQueue(), None
+        self._behind = queue.SimpleQueue()
         until = time.monotonic() + 2 * self._block_seconds
         for lane in lanes.values():
             lane.join(max(until - time.monotonic(), 0))
+        if rearming is not None:
+            rearming.join(max(until - time.monotonic(), 0))
 
 
 def _interrupt(behind: "queue.SimpleQueue[_Lane | None]") -> None:
