@@ -1,14 +1,15 @@
 # syntax=docker/dockerfile:1
+# hadolint global ignore=DL3042
+# What pip caches is the builder's, or stays behind in the first stage.
 FROM python:3.13-slim-trixie AS build
 WORKDIR /build
 RUN python -m venv --without-pip /opt/venv && python -m venv /opt/build
 COPY requirements.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/venv/bin/python install --require-hashes --only-binary :all: -r requirements.txt
-# What builds the wheel is pinned by hash too: hatchling is among the development requirements.
-COPY requirements-dev.txt ./
+COPY requirements-build.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/build/bin/python install --require-hashes --only-binary :all: -r requirements-dev.txt
+    pip --python /opt/build/bin/python install --require-hashes --only-binary :all: -r requirements-build.txt
 COPY pyproject.toml README.md gunicorn.conf.py ./
 COPY chronoverse ./chronoverse
 RUN /opt/build/bin/python -m hatchling build -t wheel -d dist \

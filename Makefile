@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes
 
-.PHONY: help setup serve fmt lint type test test-gevent lock check
+.PHONY: help setup serve fmt lint type test test-gevent bench lock check
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' Makefile
@@ -35,9 +35,19 @@ test: setup ## the suite
 test-gevent: setup ## the suite again, monkey-patched by gevent as the service is
 	$(BIN)/python tests/gevented.py
 
+bench: setup .bench/.installed ## compare with the peers: docs/benchmarks; SCENARIOS="burst paced", BENCH="--quick"
+	$(BIN)/python -m bench $(SCENARIOS) $(BENCH)
+
+.bench/.installed: bench/requirements.txt
+	$(PYTHON) -m venv .bench
+	.bench/bin/pip install -q -r bench/requirements.txt
+	touch $@
+
 lock: setup ## write requirements*.txt after a change of pyproject.toml; UPGRADE=--upgrade for new releases
 	$(UV_COMPILE) $(UPGRADE) --output-file requirements.txt pyproject.toml
 	$(UV_COMPILE) $(UPGRADE) --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
+	$(UV_COMPILE) $(UPGRADE) --group build --constraint requirements-dev.txt --output-file requirements-build.txt
+	$(UV_COMPILE) $(UPGRADE) --output-file bench/requirements.txt bench/requirements.in
 
 check: ## all that CI runs, in a virtual environment of its own
 	PYTHON=$(PYTHON) bash .ci/run

@@ -37,17 +37,23 @@ worker_connections = _settings.max_streams + SPARE_CONNECTIONS
 keepalive = 5
 # Only a worker whose event loop hangs is killed; streams may live as long as they like.
 timeout = 60
-graceful_timeout = 30
+# Long after a worker that drains has gone.
+graceful_timeout = _settings.drain_seconds + 20
+# A request's head: bytes of its first line, number of headers, bytes of each. Tokens may have 8,192.
+limit_request_line = 4094
+limit_request_fields = 100
+limit_request_field_size = 8190
 # Counts a stream as one request, so anything above 0 would cut streams short.
 max_requests = 0
 control_socket_disable = True
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
 loglevel = _settings.log_level
+logger_class = f"chronoverse.web.journal.{_settings.log_format.capitalize()}Logger"
 
-#: Ours, to be removed at the end; None where the operator has named one.
-_metrics = None
-if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-    _metrics = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="chronoverse-metrics-")
+#: How a directory begins that is made here for metrics, and removed at the end. A reload comes by here again.
+MADE = "chronoverse-metrics-"
+if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=MADE)
 
 
 def on_starting(server: Any) -> None:
@@ -59,8 +65,12 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Says where it serves, and what to type next."""
-    print(banner(_settings, str(server.LISTENERS[0]), command()), flush=True)
+    """Says where it serves, and to a person what to type next."""
+    address = str(server.LISTENERS[0])
+    if _settings.log_format == "json":
+        server.log.info("chronoverse serves at %s", address)
+    else:
+        print(banner(_settings, address, command()), flush=True)
 
 
 def post_worker_init(worker: Any) -> None:
@@ -69,14 +79,15 @@ def post_worker_init(worker: Any) -> None:
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     services = worker.wsgi.extensions["chronoverse"]
+    services.proxies.trust(worker.cfg.forwarded_allow_ips)
 
     def mind() -> None:
         while worker.alive:
             gevent.sleep(POLL_SECONDS)
             if services.hold:
                 _ensure(services.hold, worker.log)
-        services.stop.set()
-        services.tail.wake_all()
+        worker.log.info("going: %d streams end within %d s", len(services.streams), services.settings.drain_seconds)
+        services.streams.drain(services.settings.drain_seconds)
 
     threading.Thread(target=mind, name="mind", daemon=True).start()
 
@@ -97,6 +108,7 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
-    """Leaves nothing behind."""
-    if _metrics:
-        shutil.rmtree(_metrics, ignore_errors=True)
+    """Leaves nothing behind, but in a directory that the operator has named."""
+    directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    if directory.name.startswith(MADE):
+        shutil.rmtree(directory, ignore_errors=True)

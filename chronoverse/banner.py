@@ -25,18 +25,25 @@ def command() -> str:
 
 
 def banner(settings: Settings, address: str, command: str) -> str:
-    """The text for the terminal. ``address`` is where gunicorn really listens, ``http://…`` or ``unix:…``."""
+    """The text for the terminal. ``address`` is where gunicorn really listens, ``http://…`` or ``unix:…``.
+
+    It holds a token only where the secret is ours: elsewhere the text goes to a log that others read.
+    """
     store = (
         f"an embedded server in {settings.data_dir}" if settings.is_embedded else "the Redis in CHRONOVERSE_REDIS_URL"
     )
     said = f"chronoverse serves at {address}, on {store}\n"
-    secret = settings.jwt_secret or (local_secret(settings.data_dir) if settings.has_local_secret else None)
-    if secret is None or not address.startswith("http"):
+    if not settings.has_local_secret or not address.startswith("http"):
         return said
-    token = mint(secret, "serve", ("logs:read", "logs:write"), ("*",), TOKEN_SECONDS, time.time())
+    token = mint(
+        local_secret(settings.data_dir), "serve", ("logs:read", "logs:write"), ("*",), TOKEN_SECONDS, time.time()
+    )
     return f"""{said}
 a token, good for {TOKEN_SECONDS // 3600} hours:
   export CHRONOVERSE_TOKEN={token}
+
+the page, signed in by what is behind the #, which no server sees:
+  {address}/?workflow=demo#token={token}
 
 run a job, and watch it:
   {command} run --workflow demo --job job-1 -- sh -c 'for i in 1 2 3 4 5; do echo line $i; sleep 1; done'

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from chronoverse.joblog import MAX_NUMBER, End, Gap, Line, Status, Stray, parse_exit_code, parse_number
+import orjson
+
+from chronoverse.joblog import LINE_FRAME, MAX_NUMBER, End, Gap, Line, Status, Stray, parse_exit_code, parse_number
 
 #: What a foreign entry without a timestamp is shown with: valid, and plainly not a real time.
 NO_TIMESTAMP: Final = "1970-01-01T00:00:00.000Z"
@@ -38,6 +40,29 @@ def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Ite
             return
 
 
+def plain_frames(entries: Iterable[RawEntry], after: int) -> list[bytes]:
+    """The frames of the plain lines that the raw ``entries`` behind line ``after`` begin with, up to the first other.
+
+    A plain line is what our own append writes: the next number, and a timestamp, a message and a stream in this
+    order. Its frame is the one that :func:`read_entries` and ``Line.to_frame`` lead to, at a third of the cost.
+    """
+    frames: list[bytes] = []
+    number, stamp, stamp_json = after, None, b""
+    for entry_id, fields in entries:
+        number += 1
+        if len(fields) != 6 or fields[0] != b"timestamp" or fields[2] != b"message" or fields[4] != b"stream":
+            break
+        if entry_id != b"%d-0" % number or number > MAX_NUMBER:
+            break
+        if fields[1] != stamp:
+            stamp = fields[1]
+            stamp_json = orjson.dumps(_text(stamp))
+        message_json = orjson.dumps(fields[3].decode("utf-8", "replace"))
+        stream = b"stderr" if fields[5] == b"stderr" else b"stdout"
+        frames.append(LINE_FRAME % (stamp_json, message_json, number, stream, b"", number))
+    return frames
+
+
 def in_sequence(entries: Sequence[RawEntry], after: int) -> bool:
     """Whether the entries' ids look like one number after the other from ``after`` on, so that no gap is among them."""
     return not entries or entry_number(entries[-1][0]) == after + len(entries)
@@ -48,6 +73,11 @@ def _gaps(start: int, stop: int, first: int) -> Iterator[Gap]:
         yield Gap(start, min(stop, first - 1), "trimmed")
     if stop >= first:
         yield Gap(max(start, first), stop, "missing")
+
+
+def stream_name(value: bytes | None) -> str:
+    """The stream that a line's field names; ``stdout`` when it is none of ours, or there is no field."""
+    return "stderr" if value == b"stderr" else "stdout"
 
 
 def entry_number(entry_id: bytes) -> int:
@@ -61,8 +91,7 @@ def _text(value: bytes) -> str:
 
 def _entry(number: int, fields: Sequence[bytes]) -> Line | Gap | End:
     if len(fields) == 6 and fields[0] == b"timestamp" and fields[2] == b"message" and fields[4] == b"stream":
-        stream = "stderr" if fields[5] == b"stderr" else "stdout"
-        return Line(number, fields[1].decode("utf-8", "replace"), fields[3].decode("utf-8", "replace"), stream)
+        return Line(number, _text(fields[1]), _text(fields[3]), stream_name(fields[5]))
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     if named.get(b"event") == b"end":
         return read_terminal(number, fields)
@@ -72,7 +101,7 @@ def _entry(number: int, fields: Sequence[bytes]) -> Line | Gap | End:
         number,
         _text(named.get(b"timestamp", NO_TIMESTAMP.encode())),
         _text(named[b"message"]),
-        "stderr" if named.get(b"stream") == b"stderr" else "stdout",
+        stream_name(named.get(b"stream")),
         named.get(b"partial") == b"1",
     )
 

@@ -33,6 +33,14 @@ class AtCapacity(ChronoverseError):
     """Raised when a worker already serves as many streams as it may."""
 
 
+class Draining(AtCapacity):
+    """Raised when a worker that was told to go is asked for a new stream. Another one may take it."""
+
+
+class ShareUsed(ChronoverseError):
+    """Raised when one token or one address already has as many streams as it may. Worth a retry later."""
+
+
 class EmbeddedError(ChronoverseError):
     """Raised when the embedded server cannot be found, started or reached."""
 

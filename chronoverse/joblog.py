@@ -23,6 +23,11 @@ IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 #: The largest number a client may name (15 digits), well inside what JSON and Redis carry exactly.
 MAX_NUMBER: Final = 999_999_999_999_999
 
+#: A line's SSE spelling: timestamp and message as JSON, number, stream, :data:`PARTIAL` or nothing, number again.
+LINE_FRAME: Final = b'event: log\ndata: {"timestamp":%b,"message":%b,"sequence_num":%d,"stream":"%b"%b}\nid: %d\n\n'
+#: What a piece of a longer line says besides.
+PARTIAL: Final = b',"partial":true'
+
 _EXIT_CODE = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 
@@ -98,8 +103,10 @@ class Line(NamedTuple):
         return line
 
     def to_frame(self) -> bytes:
-        """The SSE spelling."""
-        return b"event: log\ndata: %b\nid: %d\n\n" % (orjson.dumps(self.to_json()), self.sequence_num)
+        """The SSE spelling: :meth:`to_json` in a block, put together at half the cost of going by that."""
+        number, timestamp, message, stream, partial = self
+        rest = PARTIAL if partial else b""
+        return LINE_FRAME % (orjson.dumps(timestamp), orjson.dumps(message), number, stream.encode(), rest, number)
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> "Line":

@@ -1,15 +1,60 @@
 """Every metric's name, labels and unit in one place. No logic but the exposition.
 
 Under several workers prometheus_client keeps the values in files (``PROMETHEUS_MULTIPROC_DIR``, set before this is
-imported), so that whichever worker answers ``/metrics`` tells of all of them.
+imported), so that whichever worker answers ``/metrics`` tells of all of them. ``docs/operations.md`` says what to do
+about each.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, multiprocess, values
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess, values
+
+#: Bounds of the delay's buckets, in seconds. Timestamps have milliseconds, so nothing below 5 ms could be told apart.
+DELAY_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+WORKERS = Gauge("chronoverse_workers", "Workers that are up, those going down included.", multiprocess_mode="livesum")
+WORKERS_DRAINING = Gauge(
+    "chronoverse_workers_draining", "Workers that were told to go and still end streams.", multiprocess_mode="livesum"
+)
 
 STREAMS_OPEN = Gauge("chronoverse_streams_open", "Event streams being served.", multiprocess_mode="livesum")
+STREAMS_LIMIT = Gauge(
+    "chronoverse_streams_limit", "Event streams that all workers together may serve.", multiprocess_mode="livesum"
+)
+STREAMS_STARTED = Counter("chronoverse_streams_started", "Event streams begun.")
 STREAMS_ENDED = Counter("chronoverse_streams_ended", "Event streams ended, by why.", ["reason"])
+STREAMS_REFUSED = Counter(
+    "chronoverse_streams_refused",
+    "Event streams refused: worker full, draining, token's or address's share.",
+    ["reason"],
+)
 REQUESTS_REFUSED = Counter("chronoverse_requests_refused", "Requests refused, by status.", ["status"])
+
+LINES_DELIVERED = Counter(
+    "chronoverse_lines_delivered", "Lines handed to viewers, those that their stream filter drops included."
+)
+BYTES_DELIVERED = Counter("chronoverse_bytes_delivered", "Bytes of the frames of delivered lines.")
+DELIVERY_DELAY = Histogram(
+    "chronoverse_delivery_delay_seconds",
+    "From a line's timestamp until it was written to all viewers who waited, once per batch of a job's lines.",
+    buckets=DELAY_BUCKETS,
+)
+REPLAY_READS = Counter("chronoverse_replay_reads", "Reads of the store made for one viewer alone.")
+VIEWERS_BEHIND = Gauge(
+    "chronoverse_viewers_behind", "Viewers of live jobs who read for themselves now.", multiprocess_mode="livesum"
+)
 JOBS_WATCHED = Gauge("chronoverse_jobs_watched", "Jobs read live, summed over workers.", multiprocess_mode="livesum")
+TAIL_SILENCE = Gauge(
+    "chronoverse_tail_silence_seconds",
+    "Since the store last answered the live reading of watched jobs, in the worker that waits longest.",
+    multiprocess_mode="livemax",
+)
+
+PUBLISH_ANSWERS = Counter(
+    "chronoverse_publish_answers", "The store's answers to runners over HTTP.", ["operation", "answer"]
+)
+LINES_APPENDED = Counter("chronoverse_lines_appended", "Lines that runners have appended over HTTP.")
+STORE_ERRORS = Counter("chronoverse_store_errors", "Calls of the store that failed.", ["during", "kind"])
 
 
 def exposition() -> bytes:

@@ -3,11 +3,10 @@
 from typing import Final, NamedTuple
 
 from chronoverse import sse
-from chronoverse.channel import Channel, encode, final_frames, join
-from chronoverse.entries import in_sequence, read_entries
+from chronoverse.channel import Channel, final_frames
 from chronoverse.errors import NotALog
 from chronoverse.joblog import End, Gap, Job, JobRef, Stray
-from chronoverse.source import LineCount, Source
+from chronoverse.pieces import FIRST_LINES, Pieces
 
 
 class Step(NamedTuple):
@@ -29,37 +28,30 @@ class Replay:
     ``finished`` is the job when it had ended before the viewer came, and nothing is to be had from a tail.
     """
 
-    def __init__(self, store: Source, ref: JobRef, stream: str | None, finished: Job | None, lease_seconds: float):
-        self._store: Final = store
+    def __init__(self, pieces: Pieces, ref: JobRef, stream: str | None, finished: Job | None, lease_seconds: float):
+        self._pieces: Final = pieces
+        self._store: Final = pieces.store
         self._ref: Final = ref
         self._stream: Final = stream
         self._finished: Final = finished
         self._lease_seconds: Final = lease_seconds
-        self._count = LineCount()
+        self._lines = FIRST_LINES
 
     def step(self, cursor: int, channel: Channel | None) -> Step:
         """What follows ``cursor``. Raises :class:`StoreError`, and then nothing has been passed over."""
         try:
-            entries = self._store.read(self._ref, cursor, self._count.lines)
-            if not entries:
+            piece = self._pieces.behind(self._ref, self._stream, cursor, self._lines)
+            if piece is None:
                 return self._nothing_behind(cursor, channel)
-            first = 1 if in_sequence(entries, cursor) else self._first()
-            items, closing = encode(read_entries(entries, cursor, first), cursor)
-            reached = items[-1].number if items else cursor
-            step = Step(join(items, self._stream), reached)
-            if isinstance(closing, Stray):
-                step = Step((step.frames or b"") + closing.to_frame(), reached, "error")
-            elif closing and not (channel and channel.seek(reached) is not None):
-                step = self._end(step, closing)
-            self._count.learn(len(entries), sum([len(item.frame) for item in items]))
+            step = Step(piece.frames, piece.cursor)
+            if isinstance(piece.closing, Stray):
+                step = Step(piece.frames + piece.closing.to_frame(), piece.cursor, "error")
+            elif piece.closing and not (channel and channel.seek(piece.cursor) is not None):
+                step = self._end(step, piece.closing)
+            self._lines = piece.following
             return step
         except NotALog as error:
             return failed(cursor, str(error))
-
-    def _first(self) -> int:
-        """The first number the store still has."""
-        job = self._store.look(self._ref)
-        return job.first if job else 1
 
     def _nothing_behind(self, cursor: int, channel: Channel | None) -> Step:
         """What it means that the store holds nothing behind the cursor although more was there once."""

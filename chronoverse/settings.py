@@ -20,6 +20,7 @@ DEFAULT_WORKERS: Final = 4
 
 _KEYS: Final = ("CHRONOVERSE_JWT_SECRET", "CHRONOVERSE_JWT_PUBLIC_KEY", "CHRONOVERSE_JWT_JWKS_URL")
 _DURABILITIES: Final = ("acked", "fsynced", "replicated")
+_FORMATS: Final = ("console", "json")
 _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 
@@ -123,9 +124,44 @@ class Settings:
     max_streams: Annotated[
         int, Knob(parse.Whole(1, 1_000_000), "streams per worker", "Those beyond it are refused with 503.")
     ] = 8_000
+    max_streams_per_token: Annotated[
+        int | None,
+        Knob(
+            parse.Whole(1, 1_000_000),
+            "streams per worker",
+            "Those beyond it of tokens with the same `sub` are refused with 429.",
+            "as many as the worker takes",
+        ),
+    ] = None
+    max_streams_per_address: Annotated[
+        int | None,
+        Knob(
+            parse.Whole(1, 1_000_000),
+            "streams per worker",
+            "Those beyond it of the same client address (IPv6: the same /64) are refused with 429. A proxy's word for"
+            " the address counts when gunicorn's `FORWARDED_ALLOW_IPS` names the proxy.",
+            "as many as the worker takes",
+        ),
+    ] = None
     max_stream_seconds: Annotated[
-        int, Knob(parse.Whole(1, 86_400), "seconds", "Age at which a stream is ended, for its client to resume.")
+        int,
+        Knob(
+            parse.Whole(1, 86_400),
+            "seconds",
+            "Age at which a stream is ended, up to a tenth earlier, for its client to resume.",
+        ),
     ] = 3_600
+    drain_seconds: Annotated[
+        int,
+        Knob(
+            parse.Whole(0, 600),
+            "seconds",
+            "Over how long a worker that was told to go spreads the ends of its streams. It has gone 5 s later.",
+        ),
+    ] = 10
+    log_format: Annotated[
+        str, Knob(parse.one_of(*_FORMATS), "word", "How the service logs: `console` lines, or a `json` object a line.")
+    ] = "console"
     log_level: Annotated[
         str, Knob(parse.one_of(*_LEVELS), "level", f"How much the service logs: {', '.join(_LEVELS)}.")
     ] = "info"

@@ -21,6 +21,7 @@ from chronoverse.entries import RawEntry, in_sequence, read_entries
 from chronoverse.errors import NotALog, StoreError, StoreUnavailable
 from chronoverse.joblog import Gap, Job, JobRef, Status, Stray
 from chronoverse.source import LineCount, Source
+from chronoverse.tally import Tally, store_failed
 
 #: Seconds one XREAD waits. It bounds how long a stop takes, and is the beat by which the tail knows it is alive.
 BLOCK_SECONDS: Final = 1.0
@@ -76,6 +77,7 @@ class Tail:
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
         self._count = LineCount()
+        self.tally = Tally()
         self._beats: dict[str, float] = {}
         self._read_at = clock()
         self._failing = False
@@ -117,11 +119,6 @@ class Tail:
             return None
         return replace(channel.job, last=channel.cursor)
 
-    def wake_all(self) -> None:
-        """Wakes every viewer, so that it sees that it must stop."""
-        for channel in tuple(self._channels.values()):
-            channel.wake_all()
-
     def silent_seconds(self, ref: JobRef | None = None) -> float:
         """For how long the store has not answered the tail; or the server of ``ref``, where there are many."""
         return max(self._clock() - self._read_at, self._reader.silent_seconds(ref) if ref else 0)
@@ -134,6 +131,10 @@ class Tail:
     def watched(self) -> int:
         """Jobs being watched."""
         return len(self._channels)
+
+    def tell(self) -> None:
+        """Brings the metrics up to date with what this tail does; so does each of the attendant's rounds."""
+        self.tally.tell(tuple(self._channels.values()), self.silent_seconds())
 
     # One step of each thread
 
@@ -193,8 +194,11 @@ class Tail:
         first = channel.job.first if channel.job and not ordinary else 1
         items, closing = encode(read_entries(entries, before, first), before)
         if items:
-            channel.publish(items, before, self._ring_bytes())
-            self._count.learn(len(items), sum([len(item.frame) for item in items]))
+            size, sharing = sum([len(item.frame) for item in items]), channel.sharing
+            if channel.publish(items, before, self._ring_bytes()):
+                self.tally.delivered(len(items), size, sharing)
+                self.tally.delayed(entries[0])
+            self._count.learn(len(items), size)
             channel.look_at = min(self._clock() + LOOK_SECONDS, channel.looked_at + BUSY_LOOK_SECONDS)
         if isinstance(closing, Stray):
             channel.close(closing.to_frame())
@@ -273,6 +277,7 @@ class Tail:
                 delay, self._failing = BACKOFF_SECONDS[0], False
             except StoreError as error:
                 self._failing = True
+                store_failed("tail", error)
                 log.warning("the tail cannot read: %s", error)
                 self._stopped.wait(random.uniform(delay / 2, delay))
                 delay = min(2 * delay, longest)
@@ -296,10 +301,12 @@ class Tail:
             self._attend.wait(TICK_SECONDS)
             self._attend.clear()
             self._mind("attendant", "reader")
+            self.tell()
             try:
                 self._rearm()
                 self.attend_once()
             except StoreError as error:
+                store_failed("tail", error)
                 log.warning("the tail cannot look at its jobs: %s", error)
                 self._stopped.wait(random.uniform(BACKOFF_SECONDS[1] / 2, BACKOFF_SECONDS[1]))
 

@@ -15,9 +15,10 @@ from chronoverse import sse
 from chronoverse.channel import Channel
 from chronoverse.errors import StoreError
 from chronoverse.joblog import Job, JobRef
+from chronoverse.pieces import Pieces
 from chronoverse.replay import Replay
-from chronoverse.source import Source
 from chronoverse.tail import Tail
+from chronoverse.tally import store_failed
 
 #: Seconds the store may stay away before a viewer is told so and let go.
 STORE_PATIENCE_SECONDS: Final = 30.0
@@ -53,36 +54,30 @@ class Viewer:
     """Bytes for one connection. :meth:`poll` never waits; :meth:`chunks` waits between polls.
 
     Something that writes by itself (``on_wake``) asks by :meth:`glance` first, which does not even read the store.
-    ``stop`` says that the process is going down. ``clock`` is monotonic, in seconds. Thousands of these wait at a
-    time, so each keeps only what it needs.
+    ``clock`` is monotonic, in seconds. Thousands of these wait at a time, so each keeps only what it needs.
     """
 
     __slots__ = (
         "_awaited", "_channel", "_clock", "_closes_at", "_expires_at", "_finished", "_heartbeat", "_lease_seconds",
-        "_past", "_pending", "_position", "_read_at", "_ref", "_retry_ms", "_sent_at", "_state", "_stop", "_store",
-        "_stream", "_tail", "_wait", "_woken", "behind", "cursor", "done", "due", "on_wake", "reason",
+        "_past", "_pending", "_pieces", "_position", "_read_at", "_ref", "_retry_ms", "_sent_at", "_state", "_stream",
+        "_tail", "_wait", "_woken", "behind", "cursor", "done", "due", "on_wake", "reason", "sent_away",
     )  # fmt: skip
 
     def __init__(
-        self,
-        request: Request,
-        store: Source,
-        tail: Tail,
-        *,
-        stop: threading.Event | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        self, request: Request, pieces: Pieces, tail: Tail, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.cursor = request.after
         self.done = False
-        #: Why it is done: ``end``, ``error``, ``expired``, ``age``, ``stop`` or ``left``; empty while it is not.
+        #: Why it is done: ``end``, ``error``, ``expired``, ``age``, ``drain``, ``left`` or ``slow``; until then empty.
         self.reason = ""
+        #: Whether it was told to end, for its client to resume elsewhere.
+        self.sent_away = False
         #: Whether the last glance ended where only a read of the store can go on.
         self.behind = False
         #: Called instead of waking :meth:`chunks`.
         self.on_wake: Callable[[], None] | None = None
-        self._store = store
+        self._pieces = pieces
         self._tail = tail
-        self._stop = stop or threading.Event()
         self._clock = clock
         self._woken: threading.Event | None = None
         self._past: Replay | None = None
@@ -129,15 +124,24 @@ class Viewer:
         elif self._woken is not None:
             self._woken.set()
 
-    def hang_up(self) -> None:
+    def send_away(self, retry_ms: int) -> None:
+        """Has the stream end now, without an end: its client is to come back after ``retry_ms``, to another process."""
+        self.sent_away = True
+        self._retry_ms = retry_ms
+        # In this order: a poll under way schedules by the former.
+        self._closes_at = self.due = float("-inf")
+        self.wake()
+
+    def hang_up(self, why: str = "left") -> None:
         """The client has gone: ends :meth:`chunks` without another byte."""
         self.done = True
-        self.reason = "left"
+        self.reason = why
         self.wake()
 
     def close(self) -> None:
         """Leaves the tail. Can be called twice."""
         if self._channel is not None:
+            self._stand(None)
             self._tail.leave(self._channel, self)
             self._channel = None
 
@@ -159,11 +163,40 @@ class Viewer:
         if now < self.due and position is not None and channel is not None and channel.state is self._state:
             # The way of nearly every line to nearly every viewer.
             taken = channel.take(position, self._stream)
-            if taken is not None and taken.frames and channel.final is None and not self._stop.is_set():
+            if taken is not None and taken.frames and channel.final is None:
                 self.cursor, self._position = taken.cursor, taken.position
                 self._sent_at = now
                 return taken.frames
         return self._look_around(now)
+
+    # For whoever stands in for the viewer while it is caught up
+
+    @property
+    def channel(self) -> Channel | None:
+        """What it shares with the other viewers of its job, while it does."""
+        return self._channel
+
+    @property
+    def place(self) -> int | None:
+        """Its position in the ring when nothing sets it apart from the others there, so that one can stand for all."""
+        channel = self._channel
+        plain = channel is not None and self._state is not None and channel.state is self._state
+        return self._position if plain and self._stream is None and not self._pending and not self.done else None
+
+    @property
+    def sent_at(self) -> float:
+        """When it last sent something, on its clock."""
+        return self._sent_at
+
+    @property
+    def ends_at(self) -> float:
+        """When it must end whatever happens, on its clock."""
+        return min(self._expires_at, self._closes_at)
+
+    def moved(self, cursor: int, position: int, sent_at: float) -> None:
+        """All up to ``cursor``, which is ``position`` in the ring, was sent in its stead, last at ``sent_at``."""
+        self.cursor, self._position = cursor, position
+        self._sent(sent_at)
 
     @property
     def has_more(self) -> bool:
@@ -197,12 +230,10 @@ class Viewer:
 
     def _close_early(self, now: float) -> bytes:
         """The closing bytes when the stream must end before the log does, else none."""
-        if self._stop.is_set():
-            return self._finish("stop", sse.retry(self._retry_ms))
         if now >= self._expires_at:
             return self._finish("expired", sse.frame("error", b"token expired"))
         if now >= self._closes_at:
-            return self._finish("age", sse.retry(self._retry_ms))
+            return self._finish("drain" if self.sent_away else "age", sse.retry(self._retry_ms))
         return b""
 
     def _finish(self, reason: str, chunk: bytes) -> bytes:
@@ -241,28 +272,40 @@ class Viewer:
         final, cursor = channel.final, channel.cursor
         position = channel.seek(self.cursor) if self._position is None else self._position
         taken = channel.take(position, self._stream) if position is not None else None
-        if taken is None:
-            self._position = None
+        if position is None or taken is None:
+            self._stand(None)
             self.behind = True
             return None
         self._past = None
         if taken.cursor > self.cursor:
             self.cursor = taken.cursor
         # A viewer ahead of the ring (the store went back) finds its place anew each time.
-        self._position = taken.position if taken.cursor >= self.cursor else None
+        self._stand(taken.position if taken.cursor >= self.cursor else None, position)
         if final is not None and taken.cursor >= cursor:
             return self._finish("end" if channel.job and channel.job.end else "error", taken.frames + final)
         return taken.frames or (b"" if taken.cursor < cursor else None)
 
+    def _stand(self, position: int | None, start: int = 0) -> None:
+        """Goes on from ``position`` in the ring, having come in at ``start``; None to take no longer from it."""
+        channel = self._channel
+        if channel is not None and (position is None) is not (self._position is None):
+            if position is None:
+                channel.unshare()
+            else:
+                self._tail.tally.delivered(*channel.share(start))
+        self._position = position
+
     def _replay(self, now: float) -> bytes | None:
         """The next lines by a read of our own."""
         if self._past is None:
-            self._past = Replay(self._store, self._ref, self._stream, self._finished, self._lease_seconds)
+            self._past = Replay(self._pieces, self._ref, self._stream, self._finished, self._lease_seconds)
         try:
             step = self._past.step(self.cursor, self._channel)
-        except StoreError:
+        except StoreError as error:
+            store_failed("replay", error)
             self.due = min(self.due, now + RETRY_READ_SECONDS)
             return None
+        self._tail.tally.replayed(step.cursor - self.cursor, len(step.frames or b""))
         self.cursor = step.cursor
         self._read_at = now
         return self._finish(step.reason, step.frames or b"") if step.reason else step.frames

@@ -11,21 +11,21 @@ PACKAGE: Final = Path(__file__).resolve().parents[1] / "chronoverse"
 
 #: Imports point strictly down this table. Each string is one rank: modules of the same rank do not know each other.
 LAYERS: Final = {
-    "ground": ("errors metrics sse",),
+    "ground": ("errors metrics sse turns",),
     "values": ("joblog redisurl", "parse", "entries ledger settings"),
     "places lines rest": (
         "keeper store.driver store.replies",
-        "embedded store.places",
+        "embedded store.ahead store.places",
         "store.appends store.cluster store.reader store.sentinel",
         "store.confirm store.lanes",
         "store",
     ),
     "reading and writing": (
         "backoff carriage channel cutter echo follower foreground source",
-        "httpledger jwks masking pseudoterminal relay terminal",
+        "httpledger jwks masking matcher pseudoterminal relay tally terminal",
         "auth client hole records scribe tail",
-        "capture replay spoolfile",
-        "segment",
+        "capture pieces spoolfile",
+        "replay segment",
         "stock",
         "spool",
         "safety sender",
@@ -34,11 +34,13 @@ LAYERS: Final = {
         "api deliver",
     ),
     "HTTP": (
-        "web.bodies web.connection web.cursors web.problems web.schemas",
+        "web.addresses web.admission web.bodies web.connection web.crowd web.cursors web.fairness web.identity",
+        "web.schemas",
+        "web.journal web.problems",
         "web.openapi web.outlet web.publications web.worker",
         "web.services",
-        "web.events web.logs web.ops web.publish",
-        "web.jobs",
+        "web.events web.ops web.pages web.publish web.ui",
+        "web.jobs web.logs web.raw web.search",
     ),
     "roots": ("banner web", "cli", "__main__"),
 }
@@ -51,6 +53,7 @@ OWNERS: Final = {
     "webargs": "web",
     "werkzeug": "web",
     "gevent": "web",
+    "re2": "matcher",
 }
 
 #: Who may read the environment, and why.

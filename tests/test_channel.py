@@ -274,10 +274,18 @@ def test_a_filter_that_leaves_nothing_still_moves_the_cursor() -> None:
 
 
 def test_a_gap_passes_every_filter() -> None:
-    """Nobody knows which stream its lines were of."""
+    """Nobody knows which stream its lines were of. It has no id, so what was skipped before it gets its own."""
     gap = Item(3, None, Gap(2, 3, "missing").to_frame())
 
-    assert join([item(1), gap], "stderr") == gap.frame
+    assert join([item(1), gap], "stderr") == b"id: 1\n\n" + gap.frame
+    assert join([item(1), gap, item(4, "stderr")], "stdout") == item(1).frame + gap.frame + b"id: 4\n\n"
+
+
+def test_a_stray_at_the_end_hides_nothing_that_was_skipped() -> None:
+    """The client comes back behind what it has not been shown."""
+    stray = Item(2, None, Stray("2-1").to_frame())
+
+    assert join([item(1), item(2), stray], "stderr") == b"id: 2\n\n" + stray.frame
 
 
 def test_a_filtered_write_reaches_as_far_as_an_unfiltered_one() -> None:

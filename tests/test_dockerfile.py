@@ -1,4 +1,4 @@
-"""The Dockerfile, read and not built: no container engine is at hand where these tests run."""
+"""The Dockerfile, read: its steps are run by ``tests/e2e/image.py``."""
 
 import http.server
 import json
@@ -10,30 +10,13 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from tests.support.dockerfile import read_stages
+from tests.support.tools import tool
+
 ROOT = Path(__file__).resolve().parents[1]
-
-
-class Step(NamedTuple):
-    """One instruction: ``RUN`` and what follows it, continuation lines joined."""
-
-    word: str
-    rest: str
-
-
-def read_stages(text: str) -> list[list[Step]]:
-    """The instructions of each build stage, comments dropped; each stage begins with its FROM."""
-    lines = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
-    stages: list[list[Step]] = []
-    for line in filter(str.strip, lines.replace("\\\n", " ").splitlines()):
-        word, _, rest = line.partition(" ")
-        if word == "FROM":
-            stages.append([])
-        stages[-1].append(Step(word, rest.strip()))
-    return stages
 
 
 STAGES = read_stages((ROOT / "Dockerfile").read_text(encoding="utf-8"))
@@ -42,6 +25,14 @@ STAGES = read_stages((ROOT / "Dockerfile").read_text(encoding="utf-8"))
 def last(word: str) -> str:
     """What the final stage's last ``word`` says: the one that counts."""
     return [step.rest for step in STAGES[-1] if step.word == word][-1]
+
+
+def test_the_linter_finds_nothing() -> None:
+    """Not even a matter of style; what is ignored says why."""
+    command = [tool("hadolint"), "--no-color", "--failure-threshold", "style", str(ROOT / "Dockerfile")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    assert (done.stdout, done.returncode) == ("", 0)
 
 
 def test_every_copied_file_exists_and_is_let_through() -> None:

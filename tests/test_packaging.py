@@ -15,14 +15,19 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 RUNTIME = PROJECT["dependencies"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 DECLARED = pytest.mark.parametrize(
     ("file_name", "dependencies"),
-    [("requirements.txt", RUNTIME), ("requirements-dev.txt", RUNTIME + EXTRAS["dev"])],
-    ids=["runtime", "dev"],
+    [
+        ("requirements.txt", RUNTIME),
+        ("requirements-dev.txt", RUNTIME + EXTRAS["dev"]),
+        ("requirements-build.txt", PYPROJECT["dependency-groups"]["build"]),
+    ],
+    ids=["runtime", "dev", "build"],
 )
 
 
@@ -45,7 +50,7 @@ def read_pins(text: str) -> Iterator[Pin]:
             canonicalize_name(requirement.name),
             specifier.version,
             block.count("--hash=sha256:"),
-            "chronoverse (pyproject.toml)" in block,
+            "chronoverse (pyproject.toml" in block,
         )
 
 
@@ -86,14 +91,14 @@ def test_a_stale_file_is_noticed() -> None:
     ]
 
 
-def test_development_pins_extend_the_runtime_pins() -> None:
-    """What is tested is what is shipped: the same versions in both files."""
-    runtime, dev = (
+def test_development_pins_extend_all_others() -> None:
+    """What is tested is what is shipped, and what it is built with: the same versions everywhere."""
+    runtime, build, dev = (
         {(pin.name, pin.version) for pin in read_pins((ROOT / name).read_text(encoding="utf-8"))}
-        for name in ("requirements.txt", "requirements-dev.txt")
+        for name in ("requirements.txt", "requirements-build.txt", "requirements-dev.txt")
     )
 
-    assert runtime - dev == set()
+    assert (runtime | build) - dev == set()
 
 
 @DECLARED

@@ -23,7 +23,7 @@ from chronoverse.errors import AppendRefused, SequenceGap
 from chronoverse.joblog import JobRef, Line, Status
 from chronoverse.store import Attempt, Store
 from chronoverse.viewer import Request
-from tests.support.reading import SPIN_POLLS, Account, Clock, CountingViewer, Impatient, SmallTail
+from tests.support.reading import SPIN_POLLS, Account, Clock, CountingViewer, Impatient, SmallPieces, SmallTail
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 
@@ -80,6 +80,7 @@ class Reading(RuleBasedStateMachine):
         self.ref = JobRef("wf", f"job-{next(self.runs)}")
         self.source = Impatient(self.looker, MOST)
         self.clock = Clock()
+        self.pieces = SmallPieces(self.source, clock=self.clock)
         self.tail = self._tail()
         self.written: dict[int, Line] = {}
         self.clients: list[Client] = []
@@ -304,6 +305,7 @@ class Reading(RuleBasedStateMachine):
             self._disconnect(client)
         self.tail.stop()
         self.tail = self._tail()
+        self.pieces = SmallPieces(self.source, clock=self.clock)
 
     # Clients
 
@@ -333,7 +335,7 @@ class Reading(RuleBasedStateMachine):
             return
         client.account = Account(after, client.stream, self.written, self.gone, lambda: self.rewound)
         request = Request(self.ref, job, after=after, stream=client.stream, wait=1e9, lease_seconds=LOOK_LEASE_SECONDS)
-        client.viewer = CountingViewer(request, self.source, self.tail, clock=self.clock)
+        client.viewer = CountingViewer(request, self.pieces, self.tail, clock=self.clock)
         client.quiet_since = None
 
     def _disconnect(self, client: Client) -> None:

@@ -11,6 +11,7 @@ import pytest
 from chronoverse.entries import RawEntry
 from chronoverse.errors import StoreError
 from chronoverse.joblog import Job, JobRef, Line
+from chronoverse.pieces import Pieces
 from chronoverse.source import Reader
 from chronoverse.store import Store
 from chronoverse.tail import Tail
@@ -35,7 +36,7 @@ class Watched:
         self.account = Account(0, None, written, lambda first, last: False)
         self.arrived: dict[int, float] = {}
         self.failure: AssertionError | None = None
-        self.viewer = Viewer(Request(job, store.look(job), wait=SOON), store, tail)
+        self.viewer = Viewer(Request(job, store.look(job), wait=SOON), Pieces(store), tail)
         self.thread = threading.Thread(target=self._watch)
         self.thread.start()
 
@@ -182,7 +183,7 @@ def test_a_stalled_viewer_of_an_ended_job_costs_nothing(world: World) -> None:
     """While all that is watched has ended, the tail sleeps: under gevent anything else would stop the worker."""
     world.foreign(job(), "1-0", "message", "x")
     world.tail.start()
-    stalled = Viewer(Request(job(), world.store.look(job())), world.store, world.tail)
+    stalled = Viewer(Request(job(), world.store.look(job())), Pieces(world.store), world.tail)
     chunks = stalled.chunks()
     next(chunks)
     world.foreign(job(), "2-0", "event", "end")

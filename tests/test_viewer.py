@@ -1,6 +1,5 @@
 """A viewer's walk on a clock that goes only when told: hello, replay, live, and every way a stream can end."""
 
-import threading
 from collections.abc import Generator, Iterator
 from typing import Any, Final, cast
 
@@ -9,6 +8,7 @@ import pytest
 from chronoverse.channel import TAKE_BYTES
 from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.joblog import JobRef, Line, Status
+from chronoverse.pieces import Pieces
 from chronoverse.store import Attempt, Store
 from chronoverse.tail import LOOK_SECONDS, Tail
 from chronoverse.viewer import STORE_PATIENCE_SECONDS, Request, Viewer
@@ -34,8 +34,8 @@ class Rig:
         self.store = store
         self.source = Impatient(looker)
         self.clock = Clock()
+        self.pieces = Pieces(self.source, clock=self.clock)
         self.tail = Tail(self.source, lease_seconds=YOUTH_SECONDS, clock=self.clock)
-        self.stop = threading.Event()
         self._server = server
         self._prefix = prefix
 
@@ -58,7 +58,7 @@ class Rig:
     def viewer(self, job: JobRef = JOB, **wanted: Any) -> Viewer:
         """A viewer, of the job as it is now."""
         request = Request(job, self.store.look(job), retry_ms=2417, **wanted)
-        return Viewer(request, self.source, self.tail, stop=self.stop, clock=self.clock)
+        return Viewer(request, self.pieces, self.tail, clock=self.clock)
 
     def attend(self) -> None:
         """A round of each of the tail's threads."""
@@ -312,13 +312,13 @@ def test_the_stream_is_old_enough(rig: Rig) -> None:
     assert (viewer.done, viewer.reason) == (True, "age")
 
 
-def test_the_process_stops(rig: Rig) -> None:
-    """A stop ends the stream without `end` or error, and with the reconnection time."""
+def test_the_process_goes(rig: Rig) -> None:
+    """A viewer that is sent away ends without `end` or error, and with a reconnection time of its own."""
     rig.write(1, 1)
     viewer = started(rig)
-    rig.stop.set()
-    assert viewer.poll() == b"retry: 2417\n\n"
-    assert (viewer.done, viewer.reason) == (True, "stop")
+    viewer.send_away(1234)
+    assert viewer.poll() == b"retry: 1234\n\n"
+    assert (viewer.done, viewer.reason) == (True, "drain")
 
 
 def test_the_wait_is_over(rig: Rig) -> None:

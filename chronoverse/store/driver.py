@@ -28,6 +28,9 @@ _LUA: Final = Path(__file__).parent / "lua"
 ScriptForgotten = redis.exceptions.NoScriptError
 #: A client, as :func:`connect` makes it.
 Client = redis.Redis
+#: A connection that was closed, or cannot be opened. A command that took too long is not one of these.
+Unreachable = redis.ConnectionError
+TimedOut = redis.TimeoutError
 #: A connection, as :func:`connection` makes it.
 Connection = redis.Connection
 #: Answers of a Cluster's node that has not the keys: another has them, or will have them.

@@ -1,4 +1,4 @@
-"""Live reading where jobs are in different slots of a Cluster: no XREAD takes keys of two. ADR 7 has the reasons.
+"""Live reading where jobs are in different slots of a Cluster: no XREAD takes keys of two. ADR 8 has the reasons.
 
 Each slot that is watched is a *lane*: a thread with a blocking reader of its own, which reads once each time it is
 told to. Slots beyond the bound share one lane that does not block but asks again and again.
@@ -191,7 +191,7 @@ class Lanes:
                 self._rearm(lane)
 
     def _rearm(self, lane: _Lane) -> None:
-        if self._rearming is None or not self._rearming.is_alive():
+        if self._rearming is None:
             target = partial(_interrupt, self._behind)
             self._rearming = threading.Thread(target=target, name="tail-rearming", daemon=True)
             self._rearming.start()
@@ -233,14 +233,14 @@ class Lanes:
         for lane in lanes.values():
             lane.close()
             self._rearm(lane)
-        rearming, self._rearming = self._rearming, None
         # Of the thread that interrupts too: the next one must not read what was meant for this one.
         self._behind.put(None)
-        self._behind = queue.SimpleQueue()
+        rearming, self._behind, self._rearming = self._rearming, queue.SimpleQueue(), None
         until = time.monotonic() + 2 * self._block_seconds
         for lane in lanes.values():
             lane.join(max(until - time.monotonic(), 0))
         if rearming is not None:
+            # Or it would ask with a client that whoever owns it closes next.
             rearming.join(max(until - time.monotonic(), 0))
 
 

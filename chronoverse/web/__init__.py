@@ -1,31 +1,37 @@
 """The service's root: builds what the routes need and wires them together."""
 
-import threading
+import time
 
 from flask import Flask, request
 from werkzeug.exceptions import NotFound
 
-from chronoverse import embedded
+from chronoverse import embedded, metrics
 from chronoverse.auth import Verifier
+from chronoverse.errors import AtCapacity
+from chronoverse.pieces import Pieces
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.tail import Tail
-from chronoverse.web import events, jobs, logs, openapi, ops, problems, publish
+from chronoverse.turns import Turns
+from chronoverse.web import events, identity, jobs, logs, openapi, ops, problems, publish, raw, search, ui
+from chronoverse.web.admission import Streams
+from chronoverse.web.crowd import Worker
+from chronoverse.web.fairness import let_others
+from chronoverse.web.outlet import Outlets
 from chronoverse.web.schemas import IdentifierConverter
-from chronoverse.web.services import Services, Streams
+from chronoverse.web.services import ARRIVAL_SECONDS, Services
 
 
-def create_app(settings: Settings | None = None, stop: threading.Event | None = None) -> Flask:
+def create_app(settings: Settings | None = None) -> Flask:
     """The WSGI application of one worker.
 
     ``settings`` default to the environment's. Without a ``CHRONOVERSE_REDIS_URL`` the worker holds the embedded
-    server of the data directory. Once ``stop`` is set, streams end and ``/readyz`` says 503.
+    server of the data directory.
     """
-    settings = settings or Settings.from_env()
-    return build_app(services(settings, stop or threading.Event()))
+    return build_app(services(settings or Settings.from_env()))
 
 
-def services(settings: Settings, stop: threading.Event) -> Services:
+def services(settings: Settings) -> Services:
     """What the routes need, made from ``settings``. Opens no connection yet."""
     hold = embedded.hold(settings.data_dir) if settings.redis_url is None else None
     store = Store(
@@ -34,14 +40,19 @@ def services(settings: Settings, stop: threading.Event) -> Services:
         lease_seconds=settings.lease_seconds,
         retention_seconds=settings.retention_seconds,
     )
+    tail = Tail(store, lease_seconds=settings.lease_seconds)
+    metrics.WORKERS.set(1)
+    metrics.STREAMS_LIMIT.set(settings.max_streams)
     return Services(
         settings=settings,
         store=store,
-        tail=Tail(store, lease_seconds=settings.lease_seconds),
+        tail=tail,
+        pieces=Pieces(store, pause=let_others),
         verifier=Verifier.from_settings(settings),
-        streams=Streams(settings.max_streams),
+        streams=Streams(settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address),
+        outlets=Outlets(Worker(tail, settings.heartbeat_seconds, time.monotonic)),
+        arrivals=Turns(ARRIVAL_SECONDS, AtCapacity, let_others),
         hold=hold,
-        stop=stop,
     )
 
 
@@ -50,11 +61,13 @@ def build_app(services: Services) -> Flask:
     app = Flask("chronoverse", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.converters["id"] = IdentifierConverter
+    identity.register(app)
     document = openapi.describe(app)
     document.register_converter(IdentifierConverter, _document_identifier)
-    for module in (events, logs, jobs, publish):
+    for module in (events, logs, search, raw, jobs, publish):
         document.register_blueprint(module.blueprint(services))
     document.register_blueprint(ops.blueprint(services, document))
+    app.register_blueprint(ui.blueprint(services.settings))
     app.before_request(_plain_path)
     problems.register(app)
     app.extensions["chronoverse"] = services

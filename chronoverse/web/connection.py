@@ -2,6 +2,7 @@
 
 import _socket
 import contextlib
+import os
 import socket
 from collections.abc import Callable
 from typing import Any, Final
@@ -33,28 +34,43 @@ def tune(environ: dict[str, Any]) -> socket.socket | None:
 
 
 def half_close(sock: socket.socket) -> None:
-    """No further request is read from it."""
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RD)
+    """No further request is read from it: whoever waits for one sees the end."""
+    # gevent's own shutdown would have the reader fail instead, as if the descriptor were gone.
+    with contextlib.suppress(OSError), contextlib.closing(_socket.socket(fileno=os.dup(sock.fileno()))) as plain:
+        plain.shutdown(socket.SHUT_RD)
 
 
-def on_hangup(sock: _socket.socket, left: Callable[[], None]) -> Callable[[], None]:
-    """Calls ``left`` once when the peer closes; without it that is noticed two heartbeats late. Returns the undoing."""
+def on_hangup(sock: _socket.socket, left: Callable[[str], None]) -> Callable[[], None]:
+    """Calls ``left`` once when the peer closes; without it that is noticed two heartbeats late. Returns the undoing.
+
+    It is told ``left``, or ``slow`` when the kernel gave up a peer that took nothing for :data:`USER_TIMEOUT_MS`.
+
+    In a greenlet of its own: the hub itself may not even wait for a lock, and what it was told is lost when it has to.
+    """
     watcher = gevent.get_hub().loop.io(sock.fileno(), 1)
+    watching = True
 
     def readable() -> None:
+        why = "left"
         try:
             gone = not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
-        except OSError:
+        except OSError as error:
             gone = True
+            why = "slow" if isinstance(error, TimeoutError) else "left"
         # A client that sends on after its request is not watched further: the data would wake us for ever.
         watcher.stop()
         if gone:
-            left()
+            gevent.spawn(leave, why)
+
+    def leave(why: str) -> None:
+        if watching:
+            left(why)
 
     def undo() -> None:
+        nonlocal watching
+        watching = False
         watcher.stop()
         watcher.close()
 

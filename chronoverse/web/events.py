@@ -4,6 +4,7 @@ Everything is decided before the first byte: headers cannot be changed afterward
 but 200 here learns why from a problem document.
 """
 
+import logging
 import random
 from collections.abc import Callable
 from functools import partial
@@ -16,13 +17,12 @@ from chronoverse.entries import read_entries
 from chronoverse.errors import JobNotFound
 from chronoverse.joblog import Job, JobRef, Line
 from chronoverse.viewer import Request, Viewer
+from chronoverse.web.admission import Guest, retry_ms
 from chronoverse.web.connection import half_close, on_hangup, tune
-from chronoverse.web.schemas import Blueprint, EventsHeaders, EventsQuery, ProblemSchema
-from chronoverse.web.services import Services, principal
+from chronoverse.web.schemas import EVENT, Blueprint, EventsHeaders, EventsQuery, ProblemSchema
+from chronoverse.web.services import Services, guest, principal
 
-#: Milliseconds after which a client comes back, drawn for each connection so that they do not come all at once.
-RETRY_MS: Final = (1000, 5000)
-#: Share of the maximum age by which streams differ, for the same reason.
+#: Share of the maximum age by which streams differ, so that they do not come back all at once.
 AGE_JITTER: Final = 0.1
 #: Entries looked through, backwards, for the last n lines of one stream.
 TAIL_SCAN: Final = 100_000
@@ -35,22 +35,39 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
 }
 
+log = logging.getLogger(__name__)
+
 
 def blueprint(services: Services) -> Blueprint:
     """The events route."""
     routes = Blueprint("events", __name__, description="A job's log, live and from any offset.")
+
+    @routes.before_request
+    def one_by_one() -> None:
+        # Each costs a millisecond: 60 that come together would keep the lines of all others for as many.
+        with services.arrivals.turn():
+            pass
+
     services.guard(routes)
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/events")
     @routes.doc(operationId="streamJobLog")
     @routes.arguments(EventsQuery(), location="query", as_kwargs=True)
     @routes.arguments(EventsHeaders(), location="headers", as_kwargs=True)
-    @routes.response(200, {"type": "string"}, content_type="text/event-stream", description="Server-Sent Events.")
+    @routes.response(200, EVENT, content_type="text/event-stream", description="Server-Sent Events, each like this.")
     @routes.alt_response(204, description="`Last-Event-ID` is at or past the end: there is nothing more, ever.")
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
+    @routes.alt_response(
+        429,
+        schema=ProblemSchema,
+        content_type="application/problem+json",
+        description="The token or the client's address has as many streams as it may.",
+    )
     def events(workflow_id: str, job_id: str, wait: int, last_event_id: int | None = None, **query: Any) -> Response:
         """Stream a job's log as Server-Sent Events."""
-        ref = JobRef(workflow_id, job_id)
+        ref, asking = JobRef(workflow_id, job_id), guest(services)
+        if request.method != "HEAD":
+            services.streams.check(asking)
         job = services.tail.known(ref) or services.store.look(ref)
         if job is None and not wait:
             raise JobNotFound("no such job")
@@ -62,7 +79,7 @@ def blueprint(services: Services) -> Blueprint:
         headers = {**_HEADERS, "Last-Event-ID": str(after)}
         if request.method == "HEAD":
             return Response(iter(()), headers=headers, content_type=CONTENT_TYPE)
-        return _serve(services, _request(services, ref, job, after, stream, wait), headers)
+        return _serve(services, asking, _request(services, ref, job, after, stream, wait), headers)
 
     return routes
 
@@ -108,7 +125,7 @@ def _request(services: Services, ref: JobRef, job: Job | None, after: int, strea
         after=after,
         stream=stream,
         wait=wait,
-        retry_ms=random.randint(*RETRY_MS),
+        retry_ms=retry_ms(),
         heartbeat_seconds=settings.heartbeat_seconds,
         lease_seconds=settings.lease_seconds,
         expires_at=now + principal().expires_at - services.wall_clock(),
@@ -119,13 +136,14 @@ def _request(services: Services, ref: JobRef, job: Job | None, after: int, strea
 class EventStream(Response):
     """A viewer's response. It is here that one of two ways is chosen: an outlet, or chunks that the server asks for."""
 
-    def __init__(self, services: Services, viewer: Viewer, headers: dict[str, str]) -> None:
+    def __init__(self, services: Services, asking: Guest, viewer: Viewer, headers: dict[str, str]) -> None:
         super().__init__(iter(()), headers=headers, content_type=CONTENT_TYPE)
         self._services = services
+        self._guest = asking
         self._viewer = viewer
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
-        sock, ended = tune(environ), partial(_ended, self._services, self._viewer)
+        sock, ended = tune(environ), partial(_ended, self._services, self._guest, self._viewer)
         if self._services.outlets.fit(environ):
             return self._hand_over(sock, environ, start_response, ended)
         undo = on_hangup(sock, self._viewer.hang_up) if sock else None
@@ -133,7 +151,7 @@ class EventStream(Response):
         def closed() -> None:
             if undo:
                 undo()
-            if sock and self._services.stop.is_set():
+            if sock and self._services.streams.draining:
                 # Or gunicorn would wait for the client's next request before it lets the worker go.
                 half_close(sock)
             ended()
@@ -156,16 +174,24 @@ class EventStream(Response):
         return self._services.outlets.answer
 
 
-def _serve(services: Services, wanted: Request, headers: dict[str, str]) -> Response:
-    services.streams.enter()
+def _serve(services: Services, asking: Guest, wanted: Request, headers: dict[str, str]) -> Response:
+    services.streams.enter(asking)
     services.tail.start()
     metrics.STREAMS_OPEN.inc()
-    viewer = Viewer(wanted, services.store, services.tail, stop=services.stop, clock=services.monotonic)
-    return EventStream(services, viewer, headers)
+    metrics.STREAMS_STARTED.inc()
+    asking.viewer = viewer = Viewer(wanted, services.pieces, services.tail, clock=services.monotonic)
+    _note("stream opened", asking, job=str(wanted.ref), after=wanted.after, client=asking.address, sub=asking.subject)
+    return EventStream(services, asking, viewer, headers)
 
 
-def _ended(services: Services, viewer: Viewer) -> None:
+def _ended(services: Services, asking: Guest, viewer: Viewer) -> None:
     viewer.close()
-    services.streams.leave()
+    services.streams.leave(asking)
+    reason = viewer.reason or "left"
     metrics.STREAMS_OPEN.dec()
-    metrics.STREAMS_ENDED.labels(viewer.reason or "left").inc()
+    metrics.STREAMS_ENDED.labels(reason).inc()
+    _note("stream ended", asking, why=reason, at=viewer.cursor, seconds=round(services.monotonic() - asking.since, 3))
+
+
+def _note(what: str, asking: Guest, **fields: object) -> None:
+    log.info(what, extra={"fields": {"request_id": asking.request_id, **fields}})

@@ -9,7 +9,7 @@ from flask import Response
 from chronoverse.errors import InvalidCursor, StoreUnavailable
 from chronoverse.joblog import Job, JobRef
 from chronoverse.web.cursors import decode_cursor, encode_cursor
-from chronoverse.web.logs import page_response
+from chronoverse.web.pages import page_response
 from chronoverse.web.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema, ProblemSchema
 from chronoverse.web.services import Services
 

@@ -3,7 +3,7 @@
 from flask import Response, jsonify
 
 from chronoverse import metrics
-from chronoverse.errors import StoreUnavailable
+from chronoverse.errors import Draining
 from chronoverse.web.openapi import Document
 from chronoverse.web.schemas import Blueprint, ProblemSchema, StatusSchema
 from chronoverse.web.services import Services
@@ -26,8 +26,8 @@ def blueprint(services: Services, document: Document) -> Blueprint:
     @routes.alt_response(503, schema=ProblemSchema, content_type="application/problem+json")
     def readyz() -> Response:
         """Can it serve."""
-        if services.stop.is_set():
-            raise StoreUnavailable("this worker is going down")
+        if services.streams.draining:
+            raise Draining("this worker is going down")
         services.store.ping()
         return jsonify(status="ready")
 
@@ -36,7 +36,7 @@ def blueprint(services: Services, document: Document) -> Blueprint:
     @routes.response(200, {"type": "string"}, content_type="text/plain", description="Prometheus's text format.")
     def exposition() -> Response:
         """What it does."""
-        metrics.JOBS_WATCHED.set(services.tail.watched)
+        services.tail.tell()
         return Response(metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     @routes.route("/openapi.json")

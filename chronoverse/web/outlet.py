@@ -11,16 +11,21 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import gevent
 import gevent.socket
 
+from chronoverse.channel import Channel
 from chronoverse.viewer import Viewer
 from chronoverse.web.connection import SEND_SECONDS, on_hangup
+from chronoverse.web.crowd import Crowd, Worker
 
 #: What ends a chunked body. RFC 9112 section 7.1.
 LAST_CHUNK: Final = b"0\r\n\r\n"
+#: Viewers of a job from which on they are written to as one.
+CROWD_VIEWERS: Final = 16
 #: Bytes thrown away of what a peer has sent behind its request. Nobody sends more in earnest.
 UNREAD_BYTES: Final = 64 * 2**10
 
@@ -45,14 +50,15 @@ class Outlet:
     Everything here runs on one gevent hub, so that nothing happens between two lines unless the first one waits.
     """
 
-    __slots__ = ("_again", "_chunker", "_closed", "_greenlet", "_left", "_socket", "_unwatch", "_viewer")
+    __slots__ = ("_again", "_closed", "_greenlet", "_left", "_outlets", "_socket", "_unwatch", "crowd", "viewer")
 
-    def __init__(self, viewer: Viewer, sock: Any, chunker: Chunker, closed: Callable[[], None]) -> None:
+    def __init__(self, viewer: Viewer, sock: Any, outlets: "Outlets", closed: Callable[[], None]) -> None:
         # gunicorn closes its own descriptor of the connection when the request's handler returns.
         self._socket = _socket.socket(fileno=os.dup(sock.fileno()))
         self._socket.setblocking(False)
-        self._viewer = viewer
-        self._chunker = chunker
+        self.viewer = viewer
+        self.crowd: Crowd | None = None
+        self._outlets = outlets
         self._closed = closed
         self._again = self._left = False
         self._greenlet: gevent.Greenlet | None = None
@@ -64,6 +70,8 @@ class Outlet:
         if self._greenlet is not None:
             self._again = True
             return
+        if self.crowd is not None and not self.crowd.let_go(self):
+            return
         try:
             rest = self._write()
         except Exception as error:
@@ -72,15 +80,21 @@ class Outlet:
             self._close()
             return
         if rest is not None:
-            self._greenlet = gevent.spawn(self._run, rest)
+            self.carry_on(rest)
+        else:
+            self._outlets.settle(self, self._socket.send)
+
+    def carry_on(self, rest: bytes | memoryview) -> None:
+        """Has a greenlet write ``rest``, and whatever follows."""
+        self._greenlet = gevent.spawn(self._run, rest)
 
     def _write(self) -> bytes | memoryview | None:
         """What is left to do for a greenlet, perhaps only to look on; None when that is nothing."""
-        viewer = self._viewer
+        viewer = self.viewer
         frames = viewer.glance()
         if not frames:
             return b"" if frames is not None or viewer.behind or viewer.done else None
-        chunk = self._chunker(frames)
+        chunk = self._outlets.chunk(frames)
         try:
             sent = self._socket.send(chunk)
         except BlockingIOError:
@@ -91,19 +105,22 @@ class Outlet:
 
     def _run(self, rest: bytes | memoryview) -> None:
         try:
-            viewer = self._viewer
+            viewer = self.viewer
             self._send(rest)
             while not viewer.done:
                 self._again = False
                 frames = viewer.poll()
                 if frames:
-                    self._send(self._chunker(frames))
+                    self._send(self._outlets.chunk(frames))
                 elif frames is None and not viewer.done and not self._again:
                     if self._left:
                         break
                     self._greenlet = None
+                    self._outlets.settle(self, self._socket.send)
                     return
             self._send(LAST_CHUNK)
+        except TimeoutError:
+            self.viewer.reason = "slow"
         except OSError:
             pass
         except Exception:
@@ -120,16 +137,19 @@ class Outlet:
                 seconds = max(deadline - time.monotonic(), 0)
                 gevent.socket.wait_write(self._socket.fileno(), seconds, TimeoutError())
 
-    def _hang_up(self) -> None:
+    def _hang_up(self, why: str) -> None:
         # The peer may only have ended its own side: what it has asked for is sent, until that fails or all is said.
         self._left = True
+        self.viewer.reason = why
         if self._greenlet is None:
             self._close()
 
     def _close(self) -> None:
-        viewer = self._viewer
+        viewer = self.viewer
         viewer.done, viewer.on_wake = True, None
         self._unwatch()
+        if self.crowd is not None:
+            self.crowd.remove(self)
         viewer.close()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
@@ -142,10 +162,12 @@ class Outlet:
 class Outlets:
     """A worker's outlets. There are none until ``answer`` is what has its server leave the socket to them."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: Worker) -> None:
         self.answer: object | None = None
         self.open = 0
-        self._chunker = Chunker()
+        self.chunk = Chunker()
+        self._worker = worker
+        self._crowds: dict[Channel, Crowd] = {}
 
     def fit(self, environ: dict[str, Any]) -> bool:
         """Whether the socket under this request is ours to write to: plain HTTP/1.1, on gunicorn with gevent."""
@@ -160,4 +182,15 @@ class Outlets:
             closed()
 
         self.open += 1
-        Outlet(viewer, sock, self._chunker, gone).wake()
+        Outlet(viewer, sock, self, gone).wake()
+
+    def settle(self, outlet: Outlet, send: Callable[[bytes], int]) -> None:
+        """Lets an outlet that has nothing to write wait with others like it, where there are enough of them."""
+        channel = outlet.viewer.channel
+        if channel is None:
+            return
+        crowd = self._crowds.get(channel)
+        if crowd is None and len(channel.viewers) >= CROWD_VIEWERS:
+            crowd = Crowd(channel, self._worker, self.chunk, partial(self._crowds.pop, channel, None))
+        if crowd is not None and crowd.admit(outlet, send):
+            self._crowds[channel] = crowd

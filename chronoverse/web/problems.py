@@ -13,6 +13,7 @@ from chronoverse.errors import (
     AtCapacity,
     ChronoverseError,
     Closed,
+    Draining,
     Fenced,
     Forbidden,
     Held,
@@ -21,12 +22,15 @@ from chronoverse.errors import (
     KeysUnavailable,
     NotALog,
     SequenceGap,
+    ShareUsed,
     StoreError,
     StoreRefused,
     StoreUnavailable,
     Tainted,
     Unauthorized,
 )
+from chronoverse.tally import store_failed
+from chronoverse.web.identity import request_id
 
 #: Seconds after which a refused client may come again: about what a restart or a failover takes.
 RETRY_AFTER_SECONDS: Final = 2
@@ -41,6 +45,7 @@ STATUS: Final[dict[type[ChronoverseError], int]] = {
     StoreError: 502,
     StoreUnavailable: 503,
     StoreRefused: 503,
+    ShareUsed: 429,
     AtCapacity: 503,
     KeysUnavailable: 503,
 }
@@ -62,6 +67,7 @@ DETAILS: Final[dict[type[ChronoverseError], str]] = {
     StoreRefused: "The store does not take writes now; try again.",
     KeysUnavailable: "The keys that tokens are checked with cannot be fetched; try again.",
     AtCapacity: "This worker serves as many streams as it may; try again.",
+    Draining: "This worker is going down; try again.",
 }
 
 #: One text for every 404, so that "not yours", "not there" and "no such path" cannot be told apart.
@@ -77,6 +83,7 @@ TITLES: Final = {
     409: "Conflict",
     413: "Content Too Large",
     415: "Unsupported Media Type",
+    429: "Too Many Requests",
     500: "Internal Server Error",
     502: "Bad Gateway",
     503: "Service Unavailable",
@@ -96,13 +103,16 @@ def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None
     }
     if errors:
         body["errors"] = errors
+    # Two 404s must not differ by a byte.
+    if status != 404 and (name := request_id()):
+        body["request_id"] = name
     metrics.REQUESTS_REFUSED.labels(status).inc()
     response = Response(orjson.dumps(body), status, content_type="application/problem+json")
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"
     if status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
-    if status == 503:
+    if status in (429, 503):
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return response
 
@@ -121,6 +131,8 @@ def _ours(error: ChronoverseError) -> Response:
     if status >= 500:
         # Where the store is and what it said concerns operators only.
         log.warning("refused with %d: %s", status, error)
+        if isinstance(error, StoreError):
+            store_failed("request", error)
     detail = str(error) if status < 500 else DETAILS.get(type(error), "Something went wrong here.")
     response = problem(status, detail, **_members(error))
     if status == 403:

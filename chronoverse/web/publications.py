@@ -38,23 +38,36 @@ def _check_token(token: str) -> None:
         raise ValidationError("must be 32 to 128 hexadecimal digits")
 
 
-def _number(least: int, description: str, most: int = MAX_NUMBER, **kwargs: Any) -> fields.Integer:
-    return fields.Integer(
-        strict=True, validate=validate.Range(least, most), metadata={"description": description}, **kwargs
-    )
+class WholeNumber(fields.Integer):
+    """An integer as JSON Schema has it: 2.0 is one, and true is none, though Python would count with it."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+        if type(value) is not int and not (type(value) is float and value.is_integer()):
+            raise self.make_error("invalid", input=value)
+        return int(value)
 
 
-def _attempt() -> fields.Integer:
+def _number(least: int, description: str, most: int = MAX_NUMBER, **kwargs: Any) -> WholeNumber:
+    return WholeNumber(validate=validate.Range(least, most), metadata={"description": description}, **kwargs)
+
+
+def _attempt() -> WholeNumber:
     return _number(1, "The number that opening it has returned.", required=True)
 
 
 class NewLineSchema(Schema):
     """A line that is to be appended. Its number is its place behind `first`."""
 
-    timestamp = fields.String(required=True, metadata={"description": "ISO 8601, UTC, milliseconds."})
+    timestamp = fields.String(
+        required=True,
+        metadata={"description": "ISO 8601, UTC, milliseconds.", "pattern": f"^{_TIMESTAMP.pattern}$"},
+    )
     message = fields.String(
         required=True,
-        metadata={"description": "Without a newline; at most CHRONOVERSE_MAX_LINE_BYTES bytes of UTF-8."},
+        metadata={
+            "description": "Without a newline; at most CHRONOVERSE_MAX_LINE_BYTES bytes of UTF-8.",
+            "pattern": r"^[^\n]*$",
+        },
     )
     stream = fields.String(required=True, validate=validate.OneOf(STREAMS))
     partial_ = fields.Boolean(
@@ -119,7 +132,7 @@ class LinesBody(Schema):
     token = _token()
     attempt = _attempt()
     first = _number(1, "The first line's number.", MAX_NUMBER - MAX_LINES, required=True)
-    lines = fields.List(fields.Nested(NewLineSchema), required=True)
+    lines = fields.List(fields.Nested(NewLineSchema), required=True, validate=validate.Length(max=MAX_LINES))
 
     @classmethod
     def of(cls, max_line_bytes: int) -> Schema:
@@ -138,8 +151,7 @@ class EndBody(Schema):
         validate=validate.OneOf([status.value for status in Status if status.terminal]),
         metadata={"description": "LOST is for what is delivered of a runner that was killed."},
     )
-    exit_code = fields.Integer(
-        strict=True,
+    exit_code = WholeNumber(
         allow_none=True,
         load_default=None,
         validate=validate.Range(-MAX_EXIT_CODE, MAX_EXIT_CODE),

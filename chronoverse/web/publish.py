@@ -4,13 +4,18 @@ The answers are the store's own: 409 with its ``reason`` where it turns a runner
 Any request may be repeated after a lost answer.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Final
 
 import orjson
 from flask import Response, request
 
+from chronoverse import metrics
+from chronoverse.errors import AppendRefused, NotALog, StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog import Attempt, JobRef, Status
 from chronoverse.web.bodies import Bodies
+from chronoverse.web.problems import REASON
 from chronoverse.web.publications import (
     AttemptBody,
     AttemptSchema,
@@ -40,7 +45,7 @@ def blueprint(services: Services) -> Blueprint:
     @routes.alt_response(409, **_PROBLEM, description="`reason` is HELD, CLOSED, TAINTED or NOT_A_LOG.")
     def attempts(workflow_id: str, job_id: str) -> Response:
         """Open a new attempt at a job."""
-        with bodies.json(request, attempt_body) as body:
+        with bodies.json(request, attempt_body) as body, _counted("open"):
             opened = services.store.open(JobRef(workflow_id, job_id), body["token"])
         return _answer({"attempt": opened.attempt, "token": opened.token, "next": opened.next})
 
@@ -57,9 +62,13 @@ def blueprint(services: Services) -> Blueprint:
         with bodies.json(request, lines_body) as body:
             attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["first"])
             if not body["lines"]:
-                services.store.renew(attempt)
+                with _counted("renew"):
+                    services.store.renew(attempt)
                 return _answer({"next": None})
-            return _answer({"next": services.store.append(attempt, list(lines(body["first"], body["lines"])))})
+            with _counted("append"):
+                following = services.store.append(attempt, list(lines(body["first"], body["lines"])))
+            metrics.LINES_APPENDED.inc(len(body["lines"]))
+            return _answer({"next": following})
 
     @routes.route(f"{_JOB}/end", methods=["POST"])
     @routes.doc(requestBody=_document(EndBody))
@@ -70,10 +79,28 @@ def blueprint(services: Services) -> Blueprint:
         with bodies.json(request, end_body) as body:
             attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["next"])
             status = Status(body["status"])
-            services.store.finish(attempt, status, body["exit_code"], body["dropped"], body["next"])
+            with _counted("finish"):
+                services.store.finish(attempt, status, body["exit_code"], body["dropped"], body["next"])
         return Response(status=204)
 
     return routes
+
+
+@contextlib.contextmanager
+def _counted(operation: str) -> Iterator[None]:
+    """Counts what the store answers: OK, the ``reason`` of a 409, or a word for why there was no answer."""
+    answer = "ERROR"
+    try:
+        yield
+        answer = "OK"
+    except (AppendRefused, NotALog) as error:
+        answer = REASON[type(error)]
+        raise
+    except StoreError as error:
+        answer = {StoreUnavailable: "UNAVAILABLE", StoreRefused: "REFUSED"}.get(type(error), answer)
+        raise
+    finally:
+        metrics.PUBLISH_ANSWERS.labels(operation, answer).inc()
 
 
 def _document(schema: type[Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from werkzeug.routing import BaseConverter
 from werkzeug.routing import ValidationError as NoMatch
 
 from chronoverse.joblog import IDENTIFIER, MAX_NUMBER, Status, parse_number
+from chronoverse.matcher import MAX_QUERY, Matcher
 
 #: Lines or jobs on one page: at most, and unless the client says otherwise.
 PAGE_LIMIT: Final = 1000
@@ -118,6 +119,18 @@ class EventsHeaders(Schema):
     )
 
 
+#: One event, as its client sees it, for the OpenAPI document.
+EVENT: Final = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string", "enum": ["connected", "job", "log", "gap", "end", "error"]},
+        "data": {"type": "string", "description": "JSON; of an `error`, one line of plain text."},
+        "id": {"type": "string", "description": "The number to resume after.", "pattern": "^[0-9]{1,15}$"},
+        "retry": {"type": "integer", "description": "Milliseconds to wait before coming back."},
+    },
+}
+
+
 class LogsQuery(Schema):
     """What ``/logs`` may be asked."""
 
@@ -133,6 +146,47 @@ class LogsQuery(Schema):
     def _one_start(self, data: dict[str, Any], **kwargs: Any) -> None:
         if "offset" in data and "cursor" in data:
             raise ValidationError("cannot be combined with cursor", "offset")
+
+
+class Query(fields.String):
+    """What is looked for in a line. Whether it can be is for the whole schema to say, which knows of ``regex``."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        about = "What a line must contain, in any case of letters."
+        super().__init__(validate=validate.Length(1, MAX_QUERY), metadata={"description": about}, **kwargs)
+
+
+class _Searching(Schema):
+    """A query with its kind."""
+
+    q = Query()
+    regex = fields.Boolean(
+        truthy={"true"},
+        falsy={"false"},
+        load_default=False,
+        metadata={"description": "`q` is a regular expression, in RE2's syntax."},
+    )
+
+    @validates_schema
+    def _compiles(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if data.get("regex") and "q" in data:
+            try:
+                Matcher(data["q"], regex=True)
+            except ValueError as error:
+                raise ValidationError(str(error), "q") from error
+
+
+class SearchQuery(LogsQuery, _Searching):
+    """What ``/logs/search`` may be asked."""
+
+    q = Query(required=True)
+
+
+class RawQuery(_Searching):
+    """What ``/logs/raw`` may be asked."""
+
+    format = fields.String(load_default="txt", validate=validate.OneOf(("txt", "json", "jsonl")))
+    stream = _stream()
 
 
 class JobsQuery(Schema):
@@ -162,6 +216,22 @@ class LogsSchema(Schema):
     id = fields.String(required=True)
     logs = fields.List(fields.Nested(LineSchema), required=True)
     cursor = fields.String(required=True, allow_none=True, metadata={"description": "Of the next page, or null."})
+
+
+class FoundSchema(LineSchema):
+    """A line that was found."""
+
+    highlights = fields.List(
+        fields.List(fields.Integer(), validate=validate.Length(equal=2)),
+        required=True,
+        metadata={"description": "[start, end) of each place in `message`, in characters; the first 1,000."},
+    )
+
+
+class SearchSchema(LogsSchema):
+    """One page of what was found."""
+
+    logs = fields.List(fields.Nested(FoundSchema), required=True)
 
 
 class JobSchema(Schema):
@@ -205,3 +275,4 @@ class ProblemSchema(Schema):
     errors = fields.List(fields.Dict(keys=fields.String(), values=fields.String()))
     reason = fields.String(metadata={"description": "Of a 409: GAP, FENCED, CLOSED, HELD, TAINTED or NOT_A_LOG."})
     expected = fields.Integer(metadata={"description": "Of a GAP: the number that the log goes on with."})
+    request_id = fields.String(metadata={"description": "As in X-Request-ID. Not in a 404, which tells nothing."})

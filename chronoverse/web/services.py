@@ -1,8 +1,9 @@
 """What the routes need, handed to each blueprint as one argument; and who is asking."""
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,34 +13,28 @@ from chronoverse.auth import Principal, Verifier
 from chronoverse.embedded import Hold
 from chronoverse.errors import AtCapacity, JobNotFound
 from chronoverse.joblog import Job, JobRef
+from chronoverse.pieces import Pieces
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.tail import Tail
+from chronoverse.turns import Turns
+from chronoverse.web.addresses import Proxies
+from chronoverse.web.admission import Guest, Streams
+from chronoverse.web.identity import request_id
 from chronoverse.web.outlet import Outlets
 from chronoverse.web.problems import problem
 from chronoverse.web.schemas import Blueprint
 
+#: Seconds a viewer that comes waits for its turn: a crowd of some thousands is let in within that.
+ARRIVAL_SECONDS: Final = 10.0
 #: Scopes by what a request does.
 READ: Final = "logs:read"
 WRITE: Final = "logs:write"
-
-
-class Streams:
-    """Counts the open event streams of this worker against their limit."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.open = 0
-
-    def enter(self) -> None:
-        """Takes a place. Raises: :class:`AtCapacity`."""
-        if self.open >= self.limit:
-            raise AtCapacity(f"this worker already serves {self.limit} streams")
-        self.open += 1
-
-    def leave(self) -> None:
-        """Gives it back."""
-        self.open -= 1
+#: Requests that read stored logs at the same moment: each waits for its turn batch by batch, so that however many
+#: there are, the store's other connections and the worker's live viewers never wait for more than these.
+SCANS: Final = 2
+#: Seconds a request waits for its turn: longer than a turn takes, which is milliseconds unless the store is away.
+SCAN_WAIT_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +44,17 @@ class Services:
     settings: Settings
     store: Store
     tail: Tail
+    pieces: Pieces
     verifier: Verifier
     streams: Streams
+    outlets: Outlets
+    #: For viewers that come.
+    arrivals: Turns
     #: Ours on the embedded server, None where the store is somebody else's.
     hold: Hold | None = None
-    outlets: Outlets = field(default_factory=Outlets)
-    #: Set when the worker is going down: streams end, and no new ones are taken.
-    stop: threading.Event = field(default_factory=threading.Event)
+    #: Turns at reading many stored lines; see :meth:`scanning`.
+    scans: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(SCANS))
+    proxies: Proxies = field(default_factory=Proxies)
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
 
@@ -65,6 +64,16 @@ class Services:
         if job is None:
             raise JobNotFound("no such job")
         return job
+
+    @contextlib.contextmanager
+    def scanning(self) -> Iterator[None]:
+        """A turn at reading many stored lines. Raises: :class:`AtCapacity`."""
+        if not self.scans.acquire(timeout=SCAN_WAIT_SECONDS):
+            raise AtCapacity("every turn at reading stored logs is taken")
+        try:
+            yield
+        finally:
+            self.scans.release()
 
     def guard(self, blueprint: Blueprint) -> None:
         """Lets nothing into ``blueprint`` without a token for the workflow and the scope for the method.
@@ -87,6 +96,12 @@ class Services:
                     detail = "given more than once"
                     return problem(400, f"{name}: {detail}", [{"parameter": name, "detail": detail}])
             return None
+
+
+def guest(services: Services) -> Guest:
+    """Who is asking, as far as places for streams go."""
+    address = services.proxies.client(request.remote_addr or "", request.headers.get("X-Forwarded-For"))
+    return Guest(principal().subject, address, request_id() or "", services.monotonic())
 
 
 def principal() -> Principal:

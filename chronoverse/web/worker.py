@@ -1,18 +1,31 @@
-"""gunicorn's gevent worker, which lets a stream have its socket."""
+"""gunicorn's gevent worker, which lets a stream have its socket, and goes when it is told to."""
 
 import time
+from functools import partial
 from typing import Any, Final
 
 import gevent
+from gevent.pool import Pool
+from gevent.server import StreamServer
+from gunicorn.sock import ssl_context
 from gunicorn.workers.base_async import ALREADY_HANDLED
 from gunicorn.workers.ggevent import GeventWorker
 
-#: Seconds between looks whether the last stream has ended.
+from chronoverse.web.connection import half_close
+
+#: Seconds between looks whether it was told to go, and whether the last request has ended. A look takes 20 µs.
 LOOK_SECONDS: Final = 0.1
+#: Seconds that requests and full sockets have beyond the drain. The table of settings tells it too.
+LINGER_SECONDS: Final = 5.0
 
 
 class Worker(GeventWorker):
     """A response of ``ALREADY_HANDLED`` ends gunicorn's part: no further request is read from that connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: Connections that have had an answer and no further request.
+        self._idle: set[Any] = set()
 
     def is_already_handled(self, respiter: Any) -> bool:
         """Raises StopIteration, which is how gunicorn's handlers are told to let go."""
@@ -20,12 +33,49 @@ class Worker(GeventWorker):
             raise StopIteration
         return False
 
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """One connection."""
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            self._idle.discard(client)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        """One request. It returns only when the connection is kept for another."""
+        self._idle.discard(sock)
+        super().handle_request(listener_name, req, sock, addr)
+        self._idle.add(sock)
+
     def run(self) -> None:
-        """Serves until told to go, and until the streams have ended, within the graceful timeout."""
-        outlets = self.wsgi.extensions["chronoverse"].outlets
-        outlets.answer = ALREADY_HANDLED
-        super().run()
-        deadline = time.monotonic() + self.cfg.graceful_timeout
-        while outlets.open and time.monotonic() < deadline:
+        """Serves until told to go, and until the streams have ended or their time is over.
+
+        Not gunicorn's own loop, which goes on accepting for up to a second, although its answers can only be refusals
+        then, and new workers wait at the same sockets.
+        """
+        services = self.wsgi.extensions["chronoverse"]
+        services.outlets.answer = ALREADY_HANDLED
+        servers = [self._serve(listener) for listener in self.sockets]
+        while self.alive:
             self.notify()
             gevent.sleep(LOOK_SECONDS)
+        for server in servers:
+            server.close()
+        for sock in self._idle:
+            # Or a proxy would send its next request here.
+            half_close(sock)
+        deadline = time.monotonic() + services.settings.drain_seconds + LINGER_SECONDS
+        while time.monotonic() < deadline and (services.outlets.open or any(len(each.pool) for each in servers)):
+            self.notify()
+            gevent.sleep(LOOK_SECONDS)
+        services.tail.tell()
+
+    def _serve(self, listener: Any) -> StreamServer:
+        listener.setblocking(True)
+        tls = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
+        pool = Pool(self.worker_connections)
+        server = StreamServer(listener, handle=partial(self.handle, listener), spawn=pool, **tls)
+        if self.cfg.workers > 1:
+            # Or the first to wake would take a whole crowd.
+            server.max_accept = 1
+        server.start()
+        return server

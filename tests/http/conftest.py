@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from tests.http.foreign import Foreign
-from tests.http.wire import Stream
+from tests.http.wire import Door, Stream
+from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 
@@ -32,6 +33,20 @@ def service(
     directory, worker_class = tmp_path_factory.mktemp("service"), getattr(request, "param", None)
     with serving(directory, redis_server.url, worker_class=worker_class, heartbeat_seconds=1) as service:
         yield service
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory: pytest.TempPathFactory, service: Service) -> Iterator[Nginx]:
+    """The configuration that we ship, before the shared service."""
+    with Nginx(tmp_path_factory.mktemp("nginx"), [(service.host, service.port)]) as nginx:
+        yield nginx
+
+
+@pytest.fixture(params=["direct", "nginx"])
+def door(request: pytest.FixtureRequest, service: Service) -> Door:
+    """The shared service, and the same through nginx."""
+    door: Door = service if request.param == "direct" else request.getfixturevalue("nginx")
+    return door
 
 
 @pytest.fixture(scope="session")

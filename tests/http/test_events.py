@@ -22,7 +22,7 @@ GOLDEN: Final = Path(__file__).parents[1] / "data" / "published.sse"
 #: The published page's own example, cut to one line of each kind but ``stdout``'s two, and numbered without holes.
 PAGE: Final = GOLDEN.with_name("published-page.sse")
 #: What every HTTP answer has beside the headers of the contract.
-TRANSPORT: Final = {"server", "date", "connection", "transfer-encoding"}
+TRANSPORT: Final = {"server", "date", "connection", "transfer-encoding", "x-request-id"}
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
+from tests.faults.churn import churn
 from tests.http.conftest import both_ways
 from tests.http.foreign import TIMESTAMP, Foreign
 from tests.http.wire import PATIENCE_SECONDS, Stream, request_bytes
@@ -272,3 +273,13 @@ def test_a_request_behind_that_for_a_stream_does_not_break_it(
     assert stream.endswith(b"id: 3\n\n")
     assert stream.count(b"HTTP/1.1 ") == 1
     assert (rest == b"") == (b"\r\nConnection: close\r\n" in stream)
+
+
+def test_who_comes_and_goes_leaves_nothing(service: Service, auth: dict[str, str], job: Foreign) -> None:
+    """Hundreds who hang up as soon as they have seen what there is, many of them in the same moment."""
+    job.lines(["x"] * 3)
+    token = auth["Authorization"].removeprefix("Bearer ")
+    request = request_bytes(f"{job.path}/events".encode(), token)
+    churn(service, [(request, b"id: 3\n\n")], streams=600, at_once=64)
+
+    wait_until(lambda: service.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "every place is given back")

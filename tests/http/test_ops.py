@@ -189,6 +189,8 @@ def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any])
         job: {"workflow_id", "job_id"},
         f"{job}/events": {"workflow_id", "job_id", "Last-Event-ID", "offset", "tail", "stream", "wait"},
         f"{job}/logs": {"workflow_id", "job_id", "limit", "order", "stream", "cursor", "offset"},
+        f"{job}/logs/search": {"workflow_id", "job_id", "q", "regex", "limit", "order", "stream", "cursor", "offset"},
+        f"{job}/logs/raw": {"workflow_id", "job_id", "format", "stream", "q", "regex"},
     }
     for path, names in expected.items():
         item = document["paths"][path]
@@ -216,6 +218,21 @@ def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any])
             "GET",
             "/workflows/{workflow_id}/jobs/{job_id}/logs",
             ["/ended/logs?limit=1", "/running/logs?order=desc", "/pending/logs", "/none/logs", "/ended/logs?limit=x"],
+        ),
+        (
+            "GET",
+            "/workflows/{workflow_id}/jobs/{job_id}/logs/search",
+            [
+                "/ended/logs/search?q=x",
+                "/ended/logs/search",
+                "/ended/logs/search?q=(&regex=true",
+                "/none/logs/search?q=x",
+            ],
+        ),
+        (
+            "GET",
+            "/workflows/{workflow_id}/jobs/{job_id}/logs/raw",
+            [f"/ended/logs/raw?format={kind}" for kind in ("txt", "json", "jsonl", "csv")],
         ),
         (
             "GET",

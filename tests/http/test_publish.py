@@ -89,6 +89,7 @@ def refusal(response: httpx.Response) -> dict[str, Any]:
     assert problem.pop("type") == "about:blank"
     assert problem.pop("title") != "Error"
     assert problem.pop("detail")
+    assert problem.pop("request_id") == response.headers["X-Request-ID"]
     return problem
 
 

@@ -3,28 +3,47 @@
 import contextlib
 import http.client
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
+from urllib.parse import urlsplit
 
 import orjson
 
-from tests.support.service import Service
 from tests.support.waiting import wait_until
 
 #: Seconds in which anything a test waits for must happen on a busy machine.
 PATIENCE_SECONDS: Final = 10.0
 
 
+class Door(Protocol):
+    """Where a client comes in: the service itself, or nginx before it."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def verify(self) -> ssl.SSLContext | bool:
+        """What a client of httpx has to trust."""
+
+    def connect(self, timeout: float) -> socket.socket:
+        """A connection that speaks HTTP/1.1."""
+
+    def logs(self) -> str:
+        """All that it has printed, every byte a character."""
+
+
 class Stream:
     """One GET, its head read, its body collected by a thread until it ends. Close it."""
 
-    def __init__(self, service: Service, path: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, door: Door, path: str, headers: Mapping[str, str]) -> None:
         self.body = b""
         self.ended = False
         #: Whether the server broke off without saying that this is all.
         self.cut = False
-        self._connection = http.client.HTTPConnection(service.host, service.port, timeout=PATIENCE_SECONDS * 3)
+        self._connection = http.client.HTTPConnection(urlsplit(door.url).netloc, timeout=PATIENCE_SECONDS * 3)
+        self._connection.sock = door.connect(PATIENCE_SECONDS * 3)
         self._connection.request("GET", path, headers=dict(headers))
         self._response = self._connection.getresponse()
         self.status = self._response.status
@@ -101,13 +120,15 @@ def blocks(body: bytes) -> list[dict[str, Any]]:
     return found
 
 
-def exchange(service: Service, request: bytes, timeout: float = PATIENCE_SECONDS) -> tuple[int, dict[str, str], bytes]:
+def exchange(door: Door, request: bytes, timeout: float = PATIENCE_SECONDS) -> tuple[int, dict[str, str], bytes]:
     """Sends ``request`` as it is: the answer's status, headers and whole body, the connection closed behind it."""
-    with socket.create_connection((service.host, service.port), timeout) as sock:
-        sock.sendall(request)
-        # A request without a body may have been refused at its first bytes: then the rest cannot be sent.
+    with door.connect(timeout) as sock:
+        # A request may have been refused at its first bytes: then the rest cannot be sent.
         with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_WR)
+            sock.sendall(request)
+            # TLS has no half of a connection.
+            if not isinstance(sock, ssl.SSLSocket):
+                sock.shutdown(socket.SHUT_WR)
         return receive(sock)
 
 

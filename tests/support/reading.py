@@ -7,6 +7,7 @@ from typing import Any, Final
 from chronoverse.entries import RawEntry
 from chronoverse.errors import StoreError
 from chronoverse.joblog import Job, JobRef, Line, Status
+from chronoverse.pieces import Pieces
 from chronoverse.source import Reader
 from chronoverse.sse import Decoder, Event
 from chronoverse.store import Store
@@ -62,6 +63,10 @@ class Impatient:
         self._check("read")
         return self._store.read(job, after, min(count, self._most))
 
+    def read_on(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
+        self._check("read")
+        return self._store.read_on(job, after, min(count, self._most))
+
     def reader(self, block_seconds: float) -> Reader:
         return _ImpatientReader(self._store.reader(BLOCK_SECONDS), self._most, self._check)
 
@@ -93,6 +98,13 @@ class SmallTail(Tail):
 
     def _ring_bytes(self) -> int:
         return self.ring_bytes
+
+
+class SmallPieces(Pieces):
+    """Pieces of a handful of lines, of which a handful is kept."""
+
+    most_lines = 4
+    most_bytes = 3000
 
 
 class CountingViewer(Viewer):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -33,7 +34,7 @@ class Service:
 
     ``redis_url`` None is the embedded default. ``settings`` are environment variables without ``CHRONOVERSE_``
     (``heartbeat_seconds=1``) in lower case; there is one worker unless ``workers`` says otherwise, of our own class
-    unless ``worker_class`` does.
+    unless ``worker_class`` does. Unless told otherwise it ends its streams at once when it is stopped.
     """
 
     def __init__(
@@ -49,9 +50,11 @@ class Service:
         self.data_dir = directory / "data"
         self.redis_url = redis_url
         self.host, self.port = "127.0.0.1", 0
+        #: What a client of httpx has to trust: plain HTTP, nothing.
+        self.verify = False
         self._workers = workers
         self._worker_class = worker_class
-        self._settings = settings
+        self._settings = {"drain_seconds": 0, **settings}
         self._log = directory / "service.log"
         self._read_from = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -60,6 +63,10 @@ class Service:
     def url(self) -> str:
         """Where it serves; the same after a restart."""
         return f"http://{self.host}:{self.port}"
+
+    def connect(self, timeout: float) -> socket.socket:
+        """A connection, each wait on it bounded by ``timeout`` seconds."""
+        return socket.create_connection((self.host, self.port), timeout)
 
     @property
     def pid(self) -> int:

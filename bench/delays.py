@@ -1,0 +1,40 @@
+"""From the sending of a line to having it, for every line at every viewer: noted cheaply, worked out afterwards."""
+
+import time
+from array import array
+
+from bench.reference import Reference
+
+
+class Delays:
+    """Notes of who moved from where to where, and when."""
+
+    def __init__(self) -> None:
+        self._references: list[Reference] = []
+        self._known: dict[int, int] = {}
+        #: One row of (reference, position before, position then, monotonic nanoseconds) after the other.
+        self._rows = array("q")
+
+    def note(self, reference: Reference, before: int, position: int) -> None:
+        """A viewer has just come from ``before`` to ``position``."""
+        index = self._known.get(id(reference))
+        if index is None:
+            index = self._known[id(reference)] = len(self._references)
+            self._references.append(reference)
+        self._rows.extend((index, before, position, time.monotonic_ns()))
+
+    def quantiles(self, warm: int) -> tuple[float, float, float]:
+        """Median, 99th percentile and maximum, in milliseconds, of the lines behind number ``warm``."""
+        delays = array("d")
+        stamps: dict[tuple[int, int, int], list[int]] = {}
+        rows = iter(self._rows)
+        for index, before, position, now in zip(rows, rows, rows, rows, strict=True):
+            key = (index, before, position)
+            sent = stamps.get(key)
+            if sent is None:
+                sent = stamps[key] = self._references[index].stamps_between(before, position, warm)
+            delays.extend([(now - stamp) / 1e6 for stamp in sent])
+        ranked = sorted(delays)
+        if not ranked:
+            return (float("nan"),) * 3
+        return ranked[len(ranked) // 2], ranked[int((len(ranked) - 1) * 0.99)], ranked[-1]

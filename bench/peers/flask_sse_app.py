@@ -1,0 +1,14 @@
+"""flask-sse as its documentation has it: the blueprint, on Redis publish and subscribe.
+
+WSGI, under gunicorn with gevent workers, in the peers' own virtual environment.
+``FLASK_SSE_REDIS_URL`` is the server; a viewer asks for ``/stream?channel=<job>``.
+"""
+
+import os
+
+from flask import Flask
+from flask_sse import sse
+
+app = Flask(__name__)
+app.config["REDIS_URL"] = os.environ["FLASK_SSE_REDIS_URL"]
+app.register_blueprint(sse, url_prefix="/stream")

@@ -1,0 +1,120 @@
+"""The floor: a writer that only sends. One job, no store, no parsing: what comes in goes out to everybody.
+
+``python -m bench.peers.floor_server PORT INPUT_PORT``: viewers connect to the first, the producer to the second, and
+each of its publishes is sent on as one chunk. Whatever has piled up for a viewer goes out in one write.
+"""
+
+import contextlib
+import select
+import socket
+import sys
+from typing import Final
+
+#: Bytes of one write, as the service's.
+WRITE_BYTES: Final = 256 * 2**10
+#: Bytes the kernel may hold for one viewer, as the service's.
+SEND_BUFFER_BYTES: Final = 64 * 2**10
+HEAD: Final = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n"
+    b"Cache-Control: no-cache, no-transform\r\n\r\n"
+)
+
+
+class Floor:
+    """All viewers and what they are sent."""
+
+    def __init__(self, port: int, input_port: int) -> None:
+        self._epoll = select.epoll()
+        self._listener = self._listen(port)
+        self._input_listener = self._listen(input_port)
+        self._input: socket.socket | None = None
+        self._viewers: dict[int, socket.socket] = {}
+        self._places: dict[int, int] = {}
+        self._sent = bytearray()
+        #: Those whose socket is full: their place is not the end, and epoll will say when they have room.
+        self._behind: set[int] = set()
+
+    def _listen(self, port: int) -> socket.socket:
+        listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+        listener.setblocking(False)
+        self._epoll.register(listener.fileno(), select.EPOLLIN)
+        return listener
+
+    def serve(self) -> None:
+        """For ever."""
+        while True:
+            for fd, events in self._epoll.poll():
+                if fd == self._listener.fileno():
+                    self._accept()
+                elif fd == self._input_listener.fileno():
+                    self._input = self._input_listener.accept()[0]
+                    self._epoll.register(self._input.fileno(), select.EPOLLIN)
+                elif self._input is not None and fd == self._input.fileno():
+                    self._publish(self._input)
+                elif events & select.EPOLLOUT:
+                    self._write(fd)
+                else:
+                    self._read(fd)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                viewer = self._listener.accept()[0]
+                viewer.setblocking(False)
+                viewer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                viewer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+                self._viewers[viewer.fileno()] = viewer
+                self._epoll.register(viewer.fileno(), select.EPOLLIN)
+
+    def _read(self, fd: int) -> None:
+        try:
+            asked = self._viewers[fd].recv(4096)
+        except OSError:
+            asked = b""
+        if not asked:
+            self._leave(fd)
+        elif fd not in self._places:
+            self._viewers[fd].sendall(HEAD)
+            self._places[fd] = 0
+            if self._sent:
+                self._write(fd)
+
+    def _publish(self, source: socket.socket) -> None:
+        data = source.recv(1 << 20)
+        if not data:
+            self._epoll.unregister(source.fileno())
+            source.close()
+            self._input = None
+            return
+        self._sent += data
+        for fd in list(self._places):
+            if fd not in self._behind:
+                self._write(fd)
+
+    def _write(self, fd: int) -> None:
+        place, end = self._places[fd], len(self._sent)
+        try:
+            with memoryview(self._sent) as view:
+                place += self._viewers[fd].send(view[place : place + WRITE_BYTES])
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._leave(fd)
+            return
+        self._places[fd] = place
+        if place < end and fd not in self._behind:
+            self._behind.add(fd)
+            self._epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+        elif place == end and fd in self._behind:
+            self._behind.discard(fd)
+            self._epoll.modify(fd, select.EPOLLIN)
+
+    def _leave(self, fd: int) -> None:
+        self._epoll.unregister(fd)
+        self._viewers.pop(fd).close()
+        self._places.pop(fd, None)
+        self._behind.discard(fd)
+
+
+if __name__ == "__main__":
+    Floor(int(sys.argv[1]), int(sys.argv[2])).serve()

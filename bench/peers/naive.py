@@ -1,0 +1,55 @@
+"""The service's frames from the service's server, without its shared tail."""
+
+import contextlib
+import os
+import sys
+from importlib.metadata import version
+
+from bench.load import Target
+from bench.peers.base import Peer, workers_of
+from bench.peers.ours import LOG, NOISE
+from bench.peers.store import StoreSink, connections, job_ref, start_store, store_version
+from bench.processes import ROOT, free_port, listens, running, wait_until
+from bench.reference import Grammar
+
+
+class Naive(Peer):
+    """One blocking XREAD per viewer."""
+
+    name = "naive"
+    about = "gunicorn with gevent as the service, but one blocking XREAD per viewer"
+    grammar = Grammar(LOG, NOISE)
+
+    @classmethod
+    def missing(cls) -> str:
+        return ""
+
+    def start(self, stack: contextlib.ExitStack) -> None:
+        self.url, store = start_store(self.folder, stack)
+        self.port = free_port()
+        argv = [sys.executable, "-m", "gunicorn", "-c", os.devnull, "-k", "gevent", "--worker-connections", "20000"]
+        argv += ["-w", str(self.workers), "-b", f"127.0.0.1:{self.port}", "--no-control-socket", "--timeout", "120"]
+        master = stack.enter_context(
+            running(
+                [*argv, "bench.peers.naive_app:application"],
+                lambda: listens(self.port),
+                self.folder / "naive.log",
+                {"NAIVE_REDIS_URL": self.url, "PYTHONPATH": str(ROOT)},
+            )
+        )
+        wait_until(lambda: len(workers_of(master, self.workers)) == self.workers, "the workers do not start")
+        self.pids.workers, self.pids.store = workers_of(master, self.workers), [store]
+
+    def target(self, job: int) -> Target:
+        ref = job_ref(job)
+        return Target("127.0.0.1", self.port, f"/chronoverse:{{{ref.workflow_id}}}:{ref.job_id}:log")
+
+    def sink(self) -> StoreSink:
+        return StoreSink(self.url)
+
+    def store_connections(self) -> int:
+        return connections(self.url)
+
+    def versions(self) -> dict[str, str]:
+        found = {name: version(name) for name in ("gunicorn", "gevent", "redis", "hiredis")}
+        return found | {"store": store_version(self.url)}

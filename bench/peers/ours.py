@@ -1,0 +1,79 @@
+"""The service, as it is deployed: gunicorn with its own configuration, on a store of its own."""
+
+import contextlib
+import secrets
+import sys
+import time
+from importlib.metadata import version
+from typing import Final
+
+from bench.load import Target
+from bench.peers.base import Peer, workers_of
+from bench.peers.store import StoreSink, connections, job_ref, start_store, store_version
+from bench.processes import ROOT, free_port, listens, running, wait_until
+from bench.reference import Grammar
+from chronoverse.auth import READ, mint
+
+#: Streams that one worker lets in: more than any scenario has viewers.
+MAX_STREAMS: Final = 12_000
+#: Seconds that tokens are good for: longer than any round.
+TOKEN_SECONDS: Final = 3600
+
+LOG: Final = rb"event: log\ndata: {data}\nid: (?P=number)\n\n"
+NOISE: Final = rb"event: (?:connected|job|end)\ndata: [^\n]*\n(?:retry: [0-9]+\n)?(?:id: [0-9]+\n)?\n"
+
+
+class Ours(Peer):
+    """The shared tail."""
+
+    name = "chronoverse"
+    about = "the service: gunicorn with gevent workers, one reader per worker for all viewers"
+    grammar = Grammar(LOG, NOISE)
+
+    @classmethod
+    def missing(cls) -> str:
+        return ""
+
+    def start(self, stack: contextlib.ExitStack) -> None:
+        self.url, store = start_store(self.folder, stack)
+        self.port, self.secret = free_port(), secrets.token_urlsafe(32)
+        master = stack.enter_context(
+            running(
+                [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py")],
+                lambda: listens(self.port),
+                self.folder / "service.log",
+                {
+                    "CHRONOVERSE_REDIS_URL": self.url,
+                    "CHRONOVERSE_JWT_SECRET": self.secret,
+                    "CHRONOVERSE_BIND": f"127.0.0.1:{self.port}",
+                    "CHRONOVERSE_DATA_DIR": str(self.folder / "data"),
+                    "CHRONOVERSE_MAX_STREAMS": str(MAX_STREAMS),
+                    "WEB_CONCURRENCY": str(self.workers),
+                },
+            )
+        )
+        wait_until(lambda: len(workers_of(master, self.workers)) == self.workers, "the workers do not start")
+        wait_until(lambda: listens(self.port), "the workers do not answer")
+        self.pids.workers, self.pids.store = workers_of(master, self.workers), [store]
+
+    def target(self, job: int) -> Target:
+        path = f"/workflows/{job_ref(job).workflow_id}/jobs/{job_ref(job).job_id}/events?wait=120"
+        return Target("127.0.0.1", self.port, path, f"Authorization: Bearer {self.token('bench')}\r\n")
+
+    def token(self, subject: str) -> str:
+        """One that may read everything."""
+        return mint(self.secret.encode(), subject, [READ], ["*"], TOKEN_SECONDS, time.time())
+
+    def sink(self) -> StoreSink:
+        return StoreSink(self.url)
+
+    def store_connections(self) -> int:
+        return connections(self.url)
+
+    def versions(self) -> dict[str, str]:
+        packages = ("chronoverse", "gunicorn", "gevent", "flask", "redis", "hiredis")
+        found = {}
+        for name in packages:
+            with contextlib.suppress(ImportError):
+                found[name] = version(name)
+        return found | {"store": store_version(self.url)}

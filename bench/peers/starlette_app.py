@@ -1,0 +1,55 @@
+"""sse-starlette as its users would serve a log from Redis: one blocking XREAD per viewer.
+
+ASGI, under uvicorn, in the peers' own virtual environment: nothing of the service is imported here.
+``STARLETTE_REDIS_URL`` is the store; the path is the stream's key.
+"""
+
+import os
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import orjson
+import redis.asyncio
+from sse_starlette.sse import EventSourceResponse, ServerSentEvent
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.routing import Route
+
+#: Connections to the store: one for each viewer.
+CONNECTIONS: Final = 20_000
+#: Milliseconds one XREAD waits, below the client's own time-out.
+BLOCK_MS: Final = 5_000
+#: Lines of one XREAD.
+LINES: Final = 500
+
+_POOL: Any = redis.asyncio.ConnectionPool.from_url(
+    os.environ["STARLETTE_REDIS_URL"], max_connections=CONNECTIONS, socket_timeout=10
+)
+
+
+async def _frames(key: str, cursor: int) -> AsyncIterator[ServerSentEvent]:
+    client: Any = redis.asyncio.Redis(connection_pool=_POOL)
+    while True:
+        reply = await client.xread({key: f"{cursor}-0"}, block=BLOCK_MS, count=LINES)
+        for _, entries in reply or ():
+            for entry_id, fields in entries:
+                if b"event" in fields:
+                    yield ServerSentEvent(data='{"status":"stream_ended"}', event="end")
+                    return
+                cursor = int(entry_id.partition(b"-")[0])
+                line = {
+                    "timestamp": fields[b"timestamp"].decode(),
+                    "message": fields[b"message"].decode(),
+                    "sequence_num": cursor,
+                    "stream": fields[b"stream"].decode(),
+                }
+                yield ServerSentEvent(data=orjson.dumps(line).decode(), event="log", id=str(cursor))
+
+
+async def events(request: Request) -> EventSourceResponse:
+    """A viewer, from behind its ``Last-Event-ID``."""
+    key, after = request.path_params["key"], request.headers.get("last-event-id", "0")
+    return EventSourceResponse(_frames(key, int(after)))
+
+
+app = Starlette(routes=[Route("/{key:path}", events)])

@@ -1,0 +1,85 @@
+"""The store that all peers with one stand on: the service's own embedded binary, in memory, on a unix socket."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import redis
+
+from bench.processes import running
+from bench.produce import TIMESTAMP
+from chronoverse.embedded import find_binary
+from chronoverse.joblog import Attempt, JobRef, Run, Status
+from chronoverse.store import Store
+
+WORKFLOW: Final = "bench"
+#: Seconds: longer than any round, so that no runner of ours is taken for dead.
+LEASE_SECONDS: Final = 3600.0
+#: Appends on their way at once: below what fills the socket's buffer both ways.
+DEPTH: Final = 100
+#: What the bench's own connections are called.
+PRODUCER: Final = "bench-producer"
+
+
+def job_ref(job: int) -> JobRef:
+    """The job's name in the store."""
+    return JobRef(WORKFLOW, f"j{job}")
+
+
+def start_store(directory: Path, stack: contextlib.ExitStack) -> tuple[str, int]:
+    """Its URL and process id."""
+    path = directory / "store.sock"
+    url = f"unix://{path}"
+
+    def answers() -> bool:
+        with contextlib.suppress(redis.RedisError, OSError), redis.Redis.from_url(url) as client:
+            return bool(client.ping())
+        return False
+
+    argv = [str(find_binary()), "--port", "0", "--unixsocket", str(path), "--dir", str(directory), "--save", ""]
+    # What waits for a slow subscriber is bounded by default; a peer must not lose lines to that.
+    argv += ["--maxclients", "15000", "--client-output-buffer-limit", "pubsub", "0", "0", "0"]
+    return url, stack.enter_context(running(argv, answers, directory / "store.log"))
+
+
+def store_version(url: str) -> str:
+    """Name and version of the server."""
+    with redis.Redis.from_url(url) as client:
+        info = client.info("server")
+    return f"{info.get('server_name', 'redis')} {info.get('valkey_version') or info['redis_version']}"
+
+
+def connections(url: str) -> int:
+    """Clients of the store, but for the producer and whoever asks."""
+    with redis.Redis.from_url(url, client_name=PRODUCER) as client:
+        return sum(each["name"] != PRODUCER for each in client.client_list())
+
+
+class StoreSink:
+    """Publishes as a runner does: batches of one job's lines, appended with their numbers compared."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._attempts: dict[int, Attempt] = {}
+
+    def open(self, jobs: range) -> None:
+        self._store = Store(f"{self._url}?client_name={PRODUCER}", lease_seconds=LEASE_SECONDS)
+        self._appends = self._store.appends()
+        self._attempts = {job: self._store.open(job_ref(job), "bench") for job in jobs}
+
+    def publish(self, batch: Sequence[tuple[int, int, list[str]]]) -> None:
+        under_way = 0
+        for job, first, texts in batch:
+            messages = [text.encode() for text in texts]
+            self._appends.send(self._attempts[job], first, [Run(TIMESTAMP, "stdout", False, messages)])
+            under_way += 1
+            if under_way == DEPTH:
+                self._appends.receive()
+                under_way -= 1
+        for _ in range(under_way):
+            self._appends.receive()
+
+    def finish(self, jobs: range, last: int) -> None:
+        for job in jobs:
+            self._store.finish(self._attempts[job], Status.COMPLETED, 0, 0, last + 1)

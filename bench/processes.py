@@ -1,0 +1,95 @@
+"""Servers started for a round: they listen before they are used, and die with the bench whatever happens to it."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+#: Seconds for a server to start, and to go, on a busy machine.
+PATIENCE_SECONDS: Final = 30.0
+#: Seconds between looks at whether it has.
+LOOK_SECONDS: Final = 0.02
+#: ``prctl``'s number for the signal a process gets when its parent dies.
+PR_SET_PDEATHSIG: Final = 1
+
+_libc = ctypes.CDLL(None)
+
+
+class Failed(Exception):
+    """Raised when a server does not start, or a round does not come to its end."""
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Raises :class:`Failed` when it takes longer than :data:`PATIENCE_SECONDS`."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise Failed(what)
+        time.sleep(LOOK_SECONDS)
+
+
+def listens(port: int) -> bool:
+    """Whether somebody answers there."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    """A directory for one server's files, short enough for a socket's path."""
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def running(
+    argv: Sequence[str], ready: Callable[[], bool], log: Path, environ: Mapping[str, str] | None = None
+) -> Iterator[int]:
+    """A server, once it is ``ready``; its process id. What it says goes to ``log``."""
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith(("CHRONOVERSE_", "PYTHON"))}
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            argv,
+            cwd=ROOT,
+            env={**inherited, **(environ or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            preexec_fn=_die_with_parent,
+        )
+
+    def settled() -> bool:
+        if process.poll() is not None:
+            raise Failed(f"{argv[0]} ended at once: {log.read_text(errors='replace')[-2000:]}")
+        return ready()
+
+    try:
+        wait_until(settled, f"{' '.join(argv)} does not answer: {log.read_text(errors='replace')[-2000:]}")
+        yield process.pid
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

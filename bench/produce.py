@@ -1,0 +1,93 @@
+"""The producer: a process that writes every peer's lines at the same pace, each with the time it was sent at."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Final, Protocol
+
+from bench.reference import message
+
+#: What every line is said to have been written at: delays are measured by the text, on the monotonic clock.
+TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
+#: Seconds to wait for the viewers to be ready.
+GO_SECONDS: Final = 180.0
+
+
+class Sink(Protocol):
+    """A peer's way in. Made in the bench's process and used in the producer's."""
+
+    def open(self, jobs: range) -> None:
+        """Prepares these jobs."""
+
+    def publish(self, batch: Sequence[tuple[int, int, list[str]]]) -> None:
+        """Publishes (job, first number, texts) each, and waits until all are taken."""
+
+    def finish(self, jobs: range, last: int) -> None:
+        """Ends the jobs behind line ``last``, where the peer knows an end."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Lines 1 to ``last`` of ``jobs`` jobs from ``first_job`` on, ``rate`` a second of each, or None for flat out.
+
+    Never more than ``batch`` lines in one publish. ``tick`` seconds pass between two of them, at least.
+    """
+
+    last: int
+    jobs: int = 1
+    rate: float | None = None
+    batch: int = 500
+    tick: float = 0.0
+    end: bool = True
+    first_job: int = 0
+
+    @property
+    def range(self) -> range:
+        """The jobs."""
+        return range(self.first_job, self.first_job + self.jobs)
+
+
+def batches(plan: Plan) -> Iterator[list[tuple[int, int, int]]]:
+    """(job, first number, count) of each publish, when its time has come."""
+    if plan.rate is None:
+        for first in range(1, plan.last + 1, plan.batch):
+            for job in plan.range:
+                yield [(job, first, min(plan.batch, plan.last + 1 - first))]
+        return
+    # In one order for all: line n of job j is the (n * jobs + j)th.
+    step, done, total = 1 / (plan.rate * plan.jobs), 0, plan.last * plan.jobs
+    began = time.monotonic()
+    while done < total:
+        time.sleep(max(plan.tick, began + done * step - time.monotonic(), 0.0))
+        due = min(total, int((time.monotonic() - began) / step) + 1, done + plan.batch)
+        batch: dict[int, tuple[int, int]] = {}
+        for index in range(done, due):
+            number, job = divmod(index, plan.jobs)
+            job += plan.first_job
+            first, count = batch.get(job, (number + 1, 0))
+            batch[job] = (first, count + 1)
+        done = due
+        yield [(job, first, count) for job, (first, count) in batch.items()]
+
+
+def produce(sink: Sink, plan: Plan, pipe: Connection) -> None:
+    """The process's whole life: says ``open``, waits to be told to go, publishes, says how long it took."""
+    sink.open(plan.range)
+    pipe.send("open")
+    if not pipe.poll(GO_SECONDS):
+        return
+    pipe.recv()
+    began = time.monotonic()
+    for batch in batches(plan):
+        stamp = time.monotonic_ns()
+        sink.publish(
+            [
+                (job, first, [message(stamp, job, number) for number in range(first, first + count)])
+                for job, first, count in batch
+            ]
+        )
+    took = time.monotonic() - began
+    if plan.end:
+        sink.finish(plan.range, plan.last)
+    pipe.send(took)

@@ -1,0 +1,132 @@
+"""What every viewer of one job must receive: built once, from the first bytes that pass the strict check.
+
+A message says when it was sent, of which job it is and which number it has: ``T=<ns> J=<job> N=<number> <filler>``.
+Whoever is first to receive a block has it read here, character by character, against the peer's :class:`Grammar`;
+all others are then compared with these bytes, which costs a ``memcmp``.
+"""
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Final
+
+#: Text behind the numbers, so that a line is about as long as lines of builds are (about 100 characters).
+FILLER: Final = "compiling module of many, with some text behind it, as builds print it"
+#: Bytes a block may have: longer than any line here.
+MAX_BLOCK: Final = 4096
+
+_MESSAGE: Final = rb"T=(?P<stamp>[0-9]+) J=(?P<job>[0-9]+) N=(?P<number>[0-9]+) " + re.escape(FILLER.encode())
+_DATA: Final = (
+    rb'\{"timestamp":"[0-9T:.Z-]{24}","message":"%b","sequence_num":(?P=number),"stream":"stdout"\}' % _MESSAGE
+)
+
+
+def message(stamp_ns: int, job: int, number: int) -> str:
+    """The text of a line that was sent at ``stamp_ns`` on the machine's monotonic clock."""
+    return f"T={stamp_ns} J={job} N={number} {FILLER}"
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """How a peer frames its events. ``{data}`` in ``log`` is the line as JSON, whose number is ``(?P=number)``.
+
+    ``noise`` are blocks that carry no line. Comments (``:`` to the end of the line) and blank lines are always noise.
+    """
+
+    log: bytes
+    noise: bytes = rb"(?!)"
+    newline: bytes = b"\n"
+
+    def compiled(self) -> tuple["re.Pattern[bytes]", "re.Pattern[bytes]"]:
+        """Patterns of one log block and of one block of noise, both with the blank line at their end."""
+        return re.compile(self.log.replace(b"{data}", _DATA)), re.compile(self.noise)
+
+
+class Wrong(Exception):
+    """Raised when what was received is not what was sent."""
+
+
+class Reference:
+    """One job's bytes behind line ``after``, as far as anybody has received them, up to line ``last`` at most.
+
+    ``ends`` are the positions behind each line, ``stamps`` when each was sent; both begin with a line ``after``.
+    """
+
+    def __init__(self, grammar: Grammar, job: int, after: int, last: int) -> None:
+        self.body = bytearray()
+        self.job = job
+        self.after = after
+        self.number = after
+        self.last = last
+        #: Where the body ends once its last line is known.
+        self.goal = 1 << 62
+        self.ends: list[int] = [0]
+        self.stamps: list[int] = [0]
+        #: Small answers as they came from the socket: where a viewer stood, the bytes, where it stood then.
+        self.memo: dict[int, tuple[int, bytes, int]] = {}
+        self.blank = grammar.newline * 2
+        self._newline = grammar.newline
+        self._log, self._noise = grammar.compiled()
+
+    def position(self, after: int) -> int:
+        """Where the lines behind ``after`` begin. The reference must reach there."""
+        return self.ends[after - self.after]
+
+    def lines_before(self, position: int) -> int:
+        """Whole lines in front of ``position``."""
+        return bisect_right(self.ends, position) - 1
+
+    def block_start(self, position: int) -> int:
+        """The start of the block that ``position`` is inside of, or ``position`` itself between two blocks."""
+        return self.ends[self.lines_before(position)]
+
+    def stamps_between(self, start: int, end: int, warm: int) -> list[int]:
+        """When the lines were sent that end behind ``start`` and not behind ``end``, without those up to ``warm``."""
+        least = max(bisect_right(self.ends, start), warm - self.after + 1)
+        return self.stamps[least : bisect_right(self.ends, end)]
+
+    def same(self, text: memoryview, position: int) -> int:
+        """How many of the first bytes of ``text`` stand at ``position``, the start of a block.
+
+        All that can be compared, or else whole blocks only.
+        """
+        size = min(len(text), len(self.body) - position)
+        if self.body.startswith(text[:size], position):
+            return size
+        index, matched = self.lines_before(position), 0
+        while True:
+            end = self.ends[index + 1] - position
+            if end > len(text) or not self.body.startswith(text[matched:end], position + matched):
+                return matched
+            index, matched = index + 1, end
+
+    def noise(self, text: bytes, at: int) -> int:
+        """The length of the noise at ``at`` in ``text``: 0 when there is none, -1 when it may become some."""
+        if text.startswith(self._newline, at):
+            return len(self._newline)
+        if text.startswith(b":", at):
+            return text.find(b"\n", at) + 1 - at if b"\n" in text[at : at + MAX_BLOCK] else -1
+        end = text.find(self.blank, at)
+        if end < 0:
+            return -1
+        end += len(self.blank)
+        return end - at if self._noise.fullmatch(text, at, end) else 0
+
+    def extend(self, text: bytes, at: int) -> int:
+        """Takes the block at ``at`` in ``text`` as the next line. Returns its length; raises :class:`Wrong`."""
+        end = text.find(self.blank, at) + len(self.blank)
+        found = self._log.fullmatch(text, at, end)
+        if found is None:
+            raise Wrong(f"line {self.number + 1} of job {self.job} came as {text[at : at + 200]!r}")
+        number, job, stamp = int(found["number"]), int(found["job"]), int(found["stamp"])
+        if (number, job) != (self.number + 1, self.job):
+            raise Wrong(f"line {number} of job {job} came as line {self.number + 1} of job {self.job}")
+        if number > self.last or stamp < self.stamps[-1]:
+            raise Wrong(f"line {number} of job {job} was never sent like this: {text[at:end]!r}")
+        self.number = number
+        self.body += text[at:end]
+        self.ends.append(len(self.body))
+        self.stamps.append(stamp)
+        if number == self.last:
+            self.goal = len(self.body)
+        return end - at

@@ -1,0 +1,155 @@
+"""What is left of a run: a table on the terminal, and per scenario a JSON file and a chart, with one page over all."""
+
+import json
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bench.chart import chart, number
+from bench.scenario import Metric, Outcome, Round, verdict
+
+
+def ratios(outcome: Outcome) -> dict[str, dict[str, dict[str, float]]]:
+    """Ours as a multiple of each other side's, by number: median, least and most over the rounds."""
+    ours = outcome.scenario.sides[0].name
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for other in outcome.sides():
+        if other == ours:
+            continue
+        for metric in outcome.scenario.metrics:
+            values = outcome.ratios(metric.key, ours, other)
+            if values and metric.compared:
+                spread = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+                found.setdefault(other, {})[metric.key] = spread
+    return found
+
+
+def record(outcome: Outcome, machine: dict[str, Any], date: str) -> dict[str, Any]:
+    """Everything, as JSON has it."""
+    scenario = outcome.scenario
+    keys = [metric.key for metric in scenario.metrics]
+    medians = {side: {key: outcome.median(side, key) for key in keys} for side in outcome.sides()}
+    return {
+        "scenario": scenario.name,
+        "title": scenario.title,
+        "about": scenario.about,
+        "notes": list(scenario.notes),
+        "date": date,
+        "machine": machine,
+        "sides": {side.name: side.peer.about for side in scenario.sides},
+        "versions": outcome.versions,
+        "skipped": outcome.skipped,
+        "rounds": outcome.rounds,
+        "medians": medians,
+        "ratios": ratios(outcome),
+        "verdict": verdict(outcome),
+        "more": outcome.more,
+    }
+
+
+def table(outcome: Outcome) -> list[str]:
+    """Markdown: a row per side, medians with their spread, and ours as a multiple of it."""
+    metrics, compared = outcome.scenario.metrics, ratios(outcome)
+    head = ["", *(f"{metric.label}{', ' + metric.unit if metric.unit else ''}" for metric in metrics)]
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for side in outcome.sides():
+        cells = [_cell(outcome, side, metric, compared.get(side, {})) for metric in metrics]
+        rows.append(f"| {side} | {' | '.join(cells)} |")
+    return rows
+
+
+def _cell(outcome: Outcome, side: str, metric: Metric, compared: dict[str, dict[str, float]]) -> str:
+    values, middle = outcome.values(side, metric.key), outcome.median(side, metric.key)
+    if middle is None:
+        return "not measured"
+    text = number(middle)
+    if len(values) > 1:
+        text += f" ({number(min(values))} to {number(max(values))})"
+    if ratio := compared.get(metric.key):
+        text += f"; ours {ratio['median']:.3g}x"
+    return text
+
+
+def write(outcome: Outcome, machine: dict[str, Any], date: str, directory: Path) -> None:
+    """The scenario's two files, and the page anew."""
+    directory.mkdir(parents=True, exist_ok=True)
+    found = record(outcome, machine, date)
+    page = "\n".join(section(outcome, machine["quick"]))
+    name = outcome.scenario.name
+    (directory / f"{name}.json").write_text(_json(found | {"page": page}) + "\n")
+    (directory / f"{name}.svg").write_text(chart(outcome))
+
+
+def section(outcome: Outcome, quick: bool) -> list[str]:
+    """The scenario's part of the page."""
+    scenario = outcome.scenario
+    said = [f"- {sentence}" for sentence in verdict(outcome)]
+    return [
+        f"## {scenario.title}",
+        "",
+        f"{scenario.about}. {len(outcome.rounds)} rounds." + (" A quick run: a tenth of all that." if quick else ""),
+        *scenario.notes,
+        "",
+        *table(outcome),
+        "",
+        *said,
+        *(["", "```", *outcome.more, "```"] if outcome.more else []),
+        "",
+        f"![{scenario.title}]({scenario.name}.svg) [all numbers]({scenario.name}.json)",
+        "",
+    ]
+
+
+def index(directory: Path, names: Iterable[str]) -> None:
+    """README.md over all scenarios that have been recorded, in the given order."""
+    found = [json.loads(path.read_text()) for path in (directory / f"{name}.json" for name in names) if path.exists()]
+    lines = [
+        "# Benchmarks",
+        "",
+        "`make bench` writes this page. Each scenario runs the service and its peers in turns, on one machine, with",
+        "the same lines at the same pace; every byte that any viewer received was compared with what was sent. Medians",
+        "of the rounds, in brackets the least and the most; *ours 2x* means that our value is twice that row's (the",
+        "median of the rounds' ratios). Absolute numbers are this machine's: compare ratios. The *floor* is a server",
+        "that does nothing but send.",
+        "",
+    ]
+    machines = {(each["date"], json.dumps(each["machine"], sort_keys=True)) for each in found}
+    for date, machine in sorted(machines):
+        known = json.loads(machine)
+        lines.append(
+            f"{date}: {known['cores']} cores ({known['cpu']}), {known['memory_mb']:,} MB, "
+            f"Linux {known['kernel']}, Python {known['python']}."
+        )
+    lines.append("")
+    for each in found:
+        lines += [each["page"], ""]
+    (directory / "README.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+def _json(value: Any) -> str:
+    """Numbers that are none (``NaN``) become null: they are not JSON."""
+    return json.dumps(_whole(value), indent=1, ensure_ascii=False)
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _whole(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole(each) for each in value]
+    if isinstance(value, float):
+        return None if value != value else float(f"{value:.6g}")
+    return value
+
+
+def shown(side: str, found: Round, metrics: Iterable[Metric]) -> str:
+    """One round of one side, in a line."""
+    if error := found.get("error"):
+        return f"  {side}: failed: {error}"
+    numbers = [(metric, found.get(metric.key)) for metric in metrics]
+    text = ", ".join(
+        f"{metric.label} {number(value)} {metric.unit}".strip() for metric, value in numbers if value is not None
+    )
+    wrong = f", {found['wrong']} WRONG" if found.get("wrong") else ""
+    share = f", generator {found['share']:.0%}" if "share" in found else ""
+    return f"  {side}: {text}{share}{wrong}"

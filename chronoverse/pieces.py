@@ -1,0 +1,127 @@
+"""The past of logs in pieces, each read and encoded once for all viewers of a worker that want it."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from chronoverse.channel import Item, encode, join
+from chronoverse.entries import RawEntry, in_sequence, plain_frames, read_entries, stream_name
+from chronoverse.errors import StoreUnavailable
+from chronoverse.joblog import End, JobRef, Stray
+from chronoverse.source import Source
+from chronoverse.turns import Turns
+
+#: Bytes that a piece should come to: what a viewer that stopped reading holds on to. Larger ones are no faster.
+PIECE_BYTES: Final = 64 * 2**10
+#: The least and the most lines asked for to get there, powers of two. The most bounds how long a worker is busy with
+#: one piece (0.5 ms), and what comes when lines suddenly are as long as lines can be (32 MiB).
+PIECE_LINES: Final = (4, 512)
+#: Lines asked for at first, when nobody knows how long they are.
+FIRST_LINES: Final = 32
+#: Bytes of pieces kept for others who want the same.
+KEPT_BYTES: Final = 8 * 2**20
+#: Seconds a piece is kept. The tail takes as long to notice that a log has gone.
+KEPT_SECONDS: Final = 1.0
+#: Seconds a viewer waits for its turn. A thousand turns take a tenth of one, unless the store does not answer.
+TURN_SECONDS: Final = 5.0
+
+
+class Piece(NamedTuple):
+    """Frames, the cursor behind them, and what they close with: a terminal entry, or a Stray that is the last.
+
+    ``lines`` is how many entries it is made of, and ``following`` how many to ask for next.
+    """
+
+    frames: bytes
+    cursor: int
+    closing: End | Stray | None
+    lines: int
+    following: int
+
+
+class Pieces:
+    """All that a worker reads of the past, one piece at a time. ``clock`` is monotonic, in seconds.
+
+    ``pause`` lets whoever is live go on for once, before each piece: see :class:`Turns`.
+    """
+
+    #: The most lines asked for at once, and the most bytes kept.
+    most_lines = PIECE_LINES[1]
+    most_bytes = KEPT_BYTES
+
+    def __init__(
+        self,
+        store: Source,
+        *,
+        pause: Callable[[], object] = bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.store: Final = store
+        self._clock = clock
+        self._turns = Turns(TURN_SECONDS, StoreUnavailable, pause)
+        self._kept: dict[tuple[JobRef, str | None, int], tuple[float, Piece]] = {}
+        self._kept_bytes = 0
+
+    def behind(self, ref: JobRef, stream: str | None, cursor: int, lines: int) -> Piece | None:
+        """The piece that follows line ``cursor``, under the filter ``stream``; None when the store has nothing there.
+
+        It is up to ``lines`` long, a power of two, and ends at a multiple of that: so viewers who began at different
+        lines soon want the same pieces. Raises :class:`StoreError`.
+        """
+        lines = min(lines, self.most_lines)
+        count = lines - cursor % lines
+        key = (ref, stream, cursor)
+        with self._turns.turn():
+            self._forget(self.most_bytes)
+            if key in self._kept:
+                return self._kept[key][1]
+            entries = self.store.read_on(ref, cursor, count)
+            if in_sequence(entries, cursor):
+                piece = _piece(entries, cursor, 1, stream) if entries else None
+                # What may still grow, or is not all of the truth, is nobody else's.
+                if piece and piece.lines == count and piece.closing is None:
+                    self._keep(key, piece)
+                return piece
+        # Not within the turn: a look may take as long as a runner is given to come back.
+        job = self.store.look(ref)
+        return _piece(entries, cursor, job.first if job else 1, stream)
+
+    def _keep(self, key: tuple[JobRef, str | None, int], piece: Piece) -> None:
+        size = len(piece.frames)
+        if size <= self.most_bytes:
+            self._forget(self.most_bytes - size)
+            self._kept[key] = self._clock(), piece
+            self._kept_bytes += size
+
+    def _forget(self, most: int) -> None:
+        """Lets the oldest go, until none is too old and all together have no more than ``most`` bytes."""
+        too_old = self._clock() - KEPT_SECONDS
+        while self._kept:
+            key, (read_at, piece) = next(iter(self._kept.items()))
+            if read_at > too_old and self._kept_bytes <= most:
+                return
+            del self._kept[key]
+            self._kept_bytes -= len(piece.frames)
+
+
+def _piece(entries: Sequence[RawEntry], cursor: int, first: int, stream: str | None) -> Piece:
+    """What ``entries``, which follow line ``cursor``, are to a viewer. ``first`` is the first number the store has."""
+    plain = plain_frames(entries, cursor)
+    reached = cursor + len(plain)
+    items, closing = encode(read_entries(entries[len(plain) :], reached, first), reached)
+    size = sum(map(len, plain)) + sum([len(item.frame) for item in items])
+    following = _following(len(entries), size)
+    if stream is None:
+        frames = b"".join(plain + [item.frame for item in items])
+    else:
+        # No filter is worth a way of its own: one viewer in many has it.
+        named = [stream_name(fields[5]) for _, fields in entries[: len(plain)]]
+        frames = join([*map(Item, range(cursor + 1, reached + 1), named, plain), *items], stream)
+    return Piece(frames, items[-1].number if items else reached, closing, len(entries), following)
+
+
+def _following(lines: int, size: int) -> int:
+    """How many lines to ask for after ``lines`` that came to ``size`` bytes: a power of two, and no leap."""
+    least, most = PIECE_LINES
+    fitting = max(PIECE_BYTES * lines // max(size, 1), 1)
+    return max(least, min(most, 1 << (fitting.bit_length() - 1), 1 << ((lines * 4).bit_length() - 1)))

@@ -1,0 +1,62 @@
+"""Which client a request comes from: behind a proxy that is trusted, the proxy's word; else the connection's end."""
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
+
+#: What gunicorn writes for any proxy at all.
+ANY: Final = "*"
+#: Bits of an IPv6 address that tell one client from another: whoever has an address has all that share these.
+IPV6_BITS: Final = 64
+
+
+class Proxies:
+    """The proxies whose X-Forwarded-For is believed. There are none until the server says which."""
+
+    def __init__(self) -> None:
+        self._networks: list[IPv4Network | IPv6Network] = []
+        self._any = False
+
+    def trust(self, proxies: Iterable[str]) -> None:
+        """Addresses and networks, or ``*``: what gunicorn has read from FORWARDED_ALLOW_IPS."""
+        for each in proxies:
+            self._any |= each == ANY
+            if each != ANY:
+                self._networks.append(ip_network(each, strict=False))
+
+    def client(self, peer: str, forwarded_for: str | None) -> str:
+        """The client's address, an IPv6 one as its network; ``peer`` is the connection's, empty on a unix socket.
+
+        The last one in ``forwarded_for`` that is no trusted proxy is what a proxy of ours has seen.
+        """
+        client = peer
+        for hop in reversed((forwarded_for or "").split(",")):
+            if not self._trusts(client) or not (hop := hop.strip()):
+                break
+            client = hop
+        return _plain(client)
+
+    def _trusts(self, peer: str) -> bool:
+        if self._any or not peer:
+            return True
+        address = _address(peer)
+        return address is not None and any(address in network for network in self._networks)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _plain(text: str) -> str:
+    """One spelling of each client. All that is no address is one and the same, or one could make shares up."""
+    address = _address(text)
+    if address is None:
+        return "unknown" if text else "local"
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((address, IPV6_BITS), strict=False))
+    return str(address)

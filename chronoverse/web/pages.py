@@ -1,0 +1,172 @@
+"""Walking a stored log for one request: upwards or downwards, in batches that hold up nobody else for long."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode
+
+import gevent
+import orjson
+from flask import Response, request
+
+from chronoverse.entries import RawEntry, entry_number, read_entries
+from chronoverse.errors import InvalidCursor
+from chronoverse.joblog import MAX_NUMBER, Job, JobRef, Line
+from chronoverse.matcher import Matcher
+from chronoverse.web.cursors import decode_cursor
+from chronoverse.web.services import Services
+
+#: Entries one request looks through when a filter lets few of them pass, and the seconds it takes for that;
+#: the cursor goes on from there. Far below any proxy's patience, and a client that leaves costs no more.
+SCAN_ENTRIES: Final = 200_000
+SCAN_SECONDS: Final = 1.0
+#: Characters on one page: a thousand lines of 64 KiB would be sixty-four million.
+PAGE_CHARACTERS: Final = 16 * 2**20
+#: Entries of one read, at first and at most. A thousand take about 3 ms from the socket to the last line matched,
+#: and for that long the worker does nothing else.
+FIRST_BATCH: Final = 200
+MAX_BATCH: Final = 1000
+#: Seconds after which a request that goes through many lines lets others have a turn.
+TURN_SECONDS: Final = 0.003
+#: Characters that a read aims at: long lines come fewer at a time.
+BATCH_CHARACTERS: Final = 2**20
+
+
+class Turns:
+    """Gives everybody else a turn now and then; to be asked for each line that something is done with."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._until = clock() + TURN_SECONDS
+
+    def give(self) -> None:
+        """Lets the others run when this has gone on for long enough."""
+        if self._clock() > self._until:
+            gevent.sleep(0)
+            self._until = self._clock() + TURN_SECONDS
+
+
+class Batch(NamedTuple):
+    """Lines in the order asked for, the number of the last entry looked at, and whether there are none behind it."""
+
+    lines: list[Line]
+    place: int
+    last: bool
+
+
+class Found(NamedTuple):
+    """A page's lines, the place to go on from, and whether to."""
+
+    lines: list[Line]
+    place: int
+    more: bool
+
+
+def batches(
+    services: Services, ref: JobRef, place: int, *, descending: bool = False, exactly: int = 0
+) -> Iterator[Batch]:
+    """The stored log strictly after ``place`` in the order asked for; between two batches everybody else has a turn.
+
+    ``exactly`` is the size of every batch where it is known how many are wanted.
+    """
+    count = exactly or FIRST_BATCH
+    while True:
+        with contextlib.nullcontext() if exactly else services.scanning():
+            entries = _read(services, ref, place, count, descending)
+            lines = _lines(entries, place, descending)
+        if entries:
+            place = entry_number(entries[-1][0])
+        last = len(entries) < count
+        yield Batch(lines, place, last)
+        if last:
+            return
+        gevent.sleep(0)
+        if not exactly:
+            mean = sum(len(line.message) for line in lines) / len(entries)
+            count = round(min(MAX_BATCH, max(1, BATCH_CHARACTERS / (mean + 1))))
+
+
+def page(
+    services: Services,
+    job: Job,
+    place: int,
+    limit: int,
+    *,
+    descending: bool,
+    wanted: Callable[[Line], bool] | None = None,
+) -> Found:
+    """Up to ``limit`` lines that are ``wanted`` (all, without it), strictly after ``place`` in the order asked for."""
+    found: list[Line] = []
+    scanned = characters = 0
+    turns, deadline = Turns(services.monotonic), services.monotonic() + SCAN_SECONDS
+    for batch in batches(services, job.ref, place, descending=descending, exactly=0 if wanted else limit):
+        for line in batch.lines:
+            turns.give()
+            if wanted is None or wanted(line):
+                found.append(line)
+                characters += len(line.message)
+                if len(found) == limit or characters >= PAGE_CHARACTERS:
+                    return Found(found, line.sequence_num, _more(job, line.sequence_num, descending))
+        scanned += len(batch.lines)
+        place = batch.place
+        if batch.last:
+            return Found(found, place, False)
+        if scanned >= SCAN_ENTRIES or services.monotonic() > deadline:
+            break
+    return Found(found, place, _more(job, place, descending))
+
+
+def matches(matcher: Matcher, text: str) -> bool:
+    """Whether it is in ``text``; what may take long is done by a thread of gevent's pool."""
+    if matcher.is_heavy(text):
+        return bool(gevent.get_hub().threadpool.apply(matcher.matches, (text,)))
+    return matcher.matches(text)
+
+
+def start(query: dict[str, Any], listing: tuple[Any, ...], job: Job, *, descending: bool) -> int:
+    """The place a page starts after: what the cursor or the offset says, or the log's beginning in that order.
+
+    Raises: :class:`InvalidCursor`.
+    """
+    if "cursor" not in query:
+        offset: int = query.get("offset", job.last + 1 if descending else 0)
+        return offset
+    (place,) = decode_cursor(query["cursor"], listing, [int])
+    if not 0 <= place <= MAX_NUMBER:
+        raise InvalidCursor("cursor: this is not one of ours")
+    number: int = place
+    return number
+
+
+def page_response(body: dict[str, Any], cursor: str | None, place: int | None = None, **query: Any) -> Response:
+    """A page with the ``Link`` (RFC 8288) to the next one; ``place`` is how far into a log it has come."""
+    response = Response(orjson.dumps(body), content_type="application/json")
+    response.headers["Cache-Control"] = "private, no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    if place is not None:
+        response.headers["Last-Event-ID"] = str(place)
+    if cursor:
+        wanted = {name: value for name, value in query.items() if value is not None}
+        response.headers["Link"] = f'<{request.path}?{urlencode({**wanted, "cursor": cursor})}>; rel="next"'
+    return response
+
+
+def _read(services: Services, ref: JobRef, place: int, count: int, descending: bool) -> list[RawEntry]:
+    """Up to ``count`` entries strictly after ``place`` in the order asked for."""
+    if not descending:
+        return list(services.store.page(ref, after=place, count=count))
+    entries = list(services.store.page(ref, before=place, count=count))
+    if entries and not entries[-1][0].endswith(b"-0"):
+        # Of several entries with one number the first is the line, and this read may have begun behind it.
+        entries += services.store.page(ref, after=entry_number(entries[-1][0]) - 1, count=1)
+    return entries
+
+
+def _lines(entries: list[RawEntry], place: int, descending: bool) -> list[Line]:
+    shown = read_entries(reversed(entries) if descending else entries, 0 if descending else place)
+    lines = [entry for entry in shown if isinstance(entry, Line)]
+    return lines[::-1] if descending else lines
+
+
+def _more(job: Job, place: int, descending: bool) -> bool:
+    return place > job.first if descending else place < job.last

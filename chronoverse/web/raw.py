@@ -1,0 +1,115 @@
+"""``GET …/logs/raw``: what there is of a log, as a file to keep."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, Final
+
+import orjson
+from flask import Response, request
+
+from chronoverse.joblog import JobRef, Line
+from chronoverse.matcher import Matcher
+from chronoverse.web import pages
+from chronoverse.web.connection import tune
+from chronoverse.web.schemas import Blueprint, ProblemSchema, RawQuery
+from chronoverse.web.services import Services, guest
+
+_CONTENT_TYPES: Final = {
+    "txt": "text/plain; charset=utf-8",
+    "json": "application/json",
+    "jsonl": "application/jsonl",
+}
+
+_DOCUMENTED: Final = {
+    "application/json": {"schema": {"type": "array", "items": {"$ref": "#/components/schemas/Line"}}},
+    "application/jsonl": {"schema": {"type": "string"}},
+}
+
+
+def blueprint(services: Services) -> Blueprint:
+    """The download route."""
+    routes = Blueprint("raw", __name__, description="Downloading.")
+    services.guard(routes)
+
+    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/logs/raw")
+    @routes.doc(operationId="downloadJobLog", responses={200: {"content": _DOCUMENTED}})
+    @routes.arguments(RawQuery, location="query", as_kwargs=True)
+    @routes.response(200, {"type": "string"}, content_type="text/plain", description="The log, as it is by now.")
+    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
+    def raw(workflow_id: str, job_id: str, format: str, regex: bool, **query: Any) -> Response:
+        """Download a job's log: all that is stored when it is asked for, also while the job runs."""
+        job = services.job(JobRef(workflow_id, job_id))
+        wanted = _wanted(query.get("stream"), Matcher(query["q"], regex=regex) if "q" in query else None)
+        response = Response(content_type=_CONTENT_TYPES[format])
+        response.headers["Content-Disposition"] = f'attachment; filename="{workflow_id}-{job_id}.{format}"'
+        response.headers["Cache-Control"] = "private, no-store"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        if request.method == "HEAD":
+            return response
+        # It may last as long as a viewer's stream, and holds a place like one.
+        asking = guest(services)
+        services.streams.enter(asking)
+        response.call_on_close(partial(services.streams.leave, asking))
+        tune(request.environ)
+        response.response = _SPELLINGS[format](_lines(services, job.ref, job.last, wanted))
+        return response
+
+    return routes
+
+
+def _wanted(stream: str | None, matcher: Matcher | None) -> Callable[[Line], bool]:
+    def wanted(line: Line) -> bool:
+        return stream in (None, line.stream) and (matcher is None or pages.matches(matcher, line.message))
+
+    return wanted
+
+
+def _lines(services: Services, ref: JobRef, last: int, wanted: Callable[[Line], bool]) -> Iterator[list[Line]]:
+    """The lines up to ``last`` that are ``wanted``, in batches. Should the store fail, the response is cut off."""
+    turns = pages.Turns(services.monotonic)
+    for batch in pages.batches(services, ref, 0):
+        found = []
+        for line in batch.lines:
+            turns.give()
+            if line.sequence_num <= last and wanted(line):
+                found.append(line)
+        yield found
+        if batch.place >= last:
+            return
+
+
+def _text(batches: Iterable[list[Line]]) -> Iterator[bytes]:
+    """Message by message. The pieces of a long line come joined, unless a line of the other stream is between them."""
+    unfinished = None
+    for lines in batches:
+        parts = []
+        for line in lines:
+            if unfinished and unfinished != line.stream:
+                parts.append("\n")
+            parts.append(line.message if line.partial else f"{line.message}\n")
+            unfinished = line.stream if line.partial else None
+        yield "".join(parts).encode()
+    if unfinished:
+        yield b"\n"
+
+
+def _json_lines(batches: Iterable[list[Line]]) -> Iterator[bytes]:
+    for lines in batches:
+        yield b"".join(orjson.dumps(line.to_json()) + b"\n" for line in lines)
+
+
+def _json(batches: Iterable[list[Line]]) -> Iterator[bytes]:
+    """One array, a line of text for each of the log's."""
+    opening = b"[\n"
+    for lines in batches:
+        if lines:
+            yield opening + b",\n".join(orjson.dumps(line.to_json()) for line in lines)
+            opening = b",\n"
+    yield b"[]\n" if opening == b"[\n" else b"\n]\n"
+
+
+_SPELLINGS: Final[dict[str, Callable[[Iterable[list[Line]]], Iterator[bytes]]]] = {
+    "txt": _text,
+    "json": _json,
+    "jsonl": _json_lines,
+}

@@ -1,0 +1,80 @@
+// Numbers that have no row of their own: behind a fold, inside a gap, or a later piece of a long line.
+
+/** Disjoint ranges of whole numbers in order, with the count of all numbers in those before each. */
+export class Ranges {
+  #from = [];
+  #to = [];
+  #before = [];
+  #stale = 0;
+
+  /** Adds `from` to `to`, both included; `to` may be Infinity. True when that changed anything. */
+  add(from, to) {
+    let low = this.#search(from - 1);
+    if (low >= 0 && this.#to[low] >= to) return false;
+    if (low < 0 || this.#to[low] < from - 1) low += 1;
+    let high = low;
+    while (high < this.#from.length && this.#from[high] <= to + 1) high += 1;
+    if (high > low) {
+      from = Math.min(from, this.#from[low]);
+      to = Math.max(to, this.#to[high - 1]);
+    }
+    this.#from.splice(low, high - low, from);
+    this.#to.splice(low, high - low, to);
+    this.#before.length = Math.min(this.#before.length, low);
+    this.#stale = Math.min(this.#stale, low);
+    return true;
+  }
+
+  clear() {
+    this.#from = [];
+    this.#to = [];
+    this.#before = [];
+    this.#stale = 0;
+  }
+
+  has(number) {
+    const at = this.#search(number);
+    return at >= 0 && number <= this.#to[at];
+  }
+
+  /** How many of the numbers below `number` are in here. */
+  below(number) {
+    const at = this.#search(number - 1);
+    if (at < 0) return 0;
+    this.#count();
+    return this.#before[at] + Math.min(number - 1, this.#to[at]) - this.#from[at] + 1;
+  }
+
+  /** The number that is at `index` (from 0) when those from 1 on that are not in here are lined up. */
+  outside(index) {
+    this.#count();
+    let low = 0;
+    let high = this.#from.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.#from[middle] - 1 - this.#before[middle] <= index) low = middle + 1;
+      else high = middle;
+    }
+    if (low === 0) return index + 1;
+    const skipped = this.#before[low - 1] + this.#to[low - 1] - this.#from[low - 1] + 1;
+    return index + 1 + skipped;
+  }
+
+  #search(number) {
+    let low = 0;
+    let high = this.#from.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.#from[middle] <= number) low = middle + 1;
+      else high = middle;
+    }
+    return low - 1;
+  }
+
+  #count() {
+    for (let i = this.#stale; i < this.#from.length; i += 1) {
+      this.#before[i] = i === 0 ? 0 : this.#before[i - 1] + this.#to[i - 1] - this.#from[i - 1] + 1;
+    }
+    this.#stale = this.#from.length;
+  }
+}

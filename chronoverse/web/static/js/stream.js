@@ -1,0 +1,140 @@
+// The live end of a log: Server-Sent Events over fetch, which can carry a token, again and again until the end.
+
+import { createParser } from "../vendor/eventsource-parser/parse.js";
+import { ask, refusal, signIn } from "./session.js";
+
+//: Milliseconds between two attempts until the service names its own, and at most.
+const RETRY_MS = 2000;
+const MAX_RETRY_MS = 30_000;
+//: Heartbeats that may be missed before the connection is taken for dead.
+const MISSED = 3;
+//: Seconds to wait for a job that is not there yet, the most that the service takes.
+const WAIT_SECONDS = 300;
+//: Milliseconds that events may take of a stretch before the screen has its turn.
+const BUSY_MS = 12;
+
+const breathe = () => new Promise((done) => setTimeout(done, 0));
+
+export class Stream {
+  #path;
+  #on;
+  #silenceMs;
+  #retryMs = RETRY_MS;
+  #failures = 0;
+  #wake = () => {};
+  #over = false;
+  #known;
+
+  /**
+   * `on` has `event(name, data)`, `connected()`, `lost()` and `gone(why)`: nothing more comes after that, and no
+   * `why` means that all has come. `heartbeat` is in seconds; `known` is whether there is such a job already.
+   */
+  constructor(path, heartbeat, known, on) {
+    this.#path = path;
+    this.#known = known;
+    this.#on = on;
+    this.#silenceMs = heartbeat * 1000 * MISSED;
+    addEventListener("online", () => this.#wake());
+    document.addEventListener("visibilitychange", () => document.hidden || this.#wake());
+  }
+
+  /** Follows from behind line `after` on; returns when there is no more to come. */
+  async follow(after) {
+    let last = after;
+    while (!this.#over) {
+      const before = last;
+      try {
+        last = await this.#once(last);
+      } catch (error) {
+        last = error.last ?? last;
+      }
+      if (this.#over) return;
+      this.#on.lost();
+      this.#failures = last > before ? 0 : this.#failures + 1;
+      await this.#pause();
+    }
+  }
+
+  /** Waits as long as the service wants, longer each time in vain, and never all at once with others. */
+  #pause() {
+    const growing = Math.min(MAX_RETRY_MS, this.#retryMs * 2 ** Math.max(0, this.#failures - 1));
+    return new Promise((done) => {
+      const timer = setTimeout(done, growing * (0.75 + Math.random() / 2));
+      this.#wake = () => {
+        clearTimeout(timer);
+        done();
+      };
+    });
+  }
+
+  async #once(after) {
+    const dead = new AbortController();
+    let watchdog = setTimeout(() => dead.abort(), this.#silenceMs);
+    let last = after;
+    try {
+      const headers = { "Last-Event-ID": String(after), Accept: "text/event-stream" };
+      const waiting = this.#known ? "" : `?wait=${WAIT_SECONDS}`;
+      const response = await ask(`${this.#path}/events${waiting}`, { headers, signal: dead.signal });
+      if (response.status === 204) return this.#end(null, last);
+      if (!response.ok) {
+        await this.#refused(await refusal(response));
+        return last;
+      }
+      const parser = createParser({
+        onEvent: ({ event, data, id }) => {
+          this.#receive(event, data);
+          if (id !== undefined && /^[0-9]{1,15}$/.test(id)) last = Number(id);
+        },
+        onRetry: (ms) => (this.#retryMs = Math.min(ms, MAX_RETRY_MS)),
+      });
+      const decoder = new TextDecoder();
+      const reader = response.body.getReader();
+      let since = performance.now();
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) return last;
+        clearTimeout(watchdog);
+        watchdog = setTimeout(() => dead.abort(), this.#silenceMs);
+        parser.feed(decoder.decode(value, { stream: true }));
+        if (performance.now() - since > BUSY_MS) {
+          await breathe();
+          since = performance.now();
+        }
+      }
+    } catch (error) {
+      throw Object.assign(new Error("the connection broke", { cause: error }), { last });
+    } finally {
+      clearTimeout(watchdog);
+      dead.abort();
+    }
+  }
+
+  #receive(event, data) {
+    if (event === "connected") {
+      this.#on.connected();
+    } else if (event === "error") {
+      this.#on.event("error", data);
+    } else {
+      if (event === "job") this.#known = true;
+      this.#on.event(event, JSON.parse(data));
+      if (event === "end") this.#end(null);
+    }
+  }
+
+  async #refused(refused) {
+    if (refused.status === 401) {
+      await signIn("The token is not accepted any more. Paste another.");
+      this.#failures = 0;
+    } else if (refused.status === 404 || refused.status === 403 || refused.status === 409) {
+      this.#end(refused.message);
+    } else {
+      this.#retryMs = Math.max(this.#retryMs, refused.retryAfter * 1000);
+    }
+  }
+
+  #end(why, last) {
+    if (!this.#over) this.#on.gone(why);
+    this.#over = true;
+    return last;
+  }
+}

@@ -1,0 +1,181 @@
+// A message as pieces of text, each with how it looks. Whatever a log says, only text comes out of here.
+
+import { indexed } from "./colour.js";
+
+// Control characters but the tab, what turns the direction of writing, what breaks lines, and what cannot be seen.
+const SPECIAL = /[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff]/g;
+// ESC sequences: CSI; the strings OSC, DCS, SOS, PM and APC with their end; character sets; and single ones.
+const CSI = /\x1b\[([0-?]*)[ -/]*([@-~])/y;
+const STRING = /\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)/y;
+const SHORT = /\x1b(?:[()*+][0-9A-Za-z]|[=>78cDEHMNOZ])/y;
+const URL_LIKE = /\bhttps?:\/\/[^\s<>"'`\\^{|}]+/gi;
+
+const NAMES = {
+  0x7f: "^?", 0x85: "NEL", 0x61c: "ALM", 0x200b: "ZWSP", 0x200e: "LRM", 0x200f: "RLM", 0x2028: "LS", 0x2029: "PS",
+  0x202a: "LRE", 0x202b: "RLE", 0x202c: "PDF", 0x202d: "LRO", 0x202e: "RLO", 0x2060: "WJ", 0x2066: "LRI",
+  0x2067: "RLI", 0x2068: "FSI", 0x2069: "PDI", 0xfeff: "BOM",
+};
+
+const PLAIN = Object.freeze({ ink: null, ground: null, bold: false, dim: false, italic: false, underline: false, strike: false, inverse: false });
+
+/** How a control character is shown: ^M, or by its name, or by its number. */
+function picture(code) {
+  return NAMES[code] ?? (code < 0x20 ? `^${String.fromCharCode(0x40 + code)}` : `x${code.toString(16)}`);
+}
+
+/** The colour behind 38 or 48 in `codes` at `at`, and how many of them it took; undefined for a malformed one. */
+function extended(codes, at) {
+  if (codes[at + 1] === 5) {
+    const index = codes[at + 2];
+    return { colour: index < 16 ? index : index <= 255 ? indexed(index) : undefined, took: 2 };
+  }
+  if (codes[at + 1] === 2) {
+    const rgb = codes.slice(at + 2, at + 5);
+    return { colour: rgb.length === 3 && rgb.every((part) => part <= 255) ? rgb : undefined, took: 4 };
+  }
+  return { colour: undefined, took: codes.length };
+}
+
+/** The style after "select graphic rendition". Concealed text stays readable. */
+function rendition(style, parameters) {
+  const codes = parameters.split(/[;:]/).map((part) => Number(part || 0));
+  let next = { ...style };
+  for (let at = 0; at < codes.length; at += 1) {
+    const code = codes[at];
+    if (code === 0) next = { ...PLAIN };
+    else if (code === 1) next.bold = true;
+    else if (code === 2) next.dim = true;
+    else if (code === 3) next.italic = true;
+    else if (code === 4) next.underline = true;
+    else if (code === 7) next.inverse = true;
+    else if (code === 9) next.strike = true;
+    else if (code === 22) next.bold = next.dim = false;
+    else if (code === 23) next.italic = false;
+    else if (code === 24) next.underline = false;
+    else if (code === 27) next.inverse = false;
+    else if (code === 29) next.strike = false;
+    else if (code >= 30 && code <= 37) next.ink = code - 30;
+    else if (code >= 40 && code <= 47) next.ground = code - 40;
+    else if (code >= 90 && code <= 97) next.ink = code - 82;
+    else if (code >= 100 && code <= 107) next.ground = code - 92;
+    else if (code === 39) next.ink = null;
+    else if (code === 49) next.ground = null;
+    else if (code === 38 || code === 48) {
+      const { colour, took } = extended(codes, at);
+      if (colour !== undefined) next[code === 38 ? "ink" : "ground"] = colour;
+      at += took;
+    }
+  }
+  return next;
+}
+
+/** Runs of text between control sequences: `{text, start, style}`, or `{text, start, code, style}` for a control. */
+function runs(message) {
+  const found = [];
+  let style = PLAIN;
+  let at = 0;
+  const text = (end) => {
+    if (end > at) found.push({ text: message.slice(at, end), start: at, style });
+  };
+  for (SPECIAL.lastIndex = 0; ; ) {
+    const special = SPECIAL.exec(message);
+    if (!special) break;
+    text(special.index);
+    at = special.index + 1;
+    const code = message.charCodeAt(special.index);
+    const sequence = code === 0x1b && [CSI, STRING, SHORT].map((form) => matchAt(form, message, special.index)).find(Boolean);
+    if (sequence) {
+      if (sequence[0][1] === "[" && sequence[2] === "m" && !/[<-?]/.test(sequence[1])) style = rendition(style, sequence[1]);
+      at = special.index + sequence[0].length;
+    } else {
+      found.push({ text: picture(code), start: special.index, code, style });
+    }
+    SPECIAL.lastIndex = at;
+  }
+  text(message.length);
+  return found;
+}
+
+/** A message as plain text: without control sequences and characters, fit to be pasted anywhere. */
+export function plain(message) {
+  return runs(message).map(({ text, code }) => (code === undefined || code > 0x9f ? (code === undefined ? text : String.fromCharCode(code)) : "")).join("");
+}
+
+function matchAt(form, message, index) {
+  form.lastIndex = index;
+  return form.exec(message);
+}
+
+/** The links in a run's text: [start, end, address]. */
+function links(text) {
+  const found = [];
+  for (const match of text.matchAll(URL_LIKE)) {
+    let address = match[0].replace(/[.,;:!?*_~]+$/, "");
+    while (/[)\]]$/.test(address) && !balanced(address)) address = address.slice(0, -1);
+    if (URL.canParse(address)) found.push([match.index, match.index + address.length, address]);
+  }
+  return found;
+}
+
+function balanced(address) {
+  const opening = address.endsWith(")") ? "(" : "[";
+  return address.split(opening).length >= address.split(address.at(-1)).length;
+}
+
+/**
+ * A message cut where its look changes: `{text, style, code?, link?, mark}`.
+ * `marks` are [start, end) in UTF-16 units, in order.
+ */
+export function pieces(message, marks) {
+  const found = [];
+  for (const run of runs(message)) {
+    const { text, start, style, code } = run;
+    if (code !== undefined) {
+      found.push({ text, style, code, mark: marks.some(([from, to]) => from <= start && start < to) });
+      continue;
+    }
+    const linked = text.includes("://") ? links(text) : [];
+    const cuts = new Set([0, text.length]);
+    for (const [from, to] of linked) cuts.add(from).add(to);
+    for (const [from, to] of marks) {
+      if (to > start && from < start + text.length) cuts.add(Math.max(0, from - start)).add(Math.min(text.length, to - start));
+    }
+    const sorted = [...cuts].sort((a, b) => a - b);
+    for (let i = 0; i + 1 < sorted.length; i += 1) {
+      const [from, to] = [sorted[i], sorted[i + 1]];
+      const mark = marks.some(([first, last]) => first <= start + from && start + from < last);
+      const link = linked.find(([first, last]) => first <= from && from < last)?.[2];
+      found.push({ text: text.slice(from, to), style, link, mark });
+    }
+  }
+  return found;
+}
+
+/** Where `form` matches a message as it is read, without control sequences: [start, end) in the message itself. */
+export function asRead(message, form) {
+  let read = message;
+  const skipped = [];
+  if (message.includes("\x1b")) {
+    const parts = runs(message);
+    read = "";
+    for (const { text, start, code } of parts) {
+      skipped.push([read.length, start - read.length]);
+      read += code === undefined ? text : message[start];
+    }
+  }
+  const place = (at) => at + (skipped.findLast(([from]) => from <= at)?.[1] ?? 0);
+  return [...read.matchAll(form)].map(({ index, 0: { length } }) => [place(index), place(index + length - 1) + 1]);
+}
+
+/** Places in code points, as the service tells them, in UTF-16 units. */
+export function inUnits(message, places) {
+  if (!/[\ud800-\udfff]/.test(message)) return places;
+  const offsets = [];
+  let unit = 0;
+  for (const character of message) {
+    offsets.push(unit);
+    unit += character.length;
+  }
+  offsets.push(unit);
+  return places.map(([start, end]) => [offsets[start] ?? unit, offsets[end] ?? unit]);
+}

@@ -1,0 +1,128 @@
+"""The compose file: as its schema has it, and its parts started as it says, but for containers."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+import redis
+import yaml
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from chronoverse.settings import Settings
+from tests.deploy.conftest import DEPLOY, Gunicorn, interpolate, seconds
+from tests.support.nginx import free_port
+from tests.support.service import serving
+from tests.support.tools import tool
+from tests.support.waiting import wait_until
+
+FILE: Final = DEPLOY / "compose.yaml"
+#: What the operator's ``.env`` has to name.
+ENVIRONMENT: Final = {
+    "REDIS_PASSWORD": "the store's password of this test",
+    "CHRONOVERSE_JWT_SECRET": "a secret of this test alone, long enough for HS256",
+    "TLS_CERTIFICATE": "/etc/tls/fullchain.pem",
+    "TLS_KEY": "/etc/tls/privkey.pem",
+}
+START_SECONDS: Final = 10.0
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    """The file as compose reads it, its variables from :data:`ENVIRONMENT`."""
+    environ = {**ENVIRONMENT, "REDIS_PASSWORD": "a-password"}
+    document: dict[str, Any] = yaml.safe_load(interpolate(FILE.read_text(), environ))
+    return document
+
+
+@pytest.fixture(scope="module")
+def nodes(compose: dict[str, Any]) -> dict[str, Any]:
+    """Its services that are nodes."""
+    return {name: service for name, service in compose["services"].items() if "build" in service}
+
+
+def test_it_is_as_the_compose_specification_has_it() -> None:
+    """Names and types."""
+    command = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(FILE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_secret_is_in_the_file() -> None:
+    """Each comes from outside, and nothing starts without it."""
+    text = FILE.read_text()
+    uncommented = "".join(line for line in text.splitlines(True) if not line.lstrip().startswith("#"))
+
+    assert set(re.findall(r"\$\{(\w+):\?\}", uncommented)) == ENVIRONMENT.keys()
+    assert set(re.findall(r"\$\{(\w+):-", uncommented)) == {"REDIS_MAXMEMORY"}
+    assert set(re.findall(r"#   (\w+)=", text)) == ENVIRONMENT.keys()
+
+
+def test_there_are_two_nodes_and_nginx_knows_both(compose: dict[str, Any], nodes: dict[str, Any]) -> None:
+    """By the names that they have in its network; what nginx needs beside them is there."""
+    nginx = compose["services"]["nginx"]
+    servers = re.findall(r"server ([\w-]+):8000 (.*);", compose["configs"]["nodes"]["content"])
+    shipped = re.findall(r"server [\w.]+:[0-9]+ (.*);", (DEPLOY / "nginx-nodes.conf").read_text())
+    targets = {each["target"] for each in nginx["configs"] + nginx["secrets"]}
+
+    assert [name for name, _ in servers] == list(nodes) == ["node-1", "node-2"]
+    assert {parameters for _, parameters in servers} == set(shipped)
+    assert nginx["volumes"] == ["./nginx.conf:/etc/nginx/nginx.conf:ro"]
+    configuration = (DEPLOY / "nginx.conf").read_text()
+    assert all(Path(target).name in configuration for target in targets)
+    assert set(nginx["networks"]) < set(nodes["node-1"]["networks"])
+
+
+def test_a_node_has_the_time_to_drain(nodes: dict[str, Any], gunicorn: Gunicorn) -> None:
+    """And files for all its streams."""
+    for node in nodes.values():
+        assert seconds(node["stop_grace_period"]) > gunicorn.drain_seconds
+        assert node["ulimits"]["nofile"] > 2 * int(gunicorn["worker_connections"])
+
+
+def test_only_nginx_is_reached_from_outside(compose: dict[str, Any]) -> None:
+    """Redis has a network without a way out."""
+    assert [name for name, service in compose["services"].items() if "ports" in service] == ["nginx"]
+    assert compose["services"]["redis"]["networks"] == ["store"]
+    assert compose["networks"]["store"] == {"internal": True}
+
+
+def test_a_node_serves_on_the_redis_of_the_file(compose: dict[str, Any], nodes: dict[str, Any], tmp_path: Path) -> None:
+    """Redis takes every option, keeps an append-only file, and asks for the password that the nodes have."""
+    environ = {name: str(value) for name, value in nodes["node-1"]["environment"].items()}
+    settings = Settings.from_env({**environ, "CHRONOVERSE_DATA_DIR": str(tmp_path)})
+    assert settings.web_concurrency == 2
+    port, configuration = free_port(), tmp_path / "redis.conf"
+    configuration.write_text(compose["configs"]["redis"]["content"])
+    options = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(tmp_path), "--logfile", str(tmp_path / "log")]
+    server = subprocess.Popen([tool("redis-server"), str(configuration), *options], stdin=subprocess.DEVNULL)
+    url = str(settings.redis_url).replace("redis:6379", f"127.0.0.1:{port}")
+    try:
+        with redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0)) as client:
+            wait_until(lambda: answers(client), START_SECONDS, "redis answers")
+            assert client.config_get("appendonly", "appendfsync", "maxmemory-policy", "maxmemory") == {
+                "appendonly": "yes",
+                "appendfsync": "everysec",
+                "maxmemory-policy": "noeviction",
+                "maxmemory": str(2 * 2**30),
+            }
+        with redis.Redis(port=port, retry=Retry(NoBackoff(), 0)) as stranger, pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+        with serving(tmp_path / "node", url, jwt_secret=environ["CHRONOVERSE_JWT_SECRET"]) as node:
+            assert httpx.get(f"{node.url}/readyz").status_code == 200
+            assert "CHRONOVERSE_TOKEN" not in node.logs()
+    finally:
+        server.terminate()
+        server.wait(START_SECONDS)
+
+
+def answers(client: "redis.Redis") -> bool:
+    """Whether the server is up."""
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False

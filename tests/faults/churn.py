@@ -1,0 +1,108 @@
+"""Short streams without end: what the service holds afterwards is what it held before.
+
+    python -m tests.faults.churn [--streams 100000] [--at-once 64]
+
+Half of them read an ended job to its end, half see a live job's first lines and hang up, as pages do that are closed.
+Prints what was held before and after, and exits with 1 when something has piled up.
+"""
+
+import argparse
+import contextlib
+import json
+import selectors
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from tests.http.foreign import Foreign
+from tests.support.servers import RedisServer, running
+from tests.support.service import Service, serving
+from tests.support.waiting import wait_until
+
+#: Streams of the warm-up, after which nothing may grow any more: caches and pools are full.
+WARM_UP: Final = 10_000
+#: Bytes by which the worker's memory may grow behind the warm-up: what an allocator takes and gives.
+GROWTH_BYTES: Final = 8 * 2**20
+#: What the last line of a whole stream ends with, and what a viewer has seen who hangs up.
+ENDED: Final = b"0\r\n\r\n"
+SEEN: Final = b"id: 3\n\n"
+
+
+def churn(service: Service, requests: list[tuple[bytes, bytes]], streams: int, at_once: int) -> None:
+    """So many streams, each until it has brought what it should; the ``requests`` take turns."""
+    selector = selectors.DefaultSelector()
+    begun = ended = 0
+    while ended < streams:
+        while begun < streams and begun - ended < at_once:
+            request, enough = requests[begun % len(requests)]
+            sock = socket.create_connection((service.host, service.port), timeout=10)
+            sock.sendall(request)
+            selector.register(sock, selectors.EVENT_READ, (bytearray(), enough))
+            begun += 1
+        for key, _ in selector.select(10):
+            received, enough = key.data
+            assert isinstance(key.fileobj, socket.socket)
+            chunk = key.fileobj.recv(65_536)
+            received += chunk
+            if enough in received or not chunk:
+                assert enough in received, bytes(received)
+                selector.unregister(key.fileobj)
+                key.fileobj.close()
+                ended += 1
+    selector.close()
+
+
+def held(service: Service, store: RedisServer) -> dict[str, int]:
+    """What the worker and the store hold when nobody is there."""
+    for name in ("chronoverse_streams_open", "chronoverse_jobs_watched"):
+        wait_until(lambda name=name: service.metric(name) == 0, 10, f"{name} is 0")  # type: ignore[misc]
+    worker = psutil.Process(service.worker_pids()[0])
+    clients = store.ask("INFO", "clients").split(b"connected_clients:")[1]
+    return {
+        "file descriptors": worker.num_fds(),
+        "threads": worker.num_threads(),
+        "store connections": int(clients.split(b"\r")[0]),
+        "memory bytes": worker.memory_info().rss,
+    }
+
+
+def main() -> int:
+    """The whole run."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--streams", type=int, default=100_000)
+    parser.add_argument("--at-once", type=int, default=64)
+    asked = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        store = stack.enter_context(running(directory / "store"))
+        service = stack.enter_context(serving(directory, store.url, log_format="json"))
+        ended = Foreign(store.url, "churn", "ended").lines(["x"] * 3).end()
+        live = Foreign(store.url, "churn", "live").lines(["x"] * 3)
+        head = f"HTTP/1.1\r\nHost: churn\r\nAuthorization: Bearer {service.token()}\r\n\r\n"
+        requests = [
+            (f"GET {job.path}/events {head}".encode(), enough) for job, enough in ((ended, ENDED), (live, SEEN))
+        ]
+        churn(service, requests, WARM_UP, asked.at_once)
+        before = held(service, store)
+        started = time.monotonic()
+        churn(service, requests, asked.streams, asked.at_once)
+        seconds = time.monotonic() - started
+        after = held(service, store)
+        counted = {
+            name: int(service.metric(f"chronoverse_streams_{name}"))
+            for name in ("started_total", 'ended_total{reason="end"}', 'ended_total{reason="left"}')
+        }
+    report: dict[str, Any] = {"streams": asked.streams, "a second": round(asked.streams / seconds), "counted": counted}
+    print(json.dumps({**report, "before": before, "after": after}, indent=2))
+    grown = {name: after[name] - before[name] for name in before}
+    memory = grown.pop("memory bytes")
+    return int(any(growth > 0 for growth in grown.values()) or memory > GROWTH_BYTES)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

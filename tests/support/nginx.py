@@ -1,0 +1,178 @@
+"""A real nginx with the configuration that we ship, on a free port, with a certificate of the moment."""
+
+import datetime
+import ipaddress
+import signal
+import socket
+import ssl
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+import httpx
+import psutil
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.support.service import ROOT
+from tests.support.tools import tool
+from tests.support.waiting import wait_until
+
+#: Seconds for nginx to start or stop on a busy machine.
+PATIENCE_SECONDS: Final = 10.0
+HOST: Final = "127.0.0.1"
+#: Where the shipped files expect things, and nginx's own temporary files.
+TEMPORARY: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+
+
+class Nginx:
+    """``deploy/nginx.conf`` before ``nodes`` (host and port), but for ports and paths as it is shipped.
+
+    Its certificate is for 127.0.0.1; ``verify`` trusts nothing else.
+    """
+
+    def __init__(self, directory: Path, nodes: Sequence[tuple[str, int]]) -> None:
+        self.host, self.port = HOST, free_port()
+        self.url = f"https://{self.host}:{self.port}"
+        self._directory = directory
+        self._binary = tool("nginx")
+        self._process: subprocess.Popen[bytes] | None = None
+        certificate = make_certificate(directory)
+        self.verify = ssl.create_default_context(cafile=str(certificate))
+        self._configure(nodes)
+
+    def _configure(self, nodes: Sequence[tuple[str, int]]) -> None:
+        """Writes both files; every place that differs must be there to be replaced."""
+        text = (ROOT / "deploy" / "nginx.conf").read_text()
+        temporary = "".join(f"    {each}_temp_path {self._directory}/{each};\n" for each in TEMPORARY)
+        for shipped, ours in {
+            "listen 443 ": f"listen {self.host}:{self.port} ",
+            # The second address that every Linux has, IPv6 or not.
+            "listen [::]:443 ": f"listen 127.0.0.2:{self.port} ",
+            "/etc/nginx/tls/": f"{self._directory}/",
+            "/var/log/nginx/": f"{self._directory}/",
+            "/run/nginx.pid": f"{self._directory}/nginx.pid",
+            "http {\n": f"http {{\n{temporary}",
+        }.items():
+            assert shipped in text
+            text = text.replace(shipped, ours)
+        (self._directory / "nginx.conf").write_text(text)
+        shipped_nodes = (ROOT / "deploy" / "nginx-nodes.conf").read_text()
+        parameters = shipped_nodes.splitlines()[-1].removesuffix(";").split()[2:]
+        lines = [f"server {host}:{port} {' '.join(parameters)};\n" for host, port in nodes]
+        (self._directory / "nginx-nodes.conf").write_text("".join(lines))
+
+    def _command(self, *more: str) -> list[str]:
+        place = ["-p", str(self._directory), "-c", str(self._directory / "nginx.conf")]
+        return [self._binary, *place, "-e", str(self._directory / "startup.log"), *more]
+
+    def check(self) -> str:
+        """What ``nginx -t`` says of the configuration; fails where that is not "successful"."""
+        done = subprocess.run(self._command("-t"), capture_output=True, text=True, check=False, timeout=30)
+        assert done.returncode == 0, done.stderr
+        return done.stderr + (self._directory / "startup.log").read_text()
+
+    def start(self) -> Self:
+        """Starts it and waits until it answers, if only that there is no node."""
+        # It writes as its own user below a directory that is only ours.
+        for each in (self._directory, *self._directory.parents):
+            if each.name.startswith("pytest-"):
+                each.chmod(0o711)
+        self._process = subprocess.Popen(self._command("-g", "daemon off;"), stdin=subprocess.DEVNULL)
+        wait_until(self.answers, PATIENCE_SECONDS, "nginx answers")
+        return self
+
+    def answers(self) -> bool:
+        """Whether it does."""
+        assert self._process is not None
+        assert self._process.poll() is None, (self._directory / "startup.log").read_text()
+        try:
+            self.connect(1).close()
+        except OSError:
+            return False
+        return True
+
+    def client(self, **options: Any) -> httpx.Client:
+        """An HTTP client that trusts it."""
+        return httpx.Client(base_url=self.url, verify=self.verify, timeout=PATIENCE_SECONDS, **options)
+
+    def connect(self, timeout: float, source: str = HOST) -> ssl.SSLSocket:
+        """A connection, encrypted, speaking HTTP/1.1, from the address ``source``."""
+        sock = socket.create_connection((self.host, self.port), timeout, (source, 0))
+        return self.verify.wrap_socket(sock, server_hostname=self.host)
+
+    def workers(self) -> set[int]:
+        """The process ids of those that it has now, those going down included."""
+        assert self._process is not None
+        return {child.pid for child in psutil.Process(self._process.pid).children()}
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the master."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    @property
+    def certificate(self) -> Path:
+        """What a client has to trust."""
+        return self._directory / "server.crt"
+
+    def logs(self) -> str:
+        """Everything that it has written to any log, every byte a character."""
+        return "".join(path.read_bytes().decode("latin-1") for path in sorted(self._directory.glob("*.log")))
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL for one that does not go."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(PATIENCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(PATIENCE_SECONDS)
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def make_certificate(directory: Path) -> Path:
+    """``server.crt`` for 127.0.0.1, signed with its own ``server.key``; returns the former."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = directory / "server.crt"
+    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (directory / "server.key").write_bytes(private)
+    return path

@@ -1,0 +1,206 @@
+"""The bench's own judgement: whatever a server does wrong, the load generator says so."""
+
+import contextlib
+import multiprocessing
+import select
+import socket
+import threading
+import xml.etree.ElementTree
+from collections.abc import Iterator
+
+import pytest
+
+from bench import live, stored
+from bench.chart import chart
+from bench.check import Stream
+from bench.load import Crowd, Load, Report, Target
+from bench.measure import live as run_live
+from bench.peers.floor import Floor
+from bench.peers.ours import LOG, NOISE
+from bench.peers.wire import line_json
+from bench.produce import Plan
+from bench.reference import Grammar, Reference, Wrong, message
+from bench.report import table
+from bench.scenario import Outcome, verdict
+
+LINES = 300
+GRAMMAR = Grammar(LOG, NOISE)
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+HELLO = b'event: connected\ndata: {"status":"connected"}\nretry: 2417\n\nevent: job\ndata: {"status":"RUNNING"}\n\n'
+GOODBYE = b'event: job\ndata: {"status":"COMPLETED"}\n\nevent: end\ndata: {"status":"stream_ended"}\nid: 301\n\n'
+
+
+def frame(number: int, job: int = 0) -> bytes:
+    """A line's block."""
+    return b"event: log\ndata: %b\nid: %d\n\n" % (line_json(message(1000 + number, job, number), number), number)
+
+
+def frames() -> list[bytes]:
+    """All lines' blocks."""
+    return [frame(number) for number in range(1, LINES + 1)]
+
+
+def lost(blocks: list[bytes]) -> None:
+    del blocks[150]
+
+
+def doubled(blocks: list[bytes]) -> None:
+    blocks.insert(150, blocks[150])
+
+
+def doubled_last(blocks: list[bytes]) -> None:
+    blocks.append(blocks[-1])
+
+
+def reordered(blocks: list[bytes]) -> None:
+    blocks[150], blocks[151] = blocks[151], blocks[150]
+
+
+def changed(blocks: list[bytes]) -> None:
+    blocks[150] = blocks[150].replace(b"some text", b"some tent")
+
+
+def renumbered(blocks: list[bytes]) -> None:
+    blocks[150] = blocks[150].replace(b"id: 151\n", b"id: 152\n")
+
+
+def anothers(blocks: list[bytes]) -> None:
+    blocks[150] = frame(151, job=1)
+
+
+def torn(blocks: list[bytes]) -> None:
+    blocks[150] = blocks[150][:-1]
+
+
+#: The generator itself is never run under gevent.
+needs_epoll = pytest.mark.skipif(not hasattr(select, "epoll"), reason="no epoll: not Linux, or patched by gevent")
+
+FAULTS = [lost, doubled, doubled_last, reordered, changed, renumbered, anothers, torn]
+
+
+def response(blocks: list[bytes], chunk: int) -> bytes:
+    """A whole response in chunks of so many bytes, with a heartbeat on the way."""
+    body = HELLO + b"".join(blocks[:100]) + b":\n" + b"".join(blocks[100:]) + GOODBYE
+    pieces = [body[start : start + chunk] for start in range(0, len(body), chunk)]
+    return HEAD + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+def send(sock: socket.socket, sent: bytes) -> None:
+    """All of it, unless the viewer leaves."""
+    with contextlib.suppress(OSError):
+        sock.sendall(sent)
+        sock.shutdown(socket.SHUT_WR)
+
+
+def watch(reference: Reference, sent: bytes, size: int) -> Stream:
+    """A viewer that receives ``sent`` through a socket, ``size`` bytes at a time."""
+    stream, buffer = Stream(reference, 0), bytearray(1 << 16)
+    with memoryview(buffer) as view:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            writer = threading.Thread(target=send, args=(theirs, sent))
+            writer.start()
+            try:
+                while count := ours.recv_into(view[:size]):
+                    stream.feed(buffer, view, count)
+            finally:
+                ours.close()
+                writer.join(5)
+    return stream
+
+
+@pytest.mark.parametrize(("chunk", "size"), [(1 << 20, 60_000), (231, 4096), (100, 7)])
+def test_whatever_is_right_passes_however_it_is_cut(chunk: int, size: int) -> None:
+    """Differences in framing, heartbeats and what surrounds the lines are no faults."""
+    reference = Reference(GRAMMAR, 0, 0, LINES)
+
+    streams = [watch(reference, response(frames(), size), size) for size in (chunk, 1000, chunk)]
+
+    assert [(stream.lines, stream.closed) for stream in streams] == [(LINES, True)] * 3
+    assert {stream.position for stream in streams} == {reference.goal}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_first_viewer_is_checked_line_by_line(fault: object) -> None:
+    """Nothing is there to compare it with but what was to be sent."""
+    blocks = frames()
+    assert callable(fault)
+    fault(blocks)
+
+    with pytest.raises(Wrong):
+        watch(Reference(GRAMMAR, 0, 0, LINES), response(blocks, 5000), 4096)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_others_are_compared_with_it(fault: object) -> None:
+    """A fault at one viewer alone is found, and leaves the reference as it was."""
+    reference, blocks = Reference(GRAMMAR, 0, 0, LINES), frames()
+    watch(reference, response(frames(), 5000), 4096)
+    assert callable(fault)
+    fault(blocks)
+
+    with pytest.raises(Wrong):
+        watch(reference, response(blocks, 5000), 4096)
+
+    assert watch(reference, response(frames(), 900), 4096).lines == LINES
+
+
+@contextlib.contextmanager
+def canned(answers: list[bytes]) -> Iterator[int]:
+    """A server that gives one answer to each connection in turn; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for answer in answers:
+                with listener.accept()[0] as client:
+                    client.recv(4096)
+                    client.sendall(answer)
+
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        yield listener.getsockname()[1]
+        server.join(5)
+
+
+@needs_epoll
+def test_a_report_counts_who_was_wronged() -> None:
+    """One viewer is served, one loses a line, one is refused and one is cut off."""
+    bad = frames()
+    lost(bad)
+    whole = response(frames(), 5000)
+    answers = [whole, response(bad, 5000), b"HTTP/1.1 503 Service Unavailable\r\n\r\n", whole[:20_000]]
+    ours, theirs = multiprocessing.Pipe()
+    with canned(answers) as port, ours, theirs:
+        load = Load([Target("127.0.0.1", port, "/")], GRAMMAR, 4, LINES, 10, window=1)
+        report: Report = Crowd(load, theirs).run()
+        words = [ours.recv()[0] for _ in range(3)]
+
+    assert (report.complete, report.wrong, report.refused, report.cut) == (1, 1, 1, 1)
+    assert any("line 151" in story for story in report.stories)
+    assert words == ["begun", "ready", "done"]
+
+
+@needs_epoll
+def test_a_round_is_measured_and_drawn() -> None:
+    """From the producer through a server to the generator, and from there to the table, the verdict and the chart."""
+    side = next(side for side in live.EVERYBODY if side.peer is Floor)
+    with Floor() as peer:
+        load = Load([peer.target(0)], peer.grammar, 20, 100, 20, warm=20)
+        found = run_live(peer, load, Plan(100, rate=400, batch=50))
+    outcome = Outcome(next(each for each in live.SCENARIOS if each.name == "paced"), [{side.name: found}] * 2)
+
+    picture = xml.etree.ElementTree.fromstring(chart(outcome))
+
+    assert (found["complete"], found["deliveries"], found["wrong"]) == (20, 2000, 0)
+    assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["max_ms"]
+    assert picture.tag == "{http://www.w3.org/2000/svg}svg"
+    assert any(row.startswith("| floor | ") for row in table(outcome))
+    assert sum("not measured" in sentence for sentence in verdict(outcome)) == 2
+
+
+def test_every_scenario_has_a_name_of_its_own() -> None:
+    """And puts the service first, which all others are compared with."""
+    scenarios = [*live.SCENARIOS, *stored.SCENARIOS]
+
+    assert len({each.name for each in scenarios}) == len(scenarios)
+    assert all(each.sides[0].name.startswith("chronoverse") for each in scenarios)

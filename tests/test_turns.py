@@ -1,0 +1,107 @@
+"""Turns: one at a time, in the order of asking, and everybody else in between."""
+
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from chronoverse.turns import Turns
+from tests.support.waiting import wait_until
+
+LONG: Final = 20.0
+
+
+class Missed(Exception):
+    """What these turns raise."""
+
+
+class Askers:
+    """Threads that ask for a turn one after the other; ``came`` has their numbers in the order of their turns."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        self.came: list[int] = []
+        self.missed: list[int] = []
+        self._threads: list[threading.Thread] = []
+
+    def ask(self) -> None:
+        """One more, which is waiting or done when this returns."""
+        number, waiting = len(self._threads), len(self.turns._waiting)
+        thread = threading.Thread(target=self._ask, args=(number,))
+        self._threads.append(thread)
+        thread.start()
+        wait_until(lambda: len(self.turns._waiting) > waiting or not thread.is_alive(), LONG, "it waits")
+
+    def _ask(self, number: int) -> None:
+        try:
+            with self.turns.turn():
+                self.came.append(number)
+        except Missed:
+            self.missed.append(number)
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(LONG)
+
+
+@pytest.fixture
+def askers() -> Iterator[Askers]:
+    askers = Askers(Turns(LONG, Missed))
+    yield askers
+    askers.join()
+
+
+def test_turns_come_in_the_order_of_asking(askers: Askers) -> None:
+    """Whoever holds one and asks again at once comes last."""
+    with askers.turns.turn():
+        askers.ask()
+        askers.ask()
+    with askers.turns.turn():
+        assert askers.came == [0, 1]
+
+
+def test_a_turn_that_does_not_come_is_missed() -> None:
+    """It is said so, and whoever comes later is not kept waiting by it."""
+    askers = Askers(Turns(0.01, Missed))
+    with askers.turns.turn():
+        askers.ask()
+        askers.join()
+        assert askers.missed == [0]
+    askers.ask()
+    assert askers.came == [1]
+
+
+def test_a_turn_that_came_too_late_is_handed_on(askers: Askers) -> None:
+    """Between the end of somebody's patience and its leaving the queue, the turn may become its own."""
+    turns = askers.turns
+    with turns.turn():
+        impatient = threading.Event()
+        turns._waiting.append(impatient)
+        askers.ask()
+    assert impatient.is_set()
+    assert askers.came == []
+
+    turns._leave(impatient)
+
+    askers.join()
+    assert askers.came == [0]
+
+
+def test_a_turn_ends_whatever_happens_in_it(askers: Askers) -> None:
+    """Also when it happens in the pause."""
+    with pytest.raises(ZeroDivisionError), askers.turns.turn():
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), Turns(LONG, Missed, lambda: 1 // 0).turn():
+        pass
+    askers.ask()
+    assert askers.came == [0]
+
+
+def test_others_go_on_before_each_turn() -> None:
+    """Once, within the turn, so that no two begin in one go."""
+    rested: list[int] = []
+    turns = Turns(LONG, Missed, lambda: rested.append(len(rested)))
+    for expected in (1, 2):
+        with turns.turn():
+            assert len(rested) == expected
