@@ -76,7 +76,7 @@ class Store:
         self._place = _place(url)
         #: Where the master may change, or there are many, no connection is kept for a log's past.
         self._ahead: AheadReader | None = None
-        if isinstance(self._place, OneServer):
+        if self._place.fixed:
             self._ahead = AheadReader(self._place.connection(""), lambda job: self._key(job, "log"))
         names = ("open", "append", "renew", "finish", "look", "register")
         self._scripts = {name: Script(name) for name in names}

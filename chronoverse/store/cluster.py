@@ -50,6 +50,7 @@ class ClusterPlace:
     """The nodes that those of ``url`` know of. ``clock`` is monotonic, in seconds."""
 
     one = False
+    fixed = False
 
     def __init__(self, url: RedisUrl, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url

@@ -191,7 +191,7 @@ class Lanes:
                 self._rearm(lane)
 
     def _rearm(self, lane: _Lane) -> None:
-        if self._rearming is None:
+        if self._rearming is None or not self._rearming.is_alive():
             target = partial(_interrupt, self._behind)
             self._rearming = threading.Thread(target=target, name="tail-rearming", daemon=True)
             self._rearming.start()

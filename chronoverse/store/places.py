@@ -29,10 +29,12 @@ class Use(Enum):
 class Place(Protocol):
     """Where the keys are. Errors are the driver's.
 
-    A workflow's keys are always together; only ``one`` place has those of all workflows on one server.
+    A workflow's keys are always together; only ``one`` place has those of all workflows on one server, and only a
+    ``fixed`` place always on the same.
     """
 
     one: bool
+    fixed: bool
 
     def run(self, workflow_id: str, work: Work[Result], use: Use = Use.COMMANDS) -> Result:
         """What ``work`` gives with a client of the workflow's server; again with another one's if it has moved."""
@@ -73,6 +75,7 @@ class OneServer:
     """All keys are on the server at ``url``. ``options`` are the driver's."""
 
     one = True
+    fixed = True
 
     def __init__(self, url: str, **options: Any) -> None:
         self._url = url

@@ -15,6 +15,8 @@ from chronoverse.store.places import OneServer, Result, Use, Work
 #: Seconds between questions whether the master is still the same. A master that was cut off from its Sentinels goes
 #: on answering, and nobody would notice: this is how long we may go on reading there.
 WATCH_SECONDS: Final = 2.0
+#: Seconds without a question after which the next command waits for the answer.
+LATE_SECONDS: Final = 2 * WATCH_SECONDS
 #: Seconds that one Sentinel may take to connect, or to answer.
 SENTINEL_SECONDS: Final = 1.0
 #: Seconds after which no further Sentinel is asked.
@@ -50,6 +52,8 @@ def _greet(opened: Connection) -> None:
 
 class SentinelPlace(OneServer):
     """The master that the Sentinels of ``url`` name. ``clock`` is monotonic, in seconds."""
+
+    fixed = False
 
     def __init__(self, url: RedisUrl, clock: Callable[[], float] = time.monotonic) -> None:
         self._service = url.service
@@ -97,9 +101,17 @@ class SentinelPlace(OneServer):
             client.connection_pool.disconnect(inuse_connections=False)
 
     def _watch(self) -> None:
-        """Has the Sentinels asked, when that is due, whether the master is another one. Nobody waits for the answer."""
-        if self._clock() - self._asked_at >= WATCH_SECONDS and self._watching.acquire(blocking=False):
-            self._asked_at = self._clock()
+        """Has the Sentinels asked, when that is due, whether the master is another one.
+
+        Nobody waits for the answer, but for who comes after a long silence: their connection may lead anywhere.
+        """
+        since = self._clock() - self._asked_at
+        if since < WATCH_SECONDS or not self._watching.acquire(blocking=False):
+            return
+        self._asked_at = self._clock()
+        if since >= LATE_SECONDS:
+            self._ask_again()
+        else:
             threading.Thread(target=self._ask_again, name="sentinel-watch", daemon=True).start()
 
     def _ask_again(self) -> None:

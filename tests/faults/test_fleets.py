@@ -4,7 +4,8 @@ import time
 from pathlib import Path
 
 from chronoverse.joblog import JobRef
-from chronoverse.store.sentinel import WATCH_SECONDS
+from chronoverse.store import Store
+from chronoverse.store.sentinel import LATE_SECONDS, WATCH_SECONDS
 from tests.faults.emitter import EXIT_CODE
 from tests.faults.runner import Runner
 from tests.faults.stage import Stage, passing
@@ -69,9 +70,14 @@ def test_row_5_a_master_is_cut_off_from_its_sentinels(watched: Watched, tmp_path
     """It goes on answering us, yet nobody stays there, and what it took after the others left is sent again."""
     with Stage(tmp_path, lease=LEASE_SECONDS, judge_after=60, fleet=watched) as stage:
         runner, watchers = stage.play(JobRef("fleet", "row-5"), durability="replicated")
+        store = Store(watched.url)
+        assert store.read_on(runner.job, 0, 1)
         lost = watched.cut_off()
         wait_until(lambda: watched.master is not lost, RECOVERY_SECONDS, "the Sentinels name another master")
         named = time.monotonic()
         recovers(watchers, named + WATCH_SECONDS, "cut off")
+        seen = watchers[0].highest - 1
+        wait_until(lambda: store.read_on(runner.job, seen, 1), LATE_SECONDS, "a log's past is read from the new master")
+        store.close()
         watched.rejoin(lost)
         ends_clean(stage, runner)
