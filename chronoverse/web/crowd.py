@@ -19,6 +19,8 @@ class Member(Protocol):
     viewer: Viewer
     crowd: "Crowd | None"
 
+    @property
+    def busy(self) -> bool: ...
     def wake(self) -> None: ...
     def carry_on(self, rest: memoryview | bytes) -> None: ...
 
@@ -61,6 +63,10 @@ class Crowd:
             return False
         if self._members and place != self._position:
             self.wake()
+            # Others went on meanwhile: it may have been woken, closed or let in.
+            place = viewer.place
+            if place is None or member.busy or member.crowd is not None:
+                return False
         if not self._members:
             self._cursor, self._position = viewer.cursor, place
             self._state, self._sent_at = channel.state, viewer.sent_at

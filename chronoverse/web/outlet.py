@@ -65,6 +65,11 @@ class Outlet:
         self._unwatch = on_hangup(self._socket, self._hang_up)
         viewer.on_wake = self.wake
 
+    @property
+    def busy(self) -> bool:
+        """Whether a greenlet writes for it."""
+        return self._greenlet is not None
+
     def wake(self) -> None:
         """Writes what there is, or has somebody do it who may wait. Never waits, never raises."""
         if self._greenlet is not None:
