@@ -3,7 +3,7 @@
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 import pytest
@@ -29,7 +29,7 @@ def watched(job: Foreign, open_stream: OpenStream) -> Foreign:
 
 
 @pytest.fixture
-def answer(service: Service, watched: Foreign) -> Iterator[Callable[..., bytes]]:
+def answer(service: Service, watched: Foreign) -> Callable[..., bytes]:
     """The bytes of an answer until they contain ``until``, without what differs from one to the next."""
 
     def answer(query: str, token: str | None, until: bytes, *lines: str) -> bytes:
