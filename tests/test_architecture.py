@@ -12,11 +12,13 @@ PACKAGE: Final = Path(__file__).resolve().parents[1] / "chronoverse"
 #: Imports point strictly down this table. Each string is one rank: modules of the same rank do not know each other.
 LAYERS: Final = {
     "ground": ("errors metrics sse turns",),
-    "values": ("joblog redisurl", "parse", "entries ledger settings"),
+    "values": ("archive joblog redisurl", "archive.records parse", "entries ledger settings"),
     "places lines rest": (
+        "archive.objects archive.packing",
+        "archive.files",
         "keeper store.driver store.replies",
         "embedded store.ahead store.places",
-        "store.appends store.cluster store.reader store.sentinel",
+        "store.appends store.archived store.cluster store.reader store.sentinel",
         "store.confirm store.lanes",
         "store",
     ),
