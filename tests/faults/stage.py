@@ -218,8 +218,12 @@ class Stage:
         directory.mkdir()
         nodes = [(each.host, each.port) for each in self.services]
         self.nginx = undo.enter_context(Nginx(directory, nodes, shutdown_seconds=self._shutdown_seconds))
-        # Our own client knows no other way to be told of a certificate.
-        undo.enter_context(environment(SSL_CERT_FILE=str(self.nginx.certificate)))
+        # Our own client knows no other way to be told of a certificate. Another stage may be on beside this one.
+        others = os.environ.get("SSL_CERT_FILE")
+        trusted = [self.nginx.certificate, *([Path(others)] if others else [])]
+        bundle = directory / "trusted.crt"
+        bundle.write_text("".join(each.read_text() for each in trusted))
+        undo.enter_context(environment(SSL_CERT_FILE=str(bundle)))
 
     def __exit__(self, *exception: object) -> None:
         with self._undo:
