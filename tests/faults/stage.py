@@ -229,7 +229,10 @@ class Stage:
         with self._undo:
             for runner in self.runners:
                 runner.close()
-            for watcher in [each for watchers in self.watchers.values() for each in watchers]:
+            watchers = [each for those in self.watchers.values() for each in those]
+            for watcher in watchers:
+                watcher.leave()
+            for watcher in watchers:
                 watcher.stop()
 
 

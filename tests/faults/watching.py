@@ -71,9 +71,13 @@ class Watcher:
         self._thread.join(seconds)
         return bool(self.ending) and not self._thread.is_alive()
 
-    def stop(self) -> None:
-        """Leaves."""
+    def leave(self) -> None:
+        """Goes at the next thing it is told, a heartbeat at the latest."""
         self._stop.set()
+
+    def stop(self) -> None:
+        """Leaves, and waits for that."""
+        self.leave()
         self._thread.join(SILENCE_SECONDS * 2)
 
     def _run(self) -> None:

@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+import secrets
 import signal
 import socket
 import ssl
@@ -173,7 +174,8 @@ def free_port() -> int:
 def make_certificate(directory: Path) -> Path:
     """``server.crt`` for 127.0.0.1, signed with its own ``server.key``; returns the former."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
+    # Of two with one name a client that trusts both might take the wrong key.
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{HOST} {secrets.token_hex(8)}")])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
