@@ -2,8 +2,9 @@
 
     python -m tests.faults.churn [--streams 100000] [--at-once 64] [--direct]
 
-They come through nginx as we ship it, unless ``--direct``. Half of them read an ended job to its end, half see a live job's first lines and hang up, as pages do that are closed.
-Prints what was held before and after, and exits with 1 when something has piled up.
+They come through nginx as we ship it, unless ``--direct``. Half of them read an ended job to its end, half see a live
+job's first lines and hang up, as pages do that are closed. Prints what was held before and after, and exits with 1 when
+something has piled up.
 """
 
 import argparse

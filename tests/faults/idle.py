@@ -53,8 +53,13 @@ class Heard(NamedTuple):
     intervals: int
 
 
-def crowd(nginx: Nginx, number: int, request: bytes, count: int, present: Any, stop: Any, results: Any) -> None:
-    """``count`` viewers, until ``stop`` is set. ``present`` is how many of them have a stream."""
+def crowd(
+    nginx: Nginx, number: int, request: bytes, count: int, present: Any, settled: Any, stop: Any, results: Any
+) -> None:
+    """``count`` viewers, until ``stop`` is set. ``present`` is how many of them have a stream.
+
+    Heartbeats are timed once ``settled`` is set: who is opening connections does not hear in time.
+    """
     selector = selectors.DefaultSelector()
     answers: Counter[str] = Counter()
     waiting, begun = deque((0.0, viewer) for viewer in range(count)), dict[int, float]()
@@ -73,7 +78,7 @@ def crowd(nginx: Nginx, number: int, request: bytes, count: int, present: Any, s
             if data.startswith(b"HTTP/1.1 "):
                 answers[data[9:12].decode()] += 1
                 present.value += data[9:12] == b"200"
-            elif b":\n\r\n" in data:
+            elif b":\n\r\n" in data and settled.is_set():
                 if last := begun.get(viewer):
                     intervals += 1
                     shortest, longest = min(shortest, now - last), max(longest, now - last)
@@ -119,17 +124,18 @@ def held(service: Service, nginx: Nginx) -> dict[str, int]:
 def play(service: Service, nginx: Nginx, path: str, asked: argparse.Namespace) -> dict[str, Any]:
     """The report."""
     request = request_bytes(path.encode(), service.token()).replace(b"Connection: close\r\n", b"")
-    stop = multiprocessing.Event()
+    settled, stop = multiprocessing.Event(), multiprocessing.Event()
     results: multiprocessing.Queue[Heard] = multiprocessing.Queue()
     counts = [multiprocessing.Value("i", 0) for _ in range(CROWDS)]
     each = asked.viewers // CROWDS
     before, began, processes = held(service, nginx), time.monotonic(), []
     for number, count in enumerate(counts):
-        arguments = (nginx, number, request, each, count, stop, results)
+        arguments = (nginx, number, request, each, count, settled, stop, results)
         processes.append(multiprocessing.Process(target=crowd, args=arguments))
         processes[-1].start()
     try:
         wait_until(lambda: sum(count.value for count in counts) >= asked.viewers, ARRIVAL_SECONDS, "all are there")
+        settled.set()
         arrived, after, answers, times = time.monotonic() - began, held(service, nginx), [], []
         with nginx.client() as client, httpx.Client(base_url=service.url) as direct:
             until = time.monotonic() + asked.seconds
