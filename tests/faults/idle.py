@@ -37,7 +37,7 @@ CROWDS: Final = 2
 ADDRESSES: Final = 50
 #: Seconds before a viewer that was refused tries again; and for all to be there.
 AGAIN_SECONDS: Final = 2.0
-ARRIVAL_SECONDS: Final = 150.0
+ARRIVAL_SECONDS: Final = 300.0
 #: Seconds that health may take, and the share by which a heartbeat may be off.
 HEALTH_SECONDS: Final = 0.2
 OFF: Final = 0.2
