@@ -41,8 +41,9 @@ LAYERS: Final = {
         "web.journal web.problems",
         "web.openapi web.outlet web.publications web.refusals",
         "web.services web.worker",
-        "web.events web.ops web.pages web.publish web.ui",
-        "web.jobs web.logs web.raw web.search",
+        "web.opening web.ops web.pages web.publish web.ui",
+        "web.events web.jobs web.logs web.raw web.search",
+        "web.fastpath",
     ),
     "roots": ("banner web", "cli", "__main__"),
 }
