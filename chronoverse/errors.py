@@ -81,6 +81,14 @@ class NotDurable(StoreError):
     """Raised when the store cannot say what it has safely on its disk: it keeps no append-only file."""
 
 
+class ArchiveUnavailable(StoreUnavailable):
+    """Raised when the archive's object store cannot be reached or does not answer in time. Worth a retry."""
+
+
+class ArchiveDamaged(StoreError):
+    """Raised when an archived object is gone, or is not what was put there."""
+
+
 class NotALog(StoreError):
     """Raised when a job's key holds something that is not a stream. A retry changes nothing."""
 

@@ -195,7 +195,8 @@ class Job:
     """What the store knows of a job at one instant.
 
     ``first`` is the first number that can still be had and ``last`` the last line's; there is no line
-    to be had when ``first > last``. ``end`` is the terminal entry, once there is one.
+    to be had when ``first > last``. ``end`` is the terminal entry, once there is one. Numbers up to ``archived`` are
+    in the archive, from ``first`` on; 0 when none is. ``redactions`` is how many times something was redacted.
     """
 
     ref: JobRef
@@ -210,6 +211,8 @@ class Job:
     first: int = 1
     last: int = 0
     end: End | None = None
+    archived: int = 0
+    redactions: int = 0
 
     @property
     def age(self) -> tuple[int, bool]:

@@ -85,6 +85,16 @@ def bind(text: str) -> str:
     raise ValueError("must be HOST:PORT, [IPV6]:PORT or unix:PATH")
 
 
+def archive_url(text: str) -> str:
+    """A URL of a place for objects."""
+    parts = urlsplit(text)
+    is_file = parts.scheme == "file" and not parts.netloc and parts.path.strip("/")
+    is_bucket = parts.scheme == "s3" and re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", parts.netloc)
+    if text != "none" and (not (is_file or is_bucket) or parts.query or parts.fragment):
+        raise ValueError("must be file:///DIRECTORY, s3://BUCKET/PREFIX or none")
+    return text
+
+
 def secret(text: str) -> bytes:
     """The bytes of an HS256 key."""
     key = os.fsencode(text)

@@ -94,6 +94,32 @@ class Settings:
     retention_seconds: Annotated[
         int, Knob(parse.Whole(1, 315_360_000), "seconds", "How long a log is kept after its job has ended.")
     ] = 604_800
+    hot_seconds: Annotated[
+        int,
+        Knob(
+            parse.Whole(0, 315_360_000),
+            "seconds",
+            "How long the store keeps a log after its job has ended and all of it is archived.",
+        ),
+    ] = 3_600
+    hot_bytes: Annotated[
+        int,
+        Knob(
+            parse.Whole(1_048_576, 1_099_511_627_776),
+            "bytes",
+            "What one job's log may take in the store. Beyond it, its oldest lines move to the archive.",
+        ),
+    ] = 67_108_864
+    archive_url: Annotated[
+        str | None,
+        Knob(
+            parse.archive_url,
+            "URL",
+            "Where logs are archived: `file:///DIRECTORY`, `s3://BUCKET/PREFIX` (with the extra `s3`; its endpoint and"
+            " credentials as boto3 takes them) or `none`.",
+            "`archive` in the data directory with the embedded server, else none",
+        ),
+    ] = None
     max_line_bytes: Annotated[
         int, Knob(parse.Whole(256, 1_048_576), "bytes", "A longer line is cut into `partial` pieces.")
     ] = 65_536

@@ -12,11 +12,13 @@ PACKAGE: Final = Path(__file__).resolve().parents[1] / "chronoverse"
 #: Imports point strictly down this table. Each string is one rank: modules of the same rank do not know each other.
 LAYERS: Final = {
     "ground": ("errors metrics sse turns",),
-    "values": ("joblog redisurl", "parse", "entries ledger settings"),
+    "values": ("archive joblog redisurl", "archive.records parse", "entries ledger settings"),
     "places lines rest": (
+        "archive.objects archive.packing",
+        "archive.files",
         "keeper store.driver store.replies",
         "embedded store.ahead store.places",
-        "store.appends store.cluster store.reader store.sentinel",
+        "store.appends store.archived store.cluster store.reader store.sentinel",
         "store.confirm store.lanes",
         "store",
     ),
@@ -37,8 +39,8 @@ LAYERS: Final = {
         "web.addresses web.admission web.bodies web.connection web.crowd web.cursors web.fairness web.identity",
         "web.schemas",
         "web.journal web.problems",
-        "web.openapi web.outlet web.publications web.worker",
-        "web.services",
+        "web.openapi web.outlet web.publications web.refusals",
+        "web.services web.worker",
         "web.opening web.ops web.pages web.publish web.ui",
         "web.events web.jobs web.logs web.raw web.search",
         "web.fastpath",

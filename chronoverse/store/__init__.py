@@ -10,6 +10,10 @@ Keys, under a prefix, with the workflow as hash tag so that all of a workflow's 
                                                expires with the log; PENDING: RETENTION after the registration
     {prefix}:{<workflow>}:<job>:lease  string  the live attempt's token
                                                expires LEASE after its runner was last heard
+    {prefix}:{<workflow>}:<job>:archive  zset  the record of each archived chunk, by its last number
+                                               goes with the objects; the job's hash stays as long
+    {prefix}:{<workflow>}:<job>:sealer  string  who archives the job
+                                               expires when that process was not heard for a while
 
 Whatever must be atomic is a script in ``lua/``. All of them may be repeated after a lost reply.
 Foreign runners write the same keys with plain commands, so nothing read here is trusted to be in shape.
@@ -28,6 +32,7 @@ from chronoverse.redisurl import Form, RedisUrl
 from chronoverse.store import replies
 from chronoverse.store.ahead import AheadReader
 from chronoverse.store.appends import Appends, Keys, arguments
+from chronoverse.store.archived import Archived
 from chronoverse.store.cluster import ClusterPlace, slot_of
 from chronoverse.store.confirm import Confirmer, Durability
 from chronoverse.store.driver import Ask, Client, DriverError, Script, ScriptForgotten, translate, translated
@@ -78,6 +83,7 @@ class Store:
         self._ahead: AheadReader | None = None
         if self._place.fixed:
             self._ahead = AheadReader(self._place.connection(""), lambda job: self._key(job, "log"))
+        self.archived: Final = Archived(self._place, self._key)
         names = ("open", "append", "renew", "finish", "look", "register")
         self._scripts = {name: Script(name) for name in names}
 

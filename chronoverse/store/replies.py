@@ -44,6 +44,7 @@ def job(ref: JobRef, reply: list[Any] | None) -> Job | None:
     named = {_text(name): _text(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}
     last = entry_number(last_id) if last_id else 0
     status = named.get("status", "")
+    archived = parse_number(named.get("archived", "")) or 0
     end: End | None = None
     if terminal:
         # A terminal entry without a number of its own, such as 5-1, is the one behind line 5.
@@ -56,9 +57,13 @@ def job(ref: JobRef, reply: list[Any] | None) -> Job | None:
         attempt=parse_number(named.get("attempt", "")) or (1 if last else 0),
         created_at=named.get("created_at"),
         started_at=named.get("started_at") or _text(first_timestamp) or None,
-        last=last,
+        last=max(last, archived),
+        archived=archived,
+        redactions=parse_number(named.get("redactions", "")) or 0,
     )
     known = known.ended(end) if end else known
+    if archived:
+        return replace(known, first=parse_number(named.get("archived_first", "")) or 1)
     return replace(known, first=max(entry_number(first_id), 1) if first_id else known.last + 1)
 
 

@@ -1,0 +1,82 @@
+"""The archive as files below a directory."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from chronoverse.archive.objects import Stored
+from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
+
+#: What the name of a file begins with that is still being written. No object's does.
+_WRITING = ".writing-"
+
+
+class FileObjects:
+    """Objects below ``directory``, which is made when it is first written to. See :class:`Objects`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def put(self, name: str, data: bytes) -> None:
+        """Writes a file beside it, has that on the disk, and renames it: the object is there whole or not at all."""
+        path = self._directory / name
+        with _translated():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            writing = path.with_name(f"{_WRITING}{secrets.token_hex(8)}")
+            try:
+                with writing.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                writing.rename(path)
+            except BaseException:
+                writing.unlink(missing_ok=True)
+                raise
+            self._sync(path.parent)
+
+    def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        try:
+            with _translated(), (self._directory / name).open("rb") as file:
+                file.seek(start)
+                return file.read() if stop is None else file.read(stop - start)
+        except FileNotFoundError as error:
+            raise ArchiveDamaged(f"the archive holds no {name}") from error
+
+    def delete(self, name: str) -> None:
+        with _translated():
+            path = self._directory / name
+            path.unlink(missing_ok=True)
+            for parent in path.relative_to(self._directory).parents[:-1]:
+                with contextlib.suppress(OSError):
+                    (self._directory / parent).rmdir()
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        with _translated():
+            for path in sorted((self._directory / prefix).rglob("*")):
+                with contextlib.suppress(FileNotFoundError):
+                    found = path.stat()
+                    if path.is_file():
+                        yield Stored(str(path.relative_to(self._directory)), found.st_size, found.st_mtime)
+
+    def _sync(self, directory: Path) -> None:
+        """The entries of ``directory`` and those above it that may be new, safe on the disk."""
+        for each in (directory, *directory.parents):
+            handle = os.open(each, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            if each == self._directory.parent:
+                return
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ArchiveUnavailable(f"the archive cannot be used: {error.strerror or error}") from error

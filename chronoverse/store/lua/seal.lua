@@ -1,0 +1,22 @@
+-- Takes a chunk into the log's record of what is archived, and lets the store's own copy of old lines go.
+-- KEYS  log, job, archive lease, archive
+-- ARGV  token, first number, last number, record, number up to which lines leave the store (0: none do)
+-- ->    OK | GAP expected first number | FENCED
+-- A chunk that is recorded already is OK again. Nothing is refused for memory once the ZADD has passed, and the chunk's
+-- object was read back before: so a line is always in one of the two places.
+local log, job, lease, archive = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local first, last, trim = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
+
+if redis.call('GET', lease) ~= ARGV[1] then return {'FENCED'} end
+local archived = tonumber(redis.call('HGET', job, 'archived') or '0')
+if archived + 1 == first then
+  redis.call('ZADD', archive, string.format('%.0f', last), ARGV[4])
+  redis.call('HSETNX', job, 'archived_first', string.format('%.0f', first))
+  redis.call('HSET', job, 'archived', string.format('%.0f', last))
+  -- The objects do not expire, so neither may what is known of them.
+  redis.call('PERSIST', job)
+elseif redis.call('ZSCORE', archive, ARGV[4]) == false then
+  return {'GAP', archived + 1}
+end
+if trim > 0 then redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', math.min(trim, last) + 1)) end
+return {'OK'}
