@@ -14,8 +14,8 @@ LAYERS: Final = {
     "ground": ("errors metrics sse turns",),
     "values": ("archive joblog redisurl", "archive.records parse", "entries ledger settings"),
     "places lines rest": (
-        "archive.objects archive.packing",
-        "archive.files",
+        "archive.index archive.kept archive.objects archive.packing",
+        "archive.files archive.reading",
         "keeper store.driver store.replies",
         "embedded store.ahead store.places",
         "store.appends store.archived store.cluster store.reader store.sentinel",
