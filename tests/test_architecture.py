@@ -15,8 +15,8 @@ LAYERS: Final = {
     "values": ("archive joblog matcher redisurl", "archive.records parse", "entries ledger settings"),
     "places lines rest": (
         "archive.index archive.kept archive.objects archive.packing",
-        "archive.files archive.reading",
-        "archive.search",
+        "archive.files archive.reading archive.s3",
+        "archive.places archive.search",
         "keeper store.driver store.replies",
         "embedded store.ahead store.places",
         "store.appends store.archived store.cluster store.reader store.sentinel",
