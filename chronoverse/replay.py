@@ -4,7 +4,8 @@ from typing import Final, NamedTuple
 
 from chronoverse import sse
 from chronoverse.channel import Channel, final_frames
-from chronoverse.errors import NotALog
+from chronoverse.errors import ArchiveDamaged, NotALog
+from chronoverse.history import archive_has
 from chronoverse.joblog import End, Gap, Job, JobRef, Stray
 from chronoverse.pieces import FIRST_LINES, Pieces
 
@@ -36,13 +37,18 @@ class Replay:
         self._finished: Final = finished
         self._lease_seconds: Final = lease_seconds
         self._lines = FIRST_LINES
+        #: The newest look at the job that came by.
+        self._known = finished
 
     def step(self, cursor: int, channel: Channel | None) -> Step:
         """What follows ``cursor``. Raises :class:`StoreError`, and then nothing has been passed over."""
         try:
-            piece = self._pieces.behind(self._ref, self._stream, cursor, self._lines)
+            if self._known is None and channel is not None:
+                self._known = channel.job
+            piece = self._pieces.behind(self._ref, self._stream, cursor, self._lines, self._known)
             if piece is None:
                 return self._nothing_behind(cursor, channel)
+            self._known = piece.job or self._known
             step = Step(piece.frames, piece.cursor)
             if isinstance(piece.closing, Stray):
                 step = Step(piece.frames + piece.closing.to_frame(), piece.cursor, "error")
@@ -50,7 +56,7 @@ class Replay:
                 step = self._end(step, piece.closing)
             self._lines = piece.following
             return step
-        except NotALog as error:
+        except (NotALog, ArchiveDamaged) as error:
             return failed(cursor, str(error))
 
     def _nothing_behind(self, cursor: int, channel: Channel | None) -> Step:
@@ -62,7 +68,10 @@ class Replay:
             return failed(cursor, "the log is gone from the store: it expired or was deleted")
         if self._finished and job.end is None:
             return failed(cursor, "the store has lost the end of this log")
-        if job.last > cursor and self._store.read(self._ref, cursor, 1):
+        if archive_has(job, cursor) and self._known and archive_has(self._known, cursor):
+            raise ArchiveDamaged(f"the archive has no line {cursor + 1}, which it ought to have")
+        self._known = job
+        if archive_has(job, cursor) or (job.last > cursor and self._store.read(self._ref, cursor, 1)):
             return Step(b"", cursor)
         step = Step(None, cursor)
         # A closed channel knows how far the log went, whatever the store has lost of it since.

@@ -12,6 +12,8 @@ Keys, under a prefix, with the workflow as hash tag so that all of a workflow's 
                                                expires LEASE after its runner was last heard
     {prefix}:{<workflow>}:<job>:archive  zset  the record of each archived chunk, by its last number
                                                goes with the objects; the job's hash stays as long
+    {prefix}:{<workflow>}:<job>:audit  list    what was redacted, when, by whom and why: the newest of it
+                                               goes with the job
     {prefix}:{<workflow>}:<job>:sealer  string  who archives the job
                                                expires when that process was not heard for a while
 
@@ -39,6 +41,7 @@ from chronoverse.store.driver import Ask, Client, DriverError, Script, ScriptFor
 from chronoverse.store.lanes import Lanes
 from chronoverse.store.places import OneServer, Place, Use
 from chronoverse.store.reader import BlockingReader
+from chronoverse.store.redacted import Redacted
 from chronoverse.store.sentinel import SentinelPlace
 
 __all__ = ["Attempt", "Durability", "Store"]
@@ -84,6 +87,7 @@ class Store:
         if self._place.fixed:
             self._ahead = AheadReader(self._place.connection(""), lambda job: self._key(job, "log"))
         self.archived: Final = Archived(self._place, self._key)
+        self.redacted: Final = Redacted(self._place, self._key)
         names = ("open", "append", "renew", "finish", "look", "register")
         self._scripts = {name: Script(name) for name in names}
 
@@ -204,6 +208,12 @@ class Store:
             return ()
         entries: Sequence[RawEntry] = self._command(job.workflow_id, *command)
         return entries
+
+    def redactions(self, job: JobRef, count: int) -> list[tuple[int, int]]:
+        """The first and the last number of the newest ``count`` redactions, as far as they are known."""
+        if self._ahead:
+            self._ahead.forget()
+        return self.redacted.ranges(job, count)
 
     def reader(self, block_seconds: float) -> BlockingReader | Lanes:
         """A reader on connections of its own, for the process's tail."""
