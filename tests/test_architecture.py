@@ -18,7 +18,7 @@ LAYERS: Final = {
         "archive.files",
         "keeper store.driver store.replies",
         "embedded store.ahead store.places",
-        "store.appends store.archived store.cluster store.reader store.sentinel",
+        "store.appends store.archived store.cluster store.inventory store.reader store.sentinel",
         "store.confirm store.lanes",
         "store",
     ),

@@ -14,6 +14,7 @@ Keys, under a prefix, with the workflow as hash tag so that all of a workflow's 
                                                goes with the objects; the job's hash stays as long
     {prefix}:{<workflow>}:<job>:sealer  string  who archives the job
                                                expires when that process was not heard for a while
+    {prefix}:{<workflow>}:settings     hash    retention_seconds, where it is not the common setting
 
 Whatever must be atomic is a script in ``lua/``. All of them may be repeated after a lost reply.
 Foreign runners write the same keys with plain commands, so nothing read here is trusted to be in shape.
@@ -36,6 +37,7 @@ from chronoverse.store.archived import Archived
 from chronoverse.store.cluster import ClusterPlace, slot_of
 from chronoverse.store.confirm import Confirmer, Durability
 from chronoverse.store.driver import Ask, Client, DriverError, Script, ScriptForgotten, translate, translated
+from chronoverse.store.inventory import Inventory
 from chronoverse.store.lanes import Lanes
 from chronoverse.store.places import OneServer, Place, Use
 from chronoverse.store.reader import BlockingReader
@@ -83,7 +85,8 @@ class Store:
         self._ahead: AheadReader | None = None
         if self._place.fixed:
             self._ahead = AheadReader(self._place.connection(""), lambda job: self._key(job, "log"))
-        self.archived: Final = Archived(self._place, self._key)
+        self.archived: Final = Archived(self._place, self._key, self._index)
+        self.inventory: Final = Inventory(self._place, prefix, self._key)
         names = ("open", "append", "renew", "finish", "look", "register")
         self._scripts = {name: Script(name) for name in names}
 
