@@ -222,6 +222,11 @@ class Channel:
                 return None
             return self._start + index
 
+    def news(self, told: int, state: bytes | None) -> tuple[bytes, int, bytes | None]:
+        """What a viewer with ``told`` notices and ``state`` is told; how many notices it has then, and the state."""
+        notices, now = self.notices[told:], self.state
+        return b"".join(notices) + (now if now and now != state else b""), told + len(notices), now
+
     def share(self, position: int) -> tuple[int, int]:
         """A viewer takes from the ring from ``position`` on. What it finds there: frames, and their bytes."""
         with self._lock:

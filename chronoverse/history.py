@@ -18,9 +18,7 @@ class Stored(Protocol):
     """What this needs of the store; see :class:`chronoverse.store.Store`."""
 
     def look(self, job: JobRef) -> Job | None: ...
-    def page(
-        self, job: JobRef, *, after: int = 0, before: int | None = None, count: int
-    ) -> Sequence[RawEntry]: ...
+    def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]: ...
 
 
 class Reach(NamedTuple):
@@ -28,7 +26,7 @@ class Reach(NamedTuple):
 
     entries: list[Entry]
     place: int
-    count: int
+    read: int
     last: bool
 
 
@@ -46,6 +44,9 @@ class NoArchive:
     def entries_before(self, job: JobRef, before: int, count: int) -> Sequence[Entry]:
         """Raises: :class:`ArchiveUnavailable`."""
         raise self._unavailable()
+
+    def forget(self, job: JobRef) -> None:
+        """Nothing was kept."""
 
     def _unavailable(self) -> ArchiveUnavailable:
         return ArchiveUnavailable("this part of the log is in an archive, and CHRONOVERSE_ARCHIVE_URL names none")
@@ -83,7 +84,7 @@ class History:
         numbers = [entry_number(each[0]) for each in entries]
         lowest = numbers[-1] if numbers else place
         whole = numbers == list(range(lowest + len(numbers) - 1, lowest - 1, -1))
-        if not whole or (numbers[0] if numbers else lowest - 1) < min(place - 1, self.job.last):
+        if not whole or (numbers[0] if numbers else 0) < min(place - 1, self.job.last):
             self._look()
             # What the archive has too, it has without holes.
             entries = [each for each, number in zip(entries, numbers, strict=True) if number > self.job.archived]

@@ -58,13 +58,14 @@ class Observer:
             channel.redact(ranges)
 
 
-def beyond_archived(channel: Channel, entries: Sequence[RawEntry]) -> Sequence[RawEntry]:
-    """What is news in ``entries``, among which are holes: lines that went to the archive before they were read live.
+def beyond_archived(channel: Channel, entries: Sequence[RawEntry], before: int) -> tuple[Sequence[RawEntry], int]:
+    """What is news in ``entries``, which follow ``before`` and have holes, and what that follows.
 
-    The channel goes on behind what is archived. Its viewers, who have not got that far, read for themselves.
+    Lines may have gone to the archive before they were read live. Then the channel goes on behind what is archived, and
+    its viewers, who have not got that far, read for themselves.
     """
     archived = channel.job.archived if channel.job else 0
-    if archived <= channel.cursor:
-        return entries
+    if archived <= before or channel.cursor != before:
+        return entries, before
     channel.skip(min(archived, entry_number(entries[-1][0])))
-    return [entry for entry in entries if entry_number(entry[0]) > channel.cursor]
+    return [entry for entry in entries if entry_number(entry[0]) > channel.cursor], channel.cursor

@@ -145,6 +145,7 @@ class Pieces:
 
     def forget(self, ref: JobRef) -> None:
         """Lets all go that was read of ``ref``: it is not what it was."""
+        self._archive.forget(ref)
         for key in [key for key in self._kept if key[0] == ref]:
             self._kept_bytes -= len(self._kept.pop(key)[1].frames)
 

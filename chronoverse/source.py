@@ -50,6 +50,9 @@ class Archive(Protocol):
     def entries_before(self, job: JobRef, before: int, count: int) -> Sequence[Entry]:
         """Up to ``count`` entries before ``before``, downwards."""
 
+    def forget(self, job: JobRef) -> None:
+        """What is known of the job's chunks is not true any more."""
+
 
 class LineCount:
     """How many lines to ask for, learnt from what the last answer weighed. Starts small: nobody knows the lines yet."""

@@ -198,7 +198,7 @@ class Tail:
         if channel.job is None or not ordinary or channel.job.status is Status.PENDING:
             self.look_at([channel])
         if not ordinary:
-            entries, before = beyond_archived(channel, entries), channel.cursor
+            entries, before = beyond_archived(channel, entries, before)
         first = channel.job.first if channel.job and not ordinary else 1
         items, closing = encode(read_entries(entries, before, first), before)
         if items:

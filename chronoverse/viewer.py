@@ -13,7 +13,7 @@ from typing import Final
 
 from chronoverse import sse
 from chronoverse.channel import Channel
-from chronoverse.errors import StoreError
+from chronoverse.errors import ArchiveUnavailable, StoreError
 from chronoverse.joblog import Job, JobRef
 from chronoverse.pieces import Pieces
 from chronoverse.replay import Replay
@@ -58,9 +58,10 @@ class Viewer:
     """
 
     __slots__ = (
-        "_awaited", "_channel", "_clock", "_closes_at", "_expires_at", "_failing_since", "_finished", "_heartbeat", "_lease_seconds",
-        "_past", "_pending", "_pieces", "_position", "_read_at", "_ref", "_retry_ms", "_sent_at", "_state", "_stream",
-        "_tail", "_told", "_wait", "_woken", "behind", "cursor", "done", "due", "on_wake", "reason", "sent_away",
+        "_awaited", "_channel", "_clock", "_closes_at", "_expires_at", "_failing", "_finished", "_heartbeat",
+        "_lease_seconds", "_past", "_pending", "_pieces", "_position", "_ref", "_retry_ms", "_sent_at", "_state",
+        "_stream", "_tail", "_told", "_wait", "_woken", "behind", "cursor", "done", "due", "on_wake", "reason",
+        "sent_away",
     )  # fmt: skip
 
     def __init__(
@@ -87,7 +88,7 @@ class Viewer:
         self._retry_ms = request.retry_ms
         self._heartbeat, self._lease_seconds = request.heartbeat_seconds, request.lease_seconds
         self._expires_at, self._closes_at = request.expires_at, request.closes_at
-        self._sent_at = self._read_at = clock()
+        self._sent_at = clock()
         self._wait = request.wait
         job = request.job
         #: On the clock, until when the job may still come.
@@ -97,7 +98,8 @@ class Viewer:
         self._pending = sse.frame("connected", _CONNECTED, retry_ms=request.retry_ms) + (self._state or b"")
         self.due = 0.0
         self._told = 0
-        self._failing_since: float | None = None
+        #: Since when, on the clock, reads of our own have failed, and of what.
+        self._failing: tuple[float, str] | None = None
         self._schedule()
         if self._finished is None:
             self._channel = channel = tail.join(request.ref, job, self)
@@ -249,11 +251,11 @@ class Viewer:
     def _idle(self, now: float) -> bytes | None:
         """What to send when there is nothing to send."""
         channel = self._channel
-        silent = now - self._read_at if channel is None else self._tail.silent_seconds(channel.ref)
-        if silent >= STORE_PATIENCE_SECONDS:
-            return self._fail(f"the store has been away for {round(silent)} s")
-        if self._failing_since is not None and now - self._failing_since >= STORE_PATIENCE_SECONDS:
-            return self._fail(f"the log's past has not been readable for {round(now - self._failing_since)} s")
+        since, which = self._failing or (now, "store")
+        if channel is not None and (silent := self._tail.silent_seconds(channel.ref)) > now - since:
+            since, which = now - silent, "store"
+        if now - since >= STORE_PATIENCE_SECONDS:
+            return self._fail(f"the {which} has been away for {round(now - since)} s")
         if self._awaited is not None and channel is not None and channel.job is None and now >= self._awaited:
             return self._fail(f"no such job came within {self._wait:g} s")
         if now - self._sent_at >= self._heartbeat and channel is not None and self._tail.healthy(channel.ref):
@@ -270,7 +272,8 @@ class Viewer:
             self.behind = True
             return None
         if channel.state is not self._state:
-            return self._news(channel)
+            news, self._told, self._state = channel.news(self._told, self._state)
+            return news
         # Asked before taking: when it was closed already, what is taken now is all there is.
         final, cursor = channel.final, channel.cursor
         position = channel.seek(self.cursor) if self._position is None else self._position
@@ -279,7 +282,7 @@ class Viewer:
             self._stand(None)
             self.behind = True
             return None
-        self._past = self._failing_since = None
+        self._past = self._failing = None
         if taken.cursor > self.cursor:
             self.cursor = taken.cursor
         # A viewer ahead of the ring (the store went back) finds its place anew each time.
@@ -287,13 +290,6 @@ class Viewer:
         if final is not None and taken.cursor >= cursor:
             return self._finish("end" if channel.job and channel.job.end else "error", taken.frames + final)
         return taken.frames or (b"" if taken.cursor < cursor else None)
-
-    def _news(self, channel: Channel) -> bytes:
-        """The job's new state, and what was redacted."""
-        notices, state = channel.notices[self._told :], channel.state
-        self._told += len(notices)
-        before, self._state = self._state, state
-        return b"".join(notices) + (state if state and state != before else b"")
 
     def _stand(self, position: int | None, start: int = 0) -> None:
         """Goes on from ``position`` in the ring, having come in at ``start``; None to take no longer from it."""
@@ -313,10 +309,10 @@ class Viewer:
             step = self._past.step(self.cursor, self._channel)
         except StoreError as error:
             store_failed("replay", error)
-            self._failing_since = now if self._failing_since is None else self._failing_since
+            self._failing = self._failing or (now, "archive" if isinstance(error, ArchiveUnavailable) else "store")
             self.due = min(self.due, now + RETRY_READ_SECONDS)
             return None
         self._tail.tally.replayed(step.cursor - self.cursor, len(step.frames or b""))
         self.cursor = step.cursor
-        self._read_at, self._failing_since = now, None
+        self._failing = None
         return self._finish(step.reason, step.frames or b"") if step.reason else step.frames

@@ -23,9 +23,7 @@ class Redacted:
         self._key = key
         self._redact: Final = Script("redact")
 
-    def redact(
-        self, job: JobRef, token: str, chunk: Chunk, audit: dict[str, Any], *, old: Chunk | None = None
-    ) -> None:
+    def redact(self, job: JobRef, token: str, chunk: Chunk, audit: dict[str, Any], *, old: Chunk | None = None) -> None:
         """Puts ``chunk``, whose object was read back, in the place of ``old``; without that, behind all chunks.
 
         The store's own copy of its lines goes, and ``audit`` is remembered. ``token`` is the archiving lease's. May be

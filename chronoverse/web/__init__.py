@@ -6,8 +6,11 @@ from flask import Flask, request
 from werkzeug.exceptions import NotFound
 
 from chronoverse import embedded, metrics
+from chronoverse.archive.places import objects_at
+from chronoverse.archive.reading import Archive
 from chronoverse.auth import Verifier
 from chronoverse.errors import AtCapacity
+from chronoverse.history import NoArchive
 from chronoverse.pieces import Pieces
 from chronoverse.settings import Settings
 from chronoverse.store import Store
@@ -40,14 +43,19 @@ def services(settings: Settings) -> Services:
         lease_seconds=settings.lease_seconds,
         retention_seconds=settings.retention_seconds,
     )
-    tail = Tail(store, lease_seconds=settings.lease_seconds)
+    objects = objects_at(settings.archive_place) if settings.archive_place else None
+    archive = Archive(objects, store.archived) if objects else NoArchive()
+    pieces = Pieces(store, archive, pause=let_others)
+    tail = Tail(store, lease_seconds=settings.lease_seconds, redacted=pieces.forget)
     metrics.WORKERS.set(1)
     metrics.STREAMS_LIMIT.set(settings.max_streams)
     return Services(
         settings=settings,
         store=store,
         tail=tail,
-        pieces=Pieces(store, pause=let_others),
+        pieces=pieces,
+        archive=archive,
+        objects=objects,
         verifier=Verifier.from_settings(settings),
         streams=Streams(settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address),
         outlets=Outlets(Worker(tail, settings.heartbeat_seconds, time.monotonic)),

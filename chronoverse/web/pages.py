@@ -9,9 +9,9 @@ import gevent
 import orjson
 from flask import Response, request
 
-from chronoverse.entries import RawEntry, entry_number, read_entries
 from chronoverse.errors import InvalidCursor
-from chronoverse.joblog import MAX_NUMBER, Job, JobRef, Line
+from chronoverse.history import History
+from chronoverse.joblog import MAX_NUMBER, Job, Line
 from chronoverse.matcher import Matcher
 from chronoverse.web.cursors import decode_cursor
 from chronoverse.web.services import Services
@@ -62,27 +62,24 @@ class Found(NamedTuple):
     more: bool
 
 
-def batches(
-    services: Services, ref: JobRef, place: int, *, descending: bool = False, exactly: int = 0
-) -> Iterator[Batch]:
-    """The stored log strictly after ``place`` in the order asked for; between two batches everybody else has a turn.
+def batches(services: Services, job: Job, place: int, *, descending: bool = False, exactly: int = 0) -> Iterator[Batch]:
+    """The log strictly after ``place`` in the order asked for; between two batches everybody else has a turn.
 
     ``exactly`` is the size of every batch where it is known how many are wanted.
     """
+    history = History(services.store, services.archive, job)
     count = exactly or FIRST_BATCH
     while True:
         with contextlib.nullcontext() if exactly else services.scanning():
-            entries = _read(services, ref, place, count, descending)
-            lines = _lines(entries, place, descending)
-        if entries:
-            place = entry_number(entries[-1][0])
-        last = len(entries) < count
-        yield Batch(lines, place, last)
-        if last:
+            read = history.before(place, count) if descending else history.after(place, count)
+        lines = [entry for entry in read.entries if isinstance(entry, Line)]
+        place = read.place
+        yield Batch(lines, place, read.last)
+        if read.last:
             return
         gevent.sleep(0)
         if not exactly:
-            mean = sum(len(line.message) for line in lines) / len(entries)
+            mean = sum(len(line.message) for line in lines) / max(read.read, 1)
             count = round(min(MAX_BATCH, max(1, BATCH_CHARACTERS / (mean + 1))))
 
 
@@ -99,7 +96,7 @@ def page(
     found: list[Line] = []
     scanned = characters = 0
     turns, deadline = Turns(services.monotonic), services.monotonic() + SCAN_SECONDS
-    for batch in batches(services, job.ref, place, descending=descending, exactly=0 if wanted else limit):
+    for batch in batches(services, job, place, descending=descending, exactly=0 if wanted else limit):
         for line in batch.lines:
             turns.give()
             if wanted is None or wanted(line):
@@ -149,23 +146,6 @@ def page_response(body: dict[str, Any], cursor: str | None, place: int | None = 
         wanted = {name: value for name, value in query.items() if value is not None}
         response.headers["Link"] = f'<{request.path}?{urlencode({**wanted, "cursor": cursor})}>; rel="next"'
     return response
-
-
-def _read(services: Services, ref: JobRef, place: int, count: int, descending: bool) -> list[RawEntry]:
-    """Up to ``count`` entries strictly after ``place`` in the order asked for."""
-    if not descending:
-        return list(services.store.page(ref, after=place, count=count))
-    entries = list(services.store.page(ref, before=place, count=count))
-    if entries and not entries[-1][0].endswith(b"-0"):
-        # Of several entries with one number the first is the line, and this read may have begun behind it.
-        entries += services.store.page(ref, after=entry_number(entries[-1][0]) - 1, count=1)
-    return entries
-
-
-def _lines(entries: list[RawEntry], place: int, descending: bool) -> list[Line]:
-    shown = read_entries(reversed(entries) if descending else entries, 0 if descending else place)
-    lines = [entry for entry in shown if isinstance(entry, Line)]
-    return lines[::-1] if descending else lines
 
 
 def _more(job: Job, place: int, descending: bool) -> bool:

@@ -10,6 +10,8 @@ from werkzeug.exceptions import HTTPException
 from chronoverse import metrics
 from chronoverse.errors import (
     AppendRefused,
+    ArchiveDamaged,
+    ArchiveUnavailable,
     AtCapacity,
     ChronoverseError,
     Closed,
@@ -64,6 +66,8 @@ REASON: Final[dict[type[ChronoverseError], str]] = {
 DETAILS: Final[dict[type[ChronoverseError], str]] = {
     StoreError: "The store gave an unexpected answer.",
     StoreUnavailable: "The store cannot be reached; try again.",
+    ArchiveUnavailable: "This part of the log is in the archive, which cannot be reached; try again.",
+    ArchiveDamaged: "This part of the log cannot be read from the archive.",
     StoreRefused: "The store does not take writes now; try again.",
     KeysUnavailable: "The keys that tokens are checked with cannot be fetched; try again.",
     AtCapacity: "This worker serves as many streams as it may; try again.",

@@ -9,12 +9,14 @@ from typing import Final
 
 from flask import g, request
 
+from chronoverse.archive.objects import Objects
 from chronoverse.auth import Principal, Verifier
 from chronoverse.embedded import Hold
 from chronoverse.errors import AtCapacity, JobNotFound
 from chronoverse.joblog import Job, JobRef
 from chronoverse.pieces import Pieces
 from chronoverse.settings import Settings
+from chronoverse.source import Archive
 from chronoverse.store import Store
 from chronoverse.tail import Tail
 from chronoverse.turns import Turns
@@ -45,6 +47,7 @@ class Services:
     store: Store
     tail: Tail
     pieces: Pieces
+    archive: Archive
     verifier: Verifier
     streams: Streams
     outlets: Outlets
@@ -52,6 +55,8 @@ class Services:
     arrivals: Turns
     #: Ours on the embedded server, None where the store is somebody else's.
     hold: Hold | None = None
+    #: Where archived logs lie; None where there is no archive.
+    objects: Objects | None = None
     #: Turns at reading many stored lines; see :meth:`scanning`.
     scans: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(SCANS))
     proxies: Proxies = field(default_factory=Proxies)

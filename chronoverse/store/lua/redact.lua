@@ -31,5 +31,9 @@ redis.call('HINCRBY', job, 'redactions', 1)
 redis.call('PERSIST', job)
 redis.call('RPUSH', audit, ARGV[6])
 redis.call('LTRIM', audit, -tonumber(ARGV[7]), -1)
-if redis.call('EXISTS', log) == 1 then redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', last + 1)) end
+if redis.call('EXISTS', log) == 1 then
+  -- The log's last entry never leaves the store.
+  local tip_number = tonumber(string.match(stream_info(log)['last-generated-id'], '^%d+'))
+  redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', math.min(last, tip_number - 1) + 1))
+end
 return {'OK'}
