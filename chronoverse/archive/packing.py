@@ -38,13 +38,14 @@ _BEHIND: Final = b"\nid: "
 class Packer:
     """One chunk of the log of ``job``, from line ``first`` on. It has reached ``last``, and ``text_size`` bytes."""
 
-    def __init__(self, job: JobRef, first: int) -> None:
+    def __init__(self, job: JobRef, first: int, frame_bytes: int = FRAME_BYTES) -> None:
         self.first: Final = first
         self.last = first - 1
         self.text_size = 0
         #: Set when the log holds something behind which nothing has a number: the chunk cannot go further.
         self.closed = False
         self._job = job
+        self._frame_bytes = frame_bytes
         self._hash = hashlib.sha256()
         self._frames: list[Frame] = []
         self._packed: list[bytes] = []
@@ -89,7 +90,7 @@ class Packer:
         self._text.append(text)
         self._size += len(text)
         self.last = self.last + 1 if last is None else last
-        if self._size >= FRAME_BYTES:
+        if self._size >= self._frame_bytes:
             self._close_frame()
 
     def _close_frame(self) -> None:
@@ -135,11 +136,12 @@ def digest(chunk: Chunk, data: bytes) -> str:
 
 def entries_in(text: bytes) -> Iterable[Entry]:
     """What JSON Lines say, in order."""
-    for line in text.splitlines():
-        yield _read(orjson.loads(line))
+    return map(read_line, text.splitlines())
 
 
-def _read(said: dict[str, Any]) -> Entry:
+def read_line(line: bytes) -> Entry:
+    """What one of the JSON Lines says."""
+    said: dict[str, Any] = orjson.loads(line)
     if "message" in said:
         return Line.from_json(said)
     if "gap" in said:

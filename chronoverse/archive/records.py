@@ -6,7 +6,9 @@ JSON Lines: so any line can be had by reading one frame. The store keeps the rec
 and only what is recorded there is part of the log.
 """
 
+from bisect import bisect_left
 from itertools import accumulate
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -17,6 +19,9 @@ from chronoverse.joblog import JobRef
 FRAME_BYTES: Final = 256 * 2**10
 #: Bytes of JSON Lines in one chunk, about: what is written at once, and held in memory for it.
 CHUNK_BYTES: Final = 16 * 2**20
+
+
+_last = attrgetter("last")
 
 
 class Frame(NamedTuple):
@@ -49,6 +54,10 @@ class Chunk(NamedTuple):
     def text_size(self) -> int:
         """Bytes of JSON Lines."""
         return sum(frame.text_size for frame in self.frames)
+
+    def place_of(self, number: int) -> int:
+        """Which of its frames has ``number``, at most its last; the first, where the number is before all."""
+        return bisect_left(self.frames, number, key=_last)
 
     def to_json(self) -> bytes:
         """The record: each frame as last number, bytes packed, bytes unpacked, first time, plain or not."""
