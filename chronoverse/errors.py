@@ -85,6 +85,10 @@ class ArchiveUnavailable(StoreUnavailable):
     """Raised when the archive's object store cannot be reached or does not answer in time. Worth a retry."""
 
 
+class ArchiveBusy(StoreUnavailable):
+    """Raised when somebody else archives or deletes the job just now. Worth a retry."""
+
+
 class ArchiveDamaged(StoreError):
     """Raised when an archived object is gone, or is not what was put there."""
 

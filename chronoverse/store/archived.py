@@ -26,7 +26,9 @@ class Archived:
         self._place = place
         self._key = key
         self._index = index
-        self._scripts: Final = {name: Script(name) for name in ("seal", "complete", "doom", "delete", "release")}
+        names = ("claim", "release", "seal", "complete", "doom", "delete")
+        # Or a server that is full of logs could never be rid of them.
+        self._scripts: Final = {name: Script(name, frees=True) for name in names}
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
         """The chunk in which line ``number`` is, or the first behind it. None when no chunk reaches so far."""
@@ -42,12 +44,7 @@ class Archived:
 
     def claim(self, job: JobRef, token: str, lease_seconds: float) -> bool:
         """Takes the job's archiving for ``token``, or extends it. False when somebody else has it."""
-        key, lease_ms = self._key(job, "sealer"), round(lease_seconds * 1000)
-        if self._command(job, "SET", key, token, "NX", "PX", lease_ms):
-            return True
-        if self._command(job, "GET", key) != token.encode():
-            return False
-        return bool(self._command(job, "PEXPIRE", key, lease_ms))
+        return self._run("claim", job, ("sealer",), token, round(lease_seconds * 1000)) == b"OK"
 
     def release(self, job: JobRef, token: str) -> None:
         """Lets go of the job's archiving. Nothing happens when somebody else has it."""
@@ -55,9 +52,7 @@ class Archived:
 
     # What its holder does
 
-    def seal(
-        self, job: JobRef, token: str, chunk: Chunk, *, trim: int = 0, last_entry: RawEntry | None = None
-    ) -> None:
+    def seal(self, job: JobRef, token: str, chunk: Chunk, *, trim: int = 0, last_entry: RawEntry | None = None) -> None:
         """Makes ``chunk``, whose object was read back, part of the job's archive; lines up to ``trim`` leave the log.
 
         ``token`` is the lease's. With ``last_entry``, the last that was read for the chunk, nothing is sealed unless
@@ -69,7 +64,15 @@ class Archived:
         self._run("seal", job, ("log", "job", "sealer", "archive"), *args)
 
     def complete(
-        self, job: JobRef, token: str, *, archived: int, sha256: str, hot_ms: int, created_ms: int, state: Mapping[str, Any]
+        self,
+        job: JobRef,
+        token: str,
+        *,
+        archived: int,
+        sha256: str,
+        hot_ms: int,
+        created_ms: int,
+        state: Mapping[str, Any],
     ) -> None:
         """Says that all of an ended job is archived, up to number ``archived``: the log itself goes after ``hot_ms``.
 
@@ -96,7 +99,7 @@ class Archived:
         kinds = ("log", "job", "lease", "sealer", "archive", "audit")
         self._run("delete", job, kinds, token, job.job_id, index=True)
 
-    def _run(self, name: str, job: JobRef, kinds: Sequence[str], *args: Any, index: bool = False) -> None:
+    def _run(self, name: str, job: JobRef, kinds: Sequence[str], *args: Any, index: bool = False) -> bytes:
         keys = [self._key(job, kind) for kind in kinds]
         if index:
             keys.append(self._index(job.workflow_id))
@@ -105,8 +108,10 @@ class Archived:
             answer = self._place.run(job.workflow_id, lambda client: script.run(client, keys, *args), Use.COMMANDS)
         if answer[0] == b"HELD":
             raise Held("a live runner holds this job")
-        if answer[0] != b"OK":
+        word: bytes = answer[0]
+        if word not in (b"OK", b"TAKEN"):
             raise refusal(answer[0].decode(), answer[1:])
+        return word
 
     def _command(self, job: JobRef, *command: Any) -> Any:
         with translated():

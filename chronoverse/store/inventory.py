@@ -1,10 +1,13 @@
 """Which logs there are, how large they are, and what is to be archived or deleted of them."""
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from chronoverse.entries import entry_number
+from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog import IDENTIFIER, JobRef, parse_number
 from chronoverse.store.driver import Client, Script, translated
 from chronoverse.store.places import Place
@@ -31,7 +34,7 @@ class Survey(NamedTuple):
     deleting: bool
     swept: bool
     finished_at: str
-    created_at: str
+    archived_at: str
     retention_seconds: int | None
     first: int
     last: int
@@ -52,30 +55,41 @@ class Inventory:
 
     def jobs(self) -> Iterator[list[JobRef]]:
         """Every job that has a log or an archive, a few at a time, some of them more than once, some pages empty."""
+        away: StoreUnavailable | None = None
         with translated():
             masters = self._place.masters()
         for client in masters:
-            cursor: Any = 0
-            while cursor not in (None, b"0"):
-                with translated():
-                    pattern = f"{self._prefix}:{{*"
-                    cursor, keys = client.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_KEYS)
-                found = (self._name.fullmatch(key) for key in keys)
-                yield [JobRef(each[1].decode(), each[2].decode()) for each in found if each]
+            try:
+                yield from self._jobs_of(client)
+            except StoreUnavailable as error:
+                # A Cluster's other servers are asked all the same.
+                away = error
+        if away is not None:
+            raise away
+
+    def _jobs_of(self, client: Client) -> Iterator[list[JobRef]]:
+        cursor: Any = 0
+        while cursor != b"0":
+            with translated():
+                pattern = f"{self._prefix}:{{*"
+                cursor, keys = client.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_KEYS)
+            found = (self._name.fullmatch(key) for key in keys)
+            yield [JobRef(each[1].decode(), each[2].decode()) for each in found if each]
 
     def sizes(self, jobs: Sequence[JobRef]) -> dict[JobRef, int]:
-        """Bytes that their logs take, about. A log that is gone, or whose server is away, takes none."""
+        """Bytes that their logs take, about. A log that is gone takes none, one whose server is away is not named."""
         sizes: dict[JobRef, int] = {}
         for start in range(0, len(jobs), SIZE_BATCH):
             with translated():
                 parts = self._place.parts(jobs[start : start + SIZE_BATCH])
-                for part in parts:
-                    answers = self._place.run(part[0].workflow_id, lambda client, part=part: self._ask(client, part))
+            for part in parts:
+                with contextlib.suppress(StoreUnavailable), translated():
+                    answers = self._place.run(part[0].workflow_id, partial(self._ask, part))
                     known = zip(part, answers, strict=True)
                     sizes.update({job: answer if isinstance(answer, int) else 0 for job, answer in known})
         return sizes
 
-    def _ask(self, client: Client, jobs: Sequence[JobRef]) -> list[Any]:
+    def _ask(self, jobs: Sequence[JobRef], client: Client) -> list[Any]:
         pipeline = client.pipeline(transaction=False)
         for job in jobs:
             pipeline.execute_command("MEMORY", "USAGE", self._key(job, "log"), "SAMPLES", SAMPLED_NODES)
@@ -87,14 +101,14 @@ class Inventory:
         keys.append(self._settings(job.workflow_id))
         with translated():
             answer = self._place.run(job.workflow_id, lambda client: self._survey.run(client, keys))
-        archived, state, deleting, swept, finished, created, retention, first, last = answer
+        archived, state, deleting, swept, finished, completed, retention, first, last = answer
         return Survey(
             archived=_number(archived) or 0,
             complete=state == b"complete",
             deleting=bool(deleting),
             swept=bool(swept),
             finished_at=finished.decode("utf-8", "replace"),
-            created_at=created.decode("utf-8", "replace"),
+            archived_at=completed.decode("utf-8", "replace"),
             retention_seconds=_number(retention),
             first=entry_number(first) if first else 0,
             last=entry_number(last) if last else 0,

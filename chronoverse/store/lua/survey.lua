@@ -1,11 +1,11 @@
 -- What is known of a job's archiving.
 -- KEYS  log, job, archive, workflow's settings
--- ->    {archived, archive_state, deleting, swept, finished_at, created_at, the settings' retention_seconds,
+-- ->    {archived, archive_state, deleting, swept, finished_at, archived_at, the settings' retention_seconds,
 --       the log's first id, its last id}; '' for what there is not
 -- A hash that was lost is told again what the records of the chunks say.
 local log, job, archive, settings = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
-local names = {'archived', 'archive_state', 'deleting', 'swept', 'finished_at', 'created_at'}
+local names = {'archived', 'archive_state', 'deleting', 'swept', 'finished_at', 'archived_at'}
 local answer = redis.call('HMGET', job, unpack(names))
 if not answer[1] then
   local ends = {redis.call('ZRANGE', archive, 0, 0)[1], redis.call('ZRANGE', archive, -1, -1)[1]}
