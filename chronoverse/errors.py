@@ -93,6 +93,14 @@ class ArchiveDamaged(StoreError):
     """Raised when an archived object is gone, or is not what was put there."""
 
 
+class NoArchive(ChronoverseError):
+    """Raised when something needs an archive, and this service has none."""
+
+
+class StillLive(ChronoverseError):
+    """Raised when a running job's newest line is to be redacted. It can be once another follows."""
+
+
 class NotALog(StoreError):
     """Raised when a job's key holds something that is not a stream. A retry changes nothing."""
 

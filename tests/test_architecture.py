@@ -15,7 +15,7 @@ LAYERS: Final = {
     "values": ("archive joblog redisurl", "archive.records parse", "entries ledger settings"),
     "places lines rest": (
         "archive.index archive.kept archive.objects archive.packing",
-        "archive.files archive.reading",
+        "archive.files archive.reading archive.rewriting",
         "archive.places",
         "keeper store.driver store.replies",
         "embedded store.ahead store.places",
@@ -27,7 +27,7 @@ LAYERS: Final = {
         "backoff carriage channel cutter echo follower foreground source",
         "httpledger jwks masking matcher pseudoterminal relay tally terminal workload",
         "auth client history hole observing records scribe sealing",
-        "capture pieces retention spoolfile tail",
+        "capture pieces redaction retention spoolfile tail",
         "archiver replay segment",
         "stock",
         "spool",
@@ -43,7 +43,7 @@ LAYERS: Final = {
         "web.openapi web.outlet web.publications web.worker",
         "web.services",
         "web.events web.ops web.pages web.publish web.ui",
-        "web.jobs web.logs web.raw web.search",
+        "web.admin web.jobs web.logs web.raw web.search",
     ),
     "roots": ("banner web", "cli", "__main__"),
 }

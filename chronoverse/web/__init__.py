@@ -16,7 +16,7 @@ from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.tail import Tail
 from chronoverse.turns import Turns
-from chronoverse.web import events, identity, jobs, logs, openapi, ops, problems, publish, raw, search, ui
+from chronoverse.web import admin, events, identity, jobs, logs, openapi, ops, problems, publish, raw, search, ui
 from chronoverse.web.admission import Streams
 from chronoverse.web.crowd import Worker
 from chronoverse.web.fairness import let_others
@@ -72,7 +72,7 @@ def build_app(services: Services) -> Flask:
     identity.register(app)
     document = openapi.describe(app)
     document.register_converter(IdentifierConverter, _document_identifier)
-    for module in (events, logs, search, raw, jobs, publish):
+    for module in (events, logs, search, raw, jobs, publish, admin):
         document.register_blueprint(module.blueprint(services))
     document.register_blueprint(ops.blueprint(services, document))
     app.register_blueprint(ui.blueprint(services.settings))

@@ -156,6 +156,15 @@ class Query(fields.String):
         super().__init__(validate=validate.Length(1, MAX_QUERY), metadata={"description": about}, **kwargs)
 
 
+def compiles(data: Mapping[str, Any]) -> None:
+    """Raises ValidationError for a ``q`` that is no regular expression and ought to be one."""
+    if data.get("regex") and "q" in data:
+        try:
+            Matcher(data["q"], regex=True)
+        except ValueError as error:
+            raise ValidationError(str(error), "q") from error
+
+
 class _Searching(Schema):
     """A query with its kind."""
 
@@ -169,11 +178,7 @@ class _Searching(Schema):
 
     @validates_schema
     def _compiles(self, data: dict[str, Any], **kwargs: Any) -> None:
-        if data.get("regex") and "q" in data:
-            try:
-                Matcher(data["q"], regex=True)
-            except ValueError as error:
-                raise ValidationError(str(error), "q") from error
+        compiles(data)
 
 
 class SearchQuery(LogsQuery, _Searching):
@@ -273,6 +278,6 @@ class ProblemSchema(Schema):
     status = fields.Integer(required=True)
     detail = fields.String(required=True)
     errors = fields.List(fields.Dict(keys=fields.String(), values=fields.String()))
-    reason = fields.String(metadata={"description": "Of a 409: GAP, FENCED, CLOSED, HELD, TAINTED or NOT_A_LOG."})
+    reason = fields.String(metadata={"description": "Of a 409, in a word for programs: GAP, FENCED, HELD, …"})
     expected = fields.Integer(metadata={"description": "Of a GAP: the number that the log goes on with."})
     request_id = fields.String(metadata={"description": "As in X-Request-ID. Not in a 404, which tells nothing."})

@@ -10,7 +10,7 @@ from typing import Final
 from flask import g, request
 
 from chronoverse.archive.objects import Objects
-from chronoverse.auth import Principal, Verifier
+from chronoverse.auth import READ, WRITE, Principal, Verifier
 from chronoverse.embedded import Hold
 from chronoverse.errors import AtCapacity, JobNotFound
 from chronoverse.joblog import Job, JobRef
@@ -29,9 +29,6 @@ from chronoverse.web.schemas import Blueprint
 
 #: Seconds a viewer that comes waits for its turn: a crowd of some thousands is let in within that.
 ARRIVAL_SECONDS: Final = 10.0
-#: Scopes by what a request does.
-READ: Final = "logs:read"
-WRITE: Final = "logs:write"
 #: Requests that read stored logs at the same moment: each waits for its turn batch by batch, so that however many
 #: there are, the store's other connections and the worker's live viewers never wait for more than these.
 SCANS: Final = 2
@@ -80,8 +77,8 @@ class Services:
         finally:
             self.scans.release()
 
-    def guard(self, blueprint: Blueprint) -> None:
-        """Lets nothing into ``blueprint`` without a token for the workflow and the scope for the method.
+    def guard(self, blueprint: Blueprint, scope: str | None = None) -> None:
+        """Lets nothing into ``blueprint`` without a token for the workflow and ``scope``, or else that for the method.
 
         A workflow that the token may not see is answered like one that does not exist.
         """
@@ -89,7 +86,7 @@ class Services:
         @blueprint.before_request
         def authorise() -> None:
             principal = self.verifier.verify(request.headers.get("Authorization"), self.wall_clock())
-            principal.require(READ if request.method in ("GET", "HEAD") else WRITE)
+            principal.require(scope or (READ if request.method in ("GET", "HEAD") else WRITE))
             if not principal.may_see((request.view_args or {})["workflow_id"]):
                 raise JobNotFound("no such job")
             g.principal = principal

@@ -2,7 +2,7 @@
 
 import itertools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from chronoverse.archive.files import FileObjects
+from chronoverse.auth import READ, WRITE
 from chronoverse.joblog import JobRef
 from chronoverse.store import Store
 from tests.http.foreign import TIMESTAMP, Foreign, ask_all
@@ -32,18 +33,26 @@ TIERS: Final = {
 class Place:
     """A service with an archive in files, and the jobs of a test."""
 
-    def __init__(self, service: Service, directory: Path, store: Store) -> None:
+    def __init__(
+        self,
+        service: Service,
+        directory: Path,
+        store: Store,
+        workflow_id: str = "tiers",
+        scopes: Sequence[str] = (READ, WRITE),
+    ) -> None:
         self.service = service
         self.directory = directory
         self.store = store
         self.objects = FileObjects(directory)
-        self.headers = {"Authorization": f"Bearer {service.token()}"}
+        self.headers = {"Authorization": f"Bearer {service.token(scopes=scopes)}"}
+        self.workflow_id = workflow_id
         self.client = httpx.Client(base_url=service.url, headers=self.headers, timeout=20)
         self._numbers = itertools.count(1)
 
     def job(self) -> Foreign:
         """A new job, of which nothing is written yet."""
-        return Foreign(str(self.service.redis_url), "tiers", f"job_{next(self._numbers)}")
+        return Foreign(str(self.service.redis_url), self.workflow_id, f"job_{next(self._numbers)}")
 
     def seal(self, job: Foreign, to: int, *, trim: bool) -> None:
         seal(self.store, self.objects, JobRef(job.workflow_id, job.job_id), to, trim=trim)

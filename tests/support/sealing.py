@@ -3,7 +3,6 @@
 import secrets
 from typing import Final
 
-from chronoverse.archive import packing
 from chronoverse.archive.objects import Objects
 from chronoverse.archive.packing import Packer
 from chronoverse.joblog import JobRef
@@ -23,13 +22,9 @@ def seal(
     assert found is not None
     token = secrets.token_hex()
     assert store.archived.claim(job, token, LEASE_SECONDS)
-    usual, packing.FRAME_BYTES = packing.FRAME_BYTES, frame_bytes  # type: ignore[misc, attr-defined]
-    try:
-        packer = Packer(job, found.archived + 1)
-        packer.add(store.page(job, after=found.archived, count=to - found.archived), found.first)
-        chunk, data = packer.finish()
-    finally:
-        packing.FRAME_BYTES = usual  # type: ignore[misc, attr-defined]
+    packer = Packer(job, found.archived + 1, frame_bytes)
+    packer.add(store.page(job, after=found.archived, count=to - found.archived), found.first)
+    chunk, data = packer.finish()
     objects.put(chunk.name, data)
     store.archived.seal(job, token, chunk, trim=chunk.last if trim else 0)
     store.archived.release(job, token)
