@@ -12,11 +12,11 @@ PACKAGE: Final = Path(__file__).resolve().parents[1] / "chronoverse"
 #: Imports point strictly down this table. Each string is one rank: modules of the same rank do not know each other.
 LAYERS: Final = {
     "ground": ("errors metrics sse turns",),
-    "values": ("archive joblog redisurl", "archive.records parse", "entries ledger settings"),
+    "values": ("archive joblog matcher redisurl", "archive.records parse", "entries ledger settings"),
     "places lines rest": (
         "archive.index archive.kept archive.objects archive.packing",
         "archive.files archive.reading archive.rewriting",
-        "archive.places",
+        "archive.places archive.search",
         "keeper store.driver store.replies",
         "embedded store.ahead store.places",
         "store.appends store.archived store.cluster store.inventory store.reader store.redacted store.sentinel",
@@ -25,7 +25,7 @@ LAYERS: Final = {
     ),
     "reading and writing": (
         "backoff carriage channel cutter echo follower foreground source",
-        "httpledger jwks masking matcher pseudoterminal relay tally terminal workload",
+        "httpledger jwks masking pseudoterminal relay tally terminal workload",
         "auth client history hole observing records scribe sealing",
         "capture pieces redaction retention spoolfile tail",
         "archiver replay segment",

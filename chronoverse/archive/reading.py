@@ -5,8 +5,8 @@ Everything that several readers of a worker may want is read and unpacked once: 
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
-from typing import Final, NamedTuple
+from itertools import accumulate, islice, takewhile
+from typing import Final, NamedTuple, TypeVar
 
 from chronoverse.archive.index import Index, Records
 from chronoverse.archive.kept import Kept
@@ -21,10 +21,14 @@ from chronoverse.joblog import Gap, JobRef, Line
 RUN_BYTES: Final = 256 * 2**10
 #: Bytes of objects kept as they were read. Sixteen replays at different places find each of their runs once.
 RUNS_BYTES: Final = 4 * 2**20
+#: Bytes of an object that are read at once by who goes through all of it: S3 takes some 10 ms for each answer.
+SCAN_BYTES: Final = 2**20
 #: Bytes of lines kept. A frame is asked for some five times by one replay, and then no more.
 LINES_BYTES: Final = 8 * 2**20
 #: What a line costs besides its bytes.
 _LINE_OVERHEAD: Final = 48
+
+_Read = TypeVar("_Read")
 
 _FRAME: Final = b"event: log\ndata: %b\nid: %d\n\n"
 
@@ -93,6 +97,33 @@ class Archive:
             before = frame.first
         return found
 
+    def packed(
+        self, job: JobRef, place: int, *, descending: bool, skip: Callable[[Frame], bool]
+    ) -> Iterator[tuple[Frame, bytes | None]]:
+        """Frame by frame, from the one right after ``place`` on, or right before it: for those who go through all.
+
+        Of a frame that ``skip`` is true of nothing is read. Nothing is kept.
+        """
+        most = RUN_BYTES
+
+        def run(chunk: Chunk) -> list[tuple[Frame, bytes | None]]:
+            at = chunk.place_of(number)
+            frames = chunk.frames[at::-1] if descending else chunk.frames[at:]
+            if frames and skip(frames[0]):
+                return [(each, None) for each in takewhile(skip, frames)]
+            bounds = takewhile(most.__gt__, accumulate((each.size for each in frames), initial=0))
+            taken = [each for each, _ in zip(takewhile(lambda each: not skip(each), frames), bounds, strict=False)]
+            start = min(each.offset for each in taken)
+            data = self._objects.get(chunk.name, start, max(each.offset + each.size for each in taken))
+            return [(each, data[each.offset - start : each.offset - start + each.size]) for each in taken]
+
+        while (number := place - 1 if descending else place + 1) > 0 and (found := self._read(job, number, run)):
+            if descending and found[0][0].first > number:
+                return
+            yield from found
+            place = found[-1][0].first if descending else found[-1][0].last
+            most = min(2 * most, SCAN_BYTES)
+
     def forget(self, job: JobRef) -> None:
         """The records of ``job`` are asked for again: somebody says that they were replaced."""
         self._records.forget(job)
@@ -107,18 +138,22 @@ class Archive:
 
     def _find(self, job: JobRef, number: int) -> tuple[Frame, list[bytes]] | None:
         """The frame with line ``number``, or else the first behind it, and its lines."""
+        return self._read(job, number, lambda chunk: self._frame(chunk, number))
+
+    def _read(self, job: JobRef, number: int, read: Callable[[Chunk], _Read]) -> _Read | None:
+        """What ``read`` reads of the chunk with line ``number``, or else of the first behind it."""
         chunk = self._records.chunk(job, number)
         if chunk is None:
             return None
         try:
-            return self._frame(chunk, number)
+            return read(chunk)
         except ArchiveDamaged:
             self._runs.forget(lambda key: key[0] == chunk.name)
             # Perhaps it was replaced, and is gone by right.
             now = self._records.ask(job, number)
             if now is not None and now.name == chunk.name:
                 raise
-            return self._frame(now, number) if now else None
+            return read(now) if now else None
 
     def _frame(self, chunk: Chunk, number: int) -> tuple[Frame, list[bytes]]:
         place = chunk.place_of(number)
