@@ -16,6 +16,7 @@ LAYERS: Final = {
     "places lines rest": (
         "archive.objects archive.packing",
         "archive.files",
+        "archive.places",
         "keeper store.driver store.replies",
         "embedded store.ahead store.places",
         "store.appends store.archived store.cluster store.inventory store.reader store.sentinel",
@@ -23,7 +24,7 @@ LAYERS: Final = {
         "store",
     ),
     "reading and writing": (
-        "backoff carriage channel cutter echo follower foreground source",
+        "backoff carriage channel companion cutter echo follower foreground source",
         "httpledger jwks masking matcher pseudoterminal relay tally terminal workload",
         "auth client hole records scribe sealing tail",
         "capture pieces retention spoolfile",
@@ -44,7 +45,7 @@ LAYERS: Final = {
         "web.events web.ops web.pages web.publish web.ui",
         "web.jobs web.logs web.raw web.search",
     ),
-    "roots": ("banner web", "cli", "__main__"),
+    "roots": ("banner options web", "upkeep", "cli", "__main__"),
 }
 
 #: A library's top-level name, and the modules that alone may import it (with all that is below them).
