@@ -5,7 +5,6 @@ Exit codes are those of BSD's sysexits.h, but where the job has one of its own.
 
 import contextlib
 import os
-import re
 import secrets
 import sys
 import time
@@ -17,8 +16,9 @@ from urllib.parse import urlsplit
 
 import click
 
-from chronoverse import errors
-from chronoverse.joblog import IDENTIFIER, JobRef, parse_number
+from chronoverse import errors, upkeep
+from chronoverse.joblog import JobRef, parse_number
+from chronoverse.options import duration, identifier
 from chronoverse.parse import is_loopback, service_url
 from chronoverse.settings import Settings, child_environ
 from chronoverse.terminal import sanitize
@@ -52,27 +52,10 @@ EX_SOFTWARE: Final = 70
 BY_SIGINT: Final = 130
 BY_SIGPIPE: Final = 141
 
-#: Seconds in the units of ``--ttl``, and the longest that a token may be good for: ten years.
-_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_MAX_TTL: Final = 315_360_000
 #: Seconds for which a token made on the spot is good. Each connection gets a new one.
 _OWN_TOKEN_SECONDS: Final = 3_600
 #: Seconds that ``--wait`` takes at most: a day.
 _MAX_WAIT: Final = 86_400
-
-
-def _identifier(text: str) -> str:
-    if not IDENTIFIER.fullmatch(text):
-        raise click.BadParameter("ids are 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit")
-    return text
-
-
-def _duration(text: str) -> int:
-    found = re.fullmatch("([0-9]{1,9})([smhd]?)", text)
-    seconds = int(found[1]) * _UNITS[found[2]] if found else 0
-    if not 0 < seconds <= _MAX_TTL:
-        raise click.BadParameter("give a number of s, m, h or d, such as 90s or 1h, up to ten years")
-    return seconds
 
 
 def _offset(text: str) -> int | str:
@@ -121,11 +104,11 @@ def serve_command(bind: str | None, workers: str | None) -> tuple[list[str], dic
 
 
 @commands.command(context_settings={"allow_interspersed_args": False})
-@click.option("--workflow", required=True, type=_identifier, help="The workflow that the job belongs to.")
-@click.option("--job", type=_identifier, help="The job's id; one is made and told when it is not given.")
+@click.option("--workflow", required=True, type=identifier, help="The workflow that the job belongs to.")
+@click.option("--job", type=identifier, help="The job's id; one is made and told when it is not given.")
 @_server
 @click.option(
-    "--deliver-timeout", type=_duration, default="60s", show_default=True, help="Deliver so long after CMD has ended."
+    "--deliver-timeout", type=duration, default="60s", show_default=True, help="Deliver so long after CMD has ended."
 )
 @click.option("--pty", is_flag=True, help="Give CMD a terminal; its stderr then counts as stdout.")
 @click.option("--mask-env", "names", multiple=True, metavar="NAME", help="Publish *** for this variable's value.")
@@ -197,7 +180,7 @@ def _ledger(settings: Settings, server: str | None, stack: contextlib.ExitStack)
 
 
 @commands.command()
-@click.option("--deliver-timeout", type=_duration, default="60s", show_default=True, help="Try for so long.")
+@click.option("--deliver-timeout", type=duration, default="60s", show_default=True, help="Try for so long.")
 @_server
 @click.argument("file", type=Path)
 def deliver(file: Path, server: str | None, deliver_timeout: int) -> int:
@@ -213,8 +196,8 @@ def deliver(file: Path, server: str | None, deliver_timeout: int) -> int:
 
 
 @commands.command()
-@click.argument("workflow", type=_identifier)
-@click.argument("job", type=_identifier)
+@click.argument("workflow", type=identifier)
+@click.argument("job", type=identifier)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends, and exit with its code.")
 @click.option("--offset", type=_offset, help="Start after this line.")
 @click.option("--tail", type=click.IntRange(0, 999_999_999_999_999), metavar="N", help="Start with the last N lines.")
@@ -261,7 +244,7 @@ def _bearer(settings: Settings, url: str, subject: str, scope: str) -> str | Cal
 
 
 @commands.command()
-@click.option("--workflow", "workflows", multiple=True, type=_identifier, help="May see this one. Default: all.")
+@click.option("--workflow", "workflows", multiple=True, type=identifier, help="May see this one. Default: all.")
 @click.option(
     "--scope",
     "scopes",
@@ -271,7 +254,7 @@ def _bearer(settings: Settings, url: str, subject: str, scope: str) -> str | Cal
     show_default=True,
     help="May do this.",
 )
-@click.option("--ttl", type=_duration, default="1h", show_default=True, help="Is good for so long.")
+@click.option("--ttl", type=duration, default="1h", show_default=True, help="Is good for so long.")
 @click.option("--subject", default="cli", show_default=True, help="Whose it is.")
 def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject: str) -> None:
     """Print a token."""
@@ -279,6 +262,10 @@ def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject
 
     secret = signing_secret(Settings.from_env())
     click.echo(mint(secret, subject, scopes, workflows or [EVERY_WORKFLOW], ttl, time.time()))
+
+
+commands.add_command(upkeep.archive)
+commands.add_command(upkeep.retention)
 
 
 def _say(text: str) -> None:

@@ -214,10 +214,10 @@ class Settings:
 
     @property
     def archive_place(self) -> str | None:
-        """The URL of the place where logs are archived; None where they are not."""
-        if self.archive_url is None:
-            return (self.data_dir.absolute() / "archive").as_uri() if self.is_embedded else None
-        return None if self.archive_url == "none" else self.archive_url
+        """The URL of the archive, or None where there is none."""
+        if self.archive_url is not None:
+            return None if self.archive_url == "none" else self.archive_url
+        return (self.data_dir.absolute() / "archive").as_uri() if self.is_embedded else None
 
     @property
     def has_local_secret(self) -> bool:

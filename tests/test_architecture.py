@@ -24,7 +24,7 @@ LAYERS: Final = {
         "store",
     ),
     "reading and writing": (
-        "backoff carriage channel cutter echo follower foreground source",
+        "backoff carriage channel companion cutter echo follower foreground source",
         "httpledger jwks masking pseudoterminal relay tally terminal workload",
         "auth client history hole observing records scribe sealing",
         "capture pieces redaction retention spoolfile tail",
@@ -45,7 +45,7 @@ LAYERS: Final = {
         "web.events web.ops web.pages web.publish web.ui",
         "web.admin web.jobs web.logs web.raw web.search",
     ),
-    "roots": ("banner web", "cli", "__main__"),
+    "roots": ("banner options web", "upkeep", "cli", "__main__"),
 }
 
 #: A library's top-level name, and the modules that alone may import it (with all that is below them).
