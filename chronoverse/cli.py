@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import click
 
 from chronoverse import errors, upkeep
-from chronoverse.joblog import JobRef, parse_number
+from chronoverse.joblog import JobRef, Status, parse_number
 from chronoverse.options import duration, identifier
 from chronoverse.parse import is_loopback, service_url
 from chronoverse.settings import Settings, child_environ
@@ -205,25 +205,56 @@ def deliver(file: Path, server: str | None, deliver_timeout: int) -> int:
 @click.option("--wait", type=click.IntRange(0, _MAX_WAIT), metavar="SECONDS", help="With -f: the job may still come.")
 @click.option("-t", "--timestamps", is_flag=True, help="Show when each line was written.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How lines are printed.")
+@click.option("--search", metavar="Q", help="Only lines that contain Q, in any case of letters.")
+@click.option("--regex", is_flag=True, help="Q is a regular expression, in RE2's syntax.")
+@click.option(
+    "--since", metavar="TIME", help="Only lines not before this time: ISO 8601, UTC unless it says otherwise."
+)
+@click.option("--until", metavar="TIME", help="... not after it.")
+@click.option("--context", type=click.IntRange(0, 50), default=0, metavar="N", help="Also N lines before and after.")
 @click.option("--raw", is_flag=True, help="Leave control sequences in: only for output you trust.")
 def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
-    """Print the log of JOB in WORKFLOW."""
+    """Print the log of JOB in WORKFLOW, or what is found in it."""
+    searching = {name: options.pop(name) for name in ("search", "regex", "since", "until", "context")}
     if options["offset"] is not None and options["tail"] is not None:
         raise click.UsageError("--offset and --tail exclude each other")
     if not follow and (options["wait"] or options["offset"] == "latest"):
         raise click.UsageError("--wait and --offset latest make sense with -f only")
-    from chronoverse.printer import Printer, exit_code, history
+    if searching["search"] is None and any(searching.values()):
+        raise click.UsageError("--regex, --since, --until and --context go with --search")
+    if searching["search"] is not None and (follow or options["tail"] is not None):
+        raise click.UsageError("--search excludes --follow and --tail")
+    from chronoverse.printer import Printer, exit_code, found, history
 
     ref, client = JobRef(workflow, job), _client(Settings.from_env())
     look = {name: options[name] for name in ("timestamps", "output", "raw")}
     printer = Printer(sys.stdout.buffer, note=partial(click.echo, err=True), say=_say, **look)
     start = {name: options[name] for name in ("offset", "tail", "stream")}
     with contextlib.closing(client):
+        if searching["search"] is not None:
+            look_through = {"stream": options["stream"], "offset": options["offset"]}
+            shown = found(client, ref, bar=sys.stderr.isatty() and not sys.stdout.isatty(), **look_through, **searching)
+            printer.print(shown)
+            return 0
         if not follow:
             printer.print(history(client, ref, **start))
             return 0
         state = printer.print(client.follow(ref, **start, wait=options["wait"] or 0), flush=True)
         return exit_code(state or client.job(ref))
+
+
+@commands.command()
+@click.argument("workflow", type=identifier)
+@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only jobs that stand so.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How jobs are printed.")
+def jobs(workflow: str, status: str | None, output: str) -> None:
+    """List the jobs of WORKFLOW, newest first."""
+    from chronoverse.printer import jobs_table, json_text
+
+    with contextlib.closing(_client(Settings.from_env())) as client:
+        listed = client.jobs(workflow, status)
+        for text in map(json_text, listed) if output == "json" else jobs_table(listed):
+            click.echo(text)
 
 
 def _client(settings: Settings) -> "Client":
@@ -243,28 +274,8 @@ def _bearer(settings: Settings, url: str, subject: str, scope: str) -> str | Cal
     return lambda: mint(secret, subject, [scope], ["*"], _OWN_TOKEN_SECONDS, time.time())
 
 
-@commands.command()
-@click.option("--workflow", "workflows", multiple=True, type=identifier, help="May see this one. Default: all.")
-@click.option(
-    "--scope",
-    "scopes",
-    multiple=True,
-    type=click.Choice(["logs:read", "logs:write"]),
-    default=["logs:read"],
-    show_default=True,
-    help="May do this.",
-)
-@click.option("--ttl", type=duration, default="1h", show_default=True, help="Is good for so long.")
-@click.option("--subject", default="cli", show_default=True, help="Whose it is.")
-def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject: str) -> None:
-    """Print a token."""
-    from chronoverse.auth import EVERY_WORKFLOW, mint, signing_secret
-
-    secret = signing_secret(Settings.from_env())
-    click.echo(mint(secret, subject, scopes, workflows or [EVERY_WORKFLOW], ttl, time.time()))
-
-
 commands.add_command(upkeep.archive)
+commands.add_command(upkeep.token)
 commands.add_command(upkeep.retention)
 
 

@@ -1,4 +1,4 @@
-"""Commands for operators: the archiver, and how long logs are kept."""
+"""Commands for operators: the archiver, how long logs are kept, tokens."""
 
 import contextlib
 import gc
@@ -153,3 +153,24 @@ def retention(workflow: str, time_kept: str | None) -> None:
             store.inventory.set_retention(workflow, seconds)
         own = store.inventory.retention(workflow)
     click.echo(f"{settings.retention_seconds if own is None else own} s{' (the default)' if own is None else ''}")
+
+
+@click.command()
+@click.option("--workflow", "workflows", multiple=True, type=identifier, help="May see this one. Default: all.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice(["logs:read", "logs:write", "logs:admin"]),
+    default=["logs:read"],
+    show_default=True,
+    help="May do this.",
+)
+@click.option("--ttl", type=duration, default="1h", show_default=True, help="Is good for so long.")
+@click.option("--subject", default="cli", show_default=True, help="Whose it is.")
+def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject: str) -> None:
+    """Print a token."""
+    from chronoverse.auth import EVERY_WORKFLOW, mint, signing_secret
+
+    secret = signing_secret(Settings.from_env())
+    click.echo(mint(secret, subject, scopes, workflows or [EVERY_WORKFLOW], ttl, time.time()))

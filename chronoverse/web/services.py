@@ -10,13 +10,14 @@ from typing import Final
 from flask import g, request
 
 from chronoverse.archive.objects import Objects
+from chronoverse.archive.reading import Archive
 from chronoverse.auth import READ, WRITE, Principal, Verifier
 from chronoverse.embedded import Hold
 from chronoverse.errors import AtCapacity, JobNotFound
+from chronoverse.history import NoArchive
 from chronoverse.joblog import Job, JobRef
 from chronoverse.pieces import Pieces
 from chronoverse.settings import Settings
-from chronoverse.source import Archive
 from chronoverse.store import Store
 from chronoverse.tail import Tail
 from chronoverse.turns import Turns
@@ -44,7 +45,7 @@ class Services:
     store: Store
     tail: Tail
     pieces: Pieces
-    archive: Archive
+    archive: Archive | NoArchive
     verifier: Verifier
     streams: Streams
     outlets: Outlets
