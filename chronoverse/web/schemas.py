@@ -127,7 +127,7 @@ class EventsHeaders(Schema):
 EVENT: Final = {
     "type": "object",
     "properties": {
-        "event": {"type": "string", "enum": ["connected", "job", "log", "gap", "end", "error"]},
+        "event": {"type": "string", "enum": ["connected", "job", "log", "gap", "redact", "end", "error"]},
         "data": {"type": "string", "description": "JSON; of an `error`, one line of plain text."},
         "id": {"type": "string", "description": "The number to resume after.", "pattern": "^[0-9]{1,15}$"},
         "retry": {"type": "integer", "description": "Milliseconds to wait before coming back."},

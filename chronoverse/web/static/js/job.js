@@ -245,6 +245,13 @@ addEventListener("keydown", (event) => {
 const events = {
   log: (line) => log.append(line),
   gap: ({ from, to, reason }) => log.gap(from, to, reason),
+  redact: ({ from, to }) => {
+    log.redact(from, to);
+    find.again();
+    if (filtered) filter();
+    say(from === to ? `Line ${from} was redacted` : `Lines ${from} to ${to} were redacted`);
+    redraw();
+  },
   job: told_of,
   error: (text) => showTrouble(text),
 };

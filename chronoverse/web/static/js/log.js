@@ -42,6 +42,7 @@ export class Log {
   #wanted = [];
   #asked = new Set();
   #timer = 0;
+  #epoch = 0;
 
   /** `path` is the job's route; `changed` is called after anything in here is different. */
   constructor(path, changed) {
@@ -122,6 +123,17 @@ export class Log {
     this.#changed();
   }
 
+  /** What these lines said is not to be shown any more: what is held of them goes, and is asked for again. */
+  redact(from, to) {
+    this.#epoch += 1;
+    for (const [index, window] of this.#windows) {
+      if (index < Math.floor((from - 1) / WINDOW) || index > Math.floor((to - 1) / WINDOW)) continue;
+      this.#windows.delete(index);
+      this.#characters -= window.characters;
+    }
+    this.#changed();
+  }
+
   #gapAt(number) {
     let low = 0;
     let high = this.#gaps.length;
@@ -167,9 +179,10 @@ export class Log {
     this.#asked.add(index);
     try {
       const known = this.last;
+      const epoch = this.#epoch;
       const start = index * WINDOW;
       const { body } = await get(`${this.#path}/logs?offset=${start}&limit=${WINDOW}`);
-      this.#fill(index, body.logs, body.cursor ? body.logs.at(-1)?.sequence_num ?? start : known);
+      if (epoch === this.#epoch) this.#fill(index, body.logs, body.cursor ? body.logs.at(-1)?.sequence_num ?? start : known);
       this.#asked.delete(index);
       this.#pump();
     } catch (error) {
