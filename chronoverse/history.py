@@ -78,6 +78,8 @@ class History:
 
     def before(self, place: int, count: int) -> Reach:
         """About ``count`` entries before line ``place``, downwards. Raises: :class:`StoreError`."""
+        if place <= 1:
+            return Reach([], place, 0, True)
         if self.job.archived >= place - 1 and not self.job.hot <= place - 1:
             return self._archived_before(place, count)
         entries = self._page_before(place, count)

@@ -246,11 +246,8 @@ const events = {
   log: (line) => log.append(line),
   gap: ({ from, to, reason }) => log.gap(from, to, reason),
   redact: ({ from, to }) => {
-    log.redact(from, to);
-    find.again();
-    if (filtered) filter();
-    say(from === to ? `Line ${from} was redacted` : `Lines ${from} to ${to} were redacted`);
-    redraw();
+    say(`Lines ${from} to ${to} were redacted`);
+    return [log.redact(from, to), find.again(), filtered && filter(), redraw()];
   },
   job: told_of,
   error: (text) => showTrouble(text),
