@@ -34,8 +34,8 @@ _Key = tuple[JobRef, str | None, int]
 class Piece(NamedTuple):
     """Frames, the cursor behind them, and what they close with: a terminal entry, or a Stray that is the last.
 
-    ``lines`` is how many entries it is made of, and ``following`` how many to ask for next. ``job`` is a look at the
-    job, where one was needed.
+    ``lines`` is how many entries it is made of, and ``following`` how many to ask for next. ``whole``: there were as
+    many as had been asked for, so that nothing can be added to it. ``job`` is a look at the job, where one was needed.
     """
 
     frames: bytes
@@ -43,6 +43,7 @@ class Piece(NamedTuple):
     closing: End | Stray | None
     lines: int
     following: int
+    whole: bool = False
     job: Job | None = None
 
 
@@ -94,8 +95,9 @@ class Pieces:
             entries = self.store.read_on(ref, cursor, count)
             if in_sequence(entries, cursor):
                 piece = _piece(entries, cursor, 1, stream) if entries else None
-                # What may still grow, or is not all of the truth, is nobody else's.
-                if piece and piece.lines == count and piece.closing is None:
+                # What is not all of the truth is nobody else's.
+                if piece and piece.closing is None:
+                    piece = piece._replace(whole=piece.lines == count)
                     self._keep(key, piece)
                 return piece
         # Not within the turn: a look may take as long as a runner is given to come back.
@@ -124,7 +126,7 @@ class Pieces:
             if found is not None:
                 frames, reached = found
                 lines = reached - cursor
-                piece = Piece(frames, reached, None, lines, _following(lines, len(frames)))
+                piece = Piece(frames, reached, None, lines, _following(lines, len(frames)), whole=True)
             else:
                 entries = self._archive.entries(ref, cursor, count)
                 if not entries:
@@ -134,14 +136,16 @@ class Pieces:
                     return None
                 size = sum([len(item.frame) for item in items])
                 following = _following(len(entries), size)
-                piece = Piece(join(items, stream), items[-1].number, None, len(entries), following)
+                piece = Piece(join(items, stream), items[-1].number, None, len(entries), following, whole=True)
             self._keep(key, piece)
             return piece
 
     def _find(self, key: _Key) -> Piece | None:
-        """The piece that was kept under ``key``."""
+        """The piece that was kept under ``key``, and that nothing can be added to."""
         self._forget(self.most_bytes)
-        return self._kept[key][1] if key in self._kept else None
+        kept = self._kept.get(key)
+        # One that may have grown is only good enough for whoever does not want to wait.
+        return kept[1] if kept and kept[1].whole else None
 
     def forget(self, ref: JobRef) -> None:
         """Lets all go that was read of ``ref``: it is not what it was."""
@@ -149,8 +153,26 @@ class Pieces:
         for key in [key for key in self._kept if key[0] == ref]:
             self._kept_bytes -= len(self._kept.pop(key)[1].frames)
 
+    def at_hand(self, ref: JobRef, stream: str | None, cursor: int) -> tuple[bytes, int]:
+        """What others have read lately of what follows line ``cursor``, and the cursor behind it. Never waits.
+
+        It ends where it would come to :data:`PIECE_BYTES`, and anywhere before the end of the log.
+        """
+        found: list[bytes] = []
+        size, oldest = 0, self._clock() - KEPT_SECONDS
+        while kept := self._kept.get((ref, stream, cursor)):
+            read_at, piece = kept
+            size += len(piece.frames)
+            if read_at <= oldest or (found and size > PIECE_BYTES):
+                break
+            found.append(piece.frames)
+            cursor = piece.cursor
+        return b"".join(found), cursor
+
     def _keep(self, key: _Key, piece: Piece) -> None:
         size = len(piece.frames)
+        if before := self._kept.pop(key, None):
+            self._kept_bytes -= len(before[1].frames)
         if size <= self.most_bytes:
             self._forget(self.most_bytes - size)
             self._kept[key] = self._clock(), piece

@@ -32,6 +32,8 @@ HEALTHY_SECONDS: Final = 4 * BLOCK_SECONDS
 SILENT_SECONDS: Final = 3.0
 #: Seconds between looks at a quiet job. Bounds how late a lost runner or a vanished log is noticed.
 LOOK_SECONDS: Final = 1.0
+#: Seconds without a line after which a job is quiet: those with a line a second are not, and need not be looked at.
+QUIET_SECONDS: Final = 2.0
 #: Seconds, at least and at most, between looks at a job whose lines keep coming: only its status and a redaction can
 #: be news there. With few jobs it is the least; of all such jobs so many are looked at in a second, 20 µs each.
 BUSY_LOOK_SECONDS: Final = (1.0, 10.0)
@@ -207,7 +209,7 @@ class Tail:
                 self.tally.delivered(len(items), size, sharing)
                 self.tally.delayed(entries[0])
             self._count.learn(len(items), size)
-            channel.look_at = min(self._clock() + LOOK_SECONDS, channel.looked_at + self._busy_look())
+            channel.look_at = min(self._clock() + QUIET_SECONDS, channel.looked_at + self._busy_look())
         if isinstance(closing, Stray):
             channel.close(closing.to_frame())
         elif closing is not None:

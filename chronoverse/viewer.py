@@ -13,12 +13,11 @@ from typing import Final
 
 from chronoverse import sse
 from chronoverse.channel import Channel
-from chronoverse.errors import ArchiveUnavailable, StoreError
+from chronoverse.errors import StoreError
 from chronoverse.joblog import Job, JobRef
 from chronoverse.pieces import Pieces
 from chronoverse.replay import Replay
 from chronoverse.tail import Tail
-from chronoverse.tally import store_failed
 
 #: Seconds the store may stay away before a viewer is told so and let go.
 STORE_PATIENCE_SECONDS: Final = 30.0
@@ -58,10 +57,9 @@ class Viewer:
     """
 
     __slots__ = (
-        "_awaited", "_channel", "_clock", "_closes_at", "_expires_at", "_failing", "_finished", "_heartbeat",
-        "_lease_seconds", "_past", "_pending", "_pieces", "_position", "_ref", "_retry_ms", "_sent_at", "_state",
-        "_stream", "_tail", "_told", "_wait", "_woken", "behind", "cursor", "done", "due", "on_wake", "reason",
-        "sent_away",
+        "_awaited", "_channel", "_clock", "_closes_at", "_expires_at", "_finished", "_heartbeat", "_lease_seconds",
+        "_past", "_pending", "_pieces", "_position", "_ref", "_retry_ms", "_sent_at", "_state", "_stream", "_tail",
+        "_told", "_wait", "_woken", "behind", "cursor", "done", "due", "on_wake", "reason", "sent_away",
     )  # fmt: skip
 
     def __init__(
@@ -98,8 +96,6 @@ class Viewer:
         self._pending = sse.frame("connected", _CONNECTED, retry_ms=request.retry_ms) + (self._state or b"")
         self.due = 0.0
         self._told = 0
-        #: Since when, on the clock, reads of our own have failed, and of what.
-        self._failing: tuple[float, str] | None = None
         self._schedule()
         if self._finished is None:
             self._channel = channel = tail.join(request.ref, job, self)
@@ -160,6 +156,15 @@ class Viewer:
             if chunk:
                 self._sent(now)
         return chunk
+
+    def catch_up(self) -> bytes:
+        """What a viewer that comes back has missed, as far as others have read it just now: to go with its hello."""
+        if self._channel is None or self.done or self._pending:
+            return b""
+        frames, cursor = self._pieces.at_hand(self._ref, self._stream, self.cursor)
+        self._tail.tally.delivered(cursor - self.cursor, len(frames))
+        self.cursor = cursor
+        return frames
 
     def glance(self) -> bytes | None:
         """As :meth:`poll`, of what is at hand. None may also mean that the store has to be read: when ``behind``."""
@@ -251,11 +256,10 @@ class Viewer:
     def _idle(self, now: float) -> bytes | None:
         """What to send when there is nothing to send."""
         channel = self._channel
-        since, which = self._failing or (now, "store")
-        if channel is not None and (silent := self._tail.silent_seconds(channel.ref)) > now - since:
-            since, which = now - silent, "store"
-        if now - since >= STORE_PATIENCE_SECONDS:
-            return self._fail(f"the {which} has been away for {round(now - since)} s")
+        silent = self._tail.silent_seconds(channel.ref) if channel else 0.0
+        seconds, which = max((silent, "store"), self._past.failing(now) if self._past else (0.0, ""))
+        if seconds >= STORE_PATIENCE_SECONDS:
+            return self._fail(f"the {which} has been away for {round(seconds)} s")
         if self._awaited is not None and channel is not None and channel.job is None and now >= self._awaited:
             return self._fail(f"no such job came within {self._wait:g} s")
         if now - self._sent_at >= self._heartbeat and channel is not None and self._tail.healthy(channel.ref):
@@ -282,7 +286,7 @@ class Viewer:
             self._stand(None)
             self.behind = True
             return None
-        self._past = self._failing = None
+        self._past = None
         if taken.cursor > self.cursor:
             self.cursor = taken.cursor
         # A viewer ahead of the ring (the store went back) finds its place anew each time.
@@ -308,11 +312,9 @@ class Viewer:
         try:
             step = self._past.step(self.cursor, self._channel)
         except StoreError as error:
-            store_failed("replay", error)
-            self._failing = self._failing or (now, "archive" if isinstance(error, ArchiveUnavailable) else "store")
+            self._past.failed(now, error)
             self.due = min(self.due, now + RETRY_READ_SECONDS)
             return None
         self._tail.tally.replayed(step.cursor - self.cursor, len(step.frames or b""))
         self.cursor = step.cursor
-        self._failing = None
         return self._finish(step.reason, step.frames or b"") if step.reason else step.frames
