@@ -39,7 +39,7 @@ LAYERS: Final = {
     "HTTP": (
         "web.addresses web.admission web.bodies web.connection web.crowd web.cursors web.fairness web.identity",
         "web.schemas",
-        "web.journal web.problems",
+        "web.journal web.problems web.searches",
         "web.openapi web.outlet web.publications web.refusals",
         "web.services web.worker",
         "web.opening web.ops web.pages web.publish web.ui",

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 
 from marshmallow import RAISE, ValidationError
 
+from chronoverse.auth import READ
 from chronoverse.errors import AtCapacity, ChronoverseError
 from chronoverse.joblog import IDENTIFIER, JobRef
 from chronoverse.web.admission import Guest

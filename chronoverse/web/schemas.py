@@ -12,14 +12,10 @@ from werkzeug.routing import ValidationError as NoMatch
 
 from chronoverse.joblog import IDENTIFIER, MAX_NUMBER, Status, parse_number
 from chronoverse.matcher import MAX_QUERY, Matcher
-from chronoverse.period import read_time
 
 #: Lines or jobs on one page: at most, and unless the client says otherwise.
 PAGE_LIMIT: Final = 1000
 PAGE_DEFAULT: Final = 100
-#: Lines of context on each side of a line that was found, and of a whole page with context: about two of the largest.
-CONTEXT_LINES: Final = 50
-CONTEXT_PAGE: Final = 2000
 #: Seconds a viewer may wait for a job that does not exist yet.
 WAIT_SECONDS: Final = 300
 
@@ -174,7 +170,7 @@ def compiles(data: Mapping[str, Any]) -> None:
             raise ValidationError(str(error), "q") from error
 
 
-class _Searching(Schema):
+class Searching(Schema):
     """A query with its kind."""
 
     q = Query()
@@ -190,43 +186,7 @@ class _Searching(Schema):
         compiles(data)
 
 
-class Time(fields.String):
-    """A moment, which is handed on as we spell times."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
-        time = read_time(value)
-        if time is None:
-            raise ValidationError("must be an ISO 8601 time, such as 2026-03-03T10:00:05Z")
-        return time
-
-
-def _time(which: str) -> Time:
-    about = f"Only lines {which} this time: ISO 8601, in UTC where no zone is given. Lines without one do not count."
-    return Time(metadata={"description": about})
-
-
-def _context(side: str) -> Number:
-    return Number(
-        most=CONTEXT_LINES,
-        load_default=0,
-        metadata={
-            "description": f"Also the lines that come up to so many numbers {side} each found one, marked by `context`."
-            " The page then has fewer that were found."
-        },
-    )
-
-
-class SearchQuery(LogsQuery, _Searching):
-    """What ``/logs/search`` may be asked."""
-
-    q = Query(required=True)
-    since = _time("not before")
-    until = _time("not after")
-    before = _context("before")
-    after = _context("after")
-
-
-class RawQuery(_Searching):
+class RawQuery(Searching):
     """What ``/logs/raw`` may be asked."""
 
     format = fields.String(load_default="txt", validate=validate.OneOf(("txt", "json", "jsonl")))
@@ -260,25 +220,6 @@ class LogsSchema(Schema):
     id = fields.String(required=True)
     logs = fields.List(fields.Nested(LineSchema), required=True)
     cursor = fields.String(required=True, allow_none=True, metadata={"description": "Of the next page, or null."})
-
-
-class FoundSchema(LineSchema):
-    """A line that was found."""
-
-    highlights = fields.List(
-        fields.List(fields.Integer(), validate=validate.Length(equal=2)),
-        required=True,
-        metadata={"description": "[start, end) of each place in `message`, in characters; the first 1,000."},
-    )
-    context = fields.Boolean(
-        metadata={"description": "True, where `before` or `after` was asked for, of a line beside those found."}
-    )
-
-
-class SearchSchema(LogsSchema):
-    """One page of what was found."""
-
-    logs = fields.List(fields.Nested(FoundSchema), required=True)
 
 
 class JobSchema(Schema):

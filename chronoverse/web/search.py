@@ -15,7 +15,8 @@ from chronoverse.matcher import Matcher
 from chronoverse.period import Period
 from chronoverse.web import pages
 from chronoverse.web.cursors import encode_cursor
-from chronoverse.web.schemas import CONTEXT_PAGE, Blueprint, ProblemSchema, SearchQuery, SearchSchema
+from chronoverse.web.schemas import Blueprint, ProblemSchema
+from chronoverse.web.searches import CONTEXT_PAGE, SearchQuery, SearchSchema
 from chronoverse.web.services import Services
 
 
