@@ -42,9 +42,9 @@ def search(
     """The lines that match and are ``wanted``, strictly after ``place``, or before it; a frame at a time.
 
     ``since`` and ``until`` are times as ``iso_timestamp`` spells them: frames are left out that are earlier or later
-    as a whole; which lines of the others are, ``wanted`` says. ``work`` calls what it is given, which for a frame's
-    lines takes a millisecond, or for an expression up to some hundred: perhaps on another thread, since it waits for
-    nothing. ``place`` is at most one past the archive's last number when ``descending``.
+    as a whole; which lines of the others are, ``wanted`` says. ``work`` calls what it is given, once for each
+    frame that is read: a millisecond, or for a hostile expression up to a second. That waits for nothing, and may be
+    done by another thread. ``place`` is at most one past the archive's last number when ``descending``.
 
     Raises: :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what the archive's index raises.
     """
