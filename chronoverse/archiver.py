@@ -23,15 +23,16 @@ from chronoverse.store.inventory import Survey
 from chronoverse.workload import Workload
 
 #: Parts of HOT_BYTES at which a running log begins to move, and at which it stops. A log that is written flat out grows
-#: by 35 MB a second, and it may take a second to be found and half a second to move a chunk of 12 MB.
-HIGH_MARK: Final = 1 / 2
-LOW_MARK: Final = 1 / 4
+#: by 35 MB a second, it may take half a second to be found and half a second to move a chunk of 12 MB, and an archiver
+#: that shares its core with others falls behind for a while: the rest of HOT_BYTES is for that.
+HIGH_MARK: Final = 1 / 4
+LOW_MARK: Final = 1 / 8
 #: Seconds between looks at the sizes of running logs: one grows by 4 MB in it at most.
 LOOK_SECONDS: Final = 0.1
 #: Sizes asked for in a second, beyond which looks are rarer. Each takes some 3 µs of the server's time.
 SIZES_PER_SECOND: Final = 2_000
 #: Seconds between two rounds through all keys, at least; and how much of the time rounds may take.
-ROUND_SECONDS: Final = 1.0
+ROUND_SECONDS: Final = 0.25
 ROUND_SHARE: Final = 0.05
 #: Seconds until a job for which there was nothing to do is looked at again, at most, and one with which something was
 #: wrong. Also for how long a deleted job's name is not looked for.
@@ -82,7 +83,7 @@ class Archiver:
         self._work = Workload(monotonic)
         self._look_at = self._round_at = 0.0
         self._round: Iterator[list[JobRef]] | None = None
-        self._round_began = 0.0
+        self._round_took = 0.0
         self._round_found: set[JobRef] = set()
 
     def run(self) -> None:
@@ -199,21 +200,22 @@ class Archiver:
 
     def _search(self) -> bool:
         """The next page of the round that is under way, if it is time for one."""
-        now = self._monotonic()
+        began = self._monotonic()
         if self._round is None:
-            if now < self._round_at:
+            if began < self._round_at:
                 return False
-            self._round, self._round_began, self._round_found = self._store.inventory.jobs(), now, set()
+            self._round, self._round_took, self._round_found = self._store.inventory.jobs(), 0.0, set()
         page = next(self._round, None)
         if page is not None:
             self._sort([ref for ref in dict.fromkeys(page) if ref not in self._round_found])
             self._round_found.update(page)
+            self._round_took += self._monotonic() - began
             return True
         self._round = None
-        took = self._monotonic() - self._round_began
-        self._round_at = now + max(ROUND_SECONDS, took / ROUND_SHARE)
+        # What was moved between the pages does not count.
+        self._round_at = began + max(ROUND_SECONDS, self._round_took / ROUND_SHARE)
         for gone in [ref for ref in self._work.running if ref not in self._round_found]:
-            del self._work.running[gone]
+            self._work.forget(gone)
         return False
 
     def _sort(self, page: list[JobRef]) -> None:

@@ -1,5 +1,6 @@
 """The archiver's process: beside a service on the embedded default, and by itself."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -28,8 +29,11 @@ PATIENCE_SECONDS: Final = 60
 
 def archivers(master: int) -> list[psutil.Process]:
     """The archivers that a master has started."""
-    found = psutil.Process(master).children()
-    return [each for each in found if "archive" in each.cmdline() and each.status() != psutil.STATUS_ZOMBIE]
+    found = []
+    for each in psutil.Process(master).children():
+        with contextlib.suppress(psutil.Error):
+            found += [each] if "archive" in each.cmdline() else []
+    return found
 
 
 def run(store: Store, job: JobRef, count: int) -> None:
@@ -85,6 +89,7 @@ def outside(server: RedisServer, prefix: str, tmp_path: Path) -> dict[str, str]:
     """The environment of an operator with a store and an archive of their own."""
     return environ(
         Service(tmp_path),
+        CHRONOVERSE_URL="",
         CHRONOVERSE_REDIS_URL=server.url,
         CHRONOVERSE_KEY_PREFIX=prefix,
         CHRONOVERSE_ARCHIVE_URL=(tmp_path / "an archive").as_uri(),
