@@ -26,8 +26,8 @@ from chronoverse.store.inventory import Survey
 #: Seconds after which the archiving of a job may be taken from who is not heard. Somebody lives who renews it thrice in
 #: that time; a log that is written flat out grows by 350 MB in it.
 SEALER_SECONDS: Final = 10.0
-#: Entries read at a time: some 300 KB.
-PAGE: Final = 2_000
+#: Entries read at a time: some 600 KB, and 4 ms of the server's time.
+PAGE: Final = 4_000
 #: The object beside a job's chunks that says what they are, for whoever has nothing but the archive.
 MANIFEST: Final = "job.json"
 

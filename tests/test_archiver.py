@@ -7,12 +7,14 @@ import orjson
 import pytest
 
 from chronoverse.archive.files import FileObjects
-from chronoverse.errors import Closed, Held, SequenceGap
+from chronoverse.errors import ArchiveUnavailable, Closed, Held, SequenceGap, StoreRefused
 from chronoverse.joblog import Gap, JobRef, Line, Status
 from chronoverse.retention import delete_job, orphans
 from chronoverse.sealing import sealer
+from chronoverse.store import Store
 from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, everything, numbers, run_until
 from tests.support.bench import JOB, NOW_SECONDS, Bench, make_lines
+from tests.support.fleets import Cluster
 from tests.support.servers import RedisServer
 
 #: More than the lines that HOT_BYTES hold.
@@ -283,3 +285,55 @@ def test_a_busy_job_waits_for_who_has_it(bench: Bench, objects: FileObjects) -> 
         assert names(objects) == []
     assert archive(bench.store, objects) == 0
     assert bench.hash()["archive_state"] == "complete"
+
+
+def test_jobs_on_every_master_of_a_cluster(cluster: Cluster, prefix: str, objects: FileObjects) -> None:
+    """Each is found, shortened while it runs, and archived whole; one whose log is lost goes on there too."""
+    store = Store(cluster.url, prefix=prefix)
+    jobs = [JobRef(cluster.workflow(master, prefix), "job_1") for master in cluster.masters()]
+    attempts = {job: store.open(job, "token") for job in jobs}
+    for attempt in attempts.values():
+        append(store, attempt, 1, MANY)
+    assert archive(store, objects) == 0
+    following = dict.fromkeys(jobs, MANY + 1)
+    cluster.ask("DEL", f"{prefix}:{{{jobs[0].workflow_id}}}:job_1:log")
+    following[jobs[0]] = store.inventory.survey(jobs[0]).archived + 1
+    for job, attempt in attempts.items():
+        assert 0 < store.inventory.survey(job).archived < MANY
+        store.append(attempt, make_lines(following[job], 1))
+        store.finish(attempt, Status.COMPLETED, 0, 0, following[job] + 1)
+    assert archive(store, objects) == 0
+    for job in jobs:
+        assert store.inventory.survey(job).complete
+        cluster.ask("DEL", f"{prefix}:{{{job.workflow_id}}}:job_1:log")
+        assert numbers(everything(store, objects, job)) == list(range(1, following[job] + 1))
+    store.close()
+
+
+def test_a_store_without_memory_is_relieved(tmp_path: Path, objects: FileObjects) -> None:
+    """Where nothing can be written an archiver still seals and trims."""
+    with RedisServer(tmp_path / "full") as server:
+        bench = Bench(server, "full")
+        attempt = bench.store.open(JOB, "token")
+        append(bench.store, attempt, 1, MANY)
+        server.ask("CONFIG", "SET", "maxmemory", 1)
+        with pytest.raises(StoreRefused):
+            append(bench.store, attempt, MANY + 1, 1)
+        assert archive(bench.store, objects) == 0
+        assert bench.store.inventory.survey(JOB).archived > MANY / 2
+        server.ask("CONFIG", "SET", "maxmemory", 0)
+        append(bench.store, attempt, MANY + 1, 1)
+        assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 2))
+        bench.close()
+
+
+def test_an_archive_that_is_away_costs_nothing_but_time(bench: Bench, objects: FileObjects, tmp_path: Path) -> None:
+    """The log stays whole where it is."""
+    append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
+    (tmp_path / "archive").write_text("no directory")
+    with pytest.raises(ArchiveUnavailable):
+        archive(bench.store, objects)
+    assert len(bench.ids()) == MANY
+    (tmp_path / "archive").unlink()
+    assert archive(bench.store, objects) == 0
+    assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 1))

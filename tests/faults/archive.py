@@ -118,7 +118,7 @@ def measure(server: RedisServer, directory: Path, lines: int, hot_bytes: int) ->
         archiver.terminate()
         used = os.wait4(archiver.pid, 0)[2]
         seconds = used.ru_utime + used.ru_stime
-        print(f"archiver   {seconds:.1f} s of CPU, {lines / seconds:,.0f} lines a second of it; {used.ru_maxrss // 1024} MB")
+        print(f"archiver   {seconds:.1f} s of CPU, {lines / seconds:,.0f} lines each; {used.ru_maxrss // 1024} MB")
     print("compared  ", compare(store, FileObjects(directory / "archive"), lines), "lines, all as they were printed")
 
 
