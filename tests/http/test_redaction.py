@@ -1,5 +1,6 @@
 """Redaction and deletion over HTTP: in every tier, while people watch."""
 
+import json
 from collections.abc import Iterator
 
 import httpx
@@ -10,6 +11,7 @@ from chronoverse.joblog import JobRef
 from chronoverse.store import Store
 from tests.http.foreign import Foreign
 from tests.http.test_tiers import Place
+from tests.support.archivers import archive
 from tests.support.servers import RedisServer
 from tests.support.service import serving
 
@@ -161,3 +163,22 @@ def test_a_job_is_deleted_everywhere(place: Place) -> None:
     assert place.client.get(f"{job.path}/logs").status_code == 404
     assert [*place.objects.list(f"{job.workflow_id}/{job.job_id}/")] == []
     assert place.store.look(ref) is None
+
+
+def test_the_archiver_goes_on_behind_a_redaction(place: Place) -> None:
+    """It completes the job, and once more when something was redacted after that; the manifest says what there is."""
+    job = place.job().lines(f"secret {number}" for number in range(1, 101)).end()
+    ref = JobRef(job.workflow_id, job.job_id)
+    assert redact(place, job, **{"from": 10, "to": 20}).json()["redacted"] == 11
+    archive(place.store, place.objects)
+    assert redact(place, job, **{"from": 50, "to": 60}).json()["redacted"] == 11
+    archive(place.store, place.objects)
+
+    said = messages(place, job)
+    assert [number for number in said if said[number] == TOMBSTONE] == [*range(10, 21), *range(50, 61)]
+    manifest = json.loads(place.objects.get(f"{job.workflow_id}/{job.job_id}/job.json"))
+    chunks = place.store.archived.chunks(ref)
+    assert [chunk["object"] for chunk in manifest["chunks"]] == [chunk.name for chunk in chunks]
+    assert (chunks[0].first, chunks[-1].last) == (1, 100)
+    job_hash = place.store.inventory.survey(ref)
+    assert (job_hash.complete, job_hash.archived) == (True, 100)
