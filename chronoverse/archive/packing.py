@@ -79,7 +79,7 @@ class Packer:
     def finish(self) -> tuple[Chunk, bytes]:
         """The chunk's record, and the object. One number at least must have been added."""
         self._close_frame()
-        data = b"".join([*self._packed, _seek_table(self._frames)])
+        data = b"".join([*self._packed, seek_table(self._frames)])
         digest = self._hash.hexdigest()
         name = object_name(self._job, self.first, self.last, digest)
         return Chunk(self.first, self.last, name, len(data), digest, tuple(self._frames)), data
@@ -128,7 +128,8 @@ def _times(lines: Iterable[bytes]) -> tuple[str, str]:
     return (min(times), max(times)) if times and len(times) == len(found) else ("", "")
 
 
-def _seek_table(frames: Sequence[Frame]) -> bytes:
+def seek_table(frames: Sequence[Frame]) -> bytes:
+    """What stands behind a chunk's frames."""
     rows = b"".join(struct.pack("<II", frame.size, frame.text_size) for frame in frames)
     footer = struct.pack("<IBI", len(frames), 0, _SEEKABLE)
     return struct.pack("<II", _SKIPPABLE, len(rows) + len(footer)) + rows + footer
