@@ -29,7 +29,8 @@ TURN_SECONDS: Final = 5.0
 class Piece(NamedTuple):
     """Frames, the cursor behind them, and what they close with: a terminal entry, or a Stray that is the last.
 
-    ``lines`` is how many entries it is made of, and ``following`` how many to ask for next.
+    ``lines`` is how many entries it is made of, and ``following`` how many to ask for next. ``whole``: there were as
+    many as had been asked for, so that nothing can be added to it.
     """
 
     frames: bytes
@@ -37,6 +38,7 @@ class Piece(NamedTuple):
     closing: End | Stray | None
     lines: int
     following: int
+    whole: bool = False
 
 
 class Pieces:
@@ -73,21 +75,42 @@ class Pieces:
         key = (ref, stream, cursor)
         with self._turns.turn():
             self._forget(self.most_bytes)
-            if key in self._kept:
-                return self._kept[key][1]
+            kept = self._kept.get(key)
+            # One that may have grown is only good enough for whoever does not want to wait.
+            if kept and kept[1].whole:
+                return kept[1]
             entries = self.store.read_on(ref, cursor, count)
             if in_sequence(entries, cursor):
                 piece = _piece(entries, cursor, 1, stream) if entries else None
-                # What may still grow, or is not all of the truth, is nobody else's.
-                if piece and piece.lines == count and piece.closing is None:
+                # What is not all of the truth is nobody else's.
+                if piece and piece.closing is None:
+                    piece = piece._replace(whole=piece.lines == count)
                     self._keep(key, piece)
                 return piece
         # Not within the turn: a look may take as long as a runner is given to come back.
         job = self.store.look(ref)
         return _piece(entries, cursor, job.first if job else 1, stream)
 
+    def at_hand(self, ref: JobRef, stream: str | None, cursor: int) -> tuple[bytes, int]:
+        """What others have read lately of what follows line ``cursor``, and the cursor behind it. Never waits.
+
+        It ends where it would come to :data:`PIECE_BYTES`, and anywhere before the end of the log.
+        """
+        found: list[bytes] = []
+        size, oldest = 0, self._clock() - KEPT_SECONDS
+        while kept := self._kept.get((ref, stream, cursor)):
+            read_at, piece = kept
+            size += len(piece.frames)
+            if read_at <= oldest or (found and size > PIECE_BYTES):
+                break
+            found.append(piece.frames)
+            cursor = piece.cursor
+        return b"".join(found), cursor
+
     def _keep(self, key: tuple[JobRef, str | None, int], piece: Piece) -> None:
         size = len(piece.frames)
+        if before := self._kept.pop(key, None):
+            self._kept_bytes -= len(before[1].frames)
         if size <= self.most_bytes:
             self._forget(self.most_bytes - size)
             self._kept[key] = self._clock(), piece

@@ -31,6 +31,8 @@ HEALTHY_SECONDS: Final = 4 * BLOCK_SECONDS
 SILENT_SECONDS: Final = 3.0
 #: Seconds between looks at a quiet job. Bounds how late a lost runner or a vanished log is noticed.
 LOOK_SECONDS: Final = 1.0
+#: Seconds without a line after which a job is quiet: those with a line a second are not, and need not be looked at.
+QUIET_SECONDS: Final = 2.0
 #: Seconds between looks at a job whose lines keep coming: only its status can be news there.
 BUSY_LOOK_SECONDS: Final = 10.0
 #: Seconds between the attendant's rounds, and so the grain of heartbeats and deadlines.
@@ -199,7 +201,7 @@ class Tail:
                 self.tally.delivered(len(items), size, sharing)
                 self.tally.delayed(entries[0])
             self._count.learn(len(items), size)
-            channel.look_at = min(self._clock() + LOOK_SECONDS, channel.looked_at + BUSY_LOOK_SECONDS)
+            channel.look_at = min(self._clock() + QUIET_SECONDS, channel.looked_at + BUSY_LOOK_SECONDS)
         if isinstance(closing, Stray):
             channel.close(closing.to_frame())
         elif closing is not None:

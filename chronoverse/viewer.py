@@ -157,6 +157,15 @@ class Viewer:
                 self._sent(now)
         return chunk
 
+    def catch_up(self) -> bytes:
+        """What a viewer that comes back has missed, as far as others have read it just now: to go with its hello."""
+        if self._channel is None or self.done or self._pending:
+            return b""
+        frames, cursor = self._pieces.at_hand(self._ref, self._stream, self.cursor)
+        self._tail.tally.delivered(cursor - self.cursor, len(frames))
+        self.cursor = cursor
+        return frames
+
     def glance(self) -> bytes | None:
         """As :meth:`poll`, of what is at hand. None may also mean that the store has to be read: when ``behind``."""
         now, position, channel = self._clock(), self._position, self._channel

@@ -12,11 +12,11 @@ PACKAGE: Final = Path(__file__).resolve().parents[1] / "chronoverse"
 #: Imports point strictly down this table. Each string is one rank: modules of the same rank do not know each other.
 LAYERS: Final = {
     "ground": ("errors metrics sse turns",),
-    "values": ("archive joblog redisurl", "archive.records parse", "entries ledger settings"),
+    "values": ("archive joblog matcher redisurl", "archive.records parse", "entries ledger settings"),
     "places lines rest": (
-        "archive.objects archive.packing",
-        "archive.files",
-        "archive.places",
+        "archive.index archive.kept archive.objects archive.packing",
+        "archive.files archive.reading archive.s3",
+        "archive.places archive.search",
         "keeper store.driver store.replies",
         "embedded store.ahead store.places",
         "store.appends store.archived store.cluster store.inventory store.reader store.sentinel",
@@ -25,7 +25,7 @@ LAYERS: Final = {
     ),
     "reading and writing": (
         "backoff carriage channel companion cutter echo follower foreground source",
-        "httpledger jwks masking matcher pseudoterminal relay tally terminal workload",
+        "httpledger jwks masking pseudoterminal relay tally terminal workload",
         "auth client hole records scribe sealing tail",
         "capture pieces retention spoolfile",
         "archiver replay segment",
@@ -40,10 +40,11 @@ LAYERS: Final = {
         "web.addresses web.admission web.bodies web.connection web.crowd web.cursors web.fairness web.identity",
         "web.schemas",
         "web.journal web.problems",
-        "web.openapi web.outlet web.publications web.worker",
-        "web.services",
-        "web.events web.ops web.pages web.publish web.ui",
-        "web.jobs web.logs web.raw web.search",
+        "web.openapi web.outlet web.publications web.refusals",
+        "web.services web.worker",
+        "web.opening web.ops web.pages web.publish web.ui",
+        "web.events web.jobs web.logs web.raw web.search",
+        "web.fastpath",
     ),
     "roots": ("banner options web", "upkeep", "cli", "__main__"),
 }

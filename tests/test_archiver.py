@@ -12,7 +12,7 @@ from chronoverse.joblog import Gap, JobRef, Line, Status
 from chronoverse.retention import delete_job, orphans
 from chronoverse.sealing import sealer
 from chronoverse.store import Store
-from tests.support.archives import DAY, HOT_BYTES, STEPS, append, archive, everything, numbers, run_until
+from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, everything, numbers, run_until
 from tests.support.bench import JOB, NOW_SECONDS, Bench, make_lines
 from tests.support.fleets import Cluster
 from tests.support.servers import RedisServer

@@ -25,7 +25,7 @@ from chronoverse.errors import ArchiveUnavailable
 from chronoverse.joblog import Line, Status
 from chronoverse.sealing import overall
 from chronoverse.store import Store
-from tests.support.archives import STEPS, archive, everything, numbers
+from tests.support.archivers import STEPS, archive, everything, numbers
 from tests.support.bench import JOB, NOW
 from tests.support.servers import RedisServer
 

@@ -301,3 +301,37 @@ def test_nobody_in_a_crowd_misses_a_line(rig: Rig, store: Store) -> None:
         at_once(7, lambda index: grow(index) if index == 0 else view(index % 3))
     finally:
         tail.stop()
+
+
+# What is at hand
+
+
+def test_what_was_read_of_the_end_of_a_log_is_at_hand_for_those_who_come(rig: Rig) -> None:
+    """Pieces that follow each other come together, without another read, whether they may grow or not."""
+    rig.write(1, 11)
+    frames = b"".join(piece.frames for piece in rig.walk(0))
+    reads = rig.source.reads
+
+    assert rig.pieces.at_hand(JOB, None, 0) == (frames, 11)
+    assert rig.pieces.at_hand(JOB, None, 3) == (b"", 3)
+    assert rig.source.reads == reads
+
+
+def test_a_piece_that_has_grown_is_read_again_by_who_can_wait(rig: Rig) -> None:
+    """Only who asks for what is at hand gets the shorter one, and goes on behind it."""
+    rig.write(1, 3)
+    rig.piece(0)
+    rig.write(4, 5)
+
+    assert rig.pieces.at_hand(JOB, None, 0)[1] == 3
+    assert rig.piece(0).cursor == 5
+    assert rig.pieces.at_hand(JOB, None, 0)[1] == 5
+
+
+def test_nothing_old_is_at_hand(rig: Rig) -> None:
+    """As with pieces that are read."""
+    rig.write(1, 3)
+    rig.piece(0)
+    rig.clock.now += KEPT_SECONDS
+
+    assert rig.pieces.at_hand(JOB, None, 0) == (b"", 0)

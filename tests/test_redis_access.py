@@ -16,7 +16,7 @@ from chronoverse.joblog import JobRef, Run, Status
 from chronoverse.sealing import sealer
 from chronoverse.store import Durability, Store
 from tests.conftest import binary
-from tests.support.archives import DAY, append, archive
+from tests.support.archivers import DAY, append, archive
 from tests.support.bench import JOB, NOW, NOW_SECONDS, make_lines
 from tests.support.certificates import Authority
 from tests.support.fleets import Cluster, Sentinel, Watched, free_ports

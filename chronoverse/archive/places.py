@@ -1,16 +1,19 @@
-"""The archive that a URL names."""
+"""Where the archive is, by its URL."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from chronoverse.archive.files import FileObjects
 from chronoverse.archive.objects import Objects
-from chronoverse.errors import SettingsError
+from chronoverse.archive.s3 import S3Objects
 
 
 def objects_at(url: str) -> Objects:
-    """The place for objects at ``url``. Raises :class:`SettingsError`."""
+    """The place that ``CHRONOVERSE_ARCHIVE_URL`` names: ``file:///DIRECTORY`` or ``s3://BUCKET/PREFIX``.
+
+    Raises: :class:`SettingsError` when what it takes is not installed.
+    """
     parts = urlsplit(url)
-    if parts.scheme == "file":
-        return FileObjects(Path(unquote(parts.path)))
-    raise SettingsError(f"there is no archive at {parts.scheme}: yet")
+    if parts.scheme == "s3":
+        return S3Objects(parts.netloc, unquote(parts.path))
+    return FileObjects(Path(unquote(parts.path)))

@@ -17,6 +17,7 @@ from chronoverse.web import events, identity, jobs, logs, openapi, ops, problems
 from chronoverse.web.admission import Streams
 from chronoverse.web.crowd import Worker
 from chronoverse.web.fairness import let_others
+from chronoverse.web.fastpath import FastPath
 from chronoverse.web.outlet import Outlets
 from chronoverse.web.schemas import IdentifierConverter
 from chronoverse.web.services import ARRIVAL_SECONDS, Services
@@ -71,6 +72,8 @@ def build_app(services: Services) -> Flask:
     app.before_request(_plain_path)
     problems.register(app)
     app.extensions["chronoverse"] = services
+    # Flask's way to put something in front of an application.
+    app.wsgi_app = FastPath(app.wsgi_app, services)  # type: ignore[method-assign]
     return app
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from typing import Final
 
 from chronoverse import metrics
-from chronoverse.errors import AtCapacity, Draining, ShareUsed
+from chronoverse.errors import AtCapacity, ChronoverseError, Draining, ShareUsed
 from chronoverse.viewer import Viewer
 
 #: Milliseconds after which a client comes back, drawn for each connection so that they do not come all at once.
@@ -72,17 +72,26 @@ class Streams:
 
     def check(self, guest: Guest) -> None:
         """Raises :class:`AtCapacity`, :class:`Draining` or :class:`ShareUsed` when there is no place for ``guest``."""
+        refusal = self._refusal(guest)
+        if refusal is not None:
+            kind, error = refusal
+            metrics.STREAMS_REFUSED.labels(kind).inc()
+            raise error
+
+    def has_place(self, guest: Guest) -> bool:
+        """Whether :meth:`check` would not raise."""
+        return self._refusal(guest) is None
+
+    def _refusal(self, guest: Guest) -> tuple[str, ChronoverseError] | None:
         if self._draining_since is not None and self._clock() > self._draining_since + LET_IN_SECONDS:
-            metrics.STREAMS_REFUSED.labels("draining").inc()
-            raise Draining("this worker is going down")
+            return "draining", Draining("this worker is going down")
         if len(self._guests) >= self._limit:
-            metrics.STREAMS_REFUSED.labels("full").inc()
-            raise AtCapacity(f"this worker already serves {self._limit} streams")
+            return "full", AtCapacity(f"this worker already serves {self._limit} streams")
         for kind, whose in (("token", guest.subject), ("address", guest.address)):
             share = self._shares[kind]
             if share is not None and self._counts[kind, whose] >= share:
-                metrics.STREAMS_REFUSED.labels(kind).inc()
-                raise ShareUsed(f"this {kind} already has the {share} streams that it may have")
+                return kind, ShareUsed(f"this {kind} already has the {share} streams that it may have")
+        return None
 
     def enter(self, guest: Guest) -> None:
         """Takes a place. Raises as :meth:`check` does."""

@@ -4,38 +4,23 @@ Everything is decided before the first byte: headers cannot be changed afterward
 but 200 here learns why from a problem document.
 """
 
-import logging
-import random
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 from flask import Response, request
 
-from chronoverse import metrics
 from chronoverse.entries import read_entries
-from chronoverse.errors import JobNotFound
+from chronoverse.errors import AtCapacity, JobNotFound
 from chronoverse.joblog import Job, JobRef, Line
-from chronoverse.viewer import Request, Viewer
-from chronoverse.web.admission import Guest, retry_ms
+from chronoverse.viewer import Viewer
 from chronoverse.web.connection import half_close, on_hangup, tune
+from chronoverse.web.opening import CONTENT_TYPE, TURN, hand_over, headers, open_viewer, wanted
 from chronoverse.web.schemas import EVENT, Blueprint, EventsHeaders, EventsQuery, ProblemSchema
 from chronoverse.web.services import Services, guest, principal
 
-#: Share of the maximum age by which streams differ, so that they do not come back all at once.
-AGE_JITTER: Final = 0.1
 #: Entries looked through, backwards, for the last n lines of one stream.
 TAIL_SCAN: Final = 100_000
 TAIL_SCAN_BATCH: Final = 1000
-
-CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
-_HEADERS: Final = {
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
-    "X-Content-Type-Options": "nosniff",
-}
-
-log = logging.getLogger(__name__)
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -45,8 +30,13 @@ def blueprint(services: Services) -> Blueprint:
     @routes.before_request
     def one_by_one() -> None:
         # Each costs a millisecond: 60 that come together would keep the lines of all others for as many.
-        with services.arrivals.turn():
-            pass
+        # Whoever answers without Flask has taken it for those that it leaves to us, or tried to.
+        turn = request.environ.get(TURN)
+        if isinstance(turn, AtCapacity):
+            raise turn
+        if turn is None:
+            with services.arrivals.turn():
+                pass
 
     services.guard(routes)
 
@@ -75,16 +65,16 @@ def blueprint(services: Services) -> Blueprint:
             return Response(status=204)
         stream, after = query.get("stream"), last_event_id
         if after is None:
-            after = _start(services, job, query.get("offset"), query.get("tail"), stream)
-        headers = {**_HEADERS, "Last-Event-ID": str(after)}
+            after = start(services, job, query.get("offset"), query.get("tail"), stream)
         if request.method == "HEAD":
-            return Response(iter(()), headers=headers, content_type=CONTENT_TYPE)
-        return _serve(services, asking, _request(services, ref, job, after, stream, wait), headers)
+            return Response(iter(()), headers=headers(after), content_type=CONTENT_TYPE)
+        asked = wanted(services, ref, job, after, stream, wait, principal().expires_at)
+        return EventStream(services, after, *open_viewer(services, asking, asked))
 
     return routes
 
 
-def _start(services: Services, job: Job | None, offset: int | str | None, tail: int | None, stream: str | None) -> int:
+def start(services: Services, job: Job | None, offset: int | str | None, tail: int | None, stream: str | None) -> int:
     """The number to start after."""
     if isinstance(offset, int):
         return offset
@@ -116,36 +106,20 @@ def _start_of_stream_tail(services: Services, job: Job, tail: int, stream: str) 
     return before - 1
 
 
-def _request(services: Services, ref: JobRef, job: Job | None, after: int, stream: str | None, wait: int) -> Request:
-    settings, now = services.settings, services.monotonic()
-    age = settings.max_stream_seconds * random.uniform(1 - AGE_JITTER, 1)
-    return Request(
-        ref,
-        job,
-        after=after,
-        stream=stream,
-        wait=wait,
-        retry_ms=retry_ms(),
-        heartbeat_seconds=settings.heartbeat_seconds,
-        lease_seconds=settings.lease_seconds,
-        expires_at=now + principal().expires_at - services.wall_clock(),
-        closes_at=now + age,
-    )
-
-
 class EventStream(Response):
     """A viewer's response. It is here that one of two ways is chosen: an outlet, or chunks that the server asks for."""
 
-    def __init__(self, services: Services, asking: Guest, viewer: Viewer, headers: dict[str, str]) -> None:
-        super().__init__(iter(()), headers=headers, content_type=CONTENT_TYPE)
+    def __init__(self, services: Services, after: int, viewer: Viewer, ended: Callable[[], None]) -> None:
+        super().__init__(iter(()), headers=headers(after), content_type=CONTENT_TYPE)
         self._services = services
-        self._guest = asking
         self._viewer = viewer
+        self._ended = ended
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
-        sock, ended = tune(environ), partial(_ended, self._services, self._guest, self._viewer)
+        sock = tune(environ)
         if self._services.outlets.fit(environ):
-            return self._hand_over(sock, environ, start_response, ended)
+            fields = self.get_wsgi_headers(environ).to_wsgi_list()
+            return hand_over(self._services, self._viewer, self._ended, sock, start_response, fields)
         undo = on_hangup(sock, self._viewer.hang_up) if sock else None
 
         def closed() -> None:
@@ -154,44 +128,9 @@ class EventStream(Response):
             if sock and self._services.streams.draining:
                 # Or gunicorn would wait for the client's next request before it lets the worker go.
                 half_close(sock)
-            ended()
+            self._ended()
 
         self.response = self._viewer.chunks()
         # Not the generator's own finally: one that was never started has none to run.
         self.call_on_close(closed)
         return super().__call__(environ, start_response)
-
-    def _hand_over(self, sock: Any, environ: dict[str, Any], start_response: Any, ended: Callable[[], None]) -> object:
-        try:
-            # The connection is of no use to gunicorn afterwards, which must not promise to keep it.
-            start_response.__self__.force_close()
-            write = start_response(self.status, self.get_wsgi_headers(environ).to_wsgi_list())
-            write(self._viewer.poll())
-            self._services.outlets.take(self._viewer, sock, ended)
-        except BaseException:
-            ended()
-            raise
-        return self._services.outlets.answer
-
-
-def _serve(services: Services, asking: Guest, wanted: Request, headers: dict[str, str]) -> Response:
-    services.streams.enter(asking)
-    services.tail.start()
-    metrics.STREAMS_OPEN.inc()
-    metrics.STREAMS_STARTED.inc()
-    asking.viewer = viewer = Viewer(wanted, services.pieces, services.tail, clock=services.monotonic)
-    _note("stream opened", asking, job=str(wanted.ref), after=wanted.after, client=asking.address, sub=asking.subject)
-    return EventStream(services, asking, viewer, headers)
-
-
-def _ended(services: Services, asking: Guest, viewer: Viewer) -> None:
-    viewer.close()
-    services.streams.leave(asking)
-    reason = viewer.reason or "left"
-    metrics.STREAMS_OPEN.dec()
-    metrics.STREAMS_ENDED.labels(reason).inc()
-    _note("stream ended", asking, why=reason, at=viewer.cursor, seconds=round(services.monotonic() - asking.since, 3))
-
-
-def _note(what: str, asking: Guest, **fields: object) -> None:
-    log.info(what, extra={"fields": {"request_id": asking.request_id, **fields}})

@@ -25,9 +25,13 @@ def request_id() -> str | None:
     return name
 
 
+def name_for(given: str) -> str:
+    """The name of a request whose client calls it ``given``, empty when it does not."""
+    return given if _NAME.fullmatch(given) else secrets.token_hex(NAME_BYTES)
+
+
 def _name() -> None:
-    given = request.headers.get(HEADER, "")
-    g.request_id = given if _NAME.fullmatch(given) else secrets.token_hex(NAME_BYTES)
+    g.request_id = name_for(request.headers.get(HEADER, ""))
 
 
 def _echo(response: Response) -> Response:

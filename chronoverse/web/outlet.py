@@ -75,10 +75,12 @@ class Outlet:
         if self._greenlet is not None:
             self._again = True
             return
-        if self.crowd is not None and not self.crowd.let_go(self):
-            return
+        if self.crowd is None or self.crowd.let_go(self):
+            self._go_on()
+
+    def _go_on(self, first: bytes = b"") -> None:
         try:
-            rest = self._write()
+            rest = self._write(first)
         except Exception as error:
             if not isinstance(error, OSError):
                 log.exception("a stream failed")
@@ -89,24 +91,31 @@ class Outlet:
         else:
             self._outlets.settle(self, self._socket.send)
 
+    def begin(self, head: bytes) -> None:
+        """Writes the response's ``head``, and in the same go whatever is at hand behind it."""
+        missed = self.viewer.catch_up()
+        self._go_on(head + self._outlets.chunk(missed) if missed else head)
+
     def carry_on(self, rest: bytes | memoryview) -> None:
         """Has a greenlet write ``rest``, and whatever follows."""
         self._greenlet = gevent.spawn(self._run, rest)
 
-    def _write(self) -> bytes | memoryview | None:
+    def _write(self, first: bytes) -> bytes | memoryview | None:
         """What is left to do for a greenlet, perhaps only to look on; None when that is nothing."""
         viewer = self.viewer
         frames = viewer.glance()
-        if not frames:
+        chunk = self._outlets.chunk(frames) if frames else b""
+        if first:
+            chunk = first + chunk
+        if not chunk:
             return b"" if frames is not None or viewer.behind or viewer.done else None
-        chunk = self._outlets.chunk(frames)
         try:
             sent = self._socket.send(chunk)
         except BlockingIOError:
             sent = 0
         if sent < len(chunk):
             return memoryview(chunk)[sent:]
-        return b"" if viewer.done or viewer.has_more else None
+        return b"" if viewer.done or viewer.behind or viewer.has_more or frames == b"" else None
 
     def _run(self, rest: bytes | memoryview) -> None:
         try:
@@ -179,15 +188,15 @@ class Outlets:
         plain = type(environ.get("gunicorn.socket")) is gevent.socket.socket
         return plain and self.answer is not None and environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
 
-    def take(self, viewer: Viewer, sock: Any, closed: Callable[[], None]) -> None:
-        """Has an outlet write all that ``viewer`` says from now on."""
+    def take(self, viewer: Viewer, sock: Any, closed: Callable[[], None], head: bytes) -> None:
+        """Has an outlet write ``head``, and all that ``viewer`` says from now on."""
 
         def gone() -> None:
             self.open -= 1
             closed()
 
         self.open += 1
-        Outlet(viewer, sock, self, gone).wake()
+        Outlet(viewer, sock, self, gone).begin(head)
 
     def settle(self, outlet: Outlet, send: Callable[[bytes], int]) -> None:
         """Lets an outlet that has nothing to write wait with others like it, where there are enough of them."""

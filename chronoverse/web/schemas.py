@@ -97,11 +97,16 @@ class EventsQuery(Schema):
             raise ValidationError("cannot be combined with offset", "tail")
 
 
+def parse_last_event_id(value: str) -> int | None:
+    """The number in a ``Last-Event-ID`` header; None when it is none."""
+    return 0 if value == "" else parse_number(value)
+
+
 class LastEventId(fields.String):
     """The ``Last-Event-ID`` header: a number, or empty for the beginning (a client that has received nothing yet)."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
-        number = 0 if value == "" else parse_number(value)
+        number = parse_last_event_id(value)
         if number is None:
             raise ValidationError("must be one whole number of at most 15 digits")
         return number

@@ -1,5 +1,7 @@
 """gunicorn's gevent worker, which lets a stream have its socket, and goes when it is told to."""
 
+import contextlib
+import socket
 import time
 from functools import partial
 from typing import Any, Final
@@ -11,12 +13,18 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers.base_async import ALREADY_HANDLED
 from gunicorn.workers.ggevent import GeventWorker
 
+from chronoverse import metrics
 from chronoverse.web.connection import half_close
+from chronoverse.web.refusals import refuse
 
 #: Seconds between looks whether it was told to go, and whether the last request has ended. A look takes 20 µs.
 LOOK_SECONDS: Final = 0.1
 #: Seconds that requests and full sockets have beyond the drain. The table of settings tells it too.
 LINGER_SECONDS: Final = 5.0
+#: Seconds that a refused client's socket may take to be written to; and bytes read of what it sent beyond, unread
+#: bytes at a close being taken for a reset, which may overtake the answer.
+REFUSAL_SECONDS: Final = 1.0
+UNREAD_BYTES: Final = 2**20
 
 
 class Worker(GeventWorker):
@@ -45,6 +53,22 @@ class Worker(GeventWorker):
         self._idle.discard(sock)
         super().handle_request(listener_name, req, sock, addr)
         self._idle.add(sock)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answers a request that is none, or that nothing else has answered. gunicorn itself would send HTML."""
+        refusal = refuse(exc, self.cfg)
+        extra = {"fields": {"request_id": refusal.request_id, "client": addr[0] if addr else ""}}
+        if refusal.status == 500:
+            self.log.error("unexpected error", exc_info=exc, extra=extra)
+        else:
+            self.log.warning("refused with %d: %s", refusal.status, exc, extra=extra)
+        metrics.REQUESTS_REFUSED.labels(refusal.status).inc()
+        with contextlib.suppress(OSError):
+            client.settimeout(REFUSAL_SECONDS)
+            client.sendall(refusal.answer)
+            client.shutdown(socket.SHUT_WR)
+            client.setblocking(False)
+            client.recv(UNREAD_BYTES)
 
     def run(self) -> None:
         """Serves until told to go, and until the streams have ended or their time is over.

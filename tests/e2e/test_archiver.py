@@ -16,7 +16,7 @@ from chronoverse import embedded
 from chronoverse.archive.files import FileObjects
 from chronoverse.joblog import JobRef, Status
 from chronoverse.store import Store
-from tests.support.archives import append, everything, numbers
+from tests.support.archivers import append, everything, numbers
 from tests.support.bench import JOB, Bench, make_lines
 from tests.support.commands import chronoverse, command, environ
 from tests.support.servers import RedisServer

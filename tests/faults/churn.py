@@ -1,9 +1,10 @@
 """Short streams without end: what the service holds afterwards is what it held before.
 
-    python -m tests.faults.churn [--streams 100000] [--at-once 64]
+    python -m tests.faults.churn [--streams 100000] [--at-once 64] [--direct]
 
-Half of them read an ended job to its end, half see a live job's first lines and hang up, as pages do that are closed.
-Prints what was held before and after, and exits with 1 when something has piled up.
+They come through nginx as we ship it, unless ``--direct``. Half of them read an ended job to its end, half see a live
+job's first lines and hang up, as pages do that are closed. Prints what was held before and after, and exits with 1 when
+something has piled up.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import contextlib
 import json
 import selectors
 import socket
+import ssl
 import sys
 import tempfile
 import time
@@ -19,7 +21,10 @@ from typing import Any, Final
 
 import psutil
 
+from tests.faults.rolling import edge
 from tests.http.foreign import Foreign
+from tests.http.wire import Door
+from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
@@ -28,26 +33,32 @@ from tests.support.waiting import wait_until
 WARM_UP: Final = 10_000
 #: Bytes by which the worker's memory may grow behind the warm-up: what an allocator takes and gives.
 GROWTH_BYTES: Final = 8 * 2**20
+#: Seconds after which no idle connection is left.
+IDLE_SECONDS: Final = 6.0
 #: What the last line of a whole stream ends with, and what a viewer has seen who hangs up.
 ENDED: Final = b"0\r\n\r\n"
 SEEN: Final = b"id: 3\n\n"
 
 
-def churn(service: Service, requests: list[tuple[bytes, bytes]], streams: int, at_once: int) -> None:
+def churn(door: Door, requests: list[tuple[bytes, bytes]], streams: int, at_once: int) -> None:
     """So many streams, each until it has brought what it should; the ``requests`` take turns."""
     selector = selectors.DefaultSelector()
     begun = ended = 0
     while ended < streams:
         while begun < streams and begun - ended < at_once:
             request, enough = requests[begun % len(requests)]
-            sock = socket.create_connection((service.host, service.port), timeout=10)
+            sock = door.connect(10)
             sock.sendall(request)
+            sock.setblocking(False)
             selector.register(sock, selectors.EVENT_READ, (bytearray(), enough))
             begun += 1
         for key, _ in selector.select(10):
             received, enough = key.data
             assert isinstance(key.fileobj, socket.socket)
-            chunk = key.fileobj.recv(65_536)
+            try:
+                chunk = key.fileobj.recv(65_536)
+            except ssl.SSLWantReadError:
+                continue
             received += chunk
             if enough in received or not chunk:
                 assert enough in received, bytes(received)
@@ -57,14 +68,17 @@ def churn(service: Service, requests: list[tuple[bytes, bytes]], streams: int, a
     selector.close()
 
 
-def held(service: Service, store: RedisServer) -> dict[str, int]:
-    """What the worker and the store hold when nobody is there."""
+def held(service: Service, store: RedisServer, door: Door) -> dict[str, int]:
+    """What the worker, the store and nginx hold when nobody is there."""
     for name in ("chronoverse_streams_open", "chronoverse_jobs_watched"):
         wait_until(lambda name=name: service.metric(name) == 0, 10, f"{name} is 0")  # type: ignore[misc]
     worker = psutil.Process(service.worker_pids()[0])
     clients = store.ask("INFO", "clients").split(b"connected_clients:")[1]
+    # nginx closes those to the service that it keeps after 4 s, and the worker after 5.
+    workers = [worker, *(map(psutil.Process, sorted(door.workers())) if isinstance(door, Nginx) else ())]
+    time.sleep(IDLE_SECONDS)
     return {
-        "file descriptors": worker.num_fds(),
+        "file descriptors": sum(each.num_fds() for each in workers),
         "threads": worker.num_threads(),
         "store connections": int(clients.split(b"\r")[0]),
         "memory bytes": worker.memory_info().rss,
@@ -76,23 +90,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--streams", type=int, default=100_000)
     parser.add_argument("--at-once", type=int, default=64)
+    parser.add_argument("--direct", action="store_true")
     asked = parser.parse_args()
     with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cv-")))
         store = stack.enter_context(running(directory / "store"))
         service = stack.enter_context(serving(directory, store.url, log_format="json"))
+        door: Door = service if asked.direct else edge(stack, directory, service)
         ended = Foreign(store.url, "churn", "ended").lines(["x"] * 3).end()
         live = Foreign(store.url, "churn", "live").lines(["x"] * 3)
         head = f"HTTP/1.1\r\nHost: churn\r\nAuthorization: Bearer {service.token()}\r\n\r\n"
         requests = [
             (f"GET {job.path}/events {head}".encode(), enough) for job, enough in ((ended, ENDED), (live, SEEN))
         ]
-        churn(service, requests, WARM_UP, asked.at_once)
-        before = held(service, store)
+        churn(door, requests, min(WARM_UP, asked.streams), asked.at_once)
+        before = held(service, store, door)
         started = time.monotonic()
-        churn(service, requests, asked.streams, asked.at_once)
+        churn(door, requests, asked.streams, asked.at_once)
         seconds = time.monotonic() - started
-        after = held(service, store)
+        after = held(service, store, door)
         counted = {
             name: int(service.metric(f"chronoverse_streams_{name}"))
             for name in ("started_total", 'ended_total{reason="end"}', 'ended_total{reason="left"}')

@@ -3,15 +3,19 @@
 Raw sockets and one loop: what hundreds of them see of hundreds of lines a second is checked to the last number.
 """
 
-import contextlib
 import re
 import selectors
 import socket
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+from tests.http.wire import Door
+
+#: Seconds that a connection may take.
+CONNECT_SECONDS: Final = 5.0
 #: Bytes read at once.
 READ_BYTES: Final = 1 << 18
 #: Seconds before the next try where nobody listened or the answer was no stream.
@@ -87,15 +91,15 @@ class Member:
 
 
 class Crowd:
-    """``count`` viewers of ``path`` at ``address``. ``headers`` are lines of a request, each with its CRLF."""
+    """``count`` viewers of ``path`` at ``door``. ``headers`` are lines of a request, each with its CRLF."""
 
-    def __init__(self, address: tuple[str, int], path: str, headers: str, count: int) -> None:
+    def __init__(self, door: Door, path: str, headers: str, count: int) -> None:
         self.members = [Member() for _ in range(count)]
         #: When each connection of those that came back was begun, on the monotonic clock.
         self.returns: list[float] = []
         #: Answers by status, and how their connections ended, by a word.
         self.answers: Counter[str] = Counter()
-        self._address = address
+        self._door = door
         self._path = path
         self._headers = headers
         self._selector = selectors.DefaultSelector()
@@ -131,7 +135,7 @@ class Crowd:
         cursor = f"Last-Event-ID: {member.cursor}\r\n" if member.cursor else ""
         request = f"GET {self._path} HTTP/1.1\r\nHost: crowd\r\n{self._headers}{cursor}\r\n".encode()
         try:
-            sock = socket.create_connection(self._address, timeout=5)
+            sock = self._door.connect(CONNECT_SECONDS)
             sock.sendall(request)
         except OSError:
             self.answers["unreachable"] += 1
@@ -143,10 +147,17 @@ class Crowd:
 
     def _receive(self, member: Member, sock: object) -> None:
         assert isinstance(sock, socket.socket)
-        chunk, answered = b"", member.status
-        with contextlib.suppress(ConnectionError):
+        answered, goes_on = member.status, True
+        try:
             chunk = sock.recv(READ_BYTES)
-        goes_on = bool(chunk) and member.feed(chunk)
+            goes_on = bool(chunk) and member.feed(chunk)
+            # What TLS has decrypted already wakes nobody.
+            while goes_on and isinstance(sock, ssl.SSLSocket) and sock.pending():
+                goes_on = member.feed(sock.recv(READ_BYTES))
+        except (BlockingIOError, ssl.SSLWantReadError):
+            pass
+        except OSError:
+            goes_on = False
         if member.status != answered:
             self.answers[member.status] += 1
         if goes_on:

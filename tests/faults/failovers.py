@@ -118,7 +118,7 @@ class Nodes:
 
 def play(directory: Path, fleet: Fleet, events: Sentinels | Nodes, settle: Callable[[], None], rounds: int) -> bool:
     """All faults in turn, ``rounds`` times; whether the oracle is content."""
-    with Stage(directory, lease=LEASE_SECONDS, judge_after=600, fleet=fleet, workers=2) as stage:
+    with Stage(directory, lease=LEASE_SECONDS, judge_after=600, fleet=fleet, workers=2, edge=True) as stage:
         job = JobRef(events.workflow, "job")
         runner, watchers = stage.play(job, viewers=VIEWERS, durability="replicated")
         for fault in events.faults * rounds:

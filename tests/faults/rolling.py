@@ -1,8 +1,10 @@
 """Rolling restarts under load: nothing lost or doubled, no refusal, and a crowd that comes back spread out.
 
     python -m tests.faults.rolling [--viewers 500] [--rate 500] [--reloads 5] [--drain 10] [--workers 2]
+                                  [--direct]
 
-Prints what was seen, and exits with 1 when something is not as promised.
+Viewers come through nginx as we ship it, unless ``--direct``. Prints what was seen, and exits with 1 when something is
+not as promised.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import psutil
 from chronoverse.joblog import JobRef, Line, Status, iso_timestamp
 from chronoverse.store import Store
 from tests.faults.crowd import Crowd
+from tests.support.nginx import Nginx
 from tests.support.servers import running
 from tests.support.service import Service, serving
 
@@ -89,14 +92,22 @@ def peaks(returns: list[float], reloads: list[float]) -> list[float]:
     return found
 
 
+def edge(stack: contextlib.ExitStack, directory: Path, *nodes: Service) -> Nginx:
+    """nginx before ``nodes``."""
+    place = directory / "nginx"
+    place.mkdir()
+    return stack.enter_context(Nginx(place, [(node.host, node.port) for node in nodes]))
+
+
 def main() -> int:
     """The whole run."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     for name, default in (("viewers", 500), ("rate", 500), ("reloads", 5), ("drain", 10), ("workers", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--direct", action="store_true")
     asked = parser.parse_args()
     with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cv-")))
         store = stack.enter_context(running(directory / "store"))
         service = stack.enter_context(
             serving(directory, store.url, workers=asked.workers, drain_seconds=asked.drain, log_format="json")
@@ -106,7 +117,7 @@ def main() -> int:
         runner.start()
         headers = f"Authorization: Bearer {service.token()}\r\n"
         path = f"/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/events?wait=30"
-        crowd = Crowd((service.host, service.port), path, headers, asked.viewers)
+        crowd = Crowd(service if asked.direct else edge(stack, directory, service), path, headers, asked.viewers)
         reloads = Reloads(service, crowd, asked.reloads, asked.drain, stop)
         crowd.run(reloads)
         runner.join()

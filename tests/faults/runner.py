@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from chronoverse.joblog import JobRef
 from tests.faults.oracle import Printed
@@ -23,11 +23,11 @@ _EMITTER: Final = str(Path(__file__).with_name("emitter.py"))
 class Runner:
     """Publishes what ``writer`` prints as ``job`` to the store at ``store``: a socket behind a proxy, or just a URL.
 
-    ``settings`` are its own, lower case.
+    ``settings`` are its own, lower case; ``environ`` is added to its environment as it is.
     """
 
     def __init__(
-        self, directory: Path, store: Path | str, job: JobRef, writer: str, rate: float, count: int, **settings: object
+        self, directory: Path, store: Path | str, job: JobRef, writer: str, rate: float, count: int, **settings: Any
     ) -> None:
         self.job = job
         self.writer = writer
@@ -40,12 +40,14 @@ class Runner:
         self.data_dir = Path(str(settings.pop("data_dir", directory / f"{job.job_id}-{writer}.data")))
         emitting = (sys.executable, "-S", "-E", _EMITTER, str(self._ledger), writer, str(count), str(rate))
         ours = {"CHRONOVERSE_REDIS_URL": url, "CHRONOVERSE_DATA_DIR": str(self.data_dir)}
+        added: dict[str, str] = {"PYTHONPATH": "", **settings.pop("environ", {})}
+        added["PYTHONPATH"] = f"{ROOT}:{added['PYTHONPATH']}".rstrip(":")
         ours |= {f"CHRONOVERSE_{name.upper()}": str(value) for name, value in settings.items()}
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
         with self._output.open("wb") as out, self._errors.open("wb") as err:
             self.process = subprocess.Popen(
                 command("run", "--workflow", job.workflow_id, "--job", job.job_id, "--", *emitting, str(self.padding)),
-                env={**clean, **ours, "PYTHONPATH": str(ROOT)},
+                env={**clean, **ours, **added},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,9 +16,11 @@ import redis
 from chronoverse.joblog import JobRef
 from tests.faults.oracle import Seen, Verdict, judge
 from tests.faults.runner import PATIENCE_SECONDS, Runner
-from tests.faults.watching import ClientWatcher, Watcher, history
+from tests.faults.watching import ClientWatcher, Http2Watcher, Watcher, history
+from tests.http.wire import Door
 from tests.support.faultproxy import FaultProxy
 from tests.support.fleets import Fleet
+from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
@@ -26,12 +28,17 @@ from tests.support.waiting import wait_until
 #: Lines/s of a job that does not hurry, and the bound of those that must be ended by :meth:`Runner.end`.
 RATE: Final = 100
 ENDLESS: Final = 1_000_000
+#: Seconds that a viewer's token is good for: longer than a clock jumps.
+TOKEN_SECONDS: Final = 4 * 3600
 
 
 class Stage:
     """For a ``with``. ``lease`` is the runners', in whole seconds; ``judge_after`` the service's, if it is another.
 
     With a ``fleet`` that is running the store is that, without proxies, and ``redis`` and ``link`` are not used.
+
+    At the ``edge`` viewers come through nginx, by HTTP/1.1, our own client and HTTP/2 in turns, and are answered by
+    ``nodes`` services. ``config`` and ``environ`` are the services' own, for faults within.
 
     The service declares nobody LOST before the store has been up for its own lease.
     """
@@ -45,24 +52,38 @@ class Stage:
         redis_dir: str = "",
         workers: int = 1,
         fleet: Fleet | None = None,
+        edge: bool = False,
+        nodes: int = 1,
+        shutdown_seconds: int | None = None,
+        config: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+        **settings: Any,
     ) -> None:
         self.directory = directory
         self.lease = lease
         place = Path(redis_dir) if redis_dir else directory / "redis"
         options = ("--appendonly", "yes", "--appendfsync", "everysec", "--enable-debug-command", "yes")
         self.redis = RedisServer(place, None, *options)
-        service = directory / "service"
-        service.mkdir(parents=True)
         self.link = FaultProxy(self.redis.socket)
         self._fleet = fleet
         self._ask = fleet.ask if fleet else self.redis.ask
-        self.service = Service(
-            service,
-            fleet.url if fleet else self.link.redis_url,
-            workers=workers,
-            lease_seconds=judge_after or lease,
-            heartbeat_seconds=1,
-        )
+        self.services = []
+        ours: dict[str, Any] = {"lease_seconds": judge_after or lease, "heartbeat_seconds": 1, **settings}
+        for number in range(1, nodes + 1):
+            place = directory / f"service-{number}"
+            place.mkdir(parents=True)
+            node = Service(
+                place,
+                fleet.url if fleet else self.link.redis_url,
+                workers=workers,
+                config=config,
+                environ=environ,
+                **ours,
+            )
+            self.services.append(node)
+        self.service = self.services[0]
+        self.nginx: Nginx | None = None
+        self._edge, self._shutdown_seconds = edge, shutdown_seconds
         self.runners: list[Runner] = []
         self.watchers: dict[JobRef, list[Watcher]] = {}
 
@@ -75,11 +96,20 @@ class Stage:
         return runner
 
     def watch(self, job: JobRef, viewers: int = 1) -> list[Watcher]:
-        """Starts viewers: the second and every fifth behind it by our own client, all others raw."""
-        kinds = [ClientWatcher if number % 5 == 1 else Watcher for number in range(viewers)]
-        started = [kind(self.service.url, job, self.service.token()).start() for kind in kinds]
+        """Starts viewers: the second and every fifth behind it by our own client, all others raw; see ``edge``."""
+        cycle = (Watcher, ClientWatcher, Http2Watcher) if self._edge else (Watcher, ClientWatcher, *[Watcher] * 3)
+        started = [self.watcher(job, cycle[number % len(cycle)]).start() for number in range(viewers)]
         self.watchers.setdefault(job, []).extend(started)
         return started
+
+    def watcher(self, job: JobRef, kind: type[Watcher] = Watcher, token: str = "") -> Watcher:
+        """One viewer, not started, whom nobody waits for or judges; stop it."""
+        return kind(self.door.url, job, token or self.service.token(ttl=TOKEN_SECONDS), self.door.verify)
+
+    @property
+    def door(self) -> Door:
+        """Where viewers come in."""
+        return self.nginx or self.service
 
     def play(self, job: JobRef, viewers: int = 2, lines: int = 20, **options: Any) -> tuple[Runner, list[Watcher]]:
         """A runner and viewers who have all seen ``lines`` lines."""
@@ -103,7 +133,7 @@ class Stage:
 
     def history(self, job: JobRef, *, named: bool = False) -> list[Seen]:
         """The log as its pages give it."""
-        return history(self.service.url, job, self.service.token(), named=named)
+        return history(self.door.url, job, self.service.token(ttl=TOKEN_SECONDS), named=named)
 
     def verdict(self, job: JobRef, foreign: frozenset[str] = frozenset(), **required: int) -> Verdict:
         """The oracle's, on all viewers of a job. ``required`` is per writer; all that was begun where not named.
@@ -176,15 +206,33 @@ class Stage:
             if self._fleet is None:
                 undo.enter_context(self.redis)
             undo.enter_context(self.link)
-            undo.enter_context(self.service)
+            for service in self.services:
+                undo.enter_context(service)
+            if self._edge:
+                self._open_edge(undo)
             self._undo = undo.pop_all()
         return self
+
+    def _open_edge(self, undo: contextlib.ExitStack) -> None:
+        directory = self.directory / "nginx"
+        directory.mkdir()
+        nodes = [(each.host, each.port) for each in self.services]
+        self.nginx = undo.enter_context(Nginx(directory, nodes, shutdown_seconds=self._shutdown_seconds))
+        # Our own client knows no other way to be told of a certificate. Another stage may be on beside this one.
+        others = os.environ.get("SSL_CERT_FILE")
+        trusted = [self.nginx.certificate, *([Path(others)] if others else [])]
+        bundle = directory / "trusted.crt"
+        bundle.write_text("".join(each.read_text() for each in trusted))
+        undo.enter_context(environment(SSL_CERT_FILE=str(bundle)))
 
     def __exit__(self, *exception: object) -> None:
         with self._undo:
             for runner in self.runners:
                 runner.close()
-            for watcher in [each for watchers in self.watchers.values() for each in watchers]:
+            watchers = [each for those in self.watchers.values() for each in those]
+            for watcher in watchers:
+                watcher.leave()
+            for watcher in watchers:
                 watcher.stop()
 
 
@@ -196,6 +244,19 @@ def frozen(process: "subprocess.Popen[bytes] | RedisServer") -> Iterator[None]:
         yield
     finally:
         os.kill(process.pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """This process's environment, with ``variables`` for as long as the block lasts."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({name: value} if value is not None else {})
 
 
 def passing(seconds: float) -> None:

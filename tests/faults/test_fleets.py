@@ -42,7 +42,7 @@ def test_a_slot_moves_and_a_master_dies_in_a_cluster(cluster: Cluster, tmp_path:
     """Two jobs: one whose keys move one by one; and one whose node is killed, which the other does not notice."""
     first, _ = cluster.pair
     source, target = [number for number in cluster.masters() if number != first]
-    with Stage(tmp_path, lease=LEASE_SECONDS, judge_after=60, fleet=cluster) as stage:
+    with Stage(tmp_path, lease=LEASE_SECONDS, judge_after=60, fleet=cluster, edge=True) as stage:
         moving = JobRef(cluster.workflow(source, "fault"), "moving")
         dying = JobRef(cluster.workflow(first, "fault"), "dying")
         runner, watchers = stage.play(moving)
@@ -68,7 +68,7 @@ def test_a_slot_moves_and_a_master_dies_in_a_cluster(cluster: Cluster, tmp_path:
 
 def test_row_5_a_master_is_cut_off_from_its_sentinels(watched: Watched, tmp_path: Path) -> None:
     """It goes on answering us, yet nobody stays there, and what it took after the others left is sent again."""
-    with Stage(tmp_path, lease=LEASE_SECONDS, judge_after=60, fleet=watched) as stage:
+    with Stage(tmp_path, lease=LEASE_SECONDS, judge_after=60, fleet=watched, edge=True) as stage:
         runner, watchers = stage.play(JobRef("fleet", "row-5"), durability="replicated")
         store = Store(watched.url)
         assert store.read_on(runner.job, 0, 1)

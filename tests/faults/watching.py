@@ -2,12 +2,15 @@
 
 import http.client
 import json
+import ssl
 import threading
 import time
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 from urllib.parse import urlsplit
+
+import httpx
 
 from chronoverse.client import Client
 from chronoverse.follower import JobState, name_gaps
@@ -21,13 +24,16 @@ SILENCE_SECONDS: Final = 10.0
 AGAIN_SECONDS: Final = 0.1
 #: Seconds that a job may take to come.
 WAIT_SECONDS: Final = 30
+#: Bytes of one read.
+READ_BYTES: Final = 65_536
 
 
 class Watcher:
     """Follows a job from line 1 to its end in a thread: raw SSE with Last-Event-ID, so that nothing is tidied up."""
 
-    def __init__(self, url: str, job: JobRef, token: str) -> None:
+    def __init__(self, url: str, job: JobRef, token: str, verify: ssl.SSLContext | bool = False) -> None:
         self.url = url
+        self.verify = verify
         self.job = job
         self.token = token
         self.seen: list[Seen] = []
@@ -65,9 +71,13 @@ class Watcher:
         self._thread.join(seconds)
         return bool(self.ending) and not self._thread.is_alive()
 
-    def stop(self) -> None:
-        """Leaves."""
+    def leave(self) -> None:
+        """Goes at the next thing it is told, a heartbeat at the latest."""
         self._stop.set()
+
+    def stop(self) -> None:
+        """Leaves, and waits for that."""
+        self.leave()
         self._thread.join(SILENCE_SECONDS * 2)
 
     def _run(self) -> None:
@@ -82,24 +92,48 @@ class Watcher:
             if not self.ending:
                 self._stop.wait(AGAIN_SECONDS)
 
-    def _connection(self, decoder: Decoder) -> None:
+    def _link(self) -> http.client.HTTPConnection:
         parts = urlsplit(self.url)
-        link = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=SILENCE_SECONDS)
-        headers = {"Authorization": f"Bearer {self.token}", **({"Last-Event-ID": self._place} if self._place else {})}
+        if isinstance(self.verify, ssl.SSLContext):
+            return http.client.HTTPSConnection(
+                parts.hostname or "", parts.port, timeout=SILENCE_SECONDS, context=self.verify
+            )
+        return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=SILENCE_SECONDS)
+
+    @property
+    def _path(self) -> str:
+        return f"/workflows/{self.job.workflow_id}/jobs/{self.job.job_id}/events?wait={WAIT_SECONDS}"
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}", **({"Last-Event-ID": self._place} if self._place else {})}
+
+    def _connection(self, decoder: Decoder) -> None:
+        link = self._link()
         try:
-            path = f"/workflows/{self.job.workflow_id}/jobs/{self.job.job_id}/events?wait={WAIT_SECONDS}"
-            link.request("GET", path, headers=headers)
+            link.request("GET", self._path, headers=self._headers)
             response = link.getresponse()
-            if response.status == 204:
-                self.ending = "204"
-            elif response.status == 200:
-                while not self._stop.is_set() and not self.ending and (chunk := response.read1(65_536)):
-                    for event in decoder.feed(chunk):
-                        self._event(event)
+            if self._begins(response.status):
+                while not self._over and (chunk := response.read1(READ_BYTES)):
+                    self._take(decoder, chunk)
             else:
                 self.troubles.append(f"{response.status} {response.read()!r}")
         finally:
             link.close()
+
+    @property
+    def _over(self) -> bool:
+        return self._stop.is_set() or bool(self.ending)
+
+    def _begins(self, status: int) -> bool:
+        """Whether a body of events follows, or the end."""
+        if status == 204:
+            self.ending = "204"
+        return status in (200, 204)
+
+    def _take(self, decoder: Decoder, chunk: bytes) -> None:
+        for event in decoder.feed(chunk):
+            self._event(event)
 
     def _event(self, event: Event) -> None:
         if event.event == "log":
@@ -120,8 +154,30 @@ class Watcher:
         self._place = event.id
 
 
+class Http2Watcher(Watcher):
+    """The same over HTTP/2, as a browser behind nginx speaks. Trusts whom ``SSL_CERT_FILE`` names."""
+
+    def _connection(self, decoder: Decoder) -> None:
+        try:
+            with (
+                # A context of its own: it tells of HTTP/2 to whoever shares it.
+                httpx.Client(http2=True, verify=ssl.create_default_context(), timeout=SILENCE_SECONDS) as client,
+                client.stream("GET", self.url + self._path, headers=self._headers) as response,
+            ):
+                if self._begins(response.status_code):
+                    assert response.http_version == "HTTP/2"
+                    for chunk in response.iter_raw():
+                        self._take(decoder, chunk)
+                        if self._over:
+                            break
+                else:
+                    self.troubles.append(f"{response.status_code} {response.read()!r}")
+        except httpx.HTTPError as error:
+            self.troubles.append(repr(error))
+
+
 class ClientWatcher(Watcher):
-    """The same by way of our own client."""
+    """The same by way of our own client, which trusts whom ``SSL_CERT_FILE`` names."""
 
     def _run(self) -> None:
         client = Client(self.url, self.token, heartbeat_seconds=SILENCE_SECONDS / 3)

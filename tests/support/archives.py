@@ -1,103 +1,63 @@
-"""Archivers under test: one in this process, one that is killed at a step; and a job's log as both tiers have it."""
+"""Archives for tests: a log packed into chunks of a few frames, as the archiver would."""
 
-import os
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
 
 from chronoverse.archive.files import FileObjects
 from chronoverse.archive.objects import Objects
-from chronoverse.archive.packing import entries_in, unpack
-from chronoverse.archiver import Archiver, Limits
-from chronoverse.entries import Entry, read_entries
-from chronoverse.joblog import JobRef, Line
-from chronoverse.retention import nothing
-from chronoverse.store import Store
+from chronoverse.archive.packing import Packer
+from chronoverse.archive.reading import Archive
+from chronoverse.archive.records import FRAME_BYTES, Chunk
+from chronoverse.entries import RawEntry
+from chronoverse.joblog import JobRef
 
-#: The smallest HOT_BYTES that there is: some 7,000 of :func:`padded`'s lines.
-HOT_BYTES: Final = 2**20
-#: Every step at which an archiver may be killed, in order.
-STEPS: Final = ("read", "put", "read back", "sealed", "manifest", "completed")
-TIMEOUT_SECONDS: Final = 60
-DAY: Final = 86_400.0
+JOB = JobRef("wf_1", "job_1")
 
 
-def limits(**changes: Any) -> Limits:
-    """Limits for tests: small logs, kept long, orphans at once."""
-    values: dict[str, Any] = {
-        "hot_bytes": HOT_BYTES,
-        "hot_seconds": 3_600,
-        "retention_seconds": 3_650 * DAY,
-        "orphan_seconds": 0,
-    }
-    return Limits(**(values | changes))
+def raw(number: int, message: str, *more: bytes, timestamp: str = "2026-03-03T10:00:05.123Z") -> RawEntry:
+    """A line as the store hands it over."""
+    fields = [b"timestamp", timestamp.encode(), b"message", message.encode(), b"stream", b"stderr", *more]
+    return (b"%d-0" % number, fields)
 
 
-def archiver(store: Store, objects: Objects, *, at: Callable[[str], None] = nothing, **changes: Any) -> Archiver:
-    """An archiver that has not looked around yet."""
-    clock = {name: changes.pop(name) for name in ("clock", "monotonic") if name in changes}
-    return Archiver(store, objects, limits(**changes), stop=threading.Event(), at=at, **clock)
+class Shelf:
+    """A job's archive in ``objects``, and the record of it in memory: an :class:`Index`."""
 
+    def __init__(self, objects: Objects, job: JobRef = JOB, first: int = 1) -> None:
+        self.objects = objects
+        self.job = job
+        self.chunks: list[Chunk] = []
+        self.first = first
+        #: How often it was asked.
+        self.asked = 0
 
-def archive(store: Store, objects: Objects, **changes: Any) -> int:
-    """Does all that is due; how many jobs something is wrong with."""
-    return archiver(store, objects, **changes).once()
+    def chunk(self, job: JobRef, number: int) -> Chunk | None:
+        self.asked += 1
+        return next((each for each in self.chunks if job == self.job and each.last >= number), None)
 
+    def add(self, entries: Sequence[RawEntry], frame_bytes: int = FRAME_BYTES) -> Chunk:
+        """One more chunk."""
+        packer = Packer(self.job, self.chunks[-1].last + 1 if self.chunks else self.first, frame_bytes)
+        packer.add(entries)
+        chunk, data = packer.finish()
+        self.objects.put(chunk.name, data)
+        self.chunks.append(chunk)
+        return chunk
 
-def padded(first: int, count: int) -> list[Line]:
-    """Lines of 100 bytes and a little more."""
-    stamp = "2026-03-03T10:00:05.123Z"
-    return [Line(each, stamp, f"line {each} ".ljust(100, "x"), "stdout") for each in range(first, first + count)]
+    def fill(self, entries: Sequence[RawEntry], chunk_entries: int, frame_bytes: int) -> None:
+        """All ``entries``, cut into chunks of so many, of frames of about ``frame_bytes``."""
+        while entries:
+            cut = chunk_entries
+            while cut < len(entries) and not entries[cut][0].endswith(b"-0"):
+                cut += 1
+            self.add(entries[:cut], frame_bytes)
+            entries = entries[cut:]
 
+    @classmethod
+    def at(cls, directory: Path, first: int = 1) -> "Shelf":
+        """One in files."""
+        return cls(FileObjects(directory), first=first)
 
-def append(store: Store, attempt: Any, first: int, count: int) -> int:
-    """Appends so many of them, a thousand at a time; the next number."""
-    for start in range(first, first + count, 1_000):
-        store.append(attempt, padded(start, min(1_000, first + count - start)))
-    return first + count
-
-
-def everything(store: Store, objects: Objects, job: JobRef) -> list[Entry]:
-    """All that archive and store say of a log, in order, each number from where it belongs."""
-    said: list[Entry] = []
-    archived = 0
-    for chunk in store.archived.chunks(job):
-        data = objects.get(chunk.name)
-        for frame in chunk.frames:
-            said += entries_in(unpack(frame, data[frame.offset : frame.offset + frame.size]))
-        archived = chunk.last
-    found = store.look(job)
-    return [
-        *said,
-        *read_entries(store.page(job, after=archived, count=1_000_000), archived, found.first if found else 1),
-    ]
-
-
-def numbers(entries: Iterable[Entry]) -> list[int]:
-    """The lines' numbers."""
-    return [entry.sequence_num for entry in entries if isinstance(entry, Line)]
-
-
-def run_until(url: str, prefix: str, directory: Path, step: str) -> int:
-    """An archiver's process that does all that is due, or is killed behind the first ``step``. Its exit code."""
-    program = (sys.executable, "-m", "tests.support.archives", url, prefix, str(directory), step)
-    return subprocess.run(program, timeout=TIMEOUT_SECONDS, check=False).returncode
-
-
-def main(url: str, prefix: str, directory: str, step: str) -> None:
-    """What :func:`run_until` runs."""
-
-    def at(name: str) -> None:
-        if name == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    store = Store(url, prefix=prefix)
-    sys.exit(archive(store, FileObjects(Path(directory)), at=at))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    def archive(self) -> Archive:
+        """A reader of it that knows nothing yet."""
+        return Archive(self.objects, self)

@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+import secrets
 import signal
 import socket
 import ssl
@@ -31,15 +32,24 @@ TEMPORARY: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 class Nginx:
     """``deploy/nginx.conf`` before ``nodes`` (host and port), but for ports and paths as it is shipped.
 
-    Its certificate is for 127.0.0.1; ``verify`` trusts nothing else.
+    Its certificate is for 127.0.0.1; ``verify`` trusts nothing else. ``also`` is a second address to listen on, if not
+    the usual one; ``shutdown_seconds`` is how long old workers keep their streams after a reload, if not as shipped.
     """
 
-    def __init__(self, directory: Path, nodes: Sequence[tuple[str, int]]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        nodes: Sequence[tuple[str, int]],
+        *,
+        also: str = "127.0.0.2",
+        shutdown_seconds: int | None = None,
+    ) -> None:
         self.host, self.port = HOST, free_port()
         self.url = f"https://{self.host}:{self.port}"
         self._directory = directory
         self._binary = tool("nginx")
         self._process: subprocess.Popen[bytes] | None = None
+        self._also, self._shutdown_seconds = also, shutdown_seconds
         certificate = make_certificate(directory)
         self.verify = ssl.create_default_context(cafile=str(certificate))
         self._configure(nodes)
@@ -48,15 +58,18 @@ class Nginx:
         """Writes both files; every place that differs must be there to be replaced."""
         text = (ROOT / "deploy" / "nginx.conf").read_text()
         temporary = "".join(f"    {each}_temp_path {self._directory}/{each};\n" for each in TEMPORARY)
-        for shipped, ours in {
+        replaced = {
             "listen 443 ": f"listen {self.host}:{self.port} ",
             # The second address that every Linux has, IPv6 or not.
-            "listen [::]:443 ": f"listen 127.0.0.2:{self.port} ",
+            "listen [::]:443 ": f"listen {self._also}:{self.port} ",
             "/etc/nginx/tls/": f"{self._directory}/",
             "/var/log/nginx/": f"{self._directory}/",
             "/run/nginx.pid": f"{self._directory}/nginx.pid",
             "http {\n": f"http {{\n{temporary}",
-        }.items():
+        }
+        if self._shutdown_seconds is not None:
+            replaced["worker_shutdown_timeout 30s"] = f"worker_shutdown_timeout {self._shutdown_seconds}s"
+        for shipped, ours in replaced.items():
             assert shipped in text
             text = text.replace(shipped, ours)
         (self._directory / "nginx.conf").write_text(text)
@@ -79,7 +92,7 @@ class Nginx:
         """Starts it and waits until it answers, if only that there is no node."""
         # It writes as its own user below a directory that is only ours.
         for each in (self._directory, *self._directory.parents):
-            if each.name.startswith("pytest-"):
+            if each.name.startswith(("pytest-", "cv-")) or each == self._directory:
                 each.chmod(0o711)
         self._process = subprocess.Popen(self._command("-g", "daemon off;"), stdin=subprocess.DEVNULL)
         wait_until(self.answers, PATIENCE_SECONDS, "nginx answers")
@@ -98,6 +111,12 @@ class Nginx:
     def client(self, **options: Any) -> httpx.Client:
         """An HTTP client that trusts it."""
         return httpx.Client(base_url=self.url, verify=self.verify, timeout=PATIENCE_SECONDS, **options)
+
+    @property
+    def pid(self) -> int:
+        """The master's process id."""
+        assert self._process is not None
+        return self._process.pid
 
     def connect(self, timeout: float, source: str = HOST) -> ssl.SSLSocket:
         """A connection, encrypted, speaking HTTP/1.1, from the address ``source``."""
@@ -155,7 +174,8 @@ def free_port() -> int:
 def make_certificate(directory: Path) -> Path:
     """``server.crt`` for 127.0.0.1, signed with its own ``server.key``; returns the former."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
+    # Of two with one name a client that trusts both might take the wrong key.
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{HOST} {secrets.token_hex(8)}")])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()

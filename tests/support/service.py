@@ -8,9 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import httpx
 
@@ -34,7 +34,8 @@ class Service:
 
     ``redis_url`` None is the embedded default. ``settings`` are environment variables without ``CHRONOVERSE_``
     (``heartbeat_seconds=1``) in lower case; there is one worker unless ``workers`` says otherwise, of our own class
-    unless ``worker_class`` does. Unless told otherwise it ends its streams at once when it is stopped.
+    unless ``worker_class`` does. Unless told otherwise it ends its streams at once when it is stopped. ``config`` is
+    instead of the configuration that we ship; ``environ`` is added to the environment as it is.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class Service:
         *,
         workers: int = 1,
         worker_class: str | None = None,
-        **settings: object,
+        config: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+        **settings: Any,
     ) -> None:
         self.directory = directory
         self.data_dir = directory / "data"
@@ -54,6 +57,8 @@ class Service:
         self.verify = False
         self._workers = workers
         self._worker_class = worker_class
+        self._config = config or ROOT / "gunicorn.conf.py"
+        self._added = dict(environ or {})
         self._settings = {"drain_seconds": 0, **settings}
         self._log = directory / "service.log"
         self._read_from = 0
@@ -84,7 +89,7 @@ class Service:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             self._read_from = log.tell()
-            command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py")]
+            command = [sys.executable, "-m", "gunicorn", "-c", str(self._config)]
             if self._worker_class is not None:
                 command += ["--worker-class", self._worker_class]
             self._process = subprocess.Popen(
@@ -98,6 +103,7 @@ class Service:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         metrics = self.directory / "metrics"
         metrics.mkdir(exist_ok=True)
+        environ |= self._added
         environ |= {
             "CHRONOVERSE_BIND": f"{self.host}:{self.port}",
             "CHRONOVERSE_DATA_DIR": str(self.data_dir),
@@ -202,7 +208,7 @@ def serving(
     *,
     workers: int = 1,
     worker_class: str | None = None,
-    **settings: object,
+    **settings: Any,
 ) -> Iterator[Service]:
     """A started service, stopped at the end whatever happened to it."""
     with Service(directory, redis_url, workers=workers, worker_class=worker_class, **settings) as service:

@@ -1,0 +1,114 @@
+"""Opening a viewer's stream, and what is done when it ends, whoever answered the request."""
+
+import logging
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from chronoverse import metrics
+from chronoverse.joblog import Job, JobRef
+from chronoverse.viewer import Request, Viewer
+from chronoverse.web.admission import Guest, retry_ms
+from chronoverse.web.services import Services
+
+#: Share of the maximum age by which streams differ, so that they do not come back all at once.
+AGE_JITTER: Final = 0.1
+
+CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
+
+#: What a response begins with when it is a stream.
+STATUS: Final = "200 OK"
+#: In a request's environ: True when it has had its turn at arriving, or why it has not.
+TURN: Final = "chronoverse.turn"
+
+#: By the name that readers of the journal know, whoever answers.
+log = logging.getLogger("chronoverse.web.events")
+
+
+class Gathered:
+    """Stands in for a socket while a server writes: all it was told to send, to be sent in one go."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+
+    def sendall(self, data: bytes) -> None:
+        """As a socket's."""
+        self.parts.append(data)
+
+
+def headers(after: int) -> dict[str, str]:
+    """A stream's own headers, but for its content type."""
+    return {
+        "Cache-Control": "no-cache, no-transform",
+        "X-Accel-Buffering": "no",
+        "X-Content-Type-Options": "nosniff",
+        "Last-Event-ID": str(after),
+    }
+
+
+def wanted(
+    services: Services, ref: JobRef, job: Job | None, after: int, stream: str | None, wait: int, expires_at: float
+) -> Request:
+    """What a viewer asks for, with what the settings say of it. ``expires_at`` is the token's, in Unix time."""
+    settings, now = services.settings, services.monotonic()
+    age = settings.max_stream_seconds * random.uniform(1 - AGE_JITTER, 1)
+    return Request(
+        ref,
+        job,
+        after=after,
+        stream=stream,
+        wait=wait,
+        retry_ms=retry_ms(),
+        heartbeat_seconds=settings.heartbeat_seconds,
+        lease_seconds=settings.lease_seconds,
+        expires_at=now + expires_at - services.wall_clock(),
+        closes_at=now + age,
+    )
+
+
+def open_viewer(services: Services, asking: Guest, asked: Request) -> tuple[Viewer, Callable[[], None]]:
+    """A viewer in its place, and what to call once when it has ended. Raises as :meth:`Streams.check` does."""
+    services.streams.enter(asking)
+    services.tail.start()
+    metrics.STREAMS_OPEN.inc()
+    metrics.STREAMS_STARTED.inc()
+    asking.viewer = viewer = Viewer(asked, services.pieces, services.tail, clock=services.monotonic)
+    _note("stream opened", asking, job=str(asked.ref), after=asked.after, client=asking.address, sub=asking.subject)
+    return viewer, partial(_ended, services, asking, viewer)
+
+
+def hand_over(
+    services: Services,
+    viewer: Viewer,
+    ended: Callable[[], None],
+    sock: Any,
+    start_response: Any,
+    fields: list[tuple[str, str]],
+) -> object:
+    """Has an outlet write all that ``viewer`` says, behind the response's head. Returns gunicorn's ``answer``."""
+    try:
+        response, gathered = start_response.__self__, Gathered()
+        # The connection is of no use to gunicorn afterwards, which must not promise to keep it.
+        response.force_close()
+        response.sock = gathered
+        start_response(STATUS, fields)(viewer.poll())
+        response.sock = sock
+        services.outlets.take(viewer, sock, ended, b"".join(gathered.parts))
+    except BaseException:
+        ended()
+        raise
+    return services.outlets.answer
+
+
+def _ended(services: Services, asking: Guest, viewer: Viewer) -> None:
+    viewer.close()
+    services.streams.leave(asking)
+    reason = viewer.reason or "left"
+    metrics.STREAMS_OPEN.dec()
+    metrics.STREAMS_ENDED.labels(reason).inc()
+    _note("stream ended", asking, why=reason, at=viewer.cursor, seconds=round(services.monotonic() - asking.since, 3))
+
+
+def _note(what: str, asking: Guest, **fields: object) -> None:
+    log.info(what, extra={"fields": {"request_id": asking.request_id, **fields}})

@@ -1,0 +1,160 @@
+"""A thousand viewers come at once to the beginning of a log of a million lines, through nginx, beside others who watch
+a live job.
+
+    python -m tests.faults.storm [--viewers 1000] [--lines 1000000] [--seconds 20]
+
+Prints what that costs: the workers' memory, the store's answers to somebody else, and how late live lines are; exits
+with 1 when memory grows by more than 64 MB a worker.
+"""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import selectors
+import ssl
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import redis
+
+from chronoverse.joblog import JobRef, Line, Status
+from chronoverse.store import Store
+from tests.faults.rolling import edge
+from tests.http.foreign import TIMESTAMP, Foreign
+from tests.http.wire import request_bytes
+from tests.support.nginx import Nginx
+from tests.support.servers import RedisServer, running
+from tests.support.service import Service, serving
+from tests.support.waiting import wait_until
+
+WORKERS: Final = 2
+LIVE_VIEWERS: Final = 10
+#: Live lines a second, and lines of one append to the long log.
+RATE: Final = 20
+BATCH: Final = 500
+#: Bytes by which each worker may grow.
+GROWTH_BYTES: Final = 64 * 2**20
+
+
+def crowd(nginx: Nginx, request: bytes, count: int, received: Any, stop: Any) -> None:
+    """``count`` viewers that read as fast as they can. ``received`` is how many bytes have come."""
+    selector = selectors.DefaultSelector()
+    for _ in range(count):
+        sock = nginx.connect(30)
+        sock.sendall(request)
+        sock.setblocking(False)
+        selector.register(sock, selectors.EVENT_READ)
+    while not stop.is_set():
+        for key, _ in selector.select(0.1):
+            assert isinstance(key.fileobj, ssl.SSLSocket)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                received.value += len(key.fileobj.recv(65_536))
+
+
+def live(nginx: Nginx, request: bytes, stop: Any, results: Any) -> None:
+    """Viewers of the live job: for each line that one of them gets, when it did and how late."""
+    selector, seen = selectors.DefaultSelector(), []
+    for _ in range(LIVE_VIEWERS):
+        sock = nginx.connect(30)
+        sock.sendall(request)
+        sock.setblocking(False)
+        selector.register(sock, selectors.EVENT_READ)
+    while not stop.is_set():
+        for key, _ in selector.select(0.1):
+            assert isinstance(key.fileobj, ssl.SSLSocket)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                data, now = key.fileobj.recv(65_536), time.monotonic()
+                seen += [(now, now - float(part.split(b'"')[0])) for part in data.split(b"sent=")[1:]]
+    results.put(seen)
+
+
+def fill(url: str, job: JobRef, lines: int) -> None:
+    """The long log, ended."""
+    store = Store(url)
+    attempt = store.open(job, "storm")
+    for first in range(1, lines + 1, BATCH):
+        batch = [Line(n, TIMESTAMP, f"line {n} {'.' * 60}", "stdout") for n in range(first, first + BATCH)]
+        store.append(attempt, batch)
+    store.finish(attempt, Status.COMPLETED, 0, 0, lines + 1)
+    store.close()
+
+
+def watch(service: Service, store: RedisServer, job: Foreign, seconds: float) -> dict[str, Any]:
+    """``seconds`` of live lines, and of looks at the store and at the workers' memory; the span, and the worst."""
+    began, probes, memory = time.monotonic(), [], dict.fromkeys(service.worker_pids(), 0)
+    with redis.Redis.from_url(store.url, protocol=2) as client:
+        while (now := time.monotonic()) < began + seconds:
+            client.exists(job.key)
+            probes.append(time.monotonic() - now)
+            memory = {pid: max(most, psutil.Process(pid).memory_info().rss) for pid, most in memory.items()}
+            job.line(f"sent={time.monotonic()}")
+            time.sleep(1 / RATE)
+    return {"span": (began, time.monotonic()), "store": percentile(probes), "memory": memory}
+
+
+def percentile(seconds: list[float]) -> float:
+    """The 99th, in ms."""
+    return round(1000 * statistics.quantiles(seconds, n=100)[98], 1)
+
+
+def play(service: Service, nginx: Nginx, store: RedisServer, asked: argparse.Namespace) -> dict[str, Any]:
+    """The report."""
+    fill(store.url, JobRef("storm", "long"), asked.lines)
+    job = Foreign(store.url, "storm", "live").lines(["x"])
+    stop, received = multiprocessing.Event(), multiprocessing.Value("q", 0)
+    results: multiprocessing.Queue[list[tuple[float, float]]] = multiprocessing.Queue()
+    requests = [
+        request_bytes(path.encode(), service.token()).replace(b"Connection: close\r\n", b"")
+        for path in (f"{job.path}/events", "/workflows/storm/jobs/long/events")
+    ]
+    processes = [
+        multiprocessing.Process(target=live, args=(nginx, requests[0], stop, results)),
+        multiprocessing.Process(target=crowd, args=(nginx, requests[1], asked.viewers, received, stop)),
+    ]
+    try:
+        processes[0].start()
+        wait_until(lambda: service.metric("chronoverse_streams_open") == LIVE_VIEWERS, 30, "the live viewers are there")
+        calm = watch(service, store, job, 5)
+        processes[1].start()
+        storm = watch(service, store, job, asked.seconds)
+        streams = service.metric("chronoverse_streams_open")
+    finally:
+        stop.set()
+        seen = results.get(timeout=60)
+        for process in processes:
+            process.join()
+    delays = [
+        percentile([late for at, late in seen if span[0] <= at < span[1]]) for span in (calm["span"], storm["span"])
+    ]
+    return {
+        "streams open at the end": int(streams),
+        "received, MB/s": round(received.value / asked.seconds / 1e6),
+        "workers grow by MB": [round((storm["memory"][pid] - most) / 2**20, 1) for pid, most in calm["memory"].items()],
+        "live lines' p99 before and during it, ms": delays,
+        "the store's p99 before and during it, ms": [calm["store"], storm["store"]],
+    }
+
+
+def main() -> int:
+    """The whole run."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    for name, default in (("viewers", 1000), ("lines", 1_000_000), ("seconds", 20)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    asked = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cv-")))
+        store = stack.enter_context(running(directory / "store"))
+        service = stack.enter_context(serving(directory, store.url, workers=WORKERS))
+        report = play(service, edge(stack, directory, service), store, asked)
+    print(json.dumps(report, indent=2))
+    return int(max(report["workers grow by MB"]) * 2**20 > GROWTH_BYTES)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""The short way into ``/events`` and the long one give the same answers, byte for byte."""
+
+import re
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+
+from chronoverse.web.fastpath import meaning
+from tests.http.foreign import Foreign
+from tests.http.wire import PATIENCE_SECONDS, Stream
+from tests.support.service import Service
+
+OpenStream = Callable[..., Stream]
+
+#: An escaped digit means the same, and leads the long way.
+SHORT: Final = "wait=5"
+LONG: Final = "wait=%35"
+
+
+@pytest.fixture
+def watched(job: Foreign, open_stream: OpenStream) -> Foreign:
+    """Ten lines of a job that goes on, and somebody who watches it already."""
+    job.lines([f"line {number}" for number in range(1, 11)], ("stdout", "stderr"))
+    open_stream(job).wait_for(b"id: 10\n\n")
+    return job
+
+
+@pytest.fixture
+def answer(service: Service, watched: Foreign) -> Callable[..., bytes]:
+    """The bytes of an answer until they contain ``until``, without what differs from one to the next."""
+
+    def answer(query: str, token: str | None, until: bytes, *lines: str) -> bytes:
+        head = [f"GET {watched.path}/events?{query} HTTP/1.1", "Host: localhost", *lines]
+        if token is not None:
+            head.append(f"Authorization: Bearer {token}")
+        found = b""
+        with socket.create_connection((service.host, service.port), PATIENCE_SECONDS) as sock:
+            sock.sendall("\r\n".join([*head, "", ""]).encode())
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while until not in found:
+                more = sock.recv(65_536)
+                found += more
+                assert more, f"hung up: {found!r}"
+                assert time.monotonic() < deadline, found
+        found = found[: found.index(until) + len(until)].replace(b"2\r\n:\n\r\n", b"")
+        # Chunks may be cut anywhere: the head and the frames are compared.
+        found = re.sub(rb"(?m)^[0-9a-f]+\r\n|\r\n(?=[0-9a-f]+\r\n|\Z)", b"", found)
+        found = re.sub(rb"(?m)^(Date|X-Request-ID): .*\r\n", rb"\1\r\n", found)
+        return re.sub(rb'retry: \d+|"request_id":"\w+"', b"", found)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("query", "lines", "until"),
+    [
+        ("", [], b"id: 10\n\n"),
+        ("", ["Last-Event-ID: 4"], b"id: 10\n\n"),
+        ("", ["Last-Event-ID: "], b"id: 10\n\n"),
+        ("", ["Last-Event-ID: 10"], b'"last_sequence_num":10'),
+        ("offset=7", [], b"id: 10\n\n"),
+        ("offset=7", ["Last-Event-ID: 8"], b"id: 10\n\n"),
+        ("offset=latest", [], b'"last_sequence_num":10'),
+        ("tail=3", [], b"id: 10\n\n"),
+        ("tail=2&stream=stderr", [], b"id: 10\n\n"),
+        ("stream=stdout", [], b"id: 10\n\n"),
+        ("", ["X-Request-ID: mine"], b"id: 10\n\n"),
+        ("", ["X-Request-ID: not mine"], b"id: 10\n\n"),
+        ("", ["Last-Event-ID: +4"], b'"errors"'),
+        ("offset=+7", [], b'"errors"'),
+        ("offset=7&offset=8", [], b'"errors"'),
+        ("offset=7&tail=8", [], b'"errors"'),
+        ("nonsense=1", [], b'"errors"'),
+    ],
+)
+def test_both_ways_lead_to_the_same(
+    service: Service, answer: Callable[..., bytes], query: str, lines: list[str], until: bytes
+) -> None:
+    """Wherever the stream starts, and whatever is refused."""
+    short, long = (
+        answer("&".join(filter(None, [query, way])), service.token(), until, *lines) for way in (SHORT, LONG)
+    )
+
+    assert short == long
+
+
+def test_nobody_comes_in_the_short_way_who_may_not(service: Service, answer: Callable[..., bytes]) -> None:
+    """No token, one that is none, one without the scope, one for another workflow."""
+    refused = [
+        (None, b" 401 "),
+        ("a.b.c", b" 401 "),
+        (service.token(scopes=["logs:write"]), b" 403 "),
+        (service.token("wf_other"), b" 404 "),
+    ]
+
+    assert all(status in answer(SHORT, token, status)[:20] for token, status in refused)
+
+
+@pytest.mark.parametrize(
+    ("query", "meant"),
+    [
+        ("", {"wait": 0}),
+        ("offset=latest", {"wait": 0, "offset": "latest"}),
+        ("tail=5&wait=300", {"wait": 300, "tail": 5}),
+        ("wait=301", None),
+        ("wait=%35", None),
+        ("offset=1&offset=1", None),
+        ("offset=1&tail=1", None),
+        ("offset", None),
+        ("&", None),
+        ("token=abc", None),
+    ],
+)
+def test_only_a_plain_query_is_understood(query: str, meant: dict[str, object] | None) -> None:
+    """All else is for the application to judge."""
+    assert meaning(query) == meant
