@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from chronoverse import metrics
 from chronoverse.archive.objects import Objects
+from chronoverse.archive.packing import HURRIED_LEVEL, LEVEL
 from chronoverse.archive.records import CHUNK_BYTES, FRAME_BYTES, Chunk
 from chronoverse.errors import AppendRefused, ArchiveBusy, ChronoverseError, StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog import Job, JobRef
@@ -27,6 +28,8 @@ from chronoverse.workload import Workload
 #: that shares its core with others falls behind for a while: the rest of HOT_BYTES is for that.
 HIGH_MARK: Final = 1 / 4
 LOW_MARK: Final = 1 / 8
+#: The part beyond which it is packed in haste.
+HURRY_MARK: Final = 3 / 8
 #: Seconds between looks at the sizes of running logs: one grows by 4 MB in it at most.
 LOOK_SECONDS: Final = 0.1
 #: Sizes asked for in a second, beyond which looks are rarer. Each takes some 3 µs of the server's time.
@@ -149,7 +152,8 @@ class Archiver:
         with self._sealing(ref) as sealing:
             survey = self._store.inventory.survey(ref)
             text_bytes = min(CHUNK_BYTES, max(FRAME_BYTES, round(size - low)))
-            chunk = sealing.seal(survey, survey.last, text_bytes=text_bytes, trim=True)
+            level = HURRIED_LEVEL if size > HURRY_MARK * self._limits.hot_bytes else LEVEL
+            chunk = sealing.seal(survey, survey.last, text_bytes=text_bytes, trim=True, level=level)
         if chunk is None:
             # A few large lines, of which the last one must stay.
             self._work.rest(ref, BUSY_SECONDS)

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from chronoverse.archive.objects import Objects
-from chronoverse.archive.packing import Packer, digest
+from chronoverse.archive.packing import LEVEL, Packer, digest
 from chronoverse.archive.records import CHUNK_BYTES, Chunk, folder
 from chronoverse.entries import RawEntry, entry_number
 from chronoverse.errors import ArchiveBusy, ArchiveDamaged, StoreError
@@ -78,13 +78,16 @@ class Sealing:
         self._token = token
         self._at = at
 
-    def seal(self, survey: Survey, below: int, *, text_bytes: int = CHUNK_BYTES, trim: bool) -> Chunk | None:
+    def seal(
+        self, survey: Survey, below: int, *, text_bytes: int = CHUNK_BYTES, trim: bool, level: int = LEVEL
+    ) -> Chunk | None:
         """Moves the next lines, of about ``text_bytes``, into the archive: those with numbers less than ``below``.
 
-        With ``trim`` they leave the log. None when there are none.
+        With ``trim`` they leave the log. ``level`` is zstd's. None when there are none.
         Raises: :class:`Fenced`, :class:`SequenceGap`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`.
         """
-        packer = Packer(self._job, survey.archived + 1 if survey.archived else max(survey.first, 1))
+        first = survey.archived + 1 if survey.archived else max(survey.first, 1)
+        packer = Packer(self._job, first, level=level)
         last = self._read(packer, survey, below, text_bytes)
         if last is None or packer.last < packer.first:
             return None

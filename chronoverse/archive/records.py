@@ -84,5 +84,5 @@ def folder(job: JobRef) -> str:
 
 
 def object_name(job: JobRef, first: int, last: int, sha256: str) -> str:
-    """A chunk's name. Made of what is in it, so that writing it twice is writing it once."""
+    """A chunk's name. ``sha256`` is of the object's bytes, so that writing it twice is writing it once."""
     return f"{folder(job)}{first:015d}-{last:015d}-{sha256[:16]}.jsonl.zst"
