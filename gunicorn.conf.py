@@ -7,8 +7,10 @@ monkey.patch_all()
 import gc
 import os
 import shutil
+import sys
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ import gevent
 
 from chronoverse import embedded
 from chronoverse.banner import banner, command
+from chronoverse.companion import Companion
 from chronoverse.errors import EmbeddedError
-from chronoverse.settings import Settings
+from chronoverse.settings import Settings, child_environ
 
 _settings = Settings.from_env()
 
@@ -65,12 +68,22 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Says where it serves, and to a person what to type next."""
+    """Says where it serves, and to a person what to type next; on the embedded default an archiver runs beside us."""
     address = str(server.LISTENERS[0])
     if _settings.log_format == "json":
         server.log.info("chronoverse serves at %s", address)
     else:
         print(banner(_settings, address, command()), flush=True)
+    if _settings.is_embedded and _settings.archive_place:
+        argv = [sys.executable, "-m", "chronoverse", "archive", "--while-stdin"]
+        environ = child_environ({"PYTHONPATH": str(Path(embedded.__file__).parents[1])})
+        server.chronoverse_archiver = Companion(argv, environ, partial(_archiver_died, server.log))
+        server.chronoverse_archiver.start()
+
+
+def _archiver_died(log: Any, pid: int, again: float) -> None:
+    log.warning("the archiver has ended, and starts again in %g s", again)
+    _forget(pid)
 
 
 def post_worker_init(worker: Any) -> None:
@@ -102,13 +115,19 @@ def _ensure(hold: embedded.Hold, log: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     """Takes the dead worker's gauges out of the sums."""
+    _forget(worker.pid)
+
+
+def _forget(pid: int) -> None:
     from prometheus_client import multiprocess
 
-    multiprocess.mark_process_dead(worker.pid)
+    multiprocess.mark_process_dead(pid)
 
 
 def on_exit(server: Any) -> None:
     """Leaves nothing behind, but in a directory that the operator has named."""
+    if archiver := getattr(server, "chronoverse_archiver", None):
+        archiver.stop()
     directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
     if directory.name.startswith(MADE):
         shutil.rmtree(directory, ignore_errors=True)

@@ -36,6 +36,7 @@ MAX_SECRET_FILE: Final = 4_096
 #: The scopes that requests need.
 READ: Final = "logs:read"
 WRITE: Final = "logs:write"
+ADMIN: Final = "logs:admin"
 #: In ``workflows``: all of them. No workflow can be called that.
 EVERY_WORKFLOW: Final = "*"
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from itertools import accumulate
 from typing import Final, NamedTuple, Protocol
 
+import orjson
+
 from chronoverse import sse
 from chronoverse.entries import Entry
 from chronoverse.joblog import MAX_NUMBER, End, Gap, Job, JobRef, Line, Stray
@@ -106,6 +108,8 @@ class Channel:
         self.base = self.cursor
         self.final: bytes | None = None
         self.state: bytes | None = job.to_frame() if job else None
+        #: A ``redact`` frame for each redaction since somebody watches. One took seconds, so there are never many.
+        self.notices: list[bytes] = []
         self.viewers: set[Waiter] = set()
         #: How many more there are, whom one of these waiters stands for.
         self.stood_for = 0
@@ -140,6 +144,34 @@ class Channel:
             self._let_go(self._ends[-1] - limit)
         self.wake_all()
         return True
+
+    def skip(self, to: int) -> None:
+        """Goes on behind ``to``, which is ahead, with an empty ring: who is not there yet reads for himself."""
+        with self._lock:
+            if to <= self.cursor or self.final is not None:
+                return
+            # One more than there were, so that nobody stands where the new lines begin.
+            self._empty(len(self._items) + 1)
+            self.cursor = self.base = to
+        self.wake_all()
+
+    def redact(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Lines ``first`` to ``last`` of each range do not say any more what they said: every viewer is told.
+
+        The ring lets its copies go. Who stands at its end stays there.
+        """
+        with self._lock:
+            for first, last in ranges:
+                self.notices.append(sse.frame("redact", orjson.dumps({"from": first, "to": last})))
+            self._empty(len(self._items))
+            self.base = self.cursor
+            # As much as a new state: viewers look whether it is another object.
+            self.state = bytes(bytearray(self.state or b"")) if self.state else None
+        self.wake_all()
+
+    def _empty(self, count: int) -> None:
+        self._items, self._ends, self._memo = [], [], {}
+        self._start += count
 
     def _let_go(self, surplus: int) -> None:
         """Drops the oldest items until ``surplus`` bytes are gone."""
@@ -189,6 +221,11 @@ class Channel:
             if cursor < self.base or (index < len(self._items) and self._items[index].first <= cursor):
                 return None
             return self._start + index
+
+    def news(self, told: int, state: bytes | None) -> tuple[bytes, int, bytes | None]:
+        """What a viewer with ``told`` notices and ``state`` is told; how many notices it has then, and the state."""
+        notices, now = self.notices[told:], self.state
+        return b"".join(notices) + (now if now and now != state else b""), told + len(notices), now
 
     def share(self, position: int) -> tuple[int, int]:
         """A viewer takes from the ring from ``position`` on. What it finds there: frames, and their bytes."""

@@ -5,7 +5,6 @@ Exit codes are those of BSD's sysexits.h, but where the job has one of its own.
 
 import contextlib
 import os
-import re
 import secrets
 import sys
 import time
@@ -17,8 +16,9 @@ from urllib.parse import urlsplit
 
 import click
 
-from chronoverse import errors
-from chronoverse.joblog import IDENTIFIER, JobRef, parse_number
+from chronoverse import errors, upkeep
+from chronoverse.joblog import JobRef, Status, parse_number
+from chronoverse.options import duration, identifier
 from chronoverse.parse import is_loopback, service_url
 from chronoverse.settings import Settings, child_environ
 from chronoverse.terminal import sanitize
@@ -52,27 +52,10 @@ EX_SOFTWARE: Final = 70
 BY_SIGINT: Final = 130
 BY_SIGPIPE: Final = 141
 
-#: Seconds in the units of ``--ttl``, and the longest that a token may be good for: ten years.
-_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_MAX_TTL: Final = 315_360_000
 #: Seconds for which a token made on the spot is good. Each connection gets a new one.
 _OWN_TOKEN_SECONDS: Final = 3_600
 #: Seconds that ``--wait`` takes at most: a day.
 _MAX_WAIT: Final = 86_400
-
-
-def _identifier(text: str) -> str:
-    if not IDENTIFIER.fullmatch(text):
-        raise click.BadParameter("ids are 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit")
-    return text
-
-
-def _duration(text: str) -> int:
-    found = re.fullmatch("([0-9]{1,9})([smhd]?)", text)
-    seconds = int(found[1]) * _UNITS[found[2]] if found else 0
-    if not 0 < seconds <= _MAX_TTL:
-        raise click.BadParameter("give a number of s, m, h or d, such as 90s or 1h, up to ten years")
-    return seconds
 
 
 def _offset(text: str) -> int | str:
@@ -121,11 +104,11 @@ def serve_command(bind: str | None, workers: str | None) -> tuple[list[str], dic
 
 
 @commands.command(context_settings={"allow_interspersed_args": False})
-@click.option("--workflow", required=True, type=_identifier, help="The workflow that the job belongs to.")
-@click.option("--job", type=_identifier, help="The job's id; one is made and told when it is not given.")
+@click.option("--workflow", required=True, type=identifier, help="The workflow that the job belongs to.")
+@click.option("--job", type=identifier, help="The job's id; one is made and told when it is not given.")
 @_server
 @click.option(
-    "--deliver-timeout", type=_duration, default="60s", show_default=True, help="Deliver so long after CMD has ended."
+    "--deliver-timeout", type=duration, default="60s", show_default=True, help="Deliver so long after CMD has ended."
 )
 @click.option("--pty", is_flag=True, help="Give CMD a terminal; its stderr then counts as stdout.")
 @click.option("--mask-env", "names", multiple=True, metavar="NAME", help="Publish *** for this variable's value.")
@@ -197,7 +180,7 @@ def _ledger(settings: Settings, server: str | None, stack: contextlib.ExitStack)
 
 
 @commands.command()
-@click.option("--deliver-timeout", type=_duration, default="60s", show_default=True, help="Try for so long.")
+@click.option("--deliver-timeout", type=duration, default="60s", show_default=True, help="Try for so long.")
 @_server
 @click.argument("file", type=Path)
 def deliver(file: Path, server: str | None, deliver_timeout: int) -> int:
@@ -213,8 +196,8 @@ def deliver(file: Path, server: str | None, deliver_timeout: int) -> int:
 
 
 @commands.command()
-@click.argument("workflow", type=_identifier)
-@click.argument("job", type=_identifier)
+@click.argument("workflow", type=identifier)
+@click.argument("job", type=identifier)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends, and exit with its code.")
 @click.option("--offset", type=_offset, help="Start after this line.")
 @click.option("--tail", type=click.IntRange(0, 999_999_999_999_999), metavar="N", help="Start with the last N lines.")
@@ -222,25 +205,56 @@ def deliver(file: Path, server: str | None, deliver_timeout: int) -> int:
 @click.option("--wait", type=click.IntRange(0, _MAX_WAIT), metavar="SECONDS", help="With -f: the job may still come.")
 @click.option("-t", "--timestamps", is_flag=True, help="Show when each line was written.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How lines are printed.")
+@click.option("--search", metavar="Q", help="Only lines that contain Q, in any case of letters.")
+@click.option("--regex", is_flag=True, help="Q is a regular expression, in RE2's syntax.")
+@click.option(
+    "--since", metavar="TIME", help="Only lines not before this time: ISO 8601, UTC unless it says otherwise."
+)
+@click.option("--until", metavar="TIME", help="... not after it.")
+@click.option("--context", type=click.IntRange(0, 50), default=0, metavar="N", help="Also N lines before and after.")
 @click.option("--raw", is_flag=True, help="Leave control sequences in: only for output you trust.")
 def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
-    """Print the log of JOB in WORKFLOW."""
+    """Print the log of JOB in WORKFLOW, or what is found in it."""
+    searching = {name: options.pop(name) for name in ("search", "regex", "since", "until", "context")}
     if options["offset"] is not None and options["tail"] is not None:
         raise click.UsageError("--offset and --tail exclude each other")
     if not follow and (options["wait"] or options["offset"] == "latest"):
         raise click.UsageError("--wait and --offset latest make sense with -f only")
-    from chronoverse.printer import Printer, exit_code, history
+    if searching["search"] is None and any(searching.values()):
+        raise click.UsageError("--regex, --since, --until and --context go with --search")
+    if searching["search"] is not None and (follow or options["tail"] is not None):
+        raise click.UsageError("--search excludes --follow and --tail")
+    from chronoverse.printer import Printer, exit_code, found, history
 
     ref, client = JobRef(workflow, job), _client(Settings.from_env())
     look = {name: options[name] for name in ("timestamps", "output", "raw")}
     printer = Printer(sys.stdout.buffer, note=partial(click.echo, err=True), say=_say, **look)
     start = {name: options[name] for name in ("offset", "tail", "stream")}
     with contextlib.closing(client):
+        if searching["search"] is not None:
+            look_through = {"stream": options["stream"], "offset": options["offset"]}
+            shown = found(client, ref, bar=sys.stderr.isatty() and not sys.stdout.isatty(), **look_through, **searching)
+            printer.print(shown)
+            return 0
         if not follow:
             printer.print(history(client, ref, **start))
             return 0
         state = printer.print(client.follow(ref, **start, wait=options["wait"] or 0), flush=True)
         return exit_code(state or client.job(ref))
+
+
+@commands.command()
+@click.argument("workflow", type=identifier)
+@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only jobs that stand so.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How jobs are printed.")
+def jobs(workflow: str, status: str | None, output: str) -> None:
+    """List the jobs of WORKFLOW, newest first."""
+    from chronoverse.printer import jobs_table, json_text
+
+    with contextlib.closing(_client(Settings.from_env())) as client:
+        listed = client.jobs(workflow, status)
+        for text in map(json_text, listed) if output == "json" else jobs_table(listed):
+            click.echo(text)
 
 
 def _client(settings: Settings) -> "Client":
@@ -260,25 +274,9 @@ def _bearer(settings: Settings, url: str, subject: str, scope: str) -> str | Cal
     return lambda: mint(secret, subject, [scope], ["*"], _OWN_TOKEN_SECONDS, time.time())
 
 
-@commands.command()
-@click.option("--workflow", "workflows", multiple=True, type=_identifier, help="May see this one. Default: all.")
-@click.option(
-    "--scope",
-    "scopes",
-    multiple=True,
-    type=click.Choice(["logs:read", "logs:write"]),
-    default=["logs:read"],
-    show_default=True,
-    help="May do this.",
-)
-@click.option("--ttl", type=_duration, default="1h", show_default=True, help="Is good for so long.")
-@click.option("--subject", default="cli", show_default=True, help="Whose it is.")
-def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject: str) -> None:
-    """Print a token."""
-    from chronoverse.auth import EVERY_WORKFLOW, mint, signing_secret
-
-    secret = signing_secret(Settings.from_env())
-    click.echo(mint(secret, subject, scopes, workflows or [EVERY_WORKFLOW], ttl, time.time()))
+commands.add_command(upkeep.archive)
+commands.add_command(upkeep.token)
+commands.add_command(upkeep.retention)
 
 
 def _say(text: str) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from math import ceil
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
 import orjson
@@ -20,7 +20,7 @@ from urllib3.exceptions import HTTPError, InvalidHeader
 from chronoverse.backoff import Effort
 from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
 from chronoverse.follower import Follower, Item, Trouble
-from chronoverse.joblog import IDENTIFIER, JobRef, Line
+from chronoverse.joblog import IDENTIFIER, JobRef, Line, parse_number
 
 #: Seconds between heartbeats unless told otherwise, and how many may be missing before a connection is given up.
 HEARTBEAT_SECONDS: Final = 15.0
@@ -168,24 +168,52 @@ class Client:
         self, job: JobRef, *, order: str = "asc", stream: str | None = None, offset: int | None = None
     ) -> Iterator[Line]:
         """The lines that are there now, strictly after ``offset``, page by page."""
-        query: dict[str, Any] = {"limit": PAGE_LINES, "order": order, "stream": stream, "offset": offset}
+        query = {"limit": PAGE_LINES, "order": order, "stream": stream, "offset": offset}
+        for page, _ in self._pages(self._path(job) + "/logs", query):
+            yield from _items(page, "logs", Line.from_json)
+
+    def search(self, job: JobRef, q: str, reached: Callable[[int], object] = bool, **query: Any) -> Iterator[Line]:
+        """The lines that match, and those beside them, upwards; ``query`` is as the route has it.
+
+        ``reached`` is told how far the service has looked.
+        """
+        last = 0
+        for page, place in self._pages(self._path(job) + "/logs/search", {"q": q, "limit": PAGE_LINES, **query}):
+            for line in _items(page, "logs", Line.from_json):
+                # What is beside a line may come again on the next page.
+                if line.sequence_num > last:
+                    last = line.sequence_num
+                    yield line
+            if place is not None:
+                reached(place)
+
+    def jobs(self, workflow_id: str, status: str | None = None) -> Iterator[dict[str, Any]]:
+        """The workflow's jobs, newest first, as their own route spells them."""
+        if not IDENTIFIER.fullmatch(workflow_id):
+            raise JobNotFound("no such workflow")
+        for page, _ in self._pages(f"/workflows/{workflow_id}/jobs", {"limit": PAGE_LINES, "status": status}):
+            yield from _items(page, "jobs", dict)
+
+    def _pages(self, path: str, query: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], int | None]]:
+        """Every page, and the number that it has come to."""
         while True:
-            page = self._json(self._path(job) + "/logs", query)
-            try:
-                yield from map(Line.from_json, page["logs"])
-                cursor = page["cursor"]
-            except (KeyError, TypeError) as error:
-                raise ChronoverseError("the service sent an unreadable page") from error
+            page, place = self._answer(path, query)
+            yield page, place
+            cursor = page.get("cursor")
             if cursor is None or cursor == query.get("cursor"):
                 return
             query = {**query, "offset": None, "cursor": cursor}
 
     def _json(self, path: str, query: Mapping[str, Any]) -> dict[str, Any]:
+        return self._answer(path, query)[0]
+
+    def _answer(self, path: str, query: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
         effort = Effort(self._clock, self._chance)
         while True:
             effort.begun()
             try:
-                return self._body(self._request(path, query, {"Accept": "application/json"}))
+                response = self._request(path, query, {"Accept": "application/json"})
+                return self._body(response), parse_number(response.headers.get("Last-Event-ID", ""))
             except _Again as again:
                 if effort.vain == TRIES:
                     raise Unreachable(str(again)) from again
@@ -223,6 +251,17 @@ class Client:
         if response.status == 429 or response.status >= 500:
             raise _Again(detail, _retry_after(response))
         raise _FINAL.get(response.status, ChronoverseError)(detail)
+
+
+_Item = TypeVar("_Item")
+
+
+def _items(page: Mapping[str, Any], key: str, read: Callable[[dict[str, Any]], _Item]) -> list[_Item]:
+    """What is on a page."""
+    try:
+        return [read(each) for each in page[key]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ChronoverseError("the service sent an unreadable page") from error
 
 
 def _reason(error: Exception) -> str:

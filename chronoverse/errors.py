@@ -85,8 +85,20 @@ class ArchiveUnavailable(StoreUnavailable):
     """Raised when the archive's object store cannot be reached or does not answer in time. Worth a retry."""
 
 
+class ArchiveBusy(StoreUnavailable):
+    """Raised when somebody else archives or deletes the job just now. Worth a retry."""
+
+
 class ArchiveDamaged(StoreError):
     """Raised when an archived object is gone, or is not what was put there."""
+
+
+class NoArchive(ChronoverseError):
+    """Raised when something needs an archive, and this service has none."""
+
+
+class StillLive(ChronoverseError):
+    """Raised when a running job's newest line is to be redacted. It can be once another follows."""
 
 
 class NotALog(StoreError):

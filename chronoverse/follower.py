@@ -42,7 +42,14 @@ class Trouble(NamedTuple):
     reason: str
 
 
-Item = Line | Gap | JobState | Trouble
+class Redacted(NamedTuple):
+    """Lines ``first`` to ``last``, shown before, may not say any more what they said."""
+
+    first: int
+    last: int
+
+
+Item = Line | Gap | JobState | Trouble | Redacted
 
 
 class Follower:
@@ -89,6 +96,9 @@ class Follower:
                     return line if self._reach(line.sequence_num) else None
                 case "gap":
                     return self._gap(orjson.loads(event.data))
+                case "redact":
+                    span = orjson.loads(event.data)
+                    return Redacted(span["from"], span["to"])
                 case "job":
                     return JobState.from_json(orjson.loads(event.data))
                 case "end":

@@ -196,7 +196,8 @@ class Job:
 
     ``first`` is the first number that can still be had and ``last`` the last line's; there is no line
     to be had when ``first > last``. ``end`` is the terminal entry, once there is one. Numbers up to ``archived`` are
-    in the archive, from ``first`` on; 0 when none is. ``redactions`` is how many times something was redacted.
+    in the archive, from ``first`` on; 0 when none is. The store itself has the numbers from ``hot`` on.
+    ``redactions`` is how many times something was redacted.
     """
 
     ref: JobRef
@@ -213,6 +214,7 @@ class Job:
     end: End | None = None
     archived: int = 0
     redactions: int = 0
+    hot: int = 1
 
     @property
     def age(self) -> tuple[int, bool]:

@@ -1,9 +1,11 @@
 """Does a line say it, and where. RE2 alone, since its time grows with the text and never faster."""
 
 import re
+from functools import cache
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
+import orjson
 import re2
 
 #: Characters of a query. A longer one is no search but a program.
@@ -18,8 +20,25 @@ PROGRAM_BYTES: Final = 4 * 2**20
 #: Places named in one line: a line of 64 KiB may hold 65,536 of one letter, and nobody looks at so many.
 MAX_PLACES: Final = 1000
 
+#: Characters of a text that are looked for in JSON between which control sequences may lie: few lines have so many and
+#: not the rest, and each takes 40 instructions.
+APART: Final = 12
+#: Instructions of an expression that is looked for in many lines at once: it may have to go through all of them again
+#: for some of them, at a gigabyte of instructions times characters a second.
+TOGETHER_PROGRAM: Final = 200
+
 #: Control sequences of a terminal: CSI, and OSC and its like with their end. Each try ends at the next ESC: linear.
 _SEQUENCE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\))")
+
+#: The same, any number of them, in a JSON string; this finds more than there is, never less.
+_JSON_SEQUENCES: Final = (
+    r'(?:\\u001b\[[0-?]*(?:[ !#-/]|\\")*(?:[@-\[\]-~]|\\\\)'
+    r'|\\u001b[\]PX^_](?:[^"\\]|\\.)*?(?:\\u0007|\\u001b\\\\))*'
+)
+#: The beginning of a line's message in its JSON, and whatever of it comes before what is looked for.
+_JSON_MESSAGE: Final = r'"message":"(?:[^"\\]|\\.)*?'
+#: What means something else in a text of many lines than in a line: its very ends, and flags taken back.
+_ENDS: Final = re.compile(r"\\[Az]|\(\?\w*-")
 
 
 class Matcher:
@@ -30,20 +49,13 @@ class Matcher:
     """
 
     def __init__(self, query: str, *, regex: bool = False) -> None:
-        options = re2.Options()
-        options.literal = not regex
-        options.case_sensitive = False
-        options.never_capture = True
-        options.log_errors = False
-        options.max_mem = PROGRAM_BYTES
-        try:
-            self._pattern = re2.compile(query, options)
-        except re2.error as error:
-            said = error.args[0]
-            detail = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
-            raise ValueError(f"is not a regular expression that RE2 takes: {detail}") from error
+        self._query: Final = query
+        self._regex: Final = regex
+        self._pattern = _compiled(query, literal=not regex)
         if regex and self._pattern.programsize > MAX_PROGRAM:
             raise ValueError("is too expensive a regular expression: use smaller repetitions and fewer classes")
+        self.in_json = cache(self._in_json)
+        self.in_lines = cache(self._in_lines)
 
     def is_heavy(self, text: str) -> bool:
         """Whether it may take long, and is better done by another thread: RE2 lets the others run meanwhile."""
@@ -53,22 +65,59 @@ class Matcher:
         """Whether it is in ``text``."""
         if self._pattern.search(text.encode()) is not None:
             return True
-        return "\x1b" in text and self._pattern.search(_SEQUENCE.sub("", text).encode()) is not None
+        return "\x1b" in text and self._pattern.search(as_read(text).encode()) is not None
 
     def places(self, text: str) -> list[tuple[int, int]]:
         """Where, as [start, end) in characters: the first :data:`MAX_PLACES`. A match of nothing has no place."""
         places = self._places(text)
         if "\x1b" in text:
-            read, at = _as_read(text)
+            read, at = _read_at(text)
             places = sorted({*places, *((at[start], at[end - 1] + 1) for start, end in self._places(read))})
         return places[:MAX_PLACES]
+
+    def _in_json(self, *, apart: bool, message: bool) -> Any:
+        """A pattern that finds a line's JSON by any message that matches, and by others; None for an expression.
+
+        Without ``apart`` only where there is no ESC in the JSON. With ``message`` it looks at nothing but the message,
+        which takes three times as long.
+        """
+        if self._regex:
+            return None
+        said = [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[: APART if apart else None]]
+        return _compiled((_JSON_MESSAGE if message else "") + (_JSON_SEQUENCES if apart else "").join(said))
+
+    def _in_lines(self) -> Any:
+        """A pattern that finds, in a text of many lines, any line that matches, and others; None where none does."""
+        if not self._regex or self._pattern.programsize > TOGETHER_PROGRAM or _ENDS.search(self._query):
+            return None
+        return _compiled(f"(?m){self._query}")
 
     def _places(self, text: str) -> list[tuple[int, int]]:
         spans = (match.span() for match in self._pattern.finditer(text))
         return list(islice(((start, end) for start, end in spans if start < end), MAX_PLACES))
 
 
-def _as_read(text: str) -> tuple[str, list[int]]:
+def _compiled(query: str, *, literal: bool = False) -> Any:
+    options = re2.Options()
+    options.literal = literal
+    options.case_sensitive = False
+    options.never_capture = True
+    options.log_errors = False
+    options.max_mem = PROGRAM_BYTES
+    try:
+        return re2.compile(query, options)
+    except re2.error as error:
+        said = error.args[0]
+        detail = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
+        raise ValueError(f"is not a regular expression that RE2 takes: {detail}") from error
+
+
+def as_read(text: str) -> str:
+    """``text`` without a terminal's control sequences."""
+    return _SEQUENCE.sub("", text)
+
+
+def _read_at(text: str) -> tuple[str, list[int]]:
     """``text`` without control sequences, and where in it each character of that was."""
     at: list[int] = []
     end = 0
@@ -76,4 +125,4 @@ def _as_read(text: str) -> tuple[str, list[int]]:
         at += range(end, sequence.start())
         end = sequence.end()
     at += range(end, len(text))
-    return _SEQUENCE.sub("", text), at
+    return as_read(text), at

@@ -56,6 +56,25 @@ PUBLISH_ANSWERS = Counter(
 LINES_APPENDED = Counter("chronoverse_lines_appended", "Lines that runners have appended over HTTP.")
 STORE_ERRORS = Counter("chronoverse_store_errors", "Calls of the store that failed.", ["during", "kind"])
 
+CHUNKS_SEALED = Counter("chronoverse_archive_chunks", "Chunks that archivers have sealed.")
+LINES_SEALED = Counter("chronoverse_archive_lines", "Numbers of lines in sealed chunks.")
+BYTES_SEALED = Counter("chronoverse_archive_bytes", "Bytes of sealed chunks, as JSON Lines and as packed.", ["form"])
+JOBS_ARCHIVED = Counter("chronoverse_archive_jobs", "Jobs that archivers have finished, by what they did.", ["done"])
+ARCHIVE_ERRORS = Counter("chronoverse_archive_errors", "Steps of archivers that failed.", ["kind"])
+ARCHIVE_LAG = Gauge(
+    "chronoverse_archive_lag_seconds",
+    "Since the end of the job that has waited longest to be archived whole.",
+    multiprocess_mode="livemax",
+)
+ARCHIVE_WAITING = Gauge(
+    "chronoverse_archive_waiting_jobs", "Ended jobs that an archiver knows to be archived.", multiprocess_mode="livemax"
+)
+HOT_BYTES_LARGEST = Gauge(
+    "chronoverse_archive_largest_log_bytes",
+    "What the largest log of a running job takes in the store.",
+    multiprocess_mode="livemax",
+)
+
 
 def exposition() -> bytes:
     """All metrics of all workers in Prometheus's text format."""

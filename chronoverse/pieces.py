@@ -7,8 +7,9 @@ from typing import Final, NamedTuple
 from chronoverse.channel import Item, encode, join
 from chronoverse.entries import RawEntry, in_sequence, plain_frames, read_entries, stream_name
 from chronoverse.errors import StoreUnavailable
-from chronoverse.joblog import End, JobRef, Stray
-from chronoverse.source import Source
+from chronoverse.history import NoArchive, archive_has
+from chronoverse.joblog import End, Job, JobRef, Stray
+from chronoverse.source import Archive, Source
 from chronoverse.turns import Turns
 
 #: Bytes that a piece should come to: what a viewer that stopped reading holds on to. Larger ones are no faster.
@@ -26,11 +27,15 @@ KEPT_SECONDS: Final = 1.0
 TURN_SECONDS: Final = 5.0
 
 
+#: A job, a filter, and the line that a piece follows.
+_Key = tuple[JobRef, str | None, int]
+
+
 class Piece(NamedTuple):
     """Frames, the cursor behind them, and what they close with: a terminal entry, or a Stray that is the last.
 
     ``lines`` is how many entries it is made of, and ``following`` how many to ask for next. ``whole``: there were as
-    many as had been asked for, so that nothing can be added to it.
+    many as had been asked for, so that nothing can be added to it. ``job`` is a look at the job, where one was needed.
     """
 
     frames: bytes
@@ -39,6 +44,7 @@ class Piece(NamedTuple):
     lines: int
     following: int
     whole: bool = False
+    job: Job | None = None
 
 
 class Pieces:
@@ -54,31 +60,38 @@ class Pieces:
     def __init__(
         self,
         store: Source,
+        archive: Archive | None = None,
         *,
         pause: Callable[[], object] = bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store: Final = store
+        self._archive: Final = archive or NoArchive()
         self._clock = clock
         self._turns = Turns(TURN_SECONDS, StoreUnavailable, pause)
-        self._kept: dict[tuple[JobRef, str | None, int], tuple[float, Piece]] = {}
+        self._kept: dict[_Key, tuple[float, Piece]] = {}
         self._kept_bytes = 0
 
-    def behind(self, ref: JobRef, stream: str | None, cursor: int, lines: int) -> Piece | None:
-        """The piece that follows line ``cursor``, under the filter ``stream``; None when the store has nothing there.
+    def behind(
+        self, ref: JobRef, stream: str | None, cursor: int, lines: int, known: Job | None = None
+    ) -> Piece | None:
+        """The piece that follows line ``cursor``, under the filter ``stream``; None when nothing is there.
 
         It is up to ``lines`` long, a power of two, and ends at a multiple of that: so viewers who began at different
-        lines soon want the same pieces. Raises :class:`StoreError`.
+        lines soon want the same pieces. ``known`` is what is known of the job: the archive is asked for what it has
+        and the store has no more. Raises :class:`StoreError`.
         """
         lines = min(lines, self.most_lines)
         count = lines - cursor % lines
         key = (ref, stream, cursor)
+        if known and archive_has(known, cursor):
+            piece = self._archived(key, count)
+            if piece is not None:
+                return piece
         with self._turns.turn():
-            self._forget(self.most_bytes)
-            kept = self._kept.get(key)
-            # One that may have grown is only good enough for whoever does not want to wait.
-            if kept and kept[1].whole:
-                return kept[1]
+            kept = self._find(key)
+            if kept is not None:
+                return kept
             entries = self.store.read_on(ref, cursor, count)
             if in_sequence(entries, cursor):
                 piece = _piece(entries, cursor, 1, stream) if entries else None
@@ -89,7 +102,56 @@ class Pieces:
                 return piece
         # Not within the turn: a look may take as long as a runner is given to come back.
         job = self.store.look(ref)
-        return _piece(entries, cursor, job.first if job else 1, stream)
+        if job and cursor < job.archived:
+            # What the store has lost, the archive may have.
+            piece = self._archived(key, count)
+            if piece is not None:
+                return piece._replace(job=job)
+        return _piece(entries, cursor, job.first if job else 1, stream)._replace(job=job)
+
+    def _archived(self, key: _Key, count: int) -> Piece | None:
+        """The piece out of the archive; None when it does not go so far."""
+        ref, stream, cursor = key
+        with self._turns.turn():
+            kept = self._find(key)
+            if kept is not None:
+                return kept
+        # Not within the turn: it may come from far away. What several want is fetched once all the same.
+        self._archive.entries(ref, cursor, 1)
+        with self._turns.turn():
+            kept = self._find(key)
+            if kept is not None:
+                return kept
+            found = self._archive.frames(ref, cursor, count) if stream is None else None
+            if found is not None:
+                frames, reached = found
+                lines = reached - cursor
+                piece = Piece(frames, reached, None, lines, _following(lines, len(frames)), whole=True)
+            else:
+                entries = self._archive.entries(ref, cursor, count)
+                if not entries:
+                    return None
+                items, _ = encode(entries, cursor)
+                if items[-1].number == cursor:
+                    return None
+                size = sum([len(item.frame) for item in items])
+                following = _following(len(entries), size)
+                piece = Piece(join(items, stream), items[-1].number, None, len(entries), following, whole=True)
+            self._keep(key, piece)
+            return piece
+
+    def _find(self, key: _Key) -> Piece | None:
+        """The piece that was kept under ``key``, and that nothing can be added to."""
+        self._forget(self.most_bytes)
+        kept = self._kept.get(key)
+        # One that may have grown is only good enough for whoever does not want to wait.
+        return kept[1] if kept and kept[1].whole else None
+
+    def forget(self, ref: JobRef) -> None:
+        """Lets all go that was read of ``ref``: it is not what it was."""
+        self._archive.forget(ref)
+        for key in [key for key in self._kept if key[0] == ref]:
+            self._kept_bytes -= len(self._kept.pop(key)[1].frames)
 
     def at_hand(self, ref: JobRef, stream: str | None, cursor: int) -> tuple[bytes, int]:
         """What others have read lately of what follows line ``cursor``, and the cursor behind it. Never waits.
@@ -107,7 +169,7 @@ class Pieces:
             cursor = piece.cursor
         return b"".join(found), cursor
 
-    def _keep(self, key: tuple[JobRef, str | None, int], piece: Piece) -> None:
+    def _keep(self, key: _Key, piece: Piece) -> None:
         size = len(piece.frames)
         if before := self._kept.pop(key, None):
             self._kept_bytes -= len(before[1].frames)

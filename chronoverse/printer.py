@@ -1,14 +1,17 @@
 """What ``chronoverse logs`` prints: where the lines come from, how they look, and what the job's end exits with."""
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, BinaryIO, Final
 
+import click
+
 from chronoverse.client import Client
-from chronoverse.follower import Item, JobState, name_gaps
+from chronoverse.follower import Item, JobState, Redacted, Trouble, name_gaps
 from chronoverse.joblog import Gap, JobRef, Line, Status
-from chronoverse.terminal import Rendering, gap_notice
+from chronoverse.terminal import Rendering, gap_notice, redact_notice
 
 #: What following a job exits with when the job has no code of its own: 74 is EX_IOERR, 130 is what Ctrl-C leaves.
 CANCELED: Final = 130
@@ -44,9 +47,17 @@ class Printer:
                 state = item
             else:
                 self._write(self._rendering.interruption(), True)
-                self._note(gap_notice(item)) if isinstance(item, Gap) else self._say(item.reason)
+                self._tell(item)
         self._write(self._rendering.interruption(), True)
         return state
+
+    def _tell(self, item: Gap | Redacted | Trouble) -> None:
+        if isinstance(item, Gap):
+            self._note(gap_notice(item))
+        elif isinstance(item, Redacted):
+            self._note(redact_notice(item.first, item.last))
+        else:
+            self._say(item.reason)
 
     def _write(self, text: str, flush: bool) -> None:
         self._out.write(text.encode("utf-8", "replace"))
@@ -55,8 +66,7 @@ class Printer:
 
 
 def _json_line(line: Line) -> str:
-    """In ASCII, so that a terminal has nothing in it to obey."""
-    return json.dumps(line.to_json(), separators=(",", ":")) + "\n"
+    return json_text(line.to_json()) + "\n"
 
 
 def history(
@@ -69,6 +79,48 @@ def history(
         return name_gaps(lines, offset or 0, state) if stream is None else lines
     last = list(islice(client.logs(job, order="desc", stream=stream), tail))[::-1]
     return name_gaps(last, last[0].sequence_num - 1, state) if last and stream is None else iter(last)
+
+
+def found(
+    client: Client,
+    job: JobRef,
+    *,
+    bar: bool,
+    search: str,
+    regex: bool,
+    since: str | None,
+    until: str | None,
+    context: int,
+    **query: Any,
+) -> Iterator[Line]:
+    """The lines that are found, with those beside them; ``bar`` has how far it has come shown on stderr."""
+    asked = {**query, "regex": "true" if regex else None, "since": since, "until": until}
+    asked |= {"before": context or None, "after": context or None}
+    if not bar:
+        yield from client.search(job, search, **asked)
+        return
+    last = JobState.from_json(client.job(job)).last
+    with click.progressbar(length=max(last, 1), label="searching", file=sys.stderr) as progress:
+
+        def reached(place: int) -> None:
+            progress.update(max(0, min(place, last) - progress.pos))
+
+        yield from client.search(job, search, reached, **asked)
+
+
+def json_text(value: dict[str, Any]) -> str:
+    """In ASCII, so that a terminal has nothing in it to obey."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def jobs_table(jobs: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """A line for each job: its id, how it stands, when it began, how many lines it has."""
+    for job in jobs:
+        status = str(job["status"])
+        if job["exit_code"] not in (None, 0):
+            status += f" ({job['exit_code']})"
+        started = str(job["started_at"] or job["created_at"] or "-")
+        yield f"{job['id']:<32} {status:<14} {started:<24} {job['lines']:>12}"
 
 
 def exit_code(state: JobState | dict[str, Any]) -> int:

@@ -4,9 +4,11 @@ from typing import Final, NamedTuple
 
 from chronoverse import sse
 from chronoverse.channel import Channel, final_frames
-from chronoverse.errors import NotALog
+from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, NotALog, StoreError
+from chronoverse.history import archive_has
 from chronoverse.joblog import End, Gap, Job, JobRef, Stray
 from chronoverse.pieces import FIRST_LINES, Pieces
+from chronoverse.tally import store_failed
 
 
 class Step(NamedTuple):
@@ -36,22 +38,43 @@ class Replay:
         self._finished: Final = finished
         self._lease_seconds: Final = lease_seconds
         self._lines = FIRST_LINES
+        #: The newest look at the job that came by.
+        self._known = finished
+        #: Since when, on the viewer's clock, steps have failed, and what they failed at.
+        self._failing: tuple[float, str] | None = None
 
     def step(self, cursor: int, channel: Channel | None) -> Step:
         """What follows ``cursor``. Raises :class:`StoreError`, and then nothing has been passed over."""
         try:
-            piece = self._pieces.behind(self._ref, self._stream, cursor, self._lines)
-            if piece is None:
-                return self._nothing_behind(cursor, channel)
-            step = Step(piece.frames, piece.cursor)
-            if isinstance(piece.closing, Stray):
-                step = Step(piece.frames + piece.closing.to_frame(), piece.cursor, "error")
-            elif piece.closing and not (channel and channel.seek(piece.cursor) is not None):
-                step = self._end(step, piece.closing)
-            self._lines = piece.following
-            return step
-        except NotALog as error:
+            step = self._step(cursor, channel)
+        except (NotALog, ArchiveDamaged) as error:
             return failed(cursor, str(error))
+        self._failing = None
+        return step
+
+    def failed(self, now: float, error: StoreError) -> None:
+        """A step raised ``error``."""
+        store_failed("replay", error)
+        self._failing = self._failing or (now, "archive" if isinstance(error, ArchiveUnavailable) else "store")
+
+    def failing(self, now: float) -> tuple[float, str]:
+        """For how many seconds all steps have failed, and what they failed at first."""
+        return (now - self._failing[0], self._failing[1]) if self._failing else (0.0, "")
+
+    def _step(self, cursor: int, channel: Channel | None) -> Step:
+        if self._known is None and channel is not None:
+            self._known = channel.job
+        piece = self._pieces.behind(self._ref, self._stream, cursor, self._lines, self._known)
+        if piece is None:
+            return self._nothing_behind(cursor, channel)
+        self._known = piece.job or self._known
+        step = Step(piece.frames, piece.cursor)
+        if isinstance(piece.closing, Stray):
+            step = Step(piece.frames + piece.closing.to_frame(), piece.cursor, "error")
+        elif piece.closing and not (channel and channel.seek(piece.cursor) is not None):
+            step = self._end(step, piece.closing)
+        self._lines = piece.following
+        return step
 
     def _nothing_behind(self, cursor: int, channel: Channel | None) -> Step:
         """What it means that the store holds nothing behind the cursor although more was there once."""
@@ -62,7 +85,10 @@ class Replay:
             return failed(cursor, "the log is gone from the store: it expired or was deleted")
         if self._finished and job.end is None:
             return failed(cursor, "the store has lost the end of this log")
-        if job.last > cursor and self._store.read(self._ref, cursor, 1):
+        if archive_has(job, cursor) and self._known and archive_has(self._known, cursor):
+            raise ArchiveDamaged(f"the archive has no line {cursor + 1}, which it ought to have")
+        self._known = job
+        if archive_has(job, cursor) or (job.last > cursor and self._store.read(self._ref, cursor, 1)):
             return Step(b"", cursor)
         step = Step(None, cursor)
         # A closed channel knows how far the log went, whatever the store has lost of it since.

@@ -213,6 +213,13 @@ class Settings:
         return self.redis_url is None
 
     @property
+    def archive_place(self) -> str | None:
+        """The URL of the archive, or None where there is none."""
+        if self.archive_url is not None:
+            return None if self.archive_url == "none" else self.archive_url
+        return (self.data_dir.absolute() / "archive").as_uri() if self.is_embedded else None
+
+    @property
     def has_local_secret(self) -> bool:
         """Whether tokens are signed with the secret that the data directory keeps."""
         return self.is_embedded and not (self.jwt_secret or self.jwt_public_key or self.jwt_jwks_url)

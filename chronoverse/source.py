@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from chronoverse.entries import RawEntry
+from chronoverse.entries import Entry, RawEntry
 from chronoverse.errors import StoreError
 from chronoverse.joblog import Job, JobRef
 
@@ -28,7 +28,30 @@ class Source(Protocol):
     def look_many(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]: ...
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]: ...
     def read_on(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]: ...
+    def redactions(self, job: JobRef, count: int) -> Sequence[tuple[int, int]]: ...
     def reader(self, block_seconds: float) -> Reader: ...
+
+
+class Archive(Protocol):
+    """What reading needs of the archive, for numbers that the job's record says are there.
+
+    Raises of any method: :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`.
+    """
+
+    def frames(self, job: JobRef, after: int, most_lines: int) -> tuple[bytes, int] | None:
+        """Up to ``most_lines`` lines behind ``after`` as SSE frames, and the number reached.
+
+        None where something else than one line for each number follows.
+        """
+
+    def entries(self, job: JobRef, after: int, count: int) -> Sequence[Entry]:
+        """Up to ``count`` entries behind ``after``, upwards, and what has no number behind them."""
+
+    def entries_before(self, job: JobRef, before: int, count: int) -> Sequence[Entry]:
+        """Up to ``count`` entries before ``before``, downwards."""
+
+    def forget(self, job: JobRef) -> None:
+        """What is known of the job's chunks is not true any more."""
 
 
 class LineCount:

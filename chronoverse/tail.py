@@ -19,7 +19,8 @@ from chronoverse import sse
 from chronoverse.channel import Channel, Waiter, encode, final_frames
 from chronoverse.entries import RawEntry, in_sequence, read_entries
 from chronoverse.errors import NotALog, StoreError, StoreUnavailable
-from chronoverse.joblog import Gap, Job, JobRef, Status, Stray
+from chronoverse.joblog import Job, JobRef, Status, Stray
+from chronoverse.observing import Observer, beyond_archived
 from chronoverse.source import LineCount, Source
 from chronoverse.tally import Tally, store_failed
 
@@ -31,8 +32,10 @@ HEALTHY_SECONDS: Final = 4 * BLOCK_SECONDS
 SILENT_SECONDS: Final = 3.0
 #: Seconds between looks at a quiet job. Bounds how late a lost runner or a vanished log is noticed.
 LOOK_SECONDS: Final = 1.0
-#: Seconds between looks at a job whose lines keep coming: only its status can be news there.
-BUSY_LOOK_SECONDS: Final = 10.0
+#: Seconds, at least and at most, between looks at a job whose lines keep coming: only its status and a redaction can
+#: be news there. With few jobs it is the least; of all such jobs so many are looked at in a second, 20 µs each.
+BUSY_LOOK_SECONDS: Final = (1.0, 10.0)
+BUSY_LOOKS: Final = 400
 #: Seconds between the attendant's rounds, and so the grain of heartbeats and deadlines.
 TICK_SECONDS: Final = 0.5
 #: Seconds between two tries of making a blocked read take up a new job.
@@ -54,7 +57,8 @@ log = logging.getLogger(__name__)
 class Tail:
     """The live reading of one process. Threads start with the first watched job, so it may be built before a fork.
 
-    ``clock`` is monotonic, in seconds; ``sleep`` lets others go first.
+    ``redacted`` hears of jobs of which something was redacted. ``clock`` is monotonic, in seconds; ``sleep`` lets
+    others go first.
     """
 
     def __init__(
@@ -62,10 +66,12 @@ class Tail:
         store: Source,
         *,
         lease_seconds: float = 30,
+        redacted: Callable[[JobRef], object] = bool,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._store = store
+        self._observer = Observer(store, lease_seconds, lambda: self._ring_bytes(), redacted)
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._breathe = partial(sleep, 0)
@@ -174,7 +180,7 @@ class Tail:
                 if channel.job is not None:
                     channel.close(sse.frame("error", b"the log is gone from the store: it expired or was deleted"))
             else:
-                self._observe(channel, found)
+                self._observer.observe(channel, found)
 
     def _publish_safely(self, channel: Channel, entries: Sequence[RawEntry]) -> None:
         """What is wrong with one job's log must never stop the others."""
@@ -191,6 +197,8 @@ class Tail:
         ordinary = in_sequence(entries, before)
         if channel.job is None or not ordinary or channel.job.status is Status.PENDING:
             self.look_at([channel])
+        if not ordinary:
+            entries, before = beyond_archived(channel, entries, before)
         first = channel.job.first if channel.job and not ordinary else 1
         items, closing = encode(read_entries(entries, before, first), before)
         if items:
@@ -199,7 +207,7 @@ class Tail:
                 self.tally.delivered(len(items), size, sharing)
                 self.tally.delayed(entries[0])
             self._count.learn(len(items), size)
-            channel.look_at = min(self._clock() + LOOK_SECONDS, channel.looked_at + BUSY_LOOK_SECONDS)
+            channel.look_at = min(self._clock() + LOOK_SECONDS, channel.looked_at + self._busy_look())
         if isinstance(closing, Stray):
             channel.close(closing.to_frame())
         elif closing is not None:
@@ -210,21 +218,9 @@ class Tail:
                     final_frames(channel.job or Job(channel.ref, closing.status), closing, self._lease_seconds)
                 )
 
-    def _observe(self, channel: Channel, job: Job) -> None:
-        channel.observe(job)
-        end = job.end
-        cursor = channel.cursor
-        if job.last > cursor and not self._store.read(channel.ref, cursor, 1):
-            # The read came after the look, so what the look knew of and the read did not find is gone.
-            gap = Gap(cursor + 1, job.last, "trimmed" if job.first > cursor + 1 else "missing")
-            channel.publish(encode([gap], cursor)[0], cursor, self._ring_bytes())
-        if end is None:
-            return
-        if end.sequence_num <= channel.cursor:
-            lost = f"the store lost lines {end.sequence_num} to {channel.cursor} of this log"
-            channel.close(sse.frame("error", lost.encode()))
-        elif end.sequence_num == channel.cursor + 1:
-            channel.close(final_frames(job, end, self._lease_seconds))
+    def _busy_look(self) -> float:
+        least, most = BUSY_LOOK_SECONDS
+        return max(least, min(most, len(self._channels) / BUSY_LOOKS))
 
     def _ring_bytes(self) -> int:
         least, most = RING_BYTES

@@ -81,6 +81,16 @@ def gap_notice(gap: Gap) -> str:
     return f"--- {which} gone ({sanitize(gap.reason, colour=False)}) ---"
 
 
+def redact_notice(first: int, last: int) -> str:
+    """What a reader is told of lines above that have been redacted since.
+
+    >>> redact_notice(2, 9)
+    '--- lines 2-9 have been redacted: what they said above is to be shown no more ---'
+    """
+    which = f"line {first} has" if first == last else f"lines {first}-{last} have"
+    return f"--- {which} been redacted: what they said above is to be shown no more ---"
+
+
 class Rendering:
     """Lines as the text to print. Remembers one thing: whose long line, cut into pieces, is still open."""
 

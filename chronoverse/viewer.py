@@ -18,7 +18,6 @@ from chronoverse.joblog import Job, JobRef
 from chronoverse.pieces import Pieces
 from chronoverse.replay import Replay
 from chronoverse.tail import Tail
-from chronoverse.tally import store_failed
 
 #: Seconds the store may stay away before a viewer is told so and let go.
 STORE_PATIENCE_SECONDS: Final = 30.0
@@ -59,8 +58,8 @@ class Viewer:
 
     __slots__ = (
         "_awaited", "_channel", "_clock", "_closes_at", "_expires_at", "_finished", "_heartbeat", "_lease_seconds",
-        "_past", "_pending", "_pieces", "_position", "_read_at", "_ref", "_retry_ms", "_sent_at", "_state", "_stream",
-        "_tail", "_wait", "_woken", "behind", "cursor", "done", "due", "on_wake", "reason", "sent_away",
+        "_past", "_pending", "_pieces", "_position", "_ref", "_retry_ms", "_sent_at", "_state", "_stream", "_tail",
+        "_told", "_wait", "_woken", "behind", "cursor", "done", "due", "on_wake", "reason", "sent_away",
     )  # fmt: skip
 
     def __init__(
@@ -87,7 +86,7 @@ class Viewer:
         self._retry_ms = request.retry_ms
         self._heartbeat, self._lease_seconds = request.heartbeat_seconds, request.lease_seconds
         self._expires_at, self._closes_at = request.expires_at, request.closes_at
-        self._sent_at = self._read_at = clock()
+        self._sent_at = clock()
         self._wait = request.wait
         job = request.job
         #: On the clock, until when the job may still come.
@@ -96,10 +95,11 @@ class Viewer:
         self._state = job.to_frame() if job else None
         self._pending = sse.frame("connected", _CONNECTED, retry_ms=request.retry_ms) + (self._state or b"")
         self.due = 0.0
+        self._told = 0
         self._schedule()
         if self._finished is None:
             self._channel = channel = tail.join(request.ref, job, self)
-            self._ref = channel.ref
+            self._ref, self._told = channel.ref, len(channel.notices)
             if job and channel.job and (job.status, job.attempt) == (channel.job.status, channel.job.attempt):
                 self._state = channel.state
 
@@ -256,9 +256,10 @@ class Viewer:
     def _idle(self, now: float) -> bytes | None:
         """What to send when there is nothing to send."""
         channel = self._channel
-        silent = now - self._read_at if channel is None else self._tail.silent_seconds(channel.ref)
-        if silent >= STORE_PATIENCE_SECONDS:
-            return self._fail(f"the store has been away for {round(silent)} s")
+        silent = self._tail.silent_seconds(channel.ref) if channel else 0.0
+        seconds, which = max((silent, "store"), self._past.failing(now) if self._past else (0.0, ""))
+        if seconds >= STORE_PATIENCE_SECONDS:
+            return self._fail(f"the {which} has been away for {round(seconds)} s")
         if self._awaited is not None and channel is not None and channel.job is None and now >= self._awaited:
             return self._fail(f"no such job came within {self._wait:g} s")
         if now - self._sent_at >= self._heartbeat and channel is not None and self._tail.healthy(channel.ref):
@@ -275,8 +276,8 @@ class Viewer:
             self.behind = True
             return None
         if channel.state is not self._state:
-            self._state = channel.state
-            return self._state or b""
+            news, self._told, self._state = channel.news(self._told, self._state)
+            return news
         # Asked before taking: when it was closed already, what is taken now is all there is.
         final, cursor = channel.final, channel.cursor
         position = channel.seek(self.cursor) if self._position is None else self._position
@@ -311,10 +312,9 @@ class Viewer:
         try:
             step = self._past.step(self.cursor, self._channel)
         except StoreError as error:
-            store_failed("replay", error)
+            self._past.failed(now, error)
             self.due = min(self.due, now + RETRY_READ_SECONDS)
             return None
         self._tail.tally.replayed(step.cursor - self.cursor, len(step.frames or b""))
         self.cursor = step.cursor
-        self._read_at = now
         return self._finish(step.reason, step.frames or b"") if step.reason else step.frames

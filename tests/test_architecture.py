@@ -12,22 +12,23 @@ PACKAGE: Final = Path(__file__).resolve().parents[1] / "chronoverse"
 #: Imports point strictly down this table. Each string is one rank: modules of the same rank do not know each other.
 LAYERS: Final = {
     "ground": ("errors metrics sse turns",),
-    "values": ("archive joblog redisurl", "archive.records parse", "entries ledger settings"),
+    "values": ("archive joblog matcher redisurl", "archive.records parse period", "entries ledger settings"),
     "places lines rest": (
-        "archive.objects archive.packing",
-        "archive.files",
+        "archive.index archive.kept archive.objects archive.packing",
+        "archive.files archive.reading archive.rewriting archive.s3",
+        "archive.places archive.search",
         "keeper store.driver store.replies",
         "embedded store.ahead store.places",
-        "store.appends store.archived store.cluster store.reader store.sentinel",
+        "store.appends store.archived store.cluster store.inventory store.reader store.redacted store.sentinel",
         "store.confirm store.lanes",
         "store",
     ),
     "reading and writing": (
-        "backoff carriage channel cutter echo follower foreground source",
-        "httpledger jwks masking matcher pseudoterminal relay tally terminal",
-        "auth client hole records scribe tail",
-        "capture pieces spoolfile",
-        "replay segment",
+        "backoff carriage channel companion cutter echo follower foreground source",
+        "httpledger jwks masking pseudoterminal relay tally terminal workload",
+        "auth client history hole observing records scribe sealing",
+        "capture pieces redaction retention spoolfile tail",
+        "archiver replay segment",
         "stock",
         "spool",
         "safety sender",
@@ -38,14 +39,14 @@ LAYERS: Final = {
     "HTTP": (
         "web.addresses web.admission web.bodies web.connection web.crowd web.cursors web.fairness web.identity",
         "web.schemas",
-        "web.journal web.problems",
+        "web.journal web.problems web.searches",
         "web.openapi web.outlet web.publications web.refusals",
         "web.services web.worker",
         "web.opening web.ops web.pages web.publish web.ui",
-        "web.events web.jobs web.logs web.raw web.search",
+        "web.admin web.events web.jobs web.logs web.raw web.search",
         "web.fastpath",
     ),
-    "roots": ("banner web", "cli", "__main__"),
+    "roots": ("banner options web", "upkeep", "cli", "__main__"),
 }
 
 #: A library's top-level name, and the modules that alone may import it (with all that is below them).

@@ -57,7 +57,7 @@ def test_frames_can_be_read_alone() -> None:
     assert [frame.first for frame in chunk.frames[1:]] == [frame.last + 1 for frame in chunk.frames[:-1]]
     for frame in chunk.frames:
         assert frame.plain
-        assert frame.timestamp == "2026-03-03T10:00:05.123Z"
+        assert frame.earliest == frame.latest == "2026-03-03T10:00:05.123Z"
         text = unpack(frame, data[frame.offset : frame.offset + frame.size])
         numbers = [orjson.loads(line)["sequence_num"] for line in text.splitlines()]
         assert numbers == list(range(frame.first, frame.last + 1))

@@ -1,6 +1,8 @@
 """Who may reach the store, and what they may do there: TLS with certificates, and the rights of docs/redis.md."""
 
+import contextlib
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -8,18 +10,23 @@ from typing import Final
 import pytest
 import redis
 
+from chronoverse.archive.files import FileObjects
 from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.joblog import JobRef, Run, Status
+from chronoverse.sealing import sealer
 from chronoverse.store import Durability, Store
 from tests.conftest import binary
-from tests.support.bench import JOB, NOW, make_lines
+from tests.support.archivers import DAY, append, archive
+from tests.support.bench import JOB, NOW, NOW_SECONDS, make_lines
 from tests.support.certificates import Authority
 from tests.support.fleets import Cluster, Sentinel, Watched, free_ports
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
 DOCUMENT: Final = (Path(__file__).parents[1] / "docs" / "redis.md").read_text("utf-8")
-#: The users of the document, in its order: the service, a runner, and the service to a Sentinel.
+#: Jobs: half archived, its log lost, and once more with its runner; too large; ended long ago.
+HALF, LOST, LARGE, ENDED = (JobRef("wf_1", name) for name in ("half", "lost", "large", "ended"))
+#: The users of the document, in its order: the service, a runner, the service to a Sentinel, an archiver.
 RULES: Final = [line.split()[2:] for line in DOCUMENT.splitlines() if line.startswith("ACL SETUSER ")]
 
 
@@ -106,9 +113,16 @@ def granted(rules: list[str]) -> set[str]:
     return {rule[1:] for rule in rules if rule.startswith("+")}
 
 
+def go_on(store: Store) -> None:
+    """A log that was lost goes on behind its archive."""
+    assert store.append(store.open(HALF, "token"), make_lines(6, 1)) == 7
+
+
 def serve(store: Store) -> None:
     """All that a service does."""
     store.ping()
+    store.archived.chunk(JOB, 1)
+    store.redactions(JOB, 1)
     store.register(JOB)
     attempt = store.open(JOB, "token")
     store.append(attempt, make_lines(1, 2))
@@ -125,6 +139,7 @@ def serve(store: Store) -> None:
     store.forget("wf_1", ["unknown"])
     store.finish(attempt, Status.COMPLETED, 0, 0, 3)
     store.look(JOB)
+    store.look(LOST)
 
 
 def run(store: Store) -> None:
@@ -143,7 +158,34 @@ def run(store: Store) -> None:
     store.finish(attempt, Status.COMPLETED, 0, 0, 2)
 
 
-@pytest.mark.parametrize(("rules", "work"), [(RULES[0], serve), (RULES[1], run)], ids=["service", "runner"])
+def archive_all(store: Store) -> None:
+    """All that an archiver does: a large log, an ended one, one whose time is over, a lost runner's."""
+    with tempfile.TemporaryDirectory() as directory:
+        objects = FileObjects(Path(directory))
+        for clock in (lambda: NOW_SECONDS, lambda: NOW_SECONDS + 8 * DAY):
+            assert archive(store, objects, retention_seconds=7 * DAY, clock=clock) == 0
+        assert store.inventory.survey(ENDED).finished_at == ""
+        chunk = store.archived.chunks(LARGE)[-1]
+        with sealer(store, LARGE) as token:
+            store.archived.seal(LARGE, token, chunk)
+    found = store.look(LOST)
+    assert found
+    assert found.status is Status.LOST
+
+
+def prepare(store: Store) -> None:
+    """What is there before."""
+    store.open(LOST, "token")
+    append(store, store.open(LARGE, "token"), 1, 5_000)
+    store.append(attempt := store.open(ENDED, "token"), make_lines(1, 3))
+    store.finish(attempt, Status.COMPLETED, 0, 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("rules", "work"),
+    [(RULES[0], serve), (RULES[1], run), (RULES[3], archive_all)],
+    ids=["service", "runner", "archiver"],
+)
 def test_the_documented_rights_are_enough_and_none_is_too_much(
     tmp_path: Path, rules: list[str], work: Callable[[Store], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,13 +195,18 @@ def test_the_documented_rights_are_enough_and_none_is_too_much(
     user = rules[0]
     with RedisServer(tmp_path, None, "--appendonly", "yes", "--min-replicas-to-write", "0") as server:
         server.ask("ACL", "SETUSER", *rules)
+        for job in (HALF, LOST):
+            server.ask("HSET", f"chronoverse:{{{job.workflow_id}}}:{job.job_id}:job", "archived", 5)
+        with contextlib.closing(Store(server.url, clock=lambda: NOW_SECONDS)) as theirs:
+            prepare(theirs)
+        lose(server)
         server.ask("CONFIG", "RESETSTAT")
         store = Store(
-            server.url.replace("unix://", f"unix://{user}:secret@"), lease_seconds=1 if user == "service" else 30
+            server.url.replace("unix://", f"unix://{user}:secret@"), lease_seconds=30 if user == "runner" else 1
         )
+        if user != "archiver":
+            go_on(store)
         work(store)
-        if user == "service":
-            lose(server, store)
         ours = used(server) - {"config|resetstat", "info", "hello", "auth", "client|setinfo"}
         with redis.Redis.from_url(server.url, protocol=2, username=user, password="secret") as client:
             for command in (
@@ -175,15 +222,10 @@ def test_the_documented_rights_are_enough_and_none_is_too_much(
     assert ours == granted(rules) - {"info"}
 
 
-def lose(server: RedisServer, store: Store) -> None:
-    """The runner of another job is gone, and the service says so."""
-    lost = JobRef("wf_1", "lost")
-    store.open(lost, "token")
-    server.ask("DEL", "chronoverse:{wf_1}:lost:lease")
+def lose(server: RedisServer) -> None:
+    """The runner of a job is gone, and so is its log."""
+    server.ask("DEL", f"chronoverse:{{{LOST.workflow_id}}}:{LOST.job_id}:lease")
     wait_until(lambda: b"uptime_in_seconds:0\r" not in server.ask("INFO", "server"), 5, "the server is a second old")
-    looked = store.look(lost)
-    assert looked
-    assert looked.status is Status.LOST
 
 
 def test_a_runner_may_be_kept_to_a_workflow(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ A line is spelt as everywhere (``Line.to_json``). What else a log may say has a 
 """
 
 import hashlib
+import re
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -26,25 +27,38 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-#: zstd's own default. 6 packs 10 % better and takes five times as long.
-LEVEL: Final = 3
+#: A fifth smaller than with zstd's own default, 3, and faster to unpack; 400,000 lines a second, a fifth as many.
+LEVEL: Final = 9
+#: For when the store waits for room: half the time.
+HURRIED_LEVEL: Final = 3
 _SKIPPABLE: Final = 0x184D2A5E
 _SEEKABLE: Final = 0x8F92EAB1
 #: What an SSE frame puts around a line's JSON.
 _BEFORE: Final = len(b"event: log\ndata: ")
-_BEHIND: Final = b"\nid: "
+_BEHIND: Final = len(b"id: \n\n")
+#: A line's JSON up to its time, and the time with the quote behind it, as ``iso_timestamp`` spells it.
+_TIME: Final = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)"')
+_UP_TO_TIME: Final = 39
+#: What other entries start with. They have no time.
+_OTHERS: Final = (b'{"gap":', b'{"stray":')
 
 
 class Packer:
     """One chunk of the log of ``job``, from line ``first`` on. It has reached ``last``, and ``text_size`` bytes."""
 
-    def __init__(self, job: JobRef, first: int) -> None:
+    def __init__(self, job: JobRef, first: int, frame_bytes: int = FRAME_BYTES, level: int = LEVEL) -> None:
         self.first: Final = first
         self.last = first - 1
         self.text_size = 0
         #: Set when the log holds something behind which nothing has a number: the chunk cannot go further.
         self.closed = False
         self._job = job
+        self._frame_bytes = frame_bytes
+        #: The sum by which a changed byte is noticed costs nothing that can be measured.
+        self._options: Final[Mapping[int, int]] = {
+            zstd.CompressionParameter.compression_level: level,
+            zstd.CompressionParameter.checksum_flag: 1,
+        }
         self._hash = hashlib.sha256()
         self._frames: list[Frame] = []
         self._packed: list[bytes] = []
@@ -59,18 +73,36 @@ class Packer:
         A terminal entry is not taken: it is the job's, and stays where the job is.
         """
         plain = plain_frames(entries, self.last)
-        for frame in plain:
-            self._line(frame[_BEFORE : frame.rindex(_BEHIND)] + b"\n")
+        self._plain_lines(plain)
         for entry in read_entries(entries[len(plain) :], self.last, lowest):
             self._entry(entry)
 
     def finish(self) -> tuple[Chunk, bytes]:
         """The chunk's record, and the object. One number at least must have been added."""
         self._close_frame()
-        data = b"".join([*self._packed, _seek_table(self._frames)])
+        data = b"".join([*self._packed, seek_table(self._frames)])
         digest = self._hash.hexdigest()
-        name = object_name(self._job, self.first, self.last, digest)
+        # By its bytes: another level, or another zstd, packs the same lines otherwise, and frames lie elsewhere then.
+        name = object_name(self._job, self.first, self.last, hashlib.sha256(data).hexdigest())
         return Chunk(self.first, self.last, name, len(data), digest, tuple(self._frames)), data
+
+    def _plain_lines(self, frames: Sequence[bytes]) -> None:
+        """:meth:`_line` for the JSON in each of these, at half the cost."""
+        text, size, number = self._text, self._size, self.last
+        behind, enough = -_BEHIND - len(str(number)), self._frame_bytes
+        following = 10 ** len(str(number))
+        for frame in frames:
+            number += 1
+            if number == following:
+                behind, following = behind - 1, following * 10
+            line = frame[_BEFORE:behind]
+            text.append(line)
+            size += len(line)
+            if size >= enough:
+                self._size, self.last = size, number
+                self._close_frame()
+                text, size = self._text, 0
+        self._size, self.last = size, number
 
     def _entry(self, entry: Entry) -> None:
         if isinstance(entry, End) or (isinstance(entry, Stray) and entry.last):
@@ -89,26 +121,35 @@ class Packer:
         self._text.append(text)
         self._size += len(text)
         self.last = self.last + 1 if last is None else last
-        if self._size >= FRAME_BYTES:
+        if self._size >= self._frame_bytes:
             self._close_frame()
 
     def _close_frame(self) -> None:
         if not self._text:
             return
-        timestamps = (orjson.loads(line).get("timestamp") for line in self._text)
-        timestamp = next((each for each in timestamps if each), "")
+        earliest, latest = _times(self._text)
         text = b"".join(self._text)
-        packed = zstd.compress(text, LEVEL)
+        packed = zstd.compress(text, options=self._options)
         self._hash.update(text)
         offset = self._frames[-1].offset + self._frames[-1].size if self._frames else 0
-        self._frames.append(Frame(self._first, self.last, offset, len(packed), len(text), timestamp, self._plain))
+        span = (self._first, self.last, offset, len(packed), len(text))
+        self._frames.append(Frame(*span, earliest, latest, self._plain))
         self._packed.append(packed)
         self.text_size += len(text)
         self._text, self._size, self._plain = [], 0, True
         self._first = self.last + 1
 
 
-def _seek_table(frames: Sequence[Frame]) -> bytes:
+def _times(lines: Iterable[bytes]) -> tuple[str, str]:
+    """The earliest and the latest time of JSON Lines, or nothing where one of them cannot be compared."""
+    starts = {line[:_UP_TO_TIME] for line in lines}
+    found = [_TIME.fullmatch(start) for start in starts if not start.startswith(_OTHERS)]
+    times = [each[1].decode() for each in found if each]
+    return (min(times), max(times)) if times and len(times) == len(found) else ("", "")
+
+
+def seek_table(frames: Sequence[Frame]) -> bytes:
+    """What stands behind a chunk's frames."""
     rows = b"".join(struct.pack("<II", frame.size, frame.text_size) for frame in frames)
     footer = struct.pack("<IBI", len(frames), 0, _SEEKABLE)
     return struct.pack("<II", _SKIPPABLE, len(rows) + len(footer)) + rows + footer
@@ -135,11 +176,12 @@ def digest(chunk: Chunk, data: bytes) -> str:
 
 def entries_in(text: bytes) -> Iterable[Entry]:
     """What JSON Lines say, in order."""
-    for line in text.splitlines():
-        yield _read(orjson.loads(line))
+    return map(read_line, text.splitlines())
 
 
-def _read(said: dict[str, Any]) -> Entry:
+def read_line(line: bytes) -> Entry:
+    """What one of the JSON Lines says."""
+    said: dict[str, Any] = orjson.loads(line)
     if "message" in said:
         return Line.from_json(said)
     if "gap" in said:

@@ -6,7 +6,9 @@ JSON Lines: so any line can be had by reading one frame. The store keeps the rec
 and only what is recorded there is part of the log.
 """
 
+from bisect import bisect_left
 from itertools import accumulate
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -19,11 +21,14 @@ FRAME_BYTES: Final = 256 * 2**10
 CHUNK_BYTES: Final = 16 * 2**20
 
 
+_last = attrgetter("last")
+
+
 class Frame(NamedTuple):
     """A zstd frame at ``offset`` of its object, ``size`` bytes, with numbers ``first`` to ``last``.
 
-    ``timestamp`` is its first line's. ``plain``: every number is a line, one after the other, and nothing else is
-    there.
+    ``earliest`` and ``latest`` are its lines' times as ``iso_timestamp`` spells them, or both empty where a line has
+    another spelling. ``plain``: every number is a line, one after the other, and nothing else is there.
     """
 
     first: int
@@ -31,7 +36,8 @@ class Frame(NamedTuple):
     offset: int
     size: int
     text_size: int
-    timestamp: str
+    earliest: str
+    latest: str
     plain: bool
 
 
@@ -50,9 +56,13 @@ class Chunk(NamedTuple):
         """Bytes of JSON Lines."""
         return sum(frame.text_size for frame in self.frames)
 
+    def place_of(self, number: int) -> int:
+        """Which of its frames has ``number``, at most its last; the first, where the number is before all."""
+        return bisect_left(self.frames, number, key=_last)
+
     def to_json(self) -> bytes:
-        """The record: each frame as last number, bytes packed, bytes unpacked, first time, plain or not."""
-        frames = [[each.last, each.size, each.text_size, each.timestamp, int(each.plain)] for each in self.frames]
+        """The record: each frame as last number, bytes packed, bytes unpacked, times, plain or not."""
+        frames = [[*each[1:2], *each[3:7], int(each.plain)] for each in self.frames]
         known = {"first": self.first, "last": self.last, "object": self.name, "bytes": self.size}
         return orjson.dumps({**known, "sha256": self.sha256, "frames": frames})
 
@@ -63,10 +73,8 @@ class Chunk(NamedTuple):
         rows = known["frames"]
         offsets = accumulate((row[1] for row in rows), initial=0)
         firsts = [known["first"], *(row[0] + 1 for row in rows)]
-        frames = tuple(
-            Frame(first, last, offset, size, text_size, timestamp, bool(plain))
-            for first, offset, (last, size, text_size, timestamp, plain) in zip(firsts, offsets, rows, strict=False)
-        )
+        spans = zip(firsts, offsets, rows, strict=False)
+        frames = tuple(Frame._make((first, row[0], offset, *row[1:5], bool(row[5]))) for first, offset, row in spans)
         return cls(known["first"], known["last"], known["object"], known["bytes"], known["sha256"], frames)
 
 
@@ -76,5 +84,5 @@ def folder(job: JobRef) -> str:
 
 
 def object_name(job: JobRef, first: int, last: int, sha256: str) -> str:
-    """A chunk's name. Made of what is in it, so that writing it twice is writing it once."""
+    """A chunk's name. ``sha256`` is of the object's bytes, so that writing it twice is writing it once."""
     return f"{folder(job)}{first:015d}-{last:015d}-{sha256[:16]}.jsonl.zst"

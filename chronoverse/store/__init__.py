@@ -12,8 +12,10 @@ Keys, under a prefix, with the workflow as hash tag so that all of a workflow's 
                                                expires LEASE after its runner was last heard
     {prefix}:{<workflow>}:<job>:archive  zset  the record of each archived chunk, by its last number
                                                goes with the objects; the job's hash stays as long
+    {prefix}:{<workflow>}:<job>:audit  list    the newest redactions; goes with the job
     {prefix}:{<workflow>}:<job>:sealer  string  who archives the job
                                                expires when that process was not heard for a while
+    {prefix}:{<workflow>}:settings     hash    retention_seconds, where it is not the common setting
 
 Whatever must be atomic is a script in ``lua/``. All of them may be repeated after a lost reply.
 Foreign runners write the same keys with plain commands, so nothing read here is trusted to be in shape.
@@ -21,6 +23,7 @@ Foreign runners write the same keys with plain commands, so nothing read here is
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
@@ -36,9 +39,11 @@ from chronoverse.store.archived import Archived
 from chronoverse.store.cluster import ClusterPlace, slot_of
 from chronoverse.store.confirm import Confirmer, Durability
 from chronoverse.store.driver import Ask, Client, DriverError, Script, ScriptForgotten, translate, translated
+from chronoverse.store.inventory import Inventory
 from chronoverse.store.lanes import Lanes
 from chronoverse.store.places import OneServer, Place, Use
 from chronoverse.store.reader import BlockingReader
+from chronoverse.store.redacted import Redacted
 from chronoverse.store.sentinel import SentinelPlace
 
 __all__ = ["Attempt", "Durability", "Store"]
@@ -80,10 +85,11 @@ class Store:
         self._sleep = sleep
         self._place = _place(url)
         #: Where the master may change, or there are many, no connection is kept for a log's past.
-        self._ahead: AheadReader | None = None
-        if self._place.fixed:
-            self._ahead = AheadReader(self._place.connection(""), lambda job: self._key(job, "log"))
-        self.archived: Final = Archived(self._place, self._key)
+        log = partial(self._key, kind="log")
+        self._ahead = AheadReader(self._place.connection(""), log) if self._place.fixed else None
+        self.archived: Final = Archived(self._place, self._key, self._index)
+        self.redacted: Final = Redacted(self._place, self._key)
+        self.inventory: Final = Inventory(self._place, prefix, self._key)
         names = ("open", "append", "renew", "finish", "look", "register")
         self._scripts = {name: Script(name) for name in names}
 
@@ -205,12 +211,15 @@ class Store:
         entries: Sequence[RawEntry] = self._command(job.workflow_id, *command)
         return entries
 
+    def redactions(self, job: JobRef, count: int) -> list[tuple[int, int]]:
+        """What the newest ``count`` redactions covered."""
+        if self._ahead:
+            self._ahead.forget()
+        return self.redacted.ranges(job, count)
+
     def reader(self, block_seconds: float) -> BlockingReader | Lanes:
         """A reader on connections of its own, for the process's tail."""
-
-        def make() -> BlockingReader:
-            return BlockingReader(self._place, lambda job: self._key(job, "log"), block_seconds)
-
+        make = partial(BlockingReader, self._place, partial(self._key, kind="log"), block_seconds)
         return make() if self._place.one else Lanes(make, slot_of, self.read, block_seconds)
 
     # What a runner does

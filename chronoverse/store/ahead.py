@@ -49,6 +49,10 @@ class AheadReader:
                     self._ask_ahead((job, reached, count))
             return entries
 
+    def forget(self) -> None:
+        """What was asked for ahead is not to be used: the log has changed."""
+        self._asked_at = float("-inf")
+
     def close(self) -> None:
         """Closes the connection; the next read opens it again."""
         self._asked = None

@@ -1,9 +1,12 @@
 """What the store keeps of archived logs: the record of each chunk, and who may write the next one."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from chronoverse.archive.records import Chunk
+from chronoverse.entries import RawEntry
+from chronoverse.errors import Held
 from chronoverse.joblog import JobRef
 from chronoverse.store.driver import Script, translated
 from chronoverse.store.places import Place, Use
@@ -19,10 +22,13 @@ class Archived:
     Raises of any method: as those of :class:`chronoverse.store.Store`.
     """
 
-    def __init__(self, place: Place, key: _Key) -> None:
+    def __init__(self, place: Place, key: _Key, index: Callable[[str], str]) -> None:
         self._place = place
         self._key = key
-        self._seal: Final = Script("seal")
+        self._index = index
+        names = ("claim", "release", "seal", "complete", "doom", "delete")
+        # Or a server that is full of logs could never be rid of them.
+        self._scripts: Final = {name: Script(name, frees=True) for name in names}
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
         """The chunk in which line ``number`` is, or the first behind it. None when no chunk reaches so far."""
@@ -34,28 +40,84 @@ class Archived:
         """All of the job's chunks, in order."""
         return [Chunk.from_json(each) for each in self._command(job, "ZRANGE", self._key(job, "archive"), 0, -1)]
 
-    def seal(self, job: JobRef, token: str, chunk: Chunk, *, trim: int = 0) -> None:
-        """Makes ``chunk``, whose object was read back, part of the job's archive; lines up to ``trim`` leave the log.
-
-        ``token`` is the lease's. May be repeated. Raises: :class:`Fenced`, :class:`SequenceGap` when the archive goes
-        on with another number.
-        """
-        keys = [self._key(job, kind) for kind in ("log", "job", "sealer", "archive")]
-        args = (token, chunk.first, chunk.last, chunk.to_json(), trim)
-        with translated():
-            answer = self._place.run(job.workflow_id, lambda client: self._seal.run(client, keys, *args), Use.COMMANDS)
-        if answer[0] != b"OK":
-            raise refusal(answer[0].decode(), answer[1:])
+    # One archiver at a time
 
     def claim(self, job: JobRef, token: str, lease_seconds: float) -> bool:
         """Takes the job's archiving for ``token``, or extends it. False when somebody else has it."""
-        key, lease_ms = self._key(job, "sealer"), round(lease_seconds * 1000)
-        if self._command(job, "SET", key, token, "NX", "PX", lease_ms):
-            return True
-        if self._command(job, "GET", key) != token.encode():
-            return False
-        return bool(self._command(job, "PEXPIRE", key, lease_ms))
+        return self._run("claim", job, ("sealer",), token, round(lease_seconds * 1000)) == b"OK"
+
+    def release(self, job: JobRef, token: str) -> None:
+        """Lets go of the job's archiving. Nothing happens when somebody else has it."""
+        self._run("release", job, ("sealer",), token)
+
+    # What its holder does
+
+    def seal(self, job: JobRef, token: str, chunk: Chunk, *, trim: int = 0, last_entry: RawEntry | None = None) -> None:
+        """Makes ``chunk``, whose object was read back, part of the job's archive; lines up to ``trim`` leave the log.
+
+        ``token`` is the lease's. With ``last_entry``, the last that was read for the chunk, nothing is sealed unless
+        the log still has it. The log's last entry never leaves it. May be repeated.
+        Raises: :class:`Fenced`, :class:`SequenceGap` when the archive goes on with another number.
+        """
+        guard = ("", "") if last_entry is None else (last_entry[0], _digest(last_entry[1]))
+        args = (token, chunk.first, chunk.last, chunk.to_json(), trim, *guard)
+        self._run("seal", job, ("log", "job", "sealer", "archive"), *args)
+
+    def complete(
+        self,
+        job: JobRef,
+        token: str,
+        *,
+        archived: int,
+        sha256: str,
+        hot_ms: int,
+        created_ms: int,
+        state: Mapping[str, Any],
+    ) -> None:
+        """Says that all of an ended job is archived, up to number ``archived``: the log itself goes after ``hot_ms``.
+
+        ``state`` is what its hash shall say where it does not yet. May be repeated.
+        Raises: :class:`Fenced`, :class:`SequenceGap` when the archive ends elsewhere.
+        """
+        fields = [each for pair in state.items() for each in pair]
+        args = (token, archived, sha256, hot_ms, job.job_id, created_ms, *fields)
+        self._run("complete", job, ("log", "job", "sealer", "archive"), *args, index=True)
+
+    def swept(self, job: JobRef) -> None:
+        """Notes that a complete job's objects are those that are recorded."""
+        self._command(job, "HSET", self._key(job, "job"), "swept", "1")
+
+    def doom(self, job: JobRef, token: str) -> None:
+        """Hides the job from everybody, and refuses its runners: it is about to be deleted.
+
+        Raises: :class:`Fenced`, :class:`Held` by a live runner.
+        """
+        self._run("doom", job, ("log", "job", "lease", "sealer"), token)
+
+    def delete(self, job: JobRef, token: str) -> None:
+        """Deletes all that the store has of the job, the lease as well. Raises: :class:`Fenced`."""
+        kinds = ("log", "job", "lease", "sealer", "archive", "audit")
+        self._run("delete", job, kinds, token, job.job_id, index=True)
+
+    def _run(self, name: str, job: JobRef, kinds: Sequence[str], *args: Any, index: bool = False) -> bytes:
+        keys = [self._key(job, kind) for kind in kinds]
+        if index:
+            keys.append(self._index(job.workflow_id))
+        script = self._scripts[name]
+        with translated():
+            answer = self._place.run(job.workflow_id, lambda client: script.run(client, keys, *args), Use.COMMANDS)
+        if answer[0] == b"HELD":
+            raise Held("a live runner holds this job")
+        word: bytes = answer[0]
+        if word not in (b"OK", b"TAKEN"):
+            raise refusal(answer[0].decode(), answer[1:])
+        return word
 
     def _command(self, job: JobRef, *command: Any) -> Any:
         with translated():
             return self._place.run(job.workflow_id, lambda client: client.execute_command(*command))
+
+
+def _digest(fields: Sequence[bytes]) -> str:
+    """As ``seal.lua`` makes it of an entry's fields, to know it again."""
+    return hashlib.sha1(b"\0".join(fields), usedforsecurity=False).hexdigest()

@@ -106,11 +106,15 @@ class ClusterPlace:
             found.setdefault(self._owner(job.workflow_id), []).append(job)
         return list(found.values())
 
+    def masters(self) -> Sequence[Client]:
+        self._renew()
+        return [self._client(master, Use.COMMANDS) for master in self._owned()]
+
     def ping(self) -> None:
         """One master that answers is enough: only the jobs of the others are away."""
         self._renew()
         failure: DriverError = redis.ConnectionError("the Cluster has no masters")
-        for master in self._masters():
+        for master in self._owned():
             try:
                 self._client(master, Use.COMMANDS).execute_command("PING")
             except DriverError as error:
@@ -143,7 +147,7 @@ class ClusterPlace:
         self._stale = True
         return owner
 
-    def _masters(self) -> list[Address]:
+    def _owned(self) -> list[Address]:
         """In no order, so that no node is asked by all."""
         masters = list({owner for owner in self._owners if owner is not None})
         random.shuffle(masters)
@@ -157,7 +161,7 @@ class ClusterPlace:
             if not self._stale or self._clock() - self._asked_at < MAP_PAUSE_SECONDS:
                 return
             self._asked_at = self._clock()
-            for address in [*self._newest, *self._masters(), *self._url.hosts][:MAP_NODES]:
+            for address in [*self._newest, *self._owned(), *self._url.hosts][:MAP_NODES]:
                 server, seconds = self._url.server(address), MAP_SECONDS
                 client = connect(server, retries=0, timeout=seconds, socket_connect_timeout=seconds)
                 with contextlib.closing(client), contextlib.suppress(DriverError):
@@ -172,7 +176,7 @@ class ClusterPlace:
             host = (owner[0] or b"").decode() or asked[0]
             owners[first : last + 1] = [(host, owner[1])] * (last + 1 - first)
         self._owners = owners
-        self._forget(set(self._masters()))
+        self._forget(set(self._owned()))
 
     def _forget(self, masters: set[Address]) -> None:
         """Nodes that are masters no more: nodes come and go, and their addresses with them."""

@@ -45,10 +45,14 @@ DriverError = redis.RedisError
 
 
 class Script:
-    """A server-side script: sent once, run by its hash, sent again when the server has forgotten it."""
+    """A server-side script: sent once, run by its hash, sent again when the server has forgotten it.
 
-    def __init__(self, name: str) -> None:
-        self.source = (_LUA / "common.lua").read_text("utf-8") + (_LUA / f"{name}.lua").read_text("utf-8")
+    With ``frees`` it is run by a server without memory, too, for it gives back more than it takes.
+    """
+
+    def __init__(self, name: str, *, frees: bool = False) -> None:
+        flags = "#!lua flags=allow-oom\n" if frees else ""
+        self.source = flags + (_LUA / "common.lua").read_text("utf-8") + (_LUA / f"{name}.lua").read_text("utf-8")
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def run(self, client: redis.Redis, keys: Sequence[str], *args: Any) -> Any:

@@ -62,6 +62,10 @@ class Place(Protocol):
         """The jobs by server."""
         ...
 
+    def masters(self) -> Sequence[Client]:
+        """A client for commands to each server that has keys."""
+        ...
+
     def ping(self) -> None:
         """Raises unless the store answers."""
         ...
@@ -104,6 +108,9 @@ class OneServer:
 
     def parts(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
         return [jobs] if jobs else []
+
+    def masters(self) -> Sequence[Client]:
+        return [self._clients[Use.COMMANDS]]
 
     def ping(self) -> None:
         self._clients[Use.COMMANDS].execute_command("PING")

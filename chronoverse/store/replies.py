@@ -50,7 +50,7 @@ def job(ref: JobRef, reply: list[Any] | None) -> Job | None:
         # A terminal entry without a number of its own, such as 5-1, is the one behind line 5.
         end = read_terminal(last if last_id.endswith(b"-0") else last + 1, terminal)
     elif status in Status.__members__ and Status(status).terminal:
-        end = _end_from_hash(named, last, holds_entries=bool(first_id))
+        end = _end_from_hash(named, last, archived, holds_entries=bool(first_id))
     known = Job(
         ref=ref,
         status=Status.RUNNING if last or status == "RUNNING" else Status.PENDING,
@@ -62,16 +62,16 @@ def job(ref: JobRef, reply: list[Any] | None) -> Job | None:
         redactions=parse_number(named.get("redactions", "")) or 0,
     )
     known = known.ended(end) if end else known
-    if archived:
-        return replace(known, first=parse_number(named.get("archived_first", "")) or 1)
-    return replace(known, first=max(entry_number(first_id), 1) if first_id else known.last + 1)
+    hot = max(entry_number(first_id), 1) if first_id else known.last + 1
+    first = (parse_number(named.get("archived_first", "")) or 1) if archived else hot
+    return replace(known, first=first, hot=hot)
 
 
-def _end_from_hash(named: dict[str, str], last: int, *, holds_entries: bool) -> End:
+def _end_from_hash(named: dict[str, str], last: int, archived: int, *, holds_entries: bool) -> End:
     """The end of a job whose log does not hold it: expired before its hash, trimmed away, or never written."""
     lines = parse_number(named.get("lines", ""))
     if lines is None:
-        lines = last if holds_entries else max(last - 1, 0)
+        lines = max(last if holds_entries else last - 1, archived, 0)
     elif last > lines + 1:
         lines = last
     return End(

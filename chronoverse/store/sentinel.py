@@ -3,13 +3,13 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import redis
 
 from chronoverse.redisurl import Address, RedisUrl
-from chronoverse.store.driver import Connection, DriverError, NotMaster, connect
+from chronoverse.store.driver import Client, Connection, DriverError, NotMaster, connect
 from chronoverse.store.places import OneServer, Result, Use, Work
 
 #: Seconds between questions whether the master is still the same. A master that was cut off from its Sentinels goes
@@ -127,6 +127,10 @@ class SentinelPlace(OneServer):
         except NotMaster:
             self._let_go()
             raise
+
+    def masters(self) -> Sequence[Client]:
+        self._watch()
+        return super().masters()
 
     def keeps(self, workflow_id: str, connection: Connection) -> bool:
         self._watch()

@@ -6,14 +6,17 @@ from flask import Flask, request
 from werkzeug.exceptions import NotFound
 
 from chronoverse import embedded, metrics
+from chronoverse.archive.places import objects_at
+from chronoverse.archive.reading import Archive
 from chronoverse.auth import Verifier
 from chronoverse.errors import AtCapacity
+from chronoverse.history import NoArchive
 from chronoverse.pieces import Pieces
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.tail import Tail
 from chronoverse.turns import Turns
-from chronoverse.web import events, identity, jobs, logs, openapi, ops, problems, publish, raw, search, ui
+from chronoverse.web import admin, events, identity, jobs, logs, openapi, ops, problems, publish, raw, search, ui
 from chronoverse.web.admission import Streams
 from chronoverse.web.crowd import Worker
 from chronoverse.web.fairness import let_others
@@ -41,14 +44,19 @@ def services(settings: Settings) -> Services:
         lease_seconds=settings.lease_seconds,
         retention_seconds=settings.retention_seconds,
     )
-    tail = Tail(store, lease_seconds=settings.lease_seconds)
+    objects = objects_at(settings.archive_place) if settings.archive_place else None
+    archive = Archive(objects, store.archived) if objects else NoArchive()
+    pieces = Pieces(store, archive, pause=let_others)
+    tail = Tail(store, lease_seconds=settings.lease_seconds, redacted=pieces.forget)
     metrics.WORKERS.set(1)
     metrics.STREAMS_LIMIT.set(settings.max_streams)
     return Services(
         settings=settings,
         store=store,
         tail=tail,
-        pieces=Pieces(store, pause=let_others),
+        pieces=pieces,
+        archive=archive,
+        objects=objects,
         verifier=Verifier.from_settings(settings),
         streams=Streams(settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address),
         outlets=Outlets(Worker(tail, settings.heartbeat_seconds, time.monotonic)),
@@ -65,7 +73,7 @@ def build_app(services: Services) -> Flask:
     identity.register(app)
     document = openapi.describe(app)
     document.register_converter(IdentifierConverter, _document_identifier)
-    for module in (events, logs, search, raw, jobs, publish):
+    for module in (events, logs, search, raw, jobs, publish, admin):
         document.register_blueprint(module.blueprint(services))
     document.register_blueprint(ops.blueprint(services, document))
     app.register_blueprint(ui.blueprint(services.settings))

@@ -9,11 +9,12 @@ from typing import Any, Final
 
 from flask import Response, request
 
-from chronoverse.entries import read_entries
 from chronoverse.errors import AtCapacity, JobNotFound
+from chronoverse.history import History
 from chronoverse.joblog import Job, JobRef, Line
 from chronoverse.viewer import Viewer
 from chronoverse.web.connection import half_close, on_hangup, tune
+from chronoverse.web.fairness import let_others
 from chronoverse.web.opening import CONTENT_TYPE, TURN, hand_over, headers, open_viewer, wanted
 from chronoverse.web.schemas import EVENT, Blueprint, EventsHeaders, EventsQuery, ProblemSchema
 from chronoverse.web.services import Services, guest, principal
@@ -91,18 +92,20 @@ def start(services: Services, job: Job | None, offset: int | str | None, tail: i
 
 def _start_of_stream_tail(services: Services, job: Job, tail: int, stream: str) -> int:
     """The number before the last ``tail`` lines of one ``stream``, found walking backwards."""
+    history = History(services.store, services.archive, job)
     before, scanned = job.last + 1, 0
     while scanned < TAIL_SCAN:
-        entries = services.store.page(job.ref, before=before, count=TAIL_SCAN_BATCH)
-        if not entries:
-            return min(job.first - 1, job.last)
-        scanned += len(entries)
-        for entry in reversed(list(read_entries(reversed(entries), 0))):
+        read = history.before(before, TAIL_SCAN_BATCH)
+        scanned += read.read
+        for entry in read.entries:
             if isinstance(entry, Line):
-                before = entry.sequence_num
                 tail -= entry.stream == stream
                 if tail == 0:
-                    return before - 1
+                    return entry.sequence_num - 1
+        before = read.place
+        if read.last:
+            return min(job.first - 1, job.last)
+        let_others()
     return before - 1
 
 

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 
 from marshmallow import RAISE, ValidationError
 
+from chronoverse.auth import READ
 from chronoverse.errors import AtCapacity, ChronoverseError
 from chronoverse.joblog import IDENTIFIER, JobRef
 from chronoverse.web.admission import Guest
@@ -21,7 +22,7 @@ from chronoverse.web.events import start
 from chronoverse.web.identity import HEADER, name_for
 from chronoverse.web.opening import CONTENT_TYPE, TURN, hand_over, headers, open_viewer, wanted
 from chronoverse.web.schemas import EventsQuery, parse_last_event_id
-from chronoverse.web.services import READ, Services
+from chronoverse.web.services import Services
 
 #: Query strings remembered with what they mean: a crowd asks for the same.
 QUERIES: Final = 256

@@ -18,7 +18,7 @@ import gevent
 import gevent.socket
 
 from chronoverse.channel import Channel
-from chronoverse.viewer import Viewer
+from chronoverse.viewer import RETRY_READ_SECONDS, Viewer
 from chronoverse.web.connection import SEND_SECONDS, on_hangup
 from chronoverse.web.crowd import Crowd, Worker
 
@@ -129,6 +129,10 @@ class Outlet:
                 elif frames is None and not viewer.done and not self._again:
                     if self._left:
                         break
+                    if viewer.channel is None:
+                        # No tail wakes a viewer of a job that has ended: this is a read that failed.
+                        gevent.sleep(RETRY_READ_SECONDS)
+                        continue
                     self._greenlet = None
                     self._outlets.settle(self, self._socket.send)
                     return

@@ -1,7 +1,7 @@
 """Walking a stored log for one request: upwards or downwards, in batches that hold up nobody else for long."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
@@ -9,10 +9,13 @@ import gevent
 import orjson
 from flask import Response, request
 
-from chronoverse.entries import RawEntry, entry_number, read_entries
-from chronoverse.errors import InvalidCursor
-from chronoverse.joblog import MAX_NUMBER, Job, JobRef, Line
+from chronoverse.archive.reading import Archive
+from chronoverse.archive.search import search as archive_search
+from chronoverse.errors import ArchiveUnavailable, InvalidCursor
+from chronoverse.history import History
+from chronoverse.joblog import MAX_NUMBER, Job, Line
 from chronoverse.matcher import Matcher
+from chronoverse.period import Period
 from chronoverse.web.cursors import decode_cursor
 from chronoverse.web.services import Services
 
@@ -54,6 +57,14 @@ class Batch(NamedTuple):
     last: bool
 
 
+class Search(NamedTuple):
+    """What is looked for, for the archive to rule out what need not be read."""
+
+    matcher: Matcher
+    period: Period
+    regex: bool
+
+
 class Found(NamedTuple):
     """A page's lines, the place to go on from, and whether to."""
 
@@ -63,27 +74,74 @@ class Found(NamedTuple):
 
 
 def batches(
-    services: Services, ref: JobRef, place: int, *, descending: bool = False, exactly: int = 0
+    services: Services,
+    job: Job,
+    place: int,
+    *,
+    descending: bool = False,
+    exactly: int = 0,
+    search: Search | None = None,
 ) -> Iterator[Batch]:
-    """The stored log strictly after ``place`` in the order asked for; between two batches everybody else has a turn.
+    """The log strictly after ``place`` in the order asked for; between two batches everybody else has a turn.
 
-    ``exactly`` is the size of every batch where it is known how many are wanted.
+    ``exactly`` is the size of every batch where it is known how many are wanted. With ``search`` only lines that match
+    need be there.
     """
+    archive = services.archive
+    history = History(services.store, archive, job)
     count = exactly or FIRST_BATCH
     while True:
+        if search and isinstance(archive, Archive) and _is_archived(history.job, place, descending):
+            try:
+                for batch in _search(services, archive, history.job, place, descending, search):
+                    place = batch.place
+                    yield batch
+                if descending:
+                    return
+            except ArchiveUnavailable:
+                if place - descending < history.job.hot - (not descending):
+                    raise
+            search = None
         with contextlib.nullcontext() if exactly else services.scanning():
-            entries = _read(services, ref, place, count, descending)
-            lines = _lines(entries, place, descending)
-        if entries:
-            place = entry_number(entries[-1][0])
-        last = len(entries) < count
-        yield Batch(lines, place, last)
-        if last:
+            read = history.before(place, count) if descending else history.after(place, count)
+        lines = [entry for entry in read.entries if isinstance(entry, Line)]
+        place = read.place
+        yield Batch(lines, place, read.last)
+        if read.last:
             return
         gevent.sleep(0)
         if not exactly:
-            mean = sum(len(line.message) for line in lines) / len(entries)
+            mean = sum(len(line.message) for line in lines) / max(read.read, 1)
             count = round(min(MAX_BATCH, max(1, BATCH_CHARACTERS / (mean + 1))))
+
+
+def _is_archived(job: Job, place: int, descending: bool) -> bool:
+    """Whether the archive has what follows, whatever the store has of it: it is searched ten times as fast."""
+    return job.first < place <= job.archived + 1 if descending else place < job.archived
+
+
+def _search(
+    services: Services, archive: Archive, job: Job, place: int, descending: bool, search: Search
+) -> Iterator[Batch]:
+    """What the archive has of it, a frame at a time."""
+    # An expression may take a frame's lines a tenth of a second.
+    work = _elsewhere if search.regex else None
+    since, until = search.period
+    found = archive_search(
+        archive, job.ref, search.matcher, place, descending=descending, since=since, until=until, work=work
+    )
+    while True:
+        with services.scanning():
+            frame = next(found, None)
+        if frame is None:
+            return
+        yield Batch(frame.lines, frame.place, False)
+        gevent.sleep(0)
+
+
+def _elsewhere(work: Callable[[], list[Line]]) -> list[Line]:
+    lines: list[Line] = gevent.get_hub().threadpool.apply(work)
+    return lines
 
 
 def page(
@@ -94,12 +152,13 @@ def page(
     *,
     descending: bool,
     wanted: Callable[[Line], bool] | None = None,
+    search: Search | None = None,
 ) -> Found:
     """Up to ``limit`` lines that are ``wanted`` (all, without it), strictly after ``place`` in the order asked for."""
     found: list[Line] = []
     scanned = characters = 0
     turns, deadline = Turns(services.monotonic), services.monotonic() + SCAN_SECONDS
-    for batch in batches(services, job.ref, place, descending=descending, exactly=0 if wanted else limit):
+    for batch in batches(services, job, place, descending=descending, exactly=0 if wanted else limit, search=search):
         for line in batch.lines:
             turns.give()
             if wanted is None or wanted(line):
@@ -121,6 +180,26 @@ def matches(matcher: Matcher, text: str) -> bool:
     if matcher.is_heavy(text):
         return bool(gevent.get_hub().threadpool.apply(matcher.matches, (text,)))
     return matcher.matches(text)
+
+
+def around(
+    services: Services, job: Job, lines: Sequence[Line], before: int, after: int, stream: str | None
+) -> dict[int, Line]:
+    """The lines next to ``lines``, by number: so many numbers before and after each, of one ``stream`` or both."""
+    found: dict[int, Line] = {}
+    history = History(services.store, services.archive, job)
+    place = 0
+    for line in sorted(lines):
+        place, stop = max(place, line.sequence_num - before - 1), line.sequence_num + after
+        while place < stop:
+            read = history.after(place, stop - place)
+            near = [each for each in read.entries if isinstance(each, Line) and each.sequence_num <= stop]
+            found.update((each.sequence_num, each) for each in near if stream in (None, each.stream))
+            place = min(stop, read.place)
+            if read.last:
+                break
+        gevent.sleep(0)
+    return found
 
 
 def start(query: dict[str, Any], listing: tuple[Any, ...], job: Job, *, descending: bool) -> int:
@@ -149,23 +228,6 @@ def page_response(body: dict[str, Any], cursor: str | None, place: int | None = 
         wanted = {name: value for name, value in query.items() if value is not None}
         response.headers["Link"] = f'<{request.path}?{urlencode({**wanted, "cursor": cursor})}>; rel="next"'
     return response
-
-
-def _read(services: Services, ref: JobRef, place: int, count: int, descending: bool) -> list[RawEntry]:
-    """Up to ``count`` entries strictly after ``place`` in the order asked for."""
-    if not descending:
-        return list(services.store.page(ref, after=place, count=count))
-    entries = list(services.store.page(ref, before=place, count=count))
-    if entries and not entries[-1][0].endswith(b"-0"):
-        # Of several entries with one number the first is the line, and this read may have begun behind it.
-        entries += services.store.page(ref, after=entry_number(entries[-1][0]) - 1, count=1)
-    return entries
-
-
-def _lines(entries: list[RawEntry], place: int, descending: bool) -> list[Line]:
-    shown = read_entries(reversed(entries) if descending else entries, 0 if descending else place)
-    lines = [entry for entry in shown if isinstance(entry, Line)]
-    return lines[::-1] if descending else lines
 
 
 def _more(job: Job, place: int, descending: bool) -> bool:

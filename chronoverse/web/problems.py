@@ -10,6 +10,9 @@ from werkzeug.exceptions import HTTPException
 from chronoverse import metrics
 from chronoverse.errors import (
     AppendRefused,
+    ArchiveBusy,
+    ArchiveDamaged,
+    ArchiveUnavailable,
     AtCapacity,
     ChronoverseError,
     Closed,
@@ -20,9 +23,11 @@ from chronoverse.errors import (
     InvalidCursor,
     JobNotFound,
     KeysUnavailable,
+    NoArchive,
     NotALog,
     SequenceGap,
     ShareUsed,
+    StillLive,
     StoreError,
     StoreRefused,
     StoreUnavailable,
@@ -41,6 +46,8 @@ STATUS: Final[dict[type[ChronoverseError], int]] = {
     Forbidden: 403,
     JobNotFound: 404,
     NotALog: 409,
+    NoArchive: 409,
+    StillLive: 409,
     AppendRefused: 409,
     StoreError: 502,
     StoreUnavailable: 503,
@@ -58,12 +65,17 @@ REASON: Final[dict[type[ChronoverseError], str]] = {
     Held: "HELD",
     Tainted: "TAINTED",
     NotALog: "NOT_A_LOG",
+    NoArchive: "NO_ARCHIVE",
+    StillLive: "STILL_LIVE",
 }
 
 #: What is said of a fault on our side.
 DETAILS: Final[dict[type[ChronoverseError], str]] = {
     StoreError: "The store gave an unexpected answer.",
     StoreUnavailable: "The store cannot be reached; try again.",
+    ArchiveBusy: "The job is being archived or deleted just now; try again.",
+    ArchiveUnavailable: "This part of the log is in the archive, which cannot be reached; try again.",
+    ArchiveDamaged: "This part of the log cannot be read from the archive.",
     StoreRefused: "The store does not take writes now; try again.",
     KeysUnavailable: "The keys that tokens are checked with cannot be fetched; try again.",
     AtCapacity: "This worker serves as many streams as it may; try again.",

@@ -128,7 +128,7 @@ class EventsHeaders(Schema):
 EVENT: Final = {
     "type": "object",
     "properties": {
-        "event": {"type": "string", "enum": ["connected", "job", "log", "gap", "end", "error"]},
+        "event": {"type": "string", "enum": ["connected", "job", "log", "gap", "redact", "end", "error"]},
         "data": {"type": "string", "description": "JSON; of an `error`, one line of plain text."},
         "id": {"type": "string", "description": "The number to resume after.", "pattern": "^[0-9]{1,15}$"},
         "retry": {"type": "integer", "description": "Milliseconds to wait before coming back."},
@@ -161,7 +161,16 @@ class Query(fields.String):
         super().__init__(validate=validate.Length(1, MAX_QUERY), metadata={"description": about}, **kwargs)
 
 
-class _Searching(Schema):
+def compiles(data: Mapping[str, Any]) -> None:
+    """Raises ValidationError for a ``q`` that is no regular expression and ought to be one."""
+    if data.get("regex") and "q" in data:
+        try:
+            Matcher(data["q"], regex=True)
+        except ValueError as error:
+            raise ValidationError(str(error), "q") from error
+
+
+class Searching(Schema):
     """A query with its kind."""
 
     q = Query()
@@ -174,20 +183,10 @@ class _Searching(Schema):
 
     @validates_schema
     def _compiles(self, data: dict[str, Any], **kwargs: Any) -> None:
-        if data.get("regex") and "q" in data:
-            try:
-                Matcher(data["q"], regex=True)
-            except ValueError as error:
-                raise ValidationError(str(error), "q") from error
+        compiles(data)
 
 
-class SearchQuery(LogsQuery, _Searching):
-    """What ``/logs/search`` may be asked."""
-
-    q = Query(required=True)
-
-
-class RawQuery(_Searching):
+class RawQuery(Searching):
     """What ``/logs/raw`` may be asked."""
 
     format = fields.String(load_default="txt", validate=validate.OneOf(("txt", "json", "jsonl")))
@@ -221,22 +220,6 @@ class LogsSchema(Schema):
     id = fields.String(required=True)
     logs = fields.List(fields.Nested(LineSchema), required=True)
     cursor = fields.String(required=True, allow_none=True, metadata={"description": "Of the next page, or null."})
-
-
-class FoundSchema(LineSchema):
-    """A line that was found."""
-
-    highlights = fields.List(
-        fields.List(fields.Integer(), validate=validate.Length(equal=2)),
-        required=True,
-        metadata={"description": "[start, end) of each place in `message`, in characters; the first 1,000."},
-    )
-
-
-class SearchSchema(LogsSchema):
-    """One page of what was found."""
-
-    logs = fields.List(fields.Nested(FoundSchema), required=True)
 
 
 class JobSchema(Schema):
@@ -278,6 +261,6 @@ class ProblemSchema(Schema):
     status = fields.Integer(required=True)
     detail = fields.String(required=True)
     errors = fields.List(fields.Dict(keys=fields.String(), values=fields.String()))
-    reason = fields.String(metadata={"description": "Of a 409: GAP, FENCED, CLOSED, HELD, TAINTED or NOT_A_LOG."})
+    reason = fields.String(metadata={"description": "Of a 409, in a word for programs: GAP, FENCED, HELD, …"})
     expected = fields.Integer(metadata={"description": "Of a GAP: the number that the log goes on with."})
     request_id = fields.String(metadata={"description": "As in X-Request-ID. Not in a 404, which tells nothing."})

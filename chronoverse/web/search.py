@@ -12,9 +12,11 @@ from flask import Response
 
 from chronoverse.joblog import JobRef, Line
 from chronoverse.matcher import Matcher
+from chronoverse.period import Period
 from chronoverse.web import pages
 from chronoverse.web.cursors import encode_cursor
-from chronoverse.web.schemas import Blueprint, ProblemSchema, SearchQuery, SearchSchema
+from chronoverse.web.schemas import Blueprint, ProblemSchema
+from chronoverse.web.searches import CONTEXT_PAGE, SearchQuery, SearchSchema
 from chronoverse.web.services import Services
 
 
@@ -36,20 +38,31 @@ def blueprint(services: Services) -> Blueprint:
     def search(workflow_id: str, job_id: str, q: str, regex: bool, limit: int, order: str, **query: Any) -> Response:
         """The lines that match, in pages."""
         ref, stream, matcher = JobRef(workflow_id, job_id), query.get("stream"), Matcher(q, regex=regex)
-        listing = ("search", workflow_id, job_id, order, stream, regex, hashlib.sha256(q.encode()).hexdigest()[:16])
+        period, context = Period(query.get("since"), query.get("until")), (query["before"], query["after"])
+        digest = hashlib.sha256(q.encode()).hexdigest()[:16]
+        listing = ("search", workflow_id, job_id, order, stream, regex, digest, *period)
         job = services.job(ref)
         descending = order == "desc"
 
         def wanted(line: Line) -> bool:
-            return stream in (None, line.stream) and pages.matches(matcher, line.message)
+            there = stream in (None, line.stream) and period.has(line.timestamp)
+            return there and pages.matches(matcher, line.message)
 
         place = pages.start(query, listing, job, descending=descending)
-        found = pages.page(services, job, place, limit, descending=descending, wanted=wanted)
+        most = min(limit, max(1, CONTEXT_PAGE // (1 + sum(context)))) if any(context) else limit
+        look = pages.Search(matcher, period, regex)
+        found = pages.page(services, job, place, most, descending=descending, wanted=wanted, search=look)
         cursor = encode_cursor(listing, [found.place]) if found.more else None
         lines = list(_highlighted(found.lines, matcher, pages.Turns(services.monotonic)))
+        if any(context):
+            near = pages.around(services, job, found.lines, *context, stream)
+            said = {number: {**line.to_json(), "highlights": [], "context": True} for number, line in near.items()}
+            said |= {line["sequence_num"]: line for line in lines}
+            lines = [said[number] for number in sorted(said, reverse=descending)]
         body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
-        said = {"q": q, "regex": "true" if regex else None, "limit": limit, "order": order, "stream": stream}
-        return pages.page_response(body, cursor, found.place, **said)
+        asked = {name: query.get(name) or None for name in ("stream", "since", "until", "before", "after")}
+        asked |= {"q": q, "regex": "true" if regex else None, "limit": limit, "order": order}
+        return pages.page_response(body, cursor, found.place, **asked)
 
     return routes
 

@@ -9,9 +9,12 @@ from typing import Final
 
 from flask import g, request
 
-from chronoverse.auth import Principal, Verifier
+from chronoverse.archive.objects import Objects
+from chronoverse.archive.reading import Archive
+from chronoverse.auth import READ, WRITE, Principal, Verifier
 from chronoverse.embedded import Hold
 from chronoverse.errors import AtCapacity, JobNotFound
+from chronoverse.history import NoArchive
 from chronoverse.joblog import Job, JobRef
 from chronoverse.pieces import Pieces
 from chronoverse.settings import Settings
@@ -27,9 +30,6 @@ from chronoverse.web.schemas import Blueprint
 
 #: Seconds a viewer that comes waits for its turn: a crowd of some thousands is let in within that.
 ARRIVAL_SECONDS: Final = 10.0
-#: Scopes by what a request does.
-READ: Final = "logs:read"
-WRITE: Final = "logs:write"
 #: Requests that read stored logs at the same moment: each waits for its turn batch by batch, so that however many
 #: there are, the store's other connections and the worker's live viewers never wait for more than these.
 SCANS: Final = 2
@@ -45,6 +45,7 @@ class Services:
     store: Store
     tail: Tail
     pieces: Pieces
+    archive: Archive | NoArchive
     verifier: Verifier
     streams: Streams
     outlets: Outlets
@@ -52,6 +53,8 @@ class Services:
     arrivals: Turns
     #: Ours on the embedded server, None where the store is somebody else's.
     hold: Hold | None = None
+    #: Where archived logs lie; None where there is no archive.
+    objects: Objects | None = None
     #: Turns at reading many stored lines; see :meth:`scanning`.
     scans: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(SCANS))
     proxies: Proxies = field(default_factory=Proxies)
@@ -75,8 +78,8 @@ class Services:
         finally:
             self.scans.release()
 
-    def guard(self, blueprint: Blueprint) -> None:
-        """Lets nothing into ``blueprint`` without a token for the workflow and the scope for the method.
+    def guard(self, blueprint: Blueprint, scope: str | None = None) -> None:
+        """Lets nothing into ``blueprint`` without a token for the workflow and ``scope``, or else that for the method.
 
         A workflow that the token may not see is answered like one that does not exist.
         """
@@ -84,7 +87,7 @@ class Services:
         @blueprint.before_request
         def authorise() -> None:
             principal = self.verifier.verify(request.headers.get("Authorization"), self.wall_clock())
-            principal.require(READ if request.method in ("GET", "HEAD") else WRITE)
+            principal.require(scope or (READ if request.method in ("GET", "HEAD") else WRITE))
             if not principal.may_see((request.view_args or {})["workflow_id"]):
                 raise JobNotFound("no such job")
             g.principal = principal

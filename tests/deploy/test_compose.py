@@ -41,7 +41,7 @@ def compose() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def nodes(compose: dict[str, Any]) -> dict[str, Any]:
     """Its services that are nodes."""
-    return {name: service for name, service in compose["services"].items() if "build" in service}
+    return {name: service for name, service in compose["services"].items() if name.startswith("node")}
 
 
 def test_it_is_as_the_compose_specification_has_it() -> None:
@@ -91,10 +91,23 @@ def test_only_nginx_is_reached_from_outside(compose: dict[str, Any]) -> None:
     assert compose["networks"]["store"] == {"internal": True}
 
 
+def test_the_archiver_has_the_nodes_archive(compose: dict[str, Any], nodes: dict[str, Any]) -> None:
+    """A volume that each of them has, and a command that there is. It needs nobody, and nobody needs it."""
+    archiver = compose["services"]["archiver"]
+
+    assert archiver["command"] == ["chronoverse", "archive"]
+    assert archiver["networks"] == ["store"]
+    for each in (archiver, *nodes.values()):
+        assert each["volumes"] == ["archive:/archive"]
+        assert each["environment"]["CHRONOVERSE_ARCHIVE_URL"] == "file:///archive"
+    assert compose["volumes"].keys() == {"archive", "redis"}
+
+
 def test_a_node_serves_on_the_redis_of_the_file(compose: dict[str, Any], nodes: dict[str, Any], tmp_path: Path) -> None:
     """Redis takes every option, keeps an append-only file, and asks for the password that the nodes have."""
     environ = {name: str(value) for name, value in nodes["node-1"]["environment"].items()}
     settings = Settings.from_env({**environ, "CHRONOVERSE_DATA_DIR": str(tmp_path)})
+    assert settings.archive_place == "file:///archive"
     assert settings.web_concurrency == 2
     port, configuration = free_port(), tmp_path / "redis.conf"
     configuration.write_text(compose["configs"]["redis"]["content"])

@@ -7,6 +7,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from chronoverse.cli import commands
 from chronoverse.settings import Settings
 from chronoverse.web import create_app
 from tests.deploy.conftest import DEPLOY, Gunicorn, uid
@@ -18,9 +19,19 @@ RELEASES: Final = ("1.34", kubernetes_validate.latest_version())
 
 @pytest.fixture(scope="module")
 def objects() -> dict[str, Any]:
-    """The file's documents by kind."""
+    """The file's documents by kind; the archiver's Deployment aside."""
     documents = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
-    return {document["kind"]: document for document in documents}
+    return {
+        document["kind"]: document for document in documents if document["metadata"]["name"] != "chronoverse-archiver"
+    }
+
+
+@pytest.fixture(scope="module")
+def archiver() -> dict[str, Any]:
+    """The archiver's Deployment."""
+    documents = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+    (found,) = [each for each in documents if each["metadata"]["name"] == "chronoverse-archiver"]
+    return dict(found)
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +49,9 @@ def container(pod: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_every_object_is_as_the_release_has_it(objects: dict[str, Any], release: str) -> None:
+def test_every_object_is_as_the_release_has_it(objects: dict[str, Any], archiver: dict[str, Any], release: str) -> None:
     """Strictly: a misspelt name is no name."""
-    for document in objects.values():
+    for document in (*objects.values(), archiver):
         kubernetes_validate.validate(document, release, strict=True)
 
     assert objects.keys() == {"Deployment", "PodDisruptionBudget", "Service", "Ingress"}
@@ -118,3 +129,18 @@ def test_metrics_are_not_for_the_outside(objects: dict[str, Any]) -> None:
         "/healthz": "Exact",
         "/openapi.json": "Exact",
     }
+
+
+def test_the_archiver_is_a_node_without_viewers(archiver: dict[str, Any], pod: dict[str, Any]) -> None:
+    """The same image, user, store and archive; a command that there is; nobody is routed to it."""
+    spec = archiver["spec"]["template"]["spec"]
+    (node,), (container,) = pod["containers"], spec["containers"]
+    shown = {each["name"]: each for each in node["env"]}
+
+    assert container["image"] == node["image"]
+    assert spec["securityContext"] == pod["securityContext"]
+    assert container["securityContext"] == node["securityContext"]
+    assert [shown[each["name"]] for each in container["env"]] == container["env"]
+    assert container["args"][:2] == ["chronoverse", "archive"]
+    assert commands.commands["archive"].params
+    assert archiver["spec"]["selector"]["matchLabels"] == archiver["spec"]["template"]["metadata"]["labels"]

@@ -17,6 +17,7 @@ from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 UNIT: Final = DEPLOY / "chronoverse.service"
+ARCHIVER: Final = DEPLOY / "chronoverse-archiver.service"
 #: What systemd says of a unit's exposure, in tenths: the lower, the less it could do; unhardened services have 96.
 MOST_EXPOSED: Final = 12
 START_SECONDS: Final = 20.0
@@ -29,12 +30,14 @@ def unit() -> dict[str, str]:
     return {name: value for name, _, value in lines}
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """The unit with a command that is there."""
-    text = UNIT.read_text()
-    assert "ExecStart=/opt/chronoverse/bin/chronoverse serve\n" in text
-    path = tmp_path / UNIT.name
+@pytest.fixture(params=[(UNIT, "serve"), (ARCHIVER, "archive")], ids=["service", "archiver"])
+def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A unit with a command that is there."""
+    unit: Path = request.param[0]
+    command: str = request.param[1]
+    text = unit.read_text()
+    assert f"ExecStart=/opt/chronoverse/bin/chronoverse {command}\n" in text
+    path = tmp_path / unit.name
     path.write_text(text.replace("/opt/chronoverse/bin/chronoverse", sys.executable))
     return path
 
@@ -49,7 +52,7 @@ def test_systemd_understands_every_line(copy: Path) -> None:
         timeout=60,
     )
 
-    assert [line for line in done.stderr.splitlines() if UNIT.name in line] == []
+    assert [line for line in done.stderr.splitlines() if copy.name in line] == []
     assert done.returncode == 0, done.stderr
 
 

@@ -189,7 +189,10 @@ def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any])
         job: {"workflow_id", "job_id"},
         f"{job}/events": {"workflow_id", "job_id", "Last-Event-ID", "offset", "tail", "stream", "wait"},
         f"{job}/logs": {"workflow_id", "job_id", "limit", "order", "stream", "cursor", "offset"},
-        f"{job}/logs/search": {"workflow_id", "job_id", "q", "regex", "limit", "order", "stream", "cursor", "offset"},
+        f"{job}/logs/search": {
+            *("workflow_id", "job_id", "q", "regex", "limit", "order", "stream", "cursor", "offset"),
+            *("since", "until", "before", "after"),
+        },
         f"{job}/logs/raw": {"workflow_id", "job_id", "format", "stream", "q", "regex"},
     }
     for path, names in expected.items():

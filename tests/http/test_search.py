@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import httpx
@@ -292,3 +292,54 @@ def test_live_viewers_are_not_held_up_by_downloads(
             delays.append(time.monotonic() - started)
 
     assert sorted(delays)[10] < 0.25
+
+
+def times(job: Foreign) -> Foreign:
+    """A line a minute, on both streams."""
+    for minute in range(60):
+        stamp = f"2026-03-03T10:{minute:02}:00.000Z"
+        job.line(f"minute {minute}", ("stdout", "stderr")[minute % 2], timestamp=stamp)
+    job.line("no time", timestamp="soon")
+    return job.end()
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("since=2026-03-03T10:57:00Z", (57, 58, 59)),
+        ("since=2026-03-03T11:57:00%2B01:00", (57, 58, 59)),
+        ("until=2026-03-03T10:01:30", (0, 1)),
+        ("since=2026-03-03T10:05:00Z&until=2026-03-03T10:09:00.000Z&stream=stderr", (5, 7, 9)),
+        ("since=2026-03-04", ()),
+    ],
+)
+def test_a_search_may_be_of_a_time(client: httpx.Client, job: Foreign, query: str, expected: Sequence[int]) -> None:
+    """Both ends included; a line without a time is in none."""
+    found = client.get(f"{times(job).path}/logs/search?q=m&{query}").json()["logs"]
+
+    assert [line["message"] for line in found] == [f"minute {minute}" for minute in expected]
+
+
+def test_context_comes_beside_what_was_found(client: httpx.Client, job: Foreign) -> None:
+    """Marked, without highlights, once, in the order asked for."""
+    path = f"{times(job).path}/logs/search?q=minute+(10|12|30)$&regex=true"
+    plain = client.get(path).json()["logs"]
+    assert all("context" not in line for line in plain)
+
+    found = client.get(f"{path}&before=2&after=1").json()["logs"]
+
+    numbers = [9, 10, 11, 12, 13, 14, 29, 30, 31, 32]
+    assert [line["sequence_num"] for line in found] == numbers
+    assert [line for line in found if "context" not in line] == plain
+    assert all(line["highlights"] == [] for line in found if "context" in line)
+    down = client.get(f"{path}&before=2&after=1&order=desc").json()["logs"]
+    assert down == found[::-1]
+    stderr = client.get(f"{path}&before=2&after=1&stream=stdout").json()["logs"]
+    assert [line["sequence_num"] for line in stderr] == [9, 11, 13, 29, 31]
+
+
+@pytest.mark.parametrize("query", ["since=yesterday", "until=", "before=51", "after=x"])
+def test_a_time_or_a_context_that_is_none_is_refused(client: httpx.Client, job: Foreign, query: str) -> None:
+    job.line("1")
+
+    assert client.get(f"{job.path}/logs/search?q=1&{query}").status_code == 400

@@ -38,7 +38,9 @@ def page_service(
     browser: Browser, tmp_path_factory: pytest.TempPathFactory, page_server: RedisServer
 ) -> Iterator[Service]:
     """The service; not started where there is no browser to look at it."""
-    with serving(tmp_path_factory.mktemp("page"), page_server.url, heartbeat_seconds=1) as service:
+    directory = tmp_path_factory.mktemp("page")
+    archive = (directory / "archive").as_uri()
+    with serving(directory, page_server.url, heartbeat_seconds=1, archive_url=archive) as service:
         yield service
 
 

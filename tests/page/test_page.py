@@ -7,6 +7,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page
 
+from chronoverse.auth import ADMIN
 from chronoverse.joblog import JobRef, Status
 from tests.page.browsing import PATIENCE_SECONDS, Tab
 from tests.page.conftest import Job
@@ -245,6 +246,18 @@ def test_what_is_missing_is_named(open_tab: OpenTab, page_server: RedisServer, j
         (905, "Lines 905 to 1,499 are missing from the log"),
         (1500, "line 1500."),
     ]
+
+
+def test_what_was_redacted_is_blanked(open_tab: OpenTab, page_service: Service, job: Job) -> None:
+    """Without a reload, as soon as it is."""
+    job.lines(*(f"secret {number}" for number in range(1, 11)))
+    tab = open_tab(job.ref).wait(lambda rows: len(rows) == 10, "ten lines")
+    headers = {"Authorization": f"Bearer {page_service.token(scopes=[ADMIN])}"}
+    path = f"{page_service.url}/workflows/{job.ref.workflow_id}/jobs/{job.ref.job_id}/logs/redact"
+    assert httpx.post(path, json={"from": 3, "to": 5}, headers=headers).status_code == 200
+
+    said = [f"secret {number}" if number not in (3, 4, 5) else "[redacted]" for number in range(1, 11)]
+    tab.wait(lambda rows: [text for _, text in rows] == said, "three lines without what they said")
 
 
 def test_long_lines_are_put_together_and_groups_are_folded(open_tab: OpenTab, job: Job) -> None:

@@ -67,6 +67,10 @@ class Impatient:
         self._check("read")
         return self._store.read_on(job, after, min(count, self._most))
 
+    def redactions(self, job: JobRef, count: int) -> Sequence[tuple[int, int]]:
+        self._check("redactions")
+        return self._store.redactions(job, count)
+
     def reader(self, block_seconds: float) -> Reader:
         return _ImpatientReader(self._store.reader(BLOCK_SECONDS), self._most, self._check)
 

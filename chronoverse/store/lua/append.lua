@@ -3,11 +3,11 @@
 -- ARGV  token, lease in ms, first number, then runs of lines alike: timestamp, stream, partial ('' or '1'),
 --       how many, their messages
 -- ->    OK next | GAP expected | FENCED | CLOSED | TAINTED last-id
--- Out of memory is an error before the first write, so XADD comes before every other write.
+-- Out of memory is an error before the first write, so XADD (or what makes it possible) comes before every other write.
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 local token, ttl, first = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
-local last, shape = tip(log)
+local last, shape = tip(log, job)
 if redis.call('GET', lease) ~= token then
   local status = redis.call('HGET', job, 'status')
   return {is_terminal(status) and status ~= 'LOST' and 'CLOSED' or 'FENCED'}
@@ -16,6 +16,7 @@ if shape then return {shape, last} end
 if first > last + 1 then return {'GAP', last + 1} end
 
 local call, number, at = redis.call, first, 4
+go_on(call, log, last)
 while at <= #ARGV do
   local timestamp, stream, partial, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
   for message = at + 4, at + 3 + count do

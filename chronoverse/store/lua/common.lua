@@ -30,19 +30,33 @@ end
 -- The last number in the log, and what is wrong with adding to it:
 -- CLOSED behind a terminal entry, TAINTED when the ids are not 1-0, 2-0, 3-0, … (then the last id comes first).
 -- entries-added survives trims, restarts and rewrites, so this audit of the whole numbering costs O(1).
-local function tip(log)
-  if redis.call('EXISTS', log) == 0 then return 0, nil end
+-- What is archived keeps its numbers when the log itself is lost: then the next is the one behind.
+local function tip(log, job)
+  local archived = tonumber(redis.call('HGET', job, 'archived') or '0')
+  if redis.call('EXISTS', log) == 0 then return archived, nil end
   local info = stream_info(log)
   local number, part = string.match(info['last-generated-id'], '^(%d+)%-(%d+)$')
   local last_entry = info['last-entry']
   if last_entry and field(last_entry[2], 'event') == 'end' then return tonumber(number), 'CLOSED' end
-  if part ~= '0' or tonumber(number) ~= info['entries-added'] then return info['last-generated-id'], 'TAINTED' end
+  if part ~= '0' or tonumber(number) ~= info['entries-added'] or tonumber(number) < archived then
+    return info['last-generated-id'], 'TAINTED'
+  end
   return tonumber(number), nil
+end
+
+-- Makes a log that is not there an empty one whose last number is `last`: as it was when all up to there had been
+-- trimmed. Its first write is the one that may be refused for memory, and that error is returned.
+local function go_on(call, log, last)
+  if last == 0 or redis.call('EXISTS', log) == 1 then return end
+  local made = call('XGROUP', 'CREATE', log, 'made', '$', 'MKSTREAM')
+  if made.err then return made end
+  redis.call('XGROUP', 'DESTROY', log, 'made')
+  redis.call('XSETID', log, string.format('%.0f-0', last), 'ENTRIESADDED', string.format('%.0f', last))
 end
 
 -- Writes the terminal entry and all that goes with it. Returns false, with nothing written, beyond the 15 digits that
 -- a number may have, and for a lost job when the server refuses: the XADD is the first write, and the only one that
--- can be refused for memory.
+-- can be refused for memory. What is archived stays until all of the job goes, and so does the job.
 local function close(log, job, last, status, exit_code, dropped, now, retention)
   local number = tonumber(last) or tonumber(string.match(last, '^%d+'))
   if number >= 999999999999999 then return false end
@@ -53,11 +67,12 @@ local function close(log, job, last, status, exit_code, dropped, now, retention)
     entry[#entry + 1] = exit_code
   end
   local call = status == 'LOST' and redis.pcall or redis.call
+  if go_on(call, log, number) then return false end
   local id = call('XADD', log, string.format('%.0f-0', number + 1), unpack(entry))
   if type(id) == 'table' and id.err then return false end
   redis.call('HSET', job, 'status', status, 'lines', lines, 'dropped', dropped, 'finished_at', now)
   if exit_code ~= '' then redis.call('HSET', job, 'exit_code', exit_code) end
   redis.call('PEXPIRE', log, retention)
-  redis.call('PEXPIRE', job, retention)
+  if not redis.call('HGET', job, 'archived') then redis.call('PEXPIRE', job, retention) end
   return true
 end

@@ -5,12 +5,12 @@
 -- ->    OK next (one past the last entry, of a job that has ended the terminal one) | FENCED
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 
-local last, shape = tip(log)
+local last, shape = tip(log, job)
 if redis.call('GET', lease) == ARGV[1] then
   redis.call('PEXPIRE', lease, ARGV[2])
   return {'OK', (tonumber(last) or tonumber(string.match(last, '^%d+'))) + 1}
 end
 local status, attempt = unpack(redis.call('HMGET', job, 'status', 'attempt'))
 if shape ~= 'CLOSED' or not is_terminal(status) or status == 'LOST' or attempt ~= ARGV[4] then return {'FENCED'} end
-redis.call('PEXPIRE', job, ARGV[3])
+if not redis.call('HGET', job, 'archived') then redis.call('PEXPIRE', job, ARGV[3]) end
 return {'OK', last + 1}

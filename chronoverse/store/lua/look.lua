@@ -1,7 +1,7 @@
 -- What is known of a job at this instant; and a RUNNING job whose lease is gone is declared LOST here.
 -- KEYS  log, job, lease
 -- ARGV  now (ISO 8601), lease in ms, retention in ms, grace in ms
--- ->    nil when there is neither a log nor a job, else
+-- ->    nil when there is neither a log nor a job, or it is being deleted, else
 --       {job hash as field, value, …; first id; last id; first entry's timestamp; terminal entry as field, value, …;
 --       1 when the runner is suspected}
 -- Only a leased job (it has an attempt) can be lost: a foreign runner without a lease never is. Whoever finds the lease
@@ -12,13 +12,13 @@ local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 
 local hash = redis.call('HGETALL', job)
 local exists = redis.call('EXISTS', log) == 1
-if #hash == 0 and not exists then return false end
+if #hash == 0 and not exists or field(hash, 'deleting') then return false end
 
 local suspected = 0
 if field(hash, 'status') == 'RUNNING' and field(hash, 'attempt') then
   local holder = redis.call('GET', lease)
   if is_free(holder) and server_uptime() * 1000 >= tonumber(ARGV[2]) then
-    local last, shape = tip(log)
+    local last, shape = tip(log, job)
     local time, grace = redis.call('TIME'), tonumber(ARGV[4])
     local now = time[1] * 1000 + math.floor(time[2] / 1000)
     if shape ~= 'CLOSED' and not holder then

@@ -6,8 +6,9 @@
 local log, job, lease, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local token, ttl = ARGV[1], ARGV[2]
 
-local last, shape = tip(log)
-if shape == 'CLOSED' or is_terminal(redis.call('HGET', job, 'status')) then return {'CLOSED'} end
+local last, shape = tip(log, job)
+local status, deleting = unpack(redis.call('HMGET', job, 'status', 'deleting'))
+if shape == 'CLOSED' or is_terminal(status) or deleting then return {'CLOSED'} end
 if shape == 'TAINTED' then return {'TAINTED', last} end
 
 local holder = redis.call('GET', lease)

@@ -1,15 +1,23 @@
 -- Takes a chunk into the log's record of what is archived, and lets the store's own copy of old lines go.
 -- KEYS  log, job, archive lease, archive
--- ARGV  token, first number, last number, record, number up to which lines leave the store (0: none do)
+-- ARGV  token, first number, last number, record, number up to which lines leave the store (0: none do),
+--       id of the last entry that was read for the chunk ('' for no such check), SHA-1 of its fields
 -- ->    OK | GAP expected first number | FENCED
 -- A chunk that is recorded already is OK again. Nothing is refused for memory once the ZADD has passed, and the chunk's
--- object was read back before: so a line is always in one of the two places.
+-- object was read back before: so a line is always in one of the two places. Where the log is not what was read, as
+-- when it was lost meanwhile and written anew, the answer is a GAP: what the store has lost its runner sends again, and
+-- maybe differently. The log's last entry never leaves the store.
 local log, job, lease, archive = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local first, last, trim = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
+local id, sha1 = ARGV[6] or '', ARGV[7]
 
 if redis.call('GET', lease) ~= ARGV[1] then return {'FENCED'} end
 local archived = tonumber(redis.call('HGET', job, 'archived') or '0')
-if archived + 1 == first then
+if archived == 0 or archived + 1 == first then
+  if id ~= '' then
+    local found = redis.call('XRANGE', log, id, id)[1]
+    if not found or redis.sha1hex(table.concat(found[2], '\0')) ~= sha1 then return {'GAP', archived + 1} end
+  end
   redis.call('ZADD', archive, string.format('%.0f', last), ARGV[4])
   redis.call('HSETNX', job, 'archived_first', string.format('%.0f', first))
   redis.call('HSET', job, 'archived', string.format('%.0f', last))
@@ -18,5 +26,8 @@ if archived + 1 == first then
 elseif redis.call('ZSCORE', archive, ARGV[4]) == false then
   return {'GAP', archived + 1}
 end
-if trim > 0 then redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', math.min(trim, last) + 1)) end
+if trim > 0 and redis.call('EXISTS', log) == 1 then
+  local tip_number = tonumber(string.match(stream_info(log)['last-generated-id'], '^%d+'))
+  redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', math.min(trim, last, tip_number - 1) + 1))
+end
 return {'OK'}

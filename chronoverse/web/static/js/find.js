@@ -70,6 +70,15 @@ export class Find {
     this.scan?.more();
   }
 
+  /** Lines do not say any more what they said: they are looked through again. */
+  again() {
+    if (!this.active) return;
+    this.scan?.stop();
+    this.#looked.clear();
+    this.scan = new Scan(this.#path, this.#what, () => this.#log.last, () => this.#found());
+    this.#found();
+  }
+
   /** Where a line matches, in UTF-16 units. */
   marks(line) {
     if (!this.active || (this.#what.stream && line.stream !== this.#what.stream)) return [];

@@ -245,6 +245,10 @@ addEventListener("keydown", (event) => {
 const events = {
   log: (line) => log.append(line),
   gap: ({ from, to, reason }) => log.gap(from, to, reason),
+  redact: ({ from, to }) => {
+    say(`Lines ${from} to ${to} were redacted`);
+    return [log.redact(from, to), find.again(), filtered && filter(), redraw()];
+  },
   job: told_of,
   error: (text) => showTrouble(text),
 };

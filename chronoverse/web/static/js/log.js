@@ -1,5 +1,6 @@
 // What the page holds of a job's log: windows of lines by number, the most recently used ones, whatever its size.
 
+import { keep, sameOpen, SHOWN } from "./kept.js";
 import { get } from "./session.js";
 import { Ranges } from "./ranges.js";
 
@@ -7,8 +8,6 @@ import { Ranges } from "./ranges.js";
 export const WINDOW = 200;
 //: Windows held: at 200 characters a line about 10 MB.
 const WINDOWS = 64;
-//: Characters of a message that are kept and shown; the rest is for the download.
-export const SHOWN = 20_000;
 //: Characters held in all windows together.
 const CHARACTERS = 16_000_000;
 //: Requests for windows under way at once.
@@ -17,16 +16,6 @@ const REQUESTS = 2;
 const SETTLE_MS = 40;
 //: Milliseconds after which a failed request is made again.
 const RETRY_MS = 1500;
-
-/** Whether the same long lines are open, by stream. */
-const sameOpen = (a, b) => a.stdout === b.stdout && a.stderr === b.stderr;
-
-/** A line as it is kept: its message cut to what is shown, and `more` when that is not all. */
-export function keep(line) {
-  if (line.message.length <= SHOWN) return line;
-  // Through JSON, since a slice would keep the whole string alive.
-  return { ...line, message: JSON.parse(JSON.stringify(line.message.slice(0, SHOWN))), more: true };
-}
 
 export class Log {
   first = 1;
@@ -42,6 +31,7 @@ export class Log {
   #wanted = [];
   #asked = new Set();
   #timer = 0;
+  #epoch = 0;
 
   /** `path` is the job's route; `changed` is called after anything in here is different. */
   constructor(path, changed) {
@@ -122,6 +112,17 @@ export class Log {
     this.#changed();
   }
 
+  /** What these lines said is not to be shown any more: what is held of them goes, and is asked for again. */
+  redact(from, to) {
+    this.#epoch += 1;
+    for (const { index, characters } of this.#windows.values()) {
+      if (index < Math.floor((from - 1) / WINDOW) || index > Math.floor((to - 1) / WINDOW)) continue;
+      this.#windows.delete(index);
+      this.#characters -= characters;
+    }
+    this.#changed();
+  }
+
   #gapAt(number) {
     let low = 0;
     let high = this.#gaps.length;
@@ -166,10 +167,10 @@ export class Log {
   async #fetch(index) {
     this.#asked.add(index);
     try {
-      const known = this.last;
+      const [known, epoch] = [this.last, this.#epoch];
       const start = index * WINDOW;
       const { body } = await get(`${this.#path}/logs?offset=${start}&limit=${WINDOW}`);
-      this.#fill(index, body.logs, body.cursor ? body.logs.at(-1)?.sequence_num ?? start : known);
+      if (epoch === this.#epoch) this.#fill(index, body.logs, body.cursor ? body.logs.at(-1)?.sequence_num ?? start : known);
       this.#asked.delete(index);
       this.#pump();
     } catch (error) {

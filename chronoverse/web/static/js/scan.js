@@ -1,6 +1,6 @@
 // Walking a whole log on the server's side: which lines match, or are of one stream, and how many.
 
-import { keep } from "./log.js";
+import { keep } from "./kept.js";
 import { get, Refused } from "./session.js";
 
 //: Lines asked for at once.

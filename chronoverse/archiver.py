@@ -1,0 +1,307 @@
+"""The archiver: finds logs that are large or have ended, and moves them into the archive. Any number may run.
+
+It takes the smallest step that helps, and looks again: running logs that are too large come first, for the store pays
+for them; then a chunk of a log that has ended; then jobs whose time is over.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from chronoverse import metrics
+from chronoverse.archive.objects import Objects
+from chronoverse.archive.packing import HURRIED_LEVEL, LEVEL
+from chronoverse.archive.records import CHUNK_BYTES, FRAME_BYTES, Chunk
+from chronoverse.errors import AppendRefused, ArchiveBusy, ChronoverseError, StoreError, StoreRefused, StoreUnavailable
+from chronoverse.joblog import Job, JobRef
+from chronoverse.retention import ORPHAN_SECONDS, delete_job, nothing, sweep
+from chronoverse.sealing import SEALER_SECONDS, At, Keeping, Sealing, sealer, seconds_of
+from chronoverse.store import Store
+from chronoverse.store.inventory import Survey
+from chronoverse.workload import Workload
+
+#: Parts of HOT_BYTES at which a running log begins to move, and at which it stops. A log that is written flat out grows
+#: by 35 MB a second, it may take half a second to be found and half a second to move a chunk of 12 MB, and an archiver
+#: that shares its core with others falls behind for a while: the rest of HOT_BYTES is for that.
+HIGH_MARK: Final = 1 / 4
+LOW_MARK: Final = 1 / 8
+#: The part beyond which it is packed in haste.
+HURRY_MARK: Final = 3 / 8
+#: Seconds between looks at the sizes of running logs: one grows by 4 MB in it at most.
+LOOK_SECONDS: Final = 0.1
+#: Sizes asked for in a second, beyond which looks are rarer. Each takes some 3 µs of the server's time.
+SIZES_PER_SECOND: Final = 2_000
+#: Seconds between two rounds through all keys, at least; and how much of the time rounds may take.
+ROUND_SECONDS: Final = 0.25
+ROUND_SHARE: Final = 0.05
+#: Seconds until a job for which there was nothing to do is looked at again, at most, and one with which something was
+#: wrong. Also for how long a deleted job's name is not looked for.
+REST_SECONDS: Final = 300.0
+RETRY_SECONDS: Final = 60.0
+#: Seconds until somebody else's job is looked at again.
+BUSY_SECONDS: Final = 1.0
+#: Seconds to wait when the store or the archive is away: at first, and at most.
+AWAY_SECONDS: Final = (0.5, 15.0)
+
+log: Final = logging.getLogger(__name__)
+
+
+class Limits(NamedTuple):
+    """What is kept where, and for how long."""
+
+    hot_bytes: int
+    hot_seconds: float
+    retention_seconds: float
+    orphan_seconds: float = ORPHAN_SECONDS
+    sealer_seconds: float = SEALER_SECONDS
+
+
+class Archiver:
+    """Moves what is due from ``store`` into ``objects`` until ``stop`` is set. ``at`` hears of each step that was made.
+
+    ``clock`` is Unix time in seconds, ``monotonic`` another that is never set.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        objects: Objects,
+        limits: Limits,
+        *,
+        stop: threading.Event,
+        at: At = nothing,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._objects = objects
+        self._limits = limits
+        self._stop = stop
+        self._at = at
+        self._clock = clock
+        self._monotonic = monotonic
+        self._work = Workload(monotonic)
+        self._look_at = self._round_at = 0.0
+        self._round: Iterator[list[JobRef]] | None = None
+        self._round_took = 0.0
+        self._round_found: set[JobRef] = set()
+
+    def run(self) -> None:
+        """Goes on until it is told to stop, however often the store or the archive is away."""
+        waits, longest = AWAY_SECONDS
+        wait = waits
+        while not self._stop.is_set():
+            try:
+                idle = not self.step()
+                wait = waits
+            except (StoreUnavailable, StoreRefused) as error:
+                failed(error)
+                log.warning("the archiver waits: %s", error, extra={"fields": {"seconds": wait}})
+                idle, wait = False, min(2 * wait, longest)
+                self._round = None
+                self._stop.wait(wait)
+            if idle:
+                self._stop.wait(LOOK_SECONDS)
+
+    def once(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+        """Does all that is due now, and returns how many jobs there is still something wrong with.
+
+        ``progress`` hears how many lines were sealed of how many. Raises: as the store and the objects do.
+        """
+        for page in self._store.inventory.jobs():
+            self._sort(page)
+        self._look()
+        total = sum(self._left(ref) for ref in self._work.ended)
+        done = 0
+        progress(done, total)
+        while not self._stop.is_set() and (moved := self.move()) is not None:
+            done += moved
+            progress(min(done, total), total)
+        return self._work.wrong
+
+    def step(self) -> bool:
+        """The next step. False when there is nothing to do just now. Raises: as the store and the objects do."""
+        now = self._monotonic()
+        if now >= self._look_at:
+            self._look()
+            self._look_at = now + max(LOOK_SECONDS, len(self._work.running) / SIZES_PER_SECOND)
+        moved = self.move() is not None
+        return self._search() or moved
+
+    def move(self) -> int | None:
+        """Moves one chunk of the log that needs it most, and returns its lines; None when none needs it."""
+        high = self._limits.hot_bytes * HIGH_MARK
+        if (largest := self._work.largest()) and largest[1] >= high:
+            return self._guarded(largest[0], lambda: self._shorten(*largest))
+        ended = next(iter(self._work.ended), None)
+        return None if ended is None else self._guarded(ended, lambda: self._finish(ended))
+
+    # Running logs
+
+    def _look(self) -> None:
+        if self._work.running:
+            self._work.running.update(self._store.inventory.sizes(list(self._work.running)))
+        self._work.measure(self._clock())
+
+    def _shorten(self, ref: JobRef, size: int) -> int:
+        """One chunk of a running log, down to the low mark."""
+        low = self._limits.hot_bytes * LOW_MARK
+        with self._sealing(ref) as sealing:
+            survey = self._store.inventory.survey(ref)
+            text_bytes = min(CHUNK_BYTES, max(FRAME_BYTES, round(size - low)))
+            level = HURRIED_LEVEL if size > HURRY_MARK * self._limits.hot_bytes else LEVEL
+            chunk = sealing.seal(survey, survey.last, text_bytes=text_bytes, trim=True, level=level)
+        if chunk is None:
+            # A few large lines, of which the last one must stay.
+            self._work.rest(ref, BUSY_SECONDS)
+            return 0
+        self._work.running[ref] = self._store.inventory.sizes([ref]).get(ref, 0)
+        return self._sealed(ref, chunk)
+
+    # Logs that have ended
+
+    def _finish(self, ref: JobRef) -> int:
+        """The next chunk of a log that has ended, or behind the last one the rest."""
+        (job,) = self._store.look_many([ref])
+        if isinstance(job, StoreError):
+            raise job
+        if job is None or job.end is None:
+            del self._work.ended[ref]
+            return 0
+        with self._sealing(ref) as sealing:
+            survey = self._store.inventory.survey(ref)
+            chunk = None
+            if not survey.complete:
+                chunk = sealing.seal(survey, job.end.sequence_num, trim=False)
+            if chunk is None:
+                self._complete(sealing, job, survey)
+        return 0 if chunk is None else self._sealed(ref, chunk)
+
+    def _complete(self, sealing: Sealing, job: Job, survey: Survey) -> None:
+        retention = self._retention(survey)
+        keeping = Keeping(self._limits.hot_seconds, retention)
+        wrong = None if survey.complete else sealing.complete(job, keeping, self._clock())
+        if wrong:
+            self._work.complain(job.ref, wrong)
+            self._work.rest(job.ref, REST_SECONDS)
+            return
+        metrics.JOBS_ARCHIVED.labels("archived").inc()
+        log.info("archived", extra={"fields": {"job": str(job.ref), "lines": job.last}})
+        self._work.rest(job.ref, min(REST_SECONDS, self._limits.orphan_seconds, retention))
+
+    def _retention(self, survey: Survey) -> float:
+        own = survey.retention_seconds
+        return self._limits.retention_seconds if own is None else own
+
+    def _left(self, ref: JobRef) -> int:
+        (job,) = self._store.look_many([ref])
+        return max(0, job.last - job.archived) if isinstance(job, Job) else 0
+
+    # Finding them
+
+    def _search(self) -> bool:
+        """The next page of the round that is under way, if it is time for one."""
+        began = self._monotonic()
+        if self._round is None:
+            if began < self._round_at:
+                return False
+            self._round, self._round_took, self._round_found = self._store.inventory.jobs(), 0.0, set()
+        page = next(self._round, None)
+        if page is not None:
+            self._sort([ref for ref in dict.fromkeys(page) if ref not in self._round_found])
+            self._round_found.update(page)
+            self._round_took += self._monotonic() - began
+            return True
+        self._round = None
+        # What was moved between the pages does not count.
+        self._round_at = began + max(ROUND_SECONDS, self._round_took / ROUND_SHARE)
+        for gone in [ref for ref in self._work.running if ref not in self._round_found]:
+            self._work.forget(gone)
+        return False
+
+    def _sort(self, page: list[JobRef]) -> None:
+        """Puts each job where it belongs."""
+        refs = [ref for ref in dict.fromkeys(page) if not self._work.rests(ref)]
+        for ref, job in zip(refs, self._store.look_many(refs) if refs else (), strict=True):
+            if isinstance(job, StoreError):
+                self._work.rest(ref, BUSY_SECONDS if isinstance(job, StoreUnavailable) else RETRY_SECONDS)
+            elif job is not None and job.end is None:
+                if self._work.running.setdefault(ref, 0) == 0:
+                    # Which mends a hash that was lost.
+                    self._store.inventory.survey(ref)
+            else:
+                self._work.running.pop(ref, None)
+                self._guarded(ref, lambda ref=ref, job=job: self._judge(ref, job))  # type: ignore[misc]
+
+    def _judge(self, ref: JobRef, job: Job | None) -> int:
+        """What is due of a job that has ended, or of which nothing is to be seen."""
+        now, survey = self._clock(), self._store.inventory.survey(ref)
+        finished = seconds_of(survey.finished_at) or seconds_of(job.finished_at or "" if job else "") or now
+        over = finished + self._retention(survey)
+        if survey.deleting or (job is not None and over <= now):
+            delete_job(self._store, self._objects, ref, seconds=self._limits.sealer_seconds, at=self._at)
+            metrics.JOBS_ARCHIVED.labels("deleted").inc()
+            log.info("deleted", extra={"fields": {"job": str(ref), "finished_at": survey.finished_at}})
+            self._work.forget(ref)
+        elif job is None or not (job.last or survey.archived):
+            self._work.rest(ref, RETRY_SECONDS)
+        elif not survey.complete:
+            self._work.ended[ref] = finished
+        elif not survey.swept and self._sweep_at(survey) <= now:
+            self._guarded(ref, lambda: self._sweep(ref))
+            self._work.rest(ref, min(REST_SECONDS, over - now))
+        else:
+            due = over if survey.swept else min(over, self._sweep_at(survey))
+            self._work.rest(ref, min(REST_SECONDS, due - now))
+        return 0
+
+    def _sweep_at(self, survey: Survey) -> float:
+        """When all that was put for a complete job, and never recorded, is surely an orphan."""
+        return (seconds_of(survey.archived_at) or 0.0) + self._limits.orphan_seconds
+
+    def _sweep(self, ref: JobRef) -> int:
+        with sealer(self._store, ref, self._limits.sealer_seconds):
+            found = sweep(self._store, self._objects, ref, self._clock(), age=self._limits.orphan_seconds)
+        if found:
+            log.info("swept", extra={"fields": {"job": str(ref), "objects": found}})
+        return 0
+
+    # What goes wrong
+
+    @contextlib.contextmanager
+    def _sealing(self, ref: JobRef) -> Iterator[Sealing]:
+        with sealer(self._store, ref, self._limits.sealer_seconds) as token:
+            yield Sealing(self._store, self._objects, ref, token, self._at)
+
+    def _guarded(self, ref: JobRef, work: Callable[[], int]) -> int:
+        """What ``work`` gives, or 0 when it is this job alone that it fails for: then the job rests for a while."""
+        try:
+            return work()
+        except (ArchiveBusy, AppendRefused):
+            # Somebody else is at it, or it has changed under our hands.
+            self._work.rest(ref, BUSY_SECONDS)
+        except (StoreUnavailable, StoreRefused):
+            self._work.rest(ref, BUSY_SECONDS)
+            raise
+        except StoreError as error:
+            failed(error)
+            self._work.complain(ref, str(error))
+            self._work.rest(ref, RETRY_SECONDS)
+        return 0
+
+    def _sealed(self, ref: JobRef, chunk: Chunk) -> int:
+        metrics.CHUNKS_SEALED.inc()
+        metrics.LINES_SEALED.inc(chunk.last - chunk.first + 1)
+        metrics.BYTES_SEALED.labels("text").inc(chunk.text_size)
+        metrics.BYTES_SEALED.labels("packed").inc(chunk.size)
+        fields = {"job": str(ref), "first": chunk.first, "last": chunk.last, "bytes": chunk.size}
+        log.debug("sealed", extra={"fields": fields})
+        return chunk.last - chunk.first + 1
+
+
+def failed(error: ChronoverseError) -> None:
+    """Counts a step that failed."""
+    metrics.ARCHIVE_ERRORS.labels(type(error).__name__).inc()

@@ -1,0 +1,213 @@
+"""Taking what lines say out of a log, in every tier: their numbers, times and streams stay.
+
+What is in the archive is put there anew, in the old chunk's place; what is not yet goes there now, up to the last line
+that is redacted, and leaves the store. All of it is done under the job's archiving lease, chunk by chunk, each of them
+in one step: whoever repeats a redaction that broke off finds what is left of it.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple
+
+from chronoverse.archive.objects import Objects
+from chronoverse.archive.packing import Packer, digest
+from chronoverse.archive.records import CHUNK_BYTES, Chunk
+from chronoverse.archive.rewriting import rewrite
+from chronoverse.entries import RawEntry, entry_number, read_entries
+from chronoverse.errors import ArchiveBusy, ArchiveDamaged, JobNotFound, StillLive
+from chronoverse.joblog import Job, JobRef, Line
+from chronoverse.sealing import sealer
+from chronoverse.store import Store
+
+#: What a redacted line says.
+TOMBSTONE: Final = "[redacted]"
+#: Seconds after which one call ends, behind the chunk it is at: a chunk takes about one.
+REDACT_SECONDS: Final = 5.0
+#: Seconds to wait for an archiver that is at the job, and between two tries. A chunk takes it less than that.
+BUSY_SECONDS: Final = 5.0
+BUSY_TRY_SECONDS: Final = 0.1
+#: Entries of one read, as the archiver's.
+PAGE: Final = 1_000
+
+
+class Wish(NamedTuple):
+    """Lines ``first`` to ``last`` that are ``wanted``, and what to remember of it.
+
+    ``exact``: all of the range is meant, so that a line that cannot be redacted yet is an error.
+    """
+
+    first: int
+    last: int
+    wanted: Callable[[Line], bool]
+    audit: dict[str, Any]
+    exact: bool
+
+    def change(self, line: Line) -> Line | None:
+        """The line as it shall be, None where it is so."""
+        if not self.first <= line.sequence_num <= self.last or line.message == TOMBSTONE or not self.wanted(line):
+            return None
+        return line._replace(message=TOMBSTONE)
+
+    def remember(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """What to remember of the redaction of these lines."""
+        return {**self.audit, "from": numbers[0], "to": numbers[-1], "count": len(numbers)}
+
+
+class Done(NamedTuple):
+    """How many lines were redacted, the last number looked at, and whether the wish is fulfilled."""
+
+    lines: int
+    reached: int
+    whole: bool
+
+
+class Redaction:
+    """``wish`` for the log of ``job``. ``pause`` lets others go on; ``clock`` is monotonic, in seconds."""
+
+    def __init__(
+        self,
+        store: Store,
+        objects: Objects,
+        job: JobRef,
+        wish: Wish,
+        *,
+        pause: Callable[[], object] = bool,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._store: Final = store
+        self._objects: Final = objects
+        self._ref: Final = job
+        self._wish = wish
+        self._pause = pause
+        self._clock = clock
+        self._sleep = sleep
+        self._token = ""
+        self._count = 0
+
+    def run(self) -> Done:
+        """Does it, or a part of it.
+
+        Raises: :class:`JobNotFound`, :class:`StillLive`, :class:`ArchiveBusy`, and as the store and the archive do.
+        """
+        with self._sealer() as self._token:
+            job = self._store.look(self._ref)
+            if job is None:
+                raise JobNotFound("no such job")
+            last = min(self._wish.last, job.last if job.end else job.last - 1)
+            if self._wish.exact and last < min(self._wish.last, job.last):
+                raise StillLive(f"line {job.last} is the newest of a running job: it can be redacted behind the next")
+            deadline = self._clock() + REDACT_SECONDS
+            reached = self._rewrite_archived(last, deadline)
+            if reached < min(job.archived, last):
+                return Done(self._count, reached, False)
+            reached = self._seal(job, last, deadline)
+            return Done(self._count, reached, reached >= last)
+
+    @contextmanager
+    def _sealer(self) -> Iterator[str]:
+        until = self._clock() + BUSY_SECONDS
+        while True:
+            lease = sealer(self._store, self._ref)
+            try:
+                token = lease.__enter__()
+                break
+            except ArchiveBusy:
+                if self._clock() > until:
+                    raise
+            self._sleep(BUSY_TRY_SECONDS)
+        try:
+            yield token
+        finally:
+            lease.__exit__(None, None, None)
+
+    def _rewrite_archived(self, last: int, deadline: float) -> int:
+        """Redacts what is archived; the number up to which that was looked at."""
+        reached = self._wish.first - 1
+        while reached < last and (chunk := self._store.archived.chunk(self._ref, reached + 1)):
+            data = self._objects.get(chunk.name)
+            found = rewrite(self._ref, chunk, data, self._wish.first, last, self._wish.change, self._pause)
+            if found is not None:
+                made, data, numbers = found
+                self._put(made, data)
+                self._store.redacted.redact(self._ref, self._token, made, self._wish.remember(numbers), old=chunk)
+                self._count += len(numbers)
+                self._objects.delete(chunk.name)
+            reached = chunk.last
+            if self._clock() > deadline:
+                break
+        return reached
+
+    def _seal(self, job: Job, last: int, deadline: float) -> int:
+        """Redacts what only the store has; the number up to which nothing is left to do."""
+        following = job.archived + 1 if job.archived else max(job.hot, 1)
+        affected = self._last_affected(max(following, self._wish.first), last, job.hot)
+        while following <= affected:
+            numbers: list[int] = []
+            packer = Packer(self._ref, following)
+            while packer.last < affected and packer.text_size < CHUNK_BYTES and not packer.closed:
+                count = min(PAGE, affected - packer.last)
+                entries = self._store.page(self._ref, after=packer.last, count=count)
+                taken = [each for each in entries if entry_number(each[0]) <= affected]
+                if not taken:
+                    break
+                packer.add(self._changed(taken, packer.last, numbers), job.hot)
+                self._pause()
+            if packer.last < following:
+                break
+            chunk, data = packer.finish()
+            self._put(chunk, data)
+            if numbers:
+                self._store.redacted.redact(self._ref, self._token, chunk, self._wish.remember(numbers))
+            else:
+                self._store.archived.seal(self._ref, self._token, chunk, trim=chunk.last)
+            self._count += len(numbers)
+            following = chunk.last + 1
+            if self._clock() > deadline:
+                break
+        return last if following > affected else following - 1
+
+    def _last_affected(self, first: int, last: int, lowest: int) -> int:
+        """The last line in the store that is to be changed; 0 when none is."""
+        found, place = 0, first - 1
+        while place < last:
+            entries = self._store.page(self._ref, after=place, count=PAGE)
+            if not entries:
+                break
+            for line in self._lines(entries, place, lowest):
+                found = line.sequence_num if line.sequence_num <= last else found
+            place = entry_number(entries[-1][0])
+            self._pause()
+        return found
+
+    def _lines(self, entries: Sequence[RawEntry], after: int, lowest: int) -> Iterator[Line]:
+        """The lines to be changed, as they shall be."""
+        for entry in read_entries(entries, after, lowest):
+            if isinstance(entry, Line) and (changed := self._wish.change(entry)):
+                yield changed
+
+    def _changed(self, entries: Sequence[RawEntry], after: int, numbers: list[int]) -> list[RawEntry]:
+        """The raw entries with what they shall say; the changed lines are added to ``numbers``."""
+        changed = {line.sequence_num for line in self._lines(entries, after, 1)}
+        found: list[RawEntry] = []
+        for entry in entries:
+            number = entry_number(entry[0])
+            if number in changed:
+                # Of several with one number the first is the line.
+                changed.remove(number)
+                numbers.append(number)
+                entry = (entry[0], _said(entry[1]))
+            found.append(entry)
+        return found
+
+    def _put(self, chunk: Chunk, data: bytes) -> None:
+        self._objects.put(chunk.name, data)
+        if digest(chunk, self._objects.get(chunk.name)) != chunk.sha256:
+            raise ArchiveDamaged(f"{chunk.name} was read back otherwise than it was written")
+
+
+def _said(fields: Sequence[bytes]) -> list[bytes]:
+    """An entry's fields with the tombstone for every message that there is."""
+    pairs = zip(fields[::2], fields[1::2], strict=False)
+    return [each for name, value in pairs for each in (name, TOMBSTONE.encode() if name == b"message" else value)]

@@ -1,0 +1,89 @@
+"""How archived jobs go: whole, everywhere, when their time is over; and objects that nothing records."""
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from chronoverse.archive.objects import Objects, Stored
+from chronoverse.archive.records import folder
+from chronoverse.joblog import IDENTIFIER, JobRef
+from chronoverse.sealing import MANIFEST, SEALER_SECONDS, At, sealer
+from chronoverse.store import Store
+from chronoverse.store.inventory import Survey
+
+#: Seconds for which an object without a record may still be about to get one: far more than any step takes.
+ORPHAN_SECONDS: Final = 3_600.0
+
+
+def nothing(_: str) -> None:
+    """Who hears of steps and does nothing."""
+
+
+def delete_job(
+    store: Store, objects: Objects | None, job: JobRef, *, seconds: float = SEALER_SECONDS, at: At = nothing
+) -> None:
+    """Deletes ``job`` everywhere: nobody sees it any more, then its objects go, then its keys. May be repeated.
+
+    Raises: :class:`Held` by a live runner, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and as the store does.
+    """
+    with sealer(store, job, seconds) as token:
+        store.archived.doom(job, token)
+        at("doomed")
+        if objects is not None:
+            for stored in list(objects.list(folder(job))):
+                objects.delete(stored.name)
+                at("object deleted")
+        store.archived.delete(job, token)
+        at("deleted")
+
+
+def sweep(store: Store, objects: Objects, job: JobRef, now: float, *, age: float = ORPHAN_SECONDS) -> int:
+    """Deletes what is in a complete job's folder and older than ``age`` but no part of it; how many objects that were.
+
+    Called under the job's :func:`sealer`.
+    """
+    named = {chunk.name for chunk in store.archived.chunks(job)} | {f"{folder(job)}{MANIFEST}"}
+    unknown = [each for each in objects.list(folder(job)) if each.name not in named]
+    found = [each for each in unknown if each.written_at <= now - age]
+    for each in found:
+        objects.delete(each.name)
+    if found == unknown:
+        store.archived.swept(job)
+    return len(found)
+
+
+class Orphan(NamedTuple):
+    """An object that the store does not know; ``why``, in words."""
+
+    stored: Stored
+    why: str
+
+
+def orphans(store: Store, objects: Objects, now: float, *, age: float = ORPHAN_SECONDS) -> Iterator[Orphan]:
+    """Every object older than ``age`` that no record in the store names. A store that was emptied knows none.
+
+    An object that is named by the manifest of its folder, and is not part of what the store has, is one as well.
+    """
+    job: JobRef | None = None
+    named: set[str] = set()
+    survey: Survey | None = None
+    for stored in objects.list(""):
+        found = _job_of(stored.name)
+        if found is None:
+            continue
+        if found != job:
+            job = found
+            survey = store.inventory.survey(job)
+            named = {chunk.name for chunk in store.archived.chunks(job)}
+        if stored.name in named or stored.written_at > now - age:
+            continue
+        if survey is not None and survey.archived and stored.name.endswith(f"/{MANIFEST}"):
+            continue
+        yield Orphan(stored, "no part of its job" if survey and survey.archived else "the store has no such job")
+
+
+def _job_of(name: str) -> JobRef | None:
+    """Whose folder an object is in, where it is in one."""
+    parts = name.split("/")
+    if len(parts) != 3 or not all(IDENTIFIER.fullmatch(part) for part in parts[:2]):
+        return None
+    return JobRef(parts[0], parts[1])

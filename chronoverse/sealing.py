@@ -1,0 +1,201 @@
+"""From a log in the store to chunks in the archive: one step at a time, each of which may be the last.
+
+A chunk is read, put, read back, compared and only then recorded, which is when its lines may leave the log. Whoever
+dies before that leaves an object that nothing records; whoever comes next begins with what is recorded.
+"""
+
+import contextlib
+import hashlib
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from chronoverse.archive.objects import Objects
+from chronoverse.archive.packing import LEVEL, Packer, digest
+from chronoverse.archive.records import CHUNK_BYTES, Chunk, folder
+from chronoverse.entries import RawEntry, entry_number
+from chronoverse.errors import ArchiveBusy, ArchiveDamaged, StoreError
+from chronoverse.joblog import Job, JobRef, iso_timestamp
+from chronoverse.store import Store
+from chronoverse.store.inventory import Survey
+
+#: Seconds after which the archiving of a job may be taken from who is not heard. Somebody lives who renews it thrice in
+#: that time; a log that is written flat out grows by 350 MB in it.
+SEALER_SECONDS: Final = 10.0
+#: Entries read at a time: some 600 KB, and 4 ms of the server's time.
+PAGE: Final = 4_000
+#: The object beside a job's chunks that says what they are, for whoever has nothing but the archive.
+MANIFEST: Final = "job.json"
+
+#: Called with the name of each step that was made.
+At = Callable[[str], None]
+
+
+class Keeping(NamedTuple):
+    """How long things are kept, in seconds: logs in the store behind the archiving, and jobs behind their end."""
+
+    hot_seconds: float
+    retention_seconds: float
+
+
+@contextlib.contextmanager
+def sealer(store: Store, job: JobRef, seconds: float = SEALER_SECONDS) -> Iterator[str]:
+    """The sole right to archive ``job``: a token, renewed for as long as this lasts. Raises :class:`ArchiveBusy`."""
+    token = secrets.token_hex(16)
+    if not store.archived.claim(job, token, seconds):
+        raise ArchiveBusy("somebody else archives the job just now")
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(seconds / 3):
+            # When this fails the seal is refused, and says so.
+            with contextlib.suppress(StoreError):
+                if not store.archived.claim(job, token, seconds):
+                    return
+
+    renewing = threading.Thread(target=renew, name="sealer", daemon=True)
+    renewing.start()
+    try:
+        yield token
+    finally:
+        over.set()
+        renewing.join()
+        with contextlib.suppress(StoreError):
+            store.archived.release(job, token)
+
+
+class Sealing:
+    """What is done to the log of one job under the :func:`sealer` that gave ``token``. ``at`` hears of each step."""
+
+    def __init__(self, store: Store, objects: Objects, job: JobRef, token: str, at: At) -> None:
+        self._store = store
+        self._objects = objects
+        self._job = job
+        self._token = token
+        self._at = at
+
+    def seal(
+        self, survey: Survey, below: int, *, text_bytes: int = CHUNK_BYTES, trim: bool, level: int = LEVEL
+    ) -> Chunk | None:
+        """Moves the next lines, of about ``text_bytes``, into the archive: those with numbers less than ``below``.
+
+        With ``trim`` they leave the log. ``level`` is zstd's. None when there are none.
+        Raises: :class:`Fenced`, :class:`SequenceGap`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`.
+        """
+        first = survey.archived + 1 if survey.archived else max(survey.first, 1)
+        packer = Packer(self._job, first, level=level)
+        last = self._read(packer, survey, below, text_bytes)
+        if last is None or packer.last < packer.first:
+            return None
+        self._at("read")
+        chunk, data = packer.finish()
+        self._put(chunk, data)
+        self._store.archived.seal(self._job, self._token, chunk, trim=chunk.last if trim else 0, last_entry=last)
+        self._at("sealed")
+        return chunk
+
+    def _read(self, packer: Packer, survey: Survey, below: int, text_bytes: int) -> RawEntry | None:
+        """Fills ``packer``; the last entry that it took."""
+        last: RawEntry | None = None
+        while packer.text_size < text_bytes and not packer.closed:
+            entries = self._store.read_on(self._job, packer.last, PAGE)
+            taken: Sequence[RawEntry] = entries
+            if entries and entry_number(entries[-1][0]) >= below:
+                taken = [entry for entry in entries if entry_number(entry[0]) < below]
+            if taken:
+                packer.add(taken, survey.first)
+                last = taken[-1]
+            if len(taken) < PAGE:
+                break
+        return last
+
+    def _put(self, chunk: Chunk, data: bytes) -> None:
+        self._objects.put(chunk.name, data)
+        self._at("put")
+        if digest(chunk, self._objects.get(chunk.name)) != chunk.sha256:
+            raise ArchiveDamaged(f"{chunk.name} was read back otherwise than it was written")
+        self._at("read back")
+
+    def complete(self, job: Job, keeping: Keeping, now: float) -> str | None:
+        """Says that the whole log is in the archive; or what is wrong, and says nothing. Raises as :meth:`seal`.
+
+        ``job`` has ended, and all up to its end was sealed.
+        """
+        chunks = self._store.archived.chunks(self._job)
+        if wrong := unsound(job, chunks):
+            return wrong
+        sha256 = overall(chunks)
+        state = ended_state(job, now)
+        self._objects.put(f"{folder(self._job)}{MANIFEST}", manifest(job, state, chunks, sha256))
+        self._at("manifest")
+        finished = seconds_of(state["finished_at"]) or now
+        left = max(0.0, finished + keeping.retention_seconds - now)
+        self._store.archived.complete(
+            self._job,
+            self._token,
+            archived=chunks[-1].last,
+            sha256=sha256,
+            hot_ms=round(min(keeping.hot_seconds, left) * 1000),
+            created_ms=round((seconds_of(state["created_at"]) or now) * 1000),
+            state={**state, "archived_at": iso_timestamp(now)},
+        )
+        self._at("completed")
+        return None
+
+
+def unsound(job: Job, chunks: Sequence[Chunk]) -> str | None:
+    """What is wrong with the chunks as the whole of an ended job's log, in words."""
+    if job.end is None or not chunks:
+        return "there is nothing to be complete"
+    following = chunks[0].first
+    for chunk in chunks:
+        firsts = [frame.first for frame in chunk.frames]
+        lasts = [frame.last for frame in chunk.frames]
+        if chunk.first != following or firsts != [chunk.first, *(last + 1 for last in lasts[:-1])]:
+            return f"the chunks do not follow each other at line {following}"
+        if lasts[-1] != chunk.last:
+            return f"a chunk does not end with its last line, {chunk.last}"
+        following = chunk.last + 1
+    if following != job.end.sequence_num:
+        return f"the archive ends with line {following - 1}, the log with line {job.end.sequence_num - 1}"
+    return None
+
+
+def overall(chunks: Sequence[Chunk]) -> str:
+    """One SHA-256 for all: of the chunks' own, in hexadecimal, in order."""
+    return hashlib.sha256("".join(chunk.sha256 for chunk in chunks).encode()).hexdigest()
+
+
+def ended_state(job: Job, now: float) -> dict[str, Any]:
+    """The hash of an ended job, as our own runner would have left it. Foreign ones leave none."""
+    assert job.end is not None
+    finished = job.finished_at if seconds_of(job.finished_at or "") else iso_timestamp(now)
+    started = job.started_at if seconds_of(job.started_at or "") else finished
+    state = {
+        "status": job.status,
+        "created_at": job.created_at or started,
+        "started_at": started,
+        "finished_at": finished,
+        "lines": job.end.lines,
+        "dropped": job.end.dropped,
+    }
+    return state if job.exit_code is None else {**state, "exit_code": job.exit_code}
+
+
+def manifest(job: Job, state: dict[str, Any], chunks: Sequence[Chunk], sha256: str) -> bytes:
+    """The job and the records of its chunks, as JSON."""
+    known = {**job.to_json(), **state, "redactions": job.redactions, "archive_sha256": sha256}
+    return orjson.dumps({"job": known, "chunks": [orjson.Fragment(chunk.to_json()) for chunk in chunks]})
+
+
+def seconds_of(text: str) -> float | None:
+    """Unix seconds of an ISO 8601 time, or None where it is none. Without a zone it is UTC."""
+    try:
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo else datetime.fromisoformat(f"{text}+00:00")).timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,142 @@
+"""Which logs there are, how large they are, and what is to be archived or deleted of them."""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from chronoverse.entries import entry_number
+from chronoverse.errors import StoreUnavailable
+from chronoverse.joblog import IDENTIFIER, JobRef, parse_number
+from chronoverse.store.driver import Client, Script, translated
+from chronoverse.store.places import Place
+
+#: Keys that one SCAN looks at: some 0.2 ms of the server's time.
+SCAN_KEYS: Final = 1_000
+#: Sizes asked for in one round trip.
+SIZE_BATCH: Final = 500
+#: Nodes of a stream whose sizes are added up for an estimate of the whole.
+SAMPLED_NODES: Final = 10
+
+_Key = Callable[[JobRef, str], str]
+
+
+class Survey(NamedTuple):
+    """What is known of a job's archiving. Numbers are 0, and texts empty, where nothing is known.
+
+    ``first`` and ``last`` are the first and the last number in the log itself, ``holds_log`` whether there is one.
+    ``retention_seconds`` is the workflow's own, if it has one.
+    """
+
+    archived: int
+    complete: bool
+    deleting: bool
+    swept: bool
+    finished_at: str
+    archived_at: str
+    retention_seconds: int | None
+    first: int
+    last: int
+    holds_log: bool
+
+
+class Inventory:
+    """All the jobs of a store, for whoever archives them. Raises: as :class:`chronoverse.store.Store`."""
+
+    def __init__(self, place: Place, prefix: str, key: _Key) -> None:
+        self._place = place
+        self._key = key
+        self._prefix = prefix
+        self._survey: Final = Script("survey")
+        identifier = IDENTIFIER.pattern.encode()
+        pattern = rb"%b:\{(%b)\}:(%b):(?:log|archive)" % (re.escape(prefix.encode()), identifier, identifier)
+        self._name: Final = re.compile(pattern)
+
+    def jobs(self) -> Iterator[list[JobRef]]:
+        """Every job that has a log or an archive, a few at a time, some of them more than once, some pages empty."""
+        away: StoreUnavailable | None = None
+        with translated():
+            masters = self._place.masters()
+        for client in masters:
+            try:
+                yield from self._jobs_of(client)
+            except StoreUnavailable as error:
+                # A Cluster's other servers are asked all the same.
+                away = error
+        if away is not None:
+            raise away
+
+    def _jobs_of(self, client: Client) -> Iterator[list[JobRef]]:
+        cursor: Any = 0
+        while cursor != b"0":
+            with translated():
+                pattern = f"{self._prefix}:{{*"
+                cursor, keys = client.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_KEYS)
+            found = (self._name.fullmatch(key) for key in keys)
+            yield [JobRef(each[1].decode(), each[2].decode()) for each in found if each]
+
+    def sizes(self, jobs: Sequence[JobRef]) -> dict[JobRef, int]:
+        """Bytes that their logs take, about. A log that is gone takes none, one whose server is away is not named."""
+        sizes: dict[JobRef, int] = {}
+        for start in range(0, len(jobs), SIZE_BATCH):
+            with translated():
+                parts = self._place.parts(jobs[start : start + SIZE_BATCH])
+            for part in parts:
+                with contextlib.suppress(StoreUnavailable), translated():
+                    answers = self._place.run(part[0].workflow_id, partial(self._ask, part))
+                    known = zip(part, answers, strict=True)
+                    sizes.update({job: answer if isinstance(answer, int) else 0 for job, answer in known})
+        return sizes
+
+    def _ask(self, jobs: Sequence[JobRef], client: Client) -> list[Any]:
+        pipeline = client.pipeline(transaction=False)
+        for job in jobs:
+            pipeline.execute_command("MEMORY", "USAGE", self._key(job, "log"), "SAMPLES", SAMPLED_NODES)
+        return pipeline.execute(raise_on_error=False)
+
+    def survey(self, job: JobRef) -> Survey:
+        """One job's archiving, as it is now."""
+        keys = [self._key(job, kind) for kind in ("log", "job", "archive")]
+        keys.append(self._settings(job.workflow_id))
+        with translated():
+            answer = self._place.run(job.workflow_id, lambda client: self._survey.run(client, keys))
+        archived, state, deleting, swept, finished, completed, retention, first, last = answer
+        return Survey(
+            archived=_number(archived) or 0,
+            complete=state == b"complete",
+            deleting=bool(deleting),
+            swept=bool(swept),
+            finished_at=finished.decode("utf-8", "replace"),
+            archived_at=completed.decode("utf-8", "replace"),
+            retention_seconds=_number(retention),
+            first=entry_number(first) if first else 0,
+            last=entry_number(last) if last else 0,
+            holds_log=bool(last),
+        )
+
+    # What a workflow has of its own
+
+    def retention(self, workflow_id: str) -> int | None:
+        """Seconds for which the workflow's logs are kept, where it is not the common setting."""
+        answer = self._command(workflow_id, "HGET", self._settings(workflow_id), "retention_seconds")
+        return None if answer is None else _number(answer)
+
+    def set_retention(self, workflow_id: str, seconds: int | None) -> None:
+        """Sets that, or with None makes it the common setting again."""
+        key = self._settings(workflow_id)
+        if seconds is None:
+            self._command(workflow_id, "HDEL", key, "retention_seconds")
+        else:
+            self._command(workflow_id, "HSET", key, "retention_seconds", seconds)
+
+    def _settings(self, workflow_id: str) -> str:
+        return f"{self._prefix}:{{{workflow_id}}}:settings"
+
+    def _command(self, workflow_id: str, *command: Any) -> Any:
+        with translated():
+            return self._place.run(workflow_id, lambda client: client.execute_command(*command))
+
+
+def _number(text: bytes) -> int | None:
+    return parse_number(text.decode("utf-8", "replace"))

@@ -1,0 +1,8 @@
+-- Takes the archiving of a job, or extends it.
+-- KEYS  archive lease
+-- ARGV  token, lease in ms
+-- ->    OK | TAKEN by somebody else
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return {'TAKEN'} end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return {'OK'}

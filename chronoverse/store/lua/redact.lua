@@ -1,0 +1,39 @@
+-- Puts a chunk in which something was redacted into the record of what is archived, and takes the store's own copy of
+-- its lines away.
+-- KEYS  log, job, archive lease, archive, audit
+-- ARGV  token, first number, last number, record, the record in whose place it comes ('' when it is behind them all),
+--       what to remember of this, how much of that is kept
+-- ->    OK | GAP expected first number | FENCED
+-- A chunk that is recorded already is OK again. Nothing is refused for memory once the ZADD has passed, and the chunk's
+-- object was read back before.
+local log, job, lease, archive, audit = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local first, last, record, old = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
+
+if redis.call('GET', lease) ~= ARGV[1] then return {'FENCED'} end
+if redis.call('ZSCORE', archive, record) then return {'OK'} end
+local archived = tonumber(redis.call('HGET', job, 'archived') or '0')
+if old ~= '' then
+  if not redis.call('ZSCORE', archive, old) then return {'GAP', archived + 1} end
+elseif archived > 0 and archived + 1 ~= first then
+  return {'GAP', archived + 1}
+end
+
+redis.call('ZADD', archive, string.format('%.0f', last), record)
+if old ~= '' then
+  redis.call('ZREM', archive, old)
+else
+  redis.call('HSETNX', job, 'archived_first', string.format('%.0f', first))
+  redis.call('HSET', job, 'archived', string.format('%.0f', last))
+end
+-- What was made of the whole archive is made again.
+redis.call('HDEL', job, 'archive_state', 'archive_sha256', 'swept')
+redis.call('HINCRBY', job, 'redactions', 1)
+redis.call('PERSIST', job)
+redis.call('RPUSH', audit, ARGV[6])
+redis.call('LTRIM', audit, -tonumber(ARGV[7]), -1)
+if redis.call('EXISTS', log) == 1 then
+  -- The log's last entry never leaves the store.
+  local tip_number = tonumber(string.match(stream_info(log)['last-generated-id'], '^%d+'))
+  redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', math.min(last, tip_number - 1) + 1))
+end
+return {'OK'}

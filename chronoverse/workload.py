@@ -1,0 +1,67 @@
+"""What an archiver knows of the jobs it has met: which run, which have ended, which may be left alone for a while."""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from chronoverse import metrics
+from chronoverse.joblog import JobRef
+
+#: Jobs remembered as resting, some 300 bytes each. Those beyond it are only looked at more often.
+RESTING: Final = 200_000
+#: Jobs of which it is remembered that something is wrong with them, and was said.
+SAID: Final = 10_000
+
+log: Final = logging.getLogger(__name__)
+
+
+class Workload:
+    """Each job is in one place at most. ``monotonic`` is a clock in seconds."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        #: Bytes that their logs take, as far as that is known.
+        self.running: Final[dict[JobRef, int]] = {}
+        #: When they ended, in Unix seconds.
+        self.ended: Final[dict[JobRef, float]] = {}
+        self._resting: Final[dict[JobRef, float]] = {}
+        self._said: Final[dict[JobRef, None]] = {}
+        self._monotonic = monotonic
+
+    def largest(self) -> tuple[JobRef, int] | None:
+        """The running job whose log takes most."""
+        return max(self.running.items(), key=lambda item: item[1], default=None)
+
+    def rests(self, ref: JobRef) -> bool:
+        """Whether nothing is to be done for the job now, or it is known already that something is."""
+        return ref in self.ended or self._resting.get(ref, 0) > self._monotonic()
+
+    def rest(self, ref: JobRef, seconds: float) -> None:
+        """Nothing more of this job for so long."""
+        self.forget(ref)
+        self._resting[ref] = self._monotonic() + max(0.0, seconds)
+        if len(self._resting) > RESTING:
+            del self._resting[next(iter(self._resting))]
+
+    def forget(self, ref: JobRef) -> None:
+        """The job is in no place."""
+        for place in (self.running, self.ended, self._resting):
+            place.pop(ref, None)
+
+    def complain(self, ref: JobRef, wrong: str) -> None:
+        """Says what is wrong with a job, once."""
+        if ref not in self._said:
+            log.error("not archived: %s", wrong, extra={"fields": {"job": str(ref)}})
+        self._said[ref] = None
+        if len(self._said) > SAID:
+            del self._said[next(iter(self._said))]
+
+    @property
+    def wrong(self) -> int:
+        """How many jobs something is wrong with."""
+        return len(self._said)
+
+    def measure(self, now: float) -> None:
+        """Has the metrics say how it stands. ``now`` is Unix time."""
+        metrics.HOT_BYTES_LARGEST.set(max(self.running.values(), default=0))
+        metrics.ARCHIVE_WAITING.set(len(self.ended))
+        metrics.ARCHIVE_LAG.set(max(0.0, now - min(self.ended.values(), default=now)))

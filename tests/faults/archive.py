@@ -1,0 +1,141 @@
+"""A job that prints flat out, and an archiver that has to keep its log small: how large it becomes, how long it takes.
+
+    python -m tests.faults.archive [--lines 10000000] [--hot-bytes 67108864]
+
+Real processes: the server, ``chronoverse run`` and ``chronoverse archive``. Every line is compared in the end.
+"""
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from chronoverse.archive.files import FileObjects
+from chronoverse.archive.packing import entries_in, unpack
+from chronoverse.archive.records import folder
+from chronoverse.joblog import JobRef, Line
+from chronoverse.store import Store
+from tests.support.servers import RedisServer
+from tests.support.service import ROOT
+from tests.support.waiting import wait_until
+
+JOB: Final = JobRef("wf_1", "job_1")
+#: Seconds between two looks at the log's size.
+LOOK_SECONDS: Final = 0.02
+#: Seconds that the archiver may take for what is left when the job has ended.
+LEFT_SECONDS: Final = 600.0
+#: What a build prints, more or less: 100 bytes a line, most of it said before.
+PROGRAM: Final = """
+import hashlib, sys
+lines, out = int(sys.argv[1]), sys.stdout.buffer
+for start in range(0, lines, 1000):
+    out.write(b"".join(line(n) for n in range(start, min(start + 1000, lines))))
+"""
+LINE: Final = """
+def line(n):
+    name = hashlib.blake2b(b"%d" % n, digest_size=4).hexdigest().encode()
+    head = b"[%d/10000000] Building CXX object src/module_%d/CMakeFiles/target.dir/unit_%s.cc.o" % (n + 1, n % 97, name)
+    return (head + 9 * b" -O2 -Wall")[:99] + b"\\n"
+"""
+
+
+def expected(lines: int) -> Iterator[bytes]:
+    """What the program prints, line by line, without newlines."""
+    names: dict[str, object] = {"hashlib": hashlib}
+    exec(LINE, names)
+    line = names["line"]
+    assert callable(line)
+    return (line(number)[:-1] for number in range(lines))
+
+
+class Watch(threading.Thread):
+    """The log's size over time; its greatest is ``peak``."""
+
+    def __init__(self, server: RedisServer) -> None:
+        super().__init__(daemon=True)
+        self.peak = 0
+        self.over = threading.Event()
+        self._store = Store(server.url)
+
+    def run(self) -> None:
+        """Until it is over."""
+        while not self.over.wait(LOOK_SECONDS):
+            self.peak = max(self.peak, self._store.inventory.sizes([JOB]).get(JOB, 0))
+
+
+def main() -> None:
+    """Runs it and prints what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lines", type=int, default=10_000_000)
+    parser.add_argument("--hot-bytes", type=int, default=67_108_864)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory, RedisServer(Path(directory) / "server", None) as server:
+        measure(server, Path(directory), asked.lines, asked.hot_bytes)
+
+
+def measure(server: RedisServer, directory: Path, lines: int, hot_bytes: int) -> None:
+    """One job."""
+    ours = {
+        "CHRONOVERSE_REDIS_URL": server.url,
+        "CHRONOVERSE_ARCHIVE_URL": (directory / "archive").as_uri(),
+        "CHRONOVERSE_DATA_DIR": str(directory / "data"),
+        "CHRONOVERSE_HOT_BYTES": str(hot_bytes),
+        "CHRONOVERSE_DURABILITY": "acked",
+        "PYTHONPATH": str(ROOT),
+    }
+    environ, python = {**os.environ, **ours}, [sys.executable, "-m", "chronoverse"]
+    store, watch = Store(server.url), Watch(server)
+    output = directory / "archiver.log"
+    with output.open("wb") as log:
+        archiver = subprocess.Popen([*python, "archive"], env=environ, stdin=subprocess.DEVNULL, stderr=log)
+    try:
+        wait_until(lambda: b"archiver up" in output.read_bytes(), LEFT_SECONDS, "the archiver is up")
+        watch.start()
+        began = time.monotonic()
+        program = [sys.executable, "-c", f"import hashlib{LINE}{PROGRAM}", str(lines)]
+        run = [*python, "run", "--workflow", JOB.workflow_id, "--job", JOB.job_id, "--", *program]
+        subprocess.run(run, env=environ, check=True, stdout=subprocess.DEVNULL)
+        published = time.monotonic() - began
+        print(f"published  {lines:,} lines in {published:.1f} s, {lines / published:,.0f} lines/s", flush=True)
+        while not store.inventory.survey(JOB).complete and time.monotonic() - began < published + LEFT_SECONDS:
+            time.sleep(LOOK_SECONDS)
+        done = time.monotonic() - began
+        watch.over.set()
+        archived = sum(each.size for each in FileObjects(directory / "archive").list(folder(JOB)))
+        raw = 100 * lines
+        print(
+            f"archived   whole {done - published:.1f} s after the end, {archived:,} bytes: 1/{raw / archived:.1f} of it"
+        )
+        print(f"in Redis   {watch.peak:,} bytes at most, {watch.peak / hot_bytes:.2f} of HOT_BYTES")
+    finally:
+        archiver.terminate()
+        used = os.wait4(archiver.pid, 0)[2]
+        seconds = used.ru_utime + used.ru_stime
+        print(f"archiver   {seconds:.1f} s of CPU, {lines / seconds:,.0f} lines each; {used.ru_maxrss // 1024} MB")
+    print("compared  ", compare(store, FileObjects(directory / "archive"), lines), "lines, all as they were printed")
+
+
+def compare(store: Store, objects: FileObjects, lines: int) -> int:
+    """How many lines the archive has, each compared."""
+    numbered = enumerate(expected(lines), 1)
+    count = 0
+    for chunk in store.archived.chunks(JOB):
+        data = objects.get(chunk.name)
+        for frame in chunk.frames:
+            for entry in entries_in(unpack(frame, data[frame.offset : frame.offset + frame.size])):
+                assert isinstance(entry, Line), entry
+                assert (entry.sequence_num, entry.message.encode()) == next(numbered), entry
+                count += 1
+    assert count == lines, count
+    return count
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Redaction and deletion over HTTP: in every tier, while people watch."""
+
+import json
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from chronoverse.auth import ADMIN, READ, WRITE
+from chronoverse.joblog import JobRef
+from chronoverse.store import Store
+from tests.http.foreign import Foreign
+from tests.http.test_tiers import Place
+from tests.support.archivers import archive
+from tests.support.servers import RedisServer
+from tests.support.service import serving
+
+TOMBSTONE = "[redacted]"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Place]:
+    directory = tmp_path_factory.mktemp("redaction")
+    archive = directory / "archive"
+    store = Store(redis_server.url)
+    with serving(directory, redis_server.url, archive_url=archive.as_uri(), heartbeat_seconds=1) as service:
+        place = Place(service, archive, store, "redaction", (READ, WRITE, ADMIN))
+        yield place
+        place.client.close()
+    store.close()
+
+
+def messages(place: Place, job: Foreign) -> dict[int, str]:
+    """What the lines say now, by every route, which must agree."""
+    lines = {line["sequence_num"]: line["message"] for line in place.pages(f"{job.path}/logs?limit=1000")}
+    down = {line["sequence_num"]: line["message"] for line in place.pages(f"{job.path}/logs?limit=1000&order=desc")}
+    text = place.client.get(f"{job.path}/logs/raw").text.splitlines()
+    assert lines == down
+    assert [*lines.values()] == text
+    return lines
+
+
+def redact(place: Place, job: Foreign, **body: object) -> httpx.Response:
+    return place.client.post(f"{job.path}/logs/redact", json=body)
+
+
+@pytest.mark.parametrize(("first", "last"), [(10, 20), (95, 205), (150, 150), (250, 260), (1, 300)], ids=str)
+@pytest.mark.parametrize("trim", [True, False], ids=["trimmed", "hot"])
+def test_a_range_is_redacted_in_every_tier(place: Place, first: int, last: int, trim: bool) -> None:
+    """Archived twice, once or not yet; numbers, times and streams stay, and no object holds the old text."""
+    job = place.job().lines((f"secret {number}" for number in range(1, 301)), ("stdout", "stderr"))
+    place.seal(job, 100, trim=trim)
+    place.seal(job, 200, trim=trim)
+    job.end()
+    before = place.pages(f"{job.path}/logs?limit=1000")
+
+    answer = redact(place, job, **{"from": first, "to": last}, reason="a password")
+
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {
+        "workflow_id": job.workflow_id,
+        "id": job.job_id,
+        "redacted": last - first + 1,
+        "through": last,
+        "next": None,
+    }
+    expected = [{**line, "message": TOMBSTONE} if first <= line["sequence_num"] <= last else line for line in before]
+    assert place.pages(f"{job.path}/logs?limit=1000") == expected
+    messages(place, job)
+    assert [block["data"] for block in place.events(job) if block["event"] == "log"] == expected
+    again = redact(place, job, **{"from": first, "to": last})
+    assert again.json()["redacted"] == 0
+    audit = place.client.get(f"{job.path}/logs/redactions").json()["redactions"]
+    assert (audit[0]["from"], audit[-1]["to"], sum(each["count"] for each in audit)) == (first, last, last - first + 1)
+    assert {(each["subject"], each["reason"]) for each in audit} == {("tests", "a password")}
+    known = {chunk.name for chunk in place.store.archived.chunks(JobRef(job.workflow_id, job.job_id))}
+    assert {stored.name for stored in place.objects.list(f"{job.workflow_id}/{job.job_id}/")} == known
+
+
+def test_matches_are_redacted(place: Place) -> None:
+    """Wherever they lie, and only they."""
+    job = place.job().lines(f"line {number} token={number % 7}" for number in range(1, 301))
+    place.seal(job, 120, trim=True)
+    job.end()
+
+    answer = redact(place, job, q=r"token=[03]\b", regex=True)
+
+    assert (answer.status_code, answer.json()["next"]) == (200, None)
+    said = messages(place, job)
+    assert [number for number in said if said[number] == TOMBSTONE] == [n for n in range(1, 301) if n % 7 in (0, 3)]
+    assert answer.json()["redacted"] == len([n for n in range(1, 301) if n % 7 in (0, 3)])
+
+
+def test_who_watches_is_told(place: Place) -> None:
+    """Everybody once, within a second or so; who comes later sees nothing of it, and the newest line has to wait."""
+    job = place.job().lines(f"secret {number}" for number in range(1, 51))
+    with place.stream(job) as first, place.stream(job, "?offset=40") as second:
+        first.wait_for(b"id: 50\n")
+        second.wait_for(b"id: 50\n")
+        refused = redact(place, job, **{"from": 40, "to": 50})
+        assert (refused.status_code, refused.json()["reason"]) == (409, "STILL_LIVE")
+        assert redact(place, job, **{"from": 40, "to": 49}).status_code == 200
+        for stream in (first, second):
+            stream.wait_for(b'event: redact\ndata: {"from":40,"to":49}\n\n')
+        job.lines(["more"]).end()
+        for stream in (first, second):
+            stream.wait_end()
+            assert stream.body.count(b"event: redact") == 1
+            assert stream.numbers()[-1] == 51
+    late = place.events(job)
+    assert [block["data"]["message"] for block in late if block["event"] == "log"][39:] == [
+        *[TOMBSTONE] * 10,
+        "secret 50",
+        "more",
+    ]
+    assert len([block for block in late if block["event"] == "log"]) == 51
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"from": 1},
+        {"from": 2, "to": 1},
+        {"q": "(", "regex": True},
+        {"q": ""},
+        {"from": "1", "to": 2},
+        {"from": 0, "to": 2},
+    ],
+    ids=str,
+)
+def test_a_wish_that_is_none_is_refused(place: Place, body: dict[str, object]) -> None:
+    job = place.job().lines(["1"]).end()
+
+    assert redact(place, job, **body).status_code == 400
+
+
+def test_only_an_administrator_may(place: Place) -> None:
+    job = place.job().lines(["1"]).end()
+    plain = {"Authorization": f"Bearer {place.service.token()}"}
+
+    assert place.client.post(f"{job.path}/logs/redact", json={"from": 1, "to": 1}, headers=plain).status_code == 403
+    assert place.client.get(f"{job.path}/logs/redactions", headers=plain).status_code == 403
+    assert place.client.delete(job.path, headers=plain).status_code == 403
+    assert redact(place, job.sibling("nobody"), **{"from": 1, "to": 1}).status_code == 404
+
+
+def test_a_job_is_deleted_everywhere(place: Place) -> None:
+    """Not while its runner lives; then nothing is left of it, and who watches is told."""
+    job = place.job()
+    ref = JobRef(job.workflow_id, job.job_id)
+    attempt = place.store.open(ref, "a" * 32)
+    job.lines(f"line {number}" for number in range(1, 101))
+    place.seal(job, 50, trim=True)
+    held = place.client.delete(job.path)
+    assert (held.status_code, held.json()["reason"]) == (409, "HELD")
+    place.store.finish(attempt, "COMPLETED", 0, 0, 101)  # type: ignore[arg-type]
+    redact(place, job, **{"from": 1, "to": 2})
+
+    assert place.client.delete(job.path).status_code == 204
+
+    assert place.client.delete(job.path).status_code == 404
+    assert place.client.get(f"{job.path}/logs").status_code == 404
+    assert [*place.objects.list(f"{job.workflow_id}/{job.job_id}/")] == []
+    assert place.store.look(ref) is None
+
+
+def test_the_archiver_goes_on_behind_a_redaction(place: Place) -> None:
+    """It completes the job, and once more when something was redacted after that; the manifest says what there is."""
+    job = place.job().lines(f"secret {number}" for number in range(1, 101)).end()
+    ref = JobRef(job.workflow_id, job.job_id)
+    assert redact(place, job, **{"from": 10, "to": 20}).json()["redacted"] == 11
+    archive(place.store, place.objects)
+    assert redact(place, job, **{"from": 50, "to": 60}).json()["redacted"] == 11
+    archive(place.store, place.objects)
+
+    said = messages(place, job)
+    assert [number for number in said if said[number] == TOMBSTONE] == [*range(10, 21), *range(50, 61)]
+    manifest = json.loads(place.objects.get(f"{job.workflow_id}/{job.job_id}/job.json"))
+    chunks = place.store.archived.chunks(ref)
+    assert [chunk["object"] for chunk in manifest["chunks"]] == [chunk.name for chunk in chunks]
+    assert (chunks[0].first, chunks[-1].last) == (1, 100)
+    job_hash = place.store.inventory.survey(ref)
+    assert (job_hash.complete, job_hash.archived) == (True, 100)

@@ -1,0 +1,103 @@
+"""Archivers under test: one in this process, one that is killed at a step; and a job's log as both tiers have it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from chronoverse.archive.files import FileObjects
+from chronoverse.archive.objects import Objects
+from chronoverse.archive.packing import entries_in, unpack
+from chronoverse.archiver import Archiver, Limits
+from chronoverse.entries import Entry, read_entries
+from chronoverse.joblog import JobRef, Line
+from chronoverse.retention import nothing
+from chronoverse.store import Store
+
+#: The smallest HOT_BYTES that there is: some 7,000 of :func:`padded`'s lines.
+HOT_BYTES: Final = 2**20
+#: Every step at which an archiver may be killed, in order.
+STEPS: Final = ("read", "put", "read back", "sealed", "manifest", "completed")
+TIMEOUT_SECONDS: Final = 60
+DAY: Final = 86_400.0
+
+
+def limits(**changes: Any) -> Limits:
+    """Limits for tests: small logs, kept long, orphans at once."""
+    values: dict[str, Any] = {
+        "hot_bytes": HOT_BYTES,
+        "hot_seconds": 3_600,
+        "retention_seconds": 3_650 * DAY,
+        "orphan_seconds": 0,
+    }
+    return Limits(**(values | changes))
+
+
+def archiver(store: Store, objects: Objects, *, at: Callable[[str], None] = nothing, **changes: Any) -> Archiver:
+    """An archiver that has not looked around yet."""
+    clock = {name: changes.pop(name) for name in ("clock", "monotonic") if name in changes}
+    return Archiver(store, objects, limits(**changes), stop=threading.Event(), at=at, **clock)
+
+
+def archive(store: Store, objects: Objects, **changes: Any) -> int:
+    """Does all that is due; how many jobs something is wrong with."""
+    return archiver(store, objects, **changes).once()
+
+
+def padded(first: int, count: int) -> list[Line]:
+    """Lines of 100 bytes and a little more."""
+    stamp = "2026-03-03T10:00:05.123Z"
+    return [Line(each, stamp, f"line {each} ".ljust(100, "x"), "stdout") for each in range(first, first + count)]
+
+
+def append(store: Store, attempt: Any, first: int, count: int) -> int:
+    """Appends so many of them, a thousand at a time; the next number."""
+    for start in range(first, first + count, 1_000):
+        store.append(attempt, padded(start, min(1_000, first + count - start)))
+    return first + count
+
+
+def everything(store: Store, objects: Objects, job: JobRef) -> list[Entry]:
+    """All that archive and store say of a log, in order, each number from where it belongs."""
+    said: list[Entry] = []
+    archived = 0
+    for chunk in store.archived.chunks(job):
+        data = objects.get(chunk.name)
+        for frame in chunk.frames:
+            said += entries_in(unpack(frame, data[frame.offset : frame.offset + frame.size]))
+        archived = chunk.last
+    found = store.look(job)
+    return [
+        *said,
+        *read_entries(store.page(job, after=archived, count=1_000_000), archived, found.first if found else 1),
+    ]
+
+
+def numbers(entries: Iterable[Entry]) -> list[int]:
+    """The lines' numbers."""
+    return [entry.sequence_num for entry in entries if isinstance(entry, Line)]
+
+
+def run_until(url: str, prefix: str, directory: Path, step: str) -> int:
+    """An archiver's process that does all that is due, or is killed behind the first ``step``. Its exit code."""
+    program = (sys.executable, "-m", "tests.support.archivers", url, prefix, str(directory), step)
+    return subprocess.run(program, timeout=TIMEOUT_SECONDS, check=False).returncode
+
+
+def main(url: str, prefix: str, directory: str, step: str) -> None:
+    """What :func:`run_until` runs."""
+
+    def at(name: str) -> None:
+        if name == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    store = Store(url, prefix=prefix)
+    sys.exit(archive(store, FileObjects(Path(directory)), at=at))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,63 @@
+"""Archives for tests: a log packed into chunks of a few frames, as the archiver would."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from chronoverse.archive.files import FileObjects
+from chronoverse.archive.objects import Objects
+from chronoverse.archive.packing import Packer
+from chronoverse.archive.reading import Archive
+from chronoverse.archive.records import FRAME_BYTES, Chunk
+from chronoverse.entries import RawEntry
+from chronoverse.joblog import JobRef
+
+JOB = JobRef("wf_1", "job_1")
+
+
+def raw(number: int, message: str, *more: bytes, timestamp: str = "2026-03-03T10:00:05.123Z") -> RawEntry:
+    """A line as the store hands it over."""
+    fields = [b"timestamp", timestamp.encode(), b"message", message.encode(), b"stream", b"stderr", *more]
+    return (b"%d-0" % number, fields)
+
+
+class Shelf:
+    """A job's archive in ``objects``, and the record of it in memory: an :class:`Index`."""
+
+    def __init__(self, objects: Objects, job: JobRef = JOB, first: int = 1) -> None:
+        self.objects = objects
+        self.job = job
+        self.chunks: list[Chunk] = []
+        self.first = first
+        #: How often it was asked.
+        self.asked = 0
+
+    def chunk(self, job: JobRef, number: int) -> Chunk | None:
+        self.asked += 1
+        return next((each for each in self.chunks if job == self.job and each.last >= number), None)
+
+    def add(self, entries: Sequence[RawEntry], frame_bytes: int = FRAME_BYTES) -> Chunk:
+        """One more chunk."""
+        packer = Packer(self.job, self.chunks[-1].last + 1 if self.chunks else self.first, frame_bytes)
+        packer.add(entries)
+        chunk, data = packer.finish()
+        self.objects.put(chunk.name, data)
+        self.chunks.append(chunk)
+        return chunk
+
+    def fill(self, entries: Sequence[RawEntry], chunk_entries: int, frame_bytes: int) -> None:
+        """All ``entries``, cut into chunks of so many, of frames of about ``frame_bytes``."""
+        while entries:
+            cut = chunk_entries
+            while cut < len(entries) and not entries[cut][0].endswith(b"-0"):
+                cut += 1
+            self.add(entries[:cut], frame_bytes)
+            entries = entries[cut:]
+
+    @classmethod
+    def at(cls, directory: Path, first: int = 1) -> "Shelf":
+        """One in files."""
+        return cls(FileObjects(directory), first=first)
+
+    def archive(self) -> Archive:
+        """A reader of it that knows nothing yet."""
+        return Archive(self.objects, self)

@@ -1,0 +1,51 @@
+"""An S3 server of a test's own: moto's, in a process, with an empty bucket; and the environment to reach it by."""
+
+import contextlib
+import socket
+import subprocess
+from collections.abc import Iterator
+from typing import Final
+
+import boto3
+import pytest
+
+from tests.support.nginx import free_port
+from tests.support.tools import tool
+from tests.support.waiting import wait_until
+
+BUCKET: Final = "logs"
+#: Seconds for the server to answer, and to go.
+START_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 10.0
+
+
+@contextlib.contextmanager
+def s3_server() -> Iterator[tuple[str, int]]:
+    """Its host and port, for as long as the ``with`` lasts. Meanwhile boto3 finds credentials and this server."""
+    port = free_port()
+    process = subprocess.Popen(
+        [tool("moto_server"), "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ACCESS_KEY_ID", "test")
+            patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+            patch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+            wait_until(lambda: _listens(port) or process.poll() is not None, START_SECONDS, "moto_server listens")
+            boto3.session.Session().client("s3").create_bucket(Bucket=BUCKET)
+            yield "127.0.0.1", port
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0

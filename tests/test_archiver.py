@@ -1,0 +1,339 @@
+"""Archivers: what they move and when, what they leave, and what they do when the store loses something."""
+
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+
+from chronoverse.archive.files import FileObjects
+from chronoverse.errors import ArchiveUnavailable, Closed, Held, SequenceGap, StoreRefused
+from chronoverse.joblog import Gap, JobRef, Line, Status
+from chronoverse.retention import delete_job, orphans
+from chronoverse.sealing import sealer
+from chronoverse.store import Store
+from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, everything, numbers, run_until
+from tests.support.bench import JOB, NOW_SECONDS, Bench, make_lines
+from tests.support.fleets import Cluster
+from tests.support.servers import RedisServer
+
+#: More than the lines that HOT_BYTES hold.
+MANY = 12_000
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> FileObjects:
+    """An empty archive."""
+    return FileObjects(tmp_path / "archive")
+
+
+def names(objects: FileObjects) -> list[str]:
+    return [each.name for each in objects.list("")]
+
+
+def test_a_large_log_that_runs_is_shortened(bench: Bench, objects: FileObjects) -> None:
+    """Its oldest lines are in the archive and nowhere else; its runner goes on as if nothing was."""
+    attempt = bench.store.open(JOB, "token")
+    append(bench.store, attempt, 1, MANY)
+    assert archive(bench.store, objects) == 0
+    (size,) = bench.store.inventory.sizes([JOB]).values()
+    assert size < HOT_BYTES / 2
+    job = bench.store.look(JOB)
+    assert job is not None
+    assert (job.first, job.last, job.status) == (1, MANY, Status.RUNNING)
+    assert bench.ids()[0] == f"{job.archived + 1}-0"
+    assert bench.ttl("job") == -1
+    append(bench.store, attempt, MANY + 1, 500)
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, MANY + 501)
+    assert bench.ttl("job") == -1
+    assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 501))
+
+
+def test_a_log_that_has_ended_is_archived_whole(bench: Bench, objects: FileObjects) -> None:
+    """The store keeps its copy for a while; what is known of it stays, and stands beside the chunks as well."""
+    attempt = bench.store.open(JOB, "token")
+    bench.store.append(attempt, make_lines(1, 10))
+    assert archive(bench.store, objects) == 0
+    assert names(objects) == []
+    bench.store.finish(attempt, Status.FAILED, 3, 0, 11)
+    assert archive(bench.store, objects, hot_seconds=60, clock=lambda: NOW_SECONDS) == 0
+    assert 0 < bench.ttl("log") <= 60_000
+    assert (bench.ttl("job"), bench.ttl("archive")) == (-1, -1)
+    assert len(bench.ids()) == 11
+    before = bench.store.look(JOB)
+    bench.ask("DEL", bench.key("log"))
+    after = bench.store.look(JOB)
+    assert after is not None
+    assert before is not None
+    assert (after.status, after.exit_code, after.lines, after.first, after.last) == (Status.FAILED, 3, 10, 1, 10)
+    assert after.end == before.end
+    said = orjson.loads(objects.get(f"{JOB.workflow_id}/{JOB.job_id}/job.json"))
+    assert said["job"]["archive_sha256"] == bench.hash()["archive_sha256"]
+    assert [chunk["object"] for chunk in said["chunks"]] == [name for name in names(objects) if name.endswith(".zst")]
+    assert archive(bench.store, objects, clock=lambda: NOW_SECONDS) == 0
+
+
+def test_the_last_line_of_a_log_that_runs_stays(bench: Bench, objects: FileObjects) -> None:
+    """Also when it alone is larger than the log may be."""
+    attempt = bench.store.open(JOB, "token")
+    bench.store.append(attempt, [Line(1, "", "x" * HOT_BYTES, "stdout"), Line(2, "", "y" * HOT_BYTES, "stdout")])
+    assert archive(bench.store, objects) == 0
+    assert bench.ids() == ["2-0"]
+    assert archive(bench.store, objects) == 0
+    assert bench.ids() == ["2-0"]
+    bench.store.append(attempt, make_lines(3, 1))
+    assert numbers(everything(bench.store, objects, JOB)) == [1, 2, 3]
+
+
+def test_a_foreign_job_gets_what_it_lacks(bench: Bench, objects: FileObjects) -> None:
+    """Its log says how it ended, and that is soon gone."""
+    bench.xadd("2-0", "message", "a", "timestamp", "2026-03-03T10:00:05.123Z")
+    bench.xadd("4-0", "message", "b")
+    bench.xadd("5-0", "event", "end", "status", "FAILED", "exit_code", "7", "timestamp", "2026-03-03T10:00:06.123Z")
+    assert archive(bench.store, objects, clock=lambda: NOW_SECONDS + 1) == 0
+    assert 0 < bench.ttl("log") <= 3_600_000
+    bench.ask("DEL", bench.key("log"))
+    job = bench.store.look(JOB)
+    assert job is not None
+    assert (job.status, job.exit_code, job.first, job.last) == (Status.FAILED, 7, 2, 4)
+    assert job.finished_at == "2026-03-03T10:00:06.123Z"
+    assert bench.store.jobs(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
+    said = everything(bench.store, objects, JOB)
+    assert [entry for entry in said if isinstance(entry, Gap)] == [Gap(3, 3, "missing")]
+    assert numbers(said) == [2, 4]
+
+
+def test_a_log_beyond_all_numbers_stays_where_it_is(bench: Bench, objects: FileObjects) -> None:
+    bench.xadd("1-0", "message", "a")
+    bench.xadd("1772532005123000-0", "message", "a time for a number")
+    bench.xadd("1772532005123001-0", "event", "end")
+    assert archive(bench.store, objects) == 1
+    assert bench.ttl("log") == -1
+    assert len(bench.ids()) == 3
+
+
+def test_a_lost_log_goes_on_behind_its_archive(bench: Bench, objects: FileObjects) -> None:
+    """The numbers that are archived are never given again, and what was lost behind them is asked for again."""
+    attempt = bench.store.open(JOB, "token")
+    append(bench.store, attempt, 1, MANY)
+    assert archive(bench.store, objects) == 0
+    job = bench.store.look(JOB)
+    assert job is not None
+    bench.ask("DEL", bench.key("log"))
+    with pytest.raises(SequenceGap) as refused:
+        bench.store.append(attempt, make_lines(MANY + 1, 1))
+    assert refused.value.expected == job.archived + 1
+    append(bench.store, attempt, job.archived + 1, MANY + 10 - job.archived)
+    bench.ask("DEL", bench.key("log"), bench.key("lease"))
+    again = bench.store.open(JOB, "another")
+    assert again.next == job.archived + 1
+    bench.store.finish(again, Status.FAILED, 1, 0, job.archived + 1)
+    assert bench.ids() == [f"{job.archived + 1}-0"]
+    assert archive(bench.store, objects, clock=lambda: NOW_SECONDS) == 0
+    assert bench.hash()["archive_state"] == "complete"
+    assert numbers(everything(bench.store, objects, JOB)) == list(range(1, job.archived + 1))
+
+
+def test_a_lost_log_of_a_lost_runner_ends_behind_its_archive(bench: Bench, objects: FileObjects) -> None:
+    attempt = bench.store.open(JOB, "token")
+    append(bench.store, attempt, 1, MANY)
+    archive(bench.store, objects)
+    bench.ask("DEL", bench.key("log"))
+    bench.lose_lease()
+    job = bench.another(lease_seconds=1).look(JOB)
+    assert job is not None
+    assert job.status is Status.LOST
+    assert job.last == job.archived
+    assert bench.ttl("job") == -1
+
+
+def test_a_log_that_was_written_anew_is_not_sealed_from_the_old(bench: Bench, objects: FileObjects) -> None:
+    """It was lost between the reading and the sealing, and somebody wrote other lines of the same numbers."""
+    bench.store.append(bench.store.open(JOB, "token"), make_lines(1, 10, "old"))
+    bench.xadd("11-0", "event", "end")
+
+    def lose(step: str) -> None:
+        if step == "read back" and bench.ask("HGET", bench.key("job"), "again") is None:
+            bench.ask("HSET", bench.key("job"), "again", 1)
+            bench.ask("DEL", bench.key("log"))
+            for each in range(1, 11):
+                bench.xadd(f"{each}-0", "timestamp", "2026-03-03T10:00:05.123Z", "message", f"new {each}")
+            bench.xadd("11-0", "event", "end")
+
+    archive(bench.store, objects, at=lose)
+    assert bench.store.archived.chunks(JOB) == []
+    archive(bench.store, objects, at=lose)
+    said = everything(bench.store, objects, JOB)
+    assert [line.message for line in said if isinstance(line, Line)] == [f"new {each}" for each in range(1, 11)]
+
+
+def test_an_emptied_store_leaves_the_archive_alone(bench: Bench, objects: FileObjects) -> None:
+    """Nothing is deleted because nothing is known of it; an operator is told."""
+    bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    archive(bench.store, objects)
+    assert list(orphans(bench.store, objects, time.time(), age=0)) == []
+    kept = names(objects)
+    bench.ask("DEL", *bench.keys())
+    assert archive(bench.store, objects) == 0
+    assert names(objects) == kept
+    assert [each.stored.name for each in orphans(bench.store, objects, time.time(), age=0)] == kept
+    assert list(orphans(bench.store, objects, time.time())) == []
+
+
+def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjects) -> None:
+    """A week after the end, unless its workflow has a time of its own."""
+    other = JobRef("wf_2", "job_1")
+    for job in (JOB, other):
+        bench.store.append(attempt := bench.store.open(job, "token"), make_lines(1, 10))
+        bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    bench.store.inventory.set_retention("wf_2", round(30 * DAY))
+    for days in (1, 6):
+        archive(bench.store, objects, retention_seconds=7 * DAY, clock=lambda days=days: NOW_SECONDS + days * DAY)
+        assert bench.store.look(JOB) is not None
+    archive(bench.store, objects, retention_seconds=7 * DAY, clock=lambda: NOW_SECONDS + 8 * DAY)
+    assert bench.store.look(JOB) is None
+    assert bench.store.jobs(JOB.workflow_id, None, 9) == []
+    left = bench.keys()
+    assert not any(f"{{{JOB.workflow_id}}}" in key for key in left)
+    assert {name.partition("/")[0] for name in names(objects)} == {"wf_2"}
+    bench.store.inventory.set_retention("wf_2", None)
+    archive(bench.store, objects, retention_seconds=7 * DAY, clock=lambda: NOW_SECONDS + 8 * DAY)
+    assert names(objects) == []
+    assert bench.keys() == set()
+
+
+def test_a_job_with_a_live_runner_is_not_deleted(bench: Bench, objects: FileObjects) -> None:
+    attempt = bench.store.open(JOB, "token")
+    with pytest.raises(Held):
+        delete_job(bench.store, objects, JOB)
+    bench.store.append(attempt, make_lines(1, 10))
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    delete_job(bench.store, objects, JOB)
+    assert bench.keys() == set()
+
+
+@pytest.mark.parametrize("step", ["doomed", "object deleted"])
+def test_a_deletion_that_was_cut_short_goes_on(bench: Bench, objects: FileObjects, step: str) -> None:
+    """Nobody sees the job in between, and nobody can open it."""
+    bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    archive(bench.store, objects)
+
+    def cut(name: str) -> None:
+        if name == step:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        delete_job(bench.store, objects, JOB, at=cut)
+    assert bench.store.look(JOB) is None
+    with pytest.raises(Closed):
+        bench.store.open(JOB, "another")
+    archive(bench.store, objects)
+    assert bench.keys() == set()
+    assert names(objects) == []
+
+
+def test_a_hash_that_was_lost_is_told_again(bench: Bench, objects: FileObjects) -> None:
+    """By the records of the chunks: or the numbers would begin anew."""
+    attempt = bench.store.open(JOB, "token")
+    append(bench.store, attempt, 1, MANY)
+    archive(bench.store, objects)
+    archived = bench.hash()["archived"]
+    bench.ask("DEL", bench.key("job"))
+    archive(bench.store, objects)
+    assert bench.hash() == {"archived": archived, "archived_first": "1"}
+    assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 1))
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step: str) -> None:
+    """Two in a row, each behind the same step, of a log that runs and of one that has ended: nothing is lost."""
+    bench, directory = Bench(server, prefix), tmp_path / "archive"
+    store, objects = bench.store, FileObjects(directory)
+    attempt = store.open(JOB, "token")
+    following = append(store, attempt, 1, MANY)
+    if step not in ("manifest", "completed"):
+        for _ in range(2):
+            _kill(bench, directory, step)
+    assert numbers(everything(store, objects, JOB)) == list(range(1, following))
+    store.finish(attempt, Status.COMPLETED, 0, 0, following)
+    for _ in range(2):
+        _kill(bench, directory, step)
+        assert numbers(everything(store, objects, JOB)) == list(range(1, following))
+    assert archive(store, objects) == 0
+    assert archive(store, objects) == 0
+    assert bench.hash()["archive_state"] == "complete"
+    bench.ask("DEL", bench.key("log"))
+    assert numbers(everything(store, objects, JOB)) == list(range(1, following))
+    recorded = [chunk.name for chunk in store.archived.chunks(JOB)]
+    assert names(objects) == [*recorded, f"{JOB.workflow_id}/{JOB.job_id}/job.json"]
+    bench.close()
+
+
+def _kill(bench: Bench, directory: Path, step: str) -> None:
+    """One archiver, at that step if it comes so far, and what time does to its lease."""
+    assert run_until(bench.url, bench.prefix, directory, step) in (0, -9)
+    bench.ask("DEL", bench.key("sealer"))
+
+
+def test_a_busy_job_waits_for_who_has_it(bench: Bench, objects: FileObjects) -> None:
+    bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    with sealer(bench.store, JOB):
+        assert archive(bench.store, objects) == 0
+        assert names(objects) == []
+    assert archive(bench.store, objects) == 0
+    assert bench.hash()["archive_state"] == "complete"
+
+
+def test_jobs_on_every_master_of_a_cluster(cluster: Cluster, prefix: str, objects: FileObjects) -> None:
+    """Each is found, shortened while it runs, and archived whole; one whose log is lost goes on there too."""
+    store = Store(cluster.url, prefix=prefix)
+    jobs = [JobRef(cluster.workflow(master, prefix), "job_1") for master in cluster.masters()]
+    attempts = {job: store.open(job, "token") for job in jobs}
+    for attempt in attempts.values():
+        append(store, attempt, 1, MANY)
+    assert archive(store, objects) == 0
+    following = dict.fromkeys(jobs, MANY + 1)
+    cluster.ask("DEL", f"{prefix}:{{{jobs[0].workflow_id}}}:job_1:log")
+    following[jobs[0]] = store.inventory.survey(jobs[0]).archived + 1
+    for job, attempt in attempts.items():
+        assert 0 < store.inventory.survey(job).archived < MANY
+        store.append(attempt, make_lines(following[job], 1))
+        store.finish(attempt, Status.COMPLETED, 0, 0, following[job] + 1)
+    assert archive(store, objects) == 0
+    for job in jobs:
+        assert store.inventory.survey(job).complete
+        cluster.ask("DEL", f"{prefix}:{{{job.workflow_id}}}:job_1:log")
+        assert numbers(everything(store, objects, job)) == list(range(1, following[job] + 1))
+    store.close()
+
+
+def test_a_store_without_memory_is_relieved(tmp_path: Path, objects: FileObjects) -> None:
+    """Where nothing can be written an archiver still seals and trims."""
+    with RedisServer(tmp_path / "full") as server:
+        bench = Bench(server, "full")
+        attempt = bench.store.open(JOB, "token")
+        append(bench.store, attempt, 1, MANY)
+        server.ask("CONFIG", "SET", "maxmemory", 1)
+        with pytest.raises(StoreRefused):
+            append(bench.store, attempt, MANY + 1, 1)
+        assert archive(bench.store, objects) == 0
+        assert bench.store.inventory.survey(JOB).archived > MANY / 2
+        server.ask("CONFIG", "SET", "maxmemory", 0)
+        append(bench.store, attempt, MANY + 1, 1)
+        assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 2))
+        bench.close()
+
+
+def test_an_archive_that_is_away_costs_nothing_but_time(bench: Bench, objects: FileObjects, tmp_path: Path) -> None:
+    """The log stays whole where it is."""
+    append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
+    (tmp_path / "archive").write_text("no directory")
+    with pytest.raises(ArchiveUnavailable):
+        archive(bench.store, objects)
+    assert len(bench.ids()) == MANY
+    (tmp_path / "archive").unlink()
+    assert archive(bench.store, objects) == 0
+    assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 1))

@@ -1,0 +1,218 @@
+"""The tiers meet: whoever reads where lines move from the store to the archive misses none and calls none missing."""
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chronoverse.archive.files import FileObjects
+from chronoverse.archive.reading import Archive
+from chronoverse.errors import ArchiveUnavailable
+from chronoverse.history import History, NoArchive
+from chronoverse.joblog import Job, JobRef, Line
+from chronoverse.pieces import Pieces
+from chronoverse.store import Store
+from chronoverse.viewer import STORE_PATIENCE_SECONDS, Request, Viewer
+from tests.support.reading import Clock, Impatient, SmallTail, events, said
+from tests.support.sealing import seal
+from tests.support.servers import RedisServer
+
+JOB: Final = JobRef("wf_1", "job_1")
+STAMP: Final = "2026-03-03T10:00:05.123Z"
+
+
+class Away(FileObjects):
+    """Objects that can be out of reach, and count how often they are asked for."""
+
+    away = False
+    asked = 0
+
+    def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        self.asked += 1
+        if self.away:
+            raise ArchiveUnavailable("out of reach")
+        return super().get(name, start, stop)
+
+
+class Rig:
+    """A log in two tiers, and a tail and viewers of it that go when told to."""
+
+    def __init__(self, server: RedisServer, store: Store, prefix: str, directory: Path) -> None:
+        self.store = store
+        self.source = Impatient(store)
+        self.clock = Clock()
+        self.objects = Away(directory)
+        self.archive = Archive(self.objects, store.archived, self.clock)
+        self.pieces = Pieces(self.source, self.archive, clock=self.clock)
+        self.tail = SmallTail(self.source, redacted=self.pieces.forget, clock=self.clock)
+        self.key = f"{prefix}:{{{JOB.workflow_id}}}:{JOB.job_id}:log"
+        self.ask: Callable[..., Any] = server.ask
+        self.last = 0
+
+    def write(self, count: int) -> None:
+        for _ in range(count):
+            self.last += 1
+            line = Line(self.last, STAMP, f"line {self.last}", "stdout")
+            self.ask("XADD", self.key, f"{self.last}-0", *line.to_fields())
+
+    def seal(self, to: int, *, trim: bool = True) -> None:
+        seal(self.store, self.objects, JOB, to, trim=trim, frame_bytes=700)
+
+    def look(self) -> Job:
+        job = self.store.look(JOB)
+        assert job is not None
+        return job
+
+    def viewer(self, after: int = 0) -> Viewer:
+        return Viewer(Request(JOB, self.store.look(JOB), after=after), self.pieces, self.tail, clock=self.clock)
+
+    def read(self) -> None:
+        """All that there is for the tail to read."""
+        for _ in range(3):
+            self.tail.read_once()
+
+
+@pytest.fixture
+def rig(server: RedisServer, store: Store, prefix: str, tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(server, store, prefix, tmp_path)
+    yield rig
+    rig.tail.stop()
+
+
+def numbers(chunk: bytes) -> list[int]:
+    return [int(event.id) for event in events(chunk) if event.event == "log"]
+
+
+def names(chunk: bytes) -> list[str]:
+    return [event.event for event in events(chunk)]
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_pages_add_up_while_lines_move(
+    server: RedisServer, store: Store, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Upwards and downwards, with a look that gets older, whatever is sealed and trimmed between two reads."""
+    prefix = f"h{secrets.token_hex(6)}"
+    own = Store(server.url, prefix=prefix)
+    rig = Rig(server, own, prefix, tmp_path_factory.mktemp("objects"))
+    total, descending = data.draw(st.integers(1, 60)), data.draw(st.booleans())
+    rig.write(total)
+    history = History(own, rig.archive, rig.look())
+    place, found, sealed = total + 1 if descending else 0, list[int](), 0
+    try:
+        while True:
+            if sealed < total - 1 and data.draw(st.booleans()):
+                sealed = data.draw(st.integers(sealed + 1, total - 1))
+                rig.seal(sealed, trim=data.draw(st.booleans()))
+            count = data.draw(st.integers(1, 20))
+            read = history.before(place, count) if descending else history.after(place, count)
+            found += [entry.sequence_num for entry in read.entries if isinstance(entry, Line)]
+            place = read.place
+            if read.last:
+                break
+    finally:
+        own.close()
+    assert found == ([*range(total, 0, -1)] if descending else [*range(1, total + 1)])
+
+
+def test_without_an_archive_what_is_there_is_refused(rig: Rig) -> None:
+    """And what the store has is not."""
+    rig.write(20)
+    rig.seal(10)
+    history = History(rig.store, NoArchive(), rig.look())
+
+    assert [entry.sequence_num for entry in history.after(10, 5).entries if isinstance(entry, Line)] == [*range(11, 16)]
+    assert history.before(1, 5).last
+    with pytest.raises(ArchiveUnavailable):
+        history.after(9, 5)
+    with pytest.raises(ArchiveUnavailable):
+        history.before(11, 5)
+
+
+def test_lines_that_left_before_they_were_read_live_are_no_gap(rig: Rig) -> None:
+    """The tail goes on behind them, and its viewer reads them where they are."""
+    rig.write(5)
+    viewer = rig.viewer()
+    assert numbers(said(viewer)) == [*range(1, 6)]
+    rig.write(20)
+    rig.seal(15)
+    rig.read()
+    found = said(viewer)
+    rig.write(1)
+    rig.read()
+
+    assert "gap" not in names(found)
+    assert numbers(found + said(viewer)) == [*range(6, 27)]
+
+
+def test_a_quiet_log_that_was_archived_is_no_gap(rig: Rig) -> None:
+    """Its lines are gone from the store when the tail looks, not from the log."""
+    rig.write(5)
+    viewer = rig.viewer(after=5)
+    assert names(said(viewer)) == ["connected", "job"]
+    rig.write(5)
+    rig.seal(10)
+    rig.ask("XTRIM", rig.key, "MAXLEN", 0)
+    rig.clock.now += 2
+    rig.tail.attend_once()
+
+    assert numbers(said(viewer)) == [*range(6, 11)]
+
+
+def test_an_archive_that_stays_away_ends_the_streams_that_need_it(rig: Rig) -> None:
+    """After a while, with one error; those at the live end go on."""
+    rig.write(20)
+    rig.seal(15)
+    rig.objects.away = True
+    behind, ahead = rig.viewer(), rig.viewer(after=15)
+    assert names(said(behind)) == ["connected", "job"]
+    assert numbers(said(ahead)) == [*range(16, 21)]
+    rig.clock.now += STORE_PATIENCE_SECONDS / 2
+    rig.read()
+    assert said(behind) in (b"", b":\n")
+    rig.clock.now += STORE_PATIENCE_SECONDS / 2
+    rig.read()
+    (error,) = events(said(behind))
+    assert (error.event, error.data) == ("error", "the archive has been away for 30 s")
+    rig.write(1)
+    rig.read()
+    assert numbers(said(ahead)) == [21]
+
+
+def test_an_archive_that_comes_back_is_read_on(rig: Rig) -> None:
+    rig.write(20)
+    rig.seal(15)
+    rig.objects.away = True
+    viewer = rig.viewer()
+    said(viewer)
+    rig.objects.away = False
+    rig.clock.now += 1
+
+    assert numbers(said(viewer)) == [*range(1, 21)]
+
+
+def test_a_crowd_wants_each_frame_of_the_archive_once(rig: Rig) -> None:
+    """However many replay at the same time."""
+    rig.write(60)
+    rig.seal(60, trim=False)
+    rig.ask("XTRIM", rig.key, "MAXLEN", 0)
+    found: list[list[int]] = []
+
+    def view() -> None:
+        viewer = rig.viewer()
+        found.append(numbers(said(viewer)))
+        viewer.close()
+
+    threads = [threading.Thread(target=view) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert found == [[*range(1, 61)]] * 12
+    assert rig.objects.asked == 1
