@@ -30,6 +30,10 @@ HIGH_MARK: Final = 1 / 4
 LOW_MARK: Final = 1 / 8
 #: The part beyond which it is packed in haste.
 HURRY_MARK: Final = 3 / 8
+#: The part beyond which its runner is asked to go slowly, and for how many seconds each time: until a chunk or two have
+#: gone. What it prints meanwhile waits in its spool.
+SLOW_MARK: Final = 5 / 8
+SLOW_SECONDS: Final = 1.0
 #: Seconds between looks at the sizes of running logs: one grows by 4 MB in it at most.
 LOOK_SECONDS: Final = 0.1
 #: Sizes asked for in a second, beyond which looks are rarer. Each takes some 3 µs of the server's time.
@@ -152,6 +156,8 @@ class Archiver:
         with self._sealing(ref) as sealing:
             survey = self._store.inventory.survey(ref)
             text_bytes = min(CHUNK_BYTES, max(FRAME_BYTES, round(size - low)))
+            if size > SLOW_MARK * self._limits.hot_bytes:
+                self._store.archived.slow_down(ref, SLOW_SECONDS)
             level = HURRIED_LEVEL if size > HURRY_MARK * self._limits.hot_bytes else LEVEL
             chunk = sealing.seal(survey, survey.last, text_bytes=text_bytes, trim=True, level=level)
         if chunk is None:

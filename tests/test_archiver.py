@@ -8,12 +8,13 @@ import pytest
 
 from chronoverse.archive.files import FileObjects
 from chronoverse.errors import ArchiveUnavailable, Closed, Held, SequenceGap, StoreRefused
-from chronoverse.joblog import Gap, JobRef, Line, Status
+from chronoverse.joblog import Gap, JobRef, Line, Run, Status
 from chronoverse.retention import delete_job, orphans
 from chronoverse.sealing import sealer
 from chronoverse.store import Store
+from chronoverse.store.appends import SLOW_SECONDS
 from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, everything, numbers, run_until
-from tests.support.bench import JOB, NOW_SECONDS, Bench, make_lines
+from tests.support.bench import JOB, NOW, NOW_SECONDS, Bench, make_lines
 from tests.support.fleets import Cluster
 from tests.support.servers import RedisServer
 
@@ -337,3 +338,29 @@ def test_an_archive_that_is_away_costs_nothing_but_time(bench: Bench, objects: F
     (tmp_path / "archive").unlink()
     assert archive(bench.store, objects) == 0
     assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 1))
+
+
+def test_a_runner_is_asked_to_go_slowly(bench: Bench) -> None:
+    """By the answers to its appends, for a while; a job that is gone is not made by it."""
+    slept: list[float] = []
+    store = Store(bench.url, prefix=bench.prefix, sleep=slept.append)
+    store.archived.slow_down(JOB, 60)
+    assert bench.keys() == set()
+    attempt = store.open(JOB, "token")
+    appends = store.appends()
+
+    def append_one(number: int) -> None:
+        appends.send(attempt, number, [Run(NOW, "stdout", False, [b"a line"])])
+        assert appends.receive() == number + 1
+
+    append_one(1)
+    assert slept == []
+    store.archived.slow_down(JOB, 60)
+    append_one(2)
+    assert slept == [SLOW_SECONDS]
+    assert store.append(attempt, make_lines(3, 1)) == 4
+    store.archived.slow_down(JOB, -60)
+    append_one(4)
+    assert slept == [SLOW_SECONDS]
+    appends.reset()
+    store.close()

@@ -251,7 +251,7 @@ class Store:
 
     def appends(self) -> Appends:
         """A connection on which appends need not wait for each other."""
-        return Appends(self._place, self._lease_ms, self._keys)
+        return Appends(self._place, self._lease_ms, self._keys, self._sleep)
 
     def oracle(self) -> Confirmer | None:
         """Who can say what is safe, on a connection of its own; None where that is what was answered."""

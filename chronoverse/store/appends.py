@@ -1,6 +1,7 @@
 """A runner's own connection, on which the next append may leave before the last one was answered."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -9,6 +10,10 @@ from chronoverse.joblog import Attempt, JobRef, Run
 from chronoverse.store import replies
 from chronoverse.store.driver import Ask, Connection, DriverError, Script, ScriptForgotten, translated
 from chronoverse.store.places import Place
+
+#: Seconds of pause behind an append, when an archiver asks for it: 5,000 lines a second still go, and the rest waits in
+#: the spool.
+SLOW_SECONDS: Final = 0.1
 
 #: A job's log, hash and lease.
 Keys = tuple[str, str, str]
@@ -29,8 +34,15 @@ class Appends:
     compared like any other, and finds its lines there, or others missing before them.
     """
 
-    def __init__(self, place: Place, lease_ms: int, keys: Callable[[JobRef], Keys]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        lease_ms: int,
+        keys: Callable[[JobRef], Keys],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._place = place
+        self._sleep = sleep
         self._script: Final = Script("append")
         self._lease_ms = lease_ms
         self._keys = keys
@@ -56,6 +68,8 @@ class Appends:
             answer = self._read(self._connection)
             if answer[0] != b"OK":
                 raise replies.refusal(answer[0].decode(), answer[1:])
+        if len(answer) > 2:
+            self._sleep(SLOW_SECONDS)
         following: int = answer[1]
         return following
 

@@ -26,7 +26,7 @@ class Archived:
         self._place = place
         self._key = key
         self._index = index
-        names = ("claim", "release", "seal", "complete", "doom", "delete")
+        names = ("claim", "release", "seal", "slow", "complete", "doom", "delete")
         # Or a server that is full of logs could never be rid of them.
         self._scripts: Final = {name: Script(name, frees=True) for name in names}
 
@@ -39,6 +39,10 @@ class Archived:
     def chunks(self, job: JobRef) -> list[Chunk]:
         """All of the job's chunks, in order."""
         return [Chunk.from_json(each) for each in self._command(job, "ZRANGE", self._key(job, "archive"), 0, -1)]
+
+    def slow_down(self, job: JobRef, seconds: float) -> None:
+        """Has the job's runner go slowly for as long, if it writes to the store itself: its log grows too fast."""
+        self._run("slow", job, ("job",), round(seconds * 1000))
 
     # One archiver at a time
 

@@ -31,6 +31,8 @@ JOB: Final = JobRef("wf_1", "job_1")
 LOOK_SECONDS: Final = 0.02
 #: Seconds that the archiver may take for what is left when the job has ended.
 LEFT_SECONDS: Final = 600.0
+#: The program prints faster than anything can be published: the rest is waited for.
+WAIT = ("--deliver-timeout", "10m")
 #: What a build prints, more or less: 100 bytes a line, most of it said before.
 PROGRAM: Final = """
 import hashlib, sys
@@ -100,7 +102,7 @@ def measure(server: RedisServer, directory: Path, lines: int, hot_bytes: int) ->
         watch.start()
         began = time.monotonic()
         program = [sys.executable, "-c", f"import hashlib{LINE}{PROGRAM}", str(lines)]
-        run = [*python, "run", "--workflow", JOB.workflow_id, "--job", JOB.job_id, "--", *program]
+        run = [*python, "run", "--workflow", JOB.workflow_id, "--job", JOB.job_id, *WAIT, "--", *program]
         subprocess.run(run, env=environ, check=True, stdout=subprocess.DEVNULL)
         published = time.monotonic() - began
         print(f"published  {lines:,} lines in {published:.1f} s, {lines / published:,.0f} lines/s", flush=True)

@@ -2,7 +2,7 @@
 -- KEYS  log, job, lease
 -- ARGV  token, lease in ms, first number, then runs of lines alike: timestamp, stream, partial ('' or '1'),
 --       how many, their messages
--- ->    OK next | GAP expected | FENCED | CLOSED | TAINTED last-id
+-- ->    OK next | OK next SLOW (an archiver asks for a pause) | GAP expected | FENCED | CLOSED | TAINTED last-id
 -- Out of memory is an error before the first write, so XADD (or what makes it possible) comes before every other write.
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 local token, ttl, first = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -33,4 +33,9 @@ while at <= #ARGV do
   at = at + 4 + count
 end
 redis.call('PEXPIRE', lease, ttl)
-return {'OK', math.max(number, last + 1)}
+local answer, slow_until = {'OK', math.max(number, last + 1)}, redis.call('HGET', job, 'slow_until')
+if slow_until then
+  local time = redis.call('TIME')
+  if time[1] * 1000 + time[2] / 1000 < tonumber(slow_until) then answer[3] = 'SLOW' end
+end
+return answer
