@@ -145,6 +145,7 @@ class Redaction:
         affected = self._last_affected(max(following, self._wish.first), last, job.hot)
         while following <= affected:
             numbers: list[int] = []
+            newest: RawEntry | None = None
             packer = Packer(self._ref, following)
             while packer.last < affected and packer.text_size < CHUNK_BYTES and not packer.closed:
                 count = min(PAGE, affected - packer.last)
@@ -153,15 +154,18 @@ class Redaction:
                 if not taken:
                     break
                 packer.add(self._changed(taken, packer.last, numbers), job.hot)
+                newest = taken[-1]
                 self._pause()
             if packer.last < following:
                 break
             chunk, data = packer.finish()
             self._put(chunk, data)
             if numbers:
-                self._store.redacted.redact(self._ref, self._token, chunk, self._wish.remember(numbers))
+                self._store.redacted.redact(
+                    self._ref, self._token, chunk, self._wish.remember(numbers), last_entry=newest
+                )
             else:
-                self._store.archived.seal(self._ref, self._token, chunk, trim=chunk.last)
+                self._store.archived.seal(self._ref, self._token, chunk, trim=chunk.last, last_entry=newest)
             self._count += len(numbers)
             following = chunk.last + 1
             if self._clock() > deadline:

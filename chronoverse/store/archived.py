@@ -1,6 +1,5 @@
 """What the store keeps of archived logs: the record of each chunk, and who may write the next one."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -10,7 +9,7 @@ from chronoverse.errors import Held
 from chronoverse.joblog import JobRef
 from chronoverse.store.driver import Script, translated
 from chronoverse.store.places import Place, Use
-from chronoverse.store.replies import refusal
+from chronoverse.store.replies import known_by, refusal
 
 #: Keys of a job by kind.
 _Key = Callable[[JobRef, str], str]
@@ -63,8 +62,7 @@ class Archived:
         the log still has it. The log's last entry never leaves it. May be repeated.
         Raises: :class:`Fenced`, :class:`SequenceGap` when the archive goes on with another number.
         """
-        guard = ("", "") if last_entry is None else (last_entry[0], _digest(last_entry[1]))
-        args = (token, chunk.first, chunk.last, chunk.to_json(), trim, *guard)
+        args = (token, chunk.first, chunk.last, chunk.to_json(), trim, *known_by(last_entry))
         self._run("seal", job, ("log", "job", "sealer", "archive"), *args)
 
     def complete(
@@ -120,8 +118,3 @@ class Archived:
     def _command(self, job: JobRef, *command: Any) -> Any:
         with translated():
             return self._place.run(job.workflow_id, lambda client: client.execute_command(*command))
-
-
-def _digest(fields: Sequence[bytes]) -> str:
-    """As ``seal.lua`` makes it of an entry's fields, to know it again."""
-    return hashlib.sha1(b"\0".join(fields), usedforsecurity=False).hexdigest()

@@ -6,10 +6,11 @@ from typing import Any, Final
 import orjson
 
 from chronoverse.archive.records import Chunk
+from chronoverse.entries import RawEntry
 from chronoverse.joblog import JobRef
 from chronoverse.store.driver import Script, translated
 from chronoverse.store.places import Place, Use
-from chronoverse.store.replies import refusal
+from chronoverse.store.replies import known_by, refusal
 
 #: Redactions of one job that are remembered: some 300 bytes each, and more than anybody reads.
 AUDIT_ENTRIES: Final = 1000
@@ -23,15 +24,25 @@ class Redacted:
         self._key = key
         self._redact: Final = Script("redact")
 
-    def redact(self, job: JobRef, token: str, chunk: Chunk, audit: dict[str, Any], *, old: Chunk | None = None) -> None:
+    def redact(
+        self,
+        job: JobRef,
+        token: str,
+        chunk: Chunk,
+        audit: dict[str, Any],
+        *,
+        old: Chunk | None = None,
+        last_entry: RawEntry | None = None,
+    ) -> None:
         """Puts ``chunk``, whose object was read back, in the place of ``old``; without that, behind all chunks.
 
-        The store's own copy of its lines goes, and ``audit`` is remembered. ``token`` is the archiving lease's. May be
-        repeated. Raises: :class:`Fenced`, :class:`SequenceGap` when the archive is not as it was.
+        The store's own copy of its lines goes, and ``audit`` is remembered. With ``last_entry``, the last that was read
+        for the chunk, nothing is done unless the log still has it. ``token`` is the archiving lease's. May be repeated.
+        Raises: :class:`Fenced`, :class:`SequenceGap` when the archive or the log is not as it was.
         """
         keys = [self._key(job, kind) for kind in ("log", "job", "sealer", "archive", "audit")]
         args = (token, chunk.first, chunk.last, chunk.to_json(), old.to_json() if old else "")
-        remembered = (orjson.dumps(audit), AUDIT_ENTRIES)
+        remembered = (orjson.dumps(audit), AUDIT_ENTRIES, *known_by(last_entry))
         with translated():
             answer = self._place.run(
                 job.workflow_id, lambda client: self._redact.run(client, keys, *args, *remembered), Use.COMMANDS

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from hashlib import sha1
 from typing import Any, Final
 
 from chronoverse.entries import RawEntry, entry_number, read_terminal
@@ -23,6 +24,11 @@ def streams(reply: Any) -> Iterator[tuple[bytes, Sequence[RawEntry]]]:
         yield from reply.items()
     elif reply:
         yield from reply
+
+
+def known_by(entry: RawEntry | None) -> tuple[bytes, str]:
+    """What scripts know an entry by: its id, and a hash of its fields. Empty for none."""
+    return (b"", "") if entry is None else (entry[0], sha1(b"\0".join(entry[1]), usedforsecurity=False).hexdigest())
 
 
 def scored(reply: list[Any]) -> list[tuple[float, str]]:

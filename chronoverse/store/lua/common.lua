@@ -21,6 +21,13 @@ local function is_free(holder)
   return not holder or string.sub(holder, 1, 6) == 'grace:'
 end
 
+-- Whether the log still holds the entry whose fields, joined by NUL, have this SHA-1. An empty id asks for nothing.
+local function holds(log, id, sha1)
+  if id == '' then return true end
+  local found = redis.call('XRANGE', log, id, id)[1]
+  return found and redis.sha1hex(table.concat(found[2], '\0')) == sha1
+end
+
 local function stream_info(log)
   local info, flat = {}, redis.call('XINFO', 'STREAM', log)
   for at = 1, #flat, 2 do info[flat[at]] = flat[at + 1] end

@@ -2,7 +2,8 @@
 -- its lines away.
 -- KEYS  log, job, archive lease, archive, audit
 -- ARGV  token, first number, last number, record, the record in whose place it comes ('' when it is behind them all),
---       what to remember of this, how much of that is kept
+--       what to remember of this, how much of that is kept, and as for a seal: id of the last entry that was read for
+--       the chunk ('' for no such check), SHA-1 of its fields
 -- ->    OK | GAP expected first number | FENCED
 -- A chunk that is recorded already is OK again. Nothing is refused for memory once the ZADD has passed, and the chunk's
 -- object was read back before.
@@ -17,6 +18,7 @@ if old ~= '' then
 elseif archived > 0 and archived + 1 ~= first then
   return {'GAP', archived + 1}
 end
+if not holds(log, ARGV[8], ARGV[9]) then return {'GAP', archived + 1} end
 
 redis.call('ZADD', archive, string.format('%.0f', last), record)
 if old ~= '' then

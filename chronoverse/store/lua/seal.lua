@@ -9,15 +9,11 @@
 -- maybe differently. The log's last entry never leaves the store.
 local log, job, lease, archive = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local first, last, trim = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
-local id, sha1 = ARGV[6] or '', ARGV[7]
 
 if redis.call('GET', lease) ~= ARGV[1] then return {'FENCED'} end
 local archived = tonumber(redis.call('HGET', job, 'archived') or '0')
 if archived == 0 or archived + 1 == first then
-  if id ~= '' then
-    local found = redis.call('XRANGE', log, id, id)[1]
-    if not found or redis.sha1hex(table.concat(found[2], '\0')) ~= sha1 then return {'GAP', archived + 1} end
-  end
+  if not holds(log, ARGV[6], ARGV[7]) then return {'GAP', archived + 1} end
   redis.call('ZADD', archive, string.format('%.0f', last), ARGV[4])
   redis.call('HSETNX', job, 'archived_first', string.format('%.0f', first))
   redis.call('HSET', job, 'archived', string.format('%.0f', last))
