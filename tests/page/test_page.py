@@ -133,10 +133,14 @@ def test_a_cut_and_a_restart_lose_nothing_and_double_nothing(
     tab.page.keyboard.press("g")
     tab.wait_number(1)
     seen: dict[int, str | None] = {}
+    tab.page.mouse.move(600, 400)
+    top = 0
     while 150 not in seen:
-        seen |= dict(tab.wait(is_own, "lines in order").rows())
-        tab.page.mouse.move(600, 400)
-        tab.page.mouse.wheel(0, 500)
+        # A turn of the wheel takes a while; half a view at a time, so that none goes by unseen.
+        rows = tab.wait(lambda rows, above=top: is_own(rows) and rows[0][0] > above, "further lines").rows()
+        seen |= dict(rows)
+        top = rows[0][0]
+        tab.page.mouse.wheel(0, 200)
     headers = {"Authorization": f"Bearer {page_service.token()}"}
     url = f"{page_service.url}/workflows/page/jobs/{job.ref.job_id}/logs?limit=1000"
     stored = {line["sequence_num"]: line["message"] for line in httpx.get(url, headers=headers).json()["logs"]}
