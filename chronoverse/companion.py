@@ -65,14 +65,21 @@ class Companion:
     def _mind(self) -> None:
         first, longest = AGAIN_SECONDS
         pause = first
-        # A fork has this thread too, where threads are greenlets: it is none of its business.
-        while not self._over.wait(LOOK_SECONDS) and os.getpid() == self._owner:
+        while not self._over.wait(LOOK_SECONDS):
+            self._keep_to_owner()
             if self._lives():
                 continue
             if time.monotonic() - self._began > longest:
                 pause = first
             self._died(self._pid, pause)
-            if self._over.wait(pause) or os.getpid() != self._owner:
+            if self._over.wait(pause):
                 return
+            self._keep_to_owner()
             pause = min(2 * pause, longest)
             self._spawn()
+
+    def _keep_to_owner(self) -> None:
+        """A fork has this thread too, where threads are greenlets. It is none of its business, and must not end there:
+        the fork's threading knows of no such thread, which fails with KeyError."""
+        if os.getpid() != self._owner:
+            threading.Event().wait()

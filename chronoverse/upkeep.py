@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
 import threading
@@ -115,7 +116,8 @@ def _orphans(store: "Store", objects: "Objects", delete: bool) -> int:
 
 
 def _until_stdin_ends(stop: threading.Event) -> None:
-    while sys.stdin.buffer.read(4_096):
+    # Not sys.stdin, which the interpreter must lock at its end.
+    while os.read(0, 4_096):
         pass
     stop.set()
 

@@ -66,6 +66,10 @@ def test_an_archiver_runs_beside_the_service(tmp_path: Path) -> None:
         store.close()
         service.stop()
         wait_until(lambda: not second.is_running(), PATIENCE_SECONDS, "the archiver is gone")
+        said = service.logs()
+    assert "archiver gone" in said
+    assert "Traceback" not in said
+    assert "Fatal" not in said
 
 
 def test_an_archiver_goes_with_a_killed_master(tmp_path: Path) -> None:
