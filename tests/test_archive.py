@@ -1,6 +1,5 @@
 """Archived chunks: their records, their bytes, and the places where they lie."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from chronoverse.archive.records import Chunk
 from chronoverse.entries import RawEntry, read_entries
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog import End, JobRef
+from tests.support.tools import tool
 
 JOB = JobRef("wf_1", "job_1")
 
@@ -67,9 +67,7 @@ def test_frames_can_be_read_alone() -> None:
 
 def test_any_zstd_reads_it(tmp_path: Path) -> None:
     """The whole chunk, by the program of that name."""
-    program = shutil.which("zstd")
-    if program is None:
-        pytest.skip("zstd is not installed")
+    program = tool("zstd")
     chunk, data = pack([raw(number, f"line {number}") for number in range(1, 9_001)])
     (tmp_path / "chunk.zst").write_bytes(data)
     said = subprocess.run([program, "-dc", tmp_path / "chunk.zst"], check=True, capture_output=True).stdout
