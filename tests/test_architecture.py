@@ -37,7 +37,8 @@ LAYERS: Final = {
         "api deliver",
     ),
     "HTTP": (
-        "web.addresses web.admission web.bodies web.connection web.crowd web.cursors web.fairness web.identity",
+        "web.fairness",
+        "web.addresses web.admission web.bodies web.connection web.crowd web.cursors web.identity",
         "web.schemas",
         "web.journal web.problems web.searches",
         "web.openapi web.outlet web.publications web.refusals",

@@ -24,6 +24,7 @@ from werkzeug.exceptions import (
 )
 
 from chronoverse.errors import AtCapacity
+from chronoverse.web.fairness import let_others
 
 #: Bytes of one read from the connection. Other greenlets have their turn between any two.
 READ_BYTES: Final = 65_536
@@ -119,7 +120,7 @@ class Bodies:
 
 
 def _read(request: Request) -> bytes:
-    gevent.sleep(0)
+    let_others()
     try:
         data: bytes = request.stream.read(READ_BYTES)
     except (HTTPException, gevent.Timeout):

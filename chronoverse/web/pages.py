@@ -17,6 +17,7 @@ from chronoverse.joblog import MAX_NUMBER, Job, Line
 from chronoverse.matcher import Matcher
 from chronoverse.period import Period
 from chronoverse.web.cursors import decode_cursor
+from chronoverse.web.fairness import let_others
 from chronoverse.web.services import Services
 
 #: Entries one request looks through when a filter lets few of them pass, and the seconds it takes for that;
@@ -45,7 +46,7 @@ class Turns:
     def give(self) -> None:
         """Lets the others run when this has gone on for long enough."""
         if self._clock() > self._until:
-            gevent.sleep(0)
+            let_others()
             self._until = self._clock() + TURN_SECONDS
 
 
@@ -109,7 +110,7 @@ def batches(
         yield Batch(lines, place, read.last)
         if read.last:
             return
-        gevent.sleep(0)
+        let_others()
         if not exactly:
             mean = sum(len(line.message) for line in lines) / max(read.read, 1)
             count = round(min(MAX_BATCH, max(1, BATCH_CHARACTERS / (mean + 1))))
@@ -136,7 +137,7 @@ def _search(
         if frame is None:
             return
         yield Batch(frame.lines, frame.place, False)
-        gevent.sleep(0)
+        let_others()
 
 
 def _elsewhere(work: Callable[[], list[Line]]) -> list[Line]:
@@ -198,7 +199,7 @@ def around(
             place = min(stop, read.place)
             if read.last:
                 break
-        gevent.sleep(0)
+        let_others()
     return found
 
 
