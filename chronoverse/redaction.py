@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from chronoverse.archive.objects import Objects
-from chronoverse.archive.packing import Packer, digest
-from chronoverse.archive.records import CHUNK_BYTES, Chunk
+from chronoverse.archive.packing import Packer
+from chronoverse.archive.records import CHUNK_BYTES
 from chronoverse.archive.rewriting import rewrite
 from chronoverse.entries import RawEntry, entry_number, read_entries
-from chronoverse.errors import ArchiveBusy, ArchiveDamaged, JobNotFound, StillLive
+from chronoverse.errors import ArchiveBusy, JobNotFound, StillLive
 from chronoverse.joblog import Job, JobRef, Line
-from chronoverse.sealing import sealer
+from chronoverse.sealing import deposit, sealer
 from chronoverse.store import Store
 
 #: What a redacted line says.
@@ -130,7 +130,7 @@ class Redaction:
             found = rewrite(self._ref, chunk, data, self._wish.first, last, self._wish.change, self._pause)
             if found is not None:
                 made, data, numbers = found
-                self._put(made, data)
+                deposit(self._objects, made, data)
                 self._store.redacted.redact(self._ref, self._token, made, self._wish.remember(numbers), old=chunk)
                 self._count += len(numbers)
                 self._objects.delete(chunk.name)
@@ -159,7 +159,7 @@ class Redaction:
             if packer.last < following:
                 break
             chunk, data = packer.finish()
-            self._put(chunk, data)
+            deposit(self._objects, chunk, data)
             if numbers:
                 self._store.redacted.redact(
                     self._ref, self._token, chunk, self._wish.remember(numbers), last_entry=newest
@@ -204,11 +204,6 @@ class Redaction:
                 entry = (entry[0], _said(entry[1]))
             found.append(entry)
         return found
-
-    def _put(self, chunk: Chunk, data: bytes) -> None:
-        self._objects.put(chunk.name, data)
-        if digest(chunk, self._objects.get(chunk.name)) != chunk.sha256:
-            raise ArchiveDamaged(f"{chunk.name} was read back otherwise than it was written")
 
 
 def _said(fields: Sequence[bytes]) -> list[bytes]:

@@ -68,6 +68,15 @@ def sealer(store: Store, job: JobRef, seconds: float = SEALER_SECONDS) -> Iterat
             store.archived.release(job, token)
 
 
+def deposit(objects: Objects, chunk: Chunk, data: bytes, at: At = lambda step: None) -> None:
+    """Puts a chunk's object and reads it back. Raises: :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`."""
+    objects.put(chunk.name, data)
+    at("put")
+    if digest(chunk, objects.get(chunk.name)) != chunk.sha256:
+        raise ArchiveDamaged(f"{chunk.name} was read back otherwise than it was written")
+    at("read back")
+
+
 class Sealing:
     """What is done to the log of one job under the :func:`sealer` that gave ``token``. ``at`` hears of each step."""
 
@@ -93,7 +102,7 @@ class Sealing:
             return None
         self._at("read")
         chunk, data = packer.finish()
-        self._put(chunk, data)
+        deposit(self._objects, chunk, data, self._at)
         self._store.archived.seal(self._job, self._token, chunk, trim=chunk.last if trim else 0, last_entry=last)
         self._at("sealed")
         return chunk
@@ -112,13 +121,6 @@ class Sealing:
             if len(taken) < PAGE:
                 break
         return last
-
-    def _put(self, chunk: Chunk, data: bytes) -> None:
-        self._objects.put(chunk.name, data)
-        self._at("put")
-        if digest(chunk, self._objects.get(chunk.name)) != chunk.sha256:
-            raise ArchiveDamaged(f"{chunk.name} was read back otherwise than it was written")
-        self._at("read back")
 
     def complete(self, job: Job, keeping: Keeping, now: float) -> str | None:
         """Says that the whole log is in the archive; or what is wrong, and says nothing. Raises as :meth:`seal`.

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import orjson
 from flask import Response, request
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
@@ -107,7 +106,7 @@ def blueprint(services: Services) -> Blueprint:
         with bodies.json(request, redact_body) as body:
             done = _redact(services, ref, body)
         answer = {"redacted": done.lines, "through": done.reached, "next": None if done.whole else done.reached + 1}
-        return _answer({"workflow_id": workflow_id, "id": job_id, **answer})
+        return pages.page_response({"workflow_id": workflow_id, "id": job_id, **answer}, None)
 
     @routes.route(f"{_JOB}/logs/redactions")
     @routes.doc(operationId="listRedactions")
@@ -117,7 +116,8 @@ def blueprint(services: Services) -> Blueprint:
         """Who had what redacted."""
         ref = JobRef(workflow_id, job_id)
         services.job(ref)
-        return _answer({"workflow_id": workflow_id, "id": job_id, "redactions": services.store.redacted.audit(ref)})
+        found = services.store.redacted.audit(ref)
+        return pages.page_response({"workflow_id": workflow_id, "id": job_id, "redactions": found}, None)
 
     @routes.route(_JOB, methods=["DELETE"])
     @routes.doc(operationId="deleteJob")
@@ -161,10 +161,3 @@ def _wanted(body: Mapping[str, Any]) -> Callable[[Line], bool]:
         return pages.matches(matcher, line.message)
 
     return wanted
-
-
-def _answer(body: dict[str, Any]) -> Response:
-    response = Response(orjson.dumps(body), content_type="application/json")
-    response.headers["Cache-Control"] = "private, no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response

@@ -3,7 +3,6 @@
 import math
 from typing import Any, Final
 
-import orjson
 from flask import Response
 
 from chronoverse.errors import InvalidCursor, StoreUnavailable
@@ -46,7 +45,7 @@ def blueprint(services: Services) -> Blueprint:
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def job(workflow_id: str, job_id: str) -> Response:
         """One job."""
-        return _job_response(services.job(JobRef(workflow_id, job_id)))
+        return page_response(services.job(JobRef(workflow_id, job_id)).to_json(), None)
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>", methods=["PUT"])
     @routes.doc(operationId="registerJob")
@@ -56,7 +55,7 @@ def blueprint(services: Services) -> Blueprint:
         """Register a job, so that viewers can attach before it starts."""
         ref = JobRef(workflow_id, job_id)
         new = services.store.register(ref)
-        response = _job_response(services.job(ref))
+        response = page_response(services.job(ref).to_json(), None)
         response.status_code = 201 if new else 200
         return response
 
@@ -72,13 +71,6 @@ def _score(text: str) -> float:
     if math.isnan(score):
         raise InvalidCursor("cursor: this is not one of ours")
     return score
-
-
-def _job_response(job: Job) -> Response:
-    response = Response(orjson.dumps(job.to_json()), content_type="application/json")
-    response.headers["Cache-Control"] = "private, no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response
 
 
 def _page(
