@@ -1,7 +1,8 @@
 """A viewer's bytes straight onto its socket: no greenlet waits for lines.
 
-A viewer that is caught up costs one non-blocking write per wake, made by whoever wakes it (the tail). Only what is
-more than that has a greenlet, for as long as it takes: the beginning, a replay, a socket that is full, the end.
+A viewer that is caught up costs one non-blocking write per wake, made by whoever wakes it (the tail). One whose
+socket is full is written to when it has room, by the worker's :class:`chronoverse.web.pump.Pump`. Only what may wait
+for more than that has a greenlet, for as long as it takes: a replay, the end.
 """
 
 import _socket
@@ -21,11 +22,14 @@ from chronoverse.channel import Channel
 from chronoverse.viewer import RETRY_READ_SECONDS, Viewer
 from chronoverse.web.connection import SEND_SECONDS, on_hangup
 from chronoverse.web.crowd import Crowd, Worker
+from chronoverse.web.pump import Pump, Room
 
 #: What ends a chunked body. RFC 9112 section 7.1.
 LAST_CHUNK: Final = b"0\r\n\r\n"
 #: Viewers of a job from which on they are written to as one.
 CROWD_VIEWERS: Final = 16
+#: Chunks remembered: viewers who are behind stand at a few places.
+CHUNKS: Final = 8
 #: Bytes thrown away of what a peer has sent behind its request. Nobody sends more in earnest.
 UNREAD_BYTES: Final = 64 * 2**10
 
@@ -33,15 +37,22 @@ log = logging.getLogger(__name__)
 
 
 class Chunker:
-    """Frames bodies as chunks (RFC 9112 section 7.1). The same object again, as for the next viewer, is framed once."""
+    """Frames bodies as chunks (RFC 9112 section 7.1). One of the last few objects again, as for the next viewer, is
+    framed already."""
 
     def __init__(self) -> None:
-        self._body = self._chunk = b""
+        self._known: dict[int, tuple[bytes, bytes]] = {}
 
     def __call__(self, body: bytes) -> bytes:
-        if body is not self._body:
-            self._body, self._chunk = body, b"%x\r\n%b\r\n" % (len(body), body)
-        return self._chunk
+        known = self._known.get(id(body))
+        if known is not None:
+            return known[1]
+        chunk = b"%x\r\n%b\r\n" % (len(body), body)
+        if len(self._known) >= CHUNKS:
+            del self._known[next(iter(self._known))]
+        # Holding the body keeps its id from being another's.
+        self._known[id(body)] = body, chunk
+        return chunk
 
 
 class Outlet:
@@ -50,7 +61,10 @@ class Outlet:
     Everything here runs on one gevent hub, so that nothing happens between two lines unless the first one waits.
     """
 
-    __slots__ = ("_again", "_closed", "_greenlet", "_left", "_outlets", "_socket", "_unwatch", "crowd", "viewer")
+    __slots__ = (
+        "_again", "_closed", "_greenlet", "_left", "_outlets", "_rest", "_room", "_socket", "_unwatch", "crowd",
+        "viewer",
+    )  # fmt: skip
 
     def __init__(self, viewer: Viewer, sock: Any, outlets: "Outlets", closed: Callable[[], None]) -> None:
         # gunicorn closes its own descriptor of the connection when the request's handler returns.
@@ -62,17 +76,20 @@ class Outlet:
         self._closed = closed
         self._again = self._left = False
         self._greenlet: gevent.Greenlet | None = None
+        #: While the socket is full: what it had no room for, and the watch for room.
+        self._rest: memoryview | bytes = b""
+        self._room: Room | None = None
         self._unwatch = on_hangup(self._socket, self._hang_up)
         viewer.on_wake = self.wake
 
     @property
     def busy(self) -> bool:
-        """Whether a greenlet writes for it."""
-        return self._greenlet is not None
+        """Whether it is being written for, by a greenlet or as its socket has room."""
+        return self._greenlet is not None or self._room is not None
 
     def wake(self) -> None:
         """Writes what there is, or has somebody do it who may wait. Never waits, never raises."""
-        if self._greenlet is not None:
+        if self.busy:
             self._again = True
             return
         if self.crowd is None or self.crowd.let_go(self):
@@ -97,10 +114,53 @@ class Outlet:
         self._go_on(head + self._outlets.chunk(missed) if missed else head)
 
     def carry_on(self, rest: bytes | memoryview) -> None:
-        """Has a greenlet write ``rest``, and whatever follows."""
-        self._greenlet = gevent.spawn(self._run, rest)
+        """Has ``rest`` written, and whatever follows."""
+        viewer = self.viewer
+        if viewer.done or viewer.behind:
+            self._greenlet = gevent.spawn(self._run, rest)
+        else:
+            self._rest = rest
+            self._room = self._outlets.pump.watch(self._socket.fileno(), self._fill, self._give_up)
 
-    def _write(self, first: bytes) -> bytes | memoryview | None:
+    def _fill(self) -> None:
+        """The socket has room: writes once of what it had none for, and once of what came since."""
+        room, rest = self._room, self._rest
+        if room is None:
+            return
+        try:
+            if rest:
+                self._rest = rest = rest[self._socket.send(rest) :]
+                if rest:
+                    return
+            following = self._write()
+        except BlockingIOError:
+            return
+        except Exception as error:
+            if not isinstance(error, OSError):
+                log.exception("a stream failed")
+            self._close()
+            return
+        if following is not None and not self.viewer.done and not self.viewer.behind:
+            self._rest = following
+            room.renew()
+            return
+        self._forget_room()
+        if following is not None or self._left:
+            self._greenlet = gevent.spawn(self._run, following or b"")
+        else:
+            self._outlets.settle(self, self._socket.send)
+
+    def _give_up(self) -> None:
+        """The socket has had no room for too long."""
+        self.viewer.reason = "slow"
+        self._close()
+
+    def _forget_room(self) -> None:
+        if self._room is not None:
+            self._room.close()
+        self._rest, self._room = b"", None
+
+    def _write(self, first: bytes = b"") -> bytes | memoryview | None:
         """What is left to do for a greenlet, perhaps only to look on; None when that is nothing."""
         viewer = self.viewer
         frames = viewer.glance()
@@ -159,13 +219,14 @@ class Outlet:
         # The peer may only have ended its own side: what it has asked for is sent, until that fails or all is said.
         self._left = True
         self.viewer.reason = why
-        if self._greenlet is None:
+        if not self.busy:
             self._close()
 
     def _close(self) -> None:
         viewer = self.viewer
         viewer.done, viewer.on_wake = True, None
         self._unwatch()
+        self._forget_room()
         if self.crowd is not None:
             self.crowd.remove(self)
         viewer.close()
@@ -184,6 +245,7 @@ class Outlets:
         self.answer: object | None = None
         self.open = 0
         self.chunk = Chunker()
+        self.pump = Pump()
         self._worker = worker
         self._crowds: dict[Channel, Crowd] = {}
 
