@@ -17,6 +17,8 @@ from chronoverse.joblog import MAX_NUMBER, End, Gap, Job, JobRef, Line, Stray
 
 #: Bytes handed out at once (a longer single frame goes whole): what a viewer that stopped reading holds on to.
 TAKE_BYTES: Final = 256 * 2**10
+#: Bytes between the places where takes that are cut short end.
+TAKE_STEP_BYTES: Final = 128 * 2**10
 #: Joined writes remembered between two publishes. Nearly all viewers stand at the same place and share one.
 MEMO_WRITES: Final = 32
 #: Viewers woken in one go. Each may take a write to its socket, some 10 µs: so nobody else waits for over 5 ms.
@@ -123,6 +125,8 @@ class Channel:
         self._items: list[Item] = []
         self._ends: list[int] = []
         self._start = 0
+        #: Bytes of all the frames that the ring has let go: places in it are counted from the first byte there ever was.
+        self._gone = 0
         self._memo: dict[tuple[int, str | None], Taken] = {}
 
     # The tail's side
@@ -170,6 +174,7 @@ class Channel:
         self.wake_all()
 
     def _empty(self, count: int) -> None:
+        self._gone += self._ends[-1] if self._ends else 0
         self._items, self._ends, self._memo = [], [], {}
         self._start += count
 
@@ -181,6 +186,7 @@ class Channel:
         gone = self._ends[count - 1]
         self.base = self._items[count - 1].number
         self._start += count
+        self._gone += gone
         del self._items[:count]
         self._ends = [end - gone for end in self._ends[count:]]
 
@@ -258,8 +264,10 @@ class Channel:
     def _take(self, start: int, stream: str | None) -> Taken:
         if start == len(self._items):
             return Taken(b"", self.cursor, self._start + start)
-        before = self._ends[start - 1] if start else 0
-        stop = max(bisect_right(self._ends, before + TAKE_BYTES), start + 1)
+        before = self._gone + (self._ends[start - 1] if start else 0)
+        # Up to the last of some places that are the same for all: who began elsewhere stands with the others after that.
+        until = (before + TAKE_BYTES) // TAKE_STEP_BYTES * TAKE_STEP_BYTES
+        stop = max(bisect_right(self._ends, until - self._gone), start + 1)
         items = self._items[start:stop]
         return Taken(join(items, stream), items[-1].number, self._start + stop)
 
