@@ -5,14 +5,14 @@ Pure but for its lock. The tail publishes into it, viewers take out of it, and n
 
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple, Protocol
 
 import orjson
 
 from chronoverse import sse
-from chronoverse.entries import Entry
+from chronoverse.entries import Entry, RawEntry, plain_frames, read_entries, stream_name
 from chronoverse.joblog import MAX_NUMBER, End, Gap, Job, JobRef, Line, Stray
 
 #: Bytes handed out at once (a longer single frame goes whole): what a viewer that stopped reading holds on to.
@@ -72,6 +72,16 @@ def encode(entries: Iterable[Entry], cursor: int) -> tuple[list[Item], End | Str
     return items, None
 
 
+def encode_raw(entries: Sequence[RawEntry], cursor: int, first: int) -> tuple[list[Item], End | Stray | None]:
+    """As :func:`encode`, of the raw entries behind ``cursor``; plain lines at the beginning at a third of the cost."""
+    frames = plain_frames(entries, cursor)
+    streams = [stream_name(entry[1][5]) for entry in entries[: len(frames)]]
+    items = list(map(Item, range(cursor + 1, cursor + len(frames) + 1), streams, frames))
+    cursor += len(frames)
+    others, closing = encode(read_entries(entries[len(frames) :], cursor, first), cursor)
+    return items + others, closing
+
+
 def join(items: list[Item], stream: str | None) -> bytes:
     """One write. Under a filter, a block with nothing but an id moves the client's cursor over what was skipped."""
     if stream is None:
@@ -125,7 +135,7 @@ class Channel:
         self._items: list[Item] = []
         self._ends: list[int] = []
         self._start = 0
-        #: Bytes of all the frames that the ring has let go: places in it are counted from the first byte there ever was.
+        #: Bytes of all the frames that were let go: places are counted from the first byte there ever was.
         self._gone = 0
         self._memo: dict[tuple[int, str | None], Taken] = {}
 
@@ -265,7 +275,7 @@ class Channel:
         if start == len(self._items):
             return Taken(b"", self.cursor, self._start + start)
         before = self._gone + (self._ends[start - 1] if start else 0)
-        # Up to the last of some places that are the same for all: who began elsewhere stands with the others after that.
+        # Up to the last of some places that are the same for all: who began elsewhere stands with others after it.
         until = (before + TAKE_BYTES) // TAKE_STEP_BYTES * TAKE_STEP_BYTES
         stop = max(bisect_right(self._ends, until - self._gone), start + 1)
         items = self._items[start:stop]

@@ -16,8 +16,8 @@ from functools import partial
 from typing import Final
 
 from chronoverse import sse
-from chronoverse.channel import Channel, Waiter, encode, final_frames
-from chronoverse.entries import RawEntry, in_sequence, read_entries
+from chronoverse.channel import Channel, Waiter, encode_raw, final_frames
+from chronoverse.entries import RawEntry, in_sequence
 from chronoverse.errors import NotALog, StoreError, StoreUnavailable
 from chronoverse.joblog import Job, JobRef, Status, Stray
 from chronoverse.observing import Observer, beyond_archived
@@ -200,7 +200,7 @@ class Tail:
         if not ordinary:
             entries, before = beyond_archived(channel, entries, before)
         first = channel.job.first if channel.job and not ordinary else 1
-        items, closing = encode(read_entries(entries, before, first), before)
+        items, closing = encode_raw(entries, before, first)
         if items:
             size, sharing = sum([len(item.frame) for item in items]), channel.sharing
             if channel.publish(items, before, self._ring_bytes()):
