@@ -5,11 +5,12 @@ Nothing in a token chooses how it is checked: the algorithms follow from the kin
 """
 
 import contextlib
+import json
 import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
@@ -18,6 +19,7 @@ import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from jwt.algorithms import HMACAlgorithm
 
 from chronoverse.errors import Forbidden, SettingsError, Unauthorized
 from chronoverse.joblog import IDENTIFIER
@@ -45,9 +47,6 @@ _RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _EC_ALGORITHMS = {"secp256r1": ("ES256",), "secp384r1": ("ES384",), "secp521r1": ("ES512",)}
 #: Bits of an RSA key, at least. https://www.rfc-editor.org/rfc/rfc7518#section-3.3
 _MIN_RSA_BITS = 2_048
-#: The library judges the signature; the claims are judged here, where ``now`` is an argument and types are strict.
-#: It still refuses a token with an ``aud``: we are nobody's audience (RFC 7519 section 4.1.3).
-_SIGNATURE_ONLY: Final[Any] = {"verify_exp": False, "verify_nbf": False, "verify_iat": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +75,28 @@ class Key(NamedTuple):
     algorithms: tuple[str, ...]
 
 
-class Verifier:
-    """Turns Authorization headers into principals. ``key_for`` finds the key for a token's ``kid``."""
+class _Judged(HMACAlgorithm):
+    """HMAC with a key that was judged once, when it was read: to judge it took four times as long as the signature."""
 
-    def __init__(self, key_for: Callable[[object], Key]) -> None:
-        self._key_for = key_for
+    def prepare_key(self, key: str | bytes) -> bytes:
+        assert isinstance(key, bytes)
+        return key
+
+    def check_key_length(self, key: bytes) -> str | None:
+        return None
+
+
+#: The library judges the signature; the claims are judged here, where ``now`` is an argument and types are strict.
+_SIGNATURES: Final = jwt.PyJWS()
+_SIGNATURES.unregister_algorithm("HS256")
+_SIGNATURES.register_algorithm("HS256", _Judged(HMACAlgorithm.SHA256))
+
+
+class Verifier:
+    """Turns Authorization headers into principals, by one key or by published ones."""
+
+    def __init__(self, keys: Key | PublishedKeys) -> None:
+        self._keys = keys
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -89,13 +105,10 @@ class Verifier:
         Raises :class:`SettingsError` when there is no key, or none that can be used.
         """
         if settings.jwt_jwks_url is not None:
-            keys = PublishedKeys(settings.jwt_jwks_url)
-            return cls(lambda kid: _published_key(keys.find(kid)))
+            return cls(PublishedKeys(settings.jwt_jwks_url))
         if settings.jwt_public_key is not None:
-            key = _pem_key(settings.jwt_public_key)
-        else:
-            key = Key(signing_secret(settings), ("HS256",))
-        return cls(lambda kid: key)
+            return cls(_pem_key(settings.jwt_public_key))
+        return cls(_secret_key(signing_secret(settings)))
 
     def verify(self, authorization: str | None, now: float) -> Principal:
         """The principal of the one bearer token in ``authorization``, at Unix time ``now``.
@@ -111,13 +124,22 @@ class Verifier:
 
     def _claims(self, token: str) -> dict[str, Any]:
         try:
-            header = jwt.get_unverified_header(token)
-            if "crit" in header:  # https://www.rfc-editor.org/rfc/rfc7515#section-4.1.11
-                raise Unauthorized("the token asks for extensions that are not understood")
-            key = self._key_for(header.get("kid"))
-            return jwt.decode(token, key.material, algorithms=list(key.algorithms), options=_SIGNATURE_ONLY)
+            key = self._key(token)
+            signed = _SIGNATURES.decode_complete(token, key.material, algorithms=list(key.algorithms))
+            claims = json.loads(signed["payload"])
         except (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, RecursionError) as error:
             raise Unauthorized("the token is not valid") from error
+        if "crit" in signed["header"]:  # https://www.rfc-editor.org/rfc/rfc7515#section-4.1.11
+            raise Unauthorized("the token asks for extensions that are not understood")
+        # We are nobody's audience. https://www.rfc-editor.org/rfc/rfc7519#section-4.1.3
+        if not isinstance(claims, dict) or "aud" in claims:
+            raise Unauthorized("the token is not valid")
+        return claims
+
+    def _key(self, token: str) -> Key:
+        if isinstance(self._keys, Key):
+            return self._keys
+        return _published_key(self._keys.find(jwt.get_unverified_header(token).get("kid")))
 
 
 def _principal(claims: dict[str, Any], now: float) -> Principal:
@@ -145,6 +167,13 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
 
 def _is_identifier(value: object) -> bool:
     return isinstance(value, str) and IDENTIFIER.fullmatch(value) is not None
+
+
+def _secret_key(secret: bytes) -> Key:
+    try:
+        return Key(HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret), ("HS256",))
+    except jwt.InvalidKeyError as error:
+        raise SettingsError("CHRONOVERSE_JWT_SECRET must be a secret, not a key of another kind") from error
 
 
 def _pem_key(pem: str) -> Key:

@@ -39,7 +39,7 @@ LAYERS: Final = {
     "HTTP": (
         "web.fairness",
         "web.addresses web.admission web.bodies web.connection web.crowd web.cursors web.identity",
-        "web.schemas",
+        "web.pump web.schemas",
         "web.journal web.problems web.searches",
         "web.openapi web.outlet web.publications web.refusals",
         "web.services web.worker",

@@ -19,7 +19,7 @@ from chronoverse.turns import Turns
 from chronoverse.web import admin, events, identity, jobs, logs, openapi, ops, problems, publish, raw, search, ui
 from chronoverse.web.admission import Streams
 from chronoverse.web.crowd import Worker
-from chronoverse.web.fairness import let_others
+from chronoverse.web.fairness import ARRIVING_SECONDS, Sparingly, let_others
 from chronoverse.web.fastpath import FastPath
 from chronoverse.web.outlet import Outlets
 from chronoverse.web.schemas import IdentifierConverter
@@ -60,7 +60,7 @@ def services(settings: Settings) -> Services:
         verifier=Verifier.from_settings(settings),
         streams=Streams(settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address),
         outlets=Outlets(Worker(tail, settings.heartbeat_seconds, time.monotonic)),
-        arrivals=Turns(ARRIVAL_SECONDS, AtCapacity, let_others),
+        arrivals=Turns(ARRIVAL_SECONDS, AtCapacity, Sparingly(ARRIVING_SECONDS)),
         hold=hold,
     )
 

@@ -1,6 +1,13 @@
 """Letting everybody else in the worker go on."""
 
+import time
+from collections.abc import Callable
+from typing import Final
+
 import gevent
+
+#: Seconds for which viewers that come are let in before everybody else goes on: some five of them.
+ARRIVING_SECONDS: Final = 0.002
 
 
 def let_others() -> None:
@@ -11,3 +18,18 @@ def let_others() -> None:
     hub = gevent.get_hub()
     with hub.loop.timer(0) as timer:
         hub.wait(timer)
+
+
+class Sparingly:
+    """Lets others go on when they could not for ``seconds``: a round of the loop costs a tenth of letting one in."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._until = 0.0
+
+    def __call__(self) -> None:
+        """To be called now and then."""
+        if self._clock() >= self._until:
+            let_others()
+            self._until = self._clock() + self._seconds
