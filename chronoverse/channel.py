@@ -77,6 +77,8 @@ def encode_raw(entries: Sequence[RawEntry], cursor: int, first: int) -> tuple[li
     frames = plain_frames(entries, cursor)
     streams = [stream_name(entry[1][5]) for entry in entries[: len(frames)]]
     items = list(map(Item, range(cursor + 1, cursor + len(frames) + 1), streams, frames))
+    if len(frames) == len(entries):
+        return items, None
     cursor += len(frames)
     others, closing = encode(read_entries(entries[len(frames) :], cursor, first), cursor)
     return items + others, closing

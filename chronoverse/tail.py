@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from chronoverse import sse
+from chronoverse import pacing, sse
 from chronoverse.channel import Channel, Waiter, encode_raw, final_frames
 from chronoverse.entries import RawEntry, in_sequence
 from chronoverse.errors import NotALog, StoreError, StoreUnavailable
@@ -30,26 +30,12 @@ BLOCK_SECONDS: Final = 1.0
 HEALTHY_SECONDS: Final = 4 * BLOCK_SECONDS
 #: Seconds without a round after which a thread may be dead. Rounds take about BLOCK_SECONDS.
 SILENT_SECONDS: Final = 3.0
-#: Seconds between looks at a quiet job. Bounds how late a lost runner or a vanished log is noticed.
-LOOK_SECONDS: Final = 1.0
-#: Seconds, at least and at most, between looks at a job whose lines keep coming: only its status and a redaction can
-#: be news there. With few jobs it is the least; of all such jobs so many are looked at in a second, 20 µs each.
-BUSY_LOOK_SECONDS: Final = (1.0, 10.0)
-BUSY_LOOKS: Final = 400
 #: Seconds between the attendant's rounds, and so the grain of heartbeats and deadlines.
 TICK_SECONDS: Final = 0.5
 #: Seconds between two tries of making a blocked read take up a new job.
 REARM_SECONDS: Final = 0.002
 #: Seconds to wait after a failed read, with jitter; doubles from the first to the second.
 BACKOFF_SECONDS: Final = (0.05, 1.0)
-#: With many jobs each read costs both sides, so lines are gathered for this many seconds per watched job, up to
-#: the second number; with few jobs there is no pause at all.
-PAUSE_SECONDS_PER_JOB: Final = 5e-6
-PAUSE_SECONDS: Final = 0.02
-PAUSE_FROM_JOBS: Final = 64
-#: Bytes of frames held for all watched jobs of a worker, and the least and the most for one of them.
-RINGS_BYTES: Final = 256 * 2**20
-RING_BYTES: Final = (64 * 2**10, 8 * 2**20)
 
 log = logging.getLogger(__name__)
 
@@ -150,27 +136,31 @@ class Tail:
         Raises :class:`StoreError`.
         """
         with self._lock:
-            channels = {ref: channel for ref, channel in self._channels.items() if channel.final is None}
-            for channel in channels.values():
+            channels = [channel for channel in self._channels.values() if channel.final is None]
+            for channel in channels:
                 channel.armed = True
         if not channels:
             self._read_at = self._clock()
             return False
         try:
-            batches = self._reader.read({ref: channel.cursor for ref, channel in channels.items()}, self._count.lines)
+            cursors = {channel.ref: channel.cursor for channel in channels}
+            batches = self._reader.read(cursors, self._count.lines)
         except NotALog:
-            self.look_at(list(channels.values()))
+            self.look_at(channels)
             return True
         self._read_at = self._clock()
         for ref, entries in batches:
-            self._publish_safely(channels[ref], entries)
+            found = self._channels.get(ref)
+            # Unless nobody watches it any more, or the attendant has moved it on since the read began.
+            if found is not None and found.cursor == cursors[ref]:
+                self._publish_safely(found, entries)
         return True
 
     def look_at(self, channels: Sequence[Channel]) -> None:
         """Looks at the state of the channels' jobs, and closes those that have nothing more to come."""
         now = self._clock()
         for channel in channels:
-            channel.looked_at, channel.look_at = now, now + LOOK_SECONDS
+            channel.looked_at, channel.look_at = now, now + pacing.look_seconds(self.watched)
         for channel, found in zip(channels, self._store.look_many([channel.ref for channel in channels]), strict=True):
             if isinstance(found, StoreUnavailable):
                 continue  # the servers of other jobs have answered
@@ -207,7 +197,7 @@ class Tail:
                 self.tally.delivered(len(items), size, sharing)
                 self.tally.delayed(entries[0])
             self._count.learn(len(items), size)
-            channel.look_at = min(self._clock() + LOOK_SECONDS, channel.looked_at + self._busy_look())
+            channel.look_at = self._next_look(channel)
         if isinstance(closing, Stray):
             channel.close(closing.to_frame())
         elif closing is not None:
@@ -218,13 +208,13 @@ class Tail:
                     final_frames(channel.job or Job(channel.ref, closing.status), closing, self._lease_seconds)
                 )
 
-    def _busy_look(self) -> float:
-        least, most = BUSY_LOOK_SECONDS
-        return max(least, min(most, len(self._channels) / BUSY_LOOKS))
+    def _next_look(self, channel: Channel) -> float:
+        """When to look at a job of which lines have come."""
+        look, busy = pacing.look_seconds(self.watched), pacing.busy_look_seconds(self.watched)
+        return min(self._clock() + look, channel.looked_at + busy)
 
     def _ring_bytes(self) -> int:
-        least, most = RING_BYTES
-        return max(least, min(most, RINGS_BYTES // max(len(self._channels), 1)))
+        return pacing.ring_bytes(self.watched)
 
     def attend_once(self) -> None:
         """One round of looking at quiet jobs and waking those whose time has come. Raises :class:`StoreError`."""
@@ -242,6 +232,10 @@ class Tail:
 
     def start(self) -> None:
         """Starts the threads, or those of them that died. Each calls this for the other; cheap when both live."""
+        if len(self._beats) < 2 or self._clock() - min(self._beats.values()) > SILENT_SECONDS:
+            self._start_dead()
+
+    def _start_dead(self) -> None:
         with self._lock:
             if self._stopped.is_set() or (self._threads and all(thread.is_alive() for thread in self._threads)):
                 return
@@ -285,12 +279,12 @@ class Tail:
         now = self._beats[own] = self._clock()
         if now - self._beats.get(other, now) > SILENT_SECONDS:
             self._beats[other] = now
-            self.start()
+            self._start_dead()
 
     def _pause(self) -> None:
-        watched = len(self._channels)
-        if watched >= PAUSE_FROM_JOBS:
-            self._stopped.wait(min(PAUSE_SECONDS, watched * PAUSE_SECONDS_PER_JOB))
+        seconds = pacing.pause_seconds(self.watched)
+        if seconds:
+            self._stopped.wait(seconds)
 
     def _attend_loop(self) -> None:
         while not self._stopped.is_set():

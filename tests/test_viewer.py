@@ -8,9 +8,10 @@ import pytest
 from chronoverse.channel import TAKE_BYTES
 from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.joblog import JobRef, Line, Status
+from chronoverse.pacing import LOOK_SECONDS
 from chronoverse.pieces import Pieces
 from chronoverse.store import Attempt, Store
-from chronoverse.tail import LOOK_SECONDS, Tail
+from chronoverse.tail import Tail
 from chronoverse.viewer import STORE_PATIENCE_SECONDS, Request, Viewer
 from tests.support.reading import Clock, Impatient, drain, events, said
 from tests.support.servers import RedisServer, running

@@ -38,7 +38,6 @@ class BlockingReader:
         self._timeout = block_seconds + COMMAND_TIMEOUT_SECONDS
         self._connection: Connection | None = None
         self._id: int | None = None
-        self._keyed: set[JobRef] = set()
         self._jobs: dict[bytes, JobRef] = {}
         self._names = b""
         self._order: tuple[JobRef, ...] = ()
@@ -75,14 +74,14 @@ class BlockingReader:
 
     def _command(self, cursors: Mapping[JobRef, int], count: int) -> bytes:
         """XREAD as it goes over the wire. Of thousands of jobs only a few have moved since the last one."""
-        if cursors.keys() != self._keyed:
-            self._keyed = set(cursors)
-            self._jobs = {self._key(job).encode(): job for job in cursors}
+        order = tuple(cursors)
+        if order != self._order:
+            self._order = order
+            self._jobs = {self._key(job).encode(): job for job in order}
             self._names = b"".join(map(bulk, self._jobs))
-            self._order = tuple(cursors)
         head = (b"XREAD", b"COUNT", b"%d" % count, b"BLOCK", b"%d" % self._block_ms, b"STREAMS")
         size = b"*%d\r\n" % (len(head) + 2 * len(cursors))
-        return b"".join([size, *map(bulk, head), self._names, *[_after(cursors[job]) for job in self._order]])
+        return b"".join([size, *map(bulk, head), self._names, *map(_after, cursors.values())])
 
     def interrupt(self) -> None:
         """Makes a waiting :meth:`read` return empty. Does nothing when none is waiting."""

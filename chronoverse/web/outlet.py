@@ -28,8 +28,9 @@ from chronoverse.web.pump import Pump, Room
 LAST_CHUNK: Final = b"0\r\n\r\n"
 #: Viewers of a job from which on they are written to as one.
 CROWD_VIEWERS: Final = 16
-#: Chunks remembered: viewers who are behind stand at a few places.
+#: Chunks remembered: viewers who are behind stand at a few places. A short one is framed as fast as it is found.
 CHUNKS: Final = 8
+CHUNK_BYTES: Final = 4096
 #: Bytes thrown away of what a peer has sent behind its request. Nobody sends more in earnest.
 UNREAD_BYTES: Final = 64 * 2**10
 
@@ -48,6 +49,8 @@ class Chunker:
         if known is not None:
             return known[1]
         chunk = b"%x\r\n%b\r\n" % (len(body), body)
+        if len(body) < CHUNK_BYTES:
+            return chunk
         if len(self._known) >= CHUNKS:
             del self._known[next(iter(self._known))]
         # Holding the body keeps its id from being another's.
