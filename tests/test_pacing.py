@@ -10,9 +10,9 @@ from chronoverse import pacing
     [
         (0, 1.0, 1.0, 0.0),
         (1, 1.0, 1.0, 0.0),
-        (1000, 1.0, 2.5, 0.0075),
-        (4000, 4.0, 10.0, 0.03),
-        (10_000, 10.0, 10.0, 0.03),
+        (1000, 1.0, 2.5, 0.005),
+        (4000, 4.0, 10.0, 0.02),
+        (10_000, 10.0, 10.0, 0.02),
     ],
 )
 def test_many_jobs_are_looked_at_and_read_less_often(jobs: int, look: float, busy: float, pause: float) -> None:
