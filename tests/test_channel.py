@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronoverse.channel import MEMO_WRITES, TAKE_BYTES, Channel, Item, Taken, encode, final_frames, join
+from chronoverse.channel import (
+    MEMO_WRITES,
+    TAKE_BYTES,
+    TAKE_STEP_BYTES,
+    Channel,
+    Item,
+    Taken,
+    encode,
+    encode_raw,
+    final_frames,
+    join,
+)
+from chronoverse.entries import RawEntry, read_entries
 from chronoverse.joblog import End, Gap, Job, JobRef, Line, Status, Stray
 from chronoverse.sse import Decoder
 
@@ -220,6 +232,29 @@ def test_the_bound_holds_behind_what_was_let_go() -> None:
     assert [take(channel, channel.seek(cursor)).cursor for cursor in (3, 4, 5, 6)] == [5, 6, 7, 7]
 
 
+def test_writes_that_are_cut_short_end_at_the_same_places_for_all() -> None:
+    """Whoever began elsewhere stands with the others after one write, and shares the next with them."""
+    channel = Channel(REF, None)
+    channel.publish([item(number, size=10 * 2**10) for number in range(1, 101)], 0, ROOMY)
+
+    reached = {take(channel, position).position for position in range(13)}
+
+    assert len(reached) <= 2
+    assert all(len(take(channel, position).frames) > TAKE_BYTES - 2 * TAKE_STEP_BYTES for position in range(13))
+    assert take(channel, 0).position in {take(channel, position).position for position in (1, 12)}
+
+
+def test_the_places_stay_when_the_oldest_go() -> None:
+    """They are counted from the first byte there ever was."""
+    channel = Channel(REF, None)
+    channel.publish([item(number, size=10 * 2**10) for number in range(1, 101)], 0, ROOMY)
+    before = take(channel, 40).position
+    channel.publish([item(101)], 100, 70 * 10 * 2**10)
+
+    assert channel.base > 0
+    assert take(channel, 40).position == before
+
+
 # One write for all who stand at the same place
 
 
@@ -314,6 +349,33 @@ def test_entries_become_items() -> None:
     [event] = Decoder().feed(items[3].frame)
     assert (items[3].number, event.event, event.id, "4-1" in event.data) == (4, "error", "", True)
     assert end is None
+
+
+#: What a log may hold, by where its numbers begin: plain lines, and all that is none.
+RAW: Final = st.lists(
+    st.sampled_from(
+        [
+            [b"timestamp", NOW.encode(), b"message", b"a", b"stream", b"stdout"],
+            [b"timestamp", NOW.encode(), b"message", b"\xff", b"stream", b"stderr"],
+            [b"timestamp", NOW.encode(), b"message", b"b", b"stream", b"stdout", b"partial", b"1"],
+            [b"message", b"c"],
+            [b"nothing", b"d"],
+            [b"event", b"end", b"status", b"FAILED"],
+        ]
+    ),
+    max_size=8,
+)
+
+
+@given(fields=RAW, steps=st.lists(st.sampled_from([1, 1, 1, 2, 0]), min_size=8, max_size=8), after=st.integers(0, 3))
+def test_raw_entries_become_the_same_items(fields: list[list[bytes]], steps: list[int], after: int) -> None:
+    """Whether they are plain, which takes a shorter way, or not: with holes, strays and an end among them."""
+    number, entries = after, list[RawEntry]()
+    for step, each in zip(steps, fields, strict=False):
+        number += step
+        entries.append((b"%d-%d" % (number, 0 if step else len(entries) + 1), each))
+
+    assert encode_raw(entries, after, 1) == encode(read_entries(entries, after, 1), after)
 
 
 def test_a_stray_at_the_beginning_stands_at_the_cursor() -> None:

@@ -248,7 +248,7 @@ class Outlets:
         self.answer: object | None = None
         self.open = 0
         self.chunk = Chunker()
-        self.pump = Pump()
+        self.pump = Pump(worker.clock)
         self._worker = worker
         self._crowds: dict[Channel, Crowd] = {}
 
