@@ -84,10 +84,11 @@ class ConsoleLogger(Logger):
     def setup(self, cfg: Any) -> None:
         """Called at the start and at each reload."""
         super().setup(cfg)
-        ours = logging.getLogger("chronoverse")
-        ours.handlers = self.error_log.handlers
-        ours.propagate = False
-        ours.setLevel(self.loglevel)
+        # And of what sends traces, which has things to say when nobody takes them.
+        for ours in map(logging.getLogger, ("chronoverse", "opentelemetry")):
+            ours.handlers = self.error_log.handlers
+            ours.propagate = False
+            ours.setLevel(self.loglevel)
         for handler in self.error_log.handlers:
             handler.setFormatter(self.formatter())
 
