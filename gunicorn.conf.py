@@ -5,6 +5,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import gc
+import itertools
 import os
 import shutil
 import sys
@@ -58,6 +59,9 @@ MADE = "chronoverse-metrics-"
 if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=MADE)
 
+# Which looks for that directory when it is imported.
+from chronoverse import metrics
+
 
 def on_starting(server: Any) -> None:
     """Wipes the last run's metrics, and holds the embedded server for as long as the master lives."""
@@ -82,8 +86,20 @@ def when_ready(server: Any) -> None:
 
 
 def _archiver_died(log: Any, pid: int, again: float) -> None:
-    log.warning("the archiver has ended, and starts again in %g s", again)
-    _forget(pid)
+    log.warning("the archiver (pid:%d) has ended, and starts again in %g s", pid, again)
+    metrics.forget_process(metrics.COMPANION)
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Names the worker after one that is gone, in whose files it counts on; its gauges start afresh."""
+    taken = {each.chronoverse_name for each in server.WORKERS.values()}
+    worker.chronoverse_name = next(name for name in map("worker{}".format, itertools.count()) if name not in taken)
+    metrics.forget_process(worker.chronoverse_name)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Before anything is counted."""
+    metrics.name_process(worker.chronoverse_name)
 
 
 def post_worker_init(worker: Any) -> None:
@@ -115,13 +131,7 @@ def _ensure(hold: embedded.Hold, log: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     """Takes the dead worker's gauges out of the sums."""
-    _forget(worker.pid)
-
-
-def _forget(pid: int) -> None:
-    from prometheus_client import multiprocess
-
-    multiprocess.mark_process_dead(pid)
+    metrics.forget_process(worker.chronoverse_name)
 
 
 def on_exit(server: Any) -> None:

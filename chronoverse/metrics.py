@@ -1,13 +1,52 @@
-"""Every metric's name, labels and unit in one place. No logic but the exposition.
+"""Every metric's name, labels and unit in one place. No logic but the exposition, and whose files are whose.
 
 Under several workers prometheus_client keeps the values in files (``PROMETHEUS_MULTIPROC_DIR``, set before this is
 imported), so that whichever worker answers ``/metrics`` tells of all of them. ``docs/operations.md`` says what to do
 about each.
 """
 
+import glob
+import os
+from collections.abc import Iterable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess, values
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    generate_latest,
+    multiprocess,
+    values,
+)
+from prometheus_client.registry import Collector
+
+#: What an archiver that runs beside the service is called.
+COMPANION: Final = "archiver"
+
+#: What this process is called in its files' names.
+_name = ""
+
+
+def name_process(name: str) -> None:
+    """Has this process count on in the files of the last one of that ``name``, which must be gone.
+
+    So a process that follows another takes its counters over: files are as many as processes at a time, sums never go
+    back, and no scrape finds a value twice or not at all. Unnamed, each process would leave files of its own for ever.
+    """
+    global _name
+    _name = name
+
+
+def forget_process(name: str) -> None:
+    """Takes the gauges of a process that is gone out of the sums; its counters stay."""
+    multiprocess.mark_process_dead(name)
+
+
+if values.ValueClass._multiprocess:
+    # Before the first metric is made, which keeps the class that it finds.
+    values.ValueClass = values.MultiProcessValue(lambda: _name or os.getpid())
 
 #: Bounds of the delay's buckets, in seconds. Timestamps have milliseconds, so nothing below 5 ms could be told apart.
 DELAY_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -81,5 +120,21 @@ def exposition() -> bytes:
     if not values.ValueClass._multiprocess:
         return generate_latest()
     registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)
+    registry.register(_Files())
     return generate_latest(registry)
+
+
+class _Files(Collector):
+    def collect(self) -> Iterable[Metric]:
+        collector = multiprocess.MultiProcessCollector(None)
+        # A worker that starts makes its files empty, and only then writes what a reader cannot do without.
+        files = [path for path in glob.glob(f"{glob.escape(collector._path)}/*.db") if _size(path)]
+        found: Iterable[Metric] = collector.merge(files)
+        return found
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -50,6 +51,18 @@ def one_of(*words: str) -> Callable[[str], str]:
         return text.lower()
 
     return parse
+
+
+def traces(text: str) -> bool:
+    """Whether to send traces, which takes packages that not everybody has."""
+    wanted = one_of("true", "false")(text) == "true"
+    try:
+        installed = not wanted or find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        installed = False
+    if not installed:
+        raise ValueError("needs OpenTelemetry: pip install 'chronoverse[otel]'")
+    return wanted
 
 
 def redis_url(text: str) -> str:

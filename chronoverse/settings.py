@@ -191,6 +191,16 @@ class Settings:
     log_level: Annotated[
         str, Knob(parse.one_of(*_LEVELS), "level", f"How much the service logs: {', '.join(_LEVELS)}.")
     ] = "info"
+    traces: Annotated[
+        bool,
+        Knob(
+            parse.traces,
+            "word",
+            "`true` sends an OpenTelemetry span for each request and stream (with the extra `otel`), to where"
+            " `OTEL_EXPORTER_OTLP_ENDPOINT` and its like say ([more](operations.md#traces)).",
+            "`false`",
+        ),
+    ] = False
     web_concurrency: Annotated[
         int, Knob(parse.Whole(1, 256), "processes", "The service's workers.", "one per core, 4 at most", "")
     ] = field(default_factory=_workers)

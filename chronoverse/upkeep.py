@@ -63,10 +63,12 @@ def archiver_of(settings: Settings, store: "Store", stop: threading.Event) -> "A
 @click.option("--once", is_flag=True, help="Do all that is due now, and exit.")
 @click.option("--orphans", is_flag=True, help="Only list what is in the archive and unknown to the store.")
 @click.option("--delete", is_flag=True, help="With --orphans: delete it. After a restore of the store, list it first.")
-@click.option("--metrics", metavar="HOST:PORT", help="Show Prometheus metrics there.")
+@click.option("--metrics", "address", metavar="HOST:PORT", help="Show Prometheus metrics there.")
 @click.option("--while-stdin", is_flag=True, hidden=True, help="Go when standard input ends.")
-def archive(once: bool, orphans: bool, delete: bool, metrics: str | None, while_stdin: bool) -> int:
+def archive(once: bool, orphans: bool, delete: bool, address: str | None, while_stdin: bool) -> int:
     """Move logs into the archive, and delete those whose time is over, until told to go."""
+    from chronoverse import metrics
+
     if delete and not orphans:
         raise click.UsageError("--delete goes with --orphans")
     settings = Settings.from_env()
@@ -74,10 +76,11 @@ def archive(once: bool, orphans: bool, delete: bool, metrics: str | None, while_
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     if while_stdin:
+        metrics.name_process(metrics.COMPANION)
         threading.Thread(target=_until_stdin_ends, args=(stop,), daemon=True).start()
     _log(settings)
-    if metrics:
-        _show_metrics(metrics)
+    if address:
+        _show_metrics(address)
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     with opened(settings) as store:

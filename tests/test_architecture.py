@@ -37,8 +37,9 @@ LAYERS: Final = {
         "api deliver",
     ),
     "HTTP": (
-        "web.fairness",
-        "web.addresses web.admission web.bodies web.connection web.crowd web.cursors web.identity",
+        "web.fairness web.identity",
+        "web.tracing",
+        "web.addresses web.admission web.bodies web.connection web.crowd web.cursors",
         "web.pump web.schemas",
         "web.journal web.problems web.searches",
         "web.openapi web.outlet web.publications web.refusals",
@@ -58,6 +59,7 @@ OWNERS: Final = {
     "webargs": "web",
     "werkzeug": "web",
     "gevent": "web",
+    "opentelemetry": "web.tracing",
     "re2": "matcher",
 }
 

@@ -1,9 +1,9 @@
-"""Who may reach the store, and what they may do there: TLS with certificates, and the rights of docs/redis.md."""
+"""What those may do who reach the store: the rights of docs/redis.md."""
 
 import contextlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -11,15 +11,13 @@ import pytest
 import redis
 
 from chronoverse.archive.files import FileObjects
-from chronoverse.errors import StoreError, StoreUnavailable
+from chronoverse.errors import StoreError
 from chronoverse.joblog import JobRef, Run, Status
 from chronoverse.sealing import sealer
 from chronoverse.store import Durability, Store
-from tests.conftest import binary
 from tests.support.archivers import DAY, append, archive
 from tests.support.bench import JOB, NOW, NOW_SECONDS, make_lines
-from tests.support.certificates import Authority
-from tests.support.fleets import Cluster, Sentinel, Watched, free_ports
+from tests.support.fleets import Cluster, Watched
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -28,79 +26,6 @@ DOCUMENT: Final = (Path(__file__).parents[1] / "docs" / "redis.md").read_text("u
 HALF, LOST, LARGE, ENDED = (JobRef("wf_1", name) for name in ("half", "lost", "large", "ended"))
 #: The users of the document, in its order: the service, a runner, the service to a Sentinel, an archiver.
 RULES: Final = [line.split()[2:] for line in DOCUMENT.splitlines() if line.startswith("ACL SETUSER ")]
-
-
-# TLS
-
-
-class Secured:
-    """A server that speaks nothing but TLS, and only to those whom the authority knows."""
-
-    def __init__(self, directory: Path, kind: str) -> None:
-        self.port, self.sentinel_port = free_ports(2)
-        self.authority = Authority(directory)
-        server, self.client = self.authority.vouch("server"), self.authority.vouch("client")
-        self.options = (
-            *("--tls-cert-file", str(server), "--tls-key-file", str(server.with_suffix(".key"))),
-            *("--tls-ca-cert-file", str(self.authority.path), "--tls-replication", "yes"),
-        )
-        self.server = RedisServer(directory / "server", binary(kind), "--tls-port", str(self.port), *self.options)
-        self.place = f"127.0.0.1:{self.port}"
-
-    def query(self, ca: Path | None = None, client: bool = True) -> str:
-        own = f"&ssl_certfile={self.client}&ssl_keyfile={self.client.with_suffix('.key')}" if client else ""
-        return f"?ssl_ca_certs={ca or self.authority.path}{own}"
-
-
-@pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    """One for the module."""
-    secured = Secured(tmp_path_factory.mktemp("secured"), "redis-server")
-    with secured.server:
-        yield secured
-
-
-def publish_and_read(store: Store) -> None:
-    """Over each kind of connection that a store has."""
-    attempt = store.open(JOB, "token")
-    appends = store.appends()
-    appends.send(attempt, 1, [Run(NOW, "stdout", False, [b"a line"])])
-    assert appends.receive() == 2
-    appends.reset()
-    reader = store.reader(1)
-    assert [job for job, _ in reader.read({JOB: 0}, 10)] == [JOB]
-    reader.close()
-    assert store.look(JOB)
-    store.close()
-
-
-def test_who_has_certificates_is_let_in(secured: Secured, prefix: str) -> None:
-    """On every connection."""
-    publish_and_read(Store(f"rediss://{secured.place}{secured.query()}", prefix=prefix))
-
-
-def test_sentinels_and_their_master_speak_tls(secured: Secured, prefix: str, tmp_path: Path) -> None:
-    """Both, to the same authority's certificates."""
-    config = tmp_path / "sentinel.conf"
-    config.write_text(f"sentinel monitor logs 127.0.0.1 {secured.port} 1\n")
-    tls = ("--tls-port", str(secured.sentinel_port), *secured.options)
-    with Sentinel(tmp_path / "s", config, 0, binary("redis-server"), *tls):
-        url = f"rediss+sentinel://127.0.0.1:{secured.sentinel_port}/logs{secured.query()}"
-        publish_and_read(Store(url, prefix=prefix))
-
-
-@pytest.mark.parametrize("missing", ["client", "authority", "TLS"])
-def test_who_has_not_is_kept_out(secured: Secured, tmp_path: Path, missing: str) -> None:
-    """Neither does a server with another authority's certificate take us in."""
-    stranger = Authority(tmp_path).path if missing == "authority" else None
-    query = "" if missing == "TLS" else secured.query(stranger, client=missing != "client")
-    store = Store(f"redis{'' if missing == 'TLS' else 's'}://{secured.place}{query}")
-    with pytest.raises(StoreUnavailable):
-        store.ping()
-    store.close()
-
-
-# Rights
 
 
 def used(server: RedisServer) -> set[str]:

@@ -21,9 +21,11 @@ from chronoverse.web.admission import Streams
 from chronoverse.web.crowd import Worker
 from chronoverse.web.fairness import ARRIVING_SECONDS, Sparingly, let_others
 from chronoverse.web.fastpath import FastPath
+from chronoverse.web.journal import redact
 from chronoverse.web.outlet import Outlets
 from chronoverse.web.schemas import IdentifierConverter
 from chronoverse.web.services import ARRIVAL_SECONDS, Services
+from chronoverse.web.tracing import Traces
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -62,6 +64,7 @@ def services(settings: Settings) -> Services:
         outlets=Outlets(Worker(tail, settings.heartbeat_seconds, time.monotonic)),
         arrivals=Turns(ARRIVAL_SECONDS, AtCapacity, Sparingly(ARRIVING_SECONDS)),
         hold=hold,
+        traces=Traces(redact) if settings.traces else None,
     )
 
 
@@ -82,6 +85,8 @@ def build_app(services: Services) -> Flask:
     app.extensions["chronoverse"] = services
     # Flask's way to put something in front of an application.
     app.wsgi_app = FastPath(app.wsgi_app, services)  # type: ignore[method-assign]
+    if services.traces:
+        services.traces.register(app)
     return app
 
 

@@ -10,6 +10,7 @@ from typing import Final
 from chronoverse import metrics
 from chronoverse.errors import AtCapacity, ChronoverseError, Draining, ShareUsed
 from chronoverse.viewer import Viewer
+from chronoverse.web.tracing import RequestSpan
 
 #: Milliseconds after which a client comes back, drawn for each connection so that they do not come all at once.
 RETRY_MS: Final = (1000, 5000)
@@ -30,13 +31,16 @@ def retry_ms() -> int:
 class Guest:
     """One stream's place. ``subject`` is its token's, ``since`` when it came, on the monotonic clock."""
 
-    __slots__ = ("address", "request_id", "since", "subject", "viewer")
+    __slots__ = ("address", "request_id", "since", "span", "subject", "viewer")
 
-    def __init__(self, subject: str, address: str, request_id: str, since: float) -> None:
+    def __init__(
+        self, subject: str, address: str, request_id: str, since: float, span: RequestSpan | None = None
+    ) -> None:
         self.subject = subject
         self.address = address
         self.request_id = request_id
         self.since = since
+        self.span = span
         self.viewer: Viewer | None = None
 
 

@@ -2,6 +2,7 @@
 
 import _socket
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -40,6 +41,11 @@ def half_close(sock: socket.socket) -> None:
         plain.shutdown(socket.SHUT_RD)
 
 
+def unresponsive(error: OSError) -> bool:
+    """Whether ``error`` says of a peer that it took nothing for too long, or that its machine is not there any more."""
+    return isinstance(error, TimeoutError) or error.errno == errno.EHOSTUNREACH
+
+
 def on_hangup(sock: _socket.socket, left: Callable[[str], None]) -> Callable[[], None]:
     """Calls ``left`` once when the peer closes; without it that is noticed two heartbeats late. Returns the undoing.
 
@@ -58,7 +64,7 @@ def on_hangup(sock: _socket.socket, left: Callable[[str], None]) -> Callable[[],
             return
         except OSError as error:
             gone = True
-            why = "slow" if isinstance(error, TimeoutError) else "left"
+            why = "slow" if unresponsive(error) else "left"
         # A client that sends on after its request is not watched further: the data would wake us for ever.
         watcher.stop()
         if gone:

@@ -23,6 +23,7 @@ from chronoverse.web.identity import HEADER, name_for
 from chronoverse.web.opening import CONTENT_TYPE, TURN, hand_over, headers, open_viewer, wanted
 from chronoverse.web.schemas import EventsQuery, parse_last_event_id
 from chronoverse.web.services import Services
+from chronoverse.web.tracing import SPAN
 
 #: Query strings remembered with what they mean: a crowd asks for the same.
 QUERIES: Final = 256
@@ -73,7 +74,7 @@ class FastPath:
             return None
         client = services.proxies.client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR"))
         name = name_for(environ.get("HTTP_X_REQUEST_ID", ""))
-        asking = Guest(principal.subject, client, name, services.monotonic())
+        asking = Guest(principal.subject, client, name, services.monotonic(), environ.get(SPAN))
         if not principal.may_see(ref.workflow_id) or not services.streams.has_place(asking):
             return None
         stream = query.get("stream")

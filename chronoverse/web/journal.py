@@ -87,10 +87,11 @@ class ConsoleLogger(Logger):
         # No line says its thread's name, which takes a third of its time under gevent.
         # https://docs.python.org/3/howto/logging.html#optimization
         logging.logThreads = logging.logMultiprocessing = False
-        ours = logging.getLogger("chronoverse")
-        ours.handlers = self.error_log.handlers
-        ours.propagate = False
-        ours.setLevel(self.loglevel)
+        # And of what sends traces, which has things to say when nobody takes them.
+        for ours in map(logging.getLogger, ("chronoverse", "opentelemetry")):
+            ours.handlers = self.error_log.handlers
+            ours.propagate = False
+            ours.setLevel(self.loglevel)
         for handler in self.error_log.handlers:
             handler.setFormatter(self.formatter())
 

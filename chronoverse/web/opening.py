@@ -75,6 +75,8 @@ def open_viewer(services: Services, asking: Guest, asked: Request) -> tuple[View
     metrics.STREAMS_STARTED.inc()
     asking.viewer = viewer = Viewer(asked, services.pieces, services.tail, clock=services.monotonic)
     _note("stream opened", asking, job=str(asked.ref), after=asked.after, client=asking.address, sub=asking.subject)
+    if asking.span:
+        asking.span.opened(asking.request_id, asked.ref.workflow_id, asked.ref.job_id, asked.after)
     return viewer, partial(_ended, services, asking, viewer)
 
 
@@ -108,6 +110,8 @@ def _ended(services: Services, asking: Guest, viewer: Viewer) -> None:
     metrics.STREAMS_OPEN.dec()
     metrics.STREAMS_ENDED.labels(reason).inc()
     _note("stream ended", asking, why=reason, at=viewer.cursor, seconds=round(services.monotonic() - asking.since, 3))
+    if asking.span:
+        asking.span.ended(reason, viewer.cursor)
 
 
 def _note(what: str, asking: Guest, **fields: object) -> None:

@@ -20,7 +20,7 @@ import gevent.socket
 
 from chronoverse.channel import Channel
 from chronoverse.viewer import RETRY_READ_SECONDS, Viewer
-from chronoverse.web.connection import SEND_SECONDS, on_hangup
+from chronoverse.web.connection import SEND_SECONDS, on_hangup, unresponsive
 from chronoverse.web.crowd import Crowd, Worker
 from chronoverse.web.pump import Pump, Room
 
@@ -102,8 +102,7 @@ class Outlet:
         try:
             rest = self._write(first)
         except Exception as error:
-            if not isinstance(error, OSError):
-                log.exception("a stream failed")
+            self._failed(error)
             self._close()
             return
         if rest is not None:
@@ -139,8 +138,7 @@ class Outlet:
         except BlockingIOError:
             return
         except Exception as error:
-            if not isinstance(error, OSError):
-                log.exception("a stream failed")
+            self._failed(error)
             self._close()
             return
         if following is not None and not self.viewer.done and not self.viewer.behind:
@@ -200,13 +198,15 @@ class Outlet:
                     self._outlets.settle(self, self._socket.send)
                     return
             self._send(LAST_CHUNK)
-        except TimeoutError:
-            self.viewer.reason = "slow"
-        except OSError:
-            pass
-        except Exception:
-            log.exception("a stream failed")
+        except Exception as error:
+            self._failed(error)
         self._close()
+
+    def _failed(self, error: Exception) -> None:
+        if not isinstance(error, OSError):
+            log.exception("a stream failed")
+        elif unresponsive(error):
+            self.viewer.reason = "slow"
 
     def _send(self, data: bytes | memoryview) -> None:
         """Raises OSError: the peer has gone, or took too long."""

@@ -27,6 +27,7 @@ from chronoverse.web.identity import request_id
 from chronoverse.web.outlet import Outlets
 from chronoverse.web.problems import problem
 from chronoverse.web.schemas import Blueprint
+from chronoverse.web.tracing import SPAN, Traces
 
 #: Seconds a viewer that comes waits for its turn: a crowd of some thousands is let in within that.
 ARRIVAL_SECONDS: Final = 10.0
@@ -55,6 +56,8 @@ class Services:
     hold: Hold | None = None
     #: Where archived logs lie; None where there is no archive.
     objects: Objects | None = None
+    #: Where they are asked for.
+    traces: Traces | None = None
     #: Turns at reading many stored lines; see :meth:`scanning`.
     scans: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(SCANS))
     proxies: Proxies = field(default_factory=Proxies)
@@ -104,7 +107,8 @@ class Services:
 def guest(services: Services) -> Guest:
     """Who is asking, as far as places for streams go."""
     address = services.proxies.client(request.remote_addr or "", request.headers.get("X-Forwarded-For"))
-    return Guest(principal().subject, address, request_id() or "", services.monotonic())
+    span = request.environ.get(SPAN)
+    return Guest(principal().subject, address, request_id() or "", services.monotonic(), span)
 
 
 def principal() -> Principal:

@@ -92,6 +92,8 @@ class Worker(GeventWorker):
             self.notify()
             gevent.sleep(LOOK_SECONDS)
         services.tail.tell()
+        if services.traces:
+            services.traces.close()
 
     def _serve(self, listener: Any) -> StreamServer:
         listener.setblocking(True)

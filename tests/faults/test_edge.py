@@ -13,6 +13,7 @@ import pytest
 
 from chronoverse.joblog import JobRef
 from chronoverse.sse import Decoder
+from tests.faults.crowd import Crowd
 from tests.faults.emitter import EXIT_CODE, line
 from tests.faults.oracle import Printed, judge
 from tests.faults.runner import Runner
@@ -26,6 +27,11 @@ from tests.support.waiting import wait_until
 VIEWERS: Final = 3
 #: Seconds in which whatever was promised must have happened, on a machine that does other things too.
 RECOVERY_SECONDS: Final = 10.0
+#: Viewers that come at once to a log of so many lines, the seconds that it may take them, and the megabytes that it may
+#: take a worker: a write of 256 KiB for each, and the pieces of the past.
+CROWD, LONG_LINES = 100, 20_000
+CROWD_SECONDS: Final = 60.0
+CROWD_MB: Final = 64
 #: Seconds that the worker's clock jumps, forwards and back.
 JUMP_SECONDS: Final = 3600.0
 
@@ -260,6 +266,35 @@ def test_row_22_a_token_expires(stage: Stage) -> None:
         assert each.troubles[0] == "token expired"
         assert each.troubles[1].startswith("401")
         assert [seen.number for seen in each.lines] == [1, 2, 3]
+
+
+def test_row_23_a_crowd_at_the_beginning_of_a_long_log(stage: Stage) -> None:
+    """All of it has every line once, in order; the workers grow within bounds; viewers of a live job miss nothing."""
+    long = foreign(stage, "row-23-long")
+    for _ in range(LONG_LINES // 5000):
+        prove(long, 5000, padding=40)
+    long.end()
+    runner, watchers = stage.play(job("row-23"), viewers=VIEWERS)
+    headers = f"Authorization: Bearer {stage.service.token()}\r\n"
+    crowd = Crowd(stage.door, f"{long.path}/events", headers, CROWD)
+    workers = [psutil.Process(pid) for pid in stage.service.worker_pids()]
+    before, most = [worker.memory_info().rss for worker in workers], [0, 0]
+    deadline = time.monotonic() + CROWD_SECONDS
+
+    def beat() -> bool:
+        most[:] = map(max, most, (worker.memory_info().rss for worker in workers))
+        return time.monotonic() > deadline
+
+    crowd.run(beat)
+    grown = [(now - then) / 2**20 for now, then in zip(most, before, strict=True)]
+    print(f"{CROWD_SECONDS + time.monotonic() - deadline:.1f} s; the workers grew by {grown} MB")
+    # The end has a number too.
+    assert {member.lines for member in crowd.members} == {LONG_LINES + 1}
+    assert (crowd.wrong, crowd.returns, crowd.answers["200"], crowd.answers["cut"]) == (0, [], CROWD, 0)
+    assert max(grown) < CROWD_MB
+    assert [watcher.connections for watcher in watchers] == [1] * VIEWERS
+    stage.more(watchers, 50)
+    finish(stage, runner)
 
 
 def test_row_24_viewers_come_and_go(stage: Stage) -> None:

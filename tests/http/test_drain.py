@@ -6,6 +6,8 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from signal import SIGTERM
 from typing import Any, Final
 
@@ -15,6 +17,7 @@ import pytest
 from chronoverse.auth import mint
 from tests.http.foreign import Foreign
 from tests.http.wire import PATIENCE_SECONDS, Stream, receive, request_bytes
+from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service, serving
 from tests.support.waiting import wait_until
@@ -72,6 +75,32 @@ def test_an_address_has_its_share_and_others_have_theirs(limited: Service, job: 
         first[0].close()
         wait_until(lambda: limited.metric("chronoverse_streams_open") == 3, PATIENCE_SECONDS, "one has left")
         assert stack.enter_context(watch(limited, job, "s4", "192.0.2.1")).wait_for(b"id: 3\n\n").status == 200
+
+
+class From:
+    """nginx, as a client comes to it from ``address``, another one of this machine's."""
+
+    def __init__(self, nginx: Nginx, address: str) -> None:
+        self.url, self.verify = nginx.url, nginx.verify
+        self.logs = nginx.logs
+        self.connect = partial(nginx.connect, source=address)
+
+
+def test_behind_nginx_an_address_is_the_clients_own(limited: Service, job: Foreign, tmp_path: Path) -> None:
+    """Whatever a client says of itself, it is neither nginx's nor anybody else's share that it uses up."""
+    with Nginx(tmp_path, [(limited.host, limited.port)]) as nginx, ExitStack() as stack:
+
+        def came(address: str, said: str, subject: str) -> Stream:
+            headers = {"Authorization": f"Bearer {token(subject)}", "X-Forwarded-For": said, "Forwarded": f"for={said}"}
+            return stack.enter_context(Stream(From(nginx, address), f"{job.path}/events", headers))
+
+        for number in range(3):
+            came("127.0.0.3", f"192.0.2.{number}", f"n{number}").wait_for(b"id: 3\n\n")
+        assert came("127.0.0.3", "192.0.2.9", "n4").wait_end().status == 429
+        assert came("127.0.0.4", "127.0.0.3", "n5").wait_for(b"id: 3\n\n").status == 200
+    wait_until(lambda: limited.metric("chronoverse_streams_open") == 0, PATIENCE_SECONDS, "all have left")
+    assert "client=127.0.0.4" in limited.logs()
+    assert "192.0.2.9" not in limited.logs()
 
 
 def test_a_token_has_its_share_from_wherever_it_comes(limited: Service, job: Foreign) -> None:

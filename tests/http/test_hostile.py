@@ -9,10 +9,11 @@ import httpx
 import orjson
 import pytest
 
-from tests.http.foreign import Foreign
+from tests.http.foreign import Foreign, ask_all
 from tests.http.wire import PATIENCE_SECONDS, Door, exchange, receive, request_bytes
 from tests.support.nginx import Nginx
 from tests.support.service import Service
+from tests.support.waiting import wait_until
 
 JOB: Final = b"/workflows/hostile/jobs/job_1"
 PROBLEM: Final = "application/problem+json"
@@ -356,6 +357,45 @@ def test_a_method_that_is_none_is_refused(door: Door, token: str, method: bytes)
     status, _, _ = exchange(door, request_bytes(JOB, token, method=method))
 
     assert status in (400, 405, 501)
+
+
+@pytest.mark.parametrize("method", [b"POST", b"PUT", b"PATCH", b"DELETE", b"TRACE", b"CONNECT", b"OPTIONS", b"HEAD"])
+def test_only_a_get_opens_a_stream(door: Door, service: Service, token: str, method: bytes) -> None:
+    """Of a job that runs, so that it would stay open: all else is answered, and over."""
+    job = Foreign(str(service.redis_url), "hostile", "runs").lines(["x"])
+    path = f"{job.path}/events".encode()
+    status, headers, body = exchange(door, request_bytes(path, token, b"Content-Length: 0", method=method))
+    ask_all(str(service.redis_url), [("DEL", job.key)])
+
+    if method in (b"OPTIONS", b"HEAD"):
+        assert (status, body) == (200, b"")
+    else:
+        # nginx knows two of them itself.
+        assert status == 405 or (method in (b"CONNECT", b"TRACE") and status in (400, 405))
+        assert headers["content-type"] == PROBLEM
+    wait_until(lambda: service.metric("chronoverse_streams_open") == 0, PATIENCE_SECONDS, "no stream is open")
+
+
+def test_a_request_behind_that_for_a_stream_waits_for_its_end(nginx: Nginx, service: Service, token: str) -> None:
+    """nginx keeps the viewer's connection, and neither answer becomes a part of the other."""
+    job = Foreign(str(service.redis_url), "hostile", "pipelined").lines(["x"])
+    first, second = (
+        request_bytes(path, token).replace(b"Connection: close\r\n", b"")
+        for path in (f"{job.path}/events".encode(), b"/healthz")
+    )
+    received = b""
+    with nginx.connect(PATIENCE_SECONDS) as sock:
+        sock.sendall(first + second)
+        while b"id: 1\n\n" not in received:
+            received += sock.recv(65_536)
+        job.line("y")
+        job.end()
+        while not received.endswith(b'{"status":"ok"}\n') and (chunk := sock.recv(65_536)):
+            received += chunk
+
+    stream, _, rest = received.partition(b"\r\n0\r\n\r\n")
+    assert stream.endswith(b"id: 3\n\n")
+    assert (stream.count(b"HTTP/1.1 "), rest.count(b"HTTP/1.1 200 ")) == (1, 1)
 
 
 @pytest.mark.parametrize("header", [b"X-Forwarded-For: 1.2.3.4\x1b", b"X-Forwarded-Proto: https", b"Forwarded: for=x"])

@@ -19,7 +19,7 @@ from chronoverse.errors import AtCapacity
 from chronoverse.web.bodies import Bodies
 from chronoverse.web.publications import LinesBody
 from tests.http.foreign import TIMESTAMP, Foreign, ask_all
-from tests.http.wire import Stream
+from tests.http.wire import Door, Stream
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 
@@ -451,13 +451,16 @@ def test_a_body_may_be_as_long_as_the_setting_says(opened: Runner) -> None:
         refusal(response)
 
 
-def test_a_bomb_is_not_inflated(opened: Runner, service: Service) -> None:
+def test_a_bomb_is_not_inflated(door: Door, service: Service, auth: dict[str, str], job: Foreign) -> None:
     """A body that would become 256 MiB is refused after eight, and the worker does not grow by more."""
     bomb = gzip.compress(bytes(256 * 2**20), 1)
     pid = service.worker_pids()[0]
     before = _peak_bytes(pid)
 
-    assert opened.post_bytes("logs", bomb, Content_Encoding="gzip").status_code == 413
+    with httpx.Client(base_url=door.url, verify=door.verify, headers=auth, timeout=10) as client:
+        opened = Runner(client, job)
+        assert opened.open().status_code == 200
+        assert opened.post_bytes("logs", bomb, Content_Encoding="gzip").status_code == 413
     assert _peak_bytes(pid) - before < 40 * 2**20
 
 

@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -91,6 +94,47 @@ def test_gauges_are_those_of_all_workers(seen: Service, redis_server: RedisServe
     for stream in streams:
         stream.close()
     wait_until(lambda: seen.metric("chronoverse_jobs_watched") == 0, PATIENCE_SECONDS, "nobody watches")
+
+
+def lose(service: Service, pid: int, number: signal.Signals) -> None:
+    """Sends ``number`` to ``pid``, and waits until workers have gone by it and there are two again."""
+    before = set(service.worker_pids())
+    os.kill(pid, number)
+    wait_until(lambda: not before <= set(service.worker_pids()), PATIENCE_SECONDS, "a worker has gone")
+    wait_until(lambda: len(service.worker_pids()) == 2, PATIENCE_SECONDS, "two serve")
+
+
+def test_counters_outlive_their_workers_in_as_many_files(tmp_path: Path, redis_server: RedisServer) -> None:
+    """Through twenty generations, replaced or killed: no scrape sees a sum go back, and none is lost in the end."""
+    refused, gone = 'chronoverse_requests_refused_total{status="404"}', threading.Event()
+    scraped: list[float] = []
+
+    def scrape(service: Service) -> None:
+        while not gone.is_set():
+            with contextlib.suppress(httpx.TransportError):
+                scraped.append(service.metric(refused))
+
+    with serving(tmp_path, redis_server.url, workers=2) as service:
+        thread = threading.Thread(target=scrape, args=(service,))
+        thread.start()
+        try:
+            for generation in range(20):
+                for _ in range(5):
+                    httpx.get(f"{service.url}/nowhere")
+                if generation % 2:
+                    lose(service, min(service.worker_pids()), signal.SIGKILL)
+                else:
+                    lose(service, service.pid, signal.SIGHUP)
+        finally:
+            gone.set()
+            thread.join()
+        files = [path.name for path in (tmp_path / "metrics").glob("counter_*")]
+
+        assert scraped == sorted(scraped)
+        assert len(scraped) > 20
+        assert service.metric(refused) == 100
+        wait_until(lambda: service.metric("chronoverse_workers") == 2, PATIENCE_SECONDS, "only the living are told")
+        assert set(files) <= {f"counter_worker{number}.db" for number in range(4)}
 
 
 def test_a_stream_is_two_lines_of_the_log(seen: Service, redis_server: RedisServer) -> None:

@@ -10,7 +10,7 @@ import jwt
 import orjson
 import pytest
 
-from chronoverse.auth import READ, WRITE
+from chronoverse.auth import ADMIN, READ, WRITE
 from tests.http.foreign import Foreign
 from tests.http.wire import Door, exchange, request_bytes
 from tests.support.nginx import Nginx
@@ -26,9 +26,17 @@ ROUTES: Final = {
     "open": ("POST", "/workflows/mine/jobs/job/attempts"),
     "append": ("POST", "/workflows/mine/jobs/job/logs"),
     "end": ("POST", "/workflows/mine/jobs/job/end"),
+    "search": ("GET", "/workflows/mine/jobs/job/logs/search?q=x"),
+    "raw": ("GET", "/workflows/mine/jobs/job/logs/raw"),
+    "redact": ("POST", "/workflows/mine/jobs/job/logs/redact"),
+    "redactions": ("GET", "/workflows/mine/jobs/job/logs/redactions"),
+    # Of one that is not there: nobody is to delete what the others ask for.
+    "DELETE": ("DELETE", "/workflows/mine/jobs/nothing"),
 }
 #: What the good token reads: a GET of ``events`` ends since the job has.
-READS: Final = dict.fromkeys(("events", "logs", "job", "jobs"), 200)
+READS: Final = dict.fromkeys(("events", "logs", "job", "jobs", "search", "raw"), 200)
+#: What takes a scope of its own, which the good token has not: that is said first, whatever is there.
+ADMINISTERS: Final = dict.fromkeys(("redact", "redactions", "DELETE"), 403)
 #: What the good token writes: a POST gets as far as its body, of which there is none.
 WRITES: Final = {"PUT": 200, "open": 415, "append": 415, "end": 415}
 
@@ -67,15 +75,16 @@ MATRIX: Final[dict[str, tuple[Callable[[], str | None], dict[str, int]]]] = {
     "alg none": (unsigned, {"else": 401}),
     "wrong key": (lambda: signed(b"another secret, as long as a key has to be"), {"else": 401}),
     "another algorithm": (lambda: signed(SECRET * 2, "HS512"), {"else": 401}),
-    "other workflow": (lambda: signed(workflows=["theirs"]), {"else": 404}),
-    "a prefix of it": (lambda: signed(workflows=["min"]), {"else": 404}),
-    "no workflow": (lambda: signed(workflows=[]), {"else": 404}),
+    "other workflow": (lambda: signed(workflows=["theirs"]), ADMINISTERS | {"else": 404}),
+    "a prefix of it": (lambda: signed(workflows=["min"]), ADMINISTERS | {"else": 404}),
+    "no workflow": (lambda: signed(workflows=[]), ADMINISTERS | {"else": 404}),
     "read only": (lambda: signed(scope=READ), READS | {"else": 403}),
     "write only": (lambda: signed(scope=WRITE), WRITES | {"else": 403}),
     "no scope": (lambda: signed(scope=""), {"else": 403}),
-    "both": (signed, READS | WRITES),
-    "all workflows": (lambda: signed(workflows=["*"]), READS | WRITES),
-    "lower case": (lambda: signed().replace("Bearer", "bearer"), READS | WRITES),
+    "admin only": (lambda: signed(scope=ADMIN), {"redact": 415, "redactions": 200, "DELETE": 404, "else": 403}),
+    "both": (signed, READS | WRITES | ADMINISTERS),
+    "all workflows": (lambda: signed(workflows=["*"]), READS | WRITES | ADMINISTERS),
+    "lower case": (lambda: signed().replace("Bearer", "bearer"), READS | WRITES | ADMINISTERS),
 }
 
 
@@ -151,8 +160,9 @@ def test_a_token_in_the_address_opens_nothing(service: Service, door: Door, name
     token = signed().removeprefix("Bearer ")
     before = service.log_size()
     for method, path in ROUTES.values():
-        response = ask(door, method, f"{path}?{name}={token}", signed() if authorization else None)
-        assert response.status_code in ((200, 400, 415) if authorization else (401,))
+        query = f"{'&' if '?' in path else '?'}{name}={token}"
+        response = ask(door, method, path + query, signed() if authorization else None)
+        assert response.status_code in ((200, 400, 403, 415) if authorization else (401,))
 
     signature = token.rpartition(".")[2]
     assert signature not in service.logs(before) + door.logs()

@@ -56,5 +56,26 @@ class Authority:
         return path
 
 
+class Vouched:
+    """Redis servers and their clients: they speak TLS alone, and trust the same authority."""
+
+    def __init__(self, directory: Path) -> None:
+        self.authority = Authority(directory)
+        self._server, self._client = self.authority.vouch("server"), self.authority.vouch("client")
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """A server's, also for what it says to other servers. Its port is a ``--tls-port``."""
+        return (
+            *("--tls-cert-file", str(self._server), "--tls-key-file", str(self._server.with_suffix(".key"))),
+            *("--tls-ca-cert-file", str(self.authority.path), "--tls-replication", "yes", "--tls-cluster", "yes"),
+        )
+
+    def query(self, ca: Path | None = None, client: bool = True) -> str:
+        """What a store's URL ends with; with another authority, or without a certificate of its own."""
+        own = f"&ssl_certfile={self._client}&ssl_keyfile={self._client.with_suffix('.key')}" if client else ""
+        return f"?ssl_ca_certs={ca or self.authority.path}{own}"
+
+
 def _named(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

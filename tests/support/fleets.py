@@ -32,11 +32,15 @@ def free_ports(number: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
-def node(directory: Path, port: int, *options: str, binary: str | None = None) -> RedisServer:
+def on_port(port: int, tls: Sequence[str]) -> tuple[str, ...]:
+    """A server's options to be on a TCP port; with ``tls``, its options for that, nobody gets in without."""
+    port_options = ("--port", "0", "--tls-port", str(port), *tls) if tls else ("--port", str(port))
+    return ("--bind", "127.0.0.1", *port_options)
+
+
+def node(directory: Path, port: int, *options: str, binary: str | None = None, tls: Sequence[str] = ()) -> RedisServer:
     """A server that is also on a TCP port."""
-    return RedisServer(
-        directory, binary, "--bind", "127.0.0.1", "--port", str(port), "--repl-diskless-sync-delay", "0", *options
-    )
+    return RedisServer(directory, binary, *on_port(port, tls), "--repl-diskless-sync-delay", "0", *options)
 
 
 class Fleet:
@@ -75,19 +79,20 @@ class Fleet:
 
 
 class Watched(Fleet):
-    """A master, a replica, and three Sentinels that watch them."""
+    """A master, a replica, and three Sentinels that watch them; with ``tls``, options for it, they speak it alone."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, binary: str | None = None, tls: Sequence[str] = ()) -> None:
         first, second, *self.watchers = free_ports(5)
         self.ports = (first, second)
         self._directory = directory
+        self._binary, self._tls = binary, tls
         servers = [
-            node(directory / "a", first, *options),
-            node(directory / "b", second, "--replicaof", "127.0.0.1", str(first), *options),
+            node(directory / "a", first, *options, binary=binary, tls=tls),
+            node(directory / "b", second, "--replicaof", "127.0.0.1", str(first), *options, binary=binary, tls=tls),
         ]
         super().__init__([*servers, *self._sentinels()])
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.watchers)
-        self.url = f"redis+sentinel://{hosts}/{SERVICE}"
+        self.url = f"{'rediss' if tls else 'redis'}+sentinel://{hosts}/{SERVICE}"
 
     def _sentinels(self) -> Iterator[RedisServer]:
         for number, port in enumerate(self.watchers):
@@ -99,7 +104,7 @@ class Watched(Fleet):
                 f"sentinel down-after-milliseconds {SERVICE} {DOWN_MS}\n"
                 f"sentinel failover-timeout {SERVICE} 3000\n"
             )
-            yield Sentinel(place, config, port)
+            yield Sentinel(place, config, port, self._binary, tls=self._tls)
 
     def start(self) -> Self:
         super().start()
@@ -164,8 +169,10 @@ def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
 class Sentinel(RedisServer):
     """A Sentinel, by its configuration file, which it rewrites."""
 
-    def __init__(self, directory: Path, config: Path, port: int, binary: str | None = None, *options: str) -> None:
-        super().__init__(directory, binary, "--bind", "127.0.0.1", "--port", str(port), *options)
+    def __init__(
+        self, directory: Path, config: Path, port: int, binary: str | None = None, tls: Sequence[str] = ()
+    ) -> None:
+        super().__init__(directory, binary, *on_port(port, tls))
         self._config = str(config)
 
     def _command(self) -> list[str]:
@@ -175,24 +182,29 @@ class Sentinel(RedisServer):
 
 
 class Cluster(Fleet):
-    """Three masters with a third of the slots each, and a replica of one of them."""
+    """Three masters with a third of the slots each, and a replica of one; with ``tls``, options for it, by it alone."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, binary: str | None = None, tls: Sequence[str] = ()) -> None:
         ports = free_ports(8)
         self.ports, self._buses = ports[:4], ports[4:]
+        self._ids: list[str] = []
         on = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(2 * DOWN_MS))
         # With full coverage all would refuse while one is away.
         partial = ("--cluster-require-full-coverage", "no")
+        # Nobody is told of a replica that has not heard of its master, which else says something every 10 s.
+        options = (*on, *partial, "--repl-ping-replica-period", "1", *options)
         super().__init__(
             [
-                node(directory / f"n{number}", port, "--cluster-port", str(bus), *on, *partial, *options)
+                node(directory / f"n{number}", port, "--cluster-port", str(bus), *options, binary=binary, tls=tls)
                 for number, (port, bus) in enumerate(zip(self.ports, self._buses, strict=True))
             ]
         )
-        self.url = f"redis+cluster://127.0.0.1:{self.ports[0]},127.0.0.1:{self.ports[1]}"
+        scheme = "rediss" if tls else "redis"
+        self.url = f"{scheme}+cluster://127.0.0.1:{self.ports[0]},127.0.0.1:{self.ports[1]}"
 
     def start(self) -> Self:
         super().start()
+        self._ids = [server.ask("CLUSTER", "MYID").decode() for server in self.servers]
         for number, server in enumerate(self.servers[:3]):
             server.ask("CLUSTER", "ADDSLOTSRANGE", SLOTS * number // 3, SLOTS * (number + 1) // 3 - 1)
             server.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
@@ -213,13 +225,16 @@ class Cluster(Fleet):
 
     def id(self, number: int) -> str:
         """The node's name for itself."""
-        name: bytes = self.servers[number].ask("CLUSTER", "MYID")
-        return name.decode()
+        return self._ids[number]
+
+    def _number(self, told: list[Any]) -> int:
+        """The node that an answer about slots tells of. Not by its port: a TLS port is told to TLS clients alone."""
+        return self._ids.index(told[2].decode())
 
     def _map(self) -> list[tuple[range, int]]:
         server = next(each for each in self.servers if each.answers())
         told = server.ask("CLUSTER", "SLOTS")
-        return [(range(first, last + 1), self.ports.index(owner[1])) for first, last, owner, *_ in told]
+        return [(range(first, last + 1), self._number(owner)) for first, last, owner, *_ in told]
 
     def masters(self) -> list[int]:
         """The nodes that have slots."""
@@ -234,8 +249,7 @@ class Cluster(Fleet):
 
     def _pair(self, server: RedisServer) -> tuple[int, int] | None:
         told = server.ask("CLUSTER", "SLOTS")
-        pairs = {(owner[1], others[0][1]) for _, _, owner, *others in told if others}
-        return next(((self.ports.index(master), self.ports.index(replica)) for master, replica in pairs), None)
+        return next(((self._number(owner), self._number(others[0])) for _, _, owner, *others in told if others), None)
 
     def owner(self, workflow_id: str) -> int:
         """Which of the nodes has the workflow's slot."""

@@ -32,8 +32,9 @@ TEMPORARY: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 class Nginx:
     """``deploy/nginx.conf`` before ``nodes`` (host and port), but for ports and paths as it is shipped.
 
-    Its certificate is for 127.0.0.1; ``verify`` trusts nothing else. ``also`` is a second address to listen on, if not
-    the usual one; ``shutdown_seconds`` is how long old workers keep their streams after a reload, if not as shipped.
+    Its certificate is for ``host``; ``verify`` trusts nothing else. ``also`` is a second address to listen on, if not
+    the usual one; ``shutdown_seconds`` is how long old workers keep their streams after a reload, ``read_seconds`` how
+    long a node may be silent, if not as shipped. ``inside`` is a command that it is run by.
     """
 
     def __init__(
@@ -41,16 +42,19 @@ class Nginx:
         directory: Path,
         nodes: Sequence[tuple[str, int]],
         *,
+        host: str = HOST,
         also: str = "127.0.0.2",
         shutdown_seconds: int | None = None,
+        read_seconds: int | None = None,
+        inside: Sequence[str] = (),
     ) -> None:
-        self.host, self.port = HOST, free_port()
+        self.host, self.port = host, free_port()
         self.url = f"https://{self.host}:{self.port}"
         self._directory = directory
-        self._binary = tool("nginx")
+        self._binary = [*inside, tool("nginx")]
         self._process: subprocess.Popen[bytes] | None = None
-        self._also, self._shutdown_seconds = also, shutdown_seconds
-        certificate = make_certificate(directory)
+        self._also, self._shutdown_seconds, self._read_seconds = also, shutdown_seconds, read_seconds
+        certificate = make_certificate(directory, host)
         self.verify = ssl.create_default_context(cafile=str(certificate))
         self._configure(nodes)
 
@@ -69,6 +73,8 @@ class Nginx:
         }
         if self._shutdown_seconds is not None:
             replaced["worker_shutdown_timeout 30s"] = f"worker_shutdown_timeout {self._shutdown_seconds}s"
+        if self._read_seconds is not None:
+            replaced["proxy_read_timeout 60s"] = f"proxy_read_timeout {self._read_seconds}s"
         for shipped, ours in replaced.items():
             assert shipped in text
             text = text.replace(shipped, ours)
@@ -80,7 +86,7 @@ class Nginx:
 
     def _command(self, *more: str) -> list[str]:
         place = ["-p", str(self._directory), "-c", str(self._directory / "nginx.conf")]
-        return [self._binary, *place, "-e", str(self._directory / "startup.log"), *more]
+        return [*self._binary, *place, "-e", str(self._directory / "startup.log"), *more]
 
     def check(self) -> str:
         """What ``nginx -t`` says of the configuration; fails where that is not "successful"."""
@@ -118,8 +124,8 @@ class Nginx:
         assert self._process is not None
         return self._process.pid
 
-    def connect(self, timeout: float, source: str = HOST) -> ssl.SSLSocket:
-        """A connection, encrypted, speaking HTTP/1.1, from the address ``source``."""
+    def connect(self, timeout: float, source: str = "") -> ssl.SSLSocket:
+        """A connection, encrypted, speaking HTTP/1.1, from the address ``source`` if it matters."""
         sock = socket.create_connection((self.host, self.port), timeout, (source, 0))
         return self.verify.wrap_socket(sock, server_hostname=self.host)
 
@@ -171,11 +177,11 @@ def free_port() -> int:
         return port
 
 
-def make_certificate(directory: Path) -> Path:
-    """``server.crt`` for 127.0.0.1, signed with its own ``server.key``; returns the former."""
+def make_certificate(directory: Path, host: str = HOST) -> Path:
+    """``server.crt`` for the address ``host``, signed with its own ``server.key``; returns the former."""
     key = ec.generate_private_key(ec.SECP256R1())
     # Of two with one name a client that trusts both might take the wrong key.
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{HOST} {secrets.token_hex(8)}")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{host} {secrets.token_hex(8)}")])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -185,7 +191,7 @@ def make_certificate(directory: Path) -> Path:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )

@@ -146,8 +146,9 @@ class Service:
 
     def metric(self, name: str) -> float:
         """A metric's value, as a scrape of this moment tells it; 0 when there is none of that name yet."""
-        exposition = httpx.get(f"{self.url}/metrics", timeout=5).text
-        found = re.search(rf"^{re.escape(name)} (\S+)$", exposition, re.MULTILINE)
+        response = httpx.get(f"{self.url}/metrics", timeout=5)
+        assert response.status_code == 200, response.text
+        found = re.search(rf"^{re.escape(name)} (\S+)$", response.text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
     def signal(self, number: signal.Signals) -> None:

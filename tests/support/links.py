@@ -1,0 +1,82 @@
+"""A network namespace on the other side of links that can be made to go silent, as a cable that nobody has pulled."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from ipaddress import ip_network
+from typing import Final
+
+import pytest
+
+#: Addresses for trials between networks (RFC 2544), four for each link; the process id says which.
+TRIALS: Final = ip_network("198.18.0.0/15")
+LINK_ADDRESSES: Final = 4
+
+
+class Links:
+    """``number`` links to a namespace of its own, for a ``with``. Needs root.
+
+    Skips the test where it cannot be had, and fails it where it has to be (``CI``).
+    """
+
+    def __init__(self, number: int = 1) -> None:
+        pid = os.getpid()
+        self.name = f"chronoverse-{pid}"
+        blocks = TRIALS.num_addresses // LINK_ADDRESSES
+        first = [(number * pid + link) % blocks * LINK_ADDRESSES for link in range(number)]
+        #: Of each link its addresses, here and in the namespace.
+        self.addresses = [(str(TRIALS[base + 1]), str(TRIALS[base + 2])) for base in first]
+        self._ends: list[tuple[tuple[list[str], str], tuple[list[str], str]]] = [
+            (([], f"cvn{pid}-{link}"), (self.inside, f"cvf{pid}-{link}")) for link in range(number)
+        ]
+
+    @property
+    def inside(self) -> list[str]:
+        """What a command is put behind to be run in the namespace."""
+        return ["ip", "netns", "exec", self.name]
+
+    def impatient(self, retries: int) -> None:
+        """The kernel gives up a peer in the namespace after ``retries`` repetitions of what it does not acknowledge."""
+        setting = f"echo {retries} > /proc/sys/net/ipv4/tcp_retries2"
+        subprocess.run([*self.inside, "sh", "-c", setting], check=True)
+
+    @contextlib.contextmanager
+    def silent(self, link: int) -> Iterator[None]:
+        """What either side sends is gone, as if the other had been switched off; neither hears of an error."""
+        # Not a link that is down: what the kernel could not send it does not count as sent in vain.
+        for inside, device in self._ends[link]:
+            _run(*inside, f"tc qdisc replace dev {device} root blackhole")
+        try:
+            yield
+        finally:
+            for inside, device in self._ends[link]:
+                _run(*inside, f"tc qdisc del dev {device} root")
+
+    def __enter__(self) -> "Links":
+        try:
+            _run(f"ip netns add {self.name}")
+        except (OSError, subprocess.CalledProcessError) as error:
+            missing = f"no network namespace can be made: {error}"
+            if os.environ.get("CI"):
+                pytest.fail(missing)
+            pytest.skip(missing)
+        _run(*self.inside, "ip link set lo up")
+        for ends, addresses in zip(self._ends, self.addresses, strict=True):
+            (_, near), (_, far) = ends
+            _run(f"ip link add {near} type veth peer name {far} netns {self.name}")
+            for (inside, device), address in zip(ends, addresses, strict=True):
+                _run(*inside, f"ip addr add {address}/30 dev {device}")
+                _run(*inside, f"ip link set {device} up")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        # The namespace itself lives on for as long as a socket in it does.
+        for (_, near), _ in self._ends:
+            _run(f"ip link del {near}")
+        _run(f"ip netns del {self.name}")
+
+
+def _run(*words: str) -> None:
+    """A command, whose last word is several."""
+    subprocess.run([*words[:-1], *words[-1].split()], check=True)
