@@ -331,6 +331,15 @@ def test_a_key_that_is_weak_or_broken_stops_the_start(tmp_path: Path, text: str)
         Verifier.from_settings(settings(tmp_path, jwt_public_key=text))
 
 
+@pytest.mark.parametrize(
+    "secret", [pem(RSA).encode(), b'{"kty":"oct","k":"c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"}']
+)
+def test_a_secret_that_is_a_key_of_another_kind_stops_the_start(tmp_path: Path, secret: bytes) -> None:
+    """Whoever has it would be meant to verify, not to sign."""
+    with pytest.raises(SettingsError, match="CHRONOVERSE_JWT_SECRET must be a secret"):
+        Verifier.from_settings(settings(tmp_path, jwt_secret=secret))
+
+
 def test_a_shared_store_needs_a_shared_key(tmp_path: Path) -> None:
     """A secret made on one machine would be wrong on the next."""
     with pytest.raises(SettingsError, match="CHRONOVERSE_REDIS_URL needs"):
