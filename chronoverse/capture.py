@@ -5,8 +5,10 @@ import errno
 import fcntl
 import os
 import selectors
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Final, NamedTuple, Protocol
 
 from chronoverse.cutter import MAX_LINE_BYTES, Block
@@ -24,6 +26,10 @@ ORPHAN_QUIET_SECONDS: Final = 2.0
 ORPHAN_SECONDS: Final = 10.0
 #: Seconds between looks at the command where its end cannot be waited for beside its pipes (no pidfd).
 EXIT_POLL_SECONDS: Final = 0.05
+
+
+#: What the descriptor is registered with that signals write to.
+_WAKE: Final = "wake"
 
 
 class Child(Protocol):
@@ -76,19 +82,25 @@ class Capture:
     def run(self) -> None:
         """Returns when the command has ended and its pipes are closed, or were left open too long."""
         try:
-            while not self._over():
-                ready = self._selector.select(self._timeout())
-                for key, _ in ready:
-                    if key.data is not None:
-                        self._read(key.data)
-                self._tick()
-                self._look(exited=any(key.data is None for key, _ in ready))
+            with _woken_by_signals(self._selector):
+                self._run()
         finally:
             for pipe in list(self._pipes):
                 self._close(pipe)
             self._selector.close()
             if self._exit is not None:
                 os.close(self._exit)
+
+    def _run(self) -> None:
+        while not self._over():
+            ready = [(key.data, key.fd) for key, _ in self._selector.select(self._timeout())]
+            for data, descriptor in ready:
+                if isinstance(data, _Pipe):
+                    self._read(data)
+                elif data is _WAKE:
+                    os.read(descriptor, READ_BYTES)
+            self._tick()
+            self._look(exited=any(data is None for data, _ in ready))
 
     def _watch(self, pipe: _Pipe) -> None:
         # Refused to unprivileged users who have many large pipes: an optimisation, nothing more.
@@ -145,6 +157,30 @@ class Capture:
         elif self._exit is None:
             moments.append(time.monotonic() + EXIT_POLL_SECONDS)
         return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+
+@contextlib.contextmanager
+def _woken_by_signals(selector: selectors.BaseSelector) -> Iterator[None]:
+    """While entered, a signal ends a wait of ``selector``, so that its handler runs. For the main thread alone.
+
+    The wait by itself does not see one that comes a moment before it, or to another thread: the handler would run when
+    the command next says something, be that in an hour.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    woken, wake = os.pipe()
+    for descriptor in (woken, wake):
+        os.set_blocking(descriptor, False)
+    selector.register(woken, selectors.EVENT_READ, _WAKE)
+    before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        selector.unregister(woken)
+        os.close(woken)
+        os.close(wake)
 
 
 def _some(descriptor: int) -> bytes | None:

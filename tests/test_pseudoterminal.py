@@ -144,6 +144,29 @@ print('was', *size()); print('ready'); time.sleep(10)
     assert b"now 55 44" in on_terminal(code, resize="yes")[1]
 
 
+def test_a_signal_is_passed_on_wherever_it_finds_us() -> None:
+    """Also one that does not interrupt the wait for output: it came to another thread, or just before."""
+    code = """
+import signal, sys, threading, time
+from chronoverse.command import Command
+from chronoverse.echo import Echo, standard
+from chronoverse.relay import Relay
+def interrupt():
+    while relay._group is None:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+relay = Relay()
+with relay:
+    threading.Thread(target=interrupt, daemon=True).start()
+    echoes = {"stdout": Echo(standard(1)), "stderr": Echo(standard(2))}
+    sys.exit(Command(["sleep", "20"], echoes, lambda block: None, relay).run())
+"""
+    began = time.monotonic()
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 143
+    assert time.monotonic() - began < 10
+
+
 def test_control_c_is_the_commands() -> None:
     """It dies of it, and counts as canceled."""
     code, seen = on_terminal("import time; print('ready'); time.sleep(60)", "\\x03")

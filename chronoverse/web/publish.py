@@ -8,13 +8,13 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, Final
 
-import orjson
 from flask import Response, request
 
 from chronoverse import metrics
 from chronoverse.errors import AppendRefused, NotALog, StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog import Attempt, JobRef, Status
 from chronoverse.web.bodies import Bodies
+from chronoverse.web.pages import page_response
 from chronoverse.web.problems import REASON
 from chronoverse.web.publications import (
     AttemptBody,
@@ -47,7 +47,7 @@ def blueprint(services: Services) -> Blueprint:
         """Open a new attempt at a job."""
         with bodies.json(request, attempt_body) as body, _counted("open"):
             opened = services.store.open(JobRef(workflow_id, job_id), body["token"])
-        return _answer({"attempt": opened.attempt, "token": opened.token, "next": opened.next})
+        return page_response({"attempt": opened.attempt, "token": opened.token, "next": opened.next}, None)
 
     @routes.route(f"{_JOB}/logs", methods=["POST"])
     @routes.doc(requestBody=_document(LinesBody))
@@ -64,11 +64,11 @@ def blueprint(services: Services) -> Blueprint:
             if not body["lines"]:
                 with _counted("renew"):
                     services.store.renew(attempt)
-                return _answer({"next": None})
+                return page_response({"next": None}, None)
             with _counted("append"):
                 following = services.store.append(attempt, list(lines(body["first"], body["lines"])))
             metrics.LINES_APPENDED.inc(len(body["lines"]))
-            return _answer({"next": following})
+            return page_response({"next": following}, None)
 
     @routes.route(f"{_JOB}/end", methods=["POST"])
     @routes.doc(requestBody=_document(EndBody))
@@ -110,10 +110,3 @@ def _document(schema: type[Any]) -> dict[str, Any]:
         "description": "May be sent with `Content-Encoding: gzip`.",
         "content": {"application/json": {"schema": schema}},
     }
-
-
-def _answer(body: dict[str, Any]) -> Response:
-    response = Response(orjson.dumps(body), content_type="application/json")
-    response.headers["Cache-Control"] = "private, no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response
