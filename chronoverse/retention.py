@@ -12,6 +12,8 @@ from chronoverse.store.inventory import Survey
 
 #: Seconds for which an object without a record may still be about to get one: far more than any step takes.
 ORPHAN_SECONDS: Final = 3_600.0
+#: Seconds by which a place's clock may be behind ours. S3 tells whole seconds.
+CLOCKS_SECONDS: Final = 60.0
 
 
 def nothing(_: str) -> None:
@@ -43,7 +45,7 @@ def sweep(store: Store, objects: Objects, job: JobRef, now: float, *, age: float
     looks for :func:`orphans`. Called under the job's :func:`sealer`.
     """
     known = store.look(job)
-    began = seconds_of(known.created_at or "" if known else "") or 0.0
+    began = (seconds_of(known.created_at or "" if known else "") or 0.0) - CLOCKS_SECONDS
     named = {chunk.name for chunk in store.archived.chunks(job)} | {f"{folder(job)}{MANIFEST}"}
     unknown = [each for each in objects.list(folder(job)) if each.name not in named and each.written_at >= began]
     found = [each for each in unknown if each.written_at <= now - age]

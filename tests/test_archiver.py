@@ -193,7 +193,7 @@ def test_another_run_of_a_job_that_the_store_forgot(bench: Bench, objects: FileO
     run("earlier")
     archive(bench.store, objects)
     (earlier,) = [name for name in names(objects) if name.endswith(".zst")]
-    os.utime(tmp_path / "archive" / earlier, (NOW_SECONDS - 60, NOW_SECONDS - 60))
+    os.utime(tmp_path / "archive" / earlier, (NOW_SECONDS - 600, NOW_SECONDS - 600))
     bench.ask("DEL", *bench.keys())
     run("later")
     objects.put(f"{JOB.workflow_id}/{JOB.job_id}/orphan", b"")
