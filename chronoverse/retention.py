@@ -6,12 +6,14 @@ from typing import Final, NamedTuple
 from chronoverse.archive.objects import Objects, Stored
 from chronoverse.archive.records import folder
 from chronoverse.joblog import IDENTIFIER, JobRef
-from chronoverse.sealing import MANIFEST, SEALER_SECONDS, At, sealer
+from chronoverse.sealing import MANIFEST, SEALER_SECONDS, At, sealer, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.inventory import Survey
 
 #: Seconds for which an object without a record may still be about to get one: far more than any step takes.
 ORPHAN_SECONDS: Final = 3_600.0
+#: Seconds by which a place's clock may be behind ours. S3 tells whole seconds.
+CLOCKS_SECONDS: Final = 60.0
 
 
 def nothing(_: str) -> None:
@@ -39,10 +41,13 @@ def delete_job(
 def sweep(store: Store, objects: Objects, job: JobRef, now: float, *, age: float = ORPHAN_SECONDS) -> int:
     """Deletes what is in a complete job's folder and older than ``age`` but no part of it; how many objects that were.
 
-    Called under the job's :func:`sealer`.
+    What was there before the job was is of an earlier one, which an emptied store has forgotten: it is left to whoever
+    looks for :func:`orphans`. Called under the job's :func:`sealer`.
     """
+    known = store.look(job)
+    began = (seconds_of(known.created_at or "" if known else "") or 0.0) - CLOCKS_SECONDS
     named = {chunk.name for chunk in store.archived.chunks(job)} | {f"{folder(job)}{MANIFEST}"}
-    unknown = [each for each in objects.list(folder(job)) if each.name not in named]
+    unknown = [each for each in objects.list(folder(job)) if each.name not in named and each.written_at >= began]
     found = [each for each in unknown if each.written_at <= now - age]
     for each in found:
         objects.delete(each.name)

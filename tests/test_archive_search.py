@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chronoverse.archive.files import FileObjects
-from chronoverse.archive.search import LINES_MISSES, MISSES, search
+from chronoverse.archive.search import LINES_MISSES, MISSES, PART_BYTES, search
 from chronoverse.joblog import Line
 from chronoverse.matcher import Matcher, as_read
 from tests.support.archives import JOB, Shelf, raw
@@ -174,18 +174,22 @@ def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
     assert numbers(501, True) == expected[::-1]
 
 
-def test_the_work_is_done_where_it_is_said_to_be(tmp_path: Path) -> None:
-    """One call for each frame that was read."""
+@pytest.mark.parametrize(("query", "heavy"), [("line 7", False), ("line (?:7|x{90})", True)])
+def test_what_may_take_long_is_done_where_it_is_said_to_be(tmp_path: Path, query: str, heavy: bool) -> None:
+    """An expression in each part of a frame; and a pause behind each, or else it would not be a part."""
     shelf = Shelf.at(tmp_path)
-    shelf.fill([raw(number, f"line {number}") for number in range(1, 101)], 50, 2000)
+    shelf.fill([raw(number, f"line {number} {'.' * 200}") for number in range(1, 301)], 150, 2 * PART_BYTES)
     calls = 0
+    pauses: list[None] = []
 
     def work(look: Callable[[], list[Line]]) -> list[Line]:
         nonlocal calls
         calls += 1
         return look()
 
-    results = list(search(shelf.archive(), JOB, Matcher("line 7"), 0, work=work))
+    matcher = Matcher(query, regex=True)
+    results = list(search(shelf.archive(), JOB, matcher, 0, work=work, pause=partial(pauses.append, None)))
     assert [line.sequence_num for lines, _ in results for line in lines] == [7, *range(70, 80)]
-    assert calls == len(results) > 2
-    assert results[-1].place == 100
+    assert calls == (len(pauses) if heavy else 0)
+    assert len(pauses) > len(results) > 1
+    assert results[-1].place == 300

@@ -1,5 +1,6 @@
 """Archivers: what they move and when, what they leave, and what they do when the store loses something."""
 
+import os
 import time
 from pathlib import Path
 
@@ -180,6 +181,27 @@ def test_an_emptied_store_leaves_the_archive_alone(bench: Bench, objects: FileOb
     assert names(objects) == kept
     assert [each.stored.name for each in orphans(bench.store, objects, time.time(), age=0)] == kept
     assert list(orphans(bench.store, objects, time.time())) == []
+
+
+def test_another_run_of_a_job_that_the_store_forgot(bench: Bench, objects: FileObjects, tmp_path: Path) -> None:
+    """Its archiving sweeps its own orphans, and not the chunks of the earlier run."""
+
+    def run(text: str) -> None:
+        bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10, text))
+        bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+
+    run("earlier")
+    archive(bench.store, objects)
+    (earlier,) = [name for name in names(objects) if name.endswith(".zst")]
+    os.utime(tmp_path / "archive" / earlier, (NOW_SECONDS - 600, NOW_SECONDS - 600))
+    bench.ask("DEL", *bench.keys())
+    run("later")
+    objects.put(f"{JOB.workflow_id}/{JOB.job_id}/orphan", b"")
+    for _ in range(2):
+        assert archive(bench.store, objects) == 0
+    found = [name for name in names(objects) if not name.endswith("/job.json")]
+    assert sorted(found) == sorted([earlier, *(chunk.name for chunk in bench.store.archived.chunks(JOB))])
+    assert [each.stored.name for each in orphans(bench.store, objects, time.time(), age=0)] == [earlier]
 
 
 def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjects) -> None:

@@ -24,7 +24,7 @@ RUNS_BYTES: Final = 4 * 2**20
 #: Bytes of an object that are read at once by who goes through all of it: S3 takes some 10 ms for each answer.
 SCAN_BYTES: Final = 2**20
 #: Bytes of lines kept. A frame is asked for some five times by one replay, and then no more.
-LINES_BYTES: Final = 8 * 2**20
+LINES_BYTES: Final = 4 * 2**20
 #: What a line costs besides its bytes.
 _LINE_OVERHEAD: Final = 48
 

@@ -45,11 +45,13 @@ class S3Objects:
         *,
         read_seconds: float = READ_SECONDS,
         answer_seconds: float = ANSWER_SECONDS,
+        pause_seconds: float = PAUSE_SECONDS,
     ) -> None:
         if find_spec("boto3") is None:
             raise SettingsError("CHRONOVERSE_ARCHIVE_URL: S3 needs boto3: pip install 'chronoverse[s3]'")
         self._read_seconds: Final = read_seconds
         self._answer_seconds: Final = answer_seconds
+        self._pause_seconds: Final = pause_seconds
         self._bucket: Final = bucket
         self._prefix: Final = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._made: Any = None
@@ -94,7 +96,7 @@ class S3Objects:
                     said = _translated(error, name)
                     if attempt == ATTEMPTS or not _passing(error) or time.monotonic() > give_up_at:
                         raise said from error
-                time.sleep(PAUSE_SECONDS * attempt)
+                time.sleep(self._pause_seconds * attempt)
             raise AssertionError("the last attempt returns or raises")
         finally:
             self._free.release()

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +19,15 @@ from chronoverse.matcher import Matcher, as_read
 MISSES: Final = 100
 #: The same for an expression, at which lines are looked at one by one: it may go through the rest of a frame each time.
 LINES_MISSES: Final = 4
+#: Bytes of JSON in which an expression is looked for at a time, or one line if that is longer: some 0.2 ms.
+PART_BYTES: Final = 16 * 2**10
+
+#: Calls what it is given, wherever.
+Work = Callable[[Callable[[], list[Line]]], list[Line]]
+
+
+def _at_once(look: Callable[[], list[Line]]) -> list[Line]:
+    return look()
 
 
 class Found(NamedTuple):
@@ -37,30 +47,26 @@ def search(
     wanted: Callable[[Line], bool] | None = None,
     since: str | None = None,
     until: str | None = None,
-    work: Callable[[Callable[[], list[Line]]], list[Line]] | None = None,
+    work: Work = _at_once,
+    pause: Callable[[], object] = bool,
 ) -> Iterator[Found]:
     """The lines that match and are ``wanted``, strictly after ``place``, or before it; a frame at a time.
 
     ``since`` and ``until`` are times as ``iso_timestamp`` spells them: frames are left out that are earlier or later
-    as a whole; which lines of the others are, ``wanted`` says. ``work`` calls what it is given, once for each
-    frame that is read: a millisecond, or for a hostile expression up to a second. That waits for nothing, and may be
-    done by another thread. ``place`` is at most one past the archive's last number when ``descending``.
+    as a whole; which lines of the others are, ``wanted`` says. ``work`` calls what it is given: what a heavy expression
+    finds in :data:`PART_BYTES` or a line, up to a second. That waits for nothing, and may be done by another thread.
+    ``pause`` is called for each line that a text finds, and for each part that an expression was looked for in.
+    ``place`` is at most one past the archive's last number when ``descending``.
 
     Raises: :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what the archive's index raises.
     """
-    sieve = _Sieve(matcher)
+    sieve = _Sieve(matcher, work, pause)
 
     def skip(frame: Frame) -> bool:
         return bool(frame.latest) and (frame.latest < (since or "") or (until is not None and frame.earliest > until))
 
     for frame, packed in archive.packed(job, place, descending=descending, skip=skip):
-        lines: list[Line] = []
-        if packed is not None:
-
-            def look(frame: Frame = frame, packed: bytes = packed) -> list[Line]:
-                return sieve.lines(unpack(frame, packed))
-
-            lines = work(look) if work else look()
+        lines = [] if packed is None else sieve.lines(unpack(frame, packed))
         edge = place
         place = frame.first if descending else frame.last
         if descending:
@@ -73,14 +79,26 @@ def search(
 class _Sieve:
     """Finds lines in JSON Lines, and learns from how often it was wrong."""
 
-    def __init__(self, matcher: Matcher) -> None:
+    def __init__(self, matcher: Matcher, work: Work, pause: Callable[[], object]) -> None:
         self._matcher: Final = matcher
+        self._work: Final = work
+        self._pause: Final = pause
         self._message = False
 
     def lines(self, text: bytes) -> list[Line]:
         """Those that match, in order."""
         pattern = self._matcher.in_json(apart=rb"\u001b" in text, message=self._message)
-        return self._by_expression(text) if pattern is None else self._by_text(text, pattern)
+        if pattern is not None:
+            return self._by_text(text, pattern)
+        lines: list[Line] = []
+        start = 0
+        while start < len(text):
+            stop = text.find(b"\n", start + PART_BYTES) + 1 or len(text)
+            look = partial(self._by_expression, text[start:stop])
+            lines += self._work(look) if self._matcher.is_heavy(stop - start) else look()
+            self._pause()
+            start = stop
+        return lines
 
     def _by_text(self, text: bytes, pattern: Any) -> list[Line]:
         lines: list[Line] = []
@@ -91,6 +109,7 @@ class _Sieve:
             if start >= len(text):
                 break
             looked += 1
+            self._pause()
             entry = read_line(text[start : position - 1])
             if isinstance(entry, Line) and self._matcher.matches(entry.message):
                 lines.append(entry)

@@ -45,12 +45,11 @@ def blueprint(services: Services) -> Blueprint:
         descending = order == "desc"
 
         def wanted(line: Line) -> bool:
-            there = stream in (None, line.stream) and period.has(line.timestamp)
-            return there and pages.matches(matcher, line.message)
+            return stream in (None, line.stream) and period.has(line.timestamp)
 
         place = pages.start(query, listing, job, descending=descending)
         most = min(limit, max(1, CONTEXT_PAGE // (1 + sum(context)))) if any(context) else limit
-        look = pages.Search(matcher, period, regex)
+        look = pages.Search(matcher, period)
         found = pages.page(services, job, place, most, descending=descending, wanted=wanted, search=look)
         cursor = encode_cursor(listing, [found.place]) if found.more else None
         lines = list(_highlighted(found.lines, matcher, pages.Turns(services.monotonic)))

@@ -1,8 +1,9 @@
 """A job that prints flat out, and an archiver that has to keep its log small: how large it becomes, how long it takes.
 
-    python -m tests.faults.archive [--lines 10000000] [--hot-bytes 67108864]
+    python -m tests.faults.archive [--lines 10000000] [--hot-bytes 67108864] [--replays 0]
 
-Real processes: the server, ``chronoverse run`` and ``chronoverse archive``. Every line is compared in the end.
+Real processes: the server, ``chronoverse run`` and ``chronoverse archive``. Every line is compared in the end, and in
+what so many viewers get, one after the other, of all of it from the service.
 """
 
 import argparse
@@ -22,8 +23,9 @@ from chronoverse.archive.packing import entries_in, unpack
 from chronoverse.archive.records import folder
 from chronoverse.joblog import JobRef, Line
 from chronoverse.store import Store
+from tests.faults.replaying import digest, replay
 from tests.support.servers import RedisServer
-from tests.support.service import ROOT
+from tests.support.service import ROOT, serving
 from tests.support.waiting import wait_until
 
 JOB: Final = JobRef("wf_1", "job_1")
@@ -77,9 +79,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lines", type=int, default=10_000_000)
     parser.add_argument("--hot-bytes", type=int, default=67_108_864)
+    parser.add_argument("--replays", type=int, default=0)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory, RedisServer(Path(directory) / "server", None) as server:
         measure(server, Path(directory), asked.lines, asked.hot_bytes)
+        if asked.replays:
+            replays(server, Path(directory), asked.lines, asked.replays)
 
 
 def measure(server: RedisServer, directory: Path, lines: int, hot_bytes: int) -> None:
@@ -122,6 +127,18 @@ def measure(server: RedisServer, directory: Path, lines: int, hot_bytes: int) ->
         seconds = used.ru_utime + used.ru_stime
         print(f"archiver   {seconds:.1f} s of CPU, {lines / seconds:,.0f} lines each; {used.ru_maxrss // 1024} MB")
     print("compared  ", compare(store, FileObjects(directory / "archive"), lines), "lines, all as they were printed")
+
+
+def replays(server: RedisServer, directory: Path, lines: int, viewers: int) -> None:
+    """All of it through ``/events``, for one viewer after the other."""
+    said = digest(expected(lines))
+    place = (directory / "archive").as_uri()
+    with serving(directory / "service", server.url, archive_url=place) as service:
+        for _ in range(viewers):
+            seconds, before, least, most = replay(service, JOB, said)
+            memory = ", ".join(f"{size / 2**20:.1f}" for size in (before, least, most))
+            print(f"replayed   {lines:,} lines in {seconds:.1f} s, {lines / seconds:,.0f} lines/s,", end=" ")
+            print(f"all as they were printed; the worker before, least, most: {memory} MB", flush=True)
 
 
 def compare(store: Store, objects: FileObjects, lines: int) -> int:
