@@ -114,13 +114,7 @@ def index(directory: Path, names: Iterable[str]) -> None:
         "that does nothing but send.",
         "",
     ]
-    machines = {(each["date"], json.dumps(each["machine"], sort_keys=True)) for each in found}
-    for date, machine in sorted(machines):
-        known = json.loads(machine)
-        lines.append(
-            f"{date}: {known['cores']} cores ({known['cpu']}), {known['memory_mb']:,} MB, "
-            f"Linux {known['kernel']}, Python {known['python']}."
-        )
+    lines += sorted({_where(each["date"], each["machine"]) for each in found})
     lines.append("")
     for each in found:
         lines += [each["page"], ""]
@@ -153,3 +147,10 @@ def shown(side: str, found: Round, metrics: Iterable[Metric]) -> str:
     wrong = f", {found['wrong']} WRONG" if found.get("wrong") else ""
     share = f", generator {found['share']:.0%}" if "share" in found else ""
     return f"  {side}: {text}{share}{wrong}"
+
+
+def _where(date: str, machine: dict[str, Any]) -> str:
+    return (
+        f"{date}: {machine['cores']} cores ({machine['cpu']}), {machine['memory_mb']:,} MB, "
+        f"Linux {machine['kernel']}, Python {machine['python']}."
+    )

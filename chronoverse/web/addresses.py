@@ -1,6 +1,7 @@
 """Which client a request comes from: behind a proxy that is trusted, the proxy's word; else the connection's end."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -8,6 +9,8 @@ from typing import Final
 ANY: Final = "*"
 #: Bits of an IPv6 address that tell one client from another: whoever has an address has all that share these.
 IPV6_BITS: Final = 64
+#: Texts remembered with the address that they are: each request has one to three, mostly the same.
+ADDRESSES: Final = 1024
 
 
 class Proxies:
@@ -43,6 +46,7 @@ class Proxies:
         return address is not None and any(address in network for network in self._networks)
 
 
+@lru_cache(ADDRESSES)
 def _address(text: str) -> IPv4Address | IPv6Address | None:
     try:
         address = ip_address(text)
