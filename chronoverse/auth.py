@@ -136,7 +136,7 @@ class Verifier:
         if "crit" in signed["header"]:  # https://www.rfc-editor.org/rfc/rfc7515#section-4.1.11
             raise Unauthorized("the token asks for extensions that are not understood")
         # We are nobody's audience. https://www.rfc-editor.org/rfc/rfc7519#section-4.1.3
-        if not isinstance(claims, dict) or "aud" in claims:
+        if not isinstance(claims, dict) or claims.get("aud") or not isinstance(claims.get("jti", ""), str):
             raise Unauthorized("the token is not valid")
         return claims
 
@@ -177,7 +177,7 @@ def _secret_key(secret: bytes) -> Key:
     try:
         return Key(HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret), ("HS256",))
     except jwt.InvalidKeyError as error:
-        raise SettingsError("CHRONOVERSE_JWT_SECRET must be a secret, not a key of another kind") from error
+        raise SettingsError("the secret of tokens must be a secret, not a key of another kind") from error
 
 
 def _pem_key(pem: str) -> Key:

@@ -153,7 +153,7 @@ class Tail:
             found = self._channels.get(ref)
             # Unless nobody watches it any more, or the attendant has moved it on since the read began.
             if found is not None and found.cursor == cursors[ref]:
-                self._publish_safely(found, entries)
+                self._publish_safely(found, entries, cursors[ref])
         return True
 
     def look_at(self, channels: Sequence[Channel]) -> None:
@@ -172,18 +172,17 @@ class Tail:
             else:
                 self._observer.observe(channel, found)
 
-    def _publish_safely(self, channel: Channel, entries: Sequence[RawEntry]) -> None:
+    def _publish_safely(self, channel: Channel, entries: Sequence[RawEntry], before: int) -> None:
         """What is wrong with one job's log must never stop the others."""
         try:
-            self._publish(channel, entries)
+            self._publish(channel, entries, before)
         except StoreError:
             raise
         except Exception:
             log.exception("the log of %s cannot be read", channel.ref)
             channel.close(sse.frame("error", b"this log cannot be read"))
 
-    def _publish(self, channel: Channel, entries: Sequence[RawEntry]) -> None:
-        before = channel.cursor
+    def _publish(self, channel: Channel, entries: Sequence[RawEntry], before: int) -> None:
         ordinary = in_sequence(entries, before)
         if channel.job is None or not ordinary or channel.job.status is Status.PENDING:
             self.look_at([channel])

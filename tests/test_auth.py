@@ -196,6 +196,8 @@ def test_another_secret_is_refused(tmp_path: Path) -> None:
         {"iat": float("nan")},
         {"iat": False},
         {"aud": "another-service"},
+        {"jti": 7},
+        {"jti": None},
         {"aud": ["another-service"]},
         {"scope": "missing"},
         {"scope": ["logs:read"]},
@@ -336,7 +338,7 @@ def test_a_key_that_is_weak_or_broken_stops_the_start(tmp_path: Path, text: str)
 )
 def test_a_secret_that_is_a_key_of_another_kind_stops_the_start(tmp_path: Path, secret: bytes) -> None:
     """Whoever has it would be meant to verify, not to sign."""
-    with pytest.raises(SettingsError, match="CHRONOVERSE_JWT_SECRET must be a secret"):
+    with pytest.raises(SettingsError, match="must be a secret, not a key"):
         Verifier.from_settings(settings(tmp_path, jwt_secret=secret))
 
 

@@ -9,11 +9,12 @@ import gevent
 import pytest
 
 from chronoverse.web.connection import SEND_SECONDS
+from chronoverse.web.fairness import let_others
 from chronoverse.web.pump import Pump, Room
 
 #: Seconds that anything here may take.
 PATIENCE_SECONDS: Final = 5.0
-#: Turns of the loop after which all that was pending has happened.
+#: Turns of the loop, each with a look at every socket, after which all that was pending has happened.
 TURNS: Final = 10
 
 
@@ -83,7 +84,7 @@ def wait(each: Full, call: str) -> None:
 def turn() -> None:
     """Lets the loop look at its sockets a few times."""
     for _ in range(TURNS):
-        gevent.sleep(0)
+        let_others()
 
 
 def test_who_has_room_is_filled(full: tuple[Full, Full]) -> None:
@@ -110,11 +111,19 @@ def test_it_is_filled_until_it_is_closed(full: tuple[Full, Full]) -> None:
 def test_one_that_is_closed_by_another_is_not_filled(full: tuple[Full, Full]) -> None:
     """Though both had room at the same time, and its turn was next."""
     for each, other in (full, full[::-1]):
-        each.room.fill = other.room.close
+
+        def fill(each: Full = each, other: Full = other) -> None:
+            each.fill()
+            other.room.close()
+
+        each.room.fill = fill
         each.drain()
+    with gevent.Timeout(PATIENCE_SECONDS):
+        while not full[0].calls + full[1].calls:
+            gevent.sleep(0.01)
     turn()
 
-    assert full[0].calls + full[1].calls == []
+    assert [] in (full[0].calls, full[1].calls)
 
 
 def test_who_has_no_room_for_too_long_is_given_up(full: tuple[Full, Full], clock: Clock) -> None:
@@ -127,6 +136,22 @@ def test_who_has_no_room_for_too_long_is_given_up(full: tuple[Full, Full], clock
     turn()
 
     assert full[1].calls == []
+
+
+def test_one_that_fails_fails_alone(full: tuple[Full, Full]) -> None:
+    """It is not asked again, and the other is written to as before."""
+
+    def fail() -> None:
+        full[0].fill()
+        raise ZeroDivisionError
+
+    full[0].room.fill = fail
+    full[0].drain()
+    wait(full[0], "fill")
+    full[1].drain()
+    wait(full[1], "fill")
+
+    assert full[0].calls == ["fill"]
 
 
 def test_a_pump_that_ran_dry_runs_again(clock: Clock) -> None:

@@ -149,7 +149,8 @@ class Outlet:
         if following is not None or self._left:
             self._greenlet = gevent.spawn(self._run, following or b"")
         else:
-            self._outlets.settle(self, self._socket.send)
+            # In a greenlet of its own, as it may wait for a whole crowd to be written to.
+            gevent.spawn(self._outlets.settle, self, self._socket.send)
 
     def _give_up(self) -> None:
         """The socket has had no room for too long."""
@@ -270,7 +271,7 @@ class Outlets:
     def settle(self, outlet: Outlet, send: Callable[[bytes], int]) -> None:
         """Lets an outlet that has nothing to write wait with others like it, where there are enough of them."""
         channel = outlet.viewer.channel
-        if channel is None:
+        if channel is None or outlet.busy or outlet.crowd is not None:
             return
         crowd = self._crowds.get(channel)
         if crowd is None and len(channel.viewers) >= CROWD_VIEWERS:

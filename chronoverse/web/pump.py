@@ -3,6 +3,7 @@
 One greenlet for each would have to be switched to, and to ask the loop anew, for every write.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +20,8 @@ PASS_SECONDS: Final = 0.003
 SWEEP_SECONDS: Final = 1.0
 #: libev's number for "may be written to".
 _WRITE: Final = 2
+
+log = logging.getLogger(__name__)
 
 
 class Room:
@@ -86,9 +89,21 @@ class Pump:
             self._fill_ready()
             if self.clock() >= swept + SWEEP_SECONDS:
                 swept = self.clock()
-                for room in [room for room in self._rooms if room.deadline <= swept]:
-                    room.give_up()
+                # Who has room has not been asked yet: that is our doing, not the peer's.
+                for room in [room for room in self._rooms if room.deadline <= swept and not room.told]:
+                    self._do(room, room.give_up)
         self._running = False
+
+    def _do(self, room: Room, what: Callable[[], None]) -> None:
+        """What is wrong with one must not keep the others from being written to."""
+        if room not in self._rooms:
+            return
+        try:
+            what()
+        except Exception:
+            log.exception("a stream failed")
+            if room in self._rooms:
+                room.close()
 
     def _fill_ready(self) -> None:
         """One turn for each that has room now."""
@@ -96,8 +111,7 @@ class Pump:
         for _ in range(len(self._ready)):
             room = self._ready.popleft()
             room.told = False
-            if room in self._rooms:
-                room.fill()
+            self._do(room, room.fill)
             if self.clock() >= until:
                 gevent.sleep(0)
                 until = self.clock() + PASS_SECONDS
