@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final, NamedTuple
 
 from chronoverse import metrics
@@ -21,19 +22,8 @@ from chronoverse.retention import ORPHAN_SECONDS, delete_job, nothing, sweep
 from chronoverse.sealing import SEALER_SECONDS, At, Keeping, Sealing, sealer, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.inventory import Survey
-from chronoverse.workload import Workload
+from chronoverse.workload import HIGH_MARK, HURRY_MARK, LOW_MARK, SLOW_MARK, SLOW_SECONDS, Workload
 
-#: Parts of HOT_BYTES at which a running log begins to move, and at which it stops. A log that is written flat out grows
-#: by 35 MB a second, it may take half a second to be found and half a second to move a chunk of 12 MB, and an archiver
-#: that shares its core with others falls behind for a while: the rest of HOT_BYTES is for that.
-HIGH_MARK: Final = 1 / 4
-LOW_MARK: Final = 1 / 8
-#: The part beyond which it is packed in haste.
-HURRY_MARK: Final = 3 / 8
-#: The part beyond which its runner is asked to go slowly, and for how many seconds each time: until a chunk or two have
-#: gone. What it prints meanwhile waits in its spool.
-SLOW_MARK: Final = 5 / 8
-SLOW_SECONDS: Final = 1.0
 #: Seconds between looks at the sizes of running logs: one grows by 4 MB in it at most.
 LOOK_SECONDS: Final = 0.1
 #: Sizes asked for in a second, beyond which looks are rarer. Each takes some 3 µs of the server's time.
@@ -156,16 +146,27 @@ class Archiver:
         with self._sealing(ref) as sealing:
             survey = self._store.inventory.survey(ref)
             text_bytes = min(CHUNK_BYTES, max(FRAME_BYTES, round(size - low)))
-            if size > SLOW_MARK * self._limits.hot_bytes:
-                self._store.archived.slow_down(ref, SLOW_SECONDS)
+            self._restrain(ref, size)
             level = HURRIED_LEVEL if size > HURRY_MARK * self._limits.hot_bytes else LEVEL
-            chunk = sealing.seal(survey, survey.last, text_bytes=text_bytes, trim=True, level=level)
+            mind = partial(self._mind, ref)
+            chunk = sealing.seal(survey, survey.last, text_bytes=text_bytes, trim=True, level=level, meanwhile=mind)
         if chunk is None:
             # A few large lines, of which the last one must stay.
             self._work.rest(ref, BUSY_SECONDS)
             return 0
         self._work.running[ref] = self._store.inventory.sizes([ref]).get(ref, 0)
         return self._sealed(ref, chunk)
+
+    def _mind(self, ref: JobRef) -> None:
+        """Looks at the log's size while a chunk is moved, which takes as long as others let it."""
+        now = self._monotonic()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            self._restrain(ref, self._store.inventory.sizes([ref]).get(ref, 0))
+
+    def _restrain(self, ref: JobRef, size: int) -> None:
+        if size > SLOW_MARK * self._limits.hot_bytes:
+            self._store.archived.slow_down(ref, SLOW_SECONDS)
 
     # Logs that have ended
 

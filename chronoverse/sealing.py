@@ -88,16 +88,24 @@ class Sealing:
         self._at = at
 
     def seal(
-        self, survey: Survey, below: int, *, text_bytes: int = CHUNK_BYTES, trim: bool, level: int = LEVEL
+        self,
+        survey: Survey,
+        below: int,
+        *,
+        text_bytes: int = CHUNK_BYTES,
+        trim: bool,
+        level: int = LEVEL,
+        meanwhile: Callable[[], object] = bool,
     ) -> Chunk | None:
         """Moves the next lines, of about ``text_bytes``, into the archive: those with numbers less than ``below``.
 
-        With ``trim`` they leave the log. ``level`` is zstd's. None when there are none.
+        With ``trim`` they leave the log. ``level`` is zstd's. ``meanwhile`` is called now and then.
+        None when there are none.
         Raises: :class:`Fenced`, :class:`SequenceGap`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`.
         """
         first = survey.archived + 1 if survey.archived else max(survey.first, 1)
         packer = Packer(self._job, first, level=level)
-        last = self._read(packer, survey, below, text_bytes)
+        last = self._read(packer, survey, below, text_bytes, meanwhile)
         if last is None or packer.last < packer.first:
             return None
         self._at("read")
@@ -107,7 +115,9 @@ class Sealing:
         self._at("sealed")
         return chunk
 
-    def _read(self, packer: Packer, survey: Survey, below: int, text_bytes: int) -> RawEntry | None:
+    def _read(
+        self, packer: Packer, survey: Survey, below: int, text_bytes: int, meanwhile: Callable[[], object]
+    ) -> RawEntry | None:
         """Fills ``packer``; the last entry that it took."""
         last: RawEntry | None = None
         while packer.text_size < text_bytes and not packer.closed:
@@ -118,6 +128,7 @@ class Sealing:
             if taken:
                 packer.add(taken, survey.first)
                 last = taken[-1]
+            meanwhile()
             if len(taken) < PAGE:
                 break
         return last
