@@ -14,6 +14,7 @@ from chronoverse.retention import delete_job, orphans
 from chronoverse.sealing import sealer
 from chronoverse.store import Store
 from chronoverse.store.appends import SLOW_SECONDS
+from chronoverse.workload import HIGH_MARK, SLOW_MARK
 from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, everything, numbers, run_until
 from tests.support.bench import JOB, NOW, NOW_SECONDS, Bench, make_lines
 from tests.support.fleets import Cluster
@@ -386,3 +387,24 @@ def test_a_runner_is_asked_to_go_slowly(bench: Bench) -> None:
     assert slept == [SLOW_SECONDS]
     appends.reset()
     store.close()
+
+
+def test_a_log_that_grows_while_a_chunk_is_moved_has_its_runner_asked(bench: Bench, objects: FileObjects) -> None:
+    """Not only between two chunks: on a busy machine one takes as long as a log needs to outgrow its bound."""
+    half, grown, asked = MANY // 4, list[int](), list[object]()
+    attempt = bench.store.open(JOB, "token")
+    append(bench.store, attempt, 1, half)
+    (size,) = bench.store.inventory.sizes([JOB]).values()
+    assert HIGH_MARK * HOT_BYTES < size < SLOW_MARK * HOT_BYTES
+
+    def monotonic() -> float:
+        if not grown and bench.ask("EXISTS", bench.key("sealer")):
+            grown.append(append(bench.store, attempt, half + 1, MANY - half))
+        return time.monotonic()
+
+    def at(step: str) -> None:
+        asked.append(bench.ask("HGET", bench.key("job"), "slow_until"))
+
+    archive(bench.store, objects, monotonic=monotonic, at=at)
+    assert grown
+    assert asked[0]
