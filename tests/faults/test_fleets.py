@@ -58,11 +58,14 @@ def test_a_slot_moves_and_a_master_dies_in_a_cluster(cluster: Cluster, tmp_path:
 
         cluster.servers[first].kill()
         killed = time.monotonic()
-        recovers(others, killed, "killed")
-        assert longest_silence(watchers, killed) < 0.5
-        ends_clean(stage, runner)
-        cluster.servers[first].start()
-        cluster.settle()
+        try:
+            recovers(others, killed, "killed")
+            assert longest_silence(watchers, killed) < 0.5
+            ends_clean(stage, runner)
+        finally:
+            # Other tests have this cluster too, whatever becomes of this one.
+            cluster.servers[first].start()
+            cluster.settle()
         ends_clean(stage, other)
 
 
