@@ -177,7 +177,8 @@ def _secret_key(secret: bytes) -> Key:
     try:
         return Key(HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret), ("HS256",))
     except jwt.InvalidKeyError as error:
-        raise SettingsError("the secret of tokens must be a secret, not a key of another kind") from error
+        where = "CHRONOVERSE_JWT_SECRET, or token.secret in the data directory,"
+        raise SettingsError(f"{where} must be a secret, not a key of another kind") from error
 
 
 def _pem_key(pem: str) -> Key:

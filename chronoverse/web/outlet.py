@@ -163,7 +163,7 @@ class Outlet:
         self._rest, self._room = b"", None
 
     def _write(self, first: bytes = b"") -> bytes | memoryview | None:
-        """What is left to do for a greenlet, perhaps only to look on; None when that is nothing."""
+        """What is left to write, perhaps nothing yet but more to look for; None when all is done."""
         viewer = self.viewer
         frames = viewer.glance()
         chunk = self._outlets.chunk(frames) if frames else b""
