@@ -6,6 +6,7 @@ Pure but for its lock. The tail publishes into it, viewers take out of it, and n
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Final, NamedTuple, Protocol
 
@@ -140,6 +141,16 @@ class Channel:
         #: Bytes of all the frames that were let go: places are counted from the first byte there ever was.
         self._gone = 0
         self._memo: dict[tuple[int, str | None], Taken] = {}
+        self._latest: tuple[Job, Job] | None = None
+
+    def latest(self) -> Job | None:
+        """The job as it was observed, with the newest line as its last: the same object for all who ask meanwhile."""
+        job, cursor = self.job, self.cursor
+        if job is None or job.last == cursor:
+            return job
+        if self._latest is None or self._latest[0] is not job or self._latest[1].last != cursor:
+            self._latest = job, replace(job, last=cursor)
+        return self._latest[1]
 
     # The tail's side
 

@@ -88,7 +88,7 @@ class Pieces:
             piece = self._archived(key, count)
             if piece is not None:
                 return piece
-        with self._turns.turn():
+        with self._turns:
             kept = self._find(key)
             if kept is not None:
                 return kept
@@ -112,13 +112,13 @@ class Pieces:
     def _archived(self, key: _Key, count: int) -> Piece | None:
         """The piece out of the archive; None when it does not go so far."""
         ref, stream, cursor = key
-        with self._turns.turn():
+        with self._turns:
             kept = self._find(key)
             if kept is not None:
                 return kept
         # Not within the turn: it may come from far away. What several want is fetched once all the same.
         self._archive.entries(ref, cursor, 1)
-        with self._turns.turn():
+        with self._turns:
             kept = self._find(key)
             if kept is not None:
                 return kept

@@ -11,7 +11,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -109,7 +108,7 @@ class Tail:
             return None
         if self._failing or not self.healthy(ref):
             return None
-        return replace(channel.job, last=channel.cursor)
+        return channel.latest()
 
     def silent_seconds(self, ref: JobRef | None = None) -> float:
         """For how long the store has not answered the tail; or the server of ``ref``, where there are many."""

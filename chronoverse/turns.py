@@ -2,13 +2,12 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
 
 class Turns:
-    """A lock handed to whoever has waited longest: who asks again at once comes behind all that wait.
+    """A lock for a ``with``, handed to whoever has waited longest: who asks again at once comes behind all that wait.
 
     A turn begins with ``pause``, which lets whoever needs no turn go on for once. So however many take turns,
     nobody else waits for more than one. ``seconds`` is how long anybody waits for a turn; when it does not come,
@@ -23,15 +22,18 @@ class Turns:
         self._taken = False
         self._waiting: deque[threading.Event] = deque()
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """A turn, for a ``with``."""
+    def __enter__(self) -> None:
+        """Begins a turn."""
         self._take()
         try:
             self._pause()
-            yield
-        finally:
+        except BaseException:
             self._give()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        """Ends it."""
+        self._give()
 
     def _take(self) -> None:
         with self._lock:

@@ -90,6 +90,21 @@ def test_a_channel_of_a_job_to_come_begins_at_zero() -> None:
     assert (channel.base, channel.cursor, channel.state, channel.final) == (0, 0, None, None)
 
 
+def test_the_latest_job_ends_at_the_newest_line() -> None:
+    """One object for a crowd that comes at once, another as soon as there is a line or a new look more."""
+    channel = Channel(REF, job(last=7))
+    assert channel.latest() is channel.job
+    channel.publish([item(8)], 7, ROOMY)
+
+    latest = channel.latest()
+    assert latest == job(last=8)
+    assert channel.latest() is latest
+    channel.publish([item(9)], 8, ROOMY)
+    assert channel.latest() == job(last=9)
+    channel.observe(job(last=9, attempt=2))
+    assert channel.latest() == job(last=9, attempt=2)
+
+
 # Seek and take
 
 

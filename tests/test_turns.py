@@ -35,7 +35,7 @@ class Askers:
 
     def _ask(self, number: int) -> None:
         try:
-            with self.turns.turn():
+            with self.turns:
                 self.came.append(number)
         except Missed:
             self.missed.append(number)
@@ -54,17 +54,17 @@ def askers() -> Iterator[Askers]:
 
 def test_turns_come_in_the_order_of_asking(askers: Askers) -> None:
     """Whoever holds one and asks again at once comes last."""
-    with askers.turns.turn():
+    with askers.turns:
         askers.ask()
         askers.ask()
-    with askers.turns.turn():
+    with askers.turns:
         assert askers.came == [0, 1]
 
 
 def test_a_turn_that_does_not_come_is_missed() -> None:
     """It is said so, and whoever comes later is not kept waiting by it."""
     askers = Askers(Turns(0.01, Missed))
-    with askers.turns.turn():
+    with askers.turns:
         askers.ask()
         askers.join()
         assert askers.missed == [0]
@@ -75,7 +75,7 @@ def test_a_turn_that_does_not_come_is_missed() -> None:
 def test_a_turn_that_came_too_late_is_handed_on(askers: Askers) -> None:
     """Between the end of somebody's patience and its leaving the queue, the turn may become its own."""
     turns = askers.turns
-    with turns.turn():
+    with turns:
         impatient = threading.Event()
         turns._waiting.append(impatient)
         askers.ask()
@@ -90,9 +90,9 @@ def test_a_turn_that_came_too_late_is_handed_on(askers: Askers) -> None:
 
 def test_a_turn_ends_whatever_happens_in_it(askers: Askers) -> None:
     """Also when it happens in the pause."""
-    with pytest.raises(ZeroDivisionError), askers.turns.turn():
+    with pytest.raises(ZeroDivisionError), askers.turns:
         raise ZeroDivisionError
-    with pytest.raises(ZeroDivisionError), Turns(LONG, Missed, lambda: 1 // 0).turn():
+    with pytest.raises(ZeroDivisionError), Turns(LONG, Missed, lambda: 1 // 0):
         pass
     askers.ask()
     assert askers.came == [0]
@@ -103,5 +103,5 @@ def test_others_go_on_before_each_turn() -> None:
     rested: list[int] = []
     turns = Turns(LONG, Missed, lambda: rested.append(len(rested)))
     for expected in (1, 2):
-        with turns.turn():
+        with turns:
             assert len(rested) == expected

@@ -19,6 +19,7 @@ class Proxies:
     def __init__(self) -> None:
         self._networks: list[IPv4Network | IPv6Network] = []
         self._any = False
+        self._trusts = lru_cache(ADDRESSES)(self._judge)
 
     def trust(self, proxies: Iterable[str]) -> None:
         """Addresses and networks, or ``*``: what gunicorn has read from FORWARDED_ALLOW_IPS."""
@@ -26,6 +27,7 @@ class Proxies:
             self._any |= each == ANY
             if each != ANY:
                 self._networks.append(ip_network(each, strict=False))
+        self._trusts.cache_clear()
 
     def client(self, peer: str, forwarded_for: str | None) -> str:
         """The client's address, an IPv6 one as its network; ``peer`` is the connection's, empty on a unix socket.
@@ -39,7 +41,7 @@ class Proxies:
             client = hop
         return _plain(client)
 
-    def _trusts(self, peer: str) -> bool:
+    def _judge(self, peer: str) -> bool:
         if self._any or not peer:
             return True
         address = _address(peer)
@@ -56,6 +58,7 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
     return mapped or address
 
 
+@lru_cache(ADDRESSES)
 def _plain(text: str) -> str:
     """One spelling of each client. All that is no address is one and the same, or one could make shares up."""
     address = _address(text)

@@ -36,7 +36,7 @@ def blueprint(services: Services) -> Blueprint:
         if isinstance(turn, AtCapacity):
             raise turn
         if turn is None:
-            with services.arrivals.turn():
+            with services.arrivals:
                 pass
 
     services.guard(routes)
@@ -122,7 +122,7 @@ class EventStream(Response):
         sock = tune(environ)
         if self._services.outlets.fit(environ):
             fields = self.get_wsgi_headers(environ).to_wsgi_list()
-            return hand_over(self._services, self._viewer, self._ended, sock, start_response, fields)
+            return hand_over(self._services, self._viewer, self._ended, sock, fields)
         undo = on_hangup(sock, self._viewer.hang_up) if sock else None
 
         def closed() -> None:

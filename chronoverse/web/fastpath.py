@@ -44,12 +44,12 @@ class FastPath:
         """The response, or ``ALREADY_HANDLED``."""
         found = _PATH.fullmatch(environ["PATH_INFO"])
         if found is not None and environ["REQUEST_METHOD"] == "GET" and self._services.outlets.fit(environ):
-            answer = self._answer(JobRef(found[1], found[2]), environ, start_response)
+            answer = self._answer(JobRef(found[1], found[2]), environ)
             if answer is not None:
                 return answer
         return self._app(environ, start_response)
 
-    def _answer(self, ref: JobRef, environ: dict[str, Any], start_response: Any) -> object | None:
+    def _answer(self, ref: JobRef, environ: dict[str, Any]) -> object | None:
         """None, and nothing done, when the application must answer."""
         services, query = self._services, meaning(environ["QUERY_STRING"])
         # The path as it was sent: an escaped one is the application's to judge.
@@ -59,7 +59,7 @@ class FastPath:
         if query is None or not plain or (after is None) is not (last_event_id is None):
             return None
         try:
-            with services.arrivals.turn():
+            with services.arrivals:
                 environ[TURN] = True
         except AtCapacity as error:
             environ[TURN] = error
@@ -85,7 +85,7 @@ class FastPath:
         asked = wanted(services, ref, job, after, stream, query["wait"], principal.expires_at)
         viewer, ended = open_viewer(services, asking, asked)
         fields = [*headers(after).items(), ("Content-Type", CONTENT_TYPE), (HEADER, name)]
-        return hand_over(services, viewer, ended, tune(environ), start_response, fields)
+        return hand_over(services, viewer, ended, tune(environ), fields)
 
 
 @lru_cache(QUERIES)

@@ -8,7 +8,6 @@ for more than that has a greenlet, for as long as it takes: a replay, the end.
 import _socket
 import contextlib
 import logging
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -70,8 +69,8 @@ class Outlet:
     )  # fmt: skip
 
     def __init__(self, viewer: Viewer, sock: Any, outlets: "Outlets", closed: Callable[[], None]) -> None:
-        # gunicorn closes its own descriptor of the connection when the request's handler returns.
-        self._socket = _socket.socket(fileno=os.dup(sock.fileno()))
+        # Taken from gunicorn, which closes what it holds of the connection when the request's handler returns.
+        self._socket = _socket.socket(sock.family, sock.type, sock.proto, sock.detach())
         self._socket.setblocking(False)
         self.viewer = viewer
         self.crowd: Crowd | None = None
