@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from chronoverse.auth import ADMIN, READ, WRITE
 from tests.http.foreign import Foreign
 from tests.http.wire import Door, exchange, request_bytes
+from tests.support.issuer import Issuer
 from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service, serving
@@ -184,36 +185,47 @@ RSA: Final = rsa.generate_private_key(65_537, 2_048)
 PEM: Final = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-@pytest.fixture(scope="module")
-def of_a_public_key(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[dict[str, Door]]:
-    """Both doors of a service that has a public key, which everybody may have."""
-    directory = tmp_path_factory.mktemp("public")
-    with (
-        serving(directory, redis_server.url, jwt_secret="", jwt_public_key=PEM.decode()) as service,
-        Nginx(directory, [(service.host, service.port)]) as nginx,
-    ):
-        yield {"direct": service, "nginx": nginx}
+def jwk(key: rsa.RSAPrivateKey, kid: str) -> dict[str, Any]:
+    """Its public half, as an issuer publishes it."""
+    return {**jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid}
+
+
+@pytest.fixture(scope="module", params=["PEM", "JWKS"])
+def keyed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer
+) -> Iterator[dict[str, Door]]:
+    """Both doors of a service that has a public key, or asks for it. Everybody may have that."""
+    directory = tmp_path_factory.mktemp("keyed")
+    with Issuer() as issuer:
+        issuer.keys = [jwk(RSA, "k1")]
+        pem, url = (PEM.decode(), "") if request.param == "PEM" else ("", issuer.url)
+        with (
+            serving(directory, redis_server.url, jwt_secret="", jwt_public_key=pem, jwt_jwks_url=url) as service,
+            Nginx(directory, [(service.host, service.port)]) as nginx,
+        ):
+            yield {"direct": service, "nginx": nginx}
 
 
 @pytest.mark.parametrize("name", ["direct", "nginx"])
-def test_a_public_key_is_no_secret(of_a_public_key: dict[str, Door], name: str) -> None:
+def test_a_public_key_is_no_secret(keyed: dict[str, Door], name: str) -> None:
     """Whoever signs by HMAC with the key that all know is refused, and so is a key that comes with its token."""
     stranger = rsa.generate_private_key(65_537, 2_048)
-    jwk: Any = jwt.algorithms.RSAAlgorithm.to_jwk(stranger.public_key(), as_dict=True)
-    tokens = [
-        jwt.encode(claims(), RSA, "RS256"),
-        signed(PEM),
-        signed(PEM.strip()),
-        signed(PEM, {"alg": "RS256"}),
-        jwt.encode(claims(), stranger, "RS256", {"jwk": jwk, "kid": "../../dev/null"}),
-        unsigned(),
-    ]
-    answers = [
-        ask(of_a_public_key[name], *ROUTES["job"], "Bearer " + token.removeprefix("Bearer ")).status_code
-        for token in tokens
-    ]
+    refused = {
+        "HMAC of the PEM": signed(PEM, {"kid": "k1"}),
+        "and without its end": signed(PEM.strip(), {"kid": "k1"}),
+        "HMAC of the JWK": signed(json.dumps(jwk(RSA, "k1")).encode(), {"kid": "k1"}),
+        "HMAC by another name": signed(PEM, {"alg": "RS256", "kid": "k1"}),
+        "nothing": unsigned(),
+        **{
+            f"a stranger, {head}": "Bearer " + jwt.encode(claims(), stranger, "RS256", {"kid": "k1", **head})
+            for head in ({"jwk": jwk(stranger, "k1")}, *POINTERS.values())
+        },
+    }
+    good = "Bearer " + jwt.encode(claims(), RSA, "RS256", {"kid": "k1"})
 
-    assert answers == [200, 401, 401, 401, 401, 401]
+    assert ask(keyed[name], *ROUTES["job"], good).status_code == 200
+    answers = {kind: ask(keyed[name], *ROUTES["job"], token).status_code for kind, token in refused.items()}
+    assert answers == dict.fromkeys(refused, 401)
 
 
 @pytest.mark.parametrize(
