@@ -4,9 +4,9 @@
 FROM python:3.13-slim-trixie AS build
 WORKDIR /build
 RUN python -m venv --without-pip /opt/venv && python -m venv /opt/build
-COPY requirements.txt ./
+COPY requirements-image.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/venv/bin/python install --require-hashes --only-binary :all: -r requirements.txt
+    pip --python /opt/venv/bin/python install --require-hashes --only-binary :all: -r requirements-image.txt
 COPY requirements-build.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/build/bin/python install --require-hashes --only-binary :all: -r requirements-build.txt
@@ -21,7 +21,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     CHRONOVERSE_DATA_DIR=/var/lib/chronoverse
 RUN useradd --uid 10001 --no-create-home --home-dir /var/lib/chronoverse --shell /usr/sbin/nologin chronoverse \
-    && install --directory --owner 10001 --group 10001 --mode 0700 /var/lib/chronoverse
+    && install --directory --owner 10001 --group 10001 --mode 0700 /var/lib/chronoverse /archive
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /var/lib/chronoverse
 VOLUME /var/lib/chronoverse

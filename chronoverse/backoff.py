@@ -1,13 +1,26 @@
-"""How long to wait before trying again. Pure: the clock and the dice are arguments."""
+"""How long to wait before trying again. The clock and the dice are arguments."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import urllib3
+from urllib3.exceptions import InvalidHeader
+
 #: Seconds before any attempt, at most, unless the other side asked for more.
 MAX_DELAY_SECONDS: Final = 30.0
+#: Seconds of a Retry-After that are believed.
+MAX_RETRY_AFTER_SECONDS: Final = 120.0
 #: Doublings after which a delay grows no more; any delay has long reached its maximum then.
 _MAX_DOUBLINGS: Final = 16
+
+
+def retry_after(response: urllib3.BaseHTTPResponse) -> float:
+    """Seconds, from either of the header's two forms. https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3"""
+    try:
+        return min(urllib3.Retry().get_retry_after(response) or 0, MAX_RETRY_AFTER_SECONDS)
+    except InvalidHeader:
+        return 0
 
 
 @dataclass

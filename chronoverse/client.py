@@ -15,9 +15,9 @@ from urllib.parse import urlencode
 
 import orjson
 import urllib3
-from urllib3.exceptions import HTTPError, InvalidHeader
+from urllib3.exceptions import HTTPError
 
-from chronoverse.backoff import Effort
+from chronoverse.backoff import Effort, retry_after
 from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
 from chronoverse.follower import Follower, Item, Trouble
 from chronoverse.joblog import IDENTIFIER, JobRef, Line, parse_number
@@ -31,8 +31,6 @@ CONNECT_SECONDS: Final = 5.0
 PATIENCE_SECONDS: Final = 600.0
 #: Seconds before a new attempt, when the service did not say.
 DELAY_SECONDS: Final = 1.0
-#: Seconds of a Retry-After that are believed.
-MAX_RETRY_AFTER_SECONDS: Final = 120.0
 #: Attempts at a request that is no stream: somebody waits for the answer.
 TRIES: Final = 4
 #: Bytes of one read, and of a refusal's body.
@@ -249,7 +247,7 @@ class Client:
         except (HTTPError, OSError) as error:
             raise _Again(f"{self._url} does not answer: {_reason(error)}") from error
         if response.status == 429 or response.status >= 500:
-            raise _Again(detail, _retry_after(response))
+            raise _Again(detail, retry_after(response))
         raise _FINAL.get(response.status, ChronoverseError)(detail)
 
 
@@ -276,11 +274,3 @@ def _detail(response: urllib3.BaseHTTPResponse) -> str:
         return str(problem.get("detail") or problem["title"])
     except (ValueError, LookupError, AttributeError, TypeError):
         return f"the service answers {response.status} {response.reason or ''}".rstrip()
-
-
-def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
-    """Seconds, from either of the header's two forms. https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3"""
-    try:
-        return min(urllib3.Retry().get_retry_after(response) or 0, MAX_RETRY_AFTER_SECONDS)
-    except InvalidHeader:
-        return 0

@@ -69,6 +69,14 @@ class StoreUnavailable(StoreError):
     """Raised when the store cannot be reached, is loading, or does not answer in time. Worth a retry."""
 
 
+class TooFast(StoreUnavailable):
+    """Raised when somebody publishes or asks faster than they may. Worth a retry in ``seconds``."""
+
+    def __init__(self, message: str, seconds: float):
+        super().__init__(message)
+        self.seconds = seconds
+
+
 class KeysMoving(StoreUnavailable):
     """Raised when a Cluster is moving a job's keys to another server just now. Worth a retry."""
 

@@ -11,6 +11,7 @@ import orjson
 import urllib3
 from urllib3.exceptions import HTTPError, ProtocolError
 
+from chronoverse.backoff import retry_after
 from chronoverse.errors import (
     BadRequest,
     ChronoverseError,
@@ -24,6 +25,7 @@ from chronoverse.errors import (
     SequenceGap,
     StoreUnavailable,
     Tainted,
+    TooFast,
     Unauthorized,
 )
 from chronoverse.joblog import Attempt, JobRef, Line, Status
@@ -73,8 +75,9 @@ class HttpLedger:
     told once that an answer is all that can be had.
 
     Every method raises what :class:`chronoverse.store.Store` does, :class:`StoreUnavailable` also for a service
-    that does not answer, or answers that it cannot serve; and :class:`Unauthorized`, :class:`Forbidden`,
-    :class:`JobNotFound` (no such workflow, or not with this token) and :class:`BadRequest`, which no retry changes.
+    that does not answer, or answers that it cannot serve; :class:`TooFast`; and :class:`Unauthorized`,
+    :class:`Forbidden`, :class:`JobNotFound` (no such workflow, or not with this token) and :class:`BadRequest`,
+    which no retry changes.
     Safe to share between threads.
     """
 
@@ -157,7 +160,7 @@ class HttpLedger:
             return None
         if response.status == 200:
             return self._json(answer)
-        raise _refusal(response.status, answer)
+        raise _refusal(response.status, answer, retry_after(response))
 
     def _request(self, url: str, content: bytes, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
         """One answer, its body unread. A connection that the service closed while it was idle is not worth a word."""
@@ -192,8 +195,11 @@ def _number(answer: Any, name: str) -> int:
     return number
 
 
-def _refusal(status: int, answer: bytes) -> ChronoverseError:
-    """The error behind a problem document (RFC 9457), or behind the status of whatever else came."""
+def _refusal(status: int, answer: bytes, seconds: float) -> ChronoverseError:
+    """The error behind a problem document (RFC 9457), or behind the status of whatever else came.
+
+    ``seconds`` are those of its Retry-After.
+    """
     try:
         problem = orjson.loads(answer)
         detail = str(problem.get("detail") or problem["title"])
@@ -204,7 +210,9 @@ def _refusal(status: int, answer: bytes) -> ChronoverseError:
         return SequenceGap(expected)
     if status == 409 and reason in _REFUSALS:
         return _REFUSALS[reason](detail)
-    if status in (408, 429) or status >= 500:
+    if status == 429:
+        return TooFast(detail, seconds)
+    if status == 408 or status >= 500:
         return StoreUnavailable(detail)
     if status == 413:
         return TooLong(detail)

@@ -22,6 +22,7 @@ from chronoverse.errors import (
     NotALog,
     SequenceGap,
     StoreError,
+    TooFast,
 )
 from chronoverse.joblog import Attempt, JobRef
 from chronoverse.ledger import Ending, Ledger
@@ -165,6 +166,9 @@ class Publisher:
             self._step(store, sender)
         except NotALog:
             raise
+        except TooFast as asked:
+            sender.reset()
+            self._stop.wait(min(max(asked.seconds, self._backoff(0)), self._renewal / 2))
         except StoreError as error:
             sender.reset()
             self._pause(error)

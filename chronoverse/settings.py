@@ -169,6 +169,16 @@ class Settings:
             "as many as the worker takes",
         ),
     ] = None
+    max_publish_rate_per_token: Annotated[
+        int | None,
+        Knob(
+            parse.Whole(65_536, 1_099_511_627_776),
+            "bytes a second per worker",
+            "What runners may publish over HTTP with tokens of the same `sub`, ten seconds of it at once; a line counts"
+            " 48 bytes beside its message. Appends beyond it are refused with 429 until it is made up for.",
+            "as many as the worker takes",
+        ),
+    ] = None
     max_stream_seconds: Annotated[
         int,
         Knob(

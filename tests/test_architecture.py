@@ -40,7 +40,7 @@ LAYERS: Final = {
         "web.fairness web.identity",
         "web.tracing",
         "web.addresses web.admission web.bodies web.connection web.crowd web.cursors",
-        "web.pump web.schemas",
+        "web.pump web.rates web.schemas",
         "web.journal web.problems web.searches",
         "web.openapi web.outlet web.publications web.refusals",
         "web.services web.worker",

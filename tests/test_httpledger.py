@@ -28,6 +28,7 @@ from chronoverse.errors import (
     SequenceGap,
     StoreUnavailable,
     Tainted,
+    TooFast,
     Unauthorized,
 )
 from chronoverse.httpledger import GZIP_BYTES, HttpLedger
@@ -193,7 +194,7 @@ def test_nobody_can_say_what_is_safe(service: Service, job: JobRef) -> None:
         (problem("503 Service Unavailable", "the store is away"), StoreUnavailable),
         (problem("502 Bad Gateway", "?"), StoreUnavailable),
         (problem("500 Internal Server Error", "?"), StoreUnavailable),
-        (problem("429 Too Many Requests", "?"), StoreUnavailable),
+        (problem("429 Too Many Requests", "?"), TooFast),
         (problem("408 Request Timeout", "?"), StoreUnavailable),
         (answer("502 Bad Gateway", b"<html>", Content_Type="text/html"), StoreUnavailable),
         (answer("200 OK", b"<html>", Content_Type="text/html"), StoreUnavailable),
@@ -357,6 +358,26 @@ def test_beside_an_embedded_service_no_token_is_needed(tmp_path: Path) -> None:
         assert "does not say what its store has on its disk" in done.stderr
         shown = chronoverse("logs", "wf", "j", url=service.url, data_dir=service.data_dir)
     assert shown.stdout == "hello\n"
+
+
+def test_a_runner_that_is_too_fast_waits_and_loses_nothing(
+    tmp_path: Path, redis_server: RedisServer, job: JobRef
+) -> None:
+    """It comes again when it was told to, and not before; neither the job nor anybody at the terminal notices."""
+    count, line = 8_500, "x" * 52
+    with serving(tmp_path / "s", redis_server.url, max_publish_rate_per_token=65_536) as service:
+        ledger = HttpLedger(service.url, service.token())
+        code = f"for n in range({count}): print(f'{{n:05}}{line[5:]}')\nsys.stdout.flush(); wait()"
+        with closing(ledger), RunningJob(code, ledger, tmp_path, job, deliver_seconds=30) as run:  # type: ignore[arg-type]
+            run.go_on()
+            assert run.result() == 0
+        refused = service.metric('chronoverse_publish_answers_total{answer="TOO_FAST",operation="append"}')
+
+    assert read_lines(redis_server, job) == [f"{number:05}{line[5:]}" for number in range(count)]
+    assert read_log(redis_server, job)[1] is not None
+    # 850 kB, of which ten seconds' worth may come at once, take three more.
+    assert 1 <= refused <= 6
+    assert run.said == ""
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://u:p@x", "x"])

@@ -1,9 +1,7 @@
 """Published keys: fetched over HTTP, seldom, and believed for a while when the issuer is away."""
 
-import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from chronoverse.auth import Verifier
 from chronoverse.errors import KeysUnavailable, Unauthorized
 from chronoverse.jwks import COOLDOWN_SECONDS, LIFESPAN_SECONDS, STALE_SECONDS, PublishedKeys, fetch
 from chronoverse.settings import Settings
+from tests.support.issuer import Issuer
 
 NOW = 1_772_532_000.0
 CLAIMS: dict[str, Any] = {"sub": "ada", "exp": NOW + 60, "scope": "logs:read", "workflows": ["*"]}
@@ -31,40 +30,6 @@ def published(key: Any, kid: str, **more: str) -> dict[str, Any]:
     return {**kinds[key].to_jwk(key.public_key(), as_dict=True), "kid": kid, **more}
 
 
-class Issuer(ThreadingHTTPServer):
-    """An HTTP server with a key set that can change, fail, and count who asks."""
-
-    daemon_threads = False
-    block_on_close = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answer)
-        self.keys: list[dict[str, Any]] | None = []
-        self.asked = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/jwks.json"
-
-
-class _Answer(BaseHTTPRequestHandler):
-    server: Issuer
-
-    def do_GET(self) -> None:
-        self.server.asked += 1
-        if self.server.keys is None:
-            self.send_error(503)
-            return
-        body = json.dumps({"keys": self.server.keys}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 class Clock:
     """A clock that goes when it is told to."""
 
@@ -78,12 +43,8 @@ class Clock:
 @pytest.fixture
 def issuer() -> Iterator[Issuer]:
     """One that runs for a test."""
-    with Issuer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+    with Issuer() as issuer:
+        yield issuer
 
 
 @pytest.mark.parametrize(("key", "algorithm"), [(EC, "ES256"), (RSA, "RS256"), (ED25519, "EdDSA")])

@@ -87,9 +87,11 @@ def test_every_alert_has_its_paragraph_and_every_paragraph_its_alert() -> None:
         assert "$labels.instance" in rule["annotations"]["summary"]
 
 
-def test_the_page_names_settings_that_exist() -> None:
-    """By their whole names."""
+def test_what_operators_read_names_settings_that_exist() -> None:
+    """By their whole names, in every page and in every file that is to be deployed."""
     known = {name for _, name, _ in knobs()}
-    named = set(re.findall(r"\b(?:CHRONOVERSE_[A-Z_]+|WEB_CONCURRENCY)\b", PAGE.read_text("utf-8")))
+    texts = [path.read_text("utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*"))]
+    named = set(re.findall(r"\bCHRONOVERSE_[A-Z_]+\b", "".join(texts)))
 
+    assert len(texts) > 15
     assert named <= known

@@ -25,9 +25,10 @@ DECLARED = pytest.mark.parametrize(
     [
         ("requirements.txt", RUNTIME),
         ("requirements-dev.txt", RUNTIME + EXTRAS["dev"]),
+        ("requirements-image.txt", RUNTIME + EXTRAS["otel"] + EXTRAS["s3"]),
         ("requirements-build.txt", PYPROJECT["dependency-groups"]["build"]),
     ],
-    ids=["runtime", "dev", "build"],
+    ids=["runtime", "dev", "image", "build"],
 )
 
 
@@ -93,12 +94,12 @@ def test_a_stale_file_is_noticed() -> None:
 
 def test_development_pins_extend_all_others() -> None:
     """What is tested is what is shipped, and what it is built with: the same versions everywhere."""
-    runtime, build, dev = (
+    runtime, build, image, dev = (
         {(pin.name, pin.version) for pin in read_pins((ROOT / name).read_text(encoding="utf-8"))}
-        for name in ("requirements.txt", "requirements-build.txt", "requirements-dev.txt")
+        for name in ("requirements.txt", "requirements-build.txt", "requirements-image.txt", "requirements-dev.txt")
     )
 
-    assert (runtime | build) - dev == set()
+    assert (runtime | build | image) - dev == set()
 
 
 @DECLARED

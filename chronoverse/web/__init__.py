@@ -23,6 +23,7 @@ from chronoverse.web.fairness import ARRIVING_SECONDS, Sparingly, let_others
 from chronoverse.web.fastpath import FastPath
 from chronoverse.web.journal import redact
 from chronoverse.web.outlet import Outlets
+from chronoverse.web.rates import Rates
 from chronoverse.web.schemas import IdentifierConverter
 from chronoverse.web.services import ARRIVAL_SECONDS, Services
 from chronoverse.web.tracing import Traces
@@ -64,6 +65,7 @@ def services(settings: Settings) -> Services:
         outlets=Outlets(Worker(tail, settings.heartbeat_seconds, time.monotonic)),
         arrivals=Turns(ARRIVAL_SECONDS, AtCapacity, Sparingly(ARRIVING_SECONDS)),
         hold=hold,
+        rates=Rates(settings.max_publish_rate_per_token),
         traces=Traces(redact) if settings.traces else None,
     )
 

@@ -32,6 +32,7 @@ from chronoverse.errors import (
     StoreRefused,
     StoreUnavailable,
     Tainted,
+    TooFast,
     Unauthorized,
 )
 from chronoverse.tally import store_failed
@@ -53,6 +54,7 @@ STATUS: Final[dict[type[ChronoverseError], int]] = {
     StoreUnavailable: 503,
     StoreRefused: 503,
     ShareUsed: 429,
+    TooFast: 429,
     AtCapacity: 503,
     KeysUnavailable: 503,
 }
@@ -151,6 +153,8 @@ def _ours(error: ChronoverseError) -> Response:
             store_failed("request", error)
     detail = str(error) if status < 500 else DETAILS.get(type(error), "Something went wrong here.")
     response = problem(status, detail, **_members(error))
+    if isinstance(error, TooFast):
+        response.headers["Retry-After"] = str(error.seconds)
     if status == 403:
         response.headers["WWW-Authenticate"] = 'Bearer error="insufficient_scope"'
     return response

@@ -1,6 +1,7 @@
 """A runner's requests: opening an attempt, appending lines, ending the job, for runners that cannot reach the store.
 
-The answers are the store's own: 409 with its ``reason`` where it turns a runner away, 503 where it cannot be reached.
+The answers are the store's own: 409 with its ``reason`` where it turns a runner away, 503 where it cannot be reached;
+but for 429, where a token publishes faster than it may.
 Any request may be repeated after a lost answer.
 """
 
@@ -11,7 +12,7 @@ from typing import Any, Final
 from flask import Response, request
 
 from chronoverse import metrics
-from chronoverse.errors import AppendRefused, NotALog, StoreError, StoreRefused, StoreUnavailable
+from chronoverse.errors import AppendRefused, NotALog, StoreError, StoreRefused, StoreUnavailable, TooFast
 from chronoverse.joblog import Attempt, JobRef, Status
 from chronoverse.web.bodies import Bodies
 from chronoverse.web.pages import page_response
@@ -25,7 +26,7 @@ from chronoverse.web.publications import (
     lines,
 )
 from chronoverse.web.schemas import Blueprint, ProblemSchema
-from chronoverse.web.services import Services
+from chronoverse.web.services import Services, principal
 
 _JOB: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
 _PROBLEM: Final = {"schema": ProblemSchema, "content_type": "application/problem+json"}
@@ -57,6 +58,9 @@ def blueprint(services: Services) -> Blueprint:
     )
     @routes.alt_response(413, **_PROBLEM, description="More than CHRONOVERSE_MAX_BODY_BYTES, as sent or as inflated.")
     @routes.alt_response(415, **_PROBLEM, description="Not JSON, or encoded with anything but gzip.")
+    @routes.alt_response(
+        429, **_PROBLEM, description="The token publishes faster than it may. No lines at all always may."
+    )
     def append(workflow_id: str, job_id: str) -> Response:
         """Append lines, or renew the lease."""
         with bodies.json(request, lines_body) as body:
@@ -66,7 +70,9 @@ def blueprint(services: Services) -> Blueprint:
                     services.store.renew(attempt)
                 return page_response({"next": None}, None)
             with _counted("append"):
+                services.rates.check(principal().subject)
                 following = services.store.append(attempt, list(lines(body["first"], body["lines"])))
+            services.rates.spend(principal().subject, (line["message"] for line in body["lines"]))
             metrics.LINES_APPENDED.inc(len(body["lines"]))
             return page_response({"next": following}, None)
 
@@ -97,7 +103,8 @@ def _counted(operation: str) -> Iterator[None]:
         answer = REASON[type(error)]
         raise
     except StoreError as error:
-        answer = {StoreUnavailable: "UNAVAILABLE", StoreRefused: "REFUSED"}.get(type(error), answer)
+        words = {StoreUnavailable: "UNAVAILABLE", StoreRefused: "REFUSED", TooFast: "TOO_FAST"}
+        answer = words.get(type(error), answer)
         raise
     finally:
         metrics.PUBLISH_ANSWERS.labels(operation, answer).inc()

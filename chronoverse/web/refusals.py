@@ -1,5 +1,6 @@
 """What gunicorn refuses before the application sees it, as the problem documents that everything else is refused by."""
 
+import re
 import secrets
 import ssl
 from typing import Any, Final, NamedTuple
@@ -9,6 +10,14 @@ from gunicorn.http import errors
 
 from chronoverse.web.identity import HEADER, NAME_BYTES
 from chronoverse.web.problems import TITLES
+
+#: A host and its port, as RFC 3986 section 3.2.2 spells them. What addresses the service must name one.
+_HOST: Final = re.compile(r"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?", re.ASCII)
+
+
+class BadHost(errors.ParseException):
+    """Raised when a request does not say in its Host header which host it is for."""
+
 
 #: What each of gunicorn's refusals is told as; the first that fits. Never with what the client sent.
 _REFUSALS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
@@ -25,6 +34,7 @@ _REFUSALS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (errors.ObsoleteFolding, 400, "A header may not be folded."),
     (errors.InvalidHeader, 400, "A header is malformed, or contradicts another."),
     (errors.InvalidHeaderName, 400, "A header's name is malformed."),
+    (BadHost, 400, "A request names its host, and only HTTP/1.0 may leave that out."),
     (errors.ParseException, 400, "This is not a request as HTTP has it."),
     (ssl.SSLError, 400, "This is not TLS as it is spoken here."),
 )
@@ -36,6 +46,18 @@ class Refusal(NamedTuple):
     status: int
     request_id: str
     answer: bytes
+
+
+def check_host(request: Any) -> None:
+    """Raises :class:`BadHost` when gunicorn's ``request`` must be refused for its host.
+
+    Two are none to gunicorn itself, which asks for no more. https://www.rfc-editor.org/rfc/rfc9112#section-3.2
+    """
+    host = next((value for name, value in request.headers if name == "HOST"), None)
+    if host is None and request.version < (1, 1):
+        return
+    if host is None or not _HOST.fullmatch(host):
+        raise BadHost("no host")
 
 
 def refuse(error: BaseException, cfg: Any) -> Refusal:

@@ -26,6 +26,7 @@ from chronoverse.web.admission import Guest, Streams
 from chronoverse.web.identity import request_id
 from chronoverse.web.outlet import Outlets
 from chronoverse.web.problems import problem
+from chronoverse.web.rates import Rates
 from chronoverse.web.schemas import Blueprint
 from chronoverse.web.tracing import SPAN, Traces
 
@@ -60,6 +61,8 @@ class Services:
     traces: Traces | None = None
     #: Turns at reading many stored lines; see :meth:`scanning`.
     scans: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(SCANS))
+    #: How fast runners publish.
+    rates: Rates = field(default_factory=Rates)
     proxies: Proxies = field(default_factory=Proxies)
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic

@@ -15,7 +15,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from chronoverse import metrics
 from chronoverse.web.connection import half_close
-from chronoverse.web.refusals import refuse
+from chronoverse.web.refusals import check_host, refuse
 
 #: Seconds between looks whether it was told to go, and whether the last request has ended. A look takes 20 µs.
 LOOK_SECONDS: Final = 0.1
@@ -51,6 +51,7 @@ class Worker(GeventWorker):
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """One request. It returns only when the connection is kept for another."""
         self._idle.discard(sock)
+        check_host(req)
         super().handle_request(listener_name, req, sock, addr)
         self._idle.add(sock)
 

@@ -25,6 +25,18 @@ def test_prometheus_takes_the_rules() -> None:
     assert "SUCCESS: 14 rules found" in promtool("check", "rules", "--lint=all", "--lint-fatal", str(RULES))
 
 
+def test_prometheus_takes_the_configuration_that_the_page_shows(tmp_path: Path) -> None:
+    """With the rules beside it, whose job it names."""
+    (shown,) = re.findall(
+        r"```yaml\n(rule_files.*?)```", (DEPLOY.parent / "docs" / "operations.md").read_text(), re.DOTALL
+    )
+    (tmp_path / "prometheus.yml").write_text(shown)
+    (tmp_path / RULES.name).write_text(RULES.read_text("utf-8"))
+
+    assert "14 rules found" in promtool("check", "config", str(tmp_path / "prometheus.yml"))
+    assert re.findall(r'job="(\w+)"', RULES.read_text("utf-8")) == re.findall(r"job_name: (\w+) #", shown)
+
+
 def test_each_alert_fires_on_what_it_is_for(tmp_path: Path) -> None:
     """Series of what went wrong, and the alert with its words; and a node that is well."""
     for each in (RULES, EXAMPLES):

@@ -101,6 +101,8 @@ def test_the_archiver_has_the_nodes_archive(compose: dict[str, Any], nodes: dict
         assert each["volumes"] == ["archive:/archive"]
         assert each["environment"]["CHRONOVERSE_ARCHIVE_URL"] == "file:///archive"
     assert compose["volumes"].keys() == {"archive", "redis"}
+    # A new volume takes its owner from the image's directory, or is root's, which no node is.
+    assert re.search(r"install --directory --owner 10001 .* /archive\n", (DEPLOY.parent / "Dockerfile").read_text())
 
 
 def test_a_node_serves_on_the_redis_of_the_file(compose: dict[str, Any], nodes: dict[str, Any], tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from signal import SIGTERM
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ import pytest
 
 from chronoverse.auth import mint
 from tests.http.foreign import Foreign
-from tests.http.wire import PATIENCE_SECONDS, Stream, receive, request_bytes
+from tests.http.wire import PATIENCE_SECONDS, Door, Stream, receive, request_bytes
 from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service, serving
@@ -47,15 +46,22 @@ def limited(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer)
         yield service
 
 
+@pytest.fixture(scope="module")
+def behind(tmp_path_factory: pytest.TempPathFactory, limited: Service) -> Iterator[Nginx]:
+    """nginx before it."""
+    with Nginx(tmp_path_factory.mktemp("nginx"), [(limited.host, limited.port)]) as nginx:
+        yield nginx
+
+
 def token(subject: str) -> str:
     """A token of somebody's."""
     return mint(SECRET, subject, ("logs:read",), ("*",), 600, time.time())
 
 
-def watch(service: Service, job: Foreign, subject: str, address: str) -> Stream:
-    """A stream of ``subject``, as a proxy on this machine says from ``address``."""
-    headers = {"Authorization": f"Bearer {token(subject)}", "X-Forwarded-For": address}
-    return Stream(service, f"{job.path}/events", headers)
+def watch(door: Door, job: Foreign, subject: str, address: str) -> Stream:
+    """A stream of ``subject``, as it says from ``address``: a proxy on this machine is believed, a client is not."""
+    told = {"X-Forwarded-For": address, "Forwarded": f"for={address}"}
+    return Stream(door, f"{job.path}/events", {"Authorization": f"Bearer {token(subject)}", **told})
 
 
 def test_an_address_has_its_share_and_others_have_theirs(limited: Service, job: Foreign) -> None:
@@ -86,13 +92,12 @@ class From:
         self.connect = partial(nginx.connect, source=address)
 
 
-def test_behind_nginx_an_address_is_the_clients_own(limited: Service, job: Foreign, tmp_path: Path) -> None:
+def test_behind_nginx_an_address_is_the_clients_own(limited: Service, behind: Nginx, job: Foreign) -> None:
     """Whatever a client says of itself, it is neither nginx's nor anybody else's share that it uses up."""
-    with Nginx(tmp_path, [(limited.host, limited.port)]) as nginx, ExitStack() as stack:
+    with ExitStack() as stack:
 
         def came(address: str, said: str, subject: str) -> Stream:
-            headers = {"Authorization": f"Bearer {token(subject)}", "X-Forwarded-For": said, "Forwarded": f"for={said}"}
-            return stack.enter_context(Stream(From(nginx, address), f"{job.path}/events", headers))
+            return stack.enter_context(watch(From(behind, address), job, subject, said))
 
         for number in range(3):
             came("127.0.0.3", f"192.0.2.{number}", f"n{number}").wait_for(b"id: 3\n\n")
@@ -103,13 +108,21 @@ def test_behind_nginx_an_address_is_the_clients_own(limited: Service, job: Forei
     assert "192.0.2.9" not in limited.logs()
 
 
-def test_a_token_has_its_share_from_wherever_it_comes(limited: Service, job: Foreign) -> None:
+@pytest.mark.parametrize("name", ["direct", "nginx"])
+def test_a_token_has_its_share_from_wherever_it_comes(limited: Service, behind: Nginx, job: Foreign, name: str) -> None:
     """Counted by its subject: a fresh token is no fresh share."""
+
+    def come(subject: str, number: int) -> Stream:
+        door = limited if name == "direct" else From(behind, f"127.0.1.{number}")
+        return stack.enter_context(watch(door, job, subject, f"198.51.100.{number}"))
+
     with ExitStack() as stack:
-        for number in range(30):
-            stack.enter_context(watch(limited, job, "ada", f"198.51.100.{number}")).wait_for(b"id: 3\n\n")
-        assert stack.enter_context(watch(limited, job, "ada", "198.51.100.99")).wait_end().status == 429
-        assert stack.enter_context(watch(limited, job, "bob", "198.51.100.99")).wait_for(b"id: 3\n\n").status == 200
+        for number in range(1, 31):
+            come("ada", number).wait_for(b"id: 3\n\n")
+        refused = come("ada", 99).wait_end()
+        assert (refused.status, refused.headers["content-type"]) == (429, PROBLEM)
+        assert int(refused.headers["retry-after"]) > 0
+        assert come("bob", 99).wait_for(b"id: 3\n\n").status == 200
         assert httpx.get(f"{limited.url}/healthz").status_code == 200
     wait_until(lambda: limited.metric("chronoverse_streams_open") == 0, PATIENCE_SECONDS, "all have left")
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.http.conftest import both_ways
 from tests.http.foreign import Foreign
-from tests.http.wire import Stream
+from tests.http.wire import Door, Stream
 from tests.support.service import Service
 
 pytestmark = both_ways
@@ -194,9 +194,10 @@ def test_other_methods_are_named_the_allowed_ones(client: httpx.Client, ten: For
     assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_a_compressing_client_is_streamed_to_all_the_same(open_stream: OpenStream, job: Foreign) -> None:
+def test_a_compressing_client_is_streamed_to_all_the_same(door: Door, auth: dict[str, str], job: Foreign) -> None:
     """Nothing waits for a compressor's buffer to fill."""
     job.line("x")
-    stream = open_stream(job, Accept_Encoding="gzip, br").wait_for(b"id: 1\n\n")
+    with Stream(door, f"{job.path}/events", {**auth, "Accept-Encoding": "gzip, br"}) as stream:
+        stream.wait_for(b"id: 1\n\n")
 
     assert "content-encoding" not in stream.headers

@@ -311,6 +311,47 @@ def test_a_request_that_is_broken_is_refused_below_us(door: Door, token: str, na
     check_problem(status, headers, body)
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"",
+        b"Host:\r\n",
+        b"Host: a\r\nHost: a\r\n",
+        b"Host: a\r\nhost: b\r\n",
+        b"Host: a b\r\n",
+        b"Host: a/b\r\n",
+        b"Host: a@b\r\n",
+        b"Host: [::1\r\n",
+        b"Host: a:b\r\n",
+        b"Host: \xff\r\n",
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("path", [b"/events", b""], ids=["events", "job"])
+def test_a_request_without_one_host_is_refused(door: Door, token: str, path: bytes, lines: bytes) -> None:
+    """RFC 9112 section 3.2: none, two, or what is none."""
+    request = request_bytes(JOB + path, token).replace(b"Host: localhost\r\n", lines)
+    status, headers, body = exchange(door, request)
+
+    assert status == 400
+    check_problem(status, headers, body)
+
+
+@pytest.mark.parametrize("host", [b"a", b"a.example:8000", b"a:", b"127.0.0.1:80", b"[::1]:8000", b"a_b-c"])
+def test_any_host_is_ours(door: Door, token: str, host: bytes) -> None:
+    """The service knows no name of its own."""
+    request = request_bytes(JOB, token).replace(b"localhost", host)
+
+    assert exchange(door, request)[0] == 200
+
+
+def test_a_request_of_http_1_0_needs_no_host(service: Service, token: str) -> None:
+    """As a monitor may send it."""
+    request = request_bytes(JOB, token).replace(b"Host: localhost\r\n", b"").replace(b"HTTP/1.1", b"HTTP/1.0")
+
+    assert exchange(service, request)[0] == 200
+
+
 def check_problem(status: int, headers: dict[str, str], body: bytes) -> None:
     """The document says what the head says, in words of its own, and nothing of what was sent."""
     assert headers["content-type"] == PROBLEM
