@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,6 +163,38 @@ def test_a_server_that_remembers_few_keys(server: RedisServer, world: World) -> 
         pass
 
     assert [world.cursors[job] for job in JOBS] == [1] * 100 + [0] * 200
+
+
+def test_thousands_that_change_while_the_server_is_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one script, say. It tells of each of them before it answers, and all are read."""
+    jobs = [job(number) for number in range(3000)]
+    world.watch(*jobs)
+    assert world.read() == {}
+    script = "for _, key in ipairs(KEYS) do redis.call('XADD', key, '1-0', 'message', 'a') end"
+
+    def change(bell: socket.socket) -> bool:
+        monkeypatch.undo()
+        world.server.ask("EVAL", script, len(jobs), *map(world.key, jobs))
+        return True
+
+    monkeypatch.setattr("chronoverse.store.tracking._rung", change)
+    assert world.read() == {}
+    assert world.read() == {each: [1] for each in jobs}
+
+
+def test_an_answer_that_nobody_asked_for(world: World) -> None:
+    """From then on each answer would be taken for the next one's: the connection is given up, and nothing is lost."""
+    world.watch(*JOBS)
+    world.read()
+    connection = world.reader._many._connection
+    assert connection
+    connection.send_command("XREAD", "STREAMS", world.key(JOBS[0]), "0")
+    world.write(JOBS[0], 1)
+    wait_until(connection.can_read, SOON, "it has answered")
+    with pytest.raises(StoreUnavailable):
+        world.read()
+
+    assert world.read() == {JOBS[0]: [1]}
 
 
 def test_a_connection_that_is_cut_loses_nothing(server: RedisServer, world: World) -> None:

@@ -44,6 +44,8 @@ Away = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ClusterDownE
 NotMaster = redis.ReadOnlyError
 #: The server's own word, on a connection that goes on.
 ErrorReply = redis.ResponseError
+#: What the driver gives, in the place of a reply, for a message that has been heard.
+HEARD: Final = object()
 #: Anything redis-py may raise, or put in a pipeline's place of a reply.
 DriverError = redis.RedisError
 
@@ -91,8 +93,24 @@ def hear_changes(made: Connection, hear: Callable[[Any], object]) -> bool:
 
     False where there can be none: a server says nothing unasked in RESP2, nor that it will not.
     """
-    made._parser.set_invalidation_push_handler(hear)
+
+    def heard(message: Any) -> object:
+        hear(message)
+        return HEARD
+
+    made._parser.set_invalidation_push_handler(heard)
     return made.get_protocol() in (3, "3")
+
+
+def reply(made: Connection) -> Any:
+    """The reply to what was sent; messages before it are heard.
+
+    The driver would go a call deeper for each of them, and a thousand are too deep: they come when a script changes as
+    many keys, or behind a server's pause.
+    """
+    while (answer := made.read_response(push_request=True)) is HEARD:
+        pass
+    return answer
 
 
 def wait_readable(made: Connection, other: socket.socket, seconds: float) -> None:

@@ -14,11 +14,14 @@ from chronoverse.entries import RawEntry, entry_number
 from chronoverse.joblog import JobRef
 from chronoverse.store import replies
 from chronoverse.store.driver import (
+    HEARD,
     Connection,
     DriverError,
     ErrorReply,
+    Unreachable,
     hear_changes,
     refused_for_good,
+    reply,
     translated,
     wait_readable,
 )
@@ -78,7 +81,7 @@ class TrackingReader:
             wait_readable(connection, bell, seconds)
         # A server that is away is silent too.
         connection.send_command("PING")
-        connection.read_response()
+        reply(connection)
         return []
 
     def _ask(
@@ -87,9 +90,8 @@ class TrackingReader:
         names = [self._name(job) for job in wanted]
         ids = [replies.after(cursor) for cursor in wanted.values()]
         connection.send_command("XREAD", "COUNT", count, "STREAMS", *names, *ids)
-        reply = connection.read_response()
         # What it told of before it answered is in the answer; what it tells from now on is still in the socket.
-        found = [(self._jobs[key], entries) for key, entries in replies.streams(reply)]
+        found = [(self._jobs[key], entries) for key, entries in replies.streams(reply(connection))]
         self._quiet.update(wanted)
         for job, entries in found:
             if len(entries) < count:
@@ -109,7 +111,7 @@ class TrackingReader:
             raise Untracked("its protocol is RESP2")
         try:
             connection.send_command("CLIENT", "TRACKING", "ON")
-            connection.read_response()
+            reply(connection)
         except DriverError as error:
             if refused_for_good(error):
                 raise Untracked(str(error)) from error
@@ -171,7 +173,10 @@ class TrackingReader:
 def _hear(connection: Connection) -> None:
     """Takes in all that the server has told by now: at most as much as there are keys that were read."""
     while connection.can_read():
-        connection.read_response(push_request=True)
+        if connection.read_response(push_request=True) is not HEARD:
+            # Then it is not sure any more which answer belongs to what. Nor what was told: the driver keeps errors in
+            # hearing to itself.
+            raise Unreachable("the store said something else than what has changed")
 
 
 def _rung(bell: socket.socket) -> bool:
