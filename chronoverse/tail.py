@@ -150,11 +150,11 @@ class Tail:
             return True
         self._read_at = self._clock()
         for ref, entries in batches:
+            self._moved.append(ref)
             found = self._channels.get(ref)
             # Unless nobody watches it any more, or the attendant has moved it on since the read began.
             if found is not None and found.cursor == cursors[ref]:
                 self._publish_safely(found, entries, cursors[ref])
-                self._moved.append(ref)
         return True
 
     def _cursors_now(self) -> dict[JobRef, int]:

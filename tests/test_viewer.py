@@ -597,6 +597,19 @@ def test_a_store_that_fails_at_the_end_of_a_replay_costs_no_line(rig: Rig) -> No
     assert names(said(viewer)) == ["log 1", "log 2", "job", "end"]
 
 
+def test_a_store_that_fails_at_the_end_of_a_live_log(rig: Rig) -> None:
+    """When the look that follows for the end fails, the very next read is from where the lines have got to."""
+    rig.write(1, 1)
+    viewer = started(rig)
+    rig.write(2, 2)
+    rig.end(3)
+    rig.source.before["look_many"] = unavailable
+    with pytest.raises(StoreUnavailable):
+        rig.tail.read_once()
+    rig.tail.read_once()
+    assert names(said(viewer)) == ["log 2", "job", "end"]
+
+
 def unavailable() -> None:
     raise StoreUnavailable("for a moment")
 
