@@ -161,11 +161,11 @@ class Tail:
         """Where each job is to be read on. Kept, for of thousands only a few have moved since the last read."""
         while self._moved:
             ref = self._moved.popleft()
-            channel = self._channels.get(ref)
+            if (channel := self._channels.get(ref)) is not None:
+                channel.armed = True
             if channel is None or channel.final is not None:
                 self._cursors.pop(ref, None)
             else:
-                channel.armed = True
                 self._cursors[ref] = channel.cursor
         return self._cursors
 
