@@ -1,22 +1,27 @@
 """Readers that are told what has changed: they ask for nothing else, and miss nothing, whatever is done to them."""
 
+import contextlib
 import logging
 import os
 import random
 import re
 import signal
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
+import redis
+from redis._parsers import _RESP2Parser
 
 from chronoverse.entries import entry_number
 from chronoverse.errors import NotALog, StoreError, StoreUnavailable
 from chronoverse.joblog import JobRef
 from chronoverse.store import Store
+from chronoverse.store.driver import connection, hear_changes
 from chronoverse.store.live import LiveReader
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
@@ -274,6 +279,48 @@ def test_a_server_that_may_not_tell_is_read_as_ever(
 
     assert not world.reader.tracks
     assert len([record for record in caplog.records if "does not tell" in record.message]) == 1
+
+
+def test_a_parser_of_resp2_alone_hears_nothing(server: RedisServer) -> None:
+    """It is the driver's own, where hiredis is not installed."""
+    assert not hear_changes(connection(f"{server.url}?protocol=2", parser_class=_RESP2Parser), print)
+
+
+def test_a_server_busy_with_a_script_is_asked_again(server: RedisServer, world: World) -> None:
+    """That it does not tell of changes while it is so is no refusal."""
+    world.watch(*JOBS)
+    server.ask("CONFIG", "SET", "busy-reply-threshold", "1")
+    script = threading.Thread(target=suppressing(server.ask), args=("EVAL", "while true do end", 0))
+    script.start()
+    try:
+        wait_until(lambda: busy(server), SOON, "the script runs")
+        with pytest.raises(StoreError, match="BUSY"):
+            world.read()
+    finally:
+        server.ask("SCRIPT", "KILL")
+        script.join(SOON)
+    world.write(JOBS[1], 1)
+
+    assert world.read() == {JOBS[1]: [1]}
+    assert world.reader.tracks
+
+
+def suppressing(ask: Callable[..., object]) -> Callable[..., None]:
+    """The same without errors: the script's end is one."""
+
+    def asked(*command: object) -> None:
+        with contextlib.suppress(redis.RedisError):
+            ask(*command)
+
+    return asked
+
+
+def busy(server: RedisServer) -> bool:
+    """Whether it refuses commands for a script's sake."""
+    try:
+        return not server.ask("PING")
+    except redis.ResponseError as error:
+        return "BUSY" in str(error)
 
 
 def test_it_is_told_while_there_are_many(server: RedisServer) -> None:

@@ -98,8 +98,11 @@ def hear_changes(made: Connection, hear: Callable[[Any], object]) -> bool:
         hear(message)
         return HEARD
 
+    if made.get_protocol() not in (3, "3"):
+        # Without hiredis, a parser that has no place for a handler.
+        return False
     made._parser.set_invalidation_push_handler(heard)
-    return made.get_protocol() in (3, "3")
+    return True
 
 
 def reply(made: Connection) -> Any:
@@ -124,7 +127,8 @@ def wait_readable(made: Connection, other: socket.socket, seconds: float) -> Non
 
 def refused_for_good(error: redis.RedisError) -> bool:
     """Whether the server will not do it next time either: it does not know the command, or forbids it to this user."""
-    return isinstance(error, redis.exceptions.NoPermissionError) or type(error) is redis.ResponseError
+    busy = str(error).startswith("BUSY ")  # with a script
+    return isinstance(error, redis.exceptions.NoPermissionError) or (type(error) is redis.ResponseError and not busy)
 
 
 def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> redis.BlockingConnectionPool:
