@@ -23,6 +23,7 @@ from chronoverse.joblog import JobRef
 from chronoverse.store import Store
 from chronoverse.store.driver import connection, hear_changes
 from chronoverse.store.live import LiveReader
+from chronoverse.store.tracking import VAIN_SECONDS
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -200,6 +201,34 @@ def test_an_answer_that_nobody_asked_for(world: World) -> None:
         world.read()
 
     assert world.read() == {JOBS[0]: [1]}
+
+
+def test_changes_that_are_no_lines_are_gathered(world: World) -> None:
+    """Of a log that somebody changes all the time, without appending to it, the server is not asked each time."""
+    world.write(JOBS[0], 1)
+    world.watch(*JOBS)
+    world.read()
+    stop = threading.Event()
+    other = threading.Thread(target=keep_changing, args=(world, JOBS[0], stop))
+    other.start()
+    try:
+        wait_until(
+            lambda: b"calls=" in world.server.ask("INFO", "commandstats").partition(b"_pexpire:")[2], SOON, "it is"
+        )
+        before = world.asked()
+        assert world.read() == {}
+    finally:
+        stop.set()
+        other.join(SOON)
+
+    assert world.asked() - before <= 2 * (BLOCK / VAIN_SECONDS + 4)
+
+
+def keep_changing(world: World, job: JobRef, stop: threading.Event) -> None:
+    """Puts off the end of the job's log as fast as it can."""
+    with redis.Redis.from_url(world.server.url) as client:
+        while not stop.is_set():
+            client.execute_command("PEXPIRE", world.key(job), 1_000_000)
 
 
 def test_a_connection_that_is_cut_loses_nothing(server: RedisServer, world: World) -> None:

@@ -116,11 +116,11 @@ def reply(made: Connection) -> Any:
     return answer
 
 
-def wait_readable(made: Connection, other: socket.socket, seconds: float) -> None:
-    """Waits until there is something to read from the connection, or from ``other``."""
-    if not made.can_read():
+def wait_readable(made: Connection | None, other: socket.socket, seconds: float) -> None:
+    """Waits until there is something to read from the connection, if any, or from ``other``."""
+    if made is None or not made.can_read():
         poll = select.poll()
-        for each in (made._sock, other):
+        for each in (other, made._sock) if made else (other,):
             poll.register(each, select.POLLIN)  # type: ignore[arg-type]
         poll.poll(seconds * 1000)
 

@@ -29,6 +29,9 @@ from chronoverse.store.places import Place
 
 #: Interrupts taken for one. There are some hundreds a second at most, each of a byte.
 BELL_BYTES: Final = 4096
+#: Seconds for which changes are gathered when reading what had changed was in vain twice: somebody may change a log
+#: all the time without appending (PEXPIRE, XTRIM). 10,000 such changes a second took most of a CPU.
+VAIN_SECONDS: Final = 0.01
 
 
 class Untracked(Exception):
@@ -69,16 +72,19 @@ class TrackingReader:
 
     def _read(self, cursors: Mapping[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]:
         connection, bell = self._opened(next(iter(cursors)).workflow_id)
-        until = time.monotonic() + self._block_seconds
+        until, vain = time.monotonic() + self._block_seconds, 0
         while True:
             _hear(connection)
-            wanted = self._wanted(cursors)
-            if wanted and (found := self._ask(connection, wanted, count)):
-                return found
+            if wanted := self._wanted(cursors):
+                if found := self._ask(connection, wanted, count):
+                    return found
+                vain += 1
             seconds = until - time.monotonic()
             if _rung(bell) or seconds <= 0:
                 break
             wait_readable(connection, bell, seconds)
+            if vain > 1:
+                wait_readable(None, bell, VAIN_SECONDS)
         # A server that is away is silent too.
         connection.send_command("PING")
         reply(connection)
