@@ -150,22 +150,22 @@ class Tail:
             return True
         self._read_at = self._clock()
         for ref, entries in batches:
+            self._moved.append(ref)
             found = self._channels.get(ref)
             # Unless nobody watches it any more, or the attendant has moved it on since the read began.
             if found is not None and found.cursor == cursors[ref]:
                 self._publish_safely(found, entries, cursors[ref])
-                self._moved.append(ref)
         return True
 
     def _cursors_now(self) -> dict[JobRef, int]:
         """Where each job is to be read on. Kept, for of thousands only a few have moved since the last read."""
         while self._moved:
             ref = self._moved.popleft()
-            channel = self._channels.get(ref)
+            if (channel := self._channels.get(ref)) is not None:
+                channel.armed = True
             if channel is None or channel.final is not None:
                 self._cursors.pop(ref, None)
             else:
-                channel.armed = True
                 self._cursors[ref] = channel.cursor
         return self._cursors
 

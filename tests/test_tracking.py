@@ -1,22 +1,29 @@
 """Readers that are told what has changed: they ask for nothing else, and miss nothing, whatever is done to them."""
 
+import contextlib
 import logging
 import os
 import random
 import re
 import signal
+import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
+import redis
+from redis._parsers import _RESP2Parser
 
 from chronoverse.entries import entry_number
 from chronoverse.errors import NotALog, StoreError, StoreUnavailable
 from chronoverse.joblog import JobRef
 from chronoverse.store import Store
+from chronoverse.store.driver import connection, hear_changes
 from chronoverse.store.live import LiveReader
+from chronoverse.store.tracking import VAIN_SECONDS
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -164,6 +171,66 @@ def test_a_server_that_remembers_few_keys(server: RedisServer, world: World) -> 
     assert [world.cursors[job] for job in JOBS] == [1] * 100 + [0] * 200
 
 
+def test_thousands_that_change_while_the_server_is_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one script, say. It tells of each of them before it answers, and all are read."""
+    jobs = [job(number) for number in range(3000)]
+    world.watch(*jobs)
+    assert world.read() == {}
+    script = "for _, key in ipairs(KEYS) do redis.call('XADD', key, '1-0', 'message', 'a') end"
+
+    def change(bell: socket.socket) -> bool:
+        monkeypatch.undo()
+        world.server.ask("EVAL", script, len(jobs), *map(world.key, jobs))
+        return True
+
+    monkeypatch.setattr("chronoverse.store.tracking._rung", change)
+    assert world.read() == {}
+    assert world.read() == {each: [1] for each in jobs}
+
+
+def test_an_answer_that_nobody_asked_for(world: World) -> None:
+    """From then on each answer would be taken for the next one's: the connection is given up, and nothing is lost."""
+    world.watch(*JOBS)
+    world.read()
+    connection = world.reader._many._connection
+    assert connection
+    connection.send_command("XREAD", "STREAMS", world.key(JOBS[0]), "0")
+    world.write(JOBS[0], 1)
+    wait_until(connection.can_read, SOON, "it has answered")
+    with pytest.raises(StoreUnavailable):
+        world.read()
+
+    assert world.read() == {JOBS[0]: [1]}
+
+
+def test_changes_that_are_no_lines_are_gathered(world: World) -> None:
+    """Of a log that somebody changes all the time, without appending to it, the server is not asked each time."""
+    world.write(JOBS[0], 1)
+    world.watch(*JOBS)
+    world.read()
+    stop = threading.Event()
+    other = threading.Thread(target=keep_changing, args=(world, JOBS[0], stop))
+    other.start()
+    try:
+        wait_until(
+            lambda: b"calls=" in world.server.ask("INFO", "commandstats").partition(b"_pexpire:")[2], SOON, "it is"
+        )
+        before = world.asked()
+        assert world.read() == {}
+    finally:
+        stop.set()
+        other.join(SOON)
+
+    assert world.asked() - before <= 2 * (BLOCK / VAIN_SECONDS + 4)
+
+
+def keep_changing(world: World, job: JobRef, stop: threading.Event) -> None:
+    """Puts off the end of the job's log as fast as it can."""
+    with redis.Redis.from_url(world.server.url) as client:
+        while not stop.is_set():
+            client.execute_command("PEXPIRE", world.key(job), 1_000_000)
+
+
 def test_a_connection_that_is_cut_loses_nothing(server: RedisServer, world: World) -> None:
     """One read fails, and the next is of all jobs, on a connection that is told again."""
     world.watch(*JOBS)
@@ -241,6 +308,48 @@ def test_a_server_that_may_not_tell_is_read_as_ever(
 
     assert not world.reader.tracks
     assert len([record for record in caplog.records if "does not tell" in record.message]) == 1
+
+
+def test_a_parser_of_resp2_alone_hears_nothing(server: RedisServer) -> None:
+    """It is the driver's own, where hiredis is not installed."""
+    assert not hear_changes(connection(f"{server.url}?protocol=2", parser_class=_RESP2Parser), print)
+
+
+def test_a_server_busy_with_a_script_is_asked_again(server: RedisServer, world: World) -> None:
+    """That it does not tell of changes while it is so is no refusal."""
+    world.watch(*JOBS)
+    server.ask("CONFIG", "SET", "busy-reply-threshold", "1")
+    script = threading.Thread(target=suppressing(server.ask), args=("EVAL", "while true do end", 0))
+    script.start()
+    try:
+        wait_until(lambda: busy(server), SOON, "the script runs")
+        with pytest.raises(StoreError, match="BUSY"):
+            world.read()
+    finally:
+        server.ask("SCRIPT", "KILL")
+        script.join(SOON)
+    world.write(JOBS[1], 1)
+
+    assert world.read() == {JOBS[1]: [1]}
+    assert world.reader.tracks
+
+
+def suppressing(ask: Callable[..., object]) -> Callable[..., None]:
+    """The same without errors: the script's end is one."""
+
+    def asked(*command: object) -> None:
+        with contextlib.suppress(redis.RedisError):
+            ask(*command)
+
+    return asked
+
+
+def busy(server: RedisServer) -> bool:
+    """Whether it refuses commands for a script's sake."""
+    try:
+        return not server.ask("PING")
+    except redis.ResponseError as error:
+        return "BUSY" in str(error)
 
 
 def test_it_is_told_while_there_are_many(server: RedisServer) -> None:

@@ -14,11 +14,14 @@ from chronoverse.entries import RawEntry, entry_number
 from chronoverse.joblog import JobRef
 from chronoverse.store import replies
 from chronoverse.store.driver import (
+    HEARD,
     Connection,
     DriverError,
     ErrorReply,
+    Unreachable,
     hear_changes,
     refused_for_good,
+    reply,
     translated,
     wait_readable,
 )
@@ -26,6 +29,9 @@ from chronoverse.store.places import Place
 
 #: Interrupts taken for one. There are some hundreds a second at most, each of a byte.
 BELL_BYTES: Final = 4096
+#: Seconds for which changes are gathered when reading what had changed was in vain twice: somebody may change a log
+#: all the time without appending (PEXPIRE, XTRIM). 10,000 such changes a second took most of a CPU.
+VAIN_SECONDS: Final = 0.01
 
 
 class Untracked(Exception):
@@ -66,19 +72,22 @@ class TrackingReader:
 
     def _read(self, cursors: Mapping[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]:
         connection, bell = self._opened(next(iter(cursors)).workflow_id)
-        until = time.monotonic() + self._block_seconds
+        until, vain = time.monotonic() + self._block_seconds, 0
         while True:
             _hear(connection)
-            wanted = self._wanted(cursors)
-            if wanted and (found := self._ask(connection, wanted, count)):
-                return found
+            if wanted := self._wanted(cursors):
+                if found := self._ask(connection, wanted, count):
+                    return found
+                vain += 1
             seconds = until - time.monotonic()
             if _rung(bell) or seconds <= 0:
                 break
             wait_readable(connection, bell, seconds)
+            if vain > 1:
+                wait_readable(None, bell, VAIN_SECONDS)
         # A server that is away is silent too.
         connection.send_command("PING")
-        connection.read_response()
+        reply(connection)
         return []
 
     def _ask(
@@ -87,9 +96,8 @@ class TrackingReader:
         names = [self._name(job) for job in wanted]
         ids = [replies.after(cursor) for cursor in wanted.values()]
         connection.send_command("XREAD", "COUNT", count, "STREAMS", *names, *ids)
-        reply = connection.read_response()
         # What it told of before it answered is in the answer; what it tells from now on is still in the socket.
-        found = [(self._jobs[key], entries) for key, entries in replies.streams(reply)]
+        found = [(self._jobs[key], entries) for key, entries in replies.streams(reply(connection))]
         self._quiet.update(wanted)
         for job, entries in found:
             if len(entries) < count:
@@ -109,7 +117,7 @@ class TrackingReader:
             raise Untracked("its protocol is RESP2")
         try:
             connection.send_command("CLIENT", "TRACKING", "ON")
-            connection.read_response()
+            reply(connection)
         except DriverError as error:
             if refused_for_good(error):
                 raise Untracked(str(error)) from error
@@ -171,7 +179,10 @@ class TrackingReader:
 def _hear(connection: Connection) -> None:
     """Takes in all that the server has told by now: at most as much as there are keys that were read."""
     while connection.can_read():
-        connection.read_response(push_request=True)
+        if connection.read_response(push_request=True) is not HEARD:
+            # Then it is not sure any more which answer belongs to what. Nor what was told: the driver keeps errors in
+            # hearing to itself.
+            raise Unreachable("the store said something else than what has changed")
 
 
 def _rung(bell: socket.socket) -> bool:
