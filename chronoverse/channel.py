@@ -132,7 +132,7 @@ class Channel:
         self.sharing = 0
         #: When the tail last looked at the job's state, and when it should again, on its clock.
         self.looked_at = self.look_at = 0.0
-        #: Whether the tail's current read covers this channel.
+        #: Whether the tail's current read covers this channel, or need not: it has closed.
         self.armed = False
         self._lock = threading.Lock()
         self._items: list[Item] = []

@@ -16,6 +16,9 @@ BUSY_LOOKS: Final = 400
 PAUSE_SECONDS_PER_JOB: Final = 5e-6
 PAUSE_SECONDS: Final = 0.02
 PAUSE_FROM_JOBS: Final = 64
+#: The same where the server says which jobs have changed, so that a read costs what there is to read. With 4,000 jobs
+#: at a line a second 20 ms took 1 % less CPU than 10, and 4 ms 8 % more.
+TRACKED_PAUSE_SECONDS: Final = 0.01
 #: Bytes of frames held for all watched jobs of a worker, and the least and the most for one of them.
 RINGS_BYTES: Final = 256 * 2**20
 RING_BYTES: Final = (64 * 2**10, 8 * 2**20)
@@ -32,9 +35,10 @@ def busy_look_seconds(jobs: int) -> float:
     return max(least, min(most, jobs / BUSY_LOOKS))
 
 
-def pause_seconds(jobs: int) -> float:
-    """Between two reads of ``jobs``."""
-    return min(PAUSE_SECONDS, jobs * PAUSE_SECONDS_PER_JOB) if jobs >= PAUSE_FROM_JOBS else 0.0
+def pause_seconds(jobs: int, *, tracked: bool = False) -> float:
+    """Between two reads of ``jobs``; ``tracked`` where the server says which of them have changed."""
+    most = TRACKED_PAUSE_SECONDS if tracked else PAUSE_SECONDS
+    return min(most, jobs * PAUSE_SECONDS_PER_JOB) if jobs >= PAUSE_FROM_JOBS else 0.0
 
 
 def ring_bytes(jobs: int) -> int:

@@ -10,6 +10,7 @@ import logging
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -62,6 +63,9 @@ class Tail:
         self._breathe = partial(sleep, 0)
         self._reader = store.reader(BLOCK_SECONDS)
         self._channels: dict[JobRef, Channel] = {}
+        #: What the reader thread reads next, and the jobs of which that may not be right any more.
+        self._cursors: dict[JobRef, int] = {}
+        self._moved: deque[JobRef] = deque()
         self._lock = threading.Lock()
         self._joined = threading.Event()
         self._attend = threading.Event()
@@ -83,6 +87,7 @@ class Tail:
             channel = self._channels.get(ref)
             if channel is None:
                 channel = self._channels[ref] = Channel(ref, job, self._breathe)
+                self._moved.append(ref)
             channel.viewers.add(viewer)
         if job is not None and (channel.job is None or job.age > channel.job.age):
             channel.observe(job)
@@ -97,6 +102,7 @@ class Tail:
             channel.viewers.discard(viewer)
             if not channel.viewers and self._channels.get(channel.ref) is channel:
                 del self._channels[channel.ref]
+                self._moved.append(channel.ref)
 
     def known(self, ref: JobRef) -> Job | None:
         """The job as the tail has it, its last line the newest, the rest some seconds old at most; None if it has not.
@@ -134,26 +140,34 @@ class Tail:
 
         Raises :class:`StoreError`.
         """
-        with self._lock:
-            channels = [channel for channel in self._channels.values() if channel.final is None]
-            for channel in channels:
-                channel.armed = True
-        if not channels:
+        if not (cursors := self._cursors_now()):
             self._read_at = self._clock()
             return False
         try:
-            cursors = {channel.ref: channel.cursor for channel in channels}
             batches = self._reader.read(cursors, self._count.lines)
         except NotALog:
-            self.look_at(channels)
+            self.look_at([channel for channel in tuple(self._channels.values()) if channel.ref in cursors])
             return True
         self._read_at = self._clock()
         for ref, entries in batches:
+            self._moved.append(ref)
             found = self._channels.get(ref)
             # Unless nobody watches it any more, or the attendant has moved it on since the read began.
             if found is not None and found.cursor == cursors[ref]:
                 self._publish_safely(found, entries, cursors[ref])
         return True
+
+    def _cursors_now(self) -> dict[JobRef, int]:
+        """Where each job is to be read on. Kept, for of thousands only a few have moved since the last read."""
+        while self._moved:
+            ref = self._moved.popleft()
+            if (channel := self._channels.get(ref)) is not None:
+                channel.armed = True
+            if channel is None or channel.final is not None:
+                self._cursors.pop(ref, None)
+            else:
+                self._cursors[ref] = channel.cursor
+        return self._cursors
 
     def look_at(self, channels: Sequence[Channel]) -> None:
         """Looks at the state of the channels' jobs, and closes those that have nothing more to come."""
@@ -170,6 +184,7 @@ class Tail:
                     channel.close(sse.frame("error", b"the log is gone from the store: it expired or was deleted"))
             else:
                 self._observer.observe(channel, found)
+            self._moved.append(channel.ref)
 
     def _publish_safely(self, channel: Channel, entries: Sequence[RawEntry], before: int) -> None:
         """What is wrong with one job's log must never stop the others."""
@@ -280,8 +295,7 @@ class Tail:
             self._start_dead()
 
     def _pause(self) -> None:
-        seconds = pacing.pause_seconds(self.watched)
-        if seconds:
+        if seconds := pacing.pause_seconds(self.watched, tracked=self._reader.tracks):
             self._stopped.wait(seconds)
 
     def _attend_loop(self) -> None:

@@ -20,7 +20,8 @@ LAYERS: Final = {
         "keeper store.driver store.replies",
         "embedded store.ahead store.places",
         "store.appends store.archived store.cluster store.inventory store.reader store.redacted store.sentinel",
-        "store.confirm store.lanes",
+        "store.confirm store.lanes store.tracking",
+        "store.live",
         "store",
     ),
     "reading and writing": (

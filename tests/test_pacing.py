@@ -22,6 +22,12 @@ def test_many_jobs_are_looked_at_and_read_less_often(jobs: int, look: float, bus
     assert pacing.pause_seconds(jobs) == pytest.approx(pause)
 
 
+@pytest.mark.parametrize(("jobs", "pause"), [(1, 0.0), (300, 0.0015), (2000, 0.01), (4000, 0.01)])
+def test_jobs_that_are_told_of_are_read_sooner(jobs: int, pause: float) -> None:
+    """The work is bounded by what there is to read."""
+    assert pacing.pause_seconds(jobs, tracked=True) == pytest.approx(pause)
+
+
 @pytest.mark.parametrize("jobs", [0, 1, 32, 100, 4096, 100_000])
 def test_rings_share_what_a_worker_may_hold(jobs: int) -> None:
     """One ring has its most while there are few jobs, and its least however many there are."""

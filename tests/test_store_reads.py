@@ -11,7 +11,7 @@ from chronoverse.entries import RawEntry, read_entries
 from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog import End, Job, JobRef, Status
 from chronoverse.store import LOOK_BATCH, Store
-from chronoverse.store.reader import BlockingReader
+from chronoverse.store.live import TRACKED_JOBS, LiveReader
 from tests.support.bench import JOB, NOW, NOW_SECONDS, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines
 from tests.support.waiting import wait_until
 
@@ -26,11 +26,15 @@ def store(bench: Bench) -> Store:
     return bench.store
 
 
+#: When a reader is told of changes: never with a handful of jobs, or always.
+TRACKED: Final = pytest.mark.parametrize("tracked_jobs", [TRACKED_JOBS, (1, 1)], ids=["waits", "is told"])
+
+
 @pytest.fixture
-def reader(store: Store) -> Iterator[BlockingReader]:
+def reader(store: Store, tracked_jobs: tuple[int, int]) -> Iterator[LiveReader]:
     """A reader that hardly waits."""
-    reader = store.reader(SHORT)
-    assert isinstance(reader, BlockingReader)
+    reader = store.reader(SHORT, tracked_jobs)
+    assert isinstance(reader, LiveReader)
     yield reader
     reader.close()
 
@@ -452,10 +456,11 @@ def test_a_runner_whose_log_was_replaced(bench: Bench, store: Store) -> None:
         store.finish(attempt, Status.COMPLETED, 0, 0, 1)
 
 
-# The blocking reader
+# The live reader
 
 
-def test_a_reader_reads_many_jobs_at_once(store: Store, reader: BlockingReader) -> None:
+@TRACKED
+def test_a_reader_reads_many_jobs_at_once(store: Store, reader: LiveReader) -> None:
     """Each from its own cursor, up to a number of entries; jobs with nothing new are left out."""
     write_job(store, 5)
     write_job(store, 2, OTHER)
@@ -466,7 +471,8 @@ def test_a_reader_reads_many_jobs_at_once(store: Store, reader: BlockingReader) 
     assert found == {JOB: ["3-0", "4-0"], OTHER: ["1-0", "2-0"]}
 
 
-def test_a_reader_gives_the_same_entries_as_a_read(store: Store, reader: BlockingReader) -> None:
+@TRACKED
+def test_a_reader_gives_the_same_entries_as_a_read(store: Store, reader: LiveReader) -> None:
     """In either protocol."""
     write_job(store, 3)
 
@@ -475,20 +481,27 @@ def test_a_reader_gives_the_same_entries_as_a_read(store: Store, reader: Blockin
     assert (job, list(entries)) == (JOB, list(store.read(JOB, 1, 100)))
 
 
-def test_a_reader_with_nothing_to_read_comes_back_empty(store: Store, reader: BlockingReader) -> None:
+@TRACKED
+def test_a_reader_with_nothing_to_read_comes_back_empty(store: Store, reader: LiveReader) -> None:
     """When its time is over."""
     write_job(store, 1)
 
     assert reader.read({JOB: 2, OTHER: 0}, 100) == []
 
 
-def woken(bench: Bench, reader: BlockingReader, wake: Callable[[], object]) -> list[Any]:
+def waits(bench: Bench) -> bool:
+    """Whether a reader waits for the server, which blocks it or is to tell it of changes."""
+    clients = bench.ask("CLIENT", "LIST").splitlines()
+    return any(b" flags=b" in line or (b" flags=t" in line and b" cmd=xread " in line) for line in clients)
+
+
+def woken(bench: Bench, reader: LiveReader, wake: Callable[[], object]) -> list[Any]:
     """What a read that waits for the job gives when it is woken by ``wake``."""
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(reader.read({OTHER: 0, JOB: 0}, 100)))
     thread.start()
     try:
-        wait_until(lambda: b"blocked_clients:1\r" in bench.ask("INFO", "clients"), LONG, "the read waits")
+        wait_until(lambda: waits(bench), LONG, "the read waits")
         woken_at = time.monotonic()
         wake()
     finally:
@@ -498,27 +511,30 @@ def woken(bench: Bench, reader: BlockingReader, wake: Callable[[], object]) -> l
 
 
 @pytest.fixture
-def patient(store: Store) -> Iterator[BlockingReader]:
+def patient(store: Store, tracked_jobs: tuple[int, int]) -> Iterator[LiveReader]:
     """A reader that waits longer than a test may take."""
-    reader = store.reader(LONG)
-    assert isinstance(reader, BlockingReader)
+    reader = store.reader(LONG, tracked_jobs)
+    assert isinstance(reader, LiveReader)
     yield reader
     reader.close()
 
 
-def test_an_entry_wakes_a_waiting_reader(bench: Bench, patient: BlockingReader) -> None:
+@TRACKED
+def test_an_entry_wakes_a_waiting_reader(bench: Bench, patient: LiveReader) -> None:
     """Also the first one of a job that was not there before."""
     [[(job, entries)]] = woken(bench, patient, lambda: bench.xadd("1-0", "message", "a"))
 
     assert (job, ids(entries)) == (JOB, ["1-0"])
 
 
-def test_an_interrupt_wakes_a_waiting_reader(bench: Bench, patient: BlockingReader) -> None:
+@TRACKED
+def test_an_interrupt_wakes_a_waiting_reader(bench: Bench, patient: LiveReader) -> None:
     """It comes back empty, long before its time."""
     assert woken(bench, patient, patient.interrupt) == [[]]
 
 
-def test_an_interrupt_finds_a_reader_on_its_new_connection(bench: Bench, patient: BlockingReader) -> None:
+@TRACKED
+def test_an_interrupt_finds_a_reader_on_its_new_connection(bench: Bench, patient: LiveReader) -> None:
     """The one before was cut."""
     bench.xadd("1-0", "message", "a", job=OTHER)
     patient.read({OTHER: 0}, 100)
@@ -530,7 +546,8 @@ def test_an_interrupt_finds_a_reader_on_its_new_connection(bench: Bench, patient
     assert woken(bench, patient, patient.interrupt) == [[]]
 
 
-def test_an_interrupt_with_nobody_waiting_does_nothing(store: Store, reader: BlockingReader) -> None:
+@TRACKED
+def test_an_interrupt_with_nobody_waiting_does_nothing(store: Store, reader: LiveReader) -> None:
     """Before the first read, and between two."""
     write_job(store, 1)
     reader.interrupt()
@@ -539,7 +556,8 @@ def test_an_interrupt_with_nobody_waiting_does_nothing(store: Store, reader: Blo
     assert len(reader.read({JOB: 0}, 100)) == 1
 
 
-def test_a_reader_survives_a_key_of_another_type(bench: Bench, store: Store, reader: BlockingReader) -> None:
+@TRACKED
+def test_a_reader_survives_a_key_of_another_type(bench: Bench, store: Store, reader: LiveReader) -> None:
     """It says so, and reads the others as soon as that one is left out."""
     write_job(store, 1)
     bench.ask("SET", bench.key("log", OTHER), "no stream")
@@ -549,7 +567,8 @@ def test_a_reader_survives_a_key_of_another_type(bench: Bench, store: Store, rea
     assert len(reader.read({JOB: 0}, 100)) == 1
 
 
-def test_a_closed_reader_opens_again(store: Store, reader: BlockingReader) -> None:
+@TRACKED
+def test_a_closed_reader_opens_again(store: Store, reader: LiveReader) -> None:
     """With the next read."""
     write_job(store, 1)
     reader.read({JOB: 0}, 100)

@@ -128,6 +128,28 @@ def test_one_connection_waits_for_all_jobs(world: World) -> None:
     assert len(world.server.ask("CLIENT", "LIST").splitlines()) - before <= 8
 
 
+def test_hundreds_of_jobs_lose_nothing(world: World) -> None:
+    """While they join and leave, so that the reader is told of changes for a while: each line comes, once, in order."""
+    jobs = [job(number) for number in range(300)]
+    for each in jobs:
+        world.write(each)
+    attempts = {each: world.runner.open(each, "token") for each in jobs}
+    for each in jobs:
+        world.watch(each)
+    wait_until(lambda: world.tail._reader.tracks, SOON, "the reader is told of changes")
+    for at in range(2, 5):
+        for each, attempt in attempts.items():
+            world.written[each][at] = Line(at, STAMP, f"{each} {at}", "stdout")
+            world.runner.append(attempt, [world.written[each][at]])
+    wait_until(lambda: all(watched.has(4) for watched in world.watched), SOON, "all have their lines")
+    for watched in world.watched[100:]:
+        watched.leave()
+    wait_until(lambda: not world.tail._reader.tracks, SOON, "the reader waits for the lines themselves")
+    for each in jobs[:100]:
+        world.write(each)
+    wait_until(lambda: all(watched.has(5) for watched in world.watched[:100]), SOON, "all have their last line")
+
+
 def test_a_job_that_joins_is_not_kept_waiting(world: World) -> None:
     """A read that blocks for another job is re-armed at once: the newcomer's line does not wait for it to end."""
     world.write(job(1))
@@ -233,6 +255,10 @@ class _MortalReader:
         self.interrupt = reader.interrupt
         self.silent_seconds = reader.silent_seconds
         self.close = reader.close
+
+    @property
+    def tracks(self) -> bool:
+        return self._reader.tracks
 
     def read(self, cursors: dict[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]:
         self._die("read")

@@ -597,6 +597,31 @@ def test_a_store_that_fails_at_the_end_of_a_replay_costs_no_line(rig: Rig) -> No
     assert names(said(viewer)) == ["log 1", "log 2", "job", "end"]
 
 
+def test_a_store_that_fails_at_the_end_of_a_live_log(rig: Rig) -> None:
+    """When the look that follows for the end fails, the very next read is from where the lines have got to."""
+    rig.write(1, 1)
+    viewer = started(rig)
+    rig.write(2, 2)
+    rig.end(3)
+    rig.source.before["look_many"] = unavailable
+    with pytest.raises(StoreUnavailable):
+        rig.tail.read_once()
+    rig.tail.read_once()
+    assert names(said(viewer)) == ["log 2", "job", "end"]
+
+
+def test_a_job_that_ends_before_it_is_read_needs_no_other_read(rig: Rig) -> None:
+    """The attendant's look has closed its channel: no read has to give way for it any more."""
+    rig.write(1, 1)
+    started(rig)
+    rig.end(2)
+    rig.tail.attend_once()
+    assert not rig.tail.read_once()
+    [channel] = rig.tail._channels.values()
+    assert channel.final
+    assert channel.armed
+
+
 def unavailable() -> None:
     raise StoreUnavailable("for a moment")
 

@@ -41,6 +41,7 @@ from chronoverse.store.confirm import Confirmer, Durability
 from chronoverse.store.driver import Ask, Client, DriverError, Script, ScriptForgotten, translate, translated
 from chronoverse.store.inventory import Inventory
 from chronoverse.store.lanes import Lanes
+from chronoverse.store.live import TRACKED_JOBS, LiveReader
 from chronoverse.store.places import OneServer, Place, Use
 from chronoverse.store.reader import BlockingReader
 from chronoverse.store.redacted import Redacted
@@ -90,8 +91,7 @@ class Store:
         self.archived: Final = Archived(self._place, self._key, self._index)
         self.redacted: Final = Redacted(self._place, self._key)
         self.inventory: Final = Inventory(self._place, prefix, self._key)
-        names = ("open", "append", "renew", "finish", "look", "register")
-        self._scripts = {name: Script(name) for name in names}
+        self._scripts = {name: Script(name) for name in ("open", "append", "renew", "finish", "look", "register")}
 
     # What a job is
 
@@ -217,10 +217,12 @@ class Store:
             self._ahead.forget()
         return self.redacted.ranges(job, count)
 
-    def reader(self, block_seconds: float) -> BlockingReader | Lanes:
-        """A reader on connections of its own, for the process's tail."""
-        make = partial(BlockingReader, self._place, partial(self._key, kind="log"), block_seconds)
-        return make() if self._place.one else Lanes(make, slot_of, self.read, block_seconds)
+    def reader(self, block_seconds: float, tracked_jobs: tuple[int, int] = TRACKED_JOBS) -> LiveReader | Lanes:
+        """A reader on connections of its own, for the process's tail. ``tracked_jobs``: see :class:`LiveReader`."""
+        common = self._place, partial(self._key, kind="log"), block_seconds
+        if self._place.one:
+            return LiveReader(*common, tracked_jobs)
+        return Lanes(partial(BlockingReader, *common), slot_of, self.read, block_seconds)
 
     # What a runner does
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+import select
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +42,10 @@ Ask = redis.exceptions.AskError
 Away = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ClusterDownError)
 #: The server has a master, and so does not write.
 NotMaster = redis.ReadOnlyError
+#: The server's own word, on a connection that goes on.
+ErrorReply = redis.ResponseError
+#: What the driver gives, in the place of a reply, for a message that has been heard.
+HEARD: Final = object()
 #: Anything redis-py may raise, or put in a pipeline's place of a reply.
 DriverError = redis.RedisError
 
@@ -80,6 +86,49 @@ def connection(url: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, **options:
     pool = _pool(url, 0, timeout, options)
     made: Connection = pool.connection_class(**pool.connection_kwargs)
     return made
+
+
+def hear_changes(made: Connection, hear: Callable[[Any], object]) -> bool:
+    """Has ``hear`` called with each message of the server about changed keys, while a reply is being read.
+
+    False where there can be none: a server says nothing unasked in RESP2, nor that it will not.
+    """
+
+    def heard(message: Any) -> object:
+        hear(message)
+        return HEARD
+
+    if made.get_protocol() not in (3, "3"):
+        # Without hiredis, a parser that has no place for a handler.
+        return False
+    made._parser.set_invalidation_push_handler(heard)
+    return True
+
+
+def reply(made: Connection) -> Any:
+    """The reply to what was sent; messages before it are heard.
+
+    The driver would go a call deeper for each of them, and a thousand are too deep: they come when a script changes as
+    many keys, or behind a server's pause.
+    """
+    while (answer := made.read_response(push_request=True)) is HEARD:
+        pass
+    return answer
+
+
+def wait_readable(made: Connection | None, other: socket.socket, seconds: float) -> None:
+    """Waits until there is something to read from the connection, if any, or from ``other``."""
+    if made is None or not made.can_read():
+        poll = select.poll()
+        for each in (other, made._sock) if made else (other,):
+            poll.register(each, select.POLLIN)  # type: ignore[arg-type]
+        poll.poll(seconds * 1000)
+
+
+def refused_for_good(error: redis.RedisError) -> bool:
+    """Whether the server will not do it next time either: it does not know the command, or forbids it to this user."""
+    busy = str(error).startswith("BUSY ")  # with a script
+    return isinstance(error, redis.exceptions.NoPermissionError) or (type(error) is redis.ResponseError and not busy)
 
 
 def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> redis.BlockingConnectionPool:

@@ -124,6 +124,8 @@ class Lanes:
     A slot whose server is away does not keep the others from being read: :meth:`silent_seconds` tells of it.
     """
 
+    tracks = False
+
     def __init__(
         self,
         make: Callable[[], BlockingReader],

@@ -26,6 +26,12 @@ def streams(reply: Any) -> Iterator[tuple[bytes, Sequence[RawEntry]]]:
         yield from reply
 
 
+def changed(message: Any) -> Sequence[bytes] | None:
+    """The keys that the server says have changed; None for all: the database was flushed."""
+    keys: Sequence[bytes] | None = message[1]
+    return keys
+
+
 def known_by(entry: RawEntry | None) -> tuple[bytes, str]:
     """What scripts know an entry by: its id, and a hash of its fields. Empty for none."""
     return (b"", "") if entry is None else (entry[0], sha1(b"\0".join(entry[1]), usedforsecurity=False).hexdigest())

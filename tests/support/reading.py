@@ -11,6 +11,7 @@ from chronoverse.pieces import Pieces
 from chronoverse.source import Reader
 from chronoverse.sse import Decoder, Event
 from chronoverse.store import Store
+from chronoverse.store.live import TRACKED_JOBS
 from chronoverse.tail import Tail
 from chronoverse.viewer import Viewer
 
@@ -36,12 +37,14 @@ class Impatient:
     """A store whose readers hardly wait, and that hands over at most ``most`` entries of a job at a time.
 
     While ``fault`` is set every call raises it. What ``before`` holds under a method's name is done once, just
-    before that method's next call: what somebody else did at the worst moment.
+    before that method's next call: what somebody else did at the worst moment. With ``tracked`` its readers are told
+    what has changed, even of one job.
     """
 
-    def __init__(self, store: Store, most: int = 2048) -> None:
+    def __init__(self, store: Store, most: int = 2048, *, tracked: bool = False) -> None:
         self._store = store
         self._most = most
+        self._tracked_jobs = (1, 1) if tracked else TRACKED_JOBS
         self.fault: StoreError | None = None
         self.before: dict[str, Callable[[], object]] = {}
 
@@ -72,7 +75,7 @@ class Impatient:
         return self._store.redactions(job, count)
 
     def reader(self, block_seconds: float) -> Reader:
-        return _ImpatientReader(self._store.reader(BLOCK_SECONDS), self._most, self._check)
+        return _ImpatientReader(self._store.reader(BLOCK_SECONDS, self._tracked_jobs), self._most, self._check)
 
 
 class _ImpatientReader:
@@ -84,6 +87,10 @@ class _ImpatientReader:
     def read(self, cursors: dict[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]:
         self._check("block")
         return self._reader.read(cursors, min(count, self._most))
+
+    @property
+    def tracks(self) -> bool:
+        return self._reader.tracks
 
     def interrupt(self) -> None:
         self._reader.interrupt()
