@@ -38,6 +38,21 @@ def delete_job(
         at("deleted")
 
 
+def keep(store: Store, workflow_id: str, own: int | None, common: float, now: float) -> int:
+    """Has the store keep a workflow's jobs for ``own`` seconds behind their end, or else ``common``: it was changed.
+
+    Those that are archived are the archiver's, which asks each time. How many jobs there were that are not.
+    Raises: as the store does.
+    """
+    kept = 0
+    for job in (job for page in store.inventory.listed(workflow_id) for job in page):
+        survey = store.inventory.survey(job)
+        finished = seconds_of(survey.finished_at) or now
+        left = finished + (common if own is None else own) - now
+        kept += store.inventory.keep(job, own, survey.finished_at, left)
+    return kept
+
+
 def sweep(store: Store, objects: Objects, job: JobRef, now: float, *, age: float = ORPHAN_SECONDS) -> int:
     """Deletes what is in a complete job's folder and older than ``age`` but no part of it; how many objects that were.
 

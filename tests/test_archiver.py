@@ -10,7 +10,7 @@ import pytest
 from chronoverse.archive.files import FileObjects
 from chronoverse.errors import ArchiveUnavailable, Closed, Held, SequenceGap, StoreRefused
 from chronoverse.joblog import Gap, JobRef, Line, Run, Status
-from chronoverse.retention import delete_job, orphans
+from chronoverse.retention import delete_job, keep, orphans
 from chronoverse.sealing import sealer
 from chronoverse.store import Store
 from chronoverse.store.appends import SLOW_SECONDS
@@ -225,6 +225,16 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjects) 
     archive(bench.store, objects, retention_seconds=7 * DAY, clock=lambda: NOW_SECONDS + 8 * DAY)
     assert names(objects) == []
     assert bench.keys() == set()
+
+
+def test_a_retention_that_changes_leaves_archived_jobs_to_the_archiver(bench: Bench, objects: FileObjects) -> None:
+    """What the store knows of them must not expire before their objects go."""
+    bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    archive(bench.store, objects, clock=lambda: NOW_SECONDS)
+
+    assert keep(bench.store, JOB.workflow_id, 1, 1, NOW_SECONDS + 100) == 0
+    assert bench.ttl("job") == bench.ttl("archive") == -1
 
 
 def test_a_job_with_a_live_runner_is_not_deleted(bench: Bench, objects: FileObjects) -> None:

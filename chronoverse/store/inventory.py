@@ -14,6 +14,8 @@ from chronoverse.store.places import Place
 
 #: Keys that one SCAN looks at: some 0.2 ms of the server's time.
 SCAN_KEYS: Final = 1_000
+#: Jobs of a listing read at a time.
+LISTED: Final = 1_000
 #: Sizes asked for in one round trip.
 SIZE_BATCH: Final = 500
 #: Nodes of a stream whose sizes are added up for an estimate of the whole.
@@ -49,6 +51,8 @@ class Inventory:
         self._key = key
         self._prefix = prefix
         self._survey: Final = Script("survey")
+        # Also for a server that is full.
+        self._keep: Final = Script("keep", frees=True)
         identifier = IDENTIFIER.pattern.encode()
         pattern = rb"%b:\{(%b)\}:(%b):(?:log|archive)" % (re.escape(prefix.encode()), identifier, identifier)
         self._name: Final = re.compile(pattern)
@@ -123,12 +127,30 @@ class Inventory:
         return None if answer is None else _number(answer)
 
     def set_retention(self, workflow_id: str, seconds: int | None) -> None:
-        """Sets that, or with None makes it the common setting again."""
+        """Sets that, or with None makes it the common setting again: for jobs that begin now; see :meth:`keep`."""
         key = self._settings(workflow_id)
         if seconds is None:
             self._command(workflow_id, "HDEL", key, "retention_seconds")
         else:
             self._command(workflow_id, "HSET", key, "retention_seconds", seconds)
+
+    def listed(self, workflow_id: str) -> Iterator[list[JobRef]]:
+        """The workflow's jobs as a listing has them, some of which may be gone, a few at a time."""
+        key, start = f"{self._prefix}:{{{workflow_id}}}:jobs", 0
+        while found := self._command(workflow_id, "ZRANGE", key, start, start + LISTED - 1):
+            yield [JobRef(workflow_id, each.decode()) for each in found]
+            start += len(found)
+
+    def keep(self, job: JobRef, own_seconds: int | None, finished_at: str, left_seconds: float) -> bool:
+        """Has a job be kept as its workflow says now. One that has ended and that the store alone has goes when
+        ``left_seconds`` are over, at once where they are negative.
+
+        ``finished_at`` is as :meth:`survey` found it. False when it is no such job, or not any more.
+        """
+        keys = [self._key(job, kind) for kind in ("log", "job")]
+        args = ("" if own_seconds is None else 1000 * own_seconds, finished_at, round(left_seconds * 1000))
+        with translated():
+            return bool(self._place.run(job.workflow_id, lambda client: self._keep.run(client, keys, *args)))
 
     def _settings(self, workflow_id: str) -> str:
         return f"{self._prefix}:{{{workflow_id}}}:settings"
