@@ -38,6 +38,12 @@ def delete_job(
         at("deleted")
 
 
+def left_of(store: Store, objects: Objects | None, job: JobRef) -> bool:
+    """Whether there is anything of a job that nobody sees: a :func:`delete_job` broke off. Raises: as it does."""
+    survey = store.inventory.survey(job)
+    return survey.deleting or survey.archived > 0 or (objects is not None and any(objects.list(folder(job))))
+
+
 def keep(store: Store, workflow_id: str, own: int | None, common: float, now: float) -> int:
     """Has the store keep a workflow's jobs for ``own`` seconds behind their end, or else ``common``: it was changed.
 

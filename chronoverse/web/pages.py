@@ -106,6 +106,8 @@ def batches(
 
     ``exactly`` is the size of every batch where it is known how many are wanted. With ``search`` only lines that match
     need be there.
+
+    Raises: as the store and the archive do; :class:`JobNotFound` when the log went away before all of it was read.
     """
     archive = services.archive
     history = History(services.store, archive, job)
@@ -127,6 +129,9 @@ def batches(
             read = history.before(place, count) if descending else history.after(place, count)
         lines = [entry for entry in read.entries if isinstance(entry, Line)]
         place = read.place
+        if read.last and _more(job, place, descending):
+            # Entries may be missing there; all of them are when somebody has deleted the log.
+            services.job(job.ref)
         yield Batch(lines, place, read.last)
         if read.last:
             return

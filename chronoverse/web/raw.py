@@ -81,7 +81,7 @@ def _wanted(stream: str | None, matcher: Matcher | None) -> Callable[[Line], boo
 
 
 def _lines(services: Services, job: Job, wanted: Callable[[Line], bool]) -> Iterator[list[Line]]:
-    """The lines up to ``last`` that are ``wanted``, in batches. Should the store fail, the response is cut off."""
+    """The lines up to ``last`` that are ``wanted``, in batches; cut off when the store fails or the log is deleted."""
     turns = pages.Turns(services.monotonic)
     for batch in pages.batches(services, job, 0):
         found = []

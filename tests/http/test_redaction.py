@@ -1,13 +1,17 @@
 """Redaction and deletion over HTTP: in every tier, while people watch."""
 
 import json
+import random
+import socket
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from chronoverse.auth import ADMIN, READ, WRITE
+from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog import JobRef
+from chronoverse.retention import delete_job
 from chronoverse.store import Store
 from tests.http.foreign import Foreign
 from tests.http.test_tiers import Place
@@ -163,6 +167,55 @@ def test_a_job_is_deleted_everywhere(place: Place) -> None:
     assert place.client.get(f"{job.path}/logs").status_code == 404
     assert [*place.objects.list(f"{job.workflow_id}/{job.job_id}/")] == []
     assert place.store.look(ref) is None
+
+
+@pytest.mark.parametrize("step", ["doomed", "object deleted"])
+def test_a_deletion_that_broke_off_can_be_asked_for_again(place: Place, step: str) -> None:
+    """Nobody sees the job any more; but who asks for its end gets it, and the next one nothing."""
+    job = place.job().lines(f"line {number}" for number in range(1, 101))
+    ref = JobRef(job.workflow_id, job.job_id)
+    place.seal(job, 40, trim=True)
+    place.seal(job, 80, trim=True)
+    job.end()
+
+    def broken(name: str) -> None:
+        if name == step:
+            raise StoreUnavailable("the server has gone")
+
+    with pytest.raises(StoreUnavailable):
+        delete_job(place.store, place.objects, ref, at=broken)
+    assert place.client.get(f"{job.path}/logs").status_code == 404
+
+    assert [place.client.delete(job.path).status_code for _ in range(2)] == [204, 404]
+
+    assert [*place.objects.list(f"{job.workflow_id}/{job.job_id}/")] == []
+    assert place.store.inventory.survey(ref) == place.store.inventory.survey(JobRef(job.workflow_id, "nobody"))
+
+
+@pytest.mark.parametrize("archived", [0, 299])
+@pytest.mark.parametrize("accepted", ["identity", "gzip"])
+def test_a_download_of_a_log_that_is_deleted_is_cut_off(place: Place, archived: int, accepted: str) -> None:
+    """So that nobody takes it for whole, wherever its lines were."""
+    noise = random.Random(1)
+    job = place.job().lines(noise.randbytes(50_000).hex() for _ in range(300))
+    if archived:
+        place.seal(job, archived, trim=True)
+    job.end()
+    headers = {**place.headers, "Host": "localhost", "Accept-Encoding": accepted, "Connection": "close"}
+    asked = "".join(f"{name}: {text}\r\n" for name, text in headers.items())
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        client.settimeout(20)
+        client.connect((place.service.host, place.service.port))
+        client.sendall(f"GET {job.path}/logs/raw HTTP/1.1\r\n{asked}\r\n".encode())
+        received = client.recv(1_000)
+        assert b"200 OK" in received
+
+        assert place.client.delete(job.path).status_code == 204
+
+        while part := client.recv(1 << 20):
+            received += part
+    assert not received.endswith(b"\r\n0\r\n\r\n")
 
 
 def test_the_archiver_goes_on_behind_a_redaction(place: Place) -> None:
