@@ -5,9 +5,10 @@ come is in its ``Last-Event-ID``, so that a reader of a running job can go on fr
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
 from flask import Response
 
 from chronoverse.joblog import JobRef, Line
@@ -54,12 +55,9 @@ def blueprint(services: Services) -> Blueprint:
         look = pages.Search(matcher, period)
         found = pages.page(services, job, place, most, descending=descending, wanted=wanted, search=look)
         cursor = encode_cursor(listing, [found.place]) if found.more else None
-        lines = list(_highlighted(found.lines, matcher, pages.Turns.of_search(services)))
-        if any(context):
-            near = pages.around(services, job, found.lines, *context, stream)
-            said = {number: {**line.to_json(), "highlights": [], "context": True} for number, line in near.items()}
-            said |= {line["sequence_num"]: line for line in lines}
-            lines = [said[number] for number in sorted(said, reverse=descending)]
+        near = pages.around(services, job, found.lines, *context, stream) if any(context) else {}
+        said = _spelt(found.lines, near, matcher, pages.Turns.of_search(services))
+        lines = [said[number] for number in sorted(said, reverse=descending)]
         services.stand_back()
         body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
         asked = {name: query.get(name) or None for name in ("stream", "since", "until", "before", "after")}
@@ -69,8 +67,20 @@ def blueprint(services: Services) -> Blueprint:
     return routes
 
 
-def _highlighted(lines: list[Line], matcher: Matcher, turns: pages.Turns) -> Iterator[dict[str, Any]]:
-    """The lines' JSON with the places where they match."""
+def _spelt(
+    lines: Sequence[Line], near: Mapping[int, Line], matcher: Matcher, turns: pages.Turns
+) -> dict[int, orjson.Fragment]:
+    """The JSON, by number, of lines with the places where they match, and of those that are only ``near`` them.
+
+    Each by itself: a thousand at once would hold up everybody for a millisecond.
+    """
+    said = {}
     for line in lines:
         turns.give()
-        yield {**line.to_json(), "highlights": matcher.places(line.message)}
+        spelt = orjson.dumps({**line.to_json(), "highlights": matcher.places(line.message)})
+        said[line.sequence_num] = orjson.Fragment(spelt)
+    for number in near.keys() - said.keys():
+        turns.give()
+        spelt = orjson.dumps({**near[number].to_json(), "highlights": [], "context": True})
+        said[number] = orjson.Fragment(spelt)
+    return said
