@@ -24,6 +24,8 @@ from chronoverse.web.services import Services
 def blueprint(services: Services) -> Blueprint:
     """The search route."""
     routes = Blueprint("search", __name__, description="Searching.")
+    # A request by itself is two milliseconds, without a line looked at: it stands back four times on its way.
+    routes.before_request(services.stand_back)
     services.guard(routes)
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/logs/search")
@@ -38,7 +40,6 @@ def blueprint(services: Services) -> Blueprint:
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def search(workflow_id: str, job_id: str, q: str, regex: bool, limit: int, order: str, **query: Any) -> Response:
         """The lines that match, in pages."""
-        # A request by itself is a millisecond or two, without a line looked at: in three parts.
         services.stand_back()
         ref, stream, matcher = JobRef(workflow_id, job_id), query.get("stream"), Matcher(q, regex=regex)
         period, context = Period(query.get("since"), query.get("until")), (query["before"], query["after"])
@@ -62,7 +63,9 @@ def blueprint(services: Services) -> Blueprint:
         body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
         asked = {name: query.get(name) or None for name in ("stream", "since", "until", "before", "after")}
         asked |= {"q": q, "regex": "true" if regex else None, "limit": limit, "order": order}
-        return pages.page_response(body, cursor, found.place, **asked)
+        response = pages.page_response(body, cursor, found.place, **asked)
+        services.stand_back()
+        return response
 
     return routes
 
