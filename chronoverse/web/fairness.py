@@ -8,8 +8,8 @@ import gevent
 from gevent.hub import Waiter
 
 #: Seconds that work of no hurry stands back, at most, before it goes on for a moment all the same: in a worker that
-#: has no rest it has some hundredth of the time, and comes to its end.
-STAND_BACK_SECONDS: Final = 0.02
+#: has no rest it has some twentieth of the time, and comes to its end.
+STAND_BACK_SECONDS: Final = 0.005
 #: Seconds for which viewers that come are let in before everybody else goes on: some five of them.
 ARRIVING_SECONDS: Final = 0.002
 
