@@ -31,6 +31,8 @@ PAGE_CHARACTERS: Final = 16 * 2**20
 #: and for that long the worker does nothing else.
 FIRST_BATCH: Final = 200
 MAX_BATCH: Final = 1000
+#: The most of a search, for which nobody is to wait so long.
+SEARCH_BATCH: Final = 250
 #: Seconds after which a request that goes through many lines lets others have a turn, which takes 20 µs. Live lines
 #: wait for about two of these.
 TURN_SECONDS: Final = 0.001
@@ -112,7 +114,7 @@ def batches(
     archive = services.archive
     history = History(services.store, archive, job)
     count = exactly or FIRST_BATCH
-    others = services.stand_back if search else let_others
+    others, most = (services.stand_back, SEARCH_BATCH) if search else (let_others, MAX_BATCH)
     while True:
         if search and isinstance(archive, Archive) and _is_archived(history.job, place, descending):
             try:
@@ -138,7 +140,7 @@ def batches(
         others()
         if not exactly:
             mean = sum(len(line.message) for line in lines) / max(read.read, 1)
-            count = round(min(MAX_BATCH, max(1, BATCH_CHARACTERS / (mean + 1))))
+            count = round(min(most, max(1, BATCH_CHARACTERS / (mean + 1))))
 
 
 def _is_archived(job: Job, place: int, descending: bool) -> bool:
