@@ -62,6 +62,22 @@ def test_a_socket_that_has_news_goes_first() -> None:
         assert heard == [b"x"]
 
 
+def test_long_work_stands_back_as_well() -> None:
+    """Though the loop has not looked at its clock meanwhile."""
+    done: list[int] = []
+
+    def busy() -> None:
+        let_others()
+        done.append(1)
+
+    with running(busy):
+        until = time.monotonic() + 2 * STAND_BACK_SECONDS
+        while time.monotonic() < until:
+            pass
+        assert when_idle()
+        assert done == [1]
+
+
 def test_it_is_not_starved() -> None:
     """In a worker that has no rest it goes on each time that it has stood back for so long."""
 

@@ -34,7 +34,8 @@ def when_idle() -> bool:
     waiter = Waiter(hub)
     with hub.loop.idle() as idle, hub.loop.timer(STAND_BACK_SECONDS) as timer:
         idle.start(waiter.switch, True)
-        timer.start(waiter.switch, False)
+        # From now, not from when the round began, or work that held up a round for long would not stand back at all.
+        timer.start(waiter.switch, False, update=True)
         idle_at_last: bool = waiter.get()
     return idle_at_last
 
