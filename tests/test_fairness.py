@@ -3,14 +3,19 @@
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import gevent
 import pytest
+from flask import Flask
 from gevent import monkey
 
+from chronoverse.settings import Settings
 from chronoverse.turns import Turns
+from chronoverse.web import services
 from chronoverse.web.fairness import STAND_BACK_SECONDS, let_others, when_idle
+from chronoverse.web.services import LEISURE_SECONDS
 
 #: Seconds that anything here may take.
 PATIENCE_SECONDS = 5.0
@@ -78,13 +83,14 @@ def test_long_work_stands_back_as_well() -> None:
         assert done == [1]
 
 
+def restless() -> None:
+    """Always has something to do."""
+    while True:
+        let_others()
+
+
 def test_it_is_not_starved() -> None:
     """In a worker that has no rest it goes on each time that it has stood back for so long."""
-
-    def restless() -> None:
-        while True:
-            let_others()
-
     with running(restless):
         began = time.monotonic()
         assert not any(when_idle() for _ in range(3))
@@ -111,3 +117,24 @@ def test_those_that_wait_go_on_one_after_the_other() -> None:
         let_others()
 
     assert order == ["a", "other", "b", "other"] * 3
+
+
+def test_a_request_stands_back_for_so_long_and_no_longer() -> None:
+    """However often it has to: then it only lets others go on. The next request begins anew."""
+    now = 100.0
+    settings = Settings.from_env({"CHRONOVERSE_REDIS_URL": "redis://localhost:1", "CHRONOVERSE_JWT_SECRET": "s" * 32})
+    made = replace(services(settings), monotonic=lambda: now)
+
+    def seconds(times: int) -> float:
+        began = time.monotonic()
+        for _ in range(times):
+            made.stand_back()
+        return time.monotonic() - began
+
+    with closing(made.store), running(restless):
+        with Flask(__name__).app_context():
+            assert seconds(3) > 2 * STAND_BACK_SECONDS
+            now += LEISURE_SECONDS + 1
+            assert seconds(100) < 50 * STAND_BACK_SECONDS
+        with Flask(__name__).app_context():
+            assert seconds(3) > 2 * STAND_BACK_SECONDS

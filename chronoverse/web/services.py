@@ -23,7 +23,7 @@ from chronoverse.tail import Tail
 from chronoverse.turns import Turns
 from chronoverse.web.addresses import Proxies
 from chronoverse.web.admission import Guest, Streams
-from chronoverse.web.fairness import when_idle
+from chronoverse.web.fairness import let_others, when_idle
 from chronoverse.web.identity import request_id
 from chronoverse.web.outlet import Outlets
 from chronoverse.web.problems import problem
@@ -40,6 +40,9 @@ SCANS: Final = 2
 SEARCHES: Final = 4
 #: Seconds a request waits for its turn: longer than a turn takes, which is milliseconds unless the store is away.
 SCAN_WAIT_SECONDS: Final = 5.0
+#: Seconds after which a request does not stand back any more, and only lets others go on: in a worker that has no rest
+#: a page with context would take 6 s, and eight at once 46 s. Less than others wait for its turn.
+LEISURE_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class Services:
     searches: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(SEARCHES))
     #: The moments in which the worker has nothing else to do; see :meth:`stand_back`.
     leisure: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, when_idle))
+    #: The same for who has waited for them long enough: one in a round of the event loop.
+    rounds: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, let_others))
     #: How fast runners publish.
     rates: Rates = field(default_factory=Rates)
     proxies: Proxies = field(default_factory=Proxies)
@@ -96,9 +101,12 @@ class Services:
     def stand_back(self) -> None:
         """Lets everybody go first: see :func:`when_idle`. Whoever searches has such moments in turns.
 
-        Raises: :class:`AtCapacity` when too many do.
+        :data:`LEISURE_SECONDS` after a request was first here it is only a round of the event loop.
+        Raises: :class:`AtCapacity` when too many search.
         """
-        with self.leisure:
+        now = self.monotonic()
+        late = now > g.setdefault("leisure_until", now + LEISURE_SECONDS)
+        with self.rounds if late else self.leisure:
             pass
 
     def guard(self, blueprint: Blueprint, scope: str | None = None) -> None:
