@@ -12,7 +12,7 @@ from chronoverse.errors import ArchiveUnavailable, Closed, Held, SequenceGap, St
 from chronoverse.joblog import Gap, JobRef, Line, Run, Status
 from chronoverse.retention import delete_job, keep, orphans
 from chronoverse.sealing import sealer
-from chronoverse.store import Store
+from chronoverse.store import Attempt, Store
 from chronoverse.store.appends import SLOW_SECONDS
 from chronoverse.workload import HIGH_MARK, SLOW_MARK
 from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, everything, numbers, run_until
@@ -245,6 +245,21 @@ def test_a_job_with_a_live_runner_is_not_deleted(bench: Bench, objects: FileObje
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
     delete_job(bench.store, objects, JOB)
     assert bench.keys() == set()
+
+
+def test_what_begins_while_the_rest_of_a_job_is_deleted_stays(bench: Bench, objects: FileObjects) -> None:
+    """Where only objects were left nobody is kept from the name."""
+    objects.put(f"{JOB.workflow_id}/{JOB.job_id}/left", b"")
+
+    def begin(step: str) -> None:
+        if step == "object deleted":
+            bench.store.append(bench.store.open(JOB, "token"), make_lines(1, 10))
+
+    with pytest.raises(Held):
+        delete_job(bench.store, objects, JOB, at=begin)
+    assert names(objects) == []
+    assert len(bench.store.read(JOB, 0, 99)) == 10
+    assert bench.store.append(Attempt(JOB, "token", 1, 1), make_lines(11, 1)) == 12
 
 
 @pytest.mark.parametrize("step", ["doomed", "object deleted"])
