@@ -12,6 +12,7 @@ from chronoverse.errors import AppendRefused, Closed, Fenced, Held, SequenceGap,
 from chronoverse.joblog import JobRef, Line, Status
 from chronoverse.retention import keep
 from chronoverse.store import Attempt, Store
+from chronoverse.store.inventory import Survey
 from tests.support.bench import JOB, LEASE_MS, NOW, NOW_SECONDS, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines
 from tests.support.waiting import wait_until
 
@@ -389,6 +390,28 @@ def test_a_retention_that_changes_is_that_of_ended_logs_too(bench: Bench, store:
     assert keep(store, JOB.workflow_id, 700, 900, NOW_SECONDS) == 1
     store.finish(Attempt(running, "token-1", 1, 1), Status.COMPLETED, 0, 0, 2)
     assert bench.ttl("log", running) <= 700_000
+
+
+def test_a_retention_that_changes_reaches_every_job(
+    bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though others leave the listing meanwhile, and one has a key that is no log."""
+    monkeypatch.setattr("chronoverse.retention.LISTED", 2)
+    jobs = [JobRef(JOB.workflow_id, f"job_{number}") for number in range(7)]
+    for job in jobs:
+        finish(store, store.open(job, "token-1"))
+    bench.ask("SET", bench.key("log", jobs[3]), "no stream")
+    surveyed, survey = [], store.inventory.survey
+
+    def leave(job: JobRef) -> Survey:
+        surveyed.append(job)
+        store.forget(job.workflow_id, [job.job_id])
+        return survey(job)
+
+    monkeypatch.setattr(store.inventory, "survey", leave)
+    assert keep(store, JOB.workflow_id, 5_000, 9, NOW_SECONDS) == 6
+    assert sorted(surveyed) == jobs
+    assert all(bench.ttl("job", job) > RETENTION_MS for job in jobs if job != jobs[3])
 
 
 def test_a_repeated_finish_changes_nothing(bench: Bench, store: Store, attempt: Attempt) -> None:

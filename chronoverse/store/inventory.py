@@ -14,8 +14,6 @@ from chronoverse.store.places import Place
 
 #: Keys that one SCAN looks at: some 0.2 ms of the server's time.
 SCAN_KEYS: Final = 1_000
-#: Jobs of a listing read at a time.
-LISTED: Final = 1_000
 #: Sizes asked for in one round trip.
 SIZE_BATCH: Final = 500
 #: Nodes of a stream whose sizes are added up for an estimate of the whole.
@@ -133,13 +131,6 @@ class Inventory:
             self._command(workflow_id, "HDEL", key, "retention_seconds")
         else:
             self._command(workflow_id, "HSET", key, "retention_seconds", seconds)
-
-    def listed(self, workflow_id: str) -> Iterator[list[JobRef]]:
-        """The workflow's jobs as a listing has them, some of which may be gone, a few at a time."""
-        key, start = f"{self._prefix}:{{{workflow_id}}}:jobs", 0
-        while found := self._command(workflow_id, "ZRANGE", key, start, start + LISTED - 1):
-            yield [JobRef(workflow_id, each.decode()) for each in found]
-            start += len(found)
 
     def keep(self, job: JobRef, own_seconds: int | None, finished_at: str, left_seconds: float) -> bool:
         """Has a job be kept as its workflow says now. One that has ended and that the store alone has goes when
