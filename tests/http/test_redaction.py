@@ -192,30 +192,74 @@ def test_a_deletion_that_broke_off_can_be_asked_for_again(place: Place, step: st
     assert place.store.inventory.survey(ref) == place.store.inventory.survey(JobRef(job.workflow_id, "nobody"))
 
 
+class Download:
+    """One whose client has read no more than its head: the rest waits for room in the socket."""
+
+    def __init__(self, place: Place, job: Foreign, accepted: str) -> None:
+        headers = {**place.headers, "Host": "localhost", "Accept-Encoding": accepted, "Connection": "close"}
+        asked = "".join(f"{name}: {text}\r\n" for name, text in headers.items())
+        self.client = socket.socket()
+        self.client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        self.client.settimeout(20)
+        self.client.connect((place.service.host, place.service.port))
+        self.client.sendall(f"GET {job.path}/logs/raw HTTP/1.1\r\n{asked}\r\n".encode())
+        self.received = self.client.recv(1_000)
+        assert b"200 OK" in self.received
+
+    def is_whole(self) -> bool:
+        """Reads the rest."""
+        with self.client:
+            while part := self.client.recv(1 << 20):
+                self.received += part
+        return self.received.endswith(b"\r\n0\r\n\r\n")
+
+
+def noise() -> Iterator[str]:
+    """Lines that gzip makes no smaller than a socket's room."""
+    source = random.Random(1)
+    return (source.randbytes(50_000).hex() for _ in range(300))
+
+
 @pytest.mark.parametrize("archived", [0, 299])
 @pytest.mark.parametrize("accepted", ["identity", "gzip"])
 def test_a_download_of_a_log_that_is_deleted_is_cut_off(place: Place, archived: int, accepted: str) -> None:
     """So that nobody takes it for whole, wherever its lines were."""
-    noise = random.Random(1)
-    job = place.job().lines(noise.randbytes(50_000).hex() for _ in range(300))
+    job = place.job().lines(noise())
     if archived:
         place.seal(job, archived, trim=True)
     job.end()
-    headers = {**place.headers, "Host": "localhost", "Accept-Encoding": accepted, "Connection": "close"}
-    asked = "".join(f"{name}: {text}\r\n" for name, text in headers.items())
-    with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-        client.settimeout(20)
-        client.connect((place.service.host, place.service.port))
-        client.sendall(f"GET {job.path}/logs/raw HTTP/1.1\r\n{asked}\r\n".encode())
-        received = client.recv(1_000)
-        assert b"200 OK" in received
+    download = Download(place, job, accepted)
 
-        assert place.client.delete(job.path).status_code == 204
+    assert place.client.delete(job.path).status_code == 204
 
-        while part := client.recv(1 << 20):
-            received += part
-    assert not received.endswith(b"\r\n0\r\n\r\n")
+    assert not download.is_whole()
+
+
+@pytest.mark.parametrize("lines", [10, 400])
+@pytest.mark.parametrize("archived", [0, 299])
+def test_a_download_of_a_log_that_another_follows_is_cut_off(place: Place, archived: int, lines: int) -> None:
+    """Though there is a job of that name, with more lines, or fewer."""
+    job = place.job().lines(noise())
+    ref = JobRef(job.workflow_id, job.job_id)
+    place.store.register(ref)
+    if archived:
+        place.seal(job, archived, trim=True)
+    job.end()
+    download = Download(place, job, "identity")
+    assert place.client.delete(job.path).status_code == 204
+
+    place.store.register(ref)
+    job.last = 0
+    job.lines(f"another {number}" for number in range(lines)).end()
+
+    assert not download.is_whole()
+
+
+def test_a_download_of_a_log_that_stays_is_whole(place: Place) -> None:
+    """However slowly it is read."""
+    job = place.job().lines(noise()).end()
+    place.store.register(JobRef(job.workflow_id, job.job_id))
+    assert Download(place, job, "identity").is_whole()
 
 
 def test_the_archiver_goes_on_behind_a_redaction(place: Place) -> None:
