@@ -108,7 +108,7 @@ class Replay:
         """What it means that the store holds nothing behind the cursor although more was there once."""
         # Looked at first, read again second: what the look knows of and the read does not find is gone.
         final = channel.final if channel else None
-        job = self._store.look(self._ref) or self._finished
+        job = self._store.look(self._ref)
         if job is None:
             return failed(cursor, "the log is gone from the store: it expired or was deleted")
         if self._finished and job.end is None:

@@ -20,6 +20,7 @@ from chronoverse.joblog import Job, JobRef, Line
 from chronoverse.pieces import FIRST_LINES, Pieces
 from chronoverse.redaction import TOMBSTONE, Redaction, Wish
 from chronoverse.replay import LOOK_SECONDS
+from chronoverse.retention import delete_job
 from chronoverse.store import Store
 from chronoverse.viewer import STORE_PATIENCE_SECONDS, Request, Viewer
 from tests.support.reading import Clock, Impatient, SmallTail, events, said
@@ -289,3 +290,24 @@ def test_who_is_behind_when_the_log_ends_is_told_of_a_redaction(rig: Rig) -> Non
     assert names(found).count("redact") == 1
     assert numbers(found) == [*range(FIRST_LINES + 1, 101)]
     assert names(found)[-1] == "end"
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("archived", [0, 50, 99])
+def test_who_watches_a_log_that_is_deleted_is_told_so(rig: Rig, archived: int, ended: bool) -> None:
+    """Also who replays one that had ended, wherever its lines were: it is no end, and nothing is damaged."""
+    rig.write(100)
+    if ended:
+        rig.end()
+    if archived:
+        rig.seal(archived)
+    viewer = rig.viewer()
+    assert numbers((viewer.poll() or b"") + (viewer.poll() or b""))[-1] < 50
+
+    delete_job(rig.store, rig.objects, JOB)
+    rig.clock.now += 2 * pacing.LOOK_SECONDS
+    rig.tail.attend_once()
+
+    (gone,) = events(said(viewer))
+    assert gone.event == "error"
+    assert gone.data == "the log is gone from the store: it expired or was deleted"
