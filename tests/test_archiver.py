@@ -8,7 +8,9 @@ import orjson
 import pytest
 
 from chronoverse.archive.files import FileObjects
+from chronoverse.archive.reading import Archive
 from chronoverse.errors import ArchiveUnavailable, Closed, Held, SequenceGap, StoreRefused
+from chronoverse.history import History
 from chronoverse.joblog import Gap, JobRef, Line, Run, Status
 from chronoverse.retention import delete_job, keep, orphans
 from chronoverse.sealing import sealer
@@ -19,6 +21,7 @@ from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, ever
 from tests.support.bench import JOB, NOW, NOW_SECONDS, Bench, make_lines
 from tests.support.fleets import Cluster
 from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
 
 #: More than the lines that HOT_BYTES hold.
 MANY = 12_000
@@ -203,6 +206,29 @@ def test_another_run_of_a_job_that_the_store_forgot(bench: Bench, objects: FileO
     found = [name for name in names(objects) if not name.endswith("/job.json")]
     assert sorted(found) == sorted([earlier, *(chunk.name for chunk in bench.store.archived.chunks(JOB))])
     assert [each.stored.name for each in orphans(bench.store, objects, time.time(), age=0)] == [earlier]
+
+
+@pytest.mark.parametrize("lines", ["5", "100", "500", "many"])
+def test_a_log_ends_behind_its_last_line_whatever_its_runner_says(
+    bench: Bench, objects: FileObjects, lines: str
+) -> None:
+    """Of how many there are: also when the archive alone has it."""
+    for line in make_lines(1, 100):
+        bench.xadd(f"{line.sequence_num}-0", *line.to_fields())
+    bench.xadd("101-0", "event", "end", "status", "COMPLETED", "lines", lines)
+
+    assert archive(bench.store, objects, hot_seconds=0) == 0
+
+    wait_until(lambda: bench.ask("EXISTS", bench.key("log")) == 0, 5, "the store lets go of the log")
+    job = bench.store.look(JOB)
+    assert job
+    assert job.end
+    assert (job.first, job.last, job.end.sequence_num) == (1, 100, 101)
+    history = History(bench.store, Archive(objects, bench.store.archived), job)
+    assert [entry.sequence_num for entry in history.after(90, 50).entries if isinstance(entry, Line)] == [
+        *range(91, 101)
+    ]
+    assert history.after(100, 50).entries == []
 
 
 def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjects) -> None:
