@@ -13,12 +13,14 @@ from gevent import monkey
 
 from chronoverse.settings import Settings
 from chronoverse.turns import Turns
-from chronoverse.web import services
+from chronoverse.web import build_app, services
 from chronoverse.web.fairness import STAND_BACK_SECONDS, let_others, when_idle
 from chronoverse.web.services import LEISURE_SECONDS
 
 #: Seconds that anything here may take.
 PATIENCE_SECONDS = 5.0
+#: A service whose store nobody asks.
+SETTINGS = Settings.from_env({"CHRONOVERSE_REDIS_URL": "redis://localhost:1", "CHRONOVERSE_JWT_SECRET": "s" * 32})
 
 
 @contextmanager
@@ -122,8 +124,7 @@ def test_those_that_wait_go_on_one_after_the_other() -> None:
 def test_a_request_stands_back_for_so_long_and_no_longer() -> None:
     """However often it has to: then it only lets others go on. The next request begins anew."""
     now = 100.0
-    settings = Settings.from_env({"CHRONOVERSE_REDIS_URL": "redis://localhost:1", "CHRONOVERSE_JWT_SECRET": "s" * 32})
-    made = replace(services(settings), monotonic=lambda: now)
+    made = replace(services(SETTINGS), monotonic=lambda: now)
 
     def seconds(times: int) -> float:
         began = time.monotonic()
@@ -138,3 +139,12 @@ def test_a_request_stands_back_for_so_long_and_no_longer() -> None:
             assert seconds(100) < 50 * STAND_BACK_SECONDS
         with Flask(__name__).app_context():
             assert seconds(3) > 2 * STAND_BACK_SECONDS
+
+
+def test_who_may_not_search_stands_back_for_nobody() -> None:
+    """Or whoever comes without a token, and often enough, would take every moment there is for that."""
+    made = services(SETTINGS)
+    with closing(made.store), made.leisure:
+        answer = build_app(made).test_client().get("/workflows/wf_1/jobs/job_1/logs/search?q=a")
+
+    assert answer.status_code == 401
