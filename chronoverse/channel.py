@@ -109,6 +109,11 @@ def final_frames(job: Job, end: End, lease_seconds: float) -> bytes:
     return job.ended(end).to_frame() + end.to_frame(round(lease_seconds))
 
 
+def redact_frames(ranges: Iterable[tuple[int, int]]) -> list[bytes]:
+    """A ``redact`` for each range of lines, its first and its last, that do not say any more what they said."""
+    return [sse.frame("redact", orjson.dumps({"from": first, "to": last})) for first, last in ranges]
+
+
 class Channel:
     """A ring of the frames behind ``base``, up to ``cursor``; positions in it count every item there ever was.
 
@@ -188,8 +193,7 @@ class Channel:
         The ring lets its copies go. Who stands at its end stays there.
         """
         with self._lock:
-            for first, last in ranges:
-                self.notices.append(sse.frame("redact", orjson.dumps({"from": first, "to": last})))
+            self.notices += redact_frames(ranges)
             self._empty(len(self._items))
             self.base = self.cursor
             # As much as a new state: viewers look whether it is another object.

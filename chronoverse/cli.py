@@ -214,7 +214,7 @@ def deliver(file: Path, server: str | None, deliver_timeout: int) -> int:
 @click.option("--context", type=click.IntRange(0, 50), default=0, metavar="N", help="Also N lines before and after.")
 @click.option("--raw", is_flag=True, help="Leave control sequences in: only for output you trust.")
 def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
-    """Print the log of JOB in WORKFLOW, or what is found in it."""
+    """Print the log of JOB in WORKFLOW, or what is found in it: exits with 1 when that is nothing."""
     searching = {name: options.pop(name) for name in ("search", "regex", "since", "until", "context")}
     if options["offset"] is not None and options["tail"] is not None:
         raise click.UsageError("--offset and --tail exclude each other")
@@ -224,7 +224,7 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
         raise click.UsageError("--regex, --since, --until and --context go with --search")
     if searching["search"] is not None and (follow or options["tail"] is not None):
         raise click.UsageError("--search excludes --follow and --tail")
-    from chronoverse.printer import Printer, exit_code, found, history
+    from chronoverse.printer import NOTHING_FOUND, Printer, exit_code, found, history
 
     ref, client = JobRef(workflow, job), _client(Settings.from_env())
     look = {name: options[name] for name in ("timestamps", "output", "raw")}
@@ -235,7 +235,7 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
             look_through = {"stream": options["stream"], "offset": options["offset"]}
             shown = found(client, ref, bar=sys.stderr.isatty() and not sys.stdout.isatty(), **look_through, **searching)
             printer.print(shown)
-            return 0
+            return 0 if printer.lines else NOTHING_FOUND
         if not follow:
             printer.print(history(client, ref, **start))
             return 0

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from math import ceil
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 import orjson
@@ -54,6 +54,18 @@ class _Again(Exception):
     def __init__(self, reason: str, after: float = 0) -> None:
         super().__init__(reason)
         self.after = after
+
+
+class Found(NamedTuple):
+    """A line that matches, or that is ``beside`` one that does."""
+
+    line: Line
+    beside: bool
+
+    @classmethod
+    def from_json(cls, said: dict[str, Any]) -> "Found":
+        """As the service spells it."""
+        return cls(Line.from_json(said), bool(said.get("context")))
 
 
 class Client:
@@ -170,18 +182,14 @@ class Client:
         for page, _ in self._pages(self._path(job) + "/logs", query):
             yield from _items(page, "logs", Line.from_json)
 
-    def search(self, job: JobRef, q: str, reached: Callable[[int], object] = bool, **query: Any) -> Iterator[Line]:
+    def search(self, job: JobRef, q: str, reached: Callable[[int], object] = bool, **query: Any) -> Iterator[Found]:
         """The lines that match, and those beside them, upwards; ``query`` is as the route has it.
 
-        ``reached`` is told how far the service has looked.
+        What is beside the last match of a page may come again with the next one. ``reached`` is told how far the
+        service has looked.
         """
-        last = 0
         for page, place in self._pages(self._path(job) + "/logs/search", {"q": q, "limit": PAGE_LINES, **query}):
-            for line in _items(page, "logs", Line.from_json):
-                # What is beside a line may come again on the next page.
-                if line.sequence_num > last:
-                    last = line.sequence_num
-                    yield line
+            yield from _items(page, "logs", Found.from_json)
             if place is not None:
                 reached(place)
 

@@ -28,9 +28,18 @@ class Observer:
         self._redacted = redacted
 
     def observe(self, channel: Channel, job: Job) -> None:
-        """After a look at the channel's job. Raises :class:`StoreError`."""
+        """After a look at the channel's job, also of one that has closed: its viewers may not be through with it.
+
+        Raises :class:`StoreError`.
+        """
+        closed = channel.final is not None
+        if closed and (channel.job is None or job.end is None):
+            # Another log under its name.
+            return
         self._redact(channel, job)
         channel.observe(job)
+        if closed:
+            return
         if job.last > channel.cursor and not self._store.read(channel.ref, channel.cursor, 1):
             # The read came after the look, so what the look knew of and the read did not find is gone from the store.
             channel.skip(min(job.archived, job.last))
@@ -48,14 +57,20 @@ class Observer:
             channel.close(final_frames(job, end, self._lease_seconds))
 
     def _redact(self, channel: Channel, job: Job) -> None:
-        count = job.redactions - channel.job.redactions if channel.job else 0
-        if count > 0:
-            ranges = self._store.redactions(channel.ref, count)
-            if len(ranges) < count:
-                # More than are kept a record of.
-                ranges = [(1, max(job.last, 1))]
+        ranges = redacted_since(self._store, channel.job, job) if channel.job else []
+        if ranges:
             self._redacted(channel.ref)
             channel.redact(ranges)
+
+
+def redacted_since(store: Source, before: Job, now: Job) -> Sequence[tuple[int, int]]:
+    """What was redacted of a job between two looks at it: the first and the last line of each range.
+
+    All of the log, where that was more than is remembered. Raises :class:`StoreError`.
+    """
+    count = now.redactions - before.redactions
+    ranges = store.redactions(now.ref, count) if count > 0 else []
+    return ranges if len(ranges) >= count else [(1, max(now.last, 1))]
 
 
 def beyond_archived(channel: Channel, entries: Sequence[RawEntry], before: int) -> tuple[Sequence[RawEntry], int]:

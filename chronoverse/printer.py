@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Final
 
 import click
 
-from chronoverse.client import Client
+from chronoverse.client import Client, Found
 from chronoverse.follower import Item, JobState, Redacted, Trouble, name_gaps
 from chronoverse.joblog import Gap, JobRef, Line, Status
 from chronoverse.terminal import Rendering, gap_notice, redact_notice
@@ -16,6 +16,12 @@ from chronoverse.terminal import Rendering, gap_notice, redact_notice
 #: What following a job exits with when the job has no code of its own: 74 is EX_IOERR, 130 is what Ctrl-C leaves.
 CANCELED: Final = 130
 LOST: Final = 74
+#: What a search exits with that finds nothing, as grep does.
+NOTHING_FOUND: Final = 1
+
+
+class Apart:
+    """Stands between two lines that do not belong together."""
 
 
 class Printer:
@@ -36,15 +42,20 @@ class Printer:
         self._say = say
         self._json = output == "json"
         self._rendering = Rendering(timestamps=timestamps, raw=raw)
+        #: How many lines were printed.
+        self.lines = 0
 
-    def print(self, items: Iterable[Item], flush: bool = False) -> JobState | None:
+    def print(self, items: Iterable[Item | Apart], flush: bool = False) -> JobState | None:
         """Prints ``items``, each at once if ``flush``; returns the last state among them."""
         state = None
         for item in items:
             if isinstance(item, Line):
+                self.lines += 1
                 self._write(_json_line(item) if self._json else self._rendering.line(item), flush)
             elif isinstance(item, JobState):
                 state = item
+            elif isinstance(item, Apart):
+                self._write("" if self._json else f"{self._rendering.interruption()}--\n", flush)
             else:
                 self._write(self._rendering.interruption(), True)
                 self._tell(item)
@@ -92,12 +103,15 @@ def found(
     until: str | None,
     context: int,
     **query: Any,
-) -> Iterator[Line]:
-    """The lines that are found, with those beside them; ``bar`` has how far it has come shown on stderr."""
+) -> Iterator[Line | Apart]:
+    """The lines that are found, with those beside them, each once, in groups that are :class:`Apart` as grep's are.
+
+    ``bar`` has how far it has come shown on stderr.
+    """
     asked = {**query, "regex": "true" if regex else None, "since": since, "until": until}
     asked |= {"before": context or None, "after": context or None}
     if not bar:
-        yield from client.search(job, search, **asked)
+        yield from _grouped(client.search(job, search, **asked), context)
         return
     last = JobState.from_json(client.job(job)).last
     with click.progressbar(length=max(last, 1), label="searching", file=sys.stderr) as progress:
@@ -105,7 +119,27 @@ def found(
         def reached(place: int) -> None:
             progress.update(max(0, min(place, last) - progress.pos))
 
-        yield from client.search(job, search, reached, **asked)
+        yield from _grouped(client.search(job, search, reached, **asked), context)
+
+
+def _grouped(found: Iterable[Found], context: int) -> Iterator[Line | Apart]:
+    """A group is what its matches and ``context`` numbers beside each cover, whether or not lines are there to see."""
+    last = covered = 0
+    before: list[Line] = []
+    for line, beside in found:
+        number = line.sequence_num
+        if not beside:
+            if context and covered and number - context > covered + 1:
+                yield Apart()
+            yield from before
+            before, covered = [], number + context
+        if number > last:
+            last = number
+            if number <= covered:
+                yield line
+            else:
+                # Comes before a match, which says whether a group begins here.
+                before.append(line)
 
 
 def json_text(value: dict[str, Any]) -> str:

@@ -1,10 +1,12 @@
 """How archived jobs go: whole, everywhere, when their time is over; and objects that nothing records."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from chronoverse.archive.objects import Objects, Stored
 from chronoverse.archive.records import folder
+from chronoverse.errors import NotALog
 from chronoverse.joblog import IDENTIFIER, JobRef
 from chronoverse.sealing import MANIFEST, SEALER_SECONDS, At, sealer, seconds_of
 from chronoverse.store import Store
@@ -14,6 +16,8 @@ from chronoverse.store.inventory import Survey
 ORPHAN_SECONDS: Final = 3_600.0
 #: Seconds by which a place's clock may be behind ours. S3 tells whole seconds.
 CLOCKS_SECONDS: Final = 60.0
+#: Jobs of a listing read at a time.
+LISTED: Final = 1_000
 
 
 def nothing(_: str) -> None:
@@ -36,6 +40,37 @@ def delete_job(
                 at("object deleted")
         store.archived.delete(job, token)
         at("deleted")
+
+
+def left_of(store: Store, objects: Objects | None, job: JobRef) -> bool:
+    """Whether there is anything of a job that nobody sees: a :func:`delete_job` broke off. Raises: as it does."""
+    survey = store.inventory.survey(job)
+    return survey.deleting or survey.archived > 0 or (objects is not None and any(objects.list(folder(job))))
+
+
+def keep(store: Store, workflow_id: str, own: int | None, common: float, now: float) -> int:
+    """Has the store keep a workflow's jobs for ``own`` seconds behind their end, or else ``common``: it was changed.
+
+    Those that are archived are the archiver's, which asks each time. How many jobs there were that are not.
+    Raises: as the store does.
+    """
+    kept = 0
+    for job in _listed(store, workflow_id):
+        # What is no log has nothing to be kept, and keeps nobody else's from it.
+        with contextlib.suppress(NotALog):
+            survey = store.inventory.survey(job)
+            finished = seconds_of(survey.finished_at) or now
+            left = finished + (common if own is None else own) - now
+            kept += store.inventory.keep(job, own, survey.finished_at, left)
+    return kept
+
+
+def _listed(store: Store, workflow_id: str) -> Iterator[JobRef]:
+    """The workflow's jobs as a listing has them, some of which may be gone; none is missed because others go."""
+    before: tuple[float, str] | None = None
+    while page := store.jobs(workflow_id, before, LISTED):
+        yield from (JobRef(workflow_id, job_id) for _, job_id in page)
+        before = page[-1]
 
 
 def sweep(store: Store, objects: Objects, job: JobRef, now: float, *, age: float = ORPHAN_SECONDS) -> int:

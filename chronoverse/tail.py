@@ -237,7 +237,7 @@ class Tail:
             for viewer in tuple(channel.viewers):
                 if viewer.due <= now:
                     viewer.wake()
-        due = [channel for channel in channels if channel.look_at <= now and channel.final is None]
+        due = [channel for channel in channels if channel.look_at <= now]
         if due:
             self.look_at(due)
 

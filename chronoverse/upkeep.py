@@ -150,12 +150,15 @@ def _show_metrics(address: str) -> None:
 @click.argument("workflow", type=identifier)
 @click.argument("time_kept", metavar="[TIME|default]", required=False)
 def retention(workflow: str, time_kept: str | None) -> None:
-    """Show or set for how long archived jobs of WORKFLOW are kept after their end: such as 90d."""
+    """Show or set for how long jobs of WORKFLOW are kept after their end: such as 90d."""
+    from chronoverse.retention import keep
+
     settings = Settings.from_env()
     seconds = None if time_kept in (None, "default") else duration(time_kept)
     with opened(settings) as store:
         if time_kept is not None:
             store.inventory.set_retention(workflow, seconds)
+            keep(store, workflow, seconds, settings.retention_seconds, time.time())
         own = store.inventory.retention(workflow)
     click.echo(f"{settings.retention_seconds if own is None else own} s{' (the default)' if own is None else ''}")
 

@@ -310,7 +310,7 @@ class Viewer:
         if self._past is None:
             self._past = Replay(self._pieces, self._ref, self._stream, self._finished, self._lease_seconds)
         try:
-            step = self._past.step(self.cursor, self._channel)
+            step = self._past.step(self.cursor, self._channel, now)
         except StoreError as error:
             self._past.failed(now, error)
             self.due = min(self.due, now + RETRY_READ_SECONDS)

@@ -1,5 +1,6 @@
 """Archived chunks: their records, their bytes, and the places where they lie."""
 
+import hashlib
 import subprocess
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 
 from chronoverse.archive.files import FileObjects
 from chronoverse.archive.packing import Packer, digest, entries_in, unpack
-from chronoverse.archive.records import Chunk
+from chronoverse.archive.records import Chunk, object_name
+from chronoverse.archive.rewriting import rewrite
 from chronoverse.entries import RawEntry, read_entries
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog import End, JobRef
@@ -80,6 +82,22 @@ def test_a_changed_byte_is_noticed() -> None:
     (frame,) = chunk.frames
     with pytest.raises(ArchiveDamaged):
         unpack(frame, data[5 : frame.size])
+
+
+def test_a_changed_byte_is_noticed_in_what_a_redaction_packed() -> None:
+    """Any byte of any frame; the chunk is named by its bytes as others are."""
+    made = rewrite(JOB, *pack(ODD), 2, 7, lambda line: line._replace(message="[redacted]"))
+    assert made
+    chunk, data, numbers = made
+    assert numbers == [2, 5, 7]
+    assert chunk.name == object_name(JOB, 1, 7, hashlib.sha256(data).hexdigest())
+    assert digest(chunk, data) == chunk.sha256
+    (frame,) = chunk.frames
+    for place in range(frame.size):
+        changed = bytearray(data[: frame.size])
+        changed[place] ^= 0xFF
+        with pytest.raises(ArchiveDamaged):
+            unpack(frame, bytes(changed))
 
 
 def test_files(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Searching the archive finds the lines that looking at each of them finds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chronoverse.archive.files import FileObjects
-from chronoverse.archive.search import LINES_MISSES, MISSES, PART_BYTES, search
+from chronoverse.archive.search import LINES_MISSES, MISSES, PART_BYTES, TEXT_PART_BYTES, search
 from chronoverse.joblog import Line
 from chronoverse.matcher import Matcher, as_read
 from tests.support.archives import JOB, Shelf, raw
@@ -190,6 +190,21 @@ def test_what_may_take_long_is_done_where_it_is_said_to_be(tmp_path: Path, query
     matcher = Matcher(query, regex=True)
     results = list(search(shelf.archive(), JOB, matcher, 0, work=work, pause=partial(pauses.append, None)))
     assert [line.sequence_num for lines, _ in results for line in lines] == [7, *range(70, 80)]
-    assert calls == (len(pauses) if heavy else 0)
+    # Two a frame are around its unpacking.
+    assert calls == (len(pauses) - 2 * len(results) if heavy else 0)
     assert len(pauses) > len(results) > 1
     assert results[-1].place == 300
+
+
+@pytest.mark.parametrize(("query", "wanted"), [("x line", range(1, 2001)), ("line 77x", [77]), ("nowhere", [])])
+def test_a_text_is_looked_for_in_parts(tmp_path: Path, query: str, wanted: Sequence[int]) -> None:
+    """With a pause for each; and it is found wherever a part ends."""
+    shelf = Shelf.at(tmp_path)
+    texts = (f"{'.' * (number % 997)}x line {number}x" for number in range(1, 2001))
+    shelf.fill([raw(number, text) for number, text in enumerate(texts, 1)], 2000, 5 * TEXT_PART_BYTES)
+    pauses: list[None] = []
+
+    results = list(search(shelf.archive(), JOB, Matcher(query), 0, pause=partial(pauses.append, None)))
+
+    assert [line.sequence_num for lines, _ in results for line in lines] == [*wanted]
+    assert len(pauses) > shelf.chunks[0].text_size / (2 * TEXT_PART_BYTES)

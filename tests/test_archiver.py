@@ -8,17 +8,20 @@ import orjson
 import pytest
 
 from chronoverse.archive.files import FileObjects
+from chronoverse.archive.reading import Archive
 from chronoverse.errors import ArchiveUnavailable, Closed, Held, SequenceGap, StoreRefused
+from chronoverse.history import History
 from chronoverse.joblog import Gap, JobRef, Line, Run, Status
-from chronoverse.retention import delete_job, orphans
+from chronoverse.retention import delete_job, keep, orphans
 from chronoverse.sealing import sealer
-from chronoverse.store import Store
+from chronoverse.store import Attempt, Store
 from chronoverse.store.appends import SLOW_SECONDS
 from chronoverse.workload import HIGH_MARK, SLOW_MARK
 from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, everything, numbers, run_until
 from tests.support.bench import JOB, NOW, NOW_SECONDS, Bench, make_lines
 from tests.support.fleets import Cluster
 from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
 
 #: More than the lines that HOT_BYTES hold.
 MANY = 12_000
@@ -205,6 +208,29 @@ def test_another_run_of_a_job_that_the_store_forgot(bench: Bench, objects: FileO
     assert [each.stored.name for each in orphans(bench.store, objects, time.time(), age=0)] == [earlier]
 
 
+@pytest.mark.parametrize("lines", ["5", "100", "500", "many"])
+def test_a_log_ends_behind_its_last_line_whatever_its_runner_says(
+    bench: Bench, objects: FileObjects, lines: str
+) -> None:
+    """Of how many there are: also when the archive alone has it."""
+    for line in make_lines(1, 100):
+        bench.xadd(f"{line.sequence_num}-0", *line.to_fields())
+    bench.xadd("101-0", "event", "end", "status", "COMPLETED", "lines", lines)
+
+    assert archive(bench.store, objects, hot_seconds=0) == 0
+
+    wait_until(lambda: bench.ask("EXISTS", bench.key("log")) == 0, 5, "the store lets go of the log")
+    job = bench.store.look(JOB)
+    assert job
+    assert job.end
+    assert (job.first, job.last, job.end.sequence_num) == (1, 100, 101)
+    history = History(bench.store, Archive(objects, bench.store.archived), job)
+    assert [entry.sequence_num for entry in history.after(90, 50).entries if isinstance(entry, Line)] == [
+        *range(91, 101)
+    ]
+    assert history.after(100, 50).entries == []
+
+
 def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjects) -> None:
     """A week after the end, unless its workflow has a time of its own."""
     other = JobRef("wf_2", "job_1")
@@ -227,6 +253,16 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjects) 
     assert bench.keys() == set()
 
 
+def test_a_retention_that_changes_leaves_archived_jobs_to_the_archiver(bench: Bench, objects: FileObjects) -> None:
+    """What the store knows of them must not expire before their objects go."""
+    bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    archive(bench.store, objects, clock=lambda: NOW_SECONDS)
+
+    assert keep(bench.store, JOB.workflow_id, 1, 1, NOW_SECONDS + 100) == 0
+    assert bench.ttl("job") == bench.ttl("archive") == -1
+
+
 def test_a_job_with_a_live_runner_is_not_deleted(bench: Bench, objects: FileObjects) -> None:
     attempt = bench.store.open(JOB, "token")
     with pytest.raises(Held):
@@ -235,6 +271,21 @@ def test_a_job_with_a_live_runner_is_not_deleted(bench: Bench, objects: FileObje
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
     delete_job(bench.store, objects, JOB)
     assert bench.keys() == set()
+
+
+def test_what_begins_while_the_rest_of_a_job_is_deleted_stays(bench: Bench, objects: FileObjects) -> None:
+    """Where only objects were left nobody is kept from the name."""
+    objects.put(f"{JOB.workflow_id}/{JOB.job_id}/left", b"")
+
+    def begin(step: str) -> None:
+        if step == "object deleted":
+            bench.store.append(bench.store.open(JOB, "token"), make_lines(1, 10))
+
+    with pytest.raises(Held):
+        delete_job(bench.store, objects, JOB, at=begin)
+    assert names(objects) == []
+    assert len(bench.store.read(JOB, 0, 99)) == 10
+    assert bench.store.append(Attempt(JOB, "token", 1, 1), make_lines(11, 1)) == 12
 
 
 @pytest.mark.parametrize("step", ["doomed", "object deleted"])

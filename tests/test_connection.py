@@ -8,6 +8,7 @@ import gevent
 import pytest
 
 from chronoverse.web.connection import on_hangup
+from chronoverse.web.fairness import let_others
 
 #: Turns of the loop after which all that was pending has happened.
 TURNS: Final = 10
@@ -16,7 +17,7 @@ TURNS: Final = 10
 def turn() -> None:
     """Lets the loop look at its sockets a few times."""
     for _ in range(TURNS):
-        gevent.sleep(0)
+        let_others()
 
 
 @pytest.fixture
@@ -58,8 +59,10 @@ def test_nobody_is_told_who_no_longer_watches(pair: tuple[socket.socket, socket.
 def test_a_word_from_the_peer_is_no_hang_up(pair: tuple[socket.socket, socket.socket]) -> None:
     """It is left where it is, for whoever reads next."""
     told: list[str] = []
-    on_hangup(pair[0], told.append)
+    undo = on_hangup(pair[0], told.append)
     pair[1].send(b"x")
     turn()
+    # Or the loop would be left with a socket that is closed.
+    undo()
 
     assert (told, pair[0].recv(1)) == ([], b"x")

@@ -1,5 +1,6 @@
 """The tiers meet: whoever reads where lines move from the store to the archive misses none and calls none missing."""
 
+import json
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -10,12 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chronoverse import pacing
 from chronoverse.archive.files import FileObjects
 from chronoverse.archive.reading import Archive
 from chronoverse.errors import ArchiveUnavailable
 from chronoverse.history import History, NoArchive
 from chronoverse.joblog import Job, JobRef, Line
-from chronoverse.pieces import Pieces
+from chronoverse.pieces import FIRST_LINES, Pieces
+from chronoverse.redaction import TOMBSTONE, Redaction, Wish
+from chronoverse.replay import LOOK_SECONDS
+from chronoverse.retention import delete_job
 from chronoverse.store import Store
 from chronoverse.viewer import STORE_PATIENCE_SECONDS, Request, Viewer
 from tests.support.reading import Clock, Impatient, SmallTail, events, said
@@ -59,6 +64,13 @@ class Rig:
             self.last += 1
             line = Line(self.last, STAMP, f"line {self.last}", "stdout")
             self.ask("XADD", self.key, f"{self.last}-0", *line.to_fields())
+
+    def end(self) -> None:
+        self.ask("XADD", self.key, f"{self.last + 1}-0", "event", "end", "status", "COMPLETED")
+
+    def redact(self, first: int, last: int) -> None:
+        wish = Wish(first, last, lambda line: True, {}, exact=True)
+        assert Redaction(self.store, self.objects, JOB, wish).run().lines == last - first + 1
 
     def seal(self, to: int, *, trim: bool = True) -> None:
         seal(self.store, self.objects, JOB, to, trim=trim, frame_bytes=700)
@@ -216,3 +228,86 @@ def test_a_crowd_wants_each_frame_of_the_archive_once(rig: Rig) -> None:
         thread.join(30)
     assert found == [[*range(1, 61)]] * 12
     assert rig.objects.asked == 1
+
+
+def texts(chunk: bytes) -> list[str]:
+    """What the lines say, and what other events are called."""
+    return [json.loads(event.data)["message"] if event.event == "log" else event.event for event in events(chunk)]
+
+
+@pytest.mark.parametrize("archived", [0, 100])
+def test_who_replays_an_ended_log_is_told_of_a_redaction(rig: Rig, archived: int) -> None:
+    """Before its end; and who comes then sees nothing of it any more."""
+    rig.write(100)
+    rig.end()
+    if archived:
+        rig.seal(archived)
+    viewer = rig.viewer()
+    assert names(viewer.poll() or b"") == ["connected", "job"]
+    sent = numbers(viewer.poll() or b"")
+    assert 7 <= sent[-1] < 90
+    rig.redact(5, 7)
+    rig.redact(90, 90)
+    found = said(viewer)
+
+    assert sent + numbers(found) == [*range(1, 101)]
+    assert texts(found)[-4:] == ["redact", "redact", "job", "end"]
+    ranges = [json.loads(event.data) for event in events(found) if event.event == "redact"]
+    assert ranges == [{"from": 5, "to": 7}, {"from": 90, "to": 90}]
+    redacted = [number for number, text in enumerate(texts(said(rig.viewer()))[2:], 1) if text == TOMBSTONE]
+    assert redacted == [5, 6, 7, 90]
+
+
+def test_who_replays_an_ended_log_slowly_is_told_on_the_way(rig: Rig) -> None:
+    """Some seconds later, and once."""
+    rig.write(100)
+    rig.end()
+    viewer = rig.viewer()
+    said_first = (viewer.poll() or b"") + (viewer.poll() or b"")
+    assert numbers(said_first) == [*range(1, FIRST_LINES + 1)]
+    rig.redact(5, 7)
+    rig.clock.now += LOOK_SECONDS
+    found = said(viewer)
+
+    assert names(found).count("redact") == 1
+    assert names(found)[0] == "redact"
+    assert names(found)[-1] == "end"
+
+
+def test_who_is_behind_when_the_log_ends_is_told_of_a_redaction(rig: Rig) -> None:
+    """Though it came while the job ran: the tail looks at the log for as long as anybody has not seen its end."""
+    rig.write(100)
+    viewer = rig.viewer()
+    viewer.poll()
+    assert numbers(viewer.poll() or b"") == [*range(1, FIRST_LINES + 1)]
+    rig.end()
+    rig.read()
+    rig.redact(5, 7)
+    rig.clock.now += 2 * pacing.LOOK_SECONDS
+    rig.tail.attend_once()
+    found = said(viewer)
+
+    assert names(found).count("redact") == 1
+    assert numbers(found) == [*range(FIRST_LINES + 1, 101)]
+    assert names(found)[-1] == "end"
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("archived", [0, 50, 99])
+def test_who_watches_a_log_that_is_deleted_is_told_so(rig: Rig, archived: int, ended: bool) -> None:
+    """Also who replays one that had ended, wherever its lines were: it is no end, and nothing is damaged."""
+    rig.write(100)
+    if ended:
+        rig.end()
+    if archived:
+        rig.seal(archived)
+    viewer = rig.viewer()
+    assert numbers((viewer.poll() or b"") + (viewer.poll() or b""))[-1] < 50
+
+    delete_job(rig.store, rig.objects, JOB)
+    rig.clock.now += 2 * pacing.LOOK_SECONDS
+    rig.tail.attend_once()
+
+    (gone,) = events(said(viewer))
+    assert gone.event == "error"
+    assert gone.data == "the log is gone from the store: it expired or was deleted"

@@ -13,6 +13,7 @@ import redis
 from chronoverse.archive.files import FileObjects
 from chronoverse.errors import StoreError
 from chronoverse.joblog import JobRef, Run, Status
+from chronoverse.retention import keep
 from chronoverse.sealing import sealer
 from chronoverse.store import Durability, Store
 from tests.support.archivers import DAY, append, archive
@@ -164,6 +165,28 @@ def test_a_runner_may_be_kept_to_a_workflow(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="permission"):
             store.open(JobRef("wf_2", "job_1"), "token")
         store.close()
+
+
+def test_the_rights_to_change_a_retention(tmp_path: Path) -> None:
+    """An archiver's and what the document names besides, which the archiver's alone are not enough for."""
+    (besides,) = re.findall(r"`chronoverse retention` needs `([^`]*)` besides", DOCUMENT)
+    with RedisServer(tmp_path) as server:
+        with contextlib.closing(Store(server.url)) as theirs:
+            theirs.finish(theirs.open(JOB, "token"), Status.COMPLETED, 0, 0, 1)
+        server.ask("ACL", "SETUSER", *RULES[3])
+        with contextlib.closing(Store(server.url.replace("unix://", "unix://archiver:secret@"))) as store:
+            store.inventory.set_retention(JOB.workflow_id, 5)
+            for right in besides.split():
+                with pytest.raises(StoreError, match="permission"):
+                    change_retention(store)
+                server.ask("ACL", "SETUSER", "archiver", right)
+            assert change_retention(store) == 1
+
+
+def change_retention(store: Store) -> int:
+    """As the command does."""
+    store.inventory.set_retention(JOB.workflow_id, None)
+    return keep(store, JOB.workflow_id, None, 9, NOW_SECONDS)
 
 
 def further(sign: str) -> list[str]:

@@ -9,9 +9,12 @@ from typing import TypeVar
 import pytest
 
 from chronoverse.errors import AppendRefused, Closed, Fenced, Held, SequenceGap, Tainted
-from chronoverse.joblog import Line, Status
+from chronoverse.joblog import JobRef, Line, Status
+from chronoverse.retention import keep
 from chronoverse.store import Attempt, Store
+from chronoverse.store.inventory import Survey
 from tests.support.bench import JOB, LEASE_MS, NOW, NOW_SECONDS, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines
+from tests.support.waiting import wait_until
 
 RefusedType = TypeVar("RefusedType", bound=AppendRefused)
 
@@ -20,6 +23,12 @@ RefusedType = TypeVar("RefusedType", bound=AppendRefused)
 def store(bench: Bench) -> Store:
     """The bench's store."""
     return bench.store
+
+
+@pytest.fixture
+def looker(bench: Bench) -> Store:
+    """One for which a lease is over as soon as it is gone."""
+    return bench.another(lease_seconds=0.001)
 
 
 @pytest.fixture
@@ -39,6 +48,11 @@ def refused(bench: Bench, error: type[RefusedType], operation: Callable[[], obje
 
 def finish(store: Store, attempt: Attempt, following: int = 1, status: Status = Status.COMPLETED) -> None:
     store.finish(attempt, status, 0, 0, following)
+
+
+def status(store: Store, job: JobRef) -> Status | None:
+    found = store.look(job)
+    return found.status if found else None
 
 
 def test_what_is_tested_in_a_protocol_speaks_it(request: pytest.FixtureRequest, bench: Bench, store: Store) -> None:
@@ -340,6 +354,64 @@ def test_an_ended_job_is_kept_for_its_retention(bench: Bench, store: Store, atte
     for kind in ("log", "job"):
         assert RETENTION_MS - RUN_DOWN_MS < bench.ttl(kind) <= RETENTION_MS
     assert bench.ttl("jobs") == -1
+
+
+@pytest.mark.parametrize("own", [RETENTION_MS // 1000 - 100, RETENTION_MS // 1000 + 100])
+def test_a_workflow_may_have_a_retention_of_its_own(
+    bench: Bench, store: Store, attempt: Attempt, looker: Store, own: int
+) -> None:
+    """Shorter or longer: for a job that ends, one whose runner is lost, and one that nobody ever starts."""
+    lost, pending = JobRef(JOB.workflow_id, "lost"), JobRef(JOB.workflow_id, "pending")
+    store.inventory.set_retention(JOB.workflow_id, own)
+    finish(store, store.open(JOB, attempt.token))
+    store.append(store.open(lost, "token-1"), make_lines(1, 1))
+    bench.ask("DEL", bench.key("lease", lost))
+    wait_until(lambda: status(looker, lost) is Status.LOST, 5, "the runner is missed")
+    store.register(pending)
+
+    for kind, job in (("log", JOB), ("job", JOB), ("log", lost), ("job", lost), ("job", pending)):
+        assert own * 1000 - RUN_DOWN_MS < bench.ttl(kind, job) <= own * 1000
+
+
+def test_a_retention_that_changes_is_that_of_ended_logs_too(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """Counted from their end; of those that run as well, when they end; and of no other workflow's."""
+    running, other = JobRef(JOB.workflow_id, "running"), JobRef("wf_2", "job_1")
+    finish(store, attempt)
+    store.append(store.open(running, "token-1"), make_lines(1, 1))
+    finish(store, store.open(other, "token-1"))
+
+    assert keep(store, JOB.workflow_id, 5_000, 9, NOW_SECONDS + 1_000) == 2
+    for kind in ("log", "job"):
+        assert 4_000_000 - RUN_DOWN_MS < bench.ttl(kind) <= 4_000_000
+        assert bench.ttl(kind, other) <= RETENTION_MS
+        assert bench.ttl(kind, running) == -1
+    assert keep(store, JOB.workflow_id, None, 900, NOW_SECONDS + 1_000) == 2
+    assert store.look(JOB) is None
+    assert keep(store, JOB.workflow_id, 700, 900, NOW_SECONDS) == 1
+    store.finish(Attempt(running, "token-1", 1, 1), Status.COMPLETED, 0, 0, 2)
+    assert bench.ttl("log", running) <= 700_000
+
+
+def test_a_retention_that_changes_reaches_every_job(
+    bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though others leave the listing meanwhile, and one has a key that is no log."""
+    monkeypatch.setattr("chronoverse.retention.LISTED", 2)
+    jobs = [JobRef(JOB.workflow_id, f"job_{number}") for number in range(7)]
+    for job in jobs:
+        finish(store, store.open(job, "token-1"))
+    bench.ask("SET", bench.key("log", jobs[3]), "no stream")
+    surveyed, survey = [], store.inventory.survey
+
+    def leave(job: JobRef) -> Survey:
+        surveyed.append(job)
+        store.forget(job.workflow_id, [job.job_id])
+        return survey(job)
+
+    monkeypatch.setattr(store.inventory, "survey", leave)
+    assert keep(store, JOB.workflow_id, 5_000, 9, NOW_SECONDS) == 6
+    assert sorted(surveyed) == jobs
+    assert all(bench.ttl("job", job) > RETENTION_MS for job in jobs if job != jobs[3])
 
 
 def test_a_repeated_finish_changes_nothing(bench: Bench, store: Store, attempt: Attempt) -> None:

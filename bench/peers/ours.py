@@ -49,12 +49,17 @@ class Ours(Peer):
                     "CHRONOVERSE_DATA_DIR": str(self.folder / "data"),
                     "CHRONOVERSE_MAX_STREAMS": str(MAX_STREAMS),
                     "WEB_CONCURRENCY": str(self.workers),
+                    **self.settings(),
                 },
             )
         )
         wait_until(lambda: len(workers_of(master, self.workers)) == self.workers, "the workers do not start")
         wait_until(lambda: listens(self.port), "the workers do not answer")
         self.pids.workers, self.pids.store = workers_of(master, self.workers), [store]
+
+    def settings(self) -> dict[str, str]:
+        """What else is in its environment."""
+        return {}
 
     def target(self, job: int) -> Target:
         path = f"/workflows/{job_ref(job).workflow_id}/jobs/{job_ref(job).job_id}/events?wait=120"

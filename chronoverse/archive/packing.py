@@ -54,11 +54,7 @@ class Packer:
         self.closed = False
         self._job = job
         self._frame_bytes = frame_bytes
-        #: The sum by which a changed byte is noticed costs nothing that can be measured.
-        self._options: Final[Mapping[int, int]] = {
-            zstd.CompressionParameter.compression_level: level,
-            zstd.CompressionParameter.checksum_flag: 1,
-        }
+        self._level: Final = level
         self._hash = hashlib.sha256()
         self._frames: list[Frame] = []
         self._packed: list[bytes] = []
@@ -129,7 +125,7 @@ class Packer:
             return
         earliest, latest = _times(self._text)
         text = b"".join(self._text)
-        packed = zstd.compress(text, options=self._options)
+        packed = pack(text, self._level)
         self._hash.update(text)
         offset = self._frames[-1].offset + self._frames[-1].size if self._frames else 0
         span = (self._first, self.last, offset, len(packed), len(text))
@@ -153,6 +149,15 @@ def seek_table(frames: Sequence[Frame]) -> bytes:
     rows = b"".join(struct.pack("<II", frame.size, frame.text_size) for frame in frames)
     footer = struct.pack("<IBI", len(frames), 0, _SEEKABLE)
     return struct.pack("<II", _SKIPPABLE, len(rows) + len(footer)) + rows + footer
+
+
+def pack(text: bytes, level: int = LEVEL) -> bytes:
+    """A frame of these JSON Lines, with a sum by which a changed byte is noticed: it costs nothing to be measured."""
+    options: Mapping[int, int] = {
+        zstd.CompressionParameter.compression_level: level,
+        zstd.CompressionParameter.checksum_flag: 1,
+    }
+    return zstd.compress(text, options=options)
 
 
 def unpack(frame: Frame, packed: bytes) -> bytes:

@@ -1,19 +1,13 @@
 """A chunk in which some lines say something else. Pure."""
 
 import hashlib
-import sys
 from collections.abc import Callable
 
 import orjson
 
-from chronoverse.archive.packing import LEVEL, seek_table, unpack
+from chronoverse.archive.packing import pack, seek_table, unpack
 from chronoverse.archive.records import Chunk, Frame, object_name
 from chronoverse.joblog import JobRef, Line
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 #: What a line is to say: another line with its number, or None to leave it as it is.
 Change = Callable[[Line], Line | None]
@@ -46,13 +40,14 @@ def rewrite(
             frames.append(frame._replace(offset=offset))
         else:
             said.update(text)
-            part = zstd.compress(text, LEVEL)
+            part = pack(text)
             frames.append(frame._replace(offset=offset, size=len(part), text_size=len(text)))
         packed.append(part)
         offset += len(part)
     whole = b"".join([*packed, seek_table(frames)])
     digest = said.hexdigest()
-    name = object_name(job, chunk.first, chunk.last, digest)
+    # By its bytes, as a chunk that was packed.
+    name = object_name(job, chunk.first, chunk.last, hashlib.sha256(whole).hexdigest())
     return Chunk(chunk.first, chunk.last, name, len(whole), digest, tuple(frames)), whole, changed
 
 

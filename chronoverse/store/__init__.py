@@ -15,7 +15,7 @@ Keys, under a prefix, with the workflow as hash tag so that all of a workflow's 
     {prefix}:{<workflow>}:<job>:audit  list    the newest redactions; goes with the job
     {prefix}:{<workflow>}:<job>:sealer  string  who archives the job
                                                expires when that process was not heard for a while
-    {prefix}:{<workflow>}:settings     hash    retention_seconds, where it is not the common setting
+    {prefix}:{<workflow>}:settings     hash    retention_seconds: its RETENTION where that is not the common one
 
 Whatever must be atomic is a script in ``lua/``. All of them may be repeated after a lost reply.
 Foreign runners write the same keys with plain commands, so nothing read here is trusted to be in shape.
@@ -161,7 +161,8 @@ class Store:
         """Makes a PENDING job. True when it is new."""
         now = self._clock()
         keys = (self._key(job, "job"), self._index(job.workflow_id))
-        args = (iso_timestamp(now), round(now * 1000), job.job_id, self._retention_ms)
+        retention = 1000 * (self.inventory.retention(job.workflow_id) or 0) or self._retention_ms
+        args = (iso_timestamp(now), round(now * 1000), job.job_id, retention)
         return bool(self._script("register", job.workflow_id, keys, *args))
 
     def jobs(self, workflow_id: str, before: tuple[float, str] | None, count: int) -> list[tuple[float, str]]:
@@ -233,7 +234,8 @@ class Store:
         """
         now = self._clock()
         keys = (self._key(job, "log"), self._key(job, "job"), self._key(job, "lease"), self._index(job.workflow_id))
-        args = (token, self._lease_ms, iso_timestamp(now), round(now * 1000), job.job_id)
+        own = 1000 * (self.inventory.retention(job.workflow_id) or 0) or ""
+        args = (token, self._lease_ms, iso_timestamp(now), round(now * 1000), job.job_id, own)
         attempt, following = self._answer("open", job, keys, *args)
         return Attempt(job, token, attempt, following)
 

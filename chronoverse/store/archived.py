@@ -97,7 +97,10 @@ class Archived:
         self._run("doom", job, ("log", "job", "lease", "sealer"), token)
 
     def delete(self, job: JobRef, token: str) -> None:
-        """Deletes all that the store has of the job, the lease as well. Raises: :class:`Fenced`."""
+        """Deletes all that the store has of a job that is doomed, the lease as well.
+
+        Raises: :class:`Fenced`, :class:`Held` when it has begun anew since.
+        """
         kinds = ("log", "job", "lease", "sealer", "archive", "audit")
         self._run("delete", job, kinds, token, job.job_id, index=True)
 

@@ -49,6 +49,8 @@ class Inventory:
         self._key = key
         self._prefix = prefix
         self._survey: Final = Script("survey")
+        # Also for a server that is full.
+        self._keep: Final = Script("keep", frees=True)
         identifier = IDENTIFIER.pattern.encode()
         pattern = rb"%b:\{(%b)\}:(%b):(?:log|archive)" % (re.escape(prefix.encode()), identifier, identifier)
         self._name: Final = re.compile(pattern)
@@ -123,12 +125,23 @@ class Inventory:
         return None if answer is None else _number(answer)
 
     def set_retention(self, workflow_id: str, seconds: int | None) -> None:
-        """Sets that, or with None makes it the common setting again."""
+        """Sets that, or with None makes it the common setting again: for jobs that begin now; see :meth:`keep`."""
         key = self._settings(workflow_id)
         if seconds is None:
             self._command(workflow_id, "HDEL", key, "retention_seconds")
         else:
             self._command(workflow_id, "HSET", key, "retention_seconds", seconds)
+
+    def keep(self, job: JobRef, own_seconds: int | None, finished_at: str, left_seconds: float) -> bool:
+        """Has a job be kept as its workflow says now. One that has ended and that the store alone has goes when
+        ``left_seconds`` are over, at once where they are negative.
+
+        ``finished_at`` is as :meth:`survey` found it. False when it is no such job, or not any more.
+        """
+        keys = [self._key(job, kind) for kind in ("log", "job")]
+        args = ("" if own_seconds is None else 1000 * own_seconds, finished_at, round(left_seconds * 1000))
+        with translated():
+            return bool(self._place.run(job.workflow_id, lambda client: self._keep.run(client, keys, *args)))
 
     def _settings(self, workflow_id: str) -> str:
         return f"{self._prefix}:{{{workflow_id}}}:settings"

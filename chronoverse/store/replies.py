@@ -86,8 +86,10 @@ def _end_from_hash(named: dict[str, str], last: int, archived: int, *, holds_ent
         lines = max(last if holds_entries else last - 1, archived, 0)
     elif last > lines + 1:
         lines = last
+    # What the archive has is believed before what the log's runner said of it.
+    whole = named.get("archive_state") == "complete" and last <= archived + 1
     return End(
-        lines + 1,
+        (archived if whole else max(lines, archived)) + 1,
         Status(named["status"]),
         parse_exit_code(named.get("exit_code", "")),
         lines,

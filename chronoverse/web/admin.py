@@ -8,11 +8,11 @@ from flask import Response, request
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from chronoverse.auth import ADMIN
-from chronoverse.errors import NoArchive
+from chronoverse.errors import JobNotFound, NoArchive
 from chronoverse.joblog import MAX_NUMBER, JobRef, Line, iso_timestamp
 from chronoverse.matcher import Matcher
 from chronoverse.redaction import Done, Redaction, Wish
-from chronoverse.retention import delete_job
+from chronoverse.retention import delete_job, left_of
 from chronoverse.web import pages
 from chronoverse.web.bodies import Bodies
 from chronoverse.web.fairness import let_others
@@ -125,9 +125,10 @@ def blueprint(services: Services) -> Blueprint:
     @routes.alt_response(404, **_PROBLEM)
     @routes.alt_response(409, **_PROBLEM, description="`reason` is HELD: its runner lives.")
     def delete(workflow_id: str, job_id: str) -> Response:
-        """Delete a job and its log everywhere."""
+        """Delete a job and its log everywhere. One that broke off is finished by another."""
         ref = JobRef(workflow_id, job_id)
-        services.job(ref)
+        if services.store.look(ref) is None and not left_of(services.store, services.objects, ref):
+            raise JobNotFound("no such job")
         delete_job(services.store, services.objects, ref)
         services.pieces.forget(ref)
         log.info("job deleted", extra={"fields": {"job": str(ref), "sub": principal().subject}})

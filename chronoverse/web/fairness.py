@@ -5,7 +5,11 @@ from collections.abc import Callable
 from typing import Final
 
 import gevent
+from gevent.hub import Waiter
 
+#: Seconds that work of no hurry stands back, at most, before it goes on for a moment all the same: in a worker that
+#: has no rest it has some twentieth of the time, and comes to its end.
+STAND_BACK_SECONDS: Final = 0.005
 #: Seconds for which viewers that come are let in before everybody else goes on: some five of them.
 ARRIVING_SECONDS: Final = 0.002
 
@@ -18,6 +22,22 @@ def let_others() -> None:
     hub = gevent.get_hub()
     with hub.loop.timer(0) as timer:
         hub.wait(timer)
+
+
+def when_idle() -> bool:
+    """Comes back when a whole round of the event loop has found nothing to do: no socket had news, nobody was due.
+
+    After :data:`STAND_BACK_SECONDS` in any case: then this is False. For one greenlet at a time: all that wait so come
+    back in the same round. libev's idle watchers do that, at 3 µs a round; libuv's come back in every round.
+    """
+    hub = gevent.get_hub()
+    waiter = Waiter(hub)
+    with hub.loop.idle() as idle, hub.loop.timer(STAND_BACK_SECONDS) as timer:
+        idle.start(waiter.switch, True)
+        # From now, not from when the round began, or work that held up a round for long would not stand back at all.
+        timer.start(waiter.switch, False, update=True)
+        idle_at_last: bool = waiter.get()
+    return idle_at_last
 
 
 class Sparingly:

@@ -31,25 +31,41 @@ PAGE_CHARACTERS: Final = 16 * 2**20
 #: and for that long the worker does nothing else.
 FIRST_BATCH: Final = 200
 MAX_BATCH: Final = 1000
+#: The most of a search, for which nobody is to wait so long.
+SEARCH_BATCH: Final = 250
 #: Seconds after which a request that goes through many lines lets others have a turn, which takes 20 µs. Live lines
 #: wait for about two of these.
 TURN_SECONDS: Final = 0.001
+#: The same for a search, which goes on only when nobody else has anything to do: a live line waits for one of these.
+SLICE_SECONDS: Final = 0.00025
 #: Characters that a read aims at: long lines come fewer at a time.
 BATCH_CHARACTERS: Final = 2**20
 
 
 class Turns:
-    """Gives everybody else a turn now and then; to be asked for each line that something is done with."""
+    """Gives everybody else a turn now and then; to be asked for each line that something is done with.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    ``others`` lets them run, when this has gone on for ``seconds`` by ``clock``.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], others: Callable[[], object] = let_others, seconds: float = TURN_SECONDS
+    ) -> None:
         self._clock = clock
-        self._until = clock() + TURN_SECONDS
+        self._others = others
+        self._seconds = seconds
+        self._until = clock() + seconds
+
+    @classmethod
+    def of_search(cls, services: Services) -> "Turns":
+        """Those of a search."""
+        return cls(services.monotonic, services.stand_back, SLICE_SECONDS)
 
     def give(self) -> None:
         """Lets the others run when this has gone on for long enough."""
         if self._clock() > self._until:
-            let_others()
-            self._until = self._clock() + TURN_SECONDS
+            self._others()
+            self._until = self._clock() + self._seconds
 
 
 class Batch(NamedTuple):
@@ -92,10 +108,13 @@ def batches(
 
     ``exactly`` is the size of every batch where it is known how many are wanted. With ``search`` only lines that match
     need be there.
+
+    Raises: as the store and the archive do; :class:`JobNotFound` when the log went away before all of it was read.
     """
     archive = services.archive
     history = History(services.store, archive, job)
     count = exactly or FIRST_BATCH
+    others, most = (services.stand_back, SEARCH_BATCH) if search else (let_others, MAX_BATCH)
     while True:
         if search and isinstance(archive, Archive) and _is_archived(history.job, place, descending):
             try:
@@ -112,13 +131,16 @@ def batches(
             read = history.before(place, count) if descending else history.after(place, count)
         lines = [entry for entry in read.entries if isinstance(entry, Line)]
         place = read.place
+        if read.last and _more(job, place, descending):
+            # Entries may be missing there; all of them are when somebody has deleted the log.
+            services.job(job.ref)
         yield Batch(lines, place, read.last)
         if read.last:
             return
-        let_others()
+        others()
         if not exactly:
             mean = sum(len(line.message) for line in lines) / max(read.read, 1)
-            count = round(min(MAX_BATCH, max(1, BATCH_CHARACTERS / (mean + 1))))
+            count = round(min(most, max(1, BATCH_CHARACTERS / (mean + 1))))
 
 
 def _is_archived(job: Job, place: int, descending: bool) -> bool:
@@ -130,17 +152,17 @@ def _search(
     services: Services, archive: Archive, job: Job, place: int, descending: bool, search: Search
 ) -> Iterator[Batch]:
     """What the archive has of it, a frame at a time."""
-    pause = Turns(services.monotonic).give
+    turns = Turns.of_search(services)
     since, until = search.period
-    how = partial(archive_search, descending=descending, since=since, until=until, work=_elsewhere, pause=pause)
+    how = partial(archive_search, descending=descending, since=since, until=until, work=_elsewhere, pause=turns.give)
     frames = how(archive, job.ref, search.matcher, place)
     while True:
-        with services.scanning():
+        with services.searching():
             frame = next(frames, None)
         if frame is None:
             return
         yield Batch(frame.lines, frame.place, False, found=True)
-        let_others()
+        turns.give()
 
 
 def _elsewhere(work: Callable[[], list[Line]]) -> list[Line]:
@@ -164,7 +186,8 @@ def page(
     """
     found: list[Line] = []
     scanned = characters = 0
-    turns, deadline = Turns(services.monotonic), services.monotonic() + SCAN_SECONDS
+    turns = Turns.of_search(services) if search else Turns(services.monotonic)
+    deadline = services.monotonic() + SCAN_SECONDS
     exactly = 0 if wanted or search else limit
     for batch in batches(services, job, place, descending=descending, exactly=exactly, search=search):
         for line in batch.lines:
@@ -207,7 +230,7 @@ def around(
             place = min(stop, read.place)
             if read.last:
                 break
-        let_others()
+        services.stand_back()
     return found
 
 

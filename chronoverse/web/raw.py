@@ -9,6 +9,7 @@ from typing import Any, Final
 import orjson
 from flask import Response, request
 
+from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog import Job, JobRef, Line
 from chronoverse.matcher import Matcher
 from chronoverse.web import pages
@@ -81,7 +82,8 @@ def _wanted(stream: str | None, matcher: Matcher | None) -> Callable[[Line], boo
 
 
 def _lines(services: Services, job: Job, wanted: Callable[[Line], bool]) -> Iterator[list[Line]]:
-    """The lines up to ``last`` that are ``wanted``, in batches. Should the store fail, the response is cut off."""
+    """The lines up to ``last`` that are ``wanted``, in batches; cut off when the store fails or the log is deleted,
+    also when there is another of its name by then."""
     turns = pages.Turns(services.monotonic)
     for batch in pages.batches(services, job, 0):
         found = []
@@ -89,9 +91,20 @@ def _lines(services: Services, job: Job, wanted: Callable[[Line], bool]) -> Iter
             turns.give()
             if line.sequence_num <= job.last and wanted(line):
                 found.append(line)
+        over = batch.place >= job.last
+        if over or batch.last:
+            _same(services, job)
         yield found
-        if batch.place >= job.last:
+        if over:
             return
+
+
+def _same(services: Services, job: Job) -> None:
+    """Raises :class:`StoreUnavailable` when the job's log is not the one that it was: then asking again may help."""
+    now = services.store.look(job.ref)
+    made = {each.created_at for each in (job, now) if each is not None and each.created_at}
+    if now is not None and (now.last < job.last or len(made) > 1):
+        raise StoreUnavailable("the log is another one by now")
 
 
 def _text(batches: Iterable[list[Line]]) -> Iterator[bytes]:

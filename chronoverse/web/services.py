@@ -23,6 +23,7 @@ from chronoverse.tail import Tail
 from chronoverse.turns import Turns
 from chronoverse.web.addresses import Proxies
 from chronoverse.web.admission import Guest, Streams
+from chronoverse.web.fairness import let_others, when_idle
 from chronoverse.web.identity import request_id
 from chronoverse.web.outlet import Outlets
 from chronoverse.web.problems import problem
@@ -35,8 +36,13 @@ ARRIVAL_SECONDS: Final = 10.0
 #: Requests that read stored logs at the same moment: each waits for its turn batch by batch, so that however many
 #: there are, the store's other connections and the worker's live viewers never wait for more than these.
 SCANS: Final = 2
+#: Searches of the archive at the same moment. Each holds some 2 MiB; they work one after the other.
+SEARCHES: Final = 4
 #: Seconds a request waits for its turn: longer than a turn takes, which is milliseconds unless the store is away.
 SCAN_WAIT_SECONDS: Final = 5.0
+#: Seconds after which a request does not stand back any more, and only lets others go on: in a worker that has no rest
+#: a page with context would take 6 s, and eight at once 46 s. Less than others wait for its turn.
+LEISURE_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,12 @@ class Services:
     traces: Traces | None = None
     #: Turns at reading many stored lines; see :meth:`scanning`.
     scans: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(SCANS))
+    #: The same at searching the archive; see :meth:`searching`.
+    searches: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(SEARCHES))
+    #: The moments in which the worker has nothing else to do; see :meth:`stand_back`.
+    leisure: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, when_idle))
+    #: The same for who has waited for them long enough: one in a round of the event loop.
+    rounds: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, let_others))
     #: How fast runners publish.
     rates: Rates = field(default_factory=Rates)
     proxies: Proxies = field(default_factory=Proxies)
@@ -77,12 +89,25 @@ class Services:
     @contextlib.contextmanager
     def scanning(self) -> Iterator[None]:
         """A turn at reading many stored lines. Raises: :class:`AtCapacity`."""
-        if not self.scans.acquire(timeout=SCAN_WAIT_SECONDS):
-            raise AtCapacity("every turn at reading stored logs is taken")
-        try:
+        with _one_of(self.scans):
             yield
-        finally:
-            self.scans.release()
+
+    @contextlib.contextmanager
+    def searching(self) -> Iterator[None]:
+        """A turn at searching the archive, which may take as long as others let it. Raises: :class:`AtCapacity`."""
+        with _one_of(self.searches):
+            yield
+
+    def stand_back(self) -> None:
+        """Lets everybody go first: see :func:`when_idle`. Whoever searches has such moments in turns.
+
+        :data:`LEISURE_SECONDS` after a request was first here it is only a round of the event loop.
+        Raises: :class:`AtCapacity` when too many search.
+        """
+        now = self.monotonic()
+        late = now > g.setdefault("leisure_until", now + LEISURE_SECONDS)
+        with self.rounds if late else self.leisure:
+            pass
 
     def guard(self, blueprint: Blueprint, scope: str | None = None) -> None:
         """Lets nothing into ``blueprint`` without a token for the workflow and ``scope``, or else that for the method.
@@ -105,6 +130,16 @@ class Services:
                     detail = "given more than once"
                     return problem(400, f"{name}: {detail}", [{"parameter": name, "detail": detail}])
             return None
+
+
+@contextlib.contextmanager
+def _one_of(turns: threading.Semaphore) -> Iterator[None]:
+    if not turns.acquire(timeout=SCAN_WAIT_SECONDS):
+        raise AtCapacity("every turn at reading stored logs is taken")
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 def guest(services: Services) -> Guest:

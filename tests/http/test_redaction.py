@@ -1,13 +1,17 @@
 """Redaction and deletion over HTTP: in every tier, while people watch."""
 
 import json
+import random
+import socket
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from chronoverse.auth import ADMIN, READ, WRITE
+from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog import JobRef
+from chronoverse.retention import delete_job
 from chronoverse.store import Store
 from tests.http.foreign import Foreign
 from tests.http.test_tiers import Place
@@ -163,6 +167,99 @@ def test_a_job_is_deleted_everywhere(place: Place) -> None:
     assert place.client.get(f"{job.path}/logs").status_code == 404
     assert [*place.objects.list(f"{job.workflow_id}/{job.job_id}/")] == []
     assert place.store.look(ref) is None
+
+
+@pytest.mark.parametrize("step", ["doomed", "object deleted"])
+def test_a_deletion_that_broke_off_can_be_asked_for_again(place: Place, step: str) -> None:
+    """Nobody sees the job any more; but who asks for its end gets it, and the next one nothing."""
+    job = place.job().lines(f"line {number}" for number in range(1, 101))
+    ref = JobRef(job.workflow_id, job.job_id)
+    place.seal(job, 40, trim=True)
+    place.seal(job, 80, trim=True)
+    job.end()
+
+    def broken(name: str) -> None:
+        if name == step:
+            raise StoreUnavailable("the server has gone")
+
+    with pytest.raises(StoreUnavailable):
+        delete_job(place.store, place.objects, ref, at=broken)
+    assert place.client.get(f"{job.path}/logs").status_code == 404
+
+    assert [place.client.delete(job.path).status_code for _ in range(2)] == [204, 404]
+
+    assert [*place.objects.list(f"{job.workflow_id}/{job.job_id}/")] == []
+    assert place.store.inventory.survey(ref) == place.store.inventory.survey(JobRef(job.workflow_id, "nobody"))
+
+
+class Download:
+    """One whose client has read no more than its head: the rest waits for room in the socket."""
+
+    def __init__(self, place: Place, job: Foreign, accepted: str) -> None:
+        headers = {**place.headers, "Host": "localhost", "Accept-Encoding": accepted, "Connection": "close"}
+        asked = "".join(f"{name}: {text}\r\n" for name, text in headers.items())
+        self.client = socket.socket()
+        self.client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        self.client.settimeout(20)
+        self.client.connect((place.service.host, place.service.port))
+        self.client.sendall(f"GET {job.path}/logs/raw HTTP/1.1\r\n{asked}\r\n".encode())
+        self.received = self.client.recv(1_000)
+        assert b"200 OK" in self.received
+
+    def is_whole(self) -> bool:
+        """Reads the rest."""
+        with self.client:
+            while part := self.client.recv(1 << 20):
+                self.received += part
+        return self.received.endswith(b"\r\n0\r\n\r\n")
+
+
+def noise() -> Iterator[str]:
+    """Lines that gzip makes no smaller than a socket's room."""
+    source = random.Random(1)
+    return (source.randbytes(50_000).hex() for _ in range(300))
+
+
+@pytest.mark.parametrize("archived", [0, 299])
+@pytest.mark.parametrize("accepted", ["identity", "gzip"])
+def test_a_download_of_a_log_that_is_deleted_is_cut_off(place: Place, archived: int, accepted: str) -> None:
+    """So that nobody takes it for whole, wherever its lines were."""
+    job = place.job().lines(noise())
+    if archived:
+        place.seal(job, archived, trim=True)
+    job.end()
+    download = Download(place, job, accepted)
+
+    assert place.client.delete(job.path).status_code == 204
+
+    assert not download.is_whole()
+
+
+@pytest.mark.parametrize("lines", [10, 400])
+@pytest.mark.parametrize("archived", [0, 299])
+def test_a_download_of_a_log_that_another_follows_is_cut_off(place: Place, archived: int, lines: int) -> None:
+    """Though there is a job of that name, with more lines, or fewer."""
+    job = place.job().lines(noise())
+    ref = JobRef(job.workflow_id, job.job_id)
+    place.store.register(ref)
+    if archived:
+        place.seal(job, archived, trim=True)
+    job.end()
+    download = Download(place, job, "identity")
+    assert place.client.delete(job.path).status_code == 204
+
+    place.store.register(ref)
+    job.last = 0
+    job.lines(f"another {number}" for number in range(lines)).end()
+
+    assert not download.is_whole()
+
+
+def test_a_download_of_a_log_that_stays_is_whole(place: Place) -> None:
+    """However slowly it is read."""
+    job = place.job().lines(noise()).end()
+    place.store.register(JobRef(job.workflow_id, job.job_id))
+    assert Download(place, job, "identity").is_whole()
 
 
 def test_the_archiver_goes_on_behind_a_redaction(place: Place) -> None:

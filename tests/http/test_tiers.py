@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -195,6 +196,75 @@ def test_the_routes_agree(place: Place, tiered: Foreign) -> None:
     assert [{key: line[key] for key in line if key != "highlights"} for line in found] == lines
 
 
+#: Messages that are no plain line: nothing, several lines, what JSON escapes, every plane of Unicode, very much.
+ODD: Final = ("", "a\nb\n", "\r\n", "ü\u2028\U0001f642\x00", '"\\u001b"', "\x1b[1mbold\x1b[0m", "long " * 13_000, " ")
+#: The lines of a log that moves to the archive, one by one.
+MOVING: Final = 400
+
+
+def downloaded(place: Place, job: Foreign) -> list[list[dict[str, Any]]]:
+    """What each kind of download says, as lines; the text by what it ought to be."""
+    answers = {kind: place.client.get(f"{job.path}/logs/raw?format={kind}") for kind in ("json", "jsonl", "txt")}
+    lines = [orjson.loads(line) for line in answers["jsonl"].content.split(b"\n")[:-1]]
+    assert answers["txt"].content.decode() == "".join(f"{line['message']}\n" for line in lines)
+    assert all(answer.headers["content-encoding"] == "gzip" for answer in answers.values())
+    return [answers["json"].json(), lines]
+
+
+def test_the_routes_agree_while_lines_move(place: Place) -> None:
+    """Whatever lines say, and wherever the archiver is while they are read."""
+    job = place.job().lines((f"{ODD[number % len(ODD)]}{number}" for number in range(1, MOVING)), ("stdout", "stderr"))
+    job.lines([""])
+    expected = place.pages(f"{job.path}/logs?limit=1000")
+    assert [line["sequence_num"] for line in expected] == [*range(1, MOVING + 1)]
+
+    def move() -> None:
+        for to in range(1, MOVING):
+            place.seal(job, to, trim=True)
+
+    moving = threading.Thread(target=move)
+    moving.start()
+    while moving.is_alive():
+        assert place.pages(f"{job.path}/logs?limit=37") == expected
+        assert place.pages(f"{job.path}/logs?limit=41&order=desc") == expected[::-1]
+        found = place.pages(f"{job.path}/logs/search?q=(?s).*&regex=true&limit=43")
+        assert [{key: line[key] for key in line if key != "highlights"} for line in found] == expected
+        assert downloaded(place, job) == [expected, expected]
+        with place.stream(job) as stream:
+            stream.wait_for(b"id: %d\n\n" % MOVING)
+            assert [block["data"] for block in stream.blocks() if block.get("event") == "log"] == expected
+    moved = place.store.look(JobRef(job.workflow_id, job.job_id))
+    assert moved
+    assert moved.archived == MOVING - 1
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "q=minute+29$&regex=true&before=2&after=2",
+        "q=minute+30$&regex=true&before=2&after=2",
+        "q=minute+(29|30)$&regex=true&before=1&after=1&stream=stderr",
+        "q=minute&since=2026-03-03T10:29:00Z&until=2026-03-03T10:30:00Z",
+        "q=minute&since=2026-03-03T10:30:00Z&until=2026-03-03T10:31:00Z&before=3&after=1",
+        "q=minute&until=2026-03-03T10:29:00Z&limit=29",
+    ],
+)
+def test_times_and_context_reach_over_the_seam(place: Place, query: str, order: str) -> None:
+    """The thirtieth line is the last in the archive, the next the first in the store."""
+    jobs = [place.job(), place.job()]
+    for job in jobs:
+        for minute in range(60):
+            stamp = f"2026-03-03T10:{minute:02}:00.000Z"
+            job.line(f"minute {minute}", ("stdout", "stderr")[minute % 2], timestamp=stamp)
+    place.seal(jobs[1], 30, trim=True)
+
+    hot, half = (place.pages(f"{job.path}/logs/search?{query}&order={order}") for job in jobs)
+
+    assert hot
+    assert half == hot
+
+
 def test_an_archived_job_has_its_headers_and_its_end(place: Place, tiered: Foreign) -> None:
     """HEAD answers, and who has seen the end gets 204."""
     head = place.client.head(f"{tiered.path}/events?tail=10")
@@ -230,26 +300,23 @@ def test_what_is_not_archived_is_served_without_the_archive(
     place.seal(job, 200, trim=True)
     job.end()
     folder = place.directory / job.workflow_id / job.job_id
-    away = tmp_path / "away"
+    away, there, gone = tmp_path / "away", tmp_path / "there", tmp_path / "gone"
     shutil.move(folder, away)
-    folder.write_text("no directory")
-    try:
-        assert len(place.pages(f"{job.path}/logs?offset=200")) == 100
-        assert [block["data"]["sequence_num"] for block in place.events(job, "?tail=100")[:-1]] == [*range(201, 301)]
-        refused = place.client.get(f"{job.path}/logs?offset=10")
-        assert (refused.status_code, refused.headers["content-type"]) == (503, "application/problem+json")
-        assert "archive" in refused.json()["detail"]
-        assert refused.headers["retry-after"]
-        assert place.client.get(f"{job.path}/logs/raw").status_code == 503
-        with place.stream(job) as stream:
-            stream.wait_for(b"event: job")
-            folder.unlink()
-            shutil.move(away, folder)
-            assert stream.wait_end(20).numbers() == [*range(1, 301)]
-    finally:
-        if away.exists():
-            folder.unlink()
-            shutil.move(away, folder)
+    gone.write_text("no directory")
+    folder.symlink_to(gone)
+    there.symlink_to(away)
+    assert len(place.pages(f"{job.path}/logs?offset=200")) == 100
+    assert [block["data"]["sequence_num"] for block in place.events(job, "?tail=100")[:-1]] == [*range(201, 301)]
+    refused = place.client.get(f"{job.path}/logs?offset=10")
+    assert (refused.status_code, refused.headers["content-type"]) == (503, "application/problem+json")
+    assert "archive" in refused.json()["detail"]
+    assert refused.headers["retry-after"]
+    assert place.client.get(f"{job.path}/logs/raw").status_code == 503
+    with place.stream(job) as stream:
+        stream.wait_for(b"event: job")
+        # At once: an object that is not there is damage, for which nobody waits.
+        there.rename(folder)
+        assert stream.wait_end(20).numbers() == [*range(1, 301)]
 
 
 def test_a_damaged_archive_is_never_a_short_file(place: Place) -> None:

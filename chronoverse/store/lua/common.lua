@@ -61,6 +61,14 @@ local function go_on(call, log, last)
   redis.call('XSETID', log, string.format('%.0f-0', last), 'ENTRIESADDED', string.format('%.0f', last))
 end
 
+-- For how long a job is kept behind its end, in ms: as its workflow had it, or else as is common. What a workflow has of
+-- its own stands in the job's hash as well: a key that may not be there would hold up every script while a Cluster moves
+-- the others.
+local function kept(job, common)
+  local own = tonumber(redis.call('HGET', job, 'retention_ms') or '')
+  return own and string.format('%.0f', own) or common
+end
+
 -- Writes the terminal entry and all that goes with it. Returns false, with nothing written, beyond the 15 digits that
 -- a number may have, and for a lost job when the server refuses: the XADD is the first write, and the only one that
 -- can be refused for memory. What is archived stays until all of the job goes, and so does the job.
@@ -79,6 +87,7 @@ local function close(log, job, last, status, exit_code, dropped, now, retention)
   if type(id) == 'table' and id.err then return false end
   redis.call('HSET', job, 'status', status, 'lines', lines, 'dropped', dropped, 'finished_at', now)
   if exit_code ~= '' then redis.call('HSET', job, 'exit_code', exit_code) end
+  retention = kept(job, retention)
   redis.call('PEXPIRE', log, retention)
   if not redis.call('HGET', job, 'archived') then redis.call('PEXPIRE', job, retention) end
   return true

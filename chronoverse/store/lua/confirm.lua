@@ -12,5 +12,5 @@ if redis.call('GET', lease) == ARGV[1] then
 end
 local status, attempt = unpack(redis.call('HMGET', job, 'status', 'attempt'))
 if shape ~= 'CLOSED' or not is_terminal(status) or status == 'LOST' or attempt ~= ARGV[4] then return {'FENCED'} end
-if not redis.call('HGET', job, 'archived') then redis.call('PEXPIRE', job, ARGV[3]) end
+if not redis.call('HGET', job, 'archived') then redis.call('PEXPIRE', job, kept(job, ARGV[3])) end
 return {'OK', last + 1}

@@ -1,6 +1,6 @@
 -- A new attempt at a job: takes the lease and says where its numbering goes on.
 -- KEYS  log, job, lease, jobs
--- ARGV  token, lease in ms, now (ISO 8601), now (Unix ms), job id
+-- ARGV  token, lease in ms, now (ISO 8601), now (Unix ms), job id, the workflow's own retention in ms ('' for none)
 -- ->    OK attempt next | HELD | CLOSED | TAINTED last-id
 -- The token is the caller's own, so a repeated open after a lost reply finds its lease and changes nothing.
 local log, job, lease, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -22,6 +22,7 @@ end
 redis.call('HSET', job, 'status', 'RUNNING')
 redis.call('HSETNX', job, 'created_at', ARGV[3])
 redis.call('HSETNX', job, 'started_at', ARGV[3])
+if ARGV[6] ~= '' or redis.call('HGET', job, 'retention_ms') then redis.call('HSET', job, 'retention_ms', ARGV[6]) end
 redis.call('PERSIST', log)
 redis.call('PERSIST', job)
 redis.call('PEXPIRE', lease, ttl)

@@ -1,0 +1,217 @@
+"""A live viewer beside a search: ``python -m bench.beside [lines] [--rounds 3] [--seconds 12]``.
+
+One worker, a real store, an archive of files with so many lines of a build's output. A viewer watches a job that says
+a line each 10 ms, and every line's delay is measured from its append to the viewer's socket: first while nobody
+searches, then beside one client that looks for one text after the other through all of the archive, page by page, again
+and again. Prints the delays' median and 99th percentile of each, the latter as a multiple of the quiet one, and how
+many lines a second were looked through meanwhile: the medians of the rounds, and their least and most.
+"""
+
+import argparse
+import http.client
+import multiprocessing
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode
+
+from bench.load import Load
+from bench.measure import live
+from bench.peers.ours import Ours
+from bench.processes import Failed
+from bench.produce import Plan
+from bench.search import build_output
+from chronoverse.archive.files import FileObjects
+from chronoverse.archiver import Archiver, Limits
+from chronoverse.joblog import JobRef, Run, Status, iso_timestamp
+from chronoverse.store import Store
+
+JOB: Final = JobRef("bench", "archived")
+#: Lines of the live job in a second, and of those how many are not timed.
+RATE: Final = 100
+WARM: Final = 50
+#: Seconds for the live lines to come beyond their own time.
+PATIENCE_SECONDS: Final = 60.0
+#: Lines appended at a time, and before the archiver has its turn: 60 MB in the store.
+APPEND_LINES: Final = 1_000
+SEAL_LINES: Final = 250_000
+#: Bytes of the log that stay in the store until its end.
+HOT_BYTES: Final = 16 * 2**20
+#: Seconds that a searching client waits for an answer.
+ANSWER_SECONDS: Final = 30.0
+#: Lines of one page of what is found: the most that can be asked for.
+PAGE: Final = 1_000
+
+
+class Query(NamedTuple):
+    """What is looked for, and what that is called; nobody searches where it is empty."""
+
+    name: str
+    q: str = ""
+    regex: bool = False
+
+    @property
+    def path(self) -> str:
+        """Where the search begins."""
+        asked = urlencode({"q": self.q, "regex": str(self.regex).lower(), "limit": PAGE})
+        return f"/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/logs/search?{asked}"
+
+
+QUERIES: Final = (
+    Query("quiet"),
+    Query("a text that is nowhere", "undefined reference"),
+    Query("in every fifth line", "unused variable"),
+    Query("an expression", r"took 4\d{3} ms", True),
+    Query("(a+)+$", "(a+)+$", True),
+    Query("(?:a.{0,50}){4}z", "(?:a.{0,50}){4}z", True),
+)
+
+
+class Beside(NamedTuple):
+    """One turn: delays in milliseconds, and lines looked through in a second."""
+
+    p50_ms: float
+    p99_ms: float
+    looked: float
+
+
+class Archived(Ours):
+    """The service with an archive beside it."""
+
+    def settings(self) -> dict[str, str]:
+        return {"CHRONOVERSE_ARCHIVE_URL": (self.folder / "archive").as_uri()}
+
+    def fill(self, lines: int) -> None:
+        """Has the archive hold so many lines of :data:`JOB`, and the store none that the archive could have."""
+        store, said = Store(self.url), build_output()
+        attempt = store.open(JOB, "bench")
+        archiver = Archiver(
+            store, FileObjects(Path(self.folder / "archive")), Limits(HOT_BYTES, 0, 86_400), stop=threading.Event()
+        )
+        appends = store.appends()
+        for first in range(1, lines + 1, APPEND_LINES):
+            messages = [text.encode() for text in islice(said, min(APPEND_LINES, lines + 1 - first))]
+            appends.send(attempt, first, [Run(iso_timestamp(1772532000 + first / 7000), "stdout", False, messages)])
+            appends.receive()
+            if first % SEAL_LINES == 1:
+                archiver.once()
+        store.finish(attempt, Status.COMPLETED, 0, 0, lines + 1)
+        archiver.once()
+        if not store.inventory.survey(JOB).complete:
+            raise Failed("the log was not archived")
+        store.close()
+
+
+def search(port: int, token: str, path: str, pipe: Connection) -> None:
+    """A searching client's whole life: goes from page to page until it hears something, says lines and seconds."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)
+    looked = before = 0
+    following, began = path, time.monotonic()
+    while not pipe.poll(0):
+        connection.request("GET", following, headers={"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        answer.read()
+        if answer.status != 200:
+            raise Failed(f"{following} was answered with {answer.status}")
+        place = int(answer.headers["Last-Event-ID"])
+        looked, before = looked + place - before, place
+        link = answer.headers.get("Link")
+        if link is None:
+            following, before = path, 0
+        else:
+            following = link[1 : link.index(">")]
+    pipe.send((looked, time.monotonic() - began))
+
+
+class Searcher:
+    """The client's process, from here."""
+
+    def __init__(self, peer: Ours, query: Query) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        args = (peer.port, peer.token("searcher"), query.path, theirs)
+        self._process = context.Process(target=search, args=args, daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def stop(self) -> float:
+        """Ends it. Lines that it looked through in a second."""
+        self._pipe.send("stop")
+        if not self._pipe.poll(2 * ANSWER_SECONDS):
+            raise Failed("the searching client does not end")
+        try:
+            looked, seconds = self._pipe.recv()
+        except EOFError:
+            raise Failed("the searching client died") from None
+        self._process.join()
+        return float(looked / seconds)
+
+    def close(self) -> None:
+        """Ends it, whatever it does."""
+        self._process.terminate()
+        self._process.join()
+
+
+@contextmanager
+def searching(peer: Ours, query: Query) -> Iterator[Searcher | None]:
+    """A client that searches meanwhile, if there is anything to search for."""
+    if not query.q:
+        yield None
+        return
+    searcher = Searcher(peer, query)
+    try:
+        yield searcher
+    finally:
+        searcher.close()
+
+
+def turn(peer: Ours, query: Query, job: int, seconds: float) -> Beside:
+    """One live job and its viewer, while somebody searches."""
+    last = WARM + round(RATE * seconds)
+    load = Load([peer.target(job)], peer.grammar, 1, last, seconds + PATIENCE_SECONDS, warm=WARM, first_job=job)
+    with searching(peer, query) as searcher:
+        found: dict[str, Any] = live(peer, load, Plan(last, rate=RATE, batch=50, first_job=job))
+        looked = searcher.stop() if searcher else 0.0
+    if found["complete"] != 1 or found["wrong"]:
+        raise Failed(f"the viewer has not seen every line: {found['stories']}")
+    return Beside(found["p50_ms"], found["p99_ms"], looked)
+
+
+def show(turns: dict[Query, list[Beside]]) -> None:
+    """A row for each query."""
+    quiet = next(iter(turns.values()))
+    print(f"{'beside':24} {'p50 ms':>8} {'p99 ms':>8} {'least':>7} {'most':>7} {'times quiet':>11} {'looked/s':>11}")
+    for query, seen in turns.items():
+        p99 = [each.p99_ms for each in seen]
+        times = statistics.median(p99) / statistics.median([each.p99_ms for each in quiet])
+        looked = statistics.median([each.looked for each in seen])
+        median = statistics.median([each.p50_ms for each in seen])
+        row = f"{median:8.2f} {statistics.median(p99):8.2f} {min(p99):7.2f} {max(p99):7.2f} {times:11.2f}"
+        print(f"{query.name:24} {row} {looked:11,.0f}", flush=True)
+
+
+def main() -> None:
+    """Prints it all."""
+    parser = argparse.ArgumentParser(prog="python -m bench.beside", description=__doc__)
+    parser.add_argument("lines", nargs="?", type=int, default=2_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=12.0)
+    flags = parser.parse_args()
+    turns: dict[Query, list[Beside]] = {query: [] for query in QUERIES}
+    with Archived() as peer:
+        peer.fill(flags.lines)
+        for number in range(flags.rounds):
+            for place, query in enumerate(QUERIES):
+                turns[query].append(turn(peer, query, number * len(QUERIES) + place, flags.seconds))
+    print(f"{flags.lines:,} archived lines, {RATE} live lines a second, {flags.rounds} rounds")
+    show(turns)
+
+
+if __name__ == "__main__":
+    main()
