@@ -23,7 +23,6 @@ Foreign runners write the same keys with plain commands, so nothing read here is
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
@@ -86,8 +85,7 @@ class Store:
         self._sleep = sleep
         self._place = _place(url)
         #: Where the master may change, or there are many, no connection is kept for a log's past.
-        log = partial(self._key, kind="log")
-        self._ahead = AheadReader(self._place.connection(""), log) if self._place.fixed else None
+        self._ahead = AheadReader(self._place.connection(""), self._key) if self._place.fixed else None
         self.archived: Final = Archived(self._place, self._key, self._index)
         self.redacted: Final = Redacted(self._place, self._key)
         self.inventory: Final = Inventory(self._place, prefix, self._key)
@@ -161,8 +159,8 @@ class Store:
         """Makes a PENDING job. True when it is new."""
         now = self._clock()
         keys = (self._key(job, "job"), self._index(job.workflow_id))
-        retention = 1000 * (self.inventory.retention(job.workflow_id) or 0) or self._retention_ms
-        args = (iso_timestamp(now), round(now * 1000), job.job_id, retention)
+        retention_ms = self.inventory.retention_ms(job.workflow_id) or self._retention_ms
+        args = (iso_timestamp(now), round(now * 1000), job.job_id, retention_ms)
         return bool(self._script("register", job.workflow_id, keys, *args))
 
     def jobs(self, workflow_id: str, before: tuple[float, str] | None, count: int) -> list[tuple[float, str]]:
@@ -220,10 +218,9 @@ class Store:
 
     def reader(self, block_seconds: float, tracked_jobs: tuple[int, int] = TRACKED_JOBS) -> LiveReader | Lanes:
         """A reader on connections of its own, for the process's tail. ``tracked_jobs``: see :class:`LiveReader`."""
-        common = self._place, partial(self._key, kind="log"), block_seconds
         if self._place.one:
-            return LiveReader(*common, tracked_jobs)
-        return Lanes(partial(BlockingReader, *common), slot_of, self.read, block_seconds)
+            return LiveReader(self._place, self._key, block_seconds, tracked_jobs)
+        return Lanes(lambda: BlockingReader(self._place, self._key, block_seconds), slot_of, self.read, block_seconds)
 
     # What a runner does
 
@@ -234,8 +231,8 @@ class Store:
         """
         now = self._clock()
         keys = (self._key(job, "log"), self._key(job, "job"), self._key(job, "lease"), self._index(job.workflow_id))
-        own = 1000 * (self.inventory.retention(job.workflow_id) or 0) or ""
-        args = (token, self._lease_ms, iso_timestamp(now), round(now * 1000), job.job_id, own)
+        own_ms = self.inventory.retention_ms(job.workflow_id) or ""
+        args = (token, self._lease_ms, iso_timestamp(now), round(now * 1000), job.job_id, own_ms)
         attempt, following = self._answer("open", job, keys, *args)
         return Attempt(job, token, attempt, following)
 
@@ -307,7 +304,7 @@ class Store:
     def _keys(self, job: JobRef) -> Keys:
         return self._key(job, "log"), self._key(job, "job"), self._key(job, "lease")
 
-    def _key(self, job: JobRef, kind: str) -> str:
+    def _key(self, job: JobRef, kind: str = "log") -> str:
         return f"{self._prefix}:{{{job.workflow_id}}}:{job.job_id}:{kind}"
 
     def _index(self, workflow_id: str) -> str:

@@ -124,6 +124,11 @@ class Inventory:
         answer = self._command(workflow_id, "HGET", self._settings(workflow_id), "retention_seconds")
         return None if answer is None else _number(answer)
 
+    def retention_ms(self, workflow_id: str) -> int | None:
+        """The same in milliseconds."""
+        seconds = self.retention(workflow_id)
+        return None if seconds is None else 1000 * seconds
+
     def set_retention(self, workflow_id: str, seconds: int | None) -> None:
         """Sets that, or with None makes it the common setting again: for jobs that begin now; see :meth:`keep`."""
         key = self._settings(workflow_id)
