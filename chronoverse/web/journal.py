@@ -7,7 +7,9 @@ written, whoever said it.
 import json
 import logging
 import re
+import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 from gunicorn.glogging import Logger
@@ -30,7 +32,11 @@ def redact(text: str) -> str:
     >>> redact("GET /x?token=abc HTTP/1.1")
     'GET /x?token=[token] HTTP/1.1'
     """
-    return _TOKENS.sub("[token]", text)
+    lower = text.lower()
+    # Nearly no line has any of these, which are found in a tenth of the expression's time.
+    if "eyj" in lower or "bearer " in lower or "token=" in lower:
+        return _TOKENS.sub("[token]", text)
+    return text
 
 
 def fields(record: logging.LogRecord) -> dict[str, Any]:
@@ -45,6 +51,10 @@ class Console(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s [%(process)d] [%(levelname)s] %(message)s", "[%Y-%m-%d %H:%M:%S %z]")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """When it was said, in local time."""
+        return _clock_time(int(record.created), datefmt)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The line itself."""
@@ -101,6 +111,11 @@ class JsonLogger(ConsoleLogger):
     """The same, for :class:`Json` lines."""
 
     formatter = Json
+
+
+@lru_cache(1)
+def _clock_time(seconds: int, layout: str | None) -> str:
+    return time.strftime(layout or logging.Formatter.default_time_format, time.localtime(seconds))
 
 
 def _value(value: object) -> str:
