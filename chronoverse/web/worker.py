@@ -39,7 +39,7 @@ class Worker(GeventWorker):
         """In the worker's own process, before it serves."""
         # gunicorn looks each setting up in three calls, some twenty of them for a request: 6 % of what it costs to
         # take a viewer in. Nothing changes them from here on.
-        vars(self.cfg).update({name: setting.get() for name, setting in self.cfg.settings.items()})
+        self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         super().init_process()
 
     def is_already_handled(self, respiter: Any) -> bool:
