@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chronoverse.archive.files import FileObjects
-from chronoverse.archive.search import LINES_MISSES, MISSES, PART_BYTES, TEXT_PART_BYTES, search
+from chronoverse.archive.search import search
+from chronoverse.archive.sieve import LINES_MISSES, MISSES, PART_BYTES, TEXT_PART_BYTES
 from chronoverse.joblog import Line
 from chronoverse.matcher import Matcher, as_read
 from tests.support.archives import JOB, Shelf, raw
