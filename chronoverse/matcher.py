@@ -30,10 +30,11 @@ TOGETHER_PROGRAM: Final = 200
 #: Control sequences of a terminal: CSI, and OSC and its like with their end. Each try ends at the next ESC: linear.
 _SEQUENCE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\))")
 
-#: The same, any number of them, in a JSON string; this finds more than there is, never less.
-_JSON_SEQUENCES: Final = (
-    r'(?:\\u001b\[[0-?]*(?:[ !#-/]|\\")*(?:[@-\[\]-~]|\\\\)'
-    r'|\\u001b[\]PX^_](?:[^"\\]|\\.)*?(?:\\u0007|\\u001b\\\\))*'
+#: The same in a JSON string; this finds more than there is, never less. Its beginning has no other case: so RE2 goes
+#: from ESC to ESC at ten times the pace.
+_JSON_SEQUENCE: Final = (
+    r'(?-i:\\u001b)(?:\[[0-?]*(?:[ !#-/]|\\")*(?:[@-\[\]-~]|\\\\)'
+    r'|[\]PX^_](?:[^"\\]|\\.)*?(?:\\u0007|\\u001b\\\\))'
 )
 #: The beginning of a line's message in its JSON, and whatever of it comes before what is looked for.
 _JSON_MESSAGE: Final = r'"message":"(?:[^"\\]|\\.)*?'
@@ -55,6 +56,7 @@ class Matcher:
         if regex and self._pattern.programsize > MAX_PROGRAM:
             raise ValueError("is too expensive a regular expression: use smaller repetitions and fewer classes")
         self.in_json = cache(self._in_json)
+        self.behind_sequences = cache(self._behind_sequences)
         self.in_lines = cache(self._in_lines)
 
     def is_heavy(self, size: int) -> bool:
@@ -81,13 +83,28 @@ class Matcher:
     def _in_json(self, *, apart: bool, message: bool) -> Any:
         """A pattern that finds a line's JSON by any message that matches, and by others; None for an expression.
 
-        Without ``apart`` only where there is no ESC in the JSON. With ``message`` it looks at nothing but the message,
-        which takes three times as long.
+        Without ``apart`` not by one that matches where control sequences are left out, which takes half the time; what
+        finds those is :meth:`behind_sequences`. With ``message`` it looks at nothing but the message, which takes three
+        times as long.
         """
         if self._regex:
             return None
         said = [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[: APART if apart else None]]
-        return _compiled((_JSON_MESSAGE if message else "") + (_JSON_SEQUENCES if apart else "").join(said))
+        return _compiled((_JSON_MESSAGE if message else "") + (f"(?:{_JSON_SEQUENCE})*" if apart else "").join(said))
+
+    def _behind_sequences(self) -> Any:
+        """A pattern that finds, in a line's JSON, the control sequences in any text that matches without them.
+
+        And others: of what matches it looks at nothing but what is behind the last of them. None for an expression,
+        and for a text of one character, which none can be in.
+        """
+        if self._regex or len(self._query) < 2:
+            return None
+        following, *rest = [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[1:]]
+        for each in rest:
+            following = f"(?:{following})?{each}"
+        # Not spelt with a plus, of which RE2 does not see the beginning.
+        return _compiled(f"{_JSON_SEQUENCE}(?:{_JSON_SEQUENCE})*{following}")
 
     def _in_lines(self) -> Any:
         """A pattern that finds, in a text of many lines, any line that matches, and others; None where none does."""

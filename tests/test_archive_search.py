@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from chronoverse.archive.files import FileObjects
 from chronoverse.archive.search import search
-from chronoverse.archive.sieve import LINES_MISSES, MISSES, PART_BYTES, TEXT_PART_BYTES
+from chronoverse.archive.sieve import BEHIND_MISSES, LINES_MISSES, MISSES, PART_BYTES, TEXT_PART_BYTES
 from chronoverse.joblog import Line
 from chronoverse.matcher import Matcher, as_read
 from tests.support.archives import JOB, Shelf, raw
@@ -120,6 +120,8 @@ def test_expressions(
         ('":"', False),
         ("stdERR", False),
         ("k" * 13 + "x", False),
+        ("0 x", False),
+        ("zx", False),
         ("(?s)x.*1", True),
         ("(?s)l.*", True),
         (r"\n", True),
@@ -132,7 +134,7 @@ def test_expressions(
 @pytest.mark.parametrize("colour", ["", "\x1b[1m", "\x1b]8;;http://example.com\x1b\\"])
 def test_many_lines_that_look_alike(tmp_path: Path, query: str, regex: bool, colour: str) -> None:
     """Frames with more lines than are looked at in vain before another way is taken; and gaps among them."""
-    count = 20 * (MISSES + LINES_MISSES)
+    count = 20 * (MISSES + BEHIND_MISSES + LINES_MISSES)
     messages = [f"line {colour}{number} {'k' * (number % 20)}{colour}x the message" for number in range(1, count)]
     shelf = Shelf.at(tmp_path)
     shelf.fill([raw(number, text) for number, text in enumerate(messages, 1) if number % 100], 1000, 30_000)
