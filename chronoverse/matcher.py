@@ -38,6 +38,8 @@ _JSON_SEQUENCE: Final = (
 )
 #: The beginning of a line's message in its JSON, and whatever of it comes before what is looked for.
 _JSON_MESSAGE: Final = r'"message":"(?:[^"\\]|\\.)*?'
+#: Letters that are letters of ASCII in another case, KELVIN SIGN and LONG S; small letters do not say so.
+_ALSO_ASCII: Final = ("\u212a".encode(), "\u017f".encode())
 #: What means something else in a text of many lines than in a line: its very ends, and flags taken back.
 _ENDS: Final = re.compile(r"\\[Az]|\(\?\w*-")
 
@@ -55,6 +57,8 @@ class Matcher:
         self._pattern = _compiled(query, literal=not regex)
         if regex and self._pattern.programsize > MAX_PROGRAM:
             raise ValueError("is too expensive a regular expression: use smaller repetitions and fewer classes")
+        #: In small letters; None where RE2 is asked in any case.
+        self._small: Final = query.lower() if query.isascii() and not regex else None
         self.in_json = cache(self._in_json)
         self.behind_sequences = cache(self._behind_sequences)
         self.in_lines = cache(self._in_lines)
@@ -68,9 +72,7 @@ class Matcher:
 
     def matches(self, text: str) -> bool:
         """Whether it is in ``text``."""
-        if self._pattern.search(text.encode()) is not None:
-            return True
-        return "\x1b" in text and self._pattern.search(as_read(text).encode()) is not None
+        return self._is_in(text) or ("\x1b" in text and self._is_in(as_read(text)))
 
     def places(self, text: str) -> list[tuple[int, int]]:
         """Where, as [start, end) in characters: the first :data:`MAX_PLACES`. A match of nothing has no place."""
@@ -79,6 +81,20 @@ class Matcher:
             read, at = _read_at(text)
             places = sorted({*places, *((at[start], at[end - 1] + 1) for start, end in self._places(read))})
         return places[:MAX_PLACES]
+
+    def small_in_json(self, text: bytes) -> bytes | None:
+        """What finds in the small letters of ``text``, JSON, what :meth:`in_json` by itself finds in ``text``.
+
+        None where nothing does.
+        """
+        if self._small is None or not (text.isascii() or all(text.find(each) < 0 for each in _ALSO_ASCII)):
+            return None
+        return orjson.dumps(self._small)[1:-1]
+
+    def _is_in(self, text: str) -> bool:
+        if self._small is not None and text.isascii():
+            return self._small in text.lower()
+        return self._pattern.search(text.encode()) is not None
 
     def _in_json(self, *, apart: bool, message: bool) -> Any:
         """A pattern that finds a line's JSON by any message that matches, and by others; None for an expression.

@@ -5,12 +5,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import re2
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chronoverse.archive.files import FileObjects
 from chronoverse.archive.search import search
-from chronoverse.archive.sieve import BEHIND_MISSES, LINES_MISSES, MISSES, PART_BYTES, TEXT_PART_BYTES
+from chronoverse.archive.sieve import BEHIND_MISSES, LINES_MISSES, MISSES, OFTEN, PART_BYTES, TEXT_PART_BYTES
 from chronoverse.joblog import Line
 from chronoverse.matcher import Matcher, as_read
 from tests.support.archives import JOB, Shelf, raw
@@ -141,6 +142,21 @@ def test_many_lines_that_look_alike(tmp_path: Path, query: str, regex: bool, col
     matcher = Matcher(query, regex=regex)
     wanted = [each for each in expected(messages, matcher) if int(each.split(" ")[0]) % 100]
     assert found(shelf, matcher, 0) == wanted
+
+
+@pytest.mark.parametrize("query", ["LINE", "k line", '"s\\', "1"])
+@pytest.mark.parametrize("other", ["", "\u00fc", "\u212a", "\u017f", "\u0130"])
+def test_what_comes_often(tmp_path: Path, query: str, other: str) -> None:
+    """In letters that are others in another case, too: they are not all of ASCII."""
+    words = ["k", "K", "s", "S", "i", *other]
+    messages = [f'{words[number % len(words)]} Line {number} "{words[number % len(words)]}\\' for number in range(2000)]
+    shelf = Shelf.at(tmp_path)
+    shelf.fill([raw(number, text) for number, text in enumerate(messages, 1)], 2000, 5 * TEXT_PART_BYTES)
+    matcher = Matcher(query)
+    pattern = re2.compile(f"(?i){re2.escape(query)}")
+    wanted = [f"{number} {text}" for number, text in enumerate(messages, 1) if pattern.search(text)]
+    assert len(wanted) > OFTEN
+    assert found(shelf, matcher, 0) == wanted == expected(messages, matcher)
 
 
 def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:

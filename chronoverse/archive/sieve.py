@@ -25,6 +25,10 @@ PART_BYTES: Final = 16 * 2**10
 #: The same for a text: some 0.1 ms.
 TEXT_PART_BYTES: Final = 128 * 2**10
 
+#: Times that a text was found in a part, at which small letters (80 µs a part, and 0.4 µs each time) are better than
+#: RE2 (2 µs each time).
+OFTEN: Final = 16
+
 #: How JSON spells ESC, with which all control sequences begin.
 ESC: Final = rb"\u001b"
 
@@ -63,15 +67,17 @@ class Sieve:
     def _by_text(self, text: bytes) -> list[Line]:
         lines: list[Line] = []
         coloured = ESC in text
-        pattern = self._matcher.in_json(apart=coloured and self._apart, message=self._message)
-        behind = self._matcher.behind_sequences() if coloured and not self._apart else None
+        apart = coloured and self._apart
+        plain = not (apart or self._message)
+        pattern = self._matcher.in_json(apart=apart, message=self._message)
+        behind = self._matcher.behind_sequences() if coloured and not apart else None
         wrong = wrong_behind = position = 0
         while position < len(text):
             self._pause()
             # No match goes beyond its line: a newline in a message is spelt otherwise.
             stop = text.find(b"\n", position + TEXT_PART_BYTES) + 1 or len(text)
-            places, places_behind = _places(pattern, text, stop), _places(behind, text, stop)
-            for start, end, by_text in _suspects(text, position, stop, places, places_behind):
+            places = _Small(self._matcher, text, stop) if plain else _places(pattern, text, stop)
+            for start, end, by_text in _suspects(text, position, stop, places, _places(behind, text, stop)):
                 self._pause()
                 entry = read_line(text[start:end])
                 if isinstance(entry, Line) and self._matcher.matches(entry.message):
@@ -132,6 +138,43 @@ def _places(pattern: Any, text: bytes, stop: int) -> Places:
     return place
 
 
+class _Small:
+    """The same for a text by itself: when it comes often, that is looked for in small letters."""
+
+    def __init__(self, matcher: Matcher, text: bytes, stop: int) -> None:
+        self._matcher: Final = matcher
+        self._text: Final = text
+        self._stop: Final = stop
+        self._by_pattern: Final = _places(matcher.in_json(apart=False, message=False), text, stop)
+        self._times = 0
+        #: Up to ``_end`` the text from ``_start`` on is known in small letters.
+        self._start = self._end = 0
+        self._small = self._wanted = b""
+
+    def __call__(self, position: int) -> int:
+        while position < self._stop:
+            if position >= self._end and not self._goes_on(position):
+                return self._by_pattern(position)
+            found = self._small.find(self._wanted, position - self._start)
+            if found >= 0:
+                return self._start + found
+            position = self._end
+        return self._stop
+
+    def _goes_on(self, position: int) -> bool:
+        """Whether the next lines are known in small letters now."""
+        self._times += 1
+        if self._times < OFTEN:
+            return False
+        end = min(self._text.find(b"\n", position + PART_BYTES) + 1 or self._stop, self._stop)
+        part = self._text[position:end]
+        wanted = self._matcher.small_in_json(part)
+        if wanted is None:
+            return False
+        self._start, self._end, self._small, self._wanted = position, end, part.lower(), wanted
+        return True
+
+
 def _suspects(text: bytes, position: int, stop: int, first: Places, second: Places) -> Iterator[tuple[int, int, bool]]:
     """The bounds of each line that one of the two finds, and whether it was the first that did."""
     here = there = -1
@@ -140,7 +183,7 @@ def _suspects(text: bytes, position: int, stop: int, first: Places, second: Plac
             here = first(position)
         if there < position:
             there = second(position)
-        at = min(here, there)
+        at = here if here < there else there
         if at >= stop:
             return
         start = text.rfind(b"\n", position, at) + 1 or position
