@@ -44,6 +44,12 @@ _ALSO_ASCII: Final = ("\u212a".encode(), "\u017f".encode())
 _ENDS: Final = re.compile(r"\\[Az]|\(\?\w*-")
 
 
+#: The pieces of an expression, as far as it takes to see an anchor that is none in a class.
+_PIECES: Final = re.compile(r"(?s)\\.|\[\^|.")
+#: What a line has at its ends and its JSON elsewhere; and what may hide that.
+_ANCHORS: Final = frozenset({"^", "$", r"\A", r"\z", r"\Q"})
+
+
 class Matcher:
     """A query, compiled: text that is looked for as it stands, or a regular expression; in any case of letters.
 
@@ -62,6 +68,7 @@ class Matcher:
         self.in_json = cache(self._in_json)
         self.behind_sequences = cache(self._behind_sequences)
         self.in_lines = cache(self._in_lines)
+        self.in_verbatim = cache(self._in_verbatim)
 
     def is_heavy(self, size: int) -> bool:
         """Whether a text of so many characters may take long, and is better left to another thread.
@@ -127,6 +134,15 @@ class Matcher:
         if not self._regex or self._pattern.programsize > TOGETHER_PROGRAM or _ENDS.search(self._query):
             return None
         return _compiled(f"(?m){self._query}")
+
+    def _in_verbatim(self) -> Any:
+        """A pattern that finds the JSON of any line that matches and in which nothing is escaped, and others.
+
+        None where none does. A match may go on into the next lines.
+        """
+        if not self._regex or self._pattern.programsize > TOGETHER_PROGRAM:
+            return None
+        return self._pattern if _ANCHORS.isdisjoint(_PIECES.findall(self._query)) else None
 
     def _places(self, text: str) -> list[tuple[int, int]]:
         # Characters of bytes need not be counted: a third of the cost.

@@ -48,7 +48,7 @@ TEXTS = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 EXPRESSIONS = [
     *["a|k", "^a", "a$", "^$", "a*", "s.*k", "(?s)a.*k", "[^a]k", r"\Ak", r"k\z", "(?-i)K", "(?i)\u017f", r"\bk\b"],
     *[r"\x1b", r"\\", '"', r"a\nB", r"(?m)^a$", r"\pL", "(?-m)^a", "k{2,3}", ".", r"\s", r"\d+", "[[:upper:]]"],
-    *[r"\Ba", "(?:ab?){150}", "k(?:a|s){0,150}"],
+    *[r"\Ba", "(?:ab?){150}", "k(?:a|s){0,150}", r"k\W", r"\x22", r"a\b", "[[^]k", "[$]|a", r"\Qa^"],
 ]
 
 
@@ -127,6 +127,8 @@ def test_expressions(
         ("(?s)l.*", True),
         (r"\n", True),
         ("line 1$", True),
+        ("line 7", True),
+        ("7[^9]*9", True),
         ("^(?:line|xyz)", True),
         ("(?:a.{0,9}){3}z|77", True),
         ("(?:x|k{1,3}){90}|k{5}x", True),
