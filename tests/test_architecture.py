@@ -15,7 +15,7 @@ LAYERS: Final = {
     "values": ("archive joblog matcher redisurl", "archive.records parse period", "entries ledger settings"),
     "places lines rest": (
         "archive.index archive.kept archive.objects archive.packing",
-        "archive.files archive.reading archive.rewriting archive.s3",
+        "archive.files archive.reading archive.rewriting archive.s3 archive.sieve",
         "archive.places archive.search",
         "keeper store.driver store.replies",
         "embedded store.ahead store.places",

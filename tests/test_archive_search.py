@@ -5,11 +5,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import re2
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chronoverse.archive.files import FileObjects
-from chronoverse.archive.search import LINES_MISSES, MISSES, PART_BYTES, TEXT_PART_BYTES, search
+from chronoverse.archive.search import search
+from chronoverse.archive.sieve import BEHIND_MISSES, LINES_MISSES, MISSES, OFTEN, PART_BYTES, TEXT_PART_BYTES
 from chronoverse.joblog import Line
 from chronoverse.matcher import Matcher, as_read
 from tests.support.archives import JOB, Shelf, raw
@@ -46,7 +48,7 @@ TEXTS = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 EXPRESSIONS = [
     *["a|k", "^a", "a$", "^$", "a*", "s.*k", "(?s)a.*k", "[^a]k", r"\Ak", r"k\z", "(?-i)K", "(?i)\u017f", r"\bk\b"],
     *[r"\x1b", r"\\", '"', r"a\nB", r"(?m)^a$", r"\pL", "(?-m)^a", "k{2,3}", ".", r"\s", r"\d+", "[[:upper:]]"],
-    *[r"\Ba", "(?:ab?){150}", "k(?:a|s){0,150}"],
+    *[r"\Ba", "(?:ab?){150}", "k(?:a|s){0,150}", r"k\W", r"\x22", r"a\b", "[[^]k", "[$]|a", r"\Qa^"],
 ]
 
 
@@ -119,10 +121,14 @@ def test_expressions(
         ('":"', False),
         ("stdERR", False),
         ("k" * 13 + "x", False),
+        ("0 x", False),
+        ("zx", False),
         ("(?s)x.*1", True),
         ("(?s)l.*", True),
         (r"\n", True),
         ("line 1$", True),
+        ("line 7", True),
+        ("7[^9]*9", True),
         ("^(?:line|xyz)", True),
         ("(?:a.{0,9}){3}z|77", True),
         ("(?:x|k{1,3}){90}|k{5}x", True),
@@ -131,13 +137,28 @@ def test_expressions(
 @pytest.mark.parametrize("colour", ["", "\x1b[1m", "\x1b]8;;http://example.com\x1b\\"])
 def test_many_lines_that_look_alike(tmp_path: Path, query: str, regex: bool, colour: str) -> None:
     """Frames with more lines than are looked at in vain before another way is taken; and gaps among them."""
-    count = 20 * (MISSES + LINES_MISSES)
+    count = 20 * (MISSES + BEHIND_MISSES + LINES_MISSES)
     messages = [f"line {colour}{number} {'k' * (number % 20)}{colour}x the message" for number in range(1, count)]
     shelf = Shelf.at(tmp_path)
     shelf.fill([raw(number, text) for number, text in enumerate(messages, 1) if number % 100], 1000, 30_000)
     matcher = Matcher(query, regex=regex)
     wanted = [each for each in expected(messages, matcher) if int(each.split(" ")[0]) % 100]
     assert found(shelf, matcher, 0) == wanted
+
+
+@pytest.mark.parametrize("query", ["LINE", "k line", '"s\\', "1"])
+@pytest.mark.parametrize("other", ["", "\u00fc", "\u212a", "\u017f", "\u0130"])
+def test_what_comes_often(tmp_path: Path, query: str, other: str) -> None:
+    """In letters that are others in another case, too: they are not all of ASCII."""
+    words = ["k", "K", "s", "S", "i", *other]
+    messages = [f'{words[number % len(words)]} Line {number} "{words[number % len(words)]}\\' for number in range(2000)]
+    shelf = Shelf.at(tmp_path)
+    shelf.fill([raw(number, text) for number, text in enumerate(messages, 1)], 2000, 5 * TEXT_PART_BYTES)
+    matcher = Matcher(query)
+    pattern = re2.compile(f"(?i){re2.escape(query)}")
+    wanted = [f"{number} {text}" for number, text in enumerate(messages, 1) if pattern.search(text)]
+    assert len(wanted) > OFTEN
+    assert found(shelf, matcher, 0) == wanted == expected(messages, matcher)
 
 
 def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
