@@ -17,9 +17,10 @@ from chronoverse.entries import Entry, RawEntry, plain_frames, read_entries, str
 from chronoverse.joblog import MAX_NUMBER, End, Gap, Job, JobRef, Line, Stray
 
 #: Bytes handed out at once (a longer single frame goes whole): what a viewer that stopped reading holds on to.
-TAKE_BYTES: Final = 256 * 2**10
-#: Bytes between the places where takes that are cut short end.
-TAKE_STEP_BYTES: Final = 128 * 2**10
+TAKE_BYTES: Final = 252 * 2**10
+#: Bytes between the places where takes that are cut short end. A socket that has room takes 130,966 bytes at once (its
+#: buffer is bounded by ``SEND_BUFFER_BYTES``): with 128 KiB nearly every take was two writes, the second of 200 bytes.
+TAKE_STEP_BYTES: Final = 126 * 2**10
 #: Joined writes remembered between two publishes. Nearly all viewers stand at the same place and share one.
 MEMO_WRITES: Final = 32
 #: Viewers woken in one go. Each may take a write to its socket, some 10 µs: so nobody else waits for over 5 ms.
