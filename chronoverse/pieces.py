@@ -50,7 +50,8 @@ class Piece(NamedTuple):
 class Pieces:
     """All that a worker reads of the past, one piece at a time. ``clock`` is monotonic, in seconds.
 
-    ``pause`` lets whoever is live go on for once, before each piece: see :class:`Turns`.
+    ``pause`` lets whoever is live go on for once, before each piece: see :class:`Turns`. ``rest`` is called by a viewer
+    with the bytes of its last piece before it reads the next, and returns when the machine has room for that.
     """
 
     #: The most lines asked for at once, and the most bytes kept.
@@ -63,9 +64,11 @@ class Pieces:
         archive: Archive | None = None,
         *,
         pause: Callable[[], object] = bool,
+        rest: Callable[[int], object] = bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store: Final = store
+        self.rest: Final = rest
         self._archive: Final = archive or NoArchive()
         self._clock = clock
         self._turns = Turns(TURN_SECONDS, StoreUnavailable, pause)

@@ -43,6 +43,8 @@ class Replay:
         self._finished = finished
         self._lease_seconds: Final = lease_seconds
         self._lines = FIRST_LINES
+        #: Bytes of the last piece. Before the first there is nothing to rest from.
+        self._size = 0
         #: The newest look at the job that came by.
         self._known = finished
         #: On the viewer's clock, when an ended log is to be looked at again.
@@ -72,10 +74,14 @@ class Replay:
     def _step(self, cursor: int, channel: Channel | None) -> Step:
         if self._known is None and channel is not None:
             self._known = channel.job
+        if self._size:
+            self._pieces.rest(self._size)
+            self._size = 0
         piece = self._pieces.behind(self._ref, self._stream, cursor, self._lines, self._known)
         if piece is None:
             return self._nothing_behind(cursor, channel)
         self._known = piece.job or self._known
+        self._size = len(piece.frames)
         step = Step(piece.frames, piece.cursor)
         if isinstance(piece.closing, Stray):
             step = Step(piece.frames + piece.closing.to_frame(), piece.cursor, "error")

@@ -701,3 +701,19 @@ def test_a_closed_response_leaves_the_tail(rig: Rig) -> None:
     cast(Generator[bytes], chunks).close()
     viewer.close()
     assert rig.tail.watched == 0
+
+
+def test_a_replay_may_rest_between_its_pieces_and_not_before_the_first(rig: Rig) -> None:
+    """It is told how much it had each time, and every line comes, in order."""
+    rig.write(1, 100)
+    rested: list[int] = []
+    rig.pieces = Pieces(rig.source, rest=rested.append, clock=rig.clock)
+    viewer, chunks = rig.viewer(), list[bytes]()
+    while not chunks or "log 100" not in names(chunks[-1]):
+        chunks += [chunk for chunk in [viewer.poll()] if chunk]
+        assert len(rested) < len(chunks) < 100
+    numbers = [name for chunk in chunks for name in names(chunk) if name.startswith("log")]
+    assert numbers == [f"log {number}" for number in range(1, 101)]
+    pieces = [len(chunk) for chunk in chunks if names(chunk)[0].startswith("log")]
+    assert rested == pieces[: len(rested)]
+    assert rested

@@ -24,6 +24,7 @@ from chronoverse.web.fastpath import FastPath
 from chronoverse.web.journal import redact
 from chronoverse.web.outlet import Outlets
 from chronoverse.web.rates import Rates
+from chronoverse.web.restraint import Restraint
 from chronoverse.web.schemas import IdentifierConverter
 from chronoverse.web.services import ARRIVAL_SECONDS, Services
 from chronoverse.web.tracing import Traces
@@ -49,7 +50,7 @@ def services(settings: Settings) -> Services:
     )
     objects = objects_at(settings.archive_place) if settings.archive_place else None
     archive = Archive(objects, store.archived) if objects else NoArchive()
-    pieces = Pieces(store, archive, pause=let_others)
+    pieces = Pieces(store, archive, pause=let_others, rest=Restraint())
     tail = Tail(store, lease_seconds=settings.lease_seconds, redacted=pieces.forget)
     metrics.WORKERS.set(1)
     metrics.STREAMS_LIMIT.set(settings.max_streams)
