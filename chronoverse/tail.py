@@ -23,6 +23,7 @@ from chronoverse.joblog import Job, JobRef, Status, Stray
 from chronoverse.observing import Observer, beyond_archived
 from chronoverse.source import LineCount, Source
 from chronoverse.tally import Tally, store_failed
+from chronoverse.watchlist import Watchlist
 
 #: Seconds one XREAD waits. It bounds how long a stop takes, and is the beat by which the tail knows it is alive.
 BLOCK_SECONDS: Final = 1.0
@@ -64,7 +65,7 @@ class Tail:
         self._reader = store.reader(BLOCK_SECONDS)
         self._channels: dict[JobRef, Channel] = {}
         #: What the reader thread reads next, and the jobs of which that may not be right any more.
-        self._cursors: dict[JobRef, int] = {}
+        self._cursors = Watchlist()
         self._moved: deque[JobRef] = deque()
         self._lock = threading.Lock()
         self._joined = threading.Event()
@@ -157,7 +158,7 @@ class Tail:
                 self._publish_safely(found, entries, cursors[ref])
         return True
 
-    def _cursors_now(self) -> dict[JobRef, int]:
+    def _cursors_now(self) -> Watchlist:
         """Where each job is to be read on. Kept, for of thousands only a few have moved since the last read."""
         while self._moved:
             ref = self._moved.popleft()
@@ -166,7 +167,7 @@ class Tail:
             if channel is None or channel.final is not None:
                 self._cursors.pop(ref, None)
             else:
-                self._cursors[ref] = channel.cursor
+                self._cursors.move(ref, channel.cursor)
         return self._cursors
 
     def look_at(self, channels: Sequence[Channel]) -> None:
@@ -217,9 +218,8 @@ class Tail:
             self.look_at([channel])
             # Somebody may have written on behind the end, so that the look did not find it: it is the end all the same.
             if channel.cursor + 1 == closing.sequence_num:
-                channel.close(
-                    final_frames(channel.job or Job(channel.ref, closing.status), closing, self._lease_seconds)
-                )
+                job = channel.job or Job(channel.ref, closing.status)
+                channel.close(final_frames(job, closing, self._lease_seconds))
 
     def _next_look(self, channel: Channel) -> float:
         """When to look at a job of which lines have come."""

@@ -12,7 +12,7 @@ PACKAGE: Final = Path(__file__).resolve().parents[1] / "chronoverse"
 #: Imports point strictly down this table. Each string is one rank: modules of the same rank do not know each other.
 LAYERS: Final = {
     "ground": ("errors metrics pacing sse turns",),
-    "values": ("archive joblog matcher redisurl", "archive.records parse period", "entries ledger settings"),
+    "values": ("archive joblog matcher redisurl", "archive.records parse period watchlist", "entries ledger settings"),
     "places lines rest": (
         "archive.index archive.kept archive.objects archive.packing",
         "archive.files archive.reading archive.rewriting archive.s3 archive.sieve",

@@ -7,7 +7,7 @@ again. https://redis.io/docs/latest/develop/reference/client-side-caching/
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from chronoverse.entries import RawEntry, entry_number
@@ -26,6 +26,7 @@ from chronoverse.store.driver import (
     wait_readable,
 )
 from chronoverse.store.places import Place
+from chronoverse.watchlist import Watchlist
 
 #: Interrupts taken for one. There are some hundreds a second at most, each of a byte.
 BELL_BYTES: Final = 4096
@@ -54,6 +55,10 @@ class TrackingReader:
         self._jobs: dict[bytes, JobRef] = {}
         #: Where each job stood when there was nothing behind that, and the server has not told of a change since.
         self._quiet: dict[JobRef, int] = {}
+        #: The list that was gone through before, and of its jobs those that may not be quiet: with 4,000 jobs to go
+        #: through all of them each time was a sixth of the worker's work.
+        self._gone_through: Watchlist | None = None
+        self._suspects: set[JobRef] = set()
 
     def read(self, cursors: Mapping[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]:
         """Waits until any job has entries after its cursor; up to ``count`` of each. Empty when none came in time.
@@ -130,11 +135,17 @@ class TrackingReader:
     def _changed(self, message: Any) -> None:
         keys = replies.changed(message)
         if keys is None:
-            self._quiet.clear()
+            self._forget()
         else:
             for key in keys:
-                if key in self._jobs:
-                    self._quiet.pop(self._jobs[key], None)
+                if (job := self._jobs.get(key)) is not None:
+                    self._quiet.pop(job, None)
+                    self._suspects.add(job)
+
+    def _forget(self) -> None:
+        """Any job may have changed."""
+        self._quiet.clear()
+        self._gone_through = None
 
     def _wanted(self, cursors: Mapping[JobRef, int]) -> dict[JobRef, int]:
         """The jobs that may have something behind their cursors."""
@@ -143,8 +154,18 @@ class TrackingReader:
             self._names = {job: name for job, name in self._names.items() if job in cursors}
             self._jobs = {name: job for job, name in self._names.items()}
             self._quiet = {job: cursor for job, cursor in self._quiet.items() if job in cursors}
-        quiet = self._quiet.get
-        return {job: cursor for job, cursor in cursors.items() if quiet(job) != cursor}
+        quiet, suspects = self._quiet.get, self._suspected(cursors)
+        wanted = {job: cursors[job] for job in suspects if job in cursors and quiet(job) != cursors[job]}
+        self._suspects = set(wanted)
+        return wanted
+
+    def _suspected(self, cursors: Mapping[JobRef, int]) -> Collection[JobRef]:
+        """Jobs that may not be quiet where they stand now, and others: all, where it is not known which have moved."""
+        moved = cursors.moved() if isinstance(cursors, Watchlist) else None
+        if moved is not None and cursors is self._gone_through:
+            return self._suspects | moved
+        self._gone_through = cursors if isinstance(cursors, Watchlist) else None
+        return cursors.keys()
 
     def _name(self, job: JobRef) -> bytes:
         name = self._names.get(job)
@@ -169,7 +190,7 @@ class TrackingReader:
         """Closes the connection; the next read opens another, and asks for every job."""
         connection, self._connection = self._connection, None
         bell, self._bell = self._bell, None
-        self._quiet.clear()
+        self._forget()
         if connection is not None:
             connection.disconnect()
         for end in bell or ():
