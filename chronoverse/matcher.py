@@ -42,8 +42,6 @@ _JSON_MESSAGE: Final = r'"message":"(?:[^"\\]|\\.)*?'
 _ALSO_ASCII: Final = ("\u212a".encode(), "\u017f".encode())
 #: What means something else in a text of many lines than in a line: its very ends, and flags taken back.
 _ENDS: Final = re.compile(r"\\[Az]|\(\?\w*-")
-
-
 #: The pieces of an expression, as far as it takes to see an anchor that is none in a class.
 _PIECES: Final = re.compile(r"(?s)\\.|\[\^|.")
 #: What a line has at its ends and its JSON elsewhere; and what may hide that.

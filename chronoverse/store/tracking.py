@@ -161,11 +161,11 @@ class TrackingReader:
 
     def _suspected(self, cursors: Mapping[JobRef, int]) -> Collection[JobRef]:
         """Jobs that may not be quiet where they stand now, and others: all, where it is not known which have moved."""
-        moved = cursors.moved() if isinstance(cursors, Watchlist) else None
-        if moved is not None and cursors is self._gone_through:
-            return self._suspects | moved
-        self._gone_through = cursors if isinstance(cursors, Watchlist) else None
-        return cursors.keys()
+        if not isinstance(cursors, Watchlist):
+            self._gone_through = None
+            return cursors.keys()
+        moved, before, self._gone_through = cursors.moved(), self._gone_through, cursors
+        return self._suspects | moved if before is cursors else cursors.keys()
 
     def _name(self, job: JobRef) -> bytes:
         name = self._names.get(job)
