@@ -38,7 +38,7 @@ LAYERS: Final = {
         "api deliver",
     ),
     "HTTP": (
-        "web.fairness web.identity web.restraint",
+        "web.ended web.fairness web.identity web.restraint",
         "web.tracing",
         "web.addresses web.admission web.bodies web.connection web.crowd web.cursors",
         "web.pump web.rates web.schemas",

@@ -19,6 +19,7 @@ from chronoverse.turns import Turns
 from chronoverse.web import admin, events, identity, jobs, logs, openapi, ops, problems, publish, raw, search, ui
 from chronoverse.web.admission import Streams
 from chronoverse.web.crowd import Worker
+from chronoverse.web.ended import Ended
 from chronoverse.web.fairness import ARRIVING_SECONDS, Sparingly, let_others
 from chronoverse.web.fastpath import FastPath
 from chronoverse.web.journal import redact
@@ -59,6 +60,7 @@ def services(settings: Settings) -> Services:
         store=store,
         tail=tail,
         pieces=pieces,
+        ended=Ended(store.look),
         archive=archive,
         objects=objects,
         verifier=Verifier.from_settings(settings),

@@ -130,7 +130,7 @@ def blueprint(services: Services) -> Blueprint:
         if services.store.look(ref) is None and not left_of(services.store, services.objects, ref):
             raise JobNotFound("no such job")
         delete_job(services.store, services.objects, ref)
-        services.pieces.forget(ref)
+        services.forget(ref)
         log.info("job deleted", extra={"fields": {"job": str(ref), "sub": principal().subject}})
         return Response(status=204)
 
@@ -147,7 +147,7 @@ def _redact(services: Services, ref: JobRef, body: Mapping[str, Any]) -> Done:
     first, last = body.get("from_", 1), body.get("to", MAX_NUMBER)
     wish = Wish(first, last, _wanted(body), audit, exact="q" not in body)
     done = Redaction(services.store, services.objects, ref, wish, pause=let_others).run()
-    services.pieces.forget(ref)
+    services.forget(ref)
     said = {"job": str(ref), "sub": asking, "from": first, "to": done.reached, "lines": done.lines}
     log.info("redacted", extra={"fields": {**said, "reason": reason or ""}})
     return done

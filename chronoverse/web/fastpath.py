@@ -1,4 +1,4 @@
-"""The events route for nearly everybody: a viewer of a job that is watched here already, with a token that is good.
+"""The events route for nearly everybody: a viewer of a job that others have just come to, with a token that is good.
 
 A crowd that comes back after a restart or a failover comes all at once, and Flask, with all that validates and
 describes its routes, is two thirds of what one of them costs. Nothing is refused here: who cannot be let in at once,
@@ -64,8 +64,8 @@ class FastPath:
         except AtCapacity as error:
             environ[TURN] = error
             return None
-        job = services.tail.known(ref)
-        if job is None:
+        job = services.known(ref)
+        if job is None or (job.end and after is not None and after >= job.end.sequence_num):
             return None
         try:
             principal = services.verifier.verify(environ.get("HTTP_AUTHORIZATION"), services.wall_clock())

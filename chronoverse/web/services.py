@@ -23,6 +23,7 @@ from chronoverse.tail import Tail
 from chronoverse.turns import Turns
 from chronoverse.web.addresses import Proxies
 from chronoverse.web.admission import Guest, Streams
+from chronoverse.web.ended import Ended
 from chronoverse.web.fairness import let_others, when_idle
 from chronoverse.web.identity import request_id
 from chronoverse.web.outlet import Outlets
@@ -53,6 +54,7 @@ class Services:
     store: Store
     tail: Tail
     pieces: Pieces
+    ended: Ended
     archive: Archive | NoArchive
     verifier: Verifier
     streams: Streams
@@ -78,6 +80,15 @@ class Services:
     proxies: Proxies = field(default_factory=Proxies)
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
+
+    def known(self, ref: JobRef) -> Job | None:
+        """The job as somebody has just seen it: it is watched here, or it had ended. None if nobody has."""
+        return self.tail.known(ref) or self.ended.known(ref)
+
+    def forget(self, ref: JobRef) -> None:
+        """Lets go what was read of a job that is not what it was."""
+        self.pieces.forget(ref)
+        self.ended.forget(ref)
 
     def job(self, ref: JobRef) -> Job:
         """A fresh look at a job that must exist. Raises: :class:`JobNotFound`."""

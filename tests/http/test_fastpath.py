@@ -6,12 +6,16 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import httpx
 import pytest
+import redis
 
 from chronoverse.web.fastpath import meaning
 from tests.http.foreign import Foreign
 from tests.http.wire import PATIENCE_SECONDS, Stream
+from tests.support.servers import RedisServer
 from tests.support.service import Service
+from tests.support.waiting import wait_until
 
 OpenStream = Callable[..., Stream]
 
@@ -29,11 +33,19 @@ def watched(job: Foreign, open_stream: OpenStream) -> Foreign:
 
 
 @pytest.fixture
-def answer(service: Service, watched: Foreign) -> Callable[..., bytes]:
+def ended(job: Foreign, client: httpx.Client) -> Foreign:
+    """A job that has ended after ten lines, and that somebody has just looked at."""
+    job.lines([f"line {number}" for number in range(1, 11)], ("stdout", "stderr")).end("FAILED", 3)
+    assert client.head(f"{job.path}/events").status_code == 200
+    return job
+
+
+@pytest.fixture
+def answer(service: Service, job: Foreign) -> Callable[..., bytes]:
     """The bytes of an answer until they contain ``until``, without what differs from one to the next."""
 
     def answer(query: str, token: str | None, until: bytes, *lines: str) -> bytes:
-        head = [f"GET {watched.path}/events?{query} HTTP/1.1", "Host: localhost", *lines]
+        head = [f"GET {job.path}/events?{query} HTTP/1.1", "Host: localhost", *lines]
         if token is not None:
             head.append(f"Authorization: Bearer {token}")
         found = b""
@@ -76,6 +88,7 @@ def answer(service: Service, watched: Foreign) -> Callable[..., bytes]:
         ("nonsense=1", [], b'"errors"'),
     ],
 )
+@pytest.mark.usefixtures("watched")
 def test_both_ways_lead_to_the_same(
     service: Service, answer: Callable[..., bytes], query: str, lines: list[str], until: bytes
 ) -> None:
@@ -87,6 +100,51 @@ def test_both_ways_lead_to_the_same(
     assert short == long
 
 
+@pytest.mark.parametrize(
+    ("query", "lines", "until"),
+    [
+        ("", [], b"\r\n0\r\n\r\n"),
+        ("", ["Last-Event-ID: 4"], b"\r\n0\r\n\r\n"),
+        ("", ["Last-Event-ID: 10"], b"\r\n0\r\n\r\n"),
+        ("", ["Last-Event-ID: 11"], b"\r\n\r\n"),
+        ("offset=latest", [], b"\r\n0\r\n\r\n"),
+        ("offset=11", [], b"\r\n0\r\n\r\n"),
+        ("tail=3", [], b"\r\n0\r\n\r\n"),
+        ("tail=2&stream=stderr", [], b"\r\n0\r\n\r\n"),
+        ("stream=stdout", [], b"\r\n0\r\n\r\n"),
+    ],
+)
+@pytest.mark.usefixtures("ended")
+def test_both_ways_lead_to_the_same_when_the_job_has_ended(
+    service: Service, answer: Callable[..., bytes], query: str, lines: list[str], until: bytes
+) -> None:
+    """To its end, or to nothing where all of it is known already."""
+    short, long = (
+        answer("&".join(filter(None, [query, way])), service.token(), until, *lines) for way in (SHORT, LONG)
+    )
+
+    assert short == long
+    assert short.startswith(b"HTTP/1.1 204 " if lines == ["Last-Event-ID: 11"] else b"HTTP/1.1 200 ")
+
+
+@pytest.mark.usefixtures("ended")
+def test_of_a_crowd_that_comes_to_an_ended_job_few_look_at_it(
+    service: Service, redis_server: RedisServer, answer: Callable[..., bytes]
+) -> None:
+    """When it comes. At the end each does, for what was redacted meanwhile."""
+    token, viewers = service.token(), 20
+
+    def looks() -> int:
+        with redis.Redis.from_url(redis_server.url, protocol=2) as store:
+            store.config_resetstat()
+            for _ in range(viewers):
+                answer(SHORT, token, b"\r\n0\r\n\r\n")
+            return int(store.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+    wait_until(lambda: looks() < 1.5 * viewers, PATIENCE_SECONDS, "half of them need not look")
+
+
+@pytest.mark.usefixtures("watched")
 def test_nobody_comes_in_the_short_way_who_may_not(service: Service, answer: Callable[..., bytes]) -> None:
     """No token, one that is none, one without the scope, one for another workflow."""
     refused = [
