@@ -1,82 +1,128 @@
-"""Replays hold back while workers wait for a processor for long, and only then."""
+"""Many replays hold back while somebody watches something live and the processors have no room, and only then."""
 
 import math
-import mmap
-import os
 import time
+from pathlib import Path
 
 import pytest
 
 from chronoverse.web import restraint
 from chronoverse.web.restraint import (
-    AIM,
-    CROWDED,
+    FEW_REPLAYS,
     FREE_BYTES,
+    LEAST_AIM,
     LEAST_BYTES,
     LOOK_SECONDS,
+    MOST_STEP,
+    NOTHING,
     REST_SECONDS,
-    SCHEDSTAT,
+    ROOM_PROCESSORS,
+    ROOMY,
+    ROOMY_STEP,
     STALE_SECONDS,
-    TOLD,
+    STAT,
     Restraint,
-    all_wait,
+    Spent,
+    aim,
     changed,
-    processor_seconds,
+    spent,
 )
 
 #: Bytes of a piece.
 PIECE = 65_536
-#: Seconds until a processor has been had for a moment.
+#: Seconds until a processor has been used for a moment.
 PATIENCE_SECONDS = 5.0
+AIM = 0.5
 
 
 class Machine:
-    """A clock that a rest lets go on, and a scheduler that has a running worker wait for ``waits`` times as long."""
+    """A clock that a rest lets go on, and processors of which replays and others need some of the time.
 
-    def __init__(self) -> None:
-        self.now, self.ran, self.waited, self.waits = 100.0, 0.0, 0.0, 0.0
+    A crowd of replays has one call after the other, each half a millisecond of one of two processors.
+    """
+
+    def __init__(self, replays: int = 2 * FEW_REPLAYS, live: bool = True, others: float = 0.0) -> None:
+        self.now, self.busy, self.others = 100.0, 0.0, others
+        self.live = [None] if live else []
         self.rests: list[float] = []
+        self.replays = [object() for _ in range(replays)]
+        self.calls = 0
         self.restraint = Restraint(
-            lambda: self.now, lambda: (self.ran, self.waited), self.rest, lambda _, ran, waited: waited / ran
+            self.live,
+            lambda: self.now,
+            self.processors,
+            lambda: AIM,
+            self.rest,
+            self.who,
         )
+
+    def processors(self) -> Spent:
+        return Spent(self.busy + self.others * 2 * (self.now - 100), 2 * self.now)
+
+    def who(self) -> object:
+        return self.replays[self.calls % len(self.replays)]
 
     def rest(self, seconds: float) -> None:
         self.rests.append(seconds)
         self.now += seconds
 
     def replay(self, seconds: float) -> float:
-        """One replay that reads as fast as it may, half a millisecond for a piece; returns its bytes a second."""
+        """They read as fast as they may; returns their bytes a second."""
         began, size = self.now, 0
         while self.now < began + seconds:
-            self.now, self.ran, self.waited = self.now + 0.0005, self.ran + 0.0005, self.waited + 0.0005 * self.waits
+            self.now, self.busy = self.now + 0.0005, self.busy + 0.0005
             size += PIECE
+            self.calls += 1
             self.restraint(PIECE)
         return size / (self.now - began)
 
 
-def test_nobody_rests_where_the_worker_has_a_processor() -> None:
-    """Nor where it waits for one less than it runs, as beside a few busy neighbours."""
+def test_nobody_rests_where_there_is_room() -> None:
+    """Others need nothing, and the replays no more than is aimed at."""
     machine = Machine()
-    for machine.waits in (0.0, CROWDED):
-        machine.replay(3)
+    machine.replay(3)
     assert not machine.rests
 
 
-def test_on_a_crowded_machine_replays_rest_and_have_the_least_that_they_always_have() -> None:
+@pytest.mark.parametrize("machine", [Machine(live=False, others=1.0), Machine(FEW_REPLAYS - 1, others=1.0)])
+def test_nobody_rests_for_nobody_and_few_never_do(machine: Machine) -> None:
+    """However busy the processors are."""
+    machine.replay(3)
+    assert not machine.rests
+
+
+def test_on_a_crowded_machine_replays_have_the_least_that_they_always_have() -> None:
     """However long that lasts."""
-    machine = Machine()
-    machine.waits = 3 * CROWDED
+    machine = Machine(others=1.0)
     machine.replay(5)
     assert machine.replay(2) == pytest.approx(LEAST_BYTES, rel=0.05)
 
 
+def test_they_come_to_what_leaves_the_room_that_is_aimed_at() -> None:
+    """Here three tenths of the processors' time for the replays: three fifths of what one alone would do."""
+    machine = Machine(others=0.2)
+    machine.replay(20)
+    assert machine.replay(10) == pytest.approx(0.6 * PIECE / 0.0005, rel=0.15)
+
+
 def test_when_there_is_room_again_nobody_rests() -> None:
-    """Within seconds."""
-    machine = Machine()
-    machine.waits = 3 * CROWDED
+    """Within seconds: what others needed until now is known to them."""
+    machine = Machine(others=1.0)
     machine.replay(5)
-    machine.waits = 0.0
-    machine.replay(3)
+    machine.busy += 2 * (machine.now - 100)
+    machine.others = 0.0
+    machine.replay(8)
+    machine.rests.clear()
+    machine.replay(1)
+    assert not machine.rests
+
+
+def test_when_nobody_watches_any_more_nobody_rests() -> None:
+    """From the next look on."""
+    machine = Machine(others=1.0)
+    machine.replay(5)
+    machine.live.clear()
+    machine.replay(REST_SECONDS + LOOK_SECONDS)
     machine.rests.clear()
     machine.replay(1)
     assert not machine.rests
@@ -84,9 +130,9 @@ def test_when_there_is_room_again_nobody_rests() -> None:
 
 def test_looks_that_are_far_apart_say_nothing() -> None:
     """The first replay after a while is not held back for what was before it."""
-    machine = Machine()
-    machine.waits = 3 * CROWDED
+    machine = Machine(others=1.0)
     machine.replay(1)
+    assert machine.restraint.rate < math.inf
     machine.now += STALE_SECONDS + LOOK_SECONDS
     machine.restraint(PIECE)
     assert machine.restraint.rate == math.inf
@@ -95,7 +141,7 @@ def test_looks_that_are_far_apart_say_nothing() -> None:
 def test_one_rest_has_an_end_however_many_replays_there_are() -> None:
     """Each calls once, and all rest at the same time."""
     rests: list[float] = []
-    crowd = Restraint(lambda: 1.0, lambda: (0.0, 0.0), rests.append)
+    crowd = Restraint([None], lambda: 1.0, lambda: NOTHING, rest=rests.append)
     crowd(PIECE)
     crowd.rate = LEAST_BYTES
     for _ in range(10_000):
@@ -106,38 +152,53 @@ def test_one_rest_has_an_end_however_many_replays_there_are() -> None:
 
 def test_a_rate_stays_between_its_bounds() -> None:
     """Of which the upper one is none."""
-    assert changed(math.inf, 0.0, 100.0) == LEAST_BYTES
-    assert changed(LEAST_BYTES, 0.0, 100.0) == LEAST_BYTES
-    assert changed(FREE_BYTES - 1, 0.0, 0.0) == math.inf
-    assert changed(2 * LEAST_BYTES, 0.0, AIM) == 2 * LEAST_BYTES
-    assert changed(2 * LEAST_BYTES, 0.0, 1.5 * AIM) < 2 * LEAST_BYTES < changed(2 * LEAST_BYTES, 0.0, 0.5 * AIM)
+    assert changed(math.inf, AIM, AIM) == math.inf
+    assert changed(math.inf, 1.0, AIM) == changed(LEAST_BYTES, 1.0, AIM) == LEAST_BYTES
+    assert changed(FREE_BYTES - 1, 0.0, AIM) == math.inf
+    assert changed(2 * LEAST_BYTES, 0.0, AIM) == 2 * LEAST_BYTES * (1 + ROOMY_STEP)
+    assert changed(2 * LEAST_BYTES, ROOMY * AIM, AIM) == pytest.approx(2 * LEAST_BYTES * (1 + MOST_STEP))
+    assert changed(2 * LEAST_BYTES, AIM, AIM) == 2 * LEAST_BYTES
+    assert changed(9 * LEAST_BYTES, 1.0, 0.4) == 4.5 * LEAST_BYTES
 
 
-def test_all_workers_look_at_what_all_of_them_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that waits little holds back with one that waits long; what was said a while ago does not count."""
-    monkeypatch.setattr(restraint, "BOARD", mmap.mmap(-1, mmap.PAGESIZE))
-    child = os.fork()
-    if child == 0:  # pragma: no cover
-        all_wait(100.0, 1.0, 3.0)
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert all_wait(100.5, 1.0, 0.0) == 1.5
-    assert all_wait(100.0 + STALE_SECONDS, 1.0, 0.0) == 0.0
+def test_of_many_processors_a_larger_share_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but one and a bit; where there is but one, less than half of it."""
+    shares = []
+    for count in (1, 2, 8):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, count=count: set(range(count)))
+        shares.append(aim())
+    assert shares == [LEAST_AIM, 1 - ROOM_PROCESSORS / 2, 1 - ROOM_PROCESSORS / 8]
 
 
-def test_nothing_said_is_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where the machine does not say."""
-    monkeypatch.setattr(restraint, "BOARD", mmap.mmap(-1, mmap.PAGESIZE))
-    monkeypatch.setattr(restraint, "SCHEDSTAT", SCHEDSTAT.with_name("no such file"))
-    assert processor_seconds() == (0.0, 0.0)
-    assert all_wait(1.0, 0.0, 0.0) == 0.0
-    assert TOLD.size * restraint.PLACES <= mmap.PAGESIZE
+def test_who_gives_way_needs_nothing_and_other_processors_do_not_count(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of the fields user, system, irq, softirq and steal are needs; guests are in user already."""
+    (tmp_path / "stat").write_text(
+        "cpu  0 0 0 0 0 0 0 0 0 0\ncpu0 1 20 300 4000 50000 600000 7000000 80000000 9 9\n"
+        "cpu1 9 9 9 9 9 9 9 9 9 9\ncpu10 1 0 0 0 0 0 0 0 0 0\nintr 5 cpu0\n"
+    )
+    monkeypatch.setattr(restraint, "STAT", tmp_path / "stat")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 10})
+    assert spent() == Spent(87_600_302, 87_654_322)
 
 
-@pytest.mark.skipif(not SCHEDSTAT.exists(), reason="this kernel says nothing of its scheduling")
-def test_the_scheduler_says_for_how_long_the_process_ran() -> None:
-    """In seconds."""
-    began, (ran, _) = time.monotonic(), processor_seconds()
-    while processor_seconds()[0] == ran:
+@pytest.mark.parametrize("text", [None, "", "nonsense", "cpu0 1 2 x 4 5 6 7 8\n", "cpu0 1\n"])
+def test_where_nothing_is_said_nothing_is_held_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None
+) -> None:
+    """No such file, or none that is understood."""
+    if text is not None:
+        (tmp_path / "stat").write_text(text)
+    monkeypatch.setattr(restraint, "STAT", tmp_path / "stat")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    assert spent() == NOTHING
+
+
+@pytest.mark.skipif(not STAT.exists(), reason="this kernel says nothing of its processors")
+def test_the_kernel_says_what_its_processors_did() -> None:
+    """All of them at least what this process did meanwhile."""
+    began, before = time.monotonic(), spent()
+    while spent().busy <= before.busy:
         assert time.monotonic() < began + PATIENCE_SECONDS
-    assert 0 < processor_seconds()[0] - ran <= time.monotonic() - began + 0.1
+    assert 0 < Spent(spent().busy - before.busy, spent().all - before.all).share <= 1.05

@@ -24,6 +24,7 @@ from chronoverse.web.fairness import ARRIVING_SECONDS, Sparingly, let_others
 from chronoverse.web.fastpath import FastPath
 from chronoverse.web.journal import redact
 from chronoverse.web.outlet import Outlets
+from chronoverse.web.presence import Presence
 from chronoverse.web.rates import Rates
 from chronoverse.web.restraint import Restraint
 from chronoverse.web.schemas import IdentifierConverter
@@ -51,7 +52,7 @@ def services(settings: Settings) -> Services:
     )
     objects = objects_at(settings.archive_place) if settings.archive_place else None
     archive = Archive(objects, store.archived) if objects else NoArchive()
-    pieces = Pieces(store, archive, pause=let_others, rest=Restraint())
+    pieces = Pieces(store, archive, pause=let_others, rest=Restraint(presence := Presence()))
     tail = Tail(store, lease_seconds=settings.lease_seconds, redacted=pieces.forget)
     metrics.WORKERS.set(1)
     metrics.STREAMS_LIMIT.set(settings.max_streams)
@@ -68,6 +69,7 @@ def services(settings: Settings) -> Services:
         outlets=Outlets(Worker(tail, settings.heartbeat_seconds, time.monotonic)),
         arrivals=Turns(ARRIVAL_SECONDS, AtCapacity, Sparingly(ARRIVING_SECONDS)),
         hold=hold,
+        presence=presence,
         rates=Rates(settings.max_publish_rate_per_token),
         traces=Traces(redact) if settings.traces else None,
     )

@@ -27,6 +27,7 @@ from chronoverse.web.ended import Ended
 from chronoverse.web.fairness import let_others, when_idle
 from chronoverse.web.identity import request_id
 from chronoverse.web.outlet import Outlets
+from chronoverse.web.presence import Presence
 from chronoverse.web.problems import problem
 from chronoverse.web.rates import Rates
 from chronoverse.web.schemas import Blueprint
@@ -77,6 +78,8 @@ class Services:
     rounds: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, let_others))
     #: How fast runners publish.
     rates: Rates = field(default_factory=Rates)
+    #: Whether anybody watches something live, here or in another worker.
+    presence: Presence = field(default_factory=Presence)
     proxies: Proxies = field(default_factory=Proxies)
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic

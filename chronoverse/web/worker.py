@@ -16,6 +16,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from chronoverse import metrics
 from chronoverse.web.connection import half_close
 from chronoverse.web.refusals import check_host, refuse
+from chronoverse.web.services import Services
 
 #: Seconds between looks whether it was told to go, and whether the last request has ended. A look takes 20 µs.
 LOOK_SECONDS: Final = 0.1
@@ -88,8 +89,7 @@ class Worker(GeventWorker):
         services.outlets.answer = ALREADY_HANDLED
         servers = [self._serve(listener) for listener in self.sockets]
         while self.alive:
-            self.notify()
-            gevent.sleep(LOOK_SECONDS)
+            self._beat(services)
         for server in servers:
             server.close()
         for sock in self._idle:
@@ -97,11 +97,17 @@ class Worker(GeventWorker):
             half_close(sock)
         deadline = time.monotonic() + services.settings.drain_seconds + LINGER_SECONDS
         while time.monotonic() < deadline and (services.outlets.open or any(len(each.pool) for each in servers)):
-            self.notify()
-            gevent.sleep(LOOK_SECONDS)
+            self._beat(services)
         services.tail.tell()
         if services.traces:
             services.traces.close()
+
+    def _beat(self, services: Services) -> None:
+        """Tells the master and the other workers what is due, and lets some time pass."""
+        self.notify()
+        if services.tail.watched:
+            services.presence.tell()
+        gevent.sleep(LOOK_SECONDS)
 
     def _serve(self, listener: Any) -> StreamServer:
         listener.setblocking(True)
