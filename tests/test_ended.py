@@ -62,6 +62,21 @@ def test_what_is_not_what_it_was_is_forgotten() -> None:
     shelf.ended.forget(REF)
 
 
+def test_who_was_looking_when_it_was_forgotten_remembers_nothing() -> None:
+    """What that look found may be gone."""
+    shelf = Shelf(DONE)
+    look = shelf.look
+
+    def deleted_meanwhile(ref: JobRef) -> Job | None:
+        found = look(ref)
+        shelf.ended.forget(ref)
+        return found
+
+    shelf.ended._fresh = deleted_meanwhile  # type: ignore[misc]
+    assert shelf.ended.look(REF) == DONE
+    assert shelf.ended.known(REF) is None
+
+
 def test_a_look_that_fails_changes_nothing() -> None:
     """Whoever knew the job knows it still."""
     shelf = Shelf(DONE)

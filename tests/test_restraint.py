@@ -8,6 +8,7 @@ import pytest
 
 from chronoverse.web import restraint
 from chronoverse.web.restraint import (
+    CROWDED,
     FEW_REPLAYS,
     FREE_BYTES,
     LEAST_AIM,
@@ -19,7 +20,6 @@ from chronoverse.web.restraint import (
     ROOM_PROCESSORS,
     ROOMY,
     ROOMY_STEP,
-    STALE_SECONDS,
     STAT,
     Restraint,
     Spent,
@@ -129,13 +129,33 @@ def test_when_nobody_watches_any_more_nobody_rests() -> None:
 
 
 def test_looks_that_are_far_apart_say_nothing() -> None:
-    """The first replay after a while is not held back for what was before it."""
+    """Those who replay after a while are not held back for what was before it."""
     machine = Machine(others=1.0)
     machine.replay(1)
     assert machine.restraint.rate < math.inf
-    machine.now += STALE_SECONDS + LOOK_SECONDS
+    machine.now += 600
     machine.restraint(PIECE)
     assert machine.restraint.rate == math.inf
+    machine.busy += 2 * (machine.now - 100)
+    machine.others = 0.0
+    machine.rests.clear()
+    machine.replay(3)
+    assert not machine.rests
+
+
+def test_one_look_that_fails_lets_all_go_on() -> None:
+    """And nothing is made up of what was before it."""
+    machine = Machine(others=1.0)
+    machine.replay(3)
+    machine.restraint._processors = lambda: NOTHING  # type: ignore[misc]
+    machine.replay(REST_SECONDS + LOOK_SECONDS)
+    assert machine.restraint.rate == math.inf
+    machine.restraint._processors = machine.processors  # type: ignore[misc]
+    machine.busy += 2 * (machine.now - 100)
+    machine.others = 0.0
+    machine.rests.clear()
+    machine.replay(3)
+    assert not machine.rests
 
 
 def test_one_rest_has_an_end_however_many_replays_there_are() -> None:
@@ -152,13 +172,13 @@ def test_one_rest_has_an_end_however_many_replays_there_are() -> None:
 
 def test_a_rate_stays_between_its_bounds() -> None:
     """Of which the upper one is none."""
-    assert changed(math.inf, AIM, AIM) == math.inf
-    assert changed(math.inf, 1.0, AIM) == changed(LEAST_BYTES, 1.0, AIM) == LEAST_BYTES
-    assert changed(FREE_BYTES - 1, 0.0, AIM) == math.inf
-    assert changed(2 * LEAST_BYTES, 0.0, AIM) == 2 * LEAST_BYTES * (1 + ROOMY_STEP)
-    assert changed(2 * LEAST_BYTES, ROOMY * AIM, AIM) == pytest.approx(2 * LEAST_BYTES * (1 + MOST_STEP))
-    assert changed(2 * LEAST_BYTES, AIM, AIM) == 2 * LEAST_BYTES
-    assert changed(9 * LEAST_BYTES, 1.0, 0.4) == 4.5 * LEAST_BYTES
+    assert changed(math.inf, 1.0, CROWDED * AIM, AIM) == changed(math.inf, CROWDED * AIM, 1.0, AIM) == math.inf
+    assert changed(math.inf, 1.0, 1.0, AIM) == changed(LEAST_BYTES, 1.0, 1.0, AIM) == LEAST_BYTES
+    assert changed(FREE_BYTES - 1, 0.0, 0.0, AIM) == math.inf
+    assert changed(2 * LEAST_BYTES, 0.0, 0.0, AIM) == 2 * LEAST_BYTES * (1 + ROOMY_STEP)
+    assert changed(2 * LEAST_BYTES, 0.0, ROOMY * AIM, AIM) == pytest.approx(2 * LEAST_BYTES * (1 + MOST_STEP))
+    assert changed(2 * LEAST_BYTES, AIM, 0.0, AIM) == changed(2 * LEAST_BYTES, 0.0, AIM, AIM) == 2 * LEAST_BYTES
+    assert changed(9 * LEAST_BYTES, 1.0, 0.0, 0.4) == 4.5 * LEAST_BYTES
 
 
 def test_of_many_processors_a_larger_share_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:

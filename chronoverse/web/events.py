@@ -59,7 +59,7 @@ def blueprint(services: Services) -> Blueprint:
         ref, asking = JobRef(workflow_id, job_id), guest(services)
         if request.method != "HEAD":
             services.streams.check(asking)
-        job = services.known(ref) or services.ended.look(ref)
+        job = services.tail.known(ref) or services.ended.look(ref)
         if job is None and not wait:
             raise JobNotFound("no such job")
         if last_event_id is not None and job and job.end and last_event_id >= job.end.sequence_num:

@@ -64,7 +64,7 @@ class FastPath:
         except AtCapacity as error:
             environ[TURN] = error
             return None
-        job = services.known(ref)
+        job = services.tail.known(ref) or services.ended.known(ref)
         if job is None or (job.end and after is not None and after >= job.end.sequence_num):
             return None
         try:

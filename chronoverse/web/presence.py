@@ -1,4 +1,7 @@
-"""Whether anybody watches something live, in this worker or beside it."""
+"""Whether anybody watches a job that goes on, in this worker or beside it.
+
+Only our own worker class tells; where gunicorn has another, nobody seems to.
+"""
 
 import mmap
 import os
@@ -25,7 +28,7 @@ class Presence:
         self._board = board
 
     def tell(self) -> None:
-        """Somebody watches something live here."""
+        """Somebody watches a job here that goes on, or one that is awaited."""
         _TOLD.pack_into(self._board, os.getpid() % _PLACES * _TOLD.size, self._clock())
 
     def __bool__(self) -> bool:

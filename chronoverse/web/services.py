@@ -84,10 +84,6 @@ class Services:
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
 
-    def known(self, ref: JobRef) -> Job | None:
-        """The job as somebody has just seen it: it is watched here, or it had ended. None if nobody has."""
-        return self.tail.known(ref) or self.ended.known(ref)
-
     def forget(self, ref: JobRef) -> None:
         """Lets go what was read of a job that is not what it was."""
         self.pieces.forget(ref)

@@ -99,3 +99,8 @@ def test_the_command_says_when_it_is_ready_reloads_and_goes(unit: dict[str, str]
         finally:
             process.kill()
             process.wait()
+
+
+def test_workers_see_what_the_processors_do(unit: dict[str, str]) -> None:
+    """Or replays would never hold back."""
+    assert unit["ProcSubset"] == "all"
