@@ -79,6 +79,9 @@ DELIVERY_DELAY = Histogram(
     buckets=DELAY_BUCKETS,
 )
 REPLAY_READS = Counter("chronoverse_replay_reads", "Reads of the store made for one viewer alone.")
+REPLAY_RESTS = Counter(
+    "chronoverse_replay_rest_seconds", "For which replays rested to leave room for others, summed over all replays."
+)
 VIEWERS_BEHIND = Gauge(
     "chronoverse_viewers_behind", "Viewers of live jobs who read for themselves now.", multiprocess_mode="livesum"
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from chronoverse import metrics
 from chronoverse.web import restraint
 from chronoverse.web.restraint import (
     CROWDED,
@@ -89,6 +90,15 @@ def test_nobody_rests_for_nobody_and_few_never_do(machine: Machine) -> None:
     """However busy the processors are."""
     machine.replay(3)
     assert not machine.rests
+
+
+def test_the_metrics_are_told_for_how_long_replays_rested(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it but what was since the last look."""
+    told: list[float] = []
+    monkeypatch.setattr(metrics.REPLAY_RESTS, "inc", told.append)
+    machine = Machine(others=1.0)
+    machine.replay(5)
+    assert 0 < sum(machine.rests) - sum(told) < 2 * LOOK_SECONDS
 
 
 def test_on_a_crowded_machine_replays_have_the_least_that_they_always_have() -> None:

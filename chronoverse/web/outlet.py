@@ -186,7 +186,9 @@ class Outlet:
                 self._again = False
                 frames = viewer.poll()
                 if frames:
-                    self._send(self._outlets.chunk(frames))
+                    # One name, or both would be held for as long as the socket is full.
+                    frames = self._outlets.chunk(frames)
+                    self._send(frames)
                 elif frames is None and not viewer.done and not self._again:
                     if self._left:
                         break

@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 
 import gevent
 
+from chronoverse import metrics
+
 #: What Linux says of its processors: the time that each spent on what, in hundredths of a second. Elsewhere there is no
 #: such file, and nothing is held back. https://docs.kernel.org/filesystems/proc.html, section 1.8
 STAT: Final = Path("/proc/stat")
@@ -123,6 +125,8 @@ class Restraint:
         self._looked_at = -math.inf
         #: By now, and of that what counts.
         self._spent = self._lately = NOTHING
+        #: Seconds of rest that the metrics have not been told of.
+        self._rested = 0.0
         #: When all is written that was asked for, at this rate.
         self._until = 0.0
 
@@ -136,11 +140,14 @@ class Restraint:
             return
         self._until = min(max(self._until, now - ARREARS_SECONDS) + size / self.rate, now + REST_SECONDS)
         if (seconds := self._until - now) >= LEAST_REST_SECONDS:
+            self._rested += seconds
             self._rest(seconds)
 
     def _look(self, now: float) -> None:
         fresh = now - self._looked_at > STALE_SECONDS
         before, self._spent, self._looked_at = self._spent, self._processors(), now
+        metrics.REPLAY_RESTS.inc(self._rested)
+        self._rested = 0.0
         few, self._replays = len(self._replays) < FEW_REPLAYS, set()
         if fresh or NOTHING in (before, self._spent):
             # All that has been spent since the last look, or since the machine was started, says nothing of now.

@@ -1,5 +1,6 @@
 """Two nodes behind a real nginx with the configuration that we ship, over TLS, in HTTP/1.1 and HTTP/2."""
 
+import secrets
 import signal
 import subprocess
 import time
@@ -106,7 +107,7 @@ def test_lines_arrive_one_by_one_and_the_end_ends_the_response(
     stream: Callable[..., Curl], embedded_store: Store, version: str
 ) -> None:
     """Nothing is buffered on the way: each line is there well before the next one is written."""
-    name = f"live{version}"
+    name = f"live{version}-{secrets.token_hex(4)}"
     attempt = embedded_store.open(JobRef("nginx", name), "token")
     curl = stream(name, version)
     curl.wait_for(b"event: job")
