@@ -1,5 +1,6 @@
 """A look at an ended job is good for a moment, and at no other."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -19,10 +20,13 @@ class Shelf:
     def __init__(self, *jobs: Job) -> None:
         self.jobs = {job.ref: job for job in jobs}
         self.now, self.looks = 100.0, 0
+        #: Called while somebody looks.
+        self.meanwhile: Callable[[], object] = bool
         self.ended = Ended(self.look, lambda: self.now)
 
     def look(self, ref: JobRef) -> Job | None:
         self.looks += 1
+        self.meanwhile()
         return self.jobs.get(ref)
 
 
@@ -65,14 +69,8 @@ def test_what_is_not_what_it_was_is_forgotten() -> None:
 def test_who_was_looking_when_it_was_forgotten_remembers_nothing() -> None:
     """What that look found may be gone."""
     shelf = Shelf(DONE)
-    look = shelf.look
+    shelf.meanwhile = lambda: shelf.ended.forget(REF)
 
-    def deleted_meanwhile(ref: JobRef) -> Job | None:
-        found = look(ref)
-        shelf.ended.forget(ref)
-        return found
-
-    shelf.ended._fresh = deleted_meanwhile  # type: ignore[misc]
     assert shelf.ended.look(REF) == DONE
     assert shelf.ended.known(REF) is None
 
@@ -82,10 +80,10 @@ def test_a_look_that_fails_changes_nothing() -> None:
     shelf = Shelf(DONE)
     shelf.ended.look(REF)
 
-    def fails(ref: JobRef) -> Job | None:
+    def away() -> None:
         raise StoreUnavailable("away")
 
-    shelf.ended._fresh = fails  # type: ignore[misc]
+    shelf.meanwhile = away
     with pytest.raises(StoreUnavailable):
         shelf.ended.look(REF)
     assert shelf.ended.known(REF) == DONE

@@ -48,17 +48,17 @@ class Machine:
         self.rests: list[float] = []
         self.replays = [object() for _ in range(replays)]
         self.calls = 0
-        self.restraint = Restraint(
-            self.live,
-            lambda: self.now,
-            self.processors,
-            lambda: AIM,
-            self.rest,
-            self.who,
-        )
+        self.hidden = False
+        self.restraint = Restraint(self.live, lambda: self.now, self.processors, lambda: AIM, self.rest, self.who)
 
     def processors(self) -> Spent:
-        return Spent(self.busy + self.others * 2 * (self.now - 100), 2 * self.now)
+        """Two processors' seconds, unless they are hidden."""
+        return NOTHING if self.hidden else Spent(self.busy + self.others * 2 * (self.now - 100), 2 * self.now)
+
+    def calm(self) -> None:
+        """Others need nothing from now on; what they have had, they have had."""
+        self.busy += self.others * 2 * (self.now - 100)
+        self.others = 0.0
 
     def who(self) -> object:
         return self.replays[self.calls % len(self.replays)]
@@ -119,8 +119,7 @@ def test_when_there_is_room_again_nobody_rests() -> None:
     """Within seconds: what others needed until now is known to them."""
     machine = Machine(others=1.0)
     machine.replay(5)
-    machine.busy += 2 * (machine.now - 100)
-    machine.others = 0.0
+    machine.calm()
     machine.replay(8)
     machine.rests.clear()
     machine.replay(1)
@@ -146,8 +145,7 @@ def test_looks_that_are_far_apart_say_nothing() -> None:
     machine.now += 600
     machine.restraint(PIECE)
     assert machine.restraint.rate == math.inf
-    machine.busy += 2 * (machine.now - 100)
-    machine.others = 0.0
+    machine.calm()
     machine.rests.clear()
     machine.replay(3)
     assert not machine.rests
@@ -157,12 +155,11 @@ def test_one_look_that_fails_lets_all_go_on() -> None:
     """And nothing is made up of what was before it."""
     machine = Machine(others=1.0)
     machine.replay(3)
-    machine.restraint._processors = lambda: NOTHING  # type: ignore[misc]
+    machine.hidden = True
     machine.replay(REST_SECONDS + LOOK_SECONDS)
     assert machine.restraint.rate == math.inf
-    machine.restraint._processors = machine.processors  # type: ignore[misc]
-    machine.busy += 2 * (machine.now - 100)
-    machine.others = 0.0
+    machine.hidden = False
+    machine.calm()
     machine.rests.clear()
     machine.replay(3)
     assert not machine.rests

@@ -51,7 +51,7 @@ class Got(NamedTuple):
     received: Any
 
 
-def crowd(door: Door, request: bytes, count: int, got: "Got", stop: Any, contend: bool) -> None:
+def crowd(door: Door, request: bytes, count: int, got: Got, stop: Any, contend: bool) -> None:
     """``count`` viewers that read as fast as they can."""
     if not contend:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

@@ -66,6 +66,18 @@ def answer(service: Service, job: Foreign) -> Callable[..., bytes]:
     return answer
 
 
+@pytest.fixture
+def ways(service: Service, answer: Callable[..., bytes]) -> Callable[..., tuple[bytes, bytes]]:
+    """What the short way leads to, and the long one."""
+
+    def ways(query: str, lines: list[str], until: bytes) -> tuple[bytes, bytes]:
+        queries = ["&".join(filter(None, [query, way])) for way in (SHORT, LONG)]
+        short, long = (answer(each, service.token(), until, *lines) for each in queries)
+        return short, long
+
+    return ways
+
+
 @pytest.mark.parametrize(
     ("query", "lines", "until"),
     [
@@ -90,12 +102,10 @@ def answer(service: Service, job: Foreign) -> Callable[..., bytes]:
 )
 @pytest.mark.usefixtures("watched")
 def test_both_ways_lead_to_the_same(
-    service: Service, answer: Callable[..., bytes], query: str, lines: list[str], until: bytes
+    ways: Callable[..., tuple[bytes, bytes]], query: str, lines: list[str], until: bytes
 ) -> None:
     """Wherever the stream starts, and whatever is refused."""
-    short, long = (
-        answer("&".join(filter(None, [query, way])), service.token(), until, *lines) for way in (SHORT, LONG)
-    )
+    short, long = ways(query, lines, until)
 
     assert short == long
 
@@ -116,12 +126,10 @@ def test_both_ways_lead_to_the_same(
 )
 @pytest.mark.usefixtures("ended")
 def test_both_ways_lead_to_the_same_when_the_job_has_ended(
-    service: Service, answer: Callable[..., bytes], query: str, lines: list[str], until: bytes
+    ways: Callable[..., tuple[bytes, bytes]], query: str, lines: list[str], until: bytes
 ) -> None:
     """To its end, or to nothing where all of it is known already."""
-    short, long = (
-        answer("&".join(filter(None, [query, way])), service.token(), until, *lines) for way in (SHORT, LONG)
-    )
+    short, long = ways(query, lines, until)
 
     assert short == long
     assert short.startswith(b"HTTP/1.1 204 " if lines == ["Last-Event-ID: 11"] else b"HTTP/1.1 200 ")
