@@ -38,7 +38,7 @@ class Draining(AtCapacity):
 
 
 class ShareUsed(ChronoverseError):
-    """Raised when one token or one address already has as many streams as it may. Worth a retry later."""
+    """Raised when one token or one address already has all that it may have at a time. Worth a retry later."""
 
 
 class EmbeddedError(ChronoverseError):

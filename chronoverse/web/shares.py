@@ -1,0 +1,61 @@
+"""A limited amount of something, such as bytes of memory, shared so that no subject can take all of it."""
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+from chronoverse.errors import AtCapacity, ShareUsed
+
+
+class Shares:
+    """Up to ``total`` of one resource. No subject may hold more than what is still free.
+
+    A subject that is alone can hold half of ``total``, a second one half of the rest, and so on: there is always room
+    for a newcomer's small request. This is the dynamic threshold of Choudhury and Hahne (*Dynamic queue length
+    thresholds for shared-memory packet switches*, 1998) with a factor of one. ``what`` names the resource in errors,
+    for example "request bodies".
+    """
+
+    def __init__(self, total: int, what: str) -> None:
+        self._total = total
+        self._what = what
+        self._held: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @property
+    def held(self) -> int:
+        """How much all subjects hold."""
+        return self._held.total()
+
+    @contextlib.contextmanager
+    def hold(self, subject: str, amount: int) -> Iterator[None]:
+        """Takes ``amount`` for the length of the block. Raises as :meth:`take` does."""
+        self.take(subject, amount)
+        try:
+            yield
+        finally:
+            self.give_back(subject, amount)
+
+    def take(self, subject: str, amount: int) -> None:
+        """Takes ``amount`` for ``subject``.
+
+        Raises:
+            AtCapacity: when other subjects hold so much that ``amount`` does not fit.
+            ShareUsed: when ``subject`` itself holds too much of it.
+        """
+        with self._lock:
+            mine = self._held[subject]
+            free = self._total - self._held.total()
+            if mine + amount > free - amount:
+                if mine == 0:
+                    raise AtCapacity(f"others use all that this worker has for {self._what}")
+                raise ShareUsed(f"this token uses all that it may have at a time for {self._what}")
+            self._held[subject] = mine + amount
+
+    def give_back(self, subject: str, amount: int) -> None:
+        """Gives back what :meth:`take` has taken, or a part of it."""
+        with self._lock:
+            self._held[subject] -= amount
+            if not self._held[subject]:
+                del self._held[subject]
