@@ -17,7 +17,7 @@ from typing import Any
 
 import gevent
 
-from chronoverse import embedded
+from chronoverse import embedded, listeners
 from chronoverse.banner import banner, command
 from chronoverse.companion import Companion
 from chronoverse.errors import EmbeddedError
@@ -72,8 +72,10 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Says where it serves, and to a person what to type next; on the embedded default an archiver runs beside us."""
+    """Records where it serves, and tells a person what to type next; on the embedded default an archiver runs beside."""
     address = str(server.LISTENERS[0])
+    if _settings.has_local_secret:
+        server.chronoverse_listeners = [listeners.record(_settings.data_dir, each.sock) for each in server.LISTENERS]
     if _settings.log_format == "json":
         server.log.info("chronoverse serves at %s", address)
     else:
@@ -138,6 +140,9 @@ def on_exit(server: Any) -> None:
     """Leaves nothing behind, but in a directory that the operator has named."""
     if archiver := getattr(server, "chronoverse_archiver", None):
         archiver.stop()
+    if not server.reexec_pid:  # a master that has taken our place (SIGUSR2) has our sockets, and their files
+        for path in filter(None, getattr(server, "chronoverse_listeners", ())):
+            path.unlink(missing_ok=True)
     directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
     if directory.name.startswith(MADE):
         shutil.rmtree(directory, ignore_errors=True)

@@ -21,7 +21,7 @@ from chronoverse.joblog import JobRef, Status, parse_number
 from chronoverse.options import duration, identifier
 from chronoverse.parse import is_loopback, service_url
 from chronoverse.settings import Settings, child_environ
-from chronoverse.terminal import sanitize
+from chronoverse.terminal import plain
 
 if TYPE_CHECKING:
     from chronoverse.client import Client
@@ -52,8 +52,10 @@ EX_SOFTWARE: Final = 70
 BY_SIGINT: Final = 130
 BY_SIGPIPE: Final = 141
 
-#: Seconds for which a token made on the spot is good. Each connection gets a new one.
-_OWN_TOKEN_SECONDS: Final = 3_600
+#: Seconds for which a token made on the spot is good. Each connection gets a new one, so it need not last.
+_OWN_TOKEN_SECONDS: Final = 60
+#: The port of a URL that names none.
+_PORTS: Final = {"http": 80, "https": 443}
 #: Seconds that ``--wait`` takes at most: a day.
 _MAX_WAIT: Final = 86_400
 
@@ -146,16 +148,22 @@ def run(
     limits = runner.Limits(settings.max_line_bytes, room, settings.lease_seconds, deliver_seconds=deliver_timeout)
     with contextlib.ExitStack() as stack:
         return runner.run(
-            command, partial(_ledger, settings, server, stack), ref, limits=limits, masks=masks, pty=pty, through=server
+            command,
+            partial(_ledger, settings, server, stack, workflow),
+            ref,
+            limits=limits,
+            masks=masks,
+            pty=pty,
+            through=server,
         )
 
 
-def _ledger(settings: Settings, server: str | None, stack: contextlib.ExitStack) -> "Ledger":
-    """A runner's way to the store, by way of ``server`` if there is one, until ``stack`` ends."""
+def _ledger(settings: Settings, server: str | None, stack: contextlib.ExitStack, workflow: str) -> "Ledger":
+    """What a runner of ``workflow`` publishes to until ``stack`` ends: the store, or the service at ``server``."""
     if server is not None:
         from chronoverse.httpledger import HttpLedger
 
-        token = _bearer(settings, server, "run", "logs:write")
+        token = _bearer(settings, server, workflow, "run", "logs:write")
         through = HttpLedger(server, token, durable=settings.durability != "acked")
         stack.callback(through.close)
         return through
@@ -226,7 +234,7 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
         raise click.UsageError("--search excludes --follow and --tail")
     from chronoverse.printer import NOTHING_FOUND, Printer, exit_code, found, history
 
-    ref, client = JobRef(workflow, job), _client(Settings.from_env())
+    ref, client = JobRef(workflow, job), _client(Settings.from_env(), workflow)
     look = {name: options[name] for name in ("timestamps", "output", "raw")}
     printer = Printer(sys.stdout.buffer, note=partial(click.echo, err=True), say=_say, **look)
     start = {name: options[name] for name in ("offset", "tail", "stream")}
@@ -251,27 +259,41 @@ def jobs(workflow: str, status: str | None, output: str) -> None:
     """List the jobs of WORKFLOW, newest first."""
     from chronoverse.printer import jobs_table, json_text
 
-    with contextlib.closing(_client(Settings.from_env())) as client:
+    with contextlib.closing(_client(Settings.from_env(), workflow)) as client:
         listed = client.jobs(workflow, status)
         for text in map(json_text, listed) if output == "json" else jobs_table(listed):
             click.echo(text)
 
 
-def _client(settings: Settings) -> "Client":
-    """A client of the service; beside an embedded server it makes its own tokens, and needs no settings at all."""
+def _client(settings: Settings, workflow: str) -> "Client":
+    """A client that reads ``workflow``; beside an embedded server it makes its own tokens, and needs no settings."""
     from chronoverse.client import Client
 
-    return Client(settings.url, _bearer(settings, settings.url, "logs", "logs:read"))
+    return Client(settings.url, _bearer(settings, settings.url, workflow, "logs", "logs:read"))
 
 
-def _bearer(settings: Settings, url: str, subject: str, scope: str) -> str | Callable[[], str] | None:
-    """What is shown to the service at ``url``: the token that was given, or beside an embedded server our own."""
-    if settings.token is not None or not (settings.has_local_secret and is_loopback(urlsplit(url).hostname)):
+def _bearer(
+    settings: Settings, url: str, workflow: str, subject: str, scope: str
+) -> str | Callable[[], str | None] | None:
+    """What is shown to the service at ``url``: the token that was given, or beside an embedded server our own.
+
+    Our own is for ``workflow`` only. It is made for each connection, and only when the service of our data directory
+    is what listens there: another user's program may listen on the port while the service does not.
+    """
+    host, port = urlsplit(url).hostname, urlsplit(url).port
+    if settings.token is not None or not (settings.has_local_secret and host and is_loopback(host)):
         return settings.token
     from chronoverse.auth import local_secret, mint
+    from chronoverse.listeners import is_service
 
     secret = local_secret(settings.data_dir)
-    return lambda: mint(secret, subject, [scope], ["*"], _OWN_TOKEN_SECONDS, time.time())
+
+    def make() -> str | None:
+        if not is_service(settings.data_dir, host, port or _PORTS[urlsplit(url).scheme]):
+            return None
+        return mint(secret, subject, [scope], [workflow], _OWN_TOKEN_SECONDS, time.time())
+
+    return make
 
 
 commands.add_command(upkeep.archive)
@@ -280,8 +302,8 @@ commands.add_command(upkeep.retention)
 
 
 def _say(text: str) -> None:
-    """To stderr, and marked as ours. Some of it is the service's, so no line of it may be more than text."""
-    click.echo("chronoverse: " + "\n".join(sanitize(line, colour=False) for line in text.split("\n")), err=True)
+    """To stderr, and marked as ours. Some of it is what the service has said."""
+    click.echo(f"chronoverse: {plain(text)}", err=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

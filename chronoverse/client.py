@@ -17,6 +17,7 @@ import orjson
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from chronoverse import sse
 from chronoverse.backoff import Effort, retry_after
 from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
 from chronoverse.follower import Follower, Item, Trouble
@@ -49,11 +50,15 @@ _FINAL: Final[Mapping[int, type[ChronoverseError]]] = {
 
 
 class _Again(Exception):
-    """An attempt that failed in a way worth repeating, ``after`` seconds at the earliest."""
+    """An attempt that failed in a way worth repeating, ``after`` seconds at the earliest.
 
-    def __init__(self, reason: str, after: float = 0) -> None:
+    ``at_once``: nothing is wrong, and waiting would only delay the next line.
+    """
+
+    def __init__(self, reason: str, after: float = 0, at_once: bool = False) -> None:
         super().__init__(reason)
         self.after = after
+        self.at_once = at_once
 
 
 class Found(NamedTuple):
@@ -69,7 +74,7 @@ class Found(NamedTuple):
 
 
 class Client:
-    """The service at ``url``. ``token`` may be a function, which makes one for each attempt.
+    """The service at ``url``. ``token`` may be a function, which makes one for each attempt; None sends none.
 
     ``clock`` is monotonic, in seconds; ``sleep`` waits between attempts at what is no stream. Every method raises
     :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound` or a plain :class:`ChronoverseError` for what no
@@ -79,7 +84,7 @@ class Client:
     def __init__(
         self,
         url: str,
-        token: str | Callable[[], str] | None = None,
+        token: str | Callable[[], str | None] | None = None,
         *,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
@@ -135,7 +140,7 @@ class Client:
             if effort.seconds_in_vain() > self._patience:
                 raise Unreachable(str(again)) from again
             first = DELAY_SECONDS if follower.retry_ms is None else follower.retry_ms / 1000
-            delay = effort.delay(first, again.after)
+            delay = 0.0 if again.at_once else effort.delay(first, again.after)
             if effort.vain:
                 yield Trouble(f"{again}; trying again in {delay:.1f} s")
             stop.wait(delay)
@@ -160,7 +165,8 @@ class Client:
                     effort.rewarded()  # a heartbeat: the service is well, there is just nothing to say
                 for item in follower.feed(chunk):
                     if isinstance(item, Trouble) and not follower.ended:
-                        raise _Again(item.reason)
+                        renewable = item.reason == sse.TOKEN_EXPIRED and callable(self._token)
+                        raise _Again(item.reason, at_once=renewable)
                     effort.rewarded()
                     yield item
         except (HTTPError, OSError) as error:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from chronoverse.errors import SpoolError
@@ -14,7 +15,7 @@ from chronoverse.spool import Spool
 
 def deliver(
     path: Path,
-    connect: Callable[[], Ledger],
+    connect: Callable[[str], Ledger],
     say: Callable[[str], None],
     *,
     lease_seconds: float = 30,
@@ -24,7 +25,8 @@ def deliver(
 ) -> bool:
     """Whether all of ``path`` is in the store, and ended; then the file is gone. Otherwise it stays as it is.
 
-    A runner that was killed could not say how its job ended: then the job counts as LOST.
+    ``connect`` gives the store of a workflow. A runner that was killed could not say how its job ended: then the job
+    counts as LOST.
     Raises :class:`SpoolError`, and what the store says to a job that cannot be gone on with: :class:`Held`,
     :class:`Closed` (it was declared LOST meanwhile, say), :class:`Tainted`, :class:`NotALog`.
     """
@@ -32,7 +34,7 @@ def deliver(
     try:
         job = JobRef(spool.state["workflow"], spool.state["job"])
         status, code = spool.state.get("ending") or (Status.LOST, None)
-        publisher = Publisher(connect, job, spool, say, lease_seconds=lease_seconds)
+        publisher = Publisher(partial(connect, job.workflow_id), job, spool, say, lease_seconds=lease_seconds)
     except (KeyError, TypeError, ValueError) as error:
         raise SpoolError(f"{path} does not say which job it belongs to") from error
     publisher.end(Ending(Status(status), code), iso_timestamp(clock()))

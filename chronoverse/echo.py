@@ -3,6 +3,8 @@
 import select
 from typing import BinaryIO, cast
 
+from chronoverse.terminal import plain
+
 
 def standard(descriptor: int) -> BinaryIO:
     """Our own stdout (1) or stderr (2), without Python's buffer between."""
@@ -28,8 +30,8 @@ class Echo:
             self._stream = None
 
     def say(self, text: str) -> None:
-        """A message of our own, told apart from the job's by its prefix."""
-        self(b"chronoverse: %b\n" % text.encode("utf-8", "replace"))
+        """A message of our own, told apart from the job's by its prefix. It may quote what the service has said."""
+        self(b"chronoverse: %b\n" % plain(text).encode("utf-8", "replace"))
 
     @staticmethod
     def _write(stream: BinaryIO, data: memoryview) -> int:

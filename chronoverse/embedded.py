@@ -114,7 +114,7 @@ def hold(data_dir: Path | str, binary: Path | str | None = None) -> Hold:
     chosen = None if binary is None else Path(binary).absolute()
     with _translated(directory), contextlib.ExitStack() as undo:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(directory / "holders", os.O_RDWR | os.O_CREAT, 0o600)
+        lock = _open_private(directory / "holders")
         undo.callback(os.close, lock)
         _join(lock, directory)
         address = _address(directory)
@@ -144,6 +144,17 @@ def _bundled() -> Path | None:
     folders = (spec and spec.submodule_search_locations) or ()
     found = (binary for folder in folders for binary in Path(folder).glob("_binaries/*/valkey-server"))
     return next((binary for binary in found if os.access(binary, os.X_OK)), None)
+
+
+def _open_private(path: Path) -> int:
+    """Opens a file that only this user may use, whatever the umask and the directory's mode allow.
+
+    Whoever can open a lock file, even for reading only, can hold its lock. A file of an earlier version may be open to
+    others, so its mode is set each time.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
 
 
 def _join(holders: int, data_dir: Path) -> None:
@@ -198,7 +209,10 @@ def _locked(descriptor: int, kind: int) -> bool:
 
 def _start_keeper_if_none(data_dir: Path, binary: Path | None, hopeless: bool) -> bool:
     """Hand a new keeper its lock, unless one has it. It is nobody's child, in its own session: Ctrl-C stays here."""
-    with open(data_dir / "keeper", "ab") as lock, open(data_dir / "server.log", "ab") as log:
+    with (
+        open(_open_private(data_dir / "keeper"), "ab") as lock,
+        open(_open_private(data_dir / "server.log"), "ab") as log,
+    ):
         if not _locked(lock.fileno(), fcntl.LOCK_EX):
             return False
         if hopeless:

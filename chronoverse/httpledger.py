@@ -84,7 +84,7 @@ class HttpLedger:
     def __init__(
         self,
         url: str,
-        token: str | Callable[[], str] | None = None,
+        token: str | Callable[[], str | None] | None = None,
         *,
         durable: bool = False,
         connect_seconds: float = CONNECT_SECONDS,

@@ -11,7 +11,7 @@ import click
 from chronoverse.client import Client, Found
 from chronoverse.follower import Item, JobState, Redacted, Trouble, name_gaps
 from chronoverse.joblog import Gap, JobRef, Line, Status
-from chronoverse.terminal import Rendering, gap_notice, redact_notice
+from chronoverse.terminal import Rendering, gap_notice, plain, redact_notice
 
 #: What following a job exits with when the job has no code of its own: 74 is EX_IOERR, 130 is what Ctrl-C leaves.
 CANCELED: Final = 130
@@ -154,7 +154,7 @@ def jobs_table(jobs: Iterable[dict[str, Any]]) -> Iterator[str]:
         if job["exit_code"] not in (None, 0):
             status += f" ({job['exit_code']})"
         started = str(job["started_at"] or job["created_at"] or "-")
-        yield f"{job['id']:<32} {status:<14} {started:<24} {job['lines']:>12}"
+        yield plain(f"{job['id']:<32} {status:<14} {started:<24} {job['lines']:>12}")
 
 
 def exit_code(state: JobState | dict[str, Any]) -> int:

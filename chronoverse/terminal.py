@@ -59,6 +59,14 @@ def sanitize(text: str, colour: bool) -> str:
     return clean + RESET if colour_is_on else clean
 
 
+def plain(text: str) -> str:
+    """``text`` of any number of lines without control sequences and colours: what a command may say of anything.
+
+    Every command's output goes through this, or through :class:`Rendering` where it is a log's lines.
+    """
+    return "\n".join(sanitize(line, colour=False) for line in text.split("\n"))
+
+
 def _visible(parameters: str) -> str:
     """SGR parameters without the one that hides text. The 8 of ``38;5;8`` is a grey, and stays."""
     given = parameters.split(";")
@@ -78,7 +86,7 @@ def gap_notice(gap: Gap) -> str:
     '--- lines 2-900 are gone (trimmed) ---'
     """
     which = f"line {gap.first} is" if gap.first == gap.last else f"lines {gap.first}-{gap.last} are"
-    return f"--- {which} gone ({sanitize(gap.reason, colour=False)}) ---"
+    return f"--- {which} gone ({plain(gap.reason)}) ---"
 
 
 def redact_notice(first: int, last: int) -> str:

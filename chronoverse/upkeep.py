@@ -16,6 +16,7 @@ import click
 from chronoverse import errors
 from chronoverse.options import duration, identifier
 from chronoverse.settings import Settings
+from chronoverse.terminal import plain
 
 if TYPE_CHECKING:
     from chronoverse.archive.objects import Objects
@@ -112,7 +113,7 @@ def _orphans(store: "Store", objects: "Objects", delete: bool) -> int:
     from chronoverse.retention import orphans
 
     for found in orphans(store, objects, time.time()):
-        click.echo(f"{found.stored.name}\t{found.stored.size}\t{found.why}")
+        click.echo(plain(f"{found.stored.name}\t{found.stored.size}\t{found.why}"))
         if delete:
             objects.delete(found.stored.name)
     return 0

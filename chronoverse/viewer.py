@@ -240,7 +240,7 @@ class Viewer:
     def _close_early(self, now: float) -> bytes:
         """The closing bytes when the stream must end before the log does, else none."""
         if now >= self._expires_at:
-            return self._finish("expired", sse.frame("error", b"token expired"))
+            return self._finish("expired", sse.frame("error", sse.TOKEN_EXPIRED.encode()))
         if now >= self._closes_at:
             return self._finish("drain" if self.sent_away else "age", sse.retry(self._retry_ms))
         return b""

@@ -12,7 +12,11 @@ PACKAGE: Final = Path(__file__).resolve().parents[1] / "chronoverse"
 #: Imports point strictly down this table. Each string is one rank: modules of the same rank do not know each other.
 LAYERS: Final = {
     "ground": ("errors metrics pacing sse turns",),
-    "values": ("archive joblog matcher redisurl", "archive.records parse period watchlist", "entries ledger settings"),
+    "values": (
+        "archive joblog matcher redisurl",
+        "archive.records parse period terminal watchlist",
+        "entries ledger settings",
+    ),
     "places lines rest": (
         "archive.index archive.kept archive.objects archive.packing",
         "archive.files archive.reading archive.rewriting archive.s3 archive.sieve",
@@ -25,8 +29,8 @@ LAYERS: Final = {
         "store",
     ),
     "reading and writing": (
-        "backoff carriage channel companion cutter echo follower foreground source",
-        "httpledger jwks masking pseudoterminal relay tally terminal workload",
+        "backoff carriage channel companion cutter echo follower foreground listeners source",
+        "httpledger jwks masking pseudoterminal relay tally workload",
         "auth client history hole observing records scribe sealing",
         "capture pieces redaction retention spoolfile tail",
         "archiver replay segment",

@@ -15,7 +15,7 @@ from typing import Final
 import orjson
 import pytest
 
-from chronoverse import sse
+from chronoverse import listeners, sse
 from chronoverse.auth import Verifier
 from chronoverse.cli import EXIT_CODES, main, serve_command
 from chronoverse.errors import SettingsError
@@ -93,13 +93,24 @@ def test_logs_prints_what_is_there(cli: Cli) -> None:
 
 
 def test_logs_needs_no_token_beside_an_embedded_server(cli: Cli, tmp_path: Path) -> None:
-    """The secret in the data directory is enough, and may only read."""
+    """The secret in the data directory is enough. The token may only read, this workflow only, and for a minute."""
     with history([line(1, "one")]) as service:
+        listeners.record(tmp_path, service.listener)
         cli("logs", "wf_1", "job_1", URL=service.url)
 
     verifier = Verifier.from_settings(Settings(data_dir=tmp_path))
     principal = verifier.verify(service.asked[0].headers["authorization"], time.time())
-    assert principal.scopes == {"logs:read"}
+    assert (principal.scopes, principal.workflows) == ({"logs:read"}, {"wf_1"})
+    assert principal.expires_at < time.time() + 61
+
+
+def test_logs_gives_no_token_to_another_listener(cli: Cli) -> None:
+    """Another user's program may listen on the port while the service of this data directory does not."""
+    with scripted(problem("401 Unauthorized", "a bearer token is needed")) as service:
+        done = cli("logs", "wf_1", "job_1", URL=service.url)
+
+    assert (done.returncode, done.stderr) == (77, "chronoverse: a bearer token is needed\n")
+    assert "authorization" not in service.asked[0].headers
 
 
 @pytest.mark.parametrize("settings", [{"JWT_SECRET": SECRET}, {"REDIS_URL": "redis://127.0.0.1:1"}])

@@ -461,3 +461,16 @@ def test_a_follower_reads_bytes_however_they_are_cut() -> None:
 
     assert items[:4] == [line(1), line(2), Gap(3, 4, "missing"), line(5)]
     assert follower.ended
+
+
+def test_an_expired_token_that_can_be_renewed_costs_no_pause() -> None:
+    """The next connection comes at once, and nobody is told: nothing is wrong."""
+    expired = stream(CONNECTED, frames(1, 1), sse.frame("error", sse.TOKEN_EXPIRED.encode()))
+    stop = Hurry()
+    with scripted(expired, stream(CONNECTED, frames(2, 2), OVER)) as service:
+        client = Client(service.url, lambda: "a.b.c")
+        items = list(client.follow(JOB, stop=stop))
+        client.close()
+
+    assert (numbers(items), stop.waits) == ([1, 2], [0.0])
+    assert not [item for item in items if isinstance(item, Trouble)]

@@ -77,7 +77,7 @@ def test_what_was_left_is_delivered_later(server: RedisServer, store: Store, tmp
     path = left_behind(server, store, tmp_path, room)
     server.start()
     said: list[str] = []
-    assert deliver(path, lambda: store, said.append)
+    assert deliver(path, lambda _: store, said.append)
     lines, end = read_log(server)
     assert [line["message"] for line in lines] == numbers(3000)
     assert end is not None
@@ -93,7 +93,7 @@ def test_after_the_lease_is_gone_it_is_a_new_attempt(
     path = left_behind(server, store, tmp_path, room)
     server.start()
     server.ask("DEL", key("lease"))
-    assert deliver(path, lambda: store, print)
+    assert deliver(path, lambda _: store, print)
     assert read_lines(server) == numbers(3000)
     assert server.ask("HGET", key("job"), "attempt") == b"2"
 
@@ -104,10 +104,10 @@ def test_a_store_that_is_still_away_leaves_the_file(
     """And the command is printed again."""
     path = left_behind(server, store, tmp_path, room)
     said: list[str] = []
-    assert not deliver(path, lambda: store, said.append, seconds=0.3)
+    assert not deliver(path, lambda _: store, said.append, seconds=0.3)
     assert said[-1] == f"deliver later with: chronoverse deliver {path}"
     server.start()
-    assert deliver(path, lambda: store, said.append)
+    assert deliver(path, lambda _: store, said.append)
     assert read_lines(server) == numbers(3000)
 
 
@@ -120,7 +120,7 @@ def test_a_job_that_was_declared_lost_stays_lost(server: RedisServer, store: Sto
     server.ask("DEL", key("lease"))
     said: list[str] = []
     with pytest.raises(Closed):
-        deliver(path, lambda: store, said.append)
+        deliver(path, lambda _: store, said.append)
     assert len(read_log(server)[0]) == 10
     assert said[-1] == f"they are kept in {path}"
     assert Spool.recover(path).end == 3000
@@ -135,7 +135,7 @@ def test_a_job_that_another_runner_holds_is_not_touched(
     server.ask("DEL", key("lease"))
     store.open(JOB, "another's")
     with pytest.raises(Held):
-        deliver(path, lambda: store, print)
+        deliver(path, lambda _: store, print)
     assert path.exists()
 
 
@@ -150,7 +150,7 @@ def test_lines_of_another_runner_between_are_not_written_over(
     store.append(taker, [Line(11, "2026-03-03T10:00:05.123Z", "the taker's", "stdout")])
     server.ask("DEL", key("lease"))
     with pytest.raises(Closed, match="another runner has written"):
-        deliver(path, lambda: store, print)
+        deliver(path, lambda _: store, print)
     assert read_lines(server) == [*numbers(10), "the taker's"]
     assert path.exists()
 
@@ -162,9 +162,9 @@ def test_a_delivery_that_was_complete_is_found_to_be(
     path = left_behind(server, store, tmp_path, room)
     server.start()
     content = path.read_bytes()
-    assert deliver(path, lambda: store, print)
+    assert deliver(path, lambda _: store, print)
     path.write_bytes(content)
-    assert deliver(path, lambda: store, print)
+    assert deliver(path, lambda _: store, print)
     assert read_lines(server) == numbers(3000)
     assert not path.exists()
 
@@ -172,7 +172,7 @@ def test_a_delivery_that_was_complete_is_found_to_be(
 def test_no_spool_file_is_refused(store: Store, tmp_path: Path) -> None:
     """Whether there is none, or something else."""
     with pytest.raises(SpoolError):
-        deliver(tmp_path / "none", lambda: store, print)
+        deliver(tmp_path / "none", lambda _: store, print)
 
 
 DRIVER = """
@@ -207,7 +207,7 @@ def killed(server: RedisServer, room: Room) -> Path:
 def test_a_runner_that_was_killed_leaves_its_lines(server: RedisServer, store: Store, room: Room) -> None:
     """How its job ended nobody knows, so that is LOST; its lines are not."""
     path = killed(server, room)
-    assert deliver(path, lambda: store, print)
+    assert deliver(path, lambda _: store, print)
     lines, end = read_log(server)
     assert [line["message"] for line in lines if line["stream"] == "stdout"] == numbers(3000)
     assert end is not None

@@ -18,6 +18,8 @@ import pytest
 import redis
 
 from chronoverse import embedded
+from chronoverse.archive.files import FileObjects
+from chronoverse.auth import local_secret
 from chronoverse.embedded import find_binary, hold
 from chronoverse.errors import EmbeddedError
 from tests.support.waiting import wait_until
@@ -458,3 +460,21 @@ def test_embedded_imports_no_redis_client() -> None:
     code = "import sys, chronoverse.embedded; print({'redis', 'valkey', 'flask'} & set(sys.modules))"
     with python(code) as process:
         assert read_line(process) == "set()"
+
+
+def test_what_is_made_in_an_open_directory_is_private(tmp_path: Path) -> None:
+    """Nobody else can read the data, or keep the server from starting by locking its files.
+
+    The directory is the user's own and keeps its mode, and an earlier version has left its lock files open to all.
+    """
+    tmp_path.chmod(0o755)
+    for name in ("holders", "keeper", "server.log"):
+        (tmp_path / name).touch(mode=0o644)
+
+    with hold(tmp_path):
+        FileObjects(tmp_path / "archive").put("wf_1/job_1/chunk", b"lines")
+        local_secret(tmp_path)
+        found = {path.relative_to(tmp_path).name: path.stat().st_mode & 0o077 for path in tmp_path.rglob("*")}
+
+    assert {"keeper", "holders", "server.log", "appendonlydir", "wf_1", "job_1", "chunk"} <= found.keys()
+    assert {name for name, mode in found.items() if mode} == set()

@@ -23,10 +23,11 @@ class FileObjects:
         """Writes a file beside it, has that on the disk, and renames it: the object is there whole or not at all."""
         path = self._directory / name
         with _translated():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_directory(path.parent)
             writing = path.with_name(f"{_WRITING}{secrets.token_hex(8)}")
             try:
-                with writing.open("xb") as file:
+                descriptor = os.open(writing, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                with open(descriptor, "wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
@@ -59,6 +60,17 @@ class FileObjects:
                     found = path.stat()
                     if path.is_file():
                         yield Stored(str(path.relative_to(self._directory)), found.st_size, found.st_mtime)
+
+    def _make_directory(self, directory: Path) -> None:
+        """Makes ``directory`` and those above it. Only this user may enter those that are below the archive's own.
+
+        ``mkdir(parents=True)`` would give the mode to the last one only.
+        """
+        if directory.is_dir():
+            return
+        if directory != self._directory:
+            self._make_directory(directory.parent)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _sync(self, directory: Path) -> None:
         """The entries of ``directory`` and those above it that may be new, safe on the disk."""

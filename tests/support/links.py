@@ -55,6 +55,8 @@ class Links:
 
     def __enter__(self) -> "Links":
         try:
+            # Both are parts of iproute2, but some distributions ship `ip` without `tc`.
+            _run("tc", "-V")
             _run(f"ip netns add {self.name}")
         except (OSError, subprocess.CalledProcessError) as error:
             missing = f"no network namespace can be made: {error}"

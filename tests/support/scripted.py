@@ -55,6 +55,11 @@ class Scripted:
         self._thread = threading.Thread(target=self._serve)
 
     @property
+    def listener(self) -> socket.socket:
+        """The socket that it listens at."""
+        return self._listener
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 

@@ -1,0 +1,81 @@
+"""Which addresses the service of a data directory listens at, so that its tokens are given to nobody else.
+
+Any user of a machine may listen on a loopback port while the service does not. The service therefore leaves a file
+for each of its listening sockets in ``<data_dir>/listeners``, named by its address. The file holds the socket's inode
+number. Linux lists the inode numbers of all listening sockets in ``/proc/net/tcp`` and ``/proc/net/tcp6``
+(https://www.kernel.org/doc/html/latest/networking/proc_net_tcp.html). While the number is listed there, the socket
+holds the address, and nobody else can listen at it. Other systems have no such list: there the file alone counts.
+"""
+
+import contextlib
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+#: Addresses at which a service is reached under every address of its family.
+_WILDCARDS: Final = ("0.0.0.0", "::")
+#: The state of a listening socket in the kernel's list.
+_LISTENING: Final = "0A"
+#: Seconds that a listener on this machine may take to accept a connection.
+CONNECT_SECONDS: Final = 1.0
+
+
+def record(data_dir: Path, listener: socket.socket) -> Path | None:
+    """Writes the file of ``listener`` and returns its path. A unix socket has none. Raises: OSError."""
+    if listener.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    host, port, *_ = listener.getsockname()
+    folder = data_dir / "listeners"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = _path(data_dir, host, port)
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="ascii") as file:
+        file.write(str(os.fstat(listener.fileno()).st_ino))
+    draft.rename(path)
+    return path
+
+
+def is_service(data_dir: Path, host: str, port: int) -> bool:
+    """Whether whoever connects to ``host`` and ``port`` on this machine reaches the service of ``data_dir``.
+
+    A name such as ``localhost`` can stand for several addresses. Nobody but the service may listen at any of them.
+    """
+    try:
+        found = {address[0] for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    except OSError:
+        return False
+    ours = {str(address) for address in found if _is_recorded(data_dir, str(address), port)}
+    return bool(ours) and not any(_is_listening(str(address), port) for address in found - ours)
+
+
+def _is_recorded(data_dir: Path, address: str, port: int) -> bool:
+    for name in (address, *_WILDCARDS):
+        with contextlib.suppress(OSError):
+            inode = _path(data_dir, name, port).read_text(encoding="ascii")
+            if sys.platform != "linux" or inode in _listening_inodes():
+                return True
+    return False
+
+
+def _listening_inodes() -> Iterator[str]:
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/net/{name}", encoding="ascii") as rows:
+            for row in rows:
+                columns = row.split()
+                if columns[3] == _LISTENING:
+                    yield columns[9]
+
+
+def _is_listening(address: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((address, port), CONNECT_SECONDS):
+        return True
+    return False
+
+
+def _path(data_dir: Path, host: str, port: int) -> Path:
+    return data_dir / "listeners" / f"{host}:{port}"
