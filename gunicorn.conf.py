@@ -72,7 +72,7 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Records where it serves, and tells a person what to type next; on the embedded default an archiver runs beside."""
+    """Records where it serves, and tells a person what to type next. Starts the archiver of an embedded server."""
     address = str(server.LISTENERS[0])
     if _settings.has_local_secret:
         server.chronoverse_listeners = [listeners.record(_settings.data_dir, each.sock) for each in server.LISTENERS]
