@@ -91,10 +91,13 @@ class Member:
 
 
 class Crowd:
-    """``count`` viewers of ``path`` at ``door``. ``headers`` are lines of a request, each with its CRLF."""
+    """``count`` viewers of ``path`` at ``door``. ``headers`` are lines of a request, each with its CRLF.
 
-    def __init__(self, door: Door, path: str, headers: str, count: int) -> None:
-        self.members = [Member() for _ in range(count)]
+    ``member`` makes each viewer.
+    """
+
+    def __init__(self, door: Door, path: str, headers: str, count: int, member: Callable[[], Member] = Member) -> None:
+        self.members = [member() for _ in range(count)]
         #: When each connection of those that came back was begun, on the monotonic clock.
         self.returns: list[float] = []
         #: Answers by status, and how their connections ended, by a word.

@@ -1,0 +1,399 @@
+"""All known attacks at once, from one read token and one write token of a workflow, beside another workflow's jobs.
+
+    python -m bench.hostile [--seconds 300] [--quiet 30] [--direct] [--contend] [--only NAME …]
+
+The service has two workers behind nginx with the configuration that we ship, unless ``--direct``. The workflow ``good``
+has three runners (two publish over HTTP, one to the store) and 50 viewers. Each viewer checks that every number comes
+once and in order, and measures how late each line is. At first nobody else uses the service, for ``--quiet`` seconds.
+Then the attackers work on the workflow ``evil`` for ``--seconds``. Their processes have the kernel's idle priority,
+because their computers would not be the service's, unless they are to ``--contend`` for the processors.
+
+Prints a report as JSON. Exits with 1 when the workflow ``good`` lost a line, when one of its jobs was declared lost, or
+when the report passes a bound of :data:`BOUNDS`.
+"""
+
+import argparse
+import contextlib
+import gzip
+import json
+import multiprocessing
+import os
+import resource
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import httpx
+import psutil
+
+from chronoverse.auth import mint
+from chronoverse.joblog import JobRef, Line, Status
+from chronoverse.store import Store
+from tests.faults.crowd import Crowd, Member
+from tests.support.commands import command
+from tests.support.nginx import Nginx
+from tests.support.servers import running
+from tests.support.service import ROOT, Service, serving
+
+WORKERS: Final = 2
+GOOD, EVIL = "good", "evil"
+JOBS: Final = tuple(JobRef(GOOD, f"job_{number}") for number in range(1, 4))
+#: Viewers of each job, and lines of each job in a second.
+VIEWERS: Final = (17, 17, 16)
+RATE: Final = 20
+#: Seconds between two looks at ``/healthz`` and at the workers' memory, and until a look is given up.
+LOOK_SECONDS: Final = 0.2
+GIVE_UP_SECONDS: Final = 5.0
+#: Seconds before an attacker's next connection, and for the good jobs to come to their end.
+AGAIN_SECONDS: Final = 0.1
+PATIENCE_SECONDS: Final = 60.0
+#: Seconds for which tokens are good.
+TOKEN_SECONDS: Final = 3_600
+#: Addresses that the clients come from. nginx as shipped trusts 127.0.0.1 only.
+GOOD_ADDRESS, EVIL_ADDRESS = "127.0.0.3", "127.0.0.2"
+TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
+
+#: What must hold: the live lines' p99 as a multiple of the quiet one, seconds for ``/healthz`` (p99), and megabytes by
+#: which all workers together may grow.
+BOUNDS: Final[Mapping[str, float]] = {"times as late": 5.0, "healthz p99, s": 0.3, "workers grow by MB": 300.0}
+
+#: A job that says twenty times a second when it does so, until the file that it is given exists.
+EMITTER: Final = """
+import os, sys, time
+while not os.path.exists(sys.argv[1]):
+    print(f"sent={time.monotonic()}", flush=True)
+    time.sleep(1 / float(sys.argv[2]))
+"""
+
+
+class Attack(NamedTuple):
+    """``connections`` that each send ``request`` and then read the whole answer, or nothing until they are cut.
+
+    ``stay`` is for how many seconds a connection is kept at most.
+    """
+
+    name: str
+    connections: int
+    request: bytes
+    reads: bool = False
+    stay: float = 3_600.0
+
+
+def attacks(reader: str, writer: str) -> list[Attack]:
+    """All of them, with the two tokens."""
+
+    def get(path: str, token: str = reader, more: str = "Connection: close\r\n") -> bytes:
+        return f"GET {path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n{more}\r\n".encode()
+
+    def post(path: str, body: bytes, length: int) -> bytes:
+        head = f"POST {path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {writer}\r\nContent-Encoding: gzip\r\n"
+        return f"{head}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n".encode() + body
+
+    jobs = f"/workflows/{EVIL}/jobs"
+    bomb = gzip.compress(b" " * 2**23, 9)
+    dense = gzip.compress(b"[" + b",".join([b'""'] * (2**23 // 3 - 1)) + b"]", 9)
+    query = "q=(?:a.{0,50}){4}z|b&regex=true&limit=1000".replace("{", "%7B").replace("}", "%7D").replace("|", "%7C")
+    return [
+        Attack("unread pipelined answers", 300, b"GET /openapi.json HTTP/1.1\r\nHost: h\r\n\r\n" * 200),
+        Attack("unread pages", 30, get(f"{jobs}/control/logs?limit=1000")),
+        Attack("unread downloads", 20, get(f"{jobs}/long/logs/raw")),
+        Attack("unread replays", 60, get(f"{jobs}/long/events")),
+        Attack("stalled bodies", 64, post(f"{jobs}/x/logs", bomb[:-1], len(bomb))),
+        Attack("slow heads", 300, b"GET / HTTP/1.1\r\nHost: h\r\nX-Slow: "),
+        Attack("dense bodies", 4, post(f"{jobs}/x/logs", dense, len(dense)), reads=True),
+        Attack("listings", 20, get(f"{jobs}?status=LOST&limit=1"), reads=True),
+        Attack("highlights", 4, get(f"{jobs}/long/logs/search?{query}"), reads=True),
+        Attack("context", 4, get(f"{jobs}/control/logs/search?q=match&before=50&after=50&limit=1000"), reads=True),
+        Attack("tails of a stream", 8, get(f"{jobs}/stdout/events?tail=1&stream=stderr"), reads=True),
+        Attack("searches that leave", 8, get(f"{jobs}/long/logs/search?{query}"), stay=0.1),
+    ]
+
+
+def prepare(url: str) -> None:
+    """The logs that the attackers read."""
+    store = Store(url)
+    logs = {
+        "control": [f"match {chr(1) * 4_096}"] * 3_000,
+        "long": ["a" * 65_000 + "b"] * 1_000,
+        "stdout": ["x" * 40] * 100_000,
+    }
+    for name, messages in logs.items():
+        attempt = store.open(JobRef(EVIL, name), "f" * 32)
+        step = 500 if len(messages[0]) < 1_000 else 50
+        for first in range(0, len(messages), step):
+            batch = [Line(first + n, TIMESTAMP, text, "stdout") for n, text in enumerate(messages[first:][:step], 1)]
+            store.append(attempt, batch)
+        store.finish(attempt, Status.COMPLETED, 0, 0, len(messages) + 1)
+    for number in range(2_500):
+        store.register(JobRef(EVIL, f"pending_{number}"))
+    store.close()
+
+
+class Door:
+    """Where clients come in, from an address of their own: nginx, or the service itself."""
+
+    def __init__(self, way: Service | Nginx, source: str) -> None:
+        self._way = way
+        self._source = source
+        self.url = way.url
+        self.verify = way.verify
+        self.logs = way.logs
+
+    def connect(self, timeout: float) -> socket.socket:
+        """A connection that speaks HTTP/1.1."""
+        if isinstance(self._way, Nginx):
+            return self._way.connect(timeout, self._source)
+        return socket.create_connection((self._way.host, self._way.port), timeout, (self._source, 0))
+
+
+def work(attack: Attack, door: Door, stop: Any, results: Any, contend: bool) -> None:
+    """An attack's process."""
+    if not contend:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    answers: Counter[str] = Counter()
+
+    def attacker() -> None:
+        while not stop.is_set():
+            try:
+                answers[_once(attack, door, stop)] += 1
+            except OSError as error:
+                answers[type(error).__name__] += 1
+            stop.wait(AGAIN_SECONDS)
+
+    threads = [threading.Thread(target=attacker, daemon=True) for _ in range(attack.connections)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    results.put((attack.name, dict(answers)))
+
+
+def _once(attack: Attack, door: Door, stop: Any) -> str:
+    """One connection. Returns the answer's status, or who has ended it."""
+    with door.connect(GIVE_UP_SECONDS) as sock:
+        # The server does not read on while it has an answer that nobody reads.
+        with contextlib.suppress(TimeoutError):
+            sock.sendall(attack.request)
+        ends = time.monotonic() + attack.stay
+        if not attack.reads:
+            poll = select.poll()
+            poll.register(sock.fileno(), select.POLLRDHUP | select.POLLHUP | select.POLLERR)
+            while not stop.is_set() and time.monotonic() < ends:
+                if poll.poll(100):
+                    return "cut by the server"
+            return "left"
+        head = b""
+        while not stop.is_set() and (received := sock.recv(2**18)):
+            head = head or received
+        return head[9:12].decode("latin-1")
+
+
+class Timed(Member):
+    """A viewer that notes of each line when it came and how late, in seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late: list[tuple[float, float]] = []
+
+    def _read(self, text: bytes) -> None:
+        now = time.monotonic()
+        super()._read(text)
+        whole = text[: len(text) - len(self._text)]
+        self.late += [(now, now - float(part.split(b'"')[0])) for part in whole.split(b"sent=")[1:]]
+
+
+def view(door: Door, job: JobRef, token: str, count: int, results: Any) -> None:
+    """The process of one job's viewers."""
+    path = f"/workflows/{job.workflow_id}/jobs/{job.job_id}/events?wait=60"
+    crowd = Crowd(door, path, f"Authorization: Bearer {token}\r\n", count, Timed)
+    crowd.run(lambda: False)
+    late = [each for member in crowd.members for each in member.late]  # type: ignore[attr-defined]
+    results.put((crowd.wrong, sorted({member.lines for member in crowd.members}), dict(crowd.answers), late))
+
+
+class Runners:
+    """``chronoverse run`` for each good job, until :meth:`stop`: the first to the store, the others over HTTP."""
+
+    def __init__(self, directory: Path, store: str, door: Service | Nginx, token: str) -> None:
+        self._stop = directory / "stop"
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
+        certificate = {"SSL_CERT_FILE": str(door.certificate)} if isinstance(door, Nginx) else {}
+        self._processes = []
+        for number, job in enumerate(JOBS):
+            ours = {"CHRONOVERSE_DATA_DIR": str(directory / job.job_id), "PYTHONPATH": str(ROOT), **certificate}
+            ours |= {"CHRONOVERSE_TOKEN": token} if number else {"CHRONOVERSE_REDIS_URL": store}
+            server = ("--server", door.url) if number else ()
+            job_command = (sys.executable, "-c", EMITTER, str(self._stop), str(RATE))
+            argv = command("run", "--workflow", job.workflow_id, "--job", job.job_id, *server, "--", *job_command)
+            process = subprocess.Popen(argv, env={**clean, **ours}, stdout=subprocess.DEVNULL)
+            self._processes.append(process)
+
+    def stop(self) -> list[int]:
+        """Lets the jobs end. Their exit codes."""
+        self._stop.touch()
+        return [process.wait(PATIENCE_SECONDS) for process in self._processes]
+
+    def kill(self) -> None:
+        """Ends those that are left."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+class Looks:
+    """Looks at ``/healthz`` and at the workers' memory, again and again, until it is left."""
+
+    def __init__(self, service: Service, door: Door) -> None:
+        self._door = door
+        self._pids = service.worker_pids()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        #: When each look began, on the monotonic clock, with its seconds; and with all workers' bytes.
+        self.health: list[tuple[float, float]] = []
+        self.memory: list[tuple[float, int]] = []
+
+    def _look(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            began = time.monotonic()
+            seconds = GIVE_UP_SECONDS
+            with contextlib.suppress(OSError), self._door.connect(GIVE_UP_SECONDS) as sock:
+                sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+                if sock.recv(65_536).startswith(b"HTTP/1.1 200 "):
+                    seconds = time.monotonic() - began
+            self.health.append((began, seconds))
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.memory.append((began, sum(psutil.Process(pid).memory_info().rss for pid in self._pids)))
+
+    def __enter__(self) -> "Looks":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def percentile(values: Sequence[float]) -> float:
+    """The 99th."""
+    return sorted(values)[int((len(values) - 1) * 0.99)] if values else float("nan")
+
+
+def during(noted: Sequence[tuple[float, Any]], span: tuple[float, float]) -> list[Any]:
+    """What was noted within ``span``."""
+    return [value for at, value in noted if span[0] <= at < span[1]]
+
+
+def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
+    """The report."""
+    store = stack.enter_context(running(directory / "store"))
+    prepare(store.url)
+    service = stack.enter_context(serving(directory, store.url, workers=WORKERS))
+    (directory / "nginx").mkdir()
+    nodes = [(service.host, service.port)]
+    way = service if asked.direct else stack.enter_context(Nginx(directory / "nginx", nodes))
+
+    def token(subject: str, scope: str, workflow: str) -> str:
+        return mint(service.secret, subject, [scope], [workflow], TOKEN_SECONDS, time.time())
+
+    context = multiprocessing.get_context("fork")
+    seen, done, stop = context.Queue(), context.Queue(), context.Event()
+    good, evil = Door(way, GOOD_ADDRESS), Door(way, EVIL_ADDRESS)
+    reader = token("good-reader", "logs:read", GOOD)
+    viewers = [
+        context.Process(target=view, args=(good, job, reader, count, seen), daemon=True)
+        for job, count in zip(JOBS, VIEWERS, strict=True)
+    ]
+    chosen = [
+        attack
+        for attack in attacks(token("evil-reader", "logs:read", EVIL), token("evil-writer", "logs:write", EVIL))
+        if not asked.only or attack.name in asked.only
+    ]
+    attackers = [
+        context.Process(target=work, args=(attack, evil, stop, done, asked.contend), daemon=True) for attack in chosen
+    ]
+    for process in viewers:
+        process.start()
+    runners = Runners(directory, store.url, way, token("good-writer", "logs:write", GOOD))
+    stack.callback(runners.kill)
+    with Looks(service, Door(way, "127.0.0.4")) as looks:
+        time.sleep(5)  # everybody comes in
+        began = time.monotonic()
+        time.sleep(asked.quiet)
+        attacked = time.monotonic()
+        for process in attackers:
+            process.start()
+        time.sleep(asked.seconds)
+        over = time.monotonic()
+        stop.set()
+        answers = dict(done.get(timeout=PATIENCE_SECONDS) for _ in attackers)
+        codes = runners.stop()
+        results = [seen.get(timeout=PATIENCE_SECONDS) for _ in viewers]
+    late = [each for _, _, _, measured in results for each in measured]
+    quiet, hostile = (began, attacked), (attacked, over)
+    before, beside = percentile(during(late, quiet)), percentile(during(late, hostile))
+    growth = max(during(looks.memory, hostile)) - max(during(looks.memory, quiet))
+    headers = {"Authorization": f"Bearer {reader}"}
+    jobs = [
+        httpx.get(f"{service.url}/workflows/{job.workflow_id}/jobs/{job.job_id}", headers=headers).json()
+        for job in JOBS
+    ]
+    return {
+        "attackers' answers": answers,
+        "good viewers' answers": [answers for _, _, answers, _ in results],
+        "numbers lost, doubled or out of order": sum(wrong for wrong, _, _, _ in results),
+        # The last number is the end's.
+        "all viewers have all lines": [lines == [job["lines"] + 1] for (_, lines, _, _), job in _paired(results, jobs)],
+        "statuses": [job["status"] for job in jobs],
+        "lines, and those dropped": [(job["lines"], job["dropped"]) for job in jobs],
+        "runners' exit codes": codes,
+        "live p99 quiet, ms": round(before * 1000, 1),
+        "live p99 beside the attacks, ms": round(beside * 1000, 1),
+        "worst, ms": round(max(during(late, hostile)) * 1000, 1),
+        "times as late": round(beside / before, 2),
+        "healthz p99, s": round(percentile(during(looks.health, hostile)), 3),
+        "healthz worst, s": round(max(during(looks.health, hostile)), 3),
+        "workers grow by MB": round(growth / 2**20, 1),
+    }
+
+
+def _paired(results: Sequence[Any], jobs: Sequence[dict[str, Any]]) -> list[tuple[Any, dict[str, Any]]]:
+    """The viewers' results, which come in any order, with the jobs that have as many lines."""
+    by_lines = sorted(jobs, key=lambda job: job["lines"])
+    return list(zip(sorted(results, key=lambda result: result[1]), by_lines, strict=True))
+
+
+def main() -> int:
+    """The whole run."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=int, default=300)
+    parser.add_argument("--quiet", type=int, default=30)
+    parser.add_argument("--direct", action="store_true", help="without nginx")
+    parser.add_argument("--contend", action="store_true", help="attackers have ordinary priority")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these attacks only")
+    asked = parser.parse_args()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cv-")))
+        report = play(asked, directory, stack)
+    print(json.dumps(report, indent=2))
+    passed = [name for name, bound in BOUNDS.items() if not report[name] <= bound]
+    lost = report["numbers lost, doubled or out of order"] or not all(report["all viewers have all lines"])
+    dropped = any(dropped for _, dropped in report["lines, and those dropped"])
+    wrong = dropped or set(report["statuses"]) != {"COMPLETED"}
+    for name in passed:
+        print(f"{name}: {report[name]} is more than {BOUNDS[name]}", file=sys.stderr)
+    return int(bool(passed or lost or wrong or any(report["runners' exit codes"])))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
