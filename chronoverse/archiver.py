@@ -17,9 +17,9 @@ from chronoverse.archive.objects import Objects
 from chronoverse.archive.packing import HURRIED_LEVEL, LEVEL
 from chronoverse.archive.records import CHUNK_BYTES, FRAME_BYTES, Chunk
 from chronoverse.errors import AppendRefused, ArchiveBusy, ChronoverseError, StoreError, StoreRefused, StoreUnavailable
-from chronoverse.joblog import Job, JobRef
+from chronoverse.joblog import Job, JobRef, seconds_of
 from chronoverse.retention import ORPHAN_SECONDS, delete_job, nothing, sweep
-from chronoverse.sealing import SEALER_SECONDS, At, Keeping, Sealing, sealer, seconds_of
+from chronoverse.sealing import SEALER_SECONDS, At, Keeping, Sealing, sealer
 from chronoverse.store import Store
 from chronoverse.store.inventory import Survey
 from chronoverse.workload import HIGH_MARK, HURRY_MARK, LOW_MARK, SLOW_MARK, SLOW_SECONDS, Workload

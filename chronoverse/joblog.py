@@ -47,6 +47,15 @@ def iso_timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
+def seconds_of(text: str) -> float | None:
+    """Unix seconds of an ISO 8601 time, or None where it is none. Without a zone it is UTC."""
+    try:
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo else datetime.fromisoformat(f"{text}+00:00")).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
 class JobRef(NamedTuple):
     """Which job: both parts match :data:`IDENTIFIER`."""
 

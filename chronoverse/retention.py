@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 from chronoverse.archive.objects import Objects, Stored
 from chronoverse.archive.records import folder
 from chronoverse.errors import NotALog
-from chronoverse.joblog import IDENTIFIER, JobRef
-from chronoverse.sealing import MANIFEST, SEALER_SECONDS, At, sealer, seconds_of
+from chronoverse.joblog import IDENTIFIER, JobRef, seconds_of
+from chronoverse.sealing import MANIFEST, SEALER_SECONDS, At, sealer
 from chronoverse.store import Store
 from chronoverse.store.inventory import Survey
 

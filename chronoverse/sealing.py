@@ -9,7 +9,6 @@ import hashlib
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -19,7 +18,7 @@ from chronoverse.archive.packing import LEVEL, Packer, digest
 from chronoverse.archive.records import CHUNK_BYTES, Chunk, folder
 from chronoverse.entries import RawEntry, entry_number
 from chronoverse.errors import ArchiveBusy, ArchiveDamaged, StoreError
-from chronoverse.joblog import Job, JobRef, iso_timestamp
+from chronoverse.joblog import Job, JobRef, iso_timestamp, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.inventory import Survey
 
@@ -203,12 +202,3 @@ def manifest(job: Job, state: dict[str, Any], chunks: Sequence[Chunk], sha256: s
     """The job and the records of its chunks, as JSON."""
     known = {**job.to_json(), **state, "redactions": job.redactions, "archive_sha256": sha256}
     return orjson.dumps({"job": known, "chunks": [orjson.Fragment(chunk.to_json()) for chunk in chunks]})
-
-
-def seconds_of(text: str) -> float | None:
-    """Unix seconds of an ISO 8601 time, or None where it is none. Without a zone it is UTC."""
-    try:
-        found = datetime.fromisoformat(text)
-        return (found if found.tzinfo else datetime.fromisoformat(f"{text}+00:00")).timestamp()
-    except (ValueError, OverflowError):
-        return None

@@ -91,6 +91,13 @@ def test_the_last_line_of_a_log_that_runs_stays(bench: Bench, objects: FileObjec
     assert numbers(everything(bench.store, objects, JOB)) == [1, 2, 3]
 
 
+def test_a_foreign_job_that_runs_is_listed_by_the_archivers_round(bench: Bench, objects: FileObjects) -> None:
+    """Nobody has read it yet, and there is nothing to archive of it."""
+    bench.xadd("1-0", "message", "a", "timestamp", "2026-03-03T10:00:05.123Z")
+    assert archive(bench.store, objects) == 0
+    assert bench.store.jobs(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
+
+
 def test_a_foreign_job_gets_what_it_lacks(bench: Bench, objects: FileObjects) -> None:
     """Its log says how it ended, and that is soon gone."""
     bench.xadd("2-0", "message", "a", "timestamp", "2026-03-03T10:00:05.123Z")

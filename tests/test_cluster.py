@@ -62,7 +62,7 @@ def all_of(reader: Lanes, cursors: dict[JobRef, int]) -> dict[JobRef, list[bytes
     return found
 
 
-def test_every_operation_finds_its_server(store: Store, cluster: Cluster) -> None:
+def test_every_operation_finds_its_server(store: Store, cluster: Cluster, prefix: str) -> None:
     """A job on each master, from its registration to its end."""
     for number in cluster.masters():
         job = JobRef(cluster.workflow(number), "job_1")
@@ -82,8 +82,13 @@ def test_every_operation_finds_its_server(store: Store, cluster: Cluster) -> Non
         assert looked
         assert (looked.status, looked.last) == (Status.COMPLETED, 4)
         assert [job_id for _, job_id in store.jobs(job.workflow_id, None, 10)] == ["job_1"]
-        store.forget(job.workflow_id, ["job_1"])
-        assert store.jobs(job.workflow_id, None, 10) == []
+        foreign = JobRef(job.workflow_id, "job_2")
+        cluster.ask("XADD", f"{prefix}:{{{job.workflow_id}}}:job_2:log", "1-0", "message", "a line")
+        assert store.look_many([foreign, job])[0] == store.look(foreign)
+        cluster.ask("UNLINK", f"{prefix}:{{{job.workflow_id}}}:job_2:log")
+        assert {job_id for _, job_id in store.jobs(job.workflow_id, None, 10)} == {"job_1", "job_2"}
+        store.forget(job.workflow_id, ["job_1", "job_2"])
+        assert [job_id for _, job_id in store.jobs(job.workflow_id, None, 10)] == ["job_1"]
     store.ping()
 
 

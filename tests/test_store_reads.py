@@ -1,8 +1,10 @@
 """What the store says of a job and its log, whoever wrote them, and in whatever state they were left."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -11,8 +13,11 @@ from chronoverse.entries import RawEntry, read_entries
 from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog import End, Job, JobRef, Status
 from chronoverse.store import LOOK_BATCH, Store
+from chronoverse.store.foreign import LISTED_SECONDS, ForeignJobs
 from chronoverse.store.live import TRACKED_JOBS, LiveReader
+from chronoverse.store.places import OneServer
 from tests.support.bench import JOB, NOW, NOW_SECONDS, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines
+from tests.support.servers import running
 from tests.support.waiting import wait_until
 
 OTHER: Final = JobRef("wf_1", "job_2")
@@ -341,6 +346,81 @@ def test_forgotten_jobs_leave_the_listing(store: Store, listed: list[tuple[int, 
     store.forget("wf_1", ["c", "y", "never there"])
 
     assert store.jobs("wf_1", None, 100) == listed[1:-1]
+
+
+def test_a_job_that_begins_after_the_look_stays_listed(bench: Bench, store: Store) -> None:
+    """A listing looks at jobs, and then takes those out that it did not find: this one has begun in between."""
+    begun, foreign, gone = (JobRef("wf_1", name) for name in ("begun", "foreign", "gone"))
+    for job in (begun, foreign, gone):
+        bench.ask("ZADD", bench.key("jobs"), 1, job.job_id)
+    assert store.look_many([begun, foreign, gone]) == [None, None, None]
+    store.open(begun, "token-1")
+    bench.xadd("1-0", "message", "a line", job=foreign)
+
+    store.forget("wf_1", ["begun", "foreign", "gone"])
+
+    assert {job_id for _, job_id in store.jobs("wf_1", None, 100)} == {"begun", "foreign"}
+
+
+# Foreign jobs
+
+
+def test_a_foreign_job_is_listed_by_its_creation(bench: Bench, store: Store) -> None:
+    """That is what its hash says, or else its first entry; or now, where neither is a time. A known time stays."""
+    by_hash, by_entry, by_clock, known = jobs = [JobRef("wf_1", name) for name in ("hash", "entry", "clock", "known")]
+    for job in jobs:
+        bench.xadd("1-0", "timestamp", "not a time", "message", "a line", job=job)
+    bench.ask("HSET", bench.key("job", by_hash), "created_at", "1970-01-01T00:00:07Z")
+    bench.ask("DEL", bench.key("log", by_entry))
+    bench.xadd("1-0", "timestamp", "1970-01-01T00:00:09.5Z", "message", "a line", job=by_entry)
+    bench.ask("ZADD", bench.key("jobs"), 3, known.job_id)
+
+    store.look_many(jobs)
+
+    expected = [(1000 * NOW_SECONDS, by_clock), (9_500, by_entry), (7_000, by_hash), (3, known)]
+    assert store.jobs("wf_1", None, 9) == [(score, job.job_id) for score, job in expected]
+
+
+def test_a_foreign_job_is_listed_once_in_a_while(bench: Bench) -> None:
+    """And not by each of the many looks at it."""
+    now = [0.0]
+    foreign = ForeignJobs(OneServer(bench.url), lambda _: bench.key("jobs"), monotonic=lambda: now[0])
+    job = Job(JOB, Status.RUNNING, created_at=NOW)
+    listed = []
+    for now[0] in (0.0, LISTED_SECONDS - 0.1, LISTED_SECONDS):
+        foreign.list_jobs([job])
+        listed.append(bench.ask("ZREM", bench.key("jobs"), JOB.job_id))
+
+    assert listed == [1, 0, 1]
+
+
+def test_a_job_of_our_own_runner_is_listed_by_its_runner_alone(bench: Bench, store: Store) -> None:
+    """Looks at it cost no further command."""
+    write_job(store, 1)
+    bench.ask("ZREM", bench.key("jobs"), JOB.job_id)
+    store.look(JOB)
+    store.look_many([JOB])
+
+    assert store.jobs("wf_1", None, 1) == []
+
+
+@pytest.mark.parametrize("refusal", ["full", "replica", "another type"])
+def test_a_foreign_job_that_cannot_be_listed_is_read_all_the_same(tmp_path: Path, refusal: str) -> None:
+    """A server that is full, or a replica, refuses the write; the listing may be a key of another type."""
+    with running(tmp_path) as server, contextlib.closing(Store(server.url)) as store:
+        server.ask("XADD", "chronoverse:{wf_1}:job_1:log", "1-0", "message", "a line")
+        if refusal == "full":
+            server.ask("CONFIG", "SET", "maxmemory", "1")
+        elif refusal == "replica":
+            server.ask("REPLICAOF", "127.0.0.1", "1")
+        else:
+            server.ask("SET", "chronoverse:{wf_1}:jobs", "no zset")
+
+        looked = store.look(JOB)
+
+        assert looked
+        assert store.look_many([JOB]) == [looked]
+        assert looked.last == 1
 
 
 # Read and page

@@ -3,7 +3,8 @@
 Keys, under a prefix, with the workflow as hash tag so that all of a workflow's keys share a cluster slot:
 
     {prefix}:{<workflow>}:jobs         zset    job ids by creation time (Unix ms)
-                                               never expires; jobs that are gone leave it when a listing meets them
+                                               never expires; jobs that are gone leave it when a listing meets them,
+                                               foreign jobs enter it when somebody looks at them
     {prefix}:{<workflow>}:<job>:log    stream  the lines as <sequence_num>-0, last the terminal entry
                                                expires RETENTION after the end
     {prefix}:{<workflow>}:<job>:job    hash    status, attempt, created_at, …
@@ -38,6 +39,7 @@ from chronoverse.store.archived import Archived
 from chronoverse.store.cluster import ClusterPlace, slot_of
 from chronoverse.store.confirm import Confirmer, Durability
 from chronoverse.store.driver import Ask, Client, DriverError, Script, ScriptForgotten, translate, translated
+from chronoverse.store.foreign import ForeignJobs
 from chronoverse.store.inventory import Inventory
 from chronoverse.store.lanes import Lanes
 from chronoverse.store.live import TRACKED_JOBS, LiveReader
@@ -89,7 +91,9 @@ class Store:
         self.archived: Final = Archived(self._place, self._key, self._index)
         self.redacted: Final = Redacted(self._place, self._key)
         self.inventory: Final = Inventory(self._place, prefix, self._key)
-        self._scripts = {name: Script(name) for name in ("open", "append", "renew", "finish", "look", "register")}
+        self._foreign = ForeignJobs(self._place, self._index, clock)
+        names = ("open", "append", "renew", "finish", "look", "register", "unlist")
+        self._scripts = {name: Script(name) for name in names}
 
     # What a job is
 
@@ -102,7 +106,10 @@ class Store:
         if replies.suspected(reply):
             self._sleep(self._grace_ms / 1000)
             reply = self._look(job)
-        return replies.job(job, reply)
+        found = replies.job(job, reply)
+        if found and replies.is_foreign(reply):
+            self._foreign.list_jobs([found])
+        return found
 
     def _look(self, job: JobRef) -> list[Any] | None:
         reply: list[Any] | None = self._script("look", job.workflow_id, *self._look_arguments(job))
@@ -140,7 +147,10 @@ class Store:
 
         with translated():
             answers = self._place.run(jobs[0].workflow_id, ask)
-        return [self._looked(job, answer) for job, answer in zip(jobs, answers, strict=True)]
+        looked = [self._looked(job, answer) for job, answer in zip(jobs, answers, strict=True)]
+        pairs = zip(looked, answers, strict=True)
+        self._foreign.list_jobs([job for job, answer in pairs if isinstance(job, Job) and replies.is_foreign(answer)])
+        return looked
 
     def _looked(self, job: JobRef, answer: Any) -> Job | StoreError | None:
         try:
@@ -178,8 +188,11 @@ class Store:
         return found[:count]
 
     def forget(self, workflow_id: str, job_ids: Sequence[str]) -> None:
-        """Takes jobs that are gone out of the workflow's listing."""
-        self._command(workflow_id, "ZREM", self._index(workflow_id), *job_ids)
+        """Takes those of the jobs out of the workflow's listing that have neither a log nor a hash."""
+        keys = [self._index(workflow_id)]
+        for job_id in job_ids:
+            keys += self._keys(JobRef(workflow_id, job_id))[:2]
+        self._script("unlist", workflow_id, keys, *job_ids)
 
     # What its log says
 

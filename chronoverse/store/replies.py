@@ -48,6 +48,11 @@ def suspected(reply: list[Any] | None) -> bool:
     return reply is not None and reply[5] == 1
 
 
+def is_foreign(reply: Any) -> bool:
+    """Whether ``look.lua`` found a job that no runner of ours has opened: it has no ``attempt``."""
+    return isinstance(reply, list) and b"attempt" not in reply[0][::2]
+
+
 def job(ref: JobRef, reply: list[Any] | None) -> Job | None:
     """A job out of ``look.lua``'s reply. The terminal entry is believed first, then the hash, then the stream."""
     if reply is None:
