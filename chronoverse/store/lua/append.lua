@@ -7,6 +7,7 @@
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 local token, ttl, first = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
+check_types(log, job, lease)
 local last, shape = tip(log, job)
 if redis.call('GET', lease) ~= token then
   local status = redis.call('HGET', job, 'status')
@@ -34,8 +35,5 @@ while at <= #ARGV do
 end
 redis.call('PEXPIRE', lease, ttl)
 local answer, slow_until = {'OK', math.max(number, last + 1)}, redis.call('HGET', job, 'slow_until')
-if slow_until then
-  local time = redis.call('TIME')
-  if time[1] * 1000 + time[2] / 1000 < tonumber(slow_until) then answer[3] = 'SLOW' end
-end
+if slow_until and now_ms() < (whole_number(slow_until) or 0) then answer[3] = 'SLOW' end
 return answer

@@ -2,6 +2,7 @@
 -- KEYS  archive lease
 -- ARGV  token, lease in ms
 -- ->    OK | TAKEN by somebody else
+check_types(KEYS[1])
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return {'TAKEN'} end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])

@@ -1,4 +1,32 @@
 -- Put before every script. All of a job's keys share the hash tag of its workflow.
+-- Anybody who may write to the store may have written anything into these keys. So a script begins with check_types(),
+-- before its first write, and reads numbers with whole_number().
+
+-- What each kind of key must be. A kind is the part of a key's name after its last colon.
+local TYPES = {
+  log = 'stream', job = 'hash', lease = 'string', sealer = 'string', archive = 'zset', audit = 'list', jobs = 'zset',
+}
+
+-- Raises WRONGTYPE unless each of these keys is absent or of its kind's type.
+local function check_types(...)
+  for _, key in ipairs({...}) do
+    local found, expected = redis.call('TYPE', key).ok, TYPES[string.match(key, '[^:]*$')]
+    if found ~= 'none' and found ~= expected then
+      error(redis.error_reply(string.format('WRONGTYPE %s is a %s, not a %s', key, found, expected)))
+    end
+  end
+end
+
+-- The whole number in a text of 1 to 15 decimal digits, else nil. tonumber() takes more: 'nan', '1e400', '0x10', ' 7'.
+local function whole_number(text)
+  return text and #text <= 15 and string.match(text, '^%d+$') and tonumber(text) or nil
+end
+
+-- Unix milliseconds by the server's clock.
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
 
 local function is_terminal(status)
   return status == 'COMPLETED' or status == 'FAILED' or status == 'CANCELED' or status == 'LOST'
@@ -39,7 +67,7 @@ end
 -- entries-added survives trims, restarts and rewrites, so this audit of the whole numbering costs O(1).
 -- What is archived keeps its numbers when the log itself is lost: then the next is the one behind.
 local function tip(log, job)
-  local archived = tonumber(redis.call('HGET', job, 'archived') or '0')
+  local archived = whole_number(redis.call('HGET', job, 'archived')) or 0
   if redis.call('EXISTS', log) == 0 then return archived, nil end
   local info = stream_info(log)
   local number, part = string.match(info['last-generated-id'], '^(%d+)%-(%d+)$')
@@ -65,7 +93,7 @@ end
 -- its own stands in the job's hash as well: a key that may not be there would hold up every script while a Cluster moves
 -- the others.
 local function kept(job, common)
-  local own = tonumber(redis.call('HGET', job, 'retention_ms') or '')
+  local own = whole_number(redis.call('HGET', job, 'retention_ms'))
   return own and string.format('%.0f', own) or common
 end
 

@@ -6,9 +6,10 @@
 -- May be repeated. The log's time to live is only ever lowered.
 local log, job, lease, archive, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 
+check_types(log, job, lease, archive, jobs)
 if redis.call('GET', lease) ~= ARGV[1] then return {'FENCED'} end
 local archived = redis.call('HGET', job, 'archived') or '0'
-if archived ~= ARGV[2] then return {'GAP', tonumber(archived) + 1} end
+if archived ~= ARGV[2] then return {'GAP', (whole_number(archived) or 0) + 1} end
 
 redis.call('ZADD', jobs, 'NX', ARGV[6], ARGV[5])
 local ended = is_terminal(redis.call('HGET', job, 'status'))

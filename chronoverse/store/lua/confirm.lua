@@ -5,6 +5,7 @@
 -- ->    OK next (one past the last entry, of a job that has ended the terminal one) | FENCED
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 
+check_types(log, job, lease)
 local last, shape = tip(log, job)
 if redis.call('GET', lease) == ARGV[1] then
   redis.call('PEXPIRE', lease, ARGV[2])

@@ -4,6 +4,8 @@
 -- ->    OK | HELD, when it has begun anew since it was doomed | FENCED
 local log, job, sealer, jobs = KEYS[1], KEYS[2], KEYS[4], KEYS[7]
 
+-- Of any type the others are deleted.
+check_types(job, sealer, jobs)
 if redis.call('GET', sealer) ~= ARGV[1] then return {'FENCED'} end
 -- Where there was neither a log nor a hash, nobody was kept from making them.
 if redis.call('EXISTS', log, job) > 0 and not redis.call('HGET', job, 'deleting') then return {'HELD'} end

@@ -6,6 +6,7 @@
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 local token, now, status, exit_code, dropped, retention = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
+check_types(log, job, lease)
 local last, shape = tip(log, job)
 local ended = redis.call('HMGET', job, 'status', 'attempt')
 if redis.call('GET', lease) ~= token then

@@ -4,13 +4,45 @@
 -- ->    nil when there is neither a log nor a job, or it is being deleted, else
 --       {job hash as field, value, …; first id; last id; first entry's timestamp; terminal entry as field, value, …;
 --       1 when the runner is suspected}
+-- Of the hash and of the terminal entry only the fields that mean something, and none that is longer than FIELD_BYTES.
 -- Only a leased job (it has an attempt) can be lost: a foreign runner without a lease never is. Whoever finds the lease
 -- gone first only puts the end of the grace in its place: a server that stood still lets leases expire that nobody could
 -- renew, and the runner, if it lives, opens again within the grace. While the server has been up for less than a lease
 -- no runner had the time to renew, and while it refuses writes none could: nobody is judged then.
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
+local FIELDS = {
+  'status', 'attempt', 'created_at', 'started_at', 'finished_at', 'exit_code', 'lines', 'dropped', 'archived',
+  'archived_first', 'archive_state', 'redactions', 'deleting',
+}
+local TERMINAL = {event = true, status = true, exit_code = true, lines = true, dropped = true, timestamp = true}
+-- Longer than any of ours: of thousands of jobs looked at together each could bring megabytes that somebody else wrote.
+local FIELD_BYTES = 256
 
-local hash = redis.call('HGETALL', job)
+local function read_hash()
+  local hash = {}
+  for _, name in ipairs(FIELDS) do
+    local size = redis.call('HSTRLEN', job, name)
+    if size > 0 and size <= FIELD_BYTES then
+      hash[#hash + 1] = name
+      hash[#hash + 1] = redis.call('HGET', job, name)
+    end
+  end
+  return hash
+end
+
+local function read_terminal(entry)
+  local terminal = {}
+  for at = 1, #entry, 2 do
+    if TERMINAL[entry[at]] and #entry[at + 1] <= FIELD_BYTES then
+      terminal[#terminal + 1] = entry[at]
+      terminal[#terminal + 1] = entry[at + 1]
+    end
+  end
+  return terminal
+end
+
+check_types(log, job, lease)
+local hash = read_hash()
 local exists = redis.call('EXISTS', log) == 1
 if #hash == 0 and not exists or field(hash, 'deleting') then return false end
 
@@ -19,16 +51,17 @@ if field(hash, 'status') == 'RUNNING' and field(hash, 'attempt') then
   local holder = redis.call('GET', lease)
   if is_free(holder) and server_uptime() * 1000 >= tonumber(ARGV[2]) then
     local last, shape = tip(log, job)
-    local time, grace = redis.call('TIME'), tonumber(ARGV[4])
-    local now = time[1] * 1000 + math.floor(time[2] / 1000)
-    if shape ~= 'CLOSED' and not holder then
+    local now, grace = now_ms(), tonumber(ARGV[4])
+    local over_at = holder and whole_number(string.sub(holder, 7))
+    if over_at and over_at > now + grace then over_at = nil end
+    if shape ~= 'CLOSED' and not over_at then
       redis.pcall('SET', lease, string.format('grace:%.0f', now + grace), 'PX', 20 * grace)
       suspected = 1
-    elseif shape ~= 'CLOSED' and now < tonumber(string.sub(holder, 7)) then
+    elseif shape ~= 'CLOSED' and now < over_at then
       suspected = 1
     elseif shape ~= 'CLOSED' and close(log, job, last, 'LOST', '', '0', ARGV[1], ARGV[3]) then
       redis.call('DEL', lease)
-      hash = redis.call('HGETALL', job)
+      hash = read_hash()
       exists = true
     end
   end
@@ -38,11 +71,12 @@ if not exists then return {hash, '', '', '', {}, suspected} end
 local info = stream_info(log)
 local first, last = info['first-entry'], info['last-entry']
 local terminal = last and field(last[2], 'event') == 'end'
+local started_at = first and field(first[2], 'timestamp') or ''
 return {
   hash,
   first and first[1] or '',
   info['last-generated-id'],
-  first and field(first[2], 'timestamp') or '',
-  terminal and last[2] or {},
+  #started_at <= FIELD_BYTES and started_at or '',
+  terminal and read_terminal(last[2]) or {},
   suspected,
 }

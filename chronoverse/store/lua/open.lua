@@ -6,6 +6,7 @@
 local log, job, lease, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local token, ttl = ARGV[1], ARGV[2]
 
+check_types(log, job, lease, jobs)
 local last, shape = tip(log, job)
 local status, deleting = unpack(redis.call('HMGET', job, 'status', 'deleting'))
 if shape == 'CLOSED' or is_terminal(status) or deleting then return {'CLOSED'} end
@@ -13,17 +14,18 @@ if shape == 'TAINTED' then return {'TAINTED', last} end
 
 local holder = redis.call('GET', lease)
 if not is_free(holder) and holder ~= token then return {'HELD'} end
--- The keys' types are all known to be right once this has passed, so nothing below can fail half-way.
+-- Nothing below fails half-way: the keys are of their types, and where there is no memory this first write is refused.
 redis.call('ZADD', jobs, 'NX', ARGV[4], ARGV[5])
+local attempt = whole_number(redis.call('HGET', job, 'attempt')) or 0
 if is_free(holder) then
   redis.call('SET', lease, token, 'PX', ttl)
-  redis.call('HINCRBY', job, 'attempt', 1)
+  attempt = attempt + 1
 end
-redis.call('HSET', job, 'status', 'RUNNING')
+redis.call('HSET', job, 'status', 'RUNNING', 'attempt', string.format('%.0f', attempt))
 redis.call('HSETNX', job, 'created_at', ARGV[3])
 redis.call('HSETNX', job, 'started_at', ARGV[3])
 if ARGV[6] ~= '' or redis.call('HGET', job, 'retention_ms') then redis.call('HSET', job, 'retention_ms', ARGV[6]) end
 redis.call('PERSIST', log)
 redis.call('PERSIST', job)
 redis.call('PEXPIRE', lease, ttl)
-return {'OK', tonumber(redis.call('HGET', job, 'attempt')), last + 1}
+return {'OK', attempt, last + 1}

@@ -10,9 +10,10 @@
 local log, job, lease, archive, audit = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local first, last, record, old = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
 
+check_types(log, job, lease, archive, audit)
 if redis.call('GET', lease) ~= ARGV[1] then return {'FENCED'} end
 if redis.call('ZSCORE', archive, record) then return {'OK'} end
-local archived = tonumber(redis.call('HGET', job, 'archived') or '0')
+local archived = whole_number(redis.call('HGET', job, 'archived')) or 0
 if old ~= '' then
   if not redis.call('ZSCORE', archive, old) then return {'GAP', archived + 1} end
 elseif archived > 0 and archived + 1 ~= first then
@@ -29,7 +30,8 @@ else
 end
 -- What was made of the whole archive is made again.
 redis.call('HDEL', job, 'archive_state', 'archive_sha256', 'swept')
-redis.call('HINCRBY', job, 'redactions', 1)
+local redactions = whole_number(redis.call('HGET', job, 'redactions')) or 0
+redis.call('HSET', job, 'redactions', string.format('%.0f', redactions + 1))
 redis.call('PERSIST', job)
 redis.call('RPUSH', audit, ARGV[6])
 redis.call('LTRIM', audit, -tonumber(ARGV[7]), -1)

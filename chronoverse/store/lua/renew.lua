@@ -2,6 +2,7 @@
 -- KEYS  lease
 -- ARGV  token, lease in ms
 -- ->    OK | FENCED
+check_types(KEYS[1])
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {'FENCED'} end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return {'OK'}

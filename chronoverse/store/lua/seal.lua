@@ -10,8 +10,9 @@
 local log, job, lease, archive = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local first, last, trim = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
 
+check_types(log, job, lease, archive)
 if redis.call('GET', lease) ~= ARGV[1] then return {'FENCED'} end
-local archived = tonumber(redis.call('HGET', job, 'archived') or '0')
+local archived = whole_number(redis.call('HGET', job, 'archived')) or 0
 if archived == 0 or archived + 1 == first then
   if not holds(log, ARGV[6], ARGV[7]) then return {'GAP', archived + 1} end
   redis.call('ZADD', archive, string.format('%.0f', last), ARGV[4])

@@ -2,9 +2,8 @@
 -- KEYS  job
 -- ARGV  for how long, in ms of the server's clock
 -- ->    OK
+check_types(KEYS[1])
 if redis.call('EXISTS', KEYS[1]) == 1 then
-  local time = redis.call('TIME')
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  redis.call('HSET', KEYS[1], 'slow_until', string.format('%.0f', now + tonumber(ARGV[1])))
+  redis.call('HSET', KEYS[1], 'slow_until', string.format('%.0f', now_ms() + tonumber(ARGV[1])))
 end
 return {'OK'}

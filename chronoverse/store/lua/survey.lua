@@ -5,18 +5,34 @@
 -- A hash that was lost is told again what the records of the chunks say.
 local log, job, archive, settings = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
+-- The first and the last number that a chunk's record names. Raises where it is no record of ours.
+local function span(record)
+  local is_json, chunk = pcall(cjson.decode, record)
+  if is_json and type(chunk) == 'table' then
+    local first, last = tonumber(chunk.first), tonumber(chunk.last)
+    if first and last and first >= 1 and first <= last and last <= 999999999999999 and first % 1 == 0 and last % 1 == 0
+    then
+      return first, last
+    end
+  end
+  error(redis.error_reply('WRONGTYPE ' .. archive .. ' holds something that is no record of a chunk'))
+end
+
+check_types(log, job, archive)
 local names = {'archived', 'archive_state', 'deleting', 'swept', 'finished_at', 'archived_at'}
 local answer = redis.call('HMGET', job, unpack(names))
 if not answer[1] then
   local ends = {redis.call('ZRANGE', archive, 0, 0)[1], redis.call('ZRANGE', archive, -1, -1)[1]}
   if ends[1] then
-    local first, last = cjson.decode(ends[1])['first'], cjson.decode(ends[2])['last']
+    local first, last = span(ends[1]), select(2, span(ends[2]))
     answer[1] = string.format('%.0f', last)
     redis.call('HSET', job, 'archived', answer[1], 'archived_first', string.format('%.0f', first))
     redis.call('PERSIST', job)
   end
 end
-answer[7] = redis.call('HGET', settings, 'retention_seconds')
+-- Settings that cannot be read are none: a workflow's jobs are archived all the same.
+local retention = redis.pcall('HGET', settings, 'retention_seconds')
+answer[7] = type(retention) == 'string' and retention
 for at = 1, 7 do answer[at] = answer[at] or '' end
 local info = redis.call('EXISTS', log) == 1 and stream_info(log) or {}
 answer[8] = info['first-entry'] and info['first-entry'][1] or ''
