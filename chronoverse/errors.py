@@ -30,7 +30,7 @@ class JobNotFound(ChronoverseError):
 
 
 class AtCapacity(ChronoverseError):
-    """Raised when a worker already serves as many streams as it may."""
+    """Raised when a worker has no room for a request; the message says what is full. Worth a retry later."""
 
 
 class Draining(AtCapacity):

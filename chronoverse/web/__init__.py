@@ -18,6 +18,7 @@ from chronoverse.tail import Tail
 from chronoverse.turns import Turns
 from chronoverse.web import admin, events, identity, jobs, logs, openapi, ops, problems, publish, raw, search, ui
 from chronoverse.web.admission import Streams
+from chronoverse.web.bodies import Bodies
 from chronoverse.web.crowd import Worker
 from chronoverse.web.ended import Ended
 from chronoverse.web.fairness import ARRIVING_SECONDS, Sparingly, let_others
@@ -67,6 +68,7 @@ def services(settings: Settings) -> Services:
         verifier=Verifier.from_settings(settings),
         streams=Streams(settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address),
         outlets=Outlets(Worker(tail, settings.heartbeat_seconds, time.monotonic)),
+        bodies=Bodies(settings.max_body_bytes),
         arrivals=Turns(ARRIVAL_SECONDS, AtCapacity, Sparingly(ARRIVING_SECONDS)),
         hold=hold,
         presence=presence,

@@ -23,6 +23,7 @@ from chronoverse.tail import Tail
 from chronoverse.turns import Turns
 from chronoverse.web.addresses import Proxies
 from chronoverse.web.admission import Guest, Streams
+from chronoverse.web.bodies import Bodies
 from chronoverse.web.ended import Ended
 from chronoverse.web.fairness import let_others, when_idle
 from chronoverse.web.identity import request_id
@@ -60,6 +61,8 @@ class Services:
     verifier: Verifier
     streams: Streams
     outlets: Outlets
+    #: Reads what requests send.
+    bodies: Bodies
     #: For viewers that come.
     arrivals: Turns
     #: Ours on the embedded server, None where the store is somebody else's.
