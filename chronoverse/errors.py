@@ -125,6 +125,10 @@ class Closed(AppendRefused):
     """Raised when the job has already ended."""
 
 
+class Deleted(AppendRefused):
+    """Raised when the job was deleted: for a while nothing is written under its id."""
+
+
 class Fenced(AppendRefused):
     """Raised when this runner's lease is gone: taken over, expired, or the job was declared lost."""
 

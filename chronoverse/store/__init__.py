@@ -16,12 +16,15 @@ Keys, under a prefix, with the workflow as hash tag so that all of a workflow's 
     {prefix}:{<workflow>}:<job>:audit  list    the newest redactions; goes with the job
     {prefix}:{<workflow>}:<job>:sealer  string  who archives the job
                                                expires when that process was not heard for a while
+    {prefix}:{<workflow>}:<job>:deleted  string  the tombstone of a job that somebody deleted
+                                               expires RETENTION after the deletion
     {prefix}:{<workflow>}:settings     hash    retention_seconds: its RETENTION where that is not the common one
 
 Whatever must be atomic is a script in ``lua/``. All of them may be repeated after a lost reply.
 Foreign runners write the same keys with plain commands, so nothing read here is trusted to be in shape.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -166,12 +169,25 @@ class Store:
         return self._keys(job), iso_timestamp(self._clock()), self._lease_ms, self._retention_ms, self._grace_ms
 
     def register(self, job: JobRef) -> bool:
-        """Makes a PENDING job. True when it is new."""
+        """Makes a PENDING job. True when it is new. Raises: :class:`Deleted`."""
         now = self._clock()
         keys = (self._key(job, "job"), self._index(job.workflow_id))
-        retention_ms = self.inventory.retention_ms(job.workflow_id) or self._retention_ms
-        args = (iso_timestamp(now), round(now * 1000), job.job_id, retention_ms)
-        return bool(self._script("register", job.workflow_id, keys, *args))
+        args = (iso_timestamp(now), round(now * 1000), job.job_id, self.retention_ms(job.workflow_id))
+        answer = self._script("register", job.workflow_id, keys, *args)
+        if answer < 0:
+            raise replies.refusal("DELETED", [])
+        return bool(answer)
+
+    def deleted(self, job: JobRef) -> bool:
+        """Whether somebody deleted the job, so that for now none can come under its id."""
+        # Another type of key is not our tombstone.
+        with contextlib.suppress(NotALog):
+            return self._command(job.workflow_id, "GET", self._key(job, "deleted")) is not None
+        return False
+
+    def retention_ms(self, workflow_id: str) -> int:
+        """Milliseconds for which a job of the workflow is kept behind its end, and its tombstone when it is deleted."""
+        return self.inventory.retention_ms(workflow_id) or self._retention_ms
 
     def jobs(self, workflow_id: str, before: tuple[float, str] | None, count: int) -> list[tuple[float, str]]:
         """Up to ``count`` jobs as (creation time in Unix ms, job id), newest first, strictly after ``before``."""
@@ -240,7 +256,7 @@ class Store:
     def open(self, job: JobRef, token: str) -> Attempt:
         """Takes the job's lease for a new attempt. ``token`` is the caller's own and unguessable.
 
-        Raises: :class:`Held`, :class:`Closed`, :class:`Tainted`.
+        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`.
         """
         now = self._clock()
         keys = (self._key(job, "log"), self._key(job, "job"), self._key(job, "lease"), self._index(job.workflow_id))
@@ -253,7 +269,7 @@ class Store:
         """Appends consecutive ``lines`` (one at least), skipping those the log already has; returns the next number.
 
         Stored whole or not at all. Renews the lease.
-        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Tainted`.
+        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`.
         """
         runs = [
             Run(timestamp, stream, partial, [line.message.encode() for line in alike])
@@ -274,12 +290,15 @@ class Store:
         return Confirmer(self._place, self._durability, self._lease_ms, self._retention_ms, self._keys, self._sync)
 
     def renew(self, attempt: Attempt) -> None:
-        """Extends the lease. Raises: :class:`Fenced`."""
+        """Extends the lease. Raises: :class:`Fenced`, :class:`Deleted`."""
         keys = (self._key(attempt.job, "lease"),)
         self._answer("renew", attempt.job, keys, attempt.token, self._lease_ms)
 
     def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, following: int) -> None:
-        """Ends the job behind its last line, ``following`` - 1. Raises: :class:`Fenced`, :class:`SequenceGap`."""
+        """Ends the job behind its last line, ``following`` - 1.
+
+        Raises: :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
+        """
         keys = self._keys(attempt.job)
         code = "" if exit_code is None else exit_code
         now = iso_timestamp(self._clock())

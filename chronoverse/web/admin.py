@@ -126,11 +126,15 @@ def blueprint(services: Services) -> Blueprint:
     @routes.alt_response(404, **_PROBLEM)
     @routes.alt_response(409, **_PROBLEM, description="`reason` is HELD: its runner lives.")
     def delete(workflow_id: str, job_id: str) -> Response:
-        """Delete a job and its log everywhere. One that broke off is finished by another."""
+        """Delete a job and its log everywhere. Nothing can be written under its id for as long as jobs are kept.
+
+        A deletion that broke off is finished by another.
+        """
         ref = JobRef(workflow_id, job_id)
         if services.store.look(ref) is None and not left_of(services.store, services.objects, ref):
             raise JobNotFound("no such job")
-        delete_job(services.store, services.objects, ref)
+        tombstone_ms = services.store.retention_ms(workflow_id)
+        delete_job(services.store, services.objects, ref, tombstone_ms=tombstone_ms)
         services.forget(ref)
         log.info("job deleted", extra={"fields": {"job": str(ref), "sub": principal().subject}})
         return Response(status=204)

@@ -51,6 +51,12 @@ def blueprint(services: Services) -> Blueprint:
     @routes.doc(operationId="registerJob")
     @routes.response(200, JobSchema, description="It was registered already.")
     @routes.alt_response(201, schema=JobSchema, description="It is registered, PENDING.")
+    @routes.alt_response(
+        409,
+        schema=ProblemSchema,
+        content_type="application/problem+json",
+        description="`reason` is DELETED: there was such a job, and its id is not free yet.",
+    )
     def register(workflow_id: str, job_id: str) -> Response:
         """Register a job, so that viewers can attach before it starts."""
         ref = JobRef(workflow_id, job_id)

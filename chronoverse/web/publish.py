@@ -42,7 +42,7 @@ def blueprint(services: Services) -> Blueprint:
     @routes.route(f"{_JOB}/attempts", methods=["POST"])
     @routes.doc(requestBody=_document(AttemptBody))
     @routes.response(200, AttemptSchema, description="The lease is this runner's.")
-    @routes.alt_response(409, **_PROBLEM, description="`reason` is HELD, CLOSED, TAINTED or NOT_A_LOG.")
+    @routes.alt_response(409, **_PROBLEM, description="`reason` is HELD, CLOSED, DELETED, TAINTED or NOT_A_LOG.")
     @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
     def attempts(workflow_id: str, job_id: str) -> Response:
         """Open a new attempt at a job."""
@@ -54,7 +54,9 @@ def blueprint(services: Services) -> Blueprint:
     @routes.doc(requestBody=_document(LinesBody))
     @routes.response(200, NextSchema, description="The log has them, whoever sent them first.")
     @routes.alt_response(
-        409, **_PROBLEM, description="`reason` is GAP (then `expected` is the next number), FENCED, CLOSED or TAINTED."
+        409,
+        **_PROBLEM,
+        description="`reason` is GAP (then `expected` is the next number), FENCED, CLOSED, DELETED or TAINTED.",
     )
     @routes.alt_response(413, **_PROBLEM, description="More than CHRONOVERSE_MAX_BODY_BYTES, as sent or as inflated.")
     @routes.alt_response(415, **_PROBLEM, description="Not JSON, or encoded with anything but gzip.")
@@ -81,7 +83,9 @@ def blueprint(services: Services) -> Blueprint:
     @routes.route(f"{_JOB}/end", methods=["POST"])
     @routes.doc(requestBody=_document(EndBody))
     @routes.response(204, description="It has ended so.")
-    @routes.alt_response(409, **_PROBLEM, description="`reason` is GAP (then `expected` is the next number) or FENCED.")
+    @routes.alt_response(
+        409, **_PROBLEM, description="`reason` is GAP (then `expected` is the next number), FENCED or DELETED."
+    )
     @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
     def end(workflow_id: str, job_id: str) -> Response:
         """End a job."""
