@@ -25,7 +25,9 @@ Foreign runners write the same keys with plain commands, so nothing read here is
 """
 
 import contextlib
+import copy
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -55,6 +57,8 @@ __all__ = ["Attempt", "Durability", "Store"]
 
 #: Seconds, at most, between finding a lease gone and declaring its job LOST. Above a runner's longest pause.
 GRACE_SECONDS: Final = 1.0
+#: Jobs of one workflow's listing, at most; a bound for a search in it, which takes 31 commands.
+MOST_JOBS: Final = 2**31
 #: Jobs looked at in one round trip.
 LOOK_BATCH: Final = 500
 
@@ -89,6 +93,7 @@ class Store:
         self._clock = clock
         self._sleep = sleep
         self._place = _place(url)
+        self._use = Use.COMMANDS
         #: Where the master may change, or there are many, no connection is kept for a log's past.
         self._ahead = AheadReader(self._place.connection(""), self._key) if self._place.fixed else None
         self.archived: Final = Archived(self._place, self._key, self._index)
@@ -97,6 +102,12 @@ class Store:
         self._foreign = ForeignJobs(self._place, self._index, clock)
         names = ("open", "append", "renew", "finish", "look", "register", "unlist")
         self._scripts = {name: Script(name) for name in names}
+
+    def for_tail(self) -> "Store":
+        """This store for the process's tail: its commands have connections that no other caller can take."""
+        store = copy.copy(self)
+        store._use = Use.TAIL
+        return store
 
     # What a job is
 
@@ -111,7 +122,7 @@ class Store:
             reply = self._look(job)
         found = replies.job(job, reply)
         if found and replies.is_foreign(reply):
-            self._foreign.list_jobs([found])
+            self._foreign.list_jobs([found], self._use)
         return found
 
     def _look(self, job: JobRef) -> list[Any] | None:
@@ -149,10 +160,12 @@ class Store:
             return pipeline.execute(raise_on_error=False)
 
         with translated():
-            answers = self._place.run(jobs[0].workflow_id, ask)
+            answers = self._place.run(jobs[0].workflow_id, ask, self._use)
         looked = [self._looked(job, answer) for job, answer in zip(jobs, answers, strict=True)]
         pairs = zip(looked, answers, strict=True)
-        self._foreign.list_jobs([job for job, answer in pairs if isinstance(job, Job) and replies.is_foreign(answer)])
+        self._foreign.list_jobs(
+            [job for job, answer in pairs if isinstance(job, Job) and replies.is_foreign(answer)], self._use
+        )
         return looked
 
     def _looked(self, job: JobRef, answer: Any) -> Job | StoreError | None:
@@ -192,15 +205,25 @@ class Store:
     def jobs(self, workflow_id: str, before: tuple[float, str] | None, count: int) -> list[tuple[float, str]]:
         """Up to ``count`` jobs as (creation time in Unix ms, job id), newest first, strictly after ``before``."""
         highest = "+inf" if before is None else repr(before[0])
+
+        def listed(skip: int, count: int) -> list[tuple[float, str]]:
+            scores = (highest, "-inf", "WITHSCORES", "LIMIT", skip, count)
+            return replies.scored(self._command(workflow_id, "ZREVRANGEBYSCORE", self._index(workflow_id), *scores))
+
+        def is_behind(skip: int) -> bool:
+            return before is None or not (found := listed(skip, 1)) or found[0] < before
+
         found: list[tuple[float, str]] = []
         skip = 0
         while len(found) < count:
-            scores = (highest, "-inf", "WITHSCORES", "LIMIT", skip, count)
-            page = replies.scored(self._command(workflow_id, "ZREVRANGEBYSCORE", self._index(workflow_id), *scores))
+            page = listed(skip, count)
             found += [item for item in page if before is None or item < before]
             skip += count
             if len(page) < count:
                 break
+            if not found:
+                # Many jobs have the time of ``before``: going through all of them could take thousands of commands.
+                skip = bisect_left(range(MOST_JOBS), True, lo=skip, key=is_behind)
         return found[:count]
 
     def forget(self, workflow_id: str, job_ids: Sequence[str]) -> None:
@@ -243,7 +266,7 @@ class Store:
         """What the newest ``count`` redactions covered."""
         if self._ahead:
             self._ahead.forget()
-        return self.redacted.ranges(job, count)
+        return self.redacted.ranges(job, count, self._use)
 
     def reader(self, block_seconds: float, tracked_jobs: tuple[int, int] = TRACKED_JOBS) -> LiveReader | Lanes:
         """A reader on connections of its own, for the process's tail. ``tracked_jobs``: see :class:`LiveReader`."""
@@ -260,7 +283,7 @@ class Store:
         """
         now = self._clock()
         keys = (self._key(job, "log"), self._key(job, "job"), self._key(job, "lease"), self._index(job.workflow_id))
-        own_ms = self.inventory.retention_ms(job.workflow_id) or ""
+        own_ms = self.inventory.retention_ms(job.workflow_id, Use.APPENDS) or ""
         args = (token, self._lease_ms, iso_timestamp(now), round(now * 1000), job.job_id, own_ms)
         attempt, following = self._answer("open", job, keys, *args)
         return Attempt(job, token, attempt, following)
@@ -326,12 +349,12 @@ class Store:
 
     def _command(self, workflow_id: str, *command: Any) -> Any:
         with translated():
-            return self._place.run(workflow_id, lambda client: client.execute_command(*command))
+            return self._place.run(workflow_id, lambda client: client.execute_command(*command), self._use)
 
-    def _script(self, name: str, workflow_id: str, keys: Sequence[str], *args: Any, use: Use = Use.COMMANDS) -> Any:
+    def _script(self, name: str, workflow_id: str, keys: Sequence[str], *args: Any, use: Use | None = None) -> Any:
         script = self._scripts[name]
         with translated():
-            return self._place.run(workflow_id, lambda client: script.run(client, keys, *args), use)
+            return self._place.run(workflow_id, lambda client: script.run(client, keys, *args), use or self._use)
 
     def _keys(self, job: JobRef) -> Keys:
         return self._key(job, "log"), self._key(job, "job"), self._key(job, "lease")

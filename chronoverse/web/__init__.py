@@ -54,7 +54,7 @@ def services(settings: Settings) -> Services:
     objects = objects_at(settings.archive_place) if settings.archive_place else None
     archive = Archive(objects, store.archived) if objects else NoArchive()
     pieces = Pieces(store, archive, pause=let_others, rest=Restraint(presence := Presence()))
-    tail = Tail(store, lease_seconds=settings.lease_seconds, redacted=pieces.forget)
+    tail = Tail(store.for_tail(), lease_seconds=settings.lease_seconds, redacted=pieces.forget)
     metrics.WORKERS.set(1)
     metrics.STREAMS_LIMIT.set(settings.max_streams)
     return Services(
