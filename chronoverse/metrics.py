@@ -68,6 +68,11 @@ STREAMS_REFUSED = Counter(
     ["reason"],
 )
 REQUESTS_REFUSED = Counter("chronoverse_requests_refused", "Requests refused, by status.", ["status"])
+CONNECTIONS_CUT = Counter(
+    "chronoverse_connections_cut",
+    "Connections that were cut: the client took too little, another one needed the room, or the token expired.",
+    ["reason"],
+)
 
 LINES_DELIVERED = Counter(
     "chronoverse_lines_delivered", "Lines handed to viewers, those that their stream filter drops included."

@@ -17,7 +17,6 @@ from typing import Final
 from chronoverse.errors import (
     ChronoverseError,
     Closed,
-    Deleted,
     Fenced,
     Held,
     NotALog,
@@ -102,8 +101,7 @@ class Publisher:
     def start(self, seconds: float) -> None:
         """Begins, and waits up to ``seconds`` for the store to let us in; after that it goes on trying.
 
-        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`, :class:`NotALog`, and what
-        ``connect`` raises.
+        Raises: :class:`Held`, :class:`Closed`, :class:`Tainted`, :class:`NotALog`, and what ``connect`` raises.
         """
         self._thread.start()
         self._answered.wait(seconds)
@@ -313,13 +311,10 @@ class Publisher:
             self._say("the store is back")
 
     def _give_up(self, error: ChronoverseError) -> None:
-        # The lines of a deleted job are meant to be gone, also those that wait here.
-        deleted = isinstance(error, Deleted)
-        if deleted or not self._spool.has_place:
+        if not self._spool.has_place:
             self._spool.abandon()
         with self._lock:
             self._refusal = error
             background = self._background
         if background:
-            dropped = "; its lines that waited here are dropped" if deleted else ""
-            self._say(f"publishing stopped: {error}{dropped}")
+            self._say(f"publishing stopped: {error}")

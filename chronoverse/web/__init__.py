@@ -16,9 +16,22 @@ from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.tail import Tail
 from chronoverse.turns import Turns
-from chronoverse.web import admin, events, identity, jobs, logs, openapi, ops, problems, publish, raw, search, ui
+from chronoverse.web import (
+    admin,
+    answers,
+    events,
+    identity,
+    jobs,
+    logs,
+    openapi,
+    ops,
+    problems,
+    publish,
+    raw,
+    search,
+    ui,
+)
 from chronoverse.web.admission import Streams
-from chronoverse.web.bodies import Bodies
 from chronoverse.web.crowd import Worker
 from chronoverse.web.ended import Ended
 from chronoverse.web.fairness import ARRIVING_SECONDS, Sparingly, let_others
@@ -54,7 +67,7 @@ def services(settings: Settings) -> Services:
     objects = objects_at(settings.archive_place) if settings.archive_place else None
     archive = Archive(objects, store.archived) if objects else NoArchive()
     pieces = Pieces(store, archive, pause=let_others, rest=Restraint(presence := Presence()))
-    tail = Tail(store.for_tail(), lease_seconds=settings.lease_seconds, redacted=pieces.forget)
+    tail = Tail(store, lease_seconds=settings.lease_seconds, redacted=pieces.forget)
     metrics.WORKERS.set(1)
     metrics.STREAMS_LIMIT.set(settings.max_streams)
     return Services(
@@ -68,7 +81,6 @@ def services(settings: Settings) -> Services:
         verifier=Verifier.from_settings(settings),
         streams=Streams(settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address),
         outlets=Outlets(Worker(tail, settings.heartbeat_seconds, time.monotonic)),
-        bodies=Bodies(settings.max_body_bytes),
         arrivals=Turns(ARRIVAL_SECONDS, AtCapacity, Sparingly(ARRIVING_SECONDS)),
         hold=hold,
         presence=presence,
@@ -90,6 +102,7 @@ def build_app(services: Services) -> Flask:
     document.register_blueprint(ops.blueprint(services, document))
     app.register_blueprint(ui.blueprint(services.settings))
     app.before_request(_plain_path)
+    answers.register(app)
     problems.register(app)
     app.extensions["chronoverse"] = services
     # Flask's way to put something in front of an application.
@@ -100,9 +113,12 @@ def build_app(services: Services) -> Flask:
 
 
 def _plain_path() -> None:
-    """An escaped or a doubled slash leads nowhere, also where the server has already taken it for a plain one."""
-    path = request.environ.get("RAW_URI", "").partition("?")[0].lower()
-    if path.startswith("//") or "%2f" in path:
+    """An escaped or a doubled slash leads nowhere, also where the server has already taken it for a plain one.
+
+    The target may be in its absolute form: ``GET http://h//x`` (RFC 9112 section 3.2.2).
+    """
+    target = request.environ.get("RAW_URI", "").partition("?")[0].lower()
+    if request.environ["PATH_INFO"].startswith("//") or "%2f" in target:
         raise NotFound
 
 

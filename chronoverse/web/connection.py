@@ -1,44 +1,277 @@
-"""The socket under a stream: bounded, and watched for the client's leaving. Without such a socket, nothing is done."""
+"""A client's connection: how long it may take an answer, what it may hold, and which is closed to make room.
+
+Everything that is written to a client of gunicorn goes through :meth:`Connection.sendall`: answers, downloads and
+refusals. Only an event stream's socket is taken over, by :mod:`chronoverse.web.outlet`.
+"""
 
 import _socket
 import contextlib
 import errno
-import os
+import fcntl
+import math
 import socket
-from collections.abc import Callable
-from typing import Any, Final
+import struct
+import termios
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice, takewhile
+from typing import Any, Final, NamedTuple
 
 import gevent
 import gevent.socket
+import gevent.ssl
 
-#: Seconds one write may take before its viewer is dropped. gunicorn has no write timeout of its own.
+from chronoverse import metrics
+
+#: Seconds for which a client may take nothing of an answer or an event stream before it is cut.
 SEND_SECONDS: Final = 20.0
-#: Bytes the kernel may hold for one viewer; left alone it would take megabytes for one that stopped reading.
+#: The same for a download, whose reader may be slow. The kernel of one that reads 2 kB/s over the loopback interface
+#: says nothing for 32 s, until 64 KiB are free.
+DOWNLOAD_SECONDS: Final = 60.0
+#: Seconds that an ordinary answer may take to be sent, and bytes for each of which it may take longer: a client with
+#: 80 kbit/s gets 4 MiB in seven minutes.
+ANSWER_SECONDS: Final = 20.0
+ANSWER_BYTES_PER_SECOND: Final = 10_000
+#: Seconds for which nobody's connection is closed to make room, however many there are: a client that is well has sent
+#: its request by then.
+PATIENT_SECONDS: Final = 1.0
+#: Seconds between looks whether a full socket's client has taken anything.
+LOOK_SECONDS: Final = 2.0
+#: Bytes the kernel may hold for one client; left alone it would take megabytes for one that stopped reading.
 SEND_BUFFER_BYTES: Final = 64 * 2**10
 #: Milliseconds unacknowledged data may stay out: a half-open connection is dropped after that, not in 20 minutes.
 USER_TIMEOUT_MS: Final = 20_000
+#: Bytes thrown away of what a client has sent behind its request, before the connection is closed.
+UNREAD_BYTES: Final = 64 * 2**10
+#: SO_LINGER with no time to linger: closing resets the connection, and what was not sent is forgotten.
+_RESET: Final = struct.pack("ii", 1, 0)
 
 
-def tune(environ: dict[str, Any]) -> socket.socket | None:
-    """Bounds the request's socket for streaming, and returns it where the server is gunicorn with gevent."""
-    sock: Any = environ.get("gunicorn.socket")
-    if not isinstance(sock, gevent.socket.socket):
-        return None
-    sock.settimeout(SEND_SECONDS)
+class Bounds(NamedTuple):
+    """How long a client may take for an answer: ``seconds`` and more for each byte, none of them longer than
+    ``stall_seconds`` without taking anything."""
+
+    stall_seconds: float = SEND_SECONDS
+    seconds: float = math.inf
+    bytes_per_second: float = math.inf
+
+
+ANSWER: Final = Bounds(seconds=ANSWER_SECONDS, bytes_per_second=ANSWER_BYTES_PER_SECOND)
+DOWNLOAD: Final = Bounds(DOWNLOAD_SECONDS)
+EVENTS: Final = Bounds()
+
+
+class Connections:
+    """A worker's connections that wait for their clients or are answered, at most ``limit`` of them.
+
+    They stand in the order in which they last got on: a request came, or a part of an answer was taken.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._all: dict[Connection, None] = {}
+
+    def __iter__(self) -> Iterator["Connection"]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, connection: "Connection") -> None:
+        """Takes in a new one. If all places are taken, those that have waited for their clients make room."""
+        self._all[connection] = None
+        connection.connections = self
+        self.got_on(connection)
+        if len(self._all) > self._limit:
+            self.make_room(len(self._all) - self._limit, PATIENT_SECONDS)
+
+    def make_room(self, places: int, seconds: float = 0.0) -> bool:
+        """Closes ``places`` connections that have waited for their clients for ``seconds``, longest first.
+
+        Returns whether there was one.
+        """
+        until = time.monotonic() - seconds
+        waiting = (each for each in self._all if each.waits)
+        stuck = takewhile(lambda each: each.got_on_at <= until, waiting)
+        found = list(islice(stuck, places))
+        for connection in found:
+            connection.cut("room")
+        return bool(found)
+
+    def got_on(self, connection: "Connection") -> None:
+        """Puts ``connection`` behind all others."""
+        connection.got_on_at = time.monotonic()
+        if connection in self._all:
+            del self._all[connection]
+            self._all[connection] = None
+
+    def remove(self, connection: "Connection") -> None:
+        """It is none of them any more, if it was one."""
+        self._all.pop(connection, None)
+
+
+class Connection(gevent.socket.socket):
+    """A client's socket. It keeps to the bounds of the answer under way; ``connections`` is where it has its place."""
+
+    connections: Connections | None = None
+    #: When it last got on, on the monotonic clock, in seconds.
+    got_on_at = 0.0
+    #: Whether it may be closed to make room: it waits for its client to send a request, or to take an ordinary answer.
+    waits = True
+    #: Whether it has had an answer, and no further request.
+    idle = False
+    #: Whether the request was sent before the answer to an earlier one was read (RFC 9112 section 9.3.2).
+    pipelined = False
+    _bounds = ANSWER
+    _seconds_left = ANSWER_SECONDS
+    _until = math.inf
+
+    def begin(self, bounds: Bounds = ANSWER) -> None:
+        """A request has come, and its answer is to keep to ``bounds``."""
+        self.waits = self.idle = False
+        self._bounds, self._seconds_left, self._until = bounds, bounds.seconds, math.inf
+        self._got_on()
+
+    def end(self, *, pipelined: bool) -> None:
+        """The answer is sent. ``pipelined`` is whether the next request has been read already."""
+        self.pipelined = pipelined or self.has_input()
+        self.waits = self.idle = True
+        self._got_on()
+
+    def stream(self, bounds: Bounds, until: float = math.inf) -> None:
+        """The answer is a long one: it has ``bounds`` of its own, and is not closed to make room for others.
+
+        At the monotonic time ``until`` it is cut off.
+        """
+        self._bounds, self._seconds_left, self._until = bounds, bounds.seconds, until
+        _set_user_timeout(self, bounds.stall_seconds)
+
+    def recv(self, *args: Any) -> bytes:
+        """Waits for the client's next bytes. Only those of a request's body count as getting on: a head has to be
+        whole, or it could be drawn out."""
+        between_requests, self.waits = self.waits, True
+        try:
+            data: bytes = super().recv(*args)
+        finally:
+            self.waits = between_requests
+        if not between_requests:
+            self._got_on()
+        return data
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """Sends all of ``data``.
+
+        Raises ConnectionResetError, having cut the connection, when the client takes nothing for too long, when the
+        answer as a whole takes too long, or when its time is over; and OSError as any socket does.
+        """
+        rest = memoryview(data)
+        bounds, timeout, waited, unsent = self._bounds, self.gettimeout(), self.waits, 0
+        self._seconds_left += len(rest) / bounds.bytes_per_second
+        began = now = got_on = time.monotonic()
+        late, self.waits = began + self._seconds_left, bounds.seconds < math.inf
+        try:
+            while rest:
+                if now >= self._until:
+                    raise self.cut("expired")
+                if now >= min(late, got_on + bounds.stall_seconds):
+                    raise self.cut("slow")
+                self.settimeout(min(LOOK_SECONDS, bounds.stall_seconds / 4, late - now, self._until - now))
+                try:
+                    sent = super().send(rest, flags)
+                except TimeoutError:
+                    sent = 0
+                rest = rest[sent:]
+                if rest:
+                    before, unsent, now = unsent, _unsent_bytes(self), time.monotonic()
+                    # What the client's kernel has acknowledged has left the buffer, which may be too full all the
+                    # same to have more put into it.
+                    if sent or unsent < before:
+                        got_on = now
+                        self._got_on()
+        finally:
+            self.waits = waited
+            self._seconds_left -= time.monotonic() - began
+            self.settimeout(timeout)
+
+    def send(self, data: Any, flags: int = 0, timeout: object = None) -> int:
+        """As :meth:`sendall`. A server uses it for a few bytes, as those of ``100 Continue``."""
+        self.sendall(data, flags)
+        return len(data)
+
+    def cut(self, why: str) -> ConnectionResetError:
+        """Ends it at once, whoever waits for it, and forgets what the client has not taken. Returns what to raise."""
+        metrics.CONNECTIONS_CUT.labels(why).inc()
+        if self.connections:
+            self.connections.remove(self)
+        with contextlib.suppress(OSError, ValueError), _plain(self) as plain:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            plain.shutdown(socket.SHUT_RDWR)
+        return ConnectionResetError(errno.ECONNRESET, f"cut: {why}")
+
+    def has_input(self) -> bool:
+        """Whether the client has sent something that is not read yet, or has closed its side."""
+        try:
+            _peek(self)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def _got_on(self) -> None:
+        if self.connections:
+            self.connections.got_on(self)
+
+
+class TlsConnection(Connection, gevent.ssl.SSLSocket):
+    """The same where gunicorn itself speaks TLS."""
+
+    def has_input(self) -> bool:
+        """As for any connection. What was decrypted already counts too."""
+        return bool(self.pending()) or super().has_input()
+
+
+def bound(sock: Any) -> None:
+    """Bounds what the kernel does for ``sock``; for a listening one, for each connection that it accepts."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+        _set_user_timeout(sock, USER_TIMEOUT_MS / 1000)
+
+
+def tune(environ: dict[str, Any], bounds: Bounds = EVENTS, until: float = math.inf) -> socket.socket | None:
+    """Has the request's socket stream, as :meth:`Connection.stream` does.
+
+    Returns the socket where the server is gunicorn with gevent; else there is none, and nothing is done.
+    """
+    sock: Any = environ.get("gunicorn.socket")
+    if isinstance(sock, Connection):
+        sock.stream(bounds, until)
+    elif isinstance(sock, gevent.socket.socket):
+        # gunicorn's own worker.
+        bound(sock)
+        sock.settimeout(bounds.stall_seconds)
+    else:
+        return None
     tuned: socket.socket = sock
     return tuned
 
 
 def half_close(sock: socket.socket) -> None:
     """No further request is read from it: whoever waits for one sees the end."""
-    # gevent's own shutdown would have the reader fail instead, as if the descriptor were gone.
-    with contextlib.suppress(OSError), contextlib.closing(_socket.socket(fileno=os.dup(sock.fileno()))) as plain:
+    # gevent's own shutdown would have the reader fail instead, as if the descriptor were gone; that of TLS would
+    # have what is sent from now on go out in clear.
+    with contextlib.suppress(OSError), _plain(sock) as plain:
         plain.shutdown(socket.SHUT_RD)
+
+
+def finish(sock: Any) -> None:
+    """Ends what is sent, and throws away what was not read: with something unread, as a further request, closing would
+    reset the connection, and take back what the client has not read yet."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        sock.setblocking(False)
+        sock.recv(UNREAD_BYTES)
 
 
 def unresponsive(error: OSError) -> bool:
@@ -46,7 +279,7 @@ def unresponsive(error: OSError) -> bool:
     return isinstance(error, TimeoutError) or error.errno == errno.EHOSTUNREACH
 
 
-def on_hangup(sock: _socket.socket, left: Callable[[str], None]) -> Callable[[], None]:
+def on_hangup(sock: Any, left: Callable[[str], None]) -> Callable[[], None]:
     """Calls ``left`` once when the peer closes; without it that is noticed two heartbeats late. Returns the undoing.
 
     It is told ``left``, or ``slow`` when the kernel gave up a peer that took nothing for :data:`USER_TIMEOUT_MS`.
@@ -59,7 +292,7 @@ def on_hangup(sock: _socket.socket, left: Callable[[str], None]) -> Callable[[],
     def readable() -> None:
         why = "left"
         try:
-            gone = not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            gone = not _peek(sock)
         except BlockingIOError:
             return
         except OSError as error:
@@ -82,3 +315,38 @@ def on_hangup(sock: _socket.socket, left: Callable[[str], None]) -> Callable[[],
 
     watcher.start(readable)
     return undo
+
+
+@contextlib.contextmanager
+def _plain(sock: Any) -> Iterator[_socket.socket]:
+    """The socket itself, without gevent and TLS. The two share a descriptor."""
+    plain = _socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
+    try:
+        yield plain
+    finally:
+        plain.detach()
+
+
+def _peek(sock: Any) -> bytes:
+    """The next byte that the client has sent, left where it is; none when it has closed its side.
+
+    Of a TLS connection it is an encrypted one. Raises BlockingIOError when there is none yet.
+    """
+    with _plain(sock) as plain:
+        return plain.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+
+
+def _unsent_bytes(sock: Any) -> int:
+    """Bytes in the socket's buffer that the client's kernel has not acknowledged; 0 where the system cannot tell."""
+    # https://man7.org/linux/man-pages/man7/tcp.7.html, under SIOCOUTQ, which is another name of TIOCOUTQ.
+    try:
+        told = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, struct.pack("i", 0))
+    except OSError:
+        return 0
+    unsent: int = struct.unpack("i", told)[0]
+    return unsent
+
+
+def _set_user_timeout(sock: Any, seconds: float) -> None:
+    if hasattr(socket, "TCP_USER_TIMEOUT") and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))

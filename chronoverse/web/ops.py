@@ -1,5 +1,8 @@
 """For those who run the service: is it up, is it ready, what does it do, what does it offer."""
 
+from functools import cache
+
+import orjson
 from flask import Response, jsonify
 
 from chronoverse import metrics
@@ -12,6 +15,11 @@ from chronoverse.web.services import Services
 def blueprint(services: Services, document: Document) -> Blueprint:
     """The operators' routes. None of them needs a token, and none tells of a job."""
     routes = Blueprint("ops", __name__, description="For operators.")
+
+    @cache
+    def text() -> bytes:
+        # Not before somebody asks: by then all routes are there.
+        return orjson.dumps(document.render()) + b"\n"
 
     @routes.route("/healthz")
     @routes.doc(operationId="getHealth", security=[])
@@ -44,6 +52,6 @@ def blueprint(services: Services, document: Document) -> Blueprint:
     @routes.response(200, {"type": "object"}, description="OpenAPI 3.1.")
     def openapi() -> Response:
         """What it offers: this document."""
-        return jsonify(document.render())
+        return Response(text(), content_type="application/json")
 
     return routes

@@ -6,9 +6,7 @@ for more than that has a greenlet, for as long as it takes: a replay, the end.
 """
 
 import _socket
-import contextlib
 import logging
-import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +17,7 @@ import gevent.socket
 
 from chronoverse.channel import Channel
 from chronoverse.viewer import RETRY_READ_SECONDS, Viewer
-from chronoverse.web.connection import SEND_SECONDS, on_hangup, unresponsive
+from chronoverse.web.connection import SEND_SECONDS, Connection, finish, on_hangup, unresponsive
 from chronoverse.web.crowd import Crowd, Worker
 from chronoverse.web.pump import Pump, Room
 
@@ -30,8 +28,6 @@ CROWD_VIEWERS: Final = 16
 #: Chunks remembered: viewers who are behind stand at a few places. A short one is framed as fast as it is found.
 CHUNKS: Final = 8
 CHUNK_BYTES: Final = 4096
-#: Bytes thrown away of what a peer has sent behind its request. Nobody sends more in earnest.
-UNREAD_BYTES: Final = 64 * 2**10
 
 log = logging.getLogger(__name__)
 
@@ -235,10 +231,7 @@ class Outlet:
         if self.crowd is not None:
             self.crowd.remove(self)
         viewer.close()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
-            # With something unread, as a further request, closing would take back what the peer has not read yet.
-            self._socket.recv(UNREAD_BYTES)
+        finish(self._socket)
         self._socket.close()
         self._closed()
 
@@ -256,7 +249,7 @@ class Outlets:
 
     def fit(self, environ: dict[str, Any]) -> bool:
         """Whether the socket under this request is ours to write to: plain HTTP/1.1, on gunicorn with gevent."""
-        plain = type(environ.get("gunicorn.socket")) is gevent.socket.socket
+        plain = type(environ.get("gunicorn.socket")) is Connection
         return plain and self.answer is not None and environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
 
     def take(self, viewer: Viewer, sock: Any, closed: Callable[[], None], head: bytes) -> None:

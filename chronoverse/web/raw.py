@@ -1,5 +1,7 @@
 """``GET …/logs/raw``: what there is of a log, as a file to keep."""
 
+import errno
+import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -9,13 +11,13 @@ from typing import Any, Final
 import orjson
 from flask import Response, request
 
-from chronoverse.errors import StoreUnavailable
+from chronoverse.errors import ChronoverseError, StoreUnavailable, Unauthorized
 from chronoverse.joblog import Job, JobRef, Line
 from chronoverse.matcher import Matcher
 from chronoverse.web import pages
-from chronoverse.web.connection import tune
+from chronoverse.web.connection import DOWNLOAD, tune
 from chronoverse.web.schemas import Blueprint, ProblemSchema, RawQuery
-from chronoverse.web.services import Services, guest
+from chronoverse.web.services import Services, guest, principal
 
 #: zlib's level: 1 packs logs to a sixth, at 100 MB/s. Higher ones take the worker's time from its viewers.
 GZIP_LEVEL: Final = 1
@@ -31,6 +33,8 @@ _DOCUMENTED: Final = {
     "application/jsonl": {"schema": {"type": "string"}},
 }
 
+log = logging.getLogger(__name__)
+
 
 def blueprint(services: Services) -> Blueprint:
     """The download route."""
@@ -43,7 +47,11 @@ def blueprint(services: Services) -> Blueprint:
     @routes.response(200, {"type": "string"}, content_type="text/plain", description="The log, as it is by now.")
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def raw(workflow_id: str, job_id: str, format: str, regex: bool, **query: Any) -> Response:
-        """Download a job's log: all that is stored when it is asked for, also while the job runs."""
+        """Download a job's log: all that is stored when it is asked for, also while the job runs.
+
+        A slow reader gets all of it, however long it takes, but not beyond the token's `exp`: then the connection is
+        cut, without the body's end.
+        """
         job = services.job(JobRef(workflow_id, job_id))
         wanted = _wanted(query.get("stream"), Matcher(query["q"], regex=regex) if "q" in query else None)
         response = Response(content_type=_CONTENT_TYPES[format])
@@ -59,8 +67,9 @@ def blueprint(services: Services) -> Blueprint:
         # It may last as long as a viewer's stream, and holds a place like one.
         asking = guest(services)
         services.streams.enter(asking)
-        tune(request.environ)
-        text = _SPELLINGS[format](_lines(services, job, wanted))
+        until = services.monotonic() + principal().expires_at - services.wall_clock()
+        tune(request.environ, DOWNLOAD, until)
+        text = _SPELLINGS[format](_lines(services, job, wanted, until))
         try:
             # What cannot be read at all is refused, not cut off.
             first = next(text, b"")
@@ -68,7 +77,8 @@ def blueprint(services: Services) -> Blueprint:
             services.streams.leave(asking)
             raise
         response.call_on_close(partial(services.streams.leave, asking))
-        response.response = _gzip(chain([first], text)) if packed else chain([first], text)
+        whole = _cut_off(chain([first], text))
+        response.response = _gzip(whole) if packed else whole
         return response
 
     return routes
@@ -81,11 +91,25 @@ def _wanted(stream: str | None, matcher: Matcher | None) -> Callable[[Line], boo
     return wanted
 
 
-def _lines(services: Services, job: Job, wanted: Callable[[Line], bool]) -> Iterator[list[Line]]:
-    """The lines up to ``last`` that are ``wanted``, in batches; cut off when the store fails or the log is deleted,
-    also when there is another of its name by then."""
+def _cut_off(texts: Iterable[bytes]) -> Iterator[bytes]:
+    """The same. An error in between ends the connection, so that nobody takes what there was for the whole."""
+    try:
+        yield from texts
+    except ChronoverseError as error:
+        log.warning("a download is cut off: %s", error)
+        raise ConnectionResetError(errno.ECONNRESET, "a download is cut off") from error
+
+
+def _lines(services: Services, job: Job, wanted: Callable[[Line], bool], until: float) -> Iterator[list[Line]]:
+    """The lines up to ``last`` that are ``wanted``, in batches.
+
+    Raises StoreError when the store fails or the log is deleted, also when there is another of its name by then, and
+    :class:`Unauthorized` at the monotonic time ``until``.
+    """
     turns = pages.Turns(services.monotonic)
     for batch in pages.batches(services, job, 0):
+        if services.monotonic() >= until:
+            raise Unauthorized("the token has expired")
         found = []
         for line in batch.lines:
             turns.give()

@@ -8,8 +8,9 @@ from typing import Any, Final, NamedTuple
 import orjson
 from gunicorn.http import errors
 
+from chronoverse.errors import AtCapacity
 from chronoverse.web.identity import HEADER, NAME_BYTES
-from chronoverse.web.problems import TITLES
+from chronoverse.web.problems import RETRY_AFTER_SECONDS, TITLES
 
 #: A host and its port, as RFC 3986 section 3.2.2 spells them. What addresses the service must name one.
 _HOST: Final = re.compile(r"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?", re.ASCII)
@@ -36,6 +37,7 @@ _REFUSALS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (errors.InvalidHeaderName, 400, "A header's name is malformed."),
     (BadHost, 400, "A request names its host, and only HTTP/1.0 may leave that out."),
     (errors.ParseException, 400, "This is not a request as HTTP has it."),
+    (AtCapacity, 503, "This worker has too many requests at a time; try again."),
     (ssl.SSLError, 400, "This is not TLS as it is spoken here."),
 )
 
@@ -79,5 +81,6 @@ def refuse(error: BaseException, cfg: Any) -> Refusal:
         "Cache-Control: no-store",
         "X-Content-Type-Options: nosniff",
         f"{HEADER}: {name}",
+        *([f"Retry-After: {RETRY_AFTER_SECONDS}"] if status == 503 else []),
     )
     return Refusal(status, name, "\r\n".join([*head, "", ""]).encode() + body)

@@ -88,10 +88,7 @@ class EventsQuery(Schema):
     wait = Number(
         most=WAIT_SECONDS,
         load_default=0,
-        metadata={
-            "description": "Seconds to wait for a job that does not exist yet, instead of 404. "
-            "One that was deleted is not waited for."
-        },
+        metadata={"description": "Seconds to wait for a job that does not exist yet, instead of 404."},
     )
 
     @validates_schema

@@ -1,7 +1,7 @@
-"""gunicorn's gevent worker, which lets a stream have its socket, and goes when it is told to."""
+"""gunicorn's gevent worker: it bounds every connection, lets a stream have its socket, and goes when it is told to."""
 
 import contextlib
-import socket
+import errno
 import time
 from functools import partial
 from typing import Any, Final
@@ -14,7 +14,7 @@ from gunicorn.workers.base_async import ALREADY_HANDLED
 from gunicorn.workers.ggevent import GeventWorker
 
 from chronoverse import metrics
-from chronoverse.web.connection import half_close
+from chronoverse.web.connection import Connection, Connections, TlsConnection, bound, finish, half_close
 from chronoverse.web.refusals import check_host, refuse
 from chronoverse.web.services import Services
 
@@ -22,10 +22,46 @@ from chronoverse.web.services import Services
 LOOK_SECONDS: Final = 0.1
 #: Seconds that requests and full sockets have beyond the drain. The table of settings tells it too.
 LINGER_SECONDS: Final = 5.0
-#: Seconds that a refused client's socket may take to be written to; and bytes read of what it sent beyond, unread
-#: bytes at a close being taken for a reset, which may overtake the answer.
-REFUSAL_SECONDS: Final = 1.0
-UNREAD_BYTES: Final = 2**20
+#: Connections that one of several workers accepts before the event loop goes round.
+ACCEPTED_AT_ONCE: Final = 8
+#: What load balancers and supervisors ask for. Their requests do not wait for those of others.
+PROBES: Final = ("/healthz", "/readyz")
+
+
+class Server(StreamServer):
+    """Accepts a worker's connections, however many there are: the :class:`Connections` bound them.
+
+    ``tls`` is what wraps a socket where gunicorn speaks TLS itself.
+    """
+
+    def __init__(self, listener: Any, handle: Any, connections: Connections, tls: Any = None) -> None:
+        # The pool is there to count its greenlets. One with a bound would stop accepting, and keep everybody out.
+        super().__init__(listener, handle=handle, spawn=Pool())
+        self._connections = connections
+        self._tls = tls
+
+    def do_read(self) -> tuple[Connection, Any] | None:
+        """The next connection and its client's address; None when there is none just now."""
+        try:
+            descriptor, address = self.socket._accept()
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            # No descriptor is free. The next try finds the one that is closed here.
+            if error.errno in (errno.EMFILE, errno.ENFILE) and self._connections.make_room(1):
+                return None
+            raise
+        listener = self.socket
+        connection = Connection(listener.family, listener.type, listener.proto, fileno=descriptor)
+        if self._tls:
+            try:
+                connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            except (OSError, ValueError):
+                # The client has left already.
+                connection.close()
+                return None
+        self._connections.add(connection)
+        return connection, address
 
 
 class Worker(GeventWorker):
@@ -33,8 +69,7 @@ class Worker(GeventWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: Connections that have had an answer and no further request.
-        self._idle: set[Any] = set()
+        self._connections = Connections(self.worker_connections)
 
     def init_process(self) -> None:
         """In the worker's own process, before it serves."""
@@ -54,14 +89,18 @@ class Worker(GeventWorker):
         try:
             super().handle(listener, client, addr)
         finally:
-            self._idle.discard(client)
+            self._connections.remove(client)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """One request. It returns only when the connection is kept for another."""
-        self._idle.discard(sock)
+        sock.begin()
         check_host(req)
+        # Viewers have turns of their own.
+        if sock.pipelined or not (req.path in PROBES or req.path.endswith("/events")):
+            with self.wsgi.extensions["chronoverse"].turns:
+                pass
         super().handle_request(listener_name, req, sock, addr)
-        self._idle.add(sock)
+        sock.end(pipelined=req.unreader.buf.getbuffer().nbytes > 0)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answers a request that is none, or that nothing else has answered. gunicorn itself would send HTML."""
@@ -72,12 +111,10 @@ class Worker(GeventWorker):
         else:
             self.log.warning("refused with %d: %s", refusal.status, exc, extra=extra)
         metrics.REQUESTS_REFUSED.labels(refusal.status).inc()
+        client.begin()
         with contextlib.suppress(OSError):
-            client.settimeout(REFUSAL_SECONDS)
             client.sendall(refusal.answer)
-            client.shutdown(socket.SHUT_WR)
-            client.setblocking(False)
-            client.recv(UNREAD_BYTES)
+        finish(client)
 
     def run(self) -> None:
         """Serves until told to go, and until the streams have ended or their time is over.
@@ -92,9 +129,10 @@ class Worker(GeventWorker):
             self._beat(services)
         for server in servers:
             server.close()
-        for sock in self._idle:
-            # Or a proxy would send its next request here.
-            half_close(sock)
+        for connection in self._connections:
+            if connection.idle:
+                # Or a proxy would send its next request here.
+                half_close(connection)
         deadline = time.monotonic() + services.settings.drain_seconds + LINGER_SECONDS
         while time.monotonic() < deadline and (services.outlets.open or any(len(each.pool) for each in servers)):
             self._beat(services)
@@ -109,13 +147,16 @@ class Worker(GeventWorker):
             services.presence.tell()
         gevent.sleep(LOOK_SECONDS)
 
-    def _serve(self, listener: Any) -> StreamServer:
+    def _serve(self, listener: Any) -> Server:
         listener.setblocking(True)
-        tls = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
-        pool = Pool(self.worker_connections)
-        server = StreamServer(listener, handle=partial(self.handle, listener), spawn=pool, **tls)
+        bound(listener)
+        tls = None
+        if self.cfg.is_ssl:
+            tls = ssl_context(self.cfg)
+            tls.sslsocket_class = TlsConnection
+        server = Server(listener, partial(self.handle, listener), self._connections, tls)
         if self.cfg.workers > 1:
             # Or the first to wake would take a whole crowd.
-            server.max_accept = 1
+            server.max_accept = ACCEPTED_AT_ONCE
         server.start()
         return server

@@ -250,6 +250,8 @@ def test_what_is_no_identifier_is_not_there(door: Door, token: str, path: bytes,
         b"*",
         b"",
         b"http://elsewhere/workflows/hostile/jobs/nothing",
+        b"http://elsewhere//workflows/hostile/jobs/job_1",
+        b"http://elsewhere/%2fworkflows/hostile/jobs/job_1",
     ],
 )
 def test_no_other_path_leads_to_a_job(door: Door, token: str, target: bytes) -> None:

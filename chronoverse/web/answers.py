@@ -1,0 +1,33 @@
+"""What the ordinary answers of a worker hold of its memory until their clients have taken them, with shares."""
+
+from typing import Final
+
+from flask import Flask, Response, g, request
+
+from chronoverse.errors import AtCapacity, ShareUsed
+from chronoverse.web.problems import refuse
+from chronoverse.web.shares import Shares
+
+#: Bytes of all answers of a worker that are under way. One token's subject may have half of it: eight pages.
+HELD_BYTES: Final = 64 * 2**20
+#: Bytes of an answer that is not counted: a connection's own buffer in the kernel takes it, once the last one is read.
+SMALL_BYTES: Final = 64 * 2**10
+
+
+def register(app: Flask) -> None:
+    """Has every answer to a token's bearer hold its size until it is sent or given up, or be refused."""
+    shares = Shares(HELD_BYTES, "answers that are not read yet")
+
+    @app.after_request
+    def hold(response: Response) -> Response:
+        size = 0 if response.is_streamed or request.method == "HEAD" else response.calculate_content_length() or 0
+        if size <= SMALL_BYTES or "principal" not in g:
+            return response
+        subject = g.principal.subject
+        try:
+            shares.take(subject, size)
+        except (AtCapacity, ShareUsed) as error:
+            response.close()
+            return refuse(error)
+        response.call_on_close(lambda: shares.give_back(subject, size))
+        return response

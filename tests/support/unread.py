@@ -1,0 +1,81 @@
+"""A program: connections that each send many requests and read no answer, and that come again when they are closed.
+
+``python -m tests.support.unread HOST PORT CONNECTIONS SECONDS [CERTIFICATE]``: with the server's certificate they
+speak TLS. It prints a line once all are open, and how often it connected when it ends.
+"""
+
+import contextlib
+import select
+import socket
+import ssl
+import sys
+import time
+from typing import Final
+
+#: Requests that each connection sends at once.
+REQUESTS: Final = 200
+REQUEST: Final = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+#: Connections opened before those that were closed are looked for.
+OPENED_AT_ONCE: Final = 50
+#: Seconds for a TLS handshake.
+HANDSHAKE_SECONDS: Final = 5.0
+
+
+class Attack:
+    """Keeps ``connections`` to ``address`` open."""
+
+    def __init__(self, address: tuple[str, int], connections: int, context: ssl.SSLContext | None) -> None:
+        self.opened = 0
+        self._address, self._connections, self._context = address, connections, context
+        self._open: dict[int, socket.socket] = {}
+        self._poll = select.epoll()
+
+    def run(self, seconds: float) -> None:
+        """Ends after ``seconds``."""
+        until, told = time.monotonic() + seconds, False
+        while time.monotonic() < until:
+            for _ in range(min(self._connections - len(self._open), OPENED_AT_ONCE)):
+                with contextlib.suppress(OSError):
+                    self._connect()
+            if len(self._open) == self._connections and not told:
+                told = True
+                print("open", flush=True)
+            for descriptor, events in self._poll.poll(0.01):
+                self._look(descriptor, events)
+        print(self.opened, flush=True)
+
+    def _connect(self) -> None:
+        sock = socket.socket()
+        if self._context:
+            sock.settimeout(HANDSHAKE_SECONDS)
+            sock.connect(self._address)
+            sock = self._context.wrap_socket(sock)
+        sock.setblocking(False)
+        if not self._context:
+            sock.connect_ex(self._address)
+        self.opened += 1
+        self._open[sock.fileno()] = sock
+        self._poll.register(sock.fileno(), select.EPOLLOUT | select.EPOLLRDHUP)
+
+    def _look(self, descriptor: int, events: int) -> None:
+        sock = self._open[descriptor]
+        if events & (select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR):
+            del self._open[descriptor]
+            sock.close()
+            return
+        # That the other end closes is all that is told from now on.
+        self._poll.modify(descriptor, select.EPOLLRDHUP)
+        with contextlib.suppress(OSError):
+            sock.send(REQUEST * REQUESTS)
+
+
+def main(host: str, port: str, connections: str, seconds: str, certificate: str = "") -> None:
+    """The command line."""
+    context = ssl.create_default_context(cafile=certificate) if certificate else None
+    if context:
+        context.check_hostname = False
+    Attack((host, int(port)), int(connections), context).run(float(seconds))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
