@@ -98,9 +98,9 @@ class JobLog:
         with the log. ``lease_seconds`` must not be longer than the service's own. ``room`` says where lines wait while
         the store is away, by default in 64 MiB of memory. ``say`` gets our words to a person, by default on stderr.
 
-        Raises ValueError for ids and URLs that are none; :class:`chronoverse.errors.Held`, ``Closed``, ``Tainted``,
-        ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound`` when we are turned away. A store that is away
-        raises nothing: lines wait for it.
+        Raises ValueError for ids and URLs that are none; :class:`chronoverse.errors.Held`, ``Closed``, ``Deleted``,
+        ``Tainted``, ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound`` when we are turned away. A store
+        that is away raises nothing: lines wait for it.
         """
         if not (IDENTIFIER.fullmatch(workflow) and IDENTIFIER.fullmatch(job)):
             raise ValueError("ids are 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit")

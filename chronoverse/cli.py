@@ -36,6 +36,7 @@ EXIT_CODES: Final[Mapping[type[Exception], int]] = {
     errors.AtCapacity: 75,
     errors.StoreRefused: 75,
     errors.Closed: 73,  # EX_CANTCREAT
+    errors.Deleted: 73,
     errors.StoreUnavailable: 69,  # EX_UNAVAILABLE
     errors.EmbeddedError: 69,
     errors.Unreachable: 69,

@@ -61,6 +61,10 @@ class _Again(Exception):
         self.at_once = at_once
 
 
+class _Failed(_Again):
+    """The stream itself ended with an error, and said which."""
+
+
 class Found(NamedTuple):
     """A line that matches, or that is ``beside`` one that does."""
 
@@ -125,6 +129,7 @@ class Client:
         follower = Follower()
         effort = Effort(self._clock, self._chance)
         awaited_until = self._clock() + wait
+        again: _Again | None = None
         while not stop.is_set():
             start = {"offset": offset, "tail": tail} if follower.number is None else {}
             left = min(max(ceil(awaited_until - self._clock()), 0), MAX_WAIT_SECONDS)
@@ -135,6 +140,9 @@ class Client:
                 again = _Again("the service closed the stream")
             except _Again as error:
                 again = error
+            except JobNotFound as error:
+                # That there is no such job says less than the error with which its stream has just ended.
+                raise JobNotFound(str(again)) if isinstance(again, _Failed) else error from error
             if follower.ended or stop.is_set():
                 return
             if effort.seconds_in_vain() > self._patience:
@@ -166,7 +174,7 @@ class Client:
                 for item in follower.feed(chunk):
                     if isinstance(item, Trouble) and not follower.ended:
                         renewable = item.reason == sse.TOKEN_EXPIRED and callable(self._token)
-                        raise _Again(item.reason, at_once=renewable)
+                        raise _Failed(item.reason, at_once=renewable)
                     effort.rewarded()
                     yield item
         except (HTTPError, OSError) as error:

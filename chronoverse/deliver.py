@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from chronoverse.errors import SpoolError
+from chronoverse.errors import Deleted, SpoolError
 from chronoverse.joblog import JobRef, Status, iso_timestamp
 from chronoverse.ledger import Ending, Ledger
 from chronoverse.publisher import Publisher
@@ -27,8 +27,9 @@ def deliver(
 
     ``connect`` gives the store of a workflow. A runner that was killed could not say how its job ended: then the job
     counts as LOST.
+    When the job was deleted, ``path`` is deleted as well.
     Raises :class:`SpoolError`, and what the store says to a job that cannot be gone on with: :class:`Held`,
-    :class:`Closed` (it was declared LOST meanwhile, say), :class:`Tainted`, :class:`NotALog`.
+    :class:`Closed` (it was declared LOST meanwhile, say), :class:`Deleted`, :class:`Tainted`, :class:`NotALog`.
     """
     spool = Spool.recover(path)
     try:
@@ -47,6 +48,8 @@ def deliver(
     finally:
         publisher.stop()
         leave(publisher, say, through)
+        if isinstance(publisher.refusal, Deleted):
+            say(f"{job} was deleted: {path} is gone, with the {waiting} lines in it")
     if publisher.ended:
         say(f"{waiting} lines of {job} are in the store, and {path} is gone")
     return publisher.ended

@@ -30,7 +30,7 @@ class JobNotFound(ChronoverseError):
 
 
 class AtCapacity(ChronoverseError):
-    """Raised when a worker already serves as many streams as it may."""
+    """Raised when a worker has no room for a request; the message says what is full. Worth a retry later."""
 
 
 class Draining(AtCapacity):
@@ -123,6 +123,10 @@ class Held(AppendRefused):
 
 class Closed(AppendRefused):
     """Raised when the job has already ended."""
+
+
+class Deleted(AppendRefused):
+    """Raised when the job was deleted: for a while nothing is written under its id."""
 
 
 class Fenced(AppendRefused):

@@ -16,6 +16,7 @@ from chronoverse.errors import (
     BadRequest,
     ChronoverseError,
     Closed,
+    Deleted,
     Fenced,
     Forbidden,
     Held,
@@ -44,6 +45,7 @@ ANSWER_BYTES: Final = 65_536
 _REFUSALS: Final[Mapping[str, type[ChronoverseError]]] = {
     "FENCED": Fenced,
     "CLOSED": Closed,
+    "DELETED": Deleted,
     "HELD": Held,
     "TAINTED": Tainted,
     "NOT_A_LOG": NotALog,
@@ -99,7 +101,7 @@ class HttpLedger:
     def open(self, job: JobRef, token: str) -> Attempt:
         """Takes the job's lease for a new attempt. ``token`` is the caller's own and unguessable.
 
-        Raises: :class:`Held`, :class:`Closed`, :class:`Tainted`.
+        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`.
         """
         answer = self._post(job, "attempts", {"token": token})
         return Attempt(job, token, _number(answer, "attempt"), _number(answer, "next"))
@@ -108,7 +110,7 @@ class HttpLedger:
         """Appends consecutive ``lines`` (one at least), skipping those the log already has; returns the next number.
 
         Stored whole or not at all, unless the service finds them too long: then they are sent in halves.
-        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Tainted`.
+        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`.
         """
         try:
             return self._append(attempt, lines[0].sequence_num, [_spell(line) for line in lines])
@@ -124,11 +126,14 @@ class HttpLedger:
         return NoOracle() if self._durable else None
 
     def renew(self, attempt: Attempt) -> None:
-        """Extends the lease. Raises: :class:`Fenced`."""
+        """Extends the lease. Raises: :class:`Fenced`, :class:`Deleted`."""
         self._post(attempt.job, "logs", _lines(attempt, attempt.next, []))
 
     def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, following: int) -> None:
-        """Ends the job behind its last line, ``following`` - 1. Raises: :class:`Fenced`, :class:`SequenceGap`."""
+        """Ends the job behind its last line, ``following`` - 1.
+
+        Raises: :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
+        """
         body = {"token": attempt.token, "attempt": attempt.attempt, "status": status.value}
         self._post(attempt.job, "end", body | {"exit_code": exit_code, "dropped": dropped, "next": following})
 

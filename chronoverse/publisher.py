@@ -17,6 +17,7 @@ from typing import Final
 from chronoverse.errors import (
     ChronoverseError,
     Closed,
+    Deleted,
     Fenced,
     Held,
     NotALog,
@@ -101,7 +102,8 @@ class Publisher:
     def start(self, seconds: float) -> None:
         """Begins, and waits up to ``seconds`` for the store to let us in; after that it goes on trying.
 
-        Raises: :class:`Held`, :class:`Closed`, :class:`Tainted`, :class:`NotALog`, and what ``connect`` raises.
+        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`, :class:`NotALog`, and what
+        ``connect`` raises.
         """
         self._thread.start()
         self._answered.wait(seconds)
@@ -311,10 +313,13 @@ class Publisher:
             self._say("the store is back")
 
     def _give_up(self, error: ChronoverseError) -> None:
-        if not self._spool.has_place:
+        # The lines of a deleted job are meant to be gone, also those that wait here.
+        deleted = isinstance(error, Deleted)
+        if deleted or not self._spool.has_place:
             self._spool.abandon()
         with self._lock:
             self._refusal = error
             background = self._background
         if background:
-            self._say(f"publishing stopped: {error}")
+            dropped = "; its lines that waited here are dropped" if deleted else ""
+            self._say(f"publishing stopped: {error}{dropped}")

@@ -25,14 +25,22 @@ def nothing(_: str) -> None:
 
 
 def delete_job(
-    store: Store, objects: Objects | None, job: JobRef, *, seconds: float = SEALER_SECONDS, at: At = nothing
+    store: Store,
+    objects: Objects | None,
+    job: JobRef,
+    *,
+    tombstone_ms: int = 0,
+    seconds: float = SEALER_SECONDS,
+    at: At = nothing,
 ) -> None:
     """Deletes ``job`` everywhere: nobody sees it any more, then its objects go, then its keys. May be repeated.
 
+    ``tombstone_ms`` is for how many milliseconds nothing can come under its id again. A job whose time is over leaves
+    no tombstone: nobody asked for its lines to be gone, and its id may be used again.
     Raises: :class:`Held` by a live runner, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and as the store does.
     """
     with sealer(store, job, seconds) as token:
-        store.archived.doom(job, token)
+        store.archived.doom(job, token, tombstone_ms)
         at("doomed")
         if objects is not None:
             for stored in list(objects.list(folder(job))):

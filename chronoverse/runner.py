@@ -20,7 +20,7 @@ from typing import BinaryIO, Final
 from chronoverse.command import Command
 from chronoverse.cutter import MAX_LINE_BYTES
 from chronoverse.echo import Echo, standard
-from chronoverse.errors import SpoolError
+from chronoverse.errors import Deleted, SpoolError
 from chronoverse.joblog import JobRef, Status, iso_timestamp
 from chronoverse.ledger import Ending, Ledger
 from chronoverse.masking import Masks
@@ -77,8 +77,8 @@ def run(
     ``pty`` the command has a pseudo-terminal, and all that it prints is stdout.
 
     Called from the main thread it passes SIGINT, SIGTERM and SIGHUP on. Raises, and starts nothing, when the
-    store turns us away at once: :class:`Held`, :class:`Closed`, :class:`Tainted`, :class:`NotALog`. A function in
-    its place is called to get it, in a thread of its own.
+    store turns us away at once: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`, :class:`NotALog`. A
+    function in its place is called to get it, in a thread of its own.
     """
     echoes = {"stdout": Echo(out or standard(1)), "stderr": Echo(err or standard(2))}
     say = echoes["stderr"].say
@@ -145,7 +145,7 @@ def leave(publisher: Publisher, say: Callable[[str], None], through: str | None 
     """
     undelivered, ended, refused = publisher.undelivered, publisher.ended, publisher.refusal is not None
     path = publisher.close()
-    if ended:
+    if ended or isinstance(publisher.refusal, Deleted):
         return
     if undelivered:
         say(f"{undelivered} lines were not delivered to the store")

@@ -1,30 +1,56 @@
-"""One at a time, in the order in which they asked, and everybody else in between."""
+"""A few at a time, each subject in its turn, and everybody else in between."""
 
+import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 
 class Turns:
-    """A lock for a ``with``, handed to whoever has waited longest: who asks again at once comes behind all that wait.
+    """A lock for ``at_once`` holders, handed to each subject that waits in turn.
+
+    Of a subject, whoever has waited longest is served first: who asks again at once comes behind all that wait. However
+    many requests of one subject wait, another subject waits for one turn of it. Without subjects all wait in one queue.
 
     A turn begins with ``pause``, which lets whoever needs no turn go on for once. So however many take turns,
     nobody else waits for more than one. ``seconds`` is how long anybody waits for a turn; when it does not come,
     ``missed`` is raised, made of a text.
     """
 
-    def __init__(self, seconds: float, missed: Callable[[str], Exception], pause: Callable[[], object] = bool) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        missed: Callable[[str], Exception],
+        pause: Callable[[], object] = bool,
+        at_once: int = 1,
+    ) -> None:
         self._seconds: Final = seconds
         self._missed: Final = missed
         self._pause: Final = pause
         self._lock = threading.Lock()
-        self._taken = False
-        self._waiting: deque[threading.Event] = deque()
+        self._free = at_once
+        #: Who waits, by subject; the first subject has the next turn.
+        self._queues: dict[str, deque[threading.Event]] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a turn."""
+        return sum(map(len, self._queues.values()))
+
+    @contextlib.contextmanager
+    def turn(self, subject: str) -> Iterator[None]:
+        """A turn of ``subject`` for a ``with``. Raises what ``missed`` makes."""
+        self._take(subject)
+        try:
+            self._pause()
+            yield
+        finally:
+            self._give()
 
     def __enter__(self) -> None:
-        """Begins a turn."""
-        self._take()
+        """Begins a turn of nobody in particular."""
+        self._take("")
         try:
             self._pause()
         except BaseException:
@@ -35,33 +61,41 @@ class Turns:
         """Ends it."""
         self._give()
 
-    def _take(self) -> None:
+    def _take(self, subject: str) -> None:
         with self._lock:
-            if not self._taken:
-                self._taken = True
+            if self._free:
+                self._free -= 1
                 return
             mine = threading.Event()
-            self._waiting.append(mine)
+            self._queues.setdefault(subject, deque()).append(mine)
         came = False
         try:
             came = mine.wait(self._seconds)
         finally:
             if not came:
-                self._leave(mine)
+                self._leave(subject, mine)
         if not came:
             raise self._missed(f"no turn came within {self._seconds:g} s")
 
-    def _leave(self, mine: threading.Event) -> None:
+    def _leave(self, subject: str, mine: threading.Event) -> None:
         """Waits no longer. A turn that was handed over at the last moment is handed on."""
         with self._lock:
-            if mine in self._waiting:
-                self._waiting.remove(mine)
+            queue = self._queues.get(subject, deque())
+            if mine in queue:
+                queue.remove(mine)
+                if not queue:
+                    del self._queues[subject]
                 return
         self._give()
 
     def _give(self) -> None:
         with self._lock:
-            if self._waiting:
-                self._waiting.popleft().set()
-            else:
-                self._taken = False
+            if not self._queues:
+                self._free += 1
+                return
+            subject = next(iter(self._queues))
+            queue = self._queues.pop(subject)
+            queue.popleft().set()
+            if queue:
+                # Behind the other subjects.
+                self._queues[subject] = queue

@@ -10,8 +10,9 @@ from typing import Final
 
 import pytest
 
-from chronoverse.errors import KeysMoving, StoreUnavailable
+from chronoverse.errors import Deleted, KeysMoving, StoreUnavailable
 from chronoverse.joblog import Job, JobRef, Run, Status
+from chronoverse.retention import delete_job
 from chronoverse.store import Durability, Store
 from chronoverse.store.cluster import slot_of
 from chronoverse.store.lanes import Lanes
@@ -203,6 +204,38 @@ def test_a_slot_moves_under_a_store(store: Store, cluster: Cluster, prefix: str)
     looked = store.look(job)
     assert looked
     assert (looked.last, cluster.owner(job.workflow_id)) == (6, target)
+
+
+def test_a_tombstone_moves_with_its_slot(store: Store, cluster: Cluster, prefix: str) -> None:
+    """Its id stays deleted meanwhile, and looks at the workflow's other jobs do not wait for a tombstone they lack."""
+    source, target = cluster.masters()[:2]
+    job = JobRef(cluster.workflow(source, "moving tombstone"), "job_1")
+    other = JobRef(job.workflow_id, "job_2")
+    store.finish(store.open(job, "token"), Status.COMPLETED, 0, 0, 1)
+    store.append(store.open(other, "token"), make_lines(1, 1))
+    delete_job(store, None, job, tombstone_ms=60_000)
+
+    def stays_deleted() -> None:
+        with pytest.raises((Deleted, KeysMoving)):
+            store.open(job, "another")
+        with pytest.raises((Deleted, KeysMoving)):
+            store.register(job)
+
+    stays_deleted()
+    slot = cluster.begin_move(job.workflow_id, source, target)
+    stays_deleted()
+    assert isinstance(store.look(other), Job)
+    cluster.move_keys(slot, source, target, f"{prefix}:{{{job.workflow_id}}}:job_1:deleted")
+    stays_deleted()
+    assert isinstance(store.look(other), Job)
+    cluster.move_keys(slot, source, target)
+    stays_deleted()
+    cluster.end_move(slot, source, target)
+    with pytest.raises(Deleted):
+        store.open(job, "another")
+    with pytest.raises(Deleted):
+        store.register(job)
+    assert (store.look(job), store.deleted(job)) == (None, True)
 
 
 def test_a_cluster_without_a_node_that_answers(prefix: str) -> None:

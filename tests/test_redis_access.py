@@ -24,7 +24,8 @@ from tests.support.waiting import wait_until
 
 DOCUMENT: Final = (Path(__file__).parents[1] / "docs" / "redis.md").read_text("utf-8")
 #: Jobs: half archived, its log lost, and once more with its runner; too large; ended long ago.
-HALF, LOST, LARGE, ENDED = (JobRef("wf_1", name) for name in ("half", "lost", "large", "ended"))
+#: Deleted, and a foreign runner has written on.
+HALF, LOST, LARGE, ENDED, DELETED = (JobRef("wf_1", name) for name in ("half", "lost", "large", "ended", "deleted"))
 #: The users of the document, in its order: the service, a runner, the service to a Sentinel, an archiver.
 RULES: Final = [line.split()[2:] for line in DOCUMENT.splitlines() if line.startswith("ACL SETUSER ")]
 
@@ -67,6 +68,9 @@ def serve(store: Store) -> None:
     store.finish(attempt, Status.COMPLETED, 0, 0, 3)
     store.look(JOB)
     store.look(LOST)
+    # A foreign runner has written on under the id of a deleted job.
+    assert store.deleted(DELETED)
+    assert store.look(DELETED) is None
 
 
 def run(store: Store) -> None:
@@ -106,6 +110,8 @@ def prepare(store: Store) -> None:
     append(store, store.open(LARGE, "token"), 1, 5_000)
     store.append(attempt := store.open(ENDED, "token"), make_lines(1, 3))
     store.finish(attempt, Status.COMPLETED, 0, 0, 4)
+    with sealer(store, DELETED) as token:
+        store.archived.doom(DELETED, token, 60_000)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +133,7 @@ def test_the_documented_rights_are_enough_and_none_is_too_much(
         with contextlib.closing(Store(server.url, clock=lambda: NOW_SECONDS)) as theirs:
             prepare(theirs)
         lose(server)
+        server.ask("XADD", f"chronoverse:{{{DELETED.workflow_id}}}:{DELETED.job_id}:log", "1-0", "message", "a line")
         server.ask("CONFIG", "RESETSTAT")
         store = Store(
             server.url.replace("unix://", f"unix://{user}:secret@"), lease_seconds=30 if user == "runner" else 1

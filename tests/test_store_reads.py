@@ -1,6 +1,8 @@
 """What the store says of a job and its log, whoever wrote them, and in whatever state they were left."""
 
 import contextlib
+import itertools
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -322,6 +324,23 @@ def test_pages_of_the_listing_are_the_whole_listing(store: Store, listed: list[t
         found += page
 
     assert found == listed
+
+
+def test_a_page_behind_very_many_jobs_of_one_time_takes_few_commands(bench: Bench, store: Store) -> None:
+    """Whether the job that it goes on from is still there or not."""
+    names = sorted((f"job_{number}" for number in range(5_000)), reverse=True)
+    bench.ask("ZADD", bench.key("jobs"), *itertools.chain.from_iterable((7, name) for name in names))
+    bench.ask("ZADD", bench.key("jobs"), 6, "older")
+    bench.ask("CONFIG", "RESETSTAT")
+
+    for place in (names[4_000], f"{names[4_000]}-gone"):
+        found = store.jobs("wf_1", (7.0, place), 3)
+        following = names[4_000:4_003] if place not in names else names[4_001:4_004]
+        assert found == [(7.0, name) for name in following]
+    assert store.jobs("wf_1", (7.0, names[-1]), 3) == [(6.0, "older")]
+    calls = re.search(rb"cmdstat_zrevrangebyscore:calls=(\d+)", bench.ask("INFO", "commandstats"))
+    assert calls
+    assert int(calls[1]) < 3 * 40
 
 
 def test_a_job_that_comes_meanwhile_moves_no_page(bench: Bench, store: Store, listed: list[tuple[int, str]]) -> None:

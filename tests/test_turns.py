@@ -1,6 +1,7 @@
 """Turns: one at a time, in the order of asking, and everybody else in between."""
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
@@ -25,17 +26,17 @@ class Askers:
         self.missed: list[int] = []
         self._threads: list[threading.Thread] = []
 
-    def ask(self) -> None:
+    def ask(self, subject: str = "") -> None:
         """One more, which is waiting or done when this returns."""
-        number, waiting = len(self._threads), len(self.turns._waiting)
-        thread = threading.Thread(target=self._ask, args=(number,))
+        number, waiting = len(self._threads), self.turns.waiting
+        thread = threading.Thread(target=self._ask, args=(number, subject))
         self._threads.append(thread)
         thread.start()
-        wait_until(lambda: len(self.turns._waiting) > waiting or not thread.is_alive(), LONG, "it waits")
+        wait_until(lambda: self.turns.waiting > waiting or not thread.is_alive(), LONG, "it waits")
 
-    def _ask(self, number: int) -> None:
+    def _ask(self, number: int, subject: str) -> None:
         try:
-            with self.turns:
+            with self.turns.turn(subject):
                 self.came.append(number)
         except Missed:
             self.missed.append(number)
@@ -61,6 +62,28 @@ def test_turns_come_in_the_order_of_asking(askers: Askers) -> None:
         assert askers.came == [0, 1]
 
 
+def test_each_subject_has_its_turn(askers: Askers) -> None:
+    """However many of one wait, another waits for one turn of it; a subject's own come in the order of asking."""
+    with askers.turns:
+        for subject in ("many", "many", "many", "few", "few", "one"):
+            askers.ask(subject)
+    askers.join()
+    assert askers.came == [0, 3, 5, 1, 4, 2]
+
+
+def test_several_have_turns_at_once() -> None:
+    """As many as there are, and whoever asks beyond that waits."""
+    askers = Askers(Turns(LONG, Missed, at_once=2))
+    with askers.turns:
+        askers.ask()
+        assert askers.came == [0]
+        with askers.turns:
+            askers.ask()
+            assert askers.turns.waiting == 1
+        askers.join()
+    assert askers.came == [0, 1]
+
+
 def test_a_turn_that_does_not_come_is_missed() -> None:
     """It is said so, and whoever comes later is not kept waiting by it."""
     askers = Askers(Turns(0.01, Missed))
@@ -77,12 +100,12 @@ def test_a_turn_that_came_too_late_is_handed_on(askers: Askers) -> None:
     turns = askers.turns
     with turns:
         impatient = threading.Event()
-        turns._waiting.append(impatient)
+        turns._queues[""] = deque([impatient])
         askers.ask()
     assert impatient.is_set()
     assert askers.came == []
 
-    turns._leave(impatient)
+    turns._leave("", impatient)
 
     askers.join()
     assert askers.came == [0]

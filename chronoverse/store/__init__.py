@@ -16,13 +16,18 @@ Keys, under a prefix, with the workflow as hash tag so that all of a workflow's 
     {prefix}:{<workflow>}:<job>:audit  list    the newest redactions; goes with the job
     {prefix}:{<workflow>}:<job>:sealer  string  who archives the job
                                                expires when that process was not heard for a while
+    {prefix}:{<workflow>}:<job>:deleted  string  the tombstone of a job that somebody deleted
+                                               expires RETENTION after the deletion
     {prefix}:{<workflow>}:settings     hash    retention_seconds: its RETENTION where that is not the common one
 
 Whatever must be atomic is a script in ``lua/``. All of them may be repeated after a lost reply.
 Foreign runners write the same keys with plain commands, so nothing read here is trusted to be in shape.
 """
 
+import contextlib
+import copy
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -52,6 +57,8 @@ __all__ = ["Attempt", "Durability", "Store"]
 
 #: Seconds, at most, between finding a lease gone and declaring its job LOST. Above a runner's longest pause.
 GRACE_SECONDS: Final = 1.0
+#: Jobs of one workflow's listing, at most; a bound for a search in it, which takes 31 commands.
+MOST_JOBS: Final = 2**31
 #: Jobs looked at in one round trip.
 LOOK_BATCH: Final = 500
 
@@ -86,6 +93,7 @@ class Store:
         self._clock = clock
         self._sleep = sleep
         self._place = _place(url)
+        self._use = Use.COMMANDS
         #: Where the master may change, or there are many, no connection is kept for a log's past.
         self._ahead = AheadReader(self._place.connection(""), self._key) if self._place.fixed else None
         self.archived: Final = Archived(self._place, self._key, self._index)
@@ -94,6 +102,12 @@ class Store:
         self._foreign = ForeignJobs(self._place, self._index, clock)
         names = ("open", "append", "renew", "finish", "look", "register", "unlist")
         self._scripts = {name: Script(name) for name in names}
+
+    def for_tail(self) -> "Store":
+        """This store for the process's tail: its commands have connections that no other caller can take."""
+        store = copy.copy(self)
+        store._use = Use.TAIL
+        return store
 
     # What a job is
 
@@ -108,7 +122,7 @@ class Store:
             reply = self._look(job)
         found = replies.job(job, reply)
         if found and replies.is_foreign(reply):
-            self._foreign.list_jobs([found])
+            self._foreign.list_jobs([found], self._use)
         return found
 
     def _look(self, job: JobRef) -> list[Any] | None:
@@ -146,10 +160,12 @@ class Store:
             return pipeline.execute(raise_on_error=False)
 
         with translated():
-            answers = self._place.run(jobs[0].workflow_id, ask)
+            answers = self._place.run(jobs[0].workflow_id, ask, self._use)
         looked = [self._looked(job, answer) for job, answer in zip(jobs, answers, strict=True)]
         pairs = zip(looked, answers, strict=True)
-        self._foreign.list_jobs([job for job, answer in pairs if isinstance(job, Job) and replies.is_foreign(answer)])
+        self._foreign.list_jobs(
+            [job for job, answer in pairs if isinstance(job, Job) and replies.is_foreign(answer)], self._use
+        )
         return looked
 
     def _looked(self, job: JobRef, answer: Any) -> Job | StoreError | None:
@@ -166,25 +182,48 @@ class Store:
         return self._keys(job), iso_timestamp(self._clock()), self._lease_ms, self._retention_ms, self._grace_ms
 
     def register(self, job: JobRef) -> bool:
-        """Makes a PENDING job. True when it is new."""
+        """Makes a PENDING job. True when it is new. Raises: :class:`Deleted`."""
         now = self._clock()
         keys = (self._key(job, "job"), self._index(job.workflow_id))
-        retention_ms = self.inventory.retention_ms(job.workflow_id) or self._retention_ms
-        args = (iso_timestamp(now), round(now * 1000), job.job_id, retention_ms)
-        return bool(self._script("register", job.workflow_id, keys, *args))
+        args = (iso_timestamp(now), round(now * 1000), job.job_id, self.retention_ms(job.workflow_id))
+        answer = self._script("register", job.workflow_id, keys, *args)
+        if answer < 0:
+            raise replies.refusal("DELETED", [])
+        return bool(answer)
+
+    def deleted(self, job: JobRef) -> bool:
+        """Whether somebody deleted the job, so that for now none can come under its id."""
+        # Another type of key is not our tombstone.
+        with contextlib.suppress(NotALog):
+            return self._command(job.workflow_id, "GET", self._key(job, "deleted")) is not None
+        return False
+
+    def retention_ms(self, workflow_id: str) -> int:
+        """Milliseconds for which a job of the workflow is kept behind its end, and its tombstone when it is deleted."""
+        return self.inventory.retention_ms(workflow_id) or self._retention_ms
 
     def jobs(self, workflow_id: str, before: tuple[float, str] | None, count: int) -> list[tuple[float, str]]:
         """Up to ``count`` jobs as (creation time in Unix ms, job id), newest first, strictly after ``before``."""
         highest = "+inf" if before is None else repr(before[0])
+
+        def listed(skip: int, count: int) -> list[tuple[float, str]]:
+            scores = (highest, "-inf", "WITHSCORES", "LIMIT", skip, count)
+            return replies.scored(self._command(workflow_id, "ZREVRANGEBYSCORE", self._index(workflow_id), *scores))
+
+        def is_behind(skip: int) -> bool:
+            return before is None or not (found := listed(skip, 1)) or found[0] < before
+
         found: list[tuple[float, str]] = []
         skip = 0
         while len(found) < count:
-            scores = (highest, "-inf", "WITHSCORES", "LIMIT", skip, count)
-            page = replies.scored(self._command(workflow_id, "ZREVRANGEBYSCORE", self._index(workflow_id), *scores))
+            page = listed(skip, count)
             found += [item for item in page if before is None or item < before]
             skip += count
             if len(page) < count:
                 break
+            if not found:
+                # Many jobs have the time of ``before``: going through all of them could take thousands of commands.
+                skip = bisect_left(range(MOST_JOBS), True, lo=skip, key=is_behind)
         return found[:count]
 
     def forget(self, workflow_id: str, job_ids: Sequence[str]) -> None:
@@ -227,7 +266,7 @@ class Store:
         """What the newest ``count`` redactions covered."""
         if self._ahead:
             self._ahead.forget()
-        return self.redacted.ranges(job, count)
+        return self.redacted.ranges(job, count, self._use)
 
     def reader(self, block_seconds: float, tracked_jobs: tuple[int, int] = TRACKED_JOBS) -> LiveReader | Lanes:
         """A reader on connections of its own, for the process's tail. ``tracked_jobs``: see :class:`LiveReader`."""
@@ -240,11 +279,11 @@ class Store:
     def open(self, job: JobRef, token: str) -> Attempt:
         """Takes the job's lease for a new attempt. ``token`` is the caller's own and unguessable.
 
-        Raises: :class:`Held`, :class:`Closed`, :class:`Tainted`.
+        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`.
         """
         now = self._clock()
         keys = (self._key(job, "log"), self._key(job, "job"), self._key(job, "lease"), self._index(job.workflow_id))
-        own_ms = self.inventory.retention_ms(job.workflow_id) or ""
+        own_ms = self.inventory.retention_ms(job.workflow_id, Use.APPENDS) or ""
         args = (token, self._lease_ms, iso_timestamp(now), round(now * 1000), job.job_id, own_ms)
         attempt, following = self._answer("open", job, keys, *args)
         return Attempt(job, token, attempt, following)
@@ -253,7 +292,7 @@ class Store:
         """Appends consecutive ``lines`` (one at least), skipping those the log already has; returns the next number.
 
         Stored whole or not at all. Renews the lease.
-        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Tainted`.
+        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`.
         """
         runs = [
             Run(timestamp, stream, partial, [line.message.encode() for line in alike])
@@ -274,12 +313,15 @@ class Store:
         return Confirmer(self._place, self._durability, self._lease_ms, self._retention_ms, self._keys, self._sync)
 
     def renew(self, attempt: Attempt) -> None:
-        """Extends the lease. Raises: :class:`Fenced`."""
+        """Extends the lease. Raises: :class:`Fenced`, :class:`Deleted`."""
         keys = (self._key(attempt.job, "lease"),)
         self._answer("renew", attempt.job, keys, attempt.token, self._lease_ms)
 
     def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, following: int) -> None:
-        """Ends the job behind its last line, ``following`` - 1. Raises: :class:`Fenced`, :class:`SequenceGap`."""
+        """Ends the job behind its last line, ``following`` - 1.
+
+        Raises: :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
+        """
         keys = self._keys(attempt.job)
         code = "" if exit_code is None else exit_code
         now = iso_timestamp(self._clock())
@@ -307,12 +349,12 @@ class Store:
 
     def _command(self, workflow_id: str, *command: Any) -> Any:
         with translated():
-            return self._place.run(workflow_id, lambda client: client.execute_command(*command))
+            return self._place.run(workflow_id, lambda client: client.execute_command(*command), self._use)
 
-    def _script(self, name: str, workflow_id: str, keys: Sequence[str], *args: Any, use: Use = Use.COMMANDS) -> Any:
+    def _script(self, name: str, workflow_id: str, keys: Sequence[str], *args: Any, use: Use | None = None) -> Any:
         script = self._scripts[name]
         with translated():
-            return self._place.run(workflow_id, lambda client: script.run(client, keys, *args), use)
+            return self._place.run(workflow_id, lambda client: script.run(client, keys, *args), use or self._use)
 
     def _keys(self, job: JobRef) -> Keys:
         return self._key(job, "log"), self._key(job, "job"), self._key(job, "lease")

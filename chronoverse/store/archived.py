@@ -89,12 +89,14 @@ class Archived:
         """Notes that a complete job's objects are those that are recorded."""
         self._command(job, "HSET", self._key(job, "job"), "swept", "1")
 
-    def doom(self, job: JobRef, token: str) -> None:
+    def doom(self, job: JobRef, token: str, tombstone_ms: int) -> None:
         """Hides the job from everybody, and refuses its runners: it is about to be deleted.
 
+        For ``tombstone_ms`` milliseconds from now on nothing is written or read under its id, also when the job
+        itself has gone. With 0 the id is free again after the deletion, unless it has a tombstone already.
         Raises: :class:`Fenced`, :class:`Held` by a live runner.
         """
-        self._run("doom", job, ("log", "job", "lease", "sealer"), token)
+        self._run("doom", job, ("log", "job", "lease", "sealer", "deleted"), token, tombstone_ms)
 
     def delete(self, job: JobRef, token: str) -> None:
         """Deletes all that the store has of a job that is doomed, the lease as well.

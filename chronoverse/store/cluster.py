@@ -98,7 +98,7 @@ class ClusterPlace:
             self._stale = True
 
     def beside(self, connection: Connection) -> Client:
-        return self._client((connection.host, connection.port), Use.COMMANDS)
+        return self._client((connection.host, connection.port), Use.TAIL)
 
     def parts(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
         found: dict[Address, list[JobRef]] = {}
@@ -116,7 +116,7 @@ class ClusterPlace:
         failure: DriverError = redis.ConnectionError("the Cluster has no masters")
         for master in self._owned():
             try:
-                self._client(master, Use.COMMANDS).execute_command("PING")
+                self._client(master, Use.HEALTH).execute_command("PING")
             except DriverError as error:
                 self._stale = True
                 failure = error

@@ -7,7 +7,7 @@ from typing import Final
 
 from chronoverse.joblog import Job, JobRef, seconds_of
 from chronoverse.store.driver import Client, DriverError
-from chronoverse.store.places import Place
+from chronoverse.store.places import Place, Use
 
 #: Seconds until this process lists a foreign job again. The tail looks at a quiet job once a second, and only a job
 #: that was deleted and written anew needs to be listed again.
@@ -35,7 +35,7 @@ class ForeignJobs:
         self._monotonic = monotonic
         self._listed_at: dict[JobRef, float] = {}
 
-    def list_jobs(self, jobs: Sequence[Job]) -> None:
+    def list_jobs(self, jobs: Sequence[Job], use: Use = Use.COMMANDS) -> None:
         """Adds ``jobs``, all on one server, to the listings of their workflows, if they are not there.
 
         A job's score is its creation time, or that of its first entry, or now. Nothing is raised: a server that is
@@ -58,7 +58,7 @@ class ForeignJobs:
             return pipeline.execute(raise_on_error=False)
 
         with contextlib.suppress(DriverError):
-            self._place.run(unlisted[0].ref.workflow_id, add)
+            self._place.run(unlisted[0].ref.workflow_id, add, use)
 
     def _created_ms(self, job: Job) -> int:
         seconds = seconds_of(job.created_at or "") or seconds_of(job.started_at or "") or self._clock()

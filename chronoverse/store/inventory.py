@@ -10,7 +10,7 @@ from chronoverse.entries import entry_number
 from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog import IDENTIFIER, JobRef, parse_number
 from chronoverse.store.driver import Client, Script, translated
-from chronoverse.store.places import Place
+from chronoverse.store.places import Place, Use
 
 #: Keys that one SCAN looks at: some 0.2 ms of the server's time.
 SCAN_KEYS: Final = 1_000
@@ -119,14 +119,14 @@ class Inventory:
 
     # What a workflow has of its own
 
-    def retention(self, workflow_id: str) -> int | None:
+    def retention(self, workflow_id: str, use: Use = Use.COMMANDS) -> int | None:
         """Seconds for which the workflow's logs are kept, where it is not the common setting."""
-        answer = self._command(workflow_id, "HGET", self._settings(workflow_id), "retention_seconds")
+        answer = self._command(workflow_id, "HGET", self._settings(workflow_id), "retention_seconds", use=use)
         return None if answer is None else _number(answer)
 
-    def retention_ms(self, workflow_id: str) -> int | None:
+    def retention_ms(self, workflow_id: str, use: Use = Use.COMMANDS) -> int | None:
         """The same in milliseconds."""
-        seconds = self.retention(workflow_id)
+        seconds = self.retention(workflow_id, use)
         return None if seconds is None else 1000 * seconds
 
     def set_retention(self, workflow_id: str, seconds: int | None) -> None:
@@ -151,9 +151,9 @@ class Inventory:
     def _settings(self, workflow_id: str) -> str:
         return f"{self._prefix}:{{{workflow_id}}}:settings"
 
-    def _command(self, workflow_id: str, *command: Any) -> Any:
+    def _command(self, workflow_id: str, *command: Any, use: Use = Use.COMMANDS) -> Any:
         with translated():
-            return self._place.run(workflow_id, lambda client: client.execute_command(*command))
+            return self._place.run(workflow_id, lambda client: client.execute_command(*command), use)
 
 
 def _number(text: bytes) -> int | None:

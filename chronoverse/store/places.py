@@ -12,18 +12,22 @@ Work = Callable[[Client], Result]
 
 
 class Use(Enum):
-    """What a client is for; each has connections of its own."""
+    """What a client is for. Each has connections of its own, so that no reader can use up what others need."""
 
-    #: Commands that may be repeated blindly.
+    #: Commands that may be repeated blindly, for whoever asks.
     COMMANDS = "commands"
-    #: Commands whose first answer counts.
+    #: The same for the process's tail: all its viewers wait for it.
+    TAIL = "tail"
+    #: The same for health checks: a process that is busy is not to be taken for a dead one.
+    HEALTH = "health"
+    #: Commands of runners, whose first answer counts.
     APPENDS = "appends"
     #: Questions that wait for a disk or a replica.
     WAITS = "waits"
 
     @property
     def retries(self) -> int:
-        return 1 if self is Use.COMMANDS else 0
+        return 0 if self in (Use.APPENDS, Use.WAITS) else 1
 
 
 class Place(Protocol):
@@ -55,7 +59,7 @@ class Place(Protocol):
         ...
 
     def beside(self, connection: Connection) -> Client:
-        """A client for commands to the server at the other end of an own connection."""
+        """A client for the tail's commands to the server at the other end of an own connection."""
         ...
 
     def parts(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
@@ -104,7 +108,7 @@ class OneServer:
         pass
 
     def beside(self, connection: Connection) -> Client:
-        return self._clients[Use.COMMANDS]
+        return self._clients[Use.TAIL]
 
     def parts(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
         return [jobs] if jobs else []
@@ -113,7 +117,7 @@ class OneServer:
         return [self._clients[Use.COMMANDS]]
 
     def ping(self) -> None:
-        self._clients[Use.COMMANDS].execute_command("PING")
+        self._clients[Use.HEALTH].execute_command("PING")
 
     def close(self) -> None:
         for client in self._clients.values():

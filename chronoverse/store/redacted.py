@@ -54,14 +54,13 @@ class Redacted:
         """The newest :data:`AUDIT_ENTRIES` redactions, the oldest first."""
         return [orjson.loads(each) for each in self._range(job, AUDIT_ENTRIES)]
 
-    def ranges(self, job: JobRef, count: int) -> list[tuple[int, int]]:
+    def ranges(self, job: JobRef, count: int, use: Use = Use.COMMANDS) -> list[tuple[int, int]]:
         """The first and the last number of the newest ``count``, as far as they are remembered."""
-        found = [orjson.loads(each) for each in self._range(job, count)]
+        found = [orjson.loads(each) for each in self._range(job, count, use)]
         return [(each["from"], each["to"]) for each in found]
 
-    def _range(self, job: JobRef, count: int) -> list[bytes]:
+    def _range(self, job: JobRef, count: int, use: Use = Use.COMMANDS) -> list[bytes]:
+        command = ("LRANGE", self._key(job, "audit"), -count, -1)
         with translated():
-            found: list[bytes] = self._place.run(
-                job.workflow_id, lambda client: client.execute_command("LRANGE", self._key(job, "audit"), -count, -1)
-            )
+            found: list[bytes] = self._place.run(job.workflow_id, lambda client: client.execute_command(*command), use)
         return found

@@ -6,7 +6,7 @@ from hashlib import sha1
 from typing import Any, Final
 
 from chronoverse.entries import RawEntry, entry_number, read_terminal
-from chronoverse.errors import AppendRefused, Closed, Fenced, Held, SequenceGap, Tainted
+from chronoverse.errors import AppendRefused, Closed, Deleted, Fenced, Held, SequenceGap, Tainted
 from chronoverse.joblog import End, Job, JobRef, Status, parse_exit_code, parse_number
 
 #: The highest sub-number of an id: reading after ``7-<this>`` starts at line 8 whatever shape entry 7 has.
@@ -113,6 +113,7 @@ def refusal(word: str, rest: list[Any]) -> AppendRefused:
         return SequenceGap(rest[0])
     return {
         "HELD": Held("another live runner holds this job"),
+        "DELETED": Deleted("the job was deleted, and nothing can be written under its id for now"),
         "CLOSED": Closed("the job has already ended"),
         "FENCED": Fenced("this runner's lease is gone: it expired, or another runner took the job over"),
         "TAINTED": Tainted("the log holds entry ids that are not 1-0, 2-0, 3-0, …"),

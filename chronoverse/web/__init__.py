@@ -32,6 +32,7 @@ from chronoverse.web import (
     ui,
 )
 from chronoverse.web.admission import Streams
+from chronoverse.web.bodies import Bodies
 from chronoverse.web.crowd import Worker
 from chronoverse.web.ended import Ended
 from chronoverse.web.fairness import ARRIVING_SECONDS, Sparingly, let_others
@@ -67,7 +68,7 @@ def services(settings: Settings) -> Services:
     objects = objects_at(settings.archive_place) if settings.archive_place else None
     archive = Archive(objects, store.archived) if objects else NoArchive()
     pieces = Pieces(store, archive, pause=let_others, rest=Restraint(presence := Presence()))
-    tail = Tail(store, lease_seconds=settings.lease_seconds, redacted=pieces.forget)
+    tail = Tail(store.for_tail(), lease_seconds=settings.lease_seconds, redacted=pieces.forget)
     metrics.WORKERS.set(1)
     metrics.STREAMS_LIMIT.set(settings.max_streams)
     return Services(
@@ -81,6 +82,7 @@ def services(settings: Settings) -> Services:
         verifier=Verifier.from_settings(settings),
         streams=Streams(settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address),
         outlets=Outlets(Worker(tail, settings.heartbeat_seconds, time.monotonic)),
+        bodies=Bodies(settings.max_body_bytes),
         arrivals=Turns(ARRIVAL_SECONDS, AtCapacity, Sparingly(ARRIVING_SECONDS)),
         hold=hold,
         presence=presence,

@@ -14,7 +14,7 @@ from chronoverse.matcher import Matcher
 from chronoverse.redaction import Done, Redaction, Wish
 from chronoverse.retention import delete_job, left_of
 from chronoverse.web import pages
-from chronoverse.web.bodies import Bodies
+from chronoverse.web.bodies import SHARE_USED
 from chronoverse.web.fairness import let_others
 from chronoverse.web.identity import request_id
 from chronoverse.web.publications import WholeNumber
@@ -90,7 +90,7 @@ def blueprint(services: Services) -> Blueprint:
     """The routes of administrators."""
     routes = Blueprint("admin", __name__, description="For administrators.")
     services.guard(routes, scope=ADMIN)
-    bodies, redact_body = Bodies(services.settings.max_body_bytes), RedactBody()
+    redact_body = RedactBody()
 
     @routes.route(f"{_JOB}/logs/redact", methods=["POST"])
     @routes.doc(
@@ -100,10 +100,11 @@ def blueprint(services: Services) -> Blueprint:
     @routes.response(200, RedactedSchema, description="It is done, or a part of it: then `next` is a number.")
     @routes.alt_response(404, **_PROBLEM)
     @routes.alt_response(409, **_PROBLEM, description="`reason` is STILL_LIVE or NO_ARCHIVE.")
+    @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
     def redact(workflow_id: str, job_id: str) -> Response:
         """Replace what lines say by `[redacted]`, in the archive and in the store; numbers, times and streams stay."""
         ref = JobRef(workflow_id, job_id)
-        with bodies.json(request, redact_body) as body:
+        with services.bodies.json(request, principal().subject, redact_body) as body:
             done = _redact(services, ref, body)
         answer = {"redacted": done.lines, "through": done.reached, "next": None if done.whole else done.reached + 1}
         return pages.page_response({"workflow_id": workflow_id, "id": job_id, **answer}, None)
@@ -125,11 +126,15 @@ def blueprint(services: Services) -> Blueprint:
     @routes.alt_response(404, **_PROBLEM)
     @routes.alt_response(409, **_PROBLEM, description="`reason` is HELD: its runner lives.")
     def delete(workflow_id: str, job_id: str) -> Response:
-        """Delete a job and its log everywhere. One that broke off is finished by another."""
+        """Delete a job and its log everywhere. Nothing can be written under its id for as long as jobs are kept.
+
+        A deletion that broke off is finished by another.
+        """
         ref = JobRef(workflow_id, job_id)
         if services.store.look(ref) is None and not left_of(services.store, services.objects, ref):
             raise JobNotFound("no such job")
-        delete_job(services.store, services.objects, ref)
+        tombstone_ms = services.store.retention_ms(workflow_id)
+        delete_job(services.store, services.objects, ref, tombstone_ms=tombstone_ms)
         services.forget(ref)
         log.info("job deleted", extra={"fields": {"job": str(ref), "sub": principal().subject}})
         return Response(status=204)

@@ -60,7 +60,7 @@ def blueprint(services: Services) -> Blueprint:
         if request.method != "HEAD":
             services.streams.check(asking)
         job = services.tail.known(ref) or services.ended.look(ref)
-        if job is None and not wait:
+        if job is None and (not wait or services.store.deleted(ref)):
             raise JobNotFound("no such job")
         if last_event_id is not None and job and job.end and last_event_id >= job.end.sequence_num:
             return Response(status=204)

@@ -8,12 +8,16 @@ from flask import Response
 from chronoverse.errors import InvalidCursor, StoreUnavailable
 from chronoverse.joblog import Job, JobRef
 from chronoverse.web.cursors import decode_cursor, encode_cursor
+from chronoverse.web.fairness import let_others
 from chronoverse.web.pages import page_response
 from chronoverse.web.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema, ProblemSchema
-from chronoverse.web.services import Services
+from chronoverse.web.services import Services, principal
 
-#: Jobs one request looks at when a status filter lets few of them pass; the cursor goes on from there.
-SCAN_JOBS: Final = 2000
+#: Jobs looked at in one turn: some 10 ms of the worker's time, for which everybody else waits.
+LOOK_JOBS: Final = 100
+#: Seconds after which a request that finds few jobs of a status answers with those, and a cursor to go on from. It has
+#: at least one turn.
+SCAN_SECONDS: Final = 0.5
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -24,10 +28,10 @@ def blueprint(services: Services) -> Blueprint:
     @routes.route("/workflows/<id:workflow_id>/jobs")
     @routes.doc(operationId="listJobs")
     @routes.arguments(JobsQuery(), location="query", as_kwargs=True)
-    @routes.response(200, JobsSchema, description="A page; `Link` names the next one.")
+    @routes.response(200, JobsSchema, description="A page, perhaps a short or an empty one; `Link` names the next.")
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def jobs(workflow_id: str, limit: int, **query: Any) -> Response:
-        """A workflow's jobs, newest first."""
+        """A workflow's jobs, newest first. A page may be short, or empty, and still have a cursor to go on with."""
         status = query.get("status")
         listing = ("jobs", workflow_id, status)
         place: tuple[float, str] | None = None
@@ -51,6 +55,12 @@ def blueprint(services: Services) -> Blueprint:
     @routes.doc(operationId="registerJob")
     @routes.response(200, JobSchema, description="It was registered already.")
     @routes.alt_response(201, schema=JobSchema, description="It is registered, PENDING.")
+    @routes.alt_response(
+        409,
+        schema=ProblemSchema,
+        content_type="application/problem+json",
+        description="`reason` is DELETED: there was such a job, and its id is not free yet.",
+    )
     def register(workflow_id: str, job_id: str) -> Response:
         """Register a job, so that viewers can attach before it starts."""
         ref = JobRef(workflow_id, job_id)
@@ -77,13 +87,16 @@ def _page(
     services: Services, workflow_id: str, place: tuple[float, str] | None, limit: int, status: str | None
 ) -> tuple[list[Job], tuple[float, str] | None]:
     """Up to ``limit`` jobs of that ``status``, and the place to go on from (None when there are no more)."""
+    store, subject, until = services.store, principal().subject, services.monotonic() + SCAN_SECONDS
     found: list[Job] = []
-    for _ in range(max(1, SCAN_JOBS // limit)):
-        listed = services.store.jobs(workflow_id, place, limit)
-        looked = services.store.look_many([JobRef(workflow_id, job_id) for _, job_id in listed])
-        gone = [job_id for (_, job_id), job in zip(listed, looked, strict=True) if job is None]
-        if gone:
-            services.store.forget(workflow_id, gone)
+    while True:
+        count = min(LOOK_JOBS, limit - len(found)) if status is None else LOOK_JOBS
+        with services.scans.turn(subject):
+            listed = store.jobs(workflow_id, place, count)
+            looked = store.look_many([JobRef(workflow_id, job_id) for _, job_id in listed])
+            gone = [job_id for (_, job_id), job in zip(listed, looked, strict=True) if job is None]
+            if gone:
+                store.forget(workflow_id, gone)
         for at, job in zip(listed, looked, strict=True):
             place = at
             if isinstance(job, StoreUnavailable):
@@ -92,6 +105,8 @@ def _page(
                 found.append(job)
                 if len(found) == limit:
                     return found, place
-        if len(listed) < limit:
+        if len(listed) < count:
             return found, None
-    return found, place
+        if services.monotonic() > until:
+            return found, place
+        let_others()

@@ -19,7 +19,7 @@ from chronoverse.matcher import Matcher
 from chronoverse.period import Period
 from chronoverse.web.cursors import decode_cursor
 from chronoverse.web.fairness import let_others
-from chronoverse.web.services import Services
+from chronoverse.web.services import Services, principal
 
 #: Entries one request looks through when a filter lets few of them pass, and the seconds it takes for that;
 #: the cursor goes on from there. Far below any proxy's patience, and a client that leaves costs no more.
@@ -114,6 +114,8 @@ def batches(
     archive = services.archive
     history = History(services.store, archive, job)
     count = exactly or FIRST_BATCH
+    # A download goes on when its request's context is gone.
+    subject = principal().subject
     others, most = (services.stand_back, SEARCH_BATCH) if search else (let_others, MAX_BATCH)
     while True:
         if search and isinstance(archive, Archive) and _is_archived(history.job, place, descending):
@@ -127,7 +129,7 @@ def batches(
                 if place - descending < history.job.hot - (not descending):
                     raise
             search = None
-        with contextlib.nullcontext() if exactly else services.scanning():
+        with contextlib.nullcontext() if exactly else services.scans.turn(subject):
             read = history.before(place, count) if descending else history.after(place, count)
         lines = [entry for entry in read.entries if isinstance(entry, Line)]
         place = read.place
@@ -157,7 +159,7 @@ def _search(
     how = partial(archive_search, descending=descending, since=since, until=until, work=_elsewhere, pause=turns.give)
     frames = how(archive, job.ref, search.matcher, place)
     while True:
-        with services.searching():
+        with services.searches.turn(principal().subject):
             frame = next(frames, None)
         if frame is None:
             return

@@ -16,6 +16,7 @@ from chronoverse.errors import (
     AtCapacity,
     ChronoverseError,
     Closed,
+    Deleted,
     Draining,
     Fenced,
     Forbidden,
@@ -38,6 +39,11 @@ from chronoverse.errors import (
 from chronoverse.tally import store_failed
 from chronoverse.web.identity import request_id
 
+#: Parameters that one document names, and characters of a name and of what is wrong with it: a client may have made up
+#: both, and thousands of them.
+NAMED_PARAMETERS: Final = 10
+NAME_CHARACTERS: Final = 100
+DETAIL_CHARACTERS: Final = 500
 #: Seconds after which a refused client may come again: about what a restart or a failover takes.
 RETRY_AFTER_SECONDS: Final = 2
 
@@ -64,6 +70,7 @@ REASON: Final[dict[type[ChronoverseError], str]] = {
     SequenceGap: "GAP",
     Fenced: "FENCED",
     Closed: "CLOSED",
+    Deleted: "DELETED",
     Held: "HELD",
     Tainted: "TAINTED",
     NotALog: "NOT_A_LOG",
@@ -71,7 +78,7 @@ REASON: Final[dict[type[ChronoverseError], str]] = {
     StillLive: "STILL_LIVE",
 }
 
-#: What is said of a fault on our side.
+#: What is said of a fault on our side, where the error's own words are for operators only.
 DETAILS: Final[dict[type[ChronoverseError], str]] = {
     StoreError: "The store gave an unexpected answer.",
     StoreUnavailable: "The store cannot be reached; try again.",
@@ -80,7 +87,6 @@ DETAILS: Final[dict[type[ChronoverseError], str]] = {
     ArchiveDamaged: "This part of the log cannot be read from the archive.",
     StoreRefused: "The store does not take writes now; try again.",
     KeysUnavailable: "The keys that tokens are checked with cannot be fetched; try again.",
-    AtCapacity: "This worker serves as many streams as it may; try again.",
     Draining: "This worker is going down; try again.",
 }
 
@@ -152,7 +158,9 @@ def refuse(error: ChronoverseError) -> Response:
         log.warning("refused with %d: %s", status, error)
         if isinstance(error, StoreError):
             store_failed("request", error)
-    detail = str(error) if status < 500 else DETAILS.get(type(error), "Something went wrong here.")
+    # An error of capacity says what is full, which is nothing that a client may not know.
+    own_words = status < 500 or type(error) is AtCapacity
+    detail = str(error) if own_words else DETAILS.get(type(error), "Something went wrong here.")
     response = problem(status, detail, **_members(error))
     if isinstance(error, TooFast):
         response.headers["Retry-After"] = str(error.seconds)
@@ -171,8 +179,9 @@ def _http(error: HTTPException) -> Response:
     status = error.code or 500
     if status == 404:
         return problem(404, NOT_FOUND)
-    errors = _parameters(getattr(error, "data", None) or {})
-    detail = "; ".join(f"{e['parameter']}: {e['detail']}" for e in errors) or error.description or error.name
+    errors, more = _parameters(getattr(error, "data", None) or {})
+    words = [f"{e['parameter']}: {e['detail']}" for e in errors] + ([f"and {more} more"] if more else [])
+    detail = "; ".join(words) or error.description or error.name
     response = problem(status, detail, errors)
     for name, value in error.get_headers():
         if name in ("Accept-Encoding", "Allow", "Retry-After"):
@@ -180,13 +189,19 @@ def _http(error: HTTPException) -> Response:
     return response
 
 
-def _parameters(data: dict[str, Any]) -> list[dict[str, str]]:
-    """What webargs found wrong, as ``{"query": {"offset": ["…"]}}``, one entry a parameter."""
-    return [
-        {"parameter": name if name != "_schema" else location, "detail": " ".join(map(str, found))}
+def _parameters(data: dict[str, Any]) -> tuple[list[dict[str, str]], int]:
+    """What webargs found wrong, as ``{"query": {"offset": ["…"]}}``: an entry for each of the first parameters, and how
+    many more there are."""
+    found = [
+        (name if name != "_schema" else location, details)
         for location, fields in data.get("messages", {}).items()
-        for name, found in fields.items()
+        for name, details in fields.items()
     ]
+    entries = [
+        {"parameter": name[:NAME_CHARACTERS], "detail": " ".join(map(str, details))[:DETAIL_CHARACTERS]}
+        for name, details in found[:NAMED_PARAMETERS]
+    ]
+    return entries, len(found) - len(entries)
 
 
 def _unexpected(error: Exception) -> Response:

@@ -14,7 +14,7 @@ from flask import Response, request
 from chronoverse import metrics
 from chronoverse.errors import AppendRefused, NotALog, StoreError, StoreRefused, StoreUnavailable, TooFast
 from chronoverse.joblog import Attempt, JobRef, Status
-from chronoverse.web.bodies import Bodies
+from chronoverse.web.bodies import SHARE_USED
 from chronoverse.web.pages import page_response
 from chronoverse.web.problems import REASON
 from chronoverse.web.publications import (
@@ -36,17 +36,17 @@ def blueprint(services: Services) -> Blueprint:
     """The publishing routes."""
     routes = Blueprint("publish", __name__, description="For runners.")
     services.guard(routes)
-    bodies = Bodies(services.settings.max_body_bytes)
     attempt_body, end_body = AttemptBody(), EndBody()
     lines_body = LinesBody.of(services.settings.max_line_bytes)
 
     @routes.route(f"{_JOB}/attempts", methods=["POST"])
     @routes.doc(requestBody=_document(AttemptBody))
     @routes.response(200, AttemptSchema, description="The lease is this runner's.")
-    @routes.alt_response(409, **_PROBLEM, description="`reason` is HELD, CLOSED, TAINTED or NOT_A_LOG.")
+    @routes.alt_response(409, **_PROBLEM, description="`reason` is HELD, CLOSED, DELETED, TAINTED or NOT_A_LOG.")
+    @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
     def attempts(workflow_id: str, job_id: str) -> Response:
         """Open a new attempt at a job."""
-        with bodies.json(request, attempt_body) as body, _counted("open"):
+        with services.bodies.json(request, principal().subject, attempt_body) as body, _counted("open"):
             opened = services.store.open(JobRef(workflow_id, job_id), body["token"])
         return page_response({"attempt": opened.attempt, "token": opened.token, "next": opened.next}, None)
 
@@ -54,16 +54,20 @@ def blueprint(services: Services) -> Blueprint:
     @routes.doc(requestBody=_document(LinesBody))
     @routes.response(200, NextSchema, description="The log has them, whoever sent them first.")
     @routes.alt_response(
-        409, **_PROBLEM, description="`reason` is GAP (then `expected` is the next number), FENCED, CLOSED or TAINTED."
+        409,
+        **_PROBLEM,
+        description="`reason` is GAP (then `expected` is the next number), FENCED, CLOSED, DELETED or TAINTED.",
     )
     @routes.alt_response(413, **_PROBLEM, description="More than CHRONOVERSE_MAX_BODY_BYTES, as sent or as inflated.")
     @routes.alt_response(415, **_PROBLEM, description="Not JSON, or encoded with anything but gzip.")
     @routes.alt_response(
-        429, **_PROBLEM, description="The token publishes faster than it may. No lines at all always may."
+        429,
+        **_PROBLEM,
+        description=f"The token publishes faster than it may; no lines at all always may. Or: {SHARE_USED}",
     )
     def append(workflow_id: str, job_id: str) -> Response:
         """Append lines, or renew the lease."""
-        with bodies.json(request, lines_body) as body:
+        with services.bodies.json(request, principal().subject, lines_body) as body:
             attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["first"])
             if not body["lines"]:
                 with _counted("renew"):
@@ -79,10 +83,13 @@ def blueprint(services: Services) -> Blueprint:
     @routes.route(f"{_JOB}/end", methods=["POST"])
     @routes.doc(requestBody=_document(EndBody))
     @routes.response(204, description="It has ended so.")
-    @routes.alt_response(409, **_PROBLEM, description="`reason` is GAP (then `expected` is the next number) or FENCED.")
+    @routes.alt_response(
+        409, **_PROBLEM, description="`reason` is GAP (then `expected` is the next number), FENCED or DELETED."
+    )
+    @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
     def end(workflow_id: str, job_id: str) -> Response:
         """End a job."""
-        with bodies.json(request, end_body) as body:
+        with services.bodies.json(request, principal().subject, end_body) as body:
             attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["next"])
             status = Status(body["status"])
             with _counted("finish"):
@@ -111,7 +118,7 @@ def _counted(operation: str) -> Iterator[None]:
 
 
 def _document(schema: type[Any]) -> dict[str, Any]:
-    """A body for the OpenAPI document; :class:`Bodies` reads it, not webargs."""
+    """A body for the OpenAPI document; :class:`chronoverse.web.bodies.Bodies` reads it, not webargs."""
     return {
         "required": True,
         "description": "May be sent with `Content-Encoding: gzip`.",

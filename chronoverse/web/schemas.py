@@ -88,7 +88,10 @@ class EventsQuery(Schema):
     wait = Number(
         most=WAIT_SECONDS,
         load_default=0,
-        metadata={"description": "Seconds to wait for a job that does not exist yet, instead of 404."},
+        metadata={
+            "description": "Seconds to wait for a job that does not exist yet, instead of 404. "
+            "One that was deleted is not waited for."
+        },
     )
 
     @validates_schema

@@ -1,9 +1,7 @@
 """What the routes need, handed to each blueprint as one argument; and who is asking."""
 
-import contextlib
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,6 +21,7 @@ from chronoverse.tail import Tail
 from chronoverse.turns import Turns
 from chronoverse.web.addresses import Proxies
 from chronoverse.web.admission import Guest, Streams
+from chronoverse.web.bodies import Bodies
 from chronoverse.web.ended import Ended
 from chronoverse.web.fairness import ARRIVING_SECONDS, Sparingly, let_others, when_idle
 from chronoverse.web.identity import request_id
@@ -35,8 +34,9 @@ from chronoverse.web.tracing import SPAN, Traces
 
 #: Seconds a viewer that comes waits for its turn: a crowd of some thousands is let in within that.
 ARRIVAL_SECONDS: Final = 10.0
-#: Requests that read stored logs at the same moment: each waits for its turn batch by batch, so that however many
-#: there are, the store's other connections and the worker's live viewers never wait for more than these.
+#: Requests that read stored logs, or look at many jobs, at the same moment. Each waits for its turn batch by batch, so
+#: that however many there are, the store's other connections and the worker's live viewers never wait for more than
+#: these.
 SCANS: Final = 2
 #: Searches of the archive at the same moment. Each holds some 2 MiB; they work one after the other.
 SEARCHES: Final = 4
@@ -60,6 +60,8 @@ class Services:
     verifier: Verifier
     streams: Streams
     outlets: Outlets
+    #: Reads what requests send.
+    bodies: Bodies
     #: For viewers that come.
     arrivals: Turns
     #: Ours on the embedded server, None where the store is somebody else's.
@@ -68,10 +70,11 @@ class Services:
     objects: Objects | None = None
     #: Where they are asked for.
     traces: Traces | None = None
-    #: Turns at reading many stored lines; see :meth:`scanning`.
-    scans: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(SCANS))
-    #: The same at searching the archive; see :meth:`searching`.
-    searches: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(SEARCHES))
+    #: Turns at reading many stored lines or looking at many jobs, of each token's subject in turn: a token with many
+    #: requests delays its own. A batch is a turn.
+    scans: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, at_once=SCANS))
+    #: The same at searching the archive, which may take as long as others let it.
+    searches: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, at_once=SEARCHES))
     #: The moments in which the worker has nothing else to do; see :meth:`stand_back`.
     leisure: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, when_idle))
     #: The same for who has waited for them long enough: one in a round of the event loop.
@@ -98,18 +101,6 @@ class Services:
             raise JobNotFound("no such job")
         return job
 
-    @contextlib.contextmanager
-    def scanning(self) -> Iterator[None]:
-        """A turn at reading many stored lines. Raises: :class:`AtCapacity`."""
-        with _one_of(self.scans):
-            yield
-
-    @contextlib.contextmanager
-    def searching(self) -> Iterator[None]:
-        """A turn at searching the archive, which may take as long as others let it. Raises: :class:`AtCapacity`."""
-        with _one_of(self.searches):
-            yield
-
     def stand_back(self) -> None:
         """Lets everybody go first: see :func:`when_idle`. Whoever searches has such moments in turns.
 
@@ -118,7 +109,7 @@ class Services:
         """
         now = self.monotonic()
         late = now > g.setdefault("leisure_until", now + LEISURE_SECONDS)
-        with self.rounds if late else self.leisure:
+        with (self.rounds if late else self.leisure).turn(principal().subject):
             pass
 
     def guard(self, blueprint: Blueprint, scope: str | None = None) -> None:
@@ -142,16 +133,6 @@ class Services:
                     detail = "given more than once"
                     return problem(400, f"{name}: {detail}", [{"parameter": name, "detail": detail}])
             return None
-
-
-@contextlib.contextmanager
-def _one_of(turns: threading.Semaphore) -> Iterator[None]:
-    if not turns.acquire(timeout=SCAN_WAIT_SECONDS):
-        raise AtCapacity("every turn at reading stored logs is taken")
-    try:
-        yield
-    finally:
-        turns.release()
 
 
 def guest(services: Services) -> Guest:

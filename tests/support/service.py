@@ -139,10 +139,15 @@ class Service:
         return [pid for pid in booted if is_alive(pid)]
 
     def token(
-        self, *workflows: str, scopes: Sequence[str] = (READ, WRITE), ttl: int = TOKEN_SECONDS, secret: bytes = b""
+        self,
+        *workflows: str,
+        scopes: Sequence[str] = (READ, WRITE),
+        ttl: int = TOKEN_SECONDS,
+        secret: bytes = b"",
+        subject: str = "tests",
     ) -> str:
         """A token for ``workflows`` (all unless named), good for ``ttl`` seconds from now."""
-        return mint(secret or self.secret, "tests", scopes, workflows or ("*",), ttl, time.time())
+        return mint(secret or self.secret, subject, scopes, workflows or ("*",), ttl, time.time())
 
     def metric(self, name: str) -> float:
         """A metric's value, as a scrape of this moment tells it; 0 when there is none of that name yet."""

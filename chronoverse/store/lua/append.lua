@@ -2,7 +2,7 @@
 -- KEYS  log, job, lease
 -- ARGV  token, lease in ms, first number, then runs of lines alike: timestamp, stream, partial ('' or '1'),
 --       how many, their messages
--- ->    OK next | OK next SLOW (an archiver asks for a pause) | GAP expected | FENCED | CLOSED | TAINTED last-id
+-- ->    OK next | OK next SLOW (an archiver asks for a pause) | GAP expected | DELETED | FENCED | CLOSED | TAINTED last-id
 -- Out of memory is an error before the first write, so XADD (or what makes it possible) comes before every other write.
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 local token, ttl, first = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -10,6 +10,7 @@ local token, ttl, first = ARGV[1], ARGV[2], tonumber(ARGV[3])
 check_types(log, job, lease)
 local last, shape = tip(log, job)
 if redis.call('GET', lease) ~= token then
+  if is_deleted(lease) then return {'DELETED'} end
   local status = redis.call('HGET', job, 'status')
   return {is_terminal(status) and status ~= 'LOST' and 'CLOSED' or 'FENCED'}
 end

@@ -56,6 +56,16 @@ local function holds(log, id, sha1)
   return found and redis.sha1hex(table.concat(found[2], '\0')) == sha1
 end
 
+-- Whether the job was deleted: a string stands under its tombstone's key, which is named like `key`, any other of its keys.
+-- An entry of a stream is not one, for XADD is all that a foreign runner may.
+-- The tombstone is read here without being one of KEYS: it is hardly ever there, and while a Cluster moves a slot it
+-- refuses every script (TRYAGAIN) of whose KEYS some are there and some are not. During the move this may say no; but
+-- then open and register are refused themselves, for the keys of the job that they would make are not there either.
+-- https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#multi-key-operations
+local function is_deleted(key)
+  return type(redis.pcall('GET', (string.gsub(key, '%a+$', 'deleted')))) == 'string'
+end
+
 local function stream_info(log)
   local info, flat = {}, redis.call('XINFO', 'STREAM', log)
   for at = 1, #flat, 2 do info[flat[at]] = flat[at + 1] end

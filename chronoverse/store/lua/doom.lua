@@ -1,6 +1,6 @@
 -- From now on nobody sees the job, or can write to it: its objects are about to be deleted, and then its keys.
--- KEYS  log, job, lease, archive lease
--- ARGV  archiving token
+-- KEYS  log, job, lease, archive lease, tombstone
+-- ARGV  archiving token, for how many ms the id stays deleted: 0 leaves no tombstone, nor takes one away
 -- ->    OK | HELD by a runner | FENCED
 local log, job, lease, sealer = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
@@ -8,5 +8,6 @@ local log, job, lease, sealer = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 check_types(job, lease, sealer)
 if redis.call('GET', sealer) ~= ARGV[1] then return {'FENCED'} end
 if not is_free(redis.call('GET', lease)) then return {'HELD'} end
+if ARGV[2] ~= '0' then redis.call('SET', KEYS[5], '1', 'PX', ARGV[2]) end
 if redis.call('EXISTS', log, job) > 0 then redis.call('HSET', job, 'deleting', '1') end
 return {'OK'}

@@ -1,7 +1,7 @@
 -- The terminal entry, the job's hash, the lease dropped and the retention begun: all or nothing.
 -- KEYS  log, job, lease
 -- ARGV  token, now (ISO 8601), status, exit code ('' when unknown), dropped, retention in ms, next number, attempt
--- ->    OK | GAP expected | FENCED | TAINTED last-id (beyond all numbers)
+-- ->    OK | GAP expected | DELETED | FENCED | TAINTED last-id (beyond all numbers)
 -- Repeated after a lost reply it finds its own attempt ended as it asked, and says OK again.
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 local token, now, status, exit_code, dropped, retention = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
@@ -10,6 +10,7 @@ check_types(log, job, lease)
 local last, shape = tip(log, job)
 local ended = redis.call('HMGET', job, 'status', 'attempt')
 if redis.call('GET', lease) ~= token then
+  if is_deleted(lease) then return {'DELETED'} end
   return {ended[1] == status and ended[2] == ARGV[8] and 'OK' or 'FENCED'}
 end
 if shape == 'CLOSED' then return {'FENCED'} end

@@ -1,7 +1,7 @@
 -- What is known of a job at this instant; and a RUNNING job whose lease is gone is declared LOST here.
 -- KEYS  log, job, lease
 -- ARGV  now (ISO 8601), lease in ms, retention in ms, grace in ms
--- ->    nil when there is neither a log nor a job, or it is being deleted, else
+-- ->    nil when there is neither a log nor a job, or it is being deleted or was, else
 --       {job hash as field, value, …; first id; last id; first entry's timestamp; terminal entry as field, value, …;
 --       1 when the runner is suspected}
 -- Of the hash and of the terminal entry only the fields that mean something, and none that is longer than FIELD_BYTES.
@@ -41,6 +41,12 @@ local function read_terminal(entry)
   return terminal
 end
 
+if is_deleted(lease) then
+  -- A foreign runner knows nothing of tombstones: what it has written is taken away, unless the deletion itself still
+  -- has to do that. A user who may not UNLINK leaves it to others.
+  if type(redis.pcall('HGET', job, 'deleting')) ~= 'string' then redis.pcall('UNLINK', log, job, lease) end
+  return false
+end
 check_types(log, job, lease)
 local hash = read_hash()
 local exists = redis.call('EXISTS', log) == 1

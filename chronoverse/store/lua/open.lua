@@ -1,11 +1,12 @@
 -- A new attempt at a job: takes the lease and says where its numbering goes on.
 -- KEYS  log, job, lease, jobs
 -- ARGV  token, lease in ms, now (ISO 8601), now (Unix ms), job id, the workflow's own retention in ms ('' for none)
--- ->    OK attempt next | HELD | CLOSED | TAINTED last-id
+-- ->    OK attempt next | DELETED | HELD | CLOSED | TAINTED last-id
 -- The token is the caller's own, so a repeated open after a lost reply finds its lease and changes nothing.
 local log, job, lease, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local token, ttl = ARGV[1], ARGV[2]
 
+if is_deleted(lease) then return {'DELETED'} end
 check_types(log, job, lease, jobs)
 local last, shape = tip(log, job)
 local status, deleting = unpack(redis.call('HMGET', job, 'status', 'deleting'))

@@ -1,8 +1,9 @@
 -- Registers a PENDING job, so that viewers can attach before it starts.
 -- KEYS  job, jobs
 -- ARGV  now (ISO 8601), now (Unix ms), job id, retention in ms (of a registration that no runner ever opens)
--- ->    1 when it is new, 0 when it was there
+-- ->    1 when it is new, 0 when it was there, -1 when it was deleted
 local job, jobs = KEYS[1], KEYS[2]
+if is_deleted(job) then return -1 end
 check_types(job, jobs)
 redis.call('ZADD', jobs, 'NX', ARGV[2], ARGV[3])
 if redis.call('HSETNX', job, 'status', 'PENDING') == 0 then return 0 end

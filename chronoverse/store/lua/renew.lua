@@ -1,8 +1,10 @@
 -- Extends the lease if it still holds the token. PEXPIRE works out of memory, where SET would be refused.
 -- KEYS  lease
 -- ARGV  token, lease in ms
--- ->    OK | FENCED
+-- ->    OK | DELETED | FENCED
 check_types(KEYS[1])
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {'FENCED'} end
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  return {is_deleted(KEYS[1]) and 'DELETED' or 'FENCED'}
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return {'OK'}

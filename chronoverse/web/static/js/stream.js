@@ -24,6 +24,8 @@ export class Stream {
   #wake = () => {};
   #over = false;
   #known;
+  /** The error with which the last stream has ended. */
+  #error = null;
 
   /**
    * `on` has `event(name, data)`, `connected()`, `lost()` and `gone(why)`: nothing more comes after that, and no
@@ -111,8 +113,10 @@ export class Stream {
 
   #receive(event, data) {
     if (event === "connected") {
+      this.#error = null;
       this.#on.connected();
     } else if (event === "error") {
+      this.#error = data;
       this.#on.event("error", data);
     } else {
       if (event === "job") this.#known = true;
@@ -126,7 +130,8 @@ export class Stream {
       await signIn("The token is not accepted any more. Paste another.");
       this.#failures = 0;
     } else if (refused.status === 404 || refused.status === 403 || refused.status === 409) {
-      this.#end(refused.message);
+      // That there is no such job says less than the error with which its stream has just ended.
+      this.#end((refused.status === 404 && this.#error) || refused.message);
     } else {
       this.#retryMs = Math.max(this.#retryMs, refused.retryAfter * 1000);
     }
