@@ -226,6 +226,13 @@ class Connection(gevent.socket.socket):
 class TlsConnection(Connection, gevent.ssl.SSLSocket):
     """The same where gunicorn itself speaks TLS."""
 
+    def greets(self, seconds: float) -> bool:
+        """Whether the client speaks TLS as well: the handshake has to be done within ``seconds``."""
+        with gevent.Timeout(seconds, False), contextlib.suppress(OSError):
+            self.do_handshake()
+            return True
+        return False
+
     def has_input(self) -> bool:
         """As for any connection. What was decrypted already counts too."""
         return bool(self.pending()) or super().has_input()

@@ -87,7 +87,11 @@ class Worker(GeventWorker):
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """One connection."""
         try:
-            super().handle(listener, client, addr)
+            # The handshake has as long as a request's head.
+            if not isinstance(client, TlsConnection) or client.greets(self.cfg.keepalive):
+                super().handle(listener, client, addr)
+            else:
+                self.log.debug("no TLS came from %s", addr)
         finally:
             self._connections.remove(client)
 

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ TOKEN_SECONDS: Final = 3600
 #: The key where the service has none of its own, that is with a store of ours.
 SECRET: Final = b"a secret of the tests alone, which signs nothing else"
 
-_SERVES_AT = re.compile(r"serves at http://([0-9.]+):([0-9]+)")
+_SERVES_AT = re.compile(r"serves at https?://([0-9.]+):([0-9]+)")
 _BOOTED = re.compile(r"Booting worker with pid: ([0-9]+)")
 
 
@@ -35,7 +36,8 @@ class Service:
     ``redis_url`` None is the embedded default. ``settings`` are environment variables without ``CHRONOVERSE_``
     (``heartbeat_seconds=1``) in lower case; there is one worker unless ``workers`` says otherwise, of our own class
     unless ``worker_class`` does. Unless told otherwise it ends its streams at once when it is stopped. ``config`` is
-    instead of the configuration that we ship; ``environ`` is added to the environment as it is.
+    instead of the configuration that we ship; ``environ`` is added to the environment as it is. With a
+    ``certificate``, beside which lies its key, it speaks TLS.
     """
 
     def __init__(
@@ -47,14 +49,16 @@ class Service:
         worker_class: str | None = None,
         config: Path | None = None,
         environ: Mapping[str, str] | None = None,
+        certificate: Path | None = None,
         **settings: Any,
     ) -> None:
         self.directory = directory
         self.data_dir = directory / "data"
         self.redis_url = redis_url
         self.host, self.port = "127.0.0.1", 0
-        #: What a client of httpx has to trust: plain HTTP, nothing.
-        self.verify = False
+        #: What a client of httpx has to trust: of plain HTTP, nothing.
+        self.verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=certificate) if certificate else False
+        self._certificate = certificate
         self._workers = workers
         self._worker_class = worker_class
         self._config = config or ROOT / "gunicorn.conf.py"
@@ -67,11 +71,16 @@ class Service:
     @property
     def url(self) -> str:
         """Where it serves; the same after a restart."""
-        return f"http://{self.host}:{self.port}"
+        return f"{'https' if self._certificate else 'http'}://{self.host}:{self.port}"
 
     def connect(self, timeout: float) -> socket.socket:
         """A connection, each wait on it bounded by ``timeout`` seconds."""
-        return socket.create_connection((self.host, self.port), timeout)
+        sock = socket.create_connection((self.host, self.port), timeout)
+        return (
+            self.verify.wrap_socket(sock, server_hostname=self.host)
+            if isinstance(self.verify, ssl.SSLContext)
+            else sock
+        )
 
     @property
     def pid(self) -> int:
@@ -92,6 +101,13 @@ class Service:
             command = [sys.executable, "-m", "gunicorn", "-c", str(self._config)]
             if self._worker_class is not None:
                 command += ["--worker-class", self._worker_class]
+            if self._certificate is not None:
+                command += [
+                    "--certfile",
+                    str(self._certificate),
+                    "--keyfile",
+                    str(self._certificate.with_suffix(".key")),
+                ]
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=self._environ(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
@@ -122,7 +138,7 @@ class Service:
             return False
         self.port = int(found[2])
         with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"{self.url}/healthz", timeout=1).status_code == 200
+            return httpx.get(f"{self.url}/healthz", timeout=1, verify=self.verify).status_code == 200
         return False
 
     def logs(self, start: int = 0) -> str:
@@ -151,7 +167,7 @@ class Service:
 
     def metric(self, name: str) -> float:
         """A metric's value, as a scrape of this moment tells it; 0 when there is none of that name yet."""
-        response = httpx.get(f"{self.url}/metrics", timeout=5)
+        response = httpx.get(f"{self.url}/metrics", timeout=5, verify=self.verify)
         assert response.status_code == 200, response.text
         found = re.search(rf"^{re.escape(name)} (\S+)$", response.text, re.MULTILINE)
         return float(found[1]) if found else 0.0
