@@ -175,7 +175,8 @@ class JobLog:
         with self._owned:
             self._publisher.join(self._deliver_seconds)
             self._publisher.stop()
-            leave(self._publisher, self._say, self._through)
+            ended, refusal = self._publisher.ended, self._publisher.refusal
+            leave(self._publisher, self._say, self._through, delivered=ended, refusal=refusal)
         return self._publisher.ended
 
     def __enter__(self) -> Self:

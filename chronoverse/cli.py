@@ -25,7 +25,7 @@ from chronoverse.terminal import plain
 
 if TYPE_CHECKING:
     from chronoverse.client import Client
-    from chronoverse.ledger import Ledger
+    from chronoverse.ledger import Ledger, Reader
 
 #: The first that an error is one of says how the program exits; 70 (EX_SOFTWARE) for any other.
 EXIT_CODES: Final[Mapping[type[Exception], int]] = {
@@ -35,6 +35,7 @@ EXIT_CODES: Final[Mapping[type[Exception], int]] = {
     errors.Held: 75,  # EX_TEMPFAIL
     errors.AtCapacity: 75,
     errors.StoreRefused: 75,
+    errors.NotInLog: 76,  # EX_PROTOCOL
     errors.Closed: 73,  # EX_CANTCREAT
     errors.Deleted: 73,
     errors.StoreUnavailable: 69,  # EX_UNAVAILABLE
@@ -191,17 +192,59 @@ def _ledger(settings: Settings, server: str | None, stack: contextlib.ExitStack,
 @commands.command()
 @click.option("--deliver-timeout", type=duration, default="60s", show_default=True, help="Try for so long.")
 @_server
+@click.option("--as", "job", type=identifier, metavar="JOB", help="Publish them as this new job of their workflow.")
+@click.option("--print", "only_print", is_flag=True, help="Only print the lines, and leave FILE as it is.")
+@click.option("--raw", is_flag=True, help="With --print: leave control sequences in, only for output you trust.")
 @click.argument("file", type=Path)
-def deliver(file: Path, server: str | None, deliver_timeout: int) -> int:
-    """Deliver the lines that a runner left behind in FILE, and how its job ended."""
+def deliver(file: Path, server: str | None, deliver_timeout: int, job: str | None, only_print: bool, raw: bool) -> int:
+    """Deliver the lines that a runner left behind in FILE, and how its job ended.
+
+    FILE is removed when the store has given all of its lines back.
+    """
+    if raw and not only_print:
+        raise click.UsageError("--raw goes with --print")
+    if only_print and (server or job):
+        raise click.UsageError("--print excludes --server and --as")
+    if only_print:
+        _print_file(file, raw)
+        return 0
     from chronoverse.deliver import deliver as deliver_file
 
     settings = Settings.from_env()
     with contextlib.ExitStack() as stack:
-        connect = partial(_ledger, settings, server, stack)
-        lease = settings.lease_seconds
-        done = deliver_file(file, connect, _say, lease_seconds=lease, seconds=deliver_timeout, through=server)
+        done = deliver_file(
+            file,
+            partial(_ledger, settings, server, stack),
+            _say,
+            reader=partial(_reader, settings),
+            job_id=job,
+            lease_seconds=settings.lease_seconds,
+            seconds=deliver_timeout,
+            through=server,
+        )
         return 0 if done else EXIT_CODES[errors.StoreUnavailable]
+
+
+def _reader(settings: Settings, ledger: "Ledger") -> "Reader":
+    """Who reads back what was published to ``ledger``."""
+    from chronoverse.archive.reading import Archive
+    from chronoverse.readback import reader_of
+    from chronoverse.store import Store
+
+    if isinstance(ledger, Store) and settings.archive_place is not None:
+        return reader_of(ledger, Archive(upkeep.objects_of(settings), ledger.archived))
+    return reader_of(ledger)
+
+
+def _print_file(file: Path, raw: bool) -> None:
+    from chronoverse.printer import Printer
+    from chronoverse.spool import Spool
+
+    spool = Spool.recover(file, keep_all=True)
+    printer = Printer(sys.stdout.buffer, note=partial(click.echo, err=True), say=_say, raw=raw)
+    printer.print(spool.lines())
+    if spool.dropped:
+        _say(f"{spool.dropped} lines were dropped: there was no room to keep them")
 
 
 @commands.command()

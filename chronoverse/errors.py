@@ -129,6 +129,14 @@ class Deleted(AppendRefused):
     """Raised when the job was deleted: for a while nothing is written under its id."""
 
 
+class OtherWriter(Closed):
+    """Raised by a runner that finds somebody else's lines where its own would have to be."""
+
+
+class NotInLog(Closed):
+    """Raised when a job has ended, and its log does not have what a spool file holds for it."""
+
+
 class Fenced(AppendRefused):
     """Raised when this runner's lease is gone: taken over, expired, or the job was declared lost."""
 

@@ -1,8 +1,13 @@
 """Where lines were dropped, and what the log says there. Pure."""
 
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from chronoverse.cutter import Block
+
+#: The part of a marker that names its neighbours.
+_NUMBERS: Final = re.compile(rb"^(\[chronoverse\] .* dropped) between line \d+ and line \d+:")
 
 
 @dataclass(slots=True)
@@ -28,3 +33,8 @@ class Hole:
         # A line whose end was dropped must end here, or the marker would be read as a piece of it.
         ends = [Block(stream, timestamp, b"", 1) for stream in sorted(self.opened)]
         return [*ends, Block("stderr", timestamp, text.encode(), 1)]
+
+
+def without_numbers(text: bytes) -> bytes:
+    """A marker's text for a log in which the lines have other numbers. Other text stays as it is."""
+    return _NUMBERS.sub(rb"\1 here:", text)

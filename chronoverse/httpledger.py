@@ -30,6 +30,7 @@ from chronoverse.errors import (
     Unauthorized,
 )
 from chronoverse.joblog import Attempt, JobRef, Line, Status
+from chronoverse.ledger import Compared, line_digest
 
 #: Seconds a connection may take to open, and the service to go on with an answer: more than its store may take.
 CONNECT_SECONDS: Final = 2.0
@@ -98,12 +99,14 @@ class HttpLedger:
         timeout = urllib3.Timeout(connect=connect_seconds, read=read_seconds)
         self._http = urllib3.PoolManager(retries=False, timeout=timeout)
 
-    def open(self, job: JobRef, token: str) -> Attempt:
+    def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt:
         """Takes the job's lease for a new attempt. ``token`` is the caller's own and unguessable.
 
-        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`.
+        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`; :class:`SequenceGap`, with nothing
+        changed, when the attempt's first line would not get the number ``first``.
         """
-        answer = self._post(job, "attempts", {"token": token})
+        body: dict[str, Any] = {"token": token}
+        answer = self._post(job, "attempts", body if first is None else {**body, "first": first})
         return Attempt(job, token, _number(answer, "attempt"), _number(answer, "next"))
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
@@ -120,6 +123,12 @@ class HttpLedger:
         half = len(lines) // 2
         self.append(attempt, lines[:half])
         return self.append(attempt, lines[half:])
+
+    def compare(self, job: JobRef, lines: Sequence[Line]) -> Compared:
+        """Has the service compare ``lines`` with the log's: see :class:`chronoverse.ledger.Reader`."""
+        asked = {"first": lines[0].sequence_num, "lines": [line_digest(line) for line in lines]}
+        answer = self._post(job, "logs/compare", asked)
+        return Compared(_number(answer, "next"), answer.get("differs") is True)
 
     def oracle(self) -> NoOracle | None:
         """Who is asked what is safe; None where that is what was answered."""

@@ -1,7 +1,10 @@
 """What a runner needs of a store, wherever that is."""
 
+import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import orjson
 
 from chronoverse.joblog import Attempt, JobRef, Line, Status
 
@@ -9,13 +12,39 @@ from chronoverse.joblog import Attempt, JobRef, Line, Status
 class Ledger(Protocol):
     """What a runner needs of a store. :class:`chronoverse.store.Store` is one."""
 
-    def open(self, job: JobRef, token: str) -> Attempt: ...
+    def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt: ...
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int: ...
 
     def renew(self, attempt: Attempt) -> None: ...
 
     def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, following: int) -> None: ...
+
+
+class Compared(NamedTuple):
+    """How far a log has lines that somebody else has a copy of: the same ones up to number ``following`` - 1.
+
+    ``differs``: it has a line of the number ``following`` as well, but another one.
+    """
+
+    following: int
+    differs: bool
+
+
+def line_digest(line: Line) -> str:
+    """SHA-256, in hexadecimal, of the line's JSON (``Line.to_json``): by this, copies of a line are compared."""
+    return hashlib.sha256(orjson.dumps(line.to_json())).hexdigest()
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Who reads a job's lines back. :class:`chronoverse.httpledger.HttpLedger` is one."""
+
+    def compare(self, job: JobRef, lines: Sequence[Line]) -> Compared:
+        """Compares consecutive ``lines`` (one at least) with the log's, as many as are read at once.
+
+        Raises: :class:`JobNotFound`, :class:`StoreError`.
+        """
 
 
 class Ending(NamedTuple):

@@ -4,7 +4,6 @@ Nothing that happens here reaches the job. What can pass (the store is away, ful
 seconds) is retried; what cannot (another runner has the job) ends the publishing, and is said once.
 """
 
-import contextlib
 import random
 import secrets
 import threading
@@ -21,6 +20,7 @@ from chronoverse.errors import (
     Fenced,
     Held,
     NotALog,
+    OtherWriter,
     SequenceGap,
     StoreError,
     TooFast,
@@ -53,7 +53,8 @@ def jittered(failures: int) -> float:
 class Publisher:
     """Delivers one job's spool to the store that ``connect`` gives. All of its answers are met in one thread.
 
-    A spool that another process left behind is taken up where that one was, under its token.
+    A spool that another process left behind is taken up where that one was, under its token. ``first`` is the number
+    that the spool's first line must get in a log that it has no part in yet; None for any.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Publisher:
         say: Callable[[str], None],
         *,
         lease_seconds: float = 30,
+        first: int | None = None,
         backoff: Callable[[int], float] = jittered,
     ) -> None:
         self._connect = connect
@@ -71,6 +73,7 @@ class Publisher:
         self._spool = spool
         self._say = say
         self._renewal = lease_seconds / RENEWALS
+        self._first = first
         self._backoff = backoff
         self._store: Ledger | None = None
         self._sender: Sender | None = None
@@ -97,7 +100,7 @@ class Publisher:
         self._token: str = state.get("token") or secrets.token_hex(16)
         self._base: int = state.get("base", 0)
         self._last = Attempt(self._job, self._token, state["attempt"], self._base) if "attempt" in state else None
-        spool.note(workflow=self._job.workflow_id, job=self._job.job_id, token=self._token)
+        spool.remember(workflow=self._job.workflow_id, job=self._job.job_id, token=self._token)
 
     def start(self, seconds: float) -> None:
         """Begins, and waits up to ``seconds`` for the store to let us in; after that it goes on trying.
@@ -127,9 +130,12 @@ class Publisher:
         self._stop.set()
         self._safety.stop()
 
-    def close(self) -> Path | None:
-        """After :meth:`stop`: leaves what is not safe in a file, if there is anything and a place for it."""
-        if self._ended:
+    def close(self, *, delivered: bool) -> Path | None:
+        """After :meth:`stop`: leaves what is not safe in a file, if there is anything and a place for it.
+
+        When all is ``delivered`` the file goes.
+        """
+        if delivered:
             self._spool.abandon()
             return None
         return self._spool.preserve()
@@ -138,6 +144,17 @@ class Publisher:
     def undelivered(self) -> int:
         """Lines that are not in the store, as far as we know."""
         return self._spool.end - self._spool.acked
+
+    @property
+    def dropped(self) -> int:
+        """Lines that found no room here."""
+        return self._spool.dropped
+
+    @property
+    def hold(self) -> Hold | None:
+        """The last attempt that was ours; None when there was none."""
+        attempt = self._attempt or self._last
+        return Hold(attempt, self._base) if attempt else None
 
     @property
     def ended(self) -> bool:
@@ -184,7 +201,7 @@ class Publisher:
         except SequenceGap as gap:
             sender.reset()
             if gap.expected - self._base > self._spool.acked:
-                raise Closed("somebody else writes to this job's log") from gap
+                raise OtherWriter("somebody else writes to this job's log") from gap
             self._move(gap.expected - self._base)
 
     def _step(self, store: Ledger, sender: Sender) -> None:
@@ -217,7 +234,7 @@ class Publisher:
                 raise
             return
         if self._last is None:
-            self._base = attempt.next
+            self._base = attempt.next - self._spool.first
         else:
             self._rejoin(self._last, attempt, sender)
         self._attempt = attempt
@@ -230,11 +247,16 @@ class Publisher:
 
     def _ask_in(self, store: Ledger) -> Attempt:
         """An attempt. The lease in our way may be an earlier one of our own, which a power loss has brought back."""
+        first = self._first if self._last is None else None
         for token in (self._token, *self._earlier):
-            with contextlib.suppress(Held):
-                attempt = store.open(self._job, token)
-                self._token = token
-                return attempt
+            try:
+                attempt = store.open(self._job, token, first)
+            except Held:
+                continue
+            except SequenceGap as gap:
+                raise OtherWriter(f"{self._job} has {gap.expected - 1} lines already") from gap
+            self._token = token
+            return attempt
         raise Held("another live runner holds this job")
 
     def _is_ours(self, store: Ledger) -> bool:
@@ -257,7 +279,7 @@ class Publisher:
         # Another number means that the store lost some of our lines, or took a batch whose answer never came:
         # unless there was another attempt between, whose lines these may be.
         if attempt.attempt > last.attempt + 1 or index > max(sender.sent, self._spool.acked):
-            raise Closed("another runner has written to this job since our lease was lost")
+            raise OtherWriter("another runner has written to this job since our lease was lost")
         self._move(index)
 
     def _gather(self) -> bool:
@@ -293,8 +315,7 @@ class Publisher:
             raise Closed(f"the store has lost lines from {index + self._base} on, which are no longer kept here")
 
     def _hold(self) -> Hold | None:
-        attempt = self._attempt
-        return Hold(attempt, self._base) if attempt else None
+        return self.hold if self._attempt else None
 
     def _renewed(self) -> None:
         self._renew_at = time.monotonic() + self._renewal
@@ -313,8 +334,9 @@ class Publisher:
             self._say("the store is back")
 
     def _give_up(self, error: ChronoverseError) -> None:
-        # The lines of a deleted job are meant to be gone, also those that wait here.
-        deleted = isinstance(error, Deleted)
+        # The lines of a deleted job are meant to be gone, also those that wait here. Lines that were only to be
+        # published under its id are another job's.
+        deleted = isinstance(error, Deleted) and self._first is None
         if deleted or not self._spool.has_place:
             self._spool.abandon()
         with self._lock:

@@ -20,7 +20,7 @@ from typing import BinaryIO, Final
 from chronoverse.command import Command
 from chronoverse.cutter import MAX_LINE_BYTES
 from chronoverse.echo import Echo, standard
-from chronoverse.errors import Deleted, SpoolError
+from chronoverse.errors import ChronoverseError, Closed, Deleted, SpoolError
 from chronoverse.joblog import JobRef, Status, iso_timestamp
 from chronoverse.ledger import Ending, Ledger
 from chronoverse.masking import Masks
@@ -98,7 +98,7 @@ def run(
             _deliver(publisher, relay, limits.deliver_seconds)
         finally:
             publisher.stop()
-            leave(publisher, say, through)
+            leave(publisher, say, through, delivered=publisher.ended, refusal=publisher.refusal)
     return code
 
 
@@ -138,24 +138,38 @@ def _deliver(publisher: Publisher, relay: Relay, seconds: float) -> None:
             return
 
 
-def leave(publisher: Publisher, say: Callable[[str], None], through: str | None = None) -> None:
-    """Says what was not delivered, and how it can be: later, out of the file in which it is left.
+def leave(
+    publisher: Publisher,
+    say: Callable[[str], None],
+    through: str | None = None,
+    *,
+    delivered: bool,
+    refusal: ChronoverseError | None,
+) -> None:
+    """Says what was dropped or not delivered, and how it can be: later, out of the file in which it is left.
 
-    ``through`` is the service's URL, where there is one between us and the store.
+    ``through`` is the service's URL, where there is one between us and the store. ``refusal`` is why it was not
+    ``delivered`` and cannot be, if that is so.
     """
-    undelivered, ended, refused = publisher.undelivered, publisher.ended, publisher.refusal is not None
-    path = publisher.close()
-    if ended or isinstance(publisher.refusal, Deleted):
+    undelivered = publisher.undelivered
+    if publisher.dropped:
+        say(f"{publisher.dropped} lines were dropped: there was no room to keep them")
+    path = publisher.close(delivered=delivered)
+    if delivered or (path is None and isinstance(refusal, Deleted)):
         return
     if undelivered:
         say(f"{undelivered} lines were not delivered to the store")
-    elif not refused:
+    elif refusal is None:
         say("the job's end was not delivered to the store")
-    if path is not None and refused:
-        say(f"they are kept in {path}")
-    elif path is not None:
-        server = f"--server {shlex.quote(through)} " if through else ""
+    if path is None:
+        return
+    server = f"--server {shlex.quote(through)} " if through else ""
+    if refusal is None:
         say(f"deliver later with: chronoverse deliver {server}{shlex.quote(str(path))}")
+        return
+    if isinstance(refusal, Closed):
+        say(f"publish them under another id with: chronoverse deliver {server}--as JOB {shlex.quote(str(path))}")
+    say(f"they are kept in {path}")
 
 
 @contextlib.contextmanager

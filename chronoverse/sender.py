@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol, runtime_checkable
 
-from chronoverse.errors import Closed
+from chronoverse.errors import OtherWriter
 from chronoverse.joblog import Attempt, Line, Run, lines_of
 from chronoverse.spool import BATCH_LINES, Spool
 
@@ -80,11 +80,14 @@ class Sender:
             self._ends.append(batch.end)
 
     def receive(self, base: int) -> None:
-        """Waits for the oldest answer. Raises what the store raises, and :class:`Closed` when others write there."""
+        """Waits for the oldest answer.
+
+        Raises what the store raises, and :class:`OtherWriter` when somebody else writes to the log.
+        """
         following = self._pipeline.receive() - base
         # More than this append had: another is in already, whose answer was lost.
         if not self._ends.popleft() <= following <= self.sent:
-            raise Closed("somebody else writes to this job's log")
+            raise OtherWriter("somebody else writes to this job's log")
         if following > self._spool.acked:
             self._spool.acknowledge(following)
 

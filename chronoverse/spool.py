@@ -5,6 +5,7 @@ store has said where the log goes on, which may be long after the job began to p
 """
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -43,11 +44,17 @@ class Spool:
         self._safe = 0
         self._gone = 0
         self._closed = self._abandoned = False
+        self._keeps_all = False
 
     @classmethod
-    def recover(cls, path: Path, room: Room | None = None) -> "Spool":
-        """The spool that a runner left behind in a file; more can be put into it. Raises :class:`SpoolError`."""
-        return cls(stock=Stock.recover(path, room or Room()))
+    def recover(cls, path: Path, room: Room | None = None, *, keep_all: bool = False) -> "Spool":
+        """The spool that a runner left behind in a file; more can be put into it. Raises :class:`SpoolError`.
+
+        With ``keep_all`` what is released stays in the file, until the spool is abandoned.
+        """
+        spool = cls(stock=Stock.recover(path, room or Room()))
+        spool._keeps_all = keep_all
+        return spool
 
     @property
     def state(self) -> dict[str, Any]:
@@ -114,6 +121,16 @@ class Spool:
         with self._changed:
             self._stock.note(**state)
 
+    def remember(self, **state: Any) -> None:
+        """As :meth:`note`, but the file is told with the next note."""
+        with self._changed:
+            self._stock.state = {**self._stock.state, **state}
+
+    def rename(self) -> None:
+        """The lines are to be another job's. The file says so once that job has an attempt."""
+        with self._changed:
+            self._stock.rename()
+
     def hurry(self, hurried: bool) -> None:
         """The store is away: what waits goes to the file at once, so that it outlives us too. Or it is back."""
         with self._changed:
@@ -147,6 +164,13 @@ class Spool:
         runs = self._cursor.runs(segment, index, file, BATCH_LINES, BATCH_BYTES)
         return Batch(index, index + sum(len(run.messages) for run in runs), runs) if runs else None
 
+    def lines(self, base: int = 1) -> Iterator[Line]:
+        """All that is kept, numbered as :meth:`take` does."""
+        index = self.first
+        while batch := self.take(index, base):
+            yield from batch.lines(base)
+            index = batch.end
+
     def acknowledge(self, index: int) -> None:
         """The store has every line below ``index``."""
         with self._changed:
@@ -157,7 +181,8 @@ class Spool:
         """The store has every line below ``index`` safely."""
         with self._changed:
             self._safe = max(self._safe, min(index, self.acked))
-            self._stock.free(self._safe)
+            if not self._keeps_all:
+                self._stock.free(self._safe)
 
     def rewind(self, index: int) -> bool:
         """Goes back to ``index``. False, and nothing changed, when that line is no longer kept."""

@@ -20,12 +20,14 @@ from typing import Any, Final
 
 from chronoverse import records
 from chronoverse.cutter import Block
-from chronoverse.hole import Hole
+from chronoverse.hole import Hole, without_numbers
 from chronoverse.segment import Segment, parts, recovered
 from chronoverse.spoolfile import Room, SpoolFile
 
 #: Seconds before a file that could not be made is tried again.
 RETRY_SECONDS: Final = 5.0
+#: What the state says that is true of the lines whichever job they belong to.
+_OF_ANY_JOB: Final = ("ending", "dropped", "printed")
 #: Slots that may fail to take a block before it is dropped.
 _TRIES: Final = 3
 
@@ -51,6 +53,8 @@ class Stock:
         self._opened: set[str] = set()
         self._order = self._ordinal = 0
         self._retry_at = 0.0
+        #: Whether the file still says that its lines are another job's.
+        self._is_renamed = False
 
     @classmethod
     def recover(cls, path: Path, room: Room) -> "Stock":
@@ -80,11 +84,19 @@ class Stock:
             self._append(Segment(self._order, None, self._ordinal, timestamp=timestamp))
 
     def note(self, **state: Any) -> None:
-        """Changes the state, here and in the file."""
+        """Changes the state, here and in the file; in the file of a renamed job only once there is an attempt."""
         self.state = {**self.state, **state}
-        if self.file is not None:
+        if self.file is not None and not (self._is_renamed and "attempt" not in self.state):
             with contextlib.suppress(OSError):
                 self.file.note(self.state)
+
+    def rename(self) -> None:
+        """The lines are to be another job's: forgets which one they were of, and what numbers they had there."""
+        self._is_renamed = True
+        self.state = {name: value for name, value in self.state.items() if name in _OF_ANY_JOB}
+        for segment in self.segments:
+            blocks = [found.block for found in records.sound(segment.prelude, segment.order)]
+            segment.give_prelude([block._replace(text=without_numbers(block.text)) for block in blocks])
 
     def locate(self, index: int, base: int) -> Segment | None:
         """The segment in which ``index`` is. From now on what ``base`` + index numbers its lines is fixed."""
@@ -144,7 +156,7 @@ class Stock:
             (self._opened.add if block.partial else self._opened.discard)(block.stream)
             self.end += block.lines
             return
-        self._drop(frozenset(self._opened), block.lines, len(block.text), self._order)
+        self._drop(frozenset(self._opened), block.lines, len(block.text), self._order, self._ordinal + block.lines)
 
     def _tail(self, size: int) -> Segment | None:
         """The last segment, if the next ``size`` bytes may go there."""
@@ -210,11 +222,11 @@ class Stock:
         self.segments.remove(victim)
         self._discard(victim)
         self.end -= victim.lines
-        self._drop(victim.opened, victim.lines, victim.text_bytes, victim.order + 1)
+        self._drop(victim.opened, victim.lines, victim.text_bytes, victim.order + 1, victim.ordinal + victim.lines)
         return True
 
-    def _drop(self, opened: frozenset[str], lines: int, size: int, order: int) -> None:
-        """Lines were dropped just before the segment ``order``."""
+    def _drop(self, opened: frozenset[str], lines: int, size: int, order: int, printed: int) -> None:
+        """Lines were dropped just before the segment ``order``. The last of them was the job's line ``printed``."""
         if self._hole is None:
             self._hole = Hole(order, opened)
             self.end += self._hole.marks
@@ -226,7 +238,8 @@ class Stock:
         self._hole.lines += lines
         self._hole.size += size
         self.dropped += lines
-        self.note(dropped=self.dropped)
+        # Who recovers the file sees by ``printed`` what was dropped behind all that the file holds.
+        self.note(dropped=self.dropped, printed=max(printed, self.state.get("printed", 0)))
 
     def _tail_is_empty(self) -> bool:
         return self._hole is None or not self.segments or self.segments[-1].order < self._hole.order
@@ -290,8 +303,14 @@ class Stock:
             self._opened = opened
             self.dropped += max(0, missing)
             self._order = segment.order + 1
-        self.dropped = max(self.dropped, self.state.get("dropped", 0))
         self._taken = self.end
+        missing = self.state.get("printed", 0) - self._ordinal
+        if missing > 0:
+            self._hole = Hole(self._order, frozenset(self._opened), missing)
+            self.end += self._hole.marks
+            self._ordinal += missing
+            self.dropped += missing
+        self.dropped = max(self.dropped, self.state.get("dropped", 0))
 
     # Numbers
 

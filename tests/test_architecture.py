@@ -37,7 +37,7 @@ LAYERS: Final = {
         "archiver replay segment",
         "stock",
         "spool",
-        "safety sender",
+        "readback safety sender",
         "command printer publisher viewer",
         "runner",
         "api deliver",

@@ -276,15 +276,16 @@ class Store:
 
     # What a runner does
 
-    def open(self, job: JobRef, token: str) -> Attempt:
+    def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt:
         """Takes the job's lease for a new attempt. ``token`` is the caller's own and unguessable.
 
-        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`.
+        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`; :class:`SequenceGap`, with nothing
+        changed, when the attempt's first line would not get the number ``first``.
         """
         now = self._clock()
         keys = (self._key(job, "log"), self._key(job, "job"), self._key(job, "lease"), self._index(job.workflow_id))
         own_ms = self.inventory.retention_ms(job.workflow_id, Use.APPENDS) or ""
-        args = (token, self._lease_ms, iso_timestamp(now), round(now * 1000), job.job_id, own_ms)
+        args = (token, self._lease_ms, iso_timestamp(now), round(now * 1000), job.job_id, own_ms, first or "")
         attempt, following = self._answer("open", job, keys, *args)
         return Attempt(job, token, attempt, following)
 

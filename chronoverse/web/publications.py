@@ -17,6 +17,7 @@ MAX_EXIT_CODE: Final = 999_999_999
 
 _TIMESTAMP: Final = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]\.[0-9]{3}Z")
 _TOKEN: Final = re.compile("[0-9a-f]{32,128}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 _KEYS: Final = frozenset({"timestamp", "message", "stream", "partial"})
 #: The bytes that U+FFFD has beyond the one that it may stand for.
 _REPLACED: Final = len("\ufffd".encode()) - 1
@@ -124,6 +125,11 @@ class AttemptBody(Schema):
     """Opens a new attempt at a job."""
 
     token = _token()
+    first = _number(
+        1,
+        "Where given: refuse with GAP, and change nothing, if the first line would get another number.",
+        load_default=None,
+    )
 
 
 class LinesBody(Schema):
@@ -139,6 +145,18 @@ class LinesBody(Schema):
         """The schema for lines of at most so many bytes."""
         name = "LinesBody"
         return cls.from_dict({"lines": Lines(max_line_bytes, required=True)}, name=name)()
+
+
+class CompareBody(Schema):
+    """Asks whether a log has a runner's lines as they are, also when the job has ended."""
+
+    first = _number(1, "The first line's number.", MAX_NUMBER - MAX_LINES, required=True)
+    lines = fields.List(
+        fields.String(validate=validate.Regexp(_SHA256), metadata={"pattern": "^[0-9a-f]{64}$"}),
+        required=True,
+        validate=validate.Length(1, MAX_LINES),
+        metadata={"description": "SHA-256 of each line as `/logs/raw?format=jsonl` has it, without the newline."},
+    )
 
 
 class EndBody(Schema):
@@ -167,6 +185,19 @@ class AttemptSchema(Schema):
     attempt = fields.Integer(required=True)
     token = fields.String(required=True)
     next = fields.Integer(required=True, metadata={"description": "The number of its first line."})
+
+
+class ComparedSchema(Schema):
+    """How far the log has the same lines."""
+
+    next = fields.Integer(
+        required=True,
+        metadata={
+            "description": "The number behind the last line that is the same, of those that were read at once: ask"
+            " again from there. `first` when not even that one is the same."
+        },
+    )
+    differs = fields.Boolean(required=True, metadata={"description": "True when line `next` is there and another one."})
 
 
 class NextSchema(Schema):

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from flask import Response, request
 
-from chronoverse import metrics
+from chronoverse import metrics, readback
 from chronoverse.errors import AppendRefused, NotALog, StoreError, StoreRefused, StoreUnavailable, TooFast
 from chronoverse.joblog import Attempt, JobRef, Status
 from chronoverse.web.bodies import SHARE_USED
@@ -20,6 +20,8 @@ from chronoverse.web.problems import REASON
 from chronoverse.web.publications import (
     AttemptBody,
     AttemptSchema,
+    CompareBody,
+    ComparedSchema,
     EndBody,
     LinesBody,
     NextSchema,
@@ -36,18 +38,20 @@ def blueprint(services: Services) -> Blueprint:
     """The publishing routes."""
     routes = Blueprint("publish", __name__, description="For runners.")
     services.guard(routes)
-    attempt_body, end_body = AttemptBody(), EndBody()
+    attempt_body, compare_body, end_body = AttemptBody(), CompareBody(), EndBody()
     lines_body = LinesBody.of(services.settings.max_line_bytes)
 
     @routes.route(f"{_JOB}/attempts", methods=["POST"])
     @routes.doc(requestBody=_document(AttemptBody))
     @routes.response(200, AttemptSchema, description="The lease is this runner's.")
-    @routes.alt_response(409, **_PROBLEM, description="`reason` is HELD, CLOSED, DELETED, TAINTED or NOT_A_LOG.")
+    @routes.alt_response(
+        409, **_PROBLEM, description="`reason` is HELD, CLOSED, DELETED, TAINTED, NOT_A_LOG or, with `first`, GAP."
+    )
     @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
     def attempts(workflow_id: str, job_id: str) -> Response:
         """Open a new attempt at a job."""
         with services.bodies.json(request, principal().subject, attempt_body) as body, _counted("open"):
-            opened = services.store.open(JobRef(workflow_id, job_id), body["token"])
+            opened = services.store.open(JobRef(workflow_id, job_id), body["token"], body["first"])
         return page_response({"attempt": opened.attempt, "token": opened.token, "next": opened.next}, None)
 
     @routes.route(f"{_JOB}/logs", methods=["POST"])
@@ -79,6 +83,19 @@ def blueprint(services: Services) -> Blueprint:
             services.rates.spend(principal().subject, (line["message"] for line in body["lines"]))
             metrics.LINES_APPENDED.inc(len(body["lines"]))
             return page_response({"next": following}, None)
+
+    @routes.route(f"{_JOB}/logs/compare", methods=["POST"])
+    @routes.doc(requestBody=_document(CompareBody))
+    @routes.response(200, ComparedSchema, description="As many of the lines as were read at once were compared.")
+    @routes.alt_response(404, **_PROBLEM, description="There is no such job.")
+    @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
+    def compare(workflow_id: str, job_id: str) -> Response:
+        """Ask whether the log has lines as they are, before deleting one's own copy of them."""
+        ref = JobRef(workflow_id, job_id)
+        subject = principal().subject
+        with services.bodies.json(request, subject, compare_body) as body, services.scans.turn(subject):
+            compared = readback.compare(services.store, services.archive, ref, body["first"], body["lines"])
+        return page_response({"next": compared.following, "differs": compared.differs}, None)
 
     @routes.route(f"{_JOB}/end", methods=["POST"])
     @routes.doc(requestBody=_document(EndBody))

@@ -3,6 +3,7 @@
 -- KEYS  log, job, lease
 -- ARGV  token, lease in ms, retention in ms, attempt
 -- ->    OK next (one past the last entry, of a job that has ended the terminal one) | DELETED | FENCED
+-- An ended job is told of to the attempt that was its last, LOST or not: what is on the disk does not depend on how it ended.
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 
 check_types(log, job, lease)
@@ -12,7 +13,10 @@ if redis.call('GET', lease) == ARGV[1] then
   return {'OK', (tonumber(last) or tonumber(string.match(last, '^%d+'))) + 1}
 end
 if is_deleted(lease) then return {'DELETED'} end
-local status, attempt = unpack(redis.call('HMGET', job, 'status', 'attempt'))
-if shape ~= 'CLOSED' or not is_terminal(status) or status == 'LOST' or attempt ~= ARGV[4] then return {'FENCED'} end
+local status, attempt, lines = unpack(redis.call('HMGET', job, 'status', 'attempt', 'lines'))
+if not is_terminal(status) or attempt ~= ARGV[4] then return {'FENCED'} end
 if not redis.call('HGET', job, 'archived') then redis.call('PEXPIRE', job, kept(job, ARGV[3])) end
-return {'OK', last + 1}
+if shape == 'CLOSED' then return {'OK', last + 1} end
+-- All of the log is in the archive, and the store has let it go.
+if not shape and last > 0 and last == tonumber(lines) then return {'OK', last + 2} end
+return {'FENCED'}
