@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 from chronoverse import sse
 from chronoverse.channel import Channel, final_frames, redact_frames
-from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, NotALog, StoreError
+from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, JobNotFound, NotALog, StoreError
 from chronoverse.history import archive_has
 from chronoverse.joblog import End, Gap, Job, JobRef, Stray
 from chronoverse.observing import redacted_since
@@ -57,7 +57,7 @@ class Replay:
         try:
             told = self._told(now) if self._finished else b""
             step = Step(told, cursor) if told else self._step(cursor, channel)
-        except (NotALog, ArchiveDamaged) as error:
+        except (NotALog, ArchiveDamaged, JobNotFound) as error:
             return failed(cursor, str(error))
         self._failing = None
         return step
@@ -101,8 +101,8 @@ class Replay:
 
     def _redactions(self) -> bytes:
         """A ``redact`` for all that was taken out of the ended log since it was last looked at."""
-        job = self._store.look(self._ref)
-        if self._finished is None or job is None or job.end is None:
+        job = self._look()
+        if self._finished is None or job.end is None:
             return b""
         ranges = redacted_since(self._store, self._finished, job)
         self._finished = job
@@ -110,13 +110,18 @@ class Replay:
             self._pieces.forget(self._ref)
         return b"".join(redact_frames(ranges))
 
+    def _look(self) -> Job:
+        """The job as it is now. Raises: :class:`JobNotFound`."""
+        job = self._store.look(self._ref)
+        if job is None:
+            raise JobNotFound("the log is gone from the store: it expired or was deleted")
+        return job
+
     def _nothing_behind(self, cursor: int, channel: Channel | None) -> Step:
         """What it means that the store holds nothing behind the cursor although more was there once."""
         # Looked at first, read again second: what the look knows of and the read does not find is gone.
         final = channel.final if channel else None
-        job = self._store.look(self._ref)
-        if job is None:
-            return failed(cursor, "the log is gone from the store: it expired or was deleted")
+        job = self._look()
         if self._finished and job.end is None:
             return failed(cursor, "the store has lost the end of this log")
         if archive_has(job, cursor) and self._known and archive_has(self._known, cursor):
@@ -139,7 +144,5 @@ class Replay:
 
     def _end(self, step: Step, end: End) -> Step:
         told = self._redactions() if self._finished else b""
-        job = self._finished or self._store.look(self._ref)
-        if job is None:
-            return step
+        job = self._finished or self._look()
         return Step((step.frames or b"") + told + final_frames(job, end, self._lease_seconds), step.cursor, "end")

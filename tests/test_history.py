@@ -1,5 +1,6 @@
 """The tiers meet: whoever reads where lines move from the store to the archive misses none and calls none missing."""
 
+import contextlib
 import json
 import secrets
 import threading
@@ -311,3 +312,26 @@ def test_who_watches_a_log_that_is_deleted_is_told_so(rig: Rig, archived: int, e
     (gone,) = events(said(viewer))
     assert gone.event == "error"
     assert gone.data == "the log is gone from the store: it expired or was deleted"
+
+
+@pytest.mark.parametrize("archived", [0, 99])
+@pytest.mark.parametrize("cut", [False, True], ids=["deleted", "being deleted"])
+def test_who_replays_a_log_to_the_end_is_told_of_a_deletion(rig: Rig, archived: int, cut: bool) -> None:
+    """Lines may come out of what is kept, or not deleted yet; but no end, as if the log were whole."""
+    rig.write(100)
+    rig.end()
+    if archived:
+        rig.seal(archived, trim=False)
+    late = rig.viewer()
+    assert names(said(rig.viewer()))[-1] == "end"
+
+    def stop(step: str) -> None:
+        if cut:
+            raise InterruptedError
+
+    with contextlib.suppress(InterruptedError):
+        delete_job(rig.store, rig.objects, JOB, at=stop)
+
+    found = said(late)
+    assert names(found)[-1] == "error"
+    assert "end" not in names(found)

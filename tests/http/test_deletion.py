@@ -222,6 +222,20 @@ def test_what_a_foreign_runner_writes_is_not_shown_and_swept(place: Place) -> No
     assert place.client.get(job.path).status_code == 404
 
 
+def test_who_watches_sees_nothing_of_what_is_written_after_the_deletion(place: Place) -> None:
+    """Also of lines that follow on those which a viewer has, and that come often enough for looks to be rare."""
+    job = place.job().lines(["1", "2"])
+    with place.stream(job) as watching:
+        watching.wait_for(b"id: 2\n")
+        assert place.client.delete(job.path).status_code == 204
+        while not watching.ended and job.last < 500:
+            job.line("secret")
+            time.sleep(0.01)
+        watching.wait_end()
+    assert b"secret" not in watching.body
+    assert watching.body.endswith(GONE)
+
+
 def test_a_foreign_runner_cannot_delete_a_job(place: Place) -> None:
     """An entry under the tombstone's name is no tombstone: XADD is all that a foreign runner may."""
     job = place.job().lines(["a line"])

@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, Page
 
 from chronoverse.auth import ADMIN
 from chronoverse.joblog import JobRef, Status
+from tests.http.foreign import Foreign
 from tests.page.browsing import PATIENCE_SECONDS, Tab
 from tests.page.conftest import Job
 from tests.support.servers import RedisServer
@@ -262,6 +263,20 @@ def test_what_was_redacted_is_blanked(open_tab: OpenTab, page_service: Service, 
 
     said = [f"secret {number}" if number not in (3, 4, 5) else "[redacted]" for number in range(1, 11)]
     tab.wait(lambda rows: [text for _, text in rows] == said, "three lines without what they said")
+
+
+def test_a_deletion_is_told(open_tab: OpenTab, page_service: Service, page_server: RedisServer) -> None:
+    """The lines stay on the screen, and the page says why no more come; it does not ask for ever."""
+    job = Foreign(page_server.url, "page", "deleted").lines(["a line"])
+    tab = open_tab(JobRef(job.workflow_id, job.job_id)).wait(lambda rows: len(rows) == 1, "the line")
+    headers = {"Authorization": f"Bearer {page_service.token(scopes=[ADMIN])}"}
+    with tab.page.expect_response(lambda response: response.status == 404):
+        assert httpx.delete(f"{page_service.url}{job.path}", headers=headers).status_code == 204
+
+    tab.wait_text("#link", "the log is gone from the store: it expired or was deleted")
+    assert tab.rows() == [(1, "a line")]
+    # A browser's own word for any 404.
+    tab.faults = [fault for fault in tab.faults if "404" not in fault]
 
 
 def test_long_lines_are_put_together_and_groups_are_folded(open_tab: OpenTab, job: Job) -> None:
