@@ -16,7 +16,15 @@ from chronoverse import metrics
 from chronoverse.archive.objects import Objects
 from chronoverse.archive.packing import HURRIED_LEVEL, LEVEL
 from chronoverse.archive.records import CHUNK_BYTES, FRAME_BYTES, Chunk
-from chronoverse.errors import AppendRefused, ArchiveBusy, ChronoverseError, StoreError, StoreRefused, StoreUnavailable
+from chronoverse.errors import (
+    AppendRefused,
+    ArchiveBusy,
+    ChronoverseError,
+    KeysMoving,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+)
 from chronoverse.joblog import Job, JobRef, seconds_of
 from chronoverse.retention import ORPHAN_SECONDS, delete_job, nothing, sweep
 from chronoverse.sealing import SEALER_SECONDS, At, Keeping, Sealing, sealer
@@ -91,7 +99,7 @@ class Archiver:
             try:
                 idle = not self.step()
                 wait = waits
-            except (StoreUnavailable, StoreRefused) as error:
+            except StoreError as error:
                 failed(error)
                 log.warning("the archiver waits: %s", error, extra={"fields": {"seconds": wait}})
                 idle, wait = False, min(2 * wait, longest)
@@ -233,15 +241,22 @@ class Archiver:
         """Puts each job where it belongs."""
         refs = [ref for ref in dict.fromkeys(page) if not self._work.rests(ref)]
         for ref, job in zip(refs, self._store.look_many(refs) if refs else (), strict=True):
-            if isinstance(job, StoreError):
-                self._work.rest(ref, BUSY_SECONDS if isinstance(job, StoreUnavailable) else RETRY_SECONDS)
-            elif job is not None and job.end is None:
-                if self._work.running.setdefault(ref, 0) == 0:
-                    # Which mends a hash that was lost.
-                    self._store.inventory.survey(ref)
+            if isinstance(job, StoreUnavailable | StoreRefused):
+                self._work.rest(ref, BUSY_SECONDS)
             else:
-                self._work.running.pop(ref, None)
-                self._guarded(ref, lambda ref=ref, job=job: self._judge(ref, job))  # type: ignore[misc]
+                self._guarded(ref, partial(self._place, ref, job))
+
+    def _place(self, ref: JobRef, job: Job | StoreError | None) -> int:
+        """Puts one job where it belongs, after a look at it."""
+        if isinstance(job, StoreError):
+            raise job
+        if job is not None and job.end is None:
+            if self._work.running.setdefault(ref, 0) == 0:
+                # Which mends a hash that was lost.
+                self._store.inventory.survey(ref)
+            return 0
+        self._work.running.pop(ref, None)
+        return self._judge(ref, job)
 
     def _judge(self, ref: JobRef, job: Job | None) -> int:
         """What is due of a job that has ended, or of which nothing is to be seen."""
@@ -284,22 +299,30 @@ class Archiver:
             yield Sealing(self._store, self._objects, ref, token, self._at)
 
     def _guarded(self, ref: JobRef, work: Callable[[], int]) -> int:
-        """What ``work`` gives, or 0 when it is this job alone that it fails for: then the job rests for a while."""
+        """Does ``work``, one step on one job, and returns what it gives.
+
+        Whatever goes wrong in it is this job's alone: the job is put aside for a while, others go on, and the result
+        is 0. What cannot be right the next time either is logged once. Raises :class:`StoreUnavailable` and
+        :class:`StoreRefused`, since all jobs have to wait for a store or an archive that is away.
+        """
         try:
             return work()
-        except (ArchiveBusy, AppendRefused):
-            # Somebody else is at it, or it has changed under our hands.
+        except (ArchiveBusy, KeysMoving):
             self._work.rest(ref, BUSY_SECONDS)
+        except AppendRefused:
+            # It has changed meanwhile. A job of which this is so each time must not have all of the archiver's time.
+            self._work.put_aside(ref, BUSY_SECONDS, RETRY_SECONDS)
         except (StoreUnavailable, StoreRefused):
             self._work.rest(ref, BUSY_SECONDS)
             raise
-        except StoreError as error:
+        except Exception as error:
             failed(error)
-            self._work.complain(ref, str(error))
+            self._work.complain(ref, str(error) or repr(error), unexpected=not isinstance(error, ChronoverseError))
             self._work.rest(ref, RETRY_SECONDS)
         return 0
 
     def _sealed(self, ref: JobRef, chunk: Chunk) -> int:
+        self._work.went_well(ref)
         metrics.CHUNKS_SEALED.inc()
         metrics.LINES_SEALED.inc(chunk.last - chunk.first + 1)
         metrics.BYTES_SEALED.labels("text").inc(chunk.text_size)
@@ -309,6 +332,6 @@ class Archiver:
         return chunk.last - chunk.first + 1
 
 
-def failed(error: ChronoverseError) -> None:
+def failed(error: Exception) -> None:
     """Counts a step that failed."""
     metrics.ARCHIVE_ERRORS.labels(type(error).__name__).inc()

@@ -18,7 +18,7 @@ from typing import Final
 from chronoverse import pacing, sse
 from chronoverse.channel import Channel, Waiter, encode_raw, final_frames
 from chronoverse.entries import RawEntry, in_sequence
-from chronoverse.errors import NotALog, StoreError, StoreUnavailable
+from chronoverse.errors import NotALog, StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog import Job, JobRef, Status, Stray
 from chronoverse.observing import Observer, beyond_archived
 from chronoverse.source import LineCount, Source
@@ -155,7 +155,7 @@ class Tail:
             found = self._channels.get(ref)
             # Unless nobody watches it any more, or the attendant has moved it on since the read began.
             if found is not None and found.cursor == cursors[ref]:
-                self._publish_safely(found, entries, cursors[ref])
+                self._safely(found, partial(self._publish, found, entries, cursors[ref]))
         return True
 
     def _cursors_now(self) -> Watchlist:
@@ -176,26 +176,34 @@ class Tail:
         for channel in channels:
             channel.looked_at, channel.look_at = now, now + pacing.look_seconds(self.watched)
         for channel, found in zip(channels, self._store.look_many([channel.ref for channel in channels]), strict=True):
-            if isinstance(found, StoreUnavailable):
-                continue  # the servers of other jobs have answered
-            if isinstance(found, StoreError):
-                channel.close(sse.frame("error", sse.fold(str(found))))
-            elif found is None:
-                if channel.job is not None:
-                    channel.close(sse.frame("error", b"the log is gone from the store: it expired or was deleted"))
-            else:
-                self._observer.observe(channel, found)
-            self._moved.append(channel.ref)
+            if not isinstance(found, StoreUnavailable | StoreRefused):  # else the servers of other jobs have answered
+                self._safely(channel, partial(self._looked, channel, found))
+                self._moved.append(channel.ref)
 
-    def _publish_safely(self, channel: Channel, entries: Sequence[RawEntry], before: int) -> None:
-        """What is wrong with one job's log must never stop the others."""
+    def _looked(self, channel: Channel, found: Job | StoreError | None) -> None:
+        """What a look at the channel's job means. Raises :class:`StoreError`."""
+        if isinstance(found, StoreError):
+            raise found
+        if found is not None:
+            self._observer.observe(channel, found)
+        elif channel.job is not None:
+            channel.close(sse.frame("error", b"the log is gone from the store: it expired or was deleted"))
+
+    def _safely(self, channel: Channel, work: Callable[[], object]) -> None:
+        """Does ``work`` for one job. What goes wrong in it closes the job's channel, and stops no other job.
+
+        Raises :class:`StoreUnavailable` and :class:`StoreRefused`: a store that is away is no fault of the job.
+        """
         try:
-            self._publish(channel, entries, before)
-        except StoreError:
+            work()
+        except (StoreUnavailable, StoreRefused):
             raise
-        except Exception:
-            log.exception("the log of %s cannot be read", channel.ref)
-            channel.close(sse.frame("error", b"this log cannot be read"))
+        except Exception as error:
+            ours = isinstance(error, StoreError)
+            # One that has closed already is looked at for as long as it has viewers, and fails each time.
+            if channel.final is None:
+                log.warning("the log of %s cannot be read: %s", channel.ref, error, exc_info=not ours)
+            channel.close(sse.frame("error", sse.fold(str(error)) if ours else b"this log cannot be read"))
 
     def _publish(self, channel: Channel, entries: Sequence[RawEntry], before: int) -> None:
         ordinary = in_sequence(entries, before)

@@ -36,6 +36,8 @@ class Workload:
         self.ended: Final[dict[JobRef, float]] = {}
         self._resting: Final[dict[JobRef, float]] = {}
         self._said: Final[dict[JobRef, None]] = {}
+        #: How often in a row they were put aside.
+        self._put_aside: Final[dict[JobRef, int]] = {}
         self._monotonic = monotonic
 
     def largest(self) -> tuple[JobRef, int] | None:
@@ -53,15 +55,27 @@ class Workload:
         if len(self._resting) > RESTING:
             del self._resting[next(iter(self._resting))]
 
+    def put_aside(self, ref: JobRef, first: float, longest: float) -> None:
+        """Nothing more of this job for ``first`` seconds; twice as long each time, up to ``longest`` seconds."""
+        times = self._put_aside.pop(ref, 0)
+        self._put_aside[ref] = times + 1
+        if len(self._put_aside) > RESTING:
+            del self._put_aside[next(iter(self._put_aside))]
+        self.rest(ref, min(first * 2.0 ** min(times, 16), longest))
+
+    def went_well(self, ref: JobRef) -> None:
+        """The job has got on: the next :meth:`put_aside` is a first one again."""
+        self._put_aside.pop(ref, None)
+
     def forget(self, ref: JobRef) -> None:
         """The job is in no place."""
         for place in (self.running, self.ended, self._resting):
             place.pop(ref, None)
 
-    def complain(self, ref: JobRef, wrong: str) -> None:
-        """Says what is wrong with a job, once."""
+    def complain(self, ref: JobRef, wrong: str, *, unexpected: bool = False) -> None:
+        """Says what is wrong with a job, once; where that is ``unexpected``, with the traceback of the error at hand."""
         if ref not in self._said:
-            log.error("not archived: %s", wrong, extra={"fields": {"job": str(ref)}})
+            log.error("not archived: %s", wrong, exc_info=unexpected, extra={"fields": {"job": str(ref)}})
         self._said[ref] = None
         if len(self._said) > SAID:
             del self._said[next(iter(self._said))]

@@ -34,8 +34,8 @@ from operator import itemgetter
 from typing import Any, Final
 
 from chronoverse.entries import RawEntry
-from chronoverse.errors import KeysMoving, NotALog, StoreError, StoreUnavailable
-from chronoverse.joblog import Attempt, Job, JobRef, Line, Run, Status, iso_timestamp
+from chronoverse.errors import StoreError, StoreRefused, StoreUnavailable
+from chronoverse.joblog import IDENTIFIER, Attempt, Job, JobRef, Line, Run, Status, iso_timestamp
 from chronoverse.redisurl import Form, RedisUrl
 from chronoverse.store import replies
 from chronoverse.store.ahead import AheadReader
@@ -130,8 +130,9 @@ class Store:
         return reply
 
     def look_many(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
-        """:meth:`look` for many jobs in few round trips; an error that is not all jobs' stands in its place.
+        """:meth:`look` for many jobs in few round trips. What a look at one of them raises stands in its place.
 
+        Raises :class:`StoreUnavailable` or :class:`StoreRefused` when the store answers so for every job.
         It never waits: a suspected runner's job is RUNNING until a later look.
         """
         found: dict[JobRef, Job | StoreError | None] = {}
@@ -143,7 +144,7 @@ class Store:
                     found.update(zip(part, self._look_part(part), strict=True))
                 except StoreUnavailable as error:
                     found.update(dict.fromkeys(part, error))
-        away = [answer for answer in found.values() if isinstance(answer, StoreUnavailable)]
+        away = [answer for answer in found.values() if isinstance(answer, StoreUnavailable | StoreRefused)]
         if away and len(away) == len(found):
             raise away[0]
         return [found[job] for job in jobs]
@@ -175,7 +176,7 @@ class Store:
             if isinstance(answer, DriverError):
                 raise translate(answer) from answer
             return replies.job(job, answer)
-        except (NotALog, KeysMoving) as error:
+        except StoreError as error:
             return error
 
     def _look_arguments(self, job: JobRef) -> tuple[Any, ...]:
@@ -203,22 +204,32 @@ class Store:
         return self.inventory.retention_ms(workflow_id) or self._retention_ms
 
     def jobs(self, workflow_id: str, before: tuple[float, str] | None, count: int) -> list[tuple[float, str]]:
-        """Up to ``count`` jobs as (creation time in Unix ms, job id), newest first, strictly after ``before``."""
+        """Up to ``count`` jobs as (creation time in Unix ms, job id), newest first, strictly after ``before``.
+
+        Members that are no job's id leave the listing by this, whoever wrote them: so each is met once.
+        """
         highest = "+inf" if before is None else repr(before[0])
 
-        def listed(skip: int, count: int) -> list[tuple[float, str]]:
+        def listed(skip: int, count: int) -> list[tuple[float, bytes]]:
             scores = (highest, "-inf", "WITHSCORES", "LIMIT", skip, count)
             return replies.scored(self._command(workflow_id, "ZREVRANGEBYSCORE", self._index(workflow_id), *scores))
 
         def is_behind(skip: int) -> bool:
-            return before is None or not (found := listed(skip, 1)) or found[0] < before
+            if before is None or not (page := listed(skip, 1)):
+                return True
+            score, member = page[0]
+            return (score, member.decode("utf-8", "replace")) < before
 
         found: list[tuple[float, str]] = []
         skip = 0
         while len(found) < count:
             page = listed(skip, count)
-            found += [item for item in page if before is None or item < before]
-            skip += count
+            strange = [member for _, member in page if not IDENTIFIER.fullmatch(member.decode("ascii", "replace"))]
+            if strange:
+                self._command(workflow_id, "ZREM", self._index(workflow_id), *strange)
+            jobs = [(score, member.decode()) for score, member in page if member not in strange]
+            found += [item for item in jobs if before is None or item < before]
+            skip += count - len(strange)
             if len(page) < count:
                 break
             if not found:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from chronoverse.entries import entry_number
-from chronoverse.errors import StoreUnavailable
+from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog import IDENTIFIER, JobRef, parse_number
 from chronoverse.store.driver import Client, Script, translated
 from chronoverse.store.places import Place, Use
@@ -18,6 +18,9 @@ SCAN_KEYS: Final = 1_000
 SIZE_BATCH: Final = 500
 #: Nodes of a stream whose sizes are added up for an estimate of the whole.
 SAMPLED_NODES: Final = 10
+#: Seconds for which a workflow's own setting keeps its jobs at most: ten years, as for the common one. A number beyond
+#: what Redis takes for a time to live would fail the scripts of all jobs of the workflow.
+RETENTION_SECONDS: Final = 315_360_000
 
 _Key = Callable[[JobRef, str], str]
 
@@ -48,8 +51,8 @@ class Inventory:
         self._place = place
         self._key = key
         self._prefix = prefix
-        self._survey: Final = Script("survey")
-        # Also for a server that is full.
+        # Both also for a server that is full.
+        self._survey: Final = Script("survey", frees=True)
         self._keep: Final = Script("keep", frees=True)
         identifier = IDENTIFIER.pattern.encode()
         pattern = rb"%b:\{(%b)\}:(%b):(?:log|archive)" % (re.escape(prefix.encode()), identifier, identifier)
@@ -111,7 +114,7 @@ class Inventory:
             swept=bool(swept),
             finished_at=finished.decode("utf-8", "replace"),
             archived_at=completed.decode("utf-8", "replace"),
-            retention_seconds=_number(retention),
+            retention_seconds=_retention(retention),
             first=entry_number(first) if first else 0,
             last=entry_number(last) if last else 0,
             holds_log=bool(last),
@@ -121,8 +124,12 @@ class Inventory:
 
     def retention(self, workflow_id: str, use: Use = Use.COMMANDS) -> int | None:
         """Seconds for which the workflow's logs are kept, where it is not the common setting."""
-        answer = self._command(workflow_id, "HGET", self._settings(workflow_id), "retention_seconds", use=use)
-        return None if answer is None else _number(answer)
+        try:
+            answer = self._command(workflow_id, "HGET", self._settings(workflow_id), "retention_seconds", use=use)
+        except NotALog:
+            # The settings' key is no hash, so that the workflow has none.
+            return None
+        return None if answer is None else _retention(answer)
 
     def retention_ms(self, workflow_id: str, use: Use = Use.COMMANDS) -> int | None:
         """The same in milliseconds."""
@@ -154,6 +161,11 @@ class Inventory:
     def _command(self, workflow_id: str, *command: Any, use: Use = Use.COMMANDS) -> Any:
         with translated():
             return self._place.run(workflow_id, lambda client: client.execute_command(*command), use)
+
+
+def _retention(text: bytes) -> int | None:
+    seconds = _number(text)
+    return None if seconds is None else min(seconds, RETENTION_SECONDS)
 
 
 def _number(text: bytes) -> int | None:

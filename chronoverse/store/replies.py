@@ -37,10 +37,10 @@ def known_by(entry: RawEntry | None) -> tuple[bytes, str]:
     return (b"", "") if entry is None else (entry[0], sha1(b"\0".join(entry[1]), usedforsecurity=False).hexdigest())
 
 
-def scored(reply: list[Any]) -> list[tuple[float, str]]:
+def scored(reply: list[Any]) -> list[tuple[float, bytes]]:
     """A WITHSCORES reply's (score, member): pairs in RESP3, flat in RESP2."""
     pairs = reply if reply and isinstance(reply[0], list) else zip(reply[::2], reply[1::2], strict=True)
-    return [(float(score), _text(member)) for member, score in pairs]
+    return [(float(score), member) for member, score in pairs]
 
 
 def suspected(reply: list[Any] | None) -> bool:

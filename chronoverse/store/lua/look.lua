@@ -67,8 +67,9 @@ if field(hash, 'status') == 'RUNNING' and field(hash, 'attempt') then
       suspected = 1
     elseif shape ~= 'CLOSED' and close(log, job, last, 'LOST', '', '0', ARGV[1], ARGV[3]) then
       redis.call('DEL', lease)
-      hash = read_hash()
-      exists = true
+      -- Both may have gone at once: a workflow may keep its jobs for no time at all.
+      hash, exists = read_hash(), redis.call('EXISTS', log) == 1
+      if #hash == 0 and not exists then return false end
     end
   end
 end
