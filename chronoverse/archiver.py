@@ -27,7 +27,7 @@ from chronoverse.errors import (
 )
 from chronoverse.joblog import Job, JobRef, seconds_of
 from chronoverse.retention import ORPHAN_SECONDS, delete_job, nothing, sweep
-from chronoverse.sealing import SEALER_SECONDS, At, Keeping, Sealing, sealer
+from chronoverse.sealing import SEALER_SECONDS, At, Sealing, sealer
 from chronoverse.store import Store
 from chronoverse.store.inventory import Survey
 from chronoverse.workload import HIGH_MARK, HURRY_MARK, LOW_MARK, SLOW_MARK, SLOW_SECONDS, Workload
@@ -196,20 +196,22 @@ class Archiver:
         return 0 if chunk is None else self._sealed(ref, chunk)
 
     def _complete(self, sealing: Sealing, job: Job, survey: Survey) -> None:
-        retention = self._retention(survey)
-        keeping = Keeping(self._limits.hot_seconds, retention)
-        wrong = None if survey.complete else sealing.complete(job, keeping, self._clock())
+        left = max(0.0, self._left_seconds(survey))
+        log_seconds = min(self._limits.hot_seconds, left)
+        wrong = None if survey.complete else sealing.complete(job, log_seconds, self._clock())
         if wrong:
             self._work.complain(job.ref, wrong)
             self._work.rest(job.ref, REST_SECONDS)
             return
+        self._work.went_well(job.ref)
         metrics.JOBS_ARCHIVED.labels("archived").inc()
         log.info("archived", extra={"fields": {"job": str(job.ref), "lines": job.last}})
-        self._work.rest(job.ref, min(REST_SECONDS, self._limits.orphan_seconds, retention))
+        self._work.rest(job.ref, min(REST_SECONDS, self._limits.orphan_seconds, left))
 
-    def _retention(self, survey: Survey) -> float:
+    def _left_seconds(self, survey: Survey) -> float:
+        """For how long an ended job is still to be kept, by the store's clock."""
         own = survey.retention_seconds
-        return self._limits.retention_seconds if own is None else own
+        return (self._limits.retention_seconds if own is None else own) - (survey.ended_seconds or 0.0)
 
     def _left(self, ref: JobRef) -> int:
         (job,) = self._store.look_many([ref])
@@ -261,23 +263,22 @@ class Archiver:
     def _judge(self, ref: JobRef, job: Job | None) -> int:
         """What is due of a job that has ended, or of which nothing is to be seen."""
         now, survey = self._clock(), self._store.inventory.survey(ref)
-        finished = seconds_of(survey.finished_at) or seconds_of(job.finished_at or "" if job else "") or now
-        over = finished + self._retention(survey)
-        if survey.deleting or (job is not None and over <= now):
+        left = self._left_seconds(survey)
+        if survey.deleting or (job is not None and left <= 0):
             delete_job(self._store, self._objects, ref, seconds=self._limits.sealer_seconds, at=self._at)
             metrics.JOBS_ARCHIVED.labels("deleted").inc()
-            log.info("deleted", extra={"fields": {"job": str(ref), "finished_at": survey.finished_at}})
+            log.info("deleted", extra={"fields": {"job": str(ref), "ended_seconds": survey.ended_seconds}})
             self._work.forget(ref)
         elif job is None or not (job.last or survey.archived):
             self._work.rest(ref, RETRY_SECONDS)
         elif not survey.complete:
-            self._work.ended[ref] = finished
+            self._work.ended[ref] = now - (survey.ended_seconds or 0.0)
         elif not survey.swept and self._sweep_at(survey) <= now:
             self._guarded(ref, lambda: self._sweep(ref))
-            self._work.rest(ref, min(REST_SECONDS, over - now))
+            self._work.rest(ref, min(REST_SECONDS, left))
         else:
-            due = over if survey.swept else min(over, self._sweep_at(survey))
-            self._work.rest(ref, min(REST_SECONDS, due - now))
+            due = left if survey.swept else min(left, self._sweep_at(survey) - now)
+            self._work.rest(ref, min(REST_SECONDS, due))
         return 0
 
     def _sweep_at(self, survey: Survey) -> float:

@@ -56,7 +56,7 @@ def left_of(store: Store, objects: Objects | None, job: JobRef) -> bool:
     return survey.deleting or survey.archived > 0 or (objects is not None and any(objects.list(folder(job))))
 
 
-def keep(store: Store, workflow_id: str, own: int | None, common: float, now: float) -> int:
+def keep(store: Store, workflow_id: str, own: int | None, common: float) -> int:
     """Has the store keep a workflow's jobs for ``own`` seconds behind their end, or else ``common``: it was changed.
 
     Those that are archived are the archiver's, which asks each time. How many jobs there were that are not.
@@ -64,12 +64,9 @@ def keep(store: Store, workflow_id: str, own: int | None, common: float, now: fl
     """
     kept = 0
     for job in _listed(store, workflow_id):
-        # What is no log has nothing to be kept, and keeps nobody else's from it.
+        # A job whose keys are of other types is skipped, so that it does not stop the rest.
         with contextlib.suppress(NotALog):
-            survey = store.inventory.survey(job)
-            finished = seconds_of(survey.finished_at) or now
-            left = finished + (common if own is None else own) - now
-            kept += store.inventory.keep(job, own, survey.finished_at, left)
+            kept += store.inventory.keep(job, own, common if own is None else own)
     return kept
 
 

@@ -9,7 +9,7 @@ import hashlib
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 
@@ -32,13 +32,6 @@ MANIFEST: Final = "job.json"
 
 #: Called with the name of each step that was made.
 At = Callable[[str], None]
-
-
-class Keeping(NamedTuple):
-    """How long things are kept, in seconds: logs in the store behind the archiving, and jobs behind their end."""
-
-    hot_seconds: float
-    retention_seconds: float
 
 
 @contextlib.contextmanager
@@ -132,10 +125,10 @@ class Sealing:
                 break
         return last
 
-    def complete(self, job: Job, keeping: Keeping, now: float) -> str | None:
+    def complete(self, job: Job, log_seconds: float, now: float) -> str | None:
         """Says that the whole log is in the archive; or what is wrong, and says nothing. Raises as :meth:`seal`.
 
-        ``job`` has ended, and all up to its end was sealed.
+        ``job`` has ended, and all up to its end was sealed. Its log stays in the store for ``log_seconds``.
         """
         chunks = self._store.archived.chunks(self._job)
         if wrong := unsound(job, chunks):
@@ -144,14 +137,12 @@ class Sealing:
         state = ended_state(job, now)
         self._objects.put(f"{folder(self._job)}{MANIFEST}", manifest(job, state, chunks, sha256))
         self._at("manifest")
-        finished = seconds_of(state["finished_at"]) or now
-        left = max(0.0, finished + keeping.retention_seconds - now)
         self._store.archived.complete(
             self._job,
             self._token,
             archived=chunks[-1].last,
             sha256=sha256,
-            hot_ms=round(min(keeping.hot_seconds, left) * 1000),
+            hot_ms=round(log_seconds * 1000),
             created_ms=round((seconds_of(state["created_at"]) or now) * 1000),
             state={**state, "archived_at": iso_timestamp(now)},
         )

@@ -159,7 +159,7 @@ def retention(workflow: str, time_kept: str | None) -> None:
     with opened(settings) as store:
         if time_kept is not None:
             store.inventory.set_retention(workflow, seconds)
-            keep(store, workflow, seconds, settings.retention_seconds, time.time())
+            keep(store, workflow, seconds, settings.retention_seconds)
         own = store.inventory.retention(workflow)
     click.echo(f"{settings.retention_seconds if own is None else own} s{' (the default)' if own is None else ''}")
 

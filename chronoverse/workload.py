@@ -73,7 +73,7 @@ class Workload:
             place.pop(ref, None)
 
     def complain(self, ref: JobRef, wrong: str, *, unexpected: bool = False) -> None:
-        """Says what is wrong with a job, once; where that is ``unexpected``, with the traceback of the error at hand."""
+        """Says what is wrong with a job, once; where it is ``unexpected``, with the traceback of the error at hand."""
         if ref not in self._said:
             log.error("not archived: %s", wrong, exc_info=unexpected, extra={"fields": {"job": str(ref)}})
         self._said[ref] = None

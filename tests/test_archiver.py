@@ -246,16 +246,20 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjects) 
         bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
     bench.store.inventory.set_retention("wf_2", round(30 * DAY))
     for days in (1, 6):
-        archive(bench.store, objects, retention_seconds=7 * DAY, clock=lambda days=days: NOW_SECONDS + days * DAY)
+        for job in (JOB, other):
+            bench.end_seen(days * DAY, job)
+        archive(bench.store, objects, retention_seconds=7 * DAY)
         assert bench.store.look(JOB) is not None
-    archive(bench.store, objects, retention_seconds=7 * DAY, clock=lambda: NOW_SECONDS + 8 * DAY)
+    for job in (JOB, other):
+        bench.end_seen(8 * DAY, job)
+    archive(bench.store, objects, retention_seconds=7 * DAY)
     assert bench.store.look(JOB) is None
     assert bench.store.jobs(JOB.workflow_id, None, 9) == []
     left = bench.keys()
     assert not any(f"{{{JOB.workflow_id}}}" in key for key in left)
     assert {name.partition("/")[0] for name in names(objects)} == {"wf_2"}
     bench.store.inventory.set_retention("wf_2", None)
-    archive(bench.store, objects, retention_seconds=7 * DAY, clock=lambda: NOW_SECONDS + 8 * DAY)
+    archive(bench.store, objects, retention_seconds=7 * DAY)
     assert names(objects) == []
     assert bench.keys() == set()
 
@@ -266,7 +270,7 @@ def test_a_retention_that_changes_leaves_archived_jobs_to_the_archiver(bench: Be
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
     archive(bench.store, objects, clock=lambda: NOW_SECONDS)
 
-    assert keep(bench.store, JOB.workflow_id, 1, 1, NOW_SECONDS + 100) == 0
+    assert keep(bench.store, JOB.workflow_id, 1, 1) == 0
     assert bench.ttl("job") == bench.ttl("archive") == -1
 
 

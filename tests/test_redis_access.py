@@ -3,6 +3,7 @@
 import contextlib
 import re
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -93,9 +94,9 @@ def archive_all(store: Store) -> None:
     """All that an archiver does: a large log, an ended one, one whose time is over, a lost runner's."""
     with tempfile.TemporaryDirectory() as directory:
         objects = FileObjects(Path(directory))
-        for clock in (lambda: NOW_SECONDS, lambda: NOW_SECONDS + 8 * DAY):
-            assert archive(store, objects, retention_seconds=7 * DAY, clock=clock) == 0
-        assert store.inventory.survey(ENDED).finished_at == ""
+        for days in (30, 7):
+            assert archive(store, objects, retention_seconds=days * DAY) == 0
+        assert store.inventory.survey(ENDED).ended_seconds is None
         chunk = store.archived.chunks(LARGE)[-1]
         with sealer(store, LARGE) as token:
             store.archived.seal(LARGE, token, chunk)
@@ -132,6 +133,8 @@ def test_the_documented_rights_are_enough_and_none_is_too_much(
             server.ask("HSET", f"chronoverse:{{{job.workflow_id}}}:{job.job_id}:job", "archived", 5)
         with contextlib.closing(Store(server.url, clock=lambda: NOW_SECONDS)) as theirs:
             prepare(theirs)
+        end_seen_ms = round((time.time() - 8 * DAY) * 1000)
+        server.ask("HSET", f"chronoverse:{{{ENDED.workflow_id}}}:{ENDED.job_id}:job", "end_seen_ms", end_seen_ms)
         lose(server)
         server.ask("XADD", f"chronoverse:{{{DELETED.workflow_id}}}:{DELETED.job_id}:log", "1-0", "message", "a line")
         server.ask("CONFIG", "RESETSTAT")
@@ -193,7 +196,7 @@ def test_the_rights_to_change_a_retention(tmp_path: Path) -> None:
 def change_retention(store: Store) -> int:
     """As the command does."""
     store.inventory.set_retention(JOB.workflow_id, None)
-    return keep(store, JOB.workflow_id, None, 9, NOW_SECONDS)
+    return keep(store, JOB.workflow_id, None, 9)
 
 
 def further(sign: str) -> list[str]:

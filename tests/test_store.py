@@ -4,7 +4,7 @@ Every operation on every kind of server and in both protocols: what it answers, 
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -13,7 +13,6 @@ from chronoverse.joblog import JobRef, Line, Status
 from chronoverse.retention import delete_job, keep
 from chronoverse.sealing import sealer
 from chronoverse.store import Attempt, Store
-from chronoverse.store.inventory import Survey
 from tests.support.bench import JOB, LEASE_MS, NOW, NOW_SECONDS, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines
 from tests.support.waiting import wait_until
 
@@ -327,7 +326,10 @@ def test_finish_ends_the_job_at_once(bench: Bench, store: Store, attempt: Attemp
             {"event": "end", "status": "FAILED", "lines": "2", "dropped": "4", "timestamp": NOW, "exit_code": "137"},
         )
     ]
-    assert bench.hash() == {
+    fields = bench.hash()
+    seconds, _ = bench.ask("TIME")
+    assert int(seconds) - 60 <= int(fields.pop("end_seen_ms")) / 1000 <= int(seconds) + 1
+    assert fields == {
         "status": "FAILED",
         "attempt": "1",
         "created_at": NOW,
@@ -381,14 +383,15 @@ def test_a_retention_that_changes_is_that_of_ended_logs_too(bench: Bench, store:
     store.append(store.open(running, "token-1"), make_lines(1, 1))
     finish(store, store.open(other, "token-1"))
 
-    assert keep(store, JOB.workflow_id, 5_000, 9, NOW_SECONDS + 1_000) == 2
+    bench.end_seen(1_000)
+    assert keep(store, JOB.workflow_id, 5_000, 9) == 2
     for kind in ("log", "job"):
         assert 4_000_000 - RUN_DOWN_MS < bench.ttl(kind) <= 4_000_000
         assert bench.ttl(kind, other) <= RETENTION_MS
         assert bench.ttl(kind, running) == -1
-    assert keep(store, JOB.workflow_id, None, 900, NOW_SECONDS + 1_000) == 2
+    assert keep(store, JOB.workflow_id, None, 900) == 2
     assert store.look(JOB) is None
-    assert keep(store, JOB.workflow_id, 700, 900, NOW_SECONDS) == 1
+    assert keep(store, JOB.workflow_id, 700, 900) == 1
     store.finish(Attempt(running, "token-1", 1, 1), Status.COMPLETED, 0, 0, 2)
     assert bench.ttl("log", running) <= 700_000
 
@@ -402,16 +405,16 @@ def test_a_retention_that_changes_reaches_every_job(
     for job in jobs:
         finish(store, store.open(job, "token-1"))
     bench.ask("SET", bench.key("log", jobs[3]), "no stream")
-    surveyed, survey = [], store.inventory.survey
+    met, keep_job = [], store.inventory.keep
 
-    def leave(job: JobRef) -> Survey:
-        surveyed.append(job)
+    def leave(job: JobRef, *args: Any) -> bool:
+        met.append(job)
         bench.ask("ZREM", bench.key("jobs"), job.job_id)
-        return survey(job)
+        return keep_job(job, *args)
 
-    monkeypatch.setattr(store.inventory, "survey", leave)
-    assert keep(store, JOB.workflow_id, 5_000, 9, NOW_SECONDS) == 6
-    assert sorted(surveyed) == jobs
+    monkeypatch.setattr(store.inventory, "keep", leave)
+    assert keep(store, JOB.workflow_id, 5_000, 9) == 6
+    assert sorted(met) == jobs
     assert all(bench.ttl("job", job) > RETENTION_MS for job in jobs if job != jobs[3])
 
 

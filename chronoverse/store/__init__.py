@@ -8,6 +8,7 @@ Keys, under a prefix, with the workflow as hash tag so that all of a workflow's 
     {prefix}:{<workflow>}:<job>:log    stream  the lines as <sequence_num>-0, last the terminal entry
                                                expires RETENTION after the end
     {prefix}:{<workflow>}:<job>:job    hash    status, attempt, created_at, …
+                                               end_seen_ms: when the end was first seen, by the server's clock
                                                expires with the log; PENDING: RETENTION after the registration
     {prefix}:{<workflow>}:<job>:lease  string  the live attempt's token
                                                expires LEASE after its runner was last heard
@@ -34,7 +35,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from chronoverse.entries import RawEntry
-from chronoverse.errors import StoreError, StoreRefused, StoreUnavailable
+from chronoverse.errors import NotALog, StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog import IDENTIFIER, Attempt, Job, JobRef, Line, Run, Status, iso_timestamp
 from chronoverse.redisurl import Form, RedisUrl
 from chronoverse.store import replies

@@ -28,6 +28,7 @@ _Key = Callable[[JobRef, str], str]
 class Survey(NamedTuple):
     """What is known of a job's archiving. Numbers are 0, and texts empty, where nothing is known.
 
+    ``ended_seconds`` is for how long the store has known of the job's end, by its own clock; None where it does not.
     ``first`` and ``last`` are the first and the last number in the log itself, ``holds_log`` whether there is one.
     ``retention_seconds`` is the workflow's own, if it has one.
     """
@@ -36,7 +37,7 @@ class Survey(NamedTuple):
     complete: bool
     deleting: bool
     swept: bool
-    finished_at: str
+    ended_seconds: float | None
     archived_at: str
     retention_seconds: int | None
     first: int
@@ -106,13 +107,13 @@ class Inventory:
         keys.append(self._settings(job.workflow_id))
         with translated():
             answer = self._place.run(job.workflow_id, lambda client: self._survey.run(client, keys))
-        archived, state, deleting, swept, finished, completed, retention, first, last = answer
+        archived, state, deleting, swept, ended_ms, completed, retention, first, last = answer
         return Survey(
             archived=_number(archived) or 0,
             complete=state == b"complete",
             deleting=bool(deleting),
             swept=bool(swept),
-            finished_at=finished.decode("utf-8", "replace"),
+            ended_seconds=int(ended_ms) / 1000 if ended_ms else None,
             archived_at=completed.decode("utf-8", "replace"),
             retention_seconds=_retention(retention),
             first=entry_number(first) if first else 0,
@@ -144,14 +145,14 @@ class Inventory:
         else:
             self._command(workflow_id, "HSET", key, "retention_seconds", seconds)
 
-    def keep(self, job: JobRef, own_seconds: int | None, finished_at: str, left_seconds: float) -> bool:
-        """Has a job be kept as its workflow says now. One that has ended and that the store alone has goes when
-        ``left_seconds`` are over, at once where they are negative.
+    def keep(self, job: JobRef, own_seconds: int | None, seconds: float) -> bool:
+        """Has a job be kept as its workflow says now, which has ``own_seconds`` or none of its own.
 
-        ``finished_at`` is as :meth:`survey` found it. False when it is no such job, or not any more.
+        One that has ended and that the store alone has goes ``seconds`` after its end was seen: at once, when that is
+        over. False when there is no such job, or the archive has it whole.
         """
         keys = [self._key(job, kind) for kind in ("log", "job")]
-        args = ("" if own_seconds is None else 1000 * own_seconds, finished_at, round(left_seconds * 1000))
+        args = ("" if own_seconds is None else 1000 * own_seconds, round(seconds * 1000))
         with translated():
             return bool(self._place.run(job.workflow_id, lambda client: self._keep.run(client, keys, *args)))
 

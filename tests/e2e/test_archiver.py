@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -14,9 +15,9 @@ import pytest
 
 from chronoverse import embedded
 from chronoverse.archive.files import FileObjects
-from chronoverse.joblog import JobRef, Status
+from chronoverse.joblog import JobRef, Status, iso_timestamp
 from chronoverse.store import Store
-from tests.support.archivers import append, everything, numbers
+from tests.support.archivers import DAY, append, everything, numbers
 from tests.support.bench import JOB, Bench, make_lines
 from tests.support.commands import chronoverse, command, environ
 from tests.support.servers import RedisServer
@@ -133,6 +134,33 @@ def test_an_operator_s_commands(
     ask(outside, "archive", "--orphans", "--delete")
     assert list(objects.list("")) == []
     bench.close()
+
+
+@pytest.mark.parametrize("writer", ["a runner whose clock is behind", "a foreign runner with old times"])
+def test_a_job_is_kept_from_when_the_store_saw_its_end(
+    server: RedisServer, prefix: str, outside: dict[str, str], writer: str
+) -> None:
+    """Whatever time its runner says that it was."""
+    with contextlib.closing(Bench(server, prefix)) as bench:
+        old = time.time() - 8 * DAY
+        if writer.startswith("a runner"):
+            with contextlib.closing(Store(server.url, prefix=prefix, clock=lambda: old)) as theirs:
+                run(theirs, JOB, 10)
+        else:
+            for line in make_lines(1, 10):
+                bench.xadd(f"{line.sequence_num}-0", "message", line.message, "timestamp", iso_timestamp(old))
+            bench.xadd("11-0", "event", "end", "status", "COMPLETED", "timestamp", iso_timestamp(old))
+        for _ in range(3):
+            assert ask(outside, "archive", "--once").returncode == 0
+
+        job = bench.store.look(JOB)
+        assert job is not None
+        assert (job.status, job.last, job.archived) == (Status.COMPLETED, 10, 10)
+        assert job.finished_at == iso_timestamp(old)
+        assert 3_000_000 < bench.ttl("log") <= 3_600_000
+        bench.end_seen(8 * DAY)
+        assert ask(outside, "archive", "--once").returncode == 0
+        assert bench.store.look(JOB) is None
 
 
 def test_an_archiver_is_told_to_go(server: RedisServer, store: Store, prefix: str, outside: dict[str, str]) -> None:

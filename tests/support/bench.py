@@ -100,6 +100,13 @@ class Bench:
         reply = self.ask(*_READING[kind](key))
         return _pairs(reply) if kind == b"hash" else reply
 
+    def end_seen(self, seconds_ago: float, job: JobRef = JOB) -> None:
+        """Has the store have seen the job's end so long ago, by its own clock."""
+        seconds, microseconds = map(int, self.ask("TIME"))
+        self.ask(
+            "HSET", self.key("job", job), "end_seen_ms", round((seconds - seconds_ago) * 1000 + microseconds / 1000)
+        )
+
     def lose_lease(self) -> None:
         """What time does to a runner that does not renew; the server being old enough to be judged by."""
         wait_until(lambda: b"uptime_in_seconds:0\r" not in self.ask("INFO", "server"), 5, "the server is a second old")

@@ -32,6 +32,13 @@ local function is_terminal(status)
   return status == 'COMPLETED' or status == 'FAILED' or status == 'CANCELED' or status == 'LOST'
 end
 
+-- When the end of a job was first seen, in Unix ms by the server's clock; nil when it has not been. Retention counts from
+-- then: the time that the terminal entry names is by the clock of whoever wrote it. A time still to come is none.
+local function end_seen(job)
+  local seen = whole_number(redis.call('HGET', job, 'end_seen_ms'))
+  return seen and seen <= now_ms() and seen or nil
+end
+
 -- The value behind a name in a flat list of field, value, field, value, …
 local function field(flat, name)
   for at = 1, #flat, 2 do
@@ -124,6 +131,7 @@ local function close(log, job, last, status, exit_code, dropped, now, retention)
   local id = call('XADD', log, string.format('%.0f-0', number + 1), unpack(entry))
   if type(id) == 'table' and id.err then return false end
   redis.call('HSET', job, 'status', status, 'lines', lines, 'dropped', dropped, 'finished_at', now)
+  redis.call('HSET', job, 'end_seen_ms', string.format('%.0f', now_ms()))
   if exit_code ~= '' then redis.call('HSET', job, 'exit_code', exit_code) end
   retention = kept(job, retention)
   redis.call('PEXPIRE', log, retention)

@@ -1,13 +1,16 @@
 -- The workflow's retention has changed: a running job is told, an ended one that only the store has goes accordingly.
 -- KEYS  log, job
--- ARGV  the workflow's own retention in ms ('' for none), when the job ended, as its hash said ('' while it runs), ms from
---       now until its time is over
--- ->    1 when that is so, 0 of a job that is not what it was, or that the archive has whole
+-- ARGV  the workflow's own retention in ms ('' for none), for how long jobs are kept behind their end now, in ms
+-- ->    1 when that is so, 0 when there is no such job, or the archive has it whole
 local log, job = KEYS[1], KEYS[2]
+
+check_types(log, job)
 local finished_at, state, archived = unpack(redis.call('HMGET', job, 'finished_at', 'archive_state', 'archived'))
-if (finished_at or '') ~= ARGV[2] or state == 'complete' or redis.call('EXISTS', job) == 0 then return 0 end
+if state == 'complete' or redis.call('EXISTS', job) == 0 then return 0 end
 redis.call('HSET', job, 'retention_ms', ARGV[1])
 if not finished_at then return 1 end
-redis.call('PEXPIRE', log, ARGV[3])
-if not archived then redis.call('PEXPIRE', job, ARGV[3]) end
+local now = now_ms()
+local left = string.format('%.0f', (end_seen(job) or now) + tonumber(ARGV[2]) - now)
+redis.call('PEXPIRE', log, left)
+if not archived then redis.call('PEXPIRE', job, left) end
 return 1

@@ -41,6 +41,20 @@ local function read_terminal(entry)
   return terminal
 end
 
+-- Remembers when the end of a job was first seen, and forgets it when another log is written under its name. The server
+-- may refuse it; the next look tries again. For a foreign job this may be the first field of the hash, which then lives
+-- as long as a job that only the store has.
+local function note_end(ended)
+  local seen = end_seen(job)
+  if ended and not seen then
+    local new = redis.call('EXISTS', job) == 0
+    redis.pcall('HSET', job, 'end_seen_ms', string.format('%.0f', now_ms()))
+    if new then redis.pcall('PEXPIRE', job, ARGV[3]) end
+  elseif seen and not ended then
+    redis.pcall('HSET', job, 'end_seen_ms', '')
+  end
+end
+
 if is_deleted(lease) then
   -- A foreign runner knows nothing of tombstones: what it has written is taken away, unless the deletion itself still
   -- has to do that. A user who may not UNLINK leaves it to others.
@@ -73,11 +87,11 @@ if field(hash, 'status') == 'RUNNING' and field(hash, 'attempt') then
     end
   end
 end
-if not exists then return {hash, '', '', '', {}, suspected} end
-
-local info = stream_info(log)
+local info = exists and stream_info(log) or {}
 local first, last = info['first-entry'], info['last-entry']
 local terminal = last and field(last[2], 'event') == 'end'
+note_end(terminal or is_terminal(field(hash, 'status')))
+if not exists then return {hash, '', '', '', {}, suspected} end
 local started_at = first and field(first[2], 'timestamp') or ''
 return {
   hash,

@@ -1,6 +1,6 @@
 -- What is known of a job's archiving.
 -- KEYS  log, job, archive, workflow's settings
--- ->    {archived, archive_state, deleting, swept, finished_at, archived_at, the settings' retention_seconds,
+-- ->    {archived, archive_state, deleting, swept, ms since the end was seen, archived_at, the settings' retention_seconds,
 --       the log's first id, its last id}; '' for what there is not
 -- A hash that was lost is told again what the records of the chunks say.
 local log, job, archive, settings = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -19,7 +19,7 @@ local function span(record)
 end
 
 check_types(log, job, archive)
-local names = {'archived', 'archive_state', 'deleting', 'swept', 'finished_at', 'archived_at'}
+local names = {'archived', 'archive_state', 'deleting', 'swept', 'end_seen_ms', 'archived_at'}
 local answer = redis.call('HMGET', job, unpack(names))
 if not answer[1] then
   local ends = {redis.call('ZRANGE', archive, 0, 0)[1], redis.call('ZRANGE', archive, -1, -1)[1]}
@@ -30,6 +30,8 @@ if not answer[1] then
     redis.call('PERSIST', job)
   end
 end
+local seen = end_seen(job)
+answer[5] = seen and string.format('%.0f', now_ms() - seen)
 -- Settings that cannot be read are none: a workflow's jobs are archived all the same.
 local retention = redis.pcall('HGET', settings, 'retention_seconds')
 answer[7] = type(retention) == 'string' and retention
