@@ -16,6 +16,7 @@ from chronoverse.joblog import iso_timestamp
 from chronoverse.masking import Masks
 from chronoverse.pseudoterminal import Session, attached
 from chronoverse.relay import Relay
+from chronoverse.settings import job_environ
 
 #: What a shell exits with when it finds no command of that name, and when it may not run it. POSIX, XCU 2.8.2.
 NOT_FOUND: Final = 127
@@ -33,7 +34,8 @@ class Started(Child, Protocol):
 class Command:
     """``argv``, its output shown by ``echoes`` and given, masked, to ``publish``, its signals passed on by ``relay``.
 
-    With ``pty`` it has a pseudo-terminal for its two pipes, and all that it prints is stdout.
+    With ``pty`` it has a pseudo-terminal for its two pipes, and all that it prints is stdout. The command does not
+    get our own settings: see :func:`job_environ`.
     """
 
     def __init__(
@@ -74,8 +76,9 @@ class Command:
 
     def _start(self) -> Started:
         if self._pty:
-            return Session(self._argv)
-        return self._popen(self._argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, process_group=0)
+            return Session(self._argv, job_environ())
+        pipe = subprocess.PIPE
+        return self._popen(self._argv, env=job_environ(), stdout=pipe, stderr=pipe, bufsize=0, process_group=0)
 
     def _attend(self, child: Started) -> int:
         self._relay.attach(child.pid)

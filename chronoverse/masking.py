@@ -19,7 +19,8 @@ class Masks:
 
     Of a secret with several lines every line that is long enough is masked, wherever it stands and however it is
     indented; the shorter ones where the whole secret stands. Each of its lines becomes a line of its own, ``***``.
-    Line ends may be ``\n``, ``\r\n`` or ``\r``; the newlines at its very end are not part of it.
+    Line ends may be ``\n``, ``\r\n`` or ``\r``. Newlines and blanks at its ends are not part of it, nor are blanks at
+    the ends of its lines: a program that reads the secret may remove them.
 
     Raises :class:`BadMask` for a secret that is too short or too long, without telling what it is.
     """
@@ -144,16 +145,20 @@ def _content(path: Path) -> bytes:
 
 def _parts(secret: bytes) -> list[bytes]:
     """What to look for: the lines that are long enough, and the whole where others are not."""
-    whole = re.sub(rb"\r*+\n|\r++", b"\n", secret).strip(b"\n")
+    whole = re.sub(rb"\r*+\n|\r++", b"\n", secret).strip()
     if _characters(whole) < MIN_CHARACTERS:
-        raise BadMask(f"a secret to mask must have {MIN_CHARACTERS} characters at least")
+        raise BadMask(
+            f"a secret to mask must have {MIN_CHARACTERS} characters at least, without the blanks at its ends"
+        )
     if len(whole) > MAX_BYTES:
         raise BadMask(f"a secret to mask may have {MAX_BYTES} bytes at most")
     if b"\n" not in whole:
         return [whole]
     lines = [line.strip() for line in whole.split(b"\n")]
     parts = [line for line in lines if _characters(line) >= MIN_CHARACTERS]
-    return parts if all(not line or line in parts for line in lines) else [whole, *parts]
+    if all(not line or line in parts for line in lines):
+        return parts
+    return [whole, b"\n".join(line.rstrip() for line in whole.split(b"\n")), *parts]
 
 
 def _characters(text: bytes) -> int:

@@ -11,11 +11,9 @@ import signal
 import termios
 import threading
 import tty
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import IO, Any, Final
-
-from chronoverse.settings import child_environ
 
 #: Rows and columns where there is no terminal to take them from: what programs assume themselves.
 SIZE: Final = (24, 80)
@@ -34,12 +32,12 @@ class Session:
 
     stderr: IO[bytes] | None = None
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
         self.interactive = _is_ours(0)
         master, slave = os.openpty()
         try:
             _prepare(master, slave, self.interactive)
-            self.pid = _spawn(argv, os.ttyname(slave), self.interactive)
+            self.pid = _spawn(argv, environ, os.ttyname(slave), self.interactive)
         except BaseException:
             os.close(master)
             raise
@@ -151,7 +149,7 @@ def _resizing(master: int) -> Iterator[None]:
         signal.signal(signal.SIGWINCH, before)
 
 
-def _spawn(argv: Sequence[str], terminal: str, interactive: bool) -> int:
+def _spawn(argv: Sequence[str], environ: Mapping[str, str], terminal: str, interactive: bool) -> int:
     """Starts ``argv``. The first terminal that a session's leader opens is its controlling one. tty(4), credentials(7)
 
     posix_spawn does that in the new process without running Python there, which a process with threads must not.
@@ -167,7 +165,7 @@ def _spawn(argv: Sequence[str], terminal: str, interactive: bool) -> int:
         actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
     # What Python ignores and Popen, too, gives back.
     ignored = [signal.SIGPIPE, signal.SIGXFSZ]
-    return os.posix_spawnp(argv[0], list(argv), child_environ({}), file_actions=actions, setsid=True, setsigdef=ignored)
+    return os.posix_spawnp(argv[0], list(argv), environ, file_actions=actions, setsid=True, setsigdef=ignored)
 
 
 def _is_ours(terminal: int) -> bool:

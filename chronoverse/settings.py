@@ -298,6 +298,11 @@ def child_environ(changes: Mapping[str, str], environ: Mapping[str, str] = os.en
     return merged
 
 
+def job_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """``environ`` for a job's command: without our settings, such as the token, since the job's output is published."""
+    return {name: value for name, value in environ.items() if not name.startswith(PREFIX)}
+
+
 def markdown_table() -> str:
     """The settings as documentation."""
     rows = ["| name | default | unit | what it does |", "|---|---|---|---|"]

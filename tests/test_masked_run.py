@@ -66,7 +66,7 @@ def test_a_secret_is_nowhere_in_the_file_that_is_left_behind(tmp_path: Path) -> 
 
 def test_the_command_line_masks_what_variables_and_files_hold(server: RedisServer, tmp_path: Path) -> None:
     """And what it is given itself, on the pseudo-terminal too."""
-    (tmp_path / "key").write_text("from-a-file\n")
+    (tmp_path / "key").write_text("from-a-file \n")
     options = ["--pty", "--mask-env", "TOKEN", "--mask-file", str(tmp_path / "key"), "--mask", "from-the-line"]
     script = "echo $TOKEN from-a-file from-the-line; test -t 1 && echo terminal >&2"
     command = [sys.executable, "-m", "chronoverse", "run", "--workflow", "wf_1", "--job", "job_1", *options]

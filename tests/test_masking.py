@@ -105,6 +105,20 @@ def test_a_short_line_of_a_secret_is_masked_where_the_whole_stands() -> None:
     assert masked(masks, [b"{", b"\nlong", b" enough\n", b"}\n{}\n"]) == b"***\n***\n***\n{}\n"
 
 
+@pytest.mark.parametrize(
+    ("secret", "text", "expected"),
+    [
+        (b"hunter2 \n", b"is hunter2, not hunter\n", b"is ***, not hunter\n"),
+        (b"\t hunter2\r\n \n", b"hunter2\nx", b"***\nx"),
+        (b"{ \nlong enough\n} \n", b"{\nlong enough\n}\n{}", b"***\n***\n***\n{}"),
+        (b"{ \nlong enough\n} \n", b"{ \nlong enough\n} \n{}", b"***\n***\n*** \n{}"),
+    ],
+)
+def test_blanks_at_the_ends_of_a_secret_are_not_part_of_it(secret: bytes, text: bytes, expected: bytes) -> None:
+    """An editor left them in the file; the program that read the secret from there may have removed them."""
+    assert masked(Masks([secret]), [text]) == expected
+
+
 def test_a_progress_bar_cannot_hide_a_secret_from_its_mask() -> None:
     """What is masked is the text as it is published, after states were dropped."""
     scribe = Scribe("stdout", masks=Masks([b"ab\ncd"]))
@@ -127,7 +141,9 @@ def test_without_masks_there_is_none() -> None:
     assert Masks().mask(b"text") == b"text"
 
 
-@pytest.mark.parametrize("secret", [b"", b"abc", b"abc\n", b"\n\n\n\n\n", "äöü".encode(), b"x" * (MAX_BYTES + 1)])
+@pytest.mark.parametrize(
+    "secret", [b"", b"abc", b"abc\n", b"abc  ", b"\n\n\n\n\n", "äöü".encode(), b"x" * (MAX_BYTES + 1)]
+)
 def test_a_secret_that_cannot_be_masked_is_refused(secret: bytes) -> None:
     """Without telling it."""
     with pytest.raises(BadMask, match="a secret to mask") as refused:

@@ -1,6 +1,7 @@
 """The runner, with real commands and a real server: what was printed is what the stream says."""
 
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -91,6 +92,32 @@ def test_the_exit_code_is_the_commands_own(
     _, end = read_log(server)
     assert end is not None
     assert (end["exit_code"], end["status"]) == (str(code), status)
+
+
+@pytest.mark.parametrize("options", [[], ["--pty"]])
+def test_the_runners_own_settings_are_not_the_jobs(server: RedisServer, tmp_path: Path, options: list[str]) -> None:
+    """``run -- env`` once published the token, the store's URL and the key that tokens are signed with."""
+    ours = {"TOKEN": "the-token", "JWT_SECRET": "x" * 32, "REDIS_URL": server.url, "DATA_DIR": str(tmp_path)}
+    environ = {**os.environ, **{f"CHRONOVERSE_{name}": value for name, value in ours.items()}, "THEIRS": "kept"}
+    command = [
+        sys.executable,
+        "-m",
+        "chronoverse",
+        "run",
+        "--workflow",
+        "wf_1",
+        "--job",
+        "job_1",
+        *options,
+        "--",
+        "env",
+    ]
+    done = subprocess.run(command, env={**environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "THEIRS=kept" in done.stdout.splitlines()
+    assert "CHRONOVERSE_" not in done.stdout
+    assert "THEIRS=kept" in read_lines(server)
+    assert not [line for line in read_lines(server) if "CHRONOVERSE_" in line]
 
 
 def test_a_command_that_is_not_found_is_127(server: RedisServer, store: Store) -> None:
