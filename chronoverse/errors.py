@@ -17,6 +17,10 @@ class InvalidCursor(ChronoverseError):
     """Raised when a page cursor is malformed or was made for another job, order or filter."""
 
 
+class TooExpensive(ChronoverseError):
+    """Raised when a line is too long for the regular expression that it is to be searched for."""
+
+
 class Unauthorized(ChronoverseError):
     """Raised when a token is missing, malformed, expired or not signed by our key."""
 

@@ -1,8 +1,9 @@
 """Does a line say it, and where. RE2 alone, since its time grows with the text and never faster."""
 
 import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from functools import cache
-from itertools import islice
 from typing import Any, Final
 
 import orjson
@@ -15,6 +16,9 @@ MAX_PROGRAM: Final = 2000
 #: Instructions times characters that may take more than a few milliseconds, where a text defeats RE2's automaton:
 #: `(?:a.{0,50}){4}z`, with 1,809 instructions, took 105 ms for 64 KiB of as and bs.
 HEAVY: Final = 1_000_000
+#: The same that one text may take: a line of 1 MiB, the longest that our runner writes, and the largest expression. It
+#: takes about 3 s, and RE2 cannot be stopped.
+MAX_WORK: Final = MAX_PROGRAM * 2**20
 #: Bytes that one compiled query may take for its automaton. RE2 goes on more slowly, not further, beyond it.
 PROGRAM_BYTES: Final = 4 * 2**20
 #: Places named in one line: a line of 64 KiB may hold 65,536 of one letter, and nobody looks at so many.
@@ -75,17 +79,25 @@ class Matcher:
         """
         return size * int(self._pattern.programsize) > HEAVY
 
+    def is_feasible(self, size: int) -> bool:
+        """Whether a text of so many characters may be searched at all. Text is always looked for in linear time."""
+        return not self._regex or size * int(self._pattern.programsize) <= MAX_WORK
+
     def matches(self, text: str) -> bool:
         """Whether it is in ``text``."""
         return self._is_in(text) or ("\x1b" in text and self._is_in(as_read(text)))
 
-    def places(self, text: str) -> list[tuple[int, int]]:
-        """Where, as [start, end) in characters: the first :data:`MAX_PLACES`. A match of nothing has no place."""
-        places = self._places(text)
+    def places(self, text: str) -> Iterator[tuple[int, int] | None]:
+        """Each place where it is, as [start, end) in characters, perhaps twice; None for a match of nothing.
+
+        At most twice :data:`MAX_PLACES`. One step takes no longer than :meth:`matches`, but there may be as many steps
+        as characters, and each may look at all the rest of the text.
+        """
+        yield from self._places(text)
         if "\x1b" in text:
             read, at = _read_at(text)
-            places = sorted({*places, *((at[start], at[end - 1] + 1) for start, end in self._places(read))})
-        return places[:MAX_PLACES]
+            for place in self._places(read):
+                yield place and (at(place[0]), at(place[1] - 1) + 1)
 
     def small_in_json(self, text: bytes) -> bytes | None:
         """What finds in the small letters of ``text``, JSON, what :meth:`in_json` by itself finds in ``text``.
@@ -142,10 +154,15 @@ class Matcher:
             return None
         return self._pattern if _ANCHORS.isdisjoint(_PIECES.findall(self._query)) else None
 
-    def _places(self, text: str) -> list[tuple[int, int]]:
+    def _places(self, text: str) -> Iterator[tuple[int, int] | None]:
+        left = MAX_PLACES
         # Characters of bytes need not be counted: a third of the cost.
-        spans = (match.span() for match in self._pattern.finditer(text.encode() if text.isascii() else text))
-        return list(islice(((start, end) for start, end in spans if start < end), MAX_PLACES))
+        for match in self._pattern.finditer(text.encode() if text.isascii() else text):
+            start, end = match.span()
+            yield (start, end) if start < end else None
+            left -= start < end
+            if not left:
+                return
 
 
 def _compiled(query: str, *, literal: bool = False) -> Any:
@@ -168,12 +185,15 @@ def as_read(text: str) -> str:
     return _SEQUENCE.sub("", text)
 
 
-def _read_at(text: str) -> tuple[str, list[int]]:
-    """``text`` without control sequences, and where in it each character of that was."""
-    at: list[int] = []
-    end = 0
+def _read_at(text: str) -> tuple[str, Callable[[int], int]]:
+    """``text`` without control sequences, and what says where in it a character of that was."""
+    starts, ends = [0], [0]
     for sequence in _SEQUENCE.finditer(text):
-        at += range(end, sequence.start())
-        end = sequence.end()
-    at += range(end, len(text))
+        starts.append(starts[-1] + sequence.start() - ends[-1])
+        ends.append(sequence.end())
+
+    def at(place: int) -> int:
+        piece = bisect_right(starts, place) - 1
+        return ends[piece] + place - starts[piece]
+
     return as_read(text), at

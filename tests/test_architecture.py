@@ -46,7 +46,7 @@ LAYERS: Final = {
         "web.ended web.fairness web.identity web.presence web.restraint web.shares",
         "web.tracing",
         "web.addresses web.admission web.connection web.crowd web.cursors",
-        "web.bodies web.pump web.rates web.schemas",
+        "web.bodies web.budget web.pump web.rates web.schemas",
         "web.journal web.problems web.searches",
         "web.answers web.openapi web.outlet web.publications web.refusals",
         "web.services",

@@ -9,6 +9,7 @@ from typing import Any, Final
 import orjson
 
 from chronoverse.archive.packing import read_line
+from chronoverse.errors import TooExpensive
 from chronoverse.joblog import Line
 from chronoverse.matcher import Matcher, as_read
 
@@ -64,6 +65,8 @@ class Sieve:
         start = 0
         while start < len(text):
             stop = text.find(b"\n", start + PART_BYTES) + 1 or len(text)
+            if not self._matcher.is_feasible(stop - start):
+                raise TooExpensive(f"an archived line of {stop - start} bytes is too long for this expression")
             look = partial(self._by_expression, text[start:stop])
             lines += self._work(look) if self._matcher.is_heavy(stop - start) else look()
             self._pause()

@@ -150,7 +150,7 @@ def _redact(services: Services, ref: JobRef, body: Mapping[str, Any]) -> Done:
     at = iso_timestamp(services.wall_clock())
     audit = {"at": at, "subject": asking, "request_id": request_id(), "reason": reason}
     first, last = body.get("from_", 1), body.get("to", MAX_NUMBER)
-    wish = Wish(first, last, _wanted(body), audit, exact="q" not in body)
+    wish = Wish(first, last, _wanted(services, body), audit, exact="q" not in body)
     done = Redaction(services.store, services.objects, ref, wish, pause=let_others).run()
     services.forget(ref)
     said = {"job": str(ref), "sub": asking, "from": first, "to": done.reached, "lines": done.lines}
@@ -158,12 +158,13 @@ def _redact(services: Services, ref: JobRef, body: Mapping[str, Any]) -> Done:
     return done
 
 
-def _wanted(body: Mapping[str, Any]) -> Callable[[Line], bool]:
+def _wanted(services: Services, body: Mapping[str, Any]) -> Callable[[Line], bool]:
     if "q" not in body:
         return lambda line: True
-    matcher = Matcher(body["q"], regex=body["regex"])
+    matcher, turns = Matcher(body["q"], regex=body["regex"]), pages.Turns(services.monotonic)
 
     def wanted(line: Line) -> bool:
-        return pages.matches(matcher, line.message)
+        turns.give()
+        return pages.matches(matcher, line)
 
     return wanted

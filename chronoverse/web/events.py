@@ -5,23 +5,19 @@ but 200 here learns why from a problem document.
 """
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from flask import Response, request
 
 from chronoverse.errors import AtCapacity, JobNotFound
-from chronoverse.history import History
-from chronoverse.joblog import Job, JobRef, Line
+from chronoverse.joblog import Job, JobRef
 from chronoverse.viewer import Viewer
+from chronoverse.web.budget import page_budget
 from chronoverse.web.connection import half_close, on_hangup, tune
-from chronoverse.web.fairness import let_others
 from chronoverse.web.opening import CONTENT_TYPE, TURN, hand_over, headers, open_viewer, wanted
+from chronoverse.web.pages import Turns, batches
 from chronoverse.web.schemas import EVENT, Blueprint, EventsHeaders, EventsQuery, ProblemSchema
 from chronoverse.web.services import Services, guest, principal
-
-#: Entries looked through, backwards, for the last n lines of one stream.
-TAIL_SCAN: Final = 100_000
-TAIL_SCAN_BATCH: Final = 1000
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -91,22 +87,22 @@ def start(services: Services, job: Job | None, offset: int | str | None, tail: i
 
 
 def _start_of_stream_tail(services: Services, job: Job, tail: int, stream: str) -> int:
-    """The number before the last ``tail`` lines of one ``stream``, found walking backwards."""
-    history = History(services.store, services.archive, job)
-    before, scanned = job.last + 1, 0
-    while scanned < TAIL_SCAN:
-        read = history.before(before, TAIL_SCAN_BATCH)
-        scanned += read.read
-        for entry in read.entries:
-            if isinstance(entry, Line):
-                tail -= entry.stream == stream
-                if tail == 0:
-                    return entry.sequence_num - 1
-        before = read.place
-        if read.last:
-            return min(job.first - 1, job.last)
-        let_others()
-    return before - 1
+    """The number before the last ``tail`` lines of one ``stream``, or of those that are found within a page's budget.
+
+    Raises: as :func:`chronoverse.web.pages.batches` does.
+    """
+    start = job.last
+    turns = Turns(services.monotonic)
+    with page_budget(services.monotonic) as budget:
+        for batch in batches(services, job, job.last + 1, descending=True):
+            for line in batch.lines:
+                turns.give()
+                budget.entries_left -= 1
+                if line.stream == stream:
+                    start, tail = line.sequence_num - 1, tail - 1
+                if tail == 0 or budget.is_used_up():
+                    return start
+    return min(job.first - 1, job.last)
 
 
 class EventStream(Response):

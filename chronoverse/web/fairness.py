@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 import gevent
 from gevent.hub import Waiter
+
+_Result = TypeVar("_Result")
 
 #: Seconds that work of no hurry stands back, at most, before it goes on for a moment all the same: in a worker that
 #: has no rest it has some twentieth of the time, and comes to its end.
@@ -38,6 +40,12 @@ def when_idle() -> bool:
         timer.start(waiter.switch, False, update=True)
         idle_at_last: bool = waiter.get()
     return idle_at_last
+
+
+def in_thread(work: Callable[[], _Result]) -> _Result:
+    """Has a thread of gevent's pool do ``work``, and lets everybody else go on meanwhile. Raises what that raises."""
+    result: _Result = gevent.get_hub().threadpool.apply(work)
+    return result
 
 
 class Sparingly:

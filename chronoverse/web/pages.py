@@ -1,38 +1,30 @@
 """Walking a stored log for one request: upwards or downwards, in batches that hold up nobody else for long."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
-import gevent
 import orjson
 from flask import Response, request
 
 from chronoverse.archive.reading import Archive
 from chronoverse.archive.search import search as archive_search
-from chronoverse.errors import ArchiveUnavailable, InvalidCursor
+from chronoverse.errors import ArchiveUnavailable, InvalidCursor, TooExpensive
 from chronoverse.history import History
 from chronoverse.joblog import MAX_NUMBER, Job, Line
 from chronoverse.matcher import Matcher
 from chronoverse.period import Period
+from chronoverse.web.budget import PageBudget
 from chronoverse.web.cursors import decode_cursor
-from chronoverse.web.fairness import let_others
+from chronoverse.web.fairness import in_thread, let_others
 from chronoverse.web.services import Services, principal
 
-#: Entries one request looks through when a filter lets few of them pass, and the seconds it takes for that;
-#: the cursor goes on from there. Far below any proxy's patience, and a client that leaves costs no more.
-SCAN_ENTRIES: Final = 200_000
-SCAN_SECONDS: Final = 1.0
-#: Characters on one page: a thousand lines of 64 KiB would be sixty-four million.
-PAGE_CHARACTERS: Final = 16 * 2**20
-#: Entries of one read, at first and at most. A thousand take about 3 ms from the socket to the last line matched,
-#: and for that long the worker does nothing else.
-FIRST_BATCH: Final = 200
-MAX_BATCH: Final = 1000
-#: The most of a search, for which nobody is to wait so long.
-SEARCH_BATCH: Final = 250
+#: Entries of one read, at first and at most, for lines whose length is not known yet. At most 16 MB are read at once
+#: when short lines are followed by lines of 64 KiB.
+FIRST_BATCH: Final = 32
+MAX_BATCH: Final = 250
 #: Seconds after which a request that goes through many lines lets others have a turn, which takes 20 µs. Live lines
 #: wait for about two of these.
 TURN_SECONDS: Final = 0.001
@@ -88,11 +80,20 @@ class Search(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A page's lines, the place to go on from, and whether to."""
+    """A page's lines by number, each as JSON, the number of the last entry looked at, and whether others follow."""
 
-    lines: list[Line]
+    lines: dict[int, bytes]
     place: int
     more: bool
+
+    def to_json(self, *, descending: bool) -> list[orjson.Fragment]:
+        """The lines in the order asked for, for orjson, which does not encode them again."""
+        return [orjson.Fragment(self.lines[number]) for number in sorted(self.lines, reverse=descending)]
+
+
+#: Makes JSON, by number, of a line that is wanted, and of others that belong to it. None when the budget has no room
+#: for them.
+Spell = Callable[[Line, PageBudget], dict[int, bytes] | None]
 
 
 def batches(
@@ -101,22 +102,22 @@ def batches(
     place: int,
     *,
     descending: bool = False,
-    exactly: int = 0,
+    limit: int | None = None,
     search: Search | None = None,
 ) -> Iterator[Batch]:
     """The log strictly after ``place`` in the order asked for; between two batches everybody else has a turn.
 
-    ``exactly`` is the size of every batch where it is known how many are wanted. With ``search`` only lines that match
-    need be there.
+    ``limit`` is how many entries are wanted, where that is known: so few need not wait for a turn at reading many.
+    With ``search`` only lines that match need be there.
 
     Raises: as the store and the archive do; :class:`JobNotFound` when the log went away before all of it was read.
     """
     archive = services.archive
     history = History(services.store, archive, job)
-    count = exactly or FIRST_BATCH
+    count = FIRST_BATCH
     # A download goes on when its request's context is gone.
     subject = principal().subject
-    others, most = (services.stand_back, SEARCH_BATCH) if search else (let_others, MAX_BATCH)
+    others = services.stand_back if search else let_others
     while True:
         if search and isinstance(archive, Archive) and _is_archived(history.job, place, descending):
             try:
@@ -129,7 +130,9 @@ def batches(
                 if place - descending < history.job.hot - (not descending):
                     raise
             search = None
-        with contextlib.nullcontext() if exactly else services.scans.turn(subject):
+        if limit is not None:
+            count = max(1, min(count, limit))
+        with services.scans.turn(subject) if limit is None else contextlib.nullcontext():
             read = history.before(place, count) if descending else history.after(place, count)
         lines = [entry for entry in read.entries if isinstance(entry, Line)]
         place = read.place
@@ -140,9 +143,10 @@ def batches(
         if read.last:
             return
         others()
-        if not exactly:
-            mean = sum(len(line.message) for line in lines) / max(read.read, 1)
-            count = round(min(most, max(1, BATCH_CHARACTERS / (mean + 1))))
+        if limit is not None:
+            limit -= len(lines)
+        mean = sum(len(line.message) for line in lines) / max(read.read, 1)
+        count = round(min(MAX_BATCH, max(1, BATCH_CHARACTERS / (mean + 1))))
 
 
 def _is_archived(job: Job, place: int, descending: bool) -> bool:
@@ -156,7 +160,9 @@ def _search(
     """What the archive has of it, a frame at a time."""
     turns = Turns.of_search(services)
     since, until = search.period
-    how = partial(archive_search, descending=descending, since=since, until=until, work=_elsewhere, pause=turns.give)
+    how = partial(
+        archive_search, descending=descending, since=since, until=until, work=services.heavy_work, pause=turns.give
+    )
     frames = how(archive, job.ref, search.matcher, place)
     while True:
         with services.searches.turn(principal().subject):
@@ -167,9 +173,10 @@ def _search(
         turns.give()
 
 
-def _elsewhere(work: Callable[[], list[Line]]) -> list[Line]:
-    lines: list[Line] = gevent.get_hub().threadpool.apply(work)
-    return lines
+def spell_line(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
+    """A line as it is. See :data:`Spell`."""
+    json = orjson.dumps(line.to_json())
+    return {line.sequence_num: json} if budget.take(json) else None
 
 
 def page(
@@ -177,63 +184,61 @@ def page(
     job: Job,
     place: int,
     limit: int,
+    budget: PageBudget,
     *,
     descending: bool,
     wanted: Callable[[Line], bool] | None = None,
     search: Search | None = None,
+    spell: Spell = spell_line,
 ) -> Page:
-    """Up to ``limit`` lines, strictly after ``place`` in the order asked for.
+    """Up to ``limit`` lines, strictly after ``place`` in the order asked for, and what ``spell`` adds to them.
 
     Those that match ``search`` and are ``wanted``; all, without either.
     """
-    found: list[Line] = []
-    scanned = characters = 0
+    lines: dict[int, bytes] = {}
+    found, begun = 0, False
     turns = Turns.of_search(services) if search else Turns(services.monotonic)
-    deadline = services.monotonic() + SCAN_SECONDS
-    exactly = 0 if wanted or search else limit
-    for batch in batches(services, job, place, descending=descending, exactly=exactly, search=search):
+    most = None if wanted or search else limit
+    for batch in batches(services, job, place, descending=descending, limit=most, search=search):
         for line in batch.lines:
             turns.give()
+            if begun and budget.is_used_up():
+                return Page(lines, place, True)
+            begun = True
+            budget.entries_left -= 1
             there = wanted is None or wanted(line)
-            if there and (search is None or batch.found or matches(search.matcher, line.message)):
-                found.append(line)
-                characters += len(line.message)
-                if len(found) == limit or characters >= PAGE_CHARACTERS:
-                    return Page(found, line.sequence_num, _more(job, line.sequence_num, descending))
-        scanned += len(batch.lines)
+            if there and (search is None or batch.found or matches(search.matcher, line, services.heavy_work)):
+                spelt = spell(line, budget)
+                if spelt is None:
+                    return Page(lines, place, True)
+                lines.update(spelt)
+                found += 1
+                if found == limit:
+                    return Page(lines, line.sequence_num, _more(job, line.sequence_num, descending))
+            place = line.sequence_num
         place = batch.place
         if batch.last:
-            return Page(found, place, False)
-        if scanned >= SCAN_ENTRIES or services.monotonic() > deadline:
+            return Page(lines, place, False)
+        begun = True
+        if budget.is_used_up():
             break
-    return Page(found, place, _more(job, place, descending))
+    return Page(lines, place, _more(job, place, descending))
 
 
-def matches(matcher: Matcher, text: str) -> bool:
-    """Whether it is in ``text``; what may take long is done by a thread of gevent's pool."""
-    if matcher.is_heavy(len(text)):
-        return bool(gevent.get_hub().threadpool.apply(matcher.matches, (text,)))
-    return matcher.matches(text)
+def matches(matcher: Matcher, line: Line, heavy_work: Callable[[Callable[[], bool]], bool] = in_thread) -> bool:
+    """Whether ``line`` matches. ``heavy_work`` calls what may take long, elsewhere than on the event loop.
 
-
-def around(
-    services: Services, job: Job, lines: Sequence[Line], before: int, after: int, stream: str | None
-) -> dict[int, Line]:
-    """The lines next to ``lines``, by number: so many numbers before and after each, of one ``stream`` or both."""
-    found: dict[int, Line] = {}
-    history = History(services.store, services.archive, job)
-    place = 0
-    for line in sorted(lines):
-        place, stop = max(place, line.sequence_num - before - 1), line.sequence_num + after
-        while place < stop:
-            read = history.after(place, stop - place)
-            near = [each for each in read.entries if isinstance(each, Line) and each.sequence_num <= stop]
-            found.update((each.sequence_num, each) for each in near if stream in (None, each.stream))
-            place = min(stop, read.place)
-            if read.last:
-                break
-        services.stand_back()
-    return found
+    Raises: :class:`TooExpensive`, and as ``heavy_work`` does.
+    """
+    number, size = line.sequence_num, len(line.message)
+    if not matcher.is_feasible(size):
+        raise TooExpensive(
+            f"line {number} has {size} characters, too many for this expression:"
+            f" use a simpler one or plain text, or go on from offset {number}"
+        )
+    if matcher.is_heavy(size):
+        return heavy_work(partial(matcher.matches, line.message))
+    return matcher.matches(line.message)
 
 
 def start(query: dict[str, Any], listing: tuple[Any, ...], job: Job, *, descending: bool) -> int:

@@ -33,6 +33,7 @@ from chronoverse.errors import (
     StoreRefused,
     StoreUnavailable,
     Tainted,
+    TooExpensive,
     TooFast,
     Unauthorized,
 )
@@ -49,6 +50,7 @@ RETRY_AFTER_SECONDS: Final = 2
 
 STATUS: Final[dict[type[ChronoverseError], int]] = {
     InvalidCursor: 400,
+    TooExpensive: 400,
     Unauthorized: 401,
     Forbidden: 403,
     JobNotFound: 404,

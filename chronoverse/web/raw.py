@@ -53,7 +53,7 @@ def blueprint(services: Services) -> Blueprint:
         cut, without the body's end.
         """
         job = services.job(JobRef(workflow_id, job_id))
-        wanted = _wanted(query.get("stream"), Matcher(query["q"], regex=regex) if "q" in query else None)
+        wanted = _wanted(services, query.get("stream"), Matcher(query["q"], regex=regex) if "q" in query else None)
         response = Response(content_type=_CONTENT_TYPES[format])
         response.headers["Content-Disposition"] = f'attachment; filename="{workflow_id}-{job_id}.{format}"'
         response.headers["Cache-Control"] = "private, no-store"
@@ -84,9 +84,11 @@ def blueprint(services: Services) -> Blueprint:
     return routes
 
 
-def _wanted(stream: str | None, matcher: Matcher | None) -> Callable[[Line], bool]:
+def _wanted(services: Services, stream: str | None, matcher: Matcher | None) -> Callable[[Line], bool]:
     def wanted(line: Line) -> bool:
-        return stream in (None, line.stream) and (matcher is None or pages.matches(matcher, line.message))
+        if stream not in (None, line.stream):
+            return False
+        return matcher is None or pages.matches(matcher, line, services.heavy_work)
 
     return wanted
 

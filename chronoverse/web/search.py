@@ -5,20 +5,25 @@ come is in its ``Last-Event-ID``, so that a reader of a running job can go on fr
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final
 
 import orjson
 from flask import Response
 
-from chronoverse.joblog import JobRef, Line
-from chronoverse.matcher import Matcher
+from chronoverse.joblog import Job, JobRef, Line
+from chronoverse.matcher import MAX_PLACES, Matcher
 from chronoverse.period import Period
 from chronoverse.web import pages
+from chronoverse.web.budget import PageBudget, page_budget
 from chronoverse.web.cursors import encode_cursor
 from chronoverse.web.schemas import Blueprint, ProblemSchema
 from chronoverse.web.searches import CONTEXT_PAGE, SearchQuery, SearchSchema
 from chronoverse.web.services import Services
+
+#: Seconds for which a thread looks for the places in one line, before other requests that need one have a turn.
+HEAVY_SLICE_SECONDS: Final = 0.05
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -54,13 +59,22 @@ def blueprint(services: Services) -> Blueprint:
 
         place = pages.start(query, listing, job, descending=descending)
         most = min(limit, max(1, CONTEXT_PAGE // (1 + sum(context)))) if any(context) else limit
-        look = pages.Search(matcher, period)
-        found = pages.page(services, job, place, most, descending=descending, wanted=wanted, search=look)
+        spell = _Matches(services, job, matcher, context, stream, descending=descending)
+        with page_budget(services.monotonic) as budget:
+            found = pages.page(
+                services,
+                job,
+                place,
+                most,
+                budget,
+                descending=descending,
+                wanted=wanted,
+                search=pages.Search(matcher, period),
+                spell=spell,
+            )
         cursor = encode_cursor(listing, [found.place]) if found.more else None
-        near = pages.around(services, job, found.lines, *context, stream) if any(context) else {}
-        said = _spelt(found.lines, near, matcher, pages.Turns.of_search(services))
-        lines = [said[number] for number in sorted(said, reverse=descending)]
         services.stand_back()
+        lines = found.to_json(descending=descending)
         body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
         asked = {name: query.get(name) or None for name in ("stream", "since", "until", "before", "after")}
         asked |= {"q": q, "regex": "true" if regex else None, "limit": limit, "order": order}
@@ -71,20 +85,104 @@ def blueprint(services: Services) -> Blueprint:
     return routes
 
 
-def _spelt(
-    lines: Sequence[Line], near: Mapping[int, Line], matcher: Matcher, turns: pages.Turns
-) -> dict[int, orjson.Fragment]:
-    """The JSON, by number, of lines with the places where they match, and of those that are only ``near`` them.
+class _Matches:
+    """Spells a match as JSON: the line with its highlights, and up to so many lines before and after it."""
 
-    Each by itself: a thousand at once would hold up everybody for a millisecond.
-    """
-    said = {}
-    for line in lines:
-        turns.give()
-        spelt = orjson.dumps({**line.to_json(), "highlights": matcher.places(line.message)})
-        said[line.sequence_num] = orjson.Fragment(spelt)
-    for number in near.keys() - said.keys():
-        turns.give()
-        spelt = orjson.dumps({**near[number].to_json(), "highlights": [], "context": True})
-        said[number] = orjson.Fragment(spelt)
-    return said
+    def __init__(
+        self,
+        services: Services,
+        job: Job,
+        matcher: Matcher,
+        context: tuple[int, int],
+        stream: str | None,
+        *,
+        descending: bool,
+    ) -> None:
+        self._services = services
+        self._job = job
+        self._matcher = matcher
+        self._stream = stream
+        self._descending = descending
+        self._turns = pages.Turns.of_search(services)
+        #: Lines on the side that the page comes from, and on the side where it goes on.
+        self._behind, self._ahead = context[::-1] if descending else context
+        #: The last number up to which all context is on the page.
+        self._reached: int | None = None
+
+    def __call__(self, line: Line, budget: PageBudget) -> dict[int, bytes] | None:
+        """See :data:`chronoverse.web.pages.Spell`."""
+        first = budget.empty
+        places, whole = self._places(line.message, budget)
+        json = orjson.dumps({**line.to_json(), "highlights": places})
+        if not (whole or first) or not budget.take(json):
+            return None
+        near, whole = self._context(line.sequence_num, budget)
+        if whole:
+            return {**near, line.sequence_num: json}
+        if not first:
+            return None
+        budget.end()
+        return {**near, line.sequence_num: json}
+
+    def _places(self, text: str, budget: PageBudget) -> tuple[list[tuple[int, int]], bool]:
+        """Where it matches, and whether these are all that are to be told: the time may be over before."""
+        found: set[tuple[int, int]] = set()
+        heavy = self._matcher.is_heavy(len(text))
+        seconds = HEAVY_SLICE_SECONDS if heavy else pages.SLICE_SECONDS
+        work = partial(_take, self._matcher.places(text), found, self._services.monotonic, seconds)
+        while not (self._services.heavy_work(work) if heavy else work()):
+            self._turns.give()
+            if budget.is_used_up():
+                return sorted(found)[:MAX_PLACES], False
+        return sorted(found)[:MAX_PLACES], True
+
+    def _context(self, number: int, budget: PageBudget) -> tuple[dict[int, bytes], bool]:
+        """The lines beside line ``number`` that are not on the page yet, and whether there was room for all of them.
+
+        Otherwise they are those that are nearest.
+        """
+        ahead = -1 if self._descending else 1
+        behind, start = self._behind, number
+        if self._reached is not None:
+            behind = min(behind, ahead * (number - self._reached) - 1)
+            start = max(number, self._reached, key=ahead.__mul__)
+        stop = number + ahead * self._ahead
+        near: dict[int, bytes] = {}
+        whole = self._add(near, number, behind, budget, reserve=budget.bytes_left // 2, descending=not self._descending)
+        whole &= self._add(near, start, abs(stop - start), budget, reserve=0, descending=self._descending)
+        self._reached = stop
+        return near, whole
+
+    def _add(
+        self, near: dict[int, bytes], start: int, count: int, budget: PageBudget, *, reserve: int, descending: bool
+    ) -> bool:
+        """Adds lines up to ``count`` numbers from ``start``; False when fewer than ``reserve`` bytes would be left."""
+        if count <= 0:
+            return True
+        for batch in pages.batches(self._services, self._job, start, descending=descending, limit=count):
+            for line in batch.lines:
+                if abs(line.sequence_num - start) > count:
+                    return True
+                self._turns.give()
+                if self._stream not in (None, line.stream):
+                    continue
+                json = orjson.dumps({**line.to_json(), "highlights": [], "context": True})
+                if len(json) >= budget.bytes_left - reserve or not budget.take(json):
+                    return False
+                near[line.sequence_num] = json
+            if abs(batch.place - start) >= count:
+                return True
+        return True
+
+
+def _take(
+    places: Iterator[tuple[int, int] | None], found: set[tuple[int, int]], clock: Callable[[], float], seconds: float
+) -> bool:
+    """Adds ``places`` to ``found`` for so many ``seconds``. Returns whether that was all."""
+    until = clock() + seconds
+    for place in places:
+        if place:
+            found.add(place)
+        if clock() > until:
+            return False
+    return True

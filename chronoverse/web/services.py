@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from flask import g, request
 
@@ -23,7 +23,7 @@ from chronoverse.web.addresses import Proxies
 from chronoverse.web.admission import Guest, Streams
 from chronoverse.web.bodies import Bodies
 from chronoverse.web.ended import Ended
-from chronoverse.web.fairness import ARRIVING_SECONDS, Sparingly, let_others, when_idle
+from chronoverse.web.fairness import ARRIVING_SECONDS, Sparingly, in_thread, let_others, when_idle
 from chronoverse.web.identity import request_id
 from chronoverse.web.outlet import Outlets
 from chronoverse.web.presence import Presence
@@ -45,6 +45,9 @@ SCAN_WAIT_SECONDS: Final = 5.0
 #: Seconds after which a request does not stand back any more, and only lets others go on: in a worker that has no rest
 #: a page with context would take 6 s, and eight at once 46 s. Less than others wait for its turn.
 LEISURE_SECONDS: Final = 2.0
+
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ class Services:
     rounds: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, let_others))
     #: At beginning a request: however many come together, the event loop goes round between some of them and the next.
     turns: Turns = field(default_factory=lambda: Turns(ARRIVAL_SECONDS, AtCapacity, Sparingly(ARRIVING_SECONDS)))
+    #: Turns at a processor for heavy expressions; see :meth:`heavy_work`.
+    heavy: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity))
     #: How fast runners publish.
     rates: Rates = field(default_factory=Rates)
     #: Whether anybody watches something live, here or in another worker.
@@ -100,6 +105,15 @@ class Services:
         if job is None:
             raise JobNotFound("no such job")
         return job
+
+    def heavy_work(self, subject: str, work: Callable[[], _Result]) -> _Result:
+        """Has a thread do ``work`` for the token's ``subject``, for which RE2 may need long; one at a time in a worker.
+
+        So searches use one processor at most, and the event loop has another. Raises: :class:`AtCapacity`, and what
+        ``work`` raises.
+        """
+        with self.heavy.turn(subject):
+            return in_thread(work)
 
     def stand_back(self) -> None:
         """Lets everybody go first: see :func:`when_idle`. Whoever searches has such moments in turns.

@@ -1,0 +1,69 @@
+"""What one page of a log may cost. There is one place for these bounds: every page spends from a :class:`PageBudget`.
+
+When the budget is used up the page ends, with a cursor that goes on. A page always makes progress: it has looked at
+one line at least, and the first line for it is on it, however long that is.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import gevent.socket
+from flask import request
+
+from chronoverse.web.connection import on_hangup
+
+#: Bytes of JSON of one page. JSON makes six bytes of a control character, so that a thousand lines of 64 KiB could
+#: be 400 MB.
+PAGE_BYTES: Final = 4 * 2**20
+#: Bytes of a page that are not lines: two ids of 128 characters, a cursor of up to 512, and the keys.
+ENVELOPE_BYTES: Final = 1024
+#: Entries that one page looks at when a filter lets few of them pass.
+PAGE_ENTRIES: Final = 200_000
+#: Seconds that one page takes, far below any proxy's patience. A request does one thing after the other, so it uses no
+#: more CPU time than this either.
+PAGE_SECONDS: Final = 1.0
+
+
+class PageBudget:
+    """What is left for one page. ``clock`` is monotonic, in seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.bytes_left = PAGE_BYTES - ENVELOPE_BYTES
+        self.entries_left = PAGE_ENTRIES
+        #: Whether nothing is on the page yet.
+        self.empty = True
+        self._clock = clock
+        self._deadline = clock() + PAGE_SECONDS
+
+    def is_used_up(self) -> bool:
+        """Whether the page must end."""
+        return self.bytes_left <= 0 or self.entries_left <= 0 or self._clock() > self._deadline
+
+    def take(self, json: bytes) -> bool:
+        """Makes room for one line's ``json``; False when there is none. The first line always fits."""
+        size = len(json) + len(b",")
+        if size > self.bytes_left and not self.empty:
+            return False
+        self.bytes_left -= size
+        self.empty = False
+        return True
+
+    def end(self) -> None:
+        """The page ends behind the line that is added now."""
+        self.bytes_left = 0
+
+
+@contextlib.contextmanager
+def page_budget(clock: Callable[[], float]) -> Iterator[PageBudget]:
+    """The budget of the page that the request asks for. It is used up at once when the client leaves."""
+    budget = PageBudget(clock)
+    sock = request.environ.get("gunicorn.socket")
+    if not isinstance(sock, gevent.socket.socket):
+        yield budget
+        return
+    undo = on_hangup(sock, lambda _: budget.end())
+    try:
+        yield budget
+    finally:
+        undo()

@@ -1,0 +1,192 @@
+"""What one page may cost, whatever is in the log: bytes of JSON, seconds, and nothing of what others wait for."""
+
+import concurrent.futures
+import itertools
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from tests.http.foreign import TIMESTAMP, Foreign, ask_all
+from tests.http.wire import PATIENCE_SECONDS, Stream
+from tests.support.service import Service
+
+#: Bytes of JSON that a page may have, as documented.
+PAGE_BYTES: Final = 4 * 2**20
+#: Seconds that a page may take on a busy machine: one second of work, and a line beyond.
+PAGE_SECONDS: Final = 8.0
+#: JSON makes 6 bytes of each of these.
+CONTROL: Final = "\x01" * 65_536
+#: An expression that defeats RE2's automaton in a text of these letters: 0.3 s for the places in 64 KiB.
+SLOW: Final = "(?:a.{0,50}){4}z|b"
+LETTERS: Final = random.Random(1)
+
+
+def slow_line() -> str:
+    """64 KiB in which SLOW has more than a thousand places."""
+    return "".join(LETTERS.choices("ab", k=65_536))
+
+
+def walk(client: httpx.Client, job: Foreign, path: str, **query: Any) -> Iterator[httpx.Response]:
+    """All pages, following ``Link``, each of them within its time and, unless it is of one line, its bytes."""
+    response = client.get(f"{job.path}{path}", params=query)
+    while True:
+        assert response.status_code == 200, response.text
+        assert response.elapsed.total_seconds() < PAGE_SECONDS
+        body = response.json()
+        assert len(response.content) <= PAGE_BYTES or len(body["logs"]) == 1
+        yield response
+        if body["cursor"] is None:
+            return
+        response = client.get(response.links["next"]["url"])
+
+
+def numbers(responses: Iterator[httpx.Response]) -> list[list[int]]:
+    """The numbers on each page, those of context left out."""
+    return [[log["sequence_num"] for log in each.json()["logs"] if "context" not in log] for each in responses]
+
+
+@pytest.fixture
+def control(job: Foreign) -> Foreign:
+    """30 lines that are 12 MB of JSON."""
+    return job.lines([CONTROL] * 30)
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("path", ["/logs", "/logs/search?q=%01"])
+def test_a_page_is_bounded_in_bytes_of_json(client: httpx.Client, control: Foreign, path: str, order: str) -> None:
+    """Control characters take 6 bytes each; no line is lost between two pages."""
+    path, _, query = path.partition("?")
+    asked = dict(httpx.QueryParams(query)) | {"limit": 1000, "order": order}
+    found = numbers(walk(client, control, path, **asked))
+
+    expected = [*range(1, 31)] if order == "asc" else [*range(30, 0, -1)]
+    assert [*itertools.chain(*found)] == expected
+    assert all(len(page) == 10 for page in found)
+
+
+@pytest.mark.parametrize("path", ["/logs", "/logs/search"])
+def test_a_line_that_is_longer_than_a_page_is_a_page_by_itself(client: httpx.Client, job: Foreign, path: str) -> None:
+    """A foreign runner may write one; every page makes progress."""
+    job.lines(["x short", "x" + "\x01" * 2**20, "x short", "x short"])
+    query = {"q": "x"} if path.endswith("search") else {}
+
+    assert numbers(walk(client, job, path, **query)) == [[1], [2], [3, 4]]
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_context_is_bounded_in_bytes(client: httpx.Client, job: Foreign, order: str) -> None:
+    """The page ends behind the last match that has all of its context on it; each match comes once."""
+    job.lines([f"needle {CONTROL}" if number % 5 == 3 else CONTROL for number in range(1, 31)])
+    pages = list(walk(client, job, "/logs/search", q="needle", before=2, after=2, limit=1000, order=order))
+    found = numbers(iter(pages))
+
+    expected = [*range(3, 31, 5)]
+    assert [*itertools.chain(*found)] == (expected if order == "asc" else expected[::-1])
+    for page, matches in zip(pages, found, strict=True):
+        beside = {number + step for number in matches for step in range(-2, 3)}
+        assert {log["sequence_num"] for log in page.json()["logs"]} == beside
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_context_that_no_page_can_hold_is_what_is_nearest(client: httpx.Client, job: Foreign, order: str) -> None:
+    """50 lines of 400 kB on either side: the match comes with those next to it, and the next match on the next page."""
+    job.lines([CONTROL] * 60 + ["needle"] + [CONTROL] * 2 + ["needle"])
+    asked = {"q": "needle", "before": 50, "after": 50, "limit": 1000, "order": order}
+    pages = list(walk(client, job, "/logs/search", **asked))
+
+    found = numbers(iter(pages))
+    assert found[:2] == ([[61], [64]] if order == "asc" else [[64], [61]])
+    assert found[2:] in ([], [[]])
+    for page in pages[:2]:
+        shown = sorted(log["sequence_num"] for log in page.json()["logs"])
+        assert shown == [*range(shown[0], shown[-1] + 1)]
+        assert 7 <= len(shown) <= 12
+
+
+def test_highlights_are_bounded_in_time(client: httpx.Client, job: Foreign) -> None:
+    """All lines come, on as many pages as it takes."""
+    job.lines([slow_line() for _ in range(6)])
+    found = numbers(walk(client, job, "/logs/search", q=SLOW, regex="true", limit=1000))
+
+    assert [*itertools.chain(*found)] == [*range(1, 7)]
+    assert len(found) > 1
+
+
+def test_highlights_of_one_line_are_bounded_in_time(client: httpx.Client, job: Foreign) -> None:
+    """Here each place takes a look at all the rest of the line: those that were found in a second are told."""
+    job.lines([slow_line()])
+    (page,) = walk(client, job, "/logs/search", q="b(?:.*(?:a.{0,50}){4}z)?", regex="true")
+    ((start, end), *more) = page.json()["logs"][0]["highlights"]
+
+    assert (end - start, len(more) < 1000) == (1, True)
+
+
+def test_live_lines_do_not_wait_for_highlights(
+    service: Service, auth: dict[str, str], open_stream: Callable[..., Stream], job: Foreign
+) -> None:
+    """Four who ask for them again and again, with the slowest expression that is taken."""
+    hay = job.sibling("hay").lines([slow_line() for _ in range(30)])
+    stream = open_stream(job, "?wait=10")
+    over = threading.Event()
+
+    def ask() -> int:
+        count = 0
+        with httpx.Client(base_url=service.url, headers=auth, timeout=60) as client:
+            while not over.is_set():
+                response = client.get(f"{hay.path}/logs/search", params={"q": SLOW, "regex": "true", "limit": 1000})
+                assert response.status_code == 200, response.text
+                count += 1
+        return count
+
+    delays = []
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        asking = [pool.submit(ask) for _ in range(4)]
+        time.sleep(0.3)
+        for number in range(1, 41):
+            started = time.monotonic()
+            job.line("live")
+            stream.wait_for(b"id: %d\n\n" % number, 60)
+            delays.append(time.monotonic() - started)
+        over.set()
+    assert sum(each.result() for each in asking) >= 4
+    assert sorted(delays)[-2] < 0.25, delays
+
+
+def test_a_tail_of_one_stream_lets_others_go_first(service: Service, auth: dict[str, str], job: Foreign) -> None:
+    """The service answers others at once, however long the lines are that are looked through backwards."""
+    for _ in range(4):
+        job.lines([b"x" * 65_536] * 500)
+    slowest = 0.0
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        asking = pool.submit(lambda: Stream(service, f"{job.path}/events?tail=1&stream=stderr", auth))
+        while not asking.done():
+            started = time.monotonic()
+            assert httpx.get(f"{service.url}/healthz", timeout=PATIENCE_SECONDS).status_code == 200
+            slowest = max(slowest, time.monotonic() - started)
+        asking.result().close()
+
+    assert slowest < 1
+
+
+def test_a_tail_that_is_not_found_in_time_starts_with_what_was(
+    service: Service, auth: dict[str, str], open_stream: Callable[..., Stream], redis_server: Any, job: Foreign
+) -> None:
+    """Two lines were asked for. One is found; the other is more than 200,000 lines further back."""
+    job.line("first", "stderr")
+    fields = ("timestamp", TIMESTAMP, "message", "hay", "stream", "stdout")
+    for start in range(2, 220_000, 10_000):
+        ask_all(redis_server.url, (("XADD", job.key, f"{each}-0", *fields) for each in range(start, start + 10_000)))
+    job.last = 220_001
+    job.line("last", "stderr")
+    job.end()
+    started = time.monotonic()
+    stream = open_stream(job, "?tail=2&stream=stderr")
+
+    assert time.monotonic() - started < PAGE_SECONDS
+    assert stream.headers["last-event-id"] == str(job.last - 1)
+    assert stream.wait_end().numbers() == [job.last]
