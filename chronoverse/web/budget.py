@@ -1,7 +1,7 @@
 """What one page of a log may cost. There is one place for these bounds: every page spends from a :class:`PageBudget`.
 
 When the budget is used up the page ends, with a cursor that goes on. A page always makes progress: it has looked at
-one line at least, and the first line for it is on it, however long that is.
+one line at least, and the first line that it is to show is on it, even if that alone is longer than a page.
 """
 
 import contextlib
@@ -16,6 +16,9 @@ from chronoverse.web.connection import on_hangup
 #: Bytes of JSON of one page. JSON makes six bytes of a control character, so that a thousand lines of 64 KiB could
 #: be 400 MB.
 PAGE_BYTES: Final = 4 * 2**20
+#: Characters of one line on a page, as many as our own runner writes at most. Of a longer foreign line there are only
+#: these, and a mark, so that no page has more than 6 MiB of one line. Streams and downloads have all of it.
+LINE_CHARACTERS: Final = 2**20
 #: Bytes of a page that are not lines: two ids of 128 characters, a cursor of up to 512, and the keys.
 ENVELOPE_BYTES: Final = 1024
 #: Entries that one page looks at when a filter lets few of them pass.

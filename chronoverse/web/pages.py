@@ -16,7 +16,7 @@ from chronoverse.history import History
 from chronoverse.joblog import MAX_NUMBER, Job, Line
 from chronoverse.matcher import Matcher
 from chronoverse.period import Period
-from chronoverse.web.budget import PageBudget
+from chronoverse.web.budget import LINE_CHARACTERS, PageBudget
 from chronoverse.web.cursors import decode_cursor
 from chronoverse.web.fairness import in_thread, let_others
 from chronoverse.web.services import Services, principal
@@ -173,9 +173,16 @@ def _search(
         turns.give()
 
 
+def line_json(line: Line, **more: object) -> bytes:
+    """A line's JSON on a page: cut off, and marked so, at :data:`LINE_CHARACTERS`. Ends with the keys of ``more``."""
+    if len(line.message) > LINE_CHARACTERS:
+        line, more = line._replace(message=line.message[:LINE_CHARACTERS]), {"truncated": True, **more}
+    return orjson.dumps({**line.to_json(), **more})
+
+
 def spell_line(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
-    """A line as it is. See :data:`Spell`."""
-    json = orjson.dumps(line.to_json())
+    """A line by itself. See :data:`Spell`."""
+    json = line_json(line)
     return {line.sequence_num: json} if budget.take(json) else None
 
 

@@ -83,7 +83,12 @@ class EventsQuery(Schema):
             "description": "Start strictly after this line; 0 is the beginning, `latest` the live end.",
         }
     )
-    tail = Number(metadata={"description": "Start with the last n lines. Not together with `offset`."})
+    tail = Number(
+        metadata={
+            "description": "Start with the last n lines. Not together with `offset`. With `stream`, with those of them"
+            " that are found within a second, in the last 200,000 lines."
+        }
+    )
     stream = _stream()
     wait = Number(
         most=WAIT_SECONDS,
@@ -142,7 +147,14 @@ EVENT: Final = {
 class LogsQuery(Schema):
     """What ``/logs`` may be asked."""
 
-    limit = Number(1, PAGE_LIMIT, load_default=PAGE_DEFAULT, metadata={"description": "Lines on the page."})
+    limit = Number(
+        1,
+        PAGE_LIMIT,
+        load_default=PAGE_DEFAULT,
+        metadata={
+            "description": "Lines on the page, at most. A page has up to 4 MiB, and ends after a second of looking."
+        },
+    )
     order = fields.String(load_default="asc", validate=validate.OneOf(("asc", "desc")))
     stream = _stream()
     cursor = fields.String(validate=validate.Length(1, 512), metadata={"description": "From the page before."})
@@ -213,6 +225,12 @@ class LineSchema(Schema):
     stream = fields.String(required=True, validate=validate.OneOf(STREAMS))
     partial_ = fields.Boolean(
         data_key="partial", metadata={"description": "True when the line goes on in the stream's next one."}
+    )
+    truncated = fields.Boolean(
+        metadata={
+            "description": "True when `message` is only the first 1,048,576 characters of a line that a foreign runner"
+            " wrote. `/events` and `/logs/raw` have all of it."
+        }
     )
 
 

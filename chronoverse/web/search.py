@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
-import orjson
 from flask import Response
 
 from chronoverse.joblog import Job, JobRef, Line
 from chronoverse.matcher import MAX_PLACES, Matcher
 from chronoverse.period import Period
 from chronoverse.web import pages
-from chronoverse.web.budget import PageBudget, page_budget
+from chronoverse.web.budget import LINE_CHARACTERS, PageBudget, page_budget
 from chronoverse.web.cursors import encode_cursor
 from chronoverse.web.schemas import Blueprint, ProblemSchema
 from chronoverse.web.searches import CONTEXT_PAGE, SearchQuery, SearchSchema
@@ -113,7 +112,7 @@ class _Matches:
         """See :data:`chronoverse.web.pages.Spell`."""
         first = budget.empty
         places, whole = self._places(line.message, budget)
-        json = orjson.dumps({**line.to_json(), "highlights": places})
+        json = pages.line_json(line, highlights=places)
         if not (whole or first) or not budget.take(json):
             return None
         near, whole = self._context(line.sequence_num, budget)
@@ -133,8 +132,8 @@ class _Matches:
         while not (self._services.heavy_work(work) if heavy else work()):
             self._turns.give()
             if budget.is_used_up():
-                return sorted(found)[:MAX_PLACES], False
-        return sorted(found)[:MAX_PLACES], True
+                return _told(found), False
+        return _told(found), True
 
     def _context(self, number: int, budget: PageBudget) -> tuple[dict[int, bytes], bool]:
         """The lines beside line ``number`` that are not on the page yet, and whether there was room for all of them.
@@ -166,13 +165,18 @@ class _Matches:
                 self._turns.give()
                 if self._stream not in (None, line.stream):
                     continue
-                json = orjson.dumps({**line.to_json(), "highlights": [], "context": True})
+                json = pages.line_json(line, highlights=[], context=True)
                 if len(json) >= budget.bytes_left - reserve or not budget.take(json):
                     return False
                 near[line.sequence_num] = json
             if abs(batch.place - start) >= count:
                 return True
         return True
+
+
+def _told(found: set[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The first of these places, in order, as far as they are in what a page shows of a line."""
+    return [place for place in sorted(found)[:MAX_PLACES] if place[1] <= LINE_CHARACTERS]
 
 
 def _take(

@@ -34,7 +34,7 @@ def _context(side: str) -> Number:
         load_default=0,
         metadata={
             "description": f"Also the lines that come up to so many numbers {side} each found one, marked by `context`."
-            " The page then has fewer that were found."
+            " The page then has fewer that were found. Around a single one that are the nearest that fit into 4 MiB."
         },
     )
 
@@ -55,7 +55,10 @@ class FoundSchema(LineSchema):
     highlights = fields.List(
         fields.List(fields.Integer(), validate=validate.Length(equal=2)),
         required=True,
-        metadata={"description": "[start, end) of each place in `message`, in characters; the first 1,000."},
+        metadata={
+            "description": "[start, end) of each place in `message`, in characters: the first 1,000, and no more than"
+            " are found in a second."
+        },
     )
     context = fields.Boolean(
         metadata={"description": "True, where `before` or `after` was asked for, of a line beside those found."}

@@ -1,11 +1,14 @@
 """What one page may cost, whatever is in the log: bytes of JSON, seconds, and nothing of what others wait for."""
 
 import concurrent.futures
+import contextlib
 import itertools
+import os
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -29,6 +32,13 @@ LETTERS: Final = random.Random(1)
 def slow_line() -> str:
     """64 KiB in which SLOW has more than a thousand places."""
     return "".join(LETTERS.choices("ab", k=65_536))
+
+
+def cpu_seconds(service: Service) -> float:
+    """The CPU time that the service's one worker has used."""
+    (pid,) = service.worker_pids()
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def walk(client: httpx.Client, job: Foreign, path: str, **query: Any) -> Iterator[httpx.Response]:
@@ -72,10 +82,29 @@ def test_a_page_is_bounded_in_bytes_of_json(client: httpx.Client, control: Forei
 @pytest.mark.parametrize("path", ["/logs", "/logs/search"])
 def test_a_line_that_is_longer_than_a_page_is_a_page_by_itself(client: httpx.Client, job: Foreign, path: str) -> None:
     """A foreign runner may write one; every page makes progress."""
-    job.lines(["x short", "x" + "\x01" * 2**20, "x short", "x short"])
+    job.lines(["x short", "x" + "\x01" * (2**20 - 1), "x short", "x short"])
     query = {"q": "x"} if path.endswith("search") else {}
+    pages = list(walk(client, job, path, **query))
 
-    assert numbers(walk(client, job, path, **query)) == [[1], [2], [3, 4]]
+    assert numbers(iter(pages)) == [[1], [2], [3, 4]]
+    (line,) = pages[1].json()["logs"]
+    assert (len(line["message"]), "truncated" in line) == (2**20, False)
+
+
+@pytest.mark.parametrize("path", ["/logs", "/logs/search"])
+def test_of_a_line_that_no_answer_can_hold_there_is_the_beginning(
+    client: httpx.Client, job: Foreign, path: str
+) -> None:
+    """It is marked, and the page after it goes on. A download has all of it."""
+    job.lines(["x short", "x" + "y" * 40 * 2**20 + "x", "x short"])
+    query = {"q": "x"} if path.endswith("search") else {}
+    lines = [line for page in walk(client, job, path, **query) for line in page.json()["logs"]]
+
+    assert [line["sequence_num"] for line in lines] == [1, 2, 3]
+    assert [line.get("truncated", False) for line in lines] == [False, True, False]
+    assert lines[1]["message"] == "x" + "y" * (2**20 - 1)
+    assert lines[1].get("highlights") == ([[0, 1]] if query else None)
+    assert len(client.get(f"{job.path}/logs/raw").content) > 40 * 2**20
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
@@ -124,6 +153,38 @@ def test_highlights_of_one_line_are_bounded_in_time(client: httpx.Client, job: F
     ((start, end), *more) = page.json()["logs"][0]["highlights"]
 
     assert (end - start, len(more) < 1000) == (1, True)
+
+
+def test_a_line_that_is_too_long_for_an_expression_is_named(client: httpx.Client, job: Foreign) -> None:
+    """RE2 cannot be stopped, and would take 6 s for 3 MiB. Plain text and smaller expressions are looked for in it."""
+    job.lines(["b", slow_line() * 48, "b"])
+    path, query = f"{job.path}/logs/search", {"q": SLOW, "regex": "true"}
+    response = client.get(path, params=query)
+
+    assert response.status_code == 400
+    assert response.json()["detail"] == (
+        "line 2 has 3145728 characters, too many for this expression:"
+        " use a simpler one or plain text, or go on from offset 2"
+    )
+    assert numbers(walk(client, job, "/logs/search", offset=2, **query)) == [[3]]
+    assert numbers(walk(client, job, "/logs/search", q="b")) == [[1, 2, 3]]
+    assert numbers(walk(client, job, "/logs/search", q="^[ab]+$", regex="true")) == [[1, 2, 3]]
+
+
+def test_a_client_that_has_left_stops_its_work(
+    service: Service, auth: dict[str, str], client: httpx.Client, job: Foreign
+) -> None:
+    """A second later the worker has nothing to do."""
+    job.lines([slow_line() for _ in range(40)])
+    path = f"{job.path}/logs/search?" + str(httpx.QueryParams({"q": SLOW, "regex": "true", "limit": 1000}))
+    for _ in range(4):
+        with contextlib.suppress(httpx.ReadTimeout):
+            httpx.get(service.url + path, headers=auth, timeout=0.2)
+    time.sleep(1)
+    before = cpu_seconds(service)
+    time.sleep(1)
+
+    assert cpu_seconds(service) - before < 0.3
 
 
 def test_live_lines_do_not_wait_for_highlights(
