@@ -85,10 +85,13 @@ def blueprint(services: Services) -> Blueprint:
 
 
 def _wanted(services: Services, stream: str | None, matcher: Matcher | None) -> Callable[[Line], bool]:
+    # A download goes on when its request's context is gone.
+    heavy_work = partial(services.heavy_work, subject=principal().subject)
+
     def wanted(line: Line) -> bool:
         if stream not in (None, line.stream):
             return False
-        return matcher is None or pages.matches(matcher, line, services.heavy_work)
+        return matcher is None or pages.matches(matcher, line, heavy_work)
 
     return wanted
 

@@ -106,13 +106,13 @@ class Services:
             raise JobNotFound("no such job")
         return job
 
-    def heavy_work(self, subject: str, work: Callable[[], _Result]) -> _Result:
-        """Has a thread do ``work`` for the token's ``subject``, for which RE2 may need long; one at a time in a worker.
+    def heavy_work(self, work: Callable[[], _Result], subject: str | None = None) -> _Result:
+        """Has a thread do ``work``, for which RE2 may need long; one at a time in a worker, each subject in its turn.
 
-        So searches use one processor at most, and the event loop has another. Raises: :class:`AtCapacity`, and what
-        ``work`` raises.
+        So searches use one processor at most, and the event loop has another. ``subject`` is the token's; it has to be
+        given where the request's context is gone. Raises: :class:`AtCapacity`, and what ``work`` raises.
         """
-        with self.heavy.turn(subject):
+        with self.heavy.turn(subject or principal().subject):
             return in_thread(work)
 
     def stand_back(self) -> None:
