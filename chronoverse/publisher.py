@@ -337,11 +337,12 @@ class Publisher:
         # The lines of a deleted job are meant to be gone, also those that wait here. Lines that were only to be
         # published under its id are another job's.
         deleted = isinstance(error, Deleted) and self._first is None
+        if deleted and self._spool.end > self._spool.first:
+            error = Deleted(f"{error}; its lines that waited here are dropped")
         if deleted or not self._spool.has_place:
             self._spool.abandon()
         with self._lock:
             self._refusal = error
             background = self._background
         if background:
-            dropped = "; its lines that waited here are dropped" if deleted else ""
-            self._say(f"publishing stopped: {error}{dropped}")
+            self._say(f"publishing stopped: {error}")

@@ -366,6 +366,26 @@ def test_a_command_does_not_start_under_a_deleted_id(place: Place, tmp_path: Pat
     assert [*tmp_path.glob("spool/*")] == []
 
 
+def test_a_further_run_of_a_deleted_job_drops_what_was_left_behind(place: Place, tmp_path: Path) -> None:
+    """And says so, since it has announced to publish it."""
+    job = place.job()
+    path = left_behind(place, job, tmp_path)
+    assert place.client.delete(job.path).status_code == 204
+
+    done = chronoverse(
+        place.service,
+        *("run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "never"),
+        CHRONOVERSE_DATA_DIR=str(tmp_path),
+        CHRONOVERSE_REDIS_URL=str(place.service.redis_url),
+    )
+
+    assert (done.returncode, done.stdout) == (73, b"")
+    assert b"the job was deleted" in done.stderr
+    assert done.stderr.endswith(b"its lines that waited here are dropped\n")
+    assert not path.exists()
+    stays_deleted(place, job)
+
+
 # Who watches
 
 
