@@ -63,8 +63,8 @@ local function holds(log, id, sha1)
   return found and redis.sha1hex(table.concat(found[2], '\0')) == sha1
 end
 
--- Whether the job was deleted: a string stands under its tombstone's key, which is named like `key`, any other of its keys.
--- An entry of a stream is not one, for XADD is all that a foreign runner may.
+-- Whether the job was deleted: then its tombstone is there, a string. Its name follows from `key`, any key of the job.
+-- A key of another type is no tombstone: a foreign runner, who may XADD and nothing else, must not delete jobs so.
 -- The tombstone is read here without being one of KEYS: it is hardly ever there, and while a Cluster moves a slot it
 -- refuses every script (TRYAGAIN) of whose KEYS some are there and some are not. During the move this may say no; but
 -- then open and register are refused themselves, for the keys of the job that they would make are not there either.
