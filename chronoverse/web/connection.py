@@ -34,7 +34,7 @@ ANSWER_SECONDS: Final = 20.0
 ANSWER_BYTES_PER_SECOND: Final = 10_000
 #: Seconds for which nobody's connection is closed to make room, however many there are: a client that is well has sent
 #: its request by then.
-PATIENT_SECONDS: Final = 1.0
+PATIENT_SECONDS: Final = 0.5
 #: Seconds between looks whether a full socket's client has taken anything.
 LOOK_SECONDS: Final = 2.0
 #: Bytes the kernel may hold for one client; left alone it would take megabytes for one that stopped reading.
@@ -83,20 +83,19 @@ class Connections:
         connection.connections = self
         self.got_on(connection)
         if len(self._all) > self._limit:
-            self.make_room(len(self._all) - self._limit, PATIENT_SECONDS)
+            self.make_room(len(self._all) - self._limit)
 
-    def make_room(self, places: int, seconds: float = 0.0) -> bool:
-        """Closes ``places`` connections that have waited for their clients for ``seconds``, longest first.
+    def make_room(self, places: int = 1) -> bool:
+        """Closes up to ``places`` connections that have waited for their clients, those first that did the longest.
 
-        Returns whether there was one.
+        None is closed within :data:`PATIENT_SECONDS`. Returns whether one was.
         """
-        until = time.monotonic() - seconds
+        until = time.monotonic() - PATIENT_SECONDS
         waiting = (each for each in self._all if each.waits)
-        stuck = takewhile(lambda each: each.got_on_at <= until, waiting)
-        found = list(islice(stuck, places))
-        for connection in found:
+        stuck = list(islice(takewhile(lambda each: each.got_on_at <= until, waiting), places))
+        for connection in stuck:
             connection.cut("room")
-        return bool(found)
+        return bool(stuck)
 
     def got_on(self, connection: "Connection") -> None:
         """Puts ``connection`` behind all others."""

@@ -1,8 +1,9 @@
 """gunicorn's gevent worker: it bounds every connection, lets a stream have its socket, and goes when it is told to."""
 
 import contextlib
-import errno
+import resource
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -24,6 +25,10 @@ LOOK_SECONDS: Final = 0.1
 LINGER_SECONDS: Final = 5.0
 #: Connections that one of several workers accepts before the event loop goes round.
 ACCEPTED_AT_ONCE: Final = 8
+#: Descriptors that connections leave to everything else: files, and connections to the store and the archive.
+SPARE_DESCRIPTORS: Final = 100
+#: Seconds between looks for a descriptor when every connection is a stream, or has a request that is worked on.
+FULL_SECONDS: Final = 0.01
 #: What load balancers and supervisors ask for. Their requests do not wait for those of others.
 PROBES: Final = ("/healthz", "/readyz")
 
@@ -31,26 +36,32 @@ PROBES: Final = ("/healthz", "/readyz")
 class Server(StreamServer):
     """Accepts a worker's connections, however many there are: the :class:`Connections` bound them.
 
-    ``tls`` is what wraps a socket where gunicorn speaks TLS itself.
+    ``streams`` tells how many sockets event streams have taken over. ``tls`` is what wraps a socket where gunicorn
+    speaks TLS itself.
     """
 
-    def __init__(self, listener: Any, handle: Any, connections: Connections, tls: Any = None) -> None:
+    def __init__(
+        self, listener: Any, handle: Any, connections: Connections, streams: Callable[[], int], tls: Any = None
+    ) -> None:
         # The pool is there to count its greenlets. One with a bound would stop accepting, and keep everybody out.
         super().__init__(listener, handle=handle, spawn=Pool())
         self._connections = connections
+        self._streams = streams
         self._tls = tls
 
     def do_read(self) -> tuple[Connection, Any] | None:
-        """The next connection and its client's address; None when there is none just now."""
+        """The next connection and its client's address; None when there is none just now, or no descriptor for it."""
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS
+        if len(self._connections) + self._streams() >= descriptors:
+            # It is accepted when the event loop comes round again, and has closed one; or when a request has ended.
+            if not self._connections.make_room():
+                self.stop_accepting()
+                gevent.spawn_later(FULL_SECONDS, self._start_accepting_if_started)
+            return None
         try:
             descriptor, address = self.socket._accept()
         except BlockingIOError:
             return None
-        except OSError as error:
-            # No descriptor is free. The next try finds the one that is closed here.
-            if error.errno in (errno.EMFILE, errno.ENFILE) and self._connections.make_room(1):
-                return None
-            raise
         listener = self.socket
         connection = Connection(listener.family, listener.type, listener.proto, fileno=descriptor)
         if self._tls:
@@ -76,6 +87,10 @@ class Worker(GeventWorker):
         # gunicorn looks each setting up in three calls, some twenty of them for a request: 6 % of what it costs to
         # take a viewer in. Nothing changes them from here on.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
+        # What the system allows, and not only what shells begin with: 1,024 is less than a worker's streams.
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
         super().init_process()
 
     def is_already_handled(self, respiter: Any) -> bool:
@@ -158,7 +173,8 @@ class Worker(GeventWorker):
         if self.cfg.is_ssl:
             tls = ssl_context(self.cfg)
             tls.sslsocket_class = TlsConnection
-        server = Server(listener, partial(self.handle, listener), self._connections, tls)
+        streams = self.wsgi.extensions["chronoverse"].outlets
+        server = Server(listener, partial(self.handle, listener), self._connections, lambda: streams.open, tls)
         if self.cfg.workers > 1:
             # Or the first to wake would take a whole crowd.
             server.max_accept = ACCEPTED_AT_ONCE

@@ -18,10 +18,11 @@ from tests.support.service import ROOT
 PATIENCE_SECONDS: Final = 10.0
 PROBLEM: Final = "application/problem+json"
 EVENTS: Final = "/workflows/w/jobs/j/events"
+DOWNLOAD: Final = "/workflows/w/jobs/j/logs/raw"
 #: A frame's length, type and flags, a stream and a reason: RST_STREAM with REFUSED_STREAM; or GOAWAY with any.
 REFUSED: Final = re.compile(rb"\x00\x00\x04\x03\x00.{4}\x00\x00\x00\x07|\x00\x00\x08\x07\x00", re.DOTALL)
 #: Clients whose share is limited. The machine's own 127.0.0.1 has no limit.
-STREAMER, FLOODER = "127.0.0.3", "127.0.0.4"
+STREAMER, FLOODER, WAITER = "127.0.0.3", "127.0.0.4", "127.0.0.5"
 
 
 @pytest.fixture(scope="module")
@@ -118,18 +119,26 @@ def test_every_refusal_of_nginx_has_its_words() -> None:
     assert turned - worded == set()
 
 
-def test_one_address_has_so_many_streams_and_no_more(nginx: Nginx) -> None:
+@pytest.mark.parametrize(
+    ("address", "paths", "limit"),
+    [(STREAMER, [EVENTS, DOWNLOAD], 300), (WAITER, ["/", "/workflows/w/jobs/j/logs"], 200)],
+    ids=["streams", "other requests"],
+)
+def test_one_address_has_so_many_answers_under_way_and_no_more(
+    nginx: Nginx, address: str, paths: list[str], limit: int
+) -> None:
     """The machine's own and other addresses are not held back by it."""
-    head = f"GET {EVENTS} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    heads = [f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths]
     with ExitStack() as stack:
-        for _ in range(300):
-            stack.enter_context(nginx.connect(PATIENCE_SECONDS, STREAMER)).sendall(head)
-        sock = stack.enter_context(nginx.connect(PATIENCE_SECONDS, STREAMER))
-        sock.sendall(head)
+        for number in range(limit):
+            head = heads[number % len(heads)]
+            stack.enter_context(nginx.connect(PATIENCE_SECONDS, address)).sendall(head)
+        sock = stack.enter_context(nginx.connect(PATIENCE_SECONDS, address))
+        sock.sendall(heads[0])
         status, headers, body = receive(sock)
 
         other = stack.enter_context(nginx.connect(0.2))
-        other.sendall(head)
+        other.sendall(heads[0])
         with pytest.raises(TimeoutError):
             other.recv(1)
     assert status == 429
