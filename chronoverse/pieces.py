@@ -1,7 +1,8 @@
 """The past of logs in pieces, each read and encoded once for all viewers of a worker that want it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final, NamedTuple
 
 from chronoverse.channel import Item, encode, join
@@ -71,7 +72,8 @@ class Pieces:
         self.rest: Final = rest
         self._archive: Final = archive or NoArchive()
         self._clock = clock
-        self._turns = Turns(TURN_SECONDS, StoreUnavailable, pause)
+        #: By server, so that one that does not answer keeps only its own jobs' viewers waiting.
+        self._turns: dict[Hashable, Turns] = defaultdict(lambda: Turns(TURN_SECONDS, StoreUnavailable, pause))
         self._kept: dict[_Key, tuple[float, Piece]] = {}
         self._kept_bytes = 0
 
@@ -91,7 +93,7 @@ class Pieces:
             piece = self._archived(key, count)
             if piece is not None:
                 return piece
-        with self._turns:
+        with self._turns[self.store.server(ref)]:
             kept = self._find(key)
             if kept is not None:
                 return kept
@@ -115,13 +117,14 @@ class Pieces:
     def _archived(self, key: _Key, count: int) -> Piece | None:
         """The piece out of the archive; None when it does not go so far."""
         ref, stream, cursor = key
-        with self._turns:
+        turns = self._turns[self.store.server(ref)]
+        with turns:
             kept = self._find(key)
             if kept is not None:
                 return kept
         # Not within the turn: it may come from far away. What several want is fetched once all the same.
         self._archive.entries(ref, cursor, 1)
-        with self._turns:
+        with turns:
             kept = self._find(key)
             if kept is not None:
                 return kept

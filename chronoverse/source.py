@@ -1,6 +1,6 @@
 """What reading needs of a store, and how much of it to ask for at once."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Final, Protocol
 
 from chronoverse.entries import Entry, RawEntry
@@ -26,6 +26,9 @@ class Reader(Protocol):
 class Source(Protocol):
     """What reading needs of a store; see :class:`chronoverse.store.Store`."""
 
+    @property
+    def one_server(self) -> bool: ...
+    def server(self, job: JobRef) -> Hashable: ...
     def look(self, job: JobRef) -> Job | None: ...
     def look_many(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]: ...
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]: ...

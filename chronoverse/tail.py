@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Final
 
@@ -72,6 +72,8 @@ class Tail:
         self._attend = threading.Event()
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
+        #: Who looks at the jobs of each server, where there are many.
+        self._looking: dict[Hashable, threading.Thread] = {}
         self._count = LineCount()
         self.tally = Tally()
         self._beats: dict[str, float] = {}
@@ -246,8 +248,34 @@ class Tail:
                 if viewer.due <= now:
                     viewer.wake()
         due = [channel for channel in channels if channel.look_at <= now]
-        if due:
+        if not due:
+            return
+        if self._store.one_server:
             self.look_at(due)
+            return
+        servers: dict[Hashable, list[Channel]] = {}
+        for channel in due:
+            servers.setdefault(self._store.server(channel.ref), []).append(channel)
+        for server, theirs in servers.items():
+            self._look_apart(server, theirs)
+
+    def _look_apart(self, server: Hashable, channels: Sequence[Channel]) -> None:
+        """Looks at jobs of one of many servers, in a thread of its own: one that stands still must not hold up others.
+
+        Does nothing while the last looks there are under way.
+        """
+        before = self._looking.get(server)
+        if before is None or not before.is_alive():
+            thread = threading.Thread(target=self._look_safely, args=(channels,), name="tail-look", daemon=True)
+            self._looking[server] = thread
+            thread.start()
+
+    def _look_safely(self, channels: Sequence[Channel]) -> None:
+        try:
+            self.look_at(channels)
+        except StoreError as error:
+            store_failed("tail", error)
+            log.warning("the tail cannot look at some of its jobs: %s", error)
 
     # The threads
 

@@ -12,10 +12,12 @@ import pytest
 
 from chronoverse.errors import Deleted, KeysMoving, StoreUnavailable
 from chronoverse.joblog import Job, JobRef, Run, Status
+from chronoverse.redisurl import RedisUrl
 from chronoverse.retention import delete_job
 from chronoverse.store import Durability, Store
-from chronoverse.store.cluster import slot_of
-from chronoverse.store.lanes import Lanes
+from chronoverse.store.cluster import MAP_SECONDS, ClusterPlace, slot_of
+from chronoverse.store.driver import TimedOut
+from chronoverse.store.lanes import LANES, Lanes
 from tests.support.bench import NOW, make_lines
 from tests.support.fleets import Cluster
 from tests.support.waiting import wait_until
@@ -43,10 +45,11 @@ def jobs(cluster: Cluster, store: Store) -> list[JobRef]:
 
 
 @contextlib.contextmanager
-def reading(store: Store, block_seconds: float) -> Iterator[Lanes]:
-    """The store's reader."""
+def reading(store: Store, block_seconds: float, most: int = LANES) -> Iterator[Lanes]:
+    """The store's reader, with ``most`` slots in a lane of their own."""
     reader = store.reader(block_seconds)
     assert isinstance(reader, Lanes)
+    reader._most = most
     yield reader
     reader.close()
 
@@ -120,13 +123,14 @@ def test_one_reader_reads_jobs_of_all_slots(store: Store, jobs: list[JobRef]) ->
         assert all(reader.silent_seconds(job) < 1 for job in jobs)
 
 
-def test_slots_beyond_the_bound_share_a_lane(store: Store, jobs: list[JobRef]) -> None:
-    """It does not block, and so finds them a little later."""
-    with reading(store, SHORT) as own:
-        reader = Lanes(own._make, slot_of, store.read, SHORT, most=1)
+def test_slots_beyond_the_bound_share_a_lane(store: Store, jobs: list[JobRef], cluster: Cluster) -> None:
+    """One for each server. It does not block, and so finds them a little later."""
+    beside = JobRef(cluster.workflow(cluster.masters()[1], "beside"), "job_1")
+    store.append(store.open(beside, "token"), make_lines(1, 2))
+    jobs = [*jobs, beside]
+    with reading(store, SHORT, most=1) as reader:
         assert all_of(reader, dict.fromkeys(jobs, 0)) == {job: [b"1-0", b"2-0"] for job in jobs}
-        assert len([each for each in threading.enumerate() if each.name == "tail-lane"]) == 2
-        reader.close()
+        assert len([each for each in threading.enumerate() if each.name == "tail-lane"]) == 3
 
 
 def test_a_job_that_joins_is_read_at_once(store: Store, jobs: list[JobRef]) -> None:
@@ -145,14 +149,15 @@ def test_a_job_that_joins_is_read_at_once(store: Store, jobs: list[JobRef]) -> N
     assert slot_of(first.workflow_id) != slot_of(other.workflow_id)
 
 
+@pytest.mark.parametrize("most", [LANES, 1], ids=["lanes", "shared lanes"])
 def test_a_server_that_stands_still_silences_only_its_own_jobs(
-    store: Store, jobs: list[JobRef], cluster: Cluster
+    store: Store, jobs: list[JobRef], cluster: Cluster, most: int
 ) -> None:
     """The others are read on, and it is known whose server says nothing."""
     number = next(each for each in cluster.masters() if each not in cluster.pair)
     (silent,) = [job for job in jobs if cluster.owner(job.workflow_id) == number]
     others = [job for job in jobs if job != silent]
-    with reading(store, SHORT) as reader:
+    with reading(store, SHORT, most) as reader:
         all_of(reader, dict.fromkeys(jobs, 1))
         os.kill(cluster.servers[number].pid, signal.SIGSTOP)
         try:
@@ -167,6 +172,28 @@ def test_a_server_that_stands_still_silences_only_its_own_jobs(
         wait_until(
             lambda: reader.read(dict.fromkeys(jobs, 2), 100) or reader.silent_seconds(silent) < 0.4, 5, "it is back"
         )
+
+
+def test_a_server_that_stands_still_is_the_last_to_be_asked_for_the_map(cluster: Cluster) -> None:
+    """Each command to it that fails has the map asked for, and everybody waits for the answer."""
+    now = [0.0]
+    place = ClusterPlace(RedisUrl.read(cluster.url), clock=lambda: now[0])
+    number = next(each for each in cluster.masters() if each not in cluster.pair)
+    sick, healthy = cluster.workflow(number), cluster.workflow(cluster.pair[0])
+    place.run(healthy, lambda client: client.execute_command("PING"))
+    os.kill(cluster.servers[number].pid, signal.SIGSTOP)
+    try:
+        slowest = 0.0
+        for now[0] in range(1, 21):
+            place.failed(sick, TimedOut())
+            began = time.monotonic()
+            place.run(healthy, lambda client: client.execute_command("PING"))
+            slowest = max(slowest, time.monotonic() - began)
+    finally:
+        os.kill(cluster.servers[number].pid, signal.SIGCONT)
+    place.close()
+
+    assert slowest < MAP_SECONDS / 2
 
 
 def test_a_slot_moves_under_a_store(store: Store, cluster: Cluster, prefix: str) -> None:

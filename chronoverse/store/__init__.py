@@ -29,7 +29,7 @@ import contextlib
 import copy
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
@@ -109,6 +109,15 @@ class Store:
         store = copy.copy(self)
         store._use = Use.TAIL
         return store
+
+    @property
+    def one_server(self) -> bool:
+        """Whether all jobs are on one server."""
+        return self._place.one
+
+    def server(self, job: JobRef) -> Hashable:
+        """Which server has the job. Whoever waits for one must not hold up the jobs of the others."""
+        return self._place.server(job.workflow_id)
 
     # What a job is
 
@@ -284,7 +293,10 @@ class Store:
         """A reader on connections of its own, for the process's tail. ``tracked_jobs``: see :class:`LiveReader`."""
         if self._place.one:
             return LiveReader(self._place, self._key, block_seconds, tracked_jobs)
-        return Lanes(lambda: BlockingReader(self._place, self._key, block_seconds), slot_of, self.read, block_seconds)
+        place = self._place
+        return Lanes(
+            lambda: BlockingReader(place, self._key, block_seconds), slot_of, place.server, self.read, block_seconds
+        )
 
     # What a runner does
 

@@ -7,7 +7,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final
 
 import redis
@@ -61,23 +61,28 @@ class ClusterPlace:
         self._newest: list[Address] = []
         self._asked_at = -MAP_PAUSE_SECONDS
         self._stale = True
+        #: When a node did not answer, the last time.
+        self._silent_at: dict[Address, float] = {}
         self._mapping = threading.Lock()
         # A bad option is found out now, and not by the first viewer.
         self._client(url.hosts[0], Use.COMMANDS)
 
     def run(self, workflow_id: str, work: Work[Result], use: Use = Use.COMMANDS) -> Result:
-        client = self._client(self._owner(workflow_id), use)
+        server = self._owner(workflow_id)
+        client = self._client(server, use)
         for _ in range(REDIRECTIONS):
             try:
                 return work(client)
             except Moved as error:
-                client = self._client(self._learn(error), use)
+                server = self._learn(error)
+                client = self._client(server, use)
             except Ask as error:
                 if use is Use.WAITS:
                     raise  # these are two commands on one connection
-                client = AskingClient(self._client(error.node_addr, use))
+                server = error.node_addr
+                client = AskingClient(self._client(server, use))
             except Away:
-                self._stale = True
+                self._fell_silent(server)
                 raise
         raise redis.ConnectionError("the servers send us from one to the other")
 
@@ -95,7 +100,10 @@ class ClusterPlace:
         if isinstance(error, Moved):
             self._learn(error)
         elif isinstance(error, Away):
-            self._stale = True
+            self._fell_silent(self._owners[slot_of(workflow_id)])
+
+    def server(self, workflow_id: str) -> Hashable:
+        return self._owners[slot_of(workflow_id)]
 
     def beside(self, connection: Connection) -> Client:
         return self._client((connection.host, connection.port), Use.TAIL)
@@ -118,7 +126,7 @@ class ClusterPlace:
             try:
                 self._client(master, Use.HEALTH).execute_command("PING")
             except DriverError as error:
-                self._stale = True
+                self._fell_silent(master)
                 failure = error
             else:
                 return
@@ -147,11 +155,21 @@ class ClusterPlace:
         self._stale = True
         return owner
 
+    def _fell_silent(self, server: Address | None) -> None:
+        """Did not answer. Its slots may be another's by now, and it is the last that we ask for the map."""
+        self._stale = True
+        if server is not None:
+            self._silent_at[server] = self._clock()
+
     def _owned(self) -> list[Address]:
-        """In no order, so that no node is asked by all."""
+        """Those that have fallen silent last, of the others in no order, so that no node is asked by all.
+
+        While a node stands still, commands to it fail again and again, and each has the map asked for. Everybody waits
+        for the answer, so whoever is known to give none must not be asked before the others.
+        """
         masters = list({owner for owner in self._owners if owner is not None})
         random.shuffle(masters)
-        return masters
+        return sorted(masters, key=lambda master: self._silent_at.get(master, float("-inf")))
 
     def _renew(self) -> None:
         """Asks for the map if something said that it is wrong; if nobody answers, the old one stands."""
@@ -180,11 +198,13 @@ class ClusterPlace:
 
     def _forget(self, masters: set[Address]) -> None:
         """Nodes that are masters no more: nodes come and go, and their addresses with them."""
+        self._silent_at = {master: at for master, at in self._silent_at.items() if master in masters}
         for key in [key for key in self._clients if key[0] not in masters]:
             self._clients.pop(key).connection_pool.disconnect(inuse_connections=False)
 
     def _client(self, server: Address, use: Use) -> Client:
         found = self._clients.get((server, use))
         if found is None:
-            found = self._clients[server, use] = connect(self._url.server(server), retries=use.retries)
+            url = self._url.server(server)
+            found = self._clients[server, use] = connect(url, retries=use.retries, timeout=use.timeout)
         return found

@@ -1,7 +1,7 @@
 """Live reading where jobs are in different slots of a Cluster: no XREAD takes keys of two. ADR 8 has the reasons.
 
 Each slot that is watched is a *lane*: a thread with a blocking reader of its own, which reads once each time it is
-told to. Slots beyond the bound share one lane that does not block but asks again and again.
+told to. Slots beyond the bound share one lane for each server, which does not block but asks again and again.
 """
 
 import contextlib
@@ -10,8 +10,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Final
 
 from chronoverse.entries import RawEntry
@@ -29,9 +28,6 @@ POLL_SHARE: Final = 3
 BACKOFF_SECONDS: Final = (0.05, 0.5)
 #: Seconds between two tries of making a blocked lane take up a new job.
 REARM_SECONDS: Final = 0.002
-
-#: The lane of all slots beyond the bound, among the others by their slots.
-SHARED: Final = -1
 
 Cursors = dict[JobRef, int]
 Entries = list[tuple[JobRef, Sequence[RawEntry]]]
@@ -59,6 +55,11 @@ class _Lane:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tail-lane", daemon=True)
         self._thread.start()
+
+    @property
+    def shared(self) -> bool:
+        """Whether it is for all slots of a server that have none of their own."""
+        return self._reader is None
 
     def begin(self, cursors: Cursors, count: int) -> None:
         """Has it read, once."""
@@ -120,8 +121,9 @@ class _Lane:
 class Lanes:
     """As :class:`chronoverse.store.reader.BlockingReader`, for jobs in any slots. One thread reads; any may interrupt.
 
-    ``make`` gives a reader for the jobs of one slot, ``slot`` a workflow's, and ``read`` reads one job without waiting.
-    A slot whose server is away does not keep the others from being read: :meth:`silent_seconds` tells of it.
+    ``make`` gives a reader for the jobs of one slot, ``slot`` and ``server`` are a workflow's, and ``read`` reads one
+    job without waiting. A slot whose server is away does not keep the others from being read: :meth:`silent_seconds`
+    tells of it.
     """
 
     tracks = False
@@ -130,19 +132,21 @@ class Lanes:
         self,
         make: Callable[[], BlockingReader],
         slot: Callable[[str], int],
+        server: Callable[[str], Hashable],
         read: Read,
         block_seconds: float,
         most: int = LANES,
     ) -> None:
         self._make = make
         self._slot = slot
+        self._server = server
         self._read = read
         self._block_seconds = block_seconds
         self._most = most
-        self._lanes: dict[int, _Lane] = {}
+        #: By slot, and those that are shared by server.
+        self._lanes: dict[Hashable, _Lane] = {}
         self._done: queue.SimpleQueue[_Lane | None] = queue.SimpleQueue()
-        self._behind: queue.SimpleQueue[_Lane | None] = queue.SimpleQueue()
-        self._rearming: threading.Thread | None = None
+        self._rearming: list[threading.Thread] = []
 
     def read(self, cursors: Mapping[JobRef, int], count: int) -> Entries:
         """Waits until any job has entries after its cursor; up to ``count`` of each. Empty when none came in time.
@@ -166,22 +170,17 @@ class Lanes:
         slots: dict[int, Cursors] = {}
         for job, cursor in cursors.items():
             slots.setdefault(self._slot(job.workflow_id), {})[job] = cursor
-        for slot in [slot for slot, lane in self._lanes.items() if slot not in slots and lane.order is None]:
-            if slot != SHARED:
-                self._lanes.pop(slot).close()
-        wanted: dict[int, Cursors] = {}
+        for key in [key for key, lane in self._lanes.items() if key not in slots and lane.order is None]:
+            if not self._lanes[key].shared:
+                self._lanes.pop(key).close()
+        wanted: dict[Hashable, Cursors] = {}
         for slot, jobs in slots.items():
             own = slot in self._lanes or len(self._lanes) < self._most
-            wanted.setdefault(slot if own else SHARED, {}).update(jobs)
-            if own:
-                self._lane(slot)
-        return [(self._lane(slot), jobs) for slot, jobs in wanted.items()]
-
-    def _lane(self, slot: int) -> _Lane:
-        lane = self._lanes.get(slot)
-        if lane is None:
-            lane = self._lanes[slot] = _Lane(None if slot == SHARED else self._make(), self._read, self._done)
-        return lane
+            key = slot if own else self._server(next(iter(jobs)).workflow_id)
+            wanted.setdefault(key, {}).update(jobs)
+            if key not in self._lanes:
+                self._lanes[key] = _Lane(self._make() if own else None, self._read, self._done)
+        return [(self._lanes[key], jobs) for key, jobs in wanted.items()]
 
     def _begin(self, wanted: list[tuple[_Lane, Cursors]], count: int) -> None:
         """Gives each idle lane its order, and has the others come back that lack a job."""
@@ -193,11 +192,11 @@ class Lanes:
                 self._rearm(lane)
 
     def _rearm(self, lane: _Lane) -> None:
-        if self._rearming is None or not self._rearming.is_alive():
-            target = partial(_interrupt, self._behind)
-            self._rearming = threading.Thread(target=target, name="tail-rearming", daemon=True)
-            self._rearming.start()
-        self._behind.put(lane)
+        """In a thread of its own, since a server that is away takes its time."""
+        self._rearming = [each for each in self._rearming if each.is_alive()]
+        thread = threading.Thread(target=_interrupt, args=(lane,), name="tail-rearming", daemon=True)
+        self._rearming.append(thread)
+        thread.start()
 
     def _next(self, until: float | None) -> tuple[list[_Lane], bool]:
         """Waits for lanes that are done, or ``until`` then; and whether somebody interrupted."""
@@ -225,7 +224,8 @@ class Lanes:
 
     def silent_seconds(self, job: JobRef) -> float:
         """For how long the job's server has not answered."""
-        lane = self._lanes.get(self._slot(job.workflow_id)) or self._lanes.get(SHARED)
+        workflow_id = job.workflow_id
+        lane = self._lanes.get(self._slot(workflow_id)) or self._lanes.get(self._server(workflow_id))
         return 0 if lane is None or lane.order is None else time.monotonic() - lane.answered_at
 
     def close(self) -> None:
@@ -235,22 +235,17 @@ class Lanes:
         for lane in lanes.values():
             lane.close()
             self._rearm(lane)
-        # Of the thread that interrupts too: the next one must not read what was meant for this one.
-        self._behind.put(None)
-        rearming, self._behind, self._rearming = self._rearming, queue.SimpleQueue(), None
         until = time.monotonic() + 2 * self._block_seconds
         for lane in lanes.values():
             lane.join(max(until - time.monotonic(), 0))
-        if rearming is not None:
+        for thread in self._rearming:
             # Or it would ask with a client that whoever owns it closes next.
-            rearming.join(max(until - time.monotonic(), 0))
+            thread.join(max(until - time.monotonic(), 0))
 
 
-def _interrupt(behind: "queue.SimpleQueue[_Lane | None]") -> None:
-    """In a thread of its own, since a server that is away takes its time: meanwhile all other lanes are read."""
-    while (lane := behind.get()) is not None:
-        with contextlib.suppress(StoreError):
-            lane.interrupt()
+def _interrupt(lane: _Lane) -> None:
+    with contextlib.suppress(StoreError):
+        lane.interrupt()
 
 
 def _complain(done: list[_Lane], wanted: list[_Lane]) -> None:

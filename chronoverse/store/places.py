@@ -1,14 +1,19 @@
 """Which server has a workflow's keys, and connections to it. All other modules of the store ask here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from enum import Enum
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from chronoverse.joblog import JobRef
 from chronoverse.store.driver import COMMAND_TIMEOUT_SECONDS, Client, Connection, DriverError, connect, connection
 
 Result = TypeVar("Result")
 Work = Callable[[Client], Result]
+
+
+#: Seconds in which a server answers a health check. Whoever asks, such as a kubelet, waits for some seconds at most,
+#: and in a Cluster other servers are asked after it.
+HEALTH_SECONDS: Final = 1.0
 
 
 class Use(Enum):
@@ -28,6 +33,11 @@ class Use(Enum):
     @property
     def retries(self) -> int:
         return 0 if self in (Use.APPENDS, Use.WAITS) else 1
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a command may take."""
+        return HEALTH_SECONDS if self is Use.HEALTH else COMMAND_TIMEOUT_SECONDS
 
 
 class Place(Protocol):
@@ -62,6 +72,10 @@ class Place(Protocol):
         """A client for the tail's commands to the server at the other end of an own connection."""
         ...
 
+    def server(self, workflow_id: str) -> Hashable:
+        """The workflow's server, as far as is known, without asking anybody."""
+        ...
+
     def parts(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
         """The jobs by server."""
         ...
@@ -91,7 +105,7 @@ class OneServer:
         self._clients = self._fresh()
 
     def _fresh(self) -> dict[Use, Client]:
-        return {use: connect(self._url, retries=use.retries, **self._options) for use in Use}
+        return {use: connect(self._url, retries=use.retries, timeout=use.timeout, **self._options) for use in Use}
 
     def run(self, workflow_id: str, work: Work[Result], use: Use = Use.COMMANDS) -> Result:
         return work(self._clients[use])
@@ -109,6 +123,9 @@ class OneServer:
 
     def beside(self, connection: Connection) -> Client:
         return self._clients[Use.TAIL]
+
+    def server(self, workflow_id: str) -> Hashable:
+        return self._url
 
     def parts(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
         return [jobs] if jobs else []

@@ -91,7 +91,8 @@ def _page(
     found: list[Job] = []
     while True:
         count = min(LOOK_JOBS, limit - len(found)) if status is None else LOOK_JOBS
-        with services.scans.turn(subject):
+        # Any job of the workflow: they are all on one server.
+        with services.scanning(JobRef(workflow_id, ""), subject):
             listed = store.jobs(workflow_id, place, count)
             looked = store.look_many([JobRef(workflow_id, job_id) for _, job_id in listed])
             gone = [job_id for (_, job_id), job in zip(listed, looked, strict=True) if job is None]

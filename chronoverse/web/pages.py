@@ -132,7 +132,7 @@ def batches(
             search = None
         if limit is not None:
             count = max(1, min(count, limit))
-        with services.scans.turn(subject) if limit is None else contextlib.nullcontext():
+        with services.scanning(job.ref, subject) if limit is None else contextlib.nullcontext():
             read = history.before(place, count) if descending else history.after(place, count)
         lines = [entry for entry in read.entries if isinstance(entry, Line)]
         place = read.place
@@ -165,7 +165,7 @@ def _search(
     )
     frames = how(archive, job.ref, search.matcher, place)
     while True:
-        with services.searches.turn(principal().subject):
+        with services.searching(job.ref, principal().subject):
             frame = next(frames, None)
         if frame is None:
             return

@@ -93,7 +93,7 @@ def blueprint(services: Services) -> Blueprint:
         """Ask whether the log has lines as they are, before deleting one's own copy of them."""
         ref = JobRef(workflow_id, job_id)
         subject = principal().subject
-        with services.bodies.json(request, subject, compare_body) as body, services.scans.turn(subject):
+        with services.bodies.json(request, subject, compare_body) as body, services.scanning(ref, subject):
             compared = readback.compare(services.store, services.archive, ref, body["first"], body["lines"])
         return page_response({"next": compared.following, "differs": compared.differs}, None)
 

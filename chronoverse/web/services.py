@@ -1,7 +1,9 @@
 """What the routes need, handed to each blueprint as one argument; and who is asking."""
 
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -73,11 +75,10 @@ class Services:
     objects: Objects | None = None
     #: Where they are asked for.
     traces: Traces | None = None
-    #: Turns at reading many stored lines or looking at many jobs, of each token's subject in turn: a token with many
-    #: requests delays its own. A batch is a turn.
-    scans: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, at_once=SCANS))
-    #: The same at searching the archive, which may take as long as others let it.
-    searches: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, at_once=SEARCHES))
+    #: Turns at reading many stored lines or looking at many jobs; see :meth:`scanning`.
+    scans: dict[Hashable, Turns] = field(default_factory=lambda: _by_server(SCANS))
+    #: The same at searching the archive, of which the store has the index; see :meth:`searching`.
+    searches: dict[Hashable, Turns] = field(default_factory=lambda: _by_server(SEARCHES))
     #: The moments in which the worker has nothing else to do; see :meth:`stand_back`.
     leisure: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, when_idle))
     #: The same for who has waited for them long enough: one in a round of the event loop.
@@ -115,6 +116,17 @@ class Services:
         with self.heavy.turn(subject or principal().subject):
             return in_thread(work)
 
+    def scanning(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
+        """A turn at reading a batch of stored lines, or at looking at many jobs, of the server that has ``ref``.
+
+        Each token's ``subject`` has its turn: one with many requests delays its own. Raises: :class:`AtCapacity`.
+        """
+        return self.scans[self.store.server(ref)].turn(subject)
+
+    def searching(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
+        """The same at searching the archive, which may take as long as others let it. Raises: :class:`AtCapacity`."""
+        return self.searches[self.store.server(ref)].turn(subject)
+
     def stand_back(self) -> None:
         """Lets everybody go first: see :func:`when_idle`. Whoever searches has such moments in turns.
 
@@ -147,6 +159,11 @@ class Services:
                     detail = "given more than once"
                     return problem(400, f"{name}: {detail}", [{"parameter": name, "detail": detail}])
             return None
+
+
+def _by_server(at_once: int) -> dict[Hashable, Turns]:
+    """Turns for each server of the store: one that does not answer holds up requests for its own jobs only."""
+    return defaultdict(lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, at_once=at_once))
 
 
 def guest(services: Services) -> Guest:

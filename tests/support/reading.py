@@ -1,7 +1,7 @@
 """What tests of the reading side share: a clock and a store they drive by hand, and the oracle of a viewer's bytes."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from chronoverse.entries import RawEntry
@@ -53,6 +53,13 @@ class Impatient:
             action()
         if self.fault:
             raise self.fault
+
+    @property
+    def one_server(self) -> bool:
+        return self._store.one_server
+
+    def server(self, job: JobRef) -> Hashable:
+        return self._store.server(job)
 
     def look(self, job: JobRef) -> Job | None:
         self._check("look")
