@@ -16,9 +16,9 @@ import redis
 from chronoverse.archive.objects import Stored
 from chronoverse.archive.reading import Archive
 from chronoverse.channel import Channel
-from chronoverse.errors import ArchiveDamaged, ChronoverseError, StoreError
+from chronoverse.errors import ArchiveDamaged, ChronoverseError, NotALog, StoreError
 from chronoverse.history import History
-from chronoverse.joblog import Job, JobRef, Status
+from chronoverse.joblog import IDENTIFIER, Job, JobRef, Status
 from chronoverse.redaction import Redaction, Wish
 from chronoverse.retention import delete_job
 from chronoverse.store import Attempt, Store
@@ -483,3 +483,29 @@ def test_who_works_with_a_hostile_job_gets_a_clear_error_or_none(world: World, k
         except Exception as error:
             if not isinstance(error, ChronoverseError) or "script" in str(error):
                 raise AssertionError(f"{name}: {hostile}: {error!r}") from error
+
+
+def test_what_is_wrong_with_a_workflow_s_keys_stays_with_the_workflow(world: World) -> None:
+    """Settings that cannot be read are none, or kept within bounds; a listing that is none stops no other workflow."""
+    settings = [*other_types("settings"), *_each("settings", "HSET", "retention_seconds", values=TEXTS)]
+    listings = [*other_types("jobs"), *_each("jobs", "ZADD", "inf", values=[text for text in TEXTS if text != "1"])]
+    worlds = {f"wf_{number}": hostile for number, hostile in enumerate([*settings, *listings])}
+    for workflow, hostile in worlds.items():
+        world.make("ended", JobRef(workflow, "job_1"))
+        hostile.write(world.bench, JobRef(workflow, "job_1"))
+    world.make("ended", JobRef(OTHER, "job_1"))
+
+    world.archive()
+
+    assert world.store.inventory.survey(JobRef(OTHER, "job_1")).complete
+    for number in range(len(settings)):
+        job = JobRef(f"wf_{number}", "job_1")
+        found = world.store.look(job)
+        # Numbers that are numbers of seconds count, however small.
+        assert found is None or world.store.inventory.survey(job).complete, settings[number].name
+        assert world.store.register(JobRef(job.workflow_id, "job_2"))
+        world.make("ended", JobRef(job.workflow_id, "job_3"))
+    for workflow, hostile in worlds.items():
+        with contextlib.suppress(NotALog):
+            listed = [job_id for _, job_id in world.store.jobs(workflow, None, 10)]
+            assert all(map(IDENTIFIER.fullmatch, listed)), hostile.name

@@ -1,6 +1,7 @@
 """The archiver's process: beside a service on the embedded default, and by itself."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -134,6 +135,41 @@ def test_an_operator_s_commands(
     ask(outside, "archive", "--orphans", "--delete")
     assert list(objects.list("")) == []
     bench.close()
+
+
+def test_an_archiver_goes_on_beside_hostile_keys(
+    server: RedisServer, store: Store, prefix: str, outside: dict[str, str], tmp_path: Path
+) -> None:
+    """It says once of each of these jobs what is wrong, and archives and deletes the others."""
+    with contextlib.closing(Bench(server, prefix)) as bench:
+        before, gone, behind = (JobRef("wf_1", name) for name in ("before", "gone", "behind"))
+        for job in (before, gone):
+            run(store, job, 10)
+        bench.end_seen(8 * DAY, gone)
+        hostile = [JobRef("wf_1", f"hostile_{number}") for number in range(4)]
+        bench.ask("XADD", bench.key("archive", hostile[0]), "1-0", "a", "b")
+        bench.ask("ZADD", bench.key("archive", hostile[1]), "1", "no record")
+        run(store, hostile[2], 3)
+        bench.ask("HSET", bench.key("job", hostile[2]), "archived", "2", "archived_first", "1")
+        bench.ask("ZADD", bench.key("archive", hostile[2]), "2", "[]")
+        bench.ask("SET", bench.key("log", hostile[3]), "no stream")
+
+        with (tmp_path / "said").open("wb") as said:
+            argv = [sys.executable, "-m", "chronoverse", "archive"]
+            archiver = subprocess.Popen(argv, env=outside, stdin=subprocess.DEVNULL, stderr=said)
+        try:
+            for job in (before, behind):
+                if job is behind:
+                    run(store, job, 10)
+                wait_until(lambda job=job: store.inventory.survey(job).complete, PATIENCE_SECONDS, "it is archived")  # type: ignore[misc]
+            wait_until(lambda: store.look(gone) is None, PATIENCE_SECONDS, "the job whose time is over is deleted")
+        finally:
+            archiver.terminate()
+        assert archiver.wait(PATIENCE_SECONDS) == 0
+        lines = [json.loads(line) for line in (tmp_path / "said").read_text("utf-8").splitlines()]
+        assert sorted(line["job"] for line in lines if line["message"].startswith("not archived")) == [
+            *map(str, hostile)
+        ]
 
 
 @pytest.mark.parametrize("writer", ["a runner whose clock is behind", "a foreign runner with old times"])

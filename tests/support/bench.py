@@ -62,7 +62,7 @@ class Bench:
 
     def key(self, kind: str, job: JobRef = JOB) -> str:
         """A key as the wire contract spells it."""
-        tail = "jobs" if kind == "jobs" else f"{job.job_id}:{kind}"
+        tail = kind if kind in ("jobs", "settings") else f"{job.job_id}:{kind}"
         return f"{self.prefix}:{{{job.workflow_id}}}:{tail}"
 
     def xadd(self, entry_id: str, *fields: Any, job: JobRef = JOB) -> None:
