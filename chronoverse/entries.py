@@ -31,10 +31,14 @@ def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Ite
         if number <= cursor:
             yield Stray(_text(entry_id))
             continue
-        if number > cursor + 1:
-            yield from _gaps(cursor + 1, number - 1, first)
+        entry, start = _entry(number, fields), number
+        if type(entry) is Gap:
+            # Lost numbers are told of behind them, maybe to who has begun to read among them.
+            start = max(entry.first, cursor + 1)
+            entry = Gap(start, number, entry.reason)
+        if start > cursor + 1:
+            yield from _gaps(cursor + 1, start - 1, first)
         cursor = number
-        entry = _entry(number, fields)
         yield entry
         if type(entry) is End:
             return
@@ -95,6 +99,9 @@ def _entry(number: int, fields: Sequence[bytes]) -> Line | Gap | End:
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     if named.get(b"event") == b"end":
         return read_terminal(number, fields)
+    if named.get(b"event") == b"lost":
+        lost_from = parse_number(_text(named.get(b"from", b""))) or number
+        return Gap(min(lost_from, number), number, "lost")
     if b"message" not in named:
         return Gap(number, number, "malformed")
     return Line(

@@ -124,6 +124,14 @@ class HttpLedger:
         self.append(attempt, lines[:half])
         return self.append(attempt, lines[half:])
 
+    def lose(self, attempt: Attempt, first: int, last: int) -> int:
+        """Names lines ``first`` to ``last`` as lost; returns the next number. Renews the lease.
+
+        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`.
+        """
+        body = {"token": attempt.token, "attempt": attempt.attempt, "first": first, "count": last - first + 1}
+        return _number(self._post(attempt.job, "logs/lost", body), "next")
+
     def compare(self, job: JobRef, lines: Sequence[Line]) -> Compared:
         """Has the service compare ``lines`` with the log's: see :class:`chronoverse.ledger.Reader`."""
         asked = {"first": lines[0].sequence_num, "lines": [line_digest(line) for line in lines]}

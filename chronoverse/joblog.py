@@ -144,7 +144,8 @@ def lines_of(runs: Iterable[Run], first: int) -> list[Line]:
 class Gap(NamedTuple):
     """Numbers ``first`` to ``last``, both included, that cannot be had.
 
-    ``reason``: ``trimmed`` away, ``missing`` (never written, or deleted), ``malformed`` (nothing in it to show).
+    ``reason``: ``trimmed`` away, ``missing`` (never written, or deleted), ``lost`` (the store lost them, and
+    their runner did not keep them), ``malformed`` (nothing in it to show).
     """
 
     first: int

@@ -78,6 +78,8 @@ class Publisher:
         self._store: Ledger | None = None
         self._sender: Sender | None = None
         self._attempt: Attempt | None = None
+        #: Numbers that neither the store nor the spool has; the log is to name them before anything else is sent.
+        self._lost: tuple[int, int] | None = None
         self._earlier: deque[str] = deque(maxlen=TOKENS)
         self._resume(spool)
         self._renew_at = 0.0
@@ -209,6 +211,12 @@ class Publisher:
             self._open(store, sender)
         elif self._finished:
             self._settle(Hold(self._attempt, self._base))
+        elif self._lost is not None:
+            first, last = self._lost
+            store.lose(self._attempt, first, last)
+            self._lost = None
+            self._say(f"the store has lost lines {first} to {last}, which are no longer kept here: the log names them")
+            self._answered_well()
         elif sender.busy:
             sender.fill(self._attempt, self._base)
             sender.receive(self._base)
@@ -309,10 +317,13 @@ class Publisher:
 
     def _move(self, index: int) -> None:
         """The store's next line is that with ``index``."""
+        self._lost = None
         if index > self._spool.acked:
             self._spool.acknowledge(index)
         elif not self._spool.rewind(index):
-            raise Closed(f"the store has lost lines from {index + self._base} on, which are no longer kept here")
+            first = self._spool.first
+            self._spool.rewind(first)
+            self._lost = (self._base + index, self._base + first - 1)
 
     def _hold(self) -> Hold | None:
         return self.hold if self._attempt else None

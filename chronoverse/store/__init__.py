@@ -101,7 +101,7 @@ class Store:
         self.redacted: Final = Redacted(self._place, self._key)
         self.inventory: Final = Inventory(self._place, prefix, self._key)
         self._foreign = ForeignJobs(self._place, self._index, clock)
-        names = ("open", "append", "renew", "finish", "look", "register", "unlist")
+        names = ("open", "append", "renew", "finish", "look", "register", "unlist", "lose")
         self._scripts = {name: Script(name) for name in names}
 
     def for_tail(self) -> "Store":
@@ -325,6 +325,15 @@ class Store:
         ]
         args = arguments(attempt, self._lease_ms, lines[0].sequence_num, runs)
         following: int = self._answer("append", attempt.job, self._keys(attempt.job), *args)[0]
+        return following
+
+    def lose(self, attempt: Attempt, first: int, last: int) -> int:
+        """Names lines ``first`` to ``last`` as lost; returns the next number. Renews the lease.
+
+        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`.
+        """
+        args = (attempt.token, self._lease_ms, first, last, iso_timestamp(self._clock()))
+        following: int = self._answer("lose", attempt.job, self._keys(attempt.job), *args)[0]
         return following
 
     def appends(self) -> Appends:

@@ -12,6 +12,9 @@ from chronoverse.web.schemas import STREAMS
 
 #: Lines of one append. Beyond it the script would hold the store for more than a millisecond or two.
 MAX_LINES: Final = 500
+#: The highest number from which on lines may be named as lost, and the most of them at once: a log that has no numbers
+#: left cannot end. A runner that writes a million lines a second gets there in five days.
+MAX_LOST: Final = 5 * 10**11
 #: An exit code, or its negative: what the reader of a log takes for one.
 MAX_EXIT_CODE: Final = 999_999_999
 
@@ -145,6 +148,15 @@ class LinesBody(Schema):
         """The schema for lines of at most so many bytes."""
         name = "LinesBody"
         return cls.from_dict({"lines": Lines(max_line_bytes, required=True)}, name=name)()
+
+
+class LostBody(Schema):
+    """Names consecutive lines as lost: neither the log nor the runner has them any more."""
+
+    token = _token()
+    attempt = _attempt()
+    first = _number(1, "The first line's number: the log's next.", MAX_LOST, required=True)
+    count = _number(1, "How many lines.", MAX_LOST, required=True)
 
 
 class CompareBody(Schema):

@@ -24,6 +24,7 @@ from chronoverse.web.publications import (
     ComparedSchema,
     EndBody,
     LinesBody,
+    LostBody,
     NextSchema,
     lines,
 )
@@ -38,7 +39,7 @@ def blueprint(services: Services) -> Blueprint:
     """The publishing routes."""
     routes = Blueprint("publish", __name__, description="For runners.")
     services.guard(routes)
-    attempt_body, compare_body, end_body = AttemptBody(), CompareBody(), EndBody()
+    attempt_body, lost_body, compare_body, end_body = AttemptBody(), LostBody(), CompareBody(), EndBody()
     lines_body = LinesBody.of(services.settings.max_line_bytes)
 
     @routes.route(f"{_JOB}/attempts", methods=["POST"])
@@ -83,6 +84,24 @@ def blueprint(services: Services) -> Blueprint:
             services.rates.spend(principal().subject, (line["message"] for line in body["lines"]))
             metrics.LINES_APPENDED.inc(len(body["lines"]))
             return page_response({"next": following}, None)
+
+    @routes.route(f"{_JOB}/logs/lost", methods=["POST"])
+    @routes.doc(requestBody=_document(LostBody))
+    @routes.response(200, NextSchema, description="Readers are told of these numbers in a gap with the reason `lost`.")
+    @routes.alt_response(
+        409,
+        **_PROBLEM,
+        description="`reason` is GAP (then `expected` is the next number), FENCED, CLOSED, DELETED or TAINTED.",
+    )
+    @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
+    def lost(workflow_id: str, job_id: str) -> Response:
+        """Name lines as lost, and let the log go on behind them."""
+        with services.bodies.json(request, principal().subject, lost_body) as body:
+            first, last = body["first"], body["first"] + body["count"] - 1
+            attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], first)
+            with _counted("lose"):
+                following = services.store.lose(attempt, first, last)
+        return page_response({"next": following}, None)
 
     @routes.route(f"{_JOB}/logs/compare", methods=["POST"])
     @routes.doc(requestBody=_document(CompareBody))

@@ -9,11 +9,8 @@ local token, ttl, first = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 check_types(log, job, lease)
 local last, shape = tip(log, job)
-if redis.call('GET', lease) ~= token then
-  if is_deleted(lease) then return {'DELETED'} end
-  local status = redis.call('HGET', job, 'status')
-  return {is_terminal(status) and status ~= 'LOST' and 'CLOSED' or 'FENCED'}
-end
+local refused = refusal(job, lease, token)
+if refused then return {refused} end
 if shape then return {shape, last} end
 if first > last + 1 then return {'GAP', last + 1} end
 

@@ -73,6 +73,14 @@ local function is_deleted(key)
   return type(redis.pcall('GET', (string.gsub(key, '%a+$', 'deleted')))) == 'string'
 end
 
+-- Why nothing can be appended under this token: DELETED, CLOSED or FENCED. Nil while the lease holds it.
+local function refusal(job, lease, token)
+  if redis.call('GET', lease) == token then return nil end
+  if is_deleted(lease) then return 'DELETED' end
+  local status = redis.call('HGET', job, 'status')
+  return is_terminal(status) and status ~= 'LOST' and 'CLOSED' or 'FENCED'
+end
+
 local function stream_info(log)
   local info, flat = {}, redis.call('XINFO', 'STREAM', log)
   for at = 1, #flat, 2 do info[flat[at]] = flat[at + 1] end

@@ -18,5 +18,5 @@ if not is_terminal(status) or attempt ~= ARGV[4] then return {'FENCED'} end
 if not redis.call('HGET', job, 'archived') then redis.call('PEXPIRE', job, kept(job, ARGV[3])) end
 if shape == 'CLOSED' then return {'OK', last + 1} end
 -- All of the log is in the archive, and the store has let it go.
-if not shape and last > 0 and last == tonumber(lines) then return {'OK', last + 2} end
+if not shape and last > 0 and last == whole_number(lines) then return {'OK', last + 2} end
 return {'FENCED'}

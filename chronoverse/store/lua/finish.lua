@@ -12,7 +12,7 @@ local last, shape = tip(log, job)
 local ended = redis.call('HMGET', job, 'status', 'attempt', 'lines')
 if redis.call('GET', lease) ~= token then
   if is_deleted(lease) then return {'DELETED'} end
-  local is_same = ended[1] == status and ended[2] == ARGV[8] and tonumber(ended[3]) == tonumber(ARGV[7]) - 1
+  local is_same = ended[1] == status and ended[2] == ARGV[8] and whole_number(ended[3]) == tonumber(ARGV[7]) - 1
   return {is_same and 'OK' or 'FENCED'}
 end
 if shape == 'CLOSED' then return {'FENCED'} end

@@ -10,6 +10,7 @@ const GROUP_END = /^(?:::endgroup::|##\[endgroup\])/;
 const GONE = {
   trimmed: "no longer kept",
   missing: "missing from the log",
+  lost: "lost by the store",
   malformed: "in no readable form",
 };
 
