@@ -16,7 +16,7 @@ from chronoverse.redisurl import RedisUrl
 from chronoverse.retention import delete_job
 from chronoverse.store import Durability, Store
 from chronoverse.store.cluster import MAP_SECONDS, ClusterPlace, slot_of
-from chronoverse.store.driver import TimedOut
+from chronoverse.store.driver import Moved, TimedOut
 from chronoverse.store.lanes import LANES, Lanes
 from tests.support.bench import NOW, make_lines
 from tests.support.fleets import Cluster
@@ -175,12 +175,16 @@ def test_a_server_that_stands_still_silences_only_its_own_jobs(
 
 
 def test_a_server_that_stands_still_is_the_last_to_be_asked_for_the_map(cluster: Cluster) -> None:
-    """Each command to it that fails has the map asked for, and everybody waits for the answer."""
+    """Each command to it that fails has the map asked for, and everybody waits for the answer.
+
+    It is the node that the last moved slot went to, which is asked first while it answers.
+    """
     now = [0.0]
     place = ClusterPlace(RedisUrl.read(cluster.url), clock=lambda: now[0])
     number = next(each for each in cluster.masters() if each not in cluster.pair)
     sick, healthy = cluster.workflow(number), cluster.workflow(cluster.pair[0])
     place.run(healthy, lambda client: client.execute_command("PING"))
+    place.failed(sick, Moved(f"{slot_of(sick)} 127.0.0.1:{cluster.ports[number]}"))
     os.kill(cluster.servers[number].pid, signal.SIGSTOP)
     try:
         slowest = 0.0

@@ -7,7 +7,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Final
 
 import redis
@@ -122,7 +122,7 @@ class ClusterPlace:
         """One master that answers is enough: only the jobs of the others are away."""
         self._renew()
         failure: DriverError = redis.ConnectionError("the Cluster has no masters")
-        for master in self._owned():
+        for master in self._silent_last(self._owned()):
             try:
                 self._client(master, Use.HEALTH).execute_command("PING")
             except DriverError as error:
@@ -156,20 +156,24 @@ class ClusterPlace:
         return owner
 
     def _fell_silent(self, server: Address | None) -> None:
-        """Did not answer. Its slots may be another's by now, and it is the last that we ask for the map."""
+        """The node did not answer. Its slots may be another's by now."""
         self._stale = True
         if server is not None:
             self._silent_at[server] = self._clock()
 
     def _owned(self) -> list[Address]:
-        """Those that have fallen silent last, of the others in no order, so that no node is asked by all.
-
-        While a node stands still, commands to it fail again and again, and each has the map asked for. Everybody waits
-        for the answer, so whoever is known to give none must not be asked before the others.
-        """
+        """In no order, so that no node is asked by all."""
         masters = list({owner for owner in self._owners if owner is not None})
         random.shuffle(masters)
-        return sorted(masters, key=lambda master: self._silent_at.get(master, float("-inf")))
+        return masters
+
+    def _silent_last(self, nodes: Iterable[Address]) -> list[Address]:
+        """The nodes in the order in which to ask them, each once: as they come, but for those that did not answer.
+
+        While a node stands still, commands to it fail again and again, and each has the map asked for. Everybody waits
+        for the answer, so that node must not be asked before the others.
+        """
+        return sorted(dict.fromkeys(nodes), key=lambda node: self._silent_at.get(node, float("-inf")))
 
     def _renew(self) -> None:
         """Asks for the map if something said that it is wrong; if nobody answers, the old one stands."""
@@ -179,13 +183,18 @@ class ClusterPlace:
             if not self._stale or self._clock() - self._asked_at < MAP_PAUSE_SECONDS:
                 return
             self._asked_at = self._clock()
-            for address in [*self._newest, *self._owned(), *self._url.hosts][:MAP_NODES]:
+            for address in self._silent_last([*self._newest, *self._owned(), *self._url.hosts])[:MAP_NODES]:
                 server, seconds = self._url.server(address), MAP_SECONDS
                 client = connect(server, retries=0, timeout=seconds, socket_connect_timeout=seconds)
-                with contextlib.closing(client), contextlib.suppress(DriverError):
-                    self._read(client.execute_command("CLUSTER", "SLOTS"), address)
-                    self._stale = False
-                    return
+                with contextlib.closing(client):
+                    try:
+                        ranges = client.execute_command("CLUSTER", "SLOTS")
+                    except DriverError:
+                        self._fell_silent(address)
+                        continue
+                self._read(ranges, address)
+                self._stale = False
+                return
 
     def _read(self, ranges: list[Any], asked: Address) -> None:
         owners: list[Address | None] = [None] * SLOTS
@@ -198,7 +207,8 @@ class ClusterPlace:
 
     def _forget(self, masters: set[Address]) -> None:
         """Nodes that are masters no more: nodes come and go, and their addresses with them."""
-        self._silent_at = {master: at for master, at in self._silent_at.items() if master in masters}
+        known = masters | set(self._url.hosts)
+        self._silent_at = {node: at for node, at in self._silent_at.items() if node in known}
         for key in [key for key in self._clients if key[0] not in masters]:
             self._clients.pop(key).connection_pool.disconnect(inuse_connections=False)
 

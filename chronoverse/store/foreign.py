@@ -36,10 +36,10 @@ class ForeignJobs:
         self._listed_at: dict[JobRef, float] = {}
 
     def list_jobs(self, jobs: Sequence[Job], use: Use = Use.COMMANDS) -> None:
-        """Adds ``jobs``, all on one server, to the listings of their workflows, if they are not there.
+        """Adds ``jobs``, which are all on one server, to the listings of their workflows; those there keep their place.
 
         A job's score is its creation time, or that of its first entry, or now. Nothing is raised: a server that is
-        full or read-only can be read all the same, and the next look tries again.
+        full or read-only can be read all the same. A look :data:`LISTED_SECONDS` later tries again.
         """
         now = self._monotonic()
         unlisted = [job for job in jobs if now >= self._listed_at.get(job.ref, -LISTED_SECONDS) + LISTED_SECONDS]
