@@ -3,6 +3,7 @@
 Pure but for its lock. The tail publishes into it, viewers take out of it, and nobody waits here.
 """
 
+import sys
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
@@ -55,10 +56,18 @@ class Taken(NamedTuple):
     position: int
 
 
-def encode(entries: Iterable[Entry], cursor: int) -> tuple[list[Item], End | Stray | None]:
-    """The frames of ``entries``, and what they close with: a terminal entry, or a Stray that is the last."""
+def encode(
+    entries: Iterable[Entry], cursor: int, most_bytes: int = sys.maxsize
+) -> tuple[list[Item], End | Stray | None]:
+    """The frames of ``entries``, and what they close with: a terminal entry, or a Stray that is the last.
+
+    Entries that follow the frame with which they come to ``most_bytes`` are left out.
+    """
     items: list[Item] = []
+    size = 0
     for entry in entries:
+        if size >= most_bytes:
+            break
         if type(entry) is Line:
             cursor = entry.sequence_num
             items.append(Item(cursor, entry.stream, entry.to_frame()))
@@ -71,18 +80,22 @@ def encode(entries: Iterable[Entry], cursor: int) -> tuple[list[Item], End | Str
             items.append(Item(cursor, None, entry.to_frame()))
         elif type(entry) is End:
             return items, entry
+        size += len(items[-1].frame)
     return items, None
 
 
-def encode_raw(entries: Sequence[RawEntry], cursor: int, first: int) -> tuple[list[Item], End | Stray | None]:
+def encode_raw(
+    entries: Sequence[RawEntry], cursor: int, first: int, most_bytes: int = sys.maxsize
+) -> tuple[list[Item], End | Stray | None]:
     """As :func:`encode`, of the raw entries behind ``cursor``; plain lines at the beginning at a third of the cost."""
-    frames = plain_frames(entries, cursor)
+    frames = plain_frames(entries, cursor, most_bytes)
     streams = [stream_name(entry[1][5]) for entry in entries[: len(frames)]]
     items = list(map(Item, range(cursor + 1, cursor + len(frames) + 1), streams, frames))
     if len(frames) == len(entries):
         return items, None
     cursor += len(frames)
-    others, closing = encode(read_entries(entries[len(frames) :], cursor, first), cursor)
+    left = most_bytes - sum(map(len, frames))
+    others, closing = encode(read_entries(entries[len(frames) :], cursor, first), cursor, left)
     return items + others, closing
 
 

@@ -1,5 +1,6 @@
 """What the entries of a log's stream mean, whoever wrote them. Pure, and nothing in them is trusted."""
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -9,6 +10,9 @@ from chronoverse.joblog import LINE_FRAME, MAX_NUMBER, End, Gap, Line, Status, S
 
 #: What a foreign entry without a timestamp is shown with: valid, and plainly not a real time.
 NO_TIMESTAMP: Final = "1970-01-01T00:00:00.000Z"
+
+#: :data:`LINE_FRAME` of a line that is not a piece of a longer one.
+_PLAIN_FRAME: Final = LINE_FRAME.replace(b'"%b}', b'"}')
 
 Entry = Line | Gap | End | Stray
 #: An entry as the store hands it over: id, then field, value, field, value, …
@@ -44,14 +48,15 @@ def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Ite
             return
 
 
-def plain_frames(entries: Iterable[RawEntry], after: int) -> list[bytes]:
+def plain_frames(entries: Iterable[RawEntry], after: int, most_bytes: int = sys.maxsize) -> list[bytes]:
     """The frames of the plain lines that the raw ``entries`` behind line ``after`` begin with, up to the first other.
 
     A plain line is what our own append writes: the next number, and a timestamp, a message and a stream in this
-    order. Its frame is the one that :func:`read_entries` and ``Line.to_frame`` lead to, at a third of the cost.
+    order. Its frame is the one that :func:`read_entries` and ``Line.to_frame`` lead to, at a third of the cost. The
+    last frame is the one with which they come to ``most_bytes``.
     """
     frames: list[bytes] = []
-    number, stamp, stamp_json = after, None, b""
+    left, number, stamp, stamp_json = most_bytes, after, None, b""
     for entry_id, fields in entries:
         number += 1
         if len(fields) != 6 or fields[0] != b"timestamp" or fields[2] != b"message" or fields[4] != b"stream":
@@ -63,7 +68,11 @@ def plain_frames(entries: Iterable[RawEntry], after: int) -> list[bytes]:
             stamp_json = orjson.dumps(_text(stamp))
         message_json = orjson.dumps(fields[3].decode("utf-8", "replace"))
         stream = b"stderr" if fields[5] == b"stderr" else b"stdout"
-        frames.append(LINE_FRAME % (stamp_json, message_json, number, stream, b"", number))
+        frame = _PLAIN_FRAME % (stamp_json, message_json, number, stream, number)
+        frames.append(frame)
+        left -= len(frame)
+        if left <= 0:
+            break
     return frames
 
 

@@ -13,11 +13,17 @@ from chronoverse.joblog import End, Job, JobRef, Stray
 from chronoverse.source import Archive, Source
 from chronoverse.turns import Turns
 
-#: Bytes that a piece should come to: what a viewer that stopped reading holds on to. Larger ones are no faster.
+#: Bytes that a piece should come to. Larger ones are no faster.
 PIECE_BYTES: Final = 64 * 2**10
+#: Bytes at which a piece ends, whatever was asked for: a viewer that stopped reading holds so many, and the rest of the
+#: line with which they are reached. Four lines of 64 KiB fit, unless JSON escapes their characters.
+MOST_BYTES: Final = 256 * 2**10
 #: The least and the most lines asked for to get there, powers of two. The most bounds how long a worker is busy with
-#: one piece (0.5 ms), and what comes when lines suddenly are as long as lines can be (32 MiB).
+#: one piece (0.5 ms).
 PIECE_LINES: Final = (4, 512)
+#: Bytes of lines that one read of the store may bring, where lines are suddenly as long as a runner may write them:
+#: where that is longer than 64 KiB, fewer lines are asked for at once.
+READ_BYTES: Final = 32 * 2**20
 #: Lines asked for at first, when nobody knows how long they are.
 FIRST_LINES: Final = 32
 #: Bytes of pieces kept for others who want the same.
@@ -36,7 +42,8 @@ class Piece(NamedTuple):
     """Frames, the cursor behind them, and what they close with: a terminal entry, or a Stray that is the last.
 
     ``lines`` is how many entries it is made of, and ``following`` how many to ask for next. ``whole``: there were as
-    many as had been asked for, so that nothing can be added to it. ``job`` is a look at the job, where one was needed.
+    many as had been asked for, or more than fit, so that nothing can be added to it. ``job`` is a look at the job,
+    where one was needed.
     """
 
     frames: bytes
@@ -51,6 +58,7 @@ class Piece(NamedTuple):
 class Pieces:
     """All that a worker reads of the past, one piece at a time. ``clock`` is monotonic, in seconds.
 
+    ``max_line_bytes`` is how long a runner may make a line; it bounds what one read of the store may bring.
     ``pause`` lets whoever is live go on for once, before each piece: see :class:`Turns`. ``rest`` is called by a viewer
     with the bytes of its last piece before it reads the next, and returns when the machine has room for that.
     """
@@ -64,6 +72,7 @@ class Pieces:
         store: Source,
         archive: Archive | None = None,
         *,
+        max_line_bytes: int = 65_536,
         pause: Callable[[], object] = bool,
         rest: Callable[[int], object] = bool,
         clock: Callable[[], float] = time.monotonic,
@@ -74,6 +83,7 @@ class Pieces:
         self._clock = clock
         #: By server, so that one that does not answer keeps only its own jobs' viewers waiting.
         self._turns: dict[Hashable, Turns] = defaultdict(lambda: Turns(TURN_SECONDS, StoreUnavailable, pause))
+        self._most_lines = min(self.most_lines, _power_of_two(READ_BYTES // max_line_bytes))
         self._kept: dict[_Key, tuple[float, Piece]] = {}
         self._kept_bytes = 0
 
@@ -86,7 +96,7 @@ class Pieces:
         lines soon want the same pieces. ``known`` is what is known of the job: the archive is asked for what it has
         and the store has no more. Raises :class:`StoreError`.
         """
-        lines = min(lines, self.most_lines)
+        lines = min(lines, self._most_lines)
         count = lines - cursor % lines
         key = (ref, stream, cursor)
         if known and archive_has(known, cursor):
@@ -102,7 +112,7 @@ class Pieces:
                 piece = _piece(entries, cursor, 1, stream) if entries else None
                 # What is not all of the truth is nobody else's.
                 if piece and piece.closing is None:
-                    piece = piece._replace(whole=piece.lines == count)
+                    piece = piece._replace(whole=piece.whole or piece.lines == count)
                     self._keep(key, piece)
                 return piece
         # Not within the turn: a look may take as long as a runner is given to come back.
@@ -137,12 +147,12 @@ class Pieces:
                 entries = self._archive.entries(ref, cursor, count)
                 if not entries:
                     return None
-                items, _ = encode(entries, cursor)
+                items, _ = encode(entries, cursor, MOST_BYTES)
                 if items[-1].number == cursor:
                     return None
                 size = sum([len(item.frame) for item in items])
-                following = _following(len(entries), size)
-                piece = Piece(join(items, stream), items[-1].number, None, len(entries), following, whole=True)
+                following = _following(len(items), size)
+                piece = Piece(join(items, stream), items[-1].number, None, len(items), following, whole=True)
             self._keep(key, piece)
             return piece
 
@@ -196,23 +206,33 @@ class Pieces:
 
 
 def _piece(entries: Sequence[RawEntry], cursor: int, first: int, stream: str | None) -> Piece:
-    """What ``entries``, which follow line ``cursor``, are to a viewer. ``first`` is the first number the store has."""
-    plain = plain_frames(entries, cursor)
-    reached = cursor + len(plain)
-    items, closing = encode(read_entries(entries[len(plain) :], reached, first), reached)
-    size = sum(map(len, plain)) + sum([len(item.frame) for item in items])
-    following = _following(len(entries), size)
+    """What ``entries``, which follow line ``cursor``, are to a viewer: all of them, or the first :data:`MOST_BYTES`.
+
+    ``first`` is the first number the store has.
+    """
+    plain = plain_frames(entries, cursor, MOST_BYTES)
+    reached, size = cursor + len(plain), sum(map(len, plain))
+    items, closing = encode(read_entries(entries[len(plain) :], reached, first), reached, MOST_BYTES - size)
+    size += sum([len(item.frame) for item in items])
+    cut = size >= MOST_BYTES
+    lines = len(plain) + len(items) if cut else len(entries)
+    following = _following(lines, size)
     if stream is None:
         frames = b"".join(plain + [item.frame for item in items])
     else:
         # No filter is worth a way of its own: one viewer in many has it.
         named = [stream_name(fields[5]) for _, fields in entries[: len(plain)]]
         frames = join([*map(Item, range(cursor + 1, reached + 1), named, plain), *items], stream)
-    return Piece(frames, items[-1].number if items else reached, closing, len(entries), following)
+    return Piece(frames, items[-1].number if items else reached, closing, lines, following, whole=cut)
 
 
 def _following(lines: int, size: int) -> int:
     """How many lines to ask for after ``lines`` that came to ``size`` bytes: a power of two, and no leap."""
     least, most = PIECE_LINES
-    fitting = max(PIECE_BYTES * lines // max(size, 1), 1)
-    return max(least, min(most, 1 << (fitting.bit_length() - 1), 1 << ((lines * 4).bit_length() - 1)))
+    fitting = _power_of_two(PIECE_BYTES * lines // max(size, 1))
+    return max(least, min(most, fitting, _power_of_two(lines * 4)))
+
+
+def _power_of_two(number: int) -> int:
+    """The largest one that is not more than ``number``; 1 where that is less."""
+    return 1 << (max(number, 1).bit_length() - 1)

@@ -37,6 +37,9 @@ TICK_SECONDS: Final = 0.5
 REARM_SECONDS: Final = 0.002
 #: Seconds to wait after a failed read, with jitter; doubles from the first to the second.
 BACKOFF_SECONDS: Final = (0.05, 1.0)
+#: Bytes of frames made of one read of a job, and the rest of the line with which they are reached: what lies behind is
+#: read again. Only lines that are suddenly much longer than those before come to so many; a ring holds no more.
+PUBLISH_BYTES: Final = 8 * 2**20
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +217,7 @@ class Tail:
         if not ordinary:
             entries, before = beyond_archived(channel, entries, before)
         first = channel.job.first if channel.job and not ordinary else 1
-        items, closing = encode_raw(entries, before, first)
+        items, closing = encode_raw(entries, before, first, PUBLISH_BYTES)
         if items:
             size, sharing = sum([len(item.frame) for item in items]), channel.sharing
             if channel.publish(items, before, self._ring_bytes()):

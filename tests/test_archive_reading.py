@@ -100,6 +100,18 @@ def test_any_page_in_both_directions(
     assert downwards == whole[: max(place - 1, 0)][::-1]
 
 
+def test_one_read_of_long_lines_ends_early(tmp_path: Path) -> None:
+    """At the end of a frame, and the next goes on from there, in both directions."""
+    shelf = Shelf.at(tmp_path)
+    shelf.fill([raw(number, "x" * 2**18) for number in range(1, 13)], 12, 2**19)
+    archive = shelf.archive()
+    upwards, downwards = archive.entries(JOB, 0, 12), archive.entries_before(JOB, 13, 12)
+
+    assert [place for place, _ in by_number(upwards)] == [1, 2, 3, 4]
+    assert [place for place, _ in by_number(archive.entries(JOB, 4, 12))] == [5, 6, 7, 8]
+    assert [place for place, _ in by_number(downwards)] == [12, 11, 10, 9]
+
+
 def test_strays_are_named_where_they_lie(tmp_path: Path) -> None:
     """Upwards, when what comes before them is asked for too."""
     shelf = Shelf.at(tmp_path)

@@ -394,6 +394,24 @@ def test_raw_entries_become_the_same_items(fields: list[list[bytes]], steps: lis
     assert encode_raw(entries, after, 1) == encode(read_entries(entries, after, 1), after)
 
 
+@given(fields=RAW, steps=st.lists(st.sampled_from([1, 1, 1, 2, 0]), min_size=8, max_size=8), most=st.integers(1, 800))
+def test_entries_beyond_a_bound_are_left_for_another_time(
+    fields: list[list[bytes]], steps: list[int], most: int
+) -> None:
+    """All up to the frame with which the bound is reached, and no end unless everything before it fits."""
+    number, entries = 0, list[RawEntry]()
+    for step, each in zip(steps, fields, strict=False):
+        number += step
+        entries.append((b"%d-%d" % (number, 0 if step else len(entries) + 1), each))
+    whole, end = encode_raw(entries, 0, 1)
+    items, closing = encode_raw(entries, 0, 1, most)
+
+    sizes = [len(item.frame) for item in items]
+    assert items == whole[: len(items)]
+    assert sum(sizes[:-1]) < most
+    assert (sum(sizes) >= most and closing is None) or (items, closing) == (whole, end)
+
+
 def test_a_stray_at_the_beginning_stands_at_the_cursor() -> None:
     """It has no number of its own."""
     [stray], _ = encode([Stray("5-1")], 5)

@@ -13,7 +13,17 @@ from chronoverse.channel import encode, join
 from chronoverse.entries import RawEntry, read_entries
 from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog import JobRef, Line
-from chronoverse.pieces import FIRST_LINES, KEPT_SECONDS, PIECE_BYTES, PIECE_LINES, Piece, _piece
+from chronoverse.pieces import (
+    FIRST_LINES,
+    KEPT_SECONDS,
+    MOST_BYTES,
+    PIECE_BYTES,
+    PIECE_LINES,
+    READ_BYTES,
+    Piece,
+    Pieces,
+    _piece,
+)
 from chronoverse.store import Store
 from chronoverse.tail import Tail
 from chronoverse.viewer import Request, Viewer
@@ -137,6 +147,38 @@ def test_pieces_grow_to_what_fits(length: int, lines: int) -> None:
         wanted = piece.following
     assert (wanted, seen[0]) == (lines, FIRST_LINES)
     assert lines in PIECE_LINES or PIECE_BYTES / 2 < lines * len(piece.frames) / seen[-1] <= PIECE_BYTES
+
+
+@pytest.mark.parametrize("stream", [None, "stdout"])
+@pytest.mark.parametrize("partial", [False, True], ids=["plain", "partial"])
+@pytest.mark.parametrize("short", [0, 100])
+def test_a_piece_ends_where_its_lines_have_become_long(short: int, partial: bool, stream: str | None) -> None:
+    """With the line that goes beyond the bound, in whichever way it is spelled."""
+    messages = [b"short"] * short + [b"\x01" * 65_536] * 10
+    more = [b"partial", b"1"] if partial else []
+    entries: list[RawEntry] = [
+        (b"%d-0" % number, [b"timestamp", STAMP.encode(), b"message", message, b"stream", b"stdout", *more])
+        for number, message in enumerate(messages, 1)
+    ]
+    piece = _piece(entries, 0, 1, stream)
+
+    assert (piece.cursor, piece.lines, piece.closing, piece.whole) == (short + 1, short + 1, None, True)
+    assert MOST_BYTES < len(piece.frames) < MOST_BYTES + 6 * 65_536
+    whole, reached = b"", 0
+    while reached < len(entries):
+        piece = _piece(entries[reached:], reached, 1, stream)
+        whole, reached = whole + piece.frames, piece.cursor
+    assert whole == join(encode(read_entries(entries, 0), 0)[0], stream)
+
+
+def test_where_lines_may_be_long_fewer_are_read_at_once(rig: Rig) -> None:
+    """Those of one read come to 32 MiB at most."""
+    rig.write(1, 40)
+    pieces = Pieces(rig.source, max_line_bytes=2**21 + 1, clock=rig.clock)
+
+    piece = pieces.behind(JOB, None, 0, PIECE_LINES[1])
+    assert piece is not None
+    assert (piece.cursor, READ_BYTES // 2**22) == (8, 8)
 
 
 # Who shares it

@@ -9,7 +9,7 @@ import pytest
 from chronoverse.entries import RawEntry
 from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog import JobRef
-from chronoverse.store.ahead import AHEAD_SECONDS, AheadReader
+from chronoverse.store.ahead import AHEAD_BYTES, AHEAD_SECONDS, AheadReader
 from chronoverse.store.driver import connection
 from tests.support.reading import Clock
 from tests.support.servers import RedisServer, running
@@ -74,6 +74,18 @@ def test_the_next_is_asked_for_before_it_is_wanted(rig: Rig) -> None:
     rig.ask("DEL", rig.key())
 
     assert (rig.read(4), rig.read(6)) == ([5, 6], [])
+
+
+def test_long_entries_are_not_asked_for_before_they_are_wanted(rig: Rig) -> None:
+    """Whoever reads them may not take all of what comes, and asks for something else."""
+    rig.write(1, 3)
+    rig.ask("XADD", rig.key(), "4-0", "message", b"x" * AHEAD_BYTES)
+    rig.write(5, 8)
+    rig.read(0)
+    rig.read(2)
+    rig.ask("DEL", rig.key())
+
+    assert rig.read(4) == []
 
 
 def test_an_answer_that_is_not_wanted_is_nobodys(rig: Rig) -> None:

@@ -75,11 +75,11 @@ class World:
         self.written: dict[JobRef, dict[int, Line]] = {}
         self.watched: list[Watched] = []
 
-    def write(self, job: JobRef, lines: int = 1) -> None:
+    def write(self, job: JobRef, lines: int = 1, message: str = "") -> None:
         """Appends the job's next lines, by our own runner with one attempt for all."""
         written = self.written.setdefault(job, {})
         attempt = self.runner.open(job, "token")
-        batch = [Line(len(written) + 1 + at, STAMP, f"{job} {at}", "stdout") for at in range(lines)]
+        batch = [Line(len(written) + 1 + at, STAMP, message or f"{job} {at}", "stdout") for at in range(lines)]
         written |= {line.sequence_num: line for line in batch}
         self.runner.append(attempt, batch)
 
@@ -225,6 +225,19 @@ def test_many_lines_at_once(world: World) -> None:
         world.write(job(), 500)
     wait_until(lambda: first.has(20_000) and second.has(20_000), SOON, "both have it all")
     assert first.account.lines == second.account.lines == list(range(1, 20_001))
+
+
+def test_long_lines_are_published_in_parts(world: World) -> None:
+    """What one read brings beyond the bound is read again, and nobody misses it."""
+    world.write(job())
+    watcher = world.watch(job())
+    wait_until(lambda: watcher.has(1), SOON, "the first line is there")
+    long = "\x01" * 65_536
+    for _ in range(3):
+        # 32 of them, as many as are asked for at first, come to 12 MiB as frames.
+        world.write(job(), 40, long)
+    wait_until(lambda: watcher.has(121), SOON, "all are there")
+    assert watcher.account.lines == list(range(1, 122))
 
 
 class Mortal(Impatient):

@@ -25,6 +25,8 @@ RUNS_BYTES: Final = 4 * 2**20
 SCAN_BYTES: Final = 2**20
 #: Bytes of lines kept. A frame is asked for some five times by one replay, and then no more.
 LINES_BYTES: Final = 4 * 2**20
+#: Bytes of lines behind which a read of entries ends, at the end of a frame.
+ENTRIES_BYTES: Final = 2**20
 #: What a line costs besides its bytes.
 _LINE_OVERHEAD: Final = 48
 
@@ -71,11 +73,15 @@ class Archive:
         return Stretch(b"\n".join([*lines, b""]), after + len(lines)) if lines else None
 
     def entries(self, job: JobRef, after: int, count: int) -> list[Entry]:
-        """Up to ``count`` entries strictly after ``after``, every number accounted for; fewer at the archive's end."""
+        """Up to ``count`` entries strictly after ``after``, every number accounted for.
+
+        Fewer where they come to :data:`ENTRIES_BYTES`, and at the archive's end; none only there.
+        """
         found: list[Entry] = []
-        reached = after
-        while len(found) < count and (there := self._find(job, reached + 1)):
+        reached, size = after, 0
+        while len(found) < count and (size < ENTRIES_BYTES or not found) and (there := self._find(job, reached + 1)):
             frame, lines = there
+            size += frame.text_size
             if frame.first > reached + 1:
                 found.append(Gap(reached + 1, frame.first - 1, "trimmed"))
             found += islice(_following(frame, lines, after), count - len(found))
@@ -83,16 +89,20 @@ class Archive:
         return found
 
     def entries_before(self, job: JobRef, before: int, count: int) -> list[Entry]:
-        """Up to ``count`` entries strictly before ``before``, the last first; fewer at the archive's beginning.
+        """Up to ``count`` entries strictly before ``before``, the last first.
 
+        Fewer where they come to :data:`ENTRIES_BYTES`, and at the archive's beginning; none only there.
         ``before`` is at most one past the archive's last number. What has no number is not named: whoever reads
         downwards counts on each entry having one.
         """
         found: list[Entry] = []
-        while len(found) < count and before > 1 and (there := self._find(job, before - 1)):
-            frame, lines = there
-            if frame.first >= before:
+        size = 0
+        while len(found) < count and before > 1 and (size < ENTRIES_BYTES or not found):
+            there = self._find(job, before - 1)
+            if there is None or there[0].first >= before:
                 break
+            frame, lines = there
+            size += frame.text_size
             found += islice(_preceding(frame, lines, before), count - len(found))
             before = frame.first
         return found

@@ -10,6 +10,9 @@ from chronoverse.joblog import JobRef
 from chronoverse.store.driver import Connection, DriverError, TimedOut, Unreachable, translated
 from chronoverse.store.replies import after, streams
 
+#: Bytes that the next answer may come to, by the last entry of this one. Whoever reads long lines may not take all of
+#: them, and then asks for others.
+AHEAD_BYTES: Final = 2**20
 #: Seconds an answer may lie unread. After that it is asked for again: the log may have changed.
 AHEAD_SECONDS: Final = 1.0
 
@@ -45,7 +48,7 @@ class AheadReader:
             if len(entries) == count:
                 reached = entry_number(entries[-1][0])
                 self._read_to = job, reached
-                if goes_on:
+                if goes_on and count * max(map(len, entries[-1][1])) < AHEAD_BYTES:
                     self._ask_ahead((job, reached, count))
             return entries
 

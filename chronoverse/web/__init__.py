@@ -67,7 +67,8 @@ def services(settings: Settings) -> Services:
     )
     objects = objects_at(settings.archive_place) if settings.archive_place else None
     archive = Archive(objects, store.archived) if objects else NoArchive()
-    pieces = Pieces(store, archive, pause=let_others, rest=Restraint(presence := Presence()))
+    rest, most = Restraint(presence := Presence()), settings.max_line_bytes
+    pieces = Pieces(store, archive, max_line_bytes=most, pause=let_others, rest=rest)
     tail = Tail(store.for_tail(), lease_seconds=settings.lease_seconds, redacted=pieces.forget)
     metrics.WORKERS.set(1)
     metrics.STREAMS_LIMIT.set(settings.max_streams)
