@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -215,6 +217,48 @@ def test_lines_that_read_otherwise_keep_the_file(server: RedisServer, tmp_path: 
     assert done.returncode == ENDED
     assert f"line 2001 of {JOB} is not as in {path}" in done.stderr
     assert path.exists()
+
+
+FLOOD: Final = """
+import sys
+print("first", flush=True)
+sys.stdin.readline()
+for number in range(300_000): print(f"{number:0100}")
+"""
+
+
+def test_lines_that_found_no_room_are_told_wherever_the_rest_is(server: RedisServer, tmp_path: Path) -> None:
+    """On stderr when the runner of a lost job ends, when its file is delivered, and in the log that is delivered."""
+    command = [sys.executable, "-m", "chronoverse", "run", "--workflow", JOB.workflow_id, "--job", JOB.job_id]
+    with subprocess.Popen(
+        [*command, "--", sys.executable, "-c", FLOOD],
+        env=environ(server, tmp_path, spool_max_bytes=16_781_312),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as runner:
+        wait_until(lambda: server.ask("XLEN", key("log")) == 1, SOON, "the first line is in the store")
+        runner.send_signal(signal.SIGSTOP)
+        lose(server)
+        runner.send_signal(signal.SIGCONT)
+        _, said = runner.communicate(b"\n", timeout=60)
+    assert runner.returncode == 0
+    (told,) = re.findall(
+        r"^chronoverse: (\d+) lines were dropped: there was no room to keep them$", said.decode(), re.M
+    )
+    assert int(told) > 100_000
+    (path,) = leftovers(tmp_path / "data" / "spool")
+    assert f"{told} lines were dropped" in deliver(server, tmp_path, path).stderr
+    done = deliver(server, tmp_path, "--as", OTHER.job_id, path)
+    assert done.returncode == 0
+    assert f"{told} lines were dropped" in done.stderr
+    lines, end = read_log(server, OTHER)
+    assert end is not None
+    assert (end["status"], end["dropped"]) == ("COMPLETED", told)
+    (marker,) = [line["message"] for line in lines if line["message"].startswith("[chronoverse] ")]
+    assert marker.startswith(f"[chronoverse] {told} lines ")
+    printed = [line["message"] for line in lines if line["message"].isdigit()]
+    assert len(printed) + int(told) == 300_000
 
 
 @pytest.fixture

@@ -209,6 +209,22 @@ def test_lines_dropped_last_are_marked_at_the_end() -> None:
     assert messages[1].startswith(f"[chronoverse] 1 lines ({SLOT} bytes) dropped between line 1 and line 3")
 
 
+def test_lines_dropped_last_are_known_to_who_recovers_the_file(tmp_path: Path) -> None:
+    """Their runner was killed before it could say so in the log."""
+    spool = Spool(filed(tmp_path, 20))
+    fill(spool, 0, 30)
+    spool.put(block("half", partial=True))
+    spool.put(block("x" * SLOT))
+    assert spool.path is not None
+    (tmp_path / "copy.spool").write_bytes(spool.path.read_bytes())
+    found = Spool.recover(tmp_path / "copy.spool")
+    assert found.dropped == 1
+    found.close(NOW)
+    messages = drain(found)
+    assert messages[30:32] == ["half", ""]
+    assert messages[32].startswith("[chronoverse] 1 lines dropped between line 32 and line 34")
+
+
 def test_any_order_of_puts_takes_and_losses_keeps_the_account(tmp_path: Path) -> None:
     """Whatever happens: numbers without gaps, lines in order, seen and dropped are all."""
     for seed in range(40):

@@ -5,7 +5,8 @@ Keys, under a prefix, with the workflow as hash tag so that all of a workflow's 
     {prefix}:{<workflow>}:jobs         zset    job ids by creation time (Unix ms)
                                                never expires; jobs that are gone leave it when a listing meets them,
                                                foreign jobs enter it when somebody looks at them
-    {prefix}:{<workflow>}:<job>:log    stream  the lines as <sequence_num>-0, last the terminal entry
+    {prefix}:{<workflow>}:<job>:log    stream  the lines as <sequence_num>-0, last the terminal entry; one entry,
+                                               with the last one's number, for lines that were lost
                                                expires RETENTION after the end
     {prefix}:{<workflow>}:<job>:job    hash    status, attempt, created_at, …
                                                end_seen_ms: when the end was first seen, by the server's clock
