@@ -1,7 +1,7 @@
 """The archiver: finds logs that are large or have ended, and moves them into the archive. Any number may run.
 
 It takes the smallest step that helps, and looks again: running logs that are too large come first, for the store pays
-for them; then a chunk of a log that has ended; then jobs whose time is over.
+for them; then, in turns, objects that are to be deleted and a chunk of a log that has ended; then jobs whose time is over.
 """
 
 import contextlib
@@ -25,12 +25,13 @@ from chronoverse.errors import (
     StoreRefused,
     StoreUnavailable,
 )
+from chronoverse.garbage import ORPHAN_SECONDS, SEALER_SECONDS, At, JobObjects
 from chronoverse.joblog import Job, JobRef, seconds_of
-from chronoverse.retention import ORPHAN_SECONDS, delete_job, nothing, sweep
-from chronoverse.sealing import SEALER_SECONDS, At, Sealing, sealer
+from chronoverse.retention import delete_job, nothing
+from chronoverse.sealing import Sealing, sealer
 from chronoverse.store import Store
-from chronoverse.store.inventory import Survey
-from chronoverse.workload import HIGH_MARK, HURRY_MARK, LOW_MARK, SLOW_MARK, SLOW_SECONDS, Workload
+from chronoverse.store.inventory import Keys, Survey
+from chronoverse.workload import HIGH_MARK, HURRY_MARK, LOW_MARK, SLOW_MARK, Workload
 
 #: Seconds between looks at the sizes of running logs: one grows by 4 MB in it at most.
 LOOK_SECONDS: Final = 0.1
@@ -45,6 +46,8 @@ REST_SECONDS: Final = 300.0
 RETRY_SECONDS: Final = 60.0
 #: Seconds until somebody else's job is looked at again.
 BUSY_SECONDS: Final = 1.0
+#: Seconds until a running log that is too large is looked at again, where somebody else is moving it or died doing so.
+LARGE_BUSY_SECONDS: Final = 0.25
 #: Seconds to wait when the store or the archive is away: at first, and at most.
 AWAY_SECONDS: Final = (0.5, 15.0)
 
@@ -87,9 +90,11 @@ class Archiver:
         self._monotonic = monotonic
         self._work = Workload(monotonic)
         self._look_at = self._round_at = 0.0
-        self._round: Iterator[list[JobRef]] | None = None
+        self._round: Iterator[Keys] | None = None
         self._round_took = 0.0
         self._round_found: set[JobRef] = set()
+        #: Whether the last step was to delete objects.
+        self._tidies = False
 
     def run(self) -> None:
         """Goes on until it is told to stop, however often the store or the archive is away."""
@@ -138,7 +143,11 @@ class Archiver:
         high = self._limits.hot_bytes * HIGH_MARK
         if (largest := self._work.largest()) and largest[1] >= high:
             return self._guarded(largest[0], lambda: self._shorten(*largest))
-        ended = next(iter(self._work.ended), None)
+        untidy, ended = next(iter(self._work.untidy), None), next(iter(self._work.ended), None)
+        # They take turns: there may be very many of either.
+        self._tidies = untidy is not None and (ended is None or not self._tidies)
+        if untidy is not None and self._tidies:
+            return self._guarded(untidy, lambda: self._tidy(untidy))
         return None if ended is None else self._guarded(ended, lambda: self._finish(ended))
 
     # Running logs
@@ -151,18 +160,24 @@ class Archiver:
     def _shorten(self, ref: JobRef, size: int) -> int:
         """One chunk of a running log, down to the low mark."""
         low = self._limits.hot_bytes * LOW_MARK
-        with self._sealing(ref) as sealing:
-            survey = self._store.inventory.survey(ref)
-            text_bytes = min(CHUNK_BYTES, max(FRAME_BYTES, round(size - low)))
-            self._restrain(ref, size)
-            level = HURRIED_LEVEL if size > HURRY_MARK * self._limits.hot_bytes else LEVEL
-            mind = partial(self._mind, ref)
-            chunk = sealing.seal(survey, survey.last, text_bytes=text_bytes, trim=True, level=level, meanwhile=mind)
+        # Also when another archiver has the lease: that one may be dead.
+        self._restrain(ref, size)
+        try:
+            with self._sealing(ref) as sealing:
+                survey = self._store.inventory.survey(ref)
+                text_bytes = min(CHUNK_BYTES, max(FRAME_BYTES, round(size - low)))
+                level = HURRIED_LEVEL if size > HURRY_MARK * self._limits.hot_bytes else LEVEL
+                mind = partial(self._mind, ref)
+                chunk = sealing.seal(survey, survey.last, text_bytes=text_bytes, trim=True, level=level, meanwhile=mind)
+        except ArchiveBusy:
+            self._work.rest(ref, LARGE_BUSY_SECONDS)
+            return 0
         if chunk is None:
             # A few large lines, of which the last one must stay.
             self._work.rest(ref, BUSY_SECONDS)
             return 0
-        self._work.running[ref] = self._store.inventory.sizes([ref]).get(ref, 0)
+        self._work.running[ref] = size = self._store.inventory.sizes([ref]).get(ref, 0)
+        self._restrain(ref, size)
         return self._sealed(ref, chunk)
 
     def _mind(self, ref: JobRef) -> None:
@@ -173,8 +188,17 @@ class Archiver:
             self._restrain(ref, self._store.inventory.sizes([ref]).get(ref, 0))
 
     def _restrain(self, ref: JobRef, size: int) -> None:
+        """Has the runner of a log that is too large go slowly, until the log is smaller.
+
+        It goes slowly for as long as an archiver's lease lasts: should this process die now, nobody else can move
+        anything before that.
+        """
         if size > SLOW_MARK * self._limits.hot_bytes:
-            self._store.archived.slow_down(ref, SLOW_SECONDS)
+            self._store.archived.slow_down(ref, self._limits.sealer_seconds)
+            self._work.slowed.add(ref)
+        elif ref in self._work.slowed:
+            self._store.archived.slow_down(ref, 0)
+            self._work.slowed.discard(ref)
 
     # Logs that have ended
 
@@ -228,8 +252,8 @@ class Archiver:
             self._round, self._round_took, self._round_found = self._store.inventory.jobs(), 0.0, set()
         page = next(self._round, None)
         if page is not None:
-            self._sort([ref for ref in dict.fromkeys(page) if ref not in self._round_found])
-            self._round_found.update(page)
+            self._sort(Keys([ref for ref in dict.fromkeys(page.jobs) if ref not in self._round_found], page.garbage))
+            self._round_found.update(page.jobs)
             self._round_took += self._monotonic() - began
             return True
         self._round = None
@@ -239,9 +263,11 @@ class Archiver:
             self._work.forget(gone)
         return False
 
-    def _sort(self, page: list[JobRef]) -> None:
+    def _sort(self, page: Keys) -> None:
         """Puts each job where it belongs."""
-        refs = [ref for ref in dict.fromkeys(page) if not self._work.rests(ref)]
+        for ref in page.garbage:
+            self._work.suspect(ref)
+        refs = [ref for ref in dict.fromkeys(page.jobs) if not self._work.rests(ref)]
         for ref, job in zip(refs, self._store.look_many(refs) if refs else (), strict=True):
             if isinstance(job, StoreUnavailable | StoreRefused):
                 self._work.rest(ref, BUSY_SECONDS)
@@ -256,6 +282,8 @@ class Archiver:
             if self._work.running.setdefault(ref, 0) == 0:
                 # Which mends a hash that was lost.
                 self._store.inventory.survey(ref)
+            if job.archived:
+                self._work.suspect(ref)
             return 0
         self._work.running.pop(ref, None)
         return self._judge(ref, job)
@@ -286,11 +314,31 @@ class Archiver:
         return (seconds_of(survey.archived_at) or 0.0) + self._limits.orphan_seconds
 
     def _sweep(self, ref: JobRef) -> int:
-        with sealer(self._store, ref, self._limits.sealer_seconds):
-            found = sweep(self._store, self._objects, ref, self._clock(), age=self._limits.orphan_seconds)
-        if found:
-            log.info("swept", extra={"fields": {"job": str(ref), "objects": found}})
+        """Deletes what is no part of a complete job. The job is looked at again unless that was all."""
+        if self._collect(ref):
+            self._store.archived.swept(ref)
         return 0
+
+    def _tidy(self, ref: JobRef) -> int:
+        """Deletes what is no part of a job, which may be running."""
+        # Whatever comes of it, others have their turn first.
+        self._work.tidied(ref, min(RETRY_SECONDS, self._limits.orphan_seconds))
+        try:
+            if self._collect(ref):
+                self._work.tidied(ref, self._limits.orphan_seconds)
+        except ArchiveBusy:
+            self._work.tidied(ref, BUSY_SECONDS)
+        return 0
+
+    def _collect(self, ref: JobRef) -> bool:
+        """Whether no object is left to be deleted. Raises: as the store and the objects do."""
+        seconds, orphan_seconds = self._limits.sealer_seconds, self._limits.orphan_seconds
+        with sealer(self._store, ref, seconds) as token:
+            objects = JobObjects(self._store, self._objects, ref, token, lease_seconds=seconds, at=self._at)
+            found = objects.collect(self._clock(), min_age=orphan_seconds, orphan_seconds=orphan_seconds)
+        if found.deleted:
+            log.info("swept", extra={"fields": {"job": str(ref), "objects": found.deleted}})
+        return not found.left
 
     # What goes wrong
 

@@ -3,8 +3,12 @@
 What is in the archive is put there anew, in the old chunk's place; what is not yet goes there now, up to the last line
 that is redacted, and leaves the store. All of it is done under the job's archiving lease, chunk by chunk, each of them
 in one step: whoever repeats a redaction that broke off finds what is left of it.
+
+A redaction is done when nothing can bring the old text back: the store has its new records for good, and no object
+that holds the text is left, recorded or not. See :mod:`chronoverse.garbage`.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +19,10 @@ from chronoverse.archive.packing import Packer
 from chronoverse.archive.records import CHUNK_BYTES
 from chronoverse.archive.rewriting import rewrite
 from chronoverse.entries import RawEntry, entry_number, read_entries
-from chronoverse.errors import ArchiveBusy, JobNotFound, StillLive
+from chronoverse.errors import AppendRefused, ArchiveBusy, JobNotFound, StillLive, StoreError
+from chronoverse.garbage import CLOCKS_SECONDS, JobObjects
 from chronoverse.joblog import Job, JobRef, Line
-from chronoverse.sealing import deposit, sealer
+from chronoverse.sealing import sealer
 from chronoverse.store import Store
 
 #: What a redacted line says.
@@ -29,6 +34,8 @@ BUSY_SECONDS: Final = 5.0
 BUSY_TRY_SECONDS: Final = 0.1
 #: Entries of one read, as the archiver's.
 PAGE: Final = 1_000
+
+log: Final = logging.getLogger(__name__)
 
 
 class Wish(NamedTuple):
@@ -55,11 +62,15 @@ class Wish(NamedTuple):
 
 
 class Done(NamedTuple):
-    """How many lines were redacted, the last number looked at, and whether the wish is fulfilled."""
+    """How many lines were redacted, the last number looked at, and whether the wish is fulfilled.
+
+    ``pending``: the store may still go back to the old text, or an object that holds it is still to be deleted.
+    """
 
     lines: int
     reached: int
     whole: bool
+    pending: bool
 
 
 class Redaction:
@@ -74,6 +85,7 @@ class Redaction:
         *,
         pause: Callable[[], object] = bool,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._store: Final = store
@@ -82,13 +94,18 @@ class Redaction:
         self._wish = wish
         self._pause = pause
         self._clock = clock
+        self._wall_clock = wall_clock
         self._sleep = sleep
         self._token = ""
         self._count = 0
+        #: The number up to which nothing is left to do.
+        self._reached = wish.first - 1
 
     def run(self) -> Done:
         """Does it, or a part of it.
 
+        An error behind the first lines that were redacted ends the call and is not raised, or nobody would hear of
+        those lines: they would not be counted when the redaction is repeated.
         Raises: :class:`JobNotFound`, :class:`StillLive`, :class:`ArchiveBusy`, and as the store and the archive do.
         """
         with self._sealer() as self._token:
@@ -98,12 +115,30 @@ class Redaction:
             last = min(self._wish.last, job.last if job.end else job.last - 1)
             if self._wish.exact and last < min(self._wish.last, job.last):
                 raise StillLive(f"line {job.last} is the newest of a running job: it can be redacted behind the next")
-            deadline = self._clock() + REDACT_SECONDS
-            reached = self._rewrite_archived(last, deadline)
-            if reached < min(job.archived, last):
-                return Done(self._count, reached, False)
-            reached = self._seal(job, last, deadline)
-            return Done(self._count, reached, reached >= last)
+            written = JobObjects(self._store, self._objects, self._ref, self._token)
+            try:
+                self._redact(written, job, last)
+            except (StoreError, AppendRefused) as error:
+                if not self._count:
+                    raise
+                log.warning("a redaction broke off: %s", error, extra={"fields": {"job": str(self._ref)}})
+            return Done(self._count, self._reached, self._reached >= last, self._is_pending(written))
+
+    def _redact(self, written: JobObjects, job: Job, last: int) -> None:
+        deadline = self._clock() + REDACT_SECONDS
+        self._rewrite_archived(written, last, deadline)
+        if self._reached >= min(job.archived, last):
+            self._seal(written, job, last, deadline)
+
+    def _is_pending(self, written: JobObjects) -> bool:
+        """Deletes what holds the old text. True when that could not be done for all of it, and for good."""
+        try:
+            # An object store's clock may be ahead of ours.
+            found = written.collect(self._wall_clock(), min_age=-CLOCKS_SECONDS, ask=True)
+        except (StoreError, AppendRefused) as error:
+            log.warning("redacted text is still to be deleted: %s", error, extra={"fields": {"job": str(self._ref)}})
+            return True
+        return found.left > 0 or found.permanent is False
 
     @contextmanager
     def _sealer(self) -> Iterator[str]:
@@ -122,25 +157,23 @@ class Redaction:
         finally:
             lease.__exit__(None, None, None)
 
-    def _rewrite_archived(self, last: int, deadline: float) -> int:
-        """Redacts what is archived; the number up to which that was looked at."""
-        reached = self._wish.first - 1
-        while reached < last and (chunk := self._store.archived.chunk(self._ref, reached + 1)):
+    def _rewrite_archived(self, written: JobObjects, last: int, deadline: float) -> None:
+        """Redacts what is archived. The old objects stay, as garbage."""
+        while self._reached < last and (chunk := self._store.archived.chunk(self._ref, self._reached + 1)):
             data = self._objects.get(chunk.name)
             found = rewrite(self._ref, chunk, data, self._wish.first, last, self._wish.change, self._pause)
             if found is not None:
                 made, data, numbers = found
-                deposit(self._objects, made, data)
-                self._store.redacted.redact(self._ref, self._token, made, self._wish.remember(numbers), old=chunk)
+                audit = self._wish.remember(numbers)
+                with written.put(made, data) as made:
+                    self._store.redacted.redact(self._ref, self._token, made, audit, old=chunk)
                 self._count += len(numbers)
-                self._objects.delete(chunk.name)
-            reached = chunk.last
+            self._reached = chunk.last
             if self._clock() > deadline:
                 break
-        return reached
 
-    def _seal(self, job: Job, last: int, deadline: float) -> int:
-        """Redacts what only the store has; the number up to which nothing is left to do."""
+    def _seal(self, written: JobObjects, job: Job, last: int, deadline: float) -> None:
+        """Redacts what only the store has."""
         following = job.archived + 1 if job.archived else max(job.hot, 1)
         affected = self._last_affected(max(following, self._wish.first), last, job.hot)
         while following <= affected:
@@ -158,19 +191,19 @@ class Redaction:
                 self._pause()
             if packer.last < following:
                 break
-            chunk, data = packer.finish()
-            deposit(self._objects, chunk, data)
-            if numbers:
-                self._store.redacted.redact(
-                    self._ref, self._token, chunk, self._wish.remember(numbers), last_entry=newest
-                )
-            else:
-                self._store.archived.seal(self._ref, self._token, chunk, trim=chunk.last, last_entry=newest)
+            with written.put(*packer.finish()) as chunk:
+                if numbers:
+                    audit = self._wish.remember(numbers)
+                    self._store.redacted.redact(self._ref, self._token, chunk, audit, last_entry=newest)
+                else:
+                    self._store.archived.seal(self._ref, self._token, chunk, trim=chunk.last, last_entry=newest)
             self._count += len(numbers)
+            self._reached = max(self._reached, chunk.last)
             following = chunk.last + 1
             if self._clock() > deadline:
                 break
-        return last if following > affected else following - 1
+        if following > affected:
+            self._reached = last
 
     def _last_affected(self, first: int, last: int, lowest: int) -> int:
         """The last line in the store that is to be changed; 0 when none is."""

@@ -5,17 +5,14 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from chronoverse.archive.objects import Objects, Stored
-from chronoverse.archive.records import folder
-from chronoverse.errors import NotALog
-from chronoverse.joblog import IDENTIFIER, JobRef, seconds_of
-from chronoverse.sealing import MANIFEST, SEALER_SECONDS, At, sealer
+from chronoverse.archive.records import MANIFEST, folder
+from chronoverse.errors import ArchiveDamaged, NotALog
+from chronoverse.garbage import ORPHAN_SECONDS, SEALER_SECONDS, At
+from chronoverse.joblog import IDENTIFIER, JobRef
+from chronoverse.sealing import sealer
 from chronoverse.store import Store
 from chronoverse.store.inventory import Survey
 
-#: Seconds for which an object without a record may still be about to get one: far more than any step takes.
-ORPHAN_SECONDS: Final = 3_600.0
-#: Seconds by which a place's clock may be behind ours. S3 tells whole seconds.
-CLOCKS_SECONDS: Final = 60.0
 #: Jobs of a listing read at a time.
 LISTED: Final = 1_000
 
@@ -78,24 +75,6 @@ def _listed(store: Store, workflow_id: str) -> Iterator[JobRef]:
         before = page[-1]
 
 
-def sweep(store: Store, objects: Objects, job: JobRef, now: float, *, age: float = ORPHAN_SECONDS) -> int:
-    """Deletes what is in a complete job's folder and older than ``age`` but no part of it; how many objects that were.
-
-    What was there before the job was is of an earlier one, which an emptied store has forgotten: it is left to whoever
-    looks for :func:`orphans`. Called under the job's :func:`sealer`.
-    """
-    known = store.look(job)
-    began = (seconds_of(known.created_at or "" if known else "") or 0.0) - CLOCKS_SECONDS
-    named = {chunk.name for chunk in store.archived.chunks(job)} | {f"{folder(job)}{MANIFEST}"}
-    unknown = [each for each in objects.list(folder(job)) if each.name not in named and each.written_at >= began]
-    found = [each for each in unknown if each.written_at <= now - age]
-    for each in found:
-        objects.delete(each.name)
-    if found == unknown:
-        store.archived.swept(job)
-    return len(found)
-
-
 class Orphan(NamedTuple):
     """An object that the store does not know; ``why``, in words."""
 
@@ -104,12 +83,14 @@ class Orphan(NamedTuple):
 
 
 def orphans(store: Store, objects: Objects, now: float, *, age: float = ORPHAN_SECONDS) -> Iterator[Orphan]:
-    """Every object older than ``age`` that no record in the store names. A store that was emptied knows none.
+    """Every object older than ``age`` that the store does not name. A store that was emptied names none.
 
     An object that is named by the manifest of its folder, and is not part of what the store has, is one as well.
+    Objects that are written down as garbage are left to the archiver, and so are those of a job whose records cannot be
+    read.
     """
     job: JobRef | None = None
-    named: set[str] = set()
+    named: set[str] | None = None
     survey: Survey | None = None
     for stored in objects.list(""):
         found = _job_of(stored.name)
@@ -117,9 +98,11 @@ def orphans(store: Store, objects: Objects, now: float, *, age: float = ORPHAN_S
             continue
         if found != job:
             job = found
-            survey = store.inventory.survey(job)
-            named = {chunk.name for chunk in store.archived.chunks(job)}
-        if stored.name in named or stored.written_at > now - age:
+            survey, named = None, None
+            with contextlib.suppress(NotALog, ArchiveDamaged):
+                survey = store.inventory.survey(job)
+                named = {chunk.name for chunk in store.archived.chunks(job)} | store.archived.garbage(job)
+        if named is None or stored.name in named or stored.written_at > now - age:
             continue
         if survey is not None and survey.archived and stored.name.endswith(f"/{MANIFEST}"):
             continue

@@ -1,7 +1,8 @@
 """From a log in the store to chunks in the archive: one step at a time, each of which may be the last.
 
 A chunk is read, put, read back, compared and only then recorded, which is when its lines may leave the log. Whoever
-dies before that leaves an object that nothing records; whoever comes next begins with what is recorded.
+dies before that leaves an object that nothing records, but whose name is written down; whoever comes next begins with
+what is recorded.
 """
 
 import contextlib
@@ -14,24 +15,17 @@ from typing import Any, Final
 import orjson
 
 from chronoverse.archive.objects import Objects
-from chronoverse.archive.packing import LEVEL, Packer, digest
-from chronoverse.archive.records import CHUNK_BYTES, Chunk, folder
+from chronoverse.archive.packing import LEVEL, Packer
+from chronoverse.archive.records import CHUNK_BYTES, MANIFEST, Chunk, folder
 from chronoverse.entries import RawEntry, entry_number
-from chronoverse.errors import ArchiveBusy, ArchiveDamaged, StoreError
+from chronoverse.errors import ArchiveBusy, StoreError
+from chronoverse.garbage import SEALER_SECONDS, At, JobObjects
 from chronoverse.joblog import Job, JobRef, iso_timestamp, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.inventory import Survey
 
-#: Seconds after which the archiving of a job may be taken from who is not heard. Somebody lives who renews it thrice in
-#: that time; a log that is written flat out grows by 350 MB in it.
-SEALER_SECONDS: Final = 10.0
 #: Entries read at a time: some 600 KB, and 4 ms of the server's time.
 PAGE: Final = 4_000
-#: The object beside a job's chunks that says what they are, for whoever has nothing but the archive.
-MANIFEST: Final = "job.json"
-
-#: Called with the name of each step that was made.
-At = Callable[[str], None]
 
 
 @contextlib.contextmanager
@@ -60,15 +54,6 @@ def sealer(store: Store, job: JobRef, seconds: float = SEALER_SECONDS) -> Iterat
             store.archived.release(job, token)
 
 
-def deposit(objects: Objects, chunk: Chunk, data: bytes, at: At = lambda step: None) -> None:
-    """Puts a chunk's object and reads it back. Raises: :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`."""
-    objects.put(chunk.name, data)
-    at("put")
-    if digest(chunk, objects.get(chunk.name)) != chunk.sha256:
-        raise ArchiveDamaged(f"{chunk.name} was read back otherwise than it was written")
-    at("read back")
-
-
 class Sealing:
     """What is done to the log of one job under the :func:`sealer` that gave ``token``. ``at`` hears of each step."""
 
@@ -78,6 +63,7 @@ class Sealing:
         self._job = job
         self._token = token
         self._at = at
+        self._written = JobObjects(store, objects, job, token, at=at)
 
     def seal(
         self,
@@ -101,9 +87,8 @@ class Sealing:
         if last is None or packer.last < packer.first:
             return None
         self._at("read")
-        chunk, data = packer.finish()
-        deposit(self._objects, chunk, data, self._at)
-        self._store.archived.seal(self._job, self._token, chunk, trim=chunk.last if trim else 0, last_entry=last)
+        with self._written.put(*packer.finish()) as chunk:
+            self._store.archived.seal(self._job, self._token, chunk, trim=chunk.last if trim else 0, last_entry=last)
         self._at("sealed")
         return chunk
 

@@ -14,10 +14,8 @@ HIGH_MARK: Final = 1 / 4
 LOW_MARK: Final = 1 / 8
 #: The part beyond which it is packed in haste.
 HURRY_MARK: Final = 3 / 8
-#: The part beyond which its runner is asked to go slowly, and for how many seconds each time: until a chunk or two have
-#: gone. What it prints meanwhile waits in its spool.
+#: The part beyond which its runner is asked to go slowly. What the job prints meanwhile waits in the runner's spool.
 SLOW_MARK: Final = 5 / 8
-SLOW_SECONDS: Final = 1.0
 #: Jobs remembered as resting, some 300 bytes each. Those beyond it are only looked at more often.
 RESTING: Final = 200_000
 #: Jobs of which it is remembered that something is wrong with them, and was said.
@@ -27,13 +25,18 @@ log: Final = logging.getLogger(__name__)
 
 
 class Workload:
-    """Each job is in one place at most. ``monotonic`` is a clock in seconds."""
+    """Each job is in one place at most, but for those that are ``untidy``. ``monotonic`` is a clock in seconds."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         #: Bytes that their logs take, as far as that is known.
         self.running: Final[dict[JobRef, int]] = {}
+        #: Those whose runners we have asked to go slowly.
+        self.slowed: Final[set[JobRef]] = set()
         #: When they ended, in Unix seconds.
         self.ended: Final[dict[JobRef, float]] = {}
+        #: Jobs that may have objects to be deleted. A job may be here and in another place as well.
+        self.untidy: Final[dict[JobRef, None]] = {}
+        self._tidied: Final[dict[JobRef, float]] = {}
         self._resting: Final[dict[JobRef, float]] = {}
         self._said: Final[dict[JobRef, None]] = {}
         #: How often in a row they were put aside.
@@ -67,10 +70,24 @@ class Workload:
         """The job has got on: the next :meth:`put_aside` is a first one again."""
         self._put_aside.pop(ref, None)
 
+    def suspect(self, ref: JobRef) -> None:
+        """There may be objects of the job to delete, unless that was looked at a while ago."""
+        if self._tidied.get(ref, 0) <= self._monotonic():
+            self.untidy[ref] = None
+
+    def tidied(self, ref: JobRef, seconds: float) -> None:
+        """The job's objects were looked at, and need not be looked at again for so long."""
+        self.untidy.pop(ref, None)
+        self._tidied.pop(ref, None)
+        self._tidied[ref] = self._monotonic() + seconds
+        if len(self._tidied) > RESTING:
+            del self._tidied[next(iter(self._tidied))]
+
     def forget(self, ref: JobRef) -> None:
         """The job is in no place."""
         for place in (self.running, self.ended, self._resting):
             place.pop(ref, None)
+        self.slowed.discard(ref)
 
     def complain(self, ref: JobRef, wrong: str, *, unexpected: bool = False) -> None:
         """Says what is wrong with a job, once; where it is ``unexpected``, with the traceback of the error at hand."""

@@ -22,7 +22,7 @@ LAYERS: Final = {
         "archive.files archive.reading archive.rewriting archive.s3 archive.sieve",
         "archive.places archive.search",
         "keeper store.driver store.replies",
-        "embedded store.ahead store.places",
+        "embedded store.ahead store.permanence store.places",
         "store.appends store.archived store.cluster store.foreign store.inventory",
         "store.reader store.redacted store.sentinel",
         "store.confirm store.lanes store.tracking",
@@ -31,7 +31,7 @@ LAYERS: Final = {
     ),
     "reading and writing": (
         "backoff carriage channel companion cutter echo follower foreground listeners source",
-        "httpledger jwks masking pseudoterminal relay tally workload",
+        "garbage httpledger jwks masking pseudoterminal relay tally workload",
         "auth client history hole observing records scribe sealing",
         "capture pieces redaction retention spoolfile tail",
         "archiver replay segment",

@@ -64,7 +64,7 @@ def test_frames_can_be_read_alone() -> None:
         numbers = [orjson.loads(line)["sequence_num"] for line in text.splitlines()]
         assert numbers == list(range(frame.first, frame.last + 1))
     assert digest(chunk, data) == chunk.sha256
-    assert Chunk.from_json(chunk.to_json()) == chunk
+    assert Chunk.from_json(JOB, chunk.to_json()) == chunk
 
 
 def test_any_zstd_reads_it(tmp_path: Path) -> None:

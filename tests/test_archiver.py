@@ -15,7 +15,7 @@ from chronoverse.joblog import Gap, JobRef, Line, Run, Status
 from chronoverse.retention import delete_job, keep, orphans
 from chronoverse.sealing import sealer
 from chronoverse.store import Attempt, Store
-from chronoverse.store.appends import SLOW_SECONDS
+from chronoverse.store.appends import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
 from chronoverse.workload import HIGH_MARK, SLOW_MARK
 from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, everything, numbers, run_until
 from tests.support.bench import JOB, NOW, NOW_SECONDS, Bench, make_lines
@@ -447,6 +447,10 @@ def test_a_runner_is_asked_to_go_slowly(bench: Bench) -> None:
     store.archived.slow_down(JOB, -60)
     append_one(4)
     assert slept == [SLOW_SECONDS]
+    store.archived.slow_down(JOB, 60)
+    appends.send(attempt, 5, [Run(NOW, "stdout", False, [b"x" * SLOW_BYTES_PER_SECOND] * 2)])
+    assert appends.receive() == 7
+    assert slept[1] == pytest.approx(2, abs=0.01)
     appends.reset()
     store.close()
 
@@ -470,3 +474,20 @@ def test_a_log_that_grows_while_a_chunk_is_moved_has_its_runner_asked(bench: Ben
     archive(bench.store, objects, monotonic=monotonic, at=at)
     assert grown
     assert asked[0]
+    assert int(bench.hash()["slow_until"]) <= server_ms(bench), "the log is small again"
+
+
+def server_ms(bench: Bench) -> int:
+    seconds, microseconds = bench.ask("TIME")
+    return int(seconds) * 1_000 + int(microseconds) // 1_000
+
+
+def test_a_log_that_nobody_can_move_now_has_its_runner_asked(bench: Bench, objects: FileObjects) -> None:
+    """An archiver that died holds the lease for ten seconds more, and as long nobody makes room."""
+    append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
+    assert bench.store.archived.claim(JOB, "a dead archiver's", 10)
+
+    archive(bench.store, objects, sealer_seconds=10)
+
+    assert int(bench.hash()["slow_until"]) > server_ms(bench) + 5_000
+    assert len(bench.ids()) == MANY

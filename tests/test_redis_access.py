@@ -91,9 +91,11 @@ def run(store: Store) -> None:
 
 
 def archive_all(store: Store) -> None:
-    """All that an archiver does: a large log, an ended one, one whose time is over, a lost runner's."""
+    """All that an archiver does: a large log, an ended one, one whose time is over, a lost runner's, garbage."""
     with tempfile.TemporaryDirectory() as directory:
         objects = FileObjects(Path(directory))
+        with sealer(store, LARGE) as token:
+            store.archived.announce(LARGE, token, f"{LARGE.workflow_id}/{LARGE.job_id}/left")
         for days in (30, 7):
             assert archive(store, objects, retention_seconds=days * DAY) == 0
         assert store.inventory.survey(ENDED).ended_seconds is None

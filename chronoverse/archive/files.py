@@ -32,6 +32,9 @@ class FileObjects:
                     file.flush()
                     os.fsync(file.fileno())
                 writing.rename(path)
+            except FileNotFoundError as error:
+                # Somebody has emptied the folder meanwhile, and so deleted it, or has swept what was half written.
+                raise ArchiveUnavailable(f"{name} was deleted while it was written") from error
             except BaseException:
                 writing.unlink(missing_ok=True)
                 raise
@@ -40,8 +43,11 @@ class FileObjects:
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         try:
             with _translated(), (self._directory / name).open("rb") as file:
+                # A record may ask for any place and any size, and Python makes room for all that it is asked to read.
+                size = os.fstat(file.fileno()).st_size
+                start, stop = min(start, size), size if stop is None else min(stop, size)
                 file.seek(start)
-                return file.read() if stop is None else file.read(stop - start)
+                return file.read(max(0, stop - start))
         except FileNotFoundError as error:
             raise ArchiveDamaged(f"the archive holds no {name}") from error
 

@@ -161,12 +161,17 @@ def pack(text: bytes, level: int = LEVEL) -> bytes:
 
 
 def unpack(frame: Frame, packed: bytes) -> bytes:
-    """The JSON Lines of a frame. Raises :class:`ArchiveDamaged`."""
+    """The JSON Lines of a frame. Raises :class:`ArchiveDamaged`.
+
+    A small frame may say that it holds gigabytes, so no more is unpacked than the record says and one byte. Nothing
+    else in the program unpacks frames. https://docs.python.org/3.14/library/compression.zstd.html
+    """
+    decompressor = zstd.ZstdDecompressor()
     try:
-        text = zstd.decompress(packed)
+        text = decompressor.decompress(packed, max_length=frame.text_size + 1)
     except zstd.ZstdError as error:
         raise ArchiveDamaged(f"lines {frame.first} to {frame.last} cannot be unpacked: {error}") from error
-    if len(text) != frame.text_size:
+    if len(text) != frame.text_size or not decompressor.eof:
         raise ArchiveDamaged(f"lines {frame.first} to {frame.last} are not what was archived")
     return text
 
@@ -182,6 +187,30 @@ def digest(chunk: Chunk, data: bytes) -> str:
 def entries_in(text: bytes) -> Iterable[Entry]:
     """What JSON Lines say, in order."""
     return map(read_line, text.splitlines())
+
+
+def lines_of(frame: Frame, text: bytes) -> list[bytes]:
+    """The JSON Lines of a frame, one by one.
+
+    Raises :class:`ArchiveDamaged` where their numbers are not those that the record says: readers count on it.
+    """
+    lines = text.splitlines()
+    if frame.plain:
+        sound = 0 < len(lines) == frame.last + 1 - frame.first and _number(lines[0]) == frame.first
+    else:
+        numbers = [number for line in lines if (number := _number(line))]
+        sound = numbers == sorted(numbers) and (not numbers or frame.first <= numbers[0] <= numbers[-1] <= frame.last)
+    if not sound:
+        raise ArchiveDamaged(f"lines {frame.first} to {frame.last} have other numbers than their record says")
+    return lines
+
+
+def _number(line: bytes) -> int:
+    """The number of one of the JSON Lines, of a gap its last; 0 for a stray."""
+    entry = read_line(line)
+    if isinstance(entry, Line):
+        return entry.sequence_num
+    return entry.last if isinstance(entry, Gap) else 0
 
 
 def read_line(line: bytes) -> Entry:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, TypeVar
 from chronoverse.archive.index import Index, Records
 from chronoverse.archive.kept import Kept
 from chronoverse.archive.objects import Objects
-from chronoverse.archive.packing import read_line, unpack
+from chronoverse.archive.packing import lines_of, read_line, unpack
 from chronoverse.archive.records import Chunk, Frame
 from chronoverse.entries import Entry
 from chronoverse.errors import ArchiveDamaged
@@ -180,7 +180,8 @@ class Archive:
             return data, len(data)
 
         data = self._runs.get((chunk.name, which), read)
-        lines = unpack(frame, data[frame.offset - start : frame.offset - start + frame.size]).splitlines()
+        text = unpack(frame, data[frame.offset - start : frame.offset - start + frame.size])
+        lines = lines_of(frame, text)
         return lines, frame.text_size + _LINE_OVERHEAD * len(lines)
 
 

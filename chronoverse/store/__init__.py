@@ -18,6 +18,8 @@ Keys, under a prefix, with the workflow as hash tag so that all of a workflow's 
     {prefix}:{<workflow>}:<job>:audit  list    the newest redactions; goes with the job
     {prefix}:{<workflow>}:<job>:sealer  string  who archives the job
                                                expires when that process was not heard for a while
+    {prefix}:{<workflow>}:<job>:garbage  hash  objects that no record names, and since when they are to be deleted
+                                               goes with the last of them
     {prefix}:{<workflow>}:<job>:deleted  string  the tombstone of a job that somebody deleted
                                                expires RETENTION after the deletion
     {prefix}:{<workflow>}:settings     hash    retention_seconds: its RETENTION where that is not the common one

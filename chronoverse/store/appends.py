@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -11,9 +12,10 @@ from chronoverse.store import replies
 from chronoverse.store.driver import Ask, Connection, DriverError, Script, ScriptForgotten, translated
 from chronoverse.store.places import Place
 
-#: Seconds of pause behind an append, when an archiver asks for it: 5,000 lines a second still go, and the rest waits in
-#: the spool.
+#: Seconds of pause behind an append, at least, when an archiver asks for it: 5,000 short lines a second still go, and
+#: the rest waits in the spool. Large appends pause for longer: no more than so many bytes a second go.
 SLOW_SECONDS: Final = 0.1
+SLOW_BYTES_PER_SECOND: Final = 2**20
 
 #: A job's log, hash and lease.
 Keys = tuple[str, str, str]
@@ -50,6 +52,8 @@ class Appends:
         #: Where a Cluster's node has sent us, that is moving the keys: there each command says so.
         self._asked: Ask | None = None
         self._workflow_id = ""
+        #: Bytes of each append that is under way.
+        self._sizes: deque[int] = deque()
 
     def send(self, attempt: Attempt, first: int, runs: Sequence[Run]) -> None:
         """Begins to append the lines of ``runs`` from number ``first`` on. Raises as :meth:`Store.append` does."""
@@ -61,6 +65,7 @@ class Appends:
                 connection.send_command("ASKING", check_health=False)
             packed = connection.pack_command("EVALSHA", self._script.sha, len(keys), *keys, *args)
             connection.send_packed_command(packed, check_health=False)
+            self._sizes.append(sum(map(len, packed)))
 
     def receive(self) -> int:
         """The next number, as the oldest unanswered append has left it. Raises as :meth:`Store.append` does."""
@@ -68,13 +73,15 @@ class Appends:
             answer = self._read(self._connection)
             if answer[0] != b"OK":
                 raise replies.refusal(answer[0].decode(), answer[1:])
+        size = self._sizes.popleft()
         if len(answer) > 2:
-            self._sleep(SLOW_SECONDS)
+            self._sleep(max(SLOW_SECONDS, size / SLOW_BYTES_PER_SECOND))
         following: int = answer[1]
         return following
 
     def reset(self) -> None:
         """Forgets what is under way."""
+        self._sizes.clear()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.disconnect()

@@ -1,13 +1,14 @@
-"""What the store keeps of archived logs: the record of each chunk, and who may write the next one."""
+"""What the store keeps of archived logs: the record of each chunk, who may write the next one, and what is garbage."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from chronoverse.archive.records import Chunk
 from chronoverse.entries import RawEntry
-from chronoverse.errors import Held
+from chronoverse.errors import ArchiveDamaged, Held
 from chronoverse.joblog import JobRef
 from chronoverse.store.driver import Script, translated
+from chronoverse.store.permanence import is_permanent
 from chronoverse.store.places import Place, Use
 from chronoverse.store.replies import known_by, refusal
 
@@ -16,7 +17,7 @@ _Key = Callable[[JobRef, str], str]
 
 
 class Archived:
-    """The ``archive`` and ``sealer`` keys of jobs; see the key map in :mod:`chronoverse.store`.
+    """The ``archive``, ``sealer`` and ``garbage`` keys of jobs; see the key map in :mod:`chronoverse.store`.
 
     Raises of any method: as those of :class:`chronoverse.store.Store`.
     """
@@ -25,22 +26,33 @@ class Archived:
         self._place = place
         self._key = key
         self._index = index
-        names = ("claim", "release", "seal", "slow", "complete", "doom", "delete")
+        names = ("claim", "release", "announce", "seal", "condemn", "slow", "complete", "doom", "delete")
         # Or a server that is full of logs could never be rid of them.
         self._scripts: Final = {name: Script(name, frees=True) for name in names}
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
-        """The chunk in which line ``number`` is, or the first behind it. None when no chunk reaches so far."""
+        """The chunk in which line ``number`` is, or the first behind it. None when no chunk reaches so far.
+
+        Raises: :class:`ArchiveDamaged` for a record that is none.
+        """
         key = self._key(job, "archive")
         found = self._command(job, "ZRANGE", key, number, "+inf", "BYSCORE", "LIMIT", 0, 1)
-        return Chunk.from_json(found[0]) if found else None
+        if not found:
+            return None
+        chunk = Chunk.from_json(job, found[0])
+        if chunk.last < number:
+            raise ArchiveDamaged(f"the record of line {number} is filed under another number")
+        return chunk
 
     def chunks(self, job: JobRef) -> list[Chunk]:
-        """All of the job's chunks, in order."""
-        return [Chunk.from_json(each) for each in self._command(job, "ZRANGE", self._key(job, "archive"), 0, -1)]
+        """All of the job's chunks, in order. Raises: :class:`ArchiveDamaged` for a record that is none."""
+        return [Chunk.from_json(job, each) for each in self._command(job, "ZRANGE", self._key(job, "archive"), 0, -1)]
 
     def slow_down(self, job: JobRef, seconds: float) -> None:
-        """Has the job's runner go slowly for as long, if it writes to the store itself: its log grows too fast."""
+        """Has the job's runner go slowly for as long, if it writes to the store itself: its log grows too fast.
+
+        With 0 it may go at full speed again.
+        """
         self._run("slow", job, ("job",), round(seconds * 1000))
 
     # One archiver at a time
@@ -55,15 +67,55 @@ class Archived:
 
     # What its holder does
 
+    def announce(self, job: JobRef, token: str, name: str) -> None:
+        """Writes down that an object of that name is about to be written: it is garbage until a record names it.
+
+        ``name`` must never have been used before: see :meth:`Chunk.named`. Raises: :class:`Fenced`.
+        """
+        self._run("announce", job, ("sealer", "garbage"), token, name)
+
+    def condemn(self, job: JobRef, token: str, names: Sequence[str] = ()) -> dict[str, float]:
+        """Decides that all objects that were written down are to be deleted, and ``names``, which were not.
+
+        None of them can be recorded any more. The result has for each the seconds since that was decided.
+        Whoever has lost the lease decides it for the objects that it has announced itself, and is told of no others.
+        """
+        keys = [self._key(job, kind) for kind in ("sealer", "garbage")]
+        with translated():
+            script = self._scripts["condemn"]
+            answer = self._place.run(job.workflow_id, lambda client: script.run(client, keys, token, *names))
+        pairs = zip(answer[::2], answer[1::2], strict=True)
+        return {name.decode("utf-8", "replace"): float(seconds) for name, seconds in pairs}
+
+    def garbage(self, job: JobRef) -> set[str]:
+        """The names of the objects that are written down: about to be recorded, or to be deleted."""
+        flat = self._command(job, "HGETALL", self._key(job, "garbage"))
+        pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
+        return {name.decode("utf-8", "replace") for name, _ in pairs}
+
+    def forget_garbage(self, job: JobRef, names: Sequence[str]) -> None:
+        """Strikes out objects that were condemned and are deleted."""
+        if names:
+            self._command(job, "HDEL", self._key(job, "garbage"), *names)
+
+    def is_permanent(self, job: JobRef, lease_seconds: float) -> bool | None:
+        """Whether the job's records stay as they are after a power cut and a failover; see :func:`is_permanent`.
+
+        It extends the archiving lease, since the question needs a write to ask about.
+        """
+        write = ("PEXPIRE", self._key(job, "sealer"), round(lease_seconds * 1000))
+        with translated():
+            return self._place.run(job.workflow_id, lambda client: is_permanent(client, *write), Use.WAITS)
+
     def seal(self, job: JobRef, token: str, chunk: Chunk, *, trim: int = 0, last_entry: RawEntry | None = None) -> None:
         """Makes ``chunk``, whose object was read back, part of the job's archive; lines up to ``trim`` leave the log.
 
-        ``token`` is the lease's. With ``last_entry``, the last that was read for the chunk, nothing is sealed unless
-        the log still has it. The log's last entry never leaves it. May be repeated.
+        ``token`` is the lease's, by which the object was announced. With ``last_entry``, the last that was read for the
+        chunk, nothing is sealed unless the log still has it. The log's last entry never leaves it. May be repeated.
         Raises: :class:`Fenced`, :class:`SequenceGap` when the archive goes on with another number.
         """
-        args = (token, chunk.first, chunk.last, chunk.to_json(), trim, *known_by(last_entry))
-        self._run("seal", job, ("log", "job", "sealer", "archive"), *args)
+        args = (token, chunk.first, chunk.last, chunk.to_json(), trim, *known_by(last_entry), chunk.name)
+        self._run("seal", job, ("log", "job", "sealer", "archive", "garbage"), *args)
 
     def complete(
         self,
@@ -103,7 +155,7 @@ class Archived:
 
         Raises: :class:`Fenced`, :class:`Held` when it has begun anew since.
         """
-        kinds = ("log", "job", "lease", "sealer", "archive", "audit")
+        kinds = ("log", "job", "lease", "sealer", "archive", "audit", "garbage")
         self._run("delete", job, kinds, token, job.job_id, index=True)
 
     def _run(self, name: str, job: JobRef, kinds: Sequence[str], *args: Any, index: bool = False) -> bytes:

@@ -45,6 +45,13 @@ class Survey(NamedTuple):
     holds_log: bool
 
 
+class Keys(NamedTuple):
+    """Some of the store's jobs: those that have a log or an archive, and those that have ``garbage`` to delete."""
+
+    jobs: list[JobRef]
+    garbage: list[JobRef]
+
+
 class Inventory:
     """All the jobs of a store, for whoever archives them. Raises: as :class:`chronoverse.store.Store`."""
 
@@ -56,11 +63,11 @@ class Inventory:
         self._survey: Final = Script("survey", frees=True)
         self._keep: Final = Script("keep", frees=True)
         identifier = IDENTIFIER.pattern.encode()
-        pattern = rb"%b:\{(%b)\}:(%b):(?:log|archive)" % (re.escape(prefix.encode()), identifier, identifier)
+        pattern = rb"%b:\{(%b)\}:(%b):(log|archive|garbage)" % (re.escape(prefix.encode()), identifier, identifier)
         self._name: Final = re.compile(pattern)
 
-    def jobs(self) -> Iterator[list[JobRef]]:
-        """Every job that has a log or an archive, a few at a time, some of them more than once, some pages empty."""
+    def jobs(self) -> Iterator[Keys]:
+        """Every job, a few at a time, some of them more than once, some pages empty."""
         away: StoreUnavailable | None = None
         with translated():
             masters = self._place.masters()
@@ -73,14 +80,17 @@ class Inventory:
         if away is not None:
             raise away
 
-    def _jobs_of(self, client: Client) -> Iterator[list[JobRef]]:
+    def _jobs_of(self, client: Client) -> Iterator[Keys]:
         cursor: Any = 0
         while cursor != b"0":
             with translated():
                 pattern = f"{self._prefix}:{{*"
                 cursor, keys = client.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_KEYS)
-            found = (self._name.fullmatch(key) for key in keys)
-            yield [JobRef(each[1].decode(), each[2].decode()) for each in found if each]
+            page = Keys([], [])
+            for found in filter(None, map(self._name.fullmatch, keys)):
+                place = page.garbage if found[3] == b"garbage" else page.jobs
+                place.append(JobRef(found[1].decode(), found[2].decode()))
+            yield page
 
     def sizes(self, jobs: Sequence[JobRef]) -> dict[JobRef, int]:
         """Bytes that their logs take, about. A log that is gone takes none, one whose server is away is not named."""

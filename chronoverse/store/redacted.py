@@ -7,7 +7,7 @@ import orjson
 
 from chronoverse.archive.records import Chunk
 from chronoverse.entries import RawEntry
-from chronoverse.joblog import JobRef
+from chronoverse.joblog import MAX_NUMBER, JobRef
 from chronoverse.store.driver import Script, translated
 from chronoverse.store.places import Place, Use
 from chronoverse.store.replies import known_by, refusal
@@ -36,13 +36,15 @@ class Redacted:
     ) -> None:
         """Puts ``chunk``, whose object was read back, in the place of ``old``; without that, behind all chunks.
 
-        The store's own copy of its lines goes, and ``audit`` is remembered. With ``last_entry``, the last that was read
-        for the chunk, nothing is done unless the log still has it. ``token`` is the archiving lease's. May be repeated.
+        The object of ``old`` is garbage from then on. The store's own copy of the lines goes, and ``audit`` is
+        remembered. With ``last_entry``, the last that was read for the chunk, nothing is done unless the log still has
+        it. ``token`` is the archiving lease's, by which the object of ``chunk`` was announced. May be repeated.
         Raises: :class:`Fenced`, :class:`SequenceGap` when the archive or the log is not as it was.
         """
-        keys = [self._key(job, kind) for kind in ("log", "job", "sealer", "archive", "audit")]
+        keys = [self._key(job, kind) for kind in ("log", "job", "sealer", "archive", "audit", "garbage")]
         args = (token, chunk.first, chunk.last, chunk.to_json(), old.to_json() if old else "")
-        remembered = (orjson.dumps(audit), AUDIT_ENTRIES, *known_by(last_entry))
+        names = (chunk.name, old.name if old else "")
+        remembered = (orjson.dumps(audit), AUDIT_ENTRIES, *known_by(last_entry), *names)
         with translated():
             answer = self._place.run(
                 job.workflow_id, lambda client: self._redact.run(client, keys, *args, *remembered), Use.COMMANDS
@@ -51,16 +53,32 @@ class Redacted:
             raise refusal(answer[0].decode(), answer[1:])
 
     def audit(self, job: JobRef) -> list[dict[str, Any]]:
-        """The newest :data:`AUDIT_ENTRIES` redactions, the oldest first."""
-        return [orjson.loads(each) for each in self._range(job, AUDIT_ENTRIES)]
+        """The newest :data:`AUDIT_ENTRIES` redactions, the oldest first. What is no redaction is left out."""
+        return [each for each in self._newest(job, AUDIT_ENTRIES) if _names_its_author(each)]
 
     def ranges(self, job: JobRef, count: int, use: Use = Use.COMMANDS) -> list[tuple[int, int]]:
         """The first and the last number of the newest ``count``, as far as they are remembered."""
-        found = [orjson.loads(each) for each in self._range(job, count, use)]
-        return [(each["from"], each["to"]) for each in found]
+        return [(each["from"], each["to"]) for each in self._newest(job, count, use)]
 
-    def _range(self, job: JobRef, count: int, use: Use = Use.COMMANDS) -> list[bytes]:
+    def _newest(self, job: JobRef, count: int, use: Use = Use.COMMANDS) -> list[dict[str, Any]]:
         command = ("LRANGE", self._key(job, "audit"), -count, -1)
         with translated():
             found: list[bytes] = self._place.run(job.workflow_id, lambda client: client.execute_command(*command), use)
-        return found
+        return [entry for each in found if (entry := _entry(each)) is not None]
+
+
+def _entry(text: bytes) -> dict[str, Any] | None:
+    """One redaction, or None: whoever may write a job's keys may have written something else there."""
+    try:
+        said = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(said, dict):
+        return None
+    numbers = [said.get(name) for name in ("from", "to", "count")]
+    return said if all(type(each) is int and 0 < each <= MAX_NUMBER for each in numbers) else None
+
+
+def _names_its_author(said: dict[str, Any]) -> bool:
+    texts = [said.get("at"), said.get("subject"), said.get("request_id") or "", said.get("reason") or ""]
+    return all(isinstance(each, str) for each in texts)

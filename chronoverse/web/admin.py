@@ -64,6 +64,14 @@ class RedactedSchema(Schema):
         allow_none=True,
         metadata={"description": "Where there is more to do: send the same again with this as `from`."},
     )
+    pending = fields.Boolean(
+        required=True,
+        metadata={
+            "description": "Whether the old text can still come back: the store does not have its new records on its "
+            "disk and its replicas yet, or an object that holds the text is still to be deleted. Archivers go on with "
+            "it, and so does a repeated request."
+        },
+    )
 
 
 class RedactionSchema(Schema):
@@ -106,7 +114,8 @@ def blueprint(services: Services) -> Blueprint:
         ref = JobRef(workflow_id, job_id)
         with services.bodies.json(request, principal().subject, redact_body) as body:
             done = _redact(services, ref, body)
-        answer = {"redacted": done.lines, "through": done.reached, "next": None if done.whole else done.reached + 1}
+        following = None if done.whole else done.reached + 1
+        answer = {"redacted": done.lines, "through": done.reached, "next": following, "pending": done.pending}
         return pages.page_response({"workflow_id": workflow_id, "id": job_id, **answer}, None)
 
     @routes.route(f"{_JOB}/logs/redactions")
@@ -154,7 +163,7 @@ def _redact(services: Services, ref: JobRef, body: Mapping[str, Any]) -> Done:
     done = Redaction(services.store, services.objects, ref, wish, pause=let_others).run()
     services.forget(ref)
     said = {"job": str(ref), "sub": asking, "from": first, "to": done.reached, "lines": done.lines}
-    log.info("redacted", extra={"fields": {**said, "reason": reason or ""}})
+    log.info("redacted", extra={"fields": {**said, "reason": reason or "", "pending": done.pending}})
     return done
 
 

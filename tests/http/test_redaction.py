@@ -67,6 +67,7 @@ def test_a_range_is_redacted_in_every_tier(place: Place, first: int, last: int, 
         "redacted": last - first + 1,
         "through": last,
         "next": None,
+        "pending": False,
     }
     expected = [{**line, "message": TOMBSTONE} if first <= line["sequence_num"] <= last else line for line in before]
     assert place.pages(f"{job.path}/logs?limit=1000") == expected

@@ -25,6 +25,7 @@ def seal(
     packer = Packer(job, found.archived + 1, frame_bytes)
     packer.add(store.page(job, after=found.archived, count=to - found.archived), found.first)
     chunk, data = packer.finish()
+    store.archived.announce(job, token, chunk.name)
     objects.put(chunk.name, data)
     store.archived.seal(job, token, chunk, trim=chunk.last if trim else 0)
     store.archived.release(job, token)

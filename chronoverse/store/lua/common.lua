@@ -5,6 +5,7 @@
 -- What each kind of key must be. A kind is the part of a key's name after its last colon.
 local TYPES = {
   log = 'stream', job = 'hash', lease = 'string', sealer = 'string', archive = 'zset', audit = 'list', jobs = 'zset',
+  garbage = 'hash',
 }
 
 -- Raises WRONGTYPE unless each of these keys is absent or of its kind's type.

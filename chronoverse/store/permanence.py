@@ -1,0 +1,53 @@
+"""Whether what was written can still be taken back, by a power cut or by a failover to a replica that is behind."""
+
+import re
+from typing import Any, Final
+
+from chronoverse.store.driver import Client, DriverError
+
+#: Milliseconds that one question waits for the disk, and for the replicas. Together less than a command may take.
+DISK_MS: Final = 2_000
+REPLICAS_MS: Final = 1_500
+
+
+def is_permanent(client: Client, *write: Any) -> bool | None:
+    """Whether all that the server has written up to now stays written.
+
+    ``write`` is a command that writes something. Where it answers 0, it has not, and the answer here is False.
+    It is False also when the disk or one of the replicas has not confirmed it in time. None when the server cannot say:
+    it keeps snapshots and no append-only file, or does not know ``WAITAOF`` (Redis before 7.2).
+
+    ``WAITAOF`` and ``WAIT`` are about the last write of their own connection, and so about all writes before it.
+    https://redis.io/docs/latest/commands/waitaof/
+    Raises: the driver's errors.
+    """
+    persistence = client.execute_command("INFO", "persistence")
+    replicas = _online_replicas(client.execute_command("INFO", "replication"))
+    pipeline = client.pipeline(transaction=False)
+    pipeline.execute_command(*write)
+    pipeline.execute_command("WAITAOF", 1, 0, DISK_MS)
+    pipeline.execute_command("WAIT", replicas, REPLICAS_MS)
+    written, on_disk, on_replicas = pipeline.execute(raise_on_error=False)
+    for answer in (written, on_replicas):
+        if isinstance(answer, DriverError):
+            raise answer
+    if not written or on_replicas < replicas:
+        return False
+    if isinstance(on_disk, DriverError):
+        return True if _has_nothing_older(persistence) else None
+    return bool(on_disk[0] >= 1)
+
+
+def _online_replicas(replication: bytes) -> int:
+    """How many replicas the server has. One that is still loading its first copy cannot take over, and does not count.
+
+    https://redis.io/docs/latest/commands/info/
+    """
+    return len(re.findall(rb"^slave\d+:.*\bstate=online\b", replication, re.MULTILINE))
+
+
+def _has_nothing_older(persistence: bytes) -> bool:
+    """Whether the server could only start empty: it has read no snapshot, has made none, and is making none."""
+    said = dict(line.split(b":", 1) for line in persistence.split(b"\r\n") if b":" in line)
+    names = (b"aof_enabled", b"rdb_saves", b"rdb_last_load_keys_loaded", b"rdb_bgsave_in_progress")
+    return all(said.get(name) == b"0" for name in names)

@@ -1,0 +1,88 @@
+"""Whether the store can go back to what it had before: asked of servers with a file, with a replica, with neither."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from chronoverse.archive.files import FileObjects
+from chronoverse.garbage import Collected, JobObjects
+from chronoverse.joblog import JobRef
+from chronoverse.sealing import sealer
+from chronoverse.store import Store
+from tests.conftest import KINDS, binary
+from tests.support.fleets import Watched
+from tests.support.servers import RedisServer
+
+JOB: Final = JobRef("wf_1", "job_1")
+
+
+def is_permanent(store: Store) -> bool | None:
+    with sealer(store, JOB):
+        return store.archived.is_permanent(JOB, 10)
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Iterator[Callable[..., bool | None]]:
+    """Asks a server that is started with these options."""
+    stores: list[Store] = []
+    servers: list[RedisServer] = []
+
+    def asked(kind: str, *options: str, before: tuple[str, ...] = ()) -> bool | None:
+        servers.append(RedisServer(tmp_path / f"{len(servers)}", binary(kind), *options).start())
+        stores.append(Store(servers[-1].url))
+        if before:
+            servers[-1].ask(*before)
+        return is_permanent(stores[-1])
+
+    yield asked
+    for store in stores:
+        store.close()
+    for server in servers:
+        server.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_server_says(ask: Callable[..., bool | None], kind: str) -> None:
+    """An append-only file is waited for; a server that has never had a file has nothing to go back to."""
+    assert ask(kind, "--appendonly", "yes") is True
+    assert ask(kind, "--appendonly", "yes", "--appendfsync", "always") is True
+    assert ask(kind) is True
+    assert ask(kind, before=("SAVE",)) is None
+
+
+def test_a_replica_that_is_behind_may_take_over(watched: Watched, prefix: str) -> None:
+    """It is asked as well; and once it has caught up all is well."""
+    store = Store(watched.url, prefix=prefix)
+    assert is_permanent(store) is not False
+    os.kill(watched.replica.pid, signal.SIGSTOP)
+    try:
+        assert is_permanent(store) is False
+    finally:
+        os.kill(watched.replica.pid, signal.SIGCONT)
+    assert is_permanent(store) is not False
+    store.close()
+
+
+def test_where_it_cannot_be_known_objects_go_when_they_are_old(tmp_path: Path) -> None:
+    """A server that makes snapshots alone: by then it has made one."""
+    objects = FileObjects(tmp_path / "archive")
+    with RedisServer(tmp_path / "server") as server, sealer(store := Store(server.url), JOB) as token:
+        server.ask("SAVE")
+        objects.put("wf_1/job_1/old", b"")
+        store.archived.condemn(JOB, token, ["wf_1/job_1/old"])
+        ours = JobObjects(store, objects, JOB, token)
+        assert ours.collect(0, min_age=0) == Collected(deleted=0, left=1, permanent=None)
+        server.ask("HSET", "chronoverse:{wf_1}:job_1:garbage", "wf_1/job_1/old", int(server.ask("TIME")[0]) - 3_601)
+        assert ours.collect(0, min_age=0) == Collected(deleted=1, left=0, permanent=None)
+        assert list(objects.list("")) == []
+        assert store.archived.garbage(JOB) == set()
+    store.close()
+
+
+def test_a_question_that_nothing_was_written_behind_is_not_answered(store: Store) -> None:
+    """The lease is gone: the answer would be about another write."""
+    assert store.archived.is_permanent(JOB, 10) is False
