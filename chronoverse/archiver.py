@@ -1,7 +1,8 @@
 """The archiver: finds logs that are large or have ended, and moves them into the archive. Any number may run.
 
 It takes the smallest step that helps, and looks again: running logs that are too large come first, for the store pays
-for them; then, in turns, objects that are to be deleted and a chunk of a log that has ended; then jobs whose time is over.
+for them; then, in turns, objects that are to be deleted and a chunk of a log that has ended; then jobs whose time is
+over.
 """
 
 import contextlib
