@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from chronoverse.archive.files import FileObjects
 from chronoverse.archive.search import search
 from chronoverse.archive.sieve import BEHIND_MISSES, LINES_MISSES, MISSES, OFTEN, PART_BYTES, TEXT_PART_BYTES
+from chronoverse.errors import TooExpensive
 from chronoverse.joblog import Line
 from chronoverse.matcher import Matcher, as_read
 from tests.support.archives import JOB, Shelf, raw
@@ -229,3 +230,13 @@ def test_a_text_is_looked_for_in_parts(tmp_path: Path, query: str, wanted: Seque
 
     assert [line.sequence_num for lines, _ in results for line in lines] == [*wanted]
     assert len(pauses) > shelf.chunks[0].text_size / (2 * TEXT_PART_BYTES)
+
+
+def test_an_archived_line_that_is_too_long_for_an_expression_is_refused(tmp_path: Path) -> None:
+    """RE2 cannot be stopped. Smaller expressions, and text, are looked for in it."""
+    shelf = Shelf.at(tmp_path)
+    shelf.fill([raw(1, "a" * 3 * 2**20), raw(2, "z")], 2, PART_BYTES)
+
+    with pytest.raises(TooExpensive, match="too long for this expression"):
+        found(shelf, Matcher("(?:a.{0,50}){4}z", regex=True), 0)
+    assert found(shelf, Matcher("^z", regex=True), 0) == found(shelf, Matcher("z"), 0) == ["2 z"]

@@ -241,7 +241,7 @@ def matches(matcher: Matcher, line: Line, heavy_work: Callable[[Callable[[], boo
     if not matcher.is_feasible(size):
         raise TooExpensive(
             f"line {number} has {size} characters, too many for this expression:"
-            f" use a simpler one or plain text, or go on from offset {number}"
+            " use a simpler one or plain text, or start behind this line"
         )
     if matcher.is_heavy(size):
         return heavy_work(partial(matcher.matches, line.message))

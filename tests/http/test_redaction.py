@@ -280,3 +280,15 @@ def test_the_archiver_goes_on_behind_a_redaction(place: Place) -> None:
     assert (chunks[0].first, chunks[-1].last) == (1, 100)
     job_hash = place.store.inventory.survey(ref)
     assert (job_hash.complete, job_hash.archived) == (True, 100)
+
+
+def test_a_line_that_is_too_long_for_an_expression_is_named(place: Place) -> None:
+    """Nothing is redacted then. What is behind the line can be, and the line itself by its number."""
+    job = place.job().lines(["a secret", "a" * 3 * 2**20, "a secret"]).end()
+    query = {"q": "(?:a.{0,50}){4}z|secret", "regex": True}
+
+    refused = redact(place, job, **query)
+    assert (refused.status_code, refused.json()["detail"].partition(",")[0]) == (400, "line 2 has 3145728 characters")
+    assert redact(place, job, **{"from": 3}, **query).json()["redacted"] == 1
+    assert redact(place, job, **{"from": 2, "to": 2}).json()["redacted"] == 1
+    assert [*messages(place, job).values()] == ["a secret", TOMBSTONE, TOMBSTONE]
