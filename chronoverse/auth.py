@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
@@ -24,7 +24,7 @@ from jwt.algorithms import HMACAlgorithm
 
 from chronoverse.errors import Forbidden, SettingsError, Unauthorized
 from chronoverse.joblog import IDENTIFIER
-from chronoverse.jwks import PublishedKeys
+from chronoverse.jwks import PublishedKeys, fetch
 from chronoverse.settings import Settings
 
 #: Bytes of an Authorization header. A token for a hundred workflows has under 4,000.
@@ -103,13 +103,14 @@ class Verifier:
         self._keys = keys
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
+    def from_settings(cls, settings: Settings, fetch: Callable[[str], Mapping[str, jwt.PyJWK]] = fetch) -> Self:
         """A verifier with the key that ``settings`` name; makes the local secret when that is the one.
 
+        ``fetch`` fetches published keys: see :class:`PublishedKeys`.
         Raises :class:`SettingsError` when there is no key, or none that can be used.
         """
         if settings.jwt_jwks_url is not None:
-            return cls(PublishedKeys(settings.jwt_jwks_url))
+            return cls(PublishedKeys(settings.jwt_jwks_url, fetch=fetch))
         if settings.jwt_public_key is not None:
             return cls(_pem_key(settings.jwt_public_key))
         return cls(_secret_key(signing_secret(settings)))

@@ -1,16 +1,23 @@
 """Public keys that an issuer publishes as a JSON Web Key Set (RFC 7517), fetched seldom and kept through an outage."""
 
+import http.client
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Final
 
 import jwt
+import orjson
 
 from chronoverse.errors import KeysUnavailable, Unauthorized
 
-#: Seconds a fetch may wait for the issuer. One request waits that long; the others go on with the keys there are.
-FETCH_TIMEOUT_SECONDS: Final = 5.0
+#: Seconds that a fetch may take, and each wait in it. One request waits that long; the others go on with the keys that
+#: there are.
+FETCH_SECONDS: Final = 3.0
+#: Bytes of a key set. A hundred RSA keys have 60 KB.
+SET_BYTES: Final = 262_144
 #: Seconds after which keys are fetched again: how long a withdrawn key may live on.
 LIFESPAN_SECONDS: Final = 300.0
 #: Seconds between fetches for a ``kid`` nobody knows, or after a failure: anybody can make such ids up.
@@ -19,17 +26,45 @@ COOLDOWN_SECONDS: Final = 30.0
 STALE_SECONDS: Final = 3_600.0
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Makes a redirection an error as any other: the operator has named where the keys are."""
+
+    def redirect_request(self, *args: object) -> None:
+        """Nothing is requested instead."""
+
+
 def fetch(url: str) -> Mapping[str, jwt.PyJWK]:
     """The signing keys at ``url`` by their ``kid``. Redirects are not followed.
 
-    Raises :class:`jwt.PyJWTError`, OSError or ValueError.
+    Each wait for the issuer is bounded, but an issuer that sends a byte now and then can keep this up for as long as it
+    likes: whoever calls bounds the whole.
+
+    Raises:
+        jwt.PyJWTError, OSError, ValueError: when there is no set of keys there.
     """
-    source = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=FETCH_TIMEOUT_SECONDS)
-    return {str(key.key_id): key for key in source.get_signing_keys()}
+    opener = urllib.request.build_opener(_NoRedirects)
+    try:
+        with opener.open(url, timeout=FETCH_SECONDS) as response:
+            document = response.read(SET_BYTES + 1)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise
+    except http.client.HTTPException as error:
+        raise ValueError("the issuer does not answer as HTTP has it") from error
+    if len(document) > SET_BYTES:
+        raise ValueError(f"the issuer's key set has more than {SET_BYTES} bytes")
+    found = orjson.loads(document)
+    if not isinstance(found, dict):
+        raise ValueError("the issuer's key set is not a JSON object")
+    keys = jwt.PyJWKSet.from_dict(found).keys
+    return {str(key.key_id): key for key in keys if key.key_id and key.public_key_use in ("sig", None)}
 
 
 class PublishedKeys:
-    """The keys at ``url``, shared by all threads or greenlets of a process. ``clock`` is in seconds."""
+    """The keys at ``url``, shared by all threads or greenlets of a process.
+
+    ``fetch`` fetches them: it must come back within some :data:`FETCH_SECONDS`. ``clock`` is in seconds.
+    """
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from chronoverse.auth import Verifier
 from chronoverse.errors import KeysUnavailable, Unauthorized
-from chronoverse.jwks import COOLDOWN_SECONDS, LIFESPAN_SECONDS, STALE_SECONDS, PublishedKeys, fetch
+from chronoverse.jwks import COOLDOWN_SECONDS, LIFESPAN_SECONDS, SET_BYTES, STALE_SECONDS, PublishedKeys, fetch
 from chronoverse.settings import Settings
 from tests.support.issuer import Issuer
 
@@ -127,6 +127,35 @@ def test_keys_outlive_an_outage_of_their_issuer_for_a_while(issuer: Issuer) -> N
     clock.now += STALE_SECONDS
     with pytest.raises(KeysUnavailable):
         keys.find("k1")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"null", b'{"keys":[]}', b'{"keys":1}', b"{}", b'{"keys":[]' + b" " * SET_BYTES + b"}", b"\xff"],
+    ids=["nothing", "half", "a list", "null", "no keys", "a number", "an empty object", "too long", "no text"],
+)
+def test_what_is_no_set_of_keys_is_refused(issuer: Issuer, body: bytes) -> None:
+    """With errors for which the keys that there are remain in use."""
+    issuer.keys = [published(EC, "k1")]
+    clock = Clock()
+    keys = PublishedKeys(issuer.url, clock=clock)
+    keys.find("k1")
+    issuer.body = body
+    with pytest.raises((ValueError, jwt.PyJWTError)):
+        fetch(issuer.url)
+
+    clock.now += LIFESPAN_SECONDS + 1
+    assert keys.find("k1").key_id == "k1"
+    assert issuer.asked == 3
+
+
+def test_a_redirection_is_not_followed(issuer: Issuer) -> None:
+    """The keys are where the operator says."""
+    issuer.keys, issuer.moved_to = [published(EC, "k1")], issuer.url
+    with pytest.raises(OSError, match="302"):
+        fetch(issuer.url)
+
+    assert issuer.asked == 1
 
 
 def test_an_issuer_that_was_never_there_is_not_the_bearers_fault() -> None:

@@ -1,11 +1,14 @@
 """The service's root: builds what the routes need and wires them together."""
 
 import time
+from collections.abc import Mapping
 
+import gevent
+import jwt
 from flask import Flask, request
 from werkzeug.exceptions import NotFound
 
-from chronoverse import embedded, metrics
+from chronoverse import embedded, jwks, metrics
 from chronoverse.archive.places import objects_at
 from chronoverse.archive.reading import Archive
 from chronoverse.auth import Verifier
@@ -80,7 +83,7 @@ def services(settings: Settings) -> Services:
         ended=Ended(store.look),
         archive=archive,
         objects=objects,
-        verifier=Verifier.from_settings(settings),
+        verifier=Verifier.from_settings(settings, _fetch_in_time),
         streams=Streams(settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address),
         outlets=Outlets(Worker(tail, settings.heartbeat_seconds, time.monotonic)),
         bodies=Bodies(settings.max_body_bytes),
@@ -90,6 +93,13 @@ def services(settings: Settings) -> Services:
         rates=Rates(settings.max_publish_rate_per_token),
         traces=Traces(redact) if settings.traces else None,
     )
+
+
+def _fetch_in_time(url: str) -> Mapping[str, jwt.PyJWK]:
+    """:func:`jwks.fetch`, ended after :data:`jwks.FETCH_SECONDS` wherever it is: in a name's look-up, in TLS's
+    handshake, or between two bytes. Raises as that does."""
+    with gevent.Timeout(jwks.FETCH_SECONDS, TimeoutError("the issuer did not send its keys in time")):
+        return jwks.fetch(url)
 
 
 def build_app(services: Services) -> Flask:

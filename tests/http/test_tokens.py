@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -16,9 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chronoverse.auth import ADMIN, READ, WRITE
+from chronoverse.jwks import FETCH_SECONDS
 from tests.http.foreign import Foreign
 from tests.http.wire import Door, exchange, request_bytes
-from tests.support.issuer import Issuer
+from tests.support.issuer import DrippingIssuer, Issuer
 from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service, serving
@@ -204,6 +206,22 @@ def keyed(
             Nginx(directory, [(service.host, service.port)]) as nginx,
         ):
             yield {"direct": service, "nginx": nginx}
+
+
+def test_an_issuer_that_sends_its_keys_byte_by_byte_is_given_up(tmp_path: Path, redis_server: RedisServer) -> None:
+    """In seconds; and whoever asks is told that it is not the token's fault."""
+    with (
+        DrippingIssuer() as issuer,
+        serving(tmp_path, redis_server.url, jwt_secret="", jwt_jwks_url=issuer.url) as service,
+    ):
+        token = "Bearer " + jwt.encode(claims(), RSA, "RS256", {"kid": "k1"})
+        started = time.monotonic()
+        first = ask(service, *ROUTES["job"], token)
+        took = time.monotonic() - started
+
+        assert (first.status_code, ask(service, *ROUTES["job"], token).status_code) == (503, 503)
+        assert "keys" in first.json()["detail"]
+        assert took < FETCH_SECONDS + 1
 
 
 @pytest.mark.parametrize("name", ["direct", "nginx"])

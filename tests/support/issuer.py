@@ -1,7 +1,10 @@
 """Whoever publishes the keys that tokens are checked with."""
 
+import contextlib
 import json
+import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -15,6 +18,10 @@ class Issuer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
         self.keys: list[dict[str, Any]] | None = []
+        #: Sent instead of the keys.
+        self.body: bytes | None = None
+        #: Where whoever asks is sent instead.
+        self.moved_to = ""
         self.asked = 0
 
     def __enter__(self) -> Self:
@@ -32,6 +39,43 @@ class Issuer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/jwks.json"
 
 
+class DrippingIssuer:
+    """A listener that answers every connection a byte at a time, and never comes to an end. It serves while entered."""
+
+    def __init__(self, every_seconds: float = 0.1) -> None:
+        self._every_seconds = every_seconds
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}/jwks.json"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stopped.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while not self._stopped.is_set():
+            with contextlib.suppress(OSError):
+                connection, _ = self._listener.accept()
+                with connection:
+                    self._drip(connection)
+
+    def _drip(self, connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\nX-Padding: ")
+        while not self._stopped.is_set():
+            connection.sendall(b"x")
+            time.sleep(self._every_seconds)
+
+
 class _Answer(BaseHTTPRequestHandler):
     server: Issuer
 
@@ -40,8 +84,11 @@ class _Answer(BaseHTTPRequestHandler):
         if self.server.keys is None:
             self.send_error(503)
             return
-        body = json.dumps({"keys": self.server.keys}).encode()
-        self.send_response(200)
+        body = self.server.body
+        if body is None:
+            body = json.dumps({"keys": self.server.keys}).encode()
+        self.send_response(302 if self.server.moved_to else 200)
+        self.send_header("Location", self.server.moved_to)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
