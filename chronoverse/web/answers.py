@@ -8,8 +8,8 @@ from chronoverse.errors import AtCapacity, ShareUsed
 from chronoverse.web.problems import refuse
 from chronoverse.web.shares import Shares
 
-#: Bytes of all answers of a worker that are under way. One token's subject may have half of it: eight pages.
-HELD_BYTES: Final = 64 * 2**20
+#: Bytes of all answers of a worker that are under way. One token's subject may have half of it: four pages.
+HELD_BYTES: Final = 32 * 2**20
 #: Bytes of an answer that is not counted: a connection's own buffer in the kernel takes it, once the last one is read.
 SMALL_BYTES: Final = 64 * 2**10
 

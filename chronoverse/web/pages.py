@@ -1,7 +1,7 @@
 """Walking a stored log for one request: upwards or downwards, in batches that hold up nobody else for long."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
@@ -11,6 +11,7 @@ from flask import Response, request
 
 from chronoverse.archive.reading import Archive
 from chronoverse.archive.search import search as archive_search
+from chronoverse.entries import Entry
 from chronoverse.errors import ArchiveUnavailable, InvalidCursor, TooExpensive
 from chronoverse.history import History
 from chronoverse.joblog import MAX_NUMBER, Job, Line
@@ -22,7 +23,7 @@ from chronoverse.web.fairness import in_thread, let_others
 from chronoverse.web.services import Services, principal
 
 #: Entries of one read, at first and at most, for lines whose length is not known yet. At most 16 MB are read at once
-#: when short lines are followed by lines of 64 KiB.
+#: when short lines are followed by lines of 64 KiB, of which no more are kept than of any read.
 FIRST_BATCH: Final = 32
 MAX_BATCH: Final = 250
 #: Seconds after which a request that goes through many lines lets others have a turn, which takes 20 µs. Live lines
@@ -134,19 +135,36 @@ def batches(
             count = max(1, min(count, limit))
         with services.scanning(job.ref, subject) if limit is None else contextlib.nullcontext():
             read = history.before(place, count) if descending else history.after(place, count)
-        lines = [entry for entry in read.entries if isinstance(entry, Line)]
-        place = read.place
-        if read.last and _more(job, place, descending):
+        place, last = read.place, read.last
+        mean = sum(len(entry.message) for entry in read.entries if isinstance(entry, Line)) / max(read.read, 1)
+        lines, whole = _first_lines(read.entries, BATCH_CHARACTERS)
+        if not whole:
+            # The others are read again: they would wait with these for a download's client.
+            place, last = lines[-1].sequence_num, False
+        # Whoever takes the batch may let go of its lines.
+        del read
+        if last and _more(job, place, descending):
             # Entries may be missing there; all of them are when somebody has deleted the log.
             services.job(job.ref)
-        yield Batch(lines, place, read.last)
-        if read.last:
-            return
-        others()
         if limit is not None:
             limit -= len(lines)
-        mean = sum(len(line.message) for line in lines) / max(read.read, 1)
+        yield Batch(lines, place, last)
+        if last:
+            return
+        others()
         count = round(min(MAX_BATCH, max(1, BATCH_CHARACTERS / (mean + 1))))
+
+
+def _first_lines(entries: Iterable[Entry], characters: int) -> tuple[list[Line], bool]:
+    """The lines, up to the one that begins beyond twice so many ``characters``; and whether these are all."""
+    found: list[Line] = []
+    for entry in entries:
+        if isinstance(entry, Line):
+            if characters < 0:
+                return found, False
+            found.append(entry)
+            characters -= len(entry.message) // 2
+    return found, True
 
 
 def _is_archived(job: Job, place: int, descending: bool) -> bool:

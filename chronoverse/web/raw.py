@@ -22,6 +22,9 @@ from chronoverse.web.services import Services, guest, principal
 #: zlib's level: 1 packs logs to a sixth, at 100 MB/s. Higher ones take the worker's time from its viewers.
 GZIP_LEVEL: Final = 1
 
+#: Bytes that are handed to the server at a time.
+PIECE_BYTES: Final = 2**16
+
 _CONTENT_TYPES: Final = {
     "txt": "text/plain; charset=utf-8",
     "json": "application/json",
@@ -97,16 +100,23 @@ def _wanted(services: Services, stream: str | None, matcher: Matcher | None) -> 
 
 
 def _cut_off(texts: Iterable[bytes]) -> Iterator[bytes]:
-    """The same. An error in between ends the connection, so that nobody takes what there was for the whole."""
+    """The same in short pieces, of which the server makes copies.
+
+    An error in between ends the connection, so that nobody takes what there was for the whole.
+    """
     try:
-        yield from texts
+        for text in texts:
+            for start in range(0, len(text), PIECE_BYTES):
+                yield text[start : start + PIECE_BYTES]
     except ChronoverseError as error:
         log.warning("a download is cut off: %s", error)
         raise ConnectionResetError(errno.ECONNRESET, "a download is cut off") from error
 
 
 def _lines(services: Services, job: Job, wanted: Callable[[Line], bool], until: float) -> Iterator[list[Line]]:
-    """The lines up to ``last`` that are ``wanted``, in batches.
+    """The lines up to ``last`` that are ``wanted``, in batches, each of which its taker clears.
+
+    While a client takes its time nothing is held of a batch but the bytes to be sent.
 
     Raises StoreError when the store fails or the log is deleted, also when there is another of its name by then, and
     :class:`Unauthorized` at the monotonic time ``until``.
@@ -123,6 +133,7 @@ def _lines(services: Services, job: Job, wanted: Callable[[Line], bool], until: 
         over = batch.place >= job.last
         if over or batch.last:
             _same(services, job)
+        batch.lines.clear()
         yield found
         if over:
             return
@@ -146,14 +157,19 @@ def _text(batches: Iterable[list[Line]]) -> Iterator[bytes]:
                 parts.append("\n")
             parts.append(line.message if line.partial else f"{line.message}\n")
             unfinished = line.stream if line.partial else None
-        yield "".join(parts).encode()
+        lines.clear()
+        text = "".join(parts).encode()
+        parts.clear()
+        yield text
     if unfinished:
         yield b"\n"
 
 
 def _json_lines(batches: Iterable[list[Line]]) -> Iterator[bytes]:
     for lines in batches:
-        yield b"".join(orjson.dumps(line.to_json()) + b"\n" for line in lines)
+        text = b"".join(orjson.dumps(line.to_json()) + b"\n" for line in lines)
+        lines.clear()
+        yield text
 
 
 def _json(batches: Iterable[list[Line]]) -> Iterator[bytes]:
@@ -161,7 +177,9 @@ def _json(batches: Iterable[list[Line]]) -> Iterator[bytes]:
     opening = b"[\n"
     for lines in batches:
         if lines:
-            yield opening + b",\n".join(orjson.dumps(line.to_json()) for line in lines)
+            text = opening + b",\n".join(orjson.dumps(line.to_json()) for line in lines)
+            lines.clear()
+            yield text
             opening = b",\n"
     yield b"[]\n" if opening == b"[\n" else b"\n]\n"
 
