@@ -10,12 +10,17 @@ import pytest
 
 from chronoverse.archive.files import FileObjects
 from chronoverse.garbage import Collected, JobObjects
-from chronoverse.joblog import JobRef
+from chronoverse.joblog import JobRef, Line
+from chronoverse.redaction import TOMBSTONE, Done, Redaction, Wish
 from chronoverse.sealing import sealer
 from chronoverse.store import Store
 from tests.conftest import KINDS, binary
-from tests.support.fleets import Watched
+from tests.support.archivers import everything
+from tests.support.bench import make_lines
+from tests.support.fleets import free_ports, node
+from tests.support.sealing import seal
 from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
 
 JOB: Final = JobRef("wf_1", "job_1")
 
@@ -54,16 +59,54 @@ def test_what_a_server_says(ask: Callable[..., bool | None], kind: str) -> None:
     assert ask(kind, before=("SAVE",)) is None
 
 
-def test_a_replica_that_is_behind_may_take_over(watched: Watched, prefix: str) -> None:
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
+    """A master and its replica, with append-only files."""
+    ports = free_ports(2)
+    file = ("--appendonly", "yes")
+    follows = ("--replicaof", "127.0.0.1", str(ports[0]))
+    with node(tmp_path / "a", ports[0], *file) as master, node(tmp_path / "b", ports[1], *file, *follows) as replica:
+        wait_until(lambda: b"master_link_status:up" in replica.ask("INFO", "replication"), 10, "the replica follows")
+        yield master, replica
+        os.kill(replica.pid, signal.SIGCONT)
+
+
+def test_a_replica_that_is_behind_may_take_over(pair: tuple[RedisServer, RedisServer]) -> None:
     """It is asked as well; and once it has caught up all is well."""
-    store = Store(watched.url, prefix=prefix)
-    assert is_permanent(store) is not False
-    os.kill(watched.replica.pid, signal.SIGSTOP)
-    try:
-        assert is_permanent(store) is False
-    finally:
-        os.kill(watched.replica.pid, signal.SIGCONT)
-    assert is_permanent(store) is not False
+    master, replica = pair
+    store = Store(master.url)
+    assert is_permanent(store) is True
+    os.kill(replica.pid, signal.SIGSTOP)
+    assert is_permanent(store) is False
+    os.kill(replica.pid, signal.SIGCONT)
+    assert is_permanent(store) is True
+    store.close()
+
+
+def test_a_failover_to_a_replica_that_is_behind_loses_no_line(
+    pair: tuple[RedisServer, RedisServer], tmp_path: Path
+) -> None:
+    """The old record is back, its object is there, and whoever redacts again is done."""
+    master, replica = pair
+    store, objects = Store(master.url), FileObjects(tmp_path / "archive")
+    store.append(store.open(JOB, "token"), make_lines(1, 100))
+    seal(store, objects, JOB, 60, trim=True)
+    assert is_permanent(store) is True
+    wish = Wish(1, 99, lambda line: True, {}, exact=True)
+    os.kill(replica.pid, signal.SIGSTOP)
+    master.ask("CLIENT", "KILL", "TYPE", "replica")
+    assert Redaction(store, objects, JOB, wish).run() == Done(99, 99, whole=True, pending=True)
+    store.close()
+    master.kill()
+    os.kill(replica.pid, signal.SIGCONT)
+    replica.ask("REPLICAOF", "NO", "ONE")
+    store = Store(replica.url)
+
+    said = [entry.message for entry in everything(store, objects, JOB) if isinstance(entry, Line)]
+    assert said == [f"line {number}" for number in range(1, 101)]
+    assert Redaction(store, objects, JOB, wish).run().lines == 99
+    said = [entry.message for entry in everything(store, objects, JOB) if isinstance(entry, Line)]
+    assert said == [TOMBSTONE] * 99 + ["line 100"]
     store.close()
 
 

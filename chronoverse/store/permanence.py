@@ -14,15 +14,20 @@ def is_permanent(client: Client, *write: Any) -> bool | None:
     """Whether all that the server has written up to now stays written.
 
     ``write`` is a command that writes something. Where it answers 0, it has not, and the answer here is False.
-    It is False also when the disk or one of the replicas has not confirmed it in time. None when the server cannot say:
-    it keeps snapshots and no append-only file, or does not know ``WAITAOF`` (Redis before 7.2).
+    It is False also when the disk or one of the replicas has not confirmed it in time, and when all replicas are away.
+    None when the server cannot say: it keeps snapshots and no append-only file, or does not know ``WAITAOF`` (Redis
+    before 7.2).
 
     ``WAITAOF`` and ``WAIT`` are about the last write of their own connection, and so about all writes before it.
-    https://redis.io/docs/latest/commands/waitaof/
+    https://redis.io/docs/latest/commands/waitaof/ https://redis.io/docs/latest/commands/info/
     Raises: the driver's errors.
     """
     persistence = client.execute_command("INFO", "persistence")
-    replicas = _online_replicas(client.execute_command("INFO", "replication"))
+    replication = client.execute_command("INFO", "replication")
+    replicas = len(re.findall(rb"^slave\d+:.*\bstate=online\b", replication, re.MULTILINE))
+    if not replicas and b"repl_backlog_active:1" in replication:
+        # There was a replica in the last hour (repl-backlog-ttl), and it may come back as the master.
+        return False
     pipeline = client.pipeline(transaction=False)
     pipeline.execute_command(*write)
     pipeline.execute_command("WAITAOF", 1, 0, DISK_MS)
@@ -36,14 +41,6 @@ def is_permanent(client: Client, *write: Any) -> bool | None:
     if isinstance(on_disk, DriverError):
         return True if _has_nothing_older(persistence) else None
     return bool(on_disk[0] >= 1)
-
-
-def _online_replicas(replication: bytes) -> int:
-    """How many replicas the server has. One that is still loading its first copy cannot take over, and does not count.
-
-    https://redis.io/docs/latest/commands/info/
-    """
-    return len(re.findall(rb"^slave\d+:.*\bstate=online\b", replication, re.MULTILINE))
 
 
 def _has_nothing_older(persistence: bytes) -> bool:
