@@ -5,8 +5,8 @@ replaced. Until a record names it, it is *garbage*, and whoever holds the job's 
 next archiver, a redaction that is repeated, or the deletion of the job. What was written down nowhere, because the
 store has lost its last seconds, is found in the job's folder.
 
-An object that had a record is deleted only when the store cannot go back to that record: neither by a power cut nor by
-a failover to a replica that is behind. Until then the record of old can be read, should it come back.
+An object that had a record is deleted only when the store cannot go back to that record, neither by a power cut nor by
+a failover to a replica that is behind, or after an hour. Until then the old record can be read, should it come back.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from chronoverse.store import Store
 #: Seconds after which the archiving of a job may be taken from a process that is not heard of any more. One that lives
 #: renews it three times in that time; a log that is written flat out grows by 350 MB in it.
 SEALER_SECONDS: Final = 10.0
-#: Seconds for which an object without a record may still be about to get one, or a store that only makes snapshots may
-#: go back to a record: far more than any step takes, and what is between two snapshots by Redis' own default.
+#: Seconds for which an object without a record may still be about to get one, and for which a store may go back to a
+#: record where it does not say: far more than any step takes, and the time between two snapshots by Redis' own default.
 ORPHAN_SECONDS: Final = 3_600.0
 #: Seconds by which an object store's clock may be behind ours. S3 tells whole seconds.
 CLOCKS_SECONDS: Final = 60.0
@@ -36,7 +36,8 @@ At = Callable[[str], None]
 class Collected(NamedTuple):
     """What :meth:`JobObjects.collect` did: how many objects it deleted, and how many are left to be deleted later.
 
-    ``permanent``: whether the store can go back to older records; as :func:`chronoverse.store.permanence.is_permanent`.
+    ``permanent``: whether the store's records are there for good, as :func:`~chronoverse.store.permanence.is_permanent`
+    answers.
     """
 
     deleted: int
@@ -66,9 +67,10 @@ class JobObjects:
 
     @contextlib.contextmanager
     def put(self, chunk: Chunk, data: bytes) -> Iterator[Chunk]:
-        """Writes a chunk's object under a new name and reads it back; the chunk under that name. Within the ``with`` it
-        is to be recorded. Where that fails the object is deleted.
+        """Writes a chunk's object under a new name, reads it back, and gives the chunk under that name.
 
+        Within the ``with`` the chunk is to be recorded. Where that fails the object is deleted. An error that only hid
+        that it went well, such as a lost answer, is not raised.
         Raises: :class:`Fenced`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`; and as the store does.
         """
         chunk = chunk.named(secrets.token_hex(8))
@@ -82,25 +84,28 @@ class JobObjects:
             self._at("read back")
             yield chunk
         except ChronoverseError:
-            self._discard(chunk.name)
-            raise
+            if not self._is_recorded(chunk.name):
+                raise
 
-    def _discard(self, name: str) -> None:
-        """Deletes an object that was not recorded. Where that fails it stays written down."""
+    def _is_recorded(self, name: str) -> bool:
+        """Deletes an object unless a record names it; whether one does. Where that fails it stays written down."""
         archived = self._store.archived
         with contextlib.suppress(ChronoverseError):
-            # The answer to the record may have been lost, so the store is asked. Another process may have struck out
-            # the name before the object was there. From here on no record can name it that does not do so already.
+            # Once it is condemned no record can name it that does not do so already. Another process may have struck
+            # out the name before the object was there.
             condemned = archived.condemn(self._job, self._token)
-            if name in condemned or all(chunk.name != name for chunk in archived.chunks(self._job)):
-                self._objects.delete(name)
-                archived.forget_garbage(self._job, [name])
+            if name not in condemned and any(chunk.name == name for chunk in archived.chunks(self._job)):
+                return True
+            self._objects.delete(name)
+            archived.forget_garbage(self._job, [name])
+        return False
 
     def collect(
         self, now: float, *, min_age: float, orphan_seconds: float = ORPHAN_SECONDS, ask: bool = False
     ) -> Collected:
         """Deletes the objects that no record names and none can name any more. It goes on where another broke off.
 
+        Where the store may go back to older records, that is only what was condemned ``orphan_seconds`` ago.
         What was written down nowhere is deleted only if it is ``min_age`` seconds old. ``now`` is Unix time.
         With ``ask`` the store is asked whether its records are permanent also when there is nothing to delete.
         An object that the object store does not delete now is left, and stays written down.
@@ -115,7 +120,7 @@ class JobObjects:
         struck_out: list[str] = []
         deleted = 0
         for name, seconds in condemned.items():
-            if permanent is False or (permanent is None and seconds < orphan_seconds):
+            if not permanent and seconds < orphan_seconds:
                 continue
             # A name that is recorded, or is not in the job's folder, was written down by a stranger.
             if is_own(self._job, name) and name not in recorded:

@@ -17,6 +17,7 @@ from chronoverse.store import Store
 from tests.conftest import KINDS, binary
 from tests.support.archivers import everything
 from tests.support.bench import make_lines
+from tests.support.faultproxy import FaultProxy
 from tests.support.fleets import free_ports, node
 from tests.support.sealing import seal
 from tests.support.servers import RedisServer
@@ -108,6 +109,23 @@ def test_a_failover_to_a_replica_that_is_behind_loses_no_line(
     said = [entry.message for entry in everything(store, objects, JOB) if isinstance(entry, Line)]
     assert said == [TOMBSTONE] * 99 + ["line 100"]
     store.close()
+
+
+def test_an_answer_that_is_lost_is_no_redaction_that_is_lost(server: RedisServer, tmp_path: Path, prefix: str) -> None:
+    """The store has done what it was asked, and could not say so twice: the lines are counted, their object stays."""
+    with FaultProxy(server.socket) as proxy:
+        store, objects = Store(proxy.redis_url, prefix=prefix), FileObjects(tmp_path)
+        store.append(store.open(JOB, "token"), make_lines(1, 100))
+        seal(store, objects, JOB, 60, trim=True)
+        wish = Wish(1, 1, lambda line: True, {"reason": "so that the server knows the script"}, exact=True)
+        assert Redaction(store, objects, JOB, wish).run().lines == 1
+        proxy.drop_reply(asked=b"a reason", times=2)
+        wish = Wish(1, 60, lambda line: True, {"reason": "a reason"}, exact=True)
+        assert Redaction(store, objects, JOB, wish).run() == Done(59, 60, whole=True, pending=False)
+        said = [entry.message for entry in everything(store, objects, JOB) if isinstance(entry, Line)]
+        assert said == [*[TOMBSTONE] * 60, *(f"line {number}" for number in range(61, 101))]
+        assert len(list(objects.list(""))) == 1
+        store.close()
 
 
 def test_where_it_cannot_be_known_objects_go_when_they_are_old(tmp_path: Path) -> None:
