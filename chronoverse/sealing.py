@@ -10,7 +10,7 @@ import hashlib
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
@@ -21,11 +21,9 @@ from chronoverse.entries import RawEntry, entry_number
 from chronoverse.errors import ArchiveBusy, StoreError
 from chronoverse.garbage import SEALER_SECONDS, At, JobObjects
 from chronoverse.joblog import Job, JobRef, iso_timestamp, seconds_of
+from chronoverse.source import LineCount
 from chronoverse.store import Store
 from chronoverse.store.inventory import Survey
-
-#: Entries read at a time: some 600 KB, and 4 ms of the server's time.
-PAGE: Final = 4_000
 
 
 @contextlib.contextmanager
@@ -97,17 +95,22 @@ class Sealing:
     ) -> RawEntry | None:
         """Fills ``packer``; the last entry that it took."""
         last: RawEntry | None = None
+        # As few lines as bring some 1 MiB: thousands of lines may be of 64 KiB each.
+        count = LineCount()
         while packer.text_size < text_bytes and not packer.closed:
-            entries = self._store.read_on(self._job, packer.last, PAGE)
+            entries = self._store.read_on(self._job, packer.last, count.lines)
             taken: Sequence[RawEntry] = entries
             if entries and entry_number(entries[-1][0]) >= below:
                 taken = [entry for entry in entries if entry_number(entry[0]) < below]
-            if taken:
-                packer.add(taken, survey.first)
-                last = taken[-1]
             meanwhile()
-            if len(taken) < PAGE:
+            if not taken:
                 break
+            size = packer.taken_size
+            packer.add(taken, survey.first)
+            last = taken[-1]
+            if len(taken) < count.lines:
+                break
+            count.learn(len(taken), packer.taken_size - size)
         return last
 
     def complete(self, job: Job, log_seconds: float, now: float) -> str | None:

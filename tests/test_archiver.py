@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
@@ -9,6 +10,7 @@ import pytest
 
 from chronoverse.archive.files import FileObjects
 from chronoverse.archive.reading import Archive
+from chronoverse.entries import RawEntry
 from chronoverse.errors import ArchiveUnavailable, Closed, Held, SequenceGap, StoreRefused
 from chronoverse.history import History
 from chronoverse.joblog import Gap, JobRef, Line, Run, Status
@@ -491,3 +493,26 @@ def test_a_log_that_nobody_can_move_now_has_its_runner_asked(bench: Bench, objec
 
     assert int(bench.hash()["slow_until"]) > server_ms(bench) + 5_000
     assert len(bench.ids()) == MANY
+
+
+def test_a_log_of_long_lines_is_read_a_few_at_a_time(bench: Bench, objects: FileObjects) -> None:
+    """Thousands of the longest lines would be hundreds of megabytes in one answer."""
+    line_bytes, attempt = 64 * 2**10, bench.store.open(JOB, "token")
+    for first in range(1, 401, 100):
+        bench.store.append(attempt, [Line(each, NOW, "x" * line_bytes, "stdout") for each in range(first, first + 100)])
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 401)
+    counts: list[int] = []
+    read_on = bench.store.read_on
+
+    class Watched(Store):
+        def read_on(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
+            entries = read_on(job, after, count)
+            counts.append(len(entries))
+            return entries
+
+    store = Watched(bench.url, prefix=bench.prefix)
+    assert archive(store, objects) == 0
+    store.close()
+
+    assert max(counts) * line_bytes <= 2 * 2**20
+    assert numbers(everything(bench.store, objects, JOB)) == list(range(1, 401))

@@ -63,6 +63,11 @@ class Packer:
         self._first = first
         self._plain = True
 
+    @property
+    def taken_size(self) -> int:
+        """Bytes of JSON Lines taken so far, also of the frame that is not full yet."""
+        return self.text_size + self._size
+
     def add(self, entries: Sequence[RawEntry], lowest: int = 1) -> None:
         """Takes what the raw ``entries`` behind ``last`` say. ``lowest`` is the first number that the store has.
 

@@ -19,12 +19,12 @@ local TERMINAL = {event = true, status = true, exit_code = true, lines = true, d
 local FIELD_BYTES = 256
 
 local function read_hash()
-  local hash = {}
-  for _, name in ipairs(FIELDS) do
-    local size = redis.call('HSTRLEN', job, name)
-    if size > 0 and size <= FIELD_BYTES then
+  local hash, values = {}, redis.call('HMGET', job, unpack(FIELDS))
+  for at, name in ipairs(FIELDS) do
+    local value = values[at]
+    if value and #value <= FIELD_BYTES then
       hash[#hash + 1] = name
-      hash[#hash + 1] = redis.call('HGET', job, name)
+      hash[#hash + 1] = value
     end
   end
   return hash
