@@ -54,6 +54,7 @@ RIGHT_TYPES: Final = {
     "settings": "hash",
     "jobs": "zset",
     "deleted": "string",
+    "garbage": "hash",
 }
 #: Texts that a number is read from somewhere, or that something breaks at.
 TEXTS: Final[tuple[Any, ...]] = (
@@ -240,6 +241,12 @@ def of_the_archiver() -> Iterator[Hostile]:
         yield from _each(kind, "SET", values=TEXTS)
 
 
+def of_the_garbage() -> Iterator[Hostile]:
+    yield from other_types("garbage")
+    for name in ("", "../../etc/passwd", f"{SHARED}/honest-ended/job.json", "x" * 2**20, b"\xff\x00"):
+        yield from _each("garbage", "HSET", name, values=("", "0", "no number", "writer:token", "9" * 400))
+
+
 def of_redactions() -> Iterator[Hostile]:
     def hostile(value: Any, count: int) -> Hostile:
         def write(bench: Bench, job: JobRef) -> None:
@@ -261,6 +268,7 @@ KINDS: Final = {
     "lease": of_the_lease,
     "archive": of_the_archive,
     "archiver": of_the_archiver,
+    "garbage": of_the_garbage,
     "redactions": of_redactions,
 }
 
@@ -465,13 +473,14 @@ OPERATIONS: Final[dict[str, Callable[[World, JobRef], object]]] = {
     "open again": lambda world, ref: world.store.open(ref, "token-2"),
     "append again": lambda world, ref: world.store.append(Attempt(ref, "token-2", 2, 5), make_lines(5, 1)),
     "finish": lambda world, ref: world.store.finish(Attempt(ref, "token-2", 2, 5), Status.FAILED, 1, 0, 6),
+    "garbage": lambda world, ref: world.store.archived.garbage(ref),
     "keep": lambda world, ref: world.store.inventory.keep(ref, 90 * 86_400, 5),
     "redact": _redact,
     "delete": lambda world, ref: delete_job(world.bench.store, world.objects, ref),
 }
 
 
-@pytest.mark.parametrize("kind", ["log", "job", "lease", "archiver"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_who_works_with_a_hostile_job_gets_a_clear_error_or_none(world: World, kind: str) -> None:
     """One of ours, about this job: no script fails in its middle, and nothing unexpected is raised."""
     world.populate(list(KINDS[kind]()))

@@ -12,6 +12,10 @@ from chronoverse.store.permanence import is_permanent
 from chronoverse.store.places import Place, Use
 from chronoverse.store.replies import known_by, refusal
 
+#: Records read at a time, of some 10 KiB each. Somebody may have written millions: the first that is none ends the
+#: reading.
+RECORDS: Final = 500
+
 #: Keys of a job by kind.
 _Key = Callable[[JobRef, str], str]
 
@@ -46,7 +50,13 @@ class Archived:
 
     def chunks(self, job: JobRef) -> list[Chunk]:
         """All of the job's chunks, in order. Raises: :class:`ArchiveDamaged` for a record that is none."""
-        return [Chunk.from_json(job, each) for each in self._command(job, "ZRANGE", self._key(job, "archive"), 0, -1)]
+        found: list[Chunk] = []
+        while True:
+            start = len(found)
+            page = self._command(job, "ZRANGE", self._key(job, "archive"), start, start + RECORDS - 1)
+            found += [Chunk.from_json(job, each) for each in page]
+            if len(page) < RECORDS:
+                return found
 
     def slow_down(self, job: JobRef, seconds: float) -> None:
         """Has the job's runner go slowly for as long, if it writes to the store itself: its log grows too fast.
