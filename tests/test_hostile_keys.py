@@ -241,6 +241,8 @@ def of_the_garbage() -> Iterator[Hostile]:
     yield from other_types("garbage")
     for name in ("", "../../etc/passwd", f"{SHARED}/honest-ended/job.json", "x" * 2**20, b"\xff\x00"):
         yield from _each("garbage", "HSET", name, values=("", "0", "no number", "writer:token", "9" * 400))
+    names = [each for number in range(20_000) for each in (f"no {number}", "writer:token")]
+    yield _asks("many names", "garbage", "HSET", *names)
 
 
 def of_redactions() -> Iterator[Hostile]:
