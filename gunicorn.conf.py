@@ -43,7 +43,8 @@ keepalive = 5
 timeout = 60
 # Long after a worker that drains has gone.
 graceful_timeout = _settings.drain_seconds + 20
-# A request's head: bytes of its first line, number of headers, bytes of each. Tokens may have 8,192.
+# A request's head: bytes of its first line, number of headers, bytes of each. Tokens may have 8,192. All of it may have
+# chronoverse.web.connection.HEAD_BYTES.
 limit_request_line = 8190
 limit_request_fields = 100
 limit_request_field_size = 8190

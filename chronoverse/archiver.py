@@ -267,7 +267,7 @@ class Archiver:
     def _sort(self, page: Keys) -> None:
         """Puts each job where it belongs."""
         for ref in page.garbage:
-            self._work.suspect(ref, min(RETRY_SECONDS, self._limits.orphan_seconds))
+            self._work.suspect(ref)
         refs = [ref for ref in dict.fromkeys(page.jobs) if not self._work.rests(ref)]
         for ref, job in zip(refs, self._store.look_many(refs) if refs else (), strict=True):
             if isinstance(job, StoreUnavailable | StoreRefused):
@@ -284,8 +284,7 @@ class Archiver:
                 # Which mends a hash that was lost.
                 self._store.inventory.survey(ref)
             if job.archived:
-                # Objects that are written down nowhere can be told from others by their age alone.
-                self._work.suspect(ref, self._limits.orphan_seconds)
+                self._work.suspect(ref)
             return 0
         self._work.running.pop(ref, None)
         return self._judge(ref, job)
@@ -323,12 +322,13 @@ class Archiver:
 
     def _tidy(self, ref: JobRef) -> int:
         """Deletes what is no part of a job, which may be running."""
-        # Also when it goes wrong others have their turn first.
-        self._work.tidied(ref)
+        # Whatever comes of it, others have their turn first.
+        self._work.tidied(ref, min(RETRY_SECONDS, self._limits.orphan_seconds))
         try:
-            self._collect(ref)
+            if self._collect(ref):
+                self._work.tidied(ref, self._limits.orphan_seconds)
         except ArchiveBusy:
-            self._work.tidied(ref, looked=False)
+            self._work.tidied(ref, BUSY_SECONDS)
         return 0
 
     def _collect(self, ref: JobRef) -> bool:

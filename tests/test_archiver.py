@@ -19,7 +19,7 @@ from chronoverse.sealing import sealer
 from chronoverse.store import Attempt, Store
 from chronoverse.store.appends import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
 from chronoverse.workload import HIGH_MARK, SLOW_MARK
-from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, archiver, everything, numbers, run_until
+from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, everything, numbers, run_until
 from tests.support.bench import JOB, NOW, NOW_SECONDS, Bench, make_lines
 from tests.support.fleets import Cluster
 from tests.support.servers import RedisServer
@@ -250,8 +250,7 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjects) 
     for days in (1, 6):
         for job in (JOB, other):
             bench.end_seen(days * DAY, job)
-        # The archiver's own clock does not matter.
-        archive(bench.store, objects, retention_seconds=7 * DAY, clock=lambda: time.time() + 100 * DAY)
+        archive(bench.store, objects, retention_seconds=7 * DAY)
         assert bench.store.look(JOB) is not None
     for job in (JOB, other):
         bench.end_seen(8 * DAY, job)
@@ -517,20 +516,3 @@ def test_a_log_of_long_lines_is_read_a_few_at_a_time(bench: Bench, objects: File
 
     assert max(counts) * line_bytes <= 2 * 2**20
     assert numbers(everything(bench.store, objects, JOB)) == list(range(1, 401))
-
-
-def test_garbage_goes_a_minute_later_whenever_it_comes(bench: Bench, objects: FileObjects) -> None:
-    """Also when the archiver has looked at the job's objects a moment before it was written down."""
-    append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
-    now = [0.0]
-    looking = archiver(bench.store, objects, orphan_seconds=3_600, monotonic=lambda: now[0])
-    looking.once()
-    left = f"{JOB.workflow_id}/{JOB.job_id}/left"
-    with sealer(bench.store, JOB) as token:
-        bench.store.archived.announce(JOB, token, left)
-    objects.put(left, b"")
-    looking.once()
-    now[0] += 61
-    looking.once()
-    assert left not in names(objects)
-    assert not bench.ask("EXISTS", bench.key("garbage"))

@@ -10,6 +10,7 @@ import gevent
 import gevent.socket
 import pytest
 
+from chronoverse.turns import Turns
 from chronoverse.web.connection import (
     PATIENT_SECONDS,
     SEND_BUFFER_BYTES,
@@ -118,7 +119,7 @@ class Client:
 @pytest.fixture
 def connections() -> Connections:
     """Two places."""
-    return Connections(2)
+    return Connections(2, Turns(1, TimeoutError))
 
 
 @pytest.fixture

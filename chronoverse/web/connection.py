@@ -20,8 +20,10 @@ from typing import Any, Final, NamedTuple
 import gevent
 import gevent.socket
 import gevent.ssl
+from gunicorn.http.errors import LimitRequestHeaders
 
 from chronoverse import metrics
+from chronoverse.turns import Turns
 
 #: Seconds for which a client may take nothing of an answer or an event stream before it is cut.
 SEND_SECONDS: Final = 20.0
@@ -41,6 +43,9 @@ LOOK_SECONDS: Final = 2.0
 SEND_BUFFER_BYTES: Final = 64 * 2**10
 #: Milliseconds unacknowledged data may stay out: a half-open connection is dropped after that, not in 20 minutes.
 USER_TIMEOUT_MS: Final = 20_000
+#: Bytes of a request's head, and of what was read with it. gunicorn looks through a head again with each 8 KiB that
+#: come: for 32 KiB that takes 1 ms, for the 800 KiB that its own bounds allow 180 ms, in which nobody else goes on.
+HEAD_BYTES: Final = 40 * 2**10
 #: Bytes thrown away of what a client has sent behind its request, before the connection is closed.
 UNREAD_BYTES: Final = 64 * 2**10
 #: SO_LINGER with no time to linger: closing resets the connection, and what was not sent is forgotten.
@@ -67,8 +72,10 @@ class Connections:
     They stand in the order in which they last got on: a request came, or a part of an answer was taken.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, turns: Turns) -> None:
         self._limit = limit
+        #: At going on with a request's head that is longer than one read.
+        self.turns = turns
         self._all: dict[Connection, None] = {}
 
     def __iter__(self) -> Iterator["Connection"]:
@@ -91,8 +98,8 @@ class Connections:
         None is closed within :data:`PATIENT_SECONDS`. Returns whether one was.
         """
         until = time.monotonic() - PATIENT_SECONDS
-        waiting = (each for each in self._all if each.waits)
-        stuck = list(islice(takewhile(lambda each: each.got_on_at <= until, waiting), places))
+        old = takewhile(lambda each: each.got_on_at <= until, self._all)
+        stuck = list(islice((each for each in old if each.waits()), places))
         for connection in stuck:
             connection.cut("room")
         return bool(stuck)
@@ -115,26 +122,29 @@ class Connection(gevent.socket.socket):
     connections: Connections | None = None
     #: When it last got on, on the monotonic clock, in seconds.
     got_on_at = 0.0
-    #: Whether it may be closed to make room: it waits for its client to send a request, or to take an ordinary answer.
-    waits = True
+    #: Whether it is waited for what the client sends, and whether for the client to take an ordinary answer.
+    reads = True
+    sends = False
     #: Whether it has had an answer, and no further request.
     idle = False
     #: Whether the request was sent before the answer to an earlier one was read (RFC 9112 section 9.3.2).
     pipelined = False
+    _head_bytes = 0
     _bounds = ANSWER
     _seconds_left = ANSWER_SECONDS
     _until = math.inf
 
     def begin(self, bounds: Bounds = ANSWER) -> None:
         """A request has come, and its answer is to keep to ``bounds``."""
-        self.waits = self.idle = False
+        self.reads = self.idle = False
+        self._head_bytes = 0
         self._bounds, self._seconds_left, self._until = bounds, bounds.seconds, math.inf
         self._got_on()
 
     def end(self, *, pipelined: bool) -> None:
         """The answer is sent. ``pipelined`` is whether the next request has been read already."""
         self.pipelined = pipelined or self.has_input()
-        self.waits = self.idle = True
+        self.reads = self.idle = True
         self._got_on()
 
     def stream(self, bounds: Bounds, until: float = math.inf) -> None:
@@ -147,13 +157,23 @@ class Connection(gevent.socket.socket):
 
     def recv(self, *args: Any) -> bytes:
         """Waits for the client's next bytes. Only those of a request's body count as getting on: a head has to be
-        whole, or it could be drawn out."""
-        between_requests, self.waits = self.waits, True
+        whole, or it could be drawn out.
+
+        Raises LimitRequestHeaders, gunicorn's error, for a head that is too long.
+        """
+        between_requests, self.reads = self.reads, True
+        if between_requests and self._head_bytes and self.connections:
+            with self.connections.turns:
+                pass
         try:
             data: bytes = super().recv(*args)
         finally:
-            self.waits = between_requests
-        if not between_requests:
+            self.reads = between_requests
+        if between_requests:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                raise LimitRequestHeaders("the head is too long")
+        else:
             self._got_on()
         return data
 
@@ -164,10 +184,10 @@ class Connection(gevent.socket.socket):
         answer as a whole takes too long, or when its time is over; and OSError as any socket does.
         """
         rest = memoryview(data)
-        bounds, timeout, waited, unsent = self._bounds, self.gettimeout(), self.waits, 0
+        bounds, timeout, unsent = self._bounds, self.gettimeout(), 0
         self._seconds_left += len(rest) / bounds.bytes_per_second
         began = now = got_on = time.monotonic()
-        late, self.waits = began + self._seconds_left, bounds.seconds < math.inf
+        late, self.sends = began + self._seconds_left, bounds.seconds < math.inf
         try:
             while rest:
                 if now >= self._until:
@@ -188,7 +208,7 @@ class Connection(gevent.socket.socket):
                         got_on = now
                         self._got_on()
         finally:
-            self.waits = waited
+            self.sends = False
             self._seconds_left -= time.monotonic() - began
             self.settimeout(timeout)
 
@@ -206,6 +226,10 @@ class Connection(gevent.socket.socket):
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             plain.shutdown(socket.SHUT_RDWR)
         return ConnectionResetError(errno.ECONNRESET, f"cut: {why}")
+
+    def waits(self) -> bool:
+        """Whether it may be closed to make room: it is the client that has to go on. A stream's is left to go on."""
+        return self.sends or (self.reads and not self.has_input())
 
     def has_input(self) -> bool:
         """Whether the client has sent something that is not read yet, or has closed its side."""

@@ -26,7 +26,11 @@ _REFUSALS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (errors.InvalidResponseHeader, 500, "Something went wrong here; it has been logged."),
     (errors.InvalidResponseHeaderName, 500, "Something went wrong here; it has been logged."),
     (errors.LimitRequestLine, 414, "A request line may have {line} bytes."),
-    (errors.LimitRequestHeaders, 431, "A request may have {fields} headers of {field_size} bytes each."),
+    (
+        errors.LimitRequestHeaders,
+        431,
+        "A request may have {fields} headers of {field_size} bytes each, and 32 KiB of all.",
+    ),
     (errors.UnsupportedTransferCoding, 501, "This transfer coding is not understood; chunked is."),
     (errors.ExpectationFailed, 417, "This expectation cannot be met; 100-continue can."),
     (errors.InvalidHTTPVersion, 400, "This version of HTTP is not spoken; 1.0 and 1.1 are."),

@@ -15,6 +15,7 @@ from gunicorn.workers.base_async import ALREADY_HANDLED
 from gunicorn.workers.ggevent import GeventWorker
 
 from chronoverse import metrics
+from chronoverse.errors import AtCapacity
 from chronoverse.web.connection import Connection, Connections, TlsConnection, bound, finish, half_close
 from chronoverse.web.refusals import check_host, refuse
 from chronoverse.web.services import Services
@@ -29,6 +30,8 @@ ACCEPTED_AT_ONCE: Final = 8
 SPARE_DESCRIPTORS: Final = 100
 #: Seconds between looks for a descriptor when every connection is a stream, or has a request that is worked on.
 FULL_SECONDS: Final = 0.01
+#: Bytes of one read of a body that nobody wants.
+THROWN_BYTES: Final = 65_536
 #: What load balancers and supervisors ask for. Their requests do not wait for those of others.
 PROBES: Final = ("/healthz", "/readyz")
 
@@ -78,9 +81,7 @@ class Server(StreamServer):
 class Worker(GeventWorker):
     """A response of ``ALREADY_HANDLED`` ends gunicorn's part: no further request is read from that connection."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._connections = Connections(self.worker_connections)
+    _connections: Connections
 
     def init_process(self) -> None:
         """In the worker's own process, before it serves."""
@@ -116,10 +117,23 @@ class Worker(GeventWorker):
         check_host(req)
         # Viewers have turns of their own.
         if sock.pipelined or not (req.path in PROBES or req.path.endswith("/events")):
-            with self.wsgi.extensions["chronoverse"].turns:
+            with self._connections.turns:
                 pass
         super().handle_request(listener_name, req, sock, addr)
+        self._throw_away(req.body)
         sock.end(pipelined=req.unreader.buf.getbuffer().nbytes > 0)
+
+    def _throw_away(self, body: Any) -> None:
+        """Reads what the application has not read of a request's body, in the time that a head has.
+
+        Raises StopIteration, with which the connection ends, when that is not all by then.
+        """
+        try:
+            with gevent.Timeout(self.cfg.keepalive, TimeoutError()):
+                while body.read(THROWN_BYTES):
+                    pass
+        except Exception as error:
+            raise StopIteration from error
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answers a request that is none, or that nothing else has answered. gunicorn itself would send HTML."""
@@ -131,7 +145,10 @@ class Worker(GeventWorker):
             self.log.warning("refused with %d: %s", refusal.status, exc, extra=extra)
         metrics.REQUESTS_REFUSED.labels(refusal.status).inc()
         client.begin()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AtCapacity):
+            # They are no cheaper than answers.
+            with self._connections.turns:
+                pass
             client.sendall(refusal.answer)
         finish(client)
 
@@ -143,6 +160,7 @@ class Worker(GeventWorker):
         """
         services = self.wsgi.extensions["chronoverse"]
         services.outlets.answer = ALREADY_HANDLED
+        self._connections = Connections(self.worker_connections, services.turns)
         servers = [self._serve(listener) for listener in self.sockets]
         while self.alive:
             self._beat(services)

@@ -292,6 +292,7 @@ BROKEN: Final = {
     "a bare line feed": (400, [b"X-Thing: 1\n" + CANARY.encode() + b": 1"]),
     "an expectation": (417, [b"Expect: 200-maybe"]),
     "a giant header": (431, [b"X-Thing: " + b"a" * 9000]),
+    "30 long headers": (431, [b"X-Thing-%d: " % number + b"a" * 8000 for number in range(30)]),
     "200 headers": (431, [b"X-Thing: 1"] * 200),
 }
 

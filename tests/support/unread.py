@@ -1,7 +1,8 @@
-"""A program: connections that each send many requests and read no answer, and that come again when they are closed.
+"""A program: connections that each send something and read no answer, and that come again when they are closed.
 
-``python -m tests.support.unread HOST PORT CONNECTIONS SECONDS [CERTIFICATE]``: with the server's certificate they
-speak TLS. It prints a line once all are open, and how often it connected when it ends.
+``python -m tests.support.unread WHAT HOST PORT CONNECTIONS SECONDS [CERTIFICATE]``: WHAT is a name in :data:`SENT`.
+With the server's certificate they speak TLS. It prints a line once all are open, and how often it connected when it
+ends.
 """
 
 import contextlib
@@ -12,9 +13,11 @@ import sys
 import time
 from typing import Final
 
-#: Requests that each connection sends at once.
-REQUESTS: Final = 200
-REQUEST: Final = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+#: What each connection sends at once: many requests, whose answers it does not read; or one with long headers.
+SENT: Final = {
+    "requests": b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 200,
+    "headers": b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: %b\r\n" % (n, b"x" * 8_000) for n in range(90)) + b"\r\n",
+}
 #: Connections opened before those that were closed are looked for.
 OPENED_AT_ONCE: Final = 50
 #: Seconds for a TLS handshake.
@@ -24,8 +27,9 @@ HANDSHAKE_SECONDS: Final = 5.0
 class Attack:
     """Keeps ``connections`` to ``address`` open."""
 
-    def __init__(self, address: tuple[str, int], connections: int, context: ssl.SSLContext | None) -> None:
+    def __init__(self, sent: bytes, address: tuple[str, int], connections: int, context: ssl.SSLContext | None) -> None:
         self.opened = 0
+        self._sent = sent
         self._address, self._connections, self._context = address, connections, context
         self._open: dict[int, socket.socket] = {}
         self._poll = select.epoll()
@@ -66,15 +70,15 @@ class Attack:
         # That the other end closes is all that is told from now on.
         self._poll.modify(descriptor, select.EPOLLRDHUP)
         with contextlib.suppress(OSError):
-            sock.send(REQUEST * REQUESTS)
+            sock.send(self._sent)
 
 
-def main(host: str, port: str, connections: str, seconds: str, certificate: str = "") -> None:
+def main(what: str, host: str, port: str, connections: str, seconds: str, certificate: str = "") -> None:
     """The command line."""
     context = ssl.create_default_context(cafile=certificate) if certificate else None
     if context:
         context.check_hostname = False
-    Attack((host, int(port)), int(connections), context).run(float(seconds))
+    Attack(SENT[what], (host, int(port)), int(connections), context).run(float(seconds))
 
 
 if __name__ == "__main__":
