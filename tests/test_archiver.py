@@ -10,6 +10,7 @@ import pytest
 
 from chronoverse.archive.files import FileObjects
 from chronoverse.archive.reading import Archive
+from chronoverse.archiver import RETRY_SECONDS
 from chronoverse.entries import RawEntry
 from chronoverse.errors import ArchiveUnavailable, Closed, Held, SequenceGap, StoreRefused
 from chronoverse.history import History
@@ -19,9 +20,10 @@ from chronoverse.sealing import sealer
 from chronoverse.store import Attempt, Store
 from chronoverse.store.appends import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
 from chronoverse.workload import HIGH_MARK, SLOW_MARK
-from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, everything, numbers, run_until
+from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, archiver, everything, numbers, run_until
 from tests.support.bench import JOB, NOW, NOW_SECONDS, Bench, make_lines
 from tests.support.fleets import Cluster
+from tests.support.reading import Clock
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -516,3 +518,18 @@ def test_a_log_of_long_lines_is_read_a_few_at_a_time(bench: Bench, objects: File
 
     assert max(counts) * line_bytes <= 2 * 2**20
     assert numbers(everything(bench.store, objects, JOB)) == list(range(1, 401))
+
+
+def test_what_is_wrong_with_a_job_is_said_once(
+    bench: Bench, objects: FileObjects, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However often it is tried again."""
+    bench.ask("SET", bench.key("archive"), "no record")
+    clock = Clock()
+    ours = archiver(bench.store, objects, monotonic=clock)
+    for _ in range(5):
+        assert ours.once() == 1
+        clock.now += RETRY_SECONDS + 1
+    assert [record.message for record in caplog.records] == [
+        "not archived: the job's key in the store holds something that is not a log"
+    ]
