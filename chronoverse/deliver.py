@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
-from chronoverse.errors import Closed, Deleted, JobNotFound, NotInLog, OtherWriter, SpoolError
+from chronoverse.errors import ArchiveDamaged, Closed, Deleted, JobNotFound, NotInLog, OtherWriter, SpoolError
 from chronoverse.joblog import JobRef, Status, iso_timestamp
 from chronoverse.ledger import Ending, Ledger, Reader
 from chronoverse.publisher import Publisher
@@ -63,7 +63,7 @@ def deliver(
         closed = _publish(publisher, seconds)
         if closed or publisher.ended:
             refusal = _wrong(publisher, spool, lambda: reader(connected()), job, path)
-            if refusal is None and closed and known:
+            if refusal is None and closed and ending.status is not Status.LOST:
                 refusal = NotInLog(f"{job} has all lines of {path}, but has not ended as it says: {_spell(ending)}")
             delivered = refusal is None
     except KeyboardInterrupt:
@@ -114,8 +114,8 @@ def _wrong(
         return NotInLog(f"{job} has ended without the {spool.end - spool.first} lines of {path}")
     try:
         compared = read_back(reader(), job, spool, hold.base)
-    except JobNotFound as error:
-        raise NotInLog(f"{job} is gone: {error}") from error
+    except (JobNotFound, ArchiveDamaged) as error:
+        raise NotInLog(f"the log of {job} does not give back the lines of {path}: {error}") from error
     spool.acknowledge(compared.following - hold.base)
     last = hold.base + spool.end - 1
     if compared.following > last:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any, Final
 
 import pytest
 
+from chronoverse.archive.files import FileObjects
+from chronoverse.archiver import Archiver, Limits
 from chronoverse.errors import BadRequest, JobNotFound
 from chronoverse.httpledger import HttpLedger
 from chronoverse.joblog import JobRef, Line, Status
@@ -298,3 +301,20 @@ def test_a_service_says_how_far_a_log_has_the_same_lines(server: RedisServer, se
             ledger.compare(JOB, [*lines, *lines])
         with pytest.raises(JobNotFound):
             ledger.compare(OTHER, lines)
+
+
+def test_lines_that_were_archived_meanwhile_are_read_back_from_there(server: RedisServer, tmp_path: Path) -> None:
+    """The store has let all of the log go. Who cannot read the archive keeps the file."""
+    path = killed(server, tmp_path, lease_seconds=30)
+    content = path.read_bytes()
+    assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
+    path.write_bytes(content)
+    with contextlib.closing(Store(server.url)) as store:
+        Archiver(store, FileObjects(tmp_path / "archive"), Limits(1, 0, 1000), stop=threading.Event()).once()
+    wait_until(lambda: not server.ask("EXISTS", key("log")), SOON, "the store has let the log go")
+    done = deliver(server, tmp_path, path, archive_url=(tmp_path / "none").as_uri())
+    assert done.returncode == ENDED
+    assert "does not give back the lines" in done.stderr
+    assert path.exists()
+    done = deliver(server, tmp_path, path, archive_url=(tmp_path / "archive").as_uri())
+    assert (done.returncode, path.exists()) == (0, False), done.stderr
