@@ -267,7 +267,7 @@ class Archiver:
     def _sort(self, page: Keys) -> None:
         """Puts each job where it belongs."""
         for ref in page.garbage:
-            self._work.suspect(ref)
+            self._work.suspect(ref, min(RETRY_SECONDS, self._limits.orphan_seconds))
         refs = [ref for ref in dict.fromkeys(page.jobs) if not self._work.rests(ref)]
         for ref, job in zip(refs, self._store.look_many(refs) if refs else (), strict=True):
             if isinstance(job, StoreUnavailable | StoreRefused):
@@ -284,7 +284,8 @@ class Archiver:
                 # Which mends a hash that was lost.
                 self._store.inventory.survey(ref)
             if job.archived:
-                self._work.suspect(ref)
+                # Objects that are written down nowhere can be told from others by their age alone.
+                self._work.suspect(ref, self._limits.orphan_seconds)
             return 0
         self._work.running.pop(ref, None)
         return self._judge(ref, job)
@@ -322,13 +323,12 @@ class Archiver:
 
     def _tidy(self, ref: JobRef) -> int:
         """Deletes what is no part of a job, which may be running."""
-        # Whatever comes of it, others have their turn first.
-        self._work.tidied(ref, min(RETRY_SECONDS, self._limits.orphan_seconds))
+        # Also when it goes wrong others have their turn first.
+        self._work.tidied(ref)
         try:
-            if self._collect(ref):
-                self._work.tidied(ref, self._limits.orphan_seconds)
+            self._collect(ref)
         except ArchiveBusy:
-            self._work.tidied(ref, BUSY_SECONDS)
+            self._work.tidied(ref, looked=False)
         return 0
 
     def _collect(self, ref: JobRef) -> bool:

@@ -243,6 +243,7 @@ def _print_file(file: Path, raw: bool) -> None:
     spool = Spool.recover(file, keep_all=True)
     printer = Printer(sys.stdout.buffer, note=partial(click.echo, err=True), say=_say, raw=raw)
     printer.print(spool.lines())
+    spool.preserve()
     if spool.dropped:
         _say(f"{spool.dropped} lines were dropped: there was no room to keep them")
 

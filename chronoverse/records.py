@@ -9,6 +9,8 @@ A slot is used again and again, so a record's checksum begins with its slot's *o
 behind is never taken for a record of this one. Of the two copies of the state the newer whole one counts.
 """
 
+import contextlib
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ _STATE: Final = struct.Struct("<8sIIQ")
 _SLOT: Final = struct.Struct("<4sIQqQI")
 _RECORD: Final = struct.Struct("<II24sIB3x")
 _USED: Final = b"SLOT"
+_TIMESTAMP: Final = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
 _STDERR: Final = 1
 _PARTIAL: Final = 2
 #: Bytes of a record beside its text.
@@ -83,7 +86,10 @@ def block_at(data: bytes | bytearray | memoryview, at: int) -> Block:
 
 
 def sound(data: bytes, order: int) -> Iterator[Record]:
-    """The records at the beginning of ``data`` up to the first that is torn, changed, or of an earlier use."""
+    """The records at the beginning of ``data``, up to the first that is torn, changed, or of an earlier use.
+
+    It ends as well at one that no runner has written, though its checksum is right.
+    """
     at = 0
     while at + _RECORD.size <= len(data):
         length, check = struct.unpack_from("<II", data, at)
@@ -93,8 +99,19 @@ def sound(data: bytes, order: int) -> Iterator[Record]:
         text = memoryview(data)[start : start + length]
         if check != zlib.crc32(text, zlib.crc32(data[at + 8 : start], order & 0xFFFFFFFF)):
             return
+        if not _is_ours(data, at):
+            return
         yield Record(block_at(data, at), start + length)
         at = start + length
+
+
+def _is_ours(data: bytes, at: int) -> bool:
+    """Whether what the record's head says is possible, and true of its text. A right checksum does not say that."""
+    length, _, timestamp, lines, flags = _RECORD.unpack_from(data, at)
+    start = at + _RECORD.size
+    if not _TIMESTAMP.fullmatch(timestamp) or flags & ~(_STDERR | _PARTIAL):
+        return False
+    return lines == data.count(b"\n", start, start + length) + 1 and (lines == 1 or not flags & _PARTIAL)
 
 
 def pack_slot(head: SlotHead) -> bytes:
@@ -136,7 +153,9 @@ def unpack_state(data: bytes) -> tuple[dict[str, Any], int] | None:
         magic, check, length, generation = _STATE.unpack_from(data, at)
         text = data[at + _STATE.size : at + _STATE.size + length]
         if magic == _MAGIC and len(text) == length and zlib.crc32(data[at + 12 : at + _STATE.size] + text) == check:
-            found.append((generation, orjson.loads(text)))
+            with contextlib.suppress(orjson.JSONDecodeError):
+                found.append((generation, orjson.loads(text)))
+    found = [each for each in found if isinstance(each[1], dict)]
     if not found:
         return None
     generation, state = max(found, key=lambda each: each[0])

@@ -23,6 +23,7 @@ from chronoverse.errors import AppendRefused, ArchiveBusy, JobNotFound, StillLiv
 from chronoverse.garbage import CLOCKS_SECONDS, JobObjects
 from chronoverse.joblog import Job, JobRef, Line
 from chronoverse.sealing import sealer
+from chronoverse.source import LineCount
 from chronoverse.store import Store
 
 #: What a redacted line says.
@@ -32,7 +33,7 @@ REDACT_SECONDS: Final = 5.0
 #: Seconds to wait for an archiver that is at the job, and between two tries. A chunk takes it less than that.
 BUSY_SECONDS: Final = 5.0
 BUSY_TRY_SECONDS: Final = 0.1
-#: Entries of one read, as the archiver's.
+#: Entries of one read, at most: others wait for as long as these are looked through.
 PAGE: Final = 1_000
 
 log: Final = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class Redaction:
         self._sleep = sleep
         self._token = ""
         self._count = 0
+        self._at_once = LineCount()
         #: The number up to which nothing is left to do.
         self._reached = wish.first - 1
 
@@ -181,8 +183,7 @@ class Redaction:
             newest: RawEntry | None = None
             packer = Packer(self._ref, following)
             while packer.last < affected and packer.text_size < CHUNK_BYTES and not packer.closed:
-                count = min(PAGE, affected - packer.last)
-                entries = self._store.page(self._ref, after=packer.last, count=count)
+                entries = self._page(packer.last, affected - packer.last)
                 taken = [each for each in entries if entry_number(each[0]) <= affected]
                 if not taken:
                     break
@@ -209,7 +210,7 @@ class Redaction:
         """The last line in the store that is to be changed; 0 when none is."""
         found, place = 0, first - 1
         while place < last:
-            entries = self._store.page(self._ref, after=place, count=PAGE)
+            entries = self._page(place, PAGE)
             if not entries:
                 break
             for line in self._lines(entries, place, lowest):
@@ -217,6 +218,12 @@ class Redaction:
             place = entry_number(entries[-1][0])
             self._pause()
         return found
+
+    def _page(self, after: int, most: int) -> Sequence[RawEntry]:
+        """The entries that follow, no more than :data:`PAGE` and about a megabyte."""
+        entries = self._store.page(self._ref, after=after, count=min(self._at_once.lines, PAGE, most))
+        self._at_once.learn(len(entries), sum(len(value) for _, fields in entries for value in fields))
+        return entries
 
     def _lines(self, entries: Sequence[RawEntry], after: int, lowest: int) -> Iterator[Line]:
         """The lines to be changed, as they shall be."""

@@ -91,8 +91,8 @@ def parts(block: Block, limit: int) -> Iterator[Block]:
 def recovered(slot: int, head: records.SlotHead, data: bytes) -> tuple[Segment, set[str]]:
     """A segment out of its slot, and the streams whose last line in it is not whole."""
     index = None if head.start < 0 else head.start
-    segment = Segment(head.order, index, head.ordinal, prelude=head.prelude, data=None, slot=slot)
-    segment.prelude_lines = sum(found.block.lines for found in records.sound(head.prelude, head.order))
+    segment = Segment(head.order, index, head.ordinal, data=None, slot=slot)
+    segment.give_prelude([found.block for found in records.sound(head.prelude, head.order)])
     opened: set[str] = set()
     for block, end in records.sound(data, head.order):
         segment.lines += block.lines

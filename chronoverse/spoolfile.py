@@ -7,15 +7,17 @@ the kernel drops the lock with the process: a file that can be locked is a lefto
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
 from chronoverse import records
 from chronoverse.errors import SpoolError
+from chronoverse.joblog import IDENTIFIER, MAX_NUMBER, Status
 
 #: Bytes of a slot: large enough for the largest block (a read of 256 KiB behind a line of 1 MiB).
 SLOT_BYTES: Final = 2 * 1_048_576
@@ -28,8 +30,15 @@ SPOOL_MIN_BYTES: Final = records.SLOTS_AT + 8 * SLOT_BYTES
 KEEP_BYTES: Final = 2 * SLOT_BYTES
 #: Seconds after a full disk before the file may grow again.
 FULL_SECONDS: Final = 2.0
+#: Slots of the largest file that can be asked for, 1 TiB: looking through them takes seconds.
+MAX_SLOTS: Final = 2**40 // SLOT_BYTES
 #: What spool files end with.
 SUFFIX: Final = ".spool"
+#: The largest exit code of a command, or its negative, that a log can say.
+MAX_EXIT_CODE: Final = 999_999_999
+#: A slot has room for one record at least.
+_MIN_SLOT_BYTES: Final = records.SLOT_HEAD_BYTES + records.RECORD_HEAD_BYTES
+_TOKEN: Final = re.compile("[0-9a-f]{32,128}", re.ASCII)
 #: Characters of a job's id in its file's name: the longest ids would not fit.
 _NAME_CHARACTERS: Final = 64
 
@@ -93,10 +102,16 @@ class SpoolFile:
                 raise SpoolError(f"{path} cannot be opened: {error.strerror}") from error
             if found is None:
                 raise SpoolError(f"{path} is not a spool file, or nothing was ever written to it")
-            state, generation = found
+            try:
+                state, generation = _checked(found[0]), found[1]
+            except ValueError as error:
+                raise SpoolError(f"{path} is damaged: its {error} cannot be right") from None
+            slots = max(0, -(-(os.fstat(descriptor).st_size - records.SLOTS_AT) // state["slot_bytes"]))
+            if slots > MAX_SLOTS:
+                raise SpoolError(f"{path} is damaged: it is longer than a spool file can be")
             undo.pop_all()
         file = cls(path, descriptor, max_bytes, state["slot_bytes"], generation)
-        file._slots = max(0, -(-(os.fstat(descriptor).st_size - records.SLOTS_AT) // file.slot_bytes))
+        file._slots = slots
         return file, state
 
     def note(self, state: dict[str, Any]) -> None:
@@ -179,10 +194,57 @@ class SpoolFile:
             raise OSError("the disk is full")
 
 
+def _checked(state: dict[str, Any]) -> dict[str, Any]:
+    """What a file says of itself, without what no runner notes there.
+
+    Raises ValueError, with the name of what cannot be right.
+    """
+    found = {}
+    for name, is_right in _STATE.items():
+        if name in state:
+            if not is_right(state[name]):
+                raise ValueError(name)
+            found[name] = state[name]
+    if "slot_bytes" not in found:
+        raise ValueError("slot_bytes")
+    return found
+
+
+def _is_text(value: object, pattern: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _is_whole(value: object, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _is_ending(value: object) -> bool:
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    status, code = value
+    known = isinstance(status, str) and status in Status.__members__ and Status(status).terminal
+    return known and (code is None or _is_whole(code, -MAX_EXIT_CODE, MAX_EXIT_CODE))
+
+
+#: What a file's state may say, and whether it can be right.
+_STATE: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "workflow": lambda value: _is_text(value, IDENTIFIER),
+    "job": lambda value: _is_text(value, IDENTIFIER),
+    "token": lambda value: _is_text(value, _TOKEN),
+    "base": lambda value: _is_whole(value, -MAX_NUMBER, MAX_NUMBER),
+    "attempt": lambda value: _is_whole(value, 0, MAX_NUMBER),
+    "dropped": lambda value: _is_whole(value, 0, MAX_NUMBER),
+    "printed": lambda value: _is_whole(value, 0, MAX_NUMBER),
+    "ending": _is_ending,
+    "slot_bytes": lambda value: _is_whole(value, _MIN_SLOT_BYTES, SLOT_BYTES),
+}
+
+
 def leftovers(directory: Path) -> list[Path]:
     """Spool files that no process has open, oldest first."""
     found = []
-    for path in directory.glob(f"*{SUFFIX}"):
+    # Whatever else has such a name, a pipe, say, might never be opened.
+    for path in filter(Path.is_file, directory.glob(f"*{SUFFIX}")):
         with contextlib.suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             found.append((path.stat().st_mtime, path))

@@ -20,7 +20,9 @@ from typing import Any, Final
 
 from chronoverse import records
 from chronoverse.cutter import Block
+from chronoverse.errors import SpoolError
 from chronoverse.hole import Hole, without_numbers
+from chronoverse.joblog import MAX_NUMBER
 from chronoverse.segment import Segment, parts, recovered
 from chronoverse.spoolfile import Room, SpoolFile
 
@@ -30,6 +32,10 @@ RETRY_SECONDS: Final = 5.0
 _OF_ANY_JOB: Final = ("ending", "dropped", "printed")
 #: Slots that may fail to take a block before it is dropped.
 _TRIES: Final = 3
+
+
+class _Impossible(Exception):
+    """Raised when the slots of a file cannot all be what they say."""
 
 
 class Stock:
@@ -62,7 +68,11 @@ class Stock:
         file, state = SpoolFile.open(path, room.file_bytes)
         stock = cls(Room(path.parent, room.name, room.memory_bytes, room.file_bytes, 0, file.slot_bytes))
         stock.file, stock.state = file, state
-        stock._load(file)
+        try:
+            stock._load(file)
+        except _Impossible as error:
+            file.close()
+            raise SpoolError(f"{path} is damaged: {error}") from None
         return stock
 
     @property
@@ -125,8 +135,10 @@ class Stock:
         self._delete()
 
     def leave(self) -> Path | None:
-        """Puts everything into the file and lets go of it. None, when there is no file, or nothing to put there."""
-        if not self.segments or not self.spill() or self.file is None:
+        """Puts everything into the file and lets go of it. None, when there can be no file, or need be none."""
+        if not self.segments and self.file is None:
+            return None
+        if not self.spill() or self.file is None:
             return None
         file, self.file = self.file, None
         self.segments.clear()
@@ -288,6 +300,8 @@ class Stock:
     def _load(self, file: SpoolFile) -> None:
         """Takes over what the file holds."""
         for slot, head, data in file.recover():
+            if head.order > MAX_NUMBER or (self.segments and head.order == self.segments[-1].order):
+                raise _Impossible(f"its slots cannot be in the order that they say ({head.order})")
             segment, opened = recovered(slot, head, data)
             if not self.segments:
                 self.end = self.acked = max(0, head.start)
@@ -311,6 +325,11 @@ class Stock:
             self._ordinal += missing
             self.dropped += missing
         self.dropped = max(self.dropped, self.state.get("dropped", 0))
+        base = self.state.get("base", 1)
+        if "attempt" in self.state and base + self.first < 1:
+            raise _Impossible(f"its first line would have the number {base + self.first}")
+        if max(base, 1) + max(self.end, self._ordinal, self.dropped) > MAX_NUMBER:
+            raise _Impossible("its lines would have numbers beyond all that there are")
 
     # Numbers
 

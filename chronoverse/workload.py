@@ -36,6 +36,7 @@ class Workload:
         self.ended: Final[dict[JobRef, float]] = {}
         #: Jobs that may have objects to be deleted. A job may be here and in another place as well.
         self.untidy: Final[dict[JobRef, None]] = {}
+        #: When the objects of jobs were looked at last.
         self._tidied: Final[dict[JobRef, float]] = {}
         self._resting: Final[dict[JobRef, float]] = {}
         self._said: Final[dict[JobRef, None]] = {}
@@ -70,16 +71,18 @@ class Workload:
         """The job has got on: the next :meth:`put_aside` is a first one again."""
         self._put_aside.pop(ref, None)
 
-    def suspect(self, ref: JobRef) -> None:
-        """There may be objects of the job to delete, unless that was looked at a while ago."""
-        if self._tidied.get(ref, 0) <= self._monotonic():
+    def suspect(self, ref: JobRef, seconds: float) -> None:
+        """There may be objects of the job to delete, unless that was looked at less than so many seconds ago."""
+        looked_at = self._tidied.get(ref)
+        if looked_at is None or looked_at + seconds <= self._monotonic():
             self.untidy[ref] = None
 
-    def tidied(self, ref: JobRef, seconds: float) -> None:
-        """The job's objects were looked at, and need not be looked at again for so long."""
+    def tidied(self, ref: JobRef, *, looked: bool = True) -> None:
+        """The job's objects were looked at now, or could not be."""
         self.untidy.pop(ref, None)
         self._tidied.pop(ref, None)
-        self._tidied[ref] = self._monotonic() + seconds
+        if looked:
+            self._tidied[ref] = self._monotonic()
         if len(self._tidied) > RESTING:
             del self._tidied[next(iter(self._tidied))]
 

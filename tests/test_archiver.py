@@ -252,7 +252,8 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjects) 
     for days in (1, 6):
         for job in (JOB, other):
             bench.end_seen(days * DAY, job)
-        archive(bench.store, objects, retention_seconds=7 * DAY)
+        # The archiver's own clock does not matter.
+        archive(bench.store, objects, retention_seconds=7 * DAY, clock=lambda: time.time() + 100 * DAY)
         assert bench.store.look(JOB) is not None
     for job in (JOB, other):
         bench.end_seen(8 * DAY, job)
@@ -533,3 +534,20 @@ def test_what_is_wrong_with_a_job_is_said_once(
     assert [record.message for record in caplog.records] == [
         "not archived: the job's key in the store holds something that is not a log"
     ]
+
+
+def test_garbage_goes_a_minute_later_whenever_it_comes(bench: Bench, objects: FileObjects) -> None:
+    """Also when the archiver has looked at the job's objects a moment before it was written down."""
+    append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
+    now = [0.0]
+    looking = archiver(bench.store, objects, orphan_seconds=3_600, monotonic=lambda: now[0])
+    looking.once()
+    left = f"{JOB.workflow_id}/{JOB.job_id}/left"
+    with sealer(bench.store, JOB) as token:
+        bench.store.archived.announce(JOB, token, left)
+    objects.put(left, b"")
+    looking.once()
+    now[0] += 61
+    looking.once()
+    assert left not in names(objects)
+    assert not bench.ask("EXISTS", bench.key("garbage"))

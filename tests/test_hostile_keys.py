@@ -16,13 +16,15 @@ import redis
 from chronoverse.archive.objects import Stored
 from chronoverse.archive.reading import Archive
 from chronoverse.channel import Channel
-from chronoverse.errors import ArchiveDamaged, ChronoverseError, NotALog, StoreError
+from chronoverse.errors import ArchiveDamaged, ChronoverseError, NotALog
 from chronoverse.history import History
 from chronoverse.joblog import IDENTIFIER, Job, JobRef, Status
+from chronoverse.pieces import Pieces
 from chronoverse.redaction import Redaction, Wish
 from chronoverse.retention import delete_job
 from chronoverse.store import Attempt, Store
 from chronoverse.tail import Tail
+from chronoverse.viewer import Request, Viewer
 from tests.support.archivers import DAY, append, archive
 from tests.support.bench import Bench, make_lines
 from tests.support.reading import Clock, Impatient
@@ -59,30 +61,24 @@ RIGHT_TYPES: Final = {
 #: Texts that a number is read from somewhere, or that something breaks at.
 TEXTS: Final[tuple[Any, ...]] = (
     "",
-    " ",
     "no number",
     "nan",
     "inf",
-    "-inf",
     "-0",
     "-1",
     "0",
     "1",
     "2",
     "1e400",
-    "1e15",
     "0x10",
     "007",
     "1.5",
     "999999999999999",
-    "1000000000000000",
     "9007199254740993",
     "18446744073709551616",
     "9" * 400,
-    "2026-03-03T10:00:05.123Z",
     "9999-12-31T23:59:59.999-23:59",
     b"\xff\xfe\x00",
-    "a\r\nb",
     '{"first":1}',
     "[" * 10_000,
     b"x" * 2**20,
@@ -229,7 +225,7 @@ def of_the_lease() -> Iterator[Hostile]:
 
 def of_the_archive() -> Iterator[Hostile]:
     yield from other_types("archive")
-    for score in (2, "-inf", "inf", "0.5"):
+    for score in (2, "inf"):
         yield from _each("archive", "ZADD", score, values=RECORDS)
     records = [each for number in range(20_000) for each in (number, f"no {number}")]
     yield _asks("many records", "archive", "ZADD", *records)
@@ -245,6 +241,8 @@ def of_the_garbage() -> Iterator[Hostile]:
     yield from other_types("garbage")
     for name in ("", "../../etc/passwd", f"{SHARED}/honest-ended/job.json", "x" * 2**20, b"\xff\x00"):
         yield from _each("garbage", "HSET", name, values=("", "0", "no number", "writer:token", "9" * 400))
+    names = [each for number in range(20_000) for each in (f"no {number}", "writer:token")]
+    yield _asks("many names", "garbage", "HSET", *names)
 
 
 def of_redactions() -> Iterator[Hostile]:
@@ -316,7 +314,8 @@ class World:
         self.tail = Tail(Impatient(self.store), lease_seconds=LEASE_SECONDS, clock=self.clock)
         self.channels: dict[JobRef, Channel] = {}
         self.attempts: dict[JobRef, Attempt] = {}
-        self.hostile: dict[JobRef, str] = {}
+        self.hostile: dict[JobRef, Hostile] = {}
+        self.states: dict[JobRef, str] = {}
 
     def make(self, state: str, job: JobRef) -> JobRef:
         """A job with three lines in that state."""
@@ -340,21 +339,26 @@ class World:
         return [JobRef(workflow, f"honest-{state}") for workflow in (SHARED, OTHER)]
 
     def populate(self, hostile: list[Hostile]) -> None:
-        """Makes all jobs."""
-        states = dict(zip(range(len(hostile)), itertools.cycle(HOSTILE_STATES)))
-        refs = [JobRef(SHARED, f"hostile-{number}") for number in states]
+        """Makes all jobs; what is hostile comes with :meth:`strike`."""
+        states = list(itertools.islice(itertools.cycle(HOSTILE_STATES), len(hostile)))
+        self.hostile = {JobRef(SHARED, f"hostile-{number}"): each for number, each in enumerate(hostile)}
+        self.states = dict(zip(self.hostile, states, strict=True))
         for state in ("over", "archived"):
-            for job in (*self.honest(state), *(ref for number, ref in enumerate(refs) if states[number] == state)):
-                self.make(state, job)
+            self._make_all(state)
         assert self.archive() == 0
         for job in self.honest("over"):
             self.bench.end_seen(8 * DAY, job)
         for state in ("running", "large", "unheard", "ended", "foreign"):
-            for job in (*self.honest(state), *(ref for number, ref in enumerate(refs) if states[number] == state)):
-                self.make(state, job)
-        for number, each in enumerate(hostile):
-            each.write(self.bench, refs[number])
-            self.hostile[refs[number]] = f"{each.name} ({states[number]})"
+            self._make_all(state)
+
+    def _make_all(self, state: str) -> None:
+        for job in (*self.honest(state), *(ref for ref in self.hostile if self.states[ref] == state)):
+            self.make(state, job)
+
+    def strike(self) -> None:
+        """Somebody writes into the hostile jobs' keys."""
+        for job, hostile in self.hostile.items():
+            hostile.write(self.bench, job)
 
     def archive(self) -> int:
         """Does all that is due; how many jobs something is wrong with."""
@@ -363,8 +367,7 @@ class World:
     def watch(self) -> None:
         """The tail watches every job."""
         for job in (*self.hostile, *(ref for state in HONEST_STATES for ref in self.honest(state))):
-            with contextlib.suppress(StoreError):
-                self.channels[job] = self.tail.join(job, self.store.look(job), Waiting())
+            self.channels[job] = self.tail.join(job, self.store.look(job), Waiting())
 
     def follow(self) -> None:
         """What the tail does in some seconds."""
@@ -397,6 +400,7 @@ def test_what_is_wrong_with_a_job_stays_with_it(world: World, kind: str) -> None
     """Its neighbours are looked at, listed, watched, archived, declared LOST and deleted as ever."""
     world.populate(list(KINDS[kind]()))
     world.watch()
+    world.strike()
     world.follow()
     for job in world.honest("running"):
         world.bench.store.append(world.attempts[job], make_lines(4, 2))
@@ -448,12 +452,11 @@ def _redact(world: World, ref: JobRef) -> None:
     Redaction(world.bench.store, world.objects, ref, wish, clock=clock, sleep=lambda seconds: None).run()
 
 
-def _archiving(work: Callable[[World, JobRef, str], object]) -> Callable[[World, JobRef], object]:
-    def run(world: World, ref: JobRef) -> None:
-        assert world.store.archived.claim(ref, "token", 60)
-        work(world, ref, "token")
-
-    return run
+def _view(world: World, ref: JobRef) -> None:
+    viewer = Viewer(Request(ref, world.store.look(ref), wait=1), Pieces(world.store), world.tail)
+    for _ in range(3):
+        viewer.poll()
+    viewer.hang_up()
 
 
 #: All that anybody does with one job, what takes something from it last.
@@ -462,6 +465,7 @@ OPERATIONS: Final[dict[str, Callable[[World, JobRef], object]]] = {
     "survey": lambda world, ref: world.store.inventory.survey(ref),
     "read": lambda world, ref: world.store.read(ref, 0, 10),
     "history": _history,
+    "view": _view,
     "audit": lambda world, ref: world.store.redacted.audit(ref),
     "ranges": lambda world, ref: world.store.redactions(ref, 5),
     "chunk": lambda world, ref: world.store.archived.chunk(ref, 1),
@@ -484,6 +488,7 @@ OPERATIONS: Final[dict[str, Callable[[World, JobRef], object]]] = {
 def test_who_works_with_a_hostile_job_gets_a_clear_error_or_none(world: World, kind: str) -> None:
     """One of ours, about this job: no script fails in its middle, and nothing unexpected is raised."""
     world.populate(list(KINDS[kind]()))
+    world.strike()
     for (ref, hostile), (name, work) in itertools.product(world.hostile.items(), OPERATIONS.items()):
         if name == "append" and ref not in world.attempts:
             continue
@@ -491,7 +496,7 @@ def test_who_works_with_a_hostile_job_gets_a_clear_error_or_none(world: World, k
             work(world, ref)
         except Exception as error:
             if not isinstance(error, ChronoverseError) or "script" in str(error):
-                raise AssertionError(f"{name}: {hostile}: {error!r}") from error
+                raise AssertionError(f"{name}: {hostile.name} ({world.states[ref]}): {error!r}") from error
 
 
 def test_what_is_wrong_with_a_workflow_s_keys_stays_with_the_workflow(world: World) -> None:

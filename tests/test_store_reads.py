@@ -143,6 +143,27 @@ def test_a_foreign_end_ends_the_job(bench: Bench, store: Store) -> None:
     assert store.look(JOB) == Job(JOB, Status.CANCELED, 1, None, NOW, "later", 130, 1, 0, 1, 1, end)
 
 
+def test_the_first_look_at_a_foreign_end_remembers_when_that_was(bench: Bench, store: Store) -> None:
+    """By the server's clock, once; it is forgotten when another log is written under the job's name."""
+    bench.xadd("1-0", "message", "a", "timestamp", NOW)
+    store.look(JOB)
+    assert bench.hash() == {}
+    bench.xadd("2-0", "event", "end", "timestamp", NOW)
+    before = int(bench.ask("TIME")[0])
+    found = store.look_many([JOB])
+
+    seen = bench.hash()
+    assert before * 1_000 <= int(seen["end_seen_ms"]) <= (before + 60) * 1_000
+    assert 0 < bench.ttl("job") <= RETENTION_MS
+    assert store.look_many([JOB]) == found
+    assert bench.hash() == seen
+    bench.ask("DEL", bench.key("log"))
+    assert store.look(JOB) is None
+    bench.xadd("1-0", "message", "another")
+    store.look(JOB)
+    assert bench.hash() == {"end_seen_ms": ""}
+
+
 def test_a_foreign_end_without_a_word_is_a_completion(bench: Bench, store: Store) -> None:
     """Its code and its time are not known."""
     bench.xadd("1-0", "message", "a")

@@ -59,6 +59,8 @@ class ClusterPlace:
         self._clients: dict[tuple[Address, Use], Client] = {}
         #: The last node that we were sent to, if any.
         self._newest: list[Address] = []
+        #: The node that answered the last ping, if any.
+        self._answered: list[Address] = []
         self._asked_at = -MAP_PAUSE_SECONDS
         self._stale = True
         #: When a node did not answer, the last time.
@@ -122,13 +124,16 @@ class ClusterPlace:
         """One master that answers is enough: only the jobs of the others are away."""
         self._renew()
         failure: DriverError = redis.ConnectionError("the Cluster has no masters")
-        for master in self._silent_last(self._owned()):
+        masters = self._owned()
+        # Who has answered the last time is asked first, so that only one question waits for a node that stands still.
+        for master in self._silent_last([*(each for each in self._answered if each in masters), *masters]):
             try:
                 self._client(master, Use.HEALTH).execute_command("PING")
             except DriverError as error:
                 self._fell_silent(master)
                 failure = error
             else:
+                self._answered = [master]
                 return
         raise failure
 

@@ -60,7 +60,7 @@ def redact_for_good(place: Place, job: Foreign) -> int:
     raise AssertionError(answer.text)
 
 
-def texts(objects: Objects, job: Foreign) -> list[str]:
+def with_secret(objects: Objects, job: Foreign) -> list[str]:
     """The names of the objects in the job's folder that hold the secret, unpacked."""
     found = []
     for each in objects.list(f"{job.workflow_id}/{job.job_id}/"):
@@ -142,7 +142,7 @@ def test_a_power_cut_behind_a_redaction_loses_no_line(store_server: RedisServer,
     assert place.pages(f"{job.path}/logs?limit=1000") == before
     assert redact_for_good(place, job) == 50
     assert SECRET not in place.client.get(f"{job.path}/logs?limit=1000").text
-    assert texts(place.objects, job) == []
+    assert with_secret(place.objects, job) == []
     safe = freeze_disk(store_server)
     store_server.ask("SET", "probe", "2")
     cut_power(store_server, safe)
@@ -155,14 +155,14 @@ def test_a_power_cut_behind_a_sealing_loses_no_line(store_server: RedisServer, p
     job = write(place)
     safe = freeze_disk(store_server)
     place.seal(job, 80, trim=True)
-    assert len(texts(place.objects, job)) == 1
+    assert len(with_secret(place.objects, job)) == 1
     cut_power(store_server, safe)
 
     wait_until(lambda: is_readable(place, job), PATIENCE, "the store is back")
     assert [line["sequence_num"] for line in place.pages(f"{job.path}/logs?limit=1000")] == [*range(1, 101)]
-    assert len(texts(place.objects, job)) == 1
+    assert len(with_secret(place.objects, job)) == 1
     assert redact_for_good(place, job) == 50
-    assert texts(place.objects, job) == []
+    assert with_secret(place.objects, job) == []
 
 
 def test_an_archiver_ends_what_a_redaction_left_pending(store_server: RedisServer, place: Place) -> None:
@@ -171,14 +171,14 @@ def test_an_archiver_ends_what_a_redaction_left_pending(store_server: RedisServe
     place.seal(job, 60, trim=True)
     freeze_disk(store_server)
     assert redact(place, job).json()["pending"] is True
-    assert len(texts(place.objects, job)) == 1
+    assert len(with_secret(place.objects, job)) == 1
     archive(place.store, place.objects, orphan_seconds=3_600)
-    assert len(texts(place.objects, job)) == 1
+    assert len(with_secret(place.objects, job)) == 1
 
     store_server.ask("CONFIG", "SET", "appendfsync", "everysec")
     archive(place.store, place.objects, orphan_seconds=3_600)
 
-    assert texts(place.objects, job) == []
+    assert with_secret(place.objects, job) == []
     answer = redact(place, job).json()
     assert (answer["redacted"], answer["pending"]) == (0, False)
 
@@ -199,13 +199,13 @@ def test_a_redaction_reaches_what_a_killed_archiver_wrote(place: Place, step: st
     archive(place.store, place.objects)  # all other jobs
     job = write(place).end()
     assert run_until(str(place.service.redis_url), "chronoverse", place.directory, step) == -9
-    assert len(texts(place.objects, job)) == 1
+    assert len(with_secret(place.objects, job)) == 1
     # What ten seconds do to the lease of the archiver.
     ask_all(str(place.service.redis_url), [("DEL", job.key.removesuffix("log") + "sealer")])
 
     assert redact_for_good(place, job) == 50
 
-    assert texts(place.objects, job) == []
+    assert with_secret(place.objects, job) == []
 
 
 def test_an_archiver_that_stood_still_deletes_what_it_could_not_record(place: Place) -> None:
@@ -220,7 +220,7 @@ def test_an_archiver_that_stood_still_deletes_what_it_could_not_record(place: Pl
     with pytest.raises(Fenced):
         archive_job(place, job, stand_still)
 
-    assert texts(place.objects, job) == []
+    assert with_secret(place.objects, job) == []
     assert SECRET not in place.client.get(f"{job.path}/logs?limit=1000").text
 
 
@@ -254,7 +254,7 @@ def test_an_archiver_that_stood_still_while_a_redaction_swept(place: Place, step
     with pytest.raises((Fenced, ArchiveDamaged)):
         archive_job(place, job, stand_still)
 
-    assert texts(place.objects, job) == []
+    assert with_secret(place.objects, job) == []
 
 
 def test_an_archiver_that_stood_still_behind_its_put(place: Place) -> None:
@@ -263,7 +263,7 @@ def test_an_archiver_that_stood_still_behind_its_put(place: Place) -> None:
 
     def stand_still(step: str, token: str) -> None:
         if step == "read back":
-            assert len(texts(place.objects, job)) == 1
+            assert len(with_secret(place.objects, job)) == 1
             place.store.archived.release(ref(job), token)
             assert redact_for_good(place, job) == 50
             assert place.store.archived.claim(ref(job), token, 10)
@@ -271,7 +271,7 @@ def test_an_archiver_that_stood_still_behind_its_put(place: Place) -> None:
     with pytest.raises((Fenced, SequenceGap)):
         archive_job(place, job, stand_still)
 
-    assert texts(place.objects, job) == []
+    assert with_secret(place.objects, job) == []
     assert SECRET not in place.client.get(f"{job.path}/logs?limit=1000").text
 
 
@@ -325,7 +325,7 @@ def test_a_redaction_that_breaks_off_counts_what_was_done(place: Place) -> None:
     assert redact(place, job, **{"from": 41}).status_code == 502
     place.objects.put(second.name, lost)
     assert redact(place, job, **{"from": 41}).json()["redacted"] == 30
-    assert texts(place.objects, job) == []
+    assert with_secret(place.objects, job) == []
 
 
 # An object store that refuses
@@ -357,9 +357,9 @@ def test_a_refused_delete_is_pending_and_every_repeat_ends_it(s3: tuple[Place, S
         assert (first.status_code, first.json()["redacted"], first.json()["pending"]) == (200, 50, True)
         second = redact(place, job)
         assert (second.status_code, second.json()["redacted"], second.json()["pending"]) == (200, 0, True)
-    assert len(texts(place.objects, job)) == 1
+    assert len(with_secret(place.objects, job)) == 1
 
     third = redact(place, job)
 
     assert (third.status_code, third.json()["redacted"], third.json()["pending"]) == (200, 0, False)
-    assert texts(place.objects, job) == []
+    assert with_secret(place.objects, job) == []

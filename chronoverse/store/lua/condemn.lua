@@ -4,9 +4,13 @@
 -- ->    {name, seconds since it was decided, name, seconds, …}
 -- Who holds the lease decides this for all objects that are written down, for their writers have lost the lease. Who
 -- has lost it decides it for the objects that were its own, and is told of those alone.
+-- No job has more than some thousand objects to delete. More names than MOST were written by a stranger, would hold up
+-- the server, and are forgotten all together: the job's objects are found in its folder then.
 local lease, garbage, token = KEYS[1], KEYS[2], ARGV[1]
+local MOST = 10000
 
 check_types(lease, garbage)
+if redis.call('HLEN', garbage) > MOST then redis.call('UNLINK', garbage) end
 local is_holder = redis.call('GET', lease) == token
 local time = redis.call('TIME')
 local now = tonumber(time[1])
