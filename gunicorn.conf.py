@@ -22,6 +22,7 @@ from chronoverse.banner import banner, command
 from chronoverse.companion import Companion
 from chronoverse.errors import EmbeddedError
 from chronoverse.settings import Settings, child_environ
+from chronoverse.storewatch import watch
 
 _settings = Settings.from_env()
 
@@ -122,6 +123,9 @@ def post_worker_init(worker: Any) -> None:
         services.streams.drain(services.settings.drain_seconds)
 
     threading.Thread(target=mind, name="mind", daemon=True).start()
+    # Each shows the metric, since any may be the last to live; one warns, and the first workers have one of this name.
+    warn = worker.log.warning if worker.chronoverse_name == "worker0" else None
+    threading.Thread(target=watch, args=(services.store, warn), name="store-watch", daemon=True).start()
 
 
 def _ensure(hold: embedded.Hold, log: Any) -> None:

@@ -23,6 +23,14 @@ class Ledger(Protocol):
     def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, following: int) -> None: ...
 
 
+@runtime_checkable
+class Inspected(Protocol):
+    """A store whose server's settings can be looked at."""
+
+    def eviction_warnings(self, job: JobRef) -> list[str]:
+        """Warnings where the job's server may throw its log away. Raises: :class:`StoreError`."""
+
+
 class Compared(NamedTuple):
     """How far a log has lines that somebody else has a copy of: the same ones up to number ``following`` - 1.
 

@@ -103,6 +103,12 @@ PUBLISH_ANSWERS = Counter(
 LINES_APPENDED = Counter("chronoverse_lines_appended", "Lines that runners have appended over HTTP.")
 STORE_ERRORS = Counter("chronoverse_store_errors", "Calls of the store that failed.", ["during", "kind"])
 
+STORE_EVICTED = Gauge(
+    "chronoverse_store_evicted_keys",
+    "Keys that the store has thrown away to make room since it started, which may have been logs.",
+    multiprocess_mode="livemax",
+)
+
 CHUNKS_SEALED = Counter("chronoverse_archive_chunks", "Chunks that archivers have sealed.")
 LINES_SEALED = Counter("chronoverse_archive_lines", "Numbers of lines in sealed chunks.")
 BYTES_SEALED = Counter("chronoverse_archive_bytes", "Bytes of sealed chunks, as JSON Lines and as packed.", ["form"])

@@ -4,6 +4,7 @@ Nothing that happens here reaches the job. What can pass (the store is away, ful
 seconds) is retried; what cannot (another runner has the job) ends the publishing, and is said once.
 """
 
+import contextlib
 import random
 import secrets
 import threading
@@ -26,7 +27,7 @@ from chronoverse.errors import (
     TooFast,
 )
 from chronoverse.joblog import Attempt, JobRef
-from chronoverse.ledger import Ending, Ledger
+from chronoverse.ledger import Ending, Inspected, Ledger
 from chronoverse.safety import Durable, Hold, Safety
 from chronoverse.sender import Sender
 from chronoverse.spool import BATCH_LINES, Spool
@@ -91,6 +92,7 @@ class Publisher:
         self._background = False
         self._finished = False
         self._ended = False
+        self._warned = False
         self._safety = Safety(spool, say, self._hold)
         self._answered = threading.Event()
         self._stop = threading.Event()
@@ -252,6 +254,15 @@ class Publisher:
         self._renewed()
         self._recover()
         self._answered.set()
+        self._warn(store)
+
+    def _warn(self, store: Ledger) -> None:
+        """Says once where the store may throw away what it has taken. The lines do not wait for that."""
+        if isinstance(store, Inspected) and not self._warned:
+            self._warned = True
+            with contextlib.suppress(StoreError):
+                for warning in store.eviction_warnings(self._job):
+                    self._say(warning)
 
     def _ask_in(self, store: Ledger) -> Attempt:
         """An attempt. The lease in our way may be an earlier one of our own, which a power loss has brought back."""

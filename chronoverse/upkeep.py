@@ -87,6 +87,7 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, while_
     with opened(settings) as store:
         if orphans:
             return _orphans(store, objects_of(settings), delete)
+        _warn(store)
         archiver = archiver_of(settings, store, stop)
         if once:
             return EX_DATAERR if _once(archiver) else 0
@@ -94,6 +95,13 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, while_
         archiver.run()
         logging.getLogger(__name__).info("archiver gone")
     return 0
+
+
+def _warn(store: "Store") -> None:
+    """Logs where the store's settings endanger logs. A store that is away is told of by the archiver's first step."""
+    with contextlib.suppress(errors.StoreError):
+        for warning in store.warnings():
+            logging.getLogger(__name__).warning("%s", warning)
 
 
 def _once(archiver: "Archiver") -> int:

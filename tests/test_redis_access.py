@@ -49,6 +49,8 @@ def go_on(store: Store) -> None:
 def serve(store: Store) -> None:
     """All that a service does."""
     store.ping()
+    assert store.warnings() == []
+    assert store.evicted_keys() == 0
     store.archived.chunk(JOB, 1)
     store.redactions(JOB, 1)
     store.register(JOB)
@@ -87,11 +89,13 @@ def run(store: Store) -> None:
         oracle = store.oracle()
         assert oracle
         oracle.confirm(attempt)
+    assert store.eviction_warnings(JOB) == []
     store.finish(attempt, Status.COMPLETED, 0, 0, 2)
 
 
 def archive_all(store: Store) -> None:
     """All that an archiver does: a large log, an ended one, one whose time is over, a lost runner's, garbage."""
+    assert store.warnings() == []
     with tempfile.TemporaryDirectory() as directory:
         objects = FileObjects(Path(directory))
         with sealer(store, LARGE) as token:

@@ -41,7 +41,7 @@ from chronoverse.entries import RawEntry
 from chronoverse.errors import NotALog, StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog import IDENTIFIER, Attempt, Job, JobRef, Line, Run, Status, iso_timestamp
 from chronoverse.redisurl import Form, RedisUrl
-from chronoverse.store import replies
+from chronoverse.store import replies, settings
 from chronoverse.store.ahead import AheadReader
 from chronoverse.store.appends import Appends, Keys, arguments
 from chronoverse.store.archived import Archived
@@ -372,6 +372,23 @@ class Store:
         raise replies.refusal(answer[0].decode(), answer[1:])
 
     # The server itself
+
+    def warnings(self) -> list[str]:
+        """What an operator should know of the servers' settings. Empty when no log is in danger."""
+        with translated():
+            masters = self._place.masters()
+            found = [each for client in masters for each in (*settings.eviction(client), *settings.persistence(client))]
+        return list(dict.fromkeys(found))
+
+    def eviction_warnings(self, job: JobRef) -> list[str]:
+        """The same, of whether the job's server may throw its log away."""
+        with translated():
+            return self._place.run(job.workflow_id, settings.eviction, Use.APPENDS)
+
+    def evicted_keys(self) -> int:
+        """Keys that the servers have thrown away since they started, to make room."""
+        with translated():
+            return sum(settings.evicted_keys(client) for client in self._place.masters())
 
     def ping(self) -> None:
         """Raises :class:`StoreUnavailable` unless the server answers."""

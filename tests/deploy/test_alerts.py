@@ -22,7 +22,7 @@ def promtool(*arguments: str) -> str:
 
 def test_prometheus_takes_the_rules() -> None:
     """Every expression and every template, with lint's warnings as errors."""
-    assert "SUCCESS: 14 rules found" in promtool("check", "rules", "--lint=all", "--lint-fatal", str(RULES))
+    assert "SUCCESS: 15 rules found" in promtool("check", "rules", "--lint=all", "--lint-fatal", str(RULES))
 
 
 def test_prometheus_takes_the_configuration_that_the_page_shows(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_prometheus_takes_the_configuration_that_the_page_shows(tmp_path: Path) 
     (tmp_path / "prometheus.yml").write_text(shown)
     (tmp_path / RULES.name).write_text(RULES.read_text("utf-8"))
 
-    assert "14 rules found" in promtool("check", "config", str(tmp_path / "prometheus.yml"))
+    assert "15 rules found" in promtool("check", "config", str(tmp_path / "prometheus.yml"))
     assert re.findall(r'job="(\w+)"', RULES.read_text("utf-8")) == re.findall(r"job_name: (\w+) #", shown)
 
 

@@ -1,0 +1,52 @@
+"""What a server's own settings mean for the logs in it: whether it may throw them away, and whether it keeps them."""
+
+from typing import Final
+
+import redis.exceptions
+
+from chronoverse.store.driver import Client
+
+#: What is said where the server's user may not ask it.
+UNKNOWN: Final = "nobody can tell whether the store may throw logs away: its user may not ask it (ACL +info)"
+
+
+def eviction(client: Client) -> list[str]:
+    """A warning where the server may evict keys to make room. Raises: the driver's errors.
+
+    https://redis.io/docs/latest/develop/reference/eviction/
+    """
+    try:
+        policy = info(client, "memory").get("maxmemory_policy", "noeviction")
+    except redis.exceptions.NoPermissionError:
+        return [UNKNOWN]
+    if policy == "noeviction":
+        return []
+    return [f"the store may throw logs away without a word: its maxmemory-policy is {policy} and must be noeviction"]
+
+
+def persistence(client: Client) -> list[str]:
+    """A warning where the server has no append-only file. Raises: the driver's errors.
+
+    INFO does not tell whether it makes snapshots. https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/
+    """
+    try:
+        enabled = info(client, "persistence").get("aof_enabled", "1")
+    except redis.exceptions.NoPermissionError:
+        return []  # which eviction() tells of
+    if enabled == "1":
+        return []
+    return [
+        "the store keeps no append-only file (appendonly no): when it stops, it loses what it has taken since its last "
+        "snapshot, if it makes any"
+    ]
+
+
+def evicted_keys(client: Client) -> int:
+    """Keys that the server has evicted since it started. Raises: the driver's errors."""
+    return int(info(client, "stats").get("evicted_keys", "0"))
+
+
+def info(client: Client, section: str) -> dict[str, str]:
+    """One section of INFO. Raises: the driver's errors. https://redis.io/docs/latest/commands/info/"""
+    text: bytes = client.execute_command("INFO", section)
+    return dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
