@@ -377,3 +377,14 @@ def test_hidden_numbers_are_counted_right(modules: Page) -> None:
     )
 
     assert wrong == []
+
+
+def test_long_lines_come_in_several_pages(open_tab: OpenTab, job: Job) -> None:
+    """200 lines of 60 KB are more than one page of the interface may hold, which is bounded in bytes."""
+    for first in (1, 101):
+        job.lines(*(f"line {number}.{'x' * 60_000}" for number in range(first, first + 100)))
+    job.end()
+    tab = open_tab(job.ref).wait_number(1)
+    tab.page.keyboard.press("G")
+
+    tab.wait(lambda rows: rows[-1][0] == 200 and (rows[-1][1] or "").startswith("line 200."), "the last line's text")

@@ -167,10 +167,16 @@ export class Log {
   async #fetch(index) {
     this.#asked.add(index);
     try {
-      const [known, epoch] = [this.last, this.#epoch];
-      const start = index * WINDOW;
-      const { body } = await get(`${this.#path}/logs?offset=${start}&limit=${WINDOW}`);
-      if (epoch === this.#epoch) this.#fill(index, body.logs, body.cursor ? body.logs.at(-1)?.sequence_num ?? start : known);
+      const [known, epoch, end] = [this.last, this.#epoch, (index + 1) * WINDOW];
+      // A page of long lines ends before its limit, because it is bounded in bytes.
+      for (let start = index * WINDOW; start < end; ) {
+        const { body } = await get(`${this.#path}/logs?offset=${start}&limit=${end - start}`);
+        if (epoch !== this.#epoch) break;
+        const reached = body.cursor ? body.logs.at(-1)?.sequence_num ?? start : known;
+        this.#fill(index, start, body.logs, reached);
+        if (!body.cursor || reached === start) break;
+        start = reached;
+      }
       this.#asked.delete(index);
       this.#pump();
     } catch (error) {
@@ -180,11 +186,11 @@ export class Log {
     }
   }
 
-  /** Puts in what a request brought: up to number `reached` everything that did not come is a gap. */
-  #fill(index, logs, reached) {
+  /** Puts in what a request for the lines after `start` brought: up to `reached` everything that did not come is a gap. */
+  #fill(index, start, logs, reached) {
     const end = (index + 1) * WINDOW;
     const window = this.#window(index);
-    let expected = index * WINDOW + 1;
+    let expected = start + 1;
     const lacking = (to) => {
       if (expected <= to) this.gap(expected, to, expected < this.first ? "trimmed" : "missing");
     };
