@@ -3,7 +3,7 @@
 Lines are compared by digests, so that the service can be asked whether it has them without sending them again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from chronoverse.errors import JobNotFound
@@ -14,9 +14,9 @@ from chronoverse.source import Archive
 from chronoverse.spool import Spool
 from chronoverse.store import Store
 
-#: Entries read at a time, and characters of messages after which an answer is given: so one question holds 12 MiB at
-#: most, with lines of 64 KiB, and mostly 2 MiB.
+#: Entries that are read from the store at a time: 13 MB with lines of 64 KiB.
 READ_ENTRIES: Final = 200
+#: Characters of messages after which a question is answered: comparing them takes some 10 ms.
 ANSWER_CHARACTERS: Final = 2 * 2**20
 
 
@@ -29,31 +29,36 @@ class StoredLines:
 
     def compare(self, job: JobRef, lines: Sequence[Line]) -> Compared:
         """As :meth:`Reader.compare`."""
-        digests = [line_digest(line) for line in lines]
-        return compare(self._store, self._archive, job, lines[0].sequence_num, digests)
+        first = lines[0].sequence_num
+        return compare(self._read(job, first), first, [line_digest(line) for line in lines])
+
+    def _read(self, ref: JobRef, first: int) -> Iterator[Line]:
+        """The log's lines from ``first`` on. Raises: :class:`JobNotFound`, :class:`StoreError`."""
+        job = self._store.look(ref)
+        if job is None:
+            raise JobNotFound("no such job")
+        history, place = History(self._store, self._archive, job), first - 1
+        while place < job.last:
+            read = history.after(place, READ_ENTRIES)
+            yield from (entry for entry in read.entries if isinstance(entry, Line))
+            if read.last:
+                return
+            place = read.place
 
 
-def compare(store: Stored, archive: Archive, ref: JobRef, first: int, digests: Sequence[str]) -> Compared:
-    """Compares the log's lines from ``first`` on with ``digests``, until about :data:`ANSWER_CHARACTERS` are read.
+def compare(log: Iterable[Line], first: int, digests: Sequence[str]) -> Compared:
+    """Compares the lines of ``log``, which begins with line ``first``, with those that have the ``digests``.
 
-    Raises: :class:`JobNotFound`, :class:`StoreError`.
+    No more are looked at than there are digests, and none behind :data:`ANSWER_CHARACTERS` of messages.
     """
-    job = store.look(ref)
-    if job is None:
-        raise JobNotFound("no such job")
-    history, following, last = History(store, archive, job), first, min(first + len(digests) - 1, job.last)
-    characters = 0
-    while following <= last and characters < ANSWER_CHARACTERS:
-        read = history.after(following - 1, min(READ_ENTRIES, last - following + 1))
-        for entry in read.entries:
-            if not isinstance(entry, Line) or entry.sequence_num != following:
-                return Compared(following, differs=False)
-            if line_digest(entry) != digests[following - first]:
-                return Compared(following, differs=True)
-            characters += len(entry.message)
-            following += 1
-        if not read.entries:
+    following, characters = first, 0
+    for digest, line in zip(digests, log, strict=False):
+        if line.sequence_num != following or characters >= ANSWER_CHARACTERS:
             break
+        if line_digest(line) != digest:
+            return Compared(following, differs=True)
+        following += 1
+        characters += len(line.message)
     return Compared(following, differs=False)
 
 

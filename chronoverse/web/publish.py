@@ -13,9 +13,9 @@ from flask import Response, request
 
 from chronoverse import metrics, readback
 from chronoverse.errors import AppendRefused, NotALog, StoreError, StoreRefused, StoreUnavailable, TooFast
-from chronoverse.joblog import Attempt, JobRef, Status
+from chronoverse.joblog import Attempt, JobRef, Line, Status
 from chronoverse.web.bodies import SHARE_USED
-from chronoverse.web.pages import page_response
+from chronoverse.web.pages import Turns, batches, page_response
 from chronoverse.web.problems import REASON
 from chronoverse.web.publications import (
     AttemptBody,
@@ -110,10 +110,17 @@ def blueprint(services: Services) -> Blueprint:
     @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
     def compare(workflow_id: str, job_id: str) -> Response:
         """Ask whether the log has lines as they are, before deleting one's own copy of them."""
-        ref = JobRef(workflow_id, job_id)
-        subject = principal().subject
-        with services.bodies.json(request, subject, compare_body) as body, services.scanning(ref, subject):
-            compared = readback.compare(services.store, services.archive, ref, body["first"], body["lines"])
+        ref, turns = JobRef(workflow_id, job_id), Turns(services.monotonic)
+        with services.bodies.json(request, principal().subject, compare_body) as body:
+            first, digests = body["first"], body["lines"]
+
+            def read() -> Iterator[Line]:
+                for batch in batches(services, services.job(ref), first - 1, limit=len(digests)):
+                    for line in batch.lines:
+                        turns.give()
+                        yield line
+
+            compared = readback.compare(read(), first, digests)
         return page_response({"next": compared.following, "differs": compared.differs}, None)
 
     @routes.route(f"{_JOB}/end", methods=["POST"])
