@@ -37,6 +37,10 @@ ANSWER_BYTES_PER_SECOND: Final = 10_000
 #: Seconds for which nobody's connection is closed to make room, however many there are: a client that is well has sent
 #: its request by then.
 PATIENT_SECONDS: Final = 0.5
+#: Connections that are closed to make room, in a second and at once: some come again at once, and whoever comes among
+#: them waits until they are accepted.
+CLOSED_PER_SECOND: Final = 1_000
+CLOSED_AT_ONCE: Final = 50
 #: Seconds between looks whether a full socket's client has taken anything.
 LOOK_SECONDS: Final = 2.0
 #: Bytes the kernel may hold for one client; left alone it would take megabytes for one that stopped reading.
@@ -76,6 +80,7 @@ class Connections:
         self._limit = limit
         #: At going on with a request's head that is longer than one read.
         self.turns = turns
+        self._made_room_at = 0.0
         self._all: dict[Connection, None] = {}
 
     def __iter__(self) -> Iterator["Connection"]:
@@ -89,8 +94,11 @@ class Connections:
         self._all[connection] = None
         connection.connections = self
         self.got_on(connection)
-        if len(self._all) > self._limit:
-            self.make_room(len(self._all) - self._limit)
+        now = time.monotonic()
+        due = round((now - self._made_room_at) * CLOSED_PER_SECOND)
+        if len(self._all) > self._limit and due:
+            self._made_room_at = now
+            self.make_room(min(len(self._all) - self._limit, due, CLOSED_AT_ONCE))
 
     def make_room(self, places: int = 1) -> bool:
         """Closes up to ``places`` connections that have waited for their clients, those first that did the longest.
