@@ -194,7 +194,7 @@ class _Incoming:
     """The bytes of a request's body as they arrive, in time.
 
     Each read raises 408 when the next :data:`READ_BYTES` take longer than ``read_seconds``, or the whole body longer
-    than ``receive_seconds``, and 400 when the client breaks off. Nothing more is read from the connection then.
+    than ``receive_seconds``: nothing more is read from the connection then. It raises 400 when the client breaks off.
     """
 
     def __init__(self, request: Request, read_seconds: float, receive_seconds: float) -> None:

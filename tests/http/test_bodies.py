@@ -18,12 +18,13 @@ import gevent.socket
 import httpx
 import orjson
 import pytest
-from flask import Request
+from flask import Flask, Request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import BadRequest, HTTPException, RequestTimeout
 from werkzeug.test import EnvironBuilder
 
 from chronoverse.errors import AtCapacity, ShareUsed
+from chronoverse.web import problems
 from chronoverse.web.bodies import HELD_BODIES, MAX_MARKS, READ_BYTES, SMALL_BYTES, SMALL_HELD_BYTES, Bodies
 from chronoverse.web.fairness import let_others
 from chronoverse.web.publications import LinesBody
@@ -289,6 +290,20 @@ class Broken:
 def test_a_broken_off_body_is_refused() -> None:
     """Whatever error the server's reader has for it."""
     assert status(Bodies(1000), Broken([])) == 400
+
+
+def test_a_worker_that_is_full_says_of_what() -> None:
+    """With 503 and the words of the error, whatever it is that is full."""
+    app = Flask(__name__)
+    problems.register(app)
+
+    @app.route("/")
+    def full() -> str:
+        raise AtCapacity("others use all that this worker has for long request bodies")
+
+    response = app.test_client().get("/")
+    assert response.status_code == 503
+    assert response.get_json()["detail"] == "others use all that this worker has for long request bodies"
 
 
 # What keeps a worker busy
