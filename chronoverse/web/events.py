@@ -12,10 +12,9 @@ from flask import Response, request
 from chronoverse.errors import AtCapacity, JobNotFound
 from chronoverse.joblog import Job, JobRef
 from chronoverse.viewer import Viewer
-from chronoverse.web.budget import page_budget
 from chronoverse.web.connection import half_close, on_hangup, tune
 from chronoverse.web.opening import CONTENT_TYPE, TURN, hand_over, headers, open_viewer, wanted
-from chronoverse.web.pages import Turns, batches
+from chronoverse.web.pages import Turns, batches, page_budget
 from chronoverse.web.schemas import EVENT, Blueprint, EventsHeaders, EventsQuery, ProblemSchema
 from chronoverse.web.services import Services, guest, principal
 
@@ -93,7 +92,7 @@ def _start_of_stream_tail(services: Services, job: Job, tail: int, stream: str) 
     """
     start = job.last
     turns = Turns(services.monotonic)
-    with page_budget(services.monotonic) as budget:
+    with page_budget(services) as budget:
         for batch in batches(services, job, job.last + 1, descending=True):
             for line in batch.lines:
                 turns.give()

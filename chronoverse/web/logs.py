@@ -6,7 +6,6 @@ from flask import Response
 
 from chronoverse.joblog import JobRef
 from chronoverse.web import pages
-from chronoverse.web.budget import page_budget
 from chronoverse.web.cursors import encode_cursor
 from chronoverse.web.schemas import Blueprint, LogsQuery, LogsSchema, ProblemSchema
 from chronoverse.web.services import Services
@@ -30,11 +29,11 @@ def blueprint(services: Services) -> Blueprint:
         descending = order == "desc"
         place = pages.start(query, listing, job, descending=descending)
         wanted = (lambda line: line.stream == stream) if stream else None
-        with page_budget(services.monotonic) as budget:
+        with pages.page_budget(services) as budget:
             found = pages.page(services, job, place, limit, budget, descending=descending, wanted=wanted)
-        cursor = encode_cursor(listing, [found.place]) if found.more else None
-        lines = found.to_json(descending=descending)
-        body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
-        return pages.page_response(body, cursor, found.place, limit=limit, order=order, stream=stream)
+            cursor = encode_cursor(listing, [found.place]) if found.more else None
+            lines = found.to_json(descending=descending)
+            body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
+            return pages.page_response(body, cursor, found.place, limit=limit, order=order, stream=stream)
 
     return routes

@@ -1,38 +1,43 @@
 """Walking a stored log for one request: upwards or downwards, in batches that hold up nobody else for long."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
+import gevent.socket
 import orjson
 from flask import Response, request
 
 from chronoverse.archive.reading import Archive
 from chronoverse.archive.search import search as archive_search
-from chronoverse.entries import Entry
+from chronoverse.entries import Entry, RawEntry
 from chronoverse.errors import ArchiveUnavailable, InvalidCursor, TooExpensive
 from chronoverse.history import History
-from chronoverse.joblog import MAX_NUMBER, Job, Line
+from chronoverse.joblog import MAX_NUMBER, Job, JobRef, Line
 from chronoverse.matcher import Matcher
 from chronoverse.period import Period
 from chronoverse.web.budget import LINE_CHARACTERS, PageBudget
+from chronoverse.web.connection import on_hangup
 from chronoverse.web.cursors import decode_cursor
 from chronoverse.web.fairness import in_thread, let_others
 from chronoverse.web.services import Services, principal
 
-#: Entries of one read, at first and at most, for lines whose length is not known yet. At most 16 MB are read at once
-#: when short lines are followed by lines of 64 KiB, of which no more are kept than of any read.
-FIRST_BATCH: Final = 32
+#: Entries of one read at first, when nobody knows how long the lines are, and at most.
+FIRST_BATCH: Final = 8
 MAX_BATCH: Final = 250
+#: Bytes that one read may bring where short lines are followed by lines as long as a runner may write them: where that
+#: is longer than 64 KiB, fewer are read at once. 16 MiB keep the worker busy for some 20 ms.
+READ_BYTES: Final = 16 * 2**20
 #: Seconds after which a request that goes through many lines lets others have a turn, which takes 20 µs. Live lines
 #: wait for about two of these.
 TURN_SECONDS: Final = 0.001
 #: The same for a search, which goes on only when nobody else has anything to do: a live line waits for one of these.
 SLICE_SECONDS: Final = 0.00025
-#: Characters that a read aims at: long lines come fewer at a time.
-BATCH_CHARACTERS: Final = 2**20
+#: Characters that a read aims at: long lines come fewer at a time. Each page that is being made, and each download,
+#: holds up to twice as many.
+BATCH_CHARACTERS: Final = 256 * 2**10
 
 
 class Turns:
@@ -97,6 +102,31 @@ class Page(NamedTuple):
 Spell = Callable[[Line, PageBudget], dict[int, bytes] | None]
 
 
+@contextlib.contextmanager
+def page_budget(services: Services) -> Iterator[PageBudget]:
+    """The budget of the page that the request asks for. It gets smaller when the client leaves."""
+    sock = request.environ.get("gunicorn.socket")
+    with PageBudget(services.monotonic, services.pages, principal().subject) as budget, contextlib.ExitStack() as undo:
+        if isinstance(sock, gevent.socket.socket):
+            undo.callback(on_hangup(sock, lambda _: budget.leave()))
+        yield budget
+
+
+class _StoreInTurn:
+    """The store for :class:`History`: each read of lines waits for its ``subject``'s turn."""
+
+    def __init__(self, services: Services, subject: str) -> None:
+        self._services = services
+        self._subject = subject
+
+    def look(self, job: JobRef) -> Job | None:
+        return self._services.store.look(job)
+
+    def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
+        with self._services.scanning(job, self._subject):
+            return self._services.store.page(job, after=after, before=before, count=count)
+
+
 def batches(
     services: Services,
     job: Job,
@@ -108,16 +138,17 @@ def batches(
 ) -> Iterator[Batch]:
     """The log strictly after ``place`` in the order asked for; between two batches everybody else has a turn.
 
-    ``limit`` is how many entries are wanted, where that is known: so few need not wait for a turn at reading many.
-    With ``search`` only lines that match need be there.
+    ``limit`` is how many entries are wanted, where that is known. With so few, only reads of the store wait for a turn,
+    so that an archive that is slow holds up nobody. With ``search`` only lines that match need be there.
 
     Raises: as the store and the archive do; :class:`JobNotFound` when the log went away before all of it was read.
     """
     archive = services.archive
-    history = History(services.store, archive, job)
-    count = FIRST_BATCH
     # A download goes on when its request's context is gone.
     subject = principal().subject
+    history = History(services.store if limit is None else _StoreInTurn(services, subject), archive, job)
+    most = max(1, min(MAX_BATCH, READ_BYTES // services.settings.max_line_bytes))
+    count = min(FIRST_BATCH, most)
     others = services.stand_back if search else let_others
     while True:
         if search and isinstance(archive, Archive) and _is_archived(history.job, place, descending):
@@ -152,7 +183,7 @@ def batches(
         if last:
             return
         others()
-        count = round(min(MAX_BATCH, max(1, BATCH_CHARACTERS / (mean + 1))))
+        count = round(min(most, max(1, BATCH_CHARACTERS / (mean + 1))))
 
 
 def _first_lines(entries: Iterable[Entry], characters: int) -> tuple[list[Line], bool]:

@@ -15,7 +15,7 @@ from chronoverse.joblog import Job, JobRef, Line
 from chronoverse.matcher import MAX_PLACES, Matcher
 from chronoverse.period import Period
 from chronoverse.web import pages
-from chronoverse.web.budget import LINE_CHARACTERS, PageBudget, page_budget
+from chronoverse.web.budget import LINE_CHARACTERS, PageBudget
 from chronoverse.web.cursors import encode_cursor
 from chronoverse.web.schemas import Blueprint, ProblemSchema
 from chronoverse.web.searches import CONTEXT_PAGE, SearchQuery, SearchSchema
@@ -59,7 +59,7 @@ def blueprint(services: Services) -> Blueprint:
         place = pages.start(query, listing, job, descending=descending)
         most = min(limit, max(1, CONTEXT_PAGE // (1 + sum(context)))) if any(context) else limit
         spell = _Matches(services, job, matcher, context, stream, descending=descending)
-        with page_budget(services.monotonic) as budget:
+        with pages.page_budget(services) as budget:
             found = pages.page(
                 services,
                 job,

@@ -24,6 +24,7 @@ from chronoverse.turns import Turns
 from chronoverse.web.addresses import Proxies
 from chronoverse.web.admission import Guest, Streams
 from chronoverse.web.bodies import Bodies
+from chronoverse.web.budget import PAGES_BYTES
 from chronoverse.web.ended import Ended
 from chronoverse.web.fairness import ARRIVING_SECONDS, Sparingly, in_thread, let_others, when_idle
 from chronoverse.web.identity import request_id
@@ -32,6 +33,7 @@ from chronoverse.web.presence import Presence
 from chronoverse.web.problems import problem
 from chronoverse.web.rates import Rates
 from chronoverse.web.schemas import Blueprint
+from chronoverse.web.shares import Shares
 from chronoverse.web.tracing import SPAN, Traces
 
 #: Seconds a viewer that comes waits for its turn: a crowd of some thousands is let in within that.
@@ -47,7 +49,6 @@ SCAN_WAIT_SECONDS: Final = 5.0
 #: Seconds after which a request does not stand back any more, and only lets others go on: in a worker that has no rest
 #: a page with context would take 6 s, and eight at once 46 s. Less than others wait for its turn.
 LEISURE_SECONDS: Final = 2.0
-
 
 _Result = TypeVar("_Result")
 
@@ -87,6 +88,8 @@ class Services:
     turns: Turns = field(default_factory=lambda: Turns(ARRIVAL_SECONDS, AtCapacity, Sparingly(ARRIVING_SECONDS)))
     #: Turns at a processor for heavy expressions; see :meth:`heavy_work`.
     heavy: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity))
+    #: Bytes of pages that are being made.
+    pages: Shares = field(default_factory=lambda: Shares(PAGES_BYTES, "pages that are being made"))
     #: How fast runners publish.
     rates: Rates = field(default_factory=Rates)
     #: Whether anybody watches something live, here or in another worker.

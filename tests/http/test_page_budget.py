@@ -41,6 +41,11 @@ def cpu_seconds(service: Service) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def memory_bytes(pid: int, name: str) -> int:
+    """A process's memory: VmRSS is what it has, VmHWM its peak."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition(f"{name}:")[2].split()[0]) * 1024
+
+
 def walk(client: httpx.Client, job: Foreign, path: str, **query: Any) -> Iterator[httpx.Response]:
     """All pages, following ``Link``, each of them within its time and, unless it is of one line, its bytes."""
     response = client.get(f"{job.path}{path}", params=query)
@@ -185,6 +190,28 @@ def test_a_client_that_has_left_stops_its_work(
     time.sleep(1)
 
     assert cpu_seconds(service) - before < 0.3
+
+
+def test_many_pages_at_once_share_a_bounded_amount_of_memory(
+    service: Service, auth: dict[str, str], control: Foreign
+) -> None:
+    """Pages are shorter then, and each of them has a cursor."""
+    (pid,) = service.worker_pids()
+    # https://man7.org/linux/man-pages/man5/proc_pid_clear_refs.5.html: 5 resets the peak.
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    before = memory_bytes(pid, "VmRSS")
+
+    def ask(_: int) -> list[int]:
+        path = f"{service.url}{control.path}/logs/search?q=%01&limit=1000&before=3"
+        response = httpx.get(path, headers=auth, timeout=60)
+        assert response.status_code in (200, 429), response.text
+        return [log["sequence_num"] for log in response.json().get("logs", [])]
+
+    with concurrent.futures.ThreadPoolExecutor(100) as pool:
+        found = [each for each in pool.map(ask, range(100)) if each]
+
+    assert all(each == [*range(1, len(each) + 1)] for each in found)
+    assert memory_bytes(pid, "VmHWM") - before < 150 * 2**20
 
 
 def test_live_lines_do_not_wait_for_highlights(
