@@ -41,7 +41,7 @@ class StoredLines:
         while place < job.last:
             read = history.after(place, READ_ENTRIES)
             yield from (entry for entry in read.entries if isinstance(entry, Line))
-            if read.last:
+            if read.last or read.place <= place:
                 return
             place = read.place
 

@@ -159,6 +159,8 @@ def leave(
         return
     if undelivered:
         say(f"{undelivered} lines were not delivered to the store")
+    elif publisher.ended:
+        say("the store has all lines, as far as it says; they were not read back")
     elif refusal is None:
         say("the job's end was not delivered to the store")
     if path is None:

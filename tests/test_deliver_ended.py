@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,8 @@ import pytest
 
 from chronoverse.archive.files import FileObjects
 from chronoverse.archiver import Archiver, Limits
-from chronoverse.errors import BadRequest, JobNotFound
+from chronoverse.deliver import deliver as deliver_file
+from chronoverse.errors import BadRequest, JobNotFound, StoreUnavailable
 from chronoverse.httpledger import HttpLedger
 from chronoverse.joblog import JobRef, Line, Status
 from chronoverse.ledger import Compared
@@ -319,3 +320,25 @@ def test_lines_that_were_archived_meanwhile_are_read_back_from_there(server: Red
     assert path.exists()
     done = deliver(server, tmp_path, path, archive_url=(tmp_path / "archive").as_uri())
     assert (done.returncode, path.exists()) == (0, False), done.stderr
+
+
+class _Away:
+    """A reader whose store has just gone."""
+
+    def compare(self, job: JobRef, lines: Sequence[Line]) -> Compared:
+        raise StoreUnavailable("the store does not answer")
+
+
+def test_lines_that_cannot_be_read_back_now_are_delivered_later(server: RedisServer, tmp_path: Path) -> None:
+    """The store has gone between the job's end and the reading."""
+    path = killed(server, tmp_path, lease_seconds=30)
+    said: list[str] = []
+    with contextlib.closing(Store(server.url)) as store:
+        with pytest.raises(StoreUnavailable):
+            deliver_file(path, lambda _: store, said.append, reader=lambda _: _Away())
+        assert said == [
+            "the store has all lines, as far as it says; they were not read back",
+            f"deliver later with: chronoverse deliver {path}",
+        ]
+        assert deliver_file(path, lambda _: store, said.append)
+    assert not path.exists()
