@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Final, NamedTuple
 
 from chronoverse.channel import Item, encode, join
+from chronoverse.cutter import MAX_LINE_BYTES
 from chronoverse.entries import RawEntry, in_sequence, plain_frames, read_entries, stream_name
 from chronoverse.errors import StoreUnavailable
 from chronoverse.history import NoArchive, archive_has
@@ -72,7 +73,7 @@ class Pieces:
         store: Source,
         archive: Archive | None = None,
         *,
-        max_line_bytes: int = 65_536,
+        max_line_bytes: int = MAX_LINE_BYTES,
         pause: Callable[[], object] = bool,
         rest: Callable[[int], object] = bool,
         clock: Callable[[], float] = time.monotonic,
