@@ -249,35 +249,43 @@ def page(
 ) -> Page:
     """Up to ``limit`` lines, strictly after ``place`` in the order asked for, and what ``spell`` adds to them.
 
-    Those that match ``search`` and are ``wanted``; all, without either.
+    Those that match ``search`` and are ``wanted``; all, without either. Fewer when the ``budget`` is used up.
+
+    Raises: as :func:`batches`, :func:`matches` and :meth:`PageBudget.take` do.
     """
     lines: dict[int, bytes] = {}
     found, begun = 0, False
     turns = Turns.of_search(services) if search else Turns(services.monotonic)
     most = None if wanted or search else limit
-    for batch in batches(services, job, place, descending=descending, limit=most, search=search):
-        for line in batch.lines:
-            turns.give()
-            if begun and budget.is_used_up():
-                return Page(lines, place, True)
-            begun = True
-            budget.entries_left -= 1
-            there = wanted is None or wanted(line)
-            if there and (search is None or batch.found or matches(search.matcher, line, services.heavy_work)):
-                spelt = spell(line, budget)
-                if spelt is None:
+    try:
+        for batch in batches(services, job, place, descending=descending, limit=most, search=search):
+            for line in batch.lines:
+                turns.give()
+                if begun and budget.is_used_up():
                     return Page(lines, place, True)
-                lines.update(spelt)
-                found += 1
+                begun = True
+                budget.entries_left -= 1
+                there = wanted is None or wanted(line)
+                if there and (search is None or batch.found or matches(search.matcher, line, services.heavy_work)):
+                    spelt = spell(line, budget)
+                    if spelt is None:
+                        return Page(lines, place, True)
+                    lines.update(spelt)
+                    found += 1
+                place = line.sequence_num
                 if found == limit:
-                    return Page(lines, line.sequence_num, _more(job, line.sequence_num, descending))
-            place = line.sequence_num
-        place = batch.place
-        if batch.last:
-            return Page(lines, place, False)
-        begun = True
-        if budget.is_used_up():
-            break
+                    return Page(lines, place, _more(job, place, descending))
+            place = batch.place
+            if batch.last:
+                return Page(lines, place, False)
+            begun = True
+            if budget.is_used_up():
+                break
+    except TooExpensive:
+        # What was found before that line comes first; the next page says it.
+        if not lines:
+            raise
+        return Page(lines, place, True)
     return Page(lines, place, _more(job, place, descending))
 
 

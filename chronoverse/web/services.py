@@ -47,7 +47,7 @@ SEARCHES: Final = 4
 #: Seconds a request waits for its turn: longer than a turn takes, which is milliseconds unless the store is away.
 SCAN_WAIT_SECONDS: Final = 5.0
 #: Seconds after which a request does not stand back any more, and only lets others go on: in a worker that has no rest
-#: a page with context would take 6 s, and eight at once 46 s. Less than others wait for its turn.
+#: many searches at once would keep each other waiting. Less than others wait for their turn.
 LEISURE_SECONDS: Final = 2.0
 
 _Result = TypeVar("_Result")
