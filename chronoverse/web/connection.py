@@ -27,9 +27,9 @@ from chronoverse.turns import Turns
 
 #: Seconds for which a client may take nothing of an answer or an event stream before it is cut.
 SEND_SECONDS: Final = 20.0
-#: The same for a download, whose reader may be slow. The kernel of one that reads 2 kB/s over the loopback interface
-#: says nothing for 32 s, until 64 KiB are free.
-DOWNLOAD_SECONDS: Final = 60.0
+#: The same for a download, whose client may be slow. A client's kernel may say nothing until its whole buffer has been
+#: read, which is 128 KiB at first: 4.4 kB/s are enough for that.
+DOWNLOAD_SECONDS: Final = 30.0
 #: Seconds that an ordinary answer may take to be sent, and bytes for each of which it may take longer: a client with
 #: 80 kbit/s gets 4 MiB in seven minutes.
 ANSWER_SECONDS: Final = 20.0
@@ -71,15 +71,16 @@ EVENTS: Final = Bounds()
 
 
 class Connections:
-    """A worker's connections that wait for their clients or are answered, at most ``limit`` of them.
+    """A worker's connections that wait for their clients or are answered.
 
-    They stand in the order in which they last got on: a request came, or a part of an answer was taken.
+    They stand in the order in which they last got on: a request came, or a part of an answer was taken. Beyond
+    ``limit`` those that wait for their clients are closed. ``turns`` are taken at going on with a request's head that
+    is longer than one read.
     """
 
     def __init__(self, limit: int, turns: Turns) -> None:
         self._limit = limit
-        #: At going on with a request's head that is longer than one read.
-        self.turns = turns
+        self.turns: Final = turns
         self._made_room_at = 0.0
         self._all: dict[Connection, None] = {}
 
@@ -130,7 +131,7 @@ class Connection(gevent.socket.socket):
     connections: Connections | None = None
     #: When it last got on, on the monotonic clock, in seconds.
     got_on_at = 0.0
-    #: Whether it is waited for what the client sends, and whether for the client to take an ordinary answer.
+    #: Whether we wait for the client to send something, and whether for it to take an ordinary answer.
     reads = True
     sends = False
     #: Whether it has had an answer, and no further request.
@@ -236,7 +237,7 @@ class Connection(gevent.socket.socket):
         return ConnectionResetError(errno.ECONNRESET, f"cut: {why}")
 
     def waits(self) -> bool:
-        """Whether it may be closed to make room: it is the client that has to go on. A stream's is left to go on."""
+        """Whether it may be closed to make room: the client has to go on, not we. Never one that streams."""
         return self.sends or (self.reads and not self.has_input())
 
     def has_input(self) -> bool:

@@ -8,7 +8,7 @@ from flask_smorest import Api
 from chronoverse.web.schemas import ProblemSchema
 
 #: What any route that needs a token may answer, beside what it says of itself.
-REFUSALS: Final = ("401", "403", "503")
+REFUSALS: Final = ("401", "403", "429", "503")
 
 
 class Document(Api):

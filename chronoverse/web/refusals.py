@@ -29,7 +29,7 @@ _REFUSALS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (
         errors.LimitRequestHeaders,
         431,
-        "A request may have {fields} headers of {field_size} bytes each, and 32 KiB of all.",
+        "A request may have {fields} headers of {field_size} bytes each, all together 32 KiB.",
     ),
     (errors.UnsupportedTransferCoding, 501, "This transfer coding is not understood; chunked is."),
     (errors.ExpectationFailed, 417, "This expectation cannot be met; 100-continue can."),
