@@ -162,7 +162,9 @@ class Connection(gevent.socket.socket):
         At the monotonic time ``until`` it is cut off.
         """
         self._bounds, self._seconds_left, self._until = bounds, bounds.seconds, until
-        _set_user_timeout(self, bounds.stall_seconds)
+        if bounds.stall_seconds * 1000 > USER_TIMEOUT_MS:
+            # The kernel counts a client that takes nothing as one that acknowledges nothing.
+            _set_user_timeout(self, 2 * bounds.stall_seconds)
 
     def recv(self, *args: Any) -> bytes:
         """Waits for the client's next bytes. Only those of a request's body count as getting on: a head has to be
@@ -199,14 +201,18 @@ class Connection(gevent.socket.socket):
         late, self.sends = began + self._seconds_left, bounds.seconds < math.inf
         try:
             while rest:
+                slow = min(late, got_on + bounds.stall_seconds)
                 if now >= self._until:
                     raise self.cut("expired")
-                if now >= min(late, got_on + bounds.stall_seconds):
+                if now >= slow:
                     raise self.cut("slow")
-                self.settimeout(min(LOOK_SECONDS, bounds.stall_seconds / 4, late - now, self._until - now))
+                self.settimeout(min(LOOK_SECONDS, slow - now, self._until - now))
                 try:
                     sent = super().send(rest, flags)
-                except TimeoutError:
+                except TimeoutError as error:
+                    if error.errno == errno.ETIMEDOUT:
+                        # The kernel has given the client up, which is told nothing.
+                        raise self.cut("slow") from error
                     sent = 0
                 rest = rest[sent:]
                 if rest:
