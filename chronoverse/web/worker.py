@@ -1,6 +1,7 @@
 """gunicorn's gevent worker: it bounds every connection, lets a stream have its socket, and goes when it is told to."""
 
 import contextlib
+import math
 import resource
 import time
 from collections.abc import Callable
@@ -54,8 +55,7 @@ class Server(StreamServer):
 
     def do_read(self) -> tuple[Connection, Any] | None:
         """The next connection and its client's address; None when there is none just now, or no descriptor for it."""
-        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS
-        if len(self._connections) + self._streams() >= descriptors:
+        if len(self._connections) + self._streams() >= places():
             # It is accepted when the event loop comes round again, and has closed one; or when a request has ended.
             if not self._connections.make_room():
                 self.stop_accepting()
@@ -76,6 +76,14 @@ class Server(StreamServer):
                 return None
         self._connections.add(connection)
         return connection, address
+
+
+def places() -> float:
+    """For how many connections and streams the system gives the process descriptors."""
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if descriptors == resource.RLIM_INFINITY:
+        return math.inf
+    return descriptors - min(SPARE_DESCRIPTORS, descriptors // 2)
 
 
 class Worker(GeventWorker):
