@@ -98,7 +98,7 @@ class Nginx:
         """Starts it and waits until it answers, if only that there is no node."""
         # It writes as its own user below a directory that is only ours.
         for each in (self._directory, *self._directory.parents):
-            if each.name.startswith(("pytest-", "cv-", "cv.")) or each == self._directory:
+            if each.name.startswith(("pytest-", "popen-", "cv-", "cv.")) or each == self._directory:
                 each.chmod(0o711)
         self._process = subprocess.Popen(self._command("-g", "daemon off;"), stdin=subprocess.DEVNULL)
         wait_until(self.answers, PATIENCE_SECONDS, "nginx answers")
