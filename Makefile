@@ -32,7 +32,7 @@ type: setup ## types
 test: setup ## the suite
 	$(BIN)/python -m pytest
 
-test-gevent: setup ## the suite again, monkey-patched by gevent as the service is
+test-gevent: setup ## the tests that start no service again, monkey-patched by gevent as the service is
 	$(BIN)/python tests/gevented.py
 
 bench: setup .bench/.installed ## compare with the peers: docs/benchmarks; SCENARIOS="burst paced", BENCH="--quick"

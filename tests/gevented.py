@@ -1,4 +1,8 @@
-"""The suite as the service runs: patched by gevent before anything else is imported. Takes pytest's arguments."""
+"""The tests of what runs in the tests' own process, patched by gevent before anything else is imported.
+
+Takes pytest's arguments. Tests that start the service as a process of its own are left out: gevent patches that process
+anyway, and the test's own side would only be slower.
+"""
 
 from gevent import monkey
 
@@ -9,4 +13,6 @@ import sys
 import pytest
 
 if __name__ == "__main__":
-    sys.exit(pytest.main())
+    left_out = [f"--ignore=tests/{name}" for name in ("deploy", "e2e", "faults", "http", "page")]
+    # Processes of xdist would not be patched.
+    sys.exit(pytest.main(["-n", "0", *left_out, *sys.argv[1:]]))
