@@ -2,13 +2,13 @@
 
 import contextlib
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
 
 class Turns:
-    """A lock for ``at_once`` holders, handed to each subject that waits in turn.
+    """A lock for ``at_once`` holders, ``each`` at most of one subject, handed to each subject that waits in turn.
 
     Of a subject, whoever has waited longest is served first: who asks again at once comes behind all that wait. However
     many requests of one subject wait, another subject waits for one turn of it. Without subjects all wait in one queue.
@@ -24,12 +24,15 @@ class Turns:
         missed: Callable[[str], Exception],
         pause: Callable[[], object] = bool,
         at_once: int = 1,
+        each: int | None = None,
     ) -> None:
         self._seconds: Final = seconds
         self._missed: Final = missed
         self._pause: Final = pause
         self._lock = threading.Lock()
         self._free = at_once
+        self._each: Final = at_once if each is None else each
+        self._held: Counter[str] = Counter()
         #: Who waits, by subject; the first subject has the next turn.
         self._queues: dict[str, deque[threading.Event]] = {}
 
@@ -46,7 +49,7 @@ class Turns:
             self._pause()
             yield
         finally:
-            self._give()
+            self._give(subject)
 
     def __enter__(self) -> None:
         """Begins a turn of nobody in particular."""
@@ -54,17 +57,17 @@ class Turns:
         try:
             self._pause()
         except BaseException:
-            self._give()
+            self._give("")
             raise
 
     def __exit__(self, *_: object) -> None:
         """Ends it."""
-        self._give()
+        self._give("")
 
     def _take(self, subject: str) -> None:
         with self._lock:
-            if self._free:
-                self._free -= 1
+            if self._free and self._held[subject] < self._each:
+                self._hand_to(subject)
                 return
             mine = threading.Event()
             self._queues.setdefault(subject, deque()).append(mine)
@@ -86,16 +89,23 @@ class Turns:
                 if not queue:
                     del self._queues[subject]
                 return
-        self._give()
+        self._give(subject)
 
-    def _give(self) -> None:
+    def _give(self, subject: str) -> None:
         with self._lock:
-            if not self._queues:
-                self._free += 1
-                return
-            subject = next(iter(self._queues))
-            queue = self._queues.pop(subject)
-            queue.popleft().set()
-            if queue:
-                # Behind the other subjects.
-                self._queues[subject] = queue
+            self._free += 1
+            self._held[subject] -= 1
+            if not self._held[subject]:
+                del self._held[subject]
+            following = next((waits for waits in self._queues if self._held[waits] < self._each), None)
+            if following is not None:
+                queue = self._queues.pop(following)
+                self._hand_to(following)
+                queue.popleft().set()
+                if queue:
+                    # Behind the other subjects.
+                    self._queues[following] = queue
+
+    def _hand_to(self, subject: str) -> None:
+        self._free -= 1
+        self._held[subject] += 1

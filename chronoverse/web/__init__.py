@@ -115,7 +115,7 @@ def build_app(services: Services) -> Flask:
     document.register_blueprint(ops.blueprint(services, document))
     app.register_blueprint(ui.blueprint(services.settings))
     app.before_request(_plain_path)
-    answers.register(app)
+    answers.register(app, services.answers)
     problems.register(app)
     app.extensions["chronoverse"] = services
     # Flask's way to put something in front of an application.

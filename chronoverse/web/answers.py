@@ -8,15 +8,12 @@ from chronoverse.errors import AtCapacity, ShareUsed
 from chronoverse.web.problems import refuse
 from chronoverse.web.shares import Shares
 
-#: Bytes of all answers of a worker that are under way. One token's subject may have half of it: four pages.
-HELD_BYTES: Final = 32 * 2**20
 #: Bytes of an answer that is not counted: a connection's own buffer in the kernel takes it, once the last one is read.
 SMALL_BYTES: Final = 64 * 2**10
 
 
-def register(app: Flask) -> None:
+def register(app: Flask, shares: Shares) -> None:
     """Has every answer to a token's bearer hold its size until it is sent or given up, or be refused."""
-    shares = Shares(HELD_BYTES, "answers that are not read yet")
 
     @app.after_request
     def hold(response: Response) -> Response:

@@ -13,8 +13,8 @@ from chronoverse.web.pages import page_response
 from chronoverse.web.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema, ProblemSchema
 from chronoverse.web.services import Services, principal
 
-#: Jobs looked at in one turn: some 10 ms of the worker's time, for which everybody else waits.
-LOOK_JOBS: Final = 100
+#: Jobs looked at in one turn: some 3 ms of the worker's time, for which everybody else waits.
+LOOK_JOBS: Final = 25
 #: Seconds after which a request that finds few jobs of a status answers with those, and a cursor to go on from. It has
 #: at least one turn.
 SCAN_SECONDS: Final = 0.5
@@ -38,7 +38,8 @@ def blueprint(services: Services) -> Blueprint:
         if "cursor" in query:
             created, job_id = decode_cursor(query["cursor"], listing, [str, str])
             place = (_score(created), job_id)
-        found, next_place = _page(services, workflow_id, place, limit, status)
+        with services.page_turns.turn(principal().subject):
+            found, next_place = _page(services, workflow_id, place, limit, status)
         cursor = encode_cursor(listing, (repr(next_place[0]), next_place[1])) if next_place else None
         body = {"workflow_id": workflow_id, "jobs": [job.to_json() for job in found], "cursor": cursor}
         return page_response(body, cursor, limit=limit, status=status)

@@ -18,12 +18,14 @@ from chronoverse.history import History
 from chronoverse.joblog import MAX_NUMBER, Job, JobRef, Line
 from chronoverse.matcher import Matcher
 from chronoverse.period import Period
-from chronoverse.web.budget import LINE_CHARACTERS, PageBudget
+from chronoverse.web.budget import LINE_CHARACTERS, PAGE_BYTES, PageBudget
 from chronoverse.web.connection import on_hangup
 from chronoverse.web.cursors import decode_cursor
 from chronoverse.web.fairness import in_thread, let_others
 from chronoverse.web.services import Services, principal
 
+#: Bytes of a long line's JSON: a page of one such line is no larger than answers that are not counted.
+LONG_LINE_BYTES: Final = 64 * 2**10
 #: Entries of one read at first, when nobody knows how long the lines are, and at most.
 FIRST_BATCH: Final = 8
 MAX_BATCH: Final = 250
@@ -103,10 +105,19 @@ Spell = Callable[[Line, PageBudget], dict[int, bytes] | None]
 
 
 @contextlib.contextmanager
-def page_budget(services: Services) -> Iterator[PageBudget]:
-    """The budget of the page that the request asks for. It gets smaller when the client leaves."""
-    sock = request.environ.get("gunicorn.socket")
-    with PageBudget(services.monotonic, services.pages, principal().subject) as budget, contextlib.ExitStack() as undo:
+def page_budget(services: Services, limit: int) -> Iterator[PageBudget]:
+    """The budget of a page of up to ``limit`` lines, in the request's turn. It gets smaller when the client leaves.
+
+    Raises: :class:`AtCapacity` when no turn comes; :class:`ShareUsed` when the token's subject has so many unread pages
+    that this one could not be sent.
+    """
+    sock, subject = request.environ.get("gunicorn.socket"), principal().subject
+    services.answers.check(subject, min(PAGE_BYTES, (limit - 1) * LONG_LINE_BYTES))
+    with (
+        services.page_turns.turn(subject),
+        PageBudget(services.monotonic, services.pages, subject) as budget,
+        contextlib.ExitStack() as undo,
+    ):
         if isinstance(sock, gevent.socket.socket):
             undo.callback(on_hangup(sock, lambda _: budget.leave()))
         yield budget

@@ -59,7 +59,7 @@ def blueprint(services: Services) -> Blueprint:
         place = pages.start(query, listing, job, descending=descending)
         most = min(limit, max(1, CONTEXT_PAGE // (1 + sum(context)))) if any(context) else limit
         spell = _Matches(services, job, matcher, context, stream, descending=descending)
-        with pages.page_budget(services) as budget:
+        with pages.page_budget(services, limit) as budget:
             found = pages.page(
                 services,
                 job,

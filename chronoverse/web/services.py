@@ -42,6 +42,13 @@ ARRIVAL_SECONDS: Final = 10.0
 #: that however many there are, the store's other connections and the worker's live viewers never wait for more than
 #: these.
 SCANS: Final = 2
+#: Requests for pages and listings that a worker works on at the same time, and those of one token's subject. The others
+#: wait, and hold no memory. Each of them has the event loop for a millisecond in its turn, and a live line waits for
+#: them all.
+PAGES: Final = 12
+OWN_PAGES: Final = 3
+#: Bytes of all answers of a worker that are under way. One token's subject may have half of it: four pages.
+ANSWERS_BYTES: Final = 32 * 2**20
 #: Searches of the archive at the same moment. Each holds some 2 MiB; they work one after the other.
 SEARCHES: Final = 4
 #: Seconds a request waits for its turn: longer than a turn takes, which is milliseconds unless the store is away.
@@ -90,6 +97,12 @@ class Services:
     heavy: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity))
     #: Bytes of pages that are being made.
     pages: Shares = field(default_factory=lambda: Shares(PAGES_BYTES, "pages that are being made"))
+    #: Requests for pages and listings that are worked on; see :data:`PAGES`.
+    page_turns: Turns = field(
+        default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, at_once=PAGES, each=OWN_PAGES)
+    )
+    #: Bytes of answers that their clients have not taken yet.
+    answers: Shares = field(default_factory=lambda: Shares(ANSWERS_BYTES, "answers that are not read yet"))
     #: How fast runners publish.
     rates: Rates = field(default_factory=Rates)
     #: Whether anybody watches something live, here or in another worker.

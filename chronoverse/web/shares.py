@@ -45,13 +45,21 @@ class Shares:
             ShareUsed: when ``subject`` itself holds too much of it.
         """
         with self._lock:
-            mine = self._held[subject]
-            free = self._total - self._held.total()
-            if mine + amount > free - amount:
-                if mine == 0:
-                    raise AtCapacity(f"others use all that this worker has for {self._what}")
-                raise ShareUsed(f"this token uses all that it may have at a time for {self._what}")
-            self._held[subject] = mine + amount
+            self._check(subject, amount)
+            self._held[subject] += amount
+
+    def check(self, subject: str, amount: int) -> None:
+        """Raises as :meth:`take` would."""
+        with self._lock:
+            self._check(subject, amount)
+
+    def _check(self, subject: str, amount: int) -> None:
+        mine = self._held[subject]
+        free = self._total - self._held.total()
+        if mine + amount > free - amount:
+            if mine == 0:
+                raise AtCapacity(f"others use all that this worker has for {self._what}")
+            raise ShareUsed(f"this token uses all that it may have at a time for {self._what}")
 
     def give_back(self, subject: str, amount: int) -> None:
         """Gives back what :meth:`take` has taken, or a part of it."""
