@@ -54,7 +54,7 @@ class Sparingly:
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
         self._clock = clock
-        self._until = 0.0
+        self._until = clock() + seconds
 
     def __call__(self) -> None:
         """To be called now and then."""
