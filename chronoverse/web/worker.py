@@ -125,11 +125,17 @@ class Worker(GeventWorker):
         check_host(req)
         # Viewers have turns of their own.
         if sock.pipelined or not (req.path in PROBES or req.path.endswith("/events")):
-            with self._connections.turns:
+            with self._connections.turns.turn(self._client_of(req, addr)):
                 pass
         super().handle_request(listener_name, req, sock, addr)
         self._throw_away(req.body)
         sock.end(pipelined=req.unreader.buf.getbuffer().nbytes > 0)
+
+    def _client_of(self, req: Any, addr: Any) -> str:
+        """The client's address, behind proxies of ours too. Each client has its turns at having a request begun."""
+        forwarded = next((value for name, value in req.headers if name == "X-FORWARDED-FOR"), None)
+        services: Services = self.wsgi.extensions["chronoverse"]
+        return services.proxies.client(addr[0] if addr else "", forwarded)
 
     def _throw_away(self, body: Any) -> None:
         """Reads what the application has not read of a request's body, in the time that a head has.
