@@ -8,14 +8,17 @@ from typing import Final
 
 
 class Turns:
-    """A lock for ``at_once`` holders, ``each`` at most of one subject, handed to each subject that waits in turn.
+    """A lock that up to ``at_once`` holders have at a time, up to ``each`` of them of one subject.
+
+    It is handed to the subjects that wait in turn.
 
     Of a subject, whoever has waited longest is served first: who asks again at once comes behind all that wait. However
-    many requests of one subject wait, another subject waits for one turn of it. Without subjects all wait in one queue.
+    many requests of one subject wait, another subject waits for one turn of it. A subject that already has ``each``
+    turns is passed over until one of them ends. Without subjects all wait in one queue.
 
-    A turn begins with ``pause``, which lets whoever needs no turn go on for once. So however many take turns,
-    nobody else waits for more than one. ``seconds`` is how long anybody waits for a turn; when it does not come,
-    ``missed`` is raised, made of a text.
+    A turn begins with a call of ``pause``, which lets whoever needs no turn go on for once. So however many take turns,
+    nobody else waits for more than ``at_once`` of them. ``seconds`` is how long anybody waits for a turn; when it does
+    not come, ``missed`` is raised, made of a text.
     """
 
     def __init__(

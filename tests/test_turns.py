@@ -84,6 +84,34 @@ def test_several_have_turns_at_once() -> None:
     assert askers.came == [0, 1]
 
 
+def test_one_subject_has_some_turns_at_once_and_not_all() -> None:
+    """Another subject has a free one without waiting; the first goes on when a turn of its own ends."""
+    askers = Askers(Turns(LONG, Missed, at_once=3, each=2))
+    turns = askers.turns
+    with turns.turn("many"):
+        with turns.turn("many"):
+            askers.ask("many")
+            assert turns.waiting == 1
+            askers.ask("few")
+            assert askers.came == [1]
+        askers.join()
+    assert askers.came == [1, 0]
+
+
+def test_a_subject_that_has_its_turns_is_passed_over() -> None:
+    """Whoever waits behind it has the next turn, and it keeps its place at the head."""
+    askers = Askers(Turns(LONG, Missed, at_once=2, each=1))
+    turns = askers.turns
+    with turns.turn("many"):
+        with turns.turn("other"):
+            askers.ask("many")
+            askers.ask("few")
+        wait_until(lambda: askers.came == [1], LONG, "the subject behind it has a turn")
+        assert turns.waiting == 1
+    askers.join()
+    assert askers.came == [1, 0]
+
+
 def test_a_turn_that_does_not_come_is_missed() -> None:
     """It is said so, and whoever comes later is not kept waiting by it."""
     askers = Askers(Turns(0.01, Missed))
