@@ -38,7 +38,7 @@ class Shares:
             self.give_back(subject, amount)
 
     def take(self, subject: str, amount: int) -> None:
-        """Takes ``amount`` for ``subject``.
+        """Takes ``amount`` for ``subject``. There is always room for nothing.
 
         Raises:
             AtCapacity: when other subjects hold so much that ``amount`` does not fit.
@@ -49,14 +49,14 @@ class Shares:
             self._held[subject] += amount
 
     def check(self, subject: str, amount: int) -> None:
-        """Raises as :meth:`take` would."""
+        """Raises what :meth:`take` would raise now, and takes nothing."""
         with self._lock:
             self._check(subject, amount)
 
     def _check(self, subject: str, amount: int) -> None:
         mine = self._held[subject]
         free = self._total - self._held.total()
-        if mine + amount > free - amount:
+        if amount and mine + amount > free - amount:
             if mine == 0:
                 raise AtCapacity(f"others use all that this worker has for {self._what}")
             raise ShareUsed(f"this token uses all that it may have at a time for {self._what}")
