@@ -92,7 +92,7 @@ def _start_of_stream_tail(services: Services, job: Job, tail: int, stream: str) 
     """
     start = job.last
     turns = Turns(services.monotonic)
-    with page_budget(services, 1) as budget:
+    with page_budget(services, job.ref, 1) as budget:
         for batch in batches(services, job, job.last + 1, descending=True):
             for line in batch.lines:
                 turns.give()

@@ -38,7 +38,8 @@ def blueprint(services: Services) -> Blueprint:
         if "cursor" in query:
             created, job_id = decode_cursor(query["cursor"], listing, [str, str])
             place = (_score(created), job_id)
-        with services.page_turns.turn(principal().subject):
+        # Any job of the workflow: they are all on one server.
+        with services.paging(JobRef(workflow_id, ""), principal().subject):
             found, next_place = _page(services, workflow_id, place, limit, status)
         cursor = encode_cursor(listing, (repr(next_place[0]), next_place[1])) if next_place else None
         body = {"workflow_id": workflow_id, "jobs": [job.to_json() for job in found], "cursor": cursor}
@@ -92,7 +93,6 @@ def _page(
     found: list[Job] = []
     while True:
         count = min(LOOK_JOBS, limit - len(found)) if status is None else LOOK_JOBS
-        # Any job of the workflow: they are all on one server.
         with services.scanning(JobRef(workflow_id, ""), subject):
             listed = store.jobs(workflow_id, place, count)
             looked = store.look_many([JobRef(workflow_id, job_id) for _, job_id in listed])

@@ -29,7 +29,7 @@ def blueprint(services: Services) -> Blueprint:
         descending = order == "desc"
         place = pages.start(query, listing, job, descending=descending)
         wanted = (lambda line: line.stream == stream) if stream else None
-        with pages.page_budget(services, limit) as budget:
+        with pages.page_budget(services, ref, limit) as budget:
             found = pages.page(services, job, place, limit, budget, descending=descending, wanted=wanted)
             cursor = encode_cursor(listing, [found.place]) if found.more else None
             lines = found.to_json(descending=descending)

@@ -13,7 +13,7 @@ from flask import Response, request
 from chronoverse.archive.reading import Archive
 from chronoverse.archive.search import search as archive_search
 from chronoverse.entries import Entry, RawEntry
-from chronoverse.errors import ArchiveUnavailable, InvalidCursor, TooExpensive
+from chronoverse.errors import ArchiveUnavailable, AtCapacity, InvalidCursor, TooExpensive
 from chronoverse.history import History
 from chronoverse.joblog import MAX_NUMBER, Job, JobRef, Line
 from chronoverse.matcher import Matcher
@@ -24,7 +24,8 @@ from chronoverse.web.cursors import decode_cursor
 from chronoverse.web.fairness import in_thread, let_others
 from chronoverse.web.services import Services, principal
 
-#: Bytes of a long line's JSON: a page of one such line is no larger than answers that are not counted.
+#: Bytes of JSON that a line is reckoned with before anything is read. A page of one line is taken for an answer that is
+#: so small that it is not counted.
 LONG_LINE_BYTES: Final = 64 * 2**10
 #: Entries of one read at first, when nobody knows how long the lines are, and at most.
 FIRST_BATCH: Final = 8
@@ -105,16 +106,19 @@ Spell = Callable[[Line, PageBudget], dict[int, bytes] | None]
 
 
 @contextlib.contextmanager
-def page_budget(services: Services, limit: int) -> Iterator[PageBudget]:
-    """The budget of a page of up to ``limit`` lines, in the request's turn. It gets smaller when the client leaves.
+def page_budget(services: Services, ref: JobRef, limit: int) -> Iterator[PageBudget]:
+    """The budget of a page of up to ``limit`` lines of ``ref``, in the request's turn. It shrinks when the client
+    leaves.
 
-    Raises: :class:`AtCapacity` when no turn comes; :class:`ShareUsed` when the token's subject has so many unread pages
-    that this one could not be sent.
+    Raises: :class:`AtCapacity` when no turn comes; :class:`ShareUsed` when the token's subject has so many unread
+    answers that there might be no room for this one.
     """
     sock, subject = request.environ.get("gunicorn.socket"), principal().subject
-    services.answers.check(subject, min(PAGE_BYTES, (limit - 1) * LONG_LINE_BYTES))
+    # Who has no unread answer goes on even when others use all the room: a short page needs none of it.
+    with contextlib.suppress(AtCapacity):
+        services.answers.check(subject, min(PAGE_BYTES, (limit - 1) * LONG_LINE_BYTES))
     with (
-        services.page_turns.turn(subject),
+        services.paging(ref, subject),
         PageBudget(services.monotonic, services.pages, subject) as budget,
         contextlib.ExitStack() as undo,
     ):

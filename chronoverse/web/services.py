@@ -42,12 +42,13 @@ ARRIVAL_SECONDS: Final = 10.0
 #: that however many there are, the store's other connections and the worker's live viewers never wait for more than
 #: these.
 SCANS: Final = 2
-#: Requests for pages and listings that a worker works on at the same time, and those of one token's subject. The others
-#: wait, and hold no memory. Each of them has the event loop for a millisecond in its turn, and a live line waits for
-#: them all.
+#: Requests for pages and listings of one server's jobs that a worker works on at the same time, and those of one
+#: token's subject. The others wait, and hold no memory. Each of them has the event loop for a millisecond in its turn,
+#: and a live line waits for them all.
 PAGES: Final = 12
 OWN_PAGES: Final = 3
-#: Bytes of all answers of a worker that are under way. One token's subject may have half of it: four pages.
+#: Bytes of all answers of a worker that their clients have not taken yet. One token's subject may have half of it: four
+#: pages.
 ANSWERS_BYTES: Final = 32 * 2**20
 #: Searches of the archive at the same moment. Each holds some 2 MiB; they work one after the other.
 SEARCHES: Final = 4
@@ -97,10 +98,8 @@ class Services:
     heavy: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity))
     #: Bytes of pages that are being made.
     pages: Shares = field(default_factory=lambda: Shares(PAGES_BYTES, "pages that are being made"))
-    #: Requests for pages and listings that are worked on; see :data:`PAGES`.
-    page_turns: Turns = field(
-        default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, at_once=PAGES, each=OWN_PAGES)
-    )
+    #: Turns at making a page or a listing; see :meth:`paging`.
+    page_turns: dict[Hashable, Turns] = field(default_factory=lambda: _by_server(PAGES, OWN_PAGES))
     #: Bytes of answers that their clients have not taken yet.
     answers: Shares = field(default_factory=lambda: Shares(ANSWERS_BYTES, "answers that are not read yet"))
     #: How fast runners publish.
@@ -138,6 +137,14 @@ class Services:
         Each token's ``subject`` has its turn: one with many requests delays its own. Raises: :class:`AtCapacity`.
         """
         return self.scans[self.store.server(ref)].turn(subject)
+
+    def paging(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
+        """A turn at making a page of ``ref``, or a listing of its workflow. Raises: :class:`AtCapacity`.
+
+        Whoever has one may wait for :meth:`scanning`, :meth:`searching` and :meth:`heavy_work`, and nobody who has one
+        of those waits for this.
+        """
+        return self.page_turns[self.store.server(ref)].turn(subject)
 
     def searching(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """The same at searching the archive, which may take as long as others let it. Raises: :class:`AtCapacity`."""
@@ -177,9 +184,9 @@ class Services:
             return None
 
 
-def _by_server(at_once: int) -> dict[Hashable, Turns]:
+def _by_server(at_once: int, each: int | None = None) -> dict[Hashable, Turns]:
     """Turns for each server of the store: one that does not answer holds up requests for its own jobs only."""
-    return defaultdict(lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, at_once=at_once))
+    return defaultdict(lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, at_once=at_once, each=each))
 
 
 def guest(services: Services) -> Guest:

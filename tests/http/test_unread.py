@@ -158,6 +158,22 @@ def test_what_one_token_leaves_unread_is_bounded(small: Service, redis_server: R
     wait_until(lambda: ask(small, page, "greedy").status_code == 200, PATIENCE_SECONDS, "the share is given back")
 
 
+def test_a_short_page_finds_room_beside_many_answers_that_are_not_read(
+    small: Service, redis_server: RedisServer
+) -> None:
+    """Whatever its ``limit`` would allow, and however many tokens leave as much unread as they may."""
+    long = Foreign(redis_server.url, "unread", "held").lines([LONG_LINE] * 300)
+    short = Foreign(redis_server.url, "unread", "short").lines(["a line"])
+    with ExitStack() as stack:
+        for subject in ("first", "second", "third", "fourth"):
+            greedy = [stack.enter_context(small.connect(PATIENCE_SECONDS)) for _ in range(5)]
+            for sock in greedy:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                sock.sendall(request_bytes(f"{long.path}/logs?limit=300".encode(), token(subject)))
+            assert {sock.recv(12) for sock in greedy} - {b"HTTP/1.1 200"}
+        assert ask(small, f"{short.path}/logs?limit=1000", "newcomer").status_code == 200
+
+
 def test_a_download_ends_with_its_token(small: Service, redis_server: RedisServer) -> None:
     """The client can tell that it is not whole."""
     job = Foreign(redis_server.url, "unread", "download").lines(["x" * 60_000] * 200)
