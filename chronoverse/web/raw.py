@@ -70,10 +70,10 @@ def blueprint(services: Services) -> Blueprint:
         # It may last as long as a viewer's stream, and holds a place like one.
         asking = guest(services)
         services.streams.enter(asking)
-        until = services.monotonic() + principal().expires_at - services.wall_clock()
-        tune(request.environ, DOWNLOAD, until)
-        text = _SPELLINGS[format](_lines(services, job, wanted, until))
         try:
+            until = services.monotonic() + principal().expires_at - services.wall_clock()
+            tune(request.environ, DOWNLOAD, until)
+            text = _SPELLINGS[format](_lines(services, job, wanted, until))
             # What cannot be read at all is refused, not cut off.
             first = next(text, b"")
         except BaseException:

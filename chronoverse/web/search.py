@@ -59,7 +59,8 @@ def blueprint(services: Services) -> Blueprint:
         place = pages.start(query, listing, job, descending=descending)
         most = min(limit, max(1, CONTEXT_PAGE // (1 + sum(context)))) if any(context) else limit
         spell = _Matches(services, job, matcher, context, stream, descending=descending)
-        with pages.page_budget(services, limit) as budget:
+        # The budget counts the page until it is an answer: the moments for which it stands back may be long.
+        with pages.page_budget(services, ref, limit) as budget:
             found = pages.page(
                 services,
                 job,
@@ -71,15 +72,15 @@ def blueprint(services: Services) -> Blueprint:
                 search=pages.Search(matcher, period),
                 spell=spell,
             )
-        cursor = encode_cursor(listing, [found.place]) if found.more else None
-        services.stand_back()
-        lines = found.to_json(descending=descending)
-        body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
-        asked = {name: query.get(name) or None for name in ("stream", "since", "until", "before", "after")}
-        asked |= {"q": q, "regex": "true" if regex else None, "limit": limit, "order": order}
-        response = pages.page_response(body, cursor, found.place, **asked)
-        services.stand_back()
-        return response
+            cursor = encode_cursor(listing, [found.place]) if found.more else None
+            services.stand_back()
+            lines = found.to_json(descending=descending)
+            body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
+            asked = {name: query.get(name) or None for name in ("stream", "since", "until", "before", "after")}
+            asked |= {"q": q, "regex": "true" if regex else None, "limit": limit, "order": order}
+            response = pages.page_response(body, cursor, found.place, **asked)
+            services.stand_back()
+            return response
 
     return routes
 
