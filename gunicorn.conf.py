@@ -58,8 +58,9 @@ loglevel = _settings.log_level
 logger_class = f"chronoverse.web.journal.{_settings.log_format.capitalize()}Logger"
 
 #: Bytes from which a block of memory has a mapping of its own, which goes back to the system as soon as it is freed.
-#: What a viewer is sent in one write is a little smaller. And free bytes at the heap's end that are kept for later.
+#: What a viewer is sent in one write is a little smaller.
 OWN_MAPPING_BYTES = 256 * 2**10
+#: Bytes at the heap's end that are kept for later when they are free.
 KEPT_BYTES = 4 * 2**20
 
 
