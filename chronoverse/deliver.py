@@ -58,9 +58,10 @@ def deliver(
     publisher.end(ending, iso_timestamp(clock()))
     lines = spool.end - spool.first
     refusal: Closed | None = None
-    delivered = False
+    delivered = was_published = False
     try:
         closed = _publish(publisher, seconds)
+        was_published = True
         if closed or publisher.ended:
             refusal = _wrong(publisher, spool, lambda: reader(connected()), job, path)
             if refusal is None and closed and ending.status is not Status.LOST:
@@ -72,7 +73,9 @@ def deliver(
         refusal = error
     finally:
         publisher.stop()
-        leave(publisher, say, through, delivered=delivered, refusal=refusal or publisher.refusal)
+        # A job that has ended is no reason to publish its lines again, unless they were found to be missing.
+        told = refusal if was_published else publisher.refusal
+        leave(publisher, say, through, delivered=delivered, refusal=told)
         if isinstance(publisher.refusal, Deleted) and not path.exists():
             say(f"{job} was deleted: {path} is gone, with the {lines} lines in it")
     if refusal is not None:

@@ -93,6 +93,8 @@ def run(
     with relay, _switching_often():
         try:
             publisher.start(limits.open_seconds)
+            # A file that we took up says how an earlier command ended. How this one ends nobody knows yet.
+            spool.forget("ending")
             code = command.run()
             publisher.end(Ending(_status(code, relay), code), iso_timestamp(clock()))
             _deliver(publisher, relay, limits.deliver_seconds)

@@ -121,6 +121,11 @@ class Spool:
         with self._changed:
             self._stock.note(**state)
 
+    def forget(self, name: str) -> None:
+        """Takes back what was noted as ``name``."""
+        with self._changed:
+            self._stock.forget(name)
+
     def remember(self, **state: Any) -> None:
         """As :meth:`note`, but the file is told with the next note."""
         with self._changed:

@@ -96,9 +96,22 @@ class Stock:
     def note(self, **state: Any) -> None:
         """Changes the state, here and in the file; in the file of a renamed job only once there is an attempt."""
         self.state = {**self.state, **state}
-        if self.file is not None and not (self._is_renamed and "attempt" not in self.state):
-            with contextlib.suppress(OSError):
-                self.file.note(self.state)
+        if self.file is None or (self._is_renamed and "attempt" not in self.state):
+            return
+        with contextlib.suppress(OSError):
+            if self._is_renamed:
+                # Another delivery of this file must find the same lines that this one sends.
+                for segment in self.segments:
+                    if segment.slot is not None:
+                        self.file.write_head(segment.slot, segment.head)
+                self._is_renamed = False
+            self.file.note(self.state)
+
+    def forget(self, name: str) -> None:
+        """Takes ``name`` out of the state, here and in the file."""
+        if name in self.state:
+            self.state = {other: value for other, value in self.state.items() if other != name}
+            self.note()
 
     def rename(self) -> None:
         """The lines are to be another job's: forgets which one they were of, and what numbers they had there."""

@@ -227,6 +227,20 @@ def test_a_runner_of_the_same_job_takes_them_up(server: RedisServer, store: Stor
     assert not path.exists()
 
 
+def test_how_an_earlier_command_ended_is_not_said_of_a_later_one(
+    server: RedisServer, store: Store, tmp_path: Path, room: Room
+) -> None:
+    """The second runner takes the file up and is killed: how its command ended nobody knows."""
+    left_behind(server, store, tmp_path, room)
+    server.start()
+    path = killed(server, room)
+    assert deliver(path, lambda _: store, print)
+    lines, end = read_log(server)
+    assert [line["message"] for line in lines if line["stream"] == "stdout"] == [*numbers(3000), *numbers(3000)]
+    assert end is not None
+    assert end["status"] == "LOST"
+
+
 def test_a_long_outage_fills_the_file_and_no_memory(server: RedisServer, store: Store, tmp_path: Path) -> None:
     """What is delivered at the end is whole, though hardly any of it was in memory."""
     room = Room(tmp_path / "spool", "job_1", memory_bytes=20_000, file_bytes=10**8, slot_bytes=20_000)

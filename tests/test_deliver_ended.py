@@ -342,3 +342,16 @@ def test_lines_that_cannot_be_read_back_now_are_delivered_later(server: RedisSer
         ]
         assert deliver_file(path, lambda _: store, said.append)
     assert not path.exists()
+
+
+def test_an_ended_job_whose_lines_cannot_be_read_back_is_not_published_again(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """Perhaps its log has all of them. So nothing is said of another id, under which they would be there twice."""
+    path = killed(server, tmp_path)
+    lose(server)
+    said: list[str] = []
+    with contextlib.closing(Store(server.url)) as store, pytest.raises(StoreUnavailable):
+        deliver_file(path, lambda _: store, said.append, reader=lambda _: _Away())
+    assert said[-1] == f"deliver later with: chronoverse deliver {path}"
+    assert not any("--as" in text for text in said)

@@ -225,6 +225,22 @@ def test_lines_dropped_last_are_known_to_who_recovers_the_file(tmp_path: Path) -
     assert messages[32].startswith("[chronoverse] 1 lines dropped between line 32 and line 34")
 
 
+def test_a_renamed_file_holds_the_same_lines_when_it_is_recovered_again(tmp_path: Path) -> None:
+    """A delivery to another job was interrupted: the next one must find the lines that the first has sent."""
+    spool = Spool(filed(tmp_path))
+    fill(spool, 0, 200)
+    assert MARK.match("\n".join(line.message for line in spool.lines() if not line.message.isdigit()))
+    path = spool.preserve()
+    assert path is not None
+    spool = Spool.recover(path, keep_all=True)
+    spool.rename()
+    spool.note(workflow="wf_1", job="job_2", attempt=1, base=1)
+    sent = list(spool.lines())
+    assert any("dropped here: " in line.message for line in sent)
+    assert spool.preserve() == path
+    assert list(Spool.recover(path).lines()) == sent
+
+
 def test_any_order_of_puts_takes_and_losses_keeps_the_account(tmp_path: Path) -> None:
     """Whatever happens: numbers without gaps, lines in order, seen and dropped are all."""
     for seed in range(40):
