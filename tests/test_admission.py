@@ -6,7 +6,7 @@ import pytest
 
 from chronoverse.errors import AtCapacity, ChronoverseError, Draining, ShareUsed
 from chronoverse.viewer import Viewer
-from chronoverse.web.addresses import Proxies
+from chronoverse.web.addresses import Proxies, forwarded_for
 from chronoverse.web.admission import LET_IN_SECONDS, RETRY_MS, STEP_SECONDS, Guest, Streams
 from tests.support.reading import Clock
 
@@ -170,3 +170,13 @@ def test_a_client_is_where_a_trusted_proxy_says(
     proxies.trust(trusted)
 
     assert proxies.client(peer, forwarded_for) == client
+
+
+def test_the_word_of_the_last_proxy_counts_when_each_has_a_header_of_its_own() -> None:
+    """Some proxies leave the client's header as it is, and add another one behind it."""
+    proxies = Proxies()
+    proxies.trust(["127.0.0.1"])
+    headers = [("X-FORWARDED-FOR", "203.0.113.9"), ("HOST", "h"), ("X-FORWARDED-FOR", "198.51.100.1")]
+
+    assert proxies.client("127.0.0.1", forwarded_for(headers)) == "198.51.100.1"
+    assert proxies.client("127.0.0.1", forwarded_for([("HOST", "h")])) == "127.0.0.1"

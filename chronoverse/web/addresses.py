@@ -13,6 +13,14 @@ IPV6_BITS: Final = 64
 ADDRESSES: Final = 1024
 
 
+def forwarded_for(headers: Iterable[tuple[str, str]]) -> str:
+    """All that ``headers``, with their names in capitals, have in X-Forwarded-For, the last proxy's word last.
+
+    Some proxies add a header of their own behind the client's, and do not append to that one.
+    """
+    return ",".join(value for name, value in headers if name == "X-FORWARDED-FOR")
+
+
 class Proxies:
     """The proxies whose X-Forwarded-For is believed. There are none until the server says which."""
 

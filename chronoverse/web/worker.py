@@ -17,6 +17,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from chronoverse import metrics
 from chronoverse.errors import AtCapacity
+from chronoverse.web.addresses import forwarded_for
 from chronoverse.web.connection import Connection, Connections, TlsConnection, bound, finish, half_close
 from chronoverse.web.refusals import check_host, refuse
 from chronoverse.web.services import Services
@@ -133,9 +134,8 @@ class Worker(GeventWorker):
 
     def _client_of(self, req: Any, addr: Any) -> str:
         """The client's address, behind proxies of ours too. Each client has its turns at having a request begun."""
-        forwarded = next((value for name, value in req.headers if name == "X-FORWARDED-FOR"), None)
         services: Services = self.wsgi.extensions["chronoverse"]
-        return services.proxies.client(addr[0] if addr else "", forwarded)
+        return services.proxies.client(addr[0] if addr else "", forwarded_for(req.headers))
 
     def _throw_away(self, body: Any) -> None:
         """Reads what the application has not read of a request's body, in the time that a head has.
