@@ -81,7 +81,7 @@ class Turns:
             if not came:
                 self._leave(subject, mine)
         if not came:
-            raise self._missed(f"no turn came within {self._seconds:g} s")
+            raise self._missed(f"too many requests at a time: this one did not get its turn within {self._seconds:g} s")
 
     def _leave(self, subject: str, mine: threading.Event) -> None:
         """Waits no longer. A turn that was handed over at the last moment is handed on."""

@@ -15,8 +15,8 @@ from chronoverse.web.services import Services, principal
 
 #: Jobs looked at in one turn: some 3 ms of the worker's time, for which everybody else waits.
 LOOK_JOBS: Final = 25
-#: Seconds after which a request that finds few jobs of a status answers with those, and a cursor to go on from. It has
-#: at least one turn.
+#: Seconds after which a listing ends with the jobs that it has found, and a cursor to go on from. It has at least one
+#: turn.
 SCAN_SECONDS: Final = 0.5
 
 

@@ -19,7 +19,7 @@ def blueprint(services: Services) -> Blueprint:
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/logs")
     @routes.doc(operationId="pageJobLog")
     @routes.arguments(LogsQuery(), location="query", as_kwargs=True)
-    @routes.response(200, LogsSchema, description="A page; `Link` names the next one.")
+    @routes.response(200, LogsSchema, description="A page, perhaps a short one; `Link` names the next.")
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def logs(workflow_id: str, job_id: str, limit: int, order: str, **query: Any) -> Response:
         """One page of a job's log."""
