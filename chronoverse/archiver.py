@@ -26,9 +26,9 @@ from chronoverse.errors import (
     StoreRefused,
     StoreUnavailable,
 )
-from chronoverse.garbage import ORPHAN_SECONDS, SEALER_SECONDS, At, JobObjects
+from chronoverse.garbage import ORPHAN_SECONDS, SEALER_SECONDS, At, JobObjects, nothing
 from chronoverse.joblog import Job, JobRef, seconds_of
-from chronoverse.retention import delete_job, nothing
+from chronoverse.retention import delete_job
 from chronoverse.sealing import Sealing, sealer
 from chronoverse.store import Store
 from chronoverse.store.inventory import Keys, Survey
@@ -42,10 +42,10 @@ SIZES_PER_SECOND: Final = 2_000
 ROUND_SECONDS: Final = 0.25
 ROUND_SHARE: Final = 0.05
 #: Seconds until a job for which there was nothing to do is looked at again, at most, and one with which something was
-#: wrong. Also for how long a deleted job's name is not looked for.
+#: wrong.
 REST_SECONDS: Final = 300.0
 RETRY_SECONDS: Final = 60.0
-#: Seconds until somebody else's job is looked at again.
+#: Seconds until somebody else's job is looked at again, and one of which nothing is to be seen, such as a deleted one.
 BUSY_SECONDS: Final = 1.0
 #: Seconds until a running log that is too large is looked at again, where somebody else is moving it or died doing so.
 LARGE_BUSY_SECONDS: Final = 0.25
@@ -299,7 +299,10 @@ class Archiver:
             metrics.JOBS_ARCHIVED.labels("deleted").inc()
             log.info("deleted", extra={"fields": {"job": str(ref), "ended_seconds": survey.ended_seconds}})
             self._work.forget(ref)
-        elif job is None or not (job.last or survey.archived):
+        elif job is None:
+            # Where the id is a deleted job's, a foreign runner may still write, and each look takes that away.
+            self._work.rest(ref, BUSY_SECONDS)
+        elif not (job.last or survey.archived):
             self._work.rest(ref, RETRY_SECONDS)
         elif not survey.complete:
             self._work.ended[ref] = now - (survey.ended_seconds or 0.0)

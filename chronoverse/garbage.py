@@ -33,6 +33,10 @@ CLOCKS_SECONDS: Final = 60.0
 At = Callable[[str], None]
 
 
+def nothing(step: str) -> None:
+    """An :data:`At` for when nobody wants to hear of the steps."""
+
+
 class Collected(NamedTuple):
     """What :meth:`JobObjects.collect` did: how many objects it deleted, and how many are left to be deleted later.
 
@@ -56,7 +60,7 @@ class JobObjects:
         token: str,
         *,
         lease_seconds: float = SEALER_SECONDS,
-        at: At = lambda step: None,
+        at: At = nothing,
     ) -> None:
         self._store: Final = store
         self._objects: Final = objects

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from chronoverse.archive.objects import Objects, Stored
 from chronoverse.archive.records import MANIFEST, folder
 from chronoverse.errors import ArchiveDamaged, NotALog
-from chronoverse.garbage import ORPHAN_SECONDS, SEALER_SECONDS, At
+from chronoverse.garbage import ORPHAN_SECONDS, SEALER_SECONDS, At, nothing
 from chronoverse.joblog import IDENTIFIER, JobRef
 from chronoverse.sealing import sealer
 from chronoverse.store import Store
@@ -15,10 +15,6 @@ from chronoverse.store.inventory import Survey
 
 #: Jobs of a listing read at a time.
 LISTED: Final = 1_000
-
-
-def nothing(_: str) -> None:
-    """Who hears of steps and does nothing."""
 
 
 def delete_job(

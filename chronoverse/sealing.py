@@ -77,7 +77,8 @@ class Sealing:
 
         With ``trim`` they leave the log. ``level`` is zstd's. ``meanwhile`` is called now and then.
         None when there are none.
-        Raises: :class:`Fenced`, :class:`SequenceGap`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`.
+        Raises: :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`,
+        :class:`ArchiveUnavailable`.
         """
         first = survey.archived + 1 if survey.archived else max(survey.first, 1)
         packer = Packer(self._job, first, level=level)

@@ -10,13 +10,14 @@ import pytest
 
 from chronoverse.archive.files import FileObjects
 from chronoverse.archive.reading import Archive
-from chronoverse.archiver import RETRY_SECONDS
+from chronoverse.archiver import BUSY_SECONDS, RETRY_SECONDS
 from chronoverse.entries import RawEntry
-from chronoverse.errors import ArchiveUnavailable, Closed, Held, SequenceGap, StoreRefused
+from chronoverse.errors import ArchiveUnavailable, Closed, Deleted, Held, SequenceGap, StoreRefused
+from chronoverse.garbage import nothing
 from chronoverse.history import History
 from chronoverse.joblog import Gap, JobRef, Line, Run, Status
 from chronoverse.retention import delete_job, keep, orphans
-from chronoverse.sealing import sealer
+from chronoverse.sealing import Sealing, sealer
 from chronoverse.store import Attempt, Store
 from chronoverse.store.appends import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
 from chronoverse.workload import HIGH_MARK, SLOW_MARK
@@ -287,6 +288,29 @@ def test_a_job_with_a_live_runner_is_not_deleted(bench: Bench, objects: FileObje
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
     delete_job(bench.store, objects, JOB)
     assert bench.keys() == set()
+
+
+def test_what_comes_under_a_deleted_id_is_not_archived(bench: Bench, objects: FileObjects) -> None:
+    """A foreign runner writes on, and an archiver that has not noticed the deletion takes the log for a large one."""
+    delete_job(bench.store, objects, JOB, tombstone_ms=60_000)
+    bench.xadd("1-0", "message", "secret")
+    bench.xadd("2-0", "message", "secret")
+    with sealer(bench.store, JOB) as token, pytest.raises(Deleted):
+        Sealing(bench.store, objects, JOB, token, nothing).seal(bench.store.inventory.survey(JOB), 2, trim=True)
+    assert names(objects) == []
+    assert not bench.ask("EXISTS", *(bench.key(kind) for kind in ("archive", "garbage", "job")))
+
+
+def test_what_comes_under_a_deleted_id_is_taken_away_each_second(bench: Bench, objects: FileObjects) -> None:
+    """A foreign runner may write megabytes a second, which the store has to hold until then."""
+    delete_job(bench.store, objects, JOB, tombstone_ms=60_000)
+    now = [0.0]
+    working = archiver(bench.store, objects, monotonic=lambda: now[0])
+    for number in range(1, 4):
+        bench.xadd(f"{number}-0", "message", "secret")
+        working.once()
+        assert not bench.ask("EXISTS", bench.key("log"))
+        now[0] += BUSY_SECONDS + 0.1
 
 
 def test_what_begins_while_the_rest_of_a_job_is_deleted_stays(bench: Bench, objects: FileObjects) -> None:

@@ -122,7 +122,7 @@ class Archived:
 
         ``token`` is the lease's, by which the object was announced. With ``last_entry``, the last that was read for the
         chunk, nothing is sealed unless the log still has it. The log's last entry never leaves it. May be repeated.
-        Raises: :class:`Fenced`, :class:`SequenceGap` when the archive goes on with another number.
+        Raises: :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap` when the archive goes on with another number.
         """
         args = (token, chunk.first, chunk.last, chunk.to_json(), trim, *known_by(last_entry), chunk.name)
         self._run("seal", job, ("log", "job", "sealer", "archive", "garbage"), *args)

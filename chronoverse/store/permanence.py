@@ -1,9 +1,11 @@
 """Whether what was written can still be taken back, by a power cut or by a failover to a replica that is behind."""
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 from chronoverse.store.driver import Client, DriverError
+from chronoverse.store.settings import info
 
 #: Milliseconds that one question waits for the disk, and for the replicas. Together less than a command may take.
 DISK_MS: Final = 2_000
@@ -22,10 +24,10 @@ def is_permanent(client: Client, *write: Any) -> bool | None:
     https://redis.io/docs/latest/commands/waitaof/ https://redis.io/docs/latest/commands/info/
     Raises: the driver's errors.
     """
-    persistence = client.execute_command("INFO", "persistence")
-    replication = client.execute_command("INFO", "replication")
-    replicas = len(re.findall(rb"^slave\d+:.*\bstate=online\b", replication, re.MULTILINE))
-    if not replicas and b"repl_backlog_active:1" in replication:
+    persistence, replication = info(client, "persistence"), info(client, "replication")
+    connected = [value for name, value in replication.items() if re.fullmatch(r"slave\d+", name)]
+    replicas = sum("state=online" in value.split(",") for value in connected)
+    if not replicas and replication.get("repl_backlog_active") == "1":
         # There was a replica in the last hour (repl-backlog-ttl), and it may come back as the master.
         return False
     pipeline = client.pipeline(transaction=False)
@@ -43,8 +45,7 @@ def is_permanent(client: Client, *write: Any) -> bool | None:
     return bool(on_disk[0] >= 1)
 
 
-def _has_nothing_older(persistence: bytes) -> bool:
+def _has_nothing_older(persistence: Mapping[str, str]) -> bool:
     """Whether the server could only start empty: it has read no snapshot, has made none, and is making none."""
-    said = dict(line.split(b":", 1) for line in persistence.split(b"\r\n") if b":" in line)
-    names = (b"aof_enabled", b"rdb_saves", b"rdb_last_load_keys_loaded", b"rdb_bgsave_in_progress")
-    return all(said.get(name) == b"0" for name in names)
+    names = ("aof_enabled", "rdb_saves", "rdb_last_load_keys_loaded", "rdb_bgsave_in_progress")
+    return all(persistence.get(name) == "0" for name in names)

@@ -14,8 +14,8 @@ from chronoverse.archive.objects import Objects
 from chronoverse.archive.packing import entries_in, unpack
 from chronoverse.archiver import Archiver, Limits
 from chronoverse.entries import Entry, read_entries
+from chronoverse.garbage import nothing
 from chronoverse.joblog import JobRef, Line
-from chronoverse.retention import nothing
 from chronoverse.store import Store
 
 #: The smallest HOT_BYTES that there is: some 7,000 of :func:`padded`'s lines.

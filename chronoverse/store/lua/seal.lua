@@ -3,7 +3,7 @@
 -- ARGV  token, first number, last number, record, number up to which lines leave the store (0: none do),
 --       id of the last entry that was read for the chunk ('' for no such check), SHA-1 of its fields,
 --       name of the chunk's object
--- ->    OK | GAP expected first number | FENCED
+-- ->    OK | GAP expected first number | DELETED | FENCED
 -- A chunk that is recorded already is OK again. Nothing is refused for memory once the ZADD has passed, and the chunk's
 -- object was read back before: so a line is always in one of the two places. Where the log is not what was read, as
 -- when it was lost meanwhile and written anew, the answer is a GAP: what the store has lost its runner sends again, and
@@ -12,6 +12,9 @@ local log, job, lease, archive, garbage = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KE
 local first, last, trim = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
 
 check_types(log, job, lease, archive, garbage)
+-- A foreign runner knows nothing of tombstones. What it writes is taken away by the next look, and must not get into the
+-- archive before that: nothing would delete it there.
+if is_deleted(log) then return {'DELETED'} end
 if redis.call('GET', lease) ~= ARGV[1] then return {'FENCED'} end
 local archived = whole_number(redis.call('HGET', job, 'archived')) or 0
 if archived == 0 or archived + 1 == first then
