@@ -34,11 +34,11 @@ DOWNLOAD_SECONDS: Final = 30.0
 #: 80 kbit/s gets 4 MiB in seven minutes.
 ANSWER_SECONDS: Final = 20.0
 ANSWER_BYTES_PER_SECOND: Final = 10_000
-#: Seconds for which nobody's connection is closed to make room, however many there are: a client that is well has sent
-#: its request by then.
+#: A connection that got on less than so many seconds ago is not closed to make room, however many there are: a client
+#: that is well has sent its request by then.
 PATIENT_SECONDS: Final = 0.5
-#: Connections that are closed to make room, in a second and at once: some come again at once, and whoever comes among
-#: them waits until they are accepted.
+#: Connections that are closed to make room, in a second and at once. Some clients connect again as soon as they are
+#: closed, and a client that comes among them waits until all of these are accepted.
 CLOSED_PER_SECOND: Final = 1_000
 CLOSED_AT_ONCE: Final = 50
 #: Seconds between looks whether a full socket's client has taken anything.
@@ -57,8 +57,10 @@ _RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Bounds(NamedTuple):
-    """How long a client may take for an answer: ``seconds`` and more for each byte, none of them longer than
-    ``stall_seconds`` without taking anything."""
+    """How long a client may take for an answer: ``seconds``, and more for each byte.
+
+    It may not take nothing for longer than ``stall_seconds``.
+    """
 
     stall_seconds: float = SEND_SECONDS
     seconds: float = math.inf
@@ -104,7 +106,7 @@ class Connections:
     def make_room(self, places: int = 1) -> bool:
         """Closes up to ``places`` connections that have waited for their clients, those first that did the longest.
 
-        None is closed within :data:`PATIENT_SECONDS`. Returns whether one was.
+        None is closed that got on less than :data:`PATIENT_SECONDS` ago. Returns whether one was closed.
         """
         until = time.monotonic() - PATIENT_SECONDS
         old = takewhile(lambda each: each.got_on_at <= until, self._all)
@@ -121,7 +123,7 @@ class Connections:
             self._all[connection] = None
 
     def remove(self, connection: "Connection") -> None:
-        """It is none of them any more, if it was one."""
+        """Takes ``connection`` out, if it is one of them."""
         self._all.pop(connection, None)
 
 

@@ -13,7 +13,7 @@ from chronoverse.web.pages import page_response
 from chronoverse.web.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema, ProblemSchema
 from chronoverse.web.services import Services, principal
 
-#: Jobs looked at in one turn: some 3 ms of the worker's time, for which everybody else waits.
+#: Jobs that are looked at in one turn. That takes some 3 ms of the worker's time, and everybody else waits for it.
 LOOK_JOBS: Final = 25
 #: Seconds after which a listing ends with the jobs that it has found, and a cursor to go on from. It has at least one
 #: turn.

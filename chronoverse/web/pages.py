@@ -59,7 +59,7 @@ class Turns:
 
     @classmethod
     def of_search(cls, services: Services) -> "Turns":
-        """Those of a search."""
+        """Turns for a search, which goes on only when nobody else has anything to do."""
         return cls(services.monotonic, services.stand_back, SLICE_SECONDS)
 
     def give(self) -> None:

@@ -100,9 +100,9 @@ def _wanted(services: Services, stream: str | None, matcher: Matcher | None) -> 
 
 
 def _cut_off(texts: Iterable[bytes]) -> Iterator[bytes]:
-    """The same in short pieces, of which the server makes copies.
+    """The ``texts`` in short pieces, since the server makes a copy of each.
 
-    An error in between ends the connection, so that nobody takes what there was for the whole.
+    An error in between ends the connection, so that nobody takes the part that was sent for the whole.
     """
     try:
         for text in texts:

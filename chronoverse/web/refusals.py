@@ -57,7 +57,7 @@ class Refusal(NamedTuple):
 def check_host(request: Any) -> None:
     """Raises :class:`BadHost` when gunicorn's ``request`` must be refused for its host.
 
-    Two are none to gunicorn itself, which asks for no more. https://www.rfc-editor.org/rfc/rfc9112#section-3.2
+    gunicorn itself refuses two Host headers, and checks no more than that. https://www.rfc-editor.org/rfc/rfc9112#section-3.2
     """
     host = next((value for name, value in request.headers if name == "HOST"), None)
     if host is None and request.version < (1, 1):

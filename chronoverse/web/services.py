@@ -92,7 +92,8 @@ class Services:
     leisure: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, when_idle))
     #: The same for who has waited for them long enough: one in a round of the event loop.
     rounds: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, let_others))
-    #: At beginning a request: however many come together, the event loop goes round between some of them and the next.
+    #: Turns at beginning a request: however many come together, the event loop goes round between some of them and the
+    #: next.
     turns: Turns = field(default_factory=lambda: Turns(ARRIVAL_SECONDS, AtCapacity, Sparingly(ARRIVING_SECONDS)))
     #: Turns at a processor for heavy expressions; see :meth:`heavy_work`.
     heavy: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity))

@@ -160,7 +160,7 @@ class Worker(GeventWorker):
         metrics.REQUESTS_REFUSED.labels(refusal.status).inc()
         client.begin()
         with contextlib.suppress(OSError, AtCapacity):
-            # They are no cheaper than answers.
+            # A refusal costs as much as an answer, so it waits for a turn, too.
             with self._connections.turns:
                 pass
             client.sendall(refusal.answer)
