@@ -111,7 +111,7 @@ class Pieces:
             entries = self.store.read_on(ref, cursor, count)
             if in_sequence(entries, cursor):
                 piece = _piece(entries, cursor, 1, stream) if entries else None
-                # What is not all of the truth is nobody else's.
+                # A piece that closes the log is not kept: each viewer reads it anew.
                 if piece and piece.closing is None:
                     piece = piece._replace(whole=piece.whole or piece.lines == count)
                     self._keep(key, piece)

@@ -170,9 +170,7 @@ class Lanes:
         slots: dict[int, Cursors] = {}
         for job, cursor in cursors.items():
             slots.setdefault(self._slot(job.workflow_id), {})[job] = cursor
-        for key in [key for key, lane in self._lanes.items() if key not in slots and lane.order is None]:
-            if not self._lanes[key].shared:
-                self._lanes.pop(key).close()
+        self._let_go([key for key, lane in self._lanes.items() if not lane.shared and key not in slots])
         wanted: dict[Hashable, Cursors] = {}
         for slot, jobs in slots.items():
             own = slot in self._lanes or len(self._lanes) < self._most
@@ -180,7 +178,14 @@ class Lanes:
             wanted.setdefault(key, {}).update(jobs)
             if key not in self._lanes:
                 self._lanes[key] = _Lane(self._make() if own else None, self._read, self._done)
+        self._let_go([key for key, lane in self._lanes.items() if lane.shared and key not in wanted])
         return [(self._lanes[key], jobs) for key, jobs in wanted.items()]
+
+    def _let_go(self, keys: Sequence[Hashable]) -> None:
+        """Ends lanes, but for those that are still reading."""
+        for key in keys:
+            if self._lanes[key].order is None:
+                self._lanes.pop(key).close()
 
     def _begin(self, wanted: list[tuple[_Lane, Cursors]], count: int) -> None:
         """Gives each idle lane its order, and has the others come back that lack a job."""
