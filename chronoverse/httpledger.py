@@ -74,8 +74,10 @@ class NoOracle:
 
 
 class HttpLedger:
-    """The service at ``url``. ``token`` may be a function, which makes one for each request. With ``durable`` it is
-    told once that an answer is all that can be had.
+    """The service at ``url``. ``token`` may be a function, which makes one for each request.
+
+    When the function gives None after it has given a token, the service counts as away. With ``durable`` it is told
+    once that an answer is all that can be had.
 
     Every method raises what :class:`chronoverse.store.Store` does, :class:`StoreUnavailable` also for a service
     that does not answer, or answers that it cannot serve; :class:`TooFast`; and :class:`Unauthorized`,
@@ -95,6 +97,7 @@ class HttpLedger:
     ) -> None:
         self._url = url.rstrip("/")
         self._token = token
+        self._had_token = False
         self._durable = durable
         timeout = urllib3.Timeout(connect=connect_seconds, read=read_seconds)
         self._http = urllib3.PoolManager(retries=False, timeout=timeout)
@@ -168,6 +171,11 @@ class HttpLedger:
         token = self._token() if callable(self._token) else self._token
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
+            self._had_token = True
+        elif self._had_token:
+            # While the service restarts, its old worker may still read from a connection that is open. It would refuse
+            # us for good.
+            raise StoreUnavailable(f"there is no token for {self._url} now")
         content = orjson.dumps(body)
         if len(content) >= GZIP_BYTES:
             headers["Content-Encoding"] = "gzip"

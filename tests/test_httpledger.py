@@ -163,6 +163,16 @@ def test_a_token_may_be_made_for_each_request(service: Service, job: JobRef) -> 
     assert len(made) == 2
 
 
+def test_a_service_for_which_there_is_no_token_any_more_is_away(service: Service, job: JobRef) -> None:
+    """Beside an embedded server there is none while the service restarts. A refusal would end the publishing."""
+    made = iter([service.token(), None, service.token()])
+    with closing(HttpLedger(service.url, lambda: next(made))) as ledger:
+        attempt = ledger.open(job, token())
+        with pytest.raises(StoreUnavailable):
+            ledger.renew(attempt)
+        ledger.renew(attempt)
+
+
 def test_what_is_too_long_for_the_service_goes_in_halves(
     ledger: HttpLedger, redis_server: RedisServer, job: JobRef
 ) -> None:
