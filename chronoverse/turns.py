@@ -18,7 +18,7 @@ class Turns:
 
     A turn begins with a call of ``pause``, which lets whoever needs no turn go on for once. So however many take turns,
     nobody else waits for more than ``at_once`` of them. ``seconds`` is how long anybody waits for a turn; when it does
-    not come, ``missed`` is raised, made of a text.
+    not come, ``missed`` is raised, made of a text; or ``used_up``, when the subject itself has ``each`` turns by then.
     """
 
     def __init__(
@@ -28,9 +28,11 @@ class Turns:
         pause: Callable[[], object] = bool,
         at_once: int = 1,
         each: int | None = None,
+        used_up: Callable[[str], Exception] | None = None,
     ) -> None:
         self._seconds: Final = seconds
         self._missed: Final = missed
+        self._used_up: Final = used_up or missed
         self._pause: Final = pause
         self._lock = threading.Lock()
         self._free = at_once
@@ -46,7 +48,7 @@ class Turns:
 
     @contextlib.contextmanager
     def turn(self, subject: str) -> Iterator[None]:
-        """A turn of ``subject`` for a ``with``. Raises what ``missed`` makes."""
+        """A turn of ``subject`` for a ``with``. Raises what ``missed`` or ``used_up`` makes."""
         self._take(subject)
         try:
             self._pause()
@@ -81,7 +83,8 @@ class Turns:
             if not came:
                 self._leave(subject, mine)
         if not came:
-            raise self._missed(f"too many requests at a time: this one did not get its turn within {self._seconds:g} s")
+            error = self._used_up if self._held[subject] >= self._each else self._missed
+            raise error(f"too many requests at a time: this one did not get its turn within {self._seconds:g} s")
 
     def _leave(self, subject: str, mine: threading.Event) -> None:
         """Waits no longer. A turn that was handed over at the last moment is handed on."""

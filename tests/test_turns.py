@@ -123,6 +123,16 @@ def test_a_turn_that_does_not_come_is_missed() -> None:
     assert askers.came == [1]
 
 
+def test_a_subject_that_has_its_turns_is_told_so() -> None:
+    """It is not told that others keep it waiting, and others are not told that they have used something up."""
+    turns = Turns(0.01, Missed, at_once=2, each=1, used_up=ValueError)
+    with turns.turn("many"):
+        with pytest.raises(ValueError, match="did not get its turn"), turns.turn("many"):
+            pass
+        with turns.turn("other"), pytest.raises(Missed), turns.turn("few"):
+            pass
+
+
 def test_a_turn_that_came_too_late_is_handed_on(askers: Askers) -> None:
     """Between the end of somebody's patience and its leaving the queue, the turn may become its own."""
     turns = askers.turns

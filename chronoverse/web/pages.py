@@ -110,8 +110,8 @@ def page_budget(services: Services, ref: JobRef, limit: int) -> Iterator[PageBud
     """The budget of a page of up to ``limit`` lines of ``ref``, in the request's turn. It shrinks when the client
     leaves.
 
-    Raises: :class:`AtCapacity` when no turn comes; :class:`ShareUsed` when the token's subject has so many unread
-    answers that there might be no room for this one.
+    Raises: as :meth:`Services.paging` does; :class:`ShareUsed` also when the token's subject has so many unread answers
+    that there might be no room for this one.
     """
     sock, subject = request.environ.get("gunicorn.socket"), principal().subject
     # Who has no unread answer goes on even when others use all the room: a short page needs none of it.

@@ -13,7 +13,7 @@ from chronoverse.archive.objects import Objects
 from chronoverse.archive.reading import Archive
 from chronoverse.auth import READ, WRITE, Principal, Verifier
 from chronoverse.embedded import Hold
-from chronoverse.errors import AtCapacity, JobNotFound
+from chronoverse.errors import AtCapacity, JobNotFound, ShareUsed
 from chronoverse.history import NoArchive
 from chronoverse.joblog import Job, JobRef
 from chronoverse.pieces import Pieces
@@ -140,7 +140,9 @@ class Services:
         return self.scans[self.store.server(ref)].turn(subject)
 
     def paging(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """A turn at making a page of ``ref``, or a listing of its workflow. Raises: :class:`AtCapacity`.
+        """A turn at making a page of ``ref``, or a listing of its workflow.
+
+        Raises: :class:`AtCapacity`, or :class:`ShareUsed` when ``subject``'s other requests kept this one waiting.
 
         Whoever has one may wait for :meth:`scanning`, :meth:`searching` and :meth:`heavy_work`, and nobody who has one
         of those waits for this.
@@ -187,7 +189,8 @@ class Services:
 
 def _by_server(at_once: int, each: int | None = None) -> dict[Hashable, Turns]:
     """Turns for each server of the store: one that does not answer holds up requests for its own jobs only."""
-    return defaultdict(lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, at_once=at_once, each=each))
+    used_up = None if each is None else ShareUsed
+    return defaultdict(lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, at_once=at_once, each=each, used_up=used_up))
 
 
 def guest(services: Services) -> Guest:
