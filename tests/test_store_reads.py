@@ -364,6 +364,21 @@ def test_a_page_behind_very_many_jobs_of_one_time_takes_few_commands(bench: Benc
     assert int(calls[1]) < 3 * 40
 
 
+@pytest.mark.parametrize("before", [None, (30_000.0, "z")])
+def test_members_that_are_no_jobs_cost_a_listing_few_commands(
+    bench: Bench, store: Store, before: tuple[float, str] | None
+) -> None:
+    """They all come before the only job. A listing that reads them holds up others."""
+    strange = [each for number in range(10_000) for each in (number + 10, f"no job's id {number}")]
+    bench.ask("ZADD", bench.key("jobs"), 1, "job", *strange)
+    bench.ask("CONFIG", "RESETSTAT")
+    assert store.jobs(JOB.workflow_id, before, 25) == [(1.0, "job")]
+    assert bench.ask("ZCARD", bench.key("jobs")) == 1
+    calls = re.search(rb"cmdstat_zrevrangebyscore:calls=(\d+)", bench.ask("INFO", "commandstats"))
+    assert calls
+    assert int(calls[1]) < 300
+
+
 def test_a_job_that_comes_meanwhile_moves_no_page(bench: Bench, store: Store, listed: list[tuple[int, str]]) -> None:
     """The next page goes on behind the last job of the one before, also where that has gone."""
     page = store.jobs("wf_1", None, 4)

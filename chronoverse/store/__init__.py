@@ -63,6 +63,8 @@ __all__ = ["Attempt", "Durability", "Store"]
 GRACE_SECONDS: Final = 1.0
 #: Jobs of one workflow's listing, at most; a bound for a search in it, which takes 31 commands.
 MOST_JOBS: Final = 2**31
+#: Members of a listing read at once, at most, where the first of them are no jobs: some 2 ms of the server's time.
+LISTED_MEMBERS: Final = 5_000
 #: Jobs looked at in one round trip.
 LOOK_BATCH: Final = 500
 
@@ -234,18 +236,20 @@ class Store:
             return (score, member.decode("utf-8", "replace")) < before
 
         found: list[tuple[float, str]] = []
-        skip = 0
+        skip, size = 0, count
         while len(found) < count:
-            page = listed(skip, count)
-            strange = [member for _, member in page if not IDENTIFIER.fullmatch(member.decode("ascii", "replace"))]
+            page = listed(skip, size)
+            strange = {member for _, member in page if not IDENTIFIER.fullmatch(member.decode("ascii", "replace"))}
             if strange:
                 self._command(workflow_id, "ZREM", self._index(workflow_id), *strange)
             jobs = [(score, member.decode()) for score, member in page if member not in strange]
             found += [item for item in jobs if before is None or item < before]
-            skip += count - len(strange)
-            if len(page) < count:
+            skip += size - len(strange)
+            if len(page) < size:
                 break
             if not found:
+                # Somebody may have written millions that are no jobs.
+                size = min(2 * size, LISTED_MEMBERS)
                 # Many jobs have the time of ``before``: going through all of them could take thousands of commands.
                 skip = bisect_left(range(MOST_JOBS), True, lo=skip, key=is_behind)
         return found[:count]
