@@ -91,9 +91,9 @@ def _start_of_stream_tail(services: Services, job: Job, tail: int, stream: str) 
     Raises: as :func:`chronoverse.web.pages.batches` does.
     """
     start = job.last
-    turns = Turns(services.monotonic)
+    turns = Turns.of_search(services)
     with page_budget(services, job.ref, 1) as budget:
-        for batch in batches(services, job, job.last + 1, descending=True):
+        for batch in batches(services, job, job.last + 1, descending=True, others=services.stand_back):
             for line in batch.lines:
                 turns.give()
                 budget.entries_left -= 1

@@ -8,7 +8,6 @@ from flask import Response
 from chronoverse.errors import InvalidCursor, StoreUnavailable
 from chronoverse.joblog import Job, JobRef
 from chronoverse.web.cursors import decode_cursor, encode_cursor
-from chronoverse.web.fairness import let_others
 from chronoverse.web.pages import page_response
 from chronoverse.web.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema, ProblemSchema
 from chronoverse.web.services import Services, principal
@@ -111,4 +110,4 @@ def _page(
             return found, None
         if services.monotonic() > until:
             return found, place
-        let_others()
+        services.stand_back()

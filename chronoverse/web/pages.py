@@ -150,8 +150,9 @@ def batches(
     descending: bool = False,
     limit: int | None = None,
     search: Search | None = None,
+    others: Callable[[], object] = let_others,
 ) -> Iterator[Batch]:
-    """The log strictly after ``place`` in the order asked for; between two batches everybody else has a turn.
+    """The log strictly after ``place`` in the order asked for. Between two batches ``others`` lets everybody else go on.
 
     ``limit`` is how many entries are wanted, where that is known. With so few, only reads of the store wait for a turn,
     so that an archive that is slow holds up nobody. With ``search`` only lines that match need be there.
@@ -164,7 +165,6 @@ def batches(
     history = History(services.store if limit is None else _StoreInTurn(services, subject), archive, job)
     most = max(1, min(MAX_BATCH, READ_BYTES // services.settings.max_line_bytes))
     count = min(FIRST_BATCH, most)
-    others = services.stand_back if search else let_others
     while True:
         if search and isinstance(archive, Archive) and _is_archived(history.job, place, descending):
             try:
@@ -270,10 +270,12 @@ def page(
     """
     lines: dict[int, bytes] = {}
     found, begun = 0, False
-    turns = Turns.of_search(services) if search else Turns(services.monotonic)
-    most = None if wanted or search else limit
+    # A page that goes through many lines to find a few stands back.
+    many = bool(wanted or search)
+    turns = Turns.of_search(services) if many else Turns(services.monotonic)
+    most, others = (None, services.stand_back) if many else (limit, let_others)
     try:
-        for batch in batches(services, job, place, descending=descending, limit=most, search=search):
+        for batch in batches(services, job, place, descending=descending, limit=most, search=search, others=others):
             for line in batch.lines:
                 turns.give()
                 if begun and budget.is_used_up():
