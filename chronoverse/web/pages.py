@@ -152,7 +152,7 @@ def batches(
     search: Search | None = None,
     others: Callable[[], object] = let_others,
 ) -> Iterator[Batch]:
-    """The log strictly after ``place`` in the order asked for. Between two batches ``others`` lets everybody else go on.
+    """The log strictly after ``place`` in the order asked for. ``others`` is called between two batches.
 
     ``limit`` is how many entries are wanted, where that is known. With so few, only reads of the store wait for a turn,
     so that an archive that is slow holds up nobody. With ``search`` only lines that match need be there.
