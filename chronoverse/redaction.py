@@ -19,7 +19,7 @@ from chronoverse.archive.packing import Packer
 from chronoverse.archive.records import CHUNK_BYTES
 from chronoverse.archive.rewriting import rewrite
 from chronoverse.entries import RawEntry, entry_number, read_entries
-from chronoverse.errors import AppendRefused, ArchiveBusy, JobNotFound, StillLive, StoreError
+from chronoverse.errors import AppendRefused, ArchiveBusy, JobNotFound, StillLive, StoreError, TooExpensive
 from chronoverse.garbage import CLOCKS_SECONDS, JobObjects
 from chronoverse.joblog import Job, JobRef, Line
 from chronoverse.sealing import sealer
@@ -108,7 +108,8 @@ class Redaction:
 
         An error behind the first lines that were redacted ends the call and is not raised, or nobody would hear of
         those lines: they would not be counted when the redaction is repeated.
-        Raises: :class:`JobNotFound`, :class:`StillLive`, :class:`ArchiveBusy`, and as the store and the archive do.
+        Raises: :class:`JobNotFound`, :class:`StillLive`, :class:`ArchiveBusy`, :class:`TooExpensive`, and as the store
+        and the archive do.
         """
         with self._sealer() as self._token:
             job = self._store.look(self._ref)
@@ -120,7 +121,7 @@ class Redaction:
             written = JobObjects(self._store, self._objects, self._ref, self._token)
             try:
                 self._redact(written, job, last)
-            except (StoreError, AppendRefused) as error:
+            except (StoreError, AppendRefused, TooExpensive) as error:
                 if not self._count:
                     raise
                 log.warning("a redaction broke off: %s", error, extra={"fields": {"job": str(self._ref)}})

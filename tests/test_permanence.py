@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 
 from chronoverse.archive.files import FileObjects
+from chronoverse.errors import TooExpensive
 from chronoverse.garbage import Collected, JobObjects
 from chronoverse.joblog import JobRef, Line
 from chronoverse.redaction import TOMBSTONE, Done, Redaction, Wish
@@ -126,6 +127,27 @@ def test_an_answer_that_is_lost_is_no_redaction_that_is_lost(server: RedisServer
         assert said == [*[TOMBSTONE] * 60, *(f"line {number}" for number in range(61, 101))]
         assert len(list(objects.list(""))) == 1
         store.close()
+
+
+def test_a_line_that_is_too_long_for_the_expression_does_not_hide_what_was_redacted(
+    server: RedisServer, tmp_path: Path, prefix: str
+) -> None:
+    """The lines before it are counted, and their old object goes. Who goes on hears of the line."""
+
+    def wanted(line: Line) -> bool:
+        if line.sequence_num == 80:
+            raise TooExpensive("line 80 is too long for this expression")
+        return True
+
+    store, objects = Store(server.url, prefix=prefix), FileObjects(tmp_path)
+    store.append(store.open(JOB, "token"), make_lines(1, 100))
+    seal(store, objects, JOB, 60, trim=True)
+    done = Redaction(store, objects, JOB, Wish(1, 99, wanted, {}, exact=False)).run()
+    assert done == Done(60, 60, whole=False, pending=False)
+    assert len(list(objects.list(""))) == 1
+    with pytest.raises(TooExpensive):
+        Redaction(store, objects, JOB, Wish(61, 99, wanted, {}, exact=False)).run()
+    store.close()
 
 
 def test_where_it_cannot_be_known_objects_go_when_they_are_old(tmp_path: Path) -> None:
