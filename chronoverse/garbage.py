@@ -140,7 +140,7 @@ class JobObjects:
         return Collected(deleted, len(condemned) - len(struck_out) + len(young), permanent)
 
     def _unknown(self) -> Sequence[Stored]:
-        """The objects in the job's folder that neither a record nor anything else names.
+        """The objects in the job's folder that no record names.
 
         An emptied store has forgotten earlier jobs of the same name. Their objects are older than all that this job
         has, and are left to whoever looks for orphans.

@@ -213,8 +213,9 @@ class ClusterPlace:
     def _forget(self, masters: set[Address]) -> None:
         """Nodes that are masters no more: nodes come and go, and their addresses with them."""
         known = masters | set(self._url.hosts)
-        self._silent_at = {node: at for node, at in self._silent_at.items() if node in known}
-        for key in [key for key in self._clients if key[0] not in masters]:
+        # Of copies, since other threads add to both meanwhile.
+        self._silent_at = {node: at for node, at in self._silent_at.copy().items() if node in known}
+        for key in [key for key in list(self._clients) if key[0] not in masters]:
             self._clients.pop(key).connection_pool.disconnect(inuse_connections=False)
 
     def _client(self, server: Address, use: Use) -> Client:
