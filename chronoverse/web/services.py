@@ -46,7 +46,7 @@ SCANS: Final = 2
 #: token's subject. The others wait, and hold no memory. Each of them has the event loop for a millisecond in its turn,
 #: and a live line waits for them all.
 PAGES: Final = 12
-OWN_PAGES: Final = 3
+OWN_PAGES: Final = 2
 #: Bytes of all answers of a worker that their clients have not taken yet. One token's subject may have half of it: four
 #: pages.
 ANSWERS_BYTES: Final = 32 * 2**20
