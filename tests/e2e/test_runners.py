@@ -1,5 +1,6 @@
 """Two runners, a frozen runner, a runner that is killed: what the log and its viewers say of them."""
 
+import secrets
 import signal
 import sys
 import threading
@@ -35,7 +36,8 @@ def entries(service: Service, job: JobRef) -> list[Any]:
 
 def test_of_two_runners_of_one_job_one_is_refused(embedded_service: Service) -> None:
     """HELD: the second says so, exits with 75 and does not start its command."""
-    job = JobRef("runners", "two")
+    # An id of its own, so that the test can be tried again.
+    job = JobRef("runners", f"two-{secrets.token_hex(4)}")
     first = starting(embedded_service, "run", "--workflow", *(job.workflow_id, "--job", job.job_id, "--"), *TICKING)
     wait_until(lambda: bool(entries(embedded_service, job)), 20, "the first runner publishes")
     second = chronoverse(
