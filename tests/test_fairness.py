@@ -38,8 +38,8 @@ def running(*work: Callable[[], object]) -> Iterator[list["gevent.Greenlet[[], o
 
 
 def test_it_goes_on_at_once_where_there_is_nothing_else() -> None:
-    """Nearly always: its time is over first only where the machine let this process wait for as long."""
-    assert sum(when_idle() for _ in range(1000)) >= 950
+    """A thousand times, and never because its time was over. The machine may make this process wait: five tries."""
+    assert any(all(when_idle() for _ in range(1000)) for _ in range(5))
 
 
 def test_everybody_else_goes_first() -> None:
