@@ -12,8 +12,9 @@ from chronoverse.web.pages import page_response
 from chronoverse.web.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema, ProblemSchema
 from chronoverse.web.services import Services, principal
 
-#: Jobs that are looked at in one turn. That takes some 3 ms of the worker's time, and everybody else waits for it.
-LOOK_JOBS: Final = 25
+#: Jobs that are looked at in one turn. That takes some 1 ms of the store's time and of the worker's, and everybody
+#: else waits for it.
+LOOK_JOBS: Final = 10
 #: Seconds after which a listing ends with the jobs that it has found, and a cursor to go on from. It has at least one
 #: turn.
 SCAN_SECONDS: Final = 0.5
