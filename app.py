@@ -3,10 +3,10 @@
 import sys
 
 if __name__ == "__main__":
-    from chronoverse.cli import main
+    from chronoverse.cli.main import main
 
     sys.exit(main(["serve", *sys.argv[1:]]))
 else:
-    from chronoverse.web import create_app
+    from chronoverse.web.app import create_app
 
     app = create_app()

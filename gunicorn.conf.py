@@ -18,12 +18,12 @@ from typing import Any
 
 import gevent
 
-from chronoverse import embedded, listeners
-from chronoverse.banner import banner, command
-from chronoverse.companion import Companion
+from chronoverse.embedded import server as embedded, listeners
+from chronoverse.cli.banner import banner, command
+from chronoverse.embedded.supervised_process import Companion
 from chronoverse.errors import EmbeddedError
 from chronoverse.settings import Settings, child_environ
-from chronoverse.storewatch import watch
+from chronoverse.store.eviction import watch
 
 _settings = Settings.from_env()
 
@@ -34,7 +34,7 @@ POLL_SECONDS = 0.2
 #: Objects made before Python looks for garbage: a request makes hundreds, nearly all gone by counting.
 GC_THRESHOLD = 20_000
 
-wsgi_app = "chronoverse.web:create_app()"
+wsgi_app = "chronoverse.web.app:create_app()"
 bind = _settings.bind
 worker_class = "chronoverse.web.worker.Worker"
 workers = _settings.web_concurrency
@@ -46,7 +46,7 @@ timeout = 60
 # Long after a worker that drains has gone.
 graceful_timeout = _settings.drain_seconds + 20
 # A request's head: bytes of its first line, number of headers, bytes of each. Tokens may have 8,192. All of it may have
-# chronoverse.web.connection.HEAD_BYTES.
+# chronoverse.web.streaming.connection.HEAD_BYTES.
 limit_request_line = 8190
 limit_request_fields = 100
 limit_request_field_size = 8190
@@ -55,7 +55,7 @@ max_requests = 0
 control_socket_disable = True
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
 loglevel = _settings.log_level
-logger_class = f"chronoverse.web.journal.{_settings.log_format.capitalize()}Logger"
+logger_class = f"chronoverse.web.http.logging.{_settings.log_format.capitalize()}Logger"
 
 #: Bytes from which a block of memory has a mapping of its own, which goes back to the system as soon as it is freed.
 #: What a viewer is sent in one write is a little smaller.
@@ -107,7 +107,7 @@ def when_ready(server: Any) -> None:
         print(banner(_settings, address, command()), flush=True)
     if _settings.is_embedded and _settings.archive_place:
         argv = [sys.executable, "-m", "chronoverse", "archive", "--while-stdin"]
-        environ = child_environ({"PYTHONPATH": str(Path(embedded.__file__).parents[1])})
+        environ = child_environ({"PYTHONPATH": str(Path(embedded.__file__).parents[2])})
         server.chronoverse_archiver = Companion(argv, environ, partial(_archiver_died, server.log))
         server.chronoverse_archiver.start()
 

@@ -27,9 +27,9 @@ from bench.peers.ours import Ours
 from bench.processes import Failed
 from bench.produce import Plan
 from bench.search import build_output
-from chronoverse.archive.files import FileObjects
-from chronoverse.archiver import Archiver, Limits
-from chronoverse.joblog import JobRef, Run, Status, iso_timestamp
+from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.archiver import Archiver, Limits
+from chronoverse.joblog.values import JobRef, Run, Status, iso_timestamp
 from chronoverse.store import Store
 
 JOB: Final = JobRef("bench", "archived")

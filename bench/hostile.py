@@ -34,8 +34,8 @@ from typing import Any, Final, NamedTuple
 import httpx
 import psutil
 
-from chronoverse.auth import mint
-from chronoverse.joblog import JobRef, Line, Status
+from chronoverse.auth.tokens import mint
+from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.faults.crowd import Crowd, Member
 from tests.support.commands import command

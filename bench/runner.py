@@ -88,7 +88,7 @@ class Place:
 
 @contextlib.contextmanager
 def place() -> Iterator[Place]:
-    from chronoverse.embedded import hold
+    from chronoverse.embedded.server import hold
 
     with tempfile.TemporaryDirectory() as name:
         found = Place(Path(name))

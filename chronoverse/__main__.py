@@ -2,7 +2,7 @@
 
 import sys
 
-from chronoverse.cli import main
+from chronoverse.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,6 +13,6 @@ import sys
 import pytest
 
 if __name__ == "__main__":
-    left_out = [f"--ignore=tests/{name}" for name in ("deploy", "e2e", "faults", "http", "page")]
+    left_out = [f"--ignore=tests/{name}" for name in ("deploy", "system", "faults", "web/routes", "browser")]
     # Processes of xdist would not be patched.
     sys.exit(pytest.main(["-n", "0", *left_out, *sys.argv[1:]]))

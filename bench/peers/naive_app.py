@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import redis
 
-from chronoverse.entries import read_entries
-from chronoverse.joblog import End, Line
+from chronoverse.joblog.entries import read_entries
+from chronoverse.joblog.values import End, Line
 
 #: Connections to the store: one for each viewer.
 CONNECTIONS: Final = 20_000

@@ -12,7 +12,7 @@ from bench.peers.base import Peer, workers_of
 from bench.peers.store import StoreSink, connections, job_ref, start_store, store_version
 from bench.processes import ROOT, free_port, listens, running, wait_until
 from bench.reference import Grammar
-from chronoverse.auth import READ, mint
+from chronoverse.auth.tokens import READ, mint
 
 #: Streams that one worker lets in: more than any scenario has viewers.
 MAX_STREAMS: Final = 12_000

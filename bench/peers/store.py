@@ -9,8 +9,8 @@ import redis
 
 from bench.processes import running
 from bench.produce import TIMESTAMP
-from chronoverse.embedded import find_binary
-from chronoverse.joblog import Attempt, JobRef, Run, Status
+from chronoverse.embedded.server import find_binary
+from chronoverse.joblog.values import Attempt, JobRef, Run, Status
 from chronoverse.store import Store
 
 WORKFLOW: Final = "bench"

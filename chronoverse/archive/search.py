@@ -1,14 +1,14 @@
-"""Searching the archive, frame by frame; which lines match, :mod:`chronoverse.archive.sieve` says."""
+"""Searching the archive, frame by frame; which lines match, :mod:`chronoverse.archive.prefilter` says."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from chronoverse.archive.packing import unpack
-from chronoverse.archive.reading import Archive
-from chronoverse.archive.records import Frame
-from chronoverse.archive.sieve import Sieve, Work
-from chronoverse.joblog import JobRef, Line
-from chronoverse.matcher import Matcher
+from chronoverse.archive.codec import unpack
+from chronoverse.archive.reader import Archive
+from chronoverse.joblog.chunk import Frame
+from chronoverse.archive.prefilter import Sieve, Work
+from chronoverse.joblog.values import JobRef, Line
+from chronoverse.joblog.matcher import Matcher
 
 
 def _at_once(look: Callable[[], list[Line]]) -> list[Line]:
@@ -39,7 +39,7 @@ def search(
 
     ``since`` and ``until`` are times as ``iso_timestamp`` spells them: frames are left out that are earlier or later
     as a whole; which lines of the others are, ``wanted`` says. ``work`` calls what it is given: what a heavy expression
-    finds in :data:`~chronoverse.archive.sieve.PART_BYTES` or a line, up to a second. That waits for nothing, and may be
+    finds in :data:`~chronoverse.archive.prefilter.PART_BYTES` or a line, up to a second. That waits for nothing, and may be
     done by another thread.
     ``pause`` is called for each line that a text finds, for each part that was looked through, and before and behind
     the unpacking of a frame, which is some 0.1 ms: so nothing between two calls takes much longer, a read aside.

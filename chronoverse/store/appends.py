@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from chronoverse.errors import StoreUnavailable
-from chronoverse.joblog import Attempt, JobRef, Run
+from chronoverse.joblog.values import Attempt, JobRef, Run
 from chronoverse.store import replies
 from chronoverse.store.driver import Ask, Connection, DriverError, Script, ScriptForgotten, translated
-from chronoverse.store.places import Place
+from chronoverse.store.topology import Place
 
 #: Seconds of pause behind an append, at least, when an archiver asks for it: 5,000 short lines a second still go, and
 #: the rest waits in the spool. Large appends pause for longer: no more than so many bytes a second go.

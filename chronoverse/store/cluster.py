@@ -13,21 +13,10 @@ from typing import Any, Final
 import redis
 from redis.crc import key_slot
 
-from chronoverse.joblog import JobRef
-from chronoverse.redisurl import Address, RedisUrl
-from chronoverse.store.driver import (
-    COMMAND_TIMEOUT_SECONDS,
-    Ask,
-    AskingClient,
-    Away,
-    Client,
-    Connection,
-    DriverError,
-    Moved,
-    connect,
-    connection,
-)
-from chronoverse.store.places import Result, Use, Work
+from chronoverse.joblog.values import JobRef
+from chronoverse.settings.redis_url import Address, RedisUrl
+from chronoverse.store.driver import COMMAND_TIMEOUT_SECONDS, Ask, AskingClient, Away, Client, Connection, DriverError, Moved, connect, connection
+from chronoverse.store.topology import Result, Use, Work
 
 SLOTS: Final = 16_384
 #: Servers that one call may be sent on to. A move that has settled takes one, and one more during the next.

@@ -24,7 +24,7 @@ COMMAND_CONNECTIONS: Final = 6
 #: The first words of answers that mean "not now": no memory, no disk, no replica, not the master.
 _REFUSALS: Final = frozenset({"OOM", "MISCONF", "NOREPLICAS", "READONLY"})
 
-_LUA: Final = Path(__file__).parent / "lua"
+_SCRIPTS: Final = Path(__file__).parent / "scripts"
 
 #: A reply that says the server has forgotten a script.
 ScriptForgotten = redis.exceptions.NoScriptError
@@ -53,12 +53,12 @@ DriverError = redis.RedisError
 class Script:
     """A server-side script: sent once, run by its hash, sent again when the server has forgotten it.
 
-    With ``frees`` it is run by a server without memory, too, for it gives back more than it takes.
+    With ``allow_oom`` it is run by a server without memory, too, for it gives back more than it takes.
     """
 
-    def __init__(self, name: str, *, frees: bool = False) -> None:
-        flags = "#!lua flags=allow-oom\n" if frees else ""
-        self.source = flags + (_LUA / "common.lua").read_text("utf-8") + (_LUA / f"{name}.lua").read_text("utf-8")
+    def __init__(self, name: str, *, allow_oom: bool = False) -> None:
+        flags = "#!lua flags=allow-oom\n" if allow_oom else ""
+        self.source = flags + (_SCRIPTS / "common.lua").read_text("utf-8") + (_SCRIPTS / f"{name}.lua").read_text("utf-8")
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def run(self, client: redis.Redis, keys: Sequence[str], *args: Any) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from chronoverse.store.driver import Client, DriverError
-from chronoverse.store.settings import info
+from chronoverse.store.server_settings import info
 
 #: Milliseconds that one question waits for the disk, and for the replicas. Together less than a command may take.
 DISK_MS: Final = 2_000

@@ -5,9 +5,9 @@ from dataclasses import replace
 from hashlib import sha1
 from typing import Any, Final
 
-from chronoverse.entries import RawEntry, entry_number, read_terminal
+from chronoverse.joblog.entries import RawEntry, entry_number, read_terminal
 from chronoverse.errors import AppendRefused, Closed, Deleted, Fenced, Held, SequenceGap, Tainted
-from chronoverse.joblog import End, Job, JobRef, Status, parse_exit_code, parse_number
+from chronoverse.joblog.values import End, Job, JobRef, Status, parse_exit_code, parse_number
 
 #: The highest sub-number of an id: reading after ``7-<this>`` starts at line 8 whatever shape entry 7 has.
 LAST_PART: Final = 2**64 - 1
@@ -44,17 +44,17 @@ def scored(reply: list[Any]) -> list[tuple[float, bytes]]:
 
 
 def suspected(reply: list[Any] | None) -> bool:
-    """Whether ``look.lua`` found the job's lease gone, and has not judged yet."""
+    """Whether ``get_job.lua`` found the job's lease gone, and has not judged yet."""
     return reply is not None and reply[5] == 1
 
 
 def is_foreign(reply: Any) -> bool:
-    """Whether ``look.lua`` found a job that no runner of ours has opened: it has no ``attempt``."""
+    """Whether ``get_job.lua`` found a job that no runner of ours has opened: it has no ``attempt``."""
     return isinstance(reply, list) and b"attempt" not in reply[0][::2]
 
 
 def job(ref: JobRef, reply: list[Any] | None) -> Job | None:
-    """A job out of ``look.lua``'s reply. The terminal entry is believed first, then the hash, then the stream."""
+    """A job out of ``get_job.lua``'s reply. The terminal entry is believed first, then the hash, then the stream."""
     if reply is None:
         return None
     flat, first_id, last_id, first_timestamp, terminal, _ = reply

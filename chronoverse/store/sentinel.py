@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import redis
 
-from chronoverse.redisurl import Address, RedisUrl
+from chronoverse.settings.redis_url import Address, RedisUrl
 from chronoverse.store.driver import Client, Connection, DriverError, NotMaster, connect
-from chronoverse.store.places import OneServer, Result, Use, Work
+from chronoverse.store.topology import OneServer, Result, Use, Work
 
 #: Seconds between questions whether the master is still the same. A master that was cut off from its Sentinels goes
 #: on answering, and nobody would notice: this is how long we may go on reading there.

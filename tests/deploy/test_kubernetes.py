@@ -7,9 +7,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from chronoverse.cli import commands
+from chronoverse.cli.main import commands
 from chronoverse.settings import Settings
-from chronoverse.web import create_app
+from chronoverse.web.app import create_app
 from tests.deploy.conftest import DEPLOY, Gunicorn, uid
 from tests.support.service import SECRET
 

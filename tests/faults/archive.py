@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from chronoverse.archive.files import FileObjects
-from chronoverse.archive.packing import entries_in, unpack
-from chronoverse.archive.records import folder
-from chronoverse.joblog import JobRef, Line
+from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.codec import entries_in, unpack
+from chronoverse.joblog.chunk import folder
+from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
 from tests.faults.replaying import digest, replay
 from tests.support.servers import RedisServer

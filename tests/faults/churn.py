@@ -22,8 +22,8 @@ from typing import Any, Final
 import psutil
 
 from tests.faults.rolling import edge
-from tests.http.foreign import Foreign
-from tests.http.wire import Door
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import Door
 from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving

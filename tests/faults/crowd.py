@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from tests.http.wire import Door
+from tests.web.routes.wire import Door
 
 #: Seconds that a connection may take.
 CONNECT_SECONDS: Final = 5.0

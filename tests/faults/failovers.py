@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from chronoverse.joblog import JobRef
+from chronoverse.joblog.values import JobRef
 from tests.faults.emitter import EXIT_CODE
 from tests.faults.stage import Stage, frozen, passing
 from tests.faults.watching import longest_silence

@@ -24,8 +24,8 @@ import httpx
 import psutil
 
 from tests.faults.rolling import edge
-from tests.http.foreign import Foreign
-from tests.http.wire import request_bytes
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import request_bytes
 from tests.support.nginx import Nginx
 from tests.support.servers import running
 from tests.support.service import Service, serving

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import psutil
 
-from chronoverse.joblog import JobRef, Line, Status, iso_timestamp
+from chronoverse.joblog.values import JobRef, Line, Status, iso_timestamp
 from chronoverse.store import Store
 from tests.faults.crowd import Crowd
 from tests.support.nginx import Nginx

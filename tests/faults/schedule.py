@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from chronoverse.joblog import JobRef
+from chronoverse.joblog.values import JobRef
 from tests.faults.emitter import EXIT_CODE
 from tests.faults.nemesis import Nemesis
 from tests.faults.oracle import Verdict

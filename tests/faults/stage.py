@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import redis
 
-from chronoverse.joblog import JobRef
+from chronoverse.joblog.values import JobRef
 from tests.faults.oracle import Seen, Verdict, judge
 from tests.faults.runner import PATIENCE_SECONDS, Runner
 from tests.faults.watching import ClientWatcher, Http2Watcher, Watcher, history
-from tests.http.wire import Door
+from tests.web.routes.wire import Door
 from tests.support.faultproxy import FaultProxy
 from tests.support.fleets import Fleet
 from tests.support.nginx import Nginx

@@ -26,11 +26,11 @@ from typing import Any, Final, NamedTuple
 import psutil
 import redis
 
-from chronoverse.joblog import JobRef, Line, Status
+from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.faults.rolling import edge
-from tests.http.foreign import TIMESTAMP, Foreign
-from tests.http.wire import Door, request_bytes
+from tests.web.routes.foreign import TIMESTAMP, Foreign
+from tests.web.routes.wire import Door, request_bytes
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from chronoverse.joblog import JobRef
+from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
 from chronoverse.store.sentinel import LATE_SECONDS, WATCH_SECONDS
 from tests.faults.emitter import EXIT_CODE

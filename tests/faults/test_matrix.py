@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from chronoverse.joblog import JobRef
+from chronoverse.joblog.values import JobRef
 from tests.faults.emitter import EXIT_CODE, line
 from tests.faults.oracle import dropped
 from tests.faults.runner import Runner

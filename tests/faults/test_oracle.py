@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from chronoverse import sse
-from chronoverse.joblog import JobRef, Line
+from chronoverse.joblog import sse
+from chronoverse.joblog.values import JobRef, Line
 from tests.faults.emitter import line
 from tests.faults.oracle import GAP, JOB, LINE, Printed, Seen, Verdict, judge
 from tests.faults.watching import Watcher

@@ -6,13 +6,13 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from chronoverse.joblog import JobRef
-from chronoverse.web.connection import USER_TIMEOUT_MS
+from chronoverse.joblog.values import JobRef
+from chronoverse.web.streaming.connection import USER_TIMEOUT_MS
 from tests.faults.emitter import line
 from tests.faults.oracle import Printed, judge
 from tests.faults.stage import environment
 from tests.faults.watching import SILENCE_SECONDS, Http2Watcher, Watcher
-from tests.http.foreign import Foreign
+from tests.web.routes.foreign import Foreign
 from tests.support.links import Links
 from tests.support.nginx import Nginx
 from tests.support.servers import running

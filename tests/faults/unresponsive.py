@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Final
 
-from chronoverse.web.connection import SEND_SECONDS
-from tests.http.foreign import Foreign
-from tests.http.wire import Stream, request_bytes
+from chronoverse.web.streaming.connection import SEND_SECONDS
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import Stream, request_bytes
 from tests.support.servers import running
 from tests.support.service import Service, serving
 

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from chronoverse.client import Client
-from chronoverse.follower import JobState, name_gaps
-from chronoverse.joblog import Gap, JobRef, Line
-from chronoverse.sse import Decoder, Event
+from chronoverse.client.client import Client
+from chronoverse.client.follower import JobState, name_gaps
+from chronoverse.joblog.values import Gap, JobRef, Line
+from chronoverse.joblog.sse import Decoder, Event
 from tests.faults.oracle import GAP, JOB, LINE, Seen
 
 #: Seconds of silence after which a connection is given up; heartbeats come every second.

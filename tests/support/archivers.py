@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from chronoverse.archive.files import FileObjects
-from chronoverse.archive.objects import Objects
-from chronoverse.archive.packing import entries_in, unpack
-from chronoverse.archiver import Archiver, Limits
-from chronoverse.entries import Entry, read_entries
-from chronoverse.garbage import nothing
-from chronoverse.joblog import JobRef, Line
+from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.object_store import Objects
+from chronoverse.archive.codec import entries_in, unpack
+from chronoverse.archive.archiver import Archiver, Limits
+from chronoverse.joblog.entries import Entry, read_entries
+from chronoverse.archive.garbage import nothing
+from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
 
 #: The smallest HOT_BYTES that there is: some 7,000 of :func:`padded`'s lines.

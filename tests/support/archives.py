@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from chronoverse.archive.files import FileObjects
-from chronoverse.archive.objects import Objects
-from chronoverse.archive.packing import Packer
-from chronoverse.archive.reading import Archive
-from chronoverse.archive.records import FRAME_BYTES, Chunk
-from chronoverse.entries import RawEntry
-from chronoverse.joblog import JobRef
+from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.object_store import Objects
+from chronoverse.archive.codec import Packer
+from chronoverse.archive.reader import Archive
+from chronoverse.joblog.chunk import FRAME_BYTES, Chunk
+from chronoverse.joblog.entries import RawEntry
+from chronoverse.joblog.values import JobRef
 
 JOB = JobRef("wf_1", "job_1")
 

@@ -6,9 +6,9 @@ import threading
 from pathlib import Path
 from typing import Any, Self
 
-from chronoverse.joblog import JobRef
-from chronoverse.relay import Relay
-from chronoverse.runner import Limits, run
+from chronoverse.joblog.values import JobRef
+from chronoverse.runner.signal_forwarder import Relay
+from chronoverse.runner.run import Limits, run
 from chronoverse.store import Store
 from tests.support.servers import RedisServer
 

@@ -3,9 +3,9 @@
 import secrets
 from typing import Final
 
-from chronoverse.archive.objects import Objects
-from chronoverse.archive.packing import Packer
-from chronoverse.joblog import JobRef
+from chronoverse.archive.object_store import Objects
+from chronoverse.archive.codec import Packer
+from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
 
 #: Seconds for which a test has a job's archiving.

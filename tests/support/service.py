@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 import httpx
 
-from chronoverse.auth import READ, WRITE, local_secret, mint
+from chronoverse.auth.tokens import READ, WRITE, local_secret, mint
 from tests.support.waiting import wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]

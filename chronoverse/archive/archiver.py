@@ -1,0 +1,382 @@
+"""The archiver: finds logs that are large or have ended, and moves them into the archive. Any number may run.
+
+It takes the smallest step that helps, and looks again: running logs that are too large come first, for the store pays
+for them; then, in turns, objects that are to be deleted and a chunk of a log that has ended; then jobs whose time is
+over.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final, NamedTuple
+
+from chronoverse import metrics
+from chronoverse.archive.object_store import Objects
+from chronoverse.archive.codec import HURRIED_LEVEL, LEVEL
+from chronoverse.joblog.chunk import CHUNK_BYTES, FRAME_BYTES, Chunk
+from chronoverse.errors import AppendRefused, ArchiveBusy, ChronoverseError, KeysMoving, StoreError, StoreRefused, StoreUnavailable
+from chronoverse.archive.garbage import ORPHAN_SECONDS, SEALER_SECONDS, At, JobObjects, nothing
+from chronoverse.joblog.values import Job, JobRef, seconds_of
+from chronoverse.archive.retention import delete_job
+from chronoverse.archive.chunk_writer import Sealing, sealer
+from chronoverse.store import Store
+from chronoverse.store.catalog import Keys, Survey
+from chronoverse.archive.queue import HIGH_MARK, HURRY_MARK, LOW_MARK, SLOW_MARK, Workload
+
+#: Seconds between looks at the sizes of running logs: one grows by 4 MB in it at most.
+LOOK_SECONDS: Final = 0.1
+#: Sizes asked for in a second, beyond which looks are rarer. Each takes some 3 µs of the server's time.
+SIZES_PER_SECOND: Final = 2_000
+#: Seconds between two rounds through all keys, at least; and how much of the time rounds may take.
+ROUND_SECONDS: Final = 0.25
+ROUND_SHARE: Final = 0.05
+#: Seconds until a job for which there was nothing to do is looked at again, at most, and one with which something was
+#: wrong.
+REST_SECONDS: Final = 300.0
+RETRY_SECONDS: Final = 60.0
+#: Seconds until somebody else's job is looked at again, and one of which nothing is to be seen, such as a deleted one.
+BUSY_SECONDS: Final = 1.0
+#: Seconds until a running log that is too large is looked at again, where somebody else is moving it or died doing so.
+LARGE_BUSY_SECONDS: Final = 0.25
+#: Seconds to wait when the store or the archive is away: at first, and at most.
+AWAY_SECONDS: Final = (0.5, 15.0)
+
+log: Final = logging.getLogger(__name__)
+
+
+class Limits(NamedTuple):
+    """What is kept where, and for how long."""
+
+    hot_bytes: int
+    hot_seconds: float
+    retention_seconds: float
+    orphan_seconds: float = ORPHAN_SECONDS
+    sealer_seconds: float = SEALER_SECONDS
+
+
+class Archiver:
+    """Moves what is due from ``store`` into ``objects`` until ``stop`` is set. ``at`` hears of each step that was made.
+
+    ``clock`` is Unix time in seconds, ``monotonic`` another that is never set.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        objects: Objects,
+        limits: Limits,
+        *,
+        stop: threading.Event,
+        at: At = nothing,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._objects = objects
+        self._limits = limits
+        self._stop = stop
+        self._at = at
+        self._clock = clock
+        self._monotonic = monotonic
+        self._work = Workload(monotonic)
+        self._look_at = self._round_at = 0.0
+        self._round: Iterator[Keys] | None = None
+        self._round_took = 0.0
+        self._round_found: set[JobRef] = set()
+        #: Whether the last step was to delete objects.
+        self._tidies = False
+
+    def run(self) -> None:
+        """Goes on until it is told to stop, however often the store or the archive is away."""
+        waits, longest = AWAY_SECONDS
+        wait = waits
+        while not self._stop.is_set():
+            try:
+                idle = not self.step()
+                wait = waits
+            except StoreError as error:
+                failed(error)
+                log.warning("the archiver waits: %s", error, extra={"fields": {"seconds": wait}})
+                idle, wait = False, min(2 * wait, longest)
+                self._round = None
+                self._stop.wait(wait)
+            if idle:
+                self._stop.wait(LOOK_SECONDS)
+
+    def once(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+        """Does all that is due now, and returns how many jobs there is still something wrong with.
+
+        ``progress`` hears how many lines were sealed of how many. Raises: as the store and the objects do.
+        """
+        for page in self._store.inventory.jobs():
+            self._sort(page)
+        self._look()
+        total = sum(self._left(ref) for ref in self._work.ended)
+        done = 0
+        progress(done, total)
+        while not self._stop.is_set() and (moved := self.move()) is not None:
+            done += moved
+            progress(min(done, total), total)
+        return self._work.wrong
+
+    def step(self) -> bool:
+        """The next step. False when there is nothing to do just now. Raises: as the store and the objects do."""
+        now = self._monotonic()
+        if now >= self._look_at:
+            self._look()
+            self._look_at = now + max(LOOK_SECONDS, len(self._work.running) / SIZES_PER_SECOND)
+        moved = self.move() is not None
+        return self._search() or moved
+
+    def move(self) -> int | None:
+        """Moves one chunk of the log that needs it most, and returns its lines; None when none needs it."""
+        high = self._limits.hot_bytes * HIGH_MARK
+        if (largest := self._work.largest()) and largest[1] >= high:
+            return self._guarded(largest[0], lambda: self._shorten(*largest))
+        untidy, ended = next(iter(self._work.untidy), None), next(iter(self._work.ended), None)
+        # They take turns: there may be very many of either.
+        self._tidies = untidy is not None and (ended is None or not self._tidies)
+        if untidy is not None and self._tidies:
+            return self._guarded(untidy, lambda: self._tidy(untidy))
+        return None if ended is None else self._guarded(ended, lambda: self._finish(ended))
+
+    # Running logs
+
+    def _look(self) -> None:
+        if self._work.running:
+            self._work.running.update(self._store.inventory.sizes(list(self._work.running)))
+        self._work.measure(self._clock())
+
+    def _shorten(self, ref: JobRef, size: int) -> int:
+        """One chunk of a running log, down to the low mark."""
+        low = self._limits.hot_bytes * LOW_MARK
+        # Also when another archiver has the lease: that one may be dead.
+        self._restrain(ref, size)
+        try:
+            with self._sealing(ref) as sealing:
+                survey = self._store.inventory.survey(ref)
+                text_bytes = min(CHUNK_BYTES, max(FRAME_BYTES, round(size - low)))
+                level = HURRIED_LEVEL if size > HURRY_MARK * self._limits.hot_bytes else LEVEL
+                mind = partial(self._mind, ref)
+                chunk = sealing.seal(survey, survey.last, text_bytes=text_bytes, trim=True, level=level, meanwhile=mind)
+        except ArchiveBusy:
+            self._work.rest(ref, LARGE_BUSY_SECONDS)
+            return 0
+        if chunk is None:
+            # A few large lines, of which the last one must stay.
+            self._work.rest(ref, BUSY_SECONDS)
+            return 0
+        self._work.running[ref] = size = self._store.inventory.sizes([ref]).get(ref, 0)
+        self._restrain(ref, size)
+        return self._sealed(ref, chunk)
+
+    def _mind(self, ref: JobRef) -> None:
+        """Looks at the log's size while a chunk is moved, which takes as long as others let it."""
+        now = self._monotonic()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            self._restrain(ref, self._store.inventory.sizes([ref]).get(ref, 0))
+
+    def _restrain(self, ref: JobRef, size: int) -> None:
+        """Has the runner of a log that is too large go slowly, until the log is smaller.
+
+        It goes slowly for as long as an archiver's lease lasts: should this process die now, nobody else can move
+        anything before that.
+        """
+        if size > SLOW_MARK * self._limits.hot_bytes:
+            self._store.archived.slow_down(ref, self._limits.sealer_seconds)
+            self._work.slowed.add(ref)
+        elif ref in self._work.slowed:
+            self._store.archived.slow_down(ref, 0)
+            self._work.slowed.discard(ref)
+
+    # Logs that have ended
+
+    def _finish(self, ref: JobRef) -> int:
+        """The next chunk of a log that has ended, or behind the last one the rest."""
+        (job,) = self._store.look_many([ref])
+        if isinstance(job, StoreError):
+            raise job
+        if job is None or job.end is None:
+            del self._work.ended[ref]
+            return 0
+        with self._sealing(ref) as sealing:
+            survey = self._store.inventory.survey(ref)
+            chunk = None
+            if not survey.complete:
+                chunk = sealing.seal(survey, job.end.sequence_num, trim=False)
+            if chunk is None:
+                self._complete(sealing, job, survey)
+        return 0 if chunk is None else self._sealed(ref, chunk)
+
+    def _complete(self, sealing: Sealing, job: Job, survey: Survey) -> None:
+        left = max(0.0, self._left_seconds(survey))
+        log_seconds = min(self._limits.hot_seconds, left)
+        wrong = None if survey.complete else sealing.complete(job, log_seconds, self._clock())
+        if wrong:
+            self._work.complain(job.ref, wrong)
+            self._work.rest(job.ref, REST_SECONDS)
+            return
+        self._work.went_well(job.ref)
+        metrics.JOBS_ARCHIVED.labels("archived").inc()
+        log.info("archived", extra={"fields": {"job": str(job.ref), "lines": job.last}})
+        self._work.rest(job.ref, min(REST_SECONDS, self._limits.orphan_seconds, left))
+
+    def _left_seconds(self, survey: Survey) -> float:
+        """For how long an ended job is still to be kept, by the store's clock."""
+        own = survey.retention_seconds
+        return (self._limits.retention_seconds if own is None else own) - (survey.ended_seconds or 0.0)
+
+    def _left(self, ref: JobRef) -> int:
+        (job,) = self._store.look_many([ref])
+        return max(0, job.last - job.archived) if isinstance(job, Job) else 0
+
+    # Finding them
+
+    def _search(self) -> bool:
+        """The next page of the round that is under way, if it is time for one."""
+        began = self._monotonic()
+        if self._round is None:
+            if began < self._round_at:
+                return False
+            self._round, self._round_took, self._round_found = self._store.inventory.jobs(), 0.0, set()
+        page = next(self._round, None)
+        if page is not None:
+            self._sort(Keys([ref for ref in dict.fromkeys(page.jobs) if ref not in self._round_found], page.garbage))
+            self._round_found.update(page.jobs)
+            self._round_took += self._monotonic() - began
+            return True
+        self._round = None
+        # What was moved between the pages does not count.
+        self._round_at = began + max(ROUND_SECONDS, self._round_took / ROUND_SHARE)
+        for gone in [ref for ref in self._work.running if ref not in self._round_found]:
+            self._work.forget(gone)
+        return False
+
+    def _sort(self, page: Keys) -> None:
+        """Puts each job where it belongs."""
+        for ref in page.garbage:
+            self._work.suspect(ref, min(RETRY_SECONDS, self._limits.orphan_seconds))
+        refs = [ref for ref in dict.fromkeys(page.jobs) if not self._work.rests(ref)]
+        for ref, job in zip(refs, self._store.look_many(refs) if refs else (), strict=True):
+            if isinstance(job, StoreUnavailable | StoreRefused):
+                self._work.rest(ref, BUSY_SECONDS)
+            else:
+                self._guarded(ref, partial(self._place, ref, job))
+
+    def _place(self, ref: JobRef, job: Job | StoreError | None) -> int:
+        """Puts one job where it belongs, after a look at it."""
+        if isinstance(job, StoreError):
+            raise job
+        if job is not None and job.end is None:
+            if self._work.running.setdefault(ref, 0) == 0:
+                # Which mends a hash that was lost.
+                self._store.inventory.survey(ref)
+            if job.archived:
+                # Objects that are written down nowhere can be told from others by their age alone.
+                self._work.suspect(ref, self._limits.orphan_seconds)
+            return 0
+        self._work.running.pop(ref, None)
+        return self._judge(ref, job)
+
+    def _judge(self, ref: JobRef, job: Job | None) -> int:
+        """What is due of a job that has ended, or of which nothing is to be seen."""
+        now, survey = self._clock(), self._store.inventory.survey(ref)
+        left = self._left_seconds(survey)
+        if survey.deleting or (job is not None and left <= 0):
+            delete_job(self._store, self._objects, ref, seconds=self._limits.sealer_seconds, at=self._at)
+            metrics.JOBS_ARCHIVED.labels("deleted").inc()
+            log.info("deleted", extra={"fields": {"job": str(ref), "ended_seconds": survey.ended_seconds}})
+            self._work.forget(ref)
+        elif job is None:
+            # Where the id is a deleted job's, a foreign runner may still write, and each look takes that away.
+            self._work.rest(ref, BUSY_SECONDS)
+        elif not (job.last or survey.archived):
+            self._work.rest(ref, RETRY_SECONDS)
+        elif not survey.complete:
+            self._work.ended[ref] = now - (survey.ended_seconds or 0.0)
+        elif not survey.swept and self._sweep_at(survey) <= now:
+            self._guarded(ref, lambda: self._sweep(ref))
+            self._work.rest(ref, min(REST_SECONDS, left))
+        else:
+            due = left if survey.swept else min(left, self._sweep_at(survey) - now)
+            self._work.rest(ref, min(REST_SECONDS, due))
+        return 0
+
+    def _sweep_at(self, survey: Survey) -> float:
+        """When all that was put for a complete job, and never recorded, is surely an orphan."""
+        return (seconds_of(survey.archived_at) or 0.0) + self._limits.orphan_seconds
+
+    def _sweep(self, ref: JobRef) -> int:
+        """Deletes what is no part of a complete job. The job is looked at again unless that was all."""
+        if self._collect(ref):
+            self._store.archived.swept(ref)
+        return 0
+
+    def _tidy(self, ref: JobRef) -> int:
+        """Deletes what is no part of a job, which may be running."""
+        # Also when it goes wrong others have their turn first.
+        self._work.tidied(ref)
+        try:
+            self._collect(ref)
+        except ArchiveBusy:
+            self._work.tidied(ref, looked=False)
+        return 0
+
+    def _collect(self, ref: JobRef) -> bool:
+        """Whether no object is left to be deleted. Raises: as the store and the objects do."""
+        seconds, orphan_seconds = self._limits.sealer_seconds, self._limits.orphan_seconds
+        with sealer(self._store, ref, seconds) as token:
+            objects = JobObjects(self._store, self._objects, ref, token, lease_seconds=seconds, at=self._at)
+            found = objects.collect(self._clock(), min_age=orphan_seconds, orphan_seconds=orphan_seconds)
+        if found.deleted:
+            log.info("swept", extra={"fields": {"job": str(ref), "objects": found.deleted}})
+        return not found.left
+
+    # What goes wrong
+
+    @contextlib.contextmanager
+    def _sealing(self, ref: JobRef) -> Iterator[Sealing]:
+        with sealer(self._store, ref, self._limits.sealer_seconds) as token:
+            yield Sealing(self._store, self._objects, ref, token, self._at)
+
+    def _guarded(self, ref: JobRef, work: Callable[[], int]) -> int:
+        """Does ``work``, one step on one job, and returns what it gives.
+
+        Whatever goes wrong in it is this job's alone: the job is put aside for a while, others go on, and the result
+        is 0. What cannot be right the next time either is logged once. Raises :class:`StoreUnavailable` and
+        :class:`StoreRefused`, since all jobs have to wait for a store or an archive that is away.
+        """
+        try:
+            return work()
+        except (ArchiveBusy, KeysMoving):
+            self._work.rest(ref, BUSY_SECONDS)
+        except AppendRefused:
+            # It has changed meanwhile. A job of which this is so each time must not have all of the archiver's time.
+            self._work.put_aside(ref, BUSY_SECONDS, RETRY_SECONDS)
+        except (StoreUnavailable, StoreRefused):
+            self._work.rest(ref, BUSY_SECONDS)
+            raise
+        except Exception as error:
+            failed(error)
+            self._work.complain(ref, str(error) or repr(error), unexpected=not isinstance(error, ChronoverseError))
+            self._work.rest(ref, RETRY_SECONDS)
+        return 0
+
+    def _sealed(self, ref: JobRef, chunk: Chunk) -> int:
+        self._work.went_well(ref)
+        metrics.CHUNKS_SEALED.inc()
+        metrics.LINES_SEALED.inc(chunk.last - chunk.first + 1)
+        metrics.BYTES_SEALED.labels("text").inc(chunk.text_size)
+        metrics.BYTES_SEALED.labels("packed").inc(chunk.size)
+        fields = {"job": str(ref), "first": chunk.first, "last": chunk.last, "bytes": chunk.size}
+        log.debug("sealed", extra={"fields": fields})
+        return chunk.last - chunk.first + 1
+
+
+def failed(error: Exception) -> None:
+    """Counts a step that failed."""
+    metrics.ARCHIVE_ERRORS.labels(type(error).__name__).inc()

@@ -1,0 +1,184 @@
+"""From a log in the store to chunks in the archive: one step at a time, each of which may be the last.
+
+A chunk is read, put, read back, compared and only then recorded, which is when its lines may leave the log. Whoever
+dies before that leaves an object that nothing records, but whose name is written down; whoever comes next begins with
+what is recorded.
+"""
+
+import contextlib
+import hashlib
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import orjson
+
+from chronoverse.archive.object_store import Objects
+from chronoverse.archive.codec import LEVEL, Packer
+from chronoverse.joblog.chunk import CHUNK_BYTES, MANIFEST, Chunk, folder
+from chronoverse.joblog.entries import RawEntry, entry_number
+from chronoverse.errors import ArchiveBusy, StoreError
+from chronoverse.archive.garbage import SEALER_SECONDS, At, JobObjects
+from chronoverse.joblog.values import Job, JobRef, iso_timestamp, seconds_of
+from chronoverse.history.source import LineCount
+from chronoverse.store import Store
+from chronoverse.store.catalog import Survey
+
+
+@contextlib.contextmanager
+def sealer(store: Store, job: JobRef, seconds: float = SEALER_SECONDS) -> Iterator[str]:
+    """The sole right to archive ``job``: a token, renewed for as long as this lasts. Raises :class:`ArchiveBusy`."""
+    token = secrets.token_hex(16)
+    if not store.archived.claim(job, token, seconds):
+        raise ArchiveBusy("somebody else archives the job just now")
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(seconds / 3):
+            # When this fails the seal is refused, and says so.
+            with contextlib.suppress(StoreError):
+                if not store.archived.claim(job, token, seconds):
+                    return
+
+    renewing = threading.Thread(target=renew, name="sealer", daemon=True)
+    renewing.start()
+    try:
+        yield token
+    finally:
+        over.set()
+        renewing.join()
+        with contextlib.suppress(StoreError):
+            store.archived.release(job, token)
+
+
+class Sealing:
+    """What is done to the log of one job under the :func:`sealer` that gave ``token``. ``at`` hears of each step."""
+
+    def __init__(self, store: Store, objects: Objects, job: JobRef, token: str, at: At) -> None:
+        self._store = store
+        self._objects = objects
+        self._job = job
+        self._token = token
+        self._at = at
+        self._written = JobObjects(store, objects, job, token, at=at)
+
+    def seal(
+        self,
+        survey: Survey,
+        below: int,
+        *,
+        text_bytes: int = CHUNK_BYTES,
+        trim: bool,
+        level: int = LEVEL,
+        meanwhile: Callable[[], object] = bool,
+    ) -> Chunk | None:
+        """Moves the next lines, of about ``text_bytes``, into the archive: those with numbers less than ``below``.
+
+        With ``trim`` they leave the log. ``level`` is zstd's. ``meanwhile`` is called now and then.
+        None when there are none.
+        Raises: :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`,
+        :class:`ArchiveUnavailable`.
+        """
+        first = survey.archived + 1 if survey.archived else max(survey.first, 1)
+        packer = Packer(self._job, first, level=level)
+        last = self._read(packer, survey, below, text_bytes, meanwhile)
+        if last is None or packer.last < packer.first:
+            return None
+        self._at("read")
+        with self._written.put(*packer.finish()) as chunk:
+            self._store.archived.seal(self._job, self._token, chunk, trim=chunk.last if trim else 0, last_entry=last)
+        self._at("sealed")
+        return chunk
+
+    def _read(
+        self, packer: Packer, survey: Survey, below: int, text_bytes: int, meanwhile: Callable[[], object]
+    ) -> RawEntry | None:
+        """Fills ``packer``; the last entry that it took."""
+        last: RawEntry | None = None
+        # As few lines as bring some 1 MiB: thousands of lines may be of 64 KiB each.
+        count = LineCount()
+        while packer.text_size < text_bytes and not packer.closed:
+            entries = self._store.read_on(self._job, packer.last, count.lines)
+            taken: Sequence[RawEntry] = entries
+            if entries and entry_number(entries[-1][0]) >= below:
+                taken = [entry for entry in entries if entry_number(entry[0]) < below]
+            meanwhile()
+            if not taken:
+                break
+            size = packer.taken_size
+            packer.add(taken, survey.first)
+            last = taken[-1]
+            if len(taken) < count.lines:
+                break
+            count.learn(len(taken), packer.taken_size - size)
+        return last
+
+    def complete(self, job: Job, log_seconds: float, now: float) -> str | None:
+        """Says that the whole log is in the archive; or what is wrong, and says nothing. Raises as :meth:`seal`.
+
+        ``job`` has ended, and all up to its end was sealed. Its log stays in the store for ``log_seconds``.
+        """
+        chunks = self._store.archived.chunks(self._job)
+        if wrong := unsound(job, chunks):
+            return wrong
+        sha256 = overall(chunks)
+        state = ended_state(job, now)
+        self._objects.put(f"{folder(self._job)}{MANIFEST}", manifest(job, state, chunks, sha256))
+        self._at("manifest")
+        self._store.archived.complete(
+            self._job,
+            self._token,
+            archived=chunks[-1].last,
+            sha256=sha256,
+            hot_ms=round(log_seconds * 1000),
+            created_ms=round((seconds_of(state["created_at"]) or now) * 1000),
+            state={**state, "archived_at": iso_timestamp(now)},
+        )
+        self._at("completed")
+        return None
+
+
+def unsound(job: Job, chunks: Sequence[Chunk]) -> str | None:
+    """What is wrong with the chunks as the whole of an ended job's log, in words."""
+    if job.end is None or not chunks:
+        return "there is nothing to be complete"
+    following = chunks[0].first
+    for chunk in chunks:
+        firsts = [frame.first for frame in chunk.frames]
+        lasts = [frame.last for frame in chunk.frames]
+        if chunk.first != following or firsts != [chunk.first, *(last + 1 for last in lasts[:-1])]:
+            return f"the chunks do not follow each other at line {following}"
+        if lasts[-1] != chunk.last:
+            return f"a chunk does not end with its last line, {chunk.last}"
+        following = chunk.last + 1
+    if following != job.end.sequence_num:
+        return f"the archive ends with line {following - 1}, the log with line {job.end.sequence_num - 1}"
+    return None
+
+
+def overall(chunks: Sequence[Chunk]) -> str:
+    """One SHA-256 for all: of the chunks' own, in hexadecimal, in order."""
+    return hashlib.sha256("".join(chunk.sha256 for chunk in chunks).encode()).hexdigest()
+
+
+def ended_state(job: Job, now: float) -> dict[str, Any]:
+    """The hash of an ended job, as our own runner would have left it. Foreign ones leave none."""
+    assert job.end is not None
+    finished = job.finished_at if seconds_of(job.finished_at or "") else iso_timestamp(now)
+    started = job.started_at if seconds_of(job.started_at or "") else finished
+    state = {
+        "status": job.status,
+        "created_at": job.created_at or started,
+        "started_at": started,
+        "finished_at": finished,
+        "lines": job.end.lines,
+        "dropped": job.end.dropped,
+    }
+    return state if job.exit_code is None else {**state, "exit_code": job.exit_code}
+
+
+def manifest(job: Job, state: dict[str, Any], chunks: Sequence[Chunk], sha256: str) -> bytes:
+    """The job and the records of its chunks, as JSON."""
+    known = {**job.to_json(), **state, "redactions": job.redactions, "archive_sha256": sha256}
+    return orjson.dumps({"job": known, "chunks": [orjson.Fragment(chunk.to_json()) for chunk in chunks]})

@@ -1,0 +1,271 @@
+"""Who asks, and what they may: bearer tokens (RFC 6750) that are signed JWTs (RFC 7519), checked as RFC 8725 advises.
+
+Claims: ``sub`` and ``exp``; ``scope``, words with spaces between; ``workflows``, a list of ids or ``["*"]``.
+Nothing in a token chooses how it is checked: the algorithms follow from the kind of our key.
+"""
+
+import contextlib
+import hmac
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from jwt.algorithms import HMACAlgorithm
+
+from chronoverse.errors import Forbidden, SettingsError, Unauthorized
+from chronoverse.joblog.values import IDENTIFIER
+from chronoverse.auth.jwks import PublishedKeys, fetch
+from chronoverse.settings import Settings
+
+#: Bytes of an Authorization header. A token for a hundred workflows has under 4,000.
+MAX_HEADER_BYTES: Final = 8_192
+#: Seconds by which an issuer's clock may be ahead of ours. Not granted to ``exp``: a stream ends there.
+LEEWAY_SECONDS: Final = 60
+#: The last second of the year 9999 in Unix time. Beyond it no ``datetime`` can say when a token ends.
+MAX_TIME: Final = 253_402_300_799
+#: Bytes of the local secret's file, at most. We write 65.
+MAX_SECRET_FILE: Final = 4_096
+
+#: The scopes that requests need.
+READ: Final = "logs:read"
+WRITE: Final = "logs:write"
+ADMIN: Final = "logs:admin"
+#: In ``workflows``: all of them. No workflow can be called that.
+EVERY_WORKFLOW: Final = "*"
+
+_BEARER = re.compile(r"bearer ([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)", re.ASCII | re.IGNORECASE)
+_RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+_EC_ALGORITHMS = {"secp256r1": ("ES256",), "secp384r1": ("ES384",), "secp521r1": ("ES512",)}
+#: Bits of an RSA key, at least. https://www.rfc-editor.org/rfc/rfc7518#section-3.3
+_MIN_RSA_BITS = 2_048
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A token's bearer. ``expires_at`` is Unix time in seconds, and nothing may be sent from then on."""
+
+    subject: str
+    expires_at: float
+    scopes: frozenset[str]
+    workflows: frozenset[str]
+
+    def may_see(self, workflow_id: str) -> bool:
+        """Whether the token is for this workflow."""
+        return EVERY_WORKFLOW in self.workflows or workflow_id in self.workflows
+
+    def require(self, scope: str) -> None:
+        """Raises :class:`Forbidden` unless the token has ``scope``."""
+        if scope not in self.scopes:
+            raise Forbidden(f"the token lacks the scope {scope}")
+
+
+class Key(NamedTuple):
+    """A key, and the only algorithms it may be used with."""
+
+    material: Any
+    algorithms: tuple[str, ...]
+
+
+class _Judged(HMACAlgorithm):
+    """HMAC with a key that was judged once, when it was read: to judge it took four times as long as the signature."""
+
+    def prepare_key(self, key: str | bytes) -> bytes:
+        assert isinstance(key, bytes)
+        return key
+
+    def check_key_length(self, key: bytes) -> str | None:
+        return None
+
+    def sign(self, msg: bytes, key: bytes) -> bytes:
+        return hmac.digest(key, msg, "sha256")
+
+
+#: The library judges the signature; the claims are judged here, where ``now`` is an argument and types are strict.
+_SIGNATURES: Final = jwt.PyJWS()
+_SIGNATURES.unregister_algorithm("HS256")
+_SIGNATURES.register_algorithm("HS256", _Judged(HMACAlgorithm.SHA256))
+
+
+class Verifier:
+    """Turns Authorization headers into principals, by one key or by published ones."""
+
+    def __init__(self, keys: Key | PublishedKeys) -> None:
+        self._keys = keys
+
+    @classmethod
+    def from_settings(cls, settings: Settings, fetch: Callable[[str], Mapping[str, jwt.PyJWK]] = fetch) -> Self:
+        """A verifier with the key that ``settings`` name; makes the local secret when that is the one.
+
+        ``fetch`` fetches published keys: see :class:`PublishedKeys`.
+        Raises :class:`SettingsError` when there is no key, or none that can be used.
+        """
+        if settings.jwt_jwks_url is not None:
+            return cls(PublishedKeys(settings.jwt_jwks_url, fetch=fetch))
+        if settings.jwt_public_key is not None:
+            return cls(_pem_key(settings.jwt_public_key))
+        return cls(_secret_key(signing_secret(settings)))
+
+    def verify(self, authorization: str | None, now: float) -> Principal:
+        """The principal of the one bearer token in ``authorization``, at Unix time ``now``.
+
+        Raises :class:`Unauthorized`, and with published keys :class:`chronoverse.errors.KeysUnavailable`.
+        """
+        if authorization is None:
+            raise Unauthorized("a bearer token is needed")
+        found = _BEARER.fullmatch(authorization) if len(authorization) <= MAX_HEADER_BYTES else None
+        if found is None:
+            raise Unauthorized("the Authorization header is not one bearer token")
+        return _principal(self._claims(found[1]), now)
+
+    def _claims(self, token: str) -> dict[str, Any]:
+        try:
+            key = self._key(token)
+            signed = _SIGNATURES.decode_complete(token, key.material, algorithms=list(key.algorithms))
+            claims = json.loads(signed["payload"])
+        except (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, RecursionError) as error:
+            raise Unauthorized("the token is not valid") from error
+        if "crit" in signed["header"]:  # https://www.rfc-editor.org/rfc/rfc7515#section-4.1.11
+            raise Unauthorized("the token asks for extensions that are not understood")
+        # We are nobody's audience. https://www.rfc-editor.org/rfc/rfc7519#section-4.1.3
+        if not isinstance(claims, dict) or claims.get("aud") or not isinstance(claims.get("jti", ""), str):
+            raise Unauthorized("the token is not valid")
+        return claims
+
+    def _key(self, token: str) -> Key:
+        if isinstance(self._keys, Key):
+            return self._keys
+        return _published_key(self._keys.find(jwt.get_unverified_header(token).get("kid")))
+
+
+def _principal(claims: dict[str, Any], now: float) -> Principal:
+    subject, scope, workflows = claims.get("sub"), claims.get("scope"), claims.get("workflows")
+    expires_at = _time(claims, "exp")
+    if not isinstance(subject, str) or not isinstance(scope, str) or expires_at is None:
+        raise Unauthorized("the token lacks a well-formed sub, exp or scope")
+    if now >= expires_at:
+        raise Unauthorized("the token has expired")
+    for claim in ("nbf", "iat"):
+        if claim in claims and ((start := _time(claims, claim)) is None or start > now + LEEWAY_SECONDS):
+            raise Unauthorized(f"the token is not valid yet ({claim})")
+    if not isinstance(workflows, list) or not (workflows == [EVERY_WORKFLOW] or all(map(_is_identifier, workflows))):
+        raise Unauthorized("the token lacks a well-formed list of workflows")
+    return Principal(subject, expires_at, frozenset(scope.split(" ")) - {""}, frozenset(workflows))
+
+
+def _time(claims: dict[str, Any], name: str) -> float | None:
+    """The claim as Unix time. JSON's true, "1" and NaN are none, though Python would compare them."""
+    value = claims.get(name)
+    if type(value) is not int and type(value) is not float:
+        return None
+    return value if 0 <= value <= MAX_TIME else None
+
+
+def _is_identifier(value: object) -> bool:
+    return isinstance(value, str) and IDENTIFIER.fullmatch(value) is not None
+
+
+def _secret_key(secret: bytes) -> Key:
+    try:
+        return Key(HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret), ("HS256",))
+    except jwt.InvalidKeyError as error:
+        where = "CHRONOVERSE_JWT_SECRET, or token.secret in the data directory,"
+        raise SettingsError(f"{where} must be a secret, not a key of another kind") from error
+
+
+def _pem_key(pem: str) -> Key:
+    try:
+        return _public_key(load_pem_public_key(pem.encode()))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        expected = "RSA of 2048 bits or more, EC P-256, P-384 or P-521, or Ed25519"
+        raise SettingsError(f"CHRONOVERSE_JWT_PUBLIC_KEY must be a usable key: {expected}") from error
+
+
+def _published_key(published: jwt.PyJWK) -> Key:
+    key = _public_key(published.key)
+    return key._replace(algorithms=tuple(name for name in key.algorithms if name == published.algorithm_name))
+
+
+def _public_key(material: object) -> Key:
+    if isinstance(material, rsa.RSAPublicKey) and material.key_size >= _MIN_RSA_BITS:
+        return Key(material, _RSA_ALGORITHMS)
+    if isinstance(material, ec.EllipticCurvePublicKey) and material.curve.name in _EC_ALGORITHMS:
+        return Key(material, _EC_ALGORITHMS[material.curve.name])
+    if isinstance(material, ed25519.Ed25519PublicKey):
+        return Key(material, ("EdDSA",))
+    raise ValueError("not a public key that may be used")
+
+
+def mint(
+    secret: bytes, subject: str, scopes: Iterable[str], workflows: Iterable[str], ttl_seconds: int, now: float
+) -> str:
+    """A token signed with ``secret``, good from ``now`` (Unix time) for ``ttl_seconds``."""
+    start = int(now)
+    claims = {"sub": subject, "iat": start, "exp": start + ttl_seconds}
+    return jwt.encode(claims | {"scope": " ".join(scopes), "workflows": list(workflows)}, secret, algorithm="HS256")
+
+
+def signing_secret(settings: Settings) -> bytes:
+    """The HS256 key that tokens are made and checked with.
+
+    Raises :class:`SettingsError` when ``settings`` call for another kind of key, or for none.
+    """
+    if settings.jwt_secret is not None:
+        return settings.jwt_secret
+    if settings.has_local_secret:
+        return local_secret(settings.data_dir)
+    if settings.jwt_public_key or settings.jwt_jwks_url:
+        raise SettingsError("tokens are made by the holder of the private key, not here")
+    raise SettingsError("CHRONOVERSE_REDIS_URL needs one of CHRONOVERSE_JWT_SECRET, _JWT_PUBLIC_KEY and _JWT_JWKS_URL")
+
+
+def local_secret(data_dir: Path) -> bytes:
+    """The secret kept in ``data_dir``, made by whoever asks first. Processes may race for that.
+
+    Raises :class:`SettingsError` when it cannot be kept, others can read it, or it is no secret.
+    """
+    path = data_dir / "token.secret"
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            return _read_secret(path)
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write_secret(path)
+        return _read_secret(path)
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+
+
+def _read_secret(path: Path) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise SettingsError(f"{path} must be a file that only you can read: chown it, then chmod 600")
+        secret = file.read(MAX_SECRET_FILE).strip()
+    if len(secret) < 32:
+        raise SettingsError(f"{path} holds no secret: remove it, and a new one is made")
+    return secret
+
+
+def _write_secret(path: Path) -> None:
+    """Makes ``path`` whole or not at all; one that is there already stays."""
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(secrets.token_urlsafe(48).encode() + b"\n")
+            file.flush()
+            os.fsync(descriptor)
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink()

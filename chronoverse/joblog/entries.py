@@ -1,0 +1,143 @@
+"""What the entries of a log's stream mean, whoever wrote them. Pure, and nothing in them is trusted."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+import orjson
+
+from chronoverse.joblog.values import LINE_FRAME, MAX_NUMBER, End, Gap, Line, Status, Stray, parse_exit_code, parse_number
+
+#: What a foreign entry without a timestamp is shown with: valid, and plainly not a real time.
+NO_TIMESTAMP: Final = "1970-01-01T00:00:00.000Z"
+
+#: :data:`LINE_FRAME` of a line that is not a piece of a longer one.
+_PLAIN_FRAME: Final = LINE_FRAME.replace(b'"%b}', b'"}')
+
+Entry = Line | Gap | End | Stray
+#: An entry as the store hands it over: id, then field, value, field, value, …
+RawEntry = Sequence[Any]
+
+
+def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Iterator[Entry]:
+    """What the raw ``entries`` that follow line ``after`` say, in order, every number accounted for.
+
+    Anybody may have written them, so nothing here can fail: what can be shown is a Line, numbers that
+    are not there are a Gap (``trimmed`` below ``first``, the first number the store still has), and an
+    entry without a number of its own is a Stray. Nothing follows an End, or a Stray beyond all numbers.
+    """
+    cursor = after
+    for entry_id, fields in entries:
+        number = entry_number(entry_id)
+        if number > MAX_NUMBER:
+            yield Stray(_text(entry_id), last=True)
+            return
+        if number <= cursor:
+            yield Stray(_text(entry_id))
+            continue
+        entry, start = _entry(number, fields), number
+        if type(entry) is Gap:
+            # Lost numbers are told of behind them, maybe to who has begun to read among them.
+            start = max(entry.first, cursor + 1)
+            entry = Gap(start, number, entry.reason)
+        if start > cursor + 1:
+            yield from _gaps(cursor + 1, start - 1, first)
+        cursor = number
+        yield entry
+        if type(entry) is End:
+            return
+
+
+def plain_frames(entries: Iterable[RawEntry], after: int, most_bytes: int = sys.maxsize) -> list[bytes]:
+    """The frames of the plain lines that the raw ``entries`` behind line ``after`` begin with, up to the first other.
+
+    A plain line is what our own append writes: the next number, and a timestamp, a message and a stream in this
+    order. Its frame is the one that :func:`read_entries` and ``Line.to_frame`` lead to, at a third of the cost. The
+    last frame is the one with which they come to ``most_bytes``.
+    """
+    frames: list[bytes] = []
+    left, number, stamp, stamp_json = most_bytes, after, None, b""
+    for entry_id, fields in entries:
+        number += 1
+        if len(fields) != 6 or fields[0] != b"timestamp" or fields[2] != b"message" or fields[4] != b"stream":
+            break
+        if entry_id != b"%d-0" % number or number > MAX_NUMBER:
+            break
+        if fields[1] != stamp:
+            stamp = fields[1]
+            stamp_json = orjson.dumps(_text(stamp))
+        message_json = orjson.dumps(fields[3].decode("utf-8", "replace"))
+        stream = b"stderr" if fields[5] == b"stderr" else b"stdout"
+        frame = _PLAIN_FRAME % (stamp_json, message_json, number, stream, number)
+        frames.append(frame)
+        left -= len(frame)
+        if left <= 0:
+            break
+    return frames
+
+
+def in_sequence(entries: Sequence[RawEntry], after: int) -> bool:
+    """Whether the entries' ids look like one number after the other from ``after`` on, so that no gap is among them."""
+    return not entries or entry_number(entries[-1][0]) == after + len(entries)
+
+
+def _gaps(start: int, stop: int, first: int) -> Iterator[Gap]:
+    if start < first:
+        yield Gap(start, min(stop, first - 1), "trimmed")
+    if stop >= first:
+        yield Gap(max(start, first), stop, "missing")
+
+
+def stream_name(value: bytes | None) -> str:
+    """The stream that a line's field names; ``stdout`` when it is none of ours, or there is no field."""
+    return "stderr" if value == b"stderr" else "stdout"
+
+
+def entry_number(entry_id: bytes) -> int:
+    """The whole number of a Redis entry id."""
+    return int(entry_id.partition(b"-")[0])
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def _entry(number: int, fields: Sequence[bytes]) -> Line | Gap | End:
+    if len(fields) == 6 and fields[0] == b"timestamp" and fields[2] == b"message" and fields[4] == b"stream":
+        return Line(number, _text(fields[1]), _text(fields[3]), stream_name(fields[5]))
+    named = dict(zip(fields[::2], fields[1::2], strict=False))
+    if named.get(b"event") == b"end":
+        return read_terminal(number, fields)
+    if named.get(b"event") == b"lost":
+        lost_from = parse_number(_text(named.get(b"from", b""))) or number
+        return Gap(min(lost_from, number), number, "lost")
+    if b"message" not in named:
+        return Gap(number, number, "malformed")
+    return Line(
+        number,
+        _text(named.get(b"timestamp", NO_TIMESTAMP.encode())),
+        _text(named[b"message"]),
+        stream_name(named.get(b"stream")),
+        named.get(b"partial") == b"1",
+    )
+
+
+def read_terminal(number: int, fields: Sequence[bytes]) -> End:
+    """The terminal entry out of its Redis fields. What a foreign runner left out is filled in."""
+    named = dict(zip(fields[::2], fields[1::2], strict=False))
+    status = _text(named.get(b"status", b""))
+    known = status in Status.__members__ and Status(status).terminal
+    exit_code = named.get(b"exit_code", b"")
+    return End(
+        number,
+        Status(status) if known else (Status.COMPLETED if exit_code in (b"", b"0") else Status.FAILED),
+        parse_exit_code(_text(exit_code)),
+        _count(named.get(b"lines"), number - 1),
+        _count(named.get(b"dropped"), 0),
+        _text(named[b"timestamp"]) if b"timestamp" in named else None,
+    )
+
+
+def _count(value: bytes | None, default: int) -> int:
+    number = parse_number(_text(value)) if value is not None else None
+    return default if number is None else number

@@ -1,0 +1,317 @@
+"""What a worker holds of one job being watched: the newest frames of its log, encoded once for all its viewers.
+
+Pure but for its lock. The tail publishes into it, viewers take out of it, and nobody waits here.
+"""
+
+import sys
+import threading
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import Final, NamedTuple, Protocol
+
+import orjson
+
+from chronoverse.joblog import sse
+from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entries, stream_name
+from chronoverse.joblog.values import MAX_NUMBER, End, Gap, Job, JobRef, Line, Stray
+
+#: Bytes handed out at once (a longer single frame goes whole): what a viewer that stopped reading holds on to.
+TAKE_BYTES: Final = 252 * 2**10
+#: Bytes between the places where takes that are cut short end. A socket that has room takes 130,966 bytes at once (its
+#: buffer is bounded by ``SEND_BUFFER_BYTES``): with 128 KiB nearly every take was two writes, the second of 200 bytes.
+TAKE_STEP_BYTES: Final = 126 * 2**10
+#: Joined writes remembered between two publishes. Nearly all viewers stand at the same place and share one.
+MEMO_WRITES: Final = 32
+#: Viewers woken in one go. Each may take a write to its socket, some 10 µs: so nobody else waits for over 5 ms.
+BREATH_WAKES: Final = 400
+
+
+class Item(NamedTuple):
+    """A frame in its place. ``number`` is the cursor behind it; ``stream`` is None where every filter lets it pass.
+
+    ``first`` is the first number that a gap names, when that is not ``number``.
+    """
+
+    number: int
+    stream: str | None
+    frame: bytes
+    first: int = MAX_NUMBER
+
+
+class Waiter(Protocol):
+    """Somebody to wake when a channel changes, or when ``due`` (on the tail's clock) has come."""
+
+    due: float
+
+    def wake(self) -> None: ...
+
+
+class Taken(NamedTuple):
+    """Frames joined into one write, the cursor behind them, and the ring position to go on from."""
+
+    frames: bytes
+    cursor: int
+    position: int
+
+
+def encode(
+    entries: Iterable[Entry], cursor: int, most_bytes: int = sys.maxsize
+) -> tuple[list[Item], End | Stray | None]:
+    """The frames of ``entries``, and what they close with: a terminal entry, or a Stray that is the last.
+
+    Entries that follow the frame with which they come to ``most_bytes`` are left out.
+    """
+    items: list[Item] = []
+    size = 0
+    for entry in entries:
+        if size >= most_bytes:
+            break
+        if type(entry) is Line:
+            cursor = entry.sequence_num
+            items.append(Item(cursor, entry.stream, entry.to_frame()))
+        elif type(entry) is Gap:
+            cursor = entry.last
+            items.append(Item(cursor, None, entry.to_frame(), entry.first))
+        elif type(entry) is Stray:
+            if entry.last:
+                return items, entry
+            items.append(Item(cursor, None, entry.to_frame()))
+        elif type(entry) is End:
+            return items, entry
+        size += len(items[-1].frame)
+    return items, None
+
+
+def encode_raw(
+    entries: Sequence[RawEntry], cursor: int, first: int, most_bytes: int = sys.maxsize
+) -> tuple[list[Item], End | Stray | None]:
+    """As :func:`encode`, of the raw entries behind ``cursor``; plain lines at the beginning at a third of the cost."""
+    frames = plain_frames(entries, cursor, most_bytes)
+    streams = [stream_name(entry[1][5]) for entry in entries[: len(frames)]]
+    items = list(map(Item, range(cursor + 1, cursor + len(frames) + 1), streams, frames))
+    if len(frames) == len(entries):
+        return items, None
+    cursor += len(frames)
+    left = most_bytes - sum(map(len, frames))
+    others, closing = encode(read_entries(entries[len(frames) :], cursor, first), cursor, left)
+    return items + others, closing
+
+
+def join(items: list[Item], stream: str | None) -> bytes:
+    """One write. Under a filter, a block with nothing but an id moves the client's cursor over what was skipped."""
+    if stream is None:
+        return b"".join([item.frame for item in items])
+    frames, skipped = [], 0
+    for item in items:
+        if item.stream not in (None, stream):
+            skipped = item.number
+            continue
+        if skipped and item.stream is None:
+            # A line brings its own id; what every filter lets pass has none.
+            frames.append(sse.cursor(skipped))
+        frames.append(item.frame)
+        skipped = 0
+    if skipped:
+        frames.append(sse.cursor(skipped))
+    return b"".join(frames)
+
+
+def final_frames(job: Job, end: End, lease_seconds: float) -> bytes:
+    """The last ``job`` frame and the ``end`` (or the ``error`` of a lost job) behind it."""
+    return job.ended(end).to_frame() + end.to_frame(round(lease_seconds))
+
+
+def redact_frames(ranges: Iterable[tuple[int, int]]) -> list[bytes]:
+    """A ``redact`` for each range of lines, its first and its last, that do not say any more what they said."""
+    return [sse.frame("redact", orjson.dumps({"from": first, "to": last})) for first, last in ranges]
+
+
+class Channel:
+    """A ring of the frames behind ``base``, up to ``cursor``; positions in it count every item there ever was.
+
+    ``final`` holds the closing bytes once there are any: the channel never changes after that.
+    """
+
+    def __init__(self, ref: JobRef, job: Job | None, breathe: Callable[[], object] = bool) -> None:
+        self.ref = ref
+        self.breathe = breathe
+        self.job = job
+        self.cursor = job.last if job else 0
+        self.base = self.cursor
+        self.final: bytes | None = None
+        self.state: bytes | None = job.to_frame() if job else None
+        #: A ``redact`` frame for each redaction since somebody watches. One took seconds, so there are never many.
+        self.notices: list[bytes] = []
+        self.viewers: set[Waiter] = set()
+        #: How many more there are, whom one of these waiters stands for.
+        self.stood_for = 0
+        #: How many of them take from the ring; the others read for themselves, or are about to.
+        self.sharing = 0
+        #: When the tail last looked at the job's state, and when it should again, on its clock.
+        self.looked_at = self.look_at = 0.0
+        #: Whether the tail's current read covers this channel, or need not: it has closed.
+        self.armed = False
+        self._lock = threading.Lock()
+        self._items: list[Item] = []
+        self._ends: list[int] = []
+        self._start = 0
+        #: Bytes of all the frames that were let go: places are counted from the first byte there ever was.
+        self._gone = 0
+        self._memo: dict[tuple[int, str | None], Taken] = {}
+        self._latest: tuple[Job, Job] | None = None
+
+    def latest(self) -> Job | None:
+        """The job as it was observed, with the newest line as its last: the same object for all who ask meanwhile."""
+        job, cursor = self.job, self.cursor
+        if job is None or job.last == cursor:
+            return job
+        if self._latest is None or self._latest[0] is not job or self._latest[1].last != cursor:
+            self._latest = job, replace(job, last=cursor)
+        return self._latest[1]
+
+    # The tail's side
+
+    def publish(self, items: list[Item], after: int, limit: int) -> bool:
+        """Adds ``items``, which follow ``after``, and lets the oldest go, down to ``limit`` bytes.
+
+        False, and nothing done, when the channel is no longer at ``after``: the other thread was faster, or it has
+        closed.
+        """
+        with self._lock:
+            if self.cursor != after or self.final is not None:
+                return False
+            size = self._ends[-1] if self._ends else 0
+            self._ends += [size + end for end in accumulate([len(item.frame) for item in items])]
+            self._items += items
+            self.cursor = items[-1].number
+            self._memo = {}
+            self._let_go(self._ends[-1] - limit)
+        self.wake_all()
+        return True
+
+    def skip(self, to: int) -> None:
+        """Goes on behind ``to``, which is ahead, with an empty ring: who is not there yet reads for himself."""
+        with self._lock:
+            if to <= self.cursor or self.final is not None:
+                return
+            # One more than there were, so that nobody stands where the new lines begin.
+            self._empty(len(self._items) + 1)
+            self.cursor = self.base = to
+        self.wake_all()
+
+    def redact(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Lines ``first`` to ``last`` of each range do not say any more what they said: every viewer is told.
+
+        The ring lets its copies go. Who stands at its end stays there.
+        """
+        with self._lock:
+            self.notices += redact_frames(ranges)
+            self._empty(len(self._items))
+            self.base = self.cursor
+            # As much as a new state: viewers look whether it is another object.
+            self.state = bytes(bytearray(self.state or b"")) if self.state else None
+        self.wake_all()
+
+    def _empty(self, count: int) -> None:
+        self._gone += self._ends[-1] if self._ends else 0
+        self._items, self._ends, self._memo = [], [], {}
+        self._start += count
+
+    def _let_go(self, surplus: int) -> None:
+        """Drops the oldest items until ``surplus`` bytes are gone."""
+        if surplus <= 0:
+            return
+        count = bisect_left(self._ends, surplus) + 1
+        gone = self._ends[count - 1]
+        self.base = self._items[count - 1].number
+        self._start += count
+        self._gone += gone
+        del self._items[:count]
+        self._ends = [end - gone for end in self._ends[count:]]
+
+    def observe(self, job: Job) -> None:
+        """Takes note of what the job is now; viewers get a ``job`` frame when it is new or got on.
+
+        That it has ended they learn behind its last line.
+        """
+        known, self.job = self.job, job
+        changed = known and not job.status.terminal and (known.status, known.attempt) != (job.status, job.attempt)
+        if known is None or changed:
+            self.state = job.to_frame()
+            self.wake_all()
+
+    def close(self, final: bytes) -> None:
+        """Nothing follows but ``final``. Only the first call counts."""
+        if self.final is None:
+            self.final = final
+            self.wake_all()
+
+    def wake_all(self) -> None:
+        """Wakes every viewer, and calls ``breathe`` now and then: a crowd is not all that a worker has to serve."""
+        for number, viewer in enumerate(tuple(self.viewers), 1):
+            viewer.wake()
+            if number % BREATH_WAKES == 0:
+                self.breathe()
+
+    # The viewers' side
+
+    def seek(self, cursor: int) -> int | None:
+        """The position of the first item behind ``cursor``.
+
+        None when the ring does not begin there: it no longer reaches back so far, or ``cursor`` is inside of a gap,
+        of which that viewer must be told the rest only.
+        """
+        with self._lock:
+            index = bisect_right(self._items, cursor, key=_number)
+            if cursor < self.base or (index < len(self._items) and self._items[index].first <= cursor):
+                return None
+            return self._start + index
+
+    def news(self, told: int, state: bytes | None) -> tuple[bytes, int, bytes | None]:
+        """What a viewer with ``told`` notices and ``state`` is told; how many notices it has then, and the state."""
+        notices, now = self.notices[told:], self.state
+        return b"".join(notices) + (now if now and now != state else b""), told + len(notices), now
+
+    def share(self, position: int) -> tuple[int, int]:
+        """A viewer takes from the ring from ``position`` on. What it finds there: frames, and their bytes."""
+        with self._lock:
+            self.sharing += 1
+            start = max(position - self._start, 0)
+            before = self._ends[start - 1] if start else 0
+            return len(self._items) - start, (self._ends[-1] if self._ends else 0) - before
+
+    def unshare(self) -> None:
+        """It does so no longer."""
+        with self._lock:
+            self.sharing -= 1
+
+    def take(self, position: int, stream: str | None) -> Taken | None:
+        """All from ``position`` on, or None when the ring has let part of it go."""
+        # Without the lock, which would be 3 % of a crowd's cost: what was right before a publish is only less than all.
+        taken = self._memo.get((position, stream))
+        if taken is not None:
+            return taken
+        with self._lock:
+            if position < self._start:
+                return None
+            taken = self._take(position - self._start, stream)
+            if len(self._memo) >= MEMO_WRITES:
+                self._memo.clear()
+            self._memo[position, stream] = taken
+            return taken
+
+    def _take(self, start: int, stream: str | None) -> Taken:
+        if start == len(self._items):
+            return Taken(b"", self.cursor, self._start + start)
+        before = self._gone + (self._ends[start - 1] if start else 0)
+        # Up to the last of some places that are the same for all: who began elsewhere stands with others after it.
+        until = (before + TAKE_BYTES) // TAKE_STEP_BYTES * TAKE_STEP_BYTES
+        stop = max(bisect_right(self._ends, until - self._gone), start + 1)
+        items = self._items[start:stop]
+        return Taken(join(items, stream), items[-1].number, self._start + stop)
+
+
+def _number(item: Item) -> int:
+    return item.number

@@ -1,0 +1,320 @@
+"""One reader's walk through a job's log: hello, replay, live, the end.
+
+A viewer is a cursor. It replays with reads of its own from the offset it asked for until it stands inside the
+tail's ring, then shares the ring's bytes; when it falls behind the ring it reads for itself again. So memory is
+bounded per job, never per viewer, and a slow one loses nothing and costs nobody else anything.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from chronoverse.joblog import sse
+from chronoverse.live.feed import Channel
+from chronoverse.errors import StoreError
+from chronoverse.joblog.values import Job, JobRef
+from chronoverse.live.replay_cache import Pieces
+from chronoverse.live.replay import Replay
+from chronoverse.live.tail import Tail
+
+#: Seconds the store may stay away before a viewer is told so and let go.
+STORE_PATIENCE_SECONDS: Final = 30.0
+#: Seconds a viewer without the tail waits before it tries the store again.
+RETRY_READ_SECONDS: Final = 0.5
+#: Seconds after which a waiting viewer looks around by itself, should the tail's attendant have died.
+PARK_SECONDS: Final = 30.0
+
+_CONNECTED = b'{"status":"connected"}'
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a viewer asks for: the lines strictly after ``after``, of one ``stream`` or of both.
+
+    ``job`` is a fresh look at the job, None when it is still awaited, for ``wait`` seconds. ``retry_ms`` is the
+    client's reconnection time. ``expires_at`` (token) and ``closes_at`` (maximum age) are on the monotonic clock.
+    """
+
+    ref: JobRef
+    job: Job | None
+    after: int = 0
+    stream: str | None = None
+    wait: float = 0
+    retry_ms: int = 2000
+    heartbeat_seconds: float = 15
+    lease_seconds: float = 30
+    expires_at: float = float("inf")
+    closes_at: float = float("inf")
+
+
+class Viewer:
+    """Bytes for one connection. :meth:`poll` never waits; :meth:`chunks` waits between polls.
+
+    Something that writes by itself (``on_wake``) asks by :meth:`glance` first, which does not even read the store.
+    ``clock`` is monotonic, in seconds. Thousands of these wait at a time, so each keeps only what it needs.
+    """
+
+    __slots__ = (
+        "_awaited", "_channel", "_clock", "_closes_at", "_expires_at", "_finished", "_heartbeat", "_lease_seconds",
+        "_past", "_pending", "_pieces", "_position", "_ref", "_retry_ms", "_sent_at", "_state", "_stream", "_tail",
+        "_told", "_wait", "_woken", "behind", "cursor", "done", "due", "on_wake", "reason", "sent_away",
+    )  # fmt: skip
+
+    def __init__(
+        self, request: Request, pieces: Pieces, tail: Tail, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.cursor = request.after
+        self.done = False
+        #: Why it is done: ``end``, ``error``, ``expired``, ``age``, ``drain``, ``left`` or ``slow``; until then empty.
+        self.reason = ""
+        #: Whether it was told to end, for its client to resume elsewhere.
+        self.sent_away = False
+        #: Whether the last glance ended where only a read of the store can go on.
+        self.behind = False
+        #: Called instead of waking :meth:`chunks`.
+        self.on_wake: Callable[[], None] | None = None
+        self._pieces = pieces
+        self._tail = tail
+        self._clock = clock
+        self._woken: threading.Event | None = None
+        self._past: Replay | None = None
+        self._position: int | None = None
+        self._channel: Channel | None = None
+        self._ref, self._stream = request.ref, request.stream
+        self._retry_ms = request.retry_ms
+        self._heartbeat, self._lease_seconds = request.heartbeat_seconds, request.lease_seconds
+        self._expires_at, self._closes_at = request.expires_at, request.closes_at
+        self._sent_at = clock()
+        self._wait = request.wait
+        job = request.job
+        #: On the clock, until when the job may still come.
+        self._awaited = None if job else self._sent_at + request.wait
+        self._finished = job if job and job.end else None
+        self._state = job.to_frame() if job else None
+        self._pending = sse.frame("connected", _CONNECTED, retry_ms=request.retry_ms) + (self._state or b"")
+        self.due = 0.0
+        self._told = 0
+        self._schedule()
+        if self._finished is None:
+            self._channel = channel = tail.join(request.ref, job, self)
+            self._ref, self._told = channel.ref, len(channel.notices)
+            if job and channel.job and (job.status, job.attempt) == (channel.job.status, channel.job.attempt):
+                self._state = channel.state
+
+    def chunks(self) -> Iterator[bytes]:
+        """What to send, each in one write, until the viewer is done. Leaves the tail when it is closed."""
+        self._woken = woken = threading.Event()
+        try:
+            while not self.done:
+                woken.clear()
+                chunk = self.poll()
+                if chunk:
+                    yield chunk
+                elif chunk is None and not self.done:
+                    woken.wait(RETRY_READ_SECONDS if self._channel is None else PARK_SECONDS)
+        finally:
+            self.close()
+
+    def wake(self) -> None:
+        """Has :meth:`chunks` poll again, or whoever else polls."""
+        if self.on_wake is not None:
+            self.on_wake()
+        elif self._woken is not None:
+            self._woken.set()
+
+    def send_away(self, retry_ms: int) -> None:
+        """Has the stream end now, without an end: its client is to come back after ``retry_ms``, to another process."""
+        self.sent_away = True
+        self._retry_ms = retry_ms
+        # In this order: a poll under way schedules by the former.
+        self._closes_at = self.due = float("-inf")
+        self.wake()
+
+    def hang_up(self, why: str = "left") -> None:
+        """The client has gone: ends :meth:`chunks` without another byte."""
+        self.done = True
+        self.reason = why
+        self.wake()
+
+    def close(self) -> None:
+        """Leaves the tail. Can be called twice."""
+        if self._channel is not None:
+            self._stand(None)
+            self._tail.leave(self._channel, self)
+            self._channel = None
+
+    def poll(self) -> bytes | None:
+        """The next bytes; empty when there may be more at once; None when there is nothing until it is woken."""
+        chunk = self.glance()
+        if chunk is None and self.behind:
+            now = self._clock()
+            chunk = self._replay(now)
+            if chunk is None:
+                return self._idle(now)
+            if chunk:
+                self._sent(now)
+        return chunk
+
+    def catch_up(self) -> bytes:
+        """What a viewer that comes back has missed, as far as others have read it just now: to go with its hello."""
+        if self._channel is None or self.done or self._pending:
+            return b""
+        frames, cursor = self._pieces.at_hand(self._ref, self._stream, self.cursor)
+        self._tail.tally.delivered(cursor - self.cursor, len(frames))
+        self.cursor = cursor
+        return frames
+
+    def glance(self) -> bytes | None:
+        """As :meth:`poll`, of what is at hand. None may also mean that the store has to be read: when ``behind``."""
+        now, position, channel = self._clock(), self._position, self._channel
+        if now < self.due and position is not None and channel is not None and channel.state is self._state:
+            # The way of nearly every line to nearly every viewer.
+            taken = channel.take(position, self._stream)
+            if taken is not None and taken.frames and channel.final is None:
+                self.cursor, self._position = taken.cursor, taken.position
+                self._sent_at = now
+                return taken.frames
+        return self._look_around(now)
+
+    # For whoever stands in for the viewer while it is caught up
+
+    @property
+    def channel(self) -> Channel | None:
+        """What it shares with the other viewers of its job, while it does."""
+        return self._channel
+
+    @property
+    def place(self) -> int | None:
+        """Its position in the ring when nothing sets it apart from the others there, so that one can stand for all."""
+        channel = self._channel
+        plain = channel is not None and self._state is not None and channel.state is self._state
+        return self._position if plain and self._stream is None and not self._pending and not self.done else None
+
+    @property
+    def sent_at(self) -> float:
+        """When it last sent something, on its clock."""
+        return self._sent_at
+
+    @property
+    def ends_at(self) -> float:
+        """When it must end whatever happens, on its clock."""
+        return min(self._expires_at, self._closes_at)
+
+    def moved(self, cursor: int, position: int, sent_at: float) -> None:
+        """All up to ``cursor``, which is ``position`` in the ring, was sent in its stead, last at ``sent_at``."""
+        self.cursor, self._position = cursor, position
+        self._sent(sent_at)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the tail holds more than was taken last: a take is bounded."""
+        return self._channel is not None and self.cursor < self._channel.cursor
+
+    def _look_around(self, now: float) -> bytes | None:
+        self.behind = False
+        if self.done:
+            return None
+        chunk, self._pending = self._pending, b""
+        if not chunk:
+            chunk = self._close_early(now)
+        if not chunk:
+            fresh = self._next()
+            if fresh is None:
+                return None if self.behind else self._idle(now)
+            chunk = fresh
+        if chunk:
+            self._sent(now)
+        return chunk
+
+    def _sent(self, now: float) -> None:
+        self._sent_at = now
+        self._schedule()
+
+    def _schedule(self) -> None:
+        self.due = min(self._sent_at + self._heartbeat, self._expires_at, self._closes_at)
+        if self._awaited is not None and (self._channel is None or self._channel.job is None):
+            self.due = min(self.due, max(self._awaited, self._sent_at))
+
+    def _close_early(self, now: float) -> bytes:
+        """The closing bytes when the stream must end before the log does, else none."""
+        if now >= self._expires_at:
+            return self._finish("expired", sse.frame("error", sse.TOKEN_EXPIRED.encode()))
+        if now >= self._closes_at:
+            return self._finish("drain" if self.sent_away else "age", sse.retry(self._retry_ms))
+        return b""
+
+    def _finish(self, reason: str, chunk: bytes) -> bytes:
+        self.done = True
+        self.reason = reason
+        return chunk
+
+    def _fail(self, text: str) -> bytes:
+        return self._finish("error", sse.frame("error", sse.fold(text)))
+
+    def _idle(self, now: float) -> bytes | None:
+        """What to send when there is nothing to send."""
+        channel = self._channel
+        silent = self._tail.silent_seconds(channel.ref) if channel else 0.0
+        seconds, which = max((silent, "store"), self._past.failing(now) if self._past else (0.0, ""))
+        if seconds >= STORE_PATIENCE_SECONDS:
+            return self._fail(f"the {which} has been away for {round(seconds)} s")
+        if self._awaited is not None and channel is not None and channel.job is None and now >= self._awaited:
+            return self._fail(f"no such job came within {self._wait:g} s")
+        if now - self._sent_at >= self._heartbeat and channel is not None and self._tail.healthy(channel.ref):
+            self._sent(now)
+            return sse.HEARTBEAT
+        if now >= self.due and now < self._sent_at + self._heartbeat:
+            self._schedule()
+        return None
+
+    def _next(self) -> bytes | None:
+        """What the tail holds for us. None when that is nothing new, or not what we need: then we are ``behind``."""
+        channel = self._channel
+        if channel is None:
+            self.behind = True
+            return None
+        if channel.state is not self._state:
+            news, self._told, self._state = channel.news(self._told, self._state)
+            return news
+        # Asked before taking: when it was closed already, what is taken now is all there is.
+        final, cursor = channel.final, channel.cursor
+        position = channel.seek(self.cursor) if self._position is None else self._position
+        taken = channel.take(position, self._stream) if position is not None else None
+        if position is None or taken is None:
+            self._stand(None)
+            self.behind = True
+            return None
+        self._past = None
+        if taken.cursor > self.cursor:
+            self.cursor = taken.cursor
+        # A viewer ahead of the ring (the store went back) finds its place anew each time.
+        self._stand(taken.position if taken.cursor >= self.cursor else None, position)
+        if final is not None and taken.cursor >= cursor:
+            return self._finish("end" if channel.job and channel.job.end else "error", taken.frames + final)
+        return taken.frames or (b"" if taken.cursor < cursor else None)
+
+    def _stand(self, position: int | None, start: int = 0) -> None:
+        """Goes on from ``position`` in the ring, having come in at ``start``; None to take no longer from it."""
+        channel = self._channel
+        if channel is not None and (position is None) is not (self._position is None):
+            if position is None:
+                channel.unshare()
+            else:
+                self._tail.tally.delivered(*channel.share(start))
+        self._position = position
+
+    def _replay(self, now: float) -> bytes | None:
+        """The next lines by a read of our own."""
+        if self._past is None:
+            self._past = Replay(self._pieces, self._ref, self._stream, self._finished, self._lease_seconds)
+        try:
+            step = self._past.step(self.cursor, self._channel, now)
+        except StoreError as error:
+            self._past.failed(now, error)
+            self.due = min(self.due, now + RETRY_READ_SECONDS)
+            return None
+        self._tail.tally.replayed(step.cursor - self.cursor, len(step.frames or b""))
+        self.cursor = step.cursor
+        return self._finish(step.reason, step.frames or b"") if step.reason else step.frames

@@ -1,0 +1,97 @@
+"""Appends under way: the next one leaves before the last is answered, so that neither end waits for the other."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, Protocol, runtime_checkable
+
+from chronoverse.errors import OtherWriter
+from chronoverse.joblog.values import Attempt, Line, Run, lines_of
+from chronoverse.runner.spool.spool import BATCH_LINES, Spool
+
+#: Appends that may be under way at once: one that the store works on, one that already waits for it there.
+DEPTH: Final = 2
+
+
+class Appender(Protocol):
+    """What is needed of a store where appends wait for each other."""
+
+    def append(self, attempt: Attempt, lines: Sequence[Line]) -> int: ...
+
+
+class Pipeline(Protocol):
+    """Appends whose answers are fetched later. :class:`chronoverse.store.appends.Appends` is one."""
+
+    def send(self, attempt: Attempt, first: int, runs: Sequence[Run]) -> None: ...
+
+    def receive(self) -> int: ...
+
+    def reset(self) -> None: ...
+
+
+@runtime_checkable
+class Pipelined(Protocol):
+    """A store where they need not."""
+
+    def appends(self) -> Pipeline: ...
+
+
+class _OneByOne:
+    def __init__(self, store: Appender) -> None:
+        self._store = store
+        self._answers: deque[int] = deque()
+
+    def send(self, attempt: Attempt, first: int, runs: Sequence[Run]) -> None:
+        self._answers.append(self._store.append(attempt, lines_of(runs, first)))
+
+    def receive(self) -> int:
+        return self._answers.popleft()
+
+    def reset(self) -> None:
+        self._answers.clear()
+
+
+class Sender:
+    """Sends one spool's lines. After any error, :meth:`reset`: all begins again at the first unacknowledged line."""
+
+    def __init__(self, store: Appender, spool: Spool, sent: int = 0) -> None:
+        self._spool = spool
+        self._depth = DEPTH if isinstance(store, Pipelined) else 1
+        self._pipeline: Pipeline = store.appends() if isinstance(store, Pipelined) else _OneByOne(store)
+        self._ends: deque[int] = deque()
+        #: The index behind the last line that was ever sent: the log may have no other lines of ours.
+        self.sent = sent
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is an answer to be waited for."""
+        return bool(self._ends)
+
+    def fill(self, attempt: Attempt, base: int) -> None:
+        """Sends what there is, if nothing is under way; and further full batches, as many as may be."""
+        while len(self._ends) < self._depth:
+            start = self._ends[-1] if self._ends else self._spool.acked
+            if self._ends and self._spool.end - start < BATCH_LINES:
+                return
+            batch = self._spool.take(start, base)
+            if batch is None:
+                return
+            self.sent = max(self.sent, batch.end)
+            self._pipeline.send(attempt, base + batch.start, batch.runs)
+            self._ends.append(batch.end)
+
+    def receive(self, base: int) -> None:
+        """Waits for the oldest answer.
+
+        Raises what the store raises, and :class:`OtherWriter` when somebody else writes to the log.
+        """
+        following = self._pipeline.receive() - base
+        # More than this append had: another is in already, whose answer was lost.
+        if not self._ends.popleft() <= following <= self.sent:
+            raise OtherWriter("somebody else writes to this job's log")
+        if following > self._spool.acked:
+            self._spool.acknowledge(following)
+
+    def reset(self) -> None:
+        """Forgets what is under way."""
+        self._ends.clear()
+        self._pipeline.reset()

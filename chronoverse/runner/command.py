@@ -1,0 +1,122 @@
+"""One command, from its start to its exit code: started in a group of its own, heard out, and reaped."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, Protocol
+
+from chronoverse.runner.capture.pipes import Capture, Child
+from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, Block
+from chronoverse.runner.tee import Echo
+from chronoverse.runner.capture.foreground import lent_to
+from chronoverse.joblog.values import iso_timestamp
+from chronoverse.runner.capture.masking import Masks
+from chronoverse.runner.capture.pseudoterminal import Session, attached
+from chronoverse.runner.signal_forwarder import Relay
+from chronoverse.settings import job_environ
+
+#: What a shell exits with when it finds no command of that name, and when it may not run it. POSIX, XCU 2.8.2.
+NOT_FOUND: Final = 127
+NOT_EXECUTABLE: Final = 126
+#: A command ended by signal n exits a shell with this and n. POSIX, XCU 2.8.2.
+BY_SIGNAL: Final = 128
+
+
+class Started(Child, Protocol):
+    """A command that runs: a Popen, or a :class:`Session` on a pseudo-terminal."""
+
+    def wait(self) -> int: ...
+
+
+class Command:
+    """``argv``, its output shown by ``echoes`` and given, masked, to ``publish``, its signals passed on by ``relay``.
+
+    With ``pty`` it has a pseudo-terminal for its two pipes, and all that it prints is stdout. The command does not
+    get our own settings: see :func:`job_environ`.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        echoes: Mapping[str, Echo],
+        publish: Callable[[Block], None],
+        relay: Relay,
+        *,
+        max_line_bytes: int = MAX_LINE_BYTES,
+        masks: Masks | None = None,
+        pty: bool = False,
+        popen: Callable[..., "subprocess.Popen[bytes]"] = subprocess.Popen,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._argv = list(argv)
+        self._echoes = echoes
+        self._publish = publish
+        self._relay = relay
+        self._max_line_bytes = max_line_bytes
+        self._masks = masks
+        self._pty = pty
+        self._popen = popen
+        self._clock = clock
+
+    def run(self) -> int:
+        """The command's exit code, 128 + n for signal n; or the code that says why there was no command."""
+        if self._relay.received:
+            return BY_SIGNAL + self._relay.received[0]
+        try:
+            child = self._start()
+        except FileNotFoundError:
+            return self._not_run("command not found", NOT_FOUND)
+        except (OSError, ValueError) as error:
+            return self._not_run(str(error), NOT_EXECUTABLE)
+        code = self._attend(child)
+        return BY_SIGNAL - code if code < 0 else code
+
+    def _start(self) -> Started:
+        if self._pty:
+            return Session(self._argv, job_environ())
+        pipe = subprocess.PIPE
+        return self._popen(self._argv, env=job_environ(), stdout=pipe, stderr=pipe, bufsize=0, process_group=0)
+
+    def _attend(self, child: Started) -> int:
+        self._relay.attach(child.pid)
+        with _terminal(child) as interrupted:
+            try:
+                self._capture(child)
+            except BaseException:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+                raise
+            finally:
+                self._relay.detach()
+                code = child.wait()
+        if code == -signal.SIGINT and interrupted():
+            # The terminal's Ctrl-C went straight to the command.
+            self._relay.received.append(signal.SIGINT)
+        return code
+
+    def _capture(self, child: Started) -> None:
+        size, masks, clock = self._max_line_bytes, self._masks, self._clock
+        Capture(child, self._echoes, self._publish, max_line_bytes=size, masks=masks, clock=clock).run()
+
+    def _not_run(self, reason: str, code: int) -> int:
+        text = f"{self._argv[0]}: {reason}"
+        self._echoes["stderr"].say(text)
+        message = f"chronoverse: {text}".encode("utf-8", "replace")
+        if self._masks:
+            message = self._masks.mask(message)
+        self._publish(Block("stderr", iso_timestamp(self._clock()), message, 1))
+        return code
+
+
+@contextlib.contextmanager
+def _terminal(child: Started) -> Iterator[Callable[[], bool]]:
+    """Our terminal is the command's; yields whether somebody may have typed Ctrl-C there."""
+    if isinstance(child, Session):
+        with attached(child) as keyboard:
+            yield lambda: keyboard is not None and keyboard.interrupted
+    else:
+        with lent_to(child.pid) as lent:
+            yield lambda: lent

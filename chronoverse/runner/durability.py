@@ -1,0 +1,108 @@
+"""Asks in the background how far the log is safe, and lets the spool forget that much. Appends never wait for it."""
+
+import threading
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
+
+from chronoverse.errors import ChronoverseError, NotDurable
+from chronoverse.joblog.values import Attempt
+from chronoverse.runner.spool.spool import Spool
+
+#: Seconds between looks whether somebody stopped us.
+LOOK_SECONDS: Final = 0.2
+#: Seconds between questions: the disk is not asked for every batch.
+PAUSE_SECONDS: Final = 0.1
+#: Seconds before a question that failed is asked again: the publisher notices the store's return sooner.
+RETRY_SECONDS: Final = 1.0
+#: Questions in vain (of two seconds each) after which somebody is told.
+PATIENCE: Final = 5
+
+
+class Oracle(Protocol):
+    """Who knows what is safe. :class:`chronoverse.store.durability.Confirmer` is one."""
+
+    def confirm(self, attempt: Attempt, hurried: bool = False) -> int | None: ...
+
+
+class Hold(NamedTuple):
+    """The attempt, and the number of the line with index 0."""
+
+    attempt: Attempt
+    base: int
+
+
+class Safety:
+    """Releases the spool's lines as they become safe: at once without an ``oracle``, or when it cannot tell."""
+
+    def __init__(self, spool: Spool, say: Callable[[str], None], hold: Callable[[], Hold | None]) -> None:
+        self._spool = spool
+        self._say = say
+        self._hold = hold
+        self._oracle: Oracle | None = None
+        self._in_vain = 0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, oracle: Oracle | None) -> None:
+        """Starts asking ``oracle``."""
+        self._oracle = oracle
+        if oracle is not None and self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="chronoverse-safety", daemon=True)
+            self._thread.start()
+
+    def acknowledged(self) -> None:
+        """Lines were acknowledged."""
+        if self._oracle is None:
+            self._spool.release(self._spool.acked)
+
+    def settle(self, hold: Hold) -> int | None:
+        """The number below which all is safe, the terminal entry too; None when that could not be said in time.
+
+        Raises what the oracle raises, but not :class:`NotDurable`: then what is acknowledged must do.
+        """
+        if self._oracle is not None:
+            try:
+                return self._oracle.confirm(hold.attempt, hurried=True)
+            except NotDurable as error:
+                self._give_up(error)
+        return hold.base + self._spool.end + 1
+
+    def stop(self) -> None:
+        """Asks no more."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set() and self._oracle is not None:
+            if self._spool.wait_unsafe(LOOK_SECONDS):
+                self._stop.wait(self._ask(self._oracle))
+
+    def _ask(self, oracle: Oracle) -> float:
+        hold = self._hold()
+        if hold is None:
+            return LOOK_SECONDS
+        try:
+            following = oracle.confirm(hold.attempt)
+        except NotDurable as error:
+            self._give_up(error)
+        except ChronoverseError:
+            return RETRY_SECONDS
+        else:
+            self._in_vain = self._in_vain + 1 if following is None else 0
+            if self._in_vain == PATIENCE:
+                self._say("the store answers but does not confirm that lines are safe; they are kept here too")
+            if following is not None:
+                self._spool.release(min(following - hold.base, self._spool.end))
+        return PAUSE_SECONDS
+
+    def _give_up(self, error: NotDurable) -> None:
+        if self._oracle is not None:
+            self._oracle = None
+            self._say(f"{error}; lines count as safe when it has answered")
+        self._spool.release(self._spool.acked)
+
+
+@runtime_checkable
+class Durable(Protocol):
+    """A store that can tell what is safe."""
+
+    def oracle(self) -> Oracle | None: ...

@@ -1,0 +1,238 @@
+"""The store as a runner needs it, over HTTP: for runners that reach the service, but not its store.
+
+Every request may be repeated blindly. So an answer that is lost costs a request and nothing else.
+"""
+
+import gzip
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+import urllib3
+from urllib3.exceptions import HTTPError, ProtocolError
+
+from chronoverse.backoff import retry_after
+from chronoverse.errors import BadRequest, ChronoverseError, Closed, Deleted, Fenced, Forbidden, Held, JobNotFound, NotALog, NotDurable, SequenceGap, StoreUnavailable, Tainted, TooFast, Unauthorized
+from chronoverse.joblog.values import Attempt, JobRef, Line, Status
+from chronoverse.runner.log_writer import Compared, line_digest
+
+#: Seconds a connection may take to open, and the service to go on with an answer: more than its store may take.
+CONNECT_SECONDS: Final = 2.0
+READ_SECONDS: Final = 10.0
+#: Bytes from which on a body is worth compressing: more than one packet.
+GZIP_BYTES: Final = 1_400
+#: zlib's fastest: log lines shrink to a fifth at 100 MB/s.
+GZIP_LEVEL: Final = 1
+#: Bytes of an answer that are read. Ours have a few hundred.
+ANSWER_BYTES: Final = 65_536
+
+#: What a 409 says by its reason.
+_REFUSALS: Final[Mapping[str, type[ChronoverseError]]] = {
+    "FENCED": Fenced,
+    "CLOSED": Closed,
+    "DELETED": Deleted,
+    "HELD": Held,
+    "TAINTED": Tainted,
+    "NOT_A_LOG": NotALog,
+}
+_FINAL: Final[Mapping[int, type[ChronoverseError]]] = {
+    400: BadRequest,
+    401: Unauthorized,
+    403: Forbidden,
+    404: JobNotFound,
+    413: BadRequest,
+    415: BadRequest,
+}
+
+
+class TooLong(BadRequest):
+    """Raised when the service takes no body as long as this one."""
+
+
+class NoOracle:
+    """Says that nobody can say what is safe: the service answers for its store's memory only."""
+
+    def confirm(self, attempt: Attempt, hurried: bool = False) -> int | None:
+        """Raises: :class:`NotDurable`, always."""
+        raise NotDurable("the service does not say what its store has on its disk")
+
+
+class HttpLedger:
+    """The service at ``url``. ``token`` may be a function, which makes one for each request.
+
+    When the function gives None after it has given a token, the service counts as away. With ``durable`` it is told
+    once that an answer is all that can be had.
+
+    Every method raises what :class:`chronoverse.store.Store` does, :class:`StoreUnavailable` also for a service
+    that does not answer, or answers that it cannot serve; :class:`TooFast`; and :class:`Unauthorized`,
+    :class:`Forbidden`, :class:`JobNotFound` (no such workflow, or not with this token) and :class:`BadRequest`,
+    which no retry changes.
+    Safe to share between threads.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | Callable[[], str | None] | None = None,
+        *,
+        durable: bool = False,
+        connect_seconds: float = CONNECT_SECONDS,
+        read_seconds: float = READ_SECONDS,
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._token = token
+        self._had_token = False
+        self._durable = durable
+        timeout = urllib3.Timeout(connect=connect_seconds, read=read_seconds)
+        self._http = urllib3.PoolManager(retries=False, timeout=timeout)
+
+    def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt:
+        """Takes the job's lease for a new attempt. ``token`` is the caller's own and unguessable.
+
+        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`; :class:`SequenceGap`, with nothing
+        changed, when the attempt's first line would not get the number ``first``.
+        """
+        body: dict[str, Any] = {"token": token}
+        answer = self._post(job, "attempts", body if first is None else {**body, "first": first})
+        return Attempt(job, token, _number(answer, "attempt"), _number(answer, "next"))
+
+    def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
+        """Appends consecutive ``lines`` (one at least), skipping those the log already has; returns the next number.
+
+        Stored whole or not at all, unless the service finds them too long: then they are sent in halves.
+        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`.
+        """
+        try:
+            return self._append(attempt, lines[0].sequence_num, [_spell(line) for line in lines])
+        except TooLong:
+            if len(lines) == 1:
+                raise
+        half = len(lines) // 2
+        self.append(attempt, lines[:half])
+        return self.append(attempt, lines[half:])
+
+    def lose(self, attempt: Attempt, first: int, last: int) -> int:
+        """Names lines ``first`` to ``last`` as lost; returns the next number. Renews the lease.
+
+        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`.
+        """
+        body = {"token": attempt.token, "attempt": attempt.attempt, "first": first, "count": last - first + 1}
+        return _number(self._post(attempt.job, "logs/lost", body), "next")
+
+    def compare(self, job: JobRef, lines: Sequence[Line]) -> Compared:
+        """Has the service compare ``lines`` with the log's: see :class:`chronoverse.runner.log_writer.Reader`."""
+        asked = {"first": lines[0].sequence_num, "lines": [line_digest(line) for line in lines]}
+        answer = self._post(job, "logs/compare", asked)
+        return Compared(_number(answer, "next"), answer.get("differs") is True)
+
+    def oracle(self) -> NoOracle | None:
+        """Who is asked what is safe; None where that is what was answered."""
+        return NoOracle() if self._durable else None
+
+    def renew(self, attempt: Attempt) -> None:
+        """Extends the lease. Raises: :class:`Fenced`, :class:`Deleted`."""
+        self._post(attempt.job, "logs", _lines(attempt, attempt.next, []))
+
+    def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, following: int) -> None:
+        """Ends the job behind its last line, ``following`` - 1.
+
+        Raises: :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
+        """
+        body = {"token": attempt.token, "attempt": attempt.attempt, "status": status.value}
+        self._post(attempt.job, "end", body | {"exit_code": exit_code, "dropped": dropped, "next": following})
+
+    def close(self) -> None:
+        """Closes idle connections. The ledger can be used again."""
+        self._http.clear()
+
+    def _append(self, attempt: Attempt, first: int, lines: list[dict[str, Any]]) -> int:
+        return _number(self._post(attempt.job, "logs", _lines(attempt, first, lines)), "next")
+
+    def _post(self, job: JobRef, route: str, body: Mapping[str, Any]) -> Any:
+        """The answer's JSON, None where it has none."""
+        url = f"{self._url}/workflows/{job.workflow_id}/jobs/{job.job_id}/{route}"
+        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        token = self._token() if callable(self._token) else self._token
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+            self._had_token = True
+        elif self._had_token:
+            # While the service restarts, its old worker may still read from a connection that is open. It would refuse
+            # us for good.
+            raise StoreUnavailable(f"there is no token for {self._url} now")
+        content = orjson.dumps(body)
+        if len(content) >= GZIP_BYTES:
+            headers["Content-Encoding"] = "gzip"
+            content = gzip.compress(content, GZIP_LEVEL, mtime=0)
+        try:
+            response = self._request(url, content, headers)
+            answer = response.read(ANSWER_BYTES)
+            response.release_conn()
+        except (HTTPError, OSError) as error:
+            raise StoreUnavailable(f"{self._url} does not answer: {_reason(error)}") from error
+        if response.status == 204:
+            return None
+        if response.status == 200:
+            return self._json(answer)
+        raise _refusal(response.status, answer, retry_after(response))
+
+    def _request(self, url: str, content: bytes, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+        """One answer, its body unread. A connection that the service closed while it was idle is not worth a word."""
+        options: dict[str, Any] = {"body": content, "headers": headers, "preload_content": False, "redirect": False}
+        try:
+            return self._http.request("POST", url, **options)
+        except ProtocolError:
+            self._http.clear()
+            return self._http.request("POST", url, **options)
+
+    def _json(self, answer: bytes) -> Any:
+        # A proxy's page, say, in front of a service that is being changed: worth a retry, like its 502.
+        try:
+            return orjson.loads(answer)
+        except ValueError as error:
+            raise StoreUnavailable(f"{self._url} does not answer with JSON: is it the right address?") from error
+
+
+def _spell(line: Line) -> dict[str, Any]:
+    spelled: dict[str, Any] = {"timestamp": line.timestamp, "message": line.message, "stream": line.stream}
+    return {**spelled, "partial": True} if line.partial else spelled
+
+
+def _lines(attempt: Attempt, first: int, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"token": attempt.token, "attempt": attempt.attempt, "first": first, "lines": lines}
+
+
+def _number(answer: Any, name: str) -> int:
+    number = answer.get(name) if isinstance(answer, dict) else None
+    if type(number) is not int:
+        raise StoreUnavailable("the service sent an unreadable answer")
+    return number
+
+
+def _refusal(status: int, answer: bytes, seconds: float) -> ChronoverseError:
+    """The error behind a problem document (RFC 9457), or behind the status of whatever else came.
+
+    ``seconds`` are those of its Retry-After.
+    """
+    try:
+        problem = orjson.loads(answer)
+        detail = str(problem.get("detail") or problem["title"])
+        reason, expected = problem.get("reason"), problem.get("expected")
+    except (ValueError, LookupError, AttributeError, TypeError):
+        detail, reason, expected = f"the service answers {status}", None, None
+    if status == 409 and reason == "GAP" and type(expected) is int:
+        return SequenceGap(expected)
+    if status == 409 and reason in _REFUSALS:
+        return _REFUSALS[reason](detail)
+    if status == 429:
+        return TooFast(detail, seconds)
+    if status == 408 or status >= 500:
+        return StoreUnavailable(detail)
+    if status == 413:
+        return TooLong(detail)
+    return _FINAL.get(status, ChronoverseError)(detail)
+
+
+def _reason(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return (isinstance(cause, OSError) and cause.strerror) or type(cause).__name__

@@ -1,0 +1,133 @@
+"""Delivers what a runner left behind in a file: its lines, then how the job ended.
+
+The file is removed only when the store has ended the job and has given back every line of the file.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Final
+
+from chronoverse.errors import ArchiveDamaged, Closed, Deleted, JobNotFound, NotInLog, OtherWriter, SpoolError
+from chronoverse.joblog.values import JobRef, Status, iso_timestamp
+from chronoverse.runner.log_writer import Ending, Ledger, Reader
+from chronoverse.runner.publisher import Publisher
+from chronoverse.runner.readback import read_back, reader_of
+from chronoverse.runner.run import DELIVER_SECONDS, SIGNAL_POLL_SECONDS, leave
+from chronoverse.runner.spool.spool import Spool
+
+#: The first line's number in a job that lines are published as under another id than their own.
+FIRST: Final = 1
+
+
+def deliver(
+    path: Path,
+    connect: Callable[[str], Ledger],
+    say: Callable[[str], None],
+    *,
+    reader: Callable[[Ledger], Reader] = reader_of,
+    job_id: str | None = None,
+    lease_seconds: float = 30,
+    seconds: float = DELIVER_SECONDS,
+    through: str | None = None,
+    clock: Callable[[], float] = time.time,
+) -> bool:
+    """Whether all of ``path`` is in the store, and ended; then the file is gone. Otherwise it stays as it is.
+
+    ``connect`` gives the store of a workflow, and ``reader`` who reads it back. With ``job_id`` the lines are published
+    as that job of their workflow, from line 1 on; it must have no lines yet. A runner that was killed could not say how
+    its job ended: then the job counts as LOST. The lines of a job that was deleted are deleted as well, with ``path``.
+
+    Raises: :class:`SpoolError` for a file that is none; :class:`NotInLog` when the job has ended (it was declared LOST
+    meanwhile, say) and its log does not give back what the file holds; :class:`Held`, :class:`OtherWriter`,
+    :class:`Deleted`, :class:`Tainted` or :class:`NotALog` when the job cannot be gone on with; :class:`StoreError` when
+    the lines cannot be read back.
+    """
+    spool = Spool.recover(path, keep_all=True)
+    job = _job_of(spool, path)
+    if job_id is not None and job_id != job.job_id:
+        job = JobRef(job.workflow_id, job_id)
+        spool.rename()
+    known = spool.state.get("ending")
+    ending = Ending(Status(known[0]), known[1]) if known else Ending(Status.LOST, None)
+    connected = cache(partial(connect, job.workflow_id))
+    first = FIRST if job_id is not None else None
+    publisher = Publisher(connected, job, spool, say, lease_seconds=lease_seconds, first=first)
+    publisher.end(ending, iso_timestamp(clock()))
+    lines = spool.end - spool.first
+    refusal: Closed | None = None
+    delivered = was_published = False
+    try:
+        closed = _publish(publisher, seconds)
+        was_published = True
+        if closed or publisher.ended:
+            refusal = _wrong(publisher, spool, lambda: reader(connected()), job, path)
+            if refusal is None and closed and ending.status is not Status.LOST:
+                refusal = NotInLog(f"{job} has all lines of {path}, but has not ended as it says: {_spell(ending)}")
+            delivered = refusal is None
+    except KeyboardInterrupt:
+        say("interrupted")
+    except Closed as error:
+        refusal = error
+    finally:
+        publisher.stop()
+        # A job that has ended is no reason to publish its lines again, unless they were found to be missing.
+        told = refusal if was_published else publisher.refusal
+        leave(publisher, say, through, delivered=delivered, refusal=told)
+        if isinstance(publisher.refusal, Deleted) and not path.exists():
+            say(f"{job} was deleted: {path} is gone, with the {lines} lines in it")
+    if refusal is not None:
+        raise refusal
+    if delivered:
+        say(f"{lines} lines of {job} are in the store, and {path} is gone")
+    return delivered
+
+
+def _job_of(spool: Spool, path: Path) -> JobRef:
+    try:
+        return JobRef(spool.state["workflow"], spool.state["job"])
+    except KeyError as error:
+        raise SpoolError(f"{path} does not say which job it belongs to") from error
+
+
+def _publish(publisher: Publisher, seconds: float) -> Closed | None:
+    """Publishes for up to ``seconds``. The store's answer that the job has ended already, if that was it.
+
+    Raises every other refusal.
+    """
+    deadline = time.monotonic() + seconds
+    with contextlib.suppress(Closed):
+        publisher.start(seconds)
+        while not publisher.join(SIGNAL_POLL_SECONDS) and time.monotonic() < deadline:
+            pass
+    refusal = publisher.refusal
+    if refusal is None or (isinstance(refusal, Closed) and not isinstance(refusal, OtherWriter)):
+        return refusal
+    raise refusal
+
+
+def _wrong(
+    publisher: Publisher, spool: Spool, reader: Callable[[], Reader], job: JobRef, path: Path
+) -> NotInLog | None:
+    """What is to be said of the file's lines that the log does not give back; None when there are none."""
+    hold = publisher.hold
+    if hold is None:
+        return NotInLog(f"{job} has ended without the {spool.end - spool.first} lines of {path}")
+    try:
+        compared = read_back(reader(), job, spool, hold.base)
+    except (JobNotFound, ArchiveDamaged) as error:
+        raise NotInLog(f"the log of {job} does not give back the lines of {path}: {error}") from error
+    spool.acknowledge(compared.following - hold.base)
+    last = hold.base + spool.end - 1
+    if compared.following > last:
+        return None
+    if compared.differs:
+        reason = "was redacted, or is another runner's"
+        return NotInLog(f"line {compared.following} of {job} is not as in {path}: it {reason}")
+    return NotInLog(f"{job} has ended without lines {compared.following} to {last} of {path}")
+
+
+def _spell(ending: Ending) -> str:
+    return ending.status if ending.exit_code is None else f"{ending.status} with exit code {ending.exit_code}"

@@ -1,0 +1,162 @@
+"""How the spool spells lines in bytes, in memory and in its file alike. Pure.
+
+    file     two copies of the state (2 KiB each), then slots of equal size
+    slot     1 KiB: its header, and the *prelude* (records that stand before its own: what was dropped here);
+             then records
+    record   length and checksum, timestamp, number of lines, stream; the lines' bytes, a newline between them
+
+A slot is used again and again, so a record's checksum begins with its slot's *order*: what an earlier use left
+behind is never taken for a record of this one. Of the two copies of the state the newer whole one counts.
+"""
+
+import contextlib
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from chronoverse.runner.capture.line_splitter import Block
+
+#: Bytes of one copy of the state; there are two, then the slots begin.
+STATE_BYTES: Final = 2048
+SLOTS_AT: Final = 2 * STATE_BYTES
+#: Bytes of a slot before its records: the header, then the prelude.
+SLOT_HEAD_BYTES: Final = 1024
+
+_MAGIC: Final = b"CVSPOOL1"
+_STATE: Final = struct.Struct("<8sIIQ")
+_SLOT: Final = struct.Struct("<4sIQqQI")
+_RECORD: Final = struct.Struct("<II24sIB3x")
+_USED: Final = b"SLOT"
+_TIMESTAMP: Final = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
+_STDERR: Final = 1
+_PARTIAL: Final = 2
+#: Bytes of a record beside its text.
+RECORD_HEAD_BYTES: Final = _RECORD.size
+
+
+class SlotHead(NamedTuple):
+    """A slot in use. ``order`` grows from slot to slot; ``start`` and ``ordinal`` are its first line's.
+
+    ``ordinal`` counts what the job printed, so it jumps where lines were dropped; ``start`` counts what is published,
+    and is -1 while that is not known.
+    """
+
+    order: int
+    start: int
+    ordinal: int
+    prelude: bytes
+
+
+class Record(NamedTuple):
+    """A block found in a slot, and where the next begins."""
+
+    block: Block
+    end: int
+
+
+def pack(block: Block, order: int) -> bytes:
+    """The head of the block's record; its text follows."""
+    flags = (block.stream == "stderr") * _STDERR | block.partial * _PARTIAL
+    rest = _RECORD.pack(len(block.text), 0, block.timestamp.encode(), block.lines, flags)[8:]
+    check = zlib.crc32(block.text, zlib.crc32(rest, order & 0xFFFFFFFF))
+    return struct.pack("<II", len(block.text), check) + rest
+
+
+def whole(block: Block, order: int) -> bytes:
+    """The block's whole record."""
+    return pack(block, order) + block.text
+
+
+def lines_at(data: bytes | bytearray | memoryview, at: int) -> tuple[int, int]:
+    """How many lines the record at ``at`` has, and where the next one begins. Nothing is checked."""
+    length, _, _, lines, _ = _RECORD.unpack_from(data, at)
+    return lines, at + _RECORD.size + length
+
+
+def block_at(data: bytes | bytearray | memoryview, at: int) -> Block:
+    """The record at ``at``. Nothing is checked."""
+    length, _, timestamp, lines, flags = _RECORD.unpack_from(data, at)
+    start = at + _RECORD.size
+    stream = "stderr" if flags & _STDERR else "stdout"
+    return Block(stream, timestamp.decode("ascii"), bytes(data[start : start + length]), lines, bool(flags & _PARTIAL))
+
+
+def sound(data: bytes, order: int) -> Iterator[Record]:
+    """The records at the beginning of ``data``, up to the first that is torn, changed, or of an earlier use.
+
+    It ends as well at one that no runner has written, though its checksum is right.
+    """
+    at = 0
+    while at + _RECORD.size <= len(data):
+        length, check = struct.unpack_from("<II", data, at)
+        start = at + _RECORD.size
+        if start + length > len(data):
+            return
+        text = memoryview(data)[start : start + length]
+        if check != zlib.crc32(text, zlib.crc32(data[at + 8 : start], order & 0xFFFFFFFF)):
+            return
+        if not _is_ours(data, at):
+            return
+        yield Record(block_at(data, at), start + length)
+        at = start + length
+
+
+def _is_ours(data: bytes, at: int) -> bool:
+    """Whether what the record's head says is possible, and true of its text. A right checksum does not say that."""
+    length, _, timestamp, lines, flags = _RECORD.unpack_from(data, at)
+    start = at + _RECORD.size
+    if not _TIMESTAMP.fullmatch(timestamp) or flags & ~(_STDERR | _PARTIAL):
+        return False
+    return lines == data.count(b"\n", start, start + length) + 1 and (lines == 1 or not flags & _PARTIAL)
+
+
+def pack_slot(head: SlotHead) -> bytes:
+    """The header and the prelude."""
+    rest = struct.pack("<QqQI", head.order, head.start, head.ordinal, len(head.prelude)) + head.prelude
+    packed = _USED + struct.pack("<I", zlib.crc32(rest)) + rest
+    if len(packed) > SLOT_HEAD_BYTES:
+        raise ValueError("the prelude does not fit")
+    return packed
+
+
+def unpack_slot(data: bytes) -> SlotHead | None:
+    """The header of a slot in use, or None."""
+    if len(data) < _SLOT.size:
+        return None
+    used, check, order, start, ordinal, length = _SLOT.unpack_from(data)
+    end = _SLOT.size + length
+    if used != _USED or end > len(data) or zlib.crc32(data[8:end]) != check:
+        return None
+    return SlotHead(order, start, ordinal, bytes(data[_SLOT.size : end]))
+
+
+def pack_state(state: dict[str, Any], generation: int) -> tuple[int, bytes]:
+    """Where the next copy of the state goes, and its bytes."""
+    text = orjson.dumps(state)
+    rest = struct.pack("<IQ", len(text), generation) + text
+    packed = _MAGIC + struct.pack("<I", zlib.crc32(rest)) + rest
+    if len(packed) > STATE_BYTES:
+        raise ValueError("the state does not fit")
+    return generation % 2 * STATE_BYTES, packed.ljust(STATE_BYTES, b"\0")
+
+
+def unpack_state(data: bytes) -> tuple[dict[str, Any], int] | None:
+    """The newest whole copy of the state at the beginning of a file, and its generation; None when there is none."""
+    found: list[tuple[int, dict[str, Any]]] = []
+    for at in (0, STATE_BYTES):
+        if len(data) < at + _STATE.size:
+            break
+        magic, check, length, generation = _STATE.unpack_from(data, at)
+        text = data[at + _STATE.size : at + _STATE.size + length]
+        if magic == _MAGIC and len(text) == length and zlib.crc32(data[at + 12 : at + _STATE.size] + text) == check:
+            with contextlib.suppress(orjson.JSONDecodeError):
+                found.append((generation, orjson.loads(text)))
+    found = [each for each in found if isinstance(each[1], dict)]
+    if not found:
+        return None
+    generation, state = max(found, key=lambda each: each[0])
+    return state, generation

@@ -1,0 +1,316 @@
+"""Every setting, read once from the environment into one frozen value. Nothing else reads the environment.
+
+``python -m chronoverse.settings`` prints the table of ``docs/settings.md``.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple, get_type_hints
+
+from chronoverse.settings import parse
+from chronoverse.errors import SettingsError
+
+#: Before every name but WEB_CONCURRENCY, which is gunicorn's own.
+PREFIX: Final = "CHRONOVERSE_"
+#: Workers when nobody says: one per core, but no more than a laptop gives without noticing.
+DEFAULT_WORKERS: Final = 4
+
+_KEYS: Final = ("CHRONOVERSE_JWT_SECRET", "CHRONOVERSE_JWT_PUBLIC_KEY", "CHRONOVERSE_JWT_JWKS_URL")
+_DURABILITIES: Final = ("acked", "fsynced", "replicated")
+_FORMATS: Final = ("console", "json")
+_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+
+
+def _workers() -> int:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(DEFAULT_WORKERS, usable or 1)
+
+
+class Knob(NamedTuple):
+    """What is known of a setting beside its value: how its text is read, its unit, and what it does."""
+
+    read: Callable[[str], Any]
+    unit: str
+    about: str
+    #: The default in words, where the value does not say it.
+    default: str = ""
+    prefix: str = PREFIX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the environment asks for, checked. :meth:`from_env` makes it; a test may make its own."""
+
+    redis_url: Annotated[
+        str | None,
+        Knob(
+            parse.redis_url,
+            "URL",
+            "The store: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`"
+            " ([all forms](redis.md)).",
+            "an embedded server",
+        ),
+    ] = field(default=None, repr=False)
+    key_prefix: Annotated[
+        str,
+        Knob(
+            parse.matching("[A-Za-z0-9._:-]{1,64}", "1 to 64 of A-Z a-z 0-9 . _ : -"),
+            "text",
+            "What every key in the store starts with.",
+        ),
+    ] = "chronoverse"
+    data_dir: Annotated[
+        Path,
+        Knob(
+            parse.directory,
+            "path",
+            "Where the embedded server, its token secret and undelivered lines are kept.",
+            "`$XDG_STATE_HOME/chronoverse`, else `~/.local/state/chronoverse`;"
+            " on macOS `~/Library/Application Support/chronoverse`",
+        ),
+    ]
+    bind: Annotated[
+        str, Knob(parse.bind, "address", "Where the service listens: `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`.")
+    ] = "127.0.0.1:8000"
+    jwt_secret: Annotated[
+        bytes | None,
+        Knob(parse.secret, "text", "The tokens' HS256 key, 32 bytes at least.", "with the embedded server, made once"),
+    ] = field(default=None, repr=False)
+    jwt_public_key: Annotated[
+        str | None, Knob(parse.public_key, "PEM or path", "The tokens' RSA, EC or Ed25519 public key.")
+    ] = None
+    jwt_jwks_url: Annotated[
+        str | None, Knob(parse.jwks_url, "URL", "Where the tokens' public keys are published, as JWKS.")
+    ] = None
+    heartbeat_seconds: Annotated[
+        int, Knob(parse.Whole(1, 300), "seconds", "Silence after which a stream sends a heartbeat.")
+    ] = 15
+    lease_seconds: Annotated[
+        int, Knob(parse.Whole(1, 3_600), "seconds", "Silence after which a runner is given up and its job LOST.")
+    ] = 30
+    retention_seconds: Annotated[
+        int, Knob(parse.Whole(1, 315_360_000), "seconds", "How long a log is kept after its job has ended.")
+    ] = 604_800
+    hot_seconds: Annotated[
+        int,
+        Knob(
+            parse.Whole(0, 315_360_000),
+            "seconds",
+            "How long the store keeps a log after its job has ended and all of it is archived.",
+        ),
+    ] = 3_600
+    hot_bytes: Annotated[
+        int,
+        Knob(
+            parse.Whole(1_048_576, 1_099_511_627_776),
+            "bytes",
+            "What one job's log may take in the store. Beyond it, its oldest lines move to the archive.",
+        ),
+    ] = 67_108_864
+    archive_url: Annotated[
+        str | None,
+        Knob(
+            parse.archive_url,
+            "URL",
+            "Where logs are archived: `file:///DIRECTORY`, `s3://BUCKET/PREFIX` (with the extra `s3`; its endpoint and"
+            " credentials as boto3 takes them) or `none`.",
+            "`archive` in the data directory with the embedded server, else none",
+        ),
+    ] = None
+    max_line_bytes: Annotated[
+        int, Knob(parse.Whole(256, 1_048_576), "bytes", "A longer line is cut into `partial` pieces.")
+    ] = 65_536
+    max_body_bytes: Annotated[
+        int,
+        Knob(
+            parse.Whole(65_536, 33_554_432),
+            "bytes",
+            "A longer request body, as sent or as inflated, is refused with 413.",
+        ),
+    ] = 8_388_608
+    durability: Annotated[
+        str,
+        Knob(
+            parse.one_of(*_DURABILITIES),
+            "word",
+            "When a runner forgets a line: once the store has it, has it on its disk, or has it on a replica.",
+        ),
+    ] = "fsynced"
+    spool_max_bytes: Annotated[
+        int,
+        Knob(
+            parse.Whole(16_781_312, 1_099_511_627_776),
+            "bytes",
+            "What a runner keeps on disk while the store is away. Beyond it, lines from the middle are dropped.",
+        ),
+    ] = 1_073_741_824
+    max_streams: Annotated[
+        int, Knob(parse.Whole(1, 1_000_000), "streams per worker", "Those beyond it are refused with 503.")
+    ] = 8_000
+    max_streams_per_token: Annotated[
+        int | None,
+        Knob(
+            parse.Whole(1, 1_000_000),
+            "streams per worker",
+            "Those beyond it of tokens with the same `sub` are refused with 429.",
+            "as many as the worker takes",
+        ),
+    ] = None
+    max_streams_per_address: Annotated[
+        int | None,
+        Knob(
+            parse.Whole(1, 1_000_000),
+            "streams per worker",
+            "Those beyond it of the same client address (IPv6: the same /64) are refused with 429. A proxy's word for"
+            " the address counts when gunicorn's `FORWARDED_ALLOW_IPS` names the proxy.",
+            "as many as the worker takes",
+        ),
+    ] = None
+    max_publish_rate_per_token: Annotated[
+        int | None,
+        Knob(
+            parse.Whole(65_536, 1_099_511_627_776),
+            "bytes a second per worker",
+            "What runners may publish over HTTP with tokens of the same `sub`, ten seconds of it at once; a line counts"
+            " 48 bytes beside its message. Appends beyond it are refused with 429 until it is made up for.",
+            "as many as the worker takes",
+        ),
+    ] = None
+    max_stream_seconds: Annotated[
+        int,
+        Knob(
+            parse.Whole(1, 86_400),
+            "seconds",
+            "Age at which a stream is ended, up to a tenth earlier, for its client to resume.",
+        ),
+    ] = 3_600
+    drain_seconds: Annotated[
+        int,
+        Knob(
+            parse.Whole(0, 600),
+            "seconds",
+            "Over how long a worker that was told to go spreads the ends of its streams. It has gone 5 s later.",
+        ),
+    ] = 10
+    log_format: Annotated[
+        str, Knob(parse.one_of(*_FORMATS), "word", "How the service logs: `console` lines, or a `json` object a line.")
+    ] = "console"
+    log_level: Annotated[
+        str, Knob(parse.one_of(*_LEVELS), "level", f"How much the service logs: {', '.join(_LEVELS)}.")
+    ] = "info"
+    traces: Annotated[
+        bool,
+        Knob(
+            parse.traces,
+            "word",
+            "`true` sends an OpenTelemetry span for each request and stream (with the extra `otel`), to where"
+            " `OTEL_EXPORTER_OTLP_ENDPOINT` and its like say ([more](operations.md#traces)).",
+            "`false`",
+        ),
+    ] = False
+    web_concurrency: Annotated[
+        int, Knob(parse.Whole(1, 256), "processes", "The service's workers.", "one per core, 4 at most", "")
+    ] = field(default_factory=_workers)
+    url: Annotated[str, Knob(parse.service_url, "URL", "The service that `chronoverse logs` asks.")] = (
+        "http://127.0.0.1:8000"
+    )
+    token: Annotated[
+        str | None,
+        Knob(
+            parse.matching("[A-Za-z0-9._~+/=-]{1,8192}", "a bearer token"),
+            "token",
+            "What `chronoverse logs` and `run --server` show to the service.",
+            "beside an embedded server, made on the spot",
+        ),
+    ] = field(default=None, repr=False)
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the store is a server of our own in the data directory."""
+        return self.redis_url is None
+
+    @property
+    def archive_place(self) -> str | None:
+        """The URL of the archive, or None where there is none."""
+        if self.archive_url is not None:
+            return None if self.archive_url == "none" else self.archive_url
+        return (self.data_dir.absolute() / "archive").as_uri() if self.is_embedded else None
+
+    @property
+    def has_local_secret(self) -> bool:
+        """Whether tokens are signed with the secret that the data directory keeps."""
+        return self.is_embedded and not (self.jwt_secret or self.jwt_public_key or self.jwt_jwks_url)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
+        """The settings in ``environ``, where an empty value is as good as none.
+
+        Raises :class:`SettingsError`, which names every bad one.
+        """
+        values: dict[str, Any] = {}
+        problems: list[str] = []
+        for attribute, name, knob in knobs():
+            try:
+                if text := environ.get(name):
+                    values[attribute] = knob.read(text)
+                elif attribute == "data_dir":
+                    values[attribute] = default_data_dir(environ)
+            except ValueError as error:
+                problems.append(f"{name} {error}")
+        keys = [name for name in _KEYS if environ.get(name)]
+        if len(keys) > 1:
+            problems.append(f"{' and '.join(keys)} exclude each other")
+        if problems:
+            raise SettingsError("; ".join(problems))
+        return cls(**values)
+
+
+def knobs() -> Iterator[tuple[str, str, Knob]]:
+    """Every setting: the attribute, the variable's name, and what is known of it."""
+    hints = get_type_hints(Settings, include_extras=True)
+    for each in fields(Settings):
+        (knob,) = hints[each.name].__metadata__
+        yield each.name, knob.prefix + each.name.upper(), knob
+
+
+def default_data_dir(environ: Mapping[str, str], platform: str = sys.platform) -> Path:
+    """The user's state directory. https://specifications.freedesktop.org/basedir-spec/latest/
+
+    Raises ValueError when there is no home directory to put it in.
+    """
+    state = environ.get("XDG_STATE_HOME", "")
+    if state.startswith("/"):  # the specification: relative ones are invalid and to be ignored
+        return Path(state, "chronoverse")
+    home = parse.directory(environ.get("HOME") or "~")
+    if platform == "darwin":
+        return home / "Library" / "Application Support" / "chronoverse"
+    return home / ".local" / "state" / "chronoverse"
+
+
+def child_environ(changes: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """``environ`` for a process of ours, with ``changes``; a changed PYTHONPATH goes in front of the old one."""
+    merged = {**environ, **changes}
+    if "PYTHONPATH" in changes and environ.get("PYTHONPATH"):
+        merged["PYTHONPATH"] = changes["PYTHONPATH"] + os.pathsep + environ["PYTHONPATH"]
+    return merged
+
+
+def job_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """``environ`` for a job's command: without our settings, such as the token, since the job's output is published."""
+    return {name: value for name, value in environ.items() if not name.startswith(PREFIX)}
+
+
+def markdown_table() -> str:
+    """The settings as documentation."""
+    rows = ["| name | default | unit | what it does |", "|---|---|---|---|"]
+    defaults = {each.name: each.default for each in fields(Settings)}
+    for attribute, name, knob in knobs():
+        value = defaults[attribute]
+        default = knob.default or ("none" if value is None else f"`{value}`")
+        limits = f", {knob.read.low} to {knob.read.high}" if isinstance(knob.read, parse.Whole) else ""
+        rows.append(f"| `{name}` | {default} | {knob.unit}{limits} | {knob.about} |")
+    return "\n".join(rows) + "\n"
+

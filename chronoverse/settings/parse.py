@@ -1,0 +1,159 @@
+"""The text of one setting to its value. Pure but for the key file; each raises ValueError that says "must be …"."""
+
+import os
+import re
+from collections.abc import Callable
+from importlib.util import find_spec
+from ipaddress import IPv6Address, ip_address
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import SplitResult, urlsplit
+
+from chronoverse.settings.redis_url import RedisUrl
+
+#: Characters read of a public key file. The longest RSA key anybody uses has under 3,000.
+MAX_KEY_FILE: Final = 65_536
+#: Bytes of an HS256 secret, at least: as many as the hash has. https://www.rfc-editor.org/rfc/rfc7518#section-3.2
+MIN_SECRET_BYTES: Final = 32
+
+_BIND = re.compile(r"unix:.+|(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})", re.ASCII)
+
+
+class Whole(NamedTuple):
+    """Reads a whole number in plain digits, from ``low`` to ``high``."""
+
+    low: int
+    high: int
+
+    def __call__(self, text: str) -> int:
+        if re.fullmatch("[0-9]{1,15}", text) and self.low <= int(text) <= self.high:
+            return int(text)
+        raise ValueError(f"must be a whole number from {self.low} to {self.high}")
+
+
+def matching(pattern: str, what: str) -> Callable[[str], str]:
+    """Reads text of which all matches ``pattern``."""
+
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"must be {what}")
+        return text
+
+    return parse
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Reads one of ``words``, in any case."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(f"must be one of {', '.join(words)}")
+        return text.lower()
+
+    return parse
+
+
+def traces(text: str) -> bool:
+    """Whether to send traces, which takes packages that not everybody has."""
+    wanted = one_of("true", "false")(text) == "true"
+    try:
+        installed = not wanted or find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        installed = False
+    if not installed:
+        raise ValueError("needs OpenTelemetry: pip install 'chronoverse[otel]'")
+    return wanted
+
+
+def redis_url(text: str) -> str:
+    """A URL of the kinds that the store can open."""
+    RedisUrl.read(text)
+    return text
+
+
+def jwks_url(text: str) -> str:
+    """A URL that nobody on the way can answer in the issuer's place."""
+    parts = _url(text, "https", "http")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError("must be https:// unless it is on this machine")
+    return text
+
+
+def service_url(text: str) -> str:
+    """A URL that paths can be put behind."""
+    parts = _url(text, "http", "https")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("must have no user, query or fragment")
+    return text.rstrip("/")
+
+
+def bind(text: str) -> str:
+    """An address to listen on, as gunicorn spells it."""
+    found = _BIND.fullmatch(text)
+    try:
+        if found and int(found["port"] or 0) < 65_536 and (not found["v6"] or IPv6Address(found["v6"])):
+            return text
+    except ValueError:
+        pass
+    raise ValueError("must be HOST:PORT, [IPV6]:PORT or unix:PATH")
+
+
+def archive_url(text: str) -> str:
+    """A URL of a place for objects."""
+    parts = urlsplit(text)
+    is_file = parts.scheme == "file" and not parts.netloc and parts.path.strip("/")
+    is_bucket = parts.scheme == "s3" and re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", parts.netloc)
+    if text != "none" and (not (is_file or is_bucket) or parts.query or parts.fragment):
+        raise ValueError("must be file:///DIRECTORY, s3://BUCKET/PREFIX or none")
+    return text
+
+
+def secret(text: str) -> bytes:
+    """The bytes of an HS256 key."""
+    key = os.fsencode(text)
+    if len(key) < MIN_SECRET_BYTES:
+        raise ValueError(f"must be at least {MIN_SECRET_BYTES} bytes long")
+    return key
+
+
+def public_key(text: str) -> str:
+    """A PEM public key, given itself or as the path of its file."""
+    if "-----BEGIN" not in text:
+        try:
+            with open(text, encoding="ascii") as file:
+                text = file.read(MAX_KEY_FILE)
+        except (OSError, ValueError):
+            raise ValueError("must be a PEM public key or the path of a readable one") from None
+    if "PRIVATE KEY-----" in text:
+        raise ValueError("must be the public half of the key, not the private one")
+    if "-----BEGIN PUBLIC KEY-----" not in text:
+        raise ValueError("must be a PEM public key (-----BEGIN PUBLIC KEY-----)")
+    return text
+
+
+def directory(text: str) -> Path:
+    """An absolute path; ``~`` is the user's home."""
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("must be a path that is not in a home directory, as there is none") from None
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether ``host`` can only mean this machine."""
+    try:
+        return host == "localhost" or ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _url(text: str, *schemes: str) -> SplitResult:
+    expected = f"must be a whole {' or '.join(f'{scheme}://' for scheme in schemes)} URL"
+    try:
+        parts = urlsplit(text)
+        complete = bool(parts.hostname and parts.port != 0)
+    except ValueError:
+        raise ValueError(expected) from None
+    if parts.scheme not in schemes or not complete or re.search(r"\s", text):
+        raise ValueError(expected)
+    return parts

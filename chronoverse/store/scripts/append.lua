@@ -1,0 +1,37 @@
+-- Compare-and-append: a batch is stored whole or not at all, and a repeated one changes nothing.
+-- KEYS  log, job, lease
+-- ARGV  token, lease in ms, first number, then runs of lines alike: timestamp, stream, partial ('' or '1'),
+--       how many, their messages
+-- ->    OK next | OK next SLOW (an archiver asks for a pause) | GAP expected | DELETED | FENCED | CLOSED | TAINTED last-id
+-- Out of memory is an error before the first write, so XADD (or what makes it possible) comes before every other write.
+local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
+local token, ttl, first = ARGV[1], ARGV[2], tonumber(ARGV[3])
+
+check_types(log, job, lease)
+local last, shape = head(log, job)
+local refused = refusal(job, lease, token)
+if refused then return {refused} end
+if shape then return {shape, last} end
+if first > last + 1 then return {'GAP', last + 1} end
+
+local call, number, at = redis.call, first, 4
+resume_numbering(call, log, last)
+while at <= #ARGV do
+  local timestamp, stream, partial, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
+  for message = at + 4, at + 3 + count do
+    if number > last then
+      local id = string.format('%.0f-0', number)
+      if partial == '' then
+        call('XADD', log, id, 'timestamp', timestamp, 'message', ARGV[message], 'stream', stream)
+      else
+        call('XADD', log, id, 'timestamp', timestamp, 'message', ARGV[message], 'stream', stream, 'partial', '1')
+      end
+    end
+    number = number + 1
+  end
+  at = at + 4 + count
+end
+redis.call('PEXPIRE', lease, ttl)
+local answer, slow_until = {'OK', math.max(number, last + 1)}, redis.call('HGET', job, 'slow_until')
+if slow_until and now_ms() < (whole_number(slow_until) or 0) then answer[3] = 'SLOW' end
+return answer

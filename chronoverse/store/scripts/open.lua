@@ -1,0 +1,34 @@
+-- A new attempt at a job: takes the lease and says where its numbering goes on.
+-- KEYS  log, job, lease, jobs
+-- ARGV  token, lease in ms, now (ISO 8601), now (Unix ms), job id, the workflow's own retention in ms ('' for none),
+--       the number that the first line must get ('' for any)
+-- ->    OK attempt next | DELETED | HELD | CLOSED | TAINTED last-id | GAP next, when the first line would get another number
+-- The token is the caller's own, so a repeated open after a lost reply finds its lease and changes nothing.
+local log, job, lease, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local token, ttl = ARGV[1], ARGV[2]
+
+if is_deleted(lease) then return {'DELETED'} end
+check_types(log, job, lease, jobs)
+local last, shape = head(log, job)
+local status, deleting = unpack(redis.call('HMGET', job, 'status', 'deleting'))
+if shape == 'CLOSED' or is_terminal(status) or deleting then return {'CLOSED'} end
+if shape == 'TAINTED' then return {'TAINTED', last} end
+
+local holder = redis.call('GET', lease)
+if not is_free(holder) and holder ~= token then return {'HELD'} end
+if ARGV[7] ~= '' and holder ~= token and tonumber(ARGV[7]) ~= last + 1 then return {'GAP', last + 1} end
+-- Nothing below fails half-way: the keys are of their types, and where there is no memory this first write is refused.
+redis.call('ZADD', jobs, 'NX', ARGV[4], ARGV[5])
+local attempt = whole_number(redis.call('HGET', job, 'attempt')) or 0
+if is_free(holder) then
+  redis.call('SET', lease, token, 'PX', ttl)
+  attempt = attempt + 1
+end
+redis.call('HSET', job, 'status', 'RUNNING', 'attempt', string.format('%.0f', attempt))
+redis.call('HSETNX', job, 'created_at', ARGV[3])
+redis.call('HSETNX', job, 'started_at', ARGV[3])
+if ARGV[6] ~= '' or redis.call('HGET', job, 'retention_ms') then redis.call('HSET', job, 'retention_ms', ARGV[6]) end
+redis.call('PERSIST', log)
+redis.call('PERSIST', job)
+redis.call('PEXPIRE', lease, ttl)
+return {'OK', attempt, last + 1}

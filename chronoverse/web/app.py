@@ -1,0 +1,129 @@
+"""The service's root: builds what the routes need and wires them together."""
+
+import time
+from collections.abc import Mapping
+
+import gevent
+import jwt
+from flask import Flask, request
+from werkzeug.exceptions import NotFound
+
+from chronoverse.embedded import server as embedded
+from chronoverse.auth import jwks
+from chronoverse import metrics
+from chronoverse.archive.connect import objects_at
+from chronoverse.archive.reader import Archive
+from chronoverse.auth.tokens import Verifier
+from chronoverse.errors import AtCapacity
+from chronoverse.history.tiered_log import NoArchive
+from chronoverse.live.replay_cache import Pieces
+from chronoverse.settings import Settings
+from chronoverse.store import Store
+from chronoverse.live.tail import Tail
+from chronoverse.live.fair_lock import Turns
+from chronoverse.web.routes import admin, events, jobs, logs, ops, publish, raw, search, ui
+from chronoverse.web.streaming import unread_answers as answers
+from chronoverse.web.http import request_id as identity, openapi, problems
+from chronoverse.web.streaming.admission import Streams
+from chronoverse.web.http.bodies import Bodies
+from chronoverse.web.streaming.broadcast import Worker
+from chronoverse.web.streaming.ended_jobs import Ended
+from chronoverse.web.http.event_loop import ARRIVING_SECONDS, Sparingly, let_others
+from chronoverse.web.streaming.fastpath import FastPath
+from chronoverse.web.http.logging import redact
+from chronoverse.web.streaming.stream_writer import Outlets
+from chronoverse.web.streaming.presence import Presence
+from chronoverse.web.http.token_bucket import Rates
+from chronoverse.web.streaming.restraint import Restraint
+from chronoverse.web.http.schemas import IdentifierConverter
+from chronoverse.web.http.dependencies import ARRIVAL_SECONDS, Services
+from chronoverse.web.http.tracing import Traces
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The WSGI application of one worker.
+
+    ``settings`` default to the environment's. Without a ``CHRONOVERSE_REDIS_URL`` the worker holds the embedded
+    server of the data directory.
+    """
+    return build_app(services(settings or Settings.from_env()))
+
+
+def services(settings: Settings) -> Services:
+    """What the routes need, made from ``settings``. Opens no connection yet."""
+    hold = embedded.hold(settings.data_dir) if settings.redis_url is None else None
+    store = Store(
+        hold.url if hold else settings.redis_url or "",
+        prefix=settings.key_prefix,
+        lease_seconds=settings.lease_seconds,
+        retention_seconds=settings.retention_seconds,
+    )
+    objects = objects_at(settings.archive_place) if settings.archive_place else None
+    archive = Archive(objects, store.archived) if objects else NoArchive()
+    rest, most = Restraint(presence := Presence()), settings.max_line_bytes
+    pieces = Pieces(store, archive, max_line_bytes=most, pause=let_others, rest=rest)
+    tail = Tail(store.for_tail(), lease_seconds=settings.lease_seconds, redacted=pieces.forget)
+    metrics.WORKERS.set(1)
+    metrics.STREAMS_LIMIT.set(settings.max_streams)
+    return Services(
+        settings=settings,
+        store=store,
+        tail=tail,
+        pieces=pieces,
+        ended=Ended(store.look),
+        archive=archive,
+        objects=objects,
+        verifier=Verifier.from_settings(settings, _fetch_in_time),
+        streams=Streams(settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address),
+        outlets=Outlets(Worker(tail, settings.heartbeat_seconds, time.monotonic)),
+        bodies=Bodies(settings.max_body_bytes),
+        arrivals=Turns(ARRIVAL_SECONDS, AtCapacity, Sparingly(ARRIVING_SECONDS)),
+        hold=hold,
+        presence=presence,
+        rates=Rates(settings.max_publish_rate_per_token),
+        traces=Traces(redact) if settings.traces else None,
+    )
+
+
+def _fetch_in_time(url: str) -> Mapping[str, jwt.PyJWK]:
+    """:func:`jwks.fetch`, ended after :data:`jwks.FETCH_SECONDS` wherever it is: in a name's look-up, in TLS's
+    handshake, or between two bytes. Raises as that does."""
+    with gevent.Timeout(jwks.FETCH_SECONDS, TimeoutError("the issuer did not send its keys in time")):
+        return jwks.fetch(url)
+
+
+def build_app(services: Services) -> Flask:
+    """The application around ``services``."""
+    app = Flask("chronoverse", static_folder=None)
+    app.url_map.merge_slashes = False
+    app.url_map.converters["id"] = IdentifierConverter
+    identity.register(app)
+    document = openapi.describe(app)
+    document.register_converter(IdentifierConverter, _document_identifier)
+    for module in (events, logs, search, raw, jobs, publish, admin):
+        document.register_blueprint(module.blueprint(services))
+    document.register_blueprint(ops.blueprint(services, document))
+    app.register_blueprint(ui.blueprint(services.settings))
+    app.before_request(_plain_path)
+    answers.register(app, services.answers)
+    problems.register(app)
+    app.extensions["chronoverse"] = services
+    # Flask's way to put something in front of an application.
+    app.wsgi_app = FastPath(app.wsgi_app, services)  # type: ignore[method-assign]
+    if services.traces:
+        services.traces.register(app)
+    return app
+
+
+def _plain_path() -> None:
+    """An escaped or a doubled slash leads nowhere, also where the server has already taken it for a plain one.
+
+    The target may be in its absolute form: ``GET http://h//x`` (RFC 9112 section 3.2.2).
+    """
+    target = request.environ.get("RAW_URI", "").partition("?")[0].lower()
+    if request.environ["PATH_INFO"].startswith("//") or "%2f" in target:
+        raise NotFound
+
+
+def _document_identifier(converter: IdentifierConverter) -> dict[str, str]:
+    return {"type": "string", "pattern": f"^{converter.regex}$"}

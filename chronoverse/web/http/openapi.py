@@ -1,0 +1,51 @@
+"""The OpenAPI document: what the blueprints and their schemas say, with our problem documents for refusals."""
+
+from typing import Any, Final
+
+from flask import Flask
+from flask_smorest import Api
+
+from chronoverse.web.http.schemas import ProblemSchema
+
+#: What any route that needs a token may answer, beside what it says of itself.
+REFUSALS: Final = ("401", "403", "429", "503")
+
+
+class Document(Api):
+    """flask-smorest's document, filled by the blueprints registered with it."""
+
+    ERROR_SCHEMA = ProblemSchema
+
+    def render(self) -> dict[str, Any]:
+        """The whole document, refusals as ``application/problem+json``."""
+        document: dict[str, Any] = self.spec.to_dict()
+        answers = list(document["components"]["responses"].values())
+        for path in document["paths"].values():
+            for operation in path.values():
+                if "responses" not in operation:
+                    continue
+                if "security" not in operation:
+                    refusals = {status: {"$ref": "#/components/responses/DEFAULT_ERROR"} for status in REFUSALS}
+                    operation["responses"] = refusals | operation["responses"]
+                answers += operation["responses"].values()
+        document["components"]["schemas"].pop("PaginationMetadata", None)
+        for answer in answers:
+            content = answer.get("content", {})
+            if content.get("application/json", {}).get("schema", {}).get("$ref", "").endswith("/Problem"):
+                content["application/problem+json"] = content.pop("application/json")
+        return document
+
+
+def describe(app: Flask) -> Document:
+    """An empty document for ``app``."""
+    app.config.update(
+        API_TITLE="Chronoverse",
+        API_VERSION="1",
+        OPENAPI_VERSION="3.1.0",
+        API_SPEC_OPTIONS={
+            "info": {"description": "Job logs as Server-Sent Events, live and from any offset, and their history."},
+            "components": {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}},
+            "security": [{"bearer": []}],
+        },
+    )
+    return Document(app)

@@ -1,0 +1,354 @@
+"""Walking a stored log for one request: upwards or downwards, in batches that hold up nobody else for long."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode
+
+import gevent.socket
+import orjson
+from flask import Response, request
+
+from chronoverse.archive.reader import Archive
+from chronoverse.archive.search import search as archive_search
+from chronoverse.joblog.entries import Entry, RawEntry
+from chronoverse.errors import ArchiveUnavailable, AtCapacity, InvalidCursor, TooExpensive
+from chronoverse.history.tiered_log import History
+from chronoverse.joblog.values import MAX_NUMBER, Job, JobRef, Line
+from chronoverse.joblog.matcher import Matcher
+from chronoverse.joblog.time_range import Period
+from chronoverse.web.http.page_budget import LINE_CHARACTERS, PAGE_BYTES, PageBudget
+from chronoverse.web.streaming.connection import on_hangup
+from chronoverse.web.http.cursors import decode_cursor
+from chronoverse.web.http.event_loop import in_thread, let_others
+from chronoverse.web.http.dependencies import Services, principal
+
+#: Bytes of JSON that a line is reckoned with before anything is read. A page of one line is taken for an answer that is
+#: so small that it is not counted.
+LONG_LINE_BYTES: Final = 64 * 2**10
+#: Entries of one read at first, when nobody knows how long the lines are, and at most.
+FIRST_BATCH: Final = 8
+MAX_BATCH: Final = 250
+#: Bytes that one read may bring where short lines are followed by lines as long as a runner may write them: where that
+#: is longer than 64 KiB, fewer are read at once. 16 MiB keep the worker busy for some 20 ms.
+READ_BYTES: Final = 16 * 2**20
+#: Seconds after which a request that goes through many lines lets others have a turn, which takes 20 µs. Live lines
+#: wait for about two of these.
+TURN_SECONDS: Final = 0.001
+#: The same for a search, which goes on only when nobody else has anything to do: a live line waits for one of these.
+SLICE_SECONDS: Final = 0.00025
+#: Characters that a read aims at: long lines come fewer at a time. Each page that is being made, and each download,
+#: holds up to twice as many.
+BATCH_CHARACTERS: Final = 256 * 2**10
+
+
+class Turns:
+    """Gives everybody else a turn now and then; to be asked for each line that something is done with.
+
+    ``others`` lets them run, when this has gone on for ``seconds`` by ``clock``.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], others: Callable[[], object] = let_others, seconds: float = TURN_SECONDS
+    ) -> None:
+        self._clock = clock
+        self._others = others
+        self._seconds = seconds
+        self._until = clock() + seconds
+
+    @classmethod
+    def of_search(cls, services: Services) -> "Turns":
+        """Turns for a search, which goes on only when nobody else has anything to do."""
+        return cls(services.monotonic, services.stand_back, SLICE_SECONDS)
+
+    def give(self) -> None:
+        """Lets the others run when this has gone on for long enough."""
+        if self._clock() > self._until:
+            self._others()
+            self._until = self._clock() + self._seconds
+
+
+class Batch(NamedTuple):
+    """Lines in the order asked for, the number of the last entry looked at, and whether there are none behind it.
+
+    ``found``: each of them is known to match what is searched for.
+    """
+
+    lines: list[Line]
+    place: int
+    last: bool
+    found: bool = False
+
+
+class Search(NamedTuple):
+    """What is looked for, for the archive to rule out what need not be read."""
+
+    matcher: Matcher
+    period: Period
+
+
+class Page(NamedTuple):
+    """A page's lines by number, each as JSON, the number of the last entry looked at, and whether others follow."""
+
+    lines: dict[int, bytes]
+    place: int
+    more: bool
+
+    def to_json(self, *, descending: bool) -> list[orjson.Fragment]:
+        """The lines in the order asked for, for orjson, which does not encode them again."""
+        return [orjson.Fragment(self.lines[number]) for number in sorted(self.lines, reverse=descending)]
+
+
+#: Makes JSON, by number, of a line that is wanted, and of others that belong to it. None when the budget has no room
+#: for them.
+Spell = Callable[[Line, PageBudget], dict[int, bytes] | None]
+
+
+@contextlib.contextmanager
+def page_budget(services: Services, ref: JobRef, limit: int) -> Iterator[PageBudget]:
+    """The budget of a page of up to ``limit`` lines of ``ref``, in the request's turn. It shrinks when the client
+    leaves.
+
+    Raises: as :meth:`Services.paging` does; :class:`ShareUsed` also when the token's subject has so many unread answers
+    that there might be no room for this one.
+    """
+    sock, subject = request.environ.get("gunicorn.socket"), principal().subject
+    # Who has no unread answer goes on even when others use all the room: a short page needs none of it.
+    with contextlib.suppress(AtCapacity):
+        services.answers.check(subject, min(PAGE_BYTES, (limit - 1) * LONG_LINE_BYTES))
+    with (
+        services.paging(ref, subject),
+        PageBudget(services.monotonic, services.pages, subject) as budget,
+        contextlib.ExitStack() as undo,
+    ):
+        if isinstance(sock, gevent.socket.socket):
+            undo.callback(on_hangup(sock, lambda _: budget.leave()))
+        yield budget
+
+
+class _StoreInTurn:
+    """The store for :class:`History`: each read of lines waits for its ``subject``'s turn."""
+
+    def __init__(self, services: Services, subject: str) -> None:
+        self._services = services
+        self._subject = subject
+
+    def look(self, job: JobRef) -> Job | None:
+        return self._services.store.look(job)
+
+    def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
+        with self._services.scanning(job, self._subject):
+            return self._services.store.page(job, after=after, before=before, count=count)
+
+
+def batches(
+    services: Services,
+    job: Job,
+    place: int,
+    *,
+    descending: bool = False,
+    limit: int | None = None,
+    search: Search | None = None,
+    others: Callable[[], object] = let_others,
+) -> Iterator[Batch]:
+    """The log strictly after ``place`` in the order asked for. ``others`` is called between two batches.
+
+    ``limit`` is how many entries are wanted, where that is known. With so few, only reads of the store wait for a turn,
+    so that an archive that is slow holds up nobody. With ``search`` only lines that match need be there.
+
+    Raises: as the store and the archive do; :class:`JobNotFound` when the log went away before all of it was read.
+    """
+    archive = services.archive
+    # A download goes on when its request's context is gone.
+    subject = principal().subject
+    history = History(services.store if limit is None else _StoreInTurn(services, subject), archive, job)
+    most = max(1, min(MAX_BATCH, READ_BYTES // services.settings.max_line_bytes))
+    count = min(FIRST_BATCH, most)
+    while True:
+        if search and isinstance(archive, Archive) and _is_archived(history.job, place, descending):
+            try:
+                for batch in _search(services, archive, history.job, place, descending, search):
+                    place = batch.place
+                    yield batch
+                if descending:
+                    return
+            except ArchiveUnavailable:
+                if place - descending < history.job.hot - (not descending):
+                    raise
+            search = None
+        if limit is not None:
+            count = max(1, min(count, limit))
+        with services.scanning(job.ref, subject) if limit is None else contextlib.nullcontext():
+            read = history.before(place, count) if descending else history.after(place, count)
+        place, last = read.place, read.last
+        mean = sum(len(entry.message) for entry in read.entries if isinstance(entry, Line)) / max(read.read, 1)
+        lines, whole = _first_lines(read.entries, BATCH_CHARACTERS)
+        if not whole:
+            # The others are read again: they would wait with these for a download's client.
+            place, last = lines[-1].sequence_num, False
+        # Whoever takes the batch may let go of its lines.
+        del read
+        if last and _more(job, place, descending):
+            # Entries may be missing there; all of them are when somebody has deleted the log.
+            services.job(job.ref)
+        if limit is not None:
+            limit -= len(lines)
+        yield Batch(lines, place, last)
+        if last:
+            return
+        others()
+        count = round(min(most, max(1, BATCH_CHARACTERS / (mean + 1))))
+
+
+def _first_lines(entries: Iterable[Entry], characters: int) -> tuple[list[Line], bool]:
+    """The lines, up to the one that begins beyond twice so many ``characters``; and whether these are all."""
+    found: list[Line] = []
+    for entry in entries:
+        if isinstance(entry, Line):
+            if characters < 0:
+                return found, False
+            found.append(entry)
+            characters -= len(entry.message) // 2
+    return found, True
+
+
+def _is_archived(job: Job, place: int, descending: bool) -> bool:
+    """Whether the archive has what follows, whatever the store has of it: it is searched ten times as fast."""
+    return job.first < place <= job.archived + 1 if descending else place < job.archived
+
+
+def _search(
+    services: Services, archive: Archive, job: Job, place: int, descending: bool, search: Search
+) -> Iterator[Batch]:
+    """What the archive has of it, a frame at a time."""
+    turns = Turns.of_search(services)
+    since, until = search.period
+    how = partial(
+        archive_search, descending=descending, since=since, until=until, work=services.heavy_work, pause=turns.give
+    )
+    frames = how(archive, job.ref, search.matcher, place)
+    while True:
+        with services.searching(job.ref, principal().subject):
+            frame = next(frames, None)
+        if frame is None:
+            return
+        yield Batch(frame.lines, frame.place, False, found=True)
+        turns.give()
+
+
+def line_json(line: Line, **more: object) -> bytes:
+    """A line's JSON on a page: cut off, and marked so, at :data:`LINE_CHARACTERS`. Ends with the keys of ``more``."""
+    if len(line.message) > LINE_CHARACTERS:
+        line, more = line._replace(message=line.message[:LINE_CHARACTERS]), {"truncated": True, **more}
+    return orjson.dumps({**line.to_json(), **more})
+
+
+def spell_line(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
+    """A line by itself. See :data:`Spell`."""
+    json = line_json(line)
+    return {line.sequence_num: json} if budget.take(json) else None
+
+
+def page(
+    services: Services,
+    job: Job,
+    place: int,
+    limit: int,
+    budget: PageBudget,
+    *,
+    descending: bool,
+    wanted: Callable[[Line], bool] | None = None,
+    search: Search | None = None,
+    spell: Spell = spell_line,
+) -> Page:
+    """Up to ``limit`` lines, strictly after ``place`` in the order asked for, and what ``spell`` adds to them.
+
+    Those that match ``search`` and are ``wanted``; all, without either. Fewer when the ``budget`` is used up.
+
+    Raises: as :func:`batches`, :func:`matches` and :meth:`PageBudget.take` do.
+    """
+    lines: dict[int, bytes] = {}
+    found, begun = 0, False
+    # A page that goes through many lines to find a few stands back.
+    many = bool(wanted or search)
+    turns = Turns.of_search(services) if many else Turns(services.monotonic)
+    most, others = (None, services.stand_back) if many else (limit, let_others)
+    try:
+        for batch in batches(services, job, place, descending=descending, limit=most, search=search, others=others):
+            for line in batch.lines:
+                turns.give()
+                if begun and budget.is_used_up():
+                    return Page(lines, place, True)
+                begun = True
+                budget.entries_left -= 1
+                there = wanted is None or wanted(line)
+                if there and (search is None or batch.found or matches(search.matcher, line, services.heavy_work)):
+                    spelt = spell(line, budget)
+                    if spelt is None:
+                        return Page(lines, place, True)
+                    lines.update(spelt)
+                    found += 1
+                place = line.sequence_num
+                if found == limit:
+                    return Page(lines, place, _more(job, place, descending))
+            place = batch.place
+            if batch.last:
+                return Page(lines, place, False)
+            begun = True
+            if budget.is_used_up():
+                break
+    except TooExpensive:
+        # What was found before that line comes first; the next page says it.
+        if not lines:
+            raise
+        return Page(lines, place, True)
+    return Page(lines, place, _more(job, place, descending))
+
+
+def matches(matcher: Matcher, line: Line, heavy_work: Callable[[Callable[[], bool]], bool] = in_thread) -> bool:
+    """Whether ``line`` matches. ``heavy_work`` calls what may take long, elsewhere than on the event loop.
+
+    Raises: :class:`TooExpensive`, and as ``heavy_work`` does.
+    """
+    number, size = line.sequence_num, len(line.message)
+    if not matcher.is_feasible(size):
+        raise TooExpensive(
+            f"line {number} has {size} characters, too many for this expression:"
+            " use a simpler one or plain text, or start behind this line"
+        )
+    if matcher.is_heavy(size):
+        return heavy_work(partial(matcher.matches, line.message))
+    return matcher.matches(line.message)
+
+
+def start(query: dict[str, Any], listing: tuple[Any, ...], job: Job, *, descending: bool) -> int:
+    """The place a page starts after: what the cursor or the offset says, or the log's beginning in that order.
+
+    Raises: :class:`InvalidCursor`.
+    """
+    if "cursor" not in query:
+        offset: int = query.get("offset", job.last + 1 if descending else 0)
+        return offset
+    (place,) = decode_cursor(query["cursor"], listing, [int])
+    if not 0 <= place <= MAX_NUMBER:
+        raise InvalidCursor("cursor: this is not one of ours")
+    number: int = place
+    return number
+
+
+def page_response(body: dict[str, Any], cursor: str | None, place: int | None = None, **query: Any) -> Response:
+    """A page with the ``Link`` (RFC 8288) to the next one; ``place`` is how far into a log it has come."""
+    response = Response(orjson.dumps(body), content_type="application/json")
+    response.headers["Cache-Control"] = "private, no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    if place is not None:
+        response.headers["Last-Event-ID"] = str(place)
+    if cursor:
+        wanted = {name: value for name, value in query.items() if value is not None}
+        response.headers["Link"] = f'<{request.path}?{urlencode({**wanted, "cursor": cursor})}>; rel="next"'
+    return response
+
+
+def _more(job: Job, place: int, descending: bool) -> bool:
+    return place > job.first if descending else place < job.last

@@ -1,0 +1,183 @@
+"""Refusals as RFC 9457 problem documents: one table from errors to status codes."""
+
+import logging
+from typing import Any, Final
+
+import orjson
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException
+
+from chronoverse import metrics
+from chronoverse.errors import AppendRefused, ArchiveBusy, ArchiveDamaged, ArchiveUnavailable, AtCapacity, ChronoverseError, Closed, Deleted, Draining, Fenced, Forbidden, Held, InvalidCursor, JobNotFound, KeysUnavailable, NoArchive, NotALog, SequenceGap, ShareUsed, StillLive, StoreError, StoreRefused, StoreUnavailable, Tainted, TooExpensive, TooFast, Unauthorized
+from chronoverse.live.delivery_stats import store_failed
+from chronoverse.web.http.request_id import request_id
+
+#: Parameters that one document names, and characters of a name and of what is wrong with it: a client may have made up
+#: both, and thousands of them.
+NAMED_PARAMETERS: Final = 10
+NAME_CHARACTERS: Final = 100
+DETAIL_CHARACTERS: Final = 500
+#: Seconds after which a refused client may come again: about what a restart or a failover takes.
+RETRY_AFTER_SECONDS: Final = 2
+
+STATUS: Final[dict[type[ChronoverseError], int]] = {
+    InvalidCursor: 400,
+    TooExpensive: 400,
+    Unauthorized: 401,
+    Forbidden: 403,
+    JobNotFound: 404,
+    NotALog: 409,
+    NoArchive: 409,
+    StillLive: 409,
+    AppendRefused: 409,
+    StoreError: 502,
+    StoreUnavailable: 503,
+    StoreRefused: 503,
+    ShareUsed: 429,
+    TooFast: 429,
+    AtCapacity: 503,
+    KeysUnavailable: 503,
+}
+
+#: What a 409 is about, in a word for programs.
+REASON: Final[dict[type[ChronoverseError], str]] = {
+    SequenceGap: "GAP",
+    Fenced: "FENCED",
+    Closed: "CLOSED",
+    Deleted: "DELETED",
+    Held: "HELD",
+    Tainted: "TAINTED",
+    NotALog: "NOT_A_LOG",
+    NoArchive: "NO_ARCHIVE",
+    StillLive: "STILL_LIVE",
+}
+
+#: What is said of a fault on our side, where the error's own words are for operators only.
+DETAILS: Final[dict[type[ChronoverseError], str]] = {
+    StoreError: "The store gave an unexpected answer.",
+    StoreUnavailable: "The store cannot be reached; try again.",
+    ArchiveBusy: "The job is being archived or deleted just now; try again.",
+    ArchiveUnavailable: "This part of the log is in the archive, which cannot be reached; try again.",
+    ArchiveDamaged: "This part of the log cannot be read from the archive.",
+    StoreRefused: "The store does not take writes now; try again.",
+    KeysUnavailable: "The keys that tokens are checked with cannot be fetched; try again.",
+    Draining: "This worker is going down; try again.",
+}
+
+#: One text for every 404, so that "not yours", "not there" and "no such path" cannot be told apart.
+NOT_FOUND: Final = "There is nothing here, or nothing that this token may see."
+
+TITLES: Final = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    409: "Conflict",
+    413: "Content Too Large",
+    414: "URI Too Long",
+    415: "Unsupported Media Type",
+    417: "Expectation Failed",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+}
+
+log = logging.getLogger(__name__)
+
+
+def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None, **members: Any) -> Response:
+    """The document. ``errors`` names single parameters: ``[{"parameter": …, "detail": …}]``; ``members`` are added."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": TITLES.get(status, "Error"),
+        "status": status,
+        "detail": detail,
+        **members,
+    }
+    if errors:
+        body["errors"] = errors
+    # Two 404s must not differ by a byte.
+    if status != 404 and (name := request_id()):
+        body["request_id"] = name
+    metrics.REQUESTS_REFUSED.labels(status).inc()
+    response = Response(orjson.dumps(body), status, content_type="application/problem+json")
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if status in (429, 503):
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return response
+
+
+def register(app: Flask) -> None:
+    """Makes every refusal of ``app`` a problem document."""
+    app.register_error_handler(ChronoverseError, refuse)
+    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def refuse(error: ChronoverseError) -> Response:
+    """The answer to a request that one of our own errors ended."""
+    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+    if status == 404:
+        return problem(404, NOT_FOUND)
+    if status >= 500:
+        # Where the store is and what it said concerns operators only.
+        log.warning("refused with %d: %s", status, error)
+        if isinstance(error, StoreError):
+            store_failed("request", error)
+    # An error of capacity says what is full, which is nothing that a client may not know.
+    own_words = status < 500 or type(error) is AtCapacity
+    detail = str(error) if own_words else DETAILS.get(type(error), "Something went wrong here.")
+    response = problem(status, detail, **_members(error))
+    if isinstance(error, TooFast):
+        response.headers["Retry-After"] = str(error.seconds)
+    if status == 403:
+        response.headers["WWW-Authenticate"] = 'Bearer error="insufficient_scope"'
+    return response
+
+
+def _members(error: ChronoverseError) -> dict[str, Any]:
+    """What a runner must know of the store's refusal beside its words."""
+    members: dict[str, Any] = {"reason": REASON[type(error)]} if type(error) in REASON else {}
+    return {**members, "expected": error.expected} if isinstance(error, SequenceGap) else members
+
+
+def _http(error: HTTPException) -> Response:
+    status = error.code or 500
+    if status == 404:
+        return problem(404, NOT_FOUND)
+    errors, more = _parameters(getattr(error, "data", None) or {})
+    words = [f"{e['parameter']}: {e['detail']}" for e in errors] + ([f"and {more} more"] if more else [])
+    detail = "; ".join(words) or error.description or error.name
+    response = problem(status, detail, errors)
+    for name, value in error.get_headers():
+        if name in ("Accept-Encoding", "Allow", "Retry-After"):
+            response.headers[name] = value
+    return response
+
+
+def _parameters(data: dict[str, Any]) -> tuple[list[dict[str, str]], int]:
+    """What webargs found wrong, as ``{"query": {"offset": ["…"]}}``: an entry for each of the first parameters, and how
+    many more there are."""
+    found = [
+        (name if name != "_schema" else location, details)
+        for location, fields in data.get("messages", {}).items()
+        for name, details in fields.items()
+    ]
+    entries = [
+        {"parameter": name[:NAME_CHARACTERS], "detail": " ".join(map(str, details))[:DETAIL_CHARACTERS]}
+        for name, details in found[:NAMED_PARAMETERS]
+    ]
+    return entries, len(found) - len(entries)
+
+
+def _unexpected(error: Exception) -> Response:
+    log.error("unexpected error", exc_info=error)
+    return problem(500, "Something went wrong here; it has been logged.")

@@ -1,0 +1,220 @@
+"""What a runner's requests say: opening, appending, ending. The source of both validation and OpenAPI."""
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import count
+from typing import Any, Final
+
+from marshmallow import Schema, ValidationError, fields, validate
+
+from chronoverse.joblog.values import MAX_NUMBER, Line, Status
+from chronoverse.web.http.schemas import STREAMS
+
+#: Lines of one append. Beyond it the script would hold the store for more than a millisecond or two.
+MAX_LINES: Final = 500
+#: The highest number from which on lines may be named as lost, and the most of them at once: a log that has no numbers
+#: left cannot end. A runner that writes a million lines a second gets there in five days.
+MAX_LOST: Final = 5 * 10**11
+#: An exit code, or its negative: what the reader of a log takes for one.
+MAX_EXIT_CODE: Final = 999_999_999
+
+_TIMESTAMP: Final = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]\.[0-9]{3}Z")
+_TOKEN: Final = re.compile("[0-9a-f]{32,128}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
+_KEYS: Final = frozenset({"timestamp", "message", "stream", "partial"})
+#: The bytes that U+FFFD has beyond the one that it may stand for.
+_REPLACED: Final = len("\ufffd".encode()) - 1
+
+
+def _token() -> fields.String:
+    return fields.String(
+        required=True,
+        validate=_check_token,
+        metadata={
+            "description": "The runner's own, unguessable, the same in all requests of an attempt.",
+            "pattern": "^[0-9a-f]{32,128}$",
+        },
+    )
+
+
+def _check_token(token: str) -> None:
+    if not _TOKEN.fullmatch(token):
+        raise ValidationError("must be 32 to 128 hexadecimal digits")
+
+
+class WholeNumber(fields.Integer):
+    """An integer as JSON Schema has it: 2.0 is one, and true is none, though Python would count with it."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+        if type(value) is not int and not (type(value) is float and value.is_integer()):
+            raise self.make_error("invalid", input=value)
+        return int(value)
+
+
+def _number(least: int, description: str, most: int = MAX_NUMBER, **kwargs: Any) -> WholeNumber:
+    return WholeNumber(validate=validate.Range(least, most), metadata={"description": description}, **kwargs)
+
+
+def _attempt() -> WholeNumber:
+    return _number(1, "The number that opening it has returned.", required=True)
+
+
+class NewLineSchema(Schema):
+    """A line that is to be appended. Its number is its place behind `first`."""
+
+    timestamp = fields.String(
+        required=True,
+        metadata={"description": "ISO 8601, UTC, milliseconds.", "pattern": f"^{_TIMESTAMP.pattern}$"},
+    )
+    message = fields.String(
+        required=True,
+        metadata={
+            "description": "Without a newline; at most CHRONOVERSE_MAX_LINE_BYTES bytes of UTF-8.",
+            "pattern": r"^[^\n]*$",
+        },
+    )
+    stream = fields.String(required=True, validate=validate.OneOf(STREAMS))
+    partial_ = fields.Boolean(
+        data_key="partial", metadata={"description": "True when the line goes on in the stream's next one."}
+    )
+
+
+class Lines(fields.List[Mapping[str, Any]]):
+    """Lines, read in one loop instead of by a schema for each: 500 of them take 0.5 ms instead of 20."""
+
+    def __init__(self, max_line_bytes: int, **kwargs: Any) -> None:
+        super().__init__(fields.Nested(NewLineSchema), validate=validate.Length(max=MAX_LINES), **kwargs)
+        self._max_line_bytes = max_line_bytes
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        if not isinstance(value, list):
+            raise ValidationError("must be a list of lines")
+        for place, line in enumerate(value):
+            wrong = self._wrong(line)
+            if wrong:
+                raise ValidationError(f"{place}: {wrong}")
+        return value
+
+    def _wrong(self, line: Any) -> str | None:
+        """What is wrong with a line, in the order in which a person would look."""
+        if type(line) is not dict or not line.keys() <= _KEYS:
+            return f"must be an object of {', '.join(sorted(_KEYS))}"
+        timestamp, message = line.get("timestamp"), line.get("message")
+        if not isinstance(timestamp, str) or not _TIMESTAMP.fullmatch(timestamp):
+            return "timestamp must be like 2026-03-03T10:00:05.123Z"
+        if not isinstance(message, str) or "\n" in message:
+            return "message must be text without a newline"
+        if line.get("stream") not in STREAMS:
+            return "stream must be stdout or stderr"
+        if type(line.get("partial", False)) is not bool:
+            return "partial must be true or false"
+        if 4 * len(message) > self._max_line_bytes and _bytes(message) > self._max_line_bytes:
+            return f"message must have at most {self._max_line_bytes} bytes: send a longer line in partial pieces"
+        return None
+
+
+def _bytes(message: str) -> int:
+    """The message's bytes before what is not UTF-8 in them was replaced: that is how a runner cuts lines."""
+    return len(message.encode()) - _REPLACED * message.count("\ufffd")
+
+
+def lines(first: int, items: list[dict[str, Any]]) -> Iterator[Line]:
+    """The lines of a :class:`LinesBody`, numbered from ``first``."""
+    for number, item in zip(count(first), items, strict=False):
+        yield Line(number, item["timestamp"], item["message"], item["stream"], item.get("partial", False))
+
+
+class AttemptBody(Schema):
+    """Opens a new attempt at a job."""
+
+    token = _token()
+    first = _number(
+        1,
+        "Where given: refuse with GAP, and change nothing, if the first line would get another number.",
+        load_default=None,
+    )
+
+
+class LinesBody(Schema):
+    """Appends consecutive lines. No lines at all only renew the lease."""
+
+    token = _token()
+    attempt = _attempt()
+    first = _number(1, "The first line's number.", MAX_NUMBER - MAX_LINES, required=True)
+    lines = fields.List(fields.Nested(NewLineSchema), required=True, validate=validate.Length(max=MAX_LINES))
+
+    @classmethod
+    def of(cls, max_line_bytes: int) -> Schema:
+        """The schema for lines of at most so many bytes."""
+        name = "LinesBody"
+        return cls.from_dict({"lines": Lines(max_line_bytes, required=True)}, name=name)()
+
+
+class LostBody(Schema):
+    """Names consecutive lines as lost: neither the log nor the runner has them any more."""
+
+    token = _token()
+    attempt = _attempt()
+    first = _number(1, "The first line's number: the log's next.", MAX_LOST, required=True)
+    count = _number(1, "How many lines.", MAX_LOST, required=True)
+
+
+class CompareBody(Schema):
+    """Asks whether a log has a runner's lines as they are, also when the job has ended."""
+
+    first = _number(1, "The first line's number.", MAX_NUMBER - MAX_LINES, required=True)
+    lines = fields.List(
+        fields.String(validate=validate.Regexp(_SHA256), metadata={"pattern": "^[0-9a-f]{64}$"}),
+        required=True,
+        validate=validate.Length(1, MAX_LINES),
+        metadata={"description": "SHA-256 of each line as `/logs/raw?format=jsonl` has it, without the newline."},
+    )
+
+
+class EndBody(Schema):
+    """Ends a job behind its last line."""
+
+    token = _token()
+    attempt = _attempt()
+    status = fields.String(
+        required=True,
+        validate=validate.OneOf([status.value for status in Status if status.terminal]),
+        metadata={"description": "LOST is for what is delivered of a runner that was killed."},
+    )
+    exit_code = WholeNumber(
+        allow_none=True,
+        load_default=None,
+        validate=validate.Range(-MAX_EXIT_CODE, MAX_EXIT_CODE),
+        metadata={"description": "Null when there is none."},
+    )
+    dropped = _number(0, "Lines that the runner could not keep.", load_default=0)
+    next = _number(1, "The number behind the last line's.", required=True)
+
+
+class AttemptSchema(Schema):
+    """An attempt: while its lease is held, this runner alone may append."""
+
+    attempt = fields.Integer(required=True)
+    token = fields.String(required=True)
+    next = fields.Integer(required=True, metadata={"description": "The number of its first line."})
+
+
+class ComparedSchema(Schema):
+    """How far the log has the same lines."""
+
+    next = fields.Integer(
+        required=True,
+        metadata={
+            "description": "The number behind the last line that is the same, of those that were read at once: ask"
+            " again from there. `first` when not even that one is the same."
+        },
+    )
+    differs = fields.Boolean(required=True, metadata={"description": "True when line `next` is there and another one."})
+
+
+class NextSchema(Schema):
+    """Where the log goes on."""
+
+    next = fields.Integer(
+        required=True, allow_none=True, metadata={"description": "The next line's number; null after a mere renewal."}
+    )

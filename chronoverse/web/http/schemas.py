@@ -1,0 +1,287 @@
+"""What requests may say and what answers look like: the source of both validation and OpenAPI."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from flask_smorest import Blueprint as SmorestBlueprint
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate, validates_schema
+from webargs.flaskparser import FlaskParser
+from werkzeug.routing import BaseConverter
+from werkzeug.routing import ValidationError as NoMatch
+
+from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, Status, parse_number
+from chronoverse.joblog.matcher import MAX_QUERY, Matcher
+
+#: Lines or jobs on one page: at most, and unless the client says otherwise.
+PAGE_LIMIT: Final = 1000
+PAGE_DEFAULT: Final = 100
+#: Seconds a viewer may wait for a job that does not exist yet.
+WAIT_SECONDS: Final = 300
+
+STREAMS: Final = ("stdout", "stderr")
+
+
+class IdentifierConverter(BaseConverter):
+    """A workflow or job id in a path. Anything else is no such path."""
+
+    regex = IDENTIFIER.pattern
+
+    def to_python(self, value: str) -> str:
+        """Raises werkzeug's ValidationError, hence 404."""
+        if not re.fullmatch(IDENTIFIER, value):
+            raise NoMatch
+        return value
+
+
+class Parser(FlaskParser):
+    """webargs as our contract has it: 400 for anything wrong, and nothing unknown is let pass."""
+
+    DEFAULT_VALIDATION_STATUS = 400
+    DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {"query": RAISE, "headers": EXCLUDE}  # noqa: RUF012 - webargs reads it from the class
+
+
+class Blueprint(SmorestBlueprint):
+    """flask-smorest's, with our parser."""
+
+    ARGUMENTS_PARSER = Parser()
+
+
+class Number(fields.Integer):
+    """A whole number of 1 to 15 ASCII digits, and nothing that ``int()`` would also take."""
+
+    def __init__(self, least: int = 0, most: int = MAX_NUMBER, **kwargs: Any) -> None:
+        super().__init__(strict=True, validate=validate.Range(least, most), **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+        number = parse_number(value) if isinstance(value, str) else None
+        if number is None:
+            raise ValidationError("must be a whole number of at most 15 digits")
+        return number
+
+
+class Offset(fields.Field[int | str]):
+    """``latest``, or the number of the line to start after."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int | str:
+        number = parse_number(value)
+        if number is None and value != "latest":
+            raise ValidationError("must be a whole number of at most 15 digits, or latest")
+        return value if number is None else number
+
+
+def _stream() -> fields.String:
+    return fields.String(validate=validate.OneOf(STREAMS), metadata={"description": "Only the lines of this stream."})
+
+
+class EventsQuery(Schema):
+    """What ``/events`` may be asked."""
+
+    offset = Offset(
+        metadata={
+            "type": ["integer", "string"],
+            "description": "Start strictly after this line; 0 is the beginning, `latest` the live end.",
+        }
+    )
+    tail = Number(
+        metadata={
+            "description": "Start with the last n lines. Not together with `offset`. With `stream`, with those of them"
+            " that are found within a second, in the last 200,000 lines."
+        }
+    )
+    stream = _stream()
+    wait = Number(
+        most=WAIT_SECONDS,
+        load_default=0,
+        metadata={
+            "description": "Seconds to wait for a job that does not exist yet, instead of 404. "
+            "One that was deleted is not waited for."
+        },
+    )
+
+    @validates_schema
+    def _one_start(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if "offset" in data and "tail" in data:
+            raise ValidationError("cannot be combined with offset", "tail")
+
+
+def parse_last_event_id(value: str) -> int | None:
+    """The number in a ``Last-Event-ID`` header; None when it is none."""
+    return 0 if value == "" else parse_number(value)
+
+
+class LastEventId(fields.String):
+    """The ``Last-Event-ID`` header: a number, or empty for the beginning (a client that has received nothing yet)."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        number = parse_last_event_id(value)
+        if number is None:
+            raise ValidationError("must be one whole number of at most 15 digits")
+        return number
+
+
+class EventsHeaders(Schema):
+    """What an event stream's client says of itself."""
+
+    last_event_id = LastEventId(
+        data_key="Last-Event-ID",
+        metadata={
+            "description": "The last number received; wins over `offset` and `tail`.",
+            "pattern": "^[0-9]{0,15}$",
+        },
+    )
+
+
+#: One event, as its client sees it, for the OpenAPI document.
+EVENT: Final = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string", "enum": ["connected", "job", "log", "gap", "redact", "end", "error"]},
+        "data": {"type": "string", "description": "JSON; of an `error`, one line of plain text."},
+        "id": {"type": "string", "description": "The number to resume after.", "pattern": "^[0-9]{1,15}$"},
+        "retry": {"type": "integer", "description": "Milliseconds to wait before coming back."},
+    },
+}
+
+
+class LogsQuery(Schema):
+    """What ``/logs`` may be asked."""
+
+    limit = Number(
+        1,
+        PAGE_LIMIT,
+        load_default=PAGE_DEFAULT,
+        metadata={
+            "description": "Lines on the page, at most. A page has up to 4 MiB, and ends after a second of looking."
+        },
+    )
+    order = fields.String(load_default="asc", validate=validate.OneOf(("asc", "desc")))
+    stream = _stream()
+    cursor = fields.String(validate=validate.Length(1, 512), metadata={"description": "From the page before."})
+    offset = Number(
+        metadata={"description": "Start strictly after this line, in the order asked for. Not together with `cursor`."}
+    )
+
+    @validates_schema
+    def _one_start(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if "offset" in data and "cursor" in data:
+            raise ValidationError("cannot be combined with cursor", "offset")
+
+
+class Query(fields.String):
+    """What is looked for in a line. Whether it can be is for the whole schema to say, which knows of ``regex``."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        about = "What a line must contain, in any case of letters."
+        super().__init__(validate=validate.Length(1, MAX_QUERY), metadata={"description": about}, **kwargs)
+
+
+def compiles(data: Mapping[str, Any]) -> None:
+    """Raises ValidationError for a ``q`` that is no regular expression and ought to be one."""
+    if data.get("regex") and "q" in data:
+        try:
+            Matcher(data["q"], regex=True)
+        except ValueError as error:
+            raise ValidationError(str(error), "q") from error
+
+
+class Searching(Schema):
+    """A query with its kind."""
+
+    q = Query()
+    regex = fields.Boolean(
+        truthy={"true"},
+        falsy={"false"},
+        load_default=False,
+        metadata={"description": "`q` is a regular expression, in RE2's syntax."},
+    )
+
+    @validates_schema
+    def _compiles(self, data: dict[str, Any], **kwargs: Any) -> None:
+        compiles(data)
+
+
+class RawQuery(Searching):
+    """What ``/logs/raw`` may be asked."""
+
+    format = fields.String(load_default="txt", validate=validate.OneOf(("txt", "json", "jsonl")))
+    stream = _stream()
+
+
+class JobsQuery(Schema):
+    """What ``/jobs`` may be asked."""
+
+    status = fields.String(validate=validate.OneOf([status.value for status in Status]))
+    cursor = fields.String(validate=validate.Length(1, 512), metadata={"description": "From the page before."})
+    limit = Number(1, PAGE_LIMIT, load_default=PAGE_DEFAULT, metadata={"description": "Jobs on the page."})
+
+
+class LineSchema(Schema):
+    """A line."""
+
+    timestamp = fields.String(required=True, metadata={"description": "ISO 8601, UTC, milliseconds."})
+    message = fields.String(required=True)
+    sequence_num = fields.Integer(required=True)
+    stream = fields.String(required=True, validate=validate.OneOf(STREAMS))
+    partial_ = fields.Boolean(
+        data_key="partial", metadata={"description": "True when the line goes on in the stream's next one."}
+    )
+    truncated = fields.Boolean(
+        metadata={
+            "description": "True when `message` is only the first 1,048,576 characters of a line that a foreign runner"
+            " wrote. `/events` and `/logs/raw` have all of it."
+        }
+    )
+
+
+class LogsSchema(Schema):
+    """One page of a log."""
+
+    workflow_id = fields.String(required=True)
+    id = fields.String(required=True)
+    logs = fields.List(fields.Nested(LineSchema), required=True)
+    cursor = fields.String(required=True, allow_none=True, metadata={"description": "Of the next page, or null."})
+
+
+class JobSchema(Schema):
+    """A job."""
+
+    workflow_id = fields.String(required=True)
+    id = fields.String(required=True)
+    status = fields.String(required=True, validate=validate.OneOf([status.value for status in Status]))
+    attempt = fields.Integer(required=True)
+    created_at = fields.String(required=True, allow_none=True)
+    started_at = fields.String(required=True, allow_none=True)
+    finished_at = fields.String(required=True, allow_none=True)
+    exit_code = fields.Integer(required=True, allow_none=True)
+    lines = fields.Integer(required=True)
+    dropped = fields.Integer(required=True)
+    first_sequence_num = fields.Integer(required=True)
+    last_sequence_num = fields.Integer(required=True)
+
+
+class JobsSchema(Schema):
+    """One page of a workflow's jobs, newest first."""
+
+    workflow_id = fields.String(required=True)
+    jobs = fields.List(fields.Nested(JobSchema), required=True)
+    cursor = fields.String(required=True, allow_none=True, metadata={"description": "Of the next page, or null."})
+
+
+class StatusSchema(Schema):
+    """One word."""
+
+    status = fields.String(required=True)
+
+
+class ProblemSchema(Schema):
+    """RFC 9457."""
+
+    type = fields.String(required=True)
+    title = fields.String(required=True)
+    status = fields.Integer(required=True)
+    detail = fields.String(required=True)
+    errors = fields.List(fields.Dict(keys=fields.String(), values=fields.String()))
+    reason = fields.String(metadata={"description": "Of a 409, in a word for programs: GAP, FENCED, HELD, …"})
+    expected = fields.Integer(metadata={"description": "Of a GAP: the number that the log goes on with."})
+    request_id = fields.String(metadata={"description": "As in X-Request-ID. Not in a 404, which tells nothing."})

@@ -1,0 +1,179 @@
+"""What only ``logs:admin`` may: taking out what lines say, seeing who did that, and deleting jobs."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from flask import Response, request
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+from chronoverse.auth.tokens import ADMIN
+from chronoverse.errors import JobNotFound, NoArchive
+from chronoverse.joblog.values import MAX_NUMBER, JobRef, Line, iso_timestamp
+from chronoverse.joblog.matcher import Matcher
+from chronoverse.archive.redaction import Done, Redaction, Wish
+from chronoverse.archive.retention import delete_job, left_of
+from chronoverse.web.http import pages
+from chronoverse.web.http.bodies import SHARE_USED
+from chronoverse.web.http.event_loop import let_others
+from chronoverse.web.http.request_id import request_id
+from chronoverse.web.http.publish_schemas import WholeNumber
+from chronoverse.web.http.schemas import Blueprint, ProblemSchema, Query, compiles
+from chronoverse.web.http.dependencies import Services, principal
+
+#: Characters of a reason.
+MAX_REASON: Final = 200
+
+_JOB: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
+_PROBLEM: Final = {"schema": ProblemSchema, "content_type": "application/problem+json"}
+
+log = logging.getLogger(__name__)
+
+
+class RedactBody(Schema):
+    """Which lines: a range, those in it that match, or all that match."""
+
+    from_ = WholeNumber(
+        data_key="from", validate=validate.Range(1, MAX_NUMBER), metadata={"description": "The first; 1 otherwise."}
+    )
+    to = WholeNumber(validate=validate.Range(1, MAX_NUMBER), metadata={"description": "The last; or all that follow."})
+    q = Query()
+    regex = fields.Boolean(truthy={True}, falsy={False}, load_default=False)
+    reason = fields.String(
+        validate=validate.Length(1, MAX_REASON), metadata={"description": "Why; remembered and logged. No secrets."}
+    )
+
+    @validates_schema
+    def _says_which(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if "q" not in data and not ("from_" in data and "to" in data):
+            raise ValidationError("give q, or from and to", "q")
+        if data.get("from_", 1) > data.get("to", MAX_NUMBER):
+            raise ValidationError("is before from", "to")
+        compiles(data)
+
+
+class RedactedSchema(Schema):
+    """What was done."""
+
+    workflow_id = fields.String(required=True)
+    id = fields.String(required=True)
+    redacted = fields.Integer(required=True, metadata={"description": "Lines that say [redacted] now and did not."})
+    through = fields.Integer(required=True, metadata={"description": "The last line that was looked at."})
+    next = fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Where there is more to do: send the same again with this as `from`."},
+    )
+    pending = fields.Boolean(
+        required=True,
+        metadata={
+            "description": "Whether the old text can still come back: the store does not have its new records on its "
+            "disk and its replicas yet, or an object that holds the text is still to be deleted. Archivers go on with "
+            "it, and so does a repeated request."
+        },
+    )
+
+
+class RedactionSchema(Schema):
+    """One redaction, in one chunk of the log."""
+
+    at = fields.String(required=True)
+    subject = fields.String(required=True)
+    request_id = fields.String(required=True, allow_none=True)
+    reason = fields.String(required=True, allow_none=True)
+    from_ = fields.Integer(required=True, data_key="from")
+    to = fields.Integer(required=True)
+    count = fields.Integer(required=True)
+
+
+class RedactionsSchema(Schema):
+    """The newest redactions of a job, the oldest of them first."""
+
+    workflow_id = fields.String(required=True)
+    id = fields.String(required=True)
+    redactions = fields.List(fields.Nested(RedactionSchema), required=True)
+
+
+def blueprint(services: Services) -> Blueprint:
+    """The routes of administrators."""
+    routes = Blueprint("admin", __name__, description="For administrators.")
+    services.guard(routes, scope=ADMIN)
+    redact_body = RedactBody()
+
+    @routes.route(f"{_JOB}/logs/redact", methods=["POST"])
+    @routes.doc(
+        operationId="redactJobLog",
+        requestBody={"required": True, "content": {"application/json": {"schema": RedactBody}}},
+    )
+    @routes.response(200, RedactedSchema, description="It is done, or a part of it: then `next` is a number.")
+    @routes.alt_response(404, **_PROBLEM)
+    @routes.alt_response(409, **_PROBLEM, description="`reason` is STILL_LIVE or NO_ARCHIVE.")
+    @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
+    def redact(workflow_id: str, job_id: str) -> Response:
+        """Replace what lines say by `[redacted]`, in the archive and in the store; numbers, times and streams stay."""
+        ref = JobRef(workflow_id, job_id)
+        with services.bodies.json(request, principal().subject, redact_body) as body:
+            done = _redact(services, ref, body)
+        following = None if done.whole else done.reached + 1
+        answer = {"redacted": done.lines, "through": done.reached, "next": following, "pending": done.pending}
+        return pages.page_response({"workflow_id": workflow_id, "id": job_id, **answer}, None)
+
+    @routes.route(f"{_JOB}/logs/redactions")
+    @routes.doc(operationId="listRedactions")
+    @routes.response(200, RedactionsSchema)
+    @routes.alt_response(404, **_PROBLEM)
+    def redactions(workflow_id: str, job_id: str) -> Response:
+        """Who had what redacted."""
+        ref = JobRef(workflow_id, job_id)
+        services.job(ref)
+        found = services.store.redacted.audit(ref)
+        return pages.page_response({"workflow_id": workflow_id, "id": job_id, "redactions": found}, None)
+
+    @routes.route(_JOB, methods=["DELETE"])
+    @routes.doc(operationId="deleteJob")
+    @routes.response(204, description="It is gone, from the archive and from the store.")
+    @routes.alt_response(404, **_PROBLEM)
+    @routes.alt_response(409, **_PROBLEM, description="`reason` is HELD: its runner lives.")
+    def delete(workflow_id: str, job_id: str) -> Response:
+        """Delete a job and its log everywhere. Nothing can be written under its id for as long as jobs are kept.
+
+        A deletion that broke off is finished by another.
+        """
+        ref = JobRef(workflow_id, job_id)
+        if services.store.look(ref) is None and not left_of(services.store, services.objects, ref):
+            raise JobNotFound("no such job")
+        tombstone_ms = services.store.retention_ms(workflow_id)
+        delete_job(services.store, services.objects, ref, tombstone_ms=tombstone_ms)
+        services.forget(ref)
+        log.info("job deleted", extra={"fields": {"job": str(ref), "sub": principal().subject}})
+        return Response(status=204)
+
+    return routes
+
+
+def _redact(services: Services, ref: JobRef, body: Mapping[str, Any]) -> Done:
+    services.job(ref)
+    if services.objects is None:
+        raise NoArchive("lines are redacted on their way to the archive, and there is none")
+    asking, reason = principal().subject, body.get("reason")
+    at = iso_timestamp(services.wall_clock())
+    audit = {"at": at, "subject": asking, "request_id": request_id(), "reason": reason}
+    first, last = body.get("from_", 1), body.get("to", MAX_NUMBER)
+    wish = Wish(first, last, _wanted(services, body), audit, exact="q" not in body)
+    done = Redaction(services.store, services.objects, ref, wish, pause=let_others).run()
+    services.forget(ref)
+    said = {"job": str(ref), "sub": asking, "from": first, "to": done.reached, "lines": done.lines}
+    log.info("redacted", extra={"fields": {**said, "reason": reason or "", "pending": done.pending}})
+    return done
+
+
+def _wanted(services: Services, body: Mapping[str, Any]) -> Callable[[Line], bool]:
+    if "q" not in body:
+        return lambda line: True
+    matcher, turns = Matcher(body["q"], regex=body["regex"]), pages.Turns(services.monotonic)
+
+    def wanted(line: Line) -> bool:
+        turns.give()
+        return pages.matches(matcher, line)
+
+    return wanted

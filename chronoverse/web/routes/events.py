@@ -1,0 +1,134 @@
+"""``GET /workflows/{workflow_id}/jobs/{job_id}/events``: a viewer's bytes over HTTP.
+
+Everything is decided before the first byte: headers cannot be changed afterwards, and a client that gets anything
+but 200 here learns why from a problem document.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from flask import Response, request
+
+from chronoverse.errors import AtCapacity, JobNotFound
+from chronoverse.joblog.values import Job, JobRef
+from chronoverse.live.viewer import Viewer
+from chronoverse.web.streaming.connection import half_close, on_hangup, tune
+from chronoverse.web.streaming.opening import CONTENT_TYPE, TURN, hand_over, headers, open_viewer, wanted
+from chronoverse.web.http.pages import Turns, batches, page_budget
+from chronoverse.web.http.schemas import EVENT, Blueprint, EventsHeaders, EventsQuery, ProblemSchema
+from chronoverse.web.http.dependencies import Services, guest, principal
+
+
+def blueprint(services: Services) -> Blueprint:
+    """The events route."""
+    routes = Blueprint("events", __name__, description="A job's log, live and from any offset.")
+
+    @routes.before_request
+    def one_by_one() -> None:
+        # Each costs a millisecond: 60 that come together would keep the lines of all others for as many.
+        # Whoever answers without Flask has taken it for those that it leaves to us, or tried to.
+        turn = request.environ.get(TURN)
+        if isinstance(turn, AtCapacity):
+            raise turn
+        if turn is None:
+            with services.arrivals:
+                pass
+
+    services.guard(routes)
+
+    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/events")
+    @routes.doc(operationId="streamJobLog")
+    @routes.arguments(EventsQuery(), location="query", as_kwargs=True)
+    @routes.arguments(EventsHeaders(), location="headers", as_kwargs=True)
+    @routes.response(200, EVENT, content_type="text/event-stream", description="Server-Sent Events, each like this.")
+    @routes.alt_response(204, description="`Last-Event-ID` is at or past the end: there is nothing more, ever.")
+    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
+    @routes.alt_response(
+        429,
+        schema=ProblemSchema,
+        content_type="application/problem+json",
+        description="The token or the client's address has as many streams as it may.",
+    )
+    def events(workflow_id: str, job_id: str, wait: int, last_event_id: int | None = None, **query: Any) -> Response:
+        """Stream a job's log as Server-Sent Events."""
+        ref, asking = JobRef(workflow_id, job_id), guest(services)
+        if request.method != "HEAD":
+            services.streams.check(asking)
+        job = services.tail.known(ref) or services.ended.look(ref)
+        if job is None and (not wait or services.store.deleted(ref)):
+            raise JobNotFound("no such job")
+        if last_event_id is not None and job and job.end and last_event_id >= job.end.sequence_num:
+            return Response(status=204)
+        stream, after = query.get("stream"), last_event_id
+        if after is None:
+            after = start(services, job, query.get("offset"), query.get("tail"), stream)
+        if request.method == "HEAD":
+            return Response(iter(()), headers=headers(after), content_type=CONTENT_TYPE)
+        asked = wanted(services, ref, job, after, stream, wait, principal().expires_at)
+        return EventStream(services, after, *open_viewer(services, asking, asked))
+
+    return routes
+
+
+def start(services: Services, job: Job | None, offset: int | str | None, tail: int | None, stream: str | None) -> int:
+    """The number to start after."""
+    if isinstance(offset, int):
+        return offset
+    if job is None:
+        return 0
+    if offset == "latest" or tail == 0:
+        return job.last
+    if tail is None:
+        return 0
+    if stream is None:
+        return max(job.last - tail, min(job.first - 1, job.last))
+    return _start_of_stream_tail(services, job, tail, stream)
+
+
+def _start_of_stream_tail(services: Services, job: Job, tail: int, stream: str) -> int:
+    """The number before the last ``tail`` lines of one ``stream``, or of those that are found within a page's budget.
+
+    Raises: as :func:`chronoverse.web.http.pages.batches` does.
+    """
+    start = job.last
+    turns = Turns.of_search(services)
+    with page_budget(services, job.ref, 1) as budget:
+        for batch in batches(services, job, job.last + 1, descending=True, others=services.stand_back):
+            for line in batch.lines:
+                turns.give()
+                budget.entries_left -= 1
+                if line.stream == stream:
+                    start, tail = line.sequence_num - 1, tail - 1
+                if tail == 0 or budget.is_used_up():
+                    return start
+    return min(job.first - 1, job.last)
+
+
+class EventStream(Response):
+    """A viewer's response. It is here that one of two ways is chosen: an outlet, or chunks that the server asks for."""
+
+    def __init__(self, services: Services, after: int, viewer: Viewer, ended: Callable[[], None]) -> None:
+        super().__init__(iter(()), headers=headers(after), content_type=CONTENT_TYPE)
+        self._services = services
+        self._viewer = viewer
+        self._ended = ended
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        sock = tune(environ)
+        if self._services.outlets.fit(environ):
+            fields = self.get_wsgi_headers(environ).to_wsgi_list()
+            return hand_over(self._services, self._viewer, self._ended, sock, fields)
+        undo = on_hangup(sock, self._viewer.hang_up) if sock else None
+
+        def closed() -> None:
+            if undo:
+                undo()
+            if sock and self._services.streams.draining:
+                # Or gunicorn would wait for the client's next request before it lets the worker go.
+                half_close(sock)
+            self._ended()
+
+        self.response = self._viewer.chunks()
+        # Not the generator's own finally: one that was never started has none to run.
+        self.call_on_close(closed)
+        return super().__call__(environ, start_response)

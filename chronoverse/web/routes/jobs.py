@@ -1,0 +1,114 @@
+"""A workflow's jobs, one job, and registering one before it starts."""
+
+import math
+from typing import Any, Final
+
+from flask import Response
+
+from chronoverse.errors import InvalidCursor, StoreUnavailable
+from chronoverse.joblog.values import Job, JobRef
+from chronoverse.web.http.cursors import decode_cursor, encode_cursor
+from chronoverse.web.http.pages import page_response
+from chronoverse.web.http.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema, ProblemSchema
+from chronoverse.web.http.dependencies import Services, principal
+
+#: Jobs that are looked at in one turn. That takes some 1 ms of the store's time and of the worker's, and everybody
+#: else waits for it.
+LOOK_JOBS: Final = 10
+#: Seconds after which a listing ends with the jobs that it has found, and a cursor to go on from. It has at least one
+#: turn.
+SCAN_SECONDS: Final = 0.5
+
+
+def blueprint(services: Services) -> Blueprint:
+    """The job routes."""
+    routes = Blueprint("jobs", __name__, description="Jobs.")
+    services.guard(routes)
+
+    @routes.route("/workflows/<id:workflow_id>/jobs")
+    @routes.doc(operationId="listJobs")
+    @routes.arguments(JobsQuery(), location="query", as_kwargs=True)
+    @routes.response(200, JobsSchema, description="A page, perhaps a short or an empty one; `Link` names the next.")
+    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
+    def jobs(workflow_id: str, limit: int, **query: Any) -> Response:
+        """A workflow's jobs, newest first. A page may be short, or empty, and still have a cursor to go on with."""
+        status = query.get("status")
+        listing = ("jobs", workflow_id, status)
+        place: tuple[float, str] | None = None
+        if "cursor" in query:
+            created, job_id = decode_cursor(query["cursor"], listing, [str, str])
+            place = (_score(created), job_id)
+        # Any job of the workflow: they are all on one server.
+        with services.paging(JobRef(workflow_id, ""), principal().subject):
+            found, next_place = _page(services, workflow_id, place, limit, status)
+        cursor = encode_cursor(listing, (repr(next_place[0]), next_place[1])) if next_place else None
+        body = {"workflow_id": workflow_id, "jobs": [job.to_json() for job in found], "cursor": cursor}
+        return page_response(body, cursor, limit=limit, status=status)
+
+    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>")
+    @routes.doc(operationId="getJob")
+    @routes.response(200, JobSchema)
+    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
+    def job(workflow_id: str, job_id: str) -> Response:
+        """One job."""
+        return page_response(services.job(JobRef(workflow_id, job_id)).to_json(), None)
+
+    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>", methods=["PUT"])
+    @routes.doc(operationId="registerJob")
+    @routes.response(200, JobSchema, description="It was registered already.")
+    @routes.alt_response(201, schema=JobSchema, description="It is registered, PENDING.")
+    @routes.alt_response(
+        409,
+        schema=ProblemSchema,
+        content_type="application/problem+json",
+        description="`reason` is DELETED: there was such a job, and its id is not free yet.",
+    )
+    def register(workflow_id: str, job_id: str) -> Response:
+        """Register a job, so that viewers can attach before it starts."""
+        ref = JobRef(workflow_id, job_id)
+        new = services.store.register(ref)
+        response = page_response(services.job(ref).to_json(), None)
+        response.status_code = 201 if new else 200
+        return response
+
+    return routes
+
+
+def _score(text: str) -> float:
+    """A creation time out of a cursor; a foreign runner may have written any that Redis takes."""
+    try:
+        score = float(text)
+    except ValueError as error:
+        raise InvalidCursor("cursor: this is not one of ours") from error
+    if math.isnan(score):
+        raise InvalidCursor("cursor: this is not one of ours")
+    return score
+
+
+def _page(
+    services: Services, workflow_id: str, place: tuple[float, str] | None, limit: int, status: str | None
+) -> tuple[list[Job], tuple[float, str] | None]:
+    """Up to ``limit`` jobs of that ``status``, and the place to go on from (None when there are no more)."""
+    store, subject, until = services.store, principal().subject, services.monotonic() + SCAN_SECONDS
+    found: list[Job] = []
+    while True:
+        count = min(LOOK_JOBS, limit - len(found)) if status is None else LOOK_JOBS
+        with services.scanning(JobRef(workflow_id, ""), subject):
+            listed = store.jobs(workflow_id, place, count)
+            looked = store.look_many([JobRef(workflow_id, job_id) for _, job_id in listed])
+            gone = [job_id for (_, job_id), job in zip(listed, looked, strict=True) if job is None]
+            if gone:
+                store.forget(workflow_id, gone)
+        for at, job in zip(listed, looked, strict=True):
+            place = at
+            if isinstance(job, StoreUnavailable):
+                raise job
+            if isinstance(job, Job) and status in (None, job.status):
+                found.append(job)
+                if len(found) == limit:
+                    return found, place
+        if len(listed) < count:
+            return found, None
+        if services.monotonic() > until:
+            return found, place
+        services.stand_back()

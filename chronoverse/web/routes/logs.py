@@ -1,0 +1,39 @@
+"""``GET …/logs``: a job's log in pages, upwards or downwards, from anywhere."""
+
+from typing import Any
+
+from flask import Response
+
+from chronoverse.joblog.values import JobRef
+from chronoverse.web.http import pages
+from chronoverse.web.http.cursors import encode_cursor
+from chronoverse.web.http.schemas import Blueprint, LogsQuery, LogsSchema, ProblemSchema
+from chronoverse.web.http.dependencies import Services
+
+
+def blueprint(services: Services) -> Blueprint:
+    """The history route."""
+    routes = Blueprint("logs", __name__, description="History.")
+    services.guard(routes)
+
+    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/logs")
+    @routes.doc(operationId="pageJobLog")
+    @routes.arguments(LogsQuery(), location="query", as_kwargs=True)
+    @routes.response(200, LogsSchema, description="A page, perhaps a short one; `Link` names the next.")
+    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
+    def logs(workflow_id: str, job_id: str, limit: int, order: str, **query: Any) -> Response:
+        """One page of a job's log."""
+        ref, stream = JobRef(workflow_id, job_id), query.get("stream")
+        listing = ("logs", workflow_id, job_id, order, stream)
+        job = services.job(ref)
+        descending = order == "desc"
+        place = pages.start(query, listing, job, descending=descending)
+        wanted = (lambda line: line.stream == stream) if stream else None
+        with pages.page_budget(services, ref, limit) as budget:
+            found = pages.page(services, job, place, limit, budget, descending=descending, wanted=wanted)
+            cursor = encode_cursor(listing, [found.place]) if found.more else None
+            lines = found.to_json(descending=descending)
+            body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
+            return pages.page_response(body, cursor, found.place, limit=limit, order=order, stream=stream)
+
+    return routes

@@ -1,0 +1,57 @@
+"""For those who run the service: is it up, is it ready, what does it do, what does it offer."""
+
+from functools import cache
+
+import orjson
+from flask import Response, jsonify
+
+from chronoverse import metrics
+from chronoverse.errors import Draining
+from chronoverse.web.http.openapi import Document
+from chronoverse.web.http.schemas import Blueprint, ProblemSchema, StatusSchema
+from chronoverse.web.http.dependencies import Services
+
+
+def blueprint(services: Services, document: Document) -> Blueprint:
+    """The operators' routes. None of them needs a token, and none tells of a job."""
+    routes = Blueprint("ops", __name__, description="For operators.")
+
+    @cache
+    def text() -> bytes:
+        # Not before somebody asks: by then all routes are there.
+        return orjson.dumps(document.render()) + b"\n"
+
+    @routes.route("/healthz")
+    @routes.doc(operationId="getHealth", security=[])
+    @routes.response(200, StatusSchema, description="The process is up.")
+    def healthz() -> Response:
+        """Is the process up."""
+        return jsonify(status="ok")
+
+    @routes.route("/readyz")
+    @routes.doc(operationId="getReadiness", security=[])
+    @routes.response(200, StatusSchema, description="The store answers, and the worker is not going down.")
+    @routes.alt_response(503, schema=ProblemSchema, content_type="application/problem+json")
+    def readyz() -> Response:
+        """Can it serve."""
+        if services.streams.draining:
+            raise Draining("this worker is going down")
+        services.store.ping()
+        return jsonify(status="ready")
+
+    @routes.route("/metrics")
+    @routes.doc(operationId="getMetrics", security=[])
+    @routes.response(200, {"type": "string"}, content_type="text/plain", description="Prometheus's text format.")
+    def exposition() -> Response:
+        """What it does."""
+        services.tail.tell()
+        return Response(metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @routes.route("/openapi.json")
+    @routes.doc(operationId="getDocument", security=[])
+    @routes.response(200, {"type": "object"}, description="OpenAPI 3.1.")
+    def openapi() -> Response:
+        """What it offers: this document."""
+        return Response(text(), content_type="application/json")
+
+    return routes

@@ -1,0 +1,193 @@
+"""``GET …/logs/search``: the lines that say something, in pages, each with the places where it says it.
+
+A page may be short, or empty, and still have a next one: a request looks through so much and no more. How far it has
+come is in its ``Last-Event-ID``, so that a reader of a running job can go on from there when there is more.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final
+
+from flask import Response
+
+from chronoverse.joblog.values import Job, JobRef, Line
+from chronoverse.joblog.matcher import MAX_PLACES, Matcher
+from chronoverse.joblog.time_range import Period
+from chronoverse.web.http import pages
+from chronoverse.web.http.page_budget import LINE_CHARACTERS, PageBudget
+from chronoverse.web.http.cursors import encode_cursor
+from chronoverse.web.http.schemas import Blueprint, ProblemSchema
+from chronoverse.web.http.search_schemas import CONTEXT_PAGE, SearchQuery, SearchSchema
+from chronoverse.web.http.dependencies import Services
+
+#: Seconds for which a thread looks for the places in one line, before other requests that need one have a turn.
+HEAVY_SLICE_SECONDS: Final = 0.05
+
+
+def blueprint(services: Services) -> Blueprint:
+    """The search route."""
+    routes = Blueprint("search", __name__, description="Searching.")
+    services.guard(routes)
+    # A request by itself is two milliseconds, without a line looked at: it stands back four times on its way. Who may
+    # not search does not keep the moments for that from who may.
+    routes.before_request(services.stand_back)
+
+    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/logs/search")
+    @routes.doc(operationId="searchJobLog")
+    @routes.arguments(SearchQuery, location="query", as_kwargs=True)
+    @routes.response(
+        200,
+        SearchSchema,
+        description="A page, perhaps an empty one; `Link` names the next. `Last-Event-ID` is how far it has looked.",
+        headers={"Last-Event-ID": {"schema": {"type": "string", "pattern": "^[0-9]{1,15}$"}}},
+    )
+    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
+    def search(workflow_id: str, job_id: str, q: str, regex: bool, limit: int, order: str, **query: Any) -> Response:
+        """The lines that match, in pages."""
+        services.stand_back()
+        ref, stream, matcher = JobRef(workflow_id, job_id), query.get("stream"), Matcher(q, regex=regex)
+        period, context = Period(query.get("since"), query.get("until")), (query["before"], query["after"])
+        digest = hashlib.sha256(q.encode()).hexdigest()[:16]
+        listing = ("search", workflow_id, job_id, order, stream, regex, digest, *period)
+        job = services.job(ref)
+        descending = order == "desc"
+
+        def wanted(line: Line) -> bool:
+            return stream in (None, line.stream) and period.has(line.timestamp)
+
+        place = pages.start(query, listing, job, descending=descending)
+        most = min(limit, max(1, CONTEXT_PAGE // (1 + sum(context)))) if any(context) else limit
+        spell = _Matches(services, job, matcher, context, stream, descending=descending)
+        # The budget counts the page until it is an answer: the moments for which it stands back may be long.
+        with pages.page_budget(services, ref, limit) as budget:
+            found = pages.page(
+                services,
+                job,
+                place,
+                most,
+                budget,
+                descending=descending,
+                wanted=wanted,
+                search=pages.Search(matcher, period),
+                spell=spell,
+            )
+            cursor = encode_cursor(listing, [found.place]) if found.more else None
+            services.stand_back()
+            lines = found.to_json(descending=descending)
+            body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
+            asked = {name: query.get(name) or None for name in ("stream", "since", "until", "before", "after")}
+            asked |= {"q": q, "regex": "true" if regex else None, "limit": limit, "order": order}
+            response = pages.page_response(body, cursor, found.place, **asked)
+            services.stand_back()
+            return response
+
+    return routes
+
+
+class _Matches:
+    """Spells a match as JSON: the line with its highlights, and up to so many lines before and after it."""
+
+    def __init__(
+        self,
+        services: Services,
+        job: Job,
+        matcher: Matcher,
+        context: tuple[int, int],
+        stream: str | None,
+        *,
+        descending: bool,
+    ) -> None:
+        self._services = services
+        self._job = job
+        self._matcher = matcher
+        self._stream = stream
+        self._descending = descending
+        self._turns = pages.Turns.of_search(services)
+        #: Lines on the side that the page comes from, and on the side where it goes on.
+        self._behind, self._ahead = context[::-1] if descending else context
+        #: The last number up to which all context is on the page.
+        self._reached: int | None = None
+
+    def __call__(self, line: Line, budget: PageBudget) -> dict[int, bytes] | None:
+        """See :data:`chronoverse.web.http.pages.Spell`."""
+        first = budget.empty
+        places, whole = self._places(line.message, budget)
+        json = pages.line_json(line, highlights=places)
+        if not (whole or first) or not budget.take(json):
+            return None
+        near, whole = self._context(line.sequence_num, budget)
+        if whole:
+            return {**near, line.sequence_num: json}
+        if not first:
+            return None
+        budget.end()
+        return {**near, line.sequence_num: json}
+
+    def _places(self, text: str, budget: PageBudget) -> tuple[list[tuple[int, int]], bool]:
+        """Where it matches, and whether these are all that are to be told: the time may be over before."""
+        found: set[tuple[int, int]] = set()
+        heavy = self._matcher.is_heavy(len(text))
+        seconds = HEAVY_SLICE_SECONDS if heavy else pages.SLICE_SECONDS
+        work = partial(_take, self._matcher.places(text), found, self._services.monotonic, seconds)
+        while not (self._services.heavy_work(work) if heavy else work()):
+            self._turns.give()
+            if budget.is_used_up():
+                return _told(found), False
+        return _told(found), True
+
+    def _context(self, number: int, budget: PageBudget) -> tuple[dict[int, bytes], bool]:
+        """The lines beside line ``number`` that are not on the page yet, and whether there was room for all of them.
+
+        Otherwise they are those that are nearest.
+        """
+        ahead = -1 if self._descending else 1
+        behind, start = self._behind, number
+        if self._reached is not None:
+            behind = min(behind, ahead * (number - self._reached) - 1)
+            start = max(number, self._reached, key=ahead.__mul__)
+        stop = number + ahead * self._ahead
+        near: dict[int, bytes] = {}
+        whole = self._add(near, number, behind, budget, reserve=budget.bytes_left // 2, descending=not self._descending)
+        whole &= self._add(near, start, abs(stop - start), budget, reserve=0, descending=self._descending)
+        self._reached = stop
+        return near, whole
+
+    def _add(
+        self, near: dict[int, bytes], start: int, count: int, budget: PageBudget, *, reserve: int, descending: bool
+    ) -> bool:
+        """Adds lines up to ``count`` numbers from ``start``; False when fewer than ``reserve`` bytes would be left."""
+        if count <= 0:
+            return True
+        for batch in pages.batches(self._services, self._job, start, descending=descending, limit=count):
+            for line in batch.lines:
+                if abs(line.sequence_num - start) > count:
+                    return True
+                self._turns.give()
+                if self._stream not in (None, line.stream):
+                    continue
+                json = pages.line_json(line, highlights=[], context=True)
+                if len(json) >= budget.bytes_left - reserve or not budget.take(json):
+                    return False
+                near[line.sequence_num] = json
+            if abs(batch.place - start) >= count:
+                return True
+        return True
+
+
+def _told(found: set[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The first of these places, in order, as far as they are in what a page shows of a line."""
+    return [place for place in sorted(found)[:MAX_PLACES] if place[1] <= LINE_CHARACTERS]
+
+
+def _take(
+    places: Iterator[tuple[int, int] | None], found: set[tuple[int, int]], clock: Callable[[], float], seconds: float
+) -> bool:
+    """Adds ``places`` to ``found`` for so many ``seconds``. Returns whether that was all."""
+    until = clock() + seconds
+    for place in places:
+        if place:
+            found.add(place)
+        if clock() > until:
+            return False
+    return True

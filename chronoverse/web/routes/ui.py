@@ -1,0 +1,75 @@
+"""The log page: two documents and what they load, all of it from here."""
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+from flask import Blueprint, Response, request
+from werkzeug.exceptions import NotFound
+
+from chronoverse.settings import Settings
+
+#: Nothing from elsewhere, nothing inline, and no text that becomes markup or script by itself.
+CONTENT_SECURITY_POLICY: Final = "; ".join(
+    (
+        "default-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "object-src 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+
+_HEADERS: Final = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    # Asked for again each time, and answered with 304: a new version is never mixed with an old one.
+    "Cache-Control": "no-cache",
+}
+_CONTENT_TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+}
+_STATIC: Final = Path(__file__).parents[1] / "static"
+
+
+def blueprint(settings: Settings) -> Blueprint:
+    """The pages' routes. They need no token: there is nothing of any job in them."""
+    routes = Blueprint("ui", __name__)
+    files = {path.relative_to(_STATIC).as_posix(): path for path in _STATIC.rglob("*") if path.is_file()}
+    bodies = {name: path.read_bytes() for name, path in files.items() if path.suffix in _CONTENT_TYPES}
+    bodies["job.html"] = bodies["job.html"].replace(b"{heartbeat}", b"%d" % settings.heartbeat_seconds)
+    tags = {name: hashlib.sha256(body).hexdigest()[:16] for name, body in bodies.items()}
+
+    def answer(name: str) -> Response:
+        if name not in bodies:
+            raise NotFound
+        response = Response(bodies[name], content_type=_CONTENT_TYPES[files[name].suffix], headers=_HEADERS)
+        response.set_etag(tags[name])
+        response.make_conditional(request)
+        return response
+
+    @routes.route("/")
+    def home() -> Response:
+        """A workflow's jobs."""
+        return answer("home.html")
+
+    @routes.route("/ui/workflows/<id:workflow_id>/jobs/<id:job_id>")
+    def job(workflow_id: str, job_id: str) -> Response:
+        """A job's log."""
+        return answer("job.html")
+
+    @routes.route("/ui/static/<path:name>")
+    def static(name: str) -> Response:
+        """A file of the page's."""
+        return answer(name)
+
+    return routes

@@ -1,0 +1,101 @@
+"""The events route for nearly everybody: a viewer of a job that others have just come to, with a token that is good.
+
+A crowd that comes back after a restart or a failover comes all at once, and Flask, with all that validates and
+describes its routes, is two thirds of what one of them costs. Nothing is refused here: who cannot be let in at once,
+or asks for anything unusual, is left to the application, which has the last word. The answers are the same.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from marshmallow import RAISE, ValidationError
+
+from chronoverse.auth.tokens import READ
+from chronoverse.errors import AtCapacity, ChronoverseError
+from chronoverse.joblog.values import IDENTIFIER, JobRef
+from chronoverse.web.streaming.admission import Guest
+from chronoverse.web.streaming.connection import tune
+from chronoverse.web.routes.events import start
+from chronoverse.web.http.request_id import HEADER, name_for
+from chronoverse.web.streaming.opening import CONTENT_TYPE, TURN, hand_over, headers, open_viewer, wanted
+from chronoverse.web.http.schemas import EventsQuery, parse_last_event_id
+from chronoverse.web.http.dependencies import Services
+from chronoverse.web.http.tracing import SPAN
+
+#: Query strings remembered with what they mean: a crowd asks for the same.
+QUERIES: Final = 256
+
+_PATH: Final = re.compile(rf"/workflows/({IDENTIFIER.pattern})/jobs/({IDENTIFIER.pattern})/events", re.ASCII)
+#: A query in which nothing is escaped.
+_QUERY: Final = re.compile(r"[a-z]+=[a-z0-9]+(?:&[a-z]+=[a-z0-9]+)*|", re.ASCII)
+
+
+class FastPath:
+    """WSGI: answers what it can of the events route, and leaves the rest to ``app``."""
+
+    def __init__(self, app: Any, services: Services) -> None:
+        self._app = app
+        self._services = services
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        """The response, or ``ALREADY_HANDLED``."""
+        found = _PATH.fullmatch(environ["PATH_INFO"])
+        if found is not None and environ["REQUEST_METHOD"] == "GET" and self._services.outlets.fit(environ):
+            answer = self._answer(JobRef(found[1], found[2]), environ)
+            if answer is not None:
+                return answer
+        return self._app(environ, start_response)
+
+    def _answer(self, ref: JobRef, environ: dict[str, Any]) -> object | None:
+        """None, and nothing done, when the application must answer."""
+        services, query = self._services, meaning(environ["QUERY_STRING"])
+        # The path as it was sent: an escaped one is the application's to judge.
+        plain = environ.get("RAW_URI", "").partition("?")[0] == environ["PATH_INFO"]
+        last_event_id = environ.get("HTTP_LAST_EVENT_ID")
+        after = None if last_event_id is None else parse_last_event_id(last_event_id)
+        if query is None or not plain or (after is None) is not (last_event_id is None):
+            return None
+        try:
+            with services.arrivals:
+                environ[TURN] = True
+        except AtCapacity as error:
+            environ[TURN] = error
+            return None
+        job = services.tail.known(ref) or services.ended.known(ref)
+        if job is None or (job.end and after is not None and after >= job.end.sequence_num):
+            return None
+        try:
+            principal = services.verifier.verify(environ.get("HTTP_AUTHORIZATION"), services.wall_clock())
+            principal.require(READ)
+        except ChronoverseError:
+            return None
+        client = services.proxies.client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR"))
+        name = name_for(environ.get("HTTP_X_REQUEST_ID", ""))
+        asking = Guest(principal.subject, client, name, services.monotonic(), environ.get(SPAN))
+        if not principal.may_see(ref.workflow_id) or not services.streams.has_place(asking):
+            return None
+        stream = query.get("stream")
+        if after is None:
+            if stream is not None and "tail" in query:
+                return None
+            after = start(services, job, query.get("offset"), query.get("tail"), stream)
+        asked = wanted(services, ref, job, after, stream, query["wait"], principal.expires_at)
+        viewer, ended = open_viewer(services, asking, asked)
+        fields = [*headers(after).items(), ("Content-Type", CONTENT_TYPE), (HEADER, name)]
+        return hand_over(services, viewer, ended, tune(environ), fields)
+
+
+@lru_cache(QUERIES)
+def meaning(query: str) -> Mapping[str, Any] | None:
+    """What a query string asks for, None when that is for the application to say."""
+    pairs = parse_qsl(query) if _QUERY.fullmatch(query) else None
+    if pairs is None or len(dict(pairs)) < len(pairs):
+        return None
+    try:
+        found: dict[str, Any] = EventsQuery().load(dict(pairs), unknown=RAISE)
+    except ValidationError:
+        return None
+    return found

@@ -1,0 +1,30 @@
+"""What the ordinary answers of a worker hold of its memory until their clients have taken them, with shares."""
+
+from typing import Final
+
+from flask import Flask, Response, g, request
+
+from chronoverse.errors import AtCapacity, ShareUsed
+from chronoverse.web.http.problems import refuse
+from chronoverse.web.http.shares import Shares
+
+#: Bytes of an answer that is not counted: a connection's own buffer in the kernel takes it, once the last one is read.
+SMALL_BYTES: Final = 64 * 2**10
+
+
+def register(app: Flask, shares: Shares) -> None:
+    """Has every answer to a token's bearer hold its size until it is sent or given up, or be refused."""
+
+    @app.after_request
+    def hold(response: Response) -> Response:
+        size = 0 if response.is_streamed or request.method == "HEAD" else response.calculate_content_length() or 0
+        if size <= SMALL_BYTES or "principal" not in g:
+            return response
+        subject = g.principal.subject
+        try:
+            shares.take(subject, size)
+        except (AtCapacity, ShareUsed) as error:
+            response.close()
+            return refuse(error)
+        response.call_on_close(lambda: shares.give_back(subject, size))
+        return response

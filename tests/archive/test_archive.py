@@ -1,0 +1,125 @@
+"""Archived chunks: their records, their bytes, and the places where they lie."""
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+import orjson
+import pytest
+
+from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.codec import Packer, digest, entries_in, unpack
+from chronoverse.joblog.chunk import Chunk, object_name
+from chronoverse.archive.rewrite import rewrite
+from chronoverse.joblog.entries import RawEntry, read_entries
+from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
+from chronoverse.joblog.values import End, JobRef
+from tests.support.tools import tool
+
+JOB = JobRef("wf_1", "job_1")
+
+
+def raw(number: int, message: str, *more: bytes) -> RawEntry:
+    """A line as the store hands it over."""
+    fields = [b"timestamp", b"2026-03-03T10:00:05.123Z", b"message", message.encode(), b"stream", b"stderr", *more]
+    return (b"%d-0" % number, fields)
+
+
+ODD = [
+    raw(1, "plain"),
+    raw(2, 'esc \x1b[31m "quoted" \\ ü \u2028', b"partial", b"1"),
+    raw(5, "behind a hole"),
+    (b"5-1", [b"message", b"a stray"]),
+    (b"6-0", [b"nothing", b"to show"]),
+    raw(7, "last"),
+    (b"8-0", [b"event", b"end", b"status", b"COMPLETED"]),
+]
+
+
+def pack(entries: list[RawEntry]) -> tuple[Chunk, bytes]:
+    packer = Packer(JOB, 1)
+    packer.add(entries)
+    return packer.finish()
+
+
+def test_a_chunk_says_what_the_log_said() -> None:
+    """Lines, gaps and strays; the end stays with the job."""
+    chunk, data = pack(ODD)
+    assert (chunk.first, chunk.last, chunk.size, len(chunk.frames)) == (1, 7, len(data), 1)
+    (frame,) = chunk.frames
+    assert not frame.plain
+    said = list(entries_in(unpack(frame, data[: frame.size])))
+    assert said == [entry for entry in read_entries(ODD, 0) if not isinstance(entry, End)]
+
+
+def test_frames_can_be_read_alone() -> None:
+    """And each knows its numbers."""
+    chunk, data = pack([raw(number, f"line {number} " + "x" * 100) for number in range(1, 20_001)])
+    assert len(chunk.frames) > 10
+    assert [frame.first for frame in chunk.frames[1:]] == [frame.last + 1 for frame in chunk.frames[:-1]]
+    for frame in chunk.frames:
+        assert frame.plain
+        assert frame.earliest == frame.latest == "2026-03-03T10:00:05.123Z"
+        text = unpack(frame, data[frame.offset : frame.offset + frame.size])
+        numbers = [orjson.loads(line)["sequence_num"] for line in text.splitlines()]
+        assert numbers == list(range(frame.first, frame.last + 1))
+    assert digest(chunk, data) == chunk.sha256
+    assert Chunk.from_json(JOB, chunk.to_json()) == chunk
+
+
+def test_any_zstd_reads_it(tmp_path: Path) -> None:
+    """The whole chunk, by the program of that name."""
+    program = tool("zstd")
+    chunk, data = pack([raw(number, f"line {number}") for number in range(1, 9_001)])
+    (tmp_path / "chunk.zst").write_bytes(data)
+    said = subprocess.run([program, "-dc", tmp_path / "chunk.zst"], check=True, capture_output=True).stdout
+    assert len(said) == chunk.text_size
+    assert [orjson.loads(line)["sequence_num"] for line in said.splitlines()] == list(range(1, 9_001))
+
+
+def test_a_changed_byte_is_noticed() -> None:
+    chunk, data = pack(ODD)
+    (frame,) = chunk.frames
+    with pytest.raises(ArchiveDamaged):
+        unpack(frame, data[5 : frame.size])
+
+
+def test_a_changed_byte_is_noticed_in_what_a_redaction_packed() -> None:
+    """Any byte of any frame; the chunk is named by its bytes as others are."""
+    made = rewrite(JOB, *pack(ODD), 2, 7, lambda line: line._replace(message="[redacted]"))
+    assert made
+    chunk, data, numbers = made
+    assert numbers == [2, 5, 7]
+    assert chunk.name == object_name(JOB, 1, 7, hashlib.sha256(data).hexdigest())
+    assert digest(chunk, data) == chunk.sha256
+    (frame,) = chunk.frames
+    for place in range(frame.size):
+        changed = bytearray(data[: frame.size])
+        changed[place] ^= 0xFF
+        with pytest.raises(ArchiveDamaged):
+            unpack(frame, bytes(changed))
+
+
+def test_files(tmp_path: Path) -> None:
+    """Put, got in parts, listed, deleted; a job's folder goes with its last object."""
+    objects = FileObjects(tmp_path / "archive")
+    assert list(objects.list("wf_1/job_1/")) == []
+    objects.put("wf_1/job_1/a", b"0123456789")
+    objects.put("wf_1/job_1/a", b"0123456789")
+    objects.put("wf_1/job_10/b", b"")
+    assert objects.get("wf_1/job_1/a", 2, 5) == b"234"
+    assert objects.get("wf_1/job_1/a", 8) == b"89"
+    assert [(each.name, each.size) for each in objects.list("wf_1/job_1/")] == [("wf_1/job_1/a", 10)]
+    objects.delete("wf_1/job_1/a")
+    objects.delete("wf_1/job_1/a")
+    assert not (tmp_path / "archive" / "wf_1" / "job_1").exists()
+    assert (tmp_path / "archive" / "wf_1" / "job_10" / "b").exists()
+    with pytest.raises(ArchiveDamaged):
+        objects.get("wf_1/job_1/a")
+
+
+def test_a_place_that_is_none_is_unavailable(tmp_path: Path) -> None:
+    """A file where the directory should be."""
+    (tmp_path / "archive").write_text("")
+    with pytest.raises(ArchiveUnavailable):
+        FileObjects(tmp_path / "archive").put("wf_1/job_1/a", b"1")

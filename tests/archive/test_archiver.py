@@ -1,0 +1,578 @@
+"""Archivers: what they move and when, what they leave, and what they do when the store loses something."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+import pytest
+
+from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.reader import Archive
+from chronoverse.archive.archiver import BUSY_SECONDS, RETRY_SECONDS
+from chronoverse.joblog.entries import RawEntry
+from chronoverse.errors import ArchiveUnavailable, Closed, Deleted, Held, SequenceGap, StoreRefused
+from chronoverse.archive.garbage import nothing
+from chronoverse.history.tiered_log import History
+from chronoverse.joblog.values import Gap, JobRef, Line, Run, Status
+from chronoverse.archive.retention import delete_job, keep, orphans
+from chronoverse.archive.chunk_writer import Sealing, sealer
+from chronoverse.joblog.values import Attempt
+from chronoverse.store import Store
+from chronoverse.store.appends import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
+from chronoverse.archive.queue import HIGH_MARK, SLOW_MARK
+from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, archiver, everything, numbers, run_until
+from tests.support.bench import JOB, NOW, NOW_SECONDS, Bench, make_lines
+from tests.support.fleets import Cluster
+from tests.support.reading import Clock
+from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
+
+#: More than the lines that HOT_BYTES hold.
+MANY = 12_000
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> FileObjects:
+    """An empty archive."""
+    return FileObjects(tmp_path / "archive")
+
+
+def names(objects: FileObjects) -> list[str]:
+    return [each.name for each in objects.list("")]
+
+
+def test_a_large_log_that_runs_is_shortened(bench: Bench, objects: FileObjects) -> None:
+    """Its oldest lines are in the archive and nowhere else; its runner goes on as if nothing was."""
+    attempt = bench.store.open(JOB, "token")
+    append(bench.store, attempt, 1, MANY)
+    assert archive(bench.store, objects) == 0
+    (size,) = bench.store.inventory.sizes([JOB]).values()
+    assert size < HOT_BYTES / 2
+    job = bench.store.look(JOB)
+    assert job is not None
+    assert (job.first, job.last, job.status) == (1, MANY, Status.RUNNING)
+    assert bench.ids()[0] == f"{job.archived + 1}-0"
+    assert bench.ttl("job") == -1
+    append(bench.store, attempt, MANY + 1, 500)
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, MANY + 501)
+    assert bench.ttl("job") == -1
+    assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 501))
+
+
+def test_a_log_that_has_ended_is_archived_whole(bench: Bench, objects: FileObjects) -> None:
+    """The store keeps its copy for a while; what is known of it stays, and stands beside the chunks as well."""
+    attempt = bench.store.open(JOB, "token")
+    bench.store.append(attempt, make_lines(1, 10))
+    assert archive(bench.store, objects) == 0
+    assert names(objects) == []
+    bench.store.finish(attempt, Status.FAILED, 3, 0, 11)
+    assert archive(bench.store, objects, hot_seconds=60, clock=lambda: NOW_SECONDS) == 0
+    assert 0 < bench.ttl("log") <= 60_000
+    assert (bench.ttl("job"), bench.ttl("archive")) == (-1, -1)
+    assert len(bench.ids()) == 11
+    before = bench.store.look(JOB)
+    bench.ask("DEL", bench.key("log"))
+    after = bench.store.look(JOB)
+    assert after is not None
+    assert before is not None
+    assert (after.status, after.exit_code, after.lines, after.first, after.last) == (Status.FAILED, 3, 10, 1, 10)
+    assert after.end == before.end
+    said = orjson.loads(objects.get(f"{JOB.workflow_id}/{JOB.job_id}/job.json"))
+    assert said["job"]["archive_sha256"] == bench.hash()["archive_sha256"]
+    assert [chunk["object"] for chunk in said["chunks"]] == [name for name in names(objects) if name.endswith(".zst")]
+    assert archive(bench.store, objects, clock=lambda: NOW_SECONDS) == 0
+
+
+def test_the_last_line_of_a_log_that_runs_stays(bench: Bench, objects: FileObjects) -> None:
+    """Also when it alone is larger than the log may be."""
+    attempt = bench.store.open(JOB, "token")
+    bench.store.append(attempt, [Line(1, "", "x" * HOT_BYTES, "stdout"), Line(2, "", "y" * HOT_BYTES, "stdout")])
+    assert archive(bench.store, objects) == 0
+    assert bench.ids() == ["2-0"]
+    assert archive(bench.store, objects) == 0
+    assert bench.ids() == ["2-0"]
+    bench.store.append(attempt, make_lines(3, 1))
+    assert numbers(everything(bench.store, objects, JOB)) == [1, 2, 3]
+
+
+def test_a_foreign_job_that_runs_is_listed_by_the_archivers_round(bench: Bench, objects: FileObjects) -> None:
+    """Nobody has read it yet, and there is nothing to archive of it."""
+    bench.xadd("1-0", "message", "a", "timestamp", "2026-03-03T10:00:05.123Z")
+    assert archive(bench.store, objects) == 0
+    assert bench.store.jobs(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
+
+
+def test_a_foreign_job_gets_what_it_lacks(bench: Bench, objects: FileObjects) -> None:
+    """Its log says how it ended, and that is soon gone."""
+    bench.xadd("2-0", "message", "a", "timestamp", "2026-03-03T10:00:05.123Z")
+    bench.xadd("4-0", "message", "b")
+    bench.xadd("5-0", "event", "end", "status", "FAILED", "exit_code", "7", "timestamp", "2026-03-03T10:00:06.123Z")
+    assert archive(bench.store, objects, clock=lambda: NOW_SECONDS + 1) == 0
+    assert 0 < bench.ttl("log") <= 3_600_000
+    bench.ask("DEL", bench.key("log"))
+    job = bench.store.look(JOB)
+    assert job is not None
+    assert (job.status, job.exit_code, job.first, job.last) == (Status.FAILED, 7, 2, 4)
+    assert job.finished_at == "2026-03-03T10:00:06.123Z"
+    assert bench.store.jobs(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
+    said = everything(bench.store, objects, JOB)
+    assert [entry for entry in said if isinstance(entry, Gap)] == [Gap(3, 3, "missing")]
+    assert numbers(said) == [2, 4]
+
+
+def test_a_log_beyond_all_numbers_stays_where_it_is(bench: Bench, objects: FileObjects) -> None:
+    bench.xadd("1-0", "message", "a")
+    bench.xadd("1772532005123000-0", "message", "a time for a number")
+    bench.xadd("1772532005123001-0", "event", "end")
+    assert archive(bench.store, objects) == 1
+    assert bench.ttl("log") == -1
+    assert len(bench.ids()) == 3
+
+
+def test_a_lost_log_goes_on_behind_its_archive(bench: Bench, objects: FileObjects) -> None:
+    """The numbers that are archived are never given again, and what was lost behind them is asked for again."""
+    attempt = bench.store.open(JOB, "token")
+    append(bench.store, attempt, 1, MANY)
+    assert archive(bench.store, objects) == 0
+    job = bench.store.look(JOB)
+    assert job is not None
+    bench.ask("DEL", bench.key("log"))
+    with pytest.raises(SequenceGap) as refused:
+        bench.store.append(attempt, make_lines(MANY + 1, 1))
+    assert refused.value.expected == job.archived + 1
+    append(bench.store, attempt, job.archived + 1, MANY + 10 - job.archived)
+    bench.ask("DEL", bench.key("log"), bench.key("lease"))
+    again = bench.store.open(JOB, "another")
+    assert again.next == job.archived + 1
+    bench.store.finish(again, Status.FAILED, 1, 0, job.archived + 1)
+    assert bench.ids() == [f"{job.archived + 1}-0"]
+    assert archive(bench.store, objects, clock=lambda: NOW_SECONDS) == 0
+    assert bench.hash()["archive_state"] == "complete"
+    assert numbers(everything(bench.store, objects, JOB)) == list(range(1, job.archived + 1))
+
+
+def test_a_lost_log_of_a_lost_runner_ends_behind_its_archive(bench: Bench, objects: FileObjects) -> None:
+    attempt = bench.store.open(JOB, "token")
+    append(bench.store, attempt, 1, MANY)
+    archive(bench.store, objects)
+    bench.ask("DEL", bench.key("log"))
+    bench.lose_lease()
+    job = bench.another(lease_seconds=1).look(JOB)
+    assert job is not None
+    assert job.status is Status.LOST
+    assert job.last == job.archived
+    assert bench.ttl("job") == -1
+
+
+def test_a_log_that_was_written_anew_is_not_sealed_from_the_old(bench: Bench, objects: FileObjects) -> None:
+    """It was lost between the reading and the sealing, and somebody wrote other lines of the same numbers."""
+    bench.store.append(bench.store.open(JOB, "token"), make_lines(1, 10, "old"))
+    bench.xadd("11-0", "event", "end")
+
+    def lose(step: str) -> None:
+        if step == "read back" and bench.ask("HGET", bench.key("job"), "again") is None:
+            bench.ask("HSET", bench.key("job"), "again", 1)
+            bench.ask("DEL", bench.key("log"))
+            for each in range(1, 11):
+                bench.xadd(f"{each}-0", "timestamp", "2026-03-03T10:00:05.123Z", "message", f"new {each}")
+            bench.xadd("11-0", "event", "end")
+
+    archive(bench.store, objects, at=lose)
+    assert bench.store.archived.chunks(JOB) == []
+    archive(bench.store, objects, at=lose)
+    said = everything(bench.store, objects, JOB)
+    assert [line.message for line in said if isinstance(line, Line)] == [f"new {each}" for each in range(1, 11)]
+
+
+def test_an_emptied_store_leaves_the_archive_alone(bench: Bench, objects: FileObjects) -> None:
+    """Nothing is deleted because nothing is known of it; an operator is told."""
+    bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    archive(bench.store, objects)
+    assert list(orphans(bench.store, objects, time.time(), age=0)) == []
+    kept = names(objects)
+    bench.ask("DEL", *bench.keys())
+    assert archive(bench.store, objects) == 0
+    assert names(objects) == kept
+    assert [each.stored.name for each in orphans(bench.store, objects, time.time(), age=0)] == kept
+    assert list(orphans(bench.store, objects, time.time())) == []
+
+
+def test_another_run_of_a_job_that_the_store_forgot(bench: Bench, objects: FileObjects, tmp_path: Path) -> None:
+    """Its archiving sweeps its own orphans, and not the chunks of the earlier run."""
+
+    def run(text: str) -> None:
+        bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10, text))
+        bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+
+    run("earlier")
+    archive(bench.store, objects)
+    (earlier,) = [name for name in names(objects) if name.endswith(".zst")]
+    os.utime(tmp_path / "archive" / earlier, (NOW_SECONDS - 600, NOW_SECONDS - 600))
+    bench.ask("DEL", *bench.keys())
+    run("later")
+    objects.put(f"{JOB.workflow_id}/{JOB.job_id}/orphan", b"")
+    for _ in range(2):
+        assert archive(bench.store, objects) == 0
+    found = [name for name in names(objects) if not name.endswith("/job.json")]
+    assert sorted(found) == sorted([earlier, *(chunk.name for chunk in bench.store.archived.chunks(JOB))])
+    assert [each.stored.name for each in orphans(bench.store, objects, time.time(), age=0)] == [earlier]
+
+
+@pytest.mark.parametrize("lines", ["5", "100", "500", "many"])
+def test_a_log_ends_behind_its_last_line_whatever_its_runner_says(
+    bench: Bench, objects: FileObjects, lines: str
+) -> None:
+    """Of how many there are: also when the archive alone has it."""
+    for line in make_lines(1, 100):
+        bench.xadd(f"{line.sequence_num}-0", *line.to_fields())
+    bench.xadd("101-0", "event", "end", "status", "COMPLETED", "lines", lines)
+
+    assert archive(bench.store, objects, hot_seconds=0) == 0
+
+    wait_until(lambda: bench.ask("EXISTS", bench.key("log")) == 0, 5, "the store lets go of the log")
+    job = bench.store.look(JOB)
+    assert job
+    assert job.end
+    assert (job.first, job.last, job.end.sequence_num) == (1, 100, 101)
+    history = History(bench.store, Archive(objects, bench.store.archived), job)
+    assert [entry.sequence_num for entry in history.after(90, 50).entries if isinstance(entry, Line)] == [
+        *range(91, 101)
+    ]
+    assert history.after(100, 50).entries == []
+
+
+def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjects) -> None:
+    """A week after the end, unless its workflow has a time of its own."""
+    other = JobRef("wf_2", "job_1")
+    for job in (JOB, other):
+        bench.store.append(attempt := bench.store.open(job, "token"), make_lines(1, 10))
+        bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    bench.store.inventory.set_retention("wf_2", round(30 * DAY))
+    for days in (1, 6):
+        for job in (JOB, other):
+            bench.end_seen(days * DAY, job)
+        # The archiver's own clock does not matter.
+        archive(bench.store, objects, retention_seconds=7 * DAY, clock=lambda: time.time() + 100 * DAY)
+        assert bench.store.look(JOB) is not None
+    for job in (JOB, other):
+        bench.end_seen(8 * DAY, job)
+    archive(bench.store, objects, retention_seconds=7 * DAY)
+    assert bench.store.look(JOB) is None
+    assert bench.store.jobs(JOB.workflow_id, None, 9) == []
+    left = bench.keys()
+    assert not any(f"{{{JOB.workflow_id}}}" in key for key in left)
+    assert {name.partition("/")[0] for name in names(objects)} == {"wf_2"}
+    bench.store.inventory.set_retention("wf_2", None)
+    archive(bench.store, objects, retention_seconds=7 * DAY)
+    assert names(objects) == []
+    assert bench.keys() == set()
+
+
+def test_a_retention_that_changes_leaves_archived_jobs_to_the_archiver(bench: Bench, objects: FileObjects) -> None:
+    """What the store knows of them must not expire before their objects go."""
+    bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    archive(bench.store, objects, clock=lambda: NOW_SECONDS)
+
+    assert keep(bench.store, JOB.workflow_id, 1, 1) == 0
+    assert bench.ttl("job") == bench.ttl("archive") == -1
+
+
+def test_a_job_with_a_live_runner_is_not_deleted(bench: Bench, objects: FileObjects) -> None:
+    attempt = bench.store.open(JOB, "token")
+    with pytest.raises(Held):
+        delete_job(bench.store, objects, JOB)
+    bench.store.append(attempt, make_lines(1, 10))
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    delete_job(bench.store, objects, JOB)
+    assert bench.keys() == set()
+
+
+def test_what_comes_under_a_deleted_id_is_not_archived(bench: Bench, objects: FileObjects) -> None:
+    """A foreign runner writes on, and an archiver that has not noticed the deletion takes the log for a large one."""
+    delete_job(bench.store, objects, JOB, tombstone_ms=60_000)
+    bench.xadd("1-0", "message", "secret")
+    bench.xadd("2-0", "message", "secret")
+    with sealer(bench.store, JOB) as token, pytest.raises(Deleted):
+        Sealing(bench.store, objects, JOB, token, nothing).seal(bench.store.inventory.survey(JOB), 2, trim=True)
+    assert names(objects) == []
+    assert not bench.ask("EXISTS", *(bench.key(kind) for kind in ("archive", "garbage", "job")))
+
+
+def test_what_comes_under_a_deleted_id_is_taken_away_each_second(bench: Bench, objects: FileObjects) -> None:
+    """A foreign runner may write megabytes a second, which the store has to hold until then."""
+    delete_job(bench.store, objects, JOB, tombstone_ms=60_000)
+    now = [0.0]
+    working = archiver(bench.store, objects, monotonic=lambda: now[0])
+    for number in range(1, 4):
+        bench.xadd(f"{number}-0", "message", "secret")
+        working.once()
+        assert not bench.ask("EXISTS", bench.key("log"))
+        now[0] += BUSY_SECONDS + 0.1
+
+
+def test_what_begins_while_the_rest_of_a_job_is_deleted_stays(bench: Bench, objects: FileObjects) -> None:
+    """Where only objects were left nobody is kept from the name."""
+    objects.put(f"{JOB.workflow_id}/{JOB.job_id}/left", b"")
+
+    def begin(step: str) -> None:
+        if step == "object deleted":
+            bench.store.append(bench.store.open(JOB, "token"), make_lines(1, 10))
+
+    with pytest.raises(Held):
+        delete_job(bench.store, objects, JOB, at=begin)
+    assert names(objects) == []
+    assert len(bench.store.read(JOB, 0, 99)) == 10
+    assert bench.store.append(Attempt(JOB, "token", 1, 1), make_lines(11, 1)) == 12
+
+
+@pytest.mark.parametrize("step", ["doomed", "object deleted"])
+def test_a_deletion_that_was_cut_short_goes_on(bench: Bench, objects: FileObjects, step: str) -> None:
+    """Nobody sees the job in between, and nobody can open it."""
+    bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    archive(bench.store, objects)
+
+    def cut(name: str) -> None:
+        if name == step:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        delete_job(bench.store, objects, JOB, at=cut)
+    assert bench.store.look(JOB) is None
+    with pytest.raises(Closed):
+        bench.store.open(JOB, "another")
+    archive(bench.store, objects)
+    assert bench.keys() == set()
+    assert names(objects) == []
+
+
+def test_a_hash_that_was_lost_is_told_again(bench: Bench, objects: FileObjects) -> None:
+    """By the records of the chunks: or the numbers would begin anew."""
+    attempt = bench.store.open(JOB, "token")
+    append(bench.store, attempt, 1, MANY)
+    archive(bench.store, objects)
+    archived = bench.hash()["archived"]
+    bench.ask("DEL", bench.key("job"))
+    archive(bench.store, objects)
+    assert bench.hash() == {"archived": archived, "archived_first": "1"}
+    assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 1))
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step: str) -> None:
+    """Two in a row, each behind the same step, of a log that runs and of one that has ended: nothing is lost."""
+    bench, directory = Bench(server, prefix), tmp_path / "archive"
+    store, objects = bench.store, FileObjects(directory)
+    attempt = store.open(JOB, "token")
+    following = append(store, attempt, 1, MANY)
+    if step not in ("manifest", "completed"):
+        for _ in range(2):
+            _kill(bench, directory, step)
+    assert numbers(everything(store, objects, JOB)) == list(range(1, following))
+    store.finish(attempt, Status.COMPLETED, 0, 0, following)
+    for _ in range(2):
+        _kill(bench, directory, step)
+        assert numbers(everything(store, objects, JOB)) == list(range(1, following))
+    assert archive(store, objects) == 0
+    assert archive(store, objects) == 0
+    assert bench.hash()["archive_state"] == "complete"
+    bench.ask("DEL", bench.key("log"))
+    assert numbers(everything(store, objects, JOB)) == list(range(1, following))
+    recorded = [chunk.name for chunk in store.archived.chunks(JOB)]
+    assert names(objects) == [*recorded, f"{JOB.workflow_id}/{JOB.job_id}/job.json"]
+    bench.close()
+
+
+def _kill(bench: Bench, directory: Path, step: str) -> None:
+    """One archiver, at that step if it comes so far, and what time does to its lease."""
+    assert run_until(bench.url, bench.prefix, directory, step) in (0, -9)
+    bench.ask("DEL", bench.key("sealer"))
+
+
+def test_a_busy_job_waits_for_who_has_it(bench: Bench, objects: FileObjects) -> None:
+    bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    with sealer(bench.store, JOB):
+        assert archive(bench.store, objects) == 0
+        assert names(objects) == []
+    assert archive(bench.store, objects) == 0
+    assert bench.hash()["archive_state"] == "complete"
+
+
+def test_jobs_on_every_master_of_a_cluster(cluster: Cluster, prefix: str, objects: FileObjects) -> None:
+    """Each is found, shortened while it runs, and archived whole; one whose log is lost goes on there too."""
+    store = Store(cluster.url, prefix=prefix)
+    jobs = [JobRef(cluster.workflow(master, prefix), "job_1") for master in cluster.masters()]
+    attempts = {job: store.open(job, "token") for job in jobs}
+    for attempt in attempts.values():
+        append(store, attempt, 1, MANY)
+    assert archive(store, objects) == 0
+    following = dict.fromkeys(jobs, MANY + 1)
+    cluster.ask("DEL", f"{prefix}:{{{jobs[0].workflow_id}}}:job_1:log")
+    following[jobs[0]] = store.inventory.survey(jobs[0]).archived + 1
+    for job, attempt in attempts.items():
+        assert 0 < store.inventory.survey(job).archived < MANY
+        store.append(attempt, make_lines(following[job], 1))
+        store.finish(attempt, Status.COMPLETED, 0, 0, following[job] + 1)
+    assert archive(store, objects) == 0
+    for job in jobs:
+        assert store.inventory.survey(job).complete
+        cluster.ask("DEL", f"{prefix}:{{{job.workflow_id}}}:job_1:log")
+        assert numbers(everything(store, objects, job)) == list(range(1, following[job] + 1))
+    store.close()
+
+
+def test_a_store_without_memory_is_relieved(tmp_path: Path, objects: FileObjects) -> None:
+    """Where nothing can be written an archiver still seals and trims."""
+    with RedisServer(tmp_path / "full") as server:
+        bench = Bench(server, "full")
+        attempt = bench.store.open(JOB, "token")
+        append(bench.store, attempt, 1, MANY)
+        server.ask("CONFIG", "SET", "maxmemory", 1)
+        with pytest.raises(StoreRefused):
+            append(bench.store, attempt, MANY + 1, 1)
+        assert archive(bench.store, objects) == 0
+        assert bench.store.inventory.survey(JOB).archived > MANY / 2
+        server.ask("CONFIG", "SET", "maxmemory", 0)
+        append(bench.store, attempt, MANY + 1, 1)
+        assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 2))
+        bench.close()
+
+
+def test_an_archive_that_is_away_costs_nothing_but_time(bench: Bench, objects: FileObjects, tmp_path: Path) -> None:
+    """The log stays whole where it is."""
+    append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
+    (tmp_path / "archive").write_text("no directory")
+    with pytest.raises(ArchiveUnavailable):
+        archive(bench.store, objects)
+    assert len(bench.ids()) == MANY
+    (tmp_path / "archive").unlink()
+    assert archive(bench.store, objects) == 0
+    assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 1))
+
+
+def test_a_runner_is_asked_to_go_slowly(bench: Bench) -> None:
+    """By the answers to its appends, for a while; a job that is gone is not made by it."""
+    slept: list[float] = []
+    store = Store(bench.url, prefix=bench.prefix, sleep=slept.append)
+    store.archived.slow_down(JOB, 60)
+    assert bench.keys() == set()
+    attempt = store.open(JOB, "token")
+    appends = store.appends()
+
+    def append_one(number: int) -> None:
+        appends.send(attempt, number, [Run(NOW, "stdout", False, [b"a line"])])
+        assert appends.receive() == number + 1
+
+    append_one(1)
+    assert slept == []
+    store.archived.slow_down(JOB, 60)
+    append_one(2)
+    assert slept == [SLOW_SECONDS]
+    assert store.append(attempt, make_lines(3, 1)) == 4
+    store.archived.slow_down(JOB, -60)
+    append_one(4)
+    assert slept == [SLOW_SECONDS]
+    store.archived.slow_down(JOB, 60)
+    appends.send(attempt, 5, [Run(NOW, "stdout", False, [b"x" * SLOW_BYTES_PER_SECOND] * 2)])
+    assert appends.receive() == 7
+    assert slept[1] == pytest.approx(2, abs=0.01)
+    appends.reset()
+    store.close()
+
+
+def test_a_log_that_grows_while_a_chunk_is_moved_has_its_runner_asked(bench: Bench, objects: FileObjects) -> None:
+    """Not only between two chunks: on a busy machine one takes as long as a log needs to outgrow its bound."""
+    half, grown, asked = MANY // 4, list[int](), list[object]()
+    attempt = bench.store.open(JOB, "token")
+    append(bench.store, attempt, 1, half)
+    (size,) = bench.store.inventory.sizes([JOB]).values()
+    assert HIGH_MARK * HOT_BYTES < size < SLOW_MARK * HOT_BYTES
+
+    def monotonic() -> float:
+        if not grown and bench.ask("EXISTS", bench.key("sealer")):
+            grown.append(append(bench.store, attempt, half + 1, MANY - half))
+        return time.monotonic()
+
+    def at(step: str) -> None:
+        asked.append(bench.ask("HGET", bench.key("job"), "slow_until"))
+
+    archive(bench.store, objects, monotonic=monotonic, at=at)
+    assert grown
+    assert asked[0]
+    assert int(bench.hash()["slow_until"]) <= server_ms(bench), "the log is small again"
+
+
+def server_ms(bench: Bench) -> int:
+    seconds, microseconds = bench.ask("TIME")
+    return int(seconds) * 1_000 + int(microseconds) // 1_000
+
+
+def test_a_log_that_nobody_can_move_now_has_its_runner_asked(bench: Bench, objects: FileObjects) -> None:
+    """An archiver that died holds the lease for ten seconds more, and as long nobody makes room."""
+    append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
+    assert bench.store.archived.claim(JOB, "a dead archiver's", 10)
+
+    archive(bench.store, objects, sealer_seconds=10)
+
+    assert int(bench.hash()["slow_until"]) > server_ms(bench) + 5_000
+    assert len(bench.ids()) == MANY
+
+
+def test_a_log_of_long_lines_is_read_a_few_at_a_time(bench: Bench, objects: FileObjects) -> None:
+    """Thousands of the longest lines would be hundreds of megabytes in one answer."""
+    line_bytes, attempt = 64 * 2**10, bench.store.open(JOB, "token")
+    for first in range(1, 401, 100):
+        bench.store.append(attempt, [Line(each, NOW, "x" * line_bytes, "stdout") for each in range(first, first + 100)])
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 401)
+    counts: list[int] = []
+    read_on = bench.store.read_on
+
+    class Watched(Store):
+        def read_on(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
+            entries = read_on(job, after, count)
+            counts.append(len(entries))
+            return entries
+
+    store = Watched(bench.url, prefix=bench.prefix)
+    assert archive(store, objects) == 0
+    store.close()
+
+    assert max(counts) * line_bytes <= 2 * 2**20
+    assert numbers(everything(bench.store, objects, JOB)) == list(range(1, 401))
+
+
+def test_what_is_wrong_with_a_job_is_said_once(
+    bench: Bench, objects: FileObjects, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However often it is tried again."""
+    bench.ask("SET", bench.key("archive"), "no record")
+    clock = Clock()
+    ours = archiver(bench.store, objects, monotonic=clock)
+    for _ in range(5):
+        assert ours.once() == 1
+        clock.now += RETRY_SECONDS + 1
+    assert [record.message for record in caplog.records] == [
+        "not archived: the job's key in the store holds something that is not a log"
+    ]
+
+
+def test_garbage_goes_a_minute_later_whenever_it_comes(bench: Bench, objects: FileObjects) -> None:
+    """Also when the archiver has looked at the job's objects a moment before it was written down."""
+    append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
+    now = [0.0]
+    looking = archiver(bench.store, objects, orphan_seconds=3_600, monotonic=lambda: now[0])
+    looking.once()
+    left = f"{JOB.workflow_id}/{JOB.job_id}/left"
+    with sealer(bench.store, JOB) as token:
+        bench.store.archived.announce(JOB, token, left)
+    objects.put(left, b"")
+    looking.once()
+    now[0] += 61
+    looking.once()
+    assert left not in names(objects)
+    assert not bench.ask("EXISTS", bench.key("garbage"))

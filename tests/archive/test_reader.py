@@ -1,0 +1,246 @@
+"""Reading the archive: from anywhere, in both directions, across frames and chunks, by many at once."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.chunk_records import RECORD_SECONDS
+from chronoverse.archive.reader import Archive
+from chronoverse.joblog.chunk import Chunk
+from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entries
+from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
+from chronoverse.joblog.values import Gap, JobRef, Line
+from tests.support.archives import JOB, Shelf, raw
+
+#: Seconds for whatever another thread does.
+PATIENCE_SECONDS = 20.0
+
+
+def log_of(kinds: list[str]) -> list[RawEntry]:
+    """A log of lines, holes, entries without a message and entries without a number."""
+    entries: list[RawEntry] = []
+    number = 0
+    for kind in kinds:
+        if kind == "stray" and number:
+            entries.append((b"%d-%d" % (number, len(entries) + 1), [b"message", b"a stray"]))
+        else:
+            number += 3 if kind == "hole" else 1
+            message = "" if kind == "stray" else "x" * 40
+            entries.append((b"%d-0" % number, [b"nothing", b""]) if kind == "empty" else raw(number, message))
+    return entries
+
+
+class Counting(FileObjects):
+    """Files that count what is read of them, and wait at a gate before they answer."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.reads = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.broken = False
+
+    def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        self.reads += 1
+        assert self.gate.wait(PATIENCE_SECONDS)
+        if self.broken:
+            raise ArchiveUnavailable("the archive is away")
+        return super().get(name, start, stop)
+
+
+def by_number(entries: list[Entry]) -> list[tuple[int, object]]:
+    """What is said of each number, in the order in which it is."""
+    said: list[tuple[int, object]] = []
+    for entry in entries:
+        if isinstance(entry, Line):
+            said.append((entry.sequence_num, entry))
+        elif isinstance(entry, Gap):
+            said += [(number, entry.reason) for number in range(entry.first, entry.last + 1)]
+    return said
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    st.lists(st.sampled_from(["line", "line", "line", "hole", "empty", "stray"]), min_size=1, max_size=60),
+    st.integers(1, 30),
+    st.integers(1, 700),
+    st.integers(1, 9),
+    st.data(),
+)
+def test_any_page_in_both_directions(
+    tmp_path_factory: pytest.TempPathFactory,
+    kinds: list[str],
+    chunk_entries: int,
+    frame_bytes: int,
+    count: int,
+    data: st.DataObject,
+) -> None:
+    """Page by page, from any place on, it says of each number what the whole log says."""
+    entries = log_of(kinds)
+    shelf = Shelf.at(tmp_path_factory.mktemp("archive"))
+    shelf.fill(entries, chunk_entries, frame_bytes)
+    archive, whole = shelf.archive(), by_number(list(read_entries(entries, 0)))
+    place = data.draw(st.integers(0, whole[-1][0] + 1), "place")
+
+    upwards: list[tuple[int, object]] = []
+    while page := archive.entries(JOB, upwards[-1][0] if upwards else place, count):
+        assert len(page) <= count
+        upwards += by_number(page)
+    assert upwards == whole[place:]
+
+    downwards: list[tuple[int, object]] = []
+    while page := archive.entries_before(JOB, downwards[-1][0] if downwards else place, count):
+        assert len(page) <= count
+        for entry in page:
+            downwards += reversed(by_number([entry]))
+    assert downwards == whole[: max(place - 1, 0)][::-1]
+
+
+def test_one_read_of_long_lines_ends_early(tmp_path: Path) -> None:
+    """At the end of a frame, and the next goes on from there, in both directions."""
+    shelf = Shelf.at(tmp_path)
+    shelf.fill([raw(number, "x" * 2**18) for number in range(1, 13)], 12, 2**19)
+    archive = shelf.archive()
+    upwards, downwards = archive.entries(JOB, 0, 12), archive.entries_before(JOB, 13, 12)
+
+    assert [place for place, _ in by_number(upwards)] == [1, 2, 3, 4]
+    assert [place for place, _ in by_number(archive.entries(JOB, 4, 12))] == [5, 6, 7, 8]
+    assert [place for place, _ in by_number(downwards)] == [12, 11, 10, 9]
+
+
+def test_strays_are_named_where_they_lie(tmp_path: Path) -> None:
+    """Upwards, when what comes before them is asked for too."""
+    shelf = Shelf.at(tmp_path)
+    entries = log_of(["line", "line", "stray", "stray", "line"])
+    shelf.fill(entries, 9, 100)
+    assert shelf.archive().entries(JOB, 0, 9) == list(read_entries(entries, 0))
+    assert shelf.archive().entries(JOB, 2, 9) == list(read_entries(entries[-1:], 2))
+
+
+def test_frames_are_what_a_viewer_gets_from_the_store(tmp_path: Path) -> None:
+    """Byte for byte; up to so many lines; the JSON Lines too."""
+    messages = ["plain", '"quoted" \\ \x1b[31mred', "", "ü \u2028 😀", "\x00\x7f"] * 50
+    entries = [raw(number, message) for number, message in enumerate(messages, 1)]
+    shelf = Shelf.at(tmp_path)
+    shelf.fill(entries, 120, 2000)
+    archive, after = shelf.archive(), 0
+    expected = plain_frames(entries, 0)
+    while stretch := archive.frames(JOB, after, 7):
+        assert after < stretch.cursor <= after + 7
+        assert stretch.text == b"".join(expected[after : stretch.cursor])
+        lines = archive.json_lines(JOB, after, 7)
+        assert lines is not None
+        assert lines.cursor == stretch.cursor
+        assert lines.text == b"".join(
+            frame[17 : frame.rindex(b"\nid: ")] + b"\n" for frame in expected[after : lines.cursor]
+        )
+        after = stretch.cursor
+    assert after == len(entries)
+
+
+def test_what_is_not_plain_is_left_to_entries(tmp_path: Path) -> None:
+    """A hole, and a beginning that is gone."""
+    shelf = Shelf.at(tmp_path, first=4)
+    shelf.add([raw(4, "four"), raw(6, "six")])
+    archive = shelf.archive()
+    assert archive.frames(JOB, 3, 9) is None
+    assert archive.frames(JOB, 0, 9) is None
+    said = archive.entries(JOB, 1, 9)
+    assert [each for each in said if isinstance(each, Gap)] == [Gap(2, 3, "trimmed"), Gap(5, 5, "missing")]
+    assert archive.entries(JobRef("wf_1", "job_2"), 0, 9) == []
+
+
+def test_many_read_a_frame_once(tmp_path: Path) -> None:
+    """Those who come while it is read wait for it; all that one read brought is there for those who come later."""
+    objects = Counting(tmp_path)
+    shelf = Shelf(objects)
+    shelf.fill([raw(number, "x" * 100) for number in range(1, 101)], 100, 2000)
+    archive, found = shelf.archive(), []
+    objects.gate.clear()
+    readers = [threading.Thread(target=lambda: found.append(archive.frames(JOB, 0, 5))) for _ in range(8)]
+    for reader in readers:
+        reader.start()
+    objects.gate.set()
+    for reader in readers:
+        reader.join(PATIENCE_SECONDS)
+    assert len(found) == 8
+    assert len(set(found)) == 1
+    assert [len(archive.entries(JOB, after, 9)) for after in range(91)] == [9] * 91
+    assert objects.reads == 1
+
+
+def test_a_read_that_failed_is_tried_again(tmp_path: Path) -> None:
+    """The next one who asks reads anew."""
+    objects = Counting(tmp_path)
+    shelf = Shelf(objects)
+    shelf.add([raw(1, "one")])
+    archive = shelf.archive()
+    objects.broken = True
+    with pytest.raises(ArchiveUnavailable):
+        archive.entries(JOB, 0, 1)
+    objects.broken = False
+    assert len(archive.entries(JOB, 0, 1)) == 1
+
+
+def test_a_chunk_that_was_replaced_is_found(tmp_path: Path) -> None:
+    """When told, and after a second at most in any case."""
+    now = 100.0
+    shelf = Shelf.at(tmp_path)
+    shelf.fill([raw(number, f"secret {number}" + "x" * 90) for number in range(1, 11)], 20, 300)
+    archive = Archive(shelf.objects, shelf, lambda: now)
+
+    def said(after: int) -> str:
+        (line,) = archive.entries(JOB, after, 1)
+        assert isinstance(line, Line)
+        return line.message
+
+    def replace(text: str) -> None:
+        before = shelf.chunks.pop()
+        shelf.add([raw(number, text) for number in range(1, 11)])
+        shelf.objects.delete(before.name)
+
+    assert said(0).startswith("secret 1")
+    asked = shelf.asked
+    assert said(1).startswith("secret 2")
+    assert shelf.asked == asked
+
+    replace("replaced")
+    now += RECORD_SECONDS * 1.01
+    assert said(0) == "replaced"
+
+    replace("again")
+    archive.forget(JOB)
+    assert said(0) == "again"
+
+
+def test_a_chunk_that_is_replaced_meanwhile(tmp_path: Path) -> None:
+    """Between the look at its record and the read of its object."""
+
+    class Overtaken(Shelf):
+        def chunk(self, job: JobRef, number: int) -> Chunk | None:
+            found = super().chunk(job, number)
+            if self.asked == 1:
+                before = self.chunks.pop()
+                self.add([raw(1, "after")])
+                self.objects.delete(before.name)
+            return found
+
+    shelf = Overtaken(FileObjects(tmp_path))
+    shelf.add([raw(1, "before")])
+    (line,) = shelf.archive().entries(JOB, 0, 1)
+    assert isinstance(line, Line)
+    assert (line.message, shelf.asked) == ("after", 2)
+
+
+def test_an_object_that_is_gone_for_good_is_said_to_be(tmp_path: Path) -> None:
+    shelf = Shelf.at(tmp_path)
+    chunk = shelf.add([raw(1, "one")])
+    shelf.objects.delete(chunk.name)
+    with pytest.raises(ArchiveDamaged):
+        shelf.archive().entries(JOB, 0, 1)
+    shelf.chunks.clear()
+    assert shelf.archive().entries(JOB, 0, 1) == []

@@ -1,0 +1,172 @@
+"""The archive in S3: a real server, and what networks do on the way to it."""
+
+import importlib.util
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.connect import objects_at
+from chronoverse.archive.s3_store import CONNECTIONS, S3Objects
+from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
+from chronoverse.joblog.values import Line
+from tests.support.archives import JOB, Shelf, raw
+from tests.support.faultproxy import DOWN, FaultProxy
+from tests.support.s3server import BUCKET, s3_server
+
+#: Seconds until an answer is given up here, and by which that must have been said, on however busy a machine.
+READ_SECONDS = 0.5
+BOUND_SECONDS = 20.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[str, int]]:
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def proxy(server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    with FaultProxy(server) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.http_url)
+        yield proxy
+
+
+def hasty(prefix: str) -> S3Objects:
+    return S3Objects(BUCKET, prefix, read_seconds=READ_SECONDS, answer_seconds=1.0)
+
+
+def test_objects(server: tuple[str, int]) -> None:
+    """Put, got in parts, listed, deleted: below the URL's prefix, and nothing else."""
+    objects = objects_at(f"s3://{BUCKET}/some/place/")
+    assert list(objects.list("wf_1/job_1/")) == []
+    for _ in range(2):
+        objects.put("wf_1/job_1/a", b"0123456789")
+    objects.put("wf_1/job_10/b", b"")
+    assert objects.get("wf_1/job_1/a") == b"0123456789"
+    assert objects.get("wf_1/job_1/a", 2, 5) == b"234"
+    assert objects.get("wf_1/job_1/a", 8) == b"89"
+    assert objects.get("wf_1/job_1/a", 3, 3) == b""
+    (found,) = objects.list("wf_1/job_1/")
+    assert (found.name, found.size) == ("wf_1/job_1/a", 10)
+    assert abs(found.written_at - time.time()) < 600
+    objects.delete("wf_1/job_1/a")
+    objects.delete("wf_1/job_1/a")
+    assert [each.name for each in objects.list("wf_1/")] == ["wf_1/job_10/b"]
+    for start in (0, 5):
+        with pytest.raises(ArchiveDamaged):
+            objects.get("wf_1/job_1/a", start)
+    assert boto3.client("s3").get_object(Bucket=BUCKET, Key="some/place/wf_1/job_10/b")["Body"].read() == b""
+
+
+def test_more_objects_than_one_answer_lists(server: tuple[str, int]) -> None:
+    """A thousand is the most that S3 names at once."""
+    objects = S3Objects(BUCKET, "many")
+    names = [f"wf_1/job_1/{number:04}" for number in range(1003)]
+
+    def put(start: int) -> None:
+        for name in names[start::8]:
+            objects.put(name, b"")
+
+    threads = [threading.Thread(target=put, args=(start,)) for start in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(60)
+    assert [each.name for each in objects.list("wf_1/job_1/")] == names
+
+
+def test_more_ask_at_once_than_are_let(server: tuple[str, int]) -> None:
+    """All are answered."""
+    objects, found = S3Objects(BUCKET, "crowd"), []
+    objects.put("a", b"x" * 100_000)
+    threads = [threading.Thread(target=lambda: found.append(objects.get("a"))) for _ in range(3 * CONNECTIONS)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(60)
+    assert found == [b"x" * 100_000] * (3 * CONNECTIONS)
+
+
+def test_a_log_is_read_from_it(server: tuple[str, int]) -> None:
+    """The archive does not mind where it is."""
+    shelf = Shelf(S3Objects(BUCKET, "log"))
+    shelf.fill([raw(number, f"line {number}") for number in range(1, 1001)], 300, 5000)
+    archive = shelf.archive()
+    said = [*archive.entries(JOB, 0, 2000), *archive.entries_before(JOB, 3, 9)]
+    assert [line.message for line in said if isinstance(line, Line)] == [
+        *(f"line {number}" for number in range(1, 1001)),
+        *("line 2", "line 1"),
+    ]
+
+
+def test_a_bucket_that_is_not_there(server: tuple[str, int]) -> None:
+    """Is no damage: it was put into the settings."""
+    objects = S3Objects("no-such-bucket")
+    for call in (lambda: objects.get("a"), lambda: objects.put("a", b""), lambda: list(objects.list("a/"))):
+        with pytest.raises(ArchiveUnavailable):
+            call()
+
+
+def test_what_breaks_on_the_way_is_asked_for_again(proxy: FaultProxy) -> None:
+    """Once is not noticed."""
+    objects = hasty("broken")
+    objects.put("a", b"x" * 300_000)
+    proxy.drop_reply(passing=100_000, asked=b"GET")
+    assert objects.get("a") == b"x" * 300_000
+    proxy.drop_request(passing=100, asked=b"PUT")
+    objects.put("b", b"y" * 100_000)
+    assert objects.get("b") == b"y" * 100_000
+
+
+@pytest.mark.parametrize("fault", ["refuse", "stall", "trickle", "cut in the middle"])
+def test_away_is_said_in_bounded_time(proxy: FaultProxy, fault: str) -> None:
+    """Whatever away means; and back is back."""
+    objects = hasty(f"away-{fault.replace(' ', '-')}")
+    objects.put("a", b"x" * 1_000_000)
+    began = time.monotonic()
+    if fault == "refuse":
+        proxy.refuse()
+        proxy.cut()
+    elif fault == "stall":
+        proxy.stall()
+    elif fault == "trickle":
+        proxy.throttle(80_000, DOWN)
+    else:
+        proxy.drop_reply(passing=500_000, asked=b"GET", times=100)
+    with pytest.raises(ArchiveUnavailable):
+        objects.get("a")
+    assert time.monotonic() - began < BOUND_SECONDS
+    proxy.heal()
+    proxy.cut()
+    assert len(objects.get("a")) == 1_000_000
+
+
+def test_no_credentials(server: tuple[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Are named as what is missing."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(ArchiveUnavailable, match="credentials"):
+        S3Objects(BUCKET).get("a")
+
+
+def test_without_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is told what to install, at once."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr("chronoverse.archive.s3_store.find_spec", lambda name: None if name == "boto3" else found(name))
+    with pytest.raises(SettingsError, match=r"pip install 'chronoverse\[s3\]'"):
+        objects_at("s3://bucket")
+
+
+def test_files_by_url(tmp_path: Path) -> None:
+    objects = objects_at((tmp_path / "with space").as_uri())
+    objects.put("a", b"1")
+    assert isinstance(objects, FileObjects)
+    assert (tmp_path / "with space" / "a").read_bytes() == b"1"

@@ -1,0 +1,242 @@
+"""Searching the archive finds the lines that looking at each of them finds."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+import re2
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.search import search
+from chronoverse.archive.prefilter import BEHIND_MISSES, LINES_MISSES, MISSES, OFTEN, PART_BYTES, TEXT_PART_BYTES
+from chronoverse.errors import TooExpensive
+from chronoverse.joblog.values import Line
+from chronoverse.joblog.matcher import Matcher, as_read
+from tests.support.archives import JOB, Shelf, raw
+
+#: What a line may be made of: what JSON escapes, what a terminal acts on, letters with odd cases, words of the JSON.
+PIECES = [
+    *[
+        "a",
+        "B",
+        "k",
+        "K",
+        "\u212a",
+        "s",
+        "S",
+        "\u017f",
+        "ß",
+        "İ",
+        "i",
+        "\u0131",
+        "ü",
+        "Ü",
+        "Σ",
+        "ς",
+        "\u03c3",
+        "😀",
+        " ",
+        "\u2028",
+    ],
+    *['"', "\\", "\\u001b", "\n", "\r", "\t", "\x00", "\x07", "\x1b", "\x7f", "\x9b", "\ufffd", "/", "{", "}", ":"],
+    *["\x1b[31m", "\x1b[0m", '\x1b["x', "\x1b[\\", "\x1b[1;2", "\x1b]0;t\x07", '\x1b]8;;"u"\x1b\\', "\x1bP\\x\x1b\\"],
+    *["\u2028", "message", "stdout", "stream", "2026", '","', "e", "error"],
+]
+TEXTS = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
+EXPRESSIONS = [
+    *["a|k", "^a", "a$", "^$", "a*", "s.*k", "(?s)a.*k", "[^a]k", r"\Ak", r"k\z", "(?-i)K", "(?i)\u017f", r"\bk\b"],
+    *[r"\x1b", r"\\", '"', r"a\nB", r"(?m)^a$", r"\pL", "(?-m)^a", "k{2,3}", ".", r"\s", r"\d+", "[[:upper:]]"],
+    *[r"\Ba", "(?:ab?){150}", "k(?:a|s){0,150}", r"k\W", r"\x22", r"a\b", "[[^]k", "[$]|a", r"\Qa^"],
+]
+
+
+def found(shelf: Shelf, matcher: Matcher, place: int, descending: bool = False) -> list[str]:
+    """All that a search finds; and its places go one way."""
+    said, places = [], [place]
+    for lines, reached in search(shelf.archive(), JOB, matcher, place, descending=descending):
+        said += [f"{line.sequence_num} {line.message}" for line in lines]
+        places.append(reached)
+    assert places[1:] == sorted(set(places[1:]), reverse=descending)
+    return said
+
+
+def expected(messages: list[str], matcher: Matcher) -> list[str]:
+    """What looking at each line finds."""
+    return [f"{number} {text}" for number, text in enumerate(messages, 1) if matcher.matches(text)]
+
+
+@st.composite
+def searches(draw: st.DrawFn) -> tuple[list[str], str]:
+    """Messages, and what to look for: mostly what is in one of them, in other letters perhaps."""
+    messages = draw(st.lists(TEXTS, min_size=1, max_size=30))
+    text = draw(st.sampled_from(messages))
+    if draw(st.booleans()):
+        text = as_read(text)
+    start = draw(st.integers(0, max(len(text) - 1, 0)))
+    part = text[start : start + draw(st.integers(1, 15))]
+    return messages, draw(st.sampled_from([part, part.upper(), part.lower(), part.swapcase(), draw(TEXTS)]))
+
+
+@settings(deadline=None, max_examples=250)
+@given(searches(), st.integers(50, 2000), st.integers(1, 30))
+@example((["\x1b[31ma\x1b[0mB", "aB"], "ab"), 50, 9)
+def test_text(
+    tmp_path_factory: pytest.TempPathFactory, said: tuple[list[str], str], frame_bytes: int, chunk: int
+) -> None:
+    """Of any kind, in both directions, from any place on."""
+    messages, query = said
+    shelf = Shelf.at(tmp_path_factory.mktemp("archive"))
+    shelf.fill([raw(number, text) for number, text in enumerate(messages, 1)], chunk, frame_bytes)
+    matcher = Matcher(query)
+    wanted = expected(messages, matcher)
+    assert found(shelf, matcher, 0) == wanted
+    assert found(shelf, matcher, len(messages) + 1, descending=True) == wanted[::-1]
+    middle = len(messages) // 2
+    assert found(shelf, matcher, middle) == [each for each in wanted if int(each.split(" ")[0]) > middle]
+    assert found(shelf, matcher, middle, descending=True) == [
+        each for each in wanted[::-1] if int(each.split(" ")[0]) < middle
+    ]
+
+
+@settings(deadline=None, max_examples=250)
+@given(st.lists(TEXTS, min_size=1, max_size=30), st.sampled_from(EXPRESSIONS), st.integers(50, 2000))
+def test_expressions(
+    tmp_path_factory: pytest.TempPathFactory, messages: list[str], query: str, frame_bytes: int
+) -> None:
+    """Those that see the ends of a line, its newlines, its control sequences."""
+    shelf = Shelf.at(tmp_path_factory.mktemp("archive"))
+    shelf.fill([raw(number, text) for number, text in enumerate(messages, 1)], 20, frame_bytes)
+    matcher = Matcher(query, regex=True)
+    assert found(shelf, matcher, 0) == expected(messages, matcher)
+
+
+@pytest.mark.parametrize(
+    ("query", "regex"),
+    [
+        ("message", False),
+        ("2026-03-03T", False),
+        ("123", False),
+        ('":"', False),
+        ("stdERR", False),
+        ("k" * 13 + "x", False),
+        ("0 x", False),
+        ("zx", False),
+        ("(?s)x.*1", True),
+        ("(?s)l.*", True),
+        (r"\n", True),
+        ("line 1$", True),
+        ("line 7", True),
+        ("7[^9]*9", True),
+        ("^(?:line|xyz)", True),
+        ("(?:a.{0,9}){3}z|77", True),
+        ("(?:x|k{1,3}){90}|k{5}x", True),
+    ],
+)
+@pytest.mark.parametrize("colour", ["", "\x1b[1m", "\x1b]8;;http://example.com\x1b\\"])
+def test_many_lines_that_look_alike(tmp_path: Path, query: str, regex: bool, colour: str) -> None:
+    """Frames with more lines than are looked at in vain before another way is taken; and gaps among them."""
+    count = 20 * (MISSES + BEHIND_MISSES + LINES_MISSES)
+    messages = [f"line {colour}{number} {'k' * (number % 20)}{colour}x the message" for number in range(1, count)]
+    shelf = Shelf.at(tmp_path)
+    shelf.fill([raw(number, text) for number, text in enumerate(messages, 1) if number % 100], 1000, 30_000)
+    matcher = Matcher(query, regex=regex)
+    wanted = [each for each in expected(messages, matcher) if int(each.split(" ")[0]) % 100]
+    assert found(shelf, matcher, 0) == wanted
+
+
+@pytest.mark.parametrize("query", ["LINE", "k line", '"s\\', "1"])
+@pytest.mark.parametrize("other", ["", "\u00fc", "\u212a", "\u017f", "\u0130"])
+def test_what_comes_often(tmp_path: Path, query: str, other: str) -> None:
+    """In letters that are others in another case, too: they are not all of ASCII."""
+    words = ["k", "K", "s", "S", "i", *other]
+    messages = [f'{words[number % len(words)]} Line {number} "{words[number % len(words)]}\\' for number in range(2000)]
+    shelf = Shelf.at(tmp_path)
+    shelf.fill([raw(number, text) for number, text in enumerate(messages, 1)], 2000, 5 * TEXT_PART_BYTES)
+    matcher = Matcher(query)
+    pattern = re2.compile(f"(?i){re2.escape(query)}")
+    wanted = [f"{number} {text}" for number, text in enumerate(messages, 1) if pattern.search(text)]
+    assert len(wanted) > OFTEN
+    assert found(shelf, matcher, 0) == wanted == expected(messages, matcher)
+
+
+def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
+    """Unless a line in them has a time that cannot be compared. Lines need not come in the order of their times."""
+
+    class Counting(FileObjects):
+        read = 0
+
+        def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+            data = super().get(name, start, stop)
+            self.read += len(data)
+            return data
+
+    #: Fifty lines a day; but every other one of the sixth day is from the third, and one of the eighth from who knows.
+    times = {number: f"2026-03-{1 + (number - 1) // 50:02}T10:00:00.000Z" for number in range(1, 501)}
+    times |= {number: times[number - 150] for number in range(252, 301, 2)} | {371: "yesterday"}
+    objects = Counting(tmp_path)
+    shelf = Shelf(objects)
+    for start in range(1, 501, 50):
+        shelf.add([raw(number, f"line {number}", timestamp=times[number]) for number in range(start, start + 50)])
+    since, until = "2026-03-03T00:00:00.000Z", "2026-03-03T23:59:59.999Z"
+
+    def wanted(line: Line) -> bool:
+        return since <= line.timestamp <= until or line.timestamp == "yesterday"
+
+    def numbers(place: int, descending: bool) -> list[int]:
+        how = partial(search, since=since, until=until, wanted=wanted, descending=descending)
+        results = how(shelf.archive(), JOB, Matcher("line"), place)
+        return [line.sequence_num for lines, _ in results for line in lines]
+
+    expected = [*range(101, 151), *range(252, 301, 2), 371]
+    assert numbers(0, False) == expected
+    assert objects.read < sum(chunk.size for chunk in shelf.chunks) / 2
+    assert numbers(501, True) == expected[::-1]
+
+
+@pytest.mark.parametrize(("query", "heavy"), [("line 7", False), ("line (?:7|x{90})", True)])
+def test_what_may_take_long_is_done_where_it_is_said_to_be(tmp_path: Path, query: str, heavy: bool) -> None:
+    """An expression in each part of a frame; and a pause behind each, or else it would not be a part."""
+    shelf = Shelf.at(tmp_path)
+    shelf.fill([raw(number, f"line {number} {'.' * 200}") for number in range(1, 301)], 150, 2 * PART_BYTES)
+    calls = 0
+    pauses: list[None] = []
+
+    def work(look: Callable[[], list[Line]]) -> list[Line]:
+        nonlocal calls
+        calls += 1
+        return look()
+
+    matcher = Matcher(query, regex=True)
+    results = list(search(shelf.archive(), JOB, matcher, 0, work=work, pause=partial(pauses.append, None)))
+    assert [line.sequence_num for lines, _ in results for line in lines] == [7, *range(70, 80)]
+    # Two a frame are around its unpacking.
+    assert calls == (len(pauses) - 2 * len(results) if heavy else 0)
+    assert len(pauses) > len(results) > 1
+    assert results[-1].place == 300
+
+
+@pytest.mark.parametrize(("query", "wanted"), [("x line", range(1, 2001)), ("line 77x", [77]), ("nowhere", [])])
+def test_a_text_is_looked_for_in_parts(tmp_path: Path, query: str, wanted: Sequence[int]) -> None:
+    """With a pause for each; and it is found wherever a part ends."""
+    shelf = Shelf.at(tmp_path)
+    texts = (f"{'.' * (number % 997)}x line {number}x" for number in range(1, 2001))
+    shelf.fill([raw(number, text) for number, text in enumerate(texts, 1)], 2000, 5 * TEXT_PART_BYTES)
+    pauses: list[None] = []
+
+    results = list(search(shelf.archive(), JOB, Matcher(query), 0, pause=partial(pauses.append, None)))
+
+    assert [line.sequence_num for lines, _ in results for line in lines] == [*wanted]
+    assert len(pauses) > shelf.chunks[0].text_size / (2 * TEXT_PART_BYTES)
+
+
+def test_an_archived_line_that_is_too_long_for_an_expression_is_refused(tmp_path: Path) -> None:
+    """RE2 cannot be stopped. Smaller expressions, and text, are looked for in it."""
+    shelf = Shelf.at(tmp_path)
+    shelf.fill([raw(1, "a" * 3 * 2**20), raw(2, "z")], 2, PART_BYTES)
+
+    with pytest.raises(TooExpensive, match="too long for this expression"):
+        found(shelf, Matcher("(?:a.{0,50}){4}z", regex=True), 0)
+    assert found(shelf, Matcher("^z", regex=True), 0) == found(shelf, Matcher("z"), 0) == ["2 z"]

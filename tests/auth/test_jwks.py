@@ -1,0 +1,199 @@
+"""Published keys: fetched over HTTP, seldom, and believed for a while when the issuer is away."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+from chronoverse.auth.tokens import Verifier
+from chronoverse.errors import KeysUnavailable, Unauthorized
+from chronoverse.auth.jwks import COOLDOWN_SECONDS, LIFESPAN_SECONDS, SET_BYTES, STALE_SECONDS, PublishedKeys, fetch
+from chronoverse.settings import Settings
+from tests.support.issuer import Issuer
+
+NOW = 1_772_532_000.0
+CLAIMS: dict[str, Any] = {"sub": "ada", "exp": NOW + 60, "scope": "logs:read", "workflows": ["*"]}
+EC = ec.generate_private_key(ec.SECP256R1())
+OTHER = ec.generate_private_key(ec.SECP256R1())
+RSA = rsa.generate_private_key(65_537, 2_048)
+ED25519 = ed25519.Ed25519PrivateKey.generate()
+
+
+def published(key: Any, kid: str, **more: str) -> dict[str, Any]:
+    """The public half of ``key`` as a JWK."""
+    kinds: dict[Any, Any] = {EC: ECAlgorithm, OTHER: ECAlgorithm, RSA: RSAAlgorithm, ED25519: OKPAlgorithm}
+    return {**kinds[key].to_jwk(key.public_key(), as_dict=True), "kid": kid, **more}
+
+
+class Clock:
+    """A clock that goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def issuer() -> Iterator[Issuer]:
+    """One that runs for a test."""
+    with Issuer() as issuer:
+        yield issuer
+
+
+@pytest.mark.parametrize(("key", "algorithm"), [(EC, "ES256"), (RSA, "RS256"), (ED25519, "EdDSA")])
+def test_a_token_is_checked_with_the_key_it_names(issuer: Issuer, tmp_path: Path, key: Any, algorithm: str) -> None:
+    """Over real HTTP, among other keys."""
+    issuer.keys = [published(OTHER, "other"), published(key, "k1")]
+    verifier = Verifier.from_settings(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url))
+
+    assert verifier.verify("Bearer " + jwt.encode(CLAIMS, key, algorithm, headers={"kid": "k1"}), NOW).subject == "ada"
+    with pytest.raises(Unauthorized):
+        verifier.verify("Bearer " + jwt.encode(CLAIMS, key, algorithm, headers={"kid": "other"}), NOW)
+
+
+def test_a_token_without_a_kid_is_checked_with_the_only_key(issuer: Issuer, tmp_path: Path) -> None:
+    """With two keys nobody could tell which."""
+    issuer.keys = [published(EC, "k1")]
+    verifier = Verifier.from_settings(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url))
+
+    assert verifier.verify("Bearer " + jwt.encode(CLAIMS, EC, "ES256"), NOW).subject == "ada"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        published(RSA, "k1", alg="RS512"),
+        published(RSA, "k1", use="enc"),
+        {"kty": "oct", "kid": "k1", "k": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"},
+    ],
+)
+def test_a_key_is_used_for_nothing_but_its_purpose(issuer: Issuer, tmp_path: Path, key: dict[str, Any]) -> None:
+    """Not with another algorithm, not an encryption key, and never a symmetric one."""
+    issuer.keys = [key, published(EC, "k2")]
+    verifier = Verifier.from_settings(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url))
+    for material, algorithm in ((RSA, "RS256"), (b"0123456789abcdef0123456789abcdef", "HS256")):
+        with pytest.raises(Unauthorized):
+            verifier.verify("Bearer " + jwt.encode(CLAIMS, material, algorithm, headers={"kid": "k1"}), NOW)
+
+
+def test_made_up_kids_cost_one_fetch_in_a_while(issuer: Issuer) -> None:
+    """Else anybody could make us hammer the issuer."""
+    issuer.keys = [published(EC, "k1")]
+    clock = Clock()
+    keys = PublishedKeys(issuer.url, clock=clock)
+    for number in range(50):
+        with pytest.raises(Unauthorized):
+            keys.find(f"made up {number}")
+    assert issuer.asked == 1
+
+    clock.now += COOLDOWN_SECONDS + 1
+    issuer.keys.append(published(OTHER, "k2"))
+    assert keys.find("k2").key_id == "k2"
+    assert issuer.asked == 2
+
+
+def test_a_withdrawn_key_is_forgotten_in_time(issuer: Issuer) -> None:
+    """Within its lifespan, whoever asks for it."""
+    issuer.keys = [published(EC, "k1"), published(OTHER, "k2")]
+    clock = Clock()
+    keys = PublishedKeys(issuer.url, clock=clock)
+    assert keys.find("k1").key_id == "k1"
+
+    del issuer.keys[0]
+    clock.now += LIFESPAN_SECONDS + 1
+    with pytest.raises(Unauthorized):
+        keys.find("k1")
+
+
+def test_keys_outlive_an_outage_of_their_issuer_for_a_while(issuer: Issuer) -> None:
+    """It is asked again now and then, and only after an hour is nobody believed."""
+    issuer.keys = [published(EC, "k1")]
+    clock = Clock()
+    keys = PublishedKeys(issuer.url, clock=clock)
+    keys.find("k1")
+
+    issuer.keys = None
+    for _ in range(3):
+        clock.now += LIFESPAN_SECONDS + 1
+        assert keys.find("k1").key_id == "k1"
+    assert issuer.asked == 4
+    clock.now += STALE_SECONDS
+    with pytest.raises(KeysUnavailable):
+        keys.find("k1")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"null", b'{"keys":[]}', b'{"keys":1}', b"{}", b'{"keys":[]' + b" " * SET_BYTES + b"}", b"\xff"],
+    ids=["nothing", "half", "a list", "null", "no keys", "a number", "an empty object", "too long", "no text"],
+)
+def test_what_is_no_set_of_keys_is_refused(issuer: Issuer, body: bytes) -> None:
+    """With errors for which the keys that there are remain in use."""
+    issuer.keys = [published(EC, "k1")]
+    clock = Clock()
+    keys = PublishedKeys(issuer.url, clock=clock)
+    keys.find("k1")
+    issuer.body = body
+    with pytest.raises((ValueError, jwt.PyJWTError)):
+        fetch(issuer.url)
+
+    clock.now += LIFESPAN_SECONDS + 1
+    assert keys.find("k1").key_id == "k1"
+    assert issuer.asked == 3
+
+
+def test_a_redirection_is_not_followed(issuer: Issuer) -> None:
+    """The keys are where the operator says."""
+    issuer.keys, issuer.moved_to = [published(EC, "k1")], issuer.url
+    with pytest.raises(OSError, match="302"):
+        fetch(issuer.url)
+
+    assert issuer.asked == 1
+
+
+def test_an_issuer_that_was_never_there_is_not_the_bearers_fault() -> None:
+    """No 401, which would send a client away for good; and no second attempt at once."""
+    asked: list[str] = []
+
+    def refuse(url: str) -> dict[str, jwt.PyJWK]:
+        asked.append(url)
+        raise OSError("connection refused")
+
+    keys = PublishedKeys("http://127.0.0.1/", fetch=refuse, clock=Clock())
+    for _ in range(3):
+        with pytest.raises(KeysUnavailable):
+            keys.find("k1")
+    assert len(asked) == 1
+
+
+def test_known_keys_do_not_wait_for_a_fetch(issuer: Issuer) -> None:
+    """While one request asks the issuer, the others go on with what there is."""
+    issuer.keys = [published(EC, "k1")]
+    known = fetch(issuer.url)
+    asking, answer = threading.Event(), threading.Event()
+    clock = Clock()
+
+    def slow(url: str) -> Any:
+        if clock.now > 2_000:
+            asking.set()
+            assert answer.wait(10)
+        return known
+
+    keys = PublishedKeys(issuer.url, fetch=slow, clock=clock)
+    keys.find("k1")
+    clock.now += 2_000
+    first = threading.Thread(target=keys.find, args=("k1",))
+    first.start()
+    assert asking.wait(10)
+
+    assert keys.find("k1").key_id == "k1"
+    assert first.is_alive()
+    answer.set()
+    first.join()

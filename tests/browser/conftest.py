@@ -1,0 +1,122 @@
+"""One browser, and one service on one store, for all tests of the page."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser
+
+from chronoverse.joblog.values import JobRef, Line, Status, iso_timestamp
+from chronoverse.store import Store
+from tests.browser.browsing import Tab, chromium
+from tests.support.servers import RedisServer, running
+from tests.support.service import ROOT, Service, serving
+
+_numbers = itertools.count(1)
+
+#: A line as tests write it: its message, its stream, and whether it goes on in the next.
+Written = tuple[str, str, bool]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The service's store."""
+    with running(tmp_path_factory.mktemp("page-store")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def page_service(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory, page_server: RedisServer
+) -> Iterator[Service]:
+    """The service; not started where there is no browser to look at it."""
+    directory = tmp_path_factory.mktemp("page")
+    archive = (directory / "archive").as_uri()
+    with serving(directory, page_server.url, heartbeat_seconds=1, archive_url=archive) as service:
+        yield service
+
+
+class Job:
+    """A job that is written as a test goes on."""
+
+    def __init__(self, store: Store, job_id: str) -> None:
+        self.ref = JobRef("page", job_id)
+        self.last = 0
+        self._store = store
+        self._attempt = store.open(self.ref, "token")
+
+    def lines(self, *messages: str, stream: str = "stdout") -> "Job":
+        """Whole lines of one stream."""
+        return self.write((message, stream, False) for message in messages)
+
+    def write(self, written: Iterator[Written]) -> "Job":
+        """Lines of any kind, 1,000 in a round trip."""
+        while batch := list(itertools.islice(written, 1000)):
+            stamp = iso_timestamp(1_772_532_000 + self.last / 10)
+            lines = [Line(self.last + n, stamp, *each) for n, each in enumerate(batch, 1)]
+            self._store.append(self._attempt, lines)
+            self.last += len(lines)
+        return self
+
+    def end(self, status: Status = Status.COMPLETED, exit_code: int = 0) -> "Job":
+        """The end."""
+        self._store.finish(self._attempt, status, exit_code, 0, self.last + 1)
+        return self
+
+
+@pytest.fixture(scope="session")
+def page_store(page_server: RedisServer) -> Iterator[Store]:
+    """What runners write to."""
+    store = Store(page_server.url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def job(page_store: Store) -> Job:
+    """A job of its own for every test, of which nothing is written yet."""
+    return Job(page_store, f"job-{next(_numbers)}")
+
+
+@pytest.fixture(scope="session")
+def big(page_store: Store) -> Job:
+    """100,000 lines that say their own number, every seventh on stderr."""
+    job = Job(page_store, "big")
+    kinds = (("stderr" if number % 7 == 0 else "stdout") for number in range(1, 100_001))
+    return job.write((f"line {number}.", kind, False) for number, kind in enumerate(kinds, 1)).end()
+
+
+@pytest.fixture
+def open_tab(browser: Browser, page_service: Service) -> Iterator[Callable[..., Tab]]:
+    """Opens tabs, each in a profile of its own, and looks for faults in all of them at the end."""
+    contexts, tabs = [], []
+
+    def open_tab(job: JobRef | None = None, fragment: str = "") -> Tab:
+        context = browser.new_context(viewport={"width": 1280, "height": 760})
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        tab = Tab(context, page_service)
+        contexts.append(context)
+        tabs.append(tab)
+        return tab.open(job, fragment) if job else tab
+
+    yield open_tab
+    for context in contexts:
+        context.close()
+    assert [fault for tab in tabs for fault in tab.faults] == []
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """axe-core's source, as ``npm install --prefix tests/clients`` brings it."""
+    path = ROOT / "tests" / "clients" / "node_modules" / "axe-core" / "axe.min.js"
+    if not path.is_file():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("npm install --prefix tests/clients was not run")
+    return path.read_text("utf-8")

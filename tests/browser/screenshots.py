@@ -1,0 +1,139 @@
+"""Takes the pictures in docs/screenshots/ of a service that it starts.
+
+python -m tests.browser.screenshots
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from playwright.sync_api import Browser
+
+from chronoverse.joblog.values import JobRef, Line, Status, iso_timestamp
+from chronoverse.store import Store
+from tests.browser.browsing import Tab, chromium
+from tests.support.servers import RedisServer, running
+from tests.support.service import ROOT, Service, serving
+
+FOLDER: Final = ROOT / "docs" / "screenshots"
+#: Pixels of a picture that fits on a page of documentation, and of a telephone.
+WIDE: Final = (1040, 420)
+NARROW: Final = (390, 520)
+WORKFLOW: Final = "nightly"
+
+ESC: Final = "\x1b"
+
+
+def build(targets: int, *, fails: bool) -> Iterator[tuple[str, str]]:
+    """What a build prints: messages and their streams."""
+    yield "::group::Set up the toolchain", "stdout"
+    for tool in ("python 3.13.1", "node 22.12.0", "cmake 3.31.2", "valkey 9.1.2"):
+        yield f"{ESC}[32m✓{ESC}[0m {tool}", "stdout"
+    yield "::endgroup::", "stdout"
+    yield f"{ESC}[1m==> Building {targets} targets{ESC}[0m", "stdout"
+    for number in range(1, targets + 1):
+        unit = f"src/{('net', 'store', 'ui', 'core')[number % 4]}/unit_{number}.c"
+        yield f"{ESC}[90m[{number:>3}/{targets}]{ESC}[0m cc {ESC}[36m{unit}{ESC}[0m -O2 -g -Wall", "stdout"
+        if number % 23 == 0:
+            warning = f"{ESC}[1;35mwarning:{ESC}[0m unused variable {ESC}[1m'tmp'{ESC}[0m [-Wunused-variable]"
+            yield f"{unit}:{number * 3}:9: {warning}", "stderr"
+    yield f"{ESC}[1m==> Running tests{ESC}[0m", "stdout"
+    for number in range(1, 61):
+        yield f"tests/test_{number % 9}.py::test_case_{number} {ESC}[32mPASSED{ESC}[0m {ESC}[2m({number} ms)", "stdout"
+    if fails:
+        yield f"tests/test_4.py::test_resume_after_a_cut {ESC}[31mFAILED{ESC}[0m", "stdout"
+        yield f"{ESC}[31mE   AssertionError: expected line 900, got a gap{ESC}[0m", "stderr"
+        yield f"{ESC}[31mE   see https://example.org/docs/gaps#what-is-missing{ESC}[0m", "stderr"
+        summary = f"{ESC}[41;97m FAIL {ESC}[0m {ESC}[31m1 failed{ESC}[0m, {ESC}[32m60 passed{ESC}[0m in 12.4 s"
+        yield summary, "stdout"
+
+
+class Calendar:
+    """The clock by which the jobs are written: it began a while ago, and stands still between two steps."""
+
+    def __init__(self) -> None:
+        self.now = time.time() - 1800
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def write(
+    store: Store, clock: Calendar, job_id: str, lines: list[tuple[str, str]], end: tuple[Status, int] | None
+) -> JobRef:
+    """A job with these lines, seven a second."""
+    clock.now += 240
+    job = JobRef(WORKFLOW, job_id)
+    attempt = store.open(job, "token")
+    for start in range(0, len(lines), 500):
+        numbered = enumerate(lines[start : start + 500], start + 1)
+        lines_of = [Line(n, iso_timestamp(clock.now + n / 7), text, stream) for n, (text, stream) in numbered]
+        store.append(attempt, lines_of)
+    clock.now += len(lines) / 7
+    if end:
+        store.finish(attempt, *end, 0, len(lines) + 1)
+    return job
+
+
+def take(browser: Browser, service: Service, store: Store, clock: Calendar, server: RedisServer) -> None:
+    """All pictures."""
+
+    def tab(size: tuple[int, int] = WIDE, *, dark: bool = False) -> Tab:
+        width, height = size
+        context = browser.new_context(viewport={"width": width, "height": height})
+        tab = Tab(context, service)
+        tab.page.emulate_media(color_scheme="dark" if dark else "light")
+        return tab
+
+    def save(tab: Tab, name: str) -> None:
+        tab.page.wait_for_timeout(400)  # for the badge's pulse and the last frame
+        tab.page.screenshot(path=FOLDER / f"{name}.png", animations="disabled")
+        tab.page.context.close()
+
+    write(store, clock, "docs-88", [("ok", "stdout")], (Status.COMPLETED, 0))
+    failed = write(store, clock, "build-417", [*build(230, fails=True)], (Status.FAILED, 3))
+    running = write(store, clock, "build-418", [*build(180, fails=False)][:140], None)
+    gone = write(
+        store, clock, "import-7", [(f"imported batch {n} of 2,400", "stdout") for n in range(1, 2401)], (Status.LOST, 0)
+    )
+    key = f"chronoverse:{{{WORKFLOW}}}:{gone.job_id}:log"
+    server.ask("XTRIM", key, "MINID", "900")
+    server.ask("XDEL", key, *(f"{number}-0" for number in range(912, 1240)))
+
+    save(tab().open(running).wait_number(140), "running")
+    save(tab().open(failed).wait_number(309), "failed")
+    save(tab(dark=True).open(failed).wait_number(309), "dark")
+    save(tab(NARROW).open(failed).wait_number(309), "narrow")
+    save(tab().open(gone, "L907-L909").wait_number(1241), "gap")
+    search = tab().open(failed).wait_number(309)
+    search.page.keyboard.press("g")
+    search.wait_number(1)
+    search.find("store/unit_4")
+    search.wait_text("#count", "1 of 3")
+    search.page.keyboard.press("Enter")
+    save(search, "search")
+    home = tab()
+    home.page.goto(f"{service.url}/?workflow={WORKFLOW}#token={service.token()}")
+    home.page.wait_for_selector("tbody tr")
+    save(home, "home")
+
+
+def main() -> None:
+    """Starts what is needed, and takes them."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="cv-") as scratch,
+        running(Path(scratch) / "store") as server,
+        serving(Path(scratch), server.url, lease_seconds=3600) as service,
+        chromium() as browser,
+    ):
+        clock = Calendar()
+        store = Store(server.url, lease_seconds=3600, clock=clock)
+        take(browser, service, store, clock, server)
+        store.close()
+
+
+if __name__ == "__main__":
+    main()

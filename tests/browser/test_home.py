@@ -1,0 +1,61 @@
+"""The first page: signing in, where the token goes and where it never does, and a workflow's jobs."""
+
+from collections.abc import Callable
+
+from playwright.sync_api import Browser
+
+from chronoverse.joblog.values import Status
+from tests.browser.browsing import Tab
+from tests.browser.conftest import Job
+from tests.support.service import Service
+
+OpenTab = Callable[..., Tab]
+
+ROWS = "() => [...document.querySelectorAll('tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
+
+
+def test_a_workflows_jobs_are_listed_as_they_go_on(open_tab: OpenTab, page_service: Service, job: Job) -> None:
+    """Newest first, with a status that changes by itself; each leads to its page."""
+    job.lines("one", "two")
+    tab = open_tab()
+    tab.page.goto(f"{tab.url}/?workflow=page#token={page_service.token()}")
+    tab.page.wait_for_selector("tbody tr")
+    first = tab.page.evaluate(ROWS)[0]
+    assert (first[0], first[1], first[4]) == (job.ref.job_id, "running", "2")
+    job.end(Status.FAILED, 7)
+    tab.wait_text("tbody tr:first-child .badge", "failed · exit 7")
+    tab.page.click("tbody tr:first-child a")
+    tab.wait_number(2)
+    assert tab.page.url == f"{tab.url}/ui/workflows/page/jobs/{job.ref.job_id}"
+
+
+def test_a_token_is_asked_for_and_stays_in_the_tab(
+    browser: Browser, open_tab: OpenTab, page_service: Service, job: Job
+) -> None:
+    """It is in no address that a server sees, in no history, and in nothing that outlives the tab."""
+    job.lines("secret").end()
+    token = page_service.token()
+    requested: list[str] = []
+    tab = open_tab()
+    tab.expected = "401"
+    tab.page.on("request", lambda request: requested.append(request.url))
+    tab.page.goto(f"{tab.url}/ui/workflows/page/jobs/{job.ref.job_id}")
+    tab.page.fill(".sign-in input", "not a token")
+    tab.page.click(".sign-in button")
+    tab.page.wait_for_selector(".sign-in p:has-text('not accepted')")
+    tab.page.fill(".sign-in input", f"  Bearer {token} ")
+    tab.page.click(".sign-in button")
+    tab.wait_number(1)
+    stored = tab.page.evaluate("() => [{ ...localStorage }, { ...sessionStorage }, document.cookie]")
+
+    assert token not in "".join(requested)
+    assert stored[1] == {"chronoverse.token": token}
+    assert token not in str([stored[0], stored[2]])
+    assert token not in page_service.logs()
+    second = Tab(tab.page.context, page_service)
+    second.page.goto(tab.page.url)
+    second.wait_number(1)
+    second.page.goto(f"{tab.url}/?workflow=page#token={token}")
+    second.page.wait_for_selector("tbody tr")
+    assert second.page.url == f"{tab.url}/?workflow=page"
+    assert second.faults == []

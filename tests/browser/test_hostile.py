@@ -1,0 +1,131 @@
+"""Whatever a log says is text: no script, no element, no title, no clipboard of its making; and all can read it."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from chronoverse.joblog.values import Status
+from tests.browser.browsing import Tab
+from tests.browser.conftest import Job
+
+OpenTab = Callable[..., Tab]
+
+#: What a hostile job writes, and what of it stands on the screen.
+HOSTILE: Final[dict[str, str]] = {
+    "a\n\nevent: end\ndata: x": "a^J^Jevent: end^Jdata: x",
+    "\r": "^M",
+    "over\rwritten\r": "over^Mwritten^M",
+    "id: 999\nretry: 1\n:": "id: 999^Jretry: 1^J:",
+    "\ufeffmark first": "BOMmark first",
+    "".join(map(chr, range(9))): "^@^A^B^C^D^E^F^G^H",
+    "\x7f\x80\x85\x9b31m\x9f": "^?x80NELx9b31mx9f",
+    "lines\u2028apart\u2029and\x0b\x0c": "linesLSapartPSand^K^L",
+    "<img src=x onerror=alert(1)>": "<img src=x onerror=alert(1)>",
+    "</span></div><script>window.hacked = 1</script>": "</span></div><script>window.hacked = 1</script>",
+    "<a href='javascript:window.hacked=1'>x</a>": "<a href='javascript:window.hacked=1'>x</a>",
+    "javascript:alert(1) data:text/html,x": "javascript:alert(1) data:text/html,x",
+    "\x1b]8;;javascript:window.hacked=1\x07click\x1b]8;;\x07": "click",
+    "\x1b]8;;http://x/\"onclick='window.hacked=1'\x1b\\click\x1b]8;;\x1b\\": "click",
+    "\x1b]52;c;aGFja2Vk\x07clipboard": "clipboard",
+    "\x1b]0;hacked\x07\x1b]2;hacked\x1b\\title": "title",
+    "\x1b[21t\x1b[6n\x1bP$qm\x1b\\questions": "questions",
+    "\x1b]0;without an end": "^[]0;without an end",
+    "\x1b[31": "^[[31",
+    "\x1b[": "^[[",
+    "\x1b": "^[",
+    "the next line": "the next line",
+    "\x1b[2J\x1b[H\x1b[1A\x1b[8mforged\x1b[0m": "forged",
+    "user\u202e\u2066nimda\u200e\u200f\u061c": "userRLOLRInimdaLRMRLMALM",
+    "zero\u200bwidth\u2060": "zeroZWSPwidthWJ",
+    "\x1b[38;5;1;4;999;48;2;1;2m\x1b[38;2;300;0;0m\x1b[38mstill\x1b[m": "still",
+    "[chronoverse] job succeeded": "[chronoverse] job succeeded",
+    "__proto__ constructor %s %n {{7*7}} ${7*7}": "__proto__ constructor %s %n {{7*7}} ${7*7}",
+    "tab\tstays 🙂 👨‍👩‍👧 \ud7ff": "tab\tstays 🙂 👨‍👩‍👧 \ud7ff",
+    "e" + "\u0301" * 1000: "e" + "\u0301" * 1000,
+    "": "",
+}
+
+#: What may be below a row's text: these elements, with these attributes.
+ALLOWED: Final = {
+    "SPAN": {"class", "style", "title"},
+    "MARK": {"class"},
+    "A": {"class", "href", "target", "rel", "tabindex"},
+}
+
+
+def test_whatever_a_log_says_is_text(open_tab: OpenTab, job: Job) -> None:
+    """Also with a search that marks parts of it; nothing but text, colours and links to http and https comes of it."""
+    job.lines(*HOSTILE, "https://example.org/?a=1&b=\"'<b> (http://example.org/x).").end()
+    tab = open_tab(job.ref).wait_number(len(HOSTILE) + 1)
+    tab.page.evaluate("navigator.clipboard.writeText('as before')")
+    title = tab.page.title()
+    assert [text for _, text in tab.rows()][:-1] == [*HOSTILE.values()]
+    tab.find("h")
+    tab.wait(lambda rows: tab.page.locator("mark").count() > 5, "marks")
+    elements: list[Any] = tab.page.evaluate(
+        """() => Array.from(document.querySelectorAll(".m *"),
+            (each) => [each.tagName, each.getAttributeNames(), each.href])"""
+    )
+
+    for name, attributes, href in elements:
+        assert set(attributes) <= ALLOWED[name], (name, attributes)
+        assert name != "A" or href.startswith(("http://example.org/x", "https://example.org/?a=1&b="))
+    assert sorted({href for name, _, href in elements if name == "A"})[0] == "http://example.org/x"
+    assert tab.page.evaluate("'hacked' in window") is False
+    assert tab.page.title() == title
+    assert tab.page.evaluate("navigator.clipboard.readText()") == "as before"
+
+
+def test_a_giant_line_is_shown_in_part(open_tab: OpenTab, job: Job) -> None:
+    """Ten megabytes in pieces, a million accents in one line: the page stays quick, and says that there is more."""
+    piece = "0123456789abcdef" * 4096
+    job.lines("first", "e" + "\u0301" * 60_000).write(
+        iter([*[(piece, "stdout", True)] * 160, ("end", "stdout", False)])
+    )
+    job.lines("last").end()
+    tab = open_tab(job.ref).wait_number(job.last)
+
+    assert [number for number, _ in tab.rows()] == [1, 2, 3, job.last]
+    assert len(tab.rows()[2][1] or "") < 21_000
+    assert tab.page.locator(".more").count() == 2
+
+
+def test_links_and_colours_are_what_they_look_like(open_tab: OpenTab, job: Job) -> None:
+    """A link opens elsewhere and learns nothing of us; a colour is a class, or a property on the element."""
+    job.lines(
+        "\x1b[1;31mred\x1b[0m \x1b[38;5;208morange\x1b[0m \x1b[48;2;0;0;0mdark\x1b[0m see https://example.org/a."
+    ).end()
+    tab = open_tab(job.ref).wait_number(1)
+    link = tab.page.locator(".m a")
+
+    assert link.get_attribute("href") == "https://example.org/a"
+    assert set((link.get_attribute("rel") or "").split()) >= {"noopener", "noreferrer"}
+    assert tab.page.locator(".m .ink1.bold").inner_text() == "red"
+    assert tab.page.locator(".m .paint").all_inner_texts() == ["orange", "dark"]
+
+
+def violations(tab: Tab, axe: str) -> list[str]:
+    """What axe-core finds that is serious or worse."""
+    tab.page.evaluate(axe)
+    found: list[dict[str, Any]] = tab.page.evaluate("axe.run(document).then((result) => result.violations)")
+    return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in ("serious", "critical")]
+
+
+def test_axe_finds_nothing_serious(open_tab: OpenTab, axe: str, job: Job) -> None:
+    """On a log with every colour and a selection, light and dark, in a search, in a dialog, on the list of jobs."""
+    codes = (*range(30, 38), *range(90, 98), *range(40, 48))
+    job.lines("::group::A group", *(f"\x1b[{code}mcolour {code}\x1b[0m \x1b[2mdim\x1b[0m" for code in codes))
+    job.lines(*[*HOSTILE][:12], stream="stderr").end(Status.FAILED, 2)
+    tab = open_tab(job.ref, "L3-L5").wait_number(3)
+    assert violations(tab, axe) == []
+    tab.page.emulate_media(color_scheme="dark")
+    assert violations(tab, axe) == []
+    tab.page.click("#time")
+    tab.find("colour")
+    tab.wait(lambda rows: tab.page.locator("mark").count() > 5, "marks")
+    assert violations(tab, axe) == []
+    tab.page.emulate_media(color_scheme="light")
+    tab.page.click("#help")
+    assert violations(tab, axe) == []
+    tab.page.goto(f"{tab.url}/?workflow=page")
+    tab.page.wait_for_selector("tbody tr")
+    assert violations(tab, axe) == []

@@ -1,0 +1,390 @@
+"""The page of a job as a reader has it on the screen: reading, following, finding, sharing."""
+
+import json
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page
+
+from chronoverse.auth.tokens import ADMIN
+from chronoverse.joblog.values import JobRef, Status
+from tests.web.routes.foreign import Foreign
+from tests.browser.browsing import PATIENCE_SECONDS, Tab
+from tests.browser.conftest import Job
+from tests.support.servers import RedisServer
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+OpenTab = Callable[..., Tab]
+
+#: Every frame until it is stopped: rows whose text is not their number's, or that are not in order.
+WATCH = """() => {
+    window.watch = { wrong: [], rows: 0, on: true };
+    const look = () => {
+        let before = 0;
+        for (const row of document.querySelectorAll(".row")) {
+            const number = Number(row.dataset.number);
+            const text = row.querySelector(".m")?.textContent;
+            watch.rows += 1;
+            if (text !== undefined && text !== `line ${number}.`) watch.wrong.push([number, text]);
+            if (before && number !== before + 1) watch.wrong.push([before, number]);
+            before = number;
+        }
+        if (watch.on) requestAnimationFrame(look);
+    };
+    look();
+}"""
+#: The scroll bar from end to end, a bit in every frame.
+DRAG = """async () => {
+    const log = document.getElementById("log");
+    for (let i = 0; i <= 50; i += 1) {
+        log.scrollTop = ((log.scrollHeight - log.clientHeight) * i) / 50;
+        await new Promise(requestAnimationFrame);
+    }
+}"""
+
+
+def is_own(rows: list[tuple[int, str | None]]) -> bool:
+    """Whether every row says its own number, and they follow each other."""
+    first = rows[0][0]
+    return rows == [(number, f"line {number}.") for number in range(first, first + len(rows))]
+
+
+def test_a_log_is_read_from_anywhere(open_tab: OpenTab, big: Job) -> None:
+    """The beginning, a line by number, the end, a page further; however fast, no line has another's number."""
+    tab = open_tab(big.ref).wait(is_own, "the first lines")
+    assert tab.numbers()[0] == 1
+    assert tab.text("#badge") == "completed"
+    assert tab.text("#facts").endswith("100,000 lines")
+    tab.page.evaluate(WATCH)
+    tab.go_to(31_415)
+    tab.wait_number(31_415).wait(is_own, "lines around it")
+    tab.page.keyboard.press("G")
+    tab.wait_number(100_000)
+    tab.page.keyboard.press("g")
+    tab.wait_number(1)
+    tab.page.keyboard.press("PageDown")
+    tab.wait(lambda rows: 20 < rows[0][0] < 45 and is_own(rows), "the next page")
+    tab.page.evaluate(DRAG)
+    tab.wait_number(100_000).wait(is_own, "the last lines")
+    tab.page.mouse.move(600, 400)
+    tab.page.mouse.wheel(0, -3000)
+    tab.wait(lambda rows: rows[-1][0] == 100_000 - 150 and is_own(rows), "150 lines further up")
+    watched = tab.page.evaluate("() => { watch.on = false; return watch; }")
+
+    assert watched["wrong"] == []
+    assert watched["rows"] > 1000
+
+
+def test_a_running_job_is_followed(open_tab: OpenTab, job: Job) -> None:
+    """At the end until the reader leaves it; then a button says how much is new, and leads back."""
+    job.lines(*(f"line {number}." for number in range(1, 301)))
+    tab = open_tab(job.ref).wait_number(300)
+    assert (tab.text("#badge"), tab.text("#newer")) == ("running", "")
+    tab.page.evaluate(WATCH)
+    job.lines(*(f"line {number}." for number in range(301, 1001)))
+    tab.wait_number(1000)
+    tab.page.focus("#log")
+    tab.page.keyboard.press("g")
+    tab.wait_number(1)
+    job.lines(*(f"line {number}." for number in range(1001, 1501)))
+    tab.wait_text("#newer", "↓ 500 new lines")
+    assert tab.numbers()[0] == 1
+    tab.page.click("#newer")
+    tab.wait_number(1500)
+    job.lines("line 1501.").end(Status.FAILED, 3)
+    tab.wait_number(1501)
+    tab.wait_text("#badge", "failed · exit 3")
+    watched = tab.page.evaluate("() => { watch.on = false; return watch; }")
+
+    assert watched["wrong"] == []
+    assert tab.text("#facts").endswith("1,501 lines")
+    assert tab.page.title().startswith("failed · exit 3 · ")
+
+
+def test_a_job_can_be_waited_for(open_tab: OpenTab, page_service: Service, job: Job) -> None:
+    """The page is there before the job."""
+    later = JobRef("page", f"{job.ref.job_id}-later")
+    tab = open_tab()
+    tab.expected = "404"
+    tab.open(later)
+    tab.wait_text("#notice", "Waiting for the job to begin…")
+    headers = {"Authorization": f"Bearer {page_service.token()}"}
+    httpx.put(f"{page_service.url}/workflows/page/jobs/{later.job_id}", headers=headers)
+    tab.wait_text("#badge", "pending")
+
+
+def test_a_cut_and_a_restart_lose_nothing_and_double_nothing(
+    open_tab: OpenTab, page_service: Service, job: Job
+) -> None:
+    """The page ends with what ``/logs`` has, and says no more about it than a word in its head."""
+    job.lines(*(f"line {number}." for number in range(1, 51)))
+    tab = open_tab(job.ref).wait_number(50)
+    tab.page.evaluate(WATCH)
+    tab.expected = "net::ERR_"
+    page_service.kill()
+    job.lines(*(f"line {number}." for number in range(51, 101)))
+    tab.wait_text("#link", "reconnecting…")
+    page_service.start()
+    job.lines(*(f"line {number}." for number in range(101, 151)))
+    tab.wait_number(150)
+    job.end()
+    tab.wait_text("#badge", "completed")
+    tab.page.keyboard.press("g")
+    tab.wait_number(1)
+    seen: dict[int, str | None] = {}
+    tab.page.mouse.move(600, 400)
+    top = 0
+    while 150 not in seen:
+        # A turn of the wheel takes a while; half a view at a time, so that none goes by unseen.
+        rows = tab.wait(lambda rows, above=top: is_own(rows) and rows[0][0] > above, "further lines").rows()
+        seen |= dict(rows)
+        top = rows[0][0]
+        tab.page.mouse.wheel(0, 200)
+    headers = {"Authorization": f"Bearer {page_service.token()}"}
+    url = f"{page_service.url}/workflows/page/jobs/{job.ref.job_id}/logs?limit=1000"
+    stored = {line["sequence_num"]: line["message"] for line in httpx.get(url, headers=headers).json()["logs"]}
+    watched = tab.page.evaluate("() => { watch.on = false; return watch; }")
+
+    assert seen == stored
+    assert watched["wrong"] == []
+    assert (tab.text("#link"), tab.text("#notice"), tab.page.locator("dialog[open]").count()) == ("", "", 0)
+
+
+def test_a_search_counts_steps_filters_and_marks(open_tab: OpenTab, big: Job) -> None:
+    """Plain and as an expression, on both streams and on one."""
+    tab = open_tab(big.ref).wait_number(1)
+    tab.page.focus("#log")
+    tab.page.keyboard.press("Control+f")
+    tab.page.keyboard.type("LINE 9999")
+    tab.wait_text("#count", "1 of 11")
+    tab.wait_number(9999)
+    tab.page.keyboard.press("Enter")
+    tab.wait_text("#count", "2 of 11")
+    tab.wait_number(99_990)
+    assert tab.page.locator(".current mark").all_inner_texts() == ["line 9999"]
+    tab.page.keyboard.press("Shift+Enter")
+    tab.page.keyboard.press("Shift+Enter")
+    tab.wait_text("#count", "11 of 11")
+    tab.page.click("#only")
+    tab.wait(lambda rows: [number for number, _ in rows] == [9999, *range(99_990, 100_000)], "the matches alone")
+    tab.page.click("#regex")
+    tab.find(r"line \d\d9{3}\.")
+    tab.wait_text("#count", "1 of 90")
+    assert tab.page.locator("mark").first.inner_text() == "line 10999."
+    tab.page.click("#stderr")
+    tab.wait(lambda rows: all(number % 7 == 0 for number, _ in rows), "those on stderr")
+    tab.page.press("#q", "Escape")
+    tab.wait(lambda rows: rows[1][0] - rows[0][0] == 7, "all of stderr")
+    tab.page.click("#stderr")
+    tab.wait(is_own, "every line")
+    tab.expected = "400"
+    tab.find("(")
+    tab.wait_text("#count", "not an expression")
+
+
+def test_a_search_works_while_the_job_runs(open_tab: OpenTab, job: Job) -> None:
+    """What is written meanwhile is found too."""
+    job.lines(*["fine", "an error"] * 20)
+    tab = open_tab(job.ref).wait_number(40)
+    tab.find("error")
+    tab.wait(lambda rows: "20" in tab.text("#count"), "20 matches")
+    job.lines("another error")
+    tab.wait(lambda rows: tab.text("#count").endswith("of 21"), "one match more")
+
+
+def test_lines_are_shared_by_number(open_tab: OpenTab, big: Job) -> None:
+    """The address names them, and brings who follows it there; what is copied has no numbers in it."""
+    tab = open_tab(big.ref, "L1200-L1210").wait_number(1200)
+    assert tab.page.locator(".picked").count() == 11
+    assert "token" not in tab.page.url
+    assert tab.page.url.endswith("#L1200-L1210")
+    tab.page.click(".row[data-number='1202'] .n")
+    tab.page.click(".row[data-number='1204'] .n", modifiers=["Shift"])
+    assert tab.page.url.endswith("#L1202-L1204")
+    tab.page.click("#copy")
+    read = "navigator.clipboard.readText()"
+    wait_until(lambda: "1204" in tab.page.evaluate(read), PATIENCE_SECONDS, "the lines are on the clipboard")
+    assert tab.page.evaluate(read).split("\n") == ["line 1202.", "line 1203.", "line 1204."]
+    tab.page.evaluate("location.hash = 'L77777'")
+    tab.wait_number(77_777)
+    tab.page.click("#copylink")
+    wait_until(lambda: tab.page.evaluate(read) == tab.page.url, PATIENCE_SECONDS, "the link is on the clipboard")
+
+
+def test_a_log_is_saved(open_tab: OpenTab, job: Job) -> None:
+    """In three forms; with a filter, what is shown."""
+    job.lines("one", "two").lines("three", stream="stderr").end()
+    tab = open_tab(job.ref).wait_number(3)
+    saved = {}
+    for form in ("txt", "json", "jsonl", "stderr"):
+        if form == "stderr":
+            tab.page.click("#stderr")
+            tab.wait(lambda rows: len(rows) == 1, "stderr alone")
+        tab.page.click("#download")
+        with tab.page.expect_download() as download:
+            tab.page.click(f"[data-format={form if form != 'stderr' else 'txt'}]")
+        assert download.value.suggested_filename.startswith(f"page-{job.ref.job_id}.")
+        saved[form] = download.value.path().read_text("utf-8")
+
+    assert (saved["txt"], saved["stderr"]) == ("one\ntwo\nthree\n", "three\n")
+    assert [line["message"] for line in json.loads(saved["json"])] == ["one", "two", "three"]
+    assert [json.loads(line)["sequence_num"] for line in saved["jsonl"].splitlines()] == [1, 2, 3]
+
+
+def test_what_is_missing_is_named(open_tab: OpenTab, page_server: RedisServer, job: Job) -> None:
+    """By number, in one row, whether it was trimmed or never was."""
+    job.lines(*(f"line {number}." for number in range(1, 2001))).end()
+    key = f"chronoverse:{{page}}:{job.ref.job_id}:log"
+    page_server.ask("XTRIM", key, "MINID", "900")
+    page_server.ask("XDEL", key, *(f"{number}-0" for number in range(905, 1500)), "902-0")
+    tab = open_tab(job.ref).wait_number(1505)
+
+    assert tab.rows()[:8] == [
+        (1, "Lines 1 to 899 are no longer kept"),
+        (900, "line 900."),
+        (901, "line 901."),
+        (902, "Line 902 is missing from the log"),
+        (903, "line 903."),
+        (904, "line 904."),
+        (905, "Lines 905 to 1,499 are missing from the log"),
+        (1500, "line 1500."),
+    ]
+
+
+def test_what_was_redacted_is_blanked(open_tab: OpenTab, page_service: Service, job: Job) -> None:
+    """Without a reload, as soon as it is."""
+    job.lines(*(f"secret {number}" for number in range(1, 11)))
+    tab = open_tab(job.ref).wait(lambda rows: len(rows) == 10, "ten lines")
+    headers = {"Authorization": f"Bearer {page_service.token(scopes=[ADMIN])}"}
+    path = f"{page_service.url}/workflows/{job.ref.workflow_id}/jobs/{job.ref.job_id}/logs/redact"
+    assert httpx.post(path, json={"from": 3, "to": 5}, headers=headers).status_code == 200
+
+    said = [f"secret {number}" if number not in (3, 4, 5) else "[redacted]" for number in range(1, 11)]
+    tab.wait(lambda rows: [text for _, text in rows] == said, "three lines without what they said")
+
+
+def test_a_deletion_is_told(open_tab: OpenTab, page_service: Service, page_server: RedisServer) -> None:
+    """The lines stay on the screen, and the page says why no more come; it does not ask for ever."""
+    job = Foreign(page_server.url, "page", "deleted").lines(["a line"])
+    tab = open_tab(JobRef(job.workflow_id, job.job_id)).wait(lambda rows: len(rows) == 1, "the line")
+    headers = {"Authorization": f"Bearer {page_service.token(scopes=[ADMIN])}"}
+    with tab.page.expect_response(lambda response: response.status == 404):
+        assert httpx.delete(f"{page_service.url}{job.path}", headers=headers).status_code == 204
+
+    tab.wait_text("#link", "the log is gone from the store: it expired or was deleted")
+    assert tab.rows() == [(1, "a line")]
+    # A browser's own word for any 404.
+    tab.faults = [fault for fault in tab.faults if "404" not in fault]
+
+
+def test_long_lines_are_put_together_and_groups_are_folded(open_tab: OpenTab, job: Job) -> None:
+    """A row for a line, however many pieces it was published in; a group is closed and opened with a click."""
+    job.write(iter([("half a ", "stdout", True), ("between", "stderr", False), ("line", "stdout", False)]))
+    job.lines(
+        "::group::Install", "one", "two", "::endgroup::", "##[group]Build", *["x"] * 50, "##[endgroup]", "done"
+    ).end()
+    tab = open_tab(job.ref).wait_number(5)
+    assert tab.rows()[:4] == [(1, "half a line"), (2, "between"), (4, "Install"), (5, "one")]
+    tab.page.click(".row[data-number='4'] .fold")
+    tab.page.click(".row[data-number='8'] .fold")
+    tab.wait(lambda rows: [number for number, _ in rows] == [1, 2, 4, 8, 60], "both groups closed")
+    tab.page.click(".row[data-number='4'] .fold")
+    tab.wait(lambda rows: [number for number, _ in rows] == [1, 2, 4, 5, 6, 7, 8, 60], "the first one open")
+    tab.go_to(30)
+    tab.wait_number(30)
+
+
+def test_long_lines_wrap_and_times_are_shown(open_tab: OpenTab, job: Job) -> None:
+    """Wrapped rows are as tall as they need to be, and the end is still the end."""
+    job.lines(*(f"{number} " + "word " * (number % 9 * 40) for number in range(1, 201))).end()
+    tab = open_tab(job.ref).wait_number(1)
+    tab.page.click("#wrap")
+    tall = "document.querySelector(`.row[data-number='8']`).offsetHeight"
+    tab.wait(lambda rows: tab.page.evaluate(tall) > 100, "a tall row")
+    tab.page.focus("#log")
+    tab.page.keyboard.press("G")
+    tab.wait_number(200)
+    tab.page.mouse.move(600, 400)
+    for _ in range(20):
+        tab.page.mouse.wheel(0, -2000)
+    tab.wait_number(1)
+    tab.page.click("#time")
+    tab.wait(lambda rows: tab.page.locator(".t").first.inner_text().count(":") == 2, "times of day")
+    tab.page.click("#time")
+    tab.wait(lambda rows: tab.page.locator(".t").first.inner_text()[0] in "+-", "times since the start")
+
+
+@pytest.fixture(scope="module")
+def modules(browser: Browser, page_service: Service) -> Iterator[Page]:
+    """A page of the service's origin, to try single modules in."""
+    with browser.new_page() as page:
+        page.goto(f"{page_service.url}/ui/static/icon.svg")
+        yield page
+
+
+def test_every_colour_can_be_read(modules: Page) -> None:
+    """Any ink on any ground that a terminal knows has WCAG AA's contrast, whichever way the page is coloured."""
+    worst = modules.evaluate(
+        """async () => {
+            const { contrast, indexed, paint } = await import("/ui/static/js/colour.js");
+            const rgb = (text) => text.match(/[0-9]+/g).map(Number);
+            const page = { light: [255, 255, 255], dark: [14, 17, 22] };
+            const all = [null, ...Array(16).keys(), ...Array.from({ length: 240 }, (_, i) => indexed(i + 16))];
+            let worst = 21;
+            for (const ink of all) for (const ground of all) {
+                if (Array.isArray(ink) && Array.isArray(ground) && (ink[0] + ground[1]) % 11) continue;
+                for (const inverse of [false, true]) {
+                    const painted = paint({ ink, ground, inverse });
+                    for (const theme of ["light", "dark"]) {
+                        const behind = painted[`--ground-${theme}`] ? rgb(painted[`--ground-${theme}`]) : page[theme];
+                        worst = Math.min(worst, contrast(rgb(painted[`--ink-${theme}`]), behind));
+                    }
+                }
+            }
+            return worst;
+        }"""
+    )
+
+    assert worst >= 4.5
+
+
+def test_hidden_numbers_are_counted_right(modules: Page) -> None:
+    """The arithmetic between rows and numbers, against counting them one by one."""
+    wrong = modules.evaluate(
+        """async () => {
+            const { Ranges } = await import("/ui/static/js/ranges.js");
+            let seed = 1;
+            const random = (n) => (seed = (seed * 48271) % 2147483647) % n;
+            const wrong = [];
+            for (let round = 0; round < 200; round += 1) {
+                const ranges = new Ranges(), hidden = new Set();
+                for (let i = 0; i < 12; i += 1) {
+                    const from = 1 + random(60), to = from + random(8);
+                    ranges.add(from, to);
+                    for (let n = from; n <= to; n += 1) hidden.add(n);
+                    const shown = Array.from({ length: 80 }, (_, n) => n + 1).filter((n) => !hidden.has(n));
+                    for (let n = 1; n <= 80; n += 1) {
+                        const below = [...hidden].filter((each) => each < n).length;
+                        if (ranges.below(n) !== below || ranges.has(n) !== hidden.has(n)) wrong.push([round, n]);
+                    }
+                    shown.forEach((n, row) => ranges.outside(row) === n || wrong.push([round, row, n]));
+                }
+            }
+            return wrong;
+        }"""
+    )
+
+    assert wrong == []
+
+
+def test_long_lines_come_in_several_pages(open_tab: OpenTab, job: Job) -> None:
+    """200 lines of 60 KB are more than one page of the interface may hold, which is bounded in bytes."""
+    for first in (1, 101):
+        job.lines(*(f"line {number}.{'x' * 60_000}" for number in range(first, first + 100)))
+    job.end()
+    tab = open_tab(job.ref).wait_number(1)
+    tab.page.keyboard.press("G")
+
+    tab.wait(lambda rows: rows[-1][0] == 200 and (rows[-1][1] or "").startswith("line 200."), "the last line's text")

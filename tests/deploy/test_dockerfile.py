@@ -1,0 +1,134 @@
+"""The Dockerfile, read: its steps are run by ``tests/system/image.py``."""
+
+import http.server
+import json
+import shlex
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.dockerfile import read_stages
+from tests.support.tools import tool
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+STAGES = read_stages((ROOT / "Dockerfile").read_text(encoding="utf-8"))
+
+
+def last(word: str) -> str:
+    """What the final stage's last ``word`` says: the one that counts."""
+    return [step.rest for step in STAGES[-1] if step.word == word][-1]
+
+
+def test_the_linter_finds_nothing() -> None:
+    """Not even a matter of style; what is ignored says why."""
+    command = [tool("hadolint"), "--no-color", "--failure-threshold", "style", str(ROOT / "Dockerfile")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    assert (done.stdout, done.returncode) == ("", 0)
+
+
+def test_every_copied_file_exists_and_is_let_through() -> None:
+    """.dockerignore shuts everything out but the names that the build copies."""
+    copies = [shlex.split(step.rest) for stage in STAGES for step in stage if step.word == "COPY"]
+    sources = {name for copy in copies if not copy[0].startswith("--from=") for name in copy[:-1]}
+    ignored, *exceptions = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+
+    assert ignored == "*"
+    assert {name for name in sources if not (ROOT / name).exists()} == set()
+    assert {f"!{name}" for name in sources} == {name for name in exceptions if name.startswith("!")}
+
+
+def test_nothing_is_installed_that_is_not_hashed() -> None:
+    """Every pip install checks hashes, or takes nothing but the wheel that was just built."""
+    installs = [step.rest for stage in STAGES for step in stage if step.word == "RUN" and " install " in step.rest]
+    from_index = [rest for rest in installs if "-r requirements" in rest]
+
+    assert len(from_index) == 2
+    assert all("--require-hashes" in rest and "--only-binary :all:" in rest for rest in from_index)
+    assert all("--no-index" in rest for rest in installs if "pip" in rest and rest not in from_index)
+
+
+def test_final_stage_holds_no_build_tools() -> None:
+    """It takes the finished environment from the first stage, on the same base image, and installs nothing."""
+    assert [step.rest.split()[0] for stage in STAGES for step in stage if step.word == "FROM"] == [
+        "python:3.13-slim-trixie"
+    ] * 2
+    assert [step.rest for step in STAGES[-1] if step.word == "COPY"] == ["--from=build /opt/venv /opt/venv"]
+    assert not any("pip" in step.rest or "apt" in step.rest for step in STAGES[-1] if step.word == "RUN")
+
+
+def test_container_runs_as_a_fixed_user_that_is_not_root() -> None:
+    """By number, so that an orchestrator can check it."""
+    user, _, group = last("USER").partition(":")
+
+    assert int(user) >= 10000
+    assert int(group) >= 10000
+    assert f"--uid {user} " in last("RUN")
+
+
+def test_command_gets_the_signals_itself() -> None:
+    """Exec form: the service is process 1, and SIGTERM drains it."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    command = json.loads(last("CMD"))
+
+    assert command == ["chronoverse", "serve", "--bind", "0.0.0.0:8000"]
+    assert command[0] in scripts
+    assert last("STOPSIGNAL") == "SIGTERM"
+
+
+def test_data_directory_outlives_the_container() -> None:
+    """The volume is where the embedded store keeps its files."""
+    assert f"CHRONOVERSE_DATA_DIR={last('VOLUME')}" in last("ENV").split()
+    assert "PYTHONUNBUFFERED=1" in last("ENV").split()
+
+
+@contextmanager
+def answering(status: int) -> Iterator[int]:
+    """A server that answers every GET with ``status``; gives its port."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/healthz" else 500)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            thread.join()
+
+
+def check_health(port: int) -> int:
+    """The image's own health check, against another port; its exit code."""
+    _, _, command = last("HEALTHCHECK").partition("CMD ")
+    _, *arguments = json.loads(command)
+    arguments = [argument.replace("8000", str(port)) for argument in arguments]
+    return subprocess.run([sys.executable, *arguments], capture_output=True, check=False, timeout=30).returncode
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
+def test_health_check_follows_the_answer(status: int, healthy: bool) -> None:
+    """Only a 200 is healthy."""
+    with answering(status) as port:
+        assert (check_health(port) == 0) is healthy
+
+
+def test_health_check_notices_that_nobody_listens() -> None:
+    """A port that was free a moment ago is unhealthy."""
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        port = server.server_port
+
+    assert check_health(port) != 0

@@ -1,0 +1,183 @@
+"""What is shipped: pins that follow pyproject.toml, and a wheel with everything in it."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterable, Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
+RUNTIME = PROJECT["dependencies"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+DECLARED = pytest.mark.parametrize(
+    ("file_name", "dependencies"),
+    [
+        ("requirements.txt", RUNTIME),
+        ("requirements-dev.txt", RUNTIME + EXTRAS["dev"]),
+        ("requirements-image.txt", RUNTIME + EXTRAS["otel"] + EXTRAS["s3"]),
+        ("requirements-build.txt", PYPROJECT["dependency-groups"]["build"]),
+    ],
+    ids=["runtime", "dev", "image", "build"],
+)
+
+
+class Pin(NamedTuple):
+    """One compiled requirement."""
+
+    name: str
+    version: str
+    hashes: int
+    direct: bool
+
+
+def read_pins(text: str) -> Iterator[Pin]:
+    """The pins of a file as ``uv pip compile`` writes it: the requirement, its hashes, who asked for it."""
+    body = "".join(f"{line}\n" for line in text.splitlines() if not line.startswith("#"))
+    for block in body.replace("\n    ", " ").splitlines():
+        requirement = Requirement(block.partition("\\")[0].partition("--hash")[0].partition("#")[0])
+        (specifier,) = requirement.specifier
+        yield Pin(
+            canonicalize_name(requirement.name),
+            specifier.version,
+            block.count("--hash=sha256:"),
+            "chronoverse (pyproject.toml" in block,
+        )
+
+
+def stale(dependencies: Iterable[str], text: str) -> list[str]:
+    """What keeps the compiled ``text`` from being what ``dependencies`` ask for."""
+    pins = list(read_pins(text))
+    wanted = {canonicalize_name(each.name): each for each in map(Requirement, dependencies)}
+    problems = [f"{pin.name} has no hash" for pin in pins if not pin.hashes]
+    problems += [f"{pin.name} is no longer asked for" for pin in pins if pin.direct and pin.name not in wanted]
+    for name, requirement in wanted.items():
+        versions = [pin.version for pin in pins if pin.name == name and pin.direct]
+        if len(versions) != 1 or not requirement.specifier.contains(versions[0], prereleases=True):
+            problems.append(f"{requirement} is not met by {versions}")
+    return problems
+
+
+@DECLARED
+def test_compiled_requirements_are_fresh(file_name: str, dependencies: list[str]) -> None:
+    """Every dependency has one pin in its range, every pin a hash and a reason: else run ``make lock``."""
+    assert stale(dependencies, (ROOT / file_name).read_text(encoding="utf-8")) == []
+
+
+def test_a_stale_file_is_noticed() -> None:
+    """A raised range, a new or dropped dependency and a lost hash are each named."""
+    text = (
+        "# made by a tool\n"
+        "click==8.5.1 ; sys_platform != 'emscripten' \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n"
+        "    # via chronoverse (pyproject.toml)\n"
+        "flask==3.1.3 \\\n    --hash=sha256:cc\n    # via\n    #   chronoverse (pyproject.toml)\n    #   webargs\n"
+        "jinja2==3.1.6\n    # via flask\n"
+    )
+
+    assert stale(["click>=9", "redis>=8"], text) == [
+        "jinja2 has no hash",
+        "flask is no longer asked for",
+        "click>=9 is not met by ['8.5.1']",
+        "redis>=8 is not met by []",
+    ]
+
+
+def test_development_pins_extend_all_others() -> None:
+    """What is tested is what is shipped, and what it is built with: the same versions everywhere."""
+    runtime, build, image, dev = (
+        {(pin.name, pin.version) for pin in read_pins((ROOT / name).read_text(encoding="utf-8"))}
+        for name in ("requirements.txt", "requirements-build.txt", "requirements-image.txt", "requirements-dev.txt")
+    )
+
+    assert (runtime | build | image) - dev == set()
+
+
+@DECLARED
+def test_compiled_requirements_name_no_host(file_name: str, dependencies: list[str]) -> None:
+    """The files work with whichever index the reader's pip is set up for."""
+    text = (ROOT / file_name).read_text(encoding="utf-8")
+
+    assert dependencies
+    assert "://" not in text
+    assert "index-url" not in text
+
+
+#: Modules of the standard library that the oldest Python we serve does not have yet.
+NEWER_STANDARD = {"compression"}
+
+
+def third_party_imports(package: Path) -> set[str]:
+    """The top-level names that the package imports and that are neither its own nor Python's."""
+    names = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module.partition(".")[0])
+    return names - sys.stdlib_module_names - NEWER_STANDARD - {package.name}
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    """Nothing works only because another library happens to bring it along."""
+    declared = {canonicalize_name(Requirement(each).name) for each in RUNTIME + EXTRAS["s3"] + EXTRAS["otel"]}
+    owners = packages_distributions()
+
+    undeclared = {
+        name
+        for name in third_party_imports(ROOT / "chronoverse")
+        if declared.isdisjoint(canonicalize_name(owner) for owner in owners.get(name, [name]))
+    }
+
+    assert undeclared == set()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    """The wheel, built from this tree by its own backend."""
+    target = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(target)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    (path,) = target.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def test_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
+    """Modules, scripts for the store and static files: whatever the package reads beside itself."""
+    files = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "chronoverse").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+
+    assert any(name.endswith(".lua") for name in files)
+    assert files - set(wheel.namelist()) == set()
+
+
+def test_wheel_holds_the_server_configuration(wheel: zipfile.ZipFile) -> None:
+    """``chronoverse serve`` works without a checkout."""
+    assert wheel.read("chronoverse/gunicorn.conf.py") == (ROOT / "gunicorn.conf.py").read_bytes()
+
+
+def test_wheel_installs_the_command_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    """One package, one console script; tests and tools stay at home."""
+    (entry_points,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
+
+    assert {name.partition("/")[0].partition("-")[0] for name in wheel.namelist()} == {"chronoverse"}
+    assert wheel.read(entry_points).decode().strip() == "[console_scripts]\nchronoverse = chronoverse.cli.main:main"

@@ -1,0 +1,79 @@
+"""Whether a listener is the service of a data directory."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chronoverse.embedded import listeners
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        yield bound
+
+
+def port_of(listener: socket.socket) -> int:
+    port: int = listener.getsockname()[1]
+    return port
+
+
+def test_a_recorded_listener_is_the_service(tmp_path: Path, listener: socket.socket) -> None:
+    """Under its address, and under a name that stands for it."""
+    listeners.record(tmp_path, listener)
+
+    assert listeners.is_service(tmp_path, "127.0.0.1", port_of(listener))
+    assert listeners.is_service(tmp_path, "localhost", port_of(listener))
+
+
+def test_any_other_listener_is_not(tmp_path: Path, listener: socket.socket) -> None:
+    """Neither one that nobody has recorded, nor the service of another data directory."""
+    listeners.record(tmp_path / "other", listener)
+
+    assert not listeners.is_service(tmp_path, "127.0.0.1", port_of(listener))
+
+
+def test_a_listener_that_took_the_port_afterwards_is_not(tmp_path: Path, listener: socket.socket) -> None:
+    """The service has ended without removing its file, and somebody else listens at its address."""
+    listeners.record(tmp_path, listener)
+    address = listener.getsockname()
+    listener.close()
+
+    with socket.create_server(address, reuse_port=False):
+        assert not listeners.is_service(tmp_path, "127.0.0.1", address[1])
+
+
+def test_a_service_at_all_addresses_is_found_at_each(tmp_path: Path) -> None:
+    """A wildcard address covers the loopback addresses."""
+    with socket.create_server(("0.0.0.0", 0)) as everywhere:
+        listeners.record(tmp_path, everywhere)
+
+        assert listeners.is_service(tmp_path, "127.0.0.1", port_of(everywhere))
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_a_name_is_not_the_service_while_a_stranger_shares_it(tmp_path: Path, listener: socket.socket) -> None:
+    """``localhost`` may lead to ``::1``, where somebody else listens."""
+    listeners.record(tmp_path, listener)
+    names = {address[0] for *_, address in socket.getaddrinfo("localhost", 1, type=socket.SOCK_STREAM)}
+    if "::1" not in names:
+        pytest.skip("localhost is not ::1 on this machine")
+
+    with socket.create_server(("::1", port_of(listener)), family=socket.AF_INET6):
+        assert not listeners.is_service(tmp_path, "localhost", port_of(listener))
+
+
+def test_the_files_are_private(tmp_path: Path, listener: socket.socket) -> None:
+    """Nobody else may replace them, or learn of them."""
+    path = listeners.record(tmp_path, listener)
+
+    assert path is not None
+    assert (path.parent.stat().st_mode & 0o777, path.stat().st_mode & 0o777) == (0o700, 0o600)
+
+
+def test_a_unix_socket_has_no_file(tmp_path: Path) -> None:
+    """Tokens are not sent to one by the command line."""
+    with socket.socket(socket.AF_UNIX) as local:
+        assert listeners.record(tmp_path, local) is None

@@ -1,0 +1,337 @@
+"""The tiers meet: whoever reads where lines move from the store to the archive misses none and calls none missing."""
+
+import contextlib
+import json
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chronoverse.live import poll_policy as pacing
+from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.reader import Archive
+from chronoverse.errors import ArchiveUnavailable
+from chronoverse.history.tiered_log import History, NoArchive
+from chronoverse.joblog.values import Job, JobRef, Line
+from chronoverse.live.replay_cache import FIRST_LINES, Pieces
+from chronoverse.archive.redaction import TOMBSTONE, Redaction, Wish
+from chronoverse.live.replay import LOOK_SECONDS
+from chronoverse.archive.retention import delete_job
+from chronoverse.store import Store
+from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Request, Viewer
+from tests.support.reading import Clock, Impatient, SmallTail, events, said
+from tests.support.sealing import seal
+from tests.support.servers import RedisServer
+
+JOB: Final = JobRef("wf_1", "job_1")
+STAMP: Final = "2026-03-03T10:00:05.123Z"
+
+
+class Away(FileObjects):
+    """Objects that can be out of reach, and count how often they are asked for."""
+
+    away = False
+    asked = 0
+
+    def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        self.asked += 1
+        if self.away:
+            raise ArchiveUnavailable("out of reach")
+        return super().get(name, start, stop)
+
+
+class Rig:
+    """A log in two tiers, and a tail and viewers of it that go when told to."""
+
+    def __init__(self, server: RedisServer, store: Store, prefix: str, directory: Path) -> None:
+        self.store = store
+        self.source = Impatient(store)
+        self.clock = Clock()
+        self.objects = Away(directory)
+        self.archive = Archive(self.objects, store.archived, self.clock)
+        self.pieces = Pieces(self.source, self.archive, clock=self.clock)
+        self.tail = SmallTail(self.source, redacted=self.pieces.forget, clock=self.clock)
+        self.key = f"{prefix}:{{{JOB.workflow_id}}}:{JOB.job_id}:log"
+        self.ask: Callable[..., Any] = server.ask
+        self.last = 0
+
+    def write(self, count: int) -> None:
+        for _ in range(count):
+            self.last += 1
+            line = Line(self.last, STAMP, f"line {self.last}", "stdout")
+            self.ask("XADD", self.key, f"{self.last}-0", *line.to_fields())
+
+    def end(self) -> None:
+        self.ask("XADD", self.key, f"{self.last + 1}-0", "event", "end", "status", "COMPLETED")
+
+    def redact(self, first: int, last: int) -> None:
+        wish = Wish(first, last, lambda line: True, {}, exact=True)
+        assert Redaction(self.store, self.objects, JOB, wish).run().lines == last - first + 1
+
+    def seal(self, to: int, *, trim: bool = True) -> None:
+        seal(self.store, self.objects, JOB, to, trim=trim, frame_bytes=700)
+
+    def look(self) -> Job:
+        job = self.store.look(JOB)
+        assert job is not None
+        return job
+
+    def viewer(self, after: int = 0) -> Viewer:
+        return Viewer(Request(JOB, self.store.look(JOB), after=after), self.pieces, self.tail, clock=self.clock)
+
+    def read(self) -> None:
+        """All that there is for the tail to read."""
+        for _ in range(3):
+            self.tail.read_once()
+
+
+@pytest.fixture
+def rig(server: RedisServer, store: Store, prefix: str, tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(server, store, prefix, tmp_path)
+    yield rig
+    rig.tail.stop()
+
+
+def numbers(chunk: bytes) -> list[int]:
+    return [int(event.id) for event in events(chunk) if event.event == "log"]
+
+
+def names(chunk: bytes) -> list[str]:
+    return [event.event for event in events(chunk)]
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_pages_add_up_while_lines_move(
+    server: RedisServer, store: Store, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Upwards and downwards, with a look that gets older, whatever is sealed and trimmed between two reads."""
+    prefix = f"h{secrets.token_hex(6)}"
+    own = Store(server.url, prefix=prefix)
+    rig = Rig(server, own, prefix, tmp_path_factory.mktemp("objects"))
+    total, descending = data.draw(st.integers(1, 60)), data.draw(st.booleans())
+    rig.write(total)
+    history = History(own, rig.archive, rig.look())
+    place, found, sealed = total + 1 if descending else 0, list[int](), 0
+    try:
+        while True:
+            if sealed < total - 1 and data.draw(st.booleans()):
+                sealed = data.draw(st.integers(sealed + 1, total - 1))
+                rig.seal(sealed, trim=data.draw(st.booleans()))
+            count = data.draw(st.integers(1, 20))
+            read = history.before(place, count) if descending else history.after(place, count)
+            found += [entry.sequence_num for entry in read.entries if isinstance(entry, Line)]
+            place = read.place
+            if read.last:
+                break
+    finally:
+        own.close()
+    assert found == ([*range(total, 0, -1)] if descending else [*range(1, total + 1)])
+
+
+def test_without_an_archive_what_is_there_is_refused(rig: Rig) -> None:
+    """And what the store has is not."""
+    rig.write(20)
+    rig.seal(10)
+    history = History(rig.store, NoArchive(), rig.look())
+
+    assert [entry.sequence_num for entry in history.after(10, 5).entries if isinstance(entry, Line)] == [*range(11, 16)]
+    assert history.before(1, 5).last
+    with pytest.raises(ArchiveUnavailable):
+        history.after(9, 5)
+    with pytest.raises(ArchiveUnavailable):
+        history.before(11, 5)
+
+
+def test_lines_that_left_before_they_were_read_live_are_no_gap(rig: Rig) -> None:
+    """The tail goes on behind them, and its viewer reads them where they are."""
+    rig.write(5)
+    viewer = rig.viewer()
+    assert numbers(said(viewer)) == [*range(1, 6)]
+    rig.write(20)
+    rig.seal(15)
+    rig.read()
+    found = said(viewer)
+    rig.write(1)
+    rig.read()
+
+    assert "gap" not in names(found)
+    assert numbers(found + said(viewer)) == [*range(6, 27)]
+
+
+def test_a_quiet_log_that_was_archived_is_no_gap(rig: Rig) -> None:
+    """Its lines are gone from the store when the tail looks, not from the log."""
+    rig.write(5)
+    viewer = rig.viewer(after=5)
+    assert names(said(viewer)) == ["connected", "job"]
+    rig.write(5)
+    rig.seal(10)
+    rig.ask("XTRIM", rig.key, "MAXLEN", 0)
+    rig.clock.now += 2
+    rig.tail.attend_once()
+
+    assert numbers(said(viewer)) == [*range(6, 11)]
+
+
+def test_an_archive_that_stays_away_ends_the_streams_that_need_it(rig: Rig) -> None:
+    """After a while, with one error; those at the live end go on."""
+    rig.write(20)
+    rig.seal(15)
+    rig.objects.away = True
+    behind, ahead = rig.viewer(), rig.viewer(after=15)
+    assert names(said(behind)) == ["connected", "job"]
+    assert numbers(said(ahead)) == [*range(16, 21)]
+    rig.clock.now += STORE_PATIENCE_SECONDS / 2
+    rig.read()
+    assert said(behind) in (b"", b":\n")
+    rig.clock.now += STORE_PATIENCE_SECONDS / 2
+    rig.read()
+    (error,) = events(said(behind))
+    assert (error.event, error.data) == ("error", "the archive has been away for 30 s")
+    rig.write(1)
+    rig.read()
+    assert numbers(said(ahead)) == [21]
+
+
+def test_an_archive_that_comes_back_is_read_on(rig: Rig) -> None:
+    rig.write(20)
+    rig.seal(15)
+    rig.objects.away = True
+    viewer = rig.viewer()
+    said(viewer)
+    rig.objects.away = False
+    rig.clock.now += 1
+
+    assert numbers(said(viewer)) == [*range(1, 21)]
+
+
+def test_a_crowd_wants_each_frame_of_the_archive_once(rig: Rig) -> None:
+    """However many replay at the same time."""
+    rig.write(60)
+    rig.seal(60, trim=False)
+    rig.ask("XTRIM", rig.key, "MAXLEN", 0)
+    found: list[list[int]] = []
+
+    def view() -> None:
+        viewer = rig.viewer()
+        found.append(numbers(said(viewer)))
+        viewer.close()
+
+    threads = [threading.Thread(target=view) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert found == [[*range(1, 61)]] * 12
+    assert rig.objects.asked == 1
+
+
+def texts(chunk: bytes) -> list[str]:
+    """What the lines say, and what other events are called."""
+    return [json.loads(event.data)["message"] if event.event == "log" else event.event for event in events(chunk)]
+
+
+@pytest.mark.parametrize("archived", [0, 100])
+def test_who_replays_an_ended_log_is_told_of_a_redaction(rig: Rig, archived: int) -> None:
+    """Before its end; and who comes then sees nothing of it any more."""
+    rig.write(100)
+    rig.end()
+    if archived:
+        rig.seal(archived)
+    viewer = rig.viewer()
+    assert names(viewer.poll() or b"") == ["connected", "job"]
+    sent = numbers(viewer.poll() or b"")
+    assert 7 <= sent[-1] < 90
+    rig.redact(5, 7)
+    rig.redact(90, 90)
+    found = said(viewer)
+
+    assert sent + numbers(found) == [*range(1, 101)]
+    assert texts(found)[-4:] == ["redact", "redact", "job", "end"]
+    ranges = [json.loads(event.data) for event in events(found) if event.event == "redact"]
+    assert ranges == [{"from": 5, "to": 7}, {"from": 90, "to": 90}]
+    redacted = [number for number, text in enumerate(texts(said(rig.viewer()))[2:], 1) if text == TOMBSTONE]
+    assert redacted == [5, 6, 7, 90]
+
+
+def test_who_replays_an_ended_log_slowly_is_told_on_the_way(rig: Rig) -> None:
+    """Some seconds later, and once."""
+    rig.write(100)
+    rig.end()
+    viewer = rig.viewer()
+    said_first = (viewer.poll() or b"") + (viewer.poll() or b"")
+    assert numbers(said_first) == [*range(1, FIRST_LINES + 1)]
+    rig.redact(5, 7)
+    rig.clock.now += LOOK_SECONDS
+    found = said(viewer)
+
+    assert names(found).count("redact") == 1
+    assert names(found)[0] == "redact"
+    assert names(found)[-1] == "end"
+
+
+def test_who_is_behind_when_the_log_ends_is_told_of_a_redaction(rig: Rig) -> None:
+    """Though it came while the job ran: the tail looks at the log for as long as anybody has not seen its end."""
+    rig.write(100)
+    viewer = rig.viewer()
+    viewer.poll()
+    assert numbers(viewer.poll() or b"") == [*range(1, FIRST_LINES + 1)]
+    rig.end()
+    rig.read()
+    rig.redact(5, 7)
+    rig.clock.now += 2 * pacing.LOOK_SECONDS
+    rig.tail.attend_once()
+    found = said(viewer)
+
+    assert names(found).count("redact") == 1
+    assert numbers(found) == [*range(FIRST_LINES + 1, 101)]
+    assert names(found)[-1] == "end"
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("archived", [0, 50, 99])
+def test_who_watches_a_log_that_is_deleted_is_told_so(rig: Rig, archived: int, ended: bool) -> None:
+    """Also who replays one that had ended, wherever its lines were: it is no end, and nothing is damaged."""
+    rig.write(100)
+    if ended:
+        rig.end()
+    if archived:
+        rig.seal(archived)
+    viewer = rig.viewer()
+    assert numbers((viewer.poll() or b"") + (viewer.poll() or b""))[-1] < 50
+
+    delete_job(rig.store, rig.objects, JOB)
+    rig.clock.now += 2 * pacing.LOOK_SECONDS
+    rig.tail.attend_once()
+
+    (gone,) = events(said(viewer))
+    assert gone.event == "error"
+    assert gone.data == "the log is gone from the store: it expired or was deleted"
+
+
+@pytest.mark.parametrize("archived", [0, 99])
+@pytest.mark.parametrize("cut", [False, True], ids=["deleted", "being deleted"])
+def test_who_replays_a_log_to_the_end_is_told_of_a_deletion(rig: Rig, archived: int, cut: bool) -> None:
+    """Lines may come out of what is kept, or not deleted yet; but no end, as if the log were whole."""
+    rig.write(100)
+    rig.end()
+    if archived:
+        rig.seal(archived, trim=False)
+    late = rig.viewer()
+    assert names(said(rig.viewer()))[-1] == "end"
+
+    def stop(step: str) -> None:
+        if cut:
+            raise InterruptedError
+
+    with contextlib.suppress(InterruptedError):
+        delete_job(rig.store, rig.objects, JOB, at=stop)
+
+    found = said(late)
+    assert names(found)[-1] == "error"
+    assert "end" not in names(found)

@@ -1,0 +1,168 @@
+"""Turns: one at a time, in the order of asking, and everybody else in between."""
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from chronoverse.live.fair_lock import Turns
+from tests.support.waiting import wait_until
+
+LONG: Final = 20.0
+
+
+class Missed(Exception):
+    """What these turns raise."""
+
+
+class Askers:
+    """Threads that ask for a turn one after the other; ``came`` has their numbers in the order of their turns."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        self.came: list[int] = []
+        self.missed: list[int] = []
+        self._threads: list[threading.Thread] = []
+
+    def ask(self, subject: str = "") -> None:
+        """One more, which is waiting or done when this returns."""
+        number, waiting = len(self._threads), self.turns.waiting
+        thread = threading.Thread(target=self._ask, args=(number, subject))
+        self._threads.append(thread)
+        thread.start()
+        wait_until(lambda: self.turns.waiting > waiting or not thread.is_alive(), LONG, "it waits")
+
+    def _ask(self, number: int, subject: str) -> None:
+        try:
+            with self.turns.turn(subject):
+                self.came.append(number)
+        except Missed:
+            self.missed.append(number)
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(LONG)
+
+
+@pytest.fixture
+def askers() -> Iterator[Askers]:
+    askers = Askers(Turns(LONG, Missed))
+    yield askers
+    askers.join()
+
+
+def test_turns_come_in_the_order_of_asking(askers: Askers) -> None:
+    """Whoever holds one and asks again at once comes last."""
+    with askers.turns:
+        askers.ask()
+        askers.ask()
+    with askers.turns:
+        assert askers.came == [0, 1]
+
+
+def test_each_subject_has_its_turn(askers: Askers) -> None:
+    """However many of one wait, another waits for one turn of it; a subject's own come in the order of asking."""
+    with askers.turns:
+        for subject in ("many", "many", "many", "few", "few", "one"):
+            askers.ask(subject)
+    askers.join()
+    assert askers.came == [0, 3, 5, 1, 4, 2]
+
+
+def test_several_have_turns_at_once() -> None:
+    """As many as there are, and whoever asks beyond that waits."""
+    askers = Askers(Turns(LONG, Missed, at_once=2))
+    with askers.turns:
+        askers.ask()
+        assert askers.came == [0]
+        with askers.turns:
+            askers.ask()
+            assert askers.turns.waiting == 1
+        askers.join()
+    assert askers.came == [0, 1]
+
+
+def test_one_subject_has_some_turns_at_once_and_not_all() -> None:
+    """Another subject has a free one without waiting; the first goes on when a turn of its own ends."""
+    askers = Askers(Turns(LONG, Missed, at_once=3, each=2))
+    turns = askers.turns
+    with turns.turn("many"):
+        with turns.turn("many"):
+            askers.ask("many")
+            assert turns.waiting == 1
+            askers.ask("few")
+            assert askers.came == [1]
+        askers.join()
+    assert askers.came == [1, 0]
+
+
+def test_a_subject_that_has_its_turns_is_passed_over() -> None:
+    """Whoever waits behind it has the next turn, and it keeps its place at the head."""
+    askers = Askers(Turns(LONG, Missed, at_once=2, each=1))
+    turns = askers.turns
+    with turns.turn("many"):
+        with turns.turn("other"):
+            askers.ask("many")
+            askers.ask("few")
+        wait_until(lambda: askers.came == [1], LONG, "the subject behind it has a turn")
+        assert turns.waiting == 1
+    askers.join()
+    assert askers.came == [1, 0]
+
+
+def test_a_turn_that_does_not_come_is_missed() -> None:
+    """It is said so, and whoever comes later is not kept waiting by it."""
+    askers = Askers(Turns(0.01, Missed))
+    with askers.turns:
+        askers.ask()
+        askers.join()
+        assert askers.missed == [0]
+    askers.ask()
+    assert askers.came == [1]
+
+
+def test_a_subject_that_has_its_turns_is_told_so() -> None:
+    """It is not told that others keep it waiting, and others are not told that they have used something up."""
+    turns = Turns(0.01, Missed, at_once=2, each=1, used_up=ValueError)
+    with turns.turn("many"):
+        with pytest.raises(ValueError, match="did not get its turn"), turns.turn("many"):
+            pass
+        with turns.turn("other"), pytest.raises(Missed), turns.turn("few"):
+            pass
+
+
+def test_a_turn_that_came_too_late_is_handed_on(askers: Askers) -> None:
+    """Between the end of somebody's patience and its leaving the queue, the turn may become its own."""
+    turns = askers.turns
+    with turns:
+        impatient = threading.Event()
+        turns._queues[""] = deque([impatient])
+        askers.ask()
+    assert impatient.is_set()
+    assert askers.came == []
+
+    turns._leave("", impatient)
+
+    askers.join()
+    assert askers.came == [0]
+
+
+def test_a_turn_ends_whatever_happens_in_it(askers: Askers) -> None:
+    """Also when it happens in the pause."""
+    with pytest.raises(ZeroDivisionError), askers.turns:
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), Turns(LONG, Missed, lambda: 1 // 0):
+        pass
+    askers.ask()
+    assert askers.came == [0]
+
+
+def test_others_go_on_before_each_turn() -> None:
+    """Once, within the turn, so that no two begin in one go."""
+    rested: list[int] = []
+    turns = Turns(LONG, Missed, lambda: rested.append(len(rested)))
+    for expected in (1, 2):
+        with turns:
+            assert len(rested) == expected

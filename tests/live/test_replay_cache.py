@@ -1,0 +1,369 @@
+"""The past in pieces: the same bytes as line by line, read once for all, and nobody misses a line for that."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chronoverse.live.feed import encode, join
+from chronoverse.joblog.entries import RawEntry, read_entries
+from chronoverse.errors import NotALog, StoreUnavailable
+from chronoverse.joblog.values import JobRef, Line
+from chronoverse.live.replay_cache import FIRST_LINES, KEPT_SECONDS, MOST_BYTES, PIECE_BYTES, PIECE_LINES, READ_BYTES, Piece, Pieces, _piece
+from chronoverse.store import Store
+from chronoverse.live.tail import Tail
+from chronoverse.live.viewer import Request, Viewer
+from tests.support.reading import Account, Clock, Impatient, SmallPieces
+from tests.support.servers import RedisServer
+
+JOB: Final = JobRef("wf_1", "job_1")
+STAMP: Final = "2026-03-03T10:00:05.123Z"
+#: Seconds for what takes a fraction of one.
+LONG: Final = 20.0
+
+
+class Counting(Impatient):
+    """A store that counts its reads."""
+
+    reads = 0
+
+    def _check(self, method: str) -> None:
+        self.reads += method == "read"
+        super()._check(method)
+
+
+class Eights(SmallPieces):
+    """Pieces of eight lines, of which three are kept."""
+
+    most_lines = 8
+
+
+class Rig:
+    """A log, and pieces of it."""
+
+    def __init__(self, server: RedisServer, store: Store, prefix: str) -> None:
+        self.source = Counting(store)
+        self.clock = Clock()
+        self.pieces = Eights(self.source, clock=self.clock)
+        self.key = f"{prefix}:{{{JOB.workflow_id}}}:{JOB.job_id}:log"
+        self.ask: Callable[..., Any] = server.ask
+
+    def write(self, first: int, last: int, stream: str = "stdout") -> None:
+        for number in range(first, last + 1):
+            self.ask("XADD", self.key, f"{number}-0", *Line(number, STAMP, f"line {number}", stream).to_fields())
+
+    def piece(self, cursor: int, stream: str | None = None, lines: int = 8) -> Piece:
+        """The piece behind ``cursor``, which has to be there."""
+        piece = self.pieces.behind(JOB, stream, cursor, lines)
+        assert piece is not None
+        return piece
+
+    def walk(self, cursor: int) -> list[Piece]:
+        """All pieces behind ``cursor``."""
+        found: list[Piece] = []
+        while piece := self.pieces.behind(JOB, None, cursor, 8):
+            found.append(piece)
+            cursor = piece.cursor
+        return found
+
+
+@pytest.fixture
+def rig(server: RedisServer, store: Store, prefix: str) -> Rig:
+    return Rig(server, store, prefix)
+
+
+# What a piece says
+
+stamps = st.sampled_from([STAMP.encode(), b"", b'"\\', b"\xff", "ü\u2028".encode()])
+texts = st.sampled_from([b"", b"plain", b'"q" \\ \x00\n', b"\xff\xfe", "ü€😀".encode(), b"\xe2\x82"])
+streams = st.sampled_from([b"stdout", b"stderr", b"other", b""])
+
+
+@st.composite
+def raw_fields(draw: st.DrawFn) -> list[bytes]:
+    """Mostly what our own append writes."""
+    plain = [b"timestamp", draw(stamps), b"message", draw(texts), b"stream", draw(streams)]
+    odd: list[list[bytes]] = [
+        plain[2:] + plain[:2],
+        [*plain, b"partial", b"1"],
+        plain[2:4],
+        [b"note", b"nothing"],
+        [b"timestamp", b"", b"message", b"", b"level", b"stdout"],
+        [b"event", b"end", b"status", b"FAILED"],
+    ]
+    return draw(st.sampled_from([plain] * 12 + odd))
+
+
+@st.composite
+def raw_entries(draw: st.DrawFn) -> list[RawEntry]:
+    """Entries as a store may hold them behind line 5: mostly one after the other."""
+    number, part = 5, 0
+    found: list[RawEntry] = []
+    for step in draw(
+        st.lists(st.sampled_from([(1, 0)] * 12 + [(3, 0), (0, 1), (1, 2), (10**16, 0)]), min_size=1, max_size=12)
+    ):
+        number, part = number + step[0], step[1] + (part if step[0] == 0 else 0)
+        found.append((b"%d-%d" % (number, part), draw(raw_fields())))
+    return found
+
+
+@given(entries=raw_entries(), stream=st.sampled_from([None, "stdout", "stderr"]))
+def test_a_piece_is_what_its_entries_are_one_by_one(entries: Sequence[RawEntry], stream: str | None) -> None:
+    """The quick way for plain lines is the same as the way of all others, byte for byte."""
+    items, closing = encode(read_entries(entries, 5, 1), 5)
+
+    piece = _piece(entries, 5, 1, stream)
+
+    assert piece.frames == join(items, stream)
+    assert (piece.cursor, piece.closing) == (items[-1].number if items else 5, closing)
+    assert piece.lines == len(entries)
+
+
+@pytest.mark.parametrize(
+    ("length", "lines"), [(0, PIECE_LINES[1]), (100, 256), (1000, 32), (3 * 2**16, PIECE_LINES[0])], ids=str
+)
+def test_pieces_grow_to_what_fits(length: int, lines: int) -> None:
+    """To some 64 KiB, and never to more than four times the lines there were before."""
+    message, wanted, seen = b"x" * length, FIRST_LINES, []
+    for _ in range(4):
+        fields = [b"timestamp", STAMP.encode(), b"message", message, b"stream", b"stdout"]
+        piece = _piece([(b"%d-0" % number, fields) for number in range(1, wanted + 1)], 0, 1, None)
+        seen.append(wanted)
+        assert piece.following <= 4 * wanted
+        wanted = piece.following
+    assert (wanted, seen[0]) == (lines, FIRST_LINES)
+    assert lines in PIECE_LINES or PIECE_BYTES / 2 < lines * len(piece.frames) / seen[-1] <= PIECE_BYTES
+
+
+@pytest.mark.parametrize("stream", [None, "stdout"])
+@pytest.mark.parametrize("partial", [False, True], ids=["plain", "partial"])
+@pytest.mark.parametrize("short", [0, 100])
+def test_a_piece_ends_where_its_lines_have_become_long(short: int, partial: bool, stream: str | None) -> None:
+    """With the line that goes beyond the bound, in whichever way it is spelled."""
+    messages = [b"short"] * short + [b"\x01" * 65_536] * 10
+    more = [b"partial", b"1"] if partial else []
+    entries: list[RawEntry] = [
+        (b"%d-0" % number, [b"timestamp", STAMP.encode(), b"message", message, b"stream", b"stdout", *more])
+        for number, message in enumerate(messages, 1)
+    ]
+    piece = _piece(entries, 0, 1, stream)
+
+    assert (piece.cursor, piece.lines, piece.closing, piece.whole) == (short + 1, short + 1, None, True)
+    assert MOST_BYTES < len(piece.frames) < MOST_BYTES + 6 * 65_536
+    whole, reached = b"", 0
+    while reached < len(entries):
+        piece = _piece(entries[reached:], reached, 1, stream)
+        whole, reached = whole + piece.frames, piece.cursor
+    assert whole == join(encode(read_entries(entries, 0), 0)[0], stream)
+
+
+def test_where_lines_may_be_long_fewer_are_read_at_once(rig: Rig) -> None:
+    """Those of one read come to 32 MiB at most."""
+    rig.write(1, 40)
+    pieces = Pieces(rig.source, max_line_bytes=2**21 + 1, clock=rig.clock)
+
+    piece = pieces.behind(JOB, None, 0, PIECE_LINES[1])
+    assert piece is not None
+    assert (piece.cursor, READ_BYTES // 2**22) == (8, 8)
+
+
+# Who shares it
+
+
+def test_what_several_want_is_read_once(rig: Rig) -> None:
+    """They get the very same bytes."""
+    rig.write(1, 20)
+    first = rig.walk(0)
+    reads = rig.source.reads
+    second = rig.walk(0)
+
+    assert [piece.cursor for piece in first] == [8, 16, 20]
+    assert all(one.frames is other.frames for one, other in zip(first[:2], second[:2], strict=True))
+    assert (reads, rig.source.reads - reads) == (4, 2)
+
+
+def test_those_who_began_at_different_lines_meet(rig: Rig) -> None:
+    """Pieces end at multiples of their length."""
+    rig.write(1, 16)
+    rig.piece(0)
+    rig.piece(8)
+    reads = rig.source.reads
+
+    assert [rig.piece(3).cursor, rig.piece(8).cursor] == [8, 16]
+    assert rig.source.reads == reads + 1
+
+
+def test_a_filter_has_pieces_of_its_own(rig: Rig) -> None:
+    """Nobody gets another's."""
+    rig.write(1, 8, "stderr")
+
+    assert rig.piece(0).frames.count(b"event: log") == 8
+    assert rig.piece(0, "stdout").frames == b"id: 8\n\n"
+    assert rig.piece(0, "stderr").frames == rig.piece(0).frames
+
+
+def test_the_tip_of_a_log_is_read_anew(rig: Rig) -> None:
+    """What was appended since follows, whoever has read there before."""
+    rig.write(1, 10)
+    assert rig.piece(8).cursor == 10
+    assert rig.pieces.behind(JOB, None, 10, 8) is None
+    rig.write(11, 12)
+
+    assert rig.piece(8).cursor == 12
+    assert rig.piece(10).cursor == 12
+
+
+def test_a_piece_with_a_hole_is_read_anew(rig: Rig) -> None:
+    """What a gap is called depends on what the store still has."""
+    rig.write(1, 12)
+    rig.ask("XDEL", rig.key, "3-0")
+    assert b'{"from":3,"to":3,"reason":"missing"}' in rig.piece(0).frames
+    rig.ask("XTRIM", rig.key, "MINID", "4-0")
+
+    assert rig.piece(0).frames.startswith(b'event: gap\ndata: {"from":1,"to":3,"reason":"trimmed"}')
+
+
+def test_what_has_gone_is_shown_no_longer_than_a_second(rig: Rig) -> None:
+    """A job deleted and begun again soon shows its new lines."""
+    rig.write(1, 8)
+    old = rig.piece(0)
+    rig.ask("DEL", rig.key)
+    rig.write(1, 8, "stderr")
+    assert rig.piece(0) is old
+    rig.clock.now += KEPT_SECONDS
+
+    assert b"stderr" in rig.piece(0).frames
+
+
+def test_what_is_kept_is_bounded(rig: Rig) -> None:
+    """The oldest go first."""
+    rig.write(1, 32)
+    size = len(rig.piece(0).frames)
+    for cursor in (8, 16, 24):
+        rig.piece(cursor)
+    reads = rig.source.reads
+    assert size * 2 < Eights.most_bytes < size * 4
+
+    rig.piece(24)
+    assert rig.source.reads == reads
+    rig.piece(0)
+    assert rig.source.reads == reads + 1
+
+
+def test_a_failed_read_is_nobodys(rig: Rig) -> None:
+    """Whoever comes next reads for himself."""
+    rig.write(1, 8)
+    rig.source.fault = StoreUnavailable("gone")
+    with pytest.raises(StoreUnavailable):
+        rig.piece(0)
+    rig.source.fault = None
+    assert rig.piece(0).cursor == 8
+    rig.ask("SET", rig.key, "no stream")
+    with pytest.raises(NotALog):
+        rig.piece(8)
+
+
+# Many at once
+
+
+def at_once(number: int, task: Callable[[int], None]) -> None:
+    """Runs ``task`` in as many threads, which begin together."""
+    failures: list[BaseException] = []
+    start = threading.Barrier(number)
+
+    def run(index: int) -> None:
+        try:
+            start.wait(LONG)
+            task(index)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG)
+    assert failures == []
+
+
+def test_a_crowd_reads_each_piece_once(rig: Rig) -> None:
+    """However many come at the same time, and while others have their say in between."""
+    rig.write(1, 24)
+    rig.pieces = Eights(rig.source, pause=lambda: time.sleep(0), clock=rig.clock)
+    found: list[list[int]] = []
+
+    at_once(16, lambda _: found.append([rig.piece(cursor).cursor for cursor in (0, 8, 16)]))
+
+    assert found == [[8, 16, 24]] * 16
+    assert rig.source.reads == 3
+
+
+def test_nobody_in_a_crowd_misses_a_line(rig: Rig, store: Store) -> None:
+    """While the log grows and is trimmed, each viewer sees every number once, in order, or in a gap."""
+    written = {number: Line(number, STAMP, f"line {number}", "stdout") for number in range(1, 401)}
+    rig.write(1, 40)
+    pieces = Eights(rig.source, pause=lambda: time.sleep(0))
+    tail = Tail(store)
+
+    def gone(first: int, last: int) -> bool:
+        return not rig.ask("XRANGE", rig.key, f"{first}-0", f"{last}-0")
+
+    def grow(_: int) -> None:
+        for first in range(41, 401, 10):
+            rig.write(first, first + 9)
+            if first % 60 == 1:
+                rig.ask("XTRIM", rig.key, "MAXLEN", 100)
+        rig.ask("XADD", rig.key, "401-0", "event", "end", "status", "COMPLETED")
+
+    def view(index: int) -> None:
+        account = Account(index, None, written, gone)
+        viewer = Viewer(Request(JOB, store.look(JOB), after=index), pieces, tail)
+        for chunk in viewer.chunks():
+            account.feed(chunk)
+        assert account.closing is not None
+        assert account.closing.event == "end"
+        assert account.cursor == 400
+
+    tail.start()
+    try:
+        at_once(7, lambda index: grow(index) if index == 0 else view(index % 3))
+    finally:
+        tail.stop()
+
+
+# What is at hand
+
+
+def test_what_was_read_of_the_end_of_a_log_is_at_hand_for_those_who_come(rig: Rig) -> None:
+    """Pieces that follow each other come together, without another read, whether they may grow or not."""
+    rig.write(1, 11)
+    frames = b"".join(piece.frames for piece in rig.walk(0))
+    reads = rig.source.reads
+
+    assert rig.pieces.at_hand(JOB, None, 0) == (frames, 11)
+    assert rig.pieces.at_hand(JOB, None, 3) == (b"", 3)
+    assert rig.source.reads == reads
+
+
+def test_a_piece_that_has_grown_is_read_again_by_who_can_wait(rig: Rig) -> None:
+    """Only who asks for what is at hand gets the shorter one, and goes on behind it."""
+    rig.write(1, 3)
+    rig.piece(0)
+    rig.write(4, 5)
+
+    assert rig.pieces.at_hand(JOB, None, 0)[1] == 3
+    assert rig.piece(0).cursor == 5
+    assert rig.pieces.at_hand(JOB, None, 0)[1] == 5
+
+
+def test_nothing_old_is_at_hand(rig: Rig) -> None:
+    """As with pieces that are read."""
+    rig.write(1, 3)
+    rig.piece(0)
+    rig.clock.now += KEPT_SECONDS
+
+    assert rig.pieces.at_hand(JOB, None, 0) == (b"", 0)

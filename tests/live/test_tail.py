@@ -1,0 +1,350 @@
+"""The tail with its threads running, on real servers: one connection, prompt, in order, and hard to kill."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from chronoverse.joblog.entries import RawEntry
+from chronoverse.errors import StoreError
+from chronoverse.joblog.values import Job, JobRef, Line
+from chronoverse.live.replay_cache import Pieces
+from chronoverse.history.source import Reader
+from chronoverse.store import Store
+from chronoverse.live.tail import Tail
+from chronoverse.live.viewer import Request, Viewer
+from tests.support.reading import Account, Impatient
+from tests.support.servers import RedisServer, running
+from tests.support.waiting import wait_until
+
+ROOT: Final = Path(__file__).parents[2]
+#: Seconds for whatever is only bounded by how busy the machine is.
+SOON: Final = 20.0
+#: Seconds from a line's append until a viewer that joined in the middle of a read has it.
+PROMPT: Final = 0.05
+
+STAMP: Final = "2026-03-03T10:00:05.123Z"
+
+
+class Watched:
+    """A viewer in a thread of its own, and what it said so far."""
+
+    def __init__(self, job: JobRef, store: Store, tail: Tail, written: dict[int, Line]) -> None:
+        self.account = Account(0, None, written, lambda first, last: False)
+        self.arrived: dict[int, float] = {}
+        self.failure: AssertionError | None = None
+        self.viewer = Viewer(Request(job, store.look(job), wait=SOON), Pieces(store), tail)
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+
+    def _watch(self) -> None:
+        try:
+            for chunk in self.viewer.chunks():
+                self.account.feed(chunk)
+                self.arrived[self.account.cursor] = time.monotonic()
+        except AssertionError as failure:
+            self.failure = failure
+
+    def has(self, number: int) -> bool:
+        """Whether it accounted for all up to that number."""
+        if self.failure:
+            raise self.failure
+        return self.account.cursor >= number
+
+    def leave(self) -> None:
+        """As a client that goes away."""
+        self.viewer.hang_up()
+        self.thread.join(SOON)
+        assert not self.thread.is_alive()
+        if self.failure:
+            raise self.failure
+
+
+class World:
+    """A worker's tail at work on one server, with runners beside it."""
+
+    def __init__(self, server: RedisServer, prefix: str, source: Callable[[Store], Any] = lambda store: store) -> None:
+        self.server = server
+        self.prefix = prefix
+        self.store = Store(server.url, prefix=prefix)
+        self.runner = Store(server.url, prefix=prefix)
+        self.tail = Tail(source(self.store))
+        self.written: dict[JobRef, dict[int, Line]] = {}
+        self.watched: list[Watched] = []
+
+    def write(self, job: JobRef, lines: int = 1, message: str = "") -> None:
+        """Appends the job's next lines, by our own runner with one attempt for all."""
+        written = self.written.setdefault(job, {})
+        attempt = self.runner.open(job, "token")
+        batch = [Line(len(written) + 1 + at, STAMP, message or f"{job} {at}", "stdout") for at in range(lines)]
+        written |= {line.sequence_num: line for line in batch}
+        self.runner.append(attempt, batch)
+
+    def foreign(self, job: JobRef, id: str, *fields: str) -> None:
+        """An entry by somebody with nothing but XADD."""
+        self.server.ask("XADD", f"{self.prefix}:{{{job.workflow_id}}}:{job.job_id}:log", id, *fields)
+
+    def watch(self, job: JobRef) -> Watched:
+        """Somebody who watches the job from its first line on."""
+        self.tail.start()
+        self.watched.append(Watched(job, self.store, self.tail, self.written.setdefault(job, {})))
+        return self.watched[-1]
+
+    def blocked(self) -> list[bytes]:
+        """The connections that wait in a read at this moment, a line of CLIENT LIST each."""
+        return [line for line in self.server.ask("CLIENT", "LIST").splitlines() if b" flags=b" in line]
+
+    def close(self) -> None:
+        for watched in self.watched:
+            watched.leave()
+        self.tail.stop()
+        self.store.close()
+        self.runner.close()
+
+
+def job(number: int = 1) -> JobRef:
+    return JobRef(f"wf_{number % 7}", f"job_{number}")
+
+
+@pytest.fixture
+def world(server: RedisServer, prefix: str) -> Iterator[World]:
+    """A world with nothing in it."""
+    world = World(server, prefix)
+    yield world
+    world.close()
+
+
+def test_one_connection_waits_for_all_jobs(world: World) -> None:
+    """However many jobs are watched, one connection is blocked, and the store's few are all there are."""
+    before = len(world.server.ask("CLIENT", "LIST").splitlines())
+    for number in range(40):
+        world.write(job(number))
+        world.watch(job(number))
+    wait_until(lambda: all(watched.has(1) for watched in world.watched), SOON, "all have their line")
+    wait_until(lambda: len(world.blocked()) == 1, SOON, "one connection waits")
+    assert len(world.server.ask("CLIENT", "LIST").splitlines()) - before <= 8
+
+
+def test_hundreds_of_jobs_lose_nothing(world: World) -> None:
+    """While they join and leave, so that the reader is told of changes for a while: each line comes, once, in order."""
+    jobs = [job(number) for number in range(300)]
+    for each in jobs:
+        world.write(each)
+    attempts = {each: world.runner.open(each, "token") for each in jobs}
+    for each in jobs:
+        world.watch(each)
+    wait_until(lambda: world.tail._reader.tracks, SOON, "the reader is told of changes")
+    for at in range(2, 5):
+        for each, attempt in attempts.items():
+            world.written[each][at] = Line(at, STAMP, f"{each} {at}", "stdout")
+            world.runner.append(attempt, [world.written[each][at]])
+    wait_until(lambda: all(watched.has(4) for watched in world.watched), SOON, "all have their lines")
+    for watched in world.watched[100:]:
+        watched.leave()
+    wait_until(lambda: not world.tail._reader.tracks, SOON, "the reader waits for the lines themselves")
+    for each in jobs[:100]:
+        world.write(each)
+    wait_until(lambda: all(watched.has(5) for watched in world.watched[:100]), SOON, "all have their last line")
+
+
+def test_a_job_that_joins_is_not_kept_waiting(world: World) -> None:
+    """A read that blocks for another job is re-armed at once: the newcomer's line does not wait for it to end."""
+    world.write(job(1))
+    world.watch(job(1))
+    delays = []
+    for number in range(2, 12):
+        wait_until(lambda: len(world.blocked()) == 1, SOON, "the tail waits")
+        watched = world.watch(job(number))
+        started = time.monotonic()
+        world.write(job(number))
+        wait_until(lambda watched=watched: watched.has(1), SOON, "the line is there")  # type: ignore[misc]
+        delays.append(watched.arrived[1] - started)
+    assert sorted(delays)[len(delays) // 2] < PROMPT, delays
+
+
+def test_two_hundred_jobs_in_order(world: World) -> None:
+    """One line each, three times over: every viewer has its own job's lines and nobody else's."""
+    for number in range(200):
+        world.watch(job(number))
+    for _ in range(3):
+        for number in range(200):
+            world.write(job(number))
+    wait_until(lambda: all(watched.has(3) for watched in world.watched), SOON, "all have three lines")
+    assert all(watched.account.lines == [1, 2, 3] for watched in world.watched)
+
+
+def test_a_job_that_nobody_watches_is_not_read(world: World) -> None:
+    """With the last viewer gone the tail goes to sleep, and wakes for the next."""
+    world.write(job())
+    watched = world.watch(job())
+    wait_until(lambda: watched.has(1), SOON, "the line is there")
+    watched.leave()
+    assert world.tail.watched == 0
+    wait_until(lambda: not world.blocked(), SOON, "nothing is read")
+    world.write(job())
+    assert world.blocked() == []
+    again = world.watch(job())
+    wait_until(lambda: again.has(2), SOON, "both lines are there")
+
+
+def test_a_viewer_that_leaves_takes_nothing_from_the_others(world: World) -> None:
+    """Only the last one's leaving ends the reading."""
+    world.write(job())
+    leaver, stayer = world.watch(job()), world.watch(job())
+    wait_until(lambda: leaver.has(1) and stayer.has(1), SOON, "the line is there")
+    leaver.leave()
+    world.write(job())
+    wait_until(lambda: stayer.has(2), SOON, "the next line is there")
+    assert not leaver.has(2)
+
+
+def test_a_stalled_viewer_of_an_ended_job_costs_nothing(world: World) -> None:
+    """While all that is watched has ended, the tail sleeps: under gevent anything else would stop the worker."""
+    world.foreign(job(), "1-0", "message", "x")
+    world.tail.start()
+    stalled = Viewer(Request(job(), world.store.look(job())), Pieces(world.store), world.tail)
+    chunks = stalled.chunks()
+    next(chunks)
+    world.foreign(job(), "2-0", "event", "end")
+    assert any(b"event: end" in chunk for chunk in chunks)
+    before, started = time.process_time(), time.monotonic()
+    wait_until(lambda: time.monotonic() > started + 0.5, SOON, "half a second")
+    assert time.process_time() - before < 0.25
+
+
+def test_many_lines_at_once(world: World) -> None:
+    """A flood comes whole and in order to those who follow it and to one who joins in its middle."""
+    first = world.watch(job())
+    for _ in range(20):
+        world.write(job(), 500)
+    second = world.watch(job())
+    for _ in range(20):
+        world.write(job(), 500)
+    wait_until(lambda: first.has(20_000) and second.has(20_000), SOON, "both have it all")
+    assert first.account.lines == second.account.lines == list(range(1, 20_001))
+
+
+def test_long_lines_are_published_in_parts(world: World) -> None:
+    """What one read brings beyond the bound is read again, and nobody misses it."""
+    world.write(job())
+    watcher = world.watch(job())
+    wait_until(lambda: watcher.has(1), SOON, "the first line is there")
+    long = "\x01" * 65_536
+    for _ in range(3):
+        # 32 of them, as many as are asked for at first, come to 12 MiB as frames.
+        world.write(job(), 40, long)
+    wait_until(lambda: watcher.has(121), SOON, "all are there")
+    assert watcher.account.lines == list(range(1, 122))
+
+
+class Mortal(Impatient):
+    """A store whose next read or look, once ``deadly``, raises what nobody expects."""
+
+    def __init__(self, store: Store, deadly: threading.Event, method: str) -> None:
+        super().__init__(store)
+        self._deadly = deadly
+        self._method = method
+
+    def _die(self, method: str) -> None:
+        if method == self._method and self._deadly.is_set():
+            self._deadly.clear()
+            raise RuntimeError("nobody expects this")
+
+    def look_many(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
+        self._die("look_many")
+        return super().look_many(jobs)
+
+    def reader(self, block_seconds: float) -> Reader:
+        return _MortalReader(super().reader(block_seconds), self._die)
+
+
+class _MortalReader:
+    def __init__(self, reader: Reader, die: Callable[[str], None]) -> None:
+        self._reader = reader
+        self._die = die
+        self.interrupt = reader.interrupt
+        self.silent_seconds = reader.silent_seconds
+        self.close = reader.close
+
+    @property
+    def tracks(self) -> bool:
+        return self._reader.tracks
+
+    def read(self, cursors: dict[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]:
+        self._die("read")
+        return self._reader.read(cursors, count)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("method", ["read", "look_many"])
+def test_a_thread_that_dies_is_replaced(server: RedisServer, prefix: str, method: str) -> None:
+    """Whichever of the two it was, the other starts it again, and no viewer misses a line."""
+    deadly = threading.Event()
+    world = World(server, prefix, lambda store: Mortal(store, deadly, method))
+    try:
+        world.write(job())
+        watched = world.watch(job())
+        wait_until(lambda: watched.has(1), SOON, "the line is there")
+        deadly.set()
+        wait_until(lambda: not deadly.is_set(), SOON, "a thread has died")
+        world.write(job())
+        wait_until(lambda: watched.has(2), SOON, "the next line is there")
+        wait_until(lambda: threads() == ["tail-attendant", "tail-reader"], SOON, "both threads live")
+    finally:
+        world.close()
+
+
+def threads() -> list[str]:
+    """The tail's threads that live."""
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("tail-"))
+
+
+def test_a_stopped_tail_leaves_nothing(world: World) -> None:
+    """Both threads end, the connection is closed, and a start changes nothing any more."""
+    world.watch(job()).leave()
+    world.tail.stop()
+    world.tail.start()
+    assert threads() == []
+    assert world.blocked() == []
+
+
+def test_a_killed_server_loses_nothing(tmp_path: Path) -> None:
+    """Lines go on being appended while the server is killed twice: a viewer gets each of them once, in order."""
+    with running(tmp_path / "server", None, "--appendonly", "yes", "--appendfsync", "always") as server:
+        world = World(server, "killed")
+        try:
+            watched = world.watch(job())
+            stop = threading.Event()
+            writer = threading.Thread(target=keep_writing, args=(world, job(), stop))
+            writer.start()
+            for _ in range(2):
+                goal = len(world.written[job()]) + 200
+                wait_until(lambda goal=goal: watched.has(goal), SOON, "lines arrive")  # type: ignore[misc]
+                server.kill()
+                server.start()
+            goal = len(world.written[job()]) + 200
+            wait_until(lambda: watched.has(goal), SOON, "lines arrive again")
+            stop.set()
+            writer.join(SOON)
+            last = len(world.written[job()])
+            wait_until(lambda: watched.has(last), SOON, "the last line is there")
+            assert watched.account.lines == list(range(1, last + 1))
+        finally:
+            stop.set()
+            world.close()
+
+
+def keep_writing(world: World, job: JobRef, stop: threading.Event) -> None:
+    """Appends line after line, each again until it is in."""
+    while not stop.is_set():
+        following = len(world.written[job]) + 1
+        world.written[job][following] = Line(following, STAMP, f"line {following}", "stdout")
+        while not stop.is_set():
+            try:
+                world.runner.append(world.runner.open(job, "token"), [world.written[job][following]])
+                break
+            except StoreError:
+                stop.wait(0.01)

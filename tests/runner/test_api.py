@@ -1,0 +1,346 @@
+"""The Python API, on a real store: what a program writes, and how its end becomes the job's."""
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from chronoverse.api import JobLog, JobLogHandler
+from chronoverse.errors import Closed, Held, Unauthorized
+from chronoverse.runner.http_log_writer import HttpLedger
+from chronoverse.joblog.values import JobRef, Status
+from chronoverse.runner.spool.spool_file import Room
+from chronoverse.store import Store
+from tests.support.jobs import JOB, key, read_lines, read_log
+from tests.support.scripted import problem, scripted
+from tests.support.servers import RedisServer, running
+from tests.support.waiting import wait_until
+
+SOON: Final = 10.0
+#: The clock's time, and how it is spelled.
+NOW: Final = 1_772_532_005.123
+STAMP: Final = "2026-03-03T10:00:05.123Z"
+
+_names = itertools.count()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with running(tmp_path / "server", None, "--appendonly", "yes", "--appendfsync", "always") as server:
+        yield server
+
+
+@pytest.fixture
+def store(server: RedisServer) -> Iterator[Store]:
+    store = Store(server.url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def open_log(store: Store) -> Iterator[Callable[..., JobLog]]:
+    """Opens the job's log, and ends it if the test does not."""
+    opened: list[JobLog] = []
+
+    def open_log(**options: Any) -> JobLog:
+        opened.append(JobLog.open(store, *JOB, clock=lambda: NOW, **options))
+        return opened[-1]
+
+    yield open_log
+    for log in opened:
+        log.finish()
+
+
+@pytest.fixture
+def logger() -> Iterator[logging.Logger]:
+    """A logger of the test's own, which nobody else hears."""
+    logger = logging.getLogger(f"tests.api.{next(_names)}")
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    yield logger
+    logger.handlers.clear()
+
+
+def end(server: RedisServer) -> tuple[str, str | None]:
+    """The status and the exit code that the log ends with."""
+    terminal = read_log(server)[1]
+    assert terminal is not None
+    return terminal["status"], terminal.get("exit_code")
+
+
+def test_what_is_written_is_the_log(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
+    """In the order of the calls, whatever the stream; and the job completes."""
+    with open_log() as log:
+        log.write("stdout", "one")
+        log.write("stderr", "two\n")
+        log.write("stdout", "three\n\nfive")
+        log.write("stdout", b"caf\xc3\xa9 \xff")
+        log.write("stdout", "")
+        log.write("stderr", "a\rb \ud800", at=NOW + 1)
+
+    lines, _ = read_log(server)
+    assert [(line["stream"], line["message"]) for line in lines] == [
+        ("stdout", "one"),
+        ("stderr", "two"),
+        ("stdout", "three"),
+        ("stdout", ""),
+        ("stdout", "five"),
+        ("stdout", "café \ufffd"),
+        ("stdout", ""),
+        ("stderr", "a\rb ?"),
+    ]
+    assert [line["timestamp"] for line in lines] == [STAMP] * 7 + ["2026-03-03T10:00:06.123Z"]
+    assert end(server) == ("COMPLETED", "0")
+    assert (log.finished, log.undelivered, log.dropped) == (True, 0, 0)
+
+
+def test_lines_are_there_while_the_job_runs(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
+    """Nothing waits for the end."""
+    with open_log() as log:
+        log.write("stdout", "hello")
+        wait_until(lambda: read_lines(server) == ["hello"], SOON, "the line")
+
+
+def test_a_long_line_goes_in_pieces(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
+    """And many lines in one write are as many lines."""
+    many = [str(number) for number in range(100_000)]
+    with open_log(max_line_bytes=1000) as log:
+        log.write("stdout", "x" * 2500)
+        log.write("stdout", "\n".join(many))
+
+    lines, _ = read_log(server)
+    assert [(len(line["message"]), line.get("partial")) for line in lines[:3]] == [
+        (1000, "1"),
+        (1000, "1"),
+        (500, None),
+    ]
+    assert [line["message"] for line in lines[3:]] == many
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "code", "said"),
+    [
+        (ValueError("bad luck"), "FAILED", "1", "ValueError: bad luck"),
+        (KeyboardInterrupt(), "CANCELED", "130", None),
+        (SystemExit(), "COMPLETED", "0", None),
+        (SystemExit(0), "COMPLETED", "0", None),
+        (SystemExit(4), "FAILED", "4", None),
+        (SystemExit("no more"), "FAILED", "1", "no more"),
+    ],
+    ids=repr,
+)
+def test_how_the_block_is_left_is_how_the_job_ends(
+    server: RedisServer,
+    open_log: Callable[..., JobLog],
+    raised: BaseException,
+    status: str,
+    code: str,
+    said: str | None,
+) -> None:
+    """An exception is noted on stderr, and goes on."""
+    with pytest.raises(type(raised)), open_log():
+        raise raised
+
+    lines, _ = read_log(server)
+    assert end(server) == (status, code)
+    assert (lines[-1]["message"] if lines else None) == said
+    assert all(line["stream"] == "stderr" for line in lines)
+
+
+def test_a_job_ends_as_it_is_told(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
+    """Once: neither a second word nor the end of the block changes it."""
+    with open_log() as log:
+        log.write("stdout", "a")
+        assert log.finish("CANCELED", None)
+        assert log.finish(Status.FAILED, 1)
+
+    assert end(server) == ("CANCELED", None)
+    with pytest.raises(ValueError, match="finished"):
+        log.write("stdout", "b")
+
+
+@pytest.mark.parametrize("status", ["LOST", "RUNNING", "done"])
+def test_a_job_cannot_end_otherwise(open_log: Callable[..., JobLog], status: str) -> None:
+    """And is not ended by that."""
+    log = open_log()
+    with pytest.raises(ValueError, match="COMPLETED, FAILED or CANCELED"):
+        log.finish(status)
+    log.write("stdout", "a")
+
+
+def test_there_are_two_streams(open_log: Callable[..., JobLog]) -> None:
+    """And no other."""
+    with pytest.raises(ValueError, match="stdin"):
+        open_log().write("stdin", "a")
+
+
+def test_threads_may_write_at_once(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
+    """Each one's lines stay whole and in order."""
+    with open_log() as log:
+
+        def write(name: int) -> None:
+            for number in range(500):
+                log.write("stdout", f"{name} {number}\n{name} {number} again")
+
+        threads = [threading.Thread(target=write, args=(name,)) for name in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    lines = read_lines(server)
+    assert len(lines) == 8000
+    assert all(second == f"{first} again" for first, second in zip(lines[::2], lines[1::2], strict=True))
+    for name in range(8):
+        assert [line for line in lines[::2] if line.startswith(f"{name} ")] == [f"{name} {n}" for n in range(500)]
+
+
+def test_who_is_turned_away_hears_it_at_once(store: Store, open_log: Callable[..., JobLog]) -> None:
+    """Held while another runner is alive, closed after the end."""
+    log = open_log()
+    with pytest.raises(Held):
+        JobLog.open(store, *JOB)
+    log.finish()
+    with pytest.raises(Closed):
+        JobLog.open(store, *JOB)
+
+
+@pytest.mark.parametrize(("workflow", "job"), [("a b", "j"), ("w", ""), ("w", "../x")])
+def test_ids_are_checked(store: Store, workflow: str, job: str) -> None:
+    """Before anything is asked of the store."""
+    with pytest.raises(ValueError, match="ids"):
+        JobLog.open(store, workflow, job)
+
+
+def test_a_store_that_is_away_holds_nobody(
+    server: RedisServer, open_log: Callable[..., JobLog], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither at the beginning nor later; it gets the lines when it comes back."""
+    server.kill()
+    with open_log(open_seconds=0.2) as log:
+        log.write("stdout", "early")
+        server.start()
+        wait_until(lambda: log.undelivered == 0 and read_lines(server), SOON, "the early line")
+        server.kill()
+        for number in range(1000):
+            log.write("stdout", str(number))
+        assert log.undelivered == 1000
+        server.start()
+
+    assert read_lines(server) == ["early", *map(str, range(1000))]
+    assert "lines wait here" in capsys.readouterr().err
+
+
+def test_what_cannot_be_delivered_is_said(server: RedisServer, open_log: Callable[..., JobLog], tmp_path: Path) -> None:
+    """With a place for it, it is kept there, and the command is named that delivers it."""
+    said: list[str] = []
+    room = Room(tmp_path / "spool")
+    with open_log(deliver_seconds=0.1, say=said.append, room=room) as log:
+        server.kill()
+        log.write("stdout", "late")
+
+    assert log.undelivered == 1
+    assert "1 lines were not delivered to the store" in said
+    assert "chronoverse deliver" in said[-1]
+    server.start()
+
+
+def test_a_url_will_do(server: RedisServer) -> None:
+    """Of a store."""
+    with JobLog.open(server.url, *JOB) as log:
+        log.write("stdout", "a")
+    assert read_lines(server) == ["a"]
+
+
+def test_the_url_of_a_service_will_do() -> None:
+    """With a token; its refusal is heard at once."""
+    with scripted(problem("401 Unauthorized", "no")) as service, pytest.raises(Unauthorized):
+        JobLog.open(service.url, *JOB, token="shown", open_seconds=SOON)
+    assert service.asked[0].headers["authorization"] == "Bearer shown"
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "x", "", "127.0.0.1:8000"])
+def test_another_url_will_not(url: str) -> None:
+    """Whatever it may be."""
+    with pytest.raises(ValueError, match="URL"):
+        JobLog.open(url, *JOB)
+
+
+def test_records_become_lines(server: RedisServer, open_log: Callable[..., JobLog], logger: logging.Logger) -> None:
+    """Warnings and worse on stderr, at their own time, a traceback in as many lines as it has."""
+    with open_log() as log:
+        handler = JobLogHandler(log, logging.INFO)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        logger.addHandler(handler)
+        logger.debug("unheard")
+        logger.info("hello %s", "you")
+        logger.warning("careful")
+        try:
+            raise ValueError("bad luck")
+        except ValueError:
+            logger.exception("it failed")
+    logger.info("after the end")
+
+    lines, _ = read_log(server)
+    messages = [(line["stream"], line["message"]) for line in lines]
+    assert messages[:4] == [
+        ("stdout", "INFO hello you"),
+        ("stderr", "WARNING careful"),
+        ("stderr", "ERROR it failed"),
+        ("stderr", "Traceback (most recent call last):"),
+    ]
+    assert messages[-1] == ("stderr", "ValueError: bad luck")
+    assert lines[0]["timestamp"] > STAMP
+
+
+def test_the_level_for_stderr_can_be_chosen(
+    server: RedisServer, open_log: Callable[..., JobLog], logger: logging.Logger
+) -> None:
+    """Say, for a program whose warnings are usual."""
+    with open_log() as log:
+        logger.addHandler(JobLogHandler(log, stderr_level=logging.ERROR))
+        logger.warning("careful")
+        logger.error("stop")
+
+    assert [line["stream"] for line in read_log(server)[0]] == ["stdout", "stderr"]
+
+
+def test_what_our_own_requests_log_is_left_out(logger: logging.Logger) -> None:
+    """Each would be a line, to be published with a request of its own."""
+    library = logging.getLogger("urllib3.connectionpool")
+    before = library.level
+    refused = problem("503 Service Unavailable", "away")
+    with scripted(*[refused] * 3) as service:
+        log = JobLog.open(HttpLedger(service.url), *JOB, deliver_seconds=0, say=lambda text: None)
+        handler = JobLogHandler(log)
+        library.addHandler(handler)
+        library.setLevel(logging.DEBUG)
+        try:
+            wait_until(lambda: len(service.asked) == 3, SOON, "three requests")
+            assert log.undelivered == 0
+        finally:
+            library.removeHandler(handler)
+            library.setLevel(before)
+            log.finish()
+
+
+def test_a_record_that_cannot_be_formatted_is_the_loggings_matter(
+    open_log: Callable[..., JobLog], logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with any handler: told on stderr, and nobody is disturbed."""
+    record = logger.makeRecord("name", logging.INFO, "file", 1, "%d", ("no number",), None)
+    with open_log() as log:
+        JobLogHandler(log).handle(record)
+
+    assert "Logging error" in capsys.readouterr().err
+
+
+def test_the_lease_is_kept(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
+    """While nothing is written."""
+    with open_log(lease_seconds=0.9):
+        server.ask("PEXPIRE", key("lease", JobRef(*JOB)), 5_000)
+        wait_until(lambda: server.ask("PTTL", key("lease")) > 20_000, SOON, "the renewal")

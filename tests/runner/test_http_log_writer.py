@@ -1,0 +1,399 @@
+"""The store over HTTP: the real service, a fault proxy before it, and services that say what ours never would."""
+
+import os
+import random
+import secrets
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from chronoverse.auth.tokens import READ
+from chronoverse.errors import BadRequest, ChronoverseError, Closed, Fenced, Forbidden, Held, JobNotFound, NotALog, NotDurable, SequenceGap, StoreUnavailable, Tainted, TooFast, Unauthorized
+from chronoverse.runner.http_log_writer import GZIP_BYTES, HttpLedger
+from chronoverse.joblog.values import Attempt, JobRef, Line, Status
+from chronoverse.runner.log_writer import Ledger
+from tests.support.faultproxy import FaultProxy
+from tests.support.jobs import RunningJob, key, read_lines, read_log
+from tests.support.scripted import answer, problem, scripted
+from tests.support.servers import RedisServer, running
+from tests.support.service import ROOT, Service, serving
+from tests.support.waiting import wait_until
+
+#: Seconds for anything that should happen soon, on a busy machine.
+SOON: Final = 20.0
+TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
+SCRIPTED: Final = JobRef("wf", "job")
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running(tmp_path_factory.mktemp("store")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("service"), redis_server.url, max_body_bytes=65_536) as service:
+        yield service
+
+
+@pytest.fixture
+def ledger(service: Service) -> Iterator[HttpLedger]:
+    with closing(HttpLedger(service.url, service.token())) as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def proxy(service: Service) -> Iterator[FaultProxy]:
+    """Stands before the service."""
+    with FaultProxy((service.host, service.port)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def job() -> JobRef:
+    """A job of the test's own."""
+    return JobRef("wf_http", f"job-{secrets.token_hex(6)}")
+
+
+def lines(first: int, *messages: str) -> list[Line]:
+    return [Line(number, TIMESTAMP, message, "stdout") for number, message in enumerate(messages, first)]
+
+
+def token() -> str:
+    return secrets.token_hex(16)
+
+
+# As the store itself
+
+
+def test_it_is_a_ledger(ledger: HttpLedger, redis_server: RedisServer, job: JobRef) -> None:
+    """Open, append, renew and finish, each twice, do what they do once."""
+    store: Ledger = ledger
+    chosen = token()
+    attempt = store.open(job, chosen)
+    assert attempt == store.open(job, chosen) == Attempt(job, chosen, 1, 1)
+
+    sent = [*lines(1, "a", "\0é\U0001f642"), Line(3, TIMESTAMP, "half", "stderr", True)]
+    assert store.append(attempt, sent) == store.append(attempt, sent) == 4
+    redis_server.ask("PEXPIRE", key("lease", job), 1000)
+    store.renew(attempt)
+    assert redis_server.ask("PTTL", key("lease", job)) > 20_000
+    for _ in range(2):
+        store.finish(attempt, Status.FAILED, 3, 5, 4)
+
+    found, end = read_log(redis_server, job)
+    assert found == [
+        {"timestamp": TIMESTAMP, "message": "a", "stream": "stdout"},
+        {"timestamp": TIMESTAMP, "message": "\0é\U0001f642", "stream": "stdout"},
+        {"timestamp": TIMESTAMP, "message": "half", "stream": "stderr", "partial": "1"},
+    ]
+    assert end is not None
+    assert (end["status"], end["exit_code"], end["lines"], end["dropped"]) == ("FAILED", "3", "3", "5")
+
+
+def test_the_stores_refusals_come_back_as_they_were(ledger: HttpLedger, redis_server: RedisServer, job: JobRef) -> None:
+    """Each as its own error, a gap with its number."""
+    attempt = ledger.open(job, token())
+    ledger.append(attempt, lines(1, "a"))
+    with pytest.raises(SequenceGap) as gap:
+        ledger.append(attempt, lines(7, "b"))
+    assert gap.value.expected == 2
+    with pytest.raises(Held):
+        ledger.open(job, token())
+    redis_server.ask("DEL", key("lease", job))
+    for ask in (lambda: ledger.append(attempt, lines(2, "b")), lambda: ledger.renew(attempt)):
+        with pytest.raises(Fenced):
+            ask()
+    again = ledger.open(job, token())
+    ledger.finish(again, Status.COMPLETED, 0, 0, 2)
+    with pytest.raises(Closed):
+        ledger.open(job, token())
+    tainted, wrong = JobRef("wf_http", f"t-{token()}"), JobRef("wf_http", f"w-{token()}")
+    redis_server.ask("XADD", key("log", tainted), "5-1", "message", "?")
+    redis_server.ask("SET", key("log", wrong), "?")
+    for refused, error in ((tainted, Tainted), (wrong, NotALog)):
+        with pytest.raises(error):
+            ledger.open(refused, token())
+
+
+def test_a_token_that_will_not_do_is_said(service: Service, job: JobRef) -> None:
+    """None, one that may only read, and one for another workflow."""
+    for shown, error in (
+        (None, Unauthorized),
+        (service.token(scopes=[READ]), Forbidden),
+        (service.token("another"), JobNotFound),
+    ):
+        with closing(HttpLedger(service.url, shown)) as ledger, pytest.raises(error):
+            ledger.open(job, token())
+
+
+def test_a_token_may_be_made_for_each_request(service: Service, job: JobRef) -> None:
+    """By a function."""
+    made = []
+
+    def make() -> str:
+        made.append(service.token())
+        return made[-1]
+
+    with closing(HttpLedger(service.url, make)) as ledger:
+        ledger.renew(ledger.open(job, token()))
+    assert len(made) == 2
+
+
+def test_a_service_for_which_there_is_no_token_any_more_is_away(service: Service, job: JobRef) -> None:
+    """Beside an embedded server there is none while the service restarts. A refusal would end the publishing."""
+    made = iter([service.token(), None, service.token()])
+    with closing(HttpLedger(service.url, lambda: next(made))) as ledger:
+        attempt = ledger.open(job, token())
+        with pytest.raises(StoreUnavailable):
+            ledger.renew(attempt)
+        ledger.renew(attempt)
+
+
+def test_what_is_too_long_for_the_service_goes_in_halves(
+    ledger: HttpLedger, redis_server: RedisServer, job: JobRef
+) -> None:
+    """As often as needed; a single line that is too long is refused."""
+    attempt = ledger.open(job, token())
+    messages = [f"{number} " + "x" * 10_000 for number in range(30)]
+    assert ledger.append(attempt, lines(1, *messages)) == 31
+    assert read_lines(redis_server, job) == messages
+
+    with pytest.raises(BadRequest):
+        ledger.append(attempt, lines(31, "\0" * 60_000))
+
+
+def test_nobody_can_say_what_is_safe(service: Service, job: JobRef) -> None:
+    """Which is said once to who wants to know."""
+    assert HttpLedger(service.url).oracle() is None
+    oracle = HttpLedger(service.url, durable=True).oracle()
+    assert oracle is not None
+    with pytest.raises(NotDurable):
+        oracle.confirm(Attempt(job, token(), 1, 1))
+
+
+# Services that are not well
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (problem("503 Service Unavailable", "the store is away"), StoreUnavailable),
+        (problem("502 Bad Gateway", "?"), StoreUnavailable),
+        (problem("500 Internal Server Error", "?"), StoreUnavailable),
+        (problem("429 Too Many Requests", "?"), TooFast),
+        (problem("408 Request Timeout", "?"), StoreUnavailable),
+        (answer("502 Bad Gateway", b"<html>", Content_Type="text/html"), StoreUnavailable),
+        (answer("200 OK", b"<html>", Content_Type="text/html"), StoreUnavailable),
+        (answer("200 OK", b"[]"), StoreUnavailable),
+        (answer("200 OK", b'{"attempt":1,"next":true}'), StoreUnavailable),
+        (answer("200 OK", b'{"attempt"')[:-4], StoreUnavailable),
+        (problem("409 Conflict", "something new"), ChronoverseError),
+        (answer("302 Found", Location="https://example.com/"), ChronoverseError),
+        (problem("400 Bad Request", "no"), BadRequest),
+        (problem("415 Unsupported Media Type", "no"), BadRequest),
+        (problem("404 Not Found", "no"), JobNotFound),
+    ],
+)
+def test_what_a_service_may_say_is_an_error_of_ours(said: bytes, error: type[ChronoverseError]) -> None:
+    """The very one: what is worth a retry, and what is not."""
+    with (
+        scripted(said) as service,
+        closing(HttpLedger(service.url)) as ledger,
+        pytest.raises(ChronoverseError) as raised,
+    ):
+        ledger.open(SCRIPTED, token())
+    assert type(raised.value) is error
+
+
+def test_who_does_not_answer_is_unavailable(service: Service, proxy: FaultProxy, job: JobRef) -> None:
+    """Refused, cut, or silent."""
+    with closing(HttpLedger(proxy.http_url, service.token(), read_seconds=0.2)) as ledger:
+        attempt = ledger.open(job, token())
+        proxy.stall()
+        with pytest.raises(StoreUnavailable):
+            ledger.renew(attempt)
+        proxy.heal()
+        ledger.renew(attempt)
+        proxy.refuse()
+        proxy.cut()
+        with pytest.raises(StoreUnavailable, match="does not answer"):
+            ledger.renew(attempt)
+        proxy.heal()
+        ledger.renew(attempt)
+
+
+def test_a_connection_that_was_closed_while_idle_is_not_an_error(
+    service: Service, proxy: FaultProxy, job: JobRef
+) -> None:
+    """The request goes out once more; all of them may be repeated."""
+    with closing(HttpLedger(proxy.http_url, service.token())) as ledger:
+        attempt = ledger.open(job, token())
+        proxy.drop_reply()
+        ledger.renew(attempt)
+    assert proxy.tally.cut == 1
+
+
+def test_only_what_is_worth_it_is_compressed() -> None:
+    """A packet's worth is not."""
+    appended = answer("200 OK", b'{"next":2}')
+    attempt = Attempt(SCRIPTED, token(), 1, 1)
+    with scripted(appended, appended) as service, closing(HttpLedger(service.url)) as ledger:
+        ledger.append(attempt, lines(1, "short"))
+        ledger.append(attempt, lines(1, "x" * GZIP_BYTES))
+    assert [asked.headers.get("content-encoding") for asked in service.asked] == [None, "gzip"]
+
+
+# Behind the runner
+
+
+def fault(proxy: FaultProxy, chance: random.Random) -> None:
+    """One of what can happen to the next request or its answer."""
+    drop = chance.choice([proxy.drop_reply, proxy.drop_request])
+    drop(chance.choice([0, 1, 100, 300]), times=chance.choice([1, 2]))
+
+
+def _cut_or_printed(proxy: FaultProxy, cuts: int, run: RunningJob) -> bool:
+    return proxy.tally.cut >= cuts or run.out.getvalue().count(b"\n") == 6000
+
+
+def test_answers_lost_at_any_moment_double_nothing(
+    service: Service, proxy: FaultProxy, redis_server: RedisServer, tmp_path: Path, job: JobRef
+) -> None:
+    """Opening, appending and ending: requests torn and answers swallowed, over and over."""
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    fault(proxy, chance)
+    code = "for n in range(6000):\n    print(n, flush=n % 100 == 0)\n    if n % 200 == 0: time.sleep(0.05)\nwait()"
+    with (
+        closing(HttpLedger(proxy.http_url, service.token(), read_seconds=2)) as ledger,
+        RunningJob(code, ledger, tmp_path, job, deliver_seconds=30) as run,  # type: ignore[arg-type]
+    ):
+        for cuts in range(1, 13):
+            fault(proxy, chance)
+            wait_until(partial(_cut_or_printed, proxy, cuts, run), SOON, "a cut")
+        run.go_on()
+        assert run.result() == 0, run.said
+
+    assert read_lines(redis_server, job) == [str(number) for number in range(6000)]
+    assert read_log(redis_server, job)[1] is not None
+    assert proxy.tally.cut >= 3
+
+
+def test_a_service_that_comes_back_gets_every_line(tmp_path: Path, redis_server: RedisServer, job: JobRef) -> None:
+    """The job does not notice that it was killed."""
+    with serving(tmp_path / "s", redis_server.url) as service:
+        ledger = HttpLedger(service.url, service.token())
+        code = "print('before', flush=True); wait()\nfor n in range(1000): print(n)\nsys.stdout.flush(); wait()"
+        with closing(ledger), RunningJob(code, ledger, tmp_path, job) as run:  # type: ignore[arg-type]
+            wait_until(lambda: redis_server.ask("XLEN", key("log", job)) == 1, SOON, "the first line")
+            service.kill()
+            run.go_on()
+            wait_until(lambda: b"999" in run.out.getvalue(), SOON, "the job printed on")
+            service.start()
+            run.go_on()
+            assert run.result() == 0
+    assert read_lines(redis_server, job) == ["before", *map(str, range(1000))]
+    assert run.said.count("lines wait here") == 1
+
+
+def chronoverse(*arguments: str, **settings: object) -> "subprocess.CompletedProcess[str]":
+    """The command line, with these settings and no others."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
+    environ |= {f"CHRONOVERSE_{name.upper()}": str(value) for name, value in settings.items()}
+    command = [sys.executable, "-m", "chronoverse", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_line_publishes_through_a_service(
+    service: Service, redis_server: RedisServer, tmp_path: Path, job: JobRef
+) -> None:
+    """With the token it was given, and without a server of its own."""
+    shown = service.token(job.workflow_id)
+    run = ("run", "--server", service.url, "--workflow", job.workflow_id, "--job", job.job_id, "--", "sh", "-c")
+    done = chronoverse(*run, "echo out; echo err >&2; exit 3", token=shown, data_dir=tmp_path, durability="acked")
+
+    assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
+    assert sorted(read_lines(redis_server, job)) == ["err", "out"]
+    end = read_log(redis_server, job)[1]
+    assert end is not None
+    assert (end["status"], end["exit_code"]) == ("FAILED", "3")
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ""] == []
+
+    again = chronoverse(*run, "true", token=shown, data_dir=tmp_path)
+    assert again.returncode == 73
+    assert "already ended" in again.stderr
+
+
+def test_the_command_line_needs_a_token_for_a_foreign_service(service: Service, tmp_path: Path) -> None:
+    """Or it starts nothing, and says why."""
+    done = chronoverse(
+        "run", "--server", service.url, "--workflow", "wf", "--", "touch", str(tmp_path / "ran"), data_dir=tmp_path
+    )
+
+    assert done.returncode == 77
+    assert not (tmp_path / "ran").exists()
+
+
+def test_beside_an_embedded_service_no_token_is_needed(tmp_path: Path) -> None:
+    """The data directory's secret makes it."""
+    with serving(tmp_path) as service:
+        run = ("run", "--server", service.url, "--workflow", "wf", "--job", "j", "--", "echo", "hello")
+        done = chronoverse(*run, data_dir=service.data_dir)
+        assert done.returncode == 0
+        assert "does not say what its store has on its disk" in done.stderr
+        shown = chronoverse("logs", "wf", "j", url=service.url, data_dir=service.data_dir)
+    assert shown.stdout == "hello\n"
+
+
+def test_a_runner_that_is_too_fast_waits_and_loses_nothing(
+    tmp_path: Path, redis_server: RedisServer, job: JobRef
+) -> None:
+    """It comes again when it was told to, and not before; neither the job nor anybody at the terminal notices."""
+    count, line = 8_500, "x" * 52
+    with serving(tmp_path / "s", redis_server.url, max_publish_rate_per_token=65_536) as service:
+        ledger = HttpLedger(service.url, service.token())
+        code = f"for n in range({count}): print(f'{{n:05}}{line[5:]}')\nsys.stdout.flush(); wait()"
+        with closing(ledger), RunningJob(code, ledger, tmp_path, job, deliver_seconds=30) as run:  # type: ignore[arg-type]
+            run.go_on()
+            assert run.result() == 0
+        refused = service.metric('chronoverse_publish_answers_total{answer="TOO_FAST",operation="append"}')
+
+    assert read_lines(redis_server, job) == [f"{number:05}{line[5:]}" for number in range(count)]
+    assert read_log(redis_server, job)[1] is not None
+    # 850 kB, of which ten seconds' worth may come at once, take three more.
+    assert 1 <= refused <= 6
+    assert run.said == ""
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://u:p@x", "x"])
+def test_a_bad_server_is_refused(url: str) -> None:
+    """As wrong usage."""
+    assert chronoverse("run", "--server", url, "--workflow", "wf", "--", "true").returncode == 64
+
+
+def test_what_is_left_is_delivered_later_through_the_service(
+    service: Service, proxy: FaultProxy, redis_server: RedisServer, tmp_path: Path, job: JobRef
+) -> None:
+    """By the command that the runner names."""
+    shown = {"token": service.token(), "data_dir": tmp_path, "durability": "acked"}
+    run = ("run", "--server", proxy.http_url, "--deliver-timeout", "1s", "--workflow", job.workflow_id, "--job")
+    proxy.refuse()
+    done = chronoverse(*run, job.job_id, "--", "echo", "late", **shown)
+    assert (done.returncode, done.stdout) == (0, "late\n")
+    _, _, named = done.stderr.partition("deliver later with: chronoverse ")
+    assert named.startswith(f"deliver --server {proxy.http_url} ")
+
+    proxy.heal()
+    assert chronoverse(*shlex.split(named), **shown).returncode == 0
+    assert read_lines(redis_server, job) == ["late"]
+    assert read_log(redis_server, job)[1] is not None

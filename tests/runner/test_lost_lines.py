@@ -1,0 +1,209 @@
+"""Lines that the store has lost and the runner does not keep any more: the log names them, and goes on."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+import redis
+
+from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.reader import Archive
+from chronoverse.archive.archiver import Archiver, Limits
+from chronoverse.joblog.entries import read_entries
+from chronoverse.errors import BadRequest, Fenced, SequenceGap, Tainted
+from chronoverse.runner.http_log_writer import HttpLedger
+from chronoverse.joblog.values import End, Gap, Line, Status
+from chronoverse.runner.log_writer import Ledger
+from chronoverse.runner.spool.spool_file import Room
+from chronoverse.store import Durability, Store
+from tests.support.jobs import JOB, RunningJob, key
+from tests.support.servers import RedisServer, running
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+#: Seconds for anything that should happen soon, on a busy machine.
+SOON: Final = 15.0
+NOW: Final = "2026-03-03T10:00:05.123Z"
+TOKEN: Final = "a" * 32
+NUMBERS: Final = "def say(first, last):\n    for number in range(first, last): print(number)\n    sys.stdout.flush()\n"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with running(tmp_path / "server", None, "--appendonly", "yes", "--appendfsync", "everysec") as server:
+        yield server
+
+
+@pytest.fixture
+def service(server: RedisServer, tmp_path: Path) -> Iterator[Service]:
+    with Service(tmp_path / "service", server.url) as service:
+        yield service
+
+
+@pytest.fixture
+def store(server: RedisServer) -> Iterator[Store]:
+    with contextlib.closing(Store(server.url)) as store:
+        yield store
+
+
+@pytest.fixture(params=["store", "service"])
+def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
+    """The store itself, and through the service."""
+    if request.param == "store":
+        yield request.getfixturevalue("store")
+        return
+    service: Service = request.getfixturevalue("service")
+    with contextlib.closing(HttpLedger(service.url, service.token())) as through:
+        yield through
+
+
+def lines(first: int, last: int) -> list[Line]:
+    return [Line(number, NOW, f"line {number}", "stdout") for number in range(first, last + 1)]
+
+
+def raw(server: RedisServer) -> Any:
+    return server.ask("XRANGE", key("log"), "-", "+")
+
+
+def shape(server: RedisServer) -> list[Any]:
+    """What a reader makes of the whole log, in short."""
+    entries = read_entries(raw(server), 0)
+    return [entry.sequence_num if isinstance(entry, Line) else entry for entry in entries]
+
+
+def test_a_runner_goes_on_behind_lines_that_nobody_has(server: RedisServer, tmp_path: Path) -> None:
+    """A failover to a server that lacks more than the runner keeps: once all that followed was never sent."""
+    kept = server.directory / "appendonlydir"
+    room = Room(tmp_path / "spool", "job_1", 40_000, 10**8, keep_bytes=0, slot_bytes=20_000)
+    code = NUMBERS + "say(0, 102); wait(); say(102, 20_000); wait(); say(20_000, 20_100)"
+    with (
+        contextlib.closing(Store(server.url, durability=Durability.FSYNCED)) as store,
+        RunningJob(code, store, tmp_path, room=room) as job,
+    ):
+        wait_until(lambda: server.ask("XLEN", key("log")) == 102, SOON, "the first lines are there")
+        with redis.Redis.from_url(server.url) as client:
+            client.set("mark", 1)
+            assert client.execute_command("WAITAOF", 1, 0, 5000)[0] == 1
+        old = {path: path.stat().st_size for path in kept.glob("*.incr.aof")}
+        job.go_on()
+        wait_until(lambda: server.ask("XLEN", key("log")) == 20_000, SOON, "all lines are there")
+        wait_until(lambda: not list((tmp_path / "spool").iterdir()), SOON, "they are safe")
+        server.kill()
+        for path, size in old.items():
+            os.truncate(path, size)
+        server.start()
+        job.go_on()
+        assert job.result() == 0
+    *entries, end = read_entries(raw(server), 0)
+    gap = entries[102]
+    assert isinstance(gap, Gap)
+    assert (gap.first, gap.reason) == (103, "lost")
+    assert [entry.message for entry in entries if isinstance(entry, Line)] == [
+        str(number) for number in (*range(102), *range(gap.last, 20_100))
+    ]
+    assert isinstance(end, End)
+    assert (end.status, end.lines) == (Status.COMPLETED, 20_100)
+    assert f"the store has lost lines 103 to {gap.last}, which are no longer kept here: the log names them" in job.said
+
+
+def test_the_log_names_lost_numbers_and_goes_on_behind_them(server: RedisServer, ledger: Ledger) -> None:
+    """All or nothing, however often it is asked for."""
+    attempt = ledger.open(JOB, TOKEN)
+    ledger.append(attempt, lines(1, 3))
+    with pytest.raises(SequenceGap) as gap:
+        ledger.lose(attempt, 6, 9)
+    assert gap.value.expected == 4
+    assert ledger.lose(attempt, 4, 9) == ledger.lose(attempt, 4, 9) == 10
+    with pytest.raises(SequenceGap):
+        ledger.append(attempt, lines(11, 12))
+    assert ledger.append(attempt, lines(8, 11)) == 12
+    with pytest.raises(Fenced):
+        ledger.lose(attempt._replace(token="b" * 32), 12, 13)
+    ledger.finish(attempt, Status.COMPLETED, 0, 0, 12)
+    *entries, end = shape(server)
+    assert entries == [1, 2, 3, Gap(4, 9, "lost"), 10, 11]
+    assert isinstance(end, End)
+    assert end.lines == 11
+
+
+def test_a_log_of_which_nothing_is_left_goes_on(server: RedisServer, store: Store) -> None:
+    """The runner is asked for line 1, and has lines from 1,001 on."""
+    attempt = store.open(JOB, TOKEN)
+    store.lose(attempt, 1, 1000)
+    store.append(attempt, lines(1001, 1002))
+    assert shape(server) == [Gap(1, 1000, "lost"), 1001, 1002]
+
+
+def test_a_hole_at_the_end_of_the_numbers_is_refused(service: Service) -> None:
+    """A log that has used up its numbers could never end."""
+    with contextlib.closing(HttpLedger(service.url, service.token())) as ledger:
+        attempt = ledger.open(JOB, TOKEN)
+        for first, last in ((1, 6 * 10**11), (6 * 10**11, 6 * 10**11), (3, 2)):
+            with pytest.raises(BadRequest):
+                ledger.lose(attempt, first, last)
+
+
+@pytest.mark.parametrize(
+    ("fields", "after", "expected"),
+    [
+        (["event", "lost", "from", "3"], 2, [Gap(3, 9, "lost")]),
+        (["event", "lost", "from", "3"], 6, [Gap(7, 9, "lost")]),
+        (["event", "lost", "from", "5"], 2, [Gap(3, 4, "missing"), Gap(5, 9, "lost")]),
+        (["event", "lost", "from", "12"], 2, [Gap(3, 8, "missing"), Gap(9, 9, "lost")]),
+        (["event", "lost", "from", "0"], 2, [Gap(3, 8, "missing"), Gap(9, 9, "lost")]),
+        (["event", "lost", "from", "\0"], 8, [Gap(9, 9, "lost")]),
+        (["event", "lost"], 8, [Gap(9, 9, "lost")]),
+    ],
+)
+def test_whoever_wrote_it_every_number_is_said_once(fields: list[str], after: int, expected: list[Gap]) -> None:
+    """What an entry says is lost is believed as far as it has not been read."""
+    assert list(read_entries([(b"9-0", [field.encode() for field in fields])], after)) == expected
+
+
+def test_every_reader_is_told(server: RedisServer, service: Service, store: Store, tmp_path: Path) -> None:
+    """A viewer of the live log, one who comes later, one of the archive, and pages."""
+    attempt = store.open(JOB, TOKEN)
+    store.append(attempt, lines(1, 3))
+    url = f"{service.url}/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}"
+    gap = 'event: gap\ndata: {"from":4,"to":9,"reason":"lost"}\n'
+    with httpx.Client(headers={"Authorization": f"Bearer {service.token()}"}, timeout=SOON) as client:
+        with client.stream("GET", f"{url}/events") as live:
+            received = ""
+            for text in live.iter_text():
+                received += text
+                if "line 3" in received and gap not in received:
+                    store.lose(attempt, 4, 9)
+                    store.append(attempt, lines(10, 11))
+                    store.finish(attempt, Status.COMPLETED, 0, 0, 12)
+                if "stream_ended" in received:
+                    break
+        assert received.count(gap) == 1
+        assert received.index(gap) < received.index("line 10")
+        assert client.get(f"{url}/events?offset=6").text.count('{"from":7,"to":9,"reason":"lost"}') == 1
+        for order, numbers in (("asc", [1, 2, 3, 10, 11]), ("desc", [11, 10, 3, 2, 1])):
+            page = client.get(f"{url}/logs", params={"order": order}).json()
+            assert [line["sequence_num"] for line in page["logs"]] == numbers
+    objects = FileObjects(tmp_path / "archive")
+    Archiver(store, objects, Limits(1, 0, 1000), stop=threading.Event()).once()
+    entries = Archive(objects, store.archived).entries(JOB, 0, 100)
+    assert [entry.sequence_num if isinstance(entry, Line) else entry for entry in entries] == [
+        1,
+        2,
+        3,
+        Gap(4, 9, "lost"),
+        10,
+        11,
+    ]
+
+
+def test_only_a_log_in_shape_can_lose_numbers(server: RedisServer, store: Store) -> None:
+    """As with lines."""
+    attempt = store.open(JOB, TOKEN)
+    server.ask("XADD", key("log"), "7-1", "message", "foreign")
+    with pytest.raises(Tainted):
+        store.lose(attempt, 8, 9)

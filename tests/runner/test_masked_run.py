@@ -1,0 +1,91 @@
+"""A job that prints secrets, run for real: nothing of them is in the store, and our own terminal shows them."""
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chronoverse.runner.capture.masking import Masks
+from chronoverse.runner.run import Limits, run
+from chronoverse.runner.spool.spool_file import Room, leftovers
+from chronoverse.store import Store
+from tests.support.jobs import JOB, read_lines
+from tests.support.servers import RedisServer, running
+
+ROOT = Path(__file__).parents[2]
+SECRET = "Tr0ub4dor&3-correct-horse"
+LINES = "-----BEGIN KEY-----\nMIIEowIBAAKCAQEA\nx\n-----END KEY-----"
+#: Byte by byte, across two writes, inside a long line, over several lines, and on both streams.
+LEAKY = f"""
+import os, time
+secret, lines = {SECRET.encode()!r}, {LINES.encode()!r}
+for byte in secret: os.write(1, bytes([byte])); time.sleep(0.002)
+os.write(1, b"\\n" + secret[:9]); time.sleep(1.3); os.write(1, secret[9:] + b"\\n")
+os.write(1, b"x" * 65_530 + secret + b"y" * 140_000 + b"\\n")
+os.write(1, lines + b"\\n"); os.write(2, b"at the end: " + secret)
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with running(tmp_path / "server") as server:
+        yield server
+
+
+def test_a_secret_is_nowhere_in_the_store(server: RedisServer, tmp_path: Path) -> None:
+    """Neither in the log nor in what the server has written to its disk; what we show is unchanged."""
+    store, out, err = Store(server.url), io.BytesIO(), io.BytesIO()
+    masks = Masks([SECRET.encode(), LINES.encode()])
+    assert run([sys.executable, "-c", LEAKY], store, JOB, out=out, err=err, masks=masks) == 0
+    store.close()
+    text = "\n".join(read_lines(server))
+    hidden = [SECRET, *(line for line in LINES.split("\n") if len(line) >= 4)]
+    assert not [part for part in hidden if part in text.replace("\n", "") or part in text]
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert not [part for part in hidden if part.encode() in written]
+    assert text.count("***") == 8
+    assert (out.getvalue().count(SECRET.encode()), err.getvalue()) == (3, b"at the end: " + SECRET.encode())
+
+
+def test_a_secret_is_nowhere_in_the_file_that_is_left_behind(tmp_path: Path) -> None:
+    store, masks = Store(f"unix://{tmp_path}/nobody"), Masks([SECRET.encode(), LINES.encode()])
+    limits = Limits(room=Room(tmp_path / "spool", JOB.job_id), open_seconds=0.1, deliver_seconds=0.1)
+    out, err = io.BytesIO(), io.BytesIO()
+    assert run([sys.executable, "-c", LEAKY], store, JOB, out=out, err=err, masks=masks, limits=limits) == 0
+    store.close()
+    [path] = leftovers(tmp_path / "spool")
+    kept = path.read_bytes()
+    assert not [part for part in (SECRET, *LINES.split("\n")) if len(part) >= 4 and part.encode() in kept]
+    assert kept.count(b"***") == 8
+    assert b"deliver later with" in err.getvalue()
+
+
+def test_the_command_line_masks_what_variables_and_files_hold(server: RedisServer, tmp_path: Path) -> None:
+    """And what it is given itself, on the pseudo-terminal too."""
+    (tmp_path / "key").write_text("from-a-file \n")
+    options = ["--pty", "--mask-env", "TOKEN", "--mask-file", str(tmp_path / "key"), "--mask", "from-the-line"]
+    script = "echo $TOKEN from-a-file from-the-line; test -t 1 && echo terminal >&2"
+    command = [sys.executable, "-m", "chronoverse", "run", "--workflow", "wf_1", "--job", "job_1", *options]
+    settings = {"REDIS_URL": server.url, "DATA_DIR": str(tmp_path / "data"), "DURABILITY": "acked"}
+    ours = {f"CHRONOVERSE_{name}": value for name, value in settings.items()}
+    environ = {**os.environ, **ours, "TOKEN": "from-a-variable", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, "--", "sh", "-c", script], env=environ, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == b"from-a-variable from-a-file from-the-line\nterminal\n"
+    assert read_lines(server) == ["*** *** ***", "terminal"]
+
+
+@pytest.mark.parametrize("option", [("--mask", "abc"), ("--mask-env", "NOT_SET"), ("--mask-file", "/no/such/file")])
+def test_a_mask_that_cannot_be_had_stops_the_start(option: tuple[str, str], tmp_path: Path) -> None:
+    """Nothing is run, the exit code is that of a bad command line, and the secret is not told."""
+    command = [sys.executable, "-m", "chronoverse", "run", "--workflow", "wf_1", *option, "--", "touch", "started"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "CHRONOVERSE_DATA_DIR": str(tmp_path)}
+    done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, timeout=60)
+    assert done.returncode == 64
+    assert done.stderr.startswith(b"chronoverse: " + option[0].encode())
+    assert b"abc" not in done.stderr
+    assert not (tmp_path / "started").exists()

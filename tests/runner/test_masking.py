@@ -1,0 +1,203 @@
+"""Masks: for any secrets in any bytes in any chunks, what is published is the masked text and nothing of a secret."""
+
+import random
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from chronoverse.errors import BadMask
+from chronoverse.runner.capture.masking import MAX_BYTES, Masker, Masks, gather
+from chronoverse.runner.capture.line_assembler import Scribe
+
+NOW = "2026-03-03T10:00:05.123Z"
+
+#: Few different bytes, so that secrets overlap, begin alike, contain each other and turn up by chance.
+pieces = st.lists(st.sampled_from([b"a", b"b", b"ab", b"\n", b"abab", "é".encode(), b"\xff"]), max_size=12)
+texts = pieces.map(b"".join)
+secrets = texts.filter(lambda text: len(text.decode("utf-8", "replace").strip("\n")) >= 4)
+
+
+def masked(masks: Masks, chunks: Iterable[bytes]) -> bytes:
+    masker = Masker(masks)
+    return b"".join([*map(masker.feed, chunks), masker.close()])
+
+
+def sought(secret: bytes) -> list[bytes]:
+    """What must not be seen of a secret."""
+    whole = secret.strip(b"\n")
+    return [whole, *(line for line in whole.split(b"\n") if len(line.decode("utf-8", "replace")) >= 4)]
+
+
+@given(st.lists(secrets, min_size=1, max_size=4), st.lists(texts))
+def test_any_chunks_give_the_masked_text_and_no_secret(given_secrets: list[bytes], chunks: list[bytes]) -> None:
+    """Wherever reads cut the bytes, the result is that of masking them all at once."""
+    masks = Masks(given_secrets)
+    result = masked(masks, chunks)
+    assert result == masks.mask(b"".join(chunks))
+    assert not [part for secret in given_secrets for part in sought(secret) if part in result]
+
+
+@given(st.lists(secrets, min_size=1, max_size=4), st.lists(texts), st.lists(st.integers(0, 3)))
+def test_every_secret_in_its_place_becomes_stars(
+    given_secrets: list[bytes], between: list[bytes], order: list[int]
+) -> None:
+    """And what is no secret stays as it is, when no secret begins in the one and ends in the other."""
+    masks = Masks(given_secrets)
+    chunks: list[bytes] = []
+    expected: list[bytes] = []
+    for number, text in zip(order, between, strict=False):
+        plain = b"<%b>" % text
+        assume(masks.mask(plain) == plain)
+        secret = given_secrets[number % len(given_secrets)].strip(b"\n")
+        chunks += [plain, secret]
+        expected += [plain, b"\n".join(b"***" if line else b"" for line in secret.split(b"\n"))]
+    result = masked(masks, chunks)
+    assert result == b"".join(expected) or any(b"\n" in secret for secret in given_secrets)
+    assert result.count(b"\n") == b"".join(chunks).count(b"\n")
+
+
+@given(st.lists(secrets, min_size=1, max_size=3), st.lists(texts), st.integers(4, 20), st.sets(st.integers(0, 20)))
+def test_no_piece_of_a_line_shows_a_secret(
+    given_secrets: list[bytes], chunks: list[bytes], limit: int, quiet: set[int]
+) -> None:
+    """Through the whole of capture: pieces, flushes in between, and lines, joined, are the masked text's."""
+    masks = Masks(given_secrets)
+    scribe = Scribe("stdout", limit, masks)
+    blocks = []
+    for number, chunk in enumerate(chunks):
+        blocks += scribe.feed(chunk, NOW, float(number))
+        if number in quiet:
+            blocks += scribe.tick(number + 1.0)
+    blocks += scribe.close()
+    joined = b"".join(block.text + (b"" if block.partial else b"\n") for block in blocks)
+    whole = masks.mask(b"".join(chunks))
+    assert joined == (whole if whole.endswith(b"\n") or not joined else whole + b"\n")
+    assert not [part for secret in given_secrets for part in sought(secret) if part in joined]
+
+
+def test_the_longest_secret_at_a_place_is_masked() -> None:
+    """Though a shorter one is complete before."""
+    assert masked(Masks([b"token", b"token-of-mine"]), [b"token", b"-of", b"-mine token-of"]) == b"*** ***-of"
+
+
+def test_a_long_line_is_masked_across_its_pieces() -> None:
+    """200 KB, a secret over the 64 KiB at which it is cut."""
+    scribe = Scribe("stdout", 65_536, Masks([b"hunter2hunter2"]))
+    line = b"x" * 65_530 + b"hunter2hunter2" + b"y" * 134_456
+    blocks = [block for start in range(0, len(line), 4_096) for block in scribe.feed(line[start:][:4_096], NOW, 0.0)]
+    assert b"".join(block.text for block in blocks + scribe.close()) == line.replace(b"hunter2hunter2", b"***")
+
+
+def test_a_secret_of_three_lines_is_masked_line_by_line() -> None:
+    """However it is indented, and whatever stands between; its lines stay lines."""
+    masks = Masks([b"first line\r\n  second line\r\nthird\r\n"])
+    text = b"key: first line\n     second line\n--\nthird\n"
+    assert masks.mask(text) == b"key: ***\n     ***\n--\n***\n"
+
+
+def test_a_short_line_of_a_secret_is_masked_where_the_whole_stands() -> None:
+    """Alone it is not: one that is so short is everywhere."""
+    masks = Masks([b"{\nlong enough\n}\n"])
+    assert masked(masks, [b"{", b"\nlong", b" enough\n", b"}\n{}\n"]) == b"***\n***\n***\n{}\n"
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "expected"),
+    [
+        (b"hunter2 \n", b"is hunter2, not hunter\n", b"is ***, not hunter\n"),
+        (b"\t hunter2\r\n \n", b"hunter2\nx", b"***\nx"),
+        (b"{ \nlong enough\n} \n", b"{\nlong enough\n}\n{}", b"***\n***\n***\n{}"),
+        (b"{ \nlong enough\n} \n", b"{ \nlong enough\n} \n{}", b"***\n***\n*** \n{}"),
+    ],
+)
+def test_blanks_at_the_ends_of_a_secret_are_not_part_of_it(secret: bytes, text: bytes, expected: bytes) -> None:
+    """An editor left them in the file; the program that read the secret from there may have removed them."""
+    assert masked(Masks([secret]), [text]) == expected
+
+
+def test_a_progress_bar_cannot_hide_a_secret_from_its_mask() -> None:
+    """What is masked is the text as it is published, after states were dropped."""
+    scribe = Scribe("stdout", masks=Masks([b"ab\ncd"]))
+    blocks = [*scribe.feed(b"ab\nxx", NOW, 0.0), *scribe.feed(b"\rcd\n", NOW, 0.1), *scribe.close()]
+    assert [block.text for block in blocks] == [b"***\n***"]
+
+
+def test_what_may_become_a_secret_is_held_back_and_nothing_else() -> None:
+    """A flush does not give it out."""
+    scribe = Scribe("stdout", masks=Masks([b"hunter2"]))
+    blocks = [*scribe.feed(b"password: hunt", NOW, 0.0), *scribe.tick(1.0)]
+    assert [block.text for block in blocks] == [b"password: "]
+    assert scribe.due is None
+    assert [block.text for block in [*scribe.feed(b"er2", NOW, 2.0), *scribe.tick(3.0)]] == [b"***"]
+
+
+def test_without_masks_there_is_none() -> None:
+    """And no cost."""
+    assert not Masks()
+    assert Masks().mask(b"text") == b"text"
+
+
+@pytest.mark.parametrize(
+    "secret", [b"", b"abc", b"abc\n", b"abc  ", b"\n\n\n\n\n", "äöü".encode(), b"x" * (MAX_BYTES + 1)]
+)
+def test_a_secret_that_cannot_be_masked_is_refused(secret: bytes) -> None:
+    """Without telling it."""
+    with pytest.raises(BadMask, match="a secret to mask") as refused:
+        Masks([secret])
+    assert "abc" not in str(refused.value)
+
+
+def test_secrets_are_gathered_from_all_that_is_named(tmp_path: Path) -> None:
+    """Values, variables and files, bytes that are no UTF-8 included."""
+    (tmp_path / "key").write_bytes(b"in the file\n")
+    environ = {"TOKEN": "in the \udcff variable"}
+    masks = gather(["given"], ["TOKEN"], [tmp_path / "key"], environ)
+    assert masks.mask(b"given, in the \xff variable, in the file") == b"***, ***, ***"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"values": ["abc"]}, "--mask: a secret to mask must have 4"),
+        ({"names": ["UNSET"]}, "--mask-env UNSET: the variable is not set"),
+        ({"names": ["EMPTY"]}, "--mask-env EMPTY: the variable is empty"),
+        ({"names": ["SHORT"]}, "--mask-env SHORT: a secret to mask must have 4"),
+        ({"files": [Path("/no/such/file")]}, "--mask-file /no/such/file: No such file"),
+        ({"files": [Path("/")]}, "--mask-file /: Is a directory"),
+        ({"files": [Path("/dev/null")]}, "--mask-file /dev/null: a secret to mask must have 4"),
+    ],
+)
+def test_what_gives_no_secret_is_an_error(options: dict[str, list[str]], message: str) -> None:
+    """A log that is not masked must not look as if it were."""
+    with pytest.raises(BadMask, match=f"^{message}"):
+        gather(**options, environ={"EMPTY": "", "SHORT": "abc"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("secret", "text"),
+    [
+        (b"a" * 4_000 + b"b", b"a" * 400_000),
+        (b"ab" * 2_000 + b"c", b"ab" * 200_000),
+        (random.Random(1).randbytes(4_000).replace(b"\n", b"n"), random.Random(2).randbytes(400_000)),
+        (b"word", b"a word word\n" * 33_000),
+    ],
+)
+@pytest.mark.parametrize("size", [16, 4_096, 400_000])
+def test_masking_takes_linear_time(secret: bytes, text: bytes, size: int) -> None:
+    """Also where much looks like the beginning of the secret."""
+    masks = Masks([secret])
+    started = time.process_time()
+    masked(masks, (text[start : start + size] for start in range(0, len(text), size)))
+    assert time.process_time() - started < 4
+
+
+def test_a_large_secret_may_come_byte_by_byte() -> None:
+    """64 KiB held back do not make each further byte dear."""
+    secret = bytes(random.Random(1).choices(range(32, 128), k=60_000))
+    started = time.process_time()
+    assert masked(Masks([secret]), (secret[at : at + 1] for at in range(len(secret)))) == b"***"
+    assert time.process_time() - started < 5

@@ -1,0 +1,410 @@
+"""The publisher, with a real server that goes away, fills up, forgets, or gives the job to somebody else."""
+
+import os
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from chronoverse.errors import SequenceGap, StoreUnavailable
+from chronoverse.joblog.values import Line, Run
+from chronoverse.runner.publisher import BACKOFF_LIMIT_SECONDS, jittered
+from chronoverse.runner.spool.spool_file import Room
+from chronoverse.store import Durability, Store
+from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
+from tests.support.servers import RedisServer, running
+from tests.support.waiting import wait_until
+
+#: Seconds for anything that should happen soon, on a busy machine.
+SOON = 10.0
+TAKER = "the token of another runner"
+
+NUMBERS = "def say(first, last):\n    for number in range(first, last): print(number)\n    sys.stdout.flush()\n"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that loses nothing when it is killed."""
+    with running(tmp_path / "server", None, "--appendonly", "yes", "--appendfsync", "always") as server:
+        yield server
+
+
+@pytest.fixture
+def store(server: RedisServer) -> Iterator[Store]:
+    store = Store(server.url)
+    yield store
+    store.close()
+
+
+def numbers(stop: int) -> list[str]:
+    return [str(number) for number in range(stop)]
+
+
+def published(server: RedisServer, count: int) -> None:
+    """Waits until so many lines are in the stream."""
+    wait_until(lambda: server.ask("XLEN", key("log")) >= count, SOON, f"{count} lines in the stream")
+
+
+def test_a_server_that_is_killed_and_comes_back_loses_no_line(
+    server: RedisServer, store: Store, tmp_path: Path
+) -> None:
+    """The job does not notice, what it prints meanwhile waits, and the stream is whole in the end."""
+    code = NUMBERS + "say(0, 1000); wait(); say(1000, 30_000); print('unhindered', file=sys.stderr, flush=True); wait()"
+    with RunningJob(code, store, tmp_path) as job:
+        published(server, 1000)
+        server.kill()
+        job.go_on()
+        wait_until(lambda: "unhindered" in job.said, SOON, "the job printed on")
+        server.start()
+        job.go_on()
+        assert job.result() == 0
+    lines, end = read_log(server)
+    assert [line["message"] for line in lines if line["stream"] == "stdout"] == numbers(30_000)
+    assert end is not None
+    assert (end["status"], end["lines"], end["dropped"]) == ("COMPLETED", "30001", "0")
+    assert "lines wait here, the job goes on" in job.said
+    assert job.said.endswith("chronoverse: the store is back\n")
+
+
+def test_a_server_that_is_away_at_the_start_does_not_hold_the_job(
+    server: RedisServer, store: Store, tmp_path: Path
+) -> None:
+    """It is started after a second at most, and its lines follow when the server comes."""
+    server.stop()
+    with RunningJob(NUMBERS + "say(0, 100); wait()", store, tmp_path) as job:
+        wait_until(lambda: len(job.out.getvalue().split()) == 100, SOON, "the job has begun")
+        server.start()
+        job.go_on()
+        assert job.result() == 0
+    assert read_lines(server) == numbers(100)
+
+
+def test_a_server_out_of_memory_gets_every_line_once_it_has_room(
+    server: RedisServer, store: Store, tmp_path: Path
+) -> None:
+    """A refused batch is stored whole later; meanwhile the lease is kept."""
+    code = NUMBERS + "say(0, 700); wait(); say(700, 9_000); wait()"
+    with RunningJob(code, store, tmp_path, lease_seconds=1) as job:
+        published(server, 700)
+        server.ask("CONFIG", "SET", "maxmemory", "1")
+        job.go_on()
+        wait_until(lambda: "the store will not write" in job.said, SOON, "it was refused")
+        server.ask("PEXPIRE", key("lease"), 5_000)
+        wait_until(lambda: server.ask("PTTL", key("lease")) > 20_000, SOON, "the lease was renewed")
+        assert server.ask("XLEN", key("log")) == 700
+        server.ask("CONFIG", "SET", "maxmemory", "0")
+        job.go_on()
+        assert job.result() == 0
+    assert read_lines(server) == numbers(9_000)
+    assert job.said.count("the store is back") == 1
+
+
+def test_the_lease_of_a_quiet_job_is_renewed(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """Every third of its time."""
+    with RunningJob("wait()", store, tmp_path, lease_seconds=0.9) as job:
+        wait_until(lambda: server.ask("EXISTS", key("lease")), SOON, "the lease is taken")
+        for _ in range(3):
+            server.ask("PEXPIRE", key("lease"), 5_000)
+            wait_until(lambda: server.ask("PTTL", key("lease")) > 20_000, SOON, "the lease was renewed")
+        job.go_on()
+        assert job.result() == 0
+    assert server.ask("EXISTS", key("lease")) == 0
+
+
+def test_a_lease_that_only_expired_is_taken_again(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """As a new attempt, which goes on with the numbering."""
+    with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 2_000)", store, tmp_path) as job:
+        published(server, 10)
+        server.ask("DEL", key("lease"))
+        job.go_on()
+        assert job.result() == 0
+    lines, end = read_log(server)
+    assert [line["message"] for line in lines] == numbers(2_000)
+    assert end is not None
+    assert server.ask("HMGET", key("job"), "attempt", "status") == [b"2", b"COMPLETED"]
+
+
+def test_a_job_that_was_taken_over_is_left_alone(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """The late runner writes nothing more, says so once, and its job ends as it would have."""
+    with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 2_000); wait(); sys.exit(5)", store, tmp_path) as job:
+        published(server, 10)
+        server.ask("DEL", key("lease"))
+        taker = store.open(JOB, TAKER)
+        job.go_on()
+        wait_until(lambda: "publishing stopped" in job.said, SOON, "it stopped")
+        store.append(taker, [Line(11, "2026-03-03T10:00:05.123Z", "the taker's", "stdout")])
+        job.go_on()
+        assert job.result() == 5
+    assert read_lines(server) == [*numbers(10), "the taker's"]
+    assert job.said.count("publishing stopped: another live runner holds this job") == 1
+    assert "1990 lines were not delivered" in job.said
+    assert server.ask("GET", key("lease")) == TAKER.encode()
+
+
+def test_lines_of_another_attempt_between_are_not_written_over(
+    server: RedisServer, store: Store, tmp_path: Path
+) -> None:
+    """Though its runner has gone and the lease is free again."""
+    with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 100)", store, tmp_path) as job:
+        published(server, 10)
+        server.ask("DEL", key("lease"))
+        taker = store.open(JOB, TAKER)
+        store.append(taker, [Line(11, "2026-03-03T10:00:05.123Z", "the taker's", "stdout")])
+        server.ask("DEL", key("lease"))
+        job.go_on()
+        assert job.result() == 0
+    assert read_lines(server) == [*numbers(10), "the taker's"]
+    assert "another runner has written to this job" in job.said
+
+
+def test_a_job_declared_lost_stays_lost(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """Nothing follows the terminal entry."""
+    with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 100)", store, tmp_path) as job:
+        published(server, 10)
+        server.ask("HSET", key("job"), "status", "LOST")
+        server.ask("XADD", key("log"), "11-0", "event", "end", "status", "LOST", "lines", "10", "dropped", "0")
+        server.ask("DEL", key("lease"))
+        job.go_on()
+        assert job.result() == 0
+    lines, end = read_log(server)
+    assert len(lines) == 10
+    assert end is not None
+    assert end["status"] == "LOST"
+    assert "publishing stopped: the job has already ended" in job.said
+
+
+def test_somebody_who_writes_between_our_lines_is_noticed(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """A wrong id taints the log, and then nothing is added to it."""
+    with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 100)", store, tmp_path) as job:
+        published(server, 10)
+        server.ask("XADD", key("log"), "99-0", "message", "stray")
+        job.go_on()
+        assert job.result() == 0
+    assert server.ask("XLEN", key("log")) == 11
+    assert "publishing stopped" in job.said
+
+
+def test_lines_that_the_server_lost_are_sent_again(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """After a power loss the log is shorter than what was acknowledged: the runner goes back."""
+    with RunningJob(NUMBERS + "say(0, 50); wait(); say(50, 3_000); wait(); say(3_000, 4_000)", store, tmp_path) as job:
+        published(server, 50)
+        kept = server.directory / "appendonlydir"
+        durable = {path: path.stat().st_size for path in kept.glob("*.incr.aof")}
+        job.go_on()
+        published(server, 3_000)
+        server.kill()
+        for path, size in durable.items():
+            with path.open("r+b") as log:
+                log.truncate(size)
+        server.start()
+        assert server.ask("XLEN", key("log")) == 50
+        job.go_on()
+        assert job.result() == 0
+    assert read_lines(server) == numbers(4_000)
+
+
+def test_beyond_its_bound_lines_are_dropped_and_the_log_says_how_many(
+    server: RedisServer, store: Store, tmp_path: Path
+) -> None:
+    """In place, with exact numbers: seen and dropped together are what the job printed."""
+    code = NUMBERS + "say(0, 100); wait(); say(100, 50_000); print('unhindered', file=sys.stderr, flush=True); wait()"
+    with RunningJob(code, store, tmp_path, room=Room(memory_bytes=120_000, slot_bytes=15_000)) as job:
+        published(server, 100)
+        server.kill()
+        job.go_on()
+        wait_until(lambda: "unhindered" in job.said, SOON, "the job printed on")
+        server.start()
+        job.go_on()
+        assert job.result() == 0
+    lines, end = read_log(server)
+    assert end is not None
+    dropped = int(end["dropped"])
+    marks = [line["message"] for line in lines if line["message"].startswith("[chronoverse] ")]
+    assert sum(int(mark.split()[1]) for mark in marks) == dropped > 0
+    assert all(" dropped between line " in mark for mark in marks)
+    assert len(lines) - len(marks) + dropped == 50_001
+    seen = [int(line["message"]) for line in lines if line["message"].isdigit()]
+    assert seen == sorted(set(seen))
+
+
+def test_a_server_that_stays_away_is_waited_for_only_so_long(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """Then the exit code is the job's all the same, and stderr says what is missing."""
+    with RunningJob(
+        NUMBERS + "say(0, 10); wait(); say(10, 30); sys.exit(9)", store, tmp_path, deliver_seconds=1
+    ) as job:
+        published(server, 10)
+        server.kill()
+        started = time.monotonic()
+        job.go_on()
+        assert job.result() == 9
+        assert 1 <= time.monotonic() - started < SOON
+    assert job.said.endswith("chronoverse: 20 lines were not delivered to the store\n")
+
+
+def test_a_signal_ends_the_waiting_for_the_server(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """The job is over; who presses Ctrl-C now wants us to be, too."""
+    with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 30)", store, tmp_path) as job:
+        published(server, 10)
+        server.kill()
+        job.go_on()
+        wait_until(lambda: "lines wait here" in job.said, SOON, "the outage is noticed")
+        started = time.monotonic()
+        job.relay.send(2)
+        assert job.result() is not None
+        assert time.monotonic() - started < SOON
+    assert "were not delivered" in job.said
+
+
+def test_pauses_grow_to_a_bound_and_differ() -> None:
+    """So that a thousand runners do not come back in one moment."""
+    assert max(jittered(failures) for failures in range(100)) <= BACKOFF_LIMIT_SECONDS
+    assert min(jittered(9) for _ in range(100)) >= BACKOFF_LIMIT_SECONDS / 2
+    assert len({jittered(5) for _ in range(20)}) > 1
+    assert jittered(1) < 0.2
+
+
+def everysec(server: RedisServer) -> Store:
+    """A store whose runners keep lines until they are on its disk."""
+    server.ask("CONFIG", "SET", "appendfsync", "everysec")
+    return Store(server.url, durability=Durability.FSYNCED)
+
+
+def small(tmp_path: Path) -> Room:
+    """A spool that keeps nothing that is safe."""
+    return Room(tmp_path / "spool", "job_1", 40_000, 10**8, keep_bytes=0, slot_bytes=20_000)
+
+
+def test_lines_are_kept_until_they_are_on_the_stores_disk(server: RedisServer, tmp_path: Path) -> None:
+    """A power loss takes what was acknowledged but not yet safe: the runner has all of it."""
+    store = everysec(server)
+    kept = server.directory / "appendonlydir"
+    with RunningJob(
+        NUMBERS + "say(0, 50); wait(); say(50, 60_000); wait()", store, tmp_path, room=small(tmp_path)
+    ) as job:
+        published(server, 50)
+        with redis.Redis.from_url(server.url) as client:
+            client.set("mark", 1)
+            assert client.execute_command("WAITAOF", 1, 0, 5000)[0] == 1
+        # From here on the disk takes nothing, so nothing is confirmed.
+        server.ask("CONFIG", "SET", "appendfsync", "no")
+        safe = {path: path.stat().st_size for path in kept.glob("*.incr.aof")}
+        job.go_on()
+        published(server, 60_000)
+        server.kill()
+        for path, size in safe.items():
+            os.truncate(path, size)
+        server.start()
+        server.ask("CONFIG", "SET", "appendfsync", "everysec")
+        assert server.ask("XLEN", key("log")) < 60_000
+        job.go_on()
+        assert job.result() == 0
+    store.close()
+    lines, end = read_log(server)
+    assert [line["message"] for line in lines] == numbers(60_000)
+    assert end is not None
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_an_end_that_the_server_lost_is_written_again(server: RedisServer, tmp_path: Path) -> None:
+    """The runner stays until it is safe."""
+    store = everysec(server)
+    kept = server.directory / "appendonlydir"
+    with RunningJob(NUMBERS + "say(0, 50); wait(); say(50, 100)", store, tmp_path, room=small(tmp_path)) as job:
+        published(server, 50)
+        server.ask("CONFIG", "SET", "appendfsync", "no")
+        safe = {path: path.stat().st_size for path in kept.glob("*.incr.aof")}
+        job.go_on()
+        published(server, 101)
+        server.kill()
+        for path, size in safe.items():
+            os.truncate(path, size)
+        server.start()
+        server.ask("CONFIG", "SET", "appendfsync", "everysec")
+        assert job.result() == 0
+    store.close()
+    lines, end = read_log(server)
+    assert [line["message"] for line in lines] == numbers(100)
+    assert end is not None
+    assert end["status"] == "COMPLETED"
+
+
+def test_what_is_safe_is_not_kept(server: RedisServer, tmp_path: Path) -> None:
+    """While the job runs, and without its help."""
+    store = everysec(server)
+    with RunningJob(NUMBERS + "say(0, 20_000); wait()", store, tmp_path, room=small(tmp_path)) as job:
+        published(server, 20_000)
+        wait_until(lambda: not list((tmp_path / "spool").iterdir()), SOON, "the spool's file is gone")
+        job.go_on()
+        assert job.result() == 0
+    store.close()
+
+
+def test_a_server_without_a_disk_is_said_once(tmp_path: Path) -> None:
+    """Then a line counts as safe when it was acknowledged."""
+    with running(tmp_path / "memory") as server:
+        store = Store(server.url, durability=Durability.FSYNCED)
+        with RunningJob(NUMBERS + "say(0, 2_000); time.sleep(0.5); say(2_000, 3_000)", store, tmp_path) as job:
+            assert job.result() == 0
+        store.close()
+        assert read_lines(server) == numbers(3_000)
+    assert job.said.count("cannot say what is on its disk") == 1
+
+
+def test_a_line_is_safe_once_a_replica_has_it(server: RedisServer, tmp_path: Path) -> None:
+    """Where that is asked for; without one the lines are kept in the end."""
+    store = Store(server.url, durability=Durability.REPLICATED)
+    with RunningJob(NUMBERS + "say(0, 10)", store, tmp_path, room=small(tmp_path), deliver_seconds=0.5) as job:
+        assert job.result() == 0
+    store.close()
+    assert "the job's end was not delivered to the store\nchronoverse: deliver later with: " in job.said
+
+
+def test_a_server_that_cannot_save_gets_every_line_once_it_can(server: RedisServer, tmp_path: Path) -> None:
+    """MISCONF, from a real snapshot that failed: the store reads, and refuses every write."""
+    with running(tmp_path / "rdb") as server:
+        server.ask("CONFIG", "SET", "save", "3600 1")
+        server.ask("SET", "junk", os.urandom(3_000_000))
+        store = Store(server.url)
+        with RunningJob(NUMBERS + "say(0, 100); wait(); say(100, 9_000); wait()", store, tmp_path) as job:
+            published(server, 100)
+            resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+            server.ask("BGSAVE")
+            wait_until(
+                lambda: b"rdb_last_bgsave_status:err" in server.ask("INFO", "persistence"), SOON, "the snapshot failed"
+            )
+            job.go_on()
+            wait_until(lambda: "MISCONF" in job.said, SOON, "it was refused")
+            resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            server.ask("BGSAVE")
+            job.go_on()
+            assert job.result() == 0
+        store.close()
+        assert read_lines(server) == numbers(9_000)
+
+
+def test_appends_overlap(server: RedisServer, tmp_path: Path) -> None:
+    """The store is slow to answer, and has the next batch by then."""
+    store = Store(server.url)
+    attempt = store.open(JOB, "ours")
+    appends = store.appends()
+    line = [Run("2026-03-03T10:00:05.123Z", "stdout", False, [b"x"])]
+    appends.send(attempt, 1, line)
+    appends.send(attempt, 2, line)
+    assert (appends.receive(), appends.receive()) == (2, 3)
+    appends.send(attempt, 5, line)
+    appends.send(attempt, 6, line)
+    with pytest.raises(SequenceGap):
+        appends.receive()
+    # What was under way is forgotten; the next answer is the next append's.
+    appends.send(attempt, 3, line)
+    assert appends.receive() == 4
+    server.ask("SCRIPT", "FLUSH")
+    appends.send(attempt, 4, line)
+    with pytest.raises(StoreUnavailable):
+        appends.receive()
+    appends.send(attempt, 4, line)
+    assert appends.receive() == 5
+    store.close()

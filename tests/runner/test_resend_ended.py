@@ -1,0 +1,357 @@
+"""``chronoverse deliver`` as a person starts it, for a job that ended while its runner's file lay there."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.archiver import Archiver, Limits
+from chronoverse.runner.resend import deliver as deliver_file
+from chronoverse.errors import BadRequest, JobNotFound, StoreUnavailable
+from chronoverse.runner.http_log_writer import HttpLedger
+from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.runner.log_writer import Compared
+from chronoverse.runner.spool.spool import Spool
+from chronoverse.runner.spool.spool_file import leftovers
+from chronoverse.store import Store
+from tests.support.jobs import JOB, key, read_lines, read_log
+from tests.support.servers import RedisServer, running
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+ROOT: Final = Path(__file__).parents[2]
+#: Seconds for anything that should happen soon, on a busy machine.
+SOON: Final = 15.0
+#: What ``deliver`` exits with when the job ended without the file's lines.
+ENDED: Final = 76
+#: Lines that the store got before it went away, and that the job printed in all.
+BEFORE: Final = 311
+ALL: Final = 2730
+TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
+OTHER: Final = JobRef(JOB.workflow_id, "job_2")
+
+PRINTER: Final = f"""
+import sys
+for number in range({BEFORE}): print(number)
+sys.stdout.flush()
+sys.stdin.readline()
+for number in range({BEFORE}, {ALL}): print(number, file=sys.stderr)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that loses nothing when it is killed."""
+    with running(tmp_path / "server", None, "--appendonly", "yes", "--appendfsync", "always") as server:
+        yield server
+
+
+def environ(server: RedisServer, tmp_path: Path, **settings: Any) -> dict[str, str]:
+    """What a runner beside ``server`` has in its environment."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
+    ours = {"redis_url": server.url, "data_dir": tmp_path / "data", "lease_seconds": 1, **settings}
+    return (
+        clean | {"PYTHONPATH": str(ROOT)} | {f"CHRONOVERSE_{name.upper()}": str(value) for name, value in ours.items()}
+    )
+
+
+def deliver(
+    server: RedisServer, tmp_path: Path, *arguments: Any, **settings: Any
+) -> "subprocess.CompletedProcess[str]":
+    """Runs ``chronoverse deliver …`` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "chronoverse", "deliver", *map(str, arguments)],
+        env=environ(server, tmp_path, **settings),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def killed(server: RedisServer, tmp_path: Path, **settings: Any) -> Path:
+    """The file of a runner that was killed while the store was away. The store is back."""
+    command = [sys.executable, "-m", "chronoverse", "run", "--workflow", JOB.workflow_id, "--job", JOB.job_id]
+    with subprocess.Popen(
+        [*command, "--", sys.executable, "-c", PRINTER],
+        env=environ(server, tmp_path, **settings),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as runner:
+        assert runner.stdin is not None
+        assert runner.stderr is not None
+        wait_until(lambda: server.ask("XLEN", key("log")) == BEFORE, SOON, "the first lines are in the store")
+        server.kill()
+        runner.stdin.write(b"\n")
+        runner.stdin.flush()
+        while runner.stderr.readline() != b"%d\n" % (ALL - 1):
+            pass
+        time.sleep(0.5)  # until its last lines are in the file
+        runner.kill()
+    server.start()
+    (path,) = leftovers(tmp_path / "data" / "spool")
+    return path
+
+
+def lose(server: RedisServer) -> None:
+    """Waits until somebody who looks has declared the job LOST."""
+    with contextlib.closing(Store(server.url, lease_seconds=1)) as store:
+        wait_until(lambda: (job := store.look(JOB)) is not None and job.status is Status.LOST, SOON, "the job is LOST")
+
+
+@pytest.mark.parametrize("durability", ["acked", "fsynced"])
+def test_lines_that_a_lost_job_did_not_get_stay_in_the_file(
+    server: RedisServer, tmp_path: Path, durability: str
+) -> None:
+    """It once said that all of them were in the store, and removed their only copy."""
+    path = killed(server, tmp_path, durability=durability)
+    lose(server)
+    started = time.monotonic()
+    done = deliver(server, tmp_path, path, durability=durability)
+    assert time.monotonic() - started < SOON
+    assert done.returncode == ENDED
+    assert f"lines {BEFORE + 1} to {ALL}" in done.stderr
+    assert f"chronoverse deliver --as JOB {path}" in done.stderr
+    assert path.exists()
+    assert read_lines(server) == [str(number) for number in range(BEFORE)]
+
+
+@pytest.mark.parametrize("durability", ["acked", "fsynced"])
+def test_after_a_kill_it_says_at_once_that_all_is_there(server: RedisServer, tmp_path: Path, durability: str) -> None:
+    """The job counts as LOST, which once was taken for a lease that somebody else has, until the time was over."""
+    path = killed(server, tmp_path, durability=durability, lease_seconds=30)
+    started = time.monotonic()
+    done = deliver(server, tmp_path, path, durability=durability, lease_seconds=30)
+    assert time.monotonic() - started < SOON
+    assert (done.returncode, done.stderr) == (
+        0,
+        f"chronoverse: {ALL} lines of {JOB} are in the store, and {path} is gone\n",
+    )
+    assert not path.exists()
+    lines, end = read_log(server)
+    assert len(lines) == ALL
+    assert end is not None
+    assert end["status"] == "LOST"
+
+
+def test_the_lines_can_be_published_under_another_id(server: RedisServer, tmp_path: Path) -> None:
+    """From number 1 on, with their own times and streams. How the command ended nobody knows."""
+    path = killed(server, tmp_path)
+    lose(server)
+    spool = Spool.recover(path)
+    held = list(spool.lines())
+    spool.preserve()
+    done = deliver(server, tmp_path, "--as", OTHER.job_id, path)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        0,
+        f"chronoverse: {len(held)} lines of {OTHER} are in the store, and {path} is gone",
+    )
+    lines, end = read_log(server, OTHER)
+    assert [(line["timestamp"], line["message"], line["stream"]) for line in lines] == [line[1:4] for line in held]
+    assert lines[-1]["message"] == str(ALL - 1)
+    assert end is not None
+    assert (end["status"], end["lines"]) == ("LOST", str(len(held)))
+    assert len(read_log(server)[0]) == BEFORE
+
+
+def test_a_job_that_has_lines_is_nobody_elses(server: RedisServer, tmp_path: Path) -> None:
+    """A foreign runner's, say, which has no lease: it is left as it was, and the file still belongs to its own job."""
+    path = killed(server, tmp_path)
+    lose(server)
+    server.ask("XADD", key("log", OTHER), "1-0", "timestamp", "t", "message", "theirs", "stream", "stdout")
+    content = path.read_bytes()
+    done = deliver(server, tmp_path, "--as", OTHER.job_id, path)
+    assert done.returncode == 73
+    assert f"{OTHER} has 1 lines already" in done.stderr
+    assert path.read_bytes() == content
+    assert server.ask("KEYS", f"chronoverse:{{{OTHER.workflow_id}}}:{OTHER.job_id}:*") == [key("log", OTHER).encode()]
+    assert deliver(server, tmp_path, path).returncode == ENDED
+
+
+def test_a_file_can_be_printed(server: RedisServer, tmp_path: Path) -> None:
+    """All of its lines go to stdout. The store is not asked, and the file stays as it is."""
+    path = killed(server, tmp_path)
+    server.kill()
+    content = path.read_bytes()
+    done = deliver(server, tmp_path, "--print", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(map(int, done.stdout.split()))[-(ALL - BEFORE) :] == list(range(BEFORE, ALL))
+    assert path.read_bytes() == content
+    assert deliver(server, tmp_path, "--print", "--as", "x", path).returncode == 64
+
+
+def test_the_end_that_the_file_knows_is_not_forgotten(server: RedisServer, tmp_path: Path) -> None:
+    """All lines are there, and the job was declared LOST: the file still says how the command ended."""
+    path = killed(server, tmp_path, lease_seconds=30)
+    content = path.read_bytes()
+    assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
+    path.write_bytes(content)
+    spool = Spool.recover(path, keep_all=True)
+    spool.note(ending=["COMPLETED", 0])
+    assert spool.preserve() == path
+    done = deliver(server, tmp_path, path)
+    assert done.returncode == ENDED
+    assert f"{JOB} has all lines of {path}, but has not ended as it says: COMPLETED with exit code 0" in done.stderr
+    assert path.exists()
+
+
+def test_lines_that_read_otherwise_keep_the_file(server: RedisServer, tmp_path: Path) -> None:
+    """The numbers are all there, and one message is another: somebody else wrote it."""
+    path = killed(server, tmp_path, lease_seconds=30)
+    content = path.read_bytes()
+    assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
+    path.write_bytes(content)
+    entries = server.ask("XRANGE", key("log"), "-", "+")
+    server.ask("DEL", key("log"))
+    for entry_id, fields in entries:
+        server.ask("XADD", key("log"), entry_id, *(b"theirs" if field == b"2000" else field for field in fields))
+    done = deliver(server, tmp_path, path)
+    assert done.returncode == ENDED
+    assert f"line 2001 of {JOB} is not as in {path}" in done.stderr
+    assert path.exists()
+
+
+FLOOD: Final = """
+import sys
+print("first", flush=True)
+sys.stdin.readline()
+for number in range(300_000): print(f"{number:0100}")
+"""
+
+
+def test_lines_that_found_no_room_are_told_wherever_the_rest_is(server: RedisServer, tmp_path: Path) -> None:
+    """On stderr when the runner of a lost job ends, when its file is delivered, and in the log that is delivered."""
+    command = [sys.executable, "-m", "chronoverse", "run", "--workflow", JOB.workflow_id, "--job", JOB.job_id]
+    with subprocess.Popen(
+        [*command, "--", sys.executable, "-c", FLOOD],
+        env=environ(server, tmp_path, spool_max_bytes=16_781_312),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as runner:
+        wait_until(lambda: server.ask("XLEN", key("log")) == 1, SOON, "the first line is in the store")
+        runner.send_signal(signal.SIGSTOP)
+        lose(server)
+        runner.send_signal(signal.SIGCONT)
+        _, said = runner.communicate(b"\n", timeout=60)
+    assert runner.returncode == 0
+    (told,) = re.findall(
+        r"^chronoverse: (\d+) lines were dropped: there was no room to keep them$", said.decode(), re.M
+    )
+    assert int(told) > 100_000
+    (path,) = leftovers(tmp_path / "data" / "spool")
+    assert f"{told} lines were dropped" in deliver(server, tmp_path, path).stderr
+    done = deliver(server, tmp_path, "--as", OTHER.job_id, path)
+    assert done.returncode == 0
+    assert f"{told} lines were dropped" in done.stderr
+    lines, end = read_log(server, OTHER)
+    assert end is not None
+    assert (end["status"], end["dropped"]) == ("COMPLETED", told)
+    (marker,) = [line["message"] for line in lines if line["message"].startswith("[chronoverse] ")]
+    # The numbers of the lost job's log are not those of this one.
+    assert marker == f"[chronoverse] {told} lines dropped here: there was no room to keep them"
+    printed = [line["message"] for line in lines if line["message"].isdigit()]
+    assert len(printed) + int(told) == 300_000
+
+
+@pytest.fixture
+def service(server: RedisServer, tmp_path: Path) -> Iterator[Service]:
+    """A service beside the server."""
+    with Service(tmp_path / "service", server.url, lease_seconds=1) as service:
+        yield service
+
+
+def test_through_a_service_all_is_as_it_is_beside_the_store(
+    server: RedisServer, service: Service, tmp_path: Path
+) -> None:
+    """With a token that may write and not read: whether the log has its lines a runner may ask all the same."""
+    path = killed(server, tmp_path)
+    lose(server)
+    token = service.token(scopes=["logs:write"])
+    done = deliver(server, tmp_path, "--server", service.url, path, token=token)
+    assert done.returncode == ENDED
+    assert f"lines {BEFORE + 1} to {ALL}" in done.stderr
+    assert path.exists()
+    done = deliver(server, tmp_path, "--server", service.url, "--as", OTHER.job_id, path, token=token)
+    assert (done.returncode, path.exists()) == (0, False)
+    assert read_log(server, OTHER)[0][-1]["message"] == str(ALL - 1)
+
+
+def test_a_service_says_how_far_a_log_has_the_same_lines(server: RedisServer, service: Service) -> None:
+    """It compares digests, and stops at the first line that is missing or another."""
+    lines = [Line(number, TIMESTAMP, f"line {number}", "stdout") for number in range(1, 401)]
+    with contextlib.closing(HttpLedger(service.url, service.token(scopes=["logs:write"]))) as ledger:
+        attempt = ledger.open(JOB, "a" * 32)
+        ledger.append(attempt, lines[:300])
+        assert ledger.compare(JOB, lines) == Compared(301, differs=False)
+        assert ledger.compare(JOB, lines[300:]) == Compared(301, differs=False)
+        other = lines[250]._replace(timestamp=TIMESTAMP.replace("5.123", "5.124"))
+        assert ledger.compare(JOB, [*lines[100:250], other, *lines[251:300]]) == Compared(251, differs=True)
+        with pytest.raises(BadRequest):
+            ledger.compare(JOB, [*lines, *lines])
+        with pytest.raises(JobNotFound):
+            ledger.compare(OTHER, lines)
+
+
+def test_lines_that_were_archived_meanwhile_are_read_back_from_there(server: RedisServer, tmp_path: Path) -> None:
+    """The store has let all of the log go. Who cannot read the archive keeps the file."""
+    path = killed(server, tmp_path, lease_seconds=30)
+    content = path.read_bytes()
+    assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
+    path.write_bytes(content)
+    with contextlib.closing(Store(server.url)) as store:
+        Archiver(store, FileObjects(tmp_path / "archive"), Limits(1, 0, 1000), stop=threading.Event()).once()
+    wait_until(lambda: not server.ask("EXISTS", key("log")), SOON, "the store has let the log go")
+    done = deliver(server, tmp_path, path, archive_url=(tmp_path / "none").as_uri())
+    assert done.returncode == ENDED
+    assert "does not give back the lines" in done.stderr
+    assert path.exists()
+    done = deliver(server, tmp_path, path, archive_url=(tmp_path / "archive").as_uri())
+    assert (done.returncode, path.exists()) == (0, False), done.stderr
+
+
+class _Away:
+    """A reader whose store has just gone."""
+
+    def compare(self, job: JobRef, lines: Sequence[Line]) -> Compared:
+        raise StoreUnavailable("the store does not answer")
+
+
+def test_lines_that_cannot_be_read_back_now_are_delivered_later(server: RedisServer, tmp_path: Path) -> None:
+    """The store has gone between the job's end and the reading."""
+    path = killed(server, tmp_path, lease_seconds=30)
+    said: list[str] = []
+    with contextlib.closing(Store(server.url)) as store:
+        with pytest.raises(StoreUnavailable):
+            deliver_file(path, lambda _: store, said.append, reader=lambda _: _Away())
+        assert said == [
+            "the store has all lines, as far as it says; they were not read back",
+            f"deliver later with: chronoverse deliver {path}",
+        ]
+        assert deliver_file(path, lambda _: store, said.append)
+    assert not path.exists()
+
+
+def test_an_ended_job_whose_lines_cannot_be_read_back_is_not_published_again(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """Perhaps its log has all of them. So nothing is said of another id, under which they would be there twice."""
+    path = killed(server, tmp_path)
+    lose(server)
+    said: list[str] = []
+    with contextlib.closing(Store(server.url)) as store, pytest.raises(StoreUnavailable):
+        deliver_file(path, lambda _: store, said.append, reader=lambda _: _Away())
+    assert said[-1] == f"deliver later with: chronoverse deliver {path}"
+    assert not any("--as" in text for text in said)

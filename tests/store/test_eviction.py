@@ -1,0 +1,132 @@
+"""A store that may throw logs away, or does: operators and runners hear of it."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from chronoverse.runner.spool.spool_file import Room
+from chronoverse.store import Store
+from chronoverse.store.server_settings import UNKNOWN
+from tests.support.jobs import RunningJob, key
+from tests.support.servers import RedisServer, running
+from tests.support.service import PATIENCE_SECONDS, SECRET, Service, serving
+from tests.support.waiting import wait_until
+
+EVICTS: Final = "its maxmemory-policy is allkeys-lru and must be noeviction"
+FORGETS: Final = "the store keeps no append-only file"
+METRIC: Final = "chronoverse_store_evicted_keys"
+
+
+@pytest.fixture
+def evicting(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that has evicted keys, and may do so again."""
+    with running(tmp_path / "store", None, "--maxmemory-policy", "allkeys-lru") as server:
+        for number in range(100):
+            server.ask("SET", f"other:{number}", b"x" * 10_000)
+        used = int(server.ask("INFO", "memory").partition(b"used_memory:")[2].partition(b"\r")[0])
+        server.ask("CONFIG", "SET", "maxmemory", used - 200_000)
+        server.ask("SET", "other:more", "x")
+        server.ask("CONFIG", "SET", "maxmemory", 2 * used)
+        yield server
+
+
+@pytest.fixture
+def safe(tmp_path: Path) -> Iterator[RedisServer]:
+    """One as docs/redis.md wants it."""
+    with running(tmp_path / "store", None, "--appendonly", "yes") as server:
+        yield server
+
+
+def test_a_service_warns_and_counts(evicting: RedisServer, tmp_path: Path) -> None:
+    """Once at its start, whatever the number of its workers; and its metrics tell of what was evicted."""
+    with serving(tmp_path / "service", evicting.url, workers=2) as service:
+        wait_until(lambda: told(service, EVICTS, FORGETS), PATIENCE_SECONDS, "both warnings are there")
+        wait_until(lambda: service.metric(METRIC) > 0, PATIENCE_SECONDS, "it is counted")
+        evicted = int(evicting.ask("INFO", "stats").partition(b"evicted_keys:")[2].partition(b"\r")[0])
+
+        assert service.metric(METRIC) == evicted
+        assert service.logs().count(EVICTS) == 1
+
+
+def told(service: Service, *texts: str) -> bool:
+    return all(text in service.logs() for text in texts)
+
+
+def test_a_service_on_a_safe_store_says_nothing(safe: RedisServer, tmp_path: Path) -> None:
+    """Nor counts anything."""
+    with serving(tmp_path / "service", safe.url) as service:
+        wait_until(lambda: safe.ask("INFO", "commandstats").count(b"cmdstat_info:calls=") == 1, 10, "it was asked")
+
+        assert service.metric(METRIC) == 0
+        assert "append-only" not in service.logs()
+        assert "maxmemory" not in service.logs()
+
+
+def test_an_archiver_warns(evicting: RedisServer, tmp_path: Path) -> None:
+    """At its start."""
+    environ = {
+        **os.environ,
+        "CHRONOVERSE_REDIS_URL": evicting.url,
+        "CHRONOVERSE_JWT_SECRET": SECRET.decode(),
+        "CHRONOVERSE_DATA_DIR": str(tmp_path),
+        "CHRONOVERSE_ARCHIVE_URL": (tmp_path / "archive").as_uri(),
+    }
+    command = [sys.executable, "-m", "chronoverse", "archive", "--once"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    assert EVICTS in done.stderr
+    assert FORGETS in done.stderr
+
+
+def test_a_runner_warns(evicting: RedisServer, tmp_path: Path) -> None:
+    """Once, as far as its own lines are in danger."""
+    with contextlib.closing(Store(evicting.url)) as store, RunningJob("print(1)", store, tmp_path) as job:
+        assert job.result() == 0
+
+    assert job.said.count(EVICTS) == 1
+    assert FORGETS not in job.said
+
+
+def test_a_runner_on_a_safe_store_says_nothing(safe: RedisServer, tmp_path: Path) -> None:
+    """It may look, and finds nothing."""
+    with contextlib.closing(Store(safe.url)) as store, RunningJob("print(1)", store, tmp_path) as job:
+        assert job.result() == 0
+
+    assert job.said == ""
+
+
+def test_who_may_not_look_says_so(safe: RedisServer, tmp_path: Path) -> None:
+    """And publishes all the same."""
+    safe.ask("ACL", "SETUSER", "blind", "on", ">secret", "allkeys", "allchannels", "+@all", "-info")
+    url = safe.url.replace("unix://", "unix://blind:secret@")
+    with contextlib.closing(Store(url)) as store:
+        assert store.warnings() == [UNKNOWN]
+        with RunningJob("print(1)", store, tmp_path) as job:
+            assert job.result() == 0
+
+    assert UNKNOWN in job.said
+
+
+def test_a_runner_whose_log_is_evicted_says_which_lines_are_gone(safe: RedisServer, tmp_path: Path) -> None:
+    """Those that it does not keep any more. The others are there again, with the numbers that they had."""
+    code = "for _ in range(3_000): print('x' * 100)\nsys.stdout.flush()\nwait()\nprint('the last')"
+    room = Room(tmp_path / "spool", memory_bytes=40_000, keep_bytes=0, slot_bytes=20_000)
+    with (
+        contextlib.closing(Store(safe.url)) as store,
+        RunningJob(f"import sys\n{code}", store, tmp_path, room=room) as job,
+    ):
+        wait_until(lambda: safe.ask("XLEN", key("log")) == 3_000, 30, "all lines but the last are there")
+        # What an eviction does to a key.
+        safe.ask("DEL", key("log"))
+        job.go_on()
+        assert job.result() == 0
+
+    assert "the store has lost lines 1 to " in job.said
+    assert safe.ask("XREVRANGE", key("log"), "+", "-", "COUNT", 2)[1][0] == b"3001-0"

@@ -1,0 +1,137 @@
+"""Who may reach the store: TLS with certificates, on one server, behind Sentinels and in a Cluster."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+from chronoverse.errors import StoreUnavailable
+from chronoverse.joblog.values import JobRef, Run
+from chronoverse.store import Store
+from tests.conftest import binary
+from tests.support.bench import JOB, NOW, make_lines
+from tests.support.certificates import Authority, Vouched
+from tests.support.fleets import Cluster, Watched, free_ports, node
+from tests.support.waiting import wait_until
+
+#: Seconds for a failover on a busy machine.
+FAILOVER_SECONDS: Final = 20.0
+
+
+class Secured(NamedTuple):
+    """A store that speaks nothing but TLS, and only to those whom the authority knows. ``url`` has no query."""
+
+    url: str
+    vouched: Vouched
+    fleet: Watched | Cluster | None = None
+
+    def store(self, prefix: str, ca: Path | None = None, client: bool = True) -> Store:
+        """As somebody who trusts ``ca``, and has a certificate or has none."""
+        return Store(self.url + self.vouched.query(ca, client), prefix=prefix)
+
+
+@contextlib.contextmanager
+def one(directory: Path, vouched: Vouched) -> Iterator[Secured]:
+    (port,) = free_ports(1)
+    with node(directory, port, binary=binary("redis-server"), tls=vouched.options):
+        yield Secured(f"rediss://127.0.0.1:{port}", vouched)
+
+
+@contextlib.contextmanager
+def watched(directory: Path, vouched: Vouched) -> Iterator[Secured]:
+    with Watched(directory, binary=binary("redis-server"), tls=vouched.options) as fleet:
+        yield Secured(fleet.url, vouched, fleet)
+
+
+@contextlib.contextmanager
+def cluster(directory: Path, vouched: Vouched) -> Iterator[Secured]:
+    with Cluster(directory, binary=binary("redis-server"), tls=vouched.options) as fleet:
+        yield Secured(fleet.url, vouched, fleet)
+
+
+@pytest.fixture(scope="module", params=[one, watched, cluster], ids=["one server", "Sentinels", "Cluster"])
+def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """Each form of store in turn."""
+    form: Callable[..., contextlib.AbstractContextManager[Secured]] = request.param
+    with form(tmp_path_factory.mktemp("secured"), Vouched(tmp_path_factory.mktemp("certificates"))) as secured:
+        yield secured
+
+
+def publish_and_read(store: Store, job: JobRef = JOB) -> None:
+    """Over each kind of connection that a store has."""
+    attempt = store.open(job, "token")
+    appends = store.appends()
+    appends.send(attempt, attempt.next, [Run(NOW, "stdout", False, [b"a line"])])
+    assert appends.receive() == attempt.next + 1
+    appends.reset()
+    reader = store.reader(1)
+    wait_until(lambda: [found for found, _ in reader.read({job: 0}, 10)] == [job], 5, "it is read")
+    reader.interrupt()
+    reader.close()
+    assert [entry_id for entry_id, _ in store.read(job, attempt.next - 1, 10)] == [b"%d-0" % attempt.next]
+    assert store.look(job)
+
+
+def test_who_has_certificates_is_let_in(secured: Secured, prefix: str) -> None:
+    """On every connection, to every server."""
+    workflows = [JOB.workflow_id]
+    if isinstance(secured.fleet, Cluster):
+        workflows = [secured.fleet.workflow(number) for number in secured.fleet.masters()]
+    with contextlib.closing(secured.store(prefix)) as store:
+        store.ping()
+        for workflow_id in workflows:
+            publish_and_read(store, JobRef(workflow_id, "job_1"))
+
+
+@pytest.mark.parametrize("missing", ["client", "authority", "TLS"])
+def test_who_has_not_is_kept_out(secured: Secured, prefix: str, tmp_path: Path, missing: str) -> None:
+    """Neither does a server with another authority's certificate take us in."""
+    stranger = Authority(tmp_path).path if missing == "authority" else None
+    store = secured.store(prefix, stranger, client=missing != "client")
+    if missing == "TLS":
+        store = Store(secured.url.replace("rediss", "redis"), prefix=prefix)
+    with contextlib.closing(store), pytest.raises(StoreUnavailable):
+        store.ping()
+
+
+@pytest.mark.parametrize("secured", [cluster], ids=["Cluster"], indirect=True)
+def test_a_slot_moves_between_servers_that_speak_tls(secured: Secured, prefix: str) -> None:
+    """Where a node sends us, half of the way and for good, TLS is spoken too."""
+    fleet = secured.fleet
+    assert isinstance(fleet, Cluster)
+    source, target = fleet.masters()[:2]
+    job = JobRef(fleet.workflow(source, "moving"), "job_1")
+    with contextlib.closing(secured.store(prefix)) as store:
+        attempt = store.open(job, "token")
+        store.append(attempt, make_lines(1, 1))
+        slot = fleet.begin_move(job.workflow_id, source, target)
+        fleet.move_keys(slot, source, target)
+        assert store.append(attempt, make_lines(2, 1)) == 3
+        fleet.end_move(slot, source, target)
+        assert store.append(attempt, make_lines(3, 1)) == 4
+    assert fleet.owner(job.workflow_id) == target
+
+
+@pytest.mark.parametrize("secured", [watched, cluster], ids=["Sentinels", "Cluster"], indirect=True)
+def test_a_failover_leads_to_a_server_that_speaks_tls(secured: Secured, prefix: str) -> None:
+    """Whoever takes over is known by the same authority, and so are we."""
+    fleet, job = secured.fleet, JOB
+    assert fleet is not None
+    if isinstance(fleet, Cluster):
+        lost, _ = fleet.pair
+        server, job = fleet.servers[lost], JobRef(fleet.workflow(lost), "failover")
+    else:
+        server = fleet.master
+    with contextlib.closing(secured.store(prefix)) as store:
+        publish_and_read(store, job)
+        server.kill()
+
+        def taken_over() -> bool:
+            with contextlib.suppress(StoreUnavailable):
+                return store.look(job) is not None
+            return False
+
+        wait_until(taken_over, FAILOVER_SECONDS, "the replica has taken over")
+        publish_and_read(store, job)

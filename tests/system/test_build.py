@@ -1,0 +1,118 @@
+"""A real build as the job: every way to read its log says, line by line, what the command itself wrote."""
+
+import json
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+import redis
+
+from chronoverse.joblog.sse import Decoder
+from tests.support.commands import chronoverse
+from tests.support.service import Service
+
+WORKFLOW: Final = "builds"
+JOB: Final = "stdlib"
+PATH: Final = f"/workflows/{WORKFLOW}/jobs/{JOB}"
+
+#: Python's own very verbose compilation of a package tree: what it compiles on stdout, what it imports on stderr.
+BUILD: Final = (sys.executable, "-vv", "-u", "-m", "compileall", "-f")
+
+
+@pytest.fixture(scope="module")
+def written(embedded_service: Service, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """The lines of both streams as ``chronoverse run`` showed them, unchanged, while it published them."""
+    tree = tmp_path_factory.mktemp("stdlib") / "lib"
+    # Tests among the library hold files that must not compile, and site-packages are not the library.
+    others = shutil.ignore_patterns("site-packages", "test", "tests", "__pycache__", "*.so", "*.a")
+    shutil.copytree(sysconfig.get_paths()["stdlib"], tree, ignore=others)
+    done = chronoverse(embedded_service, "run", "--workflow", WORKFLOW, "--job", JOB, "--", *BUILD, str(tree))
+    assert done.returncode == 0
+    lines = {"stdout": lines_of(done.stdout), "stderr": lines_of(done.stderr)}
+    assert len(lines["stdout"]) > 700
+    assert len(lines["stderr"]) > 700
+    return lines
+
+
+def lines_of(output: bytes) -> list[str]:
+    """Output as lines, cut at newlines only."""
+    return output.decode("utf-8", "replace").removesuffix("\n").split("\n")
+
+
+def check(lines: list[dict[str, Any]], written: dict[str, list[str]]) -> None:
+    """``lines`` are all of the log: both streams as written, numbered without a hole."""
+    assert [line["sequence_num"] for line in lines] == list(range(1, sum(map(len, written.values())) + 1))
+    for stream, expected in written.items():
+        assert [line["message"] for line in lines if line["stream"] == stream] == expected
+
+
+def test_the_event_stream_is_what_the_command_wrote(embedded_service: Service, written: dict[str, list[str]]) -> None:
+    """All of it, and an end."""
+    token = embedded_service.token(WORKFLOW)
+    body = httpx.get(f"{embedded_service.url}{PATH}/events", headers={"Authorization": f"Bearer {token}"}).content
+    events = list(Decoder().feed(body))
+
+    check([json.loads(event.data) for event in events if event.event == "log"], written)
+    assert events[-1].event == "end"
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_all_pages_are_what_the_command_wrote(
+    embedded_service: Service, written: dict[str, list[str]], order: str
+) -> None:
+    """In both orders, following the links."""
+    headers = {"Authorization": f"Bearer {embedded_service.token(WORKFLOW)}"}
+    with httpx.Client(base_url=embedded_service.url, headers=headers) as client:
+        page = client.get(f"{PATH}/logs", params={"order": order, "limit": 333})
+        lines = page.json()["logs"]
+        while "next" in page.links:
+            page = client.get(page.links["next"]["url"])
+            lines += page.json()["logs"]
+
+    check(lines if order == "asc" else lines[::-1], written)
+
+
+def test_logs_follow_prints_what_the_command_wrote(embedded_service: Service, written: dict[str, list[str]]) -> None:
+    """On our stdout, in order, with the job's own exit code."""
+    done = chronoverse(embedded_service, "logs", "-f", "-o", "json", WORKFLOW, JOB)
+
+    assert done.returncode == 0, done.stderr
+    check([json.loads(line) for line in lines_of(done.stdout)], written)
+
+
+def test_a_raw_xrange_is_what_the_command_wrote(embedded_service: Service, written: dict[str, list[str]]) -> None:
+    """Keys, ids and fields as the contract has them."""
+    with redis.Redis(unix_socket_path=f"{embedded_service.data_dir}/server.sock") as client:
+        entries: Any = client.xrange(f"chronoverse:{{{WORKFLOW}}}:{JOB}:log")
+    *lines, (_, end) = entries
+    check(
+        [
+            {
+                "sequence_num": int(entry_id.removesuffix(b"-0")),
+                "message": fields[b"message"].decode(),
+                "stream": fields[b"stream"].decode(),
+            }
+            for entry_id, fields in lines
+        ],
+        written,
+    )
+
+    assert end[b"event"] == b"end"
+    assert end[b"status"] == b"COMPLETED"
+    assert end[b"exit_code"] == b"0"
+    assert end[b"lines"] == str(len(lines)).encode()
+
+
+def test_a_failing_build_passes_its_exit_code_on(embedded_service: Service, tmp_path: Path) -> None:
+    """From the command to ``run``, to the terminal entry, to ``logs -f``."""
+    (tmp_path / "broken.py").write_text("def (:\n")
+    build = (sys.executable, "-m", "compileall", str(tmp_path))
+    ran = chronoverse(embedded_service, "run", "--workflow", WORKFLOW, "--job", "broken", "--", *build)
+    followed = chronoverse(embedded_service, "logs", "-f", WORKFLOW, "broken")
+
+    assert ran.returncode == followed.returncode == 1
+    assert followed.stdout == ran.stdout

@@ -1,0 +1,148 @@
+"""Every line once, in order, for a viewer whose connection is cut again and again."""
+
+import http.client
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.joblog.sse import Decoder
+from chronoverse.joblog.values import Attempt
+from chronoverse.store import Store
+from tests.support.service import Service, serving
+
+LINES: Final = 100_000
+CUTS: Final = 50
+BATCH: Final = 500
+READ_BYTES: Final = 16_384
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service on the embedded default, with two workers: a viewer comes back to either."""
+    with serving(tmp_path_factory.mktemp("cuts"), workers=2) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def store(service: Service) -> Iterator[Store]:
+    """The service's own store, as a runner on the same machine reaches it."""
+    store = Store(f"unix://{service.data_dir}/server.sock")
+    yield store
+    store.close()
+
+
+class Viewer:
+    """A client that keeps what it has seen, its cursor, and nothing else over its connections."""
+
+    def __init__(self, service: Service, job: JobRef, query: str = "") -> None:
+        self.service = service
+        self.path = f"/workflows/{job.workflow_id}/jobs/{job.job_id}/events{query}"
+        self.numbers: list[int] = []
+        self.others: list[str] = []
+        self.last_event_id = ""
+        self.ended = False
+
+    def watch(self, limit: float = float("inf")) -> int:
+        """One connection, cut after about ``limit`` bytes at whatever place that is; returns its status."""
+        connection = http.client.HTTPConnection(self.service.host, self.service.port, timeout=30)
+        headers = {"Authorization": f"Bearer {self.service.token()}"}
+        if self.last_event_id:
+            headers["Last-Event-ID"] = self.last_event_id
+        connection.request("GET", self.path, headers=headers)
+        response = connection.getresponse()
+        decoder, received = Decoder(self.last_event_id), 0
+        while response.status == 200 and received < limit and not self.ended:
+            chunk = response.read1(int(min(READ_BYTES, limit - received)))
+            if not chunk:
+                break
+            received += len(chunk)
+            for event in decoder.feed(chunk):
+                if event.event == "log":
+                    self.numbers.append(int(event.id))
+                else:
+                    self.others.append(event.event)
+                self.ended = self.ended or event.event == "end"
+        self.last_event_id = decoder.last_event_id
+        response.close()
+        connection.close()
+        return response.status
+
+
+def publish(store: Store, attempt: Attempt, lines: int = LINES) -> None:
+    """``lines`` lines and the end."""
+    for first in range(1, lines + 1, BATCH):
+        store.append(attempt, [line(number) for number in range(first, first + BATCH)])
+    store.finish(attempt, Status.COMPLETED, 0, 0, lines + 1)
+
+
+def line(number: int) -> Line:
+    """A line that tells its own number."""
+    return Line(number, "2026-03-03T10:00:05.123Z", f"line {number}", "stderr" if number % 7 == 0 else "stdout")
+
+
+def test_a_viewer_cut_fifty_times_while_the_job_runs_has_every_line_once(service: Service, store: Store) -> None:
+    """Cuts fall anywhere, also inside a frame; only whole frames move the cursor."""
+    job = JobRef("cuts", "live")
+    attempt = store.open(job, "token")
+    runner = threading.Thread(target=publish, args=(store, attempt))
+    viewer, rng = Viewer(service, job), random.Random(20261124)
+    average = LINES * 130 // CUTS
+    runner.start()
+    for _ in range(CUTS):
+        viewer.watch(rng.uniform(0.2, 1.4) * average)
+    while not viewer.ended:
+        viewer.watch()
+    runner.join()
+
+    assert viewer.numbers == list(range(1, LINES + 1))
+    assert viewer.others.count("end") == 1
+    assert "gap" not in viewer.others
+    assert viewer.watch() == 204
+
+
+def test_a_viewer_from_before_the_job_one_from_its_middle_and_one_from_after_agree(
+    service: Service, store: Store
+) -> None:
+    """One opens before the job exists, one at line 50,000 while it runs, one after the end."""
+    job = JobRef("cuts", "three")
+    early = Viewer(service, job, "?wait=60")
+    waiting = threading.Thread(target=early.watch)
+    waiting.start()
+    attempt = store.open(job, "token")
+    middle = Viewer(service, job, f"?offset={LINES // 2}")
+    watching = threading.Thread(target=middle.watch)
+    watching.start()
+    publish(store, attempt)
+    waiting.join()
+    watching.join()
+    late = Viewer(service, job)
+    late.watch()
+
+    assert early.numbers == late.numbers == list(range(1, LINES + 1))
+    assert middle.numbers == list(range(LINES // 2 + 1, LINES + 1))
+    assert early.ended
+    assert middle.ended
+    assert late.ended
+    assert [viewer.watch() for viewer in (early, middle, late)] == [204, 204, 204]
+
+
+def test_after_kill_nine_of_the_service_the_earlier_log_is_still_whole(tmp_path: Path) -> None:
+    """The embedded server goes with its last holder and comes back with every acknowledged line."""
+    job = JobRef("cuts", "kept")
+    service = Service(tmp_path)
+    with service:
+        store = Store(f"unix://{service.data_dir}/server.sock")
+        publish(store, store.open(job, "token"), 2000)
+        store.close()
+        service.kill()
+        service.start()
+        viewer = Viewer(service, job)
+        viewer.watch()
+
+    assert viewer.numbers == list(range(1, 2001))
+    assert viewer.ended

@@ -1,0 +1,200 @@
+"""What nginx itself refuses, and that it is told as everything is: by a problem document. Its nodes never answer."""
+
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from typing import Any, Final
+
+import h2.connection
+import orjson
+import psutil
+import pytest
+
+from tests.web.routes.wire import receive
+from tests.support.nginx import HOST, Nginx, free_port
+from tests.support.service import ROOT
+from tests.support.waiting import wait_until
+
+PATIENCE_SECONDS: Final = 10.0
+PROBLEM: Final = "application/problem+json"
+EVENTS: Final = "/workflows/w/jobs/j/events"
+DOWNLOAD: Final = "/workflows/w/jobs/j/logs/raw"
+#: A frame's length, type and flags, a stream and a reason: RST_STREAM with REFUSED_STREAM; or GOAWAY with any.
+REFUSED: Final = re.compile(rb"\x00\x00\x04\x03\x00.{4}\x00\x00\x00\x07|\x00\x00\x08\x07\x00", re.DOTALL)
+#: Clients whose share is limited. The machine's own 127.0.0.1 has no limit.
+STREAMER, FLOODER, WAITER = "127.0.0.3", "127.0.0.4", "127.0.0.5"
+
+
+@pytest.fixture(scope="module")
+def silent() -> Iterator[tuple[str, int]]:
+    """A node that takes connections and says nothing: its kernel answers, and nobody reads."""
+    with socket.create_server((HOST, 0), backlog=1024) as listener:
+        yield listener.getsockname()
+
+
+@pytest.fixture(scope="module")
+def nginx(silent: tuple[str, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    """nginx before the silent node."""
+    with Nginx(tmp_path_factory.mktemp("silent"), [silent]) as nginx:
+        yield nginx
+
+
+@pytest.fixture(scope="module")
+def deserted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    """nginx before two nodes that are not there."""
+    with Nginx(tmp_path_factory.mktemp("deserted"), [(HOST, free_port()), (HOST, free_port())]) as nginx:
+        yield nginx
+
+
+def check_problem(status: int, headers: dict[str, str], body: bytes) -> dict[str, Any]:
+    """The document, which says the same as the head."""
+    assert headers["content-type"] == PROBLEM, body
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["server"] == "nginx"
+    assert "strict-transport-security" in headers
+    document: dict[str, Any] = orjson.loads(body)
+    assert document.keys() == {"type", "title", "status", "detail", "request_id"}
+    assert document["status"] == status
+    assert document["title"] != "Error"
+    assert document["request_id"] == headers["x-request-id"]
+    return document
+
+
+@pytest.mark.parametrize(
+    ("expected", "request_text"),
+    [
+        (400, b"GET / HTTP/1.0\r\n\r\n"),
+        (400, b"GET / HTTP/1.1\r\nHost:\r\n\r\n"),
+        (400, b"GET / HTTP/1.1\r\n\r\n"),
+        (400, b"GET /%2e%2e/x HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (400, b"G\x1bT / HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (403, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (404, b"GET /.problem HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (405, b"TRACE / HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (413, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 16777217\r\n\r\n"),
+        (414, b"GET /?" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (431, b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 9000 + b"\r\n\r\n"),
+        (501, b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: br\r\n\r\n"),
+    ],
+)
+def test_a_refusal_is_a_problem_document(nginx: Nginx, expected: int, request_text: bytes) -> None:
+    """Status and words are those of the refusal."""
+    with nginx.connect(PATIENCE_SECONDS) as sock:
+        sock.sendall(request_text)
+        status, headers, body = receive(sock)
+
+    assert status == expected
+    check_problem(status, headers, body)
+
+
+def test_plain_http_is_refused(nginx: Nginx) -> None:
+    """Without a redirect: a token in that request has been seen by everybody."""
+    with socket.create_connection((nginx.host, nginx.port), PATIENCE_SECONDS) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        status, headers, body = receive(sock)
+
+    assert status == 400
+    check_problem(status, headers, body)
+
+
+def test_without_a_node_clients_are_told_to_come_again(deserted: Nginx) -> None:
+    """Also once nginx has given the nodes up for a while."""
+    with deserted.client() as client:
+        for _ in range(8):
+            response = client.get("/healthz")
+            assert response.status_code == 502
+            assert int(response.headers["retry-after"]) > 0
+            check_problem(502, dict(response.headers), response.content)
+
+
+def test_every_refusal_of_nginx_has_its_words() -> None:
+    """Each status that is turned into a document is in the table of their words."""
+    text = (ROOT / "deploy" / "nginx.conf").read_text()
+    turned = {int(code) for line in re.findall(r"error_page ([0-9 ]+) /.problem", text) for code in line.split()}
+    worded = {int(code) for code in re.findall(r"^ +([0-9]{3}) '\"title\"", text, re.MULTILINE)}
+
+    # It knows this one as 494.
+    assert worded - turned == {431}
+    assert turned - worded == set()
+
+
+def passed_on(nginx: Nginx, node: tuple[str, int]) -> int:
+    """How many requests are on their way to ``node``."""
+    workers = [psutil.Process(pid) for pid in nginx.workers()]
+    return sum(each.raddr == node for worker in workers for each in worker.net_connections())
+
+
+@pytest.mark.parametrize(
+    ("address", "paths", "limit"),
+    [(STREAMER, [EVENTS, DOWNLOAD], 300), (WAITER, ["/", "/workflows/w/jobs/j/logs"], 200)],
+    ids=["streams", "other requests"],
+)
+def test_one_address_has_so_many_answers_under_way_and_no_more(
+    nginx: Nginx, silent: tuple[str, int], address: str, paths: list[str], limit: int
+) -> None:
+    """The machine's own and other addresses are not held back by it."""
+    heads = [f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths]
+    with ExitStack() as stack:
+        for number in range(limit):
+            head = heads[number % len(heads)]
+            stack.enter_context(nginx.connect(PATIENCE_SECONDS, address)).sendall(head)
+        # nginx has several workers, which do not go on in the order in which the requests were sent.
+        wait_until(lambda: passed_on(nginx, silent) >= limit, PATIENCE_SECONDS, "all are passed on")
+        sock = stack.enter_context(nginx.connect(PATIENCE_SECONDS, address))
+        sock.sendall(heads[0])
+        status, headers, body = receive(sock)
+
+        other = stack.enter_context(nginx.connect(0.2))
+        other.sendall(heads[0])
+        with pytest.raises(TimeoutError):
+            other.recv(1)
+    assert status == 429
+    assert int(headers["retry-after"]) > 0
+    check_problem(status, headers, body)
+
+
+def test_one_address_has_so_many_requests_and_no_more(nginx: Nginx) -> None:
+    """A crowd that reconnects is served, a flood is not."""
+    request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+    statuses: list[int] = []
+    with nginx.connect(PATIENCE_SECONDS, FLOODER) as sock, nginx.connect(PATIENCE_SECONDS) as own:
+        while 429 not in statuses and len(statuses) < 900:
+            sock.sendall(request)
+            statuses.append(receive(sock)[0])
+        sock.sendall(request)
+        status, headers, body = receive(sock)
+        own.sendall(request)
+        assert receive(own)[0] == 403
+
+    assert statuses.index(429) >= 400
+    assert status == 429
+    check_problem(status, headers, body)
+
+
+def test_a_flood_of_streams_that_are_reset_is_ended(nginx: Nginx) -> None:
+    """HTTP/2's rapid reset (CVE-2023-44487): the connection is closed, and others are served."""
+    context = ssl.create_default_context(cafile=str(nginx.certificate))
+    context.set_alpn_protocols(["h2"])
+    connection = h2.connection.H2Connection()
+    connection.initiate_connection()
+    head = [(":method", "GET"), (":scheme", "https"), (":authority", "x"), (":path", EVENTS)]
+    for _ in range(2_000):
+        stream = connection.get_next_available_stream_id()
+        connection.send_headers(stream, head, end_stream=True)
+        connection.reset_stream(stream)
+    received = b""
+    with (
+        socket.create_connection((nginx.host, nginx.port), PATIENCE_SECONDS) as sock,
+        context.wrap_socket(sock, server_hostname=nginx.host) as encrypted,
+        suppress(ConnectionError),
+    ):
+        encrypted.sendall(connection.data_to_send())
+        while data := encrypted.recv(65_536):
+            received += data
+    with nginx.client() as client:
+        assert client.get("/metrics").status_code == 403
+
+    assert REFUSED.search(received)

@@ -1,0 +1,109 @@
+"""Two runners, a frozen runner, a runner that is killed: what the log and its viewers say of them."""
+
+import secrets
+import signal
+import sys
+import threading
+from typing import Any
+
+import httpx
+import redis
+
+from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.sse import Decoder, Event
+from chronoverse.store import Store
+from tests.support.commands import chronoverse, starting
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+#: Prints a line at once, then one every 0.2 s until it is ended; a test that fails leaves it for 60 s at most.
+TICKING = (sys.executable, "-uc", "import time\nfor i in range(300): print('tick', i); time.sleep(0.2)")
+
+
+def events(service: Service, job: JobRef) -> list[Event]:
+    """The whole stream of a job, until the server closes it."""
+    url = f"{service.url}/workflows/{job.workflow_id}/jobs/{job.job_id}/events?wait=20"
+    headers = {"Authorization": f"Bearer {service.token()}"}
+    return list(Decoder().feed(httpx.get(url, headers=headers, timeout=60).content))
+
+
+def entries(service: Service, job: JobRef) -> list[Any]:
+    """The raw log."""
+    with redis.Redis(unix_socket_path=f"{service.data_dir}/server.sock") as client:
+        found: Any = client.xrange(f"chronoverse:{{{job.workflow_id}}}:{job.job_id}:log")
+        return list(found)
+
+
+def test_of_two_runners_of_one_job_one_is_refused(embedded_service: Service) -> None:
+    """HELD: the second says so, exits with 75 and does not start its command."""
+    # An id of its own, so that the test can be tried again.
+    job = JobRef("runners", f"two-{secrets.token_hex(4)}")
+    first = starting(embedded_service, "run", "--workflow", *(job.workflow_id, "--job", job.job_id, "--"), *TICKING)
+    wait_until(lambda: bool(entries(embedded_service, job)), 20, "the first runner publishes")
+    second = chronoverse(
+        embedded_service, "run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "never"
+    )
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=20)
+
+    assert second.returncode == 75
+    assert second.stdout == b""
+    assert b"another live runner" in second.stderr
+    assert first.returncode == 128 + signal.SIGTERM
+    assert not any(b"never" in fields.get(b"message", b"") for _, fields in entries(embedded_service, job))
+
+
+def test_a_runner_frozen_for_twice_its_lease_is_lost_and_fenced(embedded_service: Service) -> None:
+    """A watching viewer has the job declared LOST; the woken runner adds nothing behind the terminal entry."""
+    job = JobRef("runners", "frozen")
+    runner = starting(
+        embedded_service,
+        *("run", "--workflow", job.workflow_id, "--job", job.job_id, "--"),
+        *TICKING,
+        CHRONOVERSE_LEASE_SECONDS="2",
+    )
+    wait_until(lambda: bool(entries(embedded_service, job)), 20, "the runner publishes")
+    seen: list[Event] = []
+    viewer = threading.Thread(target=lambda: seen.extend(events(embedded_service, job)))
+    viewer.start()
+    runner.send_signal(signal.SIGSTOP)
+    viewer.join(20)
+    at_the_end = entries(embedded_service, job)
+    runner.send_signal(signal.SIGCONT)
+    said: list[bytes] = []
+    reader = threading.Thread(target=lambda: said.extend(runner.stderr or ()))
+    reader.start()
+    wait_until(lambda: any(b"publishing stopped" in line for line in said), 20, "the woken runner says it is fenced")
+    runner.send_signal(signal.SIGTERM)
+    runner.wait(20)
+    reader.join()
+    for pipe in (runner.stdout, runner.stderr):
+        assert pipe is not None
+        pipe.close()
+
+    assert [event.event for event in seen][-2:] == ["job", "error"]
+    assert seen[-1].data == "runner lost: nothing heard from it for 2 s"
+    assert '"status":"LOST"' in seen[-2].data
+    assert at_the_end[-1][1][b"status"] == b"LOST"
+    assert entries(embedded_service, job) == at_the_end
+
+
+def test_a_killed_runner_leaves_all_its_lines_and_a_lost_job(embedded_service: Service, embedded_store: Store) -> None:
+    """What it published stays; the follower exits with 74; a status read alone declares it too."""
+    job = JobRef("runners", "killed")
+    runner = starting(
+        embedded_service,
+        *("run", "--workflow", job.workflow_id, "--job", job.job_id, "--"),
+        *TICKING,
+        CHRONOVERSE_LEASE_SECONDS="2",
+    )
+    wait_until(lambda: len(entries(embedded_service, job)) >= 3, 20, "the runner publishes")
+    before = entries(embedded_service, job)
+    runner.kill()
+    runner.communicate()
+    wait_until(lambda: bool((found := embedded_store.look(job)) and found.end), 10, "the job is declared LOST")
+    followed = chronoverse(embedded_service, "logs", "-f", job.workflow_id, job.job_id)
+
+    assert entries(embedded_service, job)[: len(before)] == before
+    assert followed.returncode == 74
+    assert followed.stdout.startswith(b"tick 0\ntick 1\ntick 2\n")

@@ -1,0 +1,71 @@
+"""Sharing a limited amount between subjects."""
+
+import pytest
+
+from chronoverse.errors import AtCapacity, ShareUsed
+from chronoverse.web.http.shares import Shares
+
+
+def test_one_subject_can_hold_half() -> None:
+    """A subject that is alone gets half of the total and not more."""
+    shares = Shares(100, "tests")
+    for _ in range(5):
+        shares.take("a", 10)
+
+    with pytest.raises(ShareUsed, match="this token uses all that it may have at a time for tests"):
+        shares.take("a", 10)
+    assert shares.held == 50
+
+
+def test_a_newcomer_finds_room_beside_a_greedy_subject() -> None:
+    """What a greedy subject leaves is enough for others, one after the other."""
+    shares = Shares(120, "tests")
+    for subject, amount in (("a", 60), ("b", 30), ("c", 15)):
+        shares.take(subject, amount)
+        with pytest.raises(ShareUsed):
+            shares.take(subject, 1)
+
+    shares.take("d", 7)
+
+
+def test_an_amount_that_does_not_fit_is_refused_without_blame() -> None:
+    """A subject that holds nothing is not told that it has used its share."""
+    shares = Shares(10, "tests")
+    shares.take("a", 5)
+
+    with pytest.raises(AtCapacity, match="others use all"):
+        shares.take("b", 4)
+
+
+def test_what_is_given_back_can_be_taken_again() -> None:
+    """A hold ends with its block, also when the block fails."""
+    shares = Shares(10, "tests")
+    with pytest.raises(ZeroDivisionError), shares.hold("a", 5):
+        1 / 0  # noqa: B018 - the failure is the point
+
+    assert shares.held == 0
+    with shares.hold("b", 5):
+        assert shares.held == 5
+
+
+def test_a_check_takes_nothing() -> None:
+    """It raises what taking would raise."""
+    shares = Shares(10, "tests")
+    shares.check("a", 5)
+    with pytest.raises(AtCapacity):
+        shares.check("a", 6)
+    shares.take("a", 5)
+    with pytest.raises(ShareUsed):
+        shares.check("a", 1)
+
+    assert shares.held == 5
+
+
+def test_there_is_always_room_for_nothing() -> None:
+    """Also for a subject that holds more than what others have left free."""
+    shares = Shares(100, "tests")
+    shares.take("a", 50)
+    shares.take("b", 25)
+
+    shares.check("a", 0)
+    shares.take("a", 0)

@@ -1,0 +1,84 @@
+"""One service on one store for all tests that do it no harm."""
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import Door, Stream
+from tests.support.nginx import Nginx
+from tests.support.servers import RedisServer, running
+from tests.support.service import Service, serving
+
+#: Of a module that is to hold both for streams that write to their sockets themselves and for those gunicorn writes.
+both_ways = pytest.mark.parametrize("service", [None, "gevent"], indirect=True, ids=["outlet", "gunicorn"])
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The shared service's store."""
+    with running(tmp_path_factory.mktemp("store")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def service(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer
+) -> Iterator[Service]:
+    """The shared service: one worker, a heartbeat a second. Its parameter, if any, is gunicorn's worker class."""
+    directory, worker_class = tmp_path_factory.mktemp("service"), getattr(request, "param", None)
+    with serving(directory, redis_server.url, worker_class=worker_class, heartbeat_seconds=1) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory: pytest.TempPathFactory, service: Service) -> Iterator[Nginx]:
+    """The configuration that we ship, before the shared service."""
+    with Nginx(tmp_path_factory.mktemp("nginx"), [(service.host, service.port)]) as nginx:
+        yield nginx
+
+
+@pytest.fixture(params=["direct", "nginx"])
+def door(request: pytest.FixtureRequest, service: Service) -> Door:
+    """The shared service, and the same through nginx."""
+    door: Door = service if request.param == "direct" else request.getfixturevalue("nginx")
+    return door
+
+
+@pytest.fixture(scope="session")
+def auth(service: Service) -> dict[str, str]:
+    """The header of somebody who may do anything."""
+    return {"Authorization": f"Bearer {service.token()}"}
+
+
+@pytest.fixture
+def client(service: Service, auth: dict[str, str]) -> Iterator[httpx.Client]:
+    """Ordinary requests of somebody who may do anything."""
+    with httpx.Client(base_url=service.url, headers=auth, timeout=10) as client:
+        yield client
+
+
+@pytest.fixture
+def job(redis_server: RedisServer) -> Foreign:
+    """A job of its own for every test, of which nothing is written yet."""
+    return Foreign(redis_server.url, f"wf_{next(_numbers)}", "job_1")
+
+
+@pytest.fixture
+def open_stream(service: Service, auth: dict[str, str]) -> Iterator[Callable[..., Stream]]:
+    """Opens event streams of the shared service, and hangs up at the end."""
+    opened: list[Stream] = []
+
+    def open_stream(job: Foreign, query: str = "", **headers: str) -> Stream:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        stream = Stream(service, f"{job.path}/events{query}", {**auth, **named})
+        opened.append(stream)
+        return stream
+
+    yield open_stream
+    for stream in opened:
+        stream.close()

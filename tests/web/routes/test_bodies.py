@@ -1,0 +1,439 @@
+"""Bodies that stall, that are many, or that are made to keep the worker busy: they are nobody else's problem."""
+
+import contextlib
+import gc
+import gzip
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, Final
+
+import gevent
+import gevent.event
+import gevent.socket
+import httpx
+import orjson
+import pytest
+from flask import Flask, Request
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import BadRequest, HTTPException, RequestTimeout
+from werkzeug.test import EnvironBuilder
+
+from chronoverse.errors import AtCapacity, ShareUsed
+from chronoverse.web.http import problems
+from chronoverse.web.http.bodies import HELD_BODIES, MAX_MARKS, READ_BYTES, SMALL_BYTES, SMALL_HELD_BYTES, Bodies
+from chronoverse.web.http.event_loop import let_others
+from chronoverse.web.http.publish_schemas import LinesBody
+from tests.web.routes.foreign import TIMESTAMP, Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, request_bytes
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+#: The service's defaults.
+MAX_BODY: Final = 8 * 2**20
+MAX_LINE: Final = 65_536
+#: Seconds within which a runner is answered whatever others do.
+PROMPT_SECONDS: Final = 0.3
+#: Seconds of its own time that the worker may spend on a body before others have a turn. 8 MiB parse in 15 ms, and in
+#: more on a machine that does other things as well.
+TURN_SECONDS: Final = 0.1
+RUNNER: Final = "0" * 32
+#: What an append is read with.
+SCHEMA: Final = LinesBody.of(MAX_LINE)
+
+
+def append_bytes(lines: list[str], token: str = RUNNER) -> bytes:
+    """The body of an append."""
+    whole = [{"timestamp": TIMESTAMP, "message": message, "stream": "stdout"} for message in lines]
+    return orjson.dumps({"token": token, "attempt": 1, "first": 1, "lines": whole})
+
+
+# What stalls
+
+
+class Stalled:
+    """Connections that each send a whole append but for its last bytes, and then nothing. Close them."""
+
+    def __init__(self, service: Service, token: str, workflow_id: str) -> None:
+        self._service = service
+        self._token = token
+        self._target = f"/workflows/{workflow_id}/jobs/stalled/logs".encode()
+        self._sockets: list[socket.socket] = []
+
+    def send(self, body: bytes, *headers: bytes) -> socket.socket:
+        """One more."""
+        lines = [b"Content-Type: application/json", b"Content-Length: %d" % (len(body) + 8), *headers]
+        sock = self._service.connect(PATIENCE_SECONDS)
+        self._sockets.append(sock)
+        # One that is refused may be told so before it has sent everything.
+        with contextlib.suppress(OSError):
+            sock.sendall(request_bytes(self._target, self._token, *lines, method=b"POST") + body)
+        return sock
+
+    def __enter__(self) -> "Stalled":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for sock in self._sockets:
+            sock.close()
+
+
+@pytest.mark.parametrize("connections", [8, 64])
+@pytest.mark.parametrize("zipped", [True, False], ids=["gzip", "plain"])
+def test_stalled_bodies_of_one_token_keep_no_other_token_from_publishing(
+    service: Service, client: httpx.Client, job: Foreign, connections: int, zipped: bool
+) -> None:
+    """The other token's appends of 1 MiB and its renewals are answered at once."""
+    runner = secrets.token_hex(16)
+    assert client.post(f"{job.path}/attempts", json={"token": runner}).status_code == 200
+    # In all what a worker may hold, plain or, but for the last bytes, inflated.
+    body = gzip.compress(b" " * (MAX_BODY - READ_BYTES) + os.urandom(READ_BYTES))[:-8]
+    body = body if zipped else b" " * (HELD_BODIES * MAX_BODY // connections - 8)
+    coding = [b"Content-Encoding: gzip"] if zipped else []
+    first, seconds = 1, []
+    with Stalled(service, service.token("evil", subject="mallory"), "evil") as stalled:
+        threads = [threading.Thread(target=stalled.send, args=(body, *coding)) for _ in range(connections)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for count in (1, 0, 16, 0, 16):
+            lines = [{"timestamp": TIMESTAMP, "message": "x" * MAX_LINE, "stream": "stdout"}] * count
+            started = time.monotonic()
+            response = client.post(
+                f"{job.path}/logs", json={"token": runner, "attempt": 1, "first": first, "lines": lines}
+            )
+            seconds.append(time.monotonic() - started)
+            assert response.status_code == 200, response.text
+            first += count
+
+    # The first may meet 64 MiB of the others on their way.
+    assert max(seconds[1:]) < PROMPT_SECONDS
+
+
+def test_the_stalling_token_itself_is_told_so_and_may_still_renew(service: Service, job: Foreign) -> None:
+    """Its long bodies are refused with 429, its short ones are not."""
+    token = service.token(job.workflow_id, subject="mallory")
+    headers = {"Authorization": f"Bearer {token}"}
+    with (
+        Stalled(service, token, job.workflow_id) as stalled,
+        httpx.Client(base_url=service.url, headers=headers, timeout=PATIENCE_SECONDS) as client,
+    ):
+        assert client.post(f"{job.path}/attempts", json={"token": RUNNER}).status_code == 200
+        for _ in range(HELD_BODIES // 2):
+            stalled.send(b" " * (MAX_BODY - 8))
+        long = append_bytes(["x" * MAX_LINE] * 100)
+        answers: list[httpx.Response] = []
+
+        def refused() -> bool:
+            answers.append(client.post(f"{job.path}/logs", content=long, headers={"Content-Type": "application/json"}))
+            return answers[-1].status_code == 429
+
+        wait_until(refused, PATIENCE_SECONDS, "the stalled bodies have come")
+        assert "this token uses all" in answers[-1].json()["detail"]
+        assert "long request bodies" in answers[-1].json()["detail"]
+        assert int(answers[-1].headers["Retry-After"]) > 0
+        renewal = {"token": RUNNER, "attempt": 1, "first": 1, "lines": []}
+        assert client.post(f"{job.path}/logs", json=renewal).status_code == 200
+
+
+# The same at the reader itself, with less time
+
+
+class Dripping:
+    """A body that comes in small pieces, with ``pause`` seconds before each."""
+
+    def __init__(self, pieces: int, size: int = 1, pause: float = 0) -> None:
+        self._pieces, self._size, self._pause = pieces, size, pause
+
+    def read(self, count: int = -1) -> bytes:
+        gevent.sleep(self._pause)
+        self._pieces -= 1
+        return b" " * self._size if self._pieces >= 0 else b""
+
+
+def request(stream: Any, **headers: str) -> Request:
+    """A request with ``stream`` as its chunked body."""
+    builder = EnvironBuilder("/", method="POST", content_type="application/json", headers=Headers(headers))
+    return Request(builder.get_environ() | {"wsgi.input": stream, "wsgi.input_terminated": True})
+
+
+def refusal(bodies: Bodies, stream: Any, subject: str = "ada", **headers: str) -> Exception:
+    """What a body is refused with; one that was read whole is refused, too, since nothing here is JSON."""
+    incoming = request(stream, **headers)
+    with pytest.raises((HTTPException, AtCapacity, ShareUsed)) as refused, bodies.json(incoming, subject, SCHEMA):
+        pass
+    return refused.value
+
+
+def status(bodies: Bodies, stream: Any, subject: str = "ada") -> int | None:
+    """The status that it is refused with by HTTP itself."""
+    error = refusal(bodies, stream, subject)
+    return error.code if isinstance(error, HTTPException) else None
+
+
+def test_a_body_that_does_not_come_is_given_up() -> None:
+    """With 408, after a time that is counted from the beginning."""
+    assert status(Bodies(1000, receive_seconds=0.2), Dripping(1000, pause=0.01)) == 408
+
+
+def test_a_body_that_stalls_is_given_up_sooner() -> None:
+    """With 408, after the time that the next bytes have."""
+    started = time.monotonic()
+
+    assert status(Bodies(1000, read_seconds=0.1), Dripping(2, pause=5)) == 408
+    assert time.monotonic() - started < 1
+
+
+def test_the_connection_of_a_body_that_stalls_is_read_no_more() -> None:
+    """So the server closes it after its answer, although the client holds on."""
+    ours, peers = gevent.socket.socketpair()
+    with ours, peers:
+        stalled = request(Dripping(2, pause=5))
+        stalled.environ["gunicorn.socket"] = ours
+        bodies = Bodies(1000, read_seconds=0.1)
+        with pytest.raises(RequestTimeout), bodies.json(stalled, "ada", SCHEMA):
+            pass
+
+        assert ours.recv(1) == b""
+        ours.sendall(b"the answer")
+        assert peers.recv(100) == b"the answer"
+
+
+class Kept:
+    """A body of ``size`` bytes that have all come, but for its end, which comes when ``released`` is set."""
+
+    def __init__(self, size: int, released: gevent.event.Event) -> None:
+        self._left = size
+        self._released = released
+
+    def read(self, count: int = -1) -> bytes:
+        if not self._left:
+            self._released.wait()
+        size = min(count, self._left)
+        self._left -= size
+        return b" " * size
+
+
+@contextlib.contextmanager
+def kept(bodies: Bodies, sizes: list[int], subjects: list[str]) -> Iterator[None]:
+    """Has bodies of ``sizes`` bytes lie with ``bodies`` for the length of the block, as far as there is room."""
+    released = gevent.event.Event()
+    greenlets = [
+        gevent.spawn(refusal, bodies, Kept(size, released), subject)
+        for size, subject in zip(sizes, subjects, strict=True)
+    ]
+    # One turn of the event loop for each slice, and one to begin.
+    for _ in range(max(sizes) // READ_BYTES + 2):
+        let_others()
+    yield
+    released.set()
+    gevent.joinall(greenlets, raise_error=True)
+
+
+def test_a_token_has_a_share_of_the_memory_for_bodies() -> None:
+    """It is told when it has used that up, and another token's bodies fit all the same, then and afterwards."""
+    limit = 2**20
+    bodies = Bodies(limit)
+    with kept(bodies, [limit] * HELD_BODIES, ["ada"] * HELD_BODIES):
+        assert isinstance(refusal(bodies, Dripping(16, limit // 16), "ada"), ShareUsed)
+        assert status(bodies, Dripping(16, limit // 16), "bob") == 400
+
+    assert status(bodies, Dripping(16, limit // 16), "ada") == 400
+
+
+def test_short_bodies_fit_beside_any_number_of_long_ones() -> None:
+    """Even where a crowd of tokens has taken all the memory for long bodies."""
+    limit = 2**20
+    bodies = Bodies(limit)
+    with kept(bodies, [limit] * 100, [f"token {number}" for number in range(100)]):
+        error = refusal(bodies, Dripping(16, limit // 16), "ada")
+        assert isinstance(error, AtCapacity | ShareUsed)
+        assert "long request bodies" in str(error)
+        assert status(bodies, Dripping(4, SMALL_BYTES // 4), "ada") == 400
+
+
+def test_short_bodies_are_bounded_too() -> None:
+    """A token whose short bodies all stall is told so, and leaves room for others."""
+    bodies = Bodies(2**20)
+    half = SMALL_HELD_BYTES // SMALL_BYTES // 2
+    with kept(bodies, [SMALL_BYTES] * half, ["ada"] * half):
+        assert isinstance(refusal(bodies, Dripping(1), "ada"), ShareUsed)
+        assert status(bodies, Dripping(2, SMALL_BYTES // 2), "bob") == 400
+
+
+def test_nothing_is_inflated_before_it_is_whole() -> None:
+    """A bomb that breaks off is not even known to be one."""
+    bomb = gzip.compress(bytes(2**20))
+
+    error = refusal(Bodies(1000), Broken([bomb[:-1]]), Content_Encoding="gzip")
+    assert isinstance(error, HTTPException)
+    assert (error.code, error.description) == (400, "the body broke off")
+
+
+class Broken:
+    """A body of some ``parts``, after which the server's reader fails with an error of its own."""
+
+    def __init__(self, parts: list[bytes]) -> None:
+        self._parts = parts
+
+    def read(self, count: int = -1) -> bytes:
+        if not self._parts:
+            raise RuntimeError
+        return self._parts.pop(0)
+
+
+def test_a_broken_off_body_is_refused() -> None:
+    """Whatever error the server's reader has for it."""
+    assert status(Bodies(1000), Broken([])) == 400
+
+
+def test_a_worker_that_is_full_says_of_what() -> None:
+    """With 503 and the words of the error, whatever it is that is full."""
+    app = Flask(__name__)
+    problems.register(app)
+
+    @app.route("/")
+    def full() -> str:
+        raise AtCapacity("others use all that this worker has for long request bodies")
+
+    response = app.test_client().get("/")
+    assert response.status_code == 503
+    assert response.get_json()["detail"] == "others use all that this worker has for long request bodies"
+
+
+# What keeps a worker busy
+
+
+def repeated(unit: bytes, before: bytes = b"", behind: bytes = b"") -> bytes:
+    """As many of ``unit`` as a body may have."""
+    return before + unit * ((MAX_BODY - len(before) - len(behind)) // len(unit)) + behind
+
+
+def in_lines(unit: bytes) -> bytes:
+    """A valid append of 500 lines with ``unit`` again and again as their message, spelled as it is here."""
+    head = b'{"timestamp":"%b","stream":"stdout","message":"' % TIMESTAMP.encode()
+    line = head + unit * (16_000 // len(unit)) + b'"}'
+    return b'{"token":"%b","attempt":1,"first":1,"lines":[%b]}' % (RUNNER.encode(), b",".join([line] * 500))
+
+
+SHAPES: Final = {
+    "empty texts": repeated(b'"",', b"[", b"1]"),
+    "quotation marks": repeated(b'"'),
+    "brackets": repeated(b"["),
+    "nested": b"[" * 1000 + b"]" * 1000,
+    "numbers": repeated(b"1,", b"[", b"1]"),
+    "a long number": repeated(b"1"),
+    "a long fraction": repeated(b"1", b"0."),
+    "blanks": repeated(b" "),
+    "escaped quotation marks": repeated(b'\\"', b'["', b'"]'),
+    "backslashes": repeated(b"\\\\", b'["', b'"]'),
+    "long keys": b"{" + b",".join(b'"%d%b":1' % (number, b"k" * 2**20) for number in range(7)) + b"}",
+    "many keys": b"{" + b",".join(b'"%d":1' % number for number in range(MAX_MARKS // 3 - 1)) + b"}",
+    "lines of escapes": in_lines(b"\\u0000"),
+    "lines of pairs": in_lines(b"\\ud83d\\ude00"),
+    "lines of JSON": in_lines(b'[{\\"a\\":[],\\"b\\":\\"[{,\\"},'),
+    "lines of emoji": in_lines("\U0001f642".encode()),
+}
+
+
+@pytest.fixture
+def frozen() -> Iterator[None]:
+    """Garbage is looked for as in a worker: not among what is there already."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("frozen")
+@pytest.mark.parametrize("zipped", [True, False], ids=["gzip", "plain"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_body_keeps_the_worker_from_others(shape: str, zipped: bool) -> None:
+    """Between any two turns of the event loop there is no more of the worker's own time than parsing 8 MiB takes."""
+    body = gzip.compress(SHAPES[shape], 1) if zipped else SHAPES[shape]
+    headers = {"Content_Encoding": "gzip"} if zipped else {}
+    parts = [body[start : start + 16_384] for start in range(0, len(body), 16_384)]
+    longest, last = 0.0, time.thread_time()
+
+    def read() -> None:
+        incoming = request(Parts(parts), **headers)
+        with contextlib.suppress(BadRequest), Bodies(MAX_BODY).json(incoming, "ada", SCHEMA):
+            pass
+
+    reading = gevent.spawn(read)
+    while not reading.ready():
+        gevent.sleep(0)
+        now = time.thread_time()
+        longest, last = max(longest, now - last), now
+
+    reading.get()
+    assert longest < TURN_SECONDS
+
+
+class Parts:
+    """A body in ``parts``."""
+
+    def __init__(self, parts: list[bytes]) -> None:
+        self._parts = iter(parts)
+
+    def read(self, count: int = -1) -> bytes:
+        return next(self._parts, b"")
+
+
+def test_a_body_of_a_few_kilobytes_disturbs_nobody(service: Service, client: httpx.Client, job: Foreign) -> None:
+    """It inflates to 8 MiB of empty texts; the service answers others meanwhile."""
+    body = gzip.compress(SHAPES["empty texts"])
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    statuses: list[int] = []
+
+    def post() -> None:
+        with httpx.Client(base_url=service.url, headers=dict(client.headers), timeout=PATIENCE_SECONDS) as own:
+            statuses.append(own.post(f"{job.path}/logs", content=body, headers=headers).status_code)
+
+    with ExitStack() as stack:
+        for _ in range(4):
+            thread = threading.Thread(target=post)
+            thread.start()
+            stack.callback(thread.join)
+        seconds = list(answered(client, lambda: len(statuses) == 4))
+
+    assert statuses == [400] * 4
+    assert max(seconds) < PROMPT_SECONDS
+
+
+def answered(client: httpx.Client, over: Any) -> Iterator[float]:
+    """How long each answer took, once and until it is ``over``."""
+    while True:
+        started = time.monotonic()
+        assert client.get("/healthz").status_code == 200
+        yield time.monotonic() - started
+        if over():
+            return
+
+
+def test_structure_is_told_from_text_across_slices() -> None:
+    """An append whose texts look like structure passes, wherever a slice of it ends."""
+    text = '\\"[{,' * 500 + "\\"
+    for shift in range(8):
+        body = append_bytes(["x" * shift + text] * 100)
+        with Bodies(MAX_BODY).json(request(Parts([body])), "ada", SCHEMA) as read:
+            assert len(read["lines"]) == 100
+
+
+# What is wrong with it is told in a few words
+
+
+@pytest.mark.parametrize("shape", ["long keys", "many keys"])
+def test_an_answer_does_not_repeat_what_was_sent(client: httpx.Client, job: Foreign, shape: str) -> None:
+    """The first few unknown members are named, by the beginning of their names."""
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    response = client.post(f"{job.path}/logs", content=gzip.compress(SHAPES[shape]), headers=headers)
+
+    assert response.status_code == 400
+    assert len(response.content) < 8192
+    assert len(response.json()["errors"]) == 10
+    assert response.json()["detail"].endswith("more")

@@ -1,0 +1,218 @@
+"""Other people's clients: all of them read the same lines from a log that was written to confuse them."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import httpx_sse
+import orjson
+import pytest
+import sseclient
+from ld_eventsource import SSEClient
+from ld_eventsource.config import ConnectStrategy
+
+from chronoverse.client.client import Client
+from chronoverse.joblog.values import JobRef, Line
+from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
+from tests.web.routes.wire import blocks
+from tests.support.service import Service
+
+CLIENTS: Final = Path(__file__).parents[2] / "clients"
+#: Seconds that any client may take for ten megabytes.
+PATIENCE_SECONDS: Final = 30
+#: Bytes of a piece of a long line.
+PIECE_BYTES: Final = 65_536
+
+#: One line each, as a hostile job writes it.
+HOSTILE: Final[list[bytes]] = [
+    b"",
+    b" ",
+    b"  two spaces before, two behind  ",
+    b"\r",
+    b"\r\n",
+    b"a\rb\r\nc\r",
+    b"a\n\nevent: end\ndata: x",
+    b'\n\nevent: end\ndata: {"status":"stream_ended"}\nid: 999999\n\n',
+    b"data: x",
+    b"data:",
+    b"event: end",
+    b"event: error",
+    b"id: 999",
+    b"id: 1\x000",
+    b"retry: 1",
+    b": a comment",
+    b":",
+    b"\xef\xbb\xbfa byte order mark first",
+    b"NUL \x00 in between",
+    bytes(range(32)),
+    bytes(range(127, 160)),
+    "".join(map(chr, range(127, 161))).encode(),
+    "line\u2028paragraph\u2029next\u0085tab\x0bfeed\x0cend".encode(),
+    b"no UTF-8: \xff\xfe\x80 \xc3( \xe2\x82 \xf0\x9f\x99",
+    b"overlong: \xc0\xaf \xe0\x80\xaf",
+    b"beyond: \xf4\x90\x80\x80",
+    rb"a lone surrogate as text: \ud800 \udfff",
+    b"a lone surrogate as bytes: \xed\xa0\x80 \xed\xbf\xbf",
+    b"a pair of them as bytes: \xed\xa0\xbd\xed\xb8\x80",
+    "noncharacters \ufffe \uffff and beyond \U0001f642 \U0010ffff".encode(),
+    rb'quotes " \" and backslashes \ \\ \n \u0000',
+    b"</script><!-- <img src=x onerror=alert(1)>",
+    b"\x1b[2J\x1b]0;title\x07\x1b]52;c;aGk=\x07",
+    ("right to left \u202e\u2066 combining a" + "\u0301" * 50).encode(),
+]
+#: The lines of the job: the hostile ones, a giant cut into pieces, many blank ones, and one to see that it is over.
+GIANT: Final = ("0123456789abcde\u00e9" * 640_000).encode()[: 10 * 2**20]
+PIECES: Final = [GIANT[start : start + PIECE_BYTES] for start in range(0, len(GIANT), PIECE_BYTES)]
+WRITTEN: Final = [*HOSTILE, *PIECES, *[b""] * 1000, b"the last"]
+
+#: What a client says of a stream: each line's id and message.
+Lines = list[tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def written(service: Service) -> Foreign:
+    """The job, finished."""
+    job = Foreign(str(service.redis_url), "clients", "hostile")
+    partial = range(len(HOSTILE) + 1, len(HOSTILE) + len(PIECES))
+    commands: list[tuple[str | bytes, ...]] = []
+    for number, message in enumerate(WRITTEN, 1):
+        fields = ("timestamp", TIMESTAMP, "message", message, "stream", "stdout")
+        more = ("partial", "1") if number in partial else ()
+        commands.append(("XADD", job.key, f"{number}-0", *fields, *more))
+    ask_all(str(service.redis_url), commands)
+    job.last = len(WRITTEN)
+    return job.end()
+
+
+@pytest.fixture(scope="module")
+def expected() -> Lines:
+    """What every client must read: bytes that are no UTF-8 replaced once, by the service."""
+    return [(str(number), message.decode("utf-8", "replace")) for number, message in enumerate(WRITTEN, 1)]
+
+
+def message(data: str) -> str:
+    """The message in a log event's data."""
+    found: str = orjson.loads(data)["message"]
+    return found
+
+
+def curl(url: str, token: str) -> Lines:
+    """The bytes themselves, cut at the blank lines."""
+    command = ["curl", "--silent", "--no-buffer", "--max-time", str(PATIENCE_SECONDS), "-H", "@-", url]
+    body = subprocess.run(command, input=f"Authorization: Bearer {token}".encode(), capture_output=True, check=True)
+    return [(block["id"], block["data"]["message"]) for block in blocks(body.stdout) if block["event"] == "log"]
+
+
+def httpx_sse_client(url: str, token: str) -> Lines:
+    """httpx-sse."""
+    headers = {"Authorization": f"Bearer {token}"}
+    with (
+        httpx.Client(timeout=PATIENCE_SECONDS) as client,
+        httpx_sse.connect_sse(client, "GET", url, headers=headers) as source,
+    ):
+        return [(event.id, message(event.data)) for event in source.iter_sse() if event.event == "log"]
+
+
+def sseclient_py(url: str, token: str) -> Lines:
+    """sseclient-py, over httpx."""
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx.stream("GET", url, headers=headers, timeout=PATIENCE_SECONDS) as response:
+        events = sseclient.SSEClient(response.iter_bytes()).events()
+        return [(str(event.id), message(event.data)) for event in events if event.event == "log"]
+
+
+def launchdarkly(url: str, token: str) -> Lines:
+    """launchdarkly-eventsource, which would reconnect at the end unless it is told to stop."""
+    strategy = ConnectStrategy.http(url, headers={"Authorization": f"Bearer {token}"})
+    client = SSEClient(strategy)
+    found: Lines = []
+    for event in client.events:
+        if event.event == "end":
+            break
+        if event.event == "log":
+            found.append((str(event.last_event_id), message(event.data)))
+    client.close()
+    return found
+
+
+def ours(url: str, token: str) -> Lines:
+    """The client of ``chronoverse logs -f``."""
+    base, _, path = url.partition("/workflows/")
+    workflow_id, _, job_id, _ = path.split("/")
+    client = Client(base, token)
+    items = [*client.follow(JobRef(workflow_id, job_id))]
+    client.close()
+    return [(str(item.sequence_num), item.message) for item in items if isinstance(item, Line)]
+
+
+def node(script: str) -> Callable[[str, str], Lines]:
+    """A client of npm's, run by ``script``."""
+
+    def read(url: str, token: str) -> Lines:
+        _need(shutil.which("node") is not None, "Node.js is not installed")
+        _need((CLIENTS / "node_modules").is_dir(), "npm install --prefix tests/clients was not run")
+        environ = os.environ | {"STREAM_URL": url, "STREAM_TOKEN": token}
+        command = ["node", str(CLIENTS / script)]
+        done = subprocess.run(command, env=environ, capture_output=True, timeout=PATIENCE_SECONDS, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        return [tuple(orjson.loads(line)) for line in done.stdout.split(b"\n") if line]
+
+    return read
+
+
+def _need(there: bool, reason: str) -> None:
+    """Skips, but fails where nothing may be missing."""
+    if not there:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        pytest.param(curl, id="curl"),
+        pytest.param(httpx_sse_client, id="httpx-sse"),
+        pytest.param(sseclient_py, id="sseclient-py"),
+        pytest.param(launchdarkly, id="launchdarkly-eventsource"),
+        pytest.param(ours, id="chronoverse"),
+        pytest.param(node("eventsource.mjs"), id="eventsource"),
+        pytest.param(node("parser.mjs"), id="eventsource-parser"),
+    ],
+)
+def test_every_client_reads_the_same_lines(
+    service: Service, written: Foreign, expected: Lines, client: Callable[[str, str], Lines]
+) -> None:
+    """Each line's id and message, none missing, none made up."""
+    found = client(f"{service.url}{written.path}/events", service.token("clients"))
+
+    assert len(found) == len(expected)
+    different = [
+        (number, pair) for number, pair in enumerate(zip(found, expected, strict=True), 1) if pair[0] != pair[1]
+    ]
+    assert not different, ascii(different)[:2000]
+
+
+def test_history_tells_the_same_lines(client: httpx.Client, written: Foreign, expected: Lines) -> None:
+    """In pages, without a stream's framing."""
+    found: Lines = []
+    following: str | None = f"{written.path}/logs?limit=500"
+    while following:
+        response = client.get(following)
+        found += [(str(line["sequence_num"]), line["message"]) for line in response.json()["logs"]]
+        following = response.links.get("next", {}).get("url")
+
+    assert found == expected
+
+
+def test_the_pieces_of_a_giant_line_are_marked(client: httpx.Client, written: Foreign) -> None:
+    """All but the last: put together they are the line again."""
+    page: list[dict[str, Any]] = []
+    while len(page) < len(PIECES):
+        offset, limit = len(HOSTILE) + len(page), len(PIECES) - len(page)
+        page += client.get(f"{written.path}/logs?offset={offset}&limit={limit}").json()["logs"]
+
+    assert [line.get("partial", False) for line in page] == [True] * (len(PIECES) - 1) + [False]
+    assert sum(len(line["message"].encode()) for line in page) >= len(GIANT)

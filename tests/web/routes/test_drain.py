@@ -1,0 +1,190 @@
+"""A worker that is told to go: streams end spread out, nobody new is taken, and it has gone in time. And its limits."""
+
+import http.client
+import itertools
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from signal import SIGTERM
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from chronoverse.auth.tokens import mint
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, Door, Stream, receive, request_bytes
+from tests.support.nginx import Nginx
+from tests.support.servers import RedisServer
+from tests.support.service import SECRET, Service, serving
+from tests.support.waiting import wait_until
+
+DRAIN_SECONDS: Final = 2
+PROBLEM: Final = "application/problem+json"
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def job(redis_server: RedisServer) -> Foreign:
+    """A job of its own for every test, with three lines."""
+    return Foreign(redis_server.url, "drain", f"job_{next(_numbers)}").lines(["x"] * 3)
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
+    """A service with small shares, which drains for two seconds."""
+    with serving(
+        tmp_path_factory.mktemp("limited"),
+        redis_server.url,
+        drain_seconds=DRAIN_SECONDS,
+        max_streams_per_token=30,
+        max_streams_per_address=3,
+    ) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def behind(tmp_path_factory: pytest.TempPathFactory, limited: Service) -> Iterator[Nginx]:
+    """nginx before it."""
+    with Nginx(tmp_path_factory.mktemp("nginx"), [(limited.host, limited.port)]) as nginx:
+        yield nginx
+
+
+def token(subject: str) -> str:
+    """A token of somebody's."""
+    return mint(SECRET, subject, ("logs:read",), ("*",), 600, time.time())
+
+
+def watch(door: Door, job: Foreign, subject: str, address: str) -> Stream:
+    """A stream of ``subject``, as it says from ``address``: a proxy on this machine is believed, a client is not."""
+    told = {"X-Forwarded-For": address, "Forwarded": f"for={address}"}
+    return Stream(door, f"{job.path}/events", {"Authorization": f"Bearer {token(subject)}", **told})
+
+
+def test_an_address_has_its_share_and_others_have_theirs(limited: Service, job: Foreign) -> None:
+    """429 with a time to come back, early; a place that is given back can be had again."""
+    refused = 'chronoverse_streams_refused_total{reason="address"}'
+    with ExitStack() as stack:
+        first = [stack.enter_context(watch(limited, job, f"s{n}", "192.0.2.1")) for n in range(3)]
+        before = limited.metric(refused)
+        fourth = stack.enter_context(watch(limited, job, "s4", "192.0.2.1")).wait_end()
+        other = stack.enter_context(watch(limited, job, "s4", "192.0.2.2")).wait_for(b"id: 3\n\n")
+
+        assert (fourth.status, fourth.headers["content-type"]) == (429, PROBLEM)
+        assert int(fourth.headers["retry-after"]) > 0
+        assert other.status == 200
+        assert limited.metric(refused) == before + 1
+
+        first[0].close()
+        wait_until(lambda: limited.metric("chronoverse_streams_open") == 3, PATIENCE_SECONDS, "one has left")
+        assert stack.enter_context(watch(limited, job, "s4", "192.0.2.1")).wait_for(b"id: 3\n\n").status == 200
+
+
+class From:
+    """nginx, as a client comes to it from ``address``, another one of this machine's."""
+
+    def __init__(self, nginx: Nginx, address: str) -> None:
+        self.url, self.verify = nginx.url, nginx.verify
+        self.logs = nginx.logs
+        self.connect = partial(nginx.connect, source=address)
+
+
+def test_behind_nginx_an_address_is_the_clients_own(limited: Service, behind: Nginx, job: Foreign) -> None:
+    """Whatever a client says of itself, it is neither nginx's nor anybody else's share that it uses up."""
+    with ExitStack() as stack:
+
+        def came(address: str, said: str, subject: str) -> Stream:
+            return stack.enter_context(watch(From(behind, address), job, subject, said))
+
+        for number in range(3):
+            came("127.0.0.3", f"192.0.2.{number}", f"n{number}").wait_for(b"id: 3\n\n")
+        assert came("127.0.0.3", "192.0.2.9", "n4").wait_end().status == 429
+        assert came("127.0.0.4", "127.0.0.3", "n5").wait_for(b"id: 3\n\n").status == 200
+    wait_until(lambda: limited.metric("chronoverse_streams_open") == 0, PATIENCE_SECONDS, "all have left")
+    assert "client=127.0.0.4" in limited.logs()
+    assert "192.0.2.9" not in limited.logs()
+
+
+@pytest.mark.parametrize("name", ["direct", "nginx"])
+def test_a_token_has_its_share_from_wherever_it_comes(limited: Service, behind: Nginx, job: Foreign, name: str) -> None:
+    """Counted by its subject: a fresh token is no fresh share."""
+
+    def come(subject: str, number: int) -> Stream:
+        door = limited if name == "direct" else From(behind, f"127.0.1.{number}")
+        return stack.enter_context(watch(door, job, subject, f"198.51.100.{number}"))
+
+    with ExitStack() as stack:
+        for number in range(1, 31):
+            come("ada", number).wait_for(b"id: 3\n\n")
+        refused = come("ada", 99).wait_end()
+        assert (refused.status, refused.headers["content-type"]) == (429, PROBLEM)
+        assert int(refused.headers["retry-after"]) > 0
+        assert come("bob", 99).wait_for(b"id: 3\n\n").status == 200
+        assert httpx.get(f"{limited.url}/healthz").status_code == 200
+    wait_until(lambda: limited.metric("chronoverse_streams_open") == 0, PATIENCE_SECONDS, "all have left")
+
+
+def answer(sock: socket.socket, target: str, *lines: bytes) -> tuple[int, dict[str, str], bytes]:
+    """One request on a connection that stays open."""
+    request = request_bytes(target.encode(), token("late"), *lines).replace(b"Connection: close\r\n", b"")
+    sock.sendall(request)
+    return receive(sock)
+
+
+def test_a_drain(limited: Service, job: Foreign) -> None:
+    """All that is promised of one, in one: it takes its time."""
+    address = (limited.host, limited.port)
+    with ExitStack() as stack:
+        streams = [stack.enter_context(watch(limited, job, f"d{n}", f"203.0.113.{n}")) for n in range(20)]
+        for stream in streams:
+            stream.wait_for(b"id: 3\n\n")
+        kept = http.client.HTTPConnection(*address, timeout=PATIENCE_SECONDS)
+        stack.callback(kept.close)
+        kept.request("GET", "/readyz")
+        assert kept.getresponse().read() == b'{"status":"ready"}\n'
+        # Accepted before, asked on afterwards.
+        open_ones = [stack.enter_context(socket.create_connection(address, PATIENCE_SECONDS)) for _ in range(3)]
+        wait_until(lambda: limited.metric("chronoverse_streams_open") == 20, PATIENCE_SECONDS, "all are there")
+        limited.signal(SIGTERM)
+        start = time.monotonic()
+        ends: list[float] = []
+        waiting = list(streams)
+        while waiting and time.monotonic() < start + DRAIN_SECONDS + 3:
+            ends += [time.monotonic() - start for stream in waiting if stream.ended]
+            waiting = [stream for stream in waiting if not stream.ended]
+            if ends and open_ones:
+                _no_longer(answer(open_ones.pop(), "/readyz"))
+            time.sleep(0.01)
+            if open_ones and len(open_ones) < 3 and time.monotonic() > start + 1.2:
+                _no_longer(answer(open_ones.pop(), f"{job.path}/events"))
+                _no_longer(answer(open_ones.pop(), f"{job.path}/events", b"Last-Event-ID: 3"))
+        # An idle connection is closed, so that no proxy sends its next request there.
+        assert kept.sock is None or kept.sock.recv(1) == b""
+        assert limited.wait(DRAIN_SECONDS + 3) == 0
+        assert time.monotonic() - start < DRAIN_SECONDS + 3
+
+    assert not open_ones
+    assert len(ends) == 20
+    assert max(ends) - min(ends) > DRAIN_SECONDS / 2
+    assert max(sum(at <= end < at + 0.5 for end in ends) for at in ends) <= 10
+    retries = set()
+    for stream in streams:
+        assert not stream.cut
+        last = stream.blocks()[-1]
+        assert list(last) == ["retry"]
+        retries.add(int(last["retry"]))
+    assert len(retries) > 10
+    assert min(retries) >= 1000
+    assert max(retries) <= 5000
+    assert "why=drain" in limited.logs()
+    assert "Traceback" not in limited.logs()
+
+
+def _no_longer(answered: tuple[int, dict[str, str], Any]) -> None:
+    status, headers, _ = answered
+    assert (status, headers["content-type"]) == (503, PROBLEM)
+    assert int(headers["retry-after"]) > 0
+    assert headers["connection"] == "close"

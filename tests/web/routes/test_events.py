@@ -1,0 +1,203 @@
+"""``/events``: the bytes of the published page, and where a stream starts."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from tests.web.routes.conftest import both_ways
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import Door, Stream
+from tests.support.service import Service
+
+pytestmark = both_ways
+
+OpenStream = Callable[..., Stream]
+
+#: Written by hand from the wire contract, not by the code.
+GOLDEN: Final = Path(__file__).parents[2] / "data" / "published.sse"
+#: The published page's own example, cut to one line of each kind but ``stdout``'s two, and numbered without holes.
+PAGE: Final = GOLDEN.with_name("published-page.sse")
+#: What every HTTP answer has beside the headers of the contract.
+TRANSPORT: Final = {"server", "date", "connection", "transfer-encoding", "x-request-id"}
+
+
+@pytest.fixture
+def published(job: Foreign) -> Foreign:
+    """The published page's example."""
+    job.line("Starting workflow execution", timestamp="2026-03-03T10:00:05.123Z")
+    job.line("Loading configuration", timestamp="2026-03-03T10:00:06.456Z")
+    job.line("Warning: deprecated option used", "stderr", timestamp="2026-03-03T10:00:07.789Z")
+    return job.end("COMPLETED", 0, "timestamp", "2026-03-03T10:15:30.123Z")
+
+
+@pytest.fixture
+def ten(job: Foreign) -> Foreign:
+    """Ten lines, the odd ones on stdout, the even ones on stderr, and the end, whose number is 11."""
+    return job.lines([f"line {number}" for number in range(1, 11)], ("stdout", "stderr")).end()
+
+
+def test_the_published_example_comes_out_byte_for_byte(client: httpx.Client, published: Foreign) -> None:
+    """Only the client's reconnection time, which is drawn for each connection, is made equal first."""
+    body = client.get(f"{published.path}/events").content
+
+    assert re.sub(rb"retry: [1-5]\d{3}\n", b"retry: 0000\n", body) == GOLDEN.read_bytes()
+
+
+def test_what_is_added_to_the_published_example_takes_nothing_away(client: httpx.Client, published: Foreign) -> None:
+    """Without the ``job`` blocks and the ``id`` and ``retry`` fields the page's own bytes are left."""
+    body = client.get(f"{published.path}/events").content
+    body = re.sub(rb"event: job\ndata: .*\n\n", b"", body)
+
+    assert re.sub(rb"(id|retry): \d+\n", b"", body) == PAGE.read_bytes()
+
+
+def test_the_headers_are_those_of_the_contract(client: httpx.Client, ten: Foreign) -> None:
+    """No more and no fewer, and the number that the stream starts after."""
+    headers = client.get(f"{ten.path}/events?offset=7").headers
+
+    assert {name: value for name, value in headers.items() if name not in TRANSPORT} == {
+        "content-type": "text/event-stream; charset=utf-8",
+        "cache-control": "no-cache, no-transform",
+        "x-accel-buffering": "no",
+        "x-content-type-options": "nosniff",
+        "last-event-id": "7",
+    }
+
+
+def test_the_reconnection_time_differs_between_connections(client: httpx.Client, ten: Foreign) -> None:
+    """A crowd that was cut off at once does not come back at once."""
+    times = {client.get(f"{ten.path}/events?offset=10").content.split(b"\n")[2] for _ in range(8)}
+
+    assert len(times) > 1
+    assert all(re.fullmatch(rb"retry: ([1-4]\d{3}|5000)", time) for time in times)
+
+
+@pytest.mark.parametrize(
+    ("query", "start", "expected"),
+    [
+        ("", 0, range(1, 11)),
+        ("?offset=0", 0, range(1, 11)),
+        ("?offset=7", 7, (8, 9, 10)),
+        ("?offset=0000000000007", 7, (8, 9, 10)),
+        ("?offset=10", 10, ()),
+        ("?offset=latest", 10, ()),
+        ("?tail=0", 10, ()),
+        ("?tail=3", 7, (8, 9, 10)),
+        ("?tail=10", 0, range(1, 11)),
+        ("?tail=999999999999999", 0, range(1, 11)),
+        ("?stream=stdout", 0, (1, 3, 5, 7, 9)),
+        ("?stream=stderr&offset=7", 7, (8, 10)),
+        ("?stream=stdout&tail=2", 6, (7, 9)),
+        ("?stream=stderr&tail=2", 7, (8, 10)),
+        ("?stream=stderr&tail=99", 0, (2, 4, 6, 8, 10)),
+        ("?wait=5", 0, range(1, 11)),
+    ],
+)
+def test_a_stream_starts_where_it_is_asked_to(
+    open_stream: OpenStream, ten: Foreign, query: str, start: int, expected: Any
+) -> None:
+    """The lines from there on, each once and in order, then the end; the header tells the start."""
+    stream = open_stream(ten, query).wait_end()
+
+    # Under a filter the start may be anywhere before the first line of the stream.
+    first = next(iter(expected), 11)
+    assert start <= int(stream.headers["last-event-id"]) < first
+    assert stream.numbers() == list(expected)
+    assert stream.blocks()[-1] == {"event": "end", "data": {"status": "stream_ended"}, "id": "11"}
+    assert not stream.cut
+
+
+def test_what_a_filter_skips_still_moves_the_cursor(open_stream: OpenStream, job: Foreign) -> None:
+    """A block with nothing but an id, so that a reconnect does not read the skipped lines again."""
+    job.lines(["out"]).lines(["err"] * 5, ("stderr",))
+    stream = open_stream(job, "?stream=stdout").wait_for(b"\n\nid: 6\n\n")
+
+    assert stream.numbers() == [1]
+
+
+@pytest.mark.parametrize("query", ["", "?offset=2", "?offset=latest", "?tail=9", "?offset=99&stream=stderr"])
+def test_the_last_event_id_wins(open_stream: OpenStream, ten: Foreign, query: str) -> None:
+    """Over whatever the address says: a browser's reconnect repeats that."""
+    stream = open_stream(ten, query, Last_Event_ID="7").wait_end()
+
+    assert stream.headers["last-event-id"] == "7"
+    assert stream.numbers() == ([8, 10] if "stderr" in query else [8, 9, 10])
+
+
+@pytest.mark.parametrize("last_event_id", ["11", "12", "999999999999999"])
+def test_a_reconnect_at_or_past_the_end_is_told_to_stop(client: httpx.Client, ten: Foreign, last_event_id: str) -> None:
+    """204 ends an EventSource for good."""
+    response = client.get(f"{ten.path}/events", headers={"Last-Event-ID": last_event_id})
+
+    assert (response.status_code, response.content) == (204, b"")
+
+
+def test_a_reconnect_before_the_end_gets_the_end(open_stream: OpenStream, ten: Foreign) -> None:
+    """The last line was seen, the end was not."""
+    stream = open_stream(ten, Last_Event_ID="10").wait_end()
+
+    assert [block.get("event") for block in stream.blocks()] == ["connected", "job", "job", "end"]
+
+
+@pytest.mark.parametrize(("status", "exit_code"), [("FAILED", 3), ("CANCELED", 130)])
+def test_every_verdict_ends_with_end(open_stream: OpenStream, job: Foreign, status: str, exit_code: int) -> None:
+    """The ``job`` block before it says how it went."""
+    job.lines(["x"]).end(status, exit_code)
+    last, end = open_stream(job).wait_end().blocks()[-2:]
+
+    assert (last["data"]["status"], last["data"]["exit_code"]) == (status, exit_code)
+    assert end["event"] == "end"
+
+
+def test_a_lost_job_ends_with_an_error_that_stops_the_client(
+    open_stream: OpenStream, client: httpx.Client, job: Foreign
+) -> None:
+    """The error has the end's id, so that the next reconnect is 204."""
+    job.lines(["x"])
+    job.add("2-0", "event", "end", "status", "LOST")
+    error = open_stream(job).wait_end().blocks()[-1]
+
+    assert error == {"event": "error", "data": "runner lost: nothing heard from it for 30 s", "id": "2"}
+    assert client.get(f"{job.path}/events", headers={"Last-Event-ID": "2"}).status_code == 204
+
+
+def test_a_job_without_lines_has_only_an_end(open_stream: OpenStream, job: Foreign) -> None:
+    """Its number is 1."""
+    stream = open_stream(job.end()).wait_end()
+
+    assert stream.blocks()[-1]["id"] == "1"
+    assert stream.numbers() == []
+
+
+def test_head_says_the_headers_and_starts_nothing(service: Service, client: httpx.Client, job: Foreign) -> None:
+    """Of a job that still runs, so that a stream would stay open."""
+    job.line("x")
+    response = client.head(f"{job.path}/events?offset=1")
+
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert response.headers["last-event-id"] == "1"
+    assert service.metric("chronoverse_streams_open") == 0
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE"])
+def test_other_methods_are_named_the_allowed_ones(client: httpx.Client, ten: Foreign, method: str) -> None:
+    """405 with ``Allow``."""
+    response = client.request(method, f"{ten.path}/events")
+
+    assert response.status_code == 405
+    assert {"GET", "HEAD"} <= set(re.split(r",\s*", response.headers["allow"])) <= {"GET", "HEAD", "OPTIONS"}
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_a_compressing_client_is_streamed_to_all_the_same(door: Door, auth: dict[str, str], job: Foreign) -> None:
+    """Nothing waits for a compressor's buffer to fill."""
+    job.line("x")
+    with Stream(door, f"{job.path}/events", {**auth, "Accept-Encoding": "gzip, br"}) as stream:
+        stream.wait_for(b"id: 1\n\n")
+
+    assert "content-encoding" not in stream.headers

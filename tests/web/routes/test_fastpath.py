@@ -1,0 +1,185 @@
+"""The short way into ``/events`` and the long one give the same answers, byte for byte."""
+
+import re
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+import httpx
+import pytest
+import redis
+
+from chronoverse.web.streaming.fastpath import meaning
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream
+from tests.support.servers import RedisServer
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+OpenStream = Callable[..., Stream]
+
+#: An escaped digit means the same, and leads the long way.
+SHORT: Final = "wait=5"
+LONG: Final = "wait=%35"
+
+
+@pytest.fixture
+def watched(job: Foreign, open_stream: OpenStream) -> Foreign:
+    """Ten lines of a job that goes on, and somebody who watches it already."""
+    job.lines([f"line {number}" for number in range(1, 11)], ("stdout", "stderr"))
+    open_stream(job).wait_for(b"id: 10\n\n")
+    return job
+
+
+@pytest.fixture
+def ended(job: Foreign, client: httpx.Client) -> Foreign:
+    """A job that has ended after ten lines, and that somebody has just looked at."""
+    job.lines([f"line {number}" for number in range(1, 11)], ("stdout", "stderr")).end("FAILED", 3)
+    assert client.head(f"{job.path}/events").status_code == 200
+    return job
+
+
+@pytest.fixture
+def answer(service: Service, job: Foreign) -> Callable[..., bytes]:
+    """The bytes of an answer until they contain ``until``, without what differs from one to the next."""
+
+    def answer(query: str, token: str | None, until: bytes, *lines: str) -> bytes:
+        head = [f"GET {job.path}/events?{query} HTTP/1.1", "Host: localhost", *lines]
+        if token is not None:
+            head.append(f"Authorization: Bearer {token}")
+        found = b""
+        with socket.create_connection((service.host, service.port), PATIENCE_SECONDS) as sock:
+            sock.sendall("\r\n".join([*head, "", ""]).encode())
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while until not in found:
+                more = sock.recv(65_536)
+                found += more
+                assert more, f"hung up: {found!r}"
+                assert time.monotonic() < deadline, found
+        found = found[: found.index(until) + len(until)].replace(b"2\r\n:\n\r\n", b"")
+        # Chunks may be cut anywhere: the head and the frames are compared.
+        found = re.sub(rb"(?m)^[0-9a-f]+\r\n|\r\n(?=[0-9a-f]+\r\n|\Z)", b"", found)
+        found = re.sub(rb"(?m)^(Date|X-Request-ID): .*\r\n", rb"\1\r\n", found)
+        return re.sub(rb'retry: \d+|"request_id":"\w+"', b"", found)
+
+    return answer
+
+
+@pytest.fixture
+def ways(service: Service, answer: Callable[..., bytes]) -> Callable[..., tuple[bytes, bytes]]:
+    """What the short way leads to, and the long one."""
+
+    def ways(query: str, lines: list[str], until: bytes) -> tuple[bytes, bytes]:
+        queries = ["&".join(filter(None, [query, way])) for way in (SHORT, LONG)]
+        short, long = (answer(each, service.token(), until, *lines) for each in queries)
+        return short, long
+
+    return ways
+
+
+@pytest.mark.parametrize(
+    ("query", "lines", "until"),
+    [
+        ("", [], b"id: 10\n\n"),
+        ("", ["Last-Event-ID: 4"], b"id: 10\n\n"),
+        ("", ["Last-Event-ID: "], b"id: 10\n\n"),
+        ("", ["Last-Event-ID: 10"], b'"last_sequence_num":10'),
+        ("offset=7", [], b"id: 10\n\n"),
+        ("offset=7", ["Last-Event-ID: 8"], b"id: 10\n\n"),
+        ("offset=latest", [], b'"last_sequence_num":10'),
+        ("tail=3", [], b"id: 10\n\n"),
+        ("tail=2&stream=stderr", [], b"id: 10\n\n"),
+        ("stream=stdout", [], b"id: 10\n\n"),
+        ("", ["X-Request-ID: mine"], b"id: 10\n\n"),
+        ("", ["X-Request-ID: not mine"], b"id: 10\n\n"),
+        ("", ["Last-Event-ID: +4"], b'"errors"'),
+        ("offset=+7", [], b'"errors"'),
+        ("offset=7&offset=8", [], b'"errors"'),
+        ("offset=7&tail=8", [], b'"errors"'),
+        ("nonsense=1", [], b'"errors"'),
+    ],
+)
+@pytest.mark.usefixtures("watched")
+def test_both_ways_lead_to_the_same(
+    ways: Callable[..., tuple[bytes, bytes]], query: str, lines: list[str], until: bytes
+) -> None:
+    """Wherever the stream starts, and whatever is refused."""
+    short, long = ways(query, lines, until)
+
+    assert short == long
+
+
+@pytest.mark.parametrize(
+    ("query", "lines", "until"),
+    [
+        ("", [], b"\r\n0\r\n\r\n"),
+        ("", ["Last-Event-ID: 4"], b"\r\n0\r\n\r\n"),
+        ("", ["Last-Event-ID: 10"], b"\r\n0\r\n\r\n"),
+        ("", ["Last-Event-ID: 11"], b"\r\n\r\n"),
+        ("offset=latest", [], b"\r\n0\r\n\r\n"),
+        ("offset=11", [], b"\r\n0\r\n\r\n"),
+        ("tail=3", [], b"\r\n0\r\n\r\n"),
+        ("tail=2&stream=stderr", [], b"\r\n0\r\n\r\n"),
+        ("stream=stdout", [], b"\r\n0\r\n\r\n"),
+    ],
+)
+@pytest.mark.usefixtures("ended")
+def test_both_ways_lead_to_the_same_when_the_job_has_ended(
+    ways: Callable[..., tuple[bytes, bytes]], query: str, lines: list[str], until: bytes
+) -> None:
+    """To its end, or to nothing where all of it is known already."""
+    short, long = ways(query, lines, until)
+
+    assert short == long
+    assert short.startswith(b"HTTP/1.1 204 " if lines == ["Last-Event-ID: 11"] else b"HTTP/1.1 200 ")
+
+
+@pytest.mark.usefixtures("ended")
+def test_of_a_crowd_that_comes_to_an_ended_job_few_look_at_it(
+    service: Service, redis_server: RedisServer, answer: Callable[..., bytes]
+) -> None:
+    """When it comes. At the end each does, for what was redacted meanwhile."""
+    token, viewers = service.token(), 20
+
+    def looks() -> int:
+        with redis.Redis.from_url(redis_server.url, protocol=2) as store:
+            store.config_resetstat()
+            for _ in range(viewers):
+                answer(SHORT, token, b"\r\n0\r\n\r\n")
+            return int(store.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+    wait_until(lambda: looks() < 1.5 * viewers, PATIENCE_SECONDS, "half of them need not look")
+
+
+@pytest.mark.usefixtures("watched")
+def test_nobody_comes_in_the_short_way_who_may_not(service: Service, answer: Callable[..., bytes]) -> None:
+    """No token, one that is none, one without the scope, one for another workflow."""
+    refused = [
+        (None, b" 401 "),
+        ("a.b.c", b" 401 "),
+        (service.token(scopes=["logs:write"]), b" 403 "),
+        (service.token("wf_other"), b" 404 "),
+    ]
+
+    assert all(status in answer(SHORT, token, status)[:20] for token, status in refused)
+
+
+@pytest.mark.parametrize(
+    ("query", "meant"),
+    [
+        ("", {"wait": 0}),
+        ("offset=latest", {"wait": 0, "offset": "latest"}),
+        ("tail=5&wait=300", {"wait": 300, "tail": 5}),
+        ("wait=301", None),
+        ("wait=%35", None),
+        ("offset=1&offset=1", None),
+        ("offset=1&tail=1", None),
+        ("offset", None),
+        ("&", None),
+        ("token=abc", None),
+    ],
+)
+def test_only_a_plain_query_is_understood(query: str, meant: dict[str, object] | None) -> None:
+    """All else is for the application to judge."""
+    assert meaning(query) == meant

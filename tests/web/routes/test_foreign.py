@@ -1,0 +1,243 @@
+"""Logs that a foreign runner got wrong: what can be shown is shown, what cannot is named, and nothing stops."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream
+from tests.support.servers import RedisServer
+from tests.support.service import Service
+
+OpenStream = Callable[..., Stream]
+
+LINE = ("timestamp", TIMESTAMP, "message", "x", "stream", "stdout")
+
+
+def replayed_and_live(open_stream: OpenStream, job: Foreign, write: Callable[[], object]) -> list[Stream]:
+    """A viewer who is there while ``write`` happens to the job, and one who comes when the job is over."""
+    live = open_stream(job, "?wait=60").wait_for(b"\n\n")
+    write()
+    live.wait_end()
+    return [live, open_stream(job).wait_end()]
+
+
+def is_silent(stream: Stream) -> bool:
+    """Whether it is over, or has had nothing to say for a second."""
+    return stream.ended or b"\n:\n" in stream.body
+
+
+def named(stream: Stream, event: str) -> list[Any]:
+    """The data of all blocks of one kind."""
+    return [block["data"] for block in stream.blocks() if block.get("event") == event]
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        (("message", "x"), {"timestamp": "1970-01-01T00:00:00.000Z", "message": "x", "stream": "stdout"}),
+        (
+            ("stream", "stderr", "message", "x", "timestamp", "now"),
+            {"timestamp": "now", "message": "x", "stream": "stderr"},
+        ),
+        ((*LINE, "color", "red"), {"timestamp": TIMESTAMP, "message": "x", "stream": "stdout"}),
+        (
+            ("message", "x", "stream", "stdlog", "timestamp", TIMESTAMP),
+            {"timestamp": TIMESTAMP, "message": "x", "stream": "stdout"},
+        ),
+        (
+            ("timestamp", b"\xff", "message", b"a\x00\x1b[31m\xffb\xed\xa0\x80", "stream", "stdout"),
+            {"timestamp": "\ufffd", "message": "a\x00\x1b[31m\ufffdb\ufffd\ufffd\ufffd", "stream": "stdout"},
+        ),
+        ((*LINE, "partial", "1"), {"timestamp": TIMESTAMP, "message": "x", "stream": "stdout", "partial": True}),
+        ((*LINE, "partial", "0"), {"timestamp": TIMESTAMP, "message": "x", "stream": "stdout"}),
+        (("event", "note", *LINE), {"timestamp": TIMESTAMP, "message": "x", "stream": "stdout"}),
+    ],
+    ids=[
+        "no more than a message",
+        "another order",
+        "one field more",
+        "no such stream",
+        "bytes",
+        "partial",
+        "whole",
+        "event",
+    ],
+)
+def test_what_can_be_shown_is_shown(
+    open_stream: OpenStream, job: Foreign, fields: tuple[str | bytes, ...], shown: dict[str, Any]
+) -> None:
+    """In its place, with the lines before and behind it."""
+
+    def write() -> None:
+        job.line("before")
+        job.add("2-0", *fields)
+        job.last = 2
+        job.line("behind")
+        job.end()
+
+    for stream in replayed_and_live(open_stream, job, write):
+        assert stream.numbers() == [1, 2, 3]
+        assert named(stream, "log")[1] == shown | {"sequence_num": 2}
+
+
+@pytest.mark.parametrize(
+    "fields", [("colour", "red"), ("timestamp", TIMESTAMP, "stream", "stdout"), (b"\xff", b"\x00")]
+)
+def test_an_entry_without_a_message_is_a_gap(
+    open_stream: OpenStream, job: Foreign, fields: tuple[str | bytes, ...]
+) -> None:
+    """Its number is accounted for."""
+
+    def write() -> None:
+        job.line("before")
+        job.add("2-0", *fields)
+        job.last = 2
+        job.line("behind")
+        job.end()
+
+    for stream in replayed_and_live(open_stream, job, write):
+        assert stream.numbers() == [1, 3]
+        assert named(stream, "gap") == [{"from": 2, "to": 2, "reason": "malformed"}]
+
+
+def test_numbers_that_nobody_wrote_are_a_gap(open_stream: OpenStream, job: Foreign) -> None:
+    """The runner counted on without writing."""
+
+    def write() -> None:
+        job.line("before")
+        job.last = 5
+        job.line("behind")
+        job.end()
+
+    for stream in replayed_and_live(open_stream, job, write):
+        assert stream.numbers() == [1, 6]
+        assert named(stream, "gap") == [{"from": 2, "to": 5, "reason": "missing"}]
+
+
+def test_an_entry_between_two_numbers_stops_nobody(open_stream: OpenStream, job: Foreign) -> None:
+    """``5-1`` has no place: the lines around it come, once and in order."""
+
+    def write() -> None:
+        job.lines(["x"] * 5)
+        job.add("5-1", *LINE)
+        job.add("5-7", *LINE)
+        job.lines(["x"] * 2)
+        job.end()
+
+    for stream in replayed_and_live(open_stream, job, write):
+        assert stream.numbers() == [*range(1, 8)]
+        assert named(stream, "end")
+
+
+def test_ids_made_by_the_server_are_shown_behind_a_gap(open_stream: OpenStream, job: Foreign) -> None:
+    """``*`` makes numbers of 13 digits: the lines come, and what is not there is named."""
+
+    def write() -> None:
+        job.line("before")
+        job.add("1770000000000-0", *LINE)
+        job.add("1770000000000-1", *LINE)
+        job.add("1770000000001-0", *LINE)
+        job.add("1770000000002-0", "event", "end", "status", "COMPLETED")
+
+    for stream in replayed_and_live(open_stream, job, write):
+        assert stream.numbers() == [1, 1770000000000, 1770000000001]
+        assert named(stream, "gap") == [{"from": 2, "to": 1769999999999, "reason": "missing"}]
+        assert stream.blocks()[-1]["id"] == "1770000000002"
+
+
+@pytest.mark.parametrize("entry_id", ["1000000000000000-0", "18446744073709551615-18446744073709551615"])
+def test_an_id_beyond_all_numbers_is_named_and_not_repeated(
+    open_stream: OpenStream, job: Foreign, entry_id: str
+) -> None:
+    """It cannot be shown, and a viewer hears of it a bounded number of times."""
+    live = open_stream(job, "?wait=60").wait_for(b"\n\n")
+    job.line("before")
+    live.wait_for(b"id: 1\n\n")
+    job.add(entry_id, *LINE)
+    replay = open_stream(job).wait_for(b"id: 1\n\n")
+
+    for stream in (live, replay):
+        stream.wait_until(partial(is_silent, stream), PATIENCE_SECONDS, "silence")
+        assert stream.numbers() == [1]
+        assert len(stream.body) < 2000
+
+
+def test_nothing_behind_the_end_is_shown(
+    service: Service, open_stream: OpenStream, job: Foreign, redis_server: RedisServer
+) -> None:
+    """Not to a viewer who was there when it was written, in the same instant as the end, nor to a late one."""
+
+    def write() -> None:
+        end = ("XADD", job.key, "2-0", "event", "end", "status", "COMPLETED")
+        ask_all(
+            redis_server.url,
+            [("XADD", job.key, "1-0", *LINE), ("MULTI",), end, ("XADD", job.key, "3-0", *LINE), ("EXEC",)],
+        )
+
+    for stream in replayed_and_live(open_stream, job, write):
+        assert stream.numbers() == [1]
+        assert stream.blocks()[-1]["event"] == "end"
+    assert httpx.get(f"{service.url}/healthz", timeout=1).status_code == 200
+
+
+@pytest.mark.parametrize("exit_code", ["", "abc", "1e9", "99999999999999999999", "-1", b"\xff"])
+def test_an_odd_exit_code_does_no_harm(
+    open_stream: OpenStream, client: httpx.Client, job: Foreign, exit_code: str | bytes
+) -> None:
+    """What is no number is unknown."""
+    job.line("one")
+    job.add("2-0", "event", "end", "status", "FAILED", "exit_code", exit_code, "lines", "NaN", "dropped", "-1")
+    stream = open_stream(job).wait_end()
+
+    assert stream.blocks()[-2]["data"]["exit_code"] == (-1 if exit_code == "-1" else None)
+    assert client.get(job.path).json()["lines"] == 1
+
+
+def test_a_key_that_is_no_log_is_refused(client: httpx.Client, job: Foreign, redis_server: RedisServer) -> None:
+    """409 everywhere, with a document that says why."""
+    redis_server.ask("SET", job.key, "not a stream")
+
+    for path in ("", "/logs", "/events", "/events?wait=5"):
+        response = client.get(job.path + path)
+        assert response.status_code == 409
+        assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_a_key_that_becomes_no_log_ends_its_viewers_alone(
+    open_stream: OpenStream, job: Foreign, redis_server: RedisServer
+) -> None:
+    """The worker reads all its jobs at once: the other job's viewer must not notice."""
+    other = job.sibling("other")
+    other.line("one")
+    job.line("one")
+    watching, unlucky = open_stream(other).wait_for(b"id: 1\n\n"), open_stream(job).wait_for(b"id: 1\n\n")
+    ask_all(redis_server.url, [("DEL", job.key), ("SET", job.key, "not a stream")])
+    unlucky.wait_end(5)
+    other.line("two")
+    watching.wait_for(b"id: 2\n\n", 3)
+
+    assert unlucky.blocks()[-1]["event"] == "error"
+    assert watching.numbers() == [1, 2]
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+@pytest.mark.parametrize("key", ["jobs", "job_1:job", "job_1:lease"])
+def test_other_keys_of_the_wrong_kind_are_no_accident(
+    client: httpx.Client, job: Foreign, redis_server: RedisServer, key: str, method: str
+) -> None:
+    """Never 500."""
+    job.line("one")
+    ask_all(
+        redis_server.url,
+        [("HSET", f"chronoverse:{{{job.workflow_id}}}:job_1:job", "status", "RUNNING", "attempt", "1")],
+    )
+    wrong = f"chronoverse:{{{job.workflow_id}}}:{key}"
+    ask_all(redis_server.url, [("DEL", wrong), ("SADD", wrong, "not what it should be")])
+
+    paths = [job.path] if method == "PUT" else [job.path, f"{job.path}/logs", f"/workflows/{job.workflow_id}/jobs"]
+    answers = [client.request(method, path).status_code for path in paths]
+    assert set(answers) <= {200, 201, 409}

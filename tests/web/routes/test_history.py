@@ -1,0 +1,341 @@
+"""``/logs`` and ``/jobs``: pages that add up to the whole, in both orders, from anywhere."""
+
+import base64
+import itertools
+from collections.abc import Iterator
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import orjson
+import pytest
+
+from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
+from tests.support.servers import RedisServer
+from tests.support.service import Service
+
+STREAMS: Final = ("stdout", "stderr", "stderr")
+MESSAGES: Final = [f'line {number}: \u2028 \\ " </script> \x1b[0m ü 🙂' for number in range(1, 251)]
+#: What was written, as ``/logs`` must tell it.
+WRITTEN: Final = [
+    {"timestamp": TIMESTAMP, "message": message, "sequence_num": number, "stream": STREAMS[(number - 1) % 3]}
+    for number, message in enumerate(MESSAGES, 1)
+]
+
+
+@pytest.fixture(scope="module")
+def big(service: Service) -> Foreign:
+    """250 lines on both streams, and the end."""
+    return Foreign(str(service.redis_url), "history", "big").lines(MESSAGES, STREAMS).end()
+
+
+def pages(client: httpx.Client, path: str, key: str = "logs", at_most: int = 100) -> Iterator[list[Any]]:
+    """Every page from ``path`` on, following ``Link``, which must agree with ``cursor``."""
+    following: str | None = path
+    for _ in range(at_most):
+        if following is None:
+            return
+        response = client.get(following)
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"] == "application/json"
+        assert response.headers["cache-control"].startswith("private")
+        body = response.json()
+        yield body[key]
+        link = response.links.get("next")
+        assert (link is None) == (body["cursor"] is None)
+        following = link["url"] if link else None
+        if following:
+            assert following.startswith("/")
+            assert parse_qs(urlsplit(following).query)["cursor"] == [body["cursor"]]
+    raise AssertionError(f"no last page behind {path}")
+
+
+def everything(client: httpx.Client, path: str, key: str = "logs") -> list[Any]:
+    """All pages in a row."""
+    return [*itertools.chain.from_iterable(pages(client, path, key))]
+
+
+def numbers(client: httpx.Client, path: str) -> list[int]:
+    """The lines' numbers of all pages in a row."""
+    return [line["sequence_num"] for line in everything(client, path)]
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize(
+    ("stream", "limit"),
+    [("stdout", 1), *itertools.product((None, "stdout", "stderr"), (7, 50, 249, 250, 251, 1000))],
+)
+def test_all_pages_are_what_was_written(
+    client: httpx.Client, big: Foreign, limit: int, order: str, stream: str | None
+) -> None:
+    """Line by line, in either order, with and without a filter; only the last page may be short."""
+    query = f"limit={limit}&order={order}" + (f"&stream={stream}" if stream else "")
+    found = [*pages(client, f"{big.path}/logs?{query}")]
+
+    expected = [line for line in WRITTEN if stream in (None, line["stream"])]
+    assert [*itertools.chain(*found)] == (expected if order == "asc" else expected[::-1])
+    assert all(len(page) == limit for page in found[:-1])
+    assert len(found) <= len(expected) // limit + 1
+
+
+def test_the_default_is_a_hundred_lines_upwards(client: httpx.Client, big: Foreign) -> None:
+    """With the job's name on the page."""
+    page = client.get(f"{big.path}/logs").json()
+
+    assert list(page) == ["workflow_id", "id", "logs", "cursor"]
+    assert (page["workflow_id"], page["id"]) == ("history", "big")
+    assert page["logs"] == WRITTEN[:100]
+    assert list(page["logs"][0]) == ["timestamp", "message", "sequence_num", "stream"]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("offset=0", range(1, 251)),
+        ("offset=247", (248, 249, 250)),
+        ("offset=249", (250,)),
+        ("offset=250", ()),
+        ("offset=251", ()),
+        ("offset=999999999999999", ()),
+        ("offset=0&order=desc", ()),
+        ("offset=1&order=desc", ()),
+        ("offset=4&order=desc", (3, 2, 1)),
+        ("offset=251&order=desc", range(250, 0, -1)),
+        ("offset=999999999999999&order=desc", range(250, 0, -1)),
+        ("offset=240&stream=stdout", (241, 244, 247, 250)),
+        ("offset=10&order=desc&stream=stdout", (7, 4, 1)),
+    ],
+)
+def test_a_page_may_start_anywhere(client: httpx.Client, big: Foreign, query: str, expected: Any) -> None:
+    """Strictly after the offset, in the order asked for."""
+    assert numbers(client, f"{big.path}/logs?{query}") == list(expected)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "/workflows/history/jobs/other/logs?limit=10",
+        "/workflows/elsewhere/jobs/big/logs?limit=10",
+        "/workflows/history/jobs/big/logs?limit=10&order=desc",
+        "/workflows/history/jobs/big/logs?limit=10&stream=stdout",
+        "/workflows/history/jobs/big/logs?limit=10&offset=5",
+        "/workflows/history/jobs?limit=10",
+    ],
+)
+def test_a_cursor_is_good_for_its_own_listing_alone(
+    service: Service, client: httpx.Client, big: Foreign, other: str
+) -> None:
+    """Another job, another workflow, the other order, another filter: 400."""
+    for workflow, name in (("history", "other"), ("elsewhere", "big")):
+        if client.get(f"/workflows/{workflow}/jobs/{name}").status_code == 404:
+            Foreign(str(service.redis_url), workflow, name).lines(MESSAGES[:20]).end()
+    cursor = client.get(f"{big.path}/logs?limit=10").json()["cursor"]
+
+    assert client.get(f"{big.path}/logs?limit=10&cursor={cursor}").status_code == 200
+    response = client.get(f"{other}&cursor={cursor}")
+    assert response.status_code == 400
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+def forged(*values: object) -> str:
+    """A cursor of the right make."""
+    return base64.urlsafe_b64encode(orjson.dumps(values)).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "x",
+        "!!!!",
+        "AAAA",
+        "%00",
+        "W10",
+        "e30",
+        "bnVsbA",
+        "a" * 512,
+        "a" * 513,
+        "é",
+        forged("logs", "history", "big", "asc", None, "7"),
+        forged("logs", "history", "big", "asc", None, 7.0),
+        forged("logs", "history", "big", "asc", None, None),
+        forged("logs", "history", "big", "asc", None, True),
+        forged("logs", "history", "big", "asc", None, [7]),
+        forged("logs", "history", "big", "asc", None, -1),
+        forged("logs", "history", "big", "asc", None, 2**63),
+        forged("logs", "history", "big", "asc", None, 2**64 - 1),
+        forged("logs", "history", "big", "asc", None, 10**15),
+        forged("logs", "history", "big", "asc", None, 7, 7),
+        "[" * 500,
+        base64.urlsafe_b64encode(b"[" * 300).decode(),
+    ],
+)
+def test_a_cursor_that_is_not_ours_is_refused(client: httpx.Client, big: Foreign, cursor: str) -> None:
+    """400, whatever it is made of."""
+    assert client.get(f"{big.path}/logs", params={"cursor": cursor}).status_code == 400
+
+
+def test_a_page_of_a_running_job_is_resumed_where_it_ended(client: httpx.Client, job: Foreign) -> None:
+    """The cursor goes on to lines that were not there when it was made."""
+    job.lines(["x"] * 5)
+    page = client.get(f"{job.path}/logs?limit=3").json()
+    job.lines(["x"] * 5)
+
+    assert numbers(client, f"{job.path}/logs?limit=3&cursor={page['cursor']}") == [*range(4, 11)]
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("limit", [1, 3, 100])
+def test_pages_of_a_trimmed_log_are_what_is_left(
+    client: httpx.Client, redis_server: RedisServer, job: Foreign, order: str, limit: int
+) -> None:
+    """In both orders; the job tells where it begins."""
+    job.lines(["x"] * 20)
+    redis_server.ask("XTRIM", job.key, "MINID", "15")
+    job.end()
+
+    found = numbers(client, f"{job.path}/logs?limit={limit}&order={order}")
+    assert found == ([*range(15, 21)] if order == "asc" else [*range(20, 14, -1)])
+    assert client.get(job.path).json()["first_sequence_num"] == 15
+    assert numbers(client, f"{job.path}/logs?offset=3&limit={limit}") == [*range(15, 21)]
+    assert numbers(client, f"{job.path}/logs?offset=15&order=desc") == []
+
+
+def test_a_log_trimmed_to_nothing_is_an_empty_page(
+    client: httpx.Client, redis_server: RedisServer, job: Foreign
+) -> None:
+    """It is still there."""
+    job.lines(["x"] * 20).end()
+    redis_server.ask("XTRIM", job.key, "MAXLEN", "0")
+
+    assert numbers(client, f"{job.path}/logs") == []
+    assert numbers(client, f"{job.path}/logs?order=desc") == []
+
+
+def test_pages_leave_out_what_cannot_be_shown(client: httpx.Client, job: Foreign) -> None:
+    """Foreign entries without a message or a place, holes, and the terminal entry."""
+    job.line("one")
+    job.add("2-0", "colour", "red")
+    job.add("3-0", "message", "three")
+    job.add("3-1", "message", "no place")
+    job.add("3-2", "message", "no place")
+    job.add("6-0", "message", "six")
+    job.add("7-0", "event", "end")
+
+    for limit, (order, expected) in itertools.product((1, 2, 100), (("asc", [1, 3, 6]), ("desc", [6, 3, 1]))):
+        found = [*itertools.chain(*pages(client, f"{job.path}/logs?limit={limit}&order={order}", at_most=6))]
+        assert [line["sequence_num"] for line in found] == expected
+
+
+@pytest.mark.parametrize("path", ["", "/logs", "/logs?order=desc"])
+def test_an_unknown_job_has_no_history(client: httpx.Client, job: Foreign, path: str) -> None:
+    """404, not an empty page."""
+    assert client.get(job.path + path).status_code == 404
+
+
+def test_a_job_tells_how_it_stands(client: httpx.Client, job: Foreign) -> None:
+    """A foreign runner's XADD alone is enough."""
+    job.line("one", timestamp="2026-03-03T10:00:00.000Z")
+    running = client.get(job.path).json()
+    job.end("FAILED", 3, "timestamp", "2026-03-03T10:00:09.000Z", "dropped", "2")
+    ended = client.get(job.path).json()
+
+    names = "workflow_id id status attempt created_at started_at finished_at exit_code lines dropped"
+    assert list(ended) == [*names.split(), "first_sequence_num", "last_sequence_num"]
+    assert (running["status"], running["last_sequence_num"], running["exit_code"]) == ("RUNNING", 1, None)
+    assert running["finished_at"] is None
+    assert (ended["status"], ended["exit_code"], ended["lines"], ended["dropped"]) == ("FAILED", 3, 1, 2)
+    assert (ended["started_at"], ended["finished_at"]) == ("2026-03-03T10:00:00.000Z", "2026-03-03T10:00:09.000Z")
+
+
+def test_an_end_without_a_time_has_none(client: httpx.Client, job: Foreign) -> None:
+    """The contract's own example of a foreign runner gives none, and 1970 is not when it ended."""
+    job.line("one")
+    job.end()
+
+    finished_at = client.get(job.path).json()["finished_at"]
+    assert finished_at is None or not finished_at.startswith("1970")
+
+
+def test_registering_is_done_once(client: httpx.Client, job: Foreign) -> None:
+    """201, then 200, then the job that came of it."""
+    first, second = client.put(job.path), client.put(job.path)
+    job.line("one")
+    third = client.put(job.path)
+
+    assert [first.status_code, second.status_code, third.status_code] == [201, 200, 200]
+    assert first.json() == second.json()
+    assert (first.json()["status"], third.json()["status"]) == ("PENDING", "RUNNING")
+
+
+@pytest.fixture(scope="module")
+def listed(service: Service, redis_server: RedisServer) -> list[str]:
+    """The names of 25 jobs, newest first, three of which share a time; every fifth has failed, the others wait."""
+    workflow, names = "listing", [f"job_{number}" for number in range(25, 0, -1)]
+    headers = {"Authorization": f"Bearer {service.token()}"}
+    for name in names:
+        httpx.put(f"{service.url}/workflows/{workflow}/jobs/{name}", headers=headers)
+        number = int(name.removeprefix("job_"))
+        score = 1_770_000_000_000 + (12 if number in (13, 14) else number)
+        ask_all(redis_server.url, [("ZADD", f"chronoverse:{{{workflow}}}:jobs", str(score), name)])
+        if number % 5 == 0:
+            Foreign(redis_server.url, workflow, name).end("FAILED", 1)
+    same = ["job_14", "job_13", "job_12"]
+    return [*(name for name in names if int(name[4:]) > 14), *same, *(name for name in names if int(name[4:]) < 12)]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 25, 100])
+def test_jobs_are_listed_newest_first(client: httpx.Client, listed: list[str], limit: int) -> None:
+    """All pages together, with equal times in an order that pages agree on."""
+    jobs = everything(client, f"/workflows/listing/jobs?limit={limit}", "jobs")
+
+    assert [job["id"] for job in jobs] == listed
+    assert jobs[0] == client.get(f"/workflows/listing/jobs/{listed[0]}").json()
+
+
+@pytest.mark.parametrize("limit", [1, 2, 4, 100])
+@pytest.mark.parametrize("status", ["FAILED", "PENDING", "RUNNING"])
+def test_jobs_are_listed_by_status(client: httpx.Client, listed: list[str], status: str, limit: int) -> None:
+    """Through all pages."""
+    jobs = everything(client, f"/workflows/listing/jobs?limit={limit}&status={status}", "jobs")
+
+    failed = [name for name in listed if int(name[4:]) % 5 == 0]
+    expected = {"FAILED": failed, "PENDING": [name for name in listed if name not in failed], "RUNNING": []}
+    assert [job["id"] for job in jobs] == expected[status]
+
+
+def test_a_workflow_without_jobs_has_an_empty_list(client: httpx.Client) -> None:
+    """The workflow is whatever the token names: there is nothing that could be unknown."""
+    assert client.get("/workflows/nothing/jobs").json() == {"workflow_id": "nothing", "jobs": [], "cursor": None}
+
+
+def test_a_listing_cursor_is_bound_to_its_filter(client: httpx.Client, listed: list[str]) -> None:
+    """And to its workflow."""
+    cursor = client.get("/workflows/listing/jobs?limit=3").json()["cursor"]
+
+    assert client.get(f"/workflows/listing/jobs?limit=3&cursor={cursor}").status_code == 200
+    assert client.get(f"/workflows/listing/jobs?limit=3&status=FAILED&cursor={cursor}").status_code == 400
+    assert client.get(f"/workflows/other/jobs?limit=3&cursor={cursor}").status_code == 400
+
+
+def test_a_job_that_is_gone_leaves_the_list(client: httpx.Client, redis_server: RedisServer, job: Foreign) -> None:
+    """Its keys expired, its name is still in the index."""
+    client.put(job.path)
+    client.put(job.sibling("job_2").path)
+    redis_server.ask("DEL", f"chronoverse:{{{job.workflow_id}}}:job_1:job")
+
+    listed = everything(client, f"/workflows/{job.workflow_id}/jobs?limit=1", "jobs")
+    assert [each["id"] for each in listed] == ["job_2"]
+
+
+@pytest.mark.parametrize("status", ["failed", "DONE", "", "FAILED,LOST"])
+def test_a_status_that_is_none_is_refused(client: httpx.Client, status: str) -> None:
+    """Not an empty list."""
+    assert client.get("/workflows/listing/jobs", params={"status": status}).status_code == 400
+
+
+def test_a_page_asked_for_with_a_range_is_a_whole_page(client: httpx.Client, big: Foreign) -> None:
+    """Pages are JSON documents, and half of one is none."""
+    response = client.get(f"{big.path}/logs?limit=3", headers={"Range": "bytes=0-10"})
+
+    assert response.status_code == 200
+    assert len(response.json()["logs"]) == 3

@@ -1,0 +1,216 @@
+"""Records and objects of an archive that somebody else has written: that job answers 502, and nothing else happens."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import pytest
+
+from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.joblog.values import JobRef
+from chronoverse.store import Store
+from tests.web.routes.foreign import Foreign, ask_all
+from tests.web.routes.test_tiers import Place
+from tests.support.servers import RedisServer
+from tests.support.service import serving
+from tests.support.tools import tool
+
+#: What a small object says that it is.
+BOMB_BYTES: Final = 600 * 2**20
+#: By how much a worker may grow that meets one.
+GROWTH_BYTES: Final = 100 * 2**20
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Place]:
+    directory = tmp_path_factory.mktemp("hostile-archive")
+    store = Store(redis_server.url)
+    url = (directory / "archive").as_uri()
+    with serving(directory, redis_server.url, archive_url=url, heartbeat_seconds=1) as service:
+        place = Place(service, directory / "archive", store, "hostile_archive", (READ, WRITE, ADMIN))
+        yield place
+        place.client.close()
+    store.close()
+
+
+def archived(place: Place) -> Foreign:
+    """A job that has ended, with 300 lines of which 200 are in the archive alone."""
+    job = place.job().lines(f"line {number}" for number in range(1, 301))
+    place.seal(job, 200, trim=True)
+    return job.end()
+
+
+def record(place: Place, job: Foreign) -> dict[str, Any]:
+    (chunk,) = place.store.archived.chunks(JobRef(job.workflow_id, job.job_id))
+    known: dict[str, Any] = orjson.loads(chunk.to_json())
+    return known
+
+
+def plant(job: Foreign, url: str, text: bytes, score: int = 200) -> None:
+    """``text`` is the only record of the job's archive."""
+    key = job.key.removesuffix("log") + "archive"
+    ask_all(url, [("DEL", key), ("ZADD", key, str(score), text)])
+
+
+def renamed(name: str) -> Change:
+    return lambda known: known.update(object=name)
+
+
+def frame(place: int, value: object) -> Change:
+    """Another value at that place of each frame's row."""
+    return lambda known: [row.__setitem__(place, value) for row in known["frames"]]
+
+
+RECORDS: Final[dict[str, Change]] = {
+    "above the archive": renamed("../../outside/secret"),
+    "another workflow's": renamed("victim/job/000000000000001-000000000000200-0123456789abcdef.jsonl.zst"),
+    "another job's": renamed("hostile_archive/job_0/object"),
+    "out of its own folder": renamed("hostile_archive/job_0/../../victim/job/object"),
+    "absolute": renamed("/etc/passwd"),
+    "the folder itself": renamed(""),
+    "no text": renamed(5),  # type: ignore[arg-type]
+    "with a NUL": renamed("hostile_archive/job_0/\0"),
+    "no frames": lambda known: known.update(frames=[]),
+    "frames that are none": lambda known: known.update(frames=[1, "two", None]),
+    "frames of another kind": lambda known: known.update(frames={"1": 2}),
+    "a frame too short": lambda known: known.update(frames=[[200, 5]]),
+    "a negative size": frame(1, -5),
+    "an endless size": frame(1, 10**15 - 1),
+    "a size that is a text": frame(1, "5"),
+    "a text size that is none": frame(2, None),
+    "a negative text size": frame(2, -1),
+    "an endless text size": frame(2, 10**15 - 1),
+    "times that are none": frame(3, 5),
+    "a number beyond all": frame(0, 10**30),
+    "a broken number": frame(0, 1.5),
+    "frames downwards": lambda known: known["frames"].reverse(),
+    "another first": lambda known: known.update(first=150),
+    "a first that is none": lambda known: known.update(first=0),
+    "another last": lambda known: known.update(last=100),
+    "a last beyond": lambda known: known.update(last=10**6),
+    "no members": lambda known: known.clear(),
+}
+TEXTS: Final = {"no JSON": b"{", "a list": b"[]", "a number": b"1", "null": b"null", "empty": b"", "bytes": b"\xff\x00"}
+
+
+def statuses(place: Place, job: Foreign) -> dict[str, int]:
+    """What every route that reads the archive answers."""
+    found = {}
+    for path in (
+        "logs",
+        "logs?order=desc&offset=200",
+        "logs/search?q=line",
+        "logs/search?q=nowhere&order=desc&offset=200",
+    ):
+        answer = place.client.get(f"{job.path}/{path}")
+        found[path] = answer.status_code
+        if answer.status_code != 200:
+            assert answer.headers["Content-Type"] == "application/problem+json", path
+            assert "archive" in answer.json()["detail"], path
+    for body in ({"q": "line"}, {"from": 1, "to": 5}):
+        answer = place.client.post(f"{job.path}/logs/redact", json=body)
+        found[f"redact {body}"] = answer.status_code
+    return found
+
+
+@pytest.mark.parametrize("change", [*RECORDS, *TEXTS])
+def test_a_record_that_lies_is_502_for_its_job_alone(place: Place, change: str) -> None:
+    """Whatever route asks; other jobs are read, and no object outside of the job's folder is touched."""
+    outside = place.directory.parent / "outside" / "secret"
+    outside.parent.mkdir(exist_ok=True)
+    outside.write_bytes(b"not yours")
+    job, neighbour = archived(place), archived(place)
+    if change in TEXTS:
+        text = TEXTS[change]
+    else:
+        known = record(place, job)
+        RECORDS[change](known)
+        text = orjson.dumps(known) if change != "a number beyond all" else b'{"frames":[[1e30]]}'
+    plant(job, str(place.service.redis_url), text)
+
+    assert set(statuses(place, job).values()) == {502}
+    with place.stream(job) as stream:
+        assert stream.wait_end().blocks()[-1]["event"] == "error"
+
+    assert len(place.pages(f"{neighbour.path}/logs?limit=1000")) == 300
+    assert outside.read_bytes() == b"not yours"
+
+
+@pytest.mark.parametrize("score", [150, 250, 10**12])
+def test_a_record_under_another_number_is_502(place: Place, score: int) -> None:
+    """Or a reader would go round and round in it."""
+    job = archived(place)
+    known = record(place, job)
+    plant(job, str(place.service.redis_url), orjson.dumps(known), score)
+
+    answer = place.client.get(f"{job.path}/logs?offset=199&limit=100")
+
+    assert answer.status_code in (200, 502)
+    assert place.client.get(f"{job.path}/logs?order=desc").status_code in (200, 502)
+
+
+def test_a_record_of_another_jobs_object_shows_and_deletes_nothing(place: Place) -> None:
+    """Though the object is sound, and lies where the record says."""
+    job, victim = archived(place), archived(place)
+    known = record(place, victim)
+    plant(job, str(place.service.redis_url), orjson.dumps(known))
+
+    assert set(statuses(place, job).values()) == {502}
+
+    assert len(place.pages(f"{victim.path}/logs?limit=1000")) == 300
+    assert place.objects.get(known["object"])
+
+
+@pytest.mark.parametrize(
+    "garbage", ["../../outside/secret", "/etc/hosts", "victim/job/object", "hostile_archive/job_0/.."]
+)
+def test_names_written_down_as_garbage_lead_nowhere_else(place: Place, garbage: str) -> None:
+    """Whoever may write a job's keys can have no object deleted but the job's."""
+    outside = place.directory.parent / "outside" / "secret"
+    outside.parent.mkdir(exist_ok=True)
+    outside.write_bytes(b"not yours")
+    place.objects.put("victim/job/object", b"not yours either")
+    job = archived(place)
+    key = job.key.removesuffix("log") + "garbage"
+    ask_all(
+        str(place.service.redis_url), [("HSET", key, garbage, "1"), ("HSET", key, "x", "inf"), ("HSET", key, "y", "")]
+    )
+
+    answer = place.client.post(f"{job.path}/logs/redact", json={"from": 1, "to": 5})
+
+    assert (answer.status_code, answer.json()["pending"]) == (200, False)
+    assert outside.read_bytes() == b"not yours"
+    assert place.objects.get("victim/job/object") == b"not yours either"
+
+
+def bomb() -> bytes:
+    """A zstd frame of some 50 KB that inflates to :data:`BOMB_BYTES`."""
+    zeros = subprocess.Popen(["head", "-c", str(BOMB_BYTES), "/dev/zero"], stdout=subprocess.PIPE)
+    with zeros:
+        return subprocess.run([tool("zstd"), "-c"], stdin=zeros.stdout, check=True, capture_output=True).stdout
+
+
+def most_memory(pid: int) -> int:
+    """Bytes that a process has ever held."""
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
+
+
+def test_an_object_is_not_unpacked_beyond_what_its_record_says(place: Place) -> None:
+    """By no route: to read, to search, to download, to redact."""
+    job = archived(place)
+    packed = bomb()
+    known = record(place, job)
+    place.objects.put(known["object"], packed)
+    known["frames"] = [[200, len(packed), 5_000, "", "", 1]]
+    plant(job, str(place.service.redis_url), orjson.dumps(known))
+    (pid,) = place.service.worker_pids()
+    before = most_memory(pid)
+
+    assert set(statuses(place, job).values()) == {502}
+
+    assert most_memory(pid) - before < GROWTH_BYTES

@@ -1,0 +1,82 @@
+"""What somebody writes into one job's keys is seen by its own readers only: on a running service."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import httpx
+import pytest
+
+from tests.web.routes.foreign import Foreign, ask_all
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream
+from tests.support.servers import RedisServer
+from tests.support.service import Service, serving
+
+#: What is written to a job that somebody watches, as commands on its keys: the kind of key, the command, its arguments.
+HOSTILE: Final[dict[str, list[tuple[str, str, *tuple[str, ...]]]]] = {
+    "a lease that is no time": [("job", "HSET", "status", "RUNNING", "attempt", "1"), ("lease", "SET", "grace:zzz")],
+    "a lease that is no string": [("job", "HSET", "status", "RUNNING", "attempt", "1"), ("lease", "RPUSH", "x")],
+    "a log that is none": [("log", "DEL"), ("log", "SET", "x")],
+    "a hash that is none": [("job", "DEL"), ("job", "SET", "x")],
+    "redactions that are none": [("audit", "SET", "x"), ("job", "HSET", "redactions", "1")],
+}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
+    """A service that may declare runners lost by a store that has been up for a second."""
+    directory = tmp_path_factory.mktemp("service")
+    with serving(directory, redis_server.url, heartbeat_seconds=1, lease_seconds=1) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def auth(service: Service) -> dict[str, str]:
+    """The header of somebody who may do anything."""
+    return {"Authorization": f"Bearer {service.token()}"}
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_watched_job_with_a_hostile_key_silences_no_other(
+    service: Service, redis_server: RedisServer, auth: dict[str, str], hostile: str
+) -> None:
+    """Lines of another job come, and its viewers are told that its log is gone."""
+    name = "-".join(hostile.split())
+    sick, honest = (Foreign(redis_server.url, name, each).lines(["a line"]) for each in ("sick", "honest"))
+    with (
+        Stream(service, f"{sick.path}/events", auth) as watching,
+        Stream(service, f"{honest.path}/events", auth) as ours,
+    ):
+        for stream in (watching, ours):
+            stream.wait_for(b"id: 1\n\n")
+        commands = [(command, sick.key.replace(":log", f":{kind}"), *rest) for kind, command, *rest in HOSTILE[hostile]]
+        ask_all(redis_server.url, commands)
+        # Longer than until the next look at each of the two.
+        watching.wait_until(lambda: watching.body.count(b"\n:\n") > 2 or watching.ended, PATIENCE_SECONDS, "heartbeats")
+        honest.line("another")
+        ours.wait_for(b"id: 2\n\n")
+        ask_all(redis_server.url, [("DEL", honest.key)])
+        ours.wait_for(b"event: error\ndata: the log is gone from the store")
+
+
+def test_a_listing_names_the_jobs_that_are_jobs(
+    service: Service, redis_server: RedisServer, auth: dict[str, str]
+) -> None:
+    """Members that can be no id, and jobs whose keys are of other types, are left out."""
+    honest = Foreign(redis_server.url, "listed", "honest").lines(["a line"])
+    jobs, strange = "chronoverse:{listed}:jobs", [f"no id {number}" for number in range(3_000)]
+    ask_all(
+        redis_server.url,
+        [
+            ("ZADD", jobs, *(each for member in strange for each in ("1", member))),
+            ("ZADD", jobs, "1", b"\xff\x00", "2", "", "3", "x" * 10_000, "inf", "sick", "4", honest.job_id),
+            ("SET", "chronoverse:{listed}:sick:job", "x"),
+            ("RPUSH", "chronoverse:{listed}:settings", "x"),
+        ],
+    )
+
+    answer = httpx.get(f"{service.url}/workflows/listed/jobs?limit=10", headers=auth)
+
+    assert answer.status_code == 200
+    assert [job["id"] for job in answer.json()["jobs"]] == [honest.job_id]
+    assert answer.json()["cursor"] is None
+    assert httpx.put(f"{service.url}/workflows/listed/jobs/another", headers=auth).status_code == 201

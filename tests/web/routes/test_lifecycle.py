@@ -1,0 +1,214 @@
+"""Streams that the server ends, or that end with it: at capacity, of age, stopped, killed. Nobody misses a line."""
+
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import httpx
+import pytest
+
+from chronoverse.embedded import server as embedded
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream
+from tests.support.servers import RedisServer
+from tests.support.service import Service, is_alive, serving
+from tests.support.waiting import wait_until
+
+OPEN_STREAMS: Final = "chronoverse_streams_open"
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def job(redis_server: RedisServer) -> Foreign:
+    """A job of its own for every test, with three lines."""
+    return Foreign(redis_server.url, "lifecycle", f"job_{next(_numbers)}").lines(["x"] * 3)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
+    """A service for two streams at once, each for at most five seconds."""
+    with serving(tmp_path_factory.mktemp("small"), redis_server.url, max_streams=2, max_stream_seconds=5) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
+    """A service of two workers, for tests that kill some of it."""
+    with serving(tmp_path_factory.mktemp("pair"), redis_server.url, workers=2) as service:
+        # It serves with the first of them.
+        wait_until(lambda: len(service.worker_pids()) == 2, PATIENCE_SECONDS, "the second worker is there too")
+        yield service
+
+
+def opener(service: Service, stack: ExitStack) -> Callable[..., Stream]:
+    """Opens event streams of ``service``, to be closed with ``stack``."""
+    authorization = {"Authorization": f"Bearer {service.token()}"}
+
+    def open_stream(job: Foreign, query: str = "", **headers: str) -> Stream:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return stack.enter_context(Stream(service, f"{job.path}/events{query}", authorization | named))
+
+    return open_stream
+
+
+def resumed(stream: Stream) -> str:
+    """What a client that saw ``stream`` comes back with."""
+    ids: list[str] = [block["id"] for block in stream.blocks() if "id" in block]
+    return ids[-1]
+
+
+def test_at_capacity_streams_are_refused_and_everything_else_answers(small: Service, job: Foreign) -> None:
+    """503 with a time to come back; and there is room again once one has left."""
+    with ExitStack() as stack:
+        open_stream = opener(small, stack)
+        first = open_stream(job).wait_for(b"id: 3\n\n")
+        open_stream(job).wait_for(b"id: 3\n\n")
+        refused = open_stream(job).wait_end()
+
+        assert (refused.status, refused.headers["content-type"]) == (503, "application/problem+json")
+        assert int(refused.headers["retry-after"]) > 0
+        assert httpx.get(f"{small.url}/healthz", timeout=1).status_code == 200
+        assert httpx.get(f"{small.url}/readyz", timeout=1).status_code == 200
+
+        first.close()
+        wait_until(lambda: small.metric(OPEN_STREAMS) == 1, PATIENCE_SECONDS, "one has left")
+        assert open_stream(job).wait_for(b"id: 3\n\n").status == 200
+
+
+def test_a_refused_stream_takes_no_place(small: Service, job: Foreign) -> None:
+    """However many come to a full house."""
+    with ExitStack() as stack:
+        open_stream = opener(small, stack)
+        wait_until(lambda: small.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "nobody is watching")
+        kept = [open_stream(job).wait_for(b"id: 3\n\n") for _ in range(2)]
+        for _ in range(5):
+            assert open_stream(job).wait_end().status == 503
+        assert small.metric(OPEN_STREAMS) == 2
+        for stream in kept:
+            stream.close()
+
+        wait_until(lambda: small.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "they have left")
+        assert open_stream(job).wait_for(b"id: 3\n\n").status == 200
+
+
+def test_an_old_stream_is_ended_and_its_client_resumes(small: Service, job: Foreign) -> None:
+    """Without ``end``, with a time to come back, and with nothing missing or twice."""
+    with ExitStack() as stack:
+        open_stream = opener(small, stack)
+        wait_until(lambda: small.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "nobody is watching")
+        start = time.monotonic()
+        old = open_stream(job).wait_for(b"id: 3\n\n").wait_end(8)
+        age = time.monotonic() - start
+        job.line("while it was away")
+        again = open_stream(job, Last_Event_ID=resumed(old)).wait_for(b"id: 4\n\n")
+
+        assert 4.4 < age < 6.5
+        assert not old.cut
+        assert "end" not in [block.get("event") for block in old.blocks()]
+        assert list(old.blocks()[-1]) == ["retry"]
+        assert [*old.numbers(), *again.numbers()] == [1, 2, 3, 4]
+
+
+def test_two_workers_add_up_and_a_killed_one_is_taken_out(pair: Service, job: Foreign) -> None:
+    """Whichever worker answers tells of both; a killed one's viewers resume elsewhere and miss nothing."""
+    first, second = pair.worker_pids()
+    with ExitStack() as stack:
+        open_stream = opener(pair, stack)
+        streams = {}
+        for serving_pid, stopped, count in ((first, second, 2), (second, first, 3)):
+            # The kernel hands a connection to whoever accepts it: the other one cannot.
+            os.kill(stopped, signal.SIGSTOP)
+            stack.callback(resume_process, stopped)
+            streams[serving_pid] = [open_stream(job).wait_for(b"id: 3\n\n") for _ in range(count)]
+            os.kill(stopped, signal.SIGCONT)
+        assert {pair.metric(OPEN_STREAMS) for _ in range(8)} == {5}
+
+        os.kill(second, signal.SIGKILL)
+        for stream in streams[second]:
+            stream.wait_end()
+            assert stream.cut
+        wait_until(lambda: pair.metric(OPEN_STREAMS) == 2, PATIENCE_SECONDS, "the dead worker's streams are gone")
+        job.line("behind its back")
+        for stream in streams[second]:
+            again = open_stream(job, Last_Event_ID=resumed(stream)).wait_for(b"id: 4\n\n")
+            assert [*stream.numbers(), *again.numbers()] == [1, 2, 3, 4]
+        for stream in streams[first]:
+            assert stream.wait_for(b"id: 4\n\n").numbers() == [1, 2, 3, 4]
+    wait_until(lambda: len(pair.worker_pids()) == 2, PATIENCE_SECONDS, "a new worker has come")
+
+
+def resume_process(pid: int) -> None:
+    """SIGCONT, if it is still there."""
+    if is_alive(pid):
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_reload_ends_streams_without_loss(pair: Service, job: Foreign) -> None:
+    """SIGHUP: new workers, the old ones' streams end in order, the port is open all the while."""
+    before = set(pair.worker_pids())
+    with ExitStack() as stack:
+        open_stream = opener(pair, stack)
+        streams = [open_stream(job).wait_for(b"id: 3\n\n") for _ in range(3)]
+        pair.signal(signal.SIGHUP)
+        for stream in streams:
+            stream.wait_end()
+            assert not stream.cut
+            assert list(stream.blocks()[-1]) == ["retry"]
+        job.line("after the reload")
+
+        def comes_back() -> bool:
+            """A worker that is about to go may take it, only to send it away again."""
+            again = open_stream(job, Last_Event_ID="3")
+            again.wait_until(lambda: again.ended or again.numbers(), PATIENCE_SECONDS, "a line, or the end")
+            return again.numbers() == [4]
+
+        wait_until(comes_back, PATIENCE_SECONDS, "the line after the reload")
+    wait_until(lambda: not before & set(pair.worker_pids()), PATIENCE_SECONDS, "the old workers are gone")
+
+
+def test_a_stop_with_open_streams_is_swift_and_loses_nothing(pair: Service, job: Foreign) -> None:
+    """SIGTERM: they end without ``end``, the processes go, and the next service carries on where they stood."""
+    workers = pair.worker_pids()
+    with ExitStack() as stack:
+        open_stream = opener(pair, stack)
+        streams = [open_stream(job).wait_for(b"id: 3\n\n") for _ in range(4)]
+        waiting = open_stream(job.sibling("never"), "?wait=60").wait_for(b"\n\n")
+        pair.signal(signal.SIGTERM)
+        assert pair.wait(5) == 0
+        assert not any(map(is_alive, workers))
+        for stream in (*streams, waiting):
+            stream.wait_end(1)
+            assert not stream.cut
+            assert list(stream.blocks()[-1]) == ["retry"]
+
+        job.line("while it was down")
+        pair.start()
+        again = [open_stream(job, Last_Event_ID=resumed(stream)) for stream in streams]
+        job.line("and up again")
+        job.end()
+        for before, after in zip(streams, again, strict=True):
+            assert [*before.numbers(), *after.wait_end().numbers()] == [1, 2, 3, 4, 5]
+            assert after.blocks()[-1]["event"] == "end"
+
+
+def test_on_its_embedded_store_the_log_survives_the_service(tmp_path: Path) -> None:
+    """SIGKILL for all of it, a new start: the earlier job is there, whole, and its token still good."""
+    written = [f"line {number}" for number in range(1, 501)]
+    with Service(tmp_path) as service:
+        with embedded.hold(service.data_dir) as hold:
+            job = Foreign(hold.url, "wf_1", "job_1").lines(written).end()
+        headers = {"Authorization": f"Bearer {service.token()}"}
+        service.kill()
+        service.start()
+        with Stream(service, f"{job.path}/events", headers) as stream:
+            stream.wait_end()
+            messages = [block["data"]["message"] for block in stream.blocks() if block.get("event") == "log"]
+
+    assert messages == written
+    assert stream.blocks()[-1]["event"] == "end"

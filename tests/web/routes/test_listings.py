@@ -1,0 +1,132 @@
+"""``/jobs`` of a large workflow: what many listings at once may cost everybody else, and which jobs are listed."""
+
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from chronoverse.auth.tokens import mint
+from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
+from tests.support.servers import RedisServer
+from tests.support.service import SECRET, Service
+
+#: Jobs of the large workflow, none of which is LOST.
+JOBS: Final = 2_500
+#: Listings that one token asks for at the same time.
+LISTINGS: Final = 50
+#: Seconds in which others must be answered meanwhile: is the worker ready, and a page of another token.
+READY_SECONDS: Final = 0.3
+PAGE_SECONDS: Final = 1.0
+
+
+def headers(subject: str) -> dict[str, str]:
+    """Those of a reader with a token of its own."""
+    token = mint(SECRET, subject, ("logs:read",), ("*",), 600, time.time())
+    return {"Authorization": f"Bearer {token}"}
+
+
+def took(url: str, subject: str = "other") -> tuple[int, float]:
+    """A request's status, and the seconds until it was answered."""
+    began = time.monotonic()
+    status = httpx.get(url, headers=headers(subject), timeout=20).status_code
+    return status, time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def large(redis_server: RedisServer) -> str:
+    """A workflow with many jobs that wait for their runners."""
+    commands: list[tuple[str, ...]] = []
+    for number in range(JOBS):
+        key = f"chronoverse:{{large}}:job_{number}:job"
+        commands.append(("HSET", key, "status", "PENDING", "created_at", TIMESTAMP))
+        commands.append(("ZADD", "chronoverse:{large}:jobs", str(number), f"job_{number}"))
+    ask_all(redis_server.url, commands)
+    return "large"
+
+
+@pytest.fixture
+def crowd(service: Service, large: str) -> Iterator[list[httpx.Response]]:
+    """Listings that find nothing, many at once and again and again, of one token; the answers so far."""
+    url, answers, over = f"{service.url}/workflows/{large}/jobs?status=LOST&limit=1", [], threading.Event()
+
+    def list_jobs() -> None:
+        with httpx.Client(headers=headers("crowd"), timeout=20) as client:
+            while not over.is_set():
+                answers.append(client.get(url))
+
+    with ThreadPoolExecutor(LISTINGS) as pool:
+        asking = [pool.submit(list_jobs) for _ in range(LISTINGS)]
+        try:
+            time.sleep(0.5)
+            yield answers
+        finally:
+            over.set()
+        for each in asking:
+            each.result()
+
+
+def test_a_crowd_of_listings_keeps_nobody_else_from_the_store(
+    service: Service, crowd: list[httpx.Response], job: Foreign
+) -> None:
+    """The worker is ready, and the pages of another token come at once. No listing is refused.
+
+    The median of a few tries: a busy machine may hold up any of them.
+    """
+    job.line("a line")
+    pages = (f"{job.path}/logs", f"/workflows/{job.workflow_id}/jobs", "/workflows/large/jobs?limit=10")
+    for path, most in {"/readyz": READY_SECONDS, **dict.fromkeys(pages, PAGE_SECONDS)}.items():
+        tries = [took(f"{service.url}{path}") for _ in range(5)]
+        assert {status for status, _ in tries} == {200}
+        assert statistics.median(seconds for _, seconds in tries) < most
+    assert {answer.status_code for answer in crowd} <= {200}
+
+
+def test_a_listing_with_few_hits_goes_on_by_its_cursor(
+    client: httpx.Client, large: str, redis_server: RedisServer
+) -> None:
+    """A page may be short, or empty: all pages together have the one job that is at the listing's end."""
+    redis_server.ask("HSET", "chronoverse:{large}:job_0:job", "status", "COMPLETED")
+    found, pages, query = [], 0, ""
+    while True:
+        page = client.get(f"/workflows/{large}/jobs?status=COMPLETED&limit=1{query}").json()
+        found += [each["id"] for each in page["jobs"]]
+        pages += 1
+        if page["cursor"] is None:
+            break
+        query = f"&cursor={page['cursor']}"
+
+    assert found == ["job_0"]
+    # Looked at in batches: not a round trip, nor a page, for each job.
+    assert pages <= 10
+
+
+Reader = Callable[[httpx.Client, Foreign], Any]
+READERS: Final[dict[str, Reader]] = {
+    "status": lambda client, job: client.get(job.path),
+    "page": lambda client, job: client.get(f"{job.path}/logs"),
+    "stream": lambda client, job: client.get(f"{job.path}/events"),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_a_foreign_job_is_listed_from_its_first_reader_on(client: httpx.Client, job: Foreign, read: Reader) -> None:
+    """Nobody but its runner knew of it: that has written its log with XADD, and nothing else."""
+    path = f"/workflows/{job.workflow_id}/jobs"
+    older = job.sibling("older")
+    older.line("a line", timestamp="2026-03-02T10:00:00.000Z")
+    older.end()
+    job.line("a line")
+    job.end()
+    assert client.get(path).json()["jobs"] == []
+
+    for each in (older, job):
+        assert read(client, each).status_code == 200
+
+    listed = client.get(path).json()["jobs"]
+    assert [each["id"] for each in listed] == [job.job_id, "older"]
+    assert [each["status"] for each in listed] == ["COMPLETED", "COMPLETED"]

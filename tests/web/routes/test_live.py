@@ -1,0 +1,285 @@
+"""``/events`` while the job runs: waiting, heartbeats, and viewers that leave, stall or lose their leave to look."""
+
+import contextlib
+import random
+import re
+import socket
+import struct
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from tests.faults.churn import churn
+from tests.web.routes.conftest import both_ways
+from tests.web.routes.foreign import TIMESTAMP, Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream, request_bytes
+from tests.support.servers import RedisServer
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+pytestmark = both_ways
+
+OpenStream = Callable[..., Stream]
+
+OPEN_STREAMS = "chronoverse_streams_open"
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_watching(service: Service) -> None:
+    """The streams of the test before are gone from the gauge."""
+    wait_until(lambda: service.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "no stream is open")
+
+
+@contextlib.contextmanager
+def silent_viewer(service: Service, job: Foreign, token: str) -> Iterator[socket.socket]:
+    """Opens a stream and never reads from it."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect((service.host, service.port))
+        sock.sendall(request_bytes(f"{job.path}/events".encode(), token))
+        yield sock
+
+
+def test_connected_comes_before_there_is_anything_to_say(open_stream: OpenStream, job: Foreign) -> None:
+    """The job is not there yet, and the wait is long."""
+    stream = open_stream(job, "?wait=300").wait_for(b"\n\n")
+
+    assert (stream.status, stream.headers["last-event-id"]) == (200, "0")
+    assert re.fullmatch(rb'event: connected\ndata: {"status":"connected"}\nretry: \d{4}\n\n', stream.body)
+
+
+def test_a_job_that_is_waited_for_comes(open_stream: OpenStream, job: Foreign) -> None:
+    """Its lines from the first on, its status, its end."""
+    stream = open_stream(job, "?wait=300").wait_for(b"\n\n")
+    job.line("one")
+    stream.wait_for(b"id: 1\n\n")
+    job.line("two")
+    job.end()
+    stream.wait_end()
+
+    assert stream.numbers() == [1, 2]
+    kinds = [block["event"] for block in stream.blocks()]
+    assert kinds == ["connected", "job", "log", "log", "job", "end"]
+
+
+def test_a_job_that_is_waited_for_and_does_not_come_is_an_error(open_stream: OpenStream, job: Foreign) -> None:
+    """One line of plain text, then the server closes."""
+    stream = open_stream(job, "?wait=1").wait_end(3)
+
+    assert [block["event"] for block in stream.blocks()] == ["connected", "error"]
+    assert not stream.cut
+
+
+def test_without_a_wait_an_unknown_job_is_404(client: httpx.Client, job: Foreign) -> None:
+    """Also with a wait of no seconds."""
+    assert client.get(f"{job.path}/events").status_code == 404
+    assert client.get(f"{job.path}/events?wait=0").status_code == 404
+
+
+def test_a_registered_job_is_watched_from_pending_to_its_end(
+    open_stream: OpenStream, client: httpx.Client, job: Foreign
+) -> None:
+    """A ``job`` block comes with each change of its status."""
+    client.put(job.path)
+    stream = open_stream(job).wait_for(b'"PENDING"')
+    job.line("one")
+    stream.wait_for(b'"RUNNING"').wait_for(b"id: 1\n\n")
+    job.end("FAILED", 7)
+    stream.wait_end()
+
+    states = [block["data"]["status"] for block in stream.blocks() if block["event"] == "job"]
+    assert states == ["PENDING", "RUNNING", "FAILED"]
+
+
+def test_live_lines_come_one_by_one_and_once(open_stream: OpenStream, job: Foreign) -> None:
+    """To a viewer from the start, one from the middle, one from the live end, one of a single stream."""
+    job.lines(["old"] * 4, ("stdout", "stderr"))
+    streams = [open_stream(job, query) for query in ("", "?offset=2", "?offset=latest", "?stream=stderr&tail=1")]
+    for stream in streams:
+        stream.wait_for(b"event: job")
+    for _ in range(6):
+        number = job.line("new", "stderr")
+        streams[2].wait_for(b"id: %d\n\n" % number)
+    job.end()
+
+    numbers = [stream.wait_end().numbers() for stream in streams]
+    assert numbers == [[*range(1, 11)], [*range(3, 11)], [*range(5, 11)], [*range(4, 11)]]
+
+
+def test_a_viewer_at_the_live_end_gets_nothing_old(open_stream: OpenStream, job: Foreign) -> None:
+    """Its header says where that was."""
+    job.lines(["old"] * 3)
+    stream = open_stream(job, "?offset=latest").wait_for(b"event: job")
+    job.line("new")
+
+    assert stream.wait_for(b"id: 4\n\n").numbers() == [4]
+    assert stream.headers["last-event-id"] == "3"
+
+
+def test_a_heartbeat_is_one_line_and_no_block(open_stream: OpenStream, job: Foreign) -> None:
+    """Nothing but ``:`` lines follow while the job is silent, and the next block is whole all the same."""
+    job.line("one")
+    stream = open_stream(job).wait_for(b"id: 1\n\n:\n", 4).wait_for(b"\n\n:\n:\n", 4)
+    job.line("two")
+    stream.wait_for(b"id: 2\n\n")
+
+    assert re.search(rb"id: 1\n\n(:\n)+event: log\ndata: {[^\n]+}\nid: 2\n\n", stream.body)
+
+
+def test_a_viewer_that_hangs_up_is_noticed_at_once(service: Service, open_stream: OpenStream, job: Foreign) -> None:
+    """Without a line or a heartbeat being written to it."""
+    job.line("one")
+    stream = open_stream(job).wait_for(b"id: 1\n\n")
+    assert service.metric(OPEN_STREAMS) == 1
+    stream.close()
+
+    wait_until(lambda: service.metric(OPEN_STREAMS) == 0, 1, "the stream is closed here too")
+
+
+def test_a_viewer_whose_connection_is_reset_is_noticed_at_once(
+    service: Service, auth: dict[str, str], job: Foreign
+) -> None:
+    """The same for RST as for FIN."""
+    job.line("one")
+    token = auth["Authorization"].removeprefix("Bearer ")
+    with silent_viewer(service, job, token) as sock:
+        wait_until(lambda: service.metric(OPEN_STREAMS) == 1, PATIENCE_SECONDS, "the stream is open")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    wait_until(lambda: service.metric(OPEN_STREAMS) == 0, 1, "the stream is closed here too")
+
+
+def test_a_viewer_that_does_not_read_disturbs_nobody(
+    service: Service, redis_server: RedisServer, auth: dict[str, str], open_stream: OpenStream, job: Foreign
+) -> None:
+    """It is far behind megabytes of lines, and another viewer gets each within a moment."""
+    job.line("first")
+    token = auth["Authorization"].removeprefix("Bearer ")
+    with silent_viewer(service, job, token):
+        wait_until(lambda: service.metric(OPEN_STREAMS) == 1, PATIENCE_SECONDS, "the stream is open")
+        stream = open_stream(job).wait_for(b"id: 1\n\n")
+        for _ in range(20):
+            job.lines(["x" * 50_000] * 10)
+            stream.wait_for(b"\nid: %d\n\n" % job.last, 2)
+        job.end()
+
+        assert stream.wait_end().numbers() == [*range(1, 202)]
+        assert service.metric(OPEN_STREAMS) == 1
+
+
+def test_slow_viewers_miss_nothing(service: Service, auth: dict[str, str], job: Foreign) -> None:
+    """Their sockets fill up, they fall behind the ring, read on, and have had every line once, in order."""
+    job.line("first")
+    token = auth["Authorization"].removeprefix("Bearer ")
+    with contextlib.ExitStack() as stack:
+        viewers = [stack.enter_context(silent_viewer(service, job, token)) for _ in range(4)]
+        wait_until(lambda: service.metric(OPEN_STREAMS) == 4, PATIENCE_SECONDS, "the streams are open")
+        received = [bytearray() for _ in viewers]
+        rng = random.Random(20261124)
+        for _ in range(30):
+            job.lines(["x" * rng.choice((10, 1000, 40_000)) for _ in range(40)])
+            for viewer, body in zip(viewers[1:], received[1:], strict=True):
+                body += viewer.recv(rng.choice((1, 1000, 100_000)))
+        job.end()
+        for viewer, body in zip(viewers, received, strict=True):
+            viewer.settimeout(PATIENCE_SECONDS)
+            while not body.endswith(b"0\r\n\r\n"):
+                body += viewer.recv(1_000_000)
+            assert re.findall(rb"\nid: ([0-9]+)\n", body) == [b"%d" % number for number in range(1, job.last + 2)]
+
+
+def test_a_stream_ends_with_its_token(service: Service, job: Foreign) -> None:
+    """One plain error, on the second, and nothing of the job after it."""
+    job.line("one")
+    token = service.token(ttl=3)
+    with Stream(service, f"{job.path}/events", {"Authorization": f"Bearer {token}"}) as stream:
+        stream.wait_for(b"id: 1\n\n").wait_end(4.5)
+
+        assert stream.body.endswith(b"event: error\ndata: token expired\n\n")
+        assert not stream.cut
+    again = httpx.get(f"{service.url}{job.path}/events", headers={"Authorization": f"Bearer {token}"})
+    assert again.status_code == 401
+
+
+def test_a_log_that_vanishes_is_an_error(redis_server: RedisServer, open_stream: OpenStream, job: Foreign) -> None:
+    """A blocked read would never tell."""
+    job.line("one")
+    stream = open_stream(job).wait_for(b"id: 1\n\n")
+    redis_server.ask("DEL", job.key)
+    stream.wait_end(4)
+
+    assert stream.blocks()[-1]["event"] == "error"
+
+
+def test_lines_trimmed_before_a_viewer_came_are_named(
+    redis_server: RedisServer, open_stream: OpenStream, job: Foreign
+) -> None:
+    """One gap, then what is left."""
+    job.lines(["x"] * 10)
+    redis_server.ask("XTRIM", job.key, "MINID", "8")
+    job.end()
+    stream = open_stream(job, "?offset=2").wait_end()
+
+    gaps = [block["data"] for block in stream.blocks() if block["event"] == "gap"]
+    assert gaps == [{"from": 3, "to": 7, "reason": "trimmed"}]
+    assert stream.numbers() == [8, 9, 10]
+
+
+def test_a_log_trimmed_to_nothing_is_one_gap_and_the_end(
+    redis_server: RedisServer, open_stream: OpenStream, job: Foreign
+) -> None:
+    """All that is left is the terminal entry."""
+    job.lines(["x"] * 5).end()
+    redis_server.ask("XTRIM", job.key, "MINID", "6")
+    stream = open_stream(job).wait_end()
+
+    kinds = [block["event"] for block in stream.blocks()]
+    assert kinds == ["connected", "job", "gap", "job", "end"]
+    assert stream.blocks()[2]["data"] == {"from": 1, "to": 5, "reason": "trimmed"}
+
+
+def test_a_cursor_ahead_of_a_running_job_waits_for_its_end(open_stream: OpenStream, job: Foreign) -> None:
+    """The store went back behind what the viewer saw, or the client made the number up: no line comes twice."""
+    job.line("one")
+    stream = open_stream(job, Last_Event_ID="99").wait_for(b"event: job")
+    job.line("two")
+    job.end()
+    stream.wait_end()
+
+    assert stream.numbers() == []
+    assert stream.blocks()[-1]["event"] in ("end", "error")
+
+
+def test_a_request_behind_that_for_a_stream_does_not_break_it(
+    service: Service, auth: dict[str, str], job: Foreign
+) -> None:
+    """It is answered behind it, or the stream has said that its connection ends with it."""
+    job.line("one")
+    token = auth["Authorization"].removeprefix("Bearer ").encode()
+    request = b"GET %b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n\r\n"
+    pipeline = request % (f"{job.path}/events".encode(), token) + request % (b"/healthz", token)
+    with socket.create_connection((service.host, service.port), PATIENCE_SECONDS) as sock:
+        sock.sendall(pipeline)
+        received = b""
+        while b"id: 1\n\n" not in received:
+            received += sock.recv(65_536)
+        job.line("two", timestamp=TIMESTAMP)
+        job.end()
+        while not received.endswith(b'{"status":"ok"}\n') and (chunk := sock.recv(65_536)):
+            received += chunk
+
+    stream, _, rest = received.partition(b"\r\n0\r\n\r\n")
+    assert stream.endswith(b"id: 3\n\n")
+    assert stream.count(b"HTTP/1.1 ") == 1
+    assert (rest == b"") == (b"\r\nConnection: close\r\n" in stream)
+
+
+def test_who_comes_and_goes_leaves_nothing(service: Service, auth: dict[str, str], job: Foreign) -> None:
+    """Hundreds who hang up as soon as they have seen what there is, many of them in the same moment."""
+    job.lines(["x"] * 3)
+    token = auth["Authorization"].removeprefix("Bearer ")
+    request = request_bytes(f"{job.path}/events".encode(), token)
+    churn(service, [(request, b"id: 3\n\n")], streams=600, at_once=64)
+
+    wait_until(lambda: service.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "every place is given back")

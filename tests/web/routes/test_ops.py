@@ -1,0 +1,273 @@
+"""For those who run the service: health, readiness, metrics, and a document that tells the truth about it all."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from prometheus_client.parser import text_string_to_metric_families
+
+from chronoverse.settings import Settings
+from chronoverse.web.app import create_app
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream
+from tests.support.servers import RedisServer
+from tests.support.service import SECRET, Service, serving
+from tests.support.waiting import wait_until
+
+PROBLEM: Final = "application/problem+json"
+
+
+@pytest.fixture(scope="module")
+def document(service: Service) -> dict[str, Any]:
+    """The service's own description."""
+    found: dict[str, Any] = httpx.get(f"{service.url}/openapi.json").json()
+    return found
+
+
+def valid(document: dict[str, Any], operation: dict[str, Any], response: httpx.Response) -> None:
+    """Fails unless ``response`` is one that ``operation`` documents, down to its last key."""
+    responses = operation["responses"]
+    documented = responses.get(str(response.status_code), responses.get("default"))
+    assert documented is not None, response.status_code
+    if "$ref" in documented:
+        documented = document["components"]["responses"][documented["$ref"].rpartition("/")[2]]
+    if "content" not in documented:
+        assert response.content == b""
+        return
+    kind = response.headers["content-type"].partition(";")[0]
+    assert kind in documented["content"]
+    if kind.endswith("json"):
+        schema = documented["content"][kind]["schema"]
+        Draft202012Validator(schema | {"components": document["components"]}).validate(response.json())
+
+
+def test_healthz_says_that_the_process_is_up(client: httpx.Client) -> None:
+    """And nothing more."""
+    response = client.get("/healthz")
+
+    assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+def test_readyz_says_that_the_store_answers(client: httpx.Client) -> None:
+    """Which it does."""
+    response = client.get("/readyz")
+
+    assert (response.status_code, response.json()) == (200, {"status": "ready"})
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json"])
+def test_what_operators_read_cannot_be_written(client: httpx.Client, path: str) -> None:
+    """405, a problem document as everywhere."""
+    response = client.post(path)
+
+    assert (response.status_code, response.headers["content-type"]) == (405, PROBLEM)
+    assert "GET" in response.headers["allow"]
+
+
+def test_without_its_store_the_service_is_up_and_not_ready(tmp_path: Path) -> None:
+    """Every route says so, with a time to come back; a viewer who is there stays, and misses nothing."""
+    store = RedisServer(tmp_path / "store", None, "--appendonly", "yes", "--appendfsync", "always")
+    with store, serving(tmp_path / "service", store.url) as service:
+        headers = {"Authorization": f"Bearer {service.token()}"}
+        job = Foreign(store.url, "wf_1", "job_1").lines(["x"] * 3)
+        with Stream(service, f"{job.path}/events", headers) as stream:
+            stream.wait_for(b"id: 3\n\n")
+            store.kill()
+            assert httpx.get(f"{service.url}/healthz").status_code == 200
+            for path in ("/readyz", f"{job.path}/events", f"{job.path}/logs", job.path, "/workflows/wf_1/jobs"):
+                response = httpx.get(service.url + path, headers=headers)
+                assert (path, response.status_code) == (path, 503)
+                assert response.headers["content-type"] == PROBLEM
+                assert int(response.headers["retry-after"]) > 0
+                # Where the store is concerns nobody who may ask this.
+                assert "redis.sock" not in response.text
+
+            store.start()
+            ready = f"{service.url}/readyz"
+            wait_until(lambda: httpx.get(ready).status_code == 200, PATIENCE_SECONDS, "the service is ready again")
+            job.line("after the fault")
+            stream.wait_for(b"id: 4\n\n")
+            job.end()
+            assert stream.wait_end().numbers() == [1, 2, 3, 4]
+
+
+def test_metrics_are_what_prometheus_reads(service: Service, client: httpx.Client) -> None:
+    """Every family has its type and a sentence of help, and carries our name."""
+    response = client.get("/metrics")
+    families = [*text_string_to_metric_families(response.text)]
+
+    assert response.headers["content-type"].startswith("text/plain")
+    assert {"chronoverse_streams_open", "chronoverse_jobs_watched"} <= {family.name for family in families}
+    for family in families:
+        assert family.name.startswith("chronoverse_")
+        assert family.type in ("gauge", "counter", "histogram")
+        assert len(family.documentation) > 10
+
+
+def test_metrics_count_what_was_refused_and_what_ended(service: Service, client: httpx.Client, job: Foreign) -> None:
+    """By status, and by reason."""
+    refused, ended = 'chronoverse_requests_refused_total{status="404"}', 'chronoverse_streams_ended_total{reason="end"}'
+    before = service.metric(refused), service.metric(ended)
+    client.get("/workflows/none/jobs/none")
+    client.get(f"{job.end().path}/events")
+
+    wait_until(lambda: service.metric(ended) == before[1] + 1, PATIENCE_SECONDS, "one more stream has ended")
+    assert service.metric(refused) == before[0] + 1
+
+
+def test_metrics_count_the_jobs_being_watched(service: Service, auth: dict[str, str], job: Foreign) -> None:
+    """One job, however many watch it."""
+    job.line("one")
+    name = "chronoverse_jobs_watched"
+    wait_until(lambda: service.metric(name) == 0, PATIENCE_SECONDS, "nothing is watched")
+    with Stream(service, f"{job.path}/events", auth) as first, Stream(service, f"{job.path}/events", auth) as second:
+        first.wait_for(b"id: 1\n\n")
+        second.wait_for(b"id: 1\n\n")
+        assert service.metric(name) == 1
+        assert service.metric("chronoverse_streams_open") == 2
+
+
+def test_the_document_is_valid(document: dict[str, Any]) -> None:
+    """As OpenAPI 3.1."""
+    assert document["openapi"].startswith("3.1")
+    assert [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
+
+
+def test_every_route_is_in_the_document(document: dict[str, Any], tmp_path: Path) -> None:
+    """With each of its methods but HEAD and OPTIONS, which come with any GET; and nothing else is in it."""
+    settings = Settings(data_dir=tmp_path, redis_url=f"unix://{tmp_path}/none.sock", jwt_secret=SECRET)
+    served = {
+        (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method)
+        for rule in create_app(settings).url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    pages = {route for route in served if route[0] == "/" or route[0].startswith("/ui/")}
+
+    assert documented(document) == served - pages
+
+
+def documented(document: dict[str, Any]) -> set[tuple[str, str]]:
+    """Every path and method of ``document``."""
+    methods = {"get", "put", "post", "delete", "patch"}
+    return {(path, name.upper()) for path, item in document["paths"].items() for name in item.keys() & methods}
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Every path, method and what is said of it."""
+    for path, method in documented(document):
+        yield path, method, document["paths"][path][method.lower()]
+
+
+def test_refusals_are_documented_as_problem_documents(document: dict[str, Any]) -> None:
+    """Each one of each route, and never as plain JSON."""
+    for path, method, operation in operations(document):
+        assert "default" in operation["responses"], (method, path)
+        for status, answer in operation["responses"].items():
+            if "$ref" in answer:
+                answer = document["components"]["responses"][answer["$ref"].rpartition("/")[2]]
+            if status == "default" or status >= "400":
+                assert list(answer["content"]) == [PROBLEM], (method, path, status)
+
+
+def test_only_operators_routes_are_open(document: dict[str, Any]) -> None:
+    """All others name the bearer token."""
+    for path, method, operation in operations(document):
+        security = operation.get("security", document.get("security"))
+        assert security == ([{"bearer": []}] if path.startswith("/workflows/") else []), (method, path)
+
+
+def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any]) -> None:
+    """Those of the path stand with the path."""
+    job = "/workflows/{workflow_id}/jobs/{job_id}"
+    expected = {
+        "/workflows/{workflow_id}/jobs": {"workflow_id", "status", "cursor", "limit"},
+        job: {"workflow_id", "job_id"},
+        f"{job}/events": {"workflow_id", "job_id", "Last-Event-ID", "offset", "tail", "stream", "wait"},
+        f"{job}/logs": {"workflow_id", "job_id", "limit", "order", "stream", "cursor", "offset"},
+        f"{job}/logs/search": {
+            *("workflow_id", "job_id", "q", "regex", "limit", "order", "stream", "cursor", "offset"),
+            *("since", "until", "before", "after"),
+        },
+        f"{job}/logs/raw": {"workflow_id", "job_id", "format", "stream", "q", "regex"},
+    }
+    for path, names in expected.items():
+        item = document["paths"][path]
+        found = [*item.get("parameters", []), *item["get"].get("parameters", [])]
+        assert {parameter["name"] for parameter in found} == names
+        assert len(found) == len(names)
+
+
+@pytest.mark.parametrize("token", ["good", "none", "read"])
+@pytest.mark.parametrize(
+    ("method", "template", "targets"),
+    [
+        ("GET", "/healthz", ["/healthz"]),
+        ("GET", "/readyz", ["/readyz"]),
+        ("GET", "/metrics", ["/metrics"]),
+        ("GET", "/openapi.json", ["/openapi.json"]),
+        (
+            "GET",
+            "/workflows/{workflow_id}/jobs",
+            ["", "?limit=1", "?status=FAILED", "?status=x", "?limit=0", "?cursor=x"],
+        ),
+        ("GET", "/workflows/{workflow_id}/jobs/{job_id}", ["/ended", "/running", "/pending", "/none"]),
+        ("PUT", "/workflows/{workflow_id}/jobs/{job_id}", ["/pending", "/new-{token}"]),
+        (
+            "GET",
+            "/workflows/{workflow_id}/jobs/{job_id}/logs",
+            ["/ended/logs?limit=1", "/running/logs?order=desc", "/pending/logs", "/none/logs", "/ended/logs?limit=x"],
+        ),
+        (
+            "GET",
+            "/workflows/{workflow_id}/jobs/{job_id}/logs/search",
+            [
+                "/ended/logs/search?q=x",
+                "/ended/logs/search",
+                "/ended/logs/search?q=(&regex=true",
+                "/none/logs/search?q=x",
+            ],
+        ),
+        (
+            "GET",
+            "/workflows/{workflow_id}/jobs/{job_id}/logs/raw",
+            [f"/ended/logs/raw?format={kind}" for kind in ("txt", "json", "jsonl", "csv")],
+        ),
+        (
+            "GET",
+            "/workflows/{workflow_id}/jobs/{job_id}/events",
+            ["/ended/events", "/none/events", "/ended/events?offset=x", "/ended/events?stopped"],
+        ),
+    ],
+)
+def test_answers_are_as_documented(
+    service: Service, document: dict[str, Any], method: str, template: str, targets: list[str], token: str
+) -> None:
+    """Good ones and refusals, by their schemas."""
+    url = str(service.redis_url)
+    if httpx.get(f"{service.url}/workflows/documented/jobs/ended", headers=bearer(service, "good")).status_code == 404:
+        ended = Foreign(url, "documented", "ended").lines(["x"] * 2)
+        ended.add("3-0", "message", "half", "partial", "1")
+        ended.last = 3
+        ended.end("FAILED", 1)
+        Foreign(url, "documented", "running").lines(["x"])
+        httpx.put(f"{service.url}/workflows/documented/jobs/pending", headers=bearer(service, "good"))
+    for target in targets:
+        headers = bearer(service, token)
+        if target.endswith("?stopped"):
+            target, headers = target.removesuffix("?stopped"), headers | {"Last-Event-ID": "4"}
+        path = f"/workflows/documented/jobs{target.format(token=token)}" if "{" in template else target
+        response = httpx.request(method, service.url + path, headers=headers, timeout=5)
+        valid(document, document["paths"][template][method.lower()], response)
+
+
+def bearer(service: Service, token: str) -> dict[str, str]:
+    """The headers of one who has that kind of token."""
+    if token == "none":
+        return {}
+    scopes = ("logs:read",) if token == "read" else ("logs:read", "logs:write")
+    return {"Authorization": f"Bearer {service.token(scopes=scopes)}"}

@@ -1,0 +1,282 @@
+"""What one page may cost, whatever is in the log: bytes of JSON, seconds, and nothing of what others wait for."""
+
+import concurrent.futures
+import contextlib
+import itertools
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream
+from tests.support.service import Service
+
+#: Bytes of JSON that a page may have, as documented.
+PAGE_BYTES: Final = 4 * 2**20
+#: Seconds that a page may take on a busy machine: one second of work, and a line beyond.
+PAGE_SECONDS: Final = 8.0
+#: JSON makes 6 bytes of each of these.
+CONTROL: Final = "\x01" * 65_536
+#: An expression that defeats RE2's automaton in a text of these letters: 0.3 s for the places in 64 KiB.
+SLOW: Final = "(?:a.{0,50}){4}z|b"
+LETTERS: Final = random.Random(1)
+
+
+def slow_line() -> str:
+    """64 KiB in which SLOW has more than a thousand places."""
+    return "".join(LETTERS.choices("ab", k=65_536))
+
+
+def cpu_seconds(service: Service) -> float:
+    """The CPU time that the service's one worker has used."""
+    (pid,) = service.worker_pids()
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_bytes(pid: int, name: str) -> int:
+    """A process's memory: VmRSS is what it has, VmHWM its peak."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition(f"{name}:")[2].split()[0]) * 1024
+
+
+def walk(client: httpx.Client, job: Foreign, path: str, **query: Any) -> Iterator[httpx.Response]:
+    """All pages, following ``Link``, each of them within its time and, unless it is of one line, its bytes."""
+    response = client.get(f"{job.path}{path}", params=query)
+    while True:
+        assert response.status_code == 200, response.text
+        assert response.elapsed.total_seconds() < PAGE_SECONDS
+        body = response.json()
+        assert len(response.content) <= PAGE_BYTES or len(body["logs"]) == 1
+        yield response
+        if body["cursor"] is None:
+            return
+        response = client.get(response.links["next"]["url"])
+
+
+def numbers(responses: Iterator[httpx.Response]) -> list[list[int]]:
+    """The numbers on each page, those of context left out."""
+    return [[log["sequence_num"] for log in each.json()["logs"] if "context" not in log] for each in responses]
+
+
+@pytest.fixture
+def control(job: Foreign) -> Foreign:
+    """30 lines that are 12 MB of JSON."""
+    return job.lines([CONTROL] * 30)
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("path", ["/logs", "/logs/search?q=%01"])
+def test_a_page_is_bounded_in_bytes_of_json(client: httpx.Client, control: Foreign, path: str, order: str) -> None:
+    """Control characters take 6 bytes each; no line is lost between two pages."""
+    path, _, query = path.partition("?")
+    asked = dict(httpx.QueryParams(query)) | {"limit": 1000, "order": order}
+    found = numbers(walk(client, control, path, **asked))
+
+    expected = [*range(1, 31)] if order == "asc" else [*range(30, 0, -1)]
+    assert [*itertools.chain(*found)] == expected
+    assert all(len(page) == 10 for page in found)
+
+
+@pytest.mark.parametrize("path", ["/logs", "/logs/search"])
+def test_a_line_that_is_longer_than_a_page_is_a_page_by_itself(client: httpx.Client, job: Foreign, path: str) -> None:
+    """A foreign runner may write one; every page makes progress."""
+    job.lines(["x short", "x" + "\x01" * (2**20 - 1), "x short", "x short"])
+    query = {"q": "x"} if path.endswith("search") else {}
+    pages = list(walk(client, job, path, **query))
+
+    assert numbers(iter(pages)) == [[1], [2], [3, 4]]
+    (line,) = pages[1].json()["logs"]
+    assert (len(line["message"]), "truncated" in line) == (2**20, False)
+
+
+@pytest.mark.parametrize("path", ["/logs", "/logs/search"])
+def test_of_a_line_that_no_answer_can_hold_there_is_the_beginning(
+    client: httpx.Client, job: Foreign, path: str
+) -> None:
+    """It is marked, and the page after it goes on. A download has all of it."""
+    job.lines(["x short", "x" + "y" * 40 * 2**20 + "x", "x short"])
+    query = {"q": "x"} if path.endswith("search") else {}
+    lines = [line for page in walk(client, job, path, **query) for line in page.json()["logs"]]
+
+    assert [line["sequence_num"] for line in lines] == [1, 2, 3]
+    assert [line.get("truncated", False) for line in lines] == [False, True, False]
+    assert lines[1]["message"] == "x" + "y" * (2**20 - 1)
+    assert lines[1].get("highlights") == ([[0, 1]] if query else None)
+    assert len(client.get(f"{job.path}/logs/raw").content) > 40 * 2**20
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_context_is_bounded_in_bytes(client: httpx.Client, job: Foreign, order: str) -> None:
+    """The page ends behind the last match that has all of its context on it; each match comes once."""
+    job.lines([f"needle {CONTROL}" if number % 5 == 3 else CONTROL for number in range(1, 31)])
+    pages = list(walk(client, job, "/logs/search", q="needle", before=2, after=2, limit=1000, order=order))
+    found = numbers(iter(pages))
+
+    expected = [*range(3, 31, 5)]
+    assert [*itertools.chain(*found)] == (expected if order == "asc" else expected[::-1])
+    for page, matches in zip(pages, found, strict=True):
+        beside = {number + step for number in matches for step in range(-2, 3)}
+        assert {log["sequence_num"] for log in page.json()["logs"]} == beside
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_context_that_no_page_can_hold_is_what_is_nearest(client: httpx.Client, job: Foreign, order: str) -> None:
+    """50 lines of 400 kB on either side: the match comes with those next to it, and the next match on the next page."""
+    job.lines([CONTROL] * 60 + ["needle"] + [CONTROL] * 2 + ["needle"])
+    asked = {"q": "needle", "before": 50, "after": 50, "limit": 1000, "order": order}
+    pages = list(walk(client, job, "/logs/search", **asked))
+
+    found = numbers(iter(pages))
+    assert found[:2] == ([[61], [64]] if order == "asc" else [[64], [61]])
+    assert found[2:] in ([], [[]])
+    for page in pages[:2]:
+        shown = sorted(log["sequence_num"] for log in page.json()["logs"])
+        assert shown == [*range(shown[0], shown[-1] + 1)]
+        assert 7 <= len(shown) <= 12
+
+
+def test_highlights_are_bounded_in_time(client: httpx.Client, job: Foreign) -> None:
+    """All lines come, on as many pages as it takes."""
+    job.lines([slow_line() for _ in range(6)])
+    found = numbers(walk(client, job, "/logs/search", q=SLOW, regex="true", limit=1000))
+
+    assert [*itertools.chain(*found)] == [*range(1, 7)]
+    assert len(found) > 1
+
+
+def test_highlights_of_one_line_are_bounded_in_time(client: httpx.Client, job: Foreign) -> None:
+    """Here each place takes a look at all the rest of the line: those that were found in a second are told."""
+    job.lines([slow_line()])
+    (page,) = walk(client, job, "/logs/search", q="b(?:.*(?:a.{0,50}){4}z)?", regex="true")
+    ((start, end), *more) = page.json()["logs"][0]["highlights"]
+
+    assert (end - start, len(more) < 1000) == (1, True)
+
+
+def test_a_line_that_is_too_long_for_an_expression_is_named(client: httpx.Client, job: Foreign) -> None:
+    """RE2 cannot be stopped, and would take 6 s for 3 MiB. Plain text and smaller expressions are looked for in it."""
+    job.lines(["b", slow_line() * 48, "b"])
+    query = {"q": SLOW, "regex": "true"}
+    first = client.get(f"{job.path}/logs/search", params=query)
+    assert [log["sequence_num"] for log in first.json()["logs"]] == [1]
+    response = client.get(first.links["next"]["url"])
+
+    assert response.status_code == 400
+    assert response.json()["detail"] == (
+        "line 2 has 3145728 characters, too many for this expression:"
+        " use a simpler one or plain text, or start behind this line"
+    )
+    assert numbers(walk(client, job, "/logs/search", offset=2, **query)) == [[3]]
+    assert numbers(walk(client, job, "/logs/search", q="b")) == [[1, 2, 3]]
+    assert numbers(walk(client, job, "/logs/search", q="^[ab]+$", regex="true")) == [[1, 2, 3]]
+
+
+def test_a_client_that_has_left_stops_its_work(
+    service: Service, auth: dict[str, str], client: httpx.Client, job: Foreign
+) -> None:
+    """A second later the worker has nothing to do."""
+    job.lines([slow_line() for _ in range(40)])
+    path = f"{job.path}/logs/search?" + str(httpx.QueryParams({"q": SLOW, "regex": "true", "limit": 1000}))
+    for _ in range(4):
+        with contextlib.suppress(httpx.ReadTimeout):
+            httpx.get(service.url + path, headers=auth, timeout=0.2)
+    time.sleep(1)
+    before = cpu_seconds(service)
+    time.sleep(1)
+
+    assert cpu_seconds(service) - before < 0.3
+
+
+def test_many_pages_at_once_share_a_bounded_amount_of_memory(
+    service: Service, auth: dict[str, str], control: Foreign
+) -> None:
+    """Pages are shorter then, and each of them has a cursor."""
+    (pid,) = service.worker_pids()
+    # https://man7.org/linux/man-pages/man5/proc_pid_clear_refs.5.html: 5 resets the peak.
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    before = memory_bytes(pid, "VmRSS")
+
+    def ask(_: int) -> list[int]:
+        path = f"{service.url}{control.path}/logs/search?q=%01&limit=1000&before=3"
+        response = httpx.get(path, headers=auth, timeout=60)
+        assert response.status_code in (200, 429), response.text
+        return [log["sequence_num"] for log in response.json().get("logs", [])]
+
+    with concurrent.futures.ThreadPoolExecutor(100) as pool:
+        found = [each for each in pool.map(ask, range(100)) if each]
+
+    assert all(each == [*range(1, len(each) + 1)] for each in found)
+    assert memory_bytes(pid, "VmHWM") - before < 150 * 2**20
+
+
+def test_live_lines_do_not_wait_for_highlights(
+    service: Service, auth: dict[str, str], open_stream: Callable[..., Stream], job: Foreign
+) -> None:
+    """Four who ask for them again and again, with the slowest expression that is taken."""
+    hay = job.sibling("hay").lines([slow_line() for _ in range(30)])
+    stream = open_stream(job, "?wait=10")
+    over = threading.Event()
+
+    def ask() -> int:
+        count = 0
+        with httpx.Client(base_url=service.url, headers=auth, timeout=60) as client:
+            while not over.is_set():
+                response = client.get(f"{hay.path}/logs/search", params={"q": SLOW, "regex": "true", "limit": 1000})
+                assert response.status_code == 200, response.text
+                count += 1
+        return count
+
+    delays = []
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        asking = [pool.submit(ask) for _ in range(4)]
+        time.sleep(0.3)
+        for number in range(1, 41):
+            started = time.monotonic()
+            job.line("live")
+            stream.wait_for(b"id: %d\n\n" % number, 60)
+            delays.append(time.monotonic() - started)
+        over.set()
+    assert sum(each.result() for each in asking) >= 4
+    assert sorted(delays)[-2] < 0.25, delays
+
+
+def test_a_tail_of_one_stream_lets_others_go_first(service: Service, auth: dict[str, str], job: Foreign) -> None:
+    """The service answers others at once, however long the lines are that are looked through backwards."""
+    for _ in range(4):
+        job.lines([b"x" * 65_536] * 500)
+    slowest = 0.0
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        asking = pool.submit(lambda: Stream(service, f"{job.path}/events?tail=1&stream=stderr", auth))
+        while not asking.done():
+            started = time.monotonic()
+            assert httpx.get(f"{service.url}/healthz", timeout=PATIENCE_SECONDS).status_code == 200
+            slowest = max(slowest, time.monotonic() - started)
+        asking.result().close()
+
+    assert slowest < 1
+
+
+def test_a_tail_that_is_not_found_in_time_starts_with_what_was(
+    service: Service, auth: dict[str, str], open_stream: Callable[..., Stream], redis_server: Any, job: Foreign
+) -> None:
+    """Two lines were asked for. One is found; the other is more than 200,000 lines further back."""
+    job.line("first", "stderr")
+    fields = ("timestamp", TIMESTAMP, "message", "hay", "stream", "stdout")
+    for start in range(2, 220_000, 10_000):
+        ask_all(redis_server.url, (("XADD", job.key, f"{each}-0", *fields) for each in range(start, start + 10_000)))
+    job.last = 220_001
+    job.line("last", "stderr")
+    job.end()
+    started = time.monotonic()
+    stream = open_stream(job, "?tail=2&stream=stderr")
+
+    assert time.monotonic() - started < PAGE_SECONDS
+    assert stream.headers["last-event-id"] == str(job.last - 1)
+    assert stream.wait_end().numbers() == [job.last]

@@ -1,0 +1,474 @@
+"""The three POST routes: a runner's requests, repeated, refused, too long, and in no shape at all."""
+
+import gzip
+import secrets
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import httpx
+import orjson
+import pytest
+
+from chronoverse.web.http.publish_schemas import LinesBody
+from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
+from tests.web.routes.wire import Door, Stream
+from tests.support.servers import RedisServer
+from tests.support.service import Service
+
+#: The service's defaults.
+MAX_BODY: Final = 8 * 2**20
+MAX_LINE: Final = 65_536
+#: The service's lease in milliseconds.
+LEASE_MS: Final = 30_000
+
+OpenStream = Callable[..., Stream]
+
+
+class Runner:
+    """An attempt at a job, as its requests."""
+
+    def __init__(self, client: httpx.Client, job: Foreign) -> None:
+        self.token = secrets.token_hex(16)
+        self.attempt = 1
+        self._client = client
+        self._path = job.path
+
+    def open(self) -> httpx.Response:
+        return self.post("attempts", {"token": self.token})
+
+    def append(self, first: int, *messages: str, **more: Any) -> httpx.Response:
+        return self.post("logs", self.lines(first, *messages, **more))
+
+    def lines(self, first: int, *messages: str, **more: Any) -> dict[str, Any]:
+        lines = [{"timestamp": TIMESTAMP, "message": message, "stream": "stdout"} for message in messages]
+        return {"token": self.token, "attempt": self.attempt, "first": first, "lines": lines, **more}
+
+    def end(self, following: int, **more: Any) -> httpx.Response:
+        body = {"token": self.token, "attempt": self.attempt, "status": "COMPLETED", "exit_code": 0, "dropped": 0}
+        return self.post("end", {**body, "next": following, **more})
+
+    def post(self, route: str, body: Any) -> httpx.Response:
+        return self.post_bytes(route, orjson.dumps(body))
+
+    def post_bytes(self, route: str, content: bytes | Iterator[bytes], **headers: str) -> httpx.Response:
+        named = {"Content-Type": "application/json", **{n.replace("_", "-"): value for n, value in headers.items()}}
+        return self._client.post(f"{self._path}/{route}", content=content, headers=named)
+
+
+@pytest.fixture
+def runner(client: httpx.Client, job: Foreign) -> Runner:
+    """A runner that has not opened its job yet."""
+    return Runner(client, job)
+
+
+@pytest.fixture
+def opened(runner: Runner) -> Runner:
+    """One that has."""
+    assert runner.open().status_code == 200
+    return runner
+
+
+def messages(client: httpx.Client, job: Foreign) -> list[str]:
+    """What the log holds."""
+    return [line["message"] for line in client.get(f"{job.path}/logs?limit=1000").json()["logs"]]
+
+
+def refusal(response: httpx.Response) -> dict[str, Any]:
+    """What a problem document says, its constant members checked."""
+    problem: dict[str, Any] = response.json()
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert problem.pop("status") == response.status_code
+    assert problem.pop("type") == "about:blank"
+    assert problem.pop("title") != "Error"
+    assert problem.pop("detail")
+    assert problem.pop("request_id") == response.headers["X-Request-ID"]
+    return problem
+
+
+# What a runner does
+
+
+def test_a_job_is_opened_appended_to_and_ended(client: httpx.Client, job: Foreign, runner: Runner) -> None:
+    """With the answers that the contract names, and what viewers then see."""
+    opened = runner.open()
+    assert (opened.status_code, opened.json()) == (200, {"attempt": 1, "token": runner.token, "next": 1})
+    assert opened.headers["Cache-Control"] == "private, no-store"
+
+    body = runner.lines(1, "one", "two")
+    body["lines"][1] |= {"stream": "stderr", "partial": True}
+    appended = runner.post("logs", body)
+    assert (appended.status_code, appended.json()) == (200, {"next": 3})
+
+    ended = runner.end(3, status="FAILED", exit_code=7, dropped=2)
+    assert (ended.status_code, ended.content) == (204, b"")
+    assert client.get(f"{job.path}/logs").json()["logs"] == [
+        {"timestamp": TIMESTAMP, "message": "one", "sequence_num": 1, "stream": "stdout"},
+        {"timestamp": TIMESTAMP, "message": "two", "sequence_num": 2, "stream": "stderr", "partial": True},
+    ]
+    state = client.get(job.path).json()
+    assert {name: state[name] for name in ("status", "attempt", "exit_code", "lines", "dropped")} == {
+        "status": "FAILED",
+        "attempt": 1,
+        "exit_code": 7,
+        "lines": 2,
+        "dropped": 2,
+    }
+
+
+def test_whatever_is_repeated_changes_nothing(client: httpx.Client, job: Foreign, runner: Runner) -> None:
+    """Every request twice, with the same answer."""
+    for ask in (runner.open, lambda: runner.append(1, "a", "b"), lambda: runner.end(3)):
+        first, second = ask(), ask()
+        assert first.is_success
+        assert (first.status_code, first.content) == (second.status_code, second.content)
+
+    assert messages(client, job) == ["a", "b"]
+
+
+def test_a_known_beginning_is_skipped(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """So that a batch whose answer was lost may be sent again with more behind it."""
+    opened.append(1, "a", "b")
+
+    assert opened.append(1, "a", "b", "c").json() == {"next": 4}
+    assert opened.append(2, "b").json() == {"next": 4}
+    assert messages(client, job) == ["a", "b", "c"]
+
+
+def test_no_lines_renew_the_lease(redis_server: RedisServer, job: Foreign, opened: Runner) -> None:
+    """And say nothing of the log."""
+    lease = job.key.replace(":log", ":lease")
+    ask_all(redis_server.url, [("PEXPIRE", lease, "1000")])
+
+    assert opened.append(1).json() == {"next": None}
+    assert redis_server.ask("PTTL", lease) > LEASE_MS - 5_000
+
+
+def test_a_viewer_sees_lines_as_they_come(job: Foreign, opened: Runner, open_stream: OpenStream) -> None:
+    """On the one stream that it already has open."""
+    stream = open_stream(job)
+    opened.append(1, "hello")
+    stream.wait_for(b'"message":"hello"')
+    opened.end(2, status="CANCELED", exit_code=None)
+
+    assert b"event: end" in stream.wait_end().body
+
+
+def test_gzip_is_inflated(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """Also under its old name, and in chunks."""
+    body = gzip.compress(orjson.dumps(opened.lines(1, *("x" * 10_000 for _ in range(500)))))
+    assert opened.post_bytes("logs", body, Content_Encoding="gzip").json() == {"next": 501}
+
+    body = gzip.compress(orjson.dumps(opened.lines(501, "y")))
+    chunks = (body[place : place + 7] for place in range(0, len(body), 7))
+    assert opened.post_bytes("logs", chunks, Content_Encoding="X-GZIP").json() == {"next": 502}
+
+
+def test_any_text_comes_through(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """But for the newline, which ends a line."""
+    texts = ["", " ", "\r", "a\rb", "\0", "\ufffd", "\U0001f642", "\x85\u2028", '"\\', "event: end"]
+
+    assert opened.append(1, *texts).json() == {"next": len(texts) + 1}
+    assert messages(client, job) == texts
+
+
+# What the store refuses
+
+
+def test_a_gap_names_the_expected_number(opened: Runner) -> None:
+    """Appending and ending alike."""
+    opened.append(1, "a")
+
+    for response in (opened.append(5, "b"), opened.end(9)):
+        assert response.status_code == 409
+        assert refusal(response) == {"reason": "GAP", "expected": 2}
+
+
+def test_a_second_runner_is_held_off(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """As long as the first one's lease lasts."""
+    response = Runner(client, job).open()
+
+    assert response.status_code == 409
+    assert refusal(response) == {"reason": "HELD"}
+
+
+def test_a_runner_without_its_lease_is_fenced_off(redis_server: RedisServer, job: Foreign, opened: Runner) -> None:
+    """Whatever it asks for."""
+    ask_all(redis_server.url, [("DEL", job.key.replace(":log", ":lease"))])
+
+    for response in (opened.append(1, "a"), opened.append(1), opened.end(1)):
+        assert response.status_code == 409
+        assert refusal(response) == {"reason": "FENCED"}
+
+
+def test_an_ended_job_is_closed(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """To its own runner and to any other."""
+    opened.end(1)
+
+    for response in (opened.append(1, "a"), Runner(client, job).open()):
+        assert response.status_code == 409
+        assert refusal(response) == {"reason": "CLOSED"}
+
+
+def test_a_tainted_log_is_not_opened(job: Foreign, runner: Runner) -> None:
+    """Its ids are somebody else's."""
+    job.add("5-1", "message", "?")
+
+    response = runner.open()
+    assert response.status_code == 409
+    assert refusal(response) == {"reason": "TAINTED"}
+
+
+def test_what_is_no_log_is_not_opened(redis_server: RedisServer, job: Foreign, runner: Runner) -> None:
+    """Nor anything else done to it."""
+    ask_all(redis_server.url, [("SET", job.key, "x")])
+
+    response = runner.open()
+    assert response.status_code == 409
+    assert refusal(response) == {"reason": "NOT_A_LOG"}
+
+
+def test_an_absent_store_is_worth_a_retry(service: Service, redis_server: RedisServer, opened: Runner) -> None:
+    """503, and when to come again."""
+    redis_server.ask("CONFIG", "SET", "maxmemory", "1")
+    try:
+        response = opened.append(1, "a")
+    finally:
+        redis_server.ask("CONFIG", "SET", "maxmemory", "0")
+
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) > 0
+    assert opened.append(1, "a").json() == {"next": 2}
+
+
+# Who may
+
+
+@pytest.mark.parametrize("route", ["attempts", "logs", "end"])
+def test_only_writers_get_in(service: Service, job: Foreign, route: str) -> None:
+    """Before the body is looked at."""
+
+    def status(**headers: str) -> int:
+        return httpx.post(f"{service.url}{job.path}/{route}", content=b"?", headers=headers).status_code
+
+    assert status() == 401
+    assert status(Authorization=f"Bearer {service.token(scopes=['logs:read'])}") == 403
+    assert status(Authorization=f"Bearer {service.token('another')}") == 404
+    assert status(Authorization=f"Bearer {service.token(job.workflow_id)}") == 415
+
+
+def test_other_methods_are_named(client: httpx.Client, job: Foreign) -> None:
+    """Of both routes that share a path."""
+    response = client.put(f"{job.path}/logs")
+
+    assert response.status_code == 405
+    assert {"GET", "POST"} <= set(response.headers["Allow"].replace(" ", "").split(","))
+
+
+# What is no such body
+
+
+@pytest.mark.parametrize(
+    ("route", "change", "parameter"),
+    [
+        ("attempts", {"token": None}, "token"),
+        ("attempts", {"token": "0123"}, "token"),
+        ("attempts", {"token": "g" * 32}, "token"),
+        ("attempts", {"token": "0" * 32 + "\n"}, "token"),
+        ("attempts", {"more": 1}, "more"),
+        ("logs", {"attempt": 0}, "attempt"),
+        ("logs", {"attempt": "1"}, "attempt"),
+        ("logs", {"attempt": True}, "attempt"),
+        ("logs", {"first": 0}, "first"),
+        ("logs", {"first": 1.5}, "first"),
+        ("logs", {"first": 10**15}, "first"),
+        ("logs", {"lines": None}, "lines"),
+        ("logs", {"lines": {}}, "lines"),
+        ("end", {"status": "PENDING"}, "status"),
+        ("end", {"status": "RUNNING"}, "status"),
+        ("end", {"exit_code": "0"}, "exit_code"),
+        ("end", {"exit_code": 10**9}, "exit_code"),
+        ("end", {"dropped": -1}, "dropped"),
+        ("end", {"next": 0}, "next"),
+    ],
+)
+def test_a_bad_member_is_named(runner: Runner, route: str, change: dict[str, Any], parameter: str) -> None:
+    """By its own name."""
+    whole = {
+        "attempts": {"token": runner.token},
+        "logs": runner.lines(1, "a"),
+        "end": {"token": runner.token, "attempt": 1, "status": "FAILED", "next": 1},
+    }
+    response = runner.post(route, whole[route] | change)
+
+    assert response.status_code == 400
+    assert [error["parameter"] for error in refusal(response)["errors"]] == [parameter]
+
+
+@pytest.mark.parametrize("route", ["attempts", "logs", "end"])
+def test_what_is_missing_is_named(runner: Runner, route: str) -> None:
+    """All of it at once."""
+    response = runner.post(route, {})
+
+    assert response.status_code == 400
+    assert "token" in {error["parameter"] for error in refusal(response)["errors"]}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        None,
+        "text",
+        {},
+        {"timestamp": TIMESTAMP, "message": "a", "stream": "stdin"},
+        {"timestamp": TIMESTAMP, "message": "a", "stream": ["stdout"]},
+        {"timestamp": TIMESTAMP, "message": 1, "stream": "stdout"},
+        {"timestamp": TIMESTAMP, "message": "a\nb", "stream": "stdout"},
+        {"timestamp": "2026-03-03T10:00:05Z", "message": "a", "stream": "stdout"},
+        {"timestamp": TIMESTAMP + "\n", "message": "a", "stream": "stdout"},
+        {"timestamp": 1, "message": "a", "stream": "stdout"},
+        {"timestamp": TIMESTAMP, "message": "a", "stream": "stdout", "partial": 1},
+        {"timestamp": TIMESTAMP, "message": "a", "stream": "stdout", "sequence_num": 2},
+    ],
+)
+def test_a_bad_line_is_named_by_its_place(client: httpx.Client, job: Foreign, opened: Runner, line: Any) -> None:
+    """And none of the others is stored."""
+    body = opened.lines(1, "good", "bad")
+    body["lines"][1] = line
+    response = opened.post("logs", body)
+
+    assert response.status_code == 400
+    (error,) = refusal(response)["errors"]
+    assert error["parameter"] == "lines"
+    assert error["detail"].startswith("1: ")
+    assert messages(client, job) == []
+
+
+def test_a_line_may_be_as_long_as_the_setting_says(opened: Runner) -> None:
+    """In bytes, where what stands for a byte that was no UTF-8 counts as that byte."""
+    assert opened.append(1, "x" * MAX_LINE).status_code == 200
+    assert opened.append(2, "\ufffd" * MAX_LINE).status_code == 200
+    for long in ("x" * (MAX_LINE + 1), "é" * (MAX_LINE // 2) + "x"):
+        response = opened.append(3, long)
+        assert response.status_code == 400
+        assert "partial pieces" in response.json()["detail"]
+
+
+def test_a_batch_has_at_most_500_lines(opened: Runner) -> None:
+    """One more is refused."""
+    assert opened.append(1, *["x"] * 500).status_code == 200
+    response = opened.append(501, *["x"] * 501)
+
+    assert response.status_code == 400
+    assert [error["parameter"] for error in refusal(response)["errors"]] == ["lines"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b'"text"', b"null", b"NaN", b"\xff", b'{"token":"\\ud800"}', b"[" * 100_000, b"[],"],
+    ids=repr,
+)
+def test_what_is_no_object_is_refused(runner: Runner, body: bytes) -> None:
+    """With 400, and in words."""
+    response = runner.post_bytes("attempts", body)
+
+    assert response.status_code == 400
+    refusal(response)
+
+
+@pytest.mark.parametrize("inside", [b"[]", b"{}", b"1", b'""'])
+def test_a_body_of_nothing_but_structure_is_not_parsed(runner: Runner, inside: bytes) -> None:
+    """It would take a hundred times its size."""
+    body = b"[" + b",".join([inside] * 200_000) + b"]"
+    response = runner.post_bytes("logs", gzip.compress(body), Content_Encoding="gzip")
+
+    assert response.status_code == 400
+    assert "around values" in response.json()["detail"]
+
+
+def test_structure_inside_lines_is_text(opened: Runner) -> None:
+    """A job may print nothing but JSON."""
+    response = opened.append(1, *['[{"a":[],"b":"\\"[{,"},' * 100] * 500)
+
+    assert response.json() == {"next": 501}
+
+
+# What is too long, or no such coding
+
+
+@pytest.mark.parametrize("headers", [{"Content_Type": "text/plain"}, {"Content_Type": ""}], ids=repr)
+def test_only_json_is_taken(runner: Runner, headers: dict[str, str]) -> None:
+    """By its type."""
+    assert runner.post_bytes("attempts", b"{}", **headers).status_code == 415
+
+
+@pytest.mark.parametrize("coding", ["br", "deflate", "zstd", "gzip, gzip"])
+def test_only_gzip_is_inflated(runner: Runner, coding: str) -> None:
+    """And the answer says so."""
+    response = runner.post_bytes("attempts", b"{}", Content_Encoding=coding)
+
+    assert response.status_code == 415
+    assert response.headers["Accept-Encoding"] == "gzip"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        gzip.compress(b"{}")[:-1],
+        gzip.compress(b"{}") + b"x",
+        gzip.compress(b"{}") * 2,
+        zlib.compress(b"{}"),
+    ],
+    ids=["empty", "plain", "cut", "more behind", "two members", "zlib"],
+)
+def test_what_is_not_one_gzip_member_is_refused(runner: Runner, body: bytes) -> None:
+    """Nothing of it is believed."""
+    assert runner.post_bytes("attempts", body, Content_Encoding="gzip").status_code == 400
+
+
+def test_a_body_may_be_as_long_as_the_setting_says(opened: Runner) -> None:
+    """Sent plainly, in chunks, or inflated: to the byte."""
+    fitting = orjson.dumps(opened.lines(1, "a")).ljust(MAX_BODY)
+    zipped = {"Content_Encoding": "gzip"}
+
+    assert opened.post_bytes("logs", fitting).status_code == 200
+    assert opened.post_bytes("logs", gzip.compress(fitting), **zipped).status_code == 200
+    for response in (
+        opened.post_bytes("logs", fitting + b" "),
+        opened.post_bytes("logs", iter([fitting, b" "])),
+        opened.post_bytes("logs", gzip.compress(fitting + b" "), **zipped),
+    ):
+        assert response.status_code == 413
+        refusal(response)
+
+
+def test_a_bomb_is_not_inflated(door: Door, service: Service, auth: dict[str, str], job: Foreign) -> None:
+    """A body that would become 256 MiB is refused after eight, and the worker does not grow by more."""
+    bomb = gzip.compress(bytes(256 * 2**20), 1)
+    pid = service.worker_pids()[0]
+    before = _peak_bytes(pid)
+
+    with httpx.Client(base_url=door.url, verify=door.verify, headers=auth, timeout=10) as client:
+        opened = Runner(client, job)
+        assert opened.open().status_code == 200
+        assert opened.post_bytes("logs", bomb, Content_Encoding="gzip").status_code == 413
+    assert _peak_bytes(pid) - before < 40 * 2**20
+
+
+def _peak_bytes(pid: int) -> int:
+    with open(f"/proc/{pid}/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+
+def test_the_document_describes_the_bodies(client: httpx.Client) -> None:
+    """As the service reads them."""
+    document = client.get("/openapi.json").json()
+    path = document["paths"]["/workflows/{workflow_id}/jobs/{job_id}/logs"]
+    body = path["post"]["requestBody"]["content"]["application/json"]["schema"]
+
+    assert body == {"$ref": "#/components/schemas/LinesBody"}
+    assert set(document["components"]["schemas"]["LinesBody"]["required"]) == {"token", "attempt", "first", "lines"}
+    assert set(path) >= {"get", "post"}
+    assert LinesBody.of(256).fields.keys() == LinesBody().fields.keys()

@@ -1,0 +1,68 @@
+"""A token that publishes too fast: told when to go on, at both doors; and nothing else of it is refused."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Final
+
+import httpx
+import pytest
+
+from chronoverse.auth.tokens import READ, WRITE, mint
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.test_publish import Runner, refusal
+from tests.web.routes.wire import Door
+from tests.support.nginx import Nginx
+from tests.support.servers import RedisServer
+from tests.support.service import SECRET, Service, serving
+from tests.support.waiting import wait_until
+
+#: Bytes a second, of which ten seconds' worth may come at once.
+RATE: Final = 65_536
+LINE: Final = "x" * 60_000
+
+
+@pytest.fixture(scope="module")
+def bounded(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
+    """A service that lets no token publish faster."""
+    with serving(tmp_path_factory.mktemp("bounded"), redis_server.url, max_publish_rate_per_token=RATE) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def doors(tmp_path_factory: pytest.TempPathFactory, bounded: Service) -> Iterator[dict[str, Door]]:
+    """Both of its doors."""
+    with Nginx(tmp_path_factory.mktemp("nginx"), [(bounded.host, bounded.port)]) as nginx:
+        yield {"direct": bounded, "nginx": nginx}
+
+
+@pytest.mark.parametrize("name", ["direct", "nginx"])
+def test_who_publishes_too_fast_is_told_when_to_go_on(
+    doors: dict[str, Door], bounded: Service, job: Foreign, name: str
+) -> None:
+    """429; the lease is renewed and the job ended all the same, and nobody else has to wait."""
+    door, counted = doors[name], 'chronoverse_publish_answers_total{answer="TOO_FAST",operation="append"}'
+
+    def client(subject: str) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {mint(SECRET, subject, (READ, WRITE), ('*',), 600, time.time())}"}
+        return httpx.Client(base_url=door.url, verify=door.verify, headers=headers, timeout=10)
+
+    before = bounded.metric(counted)
+    with closing(client(f"flood-{name}")) as theirs, closing(client(f"other-{name}")) as others:
+        runner, number = Runner(theirs, job), 1
+        assert runner.open().status_code == 200
+        while (response := runner.append(number, LINE)).status_code == 200:
+            number += 1
+        assert runner.append(number).json() == {"next": None}
+        other = Runner(others, job.sibling("other"))
+        assert other.open().status_code == 200
+        assert other.append(1, LINE).status_code == 200
+
+        assert response.status_code == 429
+        assert refusal(response) == {}
+        assert 10 <= number - 1 <= 12
+        wait = int(response.headers["Retry-After"])
+        assert 1 <= wait <= 2
+        wait_until(lambda: runner.append(number, LINE).status_code == 200, wait + 0.5, "it may go on when it was told")
+        assert runner.end(number + 1).status_code == 204
+    assert bounded.metric(counted) > before

@@ -1,0 +1,46 @@
+"""schemathesis over ``/openapi.json``: what it says is done, and nothing it can think of breaks anything."""
+
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.web.routes.foreign import Foreign
+from tests.support.service import Service
+from tests.support.tools import tool
+
+#: Examples of each operation beside those that its schema's edges give. 200 take half a minute.
+EXAMPLES: Final = 3
+#: So that a run that fails fails again.
+SEED: Final = 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def jobs(service: Service) -> None:
+    """The job that ``schemathesis.toml`` names, and one that its workflow has beside it."""
+    assert service.redis_url is not None
+    Foreign(service.redis_url, "schema", "ended").lines(["x"] * 50, ("stdout", "stderr")).end()
+    Foreign(service.redis_url, "schema", "running").lines(["x"] * 5)
+
+
+def test_the_document_is_kept(service: Service, tmp_path: Path) -> None:
+    """Good and bad requests of every kind: no 5xx, no undocumented answer, nothing good refused, nothing bad taken."""
+    before = service.log_size()
+    command = [tool("schemathesis"), "--config-file", str(Path(__file__).with_name("schemathesis.toml")), "run"]
+    command += [f"{service.url}/openapi.json", "--header", f"Authorization: Bearer {service.token()}"]
+    command += [
+        "--phases",
+        "coverage,fuzzing",
+        "--max-examples",
+        str(EXAMPLES),
+        "--seed",
+        str(SEED),
+        "--request-timeout",
+        "5",
+        "--no-color",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
+
+    assert done.returncode == 0, done.stdout
+    assert "Traceback" not in service.logs(before)

@@ -1,0 +1,345 @@
+"""``/logs/search`` and ``/logs/raw``: what a search finds is what Python finds, and a download is what was written."""
+
+import contextlib
+import itertools
+import re
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import httpx
+import orjson
+import pytest
+
+from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.store import Store
+from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
+from tests.web.routes.wire import Stream
+from tests.support.servers import RedisServer
+from tests.support.service import Service
+
+STREAMS: Final = ("stdout", "stderr", "stderr")
+WORDS: Final = ("Straße", "ERROR 🙂 error", "plain", "a.b*c", "Ünïcode \\d+", "error", "", "tab\there", "x" * 300)
+MESSAGES: Final = [f"{number} {WORDS[number % len(WORDS)]} {number % 7}" for number in range(1, 601)]
+#: A line that a backtracking engine would be at for longer than the universe has been there.
+EVIL: Final = "a" * 50 + "b"
+
+
+@pytest.fixture(scope="module")
+def log(service: Service) -> Foreign:
+    """600 lines on both streams, one that is evil, one that is no UTF-8, and the end."""
+    job = Foreign(str(service.redis_url), "search", "log").lines(MESSAGES, STREAMS)
+    return job.lines([EVIL, b"no \xff UTF-8"]).end()
+
+
+def find(client: httpx.Client, job: Foreign, at_most: int = 100, **query: Any) -> Iterator[list[dict[str, Any]]]:
+    """The pages of a search, following ``Link``."""
+    response = client.get(f"{job.path}/logs/search", params=query)
+    for _ in range(at_most):
+        assert response.status_code == 200, response.text
+        body = response.json()
+        assert list(body) == ["workflow_id", "id", "logs", "cursor"]
+        yield body["logs"]
+        assert ("next" in response.links) == (body["cursor"] is not None)
+        if body["cursor"] is None:
+            return
+        response = client.get(response.links["next"]["url"])
+    raise AssertionError("no last page")
+
+
+def numbers(client: httpx.Client, job: Foreign, **query: Any) -> list[int]:
+    """The numbers of all that is found."""
+    return [line["sequence_num"] for line in itertools.chain(*find(client, job, **query))]
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize(
+    ("query", "pattern"),
+    [
+        ({"q": "error"}, "(?i)error"),
+        ({"q": "a.b*c", "limit": 7}, r"a\.b\*c"),
+        ({"q": "straße", "stream": "stderr", "limit": 1}, "(?i)straße"),
+        ({"q": "\\d+"}, r"\\d\+"),
+        ({"q": r"^\d*7 .*\b[0-3]$", "regex": "true", "limit": 10}, r"^\d*7 .*\b[0-3]$"),
+        ({"q": "(error|here)", "regex": "true", "stream": "stdout"}, "(?i)(error|here)"),
+        ({"q": "nowhere to be found"}, "nowhere to be found"),
+        ({"q": "no � utf"}, "(?i)no � utf"),
+    ],
+)
+def test_a_search_finds_what_python_finds(
+    client: httpx.Client, log: Foreign, query: dict[str, Any], pattern: str, order: str
+) -> None:
+    """In both orders, in pages of any size, in one stream or both."""
+    written = [*MESSAGES, EVIL, "no � UTF-8"]
+    streams = [STREAMS[(number - 1) % 3] for number in range(1, 601)] + ["stdout"] * 2
+    expected = [
+        number
+        for number, (message, stream) in enumerate(zip(written, streams, strict=True), 1)
+        if re.search(pattern, message) and query.get("stream") in (None, stream)
+    ]
+
+    assert numbers(client, log, order=order, **query) == (expected if order == "asc" else expected[::-1])
+
+
+def test_highlights_are_in_characters(client: httpx.Client, log: Foreign) -> None:
+    """Not in bytes, nor in UTF-16; a match of nothing has none."""
+    (first, *_), *_ = find(client, log, q="error")
+    plain = {key: value for key, value in first.items() if key != "highlights"}
+
+    assert plain == {"timestamp": TIMESTAMP, "message": MESSAGES[0], "sequence_num": 1, "stream": "stdout"}
+    assert [first["message"][start:end] for start, end in first["highlights"]] == ["ERROR", "error"]
+    (anything, *_), *_ = find(client, log, q="z*", regex="true")
+    assert (anything["sequence_num"], anything["highlights"]) == (1, [])
+
+
+def test_a_colour_in_a_word_does_not_hide_it(client: httpx.Client, job: Foreign) -> None:
+    """A line is searched as it was written, and as it is read."""
+    job.lines(["\x1b[1mFAI\x1b[31mLED\x1b[0m \x1b]0;title\x07\x1b[1A", "\x1b]0;failed", "failed"]).end()
+    (lines,) = find(client, job, q="failed")
+
+    assert [line["sequence_num"] for line in lines] == [1, 2, 3]
+    assert lines[0]["highlights"] == [[4, 15]]
+    assert lines[1]["highlights"] == [[4, 10]]
+    assert numbers(client, job, q="[31m") == numbers(client, job, q="title") == [1]
+    assert numbers(client, job, q="d $", regex="true") == [1]
+
+
+def test_a_search_may_start_anywhere(client: httpx.Client, log: Foreign) -> None:
+    """Strictly after the offset, as everywhere; and it tells how far it has looked."""
+    path = f"{log.path}/logs/search"
+
+    assert numbers(client, log, q="error", offset=590) == [595, 599]
+    assert numbers(client, log, q="error", offset=10, order="desc") == [5, 1]
+    assert client.get(path, params={"q": "error"}).headers["last-event-id"] == "446"
+    assert client.get(path, params={"q": "nowhere"}).headers["last-event-id"] == "603"
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ({}, "q"),
+        ({"q": ""}, "q"),
+        ({"q": "x" * 257}, "q"),
+        ({"q": "(a", "regex": "true"}, "q"),
+        ({"q": "(?=a)", "regex": "true"}, "q"),
+        ({"q": r"(a)\1", "regex": "true"}, "q"),
+        ({"q": "(?:.?){1000}b", "regex": "true"}, "q"),
+        ({"q": "x", "regex": "yes"}, "regex"),
+        ({"q": "x", "limit": "1001"}, "limit"),
+        ({"q": "x", "stream": "both"}, "stream"),
+    ],
+)
+def test_a_search_that_is_none_is_refused(
+    client: httpx.Client, log: Foreign, query: dict[str, str], parameter: str
+) -> None:
+    """400, with the parameter's name."""
+    response = client.get(f"{log.path}/logs/search", params=query)
+
+    assert response.status_code == 400
+    assert [error["parameter"] for error in response.json()["errors"]] == [parameter]
+
+
+def test_an_expression_takes_no_time_that_explodes(client: httpx.Client, log: Foreign, job: Foreign) -> None:
+    """The classic one, on the line it was made for; and one that is slow on long lines works all the same."""
+    started = time.monotonic()
+
+    assert numbers(client, log, q="^(a+)+$", regex="true") == []
+    assert time.monotonic() - started < 1
+    job.lines(["ab" * 30_000, "ab" * 30_000 + "z"])
+    assert numbers(client, job, q="(?:a.{0,50}){4}z", regex="true") == [2]
+
+
+def test_a_cursor_is_good_for_its_own_query_alone(client: httpx.Client, log: Foreign) -> None:
+    """Other words, the same words as an expression, another route: 400."""
+    page = client.get(f"{log.path}/logs/search", params={"q": "error", "limit": 1}).json()
+    for query in ({"q": "errors"}, {"q": "error", "regex": "true"}, {"q": "error", "order": "desc"}):
+        asked = {**query, "cursor": page["cursor"], "limit": 1}
+        assert client.get(f"{log.path}/logs/search", params=asked).status_code == 400
+    assert client.get(f"{log.path}/logs", params={"cursor": page["cursor"]}).status_code == 400
+
+
+@pytest.fixture(scope="module")
+def long(redis_server: RedisServer) -> Foreign:
+    """210,000 lines of hay and then the needle."""
+    store, job = Store(redis_server.url), Foreign(redis_server.url, "search", "long")
+    attempt = store.open(JobRef(job.workflow_id, job.job_id), "token")
+    for start in range(1, 210_001, 1000):
+        store.append(attempt, [Line(number, TIMESTAMP, "hay", "stdout") for number in range(start, start + 1000)])
+    store.append(attempt, [Line(210_001, TIMESTAMP, "needle", "stdout")])
+    store.finish(attempt, Status.COMPLETED, 0, 0, 210_002)
+    store.close()
+    return job
+
+
+def test_a_request_looks_through_so_much_and_no_more(client: httpx.Client, long: Foreign) -> None:
+    """An empty page, the number it has come to, and a cursor that goes on from there."""
+    first = client.get(f"{long.path}/logs/search", params={"q": "NEEDLE"})
+
+    assert first.json()["logs"] == []
+    assert 0 < int(first.headers["last-event-id"]) <= 201_000
+    assert numbers(client, long, q="needle") == [210_001]
+
+
+def test_long_lines_make_short_pages(client: httpx.Client, redis_server: RedisServer, job: Foreign) -> None:
+    """A page has so many characters, whatever its limit says; none is lost between two."""
+    lines = [("XADD", job.key, f"{number}-0", "message", "x" * 100_000) for number in range(1, 251)]
+    ask_all(redis_server.url, lines)
+    found = [[line["sequence_num"] for line in page] for page in find(client, job, q="X" * 200, limit=1000)]
+
+    assert [*itertools.chain(*found)] == [*range(1, 251)]
+    assert 1 < len(found) < 10
+    first = client.get(f"{job.path}/logs/search", params={"q": "x", "limit": 1}).json()["logs"][0]
+    assert len(first["highlights"]) == 1000
+
+
+def test_a_running_job_is_searched_as_it_grows(client: httpx.Client, job: Foreign) -> None:
+    """From the number that the last answer came to."""
+    job.lines(["error", "fine"])
+    first = client.get(f"{job.path}/logs/search", params={"q": "error"})
+    job.lines(["fine", "error"])
+    offset = first.headers["last-event-id"]
+
+    assert (first.json()["cursor"], offset) == (None, "2")
+    assert numbers(client, job, q="error", offset=offset) == [4]
+
+
+def raw(client: httpx.Client, job: Foreign, **query: Any) -> httpx.Response:
+    """A download."""
+    return client.get(f"{job.path}/logs/raw", params=query)
+
+
+def test_a_download_is_what_was_written(client: httpx.Client, log: Foreign) -> None:
+    """As text, as one JSON document, as a line of JSON for each."""
+    text, document, lines = (raw(client, log, format=kind) for kind in ("txt", "json", "jsonl"))
+    written = [*MESSAGES, EVIL, "no � UTF-8"]
+    pages = client.get(f"{log.path}/logs", params={"limit": 1000}).json()["logs"]
+
+    assert text.text == "".join(f"{message}\n" for message in written)
+    assert document.json() == [orjson.loads(line) for line in lines.content.splitlines()] == pages
+    kinds = [response.headers["content-type"] for response in (text, document, lines)]
+    assert kinds == ["text/plain; charset=utf-8", "application/json", "application/jsonl"]
+    assert text.headers["content-disposition"] == 'attachment; filename="search-log.txt"'
+    assert text.headers["cache-control"] == "private, no-store"
+
+
+def test_a_download_may_be_of_what_is_found(client: httpx.Client, log: Foreign) -> None:
+    """One stream, a query, an expression."""
+    found = numbers(client, log, q="error", stream="stderr")
+    lines = raw(client, log, q="error", stream="stderr", format="json").json()
+
+    assert [line["sequence_num"] for line in lines] == found
+    assert raw(client, log, q="^600 ", regex="true").text == f"{MESSAGES[599]}\n"
+    assert raw(client, log, q="nowhere", format="json").json() == []
+    assert raw(client, log, q="nowhere").text == ""
+    assert raw(client, log, q="(", regex="true").status_code == 400
+    assert raw(client, log, format="csv").status_code == 400
+
+
+def test_pieces_of_a_long_line_are_one_line_in_a_text(client: httpx.Client, job: Foreign) -> None:
+    """Unless the other stream has a line between them; nothing that stands unfinished swallows what follows."""
+    commands = [("out ", "stdout", "1"), ("end", "stdout", "0"), ("half", "stdout", "1"), ("err", "stderr", "0")]
+    for message, stream, partial in [*commands, ("rest", "stdout", "0"), ("open", "stderr", "1")]:
+        job.last += 1
+        job.add(f"{job.last}-0", "timestamp", TIMESTAMP, "message", message, "stream", stream, "partial", partial)
+
+    assert raw(client, job).text == "out end\nhalf\nerr\nrest\nopen\n"
+
+
+def test_a_running_job_can_be_downloaded(client: httpx.Client, job: Foreign) -> None:
+    """As far as it has come."""
+    job.lines(["one", "two"])
+    first = raw(client, job).text
+    job.lines(["three"])
+
+    assert (first, raw(client, job).text) == ("one\ntwo\n", "one\ntwo\nthree\n")
+
+
+def test_head_of_a_download_starts_nothing(client: httpx.Client, log: Foreign) -> None:
+    """Its headers only."""
+    response = client.head(f"{log.path}/logs/raw")
+
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+
+
+@pytest.mark.parametrize("path", ["/logs/search?q=x", "/logs/raw"])
+def test_nobody_searches_what_they_may_not_see(
+    service: Service, client: httpx.Client, log: Foreign, job: Foreign, path: str
+) -> None:
+    """Without a token 401, with one for another workflow what an unknown job is answered with."""
+    stranger = {"Authorization": f"Bearer {service.token('elsewhere')}"}
+
+    assert httpx.get(service.url + log.path + path).status_code == 401
+    foreign, unknown = httpx.get(service.url + log.path + path, headers=stranger), client.get(job.path + path)
+    assert foreign.status_code == unknown.status_code == 404
+    assert foreign.content == unknown.content
+
+
+def test_live_viewers_are_not_held_up_by_downloads(
+    service: Service, auth: dict[str, str], long: Foreign, job: Foreign
+) -> None:
+    """A line comes through in a fraction of a second while the same worker looks through 840,000."""
+    job.line("begin")
+    with contextlib.ExitStack() as opened:
+        stream = opened.enter_context(Stream(service, f"{job.path}/events", auth)).wait_for(b"id: 1\n\n")
+        for _ in range(4):
+            opened.enter_context(Stream(service, f"{long.path}/logs/raw?q=nothing", auth))
+        delays = []
+        for number in range(2, 22):
+            started = time.monotonic()
+            job.line("live")
+            stream.wait_for(b"id: %d\n\n" % number)
+            delays.append(time.monotonic() - started)
+
+    assert sorted(delays)[10] < 0.25
+
+
+def times(job: Foreign) -> Foreign:
+    """A line a minute, on both streams."""
+    for minute in range(60):
+        stamp = f"2026-03-03T10:{minute:02}:00.000Z"
+        job.line(f"minute {minute}", ("stdout", "stderr")[minute % 2], timestamp=stamp)
+    job.line("no time", timestamp="soon")
+    return job.end()
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("since=2026-03-03T10:57:00Z", (57, 58, 59)),
+        ("since=2026-03-03T11:57:00%2B01:00", (57, 58, 59)),
+        ("until=2026-03-03T10:01:30", (0, 1)),
+        ("since=2026-03-03T10:05:00Z&until=2026-03-03T10:09:00.000Z&stream=stderr", (5, 7, 9)),
+        ("since=2026-03-04", ()),
+    ],
+)
+def test_a_search_may_be_of_a_time(client: httpx.Client, job: Foreign, query: str, expected: Sequence[int]) -> None:
+    """Both ends included; a line without a time is in none."""
+    found = client.get(f"{times(job).path}/logs/search?q=m&{query}").json()["logs"]
+
+    assert [line["message"] for line in found] == [f"minute {minute}" for minute in expected]
+
+
+def test_context_comes_beside_what_was_found(client: httpx.Client, job: Foreign) -> None:
+    """Marked, without highlights, once, in the order asked for."""
+    path = f"{times(job).path}/logs/search?q=minute+(10|12|30)$&regex=true"
+    plain = client.get(path).json()["logs"]
+    assert all("context" not in line for line in plain)
+
+    found = client.get(f"{path}&before=2&after=1").json()["logs"]
+
+    numbers = [9, 10, 11, 12, 13, 14, 29, 30, 31, 32]
+    assert [line["sequence_num"] for line in found] == numbers
+    assert [line for line in found if "context" not in line] == plain
+    assert all(line["highlights"] == [] for line in found if "context" in line)
+    down = client.get(f"{path}&before=2&after=1&order=desc").json()["logs"]
+    assert down == found[::-1]
+    stderr = client.get(f"{path}&before=2&after=1&stream=stdout").json()["logs"]
+    assert [line["sequence_num"] for line in stderr] == [9, 11, 13, 29, 31]
+
+
+@pytest.mark.parametrize("query", ["since=yesterday", "until=", "before=51", "after=x"])
+def test_a_time_or_a_context_that_is_none_is_refused(client: httpx.Client, job: Foreign, query: str) -> None:
+    job.line("1")
+
+    assert client.get(f"{job.path}/logs/search?q=1&{query}").status_code == 400

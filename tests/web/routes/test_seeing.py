@@ -1,0 +1,256 @@
+"""What operators see: counts that are right to the line, a log line for each stream's two ends, names of requests."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream, exchange, request_bytes
+from tests.support.servers import RedisServer
+from tests.support.service import Service, serving
+from tests.support.waiting import wait_until
+
+RUNNER: Final = "ab" * 16
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
+    """A service of two workers that logs JSON, as much as it can."""
+    with serving(
+        tmp_path_factory.mktemp("seen"), redis_server.url, workers=2, log_format="json", log_level="debug"
+    ) as service:
+        wait_until(lambda: len(service.worker_pids()) == 2, PATIENCE_SECONDS, "the second worker is there too")
+        yield service
+
+
+def entries(service: Service) -> list[dict[str, Any]]:
+    """What its log says, but for what it prints when it is ready; every line an object."""
+    found = []
+    for line in service.logs().splitlines():
+        if line.startswith("{"):
+            found.append(json.loads(line))
+    return found
+
+
+def now() -> str:
+    """This moment as a runner stamps a line."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def test_lines_and_bytes_are_counted_to_the_last(seen: Service, redis_server: RedisServer) -> None:
+    """Live, from the ring and by replay; in two workers; and how late they were."""
+    names = ("chronoverse_lines_delivered_total", "chronoverse_bytes_delivered_total")
+    reads, delays = "chronoverse_replay_reads_total", "chronoverse_delivery_delay_seconds_count"
+    before, read, delayed = [seen.metric(name) for name in names], seen.metric(reads), seen.metric(delays)
+    headers = {"Authorization": f"Bearer {seen.token()}"}
+    job = Foreign(redis_server.url, "seeing", "counted").lines(["x"] * 10)
+    streams = [Stream(seen, f"{job.path}/events", headers).wait_for(b"id: 10\n\n") for _ in range(8)]
+    job.line("on time", timestamp=now())
+    for _ in range(4):
+        job.line("long ago")
+    job.end()
+    frames = [b"".join(each + b"\n\n" for each in stream.wait_end().body.split(b"\n\n") if b"event: log" in each)
+              for stream in streams]  # fmt: skip
+    late = Stream(seen, f"{job.path}/events", headers).wait_end()
+
+    lines, size = 9 * 15, sum(map(len, frames)) + len(frames[0])
+    assert late.numbers() == [*range(1, 16)]
+    wait_until(lambda: seen.metric(names[0]) - before[0] >= lines, PATIENCE_SECONDS, "both workers have told")
+    assert seen.metric(names[0]) - before[0] == lines
+    # A replay's last step brings the end with it.
+    assert 0 <= seen.metric(names[1]) - before[1] - size < 1000
+    assert seen.metric(reads) > read
+    assert 1 <= seen.metric(delays) - delayed <= 2
+    assert seen.metric('chronoverse_delivery_delay_seconds_bucket{le="10.0"}') >= 1
+
+
+def test_gauges_are_those_of_all_workers(seen: Service, redis_server: RedisServer) -> None:
+    """Also of the one that does not answer."""
+    headers = {"Authorization": f"Bearer {seen.token()}"}
+    assert seen.metric("chronoverse_workers") == 2
+    assert seen.metric("chronoverse_workers_draining") == 0
+    assert seen.metric("chronoverse_streams_limit") == 16_000
+    jobs = [Foreign(redis_server.url, "seeing", f"watched_{number}").lines(["x"]) for number in range(6)]
+    streams = [Stream(seen, f"{job.path}/events", headers).wait_for(b"id: 1\n\n") for job in jobs]
+
+    wait_until(
+        lambda: {seen.metric("chronoverse_jobs_watched") for _ in range(6)} == {6.0},
+        PATIENCE_SECONDS,
+        "six are watched",
+    )
+    wait_until(lambda: seen.metric("chronoverse_viewers_behind") == 0, PATIENCE_SECONDS, "all have caught up")
+    assert seen.metric("chronoverse_tail_silence_seconds") < 3
+    for stream in streams:
+        stream.close()
+    wait_until(lambda: seen.metric("chronoverse_jobs_watched") == 0, PATIENCE_SECONDS, "nobody watches")
+
+
+def lose(service: Service, pid: int, number: signal.Signals) -> None:
+    """Sends ``number`` to ``pid``, and waits until workers have gone by it and there are two again."""
+    before = set(service.worker_pids())
+    os.kill(pid, number)
+    wait_until(lambda: not before <= set(service.worker_pids()), PATIENCE_SECONDS, "a worker has gone")
+    wait_until(lambda: len(service.worker_pids()) == 2, PATIENCE_SECONDS, "two serve")
+
+
+def test_counters_outlive_their_workers_in_as_many_files(tmp_path: Path, redis_server: RedisServer) -> None:
+    """Through twenty generations, replaced or killed: no scrape sees a sum go back, and none is lost in the end."""
+    refused, gone = 'chronoverse_requests_refused_total{status="404"}', threading.Event()
+    scraped: list[float] = []
+
+    def scrape(service: Service) -> None:
+        while not gone.is_set():
+            with contextlib.suppress(httpx.TransportError):
+                scraped.append(service.metric(refused))
+
+    with serving(tmp_path, redis_server.url, workers=2) as service:
+        thread = threading.Thread(target=scrape, args=(service,))
+        thread.start()
+        try:
+            for generation in range(20):
+                for _ in range(5):
+                    httpx.get(f"{service.url}/nowhere")
+                if generation % 2:
+                    lose(service, min(service.worker_pids()), signal.SIGKILL)
+                else:
+                    lose(service, service.pid, signal.SIGHUP)
+        finally:
+            gone.set()
+            thread.join()
+        files = [path.name for path in (tmp_path / "metrics").glob("counter_*")]
+
+        assert scraped == sorted(scraped)
+        assert len(scraped) > 20
+        assert service.metric(refused) == 100
+        wait_until(lambda: service.metric("chronoverse_workers") == 2, PATIENCE_SECONDS, "only the living are told")
+        assert set(files) <= {f"counter_worker{number}.db" for number in range(4)}
+
+
+def test_a_stream_is_two_lines_of_the_log(seen: Service, redis_server: RedisServer) -> None:
+    """When it opens and when it ends, with why, under the name that its client gave it or was told."""
+    job = Foreign(redis_server.url, "seeing", "logged").lines(["x"] * 3).end()
+    headers = {"Authorization": f"Bearer {seen.token()}", "X-Request-ID": "mine-1"}
+    named = Stream(seen, f"{job.path}/events?offset=1", headers).wait_end()
+    unnamed = Stream(seen, f"{job.path}/events", {**headers, "X-Request-ID": "bad name"}).wait_end()
+    made = unnamed.headers["x-request-id"]
+
+    assert named.headers["x-request-id"] == "mine-1"
+    assert len(made) == 16
+    wait_until(lambda: f'"request_id": "{made}", "why"' in seen.logs(), PATIENCE_SECONDS, "it is logged")
+    opened, ended = (entry for entry in entries(seen) if entry.get("request_id") == "mine-1")
+    assert (opened["message"], opened["job"], opened["after"]) == ("stream opened", "seeing/logged", 1)
+    assert (opened["sub"], opened["client"]) == ("tests", "127.0.0.1")
+    assert (ended["message"], ended["why"], ended["at"]) == ("stream ended", "end", 3)
+    assert 0 <= ended["seconds"] < PATIENCE_SECONDS
+
+
+def test_a_refusal_tells_its_request(seen: Service) -> None:
+    """In the document and in the header; but two 404s are the same to the last byte."""
+    headers = {"Authorization": f"Bearer {seen.token()}", "X-Request-ID": "mine-2"}
+    bad = httpx.get(f"{seen.url}/workflows/seeing/jobs/x/logs?limit=x", headers=headers)
+    gone = httpx.get(f"{seen.url}/workflows/seeing/jobs/none", headers=headers)
+
+    assert (bad.json()["request_id"], bad.headers["x-request-id"]) == ("mine-2", "mine-2")
+    assert gone.headers["x-request-id"] == "mine-2"
+    assert "request_id" not in gone.json()
+
+
+def test_the_stores_answers_to_runners_are_counted(seen: Service) -> None:
+    """Each by what it was, and the lines that went in."""
+
+    def count(operation: str, answer: str) -> float:
+        return seen.metric(f'chronoverse_publish_answers_total{{answer="{answer}",operation="{operation}"}}')
+
+    before = [count(*each) for each in (("open", "OK"), ("append", "OK"), ("append", "GAP"), ("finish", "FENCED"))]
+    lines = seen.metric("chronoverse_lines_appended_total")
+    headers = {"Authorization": f"Bearer {seen.token()}"}
+    with httpx.Client(base_url=f"{seen.url}/workflows/seeing/jobs/published", headers=headers) as client:
+        client.post("/attempts", json={"token": RUNNER})
+        line = {"timestamp": now(), "message": "x", "stream": "stdout"}
+        for first in (1, 4):
+            body = {"token": RUNNER, "attempt": 1, "first": first, "lines": [line] * 2}
+            client.post("/logs", json=body)
+        client.post("/end", json={"token": RUNNER[::-1], "attempt": 1, "status": "COMPLETED", "next": 3})
+
+    after = [count(*each) for each in (("open", "OK"), ("append", "OK"), ("append", "GAP"), ("finish", "FENCED"))]
+    assert [two - one for one, two in zip(before, after, strict=True)] == [1, 1, 1, 1]
+    assert seen.metric("chronoverse_lines_appended_total") - lines == 2
+
+
+def test_a_store_that_is_away_is_counted_by_whom_it_failed(tmp_path: Path) -> None:
+    """The live reading, and a request; and the tail's silence grows."""
+    store = RedisServer(tmp_path / "store")
+    with store, serving(tmp_path / "service", store.url) as service:
+        job = Foreign(store.url, "seeing", "away").lines(["x"])
+        headers = {"Authorization": f"Bearer {service.token()}"}
+        with Stream(service, f"{job.path}/events", headers) as stream:
+            stream.wait_for(b"id: 1\n\n")
+            store.kill()
+            assert httpx.get(f"{service.url}{job.path}/logs", headers=headers).status_code == 503
+            name = 'chronoverse_store_errors_total{during="%s",kind="unavailable"}'
+            assert service.metric(name % "request") == 1
+            wait_until(lambda: service.metric(name % "tail") >= 1, PATIENCE_SECONDS, "the tail has noticed")
+            wait_until(
+                lambda: service.metric("chronoverse_tail_silence_seconds") > 1.5, PATIENCE_SECONDS, "it is silent"
+            )
+
+
+def test_no_token_is_in_any_log(seen: Service) -> None:
+    """Neither a good one nor what was sent in its place, wherever it stood, down to the debug level."""
+    good, canary = seen.token(), "canary-5d1e"
+    paths = [
+        f"/workflows/a/jobs/b/events?token={good}",
+        f"/{good}",
+        f"/workflows/{good}/jobs",
+        f"/x?access_token={canary}",
+    ]
+    for path in paths:
+        exchange(seen, request_bytes(path.encode(), good))
+    exchange(seen, request_bytes(b"/healthz", canary))
+    exchange(seen, b"GET /x?token=%b HTTP/9.9\r\nAuthorization Bearer %b\r\n\r\n" % (good.encode(), good.encode()))
+    exchange(seen, b"BREW /?jwt=%b\r\nAuthorization: Bearer %b\r\n\r\n" % (good.encode(), canary.encode()))
+
+    wait_until(lambda: "BREW" in seen.logs(), PATIENCE_SECONDS, "the last one is logged")
+    assert good not in seen.logs()
+    assert good.rpartition(".")[2] not in seen.logs()
+    assert canary not in seen.logs()
+
+
+def test_slow_heads_are_dropped_in_bounded_time(seen: Service) -> None:
+    """One that says nothing, one that stops in the middle, one that sends a byte now and then; others are served."""
+    socks = [socket.create_connection((seen.host, seen.port), PATIENCE_SECONDS) for _ in range(3)]
+    start = time.monotonic()
+    for sock in socks[1:]:
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+    dropped: list[float] = []
+
+    def all_dropped() -> bool:
+        with contextlib.suppress(OSError):
+            socks[-1].sendall(b"X-Drip: 1\r\n")
+        for sock in [each for each in socks if each.fileno() >= 0]:
+            sock.setblocking(False)
+            try:
+                if not sock.recv(1000):
+                    raise ConnectionError
+            except BlockingIOError:
+                continue
+            except OSError:
+                dropped.append(time.monotonic() - start)
+                sock.close()
+        return len(dropped) == 3
+
+    assert httpx.get(f"{seen.url}/healthz", timeout=1).status_code == 200
+    wait_until(all_dropped, 9, "all three are dropped")
+    assert min(dropped) > 4
+    assert max(dropped) < 7

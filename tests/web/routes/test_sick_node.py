@@ -1,0 +1,92 @@
+"""A Cluster of which one node takes connections and does not answer: the jobs of the others must not notice."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import Stream
+from tests.support.fleets import Cluster
+from tests.support.service import Service, serving
+
+#: Seconds that anything about a healthy node's job may take. It takes some milliseconds, and a command to the sick node
+#: five seconds until it is given up; between them is what a busy machine may add.
+NOTICED_SECONDS: Final = 0.5
+#: Lines of each job.
+LINES: Final = 600
+#: For how long clients ask for the sick node's jobs before others are looked at. The tail looks at each quiet job once
+#: a second, and waits for the answer.
+SICK_SECONDS: Final = 1.2
+
+
+@pytest.fixture(scope="module")
+def service(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service on the Cluster."""
+    with serving(tmp_path_factory.mktemp("service"), cluster.url, heartbeat_seconds=1) as service:
+        yield service
+
+
+def test_jobs_of_healthy_nodes_do_not_notice_one_that_stands_still(cluster: Cluster, service: Service) -> None:
+    """Viewers, pages, searches and listings go on as before, however many ask for the sick node's jobs."""
+    number = next(each for each in cluster.masters() if each not in cluster.pair)
+    nodes = {cluster.workflow(each): cluster.servers[each].url for each in (number, cluster.pair[0])}
+    sick, healthy = nodes
+    jobs = [Foreign(url, workflow, f"job_{each}") for workflow, url in nodes.items() for each in (1, 2, 3)]
+    for job in jobs:
+        job.lines(["a line"] * LINES)
+    headers = {"Authorization": f"Bearer {service.token()}"}
+    paths = ("", "/job_1", "/job_1/logs?limit=10", "/job_2/logs?limit=10&stream=stdout", "/job_3/logs/search?q=none")
+    opened: list[Stream] = []
+    took: dict[str, float] = {}
+
+    def get(workflow: str, path: str) -> None:
+        httpx.get(f"{service.url}/workflows/{workflow}/jobs{path}", headers=headers, timeout=30)
+
+    def watch(job: Foreign) -> Stream:
+        opened.append(Stream(service, f"{job.path}/events", headers))
+        return opened[-1]
+
+    def timed(what: str, work: Callable[..., Any], *args: Any) -> None:
+        began = time.monotonic()
+        work(*args)
+        took[what] = time.monotonic() - began
+
+    def seen(stream: Stream, job: Foreign) -> None:
+        stream.wait_for(b"id: %d\n\n" % job.last)
+
+    _, sick_2, sick_3, first, second, third = jobs
+    live = [watch(job) for job in (jobs[0], first)][1]
+    seen(live, first)
+    asking = [threading.Thread(target=get, args=(sick, path)) for path in paths * 3]
+    asking += [threading.Thread(target=watch, args=(job,)) for job in (sick_2, sick_3)]
+    os.kill(cluster.servers[number].pid, signal.SIGSTOP)
+    try:
+        for thread in asking:
+            thread.start()
+        time.sleep(SICK_SECONDS)
+        for _ in range(2):
+            # The first question may be the sick node's, which is then the last to be asked.
+            timed("GET /readyz", lambda: httpx.get(f"{service.url}/readyz", timeout=5).raise_for_status())
+        for path in paths:
+            timed(f"GET jobs{path}", get, healthy, path)
+        for job in (second, third):
+            stream = watch(job)
+            timed(f"the replay of {job.job_id}", seen, stream, job)
+            job.line("a new line")
+            timed(f"a line of {job.job_id}", seen, stream, job)
+        first.line("a new line")
+        timed(f"a line of {first.job_id}", seen, live, first)
+    finally:
+        os.kill(cluster.servers[number].pid, signal.SIGCONT)
+        for thread in asking:
+            thread.join()
+        for stream in opened:
+            stream.close()
+
+    assert {what: seconds for what, seconds in took.items() if seconds > NOTICED_SECONDS} == {}

@@ -1,0 +1,105 @@
+"""slowhttptest against the service and nginx before it: slow heads, slow bodies and slow readers disturb nobody."""
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import httpx
+import pytest
+
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import Door, Stream
+from tests.support.nginx import Nginx
+from tests.support.service import Service
+from tests.support.tools import tool
+
+#: Slow connections of each kind at each door, and seconds that they stay.
+CONNECTIONS: Final = 100
+ATTACK_SECONDS: Final = 4
+#: What slowhttptest's report counts: those that are connected, and those that were and are not; and its colours.
+COUNTS: Final = re.compile(rb"(?:connected|closed):\s*([0-9]+)")
+COLOURS: Final = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
+#: Seconds after which a line is late, on a machine that does all of this at once.
+LATE_SECONDS: Final = 1.0
+#: Each as slow as it can be: a byte a second of a head or a body; eight bytes a second read of a large answer.
+KINDS: Final = {
+    "head": ["-H", "-i", "1", "-x", "24"],
+    "body": ["-B", "-i", "1", "-s", "8192", "-t", "POST"],
+    "read": ["-X", "-w", "8", "-y", "16", "-n", "1", "-z", "8", "-k", "3"],
+}
+
+
+class Attack:
+    """All kinds at some doors, at the same time. Each writes to one of ``outputs``, which tell how many got through."""
+
+    def __init__(self, directory: Path) -> None:
+        self.outputs: list[Path] = []
+        self._directory = directory
+        self._program = tool("slowhttptest")
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, name: str, door: Door) -> None:
+        """Every kind at one door."""
+        bounds = ["-c", str(CONNECTIONS), "-r", str(CONNECTIONS), "-l", str(ATTACK_SECONDS), "-p", "3"]
+        for kind, options in KINDS.items():
+            command = [self._program, *bounds, *options, "-u", f"{door.url}/openapi.json"]
+            self.outputs.append(self._directory / f"{name}-{kind}")
+            with self.outputs[-1].open("wb") as output:
+                process = subprocess.Popen(command, cwd=self._directory, stdin=subprocess.DEVNULL, stdout=output)
+            self._processes.append(process)
+
+    @property
+    def lasts(self) -> bool:
+        """Whether any of it is not over."""
+        return any(process.poll() is None for process in self._processes)
+
+    def stop(self) -> None:
+        """Ends it."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def attack(service: Service, nginx: Nginx, tmp_path: Path) -> Iterator[Attack]:
+    """At both doors."""
+    attack = Attack(tmp_path)
+    attack.start("direct", service)
+    attack.start("nginx", nginx)
+    yield attack
+    attack.stop()
+
+
+def test_slow_clients_disturb_nobody(
+    service: Service, nginx: Nginx, auth: dict[str, str], job: Foreign, attack: Attack
+) -> None:
+    """At either door viewers get each line in time, and the service answers."""
+    job.line("first")
+    doors: list[Door] = [service, nginx]
+    delays, answers = [], []
+    with ExitStack() as stack:
+        streams = [stack.enter_context(Stream(door, f"{job.path}/events", auth)) for door in doors]
+        clients = [stack.enter_context(httpx.Client(base_url=door.url, verify=door.verify)) for door in doors]
+        while attack.lasts:
+            started = time.monotonic()
+            number = job.line("x")
+            for stream in streams:
+                stream.wait_for(b"id: %d\n\n" % number)
+            delays.append(time.monotonic() - started)
+            answers += [client.get("/healthz", timeout=LATE_SECONDS).status_code for client in clients]
+        job.end()
+        for stream in streams:
+            assert stream.wait_end().numbers() == list(range(1, job.last + 1))
+
+    for output in attack.outputs:
+        # Nobody reads a body without a token: who sends one slowly is gone before it has begun.
+        # Five seconds is also what gunicorn gives a head.
+        there = sum(map(int, COUNTS.findall(COLOURS.sub(b"", output.read_bytes()))[-2:]))
+        assert output.name == "direct-body" or there == CONNECTIONS, output
+    assert len(delays) >= ATTACK_SECONDS
+    assert max(delays) < LATE_SECONDS
+    assert set(answers) == {200}

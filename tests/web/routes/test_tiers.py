@@ -1,0 +1,337 @@
+"""One log over all tiers: wherever its lines lie, every route says the same of them."""
+
+import itertools
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import orjson
+import pytest
+
+from chronoverse.archive.file_store import FileObjects
+from chronoverse.auth.tokens import READ, WRITE
+from chronoverse.joblog.values import JobRef
+from chronoverse.store import Store
+from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
+from tests.web.routes.wire import Stream, blocks
+from tests.support.sealing import seal
+from tests.support.servers import RedisServer
+from tests.support.service import Service, serving
+
+LINES: Final = 240
+#: How much of the job is archived, whether that has left the store, and whether the rest has too.
+TIERS: Final = {
+    "hot": (LINES, False, False),
+    "half": (130, True, False),
+    "all but the end": (LINES, True, False),
+    "archived": (LINES, True, True),
+}
+
+
+class Place:
+    """A service with an archive in files, and the jobs of a test."""
+
+    def __init__(
+        self,
+        service: Service,
+        directory: Path,
+        store: Store,
+        workflow_id: str = "tiers",
+        scopes: Sequence[str] = (READ, WRITE),
+    ) -> None:
+        self.service = service
+        self.directory = directory
+        self.store = store
+        self.objects = FileObjects(directory)
+        self.headers = {"Authorization": f"Bearer {service.token(scopes=scopes)}"}
+        self.workflow_id = workflow_id
+        self.client = httpx.Client(base_url=service.url, headers=self.headers, timeout=20)
+        self._numbers = itertools.count(1)
+
+    def job(self) -> Foreign:
+        """A new job, of which nothing is written yet."""
+        return Foreign(str(self.service.redis_url), self.workflow_id, f"job_{next(self._numbers)}")
+
+    def seal(self, job: Foreign, to: int, *, trim: bool) -> None:
+        seal(self.store, self.objects, JobRef(job.workflow_id, job.job_id), to, trim=trim)
+
+    def stream(self, job: Foreign, query: str = "", **headers: str) -> Stream:
+        """An event stream, to be closed."""
+        return Stream(self.service, f"{job.path}/events{query}", {**self.headers, **headers})
+
+    def events(self, job: Foreign, query: str = "") -> list[dict[str, Any]]:
+        """The whole stream of a job that has ended, without what depends on how much is read at once."""
+        with self.stream(job, query) as stream:
+            assert stream.wait_end().status == 200, stream.body
+            return [block for block in blocks(stream.body) if block.get("event") not in ("connected", "job", None)]
+
+    def pages(self, path: str) -> list[Any]:
+        """All pages from ``path`` on."""
+        found: list[Any] = []
+        following: str | None = path
+        while following:
+            response = self.client.get(following)
+            assert response.status_code == 200, response.text
+            found += response.json()["logs"]
+            following = response.links["next"]["url"] if "next" in response.links else None
+        return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Place]:
+    directory = tmp_path_factory.mktemp("tiers")
+    archive = directory / "archive"
+    store = Store(redis_server.url)
+    with serving(directory, redis_server.url, archive_url=archive.as_uri(), heartbeat_seconds=1) as service:
+        place = Place(service, archive, store)
+        yield place
+        place.client.close()
+    store.close()
+
+
+def write(job: Foreign) -> Foreign:
+    """Whatever a log may hold: holes, strays, partial lines, entries of foreign making."""
+    for number in range(1, LINES + 1):
+        if number in (20, 21, 150):
+            continue
+        fields: tuple[str | bytes, ...] = ("timestamp", TIMESTAMP, "message", f"line {number} ü \x1b[1m", "stream")
+        if number % 50 == 7:
+            job.add(f"{number}-0", "message", b"\xff foreign")
+        elif number % 50 == 9:
+            job.add(f"{number}-0", "note", "nothing to show")
+        elif number % 50 == 11:
+            job.add(f"{number}-0", *fields, "stderr", "partial", "1")
+        else:
+            job.add(f"{number}-0", *fields, "stderr" if number % 3 == 0 else "stdout")
+        if number in (5, 140):
+            job.add(f"{number}-1", "message", "a stray")
+    job.last = LINES
+    return job
+
+
+@pytest.fixture(scope="module")
+def plain(place: Place) -> Foreign:
+    """The log as it is with nothing archived: what all others must say."""
+    return write(place.job()).end("FAILED", 3)
+
+
+@pytest.fixture(scope="module", params=TIERS, ids=str)
+def tiered(request: pytest.FixtureRequest, place: Place) -> Foreign:
+    """The same, elsewhere."""
+    archived, trim, gone = TIERS[request.param]
+    job = write(place.job()).end("FAILED", 3)
+    place.seal(job, archived, trim=trim)
+    if gone:
+        hash_key = job.key.removesuffix("log") + "job"
+        ended = ("status", "FAILED", "exit_code", "3", "lines", str(LINES), "dropped", "0")
+        ask_all(str(place.service.redis_url), [("HSET", hash_key, *ended), ("DEL", job.key)])
+    return job
+
+
+@pytest.mark.parametrize(
+    "query", ["", "?offset=100", "?offset=131", "?stream=stderr", "?tail=50", "?tail=150&stream=stdout"]
+)
+def test_events_are_the_same(place: Place, plain: Foreign, tiered: Foreign, query: str) -> None:
+    """Byte for byte, gaps and strays too."""
+    found = place.events(tiered, query)
+
+    assert found == place.events(plain, query)
+    assert found[-1]["event"] == "end"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"{start}&order={order}"
+        for order in ("asc", "desc")
+        for start in ("limit=7", "limit=1000", "limit=30&stream=stderr")
+    ]
+    + [
+        "limit=10&offset=125",
+        "limit=10&offset=135&order=desc",
+        "limit=9&offset=999999&order=desc",
+        "limit=9&offset=999999",
+    ],
+)
+def test_pages_are_the_same(place: Place, plain: Foreign, tiered: Foreign, query: str) -> None:
+    """In both orders, from anywhere."""
+    assert place.pages(f"{tiered.path}/logs?{query}") == place.pages(f"{plain.path}/logs?{query}")
+
+
+@pytest.mark.parametrize(
+    "query", ["q=line+1&limit=7", "q=LINE+.3&regex=true&order=desc&limit=5", "q=foreign", "q=line&stream=stderr"]
+)
+def test_searches_are_the_same(place: Place, plain: Foreign, tiered: Foreign, query: str) -> None:
+    """Lines and highlights."""
+    found = place.pages(f"{tiered.path}/logs/search?{query}")
+
+    assert found
+    assert found == place.pages(f"{plain.path}/logs/search?{query}")
+
+
+@pytest.mark.parametrize("query", ["format=txt", "format=json", "format=jsonl&stream=stderr", "format=txt&q=line+2"])
+def test_downloads_are_the_same(place: Place, plain: Foreign, tiered: Foreign, query: str) -> None:
+    """Byte for byte."""
+    found = place.client.get(f"{tiered.path}/logs/raw?{query}")
+
+    assert found.status_code == 200
+    assert found.headers["content-encoding"] == "gzip"
+    assert place.client.get(f"{tiered.path}/logs/raw?{query}", headers={"Accept-Encoding": ""}).content == found.content
+    assert found.content == place.client.get(f"{plain.path}/logs/raw?{query}").content
+
+
+def test_the_routes_agree(place: Place, tiered: Foreign) -> None:
+    """``/events``, ``/logs`` both ways, ``/raw`` and ``/search`` name the same lines."""
+    lines = [block["data"] for block in place.events(tiered) if block["event"] == "log"]
+
+    assert place.pages(f"{tiered.path}/logs") == lines
+    assert place.pages(f"{tiered.path}/logs?order=desc") == lines[::-1]
+    assert [
+        orjson.loads(each) for each in place.client.get(f"{tiered.path}/logs/raw?format=jsonl").iter_lines()
+    ] == lines
+    found = place.pages(f"{tiered.path}/logs/search?q=.*&regex=true&limit=1000")
+    assert [{key: line[key] for key in line if key != "highlights"} for line in found] == lines
+
+
+#: Messages that are no plain line: nothing, several lines, what JSON escapes, every plane of Unicode, very much.
+ODD: Final = ("", "a\nb\n", "\r\n", "ü\u2028\U0001f642\x00", '"\\u001b"', "\x1b[1mbold\x1b[0m", "long " * 13_000, " ")
+#: The lines of a log that moves to the archive, one by one.
+MOVING: Final = 400
+
+
+def downloaded(place: Place, job: Foreign) -> list[list[dict[str, Any]]]:
+    """What each kind of download says, as lines; the text by what it ought to be."""
+    answers = {kind: place.client.get(f"{job.path}/logs/raw?format={kind}") for kind in ("json", "jsonl", "txt")}
+    lines = [orjson.loads(line) for line in answers["jsonl"].content.split(b"\n")[:-1]]
+    assert answers["txt"].content.decode() == "".join(f"{line['message']}\n" for line in lines)
+    assert all(answer.headers["content-encoding"] == "gzip" for answer in answers.values())
+    return [answers["json"].json(), lines]
+
+
+def test_the_routes_agree_while_lines_move(place: Place) -> None:
+    """Whatever lines say, and wherever the archiver is while they are read."""
+    job = place.job().lines((f"{ODD[number % len(ODD)]}{number}" for number in range(1, MOVING)), ("stdout", "stderr"))
+    job.lines([""])
+    expected = place.pages(f"{job.path}/logs?limit=1000")
+    assert [line["sequence_num"] for line in expected] == [*range(1, MOVING + 1)]
+
+    def move() -> None:
+        for to in range(1, MOVING):
+            place.seal(job, to, trim=True)
+
+    moving = threading.Thread(target=move)
+    moving.start()
+    while moving.is_alive():
+        assert place.pages(f"{job.path}/logs?limit=37") == expected
+        assert place.pages(f"{job.path}/logs?limit=41&order=desc") == expected[::-1]
+        found = place.pages(f"{job.path}/logs/search?q=(?s).*&regex=true&limit=43")
+        assert [{key: line[key] for key in line if key != "highlights"} for line in found] == expected
+        assert downloaded(place, job) == [expected, expected]
+        with place.stream(job) as stream:
+            stream.wait_for(b"id: %d\n\n" % MOVING)
+            assert [block["data"] for block in stream.blocks() if block.get("event") == "log"] == expected
+    moved = place.store.look(JobRef(job.workflow_id, job.job_id))
+    assert moved
+    assert moved.archived == MOVING - 1
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "q=minute+29$&regex=true&before=2&after=2",
+        "q=minute+30$&regex=true&before=2&after=2",
+        "q=minute+(29|30)$&regex=true&before=1&after=1&stream=stderr",
+        "q=minute&since=2026-03-03T10:29:00Z&until=2026-03-03T10:30:00Z",
+        "q=minute&since=2026-03-03T10:30:00Z&until=2026-03-03T10:31:00Z&before=3&after=1",
+        "q=minute&until=2026-03-03T10:29:00Z&limit=29",
+    ],
+)
+def test_times_and_context_reach_over_the_seam(place: Place, query: str, order: str) -> None:
+    """The thirtieth line is the last in the archive, the next the first in the store."""
+    jobs = [place.job(), place.job()]
+    for job in jobs:
+        for minute in range(60):
+            stamp = f"2026-03-03T10:{minute:02}:00.000Z"
+            job.line(f"minute {minute}", ("stdout", "stderr")[minute % 2], timestamp=stamp)
+    place.seal(jobs[1], 30, trim=True)
+
+    hot, half = (place.pages(f"{job.path}/logs/search?{query}&order={order}") for job in jobs)
+
+    assert hot
+    assert half == hot
+
+
+def test_an_archived_job_has_its_headers_and_its_end(place: Place, tiered: Foreign) -> None:
+    """HEAD answers, and who has seen the end gets 204."""
+    head = place.client.head(f"{tiered.path}/events?tail=10")
+    assert (head.status_code, head.headers["last-event-id"]) == (200, str(LINES - 10))
+    seen = place.client.get(f"{tiered.path}/events", headers={"Last-Event-ID": str(LINES + 1)})
+    assert seen.status_code == 204
+    assert place.client.get(f"{tiered.path}/events?wait=1&offset={LINES}").text.count("event: end") == 1
+
+
+def test_a_running_job_is_walked_from_the_archive_to_its_live_end(place: Place) -> None:
+    """In one response, while more is archived."""
+    job = place.job().lines(f"line {number}" for number in range(1, 301))
+    place.seal(job, 100, trim=True)
+    with place.stream(job) as stream:
+        stream.wait_for(b"id: 300\n")
+        place.seal(job, 200, trim=True)
+        job.lines(["more"])
+        stream.wait_for(b"id: 301\n")
+        with place.stream(job, "?offset=90") as late:
+            late.wait_for(b"id: 301\n")
+            assert late.numbers() == [*range(91, 302)]
+        job.end()
+        stream.wait_end()
+        assert stream.numbers() == [*range(1, 302)]
+        assert not any(block.get("event") == "gap" for block in stream.blocks())
+
+
+def test_what_is_not_archived_is_served_without_the_archive(
+    place: Place, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """The rest is refused for now, and said to be missing in the middle of a stream, never left out in silence."""
+    job = place.job().lines(f"line {number}" for number in range(1, 301))
+    place.seal(job, 200, trim=True)
+    job.end()
+    folder = place.directory / job.workflow_id / job.job_id
+    away, there, gone = tmp_path / "away", tmp_path / "there", tmp_path / "gone"
+    shutil.move(folder, away)
+    gone.write_text("no directory")
+    folder.symlink_to(gone)
+    there.symlink_to(away)
+    assert len(place.pages(f"{job.path}/logs?offset=200")) == 100
+    assert [block["data"]["sequence_num"] for block in place.events(job, "?tail=100")[:-1]] == [*range(201, 301)]
+    refused = place.client.get(f"{job.path}/logs?offset=10")
+    assert (refused.status_code, refused.headers["content-type"]) == (503, "application/problem+json")
+    assert "archive" in refused.json()["detail"]
+    assert refused.headers["retry-after"]
+    assert place.client.get(f"{job.path}/logs/raw").status_code == 503
+    with place.stream(job) as stream:
+        stream.wait_for(b"event: job")
+        # At once: an object that is not there is damage, for which nobody waits.
+        there.rename(folder)
+        assert stream.wait_end(20).numbers() == [*range(1, 301)]
+
+
+def test_a_damaged_archive_is_never_a_short_file(place: Place) -> None:
+    """A download is cut off, and a stream says where it cannot go on."""
+    job = place.job().lines(f"line {number}" for number in range(1, 2001))
+    place.seal(job, 1500, trim=True)
+    place.seal(job, 1900, trim=True)
+    job.end()
+    *_, second = sorted((place.directory / job.workflow_id / job.job_id).iterdir())
+    second.unlink()
+
+    with pytest.raises(httpx.RemoteProtocolError):
+        place.client.get(f"{job.path}/logs/raw")
+    with place.stream(job) as stream:
+        assert stream.wait_end(20).numbers() == [*range(1, 1501)]
+        assert stream.blocks()[-1]["event"] == "error"
+    refused = place.client.get(f"{job.path}/logs?offset=1600")
+    assert (refused.status_code, "archive" in refused.json()["detail"]) == (502, True)

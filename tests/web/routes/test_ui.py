@@ -1,0 +1,121 @@
+"""The page's documents and files: what they are served with, and that nothing in them comes from elsewhere."""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+from urllib.parse import urljoin
+
+import httpx
+import pytest
+
+from chronoverse.auth.tokens import Verifier
+from chronoverse.cli.banner import banner
+from chronoverse.settings import Settings
+from tests.support.service import ROOT, Service
+
+STATIC: Final = ROOT / "chronoverse" / "web" / "static"
+PAGES: Final = {"/": "home.html", "/ui/workflows/wf_1/jobs/job-1": "job.html"}
+SCRIPTS: Final = sorted(path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*.js"))
+IMPORT: Final = re.compile(r"""^(?:import|export) .*?from ["'](.+?)["'];""", re.MULTILINE)
+
+
+@pytest.fixture
+def anybody(service: Service) -> Iterator[httpx.Client]:
+    """Somebody without a token."""
+    with httpx.Client(base_url=service.url) as client:
+        yield client
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/ui/static/page.css", "/ui/static/js/job.js", "/ui/static/icon.svg"])
+def test_everything_is_served_with_a_strict_policy(anybody: httpx.Client, path: str) -> None:
+    """To anybody, since nothing of a job is in it; and asked for again, it has not changed."""
+    response = anybody.get(path)
+
+    assert response.status_code == 200
+    policy = dict(rule.split(" ", 1) for rule in response.headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'self'"
+    assert policy["require-trusted-types-for"] == "'script'"
+    assert not any("unsafe" in rule or "*" in rule or "http" in rule for rule in policy.values())
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["referrer-policy"] == "no-referrer"
+    again = anybody.get(path, headers={"If-None-Match": response.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/ui",
+        "/ui/static/",
+        "/ui/static/none.js",
+        "/ui/static/../ui.py",
+        "/ui/static/%2e%2e/ui.py",
+        "/ui/workflows/wf_1",
+    ],
+)
+def test_there_is_nothing_else(anybody: httpx.Client, path: str) -> None:
+    """404, as everywhere."""
+    assert anybody.get(path).status_code == 404
+
+
+@pytest.mark.parametrize("name", PAGES.values())
+def test_a_page_loads_all_of_its_scripts_at_once(name: str) -> None:
+    """Each module that is imported anywhere below is preloaded, and nothing else; nothing is inline."""
+    text = (STATIC / name).read_text("utf-8")
+    (root,) = re.findall(r'<script type="module" src="/ui/static/(.+?)"></script>', text)
+    wanted, waiting = set(), [root]
+    while waiting:
+        script = waiting.pop()
+        for target in IMPORT.findall((STATIC / script).read_text("utf-8")):
+            found = urljoin(script, target)
+            if found not in wanted:
+                wanted.add(found)
+                waiting.append(found)
+
+    assert set(re.findall(r'rel="modulepreload" href="/ui/static/(.+?)"', text)) == wanted
+    assert text.count("<script") == 1
+    assert not re.search(r"<style|\sstyle=|\son\w+=|https?://", text)
+
+
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if not name.startswith("vendor/")])
+def test_no_script_makes_markup_or_code_out_of_text(script: str) -> None:
+    """The browser would refuse it; here it is not even tried."""
+    text = (STATIC / script).read_text("utf-8")
+
+    sinks = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\b|new Function|srcdoc"
+    assert re.findall(sinks, text) == []
+
+
+def test_other_peoples_files_are_named_with_version_and_licence() -> None:
+    """Each folder of ``vendor/``, in its README and with its licence beside it."""
+    readme = (STATIC / "vendor" / "README.txt").read_text("utf-8")
+    folders = [path for path in (STATIC / "vendor").iterdir() if path.is_dir()]
+
+    assert folders
+    for folder in folders:
+        assert re.search(rf"^{folder.name} \d+\.\d+\.\d+, \w+ \({folder.name}/LICENSE\.txt\)", readme, re.MULTILINE)
+        assert (folder / "LICENSE.txt").read_text("utf-8")
+
+
+def test_colours_agree_between_style_sheet_and_script() -> None:
+    """The sixteen, the ground and the ink are in both: the script works out contrasts, the sheet paints most text."""
+    sheet, script = (STATIC / "page.css").read_text("utf-8"), (STATIC / "js" / "colour.js").read_text("utf-8")
+    light, dark = sheet.split("@media (prefers-color-scheme: dark)")[:2]
+    for theme, text in (("light", light), ("dark", dark)):
+        (block,) = re.findall(rf"^  {theme}: (\[.*?\])\s*\.concat\((\[.*?\])\)", script, re.MULTILINE | re.DOTALL)
+        sixteen = re.findall(r'"([0-9a-f]{6})"', " ".join(block))
+        assert sixteen == [re.findall(rf"--ink{index}: #([0-9a-f]{{6}})", text)[0] for index in range(16)]
+        for name, variable in (("GROUND", "ground"), ("INK", "ink")):
+            (rgb,) = re.findall(rf"const {name} = .*?{theme}: \[(\d+), (\d+), (\d+)\]", script)
+            assert "".join(f"{int(part):02x}" for part in rgb) == re.findall(rf"--{variable}: #(\w+)", text)[0]
+
+
+def test_serve_prints_a_link_that_is_signed_in(tmp_path: Path) -> None:
+    """The token stands behind the #, which a browser keeps to itself."""
+    settings = Settings(data_dir=tmp_path)
+    (link,) = re.findall(r"http://\S+#token=\S+", banner(settings, "http://127.0.0.1:8000", "chronoverse"))
+    page, _, token = link.partition("#token=")
+    assert page == "http://127.0.0.1:8000/?workflow=demo"
+    assert Verifier.from_settings(settings).verify(f"Bearer {token}", time.time()).may_see("demo")

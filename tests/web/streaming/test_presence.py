@@ -1,0 +1,46 @@
+"""Workers know of each other's live viewers."""
+
+import mmap
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import gevent
+import pytest
+
+from chronoverse.web.streaming.presence import STALE_SECONDS, Presence
+from chronoverse.web.worker import Worker
+
+
+def test_what_one_worker_tells_all_know_for_a_moment() -> None:
+    """A forked process tells, and its parent knows."""
+    now = [100.0]
+    presence = Presence(lambda: now[0], mmap.mmap(-1, mmap.PAGESIZE))
+    assert not presence
+
+    child = os.fork()
+    if child == 0:  # pragma: no cover
+        presence.tell()
+        os._exit(0)
+    os.waitpid(child, 0)
+
+    assert presence
+    now[0] += STALE_SECONDS
+    assert not presence
+    presence.tell()
+    assert presence
+
+
+@pytest.mark.parametrize("watched", [0, 1])
+def test_a_worker_tells_with_each_beat(monkeypatch: pytest.MonkeyPatch, watched: int) -> None:
+    """That a job is watched live in it, whether anything is replayed there or not."""
+    beats: list[float] = []
+    monkeypatch.setattr(gevent, "sleep", beats.append)
+    monkeypatch.setattr(Worker, "notify", lambda self: None)
+    presence = Presence(board=mmap.mmap(-1, mmap.PAGESIZE))
+    services: Any = SimpleNamespace(tail=SimpleNamespace(watched=watched), presence=presence)
+
+    Worker.__new__(Worker)._beat(services)
+
+    assert bool(presence) is bool(watched)
+    assert beats
