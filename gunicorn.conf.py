@@ -18,8 +18,9 @@ from typing import Any
 
 import gevent
 
-from chronoverse.embedded import server as embedded, listeners
 from chronoverse.cli.banner import banner, command
+from chronoverse.embedded import listeners
+from chronoverse.embedded import server as embedded
 from chronoverse.embedded.supervised_process import Companion
 from chronoverse.errors import EmbeddedError
 from chronoverse.settings import Settings, child_environ

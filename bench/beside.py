@@ -27,8 +27,8 @@ from bench.peers.ours import Ours
 from bench.processes import Failed
 from bench.produce import Plan
 from bench.search import build_output
-from chronoverse.archive.file_store import FileObjects
 from chronoverse.archive.archiver import Archiver, Limits
+from chronoverse.archive.file_store import FileObjects
 from chronoverse.joblog.values import JobRef, Run, Status, iso_timestamp
 from chronoverse.store import Store
 

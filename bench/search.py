@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from bench.processes import folder
-from chronoverse.archive.file_store import FileObjects
 from chronoverse.archive.codec import Packer
+from chronoverse.archive.file_store import FileObjects
 from chronoverse.archive.reader import Archive
-from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk
 from chronoverse.archive.search import search
+from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.values import JobRef, iso_timestamp
 from chronoverse.joblog.matcher import Matcher
+from chronoverse.joblog.values import JobRef, iso_timestamp
 
 JOB: Final = JobRef("wf_1", "job_1")
 #: What is looked for: nothing, rare, the date of each line, a word of each line's JSON, an expression.

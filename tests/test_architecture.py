@@ -179,7 +179,12 @@ SOUND: Final = ("__init__.py", "errors.py", "joblog/__init__.py", "live/viewer.p
         (unplaced, "novelty.py", "", "novelty stands in no package"),
         (unplaced, "novelty/thing.py", "", "novelty.thing stands in no package"),
         (upward_imports, "joblog/sse.py", "import chronoverse.live.viewer", "joblog.sse imports live.viewer, which"),
-        (upward_imports, "joblog/sse.py", "from chronoverse.live import viewer", "joblog.sse imports live.viewer, which"),
+        (
+            upward_imports,
+            "joblog/sse.py",
+            "from chronoverse.live import viewer",
+            "joblog.sse imports live.viewer, which",
+        ),
         (upward_imports, "joblog/sse.py", "def f():\n    from chronoverse.live.viewer import x", "joblog.sse imports"),
         (upward_imports, "errors.py", "from chronoverse.joblog import x", "errors imports joblog, which"),
         (upward_imports, "live/tail.py", "from .viewer import x", "live.tail imports .viewer.x by a relative path"),

@@ -14,17 +14,25 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from chronoverse import metrics
-from chronoverse.archive.object_store import Objects
-from chronoverse.archive.codec import HURRIED_LEVEL, LEVEL
-from chronoverse.joblog.chunk import CHUNK_BYTES, FRAME_BYTES, Chunk
-from chronoverse.errors import AppendRefused, ArchiveBusy, ChronoverseError, KeysMoving, StoreError, StoreRefused, StoreUnavailable
-from chronoverse.archive.garbage import ORPHAN_SECONDS, SEALER_SECONDS, At, JobObjects, nothing
-from chronoverse.joblog.values import Job, JobRef, seconds_of
-from chronoverse.archive.retention import delete_job
 from chronoverse.archive.chunk_writer import Sealing, sealer
+from chronoverse.archive.codec import HURRIED_LEVEL, LEVEL
+from chronoverse.archive.garbage import ORPHAN_SECONDS, SEALER_SECONDS, At, JobObjects, nothing
+from chronoverse.archive.object_store import Objects
+from chronoverse.archive.queue import HIGH_MARK, HURRY_MARK, LOW_MARK, SLOW_MARK, Workload
+from chronoverse.archive.retention import delete_job
+from chronoverse.errors import (
+    AppendRefused,
+    ArchiveBusy,
+    ChronoverseError,
+    KeysMoving,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+)
+from chronoverse.joblog.chunk import CHUNK_BYTES, FRAME_BYTES, Chunk
+from chronoverse.joblog.values import Job, JobRef, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.catalog import Keys, Survey
-from chronoverse.archive.queue import HIGH_MARK, HURRY_MARK, LOW_MARK, SLOW_MARK, Workload
 
 #: Seconds between looks at the sizes of running logs: one grows by 4 MB in it at most.
 LOOK_SECONDS: Final = 0.1

@@ -14,14 +14,14 @@ from typing import Any
 
 import orjson
 
-from chronoverse.archive.object_store import Objects
 from chronoverse.archive.codec import LEVEL, Packer
+from chronoverse.archive.garbage import SEALER_SECONDS, At, JobObjects
+from chronoverse.archive.object_store import Objects
+from chronoverse.errors import ArchiveBusy, StoreError
+from chronoverse.history.source import LineCount
 from chronoverse.joblog.chunk import CHUNK_BYTES, MANIFEST, Chunk, folder
 from chronoverse.joblog.entries import RawEntry, entry_number
-from chronoverse.errors import ArchiveBusy, StoreError
-from chronoverse.archive.garbage import SEALER_SECONDS, At, JobObjects
 from chronoverse.joblog.values import Job, JobRef, iso_timestamp, seconds_of
-from chronoverse.history.source import LineCount
 from chronoverse.store import Store
 from chronoverse.store.catalog import Survey
 

@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import orjson
 
+from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import FRAME_BYTES, Chunk, Frame, object_name
 from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entries
-from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.values import End, Gap, JobRef, Line, Stray
 
 if sys.version_info >= (3, 14):

@@ -14,10 +14,10 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from chronoverse.archive.object_store import Objects, Stored
 from chronoverse.archive.codec import digest
-from chronoverse.joblog.chunk import MANIFEST, Chunk, folder, is_own
+from chronoverse.archive.object_store import Objects, Stored
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, ChronoverseError
+from chronoverse.joblog.chunk import MANIFEST, Chunk, folder, is_own
 from chronoverse.joblog.values import JobRef, seconds_of
 from chronoverse.store import Store
 

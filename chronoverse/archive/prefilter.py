@@ -10,8 +10,8 @@ import orjson
 
 from chronoverse.archive.codec import read_line
 from chronoverse.errors import TooExpensive
-from chronoverse.joblog.values import Line
 from chronoverse.joblog.matcher import Matcher, as_read
+from chronoverse.joblog.values import Line
 
 #: Lines of a frame that were decoded for nothing (2 µs each), at which looking more closely first (200 µs a frame) is
 #: better. A word such as "stream" is in the JSON of each line; a number is in that of some.

@@ -9,12 +9,12 @@ from itertools import accumulate, islice, takewhile
 from typing import Final, NamedTuple, TypeVar
 
 from chronoverse.archive.chunk_records import Index, Records
-from chronoverse.archive.single_flight import Kept
-from chronoverse.archive.object_store import Objects
 from chronoverse.archive.codec import lines_of, read_line, unpack
+from chronoverse.archive.object_store import Objects
+from chronoverse.archive.single_flight import Kept
+from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import Chunk, Frame
 from chronoverse.joblog.entries import Entry
-from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.values import Gap, JobRef, Line
 
 #: Bytes of an object that are read at once, about: some ten frames. One page from S3 takes as long with one frame.

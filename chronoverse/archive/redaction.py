@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
-from chronoverse.archive.object_store import Objects
-from chronoverse.archive.codec import Packer
-from chronoverse.joblog.chunk import CHUNK_BYTES
-from chronoverse.archive.rewrite import rewrite
-from chronoverse.joblog.entries import RawEntry, entry_number, read_entries
-from chronoverse.errors import AppendRefused, ArchiveBusy, JobNotFound, StillLive, StoreError, TooExpensive
-from chronoverse.archive.garbage import CLOCKS_SECONDS, JobObjects
-from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.archive.chunk_writer import sealer
+from chronoverse.archive.codec import Packer
+from chronoverse.archive.garbage import CLOCKS_SECONDS, JobObjects
+from chronoverse.archive.object_store import Objects
+from chronoverse.archive.rewrite import rewrite
+from chronoverse.errors import AppendRefused, ArchiveBusy, JobNotFound, StillLive, StoreError, TooExpensive
 from chronoverse.history.source import LineCount
+from chronoverse.joblog.chunk import CHUNK_BYTES
+from chronoverse.joblog.entries import RawEntry, entry_number, read_entries
+from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.store import Store
 
 #: What a redacted line says.

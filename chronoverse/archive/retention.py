@@ -4,12 +4,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from chronoverse.archive.object_store import Objects, Stored
-from chronoverse.joblog.chunk import MANIFEST, folder
-from chronoverse.errors import ArchiveDamaged, NotALog
-from chronoverse.archive.garbage import ORPHAN_SECONDS, SEALER_SECONDS, At, nothing
-from chronoverse.joblog.values import IDENTIFIER, JobRef
 from chronoverse.archive.chunk_writer import sealer
+from chronoverse.archive.garbage import ORPHAN_SECONDS, SEALER_SECONDS, At, nothing
+from chronoverse.archive.object_store import Objects, Stored
+from chronoverse.errors import ArchiveDamaged, NotALog
+from chronoverse.joblog.chunk import MANIFEST, folder
+from chronoverse.joblog.values import IDENTIFIER, JobRef
 from chronoverse.store import Store
 from chronoverse.store.catalog import Survey
 

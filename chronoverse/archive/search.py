@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from chronoverse.archive.codec import unpack
+from chronoverse.archive.prefilter import Sieve, Work
 from chronoverse.archive.reader import Archive
 from chronoverse.joblog.chunk import Frame
-from chronoverse.archive.prefilter import Sieve, Work
-from chronoverse.joblog.values import JobRef, Line
 from chronoverse.joblog.matcher import Matcher
+from chronoverse.joblog.values import JobRef, Line
 
 
 def _at_once(look: Callable[[], list[Line]]) -> list[Line]:

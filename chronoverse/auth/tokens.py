@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import HMACAlgorithm
 
+from chronoverse.auth.jwks import PublishedKeys, fetch
 from chronoverse.errors import Forbidden, SettingsError, Unauthorized
 from chronoverse.joblog.values import IDENTIFIER
-from chronoverse.auth.jwks import PublishedKeys, fetch
 from chronoverse.settings import Settings
 
 #: Bytes of an Authorization header. A token for a hundred workflows has under 4,000.

@@ -15,12 +15,12 @@ import click
 
 from chronoverse import errors
 from chronoverse.cli.options import duration, identifier
-from chronoverse.settings import Settings
 from chronoverse.client.terminal import plain
+from chronoverse.settings import Settings
 
 if TYPE_CHECKING:
-    from chronoverse.archive.object_store import Objects
     from chronoverse.archive.archiver import Archiver
+    from chronoverse.archive.object_store import Objects
     from chronoverse.store import Store
 
 #: What ``archive --once`` exits with when there is a log that it could not archive: BSD's EX_DATAERR.

@@ -18,11 +18,11 @@ import click
 
 from chronoverse import errors
 from chronoverse.cli import admin as upkeep
-from chronoverse.joblog.values import JobRef, Status, parse_number
 from chronoverse.cli.options import duration, identifier
-from chronoverse.settings.parse import is_loopback, service_url
-from chronoverse.settings import Settings, child_environ
 from chronoverse.client.terminal import plain
+from chronoverse.joblog.values import JobRef, Status, parse_number
+from chronoverse.settings import Settings, child_environ
+from chronoverse.settings.parse import is_loopback, service_url
 
 if TYPE_CHECKING:
     from chronoverse.client.client import Client
@@ -139,8 +139,8 @@ def run(
 
     Masked values are published as ***, line by line if they have several. What is shown here stays as it is.
     """
-    from chronoverse.runner.capture import masking
     from chronoverse.runner import run as runner
+    from chronoverse.runner.capture import masking
     from chronoverse.runner.spool.spool_file import Room
 
     masks = masking.gather(**secrets_of, environ=os.environ)

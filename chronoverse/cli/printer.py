@@ -10,8 +10,8 @@ import click
 
 from chronoverse.client.client import Client, Found
 from chronoverse.client.follower import Item, JobState, Redacted, Trouble, name_gaps
-from chronoverse.joblog.values import Gap, JobRef, Line, Status
 from chronoverse.client.terminal import Rendering, gap_notice, plain, redact_notice
+from chronoverse.joblog.values import Gap, JobRef, Line, Status
 
 #: What following a job exits with when the job has no code of its own: 74 is EX_IOERR, 130 is what Ctrl-C leaves.
 CANCELED: Final = 130

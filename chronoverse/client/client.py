@@ -17,10 +17,10 @@ import orjson
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from chronoverse.joblog import sse
 from chronoverse.backoff import Effort, retry_after
-from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
 from chronoverse.client.follower import Follower, Item, Trouble
+from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
+from chronoverse.joblog import sse
 from chronoverse.joblog.values import IDENTIFIER, JobRef, Line, parse_number
 
 #: Seconds between heartbeats unless told otherwise, and how many may be missing before a connection is given up.

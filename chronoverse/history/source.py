@@ -3,8 +3,8 @@
 from collections.abc import Hashable, Sequence
 from typing import Final, Protocol
 
-from chronoverse.joblog.entries import Entry, RawEntry
 from chronoverse.errors import StoreError
+from chronoverse.joblog.entries import Entry, RawEntry
 from chronoverse.joblog.values import Job, JobRef
 
 #: Bytes a read should bring, and the least and most lines asked for to get there.

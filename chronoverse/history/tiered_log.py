@@ -8,10 +8,10 @@ store ought to have and does not are looked for again, and in the archive, befor
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
-from chronoverse.joblog.entries import Entry, RawEntry, entry_number, in_sequence, read_entries
 from chronoverse.errors import ArchiveUnavailable
-from chronoverse.joblog.values import Gap, Job, JobRef, Stray
 from chronoverse.history.source import Archive
+from chronoverse.joblog.entries import Entry, RawEntry, entry_number, in_sequence, read_entries
+from chronoverse.joblog.values import Gap, Job, JobRef, Stray
 
 
 class Stored(Protocol):

@@ -6,7 +6,17 @@ from typing import Any, Final
 
 import orjson
 
-from chronoverse.joblog.values import LINE_FRAME, MAX_NUMBER, End, Gap, Line, Status, Stray, parse_exit_code, parse_number
+from chronoverse.joblog.values import (
+    LINE_FRAME,
+    MAX_NUMBER,
+    End,
+    Gap,
+    Line,
+    Status,
+    Stray,
+    parse_exit_code,
+    parse_number,
+)
 
 #: What a foreign entry without a timestamp is shown with: valid, and plainly not a real time.
 NO_TIMESTAMP: Final = "1970-01-01T00:00:00.000Z"

@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import Final
 
 from chronoverse import metrics
-from chronoverse.live.feed import Channel
-from chronoverse.joblog.entries import RawEntry
 from chronoverse.errors import StoreError, StoreRefused, StoreUnavailable
+from chronoverse.joblog.entries import RawEntry
+from chronoverse.live.feed import Channel
 
 #: Seconds. An older line was written long ago and is only now appended, as by a runner that was cut off for a day:
 #: that says nothing of how we deliver.

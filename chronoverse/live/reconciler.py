@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+from chronoverse.history.source import Source
 from chronoverse.joblog import sse
-from chronoverse.live.feed import Channel, encode, final_frames
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.values import Gap, Job, JobRef
-from chronoverse.history.source import Source
+from chronoverse.live.feed import Channel, encode, final_frames
 
 
 class Observer:

@@ -2,14 +2,14 @@
 
 from typing import Final, NamedTuple
 
-from chronoverse.joblog import sse
-from chronoverse.live.feed import Channel, final_frames, redact_frames
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, JobNotFound, NotALog, StoreError
 from chronoverse.history.tiered_log import archive_has
+from chronoverse.joblog import sse
 from chronoverse.joblog.values import End, Gap, Job, JobRef, Stray
+from chronoverse.live.delivery_stats import store_failed
+from chronoverse.live.feed import Channel, final_frames, redact_frames
 from chronoverse.live.reconciler import redacted_since
 from chronoverse.live.replay_cache import FIRST_LINES, Pieces
-from chronoverse.live.delivery_stats import store_failed
 
 #: Seconds between two looks at an ended log, which no tail looks at, for what was redacted while it is replayed. A look
 #: takes 0.1 ms: a thousand viewers who do so cost a worker a fiftieth of its time.

@@ -5,14 +5,14 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Final, NamedTuple
 
+from chronoverse.errors import StoreUnavailable
+from chronoverse.history.source import Archive, Source
+from chronoverse.history.tiered_log import NoArchive, archive_has
+from chronoverse.joblog.entries import RawEntry, in_sequence, plain_frames, read_entries, stream_name
+from chronoverse.joblog.values import End, Job, JobRef, Stray
+from chronoverse.live.fair_lock import Turns
 from chronoverse.live.feed import Item, encode, join
 from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES
-from chronoverse.joblog.entries import RawEntry, in_sequence, plain_frames, read_entries, stream_name
-from chronoverse.errors import StoreUnavailable
-from chronoverse.history.tiered_log import NoArchive, archive_has
-from chronoverse.joblog.values import End, Job, JobRef, Stray
-from chronoverse.history.source import Archive, Source
-from chronoverse.live.fair_lock import Turns
 
 #: Bytes that a piece should come to. Larger ones are no faster.
 PIECE_BYTES: Final = 64 * 2**10

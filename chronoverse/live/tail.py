@@ -15,15 +15,15 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Final
 
-from chronoverse.live import poll_policy as pacing
-from chronoverse.joblog import sse
-from chronoverse.live.feed import Channel, Waiter, encode_raw, final_frames
-from chronoverse.joblog.entries import RawEntry, in_sequence
 from chronoverse.errors import NotALog, StoreError, StoreRefused, StoreUnavailable
-from chronoverse.joblog.values import Job, JobRef, Status, Stray
-from chronoverse.live.reconciler import Observer, beyond_archived
 from chronoverse.history.source import LineCount, Source
+from chronoverse.joblog import sse
+from chronoverse.joblog.entries import RawEntry, in_sequence
+from chronoverse.joblog.values import Job, JobRef, Status, Stray
+from chronoverse.live import poll_policy as pacing
 from chronoverse.live.delivery_stats import Tally, store_failed
+from chronoverse.live.feed import Channel, Waiter, encode_raw, final_frames
+from chronoverse.live.reconciler import Observer, beyond_archived
 from chronoverse.store.watchlist import Watchlist
 
 #: Seconds one XREAD waits. It bounds how long a stop takes, and is the beat by which the tail knows it is alive.

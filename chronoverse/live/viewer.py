@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from chronoverse.joblog import sse
-from chronoverse.live.feed import Channel
 from chronoverse.errors import StoreError
+from chronoverse.joblog import sse
 from chronoverse.joblog.values import Job, JobRef
-from chronoverse.live.replay_cache import Pieces
+from chronoverse.live.feed import Channel
 from chronoverse.live.replay import Replay
+from chronoverse.live.replay_cache import Pieces
 from chronoverse.live.tail import Tail
 
 #: Seconds the store may stay away before a viewer is told so and let go.

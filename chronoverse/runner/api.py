@@ -21,9 +21,9 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self
 
+from chronoverse.joblog.values import IDENTIFIER, JobRef, Status, iso_timestamp
 from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, Cutter
 from chronoverse.runner.http_log_writer import HttpLedger
-from chronoverse.joblog.values import IDENTIFIER, JobRef, Status, iso_timestamp
 from chronoverse.runner.log_writer import Ending, Ledger
 from chronoverse.runner.publisher import Publisher
 from chronoverse.runner.run import DELIVER_SECONDS, NO_FILE, OPEN_SECONDS, leave

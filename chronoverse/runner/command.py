@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
-from chronoverse.runner.capture.pipes import Capture, Child
-from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, Block
-from chronoverse.runner.tee import Echo
-from chronoverse.runner.capture.foreground import lent_to
 from chronoverse.joblog.values import iso_timestamp
+from chronoverse.runner.capture.foreground import lent_to
+from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, Block
 from chronoverse.runner.capture.masking import Masks
+from chronoverse.runner.capture.pipes import Capture, Child
 from chronoverse.runner.capture.pseudoterminal import Session, attached
 from chronoverse.runner.signal_forwarder import Relay
+from chronoverse.runner.tee import Echo
 from chronoverse.settings import job_environ
 
 #: What a shell exits with when it finds no command of that name, and when it may not run it. POSIX, XCU 2.8.2.

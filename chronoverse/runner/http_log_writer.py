@@ -12,7 +12,23 @@ import urllib3
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from chronoverse.backoff import retry_after
-from chronoverse.errors import BadRequest, ChronoverseError, Closed, Deleted, Fenced, Forbidden, Held, JobNotFound, NotALog, NotDurable, SequenceGap, StoreUnavailable, Tainted, TooFast, Unauthorized
+from chronoverse.errors import (
+    BadRequest,
+    ChronoverseError,
+    Closed,
+    Deleted,
+    Fenced,
+    Forbidden,
+    Held,
+    JobNotFound,
+    NotALog,
+    NotDurable,
+    SequenceGap,
+    StoreUnavailable,
+    Tainted,
+    TooFast,
+    Unauthorized,
+)
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.runner.log_writer import Compared, line_digest
 

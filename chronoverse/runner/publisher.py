@@ -14,11 +14,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from chronoverse.errors import ChronoverseError, Closed, Deleted, Fenced, Held, NotALog, OtherWriter, SequenceGap, StoreError, TooFast
+from chronoverse.errors import (
+    ChronoverseError,
+    Closed,
+    Deleted,
+    Fenced,
+    Held,
+    NotALog,
+    OtherWriter,
+    SequenceGap,
+    StoreError,
+    TooFast,
+)
 from chronoverse.joblog.values import Attempt, JobRef
-from chronoverse.runner.log_writer import Ending, Inspected, Ledger
-from chronoverse.runner.durability import Durable, Hold, Safety
 from chronoverse.runner.append_pipeline import Sender
+from chronoverse.runner.durability import Durable, Hold, Safety
+from chronoverse.runner.log_writer import Ending, Inspected, Ledger
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool
 
 #: Seconds for which lines are gathered into one append. A line that comes after a longer silence leaves at once.

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from chronoverse.errors import JobNotFound
+from chronoverse.history.source import Archive
 from chronoverse.history.tiered_log import History, NoArchive, Stored
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.runner.log_writer import Compared, Ledger, Reader, line_digest
-from chronoverse.history.source import Archive
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.store import Store
 

@@ -17,17 +17,17 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from chronoverse.runner.command import Command
-from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES
-from chronoverse.runner.tee import Echo, standard
 from chronoverse.errors import ChronoverseError, Closed, Deleted, SpoolError
 from chronoverse.joblog.values import JobRef, Status, iso_timestamp
-from chronoverse.runner.log_writer import Ending, Ledger
+from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES
 from chronoverse.runner.capture.masking import Masks
+from chronoverse.runner.command import Command
+from chronoverse.runner.log_writer import Ending, Ledger
 from chronoverse.runner.publisher import Publisher, jittered
 from chronoverse.runner.signal_forwarder import Relay
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SLOT_BYTES, Room, leftovers, state_of
+from chronoverse.runner.tee import Echo, standard
 
 #: Seconds that the command waits at most for the store to let us in. After that it starts, and we go on asking.
 OPEN_SECONDS: Final = 1.0

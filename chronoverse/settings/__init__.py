@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, get_type_hints
 
-from chronoverse.settings import parse
 from chronoverse.errors import SettingsError
+from chronoverse.settings import parse
 
 #: Before every name but WEB_CONCURRENCY, which is gunicorn's own.
 PREFIX: Final = "CHRONOVERSE_"
@@ -313,4 +313,3 @@ def markdown_table() -> str:
         limits = f", {knob.read.low} to {knob.read.high}" if isinstance(knob.read, parse.Whole) else ""
         rows.append(f"| `{name}` | {default} | {knob.unit}{limits} | {knob.about} |")
     return "\n".join(rows) + "\n"
-

@@ -7,8 +7,8 @@ from typing import Any, Final
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import JobRef
 from chronoverse.store.driver import COMMAND_TIMEOUT_SECONDS, Connection, DriverError, Moved, translated
-from chronoverse.store.topology import Place
 from chronoverse.store.replies import after, streams
+from chronoverse.store.topology import Place
 
 #: Cursors remembered as they go over the wire: as many as a worker may watch jobs, and some.
 CURSORS: Final = 20_000

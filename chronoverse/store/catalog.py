@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from chronoverse.joblog.entries import entry_number
 from chronoverse.errors import NotALog, StoreUnavailable
+from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.values import IDENTIFIER, JobRef, parse_number
 from chronoverse.store.driver import Client, Script, translated
 from chronoverse.store.topology import Place, Use

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from chronoverse.errors import ArchiveDamaged, Held
 from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.errors import ArchiveDamaged, Held
 from chronoverse.joblog.values import JobRef
 from chronoverse.store.driver import Script, translated
 from chronoverse.store.permanence import is_permanent
-from chronoverse.store.topology import Place, Use
 from chronoverse.store.replies import known_by, refusal
+from chronoverse.store.topology import Place, Use
 
 #: Records read at a time, of some 10 KiB each. Somebody may have written millions: the first that is none ends the
 #: reading.
@@ -30,7 +30,17 @@ class Archived:
         self._place = place
         self._key = key
         self._index = index
-        names = ("acquire_lock", "release_lock", "announce", "commit_chunk", "condemn", "throttle_runner", "complete", "mark_deleting", "delete")
+        names = (
+            "acquire_lock",
+            "release_lock",
+            "announce",
+            "commit_chunk",
+            "condemn",
+            "throttle_runner",
+            "complete",
+            "mark_deleting",
+            "delete",
+        )
         # Or a server that is full of logs could never be rid of them.
         self._scripts: Final = {name: Script(name, allow_oom=True) for name in names}
 

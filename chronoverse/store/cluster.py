@@ -15,7 +15,18 @@ from redis.crc import key_slot
 
 from chronoverse.joblog.values import JobRef
 from chronoverse.settings.redis_url import Address, RedisUrl
-from chronoverse.store.driver import COMMAND_TIMEOUT_SECONDS, Ask, AskingClient, Away, Client, Connection, DriverError, Moved, connect, connection
+from chronoverse.store.driver import (
+    COMMAND_TIMEOUT_SECONDS,
+    Ask,
+    AskingClient,
+    Away,
+    Client,
+    Connection,
+    DriverError,
+    Moved,
+    connect,
+    connection,
+)
 from chronoverse.store.topology import Result, Use, Work
 
 SLOTS: Final = 16_384

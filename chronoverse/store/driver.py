@@ -58,7 +58,9 @@ class Script:
 
     def __init__(self, name: str, *, allow_oom: bool = False) -> None:
         flags = "#!lua flags=allow-oom\n" if allow_oom else ""
-        self.source = flags + (_SCRIPTS / "common.lua").read_text("utf-8") + (_SCRIPTS / f"{name}.lua").read_text("utf-8")
+        self.source = (
+            flags + (_SCRIPTS / "common.lua").read_text("utf-8") + (_SCRIPTS / f"{name}.lua").read_text("utf-8")
+        )
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def run(self, client: redis.Redis, keys: Sequence[str], *args: Any) -> Any:

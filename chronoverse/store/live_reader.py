@@ -6,8 +6,8 @@ from typing import Final
 
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import JobRef
-from chronoverse.store.topology import Place
 from chronoverse.store.blocking_reader import BlockingReader
+from chronoverse.store.topology import Place
 from chronoverse.store.tracking_reader import TrackingReader, Untracked
 
 #: Jobs below which one command that waits for all of them is used again, and beyond which the server is to tell which

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Final
 
-from chronoverse.joblog.entries import RawEntry
 from chronoverse.errors import KeysMoving, NotALog, StoreError
+from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import JobRef
 from chronoverse.store.blocking_reader import BlockingReader
 

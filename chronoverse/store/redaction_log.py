@@ -9,8 +9,8 @@ from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import MAX_NUMBER, JobRef
 from chronoverse.store.driver import Script, translated
-from chronoverse.store.topology import Place, Use
 from chronoverse.store.replies import known_by, refusal
+from chronoverse.store.topology import Place, Use
 
 #: Redactions of one job that are remembered: some 300 bytes each, and more than anybody reads.
 AUDIT_ENTRIES: Final = 1000

@@ -5,8 +5,8 @@ from dataclasses import replace
 from hashlib import sha1
 from typing import Any, Final
 
-from chronoverse.joblog.entries import RawEntry, entry_number, read_terminal
 from chronoverse.errors import AppendRefused, Closed, Deleted, Fenced, Held, SequenceGap, Tainted
+from chronoverse.joblog.entries import RawEntry, entry_number, read_terminal
 from chronoverse.joblog.values import End, Job, JobRef, Status, parse_exit_code, parse_number
 
 #: The highest sub-number of an id: reading after ``7-<this>`` starts at line 8 whatever shape entry 7 has.

@@ -9,25 +9,26 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
-from chronoverse.joblog.entries import RawEntry
 from chronoverse.errors import NotALog, StoreError, StoreRefused, StoreUnavailable
+from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import IDENTIFIER, Attempt, Job, JobRef, Line, Run, Status, iso_timestamp
 from chronoverse.settings.redis_url import Form, RedisUrl
-from chronoverse.store import replies, server_settings as settings
-from chronoverse.store.prefetch import AheadReader
+from chronoverse.store import replies
+from chronoverse.store import server_settings as settings
 from chronoverse.store.appends import Appends, Keys, arguments
+from chronoverse.store.blocking_reader import BlockingReader
+from chronoverse.store.catalog import Inventory
 from chronoverse.store.chunk_index import Archived
 from chronoverse.store.cluster import ClusterPlace, slot_of
-from chronoverse.store.durability import Confirmer, Durability
 from chronoverse.store.driver import Ask, Client, DriverError, Script, ScriptForgotten, translate, translated
+from chronoverse.store.durability import Confirmer, Durability
 from chronoverse.store.foreign_jobs import ForeignJobs
-from chronoverse.store.catalog import Inventory
-from chronoverse.store.node_readers import Lanes
 from chronoverse.store.live_reader import TRACKED_JOBS, LiveReader
-from chronoverse.store.topology import OneServer, Place, Use
-from chronoverse.store.blocking_reader import BlockingReader
+from chronoverse.store.node_readers import Lanes
+from chronoverse.store.prefetch import AheadReader
 from chronoverse.store.redaction_log import Redacted
 from chronoverse.store.sentinel import SentinelPlace
+from chronoverse.store.topology import OneServer, Place, Use
 
 #: Seconds, at most, between finding a lease gone and declaring its job LOST. Above a runner's longest pause.
 GRACE_SECONDS: Final = 1.0

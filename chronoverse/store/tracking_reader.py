@@ -13,7 +13,18 @@ from typing import Any, Final
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import replies
-from chronoverse.store.driver import HEARD, Connection, DriverError, ErrorReply, Unreachable, hear_changes, refused_for_good, reply, translated, wait_readable
+from chronoverse.store.driver import (
+    HEARD,
+    Connection,
+    DriverError,
+    ErrorReply,
+    Unreachable,
+    hear_changes,
+    refused_for_good,
+    reply,
+    translated,
+    wait_readable,
+)
 from chronoverse.store.topology import Place
 from chronoverse.store.watchlist import Watchlist
 

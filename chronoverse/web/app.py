@@ -8,36 +8,37 @@ import jwt
 from flask import Flask, request
 from werkzeug.exceptions import NotFound
 
-from chronoverse.embedded import server as embedded
-from chronoverse.auth import jwks
 from chronoverse import metrics
 from chronoverse.archive.connect import objects_at
 from chronoverse.archive.reader import Archive
+from chronoverse.auth import jwks
 from chronoverse.auth.tokens import Verifier
+from chronoverse.embedded import server as embedded
 from chronoverse.errors import AtCapacity
 from chronoverse.history.tiered_log import NoArchive
+from chronoverse.live.fair_lock import Turns
 from chronoverse.live.replay_cache import Pieces
+from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
 from chronoverse.store import Store
-from chronoverse.live.tail import Tail
-from chronoverse.live.fair_lock import Turns
+from chronoverse.web.http import openapi, problems
+from chronoverse.web.http import request_id as identity
+from chronoverse.web.http.bodies import Bodies
+from chronoverse.web.http.dependencies import ARRIVAL_SECONDS, Services
+from chronoverse.web.http.event_loop import ARRIVING_SECONDS, Sparingly, let_others
+from chronoverse.web.http.logging import redact
+from chronoverse.web.http.schemas import IdentifierConverter
+from chronoverse.web.http.token_bucket import Rates
+from chronoverse.web.http.tracing import Traces
 from chronoverse.web.routes import admin, events, jobs, logs, ops, publish, raw, search, ui
 from chronoverse.web.streaming import unread_answers as answers
-from chronoverse.web.http import request_id as identity, openapi, problems
 from chronoverse.web.streaming.admission import Streams
-from chronoverse.web.http.bodies import Bodies
 from chronoverse.web.streaming.broadcast import Worker
 from chronoverse.web.streaming.ended_jobs import Ended
-from chronoverse.web.http.event_loop import ARRIVING_SECONDS, Sparingly, let_others
 from chronoverse.web.streaming.fastpath import FastPath
-from chronoverse.web.http.logging import redact
-from chronoverse.web.streaming.stream_writer import Outlets
 from chronoverse.web.streaming.presence import Presence
-from chronoverse.web.http.token_bucket import Rates
 from chronoverse.web.streaming.restraint import Restraint
-from chronoverse.web.http.schemas import IdentifierConverter
-from chronoverse.web.http.dependencies import ARRIVAL_SECONDS, Services
-from chronoverse.web.http.tracing import Traces
+from chronoverse.web.streaming.stream_writer import Outlets
 
 
 def create_app(settings: Settings | None = None) -> Flask:

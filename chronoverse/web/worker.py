@@ -18,9 +18,9 @@ from gunicorn.workers.ggevent import GeventWorker
 from chronoverse import metrics
 from chronoverse.errors import AtCapacity
 from chronoverse.web.http.client_ip import forwarded_for
-from chronoverse.web.streaming.connection import Connection, Connections, TlsConnection, bound, finish, half_close
-from chronoverse.web.http.parse_errors import check_host, refuse
 from chronoverse.web.http.dependencies import Services
+from chronoverse.web.http.parse_errors import check_host, refuse
+from chronoverse.web.streaming.connection import Connection, Connections, TlsConnection, bound, finish, half_close
 
 #: Seconds between looks whether it was told to go, and whether the last request has ended. A look takes 20 µs.
 LOOK_SECONDS: Final = 0.1

@@ -7,12 +7,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from chronoverse.archive.file_store import FileObjects
 from chronoverse.archive.codec import Packer, digest, entries_in, unpack
-from chronoverse.joblog.chunk import Chunk, object_name
+from chronoverse.archive.file_store import FileObjects
 from chronoverse.archive.rewrite import rewrite
-from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
+from chronoverse.joblog.chunk import Chunk, object_name
+from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.joblog.values import End, JobRef
 from tests.support.tools import tool
 

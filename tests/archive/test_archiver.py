@@ -8,20 +8,19 @@ from pathlib import Path
 import orjson
 import pytest
 
-from chronoverse.archive.file_store import FileObjects
-from chronoverse.archive.reader import Archive
 from chronoverse.archive.archiver import BUSY_SECONDS, RETRY_SECONDS
-from chronoverse.joblog.entries import RawEntry
-from chronoverse.errors import ArchiveUnavailable, Closed, Deleted, Held, SequenceGap, StoreRefused
-from chronoverse.archive.garbage import nothing
-from chronoverse.history.tiered_log import History
-from chronoverse.joblog.values import Gap, JobRef, Line, Run, Status
-from chronoverse.archive.retention import delete_job, keep, orphans
 from chronoverse.archive.chunk_writer import Sealing, sealer
-from chronoverse.joblog.values import Attempt
+from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.garbage import nothing
+from chronoverse.archive.queue import HIGH_MARK, SLOW_MARK
+from chronoverse.archive.reader import Archive
+from chronoverse.archive.retention import delete_job, keep, orphans
+from chronoverse.errors import ArchiveUnavailable, Closed, Deleted, Held, SequenceGap, StoreRefused
+from chronoverse.history.tiered_log import History
+from chronoverse.joblog.entries import RawEntry
+from chronoverse.joblog.values import Attempt, Gap, JobRef, Line, Run, Status
 from chronoverse.store import Store
 from chronoverse.store.appends import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
-from chronoverse.archive.queue import HIGH_MARK, SLOW_MARK
 from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, archiver, everything, numbers, run_until
 from tests.support.bench import JOB, NOW, NOW_SECONDS, Bench, make_lines
 from tests.support.fleets import Cluster

@@ -21,16 +21,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from chronoverse.archive.chunk_writer import overall
 from chronoverse.archive.file_store import FileObjects
 from chronoverse.archive.object_store import Objects, Stored
 from chronoverse.archive.reader import Archive
 from chronoverse.archive.s3_store import S3Objects
 from chronoverse.errors import ArchiveUnavailable
 from chronoverse.history.tiered_log import History
+from chronoverse.joblog.sse import Decoder
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.live.replay_cache import Pieces
-from chronoverse.archive.chunk_writer import overall
-from chronoverse.joblog.sse import Decoder
 from chronoverse.store import Store
 from tests.support import s3faults
 from tests.support.archivers import STEPS, archive, everything, numbers

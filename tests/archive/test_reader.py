@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chronoverse.archive.file_store import FileObjects
 from chronoverse.archive.chunk_records import RECORD_SECONDS
+from chronoverse.archive.file_store import FileObjects
 from chronoverse.archive.reader import Archive
+from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entries
-from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.values import Gap, JobRef, Line
 from tests.support.archives import JOB, Shelf, raw
 

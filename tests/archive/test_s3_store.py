@@ -9,8 +9,8 @@ from pathlib import Path
 import boto3
 import pytest
 
-from chronoverse.archive.file_store import FileObjects
 from chronoverse.archive.connect import objects_at
+from chronoverse.archive.file_store import FileObjects
 from chronoverse.archive.s3_store import CONNECTIONS, S3Objects
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
 from chronoverse.joblog.values import Line

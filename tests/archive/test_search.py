@@ -10,11 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chronoverse.archive.file_store import FileObjects
-from chronoverse.archive.search import search
 from chronoverse.archive.prefilter import BEHIND_MISSES, LINES_MISSES, MISSES, OFTEN, PART_BYTES, TEXT_PART_BYTES
+from chronoverse.archive.search import search
 from chronoverse.errors import TooExpensive
-from chronoverse.joblog.values import Line
 from chronoverse.joblog.matcher import Matcher, as_read
+from chronoverse.joblog.values import Line
 from tests.support.archives import JOB, Shelf, raw
 
 #: What a line may be made of: what JSON escapes, what a terminal acts on, letters with odd cases, words of the JSON.

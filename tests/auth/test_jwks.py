@@ -10,9 +10,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from chronoverse.auth.jwks import COOLDOWN_SECONDS, LIFESPAN_SECONDS, SET_BYTES, STALE_SECONDS, PublishedKeys, fetch
 from chronoverse.auth.tokens import Verifier
 from chronoverse.errors import KeysUnavailable, Unauthorized
-from chronoverse.auth.jwks import COOLDOWN_SECONDS, LIFESPAN_SECONDS, SET_BYTES, STALE_SECONDS, PublishedKeys, fetch
 from chronoverse.settings import Settings
 from tests.support.issuer import Issuer
 

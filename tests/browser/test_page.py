@@ -9,12 +9,12 @@ from playwright.sync_api import Browser, Page
 
 from chronoverse.auth.tokens import ADMIN
 from chronoverse.joblog.values import JobRef, Status
-from tests.web.routes.foreign import Foreign
 from tests.browser.browsing import PATIENCE_SECONDS, Tab
 from tests.browser.conftest import Job
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
 
 OpenTab = Callable[..., Tab]
 

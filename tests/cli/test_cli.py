@@ -15,14 +15,14 @@ from typing import Final
 import orjson
 import pytest
 
-from chronoverse.embedded import listeners
-from chronoverse.joblog import sse
 from chronoverse.auth.tokens import Verifier
 from chronoverse.cli.main import EXIT_CODES, main, serve_command
-from chronoverse.errors import SettingsError
-from chronoverse.client.follower import JobState, name_gaps
-from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, Status
 from chronoverse.cli.printer import exit_code
+from chronoverse.client.follower import JobState, name_gaps
+from chronoverse.embedded import listeners
+from chronoverse.errors import SettingsError
+from chronoverse.joblog import sse
+from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, Status
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from tests.support.scripted import Scripted, answer, problem, scripted, stream
@@ -497,8 +497,9 @@ def test_app_py_is_serve(tmp_path: Path) -> None:
 
 def test_run_imports_no_web_framework_and_no_client(tmp_path: Path) -> None:
     """A job must not wait for what it does not need."""
-    program = "import sys, chronoverse.cli.main, chronoverse.runner.run, chronoverse.store, chronoverse.embedded.server; " + (
-        "print(*sys.modules)"
+    program = (
+        "import sys, chronoverse.cli.main, chronoverse.runner.run, chronoverse.store, chronoverse.embedded.server; "
+        + ("print(*sys.modules)")
     )
     done = subprocess.run(
         [sys.executable, "-c", program], env=environ(tmp_path), capture_output=True, text=True, check=True, timeout=60

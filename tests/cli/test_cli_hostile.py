@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from chronoverse.cli.main import commands
-from tests.support.scripted import answer, scripted
 from tests.cli.test_cli import Cli, cli  # noqa: F401 - a fixture
+from tests.support.scripted import answer, scripted
 
 #: Clears the screen, sets the title, and writes from right to left.
 EVIL: Final = "\x1b[2J\x1b]0;title\x07\x9b5A\u202eevil"

@@ -7,9 +7,9 @@ import pytest
 
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
+from tests.cli.test_cli import Cli, cli  # noqa: F401 - a fixture
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
-from tests.cli.test_cli import Cli, cli  # noqa: F401 - a fixture
 
 WORKFLOW = "wf_search"
 

@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
-from chronoverse.joblog import sse
 from chronoverse.client.client import Client
-from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
 from chronoverse.client.follower import Follower, Item, JobState, Trouble
+from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
+from chronoverse.joblog import sse
 from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, Status
 from tests.support.scripted import answer, problem, scripted, stream
 from tests.support.waiting import wait_until

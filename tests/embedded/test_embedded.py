@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import redis
 
-from chronoverse.embedded import server as embedded
 from chronoverse.archive.file_store import FileObjects
 from chronoverse.auth.tokens import local_secret
+from chronoverse.embedded import server as embedded
 from chronoverse.embedded.server import find_binary, hold
 from chronoverse.errors import EmbeddedError
 from tests.support.waiting import wait_until

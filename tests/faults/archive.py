@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from chronoverse.archive.file_store import FileObjects
 from chronoverse.archive.codec import entries_in, unpack
+from chronoverse.archive.file_store import FileObjects
 from chronoverse.joblog.chunk import folder
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store

@@ -22,12 +22,12 @@ from typing import Any, Final
 import psutil
 
 from tests.faults.rolling import edge
-from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import Door
 from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import Door
 
 #: Streams of the warm-up, after which nothing may grow any more: caches and pools are full.
 WARM_UP: Final = 10_000

@@ -24,12 +24,12 @@ import httpx
 import psutil
 
 from tests.faults.rolling import edge
-from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import request_bytes
 from tests.support.nginx import Nginx
 from tests.support.servers import running
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import request_bytes
 
 WORKERS: Final = 2
 #: Processes that play viewers, and addresses that each has for them.

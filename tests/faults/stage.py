@@ -17,13 +17,13 @@ from chronoverse.joblog.values import JobRef
 from tests.faults.oracle import Seen, Verdict, judge
 from tests.faults.runner import PATIENCE_SECONDS, Runner
 from tests.faults.watching import ClientWatcher, Http2Watcher, Watcher, history
-from tests.web.routes.wire import Door
 from tests.support.faultproxy import FaultProxy
 from tests.support.fleets import Fleet
 from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
+from tests.web.routes.wire import Door
 
 #: Lines/s of a job that does not hurry, and the bound of those that must be ended by :meth:`Runner.end`.
 RATE: Final = 100

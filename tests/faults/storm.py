@@ -29,11 +29,11 @@ import redis
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.faults.rolling import edge
-from tests.web.routes.foreign import TIMESTAMP, Foreign
-from tests.web.routes.wire import Door, request_bytes
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import TIMESTAMP, Foreign
+from tests.web.routes.wire import Door, request_bytes
 
 WORKERS: Final = 2
 LIVE_VIEWERS: Final = 10

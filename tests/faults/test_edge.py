@@ -11,17 +11,17 @@ from typing import Final
 import psutil
 import pytest
 
-from chronoverse.joblog.values import JobRef
 from chronoverse.joblog.sse import Decoder
+from chronoverse.joblog.values import JobRef
 from tests.faults.crowd import Crowd
 from tests.faults.emitter import EXIT_CODE, line
 from tests.faults.oracle import Printed, judge
 from tests.faults.runner import Runner
 from tests.faults.stage import Stage
 from tests.faults.watching import Http2Watcher, Watcher, longest_silence
+from tests.support.waiting import wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.wire import Stream
-from tests.support.waiting import wait_until
 
 #: One of each kind.
 VIEWERS: Final = 3

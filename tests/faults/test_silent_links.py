@@ -12,12 +12,12 @@ from tests.faults.emitter import line
 from tests.faults.oracle import Printed, judge
 from tests.faults.stage import environment
 from tests.faults.watching import SILENCE_SECONDS, Http2Watcher, Watcher
-from tests.web.routes.foreign import Foreign
 from tests.support.links import Links
 from tests.support.nginx import Nginx
 from tests.support.servers import running
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
 
 #: Seconds between heartbeats, and for which nginx waits for one of four, as it is shipped.
 HEARTBEAT_SECONDS: Final = 1

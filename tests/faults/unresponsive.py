@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from chronoverse.web.streaming.connection import SEND_SECONDS
-from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import Stream, request_bytes
 from tests.support.servers import running
 from tests.support.service import Service, serving
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import Stream, request_bytes
 
 #: Lines/s of the job, and bytes of each: more than anybody reads at 1 KB/s.
 RATE, LINE_BYTES = 100, 4_000

@@ -12,18 +12,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chronoverse.live import poll_policy as pacing
 from chronoverse.archive.file_store import FileObjects
 from chronoverse.archive.reader import Archive
+from chronoverse.archive.redaction import TOMBSTONE, Redaction, Wish
+from chronoverse.archive.retention import delete_job
 from chronoverse.errors import ArchiveUnavailable
 from chronoverse.history.tiered_log import History, NoArchive
 from chronoverse.joblog.values import Job, JobRef, Line
-from chronoverse.live.replay_cache import FIRST_LINES, Pieces
-from chronoverse.archive.redaction import TOMBSTONE, Redaction, Wish
+from chronoverse.live import poll_policy as pacing
 from chronoverse.live.replay import LOOK_SECONDS
-from chronoverse.archive.retention import delete_job
-from chronoverse.store import Store
+from chronoverse.live.replay_cache import FIRST_LINES, Pieces
 from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Request, Viewer
+from chronoverse.store import Store
 from tests.support.reading import Clock, Impatient, SmallTail, events, said
 from tests.support.sealing import seal
 from tests.support.servers import RedisServer

@@ -10,8 +10,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chronoverse.joblog.entries import NO_TIMESTAMP, in_sequence, read_entries
-from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, End, Gap, Job, JobRef, Line, Status, Stray, iso_timestamp, parse_exit_code, parse_number
 from chronoverse.joblog.sse import Decoder
+from chronoverse.joblog.values import (
+    IDENTIFIER,
+    MAX_NUMBER,
+    End,
+    Gap,
+    Job,
+    JobRef,
+    Line,
+    Status,
+    Stray,
+    iso_timestamp,
+    parse_exit_code,
+    parse_number,
+)
 
 NOW = "2026-03-03T10:00:05.123Z"
 Raw = tuple[bytes, list[bytes]]

@@ -8,10 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronoverse.live.feed import MEMO_WRITES, TAKE_BYTES, TAKE_STEP_BYTES, Channel, Item, Taken, encode, encode_raw, final_frames, join
 from chronoverse.joblog.entries import RawEntry, read_entries
-from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, Status, Stray
 from chronoverse.joblog.sse import Decoder
+from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, Status, Stray
+from chronoverse.live.feed import (
+    MEMO_WRITES,
+    TAKE_BYTES,
+    TAKE_STEP_BYTES,
+    Channel,
+    Item,
+    Taken,
+    encode,
+    encode_raw,
+    final_frames,
+    join,
+)
 
 REF: Final = JobRef("wf_1", "job_1")
 NOW: Final = "2026-03-03T10:00:05.123Z"

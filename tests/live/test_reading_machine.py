@@ -18,12 +18,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from chronoverse.joblog.entries import NO_TIMESTAMP
 from chronoverse.errors import AppendRefused, SequenceGap
-from chronoverse.joblog.values import JobRef, Line, Status
-from chronoverse.joblog.values import Attempt
-from chronoverse.store import Store
+from chronoverse.joblog.entries import NO_TIMESTAMP
+from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.live.viewer import Request
+from chronoverse.store import Store
 from tests.support.reading import SPIN_POLLS, Account, Clock, CountingViewer, Impatient, SmallPieces, SmallTail
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until

@@ -9,14 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronoverse.live.feed import encode, join
-from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.errors import NotALog, StoreUnavailable
+from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.joblog.values import JobRef, Line
-from chronoverse.live.replay_cache import FIRST_LINES, KEPT_SECONDS, MOST_BYTES, PIECE_BYTES, PIECE_LINES, READ_BYTES, Piece, Pieces, _piece
-from chronoverse.store import Store
+from chronoverse.live.feed import encode, join
+from chronoverse.live.replay_cache import (
+    FIRST_LINES,
+    KEPT_SECONDS,
+    MOST_BYTES,
+    PIECE_BYTES,
+    PIECE_LINES,
+    READ_BYTES,
+    Piece,
+    Pieces,
+    _piece,
+)
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Request, Viewer
+from chronoverse.store import Store
 from tests.support.reading import Account, Clock, Impatient, SmallPieces
 from tests.support.servers import RedisServer
 

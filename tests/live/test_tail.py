@@ -8,14 +8,14 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.joblog.entries import RawEntry
 from chronoverse.errors import StoreError
+from chronoverse.history.source import Reader
+from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.live.replay_cache import Pieces
-from chronoverse.history.source import Reader
-from chronoverse.store import Store
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Request, Viewer
+from chronoverse.store import Store
 from tests.support.reading import Account, Impatient
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until

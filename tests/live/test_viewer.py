@@ -5,15 +5,14 @@ from typing import Any, Final, cast
 
 import pytest
 
-from chronoverse.live.feed import TAKE_BYTES
 from chronoverse.errors import StoreError, StoreUnavailable
-from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.joblog.values import Attempt, JobRef, Line, Status
+from chronoverse.live.feed import TAKE_BYTES
 from chronoverse.live.poll_policy import LOOK_SECONDS
 from chronoverse.live.replay_cache import Pieces
-from chronoverse.joblog.values import Attempt
-from chronoverse.store import Store
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Request, Viewer
+from chronoverse.store import Store
 from tests.support.reading import Clock, Impatient, drain, events, said
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until

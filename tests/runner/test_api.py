@@ -11,8 +11,8 @@ import pytest
 
 from chronoverse.api import JobLog, JobLogHandler
 from chronoverse.errors import Closed, Held, Unauthorized
-from chronoverse.runner.http_log_writer import HttpLedger
 from chronoverse.joblog.values import JobRef, Status
+from chronoverse.runner.http_log_writer import HttpLedger
 from chronoverse.runner.spool.spool_file import Room
 from chronoverse.store import Store
 from tests.support.jobs import JOB, key, read_lines, read_log

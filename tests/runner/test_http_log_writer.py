@@ -15,9 +15,24 @@ from typing import Final
 import pytest
 
 from chronoverse.auth.tokens import READ
-from chronoverse.errors import BadRequest, ChronoverseError, Closed, Fenced, Forbidden, Held, JobNotFound, NotALog, NotDurable, SequenceGap, StoreUnavailable, Tainted, TooFast, Unauthorized
-from chronoverse.runner.http_log_writer import GZIP_BYTES, HttpLedger
+from chronoverse.errors import (
+    BadRequest,
+    ChronoverseError,
+    Closed,
+    Fenced,
+    Forbidden,
+    Held,
+    JobNotFound,
+    NotALog,
+    NotDurable,
+    SequenceGap,
+    StoreUnavailable,
+    Tainted,
+    TooFast,
+    Unauthorized,
+)
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
+from chronoverse.runner.http_log_writer import GZIP_BYTES, HttpLedger
 from chronoverse.runner.log_writer import Ledger
 from tests.support.faultproxy import FaultProxy
 from tests.support.jobs import RunningJob, key, read_lines, read_log

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from chronoverse.runner.capture.line_splitter import Block
 from chronoverse.runner.capture.line_assembler import PARTIAL_SECONDS, STATE_SECONDS, Scribe
+from chronoverse.runner.capture.line_splitter import Block
 
 NOW = "2026-03-03T10:00:05.123Z"
 

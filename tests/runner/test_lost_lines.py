@@ -11,13 +11,13 @@ import httpx
 import pytest
 import redis
 
+from chronoverse.archive.archiver import Archiver, Limits
 from chronoverse.archive.file_store import FileObjects
 from chronoverse.archive.reader import Archive
-from chronoverse.archive.archiver import Archiver, Limits
-from chronoverse.joblog.entries import read_entries
 from chronoverse.errors import BadRequest, Fenced, SequenceGap, Tainted
-from chronoverse.runner.http_log_writer import HttpLedger
+from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.values import End, Gap, Line, Status
+from chronoverse.runner.http_log_writer import HttpLedger
 from chronoverse.runner.log_writer import Ledger
 from chronoverse.runner.spool.spool_file import Room
 from chronoverse.store import Durability, Store

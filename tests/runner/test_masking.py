@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from chronoverse.errors import BadMask
-from chronoverse.runner.capture.masking import MAX_BYTES, Masker, Masks, gather
 from chronoverse.runner.capture.line_assembler import Scribe
+from chronoverse.runner.capture.masking import MAX_BYTES, Masker, Masks, gather
 
 NOW = "2026-03-03T10:00:05.123Z"
 

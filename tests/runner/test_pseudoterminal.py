@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from chronoverse.runner.command import Command
 from chronoverse.runner.capture.line_splitter import Block
-from chronoverse.runner.tee import Echo
+from chronoverse.runner.command import Command
 from chronoverse.runner.signal_forwarder import Relay
+from chronoverse.runner.tee import Echo
 from tests.support.descriptors import open_descriptors
 
 ROOT = Path(__file__).parents[2]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from chronoverse.runner.resend import deliver
 from chronoverse.errors import Closed, Held, SpoolError
 from chronoverse.joblog.values import Line
+from chronoverse.runner.resend import deliver
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import Room, leftovers
 from chronoverse.store import Store

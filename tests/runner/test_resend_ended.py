@@ -14,13 +14,13 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.archive.file_store import FileObjects
 from chronoverse.archive.archiver import Archiver, Limits
-from chronoverse.runner.resend import deliver as deliver_file
+from chronoverse.archive.file_store import FileObjects
 from chronoverse.errors import BadRequest, JobNotFound, StoreUnavailable
-from chronoverse.runner.http_log_writer import HttpLedger
 from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.runner.http_log_writer import HttpLedger
 from chronoverse.runner.log_writer import Compared
+from chronoverse.runner.resend import deliver as deliver_file
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import leftovers
 from chronoverse.store import Store

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from chronoverse.runner.spool import records
-from chronoverse.runner.capture.line_splitter import Block
 from chronoverse.errors import SpoolError
 from chronoverse.joblog.values import Line
+from chronoverse.runner.capture.line_splitter import Block
+from chronoverse.runner.spool import records
 from chronoverse.runner.spool.spool import BATCH_LINES, Batch, Spool
 from chronoverse.runner.spool.spool_file import Room, leftovers, state_of
 

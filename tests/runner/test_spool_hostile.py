@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chronoverse.runner.spool import records
 from chronoverse.cli.main import main
-from chronoverse.runner.capture.line_splitter import Block
 from chronoverse.errors import SpoolError
+from chronoverse.runner.capture.line_splitter import Block
+from chronoverse.runner.spool import records
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import MAX_SLOTS, Room, leftovers
 from tests.support.jobs import JOB, key, read_lines

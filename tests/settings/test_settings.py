@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from chronoverse.errors import SettingsError
+from chronoverse.settings import Settings, child_environ, default_data_dir, knobs, markdown_table
 from chronoverse.settings.parse import is_loopback
 from chronoverse.settings.redis_url import Form, RedisUrl
-from chronoverse.settings import Settings, child_environ, default_data_dir, knobs, markdown_table
 
 ROOT = Path(__file__).parents[2]
 SECRET = "s" * 32

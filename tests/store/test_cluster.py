@@ -10,10 +10,10 @@ from typing import Final
 
 import pytest
 
+from chronoverse.archive.retention import delete_job
 from chronoverse.errors import Deleted, KeysMoving, StoreUnavailable
 from chronoverse.joblog.values import Job, JobRef, Run, Status
 from chronoverse.settings.redis_url import RedisUrl
-from chronoverse.archive.retention import delete_job
 from chronoverse.store import Durability, Store
 from chronoverse.store.cluster import MAP_SECONDS, ClusterPlace, slot_of
 from chronoverse.store.driver import Moved, TimedOut

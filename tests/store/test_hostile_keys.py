@@ -15,17 +15,16 @@ import redis
 
 from chronoverse.archive.object_store import Stored
 from chronoverse.archive.reader import Archive
-from chronoverse.live.feed import Channel
-from chronoverse.errors import ArchiveDamaged, ChronoverseError, NotALog
-from chronoverse.history.tiered_log import History
-from chronoverse.joblog.values import IDENTIFIER, Job, JobRef, Status
-from chronoverse.live.replay_cache import Pieces
 from chronoverse.archive.redaction import Redaction, Wish
 from chronoverse.archive.retention import delete_job
-from chronoverse.joblog.values import Attempt
-from chronoverse.store import Store
+from chronoverse.errors import ArchiveDamaged, ChronoverseError, NotALog
+from chronoverse.history.tiered_log import History
+from chronoverse.joblog.values import IDENTIFIER, Attempt, Job, JobRef, Status
+from chronoverse.live.feed import Channel
+from chronoverse.live.replay_cache import Pieces
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Request, Viewer
+from chronoverse.store import Store
 from tests.support.archivers import DAY, append, archive
 from tests.support.bench import Bench, make_lines
 from tests.support.reading import Clock, Impatient

@@ -8,12 +8,12 @@ from typing import Final
 
 import pytest
 
-from chronoverse.archive.file_store import FileObjects
-from chronoverse.errors import TooExpensive
-from chronoverse.archive.garbage import Collected, JobObjects
-from chronoverse.joblog.values import JobRef, Line
-from chronoverse.archive.redaction import TOMBSTONE, Done, Redaction, Wish
 from chronoverse.archive.chunk_writer import sealer
+from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.garbage import Collected, JobObjects
+from chronoverse.archive.redaction import TOMBSTONE, Done, Redaction, Wish
+from chronoverse.errors import TooExpensive
+from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
 from tests.conftest import KINDS, binary
 from tests.support.archivers import everything

@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.joblog.entries import RawEntry
 from chronoverse.errors import NotALog, StoreUnavailable
+from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import JobRef
-from chronoverse.store.prefetch import AHEAD_BYTES, AHEAD_SECONDS, AheadReader
 from chronoverse.store.driver import connection
+from chronoverse.store.prefetch import AHEAD_BYTES, AHEAD_SECONDS, AheadReader
 from tests.support.reading import Clock
 from tests.support.servers import RedisServer, running
 

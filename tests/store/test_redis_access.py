@@ -11,11 +11,11 @@ from typing import Final
 import pytest
 import redis
 
+from chronoverse.archive.chunk_writer import sealer
 from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.retention import keep
 from chronoverse.errors import StoreError
 from chronoverse.joblog.values import JobRef, Run, Status
-from chronoverse.archive.retention import keep
-from chronoverse.archive.chunk_writer import sealer
 from chronoverse.store import Durability, Store
 from tests.support.archivers import DAY, append, archive
 from tests.support.bench import JOB, NOW, NOW_SECONDS, make_lines

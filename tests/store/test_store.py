@@ -8,11 +8,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from chronoverse.errors import AppendRefused, Closed, Deleted, Fenced, Held, SequenceGap, Tainted
-from chronoverse.joblog.values import JobRef, Line, Status
-from chronoverse.archive.retention import delete_job, keep
 from chronoverse.archive.chunk_writer import sealer
-from chronoverse.joblog.values import Attempt
+from chronoverse.archive.retention import delete_job, keep
+from chronoverse.errors import AppendRefused, Closed, Deleted, Fenced, Held, SequenceGap, Tainted
+from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.bench import JOB, LEASE_MS, NOW, NOW_SECONDS, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines
 from tests.support.waiting import wait_until

@@ -13,8 +13,7 @@ from typing import Any, Final
 import pytest
 
 from chronoverse.errors import Closed, Fenced, Held, NotALog, StoreRefused, StoreUnavailable, Tainted
-from chronoverse.joblog.values import End, Job, JobRef, Status
-from chronoverse.joblog.values import Attempt
+from chronoverse.joblog.values import Attempt, End, Job, JobRef, Status
 from chronoverse.store import Durability, Store
 from chronoverse.store.driver import COMMAND_CONNECTIONS
 from tests.conftest import KINDS, binary

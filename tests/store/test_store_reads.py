@@ -11,10 +11,11 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.errors import NotALog, StoreUnavailable
+from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.joblog.values import End, Job, JobRef, Status
-from chronoverse.store import LOOK_BATCH, Store
+from chronoverse.store import Store
+from chronoverse.store.store import LOOK_BATCH
 from chronoverse.store.foreign_jobs import LISTED_SECONDS, ForeignJobs
 from chronoverse.store.live_reader import TRACKED_JOBS, LiveReader
 from chronoverse.store.topology import OneServer

@@ -17,8 +17,8 @@ import pytest
 import redis
 from redis._parsers import _RESP2Parser
 
-from chronoverse.joblog.entries import entry_number
 from chronoverse.errors import NotALog, StoreError, StoreUnavailable
+from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
 from chronoverse.store.driver import connection, hear_changes

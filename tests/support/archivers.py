@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from chronoverse.archive.file_store import FileObjects
-from chronoverse.archive.object_store import Objects
-from chronoverse.archive.codec import entries_in, unpack
 from chronoverse.archive.archiver import Archiver, Limits
-from chronoverse.joblog.entries import Entry, read_entries
+from chronoverse.archive.codec import entries_in, unpack
+from chronoverse.archive.file_store import FileObjects
 from chronoverse.archive.garbage import nothing
+from chronoverse.archive.object_store import Objects
+from chronoverse.joblog.entries import Entry, read_entries
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
 

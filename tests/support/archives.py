@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from chronoverse.archive.codec import Packer
 from chronoverse.archive.file_store import FileObjects
 from chronoverse.archive.object_store import Objects
-from chronoverse.archive.codec import Packer
 from chronoverse.archive.reader import Archive
 from chronoverse.joblog.chunk import FRAME_BYTES, Chunk
 from chronoverse.joblog.entries import RawEntry

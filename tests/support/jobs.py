@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from chronoverse.joblog.values import JobRef
-from chronoverse.runner.signal_forwarder import Relay
 from chronoverse.runner.run import Limits, run
+from chronoverse.runner.signal_forwarder import Relay
 from chronoverse.store import Store
 from tests.support.servers import RedisServer
 

@@ -4,16 +4,16 @@ import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from chronoverse.joblog.entries import RawEntry
 from chronoverse.errors import StoreError
+from chronoverse.history.source import Reader
+from chronoverse.joblog.entries import RawEntry
+from chronoverse.joblog.sse import Decoder, Event
 from chronoverse.joblog.values import Job, JobRef, Line, Status
 from chronoverse.live.replay_cache import Pieces
-from chronoverse.history.source import Reader
-from chronoverse.joblog.sse import Decoder, Event
-from chronoverse.store import Store
-from chronoverse.store.live_reader import TRACKED_JOBS
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
+from chronoverse.store import Store
+from chronoverse.store.live_reader import TRACKED_JOBS
 
 #: Seconds a read blocks when a test calls it by hand: one with nothing to say comes back at once.
 BLOCK_SECONDS: Final = 0.001

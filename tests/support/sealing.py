@@ -3,8 +3,8 @@
 import secrets
 from typing import Final
 
-from chronoverse.archive.object_store import Objects
 from chronoverse.archive.codec import Packer
+from chronoverse.archive.object_store import Objects
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
 

@@ -14,8 +14,8 @@ import httpx
 import psutil
 import pytest
 
-from chronoverse.embedded import server as embedded
 from chronoverse.archive.file_store import FileObjects
+from chronoverse.embedded import server as embedded
 from chronoverse.joblog.values import JobRef, Status, iso_timestamp
 from chronoverse.store import Store
 from tests.support.archivers import DAY, append, everything, numbers

@@ -12,10 +12,10 @@ import orjson
 import psutil
 import pytest
 
-from tests.web.routes.wire import receive
 from tests.support.nginx import HOST, Nginx, free_port
 from tests.support.service import ROOT
 from tests.support.waiting import wait_until
+from tests.web.routes.wire import receive
 
 PATIENCE_SECONDS: Final = 10.0
 PROBLEM: Final = "application/problem+json"

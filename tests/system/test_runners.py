@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import redis
 
-from chronoverse.joblog.values import JobRef
 from chronoverse.joblog.sse import Decoder, Event
+from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
 from tests.support.commands import chronoverse, starting
 from tests.support.service import Service

@@ -5,9 +5,9 @@ bytes ─> carriage ─> masker ─> cutter ─> blocks
 
 from typing import Final
 
-from chronoverse.runner.capture.progress_filter import Carriage
 from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, Block, Cutter
 from chronoverse.runner.capture.masking import Masker, Masks
+from chronoverse.runner.capture.progress_filter import Carriage
 
 #: Seconds that text may wait for its newline before it is shown as it is: a prompt, a row of dots.
 PARTIAL_SECONDS: Final = 1.0

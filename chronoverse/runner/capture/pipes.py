@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Final, NamedTuple, Protocol
 
-from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, Block
 from chronoverse.joblog.values import iso_timestamp
-from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.capture.line_assembler import Scribe
+from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, Block
+from chronoverse.runner.capture.masking import Masks
 
 #: Bytes of one read. Large, so that a busy job costs few reads; a block is at most this and a line.
 READ_BYTES: Final = 262_144

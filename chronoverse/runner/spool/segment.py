@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from chronoverse.runner.spool import records
-from chronoverse.runner.capture.line_splitter import Block
 from chronoverse.joblog.values import Run
+from chronoverse.runner.capture.line_splitter import Block
+from chronoverse.runner.spool import records
 from chronoverse.runner.spool.spool_file import SpoolFile
 
 #: Bytes read from a segment at once.

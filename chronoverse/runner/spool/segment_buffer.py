@@ -18,11 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from chronoverse.runner.spool import records
-from chronoverse.runner.capture.line_splitter import Block
 from chronoverse.errors import SpoolError
-from chronoverse.runner.spool.dropped_range import Hole, without_numbers
 from chronoverse.joblog.values import MAX_NUMBER
+from chronoverse.runner.capture.line_splitter import Block
+from chronoverse.runner.spool import records
+from chronoverse.runner.spool.dropped_range import Hole, without_numbers
 from chronoverse.runner.spool.segment import Segment, parts, recovered
 from chronoverse.runner.spool.spool_file import Room, SpoolFile
 

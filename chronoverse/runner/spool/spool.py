@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from chronoverse.runner.capture.line_splitter import Block
 from chronoverse.joblog.values import Line, Run, lines_of
+from chronoverse.runner.capture.line_splitter import Block
 from chronoverse.runner.spool.segment import Cursor
-from chronoverse.runner.spool.spool_file import Room
 from chronoverse.runner.spool.segment_buffer import Stock
+from chronoverse.runner.spool.spool_file import Room
 
 #: Lines of one append: enough to make the round trip cheap, few enough to hold the server for about a millisecond.
 BATCH_LINES: Final = 500

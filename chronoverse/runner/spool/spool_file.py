@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from chronoverse.runner.spool import records
 from chronoverse.errors import SpoolError
 from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, Status
+from chronoverse.runner.spool import records
 
 #: Bytes of a slot: large enough for the largest block (a read of 256 KiB behind a line of 1 MiB).
 SLOT_BYTES: Final = 2 * 1_048_576

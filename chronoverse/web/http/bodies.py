@@ -23,9 +23,9 @@ from werkzeug.exceptions import (
 )
 
 from chronoverse.errors import AtCapacity, ShareUsed
-from chronoverse.web.streaming.connection import half_close
 from chronoverse.web.http.event_loop import Sparingly, let_others
 from chronoverse.web.http.shares import Shares
+from chronoverse.web.streaming.connection import half_close
 
 #: Bytes of one read from the connection. Of shorter reads gunicorn makes copies: 16 KiB would take four times as long.
 READ_BYTES: Final = 65_536

@@ -16,25 +16,25 @@ from chronoverse.embedded.server import Hold
 from chronoverse.errors import AtCapacity, JobNotFound, ShareUsed
 from chronoverse.history.tiered_log import NoArchive
 from chronoverse.joblog.values import Job, JobRef
+from chronoverse.live.fair_lock import Turns
 from chronoverse.live.replay_cache import Pieces
+from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
 from chronoverse.store import Store
-from chronoverse.live.tail import Tail
-from chronoverse.live.fair_lock import Turns
-from chronoverse.web.http.client_ip import Proxies
-from chronoverse.web.streaming.admission import Guest, Streams
 from chronoverse.web.http.bodies import Bodies
-from chronoverse.web.http.page_budget import PAGES_BYTES
-from chronoverse.web.streaming.ended_jobs import Ended
+from chronoverse.web.http.client_ip import Proxies
 from chronoverse.web.http.event_loop import ARRIVING_SECONDS, Sparingly, in_thread, let_others, when_idle
-from chronoverse.web.http.request_id import request_id
-from chronoverse.web.streaming.stream_writer import Outlets
-from chronoverse.web.streaming.presence import Presence
+from chronoverse.web.http.page_budget import PAGES_BYTES
 from chronoverse.web.http.problems import problem
-from chronoverse.web.http.token_bucket import Rates
+from chronoverse.web.http.request_id import request_id
 from chronoverse.web.http.schemas import Blueprint
 from chronoverse.web.http.shares import Shares
+from chronoverse.web.http.token_bucket import Rates
 from chronoverse.web.http.tracing import SPAN, Traces
+from chronoverse.web.streaming.admission import Guest, Streams
+from chronoverse.web.streaming.ended_jobs import Ended
+from chronoverse.web.streaming.presence import Presence
+from chronoverse.web.streaming.stream_writer import Outlets
 
 #: Seconds a viewer that comes waits for its turn: a crowd of some thousands is let in within that.
 ARRIVAL_SECONDS: Final = 10.0

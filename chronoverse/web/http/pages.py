@@ -12,17 +12,17 @@ from flask import Response, request
 
 from chronoverse.archive.reader import Archive
 from chronoverse.archive.search import search as archive_search
-from chronoverse.joblog.entries import Entry, RawEntry
 from chronoverse.errors import ArchiveUnavailable, AtCapacity, InvalidCursor, TooExpensive
 from chronoverse.history.tiered_log import History
-from chronoverse.joblog.values import MAX_NUMBER, Job, JobRef, Line
+from chronoverse.joblog.entries import Entry, RawEntry
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.time_range import Period
+from chronoverse.joblog.values import MAX_NUMBER, Job, JobRef, Line
+from chronoverse.web.http.cursors import decode_cursor
+from chronoverse.web.http.dependencies import Services, principal
+from chronoverse.web.http.event_loop import in_thread, let_others
 from chronoverse.web.http.page_budget import LINE_CHARACTERS, PAGE_BYTES, PageBudget
 from chronoverse.web.streaming.connection import on_hangup
-from chronoverse.web.http.cursors import decode_cursor
-from chronoverse.web.http.event_loop import in_thread, let_others
-from chronoverse.web.http.dependencies import Services, principal
 
 #: Bytes of JSON that a line is reckoned with before anything is read. A page of one line is taken for an answer that is
 #: so small that it is not counted.

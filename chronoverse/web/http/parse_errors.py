@@ -9,8 +9,8 @@ import orjson
 from gunicorn.http import errors
 
 from chronoverse.errors import AtCapacity
-from chronoverse.web.http.request_id import HEADER, NAME_BYTES
 from chronoverse.web.http.problems import RETRY_AFTER_SECONDS, TITLES
+from chronoverse.web.http.request_id import HEADER, NAME_BYTES
 
 #: A host and its port, as RFC 3986 section 3.2.2 spells them. What addresses the service must name one.
 _HOST: Final = re.compile(r"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?", re.ASCII)

@@ -8,7 +8,35 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from chronoverse import metrics
-from chronoverse.errors import AppendRefused, ArchiveBusy, ArchiveDamaged, ArchiveUnavailable, AtCapacity, ChronoverseError, Closed, Deleted, Draining, Fenced, Forbidden, Held, InvalidCursor, JobNotFound, KeysUnavailable, NoArchive, NotALog, SequenceGap, ShareUsed, StillLive, StoreError, StoreRefused, StoreUnavailable, Tainted, TooExpensive, TooFast, Unauthorized
+from chronoverse.errors import (
+    AppendRefused,
+    ArchiveBusy,
+    ArchiveDamaged,
+    ArchiveUnavailable,
+    AtCapacity,
+    ChronoverseError,
+    Closed,
+    Deleted,
+    Draining,
+    Fenced,
+    Forbidden,
+    Held,
+    InvalidCursor,
+    JobNotFound,
+    KeysUnavailable,
+    NoArchive,
+    NotALog,
+    SequenceGap,
+    ShareUsed,
+    StillLive,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    Tainted,
+    TooExpensive,
+    TooFast,
+    Unauthorized,
+)
 from chronoverse.live.delivery_stats import store_failed
 from chronoverse.web.http.request_id import request_id
 

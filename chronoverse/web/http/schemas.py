@@ -10,8 +10,8 @@ from webargs.flaskparser import FlaskParser
 from werkzeug.routing import BaseConverter
 from werkzeug.routing import ValidationError as NoMatch
 
-from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, Status, parse_number
 from chronoverse.joblog.matcher import MAX_QUERY, Matcher
+from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, Status, parse_number
 
 #: Lines or jobs on one page: at most, and unless the client says otherwise.
 PAGE_LIMIT: Final = 1000

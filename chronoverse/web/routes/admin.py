@@ -7,19 +7,19 @@ from typing import Any, Final
 from flask import Response, request
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from chronoverse.auth.tokens import ADMIN
-from chronoverse.errors import JobNotFound, NoArchive
-from chronoverse.joblog.values import MAX_NUMBER, JobRef, Line, iso_timestamp
-from chronoverse.joblog.matcher import Matcher
 from chronoverse.archive.redaction import Done, Redaction, Wish
 from chronoverse.archive.retention import delete_job, left_of
+from chronoverse.auth.tokens import ADMIN
+from chronoverse.errors import JobNotFound, NoArchive
+from chronoverse.joblog.matcher import Matcher
+from chronoverse.joblog.values import MAX_NUMBER, JobRef, Line, iso_timestamp
 from chronoverse.web.http import pages
 from chronoverse.web.http.bodies import SHARE_USED
-from chronoverse.web.http.event_loop import let_others
-from chronoverse.web.http.request_id import request_id
-from chronoverse.web.http.publish_schemas import WholeNumber
-from chronoverse.web.http.schemas import Blueprint, ProblemSchema, Query, compiles
 from chronoverse.web.http.dependencies import Services, principal
+from chronoverse.web.http.event_loop import let_others
+from chronoverse.web.http.publish_schemas import WholeNumber
+from chronoverse.web.http.request_id import request_id
+from chronoverse.web.http.schemas import Blueprint, ProblemSchema, Query, compiles
 
 #: Characters of a reason.
 MAX_REASON: Final = 200

@@ -12,11 +12,11 @@ from flask import Response, request
 from chronoverse.errors import AtCapacity, JobNotFound
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.viewer import Viewer
-from chronoverse.web.streaming.connection import half_close, on_hangup, tune
-from chronoverse.web.streaming.opening import CONTENT_TYPE, TURN, hand_over, headers, open_viewer, wanted
+from chronoverse.web.http.dependencies import Services, guest, principal
 from chronoverse.web.http.pages import Turns, batches, page_budget
 from chronoverse.web.http.schemas import EVENT, Blueprint, EventsHeaders, EventsQuery, ProblemSchema
-from chronoverse.web.http.dependencies import Services, guest, principal
+from chronoverse.web.streaming.connection import half_close, on_hangup, tune
+from chronoverse.web.streaming.opening import CONTENT_TYPE, TURN, hand_over, headers, open_viewer, wanted
 
 
 def blueprint(services: Services) -> Blueprint:

@@ -8,9 +8,9 @@ from flask import Response
 from chronoverse.errors import InvalidCursor, StoreUnavailable
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.web.http.cursors import decode_cursor, encode_cursor
+from chronoverse.web.http.dependencies import Services, principal
 from chronoverse.web.http.pages import page_response
 from chronoverse.web.http.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema, ProblemSchema
-from chronoverse.web.http.dependencies import Services, principal
 
 #: Jobs that are looked at in one turn. That takes some 1 ms of the store's time and of the worker's, and everybody
 #: else waits for it.

@@ -7,8 +7,8 @@ from flask import Response
 from chronoverse.joblog.values import JobRef
 from chronoverse.web.http import pages
 from chronoverse.web.http.cursors import encode_cursor
-from chronoverse.web.http.schemas import Blueprint, LogsQuery, LogsSchema, ProblemSchema
 from chronoverse.web.http.dependencies import Services
+from chronoverse.web.http.schemas import Blueprint, LogsQuery, LogsSchema, ProblemSchema
 
 
 def blueprint(services: Services) -> Blueprint:

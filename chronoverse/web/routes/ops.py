@@ -7,9 +7,9 @@ from flask import Response, jsonify
 
 from chronoverse import metrics
 from chronoverse.errors import Draining
+from chronoverse.web.http.dependencies import Services
 from chronoverse.web.http.openapi import Document
 from chronoverse.web.http.schemas import Blueprint, ProblemSchema, StatusSchema
-from chronoverse.web.http.dependencies import Services
 
 
 def blueprint(services: Services, document: Document) -> Blueprint:

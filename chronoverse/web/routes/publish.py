@@ -12,15 +12,25 @@ from typing import Any, Final
 from flask import Response, request
 
 from chronoverse import metrics
-from chronoverse.runner import readback
 from chronoverse.errors import AppendRefused, NotALog, StoreError, StoreRefused, StoreUnavailable, TooFast
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
+from chronoverse.runner import readback
 from chronoverse.web.http.bodies import SHARE_USED
+from chronoverse.web.http.dependencies import Services, principal
 from chronoverse.web.http.pages import Turns, batches, page_response
 from chronoverse.web.http.problems import REASON
-from chronoverse.web.http.publish_schemas import AttemptBody, AttemptSchema, CompareBody, ComparedSchema, EndBody, LinesBody, LostBody, NextSchema, lines
+from chronoverse.web.http.publish_schemas import (
+    AttemptBody,
+    AttemptSchema,
+    CompareBody,
+    ComparedSchema,
+    EndBody,
+    LinesBody,
+    LostBody,
+    NextSchema,
+    lines,
+)
 from chronoverse.web.http.schemas import Blueprint, ProblemSchema
-from chronoverse.web.http.dependencies import Services, principal
 
 _JOB: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
 _PROBLEM: Final = {"schema": ProblemSchema, "content_type": "application/problem+json"}

@@ -12,12 +12,12 @@ import orjson
 from flask import Response, request
 
 from chronoverse.errors import ChronoverseError, StoreUnavailable, Unauthorized
-from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.joblog.matcher import Matcher
+from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.web.http import pages
-from chronoverse.web.streaming.connection import DOWNLOAD, tune
-from chronoverse.web.http.schemas import Blueprint, ProblemSchema, RawQuery
 from chronoverse.web.http.dependencies import Services, guest, principal
+from chronoverse.web.http.schemas import Blueprint, ProblemSchema, RawQuery
+from chronoverse.web.streaming.connection import DOWNLOAD, tune
 
 #: zlib's level: 1 packs logs to a sixth, at 100 MB/s. Higher ones take the worker's time from its viewers.
 GZIP_LEVEL: Final = 1

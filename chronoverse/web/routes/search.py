@@ -11,15 +11,15 @@ from typing import Any, Final
 
 from flask import Response
 
-from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.joblog.matcher import MAX_PLACES, Matcher
 from chronoverse.joblog.time_range import Period
+from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.web.http import pages
-from chronoverse.web.http.page_budget import LINE_CHARACTERS, PageBudget
 from chronoverse.web.http.cursors import encode_cursor
+from chronoverse.web.http.dependencies import Services
+from chronoverse.web.http.page_budget import LINE_CHARACTERS, PageBudget
 from chronoverse.web.http.schemas import Blueprint, ProblemSchema
 from chronoverse.web.http.search_schemas import CONTEXT_PAGE, SearchQuery, SearchSchema
-from chronoverse.web.http.dependencies import Services
 
 #: Seconds for which a thread looks for the places in one line, before other requests that need one have a turn.
 HEAVY_SLICE_SECONDS: Final = 0.05

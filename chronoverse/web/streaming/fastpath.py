@@ -16,14 +16,14 @@ from marshmallow import RAISE, ValidationError
 from chronoverse.auth.tokens import READ
 from chronoverse.errors import AtCapacity, ChronoverseError
 from chronoverse.joblog.values import IDENTIFIER, JobRef
+from chronoverse.web.http.dependencies import Services
+from chronoverse.web.http.request_id import HEADER, name_for
+from chronoverse.web.http.schemas import EventsQuery, parse_last_event_id
+from chronoverse.web.http.tracing import SPAN
+from chronoverse.web.routes.events import start
 from chronoverse.web.streaming.admission import Guest
 from chronoverse.web.streaming.connection import tune
-from chronoverse.web.routes.events import start
-from chronoverse.web.http.request_id import HEADER, name_for
 from chronoverse.web.streaming.opening import CONTENT_TYPE, TURN, hand_over, headers, open_viewer, wanted
-from chronoverse.web.http.schemas import EventsQuery, parse_last_event_id
-from chronoverse.web.http.dependencies import Services
-from chronoverse.web.http.tracing import SPAN
 
 #: Query strings remembered with what they mean: a crowd asks for the same.
 QUERIES: Final = 256

@@ -13,8 +13,8 @@ from gunicorn import SERVER
 from chronoverse import metrics
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.viewer import Request, Viewer
-from chronoverse.web.streaming.admission import Guest, retry_ms
 from chronoverse.web.http.dependencies import Services
+from chronoverse.web.streaming.admission import Guest, retry_ms
 
 #: Share of the maximum age by which streams differ, so that they do not come back all at once.
 AGE_JITTER: Final = 0.1

@@ -17,8 +17,8 @@ import gevent.socket
 
 from chronoverse.live.feed import Channel
 from chronoverse.live.viewer import RETRY_READ_SECONDS, Viewer
-from chronoverse.web.streaming.connection import SEND_SECONDS, Connection, finish, on_hangup, unresponsive
 from chronoverse.web.streaming.broadcast import Crowd, Worker
+from chronoverse.web.streaming.connection import SEND_SECONDS, Connection, finish, on_hangup, unresponsive
 from chronoverse.web.streaming.write_scheduler import Pump, Room
 
 #: What ends a chunked body. RFC 9112 section 7.1.

@@ -12,12 +12,11 @@ from flask import Flask, g
 from gevent import monkey
 
 from chronoverse.auth.tokens import READ, Principal
-from chronoverse.settings import Settings
 from chronoverse.live.fair_lock import Turns
-from chronoverse.web.app import build_app
-from chronoverse.web.app import services
-from chronoverse.web.http.event_loop import STAND_BACK_SECONDS, let_others, when_idle
+from chronoverse.settings import Settings
+from chronoverse.web.app import build_app, services
 from chronoverse.web.http.dependencies import LEISURE_SECONDS
+from chronoverse.web.http.event_loop import STAND_BACK_SECONDS, let_others, when_idle
 
 #: Seconds that anything here may take.
 PATIENCE_SECONDS = 5.0

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import Door, Stream
 from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import Door, Stream
 
 #: Of a module that is to hold both for streams that write to their sockets themselves and for those gunicorn writes.
 both_ways = pytest.mark.parametrize("service", [None, "gevent"], indirect=True, ids=["outlet", "gunicorn"])

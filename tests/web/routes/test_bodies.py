@@ -28,10 +28,10 @@ from chronoverse.web.http import problems
 from chronoverse.web.http.bodies import HELD_BODIES, MAX_MARKS, READ_BYTES, SMALL_BYTES, SMALL_HELD_BYTES, Bodies
 from chronoverse.web.http.event_loop import let_others
 from chronoverse.web.http.publish_schemas import LinesBody
-from tests.web.routes.foreign import TIMESTAMP, Foreign
-from tests.web.routes.wire import PATIENCE_SECONDS, request_bytes
 from tests.support.service import Service
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import TIMESTAMP, Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, request_bytes
 
 #: The service's defaults.
 MAX_BODY: Final = 8 * 2**20

@@ -17,9 +17,9 @@ from ld_eventsource.config import ConnectStrategy
 
 from chronoverse.client.client import Client
 from chronoverse.joblog.values import JobRef, Line
+from tests.support.service import Service
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.wire import blocks
-from tests.support.service import Service
 
 CLIENTS: Final = Path(__file__).parents[2] / "clients"
 #: Seconds that any client may take for ten megabytes.

@@ -12,24 +12,24 @@ import pytest
 import redis
 
 from chronoverse.api import JobLog
-from chronoverse.auth.tokens import ADMIN, READ, WRITE
-from chronoverse.runner.capture.line_splitter import Block
-from chronoverse.errors import StoreUnavailable
-from chronoverse.runner.http_log_writer import HttpLedger
-from chronoverse.joblog.values import JobRef
 from chronoverse.archive.retention import delete_job
+from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.errors import StoreUnavailable
+from chronoverse.joblog.values import JobRef
+from chronoverse.runner.capture.line_splitter import Block
+from chronoverse.runner.http_log_writer import HttpLedger
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import Room
 from chronoverse.store import Store
-from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
-from tests.web.routes.test_publish import Runner
-from tests.web.routes.test_tiers import Place
 from tests.support.archivers import archive
 from tests.support.bench import make_lines
 from tests.support.commands import chronoverse, starting
 from tests.support.servers import RedisServer
 from tests.support.service import serving
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
+from tests.web.routes.test_publish import Runner
+from tests.web.routes.test_tiers import Place
 
 #: Seconds after which a frozen runner has lost its job.
 LEASE_SECONDS: Final = 1

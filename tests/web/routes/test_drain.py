@@ -14,12 +14,12 @@ import httpx
 import pytest
 
 from chronoverse.auth.tokens import mint
-from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import PATIENCE_SECONDS, Door, Stream, receive, request_bytes
 from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service, serving
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, Door, Stream, receive, request_bytes
 
 DRAIN_SECONDS: Final = 2
 PROBLEM: Final = "application/problem+json"

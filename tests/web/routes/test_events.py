@@ -8,10 +8,10 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from tests.support.service import Service
 from tests.web.routes.conftest import both_ways
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Door, Stream
-from tests.support.service import Service
 
 pytestmark = both_ways
 

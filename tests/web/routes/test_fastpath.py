@@ -11,11 +11,11 @@ import pytest
 import redis
 
 from chronoverse.web.streaming.fastpath import meaning
-from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
 OpenStream = Callable[..., Stream]
 

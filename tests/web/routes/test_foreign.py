@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
-from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 from tests.support.servers import RedisServer
 from tests.support.service import Service
+from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
 OpenStream = Callable[..., Stream]
 

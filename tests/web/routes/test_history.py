@@ -10,9 +10,9 @@ import httpx
 import orjson
 import pytest
 
-from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.support.servers import RedisServer
 from tests.support.service import Service
+from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 
 STREAMS: Final = ("stdout", "stderr", "stderr")
 MESSAGES: Final = [f'line {number}: \u2028 \\ " </script> \x1b[0m ü 🙂' for number in range(1, 251)]

@@ -9,11 +9,11 @@ import httpx
 import orjson
 import pytest
 
-from tests.web.routes.foreign import Foreign, ask_all
-from tests.web.routes.wire import PATIENCE_SECONDS, Door, exchange, receive, request_bytes
 from tests.support.nginx import Nginx
 from tests.support.service import Service
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign, ask_all
+from tests.web.routes.wire import PATIENCE_SECONDS, Door, exchange, receive, request_bytes
 
 JOB: Final = b"/workflows/hostile/jobs/job_1"
 PROBLEM: Final = "application/problem+json"

@@ -11,11 +11,11 @@ import pytest
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
-from tests.web.routes.foreign import Foreign, ask_all
-from tests.web.routes.test_tiers import Place
 from tests.support.servers import RedisServer
 from tests.support.service import serving
 from tests.support.tools import tool
+from tests.web.routes.foreign import Foreign, ask_all
+from tests.web.routes.test_tiers import Place
 
 #: What a small object says that it is.
 BOMB_BYTES: Final = 600 * 2**20

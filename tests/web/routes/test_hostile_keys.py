@@ -6,10 +6,10 @@ from typing import Final
 import httpx
 import pytest
 
-from tests.web.routes.foreign import Foreign, ask_all
-from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
+from tests.web.routes.foreign import Foreign, ask_all
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
 #: What is written to a job that somebody watches, as commands on its keys: the kind of key, the command, its arguments.
 HOSTILE: Final[dict[str, list[tuple[str, str, *tuple[str, ...]]]]] = {

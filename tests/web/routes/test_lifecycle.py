@@ -13,11 +13,11 @@ import httpx
 import pytest
 
 from chronoverse.embedded import server as embedded
-from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 from tests.support.servers import RedisServer
 from tests.support.service import Service, is_alive, serving
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
 OPEN_STREAMS: Final = "chronoverse_streams_open"
 

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from chronoverse.auth.tokens import mint
-from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service
+from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 
 #: Jobs of the large workflow, none of which is LOST.
 JOBS: Final = 2_500

@@ -11,12 +11,12 @@ import httpx
 import pytest
 
 from tests.faults.churn import churn
-from tests.web.routes.conftest import both_ways
-from tests.web.routes.foreign import TIMESTAMP, Foreign
-from tests.web.routes.wire import PATIENCE_SECONDS, Stream, request_bytes
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
+from tests.web.routes.conftest import both_ways
+from tests.web.routes.foreign import TIMESTAMP, Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream, request_bytes
 
 pytestmark = both_ways
 

@@ -13,11 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from chronoverse.settings import Settings
 from chronoverse.web.app import create_app
-from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service, serving
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
 PROBLEM: Final = "application/problem+json"
 

@@ -14,9 +14,9 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from tests.support.service import Service
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream
-from tests.support.service import Service
 
 #: Bytes of JSON that a page may have, as documented.
 PAGE_BYTES: Final = 4 * 2**20

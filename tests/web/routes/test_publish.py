@@ -11,10 +11,10 @@ import orjson
 import pytest
 
 from chronoverse.web.http.publish_schemas import LinesBody
-from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
-from tests.web.routes.wire import Door, Stream
 from tests.support.servers import RedisServer
 from tests.support.service import Service
+from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
+from tests.web.routes.wire import Door, Stream
 
 #: The service's defaults.
 MAX_BODY: Final = 8 * 2**20

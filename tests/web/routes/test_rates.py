@@ -9,13 +9,13 @@ import httpx
 import pytest
 
 from chronoverse.auth.tokens import READ, WRITE, mint
-from tests.web.routes.foreign import Foreign
-from tests.web.routes.test_publish import Runner, refusal
-from tests.web.routes.wire import Door
 from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service, serving
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.test_publish import Runner, refusal
+from tests.web.routes.wire import Door
 
 #: Bytes a second, of which ten seconds' worth may come at once.
 RATE: Final = 65_536

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from chronoverse.archive.retention import delete_job
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.values import JobRef
-from chronoverse.archive.retention import delete_job
 from chronoverse.store import Store
-from tests.web.routes.foreign import Foreign
-from tests.web.routes.test_tiers import Place
 from tests.support.archivers import archive
 from tests.support.servers import RedisServer
 from tests.support.service import serving
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.test_tiers import Place
 
 TOMBSTONE = "[redacted]"
 

@@ -11,15 +11,13 @@ import httpx
 import pytest
 from redis import Redis
 
+from chronoverse.archive.chunk_writer import Sealing, sealer
 from chronoverse.archive.object_store import Objects
 from chronoverse.archive.s3_store import S3Objects
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.errors import ArchiveDamaged, Deleted, Fenced, SequenceGap
 from chronoverse.joblog.values import JobRef
-from chronoverse.archive.chunk_writer import Sealing, sealer
 from chronoverse.store import Store
-from tests.web.routes.foreign import Foreign, ask_all
-from tests.web.routes.test_tiers import Place
 from tests.support.archivers import archive, run_until
 from tests.support.s3faults import Fault, S3Faults
 from tests.support.s3server import BUCKET, s3_server
@@ -27,6 +25,8 @@ from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign, ask_all
+from tests.web.routes.test_tiers import Place
 
 SECRET: Final = "hunter2"
 #: Seconds for a redaction to be done for good, by requests that are repeated.

@@ -6,9 +6,9 @@ from typing import Final
 
 import pytest
 
-from tests.web.routes.foreign import Foreign
 from tests.support.service import Service
 from tests.support.tools import tool
+from tests.web.routes.foreign import Foreign
 
 #: Examples of each operation beside those that its schema's edges give. 200 take half a minute.
 EXAMPLES: Final = 3

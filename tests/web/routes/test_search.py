@@ -13,10 +13,10 @@ import pytest
 
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.store import Store
-from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
-from tests.web.routes.wire import Stream
 from tests.support.servers import RedisServer
 from tests.support.service import Service
+from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
+from tests.web.routes.wire import Stream
 
 STREAMS: Final = ("stdout", "stderr", "stderr")
 WORDS: Final = ("Straße", "ERROR 🙂 error", "plain", "a.b*c", "Ünïcode \\d+", "error", "", "tab\there", "x" * 300)

@@ -15,11 +15,11 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import PATIENCE_SECONDS, Stream, exchange, request_bytes
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream, exchange, request_bytes
 
 RUNNER: Final = "ab" * 16
 

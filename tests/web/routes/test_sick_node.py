@@ -10,10 +10,10 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import Stream
 from tests.support.fleets import Cluster
 from tests.support.service import Service, serving
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import Stream
 
 #: Seconds that anything about a healthy node's job may take. It takes some milliseconds, and a command to the sick node
 #: five seconds until it is given up; between them is what a busy machine may add.

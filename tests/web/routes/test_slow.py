@@ -11,11 +11,11 @@ from typing import Final
 import httpx
 import pytest
 
-from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import Door, Stream
 from tests.support.nginx import Nginx
 from tests.support.service import Service
 from tests.support.tools import tool
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import Door, Stream
 
 #: Slow connections of each kind at each door, and seconds that they stay.
 CONNECTIONS: Final = 100

@@ -9,11 +9,11 @@ from typing import Final
 
 import pytest
 
-from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
-from tests.web.routes.wire import PATIENCE_SECONDS, request_bytes
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
+from tests.web.routes.wire import PATIENCE_SECONDS, request_bytes
 
 #: Viewers, and bytes that each may cost: 256 KiB and a line as JSON, once, and what Python needs around it.
 VIEWERS: Final = 12

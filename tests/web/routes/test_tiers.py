@@ -15,11 +15,11 @@ from chronoverse.archive.file_store import FileObjects
 from chronoverse.auth.tokens import READ, WRITE
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
-from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
-from tests.web.routes.wire import Stream, blocks
 from tests.support.sealing import seal
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
+from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
+from tests.web.routes.wire import Stream, blocks
 
 LINES: Final = 240
 #: How much of the job is archived, whether that has left the store, and whether the rest has too.

@@ -9,12 +9,12 @@ from typing import Final
 import httpx
 import pytest
 
-from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import PATIENCE_SECONDS, Stream, exchange, receive, request_bytes
 from tests.support.nginx import make_certificate
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream, exchange, receive, request_bytes
 
 #: Bytes that a request's body may have.
 BODY_LIMIT: Final = 65_536

@@ -16,14 +16,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.auth.jwks import FETCH_SECONDS
-from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import Door, exchange, request_bytes
+from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from tests.support.issuer import DrippingIssuer, Issuer
 from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service, serving
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import Door, exchange, request_bytes
 
 #: The routes as method and path. The workflow ``mine`` has a job ``job``; ``theirs`` has one too.
 ROUTES: Final = {

@@ -17,11 +17,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from chronoverse.errors import SettingsError
 from chronoverse.settings import Settings
-from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import PATIENCE_SECONDS, Stream, exchange, request_bytes
 from tests.support.servers import RedisServer
 from tests.support.service import ROOT, Service
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream, exchange, request_bytes
 
 #: Milliseconds for which a worker gathers spans before it sends them.
 GATHER_MS: Final = 100

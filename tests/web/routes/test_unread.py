@@ -15,12 +15,12 @@ import psutil
 import pytest
 
 from chronoverse.auth.tokens import mint
-from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import PATIENCE_SECONDS, Door, request_bytes
 from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
 from tests.support.service import ROOT, SECRET, Service, serving
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, Door, request_bytes
 
 #: Seconds within which the service must say that it is up, whatever else is going on.
 HEALTH_SECONDS: Final = 0.3

@@ -5,8 +5,8 @@ from typing import Any, Final, cast
 
 import pytest
 
-from chronoverse.live.feed import BREATH_WAKES, Channel, Item
 from chronoverse.joblog.values import Job, JobRef, Status
+from chronoverse.live.feed import BREATH_WAKES, Channel, Item
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.streaming.broadcast import Crowd, Member, Worker

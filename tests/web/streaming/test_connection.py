@@ -11,8 +11,17 @@ import gevent.socket
 import pytest
 
 from chronoverse.live.fair_lock import Turns
-from chronoverse.web.streaming.connection import PATIENT_SECONDS, SEND_BUFFER_BYTES, USER_TIMEOUT_MS, Bounds, Connection, Connections, bound, on_hangup
 from chronoverse.web.http.event_loop import let_others
+from chronoverse.web.streaming.connection import (
+    PATIENT_SECONDS,
+    SEND_BUFFER_BYTES,
+    USER_TIMEOUT_MS,
+    Bounds,
+    Connection,
+    Connections,
+    bound,
+    on_hangup,
+)
 
 #: Turns of the loop after which all that was pending has happened.
 TURNS: Final = 10

@@ -8,7 +8,26 @@ import pytest
 
 from chronoverse import metrics
 from chronoverse.web.streaming import restraint
-from chronoverse.web.streaming.restraint import CROWDED, FEW_REPLAYS, FREE_BYTES, LEAST_AIM, LEAST_BYTES, LOOK_SECONDS, MOST_STEP, NOTHING, REST_SECONDS, ROOM_PROCESSORS, ROOMY, ROOMY_STEP, STAT, Restraint, Spent, aim, changed, spent
+from chronoverse.web.streaming.restraint import (
+    CROWDED,
+    FEW_REPLAYS,
+    FREE_BYTES,
+    LEAST_AIM,
+    LEAST_BYTES,
+    LOOK_SECONDS,
+    MOST_STEP,
+    NOTHING,
+    REST_SECONDS,
+    ROOM_PROCESSORS,
+    ROOMY,
+    ROOMY_STEP,
+    STAT,
+    Restraint,
+    Spent,
+    aim,
+    changed,
+    spent,
+)
 
 #: Bytes of a piece.
 PIECE = 65_536

@@ -8,8 +8,8 @@ from typing import Final
 import gevent
 import pytest
 
-from chronoverse.web.streaming.connection import SEND_SECONDS
 from chronoverse.web.http.event_loop import let_others
+from chronoverse.web.streaming.connection import SEND_SECONDS
 from chronoverse.web.streaming.write_scheduler import Pump, Room
 
 #: Seconds that anything here may take.
