@@ -21,7 +21,7 @@ import gevent
 from chronoverse.cli.banner import banner, command
 from chronoverse.embedded import listeners
 from chronoverse.embedded import server as embedded
-from chronoverse.embedded.supervised_process import Companion
+from chronoverse.embedded.supervised_process import SupervisedProcess
 from chronoverse.errors import EmbeddedError
 from chronoverse.settings import Settings, child_environ
 from chronoverse.store.eviction import watch
@@ -94,7 +94,7 @@ def on_starting(server: Any) -> None:
     for stale in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
         stale.unlink()
     if _settings.redis_url is None:
-        server.chronoverse_hold = embedded.hold(_settings.data_dir)
+        server.chronoverse_hold = embedded.lease_server(_settings.data_dir)
 
 
 def when_ready(server: Any) -> None:
@@ -106,16 +106,16 @@ def when_ready(server: Any) -> None:
         server.log.info("chronoverse serves at %s", address)
     else:
         print(banner(_settings, address, command()), flush=True)
-    if _settings.is_embedded and _settings.archive_place:
+    if _settings.is_embedded and _settings.archive_location:
         argv = [sys.executable, "-m", "chronoverse", "archive", "--while-stdin"]
         environ = child_environ({"PYTHONPATH": str(Path(embedded.__file__).parents[2])})
-        server.chronoverse_archiver = Companion(argv, environ, partial(_archiver_died, server.log))
+        server.chronoverse_archiver = SupervisedProcess(argv, environ, partial(_archiver_died, server.log))
         server.chronoverse_archiver.start()
 
 
 def _archiver_died(log: Any, pid: int, again: float) -> None:
     log.warning("the archiver (pid:%d) has ended, and starts again in %g s", pid, again)
-    metrics.forget_process(metrics.COMPANION)
+    metrics.forget_process(metrics.SUPERVISED)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -152,7 +152,7 @@ def post_worker_init(worker: Any) -> None:
     threading.Thread(target=watch, args=(services.store, warn), name="store-watch", daemon=True).start()
 
 
-def _ensure(hold: embedded.Hold, log: Any) -> None:
+def _ensure(hold: embedded.ServerLease, log: Any) -> None:
     """An embedded server that dies is started again by its keeper; should somebody kill that too, by us."""
     try:
         hold.ensure()

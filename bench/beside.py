@@ -27,9 +27,9 @@ from bench.peers.ours import Ours
 from bench.processes import Failed
 from bench.produce import Plan
 from bench.search import build_output
-from chronoverse.archive.archiver import Archiver, Limits
-from chronoverse.archive.file_store import FileObjects
-from chronoverse.joblog.values import JobRef, Run, Status, iso_timestamp
+from chronoverse.archive.archiver import Archiver, ArchiverLimits
+from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.joblog.values import JobRef, LineRun, Status, iso_timestamp
 from chronoverse.store import Store
 
 JOB: Final = JobRef("bench", "archived")
@@ -92,18 +92,21 @@ class Archived(Ours):
         store, said = Store(self.url), build_output()
         attempt = store.open(JOB, "bench")
         archiver = Archiver(
-            store, FileObjects(Path(self.folder / "archive")), Limits(HOT_BYTES, 0, 86_400), stop=threading.Event()
+            store,
+            FileObjectStore(Path(self.folder / "archive")),
+            ArchiverLimits(HOT_BYTES, 0, 86_400),
+            stop=threading.Event(),
         )
         appends = store.appends()
         for first in range(1, lines + 1, APPEND_LINES):
             messages = [text.encode() for text in islice(said, min(APPEND_LINES, lines + 1 - first))]
-            appends.send(attempt, first, [Run(iso_timestamp(1772532000 + first / 7000), "stdout", False, messages)])
+            appends.send(attempt, first, [LineRun(iso_timestamp(1772532000 + first / 7000), "stdout", False, messages)])
             appends.receive()
             if first % SEAL_LINES == 1:
                 archiver.once()
         store.finish(attempt, Status.COMPLETED, 0, 0, lines + 1)
         archiver.once()
-        if not store.inventory.survey(JOB).complete:
+        if not store.catalog.archive_state(JOB).complete:
             raise Failed("the log was not archived")
         store.close()
 

@@ -88,11 +88,11 @@ class Place:
 
 @contextlib.contextmanager
 def place() -> Iterator[Place]:
-    from chronoverse.embedded.server import hold
+    from chronoverse.embedded.server import lease_server
 
     with tempfile.TemporaryDirectory() as name:
         found = Place(Path(name))
-        with hold(Path(name) / "data"):
+        with lease_server(Path(name) / "data"):
             execute(found.run("true"), found)
             yield found
 

@@ -20,8 +20,8 @@ from typing import Final, NamedTuple
 
 from bench.processes import folder
 from chronoverse.archive.codec import Packer
-from chronoverse.archive.file_store import FileObjects
-from chronoverse.archive.reader import Archive
+from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.search import search
 from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk
 from chronoverse.joblog.entries import RawEntry
@@ -86,7 +86,7 @@ def build_output(seed: int = 7) -> Iterator[str]:
 
 def archived(directory: Path, lines: int) -> tuple[Log, int]:
     """An archive of so many lines, a few to each millisecond, and the bytes of their text."""
-    log, objects, text, size = Log(), FileObjects(directory), build_output(), 0
+    log, objects, text, size = Log(), FileObjectStore(directory), build_output(), 0
     packer = Packer(JOB, 1)
     for first in range(1, lines + 1, 500):
         batch: list[RawEntry] = []
@@ -118,7 +118,7 @@ def timed(work: Callable[[], object]) -> Cost:
 
 def compare(directory: Path, log: Log, lines: int, rounds: int) -> None:
     """Each query, ours and theirs in turns: the medians."""
-    objects = FileObjects(directory)
+    objects = FileObjectStore(directory)
     files = " ".join(str(directory / chunk.name) for chunk in log.chunks)
     print(
         f"{'query':24} {'lines':>8} {'ours /s':>12} {'per CPU s':>12} {'zstd|rg /s':>12} {'per CPU s':>12} {'time':>6}"
@@ -128,7 +128,7 @@ def compare(directory: Path, log: Log, lines: int, rounds: int) -> None:
 
         def ours(query: str = query, regex: bool = regex) -> None:
             nonlocal matched
-            found = search(Archive(objects, log), JOB, Matcher(query, regex=regex), 0)
+            found = search(ArchiveReader(objects, log), JOB, Matcher(query, regex=regex), 0)
             matched = sum(len(each.lines) for each in found)
 
         def theirs(query: str = query, regex: bool = regex) -> None:
@@ -147,14 +147,14 @@ def pages(directory: Path, log: Log, lines: int) -> list[float]:
     """Milliseconds of a hundred lines from anywhere, each time for a reader that knows nothing."""
     chance, took = random.Random(1), []
     for _ in range(PAGES):
-        page = partial(Archive(FileObjects(directory), log).entries, JOB, chance.randrange(lines), 100)
+        page = partial(ArchiveReader(FileObjectStore(directory), log).entries, JOB, chance.randrange(lines), 100)
         took.append(1000 * timed(page).wall)
     return sorted(took)
 
 
 def replay(directory: Path, log: Log) -> None:
     """All of it as frames, in pieces as a viewer takes them."""
-    archive, cursor = Archive(FileObjects(directory), log), 0
+    archive, cursor = ArchiveReader(FileObjectStore(directory), log), 0
     while stretch := archive.frames(JOB, cursor, 512):
         cursor = stretch.cursor
 

@@ -24,7 +24,7 @@ def retry_after(response: urllib3.BaseHTTPResponse) -> float:
 
 
 @dataclass
-class Effort:
+class Backoff:
     """Attempts in vain so far, and since when. ``clock`` is in seconds, ``chance`` gives a fresh number from 0 to 1."""
 
     clock: Callable[[], float]

@@ -145,7 +145,7 @@ class Fenced(AppendRefused):
     """Raised when this runner's lease is gone: taken over, expired, or the job was declared lost."""
 
 
-class Tainted(AppendRefused):
+class CorruptLog(AppendRefused):
     """Raised when the log holds entry ids that are not 1-0, 2-0, 3-0, …: nothing can be appended safely."""
 
 

@@ -23,7 +23,7 @@ from prometheus_client import (
 from prometheus_client.registry import Collector
 
 #: What an archiver that runs beside the service is called.
-COMPANION: Final = "archiver"
+SUPERVISED: Final = "archiver"
 
 #: What this process is called in its files' names.
 _name = ""

@@ -10,7 +10,7 @@ import redis
 from bench.processes import running
 from bench.produce import TIMESTAMP
 from chronoverse.embedded.server import find_binary
-from chronoverse.joblog.values import Attempt, JobRef, Run, Status
+from chronoverse.joblog.values import Attempt, JobRef, LineRun, Status
 from chronoverse.store import Store
 
 WORKFLOW: Final = "bench"
@@ -72,7 +72,7 @@ class StoreSink:
         under_way = 0
         for job, first, texts in batch:
             messages = [text.encode() for text in texts]
-            self._appends.send(self._attempts[job], first, [Run(TIMESTAMP, "stdout", False, messages)])
+            self._appends.send(self._attempts[job], first, [LineRun(TIMESTAMP, "stdout", False, messages)])
             under_way += 1
             if under_way == DEPTH:
                 self._appends.receive()

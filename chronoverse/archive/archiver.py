@@ -14,11 +14,11 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from chronoverse import metrics
-from chronoverse.archive.chunk_writer import Sealing, sealer
+from chronoverse.archive.chunk_writer import ChunkWriter, archive_lock
 from chronoverse.archive.codec import HURRIED_LEVEL, LEVEL
 from chronoverse.archive.garbage import ORPHAN_SECONDS, SEALER_SECONDS, At, JobObjects, nothing
-from chronoverse.archive.object_store import Objects
-from chronoverse.archive.queue import HIGH_MARK, HURRY_MARK, LOW_MARK, SLOW_MARK, Workload
+from chronoverse.archive.object_store import ObjectStore
+from chronoverse.archive.queue import HIGH_MARK, HURRY_MARK, LOW_MARK, SLOW_MARK, ArchiveQueue
 from chronoverse.archive.retention import delete_job
 from chronoverse.errors import (
     AppendRefused,
@@ -32,7 +32,7 @@ from chronoverse.errors import (
 from chronoverse.joblog.chunk import CHUNK_BYTES, FRAME_BYTES, Chunk
 from chronoverse.joblog.values import Job, JobRef, seconds_of
 from chronoverse.store import Store
-from chronoverse.store.catalog import Keys, Survey
+from chronoverse.store.catalog import ArchiveState, CatalogPage
 
 #: Seconds between looks at the sizes of running logs: one grows by 4 MB in it at most.
 LOOK_SECONDS: Final = 0.1
@@ -55,7 +55,7 @@ AWAY_SECONDS: Final = (0.5, 15.0)
 log: Final = logging.getLogger(__name__)
 
 
-class Limits(NamedTuple):
+class ArchiverLimits(NamedTuple):
     """What is kept where, and for how long."""
 
     hot_bytes: int
@@ -74,8 +74,8 @@ class Archiver:
     def __init__(
         self,
         store: Store,
-        objects: Objects,
-        limits: Limits,
+        objects: ObjectStore,
+        limits: ArchiverLimits,
         *,
         stop: threading.Event,
         at: At = nothing,
@@ -89,9 +89,9 @@ class Archiver:
         self._at = at
         self._clock = clock
         self._monotonic = monotonic
-        self._work = Workload(monotonic)
+        self._work = ArchiveQueue(monotonic)
         self._look_at = self._round_at = 0.0
-        self._round: Iterator[Keys] | None = None
+        self._round: Iterator[CatalogPage] | None = None
         self._round_took = 0.0
         self._round_found: set[JobRef] = set()
         #: Whether the last step was to delete objects.
@@ -119,7 +119,7 @@ class Archiver:
 
         ``progress`` hears how many lines were sealed of how many. Raises: as the store and the objects do.
         """
-        for page in self._store.inventory.jobs():
+        for page in self._store.catalog.jobs():
             self._sort(page)
         self._look()
         total = sum(self._left(ref) for ref in self._work.ended)
@@ -155,7 +155,7 @@ class Archiver:
 
     def _look(self) -> None:
         if self._work.running:
-            self._work.running.update(self._store.inventory.sizes(list(self._work.running)))
+            self._work.running.update(self._store.catalog.sizes(list(self._work.running)))
         self._work.measure(self._clock())
 
     def _shorten(self, ref: JobRef, size: int) -> int:
@@ -165,19 +165,19 @@ class Archiver:
         self._restrain(ref, size)
         try:
             with self._sealing(ref) as sealing:
-                survey = self._store.inventory.survey(ref)
+                survey = self._store.catalog.archive_state(ref)
                 text_bytes = min(CHUNK_BYTES, max(FRAME_BYTES, round(size - low)))
                 level = HURRIED_LEVEL if size > HURRY_MARK * self._limits.hot_bytes else LEVEL
                 mind = partial(self._mind, ref)
                 chunk = sealing.seal(survey, survey.last, text_bytes=text_bytes, trim=True, level=level, meanwhile=mind)
         except ArchiveBusy:
-            self._work.rest(ref, LARGE_BUSY_SECONDS)
+            self._work.snooze(ref, LARGE_BUSY_SECONDS)
             return 0
         if chunk is None:
             # A few large lines, of which the last one must stay.
-            self._work.rest(ref, BUSY_SECONDS)
+            self._work.snooze(ref, BUSY_SECONDS)
             return 0
-        self._work.running[ref] = size = self._store.inventory.sizes([ref]).get(ref, 0)
+        self._work.running[ref] = size = self._store.catalog.sizes([ref]).get(ref, 0)
         self._restrain(ref, size)
         return self._sealed(ref, chunk)
 
@@ -186,7 +186,7 @@ class Archiver:
         now = self._monotonic()
         if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
-            self._restrain(ref, self._store.inventory.sizes([ref]).get(ref, 0))
+            self._restrain(ref, self._store.catalog.sizes([ref]).get(ref, 0))
 
     def _restrain(self, ref: JobRef, size: int) -> None:
         """Has the runner of a log that is too large go slowly, until the log is smaller.
@@ -195,24 +195,24 @@ class Archiver:
         anything before that.
         """
         if size > SLOW_MARK * self._limits.hot_bytes:
-            self._store.archived.slow_down(ref, self._limits.sealer_seconds)
+            self._store.chunks.throttle_runner(ref, self._limits.sealer_seconds)
             self._work.slowed.add(ref)
         elif ref in self._work.slowed:
-            self._store.archived.slow_down(ref, 0)
+            self._store.chunks.throttle_runner(ref, 0)
             self._work.slowed.discard(ref)
 
     # Logs that have ended
 
     def _finish(self, ref: JobRef) -> int:
         """The next chunk of a log that has ended, or behind the last one the rest."""
-        (job,) = self._store.look_many([ref])
+        (job,) = self._store.get_jobs([ref])
         if isinstance(job, StoreError):
             raise job
         if job is None or job.end is None:
             del self._work.ended[ref]
             return 0
         with self._sealing(ref) as sealing:
-            survey = self._store.inventory.survey(ref)
+            survey = self._store.catalog.archive_state(ref)
             chunk = None
             if not survey.complete:
                 chunk = sealing.seal(survey, job.end.sequence_num, trim=False)
@@ -220,26 +220,26 @@ class Archiver:
                 self._complete(sealing, job, survey)
         return 0 if chunk is None else self._sealed(ref, chunk)
 
-    def _complete(self, sealing: Sealing, job: Job, survey: Survey) -> None:
+    def _complete(self, sealing: ChunkWriter, job: Job, survey: ArchiveState) -> None:
         left = max(0.0, self._left_seconds(survey))
         log_seconds = min(self._limits.hot_seconds, left)
         wrong = None if survey.complete else sealing.complete(job, log_seconds, self._clock())
         if wrong:
-            self._work.complain(job.ref, wrong)
-            self._work.rest(job.ref, REST_SECONDS)
+            self._work.report_once(job.ref, wrong)
+            self._work.snooze(job.ref, REST_SECONDS)
             return
         self._work.went_well(job.ref)
         metrics.JOBS_ARCHIVED.labels("archived").inc()
         log.info("archived", extra={"fields": {"job": str(job.ref), "lines": job.last}})
-        self._work.rest(job.ref, min(REST_SECONDS, self._limits.orphan_seconds, left))
+        self._work.snooze(job.ref, min(REST_SECONDS, self._limits.orphan_seconds, left))
 
-    def _left_seconds(self, survey: Survey) -> float:
+    def _left_seconds(self, survey: ArchiveState) -> float:
         """For how long an ended job is still to be kept, by the store's clock."""
         own = survey.retention_seconds
         return (self._limits.retention_seconds if own is None else own) - (survey.ended_seconds or 0.0)
 
     def _left(self, ref: JobRef) -> int:
-        (job,) = self._store.look_many([ref])
+        (job,) = self._store.get_jobs([ref])
         return max(0, job.last - job.archived) if isinstance(job, Job) else 0
 
     # Finding them
@@ -250,10 +250,12 @@ class Archiver:
         if self._round is None:
             if began < self._round_at:
                 return False
-            self._round, self._round_took, self._round_found = self._store.inventory.jobs(), 0.0, set()
+            self._round, self._round_took, self._round_found = self._store.catalog.jobs(), 0.0, set()
         page = next(self._round, None)
         if page is not None:
-            self._sort(Keys([ref for ref in dict.fromkeys(page.jobs) if ref not in self._round_found], page.garbage))
+            self._sort(
+                CatalogPage([ref for ref in dict.fromkeys(page.jobs) if ref not in self._round_found], page.garbage)
+            )
             self._round_found.update(page.jobs)
             self._round_took += self._monotonic() - began
             return True
@@ -264,14 +266,14 @@ class Archiver:
             self._work.forget(gone)
         return False
 
-    def _sort(self, page: Keys) -> None:
+    def _sort(self, page: CatalogPage) -> None:
         """Puts each job where it belongs."""
         for ref in page.garbage:
             self._work.suspect(ref, min(RETRY_SECONDS, self._limits.orphan_seconds))
-        refs = [ref for ref in dict.fromkeys(page.jobs) if not self._work.rests(ref)]
-        for ref, job in zip(refs, self._store.look_many(refs) if refs else (), strict=True):
+        refs = [ref for ref in dict.fromkeys(page.jobs) if not self._work.is_snoozed(ref)]
+        for ref, job in zip(refs, self._store.get_jobs(refs) if refs else (), strict=True):
             if isinstance(job, StoreUnavailable | StoreRefused):
-                self._work.rest(ref, BUSY_SECONDS)
+                self._work.snooze(ref, BUSY_SECONDS)
             else:
                 self._guarded(ref, partial(self._place, ref, job))
 
@@ -282,7 +284,7 @@ class Archiver:
         if job is not None and job.end is None:
             if self._work.running.setdefault(ref, 0) == 0:
                 # Which mends a hash that was lost.
-                self._store.inventory.survey(ref)
+                self._store.catalog.archive_state(ref)
             if job.archived:
                 # Objects that are written down nowhere can be told from others by their age alone.
                 self._work.suspect(ref, self._limits.orphan_seconds)
@@ -292,7 +294,7 @@ class Archiver:
 
     def _judge(self, ref: JobRef, job: Job | None) -> int:
         """What is due of a job that has ended, or of which nothing is to be seen."""
-        now, survey = self._clock(), self._store.inventory.survey(ref)
+        now, survey = self._clock(), self._store.catalog.archive_state(ref)
         left = self._left_seconds(survey)
         if survey.deleting or (job is not None and left <= 0):
             delete_job(self._store, self._objects, ref, seconds=self._limits.sealer_seconds, at=self._at)
@@ -301,27 +303,27 @@ class Archiver:
             self._work.forget(ref)
         elif job is None:
             # Where the id is a deleted job's, a foreign runner may still write, and each look takes that away.
-            self._work.rest(ref, BUSY_SECONDS)
+            self._work.snooze(ref, BUSY_SECONDS)
         elif not (job.last or survey.archived):
-            self._work.rest(ref, RETRY_SECONDS)
+            self._work.snooze(ref, RETRY_SECONDS)
         elif not survey.complete:
             self._work.ended[ref] = now - (survey.ended_seconds or 0.0)
         elif not survey.swept and self._sweep_at(survey) <= now:
             self._guarded(ref, lambda: self._sweep(ref))
-            self._work.rest(ref, min(REST_SECONDS, left))
+            self._work.snooze(ref, min(REST_SECONDS, left))
         else:
             due = left if survey.swept else min(left, self._sweep_at(survey) - now)
-            self._work.rest(ref, min(REST_SECONDS, due))
+            self._work.snooze(ref, min(REST_SECONDS, due))
         return 0
 
-    def _sweep_at(self, survey: Survey) -> float:
+    def _sweep_at(self, survey: ArchiveState) -> float:
         """When all that was put for a complete job, and never recorded, is surely an orphan."""
         return (seconds_of(survey.archived_at) or 0.0) + self._limits.orphan_seconds
 
     def _sweep(self, ref: JobRef) -> int:
         """Deletes what is no part of a complete job. The job is looked at again unless that was all."""
         if self._collect(ref):
-            self._store.archived.swept(ref)
+            self._store.chunks.swept(ref)
         return 0
 
     def _tidy(self, ref: JobRef) -> int:
@@ -337,7 +339,7 @@ class Archiver:
     def _collect(self, ref: JobRef) -> bool:
         """Whether no object is left to be deleted. Raises: as the store and the objects do."""
         seconds, orphan_seconds = self._limits.sealer_seconds, self._limits.orphan_seconds
-        with sealer(self._store, ref, seconds) as token:
+        with archive_lock(self._store, ref, seconds) as token:
             objects = JobObjects(self._store, self._objects, ref, token, lease_seconds=seconds, at=self._at)
             found = objects.collect(self._clock(), min_age=orphan_seconds, orphan_seconds=orphan_seconds)
         if found.deleted:
@@ -347,9 +349,9 @@ class Archiver:
     # What goes wrong
 
     @contextlib.contextmanager
-    def _sealing(self, ref: JobRef) -> Iterator[Sealing]:
-        with sealer(self._store, ref, self._limits.sealer_seconds) as token:
-            yield Sealing(self._store, self._objects, ref, token, self._at)
+    def _sealing(self, ref: JobRef) -> Iterator[ChunkWriter]:
+        with archive_lock(self._store, ref, self._limits.sealer_seconds) as token:
+            yield ChunkWriter(self._store, self._objects, ref, token, self._at)
 
     def _guarded(self, ref: JobRef, work: Callable[[], int]) -> int:
         """Does ``work``, one step on one job, and returns what it gives.
@@ -361,17 +363,17 @@ class Archiver:
         try:
             return work()
         except (ArchiveBusy, KeysMoving):
-            self._work.rest(ref, BUSY_SECONDS)
+            self._work.snooze(ref, BUSY_SECONDS)
         except AppendRefused:
             # It has changed meanwhile. A job of which this is so each time must not have all of the archiver's time.
             self._work.put_aside(ref, BUSY_SECONDS, RETRY_SECONDS)
         except (StoreUnavailable, StoreRefused):
-            self._work.rest(ref, BUSY_SECONDS)
+            self._work.snooze(ref, BUSY_SECONDS)
             raise
         except Exception as error:
             failed(error)
-            self._work.complain(ref, str(error) or repr(error), unexpected=not isinstance(error, ChronoverseError))
-            self._work.rest(ref, RETRY_SECONDS)
+            self._work.report_once(ref, str(error) or repr(error), unexpected=not isinstance(error, ChronoverseError))
+            self._work.snooze(ref, RETRY_SECONDS)
         return 0
 
     def _sealed(self, ref: JobRef, chunk: Chunk) -> int:

@@ -14,7 +14,7 @@ RECORD_SECONDS: Final = 1.0
 RECORDS: Final = 128
 
 
-class Index(Protocol):
+class ChunkIndexReader(Protocol):
     """Where the records are; see :class:`chronoverse.store.chunk_index.Archived`."""
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
@@ -27,10 +27,10 @@ class _Known(NamedTuple):
     asked_at: float
 
 
-class Records:
+class ChunkRecordCache:
     """The chunks of jobs, asked for in ``index`` and remembered for :data:`RECORD_SECONDS`."""
 
-    def __init__(self, index: Index, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, index: ChunkIndexReader, clock: Callable[[], float] = time.monotonic) -> None:
         self._index: Final = index
         self._clock: Final = clock
         self._known: deque[_Known] = deque(maxlen=RECORDS)

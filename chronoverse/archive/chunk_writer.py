@@ -16,21 +16,21 @@ import orjson
 
 from chronoverse.archive.codec import LEVEL, Packer
 from chronoverse.archive.garbage import SEALER_SECONDS, At, JobObjects
-from chronoverse.archive.object_store import Objects
+from chronoverse.archive.object_store import ObjectStore
 from chronoverse.errors import ArchiveBusy, StoreError
-from chronoverse.history.source import LineCount
+from chronoverse.history.source import AdaptiveBatch
 from chronoverse.joblog.chunk import CHUNK_BYTES, MANIFEST, Chunk, folder
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.values import Job, JobRef, iso_timestamp, seconds_of
 from chronoverse.store import Store
-from chronoverse.store.catalog import Survey
+from chronoverse.store.catalog import ArchiveState
 
 
 @contextlib.contextmanager
-def sealer(store: Store, job: JobRef, seconds: float = SEALER_SECONDS) -> Iterator[str]:
+def archive_lock(store: Store, job: JobRef, seconds: float = SEALER_SECONDS) -> Iterator[str]:
     """The sole right to archive ``job``: a token, renewed for as long as this lasts. Raises :class:`ArchiveBusy`."""
     token = secrets.token_hex(16)
-    if not store.archived.claim(job, token, seconds):
+    if not store.chunks.acquire_lock(job, token, seconds):
         raise ArchiveBusy("somebody else archives the job just now")
     over = threading.Event()
 
@@ -38,7 +38,7 @@ def sealer(store: Store, job: JobRef, seconds: float = SEALER_SECONDS) -> Iterat
         while not over.wait(seconds / 3):
             # When this fails the seal is refused, and says so.
             with contextlib.suppress(StoreError):
-                if not store.archived.claim(job, token, seconds):
+                if not store.chunks.acquire_lock(job, token, seconds):
                     return
 
     renewing = threading.Thread(target=renew, name="sealer", daemon=True)
@@ -49,13 +49,13 @@ def sealer(store: Store, job: JobRef, seconds: float = SEALER_SECONDS) -> Iterat
         over.set()
         renewing.join()
         with contextlib.suppress(StoreError):
-            store.archived.release(job, token)
+            store.chunks.release_lock(job, token)
 
 
-class Sealing:
+class ChunkWriter:
     """What is done to the log of one job under the :func:`sealer` that gave ``token``. ``at`` hears of each step."""
 
-    def __init__(self, store: Store, objects: Objects, job: JobRef, token: str, at: At) -> None:
+    def __init__(self, store: Store, objects: ObjectStore, job: JobRef, token: str, at: At) -> None:
         self._store = store
         self._objects = objects
         self._job = job
@@ -65,7 +65,7 @@ class Sealing:
 
     def seal(
         self,
-        survey: Survey,
+        survey: ArchiveState,
         below: int,
         *,
         text_bytes: int = CHUNK_BYTES,
@@ -87,19 +87,21 @@ class Sealing:
             return None
         self._at("read")
         with self._written.put(*packer.finish()) as chunk:
-            self._store.archived.seal(self._job, self._token, chunk, trim=chunk.last if trim else 0, last_entry=last)
+            self._store.chunks.commit_chunk(
+                self._job, self._token, chunk, trim=chunk.last if trim else 0, last_entry=last
+            )
         self._at("sealed")
         return chunk
 
     def _read(
-        self, packer: Packer, survey: Survey, below: int, text_bytes: int, meanwhile: Callable[[], object]
+        self, packer: Packer, survey: ArchiveState, below: int, text_bytes: int, meanwhile: Callable[[], object]
     ) -> RawEntry | None:
         """Fills ``packer``; the last entry that it took."""
         last: RawEntry | None = None
         # As few lines as bring some 1 MiB: thousands of lines may be of 64 KiB each.
-        count = LineCount()
+        count = AdaptiveBatch()
         while packer.text_size < text_bytes and not packer.closed:
-            entries = self._store.read_on(self._job, packer.last, count.lines)
+            entries = self._store.read_sequential(self._job, packer.last, count.lines)
             taken: Sequence[RawEntry] = entries
             if entries and entry_number(entries[-1][0]) >= below:
                 taken = [entry for entry in entries if entry_number(entry[0]) < below]
@@ -119,14 +121,14 @@ class Sealing:
 
         ``job`` has ended, and all up to its end was sealed. Its log stays in the store for ``log_seconds``.
         """
-        chunks = self._store.archived.chunks(self._job)
-        if wrong := unsound(job, chunks):
+        chunks = self._store.chunks.chunks(self._job)
+        if wrong := inconsistency(job, chunks):
             return wrong
         sha256 = overall(chunks)
         state = ended_state(job, now)
         self._objects.put(f"{folder(self._job)}{MANIFEST}", manifest(job, state, chunks, sha256))
         self._at("manifest")
-        self._store.archived.complete(
+        self._store.chunks.complete(
             self._job,
             self._token,
             archived=chunks[-1].last,
@@ -139,7 +141,7 @@ class Sealing:
         return None
 
 
-def unsound(job: Job, chunks: Sequence[Chunk]) -> str | None:
+def inconsistency(job: Job, chunks: Sequence[Chunk]) -> str | None:
     """What is wrong with the chunks as the whole of an ended job's log, in words."""
     if job.end is None or not chunks:
         return "there is nothing to be complete"

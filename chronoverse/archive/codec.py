@@ -20,7 +20,7 @@ import orjson
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import FRAME_BYTES, Chunk, Frame, object_name
 from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entries
-from chronoverse.joblog.values import End, Gap, JobRef, Line, Stray
+from chronoverse.joblog.values import End, Gap, JobRef, Line, OutOfSequence
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -106,7 +106,7 @@ class Packer:
         self._size, self.last = size, number
 
     def _entry(self, entry: Entry) -> None:
-        if isinstance(entry, End) or (isinstance(entry, Stray) and entry.last):
+        if isinstance(entry, End) or (isinstance(entry, OutOfSequence) and entry.last):
             self.closed = True
         elif isinstance(entry, Line):
             self._line(orjson.dumps(entry.to_json()) + b"\n")
@@ -225,4 +225,4 @@ def read_line(line: bytes) -> Entry:
         return Line.from_json(said)
     if "gap" in said:
         return Gap(said["gap"]["from"], said["gap"]["to"], said["gap"]["reason"])
-    return Stray(said["stray"])
+    return OutOfSequence(said["stray"])

@@ -3,17 +3,17 @@
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from chronoverse.archive.file_store import FileObjects
-from chronoverse.archive.object_store import Objects
-from chronoverse.archive.s3_store import S3Objects
+from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import ObjectStore
+from chronoverse.archive.s3_store import S3ObjectStore
 
 
-def objects_at(url: str) -> Objects:
+def open_object_store(url: str) -> ObjectStore:
     """The place that ``CHRONOVERSE_ARCHIVE_URL`` names: ``file:///DIRECTORY`` or ``s3://BUCKET/PREFIX``.
 
     Raises: :class:`SettingsError` when what it takes is not installed.
     """
     parts = urlsplit(url)
     if parts.scheme == "s3":
-        return S3Objects(parts.netloc, unquote(parts.path))
-    return FileObjects(Path(unquote(parts.path)))
+        return S3ObjectStore(parts.netloc, unquote(parts.path))
+    return FileObjectStore(Path(unquote(parts.path)))

@@ -6,14 +6,14 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from chronoverse.archive.object_store import Stored
+from chronoverse.archive.object_store import StoredObject
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 
 #: What the name of a file begins with that is still being written. No object's does.
 _WRITING = ".writing-"
 
 
-class FileObjects:
+class FileObjectStore:
     """Objects below ``directory``, which is made when it is first written to. See :class:`Objects`."""
 
     def __init__(self, directory: Path) -> None:
@@ -59,13 +59,13 @@ class FileObjects:
                 with contextlib.suppress(OSError):
                     (self._directory / parent).rmdir()
 
-    def list(self, prefix: str) -> Iterator[Stored]:
+    def list(self, prefix: str) -> Iterator[StoredObject]:
         with _translated():
             for path in sorted((self._directory / prefix).rglob("*")):
                 with contextlib.suppress(FileNotFoundError):
                     found = path.stat()
                     if path.is_file():
-                        yield Stored(str(path.relative_to(self._directory)), found.st_size, found.st_mtime)
+                        yield StoredObject(str(path.relative_to(self._directory)), found.st_size, found.st_mtime)
 
     def _make_directory(self, directory: Path) -> None:
         """Makes ``directory`` and those above it. Only this user may enter those that are below the archive's own.

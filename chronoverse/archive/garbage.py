@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from chronoverse.archive.codec import digest
-from chronoverse.archive.object_store import Objects, Stored
+from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, ChronoverseError
 from chronoverse.joblog.chunk import MANIFEST, Chunk, folder, is_own
 from chronoverse.joblog.values import JobRef, seconds_of
@@ -55,7 +55,7 @@ class JobObjects:
     def __init__(
         self,
         store: Store,
-        objects: Objects,
+        objects: ObjectStore,
         job: JobRef,
         token: str,
         *,
@@ -78,7 +78,7 @@ class JobObjects:
         Raises: :class:`Fenced`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`; and as the store does.
         """
         chunk = chunk.named(secrets.token_hex(8))
-        self._store.archived.announce(self._job, self._token, chunk.name)
+        self._store.chunks.announce(self._job, self._token, chunk.name)
         try:
             self._at("announced")
             self._objects.put(chunk.name, data)
@@ -93,7 +93,7 @@ class JobObjects:
 
     def _is_recorded(self, name: str) -> bool:
         """Deletes an object unless a record names it; whether one does. Where that fails it stays written down."""
-        archived = self._store.archived
+        archived = self._store.chunks
         with contextlib.suppress(ChronoverseError):
             # Once it is condemned no record can name it that does not do so already. Another process may have struck
             # out the name before the object was there.
@@ -115,7 +115,7 @@ class JobObjects:
         An object that the object store does not delete now is left, and stays written down.
         Raises: :class:`ArchiveUnavailable` when the folder cannot be listed, :class:`ArchiveDamaged`; and as the store.
         """
-        archived = self._store.archived
+        archived = self._store.chunks
         unknown = self._unknown()
         old = [each.name for each in unknown if each.written_at <= now - min_age]
         condemned = archived.condemn(self._job, self._token, old)
@@ -139,15 +139,15 @@ class JobObjects:
         young = [each.name for each in unknown if each.name not in condemned]
         return Collected(deleted, len(condemned) - len(struck_out) + len(young), permanent)
 
-    def _unknown(self) -> Sequence[Stored]:
+    def _unknown(self) -> Sequence[StoredObject]:
         """The objects in the job's folder that no record names.
 
         An emptied store has forgotten earlier jobs of the same name. Their objects are older than all that this job
         has, and are left to whoever looks for orphans.
         """
         listed = list(self._objects.list(folder(self._job)))
-        named = {chunk.name for chunk in self._store.archived.chunks(self._job)}
-        known = self._store.look(self._job)
+        named = {chunk.name for chunk in self._store.chunks.chunks(self._job)}
+        known = self._store.get_job(self._job)
         created = seconds_of(known.created_at or "" if known else "") or 0.0
         began = min([created, *(each.written_at for each in listed if each.name in named)]) - CLOCKS_SECONDS
         manifest = f"{folder(self._job)}{MANIFEST}"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 
-class Stored(NamedTuple):
+class StoredObject(NamedTuple):
     """An object that is there: its name, its bytes, and when it was written, in Unix seconds."""
 
     name: str
@@ -12,7 +12,7 @@ class Stored(NamedTuple):
     written_at: float
 
 
-class Objects(Protocol):
+class ObjectStore(Protocol):
     """Whole objects under names with slashes. An object that was put is never changed, only deleted.
 
     Raises of any method: :class:`ArchiveUnavailable` when the place does not answer, and is worth a retry.
@@ -27,5 +27,5 @@ class Objects(Protocol):
     def delete(self, name: str) -> None:
         """Deletes it; nothing happens when there is no such object."""
 
-    def list(self, prefix: str) -> Iterator[Stored]:
+    def list(self, prefix: str) -> Iterator[StoredObject]:
         """The objects whose names start with ``prefix``, which ends with a slash."""

@@ -23,7 +23,7 @@ BEHIND_MISSES: Final = 30
 LINES_MISSES: Final = 4
 #: Lines of a part (some 90) that an expression may match, at which all others of the frame are decoded as well: at 1 µs
 #: each, instead of 3.
-SUSPECTS: Final = 16
+CANDIDATES: Final = 16
 #: Bytes of JSON in which an expression is looked for at a time, or one line if that is longer: some 0.2 ms.
 PART_BYTES: Final = 16 * 2**10
 #: The same for a text: some 0.1 ms.
@@ -43,7 +43,7 @@ Places = Callable[[int], int]
 Work = Callable[[Callable[[], list[Line]]], list[Line]]
 
 
-class Sieve:
+class Prefilter:
     """Finds lines in JSON Lines, and learns from how often it was wrong."""
 
     def __init__(self, matcher: Matcher, work: Work, pause: Callable[[], object]) -> None:
@@ -86,7 +86,7 @@ class Sieve:
             # No match goes beyond its line: a newline in a message is spelt otherwise.
             stop = text.find(b"\n", position + TEXT_PART_BYTES) + 1 or len(text)
             places = _Small(self._matcher, text, stop) if plain else _places(pattern, text, stop)
-            for start, end, by_text in _suspects(text, position, stop, places, _places(behind, text, stop)):
+            for start, end, by_text in _candidates(text, position, stop, places, _places(behind, text, stop)):
                 self._pause()
                 entry = read_line(text[start:end])
                 if isinstance(entry, Line) and self._matcher.matches(entry.message):
@@ -117,9 +117,9 @@ class Sieve:
             return stop if found < 0 else found
 
         suspects: list[bytes] = []
-        for start, end, matches in _suspects(text, 0, stop, matching, escaped):
+        for start, end, matches in _candidates(text, 0, stop, matching, escaped):
             # One that goes on into the next lines may go on to the end of all, each time.
-            if len(suspects) == SUSPECTS or (matches and reached > end):
+            if len(suspects) == CANDIDATES or (matches and reached > end):
                 self._crowded = True
                 return self._together(_said(b"".join([*suspects, text[start:]])))
             suspects.append(text[start:end])
@@ -213,7 +213,9 @@ class _Small:
         return True
 
 
-def _suspects(text: bytes, position: int, stop: int, first: Places, second: Places) -> Iterator[tuple[int, int, bool]]:
+def _candidates(
+    text: bytes, position: int, stop: int, first: Places, second: Places
+) -> Iterator[tuple[int, int, bool]]:
     """The bounds of each line that one of the two finds, and whether it was the first that did."""
     here = there = -1
     while True:

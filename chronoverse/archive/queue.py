@@ -24,7 +24,7 @@ SAID: Final = 10_000
 log: Final = logging.getLogger(__name__)
 
 
-class Workload:
+class ArchiveQueue:
     """Each job is in one place at most, but for those that are ``untidy``. ``monotonic`` is a clock in seconds."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
@@ -48,11 +48,11 @@ class Workload:
         """The running job whose log takes most."""
         return max(self.running.items(), key=lambda item: item[1], default=None)
 
-    def rests(self, ref: JobRef) -> bool:
+    def is_snoozed(self, ref: JobRef) -> bool:
         """Whether nothing is to be done for the job now, or it is known already that something is."""
         return ref in self.ended or self._resting.get(ref, 0) > self._monotonic()
 
-    def rest(self, ref: JobRef, seconds: float) -> None:
+    def snooze(self, ref: JobRef, seconds: float) -> None:
         """Nothing more of this job for so long."""
         self.forget(ref)
         self._resting[ref] = self._monotonic() + max(0.0, seconds)
@@ -65,7 +65,7 @@ class Workload:
         self._put_aside[ref] = times + 1
         if len(self._put_aside) > RESTING:
             del self._put_aside[next(iter(self._put_aside))]
-        self.rest(ref, min(first * 2.0 ** min(times, 16), longest))
+        self.snooze(ref, min(first * 2.0 ** min(times, 16), longest))
 
     def went_well(self, ref: JobRef) -> None:
         """The job has got on: the next :meth:`put_aside` is a first one again."""
@@ -92,7 +92,7 @@ class Workload:
             place.pop(ref, None)
         self.slowed.discard(ref)
 
-    def complain(self, ref: JobRef, wrong: str, *, unexpected: bool = False) -> None:
+    def report_once(self, ref: JobRef, wrong: str, *, unexpected: bool = False) -> None:
         """Says what is wrong with a job, once; where it is ``unexpected``, with the traceback of the error at hand."""
         if ref not in self._said:
             log.error("not archived: %s", wrong, exc_info=unexpected, extra={"fields": {"job": str(ref)}})

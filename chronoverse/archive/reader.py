@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, islice, takewhile
 from typing import Final, NamedTuple, TypeVar
 
-from chronoverse.archive.chunk_records import Index, Records
+from chronoverse.archive.chunk_records import ChunkIndexReader, ChunkRecordCache
 from chronoverse.archive.codec import lines_of, read_line, unpack
-from chronoverse.archive.object_store import Objects
-from chronoverse.archive.single_flight import Kept
+from chronoverse.archive.object_store import ObjectStore
+from chronoverse.archive.single_flight import SingleFlightCache
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import Chunk, Frame
 from chronoverse.joblog.entries import Entry
@@ -35,26 +35,28 @@ _Read = TypeVar("_Read")
 _FRAME: Final = b"event: log\ndata: %b\nid: %d\n\n"
 
 
-class Stretch(NamedTuple):
+class FrameRange(NamedTuple):
     """Bytes of lines in a row, and the number of the last."""
 
     text: bytes
     cursor: int
 
 
-class Archive:
+class ArchiveReader:
     """The archived part of all logs. ``clock`` is monotonic, in seconds.
 
     Raises of any method: :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what ``index`` raises.
     """
 
-    def __init__(self, objects: Objects, index: Index, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, objects: ObjectStore, index: ChunkIndexReader, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._objects: Final = objects
-        self._records: Final = Records(index, clock)
-        self._runs: Kept[tuple[str, int], bytes] = Kept(RUNS_BYTES)
-        self._lines: Kept[tuple[str, int], list[bytes]] = Kept(LINES_BYTES)
+        self._records: Final = ChunkRecordCache(index, clock)
+        self._runs: SingleFlightCache[tuple[str, int], bytes] = SingleFlightCache(RUNS_BYTES)
+        self._lines: SingleFlightCache[tuple[str, int], list[bytes]] = SingleFlightCache(LINES_BYTES)
 
-    def frames(self, job: JobRef, after: int, most_lines: int) -> Stretch | None:
+    def frames(self, job: JobRef, after: int, most_lines: int) -> FrameRange | None:
         """SSE frames of the lines strictly after ``after``: up to ``most_lines``, of one of the archive's frames.
 
         None where the archive does not reach, and where not every number that follows is a line: what is there then,
@@ -65,12 +67,12 @@ class Archive:
             return None
         cursor = after + len(lines)
         frames = [_FRAME % numbered for numbered in zip(lines, range(after + 1, cursor + 1), strict=True)]
-        return Stretch(b"".join(frames), cursor)
+        return FrameRange(b"".join(frames), cursor)
 
-    def json_lines(self, job: JobRef, after: int, most_lines: int) -> Stretch | None:
+    def json_lines(self, job: JobRef, after: int, most_lines: int) -> FrameRange | None:
         """As :meth:`frames`, but the lines' JSON, each with a newline behind it."""
         lines = self._plain(job, after, most_lines)
-        return Stretch(b"\n".join([*lines, b""]), after + len(lines)) if lines else None
+        return FrameRange(b"\n".join([*lines, b""]), after + len(lines)) if lines else None
 
     def entries(self, job: JobRef, after: int, count: int) -> list[Entry]:
         """Up to ``count`` entries strictly after ``after``, every number accounted for.

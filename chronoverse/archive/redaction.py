@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
-from chronoverse.archive.chunk_writer import sealer
+from chronoverse.archive.chunk_writer import archive_lock
 from chronoverse.archive.codec import Packer
 from chronoverse.archive.garbage import CLOCKS_SECONDS, JobObjects
-from chronoverse.archive.object_store import Objects
+from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.rewrite import rewrite
 from chronoverse.errors import AppendRefused, ArchiveBusy, JobNotFound, StillLive, StoreError, TooExpensive
-from chronoverse.history.source import LineCount
+from chronoverse.history.source import AdaptiveBatch
 from chronoverse.joblog.chunk import CHUNK_BYTES
 from chronoverse.joblog.entries import RawEntry, entry_number, read_entries
 from chronoverse.joblog.values import Job, JobRef, Line
@@ -39,7 +39,7 @@ PAGE: Final = 1_000
 log: Final = logging.getLogger(__name__)
 
 
-class Wish(NamedTuple):
+class RedactionRequest(NamedTuple):
     """Lines ``first`` to ``last`` that are ``wanted``, and what to remember of it.
 
     ``exact``: all of the range is meant, so that a line that cannot be redacted yet is an error.
@@ -62,7 +62,7 @@ class Wish(NamedTuple):
         return {**self.audit, "from": numbers[0], "to": numbers[-1], "count": len(numbers)}
 
 
-class Done(NamedTuple):
+class RedactionResult(NamedTuple):
     """How many lines were redacted, the last number looked at, and whether the wish is fulfilled.
 
     ``pending``: the store may still go back to the old text, or an object that holds it is still to be deleted.
@@ -80,9 +80,9 @@ class Redaction:
     def __init__(
         self,
         store: Store,
-        objects: Objects,
+        objects: ObjectStore,
         job: JobRef,
-        wish: Wish,
+        wish: RedactionRequest,
         *,
         pause: Callable[[], object] = bool,
         clock: Callable[[], float] = time.monotonic,
@@ -99,11 +99,11 @@ class Redaction:
         self._sleep = sleep
         self._token = ""
         self._count = 0
-        self._at_once = LineCount()
+        self._at_once = AdaptiveBatch()
         #: The number up to which nothing is left to do.
         self._reached = wish.first - 1
 
-    def run(self) -> Done:
+    def run(self) -> RedactionResult:
         """Does it, or a part of it.
 
         An error behind the first lines that were redacted ends the call and is not raised, or nobody would hear of
@@ -112,7 +112,7 @@ class Redaction:
         and the archive do.
         """
         with self._sealer() as self._token:
-            job = self._store.look(self._ref)
+            job = self._store.get_job(self._ref)
             if job is None:
                 raise JobNotFound("no such job")
             last = min(self._wish.last, job.last if job.end else job.last - 1)
@@ -125,7 +125,7 @@ class Redaction:
                 if not self._count:
                     raise
                 log.warning("a redaction broke off: %s", error, extra={"fields": {"job": str(self._ref)}})
-            return Done(self._count, self._reached, self._reached >= last, self._is_pending(written))
+            return RedactionResult(self._count, self._reached, self._reached >= last, self._is_pending(written))
 
     def _redact(self, written: JobObjects, job: Job, last: int) -> None:
         deadline = self._clock() + REDACT_SECONDS
@@ -147,7 +147,7 @@ class Redaction:
     def _sealer(self) -> Iterator[str]:
         until = self._clock() + BUSY_SECONDS
         while True:
-            lease = sealer(self._store, self._ref)
+            lease = archive_lock(self._store, self._ref)
             try:
                 token = lease.__enter__()
                 break
@@ -162,14 +162,14 @@ class Redaction:
 
     def _rewrite_archived(self, written: JobObjects, last: int, deadline: float) -> None:
         """Redacts what is archived. The old objects stay, as garbage."""
-        while self._reached < last and (chunk := self._store.archived.chunk(self._ref, self._reached + 1)):
+        while self._reached < last and (chunk := self._store.chunks.chunk(self._ref, self._reached + 1)):
             data = self._objects.get(chunk.name)
             found = rewrite(self._ref, chunk, data, self._wish.first, last, self._wish.change, self._pause)
             if found is not None:
                 made, data, numbers = found
                 audit = self._wish.remember(numbers)
                 with written.put(made, data) as made:
-                    self._store.redacted.redact(self._ref, self._token, made, audit, old=chunk)
+                    self._store.redaction_log.redact(self._ref, self._token, made, audit, old=chunk)
                 self._count += len(numbers)
             self._reached = chunk.last
             if self._clock() > deadline:
@@ -196,9 +196,9 @@ class Redaction:
             with written.put(*packer.finish()) as chunk:
                 if numbers:
                     audit = self._wish.remember(numbers)
-                    self._store.redacted.redact(self._ref, self._token, chunk, audit, last_entry=newest)
+                    self._store.redaction_log.redact(self._ref, self._token, chunk, audit, last_entry=newest)
                 else:
-                    self._store.archived.seal(self._ref, self._token, chunk, trim=chunk.last, last_entry=newest)
+                    self._store.chunks.commit_chunk(self._ref, self._token, chunk, trim=chunk.last, last_entry=newest)
             self._count += len(numbers)
             self._reached = max(self._reached, chunk.last)
             following = chunk.last + 1

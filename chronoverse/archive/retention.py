@@ -4,14 +4,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from chronoverse.archive.chunk_writer import sealer
+from chronoverse.archive.chunk_writer import archive_lock
 from chronoverse.archive.garbage import ORPHAN_SECONDS, SEALER_SECONDS, At, nothing
-from chronoverse.archive.object_store import Objects, Stored
+from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.errors import ArchiveDamaged, NotALog
 from chronoverse.joblog.chunk import MANIFEST, folder
 from chronoverse.joblog.values import IDENTIFIER, JobRef
 from chronoverse.store import Store
-from chronoverse.store.catalog import Survey
+from chronoverse.store.catalog import ArchiveState
 
 #: Jobs of a listing read at a time.
 LISTED: Final = 1_000
@@ -19,7 +19,7 @@ LISTED: Final = 1_000
 
 def delete_job(
     store: Store,
-    objects: Objects | None,
+    objects: ObjectStore | None,
     job: JobRef,
     *,
     tombstone_ms: int = 0,
@@ -32,24 +32,24 @@ def delete_job(
     no tombstone: nobody asked for its lines to be gone, and its id may be used again.
     Raises: :class:`Held` by a live runner, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and as the store does.
     """
-    with sealer(store, job, seconds) as token:
-        store.archived.doom(job, token, tombstone_ms)
+    with archive_lock(store, job, seconds) as token:
+        store.chunks.mark_deleting(job, token, tombstone_ms)
         at("doomed")
         if objects is not None:
             for stored in list(objects.list(folder(job))):
                 objects.delete(stored.name)
                 at("object deleted")
-        store.archived.delete(job, token)
+        store.chunks.delete(job, token)
         at("deleted")
 
 
-def left_of(store: Store, objects: Objects | None, job: JobRef) -> bool:
+def left_of(store: Store, objects: ObjectStore | None, job: JobRef) -> bool:
     """Whether there is anything of a job that nobody sees: a :func:`delete_job` broke off. Raises: as it does."""
-    survey = store.inventory.survey(job)
+    survey = store.catalog.archive_state(job)
     return survey.deleting or survey.archived > 0 or (objects is not None and any(objects.list(folder(job))))
 
 
-def keep(store: Store, workflow_id: str, own: int | None, common: float) -> int:
+def set_retention(store: Store, workflow_id: str, own: int | None, common: float) -> int:
     """Has the store keep a workflow's jobs for ``own`` seconds behind their end, or else ``common``: it was changed.
 
     Those that are archived are the archiver's, which asks each time. How many jobs there were that are not.
@@ -59,7 +59,7 @@ def keep(store: Store, workflow_id: str, own: int | None, common: float) -> int:
     for job in _listed(store, workflow_id):
         # A job whose keys are of other types is skipped, so that it does not stop the rest.
         with contextlib.suppress(NotALog):
-            kept += store.inventory.keep(job, own, common if own is None else own)
+            kept += store.catalog.apply_retention(job, own, common if own is None else own)
     return kept
 
 
@@ -74,11 +74,11 @@ def _listed(store: Store, workflow_id: str) -> Iterator[JobRef]:
 class Orphan(NamedTuple):
     """An object that the store does not know; ``why``, in words."""
 
-    stored: Stored
+    stored: StoredObject
     why: str
 
 
-def orphans(store: Store, objects: Objects, now: float, *, age: float = ORPHAN_SECONDS) -> Iterator[Orphan]:
+def orphans(store: Store, objects: ObjectStore, now: float, *, age: float = ORPHAN_SECONDS) -> Iterator[Orphan]:
     """Every object older than ``age`` that the store does not name. A store that was emptied names none.
 
     An object that is named by the manifest of its folder, and is not part of what the store has, is one as well.
@@ -87,7 +87,7 @@ def orphans(store: Store, objects: Objects, now: float, *, age: float = ORPHAN_S
     """
     job: JobRef | None = None
     named: set[str] | None = None
-    survey: Survey | None = None
+    survey: ArchiveState | None = None
     for stored in objects.list(""):
         found = _job_of(stored.name)
         if found is None:
@@ -96,8 +96,8 @@ def orphans(store: Store, objects: Objects, now: float, *, age: float = ORPHAN_S
             job = found
             survey, named = None, None
             with contextlib.suppress(NotALog, ArchiveDamaged):
-                survey = store.inventory.survey(job)
-                named = {chunk.name for chunk in store.archived.chunks(job)} | store.archived.garbage(job)
+                survey = store.catalog.archive_state(job)
+                named = {chunk.name for chunk in store.chunks.chunks(job)} | store.chunks.garbage(job)
         if named is None or stored.name in named or stored.written_at > now - age:
             continue
         if survey is not None and survey.archived and stored.name.endswith(f"/{MANIFEST}"):

@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final, TypeVar
 
-from chronoverse.archive.object_store import Stored
+from chronoverse.archive.object_store import StoredObject
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
 
 #: Seconds for a connection, and for the next bytes of an answer. S3 takes a tenth of one, on a bad day one.
@@ -32,7 +32,7 @@ _BUSY: Final = ("SlowDown", "RequestTimeout", "TooManyRequests", "Throttling", "
 _Answer = TypeVar("_Answer")
 
 
-class S3Objects:
+class S3ObjectStore:
     """Objects in ``bucket``, under names that begin with ``prefix``. See :class:`Objects`.
 
     Raises: :class:`SettingsError` when boto3 is not installed.
@@ -70,13 +70,13 @@ class S3Objects:
     def delete(self, name: str) -> None:
         self._ask(name, lambda s3, at: s3.delete_object(**at))
 
-    def list(self, prefix: str) -> Iterator[Stored]:
+    def list(self, prefix: str) -> Iterator[StoredObject]:
         listed = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
         while True:
             page = self._ask("", lambda s3, _: s3.list_objects_v2(**listed))
             for each in page.get("Contents", ()):
                 name = each["Key"].removeprefix(self._prefix)
-                yield Stored(name, each["Size"], each["LastModified"].timestamp())
+                yield StoredObject(name, each["Size"], each["LastModified"].timestamp())
             if not page.get("IsTruncated"):
                 return
             listed["ContinuationToken"] = page["NextContinuationToken"]

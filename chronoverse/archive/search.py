@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from chronoverse.archive.codec import unpack
-from chronoverse.archive.prefilter import Sieve, Work
-from chronoverse.archive.reader import Archive
+from chronoverse.archive.prefilter import Prefilter, Work
+from chronoverse.archive.reader import ArchiveReader
 from chronoverse.joblog.chunk import Frame
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.values import JobRef, Line
@@ -15,7 +15,7 @@ def _at_once(look: Callable[[], list[Line]]) -> list[Line]:
     return look()
 
 
-class Found(NamedTuple):
+class FoundLines(NamedTuple):
     """Lines of one frame that match, in the order asked for, and the last number looked at."""
 
     lines: list[Line]
@@ -23,7 +23,7 @@ class Found(NamedTuple):
 
 
 def search(
-    archive: Archive,
+    archive: ArchiveReader,
     job: JobRef,
     matcher: Matcher,
     place: int,
@@ -34,7 +34,7 @@ def search(
     until: str | None = None,
     work: Work = _at_once,
     pause: Callable[[], object] = bool,
-) -> Iterator[Found]:
+) -> Iterator[FoundLines]:
     """The lines that match and are ``wanted``, strictly after ``place``, or before it; a frame at a time.
 
     ``since`` and ``until`` are times as ``iso_timestamp`` spells them: frames are left out that are earlier or later
@@ -47,7 +47,7 @@ def search(
 
     Raises: :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what the archive's index raises.
     """
-    sieve = Sieve(matcher, work, pause)
+    sieve = Prefilter(matcher, work, pause)
 
     def skip(frame: Frame) -> bool:
         return bool(frame.latest) and (frame.latest < (since or "") or (until is not None and frame.earliest > until))
@@ -61,4 +61,4 @@ def search(
             lines = [line for line in reversed(lines) if line.sequence_num < edge]
         elif lines and lines[0].sequence_num <= edge:
             lines = [line for line in lines if line.sequence_num > edge]
-        yield Found([line for line in lines if wanted(line)] if wanted else lines, place)
+        yield FoundLines([line for line in lines if wanted(line)] if wanted else lines, place)

@@ -16,11 +16,11 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 
-class _Given(Exception):
+class _Uncacheable(Exception):
     """Raised to those who wait when whoever read for them was itself stopped."""
 
 
-class Kept(Generic[_Key, _Value]):
+class SingleFlightCache(Generic[_Key, _Value]):
     """Values by key: the ones used last, of ``most_bytes`` together, none older than ``seconds``.
 
     For threads and greenlets: whoever wants a value that another is just making waits for it.
@@ -54,7 +54,7 @@ class Kept(Generic[_Key, _Value]):
                 return self._make(key, mine, make)
             try:
                 return making.result(MAKING_SECONDS)
-            except _Given:
+            except _Uncacheable:
                 continue
             except TimeoutError as error:
                 raise ArchiveUnavailable(f"the archive was not read within {MAKING_SECONDS:g} s") from error
@@ -75,7 +75,7 @@ class Kept(Generic[_Key, _Value]):
             with self._lock:
                 if self._making.get(key) is mine:
                     del self._making[key]
-            mine.set_exception(error if isinstance(error, Exception) else _Given())
+            mine.set_exception(error if isinstance(error, Exception) else _Uncacheable())
             raise
         with self._lock:
             if self._making.get(key) is mine:

@@ -20,7 +20,7 @@ from chronoverse.settings import Settings
 
 if TYPE_CHECKING:
     from chronoverse.archive.archiver import Archiver
-    from chronoverse.archive.object_store import Objects
+    from chronoverse.archive.object_store import ObjectStore
     from chronoverse.store import Store
 
 #: What ``archive --once`` exits with when there is a log that it could not archive: BSD's EX_DATAERR.
@@ -36,27 +36,27 @@ def opened(settings: Settings) -> Iterator["Store"]:
     from chronoverse.store import Store
 
     with contextlib.ExitStack() as stack:
-        url = settings.redis_url or stack.enter_context(embedded.hold(settings.data_dir)).url
+        url = settings.redis_url or stack.enter_context(embedded.lease_server(settings.data_dir)).url
         lease, retention = settings.lease_seconds, settings.retention_seconds
         store = Store(url, prefix=settings.key_prefix, lease_seconds=lease, retention_seconds=retention)
         stack.callback(store.close)
         yield store
 
 
-def objects_of(settings: Settings) -> "Objects":
+def objects_of(settings: Settings) -> "ObjectStore":
     """The archive of ``settings``. Raises :class:`SettingsError` when there is none."""
-    from chronoverse.archive.connect import objects_at
+    from chronoverse.archive.connect import open_object_store
 
-    if settings.archive_place is None:
+    if settings.archive_location is None:
         raise errors.SettingsError("there is no archive: set CHRONOVERSE_ARCHIVE_URL, the same for every node")
-    return objects_at(settings.archive_place)
+    return open_object_store(settings.archive_location)
 
 
 def archiver_of(settings: Settings, store: "Store", stop: threading.Event) -> "Archiver":
     """The archiver that ``settings`` ask for."""
-    from chronoverse.archive.archiver import Archiver, Limits
+    from chronoverse.archive.archiver import Archiver, ArchiverLimits
 
-    limits = Limits(settings.hot_bytes, settings.hot_seconds, settings.retention_seconds)
+    limits = ArchiverLimits(settings.hot_bytes, settings.hot_seconds, settings.retention_seconds)
     return Archiver(store, objects_of(settings), limits, stop=stop)
 
 
@@ -77,7 +77,7 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, while_
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     if while_stdin:
-        metrics.name_process(metrics.COMPANION)
+        metrics.name_process(metrics.SUPERVISED)
         threading.Thread(target=_until_stdin_ends, args=(stop,), daemon=True).start()
     _log(settings)
     if address:
@@ -91,7 +91,7 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, while_
         archiver = archiver_of(settings, store, stop)
         if once:
             return EX_DATAERR if _once(archiver) else 0
-        logging.getLogger(__name__).info("archiver up", extra={"fields": {"archive": settings.archive_place}})
+        logging.getLogger(__name__).info("archiver up", extra={"fields": {"archive": settings.archive_location}})
         archiver.run()
         logging.getLogger(__name__).info("archiver gone")
     return 0
@@ -117,7 +117,7 @@ def _once(archiver: "Archiver") -> int:
         return archiver.once(progress)
 
 
-def _orphans(store: "Store", objects: "Objects", delete: bool) -> int:
+def _orphans(store: "Store", objects: "ObjectStore", delete: bool) -> int:
     from chronoverse.archive.retention import orphans
 
     for found in orphans(store, objects, time.time()):
@@ -160,15 +160,15 @@ def _show_metrics(address: str) -> None:
 @click.argument("time_kept", metavar="[TIME|default]", required=False)
 def retention(workflow: str, time_kept: str | None) -> None:
     """Show or set for how long jobs of WORKFLOW are kept after their end: such as 90d."""
-    from chronoverse.archive.retention import keep
+    from chronoverse.archive.retention import set_retention
 
     settings = Settings.from_env()
     seconds = None if time_kept in (None, "default") else duration(time_kept)
     with opened(settings) as store:
         if time_kept is not None:
-            store.inventory.set_retention(workflow, seconds)
-            keep(store, workflow, seconds, settings.retention_seconds)
-        own = store.inventory.retention(workflow)
+            store.catalog.set_retention(workflow, seconds)
+            set_retention(store, workflow, seconds, settings.retention_seconds)
+        own = store.catalog.retention(workflow)
     click.echo(f"{settings.retention_seconds if own is None else own} s{' (the default)' if own is None else ''}")
 
 

@@ -26,7 +26,7 @@ from chronoverse.settings.parse import is_loopback, service_url
 
 if TYPE_CHECKING:
     from chronoverse.client.client import Client
-    from chronoverse.runner.log_writer import Ledger, Reader
+    from chronoverse.runner.log_writer import LineComparer, LogWriter
 
 #: The first that an error is one of says how the program exits; 70 (EX_SOFTWARE) for any other.
 EXIT_CODES: Final[Mapping[type[Exception], int]] = {
@@ -45,7 +45,7 @@ EXIT_CODES: Final[Mapping[type[Exception], int]] = {
     errors.JobNotFound: 66,  # EX_NOINPUT
     errors.BadRequest: 65,  # EX_DATAERR
     errors.NotALog: 65,
-    errors.Tainted: 65,
+    errors.CorruptLog: 65,
     errors.SpoolError: 65,
     errors.BadMask: 64,  # EX_USAGE
 }
@@ -141,15 +141,15 @@ def run(
     """
     from chronoverse.runner import run as runner
     from chronoverse.runner.capture import masking
-    from chronoverse.runner.spool.spool_file import Room
+    from chronoverse.runner.spool.spool_file import SpoolRoom
 
     masks = masking.gather(**secrets_of, environ=os.environ)
     settings = Settings.from_env()
     ref = JobRef(workflow, job or f"job-{secrets.token_hex(6)}")
     if job is None:
         _say(f"job {ref.job_id} of workflow {ref.workflow_id}")
-    room = Room(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes)
-    limits = runner.Limits(settings.max_line_bytes, room, settings.lease_seconds, deliver_seconds=deliver_timeout)
+    room = SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes)
+    limits = runner.RunLimits(settings.max_line_bytes, room, settings.lease_seconds, deliver_seconds=deliver_timeout)
     with contextlib.ExitStack() as stack:
         return runner.run(
             command,
@@ -162,13 +162,13 @@ def run(
         )
 
 
-def _ledger(settings: Settings, server: str | None, stack: contextlib.ExitStack, workflow: str) -> "Ledger":
+def _ledger(settings: Settings, server: str | None, stack: contextlib.ExitStack, workflow: str) -> "LogWriter":
     """What a runner of ``workflow`` publishes to until ``stack`` ends: the store, or the service at ``server``."""
     if server is not None:
-        from chronoverse.runner.http_log_writer import HttpLedger
+        from chronoverse.runner.http_log_writer import HttpLogWriter
 
         token = _bearer(settings, server, workflow, "run", "logs:write")
-        through = HttpLedger(server, token, durable=settings.durability != "acked")
+        through = HttpLogWriter(server, token, durable=settings.durability != "acked")
         stack.callback(through.close)
         return through
     from chronoverse.store import Durability, Store
@@ -177,7 +177,7 @@ def _ledger(settings: Settings, server: str | None, stack: contextlib.ExitStack,
     if url is None:
         from chronoverse.embedded import server as embedded
 
-        hold = stack.enter_context(embedded.hold(settings.data_dir))
+        hold = stack.enter_context(embedded.lease_server(settings.data_dir))
         url, sync = hold.url, hold.sync
     store = Store(
         url,
@@ -210,7 +210,7 @@ def deliver(file: Path, server: str | None, deliver_timeout: int, job: str | Non
     if only_print:
         _print_file(file, raw)
         return 0
-    from chronoverse.runner.resend import deliver as deliver_file
+    from chronoverse.runner.resend import resend_spool as deliver_file
 
     settings = Settings.from_env()
     with contextlib.ExitStack() as stack:
@@ -227,14 +227,14 @@ def deliver(file: Path, server: str | None, deliver_timeout: int, job: str | Non
         return 0 if done else EXIT_CODES[errors.StoreUnavailable]
 
 
-def _reader(settings: Settings, ledger: "Ledger") -> "Reader":
+def _reader(settings: Settings, ledger: "LogWriter") -> "LineComparer":
     """Who reads back what was published to ``ledger``."""
-    from chronoverse.archive.reader import Archive
+    from chronoverse.archive.reader import ArchiveReader
     from chronoverse.runner.readback import reader_of
     from chronoverse.store import Store
 
-    if isinstance(ledger, Store) and settings.archive_place is not None:
-        return reader_of(ledger, Archive(upkeep.objects_of(settings), ledger.archived))
+    if isinstance(ledger, Store) and settings.archive_location is not None:
+        return reader_of(ledger, ArchiveReader(upkeep.objects_of(settings), ledger.chunks))
     return reader_of(ledger)
 
 

@@ -8,8 +8,8 @@ from typing import Any, BinaryIO, Final
 
 import click
 
-from chronoverse.client.client import Client, Found
-from chronoverse.client.follower import Item, JobState, Redacted, Trouble, name_gaps
+from chronoverse.client.client import Client, FoundLine
+from chronoverse.client.follower import Item, JobState, Redaction, Trouble, name_gaps
 from chronoverse.client.terminal import Rendering, gap_notice, plain, redact_notice
 from chronoverse.joblog.values import Gap, JobRef, Line, Status
 
@@ -62,10 +62,10 @@ class Printer:
         self._write(self._rendering.interruption(), True)
         return state
 
-    def _tell(self, item: Gap | Redacted | Trouble) -> None:
+    def _tell(self, item: Gap | Redaction | Trouble) -> None:
         if isinstance(item, Gap):
             self._note(gap_notice(item))
-        elif isinstance(item, Redacted):
+        elif isinstance(item, Redaction):
             self._note(redact_notice(item.first, item.last))
         else:
             self._say(item.reason)
@@ -122,7 +122,7 @@ def found(
         yield from _grouped(client.search(job, search, reached, **asked), context)
 
 
-def _grouped(found: Iterable[Found], context: int) -> Iterator[Line | Apart]:
+def _grouped(found: Iterable[FoundLine], context: int) -> Iterator[Line | Apart]:
     """A group is what its matches and ``context`` numbers beside each cover, whether or not lines are there to see."""
     last = covered = 0
     before: list[Line] = []

@@ -17,7 +17,7 @@ import orjson
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from chronoverse.backoff import Effort, retry_after
+from chronoverse.backoff import Backoff, retry_after
 from chronoverse.client.follower import Follower, Item, Trouble
 from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
 from chronoverse.joblog import sse
@@ -65,14 +65,14 @@ class _Failed(_Again):
     """The stream itself ended with an error, and said which."""
 
 
-class Found(NamedTuple):
+class FoundLine(NamedTuple):
     """A line that matches, or that is ``beside`` one that does."""
 
     line: Line
     beside: bool
 
     @classmethod
-    def from_json(cls, said: dict[str, Any]) -> "Found":
+    def from_json(cls, said: dict[str, Any]) -> "FoundLine":
         """As the service spells it."""
         return cls(Line.from_json(said), bool(said.get("context")))
 
@@ -127,7 +127,7 @@ class Client:
         """
         stop = stop or threading.Event()
         follower = Follower()
-        effort = Effort(self._clock, self._chance)
+        effort = Backoff(self._clock, self._chance)
         awaited_until = self._clock() + wait
         again: _Again | None = None
         while not stop.is_set():
@@ -154,7 +154,7 @@ class Client:
             stop.wait(delay)
 
     def _connection(
-        self, job: JobRef, query: Mapping[str, Any], follower: Follower, effort: Effort, stop: threading.Event
+        self, job: JobRef, query: Mapping[str, Any], follower: Follower, effort: Backoff, stop: threading.Event
     ) -> Iterator[Item]:
         headers = {"Accept": "text/event-stream"}
         if follower.number is not None:
@@ -196,14 +196,14 @@ class Client:
         for page, _ in self._pages(self._path(job) + "/logs", query):
             yield from _items(page, "logs", Line.from_json)
 
-    def search(self, job: JobRef, q: str, reached: Callable[[int], object] = bool, **query: Any) -> Iterator[Found]:
+    def search(self, job: JobRef, q: str, reached: Callable[[int], object] = bool, **query: Any) -> Iterator[FoundLine]:
         """The lines that match, and those beside them, upwards; ``query`` is as the route has it.
 
         What is beside the last match of a page may come again with the next one. ``reached`` is told how far the
         service has looked.
         """
         for page, place in self._pages(self._path(job) + "/logs/search", {"q": q, "limit": PAGE_LINES, **query}):
-            yield from _items(page, "logs", Found.from_json)
+            yield from _items(page, "logs", FoundLine.from_json)
             if place is not None:
                 reached(place)
 
@@ -228,7 +228,7 @@ class Client:
         return self._answer(path, query)[0]
 
     def _answer(self, path: str, query: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
-        effort = Effort(self._clock, self._chance)
+        effort = Backoff(self._clock, self._chance)
         while True:
             effort.begun()
             try:

@@ -42,14 +42,14 @@ class Trouble(NamedTuple):
     reason: str
 
 
-class Redacted(NamedTuple):
+class Redaction(NamedTuple):
     """Lines ``first`` to ``last``, shown before, may not say any more what they said."""
 
     first: int
     last: int
 
 
-Item = Line | Gap | JobState | Trouble | Redacted
+Item = Line | Gap | JobState | Trouble | Redaction
 
 
 class Follower:
@@ -98,7 +98,7 @@ class Follower:
                     return self._gap(orjson.loads(event.data))
                 case "redact":
                     span = orjson.loads(event.data)
-                    return Redacted(span["from"], span["to"])
+                    return Redaction(span["from"], span["to"])
                 case "job":
                     return JobState.from_json(orjson.loads(event.data))
                 case "end":

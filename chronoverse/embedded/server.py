@@ -64,7 +64,7 @@ SERVER_OPTIONS: Final = (
 _KEEPER: Final = Path(__file__).with_name("supervisor.py")
 
 
-class Hold:
+class ServerLease:
     """Keeps the embedded server running until :meth:`release`, the end of a ``with``, or the end of the process.
 
     ``url`` is where it listens: ``unix:///…/server.sock``.
@@ -105,7 +105,7 @@ class Hold:
         self.release()
 
 
-def hold(data_dir: Path | str, binary: Path | str | None = None) -> Hold:
+def lease_server(data_dir: Path | str, binary: Path | str | None = None) -> ServerLease:
     """Hold the server of ``data_dir``, starting it if nobody does, with ``binary`` or what :func:`find_binary` finds.
 
     Blocks until it answers. Raises :class:`EmbeddedError`, saying what to do.
@@ -120,7 +120,7 @@ def hold(data_dir: Path | str, binary: Path | str | None = None) -> Hold:
         address = _address(directory)
         _reach(directory, chosen, address)
         undo.pop_all()
-    return Hold(directory, chosen, lock, address)
+    return ServerLease(directory, chosen, lock, address)
 
 
 def find_binary(bundled: Callable[[], Path | None] | None = None, path: str | None = None) -> Path:

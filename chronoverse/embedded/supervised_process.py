@@ -16,7 +16,7 @@ AGAIN_SECONDS: Final = (1.0, 60.0)
 GOING_SECONDS: Final = 10.0
 
 
-class Companion:
+class SupervisedProcess:
     """``argv`` with ``environ``. Its standard input ends when this process, and all that it has forked, have ended.
 
     Not a Popen: gevent's and gunicorn's masters both reap children, and each other's. ``died`` is told its

@@ -12,8 +12,8 @@ from chronoverse.joblog.values import (
     End,
     Gap,
     Line,
+    OutOfSequence,
     Status,
-    Stray,
     parse_exit_code,
     parse_number,
 )
@@ -24,7 +24,7 @@ NO_TIMESTAMP: Final = "1970-01-01T00:00:00.000Z"
 #: :data:`LINE_FRAME` of a line that is not a piece of a longer one.
 _PLAIN_FRAME: Final = LINE_FRAME.replace(b'"%b}', b'"}')
 
-Entry = Line | Gap | End | Stray
+Entry = Line | Gap | End | OutOfSequence
 #: An entry as the store hands it over: id, then field, value, field, value, …
 RawEntry = Sequence[Any]
 
@@ -40,10 +40,10 @@ def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Ite
     for entry_id, fields in entries:
         number = entry_number(entry_id)
         if number > MAX_NUMBER:
-            yield Stray(_text(entry_id), last=True)
+            yield OutOfSequence(_text(entry_id), last=True)
             return
         if number <= cursor:
-            yield Stray(_text(entry_id))
+            yield OutOfSequence(_text(entry_id))
             continue
         entry, start = _entry(number, fields), number
         if type(entry) is Gap:

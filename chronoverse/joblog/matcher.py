@@ -22,7 +22,7 @@ MAX_WORK: Final = MAX_PROGRAM * 2**20
 #: Bytes that one compiled query may take for its automaton. RE2 goes on more slowly, not further, beyond it.
 PROGRAM_BYTES: Final = 4 * 2**20
 #: Places named in one line: a line of 64 KiB may hold 65,536 of one letter, and nobody looks at so many.
-MAX_PLACES: Final = 1000
+MAX_SPANS: Final = 1000
 
 #: Characters of a text that are looked for in JSON between which control sequences may lie: few lines have so many and
 #: not the rest, and each takes 40 instructions.
@@ -87,16 +87,16 @@ class Matcher:
         """Whether it is in ``text``."""
         return self._is_in(text) or ("\x1b" in text and self._is_in(as_read(text)))
 
-    def places(self, text: str) -> Iterator[tuple[int, int] | None]:
+    def spans(self, text: str) -> Iterator[tuple[int, int] | None]:
         """Each place where it is, as [start, end) in characters, perhaps twice; None for a match of nothing.
 
         At most twice :data:`MAX_PLACES`. One step takes no longer than :meth:`matches`, but there may be as many steps
         as characters, and each may look at all the rest of the text.
         """
-        yield from self._places(text)
+        yield from self._spans(text)
         if "\x1b" in text:
             read, at = _read_at(text)
-            for place in self._places(read):
+            for place in self._spans(read):
                 yield place and (at(place[0]), at(place[1] - 1) + 1)
 
     def small_in_json(self, text: bytes) -> bytes | None:
@@ -154,8 +154,8 @@ class Matcher:
             return None
         return self._pattern if _ANCHORS.isdisjoint(_PIECES.findall(self._query)) else None
 
-    def _places(self, text: str) -> Iterator[tuple[int, int] | None]:
-        left = MAX_PLACES
+    def _spans(self, text: str) -> Iterator[tuple[int, int] | None]:
+        left = MAX_SPANS
         # Characters of bytes need not be counted: a third of the cost.
         for match in self._pattern.finditer(text.encode() if text.isascii() else text):
             start, end = match.span()

@@ -21,7 +21,7 @@ def read_time(text: str) -> str | None:
         return None
 
 
-class Period(NamedTuple):
+class TimeRange(NamedTuple):
     """Times that are not before ``since`` and not after ``until``, each as :func:`read_time` spells it, or open."""
 
     since: str | None = None

@@ -123,7 +123,7 @@ class Line(NamedTuple):
         return cls(line["sequence_num"], line["timestamp"], line["message"], line["stream"], line.get("partial", False))
 
 
-class Run(NamedTuple):
+class LineRun(NamedTuple):
     """Lines in a row that differ only in their text, which is UTF-8: what an append is made of."""
 
     timestamp: str
@@ -132,7 +132,7 @@ class Run(NamedTuple):
     messages: list[bytes]
 
 
-def lines_of(runs: Iterable[Run], first: int) -> list[Line]:
+def lines_of(runs: Iterable[LineRun], first: int) -> list[Line]:
     """The runs' lines, numbered from ``first``."""
     lines: list[Line] = []
     for timestamp, stream, partial, messages in runs:
@@ -175,7 +175,7 @@ class End(NamedTuple):
         return sse.frame("end", b'{"status":"stream_ended"}', id=self.sequence_num)
 
 
-class Stray(NamedTuple):
+class OutOfSequence(NamedTuple):
     """An entry that has no place in the numbering, such as ``5-1`` after ``5-0``. It is named, never shown.
 
     ``last`` when it lies beyond all numbers: whatever follows it lies there too.

@@ -11,14 +11,14 @@ from typing import Final
 from chronoverse import metrics
 from chronoverse.errors import StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.live.feed import Channel
+from chronoverse.live.feed import Feed
 
 #: Seconds. An older line was written long ago and is only now appended, as by a runner that was cut off for a day:
 #: that says nothing of how we deliver.
 MAX_DELAY_SECONDS: Final = 3_600.0
 
 
-class Tally:
+class DeliveryStats:
     """Lines and bytes handed to viewers, and how late. ``wall_clock`` is Unix time in seconds."""
 
     def __init__(self, wall_clock: Callable[[], float] = time.time) -> None:
@@ -43,9 +43,9 @@ class Tally:
             # A runner's clock may be ahead of ours.
             metrics.DELIVERY_DELAY.observe(max(delay, 0.0))
 
-    def tell(self, channels: Collection[Channel], silence: float) -> None:
+    def tell(self, channels: Collection[Feed], silence: float) -> None:
         """Brings the metrics up to date. ``silence`` is for how many seconds the store has not answered."""
-        watching = sum([len(channel.viewers) + channel.stood_for for channel in channels])
+        watching = sum([len(channel.viewers) + channel.group_size for channel in channels])
         metrics.VIEWERS_BEHIND.set(watching - sum([channel.sharing for channel in channels]))
         metrics.JOBS_WATCHED.set(len(channels))
         metrics.TAIL_SILENCE.set(silence if channels else 0.0)

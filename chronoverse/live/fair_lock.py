@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 
-class Turns:
+class FairLock:
     """A lock that up to ``at_once`` holders have at a time, up to ``each`` of them of one subject.
 
     It is handed to the subjects that wait in turn.

@@ -15,7 +15,7 @@ import orjson
 
 from chronoverse.joblog import sse
 from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entries, stream_name
-from chronoverse.joblog.values import MAX_NUMBER, End, Gap, Job, JobRef, Line, Stray
+from chronoverse.joblog.values import MAX_NUMBER, End, Gap, Job, JobRef, Line, OutOfSequence
 
 #: Bytes handed out at once (a longer single frame goes whole): what a viewer that stopped reading holds on to.
 TAKE_BYTES: Final = 252 * 2**10
@@ -28,7 +28,7 @@ MEMO_WRITES: Final = 32
 BREATH_WAKES: Final = 400
 
 
-class Item(NamedTuple):
+class Frame(NamedTuple):
     """A frame in its place. ``number`` is the cursor behind it; ``stream`` is None where every filter lets it pass.
 
     ``first`` is the first number that a gap names, when that is not ``number``.
@@ -48,7 +48,7 @@ class Waiter(Protocol):
     def wake(self) -> None: ...
 
 
-class Taken(NamedTuple):
+class Slice(NamedTuple):
     """Frames joined into one write, the cursor behind them, and the ring position to go on from."""
 
     frames: bytes
@@ -58,26 +58,26 @@ class Taken(NamedTuple):
 
 def encode(
     entries: Iterable[Entry], cursor: int, most_bytes: int = sys.maxsize
-) -> tuple[list[Item], End | Stray | None]:
+) -> tuple[list[Frame], End | OutOfSequence | None]:
     """The frames of ``entries``, and what they close with: a terminal entry, or a Stray that is the last.
 
     Entries that follow the frame with which they come to ``most_bytes`` are left out.
     """
-    items: list[Item] = []
+    items: list[Frame] = []
     size = 0
     for entry in entries:
         if size >= most_bytes:
             break
         if type(entry) is Line:
             cursor = entry.sequence_num
-            items.append(Item(cursor, entry.stream, entry.to_frame()))
+            items.append(Frame(cursor, entry.stream, entry.to_frame()))
         elif type(entry) is Gap:
             cursor = entry.last
-            items.append(Item(cursor, None, entry.to_frame(), entry.first))
-        elif type(entry) is Stray:
+            items.append(Frame(cursor, None, entry.to_frame(), entry.first))
+        elif type(entry) is OutOfSequence:
             if entry.last:
                 return items, entry
-            items.append(Item(cursor, None, entry.to_frame()))
+            items.append(Frame(cursor, None, entry.to_frame()))
         elif type(entry) is End:
             return items, entry
         size += len(items[-1].frame)
@@ -86,11 +86,11 @@ def encode(
 
 def encode_raw(
     entries: Sequence[RawEntry], cursor: int, first: int, most_bytes: int = sys.maxsize
-) -> tuple[list[Item], End | Stray | None]:
+) -> tuple[list[Frame], End | OutOfSequence | None]:
     """As :func:`encode`, of the raw entries behind ``cursor``; plain lines at the beginning at a third of the cost."""
     frames = plain_frames(entries, cursor, most_bytes)
     streams = [stream_name(entry[1][5]) for entry in entries[: len(frames)]]
-    items = list(map(Item, range(cursor + 1, cursor + len(frames) + 1), streams, frames))
+    items = list(map(Frame, range(cursor + 1, cursor + len(frames) + 1), streams, frames))
     if len(frames) == len(entries):
         return items, None
     cursor += len(frames)
@@ -99,7 +99,7 @@ def encode_raw(
     return items + others, closing
 
 
-def join(items: list[Item], stream: str | None) -> bytes:
+def join(items: list[Frame], stream: str | None) -> bytes:
     """One write. Under a filter, a block with nothing but an id moves the client's cursor over what was skipped."""
     if stream is None:
         return b"".join([item.frame for item in items])
@@ -128,15 +128,15 @@ def redact_frames(ranges: Iterable[tuple[int, int]]) -> list[bytes]:
     return [sse.frame("redact", orjson.dumps({"from": first, "to": last})) for first, last in ranges]
 
 
-class Channel:
+class Feed:
     """A ring of the frames behind ``base``, up to ``cursor``; positions in it count every item there ever was.
 
     ``final`` holds the closing bytes once there are any: the channel never changes after that.
     """
 
-    def __init__(self, ref: JobRef, job: Job | None, breathe: Callable[[], object] = bool) -> None:
+    def __init__(self, ref: JobRef, job: Job | None, yield_to_loop: Callable[[], object] = bool) -> None:
         self.ref = ref
-        self.breathe = breathe
+        self.breathe = yield_to_loop
         self.job = job
         self.cursor = job.last if job else 0
         self.base = self.cursor
@@ -146,20 +146,20 @@ class Channel:
         self.notices: list[bytes] = []
         self.viewers: set[Waiter] = set()
         #: How many more there are, whom one of these waiters stands for.
-        self.stood_for = 0
+        self.group_size = 0
         #: How many of them take from the ring; the others read for themselves, or are about to.
         self.sharing = 0
         #: When the tail last looked at the job's state, and when it should again, on its clock.
         self.looked_at = self.look_at = 0.0
         #: Whether the tail's current read covers this channel, or need not: it has closed.
-        self.armed = False
+        self.subscribed = False
         self._lock = threading.Lock()
-        self._items: list[Item] = []
+        self._items: list[Frame] = []
         self._ends: list[int] = []
         self._start = 0
         #: Bytes of all the frames that were let go: places are counted from the first byte there ever was.
         self._gone = 0
-        self._memo: dict[tuple[int, str | None], Taken] = {}
+        self._memo: dict[tuple[int, str | None], Slice] = {}
         self._latest: tuple[Job, Job] | None = None
 
     def latest(self) -> Job | None:
@@ -173,7 +173,7 @@ class Channel:
 
     # The tail's side
 
-    def publish(self, items: list[Item], after: int, limit: int) -> bool:
+    def publish(self, items: list[Frame], after: int, limit: int) -> bool:
         """Adds ``items``, which follow ``after``, and lets the oldest go, down to ``limit`` bytes.
 
         False, and nothing done, when the channel is no longer at ``after``: the other thread was faster, or it has
@@ -231,7 +231,7 @@ class Channel:
         del self._items[:count]
         self._ends = [end - gone for end in self._ends[count:]]
 
-    def observe(self, job: Job) -> None:
+    def reconcile(self, job: Job) -> None:
         """Takes note of what the job is now; viewers get a ``job`` frame when it is new or got on.
 
         That it has ended they learn behind its last line.
@@ -269,7 +269,7 @@ class Channel:
                 return None
             return self._start + index
 
-    def news(self, told: int, state: bytes | None) -> tuple[bytes, int, bytes | None]:
+    def pending_events(self, told: int, state: bytes | None) -> tuple[bytes, int, bytes | None]:
         """What a viewer with ``told`` notices and ``state`` is told; how many notices it has then, and the state."""
         notices, now = self.notices[told:], self.state
         return b"".join(notices) + (now if now and now != state else b""), told + len(notices), now
@@ -287,7 +287,7 @@ class Channel:
         with self._lock:
             self.sharing -= 1
 
-    def take(self, position: int, stream: str | None) -> Taken | None:
+    def take(self, position: int, stream: str | None) -> Slice | None:
         """All from ``position`` on, or None when the ring has let part of it go."""
         # Without the lock, which would be 3 % of a crowd's cost: what was right before a publish is only less than all.
         taken = self._memo.get((position, stream))
@@ -302,16 +302,16 @@ class Channel:
             self._memo[position, stream] = taken
             return taken
 
-    def _take(self, start: int, stream: str | None) -> Taken:
+    def _take(self, start: int, stream: str | None) -> Slice:
         if start == len(self._items):
-            return Taken(b"", self.cursor, self._start + start)
+            return Slice(b"", self.cursor, self._start + start)
         before = self._gone + (self._ends[start - 1] if start else 0)
         # Up to the last of some places that are the same for all: who began elsewhere stands with others after it.
         until = (before + TAKE_BYTES) // TAKE_STEP_BYTES * TAKE_STEP_BYTES
         stop = max(bisect_right(self._ends, until - self._gone), start + 1)
         items = self._items[start:stop]
-        return Taken(join(items, stream), items[-1].number, self._start + stop)
+        return Slice(join(items, stream), items[-1].number, self._start + stop)
 
 
-def _number(item: Item) -> int:
+def _number(item: Frame) -> int:
     return item.number

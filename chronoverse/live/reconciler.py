@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 
-from chronoverse.history.source import Source
+from chronoverse.history.source import LogReader
 from chronoverse.joblog import sse
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.values import Gap, Job, JobRef
-from chronoverse.live.feed import Channel, encode, final_frames
+from chronoverse.live.feed import Feed, encode, final_frames
 
 
-class Observer:
+class JobStateReconciler:
     """Brings channels up to date with looks. ``ring_bytes`` says what a channel's ring may hold.
 
     ``redacted`` is called with a job of which something was redacted: whoever has copies lets them go.
@@ -17,7 +17,7 @@ class Observer:
 
     def __init__(
         self,
-        store: Source,
+        store: LogReader,
         lease_seconds: float,
         ring_bytes: Callable[[], int],
         redacted: Callable[[JobRef], object],
@@ -27,7 +27,7 @@ class Observer:
         self._ring_bytes = ring_bytes
         self._redacted = redacted
 
-    def observe(self, channel: Channel, job: Job) -> None:
+    def reconcile(self, channel: Feed, job: Job) -> None:
         """After a look at the channel's job, also of one that has closed: its viewers may not be through with it.
 
         Raises :class:`StoreError`.
@@ -37,7 +37,7 @@ class Observer:
             # Another log under its name.
             return
         self._redact(channel, job)
-        channel.observe(job)
+        channel.reconcile(job)
         if closed:
             return
         if job.last > channel.cursor and not self._store.read(channel.ref, channel.cursor, 1):
@@ -56,14 +56,14 @@ class Observer:
         elif end.sequence_num == channel.cursor + 1:
             channel.close(final_frames(job, end, self._lease_seconds))
 
-    def _redact(self, channel: Channel, job: Job) -> None:
+    def _redact(self, channel: Feed, job: Job) -> None:
         ranges = redacted_since(self._store, channel.job, job) if channel.job else []
         if ranges:
             self._redacted(channel.ref)
             channel.redact(ranges)
 
 
-def redacted_since(store: Source, before: Job, now: Job) -> Sequence[tuple[int, int]]:
+def redacted_since(store: LogReader, before: Job, now: Job) -> Sequence[tuple[int, int]]:
     """What was redacted of a job between two looks at it: the first and the last line of each range.
 
     All of the log, where that was more than is remembered. Raises :class:`StoreError`.
@@ -73,7 +73,7 @@ def redacted_since(store: Source, before: Job, now: Job) -> Sequence[tuple[int, 
     return ranges if len(ranges) >= count else [(1, max(now.last, 1))]
 
 
-def beyond_archived(channel: Channel, entries: Sequence[RawEntry], before: int) -> tuple[Sequence[RawEntry], int]:
+def beyond_archived(channel: Feed, entries: Sequence[RawEntry], before: int) -> tuple[Sequence[RawEntry], int]:
     """What is news in ``entries``, which follow ``before`` and have holes, and what that follows.
 
     Lines may have gone to the archive before they were read live. Then the channel goes on behind what is archived, and

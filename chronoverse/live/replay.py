@@ -5,11 +5,11 @@ from typing import Final, NamedTuple
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, JobNotFound, NotALog, StoreError
 from chronoverse.history.tiered_log import archive_has
 from chronoverse.joblog import sse
-from chronoverse.joblog.values import End, Gap, Job, JobRef, Stray
+from chronoverse.joblog.values import End, Gap, Job, JobRef, OutOfSequence
 from chronoverse.live.delivery_stats import store_failed
-from chronoverse.live.feed import Channel, final_frames, redact_frames
+from chronoverse.live.feed import Feed, final_frames, redact_frames
 from chronoverse.live.reconciler import redacted_since
-from chronoverse.live.replay_cache import FIRST_LINES, Pieces
+from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
 
 #: Seconds between two looks at an ended log, which no tail looks at, for what was redacted while it is replayed. A look
 #: takes 0.1 ms: a thousand viewers who do so cost a worker a fiftieth of its time.
@@ -35,7 +35,9 @@ class Replay:
     ``finished`` is the job when it had ended before the viewer came, and nothing is to be had from a tail.
     """
 
-    def __init__(self, pieces: Pieces, ref: JobRef, stream: str | None, finished: Job | None, lease_seconds: float):
+    def __init__(
+        self, pieces: ReplayCache, ref: JobRef, stream: str | None, finished: Job | None, lease_seconds: float
+    ):
         self._pieces: Final = pieces
         self._store: Final = pieces.store
         self._ref: Final = ref
@@ -52,7 +54,7 @@ class Replay:
         #: Since when, on the viewer's clock, steps have failed, and what they failed at.
         self._failing: tuple[float, str] | None = None
 
-    def step(self, cursor: int, channel: Channel | None, now: float) -> Step:
+    def step(self, cursor: int, channel: Feed | None, now: float) -> Step:
         """What follows ``cursor``. Raises :class:`StoreError`, and then nothing has been passed over."""
         try:
             told = self._told(now) if self._finished else b""
@@ -71,23 +73,23 @@ class Replay:
         """For how many seconds all steps have failed, and what they failed at first."""
         return (now - self._failing[0], self._failing[1]) if self._failing else (0.0, "")
 
-    def _step(self, cursor: int, channel: Channel | None) -> Step:
+    def _step(self, cursor: int, channel: Feed | None) -> Step:
         if self._known is None and channel is not None:
             self._known = channel.job
         if self._size:
             self._pieces.rest(self._size)
             self._size = 0
-        piece = self._pieces.behind(self._ref, self._stream, cursor, self._lines, self._known)
+        piece = self._pieces.after(self._ref, self._stream, cursor, self._lines, self._known)
         if piece is None:
             return self._nothing_behind(cursor, channel)
         self._known = piece.job or self._known
         self._size = len(piece.frames)
         step = Step(piece.frames, piece.cursor)
-        if isinstance(piece.closing, Stray):
+        if isinstance(piece.closing, OutOfSequence):
             step = Step(piece.frames + piece.closing.to_frame(), piece.cursor, "error")
         elif piece.closing and not (channel and channel.seek(piece.cursor) is not None):
             step = self._end(step, piece.closing)
-        self._lines = piece.following
+        self._lines = piece.next_count
         return step
 
     def _told(self, now: float) -> bytes:
@@ -112,12 +114,12 @@ class Replay:
 
     def _look(self) -> Job:
         """The job as it is now. Raises: :class:`JobNotFound`."""
-        job = self._store.look(self._ref)
+        job = self._store.get_job(self._ref)
         if job is None:
             raise JobNotFound("the log is gone from the store: it expired or was deleted")
         return job
 
-    def _nothing_behind(self, cursor: int, channel: Channel | None) -> Step:
+    def _nothing_behind(self, cursor: int, channel: Feed | None) -> Step:
         """What it means that the store holds nothing behind the cursor although more was there once."""
         # Looked at first, read again second: what the look knows of and the read does not find is gone.
         final = channel.final if channel else None

@@ -6,22 +6,22 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Final, NamedTuple
 
 from chronoverse.errors import StoreUnavailable
-from chronoverse.history.source import Archive, Source
-from chronoverse.history.tiered_log import NoArchive, archive_has
+from chronoverse.history.source import Archive, LogReader
+from chronoverse.history.tiered_log import MissingArchive, archive_has
 from chronoverse.joblog.entries import RawEntry, in_sequence, plain_frames, read_entries, stream_name
-from chronoverse.joblog.values import End, Job, JobRef, Stray
-from chronoverse.live.fair_lock import Turns
-from chronoverse.live.feed import Item, encode, join
+from chronoverse.joblog.values import End, Job, JobRef, OutOfSequence
+from chronoverse.live.fair_lock import FairLock
+from chronoverse.live.feed import Frame, encode, join
 from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES
 
 #: Bytes that a piece should come to. Larger ones are no faster.
-PIECE_BYTES: Final = 64 * 2**10
+SEGMENT_BYTES: Final = 64 * 2**10
 #: Bytes at which a piece ends, whatever was asked for: a viewer that stopped reading holds so many, and the rest of the
 #: line with which they are reached. Four lines of 64 KiB fit, unless JSON escapes their characters.
 MOST_BYTES: Final = 256 * 2**10
 #: The least and the most lines asked for to get there, powers of two. The most bounds how long a worker is busy with
 #: one piece (0.5 ms).
-PIECE_LINES: Final = (4, 512)
+SEGMENT_LINES: Final = (4, 512)
 #: Bytes of lines that one read of the store may bring, where lines are suddenly as long as a runner may write them:
 #: where that is longer than 64 KiB, fewer lines are asked for at once.
 READ_BYTES: Final = 32 * 2**20
@@ -39,7 +39,7 @@ TURN_SECONDS: Final = 5.0
 _Key = tuple[JobRef, str | None, int]
 
 
-class Piece(NamedTuple):
+class Segment(NamedTuple):
     """Frames, the cursor behind them, and what they close with: a terminal entry, or a Stray that is the last.
 
     ``lines`` is how many entries it is made of, and ``following`` how many to ask for next. ``whole``: there were as
@@ -49,14 +49,14 @@ class Piece(NamedTuple):
 
     frames: bytes
     cursor: int
-    closing: End | Stray | None
+    closing: End | OutOfSequence | None
     lines: int
-    following: int
-    whole: bool = False
+    next_count: int
+    complete: bool = False
     job: Job | None = None
 
 
-class Pieces:
+class ReplayCache:
     """All that a worker reads of the past, one piece at a time. ``clock`` is monotonic, in seconds.
 
     ``max_line_bytes`` is how long a runner may make a line; it bounds what one read of the store may bring.
@@ -65,32 +65,32 @@ class Pieces:
     """
 
     #: The most lines asked for at once, and the most bytes kept.
-    most_lines = PIECE_LINES[1]
+    most_lines = SEGMENT_LINES[1]
     most_bytes = KEPT_BYTES
 
     def __init__(
         self,
-        store: Source,
+        store: LogReader,
         archive: Archive | None = None,
         *,
         max_line_bytes: int = MAX_LINE_BYTES,
         pause: Callable[[], object] = bool,
-        rest: Callable[[int], object] = bool,
+        throttle: Callable[[int], object] = bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store: Final = store
-        self.rest: Final = rest
-        self._archive: Final = archive or NoArchive()
+        self.rest: Final = throttle
+        self._archive: Final = archive or MissingArchive()
         self._clock = clock
         #: By server, so that one that does not answer keeps only its own jobs' viewers waiting.
-        self._turns: dict[Hashable, Turns] = defaultdict(lambda: Turns(TURN_SECONDS, StoreUnavailable, pause))
+        self._turns: dict[Hashable, FairLock] = defaultdict(lambda: FairLock(TURN_SECONDS, StoreUnavailable, pause))
         self._most_lines = min(self.most_lines, _power_of_two(READ_BYTES // max_line_bytes))
-        self._kept: dict[_Key, tuple[float, Piece]] = {}
+        self._kept: dict[_Key, tuple[float, Segment]] = {}
         self._kept_bytes = 0
 
-    def behind(
+    def after(
         self, ref: JobRef, stream: str | None, cursor: int, lines: int, known: Job | None = None
-    ) -> Piece | None:
+    ) -> Segment | None:
         """The piece that follows line ``cursor``, under the filter ``stream``; None when nothing is there.
 
         It is up to ``lines`` long, a power of two, and ends at a multiple of that: so viewers who began at different
@@ -108,16 +108,16 @@ class Pieces:
             kept = self._find(key)
             if kept is not None:
                 return kept
-            entries = self.store.read_on(ref, cursor, count)
+            entries = self.store.read_sequential(ref, cursor, count)
             if in_sequence(entries, cursor):
                 piece = _piece(entries, cursor, 1, stream) if entries else None
                 # A piece that closes the log is not kept: each viewer reads it anew.
                 if piece and piece.closing is None:
-                    piece = piece._replace(whole=piece.whole or piece.lines == count)
+                    piece = piece._replace(whole=piece.complete or piece.lines == count)
                     self._keep(key, piece)
                 return piece
         # Not within the turn: a look may take as long as a runner is given to come back.
-        job = self.store.look(ref)
+        job = self.store.get_job(ref)
         if job and cursor < job.archived:
             # What the store has lost, the archive may have.
             piece = self._archived(key, count)
@@ -125,7 +125,7 @@ class Pieces:
                 return piece._replace(job=job)
         return _piece(entries, cursor, job.first if job else 1, stream)._replace(job=job)
 
-    def _archived(self, key: _Key, count: int) -> Piece | None:
+    def _archived(self, key: _Key, count: int) -> Segment | None:
         """The piece out of the archive; None when it does not go so far."""
         ref, stream, cursor = key
         turns = self._turns[self.store.server(ref)]
@@ -143,7 +143,7 @@ class Pieces:
             if found is not None:
                 frames, reached = found
                 lines = reached - cursor
-                piece = Piece(frames, reached, None, lines, _following(lines, len(frames)), whole=True)
+                piece = Segment(frames, reached, None, lines, _following(lines, len(frames)), complete=True)
             else:
                 entries = self._archive.entries(ref, cursor, count)
                 if not entries:
@@ -153,16 +153,16 @@ class Pieces:
                     return None
                 size = sum([len(item.frame) for item in items])
                 following = _following(len(items), size)
-                piece = Piece(join(items, stream), items[-1].number, None, len(items), following, whole=True)
+                piece = Segment(join(items, stream), items[-1].number, None, len(items), following, complete=True)
             self._keep(key, piece)
             return piece
 
-    def _find(self, key: _Key) -> Piece | None:
+    def _find(self, key: _Key) -> Segment | None:
         """The piece that was kept under ``key``, and that nothing can be added to."""
         self._forget(self.most_bytes)
         kept = self._kept.get(key)
         # One that may have grown is only good enough for whoever does not want to wait.
-        return kept[1] if kept and kept[1].whole else None
+        return kept[1] if kept and kept[1].complete else None
 
     def forget(self, ref: JobRef) -> None:
         """Lets all go that was read of ``ref``: it is not what it was."""
@@ -170,7 +170,7 @@ class Pieces:
         for key in [key for key in self._kept if key[0] == ref]:
             self._kept_bytes -= len(self._kept.pop(key)[1].frames)
 
-    def at_hand(self, ref: JobRef, stream: str | None, cursor: int) -> tuple[bytes, int]:
+    def cached(self, ref: JobRef, stream: str | None, cursor: int) -> tuple[bytes, int]:
         """What others have read lately of what follows line ``cursor``, and the cursor behind it. Never waits.
 
         It ends where it would come to :data:`PIECE_BYTES`, and anywhere before the end of the log.
@@ -180,13 +180,13 @@ class Pieces:
         while kept := self._kept.get((ref, stream, cursor)):
             read_at, piece = kept
             size += len(piece.frames)
-            if read_at <= oldest or (found and size > PIECE_BYTES):
+            if read_at <= oldest or (found and size > SEGMENT_BYTES):
                 break
             found.append(piece.frames)
             cursor = piece.cursor
         return b"".join(found), cursor
 
-    def _keep(self, key: _Key, piece: Piece) -> None:
+    def _keep(self, key: _Key, piece: Segment) -> None:
         size = len(piece.frames)
         if before := self._kept.pop(key, None):
             self._kept_bytes -= len(before[1].frames)
@@ -206,7 +206,7 @@ class Pieces:
             self._kept_bytes -= len(piece.frames)
 
 
-def _piece(entries: Sequence[RawEntry], cursor: int, first: int, stream: str | None) -> Piece:
+def _piece(entries: Sequence[RawEntry], cursor: int, first: int, stream: str | None) -> Segment:
     """What ``entries``, which follow line ``cursor``, are to a viewer: all of them, or the first :data:`MOST_BYTES`.
 
     ``first`` is the first number the store has.
@@ -223,14 +223,14 @@ def _piece(entries: Sequence[RawEntry], cursor: int, first: int, stream: str | N
     else:
         # No filter is worth a way of its own: one viewer in many has it.
         named = [stream_name(fields[5]) for _, fields in entries[: len(plain)]]
-        frames = join([*map(Item, range(cursor + 1, reached + 1), named, plain), *items], stream)
-    return Piece(frames, items[-1].number if items else reached, closing, lines, following, whole=cut)
+        frames = join([*map(Frame, range(cursor + 1, reached + 1), named, plain), *items], stream)
+    return Segment(frames, items[-1].number if items else reached, closing, lines, following, complete=cut)
 
 
 def _following(lines: int, size: int) -> int:
     """How many lines to ask for after ``lines`` that came to ``size`` bytes: a power of two, and no leap."""
-    least, most = PIECE_LINES
-    fitting = _power_of_two(PIECE_BYTES * lines // max(size, 1))
+    least, most = SEGMENT_LINES
+    fitting = _power_of_two(SEGMENT_BYTES * lines // max(size, 1))
     return max(least, min(most, fitting, _power_of_two(lines * 4)))
 
 

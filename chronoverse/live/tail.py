@@ -16,14 +16,14 @@ from functools import partial
 from typing import Final
 
 from chronoverse.errors import NotALog, StoreError, StoreRefused, StoreUnavailable
-from chronoverse.history.source import LineCount, Source
+from chronoverse.history.source import AdaptiveBatch, LogReader
 from chronoverse.joblog import sse
 from chronoverse.joblog.entries import RawEntry, in_sequence
-from chronoverse.joblog.values import Job, JobRef, Status, Stray
+from chronoverse.joblog.values import Job, JobRef, OutOfSequence, Status
 from chronoverse.live import poll_policy as pacing
-from chronoverse.live.delivery_stats import Tally, store_failed
-from chronoverse.live.feed import Channel, Waiter, encode_raw, final_frames
-from chronoverse.live.reconciler import Observer, beyond_archived
+from chronoverse.live.delivery_stats import DeliveryStats, store_failed
+from chronoverse.live.feed import Feed, Waiter, encode_raw, final_frames
+from chronoverse.live.reconciler import JobStateReconciler, beyond_archived
 from chronoverse.store.watchlist import Watchlist
 
 #: Seconds one XREAD waits. It bounds how long a stop takes, and is the beat by which the tail knows it is alive.
@@ -54,7 +54,7 @@ class Tail:
 
     def __init__(
         self,
-        store: Source,
+        store: LogReader,
         *,
         lease_seconds: float = 30,
         redacted: Callable[[JobRef], object] = bool,
@@ -62,12 +62,12 @@ class Tail:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._store = store
-        self._observer = Observer(store, lease_seconds, lambda: self._ring_bytes(), redacted)
+        self._observer = JobStateReconciler(store, lease_seconds, lambda: self._ring_bytes(), redacted)
         self._lease_seconds = lease_seconds
         self._clock = clock
-        self._breathe = partial(sleep, 0)
+        self._yield_to_loop = partial(sleep, 0)
         self._reader = store.reader(BLOCK_SECONDS)
-        self._channels: dict[JobRef, Channel] = {}
+        self._channels: dict[JobRef, Feed] = {}
         #: What the reader thread reads next, and the jobs of which that may not be right any more.
         self._cursors = Watchlist()
         self._moved: deque[JobRef] = deque()
@@ -78,32 +78,32 @@ class Tail:
         self._threads: list[threading.Thread] = []
         #: Who looks at the jobs of each server, where there are many.
         self._looking: dict[Hashable, threading.Thread] = {}
-        self._count = LineCount()
-        self.tally = Tally()
+        self._count = AdaptiveBatch()
+        self.stats = DeliveryStats()
         self._beats: dict[str, float] = {}
         self._read_at = clock()
         self._failing = False
 
     # For viewers
 
-    def join(self, ref: JobRef, job: Job | None, viewer: Waiter) -> Channel:
+    def join(self, ref: JobRef, job: Job | None, viewer: Waiter) -> Feed:
         """The job's channel, from now on kept up to date and waking ``viewer``. ``job`` is a fresh look at it."""
         with self._lock:
             if not self._channels:
                 self._read_at = self._clock()
             channel = self._channels.get(ref)
             if channel is None:
-                channel = self._channels[ref] = Channel(ref, job, self._breathe)
+                channel = self._channels[ref] = Feed(ref, job, self._yield_to_loop)
                 self._moved.append(ref)
             channel.viewers.add(viewer)
         if job is not None and (channel.job is None or job.age > channel.job.age):
-            channel.observe(job)
+            channel.reconcile(job)
         self._joined.set()
-        if not channel.armed:
+        if not channel.subscribed:
             self._attend.set()
         return channel
 
-    def leave(self, channel: Channel, viewer: Waiter) -> None:
+    def leave(self, channel: Feed, viewer: Waiter) -> None:
         """Undoes :meth:`join`. A job nobody watches is not read."""
         with self._lock:
             channel.viewers.discard(viewer)
@@ -138,7 +138,7 @@ class Tail:
 
     def tell(self) -> None:
         """Brings the metrics up to date with what this tail does; so does each of the attendant's rounds."""
-        self.tally.tell(tuple(self._channels.values()), self.silent_seconds())
+        self.stats.tell(tuple(self._channels.values()), self.silent_seconds())
 
     # One step of each thread
 
@@ -169,33 +169,33 @@ class Tail:
         while self._moved:
             ref = self._moved.popleft()
             if (channel := self._channels.get(ref)) is not None:
-                channel.armed = True
+                channel.subscribed = True
             if channel is None or channel.final is not None:
                 self._cursors.pop(ref, None)
             else:
                 self._cursors.move(ref, channel.cursor)
         return self._cursors
 
-    def look_at(self, channels: Sequence[Channel]) -> None:
+    def look_at(self, channels: Sequence[Feed]) -> None:
         """Looks at the state of the channels' jobs, and closes those that have nothing more to come."""
         now = self._clock()
         for channel in channels:
             channel.looked_at, channel.look_at = now, now + pacing.look_seconds(self.watched)
-        for channel, found in zip(channels, self._store.look_many([channel.ref for channel in channels]), strict=True):
+        for channel, found in zip(channels, self._store.get_jobs([channel.ref for channel in channels]), strict=True):
             if not isinstance(found, StoreUnavailable | StoreRefused):  # else the servers of other jobs have answered
                 self._safely(channel, partial(self._looked, channel, found))
                 self._moved.append(channel.ref)
 
-    def _looked(self, channel: Channel, found: Job | StoreError | None) -> None:
+    def _looked(self, channel: Feed, found: Job | StoreError | None) -> None:
         """What a look at the channel's job means. Raises :class:`StoreError`."""
         if isinstance(found, StoreError):
             raise found
         if found is not None:
-            self._observer.observe(channel, found)
+            self._observer.reconcile(channel, found)
         elif channel.job is not None:
             channel.close(sse.frame("error", b"the log is gone from the store: it expired or was deleted"))
 
-    def _safely(self, channel: Channel, work: Callable[[], object]) -> None:
+    def _safely(self, channel: Feed, work: Callable[[], object]) -> None:
         """Does ``work`` for one job. What goes wrong in it closes the job's channel, and stops no other job.
 
         Raises :class:`StoreUnavailable` and :class:`StoreRefused`: a store that is away is no fault of the job.
@@ -211,7 +211,7 @@ class Tail:
                 log.warning("the log of %s cannot be read: %s", channel.ref, error, exc_info=not ours)
             channel.close(sse.frame("error", sse.fold(str(error)) if ours else b"this log cannot be read"))
 
-    def _publish(self, channel: Channel, entries: Sequence[RawEntry], before: int) -> None:
+    def _publish(self, channel: Feed, entries: Sequence[RawEntry], before: int) -> None:
         ordinary = in_sequence(entries, before)
         if channel.job is None or not ordinary or channel.job.status is Status.PENDING:
             self.look_at([channel])
@@ -222,11 +222,11 @@ class Tail:
         if items:
             size, sharing = sum([len(item.frame) for item in items]), channel.sharing
             if channel.publish(items, before, self._ring_bytes()):
-                self.tally.delivered(len(items), size, sharing)
-                self.tally.delayed(entries[0])
+                self.stats.delivered(len(items), size, sharing)
+                self.stats.delayed(entries[0])
             self._count.learn(len(items), size)
             channel.look_at = self._next_look(channel)
-        if isinstance(closing, Stray):
+        if isinstance(closing, OutOfSequence):
             channel.close(closing.to_frame())
         elif closing is not None:
             self.look_at([channel])
@@ -235,7 +235,7 @@ class Tail:
                 job = channel.job or Job(channel.ref, closing.status)
                 channel.close(final_frames(job, closing, self._lease_seconds))
 
-    def _next_look(self, channel: Channel) -> float:
+    def _next_look(self, channel: Feed) -> float:
         """When to look at a job of which lines have come."""
         look, busy = pacing.look_seconds(self.watched), pacing.busy_look_seconds(self.watched)
         return min(self._clock() + look, channel.looked_at + busy)
@@ -243,7 +243,7 @@ class Tail:
     def _ring_bytes(self) -> int:
         return pacing.ring_bytes(self.watched)
 
-    def attend_once(self) -> None:
+    def housekeep_once(self) -> None:
         """One round of looking at quiet jobs and waking those whose time has come. Raises :class:`StoreError`."""
         now = self._clock()
         channels = tuple(self._channels.values())
@@ -257,13 +257,13 @@ class Tail:
         if self._store.one_server:
             self.look_at(due)
             return
-        servers: dict[Hashable, list[Channel]] = {}
+        servers: dict[Hashable, list[Feed]] = {}
         for channel in due:
             servers.setdefault(self._store.server(channel.ref), []).append(channel)
         for server, theirs in servers.items():
             self._look_apart(server, theirs)
 
-    def _look_apart(self, server: Hashable, channels: Sequence[Channel]) -> None:
+    def _look_apart(self, server: Hashable, channels: Sequence[Feed]) -> None:
         """Looks at jobs of one of many servers, in a thread of its own: one that stands still must not hold up others.
 
         Does nothing while the last looks there are under way.
@@ -274,7 +274,7 @@ class Tail:
             self._looking[server] = thread
             thread.start()
 
-    def _look_safely(self, channels: Sequence[Channel]) -> None:
+    def _look_safely(self, channels: Sequence[Feed]) -> None:
         try:
             self.look_at(channels)
         except StoreError as error:
@@ -293,7 +293,7 @@ class Tail:
             if self._stopped.is_set() or (self._threads and all(thread.is_alive() for thread in self._threads)):
                 return
             alive = {thread.name for thread in self._threads if thread.is_alive()}
-            loops = {"tail-reader": self._read_loop, "tail-attendant": self._attend_loop}
+            loops = {"tail-reader": self._read_loop, "tail-attendant": self._housekeeping_loop}
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             for name in loops.keys() - alive:
                 thread = threading.Thread(target=loops[name], name=name, daemon=True)
@@ -313,7 +313,7 @@ class Tail:
         delay, longest = BACKOFF_SECONDS
         while not self._stopped.is_set():
             self._joined.clear()
-            self._mind("reader", "attendant")
+            self._watchdog("reader", "attendant")
             try:
                 if not self.read_once():
                     self._joined.wait(BLOCK_SECONDS)
@@ -326,7 +326,7 @@ class Tail:
                 delay = min(2 * delay, longest)
             self._pause()
 
-    def _mind(self, own: str, other: str) -> None:
+    def _watchdog(self, own: str, other: str) -> None:
         """Starts the other thread again if it has been silent. Asking each time whether it lives would let every
         woken viewer go first under gevent: it doubled the median delay of 1,000 viewers."""
         now = self._beats[own] = self._clock()
@@ -338,15 +338,15 @@ class Tail:
         if seconds := pacing.pause_seconds(self.watched, tracked=self._reader.tracks):
             self._stopped.wait(seconds)
 
-    def _attend_loop(self) -> None:
+    def _housekeeping_loop(self) -> None:
         while not self._stopped.is_set():
             self._attend.wait(TICK_SECONDS)
             self._attend.clear()
-            self._mind("attendant", "reader")
+            self._watchdog("attendant", "reader")
             self.tell()
             try:
                 self._rearm()
-                self.attend_once()
+                self.housekeep_once()
             except StoreError as error:
                 store_failed("tail", error)
                 log.warning("the tail cannot look at its jobs: %s", error)
@@ -355,6 +355,6 @@ class Tail:
     def _rearm(self) -> None:
         """Has the blocked read give way until it covers every channel. One attempt may come just before it blocks."""
         deadline = self._clock() + BLOCK_SECONDS
-        while not all(channel.armed for channel in tuple(self._channels.values())) and self._clock() < deadline:
+        while not all(channel.subscribed for channel in tuple(self._channels.values())) and self._clock() < deadline:
             self._reader.interrupt()
             self._stopped.wait(REARM_SECONDS)

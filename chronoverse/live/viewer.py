@@ -14,9 +14,9 @@ from typing import Final
 from chronoverse.errors import StoreError
 from chronoverse.joblog import sse
 from chronoverse.joblog.values import Job, JobRef
-from chronoverse.live.feed import Channel
+from chronoverse.live.feed import Feed
 from chronoverse.live.replay import Replay
-from chronoverse.live.replay_cache import Pieces
+from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 
 #: Seconds the store may stay away before a viewer is told so and let go.
@@ -30,7 +30,7 @@ _CONNECTED = b'{"status":"connected"}'
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ViewerRequest:
     """What a viewer asks for: the lines strictly after ``after``, of one ``stream`` or of both.
 
     ``job`` is a fresh look at the job, None when it is still awaited, for ``wait`` seconds. ``retry_ms`` is the
@@ -63,7 +63,7 @@ class Viewer:
     )  # fmt: skip
 
     def __init__(
-        self, request: Request, pieces: Pieces, tail: Tail, *, clock: Callable[[], float] = time.monotonic
+        self, request: ViewerRequest, pieces: ReplayCache, tail: Tail, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.cursor = request.after
         self.done = False
@@ -81,7 +81,7 @@ class Viewer:
         self._woken: threading.Event | None = None
         self._past: Replay | None = None
         self._position: int | None = None
-        self._channel: Channel | None = None
+        self._channel: Feed | None = None
         self._ref, self._stream = request.ref, request.stream
         self._retry_ms = request.retry_ms
         self._heartbeat, self._lease_seconds = request.heartbeat_seconds, request.lease_seconds
@@ -109,7 +109,7 @@ class Viewer:
         try:
             while not self.done:
                 woken.clear()
-                chunk = self.poll()
+                chunk = self.next()
                 if chunk:
                     yield chunk
                 elif chunk is None and not self.done:
@@ -124,7 +124,7 @@ class Viewer:
         elif self._woken is not None:
             self._woken.set()
 
-    def send_away(self, retry_ms: int) -> None:
+    def close_with_retry(self, retry_ms: int) -> None:
         """Has the stream end now, without an end: its client is to come back after ``retry_ms``, to another process."""
         self.sent_away = True
         self._retry_ms = retry_ms
@@ -132,7 +132,7 @@ class Viewer:
         self._closes_at = self.due = float("-inf")
         self.wake()
 
-    def hang_up(self, why: str = "left") -> None:
+    def disconnect(self, why: str = "left") -> None:
         """The client has gone: ends :meth:`chunks` without another byte."""
         self.done = True
         self.reason = why
@@ -145,9 +145,9 @@ class Viewer:
             self._tail.leave(self._channel, self)
             self._channel = None
 
-    def poll(self) -> bytes | None:
+    def next(self) -> bytes | None:
         """The next bytes; empty when there may be more at once; None when there is nothing until it is woken."""
-        chunk = self.glance()
+        chunk = self.try_next()
         if chunk is None and self.behind:
             now = self._clock()
             chunk = self._replay(now)
@@ -161,12 +161,12 @@ class Viewer:
         """What a viewer that comes back has missed, as far as others have read it just now: to go with its hello."""
         if self._channel is None or self.done or self._pending:
             return b""
-        frames, cursor = self._pieces.at_hand(self._ref, self._stream, self.cursor)
-        self._tail.tally.delivered(cursor - self.cursor, len(frames))
+        frames, cursor = self._pieces.cached(self._ref, self._stream, self.cursor)
+        self._tail.stats.delivered(cursor - self.cursor, len(frames))
         self.cursor = cursor
         return frames
 
-    def glance(self) -> bytes | None:
+    def try_next(self) -> bytes | None:
         """As :meth:`poll`, of what is at hand. None may also mean that the store has to be read: when ``behind``."""
         now, position, channel = self._clock(), self._position, self._channel
         if now < self.due and position is not None and channel is not None and channel.state is self._state:
@@ -181,12 +181,12 @@ class Viewer:
     # For whoever stands in for the viewer while it is caught up
 
     @property
-    def channel(self) -> Channel | None:
+    def channel(self) -> Feed | None:
         """What it shares with the other viewers of its job, while it does."""
         return self._channel
 
     @property
-    def place(self) -> int | None:
+    def ring_position(self) -> int | None:
         """Its position in the ring when nothing sets it apart from the others there, so that one can stand for all."""
         channel = self._channel
         plain = channel is not None and self._state is not None and channel.state is self._state
@@ -276,7 +276,7 @@ class Viewer:
             self.behind = True
             return None
         if channel.state is not self._state:
-            news, self._told, self._state = channel.news(self._told, self._state)
+            news, self._told, self._state = channel.pending_events(self._told, self._state)
             return news
         # Asked before taking: when it was closed already, what is taken now is all there is.
         final, cursor = channel.final, channel.cursor
@@ -302,7 +302,7 @@ class Viewer:
             if position is None:
                 channel.unshare()
             else:
-                self._tail.tally.delivered(*channel.share(start))
+                self._tail.stats.delivered(*channel.share(start))
         self._position = position
 
     def _replay(self, now: float) -> bytes | None:
@@ -315,6 +315,6 @@ class Viewer:
             self._past.failed(now, error)
             self.due = min(self.due, now + RETRY_READ_SECONDS)
             return None
-        self._tail.tally.replayed(step.cursor - self.cursor, len(step.frames or b""))
+        self._tail.stats.replayed(step.cursor - self.cursor, len(step.frames or b""))
         self.cursor = step.cursor
         return self._finish(step.reason, step.frames or b"") if step.reason else step.frames

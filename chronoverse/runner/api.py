@@ -22,13 +22,13 @@ from types import TracebackType
 from typing import Final, Self
 
 from chronoverse.joblog.values import IDENTIFIER, JobRef, Status, iso_timestamp
-from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, Cutter
-from chronoverse.runner.http_log_writer import HttpLedger
-from chronoverse.runner.log_writer import Ending, Ledger
+from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, LineSplitter
+from chronoverse.runner.http_log_writer import HttpLogWriter
+from chronoverse.runner.log_writer import JobResult, LogWriter
 from chronoverse.runner.publisher import Publisher
 from chronoverse.runner.run import DELIVER_SECONDS, NO_FILE, OPEN_SECONDS, leave
 from chronoverse.runner.spool.spool import Spool
-from chronoverse.runner.spool.spool_file import Room
+from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
 
 __all__ = ["JobLog", "JobLogHandler"]
@@ -66,7 +66,7 @@ class JobLog:
         self._publisher = publisher
         self._spool = spool
         self._say = say
-        self._cutters = {stream: Cutter(stream, max_line_bytes) for stream in STREAMS}
+        self._cutters = {stream: LineSplitter(stream, max_line_bytes) for stream in STREAMS}
         self._deliver_seconds = deliver_seconds
         self._clock = clock
         self._through = through
@@ -77,7 +77,7 @@ class JobLog:
     @classmethod
     def open(
         cls,
-        store: Ledger | str,
+        store: LogWriter | str,
         workflow: str,
         job: str,
         *,
@@ -86,7 +86,7 @@ class JobLog:
         lease_seconds: float = 30,
         open_seconds: float = OPEN_SECONDS,
         deliver_seconds: float = DELIVER_SECONDS,
-        room: Room = NO_FILE,
+        room: SpoolRoom = NO_FILE,
         say: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Self:
@@ -111,7 +111,7 @@ class JobLog:
             publisher = Publisher(lambda: ledger, JobRef(workflow, job), spool, say, lease_seconds=lease_seconds)
             stack.callback(publisher.stop)
             publisher.start(open_seconds)
-            through = store if isinstance(ledger, HttpLedger) and isinstance(store, str) else None
+            through = store if isinstance(ledger, HttpLogWriter) and isinstance(store, str) else None
             return cls(
                 publisher,
                 spool,
@@ -171,7 +171,7 @@ class JobLog:
             if self._finished:
                 return self._publisher.ended
             self._finished = True
-        self._publisher.end(Ending(Status(status), exit_code), iso_timestamp(self._clock()))
+        self._publisher.end(JobResult(Status(status), exit_code), iso_timestamp(self._clock()))
         with self._owned:
             self._publisher.join(self._deliver_seconds)
             self._publisher.stop()
@@ -221,9 +221,9 @@ class JobLogHandler(logging.Handler):
             self.handleError(record)
 
 
-def _connect(url: str, token: str | Callable[[], str] | None, lease_seconds: float, stack: ExitStack) -> Ledger:
+def _connect(url: str, token: str | Callable[[], str] | None, lease_seconds: float, stack: ExitStack) -> LogWriter:
     is_service = url.startswith(("http://", "https://"))
-    ledger = HttpLedger(url, token) if is_service else Store(url, lease_seconds=lease_seconds)
+    ledger = HttpLogWriter(url, token) if is_service else Store(url, lease_seconds=lease_seconds)
     stack.callback(ledger.close)
     return ledger
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol, runtime_checkable
 
 from chronoverse.errors import OtherWriter
-from chronoverse.joblog.values import Attempt, Line, Run, lines_of
+from chronoverse.joblog.values import Attempt, Line, LineRun, lines_of
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool
 
 #: Appends that may be under way at once: one that the store works on, one that already waits for it there.
@@ -21,7 +21,7 @@ class Appender(Protocol):
 class Pipeline(Protocol):
     """Appends whose answers are fetched later. :class:`chronoverse.store.appends.Appends` is one."""
 
-    def send(self, attempt: Attempt, first: int, runs: Sequence[Run]) -> None: ...
+    def send(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> None: ...
 
     def receive(self) -> int: ...
 
@@ -40,7 +40,7 @@ class _OneByOne:
         self._store = store
         self._answers: deque[int] = deque()
 
-    def send(self, attempt: Attempt, first: int, runs: Sequence[Run]) -> None:
+    def send(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> None:
         self._answers.append(self._store.append(attempt, lines_of(runs, first)))
 
     def receive(self) -> int:
@@ -50,7 +50,7 @@ class _OneByOne:
         self._answers.clear()
 
 
-class Sender:
+class AppendPipeline:
     """Sends one spool's lines. After any error, :meth:`reset`: all begins again at the first unacknowledged line."""
 
     def __init__(self, store: Appender, spool: Spool, sent: int = 0) -> None:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from chronoverse.joblog.values import iso_timestamp
-from chronoverse.runner.capture.foreground import lent_to
-from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, Block
+from chronoverse.runner.capture.foreground import foreground_process_group
+from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, LineBatch
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.capture.pipes import Capture, Child
 from chronoverse.runner.capture.pseudoterminal import Session, attached
-from chronoverse.runner.signal_forwarder import Relay
-from chronoverse.runner.tee import Echo
+from chronoverse.runner.signal_forwarder import SignalForwarder
+from chronoverse.runner.tee import Tee
 from chronoverse.settings import job_environ
 
 #: What a shell exits with when it finds no command of that name, and when it may not run it. POSIX, XCU 2.8.2.
@@ -41,9 +41,9 @@ class Command:
     def __init__(
         self,
         argv: Sequence[str],
-        echoes: Mapping[str, Echo],
-        publish: Callable[[Block], None],
-        relay: Relay,
+        echoes: Mapping[str, Tee],
+        publish: Callable[[LineBatch], None],
+        relay: SignalForwarder,
         *,
         max_line_bytes: int = MAX_LINE_BYTES,
         masks: Masks | None = None,
@@ -107,7 +107,7 @@ class Command:
         message = f"chronoverse: {text}".encode("utf-8", "replace")
         if self._masks:
             message = self._masks.mask(message)
-        self._publish(Block("stderr", iso_timestamp(self._clock()), message, 1))
+        self._publish(LineBatch("stderr", iso_timestamp(self._clock()), message, 1))
         return code
 
 
@@ -118,5 +118,5 @@ def _terminal(child: Started) -> Iterator[Callable[[], bool]]:
         with attached(child) as keyboard:
             yield lambda: keyboard is not None and keyboard.interrupted
     else:
-        with lent_to(child.pid) as lent:
+        with foreground_process_group(child.pid) as lent:
             yield lambda: lent

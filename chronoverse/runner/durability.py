@@ -18,32 +18,32 @@ RETRY_SECONDS: Final = 1.0
 PATIENCE: Final = 5
 
 
-class Oracle(Protocol):
+class DurabilityProbe(Protocol):
     """Who knows what is safe. :class:`chronoverse.store.durability.Confirmer` is one."""
 
     def confirm(self, attempt: Attempt, hurried: bool = False) -> int | None: ...
 
 
-class Hold(NamedTuple):
+class AppendPosition(NamedTuple):
     """The attempt, and the number of the line with index 0."""
 
     attempt: Attempt
     base: int
 
 
-class Safety:
+class DurabilityTracker:
     """Releases the spool's lines as they become safe: at once without an ``oracle``, or when it cannot tell."""
 
-    def __init__(self, spool: Spool, say: Callable[[str], None], hold: Callable[[], Hold | None]) -> None:
+    def __init__(self, spool: Spool, say: Callable[[str], None], hold: Callable[[], AppendPosition | None]) -> None:
         self._spool = spool
         self._say = say
         self._hold = hold
-        self._oracle: Oracle | None = None
+        self._oracle: DurabilityProbe | None = None
         self._in_vain = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def begin(self, oracle: Oracle | None) -> None:
+    def begin(self, oracle: DurabilityProbe | None) -> None:
         """Starts asking ``oracle``."""
         self._oracle = oracle
         if oracle is not None and self._thread is None:
@@ -55,7 +55,7 @@ class Safety:
         if self._oracle is None:
             self._spool.release(self._spool.acked)
 
-    def settle(self, hold: Hold) -> int | None:
+    def settle(self, hold: AppendPosition) -> int | None:
         """The number below which all is safe, the terminal entry too; None when that could not be said in time.
 
         Raises what the oracle raises, but not :class:`NotDurable`: then what is acknowledged must do.
@@ -76,7 +76,7 @@ class Safety:
             if self._spool.wait_unsafe(LOOK_SECONDS):
                 self._stop.wait(self._ask(self._oracle))
 
-    def _ask(self, oracle: Oracle) -> float:
+    def _ask(self, oracle: DurabilityProbe) -> float:
         hold = self._hold()
         if hold is None:
             return LOOK_SECONDS
@@ -102,7 +102,7 @@ class Safety:
 
 
 @runtime_checkable
-class Durable(Protocol):
+class HasDurabilityProbe(Protocol):
     """A store that can tell what is safe."""
 
-    def oracle(self) -> Oracle | None: ...
+    def durability_probe(self) -> DurabilityProbe | None: ...

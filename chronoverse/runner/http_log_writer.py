@@ -16,6 +16,7 @@ from chronoverse.errors import (
     BadRequest,
     ChronoverseError,
     Closed,
+    CorruptLog,
     Deleted,
     Fenced,
     Forbidden,
@@ -25,7 +26,6 @@ from chronoverse.errors import (
     NotDurable,
     SequenceGap,
     StoreUnavailable,
-    Tainted,
     TooFast,
     Unauthorized,
 )
@@ -48,7 +48,7 @@ _REFUSALS: Final[Mapping[str, type[ChronoverseError]]] = {
     "CLOSED": Closed,
     "DELETED": Deleted,
     "HELD": Held,
-    "TAINTED": Tainted,
+    "TAINTED": CorruptLog,
     "NOT_A_LOG": NotALog,
 }
 _FINAL: Final[Mapping[int, type[ChronoverseError]]] = {
@@ -65,7 +65,7 @@ class TooLong(BadRequest):
     """Raised when the service takes no body as long as this one."""
 
 
-class NoOracle:
+class NoDurabilityProbe:
     """Says that nobody can say what is safe: the service answers for its store's memory only."""
 
     def confirm(self, attempt: Attempt, hurried: bool = False) -> int | None:
@@ -73,7 +73,7 @@ class NoOracle:
         raise NotDurable("the service does not say what its store has on its disk")
 
 
-class HttpLedger:
+class HttpLogWriter:
     """The service at ``url``. ``token`` may be a function, which makes one for each request.
 
     When the function gives None after it has given a token, the service counts as away. With ``durable`` it is told
@@ -141,9 +141,9 @@ class HttpLedger:
         answer = self._post(job, "logs/compare", asked)
         return Compared(_number(answer, "next"), answer.get("differs") is True)
 
-    def oracle(self) -> NoOracle | None:
+    def durability_probe(self) -> NoDurabilityProbe | None:
         """Who is asked what is safe; None where that is what was answered."""
-        return NoOracle() if self._durable else None
+        return NoDurabilityProbe() if self._durable else None
 
     def renew(self, attempt: Attempt) -> None:
         """Extends the lease. Raises: :class:`Fenced`, :class:`Deleted`."""

@@ -9,7 +9,7 @@ import orjson
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 
 
-class Ledger(Protocol):
+class LogWriter(Protocol):
     """What a runner needs of a store. :class:`chronoverse.store.Store` is one."""
 
     def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt: ...
@@ -47,7 +47,7 @@ def line_digest(line: Line) -> str:
 
 
 @runtime_checkable
-class Reader(Protocol):
+class LineComparer(Protocol):
     """Who reads a job's lines back. :class:`chronoverse.runner.http_log_writer.HttpLedger` is one."""
 
     def compare(self, job: JobRef, lines: Sequence[Line]) -> Compared:
@@ -57,7 +57,7 @@ class Reader(Protocol):
         """
 
 
-class Ending(NamedTuple):
+class JobResult(NamedTuple):
     """How the job ended."""
 
     status: Status

@@ -27,9 +27,9 @@ from chronoverse.errors import (
     TooFast,
 )
 from chronoverse.joblog.values import Attempt, JobRef
-from chronoverse.runner.append_pipeline import Sender
-from chronoverse.runner.durability import Durable, Hold, Safety
-from chronoverse.runner.log_writer import Ending, Inspected, Ledger
+from chronoverse.runner.append_pipeline import AppendPipeline
+from chronoverse.runner.durability import AppendPosition, DurabilityTracker, HasDurabilityProbe
+from chronoverse.runner.log_writer import Inspected, JobResult, LogWriter
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool
 
 #: Seconds for which lines are gathered into one append. A line that comes after a longer silence leaves at once.
@@ -60,7 +60,7 @@ class Publisher:
 
     def __init__(
         self,
-        connect: Callable[[], Ledger],
+        connect: Callable[[], LogWriter],
         job: JobRef,
         spool: Spool,
         say: Callable[[str], None],
@@ -76,8 +76,8 @@ class Publisher:
         self._renewal = lease_seconds / RENEWALS
         self._first = first
         self._backoff = backoff
-        self._store: Ledger | None = None
-        self._sender: Sender | None = None
+        self._store: LogWriter | None = None
+        self._sender: AppendPipeline | None = None
         self._attempt: Attempt | None = None
         #: Numbers that neither the store nor the spool has; the log is to name them before anything else is sent.
         self._lost: tuple[int, int] | None = None
@@ -86,14 +86,14 @@ class Publisher:
         self._renew_at = 0.0
         self._sent_at = 0.0
         self._failures = 0
-        self._ending: Ending | None = None
+        self._ending: JobResult | None = None
         self._refusal: ChronoverseError | None = None
         self._lock = threading.Lock()
         self._background = False
         self._finished = False
         self._ended = False
         self._warned = False
-        self._safety = Safety(spool, say, self._hold)
+        self._safety = DurabilityTracker(spool, say, self._hold)
         self._answered = threading.Event()
         self._stop = threading.Event()
         self._over = threading.Event()
@@ -119,7 +119,7 @@ class Publisher:
             if self._refusal is not None:
                 raise self._refusal
 
-    def end(self, ending: Ending, timestamp: str) -> None:
+    def end(self, ending: JobResult, timestamp: str) -> None:
         """No line comes any more. What waits is delivered in the background, then the job is ended."""
         self._spool.note(ending=list(ending))
         self._ending = ending
@@ -155,10 +155,10 @@ class Publisher:
         return self._spool.dropped
 
     @property
-    def hold(self) -> Hold | None:
+    def hold(self) -> AppendPosition | None:
         """The last attempt that was ours; None when there was none."""
         attempt = self._attempt or self._last
-        return Hold(attempt, self._base) if attempt else None
+        return AppendPosition(attempt, self._base) if attempt else None
 
     @property
     def ended(self) -> bool:
@@ -173,7 +173,7 @@ class Publisher:
     def _run(self) -> None:
         try:
             self._store = self._connect()
-            self._sender = Sender(self._store, self._spool, self._spool.end if self._last else 0)
+            self._sender = AppendPipeline(self._store, self._spool, self._spool.end if self._last else 0)
             while not self._stop.is_set() and not self._over.is_set():
                 self._attend(self._store, self._sender)
         except Exception as error:  # the job goes on whatever is wrong here, and somebody must be told
@@ -183,7 +183,7 @@ class Publisher:
             self._over.set()
             self._answered.set()
 
-    def _attend(self, store: Ledger, sender: Sender) -> None:
+    def _attend(self, store: LogWriter, sender: AppendPipeline) -> None:
         """One step, and what the store says to it."""
         try:
             self._step(store, sender)
@@ -208,11 +208,11 @@ class Publisher:
                 raise OtherWriter("somebody else writes to this job's log") from gap
             self._move(gap.expected - self._base)
 
-    def _step(self, store: Ledger, sender: Sender) -> None:
+    def _step(self, store: LogWriter, sender: AppendPipeline) -> None:
         if self._attempt is None:
             self._open(store, sender)
         elif self._finished:
-            self._settle(Hold(self._attempt, self._base))
+            self._settle(AppendPosition(self._attempt, self._base))
         elif self._lost is not None:
             first, last = self._lost
             store.lose(self._attempt, first, last)
@@ -236,7 +236,7 @@ class Publisher:
             store.finish(self._attempt, *self._ending, self._spool.dropped, following)
             self._finished = True
 
-    def _open(self, store: Ledger, sender: Sender) -> None:
+    def _open(self, store: LogWriter, sender: AppendPipeline) -> None:
         try:
             attempt = self._ask_in(store)
         except Closed:
@@ -249,14 +249,14 @@ class Publisher:
             self._rejoin(self._last, attempt, sender)
         self._attempt = attempt
         self._spool.note(token=self._token, base=self._base, attempt=attempt.attempt)
-        if isinstance(store, Durable):
-            self._safety.begin(store.oracle())
+        if isinstance(store, HasDurabilityProbe):
+            self._safety.begin(store.durability_probe())
         self._renewed()
         self._recover()
         self._answered.set()
         self._warn(store)
 
-    def _warn(self, store: Ledger) -> None:
+    def _warn(self, store: LogWriter) -> None:
         """Says once where the store may throw away what it has taken. The lines do not wait for that."""
         if isinstance(store, Inspected) and not self._warned:
             self._warned = True
@@ -264,7 +264,7 @@ class Publisher:
                 for warning in store.eviction_warnings(self._job):
                     self._say(warning)
 
-    def _ask_in(self, store: Ledger) -> Attempt:
+    def _ask_in(self, store: LogWriter) -> Attempt:
         """An attempt. The lease in our way may be an earlier one of our own, which a power loss has brought back."""
         first = self._first if self._last is None else None
         for token in (self._token, *self._earlier):
@@ -278,7 +278,7 @@ class Publisher:
             return attempt
         raise Held("another live runner holds this job")
 
-    def _is_ours(self, store: Ledger) -> bool:
+    def _is_ours(self, store: LogWriter) -> bool:
         """Whether the job ended as we would have ended it: then somebody did, and only we did not hear of it."""
         if self._last is None or self._ending is None:
             return False
@@ -290,7 +290,7 @@ class Publisher:
         self._attempt, self._finished = self._last, True
         return True
 
-    def _rejoin(self, last: Attempt, attempt: Attempt, sender: Sender) -> None:
+    def _rejoin(self, last: Attempt, attempt: Attempt, sender: AppendPipeline) -> None:
         """Goes on after the lease was lost, if the log still ends with our own lines."""
         index = attempt.next - self._base
         if index == self._spool.acked:
@@ -313,7 +313,7 @@ class Publisher:
         self._renewed()
         self._recover()
 
-    def _settle(self, hold: Hold) -> None:
+    def _settle(self, hold: AppendPosition) -> None:
         """The job has ended; now that must be safe."""
         following = self._safety.settle(hold)
         if following is None:
@@ -336,7 +336,7 @@ class Publisher:
             self._spool.rewind(first)
             self._lost = (self._base + index, self._base + first - 1)
 
-    def _hold(self) -> Hold | None:
+    def _hold(self) -> AppendPosition | None:
         return self.hold if self._attempt else None
 
     def _renewed(self) -> None:
@@ -345,14 +345,14 @@ class Publisher:
     def _pause(self, error: ChronoverseError) -> None:
         if self._failures == 0:
             self._say(f"{error}; lines wait here, the job goes on")
-            self._spool.hurry(True)
+            self._spool.force_spill(True)
         self._failures += 1
         self._stop.wait(min(self._backoff(self._failures), self._renewal / 2))
 
     def _recover(self) -> None:
         if self._failures:
             self._failures = 0
-            self._spool.hurry(False)
+            self._spool.force_spill(False)
             self._say("the store is back")
 
     def _give_up(self, error: ChronoverseError) -> None:

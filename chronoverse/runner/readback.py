@@ -8,9 +8,9 @@ from typing import Final
 
 from chronoverse.errors import JobNotFound
 from chronoverse.history.source import Archive
-from chronoverse.history.tiered_log import History, NoArchive, Stored
+from chronoverse.history.tiered_log import MissingArchive, StoredLog, TieredLog
 from chronoverse.joblog.values import JobRef, Line
-from chronoverse.runner.log_writer import Compared, Ledger, Reader, line_digest
+from chronoverse.runner.log_writer import Compared, LineComparer, LogWriter, line_digest
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.store import Store
 
@@ -23,9 +23,9 @@ ANSWER_CHARACTERS: Final = 2 * 2**20
 class StoredLines:
     """Reads lines back from the store, and from ``archive`` those that the store has let go."""
 
-    def __init__(self, store: Stored, archive: Archive | None = None) -> None:
+    def __init__(self, store: StoredLog, archive: Archive | None = None) -> None:
         self._store: Final = store
-        self._archive: Final[Archive] = archive or NoArchive()
+        self._archive: Final[Archive] = archive or MissingArchive()
 
     def compare(self, job: JobRef, lines: Sequence[Line]) -> Compared:
         """As :meth:`Reader.compare`."""
@@ -34,10 +34,10 @@ class StoredLines:
 
     def _read(self, ref: JobRef, first: int) -> Iterator[Line]:
         """The log's lines from ``first`` on. Raises: :class:`JobNotFound`, :class:`StoreError`."""
-        job = self._store.look(ref)
+        job = self._store.get_job(ref)
         if job is None:
             raise JobNotFound("no such job")
-        history, place = History(self._store, self._archive, job), first - 1
+        history, place = TieredLog(self._store, self._archive, job), first - 1
         while place < job.last:
             read = history.after(place, READ_ENTRIES)
             yield from (entry for entry in read.entries if isinstance(entry, Line))
@@ -62,7 +62,7 @@ def compare(log: Iterable[Line], first: int, digests: Sequence[str]) -> Compared
     return Compared(following, differs=False)
 
 
-def read_back(reader: Reader, job: JobRef, spool: Spool, base: int) -> Compared:
+def read_back(reader: LineComparer, job: JobRef, spool: Spool, base: int) -> Compared:
     """Compares all that ``spool`` holds, a line's number being its index plus ``base``. Raises as :class:`Reader`."""
     index = spool.first
     while batch := spool.take(index, base):
@@ -75,10 +75,10 @@ def read_back(reader: Reader, job: JobRef, spool: Spool, base: int) -> Compared:
     return Compared(index + base, differs=False)
 
 
-def reader_of(ledger: Ledger, archive: Archive | None = None) -> Reader:
+def reader_of(ledger: LogWriter, archive: Archive | None = None) -> LineComparer:
     """Who reads back what is published to ``ledger``: the service itself, or we do, from the store and ``archive``."""
     if isinstance(ledger, Store):
         return StoredLines(ledger, archive)
-    if isinstance(ledger, Reader):
+    if isinstance(ledger, LineComparer):
         return ledger
     raise TypeError(f"nobody can read back from {ledger!r}")

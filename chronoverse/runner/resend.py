@@ -12,7 +12,7 @@ from typing import Final
 
 from chronoverse.errors import ArchiveDamaged, Closed, Deleted, JobNotFound, NotInLog, OtherWriter, SpoolError
 from chronoverse.joblog.values import JobRef, Status, iso_timestamp
-from chronoverse.runner.log_writer import Ending, Ledger, Reader
+from chronoverse.runner.log_writer import JobResult, LineComparer, LogWriter
 from chronoverse.runner.publisher import Publisher
 from chronoverse.runner.readback import read_back, reader_of
 from chronoverse.runner.run import DELIVER_SECONDS, SIGNAL_POLL_SECONDS, leave
@@ -22,12 +22,12 @@ from chronoverse.runner.spool.spool import Spool
 FIRST: Final = 1
 
 
-def deliver(
+def resend_spool(
     path: Path,
-    connect: Callable[[str], Ledger],
+    connect: Callable[[str], LogWriter],
     say: Callable[[str], None],
     *,
-    reader: Callable[[Ledger], Reader] = reader_of,
+    reader: Callable[[LogWriter], LineComparer] = reader_of,
     job_id: str | None = None,
     lease_seconds: float = 30,
     seconds: float = DELIVER_SECONDS,
@@ -51,7 +51,7 @@ def deliver(
         job = JobRef(job.workflow_id, job_id)
         spool.rename()
     known = spool.state.get("ending")
-    ending = Ending(Status(known[0]), known[1]) if known else Ending(Status.LOST, None)
+    ending = JobResult(Status(known[0]), known[1]) if known else JobResult(Status.LOST, None)
     connected = cache(partial(connect, job.workflow_id))
     first = FIRST if job_id is not None else None
     publisher = Publisher(connected, job, spool, say, lease_seconds=lease_seconds, first=first)
@@ -109,7 +109,7 @@ def _publish(publisher: Publisher, seconds: float) -> Closed | None:
 
 
 def _wrong(
-    publisher: Publisher, spool: Spool, reader: Callable[[], Reader], job: JobRef, path: Path
+    publisher: Publisher, spool: Spool, reader: Callable[[], LineComparer], job: JobRef, path: Path
 ) -> NotInLog | None:
     """What is to be said of the file's lines that the log does not give back; None when there are none."""
     hold = publisher.hold
@@ -129,5 +129,5 @@ def _wrong(
     return NotInLog(f"{job} has ended without lines {compared.following} to {last} of {path}")
 
 
-def _spell(ending: Ending) -> str:
+def _spell(ending: JobResult) -> str:
     return ending.status if ending.exit_code is None else f"{ending.status} with exit code {ending.exit_code}"

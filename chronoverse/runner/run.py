@@ -22,12 +22,12 @@ from chronoverse.joblog.values import JobRef, Status, iso_timestamp
 from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.command import Command
-from chronoverse.runner.log_writer import Ending, Ledger
+from chronoverse.runner.log_writer import JobResult, LogWriter
 from chronoverse.runner.publisher import Publisher, jittered
-from chronoverse.runner.signal_forwarder import Relay
+from chronoverse.runner.signal_forwarder import SignalForwarder
 from chronoverse.runner.spool.spool import Spool
-from chronoverse.runner.spool.spool_file import SLOT_BYTES, Room, leftovers, state_of
-from chronoverse.runner.tee import Echo, standard
+from chronoverse.runner.spool.spool_file import SLOT_BYTES, SpoolRoom, orphaned_spools, state_of
+from chronoverse.runner.tee import Tee, standard
 
 #: Seconds that the command waits at most for the store to let us in. After that it starts, and we go on asking.
 OPEN_SECONDS: Final = 1.0
@@ -41,15 +41,15 @@ SWITCH_SECONDS: Final = 0.0002
 #: Bytes of lines that may wait where there is no directory for a file.
 MAX_PENDING_BYTES: Final = 32 * SLOT_BYTES
 #: Room in memory only.
-NO_FILE: Final = Room(memory_bytes=MAX_PENDING_BYTES)
+NO_FILE: Final = SpoolRoom(memory_bytes=MAX_PENDING_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RunLimits:
     """The runner's knobs: bytes and seconds."""
 
     max_line_bytes: int = MAX_LINE_BYTES
-    room: Room = NO_FILE
+    room: SpoolRoom = NO_FILE
     lease_seconds: float = 30.0
     open_seconds: float = OPEN_SECONDS
     deliver_seconds: float = DELIVER_SECONDS
@@ -57,16 +57,16 @@ class Limits:
 
 def run(
     argv: Sequence[str],
-    store: Ledger | Callable[[], Ledger],
+    store: LogWriter | Callable[[], LogWriter],
     job: JobRef,
     *,
     out: BinaryIO | None = None,
     err: BinaryIO | None = None,
-    limits: Limits = Limits(),
+    limits: RunLimits = RunLimits(),
     masks: Masks | None = None,
     pty: bool = False,
     through: str | None = None,
-    relay: Relay | None = None,
+    relay: SignalForwarder | None = None,
     popen: Callable[..., "subprocess.Popen[bytes]"] = subprocess.Popen,
     clock: Callable[[], float] = time.time,
     backoff: Callable[[int], float] = jittered,
@@ -80,12 +80,12 @@ def run(
     store turns us away at once: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`, :class:`NotALog`. A
     function in its place is called to get it, in a thread of its own.
     """
-    echoes = {"stdout": Echo(out or standard(1)), "stderr": Echo(err or standard(2))}
+    echoes = {"stdout": Tee(out or standard(1)), "stderr": Tee(err or standard(2))}
     say = echoes["stderr"].say
     connect = store if callable(store) else partial(_given, store)
     spool = _spool(job, limits.room, say)
     publisher = Publisher(connect, job, spool, say, lease_seconds=limits.lease_seconds, backoff=backoff)
-    relay = relay or Relay()
+    relay = relay or SignalForwarder()
     size = limits.max_line_bytes
     command = Command(
         argv, echoes, spool.put, relay, max_line_bytes=size, masks=masks, pty=pty, popen=popen, clock=clock
@@ -96,7 +96,7 @@ def run(
             # A file that we took up says how an earlier command ended. How this one ends nobody knows yet.
             spool.forget("ending")
             code = command.run()
-            publisher.end(Ending(_status(code, relay), code), iso_timestamp(clock()))
+            publisher.end(JobResult(_status(code, relay), code), iso_timestamp(clock()))
             _deliver(publisher, relay, limits.deliver_seconds)
         finally:
             publisher.stop()
@@ -104,14 +104,14 @@ def run(
     return code
 
 
-def _given(store: Ledger) -> Ledger:
+def _given(store: LogWriter) -> LogWriter:
     return store
 
 
-def _spool(job: JobRef, room: Room, say: Callable[[str], None]) -> Spool:
+def _spool(job: JobRef, room: SpoolRoom, say: Callable[[str], None]) -> Spool:
     """A spool for the job: the one that an earlier runner of it left behind, if there is one."""
     others: list[Path] = []
-    for path in leftovers(room.directory) if room.directory else ():
+    for path in orphaned_spools(room.directory) if room.directory else ():
         state = state_of(path) or {}
         if (state.get("workflow"), state.get("job")) == tuple(job):
             with contextlib.suppress(SpoolError):  # another runner was quicker
@@ -125,13 +125,13 @@ def _spool(job: JobRef, room: Room, say: Callable[[str], None]) -> Spool:
     return Spool(replace(room, name=job.job_id))
 
 
-def _status(code: int, relay: Relay) -> Status:
+def _status(code: int, relay: SignalForwarder) -> Status:
     if code == 0:
         return Status.COMPLETED
     return Status.CANCELED if relay.received else Status.FAILED
 
 
-def _deliver(publisher: Publisher, relay: Relay, seconds: float) -> None:
+def _deliver(publisher: Publisher, relay: SignalForwarder, seconds: float) -> None:
     """Waits until the last lines are delivered, a further signal comes, or ``seconds`` are over."""
     signals = len(relay.received)
     deadline = time.monotonic() + seconds

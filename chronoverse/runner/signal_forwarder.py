@@ -17,7 +17,7 @@ GRACE_SECONDS: Final = 2.0
 PATIENCE: Final = 2
 
 
-class Relay:
+class SignalForwarder:
     """While entered, passes signals on to the group of the command it was :meth:`attached <attach>` to.
 
     A handler runs between any two operations of the main thread, so it takes no lock: it sends and it notes.

@@ -11,7 +11,7 @@ def standard(descriptor: int) -> BinaryIO:
     return cast("BinaryIO", open(descriptor, "wb", buffering=0, closefd=False))
 
 
-class Echo:
+class Tee:
     """Writes all bytes to ``stream`` at once. A reader that has gone is forgotten: the log goes on without it."""
 
     def __init__(self, stream: BinaryIO) -> None:

@@ -29,7 +29,7 @@ def _workers() -> int:
     return min(DEFAULT_WORKERS, usable or 1)
 
 
-class Knob(NamedTuple):
+class Setting(NamedTuple):
     """What is known of a setting beside its value: how its text is read, its unit, and what it does."""
 
     read: Callable[[str], Any]
@@ -46,7 +46,7 @@ class Settings:
 
     redis_url: Annotated[
         str | None,
-        Knob(
+        Setting(
             parse.redis_url,
             "URL",
             "The store: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`"
@@ -56,7 +56,7 @@ class Settings:
     ] = field(default=None, repr=False)
     key_prefix: Annotated[
         str,
-        Knob(
+        Setting(
             parse.matching("[A-Za-z0-9._:-]{1,64}", "1 to 64 of A-Z a-z 0-9 . _ : -"),
             "text",
             "What every key in the store starts with.",
@@ -64,7 +64,7 @@ class Settings:
     ] = "chronoverse"
     data_dir: Annotated[
         Path,
-        Knob(
+        Setting(
             parse.directory,
             "path",
             "Where the embedded server, its token secret and undelivered lines are kept.",
@@ -73,30 +73,32 @@ class Settings:
         ),
     ]
     bind: Annotated[
-        str, Knob(parse.bind, "address", "Where the service listens: `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`.")
+        str, Setting(parse.bind, "address", "Where the service listens: `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`.")
     ] = "127.0.0.1:8000"
     jwt_secret: Annotated[
         bytes | None,
-        Knob(parse.secret, "text", "The tokens' HS256 key, 32 bytes at least.", "with the embedded server, made once"),
+        Setting(
+            parse.secret, "text", "The tokens' HS256 key, 32 bytes at least.", "with the embedded server, made once"
+        ),
     ] = field(default=None, repr=False)
     jwt_public_key: Annotated[
-        str | None, Knob(parse.public_key, "PEM or path", "The tokens' RSA, EC or Ed25519 public key.")
+        str | None, Setting(parse.public_key, "PEM or path", "The tokens' RSA, EC or Ed25519 public key.")
     ] = None
     jwt_jwks_url: Annotated[
-        str | None, Knob(parse.jwks_url, "URL", "Where the tokens' public keys are published, as JWKS.")
+        str | None, Setting(parse.jwks_url, "URL", "Where the tokens' public keys are published, as JWKS.")
     ] = None
     heartbeat_seconds: Annotated[
-        int, Knob(parse.Whole(1, 300), "seconds", "Silence after which a stream sends a heartbeat.")
+        int, Setting(parse.Whole(1, 300), "seconds", "Silence after which a stream sends a heartbeat.")
     ] = 15
     lease_seconds: Annotated[
-        int, Knob(parse.Whole(1, 3_600), "seconds", "Silence after which a runner is given up and its job LOST.")
+        int, Setting(parse.Whole(1, 3_600), "seconds", "Silence after which a runner is given up and its job LOST.")
     ] = 30
     retention_seconds: Annotated[
-        int, Knob(parse.Whole(1, 315_360_000), "seconds", "How long a log is kept after its job has ended.")
+        int, Setting(parse.Whole(1, 315_360_000), "seconds", "How long a log is kept after its job has ended.")
     ] = 604_800
     hot_seconds: Annotated[
         int,
-        Knob(
+        Setting(
             parse.Whole(0, 315_360_000),
             "seconds",
             "How long the store keeps a log after its job has ended and all of it is archived.",
@@ -104,7 +106,7 @@ class Settings:
     ] = 3_600
     hot_bytes: Annotated[
         int,
-        Knob(
+        Setting(
             parse.Whole(1_048_576, 1_099_511_627_776),
             "bytes",
             "What one job's log may take in the store. Beyond it, its oldest lines move to the archive.",
@@ -112,7 +114,7 @@ class Settings:
     ] = 67_108_864
     archive_url: Annotated[
         str | None,
-        Knob(
+        Setting(
             parse.archive_url,
             "URL",
             "Where logs are archived: `file:///DIRECTORY`, `s3://BUCKET/PREFIX` (with the extra `s3`; its endpoint and"
@@ -121,11 +123,11 @@ class Settings:
         ),
     ] = None
     max_line_bytes: Annotated[
-        int, Knob(parse.Whole(256, 1_048_576), "bytes", "A longer line is cut into `partial` pieces.")
+        int, Setting(parse.Whole(256, 1_048_576), "bytes", "A longer line is cut into `partial` pieces.")
     ] = 65_536
     max_body_bytes: Annotated[
         int,
-        Knob(
+        Setting(
             parse.Whole(65_536, 33_554_432),
             "bytes",
             "A longer request body, as sent or as inflated, is refused with 413.",
@@ -133,7 +135,7 @@ class Settings:
     ] = 8_388_608
     durability: Annotated[
         str,
-        Knob(
+        Setting(
             parse.one_of(*_DURABILITIES),
             "word",
             "When a runner forgets a line: once the store has it, has it on its disk, or has it on a replica.",
@@ -141,18 +143,18 @@ class Settings:
     ] = "fsynced"
     spool_max_bytes: Annotated[
         int,
-        Knob(
+        Setting(
             parse.Whole(16_781_312, 1_099_511_627_776),
             "bytes",
             "What a runner keeps on disk while the store is away. Beyond it, lines from the middle are dropped.",
         ),
     ] = 1_073_741_824
     max_streams: Annotated[
-        int, Knob(parse.Whole(1, 1_000_000), "streams per worker", "Those beyond it are refused with 503.")
+        int, Setting(parse.Whole(1, 1_000_000), "streams per worker", "Those beyond it are refused with 503.")
     ] = 8_000
     max_streams_per_token: Annotated[
         int | None,
-        Knob(
+        Setting(
             parse.Whole(1, 1_000_000),
             "streams per worker",
             "Those beyond it of tokens with the same `sub` are refused with 429.",
@@ -161,7 +163,7 @@ class Settings:
     ] = None
     max_streams_per_address: Annotated[
         int | None,
-        Knob(
+        Setting(
             parse.Whole(1, 1_000_000),
             "streams per worker",
             "Those beyond it of the same client address (IPv6: the same /64) are refused with 429. A proxy's word for"
@@ -171,7 +173,7 @@ class Settings:
     ] = None
     max_publish_rate_per_token: Annotated[
         int | None,
-        Knob(
+        Setting(
             parse.Whole(65_536, 1_099_511_627_776),
             "bytes a second per worker",
             "What runners may publish over HTTP with tokens of the same `sub`, ten seconds of it at once; a line counts"
@@ -181,7 +183,7 @@ class Settings:
     ] = None
     max_stream_seconds: Annotated[
         int,
-        Knob(
+        Setting(
             parse.Whole(1, 86_400),
             "seconds",
             "Age at which a stream is ended, up to a tenth earlier, for its client to resume.",
@@ -189,21 +191,22 @@ class Settings:
     ] = 3_600
     drain_seconds: Annotated[
         int,
-        Knob(
+        Setting(
             parse.Whole(0, 600),
             "seconds",
             "Over how long a worker that was told to go spreads the ends of its streams. It has gone 5 s later.",
         ),
     ] = 10
     log_format: Annotated[
-        str, Knob(parse.one_of(*_FORMATS), "word", "How the service logs: `console` lines, or a `json` object a line.")
+        str,
+        Setting(parse.one_of(*_FORMATS), "word", "How the service logs: `console` lines, or a `json` object a line."),
     ] = "console"
     log_level: Annotated[
-        str, Knob(parse.one_of(*_LEVELS), "level", f"How much the service logs: {', '.join(_LEVELS)}.")
+        str, Setting(parse.one_of(*_LEVELS), "level", f"How much the service logs: {', '.join(_LEVELS)}.")
     ] = "info"
     traces: Annotated[
         bool,
-        Knob(
+        Setting(
             parse.traces,
             "word",
             "`true` sends an OpenTelemetry span for each request and stream (with the extra `otel`), to where"
@@ -212,14 +215,14 @@ class Settings:
         ),
     ] = False
     web_concurrency: Annotated[
-        int, Knob(parse.Whole(1, 256), "processes", "The service's workers.", "one per core, 4 at most", "")
+        int, Setting(parse.Whole(1, 256), "processes", "The service's workers.", "one per core, 4 at most", "")
     ] = field(default_factory=_workers)
-    url: Annotated[str, Knob(parse.service_url, "URL", "The service that `chronoverse logs` asks.")] = (
+    url: Annotated[str, Setting(parse.service_url, "URL", "The service that `chronoverse logs` asks.")] = (
         "http://127.0.0.1:8000"
     )
     token: Annotated[
         str | None,
-        Knob(
+        Setting(
             parse.matching("[A-Za-z0-9._~+/=-]{1,8192}", "a bearer token"),
             "token",
             "What `chronoverse logs` and `run --server` show to the service.",
@@ -233,7 +236,7 @@ class Settings:
         return self.redis_url is None
 
     @property
-    def archive_place(self) -> str | None:
+    def archive_location(self) -> str | None:
         """The URL of the archive, or None where there is none."""
         if self.archive_url is not None:
             return None if self.archive_url == "none" else self.archive_url
@@ -252,7 +255,7 @@ class Settings:
         """
         values: dict[str, Any] = {}
         problems: list[str] = []
-        for attribute, name, knob in knobs():
+        for attribute, name, knob in setting_fields():
             try:
                 if text := environ.get(name):
                     values[attribute] = knob.read(text)
@@ -268,7 +271,7 @@ class Settings:
         return cls(**values)
 
 
-def knobs() -> Iterator[tuple[str, str, Knob]]:
+def setting_fields() -> Iterator[tuple[str, str, Setting]]:
     """Every setting: the attribute, the variable's name, and what is known of it."""
     hints = get_type_hints(Settings, include_extras=True)
     for each in fields(Settings):
@@ -307,7 +310,7 @@ def markdown_table() -> str:
     """The settings as documentation."""
     rows = ["| name | default | unit | what it does |", "|---|---|---|---|"]
     defaults = {each.name: each.default for each in fields(Settings)}
-    for attribute, name, knob in knobs():
+    for attribute, name, knob in setting_fields():
         value = defaults[attribute]
         default = knob.default or ("none" if value is None else f"`{value}`")
         limits = f", {knob.read.low} to {knob.read.high}" if isinstance(knob.read, parse.Whole) else ""

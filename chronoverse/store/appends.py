@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from chronoverse.errors import StoreUnavailable
-from chronoverse.joblog.values import Attempt, JobRef, Run
+from chronoverse.joblog.values import Attempt, JobRef, LineRun
 from chronoverse.store import replies
 from chronoverse.store.driver import Ask, Connection, DriverError, Script, ScriptForgotten, translated
-from chronoverse.store.topology import Place
+from chronoverse.store.topology import Topology
 
 #: Seconds of pause behind an append, at least, when an archiver asks for it: 5,000 short lines a second still go, and
 #: the rest waits in the spool. Large appends pause for longer: no more than so many bytes a second go.
@@ -21,7 +21,7 @@ SLOW_BYTES_PER_SECOND: Final = 2**20
 Keys = tuple[str, str, str]
 
 
-def arguments(attempt: Attempt, lease_ms: int, first: int, runs: Sequence[Run]) -> list[Any]:
+def arguments(attempt: Attempt, lease_ms: int, first: int, runs: Sequence[LineRun]) -> list[Any]:
     """What ``append.lua`` takes, its keys aside."""
     args: list[Any] = [attempt.token, lease_ms, first]
     for timestamp, stream, partial, messages in runs:
@@ -38,7 +38,7 @@ class Appends:
 
     def __init__(
         self,
-        place: Place,
+        place: Topology,
         lease_ms: int,
         keys: Callable[[JobRef], Keys],
         sleep: Callable[[float], None] = time.sleep,
@@ -55,7 +55,7 @@ class Appends:
         #: Bytes of each append that is under way.
         self._sizes: deque[int] = deque()
 
-    def send(self, attempt: Attempt, first: int, runs: Sequence[Run]) -> None:
+    def send(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> None:
         """Begins to append the lines of ``runs`` from number ``first`` on. Raises as :meth:`Store.append` does."""
         keys = self._keys(attempt.job)
         args = arguments(attempt, self._lease_ms, first, runs)
@@ -97,13 +97,13 @@ class Appends:
             # A MOVED is an Ask to the driver, but it is for good.
             self._asked = cause if type(cause) is Ask else None
             if isinstance(cause, DriverError):
-                self._place.failed(self._workflow_id, cause)
+                self._place.report_error(self._workflow_id, cause)
             self.reset()
             raise
 
     def _connected(self, workflow_id: str) -> Connection:
         connection = self._connection
-        if connection is not None and not self._asked and not self._place.keeps(workflow_id, connection):
+        if connection is not None and not self._asked and not self._place.is_current(workflow_id, connection):
             raise StoreUnavailable("the job's keys are on another server now")
         if connection is None:
             self._workflow_id = workflow_id

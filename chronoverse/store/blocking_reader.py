@@ -8,7 +8,7 @@ from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import JobRef
 from chronoverse.store.driver import COMMAND_TIMEOUT_SECONDS, Connection, DriverError, Moved, translated
 from chronoverse.store.replies import after, streams
-from chronoverse.store.topology import Place
+from chronoverse.store.topology import Topology
 
 #: Cursors remembered as they go over the wire: as many as a worker may watch jobs, and some.
 CURSORS: Final = 20_000
@@ -30,7 +30,7 @@ class BlockingReader:
     All the jobs of a read must be together at ``place``. ``key`` names a job's log.
     """
 
-    def __init__(self, place: Place, key: Callable[[JobRef], str], block_seconds: float) -> None:
+    def __init__(self, place: Topology, key: Callable[[JobRef], str], block_seconds: float) -> None:
         self._place = place
         self._key = key
         self._block_ms = round(block_seconds * 1000)
@@ -58,7 +58,7 @@ class BlockingReader:
 
     def _ask(self, workflow_id: str, command: bytes) -> Any:
         connection = self._connection
-        if connection is None or not self._place.keeps(workflow_id, connection):
+        if connection is None or not self._place.is_current(workflow_id, connection):
             self.close()
             connection = self._connection = self._place.connection(workflow_id, timeout=self._timeout)
         try:
@@ -69,7 +69,7 @@ class BlockingReader:
             return connection.read_response()
         except DriverError as error:
             self._id = None
-            self._place.failed(workflow_id, error)
+            self._place.report_error(workflow_id, error)
             raise
 
     def _command(self, cursors: Mapping[JobRef, int], count: int) -> bytes:
@@ -88,7 +88,7 @@ class BlockingReader:
         connection, waiting = self._connection, self._id
         if connection is not None and waiting is not None:
             with translated():
-                self._place.beside(connection).execute_command("CLIENT", "UNBLOCK", waiting)
+                self._place.client_for(connection).execute_command("CLIENT", "UNBLOCK", waiting)
 
     def silent_seconds(self, job: JobRef) -> float:
         """Nothing beyond the last read's own age: a read is about all jobs."""

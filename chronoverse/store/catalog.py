@@ -10,7 +10,7 @@ from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.values import IDENTIFIER, JobRef, parse_number
 from chronoverse.store.driver import Client, Script, translated
-from chronoverse.store.topology import Place, Use
+from chronoverse.store.topology import PoolKind, Topology
 
 #: Keys that one SCAN looks at: some 0.2 ms of the server's time.
 SCAN_KEYS: Final = 1_000
@@ -25,7 +25,7 @@ RETENTION_SECONDS: Final = 315_360_000
 _Key = Callable[[JobRef, str], str]
 
 
-class Survey(NamedTuple):
+class ArchiveState(NamedTuple):
     """What is known of a job's archiving. Numbers are 0, and texts empty, where nothing is known.
 
     ``ended_seconds`` is for how long the store has known of the job's end, by its own clock; None where it does not.
@@ -45,17 +45,17 @@ class Survey(NamedTuple):
     holds_log: bool
 
 
-class Keys(NamedTuple):
+class CatalogPage(NamedTuple):
     """Some of the store's jobs: those that have a log or an archive, and those that have ``garbage`` to delete."""
 
     jobs: list[JobRef]
     garbage: list[JobRef]
 
 
-class Inventory:
+class JobCatalog:
     """All the jobs of a store, for whoever archives them. Raises: as :class:`chronoverse.store.Store`."""
 
-    def __init__(self, place: Place, prefix: str, key: _Key) -> None:
+    def __init__(self, place: Topology, prefix: str, key: _Key) -> None:
         self._place = place
         self._key = key
         self._prefix = prefix
@@ -66,7 +66,7 @@ class Inventory:
         pattern = rb"%b:\{(%b)\}:(%b):(log|archive|garbage)" % (re.escape(prefix.encode()), identifier, identifier)
         self._name: Final = re.compile(pattern)
 
-    def jobs(self) -> Iterator[Keys]:
+    def jobs(self) -> Iterator[CatalogPage]:
         """Every job, a few at a time, some of them more than once, some pages empty."""
         away: StoreUnavailable | None = None
         with translated():
@@ -80,13 +80,13 @@ class Inventory:
         if away is not None:
             raise away
 
-    def _jobs_of(self, client: Client) -> Iterator[Keys]:
+    def _jobs_of(self, client: Client) -> Iterator[CatalogPage]:
         cursor: Any = 0
         while cursor != b"0":
             with translated():
                 pattern = f"{self._prefix}:{{*"
                 cursor, keys = client.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_KEYS)
-            page = Keys([], [])
+            page = CatalogPage([], [])
             for found in filter(None, map(self._name.fullmatch, keys)):
                 place = page.garbage if found[3] == b"garbage" else page.jobs
                 place.append(JobRef(found[1].decode(), found[2].decode()))
@@ -97,7 +97,7 @@ class Inventory:
         sizes: dict[JobRef, int] = {}
         for start in range(0, len(jobs), SIZE_BATCH):
             with translated():
-                parts = self._place.parts(jobs[start : start + SIZE_BATCH])
+                parts = self._place.group_by_node(jobs[start : start + SIZE_BATCH])
             for part in parts:
                 with contextlib.suppress(StoreUnavailable), translated():
                     answers = self._place.run(part[0].workflow_id, partial(self._ask, part))
@@ -111,14 +111,14 @@ class Inventory:
             pipeline.execute_command("MEMORY", "USAGE", self._key(job, "log"), "SAMPLES", SAMPLED_NODES)
         return pipeline.execute(raise_on_error=False)
 
-    def survey(self, job: JobRef) -> Survey:
+    def archive_state(self, job: JobRef) -> ArchiveState:
         """One job's archiving, as it is now."""
         keys = [self._key(job, kind) for kind in ("log", "job", "archive")]
         keys.append(self._settings(job.workflow_id))
         with translated():
             answer = self._place.run(job.workflow_id, lambda client: self._survey.run(client, keys))
         archived, state, deleting, swept, ended_ms, completed, retention, first, last = answer
-        return Survey(
+        return ArchiveState(
             archived=_number(archived) or 0,
             complete=state == b"complete",
             deleting=bool(deleting),
@@ -133,7 +133,7 @@ class Inventory:
 
     # What a workflow has of its own
 
-    def retention(self, workflow_id: str, use: Use = Use.COMMANDS) -> int | None:
+    def retention(self, workflow_id: str, use: PoolKind = PoolKind.COMMANDS) -> int | None:
         """Seconds for which the workflow's logs are kept, where it is not the common setting."""
         try:
             answer = self._command(workflow_id, "HGET", self._settings(workflow_id), "retention_seconds", use=use)
@@ -142,7 +142,7 @@ class Inventory:
             return None
         return None if answer is None else _retention(answer)
 
-    def retention_ms(self, workflow_id: str, use: Use = Use.COMMANDS) -> int | None:
+    def retention_ms(self, workflow_id: str, use: PoolKind = PoolKind.COMMANDS) -> int | None:
         """The same in milliseconds."""
         seconds = self.retention(workflow_id, use)
         return None if seconds is None else 1000 * seconds
@@ -155,7 +155,7 @@ class Inventory:
         else:
             self._command(workflow_id, "HSET", key, "retention_seconds", seconds)
 
-    def keep(self, job: JobRef, own_seconds: int | None, seconds: float) -> bool:
+    def apply_retention(self, job: JobRef, own_seconds: int | None, seconds: float) -> bool:
         """Has a job be kept as its workflow says now, which has ``own_seconds`` or none of its own.
 
         One that has ended and that the store alone has goes ``seconds`` after its end was seen: at once, when that is
@@ -169,7 +169,7 @@ class Inventory:
     def _settings(self, workflow_id: str) -> str:
         return f"{self._prefix}:{{{workflow_id}}}:settings"
 
-    def _command(self, workflow_id: str, *command: Any, use: Use = Use.COMMANDS) -> Any:
+    def _command(self, workflow_id: str, *command: Any, use: PoolKind = PoolKind.COMMANDS) -> Any:
         with translated():
             return self._place.run(workflow_id, lambda client: client.execute_command(*command), use)
 

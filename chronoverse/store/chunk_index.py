@@ -10,7 +10,7 @@ from chronoverse.joblog.values import JobRef
 from chronoverse.store.driver import Script, translated
 from chronoverse.store.permanence import is_permanent
 from chronoverse.store.replies import known_by, refusal
-from chronoverse.store.topology import Place, Use
+from chronoverse.store.topology import PoolKind, Topology
 
 #: Records read at a time, of some 10 KiB each. Somebody may have written millions: the first that is none ends the
 #: reading.
@@ -20,13 +20,13 @@ RECORDS: Final = 500
 _Key = Callable[[JobRef, str], str]
 
 
-class Archived:
+class ChunkIndex:
     """The ``archive``, ``sealer`` and ``garbage`` keys of jobs; see the key map in :mod:`chronoverse.store`.
 
     Raises of any method: as those of :class:`chronoverse.store.Store`.
     """
 
-    def __init__(self, place: Place, key: _Key, index: Callable[[str], str]) -> None:
+    def __init__(self, place: Topology, key: _Key, index: Callable[[str], str]) -> None:
         self._place = place
         self._key = key
         self._index = index
@@ -68,7 +68,7 @@ class Archived:
             if len(page) < RECORDS:
                 return found
 
-    def slow_down(self, job: JobRef, seconds: float) -> None:
+    def throttle_runner(self, job: JobRef, seconds: float) -> None:
         """Has the job's runner go slowly for as long, if it writes to the store itself: its log grows too fast.
 
         With 0 it may go at full speed again.
@@ -77,11 +77,11 @@ class Archived:
 
     # One archiver at a time
 
-    def claim(self, job: JobRef, token: str, lease_seconds: float) -> bool:
+    def acquire_lock(self, job: JobRef, token: str, lease_seconds: float) -> bool:
         """Takes the job's archiving for ``token``, or extends it. False when somebody else has it."""
         return self._run("acquire_lock", job, ("sealer",), token, round(lease_seconds * 1000)) == b"OK"
 
-    def release(self, job: JobRef, token: str) -> None:
+    def release_lock(self, job: JobRef, token: str) -> None:
         """Lets go of the job's archiving. Nothing happens when somebody else has it."""
         self._run("release_lock", job, ("sealer",), token)
 
@@ -125,9 +125,11 @@ class Archived:
         """
         write = ("PEXPIRE", self._key(job, "sealer"), round(lease_seconds * 1000))
         with translated():
-            return self._place.run(job.workflow_id, lambda client: is_permanent(client, *write), Use.WAITS)
+            return self._place.run(job.workflow_id, lambda client: is_permanent(client, *write), PoolKind.WAITS)
 
-    def seal(self, job: JobRef, token: str, chunk: Chunk, *, trim: int = 0, last_entry: RawEntry | None = None) -> None:
+    def commit_chunk(
+        self, job: JobRef, token: str, chunk: Chunk, *, trim: int = 0, last_entry: RawEntry | None = None
+    ) -> None:
         """Makes ``chunk``, whose object was read back, part of the job's archive; lines up to ``trim`` leave the log.
 
         ``token`` is the lease's, by which the object was announced. With ``last_entry``, the last that was read for the
@@ -161,7 +163,7 @@ class Archived:
         """Notes that a complete job's objects are those that are recorded."""
         self._command(job, "HSET", self._key(job, "job"), "swept", "1")
 
-    def doom(self, job: JobRef, token: str, tombstone_ms: int) -> None:
+    def mark_deleting(self, job: JobRef, token: str, tombstone_ms: int) -> None:
         """Hides the job from everybody, and refuses its runners: it is about to be deleted.
 
         For ``tombstone_ms`` milliseconds from now on nothing is written or read under its id, also when the job
@@ -184,7 +186,7 @@ class Archived:
             keys.append(self._index(job.workflow_id))
         script = self._scripts[name]
         with translated():
-            answer = self._place.run(job.workflow_id, lambda client: script.run(client, keys, *args), Use.COMMANDS)
+            answer = self._place.run(job.workflow_id, lambda client: script.run(client, keys, *args), PoolKind.COMMANDS)
         if answer[0] == b"HELD":
             raise Held("a live runner holds this job")
         word: bytes = answer[0]

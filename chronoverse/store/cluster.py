@@ -27,7 +27,7 @@ from chronoverse.store.driver import (
     connect,
     connection,
 )
-from chronoverse.store.topology import Result, Use, Work
+from chronoverse.store.topology import PoolKind, Result, Work
 
 SLOTS: Final = 16_384
 #: Servers that one call may be sent on to. A move that has settled takes one, and one more during the next.
@@ -46,7 +46,7 @@ def slot_of(workflow_id: str) -> int:
     return slot
 
 
-class ClusterPlace:
+class ClusterTopology:
     """The nodes that those of ``url`` know of. ``clock`` is monotonic, in seconds."""
 
     one = False
@@ -56,7 +56,7 @@ class ClusterPlace:
         self._url = url
         self._clock = clock
         self._owners: list[Address | None] = [None] * SLOTS
-        self._clients: dict[tuple[Address, Use], Client] = {}
+        self._clients: dict[tuple[Address, PoolKind], Client] = {}
         #: The last node that we were sent to, if any.
         self._newest: list[Address] = []
         #: The node that answered the last ping, if any.
@@ -67,9 +67,9 @@ class ClusterPlace:
         self._silent_at: dict[Address, float] = {}
         self._mapping = threading.Lock()
         # A bad option is found out now, and not by the first viewer.
-        self._client(url.hosts[0], Use.COMMANDS)
+        self._client(url.hosts[0], PoolKind.COMMANDS)
 
-    def run(self, workflow_id: str, work: Work[Result], use: Use = Use.COMMANDS) -> Result:
+    def run(self, workflow_id: str, work: Work[Result], use: PoolKind = PoolKind.COMMANDS) -> Result:
         server = self._owner(workflow_id)
         client = self._client(server, use)
         for _ in range(REDIRECTIONS):
@@ -79,7 +79,7 @@ class ClusterPlace:
                 server = self._learn(error)
                 client = self._client(server, use)
             except Ask as error:
-                if use is Use.WAITS:
+                if use is PoolKind.WAITS:
                     raise  # these are two commands on one connection
                 server = error.node_addr
                 client = AskingClient(self._client(server, use))
@@ -94,11 +94,11 @@ class ClusterPlace:
         server = asked.node_addr if isinstance(asked, Ask) else self._owner(workflow_id)
         return connection(self._url.server(server), timeout=timeout)
 
-    def keeps(self, workflow_id: str, connection: Connection) -> bool:
+    def is_current(self, workflow_id: str, connection: Connection) -> bool:
         self._renew()
         return (connection.host, connection.port) == self._owners[slot_of(workflow_id)]
 
-    def failed(self, workflow_id: str, error: DriverError) -> None:
+    def report_error(self, workflow_id: str, error: DriverError) -> None:
         if isinstance(error, Moved):
             self._learn(error)
         elif isinstance(error, Away):
@@ -107,10 +107,10 @@ class ClusterPlace:
     def server(self, workflow_id: str) -> Hashable:
         return self._owners[slot_of(workflow_id)]
 
-    def beside(self, connection: Connection) -> Client:
-        return self._client((connection.host, connection.port), Use.TAIL)
+    def client_for(self, connection: Connection) -> Client:
+        return self._client((connection.host, connection.port), PoolKind.TAIL)
 
-    def parts(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
+    def group_by_node(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
         found: dict[Address, list[JobRef]] = {}
         for job in jobs:
             found.setdefault(self._owner(job.workflow_id), []).append(job)
@@ -118,7 +118,7 @@ class ClusterPlace:
 
     def masters(self) -> Sequence[Client]:
         self._renew()
-        return [self._client(master, Use.COMMANDS) for master in self._owned()]
+        return [self._client(master, PoolKind.COMMANDS) for master in self._owned()]
 
     def ping(self) -> None:
         """One master that answers is enough: only the jobs of the others are away."""
@@ -128,7 +128,7 @@ class ClusterPlace:
         # Who has answered the last time is asked first, so that only one question waits for a node that stands still.
         for master in self._silent_last([*(each for each in self._answered if each in masters), *masters]):
             try:
-                self._client(master, Use.HEALTH).execute_command("PING")
+                self._client(master, PoolKind.HEALTH).execute_command("PING")
             except DriverError as error:
                 self._fell_silent(master)
                 failure = error
@@ -218,7 +218,7 @@ class ClusterPlace:
         for key in [key for key in list(self._clients) if key[0] not in masters]:
             self._clients.pop(key).connection_pool.disconnect(inuse_connections=False)
 
-    def _client(self, server: Address, use: Use) -> Client:
+    def _client(self, server: Address, use: PoolKind) -> Client:
         found = self._clients.get((server, use))
         if found is None:
             url = self._url.server(server)

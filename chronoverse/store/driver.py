@@ -45,7 +45,7 @@ NotMaster = redis.ReadOnlyError
 #: The server's own word, on a connection that goes on.
 ErrorReply = redis.ResponseError
 #: What the driver gives, in the place of a reply, for a message that has been heard.
-HEARD: Final = object()
+PUSH_CONSUMED: Final = object()
 #: Anything redis-py may raise, or put in a pipeline's place of a reply.
 DriverError = redis.RedisError
 
@@ -98,7 +98,7 @@ def hear_changes(made: Connection, hear: Callable[[Any], object]) -> bool:
 
     def heard(message: Any) -> object:
         hear(message)
-        return HEARD
+        return PUSH_CONSUMED
 
     if made.get_protocol() not in (3, "3"):
         # Without hiredis, a parser that has no place for a handler.
@@ -113,7 +113,7 @@ def reply(made: Connection) -> Any:
     The driver would go a call deeper for each of them, and a thousand are too deep: they come when a script changes as
     many keys, or behind a server's pause.
     """
-    while (answer := made.read_response(push_request=True)) is HEARD:
+    while (answer := made.read_response(push_request=True)) is PUSH_CONSUMED:
         pass
     return answer
 

@@ -10,7 +10,7 @@ from chronoverse.joblog.values import Attempt, JobRef
 from chronoverse.store import replies
 from chronoverse.store.appends import Keys
 from chronoverse.store.driver import Client, DriverError, Script, translate, translated
-from chronoverse.store.topology import Place, Use
+from chronoverse.store.topology import PoolKind, Topology
 
 #: Milliseconds for which one question waits for the disk or the replica. Less than a command may take.
 WAIT_MS: Final = 2_000
@@ -26,12 +26,12 @@ class Durability(StrEnum):
     REPLICATED = "replicated"
 
 
-class Confirmer:
+class StoreDurabilityProbe:
     """Asks for one job at a time. ``sync``, where there is one, has this machine's disk take all that was written."""
 
     def __init__(
         self,
-        place: Place,
+        place: Topology,
         durability: Durability,
         lease_ms: int,
         retention_ms: int,
@@ -54,7 +54,7 @@ class Confirmer:
         """
         with translated():
             return self._place.run(
-                attempt.job.workflow_id, lambda client: self._confirm(client, attempt, hurried), Use.WAITS
+                attempt.job.workflow_id, lambda client: self._confirm(client, attempt, hurried), PoolKind.WAITS
             )
 
     def _confirm(self, client: Client, attempt: Attempt, hurried: bool) -> int | None:

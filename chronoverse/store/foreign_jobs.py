@@ -7,7 +7,7 @@ from typing import Final
 
 from chronoverse.joblog.values import Job, JobRef, seconds_of
 from chronoverse.store.driver import Client, DriverError
-from chronoverse.store.topology import Place, Use
+from chronoverse.store.topology import PoolKind, Topology
 
 #: Seconds until this process lists a foreign job again. The tail looks at a quiet job once a second, and only a job
 #: that was deleted and written anew needs to be listed again.
@@ -24,7 +24,7 @@ class ForeignJobs:
 
     def __init__(
         self,
-        place: Place,
+        place: Topology,
         index: Callable[[str], str],
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -35,7 +35,7 @@ class ForeignJobs:
         self._monotonic = monotonic
         self._listed_at: dict[JobRef, float] = {}
 
-    def list_jobs(self, jobs: Sequence[Job], use: Use = Use.COMMANDS) -> None:
+    def list_jobs(self, jobs: Sequence[Job], use: PoolKind = PoolKind.COMMANDS) -> None:
         """Adds ``jobs``, which are all on one server, to the listings of their workflows; those there keep their place.
 
         A job's score is its creation time, or that of its first entry, or now. Nothing is raised: a server that is

@@ -7,7 +7,7 @@ from typing import Final
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import JobRef
 from chronoverse.store.blocking_reader import BlockingReader
-from chronoverse.store.topology import Place
+from chronoverse.store.topology import Topology
 from chronoverse.store.tracking_reader import TrackingReader, Untracked
 
 #: Jobs below which one command that waits for all of them is used again, and beyond which the server is to tell which
@@ -22,7 +22,7 @@ class LiveReader:
 
     def __init__(
         self,
-        place: Place,
+        place: Topology,
         key: Callable[[JobRef], str],
         block_seconds: float,
         tracked_jobs: tuple[int, int] = TRACKED_JOBS,

@@ -20,7 +20,7 @@ from chronoverse.store.blocking_reader import BlockingReader
 
 #: Slots that wait on a connection of their own, per process. Together with the workers of some service nodes that is
 #: still below the 10,000 clients which a Redis takes by default.
-LANES: Final = 512
+MAX_READERS: Final = 512
 #: Seconds between rounds of a lane that may not block; of many jobs more, so that a round's own time is a quarter.
 POLL_SECONDS: Final = 0.05
 POLL_SHARE: Final = 3
@@ -36,10 +36,12 @@ Read = Callable[[JobRef, int, int], Sequence[RawEntry]]
 log = logging.getLogger(__name__)
 
 
-class _Lane:
+class _NodeReader:
     """One thread. It has either nothing to do, or an ``order``, until it has put itself into ``done``."""
 
-    def __init__(self, reader: BlockingReader | None, read: Read, done: "queue.SimpleQueue[_Lane | None]") -> None:
+    def __init__(
+        self, reader: BlockingReader | None, read: Read, done: "queue.SimpleQueue[_NodeReader | None]"
+    ) -> None:
         self.order: Cursors | None = None
         #: Whether the order lacks a job that is to be read.
         self.behind = False
@@ -118,7 +120,7 @@ class _Lane:
         return found
 
 
-class Lanes:
+class NodeReaders:
     """As :class:`chronoverse.store.blocking_reader.BlockingReader`, for jobs in any slots. One thread reads; any may interrupt.
 
     ``make`` gives a reader for the jobs of one slot, ``slot`` and ``server`` are a workflow's, and ``read`` reads one
@@ -135,7 +137,7 @@ class Lanes:
         server: Callable[[str], Hashable],
         read: Read,
         block_seconds: float,
-        most: int = LANES,
+        most: int = MAX_READERS,
     ) -> None:
         self._make = make
         self._slot = slot
@@ -144,8 +146,8 @@ class Lanes:
         self._block_seconds = block_seconds
         self._most = most
         #: By slot, and those that are shared by server.
-        self._lanes: dict[Hashable, _Lane] = {}
-        self._done: queue.SimpleQueue[_Lane | None] = queue.SimpleQueue()
+        self._lanes: dict[Hashable, _NodeReader] = {}
+        self._done: queue.SimpleQueue[_NodeReader | None] = queue.SimpleQueue()
         self._rearming: list[threading.Thread] = []
 
     def read(self, cursors: Mapping[JobRef, int], count: int) -> Entries:
@@ -165,7 +167,7 @@ class Lanes:
             if found or interrupted or not done:
                 return list(found.items())
 
-    def _by_lane(self, cursors: Mapping[JobRef, int]) -> list[tuple[_Lane, Cursors]]:
+    def _by_lane(self, cursors: Mapping[JobRef, int]) -> list[tuple[_NodeReader, Cursors]]:
         """What each lane has to read. Lanes that nobody needs are let go."""
         slots: dict[int, Cursors] = {}
         for job, cursor in cursors.items():
@@ -177,7 +179,7 @@ class Lanes:
             key = slot if own else self._server(next(iter(jobs)).workflow_id)
             wanted.setdefault(key, {}).update(jobs)
             if key not in self._lanes:
-                self._lanes[key] = _Lane(self._make() if own else None, self._read, self._done)
+                self._lanes[key] = _NodeReader(self._make() if own else None, self._read, self._done)
         self._let_go([key for key, lane in self._lanes.items() if lane.shared and key not in wanted])
         return [(self._lanes[key], jobs) for key, jobs in wanted.items()]
 
@@ -187,7 +189,7 @@ class Lanes:
             if self._lanes[key].order is None:
                 self._lanes.pop(key).close()
 
-    def _begin(self, wanted: list[tuple[_Lane, Cursors]], count: int) -> None:
+    def _begin(self, wanted: list[tuple[_NodeReader, Cursors]], count: int) -> None:
         """Gives each idle lane its order, and has the others come back that lack a job."""
         for lane, cursors in wanted:
             if lane.order is None:
@@ -196,16 +198,16 @@ class Lanes:
                 lane.behind = True
                 self._rearm(lane)
 
-    def _rearm(self, lane: _Lane) -> None:
+    def _rearm(self, lane: _NodeReader) -> None:
         """In a thread of its own, since a server that is away takes its time."""
         self._rearming = [each for each in self._rearming if each.is_alive()]
         thread = threading.Thread(target=_interrupt, args=(lane,), name="tail-rearming", daemon=True)
         self._rearming.append(thread)
         thread.start()
 
-    def _next(self, until: float | None) -> tuple[list[_Lane], bool]:
+    def _next(self, until: float | None) -> tuple[list[_NodeReader], bool]:
         """Waits for lanes that are done, or ``until`` then; and whether somebody interrupted."""
-        done: list[_Lane] = []
+        done: list[_NodeReader] = []
         interrupted = False
         with contextlib.suppress(queue.Empty):
             lane = self._done.get(timeout=None if until is None else max(until - time.monotonic(), 0))
@@ -218,7 +220,7 @@ class Lanes:
         return done, interrupted
 
     @staticmethod
-    def _answer(lane: _Lane, cursors: Mapping[JobRef, int]) -> Entries:
+    def _answer(lane: _NodeReader, cursors: Mapping[JobRef, int]) -> Entries:
         """What it found, of jobs that still stand where they stood when it began; the rest is read again."""
         order, lane.order = lane.order or {}, None
         return [(job, entries) for job, entries in lane.found if order[job] == cursors.get(job)]
@@ -248,12 +250,12 @@ class Lanes:
             thread.join(max(until - time.monotonic(), 0))
 
 
-def _interrupt(lane: _Lane) -> None:
+def _interrupt(lane: _NodeReader) -> None:
     with contextlib.suppress(StoreError):
         lane.interrupt()
 
 
-def _complain(done: list[_Lane], wanted: list[_Lane]) -> None:
+def _complain(done: list[_NodeReader], wanted: list[_NodeReader]) -> None:
     """Raises an error that is everybody's, or nobody's in particular; else says it once."""
     for lane in done:
         if isinstance(lane.error, NotALog):

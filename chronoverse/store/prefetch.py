@@ -12,16 +12,16 @@ from chronoverse.store.replies import after, streams
 
 #: Bytes that the next answer may come to, by the last entry of this one. Whoever reads long lines may not take all of
 #: them, and then asks for others.
-AHEAD_BYTES: Final = 2**20
+PREFETCH_BYTES: Final = 2**20
 #: Seconds an answer may lie unread. After that it is asked for again: the log may have changed.
-AHEAD_SECONDS: Final = 1.0
+PREFETCH_SECONDS: Final = 1.0
 
 
 #: A job, a line, and how many entries that follow it.
 _Wanted = tuple[JobRef, int, int]
 
 
-class AheadReader:
+class PrefetchReader:
     """One ``connection`` for the reads of a whole process, one at a time. ``key`` names a job's log.
 
     As soon as a read goes on where the last one ended, the next is asked for before it is wanted: the server works
@@ -48,7 +48,7 @@ class AheadReader:
             if len(entries) == count:
                 reached = entry_number(entries[-1][0])
                 self._read_to = job, reached
-                if goes_on and count * max(map(len, entries[-1][1])) < AHEAD_BYTES:
+                if goes_on and count * max(map(len, entries[-1][1])) < PREFETCH_BYTES:
                     self._ask_ahead((job, reached, count))
             return entries
 
@@ -73,7 +73,7 @@ class AheadReader:
         except DriverError:
             # Of another job, or soon met again.
             return ()
-        fresh = self._clock() - self._asked_at < AHEAD_SECONDS
+        fresh = self._clock() - self._asked_at < PREFETCH_SECONDS
         return entries if asked == wanted and fresh and len(entries) == wanted[2] else ()
 
     def _ask_ahead(self, wanted: _Wanted) -> None:

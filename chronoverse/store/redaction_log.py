@@ -10,16 +10,16 @@ from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import MAX_NUMBER, JobRef
 from chronoverse.store.driver import Script, translated
 from chronoverse.store.replies import known_by, refusal
-from chronoverse.store.topology import Place, Use
+from chronoverse.store.topology import PoolKind, Topology
 
 #: Redactions of one job that are remembered: some 300 bytes each, and more than anybody reads.
 AUDIT_ENTRIES: Final = 1000
 
 
-class Redacted:
+class RedactionLog:
     """The ``audit`` keys of jobs. Raises of any method: as those of :class:`chronoverse.store.Store`."""
 
-    def __init__(self, place: Place, key: Callable[[JobRef, str], str]) -> None:
+    def __init__(self, place: Topology, key: Callable[[JobRef, str], str]) -> None:
         self._place = place
         self._key = key
         self._redact: Final = Script("redact")
@@ -47,7 +47,7 @@ class Redacted:
         remembered = (orjson.dumps(audit), AUDIT_ENTRIES, *known_by(last_entry), *names)
         with translated():
             answer = self._place.run(
-                job.workflow_id, lambda client: self._redact.run(client, keys, *args, *remembered), Use.COMMANDS
+                job.workflow_id, lambda client: self._redact.run(client, keys, *args, *remembered), PoolKind.COMMANDS
             )
         if answer[0] != b"OK":
             raise refusal(answer[0].decode(), answer[1:])
@@ -56,11 +56,11 @@ class Redacted:
         """The newest :data:`AUDIT_ENTRIES` redactions, the oldest first. What is no redaction is left out."""
         return [each for each in self._newest(job, AUDIT_ENTRIES) if _names_its_author(each)]
 
-    def ranges(self, job: JobRef, count: int, use: Use = Use.COMMANDS) -> list[tuple[int, int]]:
+    def ranges(self, job: JobRef, count: int, use: PoolKind = PoolKind.COMMANDS) -> list[tuple[int, int]]:
         """The first and the last number of the newest ``count``, as far as they are remembered."""
         return [(each["from"], each["to"]) for each in self._newest(job, count, use)]
 
-    def _newest(self, job: JobRef, count: int, use: Use = Use.COMMANDS) -> list[dict[str, Any]]:
+    def _newest(self, job: JobRef, count: int, use: PoolKind = PoolKind.COMMANDS) -> list[dict[str, Any]]:
         command = ("LRANGE", self._key(job, "audit"), -count, -1)
         with translated():
             found: list[bytes] = self._place.run(job.workflow_id, lambda client: client.execute_command(*command), use)

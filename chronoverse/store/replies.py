@@ -5,7 +5,7 @@ from dataclasses import replace
 from hashlib import sha1
 from typing import Any, Final
 
-from chronoverse.errors import AppendRefused, Closed, Deleted, Fenced, Held, SequenceGap, Tainted
+from chronoverse.errors import AppendRefused, Closed, CorruptLog, Deleted, Fenced, Held, SequenceGap
 from chronoverse.joblog.entries import RawEntry, entry_number, read_terminal
 from chronoverse.joblog.values import End, Job, JobRef, Status, parse_exit_code, parse_number
 
@@ -43,7 +43,7 @@ def scored(reply: list[Any]) -> list[tuple[float, bytes]]:
     return [(float(score), member) for member, score in pairs]
 
 
-def suspected(reply: list[Any] | None) -> bool:
+def lease_expired(reply: list[Any] | None) -> bool:
     """Whether ``get_job.lua`` found the job's lease gone, and has not judged yet."""
     return reply is not None and reply[5] == 1
 
@@ -116,5 +116,5 @@ def refusal(word: str, rest: list[Any]) -> AppendRefused:
         "DELETED": Deleted("the job was deleted, and nothing can be written under its id for now"),
         "CLOSED": Closed("the job has already ended"),
         "FENCED": Fenced("this runner's lease is gone: it expired, or another runner took the job over"),
-        "TAINTED": Tainted("the log holds entry ids that are not 1-0, 2-0, 3-0, …"),
+        "TAINTED": CorruptLog("the log holds entry ids that are not 1-0, 2-0, 3-0, …"),
     }[word]

@@ -10,7 +10,7 @@ import redis
 
 from chronoverse.settings.redis_url import Address, RedisUrl
 from chronoverse.store.driver import Client, Connection, DriverError, NotMaster, connect
-from chronoverse.store.topology import OneServer, Result, Use, Work
+from chronoverse.store.topology import PoolKind, Result, SingleServer, Work
 
 #: Seconds between questions whether the master is still the same. A master that was cut off from its Sentinels goes
 #: on answering, and nobody would notice: this is how long we may go on reading there.
@@ -50,7 +50,7 @@ def _greet(opened: Connection) -> None:
         raise redis.ConnectionError(f"{opened.host}:{opened.port} is not the master")
 
 
-class SentinelPlace(OneServer):
+class SentinelTopology(SingleServer):
     """The master that the Sentinels of ``url`` name. ``clock`` is monotonic, in seconds."""
 
     fixed = False
@@ -120,7 +120,7 @@ class SentinelPlace(OneServer):
             self._leader()
         self._watching.release()
 
-    def run(self, workflow_id: str, work: Work[Result], use: Use = Use.COMMANDS) -> Result:
+    def run(self, workflow_id: str, work: Work[Result], use: PoolKind = PoolKind.COMMANDS) -> Result:
         self._watch()
         try:
             return super().run(workflow_id, work, use)
@@ -132,11 +132,11 @@ class SentinelPlace(OneServer):
         self._watch()
         return super().masters()
 
-    def keeps(self, workflow_id: str, connection: Connection) -> bool:
+    def is_current(self, workflow_id: str, connection: Connection) -> bool:
         self._watch()
         return not connection.is_connected or (connection.host, connection.port) == self._master
 
-    def failed(self, workflow_id: str, error: DriverError) -> None:
+    def report_error(self, workflow_id: str, error: DriverError) -> None:
         if isinstance(error, NotMaster):
             self._let_go()
 

@@ -11,24 +11,24 @@ from typing import Any, Final
 
 from chronoverse.errors import NotALog, StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.values import IDENTIFIER, Attempt, Job, JobRef, Line, Run, Status, iso_timestamp
+from chronoverse.joblog.values import IDENTIFIER, Attempt, Job, JobRef, Line, LineRun, Status, iso_timestamp
 from chronoverse.settings.redis_url import Form, RedisUrl
 from chronoverse.store import replies
 from chronoverse.store import server_settings as settings
 from chronoverse.store.appends import Appends, Keys, arguments
 from chronoverse.store.blocking_reader import BlockingReader
-from chronoverse.store.catalog import Inventory
-from chronoverse.store.chunk_index import Archived
-from chronoverse.store.cluster import ClusterPlace, slot_of
+from chronoverse.store.catalog import JobCatalog
+from chronoverse.store.chunk_index import ChunkIndex
+from chronoverse.store.cluster import ClusterTopology, slot_of
 from chronoverse.store.driver import Ask, Client, DriverError, Script, ScriptForgotten, translate, translated
-from chronoverse.store.durability import Confirmer, Durability
+from chronoverse.store.durability import Durability, StoreDurabilityProbe
 from chronoverse.store.foreign_jobs import ForeignJobs
 from chronoverse.store.live_reader import TRACKED_JOBS, LiveReader
-from chronoverse.store.node_readers import Lanes
-from chronoverse.store.prefetch import AheadReader
-from chronoverse.store.redaction_log import Redacted
-from chronoverse.store.sentinel import SentinelPlace
-from chronoverse.store.topology import OneServer, Place, Use
+from chronoverse.store.node_readers import NodeReaders
+from chronoverse.store.prefetch import PrefetchReader
+from chronoverse.store.redaction_log import RedactionLog
+from chronoverse.store.sentinel import SentinelTopology
+from chronoverse.store.topology import PoolKind, SingleServer, Topology
 
 #: Seconds, at most, between finding a lease gone and declaring its job LOST. Above a runner's longest pause.
 GRACE_SECONDS: Final = 1.0
@@ -69,53 +69,53 @@ class Store:
         self._grace_ms = max(1, round(min(lease_seconds / 3, GRACE_SECONDS) * 1000))
         self._clock = clock
         self._sleep = sleep
-        self._place = _place(url)
-        self._use = Use.COMMANDS
+        self._topology = topology_of(url)
+        self._use = PoolKind.COMMANDS
         #: Where the master may change, or there are many, no connection is kept for a log's past.
-        self._ahead = AheadReader(self._place.connection(""), self._key) if self._place.fixed else None
-        self.archived: Final = Archived(self._place, self._key, self._index)
-        self.redacted: Final = Redacted(self._place, self._key)
-        self.inventory: Final = Inventory(self._place, prefix, self._key)
-        self._foreign = ForeignJobs(self._place, self._index, clock)
+        self._prefetch = PrefetchReader(self._topology.connection(""), self._key) if self._topology.fixed else None
+        self.chunks: Final = ChunkIndex(self._topology, self._key, self._index)
+        self.redaction_log: Final = RedactionLog(self._topology, self._key)
+        self.catalog: Final = JobCatalog(self._topology, prefix, self._key)
+        self._foreign = ForeignJobs(self._topology, self._index, clock)
         names = ("open", "append", "renew", "finish", "get_job", "register", "unlist", "lose")
         self._scripts = {name: Script(name) for name in names}
 
     def for_tail(self) -> "Store":
         """This store for the process's tail: its commands have connections that no other caller can take."""
         store = copy.copy(self)
-        store._use = Use.TAIL
+        store._use = PoolKind.TAIL
         return store
 
     @property
     def one_server(self) -> bool:
         """Whether all jobs are on one server."""
-        return self._place.one
+        return self._topology.one
 
     def server(self, job: JobRef) -> Hashable:
         """Which server has the job. Whoever waits for one must not hold up the jobs of the others."""
-        return self._place.server(job.workflow_id)
+        return self._topology.server(job.workflow_id)
 
     # What a job is
 
-    def look(self, job: JobRef) -> Job | None:
+    def get_job(self, job: JobRef) -> Job | None:
         """The job as it is now, or None. A RUNNING job whose runner's lease is gone becomes LOST by this.
 
         When this is the first look that finds it gone, it takes as long as the runner is given to come back.
         """
-        reply = self._look(job)
-        if replies.suspected(reply):
+        reply = self._get_job(job)
+        if replies.lease_expired(reply):
             self._sleep(self._grace_ms / 1000)
-            reply = self._look(job)
+            reply = self._get_job(job)
         found = replies.job(job, reply)
         if found and replies.is_foreign(reply):
             self._foreign.list_jobs([found], self._use)
         return found
 
-    def _look(self, job: JobRef) -> list[Any] | None:
+    def _get_job(self, job: JobRef) -> list[Any] | None:
         reply: list[Any] | None = self._script("get_job", job.workflow_id, *self._look_arguments(job))
         return reply
 
-    def look_many(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
+    def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
         """:meth:`look` for many jobs in few round trips. What a look at one of them raises stands in its place.
 
         Raises :class:`StoreUnavailable` or :class:`StoreRefused` when the store answers so for every job.
@@ -124,10 +124,10 @@ class Store:
         found: dict[JobRef, Job | StoreError | None] = {}
         for start in range(0, len(jobs), LOOK_BATCH):
             with translated():
-                parts = self._place.parts(jobs[start : start + LOOK_BATCH])
+                parts = self._topology.group_by_node(jobs[start : start + LOOK_BATCH])
             for part in parts:
                 try:
-                    found.update(zip(part, self._look_part(part), strict=True))
+                    found.update(zip(part, self._get_jobs(part), strict=True))
                 except StoreUnavailable as error:
                     found.update(dict.fromkeys(part, error))
         away = [answer for answer in found.values() if isinstance(answer, StoreUnavailable | StoreRefused)]
@@ -135,7 +135,7 @@ class Store:
             raise away[0]
         return [found[job] for job in jobs]
 
-    def _look_part(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
+    def _get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
         """The same for jobs on one server."""
         script = self._scripts["get_job"]
 
@@ -147,7 +147,7 @@ class Store:
             return pipeline.execute(raise_on_error=False)
 
         with translated():
-            answers = self._place.run(jobs[0].workflow_id, ask, self._use)
+            answers = self._topology.run(jobs[0].workflow_id, ask, self._use)
         looked = [self._looked(job, answer) for job, answer in zip(jobs, answers, strict=True)]
         pairs = zip(looked, answers, strict=True)
         self._foreign.list_jobs(
@@ -158,7 +158,7 @@ class Store:
     def _looked(self, job: JobRef, answer: Any) -> Job | StoreError | None:
         try:
             if isinstance(answer, ScriptForgotten | Ask):
-                answer = self._look(job)
+                answer = self._get_job(job)
             if isinstance(answer, DriverError):
                 raise translate(answer) from answer
             return replies.job(job, answer)
@@ -187,7 +187,7 @@ class Store:
 
     def retention_ms(self, workflow_id: str) -> int:
         """Milliseconds for which a job of the workflow is kept behind its end, and its tombstone when it is deleted."""
-        return self.inventory.retention_ms(workflow_id) or self._retention_ms
+        return self.catalog.retention_ms(workflow_id) or self._retention_ms
 
     def jobs(self, workflow_id: str, before: tuple[float, str] | None, count: int) -> list[tuple[float, str]]:
         """Up to ``count`` jobs as (creation time in Unix ms, job id), newest first, strictly after ``before``.
@@ -225,7 +225,7 @@ class Store:
                 skip = bisect_left(range(MOST_JOBS), True, lo=skip, key=is_behind)
         return found[:count]
 
-    def forget(self, workflow_id: str, job_ids: Sequence[str]) -> None:
+    def unlist(self, workflow_id: str, job_ids: Sequence[str]) -> None:
         """Takes those of the jobs out of the workflow's listing that have neither a log nor a hash."""
         keys = [self._index(workflow_id)]
         for job_id in job_ids:
@@ -242,9 +242,9 @@ class Store:
             return entries
         return ()
 
-    def read_on(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
+    def read_sequential(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
         """:meth:`read`, for whoever will go on behind these entries: a single server is asked for the next ahead."""
-        return self._ahead.read(job, after, count) if self._ahead else self.read(job, after, count)
+        return self._prefetch.read(job, after, count) if self._prefetch else self.read(job, after, count)
 
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
         """Up to ``count`` entries: upwards from line ``after``, or with ``before`` downwards from that line.
@@ -263,16 +263,16 @@ class Store:
 
     def redactions(self, job: JobRef, count: int) -> list[tuple[int, int]]:
         """What the newest ``count`` redactions covered."""
-        if self._ahead:
-            self._ahead.forget()
-        return self.redacted.ranges(job, count, self._use)
+        if self._prefetch:
+            self._prefetch.forget()
+        return self.redaction_log.ranges(job, count, self._use)
 
-    def reader(self, block_seconds: float, tracked_jobs: tuple[int, int] = TRACKED_JOBS) -> LiveReader | Lanes:
+    def reader(self, block_seconds: float, tracked_jobs: tuple[int, int] = TRACKED_JOBS) -> LiveReader | NodeReaders:
         """A reader on connections of its own, for the process's tail. ``tracked_jobs``: see :class:`LiveReader`."""
-        if self._place.one:
-            return LiveReader(self._place, self._key, block_seconds, tracked_jobs)
-        place = self._place
-        return Lanes(
+        if self._topology.one:
+            return LiveReader(self._topology, self._key, block_seconds, tracked_jobs)
+        place = self._topology
+        return NodeReaders(
             lambda: BlockingReader(place, self._key, block_seconds), slot_of, place.server, self.read, block_seconds
         )
 
@@ -286,7 +286,7 @@ class Store:
         """
         now = self._clock()
         keys = (self._key(job, "log"), self._key(job, "job"), self._key(job, "lease"), self._index(job.workflow_id))
-        own_ms = self.inventory.retention_ms(job.workflow_id, Use.APPENDS) or ""
+        own_ms = self.catalog.retention_ms(job.workflow_id, PoolKind.APPENDS) or ""
         args = (token, self._lease_ms, iso_timestamp(now), round(now * 1000), job.job_id, own_ms, first or "")
         attempt, following = self._answer("open", job, keys, *args)
         return Attempt(job, token, attempt, following)
@@ -298,7 +298,7 @@ class Store:
         Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`.
         """
         runs = [
-            Run(timestamp, stream, partial, [line.message.encode() for line in alike])
+            LineRun(timestamp, stream, partial, [line.message.encode() for line in alike])
             for (timestamp, stream, partial), alike in groupby(lines, key=itemgetter(1, 3, 4))
         ]
         args = arguments(attempt, self._lease_ms, lines[0].sequence_num, runs)
@@ -316,13 +316,15 @@ class Store:
 
     def appends(self) -> Appends:
         """A connection on which appends need not wait for each other."""
-        return Appends(self._place, self._lease_ms, self._keys, self._sleep)
+        return Appends(self._topology, self._lease_ms, self._keys, self._sleep)
 
-    def oracle(self) -> Confirmer | None:
+    def durability_probe(self) -> StoreDurabilityProbe | None:
         """Who can say what is safe, on a connection of its own; None where that is what was answered."""
         if self._durability is Durability.ACKED:
             return None
-        return Confirmer(self._place, self._durability, self._lease_ms, self._retention_ms, self._keys, self._sync)
+        return StoreDurabilityProbe(
+            self._topology, self._durability, self._lease_ms, self._retention_ms, self._keys, self._sync
+        )
 
     def renew(self, attempt: Attempt) -> None:
         """Extends the lease. Raises: :class:`Fenced`, :class:`Deleted`."""
@@ -341,7 +343,7 @@ class Store:
         self._answer("finish", attempt.job, keys, *args)
 
     def _answer(self, script: str, job: JobRef, keys: Sequence[str], *args: Any) -> list[Any]:
-        answer: list[Any] = self._script(script, job.workflow_id, keys, *args, use=Use.APPENDS)
+        answer: list[Any] = self._script(script, job.workflow_id, keys, *args, use=PoolKind.APPENDS)
         if answer[0] == b"OK":
             return answer[1:]
         raise replies.refusal(answer[0].decode(), answer[1:])
@@ -351,39 +353,39 @@ class Store:
     def warnings(self) -> list[str]:
         """What an operator should know of the servers' settings. Empty when no log is in danger."""
         with translated():
-            masters = self._place.masters()
+            masters = self._topology.masters()
             found = [each for client in masters for each in (*settings.eviction(client), *settings.persistence(client))]
         return list(dict.fromkeys(found))
 
     def eviction_warnings(self, job: JobRef) -> list[str]:
         """The same, of whether the job's server may throw its log away."""
         with translated():
-            return self._place.run(job.workflow_id, settings.eviction, Use.APPENDS)
+            return self._topology.run(job.workflow_id, settings.eviction, PoolKind.APPENDS)
 
     def evicted_keys(self) -> int:
         """Keys that the servers have thrown away since they started, to make room."""
         with translated():
-            return sum(settings.evicted_keys(client) for client in self._place.masters())
+            return sum(settings.evicted_keys(client) for client in self._topology.masters())
 
     def ping(self) -> None:
         """Raises :class:`StoreUnavailable` unless the server answers."""
         with translated():
-            self._place.ping()
+            self._topology.ping()
 
     def close(self) -> None:
         """Closes every connection. The store can be used again."""
-        self._place.close()
-        if self._ahead:
-            self._ahead.close()
+        self._topology.close()
+        if self._prefetch:
+            self._prefetch.close()
 
     def _command(self, workflow_id: str, *command: Any) -> Any:
         with translated():
-            return self._place.run(workflow_id, lambda client: client.execute_command(*command), self._use)
+            return self._topology.run(workflow_id, lambda client: client.execute_command(*command), self._use)
 
-    def _script(self, name: str, workflow_id: str, keys: Sequence[str], *args: Any, use: Use | None = None) -> Any:
+    def _script(self, name: str, workflow_id: str, keys: Sequence[str], *args: Any, use: PoolKind | None = None) -> Any:
         script = self._scripts[name]
         with translated():
-            return self._place.run(workflow_id, lambda client: script.run(client, keys, *args), use or self._use)
+            return self._topology.run(workflow_id, lambda client: script.run(client, keys, *args), use or self._use)
 
     def _keys(self, job: JobRef) -> Keys:
         return self._key(job, "log"), self._key(job, "job"), self._key(job, "lease")
@@ -395,9 +397,9 @@ class Store:
         return f"{self._prefix}:{{{workflow_id}}}:jobs"
 
 
-def _place(url: str) -> Place:
+def topology_of(url: str) -> Topology:
     """Where ``url`` leads. Raises ValueError for a bad one."""
     read = RedisUrl.read(url)
     if read.form is Form.SENTINEL:
-        return SentinelPlace(read)
-    return ClusterPlace(read) if read.form is Form.CLUSTER else OneServer(url)
+        return SentinelTopology(read)
+    return ClusterTopology(read) if read.form is Form.CLUSTER else SingleServer(url)

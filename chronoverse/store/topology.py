@@ -16,7 +16,7 @@ Work = Callable[[Client], Result]
 HEALTH_SECONDS: Final = 1.0
 
 
-class Use(Enum):
+class PoolKind(Enum):
     """What a client is for. Each has connections of its own, so that no reader can use up what others need."""
 
     #: Commands that may be repeated blindly, for whoever asks.
@@ -32,15 +32,15 @@ class Use(Enum):
 
     @property
     def retries(self) -> int:
-        return 0 if self in (Use.APPENDS, Use.WAITS) else 1
+        return 0 if self in (PoolKind.APPENDS, PoolKind.WAITS) else 1
 
     @property
     def timeout(self) -> float:
         """Seconds that a command may take."""
-        return HEALTH_SECONDS if self is Use.HEALTH else COMMAND_TIMEOUT_SECONDS
+        return HEALTH_SECONDS if self is PoolKind.HEALTH else COMMAND_TIMEOUT_SECONDS
 
 
-class Place(Protocol):
+class Topology(Protocol):
     """Where the keys are. Errors are the driver's.
 
     A workflow's keys are always together; only ``one`` place has those of all workflows on one server, and only a
@@ -50,7 +50,7 @@ class Place(Protocol):
     one: bool
     fixed: bool
 
-    def run(self, workflow_id: str, work: Work[Result], use: Use = Use.COMMANDS) -> Result:
+    def run(self, workflow_id: str, work: Work[Result], use: PoolKind = PoolKind.COMMANDS) -> Result:
         """What ``work`` gives with a client of the workflow's server; again with another one's if it has moved."""
         ...
 
@@ -60,15 +60,15 @@ class Place(Protocol):
         """A connection of the caller's own to the workflow's server, or to that to which ``asked`` sends us."""
         ...
 
-    def keeps(self, workflow_id: str, connection: Connection) -> bool:
+    def is_current(self, workflow_id: str, connection: Connection) -> bool:
         """Whether an own connection still leads to the workflow's server."""
         ...
 
-    def failed(self, workflow_id: str, error: DriverError) -> None:
+    def report_error(self, workflow_id: str, error: DriverError) -> None:
         """Learns from what an own connection met."""
         ...
 
-    def beside(self, connection: Connection) -> Client:
+    def client_for(self, connection: Connection) -> Client:
         """A client for the tail's commands to the server at the other end of an own connection."""
         ...
 
@@ -76,7 +76,7 @@ class Place(Protocol):
         """The workflow's server, as far as is known, without asking anybody."""
         ...
 
-    def parts(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
+    def group_by_node(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
         """The jobs by server."""
         ...
 
@@ -93,7 +93,7 @@ class Place(Protocol):
         ...
 
 
-class OneServer:
+class SingleServer:
     """All keys are on the server at ``url``. ``options`` are the driver's."""
 
     one = True
@@ -104,10 +104,10 @@ class OneServer:
         self._options = options
         self._clients = self._fresh()
 
-    def _fresh(self) -> dict[Use, Client]:
-        return {use: connect(self._url, retries=use.retries, timeout=use.timeout, **self._options) for use in Use}
+    def _fresh(self) -> dict[PoolKind, Client]:
+        return {use: connect(self._url, retries=use.retries, timeout=use.timeout, **self._options) for use in PoolKind}
 
-    def run(self, workflow_id: str, work: Work[Result], use: Use = Use.COMMANDS) -> Result:
+    def run(self, workflow_id: str, work: Work[Result], use: PoolKind = PoolKind.COMMANDS) -> Result:
         return work(self._clients[use])
 
     def connection(
@@ -115,26 +115,26 @@ class OneServer:
     ) -> Connection:
         return connection(self._url, timeout=timeout, **self._options)
 
-    def keeps(self, workflow_id: str, connection: Connection) -> bool:
+    def is_current(self, workflow_id: str, connection: Connection) -> bool:
         return True
 
-    def failed(self, workflow_id: str, error: DriverError) -> None:
+    def report_error(self, workflow_id: str, error: DriverError) -> None:
         pass
 
-    def beside(self, connection: Connection) -> Client:
-        return self._clients[Use.TAIL]
+    def client_for(self, connection: Connection) -> Client:
+        return self._clients[PoolKind.TAIL]
 
     def server(self, workflow_id: str) -> Hashable:
         return self._url
 
-    def parts(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
+    def group_by_node(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
         return [jobs] if jobs else []
 
     def masters(self) -> Sequence[Client]:
-        return [self._clients[Use.COMMANDS]]
+        return [self._clients[PoolKind.COMMANDS]]
 
     def ping(self) -> None:
-        self._clients[Use.HEALTH].execute_command("PING")
+        self._clients[PoolKind.HEALTH].execute_command("PING")
 
     def close(self) -> None:
         for client in self._clients.values():

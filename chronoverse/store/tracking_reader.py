@@ -14,7 +14,7 @@ from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import replies
 from chronoverse.store.driver import (
-    HEARD,
+    PUSH_CONSUMED,
     Connection,
     DriverError,
     ErrorReply,
@@ -25,11 +25,11 @@ from chronoverse.store.driver import (
     translated,
     wait_readable,
 )
-from chronoverse.store.topology import Place
+from chronoverse.store.topology import Topology
 from chronoverse.store.watchlist import Watchlist
 
 #: Interrupts taken for one. There are some hundreds a second at most, each of a byte.
-BELL_BYTES: Final = 4096
+WAKEUP_BYTES: Final = 4096
 #: Seconds for which changes are gathered when reading what had changed was in vain twice: somebody may change a log
 #: all the time without appending (PEXPIRE, XTRIM). 10,000 such changes a second took most of a CPU.
 VAIN_SECONDS: Final = 0.01
@@ -45,12 +45,12 @@ class TrackingReader:
     :meth:`read` also raises :class:`Untracked`.
     """
 
-    def __init__(self, place: Place, key: Callable[[JobRef], str], block_seconds: float) -> None:
+    def __init__(self, place: Topology, key: Callable[[JobRef], str], block_seconds: float) -> None:
         self._place = place
         self._key = key
         self._block_seconds = block_seconds
         self._connection: Connection | None = None
-        self._bell: tuple[socket.socket, socket.socket] | None = None
+        self._wakeup: tuple[socket.socket, socket.socket] | None = None
         self._names: dict[JobRef, bytes] = {}
         self._jobs: dict[bytes, JobRef] = {}
         #: Where each job stood when there was nothing behind that, and the server has not told of a change since.
@@ -72,7 +72,7 @@ class TrackingReader:
                 # Not left to the driver, which may keep it or open another: that is told nothing of what was read here.
                 if not isinstance(error, ErrorReply):
                     self.close()
-                self._place.failed(next(iter(cursors)).workflow_id, error)
+                self._place.report_error(next(iter(cursors)).workflow_id, error)
                 raise
 
     def _read(self, cursors: Mapping[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]:
@@ -85,7 +85,7 @@ class TrackingReader:
                     return found
                 vain += 1
             seconds = until - time.monotonic()
-            if _rung(bell) or seconds <= 0:
+            if _drained(bell) or seconds <= 0:
                 break
             wait_readable(connection, bell, seconds)
             if vain > 1:
@@ -113,8 +113,8 @@ class TrackingReader:
 
     def _opened(self, workflow_id: str) -> tuple[Connection, socket.socket]:
         """A connection whose server tells of changes, and what is readable when somebody interrupts."""
-        connection, bell = self._connection, self._bell
-        if connection and bell and connection.is_connected and self._place.keeps(workflow_id, connection):
+        connection, bell = self._connection, self._wakeup
+        if connection and bell and connection.is_connected and self._place.is_current(workflow_id, connection):
             return connection, bell[0]
         self.close()
         self._connection = connection = self._place.connection(workflow_id)
@@ -127,7 +127,7 @@ class TrackingReader:
             if refused_for_good(error):
                 raise Untracked(str(error)) from error
             raise
-        self._bell = bell = socket.socketpair()
+        self._wakeup = bell = socket.socketpair()
         for end in bell:
             end.setblocking(False)
         return connection, bell[0]
@@ -176,7 +176,7 @@ class TrackingReader:
 
     def interrupt(self) -> None:
         """Makes a waiting :meth:`read` return, or else the next one that would wait. Does nothing before the first."""
-        bell = self._bell
+        bell = self._wakeup
         if bell is not None:
             # Full, it has been rung; closed, nobody waits.
             with contextlib.suppress(OSError):
@@ -189,7 +189,7 @@ class TrackingReader:
     def close(self) -> None:
         """Closes the connection; the next read opens another, and asks for every job."""
         connection, self._connection = self._connection, None
-        bell, self._bell = self._bell, None
+        bell, self._wakeup = self._wakeup, None
         self._forget()
         if connection is not None:
             connection.disconnect()
@@ -200,15 +200,15 @@ class TrackingReader:
 def _hear(connection: Connection) -> None:
     """Takes in all that the server has told by now: at most as much as there are keys that were read."""
     while connection.can_read():
-        if connection.read_response(push_request=True) is not HEARD:
+        if connection.read_response(push_request=True) is not PUSH_CONSUMED:
             # Then it is not sure any more which answer belongs to what. Nor what was told: the driver keeps errors in
             # hearing to itself.
             raise Unreachable("the store said something else than what has changed")
 
 
-def _rung(bell: socket.socket) -> bool:
+def _drained(bell: socket.socket) -> bool:
     """Whether somebody has interrupted since this was last asked."""
     try:
-        return bool(bell.recv(BELL_BYTES))
+        return bool(bell.recv(WAKEUP_BYTES))
     except BlockingIOError:
         return False

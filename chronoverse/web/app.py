@@ -9,36 +9,36 @@ from flask import Flask, request
 from werkzeug.exceptions import NotFound
 
 from chronoverse import metrics
-from chronoverse.archive.connect import objects_at
-from chronoverse.archive.reader import Archive
+from chronoverse.archive.connect import open_object_store
+from chronoverse.archive.reader import ArchiveReader
 from chronoverse.auth import jwks
 from chronoverse.auth.tokens import Verifier
 from chronoverse.embedded import server as embedded
 from chronoverse.errors import AtCapacity
-from chronoverse.history.tiered_log import NoArchive
-from chronoverse.live.fair_lock import Turns
-from chronoverse.live.replay_cache import Pieces
+from chronoverse.history.tiered_log import MissingArchive
+from chronoverse.live.fair_lock import FairLock
+from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.web.http import openapi, problems
 from chronoverse.web.http import request_id as identity
 from chronoverse.web.http.bodies import Bodies
-from chronoverse.web.http.dependencies import ARRIVAL_SECONDS, Services
-from chronoverse.web.http.event_loop import ARRIVING_SECONDS, Sparingly, let_others
+from chronoverse.web.http.dependencies import ARRIVAL_SECONDS, Dependencies
+from chronoverse.web.http.event_loop import ARRIVING_SECONDS, TimedYield, yield_to_loop
 from chronoverse.web.http.logging import redact
 from chronoverse.web.http.schemas import IdentifierConverter
-from chronoverse.web.http.token_bucket import Rates
+from chronoverse.web.http.token_bucket import TokenBuckets
 from chronoverse.web.http.tracing import Traces
 from chronoverse.web.routes import admin, events, jobs, logs, ops, publish, raw, search, ui
 from chronoverse.web.streaming import unread_answers as answers
-from chronoverse.web.streaming.admission import Streams
-from chronoverse.web.streaming.broadcast import Worker
-from chronoverse.web.streaming.ended_jobs import Ended
+from chronoverse.web.streaming.admission import AdmissionControl
+from chronoverse.web.streaming.broadcast import GroupWorker
+from chronoverse.web.streaming.ended_jobs import EndedJobCache
 from chronoverse.web.streaming.fastpath import FastPath
 from chronoverse.web.streaming.presence import Presence
 from chronoverse.web.streaming.restraint import Restraint
-from chronoverse.web.streaming.stream_writer import Outlets
+from chronoverse.web.streaming.stream_writer import StreamWriters
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -50,38 +50,40 @@ def create_app(settings: Settings | None = None) -> Flask:
     return build_app(services(settings or Settings.from_env()))
 
 
-def services(settings: Settings) -> Services:
+def services(settings: Settings) -> Dependencies:
     """What the routes need, made from ``settings``. Opens no connection yet."""
-    hold = embedded.hold(settings.data_dir) if settings.redis_url is None else None
+    hold = embedded.lease_server(settings.data_dir) if settings.redis_url is None else None
     store = Store(
         hold.url if hold else settings.redis_url or "",
         prefix=settings.key_prefix,
         lease_seconds=settings.lease_seconds,
         retention_seconds=settings.retention_seconds,
     )
-    objects = objects_at(settings.archive_place) if settings.archive_place else None
-    archive = Archive(objects, store.archived) if objects else NoArchive()
+    objects = open_object_store(settings.archive_location) if settings.archive_location else None
+    archive = ArchiveReader(objects, store.chunks) if objects else MissingArchive()
     rest, most = Restraint(presence := Presence()), settings.max_line_bytes
-    pieces = Pieces(store, archive, max_line_bytes=most, pause=let_others, rest=rest)
+    pieces = ReplayCache(store, archive, max_line_bytes=most, pause=yield_to_loop, throttle=rest)
     tail = Tail(store.for_tail(), lease_seconds=settings.lease_seconds, redacted=pieces.forget)
     metrics.WORKERS.set(1)
     metrics.STREAMS_LIMIT.set(settings.max_streams)
-    return Services(
+    return Dependencies(
         settings=settings,
         store=store,
         tail=tail,
         pieces=pieces,
-        ended=Ended(store.look),
+        ended=EndedJobCache(store.get_job),
         archive=archive,
         objects=objects,
         verifier=Verifier.from_settings(settings, _fetch_in_time),
-        streams=Streams(settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address),
-        outlets=Outlets(Worker(tail, settings.heartbeat_seconds, time.monotonic)),
+        streams=AdmissionControl(
+            settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address
+        ),
+        outlets=StreamWriters(GroupWorker(tail, settings.heartbeat_seconds, time.monotonic)),
         bodies=Bodies(settings.max_body_bytes),
-        arrivals=Turns(ARRIVAL_SECONDS, AtCapacity, Sparingly(ARRIVING_SECONDS)),
+        arrivals=FairLock(ARRIVAL_SECONDS, AtCapacity, TimedYield(ARRIVING_SECONDS)),
         hold=hold,
         presence=presence,
-        rates=Rates(settings.max_publish_rate_per_token),
+        rates=TokenBuckets(settings.max_publish_rate_per_token),
         traces=Traces(redact) if settings.traces else None,
     )
 
@@ -93,7 +95,7 @@ def _fetch_in_time(url: str) -> Mapping[str, jwt.PyJWK]:
         return jwks.fetch(url)
 
 
-def build_app(services: Services) -> Flask:
+def build_app(services: Dependencies) -> Flask:
     """The application around ``services``."""
     app = Flask("chronoverse", static_folder=None)
     app.url_map.merge_slashes = False

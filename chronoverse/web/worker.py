@@ -18,7 +18,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from chronoverse import metrics
 from chronoverse.errors import AtCapacity
 from chronoverse.web.http.client_ip import forwarded_for
-from chronoverse.web.http.dependencies import Services
+from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.parse_errors import check_host, refuse
 from chronoverse.web.streaming.connection import Connection, Connections, TlsConnection, bound, finish, half_close
 
@@ -134,7 +134,7 @@ class Worker(GeventWorker):
 
     def _client_of(self, req: Any, addr: Any) -> str:
         """The client's address, behind proxies of ours too. Each client has its turns at having a request begun."""
-        services: Services = self.wsgi.extensions["chronoverse"]
+        services: Dependencies = self.wsgi.extensions["chronoverse"]
         return services.proxies.client(addr[0] if addr else "", forwarded_for(req.headers))
 
     def _throw_away(self, body: Any) -> None:
@@ -191,7 +191,7 @@ class Worker(GeventWorker):
         if services.traces:
             services.traces.close()
 
-    def _beat(self, services: Services) -> None:
+    def _beat(self, services: Dependencies) -> None:
         """Tells the master and the other workers what is due, and lets some time pass."""
         self.notify()
         if services.tail.watched:

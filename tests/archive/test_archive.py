@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from chronoverse.archive.codec import Packer, digest, entries_in, unpack
-from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.rewrite import rewrite
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk, object_name
@@ -102,7 +102,7 @@ def test_a_changed_byte_is_noticed_in_what_a_redaction_packed() -> None:
 
 def test_files(tmp_path: Path) -> None:
     """Put, got in parts, listed, deleted; a job's folder goes with its last object."""
-    objects = FileObjects(tmp_path / "archive")
+    objects = FileObjectStore(tmp_path / "archive")
     assert list(objects.list("wf_1/job_1/")) == []
     objects.put("wf_1/job_1/a", b"0123456789")
     objects.put("wf_1/job_1/a", b"0123456789")
@@ -122,4 +122,4 @@ def test_a_place_that_is_none_is_unavailable(tmp_path: Path) -> None:
     """A file where the directory should be."""
     (tmp_path / "archive").write_text("")
     with pytest.raises(ArchiveUnavailable):
-        FileObjects(tmp_path / "archive").put("wf_1/job_1/a", b"1")
+        FileObjectStore(tmp_path / "archive").put("wf_1/job_1/a", b"1")

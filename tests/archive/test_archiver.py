@@ -9,16 +9,16 @@ import orjson
 import pytest
 
 from chronoverse.archive.archiver import BUSY_SECONDS, RETRY_SECONDS
-from chronoverse.archive.chunk_writer import Sealing, sealer
-from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.chunk_writer import ChunkWriter, archive_lock
+from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.garbage import nothing
 from chronoverse.archive.queue import HIGH_MARK, SLOW_MARK
-from chronoverse.archive.reader import Archive
-from chronoverse.archive.retention import delete_job, keep, orphans
+from chronoverse.archive.reader import ArchiveReader
+from chronoverse.archive.retention import delete_job, orphans, set_retention
 from chronoverse.errors import ArchiveUnavailable, Closed, Deleted, Held, SequenceGap, StoreRefused
-from chronoverse.history.tiered_log import History
+from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.values import Attempt, Gap, JobRef, Line, Run, Status
+from chronoverse.joblog.values import Attempt, Gap, JobRef, Line, LineRun, Status
 from chronoverse.store import Store
 from chronoverse.store.appends import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
 from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, archiver, everything, numbers, run_until
@@ -33,23 +33,23 @@ MANY = 12_000
 
 
 @pytest.fixture
-def objects(tmp_path: Path) -> FileObjects:
+def objects(tmp_path: Path) -> FileObjectStore:
     """An empty archive."""
-    return FileObjects(tmp_path / "archive")
+    return FileObjectStore(tmp_path / "archive")
 
 
-def names(objects: FileObjects) -> list[str]:
+def names(objects: FileObjectStore) -> list[str]:
     return [each.name for each in objects.list("")]
 
 
-def test_a_large_log_that_runs_is_shortened(bench: Bench, objects: FileObjects) -> None:
+def test_a_large_log_that_runs_is_shortened(bench: Bench, objects: FileObjectStore) -> None:
     """Its oldest lines are in the archive and nowhere else; its runner goes on as if nothing was."""
     attempt = bench.store.open(JOB, "token")
     append(bench.store, attempt, 1, MANY)
     assert archive(bench.store, objects) == 0
-    (size,) = bench.store.inventory.sizes([JOB]).values()
+    (size,) = bench.store.catalog.sizes([JOB]).values()
     assert size < HOT_BYTES / 2
-    job = bench.store.look(JOB)
+    job = bench.store.get_job(JOB)
     assert job is not None
     assert (job.first, job.last, job.status) == (1, MANY, Status.RUNNING)
     assert bench.ids()[0] == f"{job.archived + 1}-0"
@@ -60,7 +60,7 @@ def test_a_large_log_that_runs_is_shortened(bench: Bench, objects: FileObjects) 
     assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 501))
 
 
-def test_a_log_that_has_ended_is_archived_whole(bench: Bench, objects: FileObjects) -> None:
+def test_a_log_that_has_ended_is_archived_whole(bench: Bench, objects: FileObjectStore) -> None:
     """The store keeps its copy for a while; what is known of it stays, and stands beside the chunks as well."""
     attempt = bench.store.open(JOB, "token")
     bench.store.append(attempt, make_lines(1, 10))
@@ -71,9 +71,9 @@ def test_a_log_that_has_ended_is_archived_whole(bench: Bench, objects: FileObjec
     assert 0 < bench.ttl("log") <= 60_000
     assert (bench.ttl("job"), bench.ttl("archive")) == (-1, -1)
     assert len(bench.ids()) == 11
-    before = bench.store.look(JOB)
+    before = bench.store.get_job(JOB)
     bench.ask("DEL", bench.key("log"))
-    after = bench.store.look(JOB)
+    after = bench.store.get_job(JOB)
     assert after is not None
     assert before is not None
     assert (after.status, after.exit_code, after.lines, after.first, after.last) == (Status.FAILED, 3, 10, 1, 10)
@@ -84,7 +84,7 @@ def test_a_log_that_has_ended_is_archived_whole(bench: Bench, objects: FileObjec
     assert archive(bench.store, objects, clock=lambda: NOW_SECONDS) == 0
 
 
-def test_the_last_line_of_a_log_that_runs_stays(bench: Bench, objects: FileObjects) -> None:
+def test_the_last_line_of_a_log_that_runs_stays(bench: Bench, objects: FileObjectStore) -> None:
     """Also when it alone is larger than the log may be."""
     attempt = bench.store.open(JOB, "token")
     bench.store.append(attempt, [Line(1, "", "x" * HOT_BYTES, "stdout"), Line(2, "", "y" * HOT_BYTES, "stdout")])
@@ -96,14 +96,14 @@ def test_the_last_line_of_a_log_that_runs_stays(bench: Bench, objects: FileObjec
     assert numbers(everything(bench.store, objects, JOB)) == [1, 2, 3]
 
 
-def test_a_foreign_job_that_runs_is_listed_by_the_archivers_round(bench: Bench, objects: FileObjects) -> None:
+def test_a_foreign_job_that_runs_is_listed_by_the_archivers_round(bench: Bench, objects: FileObjectStore) -> None:
     """Nobody has read it yet, and there is nothing to archive of it."""
     bench.xadd("1-0", "message", "a", "timestamp", "2026-03-03T10:00:05.123Z")
     assert archive(bench.store, objects) == 0
     assert bench.store.jobs(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
 
 
-def test_a_foreign_job_gets_what_it_lacks(bench: Bench, objects: FileObjects) -> None:
+def test_a_foreign_job_gets_what_it_lacks(bench: Bench, objects: FileObjectStore) -> None:
     """Its log says how it ended, and that is soon gone."""
     bench.xadd("2-0", "message", "a", "timestamp", "2026-03-03T10:00:05.123Z")
     bench.xadd("4-0", "message", "b")
@@ -111,7 +111,7 @@ def test_a_foreign_job_gets_what_it_lacks(bench: Bench, objects: FileObjects) ->
     assert archive(bench.store, objects, clock=lambda: NOW_SECONDS + 1) == 0
     assert 0 < bench.ttl("log") <= 3_600_000
     bench.ask("DEL", bench.key("log"))
-    job = bench.store.look(JOB)
+    job = bench.store.get_job(JOB)
     assert job is not None
     assert (job.status, job.exit_code, job.first, job.last) == (Status.FAILED, 7, 2, 4)
     assert job.finished_at == "2026-03-03T10:00:06.123Z"
@@ -121,7 +121,7 @@ def test_a_foreign_job_gets_what_it_lacks(bench: Bench, objects: FileObjects) ->
     assert numbers(said) == [2, 4]
 
 
-def test_a_log_beyond_all_numbers_stays_where_it_is(bench: Bench, objects: FileObjects) -> None:
+def test_a_log_beyond_all_numbers_stays_where_it_is(bench: Bench, objects: FileObjectStore) -> None:
     bench.xadd("1-0", "message", "a")
     bench.xadd("1772532005123000-0", "message", "a time for a number")
     bench.xadd("1772532005123001-0", "event", "end")
@@ -130,12 +130,12 @@ def test_a_log_beyond_all_numbers_stays_where_it_is(bench: Bench, objects: FileO
     assert len(bench.ids()) == 3
 
 
-def test_a_lost_log_goes_on_behind_its_archive(bench: Bench, objects: FileObjects) -> None:
+def test_a_lost_log_goes_on_behind_its_archive(bench: Bench, objects: FileObjectStore) -> None:
     """The numbers that are archived are never given again, and what was lost behind them is asked for again."""
     attempt = bench.store.open(JOB, "token")
     append(bench.store, attempt, 1, MANY)
     assert archive(bench.store, objects) == 0
-    job = bench.store.look(JOB)
+    job = bench.store.get_job(JOB)
     assert job is not None
     bench.ask("DEL", bench.key("log"))
     with pytest.raises(SequenceGap) as refused:
@@ -152,20 +152,20 @@ def test_a_lost_log_goes_on_behind_its_archive(bench: Bench, objects: FileObject
     assert numbers(everything(bench.store, objects, JOB)) == list(range(1, job.archived + 1))
 
 
-def test_a_lost_log_of_a_lost_runner_ends_behind_its_archive(bench: Bench, objects: FileObjects) -> None:
+def test_a_lost_log_of_a_lost_runner_ends_behind_its_archive(bench: Bench, objects: FileObjectStore) -> None:
     attempt = bench.store.open(JOB, "token")
     append(bench.store, attempt, 1, MANY)
     archive(bench.store, objects)
     bench.ask("DEL", bench.key("log"))
     bench.lose_lease()
-    job = bench.another(lease_seconds=1).look(JOB)
+    job = bench.another(lease_seconds=1).get_job(JOB)
     assert job is not None
     assert job.status is Status.LOST
     assert job.last == job.archived
     assert bench.ttl("job") == -1
 
 
-def test_a_log_that_was_written_anew_is_not_sealed_from_the_old(bench: Bench, objects: FileObjects) -> None:
+def test_a_log_that_was_written_anew_is_not_sealed_from_the_old(bench: Bench, objects: FileObjectStore) -> None:
     """It was lost between the reading and the sealing, and somebody wrote other lines of the same numbers."""
     bench.store.append(bench.store.open(JOB, "token"), make_lines(1, 10, "old"))
     bench.xadd("11-0", "event", "end")
@@ -179,13 +179,13 @@ def test_a_log_that_was_written_anew_is_not_sealed_from_the_old(bench: Bench, ob
             bench.xadd("11-0", "event", "end")
 
     archive(bench.store, objects, at=lose)
-    assert bench.store.archived.chunks(JOB) == []
+    assert bench.store.chunks.chunks(JOB) == []
     archive(bench.store, objects, at=lose)
     said = everything(bench.store, objects, JOB)
     assert [line.message for line in said if isinstance(line, Line)] == [f"new {each}" for each in range(1, 11)]
 
 
-def test_an_emptied_store_leaves_the_archive_alone(bench: Bench, objects: FileObjects) -> None:
+def test_an_emptied_store_leaves_the_archive_alone(bench: Bench, objects: FileObjectStore) -> None:
     """Nothing is deleted because nothing is known of it; an operator is told."""
     bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
@@ -199,7 +199,7 @@ def test_an_emptied_store_leaves_the_archive_alone(bench: Bench, objects: FileOb
     assert list(orphans(bench.store, objects, time.time())) == []
 
 
-def test_another_run_of_a_job_that_the_store_forgot(bench: Bench, objects: FileObjects, tmp_path: Path) -> None:
+def test_another_run_of_a_job_that_the_store_forgot(bench: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
     """Its archiving sweeps its own orphans, and not the chunks of the earlier run."""
 
     def run(text: str) -> None:
@@ -216,13 +216,13 @@ def test_another_run_of_a_job_that_the_store_forgot(bench: Bench, objects: FileO
     for _ in range(2):
         assert archive(bench.store, objects) == 0
     found = [name for name in names(objects) if not name.endswith("/job.json")]
-    assert sorted(found) == sorted([earlier, *(chunk.name for chunk in bench.store.archived.chunks(JOB))])
+    assert sorted(found) == sorted([earlier, *(chunk.name for chunk in bench.store.chunks.chunks(JOB))])
     assert [each.stored.name for each in orphans(bench.store, objects, time.time(), age=0)] == [earlier]
 
 
 @pytest.mark.parametrize("lines", ["5", "100", "500", "many"])
 def test_a_log_ends_behind_its_last_line_whatever_its_runner_says(
-    bench: Bench, objects: FileObjects, lines: str
+    bench: Bench, objects: FileObjectStore, lines: str
 ) -> None:
     """Of how many there are: also when the archive alone has it."""
     for line in make_lines(1, 100):
@@ -232,55 +232,55 @@ def test_a_log_ends_behind_its_last_line_whatever_its_runner_says(
     assert archive(bench.store, objects, hot_seconds=0) == 0
 
     wait_until(lambda: bench.ask("EXISTS", bench.key("log")) == 0, 5, "the store lets go of the log")
-    job = bench.store.look(JOB)
+    job = bench.store.get_job(JOB)
     assert job
     assert job.end
     assert (job.first, job.last, job.end.sequence_num) == (1, 100, 101)
-    history = History(bench.store, Archive(objects, bench.store.archived), job)
+    history = TieredLog(bench.store, ArchiveReader(objects, bench.store.chunks), job)
     assert [entry.sequence_num for entry in history.after(90, 50).entries if isinstance(entry, Line)] == [
         *range(91, 101)
     ]
     assert history.after(100, 50).entries == []
 
 
-def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjects) -> None:
+def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectStore) -> None:
     """A week after the end, unless its workflow has a time of its own."""
     other = JobRef("wf_2", "job_1")
     for job in (JOB, other):
         bench.store.append(attempt := bench.store.open(job, "token"), make_lines(1, 10))
         bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
-    bench.store.inventory.set_retention("wf_2", round(30 * DAY))
+    bench.store.catalog.set_retention("wf_2", round(30 * DAY))
     for days in (1, 6):
         for job in (JOB, other):
             bench.end_seen(days * DAY, job)
         # The archiver's own clock does not matter.
         archive(bench.store, objects, retention_seconds=7 * DAY, clock=lambda: time.time() + 100 * DAY)
-        assert bench.store.look(JOB) is not None
+        assert bench.store.get_job(JOB) is not None
     for job in (JOB, other):
         bench.end_seen(8 * DAY, job)
     archive(bench.store, objects, retention_seconds=7 * DAY)
-    assert bench.store.look(JOB) is None
+    assert bench.store.get_job(JOB) is None
     assert bench.store.jobs(JOB.workflow_id, None, 9) == []
     left = bench.keys()
     assert not any(f"{{{JOB.workflow_id}}}" in key for key in left)
     assert {name.partition("/")[0] for name in names(objects)} == {"wf_2"}
-    bench.store.inventory.set_retention("wf_2", None)
+    bench.store.catalog.set_retention("wf_2", None)
     archive(bench.store, objects, retention_seconds=7 * DAY)
     assert names(objects) == []
     assert bench.keys() == set()
 
 
-def test_a_retention_that_changes_leaves_archived_jobs_to_the_archiver(bench: Bench, objects: FileObjects) -> None:
+def test_a_retention_that_changes_leaves_archived_jobs_to_the_archiver(bench: Bench, objects: FileObjectStore) -> None:
     """What the store knows of them must not expire before their objects go."""
     bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
     archive(bench.store, objects, clock=lambda: NOW_SECONDS)
 
-    assert keep(bench.store, JOB.workflow_id, 1, 1) == 0
+    assert set_retention(bench.store, JOB.workflow_id, 1, 1) == 0
     assert bench.ttl("job") == bench.ttl("archive") == -1
 
 
-def test_a_job_with_a_live_runner_is_not_deleted(bench: Bench, objects: FileObjects) -> None:
+def test_a_job_with_a_live_runner_is_not_deleted(bench: Bench, objects: FileObjectStore) -> None:
     attempt = bench.store.open(JOB, "token")
     with pytest.raises(Held):
         delete_job(bench.store, objects, JOB)
@@ -290,18 +290,20 @@ def test_a_job_with_a_live_runner_is_not_deleted(bench: Bench, objects: FileObje
     assert bench.keys() == set()
 
 
-def test_what_comes_under_a_deleted_id_is_not_archived(bench: Bench, objects: FileObjects) -> None:
+def test_what_comes_under_a_deleted_id_is_not_archived(bench: Bench, objects: FileObjectStore) -> None:
     """A foreign runner writes on, and an archiver that has not noticed the deletion takes the log for a large one."""
     delete_job(bench.store, objects, JOB, tombstone_ms=60_000)
     bench.xadd("1-0", "message", "secret")
     bench.xadd("2-0", "message", "secret")
-    with sealer(bench.store, JOB) as token, pytest.raises(Deleted):
-        Sealing(bench.store, objects, JOB, token, nothing).seal(bench.store.inventory.survey(JOB), 2, trim=True)
+    with archive_lock(bench.store, JOB) as token, pytest.raises(Deleted):
+        ChunkWriter(bench.store, objects, JOB, token, nothing).seal(
+            bench.store.catalog.archive_state(JOB), 2, trim=True
+        )
     assert names(objects) == []
     assert not bench.ask("EXISTS", *(bench.key(kind) for kind in ("archive", "garbage", "job")))
 
 
-def test_what_comes_under_a_deleted_id_is_taken_away_each_second(bench: Bench, objects: FileObjects) -> None:
+def test_what_comes_under_a_deleted_id_is_taken_away_each_second(bench: Bench, objects: FileObjectStore) -> None:
     """A foreign runner may write megabytes a second, which the store has to hold until then."""
     delete_job(bench.store, objects, JOB, tombstone_ms=60_000)
     now = [0.0]
@@ -313,7 +315,7 @@ def test_what_comes_under_a_deleted_id_is_taken_away_each_second(bench: Bench, o
         now[0] += BUSY_SECONDS + 0.1
 
 
-def test_what_begins_while_the_rest_of_a_job_is_deleted_stays(bench: Bench, objects: FileObjects) -> None:
+def test_what_begins_while_the_rest_of_a_job_is_deleted_stays(bench: Bench, objects: FileObjectStore) -> None:
     """Where only objects were left nobody is kept from the name."""
     objects.put(f"{JOB.workflow_id}/{JOB.job_id}/left", b"")
 
@@ -329,7 +331,7 @@ def test_what_begins_while_the_rest_of_a_job_is_deleted_stays(bench: Bench, obje
 
 
 @pytest.mark.parametrize("step", ["doomed", "object deleted"])
-def test_a_deletion_that_was_cut_short_goes_on(bench: Bench, objects: FileObjects, step: str) -> None:
+def test_a_deletion_that_was_cut_short_goes_on(bench: Bench, objects: FileObjectStore, step: str) -> None:
     """Nobody sees the job in between, and nobody can open it."""
     bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
@@ -341,7 +343,7 @@ def test_a_deletion_that_was_cut_short_goes_on(bench: Bench, objects: FileObject
 
     with pytest.raises(InterruptedError):
         delete_job(bench.store, objects, JOB, at=cut)
-    assert bench.store.look(JOB) is None
+    assert bench.store.get_job(JOB) is None
     with pytest.raises(Closed):
         bench.store.open(JOB, "another")
     archive(bench.store, objects)
@@ -349,7 +351,7 @@ def test_a_deletion_that_was_cut_short_goes_on(bench: Bench, objects: FileObject
     assert names(objects) == []
 
 
-def test_a_hash_that_was_lost_is_told_again(bench: Bench, objects: FileObjects) -> None:
+def test_a_hash_that_was_lost_is_told_again(bench: Bench, objects: FileObjectStore) -> None:
     """By the records of the chunks: or the numbers would begin anew."""
     attempt = bench.store.open(JOB, "token")
     append(bench.store, attempt, 1, MANY)
@@ -365,7 +367,7 @@ def test_a_hash_that_was_lost_is_told_again(bench: Bench, objects: FileObjects) 
 def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step: str) -> None:
     """Two in a row, each behind the same step, of a log that runs and of one that has ended: nothing is lost."""
     bench, directory = Bench(server, prefix), tmp_path / "archive"
-    store, objects = bench.store, FileObjects(directory)
+    store, objects = bench.store, FileObjectStore(directory)
     attempt = store.open(JOB, "token")
     following = append(store, attempt, 1, MANY)
     if step not in ("manifest", "completed"):
@@ -381,7 +383,7 @@ def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step
     assert bench.hash()["archive_state"] == "complete"
     bench.ask("DEL", bench.key("log"))
     assert numbers(everything(store, objects, JOB)) == list(range(1, following))
-    recorded = [chunk.name for chunk in store.archived.chunks(JOB)]
+    recorded = [chunk.name for chunk in store.chunks.chunks(JOB)]
     assert names(objects) == [*recorded, f"{JOB.workflow_id}/{JOB.job_id}/job.json"]
     bench.close()
 
@@ -392,17 +394,17 @@ def _kill(bench: Bench, directory: Path, step: str) -> None:
     bench.ask("DEL", bench.key("sealer"))
 
 
-def test_a_busy_job_waits_for_who_has_it(bench: Bench, objects: FileObjects) -> None:
+def test_a_busy_job_waits_for_who_has_it(bench: Bench, objects: FileObjectStore) -> None:
     bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
-    with sealer(bench.store, JOB):
+    with archive_lock(bench.store, JOB):
         assert archive(bench.store, objects) == 0
         assert names(objects) == []
     assert archive(bench.store, objects) == 0
     assert bench.hash()["archive_state"] == "complete"
 
 
-def test_jobs_on_every_master_of_a_cluster(cluster: Cluster, prefix: str, objects: FileObjects) -> None:
+def test_jobs_on_every_master_of_a_cluster(cluster: Cluster, prefix: str, objects: FileObjectStore) -> None:
     """Each is found, shortened while it runs, and archived whole; one whose log is lost goes on there too."""
     store = Store(cluster.url, prefix=prefix)
     jobs = [JobRef(cluster.workflow(master, prefix), "job_1") for master in cluster.masters()]
@@ -412,20 +414,20 @@ def test_jobs_on_every_master_of_a_cluster(cluster: Cluster, prefix: str, object
     assert archive(store, objects) == 0
     following = dict.fromkeys(jobs, MANY + 1)
     cluster.ask("DEL", f"{prefix}:{{{jobs[0].workflow_id}}}:job_1:log")
-    following[jobs[0]] = store.inventory.survey(jobs[0]).archived + 1
+    following[jobs[0]] = store.catalog.archive_state(jobs[0]).archived + 1
     for job, attempt in attempts.items():
-        assert 0 < store.inventory.survey(job).archived < MANY
+        assert 0 < store.catalog.archive_state(job).archived < MANY
         store.append(attempt, make_lines(following[job], 1))
         store.finish(attempt, Status.COMPLETED, 0, 0, following[job] + 1)
     assert archive(store, objects) == 0
     for job in jobs:
-        assert store.inventory.survey(job).complete
+        assert store.catalog.archive_state(job).complete
         cluster.ask("DEL", f"{prefix}:{{{job.workflow_id}}}:job_1:log")
         assert numbers(everything(store, objects, job)) == list(range(1, following[job] + 1))
     store.close()
 
 
-def test_a_store_without_memory_is_relieved(tmp_path: Path, objects: FileObjects) -> None:
+def test_a_store_without_memory_is_relieved(tmp_path: Path, objects: FileObjectStore) -> None:
     """Where nothing can be written an archiver still seals and trims."""
     with RedisServer(tmp_path / "full") as server:
         bench = Bench(server, "full")
@@ -435,14 +437,14 @@ def test_a_store_without_memory_is_relieved(tmp_path: Path, objects: FileObjects
         with pytest.raises(StoreRefused):
             append(bench.store, attempt, MANY + 1, 1)
         assert archive(bench.store, objects) == 0
-        assert bench.store.inventory.survey(JOB).archived > MANY / 2
+        assert bench.store.catalog.archive_state(JOB).archived > MANY / 2
         server.ask("CONFIG", "SET", "maxmemory", 0)
         append(bench.store, attempt, MANY + 1, 1)
         assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 2))
         bench.close()
 
 
-def test_an_archive_that_is_away_costs_nothing_but_time(bench: Bench, objects: FileObjects, tmp_path: Path) -> None:
+def test_an_archive_that_is_away_costs_nothing_but_time(bench: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
     """The log stays whole where it is."""
     append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
     (tmp_path / "archive").write_text("no directory")
@@ -458,38 +460,38 @@ def test_a_runner_is_asked_to_go_slowly(bench: Bench) -> None:
     """By the answers to its appends, for a while; a job that is gone is not made by it."""
     slept: list[float] = []
     store = Store(bench.url, prefix=bench.prefix, sleep=slept.append)
-    store.archived.slow_down(JOB, 60)
+    store.chunks.throttle_runner(JOB, 60)
     assert bench.keys() == set()
     attempt = store.open(JOB, "token")
     appends = store.appends()
 
     def append_one(number: int) -> None:
-        appends.send(attempt, number, [Run(NOW, "stdout", False, [b"a line"])])
+        appends.send(attempt, number, [LineRun(NOW, "stdout", False, [b"a line"])])
         assert appends.receive() == number + 1
 
     append_one(1)
     assert slept == []
-    store.archived.slow_down(JOB, 60)
+    store.chunks.throttle_runner(JOB, 60)
     append_one(2)
     assert slept == [SLOW_SECONDS]
     assert store.append(attempt, make_lines(3, 1)) == 4
-    store.archived.slow_down(JOB, -60)
+    store.chunks.throttle_runner(JOB, -60)
     append_one(4)
     assert slept == [SLOW_SECONDS]
-    store.archived.slow_down(JOB, 60)
-    appends.send(attempt, 5, [Run(NOW, "stdout", False, [b"x" * SLOW_BYTES_PER_SECOND] * 2)])
+    store.chunks.throttle_runner(JOB, 60)
+    appends.send(attempt, 5, [LineRun(NOW, "stdout", False, [b"x" * SLOW_BYTES_PER_SECOND] * 2)])
     assert appends.receive() == 7
     assert slept[1] == pytest.approx(2, abs=0.01)
     appends.reset()
     store.close()
 
 
-def test_a_log_that_grows_while_a_chunk_is_moved_has_its_runner_asked(bench: Bench, objects: FileObjects) -> None:
+def test_a_log_that_grows_while_a_chunk_is_moved_has_its_runner_asked(bench: Bench, objects: FileObjectStore) -> None:
     """Not only between two chunks: on a busy machine one takes as long as a log needs to outgrow its bound."""
     half, grown, asked = MANY // 4, list[int](), list[object]()
     attempt = bench.store.open(JOB, "token")
     append(bench.store, attempt, 1, half)
-    (size,) = bench.store.inventory.sizes([JOB]).values()
+    (size,) = bench.store.catalog.sizes([JOB]).values()
     assert HIGH_MARK * HOT_BYTES < size < SLOW_MARK * HOT_BYTES
 
     def monotonic() -> float:
@@ -511,10 +513,10 @@ def server_ms(bench: Bench) -> int:
     return int(seconds) * 1_000 + int(microseconds) // 1_000
 
 
-def test_a_log_that_nobody_can_move_now_has_its_runner_asked(bench: Bench, objects: FileObjects) -> None:
+def test_a_log_that_nobody_can_move_now_has_its_runner_asked(bench: Bench, objects: FileObjectStore) -> None:
     """An archiver that died holds the lease for ten seconds more, and as long nobody makes room."""
     append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
-    assert bench.store.archived.claim(JOB, "a dead archiver's", 10)
+    assert bench.store.chunks.acquire_lock(JOB, "a dead archiver's", 10)
 
     archive(bench.store, objects, sealer_seconds=10)
 
@@ -522,14 +524,14 @@ def test_a_log_that_nobody_can_move_now_has_its_runner_asked(bench: Bench, objec
     assert len(bench.ids()) == MANY
 
 
-def test_a_log_of_long_lines_is_read_a_few_at_a_time(bench: Bench, objects: FileObjects) -> None:
+def test_a_log_of_long_lines_is_read_a_few_at_a_time(bench: Bench, objects: FileObjectStore) -> None:
     """Thousands of the longest lines would be hundreds of megabytes in one answer."""
     line_bytes, attempt = 64 * 2**10, bench.store.open(JOB, "token")
     for first in range(1, 401, 100):
         bench.store.append(attempt, [Line(each, NOW, "x" * line_bytes, "stdout") for each in range(first, first + 100)])
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 401)
     counts: list[int] = []
-    read_on = bench.store.read_on
+    read_on = bench.store.read_sequential
 
     class Watched(Store):
         def read_on(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
@@ -546,7 +548,7 @@ def test_a_log_of_long_lines_is_read_a_few_at_a_time(bench: Bench, objects: File
 
 
 def test_what_is_wrong_with_a_job_is_said_once(
-    bench: Bench, objects: FileObjects, caplog: pytest.LogCaptureFixture
+    bench: Bench, objects: FileObjectStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """However often it is tried again."""
     bench.ask("SET", bench.key("archive"), "no record")
@@ -560,15 +562,15 @@ def test_what_is_wrong_with_a_job_is_said_once(
     ]
 
 
-def test_garbage_goes_a_minute_later_whenever_it_comes(bench: Bench, objects: FileObjects) -> None:
+def test_garbage_goes_a_minute_later_whenever_it_comes(bench: Bench, objects: FileObjectStore) -> None:
     """Also when the archiver has looked at the job's objects a moment before it was written down."""
     append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
     now = [0.0]
     looking = archiver(bench.store, objects, orphan_seconds=3_600, monotonic=lambda: now[0])
     looking.once()
     left = f"{JOB.workflow_id}/{JOB.job_id}/left"
-    with sealer(bench.store, JOB) as token:
-        bench.store.archived.announce(JOB, token, left)
+    with archive_lock(bench.store, JOB) as token:
+        bench.store.chunks.announce(JOB, token, left)
     objects.put(left, b"")
     looking.once()
     now[0] += 61

@@ -22,15 +22,15 @@ from hypothesis.stateful import (
 )
 
 from chronoverse.archive.chunk_writer import overall
-from chronoverse.archive.file_store import FileObjects
-from chronoverse.archive.object_store import Objects, Stored
-from chronoverse.archive.reader import Archive
-from chronoverse.archive.s3_store import S3Objects
+from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import ObjectStore, StoredObject
+from chronoverse.archive.reader import ArchiveReader
+from chronoverse.archive.s3_store import S3ObjectStore
 from chronoverse.errors import ArchiveUnavailable
-from chronoverse.history.tiered_log import History
+from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.sse import Decoder
 from chronoverse.joblog.values import JobRef, Line, Status
-from chronoverse.live.replay_cache import Pieces
+from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.store import Store
 from tests.support import s3faults
 from tests.support.archivers import STEPS, archive, everything, numbers
@@ -55,8 +55,8 @@ class Place(Protocol):
     """Where the archive of every run is, and what may go wrong on the way there."""
 
     #: Without a way on which something goes wrong, and by that way.
-    calm: Objects
-    disturbed: Objects
+    calm: ObjectStore
+    disturbed: ObjectStore
     faults: list[Any]
 
     def fault(self, fault: Any) -> AbstractContextManager[object]:
@@ -77,7 +77,7 @@ class CallFault(NamedTuple):
 class Faulty:
     """``objects``, of whose calls the one that ``fault`` names fails."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
         self.fault: CallFault | None = None
 
@@ -100,7 +100,7 @@ class Faulty:
     def delete(self, name: str) -> None:
         self._call("delete", name)
 
-    def list(self, prefix: str) -> Iterator[Stored]:
+    def list(self, prefix: str) -> Iterator[StoredObject]:
         yield from self._call("list", prefix)
 
 
@@ -108,8 +108,8 @@ class Files:
     """The archive in files; its calls fail."""
 
     def __init__(self, directory: Path) -> None:
-        self.calm: Objects = FileObjects(directory)
-        self.disturbed: Objects = (faulty := Faulty(self.calm))
+        self.calm: ObjectStore = FileObjectStore(directory)
+        self.disturbed: ObjectStore = (faulty := Faulty(self.calm))
         self._faulty = faulty
         self.faults: list[Any] = [CallFault(call, when) for call in s3faults.CALLS for when in ("before", "behind")]
 
@@ -126,9 +126,9 @@ class Files:
 class Bucket:
     """The archive in a real S3 server; what is asked of it, and its answers, come to harm on the way."""
 
-    def __init__(self, proxy: S3Faults, calm: Objects) -> None:
+    def __init__(self, proxy: S3Faults, calm: ObjectStore) -> None:
         self.calm = calm
-        self.disturbed: Objects = S3Objects(BUCKET, read_seconds=READ_SECONDS, pause_seconds=PAUSE_SECONDS)
+        self.disturbed: ObjectStore = S3ObjectStore(BUCKET, read_seconds=READ_SECONDS, pause_seconds=PAUSE_SECONDS)
         self.faults: list[Any] = [
             s3faults.Fault(call, kind, once)
             # Few archivings list or delete.
@@ -153,7 +153,7 @@ class Archiving(RuleBasedStateMachine):
         self.server = server
         self.place = place
         #: Reads from the first step to the last, whatever is moved meanwhile.
-        self.reader = Archive(place.disturbed, self.store.archived)
+        self.reader = ArchiveReader(place.disturbed, self.store.chunks)
         self.said: list[str] = []
         self.batches = self.fresh = 0
         self.ended = False
@@ -213,7 +213,7 @@ class Archiving(RuleBasedStateMachine):
     def lose(self) -> None:
         """The log's key is deleted: what is not archived is gone, and will be written anew, differently."""
         self.server.ask("DEL", f"{self.prefix}:{{{self.job.workflow_id}}}:{self.job.job_id}:log")
-        del self.said[self.store.inventory.survey(self.job).archived :]
+        del self.said[self.store.catalog.archive_state(self.job).archived :]
         self.lost += 1
         self.fresh = 0
 
@@ -221,7 +221,7 @@ class Archiving(RuleBasedStateMachine):
     @rule()
     def expire(self) -> None:
         """Of a job that is archived whole the log itself goes."""
-        if self.store.inventory.survey(self.job).complete:
+        if self.store.catalog.archive_state(self.job).complete:
             self.server.ask("DEL", f"{self.prefix}:{{{self.job.workflow_id}}}:{self.job.job_id}:log")
 
     @rule(
@@ -233,7 +233,7 @@ class Archiving(RuleBasedStateMachine):
     )
     def read(self, offset: int, count: int, way: str, afresh: bool, fault: st.DataObject) -> None:
         """A page's reader or a stream's goes on from anywhere, to the end or as far as the archive lets it."""
-        archive = Archive(self.place.disturbed, self.store.archived) if afresh else self.reader
+        archive = ArchiveReader(self.place.disturbed, self.store.chunks) if afresh else self.reader
         offset = min(offset, len(self.said))
         expected = self.said[:offset][::-1] if way == "down" else self.said[offset:]
         ways = {
@@ -250,21 +250,21 @@ class Archiving(RuleBasedStateMachine):
                 return
         assert found == expected
 
-    def paged(self, archive: Archive, place: int, count: int, descending: bool = False) -> Iterator[str]:
+    def paged(self, archive: ArchiveReader, place: int, count: int, descending: bool = False) -> Iterator[str]:
         """As ``/logs`` reads: what the lines say behind ``place``, or before it."""
-        job = self.store.look(self.job)
+        job = self.store.get_job(self.job)
         assert job is not None
-        history = History(self.store, archive, job)
+        history = TieredLog(self.store, archive, job)
         last = False
         while not last:
             entries, place, _, last = history.before(place, count) if descending else history.after(place, count)
             yield from (entry.message for entry in entries if isinstance(entry, Line))
 
-    def streamed(self, archive: Archive, cursor: int, count: int) -> Iterator[str]:
+    def streamed(self, archive: ArchiveReader, cursor: int, count: int) -> Iterator[str]:
         """As ``/events`` reads."""
-        pieces, decoder = Pieces(self.store, archive), Decoder()
-        job = self.store.look(self.job)
-        while piece := pieces.behind(self.job, None, cursor, 1 << (count.bit_length() - 1), job):
+        pieces, decoder = ReplayCache(self.store, archive), Decoder()
+        job = self.store.get_job(self.job)
+        while piece := pieces.after(self.job, None, cursor, 1 << (count.bit_length() - 1), job):
             for event in decoder.feed(piece.frames):
                 assert event.event == "log", event
                 yield str(json.loads(event.data)["message"])
@@ -286,7 +286,7 @@ class Archiving(RuleBasedStateMachine):
     @invariant()
     def downwards(self) -> None:
         """And from the end, as it is read."""
-        archive = Archive(self.place.calm, self.store.archived)
+        archive = ArchiveReader(self.place.calm, self.store.chunks)
         assert list(self.paged(archive, len(self.said) + 1, 1000, descending=True)) == self.said[::-1]
 
     def teardown(self) -> None:
@@ -296,12 +296,12 @@ class Archiving(RuleBasedStateMachine):
         for _ in range(2):
             assert archive(self.store, self.place.calm) == 0
         if self.said:
-            survey = self.store.inventory.survey(self.job)
+            survey = self.store.catalog.archive_state(self.job)
             assert (survey.complete, survey.archived) == (True, len(self.said))
             self.expire()
             self.upwards()
             self.downwards()
-            chunks = self.store.archived.chunks(self.job)
+            chunks = self.store.chunks.chunks(self.job)
             key = f"{self.prefix}:{{{self.job.workflow_id}}}:{self.job.job_id}:job"
             assert self.server.ask("HGET", key, "archive_sha256").decode() == overall(chunks)
             names = {chunk.name for chunk in chunks} | {f"{self.prefix}/{self.job.job_id}/job.json"}
@@ -335,7 +335,7 @@ def test_whatever_happens_to_files(server: RedisServer, tmp_path: Path) -> None:
 def test_whatever_happens_on_the_way_to_s3(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """It refuses, is busy, is late; connections are cut before a request takes effect, behind that, in an answer."""
     with s3_server() as address, S3Faults(address) as proxy:
-        calm = S3Objects(BUCKET)
+        calm = S3ObjectStore(BUCKET)
         # A client keeps to the server that it found at first.
         assert list(calm.list("")) == []
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chronoverse.archive.chunk_records import RECORD_SECONDS
-from chronoverse.archive.file_store import FileObjects
-from chronoverse.archive.reader import Archive
+from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entries
@@ -34,7 +34,7 @@ def log_of(kinds: list[str]) -> list[RawEntry]:
     return entries
 
 
-class Counting(FileObjects):
+class Counting(FileObjectStore):
     """Files that count what is read of them, and wait at a gate before they answer."""
 
     def __init__(self, directory: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_chunk_that_was_replaced_is_found(tmp_path: Path) -> None:
     now = 100.0
     shelf = Shelf.at(tmp_path)
     shelf.fill([raw(number, f"secret {number}" + "x" * 90) for number in range(1, 11)], 20, 300)
-    archive = Archive(shelf.objects, shelf, lambda: now)
+    archive = ArchiveReader(shelf.objects, shelf, lambda: now)
 
     def said(after: int) -> str:
         (line,) = archive.entries(JOB, after, 1)
@@ -229,7 +229,7 @@ def test_a_chunk_that_is_replaced_meanwhile(tmp_path: Path) -> None:
                 self.objects.delete(before.name)
             return found
 
-    shelf = Overtaken(FileObjects(tmp_path))
+    shelf = Overtaken(FileObjectStore(tmp_path))
     shelf.add([raw(1, "before")])
     (line,) = shelf.archive().entries(JOB, 0, 1)
     assert isinstance(line, Line)

@@ -9,9 +9,9 @@ from pathlib import Path
 import boto3
 import pytest
 
-from chronoverse.archive.connect import objects_at
-from chronoverse.archive.file_store import FileObjects
-from chronoverse.archive.s3_store import CONNECTIONS, S3Objects
+from chronoverse.archive.connect import open_object_store
+from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.s3_store import CONNECTIONS, S3ObjectStore
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
 from chronoverse.joblog.values import Line
 from tests.support.archives import JOB, Shelf, raw
@@ -36,13 +36,13 @@ def proxy(server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[
         yield proxy
 
 
-def hasty(prefix: str) -> S3Objects:
-    return S3Objects(BUCKET, prefix, read_seconds=READ_SECONDS, answer_seconds=1.0)
+def hasty(prefix: str) -> S3ObjectStore:
+    return S3ObjectStore(BUCKET, prefix, read_seconds=READ_SECONDS, answer_seconds=1.0)
 
 
 def test_objects(server: tuple[str, int]) -> None:
     """Put, got in parts, listed, deleted: below the URL's prefix, and nothing else."""
-    objects = objects_at(f"s3://{BUCKET}/some/place/")
+    objects = open_object_store(f"s3://{BUCKET}/some/place/")
     assert list(objects.list("wf_1/job_1/")) == []
     for _ in range(2):
         objects.put("wf_1/job_1/a", b"0123456789")
@@ -65,7 +65,7 @@ def test_objects(server: tuple[str, int]) -> None:
 
 def test_more_objects_than_one_answer_lists(server: tuple[str, int]) -> None:
     """A thousand is the most that S3 names at once."""
-    objects = S3Objects(BUCKET, "many")
+    objects = S3ObjectStore(BUCKET, "many")
     names = [f"wf_1/job_1/{number:04}" for number in range(1003)]
 
     def put(start: int) -> None:
@@ -82,7 +82,7 @@ def test_more_objects_than_one_answer_lists(server: tuple[str, int]) -> None:
 
 def test_more_ask_at_once_than_are_let(server: tuple[str, int]) -> None:
     """All are answered."""
-    objects, found = S3Objects(BUCKET, "crowd"), []
+    objects, found = S3ObjectStore(BUCKET, "crowd"), []
     objects.put("a", b"x" * 100_000)
     threads = [threading.Thread(target=lambda: found.append(objects.get("a"))) for _ in range(3 * CONNECTIONS)]
     for each in threads:
@@ -94,7 +94,7 @@ def test_more_ask_at_once_than_are_let(server: tuple[str, int]) -> None:
 
 def test_a_log_is_read_from_it(server: tuple[str, int]) -> None:
     """The archive does not mind where it is."""
-    shelf = Shelf(S3Objects(BUCKET, "log"))
+    shelf = Shelf(S3ObjectStore(BUCKET, "log"))
     shelf.fill([raw(number, f"line {number}") for number in range(1, 1001)], 300, 5000)
     archive = shelf.archive()
     said = [*archive.entries(JOB, 0, 2000), *archive.entries_before(JOB, 3, 9)]
@@ -106,7 +106,7 @@ def test_a_log_is_read_from_it(server: tuple[str, int]) -> None:
 
 def test_a_bucket_that_is_not_there(server: tuple[str, int]) -> None:
     """Is no damage: it was put into the settings."""
-    objects = S3Objects("no-such-bucket")
+    objects = S3ObjectStore("no-such-bucket")
     for call in (lambda: objects.get("a"), lambda: objects.put("a", b""), lambda: list(objects.list("a/"))):
         with pytest.raises(ArchiveUnavailable):
             call()
@@ -154,7 +154,7 @@ def test_no_credentials(server: tuple[str, int], monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(ArchiveUnavailable, match="credentials"):
-        S3Objects(BUCKET).get("a")
+        S3ObjectStore(BUCKET).get("a")
 
 
 def test_without_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,11 +162,11 @@ def test_without_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr("chronoverse.archive.s3_store.find_spec", lambda name: None if name == "boto3" else found(name))
     with pytest.raises(SettingsError, match=r"pip install 'chronoverse\[s3\]'"):
-        objects_at("s3://bucket")
+        open_object_store("s3://bucket")
 
 
 def test_files_by_url(tmp_path: Path) -> None:
-    objects = objects_at((tmp_path / "with space").as_uri())
+    objects = open_object_store((tmp_path / "with space").as_uri())
     objects.put("a", b"1")
-    assert isinstance(objects, FileObjects)
+    assert isinstance(objects, FileObjectStore)
     assert (tmp_path / "with space" / "a").read_bytes() == b"1"

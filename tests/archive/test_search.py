@@ -9,7 +9,7 @@ import re2
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.prefilter import BEHIND_MISSES, LINES_MISSES, MISSES, OFTEN, PART_BYTES, TEXT_PART_BYTES
 from chronoverse.archive.search import search
 from chronoverse.errors import TooExpensive
@@ -165,7 +165,7 @@ def test_what_comes_often(tmp_path: Path, query: str, other: str) -> None:
 def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
     """Unless a line in them has a time that cannot be compared. Lines need not come in the order of their times."""
 
-    class Counting(FileObjects):
+    class Counting(FileObjectStore):
         read = 0
 
         def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:

@@ -231,7 +231,7 @@ def away(tab: Tab) -> None:
 
 def store_last(store: Store, job: JobRef) -> int:
     """The log's last number by now."""
-    known = store.look(job)
+    known = store.get_job(job)
     return known.last if known else 0
 
 

@@ -411,7 +411,7 @@ def test_run_publishes_and_exits_as_the_command_does(cli: Cli, server: RedisServ
 
     assert (done.returncode, done.stdout, done.stderr) == (3, "one\n", "oops\n")
     store = Store(server.url, prefix=prefix)
-    job = store.look(JOB)
+    job = store.get_job(JOB)
     store.close()
     assert job is not None
     assert (job.status, job.exit_code, job.lines) == (Status.FAILED, 3, 2)
@@ -432,7 +432,7 @@ def test_run_makes_an_id_and_says_it(cli: Cli, server: RedisServer, prefix: str)
     found = re.fullmatch(r"chronoverse: job (job-[0-9a-f]{12}) of workflow wf_1\n", done.stderr)
     assert found
     store = Store(server.url, prefix=prefix)
-    assert store.look(JobRef("wf_1", found[1])) is not None
+    assert store.get_job(JobRef("wf_1", found[1])) is not None
     store.close()
 
 

@@ -109,7 +109,7 @@ def test_a_node_serves_on_the_redis_of_the_file(compose: dict[str, Any], nodes: 
     """Redis takes every option, keeps an append-only file, and asks for the password that the nodes have."""
     environ = {name: str(value) for name, value in nodes["node-1"]["environment"].items()}
     settings = Settings.from_env({**environ, "CHRONOVERSE_DATA_DIR": str(tmp_path)})
-    assert settings.archive_place == "file:///archive"
+    assert settings.archive_location == "file:///archive"
     assert settings.web_concurrency == 2
     port, configuration = free_port(), tmp_path / "redis.conf"
     configuration.write_text(compose["configs"]["redis"]["content"])

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import redis
 
-from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.auth.tokens import local_secret
 from chronoverse.embedded import server as embedded
-from chronoverse.embedded.server import find_binary, hold
+from chronoverse.embedded.server import find_binary, lease_server
 from chronoverse.errors import EmbeddedError
 from tests.support.waiting import wait_until
 
@@ -126,13 +126,13 @@ def script(path: Path, body: str) -> Path:
 
 def test_second_opener_attaches(data_dir: Path) -> None:
     """Two holders of one data directory talk to the same server."""
-    with hold(data_dir) as first, hold(data_dir) as second:
+    with lease_server(data_dir) as first, lease_server(data_dir) as second:
         assert server_pid(first.url) == server_pid(second.url)
 
 
 def test_opener_in_another_process_attaches(data_dir: Path) -> None:
     """A holder in another process of the same user talks to the same server."""
-    with hold(data_dir) as here, python(HOLDER + STAY, data_dir) as there:
+    with lease_server(data_dir) as here, python(HOLDER + STAY, data_dir) as there:
         assert read_line(there) == here.url
 
 
@@ -156,7 +156,7 @@ def test_concurrent_openers_share_one_server(data_dir: Path) -> None:
 
 def test_server_is_out_of_reach_of_the_terminal_and_of_other_users(data_dir: Path) -> None:
     """Ctrl-C goes to the terminal's session, which is not the server's; its files are private, and it has no port."""
-    with hold(data_dir) as held:
+    with lease_server(data_dir) as held:
         assert os.getsid(server_pid(held.url)) != os.getsid(0)
         assert data_dir.stat().st_mode & 0o777 == 0o700
         assert (data_dir / "server.sock").stat().st_mode & 0o777 == 0o700
@@ -168,8 +168,8 @@ def test_server_is_out_of_reach_of_the_terminal_and_of_other_users(data_dir: Pat
 
 def test_server_is_gone_after_the_last_release(data_dir: Path) -> None:
     """A second holder keeps the server; when it lets go too, the server ends within a second."""
-    with hold(data_dir) as second:
-        hold(data_dir).release()
+    with lease_server(data_dir) as second:
+        lease_server(data_dir).release()
         pid = server_pid(second.url)
     await_end(data_dir, pid)
 
@@ -216,7 +216,7 @@ def test_release_in_a_forked_child_leaves_the_parent_its_hold(data_dir: Path) ->
 
 def test_program_started_by_a_holder_is_not_a_holder(data_dir: Path) -> None:
     """A job that outlives its runner does not keep the server."""
-    with hold(data_dir) as held:
+    with lease_server(data_dir) as held:
         pid = server_pid(held.url)
         job = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
     with job:
@@ -234,13 +234,13 @@ def test_acknowledged_entries_are_there_after_the_last_holder_was_killed(data_di
         for number in range(1, 501):
             ask(url, "XADD", "log", f"{number}-0", "message", "x")
     await_end(data_dir, pid)
-    with hold(data_dir) as held:
+    with lease_server(data_dir) as held:
         assert ask(held.url, "XLEN", "log") == 500
 
 
 def test_killed_server_comes_back_with_its_data(data_dir: Path) -> None:
     """Its keeper starts it again after kill -9, at the same address, with every entry that WAITAOF confirmed."""
-    with hold(data_dir) as held:
+    with lease_server(data_dir) as held:
         for number in range(1, 101):
             ask(held.url, "XADD", "log", f"{number}-0", "message", "x")
         ask(held.url, "WAITAOF", 1, 0, 0)
@@ -253,7 +253,7 @@ def test_killed_server_comes_back_with_its_data(data_dir: Path) -> None:
 @linux_only
 def test_sigterm_to_everything_does_not_end_it_while_held(data_dir: Path) -> None:
     """A service manager that signals the whole group leaves the draining holders a server."""
-    with hold(data_dir) as held:
+    with lease_server(data_dir) as held:
         pid = server_pid(held.url)
         os.kill(parent_of(pid), signal.SIGTERM)
         os.kill(pid, signal.SIGTERM)
@@ -263,19 +263,19 @@ def test_sigterm_to_everything_does_not_end_it_while_held(data_dir: Path) -> Non
 @linux_only
 def test_server_dies_with_its_killed_keeper_and_the_next_opener_gets_a_new_one(data_dir: Path) -> None:
     """After kill -9 of the keeper no server is left over, and whoever opens next has one with the data."""
-    with hold(data_dir) as first:
+    with lease_server(data_dir) as first:
         ask(first.url, "SET", "kept", "1")
         pid = server_pid(first.url)
         os.kill(parent_of(pid), signal.SIGKILL)
         wait_until(lambda: is_gone(pid), GONE, "the server is gone")
-        with hold(data_dir) as second:
+        with lease_server(data_dir) as second:
             assert ask(second.url, "GET", "kept") == b"1"
 
 
 @linux_only
 def test_ensure_brings_back_what_was_killed_with_its_keeper(data_dir: Path) -> None:
     """A holder whose keeper was killed has a server again after ensure."""
-    with hold(data_dir) as held:
+    with lease_server(data_dir) as held:
         pid = server_pid(held.url)
         os.kill(parent_of(pid), signal.SIGKILL)
         wait_until(lambda: is_gone(pid), GONE, "the server is gone")
@@ -295,7 +295,7 @@ def test_orphaned_server_ends_with_its_last_holder_where_the_kernel_does_not_end
             fcntl.flock(lock, fcntl.LOCK_EX)
             command = [sys.executable, "-c", elsewhere, str(data_dir), str(lock.fileno()), str(find_binary())]
             subprocess.run([*command, *embedded.SERVER_OPTIONS], pass_fds=[lock.fileno()], check=True)
-        with hold(data_dir) as held:
+        with lease_server(data_dir) as held:
             pid = server_pid(held.url)
             os.kill(parent_of(pid), signal.SIGKILL)
             wait_until(lambda: parent_of(pid) == 1 or is_gone(pid), SOON, "the keeper is gone")
@@ -305,13 +305,13 @@ def test_orphaned_server_ends_with_its_last_holder_where_the_kernel_does_not_end
 
 def test_loading_server_is_waited_for(data_dir: Path, tmp_path: Path) -> None:
     """A hold on a server that takes long to load returns when its data can be read."""
-    with hold(data_dir) as held:
+    with lease_server(data_dir) as held:
         pid = server_pid(held.url)
         for number in range(200):
             ask(held.url, "SET", f"key{number}", "x" * 100)
     await_end(data_dir, pid)
     slow = f'exec {find_binary()} "$@" --key-load-delay 3000 --loading-process-events-interval-bytes 1024'
-    with hold(data_dir, binary=script(tmp_path / "slow", slow)) as held:
+    with lease_server(data_dir, binary=script(tmp_path / "slow", slow)) as held:
         assert ask(held.url, "DBSIZE") == 200
         assert "-LOADING" not in str(ask(held.url, "PING"))
 
@@ -322,14 +322,14 @@ def test_loading_server_is_waited_for(data_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["with space", 'it\'s "quoted"', "q?u#e%20ry", "ünïcode", "new\nline"])
 def test_strange_data_dir(data_dir: Path, name: str) -> None:
     """A path with characters that mean something in a URL or to a shell works like any other."""
-    with hold(data_dir / name) as held:
+    with lease_server(data_dir / name) as held:
         assert ask(held.url, "PING")
 
 
 def test_deep_data_dir(data_dir: Path) -> None:
     """A data directory deeper than a socket address allows is reached by a shorter way, and shared as any."""
     deep = data_dir / ("d" * 120) / ("e" * 120)
-    with hold(deep) as first, hold(deep) as second:
+    with lease_server(deep) as first, lease_server(deep) as second:
         way = Path(first.url.removeprefix("unix://")).parent
         try:
             assert first.url == second.url
@@ -362,7 +362,7 @@ def test_unusable_data_dir(tmp_path: Path) -> None:
     """A data directory that cannot be made is an error that names it and what to set instead."""
     (tmp_path / "file").touch()
     with pytest.raises(EmbeddedError, match=r"file/data: Not a directory\. Set CHRONOVERSE_DATA_DIR"):
-        hold(tmp_path / "file" / "data")
+        lease_server(tmp_path / "file" / "data")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -370,14 +370,14 @@ def test_unwritable_data_dir(tmp_path: Path) -> None:
     """A data directory without write permission is an error that names it and what to set instead."""
     (tmp_path / "data").mkdir(mode=0o500)
     with pytest.raises(EmbeddedError, match=r"data: Permission denied\. Set CHRONOVERSE_DATA_DIR"):
-        hold(tmp_path / "data")
+        lease_server(tmp_path / "data")
 
 
 def test_big_log_is_moved_aside(data_dir: Path) -> None:
     """A server.log past its bound becomes server.log.1 at the next start."""
     data_dir.mkdir()
     (data_dir / "server.log").write_bytes(b"old\n" * 300_000)
-    with hold(data_dir):
+    with lease_server(data_dir):
         assert (data_dir / "server.log.1").stat().st_size == 1_200_000
         assert (data_dir / "server.log").stat().st_size < 100_000
 
@@ -403,7 +403,7 @@ def test_server_on_path_is_the_fallback(data_dir: Path, tmp_path: Path, name: st
     (tmp_path / "bin" / name).symlink_to(located)
     binary = find_binary(bundled=lambda: None, path=str(tmp_path / "bin"))
     assert binary.name == name
-    with hold(data_dir, binary=binary) as held:
+    with lease_server(data_dir, binary=binary) as held:
         assert ask(held.url, "PING")
 
 
@@ -417,14 +417,14 @@ def test_server_that_cannot_start_shows_what_it_said(data_dir: Path, tmp_path: P
     """A server that ends at once is tried a few times, then its last words are in the error, soon."""
     started = time.monotonic()
     with pytest.raises(EmbeddedError, match=r"does not start.*server\.log ends:\s.*wrong libc"):
-        hold(data_dir, binary=script(tmp_path / "broken", "echo wrong libc >&2; exit 1"))
+        lease_server(data_dir, binary=script(tmp_path / "broken", "echo wrong libc >&2; exit 1"))
     assert time.monotonic() - started < embedded.START_SECONDS
 
 
 def test_binary_that_cannot_run_is_named(data_dir: Path, tmp_path: Path) -> None:
     """A binary that is not there is named in the error."""
     with pytest.raises(EmbeddedError, match=r"cannot run \S*nowhere: No such file"):
-        hold(data_dir, binary=tmp_path / "nowhere")
+        lease_server(data_dir, binary=tmp_path / "nowhere")
 
 
 # Callers
@@ -471,8 +471,8 @@ def test_what_is_made_in_an_open_directory_is_private(tmp_path: Path) -> None:
     for name in ("holders", "keeper", "server.log"):
         (tmp_path / name).touch(mode=0o644)
 
-    with hold(tmp_path):
-        FileObjects(tmp_path / "archive").put("wf_1/job_1/chunk", b"lines")
+    with lease_server(tmp_path):
+        FileObjectStore(tmp_path / "archive").put("wf_1/job_1/chunk", b"lines")
         local_secret(tmp_path)
         found = {path.relative_to(tmp_path).name: path.stat().st_mode & 0o077 for path in tmp_path.rglob("*")}
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from chronoverse.archive.codec import entries_in, unpack
-from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.joblog.chunk import folder
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
@@ -71,7 +71,7 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Until it is over."""
         while not self.over.wait(LOOK_SECONDS):
-            self.peak = max(self.peak, self._store.inventory.sizes([JOB]).get(JOB, 0))
+            self.peak = max(self.peak, self._store.catalog.sizes([JOB]).get(JOB, 0))
 
 
 def main() -> None:
@@ -111,11 +111,11 @@ def measure(server: RedisServer, directory: Path, lines: int, hot_bytes: int) ->
         subprocess.run(run, env=environ, check=True, stdout=subprocess.DEVNULL)
         published = time.monotonic() - began
         print(f"published  {lines:,} lines in {published:.1f} s, {lines / published:,.0f} lines/s", flush=True)
-        while not store.inventory.survey(JOB).complete and time.monotonic() - began < published + LEFT_SECONDS:
+        while not store.catalog.archive_state(JOB).complete and time.monotonic() - began < published + LEFT_SECONDS:
             time.sleep(LOOK_SECONDS)
         done = time.monotonic() - began
         watch.over.set()
-        archived = sum(each.size for each in FileObjects(directory / "archive").list(folder(JOB)))
+        archived = sum(each.size for each in FileObjectStore(directory / "archive").list(folder(JOB)))
         raw = 100 * lines
         print(
             f"archived   whole {done - published:.1f} s after the end, {archived:,} bytes: 1/{raw / archived:.1f} of it"
@@ -126,7 +126,9 @@ def measure(server: RedisServer, directory: Path, lines: int, hot_bytes: int) ->
         used = os.wait4(archiver.pid, 0)[2]
         seconds = used.ru_utime + used.ru_stime
         print(f"archiver   {seconds:.1f} s of CPU, {lines / seconds:,.0f} lines each; {used.ru_maxrss // 1024} MB")
-    print("compared  ", compare(store, FileObjects(directory / "archive"), lines), "lines, all as they were printed")
+    print(
+        "compared  ", compare(store, FileObjectStore(directory / "archive"), lines), "lines, all as they were printed"
+    )
 
 
 def replays(server: RedisServer, directory: Path, lines: int, viewers: int) -> None:
@@ -141,11 +143,11 @@ def replays(server: RedisServer, directory: Path, lines: int, viewers: int) -> N
             print(f"all as they were printed; the worker before, least, most: {memory} MB", flush=True)
 
 
-def compare(store: Store, objects: FileObjects, lines: int) -> int:
+def compare(store: Store, objects: FileObjectStore, lines: int) -> int:
     """How many lines the archive has, each compared."""
     numbered = enumerate(expected(lines), 1)
     count = 0
-    for chunk in store.archived.chunks(JOB):
+    for chunk in store.chunks.chunks(JOB):
         data = objects.get(chunk.name)
         for frame in chunk.frames:
             for entry in entries_in(unpack(frame, data[frame.offset : frame.offset + frame.size])):

@@ -76,13 +76,15 @@ def test_row_5_a_master_is_cut_off_from_its_sentinels(watched: Watched, tmp_path
     with Stage(tmp_path, lease=LEASE_SECONDS, judge_after=60, fleet=watched, edge=True) as stage:
         runner, watchers = stage.play(JobRef("fleet", "row-5"), durability="replicated")
         store = Store(watched.url)
-        assert store.read_on(runner.job, 0, 1)
+        assert store.read_sequential(runner.job, 0, 1)
         lost = watched.cut_off()
         wait_until(lambda: watched.master is not lost, RECOVERY_SECONDS, "the Sentinels name another master")
         named = time.monotonic()
         recovers(watchers, named + WATCH_SECONDS, "cut off")
         seen = watchers[0].highest - 1
-        wait_until(lambda: store.read_on(runner.job, seen, 1), LATE_SECONDS, "a log's past is read from the new master")
+        wait_until(
+            lambda: store.read_sequential(runner.job, seen, 1), LATE_SECONDS, "a log's past is read from the new master"
+        )
         store.close()
         watched.rejoin(lost)
         ends_clean(stage, runner)

@@ -12,17 +12,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chronoverse.archive.file_store import FileObjects
-from chronoverse.archive.reader import Archive
-from chronoverse.archive.redaction import TOMBSTONE, Redaction, Wish
+from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.reader import ArchiveReader
+from chronoverse.archive.redaction import TOMBSTONE, Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
 from chronoverse.errors import ArchiveUnavailable
-from chronoverse.history.tiered_log import History, NoArchive
+from chronoverse.history.tiered_log import MissingArchive, TieredLog
 from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.live import poll_policy as pacing
 from chronoverse.live.replay import LOOK_SECONDS
-from chronoverse.live.replay_cache import FIRST_LINES, Pieces
-from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Request, Viewer
+from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
+from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
 from chronoverse.store import Store
 from tests.support.reading import Clock, Impatient, SmallTail, events, said
 from tests.support.sealing import seal
@@ -32,7 +32,7 @@ JOB: Final = JobRef("wf_1", "job_1")
 STAMP: Final = "2026-03-03T10:00:05.123Z"
 
 
-class Away(FileObjects):
+class Away(FileObjectStore):
     """Objects that can be out of reach, and count how often they are asked for."""
 
     away = False
@@ -53,8 +53,8 @@ class Rig:
         self.source = Impatient(store)
         self.clock = Clock()
         self.objects = Away(directory)
-        self.archive = Archive(self.objects, store.archived, self.clock)
-        self.pieces = Pieces(self.source, self.archive, clock=self.clock)
+        self.archive = ArchiveReader(self.objects, store.chunks, self.clock)
+        self.pieces = ReplayCache(self.source, self.archive, clock=self.clock)
         self.tail = SmallTail(self.source, redacted=self.pieces.forget, clock=self.clock)
         self.key = f"{prefix}:{{{JOB.workflow_id}}}:{JOB.job_id}:log"
         self.ask: Callable[..., Any] = server.ask
@@ -70,19 +70,21 @@ class Rig:
         self.ask("XADD", self.key, f"{self.last + 1}-0", "event", "end", "status", "COMPLETED")
 
     def redact(self, first: int, last: int) -> None:
-        wish = Wish(first, last, lambda line: True, {}, exact=True)
+        wish = RedactionRequest(first, last, lambda line: True, {}, exact=True)
         assert Redaction(self.store, self.objects, JOB, wish).run().lines == last - first + 1
 
     def seal(self, to: int, *, trim: bool = True) -> None:
         seal(self.store, self.objects, JOB, to, trim=trim, frame_bytes=700)
 
     def look(self) -> Job:
-        job = self.store.look(JOB)
+        job = self.store.get_job(JOB)
         assert job is not None
         return job
 
     def viewer(self, after: int = 0) -> Viewer:
-        return Viewer(Request(JOB, self.store.look(JOB), after=after), self.pieces, self.tail, clock=self.clock)
+        return Viewer(
+            ViewerRequest(JOB, self.store.get_job(JOB), after=after), self.pieces, self.tail, clock=self.clock
+        )
 
     def read(self) -> None:
         """All that there is for the tail to read."""
@@ -116,7 +118,7 @@ def test_pages_add_up_while_lines_move(
     rig = Rig(server, own, prefix, tmp_path_factory.mktemp("objects"))
     total, descending = data.draw(st.integers(1, 60)), data.draw(st.booleans())
     rig.write(total)
-    history = History(own, rig.archive, rig.look())
+    history = TieredLog(own, rig.archive, rig.look())
     place, found, sealed = total + 1 if descending else 0, list[int](), 0
     try:
         while True:
@@ -138,7 +140,7 @@ def test_without_an_archive_what_is_there_is_refused(rig: Rig) -> None:
     """And what the store has is not."""
     rig.write(20)
     rig.seal(10)
-    history = History(rig.store, NoArchive(), rig.look())
+    history = TieredLog(rig.store, MissingArchive(), rig.look())
 
     assert [entry.sequence_num for entry in history.after(10, 5).entries if isinstance(entry, Line)] == [*range(11, 16)]
     assert history.before(1, 5).last
@@ -173,7 +175,7 @@ def test_a_quiet_log_that_was_archived_is_no_gap(rig: Rig) -> None:
     rig.seal(10)
     rig.ask("XTRIM", rig.key, "MAXLEN", 0)
     rig.clock.now += 2
-    rig.tail.attend_once()
+    rig.tail.housekeep_once()
 
     assert numbers(said(viewer)) == [*range(6, 11)]
 
@@ -244,8 +246,8 @@ def test_who_replays_an_ended_log_is_told_of_a_redaction(rig: Rig, archived: int
     if archived:
         rig.seal(archived)
     viewer = rig.viewer()
-    assert names(viewer.poll() or b"") == ["connected", "job"]
-    sent = numbers(viewer.poll() or b"")
+    assert names(viewer.next() or b"") == ["connected", "job"]
+    sent = numbers(viewer.next() or b"")
     assert 7 <= sent[-1] < 90
     rig.redact(5, 7)
     rig.redact(90, 90)
@@ -264,7 +266,7 @@ def test_who_replays_an_ended_log_slowly_is_told_on_the_way(rig: Rig) -> None:
     rig.write(100)
     rig.end()
     viewer = rig.viewer()
-    said_first = (viewer.poll() or b"") + (viewer.poll() or b"")
+    said_first = (viewer.next() or b"") + (viewer.next() or b"")
     assert numbers(said_first) == [*range(1, FIRST_LINES + 1)]
     rig.redact(5, 7)
     rig.clock.now += LOOK_SECONDS
@@ -279,13 +281,13 @@ def test_who_is_behind_when_the_log_ends_is_told_of_a_redaction(rig: Rig) -> Non
     """Though it came while the job ran: the tail looks at the log for as long as anybody has not seen its end."""
     rig.write(100)
     viewer = rig.viewer()
-    viewer.poll()
-    assert numbers(viewer.poll() or b"") == [*range(1, FIRST_LINES + 1)]
+    viewer.next()
+    assert numbers(viewer.next() or b"") == [*range(1, FIRST_LINES + 1)]
     rig.end()
     rig.read()
     rig.redact(5, 7)
     rig.clock.now += 2 * pacing.LOOK_SECONDS
-    rig.tail.attend_once()
+    rig.tail.housekeep_once()
     found = said(viewer)
 
     assert names(found).count("redact") == 1
@@ -303,11 +305,11 @@ def test_who_watches_a_log_that_is_deleted_is_told_so(rig: Rig, archived: int, e
     if archived:
         rig.seal(archived)
     viewer = rig.viewer()
-    assert numbers((viewer.poll() or b"") + (viewer.poll() or b""))[-1] < 50
+    assert numbers((viewer.next() or b"") + (viewer.next() or b""))[-1] < 50
 
     delete_job(rig.store, rig.objects, JOB)
     rig.clock.now += 2 * pacing.LOOK_SECONDS
-    rig.tail.attend_once()
+    rig.tail.housekeep_once()
 
     (gone,) = events(said(viewer))
     assert gone.event == "error"

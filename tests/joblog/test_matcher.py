@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronoverse.joblog.matcher import MAX_PLACES, Matcher, as_read
+from chronoverse.joblog.matcher import MAX_SPANS, Matcher, as_read
 
 PIECES = ["a", "b", "ab", "ü", "🙂", "\x1b[31m", "\x1b[0m", "\x1b]0;ab\x07", "\x1b"]
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=20).map("".join)
@@ -14,7 +14,7 @@ TEXTS = st.lists(st.sampled_from(PIECES), max_size=20).map("".join)
 def test_places_are_in_characters_of_the_line_as_it_was_written(text: str, query: str) -> None:
     """A place may go over control sequences. Without these it says what was looked for."""
     matcher = Matcher(query)
-    places = [place for place in matcher.places(text) if place]
+    places = [place for place in matcher.spans(text) if place]
 
     assert bool(places) == matcher.matches(text)
     for start, end in places:
@@ -26,9 +26,9 @@ def test_places_are_bounded(text: str) -> None:
     """Once for the line as it was written, and once for the line as it is read."""
     times = 2 if "\x1b" in text else 1
 
-    assert len(list(Matcher("a").places(text))) == times * MAX_PLACES
+    assert len(list(Matcher("a").spans(text))) == times * MAX_SPANS
 
 
 def test_a_match_of_nothing_is_a_step_without_a_place() -> None:
     """So that somebody who counts the time can stop between any two."""
-    assert list(Matcher("b*", regex=True).places("aba")) == [None, (1, 2), None, None]
+    assert list(Matcher("b*", regex=True).spans("aba")) == [None, (1, 2), None, None]

@@ -19,8 +19,8 @@ from chronoverse.joblog.values import (
     Job,
     JobRef,
     Line,
+    OutOfSequence,
     Status,
-    Stray,
     iso_timestamp,
     parse_exit_code,
     parse_number,
@@ -406,7 +406,7 @@ def test_numbers_are_contiguous_whatever_the_entries_are(
         if isinstance(entry, Gap):
             assert expected == entry.first <= entry.last
             expected = entry.last + 1
-        elif not isinstance(entry, Stray):
+        elif not isinstance(entry, OutOfSequence):
             assert entry.sequence_num == expected
             expected += 1
 
@@ -417,7 +417,7 @@ def test_no_number_is_left_out(ids: list[tuple[int, int]], after: int, first: in
     entries = [raw(f"{number}-{part}", "message", "x") for number, part in sorted(ids)]
     known = [after, *(number for number, _ in ids if after < number <= MAX_NUMBER)]
 
-    read = [entry for entry in read_entries(entries, after, first) if not isinstance(entry, Stray)]
+    read = [entry for entry in read_entries(entries, after, first) if not isinstance(entry, OutOfSequence)]
     reached = [entry.last if isinstance(entry, Gap) else entry.sequence_num for entry in read]
     assert max(reached, default=after) == max(known)
 
@@ -426,7 +426,7 @@ def test_no_number_is_left_out(ids: list[tuple[int, int]], after: int, first: in
 def test_whatever_was_read_can_be_sent(contents: list[tuple[tuple[int, int], list[bytes]]], after: int) -> None:
     """Every value has a frame that is one event."""
     for entry in read_entries([(b"%d-%d" % entry_id, fields) for entry_id, fields in contents], after):
-        if not isinstance(entry, Stray):
+        if not isinstance(entry, OutOfSequence):
             frame = entry.to_frame(30) if isinstance(entry, End) else entry.to_frame()
             assert len(list(Decoder().feed(frame))) == 1
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from chronoverse.live.fair_lock import Turns
+from chronoverse.live.fair_lock import FairLock
 from tests.support.waiting import wait_until
 
 LONG: Final = 20.0
@@ -20,7 +20,7 @@ class Missed(Exception):
 class Askers:
     """Threads that ask for a turn one after the other; ``came`` has their numbers in the order of their turns."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: FairLock) -> None:
         self.turns = turns
         self.came: list[int] = []
         self.missed: list[int] = []
@@ -48,7 +48,7 @@ class Askers:
 
 @pytest.fixture
 def askers() -> Iterator[Askers]:
-    askers = Askers(Turns(LONG, Missed))
+    askers = Askers(FairLock(LONG, Missed))
     yield askers
     askers.join()
 
@@ -73,7 +73,7 @@ def test_each_subject_has_its_turn(askers: Askers) -> None:
 
 def test_several_have_turns_at_once() -> None:
     """As many as there are, and whoever asks beyond that waits."""
-    askers = Askers(Turns(LONG, Missed, at_once=2))
+    askers = Askers(FairLock(LONG, Missed, at_once=2))
     with askers.turns:
         askers.ask()
         assert askers.came == [0]
@@ -86,7 +86,7 @@ def test_several_have_turns_at_once() -> None:
 
 def test_one_subject_has_some_turns_at_once_and_not_all() -> None:
     """Another subject has a free one without waiting; the first goes on when a turn of its own ends."""
-    askers = Askers(Turns(LONG, Missed, at_once=3, each=2))
+    askers = Askers(FairLock(LONG, Missed, at_once=3, each=2))
     turns = askers.turns
     with turns.turn("many"):
         with turns.turn("many"):
@@ -100,7 +100,7 @@ def test_one_subject_has_some_turns_at_once_and_not_all() -> None:
 
 def test_a_subject_that_has_its_turns_is_passed_over() -> None:
     """Whoever waits behind it has the next turn, and it keeps its place at the head."""
-    askers = Askers(Turns(LONG, Missed, at_once=2, each=1))
+    askers = Askers(FairLock(LONG, Missed, at_once=2, each=1))
     turns = askers.turns
     with turns.turn("many"):
         with turns.turn("other"):
@@ -114,7 +114,7 @@ def test_a_subject_that_has_its_turns_is_passed_over() -> None:
 
 def test_a_turn_that_does_not_come_is_missed() -> None:
     """It is said so, and whoever comes later is not kept waiting by it."""
-    askers = Askers(Turns(0.01, Missed))
+    askers = Askers(FairLock(0.01, Missed))
     with askers.turns:
         askers.ask()
         askers.join()
@@ -125,7 +125,7 @@ def test_a_turn_that_does_not_come_is_missed() -> None:
 
 def test_a_subject_that_has_its_turns_is_told_so() -> None:
     """It is not told that others keep it waiting, and others are not told that they have used something up."""
-    turns = Turns(0.01, Missed, at_once=2, each=1, used_up=ValueError)
+    turns = FairLock(0.01, Missed, at_once=2, each=1, used_up=ValueError)
     with turns.turn("many"):
         with pytest.raises(ValueError, match="did not get its turn"), turns.turn("many"):
             pass
@@ -153,7 +153,7 @@ def test_a_turn_ends_whatever_happens_in_it(askers: Askers) -> None:
     """Also when it happens in the pause."""
     with pytest.raises(ZeroDivisionError), askers.turns:
         raise ZeroDivisionError
-    with pytest.raises(ZeroDivisionError), Turns(LONG, Missed, lambda: 1 // 0):
+    with pytest.raises(ZeroDivisionError), FairLock(LONG, Missed, lambda: 1 // 0):
         pass
     askers.ask()
     assert askers.came == [0]
@@ -162,7 +162,7 @@ def test_a_turn_ends_whatever_happens_in_it(askers: Askers) -> None:
 def test_others_go_on_before_each_turn() -> None:
     """Once, within the turn, so that no two begin in one go."""
     rested: list[int] = []
-    turns = Turns(LONG, Missed, lambda: rested.append(len(rested)))
+    turns = FairLock(LONG, Missed, lambda: rested.append(len(rested)))
     for expected in (1, 2):
         with turns:
             assert len(rested) == expected

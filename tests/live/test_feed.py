@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.joblog.sse import Decoder
-from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, Status, Stray
+from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, OutOfSequence, Status
 from chronoverse.live.feed import (
     MEMO_WRITES,
     TAKE_BYTES,
     TAKE_STEP_BYTES,
-    Channel,
-    Item,
-    Taken,
+    Feed,
+    Frame,
+    Slice,
     encode,
     encode_raw,
     final_frames,
@@ -46,20 +46,20 @@ def job(last: int = 0, status: Status = Status.RUNNING, attempt: int = 1) -> Job
     return Job(REF, status, attempt=attempt, last=last)
 
 
-def item(number: int, stream: str | None = "stdout", size: int = 10) -> Item:
+def item(number: int, stream: str | None = "stdout", size: int = 10) -> Frame:
     """A frame of ``size`` bytes that begin with its number."""
-    return Item(number, stream, (b"%d;" % number).ljust(size, b"."))
+    return Frame(number, stream, (b"%d;" % number).ljust(size, b"."))
 
 
-def filled(*numbers: int, limit: int = ROOMY) -> Channel:
+def filled(*numbers: int, limit: int = ROOMY) -> Feed:
     """A channel that was empty when it was joined, with these items published one by one."""
-    channel = Channel(REF, None)
+    channel = Feed(REF, None)
     for number in numbers:
         channel.publish([item(number)], channel.cursor, limit)
     return channel
 
 
-def take(channel: Channel, position: int | None, stream: str | None = None) -> Taken:
+def take(channel: Feed, position: int | None, stream: str | None = None) -> Slice:
     """What is there from ``position`` on; it has to be there."""
     assert position is not None
     taken = channel.take(position, stream)
@@ -67,7 +67,7 @@ def take(channel: Channel, position: int | None, stream: str | None = None) -> T
     return taken
 
 
-def frames(*items: Item) -> bytes:
+def frames(*items: Frame) -> bytes:
     return b"".join([item.frame for item in items])
 
 
@@ -76,23 +76,23 @@ def frames(*items: Item) -> bytes:
 
 def test_a_channel_begins_at_the_jobs_last_line() -> None:
     """Everything before it is for the viewers to read themselves."""
-    channel = Channel(REF, job(last=7))
+    channel = Feed(REF, job(last=7))
 
     assert (channel.base, channel.cursor, channel.state) == (7, 7, job(last=7).to_frame())
     assert channel.seek(6) is None
-    assert take(channel, channel.seek(7)) == Taken(b"", 7, 0)
+    assert take(channel, channel.seek(7)) == Slice(b"", 7, 0)
 
 
 def test_a_channel_of_a_job_to_come_begins_at_zero() -> None:
     """And has no state to show."""
-    channel = Channel(REF, None)
+    channel = Feed(REF, None)
 
     assert (channel.base, channel.cursor, channel.state, channel.final) == (0, 0, None, None)
 
 
 def test_the_latest_job_ends_at_the_newest_line() -> None:
     """One object for a crowd that comes at once, another as soon as there is a line or a new look more."""
-    channel = Channel(REF, job(last=7))
+    channel = Feed(REF, job(last=7))
     assert channel.latest() is channel.job
     channel.publish([item(8)], 7, ROOMY)
 
@@ -101,7 +101,7 @@ def test_the_latest_job_ends_at_the_newest_line() -> None:
     assert channel.latest() is latest
     channel.publish([item(9)], 8, ROOMY)
     assert channel.latest() == job(last=9)
-    channel.observe(job(last=9, attempt=2))
+    channel.reconcile(job(last=9, attempt=2))
     assert channel.latest() == job(last=9, attempt=2)
 
 
@@ -112,9 +112,9 @@ def test_a_viewer_takes_all_that_is_behind_its_cursor() -> None:
     """In one write, with the cursor and the position to go on from."""
     channel = filled(1, 2, 3)
 
-    assert take(channel, channel.seek(0)) == Taken(frames(item(1), item(2), item(3)), 3, 3)
-    assert take(channel, channel.seek(2)) == Taken(item(3).frame, 3, 3)
-    assert take(channel, channel.seek(3)) == Taken(b"", 3, 3)
+    assert take(channel, channel.seek(0)) == Slice(frames(item(1), item(2), item(3)), 3, 3)
+    assert take(channel, channel.seek(2)) == Slice(item(3).frame, 3, 3)
+    assert take(channel, channel.seek(3)) == Slice(b"", 3, 3)
 
 
 def test_a_viewer_goes_on_from_its_position() -> None:
@@ -123,19 +123,19 @@ def test_a_viewer_goes_on_from_its_position() -> None:
     position = take(channel, channel.seek(0)).position
     channel.publish([item(3), item(4)], 2, ROOMY)
 
-    assert take(channel, position) == Taken(frames(item(3), item(4)), 4, 4)
+    assert take(channel, position) == Slice(frames(item(3), item(4)), 4, 4)
 
 
 def test_a_cursor_beyond_the_ring_finds_its_end() -> None:
     """A store that went back leaves viewers ahead of it: there is nothing for them yet."""
     channel = filled(1, 2)
 
-    assert take(channel, channel.seek(9)) == Taken(b"", 2, 2)
+    assert take(channel, channel.seek(9)) == Slice(b"", 2, 2)
 
 
 def test_a_gap_is_one_item_of_many_numbers() -> None:
     """A cursor before it gets it; one behind it does not."""
-    gap = Item(5, None, Gap(2, 5, "missing").to_frame())
+    gap = Frame(5, None, Gap(2, 5, "missing").to_frame())
     channel = filled(1)
     channel.publish([gap, item(6)], 1, ROOMY)
 
@@ -149,7 +149,7 @@ def test_the_ring_lets_the_oldest_go() -> None:
 
     assert (channel.base, channel.cursor) == (2, 5)
     assert channel.seek(1) is None
-    assert take(channel, channel.seek(2)) == Taken(frames(item(3), item(4), item(5)), 5, 5)
+    assert take(channel, channel.seek(2)) == Slice(frames(item(3), item(4), item(5)), 5, 5)
 
 
 def test_a_position_that_was_let_go_is_no_longer_there() -> None:
@@ -166,7 +166,7 @@ def test_a_batch_larger_than_the_ring_leaves_its_end() -> None:
     channel.publish([item(number) for number in range(2, 12)], 1, 25)
 
     assert (channel.base, channel.cursor) == (9, 11)
-    assert take(channel, channel.seek(9)) == Taken(frames(item(10), item(11)), 11, 11)
+    assert take(channel, channel.seek(9)) == Slice(frames(item(10), item(11)), 11, 11)
 
 
 def test_a_frame_larger_than_the_ring_leaves_it_empty() -> None:
@@ -187,8 +187,8 @@ def test_a_frame_larger_than_the_ring_leaves_it_empty() -> None:
 )
 def test_a_ring_is_the_end_of_what_was_published(batches: list[list[int]], limit: int, start: int) -> None:
     """From every cursor: what is behind it in order, or None where it has gone; never more bytes than the limit."""
-    channel = Channel(REF, job(last=start))
-    items: list[Item] = []
+    channel = Feed(REF, job(last=start))
+    items: list[Frame] = []
     for sizes in batches:
         fresh = [item(channel.cursor + at, size=size) for at, size in enumerate(sizes, 1)]
         channel.publish(fresh, channel.cursor, limit)
@@ -211,18 +211,18 @@ def test_a_ring_is_the_end_of_what_was_published(batches: list[list[int]], limit
 def test_no_more_than_the_bound_is_handed_out_at_once() -> None:
     """The rest is the next write."""
     items = [item(number, size=100 * 2**10) for number in (1, 2, 3)]
-    channel = Channel(REF, None)
+    channel = Feed(REF, None)
     channel.publish(items, 0, ROOMY)
 
     first = take(channel, 0)
-    assert first == Taken(frames(*items[:2]), 2, 2)
-    assert take(channel, first.position) == Taken(items[2].frame, 3, 3)
+    assert first == Slice(frames(*items[:2]), 2, 2)
+    assert take(channel, first.position) == Slice(items[2].frame, 3, 3)
 
 
 def test_exactly_the_bound_is_one_write() -> None:
     """Not one byte less."""
     items = [item(number, size=TAKE_BYTES // 2) for number in (1, 2, 3)]
-    channel = Channel(REF, None)
+    channel = Feed(REF, None)
     channel.publish(items, 0, ROOMY)
 
     assert len(take(channel, 0).frames) == TAKE_BYTES
@@ -231,16 +231,16 @@ def test_exactly_the_bound_is_one_write() -> None:
 def test_a_frame_beyond_the_bound_goes_whole() -> None:
     """And alone."""
     items = [item(1), item(2, size=TAKE_BYTES + 1), item(3)]
-    channel = Channel(REF, None)
+    channel = Feed(REF, None)
     channel.publish(items, 0, ROOMY)
 
-    assert take(channel, 0) == Taken(items[0].frame, 1, 1)
-    assert take(channel, 1) == Taken(items[1].frame, 2, 2)
+    assert take(channel, 0) == Slice(items[0].frame, 1, 1)
+    assert take(channel, 1) == Slice(items[1].frame, 2, 2)
 
 
 def test_the_bound_holds_behind_what_was_let_go() -> None:
     """The ring's own bytes are counted, not those of the past."""
-    channel = Channel(REF, None)
+    channel = Feed(REF, None)
     for number in range(1, 8):
         channel.publish([item(number, size=TAKE_BYTES // 2)], number - 1, 2 * TAKE_BYTES)
 
@@ -249,7 +249,7 @@ def test_the_bound_holds_behind_what_was_let_go() -> None:
 
 def test_writes_that_are_cut_short_end_at_the_same_places_for_all() -> None:
     """Whoever began elsewhere stands with the others after one write, and shares the next with them."""
-    channel = Channel(REF, None)
+    channel = Feed(REF, None)
     channel.publish([item(number, size=10 * 2**10) for number in range(1, 101)], 0, ROOMY)
 
     reached = {take(channel, position).position for position in range(13)}
@@ -262,7 +262,7 @@ def test_writes_that_are_cut_short_end_at_the_same_places_for_all() -> None:
 
 def test_the_places_stay_when_the_oldest_go() -> None:
     """They are counted from the first byte there ever was."""
-    channel = Channel(REF, None)
+    channel = Feed(REF, None)
     channel.publish([item(number, size=10 * 2**10) for number in range(1, 101)], 0, ROOMY)
     before = take(channel, 40).position
     channel.publish([item(101)], 100, 70 * 10 * 2**10)
@@ -326,7 +326,7 @@ def test_a_filter_that_leaves_nothing_still_moves_the_cursor() -> None:
 
 def test_a_gap_passes_every_filter() -> None:
     """Nobody knows which stream its lines were of. It has no id, so what was skipped before it gets its own."""
-    gap = Item(3, None, Gap(2, 3, "missing").to_frame())
+    gap = Frame(3, None, Gap(2, 3, "missing").to_frame())
 
     assert join([item(1), gap], "stderr") == b"id: 1\n\n" + gap.frame
     assert join([item(1), gap, item(4, "stderr")], "stdout") == item(1).frame + gap.frame + b"id: 4\n\n"
@@ -334,7 +334,7 @@ def test_a_gap_passes_every_filter() -> None:
 
 def test_a_stray_at_the_end_hides_nothing_that_was_skipped() -> None:
     """The client comes back behind what it has not been shown."""
-    stray = Item(2, None, Stray("2-1").to_frame())
+    stray = Frame(2, None, OutOfSequence("2-1").to_frame())
 
     assert join([item(1), item(2), stray], "stderr") == b"id: 2\n\n" + stray.frame
 
@@ -343,8 +343,8 @@ def test_a_filtered_write_reaches_as_far_as_an_unfiltered_one() -> None:
     """Its viewer's cursor and position are those of what it skipped."""
     channel = filled(1, 2, 3)
 
-    assert take(channel, 0, "stderr") == Taken(b"id: 3\n\n", 3, 3)
-    assert take(channel, 3, "stderr") == Taken(b"", 3, 3)
+    assert take(channel, 0, "stderr") == Slice(b"id: 3\n\n", 3, 3)
+    assert take(channel, 3, "stderr") == Slice(b"", 3, 3)
 
 
 # Encoding
@@ -355,12 +355,12 @@ def test_entries_become_items() -> None:
     lines = Line(1, NOW, "a", "stdout"), Line(4, NOW, "b", "stderr")
     gap = Gap(2, 3, "missing")
 
-    items, end = encode([lines[0], gap, lines[1], Stray("4-1")], 0)
+    items, end = encode([lines[0], gap, lines[1], OutOfSequence("4-1")], 0)
 
     assert items[:3] == [
-        Item(1, "stdout", lines[0].to_frame()),
-        Item(3, None, gap.to_frame(), gap.first),
-        Item(4, "stderr", lines[1].to_frame()),
+        Frame(1, "stdout", lines[0].to_frame()),
+        Frame(3, None, gap.to_frame(), gap.first),
+        Frame(4, "stderr", lines[1].to_frame()),
     ]
     [event] = Decoder().feed(items[3].frame)
     assert (items[3].number, event.event, event.id, "4-1" in event.data) == (4, "error", "", True)
@@ -414,7 +414,7 @@ def test_entries_beyond_a_bound_are_left_for_another_time(
 
 def test_a_stray_at_the_beginning_stands_at_the_cursor() -> None:
     """It has no number of its own."""
-    [stray], _ = encode([Stray("5-1")], 5)
+    [stray], _ = encode([OutOfSequence("5-1")], 5)
 
     assert (stray.number, stray.stream) == (5, None)
 
@@ -424,7 +424,7 @@ def test_the_end_comes_back_by_itself() -> None:
     end = End(2, Status.COMPLETED, 0, 1, 0, NOW)
     line = Line(1, NOW, "a", "stdout")
 
-    assert encode([line, end], 0) == ([Item(1, "stdout", line.to_frame())], end)
+    assert encode([line, end], 0) == ([Frame(1, "stdout", line.to_frame())], end)
 
 
 @pytest.mark.parametrize(("status", "last"), [(Status.COMPLETED, "end"), (Status.LOST, "error")])
@@ -452,7 +452,7 @@ def test_only_what_follows_is_published(after: int) -> None:
 
 def test_the_faster_of_two_threads_publishes() -> None:
     """Many come with the same lines; each is in the ring once."""
-    channel, threads = Channel(REF, None), 8
+    channel, threads = Feed(REF, None), 8
     start = threading.Barrier(threads)
 
     def publish() -> None:
@@ -466,7 +466,7 @@ def test_the_faster_of_two_threads_publishes() -> None:
     for worker in workers:
         worker.join()
 
-    assert take(channel, 0) == Taken(frames(*map(item, range(1, 101))), 100, 100)
+    assert take(channel, 0) == Slice(frames(*map(item, range(1, 101))), 100, 100)
 
 
 def test_publishing_wakes_every_viewer() -> None:
@@ -490,20 +490,20 @@ def test_what_is_not_published_wakes_nobody() -> None:
 # State and end
 
 
-def states(channel: Channel, jobs: Sequence[Job]) -> list[int]:
+def states(channel: Feed, jobs: Sequence[Job]) -> list[int]:
     """How often a viewer was woken after each of ``jobs`` was observed."""
     bell = Bell()
     channel.viewers.add(bell)
     rung = []
     for observed in jobs:
-        channel.observe(observed)
+        channel.reconcile(observed)
         rung.append(bell.rung)
     return rung
 
 
 def test_a_change_of_status_or_attempt_is_shown() -> None:
     """Viewers are woken for it, and for nothing else."""
-    channel = Channel(REF, job(status=Status.PENDING, attempt=0))
+    channel = Feed(REF, job(status=Status.PENDING, attempt=0))
 
     assert states(channel, [job(), job(last=5), job(attempt=2), job(last=9, attempt=2)]) == [1, 1, 2, 2]
     assert channel.state == job(attempt=2).to_frame()
@@ -512,7 +512,7 @@ def test_a_change_of_status_or_attempt_is_shown() -> None:
 
 def test_the_first_look_at_a_job_is_shown() -> None:
     """Somebody waited for it."""
-    channel = Channel(REF, None)
+    channel = Feed(REF, None)
 
     assert states(channel, [job()]) == [1]
     assert channel.state == job().to_frame()
@@ -520,7 +520,7 @@ def test_the_first_look_at_a_job_is_shown() -> None:
 
 def test_a_terminal_status_is_left_to_the_final_frames() -> None:
     """Or it would overtake the last lines."""
-    channel = Channel(REF, job())
+    channel = Feed(REF, job())
 
     assert states(channel, [job(status=Status.COMPLETED)]) == [0]
     assert channel.state == job().to_frame()
@@ -542,4 +542,4 @@ def test_nothing_is_published_behind_the_end() -> None:
     channel.close(b"end")
     channel.publish([item(2)], 1, ROOMY)
 
-    assert (channel.cursor, take(channel, channel.seek(0))) == (1, Taken(item(1).frame, 1, 1))
+    assert (channel.cursor, take(channel, channel.seek(0))) == (1, Slice(item(1).frame, 1, 1))

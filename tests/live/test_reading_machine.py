@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 from chronoverse.errors import AppendRefused, SequenceGap
 from chronoverse.joblog.entries import NO_TIMESTAMP
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
-from chronoverse.live.viewer import Request
+from chronoverse.live.viewer import ViewerRequest
 from chronoverse.store import Store
 from tests.support.reading import SPIN_POLLS, Account, Clock, CountingViewer, Impatient, SmallPieces, SmallTail
 from tests.support.servers import RedisServer, running
@@ -237,7 +237,7 @@ class Reading(RuleBasedStateMachine):
         """Its lease ends, and somebody looks: when the grace is over is the server's own clock's business."""
         self.redis.execute_command("DEL", self.key("lease"))
         for _ in range(3):
-            self.looker.look(self.ref)
+            self.looker.get_job(self.ref)
 
     # Losses
 
@@ -292,7 +292,7 @@ class Reading(RuleBasedStateMachine):
     @rule(due=st.booleans())
     def attend(self, due: bool) -> None:
         self.clock.now += 1.125 if due else 0
-        self.tail.attend_once()
+        self.tail.housekeep_once()
 
     @rule(seconds=st.sampled_from([0.25, 1.125, 2.5, 8.0]))
     def advance(self, seconds: float) -> None:
@@ -335,7 +335,9 @@ class Reading(RuleBasedStateMachine):
             client.finished = True
             return
         client.account = Account(after, client.stream, self.written, self.gone, lambda: self.rewound)
-        request = Request(self.ref, job, after=after, stream=client.stream, wait=1e9, lease_seconds=LOOK_LEASE_SECONDS)
+        request = ViewerRequest(
+            self.ref, job, after=after, stream=client.stream, wait=1e9, lease_seconds=LOOK_LEASE_SECONDS
+        )
         client.viewer = CountingViewer(request, self.pieces, self.tail, clock=self.clock)
         client.quiet_since = None
 
@@ -378,7 +380,7 @@ class Reading(RuleBasedStateMachine):
         if viewer is None or account is None or client.over():
             return None
         woken = client.quiet_since is None or viewer.wakes > client.quiet_since or viewer.due <= self.clock.now
-        chunk = viewer.poll()
+        chunk = viewer.next()
         if chunk:
             assert woken or self.rewound, f"nobody woke the viewer for {chunk!r}"
             account.feed(chunk)
@@ -413,7 +415,7 @@ class Reading(RuleBasedStateMachine):
                 if all(client.finished for client in self.clients):
                     break
                 self.tail.read_once()
-                self.tail.attend_once()
+                self.tail.housekeep_once()
                 self.clock.now += 1.125
                 for client in self.clients:
                     self._drain(client)

@@ -17,15 +17,15 @@ from chronoverse.live.replay_cache import (
     FIRST_LINES,
     KEPT_SECONDS,
     MOST_BYTES,
-    PIECE_BYTES,
-    PIECE_LINES,
     READ_BYTES,
-    Piece,
-    Pieces,
+    SEGMENT_BYTES,
+    SEGMENT_LINES,
+    ReplayCache,
+    Segment,
     _piece,
 )
 from chronoverse.live.tail import Tail
-from chronoverse.live.viewer import Request, Viewer
+from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.store import Store
 from tests.support.reading import Account, Clock, Impatient, SmallPieces
 from tests.support.servers import RedisServer
@@ -66,16 +66,16 @@ class Rig:
         for number in range(first, last + 1):
             self.ask("XADD", self.key, f"{number}-0", *Line(number, STAMP, f"line {number}", stream).to_fields())
 
-    def piece(self, cursor: int, stream: str | None = None, lines: int = 8) -> Piece:
+    def piece(self, cursor: int, stream: str | None = None, lines: int = 8) -> Segment:
         """The piece behind ``cursor``, which has to be there."""
-        piece = self.pieces.behind(JOB, stream, cursor, lines)
+        piece = self.pieces.after(JOB, stream, cursor, lines)
         assert piece is not None
         return piece
 
-    def walk(self, cursor: int) -> list[Piece]:
+    def walk(self, cursor: int) -> list[Segment]:
         """All pieces behind ``cursor``."""
-        found: list[Piece] = []
-        while piece := self.pieces.behind(JOB, None, cursor, 8):
+        found: list[Segment] = []
+        while piece := self.pieces.after(JOB, None, cursor, 8):
             found.append(piece)
             cursor = piece.cursor
         return found
@@ -134,7 +134,7 @@ def test_a_piece_is_what_its_entries_are_one_by_one(entries: Sequence[RawEntry],
 
 
 @pytest.mark.parametrize(
-    ("length", "lines"), [(0, PIECE_LINES[1]), (100, 256), (1000, 32), (3 * 2**16, PIECE_LINES[0])], ids=str
+    ("length", "lines"), [(0, SEGMENT_LINES[1]), (100, 256), (1000, 32), (3 * 2**16, SEGMENT_LINES[0])], ids=str
 )
 def test_pieces_grow_to_what_fits(length: int, lines: int) -> None:
     """To some 64 KiB, and never to more than four times the lines there were before."""
@@ -143,10 +143,10 @@ def test_pieces_grow_to_what_fits(length: int, lines: int) -> None:
         fields = [b"timestamp", STAMP.encode(), b"message", message, b"stream", b"stdout"]
         piece = _piece([(b"%d-0" % number, fields) for number in range(1, wanted + 1)], 0, 1, None)
         seen.append(wanted)
-        assert piece.following <= 4 * wanted
-        wanted = piece.following
+        assert piece.next_count <= 4 * wanted
+        wanted = piece.next_count
     assert (wanted, seen[0]) == (lines, FIRST_LINES)
-    assert lines in PIECE_LINES or PIECE_BYTES / 2 < lines * len(piece.frames) / seen[-1] <= PIECE_BYTES
+    assert lines in SEGMENT_LINES or SEGMENT_BYTES / 2 < lines * len(piece.frames) / seen[-1] <= SEGMENT_BYTES
 
 
 @pytest.mark.parametrize("stream", [None, "stdout"])
@@ -162,7 +162,7 @@ def test_a_piece_ends_where_its_lines_have_become_long(short: int, partial: bool
     ]
     piece = _piece(entries, 0, 1, stream)
 
-    assert (piece.cursor, piece.lines, piece.closing, piece.whole) == (short + 1, short + 1, None, True)
+    assert (piece.cursor, piece.lines, piece.closing, piece.complete) == (short + 1, short + 1, None, True)
     assert MOST_BYTES < len(piece.frames) < MOST_BYTES + 6 * 65_536
     whole, reached = b"", 0
     while reached < len(entries):
@@ -174,9 +174,9 @@ def test_a_piece_ends_where_its_lines_have_become_long(short: int, partial: bool
 def test_where_lines_may_be_long_fewer_are_read_at_once(rig: Rig) -> None:
     """Those of one read come to 32 MiB at most."""
     rig.write(1, 40)
-    pieces = Pieces(rig.source, max_line_bytes=2**21 + 1, clock=rig.clock)
+    pieces = ReplayCache(rig.source, max_line_bytes=2**21 + 1, clock=rig.clock)
 
-    piece = pieces.behind(JOB, None, 0, PIECE_LINES[1])
+    piece = pieces.after(JOB, None, 0, SEGMENT_LINES[1])
     assert piece is not None
     assert (piece.cursor, READ_BYTES // 2**22) == (8, 8)
 
@@ -220,7 +220,7 @@ def test_the_tip_of_a_log_is_read_anew(rig: Rig) -> None:
     """What was appended since follows, whoever has read there before."""
     rig.write(1, 10)
     assert rig.piece(8).cursor == 10
-    assert rig.pieces.behind(JOB, None, 10, 8) is None
+    assert rig.pieces.after(JOB, None, 10, 8) is None
     rig.write(11, 12)
 
     assert rig.piece(8).cursor == 12
@@ -331,7 +331,7 @@ def test_nobody_in_a_crowd_misses_a_line(rig: Rig, store: Store) -> None:
 
     def view(index: int) -> None:
         account = Account(index, None, written, gone)
-        viewer = Viewer(Request(JOB, store.look(JOB), after=index), pieces, tail)
+        viewer = Viewer(ViewerRequest(JOB, store.get_job(JOB), after=index), pieces, tail)
         for chunk in viewer.chunks():
             account.feed(chunk)
         assert account.closing is not None
@@ -354,8 +354,8 @@ def test_what_was_read_of_the_end_of_a_log_is_at_hand_for_those_who_come(rig: Ri
     frames = b"".join(piece.frames for piece in rig.walk(0))
     reads = rig.source.reads
 
-    assert rig.pieces.at_hand(JOB, None, 0) == (frames, 11)
-    assert rig.pieces.at_hand(JOB, None, 3) == (b"", 3)
+    assert rig.pieces.cached(JOB, None, 0) == (frames, 11)
+    assert rig.pieces.cached(JOB, None, 3) == (b"", 3)
     assert rig.source.reads == reads
 
 
@@ -365,9 +365,9 @@ def test_a_piece_that_has_grown_is_read_again_by_who_can_wait(rig: Rig) -> None:
     rig.piece(0)
     rig.write(4, 5)
 
-    assert rig.pieces.at_hand(JOB, None, 0)[1] == 3
+    assert rig.pieces.cached(JOB, None, 0)[1] == 3
     assert rig.piece(0).cursor == 5
-    assert rig.pieces.at_hand(JOB, None, 0)[1] == 5
+    assert rig.pieces.cached(JOB, None, 0)[1] == 5
 
 
 def test_nothing_old_is_at_hand(rig: Rig) -> None:
@@ -376,4 +376,4 @@ def test_nothing_old_is_at_hand(rig: Rig) -> None:
     rig.piece(0)
     rig.clock.now += KEPT_SECONDS
 
-    assert rig.pieces.at_hand(JOB, None, 0) == (b"", 0)
+    assert rig.pieces.cached(JOB, None, 0) == (b"", 0)

@@ -9,12 +9,12 @@ from typing import Any, Final
 import pytest
 
 from chronoverse.errors import StoreError
-from chronoverse.history.source import Reader
+from chronoverse.history.source import LiveReaderProtocol
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Job, JobRef, Line
-from chronoverse.live.replay_cache import Pieces
+from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
-from chronoverse.live.viewer import Request, Viewer
+from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.store import Store
 from tests.support.reading import Account, Impatient
 from tests.support.servers import RedisServer, running
@@ -36,7 +36,7 @@ class Watched:
         self.account = Account(0, None, written, lambda first, last: False)
         self.arrived: dict[int, float] = {}
         self.failure: AssertionError | None = None
-        self.viewer = Viewer(Request(job, store.look(job), wait=SOON), Pieces(store), tail)
+        self.viewer = Viewer(ViewerRequest(job, store.get_job(job), wait=SOON), ReplayCache(store), tail)
         self.thread = threading.Thread(target=self._watch)
         self.thread.start()
 
@@ -56,7 +56,7 @@ class Watched:
 
     def leave(self) -> None:
         """As a client that goes away."""
-        self.viewer.hang_up()
+        self.viewer.disconnect()
         self.thread.join(SOON)
         assert not self.thread.is_alive()
         if self.failure:
@@ -205,7 +205,7 @@ def test_a_stalled_viewer_of_an_ended_job_costs_nothing(world: World) -> None:
     """While all that is watched has ended, the tail sleeps: under gevent anything else would stop the worker."""
     world.foreign(job(), "1-0", "message", "x")
     world.tail.start()
-    stalled = Viewer(Request(job(), world.store.look(job())), Pieces(world.store), world.tail)
+    stalled = Viewer(ViewerRequest(job(), world.store.get_job(job())), ReplayCache(world.store), world.tail)
     chunks = stalled.chunks()
     next(chunks)
     world.foreign(job(), "2-0", "event", "end")
@@ -257,12 +257,12 @@ class Mortal(Impatient):
         self._die("look_many")
         return super().look_many(jobs)
 
-    def reader(self, block_seconds: float) -> Reader:
+    def reader(self, block_seconds: float) -> LiveReaderProtocol:
         return _MortalReader(super().reader(block_seconds), self._die)
 
 
 class _MortalReader:
-    def __init__(self, reader: Reader, die: Callable[[str], None]) -> None:
+    def __init__(self, reader: LiveReaderProtocol, die: Callable[[str], None]) -> None:
         self._reader = reader
         self._die = die
         self.interrupt = reader.interrupt

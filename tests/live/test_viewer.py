@@ -9,9 +9,9 @@ from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.live.feed import TAKE_BYTES
 from chronoverse.live.poll_policy import LOOK_SECONDS
-from chronoverse.live.replay_cache import Pieces
+from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
-from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Request, Viewer
+from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
 from chronoverse.store import Store
 from tests.support.reading import Clock, Impatient, drain, events, said
 from tests.support.servers import RedisServer, running
@@ -35,7 +35,7 @@ class Rig:
         self.store = store
         self.source = Impatient(looker)
         self.clock = Clock()
-        self.pieces = Pieces(self.source, clock=self.clock)
+        self.pieces = ReplayCache(self.source, clock=self.clock)
         self.tail = Tail(self.source, lease_seconds=YOUTH_SECONDS, clock=self.clock)
         self._server = server
         self._prefix = prefix
@@ -58,12 +58,12 @@ class Rig:
 
     def viewer(self, job: JobRef = JOB, **wanted: Any) -> Viewer:
         """A viewer, of the job as it is now."""
-        request = Request(job, self.store.look(job), retry_ms=2417, **wanted)
+        request = ViewerRequest(job, self.store.get_job(job), retry_ms=2417, **wanted)
         return Viewer(request, self.pieces, self.tail, clock=self.clock)
 
     def attend(self) -> None:
         """A round of each of the tail's threads."""
-        for step in (self.tail.read_once, self.tail.attend_once):
+        for step in (self.tail.read_once, self.tail.housekeep_once):
             try:
                 step()
             except StoreError:
@@ -130,14 +130,14 @@ def test_hello_comes_before_anything_else(rig: Rig) -> None:
     """The first bytes are `connected` with the reconnection time, and what the job is."""
     rig.write(1, 2)
     job = b'{"status":"RUNNING","attempt":1,"first_sequence_num":1,"last_sequence_num":2,"started_at":"%b"}'
-    assert rig.viewer().poll() == CONNECTED + b"event: job\ndata: " + job % STAMP.encode() + b"\n\n"
+    assert rig.viewer().next() == CONNECTED + b"event: job\ndata: " + job % STAMP.encode() + b"\n\n"
 
 
 def test_hello_needs_no_store(rig: Rig) -> None:
     """A store that has just gone away does not keep `connected` back."""
     viewer = rig.viewer(wait=5)
     rig.source.fault = StoreUnavailable("gone")
-    assert viewer.poll() == CONNECTED
+    assert viewer.next() == CONNECTED
 
 
 def test_replay_then_live_then_the_end(rig: Rig) -> None:
@@ -173,7 +173,7 @@ def test_an_offset_beyond_the_log_waits_for_its_line(rig: Rig) -> None:
     viewer = started(rig, after=4)
     rig.write(3, 4)
     rig.attend()
-    assert viewer.poll() is None
+    assert viewer.next() is None
     rig.write(5, 5)
     rig.attend()
     assert names(said(viewer)) == ["log 5"]
@@ -185,9 +185,9 @@ def test_viewers_share_their_bytes(rig: Rig) -> None:
     one, other = started(rig), started(rig)
     rig.write(2, 3)
     rig.attend()
-    chunk = one.poll()
+    chunk = one.next()
     assert chunk
-    assert chunk is other.poll()
+    assert chunk is other.next()
 
 
 def test_a_heartbeat_after_silence(rig: Rig) -> None:
@@ -196,10 +196,10 @@ def test_a_heartbeat_after_silence(rig: Rig) -> None:
     viewer = started(rig)
     for _ in range(2):
         rig.wait(14)
-        assert viewer.poll() is None
+        assert viewer.next() is None
         rig.wait(1)
-        assert viewer.poll() == b":\n"
-        assert viewer.poll() is None
+        assert viewer.next() == b":\n"
+        assert viewer.next() is None
 
 
 def test_a_heartbeat_is_due_when_the_tail_wakes_for_it(rig: Rig) -> None:
@@ -218,7 +218,7 @@ def test_a_line_puts_the_heartbeat_off(rig: Rig) -> None:
     rig.attend()
     assert names(said(viewer)) == ["log 2"]
     rig.wait(14)
-    assert viewer.poll() is None
+    assert viewer.next() is None
 
 
 def test_no_heartbeat_while_the_tail_is_deaf(rig: Rig) -> None:
@@ -228,10 +228,10 @@ def test_no_heartbeat_while_the_tail_is_deaf(rig: Rig) -> None:
     rig.wait(10)
     rig.source.fault = StoreUnavailable("gone")
     rig.wait(6)
-    assert viewer.poll() is None
+    assert viewer.next() is None
     rig.source.fault = None
     rig.attend()
-    assert viewer.poll() == b":\n"
+    assert viewer.next() == b":\n"
 
 
 def test_a_store_that_stays_away_ends_the_stream(rig: Rig) -> None:
@@ -240,7 +240,7 @@ def test_a_store_that_stays_away_ends_the_stream(rig: Rig) -> None:
     viewer = started(rig)
     rig.source.fault = StoreUnavailable("gone")
     rig.wait(int(STORE_PATIENCE_SECONDS) - 1)
-    assert viewer.poll() is None
+    assert viewer.next() is None
     rig.wait(1)
     assert spoken(said(viewer)) == [("error", "the store has been away for 30 s")]
     assert (viewer.done, viewer.reason) == (True, "error")
@@ -254,7 +254,7 @@ def test_a_store_that_stays_away_ends_a_replay(rig: Rig) -> None:
     rig.source.fault = StoreUnavailable("gone")
     assert names(said(viewer)) == ["connected", "job"]
     rig.clock.now += STORE_PATIENCE_SECONDS - 1
-    assert viewer.poll() is None
+    assert viewer.next() is None
     rig.clock.now += 1
     assert spoken(said(viewer)) == [("error", "the store has been away for 30 s")]
 
@@ -295,10 +295,10 @@ def test_the_token_expires(rig: Rig) -> None:
     rig.write(1, 1)
     viewer = started(rig, expires_at=rig.clock.now + 5)
     rig.wait(4)
-    assert viewer.poll() is None
+    assert viewer.next() is None
     assert viewer.due == rig.clock.now + 1
     rig.wait(1)
-    assert viewer.poll() == b"event: error\ndata: token expired\n\n"
+    assert viewer.next() == b"event: error\ndata: token expired\n\n"
     assert (viewer.done, viewer.reason) == (True, "expired")
 
 
@@ -307,9 +307,9 @@ def test_the_stream_is_old_enough(rig: Rig) -> None:
     rig.write(1, 1)
     viewer = started(rig, closes_at=rig.clock.now + 5)
     rig.wait(4)
-    assert viewer.poll() is None
+    assert viewer.next() is None
     rig.wait(1)
-    assert viewer.poll() == b"retry: 2417\n\n"
+    assert viewer.next() == b"retry: 2417\n\n"
     assert (viewer.done, viewer.reason) == (True, "age")
 
 
@@ -317,8 +317,8 @@ def test_the_process_goes(rig: Rig) -> None:
     """A viewer that is sent away ends without `end` or error, and with a reconnection time of its own."""
     rig.write(1, 1)
     viewer = started(rig)
-    viewer.send_away(1234)
-    assert viewer.poll() == b"retry: 1234\n\n"
+    viewer.close_with_retry(1234)
+    assert viewer.next() == b"retry: 1234\n\n"
     assert (viewer.done, viewer.reason) == (True, "drain")
 
 
@@ -326,9 +326,9 @@ def test_the_wait_is_over(rig: Rig) -> None:
     """A job that does not come in time is one error."""
     viewer = started(rig, wait=20)
     rig.wait(15)
-    assert viewer.poll() == b":\n"
+    assert viewer.next() == b":\n"
     rig.wait(4)
-    assert viewer.poll() is None
+    assert viewer.next() is None
     assert viewer.due == rig.clock.now + 1
     rig.wait(1)
     assert spoken(said(viewer)) == [("error", "no such job came within 20 s")]
@@ -352,7 +352,7 @@ def test_an_awaited_job_that_is_registered_is_introduced(rig: Rig) -> None:
     rig.wait(int(LOOK_SECONDS))
     assert [data[:19] for _, data in spoken(said(viewer))] == ['{"status":"PENDING"']
     rig.wait(10)
-    assert viewer.poll() is None
+    assert viewer.next() is None
 
 
 def test_a_new_attempt_is_told(rig: Rig) -> None:
@@ -360,7 +360,7 @@ def test_a_new_attempt_is_told(rig: Rig) -> None:
     runner(rig, 2)
     viewer = started(rig)
     rig.wait(3)
-    assert viewer.poll() is None
+    assert viewer.next() is None
     rig.ask("DEL", rig.key("lease"))
     rig.store.open(JOB, "another token")
     rig.wait(1)
@@ -407,7 +407,7 @@ def test_a_key_that_is_no_log_disturbs_nobody_else(rig: Rig) -> None:
     assert names(said(viewer)) == ["error"]
     assert names(said(other)) == ["log 2"]
     rig.wait(15)
-    assert other.poll() == b":\n"
+    assert other.next() == b":\n"
 
 
 def test_a_lost_runner_is_the_end(rig: Rig) -> None:
@@ -483,7 +483,7 @@ def test_what_comes_before_the_tails_look_is_no_gap(rig: Rig) -> None:
     viewer = started(rig)
     rig.source.before["look_many"] = lambda: rig.write(2, 3)
     rig.attend()
-    assert viewer.poll() is None
+    assert viewer.next() is None
     rig.attend()
     assert names(said(viewer)) == ["log 2", "log 3"]
 
@@ -589,11 +589,11 @@ def test_a_store_that_fails_at_the_end_of_a_replay_costs_no_line(rig: Rig) -> No
     early = rig.ask("DUMP", rig.key("log"))
     rig.write(3, 6)
     viewer = rig.viewer()
-    viewer.poll()
+    viewer.next()
     rig.ask("RESTORE", rig.key("log"), 0, early, "REPLACE")
     rig.end(3)
     rig.source.before["look"] = unavailable
-    viewer.poll()
+    viewer.next()
     assert names(said(viewer)) == ["log 1", "log 2", "job", "end"]
 
 
@@ -615,11 +615,11 @@ def test_a_job_that_ends_before_it_is_read_needs_no_other_read(rig: Rig) -> None
     rig.write(1, 1)
     started(rig)
     rig.end(2)
-    rig.tail.attend_once()
+    rig.tail.housekeep_once()
     assert not rig.tail.read_once()
     [channel] = rig.tail._channels.values()
     assert channel.final
-    assert channel.armed
+    assert channel.subscribed
 
 
 def unavailable() -> None:
@@ -686,7 +686,7 @@ def test_a_client_that_goes_gets_no_more_bytes(rig: Rig) -> None:
     viewer = rig.viewer()
     chunks = viewer.chunks()
     assert next(chunks).startswith(CONNECTED)
-    viewer.hang_up()
+    viewer.disconnect()
     assert list(chunks) == []
     assert (rig.tail.watched, viewer.reason) == (0, "left")
 
@@ -707,10 +707,10 @@ def test_a_replay_may_rest_between_its_pieces_and_not_before_the_first(rig: Rig)
     """It is told how much it had each time, and every line comes, in order."""
     rig.write(1, 100)
     rested: list[int] = []
-    rig.pieces = Pieces(rig.source, rest=rested.append, clock=rig.clock)
+    rig.pieces = ReplayCache(rig.source, throttle=rested.append, clock=rig.clock)
     viewer, chunks = rig.viewer(), list[bytes]()
     while not chunks or "log 100" not in names(chunks[-1]):
-        chunks += [chunk for chunk in [viewer.poll()] if chunk]
+        chunks += [chunk for chunk in [viewer.next()] if chunk]
         assert len(rested) < len(chunks) < 100
     numbers = [name for chunk in chunks for name in names(chunk) if name.startswith("log")]
     assert numbers == [f"log {number}" for number in range(1, 101)]

@@ -12,8 +12,8 @@ import pytest
 from chronoverse.api import JobLog, JobLogHandler
 from chronoverse.errors import Closed, Held, Unauthorized
 from chronoverse.joblog.values import JobRef, Status
-from chronoverse.runner.http_log_writer import HttpLedger
-from chronoverse.runner.spool.spool_file import Room
+from chronoverse.runner.http_log_writer import HttpLogWriter
+from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
 from tests.support.jobs import JOB, key, read_lines, read_log
 from tests.support.scripted import problem, scripted
@@ -238,7 +238,7 @@ def test_a_store_that_is_away_holds_nobody(
 def test_what_cannot_be_delivered_is_said(server: RedisServer, open_log: Callable[..., JobLog], tmp_path: Path) -> None:
     """With a place for it, it is kept there, and the command is named that delivers it."""
     said: list[str] = []
-    room = Room(tmp_path / "spool")
+    room = SpoolRoom(tmp_path / "spool")
     with open_log(deliver_seconds=0.1, say=said.append, room=room) as log:
         server.kill()
         log.write("stdout", "late")
@@ -315,7 +315,7 @@ def test_what_our_own_requests_log_is_left_out(logger: logging.Logger) -> None:
     before = library.level
     refused = problem("503 Service Unavailable", "away")
     with scripted(*[refused] * 3) as service:
-        log = JobLog.open(HttpLedger(service.url), *JOB, deliver_seconds=0, say=lambda text: None)
+        log = JobLog.open(HttpLogWriter(service.url), *JOB, deliver_seconds=0, say=lambda text: None)
         handler = JobLogHandler(log)
         library.addHandler(handler)
         library.setLevel(logging.DEBUG)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.runner.capture.line_assembler import PARTIAL_SECONDS
-from chronoverse.runner.capture.line_splitter import Block, Cutter
+from chronoverse.runner.capture.line_splitter import LineBatch, LineSplitter
 from chronoverse.runner.capture.pipes import ORPHAN_QUIET_SECONDS, Capture
 
 NOW = "2026-03-03T10:00:05.123Z"
@@ -25,12 +25,12 @@ hostile = st.lists(
 ).map(b"".join)
 
 
-def entries(blocks: Iterable[Block]) -> list[tuple[str, bool]]:
+def entries(blocks: Iterable[LineBatch]) -> list[tuple[str, bool]]:
     """Every published entry: message and whether its line goes on."""
     return [(message, block.partial) for block in blocks for message in block.messages()]
 
 
-def joined(blocks: Iterable[Block]) -> list[str]:
+def joined(blocks: Iterable[LineBatch]) -> list[str]:
     """The lines that the pieces make."""
     lines, line = [], ""
     for message, partial in entries(blocks):
@@ -48,8 +48,8 @@ def expected(data: bytes) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
-def cut(chunks: Iterable[bytes], max_line_bytes: int = 65_536) -> list[Block]:
-    cutter = Cutter("stdout", max_line_bytes)
+def cut(chunks: Iterable[bytes], max_line_bytes: int = 65_536) -> list[LineBatch]:
+    cutter = LineSplitter("stdout", max_line_bytes)
     blocks = [block for chunk in chunks for block in cutter.feed(chunk, NOW)]
     return blocks + cutter.close()
 
@@ -57,8 +57,8 @@ def cut(chunks: Iterable[bytes], max_line_bytes: int = 65_536) -> list[Block]:
 @given(st.lists(hostile), st.integers(4, 20), st.sets(st.integers(0, 20)))
 def test_any_chunks_of_any_bytes_give_the_same_lines(chunks: list[bytes], limit: int, quiet: set[int]) -> None:
     """Neither where reads cut the bytes, nor flushes between them, nor the limit on pieces changes a line."""
-    cutter = Cutter("stdout", limit)
-    blocks: list[Block] = []
+    cutter = LineSplitter("stdout", limit)
+    blocks: list[LineBatch] = []
     for number, chunk in enumerate(chunks):
         blocks += cutter.feed(chunk, NOW)
         if number in quiet:
@@ -106,14 +106,14 @@ def test_a_line_of_just_the_limit_is_one_entry() -> None:
 
 def test_a_flushed_line_is_closed_by_an_empty_entry_when_its_newline_comes_alone() -> None:
     """The reader learns that the line goes no further, though there is nothing left to say."""
-    cutter = Cutter("stdout")
+    cutter = LineSplitter("stdout")
     blocks = [*cutter.feed(b"Password: ", NOW), *cutter.flush(), *cutter.feed(b"\nnext\n", NOW)]
     assert entries(blocks) == [("Password: ", True), ("", False), ("next", False)]
 
 
 def test_a_flush_keeps_back_the_beginning_of_a_character() -> None:
     """It is shown with the rest of it."""
-    cutter = Cutter("stdout")
+    cutter = LineSplitter("stdout")
     blocks = [*cutter.feed(b"one \xe2\x82", NOW), *cutter.flush(), *cutter.feed(b"\xac\n", NOW)]
     assert entries(blocks) == [("one ", True), ("€", False)]
 
@@ -129,16 +129,16 @@ def test_a_line_of_ten_megabytes_takes_linear_time() -> None:
 def test_a_limit_without_room_for_a_character_is_refused() -> None:
     """Or a long line could not be cut at all."""
     with pytest.raises(ValueError, match="4 bytes"):
-        Cutter("stdout", 3)
+        LineSplitter("stdout", 3)
 
 
-def listen(code: str, *, interval: float = 0.0) -> tuple[list[Block], bytes, bytes, int]:
+def listen(code: str, *, interval: float = 0.0) -> tuple[list[LineBatch], bytes, bytes, int]:
     """Runs Python code as the command: its blocks, what was shown of stdout and of stderr, its exit code.
 
     With ``interval`` the clock moves on by that much whenever it is read.
     """
     shown: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
-    blocks: list[Block] = []
+    blocks: list[LineBatch] = []
     moments = iter(range(1_000_000))
     clock: Callable[[], float] = (lambda: 1_000_000.0 + interval * next(moments)) if interval else time.time
     echoes = {stream: shown[stream].append for stream in shown}

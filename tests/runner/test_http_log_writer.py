@@ -19,6 +19,7 @@ from chronoverse.errors import (
     BadRequest,
     ChronoverseError,
     Closed,
+    CorruptLog,
     Fenced,
     Forbidden,
     Held,
@@ -27,13 +28,12 @@ from chronoverse.errors import (
     NotDurable,
     SequenceGap,
     StoreUnavailable,
-    Tainted,
     TooFast,
     Unauthorized,
 )
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
-from chronoverse.runner.http_log_writer import GZIP_BYTES, HttpLedger
-from chronoverse.runner.log_writer import Ledger
+from chronoverse.runner.http_log_writer import GZIP_BYTES, HttpLogWriter
+from chronoverse.runner.log_writer import LogWriter
 from tests.support.faultproxy import FaultProxy
 from tests.support.jobs import RunningJob, key, read_lines, read_log
 from tests.support.scripted import answer, problem, scripted
@@ -60,8 +60,8 @@ def service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer)
 
 
 @pytest.fixture
-def ledger(service: Service) -> Iterator[HttpLedger]:
-    with closing(HttpLedger(service.url, service.token())) as ledger:
+def ledger(service: Service) -> Iterator[HttpLogWriter]:
+    with closing(HttpLogWriter(service.url, service.token())) as ledger:
         yield ledger
 
 
@@ -89,9 +89,9 @@ def token() -> str:
 # As the store itself
 
 
-def test_it_is_a_ledger(ledger: HttpLedger, redis_server: RedisServer, job: JobRef) -> None:
+def test_it_is_a_ledger(ledger: HttpLogWriter, redis_server: RedisServer, job: JobRef) -> None:
     """Open, append, renew and finish, each twice, do what they do once."""
-    store: Ledger = ledger
+    store: LogWriter = ledger
     chosen = token()
     attempt = store.open(job, chosen)
     assert attempt == store.open(job, chosen) == Attempt(job, chosen, 1, 1)
@@ -114,7 +114,9 @@ def test_it_is_a_ledger(ledger: HttpLedger, redis_server: RedisServer, job: JobR
     assert (end["status"], end["exit_code"], end["lines"], end["dropped"]) == ("FAILED", "3", "3", "5")
 
 
-def test_the_stores_refusals_come_back_as_they_were(ledger: HttpLedger, redis_server: RedisServer, job: JobRef) -> None:
+def test_the_stores_refusals_come_back_as_they_were(
+    ledger: HttpLogWriter, redis_server: RedisServer, job: JobRef
+) -> None:
     """Each as its own error, a gap with its number."""
     attempt = ledger.open(job, token())
     ledger.append(attempt, lines(1, "a"))
@@ -134,7 +136,7 @@ def test_the_stores_refusals_come_back_as_they_were(ledger: HttpLedger, redis_se
     tainted, wrong = JobRef("wf_http", f"t-{token()}"), JobRef("wf_http", f"w-{token()}")
     redis_server.ask("XADD", key("log", tainted), "5-1", "message", "?")
     redis_server.ask("SET", key("log", wrong), "?")
-    for refused, error in ((tainted, Tainted), (wrong, NotALog)):
+    for refused, error in ((tainted, CorruptLog), (wrong, NotALog)):
         with pytest.raises(error):
             ledger.open(refused, token())
 
@@ -146,7 +148,7 @@ def test_a_token_that_will_not_do_is_said(service: Service, job: JobRef) -> None
         (service.token(scopes=[READ]), Forbidden),
         (service.token("another"), JobNotFound),
     ):
-        with closing(HttpLedger(service.url, shown)) as ledger, pytest.raises(error):
+        with closing(HttpLogWriter(service.url, shown)) as ledger, pytest.raises(error):
             ledger.open(job, token())
 
 
@@ -158,7 +160,7 @@ def test_a_token_may_be_made_for_each_request(service: Service, job: JobRef) -> 
         made.append(service.token())
         return made[-1]
 
-    with closing(HttpLedger(service.url, make)) as ledger:
+    with closing(HttpLogWriter(service.url, make)) as ledger:
         ledger.renew(ledger.open(job, token()))
     assert len(made) == 2
 
@@ -166,7 +168,7 @@ def test_a_token_may_be_made_for_each_request(service: Service, job: JobRef) -> 
 def test_a_service_for_which_there_is_no_token_any_more_is_away(service: Service, job: JobRef) -> None:
     """Beside an embedded server there is none while the service restarts. A refusal would end the publishing."""
     made = iter([service.token(), None, service.token()])
-    with closing(HttpLedger(service.url, lambda: next(made))) as ledger:
+    with closing(HttpLogWriter(service.url, lambda: next(made))) as ledger:
         attempt = ledger.open(job, token())
         with pytest.raises(StoreUnavailable):
             ledger.renew(attempt)
@@ -174,7 +176,7 @@ def test_a_service_for_which_there_is_no_token_any_more_is_away(service: Service
 
 
 def test_what_is_too_long_for_the_service_goes_in_halves(
-    ledger: HttpLedger, redis_server: RedisServer, job: JobRef
+    ledger: HttpLogWriter, redis_server: RedisServer, job: JobRef
 ) -> None:
     """As often as needed; a single line that is too long is refused."""
     attempt = ledger.open(job, token())
@@ -188,8 +190,8 @@ def test_what_is_too_long_for_the_service_goes_in_halves(
 
 def test_nobody_can_say_what_is_safe(service: Service, job: JobRef) -> None:
     """Which is said once to who wants to know."""
-    assert HttpLedger(service.url).oracle() is None
-    oracle = HttpLedger(service.url, durable=True).oracle()
+    assert HttpLogWriter(service.url).durability_probe() is None
+    oracle = HttpLogWriter(service.url, durable=True).durability_probe()
     assert oracle is not None
     with pytest.raises(NotDurable):
         oracle.confirm(Attempt(job, token(), 1, 1))
@@ -222,7 +224,7 @@ def test_what_a_service_may_say_is_an_error_of_ours(said: bytes, error: type[Chr
     """The very one: what is worth a retry, and what is not."""
     with (
         scripted(said) as service,
-        closing(HttpLedger(service.url)) as ledger,
+        closing(HttpLogWriter(service.url)) as ledger,
         pytest.raises(ChronoverseError) as raised,
     ):
         ledger.open(SCRIPTED, token())
@@ -231,7 +233,7 @@ def test_what_a_service_may_say_is_an_error_of_ours(said: bytes, error: type[Chr
 
 def test_who_does_not_answer_is_unavailable(service: Service, proxy: FaultProxy, job: JobRef) -> None:
     """Refused, cut, or silent."""
-    with closing(HttpLedger(proxy.http_url, service.token(), read_seconds=0.2)) as ledger:
+    with closing(HttpLogWriter(proxy.http_url, service.token(), read_seconds=0.2)) as ledger:
         attempt = ledger.open(job, token())
         proxy.stall()
         with pytest.raises(StoreUnavailable):
@@ -250,7 +252,7 @@ def test_a_connection_that_was_closed_while_idle_is_not_an_error(
     service: Service, proxy: FaultProxy, job: JobRef
 ) -> None:
     """The request goes out once more; all of them may be repeated."""
-    with closing(HttpLedger(proxy.http_url, service.token())) as ledger:
+    with closing(HttpLogWriter(proxy.http_url, service.token())) as ledger:
         attempt = ledger.open(job, token())
         proxy.drop_reply()
         ledger.renew(attempt)
@@ -261,7 +263,7 @@ def test_only_what_is_worth_it_is_compressed() -> None:
     """A packet's worth is not."""
     appended = answer("200 OK", b'{"next":2}')
     attempt = Attempt(SCRIPTED, token(), 1, 1)
-    with scripted(appended, appended) as service, closing(HttpLedger(service.url)) as ledger:
+    with scripted(appended, appended) as service, closing(HttpLogWriter(service.url)) as ledger:
         ledger.append(attempt, lines(1, "short"))
         ledger.append(attempt, lines(1, "x" * GZIP_BYTES))
     assert [asked.headers.get("content-encoding") for asked in service.asked] == [None, "gzip"]
@@ -290,7 +292,7 @@ def test_answers_lost_at_any_moment_double_nothing(
     fault(proxy, chance)
     code = "for n in range(6000):\n    print(n, flush=n % 100 == 0)\n    if n % 200 == 0: time.sleep(0.05)\nwait()"
     with (
-        closing(HttpLedger(proxy.http_url, service.token(), read_seconds=2)) as ledger,
+        closing(HttpLogWriter(proxy.http_url, service.token(), read_seconds=2)) as ledger,
         RunningJob(code, ledger, tmp_path, job, deliver_seconds=30) as run,  # type: ignore[arg-type]
     ):
         for cuts in range(1, 13):
@@ -307,7 +309,7 @@ def test_answers_lost_at_any_moment_double_nothing(
 def test_a_service_that_comes_back_gets_every_line(tmp_path: Path, redis_server: RedisServer, job: JobRef) -> None:
     """The job does not notice that it was killed."""
     with serving(tmp_path / "s", redis_server.url) as service:
-        ledger = HttpLedger(service.url, service.token())
+        ledger = HttpLogWriter(service.url, service.token())
         code = "print('before', flush=True); wait()\nfor n in range(1000): print(n)\nsys.stdout.flush(); wait()"
         with closing(ledger), RunningJob(code, ledger, tmp_path, job) as run:  # type: ignore[arg-type]
             wait_until(lambda: redis_server.ask("XLEN", key("log", job)) == 1, SOON, "the first line")
@@ -376,7 +378,7 @@ def test_a_runner_that_is_too_fast_waits_and_loses_nothing(
     """It comes again when it was told to, and not before; neither the job nor anybody at the terminal notices."""
     count, line = 8_500, "x" * 52
     with serving(tmp_path / "s", redis_server.url, max_publish_rate_per_token=65_536) as service:
-        ledger = HttpLedger(service.url, service.token())
+        ledger = HttpLogWriter(service.url, service.token())
         code = f"for n in range({count}): print(f'{{n:05}}{line[5:]}')\nsys.stdout.flush(); wait()"
         with closing(ledger), RunningJob(code, ledger, tmp_path, job, deliver_seconds=30) as run:  # type: ignore[arg-type]
             run.go_on()

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable
 
-from chronoverse.runner.capture.line_assembler import PARTIAL_SECONDS, STATE_SECONDS, Scribe
-from chronoverse.runner.capture.line_splitter import Block
+from chronoverse.runner.capture.line_assembler import PARTIAL_SECONDS, STATE_SECONDS, LineAssembler
+from chronoverse.runner.capture.line_splitter import LineBatch
 
 NOW = "2026-03-03T10:00:05.123Z"
 
 
 def run(steps: Iterable[tuple[float, bytes]], until: float) -> list[tuple[str, bool]]:
     """Feeds each text at its time, with what is due done in time: every entry, and whether its line goes on."""
-    scribe = Scribe("stdout")
-    blocks: list[Block] = []
+    scribe = LineAssembler("stdout")
+    blocks: list[LineBatch] = []
 
     def wait(moment: float) -> None:
         while scribe.due is not None and scribe.due <= moment:
@@ -55,7 +55,7 @@ def test_a_slow_bar_shows_each_state() -> None:
 
 def test_a_prompt_is_shown_after_a_second_from_its_first_byte() -> None:
     """It is not put off by what goes on with it."""
-    scribe = Scribe("stdout")
+    scribe = LineAssembler("stdout")
     scribe.feed(b"Pass", NOW, 10.0)
     scribe.feed(b"word: ", NOW, 10.9)
     assert scribe.due == 10 + STATE_SECONDS
@@ -67,6 +67,6 @@ def test_a_prompt_is_shown_after_a_second_from_its_first_byte() -> None:
 
 def test_a_text_after_which_nothing_waits_has_nothing_due() -> None:
     """So nobody wakes for it."""
-    scribe = Scribe("stdout")
+    scribe = LineAssembler("stdout")
     scribe.feed(b"line\n", NOW, 10.0)
     assert scribe.due is None

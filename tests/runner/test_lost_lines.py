@@ -11,15 +11,15 @@ import httpx
 import pytest
 import redis
 
-from chronoverse.archive.archiver import Archiver, Limits
-from chronoverse.archive.file_store import FileObjects
-from chronoverse.archive.reader import Archive
-from chronoverse.errors import BadRequest, Fenced, SequenceGap, Tainted
+from chronoverse.archive.archiver import Archiver, ArchiverLimits
+from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.reader import ArchiveReader
+from chronoverse.errors import BadRequest, CorruptLog, Fenced, SequenceGap
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.values import End, Gap, Line, Status
-from chronoverse.runner.http_log_writer import HttpLedger
-from chronoverse.runner.log_writer import Ledger
-from chronoverse.runner.spool.spool_file import Room
+from chronoverse.runner.http_log_writer import HttpLogWriter
+from chronoverse.runner.log_writer import LogWriter
+from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Durability, Store
 from tests.support.jobs import JOB, RunningJob, key
 from tests.support.servers import RedisServer, running
@@ -52,13 +52,13 @@ def store(server: RedisServer) -> Iterator[Store]:
 
 
 @pytest.fixture(params=["store", "service"])
-def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
+def ledger(request: pytest.FixtureRequest) -> Iterator[LogWriter]:
     """The store itself, and through the service."""
     if request.param == "store":
         yield request.getfixturevalue("store")
         return
     service: Service = request.getfixturevalue("service")
-    with contextlib.closing(HttpLedger(service.url, service.token())) as through:
+    with contextlib.closing(HttpLogWriter(service.url, service.token())) as through:
         yield through
 
 
@@ -79,7 +79,7 @@ def shape(server: RedisServer) -> list[Any]:
 def test_a_runner_goes_on_behind_lines_that_nobody_has(server: RedisServer, tmp_path: Path) -> None:
     """A failover to a server that lacks more than the runner keeps: once all that followed was never sent."""
     kept = server.directory / "appendonlydir"
-    room = Room(tmp_path / "spool", "job_1", 40_000, 10**8, keep_bytes=0, slot_bytes=20_000)
+    room = SpoolRoom(tmp_path / "spool", "job_1", 40_000, 10**8, keep_bytes=0, slot_bytes=20_000)
     code = NUMBERS + "say(0, 102); wait(); say(102, 20_000); wait(); say(20_000, 20_100)"
     with (
         contextlib.closing(Store(server.url, durability=Durability.FSYNCED)) as store,
@@ -111,7 +111,7 @@ def test_a_runner_goes_on_behind_lines_that_nobody_has(server: RedisServer, tmp_
     assert f"the store has lost lines 103 to {gap.last}, which are no longer kept here: the log names them" in job.said
 
 
-def test_the_log_names_lost_numbers_and_goes_on_behind_them(server: RedisServer, ledger: Ledger) -> None:
+def test_the_log_names_lost_numbers_and_goes_on_behind_them(server: RedisServer, ledger: LogWriter) -> None:
     """All or nothing, however often it is asked for."""
     attempt = ledger.open(JOB, TOKEN)
     ledger.append(attempt, lines(1, 3))
@@ -141,7 +141,7 @@ def test_a_log_of_which_nothing_is_left_goes_on(server: RedisServer, store: Stor
 
 def test_a_hole_at_the_end_of_the_numbers_is_refused(service: Service) -> None:
     """A log that has used up its numbers could never end."""
-    with contextlib.closing(HttpLedger(service.url, service.token())) as ledger:
+    with contextlib.closing(HttpLogWriter(service.url, service.token())) as ledger:
         attempt = ledger.open(JOB, TOKEN)
         for first, last in ((1, 6 * 10**11), (6 * 10**11, 6 * 10**11), (3, 2)):
             with pytest.raises(BadRequest):
@@ -188,9 +188,9 @@ def test_every_reader_is_told(server: RedisServer, service: Service, store: Stor
         for order, numbers in (("asc", [1, 2, 3, 10, 11]), ("desc", [11, 10, 3, 2, 1])):
             page = client.get(f"{url}/logs", params={"order": order}).json()
             assert [line["sequence_num"] for line in page["logs"]] == numbers
-    objects = FileObjects(tmp_path / "archive")
-    Archiver(store, objects, Limits(1, 0, 1000), stop=threading.Event()).once()
-    entries = Archive(objects, store.archived).entries(JOB, 0, 100)
+    objects = FileObjectStore(tmp_path / "archive")
+    Archiver(store, objects, ArchiverLimits(1, 0, 1000), stop=threading.Event()).once()
+    entries = ArchiveReader(objects, store.chunks).entries(JOB, 0, 100)
     assert [entry.sequence_num if isinstance(entry, Line) else entry for entry in entries] == [
         1,
         2,
@@ -205,5 +205,5 @@ def test_only_a_log_in_shape_can_lose_numbers(server: RedisServer, store: Store)
     """As with lines."""
     attempt = store.open(JOB, TOKEN)
     server.ask("XADD", key("log"), "7-1", "message", "foreign")
-    with pytest.raises(Tainted):
+    with pytest.raises(CorruptLog):
         store.lose(attempt, 8, 9)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from chronoverse.runner.capture.masking import Masks
-from chronoverse.runner.run import Limits, run
-from chronoverse.runner.spool.spool_file import Room, leftovers
+from chronoverse.runner.run import RunLimits, run
+from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
 from chronoverse.store import Store
 from tests.support.jobs import JOB, read_lines
 from tests.support.servers import RedisServer, running
@@ -53,11 +53,11 @@ def test_a_secret_is_nowhere_in_the_store(server: RedisServer, tmp_path: Path) -
 
 def test_a_secret_is_nowhere_in_the_file_that_is_left_behind(tmp_path: Path) -> None:
     store, masks = Store(f"unix://{tmp_path}/nobody"), Masks([SECRET.encode(), LINES.encode()])
-    limits = Limits(room=Room(tmp_path / "spool", JOB.job_id), open_seconds=0.1, deliver_seconds=0.1)
+    limits = RunLimits(room=SpoolRoom(tmp_path / "spool", JOB.job_id), open_seconds=0.1, deliver_seconds=0.1)
     out, err = io.BytesIO(), io.BytesIO()
     assert run([sys.executable, "-c", LEAKY], store, JOB, out=out, err=err, masks=masks, limits=limits) == 0
     store.close()
-    [path] = leftovers(tmp_path / "spool")
+    [path] = orphaned_spools(tmp_path / "spool")
     kept = path.read_bytes()
     assert not [part for part in (SECRET, *LINES.split("\n")) if len(part) >= 4 and part.encode() in kept]
     assert kept.count(b"***") == 8

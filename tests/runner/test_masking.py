@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from chronoverse.errors import BadMask
-from chronoverse.runner.capture.line_assembler import Scribe
+from chronoverse.runner.capture.line_assembler import LineAssembler
 from chronoverse.runner.capture.masking import MAX_BYTES, Masker, Masks, gather
 
 NOW = "2026-03-03T10:00:05.123Z"
@@ -66,7 +66,7 @@ def test_no_piece_of_a_line_shows_a_secret(
 ) -> None:
     """Through the whole of capture: pieces, flushes in between, and lines, joined, are the masked text's."""
     masks = Masks(given_secrets)
-    scribe = Scribe("stdout", limit, masks)
+    scribe = LineAssembler("stdout", limit, masks)
     blocks = []
     for number, chunk in enumerate(chunks):
         blocks += scribe.feed(chunk, NOW, float(number))
@@ -86,7 +86,7 @@ def test_the_longest_secret_at_a_place_is_masked() -> None:
 
 def test_a_long_line_is_masked_across_its_pieces() -> None:
     """200 KB, a secret over the 64 KiB at which it is cut."""
-    scribe = Scribe("stdout", 65_536, Masks([b"hunter2hunter2"]))
+    scribe = LineAssembler("stdout", 65_536, Masks([b"hunter2hunter2"]))
     line = b"x" * 65_530 + b"hunter2hunter2" + b"y" * 134_456
     blocks = [block for start in range(0, len(line), 4_096) for block in scribe.feed(line[start:][:4_096], NOW, 0.0)]
     assert b"".join(block.text for block in blocks + scribe.close()) == line.replace(b"hunter2hunter2", b"***")
@@ -121,14 +121,14 @@ def test_blanks_at_the_ends_of_a_secret_are_not_part_of_it(secret: bytes, text: 
 
 def test_a_progress_bar_cannot_hide_a_secret_from_its_mask() -> None:
     """What is masked is the text as it is published, after states were dropped."""
-    scribe = Scribe("stdout", masks=Masks([b"ab\ncd"]))
+    scribe = LineAssembler("stdout", masks=Masks([b"ab\ncd"]))
     blocks = [*scribe.feed(b"ab\nxx", NOW, 0.0), *scribe.feed(b"\rcd\n", NOW, 0.1), *scribe.close()]
     assert [block.text for block in blocks] == [b"***\n***"]
 
 
 def test_what_may_become_a_secret_is_held_back_and_nothing_else() -> None:
     """A flush does not give it out."""
-    scribe = Scribe("stdout", masks=Masks([b"hunter2"]))
+    scribe = LineAssembler("stdout", masks=Masks([b"hunter2"]))
     blocks = [*scribe.feed(b"password: hunt", NOW, 0.0), *scribe.tick(1.0)]
     assert [block.text for block in blocks] == [b"password: "]
     assert scribe.due is None

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronoverse.runner.capture.progress_filter import Carriage
+from chronoverse.runner.capture.progress_filter import ProgressFilter
 
 #: Bytes of a state that are held back here.
 HELD = 5
@@ -30,7 +30,7 @@ def collapsed(data: bytes) -> list[bytes]:
 @given(st.lists(bars))
 def test_any_chunks_give_the_last_state_of_every_line(chunks: list[bytes]) -> None:
     """Wherever reads cut the bytes, as long as no time passes."""
-    carriage = Carriage(HELD)
+    carriage = ProgressFilter(HELD)
     given_out = b"".join([*map(carriage.feed, chunks), carriage.close()])
     assert given_out.split(b"\n") == collapsed(b"".join(chunks))
 
@@ -38,7 +38,7 @@ def test_any_chunks_give_the_last_state_of_every_line(chunks: list[bytes]) -> No
 @given(st.lists(st.tuples(bars, st.booleans())))
 def test_at_any_time_states_stay_or_go_as_a_whole(steps: list[tuple[bytes, bool]]) -> None:
     """What is given out are lines of the input's own states, in their order, and every line's last state."""
-    carriage = Carriage(HELD)
+    carriage = ProgressFilter(HELD)
     given_out = b""
     for chunk, quiet in steps:
         given_out += carriage.feed(chunk)
@@ -54,7 +54,7 @@ def test_at_any_time_states_stay_or_go_as_a_whole(steps: list[tuple[bytes, bool]
 @given(st.lists(st.binary(max_size=9).map(lambda data: data.replace(b"\r", b""))), st.sets(st.integers(0, 20)))
 def test_without_a_carriage_return_nothing_changes(chunks: list[bytes], quiet: set[int]) -> None:
     """Byte for byte."""
-    carriage = Carriage()
+    carriage = ProgressFilter()
     given_out = b""
     for number, chunk in enumerate(chunks):
         given_out += carriage.feed(chunk)
@@ -75,13 +75,13 @@ def test_without_a_carriage_return_nothing_changes(chunks: list[bytes], quiet: s
 )
 def test_a_line_is_its_last_state(data: bytes, given_out: bytes) -> None:
     """Whether bars return before or after a state, and however lines end."""
-    carriage = Carriage()
+    carriage = ProgressFilter()
     assert carriage.feed(data) + carriage.close() == given_out
 
 
 def test_a_state_that_was_there_for_a_while_is_a_line() -> None:
     """Also when it is seen before it is complete: the rest of it still comes."""
-    carriage = Carriage()
+    carriage = ProgressFilter()
     parts = [carriage.feed(b"\r1%\r2%\r3"), carriage.release(), carriage.feed(b"0%"), carriage.feed(b"\r40%\r50%\n")]
     assert parts == [b"", b"3", b"0%", b"\n50%\n"]
 
@@ -92,7 +92,7 @@ def test_four_megabytes_of_returns_take_linear_time(hostile: bytes) -> None:
     data = hostile * (4_000_000 // len(hostile))
     started = time.process_time()
     for size in (4_000_000, 10_000):
-        carriage = Carriage()
+        carriage = ProgressFilter()
         for start in range(0, len(data), size):
             carriage.feed(data[start : start + size])
     assert time.process_time() - started < 8

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from chronoverse.runner.capture.line_splitter import Block
+from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.command import Command
-from chronoverse.runner.signal_forwarder import Relay
-from chronoverse.runner.tee import Echo
+from chronoverse.runner.signal_forwarder import SignalForwarder
+from chronoverse.runner.tee import Tee
 from tests.support.descriptors import open_descriptors
 
 ROOT = Path(__file__).parents[2]
@@ -55,9 +55,9 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 def execute(*argv: str) -> tuple[int, list[tuple[str, str]], bytes]:
     """Runs ``argv`` on a pseudo-terminal: its exit code, what was published, and what was shown."""
-    blocks: list[Block] = []
+    blocks: list[LineBatch] = []
     out, err = io.BytesIO(), io.BytesIO()
-    code = Command(argv, {"stdout": Echo(out), "stderr": Echo(err)}, blocks.append, Relay(), pty=True).run()
+    code = Command(argv, {"stdout": Tee(out), "stderr": Tee(err)}, blocks.append, SignalForwarder(), pty=True).run()
     assert not err.getvalue() or code in (126, 127)
     return code, [(block.stream, message) for block in blocks for message in block.messages()], out.getvalue()
 

@@ -10,9 +10,9 @@ import pytest
 import redis
 
 from chronoverse.errors import SequenceGap, StoreUnavailable
-from chronoverse.joblog.values import Line, Run
+from chronoverse.joblog.values import Line, LineRun
 from chronoverse.runner.publisher import BACKOFF_LIMIT_SECONDS, jittered
-from chronoverse.runner.spool.spool_file import Room
+from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Durability, Store
 from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
 from tests.support.servers import RedisServer, running
@@ -211,7 +211,7 @@ def test_beyond_its_bound_lines_are_dropped_and_the_log_says_how_many(
 ) -> None:
     """In place, with exact numbers: seen and dropped together are what the job printed."""
     code = NUMBERS + "say(0, 100); wait(); say(100, 50_000); print('unhindered', file=sys.stderr, flush=True); wait()"
-    with RunningJob(code, store, tmp_path, room=Room(memory_bytes=120_000, slot_bytes=15_000)) as job:
+    with RunningJob(code, store, tmp_path, room=SpoolRoom(memory_bytes=120_000, slot_bytes=15_000)) as job:
         published(server, 100)
         server.kill()
         job.go_on()
@@ -272,9 +272,9 @@ def everysec(server: RedisServer) -> Store:
     return Store(server.url, durability=Durability.FSYNCED)
 
 
-def small(tmp_path: Path) -> Room:
+def small(tmp_path: Path) -> SpoolRoom:
     """A spool that keeps nothing that is safe."""
-    return Room(tmp_path / "spool", "job_1", 40_000, 10**8, keep_bytes=0, slot_bytes=20_000)
+    return SpoolRoom(tmp_path / "spool", "job_1", 40_000, 10**8, keep_bytes=0, slot_bytes=20_000)
 
 
 def test_lines_are_kept_until_they_are_on_the_stores_disk(server: RedisServer, tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_appends_overlap(server: RedisServer, tmp_path: Path) -> None:
     store = Store(server.url)
     attempt = store.open(JOB, "ours")
     appends = store.appends()
-    line = [Run("2026-03-03T10:00:05.123Z", "stdout", False, [b"x"])]
+    line = [LineRun("2026-03-03T10:00:05.123Z", "stdout", False, [b"x"])]
     appends.send(attempt, 1, line)
     appends.send(attempt, 2, line)
     assert (appends.receive(), appends.receive()) == (2, 3)

@@ -11,9 +11,9 @@ import pytest
 
 from chronoverse.errors import Closed, Held, SpoolError
 from chronoverse.joblog.values import Line
-from chronoverse.runner.resend import deliver
+from chronoverse.runner.resend import resend_spool
 from chronoverse.runner.spool.spool import Spool
-from chronoverse.runner.spool.spool_file import Room, leftovers
+from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
 from chronoverse.store import Store
 from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
 from tests.support.servers import RedisServer, running
@@ -41,16 +41,16 @@ def store(server: RedisServer) -> Iterator[Store]:
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Room:
+def room(tmp_path: Path) -> SpoolRoom:
     """A spool with a place for its file."""
-    return Room(tmp_path / "spool", "job_1")
+    return SpoolRoom(tmp_path / "spool", "job_1")
 
 
 def numbers(stop: int) -> list[str]:
     return [str(number) for number in range(stop)]
 
 
-def left_behind(server: RedisServer, store: Store, tmp_path: Path, room: Room, code: str = "sys.exit(9)") -> Path:
+def left_behind(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom, code: str = "sys.exit(9)") -> Path:
     """The file of a job whose lines from 10 on met no server: 3,000 lines in all.
 
     The first ten are in the stream, but the server may be gone before it said that they are safe.
@@ -68,16 +68,16 @@ def left_behind(server: RedisServer, store: Store, tmp_path: Path, room: Room, c
     assert undelivered is not None
     assert 2990 <= int(undelivered[1]) <= 3000
     assert room.directory is not None
-    assert leftovers(room.directory) == [Path(found[1])]
+    assert orphaned_spools(room.directory) == [Path(found[1])]
     return Path(found[1])
 
 
-def test_what_was_left_is_delivered_later(server: RedisServer, store: Store, tmp_path: Path, room: Room) -> None:
+def test_what_was_left_is_delivered_later(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom) -> None:
     """Every line, then how the command ended; and the file is gone."""
     path = left_behind(server, store, tmp_path, room)
     server.start()
     said: list[str] = []
-    assert deliver(path, lambda _: store, said.append)
+    assert resend_spool(path, lambda _: store, said.append)
     lines, end = read_log(server)
     assert [line["message"] for line in lines] == numbers(3000)
     assert end is not None
@@ -87,31 +87,33 @@ def test_what_was_left_is_delivered_later(server: RedisServer, store: Store, tmp
 
 
 def test_after_the_lease_is_gone_it_is_a_new_attempt(
-    server: RedisServer, store: Store, tmp_path: Path, room: Room
+    server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
     """Nobody has judged the job meanwhile, so its numbering goes on."""
     path = left_behind(server, store, tmp_path, room)
     server.start()
     server.ask("DEL", key("lease"))
-    assert deliver(path, lambda _: store, print)
+    assert resend_spool(path, lambda _: store, print)
     assert read_lines(server) == numbers(3000)
     assert server.ask("HGET", key("job"), "attempt") == b"2"
 
 
 def test_a_store_that_is_still_away_leaves_the_file(
-    server: RedisServer, store: Store, tmp_path: Path, room: Room
+    server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
     """And the command is printed again."""
     path = left_behind(server, store, tmp_path, room)
     said: list[str] = []
-    assert not deliver(path, lambda _: store, said.append, seconds=0.3)
+    assert not resend_spool(path, lambda _: store, said.append, seconds=0.3)
     assert said[-1] == f"deliver later with: chronoverse deliver {path}"
     server.start()
-    assert deliver(path, lambda _: store, said.append)
+    assert resend_spool(path, lambda _: store, said.append)
     assert read_lines(server) == numbers(3000)
 
 
-def test_a_job_that_was_declared_lost_stays_lost(server: RedisServer, store: Store, tmp_path: Path, room: Room) -> None:
+def test_a_job_that_was_declared_lost_stays_lost(
+    server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
+) -> None:
     """Nothing follows a terminal entry. It is said, and the lines are still in the file."""
     path = left_behind(server, store, tmp_path, room)
     server.start()
@@ -120,14 +122,14 @@ def test_a_job_that_was_declared_lost_stays_lost(server: RedisServer, store: Sto
     server.ask("DEL", key("lease"))
     said: list[str] = []
     with pytest.raises(Closed):
-        deliver(path, lambda _: store, said.append)
+        resend_spool(path, lambda _: store, said.append)
     assert len(read_log(server)[0]) == 10
     assert said[-1] == f"they are kept in {path}"
     assert Spool.recover(path).end == 3000
 
 
 def test_a_job_that_another_runner_holds_is_not_touched(
-    server: RedisServer, store: Store, tmp_path: Path, room: Room
+    server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
     """Its lines would come between those of the other."""
     path = left_behind(server, store, tmp_path, room)
@@ -135,12 +137,12 @@ def test_a_job_that_another_runner_holds_is_not_touched(
     server.ask("DEL", key("lease"))
     store.open(JOB, "another's")
     with pytest.raises(Held):
-        deliver(path, lambda _: store, print)
+        resend_spool(path, lambda _: store, print)
     assert path.exists()
 
 
 def test_lines_of_another_runner_between_are_not_written_over(
-    server: RedisServer, store: Store, tmp_path: Path, room: Room
+    server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
     """Though that one is gone, too."""
     path = left_behind(server, store, tmp_path, room)
@@ -150,21 +152,21 @@ def test_lines_of_another_runner_between_are_not_written_over(
     store.append(taker, [Line(11, "2026-03-03T10:00:05.123Z", "the taker's", "stdout")])
     server.ask("DEL", key("lease"))
     with pytest.raises(Closed, match="another runner has written"):
-        deliver(path, lambda _: store, print)
+        resend_spool(path, lambda _: store, print)
     assert read_lines(server) == [*numbers(10), "the taker's"]
     assert path.exists()
 
 
 def test_a_delivery_that_was_complete_is_found_to_be(
-    server: RedisServer, store: Store, tmp_path: Path, room: Room
+    server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
     """When only the news of it was lost, as when the runner is killed just before it removes the file."""
     path = left_behind(server, store, tmp_path, room)
     server.start()
     content = path.read_bytes()
-    assert deliver(path, lambda _: store, print)
+    assert resend_spool(path, lambda _: store, print)
     path.write_bytes(content)
-    assert deliver(path, lambda _: store, print)
+    assert resend_spool(path, lambda _: store, print)
     assert read_lines(server) == numbers(3000)
     assert not path.exists()
 
@@ -172,7 +174,7 @@ def test_a_delivery_that_was_complete_is_found_to_be(
 def test_no_spool_file_is_refused(store: Store, tmp_path: Path) -> None:
     """Whether there is none, or something else."""
     with pytest.raises(SpoolError):
-        deliver(tmp_path / "none", lambda _: store, print)
+        resend_spool(tmp_path / "none", lambda _: store, print)
 
 
 DRIVER = """
@@ -187,7 +189,7 @@ sys.exit(run(sys.argv[3:], Store(sys.argv[1]), JobRef("wf_1", "job_1"), limits=l
 """
 
 
-def killed(server: RedisServer, room: Room) -> Path:
+def killed(server: RedisServer, room: SpoolRoom) -> Path:
     """The file of a runner that was killed during an outage, when its job had printed 3,000 lines."""
     code = "import sys, time\nfor i in range(3000): print(i)\nsys.stdout.flush(); time.sleep(0.2); print('printed', "
     code += "file=sys.stderr, flush=True)\nsys.stdin.read()"
@@ -200,21 +202,23 @@ def killed(server: RedisServer, room: Room) -> Path:
         runner.kill()
     server.start()
     assert room.directory is not None
-    (path,) = leftovers(room.directory)
+    (path,) = orphaned_spools(room.directory)
     return path
 
 
-def test_a_runner_that_was_killed_leaves_its_lines(server: RedisServer, store: Store, room: Room) -> None:
+def test_a_runner_that_was_killed_leaves_its_lines(server: RedisServer, store: Store, room: SpoolRoom) -> None:
     """How its job ended nobody knows, so that is LOST; its lines are not."""
     path = killed(server, room)
-    assert deliver(path, lambda _: store, print)
+    assert resend_spool(path, lambda _: store, print)
     lines, end = read_log(server)
     assert [line["message"] for line in lines if line["stream"] == "stdout"] == numbers(3000)
     assert end is not None
     assert end["status"] == "LOST"
 
 
-def test_a_runner_of_the_same_job_takes_them_up(server: RedisServer, store: Store, tmp_path: Path, room: Room) -> None:
+def test_a_runner_of_the_same_job_takes_them_up(
+    server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
+) -> None:
     """Its own lines follow them."""
     path = killed(server, room)
     with RunningJob("print('again')", store, tmp_path, room=room) as job:
@@ -228,13 +232,13 @@ def test_a_runner_of_the_same_job_takes_them_up(server: RedisServer, store: Stor
 
 
 def test_how_an_earlier_command_ended_is_not_said_of_a_later_one(
-    server: RedisServer, store: Store, tmp_path: Path, room: Room
+    server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
     """The second runner takes the file up and is killed: how its command ended nobody knows."""
     left_behind(server, store, tmp_path, room)
     server.start()
     path = killed(server, room)
-    assert deliver(path, lambda _: store, print)
+    assert resend_spool(path, lambda _: store, print)
     lines, end = read_log(server)
     assert [line["message"] for line in lines if line["stream"] == "stdout"] == [*numbers(3000), *numbers(3000)]
     assert end is not None
@@ -243,7 +247,7 @@ def test_how_an_earlier_command_ended_is_not_said_of_a_later_one(
 
 def test_a_long_outage_fills_the_file_and_no_memory(server: RedisServer, store: Store, tmp_path: Path) -> None:
     """What is delivered at the end is whole, though hardly any of it was in memory."""
-    room = Room(tmp_path / "spool", "job_1", memory_bytes=20_000, file_bytes=10**8, slot_bytes=20_000)
+    room = SpoolRoom(tmp_path / "spool", "job_1", memory_bytes=20_000, file_bytes=10**8, slot_bytes=20_000)
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 100_000); wait()", store, tmp_path, room=room) as job:
         wait_until(lambda: server.ask("XLEN", key("log")) == 10, SOON, "ten lines in the stream")
         server.kill()

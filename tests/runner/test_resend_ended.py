@@ -14,15 +14,15 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.archive.archiver import Archiver, Limits
-from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.archiver import Archiver, ArchiverLimits
+from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.errors import BadRequest, JobNotFound, StoreUnavailable
 from chronoverse.joblog.values import JobRef, Line, Status
-from chronoverse.runner.http_log_writer import HttpLedger
+from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.log_writer import Compared
-from chronoverse.runner.resend import deliver as deliver_file
+from chronoverse.runner.resend import resend_spool as deliver_file
 from chronoverse.runner.spool.spool import Spool
-from chronoverse.runner.spool.spool_file import leftovers
+from chronoverse.runner.spool.spool_file import orphaned_spools
 from chronoverse.store import Store
 from tests.support.jobs import JOB, key, read_lines, read_log
 from tests.support.servers import RedisServer, running
@@ -101,14 +101,16 @@ def killed(server: RedisServer, tmp_path: Path, **settings: Any) -> Path:
         time.sleep(0.5)  # until its last lines are in the file
         runner.kill()
     server.start()
-    (path,) = leftovers(tmp_path / "data" / "spool")
+    (path,) = orphaned_spools(tmp_path / "data" / "spool")
     return path
 
 
 def lose(server: RedisServer) -> None:
     """Waits until somebody who looks has declared the job LOST."""
     with contextlib.closing(Store(server.url, lease_seconds=1)) as store:
-        wait_until(lambda: (job := store.look(JOB)) is not None and job.status is Status.LOST, SOON, "the job is LOST")
+        wait_until(
+            lambda: (job := store.get_job(JOB)) is not None and job.status is Status.LOST, SOON, "the job is LOST"
+        )
 
 
 @pytest.mark.parametrize("durability", ["acked", "fsynced"])
@@ -251,7 +253,7 @@ def test_lines_that_found_no_room_are_told_wherever_the_rest_is(server: RedisSer
         r"^chronoverse: (\d+) lines were dropped: there was no room to keep them$", said.decode(), re.M
     )
     assert int(told) > 100_000
-    (path,) = leftovers(tmp_path / "data" / "spool")
+    (path,) = orphaned_spools(tmp_path / "data" / "spool")
     assert f"{told} lines were dropped" in deliver(server, tmp_path, path).stderr
     done = deliver(server, tmp_path, "--as", OTHER.job_id, path)
     assert done.returncode == 0
@@ -292,7 +294,7 @@ def test_through_a_service_all_is_as_it_is_beside_the_store(
 def test_a_service_says_how_far_a_log_has_the_same_lines(server: RedisServer, service: Service) -> None:
     """It compares digests, and stops at the first line that is missing or another."""
     lines = [Line(number, TIMESTAMP, f"line {number}", "stdout") for number in range(1, 401)]
-    with contextlib.closing(HttpLedger(service.url, service.token(scopes=["logs:write"]))) as ledger:
+    with contextlib.closing(HttpLogWriter(service.url, service.token(scopes=["logs:write"]))) as ledger:
         attempt = ledger.open(JOB, "a" * 32)
         ledger.append(attempt, lines[:300])
         assert ledger.compare(JOB, lines) == Compared(301, differs=False)
@@ -312,7 +314,9 @@ def test_lines_that_were_archived_meanwhile_are_read_back_from_there(server: Red
     assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
     path.write_bytes(content)
     with contextlib.closing(Store(server.url)) as store:
-        Archiver(store, FileObjects(tmp_path / "archive"), Limits(1, 0, 1000), stop=threading.Event()).once()
+        Archiver(
+            store, FileObjectStore(tmp_path / "archive"), ArchiverLimits(1, 0, 1000), stop=threading.Event()
+        ).once()
     wait_until(lambda: not server.ask("EXISTS", key("log")), SOON, "the store has let the log go")
     done = deliver(server, tmp_path, path, archive_url=(tmp_path / "none").as_uri())
     assert done.returncode == ENDED

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from chronoverse.errors import Closed, Held, NotALog, Tainted
+from chronoverse.errors import Closed, CorruptLog, Held, NotALog
 from chronoverse.runner.run import run
 from chronoverse.runner.signal_forwarder import GRACE_SECONDS
 from chronoverse.store import Store
@@ -226,7 +226,7 @@ def test_an_ended_job_is_not_run_again(store: Store) -> None:
 def test_a_job_whose_log_is_out_of_shape_is_not_run(server: RedisServer, store: Store) -> None:
     """Nothing could be appended to it."""
     server.ask("XADD", key("log"), "5-1", "message", "x")
-    with pytest.raises(Tainted):
+    with pytest.raises(CorruptLog):
         execute(store, "true")
 
 

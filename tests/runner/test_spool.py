@@ -13,10 +13,10 @@ import pytest
 
 from chronoverse.errors import SpoolError
 from chronoverse.joblog.values import Line
-from chronoverse.runner.capture.line_splitter import Block
+from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool import records
-from chronoverse.runner.spool.spool import BATCH_LINES, Batch, Spool
-from chronoverse.runner.spool.spool_file import Room, leftovers, state_of
+from chronoverse.runner.spool.spool import BATCH_LINES, Spool, SpoolBatch
+from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools, state_of
 
 NOW = "2026-03-03T10:00:05.123Z"
 ROOT = Path(__file__).parents[2]
@@ -25,18 +25,18 @@ SLOT = records.SLOT_HEAD_BYTES + 10 * (records.RECORD_HEAD_BYTES + 10)
 MARK = re.compile(r"\[chronoverse\] (\d+) lines \((\d+) bytes\) dropped between line (\d+) and line (\d+): ")
 
 
-def block(*messages: str, stream: str = "stdout", partial: bool = False) -> Block:
-    return Block(stream, NOW, "\n".join(messages).encode(), len(messages), partial)
+def block(*messages: str, stream: str = "stdout", partial: bool = False) -> LineBatch:
+    return LineBatch(stream, NOW, "\n".join(messages).encode(), len(messages), partial)
 
 
-def memory(slots: int = 8) -> Room:
+def memory(slots: int = 8) -> SpoolRoom:
     """Room for so many slots in memory and none elsewhere."""
-    return Room(memory_bytes=slots * SLOT, slot_bytes=SLOT, keep_bytes=0)
+    return SpoolRoom(memory_bytes=slots * SLOT, slot_bytes=SLOT, keep_bytes=0)
 
 
-def filed(directory: Path, slots: int = 8) -> Room:
+def filed(directory: Path, slots: int = 8) -> SpoolRoom:
     """Room for one slot in memory, then so many in a file."""
-    return Room(directory, "job_1", SLOT, records.SLOTS_AT + slots * SLOT, 0, SLOT)
+    return SpoolRoom(directory, "job_1", SLOT, records.SLOTS_AT + slots * SLOT, 0, SLOT)
 
 
 def fill(spool: Spool, first: int, last: int) -> None:
@@ -45,7 +45,7 @@ def fill(spool: Spool, first: int, last: int) -> None:
         spool.put(block(f"{number:010}"))
 
 
-def batch(spool: Spool, index: int, base: int = 1) -> Batch:
+def batch(spool: Spool, index: int, base: int = 1) -> SpoolBatch:
     found = spool.take(index, base)
     assert found is not None
     return found
@@ -99,7 +99,7 @@ def test_a_batch_says_the_same_each_time() -> None:
 def test_bytes_that_are_not_utf8_are_replaced() -> None:
     """Line by line, and only those."""
     spool = Spool()
-    spool.put(Block("stderr", NOW, b"\xff\xfe\n\xc3\xa9\nplain", 3))
+    spool.put(LineBatch("stderr", NOW, b"\xff\xfe\n\xc3\xa9\nplain", 3))
     assert drain(spool) == ["\ufffd\ufffd", "é", "plain"]
 
 
@@ -310,7 +310,7 @@ def test_what_is_preserved_is_recovered(lines: int, tmp_path: Path) -> None:
         assert path is None
         return
     assert path is not None
-    assert leftovers(tmp_path) == [path]
+    assert orphaned_spools(tmp_path) == [path]
     again = Spool.recover(path)
     assert again.state["base"] == 7
     assert again.first == found.end
@@ -336,7 +336,7 @@ def test_a_file_that_is_being_written_is_nobody_elses(tmp_path: Path) -> None:
     spool = Spool(filed(tmp_path, 20))
     fill(spool, 0, 50)
     assert spool.path is not None
-    assert leftovers(tmp_path) == []
+    assert orphaned_spools(tmp_path) == []
     with pytest.raises(SpoolError, match="still being written"):
         Spool.recover(spool.path)
 
@@ -388,7 +388,7 @@ def test_a_writer_that_was_killed_leaves_whole_lines(tmp_path: Path) -> None:
         while last < 30_000:
             last = int(writer.stdout.readline())
         writer.kill()
-    (path,) = leftovers(tmp_path)
+    (path,) = orphaned_spools(tmp_path)
     spool = Spool.recover(path)
     seen = plain(drain(spool))
     assert seen == sorted(set(seen))
@@ -400,7 +400,7 @@ def test_a_writer_that_was_killed_leaves_whole_lines(tmp_path: Path) -> None:
 def test_a_directory_that_cannot_be_written_leaves_memory(tmp_path: Path) -> None:
     """Then its bound is the only one."""
     (tmp_path / "file").write_text("in the way")
-    spool = Spool(Room(tmp_path / "file", "job_1", 8 * SLOT, 10**6, 0, SLOT))
+    spool = Spool(SpoolRoom(tmp_path / "file", "job_1", 8 * SLOT, 10**6, 0, SLOT))
     fill(spool, 0, 1000)
     messages = drain(spool)
     assert len(plain(messages)) + spool.dropped == 1000

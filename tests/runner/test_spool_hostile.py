@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from chronoverse.cli.main import main
 from chronoverse.errors import SpoolError
-from chronoverse.runner.capture.line_splitter import Block
+from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool import records
 from chronoverse.runner.spool.spool import Spool
-from chronoverse.runner.spool.spool_file import MAX_SLOTS, Room, leftovers
+from chronoverse.runner.spool.spool_file import MAX_SLOTS, SpoolRoom, orphaned_spools
 from tests.support.jobs import JOB, key, read_lines
 from tests.support.servers import RedisServer, running
 
@@ -194,7 +194,7 @@ def test_what_is_no_file_is_refused(make: Callable[[Path], None], tmp_path: Path
     """Without waiting for who writes to it."""
     make(tmp_path / "x.spool")
     assert main(["deliver", str(tmp_path / "x.spool")]) == DATA
-    assert leftovers(tmp_path) == []
+    assert orphaned_spools(tmp_path) == []
 
 
 def test_a_file_of_a_terabyte_of_nothing_is_refused(tmp_path: Path, environ: None) -> None:
@@ -209,10 +209,10 @@ def test_a_file_of_a_terabyte_of_nothing_is_refused(tmp_path: Path, environ: Non
 def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A file as a runner leaves it, with lines that were dropped in the middle."""
     directory = tmp_path_factory.mktemp("spool")
-    spool = Spool(Room(directory, "job", SLOT, records.SLOTS_AT + 6 * SLOT, 0, SLOT))
+    spool = Spool(SpoolRoom(directory, "job", SLOT, records.SLOTS_AT + 6 * SLOT, 0, SLOT))
     spool.note(**{name: value for name, value in STATE.items() if name != "slot_bytes"})
     for number in range(1000):
-        spool.put(Block("stdout", NOW, b"%030d" % number, 1))
+        spool.put(LineBatch("stdout", NOW, b"%030d" % number, 1))
     path = spool.preserve()
     assert path is not None
     return path.read_bytes()

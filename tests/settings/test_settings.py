@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from chronoverse.errors import SettingsError
-from chronoverse.settings import Settings, child_environ, default_data_dir, knobs, markdown_table
+from chronoverse.settings import Settings, child_environ, default_data_dir, markdown_table, setting_fields
 from chronoverse.settings.parse import is_loopback
 from chronoverse.settings.redis_url import Form, RedisUrl
 
@@ -232,4 +232,4 @@ def test_the_documentation_is_fresh() -> None:
 
 def test_every_setting_is_documented() -> None:
     """None without a unit and a sentence."""
-    assert all(knob.unit and knob.about.endswith(".") for _, _, knob in knobs())
+    assert all(knob.unit and knob.about.endswith(".") for _, _, knob in setting_fields())

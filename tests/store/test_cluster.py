@@ -12,12 +12,12 @@ import pytest
 
 from chronoverse.archive.retention import delete_job
 from chronoverse.errors import Deleted, KeysMoving, StoreUnavailable
-from chronoverse.joblog.values import Job, JobRef, Run, Status
+from chronoverse.joblog.values import Job, JobRef, LineRun, Status
 from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import Durability, Store
-from chronoverse.store.cluster import MAP_SECONDS, ClusterPlace, slot_of
+from chronoverse.store.cluster import MAP_SECONDS, ClusterTopology, slot_of
 from chronoverse.store.driver import Moved, TimedOut
-from chronoverse.store.node_readers import LANES, Lanes
+from chronoverse.store.node_readers import MAX_READERS, NodeReaders
 from tests.support.bench import NOW, make_lines
 from tests.support.fleets import Cluster
 from tests.support.waiting import wait_until
@@ -45,10 +45,10 @@ def jobs(cluster: Cluster, store: Store) -> list[JobRef]:
 
 
 @contextlib.contextmanager
-def reading(store: Store, block_seconds: float, most: int = LANES) -> Iterator[Lanes]:
+def reading(store: Store, block_seconds: float, most: int = MAX_READERS) -> Iterator[NodeReaders]:
     """The store's reader, with ``most`` slots in a lane of their own."""
     reader = store.reader(block_seconds)
-    assert isinstance(reader, Lanes)
+    assert isinstance(reader, NodeReaders)
     reader._most = most
     yield reader
     reader.close()
@@ -64,7 +64,7 @@ def numbers(found: object) -> dict[JobRef, list[bytes]]:
     return {job: [entry_id for entry_id, _ in entries] for job, entries in found}
 
 
-def all_of(reader: Lanes, cursors: dict[JobRef, int]) -> dict[JobRef, list[bytes]]:
+def all_of(reader: NodeReaders, cursors: dict[JobRef, int]) -> dict[JobRef, list[bytes]]:
     """What comes for each of the jobs."""
     found: dict[JobRef, list[bytes]] = {}
     wait_until(lambda: found.update(numbers(reader.read(cursors, 100))) or len(found) == len(cursors), 5, "all is read")
@@ -80,23 +80,23 @@ def test_every_operation_finds_its_server(store: Store, cluster: Cluster, prefix
         store.append(attempt, make_lines(1, 2))
         pipeline = store.appends()
         for first in (3, 4):
-            pipeline.send(attempt, first, [Run(NOW, "stdout", False, [b"a line"])])
+            pipeline.send(attempt, first, [LineRun(NOW, "stdout", False, [b"a line"])])
         assert [pipeline.receive(), pipeline.receive()] == [4, 5]
         pipeline.reset()
         store.renew(attempt)
         assert [entry_id for entry_id, _ in store.read(job, 1, 2)] == [b"2-0", b"3-0"]
         assert [entry_id for entry_id, _ in store.page(job, before=4, count=1)] == [b"3-0"]
         store.finish(attempt, Status.COMPLETED, 0, 0, 5)
-        looked = store.look(job)
+        looked = store.get_job(job)
         assert looked
         assert (looked.status, looked.last) == (Status.COMPLETED, 4)
         assert [job_id for _, job_id in store.jobs(job.workflow_id, None, 10)] == ["job_1"]
         foreign = JobRef(job.workflow_id, "job_2")
         cluster.ask("XADD", f"{prefix}:{{{job.workflow_id}}}:job_2:log", "1-0", "message", "a line")
-        assert store.look_many([foreign, job])[0] == store.look(foreign)
+        assert store.get_jobs([foreign, job])[0] == store.get_job(foreign)
         cluster.ask("UNLINK", f"{prefix}:{{{job.workflow_id}}}:job_2:log")
         assert {job_id for _, job_id in store.jobs(job.workflow_id, None, 10)} == {"job_1", "job_2"}
-        store.forget(job.workflow_id, ["job_1", "job_2"])
+        store.unlist(job.workflow_id, ["job_1", "job_2"])
         assert [job_id for _, job_id in store.jobs(job.workflow_id, None, 10)] == ["job_1"]
     store.ping()
 
@@ -104,7 +104,7 @@ def test_every_operation_finds_its_server(store: Store, cluster: Cluster, prefix
 def test_looks_at_many_jobs_come_in_their_order(store: Store, jobs: list[JobRef]) -> None:
     """Whichever server each is on, those that are not there too."""
     unknown = JobRef(jobs[1].workflow_id, "unknown")
-    found = store.look_many([*jobs, unknown, *reversed(jobs)])
+    found = store.get_jobs([*jobs, unknown, *reversed(jobs)])
 
     assert [job.ref if isinstance(job, Job) else job for job in found] == [*jobs, None, *reversed(jobs)]
 
@@ -114,7 +114,7 @@ def test_what_is_safe_is_asked_where_the_job_is(cluster: Cluster, prefix: str) -
     store = Store(cluster.url, prefix=prefix, durability=Durability.REPLICATED)
     attempt = store.open(JobRef(cluster.workflow(cluster.pair[0]), "job_1"), "token")
     store.append(attempt, make_lines(1, 2))
-    oracle = store.oracle()
+    oracle = store.durability_probe()
     assert oracle
     assert oracle.confirm(attempt) == 3
     store.close()
@@ -156,7 +156,7 @@ def test_a_job_that_joins_is_read_at_once(store: Store, jobs: list[JobRef]) -> N
     assert slot_of(first.workflow_id) != slot_of(other.workflow_id)
 
 
-@pytest.mark.parametrize("most", [LANES, 1], ids=["lanes", "shared lanes"])
+@pytest.mark.parametrize("most", [MAX_READERS, 1], ids=["lanes", "shared lanes"])
 def test_a_server_that_stands_still_silences_only_its_own_jobs(
     store: Store, jobs: list[JobRef], cluster: Cluster, most: int
 ) -> None:
@@ -187,16 +187,16 @@ def test_a_server_that_stands_still_is_the_last_to_be_asked_for_the_map(cluster:
     It is the node that the last moved slot went to, which is asked first while it answers.
     """
     now = [0.0]
-    place = ClusterPlace(RedisUrl.read(cluster.url), clock=lambda: now[0])
+    place = ClusterTopology(RedisUrl.read(cluster.url), clock=lambda: now[0])
     number = next(each for each in cluster.masters() if each not in cluster.pair)
     sick, healthy = cluster.workflow(number), cluster.workflow(cluster.pair[0])
     place.run(healthy, lambda client: client.execute_command("PING"))
-    place.failed(sick, Moved(f"{slot_of(sick)} 127.0.0.1:{cluster.ports[number]}"))
+    place.report_error(sick, Moved(f"{slot_of(sick)} 127.0.0.1:{cluster.ports[number]}"))
     os.kill(cluster.servers[number].pid, signal.SIGSTOP)
     try:
         slowest = 0.0
         for now[0] in range(1, 21):
-            place.failed(sick, TimedOut())
+            place.report_error(sick, TimedOut())
             began = time.monotonic()
             place.run(healthy, lambda client: client.execute_command("PING"))
             slowest = max(slowest, time.monotonic() - began)
@@ -214,14 +214,14 @@ def test_a_slot_moves_under_a_store(store: Store, cluster: Cluster, prefix: str)
     attempt = store.open(job, "token")
     store.append(attempt, make_lines(1, 1))
     appends = store.appends()
-    run = [Run(NOW, "stdout", False, [b"a line"])]
+    run = [LineRun(NOW, "stdout", False, [b"a line"])]
     with reading(store, SHORT) as reader:
         all_of(reader, {job: 0})
         slot = cluster.begin_move(job.workflow_id, source, target)
         assert store.append(attempt, make_lines(2, 1)) == 3
         cluster.move_keys(slot, source, target, f"{prefix}:{{{job.workflow_id}}}:job_1:lease")
         with pytest.raises(KeysMoving):
-            store.look_many([job])
+            store.get_jobs([job])
         with pytest.raises(KeysMoving):
             store.append(attempt, make_lines(3, 1))
         assert all_of(reader, {job: 1}) == {job: [b"2-0"]}
@@ -239,7 +239,7 @@ def test_a_slot_moves_under_a_store(store: Store, cluster: Cluster, prefix: str)
     appends.send(attempt, 6, run)
     assert appends.receive() == 7
     appends.reset()
-    looked = store.look(job)
+    looked = store.get_job(job)
     assert looked
     assert (looked.last, cluster.owner(job.workflow_id)) == (6, target)
 
@@ -262,10 +262,10 @@ def test_a_tombstone_moves_with_its_slot(store: Store, cluster: Cluster, prefix:
     stays_deleted()
     slot = cluster.begin_move(job.workflow_id, source, target)
     stays_deleted()
-    assert isinstance(store.look(other), Job)
+    assert isinstance(store.get_job(other), Job)
     cluster.move_keys(slot, source, target, f"{prefix}:{{{job.workflow_id}}}:job_1:deleted")
     stays_deleted()
-    assert isinstance(store.look(other), Job)
+    assert isinstance(store.get_job(other), Job)
     cluster.move_keys(slot, source, target)
     stays_deleted()
     cluster.end_move(slot, source, target)
@@ -273,7 +273,7 @@ def test_a_tombstone_moves_with_its_slot(store: Store, cluster: Cluster, prefix:
         store.open(job, "another")
     with pytest.raises(Deleted):
         store.register(job)
-    assert (store.look(job), store.deleted(job)) == (None, True)
+    assert (store.get_job(job), store.deleted(job)) == (None, True)
 
 
 def test_a_cluster_without_a_node_that_answers(prefix: str) -> None:
@@ -282,7 +282,7 @@ def test_a_cluster_without_a_node_that_answers(prefix: str) -> None:
     job = JobRef("wf_1", "job_1")
     began = time.monotonic()
     with reading(store, SHORT) as reader:
-        for operation in (store.ping, lambda: store.look_many([job]), lambda: reader.read({job: 0}, 1)):
+        for operation in (store.ping, lambda: store.get_jobs([job]), lambda: reader.read({job: 0}, 1)):
             with pytest.raises(StoreUnavailable):
                 operation()
     assert time.monotonic() - began < 2

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from chronoverse.runner.spool.spool_file import Room
+from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
 from chronoverse.store.server_settings import UNKNOWN
 from tests.support.jobs import RunningJob, key
@@ -117,7 +117,7 @@ def test_who_may_not_look_says_so(safe: RedisServer, tmp_path: Path) -> None:
 def test_a_runner_whose_log_is_evicted_says_which_lines_are_gone(safe: RedisServer, tmp_path: Path) -> None:
     """Those that it does not keep any more. The others are there again, with the numbers that they had."""
     code = "for _ in range(3_000): print('x' * 100)\nsys.stdout.flush()\nwait()\nprint('the last')"
-    room = Room(tmp_path / "spool", memory_bytes=40_000, keep_bytes=0, slot_bytes=20_000)
+    room = SpoolRoom(tmp_path / "spool", memory_bytes=40_000, keep_bytes=0, slot_bytes=20_000)
     with (
         contextlib.closing(Store(safe.url)) as store,
         RunningJob(f"import sys\n{code}", store, tmp_path, room=room) as job,

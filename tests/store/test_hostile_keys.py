@@ -13,17 +13,17 @@ from typing import Any, Final, NamedTuple
 import pytest
 import redis
 
-from chronoverse.archive.object_store import Stored
-from chronoverse.archive.reader import Archive
-from chronoverse.archive.redaction import Redaction, Wish
+from chronoverse.archive.object_store import StoredObject
+from chronoverse.archive.reader import ArchiveReader
+from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
 from chronoverse.errors import ArchiveDamaged, ChronoverseError, NotALog
-from chronoverse.history.tiered_log import History
+from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.values import IDENTIFIER, Attempt, Job, JobRef, Status
-from chronoverse.live.feed import Channel
-from chronoverse.live.replay_cache import Pieces
+from chronoverse.live.feed import Feed
+from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
-from chronoverse.live.viewer import Request, Viewer
+from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.store import Store
 from tests.support.archivers import DAY, append, archive
 from tests.support.bench import Bench, make_lines
@@ -288,10 +288,10 @@ class MemoryObjects:
     def delete(self, name: str) -> None:
         self._objects.pop(name, None)
 
-    def list(self, prefix: str) -> Iterator[Stored]:
+    def list(self, prefix: str) -> Iterator[StoredObject]:
         for name in sorted(self._objects):
             if name.startswith(prefix):
-                yield Stored(name, len(self._objects[name]), time.time())
+                yield StoredObject(name, len(self._objects[name]), time.time())
 
 
 class Waiting:
@@ -312,7 +312,7 @@ class World:
         self.objects = MemoryObjects()
         self.clock = Clock()
         self.tail = Tail(Impatient(self.store), lease_seconds=LEASE_SECONDS, clock=self.clock)
-        self.channels: dict[JobRef, Channel] = {}
+        self.channels: dict[JobRef, Feed] = {}
         self.attempts: dict[JobRef, Attempt] = {}
         self.hostile: dict[JobRef, Hostile] = {}
         self.states: dict[JobRef, str] = {}
@@ -367,13 +367,13 @@ class World:
     def watch(self) -> None:
         """The tail watches every job."""
         for job in (*self.hostile, *(ref for state in HONEST_STATES for ref in self.honest(state))):
-            self.channels[job] = self.tail.join(job, self.store.look(job), Waiting())
+            self.channels[job] = self.tail.join(job, self.store.get_job(job), Waiting())
 
     def follow(self) -> None:
         """What the tail does in some seconds."""
         for _ in range(2):
             self.clock.now += 11
-            self.tail.attend_once()
+            self.tail.housekeep_once()
             self.tail.read_once()
 
     def close(self) -> None:
@@ -410,7 +410,7 @@ def test_what_is_wrong_with_a_job_stays_with_it(world: World, kind: str) -> None
     world.follow()
 
     jobs = [*world.hostile, *world.honest("ended")]
-    assert [job.end.lines for job in world.store.look_many(jobs)[-2:] if isinstance(job, Job) and job.end] == [3, 3]
+    assert [job.end.lines for job in world.store.get_jobs(jobs)[-2:] if isinstance(job, Job) and job.end] == [3, 3]
     listed = {job_id for _, job_id in world.store.jobs(SHARED, None, 10_000)}
     assert {job.job_id for job in world.honest("running")} <= listed
     for job in world.honest("running"):
@@ -421,11 +421,11 @@ def test_what_is_wrong_with_a_job_stays_with_it(world: World, kind: str) -> None
 
     world.archive()
     for job in (*world.honest("ended"), *world.honest("foreign"), *unheard):
-        assert world.store.inventory.survey(job).complete
+        assert world.store.catalog.archive_state(job).complete
     for job in world.honest("large"):
-        assert world.store.inventory.survey(job).archived > MANY // 2
+        assert world.store.catalog.archive_state(job).archived > MANY // 2
     for job in world.honest("over"):
-        assert world.store.look(job) is None
+        assert world.store.get_job(job) is None
     for job in world.honest("running"):
         world.bench.ask("DEL", *(world.bench.key(key, job) for key in ("log", "job", "lease")))
     world.follow()
@@ -434,51 +434,53 @@ def test_what_is_wrong_with_a_job_stays_with_it(world: World, kind: str) -> None
 
 
 def _status(world: World, ref: JobRef) -> Status | None:
-    job = world.store.look(ref)
+    job = world.store.get_job(ref)
     return job.status if job else None
 
 
 def _history(world: World, ref: JobRef) -> None:
-    job = world.store.look(ref)
+    job = world.store.get_job(ref)
     if job is not None:
-        history = History(world.store, Archive(world.objects, world.store.archived), job)
+        history = TieredLog(world.store, ArchiveReader(world.objects, world.store.chunks), job)
         history.after(0, 10)
         history.before(job.last + 1, 10)
 
 
 def _redact(world: World, ref: JobRef) -> None:
-    wish = Wish(1, 2, lambda line: True, {"at": "", "subject": "", "reason": "", "request_id": ""}, exact=False)
+    wish = RedactionRequest(
+        1, 2, lambda line: True, {"at": "", "subject": "", "reason": "", "request_id": ""}, exact=False
+    )
     clock = itertools.count().__next__
     Redaction(world.bench.store, world.objects, ref, wish, clock=clock, sleep=lambda seconds: None).run()
 
 
 def _view(world: World, ref: JobRef) -> None:
-    viewer = Viewer(Request(ref, world.store.look(ref), wait=1), Pieces(world.store), world.tail)
+    viewer = Viewer(ViewerRequest(ref, world.store.get_job(ref), wait=1), ReplayCache(world.store), world.tail)
     for _ in range(3):
-        viewer.poll()
-    viewer.hang_up()
+        viewer.next()
+    viewer.disconnect()
 
 
 #: All that anybody does with one job, what takes something from it last.
 OPERATIONS: Final[dict[str, Callable[[World, JobRef], object]]] = {
-    "look": lambda world, ref: world.store.look(ref),
-    "survey": lambda world, ref: world.store.inventory.survey(ref),
+    "look": lambda world, ref: world.store.get_job(ref),
+    "survey": lambda world, ref: world.store.catalog.archive_state(ref),
     "read": lambda world, ref: world.store.read(ref, 0, 10),
     "history": _history,
     "view": _view,
-    "audit": lambda world, ref: world.store.redacted.audit(ref),
+    "audit": lambda world, ref: world.store.redaction_log.audit(ref),
     "ranges": lambda world, ref: world.store.redactions(ref, 5),
-    "chunk": lambda world, ref: world.store.archived.chunk(ref, 1),
-    "chunks": lambda world, ref: world.store.archived.chunks(ref),
+    "chunk": lambda world, ref: world.store.chunks.chunk(ref, 1),
+    "chunks": lambda world, ref: world.store.chunks.chunks(ref),
     "register": lambda world, ref: world.store.register(ref),
-    "slow": lambda world, ref: world.store.archived.slow_down(ref, 1),
+    "slow": lambda world, ref: world.store.chunks.throttle_runner(ref, 1),
     "append": lambda world, ref: world.store.append(world.attempts[ref], make_lines(4, 1)),
     "open": lambda world, ref: world.store.open(ref, "token-2"),
     "open again": lambda world, ref: world.store.open(ref, "token-2"),
     "append again": lambda world, ref: world.store.append(Attempt(ref, "token-2", 2, 5), make_lines(5, 1)),
     "finish": lambda world, ref: world.store.finish(Attempt(ref, "token-2", 2, 5), Status.FAILED, 1, 0, 6),
-    "garbage": lambda world, ref: world.store.archived.garbage(ref),
-    "keep": lambda world, ref: world.store.inventory.keep(ref, 90 * 86_400, 5),
+    "garbage": lambda world, ref: world.store.chunks.garbage(ref),
+    "keep": lambda world, ref: world.store.catalog.apply_retention(ref, 90 * 86_400, 5),
     "redact": _redact,
     "delete": lambda world, ref: delete_job(world.bench.store, world.objects, ref),
 }
@@ -511,12 +513,12 @@ def test_what_is_wrong_with_a_workflow_s_keys_stays_with_the_workflow(world: Wor
 
     world.archive()
 
-    assert world.store.inventory.survey(JobRef(OTHER, "job_1")).complete
+    assert world.store.catalog.archive_state(JobRef(OTHER, "job_1")).complete
     for number in range(len(settings)):
         job = JobRef(f"wf_{number}", "job_1")
-        found = world.store.look(job)
+        found = world.store.get_job(job)
         # Numbers that are numbers of seconds count, however small.
-        assert found is None or world.store.inventory.survey(job).complete, settings[number].name
+        assert found is None or world.store.catalog.archive_state(job).complete, settings[number].name
         assert world.store.register(JobRef(job.workflow_id, "job_2"))
         world.make("ended", JobRef(job.workflow_id, "job_3"))
     for workflow, hostile in worlds.items():

@@ -8,10 +8,10 @@ from typing import Final
 
 import pytest
 
-from chronoverse.archive.chunk_writer import sealer
-from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.chunk_writer import archive_lock
+from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.garbage import Collected, JobObjects
-from chronoverse.archive.redaction import TOMBSTONE, Done, Redaction, Wish
+from chronoverse.archive.redaction import TOMBSTONE, Redaction, RedactionRequest, RedactionResult
 from chronoverse.errors import TooExpensive
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
@@ -28,8 +28,8 @@ JOB: Final = JobRef("wf_1", "job_1")
 
 
 def is_permanent(store: Store) -> bool | None:
-    with sealer(store, JOB):
-        return store.archived.is_permanent(JOB, 10)
+    with archive_lock(store, JOB):
+        return store.chunks.is_permanent(JOB, 10)
 
 
 @pytest.fixture
@@ -90,14 +90,14 @@ def test_a_failover_to_a_replica_that_is_behind_loses_no_line(
 ) -> None:
     """The old record is back, its object is there, and whoever redacts again is done."""
     master, replica = pair
-    store, objects = Store(master.url), FileObjects(tmp_path / "archive")
+    store, objects = Store(master.url), FileObjectStore(tmp_path / "archive")
     store.append(store.open(JOB, "token"), make_lines(1, 100))
     seal(store, objects, JOB, 60, trim=True)
     assert is_permanent(store) is True
-    wish = Wish(1, 99, lambda line: True, {}, exact=True)
+    wish = RedactionRequest(1, 99, lambda line: True, {}, exact=True)
     os.kill(replica.pid, signal.SIGSTOP)
     master.ask("CLIENT", "KILL", "TYPE", "replica")
-    assert Redaction(store, objects, JOB, wish).run() == Done(99, 99, whole=True, pending=True)
+    assert Redaction(store, objects, JOB, wish).run() == RedactionResult(99, 99, whole=True, pending=True)
     store.close()
     master.kill()
     os.kill(replica.pid, signal.SIGCONT)
@@ -115,14 +115,14 @@ def test_a_failover_to_a_replica_that_is_behind_loses_no_line(
 def test_an_answer_that_is_lost_is_no_redaction_that_is_lost(server: RedisServer, tmp_path: Path, prefix: str) -> None:
     """The store has done what it was asked, and could not say so twice: the lines are counted, their object stays."""
     with FaultProxy(server.socket) as proxy:
-        store, objects = Store(proxy.redis_url, prefix=prefix), FileObjects(tmp_path)
+        store, objects = Store(proxy.redis_url, prefix=prefix), FileObjectStore(tmp_path)
         store.append(store.open(JOB, "token"), make_lines(1, 100))
         seal(store, objects, JOB, 60, trim=True)
-        wish = Wish(1, 1, lambda line: True, {"reason": "so that the server knows the script"}, exact=True)
+        wish = RedactionRequest(1, 1, lambda line: True, {"reason": "so that the server knows the script"}, exact=True)
         assert Redaction(store, objects, JOB, wish).run().lines == 1
         proxy.drop_reply(asked=b"a reason", times=2)
-        wish = Wish(1, 60, lambda line: True, {"reason": "a reason"}, exact=True)
-        assert Redaction(store, objects, JOB, wish).run() == Done(59, 60, whole=True, pending=False)
+        wish = RedactionRequest(1, 60, lambda line: True, {"reason": "a reason"}, exact=True)
+        assert Redaction(store, objects, JOB, wish).run() == RedactionResult(59, 60, whole=True, pending=False)
         said = [entry.message for entry in everything(store, objects, JOB) if isinstance(entry, Line)]
         assert said == [*[TOMBSTONE] * 60, *(f"line {number}" for number in range(61, 101))]
         assert len(list(objects.list(""))) == 1
@@ -139,33 +139,33 @@ def test_a_line_that_is_too_long_for_the_expression_does_not_hide_what_was_redac
             raise TooExpensive("line 80 is too long for this expression")
         return True
 
-    store, objects = Store(server.url, prefix=prefix), FileObjects(tmp_path)
+    store, objects = Store(server.url, prefix=prefix), FileObjectStore(tmp_path)
     store.append(store.open(JOB, "token"), make_lines(1, 100))
     seal(store, objects, JOB, 60, trim=True)
-    done = Redaction(store, objects, JOB, Wish(1, 99, wanted, {}, exact=False)).run()
-    assert done == Done(60, 60, whole=False, pending=False)
+    done = Redaction(store, objects, JOB, RedactionRequest(1, 99, wanted, {}, exact=False)).run()
+    assert done == RedactionResult(60, 60, whole=False, pending=False)
     assert len(list(objects.list(""))) == 1
     with pytest.raises(TooExpensive):
-        Redaction(store, objects, JOB, Wish(61, 99, wanted, {}, exact=False)).run()
+        Redaction(store, objects, JOB, RedactionRequest(61, 99, wanted, {}, exact=False)).run()
     store.close()
 
 
 def test_where_it_cannot_be_known_objects_go_when_they_are_old(tmp_path: Path) -> None:
     """A server that makes snapshots alone: by then it has made one."""
-    objects = FileObjects(tmp_path / "archive")
-    with RedisServer(tmp_path / "server") as server, sealer(store := Store(server.url), JOB) as token:
+    objects = FileObjectStore(tmp_path / "archive")
+    with RedisServer(tmp_path / "server") as server, archive_lock(store := Store(server.url), JOB) as token:
         server.ask("SAVE")
         objects.put("wf_1/job_1/old", b"")
-        store.archived.condemn(JOB, token, ["wf_1/job_1/old"])
+        store.chunks.condemn(JOB, token, ["wf_1/job_1/old"])
         ours = JobObjects(store, objects, JOB, token)
         assert ours.collect(0, min_age=0) == Collected(deleted=0, left=1, permanent=None)
         server.ask("HSET", "chronoverse:{wf_1}:job_1:garbage", "wf_1/job_1/old", int(server.ask("TIME")[0]) - 3_601)
         assert ours.collect(0, min_age=0) == Collected(deleted=1, left=0, permanent=None)
         assert list(objects.list("")) == []
-        assert store.archived.garbage(JOB) == set()
+        assert store.chunks.garbage(JOB) == set()
     store.close()
 
 
 def test_a_question_that_nothing_was_written_behind_is_not_answered(store: Store) -> None:
     """The lease is gone: the answer would be about another write."""
-    assert store.archived.is_permanent(JOB, 10) is False
+    assert store.chunks.is_permanent(JOB, 10) is False

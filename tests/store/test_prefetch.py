@@ -10,7 +10,7 @@ from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import JobRef
 from chronoverse.store.driver import connection
-from chronoverse.store.prefetch import AHEAD_BYTES, AHEAD_SECONDS, AheadReader
+from chronoverse.store.prefetch import PREFETCH_BYTES, PREFETCH_SECONDS, PrefetchReader
 from tests.support.reading import Clock
 from tests.support.servers import RedisServer, running
 
@@ -30,7 +30,7 @@ class Rig:
         self.clock = Clock()
         #: Called when the reader is about to send a question.
         self.before: Callable[[], object] = nothing
-        self.reader = AheadReader(connection(server.url), self._asking, self.clock)
+        self.reader = PrefetchReader(connection(server.url), self._asking, self.clock)
         self._prefix = prefix
 
     def _asking(self, job: JobRef) -> str:
@@ -79,7 +79,7 @@ def test_the_next_is_asked_for_before_it_is_wanted(rig: Rig) -> None:
 def test_long_entries_are_not_asked_for_before_they_are_wanted(rig: Rig) -> None:
     """Whoever reads them may not take all of what comes, and asks for something else."""
     rig.write(1, 3)
-    rig.ask("XADD", rig.key(), "4-0", "message", b"x" * AHEAD_BYTES)
+    rig.ask("XADD", rig.key(), "4-0", "message", b"x" * PREFETCH_BYTES)
     rig.write(5, 8)
     rig.read(0)
     rig.read(2)
@@ -114,7 +114,7 @@ def test_an_old_answer_is_asked_for_again(rig: Rig) -> None:
     rig.read(0)
     rig.read(2)
     rig.ask("DEL", rig.key())
-    rig.clock.now += AHEAD_SECONDS
+    rig.clock.now += PREFETCH_SECONDS
 
     assert rig.read(4) == []
 

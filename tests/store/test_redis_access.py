@@ -11,11 +11,11 @@ from typing import Final
 import pytest
 import redis
 
-from chronoverse.archive.chunk_writer import sealer
-from chronoverse.archive.file_store import FileObjects
-from chronoverse.archive.retention import keep
+from chronoverse.archive.chunk_writer import archive_lock
+from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.retention import set_retention
 from chronoverse.errors import StoreError
-from chronoverse.joblog.values import JobRef, Run, Status
+from chronoverse.joblog.values import JobRef, LineRun, Status
 from chronoverse.store import Durability, Store
 from tests.support.archivers import DAY, append, archive
 from tests.support.bench import JOB, NOW, NOW_SECONDS, make_lines
@@ -51,7 +51,7 @@ def serve(store: Store) -> None:
     store.ping()
     assert store.warnings() == []
     assert store.evicted_keys() == 0
-    store.archived.chunk(JOB, 1)
+    store.chunks.chunk(JOB, 1)
     store.redactions(JOB, 1)
     store.register(JOB)
     attempt = store.open(JOB, "token")
@@ -65,28 +65,28 @@ def serve(store: Store) -> None:
     store.read(JOB, 0, 10)
     store.page(JOB, count=10)
     store.page(JOB, before=3, count=10)
-    store.look_many([JOB, JobRef("wf_1", "job_2")])
+    store.get_jobs([JOB, JobRef("wf_1", "job_2")])
     store.jobs("wf_1", None, 10)
-    store.forget("wf_1", ["unknown"])
+    store.unlist("wf_1", ["unknown"])
     store.finish(attempt, Status.COMPLETED, 0, 0, 3)
-    store.look(JOB)
-    store.look(LOST)
+    store.get_job(JOB)
+    store.get_job(LOST)
     # A foreign runner has written on under the id of a deleted job.
     assert store.deleted(DELETED)
-    assert store.look(DELETED) is None
+    assert store.get_job(DELETED) is None
 
 
 def run(store: Store) -> None:
     """All that a runner does, whatever it takes for safe."""
     attempt = store.open(JOB, "token")
     appends = store.appends()
-    appends.send(attempt, 1, [Run(NOW, "stdout", False, [b"a line"])])
+    appends.send(attempt, 1, [LineRun(NOW, "stdout", False, [b"a line"])])
     appends.receive()
     appends.reset()
     store.renew(attempt)
     for durability in (Durability.FSYNCED, Durability.REPLICATED):
         store._durability = durability
-        oracle = store.oracle()
+        oracle = store.durability_probe()
         assert oracle
         oracle.confirm(attempt)
     assert store.eviction_warnings(JOB) == []
@@ -97,16 +97,16 @@ def archive_all(store: Store) -> None:
     """All that an archiver does: a large log, an ended one, one whose time is over, a lost runner's, garbage."""
     assert store.warnings() == []
     with tempfile.TemporaryDirectory() as directory:
-        objects = FileObjects(Path(directory))
-        with sealer(store, LARGE) as token:
-            store.archived.announce(LARGE, token, f"{LARGE.workflow_id}/{LARGE.job_id}/left")
+        objects = FileObjectStore(Path(directory))
+        with archive_lock(store, LARGE) as token:
+            store.chunks.announce(LARGE, token, f"{LARGE.workflow_id}/{LARGE.job_id}/left")
         for days in (30, 7):
             assert archive(store, objects, retention_seconds=days * DAY) == 0
-        assert store.inventory.survey(ENDED).ended_seconds is None
-        chunk = store.archived.chunks(LARGE)[-1]
-        with sealer(store, LARGE) as token:
-            store.archived.seal(LARGE, token, chunk)
-    found = store.look(LOST)
+        assert store.catalog.archive_state(ENDED).ended_seconds is None
+        chunk = store.chunks.chunks(LARGE)[-1]
+        with archive_lock(store, LARGE) as token:
+            store.chunks.commit_chunk(LARGE, token, chunk)
+    found = store.get_job(LOST)
     assert found
     assert found.status is Status.LOST
 
@@ -117,8 +117,8 @@ def prepare(store: Store) -> None:
     append(store, store.open(LARGE, "token"), 1, 5_000)
     store.append(attempt := store.open(ENDED, "token"), make_lines(1, 3))
     store.finish(attempt, Status.COMPLETED, 0, 0, 4)
-    with sealer(store, DELETED) as token:
-        store.archived.doom(DELETED, token, 60_000)
+    with archive_lock(store, DELETED) as token:
+        store.chunks.mark_deleting(DELETED, token, 60_000)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_the_rights_to_change_a_retention(tmp_path: Path) -> None:
             theirs.finish(theirs.open(JOB, "token"), Status.COMPLETED, 0, 0, 1)
         server.ask("ACL", "SETUSER", *RULES[3])
         with contextlib.closing(Store(server.url.replace("unix://", "unix://archiver:secret@"))) as store:
-            store.inventory.set_retention(JOB.workflow_id, 5)
+            store.catalog.set_retention(JOB.workflow_id, 5)
             for right in besides.split():
                 with pytest.raises(StoreError, match="permission"):
                     change_retention(store)
@@ -201,8 +201,8 @@ def test_the_rights_to_change_a_retention(tmp_path: Path) -> None:
 
 def change_retention(store: Store) -> int:
     """As the command does."""
-    store.inventory.set_retention(JOB.workflow_id, None)
-    return keep(store, JOB.workflow_id, None, 9)
+    store.catalog.set_retention(JOB.workflow_id, None)
+    return set_retention(store, JOB.workflow_id, None, 9)
 
 
 def further(sign: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from chronoverse.errors import StoreUnavailable
-from chronoverse.joblog.values import JobRef, Run
+from chronoverse.joblog.values import JobRef, LineRun
 from chronoverse.store import Store
 from tests.conftest import binary
 from tests.support.bench import JOB, NOW, make_lines
@@ -63,7 +63,7 @@ def publish_and_read(store: Store, job: JobRef = JOB) -> None:
     """Over each kind of connection that a store has."""
     attempt = store.open(job, "token")
     appends = store.appends()
-    appends.send(attempt, attempt.next, [Run(NOW, "stdout", False, [b"a line"])])
+    appends.send(attempt, attempt.next, [LineRun(NOW, "stdout", False, [b"a line"])])
     assert appends.receive() == attempt.next + 1
     appends.reset()
     reader = store.reader(1)
@@ -71,7 +71,7 @@ def publish_and_read(store: Store, job: JobRef = JOB) -> None:
     reader.interrupt()
     reader.close()
     assert [entry_id for entry_id, _ in store.read(job, attempt.next - 1, 10)] == [b"%d-0" % attempt.next]
-    assert store.look(job)
+    assert store.get_job(job)
 
 
 def test_who_has_certificates_is_let_in(secured: Secured, prefix: str) -> None:
@@ -130,7 +130,7 @@ def test_a_failover_leads_to_a_server_that_speaks_tls(secured: Secured, prefix: 
 
         def taken_over() -> bool:
             with contextlib.suppress(StoreUnavailable):
-                return store.look(job) is not None
+                return store.get_job(job) is not None
             return False
 
         wait_until(taken_over, FAILOVER_SECONDS, "the replica has taken over")

@@ -37,7 +37,7 @@ def test_the_store_is_the_master_that_they_name(store: Store, watched: Watched, 
 def test_a_sentinel_that_is_away_is_passed_over(watched: Watched, prefix: str) -> None:
     """One of those named is enough."""
     store = Store(watched.url.replace("://", "://127.0.0.1:1,"), prefix=prefix)
-    assert store.look(JOB) is None
+    assert store.get_job(JOB) is None
     store.close()
 
 
@@ -48,7 +48,7 @@ def test_nobody_to_name_a_master(watched: Watched, place: str) -> None:
     store = Store(f"redis+sentinel://{place.format(watched=hosts)}")
     began = time.monotonic()
     with pytest.raises(StoreUnavailable, match="no Sentinel names a master"):
-        store.look(JobRef("wf_1", "job_1"))
+        store.get_job(JobRef("wf_1", "job_1"))
     store.close()
 
     assert time.monotonic() - began < 1

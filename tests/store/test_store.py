@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from chronoverse.archive.chunk_writer import sealer
-from chronoverse.archive.retention import delete_job, keep
-from chronoverse.errors import AppendRefused, Closed, Deleted, Fenced, Held, SequenceGap, Tainted
+from chronoverse.archive.chunk_writer import archive_lock
+from chronoverse.archive.retention import delete_job, set_retention
+from chronoverse.errors import AppendRefused, Closed, CorruptLog, Deleted, Fenced, Held, SequenceGap
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.bench import JOB, LEASE_MS, NOW, NOW_SECONDS, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines
@@ -51,7 +51,7 @@ def finish(store: Store, attempt: Attempt, following: int = 1, status: Status = 
 
 
 def status(store: Store, job: JobRef) -> Status | None:
-    found = store.look(job)
+    found = store.get_job(job)
     return found.status if found else None
 
 
@@ -164,7 +164,7 @@ def test_open_of_a_log_out_of_shape_is_tainted(bench: Bench, store: Store, ids: 
     for entry_id in ids:
         bench.xadd(entry_id, "message", "a")
 
-    refused(bench, Tainted, lambda: store.open(JOB, "token-1"))
+    refused(bench, CorruptLog, lambda: store.open(JOB, "token-1"))
 
 
 # Append
@@ -282,7 +282,7 @@ def test_append_to_a_log_out_of_shape_is_tainted(bench: Bench, store: Store, att
     store.append(attempt, make_lines(1, 2))
     bench.xadd(entry_id, "message", "a")
 
-    refused(bench, Tainted, lambda: store.append(attempt, make_lines(3, 1)))
+    refused(bench, CorruptLog, lambda: store.append(attempt, make_lines(3, 1)))
 
 
 # Renew
@@ -365,7 +365,7 @@ def test_a_workflow_may_have_a_retention_of_its_own(
 ) -> None:
     """Shorter or longer: for a job that ends, one whose runner is lost, and one that nobody ever starts."""
     lost, pending = JobRef(JOB.workflow_id, "lost"), JobRef(JOB.workflow_id, "pending")
-    store.inventory.set_retention(JOB.workflow_id, own)
+    store.catalog.set_retention(JOB.workflow_id, own)
     finish(store, store.open(JOB, attempt.token))
     store.append(store.open(lost, "token-1"), make_lines(1, 1))
     bench.ask("DEL", bench.key("lease", lost))
@@ -384,14 +384,14 @@ def test_a_retention_that_changes_is_that_of_ended_logs_too(bench: Bench, store:
     finish(store, store.open(other, "token-1"))
 
     bench.end_seen(1_000)
-    assert keep(store, JOB.workflow_id, 5_000, 9) == 2
+    assert set_retention(store, JOB.workflow_id, 5_000, 9) == 2
     for kind in ("log", "job"):
         assert 4_000_000 - RUN_DOWN_MS < bench.ttl(kind) <= 4_000_000
         assert bench.ttl(kind, other) <= RETENTION_MS
         assert bench.ttl(kind, running) == -1
-    assert keep(store, JOB.workflow_id, None, 900) == 2
-    assert store.look(JOB) is None
-    assert keep(store, JOB.workflow_id, 700, 900) == 1
+    assert set_retention(store, JOB.workflow_id, None, 900) == 2
+    assert store.get_job(JOB) is None
+    assert set_retention(store, JOB.workflow_id, 700, 900) == 1
     store.finish(Attempt(running, "token-1", 1, 1), Status.COMPLETED, 0, 0, 2)
     assert bench.ttl("log", running) <= 700_000
 
@@ -405,15 +405,15 @@ def test_a_retention_that_changes_reaches_every_job(
     for job in jobs:
         finish(store, store.open(job, "token-1"))
     bench.ask("SET", bench.key("log", jobs[3]), "no stream")
-    met, keep_job = [], store.inventory.keep
+    met, keep_job = [], store.catalog.apply_retention
 
     def leave(job: JobRef, *args: Any) -> bool:
         met.append(job)
         bench.ask("ZREM", bench.key("jobs"), job.job_id)
         return keep_job(job, *args)
 
-    monkeypatch.setattr(store.inventory, "keep", leave)
-    assert keep(store, JOB.workflow_id, 5_000, 9) == 6
+    monkeypatch.setattr(store.catalog, "keep", leave)
+    assert set_retention(store, JOB.workflow_id, 5_000, 9) == 6
     assert sorted(met) == jobs
     assert all(bench.ttl("job", job) > RETENTION_MS for job in jobs if job != jobs[3])
 
@@ -509,16 +509,16 @@ def test_every_operation_on_a_deleted_job_is_refused(
 
 def test_a_runner_of_a_job_that_is_being_deleted_is_told(bench: Bench, store: Store, attempt: Attempt) -> None:
     """The tombstone is there before the keys go. While a runner lives nothing of it is written."""
-    with sealer(store, JOB) as token:
-        refused(bench, Held, lambda: store.archived.doom(JOB, token, 60_000))
+    with archive_lock(store, JOB) as token:
+        refused(bench, Held, lambda: store.chunks.mark_deleting(JOB, token, 60_000))
         bench.lose_lease()
-        store.archived.doom(JOB, token, 60_000)
+        store.chunks.mark_deleting(JOB, token, 60_000)
         refused(bench, Deleted, lambda: store.append(attempt, make_lines(1, 1)))
         refused(bench, Deleted, lambda: store.open(JOB, "token-2"))
         # What goes on under an id that is being deleted is for the deletion to take away.
         bench.xadd("1-0", "message", "a line")
-        assert store.look(JOB) is None
-        store.archived.delete(JOB, token)
+        assert store.get_job(JOB) is None
+        store.chunks.delete(JOB, token)
     assert bench.keys() == {bench.key("deleted")}
 
 
@@ -537,10 +537,10 @@ def test_a_look_sweeps_what_was_written_under_a_deleted_id(bench: Bench, store: 
     """Whatever a foreign runner wrote, of whatever type."""
     bench.xadd("1-0", "message", "a line")
     bench.ask("HSET", bench.key("job"), "status", "RUNNING", "attempt", "1")
-    assert store.look_many([JOB]) == [None]
+    assert store.get_jobs([JOB]) == [None]
     assert bench.keys() == {bench.key("deleted")}
     bench.ask("SET", bench.key("log"), "no log")
-    assert store.look(JOB) is None
+    assert store.get_job(JOB) is None
     assert bench.keys() == {bench.key("deleted")}
 
 
@@ -564,8 +564,8 @@ def test_nothing_but_the_contracts_keys_is_written(bench: Bench, store: Store) -
     store.append(attempt, make_lines(1, 1))
     assert bench.keys() == {jobs, job, lease, log}
     store.renew(attempt)
-    store.look(JOB)
-    store.look_many([JOB])
+    store.get_job(JOB)
+    store.get_jobs([JOB])
     assert bench.keys() == {jobs, job, lease, log}
     finish(store, attempt, 2)
     assert bench.keys() == {jobs, job, log}

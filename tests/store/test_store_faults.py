@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.errors import Closed, Fenced, Held, NotALog, StoreRefused, StoreUnavailable, Tainted
+from chronoverse.errors import Closed, CorruptLog, Fenced, Held, NotALog, StoreRefused, StoreUnavailable
 from chronoverse.joblog.values import Attempt, End, Job, JobRef, Status
 from chronoverse.store import Durability, Store
 from chronoverse.store.driver import COMMAND_CONNECTIONS
@@ -89,7 +89,7 @@ def test_a_runner_whose_lease_ran_out_is_lost(bench: Bench, judge: Store) -> Non
     bench.lose_lease()
 
     end = End(3, Status.LOST, None, 2, 0, NOW)
-    assert judge.look(JOB) == Job(JOB, Status.LOST, 1, NOW, NOW, NOW, None, 2, 0, 1, 2, end)
+    assert judge.get_job(JOB) == Job(JOB, Status.LOST, 1, NOW, NOW, NOW, None, 2, 0, 1, 2, end)
     assert bench.log()[2:] == [
         ("3-0", {"event": "end", "status": "LOST", "lines": "2", "dropped": "0", "timestamp": NOW})
     ]
@@ -113,7 +113,7 @@ def test_a_job_is_lost_once_however_many_look(bench: Bench, judge: Store) -> Non
     judge.append(judge.open(JOB, "token-1"), make_lines(1, 2))
     bench.lose_lease()
 
-    found = at_once(lambda _: judge.look(JOB))
+    found = at_once(lambda _: judge.get_job(JOB))
 
     assert [job.end for job in found] == [End(3, Status.LOST, None, 2, 0, NOW)] * CROWD
     assert bench.ids() == ["1-0", "2-0", "3-0"]
@@ -124,7 +124,7 @@ def test_the_late_runner_of_a_lost_job_is_fenced(bench: Bench, judge: Store) -> 
     attempt = judge.open(JOB, "token-1")
     judge.append(attempt, make_lines(1, 2))
     bench.lose_lease()
-    judge.look(JOB)
+    judge.get_job(JOB)
     before = bench.snapshot()
 
     for operation in (
@@ -143,7 +143,7 @@ def test_a_job_that_was_lost_before_its_first_line(bench: Bench, judge: Store) -
     """Its log is its end."""
     judge.open(JOB, "token-1")
     bench.lose_lease()
-    judge.look(JOB)
+    judge.get_job(JOB)
 
     assert bench.ids() == ["1-0"]
 
@@ -154,7 +154,7 @@ def test_a_lost_job_whose_log_is_out_of_shape_ends_behind_it(bench: Bench, judge
     bench.xadd("5-1", "message", "a")
     bench.lose_lease()
 
-    job = judge.look(JOB)
+    job = judge.get_job(JOB)
     assert job
     assert (job.status, bench.ids()) == (Status.LOST, ["5-1", "6-0"])
 
@@ -165,7 +165,7 @@ def test_a_runner_with_a_live_lease_is_not_lost(bench: Bench, store: Store, judg
     bench.lose_lease()
     bench.ask("SET", bench.key("lease"), "token-1")
 
-    job = judge.look(JOB)
+    job = judge.get_job(JOB)
     assert job
     assert job.status is Status.RUNNING
 
@@ -176,7 +176,7 @@ def test_a_runner_that_came_back_in_time_is_not_lost(bench: Bench, judge: Store)
     bench.lose_lease()
     bench.store.open(JOB, "token-2")
 
-    job = judge.look(JOB)
+    job = judge.get_job(JOB)
     assert job
     assert (job.status, job.attempt) == (Status.RUNNING, 2)
 
@@ -189,7 +189,7 @@ def test_a_foreign_runner_is_never_lost(bench: Bench, judge: Store, status: str 
         bench.ask("HSET", bench.key("job"), "status", status, "started_at", NOW)
     bench.lose_lease()
 
-    job = judge.look(JOB)
+    job = judge.get_job(JOB)
     assert job
     assert (job.status, bench.ids()) == (Status.RUNNING, ["1-0"])
 
@@ -200,7 +200,7 @@ def test_a_foreign_end_stands_although_the_lease_has_gone(bench: Bench, judge: S
     bench.xadd("1-0", "event", "end", "exit_code", "0")
     bench.lose_lease()
 
-    job = judge.look(JOB)
+    job = judge.get_job(JOB)
     assert job
     assert (job.status, bench.ids()) == (Status.COMPLETED, ["1-0"])
 
@@ -210,7 +210,7 @@ def test_nobody_is_judged_by_a_server_younger_than_the_lease(bench: Bench, judge
     judge.open(JOB, "token-1")
     bench.lose_lease()
 
-    job = bench.another(lease_seconds=YEAR).look(JOB)
+    job = bench.another(lease_seconds=YEAR).get_job(JOB)
     assert job
     assert (job.status, bench.ids()) == (Status.RUNNING, [])
 
@@ -290,12 +290,12 @@ def test_nobody_is_judged_while_the_server_refuses(bench: Bench, judge: Store, r
     judge.append(judge.open(JOB, "token-1"), make_lines(1, 2))
     bench.lose_lease()
     with refusal(bench):
-        running = judge.look(JOB)
+        running = judge.get_job(JOB)
         assert running
-        assert judge.look_many([JOB]) == [running]
+        assert judge.get_jobs([JOB]) == [running]
         assert (running.status, running.last, bench.ids()) == (Status.RUNNING, 2, ["1-0", "2-0"])
 
-    lost = judge.look(JOB)
+    lost = judge.get_job(JOB)
     assert lost
     assert lost.status is Status.LOST
 
@@ -343,7 +343,7 @@ def test_every_operation_survives_a_script_flush(bench: Bench, store: Store) -> 
     attempt = forgotten().open(JOB, "token-1")
     assert forgotten().append(attempt, make_lines(1, 2)) == 3
     forgotten().renew(attempt)
-    assert forgotten().look(JOB)
+    assert forgotten().get_job(JOB)
     forgotten().finish(attempt, Status.COMPLETED, 0, 0, 3)
     assert bench.ids() == ["1-0", "2-0", "3-0"]
 
@@ -429,11 +429,11 @@ LINES: Final = make_lines(1, 1)
 HELD: Final = Attempt(JOB, "token-1", 1, 1)
 OPERATIONS: Final[dict[str, Callable[[Store], Any]]] = {
     "ping": lambda store: store.ping(),
-    "look": lambda store: store.look(JOB),
-    "look_many": lambda store: store.look_many([JOB]),
+    "look": lambda store: store.get_job(JOB),
+    "look_many": lambda store: store.get_jobs([JOB]),
     "register": lambda store: store.register(JOB),
     "jobs": lambda store: store.jobs("wf_1", None, 1),
-    "forget": lambda store: store.forget("wf_1", ["job_1"]),
+    "forget": lambda store: store.unlist("wf_1", ["job_1"]),
     "read": lambda store: store.read(JOB, 0, 1),
     "page": lambda store: store.page(JOB, count=1),
     "open": lambda store: store.open(JOB, "token-1"),
@@ -450,8 +450,8 @@ RESERVED: Final[dict[str, Callable[[Store], Any]]] = {
     "open": lambda store: store.open(JOB, "token-1"),
     "renew": lambda store: store.renew(HELD),
     "append and finish": lambda store: store.finish(HELD, Status.COMPLETED, 0, 0, store.append(HELD, LINES)),
-    "the tail's look": lambda store: store.for_tail().look(JOB),
-    "the tail's looks": lambda store: store.for_tail().look_many([JOB]),
+    "the tail's look": lambda store: store.for_tail().get_job(JOB),
+    "the tail's looks": lambda store: store.for_tail().get_jobs([JOB]),
     "the tail's read": lambda store: store.for_tail().read(JOB, 0, 1),
     "the tail's word of redactions": lambda store: store.for_tail().redactions(JOB, 1),
     "the tail's reader": lambda store: read_and_interrupt(store.for_tail()),
@@ -580,7 +580,7 @@ def test_a_deleted_terminal_entry_leaves_the_end_where_it_was(bench: Bench, stor
     store.append(attempt, make_lines(1, 10))
     store.finish(attempt, Status.COMPLETED, 0, 0, 11)
     bench.ask("XDEL", bench.key("log"), "11-0")
-    job = store.look(JOB)
+    job = store.get_job(JOB)
 
     assert job
     assert job.end
@@ -592,10 +592,10 @@ def test_a_log_beyond_all_numbers_cannot_be_ended(bench: Bench, store: Store, en
     """There is no number for its end; the runner is told, and a look goes on working."""
     attempt = store.open(JOB, "token")
     bench.xadd(entry_id, "message", "x")
-    with pytest.raises(Tainted):
+    with pytest.raises(CorruptLog):
         store.finish(attempt, Status.COMPLETED, 0, 0, 1)
     bench.ask("DEL", bench.key("lease"))
-    job = bench.another(lease_seconds=0.05).look(JOB)
+    job = bench.another(lease_seconds=0.05).get_job(JOB)
 
     assert job
     assert job.status is Status.RUNNING
@@ -613,7 +613,7 @@ def test_a_hurried_question_is_answered_by_this_machines_files(kind: str, tmp_pa
             server.url, prefix=prefix, durability=Durability.FSYNCED, sync=lambda: synced.append(1), clock=lambda: 0.0
         )
         attempt = store.open(JOB, "token-1")
-        oracle = store.oracle()
+        oracle = store.durability_probe()
         assert oracle is not None
         for number in range(1, 21):
             store.append(attempt, make_lines(number, 1))
@@ -634,7 +634,7 @@ def test_a_line_is_replicated_when_a_replica_has_it(
         store = Store(master.url, prefix=prefix, durability=Durability.REPLICATED)
         attempt = store.open(JOB, "token-1")
         store.append(attempt, make_lines(1, 3))
-        oracle = store.oracle()
+        oracle = store.durability_probe()
         assert oracle is not None
         assert oracle.confirm(attempt) is None
 

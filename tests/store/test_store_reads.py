@@ -15,10 +15,10 @@ from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.joblog.values import End, Job, JobRef, Status
 from chronoverse.store import Store
-from chronoverse.store.store import LOOK_BATCH
 from chronoverse.store.foreign_jobs import LISTED_SECONDS, ForeignJobs
 from chronoverse.store.live_reader import TRACKED_JOBS, LiveReader
-from chronoverse.store.topology import OneServer
+from chronoverse.store.store import LOOK_BATCH
+from chronoverse.store.topology import SingleServer
 from tests.support.bench import JOB, NOW, NOW_SECONDS, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines
 from tests.support.servers import running
 from tests.support.waiting import wait_until
@@ -63,15 +63,15 @@ def write_job(store: Store, count: int, job: JobRef = JOB) -> None:
 
 def test_an_unknown_job_is_none(bench: Bench, store: Store) -> None:
     """And looking for it writes nothing."""
-    assert store.look(JOB) is None
-    assert store.look_many([JOB, OTHER]) == [None, None]
+    assert store.get_job(JOB) is None
+    assert store.get_jobs([JOB, OTHER]) == [None, None]
     assert bench.keys() == set()
 
 
 def test_a_registered_job_is_pending(bench: Bench, store: Store) -> None:
     """It has a hash that expires should no runner come, and a place in the listing."""
     assert store.register(JOB)
-    assert store.look(JOB) == Job(JOB, Status.PENDING, created_at=NOW)
+    assert store.get_job(JOB) == Job(JOB, Status.PENDING, created_at=NOW)
     assert bench.snapshot() == {
         "{wf_1}:job_1:job": {"status": "PENDING", "created_at": NOW},
         "{wf_1}:jobs": [b"job_1", b"%d" % round(NOW_SECONDS * 1000)],
@@ -101,10 +101,10 @@ def test_registering_a_job_that_runs_changes_nothing(bench: Bench, store: Store)
 def test_a_running_job(store: Store) -> None:
     """What is known while its lines come."""
     attempt = store.open(JOB, "token-1")
-    assert store.look(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW)
+    assert store.get_job(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW)
 
     store.append(attempt, make_lines(1, 3))
-    assert store.look(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW, first=1, last=3)
+    assert store.get_job(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW, first=1, last=3)
 
 
 def test_an_ended_job(store: Store) -> None:
@@ -112,14 +112,14 @@ def test_an_ended_job(store: Store) -> None:
     write_job(store, 3)
 
     end = End(4, Status.FAILED, 3, 3, 1, NOW)
-    assert store.look(JOB) == Job(JOB, Status.FAILED, 1, NOW, NOW, NOW, 3, 3, 1, 1, 3, end)
+    assert store.get_job(JOB) == Job(JOB, Status.FAILED, 1, NOW, NOW, NOW, 3, 3, 1, 1, 3, end)
 
 
 def test_a_job_without_a_line(store: Store) -> None:
     """It ended behind line 0."""
     store.finish(store.open(JOB, "token-1"), Status.COMPLETED, 0, 0, 1)
 
-    job = store.look(JOB)
+    job = store.get_job(JOB)
     assert job
     assert (job.first, job.last, job.lines, job.end and job.end.sequence_num) == (1, 0, 0, 1)
 
@@ -132,7 +132,7 @@ def test_a_foreign_runner_needs_nothing_but_xadd(bench: Bench, store: Store) -> 
     bench.xadd("1-0", "timestamp", NOW, "message", "a", "stream", "stdout")
     bench.xadd("2-0", "timestamp", "later", "message", "b", "stream", "stdout")
 
-    assert store.look(JOB) == Job(JOB, Status.RUNNING, 1, started_at=NOW, first=1, last=2)
+    assert store.get_job(JOB) == Job(JOB, Status.RUNNING, 1, started_at=NOW, first=1, last=2)
 
 
 def test_a_foreign_end_ends_the_job(bench: Bench, store: Store) -> None:
@@ -141,27 +141,27 @@ def test_a_foreign_end_ends_the_job(bench: Bench, store: Store) -> None:
     bench.xadd("2-0", "event", "end", "status", "CANCELED", "exit_code", "130", "timestamp", "later")
 
     end = End(2, Status.CANCELED, 130, 1, 0, "later")
-    assert store.look(JOB) == Job(JOB, Status.CANCELED, 1, None, NOW, "later", 130, 1, 0, 1, 1, end)
+    assert store.get_job(JOB) == Job(JOB, Status.CANCELED, 1, None, NOW, "later", 130, 1, 0, 1, 1, end)
 
 
 def test_the_first_look_at_a_foreign_end_remembers_when_that_was(bench: Bench, store: Store) -> None:
     """By the server's clock, once; it is forgotten when another log is written under the job's name."""
     bench.xadd("1-0", "message", "a", "timestamp", NOW)
-    store.look(JOB)
+    store.get_job(JOB)
     assert bench.hash() == {}
     bench.xadd("2-0", "event", "end", "timestamp", NOW)
     before = int(bench.ask("TIME")[0])
-    found = store.look_many([JOB])
+    found = store.get_jobs([JOB])
 
     seen = bench.hash()
     assert before * 1_000 <= int(seen["end_seen_ms"]) <= (before + 60) * 1_000
     assert 0 < bench.ttl("job") <= RETENTION_MS
-    assert store.look_many([JOB]) == found
+    assert store.get_jobs([JOB]) == found
     assert bench.hash() == seen
     bench.ask("DEL", bench.key("log"))
-    assert store.look(JOB) is None
+    assert store.get_job(JOB) is None
     bench.xadd("1-0", "message", "another")
-    store.look(JOB)
+    store.get_job(JOB)
     assert bench.hash() == {"end_seen_ms": ""}
 
 
@@ -171,7 +171,7 @@ def test_a_foreign_end_without_a_word_is_a_completion(bench: Bench, store: Store
     bench.xadd("2-0", "event", "end")
 
     end = End(2, Status.COMPLETED, None, 1, 0, None)
-    assert store.look(JOB) == Job(JOB, Status.COMPLETED, 1, None, None, None, None, 1, 0, 1, 1, end)
+    assert store.get_job(JOB) == Job(JOB, Status.COMPLETED, 1, None, None, None, None, 1, 0, 1, 1, end)
 
 
 def test_a_registered_job_that_a_foreign_runner_writes_is_running(bench: Bench, store: Store) -> None:
@@ -179,7 +179,7 @@ def test_a_registered_job_that_a_foreign_runner_writes_is_running(bench: Bench, 
     store.register(JOB)
     bench.xadd("1-0", "timestamp", NOW, "message", "a")
 
-    assert store.look(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW, first=1, last=1)
+    assert store.get_job(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW, first=1, last=1)
 
 
 def test_a_foreign_hash_is_not_trusted(bench: Bench, store: Store) -> None:
@@ -187,7 +187,7 @@ def test_a_foreign_hash_is_not_trusted(bench: Bench, store: Store) -> None:
     fields = ("status", b"\xff", "attempt", "-1", "created_at", b"\xff", "exit_code", "x", "lines", "", "odd", "1")
     bench.ask("HSET", bench.key("job"), *fields)
 
-    assert store.look(JOB) == Job(JOB, Status.PENDING, created_at="\ufffd")
+    assert store.get_job(JOB) == Job(JOB, Status.PENDING, created_at="\ufffd")
 
 
 # Logs that are not whole any more
@@ -198,7 +198,7 @@ def test_a_trimmed_log_begins_later(bench: Bench, store: Store) -> None:
     store.append(store.open(JOB, "token-1"), make_lines(1, 10))
     bench.ask("XTRIM", bench.key("log"), "MINID", 7)
 
-    job = store.look(JOB)
+    job = store.get_job(JOB)
     assert job
     assert (job.status, job.first, job.last, job.started_at) == (Status.RUNNING, 7, 10, NOW)
 
@@ -208,7 +208,7 @@ def test_a_log_trimmed_to_nothing_keeps_its_numbers(bench: Bench, store: Store) 
     store.append(store.open(JOB, "token-1"), make_lines(1, 10))
     bench.ask("XTRIM", bench.key("log"), "MAXLEN", 0)
 
-    job = store.look(JOB)
+    job = store.get_job(JOB)
     assert job
     assert (job.status, job.first, job.last) == (Status.RUNNING, 11, 10)
 
@@ -218,7 +218,7 @@ def test_an_ended_log_trimmed_to_its_end(bench: Bench, store: Store) -> None:
     write_job(store, 10)
     bench.ask("XTRIM", bench.key("log"), "MAXLEN", 1)
 
-    job = store.look(JOB)
+    job = store.get_job(JOB)
     assert job
     assert (job.first, job.last, job.end) == (11, 10, End(11, Status.FAILED, 3, 10, 1, NOW))
 
@@ -229,7 +229,7 @@ def test_an_end_that_left_the_log_is_in_the_hash(bench: Bench, store: Store, how
     write_job(store, 10)
     bench.ask(how[0], bench.key("log"), *how[1:])
 
-    job = store.look(JOB)
+    job = store.get_job(JOB)
     assert job
     assert (job.status, job.lines, job.exit_code, job.dropped) == (Status.FAILED, 10, 3, 1)
     assert (job.first, job.last, job.end) == (11, 10, End(11, Status.FAILED, 3, 10, 1, NOW))
@@ -245,7 +245,7 @@ def test_a_short_log_that_has_gone(bench: Bench, store: Store, count: int, how: 
     store.finish(attempt, Status.COMPLETED, 0, 0, count + 1)
     bench.ask(how[0], bench.key("log"), *how[1:])
 
-    job = store.look(JOB)
+    job = store.get_job(JOB)
     assert job
     assert (job.first, job.last, job.lines, job.end and job.end.sequence_num) == (count + 1, count, count, count + 1)
 
@@ -255,7 +255,7 @@ def test_the_log_of_a_running_job_has_gone(bench: Bench, store: Store) -> None:
     store.append(store.open(JOB, "token-1"), make_lines(1, 3))
     bench.ask("DEL", bench.key("log"))
 
-    assert store.look(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW, first=1, last=0)
+    assert store.get_job(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW, first=1, last=0)
 
 
 def test_a_log_that_outlived_its_hash(bench: Bench, store: Store) -> None:
@@ -264,7 +264,7 @@ def test_a_log_that_outlived_its_hash(bench: Bench, store: Store) -> None:
     bench.ask("DEL", bench.key("job"))
 
     end = End(4, Status.FAILED, 3, 3, 1, NOW)
-    assert store.look(JOB) == Job(JOB, Status.FAILED, 1, None, NOW, NOW, 3, 3, 1, 1, 3, end)
+    assert store.get_job(JOB) == Job(JOB, Status.FAILED, 1, None, NOW, NOW, 3, 3, 1, 1, 3, end)
 
 
 def test_a_log_out_of_shape_can_be_looked_at(bench: Bench, store: Store) -> None:
@@ -272,7 +272,7 @@ def test_a_log_out_of_shape_can_be_looked_at(bench: Bench, store: Store) -> None
     bench.xadd("5-1", "message", "a")
     bench.xadd("5-2", "message", "b")
 
-    job = store.look(JOB)
+    job = store.get_job(JOB)
     assert job
     assert (job.status, job.first, job.last) == (Status.RUNNING, 5, 5)
 
@@ -286,12 +286,12 @@ def test_many_jobs_are_looked_at_in_their_order(bench: Bench, store: Store) -> N
     for job in jobs[::100]:
         store.register(job)
 
-    found = store.look_many(jobs)
+    found = store.get_jobs(jobs)
 
     assert [job.ref.job_id if isinstance(job, Job) else job for job in found] == [
         job.job_id if number % 100 == 0 else None for number, job in enumerate(jobs)
     ]
-    assert store.look_many([]) == []
+    assert store.get_jobs([]) == []
 
 
 def test_a_job_that_is_no_log_does_not_spoil_the_others(bench: Bench, store: Store) -> None:
@@ -299,10 +299,10 @@ def test_a_job_that_is_no_log_does_not_spoil_the_others(bench: Bench, store: Sto
     write_job(store, 1)
     bench.ask("SET", bench.key("log", OTHER), "no stream")
 
-    first, broken, unknown, last = store.look_many([JOB, OTHER, JobRef("wf_2", "job_1"), JOB])
+    first, broken, unknown, last = store.get_jobs([JOB, OTHER, JobRef("wf_2", "job_1"), JOB])
 
     assert isinstance(broken, NotALog)
-    assert first == last == store.look(JOB)
+    assert first == last == store.get_job(JOB)
     assert unknown is None
 
 
@@ -311,7 +311,7 @@ def test_many_jobs_after_the_server_forgot_its_scripts(bench: Bench, store: Stor
     store.register(JOB)
     bench.ask("SCRIPT", "FLUSH")
 
-    assert store.look_many([JOB, OTHER]) == [Job(JOB, Status.PENDING, created_at=NOW), None]
+    assert store.get_jobs([JOB, OTHER]) == [Job(JOB, Status.PENDING, created_at=NOW), None]
 
 
 # The listing
@@ -399,7 +399,7 @@ def test_times_in_the_listing_are_exact(bench: Bench, store: Store) -> None:
 
 def test_forgotten_jobs_leave_the_listing(store: Store, listed: list[tuple[int, str]]) -> None:
     """And nothing else does."""
-    store.forget("wf_1", ["c", "y", "never there"])
+    store.unlist("wf_1", ["c", "y", "never there"])
 
     assert store.jobs("wf_1", None, 100) == listed[1:-1]
 
@@ -409,11 +409,11 @@ def test_a_job_that_begins_after_the_look_stays_listed(bench: Bench, store: Stor
     begun, foreign, gone = (JobRef("wf_1", name) for name in ("begun", "foreign", "gone"))
     for job in (begun, foreign, gone):
         bench.ask("ZADD", bench.key("jobs"), 1, job.job_id)
-    assert store.look_many([begun, foreign, gone]) == [None, None, None]
+    assert store.get_jobs([begun, foreign, gone]) == [None, None, None]
     store.open(begun, "token-1")
     bench.xadd("1-0", "message", "a line", job=foreign)
 
-    store.forget("wf_1", ["begun", "foreign", "gone"])
+    store.unlist("wf_1", ["begun", "foreign", "gone"])
 
     assert {job_id for _, job_id in store.jobs("wf_1", None, 100)} == {"begun", "foreign"}
 
@@ -431,7 +431,7 @@ def test_a_foreign_job_is_listed_by_its_creation(bench: Bench, store: Store) -> 
     bench.xadd("1-0", "timestamp", "1970-01-01T00:00:09.5Z", "message", "a line", job=by_entry)
     bench.ask("ZADD", bench.key("jobs"), 3, known.job_id)
 
-    store.look_many(jobs)
+    store.get_jobs(jobs)
 
     expected = [(1000 * NOW_SECONDS, by_clock), (9_500, by_entry), (7_000, by_hash), (3, known)]
     assert store.jobs("wf_1", None, 9) == [(score, job.job_id) for score, job in expected]
@@ -440,7 +440,7 @@ def test_a_foreign_job_is_listed_by_its_creation(bench: Bench, store: Store) -> 
 def test_a_foreign_job_is_listed_once_in_a_while(bench: Bench) -> None:
     """And not by each of the many looks at it."""
     now = [0.0]
-    foreign = ForeignJobs(OneServer(bench.url), lambda _: bench.key("jobs"), monotonic=lambda: now[0])
+    foreign = ForeignJobs(SingleServer(bench.url), lambda _: bench.key("jobs"), monotonic=lambda: now[0])
     job = Job(JOB, Status.RUNNING, created_at=NOW)
     listed = []
     for now[0] in (0.0, LISTED_SECONDS - 0.1, LISTED_SECONDS):
@@ -454,8 +454,8 @@ def test_a_job_of_our_own_runner_is_listed_by_its_runner_alone(bench: Bench, sto
     """Looks at it cost no further command."""
     write_job(store, 1)
     bench.ask("ZREM", bench.key("jobs"), JOB.job_id)
-    store.look(JOB)
-    store.look_many([JOB])
+    store.get_job(JOB)
+    store.get_jobs([JOB])
 
     assert store.jobs("wf_1", None, 1) == []
 
@@ -472,10 +472,10 @@ def test_a_foreign_job_that_cannot_be_listed_is_read_all_the_same(tmp_path: Path
         else:
             server.ask("SET", "chronoverse:{wf_1}:jobs", "no zset")
 
-        looked = store.look(JOB)
+        looked = store.get_job(JOB)
 
         assert looked
-        assert store.look_many([JOB]) == [looked]
+        assert store.get_jobs([JOB]) == [looked]
         assert looked.last == 1
 
 
@@ -557,7 +557,7 @@ def test_a_page_of_an_unknown_job_is_empty(store: Store) -> None:
 # Keys that hold something else
 
 OPERATIONS: Final[dict[str, Callable[[Store], Any]]] = {
-    "look": lambda store: store.look(JOB),
+    "look": lambda store: store.get_job(JOB),
     "read": lambda store: store.read(JOB, 0, 1),
     "page up": lambda store: store.page(JOB, count=1),
     "page down": lambda store: store.page(JOB, before=9, count=1),

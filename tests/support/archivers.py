@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from chronoverse.archive.archiver import Archiver, Limits
+from chronoverse.archive.archiver import Archiver, ArchiverLimits
 from chronoverse.archive.codec import entries_in, unpack
-from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.garbage import nothing
-from chronoverse.archive.object_store import Objects
+from chronoverse.archive.object_store import ObjectStore
 from chronoverse.joblog.entries import Entry, read_entries
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
@@ -26,7 +26,7 @@ TIMEOUT_SECONDS: Final = 60
 DAY: Final = 86_400.0
 
 
-def limits(**changes: Any) -> Limits:
+def limits(**changes: Any) -> ArchiverLimits:
     """Limits for tests: small logs, kept long, orphans at once."""
     values: dict[str, Any] = {
         "hot_bytes": HOT_BYTES,
@@ -34,16 +34,16 @@ def limits(**changes: Any) -> Limits:
         "retention_seconds": 3_650 * DAY,
         "orphan_seconds": 0,
     }
-    return Limits(**(values | changes))
+    return ArchiverLimits(**(values | changes))
 
 
-def archiver(store: Store, objects: Objects, *, at: Callable[[str], None] = nothing, **changes: Any) -> Archiver:
+def archiver(store: Store, objects: ObjectStore, *, at: Callable[[str], None] = nothing, **changes: Any) -> Archiver:
     """An archiver that has not looked around yet."""
     clock = {name: changes.pop(name) for name in ("clock", "monotonic") if name in changes}
     return Archiver(store, objects, limits(**changes), stop=threading.Event(), at=at, **clock)
 
 
-def archive(store: Store, objects: Objects, **changes: Any) -> int:
+def archive(store: Store, objects: ObjectStore, **changes: Any) -> int:
     """Does all that is due; how many jobs something is wrong with."""
     return archiver(store, objects, **changes).once()
 
@@ -61,16 +61,16 @@ def append(store: Store, attempt: Any, first: int, count: int) -> int:
     return first + count
 
 
-def everything(store: Store, objects: Objects, job: JobRef) -> list[Entry]:
+def everything(store: Store, objects: ObjectStore, job: JobRef) -> list[Entry]:
     """All that archive and store say of a log, in order, each number from where it belongs."""
     said: list[Entry] = []
     archived = 0
-    for chunk in store.archived.chunks(job):
+    for chunk in store.chunks.chunks(job):
         data = objects.get(chunk.name)
         for frame in chunk.frames:
             said += entries_in(unpack(frame, data[frame.offset : frame.offset + frame.size]))
         archived = chunk.last
-    found = store.look(job)
+    found = store.get_job(job)
     return [
         *said,
         *read_entries(store.page(job, after=archived, count=1_000_000), archived, found.first if found else 1),
@@ -96,7 +96,7 @@ def main(url: str, prefix: str, directory: str, step: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     store = Store(url, prefix=prefix)
-    sys.exit(archive(store, FileObjects(Path(directory)), at=at))
+    sys.exit(archive(store, FileObjectStore(Path(directory)), at=at))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chronoverse.archive.codec import Packer
-from chronoverse.archive.file_store import FileObjects
-from chronoverse.archive.object_store import Objects
-from chronoverse.archive.reader import Archive
+from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import ObjectStore
+from chronoverse.archive.reader import ArchiveReader
 from chronoverse.joblog.chunk import FRAME_BYTES, Chunk
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import JobRef
@@ -23,7 +23,7 @@ def raw(number: int, message: str, *more: bytes, timestamp: str = "2026-03-03T10
 class Shelf:
     """A job's archive in ``objects``, and the record of it in memory: an :class:`Index`."""
 
-    def __init__(self, objects: Objects, job: JobRef = JOB, first: int = 1) -> None:
+    def __init__(self, objects: ObjectStore, job: JobRef = JOB, first: int = 1) -> None:
         self.objects = objects
         self.job = job
         self.chunks: list[Chunk] = []
@@ -56,8 +56,8 @@ class Shelf:
     @classmethod
     def at(cls, directory: Path, first: int = 1) -> "Shelf":
         """One in files."""
-        return cls(FileObjects(directory), first=first)
+        return cls(FileObjectStore(directory), first=first)
 
-    def archive(self) -> Archive:
+    def archive(self) -> ArchiveReader:
         """A reader of it that knows nothing yet."""
-        return Archive(self.objects, self)
+        return ArchiveReader(self.objects, self)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from chronoverse.joblog.values import JobRef
-from chronoverse.runner.run import Limits, run
-from chronoverse.runner.signal_forwarder import Relay
+from chronoverse.runner.run import RunLimits, run
+from chronoverse.runner.signal_forwarder import SignalForwarder
 from chronoverse.store import Store
 from tests.support.servers import RedisServer
 
@@ -48,11 +48,11 @@ class RunningJob:
         self._goes = 0
         self.out = io.BytesIO()
         self.err = io.BytesIO()
-        self.relay = Relay()
+        self.relay = SignalForwarder()
         self.code: int | None = None
         self.error: BaseException | None = None
         argv = [sys.executable, "-c", f"gate = {str(self._gate)!r}\n{_WAIT}\n{code}"]
-        options: dict[str, Any] = {"out": self.out, "err": self.err, "relay": self.relay, "limits": Limits(**limits)}
+        options: dict[str, Any] = {"out": self.out, "err": self.err, "relay": self.relay, "limits": RunLimits(**limits)}
         self._thread = threading.Thread(target=self._run, args=(argv, store, job), kwargs=options)
 
     def _run(self, *args: Any, **options: Any) -> None:

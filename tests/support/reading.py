@@ -5,11 +5,11 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from chronoverse.errors import StoreError
-from chronoverse.history.source import Reader
+from chronoverse.history.source import LiveReaderProtocol
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.sse import Decoder, Event
 from chronoverse.joblog.values import Job, JobRef, Line, Status
-from chronoverse.live.replay_cache import Pieces
+from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store
@@ -63,11 +63,11 @@ class Impatient:
 
     def look(self, job: JobRef) -> Job | None:
         self._check("look")
-        return self._store.look(job)
+        return self._store.get_job(job)
 
     def look_many(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
         self._check("look_many")
-        return self._store.look_many(jobs)
+        return self._store.get_jobs(jobs)
 
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
         self._check("read")
@@ -75,18 +75,18 @@ class Impatient:
 
     def read_on(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
         self._check("read")
-        return self._store.read_on(job, after, min(count, self._most))
+        return self._store.read_sequential(job, after, min(count, self._most))
 
     def redactions(self, job: JobRef, count: int) -> Sequence[tuple[int, int]]:
         self._check("redactions")
         return self._store.redactions(job, count)
 
-    def reader(self, block_seconds: float) -> Reader:
+    def reader(self, block_seconds: float) -> LiveReaderProtocol:
         return _ImpatientReader(self._store.reader(BLOCK_SECONDS, self._tracked_jobs), self._most, self._check)
 
 
 class _ImpatientReader:
-    def __init__(self, reader: Reader, most: int, check: Callable[[str], None]) -> None:
+    def __init__(self, reader: LiveReaderProtocol, most: int, check: Callable[[str], None]) -> None:
         self._reader = reader
         self._most = most
         self._check = check
@@ -118,7 +118,7 @@ class SmallTail(Tail):
         return self.ring_bytes
 
 
-class SmallPieces(Pieces):
+class SmallPieces(ReplayCache):
     """Pieces of a handful of lines, of which a handful is kept."""
 
     most_lines = 4
@@ -138,7 +138,7 @@ class CountingViewer(Viewer):
 def drain(viewer: Viewer) -> Iterator[bytes]:
     """What the viewer has to say until it would wait. Fails when it asks to be polled for ever."""
     idle = 0
-    while not viewer.done and (chunk := viewer.poll()) is not None:
+    while not viewer.done and (chunk := viewer.next()) is not None:
         idle = 0 if chunk else idle + 1
         assert idle < SPIN_POLLS, "the viewer spins"
         yield chunk

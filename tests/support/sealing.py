@@ -4,7 +4,7 @@ import secrets
 from typing import Final
 
 from chronoverse.archive.codec import Packer
-from chronoverse.archive.object_store import Objects
+from chronoverse.archive.object_store import ObjectStore
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
 
@@ -15,17 +15,17 @@ FRAME_BYTES: Final = 2_000
 
 
 def seal(
-    store: Store, objects: Objects, job: JobRef, to: int, *, trim: bool = False, frame_bytes: int = FRAME_BYTES
+    store: Store, objects: ObjectStore, job: JobRef, to: int, *, trim: bool = False, frame_bytes: int = FRAME_BYTES
 ) -> None:
     """Archives all up to line ``to`` in one chunk; ``trim`` takes it out of the store."""
-    found = store.look(job)
+    found = store.get_job(job)
     assert found is not None
     token = secrets.token_hex()
-    assert store.archived.claim(job, token, LEASE_SECONDS)
+    assert store.chunks.acquire_lock(job, token, LEASE_SECONDS)
     packer = Packer(job, found.archived + 1, frame_bytes)
     packer.add(store.page(job, after=found.archived, count=to - found.archived), found.first)
     chunk, data = packer.finish()
-    store.archived.announce(job, token, chunk.name)
+    store.chunks.announce(job, token, chunk.name)
     objects.put(chunk.name, data)
-    store.archived.seal(job, token, chunk, trim=chunk.last if trim else 0)
-    store.archived.release(job, token)
+    store.chunks.commit_chunk(job, token, chunk, trim=chunk.last if trim else 0)
+    store.chunks.release_lock(job, token)

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.embedded import server as embedded
 from chronoverse.joblog.values import JobRef, Status, iso_timestamp
 from chronoverse.store import Store
@@ -47,11 +47,11 @@ def run(store: Store, job: JobRef, count: int) -> None:
 
 def test_an_archiver_runs_beside_the_service(tmp_path: Path) -> None:
     """It archives, is started again when it is killed, and goes with the master."""
-    with serving(tmp_path) as service, embedded.hold(service.data_dir) as hold:
+    with serving(tmp_path) as service, embedded.lease_server(service.data_dir) as hold:
         store = Store(hold.url)
         run(store, JOB, 100)
-        objects = FileObjects(service.data_dir / "archive")
-        wait_until(lambda: store.inventory.survey(JOB).complete, PATIENCE_SECONDS, "the job is archived")
+        objects = FileObjectStore(service.data_dir / "archive")
+        wait_until(lambda: store.catalog.archive_state(JOB).complete, PATIENCE_SECONDS, "the job is archived")
         assert numbers(everything(store, objects, JOB)) == list(range(1, 101))
         assert "chronoverse_archive_chunks_total 1.0" in httpx.get(f"{service.url}/metrics").text
         (first,) = archivers(service.pid)
@@ -63,7 +63,7 @@ def test_an_archiver_runs_beside_the_service(tmp_path: Path) -> None:
         )
         another = JobRef("wf_1", "job_2")
         run(store, another, 10)
-        wait_until(lambda: store.inventory.survey(another).complete, PATIENCE_SECONDS, "the next job is archived")
+        wait_until(lambda: store.catalog.archive_state(another).complete, PATIENCE_SECONDS, "the next job is archived")
         (second,) = archivers(service.pid)
         store.close()
         service.stop()
@@ -118,12 +118,12 @@ def test_an_operator_s_commands(
     done = ask(outside, "archive", "--once")
     assert (done.returncode, done.stdout) == (0, "")
     assert '"message": "archived"' in done.stderr
-    objects = FileObjects(tmp_path / "an archive")
+    objects = FileObjectStore(tmp_path / "an archive")
     kept = [each.name for each in objects.list("")]
     assert len(kept) == 2
     assert ask(outside, "retention", JOB.workflow_id).stdout == "604800 s (the default)\n"
     assert ask(outside, "retention", JOB.workflow_id, "90d").stdout == "7776000 s\n"
-    assert store.inventory.survey(JOB).retention_seconds == 7_776_000
+    assert store.catalog.archive_state(JOB).retention_seconds == 7_776_000
     assert ask(outside, "retention", JOB.workflow_id, "default").stdout == "604800 s (the default)\n"
     bench.ask("DEL", *bench.keys())
     assert ask(outside, "archive", "--orphans", "--delete").stdout == ""
@@ -161,8 +161,10 @@ def test_an_archiver_goes_on_beside_hostile_keys(
             for job in (before, behind):
                 if job is behind:
                     run(store, job, 10)
-                wait_until(lambda job=job: store.inventory.survey(job).complete, PATIENCE_SECONDS, "it is archived")  # type: ignore[misc]
-            wait_until(lambda: store.look(gone) is None, PATIENCE_SECONDS, "the job whose time is over is deleted")
+                wait_until(
+                    lambda job=job: store.catalog.archive_state(job).complete, PATIENCE_SECONDS, "it is archived"
+                )  # type: ignore[misc]
+            wait_until(lambda: store.get_job(gone) is None, PATIENCE_SECONDS, "the job whose time is over is deleted")
         finally:
             archiver.terminate()
         assert archiver.wait(PATIENCE_SECONDS) == 0
@@ -189,14 +191,14 @@ def test_a_job_is_kept_from_when_the_store_saw_its_end(
         for _ in range(3):
             assert ask(outside, "archive", "--once").returncode == 0
 
-        job = bench.store.look(JOB)
+        job = bench.store.get_job(JOB)
         assert job is not None
         assert (job.status, job.last, job.archived) == (Status.COMPLETED, 10, 10)
         assert job.finished_at == iso_timestamp(old)
         assert 3_000_000 < bench.ttl("log") <= 3_600_000
         bench.end_seen(8 * DAY)
         assert ask(outside, "archive", "--once").returncode == 0
-        assert bench.store.look(JOB) is None
+        assert bench.store.get_job(JOB) is None
 
 
 def test_an_archiver_is_told_to_go(server: RedisServer, store: Store, prefix: str, outside: dict[str, str]) -> None:
@@ -209,7 +211,9 @@ def test_an_archiver_is_told_to_go(server: RedisServer, store: Store, prefix: st
         attempt = store.open(job, "token")
         store.append(attempt, make_lines(1, 50))
         store.finish(attempt, Status.COMPLETED, 0, 0, 51)
-    wait_until(lambda: all(store.inventory.survey(job).complete for job in jobs), PATIENCE_SECONDS, "all are archived")
+    wait_until(
+        lambda: all(store.catalog.archive_state(job).complete for job in jobs), PATIENCE_SECONDS, "all are archived"
+    )
     for each in pair:
         each.terminate()
     assert [each.wait(PATIENCE_SECONDS) for each in pair] == [0, 0]

@@ -101,7 +101,7 @@ def test_a_killed_runner_leaves_all_its_lines_and_a_lost_job(embedded_service: S
     before = entries(embedded_service, job)
     runner.kill()
     runner.communicate()
-    wait_until(lambda: bool((found := embedded_store.look(job)) and found.end), 10, "the job is declared LOST")
+    wait_until(lambda: bool((found := embedded_store.get_job(job)) and found.end), 10, "the job is declared LOST")
     followed = chronoverse(embedded_service, "logs", "-f", job.workflow_id, job.job_id)
 
     assert entries(embedded_service, job)[: len(before)] == before

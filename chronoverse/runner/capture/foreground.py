@@ -16,7 +16,7 @@ _NOT_YOUR_TERMINAL: Final = (signal.SIGTTIN, signal.SIGTTOU)
 
 
 @contextlib.contextmanager
-def lent_to(group: int, terminal: int = 0) -> Iterator[bool]:
+def foreground_process_group(group: int, terminal: int = 0) -> Iterator[bool]:
     """Puts the process group ``group`` into the foreground, and us back at the end.
 
     True when it was: then the terminal's Ctrl-C goes to the command and not to us, and Ctrl-Z stops us both.

@@ -5,9 +5,9 @@ bytes ─> carriage ─> masker ─> cutter ─> blocks
 
 from typing import Final
 
-from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, Block, Cutter
+from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, LineBatch, LineSplitter
 from chronoverse.runner.capture.masking import Masker, Masks
-from chronoverse.runner.capture.progress_filter import Carriage
+from chronoverse.runner.capture.progress_filter import ProgressFilter
 
 #: Seconds that text may wait for its newline before it is shown as it is: a prompt, a row of dots.
 PARTIAL_SECONDS: Final = 1.0
@@ -15,13 +15,13 @@ PARTIAL_SECONDS: Final = 1.0
 STATE_SECONDS: Final = 0.25
 
 
-class Scribe:
+class LineAssembler:
     """Writes down one stream. ``now`` is monotonic seconds; a block's ``timestamp`` is its last bytes' arrival."""
 
     def __init__(self, stream: str, max_line_bytes: int = MAX_LINE_BYTES, masks: Masks | None = None) -> None:
-        self._carriage = Carriage()
+        self._carriage = ProgressFilter()
         self._masker = Masker(masks) if masks else None
-        self._cutter = Cutter(stream, max_line_bytes)
+        self._cutter = LineSplitter(stream, max_line_bytes)
         self._timestamp = ""
         self._partial_at: float | None = None
         self._state_at: float | None = None
@@ -33,7 +33,7 @@ class Scribe:
             return self._partial_at if self._state_at is None else self._state_at
         return min(self._partial_at, self._state_at)
 
-    def feed(self, data: bytes, timestamp: str, now: float) -> list[Block]:
+    def feed(self, data: bytes, timestamp: str, now: float) -> list[LineBatch]:
         """The lines that ``data`` completes."""
         self._timestamp = timestamp
         blocks = self._written(self._carriage.feed(data))
@@ -48,12 +48,12 @@ class Scribe:
             self._partial_at = now + PARTIAL_SECONDS
         return blocks
 
-    def tick(self, now: float) -> list[Block]:
+    def tick(self, now: float) -> list[LineBatch]:
         """What is due by ``now``: the state that a bar is in, and text whose newline has not come, as a piece.
 
         What may be the beginning of a secret is held back even then, until it is decided.
         """
-        blocks: list[Block] = []
+        blocks: list[LineBatch] = []
         partial = self._partial_at is not None and now >= self._partial_at
         if partial or (self._state_at is not None and now >= self._state_at):
             self._state_at = None
@@ -63,14 +63,14 @@ class Scribe:
             blocks += self._cutter.flush()
         return blocks
 
-    def close(self) -> list[Block]:
+    def close(self) -> list[LineBatch]:
         """The last line, when no newline ended it."""
         blocks = self._written(self._carriage.close())
         if self._masker is not None and (rest := self._masker.close()):
             blocks += self._cutter.feed(rest, self._timestamp)
         return blocks + self._cutter.close()
 
-    def _written(self, text: bytes) -> list[Block]:
+    def _written(self, text: bytes) -> list[LineBatch]:
         if text and self._masker is not None:
             text = self._masker.feed(text)
         return self._cutter.feed(text, self._timestamp) if text else []

@@ -13,7 +13,7 @@ MAX_LINE_BYTES: Final = 65_536
 MIN_LINE_BYTES: Final = 4
 
 
-class Block(NamedTuple):
+class LineBatch(NamedTuple):
     """Lines of one stream that arrived at one instant, or one piece of a longer line (``partial``).
 
     ``text`` is the bytes of its lines (``lines`` of them) with a newline between them and none at the end.
@@ -35,7 +35,7 @@ class Block(NamedTuple):
         return text.split(b"\n")
 
 
-class Cutter:
+class LineSplitter:
     """Cuts one stream's bytes into lines, at newlines only. No I/O, no clock.
 
     However the bytes come in, the pieces up to and with the next one that is not ``partial`` are, joined,
@@ -56,7 +56,7 @@ class Cutter:
         """Whether there is text whose newline has not come."""
         return bool(self._rest)
 
-    def feed(self, data: bytes, timestamp: str) -> list[Block]:
+    def feed(self, data: bytes, timestamp: str) -> list[LineBatch]:
         """What ``data``, which arrived at ``timestamp``, completes."""
         self._timestamp = timestamp
         end = data.rfind(b"\n")
@@ -68,21 +68,21 @@ class Cutter:
         self._open = False
         return [*self._lines(text), *self._overflow()]
 
-    def flush(self) -> list[Block]:
+    def flush(self) -> list[LineBatch]:
         """The text that waits for its newline, as a piece: the rest of its line comes later."""
         whole = len(self._rest) - _unfinished(self._rest)
         return [self._piece(whole)] if whole else []
 
-    def close(self) -> list[Block]:
+    def close(self) -> list[LineBatch]:
         """The last line, when no newline ended it."""
         if not self._rest and not self._open:
             return []
         text = bytes(self._rest)
         self._rest.clear()
         self._open = False
-        return [Block(self._stream, self._timestamp, text, 1)]
+        return [LineBatch(self._stream, self._timestamp, text, 1)]
 
-    def _lines(self, text: bytes) -> Iterator[Block]:
+    def _lines(self, text: bytes) -> Iterator[LineBatch]:
         """Blocks of whole lines, and of pieces where a line is too long. It hops, it does not visit each line."""
         start = position = 0
         while len(text) - position > self._max:
@@ -93,22 +93,22 @@ class Cutter:
             if position > start:
                 yield self._block(text[start : position - 1])
             start = position + _boundary(text, position, self._max)
-            yield Block(self._stream, self._timestamp, text[position:start], 1, partial=True)
+            yield LineBatch(self._stream, self._timestamp, text[position:start], 1, partial=True)
             position = start
         yield self._block(text[start:])
 
-    def _block(self, text: bytes) -> Block:
-        return Block(self._stream, self._timestamp, text, text.count(b"\n") + 1)
+    def _block(self, text: bytes) -> LineBatch:
+        return LineBatch(self._stream, self._timestamp, text, text.count(b"\n") + 1)
 
-    def _overflow(self) -> Iterator[Block]:
+    def _overflow(self) -> Iterator[LineBatch]:
         while len(self._rest) > self._max:
             yield self._piece(_boundary(self._rest, 0, self._max))
 
-    def _piece(self, length: int) -> Block:
+    def _piece(self, length: int) -> LineBatch:
         text = bytes(self._rest[:length])
         del self._rest[:length]
         self._open = True
-        return Block(self._stream, self._timestamp, text, 1, partial=True)
+        return LineBatch(self._stream, self._timestamp, text, 1, partial=True)
 
 
 def _boundary(text: bytes | bytearray, start: int, limit: int) -> int:

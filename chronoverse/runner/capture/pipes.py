@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Final, NamedTuple, Protocol
 
 from chronoverse.joblog.values import iso_timestamp
-from chronoverse.runner.capture.line_assembler import Scribe
-from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, Block
+from chronoverse.runner.capture.line_assembler import LineAssembler
+from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, LineBatch
 from chronoverse.runner.capture.masking import Masks
 
 #: Bytes of one read. Large, so that a busy job costs few reads; a block is at most this and a line.
@@ -45,7 +45,7 @@ class _Pipe(NamedTuple):
 
     source: IO[bytes]
     echo: Callable[[bytes], None]
-    scribe: Scribe
+    scribe: LineAssembler
 
 
 class Capture:
@@ -59,7 +59,7 @@ class Capture:
         self,
         child: Child,
         echoes: Mapping[str, Callable[[bytes], None]],
-        publish: Callable[[Block], None],
+        publish: Callable[[LineBatch], None],
         *,
         max_line_bytes: int = MAX_LINE_BYTES,
         masks: Masks | None = None,
@@ -75,7 +75,7 @@ class Capture:
         self._pipes: set[_Pipe] = set()
         for stream, source in (("stdout", child.stdout), ("stderr", child.stderr)):
             if source is not None:
-                self._watch(_Pipe(source, echoes[stream], Scribe(stream, max_line_bytes, masks)))
+                self._watch(_Pipe(source, echoes[stream], LineAssembler(stream, max_line_bytes, masks)))
         if self._exit is not None:
             self._selector.register(self._exit, selectors.EVENT_READ, None)
 

@@ -16,7 +16,7 @@ _LINE_END = re.compile(rb"(?<!\r)\r++\n")
 _EDGE = re.compile(rb"[\r\n]")
 
 
-class Carriage:
+class ProgressFilter:
     r"""Takes one stream's bytes and gives them back without any ``\r``. No clock: :meth:`release` is called by one.
 
     ``\r`` before ``\n`` is part of the line's end. Any other ends a state: it is dropped when it was overwritten

@@ -54,13 +54,13 @@ class Session:
 
 
 @contextlib.contextmanager
-def attached(session: Session) -> Iterator["Keyboard | None"]:
+def attached(session: Session) -> Iterator["StdinForwarder | None"]:
     """Lends our terminal to the session: keys and window size are passed on. None if we have none to lend."""
     if not session.interactive:
         yield None
         return
     saved = termios.tcgetattr(0)
-    keyboard = Keyboard(session.keys)
+    keyboard = StdinForwarder(session.keys)
     with _resizing(session.keys):
         try:
             tty.setraw(0, termios.TCSADRAIN)
@@ -71,7 +71,7 @@ def attached(session: Session) -> Iterator["Keyboard | None"]:
             termios.tcsetattr(0, termios.TCSADRAIN, saved)
 
 
-class Keyboard:
+class StdinForwarder:
     """Passes on what is typed, in a thread: a command that does not read must not keep its output from being read."""
 
     def __init__(self, to: int, source: int = 0) -> None:

@@ -4,14 +4,14 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from chronoverse.runner.capture.line_splitter import Block
+from chronoverse.runner.capture.line_splitter import LineBatch
 
 #: The part of a marker that names its neighbours.
 _NUMBERS: Final = re.compile(rb"^(\[chronoverse\] .* dropped) between line \d+ and line \d+:")
 
 
 @dataclass(slots=True)
-class Hole:
+class DroppedRange:
     """Lines dropped before the segment ``order``, and the streams left with half a line before them."""
 
     order: int
@@ -24,15 +24,15 @@ class Hole:
         """Lines of the marker."""
         return 1 + len(self.opened)
 
-    def marker(self, index: int, base: int | None, timestamp: str) -> list[Block]:
+    def marker(self, index: int, base: int | None, timestamp: str) -> list[LineBatch]:
         """The lines that stand in their place from ``index`` on. Without a ``base`` nobody knows the numbers yet."""
         size = f" ({self.size} bytes)" if self.size else ""
         number = index + self.marks - 1 + (base or 0)
         place = f" between line {number - 1} and line {number + 1}" if base else " here"
         text = f"[chronoverse] {self.lines} lines{size} dropped{place}: there was no room to keep them"
         # A line whose end was dropped must end here, or the marker would be read as a piece of it.
-        ends = [Block(stream, timestamp, b"", 1) for stream in sorted(self.opened)]
-        return [*ends, Block("stderr", timestamp, text.encode(), 1)]
+        ends = [LineBatch(stream, timestamp, b"", 1) for stream in sorted(self.opened)]
+        return [*ends, LineBatch("stderr", timestamp, text.encode(), 1)]
 
 
 def without_numbers(text: bytes) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from chronoverse.runner.capture.line_splitter import Block
+from chronoverse.runner.capture.line_splitter import LineBatch
 
 #: Bytes of one copy of the state; there are two, then the slots begin.
 STATE_BYTES: Final = 2048
@@ -54,11 +54,11 @@ class SlotHead(NamedTuple):
 class Record(NamedTuple):
     """A block found in a slot, and where the next begins."""
 
-    block: Block
+    block: LineBatch
     end: int
 
 
-def pack(block: Block, order: int) -> bytes:
+def pack(block: LineBatch, order: int) -> bytes:
     """The head of the block's record; its text follows."""
     flags = (block.stream == "stderr") * _STDERR | block.partial * _PARTIAL
     rest = _RECORD.pack(len(block.text), 0, block.timestamp.encode(), block.lines, flags)[8:]
@@ -66,7 +66,7 @@ def pack(block: Block, order: int) -> bytes:
     return struct.pack("<II", len(block.text), check) + rest
 
 
-def whole(block: Block, order: int) -> bytes:
+def whole(block: LineBatch, order: int) -> bytes:
     """The block's whole record."""
     return pack(block, order) + block.text
 
@@ -77,15 +77,17 @@ def lines_at(data: bytes | bytearray | memoryview, at: int) -> tuple[int, int]:
     return lines, at + _RECORD.size + length
 
 
-def block_at(data: bytes | bytearray | memoryview, at: int) -> Block:
+def block_at(data: bytes | bytearray | memoryview, at: int) -> LineBatch:
     """The record at ``at``. Nothing is checked."""
     length, _, timestamp, lines, flags = _RECORD.unpack_from(data, at)
     start = at + _RECORD.size
     stream = "stderr" if flags & _STDERR else "stdout"
-    return Block(stream, timestamp.decode("ascii"), bytes(data[start : start + length]), lines, bool(flags & _PARTIAL))
+    return LineBatch(
+        stream, timestamp.decode("ascii"), bytes(data[start : start + length]), lines, bool(flags & _PARTIAL)
+    )
 
 
-def sound(data: bytes, order: int) -> Iterator[Record]:
+def valid_records(data: bytes, order: int) -> Iterator[Record]:
     """The records at the beginning of ``data``, up to the first that is torn, changed, or of an earlier use.
 
     It ends as well at one that no runner has written, though its checksum is right.

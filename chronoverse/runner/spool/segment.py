@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from chronoverse.joblog.values import Run
-from chronoverse.runner.capture.line_splitter import Block
+from chronoverse.joblog.values import LineRun
+from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool import records
 from chronoverse.runner.spool.spool_file import SpoolFile
 
@@ -43,7 +43,7 @@ class Segment:
         """Its slot's header."""
         return records.SlotHead(self.order, -1 if self.index is None else self.index, self.ordinal, self.prelude)
 
-    def add(self, block: Block, file: SpoolFile | None) -> None:
+    def add(self, block: LineBatch, file: SpoolFile | None) -> None:
         """Appends the block. Raises OSError, with nothing changed, when the disk has no room."""
         head = records.pack(block, self.order)
         if self.data is not None:
@@ -69,13 +69,13 @@ class Segment:
         assert self.slot is not None
         return file.read(self.slot, start, length)
 
-    def give_prelude(self, blocks: list[Block]) -> None:
+    def give_prelude(self, blocks: list[LineBatch]) -> None:
         """Puts lines before its own."""
         self.prelude = b"".join(records.whole(block, self.order) for block in blocks)
         self.prelude_lines = len(blocks)
 
 
-def parts(block: Block, limit: int) -> Iterator[Block]:
+def parts(block: LineBatch, limit: int) -> Iterator[LineBatch]:
     """The block as blocks of at most ``limit`` bytes, cut between lines; a longer line stays as long as it is."""
     text = block.text
     while len(text) > limit:
@@ -83,18 +83,18 @@ def parts(block: Block, limit: int) -> Iterator[Block]:
         cut = text.find(b"\n") if cut < 0 else cut
         if cut < 0:
             break
-        yield Block(block.stream, block.timestamp, text[:cut], text.count(b"\n", 0, cut) + 1)
+        yield LineBatch(block.stream, block.timestamp, text[:cut], text.count(b"\n", 0, cut) + 1)
         text = text[cut + 1 :]
-    yield Block(block.stream, block.timestamp, text, text.count(b"\n") + 1, block.partial)
+    yield LineBatch(block.stream, block.timestamp, text, text.count(b"\n") + 1, block.partial)
 
 
 def recovered(slot: int, head: records.SlotHead, data: bytes) -> tuple[Segment, set[str]]:
     """A segment out of its slot, and the streams whose last line in it is not whole."""
     index = None if head.start < 0 else head.start
     segment = Segment(head.order, index, head.ordinal, data=None, slot=slot)
-    segment.give_prelude([found.block for found in records.sound(head.prelude, head.order)])
+    segment.give_prelude([found.block for found in records.valid_records(head.prelude, head.order)])
     opened: set[str] = set()
-    for block, end in records.sound(data, head.order):
+    for block, end in records.valid_records(data, head.order):
         segment.lines += block.lines
         segment.text_bytes += len(block.text)
         segment.size = end
@@ -118,12 +118,12 @@ class Cursor:
         self._order = -1
         self._texts = (-1, 0, [])
 
-    def runs(self, segment: Segment, index: int, file: SpoolFile | None, lines: int, size: int) -> list[Run]:
+    def runs(self, segment: Segment, index: int, file: SpoolFile | None, lines: int, size: int) -> list[LineRun]:
         """Lines from ``index`` on: up to ``lines`` of them, and about ``size`` bytes; none behind the segment's end."""
         assert segment.index is not None
         if self._order != segment.order or index < self._index:
             self._order, self._at, self._index = segment.order, 0, segment.index
-        runs: list[Run] = []
+        runs: list[LineRun] = []
         end = len(segment.prelude) + segment.size
         while self._at < end and lines > 0 and size > 0:
             head = self._bytes(segment, file, records.RECORD_HEAD_BYTES)
@@ -140,12 +140,12 @@ class Cursor:
             self._index += count
         return runs
 
-    def _run(self, segment: Segment, file: SpoolFile | None, length: int, start: int, lines: int) -> Run:
+    def _run(self, segment: Segment, file: SpoolFile | None, length: int, start: int, lines: int) -> LineRun:
         block = records.block_at(*self._bytes(segment, file, length))
         if self._texts[:2] != (segment.order, self._at):
             self._texts = (segment.order, self._at, block.encoded())
         messages = self._texts[2][start : start + lines]
-        return Run(block.timestamp, block.stream, block.partial, messages)
+        return LineRun(block.timestamp, block.stream, block.partial, messages)
 
     def _bytes(self, segment: Segment, file: SpoolFile | None, length: int) -> tuple[bytes, int]:
         order, start, data = self._window

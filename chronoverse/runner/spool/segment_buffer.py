@@ -20,11 +20,11 @@ from typing import Any, Final
 
 from chronoverse.errors import SpoolError
 from chronoverse.joblog.values import MAX_NUMBER
-from chronoverse.runner.capture.line_splitter import Block
+from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool import records
-from chronoverse.runner.spool.dropped_range import Hole, without_numbers
+from chronoverse.runner.spool.dropped_range import DroppedRange, without_numbers
 from chronoverse.runner.spool.segment import Segment, parts, recovered
-from chronoverse.runner.spool.spool_file import Room, SpoolFile
+from chronoverse.runner.spool.spool_file import SpoolFile, SpoolRoom
 
 #: Seconds before a file that could not be made is tried again.
 RETRY_SECONDS: Final = 5.0
@@ -38,10 +38,10 @@ class _Impossible(Exception):
     """Raised when the slots of a file cannot all be what they say."""
 
 
-class Stock:
+class SegmentBuffer:
     """The segments, in memory or in the file. What lines are safe or known elsewhere is told to it."""
 
-    def __init__(self, room: Room, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, room: SpoolRoom, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.segments: deque[Segment] = deque()
         self.file: SpoolFile | None = None
         #: What was noted last: by this process, or by the one that left the file.
@@ -55,7 +55,7 @@ class Stock:
         self.room = room
         self._monotonic = monotonic
         self._capacity = room.slot_bytes - records.SLOT_HEAD_BYTES
-        self._hole: Hole | None = None
+        self._hole: DroppedRange | None = None
         self._opened: set[str] = set()
         self._order = self._ordinal = 0
         self._retry_at = 0.0
@@ -63,10 +63,10 @@ class Stock:
         self._is_renamed = False
 
     @classmethod
-    def recover(cls, path: Path, room: Room) -> "Stock":
+    def recover(cls, path: Path, room: SpoolRoom) -> "SegmentBuffer":
         """What a runner left behind in a file. Raises :class:`SpoolError`."""
         file, state = SpoolFile.open(path, room.file_bytes)
-        stock = cls(Room(path.parent, room.name, room.memory_bytes, room.file_bytes, 0, file.slot_bytes))
+        stock = cls(SpoolRoom(path.parent, room.name, room.memory_bytes, room.file_bytes, 0, file.slot_bytes))
         stock.file, stock.state = file, state
         try:
             stock._load(file)
@@ -81,7 +81,7 @@ class Stock:
         front = self.segments[0] if self.segments else None
         return self.acked if front is None or front.index is None else front.index
 
-    def add(self, block: Block) -> None:
+    def add(self, block: LineBatch) -> None:
         """Takes a block, or counts it as dropped."""
         limit = self._capacity - records.RECORD_HEAD_BYTES
         for part in parts(block, limit) if len(block.text) > limit else (block,):
@@ -118,7 +118,7 @@ class Stock:
         self._is_renamed = True
         self.state = {name: value for name, value in self.state.items() if name in _OF_ANY_JOB}
         for segment in self.segments:
-            blocks = [found.block for found in records.sound(segment.prelude, segment.order)]
+            blocks = [found.block for found in records.valid_records(segment.prelude, segment.order)]
             segment.give_prelude([block._replace(text=without_numbers(block.text)) for block in blocks])
 
     def locate(self, index: int, base: int) -> Segment | None:
@@ -167,7 +167,7 @@ class Stock:
 
     # Taking room
 
-    def _store(self, block: Block) -> None:
+    def _store(self, block: LineBatch) -> None:
         size = records.RECORD_HEAD_BYTES + len(block.text)
         for _ in range(_TRIES if size <= self._capacity else 0):
             segment = self._tail(size) or self._grow()
@@ -253,7 +253,7 @@ class Stock:
     def _drop(self, opened: frozenset[str], lines: int, size: int, order: int, printed: int) -> None:
         """Lines were dropped just before the segment ``order``. The last of them was the job's line ``printed``."""
         if self._hole is None:
-            self._hole = Hole(order, opened)
+            self._hole = DroppedRange(order, opened)
             self.end += self._hole.marks
             for segment in self.segments:
                 segment.index = None if segment.order >= order else segment.index
@@ -322,7 +322,7 @@ class Stock:
             missing = segment.ordinal - self._ordinal
             segment.index = self.end
             if missing > 0 and not segment.prelude:
-                self._hole = Hole(segment.order, frozenset(self._opened), missing)
+                self._hole = DroppedRange(segment.order, frozenset(self._opened), missing)
                 self._close_hole(segment, self.state.get("base"))
             self.segments.append(segment)
             self.end = segment.end
@@ -333,7 +333,7 @@ class Stock:
         self._taken = self.end
         missing = self.state.get("printed", 0) - self._ordinal
         if missing > 0:
-            self._hole = Hole(self._order, frozenset(self._opened), missing)
+            self._hole = DroppedRange(self._order, frozenset(self._opened), missing)
             self.end += self._hole.marks
             self._ordinal += missing
             self.dropped += missing

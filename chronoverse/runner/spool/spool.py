@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from chronoverse.joblog.values import Line, Run, lines_of
-from chronoverse.runner.capture.line_splitter import Block
+from chronoverse.joblog.values import Line, LineRun, lines_of
+from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool.segment import Cursor
-from chronoverse.runner.spool.segment_buffer import Stock
-from chronoverse.runner.spool.spool_file import Room
+from chronoverse.runner.spool.segment_buffer import SegmentBuffer
+from chronoverse.runner.spool.spool_file import SpoolRoom
 
 #: Lines of one append: enough to make the round trip cheap, few enough to hold the server for about a millisecond.
 BATCH_LINES: Final = 500
@@ -21,12 +21,12 @@ BATCH_LINES: Final = 500
 BATCH_BYTES: Final = 1_048_576
 
 
-class Batch(NamedTuple):
+class SpoolBatch(NamedTuple):
     """Lines to be sent at once, the first of them with the index ``start``."""
 
     start: int
     end: int
-    runs: list[Run]
+    runs: list[LineRun]
 
     def lines(self, base: int) -> list[Line]:
         """Numbered: a line's number is its index plus ``base``."""
@@ -36,8 +36,8 @@ class Batch(NamedTuple):
 class Spool:
     """A bounded queue of lines that keeps what it hands out until it is released. ``put`` never waits for the store."""
 
-    def __init__(self, room: Room | None = None, stock: Stock | None = None) -> None:
-        self._stock = stock or Stock(room or Room())
+    def __init__(self, room: SpoolRoom | None = None, stock: SegmentBuffer | None = None) -> None:
+        self._stock = stock or SegmentBuffer(room or SpoolRoom())
         self._changed = threading.Condition()
         self._cursor = Cursor()
         self._wanted: tuple[int, int] = (0, 1)
@@ -47,12 +47,12 @@ class Spool:
         self._keeps_all = False
 
     @classmethod
-    def recover(cls, path: Path, room: Room | None = None, *, keep_all: bool = False) -> "Spool":
+    def recover(cls, path: Path, room: SpoolRoom | None = None, *, keep_all: bool = False) -> "Spool":
         """The spool that a runner left behind in a file; more can be put into it. Raises :class:`SpoolError`.
 
         With ``keep_all`` what is released stays in the file, until the spool is abandoned.
         """
-        spool = cls(stock=Stock.recover(path, room or Room()))
+        spool = cls(stock=SegmentBuffer.recover(path, room or SpoolRoom()))
         spool._keeps_all = keep_all
         return spool
 
@@ -98,7 +98,7 @@ class Spool:
         file = self._stock.file
         return file.path if file else None
 
-    def put(self, block: Block) -> None:
+    def put(self, block: LineBatch) -> None:
         """Takes a block, or counts it as dropped."""
         with self._changed:
             if self._abandoned:
@@ -136,7 +136,7 @@ class Spool:
         with self._changed:
             self._stock.rename()
 
-    def hurry(self, hurried: bool) -> None:
+    def force_spill(self, hurried: bool) -> None:
         """The store is away: what waits goes to the file at once, so that it outlives us too. Or it is back."""
         with self._changed:
             self._stock.hurried = hurried
@@ -159,7 +159,7 @@ class Spool:
             self._changed.wait_for(lambda: self.acked > self._safe, seconds)
             return self.acked > self._safe
 
-    def take(self, index: int, base: int) -> Batch | None:
+    def take(self, index: int, base: int) -> SpoolBatch | None:
         """Lines from ``index`` on, if there are any. From now on what ``base`` + index numbers them is fixed."""
         with self._changed:
             segment = self._stock.locate(index, base)
@@ -167,7 +167,7 @@ class Spool:
         if segment is None:
             return None
         runs = self._cursor.runs(segment, index, file, BATCH_LINES, BATCH_BYTES)
-        return Batch(index, index + sum(len(run.messages) for run in runs), runs) if runs else None
+        return SpoolBatch(index, index + sum(len(run.messages) for run in runs), runs) if runs else None
 
     def lines(self, base: int = 1) -> Iterator[Line]:
         """All that is kept, numbered as :meth:`take` does."""

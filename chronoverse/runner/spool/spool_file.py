@@ -44,7 +44,7 @@ _NAME_CHARACTERS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class SpoolRoom:
     """The bounds, in bytes, and where the file goes; without a ``directory`` there is none."""
 
     directory: Path | None = None
@@ -240,7 +240,7 @@ _STATE: Final[Mapping[str, Callable[[Any], bool]]] = {
 }
 
 
-def leftovers(directory: Path) -> list[Path]:
+def orphaned_spools(directory: Path) -> list[Path]:
     """Spool files that no process has open, oldest first."""
     found = []
     # Whatever else has such a name, a pipe, say, might never be opened.

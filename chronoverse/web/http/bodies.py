@@ -23,7 +23,7 @@ from werkzeug.exceptions import (
 )
 
 from chronoverse.errors import AtCapacity, ShareUsed
-from chronoverse.web.http.event_loop import Sparingly, let_others
+from chronoverse.web.http.event_loop import TimedYield, yield_to_loop
 from chronoverse.web.http.shares import Shares
 from chronoverse.web.streaming.connection import half_close
 
@@ -48,7 +48,7 @@ SMALL_HELD_BYTES: Final = 16_777_216
 HELD_BODIES: Final = 8
 #: Times the limit that is read of a body that is refused, and thrown away: a client whose connection is closed while it
 #: still sends may see a reset instead of the answer.
-HEAR_OUT: Final = 2
+DRAIN_BODIES: Final = 2
 #: Brackets, commas and quotation marks outside of texts, beyond which a body is not parsed: parsing takes time and
 #: memory for each value, not for each byte (8 MiB of ``[],`` take 0.6 s and 300 MB). 500 lines have 9,500.
 MAX_MARKS: Final = 20_000
@@ -135,7 +135,7 @@ class Bodies:
         try:
             sent = self._read(incoming, request.content_length or 0, room)
         except (RequestEntityTooLarge, ShareUsed, AtCapacity):
-            incoming.hear_out(HEAR_OUT * self._limit)
+            incoming.drain(DRAIN_BODIES * self._limit)
             raise
         return self._inflate(sent, room) if "gzip" in coding else sent
 
@@ -170,7 +170,7 @@ class Bodies:
 def _inflated(sent: bytearray) -> Iterator[bytes]:
     """The gzip member ``sent``, inflated slice by slice. Raises 400 when it is not one whole member."""
     inflater = zlib.decompressobj(_GZIP)
-    let_others_sparingly = Sparingly(TURN_SECONDS)
+    let_others_sparingly = TimedYield(TURN_SECONDS)
     for start in range(0, len(sent), SLICE_BYTES):
         rest: bytes | bytearray = sent[start : start + SLICE_BYTES]
         more = True
@@ -202,7 +202,7 @@ class _Incoming:
         self._read_seconds = read_seconds
         self._receive_seconds = receive_seconds
         self._ends_at = time.monotonic() + receive_seconds
-        self._let_others = Sparingly(TURN_SECONDS)
+        self._let_others = TimedYield(TURN_SECONDS)
 
     def read(self) -> bytes:
         """Up to :data:`READ_BYTES`; none when this is all."""
@@ -223,7 +223,7 @@ class _Incoming:
             raise BadRequest("the body broke off") from error
         return data
 
-    def hear_out(self, limit: int) -> None:
+    def drain(self, limit: int) -> None:
         """Reads on, up to ``limit`` bytes; if there is more, nobody will read it."""
         left = limit
         while left > 0 and (data := self.read()):
@@ -241,7 +241,7 @@ class _Incoming:
 def _load(body: bytearray, schema: Schema) -> Mapping[str, Any]:
     _check_structure(body)
     # Each step goes through all of the body. A short one takes less time than the others' turn would.
-    others: Callable[[], object] = let_others if len(body) > SLICE_BYTES else bool
+    others: Callable[[], object] = yield_to_loop if len(body) > SLICE_BYTES else bool
     others()
     try:
         document = orjson.loads(body)
@@ -264,7 +264,7 @@ def _check_structure(body: bytearray) -> None:
     It goes through the body slice by slice and lets others go on in between. Escapes are taken out first, as the parser
     understands them, from left to right: every quotation mark that is left begins or ends a text.
     """
-    let_others_sparingly = Sparingly(TURN_SECONDS)
+    let_others_sparingly = TimedYield(TURN_SECONDS)
     marks, in_text, escape = 0, 0, b""
     for start in range(0, len(body), SLICE_BYTES):
         let_others_sparingly()

@@ -9,32 +9,32 @@ from typing import Final, TypeVar
 
 from flask import g, request
 
-from chronoverse.archive.object_store import Objects
-from chronoverse.archive.reader import Archive
+from chronoverse.archive.object_store import ObjectStore
+from chronoverse.archive.reader import ArchiveReader
 from chronoverse.auth.tokens import READ, WRITE, Principal, Verifier
-from chronoverse.embedded.server import Hold
+from chronoverse.embedded.server import ServerLease
 from chronoverse.errors import AtCapacity, JobNotFound, ShareUsed
-from chronoverse.history.tiered_log import NoArchive
+from chronoverse.history.tiered_log import MissingArchive
 from chronoverse.joblog.values import Job, JobRef
-from chronoverse.live.fair_lock import Turns
-from chronoverse.live.replay_cache import Pieces
+from chronoverse.live.fair_lock import FairLock
+from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.web.http.bodies import Bodies
 from chronoverse.web.http.client_ip import Proxies
-from chronoverse.web.http.event_loop import ARRIVING_SECONDS, Sparingly, in_thread, let_others, when_idle
+from chronoverse.web.http.event_loop import ARRIVING_SECONDS, TimedYield, in_thread, when_idle, yield_to_loop
 from chronoverse.web.http.page_budget import PAGES_BYTES
 from chronoverse.web.http.problems import problem
 from chronoverse.web.http.request_id import request_id
 from chronoverse.web.http.schemas import Blueprint
 from chronoverse.web.http.shares import Shares
-from chronoverse.web.http.token_bucket import Rates
+from chronoverse.web.http.token_bucket import TokenBuckets
 from chronoverse.web.http.tracing import SPAN, Traces
-from chronoverse.web.streaming.admission import Guest, Streams
-from chronoverse.web.streaming.ended_jobs import Ended
+from chronoverse.web.streaming.admission import AdmissionControl, StreamTicket
+from chronoverse.web.streaming.ended_jobs import EndedJobCache
 from chronoverse.web.streaming.presence import Presence
-from chronoverse.web.streaming.stream_writer import Outlets
+from chronoverse.web.streaming.stream_writer import StreamWriters
 
 #: Seconds a viewer that comes waits for its turn: a crowd of some thousands is let in within that.
 ARRIVAL_SECONDS: Final = 10.0
@@ -62,49 +62,49 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class Dependencies:
     """Built once per worker by ``create_app``."""
 
     settings: Settings
     store: Store
     tail: Tail
-    pieces: Pieces
-    ended: Ended
-    archive: Archive | NoArchive
+    pieces: ReplayCache
+    ended: EndedJobCache
+    archive: ArchiveReader | MissingArchive
     verifier: Verifier
-    streams: Streams
-    outlets: Outlets
+    streams: AdmissionControl
+    outlets: StreamWriters
     #: Reads what requests send.
     bodies: Bodies
     #: For viewers that come.
-    arrivals: Turns
+    arrivals: FairLock
     #: Ours on the embedded server, None where the store is somebody else's.
-    hold: Hold | None = None
+    hold: ServerLease | None = None
     #: Where archived logs lie; None where there is no archive.
-    objects: Objects | None = None
+    objects: ObjectStore | None = None
     #: Where they are asked for.
     traces: Traces | None = None
     #: Turns at reading many stored lines or looking at many jobs; see :meth:`scanning`.
-    scans: dict[Hashable, Turns] = field(default_factory=lambda: _by_server(SCANS))
+    scans: dict[Hashable, FairLock] = field(default_factory=lambda: _by_server(SCANS))
     #: The same at searching the archive, of which the store has the index; see :meth:`searching`.
-    searches: dict[Hashable, Turns] = field(default_factory=lambda: _by_server(SEARCHES))
+    searches: dict[Hashable, FairLock] = field(default_factory=lambda: _by_server(SEARCHES))
     #: The moments in which the worker has nothing else to do; see :meth:`stand_back`.
-    leisure: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, when_idle))
+    leisure: FairLock = field(default_factory=lambda: FairLock(SCAN_WAIT_SECONDS, AtCapacity, when_idle))
     #: The same for who has waited for them long enough: one in a round of the event loop.
-    rounds: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, let_others))
+    rounds: FairLock = field(default_factory=lambda: FairLock(SCAN_WAIT_SECONDS, AtCapacity, yield_to_loop))
     #: Turns at beginning a request: however many come together, the event loop goes round between some of them and the
     #: next.
-    turns: Turns = field(default_factory=lambda: Turns(ARRIVAL_SECONDS, AtCapacity, Sparingly(ARRIVING_SECONDS)))
+    turns: FairLock = field(default_factory=lambda: FairLock(ARRIVAL_SECONDS, AtCapacity, TimedYield(ARRIVING_SECONDS)))
     #: Turns at a processor for heavy expressions; see :meth:`heavy_work`.
-    heavy: Turns = field(default_factory=lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity))
+    heavy: FairLock = field(default_factory=lambda: FairLock(SCAN_WAIT_SECONDS, AtCapacity))
     #: Bytes of pages that are being made.
     pages: Shares = field(default_factory=lambda: Shares(PAGES_BYTES, "pages that are being made"))
     #: Turns at making a page or a listing; see :meth:`paging`.
-    page_turns: dict[Hashable, Turns] = field(default_factory=lambda: _by_server(PAGES, OWN_PAGES))
+    page_turns: dict[Hashable, FairLock] = field(default_factory=lambda: _by_server(PAGES, OWN_PAGES))
     #: Bytes of answers that their clients have not taken yet.
     answers: Shares = field(default_factory=lambda: Shares(ANSWERS_BYTES, "answers that are not read yet"))
     #: How fast runners publish.
-    rates: Rates = field(default_factory=Rates)
+    rates: TokenBuckets = field(default_factory=TokenBuckets)
     #: Whether anybody watches something live, here or in another worker.
     presence: Presence = field(default_factory=Presence)
     proxies: Proxies = field(default_factory=Proxies)
@@ -118,7 +118,7 @@ class Services:
 
     def job(self, ref: JobRef) -> Job:
         """A fresh look at a job that must exist. Raises: :class:`JobNotFound`."""
-        job = self.store.look(ref)
+        job = self.store.get_job(ref)
         if job is None:
             raise JobNotFound("no such job")
         return job
@@ -187,17 +187,17 @@ class Services:
             return None
 
 
-def _by_server(at_once: int, each: int | None = None) -> dict[Hashable, Turns]:
+def _by_server(at_once: int, each: int | None = None) -> dict[Hashable, FairLock]:
     """Turns for each server of the store: one that does not answer holds up requests for its own jobs only."""
     used_up = None if each is None else ShareUsed
-    return defaultdict(lambda: Turns(SCAN_WAIT_SECONDS, AtCapacity, at_once=at_once, each=each, used_up=used_up))
+    return defaultdict(lambda: FairLock(SCAN_WAIT_SECONDS, AtCapacity, at_once=at_once, each=each, used_up=used_up))
 
 
-def guest(services: Services) -> Guest:
+def stream_ticket(services: Dependencies) -> StreamTicket:
     """Who is asking, as far as places for streams go."""
     address = services.proxies.client(request.remote_addr or "", request.headers.get("X-Forwarded-For"))
     span = request.environ.get(SPAN)
-    return Guest(principal().subject, address, request_id() or "", services.monotonic(), span)
+    return StreamTicket(principal().subject, address, request_id() or "", services.monotonic(), span)
 
 
 def principal() -> Principal:

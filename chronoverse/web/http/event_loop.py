@@ -16,7 +16,7 @@ STAND_BACK_SECONDS: Final = 0.005
 ARRIVING_SECONDS: Final = 0.002
 
 
-def let_others() -> None:
+def yield_to_loop() -> None:
     """Comes back when the event loop has looked at every socket once more and run what was due.
 
     ``sleep(0)`` would not do: gevent runs all who sleep so in a row, for 5 ms, before it looks at a socket again.
@@ -48,7 +48,7 @@ def in_thread(work: Callable[[], _Result]) -> _Result:
     return result
 
 
-class Sparingly:
+class TimedYield:
     """Lets others go on when they could not for ``seconds``: a round of the loop costs a tenth of letting one in."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -59,5 +59,5 @@ class Sparingly:
     def __call__(self) -> None:
         """To be called now and then."""
         if self._clock() >= self._until:
-            let_others()
+            yield_to_loop()
             self._until = self._clock() + self._seconds

@@ -10,17 +10,17 @@ import gevent.socket
 import orjson
 from flask import Response, request
 
-from chronoverse.archive.reader import Archive
+from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.search import search as archive_search
 from chronoverse.errors import ArchiveUnavailable, AtCapacity, InvalidCursor, TooExpensive
-from chronoverse.history.tiered_log import History
+from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.entries import Entry, RawEntry
 from chronoverse.joblog.matcher import Matcher
-from chronoverse.joblog.time_range import Period
+from chronoverse.joblog.time_range import TimeRange
 from chronoverse.joblog.values import MAX_NUMBER, Job, JobRef, Line
 from chronoverse.web.http.cursors import decode_cursor
-from chronoverse.web.http.dependencies import Services, principal
-from chronoverse.web.http.event_loop import in_thread, let_others
+from chronoverse.web.http.dependencies import Dependencies, principal
+from chronoverse.web.http.event_loop import in_thread, yield_to_loop
 from chronoverse.web.http.page_budget import LINE_CHARACTERS, PAGE_BYTES, PageBudget
 from chronoverse.web.streaming.connection import on_hangup
 
@@ -43,14 +43,14 @@ SLICE_SECONDS: Final = 0.00025
 BATCH_CHARACTERS: Final = 256 * 2**10
 
 
-class Turns:
+class TimeSlice:
     """Gives everybody else a turn now and then; to be asked for each line that something is done with.
 
     ``others`` lets them run, when this has gone on for ``seconds`` by ``clock``.
     """
 
     def __init__(
-        self, clock: Callable[[], float], others: Callable[[], object] = let_others, seconds: float = TURN_SECONDS
+        self, clock: Callable[[], float], others: Callable[[], object] = yield_to_loop, seconds: float = TURN_SECONDS
     ) -> None:
         self._clock = clock
         self._others = others
@@ -58,7 +58,7 @@ class Turns:
         self._until = clock() + seconds
 
     @classmethod
-    def of_search(cls, services: Services) -> "Turns":
+    def of_search(cls, services: Dependencies) -> "TimeSlice":
         """Turns for a search, which goes on only when nobody else has anything to do."""
         return cls(services.monotonic, services.stand_back, SLICE_SECONDS)
 
@@ -69,7 +69,7 @@ class Turns:
             self._until = self._clock() + self._seconds
 
 
-class Batch(NamedTuple):
+class LineBatchRead(NamedTuple):
     """Lines in the order asked for, the number of the last entry looked at, and whether there are none behind it.
 
     ``found``: each of them is known to match what is searched for.
@@ -85,10 +85,10 @@ class Search(NamedTuple):
     """What is looked for, for the archive to rule out what need not be read."""
 
     matcher: Matcher
-    period: Period
+    period: TimeRange
 
 
-class Page(NamedTuple):
+class LinesPage(NamedTuple):
     """A page's lines by number, each as JSON, the number of the last entry looked at, and whether others follow."""
 
     lines: dict[int, bytes]
@@ -106,7 +106,7 @@ Spell = Callable[[Line, PageBudget], dict[int, bytes] | None]
 
 
 @contextlib.contextmanager
-def page_budget(services: Services, ref: JobRef, limit: int) -> Iterator[PageBudget]:
+def page_budget(services: Dependencies, ref: JobRef, limit: int) -> Iterator[PageBudget]:
     """The budget of a page of up to ``limit`` lines of ``ref``, in the request's turn. It shrinks when the client
     leaves.
 
@@ -130,12 +130,12 @@ def page_budget(services: Services, ref: JobRef, limit: int) -> Iterator[PageBud
 class _StoreInTurn:
     """The store for :class:`History`: each read of lines waits for its ``subject``'s turn."""
 
-    def __init__(self, services: Services, subject: str) -> None:
+    def __init__(self, services: Dependencies, subject: str) -> None:
         self._services = services
         self._subject = subject
 
     def look(self, job: JobRef) -> Job | None:
-        return self._services.store.look(job)
+        return self._services.store.get_job(job)
 
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
         with self._services.scanning(job, self._subject):
@@ -143,15 +143,15 @@ class _StoreInTurn:
 
 
 def batches(
-    services: Services,
+    services: Dependencies,
     job: Job,
     place: int,
     *,
     descending: bool = False,
     limit: int | None = None,
     search: Search | None = None,
-    others: Callable[[], object] = let_others,
-) -> Iterator[Batch]:
+    others: Callable[[], object] = yield_to_loop,
+) -> Iterator[LineBatchRead]:
     """The log strictly after ``place`` in the order asked for. ``others`` is called between two batches.
 
     ``limit`` is how many entries are wanted, where that is known. With so few, only reads of the store wait for a turn,
@@ -162,11 +162,11 @@ def batches(
     archive = services.archive
     # A download goes on when its request's context is gone.
     subject = principal().subject
-    history = History(services.store if limit is None else _StoreInTurn(services, subject), archive, job)
+    history = TieredLog(services.store if limit is None else _StoreInTurn(services, subject), archive, job)
     most = max(1, min(MAX_BATCH, READ_BYTES // services.settings.max_line_bytes))
     count = min(FIRST_BATCH, most)
     while True:
-        if search and isinstance(archive, Archive) and _is_archived(history.job, place, descending):
+        if search and isinstance(archive, ArchiveReader) and _is_archived(history.job, place, descending):
             try:
                 for batch in _search(services, archive, history.job, place, descending, search):
                     place = batch.place
@@ -194,7 +194,7 @@ def batches(
             services.job(job.ref)
         if limit is not None:
             limit -= len(lines)
-        yield Batch(lines, place, last)
+        yield LineBatchRead(lines, place, last)
         if last:
             return
         others()
@@ -219,10 +219,10 @@ def _is_archived(job: Job, place: int, descending: bool) -> bool:
 
 
 def _search(
-    services: Services, archive: Archive, job: Job, place: int, descending: bool, search: Search
-) -> Iterator[Batch]:
+    services: Dependencies, archive: ArchiveReader, job: Job, place: int, descending: bool, search: Search
+) -> Iterator[LineBatchRead]:
     """What the archive has of it, a frame at a time."""
-    turns = Turns.of_search(services)
+    turns = TimeSlice.of_search(services)
     since, until = search.period
     how = partial(
         archive_search, descending=descending, since=since, until=until, work=services.heavy_work, pause=turns.give
@@ -233,7 +233,7 @@ def _search(
             frame = next(frames, None)
         if frame is None:
             return
-        yield Batch(frame.lines, frame.place, False, found=True)
+        yield LineBatchRead(frame.lines, frame.place, False, found=True)
         turns.give()
 
 
@@ -251,7 +251,7 @@ def spell_line(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
 
 
 def page(
-    services: Services,
+    services: Dependencies,
     job: Job,
     place: int,
     limit: int,
@@ -261,7 +261,7 @@ def page(
     wanted: Callable[[Line], bool] | None = None,
     search: Search | None = None,
     spell: Spell = spell_line,
-) -> Page:
+) -> LinesPage:
     """Up to ``limit`` lines, strictly after ``place`` in the order asked for, and what ``spell`` adds to them.
 
     Those that match ``search`` and are ``wanted``; all, without either. Fewer when the ``budget`` is used up.
@@ -272,29 +272,29 @@ def page(
     found, begun = 0, False
     # A page that goes through many lines to find a few stands back.
     many = bool(wanted or search)
-    turns = Turns.of_search(services) if many else Turns(services.monotonic)
-    most, others = (None, services.stand_back) if many else (limit, let_others)
+    turns = TimeSlice.of_search(services) if many else TimeSlice(services.monotonic)
+    most, others = (None, services.stand_back) if many else (limit, yield_to_loop)
     try:
         for batch in batches(services, job, place, descending=descending, limit=most, search=search, others=others):
             for line in batch.lines:
                 turns.give()
                 if begun and budget.is_used_up():
-                    return Page(lines, place, True)
+                    return LinesPage(lines, place, True)
                 begun = True
                 budget.entries_left -= 1
                 there = wanted is None or wanted(line)
                 if there and (search is None or batch.found or matches(search.matcher, line, services.heavy_work)):
                     spelt = spell(line, budget)
                     if spelt is None:
-                        return Page(lines, place, True)
+                        return LinesPage(lines, place, True)
                     lines.update(spelt)
                     found += 1
                 place = line.sequence_num
                 if found == limit:
-                    return Page(lines, place, _more(job, place, descending))
+                    return LinesPage(lines, place, _more(job, place, descending))
             place = batch.place
             if batch.last:
-                return Page(lines, place, False)
+                return LinesPage(lines, place, False)
             begun = True
             if budget.is_used_up():
                 break
@@ -302,8 +302,8 @@ def page(
         # What was found before that line comes first; the next page says it.
         if not lines:
             raise
-        return Page(lines, place, True)
-    return Page(lines, place, _more(job, place, descending))
+        return LinesPage(lines, place, True)
+    return LinesPage(lines, place, _more(job, place, descending))
 
 
 def matches(matcher: Matcher, line: Line, heavy_work: Callable[[Callable[[], bool]], bool] = in_thread) -> bool:

@@ -17,15 +17,15 @@ SUBJECTS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
+class TokenBucket:
     """Bytes that may be published at the monotonic time ``at``, in seconds. Below zero they are a debt."""
 
     level: float
     at: float
 
-    def filled(self, rate: int, now: float) -> "Bucket":
+    def filled(self, rate: int, now: float) -> "TokenBucket":
         """As it is at ``now`` when ``rate`` bytes come in each second, up to those of :data:`BURST_SECONDS`."""
-        return Bucket(min(self.level + rate * (now - self.at), rate * BURST_SECONDS), now)
+        return TokenBucket(min(self.level + rate * (now - self.at), rate * BURST_SECONDS), now)
 
     def wait(self, rate: int) -> int:
         """Whole seconds until something may be published again; 0 when it may be now."""
@@ -33,10 +33,10 @@ class Bucket:
 
 
 #: Of who has published nothing yet.
-_NEW: Final = Bucket(math.inf, 0)
+_NEW: Final = TokenBucket(math.inf, 0)
 
 
-class Rates:
+class TokenBuckets:
     """What this worker has taken of each subject, who may publish ``rate`` bytes a second; None is no bound.
 
     An append is taken as a whole when there is anything left, and what it is too long is paid for by those behind it.
@@ -46,7 +46,7 @@ class Rates:
     def __init__(self, rate: int | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate
         self._clock = clock
-        self._buckets: dict[str, Bucket] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -61,11 +61,11 @@ class Rates:
         if self._rate:
             size = sum(len(message.encode()) + LINE_BYTES for message in messages)
             bucket = self._bucket(subject, self._rate)
-            self._buckets[subject] = Bucket(bucket.level - size, bucket.at)
+            self._buckets[subject] = TokenBucket(bucket.level - size, bucket.at)
             if len(self._buckets) > SUBJECTS:
                 self._forget(self._rate)
 
-    def _bucket(self, subject: str, rate: int) -> Bucket:
+    def _bucket(self, subject: str, rate: int) -> TokenBucket:
         return self._buckets.get(subject, _NEW).filled(rate, self._clock())
 
     def _forget(self, rate: int) -> None:

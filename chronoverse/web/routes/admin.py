@@ -7,7 +7,7 @@ from typing import Any, Final
 from flask import Response, request
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from chronoverse.archive.redaction import Done, Redaction, Wish
+from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
 from chronoverse.archive.retention import delete_job, left_of
 from chronoverse.auth.tokens import ADMIN
 from chronoverse.errors import JobNotFound, NoArchive
@@ -15,8 +15,8 @@ from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.values import MAX_NUMBER, JobRef, Line, iso_timestamp
 from chronoverse.web.http import pages
 from chronoverse.web.http.bodies import SHARE_USED
-from chronoverse.web.http.dependencies import Services, principal
-from chronoverse.web.http.event_loop import let_others
+from chronoverse.web.http.dependencies import Dependencies, principal
+from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.publish_schemas import WholeNumber
 from chronoverse.web.http.request_id import request_id
 from chronoverse.web.http.schemas import Blueprint, ProblemSchema, Query, compiles
@@ -94,7 +94,7 @@ class RedactionsSchema(Schema):
     redactions = fields.List(fields.Nested(RedactionSchema), required=True)
 
 
-def blueprint(services: Services) -> Blueprint:
+def blueprint(services: Dependencies) -> Blueprint:
     """The routes of administrators."""
     routes = Blueprint("admin", __name__, description="For administrators.")
     services.guard(routes, scope=ADMIN)
@@ -126,7 +126,7 @@ def blueprint(services: Services) -> Blueprint:
         """Who had what redacted."""
         ref = JobRef(workflow_id, job_id)
         services.job(ref)
-        found = services.store.redacted.audit(ref)
+        found = services.store.redaction_log.audit(ref)
         return pages.page_response({"workflow_id": workflow_id, "id": job_id, "redactions": found}, None)
 
     @routes.route(_JOB, methods=["DELETE"])
@@ -140,7 +140,7 @@ def blueprint(services: Services) -> Blueprint:
         A deletion that broke off is finished by another.
         """
         ref = JobRef(workflow_id, job_id)
-        if services.store.look(ref) is None and not left_of(services.store, services.objects, ref):
+        if services.store.get_job(ref) is None and not left_of(services.store, services.objects, ref):
             raise JobNotFound("no such job")
         tombstone_ms = services.store.retention_ms(workflow_id)
         delete_job(services.store, services.objects, ref, tombstone_ms=tombstone_ms)
@@ -151,7 +151,7 @@ def blueprint(services: Services) -> Blueprint:
     return routes
 
 
-def _redact(services: Services, ref: JobRef, body: Mapping[str, Any]) -> Done:
+def _redact(services: Dependencies, ref: JobRef, body: Mapping[str, Any]) -> RedactionResult:
     services.job(ref)
     if services.objects is None:
         raise NoArchive("lines are redacted on their way to the archive, and there is none")
@@ -159,18 +159,18 @@ def _redact(services: Services, ref: JobRef, body: Mapping[str, Any]) -> Done:
     at = iso_timestamp(services.wall_clock())
     audit = {"at": at, "subject": asking, "request_id": request_id(), "reason": reason}
     first, last = body.get("from_", 1), body.get("to", MAX_NUMBER)
-    wish = Wish(first, last, _wanted(services, body), audit, exact="q" not in body)
-    done = Redaction(services.store, services.objects, ref, wish, pause=let_others).run()
+    wish = RedactionRequest(first, last, _wanted(services, body), audit, exact="q" not in body)
+    done = Redaction(services.store, services.objects, ref, wish, pause=yield_to_loop).run()
     services.forget(ref)
     said = {"job": str(ref), "sub": asking, "from": first, "to": done.reached, "lines": done.lines}
     log.info("redacted", extra={"fields": {**said, "reason": reason or "", "pending": done.pending}})
     return done
 
 
-def _wanted(services: Services, body: Mapping[str, Any]) -> Callable[[Line], bool]:
+def _wanted(services: Dependencies, body: Mapping[str, Any]) -> Callable[[Line], bool]:
     if "q" not in body:
         return lambda line: True
-    matcher, turns = Matcher(body["q"], regex=body["regex"]), pages.Turns(services.monotonic)
+    matcher, turns = Matcher(body["q"], regex=body["regex"]), pages.TimeSlice(services.monotonic)
 
     def wanted(line: Line) -> bool:
         turns.give()

@@ -12,14 +12,14 @@ from flask import Response, request
 from chronoverse.errors import AtCapacity, JobNotFound
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.viewer import Viewer
-from chronoverse.web.http.dependencies import Services, guest, principal
-from chronoverse.web.http.pages import Turns, batches, page_budget
+from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
+from chronoverse.web.http.pages import TimeSlice, batches, page_budget
 from chronoverse.web.http.schemas import EVENT, Blueprint, EventsHeaders, EventsQuery, ProblemSchema
 from chronoverse.web.streaming.connection import half_close, on_hangup, tune
-from chronoverse.web.streaming.opening import CONTENT_TYPE, TURN, hand_over, headers, open_viewer, wanted
+from chronoverse.web.streaming.opening import ACCEPT_SLOT, CONTENT_TYPE, detach, headers, open_viewer, viewer_request
 
 
-def blueprint(services: Services) -> Blueprint:
+def blueprint(services: Dependencies) -> Blueprint:
     """The events route."""
     routes = Blueprint("events", __name__, description="A job's log, live and from any offset.")
 
@@ -27,7 +27,7 @@ def blueprint(services: Services) -> Blueprint:
     def one_by_one() -> None:
         # Each costs a millisecond: 60 that come together would keep the lines of all others for as many.
         # Whoever answers without Flask has taken it for those that it leaves to us, or tried to.
-        turn = request.environ.get(TURN)
+        turn = request.environ.get(ACCEPT_SLOT)
         if isinstance(turn, AtCapacity):
             raise turn
         if turn is None:
@@ -51,10 +51,10 @@ def blueprint(services: Services) -> Blueprint:
     )
     def events(workflow_id: str, job_id: str, wait: int, last_event_id: int | None = None, **query: Any) -> Response:
         """Stream a job's log as Server-Sent Events."""
-        ref, asking = JobRef(workflow_id, job_id), guest(services)
+        ref, asking = JobRef(workflow_id, job_id), stream_ticket(services)
         if request.method != "HEAD":
             services.streams.check(asking)
-        job = services.tail.known(ref) or services.ended.look(ref)
+        job = services.tail.known(ref) or services.ended.get_job(ref)
         if job is None and (not wait or services.store.deleted(ref)):
             raise JobNotFound("no such job")
         if last_event_id is not None and job and job.end and last_event_id >= job.end.sequence_num:
@@ -64,13 +64,15 @@ def blueprint(services: Services) -> Blueprint:
             after = start(services, job, query.get("offset"), query.get("tail"), stream)
         if request.method == "HEAD":
             return Response(iter(()), headers=headers(after), content_type=CONTENT_TYPE)
-        asked = wanted(services, ref, job, after, stream, wait, principal().expires_at)
+        asked = viewer_request(services, ref, job, after, stream, wait, principal().expires_at)
         return EventStream(services, after, *open_viewer(services, asking, asked))
 
     return routes
 
 
-def start(services: Services, job: Job | None, offset: int | str | None, tail: int | None, stream: str | None) -> int:
+def start(
+    services: Dependencies, job: Job | None, offset: int | str | None, tail: int | None, stream: str | None
+) -> int:
     """The number to start after."""
     if isinstance(offset, int):
         return offset
@@ -85,13 +87,13 @@ def start(services: Services, job: Job | None, offset: int | str | None, tail: i
     return _start_of_stream_tail(services, job, tail, stream)
 
 
-def _start_of_stream_tail(services: Services, job: Job, tail: int, stream: str) -> int:
+def _start_of_stream_tail(services: Dependencies, job: Job, tail: int, stream: str) -> int:
     """The number before the last ``tail`` lines of one ``stream``, or of those that are found within a page's budget.
 
     Raises: as :func:`chronoverse.web.http.pages.batches` does.
     """
     start = job.last
-    turns = Turns.of_search(services)
+    turns = TimeSlice.of_search(services)
     with page_budget(services, job.ref, 1) as budget:
         for batch in batches(services, job, job.last + 1, descending=True, others=services.stand_back):
             for line in batch.lines:
@@ -107,7 +109,7 @@ def _start_of_stream_tail(services: Services, job: Job, tail: int, stream: str) 
 class EventStream(Response):
     """A viewer's response. It is here that one of two ways is chosen: an outlet, or chunks that the server asks for."""
 
-    def __init__(self, services: Services, after: int, viewer: Viewer, ended: Callable[[], None]) -> None:
+    def __init__(self, services: Dependencies, after: int, viewer: Viewer, ended: Callable[[], None]) -> None:
         super().__init__(iter(()), headers=headers(after), content_type=CONTENT_TYPE)
         self._services = services
         self._viewer = viewer
@@ -117,8 +119,8 @@ class EventStream(Response):
         sock = tune(environ)
         if self._services.outlets.fit(environ):
             fields = self.get_wsgi_headers(environ).to_wsgi_list()
-            return hand_over(self._services, self._viewer, self._ended, sock, fields)
-        undo = on_hangup(sock, self._viewer.hang_up) if sock else None
+            return detach(self._services, self._viewer, self._ended, sock, fields)
+        undo = on_hangup(sock, self._viewer.disconnect) if sock else None
 
         def closed() -> None:
             if undo:

@@ -8,7 +8,7 @@ from flask import Response
 from chronoverse.errors import InvalidCursor, StoreUnavailable
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.web.http.cursors import decode_cursor, encode_cursor
-from chronoverse.web.http.dependencies import Services, principal
+from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.pages import page_response
 from chronoverse.web.http.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema, ProblemSchema
 
@@ -20,7 +20,7 @@ LOOK_JOBS: Final = 10
 SCAN_SECONDS: Final = 0.5
 
 
-def blueprint(services: Services) -> Blueprint:
+def blueprint(services: Dependencies) -> Blueprint:
     """The job routes."""
     routes = Blueprint("jobs", __name__, description="Jobs.")
     services.guard(routes)
@@ -86,7 +86,7 @@ def _score(text: str) -> float:
 
 
 def _page(
-    services: Services, workflow_id: str, place: tuple[float, str] | None, limit: int, status: str | None
+    services: Dependencies, workflow_id: str, place: tuple[float, str] | None, limit: int, status: str | None
 ) -> tuple[list[Job], tuple[float, str] | None]:
     """Up to ``limit`` jobs of that ``status``, and the place to go on from (None when there are no more)."""
     store, subject, until = services.store, principal().subject, services.monotonic() + SCAN_SECONDS
@@ -95,10 +95,10 @@ def _page(
         count = min(LOOK_JOBS, limit - len(found)) if status is None else LOOK_JOBS
         with services.scanning(JobRef(workflow_id, ""), subject):
             listed = store.jobs(workflow_id, place, count)
-            looked = store.look_many([JobRef(workflow_id, job_id) for _, job_id in listed])
+            looked = store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in listed])
             gone = [job_id for (_, job_id), job in zip(listed, looked, strict=True) if job is None]
             if gone:
-                store.forget(workflow_id, gone)
+                store.unlist(workflow_id, gone)
         for at, job in zip(listed, looked, strict=True):
             place = at
             if isinstance(job, StoreUnavailable):

@@ -7,11 +7,11 @@ from flask import Response
 from chronoverse.joblog.values import JobRef
 from chronoverse.web.http import pages
 from chronoverse.web.http.cursors import encode_cursor
-from chronoverse.web.http.dependencies import Services
+from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.schemas import Blueprint, LogsQuery, LogsSchema, ProblemSchema
 
 
-def blueprint(services: Services) -> Blueprint:
+def blueprint(services: Dependencies) -> Blueprint:
     """The history route."""
     routes = Blueprint("logs", __name__, description="History.")
     services.guard(routes)

@@ -7,12 +7,12 @@ from flask import Response, jsonify
 
 from chronoverse import metrics
 from chronoverse.errors import Draining
-from chronoverse.web.http.dependencies import Services
+from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.openapi import Document
 from chronoverse.web.http.schemas import Blueprint, ProblemSchema, StatusSchema
 
 
-def blueprint(services: Services, document: Document) -> Blueprint:
+def blueprint(services: Dependencies, document: Document) -> Blueprint:
     """The operators' routes. None of them needs a token, and none tells of a job."""
     routes = Blueprint("ops", __name__, description="For operators.")
 

@@ -16,8 +16,8 @@ from chronoverse.errors import AppendRefused, NotALog, StoreError, StoreRefused,
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.runner import readback
 from chronoverse.web.http.bodies import SHARE_USED
-from chronoverse.web.http.dependencies import Services, principal
-from chronoverse.web.http.pages import Turns, batches, page_response
+from chronoverse.web.http.dependencies import Dependencies, principal
+from chronoverse.web.http.pages import TimeSlice, batches, page_response
 from chronoverse.web.http.problems import REASON
 from chronoverse.web.http.publish_schemas import (
     AttemptBody,
@@ -36,7 +36,7 @@ _JOB: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
 _PROBLEM: Final = {"schema": ProblemSchema, "content_type": "application/problem+json"}
 
 
-def blueprint(services: Services) -> Blueprint:
+def blueprint(services: Dependencies) -> Blueprint:
     """The publishing routes."""
     routes = Blueprint("publish", __name__, description="For runners.")
     services.guard(routes)
@@ -111,7 +111,7 @@ def blueprint(services: Services) -> Blueprint:
     @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
     def compare(workflow_id: str, job_id: str) -> Response:
         """Ask whether the log has lines as they are, before deleting one's own copy of them."""
-        ref, turns = JobRef(workflow_id, job_id), Turns(services.monotonic)
+        ref, turns = JobRef(workflow_id, job_id), TimeSlice(services.monotonic)
         with services.bodies.json(request, principal().subject, compare_body) as body:
             first, digests = body["first"], body["lines"]
 

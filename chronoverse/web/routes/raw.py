@@ -15,7 +15,7 @@ from chronoverse.errors import ChronoverseError, StoreUnavailable, Unauthorized
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.web.http import pages
-from chronoverse.web.http.dependencies import Services, guest, principal
+from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
 from chronoverse.web.http.schemas import Blueprint, ProblemSchema, RawQuery
 from chronoverse.web.streaming.connection import DOWNLOAD, tune
 
@@ -39,7 +39,7 @@ _DOCUMENTED: Final = {
 log = logging.getLogger(__name__)
 
 
-def blueprint(services: Services) -> Blueprint:
+def blueprint(services: Dependencies) -> Blueprint:
     """The download route."""
     routes = Blueprint("raw", __name__, description="Downloading.")
     services.guard(routes)
@@ -68,7 +68,7 @@ def blueprint(services: Services) -> Blueprint:
         if request.method == "HEAD":
             return response
         # It may last as long as a viewer's stream, and holds a place like one.
-        asking = guest(services)
+        asking = stream_ticket(services)
         services.streams.enter(asking)
         try:
             until = services.monotonic() + principal().expires_at - services.wall_clock()
@@ -87,7 +87,7 @@ def blueprint(services: Services) -> Blueprint:
     return routes
 
 
-def _wanted(services: Services, stream: str | None, matcher: Matcher | None) -> Callable[[Line], bool]:
+def _wanted(services: Dependencies, stream: str | None, matcher: Matcher | None) -> Callable[[Line], bool]:
     # A download goes on when its request's context is gone.
     heavy_work = partial(services.heavy_work, subject=principal().subject)
 
@@ -113,7 +113,7 @@ def _cut_off(texts: Iterable[bytes]) -> Iterator[bytes]:
         raise ConnectionResetError(errno.ECONNRESET, "a download is cut off") from error
 
 
-def _lines(services: Services, job: Job, wanted: Callable[[Line], bool], until: float) -> Iterator[list[Line]]:
+def _lines(services: Dependencies, job: Job, wanted: Callable[[Line], bool], until: float) -> Iterator[list[Line]]:
     """The lines up to ``last`` that are ``wanted``, in batches, each of which its taker clears.
 
     While a client takes its time nothing is held of a batch but the bytes to be sent.
@@ -121,7 +121,7 @@ def _lines(services: Services, job: Job, wanted: Callable[[Line], bool], until: 
     Raises StoreError when the store fails or the log is deleted, also when there is another of its name by then, and
     :class:`Unauthorized` at the monotonic time ``until``.
     """
-    turns = pages.Turns(services.monotonic)
+    turns = pages.TimeSlice(services.monotonic)
     for batch in pages.batches(services, job, 0):
         if services.monotonic() >= until:
             raise Unauthorized("the token has expired")
@@ -139,9 +139,9 @@ def _lines(services: Services, job: Job, wanted: Callable[[Line], bool], until: 
             return
 
 
-def _same(services: Services, job: Job) -> None:
+def _same(services: Dependencies, job: Job) -> None:
     """Raises :class:`StoreUnavailable` when the job's log is not the one that it was: then asking again may help."""
-    now = services.store.look(job.ref)
+    now = services.store.get_job(job.ref)
     made = {each.created_at for each in (job, now) if each is not None and each.created_at}
     if now is not None and (now.last < job.last or len(made) > 1):
         raise StoreUnavailable("the log is another one by now")

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 from flask import Response
 
-from chronoverse.joblog.matcher import MAX_PLACES, Matcher
-from chronoverse.joblog.time_range import Period
+from chronoverse.joblog.matcher import MAX_SPANS, Matcher
+from chronoverse.joblog.time_range import TimeRange
 from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.web.http import pages
 from chronoverse.web.http.cursors import encode_cursor
-from chronoverse.web.http.dependencies import Services
+from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.page_budget import LINE_CHARACTERS, PageBudget
 from chronoverse.web.http.schemas import Blueprint, ProblemSchema
 from chronoverse.web.http.search_schemas import CONTEXT_PAGE, SearchQuery, SearchSchema
@@ -25,7 +25,7 @@ from chronoverse.web.http.search_schemas import CONTEXT_PAGE, SearchQuery, Searc
 HEAVY_SLICE_SECONDS: Final = 0.05
 
 
-def blueprint(services: Services) -> Blueprint:
+def blueprint(services: Dependencies) -> Blueprint:
     """The search route."""
     routes = Blueprint("search", __name__, description="Searching.")
     services.guard(routes)
@@ -47,7 +47,7 @@ def blueprint(services: Services) -> Blueprint:
         """The lines that match, in pages."""
         services.stand_back()
         ref, stream, matcher = JobRef(workflow_id, job_id), query.get("stream"), Matcher(q, regex=regex)
-        period, context = Period(query.get("since"), query.get("until")), (query["before"], query["after"])
+        period, context = TimeRange(query.get("since"), query.get("until")), (query["before"], query["after"])
         digest = hashlib.sha256(q.encode()).hexdigest()[:16]
         listing = ("search", workflow_id, job_id, order, stream, regex, digest, *period)
         job = services.job(ref)
@@ -90,7 +90,7 @@ class _Matches:
 
     def __init__(
         self,
-        services: Services,
+        services: Dependencies,
         job: Job,
         matcher: Matcher,
         context: tuple[int, int],
@@ -103,7 +103,7 @@ class _Matches:
         self._matcher = matcher
         self._stream = stream
         self._descending = descending
-        self._turns = pages.Turns.of_search(services)
+        self._turns = pages.TimeSlice.of_search(services)
         #: Lines on the side that the page comes from, and on the side where it goes on.
         self._behind, self._ahead = context[::-1] if descending else context
         #: The last number up to which all context is on the page.
@@ -129,7 +129,7 @@ class _Matches:
         found: set[tuple[int, int]] = set()
         heavy = self._matcher.is_heavy(len(text))
         seconds = HEAVY_SLICE_SECONDS if heavy else pages.SLICE_SECONDS
-        work = partial(_take, self._matcher.places(text), found, self._services.monotonic, seconds)
+        work = partial(_take, self._matcher.spans(text), found, self._services.monotonic, seconds)
         while not (self._services.heavy_work(work) if heavy else work()):
             self._turns.give()
             if budget.is_used_up():
@@ -177,7 +177,7 @@ class _Matches:
 
 def _told(found: set[tuple[int, int]]) -> list[tuple[int, int]]:
     """The first of these places, in order, as far as they are in what a page shows of a line."""
-    return [place for place in sorted(found)[:MAX_PLACES] if place[1] <= LINE_CHARACTERS]
+    return [place for place in sorted(found)[:MAX_SPANS] if place[1] <= LINE_CHARACTERS]
 
 
 def _take(

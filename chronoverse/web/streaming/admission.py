@@ -28,7 +28,7 @@ def retry_ms() -> int:
     return random.randint(*RETRY_MS)
 
 
-class Guest:
+class StreamTicket:
     """One stream's place. ``subject`` is its token's, ``since`` when it came, on the monotonic clock."""
 
     __slots__ = ("address", "request_id", "since", "span", "subject", "viewer")
@@ -44,7 +44,7 @@ class Guest:
         self.viewer: Viewer | None = None
 
 
-class Streams:
+class AdmissionControl:
     """The open event streams of this worker.
 
     ``limit`` bounds all of them, ``per_token`` those of one token's subject and ``per_address`` those of one client
@@ -63,7 +63,7 @@ class Streams:
         self._limit = limit
         self._shares = {"token": per_token, "address": per_address}
         self._counts: Counter[Hashable] = Counter()
-        self._guests: set[Guest] = set()
+        self._guests: set[StreamTicket] = set()
         self._draining_since: float | None = None
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class Streams:
         """Whether the worker is going down."""
         return self._draining_since is not None
 
-    def check(self, guest: Guest) -> None:
+    def check(self, guest: StreamTicket) -> None:
         """Raises :class:`AtCapacity`, :class:`Draining` or :class:`ShareUsed` when there is no place for ``guest``."""
         refusal = self._refusal(guest)
         if refusal is not None:
@@ -82,11 +82,11 @@ class Streams:
             metrics.STREAMS_REFUSED.labels(kind).inc()
             raise error
 
-    def has_place(self, guest: Guest) -> bool:
+    def has_place(self, guest: StreamTicket) -> bool:
         """Whether :meth:`check` would not raise."""
         return self._refusal(guest) is None
 
-    def _refusal(self, guest: Guest) -> tuple[str, ChronoverseError] | None:
+    def _refusal(self, guest: StreamTicket) -> tuple[str, ChronoverseError] | None:
         if self._draining_since is not None and self._clock() > self._draining_since + LET_IN_SECONDS:
             return "draining", Draining("this worker is going down")
         if len(self._guests) >= self._limit:
@@ -97,13 +97,13 @@ class Streams:
                 return kind, ShareUsed(f"this {kind} already has the {share} streams that it may have")
         return None
 
-    def enter(self, guest: Guest) -> None:
+    def enter(self, guest: StreamTicket) -> None:
         """Takes a place. Raises as :meth:`check` does."""
         self.check(guest)
         self._guests.add(guest)
         self._counts.update([("token", guest.subject), ("address", guest.address)])
 
-    def leave(self, guest: Guest) -> None:
+    def leave(self, guest: StreamTicket) -> None:
         """Gives it back."""
         self._guests.remove(guest)
         for key in (("token", guest.subject), ("address", guest.address)):
@@ -123,7 +123,7 @@ class Streams:
             staying = [guest.viewer for guest in self._guests if guest.viewer and not guest.viewer.sent_away]
             due = len(staying) if left < STEP_SECONDS else math.ceil(len(staying) * STEP_SECONDS / left)
             for number, viewer in enumerate(staying[:due], 1):
-                viewer.send_away(retry_ms())
+                viewer.close_with_retry(retry_ms())
                 if number % BREATH_STREAMS == 0:
                     sleep(0)
             sleep(STEP_SECONDS)

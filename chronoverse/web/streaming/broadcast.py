@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from chronoverse.joblog import sse
-from chronoverse.live.feed import BREATH_WAKES, Channel
+from chronoverse.live.feed import BREATH_WAKES, Feed
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
 
@@ -17,7 +17,7 @@ class Member(Protocol):
     """Drives a viewer by itself when it is not in a crowd; see :class:`chronoverse.web.streaming.stream_writer.Outlet`."""
 
     viewer: Viewer
-    crowd: "Crowd | None"
+    crowd: "BroadcastGroup | None"
 
     @property
     def busy(self) -> bool: ...
@@ -25,7 +25,7 @@ class Member(Protocol):
     def carry_on(self, rest: memoryview | bytes) -> None: ...
 
 
-class Worker(NamedTuple):
+class GroupWorker(NamedTuple):
     """What all viewers of a worker share. ``heartbeat`` is in seconds, on ``clock``."""
 
     tail: Tail
@@ -33,14 +33,14 @@ class Worker(NamedTuple):
     clock: Callable[[], float]
 
 
-class Crowd:
+class BroadcastGroup:
     """A waiter on ``channel`` in place of its members. ``chunk`` frames bytes for the wire; ``emptied`` is called then.
 
     Everything here runs on one gevent hub, and only ``channel.breathe`` lets others go on in between.
     """
 
     def __init__(
-        self, channel: Channel, worker: Worker, chunk: Callable[[bytes], bytes], emptied: Callable[[], object]
+        self, channel: Feed, worker: GroupWorker, chunk: Callable[[bytes], bytes], emptied: Callable[[], object]
     ) -> None:
         self.due = float("inf")
         self._channel: Final = channel
@@ -55,16 +55,16 @@ class Crowd:
         self._writing = self._again = False
         self._leaving: list[Member] = []
 
-    def admit(self, member: Member, send: Callable[[bytes], int]) -> bool:
+    def join(self, member: Member, send: Callable[[bytes], int]) -> bool:
         """Takes in a member that stands where the others do; False when it does not, or just now nobody can join."""
         viewer, channel = member.viewer, self._channel
-        place = viewer.place
+        place = viewer.ring_position
         if place is None or self._writing or channel.final is not None:
             return False
         if self._members and place != self._position:
             self.wake()
             # Others went on meanwhile: it may have been woken, closed or let in.
-            place = viewer.place
+            place = viewer.ring_position
             if place is None or member.busy or member.crowd is not None:
                 return False
         if not self._members:
@@ -76,7 +76,7 @@ class Crowd:
             return False
         channel.viewers.discard(viewer)
         self._members[member] = send
-        channel.stood_for = len(self._members) - 1
+        channel.group_size = len(self._members) - 1
         member.crowd = self
         self.due = min(self.due, viewer.ends_at)
         return True
@@ -85,14 +85,14 @@ class Crowd:
         """Lets a member go, to stand for itself where the crowd stood. Does nothing when it is none."""
         if self._members.pop(member, None) is not None:
             member.crowd = None
-            self._channel.stood_for = max(len(self._members) - 1, 0)
+            self._channel.group_size = max(len(self._members) - 1, 0)
             member.viewer.moved(self._cursor, self._position, self._sent_at)
             self._channel.viewers.add(member.viewer)
             if not self._members:
                 self._worker.tail.leave(self._channel, self)
                 self._emptied()
 
-    def let_go(self, member: Member) -> bool:
+    def leave(self, member: Member) -> bool:
         """As :meth:`remove`; False while others are being written to: then the member is let go, and woken, after that.
 
         It may or may not have got the same yet.
@@ -115,7 +115,7 @@ class Crowd:
         finally:
             self._writing = False
         leaving, self._leaving = self._leaving, []
-        self._disband([member for member in leaving if member in self._members])
+        self._dissolve([member for member in leaving if member in self._members])
 
     def _step(self) -> bool:
         """Whether there may be more to do at once."""
@@ -124,7 +124,7 @@ class Crowd:
         if channel.state is self._state and channel.final is None:
             taken = channel.take(self._position, None)
         if taken is None:
-            self._disband(list(self._members))
+            self._dissolve(list(self._members))
             return False
         now = self._worker.clock()
         if taken.frames:
@@ -159,16 +159,16 @@ class Crowd:
         """Heartbeats, and members whose time has come."""
         if not self._worker.tail.healthy(self._channel.ref):
             # What is to be said now each viewer knows for itself.
-            self._disband(list(self._members))
+            self._dissolve(list(self._members))
             return
         if now >= self._sent_at + self._worker.heartbeat:
             self._sent_at = now
             self._write(self._chunk(sse.HEARTBEAT))
-        self._disband([member for member in self._members if member.viewer.ends_at <= now])
+        self._dissolve([member for member in self._members if member.viewer.ends_at <= now])
         ends = [member.viewer.ends_at for member in self._members]
         self.due = min([self._sent_at + self._worker.heartbeat, *ends])
 
-    def _disband(self, members: list[Member]) -> None:
+    def _dissolve(self, members: list[Member]) -> None:
         for number, member in enumerate(members, 1):
             self.remove(member)
             member.wake()

@@ -23,7 +23,7 @@ import gevent.ssl
 from gunicorn.http.errors import LimitRequestHeaders
 
 from chronoverse import metrics
-from chronoverse.live.fair_lock import Turns
+from chronoverse.live.fair_lock import FairLock
 
 #: Seconds for which a client may take nothing of an answer or an event stream before it is cut.
 SEND_SECONDS: Final = 20.0
@@ -80,7 +80,7 @@ class Connections:
     is longer than one read.
     """
 
-    def __init__(self, limit: int, turns: Turns) -> None:
+    def __init__(self, limit: int, turns: FairLock) -> None:
         self._limit = limit
         self.turns: Final = turns
         self._made_room_at = 0.0

@@ -14,7 +14,7 @@ KEPT_SECONDS: Final = 0.2
 KEPT_JOBS: Final = 1024
 
 
-class Ended:
+class EndedJobCache:
     """Looks at jobs, and remembers for a moment those that have ended.
 
     ``look`` is a fresh look at a job, None when there is none; ``clock`` is monotonic, in seconds.
@@ -27,7 +27,7 @@ class Ended:
         #: The oldest first.
         self._kept: dict[JobRef, tuple[float, Job]] = {}
 
-    def look(self, ref: JobRef) -> Job | None:
+    def get_job(self, ref: JobRef) -> Job | None:
         """A fresh look. Raises :class:`StoreError`."""
         began, forgotten = self._clock(), self._forgotten
         job = self._fresh(ref)

@@ -16,14 +16,14 @@ from marshmallow import RAISE, ValidationError
 from chronoverse.auth.tokens import READ
 from chronoverse.errors import AtCapacity, ChronoverseError
 from chronoverse.joblog.values import IDENTIFIER, JobRef
-from chronoverse.web.http.dependencies import Services
+from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.request_id import HEADER, name_for
 from chronoverse.web.http.schemas import EventsQuery, parse_last_event_id
 from chronoverse.web.http.tracing import SPAN
 from chronoverse.web.routes.events import start
-from chronoverse.web.streaming.admission import Guest
+from chronoverse.web.streaming.admission import StreamTicket
 from chronoverse.web.streaming.connection import tune
-from chronoverse.web.streaming.opening import CONTENT_TYPE, TURN, hand_over, headers, open_viewer, wanted
+from chronoverse.web.streaming.opening import ACCEPT_SLOT, CONTENT_TYPE, detach, headers, open_viewer, viewer_request
 
 #: Query strings remembered with what they mean: a crowd asks for the same.
 QUERIES: Final = 256
@@ -36,7 +36,7 @@ _QUERY: Final = re.compile(r"[a-z]+=[a-z0-9]+(?:&[a-z]+=[a-z0-9]+)*|", re.ASCII)
 class FastPath:
     """WSGI: answers what it can of the events route, and leaves the rest to ``app``."""
 
-    def __init__(self, app: Any, services: Services) -> None:
+    def __init__(self, app: Any, services: Dependencies) -> None:
         self._app = app
         self._services = services
 
@@ -51,7 +51,7 @@ class FastPath:
 
     def _answer(self, ref: JobRef, environ: dict[str, Any]) -> object | None:
         """None, and nothing done, when the application must answer."""
-        services, query = self._services, meaning(environ["QUERY_STRING"])
+        services, query = self._services, parse_query(environ["QUERY_STRING"])
         # The path as it was sent: an escaped one is the application's to judge.
         plain = environ.get("RAW_URI", "").partition("?")[0] == environ["PATH_INFO"]
         last_event_id = environ.get("HTTP_LAST_EVENT_ID")
@@ -60,9 +60,9 @@ class FastPath:
             return None
         try:
             with services.arrivals:
-                environ[TURN] = True
+                environ[ACCEPT_SLOT] = True
         except AtCapacity as error:
-            environ[TURN] = error
+            environ[ACCEPT_SLOT] = error
             return None
         job = services.tail.known(ref) or services.ended.known(ref)
         if job is None or (job.end and after is not None and after >= job.end.sequence_num):
@@ -74,7 +74,7 @@ class FastPath:
             return None
         client = services.proxies.client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR"))
         name = name_for(environ.get("HTTP_X_REQUEST_ID", ""))
-        asking = Guest(principal.subject, client, name, services.monotonic(), environ.get(SPAN))
+        asking = StreamTicket(principal.subject, client, name, services.monotonic(), environ.get(SPAN))
         if not principal.may_see(ref.workflow_id) or not services.streams.has_place(asking):
             return None
         stream = query.get("stream")
@@ -82,14 +82,14 @@ class FastPath:
             if stream is not None and "tail" in query:
                 return None
             after = start(services, job, query.get("offset"), query.get("tail"), stream)
-        asked = wanted(services, ref, job, after, stream, query["wait"], principal.expires_at)
+        asked = viewer_request(services, ref, job, after, stream, query["wait"], principal.expires_at)
         viewer, ended = open_viewer(services, asking, asked)
         fields = [*headers(after).items(), ("Content-Type", CONTENT_TYPE), (HEADER, name)]
-        return hand_over(services, viewer, ended, tune(environ), fields)
+        return detach(services, viewer, ended, tune(environ), fields)
 
 
 @lru_cache(QUERIES)
-def meaning(query: str) -> Mapping[str, Any] | None:
+def parse_query(query: str) -> Mapping[str, Any] | None:
     """What a query string asks for, None when that is for the application to say."""
     pairs = parse_qsl(query) if _QUERY.fullmatch(query) else None
     if pairs is None or len(dict(pairs)) < len(pairs):

@@ -12,9 +12,9 @@ from gunicorn import SERVER
 
 from chronoverse import metrics
 from chronoverse.joblog.values import Job, JobRef
-from chronoverse.live.viewer import Request, Viewer
-from chronoverse.web.http.dependencies import Services
-from chronoverse.web.streaming.admission import Guest, retry_ms
+from chronoverse.live.viewer import Viewer, ViewerRequest
+from chronoverse.web.http.dependencies import Dependencies
+from chronoverse.web.streaming.admission import StreamTicket, retry_ms
 
 #: Share of the maximum age by which streams differ, so that they do not come back all at once.
 AGE_JITTER: Final = 0.1
@@ -22,7 +22,7 @@ AGE_JITTER: Final = 0.1
 CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
 
 #: In a request's environ: True when it has had its turn at arriving, or why it has not.
-TURN: Final = "chronoverse.turn"
+ACCEPT_SLOT: Final = "chronoverse.turn"
 
 #: What no header field may hold. RFC 9110 section 5.5.
 _BREAK: Final = re.compile(r"[\r\n\0]")
@@ -41,13 +41,13 @@ def headers(after: int) -> dict[str, str]:
     }
 
 
-def wanted(
-    services: Services, ref: JobRef, job: Job | None, after: int, stream: str | None, wait: int, expires_at: float
-) -> Request:
+def viewer_request(
+    services: Dependencies, ref: JobRef, job: Job | None, after: int, stream: str | None, wait: int, expires_at: float
+) -> ViewerRequest:
     """What a viewer asks for, with what the settings say of it. ``expires_at`` is the token's, in Unix time."""
     settings, now = services.settings, services.monotonic()
     age = settings.max_stream_seconds * random.uniform(1 - AGE_JITTER, 1)
-    return Request(
+    return ViewerRequest(
         ref,
         job,
         after=after,
@@ -61,7 +61,9 @@ def wanted(
     )
 
 
-def open_viewer(services: Services, asking: Guest, asked: Request) -> tuple[Viewer, Callable[[], None]]:
+def open_viewer(
+    services: Dependencies, asking: StreamTicket, asked: ViewerRequest
+) -> tuple[Viewer, Callable[[], None]]:
     """A viewer in its place, and what to call once when it has ended. Raises as :meth:`Streams.check` does."""
     services.streams.enter(asking)
     services.tail.start()
@@ -74,8 +76,8 @@ def open_viewer(services: Services, asking: Guest, asked: Request) -> tuple[View
     return viewer, partial(_ended, services, asking, viewer)
 
 
-def hand_over(
-    services: Services,
+def detach(
+    services: Dependencies,
     viewer: Viewer,
     ended: Callable[[], None],
     sock: Any,
@@ -83,7 +85,7 @@ def hand_over(
 ) -> object:
     """Has an outlet write all that ``viewer`` says, behind the response's head. Returns gunicorn's ``answer``."""
     try:
-        begun, hello = head(fields, services.wall_clock()), viewer.poll()
+        begun, hello = head(fields, services.wall_clock()), viewer.next()
         services.outlets.take(viewer, sock, ended, begun + services.outlets.chunk(hello) if hello else begun)
     except BaseException:
         ended()
@@ -109,7 +111,7 @@ def _opening(now: int) -> str:
     return "\r\n".join(("HTTP/1.1 200 OK", *standing, "Transfer-Encoding: chunked"))
 
 
-def _ended(services: Services, asking: Guest, viewer: Viewer) -> None:
+def _ended(services: Dependencies, asking: StreamTicket, viewer: Viewer) -> None:
     viewer.close()
     services.streams.leave(asking)
     reason = viewer.reason or "left"
@@ -120,5 +122,5 @@ def _ended(services: Services, asking: Guest, viewer: Viewer) -> None:
         asking.span.ended(reason, viewer.cursor)
 
 
-def _note(what: str, asking: Guest, **fields: object) -> None:
+def _note(what: str, asking: StreamTicket, **fields: object) -> None:
     log.info(what, extra={"fields": {"request_id": asking.request_id, **fields}})

@@ -15,11 +15,11 @@ from typing import Any, Final
 import gevent
 import gevent.socket
 
-from chronoverse.live.feed import Channel
+from chronoverse.live.feed import Feed
 from chronoverse.live.viewer import RETRY_READ_SECONDS, Viewer
-from chronoverse.web.streaming.broadcast import Crowd, Worker
+from chronoverse.web.streaming.broadcast import BroadcastGroup, GroupWorker
 from chronoverse.web.streaming.connection import SEND_SECONDS, Connection, finish, on_hangup, unresponsive
-from chronoverse.web.streaming.write_scheduler import Pump, Room
+from chronoverse.web.streaming.write_scheduler import PendingWrite, WriteScheduler
 
 #: What ends a chunked body. RFC 9112 section 7.1.
 LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -53,7 +53,7 @@ class Chunker:
         return chunk
 
 
-class Outlet:
+class StreamWriter:
     """Drives one viewer. ``closed`` is called once, when all is over and the socket is closed.
 
     Everything here runs on one gevent hub, so that nothing happens between two lines unless the first one waits.
@@ -64,19 +64,19 @@ class Outlet:
         "viewer",
     )  # fmt: skip
 
-    def __init__(self, viewer: Viewer, sock: Any, outlets: "Outlets", closed: Callable[[], None]) -> None:
+    def __init__(self, viewer: Viewer, sock: Any, outlets: "StreamWriters", closed: Callable[[], None]) -> None:
         # Taken from gunicorn, which closes what it holds of the connection when the request's handler returns.
         self._socket = _socket.socket(sock.family, sock.type, sock.proto, sock.detach())
         self._socket.setblocking(False)
         self.viewer = viewer
-        self.crowd: Crowd | None = None
+        self.crowd: BroadcastGroup | None = None
         self._outlets = outlets
         self._closed = closed
         self._again = self._left = False
         self._greenlet: gevent.Greenlet | None = None
         #: While the socket is full: what it had no room for, and the watch for room.
         self._rest: memoryview | bytes = b""
-        self._room: Room | None = None
+        self._room: PendingWrite | None = None
         self._unwatch = on_hangup(self._socket, self._hang_up)
         viewer.on_wake = self.wake
 
@@ -90,7 +90,7 @@ class Outlet:
         if self.busy:
             self._again = True
             return
-        if self.crowd is None or self.crowd.let_go(self):
+        if self.crowd is None or self.crowd.leave(self):
             self._go_on()
 
     def _go_on(self, first: bytes = b"") -> None:
@@ -160,7 +160,7 @@ class Outlet:
     def _write(self, first: bytes = b"") -> bytes | memoryview | None:
         """What is left to write, perhaps nothing yet but more to look for; None when all is done."""
         viewer = self.viewer
-        frames = viewer.glance()
+        frames = viewer.try_next()
         chunk = self._outlets.chunk(frames) if frames else b""
         if first:
             chunk = first + chunk
@@ -180,7 +180,7 @@ class Outlet:
             self._send(rest)
             while not viewer.done:
                 self._again = False
-                frames = viewer.poll()
+                frames = viewer.next()
                 if frames:
                     # One name, or both would be held for as long as the socket is full.
                     frames = self._outlets.chunk(frames)
@@ -236,16 +236,16 @@ class Outlet:
         self._closed()
 
 
-class Outlets:
+class StreamWriters:
     """A worker's outlets. There are none until ``answer`` is what has its server leave the socket to them."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: GroupWorker) -> None:
         self.answer: object | None = None
         self.open = 0
         self.chunk = Chunker()
-        self.pump = Pump(worker.clock)
+        self.pump = WriteScheduler(worker.clock)
         self._worker = worker
-        self._crowds: dict[Channel, Crowd] = {}
+        self._crowds: dict[Feed, BroadcastGroup] = {}
 
     def fit(self, environ: dict[str, Any]) -> bool:
         """Whether the socket under this request is ours to write to: plain HTTP/1.1, on gunicorn with gevent."""
@@ -260,15 +260,15 @@ class Outlets:
             closed()
 
         self.open += 1
-        Outlet(viewer, sock, self, gone).begin(head)
+        StreamWriter(viewer, sock, self, gone).begin(head)
 
-    def settle(self, outlet: Outlet, send: Callable[[bytes], int]) -> None:
+    def settle(self, outlet: StreamWriter, send: Callable[[bytes], int]) -> None:
         """Lets an outlet that has nothing to write wait with others like it, where there are enough of them."""
         channel = outlet.viewer.channel
         if channel is None or outlet.busy or outlet.crowd is not None:
             return
         crowd = self._crowds.get(channel)
         if crowd is None and len(channel.viewers) >= CROWD_VIEWERS:
-            crowd = Crowd(channel, self._worker, self.chunk, partial(self._crowds.pop, channel, None))
-        if crowd is not None and crowd.admit(outlet, send):
+            crowd = BroadcastGroup(channel, self._worker, self.chunk, partial(self._crowds.pop, channel, None))
+        if crowd is not None and crowd.join(outlet, send):
             self._crowds[channel] = crowd

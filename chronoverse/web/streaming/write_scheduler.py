@@ -24,12 +24,14 @@ _WRITE: Final = 2
 log = logging.getLogger(__name__)
 
 
-class Room:
+class PendingWrite:
     """A full socket being watched: ``fill`` is called when it has room, ``give_up`` when one write takes too long."""
 
     __slots__ = ("_pump", "_watcher", "deadline", "fill", "give_up", "told")
 
-    def __init__(self, pump: "Pump", watcher: Any, fill: Callable[[], None], give_up: Callable[[], None]) -> None:
+    def __init__(
+        self, pump: "WriteScheduler", watcher: Any, fill: Callable[[], None], give_up: Callable[[], None]
+    ) -> None:
         self._pump = pump
         self._watcher = watcher
         self.fill, self.give_up = fill, give_up
@@ -49,32 +51,32 @@ class Room:
         self._pump.forget(self)
 
 
-class Pump:
+class WriteScheduler:
     """All full sockets of a worker. ``clock`` is monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock: Final = clock
-        self._rooms: set[Room] = set()
-        self._ready: deque[Room] = deque()
+        self._rooms: set[PendingWrite] = set()
+        self._ready: deque[PendingWrite] = deque()
         self._some = gevent.event.Event()
         self._running = False
 
-    def watch(self, fd: int, fill: Callable[[], None], give_up: Callable[[], None]) -> Room:
+    def watch(self, fd: int, fill: Callable[[], None], give_up: Callable[[], None]) -> PendingWrite:
         """Calls ``fill``, which must not wait, each time that the socket has room, until the room is closed."""
-        room = Room(self, gevent.get_hub().loop.io(fd, _WRITE), fill, give_up)
+        room = PendingWrite(self, gevent.get_hub().loop.io(fd, _WRITE), fill, give_up)
         self._rooms.add(room)
         if not self._running:
             self._running = True
             gevent.spawn(self._run)
         return room
 
-    def forget(self, room: Room) -> None:
+    def forget(self, room: PendingWrite) -> None:
         """It is closed."""
         self._rooms.discard(room)
         if not self._rooms:
             self._some.set()
 
-    def tell(self, room: Room) -> None:
+    def tell(self, room: PendingWrite) -> None:
         """On the hub: it has room."""
         if not room.told:
             room.told = True
@@ -94,7 +96,7 @@ class Pump:
                     self._do(room, room.give_up)
         self._running = False
 
-    def _do(self, room: Room, what: Callable[[], None]) -> None:
+    def _do(self, room: PendingWrite, what: Callable[[], None]) -> None:
         """What is wrong with one must not keep the others from being written to."""
         if room not in self._rooms:
             return

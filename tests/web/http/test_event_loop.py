@@ -12,11 +12,11 @@ from flask import Flask, g
 from gevent import monkey
 
 from chronoverse.auth.tokens import READ, Principal
-from chronoverse.live.fair_lock import Turns
+from chronoverse.live.fair_lock import FairLock
 from chronoverse.settings import Settings
 from chronoverse.web.app import build_app, services
 from chronoverse.web.http.dependencies import LEISURE_SECONDS
-from chronoverse.web.http.event_loop import STAND_BACK_SECONDS, let_others, when_idle
+from chronoverse.web.http.event_loop import STAND_BACK_SECONDS, when_idle, yield_to_loop
 
 #: Seconds that anything here may take.
 PATIENCE_SECONDS = 5.0
@@ -48,7 +48,7 @@ def test_everybody_else_goes_first() -> None:
 
     def busy() -> None:
         for number in range(10):
-            let_others()
+            yield_to_loop()
             done.append(number)
 
     with running(busy):
@@ -77,7 +77,7 @@ def test_long_work_stands_back_as_well() -> None:
     done: list[int] = []
 
     def busy() -> None:
-        let_others()
+        yield_to_loop()
         done.append(1)
 
     with running(busy):
@@ -91,7 +91,7 @@ def test_long_work_stands_back_as_well() -> None:
 def restless() -> None:
     """Always has something to do."""
     while True:
-        let_others()
+        yield_to_loop()
 
 
 def test_it_is_not_starved() -> None:
@@ -108,7 +108,7 @@ def test_it_is_not_starved() -> None:
 def test_those_that_wait_go_on_one_after_the_other() -> None:
     """Between two of them is a round in which somebody else may come."""
     order: list[str] = []
-    leisure = Turns(PATIENCE_SECONDS, TimeoutError, when_idle)
+    leisure = FairLock(PATIENCE_SECONDS, TimeoutError, when_idle)
 
     def work(name: str) -> None:
         for _ in range(3):
@@ -119,7 +119,7 @@ def test_those_that_wait_go_on_one_after_the_other() -> None:
 
     with running(lambda: work("a"), lambda: work("b")) as greenlets:
         gevent.joinall(greenlets)
-        let_others()
+        yield_to_loop()
 
     assert order == ["a", "other", "b", "other"] * 3
 

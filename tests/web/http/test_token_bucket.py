@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.errors import TooFast
-from chronoverse.web.http.token_bucket import BURST_SECONDS, LINE_BYTES, SUBJECTS, Rates
+from chronoverse.web.http.token_bucket import BURST_SECONDS, LINE_BYTES, SUBJECTS, TokenBuckets
 from tests.support.reading import Clock
 
 RATE = 100_000
@@ -13,7 +13,7 @@ RATE = 100_000
 SECOND = "x" * (RATE - LINE_BYTES)
 
 
-def refused(rates: Rates, subject: str) -> float:
+def refused(rates: TokenBuckets, subject: str) -> float:
     """Seconds that ``subject`` is told to wait; 0 when it may go on."""
     try:
         rates.check(subject)
@@ -25,7 +25,7 @@ def refused(rates: Rates, subject: str) -> float:
 def test_a_burst_is_taken_and_then_no_more_than_the_rate() -> None:
     """What is too much is paid for by waiting; who has waited long has no more than a burst."""
     clock = Clock()
-    rates = Rates(RATE, clock=clock)
+    rates = TokenBuckets(RATE, clock=clock)
     for _ in range(int(BURST_SECONDS)):
         assert refused(rates, "ada") == 0
         rates.spend("ada", [SECOND])
@@ -46,7 +46,7 @@ def test_a_burst_is_taken_and_then_no_more_than_the_rate() -> None:
 @pytest.mark.parametrize("message", ["", "\N{EURO SIGN}"])
 def test_a_line_counts_its_bytes_and_what_is_kept_with_it(message: str) -> None:
     """Empty ones, too: a flood of them fills a store as well."""
-    rates = Rates(RATE, clock=Clock())
+    rates = TokenBuckets(RATE, clock=Clock())
     left = int(BURST_SECONDS * RATE) // (len(message.encode()) + LINE_BYTES)
     rates.spend("ada", [message] * left)
     assert refused(rates, "ada") == 0
@@ -58,7 +58,7 @@ def test_a_line_counts_its_bytes_and_what_is_kept_with_it(message: str) -> None:
 def test_over_any_time_it_is_the_rate_and_a_burst(asks: list[tuple[float, int]]) -> None:
     """And one append, which is taken as a whole."""
     clock = Clock()
-    rates, began, taken = Rates(RATE, clock=clock), clock(), 0
+    rates, began, taken = TokenBuckets(RATE, clock=clock), clock(), 0
     for seconds, size in asks:
         clock.now += seconds
         if not refused(rates, "ada"):
@@ -69,7 +69,7 @@ def test_over_any_time_it_is_the_rate_and_a_burst(asks: list[tuple[float, int]])
 
 def test_without_a_rate_there_is_no_bound() -> None:
     """And nothing is counted."""
-    rates = Rates()
+    rates = TokenBuckets()
     rates.spend("ada", [SECOND] * 1_000)
 
     assert refused(rates, "ada") == 0
@@ -79,7 +79,7 @@ def test_without_a_rate_there_is_no_bound() -> None:
 def test_who_might_as_well_be_new_is_forgotten() -> None:
     """However many tokens come and go."""
     clock = Clock()
-    rates = Rates(RATE, clock=clock)
+    rates = TokenBuckets(RATE, clock=clock)
     for number in range(10 * SUBJECTS):
         clock.now += 0.01
         rates.spend(f"run {number}", ["x"])

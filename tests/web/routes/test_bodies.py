@@ -26,7 +26,7 @@ from werkzeug.test import EnvironBuilder
 from chronoverse.errors import AtCapacity, ShareUsed
 from chronoverse.web.http import problems
 from chronoverse.web.http.bodies import HELD_BODIES, MAX_MARKS, READ_BYTES, SMALL_BYTES, SMALL_HELD_BYTES, Bodies
-from chronoverse.web.http.event_loop import let_others
+from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.publish_schemas import LinesBody
 from tests.support.service import Service
 from tests.support.waiting import wait_until
@@ -229,7 +229,7 @@ def kept(bodies: Bodies, sizes: list[int], subjects: list[str]) -> Iterator[None
     ]
     # One turn of the event loop for each slice, and one to begin.
     for _ in range(max(sizes) // READ_BYTES + 2):
-        let_others()
+        yield_to_loop()
     yield
     released.set()
     gevent.joinall(greenlets, raise_error=True)

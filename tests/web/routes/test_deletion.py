@@ -16,10 +16,10 @@ from chronoverse.archive.retention import delete_job
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.values import JobRef
-from chronoverse.runner.capture.line_splitter import Block
-from chronoverse.runner.http_log_writer import HttpLedger
+from chronoverse.runner.capture.line_splitter import LineBatch
+from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.spool.spool import Spool
-from chronoverse.runner.spool.spool_file import Room
+from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
 from tests.support.archivers import archive
 from tests.support.bench import make_lines
@@ -175,7 +175,7 @@ def test_the_id_is_free_again_when_the_tombstone_has_expired(place: Place) -> No
     """After the retention, the workflow's own where it has one; then it is a new job, of which nothing is old."""
     assert ask(place, "TTL", tombstone(deleted(place))) > RETENTION_SECONDS - 60
     job = Foreign(str(place.service.redis_url), "deletion-short", "job_1")
-    place.store.inventory.set_retention(job.workflow_id, 1)
+    place.store.catalog.set_retention(job.workflow_id, 1)
     job.lines(["secret 1", "secret 2"]).end()
     assert place.client.delete(job.path).status_code == 204
     runner = Runner(place.client, job)
@@ -314,13 +314,13 @@ def test_lines_that_were_left_behind_are_not_delivered(place: Place, tmp_path: P
 
 def left_behind(place: Place, job: Foreign, tmp_path: Path) -> Path:
     """The spool file of a runner of the job that was killed."""
-    room = Room(tmp_path / "spool", job.job_id)
+    room = SpoolRoom(tmp_path / "spool", job.job_id)
     attempt = place.store.open(reference(job), "a" * 32)
     place.store.append(attempt, make_lines(1, 3))
     spool = Spool(room)
     spool.note(workflow=job.workflow_id, job=job.job_id, token="a" * 32, base=1, attempt=1, ending=["FAILED", 9])
     for line in make_lines(1, 10):
-        spool.put(Block("stdout", TIMESTAMP, line.message.encode(), 1))
+        spool.put(LineBatch("stdout", TIMESTAMP, line.message.encode(), 1))
     path = spool.preserve()
     assert path is not None
     wait_until(lambda: b"lease" not in {key.encode() for key in keys(place, job)}, SOON, "the lease is gone")
@@ -334,8 +334,8 @@ def test_a_program_that_publishes_is_told(place: Place, tmp_path: Path, through:
     with contextlib.ExitStack() as stack:
         ledger: Any = place.store
         if through == "service":
-            ledger = stack.enter_context(contextlib.closing(HttpLedger(place.service.url, place.service.token())))
-        log = JobLog.open(ledger, *reference(job), room=Room(tmp_path / "spool"), lease_seconds=3, say=said.append)
+            ledger = stack.enter_context(contextlib.closing(HttpLogWriter(place.service.url, place.service.token())))
+        log = JobLog.open(ledger, *reference(job), room=SpoolRoom(tmp_path / "spool"), lease_seconds=3, say=said.append)
         log.write("stdout", "secret")
         wait_until(lambda: log.undelivered == 0, SOON, "the line is in the store")
         ask(place, "DEL", job.key.removesuffix("log") + "lease")

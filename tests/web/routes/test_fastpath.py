@@ -10,7 +10,7 @@ import httpx
 import pytest
 import redis
 
-from chronoverse.web.streaming.fastpath import meaning
+from chronoverse.web.streaming.fastpath import parse_query
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
@@ -182,4 +182,4 @@ def test_nobody_comes_in_the_short_way_who_may_not(service: Service, answer: Cal
 )
 def test_only_a_plain_query_is_understood(query: str, meant: dict[str, object] | None) -> None:
     """All else is for the application to judge."""
-    assert meaning(query) == meant
+    assert parse_query(query) == meant

@@ -45,7 +45,7 @@ def archived(place: Place) -> Foreign:
 
 
 def record(place: Place, job: Foreign) -> dict[str, Any]:
-    (chunk,) = place.store.archived.chunks(JobRef(job.workflow_id, job.job_id))
+    (chunk,) = place.store.chunks.chunks(JobRef(job.workflow_id, job.job_id))
     known: dict[str, Any] = orjson.loads(chunk.to_json())
     return known
 

@@ -78,7 +78,7 @@ def test_a_range_is_redacted_in_every_tier(place: Place, first: int, last: int, 
     audit = place.client.get(f"{job.path}/logs/redactions").json()["redactions"]
     assert (audit[0]["from"], audit[-1]["to"], sum(each["count"] for each in audit)) == (first, last, last - first + 1)
     assert {(each["subject"], each["reason"]) for each in audit} == {("tests", "a password")}
-    known = {chunk.name for chunk in place.store.archived.chunks(JobRef(job.workflow_id, job.job_id))}
+    known = {chunk.name for chunk in place.store.chunks.chunks(JobRef(job.workflow_id, job.job_id))}
     assert {stored.name for stored in place.objects.list(f"{job.workflow_id}/{job.job_id}/")} == known
 
 
@@ -167,7 +167,7 @@ def test_a_job_is_deleted_everywhere(place: Place) -> None:
     assert place.client.delete(job.path).status_code == 404
     assert place.client.get(f"{job.path}/logs").status_code == 404
     assert [*place.objects.list(f"{job.workflow_id}/{job.job_id}/")] == []
-    assert place.store.look(ref) is None
+    assert place.store.get_job(ref) is None
 
 
 @pytest.mark.parametrize("step", ["doomed", "object deleted"])
@@ -190,7 +190,9 @@ def test_a_deletion_that_broke_off_can_be_asked_for_again(place: Place, step: st
     assert [place.client.delete(job.path).status_code for _ in range(2)] == [204, 404]
 
     assert [*place.objects.list(f"{job.workflow_id}/{job.job_id}/")] == []
-    assert place.store.inventory.survey(ref) == place.store.inventory.survey(JobRef(job.workflow_id, "nobody"))
+    assert place.store.catalog.archive_state(ref) == place.store.catalog.archive_state(
+        JobRef(job.workflow_id, "nobody")
+    )
 
 
 class Download:
@@ -275,10 +277,10 @@ def test_the_archiver_goes_on_behind_a_redaction(place: Place) -> None:
     said = messages(place, job)
     assert [number for number in said if said[number] == TOMBSTONE] == [*range(10, 21), *range(50, 61)]
     manifest = json.loads(place.objects.get(f"{job.workflow_id}/{job.job_id}/job.json"))
-    chunks = place.store.archived.chunks(ref)
+    chunks = place.store.chunks.chunks(ref)
     assert [chunk["object"] for chunk in manifest["chunks"]] == [chunk.name for chunk in chunks]
     assert (chunks[0].first, chunks[-1].last) == (1, 100)
-    job_hash = place.store.inventory.survey(ref)
+    job_hash = place.store.catalog.archive_state(ref)
     assert (job_hash.complete, job_hash.archived) == (True, 100)
 
 

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from redis import Redis
 
-from chronoverse.archive.chunk_writer import Sealing, sealer
-from chronoverse.archive.object_store import Objects
-from chronoverse.archive.s3_store import S3Objects
+from chronoverse.archive.chunk_writer import ChunkWriter, archive_lock
+from chronoverse.archive.object_store import ObjectStore
+from chronoverse.archive.s3_store import S3ObjectStore
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.errors import ArchiveDamaged, Deleted, Fenced, SequenceGap
 from chronoverse.joblog.values import JobRef
@@ -60,7 +60,7 @@ def redact_for_good(place: Place, job: Foreign) -> int:
     raise AssertionError(answer.text)
 
 
-def with_secret(objects: Objects, job: Foreign) -> list[str]:
+def with_secret(objects: ObjectStore, job: Foreign) -> list[str]:
     """The names of the objects in the job's folder that hold the secret, unpacked."""
     found = []
     for each in objects.list(f"{job.workflow_id}/{job.job_id}/"):
@@ -188,9 +188,9 @@ def test_an_archiver_ends_what_a_redaction_left_pending(store_server: RedisServe
 
 def archive_job(place: Place, job: Foreign, at: Callable[[str, str], None]) -> None:
     """As an archiver does it. ``at`` hears of each step, and has the token of its lease."""
-    with sealer(place.store, ref(job)) as token:
-        sealing = Sealing(place.store, place.objects, ref(job), token, lambda step: at(step, token))
-        sealing.seal(place.store.inventory.survey(ref(job)), 101, trim=False)
+    with archive_lock(place.store, ref(job)) as token:
+        sealing = ChunkWriter(place.store, place.objects, ref(job), token, lambda step: at(step, token))
+        sealing.seal(place.store.catalog.archive_state(ref(job)), 101, trim=False)
 
 
 @pytest.mark.parametrize("step", ["put", "read back"])
@@ -214,7 +214,7 @@ def test_an_archiver_that_stood_still_deletes_what_it_could_not_record(place: Pl
 
     def stand_still(step: str, token: str) -> None:
         if step == "read":
-            place.store.archived.release(ref(job), token)
+            place.store.chunks.release_lock(ref(job), token)
             assert redact_for_good(place, job) == 50
 
     with pytest.raises(Fenced):
@@ -231,14 +231,14 @@ def test_an_archiver_that_stood_still_leaves_nothing_of_a_deleted_job(place: Pla
 
     def stand_still(at: str, token: str) -> None:
         if at == step:
-            place.store.archived.release(ref(job), token)
+            place.store.chunks.release_lock(ref(job), token)
             assert place.client.delete(job.path).status_code == 204
 
     with pytest.raises((Deleted, Fenced, ArchiveDamaged)):
         archive_job(place, job, stand_still)
 
     assert list(place.objects.list(f"{job.workflow_id}/{job.job_id}/")) == []
-    assert place.store.archived.garbage(ref(job)) == set()
+    assert place.store.chunks.garbage(ref(job)) == set()
 
 
 @pytest.mark.parametrize("step", ["announced", "put"])
@@ -248,7 +248,7 @@ def test_an_archiver_that_stood_still_while_a_redaction_swept(place: Place, step
 
     def stand_still(at: str, token: str) -> None:
         if at == step:
-            place.store.archived.release(ref(job), token)
+            place.store.chunks.release_lock(ref(job), token)
             assert redact_for_good(place, job) == 50
 
     with pytest.raises((Fenced, ArchiveDamaged)):
@@ -264,9 +264,9 @@ def test_an_archiver_that_stood_still_behind_its_put(place: Place) -> None:
     def stand_still(step: str, token: str) -> None:
         if step == "read back":
             assert len(with_secret(place.objects, job)) == 1
-            place.store.archived.release(ref(job), token)
+            place.store.chunks.release_lock(ref(job), token)
             assert redact_for_good(place, job) == 50
-            assert place.store.archived.claim(ref(job), token, 10)
+            assert place.store.chunks.acquire_lock(ref(job), token, 10)
 
     with pytest.raises((Fenced, SequenceGap)):
         archive_job(place, job, stand_still)
@@ -295,17 +295,17 @@ def test_the_sweep_finds_by_age_what_nobody_has_written_down(place: Place) -> No
 
 def test_a_record_that_comes_late_is_refused(place: Place) -> None:
     """The store was slow, its answer was given up, and the object is deleted: then the script arrives."""
-    job, archived = write(place), place.store.archived
+    job, archived = write(place), place.store.chunks
     place.seal(job, 10, trim=False)
     (chunk,) = archived.chunks(ref(job))
     late = chunk._replace(first=11, last=20).named("0123")
-    with sealer(place.store, ref(job)) as token:
+    with archive_lock(place.store, ref(job)) as token:
         archived.announce(ref(job), token, late.name)
         assert late.name in archived.condemn(ref(job), token)
         with pytest.raises(Fenced):
-            archived.seal(ref(job), token, late)
+            archived.commit_chunk(ref(job), token, late)
         with pytest.raises(Fenced):
-            place.store.redacted.redact(ref(job), token, late, {"from": 11, "to": 20, "count": 1})
+            place.store.redaction_log.redact(ref(job), token, late, {"from": 11, "to": 20, "count": 1})
     assert len(archived.chunks(ref(job))) == 1
 
 
@@ -314,7 +314,7 @@ def test_a_redaction_that_breaks_off_counts_what_was_done(place: Place) -> None:
     job = write(place)
     place.seal(job, 40, trim=True)
     place.seal(job, 80, trim=True)
-    _, second = place.store.archived.chunks(ref(job))
+    _, second = place.store.chunks.chunks(ref(job))
     lost = place.objects.get(second.name)
     place.objects.delete(second.name)
 
@@ -336,7 +336,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> I
     """A service with its archive in S3, a proxy before that."""
     directory = tmp_path_factory.mktemp("s3")
     with s3_server() as address, S3Faults(address) as proxy:
-        store, objects = Store(redis_server.url), S3Objects(BUCKET)
+        store, objects = Store(redis_server.url), S3ObjectStore(BUCKET)
         assert list(objects.list("")) == []
         ours = {"AWS_ENDPOINT_URL_S3": proxy.url}
         with Service(directory, redis_server.url, environ=ours, archive_url=f"s3://{BUCKET}") as service:

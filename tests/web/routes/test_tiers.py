@@ -11,7 +11,7 @@ import httpx
 import orjson
 import pytest
 
-from chronoverse.archive.file_store import FileObjects
+from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.auth.tokens import READ, WRITE
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
@@ -45,7 +45,7 @@ class Place:
         self.service = service
         self.directory = directory
         self.store = store
-        self.objects = FileObjects(directory)
+        self.objects = FileObjectStore(directory)
         self.headers = {"Authorization": f"Bearer {service.token(scopes=scopes)}"}
         self.workflow_id = workflow_id
         self.client = httpx.Client(base_url=service.url, headers=self.headers, timeout=20)
@@ -233,7 +233,7 @@ def test_the_routes_agree_while_lines_move(place: Place) -> None:
         with place.stream(job) as stream:
             stream.wait_for(b"id: %d\n\n" % MOVING)
             assert [block["data"] for block in stream.blocks() if block.get("event") == "log"] == expected
-    moved = place.store.look(JobRef(job.workflow_id, job.job_id))
+    moved = place.store.get_job(JobRef(job.workflow_id, job.job_id))
     assert moved
     assert moved.archived == MOVING - 1
 

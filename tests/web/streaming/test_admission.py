@@ -7,7 +7,7 @@ import pytest
 from chronoverse.errors import AtCapacity, ChronoverseError, Draining, ShareUsed
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.http.client_ip import Proxies, forwarded_for
-from chronoverse.web.streaming.admission import LET_IN_SECONDS, RETRY_MS, STEP_SECONDS, Guest, Streams
+from chronoverse.web.streaming.admission import LET_IN_SECONDS, RETRY_MS, STEP_SECONDS, AdmissionControl, StreamTicket
 from tests.support.reading import Clock
 
 #: Steps of a drain after which a test gives up.
@@ -32,16 +32,16 @@ class House:
 
     def __init__(self, lag: int = 0) -> None:
         self.clock = Clock()
-        self.streams = Streams(10_000, clock=self.clock)
+        self.streams = AdmissionControl(10_000, clock=self.clock)
         self.left: list[Leaver] = []
         self.steps = 0
         self._lag = lag
-        self._guests: dict[Guest, Leaver] = {}
-        self._going: dict[Guest, int] = {}
+        self._guests: dict[StreamTicket, Leaver] = {}
+        self._going: dict[StreamTicket, int] = {}
 
     def come(self) -> None:
         """One more stream."""
-        guest = Guest("ada", "192.0.2.1", "r", self.clock())
+        guest = StreamTicket("ada", "192.0.2.1", "r", self.clock())
         self.streams.enter(guest)
         self._guests[guest] = leaver = Leaver(self.clock)
         guest.viewer = cast(Viewer, leaver)
@@ -109,8 +109,8 @@ def test_who_is_let_in_late_goes_with_the_others() -> None:
 
 def test_a_full_worker_has_no_place() -> None:
     """Until somebody leaves."""
-    streams = Streams(2)
-    guests = [Guest("ada", "192.0.2.1", "r", 0) for _ in range(3)]
+    streams = AdmissionControl(2)
+    guests = [StreamTicket("ada", "192.0.2.1", "r", 0) for _ in range(3)]
     for guest in guests[:2]:
         streams.enter(guest)
     with pytest.raises(AtCapacity):
@@ -132,13 +132,13 @@ def test_a_share_is_used_up_by_its_owner_alone(
     shares: tuple[int | None, int | None], same: tuple[str, str], other: tuple[str, str]
 ) -> None:
     """Others are served on, and what is given back can be had again."""
-    streams = Streams(100, *shares)
-    guests = [Guest(*same, "r", 0) for _ in range(3)]
+    streams = AdmissionControl(100, *shares)
+    guests = [StreamTicket(*same, "r", 0) for _ in range(3)]
     for guest in guests[:2]:
         streams.enter(guest)
     with pytest.raises(ShareUsed, match="2 streams"):
         streams.enter(guests[2])
-    streams.enter(Guest(*other, "r", 0))
+    streams.enter(StreamTicket(*other, "r", 0))
     streams.leave(guests[1])
     streams.enter(guests[2])
 

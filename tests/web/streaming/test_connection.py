@@ -10,8 +10,8 @@ import gevent
 import gevent.socket
 import pytest
 
-from chronoverse.live.fair_lock import Turns
-from chronoverse.web.http.event_loop import let_others
+from chronoverse.live.fair_lock import FairLock
+from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.streaming.connection import (
     PATIENT_SECONDS,
     SEND_BUFFER_BYTES,
@@ -30,7 +30,7 @@ TURNS: Final = 10
 def turn() -> None:
     """Lets the loop look at its sockets a few times."""
     for _ in range(TURNS):
-        let_others()
+        yield_to_loop()
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ class Client:
 @pytest.fixture
 def connections() -> Connections:
     """Two places."""
-    return Connections(2, Turns(1, TimeoutError))
+    return Connections(2, FairLock(1, TimeoutError))
 
 
 @pytest.fixture

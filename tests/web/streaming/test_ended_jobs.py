@@ -8,7 +8,7 @@ import pytest
 from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.values import End, Job, JobRef, Status
 from chronoverse.web.streaming import ended_jobs as ended
-from chronoverse.web.streaming.ended_jobs import KEPT_SECONDS, Ended
+from chronoverse.web.streaming.ended_jobs import KEPT_SECONDS, EndedJobCache
 
 REF = JobRef("w", "j")
 DONE = Job(REF, Status.RUNNING).ended(End(1, Status.COMPLETED, 0, 0, 0, None))
@@ -22,7 +22,7 @@ class Shelf:
         self.now, self.looks = 100.0, 0
         #: Called while somebody looks.
         self.meanwhile: Callable[[], object] = bool
-        self.ended = Ended(self.look, lambda: self.now)
+        self.ended = EndedJobCache(self.look, lambda: self.now)
 
     def look(self, ref: JobRef) -> Job | None:
         self.looks += 1
@@ -35,11 +35,11 @@ def test_an_ended_job_is_known_for_a_moment() -> None:
     shelf = Shelf(DONE)
 
     assert shelf.ended.known(REF) is None
-    assert shelf.ended.look(REF) == DONE
+    assert shelf.ended.get_job(REF) == DONE
     assert shelf.ended.known(REF) == DONE
     shelf.now += KEPT_SECONDS
     assert shelf.ended.known(REF) is None
-    assert shelf.ended.look(REF) == shelf.ended.known(REF) == DONE
+    assert shelf.ended.get_job(REF) == shelf.ended.known(REF) == DONE
     assert shelf.looks == 2
 
 
@@ -48,20 +48,20 @@ def test_nothing_else_is_remembered(found: Job | None) -> None:
     """Of a job that goes on only the tail knows anything, and one that there is not may come."""
     shelf = Shelf(*([found] if found else []))
 
-    assert shelf.ended.look(REF) == found
+    assert shelf.ended.get_job(REF) == found
     assert shelf.ended.known(REF) is None
 
 
 def test_what_is_not_what_it_was_is_forgotten() -> None:
     """When somebody says so, and when a look shows it."""
     shelf = Shelf(DONE)
-    shelf.ended.look(REF)
+    shelf.ended.get_job(REF)
     shelf.ended.forget(REF)
     assert shelf.ended.known(REF) is None
 
-    shelf.ended.look(REF)
+    shelf.ended.get_job(REF)
     shelf.jobs.clear()
-    assert shelf.ended.look(REF) is None
+    assert shelf.ended.get_job(REF) is None
     assert shelf.ended.known(REF) is None
     shelf.ended.forget(REF)
 
@@ -71,21 +71,21 @@ def test_who_was_looking_when_it_was_forgotten_remembers_nothing() -> None:
     shelf = Shelf(DONE)
     shelf.meanwhile = lambda: shelf.ended.forget(REF)
 
-    assert shelf.ended.look(REF) == DONE
+    assert shelf.ended.get_job(REF) == DONE
     assert shelf.ended.known(REF) is None
 
 
 def test_a_look_that_fails_changes_nothing() -> None:
     """Whoever knew the job knows it still."""
     shelf = Shelf(DONE)
-    shelf.ended.look(REF)
+    shelf.ended.get_job(REF)
 
     def away() -> None:
         raise StoreUnavailable("away")
 
     shelf.meanwhile = away
     with pytest.raises(StoreUnavailable):
-        shelf.ended.look(REF)
+        shelf.ended.get_job(REF)
     assert shelf.ended.known(REF) == DONE
 
 
@@ -95,6 +95,6 @@ def test_of_more_jobs_than_are_kept_the_oldest_go(monkeypatch: pytest.MonkeyPatc
     refs = [JobRef("w", name) for name in "abc"]
     shelf = Shelf(*(replace(DONE, ref=ref) for ref in refs))
     for ref in (refs[0], refs[1], refs[0], refs[2]):
-        shelf.ended.look(ref)
+        shelf.ended.get_job(ref)
 
     assert [ref for ref in refs if shelf.ended.known(ref)] == [refs[0], refs[2]]

@@ -12,8 +12,8 @@ import pytest
 
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
-from chronoverse.web.streaming.broadcast import Worker
-from chronoverse.web.streaming.stream_writer import LAST_CHUNK, Outlets
+from chronoverse.web.streaming.broadcast import GroupWorker
+from chronoverse.web.streaming.stream_writer import LAST_CHUNK, StreamWriters
 
 #: Seconds that anything here may take.
 PATIENCE_SECONDS: Final = 10.0
@@ -61,7 +61,7 @@ class Stage:
         ours, self.peer = gevent.socket.socketpair()
         self.closed = 0
         self.talker = Talker(frames)
-        outlets = Outlets(Worker(cast(Tail, None), 15, time.monotonic))
+        outlets = StreamWriters(GroupWorker(cast(Tail, None), 15, time.monotonic))
         outlets.take(cast(Viewer, self.talker), ours, self._gone, b"HEAD\r\n\r\n")
         ours.close()
 

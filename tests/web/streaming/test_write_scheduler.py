@@ -8,9 +8,9 @@ from typing import Final
 import gevent
 import pytest
 
-from chronoverse.web.http.event_loop import let_others
+from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.streaming.connection import SEND_SECONDS
-from chronoverse.web.streaming.write_scheduler import Pump, Room
+from chronoverse.web.streaming.write_scheduler import PendingWrite, WriteScheduler
 
 #: Seconds that anything here may take.
 PATIENCE_SECONDS: Final = 5.0
@@ -21,14 +21,14 @@ TURNS: Final = 10
 class Full:
     """A socket that takes no more, and a watch on it. What was called is kept in ``calls``."""
 
-    def __init__(self, pump: Pump) -> None:
+    def __init__(self, pump: WriteScheduler) -> None:
         self.ours, self.theirs = socket.socketpair()
         self.ours.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
                 self.ours.send(bytes(65536))
         self.calls: list[str] = []
-        self.room: Room = pump.watch(self.ours.fileno(), self.fill, self.give_up)
+        self.room: PendingWrite = pump.watch(self.ours.fileno(), self.fill, self.give_up)
 
     def fill(self) -> None:
         self.calls.append("fill")
@@ -66,7 +66,7 @@ def clock() -> Clock:
 @pytest.fixture
 def full(clock: Clock) -> Iterator[tuple[Full, Full]]:
     """Two of one pump."""
-    pump = Pump(clock)
+    pump = WriteScheduler(clock)
     both = Full(pump), Full(pump)
     yield both
     for each in both:
@@ -84,7 +84,7 @@ def wait(each: Full, call: str) -> None:
 def turn() -> None:
     """Lets the loop look at its sockets a few times."""
     for _ in range(TURNS):
-        let_others()
+        yield_to_loop()
 
 
 def test_who_has_room_is_filled(full: tuple[Full, Full]) -> None:
@@ -156,7 +156,7 @@ def test_one_that_fails_fails_alone(full: tuple[Full, Full]) -> None:
 
 def test_a_pump_that_ran_dry_runs_again(clock: Clock) -> None:
     """Its greenlet ends with the last full socket, and another begins with the next."""
-    pump = Pump(clock)
+    pump = WriteScheduler(clock)
     for _ in range(2):
         full = Full(pump)
         full.drain()
