@@ -15,7 +15,7 @@ RECORDS: Final = 128
 
 
 class ChunkIndexReader(Protocol):
-    """Where the records are; see :class:`chronoverse.store.chunk_index.Archived`."""
+    """Where the records are; see :class:`chronoverse.store.chunk_index.ChunkIndex`."""
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
         """The chunk in which line ``number`` is, or the first behind it. None when no chunk reaches so far."""
@@ -36,7 +36,7 @@ class ChunkRecordCache:
         self._known: deque[_Known] = deque(maxlen=RECORDS)
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
-        """As :meth:`Index.chunk`, up to :data:`RECORD_SECONDS` ago."""
+        """As :meth:`ChunkIndexReader.chunk`, up to :data:`RECORD_SECONDS` ago."""
         earliest = self._clock() - RECORD_SECONDS
         for known in tuple(self._known):
             if known.chunk.first <= number <= known.chunk.last and known.job == job and known.asked_at >= earliest:
@@ -44,7 +44,7 @@ class ChunkRecordCache:
         return self.ask(job, number)
 
     def ask(self, job: JobRef, number: int) -> Chunk | None:
-        """As :meth:`Index.chunk`, now."""
+        """As :meth:`ChunkIndexReader.chunk`, now."""
         asked_at = self._clock()
         found = self._index.chunk(job, number)
         if found is not None:

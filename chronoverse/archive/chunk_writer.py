@@ -18,11 +18,11 @@ from chronoverse.archive.codec import LEVEL, Packer
 from chronoverse.archive.garbage import SEALER_SECONDS, At, JobObjects
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.errors import ArchiveBusy, StoreError
-from chronoverse.history.source import AdaptiveBatch
 from chronoverse.joblog.chunk import CHUNK_BYTES, MANIFEST, Chunk, folder
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.values import Job, JobRef, iso_timestamp, seconds_of
 from chronoverse.store import Store
+from chronoverse.store.adaptive_batch import AdaptiveBatch
 from chronoverse.store.catalog import ArchiveState
 
 
@@ -53,7 +53,8 @@ def archive_lock(store: Store, job: JobRef, seconds: float = SEALER_SECONDS) -> 
 
 
 class ChunkWriter:
-    """What is done to the log of one job under the :func:`sealer` that gave ``token``. ``at`` hears of each step."""
+    """What is done to the log of one job under the :func:`archive_lock` that gave ``token``. ``at`` hears of each
+    step."""
 
     def __init__(self, store: Store, objects: ObjectStore, job: JobRef, token: str, at: At) -> None:
         self._store = store

@@ -14,7 +14,7 @@ _WRITING = ".writing-"
 
 
 class FileObjectStore:
-    """Objects below ``directory``, which is made when it is first written to. See :class:`Objects`."""
+    """Objects below ``directory``, which is made when it is first written to. See :class:`ObjectStore`."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -1,6 +1,6 @@
 """The archive as a reader has it: what follows a line, what comes before it, from whichever chunk and frame.
 
-Everything that several readers of a worker may want is read and unpacked once: see :class:`Kept`.
+Everything that several readers of a worker may want is read and unpacked once: see :class:`SingleFlightCache`.
 """
 
 import time

@@ -20,11 +20,11 @@ from chronoverse.archive.garbage import CLOCKS_SECONDS, JobObjects
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.rewrite import rewrite
 from chronoverse.errors import AppendRefused, ArchiveBusy, JobNotFound, StillLive, StoreError, TooExpensive
-from chronoverse.history.source import AdaptiveBatch
 from chronoverse.joblog.chunk import CHUNK_BYTES
 from chronoverse.joblog.entries import RawEntry, entry_number, read_entries
 from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.store import Store
+from chronoverse.store.adaptive_batch import AdaptiveBatch
 
 #: What a redacted line says.
 TOMBSTONE: Final = "[redacted]"

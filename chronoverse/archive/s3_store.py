@@ -33,7 +33,7 @@ _Answer = TypeVar("_Answer")
 
 
 class S3ObjectStore:
-    """Objects in ``bucket``, under names that begin with ``prefix``. See :class:`Objects`.
+    """Objects in ``bucket``, under names that begin with ``prefix``. See :class:`ObjectStore`.
 
     Raises: :class:`SettingsError` when boto3 is not installed.
     """

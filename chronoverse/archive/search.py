@@ -39,11 +39,10 @@ def search(
 
     ``since`` and ``until`` are times as ``iso_timestamp`` spells them: frames are left out that are earlier or later
     as a whole; which lines of the others are, ``wanted`` says. ``work`` calls what it is given: what a heavy expression
-    finds in :data:`~chronoverse.archive.prefilter.PART_BYTES` or a line, up to a second. That waits for nothing, and may be
-    done by another thread.
-    ``pause`` is called for each line that a text finds, for each part that was looked through, and before and behind
-    the unpacking of a frame, which is some 0.1 ms: so nothing between two calls takes much longer, a read aside.
-    ``place`` is at most one past the archive's last number when ``descending``.
+    finds in :data:`~chronoverse.archive.prefilter.PART_BYTES` or a line, up to a second. That waits for nothing, and
+    may be done by another thread. ``pause`` is called for each line that a text finds, for each part that was looked
+    through, and before and behind the unpacking of a frame, which is some 0.1 ms: so nothing between two calls takes
+    much longer, a read aside. ``place`` is at most one past the archive's last number when ``descending``.
 
     Raises: :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what the archive's index raises.
     """

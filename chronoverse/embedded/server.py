@@ -1,6 +1,6 @@
 """The server of the default setup: started by its first holder, gone after its last, its data kept in between.
 
-Whoever uses it, in any process, calls :func:`hold`. A hold is a shared lock on ``<data_dir>/holders``: forked
+Whoever uses it, in any process, calls :func:`lease_server`. A hold is a shared lock on ``<data_dir>/holders``: forked
 children have it too, programs started by a holder do not, and the kernel drops it however its processes ended.
 ``keeper``, a process of its own, runs the server while any such lock exists.
 

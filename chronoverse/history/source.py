@@ -1,15 +1,11 @@
-"""What reading needs of a store, and how much of it to ask for at once."""
+"""What reading needs of a store and of an archive."""
 
 from collections.abc import Hashable, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from chronoverse.errors import StoreError
 from chronoverse.joblog.entries import Entry, RawEntry
 from chronoverse.joblog.values import Job, JobRef
-
-#: Bytes a read should bring, and the least and most lines asked for to get there.
-READ_BYTES: Final = 2**20
-READ_LINES: Final = (4, 2048)
 
 
 class LiveReaderProtocol(Protocol):
@@ -57,16 +53,3 @@ class Archive(Protocol):
 
     def forget(self, job: JobRef) -> None:
         """What is known of the job's chunks is not true any more."""
-
-
-class AdaptiveBatch:
-    """How many lines to ask for, learnt from what the last answer weighed. Starts small: nobody knows the lines yet."""
-
-    def __init__(self) -> None:
-        self.lines = 32
-
-    def learn(self, lines: int, size: int) -> None:
-        """After an answer of ``lines`` lines that came to ``size`` bytes."""
-        least, most = READ_LINES
-        fitting = READ_BYTES * lines // max(size, 1)
-        self.lines = max(least, min(most, fitting, self.lines * 4))

@@ -90,7 +90,7 @@ class Matcher:
     def spans(self, text: str) -> Iterator[tuple[int, int] | None]:
         """Each place where it is, as [start, end) in characters, perhaps twice; None for a match of nothing.
 
-        At most twice :data:`MAX_PLACES`. One step takes no longer than :meth:`matches`, but there may be as many steps
+        At most twice :data:`MAX_SPANS`. One step takes no longer than :meth:`matches`, but there may be as many steps
         as characters, and each may look at all the rest of the text.
         """
         yield from self._spans(text)

@@ -20,6 +20,8 @@ from chronoverse.joblog import sse
 #: Workflow and job ids. Nothing that matches can escape a Redis key, a path or a log line.
 IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
+#: Bytes of a line that are published as one entry, unless a setting says otherwise; a longer line goes out in pieces.
+MAX_LINE_BYTES: Final = 65_536
 #: The largest number a client may name (15 digits), well inside what JSON and Redis carry exactly.
 MAX_NUMBER: Final = 999_999_999_999_999
 

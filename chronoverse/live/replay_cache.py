@@ -9,10 +9,9 @@ from chronoverse.errors import StoreUnavailable
 from chronoverse.history.source import Archive, LogReader
 from chronoverse.history.tiered_log import MissingArchive, archive_has
 from chronoverse.joblog.entries import RawEntry, in_sequence, plain_frames, read_entries, stream_name
-from chronoverse.joblog.values import End, Job, JobRef, OutOfSequence
+from chronoverse.joblog.values import MAX_LINE_BYTES, End, Job, JobRef, OutOfSequence
 from chronoverse.live.fair_lock import FairLock
 from chronoverse.live.feed import Frame, encode, join
-from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES
 
 #: Bytes that a piece should come to. Larger ones are no faster.
 SEGMENT_BYTES: Final = 64 * 2**10
@@ -113,7 +112,7 @@ class ReplayCache:
                 piece = _piece(entries, cursor, 1, stream) if entries else None
                 # A piece that closes the log is not kept: each viewer reads it anew.
                 if piece and piece.closing is None:
-                    piece = piece._replace(whole=piece.complete or piece.lines == count)
+                    piece = piece._replace(complete=piece.complete or piece.lines == count)
                     self._keep(key, piece)
                 return piece
         # Not within the turn: a look may take as long as a runner is given to come back.
@@ -173,7 +172,7 @@ class ReplayCache:
     def cached(self, ref: JobRef, stream: str | None, cursor: int) -> tuple[bytes, int]:
         """What others have read lately of what follows line ``cursor``, and the cursor behind it. Never waits.
 
-        It ends where it would come to :data:`PIECE_BYTES`, and anywhere before the end of the log.
+        It ends where it would come to :data:`SEGMENT_BYTES`, and anywhere before the end of the log.
         """
         found: list[bytes] = []
         size, oldest = 0, self._clock() - KEPT_SECONDS

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from chronoverse.errors import NotALog, StoreError, StoreRefused, StoreUnavailable
-from chronoverse.history.source import AdaptiveBatch, LogReader
+from chronoverse.history.source import LogReader
 from chronoverse.joblog import sse
 from chronoverse.joblog.entries import RawEntry, in_sequence
 from chronoverse.joblog.values import Job, JobRef, OutOfSequence, Status
@@ -24,6 +24,7 @@ from chronoverse.live import poll_policy as pacing
 from chronoverse.live.delivery_stats import DeliveryStats, store_failed
 from chronoverse.live.feed import Feed, Waiter, encode_raw, final_frames
 from chronoverse.live.reconciler import JobStateReconciler, beyond_archived
+from chronoverse.store.adaptive_batch import AdaptiveBatch
 from chronoverse.store.watchlist import Watchlist
 
 #: Seconds one XREAD waits. It bounds how long a stop takes, and is the beat by which the tail knows it is alive.

@@ -50,9 +50,9 @@ class ViewerRequest:
 
 
 class Viewer:
-    """Bytes for one connection. :meth:`poll` never waits; :meth:`chunks` waits between polls.
+    """Bytes for one connection. :meth:`next` never waits; :meth:`chunks` waits between polls.
 
-    Something that writes by itself (``on_wake``) asks by :meth:`glance` first, which does not even read the store.
+    Something that writes by itself (``on_wake``) asks by :meth:`try_next` first, which does not even read the store.
     ``clock`` is monotonic, in seconds. Thousands of these wait at a time, so each keeps only what it needs.
     """
 
@@ -167,7 +167,7 @@ class Viewer:
         return frames
 
     def try_next(self) -> bytes | None:
-        """As :meth:`poll`, of what is at hand. None may also mean that the store has to be read: when ``behind``."""
+        """As :meth:`next`, of what is at hand. None may also mean that the store has to be read: when ``behind``."""
         now, position, channel = self._clock(), self._position, self._channel
         if now < self.due and position is not None and channel is not None and channel.state is self._state:
             # The way of nearly every line to nearly every viewer.

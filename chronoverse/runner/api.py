@@ -21,8 +21,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self
 
-from chronoverse.joblog.values import IDENTIFIER, JobRef, Status, iso_timestamp
-from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, LineSplitter
+from chronoverse.joblog.values import IDENTIFIER, MAX_LINE_BYTES, JobRef, Status, iso_timestamp
+from chronoverse.runner.capture.line_splitter import LineSplitter
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.log_writer import JobResult, LogWriter
 from chronoverse.runner.publisher import Publisher
@@ -92,14 +92,15 @@ class JobLog:
     ) -> Self:
         """Opens a new attempt at a job, and waits up to ``open_seconds`` for the store to let us in.
 
-        ``store`` is a :class:`chronoverse.store.Store`, a :class:`chronoverse.runner.http_log_writer.HttpLedger`, or the URL of
-        either: that of a store as ``CHRONOVERSE_REDIS_URL`` has it, or ``http://`` or ``https://`` for a service, which
-        needs a ``token`` with ``logs:write`` (a function makes one for each request). What was given as a URL is closed
-        with the log. ``lease_seconds`` must not be longer than the service's own. ``room`` says where lines wait while
-        the store is away, by default in 64 MiB of memory. ``say`` gets our words to a person, by default on stderr.
+        ``store`` is a :class:`chronoverse.store.Store`, a :class:`chronoverse.runner.http_log_writer.HttpLogWriter`, or
+        the URL of either: that of a store as ``CHRONOVERSE_REDIS_URL`` has it, or ``http://`` or ``https://`` for a
+        service, which needs a ``token`` with ``logs:write`` (a function makes one for each request). What was given as
+        a URL is closed with the log. ``lease_seconds`` must not be longer than the service's own. ``room`` says where
+        lines wait while the store is away, by default in 64 MiB of memory. ``say`` gets our words to a person, by
+        default on stderr.
 
         Raises ValueError for ids and URLs that are none; :class:`chronoverse.errors.Held`, ``Closed``, ``Deleted``,
-        ``Tainted``, ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound`` when we are turned away. A store
+        ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound`` when we are turned away. A store
         that is away raises nothing: lines wait for it.
         """
         if not (IDENTIFIER.fullmatch(workflow) and IDENTIFIER.fullmatch(job)):

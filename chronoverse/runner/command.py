@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
-from chronoverse.joblog.values import iso_timestamp
+from chronoverse.joblog.values import MAX_LINE_BYTES, iso_timestamp
 from chronoverse.runner.capture.foreground import foreground_process_group
-from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, LineBatch
+from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.capture.pipes import Capture, Child
 from chronoverse.runner.capture.pseudoterminal import Session, attached

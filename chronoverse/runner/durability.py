@@ -19,7 +19,7 @@ PATIENCE: Final = 5
 
 
 class DurabilityProbe(Protocol):
-    """Who knows what is safe. :class:`chronoverse.store.durability.Confirmer` is one."""
+    """Who knows what is safe. :class:`chronoverse.store.durability.StoreDurabilityProbe` is one."""
 
     def confirm(self, attempt: Attempt, hurried: bool = False) -> int | None: ...
 

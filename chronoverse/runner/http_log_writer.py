@@ -105,8 +105,8 @@ class HttpLogWriter:
     def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt:
         """Takes the job's lease for a new attempt. ``token`` is the caller's own and unguessable.
 
-        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`; :class:`SequenceGap`, with nothing
-        changed, when the attempt's first line would not get the number ``first``.
+        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`; :class:`SequenceGap`, with
+        nothing changed, when the attempt's first line would not get the number ``first``.
         """
         body: dict[str, Any] = {"token": token}
         answer = self._post(job, "attempts", body if first is None else {**body, "first": first})
@@ -116,7 +116,7 @@ class HttpLogWriter:
         """Appends consecutive ``lines`` (one at least), skipping those the log already has; returns the next number.
 
         Stored whole or not at all, unless the service finds them too long: then they are sent in halves.
-        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`.
+        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
         try:
             return self._append(attempt, lines[0].sequence_num, [_spell(line) for line in lines])
@@ -130,13 +130,13 @@ class HttpLogWriter:
     def lose(self, attempt: Attempt, first: int, last: int) -> int:
         """Names lines ``first`` to ``last`` as lost; returns the next number. Renews the lease.
 
-        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`.
+        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
         body = {"token": attempt.token, "attempt": attempt.attempt, "first": first, "count": last - first + 1}
         return _number(self._post(attempt.job, "logs/lost", body), "next")
 
     def compare(self, job: JobRef, lines: Sequence[Line]) -> Compared:
-        """Has the service compare ``lines`` with the log's: see :class:`chronoverse.runner.log_writer.Reader`."""
+        """Has the service compare ``lines`` with the log's: see :class:`chronoverse.runner.log_writer.LineComparer`."""
         asked = {"first": lines[0].sequence_num, "lines": [line_digest(line) for line in lines]}
         answer = self._post(job, "logs/compare", asked)
         return Compared(_number(answer, "next"), answer.get("differs") is True)

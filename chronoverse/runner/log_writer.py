@@ -48,7 +48,7 @@ def line_digest(line: Line) -> str:
 
 @runtime_checkable
 class LineComparer(Protocol):
-    """Who reads a job's lines back. :class:`chronoverse.runner.http_log_writer.HttpLedger` is one."""
+    """Who reads a job's lines back. :class:`chronoverse.runner.http_log_writer.HttpLogWriter` is one."""
 
     def compare(self, job: JobRef, lines: Sequence[Line]) -> Compared:
         """Compares consecutive ``lines`` (one at least) with the log's, as many as are read at once.

@@ -109,7 +109,7 @@ class Publisher:
     def start(self, seconds: float) -> None:
         """Begins, and waits up to ``seconds`` for the store to let us in; after that it goes on trying.
 
-        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`, :class:`NotALog`, and what
+        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`, :class:`NotALog`, and what
         ``connect`` raises.
         """
         self._thread.start()

@@ -42,8 +42,8 @@ def resend_spool(
 
     Raises: :class:`SpoolError` for a file that is none; :class:`NotInLog` when the job has ended (it was declared LOST
     meanwhile, say) and its log does not give back what the file holds; :class:`Held`, :class:`OtherWriter`,
-    :class:`Deleted`, :class:`Tainted` or :class:`NotALog` when the job cannot be gone on with; :class:`StoreError` when
-    the lines cannot be read back.
+    :class:`Deleted`, :class:`CorruptLog` or :class:`NotALog` when the job cannot be gone on with; :class:`StoreError`
+    when the lines cannot be read back.
     """
     spool = Spool.recover(path, keep_all=True)
     job = _job_of(spool, path)

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from chronoverse.errors import ChronoverseError, Closed, Deleted, SpoolError
-from chronoverse.joblog.values import JobRef, Status, iso_timestamp
-from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES
+from chronoverse.joblog.values import MAX_LINE_BYTES, JobRef, Status, iso_timestamp
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.command import Command
 from chronoverse.runner.log_writer import JobResult, LogWriter
@@ -77,8 +76,8 @@ def run(
     ``pty`` the command has a pseudo-terminal, and all that it prints is stdout.
 
     Called from the main thread it passes SIGINT, SIGTERM and SIGHUP on. Raises, and starts nothing, when the
-    store turns us away at once: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`, :class:`NotALog`. A
-    function in its place is called to get it, in a thread of its own.
+    store turns us away at once: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`,
+    :class:`NotALog`. A function in its place is called to get it, in a thread of its own.
     """
     echoes = {"stdout": Tee(out or standard(1)), "stderr": Tee(err or standard(2))}
     say = echoes["stderr"].say

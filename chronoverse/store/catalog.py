@@ -148,7 +148,9 @@ class JobCatalog:
         return None if seconds is None else 1000 * seconds
 
     def set_retention(self, workflow_id: str, seconds: int | None) -> None:
-        """Sets that, or with None makes it the common setting again: for jobs that begin now; see :meth:`keep`."""
+        """Sets that, or with None makes it the common setting again: for jobs that begin now; see
+        :meth:`apply_retention`.
+        """
         key = self._settings(workflow_id)
         if seconds is None:
             self._command(workflow_id, "HDEL", key, "retention_seconds")

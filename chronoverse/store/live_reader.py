@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 
 
 class LiveReader:
-    """As :class:`chronoverse.store.blocking_reader.BlockingReader`; ``tracks`` says whether it asks for changed jobs only."""
+    """As :class:`chronoverse.store.blocking_reader.BlockingReader`; ``tracks`` says whether it asks for changed jobs
+    only."""
 
     def __init__(
         self,

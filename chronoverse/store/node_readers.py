@@ -121,7 +121,8 @@ class _NodeReader:
 
 
 class NodeReaders:
-    """As :class:`chronoverse.store.blocking_reader.BlockingReader`, for jobs in any slots. One thread reads; any may interrupt.
+    """As :class:`chronoverse.store.blocking_reader.BlockingReader`, for jobs in any slots. One thread reads; any may
+    interrupt.
 
     ``make`` gives a reader for the jobs of one slot, ``slot`` and ``server`` are a workflow's, and ``read`` reads one
     job without waiting. A slot whose server is away does not keep the others from being read: :meth:`silent_seconds`

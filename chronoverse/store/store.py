@@ -116,7 +116,7 @@ class Store:
         return reply
 
     def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
-        """:meth:`look` for many jobs in few round trips. What a look at one of them raises stands in its place.
+        """:meth:`get_job` for many jobs in few round trips. What a look at one of them raises stands in its place.
 
         Raises :class:`StoreUnavailable` or :class:`StoreRefused` when the store answers so for every job.
         It never waits: a suspected runner's job is RUNNING until a later look.
@@ -281,8 +281,8 @@ class Store:
     def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt:
         """Takes the job's lease for a new attempt. ``token`` is the caller's own and unguessable.
 
-        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`; :class:`SequenceGap`, with nothing
-        changed, when the attempt's first line would not get the number ``first``.
+        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`; :class:`SequenceGap`, with
+        nothing changed, when the attempt's first line would not get the number ``first``.
         """
         now = self._clock()
         keys = (self._key(job, "log"), self._key(job, "job"), self._key(job, "lease"), self._index(job.workflow_id))
@@ -295,7 +295,7 @@ class Store:
         """Appends consecutive ``lines`` (one at least), skipping those the log already has; returns the next number.
 
         Stored whole or not at all. Renews the lease.
-        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`.
+        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
         runs = [
             LineRun(timestamp, stream, partial, [line.message.encode() for line in alike])
@@ -308,7 +308,7 @@ class Store:
     def lose(self, attempt: Attempt, first: int, last: int) -> int:
         """Names lines ``first`` to ``last`` as lost; returns the next number. Renews the lease.
 
-        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`Tainted`.
+        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
         args = (attempt.token, self._lease_ms, first, last, iso_timestamp(self._clock()))
         following: int = self._answer("lose", attempt.job, self._keys(attempt.job), *args)[0]

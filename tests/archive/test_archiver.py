@@ -534,7 +534,7 @@ def test_a_log_of_long_lines_is_read_a_few_at_a_time(bench: Bench, objects: File
     read_on = bench.store.read_sequential
 
     class Watched(Store):
-        def read_on(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
+        def read_sequential(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
             entries = read_on(job, after, count)
             counts.append(len(entries))
             return entries

@@ -90,7 +90,7 @@ class Faulty:
         return answer
 
     def put(self, name: str, data: bytes) -> None:
-        """See :class:`Objects`, as with all of these."""
+        """See :class:`ObjectStore`, as with all of these."""
         self._call("put", name, data)
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -115,7 +115,7 @@ class Files:
 
     @contextlib.contextmanager
     def fault(self, fault: CallFault | None) -> Iterator[None]:
-        """See :class:`Place`."""
+        """See :class:`Topology`."""
         self._faulty.fault = fault
         try:
             yield

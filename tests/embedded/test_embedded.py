@@ -32,7 +32,10 @@ SOON = 10.0
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or tests what only Linux does")
 
-HOLDER = "import sys; from chronoverse.embedded.server import hold; h = hold(sys.argv[1]); print(h.url, flush=True); "
+HOLDER = (
+    "import sys; from chronoverse.embedded.server import lease_server; "
+    "h = lease_server(sys.argv[1]); print(h.url, flush=True); "
+)
 STAY = "sys.stdin.read()"
 
 
@@ -139,8 +142,9 @@ def test_opener_in_another_process_attaches(data_dir: Path) -> None:
 def test_concurrent_openers_share_one_server(data_dir: Path) -> None:
     """Eight processes that open at the same moment get one server."""
     code = (
-        "import sys, redis; from chronoverse.embedded.server import hold; print('ready', flush=True); sys.stdin.readline(); "
-        "h = hold(sys.argv[1]); print(redis.Redis.from_url(h.url).info('server')['process_id'], flush=True); "
+        "import sys, redis; from chronoverse.embedded.server import lease_server; print('ready', flush=True); "
+        "sys.stdin.readline(); h = lease_server(sys.argv[1]); "
+        "print(redis.Redis.from_url(h.url).info('server')['process_id'], flush=True); "
     )
     with contextlib.ExitStack() as stack:
         openers = [stack.enter_context(python(code + STAY, data_dir)) for _ in range(8)]
@@ -434,7 +438,8 @@ def test_works_under_gevent(data_dir: Path) -> None:
     """A caller whose standard library gevent has patched can hold, and its other greenlets run meanwhile."""
     code = (
         "from gevent import monkey; monkey.patch_all(); import sys, time, gevent; "
-        "from chronoverse.embedded.server import hold; opening = gevent.spawn(hold, sys.argv[1]); ticks = 0\n"
+        "from chronoverse.embedded.server import lease_server; "
+        "opening = gevent.spawn(lease_server, sys.argv[1]); ticks = 0\n"
         "while not opening.ready(): time.sleep(0.001); ticks += 1\n"
         "print(opening.get().url, ticks, flush=True); "
     )

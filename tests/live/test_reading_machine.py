@@ -319,7 +319,7 @@ class Reading(RuleBasedStateMachine):
     @precondition(lambda self: len(self.clients) < 5)
     def connect_near_the_latest(self, back: int, stream: str | None) -> None:
         """Where the ring begins."""
-        job = self.source.look(self.ref)
+        job = self.source.get_job(self.ref)
         self._add(Client(max(job.last - back, 0) if job else 0, stream))
 
     def _add(self, client: Client) -> None:
@@ -330,7 +330,7 @@ class Reading(RuleBasedStateMachine):
         """As the events route does."""
         resumed = client.account is not None
         after = client.account.last_event_id if client.account else client.after
-        job = self.source.look(self.ref)
+        job = self.source.get_job(self.ref)
         if resumed and job and job.end and after >= job.end.sequence_num:
             client.finished = True
             return
@@ -431,7 +431,7 @@ class Reading(RuleBasedStateMachine):
             self.tail.stop()
 
     def _end_the_job(self) -> None:
-        self.source.look(self.ref)
+        self.source.get_job(self.ref)
         self.look_behind_the_scenes()
         for _ in range(3):
             if self.attempt and not self.ended:

@@ -253,9 +253,9 @@ class Mortal(Impatient):
             self._deadly.clear()
             raise RuntimeError("nobody expects this")
 
-    def look_many(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
+    def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
         self._die("look_many")
-        return super().look_many(jobs)
+        return super().get_jobs(jobs)
 
     def reader(self, block_seconds: float) -> LiveReaderProtocol:
         return _MortalReader(super().reader(block_seconds), self._die)

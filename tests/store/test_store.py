@@ -412,7 +412,7 @@ def test_a_retention_that_changes_reaches_every_job(
         bench.ask("ZREM", bench.key("jobs"), job.job_id)
         return keep_job(job, *args)
 
-    monkeypatch.setattr(store.catalog, "keep", leave)
+    monkeypatch.setattr(store.catalog, "apply_retention", leave)
     assert set_retention(store, JOB.workflow_id, 5_000, 9) == 6
     assert sorted(met) == jobs
     assert all(bench.ttl("job", job) > RETENTION_MS for job in jobs if job != jobs[3])

@@ -195,7 +195,7 @@ def test_thousands_that_change_while_the_server_is_asked(world: World, monkeypat
         world.server.ask("EVAL", script, len(jobs), *map(world.key, jobs))
         return True
 
-    monkeypatch.setattr("chronoverse.store.tracking_reader._rung", change)
+    monkeypatch.setattr("chronoverse.store.tracking_reader._drained", change)
     assert world.read() == {}
     assert world.read() == {each: [1] for each in jobs}
 

@@ -21,7 +21,7 @@ def raw(number: int, message: str, *more: bytes, timestamp: str = "2026-03-03T10
 
 
 class Shelf:
-    """A job's archive in ``objects``, and the record of it in memory: an :class:`Index`."""
+    """A job's archive in ``objects``, and the record of it in memory: an :class:`ChunkIndexReader`."""
 
     def __init__(self, objects: ObjectStore, job: JobRef = JOB, first: int = 1) -> None:
         self.objects = objects

@@ -61,11 +61,11 @@ class Impatient:
     def server(self, job: JobRef) -> Hashable:
         return self._store.server(job)
 
-    def look(self, job: JobRef) -> Job | None:
+    def get_job(self, job: JobRef) -> Job | None:
         self._check("look")
         return self._store.get_job(job)
 
-    def look_many(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
+    def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
         self._check("look_many")
         return self._store.get_jobs(jobs)
 
@@ -73,7 +73,7 @@ class Impatient:
         self._check("read")
         return self._store.read(job, after, min(count, self._most))
 
-    def read_on(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
+    def read_sequential(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
         self._check("read")
         return self._store.read_sequential(job, after, min(count, self._most))
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -161,9 +162,8 @@ def test_an_archiver_goes_on_beside_hostile_keys(
             for job in (before, behind):
                 if job is behind:
                     run(store, job, 10)
-                wait_until(
-                    lambda job=job: store.catalog.archive_state(job).complete, PATIENCE_SECONDS, "it is archived"
-                )  # type: ignore[misc]
+                is_archived = partial(lambda job: store.catalog.archive_state(job).complete, job)
+                wait_until(is_archived, PATIENCE_SECONDS, "it is archived")
             wait_until(lambda: store.get_job(gone) is None, PATIENCE_SECONDS, "the job whose time is over is deleted")
         finally:
             archiver.terminate()

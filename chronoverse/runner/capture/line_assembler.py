@@ -5,7 +5,8 @@ bytes ─> carriage ─> masker ─> cutter ─> blocks
 
 from typing import Final
 
-from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, LineBatch, LineSplitter
+from chronoverse.joblog.values import MAX_LINE_BYTES
+from chronoverse.runner.capture.line_splitter import LineBatch, LineSplitter
 from chronoverse.runner.capture.masking import Masker, Masks
 from chronoverse.runner.capture.progress_filter import ProgressFilter
 

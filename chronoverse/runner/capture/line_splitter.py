@@ -1,14 +1,14 @@
 """From bytes to lines: the pure part of capture.
 
-Lines travel as :class:`Block`: what one read brought stays together until it is published, which costs
+Lines travel as :class:`LineBatch`: what one read brought stays together until it is published, which costs
 a busy job a few operations for each read instead of for each line.
 """
 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-#: Bytes of a line that are published as one entry; a longer line goes out in pieces.
-MAX_LINE_BYTES: Final = 65_536
+from chronoverse.joblog.values import MAX_LINE_BYTES
+
 #: The fewest bytes a piece may have: the longest UTF-8 character must fit.
 MIN_LINE_BYTES: Final = 4
 

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Final, NamedTuple, Protocol
 
-from chronoverse.joblog.values import iso_timestamp
+from chronoverse.joblog.values import MAX_LINE_BYTES, iso_timestamp
 from chronoverse.runner.capture.line_assembler import LineAssembler
-from chronoverse.runner.capture.line_splitter import MAX_LINE_BYTES, LineBatch
+from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.capture.masking import Masks
 
 #: Bytes of one read. Large, so that a busy job costs few reads; a block is at most this and a line.

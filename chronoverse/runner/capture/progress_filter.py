@@ -2,7 +2,7 @@ r"""Progress bars as lines: what a carriage return has overwritten is dropped, w
 
 On a terminal ``\r`` begins the line again. What stands between two of them is a *state* of that line, and a bar
 goes through thousands. Published text cannot be taken back, so a state that others follow becomes a line of its
-own or nothing: see :class:`Carriage`.
+own or nothing: see :class:`ProgressFilter`.
 """
 
 import re

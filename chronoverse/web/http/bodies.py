@@ -1,7 +1,8 @@
 """Request bodies: how many bytes they may have, how fast they must come, and how much they may parse to.
 
 A body is read whole before anything is done with it, and nothing that is done with it keeps the worker's event loop for
-long. What is refused here is refused with werkzeug's errors; :mod:`chronoverse.web.http.problems` makes documents of them.
+long. What is refused here is refused with werkzeug's errors; :mod:`chronoverse.web.http.problems` makes documents of
+them.
 """
 
 import contextlib

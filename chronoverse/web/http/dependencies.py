@@ -201,6 +201,6 @@ def stream_ticket(services: Dependencies) -> StreamTicket:
 
 
 def principal() -> Principal:
-    """Who is asking; :meth:`Services.guard` has let them in."""
+    """Who is asking; :meth:`Dependencies.guard` has let them in."""
     asking: Principal = g.principal
     return asking

@@ -110,8 +110,8 @@ def page_budget(services: Dependencies, ref: JobRef, limit: int) -> Iterator[Pag
     """The budget of a page of up to ``limit`` lines of ``ref``, in the request's turn. It shrinks when the client
     leaves.
 
-    Raises: as :meth:`Services.paging` does; :class:`ShareUsed` also when the token's subject has so many unread answers
-    that there might be no room for this one.
+    Raises: as :meth:`Dependencies.paging` does; :class:`ShareUsed` also when the token's subject has so many unread
+    answers that there might be no room for this one.
     """
     sock, subject = request.environ.get("gunicorn.socket"), principal().subject
     # Who has no unread answer goes on even when others use all the room: a short page needs none of it.
@@ -128,13 +128,13 @@ def page_budget(services: Dependencies, ref: JobRef, limit: int) -> Iterator[Pag
 
 
 class _StoreInTurn:
-    """The store for :class:`History`: each read of lines waits for its ``subject``'s turn."""
+    """The store for :class:`TieredLog`: each read of lines waits for its ``subject``'s turn."""
 
     def __init__(self, services: Dependencies, subject: str) -> None:
         self._services = services
         self._subject = subject
 
-    def look(self, job: JobRef) -> Job | None:
+    def get_job(self, job: JobRef) -> Job | None:
         return self._services.store.get_job(job)
 
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:

@@ -14,7 +14,8 @@ from chronoverse.live.viewer import Viewer
 
 
 class Member(Protocol):
-    """Drives a viewer by itself when it is not in a crowd; see :class:`chronoverse.web.streaming.stream_writer.Outlet`."""
+    """Drives a viewer by itself when it is not in a crowd; see
+    :class:`chronoverse.web.streaming.stream_writer.StreamWriter`."""
 
     viewer: Viewer
     crowd: "BroadcastGroup | None"

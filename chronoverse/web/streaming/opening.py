@@ -64,7 +64,7 @@ def viewer_request(
 def open_viewer(
     services: Dependencies, asking: StreamTicket, asked: ViewerRequest
 ) -> tuple[Viewer, Callable[[], None]]:
-    """A viewer in its place, and what to call once when it has ended. Raises as :meth:`Streams.check` does."""
+    """A viewer in its place, and what to call once when it has ended. Raises as :meth:`AdmissionControl.check` does."""
     services.streams.enter(asking)
     services.tail.start()
     metrics.STREAMS_OPEN.inc()

@@ -1,8 +1,9 @@
 """A viewer's bytes straight onto its socket: no greenlet waits for lines.
 
 A viewer that is caught up costs one non-blocking write per wake, made by whoever wakes it (the tail). One whose
-socket is full is written to when it has room, by the worker's :class:`chronoverse.web.streaming.write_scheduler.Pump`. Only what may wait
-for more than that has a greenlet, for as long as it takes: a replay, the end.
+socket is full is written to when it has room, by the worker's
+:class:`chronoverse.web.streaming.write_scheduler.WriteScheduler`. Only what may wait for more than that has a greenlet,
+for as long as it takes: a replay, the end.
 """
 
 import _socket

@@ -22,9 +22,9 @@ class Shelf:
         self.now, self.looks = 100.0, 0
         #: Called while somebody looks.
         self.meanwhile: Callable[[], object] = bool
-        self.ended = EndedJobCache(self.look, lambda: self.now)
+        self.ended = EndedJobCache(self.get_job, lambda: self.now)
 
-    def look(self, ref: JobRef) -> Job | None:
+    def get_job(self, ref: JobRef) -> Job | None:
         self.looks += 1
         self.meanwhile()
         return self.jobs.get(ref)
