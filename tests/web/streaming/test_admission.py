@@ -22,7 +22,7 @@ class Leaver:
         self.at = self.retry_ms = 0.0
         self._clock = clock
 
-    def send_away(self, retry_ms: int) -> None:
+    def close_with_retry(self, retry_ms: int) -> None:
         assert not self.sent_away
         self.sent_away, self.at, self.retry_ms = True, self._clock(), retry_ms
 
