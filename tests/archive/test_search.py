@@ -16,6 +16,7 @@ from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.matcher import Matcher, as_read
 from chronoverse.joblog.values import Line
 from tests.support.archives import JOB, Shelf, raw
+from tests.support.examples import examples
 
 #: What a line may be made of: what JSON escapes, what a terminal acts on, letters with odd cases, words of the JSON.
 PIECES = [
@@ -80,7 +81,7 @@ def searches(draw: st.DrawFn) -> tuple[list[str], str]:
     return messages, draw(st.sampled_from([part, part.upper(), part.lower(), part.swapcase(), draw(TEXTS)]))
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=examples(250))
 @given(searches(), st.integers(50, 2000), st.integers(1, 30))
 @example((["\x1b[31ma\x1b[0mB", "aB"], "ab"), 50, 9)
 def test_text(
@@ -101,7 +102,7 @@ def test_text(
     ]
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=examples(250))
 @given(st.lists(TEXTS, min_size=1, max_size=30), st.sampled_from(EXPRESSIONS), st.integers(50, 2000))
 def test_expressions(
     tmp_path_factory: pytest.TempPathFactory, messages: list[str], query: str, frame_bytes: int

@@ -15,7 +15,7 @@ from chronoverse.archive.redaction import TOMBSTONE, Redaction, RedactionRequest
 from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
-from tests.conftest import KINDS, binary
+from tests.conftest import EVERY_KIND, binary
 from tests.support.archivers import everything
 from tests.support.bench import make_lines
 from tests.support.faultproxy import FaultProxy
@@ -52,7 +52,7 @@ def ask(tmp_path: Path) -> Iterator[Callable[..., bool | None]]:
         server.close()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_what_a_server_says(ask: Callable[..., bool | None], kind: str) -> None:
     """An append-only file is waited for; a server that has never had a file has nothing to go back to."""
     assert ask(kind, "--appendonly", "yes") is True
