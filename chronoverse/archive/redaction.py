@@ -108,8 +108,8 @@ class Redaction:
 
         An error behind the first lines that were redacted ends the call and is not raised, or nobody would hear of
         those lines: they would not be counted when the redaction is repeated.
-        Raises: :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and as the store
-        and the archive do.
+        Raises: :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and as
+        the store and the archive do.
         """
         with self._sealer() as self._token:
             job = self._store.get_job(self._ref)

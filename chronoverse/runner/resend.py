@@ -40,8 +40,8 @@ def resend_spool(
     as that job of their workflow, from line 1 on; it must have no lines yet. A runner that was killed could not say how
     its job ended: then the job counts as LOST. The lines of a job that was deleted are deleted as well, with ``path``.
 
-    Raises: :class:`SpoolError` for a file that is none; :class:`SpoolNotInLog` when the job has ended (it was declared LOST
-    meanwhile, say) and its log does not give back what the file holds; :class:`Held`, :class:`ForeignLines`,
+    Raises: :class:`SpoolError` for a file that is none; :class:`SpoolNotInLog` when the job has ended (it was declared
+    LOST meanwhile, say) and its log does not give back what the file holds; :class:`Held`, :class:`ForeignLines`,
     :class:`Deleted`, :class:`CorruptLog` or :class:`NotALog` when the job cannot be gone on with; :class:`StoreError`
     when the lines cannot be read back.
     """

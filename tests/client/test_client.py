@@ -327,7 +327,7 @@ def test_a_silent_connection_is_given_up_after_three_heartbeats() -> None:
         thread.join()
 
     assert [type(item) for item in items] == [Notice]
-    assert str(items[0]).startswith("Trouble(reason='the connection was lost")
+    assert str(items[0]).startswith("Notice(reason='the connection was lost")
 
 
 def test_a_job_that_does_not_come_in_time_is_not_found() -> None:

@@ -75,7 +75,7 @@ class AdmissionControl:
         return self._draining_since is not None
 
     def check(self, guest: StreamTicket) -> None:
-        """Raises :class:`AtCapacity`, :class:`Draining` or :class:`ShareExceeded` when there is no place for ``guest``."""
+        """Raises :class:`AtCapacity`, :class:`Draining` or :class:`ShareExceeded` when ``guest`` may not come in."""
         refusal = self._refusal(guest)
         if refusal is not None:
             kind, error = refusal
