@@ -75,7 +75,7 @@ class FastPath:
         client = services.proxies.client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR"))
         name = name_for(environ.get("HTTP_X_REQUEST_ID", ""))
         asking = StreamTicket(principal.subject, client, name, services.monotonic(), environ.get(SPAN))
-        if not principal.may_see(ref.workflow_id) or not services.streams.has_place(asking):
+        if not principal.may_access(ref.workflow_id) or not services.streams.has_place(asking):
             return None
         stream = query.get("stream")
         if after is None:
