@@ -115,14 +115,14 @@ def when_ready(server: Any) -> None:
 
 def _archiver_died(log: Any, pid: int, again: float) -> None:
     log.warning("the archiver (pid:%d) has ended, and starts again in %g s", pid, again)
-    metrics.forget_process(metrics.SUPERVISED)
+    metrics.drop_process(metrics.SUPERVISED)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
     """Names the worker after one that is gone, in whose files it counts on; its gauges start afresh."""
     taken = {each.chronoverse_name for each in server.WORKERS.values()}
     worker.chronoverse_name = next(name for name in map("worker{}".format, itertools.count()) if name not in taken)
-    metrics.forget_process(worker.chronoverse_name)
+    metrics.drop_process(worker.chronoverse_name)
 
 
 def post_fork(server: Any, worker: Any) -> None:
@@ -162,7 +162,7 @@ def _ensure(hold: embedded.ServerLease, log: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     """Takes the dead worker's gauges out of the sums."""
-    metrics.forget_process(worker.chronoverse_name)
+    metrics.drop_process(worker.chronoverse_name)
 
 
 def on_exit(server: Any) -> None:

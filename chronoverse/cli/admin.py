@@ -15,7 +15,7 @@ import click
 
 from chronoverse import errors
 from chronoverse.cli.options import duration, identifier
-from chronoverse.client.terminal import plain
+from chronoverse.client.terminal import plain_text
 from chronoverse.settings import Settings
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _orphans(store: "Store", objects: "ObjectStore", delete: bool) -> int:
     from chronoverse.archive.retention import orphans
 
     for found in orphans(store, objects, time.time()):
-        click.echo(plain(f"{found.stored.name}\t{found.stored.size}\t{found.why}"))
+        click.echo(plain_text(f"{found.stored.name}\t{found.stored.size}\t{found.why}"))
         if delete:
             objects.delete(found.stored.name)
     return 0

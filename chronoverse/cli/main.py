@@ -19,7 +19,7 @@ import click
 from chronoverse import errors
 from chronoverse.cli import admin as upkeep
 from chronoverse.cli.options import duration, identifier
-from chronoverse.client.terminal import plain
+from chronoverse.client.terminal import plain_text
 from chronoverse.joblog.values import JobRef, Status, parse_number
 from chronoverse.settings import Settings, child_environ
 from chronoverse.settings.parse import is_loopback, service_url
@@ -36,7 +36,7 @@ EXIT_CODES: Final[Mapping[type[Exception], int]] = {
     errors.Held: 75,  # EX_TEMPFAIL
     errors.AtCapacity: 75,
     errors.StoreRefused: 75,
-    errors.NotInLog: 76,  # EX_PROTOCOL
+    errors.SpoolNotInLog: 76,  # EX_PROTOCOL
     errors.Closed: 73,  # EX_CANTCREAT
     errors.Deleted: 73,
     errors.StoreUnavailable: 69,  # EX_UNAVAILABLE
@@ -47,7 +47,7 @@ EXIT_CODES: Final[Mapping[type[Exception], int]] = {
     errors.NotALog: 65,
     errors.CorruptLog: 65,
     errors.SpoolError: 65,
-    errors.BadMask: 64,  # EX_USAGE
+    errors.InvalidMask: 64,  # EX_USAGE
 }
 EX_USAGE: Final = 64
 EX_SOFTWARE: Final = 70
@@ -279,7 +279,7 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
         raise click.UsageError("--regex, --since, --until and --context go with --search")
     if searching["search"] is not None and (follow or options["tail"] is not None):
         raise click.UsageError("--search excludes --follow and --tail")
-    from chronoverse.cli.printer import NOTHING_FOUND, Printer, exit_code, found, history
+    from chronoverse.cli.printer import EXIT_NO_MATCH, Printer, exit_code, search_results, stored_lines
 
     ref, client = JobRef(workflow, job), _client(Settings.from_env(), workflow)
     look = {name: options[name] for name in ("timestamps", "output", "raw")}
@@ -288,11 +288,13 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
     with contextlib.closing(client):
         if searching["search"] is not None:
             look_through = {"stream": options["stream"], "offset": options["offset"]}
-            shown = found(client, ref, bar=sys.stderr.isatty() and not sys.stdout.isatty(), **look_through, **searching)
+            shown = search_results(
+                client, ref, bar=sys.stderr.isatty() and not sys.stdout.isatty(), **look_through, **searching
+            )
             printer.print(shown)
-            return 0 if printer.lines else NOTHING_FOUND
+            return 0 if printer.lines else EXIT_NO_MATCH
         if not follow:
-            printer.print(history(client, ref, **start))
+            printer.print(stored_lines(client, ref, **start))
             return 0
         state = printer.print(client.follow(ref, **start, wait=options["wait"] or 0), flush=True)
         return exit_code(state or client.job(ref))
@@ -350,7 +352,7 @@ commands.add_command(upkeep.retention)
 
 def _say(text: str) -> None:
     """To stderr, and marked as ours. Some of it is what the service has said."""
-    click.echo(f"chronoverse: {plain(text)}", err=True)
+    click.echo(f"chronoverse: {plain_text(text)}", err=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

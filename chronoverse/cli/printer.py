@@ -9,18 +9,18 @@ from typing import Any, BinaryIO, Final
 import click
 
 from chronoverse.client.client import Client, FoundLine
-from chronoverse.client.follower import Item, JobState, Redaction, Trouble, name_gaps
-from chronoverse.client.terminal import Rendering, gap_notice, plain, redact_notice
+from chronoverse.client.follower import JobState, LogEvent, Notice, Redaction, name_gaps
+from chronoverse.client.terminal import LineRenderer, gap_notice, plain_text, redaction_notice
 from chronoverse.joblog.values import Gap, JobRef, Line, Status
 
 #: What following a job exits with when the job has no code of its own: 74 is EX_IOERR, 130 is what Ctrl-C leaves.
-CANCELED: Final = 130
-LOST: Final = 74
+EXIT_CANCELED: Final = 130
+EXIT_LOST: Final = 74
 #: What a search exits with that finds nothing, as grep does.
-NOTHING_FOUND: Final = 1
+EXIT_NO_MATCH: Final = 1
 
 
-class Apart:
+class GroupSeparator:
     """Stands between two lines that do not belong together."""
 
 
@@ -41,32 +41,32 @@ class Printer:
         self._note = note
         self._say = say
         self._json = output == "json"
-        self._rendering = Rendering(timestamps=timestamps, raw=raw)
+        self._rendering = LineRenderer(timestamps=timestamps, raw=raw)
         #: How many lines were printed.
         self.lines = 0
 
-    def print(self, items: Iterable[Item | Apart], flush: bool = False) -> JobState | None:
+    def print(self, items: Iterable[LogEvent | GroupSeparator], flush: bool = False) -> JobState | None:
         """Prints ``items``, each at once if ``flush``; returns the last state among them."""
         state = None
         for item in items:
             if isinstance(item, Line):
                 self.lines += 1
-                self._write(_json_line(item) if self._json else self._rendering.line(item), flush)
+                self._write(_json_line(item) if self._json else self._rendering.render(item), flush)
             elif isinstance(item, JobState):
                 state = item
-            elif isinstance(item, Apart):
-                self._write("" if self._json else f"{self._rendering.interruption()}--\n", flush)
+            elif isinstance(item, GroupSeparator):
+                self._write("" if self._json else f"{self._rendering.close_line()}--\n", flush)
             else:
-                self._write(self._rendering.interruption(), True)
-                self._tell(item)
-        self._write(self._rendering.interruption(), True)
+                self._write(self._rendering.close_line(), True)
+                self._print_notice(item)
+        self._write(self._rendering.close_line(), True)
         return state
 
-    def _tell(self, item: Gap | Redaction | Trouble) -> None:
+    def _print_notice(self, item: Gap | Redaction | Notice) -> None:
         if isinstance(item, Gap):
             self._note(gap_notice(item))
         elif isinstance(item, Redaction):
-            self._note(redact_notice(item.first, item.last))
+            self._note(redaction_notice(item.first, item.last))
         else:
             self._say(item.reason)
 
@@ -80,7 +80,7 @@ def _json_line(line: Line) -> str:
     return json_text(line.to_json()) + "\n"
 
 
-def history(
+def stored_lines(
     client: Client, job: JobRef, *, offset: int | None, tail: int | None, stream: str | None
 ) -> Iterator[Line | Gap]:
     """The lines that are there now, after ``offset`` or the last ``tail`` of them."""
@@ -92,7 +92,7 @@ def history(
     return name_gaps(last, last[0].sequence_num - 1, state) if last and stream is None else iter(last)
 
 
-def found(
+def search_results(
     client: Client,
     job: JobRef,
     *,
@@ -103,7 +103,7 @@ def found(
     until: str | None,
     context: int,
     **query: Any,
-) -> Iterator[Line | Apart]:
+) -> Iterator[Line | GroupSeparator]:
     """The lines that are found, with those beside them, each once, in groups that are :class:`Apart` as grep's are.
 
     ``bar`` has how far it has come shown on stderr.
@@ -122,7 +122,7 @@ def found(
         yield from _grouped(client.search(job, search, reached, **asked), context)
 
 
-def _grouped(found: Iterable[FoundLine], context: int) -> Iterator[Line | Apart]:
+def _grouped(found: Iterable[FoundLine], context: int) -> Iterator[Line | GroupSeparator]:
     """A group is what its matches and ``context`` numbers beside each cover, whether or not lines are there to see."""
     last = covered = 0
     before: list[Line] = []
@@ -130,7 +130,7 @@ def _grouped(found: Iterable[FoundLine], context: int) -> Iterator[Line | Apart]
         number = line.sequence_num
         if not beside:
             if context and covered and number - context > covered + 1:
-                yield Apart()
+                yield GroupSeparator()
             yield from before
             before, covered = [], number + context
         if number > last:
@@ -154,7 +154,7 @@ def jobs_table(jobs: Iterable[dict[str, Any]]) -> Iterator[str]:
         if job["exit_code"] not in (None, 0):
             status += f" ({job['exit_code']})"
         started = str(job["started_at"] or job["created_at"] or "-")
-        yield plain(f"{job['id']:<32} {status:<14} {started:<24} {job['lines']:>12}")
+        yield plain_text(f"{job['id']:<32} {status:<14} {started:<24} {job['lines']:>12}")
 
 
 def exit_code(state: JobState | dict[str, Any]) -> int:
@@ -164,5 +164,5 @@ def exit_code(state: JobState | dict[str, Any]) -> int:
     if state.status is Status.COMPLETED:
         return 0
     if state.status in (Status.CANCELED, Status.LOST):
-        return CANCELED if state.status is Status.CANCELED else LOST
+        return EXIT_CANCELED if state.status is Status.CANCELED else EXIT_LOST
     return state.exit_code if state.exit_code and 0 < state.exit_code < 256 else 1

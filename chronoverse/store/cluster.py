@@ -92,7 +92,7 @@ class ClusterTopology:
         self, workflow_id: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, asked: DriverError | None = None
     ) -> Connection:
         server = asked.node_addr if isinstance(asked, Ask) else self._owner(workflow_id)
-        return connection(self._url.server(server), timeout=timeout)
+        return connection(self._url.server_url(server), timeout=timeout)
 
     def is_current(self, workflow_id: str, connection: Connection) -> bool:
         self._renew()
@@ -189,7 +189,7 @@ class ClusterTopology:
                 return
             self._asked_at = self._clock()
             for address in self._silent_last([*self._newest, *self._owned(), *self._url.hosts])[:MAP_NODES]:
-                server, seconds = self._url.server(address), MAP_SECONDS
+                server, seconds = self._url.server_url(address), MAP_SECONDS
                 client = connect(server, retries=0, timeout=seconds, socket_connect_timeout=seconds)
                 with contextlib.closing(client):
                     try:
@@ -221,6 +221,6 @@ class ClusterTopology:
     def _client(self, server: Address, use: PoolKind) -> Client:
         found = self._clients.get((server, use))
         if found is None:
-            url = self._url.server(server)
+            url = self._url.server_url(server)
             found = self._clients[server, use] = connect(url, retries=use.retries, timeout=use.timeout)
         return found

@@ -12,7 +12,7 @@ from typing import Any, Final
 from chronoverse.errors import NotALog, StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import IDENTIFIER, Attempt, Job, JobRef, Line, LineRun, Status, iso_timestamp
-from chronoverse.settings.redis_url import Form, RedisUrl
+from chronoverse.settings.redis_url import RedisUrl, StoreKind
 from chronoverse.store import replies
 from chronoverse.store import server_settings as settings
 from chronoverse.store.appends import Appends, Keys, arguments
@@ -399,7 +399,7 @@ class Store:
 
 def topology_of(url: str) -> Topology:
     """Where ``url`` leads. Raises ValueError for a bad one."""
-    read = RedisUrl.read(url)
-    if read.form is Form.SENTINEL:
+    read = RedisUrl.parse(url)
+    if read.kind is StoreKind.SENTINEL:
         return SentinelTopology(read)
-    return ClusterTopology(read) if read.form is Form.CLUSTER else SingleServer(url)
+    return ClusterTopology(read) if read.kind is StoreKind.CLUSTER else SingleServer(url)

@@ -92,7 +92,7 @@ def _fetch_in_time(url: str) -> Mapping[str, jwt.PyJWK]:
     """:func:`jwks.fetch`, ended after :data:`jwks.FETCH_SECONDS` wherever it is: in a name's look-up, in TLS's
     handshake, or between two bytes. Raises as that does."""
     with gevent.Timeout(jwks.FETCH_SECONDS, TimeoutError("the issuer did not send its keys in time")):
-        return jwks.fetch(url)
+        return jwks.fetch_keys(url)
 
 
 def build_app(deps: Dependencies) -> Flask:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.prefilter import BEHIND_MISSES, LINES_MISSES, MISSES, OFTEN, PART_BYTES, TEXT_PART_BYTES
 from chronoverse.archive.search import search
-from chronoverse.errors import TooExpensive
+from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.matcher import Matcher, as_read
 from chronoverse.joblog.values import Line
 from tests.support.archives import JOB, Shelf, raw
@@ -238,6 +238,6 @@ def test_an_archived_line_that_is_too_long_for_an_expression_is_refused(tmp_path
     shelf = Shelf.at(tmp_path)
     shelf.fill([raw(1, "a" * 3 * 2**20), raw(2, "z")], 2, PART_BYTES)
 
-    with pytest.raises(TooExpensive, match="too long for this expression"):
+    with pytest.raises(SearchTooExpensive, match="too long for this expression"):
         found(shelf, Matcher("(?:a.{0,50}){4}z", regex=True), 0)
     assert found(shelf, Matcher("^z", regex=True), 0) == found(shelf, Matcher("z"), 0) == ["2 z"]

@@ -272,13 +272,13 @@ def test_scopes_and_workflows_match_whole_and_exactly() -> None:
     for scope in ("logs:write", "logs", "Logs:Read", "logs:read ", "*", ""):
         with pytest.raises(Forbidden):
             principal.require(scope)
-    assert principal.may_see("wf_1")
-    assert not any(map(principal.may_see, ("wf_10", "wf_", "WF_1", "wf_2", "*", "")))
+    assert principal.may_access("wf_1")
+    assert not any(map(principal.may_access, ("wf_10", "wf_", "WF_1", "wf_2", "*", "")))
 
 
 def test_a_star_sees_every_workflow() -> None:
     """And only by itself, which the claims' check sees to."""
-    assert Principal("ada", NOW, frozenset(), frozenset({"*"})).may_see("wf_1")
+    assert Principal("ada", NOW, frozenset(), frozenset({"*"})).may_access("wf_1")
 
 
 def test_only_a_space_separates_scopes(verifier: Verifier) -> None:

@@ -23,7 +23,7 @@ from werkzeug.exceptions import (
     UnsupportedMediaType,
 )
 
-from chronoverse.errors import AtCapacity, ShareUsed
+from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.web.http.event_loop import TimeSlice, yield_to_loop
 from chronoverse.web.http.shares import Shares
 from chronoverse.web.streaming.connection import half_close
@@ -115,7 +115,7 @@ class BodyReader:
 
         Raises:
             HTTPException: 400, 408, 413 or 415.
-            ShareUsed: when the subject's other bodies leave no room for this one.
+            ShareExceeded: when the subject's other bodies leave no room for this one.
             AtCapacity: when others' bodies do.
         """
         room = _MemoryShare(self._small, self._large, subject)
@@ -133,7 +133,7 @@ class BodyReader:
         incoming = _TimedBodyStream(request, self._read_seconds, self._receive_seconds)
         try:
             sent = self._read(incoming, request.content_length or 0, room)
-        except (RequestEntityTooLarge, ShareUsed, AtCapacity):
+        except (RequestEntityTooLarge, ShareExceeded, AtCapacity):
             incoming.drain(DRAIN_BODIES * self._limit)
             raise
         return self._inflate(sent, room) if "gzip" in coding else sent

@@ -13,7 +13,7 @@ from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.auth.tokens import READ, WRITE, Principal, Verifier
 from chronoverse.embedded.server import ServerLease
-from chronoverse.errors import AtCapacity, JobNotFound, ShareUsed
+from chronoverse.errors import AtCapacity, JobNotFound, ShareExceeded
 from chronoverse.history.tiered_log import MissingArchive
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.fair_lock import FairLock
@@ -151,7 +151,7 @@ class Dependencies:
     def page_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """A turn at making a page of ``ref``, or a listing of its workflow.
 
-        Raises: :class:`AtCapacity`, or :class:`ShareUsed` when ``subject``'s other requests kept this one waiting.
+        Raises: :class:`AtCapacity`, or :class:`ShareExceeded` when ``subject``'s other requests kept this one waiting.
 
         Whoever has one may wait for :meth:`scanning`, :meth:`searching` and :meth:`heavy_work`, and nobody who has one
         of those waits for this.
@@ -191,7 +191,7 @@ class Dependencies:
         def authorise() -> None:
             principal = self.verifier.verify(request.headers.get("Authorization"), self.wall_clock())
             principal.require(scope or (READ if request.method in ("GET", "HEAD") else WRITE))
-            if not principal.may_see((request.view_args or {})["workflow_id"]):
+            if not principal.may_access((request.view_args or {})["workflow_id"]):
                 raise JobNotFound("no such job")
             g.principal = principal
 
@@ -206,7 +206,7 @@ class Dependencies:
 
 def _locks_by_server(at_once: int, each: int | None = None) -> dict[Hashable, FairLock]:
     """Turns for each server of the store: one that does not answer holds up requests for its own jobs only."""
-    used_up = None if each is None else ShareUsed
+    used_up = None if each is None else ShareExceeded
     return defaultdict(lambda: FairLock(LOCK_WAIT_SECONDS, AtCapacity, at_once=at_once, each=each, used_up=used_up))
 
 

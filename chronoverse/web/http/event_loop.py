@@ -55,8 +55,8 @@ def run_in_thread(work: Callable[[], _Result]) -> _Result:
 class TimeSlice:
     """Bounds how long a greenlet works before it lets others run.
 
-    Call :meth:`check` often, for example for each line. After ``seconds`` of work it calls ``let_others_run`` and begins
-    a new slice. ``clock`` is monotonic, in seconds.
+    Call :meth:`check` often, for example for each line. After ``seconds`` of work it calls ``let_others_run``, and a
+    new slice begins. ``clock`` is monotonic, in seconds.
     """
 
     def __init__(

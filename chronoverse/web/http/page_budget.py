@@ -7,7 +7,7 @@ one line at least, and the first line that it is to show is on it, even if that 
 from collections.abc import Callable
 from typing import Final, Self
 
-from chronoverse.errors import AtCapacity, ShareUsed
+from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.web.http.shares import Shares
 
 #: Bytes of JSON of one page. JSON makes six bytes of a control character, so that a thousand lines of 64 KiB could
@@ -62,14 +62,14 @@ class PageBudget:
     def take(self, json: bytes) -> bool:
         """Makes room for one line's ``json``; False when there is none.
 
-        The first line fits, or raises :class:`AtCapacity` or :class:`ShareUsed`.
+        The first line fits, or raises :class:`AtCapacity` or :class:`ShareExceeded`.
         """
         size = len(json) + len(b",")
         if size > self.bytes_left and not self.empty:
             return False
         try:
             self._pages.take(self._subject, size)
-        except (AtCapacity, ShareUsed):
+        except (AtCapacity, ShareExceeded):
             if self.empty:
                 raise
             return False

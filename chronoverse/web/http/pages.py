@@ -12,7 +12,7 @@ from flask import Response, request
 
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.search import search as archive_search
-from chronoverse.errors import ArchiveUnavailable, AtCapacity, InvalidCursor, TooExpensive
+from chronoverse.errors import ArchiveUnavailable, AtCapacity, InvalidCursor, SearchTooExpensive
 from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.entries import Entry, RawEntry
 from chronoverse.joblog.matcher import Matcher
@@ -79,7 +79,7 @@ def page_budget(deps: Dependencies, ref: JobRef, limit: int) -> Iterator[PageBud
     """The budget of a page of up to ``limit`` lines of ``ref``, in the request's turn. It shrinks when the client
     leaves.
 
-    Raises: as :meth:`Dependencies.paging` does; :class:`ShareUsed` also when the token's subject has so many unread
+    Raises: as :meth:`Dependencies.paging` does; :class:`ShareExceeded` also when the token's subject has so many unread
     answers that there might be no room for this one.
     """
     sock, subject = request.environ.get("gunicorn.socket"), principal().subject
@@ -267,7 +267,7 @@ def read_page(
             begun = True
             if budget.is_used_up():
                 break
-    except TooExpensive:
+    except SearchTooExpensive:
         # What was found before that line comes first; the next page says it.
         if not lines:
             raise
@@ -278,11 +278,11 @@ def read_page(
 def matches(matcher: Matcher, line: Line, heavy_work: Callable[[Callable[[], bool]], bool] = run_in_thread) -> bool:
     """Whether ``line`` matches. ``heavy_work`` calls what may take long, elsewhere than on the event loop.
 
-    Raises: :class:`TooExpensive`, and as ``heavy_work`` does.
+    Raises: :class:`SearchTooExpensive`, and as ``heavy_work`` does.
     """
     number, size = line.sequence_num, len(line.message)
     if not matcher.is_feasible(size):
-        raise TooExpensive(
+        raise SearchTooExpensive(
             f"line {number} has {size} characters, too many for this expression:"
             " use a simpler one or plain text, or start behind this line"
         )

@@ -12,6 +12,7 @@ from chronoverse.errors import (
     AppendRefused,
     ArchiveBusy,
     ArchiveDamaged,
+    ArchiveNotConfigured,
     ArchiveUnavailable,
     AtCapacity,
     ChronoverseError,
@@ -24,16 +25,15 @@ from chronoverse.errors import (
     Held,
     InvalidCursor,
     JobNotFound,
-    KeysUnavailable,
-    NoArchive,
+    LineStillOpen,
     NotALog,
+    SearchTooExpensive,
     SequenceGap,
-    ShareUsed,
-    StillLive,
+    ShareExceeded,
+    SigningKeysUnavailable,
     StoreError,
     StoreRefused,
     StoreUnavailable,
-    TooExpensive,
     TooFast,
     Unauthorized,
 )
@@ -50,21 +50,21 @@ RETRY_AFTER_SECONDS: Final = 2
 
 STATUS: Final[dict[type[ChronoverseError], int]] = {
     InvalidCursor: 400,
-    TooExpensive: 400,
+    SearchTooExpensive: 400,
     Unauthorized: 401,
     Forbidden: 403,
     JobNotFound: 404,
     NotALog: 409,
-    NoArchive: 409,
-    StillLive: 409,
+    ArchiveNotConfigured: 409,
+    LineStillOpen: 409,
     AppendRefused: 409,
     StoreError: 502,
     StoreUnavailable: 503,
     StoreRefused: 503,
-    ShareUsed: 429,
+    ShareExceeded: 429,
     TooFast: 429,
     AtCapacity: 503,
-    KeysUnavailable: 503,
+    SigningKeysUnavailable: 503,
 }
 
 #: What a 409 is about, in a word for programs.
@@ -76,8 +76,8 @@ REASONS: Final[dict[type[ChronoverseError], str]] = {
     Held: "HELD",
     CorruptLog: "TAINTED",
     NotALog: "NOT_A_LOG",
-    NoArchive: "NO_ARCHIVE",
-    StillLive: "STILL_LIVE",
+    ArchiveNotConfigured: "NO_ARCHIVE",
+    LineStillOpen: "STILL_LIVE",
 }
 
 #: What is said of a fault on our side, where the error's own words are for operators only.
@@ -88,7 +88,7 @@ DETAILS: Final[dict[type[ChronoverseError], str]] = {
     ArchiveUnavailable: "This part of the log is in the archive, which cannot be reached; try again.",
     ArchiveDamaged: "This part of the log cannot be read from the archive.",
     StoreRefused: "The store does not take writes now; try again.",
-    KeysUnavailable: "The keys that tokens are checked with cannot be fetched; try again.",
+    SigningKeysUnavailable: "The keys that tokens are checked with cannot be fetched; try again.",
     Draining: "This worker is going down; try again.",
 }
 

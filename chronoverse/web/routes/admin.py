@@ -10,7 +10,7 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
 from chronoverse.archive.retention import delete_job, left_of
 from chronoverse.auth.tokens import ADMIN
-from chronoverse.errors import JobNotFound, NoArchive
+from chronoverse.errors import ArchiveNotConfigured, JobNotFound
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.values import MAX_NUMBER, JobRef, Line, iso_timestamp
 from chronoverse.web.http import pages
@@ -154,7 +154,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 def _redact(deps: Dependencies, ref: JobRef, body: Mapping[str, Any]) -> RedactionResult:
     deps.require_job(ref)
     if deps.object_store is None:
-        raise NoArchive("lines are redacted on their way to the archive, and there is none")
+        raise ArchiveNotConfigured("lines are redacted on their way to the archive, and there is none")
     asking, reason = principal().subject, body.get("reason")
     at = iso_timestamp(deps.wall_clock())
     audit = {"at": at, "subject": asking, "request_id": request_id(), "reason": reason}

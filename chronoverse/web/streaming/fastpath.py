@@ -75,7 +75,7 @@ class FastPath:
         client = deps.proxies.client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR"))
         name = accept_or_create(environ.get("HTTP_X_REQUEST_ID", ""))
         asking = StreamTicket(principal.subject, client, name, deps.monotonic(), environ.get(SPAN_KEY))
-        if not principal.may_see(ref.workflow_id) or not deps.admission.has_place(asking):
+        if not principal.may_access(ref.workflow_id) or not deps.admission.has_place(asking):
             return None
         stream = query.get("stream")
         if after is None:

@@ -4,7 +4,7 @@ from typing import Final
 
 from flask import Flask, Response, g, request
 
-from chronoverse.errors import AtCapacity, ShareUsed
+from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.web.http.problems import problem_for
 from chronoverse.web.http.shares import Shares
 
@@ -23,7 +23,7 @@ def register(app: Flask, shares: Shares) -> None:
         subject = g.principal.subject
         try:
             shares.take(subject, size)
-        except (AtCapacity, ShareUsed) as error:
+        except (AtCapacity, ShareExceeded) as error:
             response.close()
             return problem_for(error)
         response.call_on_close(lambda: shares.give_back(subject, size))

@@ -23,7 +23,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import BadRequest, HTTPException, RequestTimeout
 from werkzeug.test import EnvironBuilder
 
-from chronoverse.errors import AtCapacity, ShareUsed
+from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.web.http import problems
 from chronoverse.web.http.bodies import (
     MAX_LONG_BODIES,
@@ -172,7 +172,10 @@ def request(stream: Any, **headers: str) -> Request:
 def refusal(bodies: BodyReader, stream: Any, subject: str = "ada", **headers: str) -> Exception:
     """What a body is refused with; one that was read whole is refused, too, since nothing here is JSON."""
     incoming = request(stream, **headers)
-    with pytest.raises((HTTPException, AtCapacity, ShareUsed)) as refused, bodies.read_json(incoming, subject, SCHEMA):
+    with (
+        pytest.raises((HTTPException, AtCapacity, ShareExceeded)) as refused,
+        bodies.read_json(incoming, subject, SCHEMA),
+    ):
         pass
     return refused.value
 
@@ -247,7 +250,7 @@ def test_a_token_has_a_share_of_the_memory_for_bodies() -> None:
     limit = 2**20
     bodies = BodyReader(limit)
     with kept(bodies, [limit] * MAX_LONG_BODIES, ["ada"] * MAX_LONG_BODIES):
-        assert isinstance(refusal(bodies, Dripping(16, limit // 16), "ada"), ShareUsed)
+        assert isinstance(refusal(bodies, Dripping(16, limit // 16), "ada"), ShareExceeded)
         assert status(bodies, Dripping(16, limit // 16), "bob") == 400
 
     assert status(bodies, Dripping(16, limit // 16), "ada") == 400
@@ -259,7 +262,7 @@ def test_short_bodies_fit_beside_any_number_of_long_ones() -> None:
     bodies = BodyReader(limit)
     with kept(bodies, [limit] * 100, [f"token {number}" for number in range(100)]):
         error = refusal(bodies, Dripping(16, limit // 16), "ada")
-        assert isinstance(error, AtCapacity | ShareUsed)
+        assert isinstance(error, AtCapacity | ShareExceeded)
         assert "long request bodies" in str(error)
         assert status(bodies, Dripping(4, SHORT_BODY_BYTES // 4), "ada") == 400
 
@@ -269,7 +272,7 @@ def test_short_bodies_are_bounded_too() -> None:
     bodies = BodyReader(2**20)
     half = SHORT_BODIES_BYTES // SHORT_BODY_BYTES // 2
     with kept(bodies, [SHORT_BODY_BYTES] * half, ["ada"] * half):
-        assert isinstance(refusal(bodies, Dripping(1), "ada"), ShareUsed)
+        assert isinstance(refusal(bodies, Dripping(1), "ada"), ShareExceeded)
         assert status(bodies, Dripping(2, SHORT_BODY_BYTES // 2), "bob") == 400
 
 
