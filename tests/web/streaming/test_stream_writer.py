@@ -48,7 +48,7 @@ class Talker:
         self.done = self.done or self.ends
         return None
 
-    poll = try_next
+    next = try_next
 
     def close(self) -> None:
         """It has left."""
