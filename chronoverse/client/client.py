@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from math import ceil
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlencode
@@ -17,7 +18,7 @@ import orjson
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from chronoverse.backoff import Backoff, retry_after
+from chronoverse.backoff import Backoff, RetryPolicy, retry_after
 from chronoverse.client.follower import Follower, LogEvent, Notice
 from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
 from chronoverse.joblog import sse
@@ -30,8 +31,8 @@ MISSED_HEARTBEATS: Final = 3
 CONNECT_SECONDS: Final = 5.0
 #: Seconds for which following goes on without getting anywhere: a bad deployment, noticed and mended.
 MAX_RETRY_SECONDS: Final = 600.0
-#: Seconds before a new attempt, when the service did not say.
-RETRY_DELAY_SECONDS: Final = 1.0
+#: How long to wait before a new attempt. The service may name another first delay with ``retry:``.
+RETRY: Final = RetryPolicy(first=1.0, longest=30.0)
 #: Attempts at a request that is no stream: somebody waits for the answer.
 MAX_ATTEMPTS: Final = 4
 #: Bytes of one read, and of a refusal's body.
@@ -127,16 +128,16 @@ class Client:
         """
         stop = stop or threading.Event()
         follower = Follower()
-        effort = Backoff(self._clock, self._chance)
+        backoff = Backoff(RETRY, self._clock, self._chance)
         awaited_until = self._clock() + wait
         again: _Retryable | None = None
         while not stop.is_set():
             start = {"offset": offset, "tail": tail} if follower.last_number is None else {}
             left = min(max(ceil(awaited_until - self._clock()), 0), MAX_WAIT_SECONDS)
             query = {**start, "stream": stream, "wait": left or None}
-            effort.begun()
+            backoff.record_failure()  # until it gets somewhere
             try:
-                yield from self._follow_connection(job, query, follower, effort, stop)
+                yield from self._follow_connection(job, query, follower, backoff, stop)
                 again = _Retryable("the service closed the stream")
             except _Retryable as error:
                 again = error
@@ -145,16 +146,17 @@ class Client:
                 raise JobNotFound(str(again)) if isinstance(again, _StreamFailed) else error from error
             if follower.ended or stop.is_set():
                 return
-            if effort.seconds_in_vain() > self._max_retry_seconds:
+            if backoff.seconds_failing() > self._max_retry_seconds:
                 raise Unreachable(str(again)) from again
-            first = RETRY_DELAY_SECONDS if follower.retry_ms is None else follower.retry_ms / 1000
-            delay = 0.0 if again.at_once else effort.delay(first, again.after)
-            if effort.vain:
+            if follower.retry_ms is not None:
+                backoff.policy = replace(RETRY, first=follower.retry_ms / 1000)
+            delay = 0.0 if again.at_once else max(backoff.delay(), again.after)
+            if backoff.failures:
                 yield Notice(f"{again}; trying again in {delay:.1f} s")
             stop.wait(delay)
 
     def _follow_connection(
-        self, job: JobRef, query: Mapping[str, Any], follower: Follower, effort: Backoff, stop: threading.Event
+        self, job: JobRef, query: Mapping[str, Any], follower: Follower, backoff: Backoff, stop: threading.Event
     ) -> Iterator[LogEvent]:
         headers = {"Accept": "text/event-stream"}
         if follower.last_number is not None:
@@ -170,12 +172,12 @@ class Client:
             follower.start_connection(response.headers.get("Last-Event-ID"))
             while not (follower.ended or stop.is_set()) and (chunk := response.read1(READ_BYTES)):
                 if not chunk.strip(b":\n"):
-                    effort.rewarded()  # a heartbeat: the service is well, there is just nothing to say
+                    backoff.record_success()  # a heartbeat: the service is well, there is just nothing to say
                 for item in follower.feed(chunk):
                     if isinstance(item, Notice) and not follower.ended:
                         renewable = item.reason == sse.TOKEN_EXPIRED and callable(self._token)
                         raise _StreamFailed(item.reason, at_once=renewable)
-                    effort.rewarded()
+                    backoff.record_success()
                     yield item
         except (HTTPError, OSError) as error:
             raise _Retryable("the connection was lost") from error
@@ -228,16 +230,16 @@ class Client:
         return self._get_json(path, query)[0]
 
     def _get_json(self, path: str, query: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
-        effort = Backoff(self._clock, self._chance)
+        backoff = Backoff(RETRY, self._clock, self._chance)
         while True:
-            effort.begun()
             try:
                 response = self._request(path, query, {"Accept": "application/json"})
                 return self._read_json(response), parse_number(response.headers.get("Last-Event-ID", ""))
             except _Retryable as again:
-                if effort.vain == MAX_ATTEMPTS:
+                backoff.record_failure()
+                if backoff.failures == MAX_ATTEMPTS:
                     raise Unreachable(str(again)) from again
-                self._sleep(effort.delay(RETRY_DELAY_SECONDS, again.after))
+                self._sleep(max(backoff.delay(), again.after))
 
     def _read_json(self, response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
         try:
