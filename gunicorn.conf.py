@@ -135,21 +135,21 @@ def post_worker_init(worker: Any) -> None:
     # What there is now stays. Looking through it again and again took 8 % of the time to accept a crowd.
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
-    services = worker.wsgi.extensions["chronoverse"]
-    services.proxies.trust(worker.cfg.forwarded_allow_ips)
+    deps = worker.wsgi.extensions["chronoverse"]
+    deps.proxies.trust(worker.cfg.forwarded_allow_ips)
 
     def mind() -> None:
         while worker.alive:
             gevent.sleep(POLL_SECONDS)
-            if services.hold:
-                _ensure(services.hold, worker.log)
-        worker.log.info("going: %d streams end within %d s", len(services.streams), services.settings.drain_seconds)
-        services.streams.drain(services.settings.drain_seconds)
+            if deps.server_lease:
+                _ensure(deps.server_lease, worker.log)
+        worker.log.info("going: %d streams end within %d s", len(deps.admission), deps.settings.drain_seconds)
+        deps.admission.drain(deps.settings.drain_seconds)
 
     threading.Thread(target=mind, name="mind", daemon=True).start()
     # Each shows the metric, since any may be the last to live; one warns, and the first workers have one of this name.
     warn = worker.log.warning if worker.chronoverse_name == "worker0" else None
-    threading.Thread(target=watch, args=(services.store, warn), name="store-watch", daemon=True).start()
+    threading.Thread(target=watch, args=(deps.store, warn), name="store-watch", daemon=True).start()
 
 
 def _ensure(hold: embedded.ServerLease, log: Any) -> None:

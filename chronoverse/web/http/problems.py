@@ -68,7 +68,7 @@ STATUS: Final[dict[type[ChronoverseError], int]] = {
 }
 
 #: What a 409 is about, in a word for programs.
-REASON: Final[dict[type[ChronoverseError], str]] = {
+REASONS: Final[dict[type[ChronoverseError], str]] = {
     SequenceGap: "GAP",
     Fenced: "FENCED",
     Closed: "CLOSED",
@@ -145,12 +145,12 @@ def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None
 
 def register(app: Flask) -> None:
     """Makes every refusal of ``app`` a problem document."""
-    app.register_error_handler(ChronoverseError, refuse)
+    app.register_error_handler(ChronoverseError, problem_for)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unexpected)
 
 
-def refuse(error: ChronoverseError) -> Response:
+def problem_for(error: ChronoverseError) -> Response:
     """The answer to a request that one of our own errors ended."""
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
     if status == 404:
@@ -173,7 +173,7 @@ def refuse(error: ChronoverseError) -> Response:
 
 def _members(error: ChronoverseError) -> dict[str, Any]:
     """What a runner must know of the store's refusal beside its words."""
-    members: dict[str, Any] = {"reason": REASON[type(error)]} if type(error) in REASON else {}
+    members: dict[str, Any] = {"reason": REASONS[type(error)]} if type(error) in REASONS else {}
     return {**members, "expected": error.expected} if isinstance(error, SequenceGap) else members
 
 
