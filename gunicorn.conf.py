@@ -18,7 +18,7 @@ from typing import Any
 
 import gevent
 
-from chronoverse.cli.banner import banner, command
+from chronoverse.cli.serve import banner, command_name
 from chronoverse.embedded import listeners
 from chronoverse.embedded import server as embedded
 from chronoverse.embedded.supervised_process import SupervisedProcess
@@ -105,7 +105,7 @@ def when_ready(server: Any) -> None:
     if _settings.log_format == "json":
         server.log.info("chronoverse serves at %s", address)
     else:
-        print(banner(_settings, address, command()), flush=True)
+        print(banner(_settings, address, command_name()), flush=True)
     if _settings.is_embedded and _settings.archive_location:
         argv = [sys.executable, "-m", "chronoverse", "archive", "--while-stdin"]
         environ = child_environ({"PYTHONPATH": str(Path(embedded.__file__).parents[2])})

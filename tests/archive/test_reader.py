@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chronoverse.archive.chunk_records import RECORD_SECONDS
+from chronoverse.archive.caches import RECORD_SECONDS
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable

@@ -16,8 +16,9 @@ import orjson
 import pytest
 
 from chronoverse.auth.tokens import Verifier
-from chronoverse.cli.main import EXIT_CODES, main, serve_command
+from chronoverse.cli.main import EXIT_CODES, main
 from chronoverse.cli.printer import exit_code
+from chronoverse.cli.serve import serve_command
 from chronoverse.client.follower import JobState, name_gaps
 from chronoverse.embedded import listeners
 from chronoverse.errors import SettingsError

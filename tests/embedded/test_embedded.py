@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.auth.tokens import local_secret
+from chronoverse.auth.local_secret import local_secret
 from chronoverse.embedded import server as embedded
 from chronoverse.embedded.server import find_binary, lease_server
 from chronoverse.errors import EmbeddedError

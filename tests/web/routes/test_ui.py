@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from chronoverse.auth.tokens import Verifier
-from chronoverse.cli.banner import banner
+from chronoverse.cli.serve import banner
 from chronoverse.settings import Settings
 from tests.support.service import ROOT, Service
 
