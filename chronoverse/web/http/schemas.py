@@ -225,9 +225,7 @@ class Timestamp(fields.String):
 
 
 def _time(which: str) -> Timestamp:
-    description = (
-        f"Only lines {which} this time: ISO 8601, in UTC where no zone is given. Lines without one do not count."
-    )
+    text = f"Only lines {which} this time: ISO 8601, in UTC where no zone is given. Lines without one do not count."
     return Timestamp(metadata={"description": text})
 
 
