@@ -17,7 +17,7 @@ from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.web.http import pages
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
 from chronoverse.web.http.schemas import Blueprint, ProblemSchema, RawQuery
-from chronoverse.web.streaming.connection import DOWNLOAD, tune
+from chronoverse.web.streaming.connection import DOWNLOAD_LIMITS, begin_long_answer
 
 #: zlib's level: 1 packs logs to a sixth, at 100 MB/s. Higher ones take the worker's time from its viewers.
 GZIP_LEVEL: Final = 1
@@ -72,7 +72,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         deps.admission.enter(asking)
         try:
             until = deps.monotonic() + principal().expires_at - deps.wall_clock()
-            tune(request.environ, DOWNLOAD, until)
+            begin_long_answer(request.environ, DOWNLOAD_LIMITS, until)
             text = _ENCODERS[format](_read_lines(deps, job, wanted, until))
             # What cannot be read at all is refused, not cut off.
             first = next(text, b"")
