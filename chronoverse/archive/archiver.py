@@ -20,6 +20,7 @@ from chronoverse.archive.job_objects import At, JobObjects, archive_lock, nothin
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.queue import ArchiveQueue
 from chronoverse.archive.retention import ArchiverLimits, delete_job
+from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.errors import (
     AppendRefused,
     ArchiveBusy,
@@ -58,8 +59,8 @@ RETRY_SECONDS: Final = 60.0
 BUSY_SECONDS: Final = 1.0
 #: Seconds until a running log that is too large is looked at again, where somebody else is moving it or died doing so.
 LARGE_BUSY_SECONDS: Final = 0.25
-#: Seconds to wait when the store or the archive is away: at first, and at most.
-AWAY_SECONDS: Final = (0.5, 15.0)
+#: How long to wait when the store or the archive is away.
+AWAY_RETRY: Final = RetryPolicy(first=1.0, longest=15.0, jitter=0)
 
 log: Final = logging.getLogger(__name__)
 
@@ -98,18 +99,19 @@ class Archiver:
 
     def run(self) -> None:
         """Goes on until it is told to stop, however often the store or the archive is away."""
-        waits, longest = AWAY_SECONDS
-        wait = waits
+        backoff = Backoff(AWAY_RETRY)
         while not self._stop.is_set():
             try:
                 idle = not self.step()
-                wait = waits
+                backoff.record_success()
             except StoreError as error:
                 failed(error)
-                log.warning("the archiver waits: %s", error, extra={"fields": {"seconds": wait}})
-                idle, wait = False, min(2 * wait, longest)
+                backoff.record_failure()
+                seconds = backoff.delay()
+                log.warning("the archiver waits: %s", error, extra={"fields": {"seconds": seconds}})
+                idle = False
                 self._round = None
-                self._stop.wait(wait)
+                self._stop.wait(seconds)
             if idle:
                 self._stop.wait(LOOK_SECONDS)
 

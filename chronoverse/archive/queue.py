@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from chronoverse import metrics
+from chronoverse.backoff import RetryPolicy
 from chronoverse.joblog.values import JobRef
 
 #: Jobs remembered as resting, some 300 bytes each. Those beyond it are only looked at more often.
@@ -56,7 +57,7 @@ class ArchiveQueue:
         self._put_aside[ref] = times + 1
         if len(self._put_aside) > RESTING:
             del self._put_aside[next(iter(self._put_aside))]
-        self.snooze(ref, min(first * 2.0 ** min(times, 16), longest))
+        self.snooze(ref, RetryPolicy(first, longest, jitter=0).delay(times + 1))
 
     def went_well(self, ref: JobRef) -> None:
         """The job has got on: the next :meth:`put_aside` is a first one again."""

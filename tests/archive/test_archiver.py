@@ -362,7 +362,9 @@ def test_a_hash_that_was_lost_is_told_again(bench: Bench, objects: FileObjectSto
     assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 1))
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "step", [pytest.param(step, marks=() if step in ("put", "sealed") else pytest.mark.long) for step in STEPS]
+)
 def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step: str) -> None:
     """Two in a row, each behind the same step, of a log that runs and of one that has ended: nothing is lost."""
     bench, directory = Bench(server, prefix), tmp_path / "archive"
