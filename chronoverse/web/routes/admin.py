@@ -17,6 +17,7 @@ from chronoverse.web.http import pages
 from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.event_loop import yield_to_loop
+from chronoverse.web.http.paging import page_response
 from chronoverse.web.http.publish_schemas import WholeNumber
 from chronoverse.web.http.request_id import request_id
 from chronoverse.web.http.schemas import Blueprint, ProblemSchema, Query, check_regex
@@ -116,7 +117,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             done = _redact(deps, ref, body)
         following = None if done.whole else done.reached + 1
         answer = {"redacted": done.lines, "through": done.reached, "next": following, "pending": done.pending}
-        return pages.page_response({"workflow_id": workflow_id, "id": job_id, **answer}, None)
+        return page_response({"workflow_id": workflow_id, "id": job_id, **answer})
 
     @routes.route(f"{_JOB}/logs/redactions")
     @routes.doc(operationId="listRedactions")
@@ -127,7 +128,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         ref = JobRef(workflow_id, job_id)
         deps.require_job(ref)
         found = deps.store.redaction_log.audit(ref)
-        return pages.page_response({"workflow_id": workflow_id, "id": job_id, "redactions": found}, None)
+        return page_response({"workflow_id": workflow_id, "id": job_id, "redactions": found})
 
     @routes.route(_JOB, methods=["DELETE"])
     @routes.doc(operationId="deleteJob")

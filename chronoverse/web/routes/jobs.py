@@ -7,9 +7,8 @@ from flask import Response
 
 from chronoverse.errors import InvalidCursor, StoreUnavailable
 from chronoverse.joblog.values import Job, JobRef
-from chronoverse.web.http.cursors import decode_cursor, encode_cursor
 from chronoverse.web.http.dependencies import Dependencies, principal
-from chronoverse.web.http.pages import page_response
+from chronoverse.web.http.paging import decode_cursor, encode_cursor, page_response
 from chronoverse.web.http.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema, ProblemSchema
 
 #: Jobs that are looked at in one turn. That takes some 1 ms of the store's time and of the worker's, and everybody
@@ -51,7 +50,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def job(workflow_id: str, job_id: str) -> Response:
         """One job."""
-        return page_response(deps.require_job(JobRef(workflow_id, job_id)).to_json(), None)
+        return page_response(deps.require_job(JobRef(workflow_id, job_id)).to_json())
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>", methods=["PUT"])
     @routes.doc(operationId="registerJob")
@@ -67,7 +66,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         """Register a job, so that viewers can attach before it starts."""
         ref = JobRef(workflow_id, job_id)
         new = deps.store.register(ref)
-        response = page_response(deps.require_job(ref).to_json(), None)
+        response = page_response(deps.require_job(ref).to_json())
         response.status_code = 201 if new else 200
         return response
 

@@ -17,7 +17,8 @@ from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.runner import readback
 from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
-from chronoverse.web.http.pages import batches, page_response
+from chronoverse.web.http.pages import batches
+from chronoverse.web.http.paging import page_response
 from chronoverse.web.http.problems import REASONS
 from chronoverse.web.http.publish_schemas import (
     AttemptBody,
@@ -54,7 +55,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         """Open a new attempt at a job."""
         with deps.body_reader.read_json(request, principal().subject, attempt_body) as body, _count_answer("open"):
             opened = deps.store.open(JobRef(workflow_id, job_id), body["token"], body["first"])
-        return page_response({"attempt": opened.attempt, "token": opened.token, "next": opened.next}, None)
+        return page_response({"attempt": opened.attempt, "token": opened.token, "next": opened.next})
 
     @routes.route(f"{_JOB}/logs", methods=["POST"])
     @routes.doc(requestBody=_request_body(LinesBody))
@@ -78,13 +79,13 @@ def blueprint(deps: Dependencies) -> Blueprint:
             if not body["lines"]:
                 with _count_answer("renew"):
                     deps.store.renew(attempt)
-                return page_response({"next": None}, None)
+                return page_response({"next": None})
             with _count_answer("append"):
                 deps.token_buckets.check(principal().subject)
                 following = deps.store.append(attempt, list(numbered_lines(body["first"], body["lines"])))
             deps.token_buckets.spend(principal().subject, (line["message"] for line in body["lines"]))
             metrics.LINES_APPENDED.inc(len(body["lines"]))
-            return page_response({"next": following}, None)
+            return page_response({"next": following})
 
     @routes.route(f"{_JOB}/logs/lost", methods=["POST"])
     @routes.doc(requestBody=_request_body(LostBody))
@@ -102,7 +103,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], first)
             with _count_answer("lose"):
                 following = deps.store.lose(attempt, first, last)
-        return page_response({"next": following}, None)
+        return page_response({"next": following})
 
     @routes.route(f"{_JOB}/logs/compare", methods=["POST"])
     @routes.doc(requestBody=_request_body(CompareBody))
@@ -122,7 +123,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
                         yield line
 
             compared = readback.compare(read(), first, digests)
-        return page_response({"next": compared.following, "differs": compared.differs}, None)
+        return page_response({"next": compared.following, "differs": compared.differs})
 
     @routes.route(f"{_JOB}/end", methods=["POST"])
     @routes.doc(requestBody=_request_body(EndBody))
