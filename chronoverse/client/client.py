@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from math import ceil
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlencode
@@ -17,7 +18,7 @@ import orjson
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from chronoverse.backoff import Backoff, retry_after
+from chronoverse.backoff import Backoff, RetryPolicy, retry_after
 from chronoverse.client.follower import Follower, LogEvent, Notice
 from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
 from chronoverse.joblog import sse
@@ -30,8 +31,8 @@ MISSED_HEARTBEATS: Final = 3
 CONNECT_SECONDS: Final = 5.0
 #: Seconds for which a client keeps retrying without success: enough to notice a bad deployment and to fix it.
 MAX_RETRY_SECONDS: Final = 600.0
-#: Seconds before the first retry, unless the service says how long.
-RETRY_DELAY_SECONDS: Final = 1.0
+#: How long to wait before a retry. The service may name another first delay with ``retry:``.
+RETRY: Final = RetryPolicy(first=1.0, longest=30.0)
 #: Attempts at a request that is not a stream. They are few because somebody waits for the answer.
 MAX_ATTEMPTS: Final = 4
 #: Bytes of one read of a stream, and bytes that are read of a refusal's body.
@@ -130,14 +131,14 @@ class Client:
         """
         stop = stop or threading.Event()
         follower = Follower()
-        backoff = Backoff(self._clock, self._chance)
+        backoff = Backoff(RETRY, self._clock, self._chance)
         wait_until = self._clock() + wait
         failure: _Retryable | None = None
         while not stop.is_set():
             start = {"offset": offset, "tail": tail} if follower.last_number is None else {}
             left = min(max(ceil(wait_until - self._clock()), 0), MAX_WAIT_SECONDS)
             query = {**start, "stream": stream, "wait": left or None}
-            backoff.begun()
+            backoff.record_failure()  # until the connection brings something
             try:
                 yield from self._follow_connection(job, query, follower, backoff, stop)
                 failure = _Retryable("the service closed the stream")
@@ -148,11 +149,12 @@ class Client:
                 raise JobNotFound(str(failure)) if isinstance(failure, _StreamFailed) else error from error
             if follower.ended or stop.is_set():
                 return
-            if backoff.seconds_in_vain() > self._max_retry_seconds:
+            if backoff.seconds_failing() > self._max_retry_seconds:
                 raise Unreachable(str(failure)) from failure
-            first = RETRY_DELAY_SECONDS if follower.retry_ms is None else follower.retry_ms / 1000
-            delay = 0.0 if failure.at_once else backoff.delay(first, failure.min_delay)
-            if backoff.vain:
+            if follower.retry_ms is not None:
+                backoff.policy = replace(RETRY, first=follower.retry_ms / 1000)
+            delay = 0.0 if failure.at_once else max(backoff.delay(), failure.min_delay)
+            if backoff.failures:
                 yield Notice(f"{failure}; trying again in {delay:.1f} s")
             stop.wait(delay)
 
@@ -173,12 +175,12 @@ class Client:
             follower.start_connection(response.headers.get("Last-Event-ID"))
             while not (follower.ended or stop.is_set()) and (chunk := response.read1(READ_BYTES)):
                 if not chunk.strip(b":\n"):
-                    backoff.rewarded()  # only heartbeats: the service works, and there is nothing new
+                    backoff.record_success()  # only heartbeats: the service works, and there is nothing new
                 for item in follower.feed(chunk):
                     if isinstance(item, Notice) and not follower.ended:
                         renewable = item.reason == sse.TOKEN_EXPIRED and callable(self._token)
                         raise _StreamFailed(item.reason, at_once=renewable)
-                    backoff.rewarded()
+                    backoff.record_success()
                     yield item
         except (HTTPError, OSError) as error:
             raise _Retryable("the connection was lost") from error
@@ -231,16 +233,16 @@ class Client:
 
     def _get(self, path: str, query: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
         """The JSON at ``path``, and the number in the answer's ``Last-Event-ID``, if it has one."""
-        backoff = Backoff(self._clock, self._chance)
+        backoff = Backoff(RETRY, self._clock, self._chance)
         while True:
-            backoff.begun()
             try:
                 response = self._request(path, query, {"Accept": "application/json"})
                 return self._read_json(response), parse_number(response.headers.get("Last-Event-ID", ""))
             except _Retryable as failure:
-                if backoff.vain == MAX_ATTEMPTS:
+                backoff.record_failure()
+                if backoff.failures == MAX_ATTEMPTS:
                     raise Unreachable(str(failure)) from failure
-                self._sleep(backoff.delay(RETRY_DELAY_SECONDS, failure.min_delay))
+                self._sleep(max(backoff.delay(), failure.min_delay))
 
     def _read_json(self, response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
         try:

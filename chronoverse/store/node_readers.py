@@ -7,12 +7,12 @@ told to. Slots beyond the bound share one lane for each server, which does not b
 import contextlib
 import logging
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Final
 
+from chronoverse.backoff import RetryPolicy
 from chronoverse.errors import KeysMoving, NotALog, StoreError
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import JobRef
@@ -24,8 +24,8 @@ MAX_READERS: Final = 512
 #: Seconds between rounds of a lane that may not block; of many jobs more, so that a round's own time is a quarter.
 POLL_SECONDS: Final = 0.05
 POLL_SHARE: Final = 3
-#: Seconds before a lane reads again after an error; doubles from the first to the second, with jitter.
-BACKOFF_SECONDS: Final = (0.05, 0.5)
+#: How long a lane waits before it reads again after an error.
+RETRY: Final = RetryPolicy(first=0.05, longest=0.5)
 #: Seconds between two tries of making a blocked lane take up a new job.
 REARM_SECONDS: Final = 0.002
 
@@ -88,8 +88,7 @@ class _NodeReader:
     def _run(self) -> None:
         while (order := self._orders.get()) is not None:
             if self.vain:
-                delay = min(BACKOFF_SECONDS[0] * 2.0 ** min(self.vain - 1, 16), BACKOFF_SECONDS[1])
-                self._closed.wait(random.uniform(delay / 2, delay))
+                self._closed.wait(RETRY.delay(self.vain))
             try:
                 self._answered(self._take(*order), None)
             except StoreError as error:

@@ -9,7 +9,7 @@ from flask import Flask, request
 from werkzeug.exceptions import NotFound
 
 from chronoverse import metrics
-from chronoverse.archive.connect import open_object_store
+from chronoverse.archive.object_store import open_object_store
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.auth import jwks
 from chronoverse.auth.tokens import Verifier

@@ -8,11 +8,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from chronoverse.archive.archiver import BUSY_SECONDS, RETRY_SECONDS
-from chronoverse.archive.chunk_writer import ChunkWriter, archive_lock
+from chronoverse.archive.archiver import BUSY_SECONDS, HIGH_MARK, RETRY_SECONDS, SLOW_MARK
+from chronoverse.archive.chunk_writer import ChunkWriter
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.garbage import nothing
-from chronoverse.archive.queue import HIGH_MARK, SLOW_MARK
+from chronoverse.archive.job_objects import archive_lock, nothing
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import delete_job, orphans, set_retention
 from chronoverse.errors import ArchiveUnavailable, Closed, Deleted, Held, SequenceGap, StoreRefused
