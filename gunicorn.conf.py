@@ -24,7 +24,7 @@ from chronoverse.embedded import server as embedded
 from chronoverse.embedded.supervised_process import SupervisedProcess
 from chronoverse.errors import EmbeddedError
 from chronoverse.settings import Settings, child_environ
-from chronoverse.store.eviction import watch
+from chronoverse.store.server_checks import watch
 
 _settings = Settings.from_env()
 

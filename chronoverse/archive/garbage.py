@@ -40,7 +40,7 @@ def nothing(step: str) -> None:
 class Collected(NamedTuple):
     """What :meth:`JobObjects.collect` did: how many objects it deleted, and how many are left to be deleted later.
 
-    ``permanent``: whether the store's records are there for good, as :func:`~chronoverse.store.permanence.is_permanent`
+    ``permanent``: whether the store's records are there for good, as :func:`~chronoverse.store.durability.is_permanent`
     answers.
     """
 

@@ -8,7 +8,7 @@ from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import JobRef
 from chronoverse.store.driver import Script, translated
-from chronoverse.store.permanence import is_permanent
+from chronoverse.store.durability import is_permanent
 from chronoverse.store.replies import known_by, refusal
 from chronoverse.store.topology import PoolKind, Topology
 

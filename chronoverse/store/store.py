@@ -14,17 +14,17 @@ from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import IDENTIFIER, Attempt, Job, JobRef, Line, LineRun, Status, iso_timestamp
 from chronoverse.settings.redis_url import Form, RedisUrl
 from chronoverse.store import replies
-from chronoverse.store import server_settings as settings
-from chronoverse.store.appends import Appends, Keys, arguments
+from chronoverse.store import server_checks
+from chronoverse.store.append_connection import Appends, Keys, arguments
 from chronoverse.store.blocking_reader import BlockingReader
 from chronoverse.store.catalog import JobCatalog
 from chronoverse.store.chunk_index import ChunkIndex
 from chronoverse.store.cluster import ClusterTopology, slot_of
 from chronoverse.store.driver import Ask, Client, DriverError, Script, ScriptForgotten, translate, translated
 from chronoverse.store.durability import Durability, StoreDurabilityProbe
-from chronoverse.store.foreign_jobs import ForeignJobs
+from chronoverse.store.listing import ForeignJobs
 from chronoverse.store.live_reader import TRACKED_JOBS, LiveReader
-from chronoverse.store.node_readers import NodeReaders
+from chronoverse.store.slot_readers import NodeReaders
 from chronoverse.store.prefetch import PrefetchReader
 from chronoverse.store.redaction_log import RedactionLog
 from chronoverse.store.sentinel import SentinelTopology

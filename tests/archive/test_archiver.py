@@ -20,7 +20,7 @@ from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Attempt, Gap, JobRef, Line, LineRun, Status
 from chronoverse.store import Store
-from chronoverse.store.appends import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
+from chronoverse.store.append_connection import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
 from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, archiver, everything, numbers, run_until
 from tests.support.bench import JOB, NOW, NOW_SECONDS, Bench, make_lines
 from tests.support.fleets import Cluster

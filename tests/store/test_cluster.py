@@ -17,7 +17,7 @@ from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import Durability, Store
 from chronoverse.store.cluster import MAP_SECONDS, ClusterTopology, slot_of
 from chronoverse.store.driver import Moved, TimedOut
-from chronoverse.store.node_readers import MAX_READERS, NodeReaders
+from chronoverse.store.slot_readers import MAX_READERS, NodeReaders
 from tests.support.bench import NOW, make_lines
 from tests.support.fleets import Cluster
 from tests.support.waiting import wait_until

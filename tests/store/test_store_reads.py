@@ -15,7 +15,7 @@ from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.joblog.values import End, Job, JobRef, Status
 from chronoverse.store import Store
-from chronoverse.store.foreign_jobs import LISTED_SECONDS, ForeignJobs
+from chronoverse.store.listing import LISTED_SECONDS, ForeignJobs
 from chronoverse.store.live_reader import TRACKED_JOBS, LiveReader
 from chronoverse.store.store import LOOK_BATCH
 from chronoverse.store.topology import SingleServer

@@ -1,9 +1,13 @@
 """What a server's own settings mean for the logs in it: whether it may throw them away, and whether it keeps them."""
 
-from typing import Final
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
 
 import redis.exceptions
 
+from chronoverse import metrics
+from chronoverse.errors import StoreError
 from chronoverse.store.driver import Client
 
 #: What is said where the server's user may not ask it.
@@ -16,7 +20,7 @@ def eviction(client: Client) -> list[str]:
     https://redis.io/docs/latest/develop/reference/eviction/
     """
     try:
-        policy = info(client, "memory").get("maxmemory_policy", "noeviction")
+        policy = server_info(client, "memory").get("maxmemory_policy", "noeviction")
     except redis.exceptions.NoPermissionError:
         return [UNKNOWN]
     if policy == "noeviction":
@@ -30,7 +34,7 @@ def persistence(client: Client) -> list[str]:
     INFO does not tell whether it makes snapshots. https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/
     """
     try:
-        enabled = info(client, "persistence").get("aof_enabled", "1")
+        enabled = server_info(client, "persistence").get("aof_enabled", "1")
     except redis.exceptions.NoPermissionError:
         return []  # which eviction() tells of
     if enabled == "1":
@@ -43,10 +47,37 @@ def persistence(client: Client) -> list[str]:
 
 def evicted_keys(client: Client) -> int:
     """Keys that the server has evicted since it started. Raises: the driver's errors."""
-    return int(info(client, "stats").get("evicted_keys", "0"))
+    return int(server_info(client, "stats").get("evicted_keys", "0"))
 
 
-def info(client: Client, section: str) -> dict[str, str]:
+def server_info(client: Client, section: str) -> dict[str, str]:
     """One section of INFO. Raises: the driver's errors. https://redis.io/docs/latest/commands/info/"""
     text: bytes = client.execute_command("INFO", section)
     return dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
+
+
+#: Seconds between two looks, which are one INFO of each server.
+LOOK_SECONDS: Final = 10.0
+
+
+class Watched(Protocol):
+    """What a look needs; see :class:`chronoverse.store.Store`."""
+
+    def warnings(self) -> list[str]: ...
+    def evicted_keys(self) -> int: ...
+
+
+def watch(
+    store: Watched, warn: Callable[[str], object] | None = None, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Looks for ever, in a thread of its own. The first look that succeeds calls ``warn`` with each warning."""
+    while True:
+        try:
+            if warn is not None:
+                for warning in store.warnings():
+                    warn(warning)
+                warn = None
+            metrics.STORE_EVICTED.set(store.evicted_keys())
+        except StoreError:
+            pass  # a store that is away is told of elsewhere
+        sleep(LOOK_SECONDS)

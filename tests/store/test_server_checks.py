@@ -12,7 +12,7 @@ import pytest
 
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
-from chronoverse.store.server_settings import UNKNOWN
+from chronoverse.store.server_checks import UNKNOWN
 from tests.support.jobs import RunningJob, key
 from tests.support.servers import RedisServer, running
 from tests.support.service import PATIENCE_SECONDS, SECRET, Service, serving
