@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 #: Seconds between looks whether it lives.
-LOOK_SECONDS: Final = 0.5
+POLL_SECONDS: Final = 0.5
 #: Seconds until it is started again: at first, and at most. One that has lived for the most counts as well.
-AGAIN_SECONDS: Final = (1.0, 60.0)
+RESTART_SECONDS: Final = (1.0, 60.0)
 #: Seconds that it has to go when it is told to: a step of its work, and a slow disk.
-GOING_SECONDS: Final = 10.0
+STOP_SECONDS: Final = 10.0
 
 
 class SupervisedProcess:
@@ -44,9 +44,9 @@ class SupervisedProcess:
         self._over.set()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGTERM)
-            deadline = time.monotonic() + GOING_SECONDS
+            deadline = time.monotonic() + STOP_SECONDS
             while self._lives() and time.monotonic() < deadline:
-                time.sleep(LOOK_SECONDS / 10)
+                time.sleep(POLL_SECONDS / 10)
             if self._lives():
                 os.kill(self._pid, signal.SIGKILL)
 
@@ -63,9 +63,9 @@ class SupervisedProcess:
             return False
 
     def _mind(self) -> None:
-        first, longest = AGAIN_SECONDS
+        first, longest = RESTART_SECONDS
         pause = first
-        while not self._over.wait(LOOK_SECONDS):
+        while not self._over.wait(POLL_SECONDS):
             self._keep_to_owner()
             if self._lives():
                 continue

@@ -1,4 +1,4 @@
-"""What a server's own settings mean for the logs in it: whether it may throw them away, and whether it keeps them."""
+"""Whether the servers may lose logs by their own settings, and whether they have evicted keys."""
 
 import time
 from collections.abc import Callable
@@ -10,11 +10,13 @@ from chronoverse import metrics
 from chronoverse.errors import StoreError
 from chronoverse.store.driver import Client
 
-#: What is said where the server's user may not ask it.
-UNKNOWN: Final = "nobody can tell whether the store may throw logs away: its user may not ask it (ACL +info)"
+#: The warning where the server's user may not run INFO.
+UNKNOWN_POLICY: Final = "nobody can tell whether the store may throw logs away: its user may not ask it (ACL +info)"
+#: Seconds between two checks, each of which is one INFO for each server.
+CHECK_SECONDS: Final = 10.0
 
 
-def eviction(client: Client) -> list[str]:
+def eviction_warnings(client: Client) -> list[str]:
     """A warning where the server may evict keys to make room. Raises: the driver's errors.
 
     https://redis.io/docs/latest/develop/reference/eviction/
@@ -22,13 +24,13 @@ def eviction(client: Client) -> list[str]:
     try:
         policy = server_info(client, "memory").get("maxmemory_policy", "noeviction")
     except redis.exceptions.NoPermissionError:
-        return [UNKNOWN]
+        return [UNKNOWN_POLICY]
     if policy == "noeviction":
         return []
     return [f"the store may throw logs away without a word: its maxmemory-policy is {policy} and must be noeviction"]
 
 
-def persistence(client: Client) -> list[str]:
+def persistence_warnings(client: Client) -> list[str]:
     """A warning where the server has no append-only file. Raises: the driver's errors.
 
     INFO does not tell whether it makes snapshots. https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/
@@ -36,7 +38,7 @@ def persistence(client: Client) -> list[str]:
     try:
         enabled = server_info(client, "persistence").get("aof_enabled", "1")
     except redis.exceptions.NoPermissionError:
-        return []  # which eviction() tells of
+        return []  # eviction_warnings() warns of this.
     if enabled == "1":
         return []
     return [
@@ -56,21 +58,20 @@ def server_info(client: Client, section: str) -> dict[str, str]:
     return dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
 
 
-#: Seconds between two looks, which are one INFO of each server.
-LOOK_SECONDS: Final = 10.0
-
-
-class Watched(Protocol):
-    """What a look needs; see :class:`chronoverse.store.Store`."""
+class CheckedStore(Protocol):
+    """What :func:`watch_evictions` needs of a store; see :class:`chronoverse.store.Store`."""
 
     def warnings(self) -> list[str]: ...
     def evicted_keys(self) -> int: ...
 
 
-def watch(
-    store: Watched, warn: Callable[[str], object] | None = None, sleep: Callable[[float], None] = time.sleep
+def watch_evictions(
+    store: CheckedStore, warn: Callable[[str], object] | None = None, sleep: Callable[[float], None] = time.sleep
 ) -> None:
-    """Looks for ever, in a thread of its own. The first look that succeeds calls ``warn`` with each warning."""
+    """Updates the metric of evicted keys for ever. Runs in a thread of its own.
+
+    The first check that succeeds also calls ``warn`` with each warning.
+    """
     while True:
         try:
             if warn is not None:
@@ -79,5 +80,5 @@ def watch(
                 warn = None
             metrics.STORE_EVICTED.set(store.evicted_keys())
         except StoreError:
-            pass  # a store that is away is told of elsewhere
-        sleep(LOOK_SECONDS)
+            pass  # Other parts report a store that does not answer.
+        sleep(CHECK_SECONDS)

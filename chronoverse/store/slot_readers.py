@@ -1,7 +1,7 @@
-"""Live reading where jobs are in different slots of a Cluster: no XREAD takes keys of two. ADR 8 has the reasons.
+"""Live reading in a Cluster. No XREAD takes keys of two slots, so each slot has a reader. ADR 8 has the reasons.
 
-Each slot that is watched is a *lane*: a thread with a blocking reader of its own, which reads once each time it is
-told to. Slots beyond the bound share one lane for each server, which does not block but asks again and again.
+A slot reader is a thread with a blocking reader of its own. It reads once for each request. There is a bound on such
+readers. The slots beyond it share one reader for each server, which does not block but polls.
 """
 
 import contextlib
@@ -18,16 +18,17 @@ from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import JobRef
 from chronoverse.store.blocking_reader import BlockingReader
 
-#: Slots that wait on a connection of their own, per process. Together with the workers of some service nodes that is
-#: still below the 10,000 clients which a Redis takes by default.
-MAX_READERS: Final = 512
-#: Seconds between rounds of a lane that may not block; of many jobs more, so that a round's own time is a quarter.
+#: Slots with a connection of their own, per process. The workers of some service nodes together still stay below the
+#: 10,000 clients which a Redis takes by default.
+MAX_SLOT_READERS: Final = 512
+#: Seconds between the polls of a shared reader. A poll of many jobs takes longer, and then the pause is
+#: ``POLL_SHARE`` times as long as the poll, so that polling takes a quarter of the time.
 POLL_SECONDS: Final = 0.05
 POLL_SHARE: Final = 3
-#: Seconds before a lane reads again after an error; doubles from the first to the second, with jitter.
+#: Seconds before a reader tries again after an error. Doubles from the first to the second, with jitter.
 BACKOFF_SECONDS: Final = (0.05, 0.5)
-#: Seconds between two tries of making a blocked lane take up a new job.
-REARM_SECONDS: Final = 0.002
+#: Seconds between two tries to interrupt a reader that must take up a new job.
+INTERRUPT_SECONDS: Final = 0.002
 
 Cursors = dict[JobRef, int]
 Entries = list[tuple[JobRef, Sequence[RawEntry]]]
@@ -36,83 +37,85 @@ Read = Callable[[JobRef, int, int], Sequence[RawEntry]]
 log = logging.getLogger(__name__)
 
 
-class _NodeReader:
-    """One thread. It has either nothing to do, or an ``order``, until it has put itself into ``done``."""
+class _SlotReader:
+    """One thread. It is idle, or it works on ``request`` until it puts itself into the queue ``done``.
+
+    Without a ``reader`` it is shared: it polls the jobs of all slots of a server that have no reader of their own.
+    """
 
     def __init__(
-        self, reader: BlockingReader | None, read: Read, done: "queue.SimpleQueue[_NodeReader | None]"
+        self, reader: BlockingReader | None, read: Read, done: "queue.SimpleQueue[_SlotReader | None]"
     ) -> None:
-        self.order: Cursors | None = None
-        #: Whether the order lacks a job that is to be read.
-        self.behind = False
+        self.request: Cursors | None = None
+        #: Whether the request lacks a job that must be read, so that the read must be interrupted.
+        self.is_outdated = False
         self.found: Entries = []
         self.error: StoreError | None = None
-        #: Reads in vain since the last that was answered, and when that was; time without an order does not count.
-        self.vain = 0
+        #: Failed reads since the last that was answered, and when that was. Idle time does not count.
+        self.failures = 0
         self.answered_at = self._done_at = time.monotonic()
         self._reader = reader
         self._read = read
         self._done = done
-        self._orders: queue.SimpleQueue[tuple[Cursors, int] | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[tuple[Cursors, int] | None] = queue.SimpleQueue()
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="tail-lane", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="tail-slot", daemon=True)
         self._thread.start()
 
     @property
-    def shared(self) -> bool:
-        """Whether it is for all slots of a server that have none of their own."""
+    def is_shared(self) -> bool:
         return self._reader is None
 
     def begin(self, cursors: Cursors, count: int) -> None:
-        """Has it read, once."""
-        self.order, self.behind = cursors, False
+        """Starts one read."""
+        self.request, self.is_outdated = cursors, False
         self.answered_at += time.monotonic() - self._done_at
-        self._orders.put((cursors, count))
+        self._requests.put((cursors, count))
 
     def interrupt(self) -> None:
-        """Makes the read return, which may only be about to block. Raises :class:`StoreError`."""
-        while self.behind and self._reader is not None:
+        """Makes an outdated read return. Repeats that, since the read may not block yet. Raises :class:`StoreError`."""
+        while self.is_outdated and self._reader is not None:
             self._reader.interrupt()
-            self._thread.join(REARM_SECONDS)
+            self._thread.join(INTERRUPT_SECONDS)
 
     def close(self) -> None:
-        """Ends the thread, once it has read what it reads."""
-        self.behind = self.order is not None
+        """Ends the thread after its current read."""
+        self.is_outdated = self.request is not None
         self._closed.set()
-        self._orders.put(None)
+        self._requests.put(None)
 
     def join(self, seconds: float) -> None:
-        """Waits for that."""
+        """Waits for the end of the thread."""
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        while (order := self._orders.get()) is not None:
-            if self.vain:
-                delay = min(BACKOFF_SECONDS[0] * 2.0 ** min(self.vain - 1, 16), BACKOFF_SECONDS[1])
+        while (request := self._requests.get()) is not None:
+            if self.failures:
+                delay = min(BACKOFF_SECONDS[0] * 2.0 ** min(self.failures - 1, 16), BACKOFF_SECONDS[1])
                 self._closed.wait(random.uniform(delay / 2, delay))
             try:
-                self._answered(self._take(*order), None)
+                self._finish(self._read_once(*request), None)
             except StoreError as error:
-                self._answered([], error)
-            except Exception as error:  # or its jobs would be silent for ever
-                self._answered([], StoreError(repr(error)))
-        self.behind = False
+                self._finish([], error)
+            except Exception as error:  # The thread must go on, or its jobs would stay silent.
+                self._finish([], StoreError(repr(error)))
+        self.is_outdated = False
         if self._reader is not None:
             self._reader.close()
 
-    def _answered(self, found: Entries, error: StoreError | None) -> None:
+    def _finish(self, found: Entries, error: StoreError | None) -> None:
         self.found, self.error = found, error
         self._done_at = time.monotonic()
         if error is None or isinstance(error, NotALog):
             self.answered_at = self._done_at
-        self.vain = self.vain + 1 if error else 0
+        self.failures = self.failures + 1 if error else 0
         self._done.put(self)
 
-    def _take(self, cursors: Cursors, count: int) -> Entries:
+    def _read_once(self, cursors: Cursors, count: int) -> Entries:
         if self._reader is not None:
             with contextlib.suppress(KeysMoving):
                 return self._reader.read(cursors, count)
-            # Some of the keys are here and some there, and one by one each is found.
+            # The slot is being moved, and its keys are on two servers. Read one by one, each is found.
         began = time.monotonic()
         found = [(job, entries) for job, cursor in cursors.items() if (entries := self._read(job, cursor, count))]
         if not found:
@@ -120,36 +123,37 @@ class _NodeReader:
         return found
 
 
-class NodeReaders:
-    """As :class:`chronoverse.store.blocking_reader.BlockingReader`, for jobs in any slots. One thread reads; any may
-    interrupt.
+class SlotReaders:
+    """As :class:`chronoverse.store.blocking_reader.BlockingReader`, for jobs in any slots. One thread reads; any thread
+    may interrupt.
 
-    ``make`` gives a reader for the jobs of one slot, ``slot`` and ``server`` are a workflow's, and ``read`` reads one
-    job without waiting. A slot whose server is away does not keep the others from being read: :meth:`silent_seconds`
-    tells of it.
+    ``new_reader`` makes a reader for the jobs of one slot. ``slot_of`` and ``server_of`` give a workflow's slot and
+    server. ``read`` reads one job without waiting. A slot whose server does not answer does not stop the others from
+    being read; :meth:`silent_seconds` tells of it.
     """
 
-    tracks = False
+    tracks_changes = False
 
     def __init__(
         self,
-        make: Callable[[], BlockingReader],
-        slot: Callable[[str], int],
-        server: Callable[[str], Hashable],
+        new_reader: Callable[[], BlockingReader],
+        slot_of: Callable[[str], int],
+        server_of: Callable[[str], Hashable],
         read: Read,
         block_seconds: float,
-        most: int = MAX_READERS,
+        max_slot_readers: int = MAX_SLOT_READERS,
     ) -> None:
-        self._make = make
-        self._slot = slot
-        self._server = server
+        self._new_reader = new_reader
+        self._slot_of = slot_of
+        self._server_of = server_of
         self._read = read
         self._block_seconds = block_seconds
-        self._most = most
-        #: By slot, and those that are shared by server.
-        self._lanes: dict[Hashable, _NodeReader] = {}
-        self._done: queue.SimpleQueue[_NodeReader | None] = queue.SimpleQueue()
-        self._rearming: list[threading.Thread] = []
+        self._max_slot_readers = max_slot_readers
+        #: By slot. The shared readers are here by server.
+        self._readers: dict[Hashable, _SlotReader] = {}
+        #: Readers that are done. None stands for a call of :meth:`interrupt`.
+        self._done: queue.SimpleQueue[_SlotReader | None] = queue.SimpleQueue()
+        self._interrupters: list[threading.Thread] = []
 
     def read(self, cursors: Mapping[JobRef, int], count: int) -> Entries:
         """Waits until any job has entries after its cursor; up to ``count`` of each. Empty when none came in time.
@@ -157,112 +161,112 @@ class NodeReaders:
         Raises :class:`NotALog` when one of the jobs' keys is no stream; another :class:`StoreError` when no server
         answers.
         """
-        wanted = self._by_lane(cursors)
-        until, heard = time.monotonic() + self._block_seconds, False
+        requests = self._requests(cursors)
+        until, answered = time.monotonic() + self._block_seconds, False
         while True:
-            self._begin(wanted, count)
-            done, interrupted = self._next(until if heard else None)
-            found = {job: entries for lane in done for job, entries in self._answer(lane, cursors)}
-            _complain(done, [lane for lane, _ in wanted])
-            heard = heard or any(lane.error is None for lane in done)
+            self._begin(requests, count)
+            done, interrupted = self._wait(until if answered else None)
+            found = {job: entries for reader in done for job, entries in self._take_found(reader, cursors)}
+            _raise_or_log(done, [reader for reader, _ in requests])
+            answered = answered or any(reader.error is None for reader in done)
             if found or interrupted or not done:
                 return list(found.items())
 
-    def _by_lane(self, cursors: Mapping[JobRef, int]) -> list[tuple[_NodeReader, Cursors]]:
-        """What each lane has to read. Lanes that nobody needs are let go."""
+    def _requests(self, cursors: Mapping[JobRef, int]) -> list[tuple[_SlotReader, Cursors]]:
+        """What each reader has to read. Readers that are not needed are closed."""
         slots: dict[int, Cursors] = {}
         for job, cursor in cursors.items():
-            slots.setdefault(self._slot(job.workflow_id), {})[job] = cursor
-        self._let_go([key for key, lane in self._lanes.items() if not lane.shared and key not in slots])
-        wanted: dict[Hashable, Cursors] = {}
+            slots.setdefault(self._slot_of(job.workflow_id), {})[job] = cursor
+        self._close_idle([key for key, reader in self._readers.items() if not reader.is_shared and key not in slots])
+        requests: dict[Hashable, Cursors] = {}
         for slot, jobs in slots.items():
-            own = slot in self._lanes or len(self._lanes) < self._most
-            key = slot if own else self._server(next(iter(jobs)).workflow_id)
-            wanted.setdefault(key, {}).update(jobs)
-            if key not in self._lanes:
-                self._lanes[key] = _NodeReader(self._make() if own else None, self._read, self._done)
-        self._let_go([key for key, lane in self._lanes.items() if lane.shared and key not in wanted])
-        return [(self._lanes[key], jobs) for key, jobs in wanted.items()]
+            has_own = slot in self._readers or len(self._readers) < self._max_slot_readers
+            key = slot if has_own else self._server_of(next(iter(jobs)).workflow_id)
+            requests.setdefault(key, {}).update(jobs)
+            if key not in self._readers:
+                self._readers[key] = _SlotReader(self._new_reader() if has_own else None, self._read, self._done)
+        self._close_idle([key for key, reader in self._readers.items() if reader.is_shared and key not in requests])
+        return [(self._readers[key], jobs) for key, jobs in requests.items()]
 
-    def _let_go(self, keys: Sequence[Hashable]) -> None:
-        """Ends lanes, but for those that are still reading."""
+    def _close_idle(self, keys: Sequence[Hashable]) -> None:
+        """Closes those of the readers that are not reading."""
         for key in keys:
-            if self._lanes[key].order is None:
-                self._lanes.pop(key).close()
+            if self._readers[key].request is None:
+                self._readers.pop(key).close()
 
-    def _begin(self, wanted: list[tuple[_NodeReader, Cursors]], count: int) -> None:
-        """Gives each idle lane its order, and has the others come back that lack a job."""
-        for lane, cursors in wanted:
-            if lane.order is None:
-                lane.begin(cursors, count)
-            elif not lane.behind and not cursors.keys() <= lane.order.keys():
-                lane.behind = True
-                self._rearm(lane)
+    def _begin(self, requests: list[tuple[_SlotReader, Cursors]], count: int) -> None:
+        """Starts the idle readers, and interrupts the others whose request lacks a job."""
+        for reader, cursors in requests:
+            if reader.request is None:
+                reader.begin(cursors, count)
+            elif not reader.is_outdated and not cursors.keys() <= reader.request.keys():
+                reader.is_outdated = True
+                self._interrupt(reader)
 
-    def _rearm(self, lane: _NodeReader) -> None:
-        """In a thread of its own, since a server that is away takes its time."""
-        self._rearming = [each for each in self._rearming if each.is_alive()]
-        thread = threading.Thread(target=_interrupt, args=(lane,), name="tail-rearming", daemon=True)
-        self._rearming.append(thread)
+    def _interrupt(self, reader: _SlotReader) -> None:
+        """Interrupts the reader in a thread, since a server that is down takes long to answer."""
+        self._interrupters = [thread for thread in self._interrupters if thread.is_alive()]
+        thread = threading.Thread(target=_interrupt, args=(reader,), name="tail-interrupt", daemon=True)
+        self._interrupters.append(thread)
         thread.start()
 
-    def _next(self, until: float | None) -> tuple[list[_NodeReader], bool]:
-        """Waits for lanes that are done, or ``until`` then; and whether somebody interrupted."""
-        done: list[_NodeReader] = []
+    def _wait(self, until: float | None) -> tuple[list[_SlotReader], bool]:
+        """Waits for readers that are done, ``until`` then at most. Also returns whether there was an interrupt."""
+        done: list[_SlotReader] = []
         interrupted = False
         with contextlib.suppress(queue.Empty):
-            lane = self._done.get(timeout=None if until is None else max(until - time.monotonic(), 0))
+            reader = self._done.get(timeout=None if until is None else max(until - time.monotonic(), 0))
             while True:
-                if lane is None:
+                if reader is None:
                     interrupted = True
                 else:
-                    done.append(lane)
-                lane = self._done.get_nowait()
+                    done.append(reader)
+                reader = self._done.get_nowait()
         return done, interrupted
 
     @staticmethod
-    def _answer(lane: _NodeReader, cursors: Mapping[JobRef, int]) -> Entries:
-        """What it found, of jobs that still stand where they stood when it began; the rest is read again."""
-        order, lane.order = lane.order or {}, None
-        return [(job, entries) for job, entries in lane.found if order[job] == cursors.get(job)]
+    def _take_found(reader: _SlotReader, cursors: Mapping[JobRef, int]) -> Entries:
+        """What it found, of jobs whose cursors are the same as when it began. The others are read again."""
+        request, reader.request = reader.request or {}, None
+        return [(job, entries) for job, entries in reader.found if request[job] == cursors.get(job)]
 
     def interrupt(self) -> None:
-        """Makes a waiting :meth:`read` return, to be called again with all jobs."""
+        """Makes a waiting :meth:`read` return. The caller then calls it again with all jobs."""
         self._done.put(None)
 
     def silent_seconds(self, job: JobRef) -> float:
-        """For how long the job's server has not answered."""
+        """Seconds for which the job's server has not answered."""
         workflow_id = job.workflow_id
-        lane = self._lanes.get(self._slot(workflow_id)) or self._lanes.get(self._server(workflow_id))
-        return 0 if lane is None or lane.order is None else time.monotonic() - lane.answered_at
+        reader = self._readers.get(self._slot_of(workflow_id)) or self._readers.get(self._server_of(workflow_id))
+        return 0 if reader is None or reader.request is None else time.monotonic() - reader.answered_at
 
     def close(self) -> None:
-        """Closes all connections, within twice the time that a read waits; the next read opens others."""
-        lanes, self._lanes = self._lanes, {}
+        """Closes all connections, within twice the time that a read waits. The next read opens others."""
+        readers, self._readers = self._readers, {}
         self._done = queue.SimpleQueue()
-        for lane in lanes.values():
-            lane.close()
-            self._rearm(lane)
+        for reader in readers.values():
+            reader.close()
+            self._interrupt(reader)
         until = time.monotonic() + 2 * self._block_seconds
-        for lane in lanes.values():
-            lane.join(max(until - time.monotonic(), 0))
-        for thread in self._rearming:
-            # Or it would ask with a client that whoever owns it closes next.
+        for reader in readers.values():
+            reader.join(max(until - time.monotonic(), 0))
+        for thread in self._interrupters:
+            # These threads use a client that its owner may close next.
             thread.join(max(until - time.monotonic(), 0))
 
 
-def _interrupt(lane: _NodeReader) -> None:
+def _interrupt(reader: _SlotReader) -> None:
     with contextlib.suppress(StoreError):
-        lane.interrupt()
+        reader.interrupt()
 
 
-def _complain(done: list[_NodeReader], wanted: list[_NodeReader]) -> None:
-    """Raises an error that is everybody's, or nobody's in particular; else says it once."""
-    for lane in done:
-        if isinstance(lane.error, NotALog):
-            raise lane.error
-        if lane.error is not None and lane.vain == 1:
-            log.warning("the tail cannot read some of its jobs: %s", lane.error)
-    errors = [lane.error for lane in wanted if lane.error is not None]
+def _raise_or_log(done: list[_SlotReader], wanted: list[_SlotReader]) -> None:
+    """Raises an error that all readers have, or that cannot be blamed on one job. Logs the first error of a reader."""
+    for reader in done:
+        if isinstance(reader.error, NotALog):
+            raise reader.error
+        if reader.error is not None and reader.failures == 1:
+            log.warning("the tail cannot read some of its jobs: %s", reader.error)
+    errors = [reader.error for reader in wanted if reader.error is not None]
     if errors and len(errors) == len(wanted):
         raise errors[-1]

@@ -137,7 +137,7 @@ class Dependencies:
 
         Each token's ``subject`` has its turn: one with many requests delays its own. Raises: :class:`AtCapacity`.
         """
-        return self.scans[self.store.server(ref)].turn(subject)
+        return self.scans[self.store.server_of(ref)].turn(subject)
 
     def paging(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """A turn at making a page of ``ref``, or a listing of its workflow.
@@ -147,11 +147,11 @@ class Dependencies:
         Whoever has one may wait for :meth:`scanning`, :meth:`searching` and :meth:`heavy_work`, and nobody who has one
         of those waits for this.
         """
-        return self.page_turns[self.store.server(ref)].turn(subject)
+        return self.page_turns[self.store.server_of(ref)].turn(subject)
 
     def searching(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """The same at searching the archive, which may take as long as others let it. Raises: :class:`AtCapacity`."""
-        return self.searches[self.store.server(ref)].turn(subject)
+        return self.searches[self.store.server_of(ref)].turn(subject)
 
     def stand_back(self) -> None:
         """Lets everybody go first: see :func:`when_idle`. Whoever searches has such moments in turns.

@@ -55,7 +55,7 @@ def blueprint(services: Dependencies) -> Blueprint:
         if request.method != "HEAD":
             services.streams.check(asking)
         job = services.tail.known(ref) or services.ended.get_job(ref)
-        if job is None and (not wait or services.store.deleted(ref)):
+        if job is None and (not wait or services.store.is_deleted(ref)):
             raise JobNotFound("no such job")
         if last_event_id is not None and job and job.end and last_event_id >= job.end.sequence_num:
             return Response(status=204)

@@ -94,11 +94,11 @@ def _page(
     while True:
         count = min(LOOK_JOBS, limit - len(found)) if status is None else LOOK_JOBS
         with services.scanning(JobRef(workflow_id, ""), subject):
-            listed = store.jobs(workflow_id, place, count)
+            listed = store.listing.page(workflow_id, place, count)
             looked = store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in listed])
             gone = [job_id for (_, job_id), job in zip(listed, looked, strict=True) if job is None]
             if gone:
-                store.unlist(workflow_id, gone)
+                store.listing.unlist(workflow_id, gone)
         for at, job in zip(listed, looked, strict=True):
             place = at
             if isinstance(job, StoreUnavailable):

@@ -101,7 +101,7 @@ def blueprint(services: Dependencies) -> Blueprint:
             first, last = body["first"], body["first"] + body["count"] - 1
             attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], first)
             with _counted("lose"):
-                following = services.store.lose(attempt, first, last)
+                following = services.store.append_lost(attempt, first, last)
         return page_response({"next": following}, None)
 
     @routes.route(f"{_JOB}/logs/compare", methods=["POST"])
