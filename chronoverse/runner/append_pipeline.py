@@ -19,7 +19,7 @@ class Appender(Protocol):
 
 
 class Pipeline(Protocol):
-    """Appends whose answers are fetched later. :class:`chronoverse.store.append_connection.Appends` is one."""
+    """Appends whose answers are fetched later. :class:`chronoverse.store.append_connection.AppendConnection` is one."""
 
     def send(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> None: ...
 
