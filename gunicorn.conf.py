@@ -18,7 +18,7 @@ from typing import Any
 
 import gevent
 
-from chronoverse.cli.banner import banner, command
+from chronoverse.cli.serve import banner, command_name
 from chronoverse.embedded import listeners
 from chronoverse.embedded import server as embedded
 from chronoverse.embedded.supervised_process import SupervisedProcess
@@ -105,7 +105,7 @@ def when_ready(server: Any) -> None:
     if _settings.log_format == "json":
         server.log.info("chronoverse serves at %s", address)
     else:
-        print(banner(_settings, address, command()), flush=True)
+        print(banner(_settings, address, command_name()), flush=True)
     if _settings.is_embedded and _settings.archive_location:
         argv = [sys.executable, "-m", "chronoverse", "archive", "--while-stdin"]
         environ = child_environ({"PYTHONPATH": str(Path(embedded.__file__).parents[2])})
@@ -115,14 +115,14 @@ def when_ready(server: Any) -> None:
 
 def _archiver_died(log: Any, pid: int, again: float) -> None:
     log.warning("the archiver (pid:%d) has ended, and starts again in %g s", pid, again)
-    metrics.forget_process(metrics.SUPERVISED)
+    metrics.drop_process(metrics.SUPERVISED)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
     """Names the worker after one that is gone, in whose files it counts on; its gauges start afresh."""
     taken = {each.chronoverse_name for each in server.WORKERS.values()}
     worker.chronoverse_name = next(name for name in map("worker{}".format, itertools.count()) if name not in taken)
-    metrics.forget_process(worker.chronoverse_name)
+    metrics.drop_process(worker.chronoverse_name)
 
 
 def post_fork(server: Any, worker: Any) -> None:
@@ -135,21 +135,21 @@ def post_worker_init(worker: Any) -> None:
     # What there is now stays. Looking through it again and again took 8 % of the time to accept a crowd.
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
-    services = worker.wsgi.extensions["chronoverse"]
-    services.proxies.trust(worker.cfg.forwarded_allow_ips)
+    deps = worker.wsgi.extensions["chronoverse"]
+    deps.proxies.trust(worker.cfg.forwarded_allow_ips)
 
     def mind() -> None:
         while worker.alive:
             gevent.sleep(POLL_SECONDS)
-            if services.hold:
-                _ensure(services.hold, worker.log)
-        worker.log.info("going: %d streams end within %d s", len(services.streams), services.settings.drain_seconds)
-        services.streams.drain(services.settings.drain_seconds)
+            if deps.server_lease:
+                _ensure(deps.server_lease, worker.log)
+        worker.log.info("going: %d streams end within %d s", len(deps.admission), deps.settings.drain_seconds)
+        deps.admission.drain(deps.settings.drain_seconds)
 
     threading.Thread(target=mind, name="mind", daemon=True).start()
     # Each shows the metric, since any may be the last to live; one warns, and the first workers have one of this name.
     warn = worker.log.warning if worker.chronoverse_name == "worker0" else None
-    threading.Thread(target=watch_evictions, args=(services.store, warn), name="store-watch", daemon=True).start()
+    threading.Thread(target=watch_evictions, args=(deps.store, warn), name="store-watch", daemon=True).start()
 
 
 def _ensure(hold: embedded.ServerLease, log: Any) -> None:
@@ -162,7 +162,7 @@ def _ensure(hold: embedded.ServerLease, log: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     """Takes the dead worker's gauges out of the sums."""
-    metrics.forget_process(worker.chronoverse_name)
+    metrics.drop_process(worker.chronoverse_name)
 
 
 def on_exit(server: Any) -> None:

@@ -37,11 +37,11 @@ import psutil
 from chronoverse.auth.tokens import mint
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.store import Store
-from tests.faults.crowd import Crowd, Member
 from tests.support.commands import command
 from tests.support.nginx import Nginx
 from tests.support.servers import running
 from tests.support.service import ROOT, Service, serving
+from tests.support.viewers import ReconnectingViewer, ReconnectingViewers
 
 WORKERS: Final = 2
 GOOD, EVIL = "good", "evil"
@@ -196,7 +196,7 @@ def _once(attack: Attack, door: Door, stop: Any) -> str:
         return head[9:12].decode("latin-1")
 
 
-class Timed(Member):
+class TimedViewer(ReconnectingViewer):
     """A viewer that notes of each line when it came and how late, in seconds."""
 
     def __init__(self) -> None:
@@ -213,10 +213,10 @@ class Timed(Member):
 def view(door: Door, job: JobRef, token: str, count: int, results: Any) -> None:
     """The process of one job's viewers."""
     path = f"/workflows/{job.workflow_id}/jobs/{job.job_id}/events?wait=60"
-    crowd = Crowd(door, path, f"Authorization: Bearer {token}\r\n", count, Timed)
-    crowd.run(lambda: False)
-    late = [each for member in crowd.members for each in member.late]  # type: ignore[attr-defined]
-    results.put((crowd.wrong, sorted({member.lines for member in crowd.members}), dict(crowd.answers), late))
+    viewers = ReconnectingViewers(door, path, f"Authorization: Bearer {token}\r\n", count, TimedViewer)
+    viewers.run(lambda: False)
+    late = [each for viewer in viewers.viewers for each in viewer.late]  # type: ignore[attr-defined]
+    results.put((viewers.errors, sorted({viewer.lines for viewer in viewers.viewers}), dict(viewers.answers), late))
 
 
 class Runners:

@@ -9,7 +9,7 @@ class SettingsError(ChronoverseError):
     """Raised when settings are bad; the message names every bad one."""
 
 
-class BadMask(ChronoverseError):
+class InvalidMask(ChronoverseError):
     """Raised when a secret that was to be masked is too short, too long or not there. Never tells it."""
 
 
@@ -17,7 +17,7 @@ class InvalidCursor(ChronoverseError):
     """Raised when a page cursor is malformed or was made for another job, order or filter."""
 
 
-class TooExpensive(ChronoverseError):
+class SearchTooExpensive(ChronoverseError):
     """Raised when a line is too long for the regular expression that it is to be searched for."""
 
 
@@ -41,7 +41,7 @@ class Draining(AtCapacity):
     """Raised when a worker that was told to go is asked for a new stream. Another one may take it."""
 
 
-class ShareUsed(ChronoverseError):
+class ShareExceeded(ChronoverseError):
     """Raised when one token or one address already has all that it may have at a time. Worth a retry later."""
 
 
@@ -53,7 +53,7 @@ class SpoolError(ChronoverseError):
     """Raised when a spool file cannot be used: it is no such file, or its runner is still writing it."""
 
 
-class KeysUnavailable(ChronoverseError):
+class SigningKeysUnavailable(ChronoverseError):
     """Raised when the keys that tokens are checked with cannot be fetched. Worth a retry."""
 
 
@@ -105,11 +105,11 @@ class ArchiveDamaged(StoreError):
     """Raised when an archived object is gone, or is not what was put there."""
 
 
-class NoArchive(ChronoverseError):
+class ArchiveNotConfigured(ChronoverseError):
     """Raised when something needs an archive, and this service has none."""
 
 
-class StillLive(ChronoverseError):
+class LineStillOpen(ChronoverseError):
     """Raised when a running job's newest line is to be redacted. It can be once another follows."""
 
 
@@ -133,11 +133,11 @@ class Deleted(AppendRefused):
     """Raised when the job was deleted: for a while nothing is written under its id."""
 
 
-class OtherWriter(Closed):
+class ForeignLines(Closed):
     """Raised by a runner that finds somebody else's lines where its own would have to be."""
 
 
-class NotInLog(Closed):
+class SpoolNotInLog(Closed):
     """Raised when a job has ended, and its log does not have what a spool file holds for it."""
 
 

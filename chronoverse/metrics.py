@@ -39,7 +39,7 @@ def name_process(name: str) -> None:
     _name = name
 
 
-def forget_process(name: str) -> None:
+def drop_process(name: str) -> None:
     """Takes the gauges of a process that is gone out of the sums; its counters stay."""
     multiprocess.mark_process_dead(name)
 

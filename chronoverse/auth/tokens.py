@@ -4,16 +4,11 @@ Claims: ``sub`` and ``exp``; ``scope``, words with spaces between; ``workflows``
 Nothing in a token chooses how it is checked: the algorithms follow from the kind of our key.
 """
 
-import contextlib
 import hmac
 import json
-import os
 import re
-import secrets
-import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 import jwt
@@ -22,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import HMACAlgorithm
 
-from chronoverse.auth.jwks import PublishedKeys, fetch
+from chronoverse.auth.jwks import PublishedKeys, fetch_keys
+from chronoverse.auth.local_secret import local_secret
 from chronoverse.errors import Forbidden, SettingsError, Unauthorized
 from chronoverse.joblog.values import IDENTIFIER
 from chronoverse.settings import Settings
@@ -33,8 +29,6 @@ MAX_HEADER_BYTES: Final = 8_192
 LEEWAY_SECONDS: Final = 60
 #: The last second of the year 9999 in Unix time. Beyond it no ``datetime`` can say when a token ends.
 MAX_TIME: Final = 253_402_300_799
-#: Bytes of the local secret's file, at most. We write 65.
-MAX_SECRET_FILE: Final = 4_096
 
 #: The scopes that requests need.
 READ: Final = "logs:read"
@@ -59,7 +53,7 @@ class Principal:
     scopes: frozenset[str]
     workflows: frozenset[str]
 
-    def may_see(self, workflow_id: str) -> bool:
+    def may_access(self, workflow_id: str) -> bool:
         """Whether the token is for this workflow."""
         return EVERY_WORKFLOW in self.workflows or workflow_id in self.workflows
 
@@ -76,7 +70,7 @@ class Key(NamedTuple):
     algorithms: tuple[str, ...]
 
 
-class _Judged(HMACAlgorithm):
+class _PreparedHmac(HMACAlgorithm):
     """HMAC with a key that was judged once, when it was read: to judge it took four times as long as the signature."""
 
     def prepare_key(self, key: str | bytes) -> bytes:
@@ -93,7 +87,7 @@ class _Judged(HMACAlgorithm):
 #: The library judges the signature; the claims are judged here, where ``now`` is an argument and types are strict.
 _SIGNATURES: Final = jwt.PyJWS()
 _SIGNATURES.unregister_algorithm("HS256")
-_SIGNATURES.register_algorithm("HS256", _Judged(HMACAlgorithm.SHA256))
+_SIGNATURES.register_algorithm("HS256", _PreparedHmac(HMACAlgorithm.SHA256))
 
 
 class Verifier:
@@ -103,7 +97,7 @@ class Verifier:
         self._keys = keys
 
     @classmethod
-    def from_settings(cls, settings: Settings, fetch: Callable[[str], Mapping[str, jwt.PyJWK]] = fetch) -> Self:
+    def from_settings(cls, settings: Settings, fetch: Callable[[str], Mapping[str, jwt.PyJWK]] = fetch_keys) -> Self:
         """A verifier with the key that ``settings`` name; makes the local secret when that is the one.
 
         ``fetch`` fetches published keys: see :class:`PublishedKeys`.
@@ -118,7 +112,7 @@ class Verifier:
     def verify(self, authorization: str | None, now: float) -> Principal:
         """The principal of the one bearer token in ``authorization``, at Unix time ``now``.
 
-        Raises :class:`Unauthorized`, and with published keys :class:`chronoverse.errors.KeysUnavailable`.
+        Raises :class:`Unauthorized`, and with published keys :class:`chronoverse.errors.SigningKeysUnavailable`.
         """
         if authorization is None:
             raise Unauthorized("a bearer token is needed")
@@ -144,7 +138,7 @@ class Verifier:
     def _key(self, token: str) -> Key:
         if isinstance(self._keys, Key):
             return self._keys
-        return _published_key(self._keys.find(jwt.get_unverified_header(token).get("kid")))
+        return _published_key(self._keys.get(jwt.get_unverified_header(token).get("kid")))
 
 
 def _principal(claims: dict[str, Any], now: float) -> Principal:
@@ -226,46 +220,3 @@ def signing_secret(settings: Settings) -> bytes:
     if settings.jwt_public_key or settings.jwt_jwks_url:
         raise SettingsError("tokens are made by the holder of the private key, not here")
     raise SettingsError("CHRONOVERSE_REDIS_URL needs one of CHRONOVERSE_JWT_SECRET, _JWT_PUBLIC_KEY and _JWT_JWKS_URL")
-
-
-def local_secret(data_dir: Path) -> bytes:
-    """The secret kept in ``data_dir``, made by whoever asks first. Processes may race for that.
-
-    Raises :class:`SettingsError` when it cannot be kept, others can read it, or it is no secret.
-    """
-    path = data_dir / "token.secret"
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            return _read_secret(path)
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_secret(path)
-        return _read_secret(path)
-    except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror}") from error
-
-
-def _read_secret(path: Path) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-            raise SettingsError(f"{path} must be a file that only you can read: chown it, then chmod 600")
-        secret = file.read(MAX_SECRET_FILE).strip()
-    if len(secret) < 32:
-        raise SettingsError(f"{path} holds no secret: remove it, and a new one is made")
-    return secret
-
-
-def _write_secret(path: Path) -> None:
-    """Makes ``path`` whole or not at all; one that is there already stays."""
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(secrets.token_urlsafe(48).encode() + b"\n")
-            file.flush()
-            os.fsync(descriptor)
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        draft.unlink()

@@ -1,8 +1,12 @@
-"""The command line.
+"""The command line, made with click.
 
-main     the commands of users: serve, run, deliver, logs, jobs
-admin    the commands of operators: archive, retention, token
-printer  what ``logs`` and ``jobs`` print
-options  values that several commands take
-banner   what ``serve`` says when it is ready
+main     the group of commands, and the exit code of each error
+serve    ``serve``: starts gunicorn, and the text that it prints when it is ready
+run      ``run`` and ``deliver``: publishing
+logs     ``logs`` and ``jobs``: reading
+printer  how lines, gaps and jobs are printed
+admin    ``archive``, ``retention`` and ``token``: for operators
+common   what several commands share
+
+Each command imports what it needs when it is called, so that ``run`` does not wait for a web framework.
 """

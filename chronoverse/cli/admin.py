@@ -1,4 +1,4 @@
-"""Commands for operators: the archiver, how long logs are kept, tokens."""
+"""Commands for operators: ``archive``, ``retention`` and ``token``."""
 
 import contextlib
 import gc
@@ -8,14 +8,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from chronoverse import errors
-from chronoverse.cli.options import duration, identifier
-from chronoverse.client.terminal import plain
+from chronoverse.cli.common import EX_DATAERR, duration, identifier, open_archive, open_store
+from chronoverse.client.terminal import plain_text
 from chronoverse.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,41 +22,9 @@ if TYPE_CHECKING:
     from chronoverse.archive.object_store import ObjectStore
     from chronoverse.store import Store
 
-#: What ``archive --once`` exits with when there is a log that it could not archive: BSD's EX_DATAERR.
-EX_DATAERR: Final = 65
-#: Objects made before Python looks for garbage: a page of entries is thousands, all of them gone by counting.
+#: How many objects Python makes between two runs of its garbage collector. A page of entries makes thousands, and
+#: reference counting frees all of them.
 GC_THRESHOLD: Final = 100_000
-
-
-@contextlib.contextmanager
-def opened(settings: Settings) -> Iterator["Store"]:
-    """The store of ``settings``; the embedded server is held for as long."""
-    from chronoverse.embedded import server as embedded
-    from chronoverse.store import Store
-
-    with contextlib.ExitStack() as stack:
-        url = settings.redis_url or stack.enter_context(embedded.lease_server(settings.data_dir)).url
-        lease, retention = settings.lease_seconds, settings.retention_seconds
-        store = Store(url, prefix=settings.key_prefix, lease_seconds=lease, retention_seconds=retention)
-        stack.callback(store.close)
-        yield store
-
-
-def objects_of(settings: Settings) -> "ObjectStore":
-    """The archive of ``settings``. Raises :class:`SettingsError` when there is none."""
-    from chronoverse.archive.connect import open_object_store
-
-    if settings.archive_location is None:
-        raise errors.SettingsError("there is no archive: set CHRONOVERSE_ARCHIVE_URL, the same for every node")
-    return open_object_store(settings.archive_location)
-
-
-def archiver_of(settings: Settings, store: "Store", stop: threading.Event) -> "Archiver":
-    """The archiver that ``settings`` ask for."""
-    from chronoverse.archive.archiver import Archiver, ArchiverLimits
-
-    limits = ArchiverLimits(settings.hot_bytes, settings.hot_seconds, settings.retention_seconds)
-    return Archiver(store, objects_of(settings), limits, stop=stop)
 
 
 @click.command()
@@ -78,34 +45,45 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, while_
         signal.signal(name, lambda *_: stop.set())
     if while_stdin:
         metrics.name_process(metrics.SUPERVISED)
-        threading.Thread(target=_until_stdin_ends, args=(stop,), daemon=True).start()
-    _log(settings)
+        threading.Thread(target=_stop_after_stdin, args=(stop,), daemon=True).start()
+    _configure_logging(settings)
     if address:
-        _show_metrics(address)
+        _serve_metrics(address)
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
-    with opened(settings) as store:
+    with open_store(settings) as store:
         if orphans:
-            return _orphans(store, objects_of(settings), delete)
-        _warn(store)
-        archiver = archiver_of(settings, store, stop)
+            return _print_orphans(store, open_archive(settings), delete)
+        _log_store_warnings(store)
+        archiver = make_archiver(settings, store, stop)
         if once:
-            return EX_DATAERR if _once(archiver) else 0
+            return EX_DATAERR if _archive_once(archiver) else 0
         logging.getLogger(__name__).info("archiver up", extra={"fields": {"archive": settings.archive_location}})
         archiver.run()
         logging.getLogger(__name__).info("archiver gone")
     return 0
 
 
-def _warn(store: "Store") -> None:
-    """Logs where the store's settings endanger logs. A store that is away is told of by the archiver's first step."""
+def make_archiver(settings: Settings, store: "Store", stop: threading.Event) -> "Archiver":
+    """The archiver that ``settings`` describe. Raises :class:`SettingsError` when they name no archive."""
+    from chronoverse.archive.archiver import Archiver, ArchiverLimits
+
+    limits = ArchiverLimits(settings.hot_bytes, settings.hot_seconds, settings.retention_seconds)
+    return Archiver(store, open_archive(settings), limits, stop=stop)
+
+
+def _log_store_warnings(store: "Store") -> None:
+    """Warns when the configuration of the store endangers logs.
+
+    An unreachable store is not reported here: the first step of the archiver does that.
+    """
     with contextlib.suppress(errors.StoreError):
         for warning in store.warnings():
             logging.getLogger(__name__).warning("%s", warning)
 
 
-def _once(archiver: "Archiver") -> int:
-    """Shows on a terminal how far it is, in lines."""
+def _archive_once(archiver: "Archiver") -> int:
+    """Does all that is due, with a progress bar in lines on a terminal. Returns how many logs could not be archived."""
     if not sys.stderr.isatty():
         return archiver.once()
     with click.progressbar(length=1, label="archiving", file=sys.stderr) as bar:
@@ -117,35 +95,35 @@ def _once(archiver: "Archiver") -> int:
         return archiver.once(progress)
 
 
-def _orphans(store: "Store", objects: "ObjectStore", delete: bool) -> int:
+def _print_orphans(store: "Store", objects: "ObjectStore", delete: bool) -> int:
     from chronoverse.archive.retention import orphans
 
     for found in orphans(store, objects, time.time()):
-        click.echo(plain(f"{found.stored.name}\t{found.stored.size}\t{found.why}"))
+        click.echo(plain_text(f"{found.stored.name}\t{found.stored.size}\t{found.why}"))
         if delete:
             objects.delete(found.stored.name)
     return 0
 
 
-def _until_stdin_ends(stop: threading.Event) -> None:
-    # Not sys.stdin, which the interpreter must lock at its end.
+def _stop_after_stdin(stop: threading.Event) -> None:
+    # This reads the file descriptor. A thread that blocks in sys.stdin holds a lock that the interpreter needs at exit.
     while os.read(0, 4_096):
         pass
     stop.set()
 
 
-def _log(settings: Settings) -> None:
-    """As the service logs, to stderr."""
+def _configure_logging(settings: Settings) -> None:
+    """Logs to stderr, in the service's format."""
     from chronoverse.web.http.logging import Console, Json
 
     handler = logging.StreamHandler()
     handler.setFormatter(Json() if settings.log_format == "json" else Console())
-    ours = logging.getLogger("chronoverse")
-    ours.handlers, ours.propagate = [handler], False
-    ours.setLevel(settings.log_level.upper())
+    logger = logging.getLogger("chronoverse")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(settings.log_level.upper())
 
 
-def _show_metrics(address: str) -> None:
+def _serve_metrics(address: str) -> None:
     from prometheus_client import start_http_server
 
     host, _, port = address.rpartition(":")
@@ -157,15 +135,15 @@ def _show_metrics(address: str) -> None:
 
 @click.command()
 @click.argument("workflow", type=identifier)
-@click.argument("time_kept", metavar="[TIME|default]", required=False)
-def retention(workflow: str, time_kept: str | None) -> None:
+@click.argument("time_text", metavar="[TIME|default]", required=False)
+def retention(workflow: str, time_text: str | None) -> None:
     """Show or set for how long jobs of WORKFLOW are kept after their end: such as 90d."""
     from chronoverse.archive.retention import set_retention
 
     settings = Settings.from_env()
-    seconds = None if time_kept in (None, "default") else duration(time_kept)
-    with opened(settings) as store:
-        if time_kept is not None:
+    seconds = None if time_text in (None, "default") else duration(time_text)
+    with open_store(settings) as store:
+        if time_text is not None:
             store.catalog.set_retention(workflow, seconds)
             set_retention(store, workflow, seconds, settings.retention_seconds)
         own = store.catalog.retention(workflow)

@@ -1,4 +1,4 @@
-"""What ``chronoverse logs`` prints: where the lines come from, how they look, and what the job's end exits with."""
+"""What ``chronoverse logs`` and ``chronoverse jobs`` print: which lines, how they look, and the exit code of a job."""
 
 import json
 import sys
@@ -9,66 +9,70 @@ from typing import Any, BinaryIO, Final
 import click
 
 from chronoverse.client.client import Client, FoundLine
-from chronoverse.client.follower import Item, JobState, Redaction, Trouble, name_gaps
-from chronoverse.client.terminal import Rendering, gap_notice, plain, redact_notice
+from chronoverse.client.follower import JobState, LogEvent, Notice, Redaction, name_gaps
+from chronoverse.client.terminal import LineRenderer, gap_notice, plain_text, redaction_notice
 from chronoverse.joblog.values import Gap, JobRef, Line, Status
 
-#: What following a job exits with when the job has no code of its own: 74 is EX_IOERR, 130 is what Ctrl-C leaves.
-CANCELED: Final = 130
-LOST: Final = 74
-#: What a search exits with that finds nothing, as grep does.
-NOTHING_FOUND: Final = 1
+#: The exit codes of following a job that has no exit code of its own. 130 is what Ctrl-C leaves, 74 is EX_IOERR.
+EXIT_CANCELED: Final = 130
+EXIT_LOST: Final = 74
+#: The exit code of a search that finds nothing, as grep's.
+EXIT_NO_MATCH: Final = 1
 
 
-class Apart:
-    """Stands between two lines that do not belong together."""
+class GroupSeparator:
+    """Stands between two groups of search results, as ``--`` does in grep's output."""
 
 
 class Printer:
-    """Prints lines to ``out``; ``note`` gets what stands in the place of lines, ``say`` what else there is to tell."""
+    """Prints lines to ``out``.
+
+    ``print_notice`` gets the text that stands for a gap or a redaction, ``print_message`` everything else that a
+    person should know. ``output`` is "text" or "json".
+    """
 
     def __init__(
         self,
         out: BinaryIO,
         *,
-        note: Callable[[str], object],
-        say: Callable[[str], object],
+        print_notice: Callable[[str], object],
+        print_message: Callable[[str], object],
         timestamps: bool = False,
         output: str = "text",
         raw: bool = False,
     ) -> None:
         self._out = out
-        self._note = note
-        self._say = say
+        self._print_notice = print_notice
+        self._print_message = print_message
         self._json = output == "json"
-        self._rendering = Rendering(timestamps=timestamps, raw=raw)
+        self._renderer = LineRenderer(timestamps=timestamps, raw=raw)
         #: How many lines were printed.
         self.lines = 0
 
-    def print(self, items: Iterable[Item | Apart], flush: bool = False) -> JobState | None:
-        """Prints ``items``, each at once if ``flush``; returns the last state among them."""
+    def print(self, events: Iterable[LogEvent | GroupSeparator], flush: bool = False) -> JobState | None:
+        """Prints ``events``, each at once if ``flush``. Returns the last job state among them."""
         state = None
-        for item in items:
-            if isinstance(item, Line):
+        for event in events:
+            if isinstance(event, Line):
                 self.lines += 1
-                self._write(_json_line(item) if self._json else self._rendering.line(item), flush)
-            elif isinstance(item, JobState):
-                state = item
-            elif isinstance(item, Apart):
-                self._write("" if self._json else f"{self._rendering.interruption()}--\n", flush)
+                self._write(_json_line(event) if self._json else self._renderer.render(event), flush)
+            elif isinstance(event, JobState):
+                state = event
+            elif isinstance(event, GroupSeparator):
+                self._write("" if self._json else f"{self._renderer.close_line()}--\n", flush)
             else:
-                self._write(self._rendering.interruption(), True)
-                self._tell(item)
-        self._write(self._rendering.interruption(), True)
+                self._write(self._renderer.close_line(), True)
+                self._print_other(event)
+        self._write(self._renderer.close_line(), True)
         return state
 
-    def _tell(self, item: Gap | Redaction | Trouble) -> None:
-        if isinstance(item, Gap):
-            self._note(gap_notice(item))
-        elif isinstance(item, Redaction):
-            self._note(redact_notice(item.first, item.last))
+    def _print_other(self, event: Gap | Redaction | Notice) -> None:
+        if isinstance(event, Gap):
+            self._print_notice(gap_notice(event))
+        elif isinstance(event, Redaction):
+            self._print_notice(redaction_notice(event.first, event.last))
         else:
-            self._say(item.reason)
+            self._print_message(event.reason)
 
     def _write(self, text: str, flush: bool) -> None:
         self._out.write(text.encode("utf-8", "replace"))
@@ -80,10 +84,10 @@ def _json_line(line: Line) -> str:
     return json_text(line.to_json()) + "\n"
 
 
-def history(
+def stored_lines(
     client: Client, job: JobRef, *, offset: int | None, tail: int | None, stream: str | None
 ) -> Iterator[Line | Gap]:
-    """The lines that are there now, after ``offset`` or the last ``tail`` of them."""
+    """The lines that the log has now: those after ``offset``, or the last ``tail`` of them."""
     state = JobState.from_json(client.job(job))
     if tail is None:
         lines = client.logs(job, stream=stream, offset=offset)
@@ -92,45 +96,50 @@ def history(
     return name_gaps(last, last[0].sequence_num - 1, state) if last and stream is None else iter(last)
 
 
-def found(
+def search_results(
     client: Client,
     job: JobRef,
     *,
-    bar: bool,
+    show_progress: bool,
     search: str,
     regex: bool,
     since: str | None,
     until: str | None,
     context: int,
     **query: Any,
-) -> Iterator[Line | Apart]:
-    """The lines that are found, with those beside them, each once, in groups that are :class:`Apart` as grep's are.
+) -> Iterator[Line | GroupSeparator]:
+    """The lines that match and ``context`` lines before and after each, every line once.
 
-    ``bar`` has how far it has come shown on stderr.
+    A :class:`GroupSeparator` stands where lines are left out, as in grep's output. ``show_progress`` shows on stderr
+    how far the search has come.
     """
     asked = {**query, "regex": "true" if regex else None, "since": since, "until": until}
     asked |= {"before": context or None, "after": context or None}
-    if not bar:
-        yield from _grouped(client.search(job, search, **asked), context)
+    if not show_progress:
+        yield from _group(client.search(job, search, **asked), context)
         return
     last = JobState.from_json(client.job(job)).last
-    with click.progressbar(length=max(last, 1), label="searching", file=sys.stderr) as progress:
+    with click.progressbar(length=max(last, 1), label="searching", file=sys.stderr) as bar:
 
-        def reached(place: int) -> None:
-            progress.update(max(0, min(place, last) - progress.pos))
+        def update(number: int) -> None:
+            bar.update(max(0, min(number, last) - bar.pos))
 
-        yield from _grouped(client.search(job, search, reached, **asked), context)
+        yield from _group(client.search(job, search, update, **asked), context)
 
 
-def _grouped(found: Iterable[FoundLine], context: int) -> Iterator[Line | Apart]:
-    """A group is what its matches and ``context`` numbers beside each cover, whether or not lines are there to see."""
+def _group(found: Iterable[FoundLine], context: int) -> Iterator[Line | GroupSeparator]:
+    """Puts separators between groups.
+
+    A group covers the numbers of its matches, and ``context`` numbers before and after each. Whether all of these
+    numbers have a line makes no difference.
+    """
     last = covered = 0
     before: list[Line] = []
-    for line, beside in found:
+    for line, is_context in found:
         number = line.sequence_num
-        if not beside:
+        if not is_context:
             if context and covered and number - context > covered + 1:
-                yield Apart()
+                yield GroupSeparator()
             yield from before
             before, covered = [], number + context
         if number > last:
@@ -138,31 +147,31 @@ def _grouped(found: Iterable[FoundLine], context: int) -> Iterator[Line | Apart]
             if number <= covered:
                 yield line
             else:
-                # Comes before a match, which says whether a group begins here.
+                # This line comes before a match. That match decides whether a new group begins here.
                 before.append(line)
 
 
 def json_text(value: dict[str, Any]) -> str:
-    """In ASCII, so that a terminal has nothing in it to obey."""
+    """``value`` as JSON in ASCII, which no terminal interprets."""
     return json.dumps(value, separators=(",", ":"))
 
 
 def jobs_table(jobs: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """A line for each job: its id, how it stands, when it began, how many lines it has."""
+    """One line of text for each job: its id, its status, when it started, and how many lines it has."""
     for job in jobs:
         status = str(job["status"])
         if job["exit_code"] not in (None, 0):
             status += f" ({job['exit_code']})"
         started = str(job["started_at"] or job["created_at"] or "-")
-        yield plain(f"{job['id']:<32} {status:<14} {started:<24} {job['lines']:>12}")
+        yield plain_text(f"{job['id']:<32} {status:<14} {started:<24} {job['lines']:>12}")
 
 
 def exit_code(state: JobState | dict[str, Any]) -> int:
-    """What following a job exits with: as the job did, as far as that can be said in an exit code."""
+    """The exit code of following a job: the job's own, as far as an exit code can say it."""
     if isinstance(state, dict):
         state = JobState.from_json(state)
     if state.status is Status.COMPLETED:
         return 0
     if state.status in (Status.CANCELED, Status.LOST):
-        return CANCELED if state.status is Status.CANCELED else LOST
+        return EXIT_CANCELED if state.status is Status.CANCELED else EXIT_LOST
     return state.exit_code if state.exit_code and 0 < state.exit_code < 256 else 1

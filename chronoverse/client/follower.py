@@ -36,7 +36,7 @@ class JobState:
         )
 
 
-class Trouble(NamedTuple):
+class Notice(NamedTuple):
     """Something to tell a person: an ``error`` frame's text, or why a connection is being tried again."""
 
     reason: str
@@ -49,7 +49,7 @@ class Redaction(NamedTuple):
     last: int
 
 
-Item = Line | Gap | JobState | Trouble | Redaction
+LogEvent = Line | Gap | JobState | Notice | Redaction
 
 
 class Follower:
@@ -60,42 +60,42 @@ class Follower:
     """
 
     def __init__(self) -> None:
-        self.number: int | None = None
+        self.last_number: int | None = None
         self.ended = False
         self.retry_ms: int | None = None
         self._decoder = sse.Decoder()
 
-    def connected(self, starts_after: str | None) -> None:
+    def start_connection(self, starts_after: str | None) -> None:
         """A connection has begun, after the number in its ``Last-Event-ID`` header; a torn frame is forgotten."""
-        if self.number is None and starts_after is not None:
-            self.number = parse_number(starts_after)
-        self._decoder = sse.Decoder("" if self.number is None else str(self.number))
+        if self.last_number is None and starts_after is not None:
+            self.last_number = parse_number(starts_after)
+        self._decoder = sse.Decoder("" if self.last_number is None else str(self.last_number))
 
-    def feed(self, chunk: bytes) -> Iterator[Item]:
+    def feed(self, chunk: bytes) -> Iterator[LogEvent]:
         """What ``chunk`` completes. Raises ValueError for a frame that is none of the contract's."""
         for event in self._decoder.feed(chunk):
-            if (item := self._item(event)) is not None:
+            if (item := self._read_event(event)) is not None:
                 yield item
             if self.ended:
                 return
         self.retry_ms = self.retry_ms if self._decoder.retry_ms is None else self._decoder.retry_ms
-        self._reach(parse_number(self._decoder.last_event_id))
+        self._advance(parse_number(self._decoder.last_event_id))
 
-    def _reach(self, number: int | None) -> bool:
+    def _advance(self, number: int | None) -> bool:
         """Moves forward to ``number``. False when it was reached before."""
-        if number is None or (self.number is not None and number <= self.number):
+        if number is None or (self.last_number is not None and number <= self.last_number):
             return False
-        self.number = number
+        self.last_number = number
         return True
 
-    def _item(self, event: sse.Event) -> Item | None:
+    def _read_event(self, event: sse.Event) -> LogEvent | None:
         try:
             match event.event:
                 case "log":
                     line = Line.from_json(orjson.loads(event.data))
-                    return line if self._reach(line.sequence_num) else None
+                    return line if self._advance(line.sequence_num) else None
                 case "gap":
-                    return self._gap(orjson.loads(event.data))
+                    return self._read_gap(orjson.loads(event.data))
                 case "redact":
                     span = orjson.loads(event.data)
                     return Redaction(span["from"], span["to"])
@@ -105,17 +105,17 @@ class Follower:
                     self.ended = True
                 case "error":
                     # An id of its own is the terminal entry's: the job is lost. Without one it is a passing trouble.
-                    self.ended = self._reach(parse_number(event.id))
-                    return Trouble(event.data)
+                    self.ended = self._advance(parse_number(event.id))
+                    return Notice(event.data)
         except (KeyError, TypeError) as error:
             raise ValueError(f"an unreadable {event.event} frame") from error
         return None
 
-    def _gap(self, gap: dict[str, Any]) -> Gap | None:
+    def _read_gap(self, gap: dict[str, Any]) -> Gap | None:
         first, last, reason = gap["from"], gap["to"], gap["reason"]
-        if self.number is not None:
-            first = max(first, self.number + 1)
-        return Gap(first, last, reason) if self._reach(last) else None
+        if self.last_number is not None:
+            first = max(first, self.last_number + 1)
+        return Gap(first, last, reason) if self._advance(last) else None
 
 
 def name_gaps(lines: Iterable[Line], after: int, state: JobState) -> Iterator[Line | Gap]:

@@ -13,7 +13,7 @@ from chronoverse.joblog.values import Gap, Line
 RESET: Final = "\x1b[0m"
 
 # Only what a terminal could act on, or what would reorder the text around it. Plain lines match nothing.
-_SUSPECT = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 # ECMA-48, https://ecma-international.org/publications-and-standards/standards/ecma-48/
 _SEQUENCE = re.compile(
@@ -41,7 +41,7 @@ def sanitize(text: str, colour: bool) -> str:
     >>> sanitize("a\x1b[2Jb\x1b]0;title\x07c\u202ed", colour=False)
     'abc<U+202E>d'
     """
-    if not _SUSPECT.search(text):
+    if not _UNSAFE.search(text):
         return text
     colour_is_on = False
 
@@ -59,7 +59,7 @@ def sanitize(text: str, colour: bool) -> str:
     return clean + RESET if colour_is_on else clean
 
 
-def plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """``text`` of any number of lines without control sequences and colours: what a command may say of anything.
 
     Every command's output goes through this, or through :class:`Rendering` where it is a log's lines.
@@ -86,10 +86,10 @@ def gap_notice(gap: Gap) -> str:
     '--- lines 2-900 are gone (trimmed) ---'
     """
     which = f"line {gap.first} is" if gap.first == gap.last else f"lines {gap.first}-{gap.last} are"
-    return f"--- {which} gone ({plain(gap.reason)}) ---"
+    return f"--- {which} gone ({plain_text(gap.reason)}) ---"
 
 
-def redact_notice(first: int, last: int) -> str:
+def redaction_notice(first: int, last: int) -> str:
     """What a reader is told of lines above that have been redacted since.
 
     >>> redact_notice(2, 9)
@@ -99,7 +99,7 @@ def redact_notice(first: int, last: int) -> str:
     return f"--- {which} been redacted: what they said above is to be shown no more ---"
 
 
-class Rendering:
+class LineRenderer:
     """Lines as the text to print. Remembers one thing: whose long line, cut into pieces, is still open."""
 
     def __init__(self, *, timestamps: bool = False, colour: bool = True, raw: bool = False) -> None:
@@ -108,15 +108,15 @@ class Rendering:
         self._raw = raw
         self._open: str | None = None
 
-    def line(self, line: Line) -> str:
+    def render(self, line: Line) -> str:
         """The text of the next line; of a piece, without a newline."""
-        start = self.interruption() if self._open != line.stream else ""
+        start = self.close_line() if self._open != line.stream else ""
         if self._timestamps and self._open is None:
             start += self._clean(line.timestamp) + " "
         self._open = line.stream if line.partial else None
         return start + self._clean(line.message) + ("" if line.partial else "\n")
 
-    def interruption(self) -> str:
+    def close_line(self) -> str:
         """What must be printed before anything that does not go on with an open line."""
         start = "" if self._open is None else "\n"
         self._open = None

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol, runtime_checkable
 
-from chronoverse.errors import OtherWriter
+from chronoverse.errors import ForeignLines
 from chronoverse.joblog.values import Attempt, Line, LineRun, lines_of
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool
 
@@ -82,12 +82,12 @@ class AppendPipeline:
     def receive(self, base: int) -> None:
         """Waits for the oldest answer.
 
-        Raises what the store raises, and :class:`OtherWriter` when somebody else writes to the log.
+        Raises what the store raises, and :class:`ForeignLines` when somebody else writes to the log.
         """
         following = self._pipeline.receive() - base
         # More than this append had: another is in already, whose answer was lost.
         if not self._ends.popleft() <= following <= self.sent:
-            raise OtherWriter("somebody else writes to this job's log")
+            raise ForeignLines("somebody else writes to this job's log")
         if following > self._spool.acked:
             self._spool.acknowledge(following)
 

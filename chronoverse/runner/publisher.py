@@ -19,9 +19,9 @@ from chronoverse.errors import (
     Closed,
     Deleted,
     Fenced,
+    ForeignLines,
     Held,
     NotALog,
-    OtherWriter,
     SequenceGap,
     StoreError,
     TooFast,
@@ -205,7 +205,7 @@ class Publisher:
         except SequenceGap as gap:
             sender.reset()
             if gap.expected - self._base > self._spool.acked:
-                raise OtherWriter("somebody else writes to this job's log") from gap
+                raise ForeignLines("somebody else writes to this job's log") from gap
             self._move(gap.expected - self._base)
 
     def _step(self, store: LogWriter, sender: AppendPipeline) -> None:
@@ -273,7 +273,7 @@ class Publisher:
             except Held:
                 continue
             except SequenceGap as gap:
-                raise OtherWriter(f"{self._job} has {gap.expected - 1} lines already") from gap
+                raise ForeignLines(f"{self._job} has {gap.expected - 1} lines already") from gap
             self._token = token
             return attempt
         raise Held("another live runner holds this job")
@@ -298,7 +298,7 @@ class Publisher:
         # Another number means that the store lost some of our lines, or took a batch whose answer never came:
         # unless there was another attempt between, whose lines these may be.
         if attempt.attempt > last.attempt + 1 or index > max(sender.sent, self._spool.acked):
-            raise OtherWriter("another runner has written to this job since our lease was lost")
+            raise ForeignLines("another runner has written to this job since our lease was lost")
         self._move(index)
 
     def _gather(self) -> bool:

@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
-from chronoverse.errors import ArchiveDamaged, Closed, Deleted, JobNotFound, NotInLog, OtherWriter, SpoolError
+from chronoverse.errors import ArchiveDamaged, Closed, Deleted, ForeignLines, JobNotFound, SpoolError, SpoolNotInLog
 from chronoverse.joblog.values import JobRef, Status, iso_timestamp
 from chronoverse.runner.log_writer import JobResult, LineComparer, LogWriter
 from chronoverse.runner.publisher import Publisher
@@ -40,8 +40,8 @@ def resend_spool(
     as that job of their workflow, from line 1 on; it must have no lines yet. A runner that was killed could not say how
     its job ended: then the job counts as LOST. The lines of a job that was deleted are deleted as well, with ``path``.
 
-    Raises: :class:`SpoolError` for a file that is none; :class:`NotInLog` when the job has ended (it was declared LOST
-    meanwhile, say) and its log does not give back what the file holds; :class:`Held`, :class:`OtherWriter`,
+    Raises: :class:`SpoolError` for a file that is none; :class:`SpoolNotInLog` when the job has ended (it was declared
+    LOST meanwhile, say) and its log does not give back what the file holds; :class:`Held`, :class:`ForeignLines`,
     :class:`Deleted`, :class:`CorruptLog` or :class:`NotALog` when the job cannot be gone on with; :class:`StoreError`
     when the lines cannot be read back.
     """
@@ -65,7 +65,9 @@ def resend_spool(
         if closed or publisher.ended:
             refusal = _wrong(publisher, spool, lambda: reader(connected()), job, path)
             if refusal is None and closed and ending.status is not Status.LOST:
-                refusal = NotInLog(f"{job} has all lines of {path}, but has not ended as it says: {_spell(ending)}")
+                refusal = SpoolNotInLog(
+                    f"{job} has all lines of {path}, but has not ended as it says: {_spell(ending)}"
+                )
             delivered = refusal is None
     except KeyboardInterrupt:
         say("interrupted")
@@ -103,30 +105,30 @@ def _publish(publisher: Publisher, seconds: float) -> Closed | None:
         while not publisher.join(SIGNAL_POLL_SECONDS) and time.monotonic() < deadline:
             pass
     refusal = publisher.refusal
-    if refusal is None or (isinstance(refusal, Closed) and not isinstance(refusal, OtherWriter)):
+    if refusal is None or (isinstance(refusal, Closed) and not isinstance(refusal, ForeignLines)):
         return refusal
     raise refusal
 
 
 def _wrong(
     publisher: Publisher, spool: Spool, reader: Callable[[], LineComparer], job: JobRef, path: Path
-) -> NotInLog | None:
+) -> SpoolNotInLog | None:
     """What is to be said of the file's lines that the log does not give back; None when there are none."""
     hold = publisher.hold
     if hold is None:
-        return NotInLog(f"{job} has ended without the {spool.end - spool.first} lines of {path}")
+        return SpoolNotInLog(f"{job} has ended without the {spool.end - spool.first} lines of {path}")
     try:
         compared = read_back(reader(), job, spool, hold.base)
     except (JobNotFound, ArchiveDamaged) as error:
-        raise NotInLog(f"the log of {job} does not give back the lines of {path}: {error}") from error
+        raise SpoolNotInLog(f"the log of {job} does not give back the lines of {path}: {error}") from error
     spool.acknowledge(compared.following - hold.base)
     last = hold.base + spool.end - 1
     if compared.following > last:
         return None
     if compared.differs:
         reason = "was redacted, or is another runner's"
-        return NotInLog(f"line {compared.following} of {job} is not as in {path}: it {reason}")
-    return NotInLog(f"{job} has ended without lines {compared.following} to {last} of {path}")
+        return SpoolNotInLog(f"line {compared.following} of {job} is not as in {path}: it {reason}")
+    return SpoolNotInLog(f"{job} has ended without lines {compared.following} to {last} of {path}")
 
 
 def _spell(ending: JobResult) -> str:

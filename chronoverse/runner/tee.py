@@ -3,7 +3,7 @@
 import select
 from typing import BinaryIO, cast
 
-from chronoverse.client.terminal import plain
+from chronoverse.client.terminal import plain_text
 
 
 def standard(descriptor: int) -> BinaryIO:
@@ -31,7 +31,7 @@ class Tee:
 
     def say(self, text: str) -> None:
         """A message of our own, told apart from the job's by its prefix. It may quote what the service has said."""
-        self(b"chronoverse: %b\n" % plain(text).encode("utf-8", "replace"))
+        self(b"chronoverse: %b\n" % plain_text(text).encode("utf-8", "replace"))
 
     @staticmethod
     def _write(stream: BinaryIO, data: memoryview) -> int:

@@ -16,25 +16,25 @@ from chronoverse.settings import parse
 #: Before every name but WEB_CONCURRENCY, which is gunicorn's own.
 PREFIX: Final = "CHRONOVERSE_"
 #: Workers when nobody says: one per core, but no more than a laptop gives without noticing.
-DEFAULT_WORKERS: Final = 4
+MAX_DEFAULT_WORKERS: Final = 4
 
-_KEYS: Final = ("CHRONOVERSE_JWT_SECRET", "CHRONOVERSE_JWT_PUBLIC_KEY", "CHRONOVERSE_JWT_JWKS_URL")
+_TOKEN_KEY_NAMES: Final = ("CHRONOVERSE_JWT_SECRET", "CHRONOVERSE_JWT_PUBLIC_KEY", "CHRONOVERSE_JWT_JWKS_URL")
 _DURABILITIES: Final = ("acked", "fsynced", "replicated")
-_FORMATS: Final = ("console", "json")
-_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+_LOG_FORMATS: Final = ("console", "json")
+_LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 
-def _workers() -> int:
+def _default_workers() -> int:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(DEFAULT_WORKERS, usable or 1)
+    return min(MAX_DEFAULT_WORKERS, usable or 1)
 
 
 class Setting(NamedTuple):
     """What is known of a setting beside its value: how its text is read, its unit, and what it does."""
 
-    read: Callable[[str], Any]
+    parse: Callable[[str], Any]
     unit: str
-    about: str
+    description: str
     #: The default in words, where the value does not say it.
     default: str = ""
     prefix: str = PREFIX
@@ -88,18 +88,19 @@ class Settings:
         str | None, Setting(parse.jwks_url, "URL", "Where the tokens' public keys are published, as JWKS.")
     ] = None
     heartbeat_seconds: Annotated[
-        int, Setting(parse.Whole(1, 300), "seconds", "Silence after which a stream sends a heartbeat.")
+        int, Setting(parse.WholeNumber(1, 300), "seconds", "Silence after which a stream sends a heartbeat.")
     ] = 15
     lease_seconds: Annotated[
-        int, Setting(parse.Whole(1, 3_600), "seconds", "Silence after which a runner is given up and its job LOST.")
+        int,
+        Setting(parse.WholeNumber(1, 3_600), "seconds", "Silence after which a runner is given up and its job LOST."),
     ] = 30
     retention_seconds: Annotated[
-        int, Setting(parse.Whole(1, 315_360_000), "seconds", "How long a log is kept after its job has ended.")
+        int, Setting(parse.WholeNumber(1, 315_360_000), "seconds", "How long a log is kept after its job has ended.")
     ] = 604_800
     hot_seconds: Annotated[
         int,
         Setting(
-            parse.Whole(0, 315_360_000),
+            parse.WholeNumber(0, 315_360_000),
             "seconds",
             "How long the store keeps a log after its job has ended and all of it is archived.",
         ),
@@ -107,7 +108,7 @@ class Settings:
     hot_bytes: Annotated[
         int,
         Setting(
-            parse.Whole(1_048_576, 1_099_511_627_776),
+            parse.WholeNumber(1_048_576, 1_099_511_627_776),
             "bytes",
             "What one job's log may take in the store. Beyond it, its oldest lines move to the archive.",
         ),
@@ -123,12 +124,12 @@ class Settings:
         ),
     ] = None
     max_line_bytes: Annotated[
-        int, Setting(parse.Whole(256, 1_048_576), "bytes", "A longer line is cut into `partial` pieces.")
+        int, Setting(parse.WholeNumber(256, 1_048_576), "bytes", "A longer line is cut into `partial` pieces.")
     ] = 65_536
     max_body_bytes: Annotated[
         int,
         Setting(
-            parse.Whole(65_536, 33_554_432),
+            parse.WholeNumber(65_536, 33_554_432),
             "bytes",
             "A longer request body, as sent or as inflated, is refused with 413.",
         ),
@@ -144,18 +145,18 @@ class Settings:
     spool_max_bytes: Annotated[
         int,
         Setting(
-            parse.Whole(16_781_312, 1_099_511_627_776),
+            parse.WholeNumber(16_781_312, 1_099_511_627_776),
             "bytes",
             "What a runner keeps on disk while the store is away. Beyond it, lines from the middle are dropped.",
         ),
     ] = 1_073_741_824
     max_streams: Annotated[
-        int, Setting(parse.Whole(1, 1_000_000), "streams per worker", "Those beyond it are refused with 503.")
+        int, Setting(parse.WholeNumber(1, 1_000_000), "streams per worker", "Those beyond it are refused with 503.")
     ] = 8_000
     max_streams_per_token: Annotated[
         int | None,
         Setting(
-            parse.Whole(1, 1_000_000),
+            parse.WholeNumber(1, 1_000_000),
             "streams per worker",
             "Those beyond it of tokens with the same `sub` are refused with 429.",
             "as many as the worker takes",
@@ -164,7 +165,7 @@ class Settings:
     max_streams_per_address: Annotated[
         int | None,
         Setting(
-            parse.Whole(1, 1_000_000),
+            parse.WholeNumber(1, 1_000_000),
             "streams per worker",
             "Those beyond it of the same client address (IPv6: the same /64) are refused with 429. A proxy's word for"
             " the address counts when gunicorn's `FORWARDED_ALLOW_IPS` names the proxy.",
@@ -174,7 +175,7 @@ class Settings:
     max_publish_rate_per_token: Annotated[
         int | None,
         Setting(
-            parse.Whole(65_536, 1_099_511_627_776),
+            parse.WholeNumber(65_536, 1_099_511_627_776),
             "bytes a second per worker",
             "What runners may publish over HTTP with tokens of the same `sub`, ten seconds of it at once; a line counts"
             " 48 bytes beside its message. Appends beyond it are refused with 429 until it is made up for.",
@@ -184,7 +185,7 @@ class Settings:
     max_stream_seconds: Annotated[
         int,
         Setting(
-            parse.Whole(1, 86_400),
+            parse.WholeNumber(1, 86_400),
             "seconds",
             "Age at which a stream is ended, up to a tenth earlier, for its client to resume.",
         ),
@@ -192,17 +193,19 @@ class Settings:
     drain_seconds: Annotated[
         int,
         Setting(
-            parse.Whole(0, 600),
+            parse.WholeNumber(0, 600),
             "seconds",
             "Over how long a worker that was told to go spreads the ends of its streams. It has gone 5 s later.",
         ),
     ] = 10
     log_format: Annotated[
         str,
-        Setting(parse.one_of(*_FORMATS), "word", "How the service logs: `console` lines, or a `json` object a line."),
+        Setting(
+            parse.one_of(*_LOG_FORMATS), "word", "How the service logs: `console` lines, or a `json` object a line."
+        ),
     ] = "console"
     log_level: Annotated[
-        str, Setting(parse.one_of(*_LEVELS), "level", f"How much the service logs: {', '.join(_LEVELS)}.")
+        str, Setting(parse.one_of(*_LOG_LEVELS), "level", f"How much the service logs: {', '.join(_LOG_LEVELS)}.")
     ] = "info"
     traces: Annotated[
         bool,
@@ -215,8 +218,8 @@ class Settings:
         ),
     ] = False
     web_concurrency: Annotated[
-        int, Setting(parse.Whole(1, 256), "processes", "The service's workers.", "one per core, 4 at most", "")
-    ] = field(default_factory=_workers)
+        int, Setting(parse.WholeNumber(1, 256), "processes", "The service's workers.", "one per core, 4 at most", "")
+    ] = field(default_factory=_default_workers)
     url: Annotated[str, Setting(parse.service_url, "URL", "The service that `chronoverse logs` asks.")] = (
         "http://127.0.0.1:8000"
     )
@@ -255,15 +258,15 @@ class Settings:
         """
         values: dict[str, Any] = {}
         problems: list[str] = []
-        for attribute, name, knob in setting_fields():
+        for attribute, name, knob in all_settings():
             try:
                 if text := environ.get(name):
-                    values[attribute] = knob.read(text)
+                    values[attribute] = knob.parse(text)
                 elif attribute == "data_dir":
                     values[attribute] = default_data_dir(environ)
             except ValueError as error:
                 problems.append(f"{name} {error}")
-        keys = [name for name in _KEYS if environ.get(name)]
+        keys = [name for name in _TOKEN_KEY_NAMES if environ.get(name)]
         if len(keys) > 1:
             problems.append(f"{' and '.join(keys)} exclude each other")
         if problems:
@@ -271,7 +274,7 @@ class Settings:
         return cls(**values)
 
 
-def setting_fields() -> Iterator[tuple[str, str, Setting]]:
+def all_settings() -> Iterator[tuple[str, str, Setting]]:
     """Every setting: the attribute, the variable's name, and what is known of it."""
     hints = get_type_hints(Settings, include_extras=True)
     for each in fields(Settings):
@@ -310,9 +313,9 @@ def markdown_table() -> str:
     """The settings as documentation."""
     rows = ["| name | default | unit | what it does |", "|---|---|---|---|"]
     defaults = {each.name: each.default for each in fields(Settings)}
-    for attribute, name, knob in setting_fields():
+    for attribute, name, knob in all_settings():
         value = defaults[attribute]
         default = knob.default or ("none" if value is None else f"`{value}`")
-        limits = f", {knob.read.low} to {knob.read.high}" if isinstance(knob.read, parse.Whole) else ""
-        rows.append(f"| `{name}` | {default} | {knob.unit}{limits} | {knob.about} |")
+        limits = f", {knob.parse.low} to {knob.parse.high}" if isinstance(knob.parse, parse.WholeNumber) else ""
+        rows.append(f"| `{name}` | {default} | {knob.unit}{limits} | {knob.description} |")
     return "\n".join(rows) + "\n"

@@ -12,14 +12,14 @@ from urllib.parse import SplitResult, urlsplit
 from chronoverse.settings.redis_url import RedisUrl
 
 #: Characters read of a public key file. The longest RSA key anybody uses has under 3,000.
-MAX_KEY_FILE: Final = 65_536
+MAX_KEY_FILE_CHARACTERS: Final = 65_536
 #: Bytes of an HS256 secret, at least: as many as the hash has. https://www.rfc-editor.org/rfc/rfc7518#section-3.2
 MIN_SECRET_BYTES: Final = 32
 
 _BIND = re.compile(r"unix:.+|(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})", re.ASCII)
 
 
-class Whole(NamedTuple):
+class WholeNumber(NamedTuple):
     """Reads a whole number in plain digits, from ``low`` to ``high``."""
 
     low: int
@@ -67,7 +67,7 @@ def traces(text: str) -> bool:
 
 def redis_url(text: str) -> str:
     """A URL of the kinds that the store can open."""
-    RedisUrl.read(text)
+    RedisUrl.parse(text)
     return text
 
 
@@ -121,7 +121,7 @@ def public_key(text: str) -> str:
     if "-----BEGIN" not in text:
         try:
             with open(text, encoding="ascii") as file:
-                text = file.read(MAX_KEY_FILE)
+                text = file.read(MAX_KEY_FILE_CHARACTERS)
         except (OSError, ValueError):
             raise ValueError("must be a PEM public key or the path of a readable one") from None
     if "PRIVATE KEY-----" in text:

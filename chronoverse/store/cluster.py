@@ -93,7 +93,7 @@ class ClusterTopology:
         self, workflow_id: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, redirect: DriverError | None = None
     ) -> Connection:
         server = redirect.node_addr if isinstance(redirect, Ask) else self._owner(workflow_id)
-        return new_connection(self._url.server(server), timeout=timeout)
+        return new_connection(self._url.server_url(server), timeout=timeout)
 
     def is_current(self, workflow_id: str, connection: Connection) -> bool:
         self._refresh_map()
@@ -194,7 +194,7 @@ class ClusterTopology:
                 return
             self._asked_at = self._clock()
             for address in self._failed_last([*self._newest, *self._known_masters(), *self._url.hosts])[:MAP_NODES]:
-                server, seconds = self._url.server(address), MAP_SECONDS
+                server, seconds = self._url.server_url(address), MAP_SECONDS
                 client = new_client(server, retries=0, timeout=seconds, socket_connect_timeout=seconds)
                 with contextlib.closing(client):
                     try:
@@ -226,6 +226,6 @@ class ClusterTopology:
     def _client(self, server: Address, pool: PoolKind) -> Client:
         found = self._clients.get((server, pool))
         if found is None:
-            url = self._url.server(server)
+            url = self._url.server_url(server)
             found = self._clients[server, pool] = new_client(url, retries=pool.retries, timeout=pool.timeout)
         return found

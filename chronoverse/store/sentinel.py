@@ -61,14 +61,16 @@ class SentinelTopology(SingleServer):
     def __init__(self, url: RedisUrl, clock: Callable[[], float] = time.monotonic) -> None:
         self._service = url.service
         self._sentinels = [
-            new_client(url.sentinel(host), retries=1, timeout=SENTINEL_SECONDS, socket_connect_timeout=SENTINEL_SECONDS)
+            new_client(
+                url.sentinel_url(host), retries=1, timeout=SENTINEL_SECONDS, socket_connect_timeout=SENTINEL_SECONDS
+            )
             for host in url.hosts
         ]
         self._clock = clock
         self._master: Address | None = None
         self._asked_at = clock()
         self._is_asking = threading.Semaphore()
-        server = url.server(url.hosts[0])
+        server = url.server_url(url.hosts[0])
         connection_class = SecureMasterConnection if server.startswith("rediss:") else MasterConnection
         super().__init__(server, connection_class=connection_class, find_master=self._find_master)
 

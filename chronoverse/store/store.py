@@ -11,7 +11,7 @@ from typing import Any, Final
 from chronoverse.errors import NotALog, StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Attempt, Job, JobRef, Line, LineRun, Status, iso_timestamp
-from chronoverse.settings.redis_url import Form, RedisUrl
+from chronoverse.settings.redis_url import RedisUrl, StoreKind
 from chronoverse.store import replies, server_checks
 from chronoverse.store.append_connection import AppendConnection, append_arguments
 from chronoverse.store.blocking_reader import BlockingReader
@@ -364,7 +364,7 @@ class Store:
 
 def topology_of(url: str) -> Topology:
     """The topology that ``url`` names. Raises ValueError for a bad one."""
-    parsed = RedisUrl.read(url)
-    if parsed.form is Form.SENTINEL:
+    parsed = RedisUrl.parse(url)
+    if parsed.kind is StoreKind.SENTINEL:
         return SentinelTopology(parsed)
-    return ClusterTopology(parsed) if parsed.form is Form.CLUSTER else SingleServer(url)
+    return ClusterTopology(parsed) if parsed.kind is StoreKind.CLUSTER else SingleServer(url)

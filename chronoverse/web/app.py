@@ -23,9 +23,9 @@ from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.web.http import openapi, problems
 from chronoverse.web.http import request_id as identity
-from chronoverse.web.http.bodies import Bodies
-from chronoverse.web.http.dependencies import ARRIVAL_SECONDS, Dependencies
-from chronoverse.web.http.event_loop import ARRIVING_SECONDS, TimedYield, yield_to_loop
+from chronoverse.web.http.bodies import BodyReader
+from chronoverse.web.http.dependencies import ACCEPT_WAIT_SECONDS, Dependencies
+from chronoverse.web.http.event_loop import ACCEPT_SLICE_SECONDS, TimeSlice, yield_to_loop
 from chronoverse.web.http.logging import redact
 from chronoverse.web.http.schemas import IdentifierConverter
 from chronoverse.web.http.token_bucket import TokenBuckets
@@ -47,10 +47,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     ``settings`` default to the environment's. Without a ``CHRONOVERSE_REDIS_URL`` the worker holds the embedded
     server of the data directory.
     """
-    return build_app(services(settings or Settings.from_env()))
+    return build_app(build_dependencies(settings or Settings.from_env()))
 
 
-def services(settings: Settings) -> Dependencies:
+def build_dependencies(settings: Settings) -> Dependencies:
     """What the routes need, made from ``settings``. Opens no connection yet."""
     hold = embedded.lease_server(settings.data_dir) if settings.redis_url is None else None
     store = Store(
@@ -70,20 +70,20 @@ def services(settings: Settings) -> Dependencies:
         settings=settings,
         store=store,
         tail=tail,
-        pieces=pieces,
-        ended=EndedJobCache(store.get_job),
+        replay_cache=pieces,
+        ended_jobs=EndedJobCache(store.get_job),
         archive=archive,
-        objects=objects,
+        object_store=objects,
         verifier=Verifier.from_settings(settings, _fetch_in_time),
-        streams=AdmissionControl(
+        admission=AdmissionControl(
             settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address
         ),
-        outlets=StreamWriters(GroupWorker(tail, settings.heartbeat_seconds, time.monotonic)),
-        bodies=Bodies(settings.max_body_bytes),
-        arrivals=FairLock(ARRIVAL_SECONDS, AtCapacity, TimedYield(ARRIVING_SECONDS)),
-        hold=hold,
+        stream_writers=StreamWriters(GroupWorker(tail, settings.heartbeat_seconds, time.monotonic)),
+        body_reader=BodyReader(settings.max_body_bytes),
+        accept_lock=FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(ACCEPT_SLICE_SECONDS).check),
+        server_lease=hold,
         presence=presence,
-        rates=TokenBuckets(settings.max_publish_rate_per_token),
+        token_buckets=TokenBuckets(settings.max_publish_rate_per_token),
         traces=Traces(redact) if settings.traces else None,
     )
 
@@ -92,29 +92,29 @@ def _fetch_in_time(url: str) -> Mapping[str, jwt.PyJWK]:
     """:func:`jwks.fetch`, ended after :data:`jwks.FETCH_SECONDS` wherever it is: in a name's look-up, in TLS's
     handshake, or between two bytes. Raises as that does."""
     with gevent.Timeout(jwks.FETCH_SECONDS, TimeoutError("the issuer did not send its keys in time")):
-        return jwks.fetch(url)
+        return jwks.fetch_keys(url)
 
 
-def build_app(services: Dependencies) -> Flask:
-    """The application around ``services``."""
+def build_app(deps: Dependencies) -> Flask:
+    """The application around ``deps``."""
     app = Flask("chronoverse", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.converters["id"] = IdentifierConverter
     identity.register(app)
-    document = openapi.describe(app)
+    document = openapi.create_document(app)
     document.register_converter(IdentifierConverter, _document_identifier)
     for module in (events, logs, search, raw, jobs, publish, admin):
-        document.register_blueprint(module.blueprint(services))
-    document.register_blueprint(ops.blueprint(services, document))
-    app.register_blueprint(ui.blueprint(services.settings))
+        document.register_blueprint(module.blueprint(deps))
+    document.register_blueprint(ops.blueprint(deps, document))
+    app.register_blueprint(ui.blueprint(deps.settings))
     app.before_request(_plain_path)
-    answers.register(app, services.answers)
+    answers.register(app, deps.answer_shares)
     problems.register(app)
-    app.extensions["chronoverse"] = services
+    app.extensions["chronoverse"] = deps
     # Flask's way to put something in front of an application.
-    app.wsgi_app = FastPath(app.wsgi_app, services)  # type: ignore[method-assign]
-    if services.traces:
-        services.traces.register(app)
+    app.wsgi_app = FastPath(app.wsgi_app, deps)  # type: ignore[method-assign]
+    if deps.traces:
+        deps.traces.register(app)
     return app
 
 

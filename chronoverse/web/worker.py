@@ -19,7 +19,7 @@ from chronoverse import metrics
 from chronoverse.errors import AtCapacity
 from chronoverse.web.http.client_ip import forwarded_for
 from chronoverse.web.http.dependencies import Dependencies
-from chronoverse.web.http.parse_errors import check_host, refuse
+from chronoverse.web.http.parse_errors import check_host, refusal_for
 from chronoverse.web.streaming.connection import Connection, Connections, TlsConnection, bound, finish, half_close
 
 #: Seconds between looks whether it was told to go, and whether the last request has ended. A look takes 20 µs.
@@ -134,8 +134,8 @@ class Worker(GeventWorker):
 
     def _client_of(self, req: Any, addr: Any) -> str:
         """The client's address, behind proxies of ours too. Each client has its turns at having a request begun."""
-        services: Dependencies = self.wsgi.extensions["chronoverse"]
-        return services.proxies.client(addr[0] if addr else "", forwarded_for(req.headers))
+        deps: Dependencies = self.wsgi.extensions["chronoverse"]
+        return deps.proxies.client(addr[0] if addr else "", forwarded_for(req.headers))
 
     def _throw_away(self, body: Any) -> None:
         """Reads what the application has not read of a request's body, in the time that a head has.
@@ -151,7 +151,7 @@ class Worker(GeventWorker):
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answers a request that is none, or that nothing else has answered. gunicorn itself would send HTML."""
-        refusal = refuse(exc, self.cfg)
+        refusal = refusal_for(exc, self.cfg)
         extra = {"fields": {"request_id": refusal.request_id, "client": addr[0] if addr else ""}}
         if refusal.status == 500:
             self.log.error("unexpected error", exc_info=exc, extra=extra)
@@ -172,30 +172,30 @@ class Worker(GeventWorker):
         Not gunicorn's own loop, which goes on accepting for up to a second, although its answers can only be refusals
         then, and new workers wait at the same sockets.
         """
-        services = self.wsgi.extensions["chronoverse"]
-        services.outlets.answer = ALREADY_HANDLED
-        self._connections = Connections(self.worker_connections, services.turns)
+        deps: Dependencies = self.wsgi.extensions["chronoverse"]
+        deps.stream_writers.answer = ALREADY_HANDLED
+        self._connections = Connections(self.worker_connections, deps.request_lock)
         servers = [self._serve(listener) for listener in self.sockets]
         while self.alive:
-            self._beat(services)
+            self._beat(deps)
         for server in servers:
             server.close()
         for connection in self._connections:
             if connection.idle:
                 # Or a proxy would send its next request here.
                 half_close(connection)
-        deadline = time.monotonic() + services.settings.drain_seconds + LINGER_SECONDS
-        while time.monotonic() < deadline and (services.outlets.open or any(len(each.pool) for each in servers)):
-            self._beat(services)
-        services.tail.tell()
-        if services.traces:
-            services.traces.close()
+        deadline = time.monotonic() + deps.settings.drain_seconds + LINGER_SECONDS
+        while time.monotonic() < deadline and (deps.stream_writers.open or any(len(each.pool) for each in servers)):
+            self._beat(deps)
+        deps.tail.tell()
+        if deps.traces:
+            deps.traces.close()
 
-    def _beat(self, services: Dependencies) -> None:
+    def _beat(self, deps: Dependencies) -> None:
         """Tells the master and the other workers what is due, and lets some time pass."""
         self.notify()
-        if services.tail.watched:
-            services.presence.tell()
+        if deps.tail.watched:
+            deps.presence.tell()
         gevent.sleep(LOOK_SECONDS)
 
     def _serve(self, listener: Any) -> Server:
@@ -205,8 +205,10 @@ class Worker(GeventWorker):
         if self.cfg.is_ssl:
             tls = ssl_context(self.cfg)
             tls.sslsocket_class = TlsConnection
-        streams = self.wsgi.extensions["chronoverse"].outlets
-        server = Server(listener, partial(self.handle, listener), self._connections, lambda: streams.open, tls)
+        deps: Dependencies = self.wsgi.extensions["chronoverse"]
+        server = Server(
+            listener, partial(self.handle, listener), self._connections, lambda: deps.stream_writers.open, tls
+        )
         if self.cfg.workers > 1:
             # Or the first to wake would take a whole crowd.
             server.max_accept = ACCEPTED_AT_ONCE

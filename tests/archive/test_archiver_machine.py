@@ -35,6 +35,7 @@ from chronoverse.store import Store
 from tests.support import s3faults
 from tests.support.archivers import STEPS, archive, everything, numbers
 from tests.support.bench import NOW
+from tests.support.examples import examples
 from tests.support.s3faults import S3Faults
 from tests.support.s3server import BUCKET, s3_server
 from tests.support.servers import RedisServer
@@ -44,8 +45,8 @@ HOT_BYTES: Final = 1
 #: Seconds for S3's answer here, and between two tries.
 READ_SECONDS: Final = 0.2
 PAUSE_SECONDS: Final = 0.005
-#: Runs, and the steps of one: as many as take a quarter of a minute, unless more are asked for.
-RUNS: Final = int(os.environ.get("ARCHIVE_RUNS", "80"))
+#: Runs, and the steps of one: 80 runs take a quarter of a minute. ARCHIVE_RUNS asks for more.
+RUNS: Final = int(os.environ.get("ARCHIVE_RUNS", examples(80)))
 STEP_COUNT: Final = 20
 #: Batches of lines before which the job does not end: most of what can go wrong goes wrong while it runs.
 YOUNG_BATCHES: Final = 4

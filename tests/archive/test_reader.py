@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chronoverse.archive.chunk_records import RECORD_SECONDS
+from chronoverse.archive.caches import RECORD_SECONDS
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
@@ -15,6 +15,7 @@ from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entries
 from chronoverse.joblog.values import Gap, JobRef, Line
 from tests.support.archives import JOB, Shelf, raw
+from tests.support.examples import examples
 
 #: Seconds for whatever another thread does.
 PATIENCE_SECONDS = 20.0
@@ -63,7 +64,7 @@ def by_number(entries: list[Entry]) -> list[tuple[int, object]]:
     return said
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=examples(80))
 @given(
     st.lists(st.sampled_from(["line", "line", "line", "hole", "empty", "stray"]), min_size=1, max_size=60),
     st.integers(1, 30),

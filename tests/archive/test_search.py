@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.prefilter import BEHIND_MISSES, LINES_MISSES, MISSES, OFTEN, PART_BYTES, TEXT_PART_BYTES
 from chronoverse.archive.search import search
-from chronoverse.errors import TooExpensive
+from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.matcher import Matcher, as_read
 from chronoverse.joblog.values import Line
 from tests.support.archives import JOB, Shelf, raw
+from tests.support.examples import examples
 
 #: What a line may be made of: what JSON escapes, what a terminal acts on, letters with odd cases, words of the JSON.
 PIECES = [
@@ -80,7 +81,7 @@ def searches(draw: st.DrawFn) -> tuple[list[str], str]:
     return messages, draw(st.sampled_from([part, part.upper(), part.lower(), part.swapcase(), draw(TEXTS)]))
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=examples(250))
 @given(searches(), st.integers(50, 2000), st.integers(1, 30))
 @example((["\x1b[31ma\x1b[0mB", "aB"], "ab"), 50, 9)
 def test_text(
@@ -101,7 +102,7 @@ def test_text(
     ]
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=examples(250))
 @given(st.lists(TEXTS, min_size=1, max_size=30), st.sampled_from(EXPRESSIONS), st.integers(50, 2000))
 def test_expressions(
     tmp_path_factory: pytest.TempPathFactory, messages: list[str], query: str, frame_bytes: int
@@ -237,6 +238,6 @@ def test_an_archived_line_that_is_too_long_for_an_expression_is_refused(tmp_path
     shelf = Shelf.at(tmp_path)
     shelf.fill([raw(1, "a" * 3 * 2**20), raw(2, "z")], 2, PART_BYTES)
 
-    with pytest.raises(TooExpensive, match="too long for this expression"):
+    with pytest.raises(SearchTooExpensive, match="too long for this expression"):
         found(shelf, Matcher("(?:a.{0,50}){4}z", regex=True), 0)
     assert found(shelf, Matcher("^z", regex=True), 0) == found(shelf, Matcher("z"), 0) == ["2 z"]

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronoverse.auth.tokens import MAX_HEADER_BYTES, READ, WRITE, Principal, Verifier, local_secret, mint
+from chronoverse.auth.local_secret import local_secret
+from chronoverse.auth.tokens import MAX_HEADER_BYTES, READ, WRITE, Principal, Verifier, mint
 from chronoverse.errors import Forbidden, SettingsError, Unauthorized
 from chronoverse.settings import Settings
 
@@ -272,13 +273,13 @@ def test_scopes_and_workflows_match_whole_and_exactly() -> None:
     for scope in ("logs:write", "logs", "Logs:Read", "logs:read ", "*", ""):
         with pytest.raises(Forbidden):
             principal.require(scope)
-    assert principal.may_see("wf_1")
-    assert not any(map(principal.may_see, ("wf_10", "wf_", "WF_1", "wf_2", "*", "")))
+    assert principal.may_access("wf_1")
+    assert not any(map(principal.may_access, ("wf_10", "wf_", "WF_1", "wf_2", "*", "")))
 
 
 def test_a_star_sees_every_workflow() -> None:
     """And only by itself, which the claims' check sees to."""
-    assert Principal("ada", NOW, frozenset(), frozenset({"*"})).may_see("wf_1")
+    assert Principal("ada", NOW, frozenset(), frozenset({"*"})).may_access("wf_1")
 
 
 def test_only_a_space_separates_scopes(verifier: Verifier) -> None:
@@ -360,7 +361,7 @@ def test_the_local_secret_is_made_once_and_kept(tmp_path: Path) -> None:
 
 def test_processes_that_race_for_the_secret_get_the_same(tmp_path: Path) -> None:
     """Eight at once, one secret, and no draft left behind."""
-    program = "import sys; from pathlib import Path; from chronoverse.auth.tokens import local_secret as s; " + (
+    program = "import sys; from pathlib import Path; from chronoverse.auth.local_secret import local_secret as s; " + (
         "sys.stdin.read(); print(s(Path(sys.argv[1])))"
     )
     racers = [

@@ -10,9 +10,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from chronoverse.auth.jwks import COOLDOWN_SECONDS, LIFESPAN_SECONDS, SET_BYTES, STALE_SECONDS, PublishedKeys, fetch
+from chronoverse.auth.jwks import (
+    MAX_KEY_SET_BYTES,
+    MAX_STALE_SECONDS,
+    MIN_REFETCH_SECONDS,
+    REFRESH_SECONDS,
+    PublishedKeys,
+    fetch_keys,
+)
 from chronoverse.auth.tokens import Verifier
-from chronoverse.errors import KeysUnavailable, Unauthorized
+from chronoverse.errors import SigningKeysUnavailable, Unauthorized
 from chronoverse.settings import Settings
 from tests.support.issuer import Issuer
 
@@ -90,12 +97,12 @@ def test_made_up_kids_cost_one_fetch_in_a_while(issuer: Issuer) -> None:
     keys = PublishedKeys(issuer.url, clock=clock)
     for number in range(50):
         with pytest.raises(Unauthorized):
-            keys.find(f"made up {number}")
+            keys.get(f"made up {number}")
     assert issuer.asked == 1
 
-    clock.now += COOLDOWN_SECONDS + 1
+    clock.now += MIN_REFETCH_SECONDS + 1
     issuer.keys.append(published(OTHER, "k2"))
-    assert keys.find("k2").key_id == "k2"
+    assert keys.get("k2").key_id == "k2"
     assert issuer.asked == 2
 
 
@@ -104,12 +111,12 @@ def test_a_withdrawn_key_is_forgotten_in_time(issuer: Issuer) -> None:
     issuer.keys = [published(EC, "k1"), published(OTHER, "k2")]
     clock = Clock()
     keys = PublishedKeys(issuer.url, clock=clock)
-    assert keys.find("k1").key_id == "k1"
+    assert keys.get("k1").key_id == "k1"
 
     del issuer.keys[0]
-    clock.now += LIFESPAN_SECONDS + 1
+    clock.now += REFRESH_SECONDS + 1
     with pytest.raises(Unauthorized):
-        keys.find("k1")
+        keys.get("k1")
 
 
 def test_keys_outlive_an_outage_of_their_issuer_for_a_while(issuer: Issuer) -> None:
@@ -117,21 +124,31 @@ def test_keys_outlive_an_outage_of_their_issuer_for_a_while(issuer: Issuer) -> N
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
     keys = PublishedKeys(issuer.url, clock=clock)
-    keys.find("k1")
+    keys.get("k1")
 
     issuer.keys = None
     for _ in range(3):
-        clock.now += LIFESPAN_SECONDS + 1
-        assert keys.find("k1").key_id == "k1"
+        clock.now += REFRESH_SECONDS + 1
+        assert keys.get("k1").key_id == "k1"
     assert issuer.asked == 4
-    clock.now += STALE_SECONDS
-    with pytest.raises(KeysUnavailable):
-        keys.find("k1")
+    clock.now += MAX_STALE_SECONDS
+    with pytest.raises(SigningKeysUnavailable):
+        keys.get("k1")
 
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[]", b"null", b'{"keys":[]}', b'{"keys":1}', b"{}", b'{"keys":[]' + b" " * SET_BYTES + b"}", b"\xff"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"keys":[]}',
+        b'{"keys":1}',
+        b"{}",
+        b'{"keys":[]' + b" " * MAX_KEY_SET_BYTES + b"}",
+        b"\xff",
+    ],
     ids=["nothing", "half", "a list", "null", "no keys", "a number", "an empty object", "too long", "no text"],
 )
 def test_what_is_no_set_of_keys_is_refused(issuer: Issuer, body: bytes) -> None:
@@ -139,13 +156,13 @@ def test_what_is_no_set_of_keys_is_refused(issuer: Issuer, body: bytes) -> None:
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
     keys = PublishedKeys(issuer.url, clock=clock)
-    keys.find("k1")
+    keys.get("k1")
     issuer.body = body
     with pytest.raises((ValueError, jwt.PyJWTError)):
-        fetch(issuer.url)
+        fetch_keys(issuer.url)
 
-    clock.now += LIFESPAN_SECONDS + 1
-    assert keys.find("k1").key_id == "k1"
+    clock.now += REFRESH_SECONDS + 1
+    assert keys.get("k1").key_id == "k1"
     assert issuer.asked == 3
 
 
@@ -153,7 +170,7 @@ def test_a_redirection_is_not_followed(issuer: Issuer) -> None:
     """The keys are where the operator says."""
     issuer.keys, issuer.moved_to = [published(EC, "k1")], issuer.url
     with pytest.raises(OSError, match="302"):
-        fetch(issuer.url)
+        fetch_keys(issuer.url)
 
     assert issuer.asked == 1
 
@@ -168,15 +185,15 @@ def test_an_issuer_that_was_never_there_is_not_the_bearers_fault() -> None:
 
     keys = PublishedKeys("http://127.0.0.1/", fetch=refuse, clock=Clock())
     for _ in range(3):
-        with pytest.raises(KeysUnavailable):
-            keys.find("k1")
+        with pytest.raises(SigningKeysUnavailable):
+            keys.get("k1")
     assert len(asked) == 1
 
 
 def test_known_keys_do_not_wait_for_a_fetch(issuer: Issuer) -> None:
     """While one request asks the issuer, the others go on with what there is."""
     issuer.keys = [published(EC, "k1")]
-    known = fetch(issuer.url)
+    known = fetch_keys(issuer.url)
     asking, answer = threading.Event(), threading.Event()
     clock = Clock()
 
@@ -187,13 +204,13 @@ def test_known_keys_do_not_wait_for_a_fetch(issuer: Issuer) -> None:
         return known
 
     keys = PublishedKeys(issuer.url, fetch=slow, clock=clock)
-    keys.find("k1")
+    keys.get("k1")
     clock.now += 2_000
-    first = threading.Thread(target=keys.find, args=("k1",))
+    first = threading.Thread(target=keys.get, args=("k1",))
     first.start()
     assert asking.wait(10)
 
-    assert keys.find("k1").key_id == "k1"
+    assert keys.get("k1").key_id == "k1"
     assert first.is_alive()
     answer.set()
     first.join()

@@ -1,8 +1,6 @@
 """A reader's browser: headless Chromium on the page, and what is on its screen."""
 
 import contextlib
-import os
-import shutil
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -12,6 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from chronoverse.joblog.values import JobRef
 from tests.support.service import Service
+from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 #: Seconds in which anything that a test waits for must be on the screen of a busy machine.
@@ -35,12 +34,7 @@ def chromium() -> Iterator[Browser]:
     """Debian's. Skips the test where there is none, and fails it where there has to be (``CI``)."""
     if monkey.is_module_patched("socket"):
         pytest.skip("the browser's driver has an event loop of its own; the service runs under gevent in any case")
-    binary = shutil.which("chromium")
-    if binary is None:
-        missing = "chromium is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+    binary = tool("chromium")
     with sync_playwright() as driver:
         # Without the sandbox, which root cannot have; what it loads comes from this machine.
         browser = driver.chromium.launch(executable_path=binary, args=["--no-sandbox"])

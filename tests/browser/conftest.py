@@ -1,7 +1,6 @@
 """One browser, and one service on one store, for all tests of the page."""
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,6 +11,7 @@ from chronoverse.store import Store
 from tests.browser.browsing import Tab, chromium
 from tests.support.servers import RedisServer, running
 from tests.support.service import ROOT, Service, serving
+from tests.support.tools import unavailable
 
 _numbers = itertools.count(1)
 
@@ -118,5 +118,5 @@ def axe() -> str:
     """axe-core's source, as ``npm install --prefix tests/clients`` brings it."""
     path = ROOT / "tests" / "clients" / "node_modules" / "axe-core" / "axe.min.js"
     if not path.is_file():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("npm install --prefix tests/clients was not run")
+        unavailable("npm install --prefix tests/clients was not run")
     return path.read_text("utf-8")

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,8 +16,9 @@ import orjson
 import pytest
 
 from chronoverse.auth.tokens import Verifier
-from chronoverse.cli.main import EXIT_CODES, main, serve_command
+from chronoverse.cli.main import EXIT_CODES, main
 from chronoverse.cli.printer import exit_code
+from chronoverse.cli.serve import serve_command
 from chronoverse.client.follower import JobState, name_gaps
 from chronoverse.embedded import listeners
 from chronoverse.errors import SettingsError
@@ -25,39 +26,14 @@ from chronoverse.joblog import sse
 from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, Status
 from chronoverse.settings import Settings
 from chronoverse.store import Store
+from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, ROOT, Cli, environ
 from tests.support.scripted import Scripted, answer, problem, scripted, stream
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
-ROOT: Final = Path(__file__).parents[2]
-COMMAND: Final = (sys.executable, "-m", "chronoverse")
-#: Seconds that any of these commands may take on a busy machine.
-PATIENCE_SECONDS: Final = 60
 SECRET: Final = "0123456789abcdef0123456789abcdef"
 JOB: Final = JobRef("wf_1", "job_1")
 TIME: Final = "2026-03-03T10:00:05.123Z"
-
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def environ(home: Path, **settings: str) -> dict[str, str]:
-    """An environment with nothing of ours in it but ``settings``."""
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("CHRONOVERSE_")}
-    named = {f"CHRONOVERSE_{name}": text for name, text in settings.items()}
-    return {**kept, "PYTHONPATH": str(ROOT), "CHRONOVERSE_DATA_DIR": str(home), **named}
-
-
-@pytest.fixture
-def cli(tmp_path: Path) -> Cli:
-    """Runs the command line to its end, in a data directory of the test's own."""
-
-    def call(*argv: str, **settings: str) -> "subprocess.CompletedProcess[str]":
-        command = [*COMMAND, *argv]
-        return subprocess.run(
-            command, env=environ(tmp_path, **settings), capture_output=True, text=True, timeout=PATIENCE_SECONDS
-        )
-
-    return call
 
 
 def line(number: int, message: str, stream: str = "stdout", partial: bool = False) -> Line:
@@ -371,9 +347,9 @@ def test_every_error_that_a_person_can_do_something_about_has_its_code() -> None
     assert not [(a, b) for i, a in enumerate(kinds) for b in kinds[i + 1 :] if issubclass(b, a)]
 
 
-def test_token_makes_one_that_the_service_takes(cli: Cli, tmp_path: Path) -> None:
+def test_token_makes_one_that_the_service_takes(cli_process: Cli, tmp_path: Path) -> None:
     """By default for reading, everything, for an hour."""
-    printed = cli("token").stdout.strip()
+    printed = cli_process("token").stdout.strip()
 
     principal = Verifier.from_settings(Settings(data_dir=tmp_path)).verify(f"Bearer {printed}", time.time())
     assert principal.subject == "cli"
@@ -445,9 +421,9 @@ def test_run_is_turned_away_from_a_job_that_is_over(cli: Cli, server: RedisServe
     assert (done.returncode, done.stdout) == (73, "")
 
 
-def test_run_on_the_embedded_default_needs_no_settings(cli: Cli, tmp_path: Path) -> None:
+def test_run_on_the_embedded_default_needs_no_settings(cli_process: Cli, tmp_path: Path) -> None:
     """It starts the server, and leaves the log behind in the data directory."""
-    done = cli("run", "--workflow", "wf_1", "--job", "job_1", "--", "echo", "hello")
+    done = cli_process("run", "--workflow", "wf_1", "--job", "job_1", "--", "echo", "hello")
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n", "")
     wait_until(lambda: not (tmp_path / "server.sock").exists(), 20, "the embedded server is gone")

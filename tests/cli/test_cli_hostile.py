@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from chronoverse.cli.main import commands
-from tests.cli.test_cli import Cli, cli  # noqa: F401 - a fixture
+from tests.cli.conftest import Cli
 from tests.support.scripted import answer, scripted
 
 #: Clears the screen, sets the title, and writes from right to left.
@@ -60,7 +60,7 @@ def test_every_command_is_called() -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_command_prints_no_control_sequences(cli: Cli, tmp_path: Path, name: str) -> None:  # noqa: F811
+def test_a_command_prints_no_control_sequences(cli_process: Cli, tmp_path: Path, name: str) -> None:
     """Whether what it prints came from the service, from the archive or from its own arguments."""
     orphan = tmp_path / "archive" / "wf_1" / "job_1" / EVIL
     orphan.parent.mkdir(parents=True)
@@ -69,7 +69,7 @@ def test_a_command_prints_no_control_sequences(cli: Cli, tmp_path: Path, name: s
     arguments, answers = CALLS[name]
     with scripted(*answers or (None,)) as service:
         argv = [service.url if each == "URL" else each for each in arguments]
-        done = cli(*argv, URL=service.url, TOKEN="a.b.c")
+        done = cli_process(*argv, URL=service.url, TOKEN="a.b.c")
 
     printed = done.stdout + done.stderr
     assert ("evil" in printed) == (name not in SILENT)

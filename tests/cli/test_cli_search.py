@@ -7,7 +7,7 @@ import pytest
 
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
-from tests.cli.test_cli import Cli, cli  # noqa: F401 - a fixture
+from tests.cli.conftest import Cli
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 
@@ -50,7 +50,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> I
     ],
     ids=str,
 )
-def test_a_search(cli: Cli, service: Service, arguments: tuple[str, ...], expected: list[int]) -> None:  # noqa: F811
+def test_a_search(cli: Cli, service: Service, arguments: tuple[str, ...], expected: list[int]) -> None:
     """Exits as grep does: with 1 when it finds nothing."""
     settings = {"URL": service.url, "TOKEN": service.token()}
     done = cli("logs", WORKFLOW, "job_1", *arguments, **settings)
@@ -70,7 +70,7 @@ def test_a_search(cli: Cli, service: Service, arguments: tuple[str, ...], expect
     ids=str,
 )
 def test_groups_of_context_are_set_apart(
-    cli: Cli,  # noqa: F811
+    cli: Cli,
     service: Service,
     arguments: tuple[str, ...],
     expected: str,
@@ -84,7 +84,7 @@ def test_groups_of_context_are_set_apart(
     assert [str(line["sequence_num"]) for line in said] == expected.replace("-- ", "").split()
 
 
-def test_groups_are_of_numbers(cli: Cli, service: Service) -> None:  # noqa: F811
+def test_groups_are_of_numbers(cli: Cli, service: Service) -> None:
     """Also where lines of the other stream are between; and a search that fails is no empty one."""
     settings = {"URL": service.url, "TOKEN": service.token()}
     asked = ("--search", "a", "--context", "1", "--stream", "stdout")
@@ -97,11 +97,11 @@ def test_groups_are_of_numbers(cli: Cli, service: Service) -> None:  # noqa: F81
 @pytest.mark.parametrize(
     "arguments", [("--regex",), ("--search", "a", "-f"), ("--search", "a", "--tail", "3")], ids=str
 )
-def test_what_makes_no_sense_is_refused(cli: Cli, arguments: tuple[str, ...]) -> None:  # noqa: F811
+def test_what_makes_no_sense_is_refused(cli: Cli, arguments: tuple[str, ...]) -> None:
     assert cli("logs", WORKFLOW, "job_1", *arguments).returncode == 64
 
 
-def test_jobs_are_listed(cli: Cli, service: Service) -> None:  # noqa: F811
+def test_jobs_are_listed(cli: Cli, service: Service) -> None:
     """Newest first, for people and for programs."""
     settings = {"URL": service.url, "TOKEN": service.token()}
     listed = cli("jobs", WORKFLOW, **settings).stdout.splitlines()

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from chronoverse.client.client import Client
-from chronoverse.client.follower import Follower, Item, JobState, Trouble
+from chronoverse.client.follower import Follower, JobState, LogEvent, Notice
 from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
 from chronoverse.joblog import sse
 from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, Status
@@ -59,7 +59,7 @@ def frames(first: int, last: int) -> bytes:
     return b"".join(line(number).to_frame() for number in range(first, last + 1))
 
 
-def follow(url: str, stop: threading.Event | None = None, **request: Any) -> list[Item]:
+def follow(url: str, stop: threading.Event | None = None, **request: Any) -> list[LogEvent]:
     """Everything that following yields, without waiting between attempts."""
     client = Client(url, "a.b.c", chance=lambda: 0.5)
     try:
@@ -68,7 +68,7 @@ def follow(url: str, stop: threading.Event | None = None, **request: Any) -> lis
         client.close()
 
 
-def numbers(items: list[Item]) -> list[int]:
+def numbers(items: list[LogEvent]) -> list[int]:
     return [item.sequence_num for item in items if isinstance(item, Line)]
 
 
@@ -138,7 +138,7 @@ def test_no_line_of_a_hundred_thousand_is_lost_or_doubled_by_fifty_cuts() -> Non
         items = follow(service.url)
 
     assert numbers(items) == list(range(1, 100_001))
-    assert not [item for item in items if isinstance(item, Trouble)]
+    assert not [item for item in items if isinstance(item, Notice)]
 
 
 def test_a_filtered_reader_resumes_behind_the_lines_it_skipped() -> None:
@@ -175,7 +175,7 @@ def test_a_lost_job_ends_with_the_reason() -> None:
     with scripted(stream(frames(1, 1), lost.to_frame(30))) as service:
         items = follow(service.url)
 
-    assert items == [line(1), Trouble("runner lost: nothing heard from it for 30 s")]
+    assert items == [line(1), Notice("runner lost: nothing heard from it for 30 s")]
 
 
 def test_no_content_is_the_end() -> None:
@@ -190,7 +190,7 @@ def test_an_error_without_an_id_is_a_passing_trouble() -> None:
     with scripted(stream(CONNECTED, away), stream(CONNECTED, frames(1, 1), OVER)) as service:
         items = follow(service.url)
 
-    assert items[0] == Trouble("the store does not answer; trying again in 0.0 s")
+    assert items[0] == Notice("the store does not answer; trying again in 0.0 s")
     assert numbers(items) == [1]
 
 
@@ -231,13 +231,13 @@ def test_a_refusal_that_may_pass_is_tried_again(status: str) -> None:
     with scripted(problem(status, "not now"), stream(frames(1, 1), OVER)) as service:
         items = follow(service.url)
 
-    assert items[:2] == [Trouble("not now; trying again in 0.8 s"), line(1)]
+    assert items[:2] == [Notice("not now; trying again in 0.8 s"), line(1)]
 
 
 def test_a_page_of_a_proxy_is_not_shown() -> None:
     """Only problem documents are worth reading; of others, the status is."""
     with scripted(answer("502 Bad Gateway", b"<html>nginx</html>"), stream(OVER)) as service:
-        assert follow(service.url)[0] == Trouble("the service answers 502 Bad Gateway; trying again in 0.8 s")
+        assert follow(service.url)[0] == Notice("the service answers 502 Bad Gateway; trying again in 0.8 s")
 
 
 @pytest.mark.parametrize(("value", "delay"), [("7", 7), ("86400", 120), ("0", 0.75), ("soon", 0.75), ("-5", 0.75)])
@@ -281,7 +281,7 @@ def test_a_heartbeat_is_a_sign_of_health() -> None:
     """A quiet job's stream may be closed for its age any number of times."""
     quiet = stream(CONNECTED, sse.HEARTBEAT)
     with scripted(*[quiet] * 20, stream(OVER)) as service:
-        client = Client(service.url, patience_seconds=50, clock=Clock(step=10))
+        client = Client(service.url, max_retry_seconds=50, clock=Clock(step=10))
         items = list(client.follow(JOB, stop=Hurry()))
 
     assert [type(item) for item in items] == [JobState]
@@ -290,7 +290,7 @@ def test_a_heartbeat_is_a_sign_of_health() -> None:
 def test_patience_ends() -> None:
     """With the last reason, and not before its time."""
     with scripted(*[problem("503 Service Unavailable", "full")] * 9) as service:
-        client = Client(service.url, patience_seconds=50, clock=Clock(step=5))
+        client = Client(service.url, max_retry_seconds=50, clock=Clock(step=5))
         with pytest.raises(Unreachable, match="full"):
             list(client.follow(JOB, stop=Hurry()))
 
@@ -304,7 +304,7 @@ def test_a_service_that_is_not_there_is_named() -> None:
     stop = Hurry(limit=1)
 
     (trouble,) = follow(url, stop)
-    assert trouble == Trouble(f"{url} does not answer: Connection refused; trying again in 0.8 s")
+    assert trouble == Notice(f"{url} does not answer: Connection refused; trying again in 0.8 s")
 
 
 def test_a_silent_connection_is_given_up_after_three_heartbeats() -> None:
@@ -326,8 +326,8 @@ def test_a_silent_connection_is_given_up_after_three_heartbeats() -> None:
         hold.set()
         thread.join()
 
-    assert [type(item) for item in items] == [Trouble]
-    assert str(items[0]).startswith("Trouble(reason='the connection was lost")
+    assert [type(item) for item in items] == [Notice]
+    assert str(items[0]).startswith("Notice(reason='the connection was lost")
 
 
 def test_a_job_that_does_not_come_in_time_is_not_found() -> None:
@@ -357,7 +357,7 @@ def test_an_unreadable_frame_is_a_bad_connection(event: str, data: bytes) -> Non
     with scripted(stream(sse.frame(event, data)), stream(frames(1, 1), OVER)) as service:
         items = follow(service.url)
 
-    assert isinstance(items[0], Trouble)
+    assert isinstance(items[0], Notice)
     assert numbers(items) == [1]
 
 
@@ -381,7 +381,7 @@ def test_a_stop_ends_the_delay() -> None:
     """At once, from another thread."""
     stop = threading.Event()
     with scripted(problem("503 Service Unavailable", "full", Retry_After="100")) as service:
-        items: list[Item] = []
+        items: list[LogEvent] = []
         thread = threading.Thread(target=lambda: items.extend(Client(service.url).follow(JOB, stop=stop)))
         thread.start()
         wait_until(lambda: service.asked, 20, "the service is asked")
@@ -455,7 +455,7 @@ def test_a_job_is_what_its_route_says() -> None:
 def test_a_follower_reads_bytes_however_they_are_cut() -> None:
     """One by one, even."""
     follower = Follower()
-    follower.connected("0")
+    follower.start_connection("0")
     said = CONNECTED + frames(1, 2) + Gap(3, 4, "missing").to_frame() + frames(5, 5) + OVER
     items = [item for byte in said for item in follower.feed(bytes([byte]))]
 
@@ -473,4 +473,4 @@ def test_an_expired_token_that_can_be_renewed_costs_no_pause() -> None:
         client.close()
 
     assert (numbers(items), stop.waits) == ([1, 2], [0.0])
-    assert not [item for item in items if isinstance(item, Trouble)]
+    assert not [item for item in items if isinstance(item, Notice)]

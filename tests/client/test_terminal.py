@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronoverse.client.terminal import Rendering, gap_notice, sanitize
+from chronoverse.client.terminal import LineRenderer, gap_notice, sanitize
 from chronoverse.joblog.values import Gap, Line
 
 ESC, BEL, ST = "\x1b", "\x07", "\x1b\\"
@@ -209,35 +209,35 @@ def test_a_gap_is_told(gap: Gap, notice: str) -> None:
 
 def test_a_line_ends_with_a_newline() -> None:
     """An empty one is nothing but that."""
-    rendering = Rendering()
+    rendering = LineRenderer()
 
-    assert [rendering.line(line(1, "a")), rendering.line(line(2, ""))] == ["a\n", "\n"]
+    assert [rendering.render(line(1, "a")), rendering.render(line(2, ""))] == ["a\n", "\n"]
 
 
 def test_timestamps_come_first_and_are_as_clean() -> None:
     """A foreign runner writes them too."""
-    rendering = Rendering(timestamps=True)
+    rendering = LineRenderer(timestamps=True)
 
-    assert rendering.line(line(1, "a")) == f"{TIME} a\n"
-    assert rendering.line(Line(2, ESC + "[2Jnow", "b", "stdout")) == "now b\n"
+    assert rendering.render(line(1, "a")) == f"{TIME} a\n"
+    assert rendering.render(Line(2, ESC + "[2Jnow", "b", "stdout")) == "now b\n"
 
 
 def test_pieces_of_a_long_line_are_joined_again() -> None:
     """One timestamp, one newline."""
-    rendering = Rendering(timestamps=True)
+    rendering = LineRenderer(timestamps=True)
     pieces = [line(1, "a", partial=True), line(2, "b", partial=True), line(3, "c")]
 
-    assert "".join(map(rendering.line, pieces)) == f"{TIME} abc\n"
+    assert "".join(map(rendering.render, pieces)) == f"{TIME} abc\n"
 
 
 def test_another_stream_does_not_run_into_an_open_line() -> None:
     """It starts a line of its own."""
-    rendering = Rendering()
+    rendering = LineRenderer()
     lines = [line(1, "a", partial=True), line(2, "oops", "stderr"), line(3, "b")]
 
-    assert "".join(map(rendering.line, lines)) == "a\noops\nb\n"
+    assert "".join(map(rendering.render, lines)) == "a\noops\nb\n"
 
 
 def test_raw_lines_are_left_alone() -> None:
     """Whoever asks for them gets what the job wrote."""
-    assert Rendering(raw=True).line(line(1, ESC + "[2J\r")) == ESC + "[2J\r\n"
+    assert LineRenderer(raw=True).render(line(1, ESC + "[2J\r")) == ESC + "[2J\r\n"

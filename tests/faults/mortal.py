@@ -31,4 +31,4 @@ def post_worker_init(worker: Any) -> None:
     _shipped_init(worker)
     tail, directory = worker.wsgi.extensions["chronoverse"].tail, Path(os.environ["MORTAL"])
     tail.read_once = _mortal(tail.read_once, directory / "kill-tail-reader")
-    tail.attend_once = _mortal(tail.attend_once, directory / "kill-tail-attendant")
+    tail.housekeep_once = _mortal(tail.housekeep_once, directory / "kill-tail-attendant")

@@ -1,16 +1,10 @@
-"""Random schedules of faults: three jobs, five viewers each, and whatever can happen in between.
+"""Random schedules of faults: three jobs with five viewers each, and one fault after another, chosen at random.
 
-    python -m tests.faults.schedule [--runs N] [--seconds S] [--seed SEED]
-
-Each run prints its seed, what it did and the oracle's verdict; ``--seed`` plays one again. Every fault is shorter than
-the runners' lease, so that no job may end as LOST: all lines must be there, once and in order.
+Every fault is shorter than the runners' lease, so no job may be declared LOST: each viewer must receive every line once
+and in order. ``python -m bench.soak.schedule`` runs many of them.
 """
 
-import argparse
 import random
-import signal
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -93,32 +87,3 @@ def _end(stage: Stage, runner: Runner) -> Iterator[str]:
     for number, watcher in enumerate(stage.watchers[runner.job]):
         if not watcher.join(END_SECONDS):
             yield f"{name}: viewer {number} stands at {watcher.highest}: {watcher.troubles[-5:]}"
-
-
-def main() -> int:
-    """Plays runs until one is not clean, or all are through."""
-    parser = argparse.ArgumentParser(description="Random schedules of faults, judged by the oracle.")
-    parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, help="of the first run; the others follow")
-    options = parser.parse_args()
-    first = random.SystemRandom().randrange(10**9) if options.seed is None else options.seed
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    failed = []
-    for seed in range(first, first + options.runs):
-        print(f"seed {seed} …", flush=True)
-        with tempfile.TemporaryDirectory(prefix="cv-faults-") as directory:
-            report = Report(seed, options.seconds)
-            try:
-                play(Path(directory), report)
-            except AssertionError as error:
-                report.wrong.append(str(error))
-        print(report, flush=True)
-        if not report.clean:
-            failed.append(seed)
-    print(f"{options.runs - len(failed)} of {options.runs} runs clean; not clean: {failed or 'none'}")
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,12 +13,12 @@ import pytest
 
 from chronoverse.joblog.sse import Decoder
 from chronoverse.joblog.values import JobRef
-from tests.faults.crowd import Crowd
 from tests.faults.emitter import EXIT_CODE, line
 from tests.faults.oracle import Printed, judge
 from tests.faults.runner import Runner
 from tests.faults.stage import Stage
 from tests.faults.watching import Http2Watcher, Watcher, longest_silence
+from tests.support.viewers import ReconnectingViewers
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.wire import Stream
@@ -276,21 +276,21 @@ def test_row_23_a_crowd_at_the_beginning_of_a_long_log(stage: Stage) -> None:
     long.end()
     runner, watchers = stage.play(job("row-23"), viewers=VIEWERS)
     headers = f"Authorization: Bearer {stage.service.token()}\r\n"
-    crowd = Crowd(stage.door, f"{long.path}/events", headers, CROWD)
+    viewers = ReconnectingViewers(stage.door, f"{long.path}/events", headers, CROWD)
     workers = [psutil.Process(pid) for pid in stage.service.worker_pids()]
     before, most = [worker.memory_info().rss for worker in workers], [0, 0]
     deadline = time.monotonic() + CROWD_SECONDS
 
-    def beat() -> bool:
+    def on_tick() -> bool:
         most[:] = map(max, most, (worker.memory_info().rss for worker in workers))
         return time.monotonic() > deadline
 
-    crowd.run(beat)
+    viewers.run(on_tick)
     grown = [(now - then) / 2**20 for now, then in zip(most, before, strict=True)]
     print(f"{CROWD_SECONDS + time.monotonic() - deadline:.1f} s; the workers grew by {grown} MB")
     # The end has a number too.
-    assert {member.lines for member in crowd.members} == {LONG_LINES + 1}
-    assert (crowd.wrong, crowd.returns, crowd.answers["200"], crowd.answers["cut"]) == (0, [], CROWD, 0)
+    assert {viewer.lines for viewer in viewers.viewers} == {LONG_LINES + 1}
+    assert (viewers.errors, viewers.reconnections, viewers.answers["200"], viewers.answers["cut"]) == (0, [], CROWD, 0)
     assert max(grown) < CROWD_MB
     assert [watcher.connections for watcher in watchers] == [1] * VIEWERS
     stage.more(watchers, 50)

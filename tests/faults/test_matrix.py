@@ -1,7 +1,6 @@
 """The fault matrix, row by row, each with viewers watching through the real service: what is lost is announced."""
 
 import contextlib
-import os
 import signal
 import subprocess
 import time
@@ -17,6 +16,7 @@ from tests.faults.oracle import dropped
 from tests.faults.runner import Runner
 from tests.faults.stage import Stage, frozen, passing
 from tests.faults.watching import Watcher, silence
+from tests.support.tools import unavailable
 from tests.support.waiting import wait_until
 
 #: Seconds after the end of a fault in which the next line must come, of a store that is back at once.
@@ -78,10 +78,7 @@ def small_disk(directory: Path) -> Iterator[Path]:
     except FileNotFoundError as error:
         reason = str(error)
     if reason:
-        missing = f"no small file system can be mounted: {reason}"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+        unavailable(f"no small file system can be mounted: {reason}")
     try:
         yield directory
     finally:

@@ -24,6 +24,7 @@ from chronoverse.live.replay import LOOK_SECONDS
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
 from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
 from chronoverse.store import Store
+from tests.support.examples import examples
 from tests.support.reading import Clock, Impatient, SmallTail, events, said
 from tests.support.sealing import seal
 from tests.support.servers import RedisServer
@@ -107,7 +108,7 @@ def names(chunk: bytes) -> list[str]:
     return [event.event for event in events(chunk)]
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_pages_add_up_while_lines_move(
     server: RedisServer, store: Store, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -23,6 +23,7 @@ from chronoverse.joblog.entries import NO_TIMESTAMP
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.live.viewer import ViewerRequest
 from chronoverse.store import Store
+from tests.support.examples import examples
 from tests.support.reading import SPIN_POLLS, Account, Clock, CountingViewer, Impatient, SmallPieces, SmallTail
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
@@ -468,7 +469,7 @@ def test_every_number_once_in_order_or_named_by_a_gap(reading: type[Reading]) ->
     run_state_machine_as_test(
         reading,
         settings=settings(
-            max_examples=120,
+            max_examples=examples(120),
             stateful_step_count=50,
             deadline=None,
             derandomize=False,

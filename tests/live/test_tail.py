@@ -257,7 +257,7 @@ class Mortal(Impatient):
         self._die("look_many")
         return super().get_jobs(jobs)
 
-    def reader(self, block_seconds: float) -> LiveReaderProtocol:
+    def live_reader(self, block_seconds: float) -> LiveReaderProtocol:
         return _MortalReader(super().live_reader(block_seconds), self._die)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from chronoverse.errors import BadMask
+from chronoverse.errors import InvalidMask
 from chronoverse.runner.capture.line_assembler import LineAssembler
 from chronoverse.runner.capture.masking import MAX_BYTES, Masker, Masks, gather
 
@@ -146,7 +146,7 @@ def test_without_masks_there_is_none() -> None:
 )
 def test_a_secret_that_cannot_be_masked_is_refused(secret: bytes) -> None:
     """Without telling it."""
-    with pytest.raises(BadMask, match="a secret to mask") as refused:
+    with pytest.raises(InvalidMask, match="a secret to mask") as refused:
         Masks([secret])
     assert "abc" not in str(refused.value)
 
@@ -173,7 +173,7 @@ def test_secrets_are_gathered_from_all_that_is_named(tmp_path: Path) -> None:
 )
 def test_what_gives_no_secret_is_an_error(options: dict[str, list[str]], message: str) -> None:
     """A log that is not masked must not look as if it were."""
-    with pytest.raises(BadMask, match=f"^{message}"):
+    with pytest.raises(InvalidMask, match=f"^{message}"):
         gather(**options, environ={"EMPTY": "", "SHORT": "abc"})  # type: ignore[arg-type]
 
 

@@ -18,13 +18,13 @@ ROOT = Path(__file__).parents[2]
 #: Runs its arguments on a pseudo-terminal, says what would have been published, and exits as they did.
 DRIVER = """
 import sys
-from chronoverse.command import Command
-from chronoverse.echo import Echo, standard
-from chronoverse.relay import Relay
+from chronoverse.runner.command import Command
+from chronoverse.runner.tee import Tee, standard
+from chronoverse.runner.signal_forwarder import SignalForwarder
 blocks = []
-relay = Relay()
+relay = SignalForwarder()
 with relay:
-    echoes = {"stdout": Echo(standard(1)), "stderr": Echo(standard(2))}
+    echoes = {"stdout": Tee(standard(1)), "stderr": Tee(standard(2))}
     code = Command(sys.argv[1:], echoes, blocks.append, relay, pty=True).run()
 published = [message for block in blocks for message in block.messages()]
 print("published", published, list(map(int, relay.received)), flush=True)
@@ -148,18 +148,18 @@ def test_a_signal_is_passed_on_wherever_it_finds_us() -> None:
     """Also one that does not interrupt the wait for output: it came to another thread, or just before."""
     code = """
 import signal, sys, threading, time
-from chronoverse.command import Command
-from chronoverse.echo import Echo, standard
-from chronoverse.relay import Relay
+from chronoverse.runner.command import Command
+from chronoverse.runner.tee import Tee, standard
+from chronoverse.runner.signal_forwarder import SignalForwarder
 def interrupt():
     while relay._group is None:
         time.sleep(0.01)
     time.sleep(0.5)
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
-relay = Relay()
+relay = SignalForwarder()
 with relay:
     threading.Thread(target=interrupt, daemon=True).start()
-    echoes = {"stdout": Echo(standard(1)), "stderr": Echo(standard(2))}
+    echoes = {"stdout": Tee(standard(1)), "stderr": Tee(standard(2))}
     sys.exit(Command(["sleep", "20"], echoes, lambda block: None, relay).run())
 """
     began = time.monotonic()

@@ -180,11 +180,11 @@ def test_no_spool_file_is_refused(store: Store, tmp_path: Path) -> None:
 DRIVER = """
 import sys
 from pathlib import Path
-from chronoverse.joblog import JobRef
-from chronoverse.runner import Limits, run
-from chronoverse.spoolfile import Room
+from chronoverse.joblog.values import JobRef
+from chronoverse.runner.run import RunLimits, run
+from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
-limits = Limits(room=Room(Path(sys.argv[2]), "job_1"))
+limits = RunLimits(room=SpoolRoom(Path(sys.argv[2]), "job_1"))
 sys.exit(run(sys.argv[3:], Store(sys.argv[1]), JobRef("wf_1", "job_1"), limits=limits))
 """
 

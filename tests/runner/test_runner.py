@@ -250,8 +250,8 @@ def test_a_reader_that_leaves_our_stdout_does_not_end_the_log(server: RedisServe
 
 DRIVER = """
 import sys
-from chronoverse.joblog import JobRef
-from chronoverse.runner import run
+from chronoverse.joblog.values import JobRef
+from chronoverse.runner.run import run
 from chronoverse.store import Store
 sys.exit(run(sys.argv[2:], Store(sys.argv[1]), JobRef("wf_1", "job_1")))
 """

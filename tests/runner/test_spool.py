@@ -369,12 +369,12 @@ def test_damage_is_not_taken_for_lines(tmp_path: Path) -> None:
 WRITER = """
 import os, sys
 from pathlib import Path
-from chronoverse.cutter import Block
-from chronoverse.spool import Spool
-from chronoverse.spoolfile import Room
-spool = Spool(Room(Path(sys.argv[1]), "job_1", 2000, 1_000_000, 0, 2000))
+from chronoverse.runner.capture.line_splitter import LineBatch
+from chronoverse.runner.spool.spool import Spool
+from chronoverse.runner.spool.spool_file import SpoolRoom
+spool = Spool(SpoolRoom(Path(sys.argv[1]), "job_1", 2000, 1_000_000, 0, 2000))
 for number in range(1_000_000):
-    spool.put(Block("stdout", "2026-03-03T10:00:05.123Z", b"%010d" % number, 1))
+    spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"%010d" % number, 1))
     if number % 100 == 0:
         print(number, flush=True)
 """
@@ -409,14 +409,14 @@ def test_a_directory_that_cannot_be_written_leaves_memory(tmp_path: Path) -> Non
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from chronoverse.cutter import Block
-from chronoverse.spool import Spool
-from chronoverse.spoolfile import Room
+from chronoverse.runner.capture.line_splitter import LineBatch
+from chronoverse.runner.spool.spool import Spool
+from chronoverse.runner.spool.spool_file import SpoolRoom
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-spool = Spool(Room(Path(sys.argv[1]), "job_1", 2000, 10_000_000, 0, 2000))
+spool = Spool(SpoolRoom(Path(sys.argv[1]), "job_1", 2000, 10_000_000, 0, 2000))
 for number in range(20_000):
-    spool.put(Block("stdout", "2026-03-03T10:00:05.123Z", b"%010d" % number, 1))
+    spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"%010d" % number, 1))
 seen = []
 while found := spool.take(spool.acked, 1):
     seen += [line.message for line in found.lines(1) if line.message.isdigit()]

@@ -19,6 +19,7 @@ from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool import records
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import MAX_SLOTS, SpoolRoom, orphaned_spools
+from tests.support.examples import examples
 from tests.support.jobs import JOB, key, read_lines
 from tests.support.servers import RedisServer, running
 
@@ -228,7 +229,7 @@ changes = st.lists(
 
 
 @given(changes)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damage_makes_no_lines(written: bytes, tmp_path: Path, changes: list[tuple[float, str, bytes]]) -> None:
     """Whatever is changed, cut off or put in: an error, or lines that were written."""
     data = bytearray(written)

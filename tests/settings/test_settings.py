@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from chronoverse.errors import SettingsError
-from chronoverse.settings import Settings, child_environ, default_data_dir, markdown_table, setting_fields
+from chronoverse.settings import Settings, all_settings, child_environ, default_data_dir, markdown_table
 from chronoverse.settings.parse import is_loopback
-from chronoverse.settings.redis_url import Form, RedisUrl
+from chronoverse.settings.redis_url import RedisUrl, StoreKind
 
 ROOT = Path(__file__).parents[2]
 SECRET = "s" * 32
@@ -147,12 +147,12 @@ def test_every_bad_value_is_named_at_once() -> None:
 
 def test_a_url_of_many_gives_one_for_each() -> None:
     """The user is the servers', and the options are everybody's but for the Sentinels' own."""
-    url = RedisUrl.read("rediss+sentinel://u:p%2F@a,[::1]:7/logs/2?sentinel_password=s%40&ssl_ca_certs=/ca.pem&db=3")
+    url = RedisUrl.parse("rediss+sentinel://u:p%2F@a,[::1]:7/logs/2?sentinel_password=s%40&ssl_ca_certs=/ca.pem&db=3")
 
-    assert (url.form, url.service, url.hosts) == (Form.SENTINEL, "logs", (("a", 26379), ("::1", 7)))
-    assert url.server(("b", 6379)) == "rediss://u:p%2F@b:6379/2?ssl_ca_certs=%2Fca.pem&db=3"
-    assert url.sentinel(("::1", 7)) == "rediss://:s%40@[::1]:7?ssl_ca_certs=%2Fca.pem"
-    assert RedisUrl.read("redis+cluster://a:1,b").hosts == (("a", 1), ("b", 6379))
+    assert (url.kind, url.service, url.hosts) == (StoreKind.SENTINEL, "logs", (("a", 26379), ("::1", 7)))
+    assert url.server_url(("b", 6379)) == "rediss://u:p%2F@b:6379/2?ssl_ca_certs=%2Fca.pem&db=3"
+    assert url.sentinel_url(("::1", 7)) == "rediss://:s%40@[::1]:7?ssl_ca_certs=%2Fca.pem"
+    assert RedisUrl.parse("redis+cluster://a:1,b").hosts == (("a", 1), ("b", 6379))
 
 
 def test_the_form_of_a_url_is_told_to_who_misspells_it() -> None:
@@ -232,4 +232,4 @@ def test_the_documentation_is_fresh() -> None:
 
 def test_every_setting_is_documented() -> None:
     """None without a unit and a sentence."""
-    assert all(knob.unit and knob.about.endswith(".") for _, _, knob in setting_fields())
+    assert all(knob.unit and knob.description.endswith(".") for _, _, knob in all_settings())

@@ -187,7 +187,7 @@ def test_a_server_that_stands_still_is_the_last_to_be_asked_for_the_map(cluster:
     It is the node that the last moved slot went to, which is asked first while it answers.
     """
     now = [0.0]
-    place = ClusterTopology(RedisUrl.read(cluster.url), clock=lambda: now[0])
+    place = ClusterTopology(RedisUrl.parse(cluster.url), clock=lambda: now[0])
     number = next(each for each in cluster.masters() if each not in cluster.pair)
     sick, healthy = cluster.workflow(number), cluster.workflow(cluster.pair[0])
     place.run(healthy, lambda client: client.execute_command("PING"))

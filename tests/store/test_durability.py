@@ -12,10 +12,10 @@ from chronoverse.archive.chunk_writer import archive_lock
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.garbage import Collected, JobObjects
 from chronoverse.archive.redaction import TOMBSTONE, Redaction, RedactionRequest, RedactionResult
-from chronoverse.errors import TooExpensive
+from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
-from tests.conftest import KINDS, binary
+from tests.conftest import EVERY_KIND, binary
 from tests.support.archivers import everything
 from tests.support.bench import make_lines
 from tests.support.faultproxy import FaultProxy
@@ -52,7 +52,7 @@ def ask(tmp_path: Path) -> Iterator[Callable[..., bool | None]]:
         server.close()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_what_a_server_says(ask: Callable[..., bool | None], kind: str) -> None:
     """An append-only file is waited for; a server that has never had a file has nothing to go back to."""
     assert ask(kind, "--appendonly", "yes") is True
@@ -136,7 +136,7 @@ def test_a_line_that_is_too_long_for_the_expression_does_not_hide_what_was_redac
 
     def wanted(line: Line) -> bool:
         if line.sequence_num == 80:
-            raise TooExpensive("line 80 is too long for this expression")
+            raise SearchTooExpensive("line 80 is too long for this expression")
         return True
 
     store, objects = Store(server.url, prefix=prefix), FileObjectStore(tmp_path)
@@ -145,7 +145,7 @@ def test_a_line_that_is_too_long_for_the_expression_does_not_hide_what_was_redac
     done = Redaction(store, objects, JOB, RedactionRequest(1, 99, wanted, {}, exact=False)).run()
     assert done == RedactionResult(60, 60, whole=False, pending=False)
     assert len(list(objects.list(""))) == 1
-    with pytest.raises(TooExpensive):
+    with pytest.raises(SearchTooExpensive):
         Redaction(store, objects, JOB, RedactionRequest(61, 99, wanted, {}, exact=False)).run()
     store.close()
 

@@ -16,7 +16,7 @@ from chronoverse.errors import Closed, CorruptLog, Fenced, Held, NotALog, StoreR
 from chronoverse.joblog.values import Attempt, End, Job, JobRef, Status
 from chronoverse.store import Durability, Store
 from chronoverse.store.driver import COMMAND_CONNECTIONS
-from tests.conftest import KINDS, binary
+from tests.conftest import EVERY_KIND, binary
 from tests.support.bench import JOB, NOW, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
@@ -348,7 +348,7 @@ def test_every_operation_survives_a_script_flush(bench: Bench, store: Store) -> 
     assert bench.ids() == ["1-0", "2-0", "3-0"]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=EVERY_KIND)
 def durable(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Iterator[Bench]:
     """A bench on a server of the test's own, which keeps what it has acknowledged.
 
@@ -604,7 +604,7 @@ def test_a_log_beyond_all_numbers_cannot_be_ended(bench: Bench, store: Store, en
 # How far a log is safe
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_a_hurried_question_is_answered_by_this_machines_files(kind: str, tmp_path: Path, prefix: str) -> None:
     """A server that syncs every second would have everybody wait for that, for half of it on average."""
     synced: list[int] = []

@@ -25,6 +25,7 @@ from chronoverse.store.driver import new_connection, on_changed_keys
 from chronoverse.store.live_reader import LiveReader
 from chronoverse.store.tracking_reader import EMPTY_READ_SECONDS
 from chronoverse.store.watchlist import Watchlist
+from tests.support.examples import examples
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -195,7 +196,7 @@ def test_thousands_that_change_while_the_server_is_asked(world: World, monkeypat
         world.server.ask("EVAL", script, len(jobs), *map(world.key, jobs))
         return True
 
-    monkeypatch.setattr("chronoverse.store.tracking_reader._drained", change)
+    monkeypatch.setattr("chronoverse.store.tracking_reader._was_interrupted", change)
     assert world.read() == {}
     assert world.read() == {each: [1] for each in jobs}
 
@@ -381,7 +382,9 @@ def test_it_is_told_while_there_are_many(server: RedisServer) -> None:
     assert seen == [False, True, True, True, False, False, True]
 
 
-@pytest.mark.parametrize(("says", "rounds"), [(True, 500), (False, 100)], ids=["what has moved", "all"])
+@pytest.mark.parametrize(
+    ("says", "rounds"), [(True, examples(500)), (False, examples(100))], ids=["what has moved", "all"]
+)
 def test_hundreds_of_jobs_through_whatever_happens(server: RedisServer, world: World, says: bool, rounds: int) -> None:
     """Lines, jobs that come and go, cut connections, forgotten keys, interrupts: each watched job gets every number."""
     if not says:

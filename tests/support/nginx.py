@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.support.service import ROOT
+from tests.support.service import ROOT, Service
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
@@ -167,6 +167,13 @@ class Nginx:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+
+
+def nginx_for(directory: Path, *nodes: Service) -> Nginx:
+    """An nginx in front of ``nodes``, with its files in ``directory``/nginx. It runs inside a ``with`` block."""
+    own = directory / "nginx"
+    own.mkdir()
+    return Nginx(own, [(node.host, node.port) for node in nodes])
 
 
 def free_port() -> int:

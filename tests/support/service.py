@@ -15,7 +15,8 @@ from typing import Any, Final, Self
 
 import httpx
 
-from chronoverse.auth.tokens import READ, WRITE, local_secret, mint
+from chronoverse.auth.local_secret import local_secret
+from chronoverse.auth.tokens import READ, WRITE, mint
 from tests.support.waiting import wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]

@@ -3,17 +3,20 @@
 import os
 import shutil
 import sysconfig
+from typing import NoReturn
 
 import pytest
 
 
+def unavailable(what: str) -> NoReturn:
+    """Skips the test because the machine lacks something; fails it where nothing may be missing (``CI`` is set)."""
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
 def tool(name: str) -> str:
-    """The path of a program. Skips the test where there is none, and fails it where there has to be (``CI``)."""
-    places = (sysconfig.get_path("scripts"), os.environ.get("PATH", ""), "/usr/sbin", "/sbin")
-    path = shutil.which(name, path=os.pathsep.join(places))
-    if path is None:
-        missing = f"{name} is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    return path
+    """The path of a program. See :func:`unavailable` for a machine without it."""
+    directories = (sysconfig.get_path("scripts"), os.environ.get("PATH", ""), "/usr/sbin", "/sbin")
+    path = shutil.which(name, path=os.pathsep.join(directories))
+    return path if path is not None else unavailable(f"{name} is not installed")

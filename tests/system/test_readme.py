@@ -1,8 +1,6 @@
 """The README's commands and examples, pasted as they are printed."""
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +11,7 @@ import redis
 
 from tests.support.commands import PATIENCE_SECONDS, environ
 from tests.support.service import ROOT, Service
+from tests.support.tools import tool
 
 README: Final = (ROOT / "README.md").read_text("utf-8")
 #: What the README's job prints.
@@ -72,11 +71,7 @@ def test_the_job_runs_and_can_be_followed(ran: bytes, embedded_service: Service,
 
 def test_curl_streams_it(ran: bytes, embedded_service: Service, checkout: Path) -> None:
     """Without any of our code but a token."""
-    if shutil.which("curl") is None:
-        missing = "curl is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+    tool("curl")
     streamed = paste(block("sh", "curl -N"), embedded_service, checkout)
 
     assert re.findall(rb'"message":"(line \d)"', streamed) == LINES.splitlines()

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from chronoverse.errors import BadMask
+from chronoverse.errors import InvalidMask
 
 MASK: Final = b"***"
 #: Characters that a secret must have: a shorter one would mask half of the log, and so be told by it.
@@ -22,7 +22,7 @@ class Masks:
     Line ends may be ``\n``, ``\r\n`` or ``\r``. Newlines and blanks at its ends are not part of it, nor are blanks at
     the ends of its lines: a program that reads the secret may remove them.
 
-    Raises :class:`BadMask` for a secret that is too short or too long, without telling what it is.
+    Raises :class:`InvalidMask` for a secret that is too short or too long, without telling what it is.
     """
 
     def __init__(self, secrets: Iterable[bytes] = ()) -> None:
@@ -107,7 +107,7 @@ def gather(
 ) -> Masks:
     """The masks of a command line: given as they are, as names of variables of ``environ``, and as files.
 
-    Raises :class:`BadMask`, which names what was given but no value.
+    Raises :class:`InvalidMask`, which names what was given but no value.
     """
     secrets = [_checked("--mask", _encoded(value)) for value in values]
     secrets += [_checked(f"--mask-env {name}", _encoded(_variable(name, environ or {}))) for name in names]
@@ -118,8 +118,8 @@ def gather(
 def _checked(source: str, secret: bytes) -> bytes:
     try:
         _parts(secret)
-    except BadMask as error:
-        raise BadMask(f"{source}: {error}") from None
+    except InvalidMask as error:
+        raise InvalidMask(f"{source}: {error}") from None
     return secret
 
 
@@ -130,7 +130,7 @@ def _encoded(text: str) -> bytes:
 
 def _variable(name: str, environ: Mapping[str, str]) -> str:
     if not environ.get(name):
-        raise BadMask(f"--mask-env {name}: the variable is {'empty' if name in environ else 'not set'}")
+        raise InvalidMask(f"--mask-env {name}: the variable is {'empty' if name in environ else 'not set'}")
     return environ[name]
 
 
@@ -140,18 +140,18 @@ def _content(path: Path) -> bytes:
             return file.read(MAX_BYTES + 3)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise BadMask(f"--mask-file {path}: {reason}") from None
+        raise InvalidMask(f"--mask-file {path}: {reason}") from None
 
 
 def _parts(secret: bytes) -> list[bytes]:
     """What to look for: the lines that are long enough, and the whole where others are not."""
     whole = re.sub(rb"\r*+\n|\r++", b"\n", secret).strip()
     if _characters(whole) < MIN_CHARACTERS:
-        raise BadMask(
+        raise InvalidMask(
             f"a secret to mask must have {MIN_CHARACTERS} characters at least, without the blanks at its ends"
         )
     if len(whole) > MAX_BYTES:
-        raise BadMask(f"a secret to mask may have {MAX_BYTES} bytes at most")
+        raise InvalidMask(f"a secret to mask may have {MAX_BYTES} bytes at most")
     if b"\n" not in whole:
         return [whole]
     lines = [line.strip() for line in whole.split(b"\n")]

@@ -23,8 +23,8 @@ from werkzeug.exceptions import (
     UnsupportedMediaType,
 )
 
-from chronoverse.errors import AtCapacity, ShareUsed
-from chronoverse.web.http.event_loop import TimedYield, yield_to_loop
+from chronoverse.errors import AtCapacity, ShareExceeded
+from chronoverse.web.http.event_loop import TimeSlice, yield_to_loop
 from chronoverse.web.http.shares import Shares
 from chronoverse.web.streaming.connection import half_close
 
@@ -37,22 +37,20 @@ READ_SECONDS: Final = 5.0
 RECEIVE_SECONDS: Final = 20.0
 #: Bytes that are inflated or looked through in one go. They take 0.2 ms, whatever they are.
 SLICE_BYTES: Final = 16_384
-#: Seconds of work on a body after which others have a turn.
-TURN_SECONDS: Final = 0.001
 #: Bytes at the beginning of each body that are counted apart from the rest: as sent and as inflated, so that a body of
 #: 64 KiB (a renewal, a few lines) needs no room among long ones.
-SMALL_BYTES: Final = 131_072
+SHORT_BODY_BYTES: Final = 131_072
 #: Bytes of such beginnings that a worker holds at a time. One token alone may have half of it: 64 bodies that are long.
-SMALL_HELD_BYTES: Final = 16_777_216
+SHORT_BODIES_BYTES: Final = 16_777_216
 #: How often the longest body fits into the memory for the rest of all bodies of a worker. One token alone may have half
 #: of it, and a body that was sent with gzip may take two: as sent and as inflated.
-HELD_BODIES: Final = 8
+MAX_LONG_BODIES: Final = 8
 #: Times the limit that is read of a body that is refused, and thrown away: a client whose connection is closed while it
 #: still sends may see a reset instead of the answer.
 DRAIN_BODIES: Final = 2
 #: Brackets, commas and quotation marks outside of texts, beyond which a body is not parsed: parsing takes time and
 #: memory for each value, not for each byte (8 MiB of ``[],`` take 0.6 s and 300 MB). 500 lines have 9,500.
-MAX_MARKS: Final = 20_000
+MAX_STRUCTURAL_CHARACTERS: Final = 20_000
 
 #: What the OpenAPI document says of a body that is refused with 429.
 SHARE_USED: Final = "The token's other request bodies use all the memory that it may have at a time."
@@ -60,14 +58,14 @@ SHARE_USED: Final = "The token's other request bodies use all the memory that it
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
-class _UnknownCoding(UnsupportedMediaType):
+class _UnsupportedContentCoding(UnsupportedMediaType):
     """415 for a content coding, which says what would do. https://www.rfc-editor.org/rfc/rfc9110#section-15.5.16"""
 
     def get_headers(self, *args: Any, **kwargs: Any) -> list[tuple[str, str]]:
         return [*super().get_headers(*args, **kwargs), ("Accept-Encoding", "gzip")]
 
 
-class _Room:
+class _MemoryShare:
     """The memory that one body takes of a worker's, counted for ``subject``. Give it back with :meth:`leave`."""
 
     def __init__(self, small: Shares, large: Shares, subject: str) -> None:
@@ -79,7 +77,7 @@ class _Room:
 
     def take(self, size: int) -> None:
         """Counts ``size`` more bytes. Raises as :meth:`Shares.take` does."""
-        first = min(size, SMALL_BYTES - self._in_small)
+        first = min(size, SHORT_BODY_BYTES - self._in_small)
         if first:
             self._small.take(self._subject, first)
             self._in_small += first
@@ -87,13 +85,13 @@ class _Room:
             self._large.take(self._subject, size - first)
             self._in_large += size - first
 
-    def leave(self) -> None:
+    def give_back(self) -> None:
         """The body is done with."""
         self._small.give_back(self._subject, self._in_small)
         self._large.give_back(self._subject, self._in_large)
 
 
-class Bodies:
+class BodyReader:
     """Reads bodies of at most ``limit`` bytes, as sent and as inflated. One of these per worker.
 
     All bodies that are being read or handled have a bounded amount of memory together, of which each subject has a
@@ -108,39 +106,39 @@ class Bodies:
         self._limit = limit
         self._read_seconds = read_seconds
         self._receive_seconds = receive_seconds
-        self._small = Shares(SMALL_HELD_BYTES, "short request bodies")
-        self._large = Shares(HELD_BODIES * limit, "long request bodies")
+        self._small = Shares(SHORT_BODIES_BYTES, "short request bodies")
+        self._large = Shares(MAX_LONG_BODIES * limit, "long request bodies")
 
     @contextlib.contextmanager
-    def json(self, request: Request, subject: str, schema: Schema) -> Iterator[Mapping[str, Any]]:
+    def read_json(self, request: Request, subject: str, schema: Schema) -> Iterator[Mapping[str, Any]]:
         """The request's body as ``schema`` has it; its bytes count as ``subject``'s until the block is left.
 
         Raises:
             HTTPException: 400, 408, 413 or 415.
-            ShareUsed: when the subject's other bodies leave no room for this one.
+            ShareExceeded: when the subject's other bodies leave no room for this one.
             AtCapacity: when others' bodies do.
         """
-        room = _Room(self._small, self._large, subject)
+        room = _MemoryShare(self._small, self._large, subject)
         try:
-            yield _load(self._receive(request, room), schema)
+            yield _load(self._read_body(request, room), schema)
         finally:
-            room.leave()
+            room.give_back()
 
-    def _receive(self, request: Request, room: _Room) -> bytearray:
+    def _read_body(self, request: Request, room: _MemoryShare) -> bytearray:
         if request.mimetype != "application/json":
             raise UnsupportedMediaType("the body must be application/json")
         coding = request.headers.get("Content-Encoding", "").strip().lower()
         if coding not in ("", "identity", "gzip", "x-gzip"):
-            raise _UnknownCoding("a body may be encoded with gzip, and with nothing else")
-        incoming = _Incoming(request, self._read_seconds, self._receive_seconds)
+            raise _UnsupportedContentCoding("a body may be encoded with gzip, and with nothing else")
+        incoming = _TimedBodyStream(request, self._read_seconds, self._receive_seconds)
         try:
             sent = self._read(incoming, request.content_length or 0, room)
-        except (RequestEntityTooLarge, ShareUsed, AtCapacity):
+        except (RequestEntityTooLarge, ShareExceeded, AtCapacity):
             incoming.drain(DRAIN_BODIES * self._limit)
             raise
         return self._inflate(sent, room) if "gzip" in coding else sent
 
-    def _read(self, incoming: "_Incoming", length: int, room: _Room) -> bytearray:
+    def _read(self, incoming: "_TimedBodyStream", length: int, room: _MemoryShare) -> bytearray:
         """The whole body as it was sent, of which ``length`` bytes were announced, or 0."""
         if length > self._limit:
             raise self._too_long()
@@ -154,10 +152,10 @@ class Bodies:
             raise BadRequest("the body broke off")
         return body
 
-    def _inflate(self, sent: bytearray, room: _Room) -> bytearray:
+    def _inflate(self, sent: bytearray, room: _MemoryShare) -> bytearray:
         """What ``sent``, a whole gzip member, inflates to."""
         body = bytearray()
-        for part in _inflated(sent):
+        for part in _inflate_slices(sent):
             if len(body) + len(part) > self._limit:
                 raise self._too_long()
             room.take(len(part))
@@ -168,15 +166,15 @@ class Bodies:
         return RequestEntityTooLarge(f"a body may have {self._limit} bytes, as sent and as inflated")
 
 
-def _inflated(sent: bytearray) -> Iterator[bytes]:
+def _inflate_slices(sent: bytearray) -> Iterator[bytes]:
     """The gzip member ``sent``, inflated slice by slice. Raises 400 when it is not one whole member."""
     inflater = zlib.decompressobj(_GZIP)
-    let_others_sparingly = TimedYield(TURN_SECONDS)
+    time_slice = TimeSlice()
     for start in range(0, len(sent), SLICE_BYTES):
         rest: bytes | bytearray = sent[start : start + SLICE_BYTES]
         more = True
         while more:
-            let_others_sparingly()
+            time_slice.check()
             try:
                 part = inflater.decompress(rest, SLICE_BYTES)
             except zlib.error as error:
@@ -191,7 +189,7 @@ def _inflated(sent: bytearray) -> Iterator[bytes]:
         raise BadRequest("the body is not one whole gzip member")
 
 
-class _Incoming:
+class _TimedBodyStream:
     """The bytes of a request's body as they arrive, in time.
 
     Each read raises 408 when the next :data:`READ_BYTES` take longer than ``read_seconds``, or the whole body longer
@@ -203,11 +201,11 @@ class _Incoming:
         self._read_seconds = read_seconds
         self._receive_seconds = receive_seconds
         self._ends_at = time.monotonic() + receive_seconds
-        self._let_others = TimedYield(TURN_SECONDS)
+        self._time_slice = TimeSlice()
 
     def read(self) -> bytes:
         """Up to :data:`READ_BYTES`; none when this is all."""
-        self._let_others()
+        self._time_slice.check()
         left = max(self._ends_at - time.monotonic(), 0)
         seconds, late = self._read_seconds, f"nothing, or too little, of the body came for {self._read_seconds:g} s"
         if left < seconds:
@@ -265,10 +263,10 @@ def _check_structure(body: bytearray) -> None:
     It goes through the body slice by slice and lets others go on in between. Escapes are taken out first, as the parser
     understands them, from left to right: every quotation mark that is left begins or ends a text.
     """
-    let_others_sparingly = TimedYield(TURN_SECONDS)
+    time_slice = TimeSlice()
     marks, in_text, escape = 0, 0, b""
     for start in range(0, len(body), SLICE_BYTES):
-        let_others_sparingly()
+        time_slice.check()
         part = escape + body[start : start + SLICE_BYTES]
         escape = b""
         if b"\\" in part:
@@ -280,5 +278,7 @@ def _check_structure(body: bytearray) -> None:
         outside = b"".join(pieces[in_text::2])
         marks += len(pieces) - 1 + outside.count(b",") + outside.count(b"[") + outside.count(b"{")
         in_text ^= (len(pieces) - 1) % 2
-        if marks > MAX_MARKS:
-            raise BadRequest(f"the body has more than {MAX_MARKS} brackets, commas and quotation marks around values")
+        if marks > MAX_STRUCTURAL_CHARACTERS:
+            raise BadRequest(
+                f"the body has more than {MAX_STRUCTURAL_CHARACTERS} brackets, commas and quotation marks around values"
+            )

@@ -6,11 +6,11 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Final
 
 #: What gunicorn writes for any proxy at all.
-ANY: Final = "*"
+ANY_PROXY: Final = "*"
 #: Bits of an IPv6 address that tell one client from another: whoever has an address has all that share these.
-IPV6_BITS: Final = 64
+IPV6_PREFIX_BITS: Final = 64
 #: Texts remembered with the address that they are: each request has one to three, mostly the same.
-ADDRESSES: Final = 1024
+CACHE_SIZE: Final = 1024
 
 
 def forwarded_for(headers: Iterable[tuple[str, str]]) -> str:
@@ -21,19 +21,19 @@ def forwarded_for(headers: Iterable[tuple[str, str]]) -> str:
     return ",".join(value for name, value in headers if name == "X-FORWARDED-FOR")
 
 
-class Proxies:
+class TrustedProxies:
     """The proxies whose X-Forwarded-For is believed. There are none until the server says which."""
 
     def __init__(self) -> None:
         self._networks: list[IPv4Network | IPv6Network] = []
         self._any = False
-        self._trusts = lru_cache(ADDRESSES)(self._judge)
+        self._trusts = lru_cache(CACHE_SIZE)(self._is_trusted)
 
     def trust(self, proxies: Iterable[str]) -> None:
         """Addresses and networks, or ``*``: what gunicorn has read from FORWARDED_ALLOW_IPS."""
         for each in proxies:
-            self._any |= each == ANY
-            if each != ANY:
+            self._any |= each == ANY_PROXY
+            if each != ANY_PROXY:
                 self._networks.append(ip_network(each, strict=False))
         self._trusts.cache_clear()
 
@@ -47,17 +47,17 @@ class Proxies:
             if not self._trusts(client) or not (hop := hop.strip()):
                 break
             client = hop
-        return _plain(client)
+        return _normalized(client)
 
-    def _judge(self, peer: str) -> bool:
+    def _is_trusted(self, peer: str) -> bool:
         if self._any or not peer:
             return True
-        address = _address(peer)
+        address = _parse_address(peer)
         return address is not None and any(address in network for network in self._networks)
 
 
-@lru_cache(ADDRESSES)
-def _address(text: str) -> IPv4Address | IPv6Address | None:
+@lru_cache(CACHE_SIZE)
+def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
     try:
         address = ip_address(text)
     except ValueError:
@@ -66,12 +66,12 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
     return mapped or address
 
 
-@lru_cache(ADDRESSES)
-def _plain(text: str) -> str:
+@lru_cache(CACHE_SIZE)
+def _normalized(text: str) -> str:
     """One spelling of each client. All that is no address is one and the same, or one could make shares up."""
-    address = _address(text)
+    address = _parse_address(text)
     if address is None:
         return "unknown" if text else "local"
     if isinstance(address, IPv6Address):
-        return str(IPv6Network((address, IPV6_BITS), strict=False))
+        return str(IPv6Network((address, IPV6_PREFIX_BITS), strict=False))
     return str(address)

@@ -39,7 +39,7 @@ def redact(text: str) -> str:
     return text
 
 
-def fields(record: logging.LogRecord) -> dict[str, Any]:
+def record_fields(record: logging.LogRecord) -> dict[str, Any]:
     """What a record carries beside its words; its request's id first."""
     carried: dict[str, Any] = getattr(record, "fields", {})
     name = carried.get("request_id") or request_id()
@@ -59,7 +59,7 @@ class Console(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The line itself."""
         record.message = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), record.message)
-        pairs = [f" {name}={_value(value)}" for name, value in fields(record).items()]
+        pairs = [f" {name}={_quoted(value)}" for name, value in record_fields(record).items()]
         return super().formatMessage(record) + "".join(pairs)
 
     def format(self, record: logging.LogRecord) -> str:
@@ -78,7 +78,10 @@ class Json(logging.Formatter):
             "logger": record.name,
             "pid": record.process,
             "message": redact(record.getMessage()),
-            **{name: redact(value) if isinstance(value, str) else value for name, value in fields(record).items()},
+            **{
+                name: redact(value) if isinstance(value, str) else value
+                for name, value in record_fields(record).items()
+            },
         }
         if record.exc_info:
             document["exception"] = redact(self.formatException(record.exc_info))
@@ -118,6 +121,6 @@ def _clock_time(seconds: int, layout: str | None) -> str:
     return time.strftime(layout or logging.Formatter.default_time_format, time.localtime(seconds))
 
 
-def _value(value: object) -> str:
+def _quoted(value: object) -> str:
     text = str(value)
     return text if _BARE.fullmatch(text) else json.dumps(text)

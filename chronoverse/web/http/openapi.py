@@ -11,7 +11,7 @@ from chronoverse.web.http.schemas import ProblemSchema
 REFUSALS: Final = ("401", "403", "429", "503")
 
 
-class Document(Api):
+class OpenApiDocument(Api):
     """flask-smorest's document, filled by the blueprints registered with it."""
 
     ERROR_SCHEMA = ProblemSchema
@@ -36,7 +36,7 @@ class Document(Api):
         return document
 
 
-def describe(app: Flask) -> Document:
+def create_document(app: Flask) -> OpenApiDocument:
     """An empty document for ``app``."""
     app.config.update(
         API_TITLE="Chronoverse",
@@ -48,4 +48,4 @@ def describe(app: Flask) -> Document:
             "security": [{"bearer": []}],
         },
     )
-    return Document(app)
+    return OpenApiDocument(app)

@@ -7,7 +7,7 @@ one line at least, and the first line that it is to show is on it, even if that 
 from collections.abc import Callable
 from typing import Final, Self
 
-from chronoverse.errors import AtCapacity, ShareUsed
+from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.web.http.shares import Shares
 
 #: Bytes of JSON of one page. JSON makes six bytes of a control character, so that a thousand lines of 64 KiB could
@@ -15,20 +15,20 @@ from chronoverse.web.http.shares import Shares
 PAGE_BYTES: Final = 4 * 2**20
 #: Bytes of all pages that a worker is making, with a share for each token's subject. When a share is used up its pages
 #: end early.
-PAGES_BYTES: Final = 64 * 2**20
+ALL_PAGES_BYTES: Final = 64 * 2**20
 #: Characters of one line on a page, as many as our own runner writes at most. Of a longer foreign line there are only
 #: these, and a mark, so that no page has more than 6 MiB of one line. Streams and downloads have all of it.
-LINE_CHARACTERS: Final = 2**20
+MAX_LINE_CHARACTERS: Final = 2**20
 #: Bytes of a page that are not lines: two ids of 128 characters, a cursor of up to 512, and the keys.
 ENVELOPE_BYTES: Final = 1024
 #: Entries that one page looks at when a filter lets few of them pass.
-PAGE_ENTRIES: Final = 200_000
+MAX_ENTRIES: Final = 200_000
 #: Seconds that one page takes, far below any proxy's patience. A request does one thing after the other, so it uses no
 #: more CPU time than this either.
 PAGE_SECONDS: Final = 1.0
 #: Seconds that a page takes when its client has closed its side. A client may do that and still read the answer, which
 #: nobody can tell from leaving. An ordinary page is whole by then.
-LEFT_SECONDS: Final = 0.25
+CLIENT_GONE_SECONDS: Final = 0.25
 
 
 class PageBudget:
@@ -39,7 +39,7 @@ class PageBudget:
 
     def __init__(self, clock: Callable[[], float], pages: Shares, subject: str) -> None:
         self.bytes_left = PAGE_BYTES - ENVELOPE_BYTES
-        self.entries_left = PAGE_ENTRIES
+        self.entries_left = MAX_ENTRIES
         #: Whether nothing is on the page yet.
         self.empty = True
         self._clock = clock
@@ -62,14 +62,14 @@ class PageBudget:
     def take(self, json: bytes) -> bool:
         """Makes room for one line's ``json``; False when there is none.
 
-        The first line fits, or raises :class:`AtCapacity` or :class:`ShareUsed`.
+        The first line fits, or raises :class:`AtCapacity` or :class:`ShareExceeded`.
         """
         size = len(json) + len(b",")
         if size > self.bytes_left and not self.empty:
             return False
         try:
             self._pages.take(self._subject, size)
-        except (AtCapacity, ShareUsed):
+        except (AtCapacity, ShareExceeded):
             if self.empty:
                 raise
             return False
@@ -78,10 +78,10 @@ class PageBudget:
         self.empty = False
         return True
 
-    def leave(self) -> None:
+    def shorten(self) -> None:
         """The client has left, or has closed its side: less time will do."""
-        self._deadline = self._began + LEFT_SECONDS
+        self._deadline = self._began + CLIENT_GONE_SECONDS
 
-    def end(self) -> None:
+    def use_up(self) -> None:
         """The page ends behind the line that is added now."""
         self.bytes_left = 0

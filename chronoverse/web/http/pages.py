@@ -12,7 +12,7 @@ from flask import Response, request
 
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.search import search as archive_search
-from chronoverse.errors import ArchiveUnavailable, AtCapacity, InvalidCursor, TooExpensive
+from chronoverse.errors import ArchiveUnavailable, AtCapacity, InvalidCursor, SearchTooExpensive
 from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.entries import Entry, RawEntry
 from chronoverse.joblog.matcher import Matcher
@@ -20,8 +20,8 @@ from chronoverse.joblog.time_range import TimeRange
 from chronoverse.joblog.values import MAX_NUMBER, Job, JobRef, Line
 from chronoverse.web.http.cursors import decode_cursor
 from chronoverse.web.http.dependencies import Dependencies, principal
-from chronoverse.web.http.event_loop import in_thread, yield_to_loop
-from chronoverse.web.http.page_budget import LINE_CHARACTERS, PAGE_BYTES, PageBudget
+from chronoverse.web.http.event_loop import run_in_thread, yield_to_loop
+from chronoverse.web.http.page_budget import MAX_LINE_CHARACTERS, PAGE_BYTES, PageBudget
 from chronoverse.web.streaming.connection import on_hangup
 
 #: Bytes of JSON that a line is reckoned with before anything is read. A page of one line is taken for an answer that is
@@ -33,40 +33,9 @@ MAX_BATCH: Final = 250
 #: Bytes that one read may bring where short lines are followed by lines as long as a runner may write them: where that
 #: is longer than 64 KiB, fewer are read at once. 16 MiB keep the worker busy for some 20 ms.
 READ_BYTES: Final = 16 * 2**20
-#: Seconds after which a request that goes through many lines lets others have a turn, which takes 20 µs. Live lines
-#: wait for about two of these.
-TURN_SECONDS: Final = 0.001
-#: The same for a search, which goes on only when nobody else has anything to do: a live line waits for one of these.
-SLICE_SECONDS: Final = 0.00025
 #: Characters that a read aims at: long lines come fewer at a time. Each page that is being made, and each download,
 #: holds up to twice as many.
 BATCH_CHARACTERS: Final = 256 * 2**10
-
-
-class TimeSlice:
-    """Gives everybody else a turn now and then; to be asked for each line that something is done with.
-
-    ``others`` lets them run, when this has gone on for ``seconds`` by ``clock``.
-    """
-
-    def __init__(
-        self, clock: Callable[[], float], others: Callable[[], object] = yield_to_loop, seconds: float = TURN_SECONDS
-    ) -> None:
-        self._clock = clock
-        self._others = others
-        self._seconds = seconds
-        self._until = clock() + seconds
-
-    @classmethod
-    def of_search(cls, services: Dependencies) -> "TimeSlice":
-        """Turns for a search, which goes on only when nobody else has anything to do."""
-        return cls(services.monotonic, services.stand_back, SLICE_SECONDS)
-
-    def give(self) -> None:
-        """Lets the others run when this has gone on for long enough."""
-        if self._clock() > self._until:
-            self._others()
-            self._until = self._clock() + self._seconds
 
 
 class LineBatchRead(NamedTuple):
@@ -92,8 +61,8 @@ class LinesPage(NamedTuple):
     """A page's lines by number, each as JSON, the number of the last entry looked at, and whether others follow."""
 
     lines: dict[int, bytes]
-    place: int
-    more: bool
+    position: int
+    has_more: bool
 
     def to_json(self, *, descending: bool) -> list[orjson.Fragment]:
         """The lines in the order asked for, for orjson, which does not encode them again."""
@@ -102,48 +71,48 @@ class LinesPage(NamedTuple):
 
 #: Makes JSON, by number, of a line that is wanted, and of others that belong to it. None when the budget has no room
 #: for them.
-Spell = Callable[[Line, PageBudget], dict[int, bytes] | None]
+LineEncoder = Callable[[Line, PageBudget], dict[int, bytes] | None]
 
 
 @contextlib.contextmanager
-def page_budget(services: Dependencies, ref: JobRef, limit: int) -> Iterator[PageBudget]:
+def page_budget(deps: Dependencies, ref: JobRef, limit: int) -> Iterator[PageBudget]:
     """The budget of a page of up to ``limit`` lines of ``ref``, in the request's turn. It shrinks when the client
     leaves.
 
-    Raises: as :meth:`Dependencies.paging` does; :class:`ShareUsed` also when the token's subject has so many unread
+    Raises: as :meth:`Dependencies.paging` does; :class:`ShareExceeded` also when the token's subject has so many unread
     answers that there might be no room for this one.
     """
     sock, subject = request.environ.get("gunicorn.socket"), principal().subject
     # Who has no unread answer goes on even when others use all the room: a short page needs none of it.
     with contextlib.suppress(AtCapacity):
-        services.answers.check(subject, min(PAGE_BYTES, (limit - 1) * LONG_LINE_BYTES))
+        deps.answer_shares.check(subject, min(PAGE_BYTES, (limit - 1) * LONG_LINE_BYTES))
     with (
-        services.paging(ref, subject),
-        PageBudget(services.monotonic, services.pages, subject) as budget,
+        deps.page_lock(ref, subject),
+        PageBudget(deps.monotonic, deps.page_shares, subject) as budget,
         contextlib.ExitStack() as undo,
     ):
         if isinstance(sock, gevent.socket.socket):
-            undo.callback(on_hangup(sock, lambda _: budget.leave()))
+            undo.callback(on_hangup(sock, lambda _: budget.shorten()))
         yield budget
 
 
 class _StoreInTurn:
     """The store for :class:`TieredLog`: each read of lines waits for its ``subject``'s turn."""
 
-    def __init__(self, services: Dependencies, subject: str) -> None:
-        self._services = services
+    def __init__(self, deps: Dependencies, subject: str) -> None:
+        self._deps = deps
         self._subject = subject
 
     def get_job(self, job: JobRef) -> Job | None:
-        return self._services.store.get_job(job)
+        return self._deps.store.get_job(job)
 
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
-        with self._services.scanning(job, self._subject):
-            return self._services.store.page(job, after=after, before=before, count=count)
+        with self._deps.scan_lock(job, self._subject):
+            return self._deps.store.page(job, after=after, before=before, count=count)
 
 
 def batches(
-    services: Dependencies,
+    deps: Dependencies,
     job: Job,
     place: int,
     *,
@@ -159,16 +128,16 @@ def batches(
 
     Raises: as the store and the archive do; :class:`JobNotFound` when the log went away before all of it was read.
     """
-    archive = services.archive
+    archive = deps.archive
     # A download goes on when its request's context is gone.
     subject = principal().subject
-    history = TieredLog(services.store if limit is None else _StoreInTurn(services, subject), archive, job)
-    most = max(1, min(MAX_BATCH, READ_BYTES // services.settings.max_line_bytes))
+    history = TieredLog(deps.store if limit is None else _StoreInTurn(deps, subject), archive, job)
+    most = max(1, min(MAX_BATCH, READ_BYTES // deps.settings.max_line_bytes))
     count = min(FIRST_BATCH, most)
     while True:
         if search and isinstance(archive, ArchiveReader) and _is_archived(history.job, place, descending):
             try:
-                for batch in _search(services, archive, history.job, place, descending, search):
+                for batch in _search(deps, archive, history.job, place, descending, search):
                     place = batch.place
                     yield batch
                 if descending:
@@ -179,7 +148,7 @@ def batches(
             search = None
         if limit is not None:
             count = max(1, min(count, limit))
-        with services.scanning(job.ref, subject) if limit is None else contextlib.nullcontext():
+        with deps.scan_lock(job.ref, subject) if limit is None else contextlib.nullcontext():
             read = history.before(place, count) if descending else history.after(place, count)
         place, last = read.place, read.last
         mean = sum(len(entry.message) for entry in read.entries if isinstance(entry, Line)) / max(read.read, 1)
@@ -189,9 +158,9 @@ def batches(
             place, last = lines[-1].sequence_num, False
         # Whoever takes the batch may let go of its lines.
         del read
-        if last and _more(job, place, descending):
+        if last and _has_more(job, place, descending):
             # Entries may be missing there; all of them are when somebody has deleted the log.
-            services.job(job.ref)
+            deps.require_job(job.ref)
         if limit is not None:
             limit -= len(lines)
         yield LineBatchRead(lines, place, last)
@@ -219,48 +188,48 @@ def _is_archived(job: Job, place: int, descending: bool) -> bool:
 
 
 def _search(
-    services: Dependencies, archive: ArchiveReader, job: Job, place: int, descending: bool, search: Search
+    deps: Dependencies, archive: ArchiveReader, job: Job, place: int, descending: bool, search: Search
 ) -> Iterator[LineBatchRead]:
     """What the archive has of it, a frame at a time."""
-    turns = TimeSlice.of_search(services)
+    time_slice = deps.search_slice()
     since, until = search.period
     how = partial(
-        archive_search, descending=descending, since=since, until=until, work=services.heavy_work, pause=turns.give
+        archive_search, descending=descending, since=since, until=until, work=deps.run_heavy, pause=time_slice.check
     )
     frames = how(archive, job.ref, search.matcher, place)
     while True:
-        with services.searching(job.ref, principal().subject):
+        with deps.search_lock(job.ref, principal().subject):
             frame = next(frames, None)
         if frame is None:
             return
         yield LineBatchRead(frame.lines, frame.place, False, found=True)
-        turns.give()
+        time_slice.check()
 
 
 def line_json(line: Line, **more: object) -> bytes:
     """A line's JSON on a page: cut off, and marked so, at :data:`LINE_CHARACTERS`. Ends with the keys of ``more``."""
-    if len(line.message) > LINE_CHARACTERS:
-        line, more = line._replace(message=line.message[:LINE_CHARACTERS]), {"truncated": True, **more}
+    if len(line.message) > MAX_LINE_CHARACTERS:
+        line, more = line._replace(message=line.message[:MAX_LINE_CHARACTERS]), {"truncated": True, **more}
     return orjson.dumps({**line.to_json(), **more})
 
 
-def spell_line(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
+def encode_line(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
     """A line by itself. See :data:`Spell`."""
     json = line_json(line)
     return {line.sequence_num: json} if budget.take(json) else None
 
 
-def page(
-    services: Dependencies,
+def read_page(
+    deps: Dependencies,
     job: Job,
-    place: int,
+    position: int,
     limit: int,
     budget: PageBudget,
     *,
     descending: bool,
-    wanted: Callable[[Line], bool] | None = None,
+    predicate: Callable[[Line], bool] | None = None,
     search: Search | None = None,
-    spell: Spell = spell_line,
+    encode: LineEncoder = encode_line,
 ) -> LinesPage:
     """Up to ``limit`` lines, strictly after ``place`` in the order asked for, and what ``spell`` adds to them.
 
@@ -271,49 +240,49 @@ def page(
     lines: dict[int, bytes] = {}
     found, begun = 0, False
     # A page that goes through many lines to find a few stands back.
-    many = bool(wanted or search)
-    turns = TimeSlice.of_search(services) if many else TimeSlice(services.monotonic)
-    most, others = (None, services.stand_back) if many else (limit, yield_to_loop)
+    many = bool(predicate or search)
+    time_slice = deps.search_slice() if many else deps.time_slice()
+    most, others = (None, deps.wait_for_idle_slot) if many else (limit, yield_to_loop)
     try:
-        for batch in batches(services, job, place, descending=descending, limit=most, search=search, others=others):
+        for batch in batches(deps, job, position, descending=descending, limit=most, search=search, others=others):
             for line in batch.lines:
-                turns.give()
+                time_slice.check()
                 if begun and budget.is_used_up():
-                    return LinesPage(lines, place, True)
+                    return LinesPage(lines, position, True)
                 begun = True
                 budget.entries_left -= 1
-                there = wanted is None or wanted(line)
-                if there and (search is None or batch.found or matches(search.matcher, line, services.heavy_work)):
-                    spelt = spell(line, budget)
+                there = predicate is None or predicate(line)
+                if there and (search is None or batch.found or matches(search.matcher, line, deps.run_heavy)):
+                    spelt = encode(line, budget)
                     if spelt is None:
-                        return LinesPage(lines, place, True)
+                        return LinesPage(lines, position, True)
                     lines.update(spelt)
                     found += 1
-                place = line.sequence_num
+                position = line.sequence_num
                 if found == limit:
-                    return LinesPage(lines, place, _more(job, place, descending))
-            place = batch.place
+                    return LinesPage(lines, position, _has_more(job, position, descending))
+            position = batch.place
             if batch.last:
-                return LinesPage(lines, place, False)
+                return LinesPage(lines, position, False)
             begun = True
             if budget.is_used_up():
                 break
-    except TooExpensive:
+    except SearchTooExpensive:
         # What was found before that line comes first; the next page says it.
         if not lines:
             raise
-        return LinesPage(lines, place, True)
-    return LinesPage(lines, place, _more(job, place, descending))
+        return LinesPage(lines, position, True)
+    return LinesPage(lines, position, _has_more(job, position, descending))
 
 
-def matches(matcher: Matcher, line: Line, heavy_work: Callable[[Callable[[], bool]], bool] = in_thread) -> bool:
+def matches(matcher: Matcher, line: Line, heavy_work: Callable[[Callable[[], bool]], bool] = run_in_thread) -> bool:
     """Whether ``line`` matches. ``heavy_work`` calls what may take long, elsewhere than on the event loop.
 
-    Raises: :class:`TooExpensive`, and as ``heavy_work`` does.
+    Raises: :class:`SearchTooExpensive`, and as ``heavy_work`` does.
     """
     number, size = line.sequence_num, len(line.message)
     if not matcher.is_feasible(size):
-        raise TooExpensive(
+        raise SearchTooExpensive(
             f"line {number} has {size} characters, too many for this expression:"
             " use a simpler one or plain text, or start behind this line"
         )
@@ -322,7 +291,7 @@ def matches(matcher: Matcher, line: Line, heavy_work: Callable[[Callable[[], boo
     return matcher.matches(line.message)
 
 
-def start(query: dict[str, Any], listing: tuple[Any, ...], job: Job, *, descending: bool) -> int:
+def start_position(query: dict[str, Any], listing: tuple[Any, ...], job: Job, *, descending: bool) -> int:
     """The place a page starts after: what the cursor or the offset says, or the log's beginning in that order.
 
     Raises: :class:`InvalidCursor`.
@@ -337,18 +306,18 @@ def start(query: dict[str, Any], listing: tuple[Any, ...], job: Job, *, descendi
     return number
 
 
-def page_response(body: dict[str, Any], cursor: str | None, place: int | None = None, **query: Any) -> Response:
+def page_response(body: dict[str, Any], cursor: str | None, position: int | None = None, **query: Any) -> Response:
     """A page with the ``Link`` (RFC 8288) to the next one; ``place`` is how far into a log it has come."""
     response = Response(orjson.dumps(body), content_type="application/json")
     response.headers["Cache-Control"] = "private, no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"
-    if place is not None:
-        response.headers["Last-Event-ID"] = str(place)
+    if position is not None:
+        response.headers["Last-Event-ID"] = str(position)
     if cursor:
         wanted = {name: value for name, value in query.items() if value is not None}
         response.headers["Link"] = f'<{request.path}?{urlencode({**wanted, "cursor": cursor})}>; rel="next"'
     return response
 
 
-def _more(job: Job, place: int, descending: bool) -> bool:
+def _has_more(job: Job, place: int, descending: bool) -> bool:
     return place > job.first if descending else place < job.last

@@ -10,7 +10,7 @@ from gunicorn.http import errors
 
 from chronoverse.errors import AtCapacity
 from chronoverse.web.http.problems import RETRY_AFTER_SECONDS, TITLES
-from chronoverse.web.http.request_id import HEADER, NAME_BYTES
+from chronoverse.web.http.request_id import HEADER, ID_BYTES
 
 #: A host and its port, as RFC 3986 section 3.2.2 spells them. What addresses the service must name one.
 _HOST: Final = re.compile(r"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?", re.ASCII)
@@ -66,7 +66,7 @@ def check_host(request: Any) -> None:
         raise BadHost("no host")
 
 
-def refuse(error: BaseException, cfg: Any) -> Refusal:
+def refusal_for(error: BaseException, cfg: Any) -> Refusal:
     """The answer to a request that raised ``error`` in gunicorn, whose settings are ``cfg``. The connection ends."""
     status, words = next(
         ((status, words) for kind, status, words in _REFUSALS if isinstance(error, kind)), (500, _REFUSALS[0][2])
@@ -74,7 +74,7 @@ def refuse(error: BaseException, cfg: Any) -> Refusal:
     detail = words.format(
         line=cfg.limit_request_line, fields=cfg.limit_request_fields, field_size=cfg.limit_request_field_size
     )
-    title, name = TITLES[status], secrets.token_hex(NAME_BYTES)
+    title, name = TITLES[status], secrets.token_hex(ID_BYTES)
     document = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": name}
     body = orjson.dumps(document)
     head = (

@@ -12,6 +12,7 @@ from chronoverse.errors import (
     AppendRefused,
     ArchiveBusy,
     ArchiveDamaged,
+    ArchiveNotConfigured,
     ArchiveUnavailable,
     AtCapacity,
     ChronoverseError,
@@ -24,16 +25,15 @@ from chronoverse.errors import (
     Held,
     InvalidCursor,
     JobNotFound,
-    KeysUnavailable,
-    NoArchive,
+    LineStillOpen,
     NotALog,
+    SearchTooExpensive,
     SequenceGap,
-    ShareUsed,
-    StillLive,
+    ShareExceeded,
+    SigningKeysUnavailable,
     StoreError,
     StoreRefused,
     StoreUnavailable,
-    TooExpensive,
     TooFast,
     Unauthorized,
 )
@@ -50,25 +50,25 @@ RETRY_AFTER_SECONDS: Final = 2
 
 STATUS: Final[dict[type[ChronoverseError], int]] = {
     InvalidCursor: 400,
-    TooExpensive: 400,
+    SearchTooExpensive: 400,
     Unauthorized: 401,
     Forbidden: 403,
     JobNotFound: 404,
     NotALog: 409,
-    NoArchive: 409,
-    StillLive: 409,
+    ArchiveNotConfigured: 409,
+    LineStillOpen: 409,
     AppendRefused: 409,
     StoreError: 502,
     StoreUnavailable: 503,
     StoreRefused: 503,
-    ShareUsed: 429,
+    ShareExceeded: 429,
     TooFast: 429,
     AtCapacity: 503,
-    KeysUnavailable: 503,
+    SigningKeysUnavailable: 503,
 }
 
 #: What a 409 is about, in a word for programs.
-REASON: Final[dict[type[ChronoverseError], str]] = {
+REASONS: Final[dict[type[ChronoverseError], str]] = {
     SequenceGap: "GAP",
     Fenced: "FENCED",
     Closed: "CLOSED",
@@ -76,8 +76,8 @@ REASON: Final[dict[type[ChronoverseError], str]] = {
     Held: "HELD",
     CorruptLog: "TAINTED",
     NotALog: "NOT_A_LOG",
-    NoArchive: "NO_ARCHIVE",
-    StillLive: "STILL_LIVE",
+    ArchiveNotConfigured: "NO_ARCHIVE",
+    LineStillOpen: "STILL_LIVE",
 }
 
 #: What is said of a fault on our side, where the error's own words are for operators only.
@@ -88,7 +88,7 @@ DETAILS: Final[dict[type[ChronoverseError], str]] = {
     ArchiveUnavailable: "This part of the log is in the archive, which cannot be reached; try again.",
     ArchiveDamaged: "This part of the log cannot be read from the archive.",
     StoreRefused: "The store does not take writes now; try again.",
-    KeysUnavailable: "The keys that tokens are checked with cannot be fetched; try again.",
+    SigningKeysUnavailable: "The keys that tokens are checked with cannot be fetched; try again.",
     Draining: "This worker is going down; try again.",
 }
 
@@ -145,12 +145,12 @@ def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None
 
 def register(app: Flask) -> None:
     """Makes every refusal of ``app`` a problem document."""
-    app.register_error_handler(ChronoverseError, refuse)
+    app.register_error_handler(ChronoverseError, problem_for)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unexpected)
 
 
-def refuse(error: ChronoverseError) -> Response:
+def problem_for(error: ChronoverseError) -> Response:
     """The answer to a request that one of our own errors ended."""
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
     if status == 404:
@@ -173,7 +173,7 @@ def refuse(error: ChronoverseError) -> Response:
 
 def _members(error: ChronoverseError) -> dict[str, Any]:
     """What a runner must know of the store's refusal beside its words."""
-    members: dict[str, Any] = {"reason": REASON[type(error)]} if type(error) in REASON else {}
+    members: dict[str, Any] = {"reason": REASONS[type(error)]} if type(error) in REASONS else {}
     return {**members, "expected": error.expected} if isinstance(error, SequenceGap) else members
 
 

@@ -108,17 +108,17 @@ class Lines(fields.List[Mapping[str, Any]]):
             return "stream must be stdout or stderr"
         if type(line.get("partial", False)) is not bool:
             return "partial must be true or false"
-        if 4 * len(message) > self._max_line_bytes and _bytes(message) > self._max_line_bytes:
+        if 4 * len(message) > self._max_line_bytes and _original_bytes(message) > self._max_line_bytes:
             return f"message must have at most {self._max_line_bytes} bytes: send a longer line in partial pieces"
         return None
 
 
-def _bytes(message: str) -> int:
+def _original_bytes(message: str) -> int:
     """The message's bytes before what is not UTF-8 in them was replaced: that is how a runner cuts lines."""
     return len(message.encode()) - _REPLACED * message.count("\ufffd")
 
 
-def lines(first: int, items: list[dict[str, Any]]) -> Iterator[Line]:
+def numbered_lines(first: int, items: list[dict[str, Any]]) -> Iterator[Line]:
     """The lines of a :class:`LinesBody`, numbered from ``first``."""
     for number, item in zip(count(first), items, strict=False):
         yield Line(number, item["timestamp"], item["message"], item["stream"], item.get("partial", False))
@@ -144,7 +144,7 @@ class LinesBody(Schema):
     lines = fields.List(fields.Nested(NewLineSchema), required=True, validate=validate.Length(max=MAX_LINES))
 
     @classmethod
-    def of(cls, max_line_bytes: int) -> Schema:
+    def limited_to(cls, max_line_bytes: int) -> Schema:
         """The schema for lines of at most so many bytes."""
         name = "LinesBody"
         return cls.from_dict({"lines": Lines(max_line_bytes, required=True)}, name=name)()

@@ -10,7 +10,7 @@ HEADER: Final = "X-Request-ID"
 #: A client's own name for its request, as long as it is harmless in a log and a header.
 _NAME: Final = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}", re.ASCII)
 #: Bytes of randomness in a name that we make.
-NAME_BYTES: Final = 8
+ID_BYTES: Final = 8
 
 
 def register(app: Flask) -> None:
@@ -25,13 +25,13 @@ def request_id() -> str | None:
     return name
 
 
-def name_for(given: str) -> str:
+def accept_or_create(given: str) -> str:
     """The name of a request whose client calls it ``given``, empty when it does not."""
-    return given if _NAME.fullmatch(given) else secrets.token_hex(NAME_BYTES)
+    return given if _NAME.fullmatch(given) else secrets.token_hex(ID_BYTES)
 
 
 def _name() -> None:
-    g.request_id = name_for(request.headers.get(HEADER, ""))
+    g.request_id = accept_or_create(request.headers.get(HEADER, ""))
 
 
 def _echo(response: Response) -> Response:

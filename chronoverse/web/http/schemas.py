@@ -14,10 +14,10 @@ from chronoverse.joblog.matcher import MAX_QUERY, Matcher
 from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, Status, parse_number
 
 #: Lines or jobs on one page: at most, and unless the client says otherwise.
-PAGE_LIMIT: Final = 1000
-PAGE_DEFAULT: Final = 100
+MAX_PAGE_LIMIT: Final = 1000
+DEFAULT_PAGE_LIMIT: Final = 100
 #: Seconds a viewer may wait for a job that does not exist yet.
-WAIT_SECONDS: Final = 300
+MAX_WAIT_SECONDS: Final = 300
 
 STREAMS: Final = ("stdout", "stderr")
 
@@ -34,7 +34,7 @@ class IdentifierConverter(BaseConverter):
         return value
 
 
-class Parser(FlaskParser):
+class RequestParser(FlaskParser):
     """webargs as our contract has it: 400 for anything wrong, and nothing unknown is let pass."""
 
     DEFAULT_VALIDATION_STATUS = 400
@@ -44,7 +44,7 @@ class Parser(FlaskParser):
 class Blueprint(SmorestBlueprint):
     """flask-smorest's, with our parser."""
 
-    ARGUMENTS_PARSER = Parser()
+    ARGUMENTS_PARSER = RequestParser()
 
 
 class Number(fields.Integer):
@@ -91,7 +91,7 @@ class EventsQuery(Schema):
     )
     stream = _stream()
     wait = Number(
-        most=WAIT_SECONDS,
+        most=MAX_WAIT_SECONDS,
         load_default=0,
         metadata={
             "description": "Seconds to wait for a job that does not exist yet, instead of 404. "
@@ -133,7 +133,7 @@ class EventsHeaders(Schema):
 
 
 #: One event, as its client sees it, for the OpenAPI document.
-EVENT: Final = {
+EVENT_SCHEMA: Final = {
     "type": "object",
     "properties": {
         "event": {"type": "string", "enum": ["connected", "job", "log", "gap", "redact", "end", "error"]},
@@ -149,8 +149,8 @@ class LogsQuery(Schema):
 
     limit = Number(
         1,
-        PAGE_LIMIT,
-        load_default=PAGE_DEFAULT,
+        MAX_PAGE_LIMIT,
+        load_default=DEFAULT_PAGE_LIMIT,
         metadata={
             "description": "Lines on the page, at most. A page has up to 4 MiB, and ends after a second of looking."
         },
@@ -176,7 +176,7 @@ class Query(fields.String):
         super().__init__(validate=validate.Length(1, MAX_QUERY), metadata={"description": about}, **kwargs)
 
 
-def compiles(data: Mapping[str, Any]) -> None:
+def check_regex(data: Mapping[str, Any]) -> None:
     """Raises ValidationError for a ``q`` that is no regular expression and ought to be one."""
     if data.get("regex") and "q" in data:
         try:
@@ -185,7 +185,7 @@ def compiles(data: Mapping[str, Any]) -> None:
             raise ValidationError(str(error), "q") from error
 
 
-class Searching(Schema):
+class SearchFields(Schema):
     """A query with its kind."""
 
     q = Query()
@@ -198,10 +198,10 @@ class Searching(Schema):
 
     @validates_schema
     def _compiles(self, data: dict[str, Any], **kwargs: Any) -> None:
-        compiles(data)
+        check_regex(data)
 
 
-class RawQuery(Searching):
+class RawQuery(SearchFields):
     """What ``/logs/raw`` may be asked."""
 
     format = fields.String(load_default="txt", validate=validate.OneOf(("txt", "json", "jsonl")))
@@ -213,7 +213,7 @@ class JobsQuery(Schema):
 
     status = fields.String(validate=validate.OneOf([status.value for status in Status]))
     cursor = fields.String(validate=validate.Length(1, 512), metadata={"description": "From the page before."})
-    limit = Number(1, PAGE_LIMIT, load_default=PAGE_DEFAULT, metadata={"description": "Jobs on the page."})
+    limit = Number(1, MAX_PAGE_LIMIT, load_default=DEFAULT_PAGE_LIMIT, metadata={"description": "Jobs on the page."})
 
 
 class LineSchema(Schema):

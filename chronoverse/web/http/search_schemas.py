@@ -6,14 +6,14 @@ from typing import Any, Final
 from marshmallow import ValidationError, fields, validate
 
 from chronoverse.joblog.time_range import read_time
-from chronoverse.web.http.schemas import LineSchema, LogsQuery, LogsSchema, Number, Query, Searching
+from chronoverse.web.http.schemas import LineSchema, LogsQuery, LogsSchema, Number, Query, SearchFields
 
 #: Lines of context on each side of a line that was found, and of a whole page with context: about two of the largest.
-CONTEXT_LINES: Final = 50
-CONTEXT_PAGE: Final = 2000
+MAX_CONTEXT_LINES: Final = 50
+MAX_CONTEXT_PAGE_LINES: Final = 2000
 
 
-class Time(fields.String):
+class Timestamp(fields.String):
     """A moment, which is handed on as we spell times."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
@@ -23,14 +23,14 @@ class Time(fields.String):
         return time
 
 
-def _time(which: str) -> Time:
+def _time(which: str) -> Timestamp:
     about = f"Only lines {which} this time: ISO 8601, in UTC where no zone is given. Lines without one do not count."
-    return Time(metadata={"description": about})
+    return Timestamp(metadata={"description": about})
 
 
 def _context(side: str) -> Number:
     return Number(
-        most=CONTEXT_LINES,
+        most=MAX_CONTEXT_LINES,
         load_default=0,
         metadata={
             "description": f"Also the lines that come up to so many numbers {side} each found one, marked by `context`."
@@ -39,7 +39,7 @@ def _context(side: str) -> Number:
     )
 
 
-class SearchQuery(LogsQuery, Searching):
+class SearchQuery(LogsQuery, SearchFields):
     """What ``/logs/search`` may be asked."""
 
     q = Query(required=True)

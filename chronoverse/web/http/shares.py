@@ -5,7 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 
-from chronoverse.errors import AtCapacity, ShareUsed
+from chronoverse.errors import AtCapacity, ShareExceeded
 
 
 class Shares:
@@ -42,7 +42,7 @@ class Shares:
 
         Raises:
             AtCapacity: when other subjects hold so much that ``amount`` does not fit.
-            ShareUsed: when ``subject`` itself holds too much of it.
+            ShareExceeded: when ``subject`` itself holds too much of it.
         """
         with self._lock:
             self._check(subject, amount)
@@ -59,7 +59,7 @@ class Shares:
         if amount and mine + amount > free - amount:
             if mine == 0:
                 raise AtCapacity(f"others use all that this worker has for {self._what}")
-            raise ShareUsed(f"this token uses all that it may have at a time for {self._what}")
+            raise ShareExceeded(f"this token uses all that it may have at a time for {self._what}")
 
     def give_back(self, subject: str, amount: int) -> None:
         """Gives back what :meth:`take` has taken, or a part of it."""

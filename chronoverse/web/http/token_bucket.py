@@ -11,9 +11,9 @@ from chronoverse.errors import TooFast
 #: Seconds' worth of bytes that may come at once after as long a silence: a build prints in bursts.
 BURST_SECONDS: Final = 10.0
 #: Bytes that a line counts beside its message: its time, stream and number, about as the store keeps them.
-LINE_BYTES: Final = 48
+LINE_OVERHEAD_BYTES: Final = 48
 #: Subjects remembered before those are forgotten whose buckets are full, like those of anybody new.
-SUBJECTS: Final = 1_000
+MAX_SUBJECTS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,13 @@ class TokenBucket:
     """Bytes that may be published at the monotonic time ``at``, in seconds. Below zero they are a debt."""
 
     level: float
-    at: float
+    updated_at: float
 
-    def filled(self, rate: int, now: float) -> "TokenBucket":
+    def filled_until(self, rate: int, now: float) -> "TokenBucket":
         """As it is at ``now`` when ``rate`` bytes come in each second, up to those of :data:`BURST_SECONDS`."""
-        return TokenBucket(min(self.level + rate * (now - self.at), rate * BURST_SECONDS), now)
+        return TokenBucket(min(self.level + rate * (now - self.updated_at), rate * BURST_SECONDS), now)
 
-    def wait(self, rate: int) -> int:
+    def seconds_to_wait(self, rate: int) -> int:
         """Whole seconds until something may be published again; 0 when it may be now."""
         return 0 if self.level > 0 else math.floor(-self.level / rate) + 1
 
@@ -53,23 +53,23 @@ class TokenBuckets:
 
     def check(self, subject: str) -> None:
         """Raises :class:`TooFast` when ``subject`` must wait."""
-        if self._rate and (seconds := self._bucket(subject, self._rate).wait(self._rate)):
+        if self._rate and (seconds := self._bucket(subject, self._rate).seconds_to_wait(self._rate)):
             raise TooFast(f"this token may publish {self._rate} bytes a second", seconds)
 
     def spend(self, subject: str, messages: Iterable[str]) -> None:
         """Lines with these ``messages`` were taken."""
         if self._rate:
-            size = sum(len(message.encode()) + LINE_BYTES for message in messages)
+            size = sum(len(message.encode()) + LINE_OVERHEAD_BYTES for message in messages)
             bucket = self._bucket(subject, self._rate)
-            self._buckets[subject] = TokenBucket(bucket.level - size, bucket.at)
-            if len(self._buckets) > SUBJECTS:
-                self._forget(self._rate)
+            self._buckets[subject] = TokenBucket(bucket.level - size, bucket.updated_at)
+            if len(self._buckets) > MAX_SUBJECTS:
+                self._forget_full_buckets(self._rate)
 
     def _bucket(self, subject: str, rate: int) -> TokenBucket:
-        return self._buckets.get(subject, _NEW).filled(rate, self._clock())
+        return self._buckets.get(subject, _NEW).filled_until(rate, self._clock())
 
-    def _forget(self, rate: int) -> None:
+    def _forget_full_buckets(self, rate: int) -> None:
         now, full = self._clock(), rate * BURST_SECONDS
         self._buckets = {
-            subject: bucket for subject, bucket in self._buckets.items() if bucket.filled(rate, now).level < full
+            subject: bucket for subject, bucket in self._buckets.items() if bucket.filled_until(rate, now).level < full
         }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 #: In a request's environ: its :class:`RequestSpan`.
-SPAN: Final = "chronoverse.span"
+SPAN_KEY: Final = "chronoverse.span"
 #: Seconds that a worker which goes waits for its last spans to be taken. A collector that is away must not hold it up.
 FLUSH_SECONDS: Final = 2.0
 #: Spans sent in one go, encoded in 2 ms. The SDK's own 512 would keep live lines for 15.
@@ -36,19 +36,21 @@ _PARAMETER: Final = re.compile(r"<(?:\w+:)?(\w+)>", re.ASCII)
 class RequestSpan:
     """One request's span. A stream's is ended by :meth:`ended`, any other when its answer has been sent."""
 
-    __slots__ = ("_clean", "_method", "_span", "is_stream")
+    __slots__ = ("_method", "_redact", "_span", "is_stream")
 
     def __init__(self, span: "Span", method: str, clean: Callable[[str], str]) -> None:
         self._span = span
         self._method = method
-        self._clean = clean
+        self._redact = clean
         self.is_stream = False
 
-    def answered(self, status: int, name: str | None, route: str | None, workflow: str | None, job: str | None) -> None:
+    def set_response(
+        self, status: int, name: str | None, route: str | None, workflow: str | None, job: str | None
+    ) -> None:
         """What is known once there is an answer; ``name`` is the request's."""
         self._span.set_attribute("http.response.status_code", status)
         told = {"request_id": name, "workflow": workflow, "job": job}
-        self._span.set_attributes({f"chronoverse.{key}": self._clean(text) for key, text in told.items() if text})
+        self._span.set_attributes({f"chronoverse.{key}": self._redact(text) for key, text in told.items() if text})
         if route:
             self._span.set_attribute("http.route", route)
             self._span.update_name(f"{self._method} {route}")
@@ -57,13 +59,13 @@ class RequestSpan:
 
             self._span.set_status(StatusCode.ERROR)
 
-    def opened(self, name: str, workflow: str, job: str, after: int) -> None:
+    def stream_opened(self, name: str, workflow: str, job: str, after: int) -> None:
         """It is a stream, which begins behind ``after``."""
         self.is_stream = True
-        self.answered(200, name, _EVENTS, workflow, job)
+        self.set_response(200, name, _EVENTS, workflow, job)
         self._span.set_attribute("chronoverse.after", after)
 
-    def ended(self, why: str, at: int) -> None:
+    def stream_ended(self, why: str, at: int) -> None:
         """The stream has ended, ``at`` its last number."""
         self._span.set_attributes({"chronoverse.why": why, "chronoverse.at": at})
         self._span.end()
@@ -76,7 +78,7 @@ class RequestSpan:
 class Traces:
     """A worker's spans: to be made behind the fork, since they are sent by a thread. ``clean`` takes tokens out."""
 
-    def __init__(self, clean: Callable[[str], str]) -> None:
+    def __init__(self, redact: Callable[[str], str]) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import SERVICE_NAME, Resource
         from opentelemetry.sdk.trace import TracerProvider
@@ -92,7 +94,7 @@ class Traces:
         self._tracer = self._provider.get_tracer("chronoverse")
         self._kind = SpanKind.SERVER
         self._propagator = TraceContextTextMapPropagator()
-        self._clean = clean
+        self._clean = redact
 
     def register(self, app: Flask) -> None:
         """Has every request of ``app`` traced, those too that are answered in front of it."""
@@ -100,7 +102,7 @@ class Traces:
         inner = app.wsgi_app
 
         def traced(environ: dict[str, Any], start_response: Any) -> Any:
-            environ[SPAN] = span = self._begin(environ)
+            environ[SPAN_KEY] = span = self._begin(environ)
             try:
                 answer = inner(environ, start_response)
             except BaseException:
@@ -128,8 +130,8 @@ class Traces:
 
 
 def _describe(response: Response) -> Response:
-    span: RequestSpan = request.environ[SPAN]
+    span: RequestSpan = request.environ[SPAN_KEY]
     route = _PARAMETER.sub(r"{\1}", request.url_rule.rule) if request.url_rule else None
     ids = request.view_args or {}
-    span.answered(response.status_code, request_id(), route, ids.get("workflow_id"), ids.get("job_id"))
+    span.set_response(response.status_code, request_id(), route, ids.get("workflow_id"), ids.get("job_id"))
     return response

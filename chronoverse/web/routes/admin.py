@@ -10,7 +10,7 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
 from chronoverse.archive.retention import delete_job, left_of
 from chronoverse.auth.tokens import ADMIN
-from chronoverse.errors import JobNotFound, NoArchive
+from chronoverse.errors import ArchiveNotConfigured, JobNotFound
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.values import MAX_NUMBER, JobRef, Line, iso_timestamp
 from chronoverse.web.http import pages
@@ -19,7 +19,7 @@ from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.publish_schemas import WholeNumber
 from chronoverse.web.http.request_id import request_id
-from chronoverse.web.http.schemas import Blueprint, ProblemSchema, Query, compiles
+from chronoverse.web.http.schemas import Blueprint, ProblemSchema, Query, check_regex
 
 #: Characters of a reason.
 MAX_REASON: Final = 200
@@ -49,7 +49,7 @@ class RedactBody(Schema):
             raise ValidationError("give q, or from and to", "q")
         if data.get("from_", 1) > data.get("to", MAX_NUMBER):
             raise ValidationError("is before from", "to")
-        compiles(data)
+        check_regex(data)
 
 
 class RedactedSchema(Schema):
@@ -94,10 +94,10 @@ class RedactionsSchema(Schema):
     redactions = fields.List(fields.Nested(RedactionSchema), required=True)
 
 
-def blueprint(services: Dependencies) -> Blueprint:
+def blueprint(deps: Dependencies) -> Blueprint:
     """The routes of administrators."""
     routes = Blueprint("admin", __name__, description="For administrators.")
-    services.guard(routes, scope=ADMIN)
+    deps.guard(routes, scope=ADMIN)
     redact_body = RedactBody()
 
     @routes.route(f"{_JOB}/logs/redact", methods=["POST"])
@@ -112,8 +112,8 @@ def blueprint(services: Dependencies) -> Blueprint:
     def redact(workflow_id: str, job_id: str) -> Response:
         """Replace what lines say by `[redacted]`, in the archive and in the store; numbers, times and streams stay."""
         ref = JobRef(workflow_id, job_id)
-        with services.bodies.json(request, principal().subject, redact_body) as body:
-            done = _redact(services, ref, body)
+        with deps.body_reader.read_json(request, principal().subject, redact_body) as body:
+            done = _redact(deps, ref, body)
         following = None if done.whole else done.reached + 1
         answer = {"redacted": done.lines, "through": done.reached, "next": following, "pending": done.pending}
         return pages.page_response({"workflow_id": workflow_id, "id": job_id, **answer}, None)
@@ -125,8 +125,8 @@ def blueprint(services: Dependencies) -> Blueprint:
     def redactions(workflow_id: str, job_id: str) -> Response:
         """Who had what redacted."""
         ref = JobRef(workflow_id, job_id)
-        services.job(ref)
-        found = services.store.redaction_log.audit(ref)
+        deps.require_job(ref)
+        found = deps.store.redaction_log.audit(ref)
         return pages.page_response({"workflow_id": workflow_id, "id": job_id, "redactions": found}, None)
 
     @routes.route(_JOB, methods=["DELETE"])
@@ -140,40 +140,40 @@ def blueprint(services: Dependencies) -> Blueprint:
         A deletion that broke off is finished by another.
         """
         ref = JobRef(workflow_id, job_id)
-        if services.store.get_job(ref) is None and not left_of(services.store, services.objects, ref):
+        if deps.store.get_job(ref) is None and not left_of(deps.store, deps.object_store, ref):
             raise JobNotFound("no such job")
-        tombstone_ms = services.store.retention_ms(workflow_id)
-        delete_job(services.store, services.objects, ref, tombstone_ms=tombstone_ms)
-        services.forget(ref)
+        tombstone_ms = deps.store.retention_ms(workflow_id)
+        delete_job(deps.store, deps.object_store, ref, tombstone_ms=tombstone_ms)
+        deps.invalidate(ref)
         log.info("job deleted", extra={"fields": {"job": str(ref), "sub": principal().subject}})
         return Response(status=204)
 
     return routes
 
 
-def _redact(services: Dependencies, ref: JobRef, body: Mapping[str, Any]) -> RedactionResult:
-    services.job(ref)
-    if services.objects is None:
-        raise NoArchive("lines are redacted on their way to the archive, and there is none")
+def _redact(deps: Dependencies, ref: JobRef, body: Mapping[str, Any]) -> RedactionResult:
+    deps.require_job(ref)
+    if deps.object_store is None:
+        raise ArchiveNotConfigured("lines are redacted on their way to the archive, and there is none")
     asking, reason = principal().subject, body.get("reason")
-    at = iso_timestamp(services.wall_clock())
+    at = iso_timestamp(deps.wall_clock())
     audit = {"at": at, "subject": asking, "request_id": request_id(), "reason": reason}
     first, last = body.get("from_", 1), body.get("to", MAX_NUMBER)
-    wish = RedactionRequest(first, last, _wanted(services, body), audit, exact="q" not in body)
-    done = Redaction(services.store, services.objects, ref, wish, pause=yield_to_loop).run()
-    services.forget(ref)
+    wish = RedactionRequest(first, last, _line_predicate(deps, body), audit, exact="q" not in body)
+    done = Redaction(deps.store, deps.object_store, ref, wish, pause=yield_to_loop).run()
+    deps.invalidate(ref)
     said = {"job": str(ref), "sub": asking, "from": first, "to": done.reached, "lines": done.lines}
     log.info("redacted", extra={"fields": {**said, "reason": reason or "", "pending": done.pending}})
     return done
 
 
-def _wanted(services: Dependencies, body: Mapping[str, Any]) -> Callable[[Line], bool]:
+def _line_predicate(deps: Dependencies, body: Mapping[str, Any]) -> Callable[[Line], bool]:
     if "q" not in body:
         return lambda line: True
-    matcher, turns = Matcher(body["q"], regex=body["regex"]), pages.TimeSlice(services.monotonic)
+    matcher, time_slice = Matcher(body["q"], regex=body["regex"]), deps.time_slice()
 
     def wanted(line: Line) -> bool:
-        turns.give()
+        time_slice.check()
         return pages.matches(matcher, line)
 
     return wanted

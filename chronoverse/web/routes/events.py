@@ -13,13 +13,13 @@ from chronoverse.errors import AtCapacity, JobNotFound
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
-from chronoverse.web.http.pages import TimeSlice, batches, page_budget
-from chronoverse.web.http.schemas import EVENT, Blueprint, EventsHeaders, EventsQuery, ProblemSchema
+from chronoverse.web.http.pages import batches, page_budget
+from chronoverse.web.http.schemas import EVENT_SCHEMA, Blueprint, EventsHeaders, EventsQuery, ProblemSchema
 from chronoverse.web.streaming.connection import half_close, on_hangup, tune
 from chronoverse.web.streaming.opening import ACCEPT_SLOT, CONTENT_TYPE, detach, headers, open_viewer, viewer_request
 
 
-def blueprint(services: Dependencies) -> Blueprint:
+def blueprint(deps: Dependencies) -> Blueprint:
     """The events route."""
     routes = Blueprint("events", __name__, description="A job's log, live and from any offset.")
 
@@ -31,16 +31,18 @@ def blueprint(services: Dependencies) -> Blueprint:
         if isinstance(turn, AtCapacity):
             raise turn
         if turn is None:
-            with services.arrivals:
+            with deps.accept_lock:
                 pass
 
-    services.guard(routes)
+    deps.guard(routes)
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/events")
     @routes.doc(operationId="streamJobLog")
     @routes.arguments(EventsQuery(), location="query", as_kwargs=True)
     @routes.arguments(EventsHeaders(), location="headers", as_kwargs=True)
-    @routes.response(200, EVENT, content_type="text/event-stream", description="Server-Sent Events, each like this.")
+    @routes.response(
+        200, EVENT_SCHEMA, content_type="text/event-stream", description="Server-Sent Events, each like this."
+    )
     @routes.alt_response(204, description="`Last-Event-ID` is at or past the end: there is nothing more, ever.")
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     @routes.alt_response(
@@ -51,27 +53,27 @@ def blueprint(services: Dependencies) -> Blueprint:
     )
     def events(workflow_id: str, job_id: str, wait: int, last_event_id: int | None = None, **query: Any) -> Response:
         """Stream a job's log as Server-Sent Events."""
-        ref, asking = JobRef(workflow_id, job_id), stream_ticket(services)
+        ref, asking = JobRef(workflow_id, job_id), stream_ticket(deps)
         if request.method != "HEAD":
-            services.streams.check(asking)
-        job = services.tail.known(ref) or services.ended.get_job(ref)
-        if job is None and (not wait or services.store.is_deleted(ref)):
+            deps.admission.check(asking)
+        job = deps.tail.known(ref) or deps.ended_jobs.get_job(ref)
+        if job is None and (not wait or deps.store.is_deleted(ref)):
             raise JobNotFound("no such job")
         if last_event_id is not None and job and job.end and last_event_id >= job.end.sequence_num:
             return Response(status=204)
         stream, after = query.get("stream"), last_event_id
         if after is None:
-            after = start(services, job, query.get("offset"), query.get("tail"), stream)
+            after = start_offset(deps, job, query.get("offset"), query.get("tail"), stream)
         if request.method == "HEAD":
             return Response(iter(()), headers=headers(after), content_type=CONTENT_TYPE)
-        asked = viewer_request(services, ref, job, after, stream, wait, principal().expires_at)
-        return EventStream(services, after, *open_viewer(services, asking, asked))
+        asked = viewer_request(deps, ref, job, after, stream, wait, principal().expires_at)
+        return EventStream(deps, after, *open_viewer(deps, asking, asked))
 
     return routes
 
 
-def start(
-    services: Dependencies, job: Job | None, offset: int | str | None, tail: int | None, stream: str | None
+def start_offset(
+    deps: Dependencies, job: Job | None, offset: int | str | None, tail: int | None, stream: str | None
 ) -> int:
     """The number to start after."""
     if isinstance(offset, int):
@@ -84,20 +86,20 @@ def start(
         return 0
     if stream is None:
         return max(job.last - tail, min(job.first - 1, job.last))
-    return _start_of_stream_tail(services, job, tail, stream)
+    return _start_of_stream_tail(deps, job, tail, stream)
 
 
-def _start_of_stream_tail(services: Dependencies, job: Job, tail: int, stream: str) -> int:
+def _start_of_stream_tail(deps: Dependencies, job: Job, tail: int, stream: str) -> int:
     """The number before the last ``tail`` lines of one ``stream``, or of those that are found within a page's budget.
 
     Raises: as :func:`chronoverse.web.http.pages.batches` does.
     """
     start = job.last
-    turns = TimeSlice.of_search(services)
-    with page_budget(services, job.ref, 1) as budget:
-        for batch in batches(services, job, job.last + 1, descending=True, others=services.stand_back):
+    time_slice = deps.search_slice()
+    with page_budget(deps, job.ref, 1) as budget:
+        for batch in batches(deps, job, job.last + 1, descending=True, others=deps.wait_for_idle_slot):
             for line in batch.lines:
-                turns.give()
+                time_slice.check()
                 budget.entries_left -= 1
                 if line.stream == stream:
                     start, tail = line.sequence_num - 1, tail - 1
@@ -109,23 +111,23 @@ def _start_of_stream_tail(services: Dependencies, job: Job, tail: int, stream: s
 class EventStream(Response):
     """A viewer's response. It is here that one of two ways is chosen: an outlet, or chunks that the server asks for."""
 
-    def __init__(self, services: Dependencies, after: int, viewer: Viewer, ended: Callable[[], None]) -> None:
+    def __init__(self, deps: Dependencies, after: int, viewer: Viewer, ended: Callable[[], None]) -> None:
         super().__init__(iter(()), headers=headers(after), content_type=CONTENT_TYPE)
-        self._services = services
+        self._deps = deps
         self._viewer = viewer
         self._ended = ended
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         sock = tune(environ)
-        if self._services.outlets.fit(environ):
+        if self._deps.stream_writers.fit(environ):
             fields = self.get_wsgi_headers(environ).to_wsgi_list()
-            return detach(self._services, self._viewer, self._ended, sock, fields)
+            return detach(self._deps, self._viewer, self._ended, sock, fields)
         undo = on_hangup(sock, self._viewer.disconnect) if sock else None
 
         def closed() -> None:
             if undo:
                 undo()
-            if sock and self._services.streams.draining:
+            if sock and self._deps.admission.draining:
                 # Or gunicorn would wait for the client's next request before it lets the worker go.
                 half_close(sock)
             self._ended()

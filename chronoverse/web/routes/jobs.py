@@ -14,16 +14,16 @@ from chronoverse.web.http.schemas import Blueprint, JobSchema, JobsQuery, JobsSc
 
 #: Jobs that are looked at in one turn. That takes some 1 ms of the store's time and of the worker's, and everybody
 #: else waits for it.
-LOOK_JOBS: Final = 10
+BATCH_JOBS: Final = 10
 #: Seconds after which a listing ends with the jobs that it has found, and a cursor to go on from. It has at least one
 #: turn.
-SCAN_SECONDS: Final = 0.5
+LISTING_SECONDS: Final = 0.5
 
 
-def blueprint(services: Dependencies) -> Blueprint:
+def blueprint(deps: Dependencies) -> Blueprint:
     """The job routes."""
     routes = Blueprint("jobs", __name__, description="Jobs.")
-    services.guard(routes)
+    deps.guard(routes)
 
     @routes.route("/workflows/<id:workflow_id>/jobs")
     @routes.doc(operationId="listJobs")
@@ -37,10 +37,10 @@ def blueprint(services: Dependencies) -> Blueprint:
         place: tuple[float, str] | None = None
         if "cursor" in query:
             created, job_id = decode_cursor(query["cursor"], listing, [str, str])
-            place = (_score(created), job_id)
+            place = (_parse_score(created), job_id)
         # Any job of the workflow: they are all on one server.
-        with services.paging(JobRef(workflow_id, ""), principal().subject):
-            found, next_place = _page(services, workflow_id, place, limit, status)
+        with deps.page_lock(JobRef(workflow_id, ""), principal().subject):
+            found, next_place = _read_listing(deps, workflow_id, place, limit, status)
         cursor = encode_cursor(listing, (repr(next_place[0]), next_place[1])) if next_place else None
         body = {"workflow_id": workflow_id, "jobs": [job.to_json() for job in found], "cursor": cursor}
         return page_response(body, cursor, limit=limit, status=status)
@@ -51,7 +51,7 @@ def blueprint(services: Dependencies) -> Blueprint:
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def job(workflow_id: str, job_id: str) -> Response:
         """One job."""
-        return page_response(services.job(JobRef(workflow_id, job_id)).to_json(), None)
+        return page_response(deps.require_job(JobRef(workflow_id, job_id)).to_json(), None)
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>", methods=["PUT"])
     @routes.doc(operationId="registerJob")
@@ -66,15 +66,15 @@ def blueprint(services: Dependencies) -> Blueprint:
     def register(workflow_id: str, job_id: str) -> Response:
         """Register a job, so that viewers can attach before it starts."""
         ref = JobRef(workflow_id, job_id)
-        new = services.store.register(ref)
-        response = page_response(services.job(ref).to_json(), None)
+        new = deps.store.register(ref)
+        response = page_response(deps.require_job(ref).to_json(), None)
         response.status_code = 201 if new else 200
         return response
 
     return routes
 
 
-def _score(text: str) -> float:
+def _parse_score(text: str) -> float:
     """A creation time out of a cursor; a foreign runner may have written any that Redis takes."""
     try:
         score = float(text)
@@ -85,15 +85,15 @@ def _score(text: str) -> float:
     return score
 
 
-def _page(
-    services: Dependencies, workflow_id: str, place: tuple[float, str] | None, limit: int, status: str | None
+def _read_listing(
+    deps: Dependencies, workflow_id: str, place: tuple[float, str] | None, limit: int, status: str | None
 ) -> tuple[list[Job], tuple[float, str] | None]:
     """Up to ``limit`` jobs of that ``status``, and the place to go on from (None when there are no more)."""
-    store, subject, until = services.store, principal().subject, services.monotonic() + SCAN_SECONDS
+    store, subject, until = deps.store, principal().subject, deps.monotonic() + LISTING_SECONDS
     found: list[Job] = []
     while True:
-        count = min(LOOK_JOBS, limit - len(found)) if status is None else LOOK_JOBS
-        with services.scanning(JobRef(workflow_id, ""), subject):
+        count = min(BATCH_JOBS, limit - len(found)) if status is None else BATCH_JOBS
+        with deps.scan_lock(JobRef(workflow_id, ""), subject):
             listed = store.listing.page(workflow_id, place, count)
             looked = store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in listed])
             gone = [job_id for (_, job_id), job in zip(listed, looked, strict=True) if job is None]
@@ -109,6 +109,6 @@ def _page(
                     return found, place
         if len(listed) < count:
             return found, None
-        if services.monotonic() > until:
+        if deps.monotonic() > until:
             return found, place
-        services.stand_back()
+        deps.wait_for_idle_slot()

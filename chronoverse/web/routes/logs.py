@@ -11,10 +11,10 @@ from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.schemas import Blueprint, LogsQuery, LogsSchema, ProblemSchema
 
 
-def blueprint(services: Dependencies) -> Blueprint:
+def blueprint(deps: Dependencies) -> Blueprint:
     """The history route."""
     routes = Blueprint("logs", __name__, description="History.")
-    services.guard(routes)
+    deps.guard(routes)
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/logs")
     @routes.doc(operationId="pageJobLog")
@@ -25,15 +25,15 @@ def blueprint(services: Dependencies) -> Blueprint:
         """One page of a job's log."""
         ref, stream = JobRef(workflow_id, job_id), query.get("stream")
         listing = ("logs", workflow_id, job_id, order, stream)
-        job = services.job(ref)
+        job = deps.require_job(ref)
         descending = order == "desc"
-        place = pages.start(query, listing, job, descending=descending)
+        place = pages.start_position(query, listing, job, descending=descending)
         wanted = (lambda line: line.stream == stream) if stream else None
-        with pages.page_budget(services, ref, limit) as budget:
-            found = pages.page(services, job, place, limit, budget, descending=descending, wanted=wanted)
-            cursor = encode_cursor(listing, [found.place]) if found.more else None
+        with pages.page_budget(deps, ref, limit) as budget:
+            found = pages.read_page(deps, job, place, limit, budget, descending=descending, predicate=wanted)
+            cursor = encode_cursor(listing, [found.position]) if found.has_more else None
             lines = found.to_json(descending=descending)
             body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
-            return pages.page_response(body, cursor, found.place, limit=limit, order=order, stream=stream)
+            return pages.page_response(body, cursor, found.position, limit=limit, order=order, stream=stream)
 
     return routes

@@ -8,11 +8,11 @@ from flask import Response, jsonify
 from chronoverse import metrics
 from chronoverse.errors import Draining
 from chronoverse.web.http.dependencies import Dependencies
-from chronoverse.web.http.openapi import Document
+from chronoverse.web.http.openapi import OpenApiDocument
 from chronoverse.web.http.schemas import Blueprint, ProblemSchema, StatusSchema
 
 
-def blueprint(services: Dependencies, document: Document) -> Blueprint:
+def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
     """The operators' routes. None of them needs a token, and none tells of a job."""
     routes = Blueprint("ops", __name__, description="For operators.")
 
@@ -34,9 +34,9 @@ def blueprint(services: Dependencies, document: Document) -> Blueprint:
     @routes.alt_response(503, schema=ProblemSchema, content_type="application/problem+json")
     def readyz() -> Response:
         """Can it serve."""
-        if services.streams.draining:
+        if deps.admission.draining:
             raise Draining("this worker is going down")
-        services.store.ping()
+        deps.store.ping()
         return jsonify(status="ready")
 
     @routes.route("/metrics")
@@ -44,7 +44,7 @@ def blueprint(services: Dependencies, document: Document) -> Blueprint:
     @routes.response(200, {"type": "string"}, content_type="text/plain", description="Prometheus's text format.")
     def exposition() -> Response:
         """What it does."""
-        services.tail.tell()
+        deps.tail.tell()
         return Response(metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     @routes.route("/openapi.json")

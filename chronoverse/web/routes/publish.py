@@ -17,8 +17,8 @@ from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.runner import readback
 from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
-from chronoverse.web.http.pages import TimeSlice, batches, page_response
-from chronoverse.web.http.problems import REASON
+from chronoverse.web.http.pages import batches, page_response
+from chronoverse.web.http.problems import REASONS
 from chronoverse.web.http.publish_schemas import (
     AttemptBody,
     AttemptSchema,
@@ -28,7 +28,7 @@ from chronoverse.web.http.publish_schemas import (
     LinesBody,
     LostBody,
     NextSchema,
-    lines,
+    numbered_lines,
 )
 from chronoverse.web.http.schemas import Blueprint, ProblemSchema
 
@@ -36,15 +36,15 @@ _JOB: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
 _PROBLEM: Final = {"schema": ProblemSchema, "content_type": "application/problem+json"}
 
 
-def blueprint(services: Dependencies) -> Blueprint:
+def blueprint(deps: Dependencies) -> Blueprint:
     """The publishing routes."""
     routes = Blueprint("publish", __name__, description="For runners.")
-    services.guard(routes)
+    deps.guard(routes)
     attempt_body, lost_body, compare_body, end_body = AttemptBody(), LostBody(), CompareBody(), EndBody()
-    lines_body = LinesBody.of(services.settings.max_line_bytes)
+    lines_body = LinesBody.limited_to(deps.settings.max_line_bytes)
 
     @routes.route(f"{_JOB}/attempts", methods=["POST"])
-    @routes.doc(requestBody=_document(AttemptBody))
+    @routes.doc(requestBody=_request_body(AttemptBody))
     @routes.response(200, AttemptSchema, description="The lease is this runner's.")
     @routes.alt_response(
         409, **_PROBLEM, description="`reason` is HELD, CLOSED, DELETED, TAINTED, NOT_A_LOG or, with `first`, GAP."
@@ -52,12 +52,12 @@ def blueprint(services: Dependencies) -> Blueprint:
     @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
     def attempts(workflow_id: str, job_id: str) -> Response:
         """Open a new attempt at a job."""
-        with services.bodies.json(request, principal().subject, attempt_body) as body, _counted("open"):
-            opened = services.store.open(JobRef(workflow_id, job_id), body["token"], body["first"])
+        with deps.body_reader.read_json(request, principal().subject, attempt_body) as body, _count_answer("open"):
+            opened = deps.store.open(JobRef(workflow_id, job_id), body["token"], body["first"])
         return page_response({"attempt": opened.attempt, "token": opened.token, "next": opened.next}, None)
 
     @routes.route(f"{_JOB}/logs", methods=["POST"])
-    @routes.doc(requestBody=_document(LinesBody))
+    @routes.doc(requestBody=_request_body(LinesBody))
     @routes.response(200, NextSchema, description="The log has them, whoever sent them first.")
     @routes.alt_response(
         409,
@@ -73,21 +73,21 @@ def blueprint(services: Dependencies) -> Blueprint:
     )
     def append(workflow_id: str, job_id: str) -> Response:
         """Append lines, or renew the lease."""
-        with services.bodies.json(request, principal().subject, lines_body) as body:
+        with deps.body_reader.read_json(request, principal().subject, lines_body) as body:
             attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["first"])
             if not body["lines"]:
-                with _counted("renew"):
-                    services.store.renew(attempt)
+                with _count_answer("renew"):
+                    deps.store.renew(attempt)
                 return page_response({"next": None}, None)
-            with _counted("append"):
-                services.rates.check(principal().subject)
-                following = services.store.append(attempt, list(lines(body["first"], body["lines"])))
-            services.rates.spend(principal().subject, (line["message"] for line in body["lines"]))
+            with _count_answer("append"):
+                deps.token_buckets.check(principal().subject)
+                following = deps.store.append(attempt, list(numbered_lines(body["first"], body["lines"])))
+            deps.token_buckets.spend(principal().subject, (line["message"] for line in body["lines"]))
             metrics.LINES_APPENDED.inc(len(body["lines"]))
             return page_response({"next": following}, None)
 
     @routes.route(f"{_JOB}/logs/lost", methods=["POST"])
-    @routes.doc(requestBody=_document(LostBody))
+    @routes.doc(requestBody=_request_body(LostBody))
     @routes.response(200, NextSchema, description="Readers are told of these numbers in a gap with the reason `lost`.")
     @routes.alt_response(
         409,
@@ -97,35 +97,35 @@ def blueprint(services: Dependencies) -> Blueprint:
     @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
     def lost(workflow_id: str, job_id: str) -> Response:
         """Name lines as lost, and let the log go on behind them."""
-        with services.bodies.json(request, principal().subject, lost_body) as body:
+        with deps.body_reader.read_json(request, principal().subject, lost_body) as body:
             first, last = body["first"], body["first"] + body["count"] - 1
             attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], first)
-            with _counted("lose"):
-                following = services.store.append_lost(attempt, first, last)
+            with _count_answer("lose"):
+                following = deps.store.append_lost(attempt, first, last)
         return page_response({"next": following}, None)
 
     @routes.route(f"{_JOB}/logs/compare", methods=["POST"])
-    @routes.doc(requestBody=_document(CompareBody))
+    @routes.doc(requestBody=_request_body(CompareBody))
     @routes.response(200, ComparedSchema, description="As many of the lines as were read at once were compared.")
     @routes.alt_response(404, **_PROBLEM, description="There is no such job.")
     @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
     def compare(workflow_id: str, job_id: str) -> Response:
         """Ask whether the log has lines as they are, before deleting one's own copy of them."""
-        ref, turns = JobRef(workflow_id, job_id), TimeSlice(services.monotonic)
-        with services.bodies.json(request, principal().subject, compare_body) as body:
+        ref, time_slice = JobRef(workflow_id, job_id), deps.time_slice()
+        with deps.body_reader.read_json(request, principal().subject, compare_body) as body:
             first, digests = body["first"], body["lines"]
 
             def read() -> Iterator[Line]:
-                for batch in batches(services, services.job(ref), first - 1, limit=len(digests)):
+                for batch in batches(deps, deps.require_job(ref), first - 1, limit=len(digests)):
                     for line in batch.lines:
-                        turns.give()
+                        time_slice.check()
                         yield line
 
             compared = readback.compare(read(), first, digests)
         return page_response({"next": compared.following, "differs": compared.differs}, None)
 
     @routes.route(f"{_JOB}/end", methods=["POST"])
-    @routes.doc(requestBody=_document(EndBody))
+    @routes.doc(requestBody=_request_body(EndBody))
     @routes.response(204, description="It has ended so.")
     @routes.alt_response(
         409, **_PROBLEM, description="`reason` is GAP (then `expected` is the next number), FENCED or DELETED."
@@ -133,25 +133,25 @@ def blueprint(services: Dependencies) -> Blueprint:
     @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
     def end(workflow_id: str, job_id: str) -> Response:
         """End a job."""
-        with services.bodies.json(request, principal().subject, end_body) as body:
+        with deps.body_reader.read_json(request, principal().subject, end_body) as body:
             attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["next"])
             status = Status(body["status"])
-            with _counted("finish"):
-                services.store.finish(attempt, status, body["exit_code"], body["dropped"], body["next"])
+            with _count_answer("finish"):
+                deps.store.finish(attempt, status, body["exit_code"], body["dropped"], body["next"])
         return Response(status=204)
 
     return routes
 
 
 @contextlib.contextmanager
-def _counted(operation: str) -> Iterator[None]:
+def _count_answer(operation: str) -> Iterator[None]:
     """Counts what the store answers: OK, the ``reason`` of a 409, or a word for why there was no answer."""
     answer = "ERROR"
     try:
         yield
         answer = "OK"
     except (AppendRefused, NotALog) as error:
-        answer = REASON[type(error)]
+        answer = REASONS[type(error)]
         raise
     except StoreError as error:
         words = {StoreUnavailable: "UNAVAILABLE", StoreRefused: "REFUSED", TooFast: "TOO_FAST"}
@@ -161,7 +161,7 @@ def _counted(operation: str) -> Iterator[None]:
         metrics.PUBLISH_ANSWERS.labels(operation, answer).inc()
 
 
-def _document(schema: type[Any]) -> dict[str, Any]:
+def _request_body(schema: type[Any]) -> dict[str, Any]:
     """A body for the OpenAPI document; :class:`chronoverse.web.http.bodies.Bodies` reads it, not webargs."""
     return {
         "required": True,

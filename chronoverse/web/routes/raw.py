@@ -23,7 +23,7 @@ from chronoverse.web.streaming.connection import DOWNLOAD, tune
 GZIP_LEVEL: Final = 1
 
 #: Bytes that are handed to the server at a time.
-PIECE_BYTES: Final = 2**16
+WRITE_BYTES: Final = 2**16
 
 _CONTENT_TYPES: Final = {
     "txt": "text/plain; charset=utf-8",
@@ -39,10 +39,10 @@ _DOCUMENTED: Final = {
 log = logging.getLogger(__name__)
 
 
-def blueprint(services: Dependencies) -> Blueprint:
+def blueprint(deps: Dependencies) -> Blueprint:
     """The download route."""
     routes = Blueprint("raw", __name__, description="Downloading.")
-    services.guard(routes)
+    deps.guard(routes)
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/logs/raw")
     @routes.doc(operationId="downloadJobLog", responses={200: {"content": _DOCUMENTED}})
@@ -55,8 +55,8 @@ def blueprint(services: Dependencies) -> Blueprint:
         A slow reader gets all of it, however long it takes, but not beyond the token's `exp`: then the connection is
         cut, without the body's end.
         """
-        job = services.job(JobRef(workflow_id, job_id))
-        wanted = _wanted(services, query.get("stream"), Matcher(query["q"], regex=regex) if "q" in query else None)
+        job = deps.require_job(JobRef(workflow_id, job_id))
+        wanted = _line_predicate(deps, query.get("stream"), Matcher(query["q"], regex=regex) if "q" in query else None)
         response = Response(content_type=_CONTENT_TYPES[format])
         response.headers["Content-Disposition"] = f'attachment; filename="{workflow_id}-{job_id}.{format}"'
         response.headers["Cache-Control"] = "private, no-store"
@@ -68,28 +68,28 @@ def blueprint(services: Dependencies) -> Blueprint:
         if request.method == "HEAD":
             return response
         # It may last as long as a viewer's stream, and holds a place like one.
-        asking = stream_ticket(services)
-        services.streams.enter(asking)
+        asking = stream_ticket(deps)
+        deps.admission.enter(asking)
         try:
-            until = services.monotonic() + principal().expires_at - services.wall_clock()
+            until = deps.monotonic() + principal().expires_at - deps.wall_clock()
             tune(request.environ, DOWNLOAD, until)
-            text = _SPELLINGS[format](_lines(services, job, wanted, until))
+            text = _ENCODERS[format](_read_lines(deps, job, wanted, until))
             # What cannot be read at all is refused, not cut off.
             first = next(text, b"")
         except BaseException:
-            services.streams.leave(asking)
+            deps.admission.leave(asking)
             raise
-        response.call_on_close(partial(services.streams.leave, asking))
-        whole = _cut_off(chain([first], text))
+        response.call_on_close(partial(deps.admission.leave, asking))
+        whole = _end_connection_on_error(chain([first], text))
         response.response = _gzip(whole) if packed else whole
         return response
 
     return routes
 
 
-def _wanted(services: Dependencies, stream: str | None, matcher: Matcher | None) -> Callable[[Line], bool]:
+def _line_predicate(deps: Dependencies, stream: str | None, matcher: Matcher | None) -> Callable[[Line], bool]:
     # A download goes on when its request's context is gone.
-    heavy_work = partial(services.heavy_work, subject=principal().subject)
+    heavy_work = partial(deps.run_heavy, subject=principal().subject)
 
     def wanted(line: Line) -> bool:
         if stream not in (None, line.stream):
@@ -99,21 +99,21 @@ def _wanted(services: Dependencies, stream: str | None, matcher: Matcher | None)
     return wanted
 
 
-def _cut_off(texts: Iterable[bytes]) -> Iterator[bytes]:
+def _end_connection_on_error(texts: Iterable[bytes]) -> Iterator[bytes]:
     """The ``texts`` in short pieces, since the server makes a copy of each.
 
     An error in between ends the connection, so that nobody takes the part that was sent for the whole.
     """
     try:
         for text in texts:
-            for start in range(0, len(text), PIECE_BYTES):
-                yield text[start : start + PIECE_BYTES]
+            for start in range(0, len(text), WRITE_BYTES):
+                yield text[start : start + WRITE_BYTES]
     except ChronoverseError as error:
         log.warning("a download is cut off: %s", error)
         raise ConnectionResetError(errno.ECONNRESET, "a download is cut off") from error
 
 
-def _lines(services: Dependencies, job: Job, wanted: Callable[[Line], bool], until: float) -> Iterator[list[Line]]:
+def _read_lines(deps: Dependencies, job: Job, wanted: Callable[[Line], bool], until: float) -> Iterator[list[Line]]:
     """The lines up to ``last`` that are ``wanted``, in batches, each of which its taker clears.
 
     While a client takes its time nothing is held of a batch but the bytes to be sent.
@@ -121,33 +121,33 @@ def _lines(services: Dependencies, job: Job, wanted: Callable[[Line], bool], unt
     Raises StoreError when the store fails or the log is deleted, also when there is another of its name by then, and
     :class:`Unauthorized` at the monotonic time ``until``.
     """
-    turns = pages.TimeSlice(services.monotonic)
-    for batch in pages.batches(services, job, 0):
-        if services.monotonic() >= until:
+    time_slice = deps.time_slice()
+    for batch in pages.batches(deps, job, 0):
+        if deps.monotonic() >= until:
             raise Unauthorized("the token has expired")
         found = []
         for line in batch.lines:
-            turns.give()
+            time_slice.check()
             if line.sequence_num <= job.last and wanted(line):
                 found.append(line)
         over = batch.place >= job.last
         if over or batch.last:
-            _same(services, job)
+            _check_same_log(deps, job)
         batch.lines.clear()
         yield found
         if over:
             return
 
 
-def _same(services: Dependencies, job: Job) -> None:
+def _check_same_log(deps: Dependencies, job: Job) -> None:
     """Raises :class:`StoreUnavailable` when the job's log is not the one that it was: then asking again may help."""
-    now = services.store.get_job(job.ref)
+    now = deps.store.get_job(job.ref)
     made = {each.created_at for each in (job, now) if each is not None and each.created_at}
     if now is not None and (now.last < job.last or len(made) > 1):
         raise StoreUnavailable("the log is another one by now")
 
 
-def _text(batches: Iterable[list[Line]]) -> Iterator[bytes]:
+def _encode_text(batches: Iterable[list[Line]]) -> Iterator[bytes]:
     """Message by message. The pieces of a long line come joined, unless a line of the other stream is between them."""
     unfinished = None
     for lines in batches:
@@ -165,14 +165,14 @@ def _text(batches: Iterable[list[Line]]) -> Iterator[bytes]:
         yield b"\n"
 
 
-def _json_lines(batches: Iterable[list[Line]]) -> Iterator[bytes]:
+def _encode_json_lines(batches: Iterable[list[Line]]) -> Iterator[bytes]:
     for lines in batches:
         text = b"".join(orjson.dumps(line.to_json()) + b"\n" for line in lines)
         lines.clear()
         yield text
 
 
-def _json(batches: Iterable[list[Line]]) -> Iterator[bytes]:
+def _encode_json(batches: Iterable[list[Line]]) -> Iterator[bytes]:
     """One array, a line of text for each of the log's."""
     opening = b"[\n"
     for lines in batches:
@@ -192,8 +192,8 @@ def _gzip(texts: Iterable[bytes]) -> Iterator[bytes]:
     yield packer.flush()
 
 
-_SPELLINGS: Final[dict[str, Callable[[Iterable[list[Line]]], Iterator[bytes]]]] = {
-    "txt": _text,
-    "json": _json,
-    "jsonl": _json_lines,
+_ENCODERS: Final[dict[str, Callable[[Iterable[list[Line]]], Iterator[bytes]]]] = {
+    "txt": _encode_text,
+    "json": _encode_json,
+    "jsonl": _encode_json_lines,
 }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from typing import Final
 
 from chronoverse import metrics
-from chronoverse.errors import AtCapacity, ChronoverseError, Draining, ShareUsed
+from chronoverse.errors import AtCapacity, ChronoverseError, Draining, ShareExceeded
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.http.tracing import RequestSpan
 
@@ -75,7 +75,7 @@ class AdmissionControl:
         return self._draining_since is not None
 
     def check(self, guest: StreamTicket) -> None:
-        """Raises :class:`AtCapacity`, :class:`Draining` or :class:`ShareUsed` when there is no place for ``guest``."""
+        """Raises :class:`AtCapacity`, :class:`Draining` or :class:`ShareExceeded` when ``guest`` may not come in."""
         refusal = self._refusal(guest)
         if refusal is not None:
             kind, error = refusal
@@ -94,7 +94,7 @@ class AdmissionControl:
         for kind, whose in (("token", guest.subject), ("address", guest.address)):
             share = self._shares[kind]
             if share is not None and self._counts[kind, whose] >= share:
-                return kind, ShareUsed(f"this {kind} already has the {share} streams that it may have")
+                return kind, ShareExceeded(f"this {kind} already has the {share} streams that it may have")
         return None
 
     def enter(self, guest: StreamTicket) -> None:

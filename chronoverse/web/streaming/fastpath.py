@@ -17,10 +17,10 @@ from chronoverse.auth.tokens import READ
 from chronoverse.errors import AtCapacity, ChronoverseError
 from chronoverse.joblog.values import IDENTIFIER, JobRef
 from chronoverse.web.http.dependencies import Dependencies
-from chronoverse.web.http.request_id import HEADER, name_for
+from chronoverse.web.http.request_id import HEADER, accept_or_create
 from chronoverse.web.http.schemas import EventsQuery, parse_last_event_id
-from chronoverse.web.http.tracing import SPAN
-from chronoverse.web.routes.events import start
+from chronoverse.web.http.tracing import SPAN_KEY
+from chronoverse.web.routes.events import start_offset
 from chronoverse.web.streaming.admission import StreamTicket
 from chronoverse.web.streaming.connection import tune
 from chronoverse.web.streaming.opening import ACCEPT_SLOT, CONTENT_TYPE, detach, headers, open_viewer, viewer_request
@@ -36,14 +36,14 @@ _QUERY: Final = re.compile(r"[a-z]+=[a-z0-9]+(?:&[a-z]+=[a-z0-9]+)*|", re.ASCII)
 class FastPath:
     """WSGI: answers what it can of the events route, and leaves the rest to ``app``."""
 
-    def __init__(self, app: Any, services: Dependencies) -> None:
+    def __init__(self, app: Any, deps: Dependencies) -> None:
         self._app = app
-        self._services = services
+        self._deps = deps
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         """The response, or ``ALREADY_HANDLED``."""
         found = _PATH.fullmatch(environ["PATH_INFO"])
-        if found is not None and environ["REQUEST_METHOD"] == "GET" and self._services.outlets.fit(environ):
+        if found is not None and environ["REQUEST_METHOD"] == "GET" and self._deps.stream_writers.fit(environ):
             answer = self._answer(JobRef(found[1], found[2]), environ)
             if answer is not None:
                 return answer
@@ -51,7 +51,7 @@ class FastPath:
 
     def _answer(self, ref: JobRef, environ: dict[str, Any]) -> object | None:
         """None, and nothing done, when the application must answer."""
-        services, query = self._services, parse_query(environ["QUERY_STRING"])
+        deps, query = self._deps, parse_query(environ["QUERY_STRING"])
         # The path as it was sent: an escaped one is the application's to judge.
         plain = environ.get("RAW_URI", "").partition("?")[0] == environ["PATH_INFO"]
         last_event_id = environ.get("HTTP_LAST_EVENT_ID")
@@ -59,33 +59,33 @@ class FastPath:
         if query is None or not plain or (after is None) is not (last_event_id is None):
             return None
         try:
-            with services.arrivals:
+            with deps.accept_lock:
                 environ[ACCEPT_SLOT] = True
         except AtCapacity as error:
             environ[ACCEPT_SLOT] = error
             return None
-        job = services.tail.known(ref) or services.ended.known(ref)
+        job = deps.tail.known(ref) or deps.ended_jobs.known(ref)
         if job is None or (job.end and after is not None and after >= job.end.sequence_num):
             return None
         try:
-            principal = services.verifier.verify(environ.get("HTTP_AUTHORIZATION"), services.wall_clock())
+            principal = deps.verifier.verify(environ.get("HTTP_AUTHORIZATION"), deps.wall_clock())
             principal.require(READ)
         except ChronoverseError:
             return None
-        client = services.proxies.client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR"))
-        name = name_for(environ.get("HTTP_X_REQUEST_ID", ""))
-        asking = StreamTicket(principal.subject, client, name, services.monotonic(), environ.get(SPAN))
-        if not principal.may_see(ref.workflow_id) or not services.streams.has_place(asking):
+        client = deps.proxies.client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR"))
+        name = accept_or_create(environ.get("HTTP_X_REQUEST_ID", ""))
+        asking = StreamTicket(principal.subject, client, name, deps.monotonic(), environ.get(SPAN_KEY))
+        if not principal.may_access(ref.workflow_id) or not deps.admission.has_place(asking):
             return None
         stream = query.get("stream")
         if after is None:
             if stream is not None and "tail" in query:
                 return None
-            after = start(services, job, query.get("offset"), query.get("tail"), stream)
-        asked = viewer_request(services, ref, job, after, stream, query["wait"], principal.expires_at)
-        viewer, ended = open_viewer(services, asking, asked)
+            after = start_offset(deps, job, query.get("offset"), query.get("tail"), stream)
+        asked = viewer_request(deps, ref, job, after, stream, query["wait"], principal.expires_at)
+        viewer, ended = open_viewer(deps, asking, asked)
         fields = [*headers(after).items(), ("Content-Type", CONTENT_TYPE), (HEADER, name)]
-        return detach(services, viewer, ended, tune(environ), fields)
+        return detach(deps, viewer, ended, tune(environ), fields)
 
 
 @lru_cache(QUERIES)

@@ -42,10 +42,10 @@ def headers(after: int) -> dict[str, str]:
 
 
 def viewer_request(
-    services: Dependencies, ref: JobRef, job: Job | None, after: int, stream: str | None, wait: int, expires_at: float
+    deps: Dependencies, ref: JobRef, job: Job | None, after: int, stream: str | None, wait: int, expires_at: float
 ) -> ViewerRequest:
     """What a viewer asks for, with what the settings say of it. ``expires_at`` is the token's, in Unix time."""
-    settings, now = services.settings, services.monotonic()
+    settings, now = deps.settings, deps.monotonic()
     age = settings.max_stream_seconds * random.uniform(1 - AGE_JITTER, 1)
     return ViewerRequest(
         ref,
@@ -56,28 +56,26 @@ def viewer_request(
         retry_ms=retry_ms(),
         heartbeat_seconds=settings.heartbeat_seconds,
         lease_seconds=settings.lease_seconds,
-        expires_at=now + expires_at - services.wall_clock(),
+        expires_at=now + expires_at - deps.wall_clock(),
         closes_at=now + age,
     )
 
 
-def open_viewer(
-    services: Dependencies, asking: StreamTicket, asked: ViewerRequest
-) -> tuple[Viewer, Callable[[], None]]:
+def open_viewer(deps: Dependencies, asking: StreamTicket, asked: ViewerRequest) -> tuple[Viewer, Callable[[], None]]:
     """A viewer in its place, and what to call once when it has ended. Raises as :meth:`AdmissionControl.check` does."""
-    services.streams.enter(asking)
-    services.tail.start()
+    deps.admission.enter(asking)
+    deps.tail.start()
     metrics.STREAMS_OPEN.inc()
     metrics.STREAMS_STARTED.inc()
-    asking.viewer = viewer = Viewer(asked, services.pieces, services.tail, clock=services.monotonic)
+    asking.viewer = viewer = Viewer(asked, deps.replay_cache, deps.tail, clock=deps.monotonic)
     _note("stream opened", asking, job=str(asked.ref), after=asked.after, client=asking.address, sub=asking.subject)
     if asking.span:
-        asking.span.opened(asking.request_id, asked.ref.workflow_id, asked.ref.job_id, asked.after)
-    return viewer, partial(_ended, services, asking, viewer)
+        asking.span.stream_opened(asking.request_id, asked.ref.workflow_id, asked.ref.job_id, asked.after)
+    return viewer, partial(_ended, deps, asking, viewer)
 
 
 def detach(
-    services: Dependencies,
+    deps: Dependencies,
     viewer: Viewer,
     ended: Callable[[], None],
     sock: Any,
@@ -85,12 +83,12 @@ def detach(
 ) -> object:
     """Has an outlet write all that ``viewer`` says, behind the response's head. Returns gunicorn's ``answer``."""
     try:
-        begun, hello = head(fields, services.wall_clock()), viewer.next()
-        services.outlets.take(viewer, sock, ended, begun + services.outlets.chunk(hello) if hello else begun)
+        begun, hello = head(fields, deps.wall_clock()), viewer.next()
+        deps.stream_writers.take(viewer, sock, ended, begun + deps.stream_writers.chunk(hello) if hello else begun)
     except BaseException:
         ended()
         raise
-    return services.outlets.answer
+    return deps.stream_writers.answer
 
 
 def head(fields: Iterable[tuple[str, str]], now: float) -> bytes:
@@ -111,15 +109,15 @@ def _opening(now: int) -> str:
     return "\r\n".join(("HTTP/1.1 200 OK", *standing, "Transfer-Encoding: chunked"))
 
 
-def _ended(services: Dependencies, asking: StreamTicket, viewer: Viewer) -> None:
+def _ended(deps: Dependencies, asking: StreamTicket, viewer: Viewer) -> None:
     viewer.close()
-    services.streams.leave(asking)
+    deps.admission.leave(asking)
     reason = viewer.reason or "left"
     metrics.STREAMS_OPEN.dec()
     metrics.STREAMS_ENDED.labels(reason).inc()
-    _note("stream ended", asking, why=reason, at=viewer.cursor, seconds=round(services.monotonic() - asking.since, 3))
+    _note("stream ended", asking, why=reason, at=viewer.cursor, seconds=round(deps.monotonic() - asking.since, 3))
     if asking.span:
-        asking.span.ended(reason, viewer.cursor)
+        asking.span.stream_ended(reason, viewer.cursor)
 
 
 def _note(what: str, asking: StreamTicket, **fields: object) -> None:

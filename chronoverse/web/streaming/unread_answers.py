@@ -4,8 +4,8 @@ from typing import Final
 
 from flask import Flask, Response, g, request
 
-from chronoverse.errors import AtCapacity, ShareUsed
-from chronoverse.web.http.problems import refuse
+from chronoverse.errors import AtCapacity, ShareExceeded
+from chronoverse.web.http.problems import problem_for
 from chronoverse.web.http.shares import Shares
 
 #: Bytes of an answer that is not counted: a connection's own buffer in the kernel takes it, once the last one is read.
@@ -23,8 +23,8 @@ def register(app: Flask, shares: Shares) -> None:
         subject = g.principal.subject
         try:
             shares.take(subject, size)
-        except (AtCapacity, ShareUsed) as error:
+        except (AtCapacity, ShareExceeded) as error:
             response.close()
-            return refuse(error)
+            return problem_for(error)
         response.call_on_close(lambda: shares.give_back(subject, size))
         return response

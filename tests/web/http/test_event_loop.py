@@ -14,9 +14,9 @@ from gevent import monkey
 from chronoverse.auth.tokens import READ, Principal
 from chronoverse.live.fair_lock import FairLock
 from chronoverse.settings import Settings
-from chronoverse.web.app import build_app, services
-from chronoverse.web.http.dependencies import LEISURE_SECONDS
-from chronoverse.web.http.event_loop import STAND_BACK_SECONDS, when_idle, yield_to_loop
+from chronoverse.web.app import build_app, build_dependencies
+from chronoverse.web.http.dependencies import IDLE_SLOT_SECONDS
+from chronoverse.web.http.event_loop import MAX_IDLE_WAIT_SECONDS, wait_until_idle, yield_to_loop
 
 #: Seconds that anything here may take.
 PATIENCE_SECONDS = 5.0
@@ -39,7 +39,7 @@ def running(*work: Callable[[], object]) -> Iterator[list["gevent.Greenlet[[], o
 
 def test_it_goes_on_at_once_where_there_is_nothing_else() -> None:
     """A thousand times, and never because its time was over. The machine may make this process wait: five tries."""
-    assert any(all(when_idle() for _ in range(1000)) for _ in range(5))
+    assert any(all(wait_until_idle() for _ in range(1000)) for _ in range(5))
 
 
 def test_everybody_else_goes_first() -> None:
@@ -52,7 +52,7 @@ def test_everybody_else_goes_first() -> None:
             done.append(number)
 
     with running(busy):
-        assert when_idle()
+        assert wait_until_idle()
         assert done == [*range(10)]
 
 
@@ -66,9 +66,9 @@ def test_a_socket_that_has_news_goes_first() -> None:
         heard.append(ours.recv(1))
 
     with ours, theirs, running(hear):
-        assert when_idle()
+        assert wait_until_idle()
         theirs.send(b"x")
-        assert when_idle()
+        assert wait_until_idle()
         assert heard == [b"x"]
 
 
@@ -81,10 +81,10 @@ def test_long_work_stands_back_as_well() -> None:
         done.append(1)
 
     with running(busy):
-        until = time.monotonic() + 2 * STAND_BACK_SECONDS
+        until = time.monotonic() + 2 * MAX_IDLE_WAIT_SECONDS
         while time.monotonic() < until:
             pass
-        assert when_idle()
+        assert wait_until_idle()
         assert done == [1]
 
 
@@ -98,8 +98,8 @@ def test_it_is_not_starved() -> None:
     """In a worker that has no rest it goes on each time that it has stood back for so long."""
     with running(restless):
         began = time.monotonic()
-        assert not any(when_idle() for _ in range(3))
-        assert time.monotonic() - began > 2 * STAND_BACK_SECONDS
+        assert not any(wait_until_idle() for _ in range(3))
+        assert time.monotonic() - began > 2 * MAX_IDLE_WAIT_SECONDS
 
 
 @pytest.mark.skipif(
@@ -108,7 +108,7 @@ def test_it_is_not_starved() -> None:
 def test_those_that_wait_go_on_one_after_the_other() -> None:
     """Between two of them is a round in which somebody else may come."""
     order: list[str] = []
-    leisure = FairLock(PATIENCE_SECONDS, TimeoutError, when_idle)
+    leisure = FairLock(PATIENCE_SECONDS, TimeoutError, wait_until_idle)
 
     def work(name: str) -> None:
         for _ in range(3):
@@ -127,29 +127,29 @@ def test_those_that_wait_go_on_one_after_the_other() -> None:
 def test_a_request_stands_back_for_so_long_and_no_longer() -> None:
     """However often it has to: then it only lets others go on. The next request begins anew."""
     now = 100.0
-    made = replace(services(SETTINGS), monotonic=lambda: now)
+    made = replace(build_dependencies(SETTINGS), monotonic=lambda: now)
 
     def seconds(times: int) -> float:
         began = time.monotonic()
         for _ in range(times):
-            made.stand_back()
+            made.wait_for_idle_slot()
         return time.monotonic() - began
 
     with closing(made.store), running(restless):
         with Flask(__name__).app_context():
             g.principal = READER
-            assert seconds(3) > 2 * STAND_BACK_SECONDS
-            now += LEISURE_SECONDS + 1
-            assert seconds(100) < 50 * STAND_BACK_SECONDS
+            assert seconds(3) > 2 * MAX_IDLE_WAIT_SECONDS
+            now += IDLE_SLOT_SECONDS + 1
+            assert seconds(100) < 50 * MAX_IDLE_WAIT_SECONDS
         with Flask(__name__).app_context():
             g.principal = READER
-            assert seconds(3) > 2 * STAND_BACK_SECONDS
+            assert seconds(3) > 2 * MAX_IDLE_WAIT_SECONDS
 
 
 def test_who_may_not_search_stands_back_for_nobody() -> None:
     """Or whoever comes without a token, and often enough, would take every moment there is for that."""
-    made = services(SETTINGS)
-    with closing(made.store), made.leisure:
+    made = build_dependencies(SETTINGS)
+    with closing(made.store), made.idle_lock:
         answer = build_app(made).test_client().get("/workflows/wf_1/jobs/job_1/logs/search?q=a")
 
     assert answer.status_code == 401

@@ -2,7 +2,7 @@
 
 import pytest
 
-from chronoverse.errors import AtCapacity, ShareUsed
+from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.web.http.shares import Shares
 
 
@@ -12,7 +12,7 @@ def test_one_subject_can_hold_half() -> None:
     for _ in range(5):
         shares.take("a", 10)
 
-    with pytest.raises(ShareUsed, match="this token uses all that it may have at a time for tests"):
+    with pytest.raises(ShareExceeded, match="this token uses all that it may have at a time for tests"):
         shares.take("a", 10)
     assert shares.held == 50
 
@@ -22,7 +22,7 @@ def test_a_newcomer_finds_room_beside_a_greedy_subject() -> None:
     shares = Shares(120, "tests")
     for subject, amount in (("a", 60), ("b", 30), ("c", 15)):
         shares.take(subject, amount)
-        with pytest.raises(ShareUsed):
+        with pytest.raises(ShareExceeded):
             shares.take(subject, 1)
 
     shares.take("d", 7)
@@ -55,7 +55,7 @@ def test_a_check_takes_nothing() -> None:
     with pytest.raises(AtCapacity):
         shares.check("a", 6)
     shares.take("a", 5)
-    with pytest.raises(ShareUsed):
+    with pytest.raises(ShareExceeded):
         shares.check("a", 1)
 
     assert shares.held == 5

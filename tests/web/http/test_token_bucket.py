@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.errors import TooFast
-from chronoverse.web.http.token_bucket import BURST_SECONDS, LINE_BYTES, SUBJECTS, TokenBuckets
+from chronoverse.web.http.token_bucket import BURST_SECONDS, LINE_OVERHEAD_BYTES, MAX_SUBJECTS, TokenBuckets
 from tests.support.reading import Clock
 
 RATE = 100_000
 #: A line of a second's worth.
-SECOND = "x" * (RATE - LINE_BYTES)
+SECOND = "x" * (RATE - LINE_OVERHEAD_BYTES)
 
 
 def refused(rates: TokenBuckets, subject: str) -> float:
@@ -47,7 +47,7 @@ def test_a_burst_is_taken_and_then_no_more_than_the_rate() -> None:
 def test_a_line_counts_its_bytes_and_what_is_kept_with_it(message: str) -> None:
     """Empty ones, too: a flood of them fills a store as well."""
     rates = TokenBuckets(RATE, clock=Clock())
-    left = int(BURST_SECONDS * RATE) // (len(message.encode()) + LINE_BYTES)
+    left = int(BURST_SECONDS * RATE) // (len(message.encode()) + LINE_OVERHEAD_BYTES)
     rates.spend("ada", [message] * left)
     assert refused(rates, "ada") == 0
     rates.spend("ada", [message])
@@ -64,7 +64,7 @@ def test_over_any_time_it_is_the_rate_and_a_burst(asks: list[tuple[float, int]])
         if not refused(rates, "ada"):
             assert taken < RATE * (clock() - began + BURST_SECONDS) + 1
             rates.spend("ada", ["x" * size])
-            taken += size + LINE_BYTES
+            taken += size + LINE_OVERHEAD_BYTES
 
 
 def test_without_a_rate_there_is_no_bound() -> None:
@@ -80,10 +80,10 @@ def test_who_might_as_well_be_new_is_forgotten() -> None:
     """However many tokens come and go."""
     clock = Clock()
     rates = TokenBuckets(RATE, clock=clock)
-    for number in range(10 * SUBJECTS):
+    for number in range(10 * MAX_SUBJECTS):
         clock.now += 0.01
         rates.spend(f"run {number}", ["x"])
     rates.spend("ada", [SECOND] * 20)
 
-    assert len(rates) <= SUBJECTS + 1
+    assert len(rates) <= MAX_SUBJECTS + 1
     assert refused(rates, "ada") > 0

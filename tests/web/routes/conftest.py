@@ -13,7 +13,11 @@ from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Door, Stream
 
 #: Of a module that is to hold both for streams that write to their sockets themselves and for those gunicorn writes.
-both_ways = pytest.mark.parametrize("service", [None, "gevent"], indirect=True, ids=["outlet", "gunicorn"])
+both_ways = pytest.mark.parametrize(
+    "service",
+    [pytest.param(None, id="outlet"), pytest.param("gevent", id="gunicorn", marks=pytest.mark.long)],
+    indirect=True,
+)
 
 _numbers = itertools.count(1)
 
@@ -42,7 +46,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory, service: Service) -> Iterato
         yield nginx
 
 
-@pytest.fixture(params=["direct", "nginx"])
+@pytest.fixture(params=["direct", pytest.param("nginx", marks=pytest.mark.long)])
 def door(request: pytest.FixtureRequest, service: Service) -> Door:
     """The shared service, and the same through nginx."""
     door: Door = service if request.param == "direct" else request.getfixturevalue("nginx")

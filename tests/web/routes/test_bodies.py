@@ -23,9 +23,16 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import BadRequest, HTTPException, RequestTimeout
 from werkzeug.test import EnvironBuilder
 
-from chronoverse.errors import AtCapacity, ShareUsed
+from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.web.http import problems
-from chronoverse.web.http.bodies import HELD_BODIES, MAX_MARKS, READ_BYTES, SMALL_BYTES, SMALL_HELD_BYTES, Bodies
+from chronoverse.web.http.bodies import (
+    MAX_LONG_BODIES,
+    MAX_STRUCTURAL_CHARACTERS,
+    READ_BYTES,
+    SHORT_BODIES_BYTES,
+    SHORT_BODY_BYTES,
+    BodyReader,
+)
 from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.publish_schemas import LinesBody
 from tests.support.service import Service
@@ -43,7 +50,7 @@ PROMPT_SECONDS: Final = 0.3
 TURN_SECONDS: Final = 0.1
 RUNNER: Final = "0" * 32
 #: What an append is read with.
-SCHEMA: Final = LinesBody.of(MAX_LINE)
+SCHEMA: Final = LinesBody.limited_to(MAX_LINE)
 
 
 def append_bytes(lines: list[str], token: str = RUNNER) -> bytes:
@@ -92,7 +99,7 @@ def test_stalled_bodies_of_one_token_keep_no_other_token_from_publishing(
     assert client.post(f"{job.path}/attempts", json={"token": runner}).status_code == 200
     # In all what a worker may hold, plain or, but for the last bytes, inflated.
     body = gzip.compress(b" " * (MAX_BODY - READ_BYTES) + os.urandom(READ_BYTES))[:-8]
-    body = body if zipped else b" " * (HELD_BODIES * MAX_BODY // connections - 8)
+    body = body if zipped else b" " * (MAX_LONG_BODIES * MAX_BODY // connections - 8)
     coding = [b"Content-Encoding: gzip"] if zipped else []
     first, seconds = 1, []
     with Stalled(service, service.token("evil", subject="mallory"), "evil") as stalled:
@@ -124,7 +131,7 @@ def test_the_stalling_token_itself_is_told_so_and_may_still_renew(service: Servi
         httpx.Client(base_url=service.url, headers=headers, timeout=PATIENCE_SECONDS) as client,
     ):
         assert client.post(f"{job.path}/attempts", json={"token": RUNNER}).status_code == 200
-        for _ in range(HELD_BODIES // 2):
+        for _ in range(MAX_LONG_BODIES // 2):
             stalled.send(b" " * (MAX_BODY - 8))
         long = append_bytes(["x" * MAX_LINE] * 100)
         answers: list[httpx.Response] = []
@@ -162,15 +169,18 @@ def request(stream: Any, **headers: str) -> Request:
     return Request(builder.get_environ() | {"wsgi.input": stream, "wsgi.input_terminated": True})
 
 
-def refusal(bodies: Bodies, stream: Any, subject: str = "ada", **headers: str) -> Exception:
+def refusal(bodies: BodyReader, stream: Any, subject: str = "ada", **headers: str) -> Exception:
     """What a body is refused with; one that was read whole is refused, too, since nothing here is JSON."""
     incoming = request(stream, **headers)
-    with pytest.raises((HTTPException, AtCapacity, ShareUsed)) as refused, bodies.json(incoming, subject, SCHEMA):
+    with (
+        pytest.raises((HTTPException, AtCapacity, ShareExceeded)) as refused,
+        bodies.read_json(incoming, subject, SCHEMA),
+    ):
         pass
     return refused.value
 
 
-def status(bodies: Bodies, stream: Any, subject: str = "ada") -> int | None:
+def status(bodies: BodyReader, stream: Any, subject: str = "ada") -> int | None:
     """The status that it is refused with by HTTP itself."""
     error = refusal(bodies, stream, subject)
     return error.code if isinstance(error, HTTPException) else None
@@ -178,14 +188,14 @@ def status(bodies: Bodies, stream: Any, subject: str = "ada") -> int | None:
 
 def test_a_body_that_does_not_come_is_given_up() -> None:
     """With 408, after a time that is counted from the beginning."""
-    assert status(Bodies(1000, receive_seconds=0.2), Dripping(1000, pause=0.01)) == 408
+    assert status(BodyReader(1000, receive_seconds=0.2), Dripping(1000, pause=0.01)) == 408
 
 
 def test_a_body_that_stalls_is_given_up_sooner() -> None:
     """With 408, after the time that the next bytes have."""
     started = time.monotonic()
 
-    assert status(Bodies(1000, read_seconds=0.1), Dripping(2, pause=5)) == 408
+    assert status(BodyReader(1000, read_seconds=0.1), Dripping(2, pause=5)) == 408
     assert time.monotonic() - started < 1
 
 
@@ -195,8 +205,8 @@ def test_the_connection_of_a_body_that_stalls_is_read_no_more() -> None:
     with ours, peers:
         stalled = request(Dripping(2, pause=5))
         stalled.environ["gunicorn.socket"] = ours
-        bodies = Bodies(1000, read_seconds=0.1)
-        with pytest.raises(RequestTimeout), bodies.json(stalled, "ada", SCHEMA):
+        bodies = BodyReader(1000, read_seconds=0.1)
+        with pytest.raises(RequestTimeout), bodies.read_json(stalled, "ada", SCHEMA):
             pass
 
         assert ours.recv(1) == b""
@@ -220,7 +230,7 @@ class Kept:
 
 
 @contextlib.contextmanager
-def kept(bodies: Bodies, sizes: list[int], subjects: list[str]) -> Iterator[None]:
+def kept(bodies: BodyReader, sizes: list[int], subjects: list[str]) -> Iterator[None]:
     """Has bodies of ``sizes`` bytes lie with ``bodies`` for the length of the block, as far as there is room."""
     released = gevent.event.Event()
     greenlets = [
@@ -238,9 +248,9 @@ def kept(bodies: Bodies, sizes: list[int], subjects: list[str]) -> Iterator[None
 def test_a_token_has_a_share_of_the_memory_for_bodies() -> None:
     """It is told when it has used that up, and another token's bodies fit all the same, then and afterwards."""
     limit = 2**20
-    bodies = Bodies(limit)
-    with kept(bodies, [limit] * HELD_BODIES, ["ada"] * HELD_BODIES):
-        assert isinstance(refusal(bodies, Dripping(16, limit // 16), "ada"), ShareUsed)
+    bodies = BodyReader(limit)
+    with kept(bodies, [limit] * MAX_LONG_BODIES, ["ada"] * MAX_LONG_BODIES):
+        assert isinstance(refusal(bodies, Dripping(16, limit // 16), "ada"), ShareExceeded)
         assert status(bodies, Dripping(16, limit // 16), "bob") == 400
 
     assert status(bodies, Dripping(16, limit // 16), "ada") == 400
@@ -249,28 +259,28 @@ def test_a_token_has_a_share_of_the_memory_for_bodies() -> None:
 def test_short_bodies_fit_beside_any_number_of_long_ones() -> None:
     """Even where a crowd of tokens has taken all the memory for long bodies."""
     limit = 2**20
-    bodies = Bodies(limit)
+    bodies = BodyReader(limit)
     with kept(bodies, [limit] * 100, [f"token {number}" for number in range(100)]):
         error = refusal(bodies, Dripping(16, limit // 16), "ada")
-        assert isinstance(error, AtCapacity | ShareUsed)
+        assert isinstance(error, AtCapacity | ShareExceeded)
         assert "long request bodies" in str(error)
-        assert status(bodies, Dripping(4, SMALL_BYTES // 4), "ada") == 400
+        assert status(bodies, Dripping(4, SHORT_BODY_BYTES // 4), "ada") == 400
 
 
 def test_short_bodies_are_bounded_too() -> None:
     """A token whose short bodies all stall is told so, and leaves room for others."""
-    bodies = Bodies(2**20)
-    half = SMALL_HELD_BYTES // SMALL_BYTES // 2
-    with kept(bodies, [SMALL_BYTES] * half, ["ada"] * half):
-        assert isinstance(refusal(bodies, Dripping(1), "ada"), ShareUsed)
-        assert status(bodies, Dripping(2, SMALL_BYTES // 2), "bob") == 400
+    bodies = BodyReader(2**20)
+    half = SHORT_BODIES_BYTES // SHORT_BODY_BYTES // 2
+    with kept(bodies, [SHORT_BODY_BYTES] * half, ["ada"] * half):
+        assert isinstance(refusal(bodies, Dripping(1), "ada"), ShareExceeded)
+        assert status(bodies, Dripping(2, SHORT_BODY_BYTES // 2), "bob") == 400
 
 
 def test_nothing_is_inflated_before_it_is_whole() -> None:
     """A bomb that breaks off is not even known to be one."""
     bomb = gzip.compress(bytes(2**20))
 
-    error = refusal(Bodies(1000), Broken([bomb[:-1]]), Content_Encoding="gzip")
+    error = refusal(BodyReader(1000), Broken([bomb[:-1]]), Content_Encoding="gzip")
     assert isinstance(error, HTTPException)
     assert (error.code, error.description) == (400, "the body broke off")
 
@@ -289,7 +299,7 @@ class Broken:
 
 def test_a_broken_off_body_is_refused() -> None:
     """Whatever error the server's reader has for it."""
-    assert status(Bodies(1000), Broken([])) == 400
+    assert status(BodyReader(1000), Broken([])) == 400
 
 
 def test_a_worker_that_is_full_says_of_what() -> None:
@@ -333,7 +343,7 @@ SHAPES: Final = {
     "escaped quotation marks": repeated(b'\\"', b'["', b'"]'),
     "backslashes": repeated(b"\\\\", b'["', b'"]'),
     "long keys": b"{" + b",".join(b'"%d%b":1' % (number, b"k" * 2**20) for number in range(7)) + b"}",
-    "many keys": b"{" + b",".join(b'"%d":1' % number for number in range(MAX_MARKS // 3 - 1)) + b"}",
+    "many keys": b"{" + b",".join(b'"%d":1' % number for number in range(MAX_STRUCTURAL_CHARACTERS // 3 - 1)) + b"}",
     "lines of escapes": in_lines(b"\\u0000"),
     "lines of pairs": in_lines(b"\\ud83d\\ude00"),
     "lines of JSON": in_lines(b'[{\\"a\\":[],\\"b\\":\\"[{,\\"},'),
@@ -361,7 +371,7 @@ def test_no_body_keeps_the_worker_from_others(shape: str, zipped: bool) -> None:
 
     def read() -> None:
         incoming = request(Parts(parts), **headers)
-        with contextlib.suppress(BadRequest), Bodies(MAX_BODY).json(incoming, "ada", SCHEMA):
+        with contextlib.suppress(BadRequest), BodyReader(MAX_BODY).read_json(incoming, "ada", SCHEMA):
             pass
 
     reading = gevent.spawn(read)
@@ -420,7 +430,7 @@ def test_structure_is_told_from_text_across_slices() -> None:
     text = '\\"[{,' * 500 + "\\"
     for shift in range(8):
         body = append_bytes(["x" * shift + text] * 100)
-        with Bodies(MAX_BODY).json(request(Parts([body])), "ada", SCHEMA) as read:
+        with BodyReader(MAX_BODY).read_json(request(Parts([body])), "ada", SCHEMA) as read:
             assert len(read["lines"]) == 100
 
 

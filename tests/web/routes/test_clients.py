@@ -1,7 +1,6 @@
 """Other people's clients: all of them read the same lines from a log that was written to confuse them."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from ld_eventsource.config import ConnectStrategy
 from chronoverse.client.client import Client
 from chronoverse.joblog.values import JobRef, Line
 from tests.support.service import Service
+from tests.support.tools import tool, unavailable
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.wire import blocks
 
@@ -153,21 +153,15 @@ def node(script: str) -> Callable[[str, str], Lines]:
     """A client of npm's, run by ``script``."""
 
     def read(url: str, token: str) -> Lines:
-        _need(shutil.which("node") is not None, "Node.js is not installed")
-        _need((CLIENTS / "node_modules").is_dir(), "npm install --prefix tests/clients was not run")
+        if not (CLIENTS / "node_modules").is_dir():
+            unavailable("npm install --prefix tests/clients was not run")
         environ = os.environ | {"STREAM_URL": url, "STREAM_TOKEN": token}
-        command = ["node", str(CLIENTS / script)]
+        command = [tool("node"), str(CLIENTS / script)]
         done = subprocess.run(command, env=environ, capture_output=True, timeout=PATIENCE_SECONDS, check=False)
         assert (done.returncode, done.stderr) == (0, b"")
         return [tuple(orjson.loads(line)) for line in done.stdout.split(b"\n") if line]
 
     return read
-
-
-def _need(there: bool, reason: str) -> None:
-    """Skips, but fails where nothing may be missing."""
-    if not there:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
 @pytest.mark.parametrize(

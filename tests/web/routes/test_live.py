@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from tests.faults.churn import churn
 from tests.support.servers import RedisServer
 from tests.support.service import Service
+from tests.support.short_streams import open_short_streams
 from tests.support.waiting import wait_until
 from tests.web.routes.conftest import both_ways
 from tests.web.routes.foreign import TIMESTAMP, Foreign
@@ -280,6 +280,6 @@ def test_who_comes_and_goes_leaves_nothing(service: Service, auth: dict[str, str
     job.lines(["x"] * 3)
     token = auth["Authorization"].removeprefix("Bearer ")
     request = request_bytes(f"{job.path}/events".encode(), token)
-    churn(service, [(request, b"id: 3\n\n")], streams=600, at_once=64)
+    open_short_streams(service, [(request, b"id: 3\n\n")], streams=600, at_once=64)
 
     wait_until(lambda: service.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "every place is given back")

@@ -471,4 +471,4 @@ def test_the_document_describes_the_bodies(client: httpx.Client) -> None:
     assert body == {"$ref": "#/components/schemas/LinesBody"}
     assert set(document["components"]["schemas"]["LinesBody"]["required"]) == {"token", "attempt", "first", "lines"}
     assert set(path) >= {"get", "post"}
-    assert LinesBody.of(256).fields.keys() == LinesBody().fields.keys()
+    assert LinesBody.limited_to(256).fields.keys() == LinesBody().fields.keys()

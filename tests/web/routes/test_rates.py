@@ -29,19 +29,21 @@ def bounded(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer)
         yield service
 
 
-@pytest.fixture(scope="module")
-def doors(tmp_path_factory: pytest.TempPathFactory, bounded: Service) -> Iterator[dict[str, Door]]:
-    """Both of its doors."""
-    with Nginx(tmp_path_factory.mktemp("nginx"), [(bounded.host, bounded.port)]) as nginx:
-        yield {"direct": bounded, "nginx": nginx}
+@pytest.fixture(scope="module", params=["direct", pytest.param("nginx", marks=pytest.mark.long)])
+def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, bounded: Service) -> Iterator[Door]:
+    """That service, and the same through nginx."""
+    if request.param == "direct":
+        yield bounded
+    else:
+        with Nginx(tmp_path_factory.mktemp("nginx"), [(bounded.host, bounded.port)]) as nginx:
+            yield nginx
 
 
-@pytest.mark.parametrize("name", ["direct", "nginx"])
 def test_who_publishes_too_fast_is_told_when_to_go_on(
-    doors: dict[str, Door], bounded: Service, job: Foreign, name: str
+    request: pytest.FixtureRequest, door: Door, bounded: Service, job: Foreign
 ) -> None:
     """429; the lease is renewed and the job ended all the same, and nobody else has to wait."""
-    door, counted = doors[name], 'chronoverse_publish_answers_total{answer="TOO_FAST",operation="append"}'
+    name, counted = request.node.callspec.id, 'chronoverse_publish_answers_total{answer="TOO_FAST",operation="append"}'
 
     def client(subject: str) -> httpx.Client:
         headers = {"Authorization": f"Bearer {mint(SECRET, subject, (READ, WRITE), ('*',), 600, time.time())}"}

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from chronoverse.auth.tokens import Verifier
-from chronoverse.cli.banner import banner
+from chronoverse.cli.serve import banner
 from chronoverse.settings import Settings
 from tests.support.service import ROOT, Service
 
@@ -118,4 +118,4 @@ def test_serve_prints_a_link_that_is_signed_in(tmp_path: Path) -> None:
     (link,) = re.findall(r"http://\S+#token=\S+", banner(settings, "http://127.0.0.1:8000", "chronoverse"))
     page, _, token = link.partition("#token=")
     assert page == "http://127.0.0.1:8000/?workflow=demo"
-    assert Verifier.from_settings(settings).verify(f"Bearer {token}", time.time()).may_see("demo")
+    assert Verifier.from_settings(settings).verify(f"Bearer {token}", time.time()).may_access("demo")

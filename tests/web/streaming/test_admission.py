@@ -4,9 +4,9 @@ from typing import Final, cast
 
 import pytest
 
-from chronoverse.errors import AtCapacity, ChronoverseError, Draining, ShareUsed
+from chronoverse.errors import AtCapacity, ChronoverseError, Draining, ShareExceeded
 from chronoverse.live.viewer import Viewer
-from chronoverse.web.http.client_ip import Proxies, forwarded_for
+from chronoverse.web.http.client_ip import TrustedProxies, forwarded_for
 from chronoverse.web.streaming.admission import LET_IN_SECONDS, RETRY_MS, STEP_SECONDS, AdmissionControl, StreamTicket
 from tests.support.reading import Clock
 
@@ -22,7 +22,7 @@ class Leaver:
         self.at = self.retry_ms = 0.0
         self._clock = clock
 
-    def send_away(self, retry_ms: int) -> None:
+    def close_with_retry(self, retry_ms: int) -> None:
         assert not self.sent_away
         self.sent_away, self.at, self.retry_ms = True, self._clock(), retry_ms
 
@@ -136,7 +136,7 @@ def test_a_share_is_used_up_by_its_owner_alone(
     guests = [StreamTicket(*same, "r", 0) for _ in range(3)]
     for guest in guests[:2]:
         streams.enter(guest)
-    with pytest.raises(ShareUsed, match="2 streams"):
+    with pytest.raises(ShareExceeded, match="2 streams"):
         streams.enter(guests[2])
     streams.enter(StreamTicket(*other, "r", 0))
     streams.leave(guests[1])
@@ -166,7 +166,7 @@ def test_a_client_is_where_a_trusted_proxy_says(
     trusted: list[str], peer: str, forwarded_for: str | None, client: str
 ) -> None:
     """And nobody else's word counts."""
-    proxies = Proxies()
+    proxies = TrustedProxies()
     proxies.trust(trusted)
 
     assert proxies.client(peer, forwarded_for) == client
@@ -174,7 +174,7 @@ def test_a_client_is_where_a_trusted_proxy_says(
 
 def test_the_word_of_the_last_proxy_counts_when_each_has_a_header_of_its_own() -> None:
     """Some proxies leave the client's header as it is, and add another one behind it."""
-    proxies = Proxies()
+    proxies = TrustedProxies()
     proxies.trust(["127.0.0.1"])
     headers = [("X-FORWARDED-FOR", "203.0.113.9"), ("HOST", "h"), ("X-FORWARDED-FOR", "198.51.100.1")]
 

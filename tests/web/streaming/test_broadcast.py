@@ -24,11 +24,11 @@ class Standing:
     def __init__(self, channel: Feed, cursor: int) -> None:
         self.channel = channel
         self.cursor = cursor
-        self.place = channel.seek(cursor)
+        self.ring_position = channel.seek(cursor)
         channel.viewers.add(self)
 
     def moved(self, cursor: int, position: int, sent_at: float) -> None:
-        self.cursor, self.place, self.sent_at = cursor, position, sent_at
+        self.cursor, self.ring_position, self.sent_at = cursor, position, sent_at
 
     def wake(self) -> None:
         """It is woken by whoever drives it."""
@@ -122,7 +122,7 @@ def test_who_is_no_longer_there_when_the_others_have_come_is_not_let_in(
 
     def happens() -> None:
         newcomer.busy = meanwhile == "busy"
-        newcomer.standing.place = {"closed": None, "further": 7}.get(meanwhile, newcomer.standing.place)
+        newcomer.standing.ring_position = {"closed": None, "further": 7}.get(meanwhile, newcomer.standing.ring_position)
         newcomer.crowd = crowd if meanwhile == "let in" else None
 
     breath.append(happens)

@@ -38,9 +38,9 @@ def test_a_worker_tells_with_each_beat(monkeypatch: pytest.MonkeyPatch, watched:
     monkeypatch.setattr(gevent, "sleep", beats.append)
     monkeypatch.setattr(Worker, "notify", lambda self: None)
     presence = Presence(board=mmap.mmap(-1, mmap.PAGESIZE))
-    services: Any = SimpleNamespace(tail=SimpleNamespace(watched=watched), presence=presence)
+    deps: Any = SimpleNamespace(tail=SimpleNamespace(watched=watched), presence=presence)
 
-    Worker.__new__(Worker)._beat(services)
+    Worker.__new__(Worker)._beat(deps)
 
     assert bool(presence) is bool(watched)
     assert beats

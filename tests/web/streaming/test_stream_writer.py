@@ -42,13 +42,13 @@ class Talker:
     def catch_up(self) -> bytes:
         return b""
 
-    def glance(self) -> bytes | None:
+    def try_next(self) -> bytes | None:
         if self.frames:
             return self.frames.pop(0)
         self.done = self.done or self.ends
         return None
 
-    poll = glance
+    next = try_next
 
     def close(self) -> None:
         """It has left."""

@@ -1,6 +1,6 @@
 """A job that prints flat out, and an archiver that has to keep its log small: how large it becomes, how long it takes.
 
-    python -m tests.faults.archive [--lines 10000000] [--hot-bytes 67108864] [--replays 0]
+    python -m bench.soak.archive [--lines 10000000] [--hot-bytes 67108864] [--replays 0]
 
 Real processes: the server, ``chronoverse run`` and ``chronoverse archive``. Every line is compared in the end, and in
 what so many viewers get, one after the other, of all of it from the service.
@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from bench.soak.replaying import digest, replay
 from chronoverse.archive.codec import entries_in, unpack
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.joblog.chunk import folder
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
-from tests.faults.replaying import digest, replay
 from tests.support.servers import RedisServer
 from tests.support.service import ROOT, serving
 from tests.support.waiting import wait_until

@@ -1,6 +1,6 @@
 """Short streams without end: what the service holds afterwards is what it held before.
 
-    python -m tests.faults.churn [--streams 100000] [--at-once 64] [--direct]
+    python -m bench.soak.churn [--streams 100000] [--at-once 64] [--direct]
 
 They come through nginx as we ship it, unless ``--direct``. Half of them read an ended job to its end, half see a live
 job's first lines and hang up, as pages do that are closed. Prints what was held before and after, and exits with 1 when
@@ -10,9 +10,6 @@ something has piled up.
 import argparse
 import contextlib
 import json
-import selectors
-import socket
-import ssl
 import sys
 import tempfile
 import time
@@ -21,10 +18,10 @@ from typing import Any, Final
 
 import psutil
 
-from tests.faults.rolling import edge
-from tests.support.nginx import Nginx
+from tests.support.nginx import Nginx, nginx_for
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
+from tests.support.short_streams import open_short_streams
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Door
@@ -38,34 +35,6 @@ IDLE_SECONDS: Final = 6.0
 #: What the last line of a whole stream ends with, and what a viewer has seen who hangs up.
 ENDED: Final = b"0\r\n\r\n"
 SEEN: Final = b"id: 3\n\n"
-
-
-def churn(door: Door, requests: list[tuple[bytes, bytes]], streams: int, at_once: int) -> None:
-    """So many streams, each until it has brought what it should; the ``requests`` take turns."""
-    selector = selectors.DefaultSelector()
-    begun = ended = 0
-    while ended < streams:
-        while begun < streams and begun - ended < at_once:
-            request, enough = requests[begun % len(requests)]
-            sock = door.connect(10)
-            sock.sendall(request)
-            sock.setblocking(False)
-            selector.register(sock, selectors.EVENT_READ, (bytearray(), enough))
-            begun += 1
-        for key, _ in selector.select(10):
-            received, enough = key.data
-            assert isinstance(key.fileobj, socket.socket)
-            try:
-                chunk = key.fileobj.recv(65_536)
-            except ssl.SSLWantReadError:
-                continue
-            received += chunk
-            if enough in received or not chunk:
-                assert enough in received, bytes(received)
-                selector.unregister(key.fileobj)
-                key.fileobj.close()
-                ended += 1
-    selector.close()
 
 
 def held(service: Service, store: RedisServer, door: Door) -> dict[str, int]:
@@ -96,17 +65,17 @@ def main() -> int:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cv-")))
         store = stack.enter_context(running(directory / "store"))
         service = stack.enter_context(serving(directory, store.url, log_format="json"))
-        door: Door = service if asked.direct else edge(stack, directory, service)
+        door: Door = service if asked.direct else stack.enter_context(nginx_for(directory, service))
         ended = Foreign(store.url, "churn", "ended").lines(["x"] * 3).end()
         live = Foreign(store.url, "churn", "live").lines(["x"] * 3)
         head = f"HTTP/1.1\r\nHost: churn\r\nAuthorization: Bearer {service.token()}\r\n\r\n"
         requests = [
             (f"GET {job.path}/events {head}".encode(), enough) for job, enough in ((ended, ENDED), (live, SEEN))
         ]
-        churn(door, requests, min(WARM_UP, asked.streams), asked.at_once)
+        open_short_streams(door, requests, min(WARM_UP, asked.streams), asked.at_once)
         before = held(service, store, door)
         started = time.monotonic()
-        churn(door, requests, asked.streams, asked.at_once)
+        open_short_streams(door, requests, asked.streams, asked.at_once)
         seconds = time.monotonic() - started
         after = held(service, store, door)
         counted = {

@@ -1,6 +1,6 @@
 """Rolling restarts under load: nothing lost or doubled, no refusal, and a crowd that comes back spread out.
 
-    python -m tests.faults.rolling [--viewers 500] [--rate 500] [--reloads 5] [--drain 10] [--workers 2]
+    python -m bench.soak.rolling [--viewers 500] [--rate 500] [--reloads 5] [--drain 10] [--workers 2]
                                   [--direct]
 
 Viewers come through nginx as we ship it, unless ``--direct``. Prints what was seen, and exits with 1 when something is
@@ -24,10 +24,10 @@ import psutil
 
 from chronoverse.joblog.values import JobRef, Line, Status, iso_timestamp
 from chronoverse.store import Store
-from tests.faults.crowd import Crowd
-from tests.support.nginx import Nginx
+from tests.support.nginx import nginx_for
 from tests.support.servers import running
 from tests.support.service import Service, serving
+from tests.support.viewers import ReconnectingViewers
 
 JOB: Final = JobRef("rolling", "job")
 #: Lines of one append.
@@ -53,13 +53,13 @@ def write(url: str, rate: int, stop: Any) -> None:
 
 
 class Reloads:
-    """The crowd's beat: a HUP once everybody is there, again once the one before is over, then the end."""
+    """Sends SIGHUP once all viewers are connected, and again once the last reload is over. Called at each tick."""
 
-    def __init__(self, service: Service, crowd: Crowd, wanted: int, drain: float, stop: Any) -> None:
+    def __init__(self, service: Service, viewers: ReconnectingViewers, wanted: int, drain: float, stop: Any) -> None:
         self.at: list[float] = []
         self.gone: list[float] = []
         self._service = service
-        self._crowd = crowd
+        self._viewers = viewers
         self._wanted = wanted
         self._seconds = drain + BACK_SECONDS
         self._stop = stop
@@ -70,7 +70,7 @@ class Reloads:
         if len(self.gone) < len(self.at) and not any(map(psutil.pid_exists, self._old)):
             self.gone.append(now - self.at[-1])
         waiting = self.at and (now - self.at[-1] < self._seconds or len(self.gone) < len(self.at))
-        if waiting or self._crowd.present < len(self._crowd.members) or self._stop.is_set():
+        if waiting or self._viewers.connected < len(self._viewers.viewers) or self._stop.is_set():
             return False
         if len(self.at) == self._wanted:
             self._stop.set()
@@ -81,22 +81,15 @@ class Reloads:
         return False
 
 
-def peaks(returns: list[float], reloads: list[float]) -> list[float]:
+def peaks(reconnections: list[float], reloads: list[float]) -> list[float]:
     """Of each reload, the busiest second's returns as a multiple of the mean over the seconds that had any."""
     found = []
     for start, stop in zip(reloads, [*reloads[1:], math.inf], strict=True):
-        seconds = Counter(int(at - start) for at in returns if start <= at < stop)
+        seconds = Counter(int(at - start) for at in reconnections if start <= at < stop)
         if seconds:
             mean = sum(seconds.values()) / (max(seconds) - min(seconds) + 1)
             found.append(round(max(seconds.values()) / mean, 2))
     return found
-
-
-def edge(stack: contextlib.ExitStack, directory: Path, *nodes: Service) -> Nginx:
-    """nginx before ``nodes``."""
-    place = directory / "nginx"
-    place.mkdir()
-    return stack.enter_context(Nginx(place, [(node.host, node.port) for node in nodes]))
 
 
 def main() -> int:
@@ -117,9 +110,10 @@ def main() -> int:
         runner.start()
         headers = f"Authorization: Bearer {service.token()}\r\n"
         path = f"/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/events?wait=30"
-        crowd = Crowd(service if asked.direct else edge(stack, directory, service), path, headers, asked.viewers)
-        reloads = Reloads(service, crowd, asked.reloads, asked.drain, stop)
-        crowd.run(reloads)
+        door = service if asked.direct else stack.enter_context(nginx_for(directory, service))
+        viewers = ReconnectingViewers(door, path, headers, asked.viewers)
+        reloads = Reloads(service, viewers, asked.reloads, asked.drain, stop)
+        viewers.run(reloads)
         runner.join()
         ended = [json.loads(line) for line in service.logs().splitlines() if '"stream ended"' in line]
         delays = (
@@ -127,23 +121,23 @@ def main() -> int:
             service.metric("chronoverse_delivery_delay_seconds_count"),
         )
         delivered = service.metric("chronoverse_lines_delivered_total")
-    lines = {member.lines for member in crowd.members}
+    lines = {viewer.lines for viewer in viewers.viewers}
     report = {
         "viewers": asked.viewers,
         "numbers each (lines and the end)": sorted(lines),
-        "lost, doubled or out of order": crowd.wrong,
-        "answers": dict(crowd.answers),
-        "returns": len(crowd.returns),
-        "peak second over mean, by reload": peaks(crowd.returns, reloads.at),
+        "lost, doubled or out of order": viewers.errors,
+        "answers": dict(viewers.answers),
+        "returns": len(viewers.reconnections),
+        "peak second over mean, by reload": peaks(viewers.reconnections, reloads.at),
         "old workers gone after s": [round(seconds, 1) for seconds in reloads.gone],
         "ends by reason": dict(Counter(each["why"] for each in ended)),
         "lines delivered by the metrics": delivered,
         "mean delivery delay ms": round(1000 * delays[0] / max(delays[1], 1), 2),
     }
     print(json.dumps(report, indent=2))
-    bad = [answer for answer in crowd.answers if answer not in ("200", "204", "whole")]
+    bad = [answer for answer in viewers.answers if answer not in ("200", "204", "whole")]
     spread = all(peak <= PEAK for peak in report["peak second over mean, by reload"])
-    return int(bool(bad or crowd.wrong or len(lines) != 1 or not spread))
+    return int(bool(bad or viewers.errors or len(lines) != 1 or not spread))
 
 
 if __name__ == "__main__":

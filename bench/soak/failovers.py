@@ -1,6 +1,6 @@
 """Servers that change under a job and its viewers, again and again, in every way that each form of the store has.
 
-    python -m tests.faults.failovers [--form sentinel|cluster] [--rounds N]
+    python -m bench.soak.failovers [--form sentinel|cluster] [--rounds N]
 
 Each fault is printed with the longest time in which a viewer saw no line, and each form with the oracle's verdict.
 Half a second of silence counts as down for the Sentinels, and one second in the Cluster.

@@ -1,6 +1,6 @@
 """A viewer that reads 1 KB/s of a job that prints 400, beside another that reads all of it.
 
-    python -m tests.faults.unresponsive
+    python -m bench.soak.unresponsive
 
 Prints how long it was kept, and what the other noticed; fails when it is kept for too long.
 """

@@ -1,6 +1,6 @@
 """Ten thousand viewers of a quiet job, through nginx as we ship it, on two workers that may have just so many.
 
-    python -m tests.faults.idle [--viewers 10000] [--heartbeat 5] [--seconds 25]
+    python -m bench.soak.idle [--viewers 10000] [--heartbeat 5] [--seconds 25]
 
 They come from a hundred addresses, as nginx gives no single one so many streams. Prints what a viewer costs, how
 regular heartbeats are, how long health takes and what the next viewer is told; exits with 1 when something is not as
@@ -23,8 +23,7 @@ from typing import Any, Final, NamedTuple
 import httpx
 import psutil
 
-from tests.faults.rolling import edge
-from tests.support.nginx import Nginx
+from tests.support.nginx import Nginx, nginx_for
 from tests.support.servers import running
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
@@ -186,7 +185,7 @@ def main() -> int:
         service = stack.enter_context(
             serving(directory, store.url, workers=WORKERS, heartbeat_seconds=asked.heartbeat, max_streams=limit)
         )
-        nginx = edge(stack, directory, service)
+        nginx = stack.enter_context(nginx_for(directory, service))
         job = Foreign(store.url, "idle", "job").lines(["x"])
         report = play(service, nginx, f"{job.path}/events", asked)
     print(json.dumps(report, indent=2))

@@ -1,6 +1,6 @@
 """A thousand viewers come at once to the beginning of a log of a million lines, beside others who watch a live job.
 
-    python -m tests.faults.storm [--viewers 1000] [--lines 1000000] [--seconds 20] [--direct] [--contend]
+    python -m bench.soak.storm [--viewers 1000] [--lines 1000000] [--seconds 20] [--direct] [--contend]
 
 All come through nginx as we ship it, unless ``--direct``. The crowd's computers are not the service's: on the one
 machine that is here its process has what nobody else wants, unless it is to ``--contend``. Prints what the crowd costs:
@@ -28,7 +28,7 @@ import redis
 
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.store import Store
-from tests.faults.rolling import edge
+from tests.support.nginx import nginx_for
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
@@ -172,7 +172,9 @@ def main() -> int:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cv-")))
         store = stack.enter_context(running(directory / "store"))
         service = stack.enter_context(serving(directory, store.url, workers=WORKERS))
-        report = play(service, service if asked.direct else edge(stack, directory, service), store, asked)
+        report = play(
+            service, service if asked.direct else stack.enter_context(nginx_for(directory, service)), store, asked
+        )
     print(json.dumps(report, indent=2))
     return int(max(report["workers grow by MB"]) * 2**20 > GROWTH_BYTES)
 

@@ -1,0 +1,140 @@
+"""What a worker caches of the archive: objects and lines that it has read, and records of chunks.
+
+Both caches may be used by several threads and greenlets at once.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+
+from cachetools import LRUCache
+
+from chronoverse.errors import ArchiveUnavailable
+from chronoverse.joblog.chunk import Chunk
+from chronoverse.joblog.values import JobRef
+
+#: Seconds for which a caller waits for a value that another is loading. Every object store has answered or given up
+#: long before.
+WAIT_SECONDS: Final = 60.0
+#: Seconds for which a cached chunk record is used. A redaction replaces records, and readers must see that soon.
+RECORD_SECONDS: Final = 1.0
+#: Chunk records in the cache. A record has some 65 frames and takes 20 KiB.
+RECORDS: Final = 128
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+class _LoadCancelled(Exception):
+    """Raised to the waiting callers when the caller that loads for them was itself stopped."""
+
+
+class SingleFlightCache(Generic[_Key, _Value]):
+    """The most recently used values by key, ``max_bytes`` in all. A value that several want at once is loaded once."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._lock = threading.Lock()
+        self._cached: LRUCache[_Key, tuple[_Value, int]] = LRUCache(max_bytes, getsizeof=lambda cached: cached[1])
+        self._loading: dict[_Key, Future[_Value]] = {}
+
+    def get(self, key: _Key, load: Callable[[], tuple[_Value, int]]) -> _Value:
+        """The cached value under ``key``. Without one, calls ``load``, which returns the value and its size in bytes.
+
+        A caller that finds another one loading the same key waits for that result.
+        Raises: what ``load`` raises, also to those who wait for it; :class:`ArchiveUnavailable` after
+        :data:`WAIT_SECONDS` of waiting.
+        """
+        while True:
+            with self._lock:
+                cached = self._cached.get(key)
+                if cached is not None:
+                    return cached[0]
+                loading = self._loading.get(key)
+                if loading is None:
+                    mine = self._loading[key] = Future()
+            if loading is None:
+                return self._load(key, mine, load)
+            try:
+                return loading.result(WAIT_SECONDS)
+            except _LoadCancelled:
+                continue
+            except TimeoutError as error:
+                raise ArchiveUnavailable(f"the archive was not read within {WAIT_SECONDS:g} s") from error
+
+    def forget(self, matches: Callable[[_Key], bool]) -> None:
+        """Drops the values whose keys match. Values that are just being loaded are returned, but not cached."""
+        with self._lock:
+            for key in [key for key in self._cached if matches(key)]:
+                del self._cached[key]
+            for key in [key for key in self._loading if matches(key)]:
+                del self._loading[key]
+
+    def _load(self, key: _Key, mine: "Future[_Value]", load: Callable[[], tuple[_Value, int]]) -> _Value:
+        try:
+            value, size = load()
+        except BaseException as error:
+            with self._lock:
+                if self._loading.get(key) is mine:
+                    del self._loading[key]
+            mine.set_exception(error if isinstance(error, Exception) else _LoadCancelled())
+            raise
+        with self._lock:
+            if self._loading.get(key) is mine:
+                del self._loading[key]
+                # An LRUCache raises ValueError for a value that is larger than the whole cache.
+                if size <= self._cached.maxsize:
+                    self._cached[key] = value, size
+        mine.set_result(value)
+        return value
+
+
+class ChunkIndexReader(Protocol):
+    """Finds the records of chunks; see :class:`chronoverse.store.chunk_index.ChunkIndex`."""
+
+    def chunk(self, job: JobRef, number: int) -> Chunk | None:
+        """The chunk that has line ``number``, or else the first one after it; None after the last chunk."""
+
+
+class _Record(NamedTuple):
+    chunk: Chunk
+    #: When the index was asked, on the monotonic clock.
+    asked_at: float
+
+
+class ChunkRecordCache:
+    """Chunk records from ``index``, each cached for :data:`RECORD_SECONDS`. ``clock`` is monotonic, in seconds."""
+
+    def __init__(self, index: ChunkIndexReader, clock: Callable[[], float] = time.monotonic) -> None:
+        self._index: Final = index
+        self._clock: Final = clock
+        self._lock = threading.Lock()
+        #: By job, each job's newest record first. The size of a job is the number of its records.
+        self._records: LRUCache[JobRef, list[_Record]] = LRUCache(RECORDS, getsizeof=len)
+
+    def chunk(self, job: JobRef, number: int) -> Chunk | None:
+        """As :meth:`ChunkIndexReader.chunk`, but the answer may be :data:`RECORD_SECONDS` old."""
+        earliest = self._clock() - RECORD_SECONDS
+        with self._lock:
+            records = self._records.get(job) or []
+        for chunk, asked_at in records:
+            if chunk.first <= number <= chunk.last and asked_at >= earliest:
+                return chunk
+        return self.fresh_chunk(job, number)
+
+    def fresh_chunk(self, job: JobRef, number: int) -> Chunk | None:
+        """As :meth:`ChunkIndexReader.chunk`: asks the index, and caches the answer."""
+        asked_at = self._clock()
+        chunk = self._index.chunk(job, number)
+        if chunk is not None:
+            earliest = asked_at - RECORD_SECONDS
+            with self._lock:
+                others = [each for each in self._records.get(job) or [] if each.asked_at >= earliest]
+                self._records[job] = [_Record(chunk, asked_at), *others][:RECORDS]
+        return chunk
+
+    def forget(self, job: JobRef) -> None:
+        """Drops the records of ``job``."""
+        with self._lock:
+            self._records.pop(job, None)

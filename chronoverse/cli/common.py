@@ -1,0 +1,115 @@
+"""What several commands share: values on the command line, messages, exit codes, access to a store or a service."""
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import click
+
+from chronoverse import errors
+from chronoverse.client.terminal import plain_text
+from chronoverse.joblog.values import IDENTIFIER
+from chronoverse.settings import Settings
+from chronoverse.settings.parse import is_loopback
+from chronoverse.settings.parse import service_url as parse_service_url
+
+if TYPE_CHECKING:
+    from chronoverse.archive.object_store import ObjectStore
+    from chronoverse.store import Store
+
+#: Exit codes of BSD's sysexits.h that a command returns itself. See :data:`chronoverse.cli.main.EXIT_CODES`.
+EX_DATAERR: Final = 65
+EX_UNAVAILABLE: Final = 69
+
+#: Seconds in the units of :func:`duration`, and the longest that it reads: ten years.
+_UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_MAX_DURATION_SECONDS: Final = 315_360_000
+#: Seconds for which a token made by :func:`bearer_token` is valid. Each connection gets a new one.
+_OWN_TOKEN_SECONDS: Final = 60
+#: The port of a URL that names none.
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+# click shows the names of the next two functions in --help, as IDENTIFIER and DURATION.
+
+
+def identifier(text: str) -> str:
+    """Reads the id of a workflow or a job."""
+    if not IDENTIFIER.fullmatch(text):
+        raise click.BadParameter("ids are 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit")
+    return text
+
+
+def duration(text: str) -> int:
+    """Reads a number with its unit, such as ``90s``. Returns seconds."""
+    found = re.fullmatch("([0-9]{1,9})([smhd]?)", text)
+    seconds = int(found[1]) * _UNIT_SECONDS[found[2]] if found else 0
+    if not 0 < seconds <= _MAX_DURATION_SECONDS:
+        raise click.BadParameter("give a number of s, m, h or d, such as 90s or 1h, up to ten years")
+    return seconds
+
+
+def service_url(text: str) -> str:
+    """Reads the URL of a service."""
+    try:
+        return parse_service_url(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def print_message(text: str) -> None:
+    """Prints a message of ours to stderr. Control sequences are taken out, since ``text`` may quote the service."""
+    click.echo(f"chronoverse: {plain_text(text)}", err=True)
+
+
+@contextlib.contextmanager
+def open_store(settings: Settings) -> Iterator["Store"]:
+    """The store of ``settings``. An embedded server runs at least until the ``with`` block ends."""
+    from chronoverse.embedded import server as embedded
+    from chronoverse.store import Store
+
+    with contextlib.ExitStack() as stack:
+        url = settings.redis_url or stack.enter_context(embedded.lease_server(settings.data_dir)).url
+        lease, retention = settings.lease_seconds, settings.retention_seconds
+        store = Store(url, prefix=settings.key_prefix, lease_seconds=lease, retention_seconds=retention)
+        stack.callback(store.close)
+        yield store
+
+
+def open_archive(settings: Settings) -> "ObjectStore":
+    """The object store of the archive. Raises :class:`SettingsError` when ``settings`` name none."""
+    from chronoverse.archive.connect import open_object_store
+
+    if settings.archive_location is None:
+        raise errors.SettingsError("there is no archive: set CHRONOVERSE_ARCHIVE_URL, the same for every node")
+    return open_object_store(settings.archive_location)
+
+
+def bearer_token(
+    settings: Settings, url: str, workflow: str, subject: str, scope: str
+) -> str | Callable[[], str | None] | None:
+    """The token for requests to the service at ``url``: the one in ``settings``, or a function that makes one.
+
+    With an embedded server and no configured key, the local secret in the data directory signs tokens. The function
+    then makes a token with ``scope`` for ``workflow`` alone. It is called for each connection, and returns None unless
+    the service of our data directory listens at ``url``: while that service is down, a program of another user could
+    listen on the port.
+    """
+    host, port = urlsplit(url).hostname, urlsplit(url).port
+    if settings.token is not None or not (settings.has_local_secret and host and is_loopback(host)):
+        return settings.token
+    from chronoverse.auth.local_secret import local_secret
+    from chronoverse.auth.tokens import mint
+    from chronoverse.embedded.listeners import is_service
+
+    secret = local_secret(settings.data_dir)
+
+    def make_token() -> str | None:
+        if not is_service(settings.data_dir, host, port or _DEFAULT_PORTS[urlsplit(url).scheme]):
+            return None
+        return mint(secret, subject, [scope], [workflow], _OWN_TOKEN_SECONDS, time.time())
+
+    return make_token

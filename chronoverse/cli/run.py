@@ -1,0 +1,174 @@
+"""``chronoverse run`` publishes a command's output as a job. ``chronoverse deliver`` publishes what a runner left."""
+
+import contextlib
+import os
+import secrets
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chronoverse.cli.common import (
+    EX_UNAVAILABLE,
+    bearer_token,
+    duration,
+    identifier,
+    open_archive,
+    print_message,
+    service_url,
+)
+from chronoverse.joblog.values import JobRef
+from chronoverse.settings import Settings
+
+if TYPE_CHECKING:
+    from chronoverse.runner.log_writer import LineComparer, LogWriter
+
+_server_option = click.option(
+    "--server", metavar="URL", type=service_url, help="Publish through the service at URL, which has the store."
+)
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@click.option("--workflow", required=True, type=identifier, help="The workflow that the job belongs to.")
+@click.option("--job", type=identifier, help="The job's id; one is made and told when it is not given.")
+@_server_option
+@click.option(
+    "--deliver-timeout", type=duration, default="60s", show_default=True, help="Deliver so long after CMD has ended."
+)
+@click.option("--pty", is_flag=True, help="Give CMD a terminal; its stderr then counts as stdout.")
+@click.option("--mask-env", "names", multiple=True, metavar="NAME", help="Publish *** for this variable's value.")
+@click.option("--mask-file", "files", multiple=True, type=Path, metavar="F", help="... for what this file holds.")
+@click.option(
+    "--mask",
+    "values",
+    multiple=True,
+    metavar="VALUE",
+    help="... for VALUE, which ps shows: prefer the others.",
+)
+@click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(
+    workflow: str,
+    job: str | None,
+    server: str | None,
+    deliver_timeout: int,
+    pty: bool,
+    command: tuple[str, ...],
+    **masks_given: Any,
+) -> int:
+    """Run CMD as a job: show its output as it is, publish every line, and exit as it does.
+
+    Masked values are published as ***, line by line if they have several. What is shown here stays as it is.
+    """
+    from chronoverse.runner import run as runner
+    from chronoverse.runner.capture import masking
+    from chronoverse.runner.spool.spool_file import SpoolRoom
+
+    masks = masking.gather(**masks_given, environ=os.environ)
+    settings = Settings.from_env()
+    ref = JobRef(workflow, job or f"job-{secrets.token_hex(6)}")
+    if job is None:
+        print_message(f"job {ref.job_id} of workflow {ref.workflow_id}")
+    room = SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes)
+    limits = runner.RunLimits(settings.max_line_bytes, room, settings.lease_seconds, deliver_seconds=deliver_timeout)
+    with contextlib.ExitStack() as stack:
+        return runner.run(
+            command,
+            partial(_open_log_writer, settings, server, stack, workflow),
+            ref,
+            limits=limits,
+            masks=masks,
+            pty=pty,
+            through=server,
+        )
+
+
+@click.command()
+@click.option("--deliver-timeout", type=duration, default="60s", show_default=True, help="Try for so long.")
+@_server_option
+@click.option("--as", "job", type=identifier, metavar="JOB", help="Publish them as this new job of their workflow.")
+@click.option("--print", "only_print", is_flag=True, help="Only print the lines, and leave FILE as it is.")
+@click.option("--raw", is_flag=True, help="With --print: leave control sequences in, only for output you trust.")
+@click.argument("file", type=Path)
+def deliver(file: Path, server: str | None, deliver_timeout: int, job: str | None, only_print: bool, raw: bool) -> int:
+    """Deliver the lines that a runner left behind in FILE, and how its job ended.
+
+    FILE is removed when the store has given all of its lines back.
+    """
+    if raw and not only_print:
+        raise click.UsageError("--raw goes with --print")
+    if only_print and (server or job):
+        raise click.UsageError("--print excludes --server and --as")
+    if only_print:
+        _print_spool(file, raw)
+        return 0
+    from chronoverse.runner.resend import resend_spool
+
+    settings = Settings.from_env()
+    with contextlib.ExitStack() as stack:
+        done = resend_spool(
+            file,
+            partial(_open_log_writer, settings, server, stack),
+            print_message,
+            reader=partial(_line_comparer, settings),
+            job_id=job,
+            lease_seconds=settings.lease_seconds,
+            seconds=deliver_timeout,
+            through=server,
+        )
+        return 0 if done else EX_UNAVAILABLE
+
+
+def _open_log_writer(settings: Settings, server: str | None, stack: contextlib.ExitStack, workflow: str) -> "LogWriter":
+    """What a runner of ``workflow`` publishes to: the service at ``server``, else the store. ``stack`` closes it."""
+    if server is not None:
+        from chronoverse.runner.http_log_writer import HttpLogWriter
+
+        token = bearer_token(settings, server, workflow, "run", "logs:write")
+        writer = HttpLogWriter(server, token, durable=settings.durability != "acked")
+        stack.callback(writer.close)
+        return writer
+    from chronoverse.store import Durability, Store
+
+    url, sync = settings.redis_url, None
+    if url is None:
+        from chronoverse.embedded import server as embedded
+
+        lease = stack.enter_context(embedded.lease_server(settings.data_dir))
+        url, sync = lease.url, lease.sync
+    store = Store(
+        url,
+        prefix=settings.key_prefix,
+        lease_seconds=settings.lease_seconds,
+        retention_seconds=settings.retention_seconds,
+        durability=Durability(settings.durability),
+        sync=sync,
+    )
+    stack.callback(store.close)
+    return store
+
+
+def _line_comparer(settings: Settings, writer: "LogWriter") -> "LineComparer":
+    """Compares a spool's lines with those that ``writer`` has published, archived ones included."""
+    from chronoverse.archive.reader import ArchiveReader
+    from chronoverse.runner.readback import reader_of
+    from chronoverse.store import Store
+
+    if isinstance(writer, Store) and settings.archive_location is not None:
+        return reader_of(writer, ArchiveReader(open_archive(settings), writer.chunks))
+    return reader_of(writer)
+
+
+def _print_spool(file: Path, raw: bool) -> None:
+    from chronoverse.cli.printer import Printer
+    from chronoverse.runner.spool.spool import Spool
+
+    spool = Spool.recover(file, keep_all=True)
+    printer = Printer(
+        sys.stdout.buffer, print_notice=partial(click.echo, err=True), print_message=print_message, raw=raw
+    )
+    printer.print(spool.lines())
+    spool.preserve()
+    if spool.dropped:
+        print_message(f"{spool.dropped} lines were dropped: there was no room to keep them")

@@ -1,0 +1,142 @@
+"""The caches of the archive: bounds in bytes and seconds, and one load for all who want the same value."""
+
+import threading
+
+import pytest
+
+from chronoverse.archive.caches import RECORD_SECONDS, RECORDS, ChunkRecordCache, SingleFlightCache
+from chronoverse.joblog.chunk import Chunk
+from chronoverse.joblog.values import JobRef
+
+JOIN_SECONDS = 20.0
+
+
+class CountingIndex:
+    """A chunk index in which each chunk has ten lines. It counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def chunk(self, job: JobRef, number: int) -> Chunk | None:
+        self.asked += 1
+        first = (number - 1) // 10 * 10 + 1
+        return Chunk(first, first + 9, f"{job}/{first}/{self.asked}", 100, "", ())
+
+
+def test_the_least_recently_used_value_goes_first() -> None:
+    """The values in the cache never come to more than its bytes."""
+    cache: SingleFlightCache[str, str] = SingleFlightCache(100)
+    loads: list[str] = []
+
+    def get(key: str) -> str:
+        def load() -> tuple[str, int]:
+            loads.append(key)
+            return key.upper(), 40
+
+        return cache.get(key, load)
+
+    assert [get(key) for key in ("a", "b", "a", "c", "a", "b")] == ["A", "B", "A", "C", "A", "B"]
+    assert loads == ["a", "b", "c", "b"]
+
+
+def test_a_value_larger_than_the_cache_is_returned_but_not_cached() -> None:
+    cache: SingleFlightCache[str, str] = SingleFlightCache(100)
+    assert cache.get("a", lambda: ("small", 60)) == "small"
+    assert cache.get("b", lambda: ("large", 101)) == "large"
+    assert cache.get("b", lambda: ("large again", 101)) == "large again"
+    assert cache.get("a", lambda: ("not loaded", 60)) == "small"
+
+
+def test_a_value_that_was_forgotten_while_it_was_loaded_is_not_cached() -> None:
+    cache: SingleFlightCache[str, str] = SingleFlightCache(100)
+
+    def load() -> tuple[str, int]:
+        cache.forget(lambda key: key == "a")
+        return "old", 1
+
+    assert cache.get("a", load) == "old"
+    assert cache.get("a", lambda: ("new", 1)) == "new"
+
+
+def test_an_error_reaches_all_who_wait_and_is_not_cached() -> None:
+    cache: SingleFlightCache[str, str] = SingleFlightCache(100)
+    loading, gate = threading.Event(), threading.Event()
+    errors: list[str] = []
+
+    def load() -> tuple[str, int]:
+        loading.set()
+        assert gate.wait(JOIN_SECONDS)
+        raise ValueError("no such object")
+
+    def get() -> None:
+        try:
+            cache.get("a", load)
+        except ValueError as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=get) for _ in range(3)]
+    threads[0].start()
+    assert loading.wait(JOIN_SECONDS)
+    for thread in threads[1:]:
+        thread.start()
+    gate.set()
+    for thread in threads:
+        thread.join(JOIN_SECONDS)
+    assert errors == ["no such object"] * 3
+    assert cache.get("a", lambda: ("value", 1)) == "value"
+
+
+def test_a_waiting_caller_loads_for_itself_when_the_loading_one_is_stopped() -> None:
+    """A greenlet may be killed while it loads. Those that wait for it must not fail with it."""
+    cache: SingleFlightCache[str, str] = SingleFlightCache(100)
+    loading, gate = threading.Event(), threading.Event()
+    found: list[str] = []
+
+    def stopped() -> tuple[str, int]:
+        loading.set()
+        assert gate.wait(JOIN_SECONDS)
+        raise KeyboardInterrupt
+
+    def first() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            cache.get("a", stopped)
+
+    threads = [threading.Thread(target=first)]
+    threads[0].start()
+    assert loading.wait(JOIN_SECONDS)
+    threads.append(threading.Thread(target=lambda: found.append(cache.get("a", lambda: ("value", 1)))))
+    threads[1].start()
+    gate.set()
+    for thread in threads:
+        thread.join(JOIN_SECONDS)
+    assert found == ["value"]
+
+
+def test_a_chunk_record_is_cached_for_a_second() -> None:
+    """Its age counts from when the index was asked."""
+    now = 100.0
+    index, job = CountingIndex(), JobRef("wf_1", "job_1")
+    cache = ChunkRecordCache(index, lambda: now)
+    first = cache.chunk(job, 1)
+    assert cache.chunk(job, 10) == first
+    assert cache.chunk(job, 11) != first
+    assert cache.chunk(JobRef("wf_1", "job_2"), 1) != first
+    assert index.asked == 3
+    now += RECORD_SECONDS * 1.01
+    assert cache.chunk(job, 1) != first
+    assert index.asked == 4
+
+
+def test_the_number_of_chunk_records_is_bounded() -> None:
+    """The oldest records of a job go first, and jobs that were not read for the longest time."""
+    index, job, other = CountingIndex(), JobRef("wf_1", "job_1"), JobRef("wf_1", "job_2")
+    cache = ChunkRecordCache(index, lambda: 100.0)
+    cache.chunk(other, 1)
+    for number in range(RECORDS + 1):
+        cache.chunk(job, 10 * number + 1)
+    asked = index.asked
+    cache.chunk(job, 10 * RECORDS + 1)
+    assert index.asked == asked
+    cache.chunk(job, 1)
+    cache.chunk(other, 1)
+    assert index.asked == asked + 2

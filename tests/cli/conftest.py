@@ -1,0 +1,57 @@
+"""The command line, called in the tests' own process or started as a user does."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from chronoverse.cli.main import main
+
+ROOT: Final = Path(__file__).parents[2]
+COMMAND: Final = (sys.executable, "-m", "chronoverse")
+#: Seconds that any of these commands may take on a busy machine.
+PATIENCE_SECONDS: Final = 60
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def environ(home: Path, **settings: str) -> dict[str, str]:
+    """An environment with nothing of ours in it but ``settings``."""
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("CHRONOVERSE_")}
+    named = {f"CHRONOVERSE_{name}": text for name, text in settings.items()}
+    return {**kept, "PYTHONPATH": str(ROOT), "CHRONOVERSE_DATA_DIR": str(home), **named}
+
+
+@pytest.fixture
+def cli(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Runs the command line to its end in this process, in a data directory of the test's own."""
+
+    def call(*argv: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            given = environ(tmp_path, **settings)
+            for name in os.environ.keys() - given.keys():
+                patch.delenv(name)
+            for name, text in given.items():
+                patch.setenv(name, text)
+            code = main(argv)
+        return subprocess.CompletedProcess(argv, code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def cli_process(tmp_path: Path) -> Cli:
+    """As ``cli``, but in a process of its own, as a user starts it."""
+
+    def call(*argv: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+        command = [*COMMAND, *argv]
+        return subprocess.run(
+            command, env=environ(tmp_path, **settings), capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
+
+    return call
