@@ -27,8 +27,9 @@ from bench.peers.ours import Ours
 from bench.processes import Failed
 from bench.produce import Plan
 from bench.search import build_output
-from chronoverse.archive.archiver import Archiver, ArchiverLimits
+from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.retention import ArchiverLimits
 from chronoverse.joblog.values import JobRef, LineRun, Status, iso_timestamp
 from chronoverse.store import Store
 

@@ -4,8 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from chronoverse.archive.chunk_writer import archive_lock
-from chronoverse.archive.garbage import ORPHAN_SECONDS, SEALER_SECONDS, At, nothing
+from chronoverse.archive.job_objects import ORPHAN_SECONDS, SEALER_SECONDS, At, archive_lock, nothing
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.errors import ArchiveDamaged, NotALog
 from chronoverse.joblog.chunk import MANIFEST, folder
@@ -15,6 +14,16 @@ from chronoverse.store.catalog import ArchiveState
 
 #: Jobs of a listing read at a time.
 LISTED: Final = 1_000
+
+
+class ArchiverLimits(NamedTuple):
+    """What is kept where, and for how long."""
+
+    hot_bytes: int
+    hot_seconds: float
+    retention_seconds: float
+    orphan_seconds: float = ORPHAN_SECONDS
+    sealer_seconds: float = SEALER_SECONDS
 
 
 def delete_job(

@@ -26,7 +26,8 @@ from typing import Final, NoReturn
 STOP_SECONDS: Final = 5.0
 #: Seconds between looks at a server that was told to stop.
 STOP_POLL_SECONDS: Final = 0.005
-#: Seconds before a server that died is started again: first and longest, doubling between.
+#: Seconds before a server that died is started again: first and longest, doubling between. Not from
+#: ``chronoverse.backoff``, which this program cannot import: it runs without the package.
 BACKOFF_SECONDS: Final = (0.02, 1.0)
 #: Seconds after which a server counts as having come up.
 SETTLED_SECONDS: Final = 1.0

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
+from chronoverse.backoff import RetryPolicy
 from chronoverse.errors import ChronoverseError, NotDurable
 from chronoverse.joblog.values import Attempt
 from chronoverse.runner.spool.spool import Spool
@@ -12,8 +13,8 @@ from chronoverse.runner.spool.spool import Spool
 LOOK_SECONDS: Final = 0.2
 #: Seconds between questions: the disk is not asked for every batch.
 PAUSE_SECONDS: Final = 0.1
-#: Seconds before a question that failed is asked again: the publisher notices the store's return sooner.
-RETRY_SECONDS: Final = 1.0
+#: How long to wait before a question that failed is asked again. The publisher notices the store's return sooner.
+RETRY: Final = RetryPolicy(first=1.0, longest=1.0, jitter=0)
 #: Questions in vain (of two seconds each) after which somebody is told.
 PATIENCE: Final = 5
 
@@ -85,7 +86,7 @@ class DurabilityTracker:
         except NotDurable as error:
             self._give_up(error)
         except ChronoverseError:
-            return RETRY_SECONDS
+            return RETRY.delay(1)
         else:
             self._in_vain = self._in_vain + 1 if following is None else 0
             if self._in_vain == PATIENCE:

@@ -5,7 +5,6 @@ seconds) is retried; what cannot (another runner has the job) ends the publishin
 """
 
 import contextlib
-import random
 import secrets
 import threading
 import time
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.errors import (
     ChronoverseError,
     Closed,
@@ -34,21 +34,15 @@ from chronoverse.runner.spool.spool import BATCH_LINES, Spool
 
 #: Seconds for which lines are gathered into one append. A line that comes after a longer silence leaves at once.
 BATCH_SECONDS: Final = 0.05
-#: Seconds of the first pause after a failure; each further one doubles it.
-BACKOFF_SECONDS: Final = 0.05
-#: Seconds of the longest pause: how late, at worst, we notice that the store is back. Below the grace that a store
-#: gives before it declares a job LOST.
-BACKOFF_LIMIT_SECONDS: Final = 0.75
+#: How long to wait after a failure. The longest delay is how late, at worst, we notice that the store is back. It is
+#: below the grace that a store gives before it declares a job LOST.
+RETRY: Final = RetryPolicy(first=0.1, longest=0.75)
+#: How long to wait before the lease is asked for again after it was lost, and at least when the store asks us to wait.
+SHORT_RETRY: Final = RetryPolicy(first=0.05, longest=0.05)
 #: Our own earlier tokens that are remembered.
 TOKENS: Final = 8
 #: Renewals in a lease's time: two may fail before it is lost.
 RENEWALS: Final = 3
-
-
-def jittered(failures: int) -> float:
-    """Seconds to pause after so many failures in a row: exponential, bounded, never the same for all."""
-    ceiling: float = min(BACKOFF_LIMIT_SECONDS, BACKOFF_SECONDS * 2.0 ** min(failures, 16))
-    return random.uniform(ceiling / 2, ceiling)
 
 
 class Publisher:
@@ -67,7 +61,6 @@ class Publisher:
         *,
         lease_seconds: float = 30,
         first: int | None = None,
-        backoff: Callable[[int], float] = jittered,
     ) -> None:
         self._connect = connect
         self._job = job
@@ -75,7 +68,7 @@ class Publisher:
         self._say = say
         self._renewal = lease_seconds / RENEWALS
         self._first = first
-        self._backoff = backoff
+        self._backoff = Backoff(RETRY)
         self._store: LogWriter | None = None
         self._sender: AppendPipeline | None = None
         self._attempt: Attempt | None = None
@@ -85,7 +78,6 @@ class Publisher:
         self._resume(spool)
         self._renew_at = 0.0
         self._sent_at = 0.0
-        self._failures = 0
         self._ending: JobResult | None = None
         self._refusal: ChronoverseError | None = None
         self._lock = threading.Lock()
@@ -191,7 +183,7 @@ class Publisher:
             raise
         except TooFast as asked:
             sender.reset()
-            self._stop.wait(min(max(asked.seconds, self._backoff(0)), self._renewal / 2))
+            self._stop.wait(min(max(asked.seconds, SHORT_RETRY.delay(1)), self._renewal / 2))
         except StoreError as error:
             sender.reset()
             self._pause(error)
@@ -201,7 +193,7 @@ class Publisher:
             self._last, self._attempt, self._finished = self._attempt, None, False
             self._earlier.appendleft(self._token)
             self._token = secrets.token_hex(16)
-            self._stop.wait(self._backoff(0))
+            self._stop.wait(SHORT_RETRY.delay(1))
         except SequenceGap as gap:
             sender.reset()
             if gap.expected - self._base > self._spool.acked:
@@ -343,15 +335,15 @@ class Publisher:
         self._renew_at = time.monotonic() + self._renewal
 
     def _pause(self, error: ChronoverseError) -> None:
-        if self._failures == 0:
+        if not self._backoff.failures:
             self._say(f"{error}; lines wait here, the job goes on")
             self._spool.force_spill(True)
-        self._failures += 1
-        self._stop.wait(min(self._backoff(self._failures), self._renewal / 2))
+        self._backoff.record_failure()
+        self._stop.wait(min(self._backoff.delay(), self._renewal / 2))
 
     def _recover(self) -> None:
-        if self._failures:
-            self._failures = 0
+        if self._backoff.failures:
+            self._backoff.record_success()
             self._spool.force_spill(False)
             self._say("the store is back")
 

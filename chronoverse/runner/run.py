@@ -22,7 +22,7 @@ from chronoverse.joblog.values import MAX_LINE_BYTES, JobRef, Status, iso_timest
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.command import Command
 from chronoverse.runner.log_writer import JobResult, LogWriter
-from chronoverse.runner.publisher import Publisher, jittered
+from chronoverse.runner.publisher import Publisher
 from chronoverse.runner.signal_forwarder import SignalForwarder
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SLOT_BYTES, SpoolRoom, orphaned_spools, state_of
@@ -68,7 +68,6 @@ def run(
     relay: SignalForwarder | None = None,
     popen: Callable[..., "subprocess.Popen[bytes]"] = subprocess.Popen,
     clock: Callable[[], float] = time.time,
-    backoff: Callable[[int], float] = jittered,
 ) -> int:
     """Runs ``argv`` as ``job`` and returns its exit code: 128 + n for signal n, 127 not found, 126 not executable.
 
@@ -83,7 +82,7 @@ def run(
     say = echoes["stderr"].say
     connect = store if callable(store) else partial(_given, store)
     spool = _spool(job, limits.room, say)
-    publisher = Publisher(connect, job, spool, say, lease_seconds=limits.lease_seconds, backoff=backoff)
+    publisher = Publisher(connect, job, spool, say, lease_seconds=limits.lease_seconds)
     relay = relay or SignalForwarder()
     size = limits.max_line_bytes
     command = Command(

@@ -7,12 +7,12 @@ readers. The slots beyond it share one reader for each server, which does not bl
 import contextlib
 import logging
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Final
 
+from chronoverse.backoff import RetryPolicy
 from chronoverse.errors import KeysMoving, NotALog, StoreError
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import JobRef
@@ -25,8 +25,8 @@ MAX_SLOT_READERS: Final = 512
 #: ``POLL_SHARE`` times as long as the poll, so that polling takes a quarter of the time.
 POLL_SECONDS: Final = 0.05
 POLL_SHARE: Final = 3
-#: Seconds before a reader tries again after an error. Doubles from the first to the second, with jitter.
-BACKOFF_SECONDS: Final = (0.05, 0.5)
+#: How long a reader waits before it tries again after an error.
+RETRY: Final = RetryPolicy(first=0.05, longest=0.5)
 #: Seconds between two tries to interrupt a reader that must take up a new job.
 INTERRUPT_SECONDS: Final = 0.002
 
@@ -91,8 +91,7 @@ class _SlotReader:
     def _run(self) -> None:
         while (request := self._requests.get()) is not None:
             if self.failures:
-                delay = min(BACKOFF_SECONDS[0] * 2.0 ** min(self.failures - 1, 16), BACKOFF_SECONDS[1])
-                self._closed.wait(random.uniform(delay / 2, delay))
+                self._closed.wait(RETRY.delay(self.failures))
             try:
                 self._finish(self._read_once(*request), None)
             except StoreError as error:

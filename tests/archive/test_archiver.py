@@ -8,11 +8,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from chronoverse.archive.archiver import BUSY_SECONDS, RETRY_SECONDS
-from chronoverse.archive.chunk_writer import ChunkWriter, archive_lock
+from chronoverse.archive.archiver import BUSY_SECONDS, HIGH_MARK, RETRY_SECONDS, SLOW_MARK
+from chronoverse.archive.chunk_writer import ChunkWriter
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.garbage import nothing
-from chronoverse.archive.queue import HIGH_MARK, SLOW_MARK
+from chronoverse.archive.job_objects import archive_lock, nothing
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import delete_job, orphans, set_retention
 from chronoverse.errors import ArchiveUnavailable, Closed, Deleted, Held, SequenceGap, StoreRefused
@@ -363,7 +362,9 @@ def test_a_hash_that_was_lost_is_told_again(bench: Bench, objects: FileObjectSto
     assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 1))
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "step", [pytest.param(step, marks=() if step in ("put", "sealed") else pytest.mark.long) for step in STEPS]
+)
 def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step: str) -> None:
     """Two in a row, each behind the same step, of a log that runs and of one that has ended: nothing is lost."""
     bench, directory = Bench(server, prefix), tmp_path / "archive"

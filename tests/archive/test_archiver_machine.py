@@ -333,6 +333,7 @@ def test_whatever_happens_to_files(server: RedisServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(400 + RUNS)  # Hypothesis shrinks a failure for up to 300 s
+@pytest.mark.long
 def test_whatever_happens_on_the_way_to_s3(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """It refuses, is busy, is late; connections are cut before a request takes effect, behind that, in an answer."""
     with s3_server() as address, S3Faults(address) as proxy:

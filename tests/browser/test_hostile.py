@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, Final
 
+import pytest
+
 from chronoverse.joblog.values import Status
 from tests.browser.browsing import Tab
 from tests.browser.conftest import Job
@@ -52,6 +54,7 @@ ALLOWED: Final = {
 }
 
 
+@pytest.mark.long
 def test_whatever_a_log_says_is_text(open_tab: OpenTab, job: Job) -> None:
     """Also with a search that marks parts of it; nothing but text, colours and links to http and https comes of it."""
     job.lines(*HOSTILE, "https://example.org/?a=1&b=\"'<b> (http://example.org/x).").end()
@@ -75,6 +78,7 @@ def test_whatever_a_log_says_is_text(open_tab: OpenTab, job: Job) -> None:
     assert tab.page.evaluate("navigator.clipboard.readText()") == "as before"
 
 
+@pytest.mark.long
 def test_a_giant_line_is_shown_in_part(open_tab: OpenTab, job: Job) -> None:
     """Ten megabytes in pieces, a million accents in one line: the page stays quick, and says that there is more."""
     piece = "0123456789abcdef" * 4096

@@ -115,6 +115,7 @@ def test_a_job_can_be_waited_for(open_tab: OpenTab, page_service: Service, job: 
     tab.wait_text("#badge", "pending")
 
 
+@pytest.mark.long
 def test_a_cut_and_a_restart_lose_nothing_and_double_nothing(
     open_tab: OpenTab, page_service: Service, job: Job
 ) -> None:
@@ -152,6 +153,7 @@ def test_a_cut_and_a_restart_lose_nothing_and_double_nothing(
     assert (tab.text("#link"), tab.text("#notice"), tab.page.locator("dialog[open]").count()) == ("", "", 0)
 
 
+@pytest.mark.long
 def test_a_search_counts_steps_filters_and_marks(open_tab: OpenTab, big: Job) -> None:
     """Plain and as an expression, on both streams and on one."""
     tab = open_tab(big.ref).wait_number(1)
@@ -265,6 +267,7 @@ def test_what_was_redacted_is_blanked(open_tab: OpenTab, page_service: Service, 
     tab.wait(lambda rows: [text for _, text in rows] == said, "three lines without what they said")
 
 
+@pytest.mark.long
 def test_a_deletion_is_told(open_tab: OpenTab, page_service: Service, page_server: RedisServer) -> None:
     """The lines stay on the screen, and the page says why no more come; it does not ask for ever."""
     job = Foreign(page_server.url, "page", "deleted").lines(["a line"])
@@ -379,6 +382,7 @@ def test_hidden_numbers_are_counted_right(modules: Page) -> None:
     assert wrong == []
 
 
+@pytest.mark.long
 def test_long_lines_come_in_several_pages(open_tab: OpenTab, job: Job) -> None:
     """200 lines of 60 KB are more than one page of the interface may hold, which is bounded in bytes."""
     for first in (1, 101):

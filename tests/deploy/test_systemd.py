@@ -71,6 +71,7 @@ def test_limits_fit_what_the_service_is_set_to(unit: dict[str, str], gunicorn: G
     assert unit["Environment"] == f"CHRONOVERSE_DATA_DIR=/var/lib/{unit['StateDirectory']}"
 
 
+@pytest.mark.long
 def test_the_command_says_when_it_is_ready_reloads_and_goes(unit: dict[str, str], tmp_path: Path) -> None:
     """In the way that ``Type=notify``, ``ExecReload`` and ``KillSignal`` expect, within the times given."""
     assert (unit["Type"], unit["KillMode"]) == ("notify", "mixed")

@@ -35,6 +35,8 @@ CROWD_MB: Final = 64
 #: Seconds that the worker's clock jumps, forwards and back.
 JUMP_SECONDS: Final = 3600.0
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:

@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+import pytest
+
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
 from chronoverse.store.sentinel import CHECK_MASTER_SECONDS, STALE_SECONDS
@@ -18,6 +20,8 @@ LEASE_SECONDS = 15
 #: Seconds from a fault to the next line at every viewer. Half a second of silence counts as down here, and then there
 #: is an election; a lost master that answers is found out within 2 s more.
 RECOVERY_SECONDS = 10.0
+
+pytestmark = pytest.mark.long
 
 
 def recovers(watchers: list[Watcher], since: float, what: str) -> None:

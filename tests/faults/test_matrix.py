@@ -111,6 +111,7 @@ def test_row_1_a_runner_killed_in_the_middle_of_a_line(calm: Stage) -> None:
     assert watchers[0].states[-1]["last_sequence_num"] == runner.begun
 
 
+@pytest.mark.long
 def test_row_2_a_runner_cut_off_for_less_than_its_lease(tmp_path: Path) -> None:
     """The job goes on, its lines wait, and then come in order and fast."""
     with Stage(tmp_path, lease=8) as stage:
@@ -134,6 +135,7 @@ def test_row_2_a_runner_cut_off_for_less_than_its_lease(tmp_path: Path) -> None:
         assert attempts(watchers[0]) == [1]
 
 
+@pytest.mark.long
 def test_row_2_a_runner_cut_off_for_longer_than_its_lease_unjudged(patient: Stage) -> None:
     """It takes its job again as a new attempt, and nothing is missing."""
     runner, watchers = patient.play(job("row-2-again"))
@@ -152,6 +154,7 @@ def test_row_2_a_runner_cut_off_for_longer_than_its_lease_unjudged(patient: Stag
     assert attempts(watchers[0]) == [1, 2]
 
 
+@pytest.mark.long
 def test_row_2_a_runner_cut_off_for_longer_than_its_lease_and_declared_lost(calm: Stage) -> None:
     """It finds its job LOST: it says so, keeps what it could not deliver, and its job is not hurt."""
     runner, watchers = calm.play(job("row-2-lost"))
@@ -287,6 +290,7 @@ def test_row_4b_a_power_cut_that_takes_the_end_alone(rough: Stage) -> None:
     assert verdict.clean, verdict
 
 
+@pytest.mark.long
 def test_row_4c_a_power_cut_that_the_runner_does_not_survive(tmp_path: Path) -> None:
     """What nobody has any more is not passed over in silence: the job is LOST, and says where its log ends."""
     with Stage(tmp_path, lease=1) as stage:
@@ -308,6 +312,7 @@ def test_row_4c_a_power_cut_that_the_runner_does_not_survive(tmp_path: Path) -> 
         assert verdict.clean, verdict
 
 
+@pytest.mark.long
 def test_row_6_a_store_without_memory(tmp_path: Path) -> None:
     """For longer than a lease: appends fail whole, the lease is renewed all the same, reads go on."""
     with Stage(tmp_path) as stage:
@@ -329,6 +334,7 @@ def test_row_6_a_store_without_memory(tmp_path: Path) -> None:
         assert [each.connections for each in watchers] == [1, 1]
 
 
+@pytest.mark.long
 def test_row_7_a_store_that_takes_longer_than_a_command_may(rough: Stage) -> None:
     """What was sent again after the time-out is there once; then a pause of writes."""
     runner, watchers = rough.play(job("row-7"), lease_seconds=12)
@@ -348,6 +354,7 @@ def test_row_7_a_store_that_takes_longer_than_a_command_may(rough: Stage) -> Non
     assert [each.connections for each in watchers] == [1, 1]
 
 
+@pytest.mark.long
 def test_row_7_a_store_that_stands_still_for_longer_than_a_lease(tmp_path: Path) -> None:
     """No runner could renew, so none is declared LOST when the store wakes, whoever asks it first."""
     with Stage(tmp_path) as stage:
@@ -363,6 +370,7 @@ def test_row_7_a_store_that_stands_still_for_longer_than_a_lease(tmp_path: Path)
         assert verdict.clean, verdict
 
 
+@pytest.mark.long
 def test_row_16_no_room_on_the_runners_disk(tmp_path: Path) -> None:
     """The job is not hurt; what was dropped is marked where it was, and the numbers are exact."""
     with small_disk(tmp_path / "disk") as disk, Stage(tmp_path / "stage", lease=20) as stage:
@@ -382,6 +390,7 @@ def test_row_16_no_room_on_the_runners_disk(tmp_path: Path) -> None:
         assert len(shown) + verdict.dropped == runner.begun
 
 
+@pytest.mark.long
 def test_row_17_no_room_on_the_stores_disk(tmp_path: Path) -> None:
     """For less than a lease: it refuses writes and renewals, reads go on, and nothing is lost."""
     with small_disk(tmp_path / "disk") as disk, Stage(tmp_path / "stage", lease=8, redis_dir=str(disk)) as stage:
@@ -446,6 +455,7 @@ def test_row_18_a_foreign_entry_in_a_runners_log(calm: Stage) -> None:
     assert calm.status(runner.job)["status"] == "LOST"
 
 
+@pytest.mark.long
 def test_row_19_two_runners_at_the_same_time(calm: Stage) -> None:
     """One has the job; the other starts nothing, says why, and exits with 75."""
     both = [calm.run(job("row-19"), writer) for writer in "ab"]

@@ -13,6 +13,7 @@ SEEDS: Final = [20261124, *(int(seed) for seed in [os.environ.get("FAULT_SEED")]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.long
 def test_a_schedule_of_faults_is_clean(tmp_path: Path, seed: int) -> None:
     """Three jobs, five viewers each: nothing lost, doubled, reordered, changed or invented."""
     report = play(tmp_path, Report(seed, SECONDS))

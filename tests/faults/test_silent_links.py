@@ -30,6 +30,8 @@ SLACK_SECONDS: Final = 8.0
 #: The links: nginx to the service, and to viewers.
 BEHIND, BEFORE = 0, 1
 
+pytestmark = pytest.mark.long
+
 
 class Apart(NamedTuple):
     """nginx in a namespace, the service and all viewers on the near side of its links."""

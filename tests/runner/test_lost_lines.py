@@ -11,9 +11,10 @@ import httpx
 import pytest
 import redis
 
-from chronoverse.archive.archiver import Archiver, ArchiverLimits
+from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
+from chronoverse.archive.retention import ArchiverLimits
 from chronoverse.errors import BadRequest, CorruptLog, Fenced, SequenceGap
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.values import End, Gap, Line, Status

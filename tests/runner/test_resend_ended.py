@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.archive.archiver import Archiver, ArchiverLimits
+from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.retention import ArchiverLimits
 from chronoverse.errors import BadRequest, JobNotFound, StoreUnavailable
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
@@ -233,6 +234,7 @@ for number in range(300_000): print(f"{number:0100}")
 """
 
 
+@pytest.mark.long
 def test_lines_that_found_no_room_are_told_wherever_the_rest_is(server: RedisServer, tmp_path: Path) -> None:
     """On stderr when the runner of a lost job ends, when its file is delivered, and in the log that is delivered."""
     command = [sys.executable, "-m", "chronoverse", "run", "--workflow", JOB.workflow_id, "--job", JOB.job_id]

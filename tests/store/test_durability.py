@@ -8,9 +8,8 @@ from typing import Final
 
 import pytest
 
-from chronoverse.archive.chunk_writer import archive_lock
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.garbage import Collected, JobObjects
+from chronoverse.archive.job_objects import Collected, JobObjects, archive_lock
 from chronoverse.archive.redaction import TOMBSTONE, Redaction, RedactionRequest, RedactionResult
 from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.values import JobRef, Line

@@ -11,8 +11,8 @@ from typing import Final
 import pytest
 import redis
 
-from chronoverse.archive.chunk_writer import archive_lock
 from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.job_objects import archive_lock
 from chronoverse.archive.retention import set_retention
 from chronoverse.errors import StoreError
 from chronoverse.joblog.values import JobRef, LineRun, Status

@@ -57,7 +57,9 @@ def test_nobody_to_name_a_master(watched: Watched, place: str) -> None:
 def test_a_replica_is_not_taken_for_the_master(watched: Watched) -> None:
     """What the Sentinels say may be old: a server that says of itself that it is a replica is left at once."""
     replica = watched.ports[watched.servers.index(watched.replica)]
-    led = new_connection("redis://nowhere", connection_class=MasterConnection, find_master=lambda: ("127.0.0.1", replica))
+    led = new_connection(
+        "redis://nowhere", connection_class=MasterConnection, find_master=lambda: ("127.0.0.1", replica)
+    )
     with pytest.raises(redis.ConnectionError, match="is not the master"):
         led.connect()
     led.disconnect()

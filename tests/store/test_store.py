@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from chronoverse.archive.chunk_writer import archive_lock
+from chronoverse.archive.job_objects import archive_lock
 from chronoverse.archive.retention import delete_job, set_retention
 from chronoverse.errors import AppendRefused, Closed, CorruptLog, Deleted, Fenced, Held, SequenceGap
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status

@@ -174,7 +174,10 @@ def test_an_archiver_goes_on_beside_hostile_keys(
         ]
 
 
-@pytest.mark.parametrize("writer", ["a runner whose clock is behind", "a foreign runner with old times"])
+@pytest.mark.parametrize(
+    "writer",
+    ["a runner whose clock is behind", pytest.param("a foreign runner with old times", marks=pytest.mark.long)],
+)
 def test_a_job_is_kept_from_when_the_store_saw_its_end(
     server: RedisServer, prefix: str, outside: dict[str, str], writer: str
 ) -> None:

@@ -84,6 +84,7 @@ def line(number: int) -> Line:
     return Line(number, "2026-03-03T10:00:05.123Z", f"line {number}", "stderr" if number % 7 == 0 else "stdout")
 
 
+@pytest.mark.long
 def test_a_viewer_cut_fifty_times_while_the_job_runs_has_every_line_once(service: Service, store: Store) -> None:
     """Cuts fall anywhere, also inside a frame; only whole frames move the cursor."""
     job = JobRef("cuts", "live")
@@ -130,6 +131,7 @@ def test_a_viewer_from_before_the_job_one_from_its_middle_and_one_from_after_agr
     assert [viewer.watch() for viewer in (early, middle, late)] == [204, 204, 204]
 
 
+@pytest.mark.long
 def test_after_kill_nine_of_the_service_the_earlier_log_is_still_whole(tmp_path: Path) -> None:
     """The embedded server goes with its last holder and comes back with every acknowledged line."""
     job = JobRef("cuts", "kept")

@@ -15,12 +15,11 @@ from chronoverse.joblog.matcher import MAX_SPANS, Matcher
 from chronoverse.joblog.time_range import TimeRange
 from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.web.http import pages
-from chronoverse.web.http.cursors import encode_cursor
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.event_loop import SEARCH_SLICE_SECONDS
 from chronoverse.web.http.page_budget import MAX_LINE_CHARACTERS, PageBudget
-from chronoverse.web.http.schemas import Blueprint, ProblemSchema
-from chronoverse.web.http.search_schemas import MAX_CONTEXT_PAGE_LINES, SearchQuery, SearchSchema
+from chronoverse.web.http.paging import encode_cursor, page_response, start_position
+from chronoverse.web.http.schemas import MAX_CONTEXT_PAGE_LINES, Blueprint, ProblemSchema, SearchQuery, SearchSchema
 
 #: Seconds for which a thread looks for the places in one line, before other requests that need one have a turn.
 HEAVY_SLICE_SECONDS: Final = 0.05
@@ -57,7 +56,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         def wanted(line: Line) -> bool:
             return stream in (None, line.stream) and period.has(line.timestamp)
 
-        place = pages.start_position(query, listing, job, descending=descending)
+        place = start_position(query, listing, job, descending=descending)
         most = min(limit, max(1, MAX_CONTEXT_PAGE_LINES // (1 + sum(context)))) if any(context) else limit
         spell = _MatchEncoder(deps, job, matcher, context, stream, descending=descending)
         # The budget counts the page until it is an answer: the moments for which it stands back may be long.
@@ -79,7 +78,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
             asked = {name: query.get(name) or None for name in ("stream", "since", "until", "before", "after")}
             asked |= {"q": q, "regex": "true" if regex else None, "limit": limit, "order": order}
-            response = pages.page_response(body, cursor, found.position, **asked)
+            response = page_response(body, cursor, found.position, **asked)
             deps.wait_for_idle_slot()
             return response
 

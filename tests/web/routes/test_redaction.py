@@ -265,6 +265,7 @@ def test_a_download_of_a_log_that_stays_is_whole(place: Place) -> None:
     assert Download(place, job, "identity").is_whole()
 
 
+@pytest.mark.long
 def test_the_archiver_goes_on_behind_a_redaction(place: Place) -> None:
     """It completes the job, and once more when something was redacted after that; the manifest says what there is."""
     job = place.job().lines(f"secret {number}" for number in range(1, 101)).end()

@@ -11,7 +11,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from chronoverse.archive.chunk_writer import ChunkWriter, archive_lock
+from chronoverse.archive.chunk_writer import ChunkWriter
+from chronoverse.archive.job_objects import archive_lock
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.s3_store import S3ObjectStore
 from chronoverse.auth.tokens import ADMIN, READ, WRITE

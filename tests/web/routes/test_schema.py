@@ -24,6 +24,7 @@ def jobs(service: Service) -> None:
     Foreign(service.redis_url, "schema", "running").lines(["x"] * 5)
 
 
+@pytest.mark.long
 def test_the_document_is_kept(service: Service, tmp_path: Path) -> None:
     """Good and bad requests of every kind: no 5xx, no undocumented answer, nothing good refused, nothing bad taken."""
     before = service.log_size()

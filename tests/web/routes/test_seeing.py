@@ -104,6 +104,7 @@ def lose(service: Service, pid: int, number: signal.Signals) -> None:
     wait_until(lambda: len(service.worker_pids()) == 2, PATIENCE_SECONDS, "two serve")
 
 
+@pytest.mark.long
 def test_counters_outlive_their_workers_in_as_many_files(tmp_path: Path, redis_server: RedisServer) -> None:
     """Through twenty generations, replaced or killed: no scrape sees a sum go back, and none is lost in the end."""
     refused, gone = 'chronoverse_requests_refused_total{status="404"}', threading.Event()

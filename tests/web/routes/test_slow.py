@@ -74,6 +74,7 @@ def attack(service: Service, nginx: Nginx, tmp_path: Path) -> Iterator[Attack]:
     attack.stop()
 
 
+@pytest.mark.long
 def test_slow_clients_disturb_nobody(
     service: Service, nginx: Nginx, auth: dict[str, str], job: Foreign, attack: Attack
 ) -> None:

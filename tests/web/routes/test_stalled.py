@@ -36,8 +36,11 @@ def own(tmp_path: Path, redis_server: RedisServer) -> Iterator[Service]:
 
 @pytest.mark.parametrize(
     ("short", "query"),
-    [(0, ""), (900, ""), (900, "?stream=stdout")],
-    ids=["long from the beginning", "long behind short ones", "one stream"],
+    [
+        pytest.param(0, "", id="long from the beginning", marks=pytest.mark.long),
+        pytest.param(900, "", id="long behind short ones"),
+        pytest.param(900, "?stream=stdout", id="one stream", marks=pytest.mark.long),
+    ],
 )
 def test_a_stalled_replay_of_long_lines_holds_little(
     own: Service, redis_server: RedisServer, job: Foreign, short: int, query: str

@@ -101,7 +101,9 @@ def health_seconds(door: Door) -> list[float]:
     return sorted(found)
 
 
-@pytest.mark.parametrize(("name", "connections"), [("direct", 215), ("direct", 2000), ("nginx", 300)])
+@pytest.mark.parametrize(
+    ("name", "connections"), [("direct", 215), ("direct", 2000), pytest.param("nginx", 300, marks=pytest.mark.long)]
+)
 def test_connections_that_read_no_answer_do_not_keep_others_out(
     small: Service, behind: Nginx, name: str, connections: int
 ) -> None:
@@ -174,6 +176,7 @@ def test_a_short_page_finds_room_beside_many_answers_that_are_not_read(
         assert ask(small, f"{short.path}/logs?limit=1000", "newcomer").status_code == 200
 
 
+@pytest.mark.long
 def test_a_download_ends_with_its_token(small: Service, redis_server: RedisServer) -> None:
     """The client can tell that it is not whole."""
     job = Foreign(redis_server.url, "unread", "download").lines(["x" * 60_000] * 200)

@@ -11,12 +11,13 @@ a failover to a replica that is behind, or after an hour. Until then the old rec
 
 import contextlib
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from chronoverse.archive.codec import digest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
-from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, ChronoverseError
+from chronoverse.errors import ArchiveBusy, ArchiveDamaged, ArchiveUnavailable, ChronoverseError, StoreError
 from chronoverse.joblog.chunk import MANIFEST, Chunk, folder, is_own
 from chronoverse.joblog.values import JobRef, seconds_of
 from chronoverse.store import Store
@@ -35,6 +36,32 @@ At = Callable[[str], None]
 
 def nothing(step: str) -> None:
     """An :data:`At` for when nobody wants to hear of the steps."""
+
+
+@contextlib.contextmanager
+def archive_lock(store: Store, job: JobRef, seconds: float = SEALER_SECONDS) -> Iterator[str]:
+    """The sole right to archive ``job``: a token, renewed for as long as this lasts. Raises :class:`ArchiveBusy`."""
+    token = secrets.token_hex(16)
+    if not store.chunks.acquire_lock(job, token, seconds):
+        raise ArchiveBusy("somebody else archives the job just now")
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(seconds / 3):
+            # When this fails the seal is refused, and says so.
+            with contextlib.suppress(StoreError):
+                if not store.chunks.acquire_lock(job, token, seconds):
+                    return
+
+    renewing = threading.Thread(target=renew, name="sealer", daemon=True)
+    renewing.start()
+    try:
+        yield token
+    finally:
+        over.set()
+        renewing.join()
+        with contextlib.suppress(StoreError):
+            store.chunks.release_lock(job, token)
 
 
 class Collected(NamedTuple):
