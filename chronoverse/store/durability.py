@@ -46,21 +46,21 @@ class StoreDurabilityProbe:
         self._sync = sync
         self._script = Script("confirm")
 
-    def confirm(self, attempt: Attempt, hurried: bool = False) -> int | None:
+    def confirm(self, attempt: Attempt, urgent: bool = False) -> int | None:
         """The number below which all is safe now, the terminal entry too; None when that could not be said in time.
 
-        ``hurried``: worth a sync.
+        ``urgent``: worth a sync.
         Raises: :class:`Fenced`, :class:`NotDurable`.
         """
         with translated():
             return self._place.run(
-                attempt.job.workflow_id, lambda client: self._confirm(client, attempt, hurried), PoolKind.WAITS
+                attempt.job.workflow_id, lambda client: self._confirm(client, attempt, urgent), PoolKind.WAITS
             )
 
-    def _confirm(self, client: Client, attempt: Attempt, hurried: bool) -> int | None:
+    def _confirm(self, client: Client, attempt: Attempt, urgent: bool) -> int | None:
         if self._durability is Durability.REPLICATED:
             return self._asked(client, attempt, "WAIT", REPLICAS, WAIT_MS)
-        if hurried and self._sync is not None:
+        if urgent and self._sync is not None:
             # A file may have gone between two looks (a rewrite), or may not be ours to open: ask the server then.
             with contextlib.suppress(EmbeddedError):
                 following = self._written(client, attempt)
