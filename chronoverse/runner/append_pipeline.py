@@ -19,7 +19,7 @@ class Appender(Protocol):
 
 
 class PendingAppends(Protocol):
-    """Appends whose answers are fetched later. :class:`chronoverse.store.appends.Appends` is one."""
+    """Appends whose answers are fetched later. :class:`chronoverse.store.append_connection.AppendConnection` is one."""
 
     def send(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> None: ...
 
@@ -32,7 +32,7 @@ class PendingAppends(Protocol):
 class SupportsPipelining(Protocol):
     """A store where they need not."""
 
-    def appends(self) -> PendingAppends: ...
+    def append_connection(self) -> PendingAppends: ...
 
 
 class _SequentialAppends:
@@ -57,7 +57,7 @@ class AppendPipeline:
         self._spool = spool
         self._depth = MAX_PENDING if isinstance(store, SupportsPipelining) else 1
         self._pipeline: PendingAppends = (
-            store.appends() if isinstance(store, SupportsPipelining) else _SequentialAppends(store)
+            store.append_connection() if isinstance(store, SupportsPipelining) else _SequentialAppends(store)
         )
         self._ends: deque[int] = deque()
         #: The index behind the last line that was ever sent: the log may have no other lines of ours.

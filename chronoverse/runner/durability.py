@@ -22,7 +22,7 @@ MAX_UNCONFIRMED: Final = 5
 class DurabilityProbe(Protocol):
     """Who knows what is safe. :class:`chronoverse.store.durability.StoreDurabilityProbe` is one."""
 
-    def confirm(self, attempt: Attempt, urgent: bool = False) -> int | None: ...
+    def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None: ...
 
 
 class AttemptNumbering(NamedTuple):
@@ -65,7 +65,7 @@ class DurabilityTracker:
         """
         if self._oracle is not None:
             try:
-                return self._oracle.confirm(numbering.attempt, urgent=True)
+                return self._oracle.confirm(numbering.attempt, may_sync=True)
             except NotDurable as error:
                 self._give_up(error)
         return numbering.base + self._spool.end + 1

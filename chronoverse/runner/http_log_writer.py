@@ -68,7 +68,7 @@ class TooLong(BadRequest):
 class HttpDurabilityProbe:
     """Says that nobody can say what is safe: the service answers for its store's memory only."""
 
-    def confirm(self, attempt: Attempt, urgent: bool = False) -> int | None:
+    def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
         """Raises: :class:`NotDurable`, always."""
         raise NotDurable("the service does not say what its store has on its disk")
 
@@ -127,7 +127,7 @@ class HttpLogWriter:
         self.append(attempt, lines[:half])
         return self.append(attempt, lines[half:])
 
-    def lose(self, attempt: Attempt, first: int, last: int) -> int:
+    def append_lost(self, attempt: Attempt, first: int, last: int) -> int:
         """Names lines ``first`` to ``last`` as lost; returns the next number. Renews the lease.
 
         Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.

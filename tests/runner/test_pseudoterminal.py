@@ -59,7 +59,7 @@ def execute(*argv: str) -> tuple[int, list[tuple[str, str]], bytes]:
     out, err = io.BytesIO(), io.BytesIO()
     code = Command(argv, {"stdout": Tee(out), "stderr": Tee(err)}, batches.append, SignalForwarder(), pty=True).run()
     assert not err.getvalue() or code in (126, 127)
-    return code, [(block.stream, message) for batch in batches for message in batch.messages()], out.getvalue()
+    return code, [(batch.stream, message) for batch in batches for message in batch.messages()], out.getvalue()
 
 
 def on_terminal(code: str, keys: str = "", resize: str = "") -> tuple[int, bytes]:
