@@ -99,7 +99,7 @@ class ChunkWriter:
         state = ended_state(job, now)
         self._objects.put(f"{folder(self._job)}{MANIFEST}", manifest(job, state, chunks, sha256))
         self._at("manifest")
-        self._store.chunks.complete(
+        self._store.chunks.mark_complete(
             self._job,
             self._token,
             archived=chunks[-1].last,

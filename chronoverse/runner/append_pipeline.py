@@ -19,7 +19,7 @@ class Appender(Protocol):
 
 
 class Pipeline(Protocol):
-    """Appends whose answers are fetched later. :class:`chronoverse.store.appends.Appends` is one."""
+    """Appends whose answers are fetched later. :class:`chronoverse.store.append_connection.AppendConnection` is one."""
 
     def send(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> None: ...
 
@@ -32,7 +32,7 @@ class Pipeline(Protocol):
 class Pipelined(Protocol):
     """A store where they need not."""
 
-    def appends(self) -> Pipeline: ...
+    def append_connection(self) -> Pipeline: ...
 
 
 class _OneByOne:
@@ -56,7 +56,7 @@ class AppendPipeline:
     def __init__(self, store: Appender, spool: Spool, sent: int = 0) -> None:
         self._spool = spool
         self._depth = DEPTH if isinstance(store, Pipelined) else 1
-        self._pipeline: Pipeline = store.appends() if isinstance(store, Pipelined) else _OneByOne(store)
+        self._pipeline: Pipeline = store.append_connection() if isinstance(store, Pipelined) else _OneByOne(store)
         self._ends: deque[int] = deque()
         #: The index behind the last line that was ever sent: the log may have no other lines of ours.
         self.sent = sent

@@ -22,7 +22,7 @@ PATIENCE: Final = 5
 class DurabilityProbe(Protocol):
     """Who knows what is safe. :class:`chronoverse.store.durability.StoreDurabilityProbe` is one."""
 
-    def confirm(self, attempt: Attempt, hurried: bool = False) -> int | None: ...
+    def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None: ...
 
 
 class AppendPosition(NamedTuple):
@@ -63,7 +63,7 @@ class DurabilityTracker:
         """
         if self._oracle is not None:
             try:
-                return self._oracle.confirm(hold.attempt, hurried=True)
+                return self._oracle.confirm(hold.attempt, may_sync=True)
             except NotDurable as error:
                 self._give_up(error)
         return hold.base + self._spool.end + 1

@@ -68,7 +68,7 @@ class TooLong(BadRequest):
 class NoDurabilityProbe:
     """Says that nobody can say what is safe: the service answers for its store's memory only."""
 
-    def confirm(self, attempt: Attempt, hurried: bool = False) -> int | None:
+    def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
         """Raises: :class:`NotDurable`, always."""
         raise NotDurable("the service does not say what its store has on its disk")
 
@@ -127,7 +127,7 @@ class HttpLogWriter:
         self.append(attempt, lines[:half])
         return self.append(attempt, lines[half:])
 
-    def lose(self, attempt: Attempt, first: int, last: int) -> int:
+    def append_lost(self, attempt: Attempt, first: int, last: int) -> int:
         """Names lines ``first`` to ``last`` as lost; returns the next number. Renews the lease.
 
         Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
@@ -149,13 +149,13 @@ class HttpLogWriter:
         """Extends the lease. Raises: :class:`Fenced`, :class:`Deleted`."""
         self._post(attempt.job, "logs", _lines(attempt, attempt.next, []))
 
-    def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, following: int) -> None:
+    def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, next_number: int) -> None:
         """Ends the job behind its last line, ``following`` - 1.
 
         Raises: :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
         """
         body = {"token": attempt.token, "attempt": attempt.attempt, "status": status.value}
-        self._post(attempt.job, "end", body | {"exit_code": exit_code, "dropped": dropped, "next": following})
+        self._post(attempt.job, "end", body | {"exit_code": exit_code, "dropped": dropped, "next": next_number})
 
     def close(self) -> None:
         """Closes idle connections. The ledger can be used again."""

@@ -207,7 +207,7 @@ class Publisher:
             self._settle(AppendPosition(self._attempt, self._base))
         elif self._lost is not None:
             first, last = self._lost
-            store.lose(self._attempt, first, last)
+            store.append_lost(self._attempt, first, last)
             self._lost = None
             self._say(f"the store has lost lines {first} to {last}, which are no longer kept here: the log names them")
             self._answered_well()

@@ -389,7 +389,7 @@ def test_appends_overlap(server: RedisServer, tmp_path: Path) -> None:
     """The store is slow to answer, and has the next batch by then."""
     store = Store(server.url)
     attempt = store.open(JOB, "ours")
-    appends = store.appends()
+    appends = store.append_connection()
     line = [LineRun("2026-03-03T10:00:05.123Z", "stdout", False, [b"x"])]
     appends.send(attempt, 1, line)
     appends.send(attempt, 2, line)

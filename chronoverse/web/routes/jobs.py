@@ -99,11 +99,11 @@ def _read_listing(
     while True:
         count = min(BATCH_JOBS, limit - len(found)) if status is None else BATCH_JOBS
         with deps.scan_lock(JobRef(workflow_id, ""), subject):
-            listed = store.jobs(workflow_id, position, count)
+            listed = store.listing.page(workflow_id, position, count)
             jobs = store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in listed])
             gone = [job_id for (_, job_id), job in zip(listed, jobs, strict=True) if job is None]
             if gone:
-                store.unlist(workflow_id, gone)
+                store.listing.unlist(workflow_id, gone)
         for position, job in zip(listed, jobs, strict=True):
             if isinstance(job, StoreUnavailable):
                 raise job

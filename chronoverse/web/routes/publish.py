@@ -101,7 +101,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             first, last = body["first"], body["first"] + body["count"] - 1
             attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], first)
             with _count_answer("lose"):
-                next_number = deps.store.lose(attempt, first, last)
+                next_number = deps.store.append_lost(attempt, first, last)
         return page_response({"next": next_number})
 
     @routes.route(f"{_JOB}/logs/compare", methods=["POST"])
