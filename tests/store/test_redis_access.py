@@ -86,9 +86,9 @@ def run(store: Store) -> None:
     store.renew(attempt)
     for durability in (Durability.FSYNCED, Durability.REPLICATED):
         store._durability = durability
-        oracle = store.durability_probe()
-        assert oracle
-        oracle.confirm(attempt)
+        probe = store.durability_probe()
+        assert probe
+        probe.confirm(attempt)
     assert store.eviction_warnings(JOB) == []
     store.finish(attempt, Status.COMPLETED, 0, 0, 2)
 
