@@ -90,7 +90,7 @@ class ChunkIndex:
     def announce(self, job: JobRef, token: str, name: str) -> None:
         """Writes down that an object of that name is about to be written: it is garbage until a record names it.
 
-        ``name`` must never have been used before: see :meth:`Chunk.named`. Raises: :class:`Fenced`.
+        ``name`` must never have been used before: see :meth:`Chunk.with_unique_name`. Raises: :class:`Fenced`.
         """
         self._run("announce", job, ("sealer", "garbage"), token, name)
 
