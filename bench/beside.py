@@ -98,7 +98,7 @@ class Archived(Ours):
             RetentionPolicy(HOT_BYTES, 0, 86_400),
             stop=threading.Event(),
         )
-        appends = store.appends()
+        appends = store.append_connection()
         for first in range(1, lines + 1, APPEND_LINES):
             messages = [text.encode() for text in islice(said, min(APPEND_LINES, lines + 1 - first))]
             appends.send(attempt, first, [LineRun(iso_timestamp(1772532000 + first / 7000), "stdout", False, messages)])

@@ -326,7 +326,7 @@ class Archiver:
     def _sweep(self, ref: JobRef) -> int:
         """Deletes what is no part of a complete job. The job is looked at again unless that was all."""
         if self._collect_garbage(ref):
-            self._store.chunks.swept(ref)
+            self._store.chunks.mark_swept(ref)
         return 0
 
     def _clean_up(self, ref: JobRef) -> int:

@@ -99,7 +99,7 @@ class ChunkWriter:
         state = final_state(job, now)
         self._objects.put(f"{folder(self._job)}{MANIFEST}", manifest_json(job, state, chunks, sha256))
         self._on_step("manifest")
-        self._store.chunks.complete(
+        self._store.chunks.mark_complete(
             self._job,
             self._token,
             archived=chunks[-1].last,

@@ -67,7 +67,7 @@ def archive_lock(store: Store, job: JobRef, seconds: float = LOCK_SECONDS) -> It
 class CollectedGarbage(NamedTuple):
     """What :meth:`JobObjects.collect` did: how many objects it deleted, and how many are left to be deleted later.
 
-    ``permanent``: whether the store's records are there for good, as :func:`~chronoverse.store.permanence.is_permanent`
+    ``permanent``: whether the store's records are there for good, as :func:`~chronoverse.store.durability.is_permanent`
     answers.
     """
 
@@ -105,7 +105,7 @@ class JobObjects:
         Raises: :class:`Fenced`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`; and as the store does.
         """
         chunk = chunk.with_unique_name(secrets.token_hex(8))
-        self._store.chunks.announce(self._job, self._token, chunk.name)
+        self._store.chunks.begin_upload(self._job, self._token, chunk.name)
         try:
             self._on_step("announced")
             self._objects.put(chunk.name, data)
@@ -124,11 +124,11 @@ class JobObjects:
         with contextlib.suppress(ChronoverseError):
             # Once it is condemned no record can name it that does not do so already. Another process may have struck
             # out the name before the object was there.
-            condemned = archived.condemn(self._job, self._token)
+            condemned = archived.mark_garbage(self._job, self._token)
             if name not in condemned and any(chunk.name == name for chunk in archived.chunks(self._job)):
                 return True
             self._objects.delete(name)
-            archived.forget_garbage(self._job, [name])
+            archived.clear_garbage(self._job, [name])
         return False
 
     def collect_garbage(
@@ -145,7 +145,7 @@ class JobObjects:
         archived = self._store.chunks
         unknown = self._unrecorded()
         old = [each.name for each in unknown if each.written_at <= now - min_age]
-        condemned = archived.condemn(self._job, self._token, old)
+        condemned = archived.mark_garbage(self._job, self._token, old)
         permanent = archived.is_permanent(self._job, self._lease_seconds) if condemned or check_permanence else True
         recorded = {chunk.name for chunk in archived.chunks(self._job)}
         struck_out: list[str] = []
@@ -162,7 +162,7 @@ class JobObjects:
                 self._on_step("object deleted")
                 deleted += 1
             struck_out.append(name)
-        archived.forget_garbage(self._job, struck_out)
+        archived.clear_garbage(self._job, struck_out)
         young = [each.name for each in unknown if each.name not in condemned]
         return CollectedGarbage(deleted, len(condemned) - len(struck_out) + len(young), permanent)
 

@@ -75,7 +75,7 @@ def apply_retention(store: Store, workflow_id: str, seconds: int | None, default
 def _all_jobs(store: Store, workflow_id: str) -> Iterator[JobRef]:
     """The workflow's jobs as a listing has them, some of which may be gone; none is missed because others go."""
     before: tuple[float, str] | None = None
-    while page := store.jobs(workflow_id, before, PAGE_JOBS):
+    while page := store.listing.page(workflow_id, before, PAGE_JOBS):
         yield from (JobRef(workflow_id, job_id) for _, job_id in page)
         before = page[-1]
 

@@ -11,11 +11,11 @@ from typing import Final
 from chronoverse.backoff import Backoff, RetryPolicy
 
 #: Seconds between looks whether it lives.
-LOOK_SECONDS: Final = 0.5
+POLL_SECONDS: Final = 0.5
 #: How long to wait before it is started again. One that has lived for the longest delay starts the delays anew.
 RESTART: Final = RetryPolicy(first=1.0, longest=60.0, jitter=0)
 #: Seconds that it has to go when it is told to: a step of its work, and a slow disk.
-GOING_SECONDS: Final = 10.0
+STOP_SECONDS: Final = 10.0
 
 
 class SupervisedProcess:
@@ -46,9 +46,9 @@ class SupervisedProcess:
         self._over.set()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGTERM)
-            deadline = time.monotonic() + GOING_SECONDS
+            deadline = time.monotonic() + STOP_SECONDS
             while self._lives() and time.monotonic() < deadline:
-                time.sleep(LOOK_SECONDS / 10)
+                time.sleep(POLL_SECONDS / 10)
             if self._lives():
                 os.kill(self._pid, signal.SIGKILL)
 
@@ -66,7 +66,7 @@ class SupervisedProcess:
 
     def _mind(self) -> None:
         backoff = Backoff(RESTART)
-        while not self._over.wait(LOOK_SECONDS):
+        while not self._over.wait(POLL_SECONDS):
             self._keep_to_owner()
             if self._lives():
                 continue

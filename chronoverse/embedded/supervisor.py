@@ -32,7 +32,7 @@ BACKOFF_SECONDS: Final = (0.02, 1.0)
 #: Seconds after which a server counts as having come up.
 SETTLED_SECONDS: Final = 1.0
 #: Starts in a row, before any came up, after which we give up: the opener then shows what the server said.
-HOPELESS_STARTS: Final = 3
+MAX_FAILED_STARTS: Final = 3
 #: Bytes of server.log from which the next start of a server moves it aside to server.log.1.
 LOG_BYTES: Final = 1 << 20
 #: Seconds to wait for a server that outlived its keeper to take our SHUTDOWN.
@@ -94,7 +94,7 @@ class _Patience:
         self._failures += 1
         if lived >= SETTLED_SECONDS:
             self._pause, self._came_up = BACKOFF_SECONDS[0], True
-        elif not self._came_up and self._failures == HOPELESS_STARTS:
+        elif not self._came_up and self._failures == MAX_FAILED_STARTS:
             return None
         pause, self._pause = self._pause, min(self._pause * 2, BACKOFF_SECONDS[1])
         return pause

@@ -68,7 +68,7 @@ class Tail:
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._yield_to_loop = partial(sleep, 0)
-        self._reader = store.reader(BLOCK_SECONDS)
+        self._reader = store.live_reader(BLOCK_SECONDS)
         self._channels: dict[JobRef, Feed] = {}
         #: What the reader thread reads next, and the jobs of which that may not be right any more.
         self._cursors = Watchlist()
@@ -175,7 +175,7 @@ class Tail:
             if channel is None or channel.final is not None:
                 self._cursors.pop(ref, None)
             else:
-                self._cursors.move(ref, channel.cursor)
+                self._cursors.set_cursor(ref, channel.cursor)
         return self._cursors
 
     def look_at(self, channels: Sequence[Feed]) -> None:
@@ -256,12 +256,12 @@ class Tail:
         due = [channel for channel in channels if channel.look_at <= now]
         if not due:
             return
-        if self._store.one_server:
+        if self._store.single_server:
             self.look_at(due)
             return
         servers: dict[Hashable, list[Feed]] = {}
         for channel in due:
-            servers.setdefault(self._store.server(channel.ref), []).append(channel)
+            servers.setdefault(self._store.server_of(channel.ref), []).append(channel)
         for server, theirs in servers.items():
             self._look_apart(server, theirs)
 
@@ -338,7 +338,7 @@ class Tail:
             self._start_dead()
 
     def _pause(self) -> None:
-        if seconds := pacing.pause_seconds(self.watched, tracked=self._reader.tracks):
+        if seconds := pacing.pause_seconds(self.watched, tracked=self._reader.tracks_changes):
             self._stopped.wait(seconds)
 
     def _housekeeping_loop(self) -> None:

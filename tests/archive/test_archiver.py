@@ -19,7 +19,7 @@ from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Attempt, Gap, JobRef, Line, LineRun, Status
 from chronoverse.store import Store
-from chronoverse.store.appends import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
+from chronoverse.store.append_connection import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
 from tests.support.archivers import (
     DAY,
     HOT_BYTES,
@@ -109,7 +109,7 @@ def test_a_foreign_job_that_runs_is_listed_by_the_archivers_round(bench: Bench, 
     """Nobody has read it yet, and there is nothing to archive of it."""
     bench.xadd("1-0", "message", "a", "timestamp", "2026-03-03T10:00:05.123Z")
     assert archive(bench.store, objects) == 0
-    assert bench.store.jobs(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
+    assert bench.store.listing.page(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
 
 
 def test_a_foreign_job_gets_what_it_lacks(bench: Bench, objects: FileObjectStore) -> None:
@@ -124,7 +124,7 @@ def test_a_foreign_job_gets_what_it_lacks(bench: Bench, objects: FileObjectStore
     assert job is not None
     assert (job.status, job.exit_code, job.first, job.last) == (Status.FAILED, 7, 2, 4)
     assert job.finished_at == "2026-03-03T10:00:06.123Z"
-    assert bench.store.jobs(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
+    assert bench.store.listing.page(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
     said = all_entries(bench.store, objects, JOB)
     assert [entry for entry in said if isinstance(entry, Gap)] == [Gap(3, 3, "missing")]
     assert line_numbers(said) == [2, 4]
@@ -187,9 +187,9 @@ def test_a_log_that_was_written_anew_is_not_sealed_from_the_old(bench: Bench, ob
                 bench.xadd(f"{each}-0", "timestamp", "2026-03-03T10:00:05.123Z", "message", f"new {each}")
             bench.xadd("11-0", "event", "end")
 
-    archive(bench.store, objects, at=lose)
+    archive(bench.store, objects, on_step=lose)
     assert bench.store.chunks.chunks(JOB) == []
-    archive(bench.store, objects, at=lose)
+    archive(bench.store, objects, on_step=lose)
     said = all_entries(bench.store, objects, JOB)
     assert [line.message for line in said if isinstance(line, Line)] == [f"new {each}" for each in range(1, 11)]
 
@@ -269,7 +269,7 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectSto
         bench.end_seen(8 * DAY, job)
     archive(bench.store, objects, retention_seconds=7 * DAY)
     assert bench.store.get_job(JOB) is None
-    assert bench.store.jobs(JOB.workflow_id, None, 9) == []
+    assert bench.store.listing.page(JOB.workflow_id, None, 9) == []
     left = bench.keys()
     assert not any(f"{{{JOB.workflow_id}}}" in key for key in left)
     assert {name.partition("/")[0] for name in names(objects)} == {"wf_2"}
@@ -474,7 +474,7 @@ def test_a_runner_is_asked_to_go_slowly(bench: Bench) -> None:
     store.chunks.throttle_runner(JOB, 60)
     assert bench.keys() == set()
     attempt = store.open(JOB, "token")
-    appends = store.appends()
+    appends = store.append_connection()
 
     def append_one(number: int) -> None:
         appends.send(attempt, number, [LineRun(NOW, "stdout", False, [b"a line"])])
@@ -513,7 +513,7 @@ def test_a_log_that_grows_while_a_chunk_is_moved_has_its_runner_asked(bench: Ben
     def at(step: str) -> None:
         asked.append(bench.ask("HGET", bench.key("job"), "slow_until"))
 
-    archive(bench.store, objects, monotonic=monotonic, at=at)
+    archive(bench.store, objects, monotonic=monotonic, on_step=at)
     assert grown
     assert asked[0]
     assert int(bench.hash()["slow_until"]) <= server_ms(bench), "the log is small again"
@@ -581,7 +581,7 @@ def test_garbage_goes_a_minute_later_whenever_it_comes(bench: Bench, objects: Fi
     looking.run_once()
     left = f"{JOB.workflow_id}/{JOB.job_id}/left"
     with archive_lock(bench.store, JOB) as token:
-        bench.store.chunks.announce(JOB, token, left)
+        bench.store.chunks.begin_upload(JOB, token, left)
     objects.put(left, b"")
     looking.run_once()
     now[0] += 61

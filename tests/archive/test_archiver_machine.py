@@ -207,7 +207,7 @@ class Archiving(RuleBasedStateMachine):
                 raise Killed
 
         with self.harm(fault), contextlib.suppress(Killed, ArchiveUnavailable):
-            archive(self.store, self.place.disturbed, at=at, hot_bytes=HOT_BYTES)
+            archive(self.store, self.place.disturbed, on_step=at, hot_bytes=HOT_BYTES)
 
     @precondition(lambda self: not self.ended and self.fresh > 1)
     @rule()

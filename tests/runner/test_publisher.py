@@ -252,7 +252,7 @@ def test_a_signal_ends_the_waiting_for_the_server(server: RedisServer, store: St
         job.go_on()
         wait_until(lambda: "lines wait here" in job.said, SOON, "the outage is noticed")
         started = time.monotonic()
-        job.relay.send(2)
+        job.signals.send(2)
         assert job.result() is not None
         assert time.monotonic() - started < SOON
     assert "were not delivered" in job.said
@@ -389,7 +389,7 @@ def test_appends_overlap(server: RedisServer, tmp_path: Path) -> None:
     """The store is slow to answer, and has the next batch by then."""
     store = Store(server.url)
     attempt = store.open(JOB, "ours")
-    appends = store.appends()
+    appends = store.append_connection()
     line = [LineRun("2026-03-03T10:00:05.123Z", "stdout", False, [b"x"])]
     appends.send(attempt, 1, line)
     appends.send(attempt, 2, line)

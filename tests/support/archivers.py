@@ -99,7 +99,7 @@ def main(url: str, prefix: str, directory: str, step: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     store = Store(url, prefix=prefix)
-    sys.exit(archive(store, FileObjectStore(Path(directory)), at=at))
+    sys.exit(archive(store, FileObjectStore(Path(directory)), on_step=at))
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ class Dependencies:
 
         Subjects get it in turn: a token with many requests delays only its own. Raises :class:`AtCapacity`.
         """
-        return self.scan_locks[self.store.server(ref)].turn(subject)
+        return self.scan_locks[self.store.server_of(ref)].turn(subject)
 
     def page_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """The lock for making a page of ``ref``, or a listing of its workflow.
@@ -161,14 +161,14 @@ class Dependencies:
 
         Raises :class:`AtCapacity`, or :class:`ShareExceeded` when the subject's own other requests held it too long.
         """
-        return self.page_locks[self.store.server(ref)].turn(subject)
+        return self.page_locks[self.store.server_of(ref)].turn(subject)
 
     def search_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """The lock for searching a frame of the archive, which takes as long as others let it.
 
         Raises :class:`AtCapacity`.
         """
-        return self.search_locks[self.store.server(ref)].turn(subject)
+        return self.search_locks[self.store.server_of(ref)].turn(subject)
 
     def wait_for_idle_slot(self) -> None:
         """Waits until the event loop is idle: everybody else goes first. Requests that search get such slots in turn.

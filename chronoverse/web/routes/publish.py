@@ -1,8 +1,7 @@
-"""A runner's requests: opening an attempt, appending lines, ending the job, for runners that cannot reach the store.
+"""The routes for runners that cannot reach the store: opening an attempt, appending lines, ending the job.
 
-The answers are the store's own: 409 with its ``reason`` where it turns a runner away, 503 where it cannot be reached;
-but for 429, where a token publishes faster than it may.
-Any request may be repeated after a lost answer.
+The store decides the answer: 409 with a ``reason`` when it refuses the runner, 503 when it cannot be reached. Only 429,
+for a token that publishes too fast, is decided here. A runner may repeat any request whose answer was lost.
 """
 
 import contextlib
@@ -38,7 +37,7 @@ _PROBLEM: Final = {"schema": ProblemSchema, "content_type": "application/problem
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
-    """The publishing routes."""
+    """The routes for runners."""
     routes = Blueprint("publish", __name__, description="For runners.")
     deps.guard(routes)
     attempt_body, lost_body, compare_body, end_body = AttemptBody(), LostBody(), CompareBody(), EndBody()
@@ -82,10 +81,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
                 return page_response({"next": None})
             with _count_answer("append"):
                 deps.token_buckets.check(principal().subject)
-                following = deps.store.append(attempt, list(numbered_lines(body["first"], body["lines"])))
+                next_number = deps.store.append(attempt, list(numbered_lines(body["first"], body["lines"])))
             deps.token_buckets.spend(principal().subject, (line["message"] for line in body["lines"]))
             metrics.LINES_APPENDED.inc(len(body["lines"]))
-            return page_response({"next": following})
+            return page_response({"next": next_number})
 
     @routes.route(f"{_JOB}/logs/lost", methods=["POST"])
     @routes.doc(requestBody=_request_body(LostBody))
@@ -102,8 +101,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
             first, last = body["first"], body["first"] + body["count"] - 1
             attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], first)
             with _count_answer("lose"):
-                following = deps.store.lose(attempt, first, last)
-        return page_response({"next": following})
+                next_number = deps.store.append_lost(attempt, first, last)
+        return page_response({"next": next_number})
 
     @routes.route(f"{_JOB}/logs/compare", methods=["POST"])
     @routes.doc(requestBody=_request_body(CompareBody))
@@ -122,8 +121,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
                         time_slice.check()
                         yield line
 
-            compared = readback.compare(read(), first, digests)
-        return page_response({"next": compared.following, "differs": compared.differs})
+            compared = readback.compare_lines(read(), first, digests)
+        return page_response({"next": compared.next_number, "differs": compared.differs})
 
     @routes.route(f"{_JOB}/end", methods=["POST"])
     @routes.doc(requestBody=_request_body(EndBody))
@@ -146,7 +145,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 @contextlib.contextmanager
 def _count_answer(operation: str) -> Iterator[None]:
-    """Counts what the store answers: OK, the ``reason`` of a 409, or a word for why there was no answer."""
+    """Counts the store's answer: OK, the ``reason`` of a 409, or why there was no answer."""
     answer = "ERROR"
     try:
         yield
@@ -155,15 +154,15 @@ def _count_answer(operation: str) -> Iterator[None]:
         answer = REASONS[type(error)]
         raise
     except StoreError as error:
-        words = {StoreUnavailable: "UNAVAILABLE", StoreRefused: "REFUSED", TooFast: "TOO_FAST"}
-        answer = words.get(type(error), answer)
+        labels = {StoreUnavailable: "UNAVAILABLE", StoreRefused: "REFUSED", TooFast: "TOO_FAST"}
+        answer = labels.get(type(error), answer)
         raise
     finally:
         metrics.PUBLISH_ANSWERS.labels(operation, answer).inc()
 
 
 def _request_body(schema: type[Any]) -> dict[str, Any]:
-    """A body for the OpenAPI document; :class:`chronoverse.web.http.bodies.Bodies` reads it, not webargs."""
+    """A request body for the OpenAPI document. webargs cannot add it, because :class:`BodyReader` reads the body."""
     return {
         "required": True,
         "description": "May be sent with `Content-Encoding: gzip`.",

@@ -301,8 +301,8 @@ def test_a_record_that_comes_late_is_refused(place: Place) -> None:
     (chunk,) = archived.chunks(ref(job))
     late = chunk._replace(first=11, last=20).with_unique_name("0123")
     with archive_lock(place.store, ref(job)) as token:
-        archived.announce(ref(job), token, late.name)
-        assert late.name in archived.condemn(ref(job), token)
+        archived.begin_upload(ref(job), token, late.name)
+        assert late.name in archived.mark_garbage(ref(job), token)
         with pytest.raises(Fenced):
             archived.commit_chunk(ref(job), token, late)
         with pytest.raises(Fenced):
