@@ -10,7 +10,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY requirements-build.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/build/bin/python install --require-hashes --only-binary :all: -r requirements-build.txt
-COPY pyproject.toml README.md gunicorn.conf.py ./
+COPY pyproject.toml README.md LICENSE gunicorn.conf.py ./
 COPY chronoverse ./chronoverse
 RUN /opt/build/bin/python -m hatchling build -t wheel -d dist \
     && pip --python /opt/venv/bin/python install --no-index --no-deps dist/*.whl

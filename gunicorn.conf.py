@@ -24,7 +24,7 @@ from chronoverse.embedded import server as embedded
 from chronoverse.embedded.supervised_process import SupervisedProcess
 from chronoverse.errors import EmbeddedError
 from chronoverse.settings import Settings, child_environ
-from chronoverse.store.eviction import watch
+from chronoverse.store.server_checks import watch_evictions
 
 _settings = Settings.from_env()
 
@@ -149,7 +149,7 @@ def post_worker_init(worker: Any) -> None:
     threading.Thread(target=mind, name="mind", daemon=True).start()
     # Each shows the metric, since any may be the last to live; one warns, and the first workers have one of this name.
     warn = worker.log.warning if worker.chronoverse_name == "worker0" else None
-    threading.Thread(target=watch, args=(deps.store, warn), name="store-watch", daemon=True).start()
+    threading.Thread(target=watch_evictions, args=(deps.store, warn), name="store-watch", daemon=True).start()
 
 
 def _ensure(hold: embedded.ServerLease, log: Any) -> None:

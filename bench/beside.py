@@ -27,8 +27,9 @@ from bench.peers.ours import Ours
 from bench.processes import Failed
 from bench.produce import Plan
 from bench.search import build_output
-from chronoverse.archive.archiver import Archiver, ArchiverLimits
+from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.retention import ArchiverLimits
 from chronoverse.joblog.values import JobRef, LineRun, Status, iso_timestamp
 from chronoverse.store import Store
 
@@ -97,7 +98,7 @@ class Archived(Ours):
             ArchiverLimits(HOT_BYTES, 0, 86_400),
             stop=threading.Event(),
         )
-        appends = store.appends()
+        appends = store.append_connection()
         for first in range(1, lines + 1, APPEND_LINES):
             messages = [text.encode() for text in islice(said, min(APPEND_LINES, lines + 1 - first))]
             appends.send(attempt, first, [LineRun(iso_timestamp(1772532000 + first / 7000), "stdout", False, messages)])

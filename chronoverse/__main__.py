@@ -1,4 +1,4 @@
-"""``python -m chronoverse`` is ``chronoverse``."""
+"""Runs the command line for ``python -m chronoverse``."""
 
 import sys
 

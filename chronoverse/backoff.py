@@ -1,5 +1,11 @@
-"""How long to wait before trying again. The clock and the dice are arguments."""
+"""How long to wait before trying again. Every loop that retries gets its delays from here.
 
+:class:`RetryPolicy` says how the delays grow, and is a constant of the module that retries. :class:`Backoff` counts
+the failures of one loop. The one exception is ``embedded/supervisor.py``: it runs without this package.
+"""
+
+import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -7,47 +13,73 @@ from typing import Final
 import urllib3
 from urllib3.exceptions import InvalidHeader
 
-#: Seconds before any attempt, at most, unless the other side asked for more.
-MAX_DELAY_SECONDS: Final = 30.0
-#: Seconds of a Retry-After that are believed.
+#: The longest ``Retry-After`` that is obeyed, in seconds.
 MAX_RETRY_AFTER_SECONDS: Final = 120.0
-#: Doublings after which a delay grows no more; any delay has long reached its maximum then.
+#: A delay stops growing after so many failures. Every policy has reached its longest delay long before.
 _MAX_DOUBLINGS: Final = 16
 
 
 def retry_after(response: urllib3.BaseHTTPResponse) -> float:
-    """Seconds, from either of the header's two forms. https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3"""
+    """The response's ``Retry-After`` in seconds; 0 when it has none or it is invalid.
+
+    The header is a number of seconds or a date: https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
+    """
     try:
         return min(urllib3.Retry().get_retry_after(response) or 0, MAX_RETRY_AFTER_SECONDS)
     except InvalidHeader:
         return 0
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Delays in seconds: ``first`` after one failure, then ``factor`` times as long each time, up to ``longest``.
+
+    ``jitter`` is the part of a delay that is random. With 0.5 each delay is between half of its length and all of it,
+    so that clients which failed together do not come back together.
+    """
+
+    first: float
+    longest: float
+    factor: float = 2.0
+    jitter: float = 0.5
+
+    def delay(self, failures: int, chance: Callable[[], float] = random.random) -> float:
+        """Seconds to wait after so many failures in a row, one at least. ``chance`` gives numbers from 0 to 1."""
+        full = min(self.first * self.factor ** min(failures - 1, _MAX_DOUBLINGS), self.longest)
+        return full * (1 - self.jitter + self.jitter * chance()) if self.jitter else full
+
+
 class Backoff:
-    """Attempts in vain so far, and since when. ``clock`` is in seconds, ``chance`` gives a fresh number from 0 to 1."""
+    """Counts the failures in a row of one loop, and says how long it waits. ``clock`` is monotonic, in seconds."""
 
-    clock: Callable[[], float]
-    chance: Callable[[], float]
-    vain: int = 0
-    since: float | None = None
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.policy = policy
+        self.failures = 0
+        self._clock = clock
+        self._chance = chance
+        self._failing_since: float | None = None
 
-    def begun(self) -> None:
-        """Another attempt begins: in vain until it is rewarded."""
-        self.vain += 1
+    def record_failure(self) -> None:
+        """Counts a failure. A loop may also call this before an attempt, and :meth:`record_success` when it works."""
+        self.failures += 1
 
-    def rewarded(self) -> None:
-        """The attempt got somewhere."""
-        self.vain, self.since = 0, None
+    def record_success(self) -> None:
+        """Starts anew: the next failure is a first one."""
+        self.failures, self._failing_since = 0, None
 
-    def seconds_in_vain(self) -> float:
-        """Since the first failure. To be asked after every failure."""
-        self.since = self.clock() if self.since is None else self.since
-        return self.clock() - self.since
+    def delay(self) -> float:
+        """Seconds to wait before the next attempt. After a success it is the policy's first delay, without jitter."""
+        if not self.failures:
+            return min(self.policy.first, self.policy.longest)
+        return self.policy.delay(self.failures, self._chance)
 
-    def delay(self, first: float, at_least: float = 0) -> float:
-        """Seconds until the next attempt: ``first`` as it is after a rewarded one, else ever more of it, jittered."""
-        if not self.vain:
-            return max(min(first, MAX_DELAY_SECONDS), at_least)
-        longest = min(first * 2.0 ** min(self.vain - 1, _MAX_DOUBLINGS), MAX_DELAY_SECONDS)
-        return max(longest * (1 + self.chance()) / 2, at_least)
+    def seconds_failing(self) -> float:
+        """Seconds since the first call after the last success. Call it after each failed attempt."""
+        if self._failing_since is None:
+            self._failing_since = self._clock()
+        return self._clock() - self._failing_since

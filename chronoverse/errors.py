@@ -1,28 +1,32 @@
-"""Every error that Chronoverse raises on purpose: one tree, translated only at the edges."""
+"""Every error that Chronoverse raises on purpose. All of them are subclasses of :class:`ChronoverseError`.
+
+Errors of libraries are translated into these where the library is called. These are translated into HTTP answers in
+``web/http/problems.py``, and into exit codes in ``cli/main.py``.
+"""
 
 
 class ChronoverseError(Exception):
-    """Root of the tree. ``str()`` of any of these is fit to show to a person."""
+    """The root of all errors. ``str()`` of an error is a message for a person."""
 
 
 class SettingsError(ChronoverseError):
-    """Raised when settings are bad; the message names every bad one."""
+    """Raised when settings are not valid. The message names every one of them."""
 
 
 class InvalidMask(ChronoverseError):
-    """Raised when a secret that was to be masked is too short, too long or not there. Never tells it."""
+    """Raised when a secret that is to be masked is too short, too long or missing. The message never has the secret."""
 
 
 class InvalidCursor(ChronoverseError):
-    """Raised when a page cursor is malformed or was made for another job, order or filter."""
+    """Raised when a page cursor is malformed, or was made for another job, order or filter."""
 
 
 class SearchTooExpensive(ChronoverseError):
-    """Raised when a line is too long for the regular expression that it is to be searched for."""
+    """Raised when a line is too long for the regular expression that is searched for."""
 
 
 class Unauthorized(ChronoverseError):
-    """Raised when a token is missing, malformed, expired or not signed by our key."""
+    """Raised when a token is missing, malformed, expired, or not signed by a key of ours."""
 
 
 class Forbidden(ChronoverseError):
@@ -30,19 +34,19 @@ class Forbidden(ChronoverseError):
 
 
 class JobNotFound(ChronoverseError):
-    """Raised when a job does not exist, or may not be seen with this token: nobody can tell which."""
+    """Raised when a job does not exist, or when the token is not for its workflow. The message does not say which."""
 
 
 class AtCapacity(ChronoverseError):
-    """Raised when a worker has no room for a request; the message says what is full. Worth a retry later."""
+    """Raised when a worker has no room for a request. The message says what is full. A retry later may succeed."""
 
 
 class Draining(AtCapacity):
-    """Raised when a worker that was told to go is asked for a new stream. Another one may take it."""
+    """Raised when a worker that is shutting down is asked for a new stream. Another worker may accept it."""
 
 
 class ShareExceeded(ChronoverseError):
-    """Raised when one token or one address already has all that it may have at a time. Worth a retry later."""
+    """Raised when one token or one address already uses all that it may use at a time. A retry later may succeed."""
 
 
 class EmbeddedError(ChronoverseError):
@@ -50,31 +54,31 @@ class EmbeddedError(ChronoverseError):
 
 
 class SpoolError(ChronoverseError):
-    """Raised when a spool file cannot be used: it is no such file, or its runner is still writing it."""
+    """Raised when a file is no spool, or when its runner still writes to it."""
 
 
 class SigningKeysUnavailable(ChronoverseError):
-    """Raised when the keys that tokens are checked with cannot be fetched. Worth a retry."""
+    """Raised when the keys that tokens are checked with cannot be fetched. A retry may succeed."""
 
 
 class Unreachable(ChronoverseError):
-    """Raised when the service does not answer, or keeps answering that it cannot serve. Worth a retry later."""
+    """Raised when the service does not answer, or keeps answering that it is unavailable. A retry later may succeed."""
 
 
 class BadRequest(ChronoverseError):
-    """Raised when the service finds a request malformed. A retry changes nothing."""
+    """Raised when the service finds a request malformed. A retry cannot succeed."""
 
 
 class StoreError(ChronoverseError):
-    """Anything that went wrong between us and the store."""
+    """The root of all errors of the store and the archive."""
 
 
 class StoreUnavailable(StoreError):
-    """Raised when the store cannot be reached, is loading, or does not answer in time. Worth a retry."""
+    """Raised when the store cannot be reached, is loading its data, or does not answer in time. A retry may succeed."""
 
 
 class TooFast(StoreUnavailable):
-    """Raised when somebody publishes or asks faster than they may. Worth a retry in ``seconds``."""
+    """Raised when a client publishes or asks faster than it may. A retry after ``seconds`` may succeed."""
 
     def __init__(self, message: str, seconds: float):
         super().__init__(message)
@@ -82,27 +86,27 @@ class TooFast(StoreUnavailable):
 
 
 class KeysMoving(StoreUnavailable):
-    """Raised when a Cluster is moving a job's keys to another server just now. Worth a retry."""
+    """Raised while a Cluster moves a job's keys to another server. A retry may succeed."""
 
 
 class StoreRefused(StoreError):
-    """Raised when the store answers but will not write: out of memory, disk full, read-only. Worth a retry."""
+    """Raised when the store answers but does not write: out of memory, disk full, read-only. A retry may succeed."""
 
 
 class NotDurable(StoreError):
-    """Raised when the store cannot say what it has safely on its disk: it keeps no append-only file."""
+    """Raised when the store keeps no append-only file, and so cannot say what is safely on its disk."""
 
 
 class ArchiveUnavailable(StoreUnavailable):
-    """Raised when the archive's object store cannot be reached or does not answer in time. Worth a retry."""
+    """Raised when the archive's object store cannot be reached or does not answer in time. A retry may succeed."""
 
 
 class ArchiveBusy(StoreUnavailable):
-    """Raised when somebody else archives or deletes the job just now. Worth a retry."""
+    """Raised when another process archives or deletes the job at this moment. A retry may succeed."""
 
 
 class ArchiveDamaged(StoreError):
-    """Raised when an archived object is gone, or is not what was put there."""
+    """Raised when an archived object is missing, or differs from what was written."""
 
 
 class ArchiveNotConfigured(ChronoverseError):
@@ -110,15 +114,15 @@ class ArchiveNotConfigured(ChronoverseError):
 
 
 class LineStillOpen(ChronoverseError):
-    """Raised when a running job's newest line is to be redacted. It can be once another follows."""
+    """Raised when the newest line of a running job is to be redacted. That is possible once another line follows."""
 
 
 class NotALog(StoreError):
-    """Raised when a job's key holds something that is not a stream. A retry changes nothing."""
+    """Raised when a job's key holds something that is not a stream. A retry cannot succeed."""
 
 
 class AppendRefused(ChronoverseError):
-    """Root of the answers by which the store turns a runner away."""
+    """The root of the errors with which the store refuses a runner."""
 
 
 class Held(AppendRefused):
@@ -130,29 +134,29 @@ class Closed(AppendRefused):
 
 
 class Deleted(AppendRefused):
-    """Raised when the job was deleted: for a while nothing is written under its id."""
+    """Raised when the job was deleted. Until its tombstone expires, nothing is written under its id."""
 
 
 class ForeignLines(Closed):
-    """Raised by a runner that finds somebody else's lines where its own would have to be."""
+    """Raised when the log has another writer's lines where this runner's lines belong."""
 
 
 class SpoolNotInLog(Closed):
-    """Raised when a job has ended, and its log does not have what a spool file holds for it."""
+    """Raised when a job has ended, and its log lacks lines that a spool file holds for it."""
 
 
 class Fenced(AppendRefused):
-    """Raised when this runner's lease is gone: taken over, expired, or the job was declared lost."""
+    """Raised when this runner's lease is gone: another runner has it, it expired, or the job was declared LOST."""
 
 
 class CorruptLog(AppendRefused):
-    """Raised when the log holds entry ids that are not 1-0, 2-0, 3-0, …: nothing can be appended safely."""
+    """Raised when the log's entry ids are not 1-0, 2-0, 3-0, and so on. Nothing can be appended to such a log."""
 
 
 class SequenceGap(AppendRefused):
-    """Raised when an append starts beyond the log's next number.
+    """Raised when an append starts after the log's next number.
 
-    ``expected`` is that next number: send again from there.
+    ``expected`` is that next number. The runner sends its lines again from there.
     """
 
     def __init__(self, expected: int):

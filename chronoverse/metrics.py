@@ -1,8 +1,8 @@
-"""Every metric's name, labels and unit in one place. No logic but the exposition, and whose files are whose.
+"""All Prometheus metrics, with their names, labels and units.
 
-Under several workers prometheus_client keeps the values in files (``PROMETHEUS_MULTIPROC_DIR``, set before this is
-imported), so that whichever worker answers ``/metrics`` tells of all of them. ``docs/operations.md`` says what to do
-about each.
+A service with several workers keeps the values in files, in the directory ``PROMETHEUS_MULTIPROC_DIR``. So whichever
+worker answers ``/metrics`` reports the values of all of them. The variable must be set before this module is imported.
+``docs/operations.md`` describes each metric and when to act on it.
 """
 
 import glob
@@ -22,33 +22,37 @@ from prometheus_client import (
 )
 from prometheus_client.registry import Collector
 
-#: What an archiver that runs beside the service is called.
+#: The process name of the archiver that the service starts.
 SUPERVISED: Final = "archiver"
 
-#: What this process is called in its files' names.
-_name = ""
+#: The name that :func:`name_process` gave this process. It is state of the module, as prometheus_client's metrics are,
+#: because every metric belongs to the whole process.
+_process_name = ""
 
 
 def name_process(name: str) -> None:
-    """Has this process count on in the files of the last one of that ``name``, which must be gone.
+    """Makes this process use the files of the last process with this ``name``, which must have ended.
 
-    So a process that follows another takes its counters over: files are as many as processes at a time, sums never go
-    back, and no scrape finds a value twice or not at all. Unnamed, each process would leave files of its own for ever.
+    So a new process continues the counters of the one that it replaces: there are never more files than processes,
+    sums never decrease, and no scrape counts a value twice or misses it. Without a name, each process would leave
+    files of its own for ever.
     """
-    global _name
-    _name = name
+    global _process_name
+    _process_name = name
 
 
 def drop_process(name: str) -> None:
-    """Takes the gauges of a process that is gone out of the sums; its counters stay."""
+    """Removes the gauges of a process that has ended from the sums. Its counters stay."""
     multiprocess.mark_process_dead(name)
 
 
+# prometheus_client has no public way to ask whether it uses files, hence ``_multiprocess``. The class must be replaced
+# before the first metric is made, because a metric keeps the class that it finds.
 if values.ValueClass._multiprocess:
-    # Before the first metric is made, which keeps the class that it finds.
-    values.ValueClass = values.MultiProcessValue(lambda: _name or os.getpid())
+    values.ValueClass = values.MultiProcessValue(lambda: _process_name or os.getpid())
 
-#: Bounds of the delay's buckets, in seconds. Timestamps have milliseconds, so nothing below 5 ms could be told apart.
+#: Upper bounds of the buckets of the delay, in seconds. Timestamps have milliseconds, so smaller bounds than 5 ms would
+#: not be exact.
 DELAY_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 WORKERS = Gauge("chronoverse_workers", "Workers that are up, those going down included.", multiprocess_mode="livesum")
@@ -130,18 +134,21 @@ HOT_BYTES_LARGEST = Gauge(
 
 
 def exposition() -> bytes:
-    """All metrics of all workers in Prometheus's text format."""
+    """All metrics of all workers, in Prometheus's text format."""
     if not values.ValueClass._multiprocess:
         return generate_latest()
     registry = CollectorRegistry()
-    registry.register(_Files())
+    registry.register(_FileCollector())
     return generate_latest(registry)
 
 
-class _Files(Collector):
+class _FileCollector(Collector):
+    """Collects the values from the files of all processes."""
+
     def collect(self) -> Iterable[Metric]:
         collector = multiprocess.MultiProcessCollector(None)
-        # A worker that starts makes its files empty, and only then writes what a reader cannot do without.
+        # A worker that starts creates its files empty and then writes their header. Without the header they cannot be
+        # read. The collector has no public attribute for its directory.
         files = [path for path in glob.glob(f"{glob.escape(collector._path)}/*.db") if _size(path)]
         found: Iterable[Metric] = collector.merge(files)
         return found

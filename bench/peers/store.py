@@ -65,7 +65,7 @@ class StoreSink:
 
     def open(self, jobs: range) -> None:
         self._store = Store(f"{self._url}?client_name={PRODUCER}", lease_seconds=LEASE_SECONDS)
-        self._appends = self._store.appends()
+        self._appends = self._store.append_connection()
         self._attempts = {job: self._store.open(job_ref(job), "bench") for job in jobs}
 
     def publish(self, batch: Sequence[tuple[int, int, list[str]]]) -> None:

@@ -1,13 +1,16 @@
-"""Old lines as compressed chunks in an object store, and what may become of them.
+"""Old lines as compressed chunks in an object store.
 
-object_store   what an archive needs of one; file_store and s3_store are two, connect opens one
-codec          packs lines into chunks, and unpacks frames of them
+object_store   the interface of an object store; file_store and s3_store implement it
+codec          builds chunks from lines, reads lines from them, and rewrites lines in them
 reader         reads lines of chunks; caches holds what it has read
-search         finds matching lines in chunks; prefilter rules out what need not be decoded
-archiver       moves lines from the store into chunks; queue says which job is next
-chunk_writer   writes one job's chunks, under the job's archive lock
-rewrite        writes chunks again without what was redacted
+search         finds matching lines in chunks; prefilter rules out lines before they are decoded
+job_objects    the archive lock of a job; writes the objects of the job, and deletes those that no record names
+chunk_writer   moves the next lines of one job from the store into a chunk
+archiver       finds jobs that need a chunk written, or are to be deleted; queue remembers them
+retention      how long jobs are kept; deletes a whole job
 redaction      replaces text in store and archive
-retention      deletes jobs that are over their time
-garbage        deletes objects that no record names any more
+
+A chunk is part of a log only once the store has a record of it. So an archiver writes the object first, reads it back,
+and then commits the record and trims the store in one step. If the archiver dies at any point, no line is lost: at
+worst an object remains that no record names, and the next archiver deletes it.
 """

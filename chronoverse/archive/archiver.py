@@ -11,15 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from chronoverse import metrics
-from chronoverse.archive.chunk_writer import ChunkWriter, archive_lock
+from chronoverse.archive.chunk_writer import ChunkWriter
 from chronoverse.archive.codec import HURRIED_LEVEL, LEVEL
-from chronoverse.archive.garbage import ORPHAN_SECONDS, SEALER_SECONDS, At, JobObjects, nothing
+from chronoverse.archive.job_objects import At, JobObjects, archive_lock, nothing
 from chronoverse.archive.object_store import ObjectStore
-from chronoverse.archive.queue import HIGH_MARK, HURRY_MARK, LOW_MARK, SLOW_MARK, ArchiveQueue
-from chronoverse.archive.retention import delete_job
+from chronoverse.archive.queue import ArchiveQueue
+from chronoverse.archive.retention import ArchiverLimits, delete_job
+from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.errors import (
     AppendRefused,
     ArchiveBusy,
@@ -34,6 +35,15 @@ from chronoverse.joblog.values import Job, JobRef, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState, CatalogPage
 
+#: Parts of HOT_BYTES at which a running log begins to move, and at which it stops. A log that is written flat out grows
+#: by 35 MB a second, it may take half a second to be found and half a second to move a chunk of 12 MB, and an archiver
+#: that shares its core with others falls behind for a while: the rest of HOT_BYTES is for that.
+HIGH_MARK: Final = 1 / 4
+LOW_MARK: Final = 1 / 8
+#: The part beyond which it is packed in haste.
+HURRY_MARK: Final = 3 / 8
+#: The part beyond which its runner is asked to go slowly. What the job prints meanwhile waits in the runner's spool.
+SLOW_MARK: Final = 5 / 8
 #: Seconds between looks at the sizes of running logs: one grows by 4 MB in it at most.
 LOOK_SECONDS: Final = 0.1
 #: Sizes asked for in a second, beyond which looks are rarer. Each takes some 3 µs of the server's time.
@@ -49,20 +59,10 @@ RETRY_SECONDS: Final = 60.0
 BUSY_SECONDS: Final = 1.0
 #: Seconds until a running log that is too large is looked at again, where somebody else is moving it or died doing so.
 LARGE_BUSY_SECONDS: Final = 0.25
-#: Seconds to wait when the store or the archive is away: at first, and at most.
-AWAY_SECONDS: Final = (0.5, 15.0)
+#: How long to wait when the store or the archive is away.
+AWAY_RETRY: Final = RetryPolicy(first=1.0, longest=15.0, jitter=0)
 
 log: Final = logging.getLogger(__name__)
-
-
-class ArchiverLimits(NamedTuple):
-    """What is kept where, and for how long."""
-
-    hot_bytes: int
-    hot_seconds: float
-    retention_seconds: float
-    orphan_seconds: float = ORPHAN_SECONDS
-    sealer_seconds: float = SEALER_SECONDS
 
 
 class Archiver:
@@ -99,18 +99,19 @@ class Archiver:
 
     def run(self) -> None:
         """Goes on until it is told to stop, however often the store or the archive is away."""
-        waits, longest = AWAY_SECONDS
-        wait = waits
+        backoff = Backoff(AWAY_RETRY)
         while not self._stop.is_set():
             try:
                 idle = not self.step()
-                wait = waits
+                backoff.record_success()
             except StoreError as error:
                 failed(error)
-                log.warning("the archiver waits: %s", error, extra={"fields": {"seconds": wait}})
-                idle, wait = False, min(2 * wait, longest)
+                backoff.record_failure()
+                seconds = backoff.delay()
+                log.warning("the archiver waits: %s", error, extra={"fields": {"seconds": seconds}})
+                idle = False
                 self._round = None
-                self._stop.wait(wait)
+                self._stop.wait(seconds)
             if idle:
                 self._stop.wait(LOOK_SECONDS)
 
@@ -323,7 +324,7 @@ class Archiver:
     def _sweep(self, ref: JobRef) -> int:
         """Deletes what is no part of a complete job. The job is looked at again unless that was all."""
         if self._collect(ref):
-            self._store.chunks.swept(ref)
+            self._store.chunks.mark_swept(ref)
         return 0
 
     def _tidy(self, ref: JobRef) -> int:

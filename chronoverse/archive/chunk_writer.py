@@ -5,51 +5,21 @@ dies before that leaves an object that nothing records, but whose name is writte
 what is recorded.
 """
 
-import contextlib
 import hashlib
-import secrets
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
 
 from chronoverse.archive.codec import LEVEL, Packer
-from chronoverse.archive.garbage import SEALER_SECONDS, At, JobObjects
+from chronoverse.archive.job_objects import At, JobObjects
 from chronoverse.archive.object_store import ObjectStore
-from chronoverse.errors import ArchiveBusy, StoreError
 from chronoverse.joblog.chunk import CHUNK_BYTES, MANIFEST, Chunk, folder
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.values import Job, JobRef, iso_timestamp, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 from chronoverse.store.catalog import ArchiveState
-
-
-@contextlib.contextmanager
-def archive_lock(store: Store, job: JobRef, seconds: float = SEALER_SECONDS) -> Iterator[str]:
-    """The sole right to archive ``job``: a token, renewed for as long as this lasts. Raises :class:`ArchiveBusy`."""
-    token = secrets.token_hex(16)
-    if not store.chunks.acquire_lock(job, token, seconds):
-        raise ArchiveBusy("somebody else archives the job just now")
-    over = threading.Event()
-
-    def renew() -> None:
-        while not over.wait(seconds / 3):
-            # When this fails the seal is refused, and says so.
-            with contextlib.suppress(StoreError):
-                if not store.chunks.acquire_lock(job, token, seconds):
-                    return
-
-    renewing = threading.Thread(target=renew, name="sealer", daemon=True)
-    renewing.start()
-    try:
-        yield token
-    finally:
-        over.set()
-        renewing.join()
-        with contextlib.suppress(StoreError):
-            store.chunks.release_lock(job, token)
 
 
 class ChunkWriter:
@@ -129,7 +99,7 @@ class ChunkWriter:
         state = ended_state(job, now)
         self._objects.put(f"{folder(self._job)}{MANIFEST}", manifest(job, state, chunks, sha256))
         self._at("manifest")
-        self._store.chunks.complete(
+        self._store.chunks.mark_complete(
             self._job,
             self._token,
             archived=chunks[-1].last,

@@ -1,7 +1,9 @@
 """What the archive needs of a place for objects; and what may go wrong there."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple, Protocol
+from urllib.parse import unquote, urlsplit
 
 
 class StoredObject(NamedTuple):
@@ -29,3 +31,18 @@ class ObjectStore(Protocol):
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """The objects whose names start with ``prefix``, which ends with a slash."""
+
+
+def open_object_store(url: str) -> ObjectStore:
+    """The place that ``CHRONOVERSE_ARCHIVE_URL`` names: ``file:///DIRECTORY`` or ``s3://BUCKET/PREFIX``.
+
+    Raises: :class:`SettingsError` when what it takes is not installed.
+    """
+    # Both import this module.
+    from chronoverse.archive.file_store import FileObjectStore
+    from chronoverse.archive.s3_store import S3ObjectStore
+
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        return S3ObjectStore(parts.netloc, unquote(parts.path))
+    return FileObjectStore(Path(unquote(parts.path)))

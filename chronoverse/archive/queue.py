@@ -5,17 +5,9 @@ from collections.abc import Callable
 from typing import Final
 
 from chronoverse import metrics
+from chronoverse.backoff import RetryPolicy
 from chronoverse.joblog.values import JobRef
 
-#: Parts of HOT_BYTES at which a running log begins to move, and at which it stops. A log that is written flat out grows
-#: by 35 MB a second, it may take half a second to be found and half a second to move a chunk of 12 MB, and an archiver
-#: that shares its core with others falls behind for a while: the rest of HOT_BYTES is for that.
-HIGH_MARK: Final = 1 / 4
-LOW_MARK: Final = 1 / 8
-#: The part beyond which it is packed in haste.
-HURRY_MARK: Final = 3 / 8
-#: The part beyond which its runner is asked to go slowly. What the job prints meanwhile waits in the runner's spool.
-SLOW_MARK: Final = 5 / 8
 #: Jobs remembered as resting, some 300 bytes each. Those beyond it are only looked at more often.
 RESTING: Final = 200_000
 #: Jobs of which it is remembered that something is wrong with them, and was said.
@@ -65,7 +57,7 @@ class ArchiveQueue:
         self._put_aside[ref] = times + 1
         if len(self._put_aside) > RESTING:
             del self._put_aside[next(iter(self._put_aside))]
-        self.snooze(ref, min(first * 2.0 ** min(times, 16), longest))
+        self.snooze(ref, RetryPolicy(first, longest, jitter=0).delay(times + 1))
 
     def went_well(self, ref: JobRef) -> None:
         """The job has got on: the next :meth:`put_aside` is a first one again."""

@@ -5,7 +5,7 @@ that is redacted, and leaves the store. All of it is done under the job's archiv
 in one step: whoever repeats a redaction that broke off finds what is left of it.
 
 A redaction is done when nothing can bring the old text back: the store has its new records for good, and no object
-that holds the text is left, recorded or not. See :mod:`chronoverse.archive.garbage`.
+that holds the text is left, recorded or not. See :mod:`chronoverse.archive.job_objects`.
 """
 
 import logging
@@ -14,11 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
-from chronoverse.archive.chunk_writer import archive_lock
-from chronoverse.archive.codec import Packer
-from chronoverse.archive.garbage import CLOCKS_SECONDS, JobObjects
+from chronoverse.archive.codec import Packer, rewrite
+from chronoverse.archive.job_objects import CLOCKS_SECONDS, JobObjects, archive_lock
 from chronoverse.archive.object_store import ObjectStore
-from chronoverse.archive.rewrite import rewrite
 from chronoverse.errors import AppendRefused, ArchiveBusy, JobNotFound, LineStillOpen, SearchTooExpensive, StoreError
 from chronoverse.joblog.chunk import CHUNK_BYTES
 from chronoverse.joblog.entries import RawEntry, entry_number, read_entries

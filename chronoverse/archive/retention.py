@@ -4,8 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from chronoverse.archive.chunk_writer import archive_lock
-from chronoverse.archive.garbage import ORPHAN_SECONDS, SEALER_SECONDS, At, nothing
+from chronoverse.archive.job_objects import ORPHAN_SECONDS, SEALER_SECONDS, At, archive_lock, nothing
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.errors import ArchiveDamaged, NotALog
 from chronoverse.joblog.chunk import MANIFEST, folder
@@ -15,6 +14,16 @@ from chronoverse.store.catalog import ArchiveState
 
 #: Jobs of a listing read at a time.
 LISTED: Final = 1_000
+
+
+class ArchiverLimits(NamedTuple):
+    """What is kept where, and for how long."""
+
+    hot_bytes: int
+    hot_seconds: float
+    retention_seconds: float
+    orphan_seconds: float = ORPHAN_SECONDS
+    sealer_seconds: float = SEALER_SECONDS
 
 
 def delete_job(
@@ -66,7 +75,7 @@ def set_retention(store: Store, workflow_id: str, own: int | None, common: float
 def _listed(store: Store, workflow_id: str) -> Iterator[JobRef]:
     """The workflow's jobs as a listing has them, some of which may be gone; none is missed because others go."""
     before: tuple[float, str] | None = None
-    while page := store.jobs(workflow_id, before, LISTED):
+    while page := store.listing.page(workflow_id, before, LISTED):
         yield from (JobRef(workflow_id, job_id) for _, job_id in page)
         before = page[-1]
 

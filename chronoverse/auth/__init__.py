@@ -1,5 +1,6 @@
-"""Who asks, and what they may.
+"""Who sends a request, and what they may do.
 
-tokens  checks and makes bearer tokens, which are signed JWTs
-jwks    fetches an issuer's public keys, and keeps them
+tokens        ``Verifier`` checks bearer tokens (signed JWTs) and returns a ``Principal``; ``mint`` makes tokens
+jwks          ``PublishedKeys`` fetches and caches the public keys that an issuer publishes
+local_secret  the secret in the data directory, which is the key when no other key is configured
 """

@@ -1,4 +1,4 @@
-"""Public keys that an issuer publishes as a JSON Web Key Set (RFC 7517), fetched seldom and kept through an outage."""
+"""The public keys that an issuer publishes as a JSON Web Key Set (RFC 7517), cached for when it is down."""
 
 import http.client
 import threading
@@ -13,34 +13,33 @@ import orjson
 
 from chronoverse.errors import SigningKeysUnavailable, Unauthorized
 
-#: Seconds that a fetch may take, and each wait in it. One request waits that long; the others go on with the keys that
-#: there are.
+#: Seconds of each wait for the issuer. One request waits for a fetch; the others use the cached keys meanwhile.
 FETCH_SECONDS: Final = 3.0
-#: Bytes of a key set. A hundred RSA keys have 60 KB.
+#: Bytes of a key set, at most. A hundred RSA keys have 60 KB.
 MAX_KEY_SET_BYTES: Final = 262_144
-#: Seconds after which keys are fetched again: how long a withdrawn key may live on.
+#: Seconds after which keys are fetched again. A withdrawn key is accepted for no longer than this.
 REFRESH_SECONDS: Final = 300.0
-#: Seconds between fetches for a ``kid`` nobody knows, or after a failure: anybody can make such ids up.
+#: Seconds between two fetches after a failure, or for an unknown ``kid``, since anybody can invent such ids.
 MIN_REFETCH_SECONDS: Final = 30.0
-#: Seconds for which keys are believed while the issuer does not answer.
+#: Seconds beyond :data:`REFRESH_SECONDS` for which cached keys are used while the issuer does not answer.
 MAX_STALE_SECONDS: Final = 3_600.0
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Makes a redirection an error as any other: the operator has named where the keys are."""
+    """Treats a redirect as an error, because the operator has said where the keys are."""
 
     def redirect_request(self, *args: object) -> None:
-        """Nothing is requested instead."""
+        """Returns no request, which makes urllib raise HTTPError."""
 
 
 def fetch_keys(url: str) -> Mapping[str, jwt.PyJWK]:
     """The signing keys at ``url`` by their ``kid``. Redirects are not followed.
 
-    Each wait for the issuer is bounded, but an issuer that sends a byte now and then can keep this up for as long as it
-    likes: whoever calls bounds the whole.
+    Each wait for the issuer is bounded, but the whole is not: an issuer may send one byte at a time. The caller must
+    bound it.
 
     Raises:
-        jwt.PyJWTError, OSError, ValueError: when there is no set of keys there.
+        jwt.PyJWTError, OSError, ValueError: when there is no key set at ``url``.
     """
     opener = urllib.request.build_opener(_NoRedirects)
     try:
@@ -63,7 +62,7 @@ def fetch_keys(url: str) -> Mapping[str, jwt.PyJWK]:
 class PublishedKeys:
     """The keys at ``url``, shared by all threads or greenlets of a process.
 
-    ``fetch`` fetches them: it must come back within some :data:`FETCH_SECONDS`. ``clock`` is in seconds.
+    ``fetch`` fetches them and must return within a few times :data:`FETCH_SECONDS`. ``clock`` is in seconds.
     """
 
     def __init__(
@@ -81,9 +80,10 @@ class PublishedKeys:
         self._fetched = self._tried = -MAX_STALE_SECONDS
 
     def get(self, kid: object) -> jwt.PyJWK:
-        """The key called ``kid``; a token that names none gets the only key there is.
+        """The key with the id ``kid``, or the only key if ``kid`` is None.
 
-        Raises :class:`Unauthorized` when there is no such key, :class:`SigningKeysUnavailable` when nobody can tell.
+        Raises :class:`Unauthorized` when there is no such key, and :class:`SigningKeysUnavailable` when no keys are
+        cached, or only ones that are too old.
         """
         if self._is_due(kid) and self._lock.acquire(blocking=self._lookup(kid) is None):
             try:
@@ -113,5 +113,5 @@ class PublishedKeys:
             self._keys = self._fetch(self._url)
             self._fetched = now
         except (jwt.PyJWTError, OSError, ValueError):
-            pass  # the keys we have are believed for a while
+            pass  # the cached keys are used for a while
         self._tried = now

@@ -1,7 +1,7 @@
-"""Who asks, and what they may: bearer tokens (RFC 6750) that are signed JWTs (RFC 7519), checked as RFC 8725 advises.
+"""Bearer tokens (RFC 6750), which are signed JWTs (RFC 7519), checked as RFC 8725 recommends.
 
-Claims: ``sub`` and ``exp``; ``scope``, words with spaces between; ``workflows``, a list of ids or ``["*"]``.
-Nothing in a token chooses how it is checked: the algorithms follow from the kind of our key.
+The claims are ``sub``, ``exp``, ``scope`` (words separated by spaces) and ``workflows`` (a list of ids, or ``["*"]``).
+The kind of the key decides which algorithms are allowed. Nothing in a token does.
 """
 
 import hmac
@@ -23,18 +23,18 @@ from chronoverse.errors import Forbidden, SettingsError, Unauthorized
 from chronoverse.joblog.values import IDENTIFIER
 from chronoverse.settings import Settings
 
-#: Bytes of an Authorization header. A token for a hundred workflows has under 4,000.
+#: Bytes of an Authorization header, at most. A token for a hundred workflows has under 4,000.
 MAX_HEADER_BYTES: Final = 8_192
-#: Seconds by which an issuer's clock may be ahead of ours. Not granted to ``exp``: a stream ends there.
+#: Seconds by which an issuer's clock may be ahead of ours. This does not apply to ``exp``, at which streams end.
 LEEWAY_SECONDS: Final = 60
-#: The last second of the year 9999 in Unix time. Beyond it no ``datetime`` can say when a token ends.
+#: The last second of the year 9999 in Unix time: the latest time that a ``datetime`` can hold.
 MAX_TIME: Final = 253_402_300_799
 
 #: The scopes that requests need.
 READ: Final = "logs:read"
 WRITE: Final = "logs:write"
 ADMIN: Final = "logs:admin"
-#: In ``workflows``: all of them. No workflow can be called that.
+#: Stands for all workflows in the claim ``workflows``. No workflow can have this id.
 EVERY_WORKFLOW: Final = "*"
 
 _BEARER = re.compile(r"bearer ([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)", re.ASCII | re.IGNORECASE)
@@ -46,7 +46,7 @@ _MIN_RSA_BITS = 2_048
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A token's bearer. ``expires_at`` is Unix time in seconds, and nothing may be sent from then on."""
+    """Whom a token is for, and what it allows. ``expires_at`` is Unix time in seconds; nothing is sent after that."""
 
     subject: str
     expires_at: float
@@ -64,14 +64,17 @@ class Principal:
 
 
 class Key(NamedTuple):
-    """A key, and the only algorithms it may be used with."""
+    """A key, and the algorithms that it may be used with."""
 
     material: Any
     algorithms: tuple[str, ...]
 
 
 class _PreparedHmac(HMACAlgorithm):
-    """HMAC with a key that was judged once, when it was read: to judge it took four times as long as the signature."""
+    """HMAC without the library's check of the key, which is done once, when the key is read.
+
+    That check took four times as long as the signature.
+    """
 
     def prepare_key(self, key: str | bytes) -> bytes:
         assert isinstance(key, bytes)
@@ -84,24 +87,24 @@ class _PreparedHmac(HMACAlgorithm):
         return hmac.digest(key, msg, "sha256")
 
 
-#: The library judges the signature; the claims are judged here, where ``now`` is an argument and types are strict.
+#: The library checks signatures only. Claims are checked here, with ``now`` as an argument and strict types.
 _SIGNATURES: Final = jwt.PyJWS()
 _SIGNATURES.unregister_algorithm("HS256")
 _SIGNATURES.register_algorithm("HS256", _PreparedHmac(HMACAlgorithm.SHA256))
 
 
 class Verifier:
-    """Turns Authorization headers into principals, by one key or by published ones."""
+    """Turns Authorization headers into principals, with one key or with an issuer's published keys."""
 
     def __init__(self, keys: Key | PublishedKeys) -> None:
         self._keys = keys
 
     @classmethod
     def from_settings(cls, settings: Settings, fetch: Callable[[str], Mapping[str, jwt.PyJWK]] = fetch_keys) -> Self:
-        """A verifier with the key that ``settings`` name; makes the local secret when that is the one.
+        """A verifier with the key that ``settings`` name. Makes the local secret if that is the key.
 
-        ``fetch`` fetches published keys: see :class:`PublishedKeys`.
-        Raises :class:`SettingsError` when there is no key, or none that can be used.
+        ``fetch`` fetches published keys, see :class:`PublishedKeys`.
+        Raises :class:`SettingsError` when there is no usable key.
         """
         if settings.jwt_jwks_url is not None:
             return cls(PublishedKeys(settings.jwt_jwks_url, fetch=fetch))
@@ -110,9 +113,10 @@ class Verifier:
         return cls(_secret_key(signing_secret(settings)))
 
     def verify(self, authorization: str | None, now: float) -> Principal:
-        """The principal of the one bearer token in ``authorization``, at Unix time ``now``.
+        """The principal of the bearer token in the header ``authorization``, at Unix time ``now``.
 
-        Raises :class:`Unauthorized`, and with published keys :class:`chronoverse.errors.SigningKeysUnavailable`.
+        Raises :class:`Unauthorized`, and with published keys also
+        :class:`chronoverse.errors.SigningKeysUnavailable`.
         """
         if authorization is None:
             raise Unauthorized("a bearer token is needed")
@@ -130,7 +134,7 @@ class Verifier:
             raise Unauthorized("the token is not valid") from error
         if "crit" in signed["header"]:  # https://www.rfc-editor.org/rfc/rfc7515#section-4.1.11
             raise Unauthorized("the token asks for extensions that are not understood")
-        # We are nobody's audience. https://www.rfc-editor.org/rfc/rfc7519#section-4.1.3
+        # No token is meant for us if it names an audience. https://www.rfc-editor.org/rfc/rfc7519#section-4.1.3
         if not isinstance(claims, dict) or claims.get("aud") or not isinstance(claims.get("jti", ""), str):
             raise Unauthorized("the token is not valid")
         return claims
@@ -157,7 +161,7 @@ def _principal(claims: dict[str, Any], now: float) -> Principal:
 
 
 def _time(claims: dict[str, Any], name: str) -> float | None:
-    """The claim as Unix time. JSON's true, "1" and NaN are none, though Python would compare them."""
+    """The claim as Unix time, or None. JSON's true, "1" and NaN are no times, though Python can compare them."""
     value = claims.get(name)
     if type(value) is not int and type(value) is not float:
         return None
@@ -202,16 +206,16 @@ def _public_key(material: object) -> Key:
 def mint(
     secret: bytes, subject: str, scopes: Iterable[str], workflows: Iterable[str], ttl_seconds: int, now: float
 ) -> str:
-    """A token signed with ``secret``, good from ``now`` (Unix time) for ``ttl_seconds``."""
+    """A token that is signed with ``secret`` and valid from ``now`` (Unix time) for ``ttl_seconds``."""
     start = int(now)
     claims = {"sub": subject, "iat": start, "exp": start + ttl_seconds}
     return jwt.encode(claims | {"scope": " ".join(scopes), "workflows": list(workflows)}, secret, algorithm="HS256")
 
 
 def signing_secret(settings: Settings) -> bytes:
-    """The HS256 key that tokens are made and checked with.
+    """The HS256 key that signs and checks tokens.
 
-    Raises :class:`SettingsError` when ``settings`` call for another kind of key, or for none.
+    Raises :class:`SettingsError` when ``settings`` name another kind of key, or none.
     """
     if settings.jwt_secret is not None:
         return settings.jwt_secret

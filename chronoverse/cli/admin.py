@@ -66,7 +66,8 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, while_
 
 def make_archiver(settings: Settings, store: "Store", stop: threading.Event) -> "Archiver":
     """The archiver that ``settings`` describe. Raises :class:`SettingsError` when they name no archive."""
-    from chronoverse.archive.archiver import Archiver, ArchiverLimits
+    from chronoverse.archive.archiver import Archiver
+    from chronoverse.archive.retention import ArchiverLimits
 
     limits = ArchiverLimits(settings.hot_bytes, settings.hot_seconds, settings.retention_seconds)
     return Archiver(store, open_archive(settings), limits, stop=stop)

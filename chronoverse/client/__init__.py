@@ -1,6 +1,9 @@
-"""The reading end of the HTTP interface.
+"""Reading from the service over HTTP.
 
-client    sends requests, follows a job's log and reconnects, reads pages
-follower  makes lines, gaps and states of a stream's bytes; no I/O
-terminal  makes text of a log that a terminal can show safely
+client    ``Client`` sends requests, follows a job's log over as many connections as it takes, and reads pages
+follower  ``Follower`` turns the bytes of event streams into lines, gaps, job states, notices and redactions. No I/O
+terminal  ``LineRenderer`` turns lines into text that is safe to print on a terminal
+
+``Client.follow`` gives each connection's bytes to one ``Follower``, which gives each sequence number once, or a gap.
+When a connection ends early, the client reconnects with the follower's last number as ``Last-Event-ID``.
 """

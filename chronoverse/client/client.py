@@ -1,14 +1,15 @@
-"""The reader's end of the HTTP: follows a job's log through dropped connections, and pages through its history.
+"""The HTTP client for readers: follows a job's log through lost connections, and reads its pages.
 
-attempt ─> bytes ─> follower ─> Line | Gap | JobState | Trouble
-   ^                   │
-   └── Last-Event-ID ──┘   until the end, or a refusal that no retry can change
+connection ─> bytes ─> follower ─> Line | Gap | JobState | Notice | Redaction
+     ^                    │
+     └── Last-Event-ID ───┘   until the log ends, or the service refuses for good
 """
 
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from math import ceil
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlencode
@@ -17,26 +18,26 @@ import orjson
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from chronoverse.backoff import Backoff, retry_after
+from chronoverse.backoff import Backoff, RetryPolicy, retry_after
 from chronoverse.client.follower import Follower, LogEvent, Notice
 from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
 from chronoverse.joblog import sse
 from chronoverse.joblog.values import IDENTIFIER, JobRef, Line, parse_number
 
-#: Seconds between heartbeats unless told otherwise, and how many may be missing before a connection is given up.
+#: Seconds between heartbeats by default, and how many in a row may be missing before a connection counts as dead.
 HEARTBEAT_SECONDS: Final = 15.0
 MISSED_HEARTBEATS: Final = 3
-#: Seconds a connection may take to open.
+#: Seconds that a connection may take to open.
 CONNECT_SECONDS: Final = 5.0
-#: Seconds for which following goes on without getting anywhere: a bad deployment, noticed and mended.
+#: Seconds for which a client keeps retrying without success: enough to notice a bad deployment and to fix it.
 MAX_RETRY_SECONDS: Final = 600.0
-#: Seconds before a new attempt, when the service did not say.
-RETRY_DELAY_SECONDS: Final = 1.0
-#: Attempts at a request that is no stream: somebody waits for the answer.
+#: How long to wait before a retry. The service may name another first delay with ``retry:``.
+RETRY: Final = RetryPolicy(first=1.0, longest=30.0)
+#: Attempts at a request that is not a stream. They are few because somebody waits for the answer.
 MAX_ATTEMPTS: Final = 4
-#: Bytes of one read, and of a refusal's body.
+#: Bytes of one read of a stream, and bytes that are read of a refusal's body.
 READ_BYTES: Final = 65_536
-#: Lines of one page: as many as the service gives.
+#: Lines of one page: the most that the service allows.
 PAGE_LINES: Final = 1_000
 #: Seconds that one request may ask the service to wait for a job.
 MAX_WAIT_SECONDS: Final = 300
@@ -50,39 +51,42 @@ _FINAL_ERRORS: Final[Mapping[int, type[ChronoverseError]]] = {
 
 
 class _Retryable(Exception):
-    """An attempt that failed in a way worth repeating, ``after`` seconds at the earliest.
+    """Raised when an attempt has failed and a retry may succeed, ``min_delay`` seconds later at the earliest.
 
-    ``at_once``: nothing is wrong, and waiting would only delay the next line.
+    ``at_once`` is True when nothing is wrong, so that waiting would only delay the next line.
     """
 
     def __init__(self, reason: str, min_delay: float = 0, at_once: bool = False) -> None:
         super().__init__(reason)
-        self.after = min_delay
+        self.min_delay = min_delay
         self.at_once = at_once
 
 
 class _StreamFailed(_Retryable):
-    """The stream itself ended with an error, and said which."""
+    """Raised when the stream ended with an ``error`` event. The message is the event's."""
 
 
 class FoundLine(NamedTuple):
-    """A line that matches, or that is ``beside`` one that does."""
+    """A line that matches a search, or one before or after it (``is_context``)."""
 
     line: Line
     is_context: bool
 
     @classmethod
-    def from_json(cls, said: dict[str, Any]) -> "FoundLine":
-        """As the service spells it."""
-        return cls(Line.from_json(said), bool(said.get("context")))
+    def from_json(cls, value: dict[str, Any]) -> "FoundLine":
+        """Reads a line of the service's search results."""
+        return cls(Line.from_json(value), bool(value.get("context")))
 
 
 class Client:
-    """The service at ``url``. ``token`` may be a function, which makes one for each attempt; None sends none.
+    """A client of the service at ``url``.
 
-    ``clock`` is monotonic, in seconds; ``sleep`` waits between attempts at what is no stream. Every method raises
-    :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound` or a plain :class:`ChronoverseError` for what no
-    retry can change, and :class:`Unreachable` when retries were in vain.
+    ``token`` is a bearer token, a function that makes one for each attempt, or None for no token. ``clock`` is
+    monotonic, in seconds. ``chance`` returns a random number from 0 to 1. ``sleep`` waits between attempts at requests
+    that are not streams.
+
+    Every method raises :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound`, :class:`BadRequest` or a plain
+    :class:`ChronoverseError` when no retry can succeed, and :class:`Unreachable` when retries did not succeed.
     """
 
     def __init__(
@@ -106,7 +110,7 @@ class Client:
         self._http = urllib3.PoolManager(retries=False, timeout=timeout)
 
     def close(self) -> None:
-        """Closes idle connections. The client can be used again."""
+        """Closes idle connections. The client may be used again afterwards."""
         self._http.clear()
 
     def follow(
@@ -119,47 +123,48 @@ class Client:
         wait: float = 0,
         stop: threading.Event | None = None,
     ) -> Iterator[LogEvent]:
-        """The log from ``offset``, or its last ``tail`` lines, live and to its end, over as many connections as needed.
+        """Follows the log after ``offset``, or from its last ``tail`` lines, until the job ends.
 
-        Each number comes once, in order, or a Gap names it; the last JobState says how the job ended. ``wait`` is
-        for how many seconds a job that does not exist may still come. ``stop`` ends delays at once, and a
-        connection at its next byte, which is a heartbeat at the latest.
+        Yields each number once and in order, or a Gap that names it, over as many connections as needed. The last
+        JobState says how the job ended. ``wait`` is for how many seconds a job may not exist yet. After ``stop`` is
+        set, a delay ends at once, and a connection at its next byte, which is a heartbeat at the latest.
         """
         stop = stop or threading.Event()
         follower = Follower()
-        effort = Backoff(self._clock, self._chance)
-        awaited_until = self._clock() + wait
-        again: _Retryable | None = None
+        backoff = Backoff(RETRY, self._clock, self._chance)
+        wait_until = self._clock() + wait
+        failure: _Retryable | None = None
         while not stop.is_set():
             start = {"offset": offset, "tail": tail} if follower.last_number is None else {}
-            left = min(max(ceil(awaited_until - self._clock()), 0), MAX_WAIT_SECONDS)
+            left = min(max(ceil(wait_until - self._clock()), 0), MAX_WAIT_SECONDS)
             query = {**start, "stream": stream, "wait": left or None}
-            effort.begun()
+            backoff.record_failure()  # until the connection brings something
             try:
-                yield from self._follow_connection(job, query, follower, effort, stop)
-                again = _Retryable("the service closed the stream")
+                yield from self._follow_connection(job, query, follower, backoff, stop)
+                failure = _Retryable("the service closed the stream")
             except _Retryable as error:
-                again = error
+                failure = error
             except JobNotFound as error:
-                # That there is no such job says less than the error with which its stream has just ended.
-                raise JobNotFound(str(again)) if isinstance(again, _StreamFailed) else error from error
+                # An error event that has just ended the stream says more than "no such job".
+                raise JobNotFound(str(failure)) if isinstance(failure, _StreamFailed) else error from error
             if follower.ended or stop.is_set():
                 return
-            if effort.seconds_in_vain() > self._max_retry_seconds:
-                raise Unreachable(str(again)) from again
-            first = RETRY_DELAY_SECONDS if follower.retry_ms is None else follower.retry_ms / 1000
-            delay = 0.0 if again.at_once else effort.delay(first, again.after)
-            if effort.vain:
-                yield Notice(f"{again}; trying again in {delay:.1f} s")
+            if backoff.seconds_failing() > self._max_retry_seconds:
+                raise Unreachable(str(failure)) from failure
+            if follower.retry_ms is not None:
+                backoff.policy = replace(RETRY, first=follower.retry_ms / 1000)
+            delay = 0.0 if failure.at_once else max(backoff.delay(), failure.min_delay)
+            if backoff.failures:
+                yield Notice(f"{failure}; trying again in {delay:.1f} s")
             stop.wait(delay)
 
     def _follow_connection(
-        self, job: JobRef, query: Mapping[str, Any], follower: Follower, effort: Backoff, stop: threading.Event
+        self, job: JobRef, query: Mapping[str, Any], follower: Follower, backoff: Backoff, stop: threading.Event
     ) -> Iterator[LogEvent]:
         headers = {"Accept": "text/event-stream"}
         if follower.last_number is not None:
             headers["Last-Event-ID"] = str(follower.last_number)
-        self._http.clear()  # an idle connection may be a dead one, and would look like a failed attempt
+        self._http.clear()  # an idle connection may be dead, and then this attempt would fail
         response = self._request(self._job_path(job) + "/events", query, headers)
         try:
             if response.status == 204:
@@ -170,12 +175,12 @@ class Client:
             follower.start_connection(response.headers.get("Last-Event-ID"))
             while not (follower.ended or stop.is_set()) and (chunk := response.read1(READ_BYTES)):
                 if not chunk.strip(b":\n"):
-                    effort.rewarded()  # a heartbeat: the service is well, there is just nothing to say
+                    backoff.record_success()  # only heartbeats: the service works, and there is nothing new
                 for item in follower.feed(chunk):
                     if isinstance(item, Notice) and not follower.ended:
                         renewable = item.reason == sse.TOKEN_EXPIRED and callable(self._token)
                         raise _StreamFailed(item.reason, at_once=renewable)
-                    effort.rewarded()
+                    backoff.record_success()
                     yield item
         except (HTTPError, OSError) as error:
             raise _Retryable("the connection was lost") from error
@@ -185,59 +190,59 @@ class Client:
             response.close()
 
     def job(self, job: JobRef) -> dict[str, Any]:
-        """What the service knows of the job, as its route spells it."""
-        return self._json(self._job_path(job), {})
+        """The job, as the service's JSON describes it."""
+        return self._get(self._job_path(job), {})[0]
 
     def logs(
         self, job: JobRef, *, order: str = "asc", stream: str | None = None, offset: int | None = None
     ) -> Iterator[Line]:
-        """The lines that are there now, strictly after ``offset``, page by page."""
+        """The lines that the log has now, after ``offset``. They are read page by page."""
         query = {"limit": PAGE_LINES, "order": order, "stream": stream, "offset": offset}
         for page, _ in self._pages(self._job_path(job) + "/logs", query):
             yield from _read_items(page, "logs", Line.from_json)
 
-    def search(self, job: JobRef, q: str, reached: Callable[[int], object] = bool, **query: Any) -> Iterator[FoundLine]:
-        """The lines that match, and those beside them, upwards; ``query`` is as the route has it.
+    def search(
+        self, job: JobRef, q: str, on_progress: Callable[[int], object] | None = None, **query: Any
+    ) -> Iterator[FoundLine]:
+        """The lines that match ``q``, and lines before and after them, in ascending order.
 
-        What is beside the last match of a page may come again with the next one. ``reached`` is told how far the
-        service has looked.
+        ``query`` has the other parameters of the service's search route. Lines after the last match of a page may come
+        again with the next page. ``on_progress`` is called with the number up to which the service has searched.
         """
-        for page, place in self._pages(self._job_path(job) + "/logs/search", {"q": q, "limit": PAGE_LINES, **query}):
+        for page, number in self._pages(self._job_path(job) + "/logs/search", {"q": q, "limit": PAGE_LINES, **query}):
             yield from _read_items(page, "logs", FoundLine.from_json)
-            if place is not None:
-                reached(place)
+            if number is not None and on_progress is not None:
+                on_progress(number)
 
     def jobs(self, workflow_id: str, status: str | None = None) -> Iterator[dict[str, Any]]:
-        """The workflow's jobs, newest first, as their own route spells them."""
+        """The workflow's jobs, newest first, each as :meth:`job` returns it."""
         if not IDENTIFIER.fullmatch(workflow_id):
             raise JobNotFound("no such workflow")
         for page, _ in self._pages(f"/workflows/{workflow_id}/jobs", {"limit": PAGE_LINES, "status": status}):
             yield from _read_items(page, "jobs", dict)
 
     def _pages(self, path: str, query: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], int | None]]:
-        """Every page, and the number that it has come to."""
+        """Every page, and the number that it reaches, if the answer says so."""
         while True:
-            page, place = self._get_json(path, query)
-            yield page, place
+            page, number = self._get(path, query)
+            yield page, number
             cursor = page.get("cursor")
             if cursor is None or cursor == query.get("cursor"):
                 return
             query = {**query, "offset": None, "cursor": cursor}
 
-    def _json(self, path: str, query: Mapping[str, Any]) -> dict[str, Any]:
-        return self._get_json(path, query)[0]
-
-    def _get_json(self, path: str, query: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
-        effort = Backoff(self._clock, self._chance)
+    def _get(self, path: str, query: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+        """The JSON at ``path``, and the number in the answer's ``Last-Event-ID``, if it has one."""
+        backoff = Backoff(RETRY, self._clock, self._chance)
         while True:
-            effort.begun()
             try:
                 response = self._request(path, query, {"Accept": "application/json"})
                 return self._read_json(response), parse_number(response.headers.get("Last-Event-ID", ""))
-            except _Retryable as again:
-                if effort.vain == MAX_ATTEMPTS:
-                    raise Unreachable(str(again)) from again
-                self._sleep(effort.delay(RETRY_DELAY_SECONDS, again.after))
+            except _Retryable as failure:
+                backoff.record_failure()
+                if backoff.failures == MAX_ATTEMPTS:
+                    raise Unreachable(str(failure)) from failure
+                self._sleep(max(backoff.delay(), failure.min_delay))
 
     def _read_json(self, response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
         try:
@@ -250,16 +255,19 @@ class Client:
 
     def _job_path(self, job: JobRef) -> str:
         if not (IDENTIFIER.fullmatch(job.workflow_id) and IDENTIFIER.fullmatch(job.job_id)):
-            raise JobNotFound("no such job")  # the service would say the same, of whatever else the path became
+            raise JobNotFound("no such job")  # as the service would answer, but it must not see another path
         return f"/workflows/{job.workflow_id}/jobs/{job.job_id}"
 
     def _request(self, path: str, query: Mapping[str, Any], headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
-        """One attempt: an answer of 200 or 204, its body unread. Raises :class:`_Again`, or the final refusal."""
+        """Sends a request once. Returns an answer of 200 or 204 whose body is still to be read.
+
+        Raises :class:`_Retryable`, or the error of a refusal that no retry can change.
+        """
         token = self._token() if callable(self._token) else self._token
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         arguments = urlencode({name: value for name, value in query.items() if value is not None})
-        url = f"{self._url}{path}{'?' if arguments else ''}{arguments}"
+        url = f"{self._url}{path}?{arguments}" if arguments else f"{self._url}{path}"
         try:
             response = self._http.request("GET", url, headers=headers, preload_content=False, redirect=False)
             if response.status in (200, 204):
@@ -277,7 +285,7 @@ _Item = TypeVar("_Item")
 
 
 def _read_items(page: Mapping[str, Any], key: str, read: Callable[[dict[str, Any]], _Item]) -> list[_Item]:
-    """What is on a page."""
+    """The items of a page. Raises :class:`ChronoverseError` when they are malformed."""
     try:
         return [read(each) for each in page[key]]
     except (KeyError, TypeError, ValueError) as error:
@@ -290,7 +298,7 @@ def _describe(error: Exception) -> str:
 
 
 def _refusal_detail(response: urllib3.BaseHTTPResponse) -> str:
-    """What a refusal says of itself, by RFC 9457."""
+    """The detail of a refusal: a problem as RFC 9457 describes it, else its status."""
     try:
         problem = orjson.loads(response.read(READ_BYTES))
         return str(problem.get("detail") or problem["title"])

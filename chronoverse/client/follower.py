@@ -1,4 +1,4 @@
-"""What a stream's frames say to its reader, however often the stream is cut. Pure: bytes in, values out."""
+"""Turns the bytes of event streams into values. It remembers the last number over reconnections, and does no I/O."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from chronoverse.joblog.values import Gap, Line, Status, parse_number
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """What a ``job`` frame says: the last four are known once ``status`` is terminal."""
+    """A job as a ``job`` event describes it. The last four fields are known once ``status`` is terminal."""
 
     status: Status
     attempt: int
@@ -26,7 +26,7 @@ class JobState:
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> "JobState":
-        """A state out of its JSON spelling, in a ``job`` frame or as the job's own route answers it."""
+        """Reads the JSON of a ``job`` event, or of the service's answer about the job."""
         return cls(
             Status(state["status"]),
             state["attempt"],
@@ -37,13 +37,13 @@ class JobState:
 
 
 class Notice(NamedTuple):
-    """Something to tell a person: an ``error`` frame's text, or why a connection is being tried again."""
+    """Something that a person should know: the text of an ``error`` event, or why the client reconnects."""
 
     reason: str
 
 
 class Redaction(NamedTuple):
-    """Lines ``first`` to ``last``, shown before, may not say any more what they said."""
+    """Lines ``first`` to ``last`` have been redacted. They may have been shown before with their old text."""
 
     first: int
     last: int
@@ -53,10 +53,11 @@ LogEvent = Line | Gap | JobState | Notice | Redaction
 
 
 class Follower:
-    """A reader's place in a log. Give it each connection's start and bytes; it says each number once.
+    """Reads the event streams of one job, one connection after the other, and gives each number once.
 
-    ``number`` is the last number said or passed over, None before the first connection. ``ended`` is True
-    once nothing more can come.
+    Call :meth:`start_connection` for each connection, then :meth:`feed` for its bytes. ``last_number`` is the last
+    number that was given or skipped, None before the first connection. ``ended`` is True once nothing more can come.
+    ``retry_ms`` is the reconnection time that the service asked for.
     """
 
     def __init__(self) -> None:
@@ -66,13 +67,16 @@ class Follower:
         self._decoder = sse.Decoder()
 
     def start_connection(self, starts_after: str | None) -> None:
-        """A connection has begun, after the number in its ``Last-Event-ID`` header; a torn frame is forgotten."""
+        """Begins a connection. Drops the incomplete event of the last one.
+
+        ``starts_after`` is the answer's ``Last-Event-ID`` header: the number after which the stream begins.
+        """
         if self.last_number is None and starts_after is not None:
             self.last_number = parse_number(starts_after)
         self._decoder = sse.Decoder("" if self.last_number is None else str(self.last_number))
 
     def feed(self, chunk: bytes) -> Iterator[LogEvent]:
-        """What ``chunk`` completes. Raises ValueError for a frame that is none of the contract's."""
+        """The events that ``chunk`` completes. Raises ValueError for an event that cannot be read."""
         for event in self._decoder.feed(chunk):
             if (item := self._read_event(event)) is not None:
                 yield item
@@ -82,7 +86,7 @@ class Follower:
         self._advance(parse_number(self._decoder.last_event_id))
 
     def _advance(self, number: int | None) -> bool:
-        """Moves forward to ``number``. False when it was reached before."""
+        """Moves ``last_number`` forward to ``number``. Returns False if it was reached before."""
         if number is None or (self.last_number is not None and number <= self.last_number):
             return False
         self.last_number = number
@@ -104,7 +108,7 @@ class Follower:
                 case "end":
                     self.ended = True
                 case "error":
-                    # An id of its own is the terminal entry's: the job is lost. Without one it is a passing trouble.
+                    # An error event with a new id is the log's end: the job was lost. Others end this stream only.
                     self.ended = self._advance(parse_number(event.id))
                     return Notice(event.data)
         except (KeyError, TypeError) as error:
@@ -119,9 +123,9 @@ class Follower:
 
 
 def name_gaps(lines: Iterable[Line], after: int, state: JobState) -> Iterator[Line | Gap]:
-    """All lines after line ``after``, as pages give them, with the numbers that pages pass over in silence.
+    """The ``lines`` of pages that begin after line ``after``, with a Gap for each run of numbers that pages leave out.
 
-    ``state`` is a look at the job from before the pages were read.
+    ``state`` is the job as it was before the pages were read.
     """
     for line in lines:
         yield from _between(after, line.sequence_num, state.first)

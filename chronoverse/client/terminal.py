@@ -1,7 +1,7 @@
-"""A job's log on a terminal, where its lines may show text and colours and do nothing else.
+"""Makes lines safe to print on a terminal: text and colours stay, every other control sequence goes.
 
-A job's output is not to be trusted: an escape sequence can set the clipboard, retitle the window, rewrite
-earlier lines or make the terminal type. https://dgl.cx/2023/09/ansi-terminal-security lists what came of it.
+A job's output cannot be trusted. An escape sequence can set the clipboard, change the window's title, rewrite earlier
+lines, or make the terminal send input. https://dgl.cx/2023/09/ansi-terminal-security lists attacks of this kind.
 """
 
 import re
@@ -9,34 +9,34 @@ from typing import Final
 
 from chronoverse.joblog.values import Gap, Line
 
-#: Ends whatever colours a line left on, so that they reach neither the next line nor the shell's prompt.
+#: Ends the colours of a line, so that they colour neither the next line nor the shell's prompt.
 RESET: Final = "\x1b[0m"
 
-# Only what a terminal could act on, or what would reorder the text around it. Plain lines match nothing.
+# Characters that a terminal could act on, or that change the direction of text. Most lines have none of them.
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 # ECMA-48, https://ecma-international.org/publications-and-standards/standards/ecma-48/
 _SEQUENCE = re.compile(
     "\x1b\\[(?P<sgr>[0-9;:]*)m"
-    # CSI, up to its final byte. One without an end ends where its parameters do, not at the text's end.
+    # CSI, up to its final byte. Without a final byte it ends where its parameters end, not at the text's end.
     "|(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]?"
-    # DCS, SOS, OSC, PM and APC, up to ST or BEL, or to what aborts them; without an end, up to the line's.
+    # DCS, SOS, OSC, PM and APC, up to ST or BEL, or to a character that aborts them; else up to the line's end.
     "|(?:\x1b[PX\\]^_]|[\x90\x98\x9d\x9e\x9f])[^\x07\n\x18\x1a\x1b\x9c]*(?:\x1b\\\\|[\x07\x18\x1a\x9c])?"
     "|\x1b[ -/]*[0-~]?"
     "|(?P<shown>[\x0a\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069])"
     "|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 )
-#: SGR parameters that start a colour and take the following ones along: ``38;5;n`` and ``38;2;r;g;b``.
+#: SGR parameters that begin a colour of several parameters: ``38;5;n`` and ``38;2;r;g;b``.
 _COLOUR: Final = {"38", "48", "58"}
 _COLOUR_LENGTH: Final = {"5": 3, "2": 5}
-#: SGR 8: text that is there and cannot be seen.
+#: SGR 8 makes text invisible.
 _CONCEAL: Final = "8"
 
 
 def sanitize(text: str, colour: bool) -> str:
-    r"""``text`` with every control sequence taken out, except tabs and, if ``colour``, SGR (``ESC [ … m``).
+    r"""``text``, one line, without control sequences. Tabs stay, and with ``colour`` SGR (``ESC [ … m``).
 
-    What would break the line or turn its direction is shown by its number.
+    A character that would break the line or change its direction is shown as its number.
 
     >>> sanitize("a\x1b[2Jb\x1b]0;title\x07c\u202ed", colour=False)
     'abc<U+202E>d'
@@ -60,27 +60,28 @@ def sanitize(text: str, colour: bool) -> str:
 
 
 def plain_text(text: str) -> str:
-    """``text`` of any number of lines without control sequences and colours: what a command may say of anything.
+    """``text`` of one or more lines, without control sequences and colours.
 
-    Every command's output goes through this, or through :class:`Rendering` where it is a log's lines.
+    Everything that a command prints goes through this function, except the lines of a log, which go through
+    :class:`LineRenderer`.
     """
     return "\n".join(sanitize(line, colour=False) for line in text.split("\n"))
 
 
 def _visible(parameters: str) -> str:
-    """SGR parameters without the one that hides text. The 8 of ``38;5;8`` is a grey, and stays."""
+    """SGR parameters without the one that makes text invisible. The 8 of ``38;5;8`` is a grey and stays."""
     given = parameters.split(";")
-    kept: list[str] = []
+    visible: list[str] = []
     while given:
         length = _COLOUR_LENGTH.get(given[1], 1) if given[0] in _COLOUR and len(given) > 1 else 1
         if given[0].partition(":")[0].lstrip("0") != _CONCEAL:
-            kept += given[:length]
+            visible += given[:length]
         given = given[length:]
-    return ";".join(kept)
+    return ";".join(visible)
 
 
 def gap_notice(gap: Gap) -> str:
-    """What a reader is told instead of lines that cannot be had.
+    """The text that is printed instead of lines that cannot be had.
 
     >>> gap_notice(Gap(2, 900, "trimmed"))
     '--- lines 2-900 are gone (trimmed) ---'
@@ -90,7 +91,7 @@ def gap_notice(gap: Gap) -> str:
 
 
 def redaction_notice(first: int, last: int) -> str:
-    """What a reader is told of lines above that have been redacted since.
+    """The text that is printed when lines above it have been redacted.
 
     >>> redact_notice(2, 9)
     '--- lines 2-9 have been redacted: what they said above is to be shown no more ---'
@@ -100,7 +101,7 @@ def redaction_notice(first: int, last: int) -> str:
 
 
 class LineRenderer:
-    """Lines as the text to print. Remembers one thing: whose long line, cut into pieces, is still open."""
+    """Turns lines into the text to print. It remembers which stream's partial line is still open."""
 
     def __init__(self, *, timestamps: bool = False, colour: bool = True, raw: bool = False) -> None:
         self._timestamps = timestamps
@@ -109,7 +110,7 @@ class LineRenderer:
         self._open: str | None = None
 
     def render(self, line: Line) -> str:
-        """The text of the next line; of a piece, without a newline."""
+        """The text of the next line. The text of a partial line has no newline at its end."""
         start = self.close_line() if self._open != line.stream else ""
         if self._timestamps and self._open is None:
             start += self._clean(line.timestamp) + " "
@@ -117,7 +118,7 @@ class LineRenderer:
         return start + self._clean(line.message) + ("" if line.partial else "\n")
 
     def close_line(self) -> str:
-        """What must be printed before anything that does not go on with an open line."""
+        """The text that ends an open partial line. It is printed before anything that does not continue that line."""
         start = "" if self._open is None else "\n"
         self._open = None
         return start

@@ -42,7 +42,7 @@ POLL_SECONDS: Final = 0.005
 #: Seconds a server may take to answer one PING.
 PING_SECONDS: Final = 1.0
 #: Keepers to start before giving up: each has tried its server three times.
-KEEPERS: Final = 2
+MAX_SUPERVISORS: Final = 2
 #: Bytes of server.log to show when a start failed: its last few lines.
 LOG_TAIL_BYTES: Final = 1200
 #: Bytes a unix socket's path may have: 104 with its NUL on macOS, 108 on Linux.
@@ -178,7 +178,7 @@ def _reach(data_dir: Path, binary: Path | None, address: Path) -> None:
     while (answer := _ping(address)) is not _Answer.READY:
         if answer is _Answer.LOADING:
             patience = LOADING_SECONDS
-        elif _start_keeper_if_none(data_dir, binary, hopeless=keepers == KEEPERS):
+        elif _start_keeper_if_none(data_dir, binary, hopeless=keepers == MAX_SUPERVISORS):
             keepers += 1
         if time.monotonic() - start > patience:
             raise EmbeddedError(f"the embedded server in {data_dir} does not answer.{_log_tail(data_dir)}")

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from chronoverse.backoff import Backoff, RetryPolicy
+
 #: Seconds between looks whether it lives.
-LOOK_SECONDS: Final = 0.5
-#: Seconds until it is started again: at first, and at most. One that has lived for the most counts as well.
-AGAIN_SECONDS: Final = (1.0, 60.0)
+POLL_SECONDS: Final = 0.5
+#: How long to wait before it is started again. One that has lived for the longest delay starts the delays anew.
+RESTART: Final = RetryPolicy(first=1.0, longest=60.0, jitter=0)
 #: Seconds that it has to go when it is told to: a step of its work, and a slow disk.
-GOING_SECONDS: Final = 10.0
+STOP_SECONDS: Final = 10.0
 
 
 class SupervisedProcess:
@@ -44,9 +46,9 @@ class SupervisedProcess:
         self._over.set()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGTERM)
-            deadline = time.monotonic() + GOING_SECONDS
+            deadline = time.monotonic() + STOP_SECONDS
             while self._lives() and time.monotonic() < deadline:
-                time.sleep(LOOK_SECONDS / 10)
+                time.sleep(POLL_SECONDS / 10)
             if self._lives():
                 os.kill(self._pid, signal.SIGKILL)
 
@@ -63,19 +65,19 @@ class SupervisedProcess:
             return False
 
     def _mind(self) -> None:
-        first, longest = AGAIN_SECONDS
-        pause = first
-        while not self._over.wait(LOOK_SECONDS):
+        backoff = Backoff(RESTART)
+        while not self._over.wait(POLL_SECONDS):
             self._keep_to_owner()
             if self._lives():
                 continue
-            if time.monotonic() - self._began > longest:
-                pause = first
+            if time.monotonic() - self._began > RESTART.longest:
+                backoff.record_success()
+            backoff.record_failure()
+            pause = backoff.delay()
             self._died(self._pid, pause)
             if self._over.wait(pause):
                 return
             self._keep_to_owner()
-            pause = min(2 * pause, longest)
             self._spawn()
 
     def _keep_to_owner(self) -> None:

@@ -26,12 +26,13 @@ from typing import Final, NoReturn
 STOP_SECONDS: Final = 5.0
 #: Seconds between looks at a server that was told to stop.
 STOP_POLL_SECONDS: Final = 0.005
-#: Seconds before a server that died is started again: first and longest, doubling between.
+#: Seconds before a server that died is started again: first and longest, doubling between. Not from
+#: ``chronoverse.backoff``, which this program cannot import: it runs without the package.
 BACKOFF_SECONDS: Final = (0.02, 1.0)
 #: Seconds after which a server counts as having come up.
 SETTLED_SECONDS: Final = 1.0
 #: Starts in a row, before any came up, after which we give up: the opener then shows what the server said.
-HOPELESS_STARTS: Final = 3
+MAX_FAILED_STARTS: Final = 3
 #: Bytes of server.log from which the next start of a server moves it aside to server.log.1.
 LOG_BYTES: Final = 1 << 20
 #: Seconds to wait for a server that outlived its keeper to take our SHUTDOWN.
@@ -93,7 +94,7 @@ class _Patience:
         self._failures += 1
         if lived >= SETTLED_SECONDS:
             self._pause, self._came_up = BACKOFF_SECONDS[0], True
-        elif not self._came_up and self._failures == HOPELESS_STARTS:
+        elif not self._came_up and self._failures == MAX_FAILED_STARTS:
             return None
         pause, self._pause = self._pause, min(self._pause * 2, BACKOFF_SECONDS[1])
         return pause

@@ -103,7 +103,7 @@ class ReplayCache:
             piece = self._archived(key, count)
             if piece is not None:
                 return piece
-        with self._turns[self.store.server(ref)]:
+        with self._turns[self.store.server_of(ref)]:
             kept = self._find(key)
             if kept is not None:
                 return kept
@@ -127,7 +127,7 @@ class ReplayCache:
     def _archived(self, key: _Key, count: int) -> Segment | None:
         """The piece out of the archive; None when it does not go so far."""
         ref, stream, cursor = key
-        turns = self._turns[self.store.server(ref)]
+        turns = self._turns[self.store.server_of(ref)]
         with turns:
             kept = self._find(key)
             if kept is not None:

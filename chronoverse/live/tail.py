@@ -7,7 +7,6 @@ viewers whose heartbeat or deadline is due.
 """
 
 import logging
-import random
 import threading
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Final
 
+from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.errors import NotALog, StoreError, StoreRefused, StoreUnavailable
 from chronoverse.history.source import LogReader
 from chronoverse.joblog import sse
@@ -37,8 +37,9 @@ SILENT_SECONDS: Final = 3.0
 TICK_SECONDS: Final = 0.5
 #: Seconds between two tries of making a blocked read take up a new job.
 REARM_SECONDS: Final = 0.002
-#: Seconds to wait after a failed read, with jitter; doubles from the first to the second.
-BACKOFF_SECONDS: Final = (0.05, 1.0)
+#: How long the reader waits after a failed read, and the other thread after a failed round.
+RETRY: Final = RetryPolicy(first=0.05, longest=1.0)
+HOUSEKEEPING_RETRY: Final = RetryPolicy(first=1.0, longest=1.0)
 #: Bytes of frames made of one read of a job, and the rest of the line with which they are reached: what lies behind is
 #: read again. Only lines that are suddenly much longer than those before come to so many; a ring holds no more.
 PUBLISH_BYTES: Final = 8 * 2**20
@@ -67,7 +68,7 @@ class Tail:
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._yield_to_loop = partial(sleep, 0)
-        self._reader = store.reader(BLOCK_SECONDS)
+        self._reader = store.live_reader(BLOCK_SECONDS)
         self._channels: dict[JobRef, Feed] = {}
         #: What the reader thread reads next, and the jobs of which that may not be right any more.
         self._cursors = Watchlist()
@@ -174,7 +175,7 @@ class Tail:
             if channel is None or channel.final is not None:
                 self._cursors.pop(ref, None)
             else:
-                self._cursors.move(ref, channel.cursor)
+                self._cursors.set_cursor(ref, channel.cursor)
         return self._cursors
 
     def look_at(self, channels: Sequence[Feed]) -> None:
@@ -255,12 +256,12 @@ class Tail:
         due = [channel for channel in channels if channel.look_at <= now]
         if not due:
             return
-        if self._store.one_server:
+        if self._store.single_server:
             self.look_at(due)
             return
         servers: dict[Hashable, list[Feed]] = {}
         for channel in due:
-            servers.setdefault(self._store.server(channel.ref), []).append(channel)
+            servers.setdefault(self._store.server_of(channel.ref), []).append(channel)
         for server, theirs in servers.items():
             self._look_apart(server, theirs)
 
@@ -311,20 +312,21 @@ class Tail:
         self._reader.close()
 
     def _read_loop(self) -> None:
-        delay, longest = BACKOFF_SECONDS
+        backoff = Backoff(RETRY)
         while not self._stopped.is_set():
             self._joined.clear()
             self._watchdog("reader", "attendant")
             try:
                 if not self.read_once():
                     self._joined.wait(BLOCK_SECONDS)
-                delay, self._failing = BACKOFF_SECONDS[0], False
+                backoff.record_success()
+                self._failing = False
             except StoreError as error:
                 self._failing = True
                 store_failed("tail", error)
                 log.warning("the tail cannot read: %s", error)
-                self._stopped.wait(random.uniform(delay / 2, delay))
-                delay = min(2 * delay, longest)
+                backoff.record_failure()
+                self._stopped.wait(backoff.delay())
             self._pause()
 
     def _watchdog(self, own: str, other: str) -> None:
@@ -336,7 +338,7 @@ class Tail:
             self._start_dead()
 
     def _pause(self) -> None:
-        if seconds := pacing.pause_seconds(self.watched, tracked=self._reader.tracks):
+        if seconds := pacing.pause_seconds(self.watched, tracked=self._reader.tracks_changes):
             self._stopped.wait(seconds)
 
     def _housekeeping_loop(self) -> None:
@@ -351,7 +353,7 @@ class Tail:
             except StoreError as error:
                 store_failed("tail", error)
                 log.warning("the tail cannot look at its jobs: %s", error)
-                self._stopped.wait(random.uniform(BACKOFF_SECONDS[1] / 2, BACKOFF_SECONDS[1]))
+                self._stopped.wait(HOUSEKEEPING_RETRY.delay(1))
 
     def _rearm(self) -> None:
         """Has the blocked read give way until it covers every channel. One attempt may come just before it blocks."""

@@ -5,7 +5,6 @@ seconds) is retried; what cannot (another runner has the job) ends the publishin
 """
 
 import contextlib
-import random
 import secrets
 import threading
 import time
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.errors import (
     ChronoverseError,
     Closed,
@@ -28,27 +28,21 @@ from chronoverse.errors import (
 )
 from chronoverse.joblog.values import Attempt, JobRef
 from chronoverse.runner.append_pipeline import AppendPipeline
-from chronoverse.runner.durability import AppendPosition, DurabilityTracker, HasDurabilityProbe
-from chronoverse.runner.log_writer import Inspected, JobResult, LogWriter
+from chronoverse.runner.durability import AttemptNumbering, DurabilityTracker, SupportsDurabilityProbe
+from chronoverse.runner.log_writer import JobResult, LogWriter, SupportsEvictionWarnings
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool
 
 #: Seconds for which lines are gathered into one append. A line that comes after a longer silence leaves at once.
 BATCH_SECONDS: Final = 0.05
-#: Seconds of the first pause after a failure; each further one doubles it.
-BACKOFF_SECONDS: Final = 0.05
-#: Seconds of the longest pause: how late, at worst, we notice that the store is back. Below the grace that a store
-#: gives before it declares a job LOST.
-BACKOFF_LIMIT_SECONDS: Final = 0.75
+#: How long to wait after a failure. The longest delay is how late, at worst, we notice that the store is back. It is
+#: below the grace that a store gives before it declares a job LOST.
+RETRY: Final = RetryPolicy(first=0.1, longest=0.75)
+#: How long to wait before the lease is asked for again after it was lost, and at least when the store asks us to wait.
+SHORT_RETRY: Final = RetryPolicy(first=0.05, longest=0.05)
 #: Our own earlier tokens that are remembered.
 TOKENS: Final = 8
 #: Renewals in a lease's time: two may fail before it is lost.
 RENEWALS: Final = 3
-
-
-def jittered(failures: int) -> float:
-    """Seconds to pause after so many failures in a row: exponential, bounded, never the same for all."""
-    ceiling: float = min(BACKOFF_LIMIT_SECONDS, BACKOFF_SECONDS * 2.0 ** min(failures, 16))
-    return random.uniform(ceiling / 2, ceiling)
 
 
 class Publisher:
@@ -67,7 +61,6 @@ class Publisher:
         *,
         lease_seconds: float = 30,
         first: int | None = None,
-        backoff: Callable[[int], float] = jittered,
     ) -> None:
         self._connect = connect
         self._job = job
@@ -75,7 +68,7 @@ class Publisher:
         self._say = say
         self._renewal = lease_seconds / RENEWALS
         self._first = first
-        self._backoff = backoff
+        self._backoff = Backoff(RETRY)
         self._store: LogWriter | None = None
         self._sender: AppendPipeline | None = None
         self._attempt: Attempt | None = None
@@ -85,7 +78,6 @@ class Publisher:
         self._resume(spool)
         self._renew_at = 0.0
         self._sent_at = 0.0
-        self._failures = 0
         self._ending: JobResult | None = None
         self._refusal: ChronoverseError | None = None
         self._lock = threading.Lock()
@@ -104,7 +96,7 @@ class Publisher:
         self._token: str = state.get("token") or secrets.token_hex(16)
         self._base: int = state.get("base", 0)
         self._last = Attempt(self._job, self._token, state["attempt"], self._base) if "attempt" in state else None
-        spool.remember(workflow=self._job.workflow_id, job=self._job.job_id, token=self._token)
+        spool.set_state(workflow=self._job.workflow_id, job=self._job.job_id, token=self._token)
 
     def start(self, seconds: float) -> None:
         """Begins, and waits up to ``seconds`` for the store to let us in; after that it goes on trying.
@@ -119,10 +111,10 @@ class Publisher:
             if self._refusal is not None:
                 raise self._refusal
 
-    def end(self, ending: JobResult, timestamp: str) -> None:
+    def end(self, result: JobResult, timestamp: str) -> None:
         """No line comes any more. What waits is delivered in the background, then the job is ended."""
-        self._spool.note(ending=list(ending))
-        self._ending = ending
+        self._spool.save_state(ending=list(result))
+        self._ending = result
         self._spool.close(timestamp)
 
     def join(self, seconds: float) -> bool:
@@ -155,10 +147,10 @@ class Publisher:
         return self._spool.dropped
 
     @property
-    def hold(self) -> AppendPosition | None:
+    def numbering(self) -> AttemptNumbering | None:
         """The last attempt that was ours; None when there was none."""
         attempt = self._attempt or self._last
-        return AppendPosition(attempt, self._base) if attempt else None
+        return AttemptNumbering(attempt, self._base) if attempt else None
 
     @property
     def ended(self) -> bool:
@@ -191,7 +183,7 @@ class Publisher:
             raise
         except TooFast as asked:
             sender.reset()
-            self._stop.wait(min(max(asked.seconds, self._backoff(0)), self._renewal / 2))
+            self._stop.wait(min(max(asked.seconds, SHORT_RETRY.delay(1)), self._renewal / 2))
         except StoreError as error:
             sender.reset()
             self._pause(error)
@@ -201,7 +193,7 @@ class Publisher:
             self._last, self._attempt, self._finished = self._attempt, None, False
             self._earlier.appendleft(self._token)
             self._token = secrets.token_hex(16)
-            self._stop.wait(self._backoff(0))
+            self._stop.wait(SHORT_RETRY.delay(1))
         except SequenceGap as gap:
             sender.reset()
             if gap.expected - self._base > self._spool.acked:
@@ -212,15 +204,15 @@ class Publisher:
         if self._attempt is None:
             self._open(store, sender)
         elif self._finished:
-            self._settle(AppendPosition(self._attempt, self._base))
+            self._settle(AttemptNumbering(self._attempt, self._base))
         elif self._lost is not None:
             first, last = self._lost
-            store.lose(self._attempt, first, last)
+            store.append_lost(self._attempt, first, last)
             self._lost = None
             self._say(f"the store has lost lines {first} to {last}, which are no longer kept here: the log names them")
             self._answered_well()
-        elif sender.busy:
-            sender.fill(self._attempt, self._base)
+        elif sender.has_pending:
+            sender.send(self._attempt, self._base)
             sender.receive(self._base)
             self._answered_well()
         elif time.monotonic() >= self._renew_at:
@@ -228,8 +220,8 @@ class Publisher:
             self._renewed()
         elif self._gather():
             self._sent_at = time.monotonic()
-            sender.fill(self._attempt, self._base)
-            if not sender.busy:  # the newest lines are just being dropped
+            sender.send(self._attempt, self._base)
+            if not sender.has_pending:  # the newest lines are just being dropped
                 self._stop.wait(BATCH_SECONDS)
         elif self._ending is not None:
             following = self._base + self._spool.acked
@@ -248,9 +240,9 @@ class Publisher:
         else:
             self._rejoin(self._last, attempt, sender)
         self._attempt = attempt
-        self._spool.note(token=self._token, base=self._base, attempt=attempt.attempt)
-        if isinstance(store, HasDurabilityProbe):
-            self._safety.begin(store.durability_probe())
+        self._spool.save_state(token=self._token, base=self._base, attempt=attempt.attempt)
+        if isinstance(store, SupportsDurabilityProbe):
+            self._safety.start(store.durability_probe())
         self._renewed()
         self._recover()
         self._answered.set()
@@ -258,7 +250,7 @@ class Publisher:
 
     def _warn(self, store: LogWriter) -> None:
         """Says once where the store may throw away what it has taken. The lines do not wait for that."""
-        if isinstance(store, Inspected) and not self._warned:
+        if isinstance(store, SupportsEvictionWarnings) and not self._warned:
             self._warned = True
             with contextlib.suppress(StoreError):
                 for warning in store.eviction_warnings(self._job):
@@ -303,19 +295,19 @@ class Publisher:
 
     def _gather(self) -> bool:
         """Waits for lines, then until a batch is full or due. Whether there are any to send."""
-        if not self._spool.wait(1, self._renew_at - time.monotonic()):
+        if not self._spool.wait_for_lines(1, self._renew_at - time.monotonic()):
             return False
-        self._spool.wait(BATCH_LINES, self._sent_at + BATCH_SECONDS - time.monotonic())
+        self._spool.wait_for_lines(BATCH_LINES, self._sent_at + BATCH_SECONDS - time.monotonic())
         return True
 
     def _answered_well(self) -> None:
-        self._safety.acknowledged()
+        self._safety.lines_acknowledged()
         self._renewed()
         self._recover()
 
-    def _settle(self, hold: AppendPosition) -> None:
+    def _settle(self, hold: AttemptNumbering) -> None:
         """The job has ended; now that must be safe."""
-        following = self._safety.settle(hold)
+        following = self._safety.confirm_end(hold)
         if following is None:
             return
         if following <= hold.base + self._spool.end:
@@ -336,22 +328,22 @@ class Publisher:
             self._spool.rewind(first)
             self._lost = (self._base + index, self._base + first - 1)
 
-    def _hold(self) -> AppendPosition | None:
-        return self.hold if self._attempt else None
+    def _hold(self) -> AttemptNumbering | None:
+        return self.numbering if self._attempt else None
 
     def _renewed(self) -> None:
         self._renew_at = time.monotonic() + self._renewal
 
     def _pause(self, error: ChronoverseError) -> None:
-        if self._failures == 0:
+        if not self._backoff.failures:
             self._say(f"{error}; lines wait here, the job goes on")
             self._spool.force_spill(True)
-        self._failures += 1
-        self._stop.wait(min(self._backoff(self._failures), self._renewal / 2))
+        self._backoff.record_failure()
+        self._stop.wait(min(self._backoff.delay(), self._renewal / 2))
 
     def _recover(self) -> None:
-        if self._failures:
-            self._failures = 0
+        if self._backoff.failures:
+            self._backoff.record_success()
             self._spool.force_spill(False)
             self._say("the store is back")
 
@@ -361,7 +353,7 @@ class Publisher:
         deleted = isinstance(error, Deleted) and self._first is None
         if deleted and self._spool.end > self._spool.first:
             error = Deleted(f"{error}; its lines that waited here are dropped")
-        if deleted or not self._spool.has_place:
+        if deleted or not self._spool.has_directory:
             self._spool.abandon()
         with self._lock:
             self._refusal = error

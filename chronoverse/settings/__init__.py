@@ -1,6 +1,11 @@
-"""Every setting, read once from the environment into one frozen value. Nothing else reads the environment.
+"""The settings, read once from the environment into one frozen value. No other module reads settings from it.
 
-``python -m chronoverse.settings`` prints the table of ``docs/settings.md``.
+``Settings``  all settings. ``Settings.from_env`` reads and checks them
+``Setting``   how one setting is read, its unit, and its description. Each field of ``Settings`` is annotated with one
+``parse``     the module with a parser for each kind of value
+``redis_url`` the module for the forms of CHRONOVERSE_REDIS_URL
+
+``python -m chronoverse.settings`` prints the table in ``docs/settings.md``.
 """
 
 import os
@@ -13,9 +18,9 @@ from typing import Annotated, Any, Final, NamedTuple, get_type_hints
 from chronoverse.errors import SettingsError
 from chronoverse.settings import parse
 
-#: Before every name but WEB_CONCURRENCY, which is gunicorn's own.
+#: What the name of every variable starts with, except WEB_CONCURRENCY, which is gunicorn's.
 PREFIX: Final = "CHRONOVERSE_"
-#: Workers when nobody says: one per core, but no more than a laptop gives without noticing.
+#: The most workers by default: one for each core, but no more than a laptop can spare.
 MAX_DEFAULT_WORKERS: Final = 4
 
 _TOKEN_KEY_NAMES: Final = ("CHRONOVERSE_JWT_SECRET", "CHRONOVERSE_JWT_PUBLIC_KEY", "CHRONOVERSE_JWT_JWKS_URL")
@@ -30,19 +35,19 @@ def _default_workers() -> int:
 
 
 class Setting(NamedTuple):
-    """What is known of a setting beside its value: how its text is read, its unit, and what it does."""
+    """How the text of a setting is read, its unit, and a description of what it does."""
 
     parse: Callable[[str], Any]
     unit: str
     description: str
-    #: The default in words, where the value does not say it.
+    #: The default in words, if its value would not explain it.
     default: str = ""
     prefix: str = PREFIX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the environment asks for, checked. :meth:`from_env` makes it; a test may make its own."""
+    """All settings, checked. :meth:`from_env` reads them from the environment; tests may pass values instead."""
 
     redis_url: Annotated[
         str | None,
@@ -235,33 +240,33 @@ class Settings:
 
     @property
     def is_embedded(self) -> bool:
-        """Whether the store is a server of our own in the data directory."""
+        """Whether the store is the embedded server, which keeps its data in the data directory."""
         return self.redis_url is None
 
     @property
     def archive_location(self) -> str | None:
-        """The URL of the archive, or None where there is none."""
+        """The URL of the archive, or None if there is none."""
         if self.archive_url is not None:
             return None if self.archive_url == "none" else self.archive_url
         return (self.data_dir.absolute() / "archive").as_uri() if self.is_embedded else None
 
     @property
     def has_local_secret(self) -> bool:
-        """Whether tokens are signed with the secret that the data directory keeps."""
+        """Whether tokens are signed with the secret in the data directory."""
         return self.is_embedded and not (self.jwt_secret or self.jwt_public_key or self.jwt_jwks_url)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """The settings in ``environ``, where an empty value is as good as none.
+        """Reads the settings in ``environ``. An empty variable counts as one that is not set.
 
-        Raises :class:`SettingsError`, which names every bad one.
+        Raises :class:`SettingsError`, which names every setting that is not valid.
         """
         values: dict[str, Any] = {}
         problems: list[str] = []
-        for attribute, name, knob in all_settings():
+        for attribute, name, setting in all_settings():
             try:
                 if text := environ.get(name):
-                    values[attribute] = knob.parse(text)
+                    values[attribute] = setting.parse(text)
                 elif attribute == "data_dir":
                     values[attribute] = default_data_dir(environ)
             except ValueError as error:
@@ -275,20 +280,20 @@ class Settings:
 
 
 def all_settings() -> Iterator[tuple[str, str, Setting]]:
-    """Every setting: the attribute, the variable's name, and what is known of it."""
+    """Every setting: the name of its attribute, the name of its variable, and its :class:`Setting`."""
     hints = get_type_hints(Settings, include_extras=True)
     for each in fields(Settings):
-        (knob,) = hints[each.name].__metadata__
-        yield each.name, knob.prefix + each.name.upper(), knob
+        (setting,) = hints[each.name].__metadata__
+        yield each.name, setting.prefix + each.name.upper(), setting
 
 
 def default_data_dir(environ: Mapping[str, str], platform: str = sys.platform) -> Path:
-    """The user's state directory. https://specifications.freedesktop.org/basedir-spec/latest/
+    """The directory for the user's state. https://specifications.freedesktop.org/basedir-spec/latest/
 
-    Raises ValueError when there is no home directory to put it in.
+    Raises ValueError when there is no home directory.
     """
     state = environ.get("XDG_STATE_HOME", "")
-    if state.startswith("/"):  # the specification: relative ones are invalid and to be ignored
+    if state.startswith("/"):  # the specification says that relative paths must be ignored
         return Path(state, "chronoverse")
     home = parse.directory(environ.get("HOME") or "~")
     if platform == "darwin":
@@ -297,7 +302,7 @@ def default_data_dir(environ: Mapping[str, str], platform: str = sys.platform) -
 
 
 def child_environ(changes: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """``environ`` for a process of ours, with ``changes``; a changed PYTHONPATH goes in front of the old one."""
+    """The environment for a process of ours: ``environ`` with ``changes``. A new PYTHONPATH goes before the old one."""
     merged = {**environ, **changes}
     if "PYTHONPATH" in changes and environ.get("PYTHONPATH"):
         merged["PYTHONPATH"] = changes["PYTHONPATH"] + os.pathsep + environ["PYTHONPATH"]
@@ -305,17 +310,22 @@ def child_environ(changes: Mapping[str, str], environ: Mapping[str, str] = os.en
 
 
 def job_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """``environ`` for a job's command: without our settings, such as the token, since the job's output is published."""
+    """The environment for a job's command: ``environ`` without our settings.
+
+    The job's output is published, so it must not be able to print our token.
+    """
     return {name: value for name, value in environ.items() if not name.startswith(PREFIX)}
 
 
 def markdown_table() -> str:
-    """The settings as documentation."""
+    """The table of all settings in ``docs/settings.md``."""
     rows = ["| name | default | unit | what it does |", "|---|---|---|---|"]
     defaults = {each.name: each.default for each in fields(Settings)}
-    for attribute, name, knob in all_settings():
+    for attribute, name, setting in all_settings():
         value = defaults[attribute]
-        default = knob.default or ("none" if value is None else f"`{value}`")
-        limits = f", {knob.parse.low} to {knob.parse.high}" if isinstance(knob.parse, parse.WholeNumber) else ""
-        rows.append(f"| `{name}` | {default} | {knob.unit}{limits} | {knob.description} |")
+        default = setting.default or ("none" if value is None else f"`{value}`")
+        limits = (
+            f", {setting.parse.low} to {setting.parse.high}" if isinstance(setting.parse, parse.WholeNumber) else ""
+        )
+        rows.append(f"| `{name}` | {default} | {setting.unit}{limits} | {setting.description} |")
     return "\n".join(rows) + "\n"

@@ -1,4 +1,4 @@
-"""``python -m chronoverse.settings`` prints the settings as documentation."""
+"""``python -m chronoverse.settings`` prints the table of all settings."""
 
 from chronoverse.settings import markdown_table
 

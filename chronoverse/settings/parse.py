@@ -1,4 +1,7 @@
-"""The text of one setting to its value. Pure but for the key file; each raises ValueError that says "must be …"."""
+"""Parsers, which turn the text of one setting into its value. They raise ValueError with "must be …" in its message.
+
+None of them does I/O, except :func:`public_key`, which may read a file.
+"""
 
 import os
 import re
@@ -11,7 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from chronoverse.settings.redis_url import RedisUrl
 
-#: Characters read of a public key file. The longest RSA key anybody uses has under 3,000.
+#: Characters read of a public key file. The longest RSA keys in use have under 3,000.
 MAX_KEY_FILE_CHARACTERS: Final = 65_536
 #: Bytes of an HS256 secret, at least: as many as the hash has. https://www.rfc-editor.org/rfc/rfc7518#section-3.2
 MIN_SECRET_BYTES: Final = 32
@@ -32,7 +35,7 @@ class WholeNumber(NamedTuple):
 
 
 def matching(pattern: str, what: str) -> Callable[[str], str]:
-    """Reads text of which all matches ``pattern``."""
+    """Reads a text that matches ``pattern`` as a whole. ``what`` describes it in the error message."""
 
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -54,7 +57,7 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def traces(text: str) -> bool:
-    """Whether to send traces, which takes packages that not everybody has."""
+    """Reads whether to send traces. Only possible if the optional packages for it are installed."""
     wanted = one_of("true", "false")(text) == "true"
     try:
         installed = not wanted or find_spec("opentelemetry.exporter.otlp.proto.http") is not None
@@ -66,13 +69,13 @@ def traces(text: str) -> bool:
 
 
 def redis_url(text: str) -> str:
-    """A URL of the kinds that the store can open."""
+    """Reads a URL that the store can open."""
     RedisUrl.parse(text)
     return text
 
 
 def jwks_url(text: str) -> str:
-    """A URL that nobody on the way can answer in the issuer's place."""
+    """Reads the URL of a key set: HTTPS or on this machine, so that nobody else can answer for the issuer."""
     parts = _url(text, "https", "http")
     if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError("must be https:// unless it is on this machine")
@@ -80,7 +83,7 @@ def jwks_url(text: str) -> str:
 
 
 def service_url(text: str) -> str:
-    """A URL that paths can be put behind."""
+    """Reads the URL of a service: one to which paths can be appended."""
     parts = _url(text, "http", "https")
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("must have no user, query or fragment")
@@ -88,7 +91,7 @@ def service_url(text: str) -> str:
 
 
 def bind(text: str) -> str:
-    """An address to listen on, as gunicorn spells it."""
+    """Reads an address to listen on, in gunicorn's notation."""
     found = _BIND.fullmatch(text)
     try:
         if found and int(found["port"] or 0) < 65_536 and (not found["v6"] or IPv6Address(found["v6"])):
@@ -99,7 +102,7 @@ def bind(text: str) -> str:
 
 
 def archive_url(text: str) -> str:
-    """A URL of a place for objects."""
+    """Reads the URL of a directory or a bucket, or ``none``."""
     parts = urlsplit(text)
     is_file = parts.scheme == "file" and not parts.netloc and parts.path.strip("/")
     is_bucket = parts.scheme == "s3" and re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", parts.netloc)
@@ -109,7 +112,7 @@ def archive_url(text: str) -> str:
 
 
 def secret(text: str) -> bytes:
-    """The bytes of an HS256 key."""
+    """Reads an HS256 key."""
     key = os.fsencode(text)
     if len(key) < MIN_SECRET_BYTES:
         raise ValueError(f"must be at least {MIN_SECRET_BYTES} bytes long")
@@ -117,7 +120,7 @@ def secret(text: str) -> bytes:
 
 
 def public_key(text: str) -> str:
-    """A PEM public key, given itself or as the path of its file."""
+    """Reads a PEM public key, or the path of a file with one."""
     if "-----BEGIN" not in text:
         try:
             with open(text, encoding="ascii") as file:
@@ -132,7 +135,7 @@ def public_key(text: str) -> str:
 
 
 def directory(text: str) -> Path:
-    """An absolute path; ``~`` is the user's home."""
+    """Reads a path and makes it absolute. ``~`` is the user's home directory."""
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError:

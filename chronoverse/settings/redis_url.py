@@ -1,11 +1,12 @@
-"""Where the store is, as a URL says it: one server, the master that Sentinels name, or a Cluster. Pure.
+"""The URL of the store: one server, the master that Sentinels name, or a Cluster. No I/O.
 
     redis://[user:password@]host[:port][/db]           rediss:// speaks TLS; unix:///path is a socket
     redis+sentinel://[user:password@]host[:port][,host[:port]…]/service[/db]
     redis+cluster://[user:password@]host[:port][,host[:port]…]
 
-With ``rediss+sentinel://`` and ``rediss+cluster://`` all servers named and found speak TLS. What follows a ``?`` are
-the driver's options, the same for every server; the Sentinels' user is ``sentinel_username``, ``sentinel_password``.
+With ``rediss+sentinel://`` and ``rediss+cluster://`` all servers speak TLS, those in the URL and those that are
+discovered. Options of the driver may follow a ``?``; they are the same for every server. The user of the Sentinels is
+given by the options ``sentinel_username`` and ``sentinel_password``.
 """
 
 import re
@@ -14,15 +15,15 @@ from enum import Enum
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-#: A server: host and port.
+#: A server's host and port.
 Address = tuple[str, int]
 
-#: Nodes or Sentinels that a URL may name. More would only be asked in vain.
+#: Nodes or Sentinels that a URL may name. More would not make it more likely that one answers.
 MAX_HOSTS: Final = 32
-#: Options that are for the Sentinels alone.
+#: Options for the Sentinels only.
 _SENTINEL_OPTIONS: Final = ("sentinel_username", "sentinel_password")
 
-# Not urlsplit, to which two IPv6 hosts in a row are an error.
+# urllib's urlsplit refuses two IPv6 hosts in a row.
 _MANY_HOSTS = re.compile(
     r"(?P<scheme>[a-z+]+)://(?:(?P<user>[^/?#]*)@)?(?P<hosts>[^/?#@]*)/?(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?"
 )
@@ -30,7 +31,7 @@ _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?:
 
 
 class StoreKind(Enum):
-    """What a URL leads to; by the end of its scheme."""
+    """What a URL leads to. The value is the part of the scheme after the ``+``."""
 
     SERVER = ""
     SENTINEL = "sentinel"
@@ -42,7 +43,7 @@ DEFAULT_PORTS: Final = {StoreKind.SENTINEL: 26379, StoreKind.CLUSTER: 6379}
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """A URL, read. ``hosts`` are the Sentinels, or some nodes of the Cluster; none for one server."""
+    """A parsed URL. ``hosts`` are the Sentinels or some nodes of the Cluster; for a single server it is empty."""
 
     text: str = field(repr=False)
     kind: StoreKind
@@ -52,7 +53,7 @@ class RedisUrl:
 
     @classmethod
     def parse(cls, text: str) -> "RedisUrl":
-        """The URL ``text``. Raises ValueError that says "must be …"."""
+        """Parses ``text``. Raises ValueError with "must be …" in its message."""
         scheme = text.partition("://")[0]
         secure, plus, kind = scheme.partition("+")
         if secure not in ("redis", "rediss", *(() if plus else ("unix",))) or kind not in ("", "sentinel", "cluster"):
@@ -82,7 +83,7 @@ class RedisUrl:
         return cls(text, form, hosts, service, db)
 
     def server_url(self, address: Address) -> str:
-        """The URL of the server at ``address``, one of those that this one leads to."""
+        """The URL of one server: the master or node at ``address``."""
         user, options = self._user_and_options()
         return self._url_of(user, address, self.db, {n: v for n, v in options.items() if n not in _SENTINEL_OPTIONS})
 
@@ -99,10 +100,10 @@ class RedisUrl:
 
     def _url_of(self, user: str, address: Address, db: str, options: dict[str, str]) -> str:
         host, port = address
-        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        location = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         scheme = self.text.partition("+")[0]
         query = f"?{urlencode(options)}" if options else ""
-        return f"{scheme}://{f'{user}@' if user else ''}{place}{f'/{db}' if db else ''}{query}"
+        return f"{scheme}://{f'{user}@' if user else ''}{location}{f'/{db}' if db else ''}{query}"
 
 
 def _parse_host(text: str, default: int) -> Address:

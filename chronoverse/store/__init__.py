@@ -1,45 +1,53 @@
-"""The store: where lines rest, in Redis Streams. The only package that imports redis.
+"""The store: where lines are written and read, in Redis Streams. The only package that imports redis.
 
-    store             every read and write of job logs: the class ``Store``
-    topology          which server has a workflow's keys: one server, sentinel or cluster
-    driver            redis-py, with our timeouts and errors
-    scripts/          Lua: whatever must happen in one step
-    live_reader       waits for new entries of many jobs: tracking_reader, blocking_reader, node_readers, watchlist
-    appends           appends of which the next leaves before the last is answered
-    prefetch          reads on while the last read is worked on
-    replies           what the server's replies mean
-    durability        whether lines are on the disk or on a replica; permanence says it of other writes
-    catalog           the jobs of a workflow, their retention, and what an archiver finds to do
-    chunk_index       the records of archived chunks; redaction_log has those of redactions
-    foreign_jobs      lists jobs whose runners write with plain commands
-    server_settings   what a server's settings mean for logs; eviction warns of them
+The four primitives:
 
-Keys, under a prefix, with the workflow as hash tag so that all of a workflow's keys share a cluster slot:
+    Store             reads and writes job logs. Its parts are the listing of a workflow's jobs (``listing``), the
+                      catalog of all jobs (``catalog``), the records of archived chunks (``chunk_index``) and the
+                      redactions (``redaction_log``)
+    Topology          says which server has a workflow's keys: one server (``topology``), the master that Sentinels name
+                      (``sentinel``), or the masters of a Cluster (``cluster``)
+    scripts/          Lua scripts: whatever must happen in one step. Each may be repeated after a lost reply
+    driver            redis-py with our timeouts and errors. ``replies`` parses what it returns
+
+These have connections of their own, because they wait or read ahead:
+
+    live_reader        waits for new entries of all jobs that a worker watches. On one server that is the
+                       ``blocking_reader`` for few jobs, and the ``tracking_reader`` for many. In a Cluster
+                       ``slot_readers`` waits. ``watchlist`` has the cursors
+    prefetch           reads a log in sequence, one answer ahead of the caller
+    append_connection  sends an append before the one before it is answered
+    durability         asks whether writes are on the disk or on a replica
+
+``keys`` spells the key names. ``server_checks`` warns of servers that may lose logs. ``adaptive_batch`` says how many
+lines to read at once.
+
+The keys, under a prefix. The workflow id is their hash tag, so that all of a workflow's keys share a Cluster's slot:
 
     {prefix}:{<workflow>}:jobs         zset    job ids by creation time (Unix ms)
-                                               never expires; jobs that are gone leave it when a listing meets them,
-                                               foreign jobs enter it when somebody looks at them
-    {prefix}:{<workflow>}:<job>:log    stream  the lines as <sequence_num>-0, last the terminal entry; one entry,
-                                               with the last one's number, for lines that were lost
+                                               never expires; a job that is gone is taken out when it is listed, and a
+                                               foreign job is added when somebody asks for it
+    {prefix}:{<workflow>}:<job>:log    stream  the lines as <sequence_num>-0, then the terminal entry; a range of lost
+                                               lines is one entry with the number of the last of them
                                                expires RETENTION after the end
     {prefix}:{<workflow>}:<job>:job    hash    status, attempt, created_at, …
                                                end_seen_ms: when the end was first seen, by the server's clock
                                                expires with the log; PENDING: RETENTION after the registration
-    {prefix}:{<workflow>}:<job>:lease  string  the live attempt's token
-                                               expires LEASE after its runner was last heard
+    {prefix}:{<workflow>}:<job>:lease  string  the live attempt's token, or when the grace period of its runner ends
+                                               expires LEASE after its runner last renewed it
     {prefix}:{<workflow>}:<job>:archive  zset  the record of each archived chunk, by its last number
-                                               goes with the objects; the job's hash stays as long
-    {prefix}:{<workflow>}:<job>:audit  list    the newest redactions; goes with the job
-    {prefix}:{<workflow>}:<job>:sealer  string  who archives the job
-                                               expires when that process was not heard for a while
-    {prefix}:{<workflow>}:<job>:garbage  hash  objects that no record names, and since when they are to be deleted
-                                               goes with the last of them
-    {prefix}:{<workflow>}:<job>:deleted  string  the tombstone of a job that somebody deleted
+                                               is deleted with the objects; the job's hash stays as long
+    {prefix}:{<workflow>}:<job>:audit  list    the newest redactions; is deleted with the job
+    {prefix}:{<workflow>}:<job>:sealer  string  the archive lock: the token of the archiver that works on the job
+                                               expires unless that archiver extends it
+    {prefix}:{<workflow>}:<job>:garbage  hash  objects without a record: who writes them, or since when they are to be
+                                               deleted; is deleted with the last of them
+    {prefix}:{<workflow>}:<job>:deleted  string  the tombstone of a deleted job
                                                expires RETENTION after the deletion
-    {prefix}:{<workflow>}:settings     hash    retention_seconds: its RETENTION where that is not the common one
+    {prefix}:{<workflow>}:settings     hash    retention_seconds: the workflow's own RETENTION, if it has one
 
-Whatever must be atomic is a script in ``scripts/``. All of them may be repeated after a lost reply.
-Foreign runners write the same keys with plain commands, so nothing read here is trusted to be in shape.
+Foreign runners write the same keys with plain commands, so nothing that is read here is trusted to have the right type
+or form.
 """
 
 from chronoverse.store.durability import Durability

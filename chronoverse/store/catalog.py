@@ -1,32 +1,31 @@
-"""Which logs there are, how large they are, and what is to be archived or deleted of them."""
+"""All jobs of the store, for whoever archives or deletes logs: their sizes, archiving and retention."""
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.values import IDENTIFIER, JobRef, parse_number
-from chronoverse.store.driver import Client, Script, translated
+from chronoverse.store.driver import Client, Script, translate_errors
+from chronoverse.store.keys import KeyMap
 from chronoverse.store.topology import PoolKind, Topology
 
-#: Keys that one SCAN looks at: some 0.2 ms of the server's time.
+#: Keys that one SCAN goes through: some 0.2 ms of the server's time.
 SCAN_KEYS: Final = 1_000
 #: Sizes asked for in one round trip.
 SIZE_BATCH: Final = 500
-#: Nodes of a stream whose sizes are added up for an estimate of the whole.
+#: Nodes of a stream whose sizes the server adds up to estimate the size of the whole.
 SAMPLED_NODES: Final = 10
-#: Seconds for which a workflow's own setting keeps its jobs at most: ten years, as for the common one. A number beyond
-#: what Redis takes for a time to live would fail the scripts of all jobs of the workflow.
+#: Seconds of a workflow's own retention, at most: ten years, as for the common setting. A number beyond what Redis
+#: takes for a time to live would fail the scripts of all jobs of the workflow.
 RETENTION_SECONDS: Final = 315_360_000
-
-_Key = Callable[[JobRef, str], str]
 
 
 class ArchiveState(NamedTuple):
-    """What is known of a job's archiving. Numbers are 0, and texts empty, where nothing is known.
+    """How far a job is archived. Numbers are 0, and texts empty, where nothing is known.
 
     ``ended_seconds`` is for how long the store has known of the job's end, by its own clock; None where it does not.
     ``first`` and ``last`` are the first and the last number in the log itself, ``holds_log`` whether there is one.
@@ -55,125 +54,125 @@ class CatalogPage(NamedTuple):
 class JobCatalog:
     """All the jobs of a store, for whoever archives them. Raises: as :class:`chronoverse.store.Store`."""
 
-    def __init__(self, place: Topology, prefix: str, key: _Key) -> None:
-        self._place = place
-        self._key = key
-        self._prefix = prefix
-        # Both also for a server that is full.
-        self._survey: Final = Script("archive_state", allow_oom=True)
-        self._keep: Final = Script("apply_retention", allow_oom=True)
-        identifier = IDENTIFIER.pattern.encode()
-        pattern = rb"%b:\{(%b)\}:(%b):(log|archive|garbage)" % (re.escape(prefix.encode()), identifier, identifier)
-        self._name: Final = re.compile(pattern)
+    def __init__(self, topology: Topology, keys: KeyMap) -> None:
+        self._topology = topology
+        self._keys = keys
+        # A server that is out of memory must run both, since the archiver makes room by them.
+        self._archive_state: Final = Script("archive_state", allow_oom=True)
+        self._apply_retention: Final = Script("apply_retention", allow_oom=True)
+        prefix, identifier = re.escape(keys.prefix.encode()), IDENTIFIER.pattern.encode()
+        self._key_pattern: Final = re.compile(
+            rb"%b:\{(%b)\}:(%b):(log|archive|garbage)" % (prefix, identifier, identifier)
+        )
 
     def jobs(self) -> Iterator[CatalogPage]:
-        """Every job, a few at a time, some of them more than once, some pages empty."""
-        away: StoreUnavailable | None = None
-        with translated():
-            masters = self._place.masters()
+        """Every job, a page at a time. A job may come more than once, and a page may be empty."""
+        failure: StoreUnavailable | None = None
+        with translate_errors():
+            masters = self._topology.masters()
         for client in masters:
             try:
                 yield from self._jobs_of(client)
             except StoreUnavailable as error:
-                # A Cluster's other servers are asked all the same.
-                away = error
-        if away is not None:
-            raise away
+                # The Cluster's other servers are asked all the same.
+                failure = error
+        if failure is not None:
+            raise failure
 
     def _jobs_of(self, client: Client) -> Iterator[CatalogPage]:
         cursor: Any = 0
         while cursor != b"0":
-            with translated():
-                pattern = f"{self._prefix}:{{*"
+            with translate_errors():
+                pattern = f"{self._keys.prefix}:{{*"
                 cursor, keys = client.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_KEYS)
             page = CatalogPage([], [])
-            for found in filter(None, map(self._name.fullmatch, keys)):
-                place = page.garbage if found[3] == b"garbage" else page.jobs
-                place.append(JobRef(found[1].decode(), found[2].decode()))
+            for found in filter(None, map(self._key_pattern.fullmatch, keys)):
+                jobs = page.garbage if found[3] == b"garbage" else page.jobs
+                jobs.append(JobRef(found[1].decode(), found[2].decode()))
             yield page
 
     def sizes(self, jobs: Sequence[JobRef]) -> dict[JobRef, int]:
-        """Bytes that their logs take, about. A log that is gone takes none, one whose server is away is not named."""
+        """The estimated bytes of their logs: 0 for a log that is gone. Jobs on a server that is away are left out."""
         sizes: dict[JobRef, int] = {}
         for start in range(0, len(jobs), SIZE_BATCH):
-            with translated():
-                parts = self._place.group_by_node(jobs[start : start + SIZE_BATCH])
-            for part in parts:
-                with contextlib.suppress(StoreUnavailable), translated():
-                    answers = self._place.run(part[0].workflow_id, partial(self._ask, part))
-                    known = zip(part, answers, strict=True)
+            with translate_errors():
+                groups = self._topology.group_by_node(jobs[start : start + SIZE_BATCH])
+            for group in groups:
+                with contextlib.suppress(StoreUnavailable), translate_errors():
+                    answers = self._topology.run(group[0].workflow_id, partial(self._ask_sizes, group))
+                    known = zip(group, answers, strict=True)
                     sizes.update({job: answer if isinstance(answer, int) else 0 for job, answer in known})
         return sizes
 
-    def _ask(self, jobs: Sequence[JobRef], client: Client) -> list[Any]:
+    def _ask_sizes(self, jobs: Sequence[JobRef], client: Client) -> list[Any]:
         pipeline = client.pipeline(transaction=False)
         for job in jobs:
-            pipeline.execute_command("MEMORY", "USAGE", self._key(job, "log"), "SAMPLES", SAMPLED_NODES)
+            pipeline.execute_command("MEMORY", "USAGE", self._keys.log(job), "SAMPLES", SAMPLED_NODES)
         return pipeline.execute(raise_on_error=False)
 
     def archive_state(self, job: JobRef) -> ArchiveState:
-        """One job's archiving, as it is now."""
-        keys = [self._key(job, kind) for kind in ("log", "job", "archive")]
-        keys.append(self._settings(job.workflow_id))
-        with translated():
-            answer = self._place.run(job.workflow_id, lambda client: self._survey.run(client, keys))
-        archived, state, deleting, swept, ended_ms, completed, retention, first, last = answer
+        """How far the job is archived now."""
+        keys = [*(self._keys.of(job, kind) for kind in ("log", "job", "archive")), self._keys.settings(job.workflow_id)]
+        with translate_errors():
+            answer = self._topology.run(job.workflow_id, lambda client: self._archive_state.run(client, keys))
+        archived, state, deleting, swept, ended_ms, archived_at, retention, first, last = answer
         return ArchiveState(
             archived=_number(archived) or 0,
             complete=state == b"complete",
             deleting=bool(deleting),
             swept=bool(swept),
             ended_seconds=int(ended_ms) / 1000 if ended_ms else None,
-            archived_at=completed.decode("utf-8", "replace"),
+            archived_at=archived_at.decode("utf-8", "replace"),
             retention_seconds=_retention(retention),
             first=entry_number(first) if first else 0,
             last=entry_number(last) if last else 0,
             holds_log=bool(last),
         )
 
-    # What a workflow has of its own
+    # A workflow's own retention
 
-    def retention(self, workflow_id: str, use: PoolKind = PoolKind.COMMANDS) -> int | None:
-        """Seconds for which the workflow's logs are kept, where it is not the common setting."""
+    def retention(self, workflow_id: str, pool: PoolKind = PoolKind.COMMANDS) -> int | None:
+        """The workflow's own retention in seconds. None when it has the common one."""
+        key = self._keys.settings(workflow_id)
         try:
-            answer = self._command(workflow_id, "HGET", self._settings(workflow_id), "retention_seconds", use=use)
+            answer = self._command(workflow_id, "HGET", key, "retention_seconds", pool=pool)
         except NotALog:
-            # The settings' key is no hash, so that the workflow has none.
+            # The key is no hash, so the workflow has no settings.
             return None
         return None if answer is None else _retention(answer)
 
-    def retention_ms(self, workflow_id: str, use: PoolKind = PoolKind.COMMANDS) -> int | None:
+    def retention_ms(self, workflow_id: str, pool: PoolKind = PoolKind.COMMANDS) -> int | None:
         """The same in milliseconds."""
-        seconds = self.retention(workflow_id, use)
+        seconds = self.retention(workflow_id, pool)
         return None if seconds is None else 1000 * seconds
 
     def set_retention(self, workflow_id: str, seconds: int | None) -> None:
-        """Sets that, or with None makes it the common setting again: for jobs that begin now; see
-        :meth:`apply_retention`.
+        """Sets the workflow's own retention; None removes it. It holds for jobs that begin from now on.
+
+        :meth:`apply_retention` applies it to the others.
         """
-        key = self._settings(workflow_id)
+        key = self._keys.settings(workflow_id)
         if seconds is None:
             self._command(workflow_id, "HDEL", key, "retention_seconds")
         else:
             self._command(workflow_id, "HSET", key, "retention_seconds", seconds)
 
     def apply_retention(self, job: JobRef, own_seconds: int | None, seconds: float) -> bool:
-        """Has a job be kept as its workflow says now, which has ``own_seconds`` or none of its own.
+        """Applies the workflow's retention to a job that has begun. ``own_seconds`` is None without one of its own.
 
-        One that has ended and that the store alone has goes ``seconds`` after its end was seen: at once, when that is
-        over. False when there is no such job, or the archive has it whole.
+        A job that has ended, and of which the archive does not have all, expires ``seconds`` after its end was seen:
+        at once, when that is over. Returns False when there is no such job, or when the archive has all of it.
         """
-        keys = [self._key(job, kind) for kind in ("log", "job")]
+        keys = [self._keys.of(job, kind) for kind in ("log", "job")]
         args = ("" if own_seconds is None else 1000 * own_seconds, round(seconds * 1000))
-        with translated():
-            return bool(self._place.run(job.workflow_id, lambda client: self._keep.run(client, keys, *args)))
+        with translate_errors():
+            return bool(
+                self._topology.run(job.workflow_id, lambda client: self._apply_retention.run(client, keys, *args))
+            )
 
-    def _settings(self, workflow_id: str) -> str:
-        return f"{self._prefix}:{{{workflow_id}}}:settings"
-
-    def _command(self, workflow_id: str, *command: Any, use: PoolKind = PoolKind.COMMANDS) -> Any:
-        with translated():
-            return self._place.run(workflow_id, lambda client: client.execute_command(*command), use)
+    def _command(self, workflow_id: str, *command: Any, pool: PoolKind = PoolKind.COMMANDS) -> Any:
+        with translate_errors():
+            return self._topology.run(workflow_id, lambda client: client.execute_command(*command), pool)
 
 
 def _retention(text: bytes) -> int | None:

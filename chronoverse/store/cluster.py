@@ -17,120 +17,121 @@ from chronoverse.joblog.values import JobRef
 from chronoverse.settings.redis_url import Address, RedisUrl
 from chronoverse.store.driver import (
     COMMAND_TIMEOUT_SECONDS,
+    NO_ANSWER,
     Ask,
     AskingClient,
-    Away,
     Client,
     Connection,
     DriverError,
     Moved,
-    connect,
-    connection,
+    new_client,
+    new_connection,
 )
 from chronoverse.store.topology import PoolKind, Result, Work
 
 SLOTS: Final = 16_384
-#: Servers that one call may be sent on to. A move that has settled takes one, and one more during the next.
+#: Servers that one call may be redirected to. After a move it takes one, and one more while the next move goes on.
 REDIRECTIONS: Final = 5
-#: Seconds that a node may take to connect, or to say who has what.
+#: Seconds that a node may take to connect, or to send the map of the slots.
 MAP_SECONDS: Final = 1.0
-#: Nodes asked for the map before that counts as failed.
+#: Nodes asked for the map before a refresh fails.
 MAP_NODES: Final = 5
-#: Seconds between two questions for the map, however much goes wrong.
+#: Seconds between two questions for the map, however many errors there are.
 MAP_PAUSE_SECONDS: Final = 0.2
 
 
 def slot_of(workflow_id: str) -> int:
-    """Where a workflow's keys are: it is their hash tag."""
+    """The slot of a workflow's keys. The workflow id is their hash tag."""
     slot: int = key_slot(workflow_id.encode())
     return slot
 
 
 class ClusterTopology:
-    """The nodes that those of ``url`` know of. ``clock`` is monotonic, in seconds."""
+    """The nodes of the Cluster to which the hosts of ``url`` belong. ``clock`` is monotonic, in seconds."""
 
-    one = False
-    fixed = False
+    is_single = False
+    is_fixed = False
 
     def __init__(self, url: RedisUrl, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url
         self._clock = clock
+        #: The map: the master of each slot.
         self._owners: list[Address | None] = [None] * SLOTS
         self._clients: dict[tuple[Address, PoolKind], Client] = {}
-        #: The last node that we were sent to, if any.
+        #: The last node that a MOVED answer named, if any.
         self._newest: list[Address] = []
         #: The node that answered the last ping, if any.
         self._answered: list[Address] = []
         self._asked_at = -MAP_PAUSE_SECONDS
-        self._stale = True
-        #: When a node did not answer, the last time.
-        self._silent_at: dict[Address, float] = {}
-        self._mapping = threading.Lock()
-        # A bad option is found out now, and not by the first viewer.
+        self._is_stale = True
+        #: When a node last failed to answer.
+        self._failed_at: dict[Address, float] = {}
+        self._map_lock = threading.Lock()
+        # This raises for a bad option of the URL, which is better found now than by the first viewer.
         self._client(url.hosts[0], PoolKind.COMMANDS)
 
-    def run(self, workflow_id: str, work: Work[Result], use: PoolKind = PoolKind.COMMANDS) -> Result:
+    def run(self, workflow_id: str, work: Work[Result], pool: PoolKind = PoolKind.COMMANDS) -> Result:
         server = self._owner(workflow_id)
-        client = self._client(server, use)
+        client = self._client(server, pool)
         for _ in range(REDIRECTIONS):
             try:
                 return work(client)
             except Moved as error:
-                server = self._learn(error)
-                client = self._client(server, use)
+                server = self._apply_moved(error)
+                client = self._client(server, pool)
             except Ask as error:
-                if use is PoolKind.WAITS:
-                    raise  # these are two commands on one connection
+                if pool is PoolKind.WAITS:
+                    raise  # A write and a WAIT after it need one connection, which an AskingClient does not give.
                 server = error.node_addr
-                client = AskingClient(self._client(server, use))
-            except Away:
-                self._fell_silent(server)
+                client = AskingClient(self._client(server, pool))
+            except NO_ANSWER:
+                self._mark_failed(server)
                 raise
         raise redis.ConnectionError("the servers send us from one to the other")
 
-    def connection(
-        self, workflow_id: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, asked: DriverError | None = None
+    def new_connection(
+        self, workflow_id: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, redirect: DriverError | None = None
     ) -> Connection:
-        server = asked.node_addr if isinstance(asked, Ask) else self._owner(workflow_id)
-        return connection(self._url.server_url(server), timeout=timeout)
+        server = redirect.node_addr if isinstance(redirect, Ask) else self._owner(workflow_id)
+        return new_connection(self._url.server_url(server), timeout=timeout)
 
     def is_current(self, workflow_id: str, connection: Connection) -> bool:
-        self._renew()
+        self._refresh_map()
         return (connection.host, connection.port) == self._owners[slot_of(workflow_id)]
 
     def report_error(self, workflow_id: str, error: DriverError) -> None:
         if isinstance(error, Moved):
-            self._learn(error)
-        elif isinstance(error, Away):
-            self._fell_silent(self._owners[slot_of(workflow_id)])
+            self._apply_moved(error)
+        elif isinstance(error, NO_ANSWER):
+            self._mark_failed(self._owners[slot_of(workflow_id)])
 
-    def server(self, workflow_id: str) -> Hashable:
+    def server_of(self, workflow_id: str) -> Hashable:
         return self._owners[slot_of(workflow_id)]
 
     def client_for(self, connection: Connection) -> Client:
         return self._client((connection.host, connection.port), PoolKind.TAIL)
 
     def group_by_node(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
-        found: dict[Address, list[JobRef]] = {}
+        groups: dict[Address, list[JobRef]] = {}
         for job in jobs:
-            found.setdefault(self._owner(job.workflow_id), []).append(job)
-        return list(found.values())
+            groups.setdefault(self._owner(job.workflow_id), []).append(job)
+        return list(groups.values())
 
     def masters(self) -> Sequence[Client]:
-        self._renew()
-        return [self._client(master, PoolKind.COMMANDS) for master in self._owned()]
+        self._refresh_map()
+        return [self._client(master, PoolKind.COMMANDS) for master in self._known_masters()]
 
     def ping(self) -> None:
-        """One master that answers is enough: only the jobs of the others are away."""
-        self._renew()
+        """One master that answers is enough: only the jobs of the others cannot be read then."""
+        self._refresh_map()
         failure: DriverError = redis.ConnectionError("the Cluster has no masters")
-        masters = self._owned()
-        # Who has answered the last time is asked first, so that only one question waits for a node that stands still.
-        for master in self._silent_last([*(each for each in self._answered if each in masters), *masters]):
+        masters = self._known_masters()
+        # The master that answered last time is asked first. So only one question waits for a node that stands still.
+        for master in self._failed_last([*(node for node in self._answered if node in masters), *masters]):
             try:
                 self._client(master, PoolKind.HEALTH).execute_command("PING")
             except DriverError as error:
-                self._fell_silent(master)
+                self._mark_failed(master)
                 failure = error
             else:
                 self._answered = [master]
@@ -144,83 +145,87 @@ class ClusterTopology:
     # The map
 
     def _owner(self, workflow_id: str) -> Address:
-        """Raises the driver's ConnectionError when nobody can say."""
-        self._renew()
+        """The workflow's master. Raises the driver's ConnectionError when no node can tell."""
+        self._refresh_map()
         owner = self._owners[slot_of(workflow_id)]
         if owner is None:
-            self._stale = True
+            self._is_stale = True
             raise redis.ConnectionError(f"no node of the Cluster says who has slot {slot_of(workflow_id)}")
         return owner
 
-    def _learn(self, error: Any) -> Address:
-        """From a MOVED. Where one slot went, others may have gone too: that node knows best, the rest hear of it."""
+    def _apply_moved(self, error: Any) -> Address:
+        """Takes over what a MOVED answer says.
+
+        Other slots may have moved to the same node. It is asked for the map first, since the other nodes learn of a
+        move later.
+        """
         owner: Address = error.node_addr
         self._owners[error.slot_id] = owner
         self._newest = [owner]
-        self._stale = True
+        self._is_stale = True
         return owner
 
-    def _fell_silent(self, server: Address | None) -> None:
-        """The node did not answer. Its slots may be another's by now."""
-        self._stale = True
+    def _mark_failed(self, server: Address | None) -> None:
+        """The node did not answer. Another node may have its slots by now."""
+        self._is_stale = True
         if server is not None:
-            self._silent_at[server] = self._clock()
+            self._failed_at[server] = self._clock()
 
-    def _owned(self) -> list[Address]:
-        """In no order, so that no node is asked by all."""
+    def _known_masters(self) -> list[Address]:
+        """The masters in random order, so that not all processes ask the same one first."""
         masters = list({owner for owner in self._owners if owner is not None})
         random.shuffle(masters)
         return masters
 
-    def _silent_last(self, nodes: Iterable[Address]) -> list[Address]:
-        """The nodes in the order in which to ask them, each once: as they come, but for those that did not answer.
+    def _failed_last(self, nodes: Iterable[Address]) -> list[Address]:
+        """The nodes in the order in which to ask them, each once. Those that failed to answer come last.
 
-        While a node stands still, commands to it fail again and again, and each has the map asked for. Everybody waits
-        for the answer, so that node must not be asked before the others.
+        While a node stands still, commands to it fail again and again, and each failure makes the map stale. All
+        callers wait for the refresh, so that node must not be asked before the others.
         """
-        return sorted(dict.fromkeys(nodes), key=lambda node: self._silent_at.get(node, float("-inf")))
+        return sorted(dict.fromkeys(nodes), key=lambda node: self._failed_at.get(node, float("-inf")))
 
-    def _renew(self) -> None:
-        """Asks for the map if something said that it is wrong; if nobody answers, the old one stands."""
-        if not self._stale:
+    def _refresh_map(self) -> None:
+        """Asks for the map if it is stale. When no node answers, the old map stays."""
+        if not self._is_stale:
             return
-        with self._mapping:
-            if not self._stale or self._clock() - self._asked_at < MAP_PAUSE_SECONDS:
+        with self._map_lock:
+            if not self._is_stale or self._clock() - self._asked_at < MAP_PAUSE_SECONDS:
                 return
             self._asked_at = self._clock()
-            for address in self._silent_last([*self._newest, *self._owned(), *self._url.hosts])[:MAP_NODES]:
+            for address in self._failed_last([*self._newest, *self._known_masters(), *self._url.hosts])[:MAP_NODES]:
                 server, seconds = self._url.server_url(address), MAP_SECONDS
-                client = connect(server, retries=0, timeout=seconds, socket_connect_timeout=seconds)
+                client = new_client(server, retries=0, timeout=seconds, socket_connect_timeout=seconds)
                 with contextlib.closing(client):
                     try:
                         ranges = client.execute_command("CLUSTER", "SLOTS")
                     except DriverError:
-                        self._fell_silent(address)
+                        self._mark_failed(address)
                         continue
-                self._read(ranges, address)
-                self._stale = False
+                self._apply_map(ranges, address)
+                self._is_stale = False
                 return
 
-    def _read(self, ranges: list[Any], asked: Address) -> None:
+    def _apply_map(self, ranges: list[Any], asked: Address) -> None:
         owners: list[Address | None] = [None] * SLOTS
         for first, last, owner, *_ in ranges:
-            # A node that does not know its own name leaves the place empty.
+            # A node that does not know its own name leaves the name empty.
             host = (owner[0] or b"").decode() or asked[0]
             owners[first : last + 1] = [(host, owner[1])] * (last + 1 - first)
         self._owners = owners
-        self._forget(set(self._owned()))
+        self._drop_others(set(self._known_masters()))
 
-    def _forget(self, masters: set[Address]) -> None:
-        """Nodes that are masters no more: nodes come and go, and their addresses with them."""
+    def _drop_others(self, masters: set[Address]) -> None:
+        """Drops what is stored about nodes that are no longer masters, or memory would grow with each new address."""
         known = masters | set(self._url.hosts)
-        # Of copies, since other threads add to both meanwhile.
-        self._silent_at = {node: at for node, at in self._silent_at.copy().items() if node in known}
+        # Other threads change both meanwhile, so this goes over copies.
+        self._failed_at = {node: at for node, at in self._failed_at.copy().items() if node in known}
         for key in [key for key in list(self._clients) if key[0] not in masters]:
             self._clients.pop(key).connection_pool.disconnect(inuse_connections=False)
 
-    def _client(self, server: Address, use: PoolKind) -> Client:
-        found = self._clients.get((server, use))
+    def _client(self, server: Address, pool: PoolKind) -> Client:
+        found = self._clients.get((server, pool))
         if found is None:
             url = self._url.server_url(server)
-            found = self._clients[server, use] = connect(url, retries=use.retries, timeout=use.timeout)
+            found = self._clients[server, pool] = new_client(url, retries=pool.retries, timeout=pool.timeout)
         return found

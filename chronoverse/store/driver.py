@@ -1,4 +1,4 @@
-"""The edge to the driver: connections to a server, scripts, and redis-py's errors as ours."""
+"""What the store uses of the driver, redis-py: clients, connections, scripts, and its errors as ours."""
 
 import contextlib
 import hashlib
@@ -15,45 +15,45 @@ from redis.retry import Retry
 
 from chronoverse.errors import KeysMoving, NotALog, StoreError, StoreRefused, StoreUnavailable
 
-#: Seconds a command may take before the store counts as unavailable. Far above any of our commands' cost.
+#: Seconds a command may take before the store counts as unavailable. All our commands take far less.
 COMMAND_TIMEOUT_SECONDS: Final = 5.0
 #: Seconds a connection may take to open.
 CONNECT_TIMEOUT_SECONDS: Final = 2.0
 #: Connections for commands, per process. Commands take well under a millisecond, so few serve many.
 COMMAND_CONNECTIONS: Final = 6
-#: The first words of answers that mean "not now": no memory, no disk, no replica, not the master.
+#: The first words of errors by which a server refuses to write: no memory, no disk, no replica, not the master.
 _REFUSALS: Final = frozenset({"OOM", "MISCONF", "NOREPLICAS", "READONLY"})
 
 _SCRIPTS: Final = Path(__file__).parent / "scripts"
 
-#: A reply that says the server has forgotten a script.
-ScriptForgotten = redis.exceptions.NoScriptError
-#: A client, as :func:`connect` makes it.
+#: The server does not have a script. It forgets all scripts when it restarts.
+ScriptNotLoaded = redis.exceptions.NoScriptError
+#: A pool of connections to one server; see :func:`new_client`.
 Client = redis.Redis
-#: A connection that was closed, or cannot be opened. A command that took too long is not one of these.
-Unreachable = redis.ConnectionError
-TimedOut = redis.TimeoutError
-#: A connection, as :func:`connection` makes it.
+#: A connection was closed, or cannot be opened. A command that took too long raises :data:`CommandTimedOut` instead.
+ConnectionFailed = redis.ConnectionError
+CommandTimedOut = redis.TimeoutError
+#: One connection; see :func:`new_connection`.
 Connection = redis.Connection
-#: Answers of a Cluster's node that has not the keys: another has them, or will have them.
+#: Errors of a Cluster's node that does not have the keys. Moved: another node has them. Ask: they are being moved.
 Moved = redis.exceptions.MovedError
 Ask = redis.exceptions.AskError
-#: The server did not answer, or cannot at all.
-Away = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ClusterDownError)
-#: The server has a master, and so does not write.
+#: The server did not answer, or its Cluster is down.
+NO_ANSWER = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ClusterDownError)
+#: The server is a replica, and does not write.
 NotMaster = redis.ReadOnlyError
-#: The server's own word, on a connection that goes on.
+#: The server answered with an error. The connection can still be used.
 ErrorReply = redis.ResponseError
-#: What the driver gives, in the place of a reply, for a message that has been heard.
+#: What the driver returns instead of a reply when it has passed a message to its handler.
 PUSH_CONSUMED: Final = object()
-#: Anything redis-py may raise, or put in a pipeline's place of a reply.
+#: Any error of redis-py. It is raised, or stands in a pipeline's list of replies.
 DriverError = redis.RedisError
 
 
 class Script:
-    """A server-side script: sent once, run by its hash, sent again when the server has forgotten it.
+    """A Lua script in ``scripts/``. It is run by its hash, and sent when the server does not have it.
 
-    With ``allow_oom`` it is run by a server without memory, too, for it gives back more than it takes.
+    With ``allow_oom`` a server that is out of memory runs it, too. Such a script frees more memory than it takes.
     """
 
     def __init__(self, name: str, *, allow_oom: bool = False) -> None:
@@ -70,66 +70,68 @@ class Script:
             return client.execute_command("EVAL", self.source, len(keys), *keys, *args)
 
 
-def connect(url: str, *, retries: int, timeout: float = COMMAND_TIMEOUT_SECONDS, **options: Any) -> redis.Redis:
-    """A client whose replies are left as the parser made them, and which repeats a command ``retries`` times.
+def new_client(url: str, *, retries: int, timeout: float = COMMAND_TIMEOUT_SECONDS, **options: Any) -> redis.Redis:
+    """A client that returns replies as the parser made them. It repeats a command up to ``retries`` times.
 
     ``options`` are the driver's, for each connection. Raises ValueError for a bad ``url``.
     """
     client = redis.Redis(connection_pool=_pool(url, retries, timeout, options))
-    # Replies as the parser made them: redis-py's reshaping costs half of a replay's time.
+    # Without this, redis-py converts replies, which takes half of a replay's time.
     client.response_callbacks.clear()
-    # So that close() closes: a client does not own a pool that it was given.
+    # A client does not own a pool that it was given, so its close() would not close the pool.
     client.auto_close_connection_pool = True
     return client
 
 
-def connection(url: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, **options: Any) -> Connection:
-    """A connection that belongs to the caller; it opens when it is first used. As :func:`connect`, without retries."""
+def new_connection(url: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, **options: Any) -> Connection:
+    """A connection that belongs to the caller. It opens when it is first used, and repeats no command."""
     pool = _pool(url, 0, timeout, options)
-    made: Connection = pool.connection_class(**pool.connection_kwargs)
-    return made
+    connection: Connection = pool.connection_class(**pool.connection_kwargs)
+    return connection
 
 
-def hear_changes(made: Connection, hear: Callable[[Any], object]) -> bool:
-    """Has ``hear`` called with each message of the server about changed keys, while a reply is being read.
+def on_changed_keys(connection: Connection, handler: Callable[[Any], object]) -> bool:
+    """Has ``handler`` called with each invalidation message of the server, while a reply is being read.
 
-    False where there can be none: a server says nothing unasked in RESP2, nor that it will not.
+    Returns False where there can be no such messages: in RESP2 a server sends nothing unasked.
     """
 
-    def heard(message: Any) -> object:
-        hear(message)
+    def consume(message: Any) -> object:
+        handler(message)
         return PUSH_CONSUMED
 
-    if made.get_protocol() not in (3, "3"):
-        # Without hiredis, a parser that has no place for a handler.
+    if connection.get_protocol() not in (3, "3"):
+        # The parser for RESP2 has no such handler where hiredis is not installed.
         return False
-    made._parser.set_invalidation_push_handler(heard)
+    # redis-py has no public way to set the handler of a single connection.
+    connection._parser.set_invalidation_push_handler(consume)
     return True
 
 
-def reply(made: Connection) -> Any:
-    """The reply to what was sent; messages before it are heard.
+def read_reply(connection: Connection) -> Any:
+    """The reply to the command that was sent. Messages that come before it are passed to their handler.
 
-    The driver would go a call deeper for each of them, and a thousand are too deep: they come when a script changes as
-    many keys, or behind a server's pause.
+    Without ``push_request`` the driver would call itself for each message. A thousand such calls are too deep, and so
+    many messages do come: when a script changes as many keys, or after a pause of the server.
     """
-    while (answer := made.read_response(push_request=True)) is PUSH_CONSUMED:
+    while (answer := connection.read_response(push_request=True)) is PUSH_CONSUMED:
         pass
     return answer
 
 
-def wait_readable(made: Connection | None, other: socket.socket, seconds: float) -> None:
-    """Waits until there is something to read from the connection, if any, or from ``other``."""
-    if made is None or not made.can_read():
+def wait_readable(connection: Connection | None, other: socket.socket, seconds: float) -> None:
+    """Waits until there is something to read from ``connection``, if it is not None, or from ``other``."""
+    if connection is None or not connection.can_read():
         poll = select.poll()
-        for each in (other, made._sock) if made else (other,):
+        # redis-py has no public way to a connection's socket.
+        for each in (other, connection._sock) if connection else (other,):
             poll.register(each, select.POLLIN)  # type: ignore[arg-type]
         poll.poll(seconds * 1000)
 
 
-def refused_for_good(error: redis.RedisError) -> bool:
-    """Whether the server will not do it next time either: it does not know the command, or forbids it to this user."""
-    busy = str(error).startswith("BUSY ")  # with a script
+def is_permanent_refusal(error: redis.RedisError) -> bool:
+    """Whether the server would refuse the command again: it does not know it, or forbids it to this user."""
+    busy = str(error).startswith("BUSY ")  # A script is running. The command can be sent again later.
     return isinstance(error, redis.exceptions.NoPermissionError) or (type(error) is redis.ResponseError and not busy)
 
 
@@ -141,8 +143,9 @@ def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> re
         "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "socket_read_size": 262_144,
         "decode_responses": False,
-        # Retrying hides the first answer, so only what may be repeated blindly is, and once: a pooled
-        # connection that the server closed long ago costs exactly one. A time-out is no such thing: it has cost enough.
+        # A retry hides the first answer, so only commands that may be repeated blindly have one. One is enough for a
+        # pooled connection that the server closed long ago. A command that timed out is not repeated: it would take
+        # as long again.
         "retry": Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
@@ -150,7 +153,10 @@ def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> re
 
 
 class AskingClient(redis.Redis):
-    """A client of the node that a slot is being moved to: each command says that it was sent on from the other one."""
+    """A client of the node that a slot is being moved to. That node refuses commands without ASKING before them.
+
+    https://redis.io/docs/latest/commands/asking/
+    """
 
     def __init__(self, client: Client) -> None:
         super().__init__(connection_pool=client.connection_pool)
@@ -167,16 +173,16 @@ class AskingClient(redis.Redis):
 
 
 @contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Raises our errors for the driver's."""
+def translate_errors() -> Iterator[None]:
+    """Raises our errors instead of the driver's."""
     try:
         yield
     except redis.RedisError as error:
-        raise translate(error) from error
+        raise to_store_error(error) from error
 
 
-def translate(error: redis.RedisError) -> StoreError:
-    """Our error for redis-py's. Redis names a refusal by the first word of its message."""
+def to_store_error(error: redis.RedisError) -> StoreError:
+    """Our error for one of redis-py. The first word of a server's error message says what kind it is."""
     text = str(error)
     word = text.partition(" ")[0]
     if "WRONGTYPE" in text:
@@ -187,6 +193,6 @@ def translate(error: redis.RedisError) -> StoreError:
         return StoreUnavailable("the job's keys have just moved to another server")
     if isinstance(error, Ask | redis.exceptions.TryAgainError):
         return KeysMoving("the job's keys are being moved to another server")
-    if isinstance(error, Away) or word == "UNBLOCKED":
+    if isinstance(error, NO_ANSWER) or word == "UNBLOCKED":
         return StoreUnavailable(f"the store cannot be reached: {text}")
     return StoreError(f"the store gave an unexpected answer: {text}")

@@ -1,25 +1,39 @@
-"""How far a log is safe: asked on a connection of its own, since the question waits for a disk or a replica."""
+"""Whether writes are safe: on the store's disk, or on a replica. Two questions, both with WAITAOF and WAIT.
+
+- For runners, :class:`StoreDurabilityProbe` says which lines of one job are safe, so that the spool may forget them.
+- For archivers, :func:`is_permanent` says whether anything that was written can still be undone, by a power cut or by
+  a failover to a replica that lacks the last writes.
+
+Both commands are about the last write of their own connection, and so about all writes before it.
+https://redis.io/docs/latest/commands/waitaof/ https://redis.io/docs/latest/commands/wait/
+"""
 
 import contextlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Final
 
 from chronoverse.errors import EmbeddedError, NotDurable, StoreError
 from chronoverse.joblog.values import Attempt, JobRef
 from chronoverse.store import replies
-from chronoverse.store.appends import Keys
-from chronoverse.store.driver import Client, DriverError, Script, translate, translated
+from chronoverse.store.driver import Client, DriverError, Script, to_store_error, translate_errors
+from chronoverse.store.keys import RunnerKeys
+from chronoverse.store.server_checks import server_info
 from chronoverse.store.topology import PoolKind, Topology
 
-#: Milliseconds for which one question waits for the disk or the replica. Less than a command may take.
+#: Milliseconds for which the probe waits for the disk or the replica. Less than a command may take.
 WAIT_MS: Final = 2_000
 #: Replicas that must have a line before it counts as replicated.
 REPLICAS: Final = 1
+#: Milliseconds for which :func:`is_permanent` waits for the disk, and for the replicas. Together less than a command
+#: may take.
+DISK_MS: Final = 2_000
+REPLICAS_MS: Final = 1_500
 
 
 class Durability(StrEnum):
-    """When a line is safe: answered by the store, on its disk, or on a replica as well."""
+    """When a line is safe: when the store has acknowledged it, has it on its disk, or has it on a replica as well."""
 
     ACKED = "acked"
     FSYNCED = "fsynced"
@@ -27,18 +41,18 @@ class Durability(StrEnum):
 
 
 class StoreDurabilityProbe:
-    """Asks for one job at a time. ``sync``, where there is one, has this machine's disk take all that was written."""
+    """Asks about one job at a time. ``sync``, where there is one, forces what was written to this machine's disk."""
 
     def __init__(
         self,
-        place: Topology,
+        topology: Topology,
         durability: Durability,
         lease_ms: int,
         retention_ms: int,
-        keys: Callable[[JobRef], Keys],
+        keys: Callable[[JobRef], RunnerKeys],
         sync: Callable[[], None] | None = None,
     ) -> None:
-        self._place = place
+        self._topology = topology
         self._durability = durability
         self._lease_ms = lease_ms
         self._retention_ms = retention_ms
@@ -46,64 +60,106 @@ class StoreDurabilityProbe:
         self._sync = sync
         self._script = Script("confirm")
 
-    def confirm(self, attempt: Attempt, hurried: bool = False) -> int | None:
-        """The number below which all is safe now, the terminal entry too; None when that could not be said in time.
+    def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
+        """The number below which all is safe now, the terminal entry included. None when the time was too short.
 
-        ``hurried``: worth a sync.
+        ``may_sync``: whether it may force the files to disk, instead of waiting for the server to do that.
         Raises: :class:`Fenced`, :class:`NotDurable`.
         """
-        with translated():
-            return self._place.run(
-                attempt.job.workflow_id, lambda client: self._confirm(client, attempt, hurried), PoolKind.WAITS
+        with translate_errors():
+            return self._topology.run(
+                attempt.job.workflow_id, lambda client: self._confirm(client, attempt, may_sync), PoolKind.WAITS
             )
 
-    def _confirm(self, client: Client, attempt: Attempt, hurried: bool) -> int | None:
+    def _confirm(self, client: Client, attempt: Attempt, may_sync: bool) -> int | None:
         if self._durability is Durability.REPLICATED:
-            return self._asked(client, attempt, "WAIT", REPLICAS, WAIT_MS)
-        if hurried and self._sync is not None:
-            # A file may have gone between two looks (a rewrite), or may not be ours to open: ask the server then.
+            return self._wait(client, attempt, "WAIT", REPLICAS, WAIT_MS)
+        if may_sync and self._sync is not None:
+            # A file may have been replaced (by a rewrite), or this user may not open it. Then the server is asked.
             with contextlib.suppress(EmbeddedError):
-                following = self._written(client, attempt)
-                if following is not None:
+                next_number = self._written(client, attempt)
+                if next_number is not None:
                     self._sync()
-                    return following
-        return self._asked(client, attempt, "WAITAOF", 1, 0, WAIT_MS)
+                    return next_number
+        return self._wait(client, attempt, "WAITAOF", 1, 0, WAIT_MS)
 
     def _written(self, client: Client, attempt: Attempt) -> int | None:
-        """As :meth:`confirm`, for what the server has handed to its machine's files.
+        """As :meth:`confirm`, for lines that the server has written to its files, synced or not.
 
-        Two round trips: the server writes what a read of a connection has brought only when it has done all of it.
+        It takes two round trips: a server writes to its files only after it has executed all commands that it has read
+        from its connections.
         """
-        following = self._following(client.execute_command(*self._call(attempt)))
+        next_number = self._next_number(client.execute_command(*self._command(attempt)))
         info = client.execute_command("INFO", "persistence")
-        # With everysec a write may stay in the server's own memory while its disk is busy. What is empty was written.
-        return following if b"aof_enabled:1" in info and b"aof_buffer_length:0\r" in info else None
+        # With ``everysec`` a write may stay in the server's memory while its disk is busy. An empty buffer has no such
+        # write.
+        return next_number if b"aof_enabled:1" in info and b"aof_buffer_length:0\r" in info else None
 
-    def _asked(self, client: Client, attempt: Attempt, *question: Any) -> int | None:
-        # Both on one connection, whose last write the question is about.
+    def _wait(self, client: Client, attempt: Attempt, *question: Any) -> int | None:
+        # Both commands must be on one connection, since the second is about the first.
         pipeline = client.pipeline(transaction=False)
-        pipeline.execute_command(*self._call(attempt))
+        pipeline.execute_command(*self._command(attempt))
         pipeline.execute_command(*question)
         answer, reply = pipeline.execute(raise_on_error=False)
         if isinstance(answer, DriverError):
             raise answer
-        following = self._following(answer)
+        next_number = self._next_number(answer)
         if isinstance(reply, DriverError):
-            # A server that has gone, or is no master any more, is asked again: only what nobody expects is final.
-            if type(translate(reply)) is StoreError:
+            # A server that is gone, or no longer the master, is asked again later. Any other error is final.
+            if type(to_store_error(reply)) is StoreError:
                 raise NotDurable(f"the store cannot say what is on its disk: {reply}")
             raise reply
         copies = reply[0] if question[0] == "WAITAOF" else reply
-        return following if copies >= (1 if question[0] == "WAITAOF" else REPLICAS) else None
+        return next_number if copies >= (1 if question[0] == "WAITAOF" else REPLICAS) else None
 
-    def _call(self, attempt: Attempt) -> tuple[Any, ...]:
+    def _command(self, attempt: Attempt) -> tuple[Any, ...]:
         keys = self._keys(attempt.job)
         args = (attempt.token, self._lease_ms, self._retention_ms, attempt.attempt)
         return ("EVAL", self._script.source, len(keys), *keys, *args)
 
     @staticmethod
-    def _following(answer: list[Any]) -> int:
+    def _next_number(answer: list[Any]) -> int:
         if answer[0] != b"OK":
-            raise replies.refusal(answer[0].decode(), answer[1:])
-        following: int = answer[1]
-        return following
+            raise replies.refusal_error(answer[0].decode(), answer[1:])
+        next_number: int = answer[1]
+        return next_number
+
+
+def is_permanent(client: Client, *write: Any) -> bool | None:
+    """Whether nothing that the server has written up to now can be undone.
+
+    ``write`` is a command that writes something. When its reply is 0 it has written nothing, and the result is False.
+    The result is also False when the disk or one of the replicas has not confirmed the write in time, and when all
+    replicas are away. It is None when the server cannot tell: it makes snapshots and has no append-only file, or it
+    does not know ``WAITAOF`` (Redis before 7.2).
+
+    https://redis.io/docs/latest/commands/info/ Raises: the driver's errors.
+    """
+    persistence, replication = server_info(client, "persistence"), server_info(client, "replication")
+    connected = [value for name, value in replication.items() if re.fullmatch(r"slave\d+", name)]
+    replicas = sum("state=online" in value.split(",") for value in connected)
+    if not replicas and replication.get("repl_backlog_active") == "1":
+        # There was a replica in the last hour (repl-backlog-ttl), and it may come back as the master.
+        return False
+    pipeline = client.pipeline(transaction=False)
+    pipeline.execute_command(*write)
+    pipeline.execute_command("WAITAOF", 1, 0, DISK_MS)
+    pipeline.execute_command("WAIT", replicas, REPLICAS_MS)
+    written, on_disk, on_replicas = pipeline.execute(raise_on_error=False)
+    for answer in (written, on_replicas):
+        if isinstance(answer, DriverError):
+            raise answer
+    if not written or on_replicas < replicas:
+        return False
+    if isinstance(on_disk, DriverError):
+        return True if _would_start_empty(persistence) else None
+    return bool(on_disk[0] >= 1)
+
+
+def _would_start_empty(persistence: Mapping[str, str]) -> bool:
+    """Whether the server has nothing to load at a restart: it loaded no snapshot, made none, and is making none.
+
+    Then a restart cannot bring back an older state.
+    """
+    names = ("aof_enabled", "rdb_saves", "rdb_last_load_keys_loaded", "rdb_bgsave_in_progress")
+    return all(persistence.get(name) == "0" for name in names)

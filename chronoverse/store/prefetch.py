@@ -1,4 +1,4 @@
-"""Reading a log from piece to piece, one answer ahead of whoever wants it."""
+"""Reads a log in sequence, and asks for the next entries before the caller wants them."""
 
 import threading
 import time
@@ -7,25 +7,25 @@ from typing import Final
 
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.values import JobRef
-from chronoverse.store.driver import Connection, DriverError, TimedOut, Unreachable, translated
-from chronoverse.store.replies import after, streams
+from chronoverse.store.driver import CommandTimedOut, Connection, ConnectionFailed, DriverError, translate_errors
+from chronoverse.store.replies import id_after, stream_entries
 
-#: Bytes that the next answer may come to, by the last entry of this one. Whoever reads long lines may not take all of
-#: them, and then asks for others.
+#: Bytes that a prefetched answer may have, estimated by the longest field of this answer's last entry. A caller that
+#: reads long lines may take fewer than it was given, and then asks for other ones.
 PREFETCH_BYTES: Final = 2**20
-#: Seconds an answer may lie unread. After that it is asked for again: the log may have changed.
+#: Seconds for which a prefetched answer is used. After that the log may have changed, and is asked again.
 PREFETCH_SECONDS: Final = 1.0
 
 
-#: A job, a line, and how many entries that follow it.
-_Wanted = tuple[JobRef, int, int]
+#: What was asked for: a job, a line number, and how many entries after that line.
+_Request = tuple[JobRef, int, int]
 
 
 class PrefetchReader:
-    """One ``connection`` for the reads of a whole process, one at a time. ``key`` names a job's log.
+    """One ``connection`` for the sequential reads of a whole process, one at a time. ``key`` gives a log's key.
 
-    As soon as a read goes on where the last one ended, the next is asked for before it is wanted: the server works
-    on it while the last is encoded and sent, which gave a replay half as many lines a second again.
+    As soon as a read begins where the last one ended, the next read is sent ahead. The server works on it while the
+    caller encodes and sends the entries. A replay reads half as many lines a second more by this.
     """
 
     def __init__(
@@ -35,75 +35,75 @@ class PrefetchReader:
         self._key = key
         self._clock = clock
         self._lock = threading.Lock()
-        self._asked: _Wanted | None = None
+        self._pending: _Request | None = None
         self._asked_at = 0.0
         self._read_to: tuple[JobRef, int] | None = None
 
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
-        """Up to ``count`` entries that follow line ``after``, all there are now if there are fewer."""
-        wanted = (job, after, count)
-        with self._lock, translated():
-            entries = self._ahead(wanted) or self._now(wanted)
-            goes_on, self._read_to = self._read_to == (job, after), None
+        """Up to ``count`` entries that follow line ``after``; all there are now if there are fewer."""
+        request = (job, after, count)
+        with self._lock, translate_errors():
+            entries = self._take_prefetched(request) or self._ask(request)
+            continues, self._read_to = self._read_to == (job, after), None
             if len(entries) == count:
-                reached = entry_number(entries[-1][0])
-                self._read_to = job, reached
-                if goes_on and count * max(map(len, entries[-1][1])) < PREFETCH_BYTES:
-                    self._ask_ahead((job, reached, count))
+                last = entry_number(entries[-1][0])
+                self._read_to = job, last
+                if continues and count * max(map(len, entries[-1][1])) < PREFETCH_BYTES:
+                    self._prefetch((job, last, count))
             return entries
 
-    def forget(self) -> None:
-        """What was asked for ahead is not to be used: the log has changed."""
+    def discard(self) -> None:
+        """Makes the next read ask again, since the log has changed."""
         self._asked_at = float("-inf")
 
     def close(self) -> None:
-        """Closes the connection; the next read opens it again."""
-        self._asked = None
+        """Closes the connection. The next read opens it again."""
+        self._pending = None
         self._connection.disconnect()
 
-    def _ahead(self, wanted: _Wanted) -> Sequence[RawEntry]:
-        """What was asked for ahead; nothing when it is not what is wanted, is old, or may not be all there is."""
-        asked = self._asked
-        if asked is None:
+    def _take_prefetched(self, request: _Request) -> Sequence[RawEntry]:
+        """The prefetched entries. Empty when they are not what is requested, are old, or may not be all there are."""
+        pending = self._pending
+        if pending is None:
             return ()
         try:
             entries = self._receive()
-        except TimedOut:
+        except CommandTimedOut:
             raise
         except DriverError:
-            # Of another job, or soon met again.
+            # It concerned another job, or the caller's own read meets it again.
             return ()
-        fresh = self._clock() - self._asked_at < PREFETCH_SECONDS
-        return entries if asked == wanted and fresh and len(entries) == wanted[2] else ()
+        is_fresh = self._clock() - self._asked_at < PREFETCH_SECONDS
+        return entries if pending == request and is_fresh and len(entries) == request[2] else ()
 
-    def _ask_ahead(self, wanted: _Wanted) -> None:
+    def _prefetch(self, request: _Request) -> None:
         try:
-            self._ask(wanted)
+            self._send(request)
         except DriverError:
             self.close()
 
-    def _now(self, wanted: _Wanted) -> Sequence[RawEntry]:
+    def _ask(self, request: _Request) -> Sequence[RawEntry]:
         try:
-            self._ask(wanted)
+            self._send(request)
             return self._receive()
-        except Unreachable:
-            # A connection that the server has closed since costs exactly one.
-            self._ask(wanted)
+        except ConnectionFailed:
+            # The server may have closed the connection since the last read. One retry opens another.
+            self._send(request)
             return self._receive()
 
-    def _ask(self, wanted: _Wanted) -> None:
-        job, number, count = wanted
-        self._connection.send_command("XREAD", "COUNT", count, "STREAMS", self._key(job), after(number))
-        self._asked, self._asked_at = wanted, self._clock()
+    def _send(self, request: _Request) -> None:
+        job, number, count = request
+        self._connection.send_command("XREAD", "COUNT", count, "STREAMS", self._key(job), id_after(number))
+        self._pending, self._asked_at = request, self._clock()
 
     def _receive(self) -> Sequence[RawEntry]:
         try:
             reply = self._connection.read_response()
         except BaseException:
-            # Also when the caller is ended in its wait: the answer must not become the next one's.
+            # This also happens when the caller's greenlet is killed. The next read must not get this reply.
             self.close()
             raise
-        self._asked = None
-        for _, entries in streams(reply):
+        self._pending = None
+        for _, entries in stream_entries(reply):
             return entries
         return ()

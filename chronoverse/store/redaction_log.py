@@ -1,6 +1,5 @@
-"""Redactions in the store: chunks put in the place of others, and the list of who had what taken out."""
+"""Redactions in the store: replaces the records of chunks, and lists who redacted what."""
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
@@ -8,20 +7,21 @@ import orjson
 from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import MAX_NUMBER, JobRef
-from chronoverse.store.driver import Script, translated
-from chronoverse.store.replies import known_by, refusal
+from chronoverse.store.driver import Script, translate_errors
+from chronoverse.store.keys import KeyMap
+from chronoverse.store.replies import entry_fingerprint, refusal_error
 from chronoverse.store.topology import PoolKind, Topology
 
-#: Redactions of one job that are remembered: some 300 bytes each, and more than anybody reads.
+#: Redactions of one job that are stored, some 300 bytes each. Nobody reads more.
 AUDIT_ENTRIES: Final = 1000
 
 
 class RedactionLog:
     """The ``audit`` keys of jobs. Raises of any method: as those of :class:`chronoverse.store.Store`."""
 
-    def __init__(self, place: Topology, key: Callable[[JobRef, str], str]) -> None:
-        self._place = place
-        self._key = key
+    def __init__(self, topology: Topology, keys: KeyMap) -> None:
+        self._topology = topology
+        self._keys = keys
         self._redact: Final = Script("redact")
 
     def redact(
@@ -34,51 +34,53 @@ class RedactionLog:
         old: Chunk | None = None,
         last_entry: RawEntry | None = None,
     ) -> None:
-        """Puts ``chunk``, whose object was read back, in the place of ``old``; without that, behind all chunks.
+        """Records ``chunk``, whose object was read back, instead of ``old``; without ``old``, after all other chunks.
 
-        The object of ``old`` is garbage from then on. The store's own copy of the lines goes, and ``audit`` is
-        remembered. With ``last_entry``, the last that was read for the chunk, nothing is done unless the log still has
-        it. ``token`` is the archiving lease's, by which the object of ``chunk`` was announced. May be repeated.
-        Raises: :class:`Fenced`, :class:`SequenceGap` when the archive or the log is not as it was.
+        In the same step the object of ``old`` becomes garbage, the lines leave the store's log, and ``audit`` is added
+        to the list. With ``last_entry``, the last that was read for the chunk, nothing is done unless the log still has
+        it. ``token`` is the one of the archive lock and of the upload. May be repeated.
+        Raises: :class:`Fenced`, :class:`SequenceGap` when the archive or the log has changed.
         """
-        keys = [self._key(job, kind) for kind in ("log", "job", "sealer", "archive", "audit", "garbage")]
+        keys = [self._keys.of(job, kind) for kind in ("log", "job", "sealer", "archive", "audit", "garbage")]
         args = (token, chunk.first, chunk.last, chunk.to_json(), old.to_json() if old else "")
         names = (chunk.name, old.name if old else "")
-        remembered = (orjson.dumps(audit), AUDIT_ENTRIES, *known_by(last_entry), *names)
-        with translated():
-            answer = self._place.run(
-                job.workflow_id, lambda client: self._redact.run(client, keys, *args, *remembered), PoolKind.COMMANDS
-            )
+        more = (orjson.dumps(audit), AUDIT_ENTRIES, *entry_fingerprint(last_entry), *names)
+        with translate_errors():
+            answer = self._topology.run(job.workflow_id, lambda client: self._redact.run(client, keys, *args, *more))
         if answer[0] != b"OK":
-            raise refusal(answer[0].decode(), answer[1:])
+            raise refusal_error(answer[0].decode(), answer[1:])
 
     def audit(self, job: JobRef) -> list[dict[str, Any]]:
-        """The newest :data:`AUDIT_ENTRIES` redactions, the oldest first. What is no redaction is left out."""
+        """The newest :data:`AUDIT_ENTRIES` redactions, the oldest first. Values that are no redaction are left out."""
         return [each for each in self._newest(job, AUDIT_ENTRIES) if _names_its_author(each)]
 
-    def ranges(self, job: JobRef, count: int, use: PoolKind = PoolKind.COMMANDS) -> list[tuple[int, int]]:
-        """The first and the last number of the newest ``count``, as far as they are remembered."""
-        return [(each["from"], each["to"]) for each in self._newest(job, count, use)]
+    def ranges(self, job: JobRef, count: int, pool: PoolKind = PoolKind.COMMANDS) -> list[tuple[int, int]]:
+        """The first and the last number of the newest ``count`` redactions, as far as they are stored."""
+        return [(each["from"], each["to"]) for each in self._newest(job, count, pool)]
 
-    def _newest(self, job: JobRef, count: int, use: PoolKind = PoolKind.COMMANDS) -> list[dict[str, Any]]:
-        command = ("LRANGE", self._key(job, "audit"), -count, -1)
-        with translated():
-            found: list[bytes] = self._place.run(job.workflow_id, lambda client: client.execute_command(*command), use)
-        return [entry for each in found if (entry := _entry(each)) is not None]
+    def _newest(self, job: JobRef, count: int, pool: PoolKind = PoolKind.COMMANDS) -> list[dict[str, Any]]:
+        command = ("LRANGE", self._keys.of(job, "audit"), -count, -1)
+        with translate_errors():
+            found: list[bytes] = self._topology.run(
+                job.workflow_id, lambda client: client.execute_command(*command), pool
+            )
+        return [redaction for text in found if (redaction := _parse(text)) is not None]
 
 
-def _entry(text: bytes) -> dict[str, Any] | None:
-    """One redaction, or None: whoever may write a job's keys may have written something else there."""
+def _parse(text: bytes) -> dict[str, Any] | None:
+    """One redaction. None for another value: whoever may write a job's keys may have written anything there."""
     try:
-        said = orjson.loads(text)
+        redaction = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-    if not isinstance(said, dict):
+    if not isinstance(redaction, dict):
         return None
-    numbers = [said.get(name) for name in ("from", "to", "count")]
-    return said if all(type(each) is int and 0 < each <= MAX_NUMBER for each in numbers) else None
+    numbers = [redaction.get(name) for name in ("from", "to", "count")]
+    return redaction if all(type(each) is int and 0 < each <= MAX_NUMBER for each in numbers) else None
 
 
-def _names_its_author(said: dict[str, Any]) -> bool:
-    texts = [said.get("at"), said.get("subject"), said.get("request_id") or "", said.get("reason") or ""]
+def _names_its_author(redaction: dict[str, Any]) -> bool:
+    names = ("at", "subject")
+    optional = ("request_id", "reason")
+    texts = [*(redaction.get(name) for name in names), *(redaction.get(name) or "" for name in optional)]
     return all(isinstance(each, str) for each in texts)

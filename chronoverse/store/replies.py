@@ -1,4 +1,4 @@
-"""The store's replies as values. Pure: RESP2 and RESP3 shapes alike, and nothing in them is trusted."""
+"""The store's replies as values. Pure. Takes the shapes of RESP2 and RESP3, and trusts nothing in them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -9,97 +9,97 @@ from chronoverse.errors import AppendRefused, Closed, CorruptLog, Deleted, Fence
 from chronoverse.joblog.entries import RawEntry, entry_number, read_terminal
 from chronoverse.joblog.values import End, Job, JobRef, Status, parse_exit_code, parse_number
 
-#: The highest sub-number of an id: reading after ``7-<this>`` starts at line 8 whatever shape entry 7 has.
+#: The highest second part of an entry id. A read after ``7-<this>`` starts at line 8, whatever second part entry 7 has.
 LAST_PART: Final = 2**64 - 1
 
 
-def after(number: int) -> str:
-    """The id behind which line ``number`` + 1 is the first."""
+def id_after(number: int) -> str:
+    """The id after which line ``number`` + 1 is the first."""
     return f"{number}-{LAST_PART}"
 
 
-def streams(reply: Any) -> Iterator[tuple[bytes, Sequence[RawEntry]]]:
-    """An XREAD reply's (key, entries): a map in RESP3, pairs in RESP2, null when nothing came."""
+def stream_entries(reply: Any) -> Iterator[tuple[bytes, Sequence[RawEntry]]]:
+    """The (key, entries) of an XREAD reply. It is a map in RESP3, pairs in RESP2, and null when nothing came."""
     if isinstance(reply, dict):
         yield from reply.items()
     elif reply:
         yield from reply
 
 
-def changed(message: Any) -> Sequence[bytes] | None:
-    """The keys that the server says have changed; None for all: the database was flushed."""
+def changed_keys(message: Any) -> Sequence[bytes] | None:
+    """The keys that an invalidation message names. None when the database was flushed: all keys have changed."""
     keys: Sequence[bytes] | None = message[1]
     return keys
 
 
-def known_by(entry: RawEntry | None) -> tuple[bytes, str]:
-    """What scripts know an entry by: its id, and a hash of its fields. Empty for none."""
+def entry_fingerprint(entry: RawEntry | None) -> tuple[bytes, str]:
+    """By what scripts recognise an entry: its id, and the SHA-1 of its fields. Both are empty for None."""
     return (b"", "") if entry is None else (entry[0], sha1(b"\0".join(entry[1]), usedforsecurity=False).hexdigest())
 
 
-def scored(reply: list[Any]) -> list[tuple[float, bytes]]:
-    """A WITHSCORES reply's (score, member): pairs in RESP3, flat in RESP2."""
+def scored_members(reply: list[Any]) -> list[tuple[float, bytes]]:
+    """The (score, member) of a WITHSCORES reply. It is a list of pairs in RESP3, and flat in RESP2."""
     pairs = reply if reply and isinstance(reply[0], list) else zip(reply[::2], reply[1::2], strict=True)
     return [(float(score), member) for member, score in pairs]
 
 
 def lease_expired(reply: list[Any] | None) -> bool:
-    """Whether ``get_job.lua`` found the job's lease gone, and has not judged yet."""
+    """Whether ``get_job.lua`` found the job's lease expired, and its grace period not yet over."""
     return reply is not None and reply[5] == 1
 
 
 def is_foreign(reply: Any) -> bool:
-    """Whether ``get_job.lua`` found a job that no runner of ours has opened: it has no ``attempt``."""
+    """Whether ``get_job.lua`` found a job that none of our runners has opened: it has no ``attempt``."""
     return isinstance(reply, list) and b"attempt" not in reply[0][::2]
 
 
-def job(ref: JobRef, reply: list[Any] | None) -> Job | None:
-    """A job out of ``get_job.lua``'s reply. The terminal entry is believed first, then the hash, then the stream."""
+def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
+    """The job in a reply of ``get_job.lua``. The terminal entry counts first, then the hash, then the stream."""
     if reply is None:
         return None
     flat, first_id, last_id, first_timestamp, terminal, _ = reply
-    named = {_text(name): _text(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    fields = {_text(name): _text(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}
     last = entry_number(last_id) if last_id else 0
-    status = named.get("status", "")
-    archived = parse_number(named.get("archived", "")) or 0
+    status = fields.get("status", "")
+    archived = parse_number(fields.get("archived", "")) or 0
     end: End | None = None
     if terminal:
-        # A terminal entry without a number of its own, such as 5-1, is the one behind line 5.
+        # A terminal entry without a number of its own, such as 5-1, comes after line 5.
         end = read_terminal(last if last_id.endswith(b"-0") else last + 1, terminal)
     elif status in Status.__members__ and Status(status).terminal:
-        end = _end_from_hash(named, last, archived, holds_entries=bool(first_id))
-    known = Job(
+        end = _end_from_hash(fields, last, archived, holds_entries=bool(first_id))
+    job = Job(
         ref=ref,
         status=Status.RUNNING if last or status == "RUNNING" else Status.PENDING,
-        attempt=parse_number(named.get("attempt", "")) or (1 if last else 0),
-        created_at=named.get("created_at"),
-        started_at=named.get("started_at") or _text(first_timestamp) or None,
+        attempt=parse_number(fields.get("attempt", "")) or (1 if last else 0),
+        created_at=fields.get("created_at"),
+        started_at=fields.get("started_at") or _text(first_timestamp) or None,
         last=max(last, archived),
         archived=archived,
-        redactions=parse_number(named.get("redactions", "")) or 0,
+        redactions=parse_number(fields.get("redactions", "")) or 0,
     )
-    known = known.ended(end) if end else known
-    hot = max(entry_number(first_id), 1) if first_id else known.last + 1
-    first = (parse_number(named.get("archived_first", "")) or 1) if archived else hot
-    return replace(known, first=first, hot=hot)
+    job = job.ended(end) if end else job
+    hot = max(entry_number(first_id), 1) if first_id else job.last + 1
+    first = (parse_number(fields.get("archived_first", "")) or 1) if archived else hot
+    return replace(job, first=first, hot=hot)
 
 
-def _end_from_hash(named: dict[str, str], last: int, archived: int, *, holds_entries: bool) -> End:
-    """The end of a job whose log does not hold it: expired before its hash, trimmed away, or never written."""
-    lines = parse_number(named.get("lines", ""))
+def _end_from_hash(fields: dict[str, str], last: int, archived: int, *, holds_entries: bool) -> End:
+    """The end of a job whose log has no terminal entry: it has expired, was trimmed, or was never written."""
+    lines = parse_number(fields.get("lines", ""))
     if lines is None:
         lines = max(last if holds_entries else last - 1, archived, 0)
     elif last > lines + 1:
         lines = last
-    # What the archive has is believed before what the log's runner said of it.
-    whole = named.get("archive_state") == "complete" and last <= archived + 1
+    # What is in the archive counts before what the log's runner wrote about it.
+    whole = fields.get("archive_state") == "complete" and last <= archived + 1
     return End(
         (archived if whole else max(lines, archived)) + 1,
-        Status(named["status"]),
-        parse_exit_code(named.get("exit_code", "")),
+        Status(fields["status"]),
+        parse_exit_code(fields.get("exit_code", "")),
         lines,
-        parse_number(named.get("dropped", "")) or 0,
-        named.get("finished_at"),
+        parse_number(fields.get("dropped", "")) or 0,
+        fields.get("finished_at"),
     )
 
 
@@ -107,8 +107,8 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
 
-def refusal(word: str, rest: list[Any]) -> AppendRefused:
-    """The error behind a script's answer."""
+def refusal_error(word: str, rest: list[Any]) -> AppendRefused:
+    """The error for a script's answer. ``word`` is its first element, ``rest`` the others."""
     if word == "GAP":
         return SequenceGap(rest[0])
     return {

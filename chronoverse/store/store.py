@@ -1,9 +1,8 @@
-"""The store's front door: every read and write of job logs."""
+"""The class :class:`Store`: reads job logs, and writes them for runners."""
 
 import contextlib
 import copy
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Hashable, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -11,42 +10,50 @@ from typing import Any, Final
 
 from chronoverse.errors import NotALog, StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.values import IDENTIFIER, Attempt, Job, JobRef, Line, LineRun, Status, iso_timestamp
+from chronoverse.joblog.values import Attempt, Job, JobRef, Line, LineRun, Status, iso_timestamp
 from chronoverse.settings.redis_url import RedisUrl, StoreKind
-from chronoverse.store import replies
-from chronoverse.store import server_settings as settings
-from chronoverse.store.appends import Appends, Keys, arguments
+from chronoverse.store import replies, server_checks
+from chronoverse.store.append_connection import AppendConnection, append_arguments
 from chronoverse.store.blocking_reader import BlockingReader
 from chronoverse.store.catalog import JobCatalog
 from chronoverse.store.chunk_index import ChunkIndex
 from chronoverse.store.cluster import ClusterTopology, slot_of
-from chronoverse.store.driver import Ask, Client, DriverError, Script, ScriptForgotten, translate, translated
+from chronoverse.store.driver import (
+    Ask,
+    Client,
+    DriverError,
+    Script,
+    ScriptNotLoaded,
+    to_store_error,
+    translate_errors,
+)
 from chronoverse.store.durability import Durability, StoreDurabilityProbe
-from chronoverse.store.foreign_jobs import ForeignJobs
-from chronoverse.store.live_reader import TRACKED_JOBS, LiveReader
-from chronoverse.store.node_readers import NodeReaders
+from chronoverse.store.keys import KeyMap
+from chronoverse.store.listing import JobListing
+from chronoverse.store.live_reader import TRACKING_THRESHOLDS, LiveReader
 from chronoverse.store.prefetch import PrefetchReader
 from chronoverse.store.redaction_log import RedactionLog
 from chronoverse.store.sentinel import SentinelTopology
+from chronoverse.store.slot_readers import SlotReaders
 from chronoverse.store.topology import PoolKind, SingleServer, Topology
 
-#: Seconds, at most, between finding a lease gone and declaring its job LOST. Above a runner's longest pause.
+#: Seconds, at most, between finding a lease gone and declaring its job LOST. A runner pauses for less than that.
 GRACE_SECONDS: Final = 1.0
-#: Jobs of one workflow's listing, at most; a bound for a search in it, which takes 31 commands.
-MOST_JOBS: Final = 2**31
-#: Members of a listing read at once, at most, where the first of them are no jobs: some 2 ms of the server's time.
-LISTED_MEMBERS: Final = 5_000
-#: Jobs looked at in one round trip.
-LOOK_BATCH: Final = 500
+#: Jobs asked for in one round trip.
+GET_JOBS_BATCH: Final = 500
 
 
 class Store:
     """Every read and write of job logs. Safe to share between threads or greenlets of one process.
 
-    ``durability`` is when a runner may forget its lines; ``sync`` makes a server's files on this machine safe.
+    ``durability`` says when a runner may forget its lines. ``sync`` forces the server's files to disk, where they are
+    on this machine. ``clock`` is Unix time in seconds.
+
+    The rest is in four parts: ``listing`` (the jobs of a workflow), ``catalog`` (all jobs, and their retention),
+    ``chunks`` (the records of archived chunks), ``redaction_log``.
 
     Raises of any method: :class:`StoreUnavailable`, :class:`StoreRefused`, :class:`NotALog`, or another
-    :class:`StoreError` for an answer nobody expected.
+    :class:`StoreError` for an unexpected answer.
     """
 
     def __init__(
@@ -63,187 +70,144 @@ class Store:
     ) -> None:
         self._durability = durability
         self._sync = sync
-        self._prefix = prefix
         self._lease_ms = round(lease_seconds * 1000)
         self._retention_ms = round(retention_seconds * 1000)
         self._grace_ms = max(1, round(min(lease_seconds / 3, GRACE_SECONDS) * 1000))
         self._clock = clock
         self._sleep = sleep
         self._topology = topology_of(url)
-        self._use = PoolKind.COMMANDS
-        #: Where the master may change, or there are many, no connection is kept for a log's past.
-        self._prefetch = PrefetchReader(self._topology.connection(""), self._key) if self._topology.fixed else None
-        self.chunks: Final = ChunkIndex(self._topology, self._key, self._index)
-        self.redaction_log: Final = RedactionLog(self._topology, self._key)
-        self.catalog: Final = JobCatalog(self._topology, prefix, self._key)
-        self._foreign = ForeignJobs(self._topology, self._index, clock)
-        names = ("open", "append", "renew", "finish", "get_job", "register", "unlist", "lose")
+        self._pool = PoolKind.COMMANDS
+        self._keys = keys = KeyMap(prefix)
+        #: None where the master may change, or where there are many masters: the reader's connection cannot follow.
+        self._prefetch = (
+            PrefetchReader(self._topology.new_connection(""), keys.log) if self._topology.is_fixed else None
+        )
+        self.listing: Final = JobListing(self._topology, keys, clock)
+        self.catalog: Final = JobCatalog(self._topology, keys)
+        self.chunks: Final = ChunkIndex(self._topology, keys)
+        self.redaction_log: Final = RedactionLog(self._topology, keys)
+        names = ("open", "append", "renew", "finish", "get_job", "register", "append_lost")
         self._scripts = {name: Script(name) for name in names}
 
     def for_tail(self) -> "Store":
-        """This store for the process's tail: its commands have connections that no other caller can take."""
+        """This store for the process's tail reader: no other caller can use up the connections of its commands."""
         store = copy.copy(self)
-        store._use = PoolKind.TAIL
+        store._pool = PoolKind.TAIL
         return store
 
     @property
-    def one_server(self) -> bool:
+    def single_server(self) -> bool:
         """Whether all jobs are on one server."""
-        return self._topology.one
+        return self._topology.is_single
 
-    def server(self, job: JobRef) -> Hashable:
-        """Which server has the job. Whoever waits for one must not hold up the jobs of the others."""
-        return self._topology.server(job.workflow_id)
+    def server_of(self, job: JobRef) -> Hashable:
+        """Which server has the job. A caller that waits for one server must not hold up the jobs of the others."""
+        return self._topology.server_of(job.workflow_id)
 
-    # What a job is
+    # Jobs
 
     def get_job(self, job: JobRef) -> Job | None:
-        """The job as it is now, or None. A RUNNING job whose runner's lease is gone becomes LOST by this.
+        """The job as it is now, or None. A RUNNING job whose lease has expired becomes LOST by this call.
 
-        When this is the first look that finds it gone, it takes as long as the runner is given to come back.
+        The first call that finds the lease expired waits for the grace period, in which the runner may come back.
         """
         reply = self._get_job(job)
         if replies.lease_expired(reply):
             self._sleep(self._grace_ms / 1000)
             reply = self._get_job(job)
-        found = replies.job(job, reply)
+        found = replies.parse_job(job, reply)
         if found and replies.is_foreign(reply):
-            self._foreign.list_jobs([found], self._use)
+            self.listing.add_foreign([found], self._pool)
         return found
 
     def _get_job(self, job: JobRef) -> list[Any] | None:
-        reply: list[Any] | None = self._script("get_job", job.workflow_id, *self._look_arguments(job))
+        reply: list[Any] | None = self._script("get_job", job.workflow_id, *self._get_job_arguments(job))
         return reply
 
     def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
-        """:meth:`get_job` for many jobs in few round trips. What a look at one of them raises stands in its place.
+        """:meth:`get_job` for many jobs in few round trips. An error about one job is returned in that job's position.
 
+        Never waits: a job whose lease has just expired is RUNNING until a call after the grace period.
         Raises :class:`StoreUnavailable` or :class:`StoreRefused` when the store answers so for every job.
-        It never waits: a suspected runner's job is RUNNING until a later look.
         """
         found: dict[JobRef, Job | StoreError | None] = {}
-        for start in range(0, len(jobs), LOOK_BATCH):
-            with translated():
-                parts = self._topology.group_by_node(jobs[start : start + LOOK_BATCH])
-            for part in parts:
+        for start in range(0, len(jobs), GET_JOBS_BATCH):
+            with translate_errors():
+                groups = self._topology.group_by_node(jobs[start : start + GET_JOBS_BATCH])
+            for group in groups:
                 try:
-                    found.update(zip(part, self._get_jobs(part), strict=True))
+                    found.update(zip(group, self._get_jobs(group), strict=True))
                 except StoreUnavailable as error:
-                    found.update(dict.fromkeys(part, error))
-        away = [answer for answer in found.values() if isinstance(answer, StoreUnavailable | StoreRefused)]
-        if away and len(away) == len(found):
-            raise away[0]
+                    found.update(dict.fromkeys(group, error))
+        errors = [answer for answer in found.values() if isinstance(answer, StoreUnavailable | StoreRefused)]
+        if errors and len(errors) == len(found):
+            raise errors[0]
         return [found[job] for job in jobs]
 
     def _get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
-        """The same for jobs on one server."""
+        """:meth:`get_jobs` for jobs on one server."""
         script = self._scripts["get_job"]
 
         def ask(client: Client) -> list[Any]:
             pipeline = client.pipeline(transaction=False)
             for job in jobs:
-                keys, *args = self._look_arguments(job)
+                keys, *args = self._get_job_arguments(job)
                 pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
             return pipeline.execute(raise_on_error=False)
 
-        with translated():
-            answers = self._topology.run(jobs[0].workflow_id, ask, self._use)
-        looked = [self._looked(job, answer) for job, answer in zip(jobs, answers, strict=True)]
-        pairs = zip(looked, answers, strict=True)
-        self._foreign.list_jobs(
-            [job for job, answer in pairs if isinstance(job, Job) and replies.is_foreign(answer)], self._use
-        )
-        return looked
+        with translate_errors():
+            answers = self._topology.run(jobs[0].workflow_id, ask, self._pool)
+        found = [self._job_or_error(job, answer) for job, answer in zip(jobs, answers, strict=True)]
+        pairs = zip(found, answers, strict=True)
+        foreign = [job for job, answer in pairs if isinstance(job, Job) and replies.is_foreign(answer)]
+        self.listing.add_foreign(foreign, self._pool)
+        return found
 
-    def _looked(self, job: JobRef, answer: Any) -> Job | StoreError | None:
+    def _job_or_error(self, job: JobRef, answer: Any) -> Job | StoreError | None:
         try:
-            if isinstance(answer, ScriptForgotten | Ask):
+            if isinstance(answer, ScriptNotLoaded | Ask):
                 answer = self._get_job(job)
             if isinstance(answer, DriverError):
-                raise translate(answer) from answer
-            return replies.job(job, answer)
+                raise to_store_error(answer) from answer
+            return replies.parse_job(job, answer)
         except StoreError as error:
             return error
 
-    def _look_arguments(self, job: JobRef) -> tuple[Any, ...]:
-        return self._keys(job), iso_timestamp(self._clock()), self._lease_ms, self._retention_ms, self._grace_ms
+    def _get_job_arguments(self, job: JobRef) -> tuple[Any, ...]:
+        return self._keys.runner(job), iso_timestamp(self._clock()), self._lease_ms, self._retention_ms, self._grace_ms
 
     def register(self, job: JobRef) -> bool:
         """Makes a PENDING job. True when it is new. Raises: :class:`Deleted`."""
         now = self._clock()
-        keys = (self._key(job, "job"), self._index(job.workflow_id))
+        keys = (self._keys.of(job, "job"), self._keys.listing(job.workflow_id))
         args = (iso_timestamp(now), round(now * 1000), job.job_id, self.retention_ms(job.workflow_id))
         answer = self._script("register", job.workflow_id, keys, *args)
         if answer < 0:
-            raise replies.refusal("DELETED", [])
+            raise replies.refusal_error("DELETED", [])
         return bool(answer)
 
-    def deleted(self, job: JobRef) -> bool:
-        """Whether somebody deleted the job, so that for now none can come under its id."""
-        # Another type of key is not our tombstone.
+    def is_deleted(self, job: JobRef) -> bool:
+        """Whether the job has a tombstone, so that nobody can make a job of this id for now."""
+        # A key of another type is not our tombstone.
         with contextlib.suppress(NotALog):
-            return self._command(job.workflow_id, "GET", self._key(job, "deleted")) is not None
+            return self._command(job.workflow_id, "GET", self._keys.of(job, "deleted")) is not None
         return False
 
     def retention_ms(self, workflow_id: str) -> int:
-        """Milliseconds for which a job of the workflow is kept behind its end, and its tombstone when it is deleted."""
+        """Milliseconds for which a job of the workflow is kept after its end, and its tombstone after its deletion."""
         return self.catalog.retention_ms(workflow_id) or self._retention_ms
 
-    def jobs(self, workflow_id: str, before: tuple[float, str] | None, count: int) -> list[tuple[float, str]]:
-        """Up to ``count`` jobs as (creation time in Unix ms, job id), newest first, strictly after ``before``.
-
-        Members that are no job's id leave the listing by this, whoever wrote them: so each is met once.
-        """
-        highest = "+inf" if before is None else repr(before[0])
-
-        def listed(skip: int, count: int) -> list[tuple[float, bytes]]:
-            scores = (highest, "-inf", "WITHSCORES", "LIMIT", skip, count)
-            return replies.scored(self._command(workflow_id, "ZREVRANGEBYSCORE", self._index(workflow_id), *scores))
-
-        def is_behind(skip: int) -> bool:
-            if before is None or not (page := listed(skip, 1)):
-                return True
-            score, member = page[0]
-            return (score, member.decode("utf-8", "replace")) < before
-
-        found: list[tuple[float, str]] = []
-        skip, size = 0, count
-        while len(found) < count:
-            page = listed(skip, size)
-            strange = {member for _, member in page if not IDENTIFIER.fullmatch(member.decode("ascii", "replace"))}
-            if strange:
-                self._command(workflow_id, "ZREM", self._index(workflow_id), *strange)
-            jobs = [(score, member.decode()) for score, member in page if member not in strange]
-            found += [item for item in jobs if before is None or item < before]
-            skip += size - len(strange)
-            if len(page) < size:
-                break
-            if not found:
-                # Somebody may have written millions that are no jobs.
-                size = min(2 * size, LISTED_MEMBERS)
-                # Many jobs have the time of ``before``: going through all of them could take thousands of commands.
-                skip = bisect_left(range(MOST_JOBS), True, lo=skip, key=is_behind)
-        return found[:count]
-
-    def unlist(self, workflow_id: str, job_ids: Sequence[str]) -> None:
-        """Takes those of the jobs out of the workflow's listing that have neither a log nor a hash."""
-        keys = [self._index(workflow_id)]
-        for job_id in job_ids:
-            keys += self._keys(JobRef(workflow_id, job_id))[:2]
-        self._script("unlist", workflow_id, keys, *job_ids)
-
-    # What its log says
+    # Reading a log
 
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
         """Up to ``count`` entries that follow line ``after``, at once: an XREAD that does not block."""
-        key = self._key(job, "log")
-        reply = self._command(job.workflow_id, "XREAD", "COUNT", count, "STREAMS", key, replies.after(after))
-        for _, entries in replies.streams(reply):
+        command = ("XREAD", "COUNT", count, "STREAMS", self._keys.log(job), replies.id_after(after))
+        for _, entries in replies.stream_entries(self._command(job.workflow_id, *command)):
             return entries
         return ()
 
     def read_sequential(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
-        """:meth:`read`, for whoever will go on behind these entries: a single server is asked for the next ahead."""
+        """:meth:`read`, for callers that will read on after these entries. A single server is asked for them ahead."""
         return self._prefetch.read(job, after, count) if self._prefetch else self.read(job, after, count)
 
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
@@ -253,123 +217,131 @@ class Store:
         """
         command: tuple[Any, ...]
         if before is None:
-            command = ("XRANGE", self._key(job, "log"), f"{after + 1}-0", "+", "COUNT", count)
+            command = ("XRANGE", self._keys.log(job), f"{after + 1}-0", "+", "COUNT", count)
         elif before > 1:
-            command = ("XREVRANGE", self._key(job, "log"), f"{before - 1}-{replies.LAST_PART}", "-", "COUNT", count)
+            command = ("XREVRANGE", self._keys.log(job), f"{before - 1}-{replies.LAST_PART}", "-", "COUNT", count)
         else:
             return ()
         entries: Sequence[RawEntry] = self._command(job.workflow_id, *command)
         return entries
 
     def redactions(self, job: JobRef, count: int) -> list[tuple[int, int]]:
-        """What the newest ``count`` redactions covered."""
-        if self._prefetch:
-            self._prefetch.forget()
-        return self.redaction_log.ranges(job, count, self._use)
+        """The first and the last number of each of the newest ``count`` redactions.
 
-    def reader(self, block_seconds: float, tracked_jobs: tuple[int, int] = TRACKED_JOBS) -> LiveReader | NodeReaders:
-        """A reader on connections of its own, for the process's tail. ``tracked_jobs``: see :class:`LiveReader`."""
-        if self._topology.one:
-            return LiveReader(self._topology, self._key, block_seconds, tracked_jobs)
-        place = self._topology
-        return NodeReaders(
-            lambda: BlockingReader(place, self._key, block_seconds), slot_of, place.server, self.read, block_seconds
+        Also discards what was read ahead, since that may hold lines which are redacted by now.
+        """
+        if self._prefetch:
+            self._prefetch.discard()
+        return self.redaction_log.ranges(job, count, self._pool)
+
+    def live_reader(
+        self, block_seconds: float, tracking_thresholds: tuple[int, int] = TRACKING_THRESHOLDS
+    ) -> LiveReader | SlotReaders:
+        """A reader on connections of its own, for the process's tail reader. A read waits for up to ``block_seconds``.
+
+        ``tracking_thresholds``: see :data:`chronoverse.store.live_reader.TRACKING_THRESHOLDS`.
+        """
+        topology, log = self._topology, self._keys.log
+        if topology.is_single:
+            return LiveReader(topology, log, block_seconds, tracking_thresholds)
+        return SlotReaders(
+            lambda: BlockingReader(topology, log, block_seconds), slot_of, topology.server_of, self.read, block_seconds
         )
 
-    # What a runner does
+    # Writing a log
 
     def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt:
-        """Takes the job's lease for a new attempt. ``token`` is the caller's own and unguessable.
+        """Takes the job's lease for a new attempt. The caller makes up ``token``, which nobody else may guess.
 
         Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`; :class:`SequenceGap`, with
         nothing changed, when the attempt's first line would not get the number ``first``.
         """
         now = self._clock()
-        keys = (self._key(job, "log"), self._key(job, "job"), self._key(job, "lease"), self._index(job.workflow_id))
-        own_ms = self.catalog.retention_ms(job.workflow_id, PoolKind.APPENDS) or ""
-        args = (token, self._lease_ms, iso_timestamp(now), round(now * 1000), job.job_id, own_ms, first or "")
-        attempt, following = self._answer("open", job, keys, *args)
-        return Attempt(job, token, attempt, following)
+        keys = (*self._keys.runner(job), self._keys.listing(job.workflow_id))
+        own_retention_ms = self.catalog.retention_ms(job.workflow_id, PoolKind.APPENDS) or ""
+        args = (token, self._lease_ms, iso_timestamp(now), round(now * 1000), job.job_id, own_retention_ms, first or "")
+        attempt, next_number = self._answer("open", job, keys, *args)
+        return Attempt(job, token, attempt, next_number)
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
         """Appends consecutive ``lines`` (one at least), skipping those the log already has; returns the next number.
 
-        Stored whole or not at all. Renews the lease.
+        All of them are stored or none is. Renews the lease.
         Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
         runs = [
             LineRun(timestamp, stream, partial, [line.message.encode() for line in alike])
             for (timestamp, stream, partial), alike in groupby(lines, key=itemgetter(1, 3, 4))
         ]
-        args = arguments(attempt, self._lease_ms, lines[0].sequence_num, runs)
-        following: int = self._answer("append", attempt.job, self._keys(attempt.job), *args)[0]
-        return following
+        args = append_arguments(attempt, self._lease_ms, lines[0].sequence_num, runs)
+        next_number: int = self._answer("append", attempt.job, self._keys.runner(attempt.job), *args)[0]
+        return next_number
 
-    def lose(self, attempt: Attempt, first: int, last: int) -> int:
-        """Names lines ``first`` to ``last`` as lost; returns the next number. Renews the lease.
+    def append_lost(self, attempt: Attempt, first: int, last: int) -> int:
+        """Appends one entry that says that lines ``first`` to ``last`` are lost; returns the next number.
 
+        Renews the lease.
         Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
         args = (attempt.token, self._lease_ms, first, last, iso_timestamp(self._clock()))
-        following: int = self._answer("lose", attempt.job, self._keys(attempt.job), *args)[0]
-        return following
+        next_number: int = self._answer("append_lost", attempt.job, self._keys.runner(attempt.job), *args)[0]
+        return next_number
 
-    def appends(self) -> Appends:
-        """A connection on which appends need not wait for each other."""
-        return Appends(self._topology, self._lease_ms, self._keys, self._sleep)
+    def append_connection(self) -> AppendConnection:
+        """A connection on which an append may be sent before the one before it is answered."""
+        return AppendConnection(self._topology, self._lease_ms, self._keys.runner, self._sleep)
 
     def durability_probe(self) -> StoreDurabilityProbe | None:
-        """Who can say what is safe, on a connection of its own; None where that is what was answered."""
+        """Asks which lines are safe, on a connection of its own. None where a line is safe once it is acknowledged."""
         if self._durability is Durability.ACKED:
             return None
         return StoreDurabilityProbe(
-            self._topology, self._durability, self._lease_ms, self._retention_ms, self._keys, self._sync
+            self._topology, self._durability, self._lease_ms, self._retention_ms, self._keys.runner, self._sync
         )
 
     def renew(self, attempt: Attempt) -> None:
         """Extends the lease. Raises: :class:`Fenced`, :class:`Deleted`."""
-        keys = (self._key(attempt.job, "lease"),)
+        keys = (self._keys.of(attempt.job, "lease"),)
         self._answer("renew", attempt.job, keys, attempt.token, self._lease_ms)
 
-    def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, following: int) -> None:
-        """Ends the job behind its last line, ``following`` - 1.
+    def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, next_number: int) -> None:
+        """Ends the job after its last line, which is ``next_number`` - 1.
 
         Raises: :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
         """
-        keys = self._keys(attempt.job)
         code = "" if exit_code is None else exit_code
         now = iso_timestamp(self._clock())
-        args = (attempt.token, now, status, code, dropped, self._retention_ms, following, attempt.attempt)
-        self._answer("finish", attempt.job, keys, *args)
+        args = (attempt.token, now, status, code, dropped, self._retention_ms, next_number, attempt.attempt)
+        self._answer("finish", attempt.job, self._keys.runner(attempt.job), *args)
 
     def _answer(self, script: str, job: JobRef, keys: Sequence[str], *args: Any) -> list[Any]:
-        answer: list[Any] = self._script(script, job.workflow_id, keys, *args, use=PoolKind.APPENDS)
+        answer: list[Any] = self._script(script, job.workflow_id, keys, *args, pool=PoolKind.APPENDS)
         if answer[0] == b"OK":
             return answer[1:]
-        raise replies.refusal(answer[0].decode(), answer[1:])
+        raise replies.refusal_error(answer[0].decode(), answer[1:])
 
-    # The server itself
+    # The servers
 
     def warnings(self) -> list[str]:
         """What an operator should know of the servers' settings. Empty when no log is in danger."""
-        with translated():
-            masters = self._topology.masters()
-            found = [each for client in masters for each in (*settings.eviction(client), *settings.persistence(client))]
+        checks = (server_checks.eviction_warnings, server_checks.persistence_warnings)
+        with translate_errors():
+            found = [warning for client in self._topology.masters() for check in checks for warning in check(client)]
         return list(dict.fromkeys(found))
 
     def eviction_warnings(self, job: JobRef) -> list[str]:
-        """The same, of whether the job's server may throw its log away."""
-        with translated():
-            return self._topology.run(job.workflow_id, settings.eviction, PoolKind.APPENDS)
+        """A warning when the job's server may evict its log."""
+        with translate_errors():
+            return self._topology.run(job.workflow_id, server_checks.eviction_warnings, PoolKind.APPENDS)
 
     def evicted_keys(self) -> int:
-        """Keys that the servers have thrown away since they started, to make room."""
-        with translated():
-            return sum(settings.evicted_keys(client) for client in self._topology.masters())
+        """Keys that the servers have evicted since they started, to make room."""
+        with translate_errors():
+            return sum(server_checks.evicted_keys(client) for client in self._topology.masters())
 
     def ping(self) -> None:
         """Raises :class:`StoreUnavailable` unless the server answers."""
-        with translated():
+        with translate_errors():
             self._topology.ping()
 
     def close(self) -> None:
@@ -379,27 +351,20 @@ class Store:
             self._prefetch.close()
 
     def _command(self, workflow_id: str, *command: Any) -> Any:
-        with translated():
-            return self._topology.run(workflow_id, lambda client: client.execute_command(*command), self._use)
+        with translate_errors():
+            return self._topology.run(workflow_id, lambda client: client.execute_command(*command), self._pool)
 
-    def _script(self, name: str, workflow_id: str, keys: Sequence[str], *args: Any, use: PoolKind | None = None) -> Any:
+    def _script(
+        self, name: str, workflow_id: str, keys: Sequence[str], *args: Any, pool: PoolKind | None = None
+    ) -> Any:
         script = self._scripts[name]
-        with translated():
-            return self._topology.run(workflow_id, lambda client: script.run(client, keys, *args), use or self._use)
-
-    def _keys(self, job: JobRef) -> Keys:
-        return self._key(job, "log"), self._key(job, "job"), self._key(job, "lease")
-
-    def _key(self, job: JobRef, kind: str = "log") -> str:
-        return f"{self._prefix}:{{{job.workflow_id}}}:{job.job_id}:{kind}"
-
-    def _index(self, workflow_id: str) -> str:
-        return f"{self._prefix}:{{{workflow_id}}}:jobs"
+        with translate_errors():
+            return self._topology.run(workflow_id, lambda client: script.run(client, keys, *args), pool or self._pool)
 
 
 def topology_of(url: str) -> Topology:
-    """Where ``url`` leads. Raises ValueError for a bad one."""
-    read = RedisUrl.parse(url)
-    if read.kind is StoreKind.SENTINEL:
-        return SentinelTopology(read)
-    return ClusterTopology(read) if read.kind is StoreKind.CLUSTER else SingleServer(url)
+    """The topology that ``url`` names. Raises ValueError for a bad one."""
+    parsed = RedisUrl.parse(url)
+    if parsed.kind is StoreKind.SENTINEL:
+        return SentinelTopology(parsed)
+    return ClusterTopology(parsed) if parsed.kind is StoreKind.CLUSTER else SingleServer(url)

@@ -1,37 +1,45 @@
-"""Which server has a workflow's keys, and connections to it. All other modules of the store ask here."""
+"""Which server has a workflow's keys, and connections to it. All other modules of the store get theirs here."""
 
 from collections.abc import Callable, Hashable, Sequence
 from enum import Enum
 from typing import Any, Final, Protocol, TypeVar
 
 from chronoverse.joblog.values import JobRef
-from chronoverse.store.driver import COMMAND_TIMEOUT_SECONDS, Client, Connection, DriverError, connect, connection
+from chronoverse.store.driver import (
+    COMMAND_TIMEOUT_SECONDS,
+    Client,
+    Connection,
+    DriverError,
+    new_client,
+    new_connection,
+)
 
 Result = TypeVar("Result")
 Work = Callable[[Client], Result]
 
 
-#: Seconds in which a server answers a health check. Whoever asks, such as a kubelet, waits for some seconds at most,
-#: and in a Cluster other servers are asked after it.
+#: Seconds in which a server must answer a health check. Whoever asks, such as a kubelet, waits for some seconds at
+#: most, and in a Cluster other servers are asked after the first.
 HEALTH_SECONDS: Final = 1.0
 
 
 class PoolKind(Enum):
-    """What a client is for. Each has connections of its own, so that no reader can use up what others need."""
+    """What a client is for. Each kind has connections of its own, so that no reader uses up what others need."""
 
-    #: Commands that may be repeated blindly, for whoever asks.
+    #: Commands that may be repeated blindly, for all callers.
     COMMANDS = "commands"
-    #: The same for the process's tail: all its viewers wait for it.
+    #: The same for the process's tail reader, for which all viewers wait.
     TAIL = "tail"
-    #: The same for health checks: a process that is busy is not to be taken for a dead one.
+    #: The same for health checks: a busy process must not be taken for a dead one.
     HEALTH = "health"
-    #: Commands of runners, whose first answer counts.
+    #: Commands of runners, which are not repeated: their first answer counts.
     APPENDS = "appends"
-    #: Questions that wait for a disk or a replica.
+    #: Commands that wait for a disk or a replica.
     WAITS = "waits"
 
     @property
     def retries(self) -> int:
+        """How often a command is repeated when the connection turns out to be closed."""
         return 0 if self in (PoolKind.APPENDS, PoolKind.WAITS) else 1
 
     @property
@@ -41,43 +49,48 @@ class PoolKind(Enum):
 
 
 class Topology(Protocol):
-    """Where the keys are. Errors are the driver's.
+    """Which server has which keys. All of a workflow's keys are always on one server. Raises the driver's errors.
 
-    A workflow's keys are always together; only ``one`` place has those of all workflows on one server, and only a
-    ``fixed`` place always on the same.
+    ``is_single``: all workflows are on one server. ``is_fixed``: that is always the same server.
+
+    A caller may have connections of its own, made by :meth:`new_connection`. It checks them with :meth:`is_current`
+    and passes their errors to :meth:`report_error`.
     """
 
-    one: bool
-    fixed: bool
+    is_single: bool
+    is_fixed: bool
 
-    def run(self, workflow_id: str, work: Work[Result], use: PoolKind = PoolKind.COMMANDS) -> Result:
-        """What ``work`` gives with a client of the workflow's server; again with another one's if it has moved."""
+    def run(self, workflow_id: str, work: Work[Result], pool: PoolKind = PoolKind.COMMANDS) -> Result:
+        """Calls ``work`` with a client of the workflow's server, and again with another's if the keys have moved."""
         ...
 
-    def connection(
-        self, workflow_id: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, asked: DriverError | None = None
+    def new_connection(
+        self, workflow_id: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, redirect: DriverError | None = None
     ) -> Connection:
-        """A connection of the caller's own to the workflow's server, or to that to which ``asked`` sends us."""
+        """A connection that belongs to the caller. It leads to the workflow's server.
+
+        When ``redirect`` is a Cluster's ASK answer, it leads to the server which that answer names.
+        """
         ...
 
     def is_current(self, workflow_id: str, connection: Connection) -> bool:
-        """Whether an own connection still leads to the workflow's server."""
+        """Whether a caller's connection still leads to the workflow's server."""
         ...
 
     def report_error(self, workflow_id: str, error: DriverError) -> None:
-        """Learns from what an own connection met."""
+        """Tells the topology of an error on a caller's connection. The keys may have moved."""
         ...
 
     def client_for(self, connection: Connection) -> Client:
-        """A client for the tail's commands to the server at the other end of an own connection."""
+        """A client for the tail reader's commands to the server of a caller's connection."""
         ...
 
-    def server(self, workflow_id: str) -> Hashable:
-        """The workflow's server, as far as is known, without asking anybody."""
+    def server_of(self, workflow_id: str) -> Hashable:
+        """The workflow's server as far as it is known. Asks no server."""
         ...
 
     def group_by_node(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
-        """The jobs by server."""
+        """The jobs in groups, one for each server."""
         ...
 
     def masters(self) -> Sequence[Client]:
@@ -96,24 +109,27 @@ class Topology(Protocol):
 class SingleServer:
     """All keys are on the server at ``url``. ``options`` are the driver's."""
 
-    one = True
-    fixed = True
+    is_single = True
+    is_fixed = True
 
     def __init__(self, url: str, **options: Any) -> None:
         self._url = url
         self._options = options
-        self._clients = self._fresh()
+        self._clients = self._new_clients()
 
-    def _fresh(self) -> dict[PoolKind, Client]:
-        return {use: connect(self._url, retries=use.retries, timeout=use.timeout, **self._options) for use in PoolKind}
+    def _new_clients(self) -> dict[PoolKind, Client]:
+        return {
+            pool: new_client(self._url, retries=pool.retries, timeout=pool.timeout, **self._options)
+            for pool in PoolKind
+        }
 
-    def run(self, workflow_id: str, work: Work[Result], use: PoolKind = PoolKind.COMMANDS) -> Result:
-        return work(self._clients[use])
+    def run(self, workflow_id: str, work: Work[Result], pool: PoolKind = PoolKind.COMMANDS) -> Result:
+        return work(self._clients[pool])
 
-    def connection(
-        self, workflow_id: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, asked: DriverError | None = None
+    def new_connection(
+        self, workflow_id: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, redirect: DriverError | None = None
     ) -> Connection:
-        return connection(self._url, timeout=timeout, **self._options)
+        return new_connection(self._url, timeout=timeout, **self._options)
 
     def is_current(self, workflow_id: str, connection: Connection) -> bool:
         return True
@@ -124,7 +140,7 @@ class SingleServer:
     def client_for(self, connection: Connection) -> Client:
         return self._clients[PoolKind.TAIL]
 
-    def server(self, workflow_id: str) -> Hashable:
+    def server_of(self, workflow_id: str) -> Hashable:
         return self._url
 
     def group_by_node(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:

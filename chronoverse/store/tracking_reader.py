@@ -1,7 +1,7 @@
-"""Live reading of very many jobs on one server, which says which of them have changed. ADR 11 has the reasons.
+"""Live reading of very many jobs on one server, which says which of their logs have changed. ADR 11 has the reasons.
 
-The server remembers the keys that this connection has read, and tells once when one of them changes, until it is read
-again. https://redis.io/docs/latest/develop/reference/client-side-caching/
+The server remembers the keys that this connection has read. When one of them changes, it sends one message, and no
+other until the key is read again. https://redis.io/docs/latest/develop/reference/client-side-caching/
 """
 
 import contextlib
@@ -16,199 +16,202 @@ from chronoverse.store import replies
 from chronoverse.store.driver import (
     PUSH_CONSUMED,
     Connection,
+    ConnectionFailed,
     DriverError,
     ErrorReply,
-    Unreachable,
-    hear_changes,
-    refused_for_good,
-    reply,
-    translated,
+    is_permanent_refusal,
+    on_changed_keys,
+    read_reply,
+    translate_errors,
     wait_readable,
 )
 from chronoverse.store.topology import Topology
 from chronoverse.store.watchlist import Watchlist
 
-#: Interrupts taken for one. There are some hundreds a second at most, each of a byte.
+#: Bytes read from the wakeup socket at once. Each interrupt sends one byte, some hundreds of times a second at most.
 WAKEUP_BYTES: Final = 4096
-#: Seconds for which changes are gathered when reading what had changed was in vain twice: somebody may change a log
-#: all the time without appending (PEXPIRE, XTRIM). 10,000 such changes a second took most of a CPU.
-VAIN_SECONDS: Final = 0.01
+#: Seconds for which changes are collected after two reads in a row that brought no entries. A log can be changed all
+#: the time without an append (PEXPIRE, XTRIM). 10,000 such changes a second took most of a CPU.
+EMPTY_READ_SECONDS: Final = 0.01
 
 
-class Untracked(Exception):
-    """Raised when the server does not tell of changes: its user may not ask for that, or it does not know how."""
+class TrackingRefused(Exception):
+    """Raised when the server does not say what has changed: it cannot, or its user may not ask for it."""
 
 
 class TrackingReader:
     """As :class:`chronoverse.store.blocking_reader.BlockingReader`, but each read asks only for jobs that have changed.
 
-    :meth:`read` also raises :class:`Untracked`.
+    :meth:`read` also raises :class:`TrackingRefused`.
     """
 
-    def __init__(self, place: Topology, key: Callable[[JobRef], str], block_seconds: float) -> None:
-        self._place = place
+    def __init__(self, topology: Topology, key: Callable[[JobRef], str], block_seconds: float) -> None:
+        self._topology = topology
         self._key = key
         self._block_seconds = block_seconds
         self._connection: Connection | None = None
+        #: A socket pair. The reader waits for the first socket, and :meth:`interrupt` writes to the second.
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
-        self._names: dict[JobRef, bytes] = {}
+        self._keys: dict[JobRef, bytes] = {}
         self._jobs: dict[bytes, JobRef] = {}
-        #: Where each job stood when there was nothing behind that, and the server has not told of a change since.
-        self._quiet: dict[JobRef, int] = {}
-        #: The list that was gone through before, and of its jobs those that may not be quiet: with 4,000 jobs to go
-        #: through all of them each time was a sixth of the worker's work.
-        self._gone_through: Watchlist | None = None
-        self._suspects: set[JobRef] = set()
+        #: The cursor of each job that had nothing after it when it was last read, and has not changed since.
+        self._unchanged: dict[JobRef, int] = {}
+        #: The list of the last read, and those of its jobs that may have new entries. The others need not be compared:
+        #: with 4,000 jobs to compare them all each time was a sixth of the worker's work.
+        self._last_watchlist: Watchlist | None = None
+        self._candidates: set[JobRef] = set()
 
     def read(self, cursors: Mapping[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]:
         """Waits until any job has entries after its cursor; up to ``count`` of each. Empty when none came in time.
 
-        Raises :class:`NotALog` when one of the jobs' keys is no stream: Redis does not say whose.
+        Raises :class:`NotALog` when one of the jobs' keys is no stream. Redis does not say which one.
         """
-        with translated():
+        with translate_errors():
             try:
                 return self._read(cursors, count)
             except DriverError as error:
-                # Not left to the driver, which may keep it or open another: that is told nothing of what was read here.
+                # The driver might open the connection again. The server sends no messages on the new one about keys
+                # that were read on the old one, so the connection is closed here.
                 if not isinstance(error, ErrorReply):
                     self.close()
-                self._place.report_error(next(iter(cursors)).workflow_id, error)
+                self._topology.report_error(next(iter(cursors)).workflow_id, error)
                 raise
 
     def _read(self, cursors: Mapping[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]:
-        connection, bell = self._opened(next(iter(cursors)).workflow_id)
-        until, vain = time.monotonic() + self._block_seconds, 0
+        connection, wakeup = self._opened(next(iter(cursors)).workflow_id)
+        until, empty_reads = time.monotonic() + self._block_seconds, 0
         while True:
-            _hear(connection)
-            if wanted := self._wanted(cursors):
-                if found := self._ask(connection, wanted, count):
+            _consume_messages(connection)
+            if changed := self._changed_jobs(cursors):
+                if found := self._ask(connection, changed, count):
                     return found
-                vain += 1
+                empty_reads += 1
             seconds = until - time.monotonic()
-            if _drained(bell) or seconds <= 0:
+            if _was_interrupted(wakeup) or seconds <= 0:
                 break
-            wait_readable(connection, bell, seconds)
-            if vain > 1:
-                wait_readable(None, bell, VAIN_SECONDS)
-        # A server that is away is silent too.
+            wait_readable(connection, wakeup, seconds)
+            if empty_reads > 1:
+                wait_readable(None, wakeup, EMPTY_READ_SECONDS)
+        # A dead server sends no messages either, so ask whether it is alive.
         connection.send_command("PING")
-        reply(connection)
+        read_reply(connection)
         return []
 
     def _ask(
-        self, connection: Connection, wanted: dict[JobRef, int], count: int
+        self, connection: Connection, cursors: dict[JobRef, int], count: int
     ) -> list[tuple[JobRef, Sequence[RawEntry]]]:
-        names = [self._name(job) for job in wanted]
-        ids = [replies.after(cursor) for cursor in wanted.values()]
-        connection.send_command("XREAD", "COUNT", count, "STREAMS", *names, *ids)
-        # What it told of before it answered is in the answer; what it tells from now on is still in the socket.
-        found = [(self._jobs[key], entries) for key, entries in replies.streams(reply(connection))]
-        self._quiet.update(wanted)
+        keys = [self._key_of(job) for job in cursors]
+        ids = [replies.id_after(cursor) for cursor in cursors.values()]
+        connection.send_command("XREAD", "COUNT", count, "STREAMS", *keys, *ids)
+        # Changes of which the server told before this reply are in the reply. Messages about later ones are still in
+        # the socket.
+        found = [(self._jobs[key], entries) for key, entries in replies.stream_entries(read_reply(connection))]
+        self._unchanged.update(cursors)
         for job, entries in found:
             if len(entries) < count:
-                self._quiet[job] = entry_number(entries[-1][0])
+                self._unchanged[job] = entry_number(entries[-1][0])
             else:
-                del self._quiet[job]
+                del self._unchanged[job]
         return found
 
     def _opened(self, workflow_id: str) -> tuple[Connection, socket.socket]:
-        """A connection whose server tells of changes, and what is readable when somebody interrupts."""
-        connection, bell = self._connection, self._wakeup
-        if connection and bell and connection.is_connected and self._place.is_current(workflow_id, connection):
-            return connection, bell[0]
+        """A connection on which the server tells of changes, and a socket that is readable after an interrupt."""
+        connection, wakeup = self._connection, self._wakeup
+        if connection and wakeup and connection.is_connected and self._topology.is_current(workflow_id, connection):
+            return connection, wakeup[0]
         self.close()
-        self._connection = connection = self._place.connection(workflow_id)
-        if not hear_changes(connection, self._changed):
-            raise Untracked("its protocol is RESP2")
+        self._connection = connection = self._topology.new_connection(workflow_id)
+        if not on_changed_keys(connection, self._on_message):
+            raise TrackingRefused("its protocol is RESP2")
         try:
             connection.send_command("CLIENT", "TRACKING", "ON")
-            reply(connection)
+            read_reply(connection)
         except DriverError as error:
-            if refused_for_good(error):
-                raise Untracked(str(error)) from error
+            if is_permanent_refusal(error):
+                raise TrackingRefused(str(error)) from error
             raise
-        self._wakeup = bell = socket.socketpair()
-        for end in bell:
+        self._wakeup = wakeup = socket.socketpair()
+        for end in wakeup:
             end.setblocking(False)
-        return connection, bell[0]
+        return connection, wakeup[0]
 
-    def _changed(self, message: Any) -> None:
-        keys = replies.changed(message)
+    def _on_message(self, message: Any) -> None:
+        keys = replies.changed_keys(message)
         if keys is None:
-            self._forget()
+            self._forget_unchanged()
         else:
             for key in keys:
                 if (job := self._jobs.get(key)) is not None:
-                    self._quiet.pop(job, None)
-                    self._suspects.add(job)
+                    self._unchanged.pop(job, None)
+                    self._candidates.add(job)
 
-    def _forget(self) -> None:
-        """Any job may have changed."""
-        self._quiet.clear()
-        self._gone_through = None
+    def _forget_unchanged(self) -> None:
+        """From now on any job may have changed."""
+        self._unchanged.clear()
+        self._last_watchlist = None
 
-    def _wanted(self, cursors: Mapping[JobRef, int]) -> dict[JobRef, int]:
-        """The jobs that may have something behind their cursors."""
-        if len(self._names) > 2 * len(cursors):
-            # As many have been left as are watched: of those the server may tell what it likes.
-            self._names = {job: name for job, name in self._names.items() if job in cursors}
-            self._jobs = {name: job for job, name in self._names.items()}
-            self._quiet = {job: cursor for job, cursor in self._quiet.items() if job in cursors}
-        quiet, suspects = self._quiet.get, self._suspected(cursors)
-        wanted = {job: cursors[job] for job in suspects if job in cursors and quiet(job) != cursors[job]}
-        self._suspects = set(wanted)
-        return wanted
+    def _changed_jobs(self, cursors: Mapping[JobRef, int]) -> dict[JobRef, int]:
+        """The cursors of the jobs that may have entries after them."""
+        if len(self._keys) > 2 * len(cursors):
+            # Most of these jobs are no longer watched. Messages about them are ignored from now on.
+            self._keys = {job: key for job, key in self._keys.items() if job in cursors}
+            self._jobs = {key: job for job, key in self._keys.items()}
+            self._unchanged = {job: cursor for job, cursor in self._unchanged.items() if job in cursors}
+        unchanged, candidates = self._unchanged.get, self._jobs_to_compare(cursors)
+        changed = {job: cursors[job] for job in candidates if job in cursors and unchanged(job) != cursors[job]}
+        self._candidates = set(changed)
+        return changed
 
-    def _suspected(self, cursors: Mapping[JobRef, int]) -> Collection[JobRef]:
-        """Jobs that may not be quiet where they stand now, and others: all, where it is not known which have moved."""
+    def _jobs_to_compare(self, cursors: Mapping[JobRef, int]) -> Collection[JobRef]:
+        """The jobs that may have changed or moved since the last read; all where that is not known."""
         if not isinstance(cursors, Watchlist):
-            self._gone_through = None
+            self._last_watchlist = None
             return cursors.keys()
-        moved, before, self._gone_through = cursors.moved(), self._gone_through, cursors
-        return self._suspects | moved if before is cursors else cursors.keys()
+        moved, last, self._last_watchlist = cursors.take_moved(), self._last_watchlist, cursors
+        return self._candidates | moved if last is cursors else cursors.keys()
 
-    def _name(self, job: JobRef) -> bytes:
-        name = self._names.get(job)
-        if name is None:
-            name = self._names[job] = self._key(job).encode()
-            self._jobs[name] = job
-        return name
+    def _key_of(self, job: JobRef) -> bytes:
+        key = self._keys.get(job)
+        if key is None:
+            key = self._keys[job] = self._key(job).encode()
+            self._jobs[key] = job
+        return key
 
     def interrupt(self) -> None:
         """Makes a waiting :meth:`read` return, or else the next one that would wait. Does nothing before the first."""
-        bell = self._wakeup
-        if bell is not None:
-            # Full, it has been rung; closed, nobody waits.
+        wakeup = self._wakeup
+        if wakeup is not None:
+            # An error means that the socket is full, so that the reader wakes anyway, or that it is closed.
             with contextlib.suppress(OSError):
-                bell[1].send(b"\0")
+                wakeup[1].send(b"\0")
 
     def silent_seconds(self, job: JobRef) -> float:
-        """Nothing beyond the last read's own age: a read is about all jobs."""
+        """Always 0: each read is about all jobs, so its own age says how long the server has been silent."""
         return 0
 
     def close(self) -> None:
-        """Closes the connection; the next read opens another, and asks for every job."""
+        """Closes the connection. The next read opens another, and asks for every job."""
         connection, self._connection = self._connection, None
-        bell, self._wakeup = self._wakeup, None
-        self._forget()
+        wakeup, self._wakeup = self._wakeup, None
+        self._forget_unchanged()
         if connection is not None:
             connection.disconnect()
-        for end in bell or ():
+        for end in wakeup or ():
             end.close()
 
 
-def _hear(connection: Connection) -> None:
-    """Takes in all that the server has told by now: at most as much as there are keys that were read."""
+def _consume_messages(connection: Connection) -> None:
+    """Reads all messages that have arrived. There are at most as many as keys that were read."""
     while connection.can_read():
         if connection.read_response(push_request=True) is not PUSH_CONSUMED:
-            # Then it is not sure any more which answer belongs to what. Nor what was told: the driver keeps errors in
-            # hearing to itself.
-            raise Unreachable("the store said something else than what has changed")
+            # It is no longer certain which reply belongs to which command, nor that each message was handled: the
+            # driver does not raise errors of the handler.
+            raise ConnectionFailed("the store said something else than what has changed")
 
 
-def _drained(bell: socket.socket) -> bool:
-    """Whether somebody has interrupted since this was last asked."""
+def _was_interrupted(wakeup: socket.socket) -> bool:
+    """Whether there was an interrupt since the last call."""
     try:
-        return bool(bell.recv(WAKEUP_BYTES))
+        return bool(wakeup.recv(WAKEUP_BYTES))
     except BlockingIOError:
         return False

@@ -1,24 +1,25 @@
-"""Where each watched job is to be read on, and which of them have moved since somebody asked last. Pure."""
+"""The cursor of each watched job, and which cursors have moved since the last read. Pure."""
 
 from chronoverse.joblog.values import JobRef
 
 
 class Watchlist(dict[JobRef, int]):
-    """The cursor of each job. Of thousands only a few move between two reads: so a reader need not look at all.
+    """The cursor of each watched job. It remembers which ones were set, so that a reader need not compare them all.
 
-    For one thread. Only :meth:`move` says that a job has moved; one that is taken out has not.
+    Of thousands of jobs only a few move between two reads. For use by one thread. Only :meth:`set_cursor` marks a job
+    as moved; a job that is removed is not marked.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._moved: set[JobRef] = set()
 
-    def move(self, job: JobRef, cursor: int) -> None:
-        """The job, which may be new, is to be read on behind ``cursor``."""
+    def set_cursor(self, job: JobRef, cursor: int) -> None:
+        """Sets the cursor of a job, which may be new."""
         self[job] = cursor
         self._moved.add(job)
 
-    def moved(self) -> set[JobRef]:
-        """Those that have moved since this was last asked, some of which may have been taken out again."""
+    def take_moved(self) -> set[JobRef]:
+        """The jobs whose cursors were set since the last call. Some of them may have been removed since."""
         moved, self._moved = self._moved, set()
         return moved

@@ -1,11 +1,11 @@
-"""The service over HTTP. The only package that knows Flask, gevent and gunicorn.
+"""The service over HTTP. Only this package uses Flask, gevent and gunicorn.
 
 app         builds the application of a worker
 worker      gunicorn's worker class
-routes/     what each route answers
+routes/     one module for each group of routes
 streaming/  event streams: who may open one, and who writes to its socket
-http/       what all routes share: problems, pages, bodies, identity, tracing
-static/     the page
+http/       what all routes share: dependencies, schemas, pages, bodies, problems, tracing
+static/     the log page
 """
 
 from chronoverse.web.app import create_app

@@ -1,4 +1,4 @@
-"""The service's root: builds what the routes need and wires them together."""
+"""Builds a worker's dependencies, and the Flask application that uses them."""
 
 import time
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from flask import Flask, request
 from werkzeug.exceptions import NotFound
 
 from chronoverse import metrics
-from chronoverse.archive.connect import open_object_store
+from chronoverse.archive.object_store import open_object_store
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.auth import jwks
 from chronoverse.auth.tokens import Verifier
@@ -21,8 +21,7 @@ from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
 from chronoverse.store import Store
-from chronoverse.web.http import openapi, problems
-from chronoverse.web.http import request_id as identity
+from chronoverse.web.http import openapi, problems, request_id
 from chronoverse.web.http.bodies import BodyReader
 from chronoverse.web.http.dependencies import ACCEPT_WAIT_SECONDS, Dependencies
 from chronoverse.web.http.event_loop import ACCEPT_SLICE_SECONDS, TimeSlice, yield_to_loop
@@ -31,7 +30,7 @@ from chronoverse.web.http.schemas import IdentifierConverter
 from chronoverse.web.http.token_bucket import TokenBuckets
 from chronoverse.web.http.tracing import Traces
 from chronoverse.web.routes import admin, events, jobs, logs, ops, publish, raw, search, ui
-from chronoverse.web.streaming import unread_answers as answers
+from chronoverse.web.streaming import unread_answers
 from chronoverse.web.streaming.admission import AdmissionControl
 from chronoverse.web.streaming.broadcast import GroupWorker
 from chronoverse.web.streaming.ended_jobs import EndedJobCache
@@ -45,83 +44,92 @@ def create_app(settings: Settings | None = None) -> Flask:
     """The WSGI application of one worker.
 
     ``settings`` default to the environment's. Without a ``CHRONOVERSE_REDIS_URL`` the worker holds the embedded
-    server of the data directory.
+    server of the data directory. Connections are opened later.
     """
     return build_app(build_dependencies(settings or Settings.from_env()))
 
 
 def build_dependencies(settings: Settings) -> Dependencies:
-    """What the routes need, made from ``settings``. Opens no connection yet."""
-    hold = embedded.lease_server(settings.data_dir) if settings.redis_url is None else None
+    """What the routes need, made from ``settings``. This opens no connection."""
+    server_lease = embedded.lease_server(settings.data_dir) if settings.redis_url is None else None
     store = Store(
-        hold.url if hold else settings.redis_url or "",
+        server_lease.url if server_lease else settings.redis_url or "",
         prefix=settings.key_prefix,
         lease_seconds=settings.lease_seconds,
         retention_seconds=settings.retention_seconds,
     )
-    objects = open_object_store(settings.archive_location) if settings.archive_location else None
-    archive = ArchiveReader(objects, store.chunks) if objects else MissingArchive()
-    rest, most = Restraint(presence := Presence()), settings.max_line_bytes
-    pieces = ReplayCache(store, archive, max_line_bytes=most, pause=yield_to_loop, throttle=rest)
-    tail = Tail(store.for_tail(), lease_seconds=settings.lease_seconds, redacted=pieces.forget)
+    object_store = open_object_store(settings.archive_location) if settings.archive_location else None
+    archive = ArchiveReader(object_store, store.chunks) if object_store else MissingArchive()
+    presence = Presence()
+    replay_cache = ReplayCache(
+        store,
+        archive,
+        max_line_bytes=settings.max_line_bytes,
+        pause=yield_to_loop,
+        throttle=Restraint(presence),
+    )
+    tail = Tail(store.for_tail(), lease_seconds=settings.lease_seconds, redacted=replay_cache.forget)
     metrics.WORKERS.set(1)
     metrics.STREAMS_LIMIT.set(settings.max_streams)
     return Dependencies(
         settings=settings,
         store=store,
         tail=tail,
-        replay_cache=pieces,
+        replay_cache=replay_cache,
         ended_jobs=EndedJobCache(store.get_job),
         archive=archive,
-        object_store=objects,
-        verifier=Verifier.from_settings(settings, _fetch_in_time),
+        object_store=object_store,
+        verifier=Verifier.from_settings(settings, _fetch_keys_in_time),
         admission=AdmissionControl(
             settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address
         ),
         stream_writers=StreamWriters(GroupWorker(tail, settings.heartbeat_seconds, time.monotonic)),
         body_reader=BodyReader(settings.max_body_bytes),
         accept_lock=FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(ACCEPT_SLICE_SECONDS).check),
-        server_lease=hold,
+        server_lease=server_lease,
         presence=presence,
         token_buckets=TokenBuckets(settings.max_publish_rate_per_token),
         traces=Traces(redact) if settings.traces else None,
     )
 
 
-def _fetch_in_time(url: str) -> Mapping[str, jwt.PyJWK]:
-    """:func:`jwks.fetch`, ended after :data:`jwks.FETCH_SECONDS` wherever it is: in a name's look-up, in TLS's
-    handshake, or between two bytes. Raises as that does."""
+def _fetch_keys_in_time(url: str) -> Mapping[str, jwt.PyJWK]:
+    """Calls :func:`jwks.fetch_keys` for at most :data:`jwks.FETCH_SECONDS`.
+
+    Its own timeouts do not cover the look-up of a name or the whole of a slow answer. Raises as it does.
+    """
     with gevent.Timeout(jwks.FETCH_SECONDS, TimeoutError("the issuer did not send its keys in time")):
         return jwks.fetch_keys(url)
 
 
 def build_app(deps: Dependencies) -> Flask:
-    """The application around ``deps``."""
+    """The application that uses ``deps``."""
     app = Flask("chronoverse", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.converters["id"] = IdentifierConverter
-    identity.register(app)
+    request_id.register(app)
     document = openapi.create_document(app)
     document.register_converter(IdentifierConverter, _document_identifier)
     for module in (events, logs, search, raw, jobs, publish, admin):
         document.register_blueprint(module.blueprint(deps))
     document.register_blueprint(ops.blueprint(deps, document))
     app.register_blueprint(ui.blueprint(deps.settings))
-    app.before_request(_plain_path)
-    answers.register(app, deps.answer_shares)
+    app.before_request(_refuse_odd_paths)
+    unread_answers.register(app, deps.answer_shares)
     problems.register(app)
     app.extensions["chronoverse"] = deps
-    # Flask's way to put something in front of an application.
+    # Flask documents this assignment as the way to wrap an application in middleware.
     app.wsgi_app = FastPath(app.wsgi_app, deps)  # type: ignore[method-assign]
     if deps.traces:
         deps.traces.register(app)
     return app
 
 
-def _plain_path() -> None:
-    """An escaped or a doubled slash leads nowhere, also where the server has already taken it for a plain one.
+def _refuse_odd_paths() -> None:
+    """Answers 404 when the path has a doubled slash or an escaped one.
 
-    The target may be in its absolute form: ``GET http://h//x`` (RFC 9112 section 3.2.2).
+    gunicorn has already unescaped ``PATH_INFO``, so this looks at the target as it was sent, too. The target may be in
+    its absolute form: ``GET http://h//x`` (RFC 9112 section 3.2.2).
     """
     target = request.environ.get("RAW_URI", "").partition("?")[0].lower()
     if request.environ["PATH_INFO"].startswith("//") or "%2f" in target:

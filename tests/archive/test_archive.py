@@ -7,9 +7,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from chronoverse.archive.codec import Packer, digest, entries_in, unpack
+from chronoverse.archive.codec import Packer, digest, entries_in, rewrite, unpack
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.rewrite import rewrite
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk, object_name
 from chronoverse.joblog.entries import RawEntry, read_entries

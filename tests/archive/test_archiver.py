@@ -8,11 +8,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from chronoverse.archive.archiver import BUSY_SECONDS, RETRY_SECONDS
-from chronoverse.archive.chunk_writer import ChunkWriter, archive_lock
+from chronoverse.archive.archiver import BUSY_SECONDS, HIGH_MARK, RETRY_SECONDS, SLOW_MARK
+from chronoverse.archive.chunk_writer import ChunkWriter
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.garbage import nothing
-from chronoverse.archive.queue import HIGH_MARK, SLOW_MARK
+from chronoverse.archive.job_objects import archive_lock, nothing
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import delete_job, orphans, set_retention
 from chronoverse.errors import ArchiveUnavailable, Closed, Deleted, Held, SequenceGap, StoreRefused
@@ -20,7 +19,7 @@ from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Attempt, Gap, JobRef, Line, LineRun, Status
 from chronoverse.store import Store
-from chronoverse.store.appends import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
+from chronoverse.store.append_connection import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
 from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, archiver, everything, numbers, run_until
 from tests.support.bench import JOB, NOW, NOW_SECONDS, Bench, make_lines
 from tests.support.fleets import Cluster
@@ -100,7 +99,7 @@ def test_a_foreign_job_that_runs_is_listed_by_the_archivers_round(bench: Bench, 
     """Nobody has read it yet, and there is nothing to archive of it."""
     bench.xadd("1-0", "message", "a", "timestamp", "2026-03-03T10:00:05.123Z")
     assert archive(bench.store, objects) == 0
-    assert bench.store.jobs(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
+    assert bench.store.listing.page(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
 
 
 def test_a_foreign_job_gets_what_it_lacks(bench: Bench, objects: FileObjectStore) -> None:
@@ -115,7 +114,7 @@ def test_a_foreign_job_gets_what_it_lacks(bench: Bench, objects: FileObjectStore
     assert job is not None
     assert (job.status, job.exit_code, job.first, job.last) == (Status.FAILED, 7, 2, 4)
     assert job.finished_at == "2026-03-03T10:00:06.123Z"
-    assert bench.store.jobs(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
+    assert bench.store.listing.page(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
     said = everything(bench.store, objects, JOB)
     assert [entry for entry in said if isinstance(entry, Gap)] == [Gap(3, 3, "missing")]
     assert numbers(said) == [2, 4]
@@ -260,7 +259,7 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectSto
         bench.end_seen(8 * DAY, job)
     archive(bench.store, objects, retention_seconds=7 * DAY)
     assert bench.store.get_job(JOB) is None
-    assert bench.store.jobs(JOB.workflow_id, None, 9) == []
+    assert bench.store.listing.page(JOB.workflow_id, None, 9) == []
     left = bench.keys()
     assert not any(f"{{{JOB.workflow_id}}}" in key for key in left)
     assert {name.partition("/")[0] for name in names(objects)} == {"wf_2"}
@@ -465,7 +464,7 @@ def test_a_runner_is_asked_to_go_slowly(bench: Bench) -> None:
     store.chunks.throttle_runner(JOB, 60)
     assert bench.keys() == set()
     attempt = store.open(JOB, "token")
-    appends = store.appends()
+    appends = store.append_connection()
 
     def append_one(number: int) -> None:
         appends.send(attempt, number, [LineRun(NOW, "stdout", False, [b"a line"])])
@@ -572,7 +571,7 @@ def test_garbage_goes_a_minute_later_whenever_it_comes(bench: Bench, objects: Fi
     looking.once()
     left = f"{JOB.workflow_id}/{JOB.job_id}/left"
     with archive_lock(bench.store, JOB) as token:
-        bench.store.chunks.announce(JOB, token, left)
+        bench.store.chunks.begin_upload(JOB, token, left)
     objects.put(left, b"")
     looking.once()
     now[0] += 61

@@ -9,8 +9,8 @@ from pathlib import Path
 import boto3
 import pytest
 
-from chronoverse.archive.connect import open_object_store
 from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import open_object_store
 from chronoverse.archive.s3_store import CONNECTIONS, S3ObjectStore
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
 from chronoverse.joblog.values import Line

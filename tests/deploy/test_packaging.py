@@ -1,6 +1,7 @@
 """What is shipped: pins that follow pyproject.toml, and a wheel with everything in it."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -173,6 +175,30 @@ def test_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
 def test_wheel_holds_the_server_configuration(wheel: zipfile.ZipFile) -> None:
     """``chronoverse serve`` works without a checkout."""
     assert wheel.read("chronoverse/gunicorn.conf.py") == (ROOT / "gunicorn.conf.py").read_bytes()
+
+
+def test_wheel_says_that_it_is_typed(wheel: zipfile.ZipFile) -> None:
+    """Type checkers of other projects use our annotations only if the marker of PEP 561 is there."""
+    assert "chronoverse/py.typed" in wheel.namelist()
+
+
+def test_wheel_names_its_license(wheel: zipfile.ZipFile) -> None:
+    """The metadata has an SPDX expression, and the text of the license is in the wheel."""
+    (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    (text,) = (name for name in wheel.namelist() if name.endswith(".dist-info/licenses/LICENSE"))
+
+    assert "License-Expression: MIT" in wheel.read(metadata).decode().splitlines()
+    assert wheel.read(text) == (ROOT / "LICENSE").read_bytes()
+
+
+def test_commit_hooks_run_what_make_lint_runs() -> None:
+    """A commit that passes the hooks passes the style check of ``make check``."""
+    recipe = re.search(r"^lint:.*\n((?:\t.+\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert recipe is not None
+    wanted = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe[1].splitlines()]
+    (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+
+    assert [hook["entry"] for hook in repo["hooks"]] == wanted
 
 
 def test_wheel_installs_the_command_and_nothing_else(wheel: zipfile.ZipFile) -> None:

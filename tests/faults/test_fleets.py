@@ -7,7 +7,7 @@ import pytest
 
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
-from chronoverse.store.sentinel import LATE_SECONDS, WATCH_SECONDS
+from chronoverse.store.sentinel import CHECK_MASTER_SECONDS, STALE_SECONDS
 from tests.faults.emitter import EXIT_CODE
 from tests.faults.runner import Runner
 from tests.faults.stage import Stage, passing
@@ -84,10 +84,12 @@ def test_row_5_a_master_is_cut_off_from_its_sentinels(watched: Watched, tmp_path
         lost = watched.cut_off()
         wait_until(lambda: watched.master is not lost, RECOVERY_SECONDS, "the Sentinels name another master")
         named = time.monotonic()
-        recovers(watchers, named + WATCH_SECONDS, "cut off")
+        recovers(watchers, named + CHECK_MASTER_SECONDS, "cut off")
         seen = watchers[0].highest - 1
         wait_until(
-            lambda: store.read_sequential(runner.job, seen, 1), LATE_SECONDS, "a log's past is read from the new master"
+            lambda: store.read_sequential(runner.job, seen, 1),
+            STALE_SECONDS,
+            "old lines come from the new master",
         )
         store.close()
         watched.rejoin(lost)

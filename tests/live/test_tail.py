@@ -136,7 +136,7 @@ def test_hundreds_of_jobs_lose_nothing(world: World) -> None:
     attempts = {each: world.runner.open(each, "token") for each in jobs}
     for each in jobs:
         world.watch(each)
-    wait_until(lambda: world.tail._reader.tracks, SOON, "the reader is told of changes")
+    wait_until(lambda: world.tail._reader.tracks_changes, SOON, "the reader is told of changes")
     for at in range(2, 5):
         for each, attempt in attempts.items():
             world.written[each][at] = Line(at, STAMP, f"{each} {at}", "stdout")
@@ -144,7 +144,7 @@ def test_hundreds_of_jobs_lose_nothing(world: World) -> None:
     wait_until(lambda: all(watched.has(4) for watched in world.watched), SOON, "all have their lines")
     for watched in world.watched[100:]:
         watched.leave()
-    wait_until(lambda: not world.tail._reader.tracks, SOON, "the reader waits for the lines themselves")
+    wait_until(lambda: not world.tail._reader.tracks_changes, SOON, "the reader waits for the lines themselves")
     for each in jobs[:100]:
         world.write(each)
     wait_until(lambda: all(watched.has(5) for watched in world.watched[:100]), SOON, "all have their last line")
@@ -257,8 +257,8 @@ class Mortal(Impatient):
         self._die("look_many")
         return super().get_jobs(jobs)
 
-    def reader(self, block_seconds: float) -> LiveReaderProtocol:
-        return _MortalReader(super().reader(block_seconds), self._die)
+    def live_reader(self, block_seconds: float) -> LiveReaderProtocol:
+        return _MortalReader(super().live_reader(block_seconds), self._die)
 
 
 class _MortalReader:
@@ -270,8 +270,8 @@ class _MortalReader:
         self.close = reader.close
 
     @property
-    def tracks(self) -> bool:
-        return self._reader.tracks
+    def tracks_changes(self) -> bool:
+        return self._reader.tracks_changes
 
     def read(self, cursors: dict[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]:
         self._die("read")

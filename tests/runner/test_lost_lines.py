@@ -11,9 +11,10 @@ import httpx
 import pytest
 import redis
 
-from chronoverse.archive.archiver import Archiver, ArchiverLimits
+from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
+from chronoverse.archive.retention import ArchiverLimits
 from chronoverse.errors import BadRequest, CorruptLog, Fenced, SequenceGap
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.values import End, Gap, Line, Status
@@ -116,14 +117,14 @@ def test_the_log_names_lost_numbers_and_goes_on_behind_them(server: RedisServer,
     attempt = ledger.open(JOB, TOKEN)
     ledger.append(attempt, lines(1, 3))
     with pytest.raises(SequenceGap) as gap:
-        ledger.lose(attempt, 6, 9)
+        ledger.append_lost(attempt, 6, 9)
     assert gap.value.expected == 4
-    assert ledger.lose(attempt, 4, 9) == ledger.lose(attempt, 4, 9) == 10
+    assert ledger.append_lost(attempt, 4, 9) == ledger.append_lost(attempt, 4, 9) == 10
     with pytest.raises(SequenceGap):
         ledger.append(attempt, lines(11, 12))
     assert ledger.append(attempt, lines(8, 11)) == 12
     with pytest.raises(Fenced):
-        ledger.lose(attempt._replace(token="b" * 32), 12, 13)
+        ledger.append_lost(attempt._replace(token="b" * 32), 12, 13)
     ledger.finish(attempt, Status.COMPLETED, 0, 0, 12)
     *entries, end = shape(server)
     assert entries == [1, 2, 3, Gap(4, 9, "lost"), 10, 11]
@@ -134,7 +135,7 @@ def test_the_log_names_lost_numbers_and_goes_on_behind_them(server: RedisServer,
 def test_a_log_of_which_nothing_is_left_goes_on(server: RedisServer, store: Store) -> None:
     """The runner is asked for line 1, and has lines from 1,001 on."""
     attempt = store.open(JOB, TOKEN)
-    store.lose(attempt, 1, 1000)
+    store.append_lost(attempt, 1, 1000)
     store.append(attempt, lines(1001, 1002))
     assert shape(server) == [Gap(1, 1000, "lost"), 1001, 1002]
 
@@ -145,7 +146,7 @@ def test_a_hole_at_the_end_of_the_numbers_is_refused(service: Service) -> None:
         attempt = ledger.open(JOB, TOKEN)
         for first, last in ((1, 6 * 10**11), (6 * 10**11, 6 * 10**11), (3, 2)):
             with pytest.raises(BadRequest):
-                ledger.lose(attempt, first, last)
+                ledger.append_lost(attempt, first, last)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_every_reader_is_told(server: RedisServer, service: Service, store: Stor
             for text in live.iter_text():
                 received += text
                 if "line 3" in received and gap not in received:
-                    store.lose(attempt, 4, 9)
+                    store.append_lost(attempt, 4, 9)
                     store.append(attempt, lines(10, 11))
                     store.finish(attempt, Status.COMPLETED, 0, 0, 12)
                 if "stream_ended" in received:
@@ -206,4 +207,4 @@ def test_only_a_log_in_shape_can_lose_numbers(server: RedisServer, store: Store)
     attempt = store.open(JOB, TOKEN)
     server.ask("XADD", key("log"), "7-1", "message", "foreign")
     with pytest.raises(CorruptLog):
-        store.lose(attempt, 8, 9)
+        store.append_lost(attempt, 8, 9)

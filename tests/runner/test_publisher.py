@@ -11,7 +11,7 @@ import redis
 
 from chronoverse.errors import SequenceGap, StoreUnavailable
 from chronoverse.joblog.values import Line, LineRun
-from chronoverse.runner.publisher import BACKOFF_LIMIT_SECONDS, jittered
+from chronoverse.runner.publisher import RETRY
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Durability, Store
 from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
@@ -252,18 +252,18 @@ def test_a_signal_ends_the_waiting_for_the_server(server: RedisServer, store: St
         job.go_on()
         wait_until(lambda: "lines wait here" in job.said, SOON, "the outage is noticed")
         started = time.monotonic()
-        job.relay.send(2)
+        job.signals.send(2)
         assert job.result() is not None
         assert time.monotonic() - started < SOON
     assert "were not delivered" in job.said
 
 
-def test_pauses_grow_to_a_bound_and_differ() -> None:
-    """So that a thousand runners do not come back in one moment."""
-    assert max(jittered(failures) for failures in range(100)) <= BACKOFF_LIMIT_SECONDS
-    assert min(jittered(9) for _ in range(100)) >= BACKOFF_LIMIT_SECONDS / 2
-    assert len({jittered(5) for _ in range(20)}) > 1
-    assert jittered(1) < 0.2
+def test_retry_delays_grow_to_a_bound_and_are_random() -> None:
+    """A thousand runners that lost the store together do not come back together."""
+    assert max(RETRY.delay(failures) for failures in range(1, 100)) <= RETRY.longest == 0.75
+    assert min(RETRY.delay(9) for _ in range(100)) >= RETRY.longest / 2
+    assert len({RETRY.delay(5) for _ in range(20)}) > 1
+    assert RETRY.delay(1) < 0.2
 
 
 def everysec(server: RedisServer) -> Store:
@@ -389,7 +389,7 @@ def test_appends_overlap(server: RedisServer, tmp_path: Path) -> None:
     """The store is slow to answer, and has the next batch by then."""
     store = Store(server.url)
     attempt = store.open(JOB, "ours")
-    appends = store.appends()
+    appends = store.append_connection()
     line = [LineRun("2026-03-03T10:00:05.123Z", "stdout", False, [b"x"])]
     appends.send(attempt, 1, line)
     appends.send(attempt, 2, line)

@@ -16,8 +16,8 @@ from chronoverse.joblog.values import Job, JobRef, LineRun, Status
 from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import Durability, Store
 from chronoverse.store.cluster import MAP_SECONDS, ClusterTopology, slot_of
-from chronoverse.store.driver import Moved, TimedOut
-from chronoverse.store.node_readers import MAX_READERS, NodeReaders
+from chronoverse.store.driver import CommandTimedOut, Moved
+from chronoverse.store.slot_readers import MAX_SLOT_READERS, SlotReaders
 from tests.support.bench import NOW, make_lines
 from tests.support.fleets import Cluster
 from tests.support.waiting import wait_until
@@ -45,18 +45,18 @@ def jobs(cluster: Cluster, store: Store) -> list[JobRef]:
 
 
 @contextlib.contextmanager
-def reading(store: Store, block_seconds: float, most: int = MAX_READERS) -> Iterator[NodeReaders]:
+def reading(store: Store, block_seconds: float, most: int = MAX_SLOT_READERS) -> Iterator[SlotReaders]:
     """The store's reader, with ``most`` slots in a lane of their own."""
-    reader = store.reader(block_seconds)
-    assert isinstance(reader, NodeReaders)
-    reader._most = most
+    reader = store.live_reader(block_seconds)
+    assert isinstance(reader, SlotReaders)
+    reader._max_slot_readers = most
     yield reader
     reader.close()
 
 
 def lanes() -> int:
     """How many lanes there are in this process."""
-    return len([each for each in threading.enumerate() if each.name == "tail-lane"])
+    return len([each for each in threading.enumerate() if each.name == "tail-slot"])
 
 
 def numbers(found: object) -> dict[JobRef, list[bytes]]:
@@ -64,7 +64,7 @@ def numbers(found: object) -> dict[JobRef, list[bytes]]:
     return {job: [entry_id for entry_id, _ in entries] for job, entries in found}
 
 
-def all_of(reader: NodeReaders, cursors: dict[JobRef, int]) -> dict[JobRef, list[bytes]]:
+def all_of(reader: SlotReaders, cursors: dict[JobRef, int]) -> dict[JobRef, list[bytes]]:
     """What comes for each of the jobs."""
     found: dict[JobRef, list[bytes]] = {}
     wait_until(lambda: found.update(numbers(reader.read(cursors, 100))) or len(found) == len(cursors), 5, "all is read")
@@ -78,7 +78,7 @@ def test_every_operation_finds_its_server(store: Store, cluster: Cluster, prefix
         assert store.register(job)
         attempt = store.open(job, "token")
         store.append(attempt, make_lines(1, 2))
-        pipeline = store.appends()
+        pipeline = store.append_connection()
         for first in (3, 4):
             pipeline.send(attempt, first, [LineRun(NOW, "stdout", False, [b"a line"])])
         assert [pipeline.receive(), pipeline.receive()] == [4, 5]
@@ -90,14 +90,14 @@ def test_every_operation_finds_its_server(store: Store, cluster: Cluster, prefix
         looked = store.get_job(job)
         assert looked
         assert (looked.status, looked.last) == (Status.COMPLETED, 4)
-        assert [job_id for _, job_id in store.jobs(job.workflow_id, None, 10)] == ["job_1"]
+        assert [job_id for _, job_id in store.listing.page(job.workflow_id, None, 10)] == ["job_1"]
         foreign = JobRef(job.workflow_id, "job_2")
         cluster.ask("XADD", f"{prefix}:{{{job.workflow_id}}}:job_2:log", "1-0", "message", "a line")
         assert store.get_jobs([foreign, job])[0] == store.get_job(foreign)
         cluster.ask("UNLINK", f"{prefix}:{{{job.workflow_id}}}:job_2:log")
-        assert {job_id for _, job_id in store.jobs(job.workflow_id, None, 10)} == {"job_1", "job_2"}
-        store.unlist(job.workflow_id, ["job_1", "job_2"])
-        assert [job_id for _, job_id in store.jobs(job.workflow_id, None, 10)] == ["job_1"]
+        assert {job_id for _, job_id in store.listing.page(job.workflow_id, None, 10)} == {"job_1", "job_2"}
+        store.listing.unlist(job.workflow_id, ["job_1", "job_2"])
+        assert [job_id for _, job_id in store.listing.page(job.workflow_id, None, 10)] == ["job_1"]
     store.ping()
 
 
@@ -114,9 +114,9 @@ def test_what_is_safe_is_asked_where_the_job_is(cluster: Cluster, prefix: str) -
     store = Store(cluster.url, prefix=prefix, durability=Durability.REPLICATED)
     attempt = store.open(JobRef(cluster.workflow(cluster.pair[0]), "job_1"), "token")
     store.append(attempt, make_lines(1, 2))
-    oracle = store.durability_probe()
-    assert oracle
-    assert oracle.confirm(attempt) == 3
+    probe = store.durability_probe()
+    assert probe
+    assert probe.confirm(attempt) == 3
     store.close()
 
 
@@ -156,7 +156,7 @@ def test_a_job_that_joins_is_read_at_once(store: Store, jobs: list[JobRef]) -> N
     assert slot_of(first.workflow_id) != slot_of(other.workflow_id)
 
 
-@pytest.mark.parametrize("most", [MAX_READERS, 1], ids=["lanes", "shared lanes"])
+@pytest.mark.parametrize("most", [MAX_SLOT_READERS, 1], ids=["lanes", "shared lanes"])
 def test_a_server_that_stands_still_silences_only_its_own_jobs(
     store: Store, jobs: list[JobRef], cluster: Cluster, most: int
 ) -> None:
@@ -196,7 +196,7 @@ def test_a_server_that_stands_still_is_the_last_to_be_asked_for_the_map(cluster:
     try:
         slowest = 0.0
         for now[0] in range(1, 21):
-            place.report_error(sick, TimedOut())
+            place.report_error(sick, CommandTimedOut())
             began = time.monotonic()
             place.run(healthy, lambda client: client.execute_command("PING"))
             slowest = max(slowest, time.monotonic() - began)
@@ -213,7 +213,7 @@ def test_a_slot_moves_under_a_store(store: Store, cluster: Cluster, prefix: str)
     job = JobRef(cluster.workflow(source, "moving"), "job_1")
     attempt = store.open(job, "token")
     store.append(attempt, make_lines(1, 1))
-    appends = store.appends()
+    appends = store.append_connection()
     run = [LineRun(NOW, "stdout", False, [b"a line"])]
     with reading(store, SHORT) as reader:
         all_of(reader, {job: 0})
@@ -273,7 +273,7 @@ def test_a_tombstone_moves_with_its_slot(store: Store, cluster: Cluster, prefix:
         store.open(job, "another")
     with pytest.raises(Deleted):
         store.register(job)
-    assert (store.get_job(job), store.deleted(job)) == (None, True)
+    assert (store.get_job(job), store.is_deleted(job)) == (None, True)
 
 
 def test_a_cluster_without_a_node_that_answers(prefix: str) -> None:

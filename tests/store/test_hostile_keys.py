@@ -411,7 +411,7 @@ def test_what_is_wrong_with_a_job_stays_with_it(world: World, kind: str) -> None
 
     jobs = [*world.hostile, *world.honest("ended")]
     assert [job.end.lines for job in world.store.get_jobs(jobs)[-2:] if isinstance(job, Job) and job.end] == [3, 3]
-    listed = {job_id for _, job_id in world.store.jobs(SHARED, None, 10_000)}
+    listed = {job_id for _, job_id in world.store.listing.page(SHARED, None, 10_000)}
     assert {job.job_id for job in world.honest("running")} <= listed
     for job in world.honest("running"):
         assert world.channels[job].cursor == 5
@@ -523,5 +523,5 @@ def test_what_is_wrong_with_a_workflow_s_keys_stays_with_the_workflow(world: Wor
         world.make("ended", JobRef(job.workflow_id, "job_3"))
     for workflow, hostile in worlds.items():
         with contextlib.suppress(NotALog):
-            listed = [job_id for _, job_id in world.store.jobs(workflow, None, 10)]
+            listed = [job_id for _, job_id in world.store.listing.page(workflow, None, 10)]
             assert all(map(IDENTIFIER.fullmatch, listed)), hostile.name

@@ -9,7 +9,7 @@ import pytest
 from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import JobRef
-from chronoverse.store.driver import connection
+from chronoverse.store.driver import new_connection
 from chronoverse.store.prefetch import PREFETCH_BYTES, PREFETCH_SECONDS, PrefetchReader
 from tests.support.reading import Clock
 from tests.support.servers import RedisServer, running
@@ -30,7 +30,7 @@ class Rig:
         self.clock = Clock()
         #: Called when the reader is about to send a question.
         self.before: Callable[[], object] = nothing
-        self.reader = PrefetchReader(connection(server.url), self._asking, self.clock)
+        self.reader = PrefetchReader(new_connection(server.url), self._asking, self.clock)
         self._prefix = prefix
 
     def _asking(self, job: JobRef) -> str:

@@ -11,8 +11,8 @@ from typing import Final
 import pytest
 import redis
 
-from chronoverse.archive.chunk_writer import archive_lock
 from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.job_objects import archive_lock
 from chronoverse.archive.retention import set_retention
 from chronoverse.errors import StoreError
 from chronoverse.joblog.values import JobRef, LineRun, Status
@@ -58,7 +58,7 @@ def serve(store: Store) -> None:
     store.append(attempt, make_lines(1, 2))
     store.renew(attempt)
     for tracked_jobs in ((9, 9), (1, 1)):
-        reader = store.reader(0.01, tracked_jobs)
+        reader = store.live_reader(0.01, tracked_jobs)
         reader.read({JOB: 0}, 10)
         reader.interrupt()
         reader.close()
@@ -66,29 +66,29 @@ def serve(store: Store) -> None:
     store.page(JOB, count=10)
     store.page(JOB, before=3, count=10)
     store.get_jobs([JOB, JobRef("wf_1", "job_2")])
-    store.jobs("wf_1", None, 10)
-    store.unlist("wf_1", ["unknown"])
+    store.listing.page("wf_1", None, 10)
+    store.listing.unlist("wf_1", ["unknown"])
     store.finish(attempt, Status.COMPLETED, 0, 0, 3)
     store.get_job(JOB)
     store.get_job(LOST)
     # A foreign runner has written on under the id of a deleted job.
-    assert store.deleted(DELETED)
+    assert store.is_deleted(DELETED)
     assert store.get_job(DELETED) is None
 
 
 def run(store: Store) -> None:
     """All that a runner does, whatever it takes for safe."""
     attempt = store.open(JOB, "token")
-    appends = store.appends()
+    appends = store.append_connection()
     appends.send(attempt, 1, [LineRun(NOW, "stdout", False, [b"a line"])])
     appends.receive()
     appends.reset()
     store.renew(attempt)
     for durability in (Durability.FSYNCED, Durability.REPLICATED):
         store._durability = durability
-        oracle = store.durability_probe()
-        assert oracle
-        oracle.confirm(attempt)
+        probe = store.durability_probe()
+        assert probe
+        probe.confirm(attempt)
     assert store.eviction_warnings(JOB) == []
     store.finish(attempt, Status.COMPLETED, 0, 0, 2)
 
@@ -99,7 +99,7 @@ def archive_all(store: Store) -> None:
     with tempfile.TemporaryDirectory() as directory:
         objects = FileObjectStore(Path(directory))
         with archive_lock(store, LARGE) as token:
-            store.chunks.announce(LARGE, token, f"{LARGE.workflow_id}/{LARGE.job_id}/left")
+            store.chunks.begin_upload(LARGE, token, f"{LARGE.workflow_id}/{LARGE.job_id}/left")
         for days in (30, 7):
             assert archive(store, objects, retention_seconds=days * DAY) == 0
         assert store.catalog.archive_state(ENDED).ended_seconds is None

@@ -62,11 +62,11 @@ def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def publish_and_read(store: Store, job: JobRef = JOB) -> None:
     """Over each kind of connection that a store has."""
     attempt = store.open(job, "token")
-    appends = store.appends()
+    appends = store.append_connection()
     appends.send(attempt, attempt.next, [LineRun(NOW, "stdout", False, [b"a line"])])
     assert appends.receive() == attempt.next + 1
     appends.reset()
-    reader = store.reader(1)
+    reader = store.live_reader(1)
     wait_until(lambda: [found for found, _ in reader.read({job: 0}, 10)] == [job], 5, "it is read")
     reader.interrupt()
     reader.close()

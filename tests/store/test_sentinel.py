@@ -9,7 +9,7 @@ import redis
 from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
-from chronoverse.store.driver import connection
+from chronoverse.store.driver import new_connection
 from chronoverse.store.sentinel import MasterConnection
 from tests.support.bench import JOB, make_lines
 from tests.support.fleets import Watched
@@ -26,7 +26,7 @@ def store(watched: Watched, prefix: str) -> Iterator[Store]:
 def test_the_store_is_the_master_that_they_name(store: Store, watched: Watched, prefix: str) -> None:
     """Commands, appends and the reader lead there."""
     store.append(store.open(JOB, "token"), make_lines(1, 2))
-    reader = store.reader(0.01)
+    reader = store.live_reader(0.01)
     ((_, entries),) = reader.read({JOB: 0}, 10)
     reader.close()
 
@@ -57,7 +57,9 @@ def test_nobody_to_name_a_master(watched: Watched, place: str) -> None:
 def test_a_replica_is_not_taken_for_the_master(watched: Watched) -> None:
     """What the Sentinels say may be old: a server that says of itself that it is a replica is left at once."""
     replica = watched.ports[watched.servers.index(watched.replica)]
-    led = connection("redis://nowhere", connection_class=MasterConnection, leader=lambda: ("127.0.0.1", replica))
+    led = new_connection(
+        "redis://nowhere", connection_class=MasterConnection, find_master=lambda: ("127.0.0.1", replica)
+    )
     with pytest.raises(redis.ConnectionError, match="is not the master"):
         led.connect()
     led.disconnect()

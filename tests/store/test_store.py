@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from chronoverse.archive.chunk_writer import archive_lock
+from chronoverse.archive.job_objects import archive_lock
 from chronoverse.archive.retention import delete_job, set_retention
 from chronoverse.errors import AppendRefused, Closed, CorruptLog, Deleted, Fenced, Held, SequenceGap
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
@@ -112,7 +112,7 @@ def test_a_second_attempt_goes_on_behind_the_last_line(bench: Bench, store: Stor
     bench.ask("ZADD", bench.key("jobs"), 5, "job_1")
 
     assert store.open(JOB, "token-2") == Attempt(JOB, "token-2", 2, 4)
-    assert store.jobs("wf_1", None, 1) == [(5, "job_1")]
+    assert store.listing.page("wf_1", None, 1) == [(5, "job_1")]
     assert bench.hash() == {"status": "RUNNING", "attempt": "2", "created_at": "long ago", "started_at": "later"}
 
 
@@ -550,7 +550,7 @@ def test_what_is_no_string_is_no_tombstone(bench: Bench, store: Store, attempt: 
 
     assert store.append(attempt, make_lines(1, 1)) == 2
     assert status(store, JOB) is Status.RUNNING
-    assert not store.deleted(JOB)
+    assert not store.is_deleted(JOB)
 
 
 def test_nothing_but_the_contracts_keys_is_written(bench: Bench, store: Store) -> None:

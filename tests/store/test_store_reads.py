@@ -15,9 +15,10 @@ from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.joblog.values import End, Job, JobRef, Status
 from chronoverse.store import Store
-from chronoverse.store.foreign_jobs import LISTED_SECONDS, ForeignJobs
-from chronoverse.store.live_reader import TRACKED_JOBS, LiveReader
-from chronoverse.store.store import LOOK_BATCH
+from chronoverse.store.keys import KeyMap
+from chronoverse.store.listing import LISTED_SECONDS, JobListing
+from chronoverse.store.live_reader import TRACKING_THRESHOLDS, LiveReader
+from chronoverse.store.store import GET_JOBS_BATCH
 from chronoverse.store.topology import SingleServer
 from tests.support.bench import JOB, NOW, NOW_SECONDS, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines
 from tests.support.servers import running
@@ -35,13 +36,13 @@ def store(bench: Bench) -> Store:
 
 
 #: When a reader is told of changes: never with a handful of jobs, or always.
-TRACKED: Final = pytest.mark.parametrize("tracked_jobs", [TRACKED_JOBS, (1, 1)], ids=["waits", "is told"])
+TRACKED: Final = pytest.mark.parametrize("tracked_jobs", [TRACKING_THRESHOLDS, (1, 1)], ids=["waits", "is told"])
 
 
 @pytest.fixture
 def reader(store: Store, tracked_jobs: tuple[int, int]) -> Iterator[LiveReader]:
     """A reader that hardly waits."""
-    reader = store.reader(SHORT, tracked_jobs)
+    reader = store.live_reader(SHORT, tracked_jobs)
     assert isinstance(reader, LiveReader)
     yield reader
     reader.close()
@@ -282,7 +283,7 @@ def test_a_log_out_of_shape_can_be_looked_at(bench: Bench, store: Store) -> None
 
 def test_many_jobs_are_looked_at_in_their_order(bench: Bench, store: Store) -> None:
     """More than fit into one round trip, known and unknown."""
-    jobs = [JobRef("wf_1", f"job_{number}") for number in range(LOOK_BATCH + 2)]
+    jobs = [JobRef("wf_1", f"job_{number}") for number in range(GET_JOBS_BATCH + 2)]
     for job in jobs[::100]:
         store.register(job)
 
@@ -341,7 +342,7 @@ def listed(bench: Bench) -> list[tuple[int, str]]:
 def test_pages_of_the_listing_are_the_whole_listing(store: Store, listed: list[tuple[float, str]], size: int) -> None:
     """Each job once, newest first, however many have the same time."""
     found: list[tuple[float, str]] = []
-    while page := store.jobs("wf_1", found[-1] if found else None, size):
+    while page := store.listing.page("wf_1", found[-1] if found else None, size):
         assert len(page) <= size
         found += page
 
@@ -356,10 +357,10 @@ def test_a_page_behind_very_many_jobs_of_one_time_takes_few_commands(bench: Benc
     bench.ask("CONFIG", "RESETSTAT")
 
     for place in (names[4_000], f"{names[4_000]}-gone"):
-        found = store.jobs("wf_1", (7.0, place), 3)
+        found = store.listing.page("wf_1", (7.0, place), 3)
         following = names[4_000:4_003] if place not in names else names[4_001:4_004]
         assert found == [(7.0, name) for name in following]
-    assert store.jobs("wf_1", (7.0, names[-1]), 3) == [(6.0, "older")]
+    assert store.listing.page("wf_1", (7.0, names[-1]), 3) == [(6.0, "older")]
     calls = re.search(rb"cmdstat_zrevrangebyscore:calls=(\d+)", bench.ask("INFO", "commandstats"))
     assert calls
     assert int(calls[1]) < 3 * 40
@@ -373,7 +374,7 @@ def test_members_that_are_no_jobs_cost_a_listing_few_commands(
     strange = [each for number in range(10_000) for each in (number + 10, f"no job's id {number}")]
     bench.ask("ZADD", bench.key("jobs"), 1, "job", *strange)
     bench.ask("CONFIG", "RESETSTAT")
-    assert store.jobs(JOB.workflow_id, before, 25) == [(1.0, "job")]
+    assert store.listing.page(JOB.workflow_id, before, 25) == [(1.0, "job")]
     assert bench.ask("ZCARD", bench.key("jobs")) == 1
     calls = re.search(rb"cmdstat_zrevrangebyscore:calls=(\d+)", bench.ask("INFO", "commandstats"))
     assert calls
@@ -382,26 +383,26 @@ def test_members_that_are_no_jobs_cost_a_listing_few_commands(
 
 def test_a_job_that_comes_meanwhile_moves_no_page(bench: Bench, store: Store, listed: list[tuple[int, str]]) -> None:
     """The next page goes on behind the last job of the one before, also where that has gone."""
-    page = store.jobs("wf_1", None, 4)
+    page = store.listing.page("wf_1", None, 4)
     bench.ask("ZADD", bench.key("jobs"), 9, "new")
     bench.ask("ZREM", bench.key("jobs"), page[-1][1])
 
-    assert store.jobs("wf_1", page[-1], 100) == listed[4:]
+    assert store.listing.page("wf_1", page[-1], 100) == listed[4:]
 
 
 def test_times_in_the_listing_are_exact(bench: Bench, store: Store) -> None:
     """In milliseconds, in both protocols."""
     store.register(JOB)
 
-    assert store.jobs("wf_1", None, 1) == [(1_772_532_005_123, "job_1")]
-    assert store.jobs("wf_2", None, 1) == []
+    assert store.listing.page("wf_1", None, 1) == [(1_772_532_005_123, "job_1")]
+    assert store.listing.page("wf_2", None, 1) == []
 
 
 def test_forgotten_jobs_leave_the_listing(store: Store, listed: list[tuple[int, str]]) -> None:
     """And nothing else does."""
-    store.unlist("wf_1", ["c", "y", "never there"])
+    store.listing.unlist("wf_1", ["c", "y", "never there"])
 
-    assert store.jobs("wf_1", None, 100) == listed[1:-1]
+    assert store.listing.page("wf_1", None, 100) == listed[1:-1]
 
 
 def test_a_job_that_begins_after_the_look_stays_listed(bench: Bench, store: Store) -> None:
@@ -413,9 +414,9 @@ def test_a_job_that_begins_after_the_look_stays_listed(bench: Bench, store: Stor
     store.open(begun, "token-1")
     bench.xadd("1-0", "message", "a line", job=foreign)
 
-    store.unlist("wf_1", ["begun", "foreign", "gone"])
+    store.listing.unlist("wf_1", ["begun", "foreign", "gone"])
 
-    assert {job_id for _, job_id in store.jobs("wf_1", None, 100)} == {"begun", "foreign"}
+    assert {job_id for _, job_id in store.listing.page("wf_1", None, 100)} == {"begun", "foreign"}
 
 
 # Foreign jobs
@@ -434,17 +435,17 @@ def test_a_foreign_job_is_listed_by_its_creation(bench: Bench, store: Store) -> 
     store.get_jobs(jobs)
 
     expected = [(1000 * NOW_SECONDS, by_clock), (9_500, by_entry), (7_000, by_hash), (3, known)]
-    assert store.jobs("wf_1", None, 9) == [(score, job.job_id) for score, job in expected]
+    assert store.listing.page("wf_1", None, 9) == [(score, job.job_id) for score, job in expected]
 
 
 def test_a_foreign_job_is_listed_once_in_a_while(bench: Bench) -> None:
     """And not by each of the many looks at it."""
     now = [0.0]
-    foreign = ForeignJobs(SingleServer(bench.url), lambda _: bench.key("jobs"), monotonic=lambda: now[0])
+    listing = JobListing(SingleServer(bench.url), KeyMap(bench.prefix), monotonic=lambda: now[0])
     job = Job(JOB, Status.RUNNING, created_at=NOW)
     listed = []
     for now[0] in (0.0, LISTED_SECONDS - 0.1, LISTED_SECONDS):
-        foreign.list_jobs([job])
+        listing.add_foreign([job])
         listed.append(bench.ask("ZREM", bench.key("jobs"), JOB.job_id))
 
     assert listed == [1, 0, 1]
@@ -457,7 +458,7 @@ def test_a_job_of_our_own_runner_is_listed_by_its_runner_alone(bench: Bench, sto
     store.get_job(JOB)
     store.get_jobs([JOB])
 
-    assert store.jobs("wf_1", None, 1) == []
+    assert store.listing.page("wf_1", None, 1) == []
 
 
 @pytest.mark.parametrize("refusal", ["full", "replica", "another type"])
@@ -563,7 +564,7 @@ OPERATIONS: Final[dict[str, Callable[[Store], Any]]] = {
     "page down": lambda store: store.page(JOB, before=9, count=1),
     "open": lambda store: store.open(JOB, "token-1"),
     "register": lambda store: store.register(JOB),
-    "jobs": lambda store: store.jobs("wf_1", None, 1),
+    "jobs": lambda store: store.listing.page("wf_1", None, 1),
 }
 
 
@@ -649,7 +650,7 @@ def woken(bench: Bench, reader: LiveReader, wake: Callable[[], object]) -> list[
 @pytest.fixture
 def patient(store: Store, tracked_jobs: tuple[int, int]) -> Iterator[LiveReader]:
     """A reader that waits longer than a test may take."""
-    reader = store.reader(LONG, tracked_jobs)
+    reader = store.live_reader(LONG, tracked_jobs)
     assert isinstance(reader, LiveReader)
     yield reader
     reader.close()

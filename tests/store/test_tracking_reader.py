@@ -21,9 +21,9 @@ from chronoverse.errors import NotALog, StoreError, StoreUnavailable
 from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
-from chronoverse.store.driver import connection, hear_changes
+from chronoverse.store.driver import new_connection, on_changed_keys
 from chronoverse.store.live_reader import LiveReader
-from chronoverse.store.tracking_reader import VAIN_SECONDS
+from chronoverse.store.tracking_reader import EMPTY_READ_SECONDS
 from chronoverse.store.watchlist import Watchlist
 from tests.support.examples import examples
 from tests.support.servers import RedisServer
@@ -44,7 +44,7 @@ class World:
         self.server = server
         self.prefix = prefix
         self.store = Store(server.url + options, prefix=prefix)
-        reader = self.store.reader(BLOCK, tracked_jobs)
+        reader = self.store.live_reader(BLOCK, tracked_jobs)
         assert isinstance(reader, LiveReader)
         self.reader = reader
         self.cursors: dict[JobRef, int] = {}
@@ -73,7 +73,7 @@ class World:
             del watchlist[gone]
         for job, cursor in self.cursors.items():
             if watchlist.get(job) != cursor:
-                watchlist.move(job, cursor)
+                watchlist.set_cursor(job, cursor)
         return watchlist
 
     def asked(self) -> int:
@@ -196,7 +196,7 @@ def test_thousands_that_change_while_the_server_is_asked(world: World, monkeypat
         world.server.ask("EVAL", script, len(jobs), *map(world.key, jobs))
         return True
 
-    monkeypatch.setattr("chronoverse.store.tracking_reader._drained", change)
+    monkeypatch.setattr("chronoverse.store.tracking_reader._was_interrupted", change)
     assert world.read() == {}
     assert world.read() == {each: [1] for each in jobs}
 
@@ -205,7 +205,7 @@ def test_an_answer_that_nobody_asked_for(world: World) -> None:
     """From then on each answer would be taken for the next one's: the connection is given up, and nothing is lost."""
     world.watch(*JOBS)
     world.read()
-    connection = world.reader._many._connection
+    connection = world.reader._tracking._connection
     assert connection
     connection.send_command("XREAD", "STREAMS", world.key(JOBS[0]), "0")
     world.write(JOBS[0], 1)
@@ -234,7 +234,7 @@ def test_changes_that_are_no_lines_are_gathered(world: World) -> None:
         stop.set()
         other.join(SOON)
 
-    assert world.asked() - before <= 2 * (BLOCK / VAIN_SECONDS + 4)
+    assert world.asked() - before <= 2 * (BLOCK / EMPTY_READ_SECONDS + 4)
 
 
 def keep_changing(world: World, job: JobRef, stop: threading.Event) -> None:
@@ -319,13 +319,13 @@ def test_a_server_that_may_not_tell_is_read_as_ever(
             assert world.read() == {JOBS[9]: [number]}
     world.close()
 
-    assert not world.reader.tracks
+    assert not world.reader.tracks_changes
     assert len([record for record in caplog.records if "does not tell" in record.message]) == 1
 
 
 def test_a_parser_of_resp2_alone_hears_nothing(server: RedisServer) -> None:
     """It is the driver's own, where hiredis is not installed."""
-    assert not hear_changes(connection(f"{server.url}?protocol=2", parser_class=_RESP2Parser), print)
+    assert not on_changed_keys(new_connection(f"{server.url}?protocol=2", parser_class=_RESP2Parser), print)
 
 
 def test_a_server_busy_with_a_script_is_asked_again(server: RedisServer, world: World) -> None:
@@ -344,7 +344,7 @@ def test_a_server_busy_with_a_script_is_asked_again(server: RedisServer, world: 
     world.write(JOBS[1], 1)
 
     assert world.read() == {JOBS[1]: [1]}
-    assert world.reader.tracks
+    assert world.reader.tracks_changes
 
 
 def suppressing(ask: Callable[..., object]) -> Callable[..., None]:
@@ -376,7 +376,7 @@ def test_it_is_told_while_there_are_many(server: RedisServer) -> None:
         assert set(world.read()) <= set(JOBS[:jobs])
         while any(cursor < number for cursor in world.cursors.values()):
             world.read()
-        seen.append(world.reader.tracks)
+        seen.append(world.reader.tracks_changes)
     world.close()
 
     assert seen == [False, True, True, True, False, False, True]

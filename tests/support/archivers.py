@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from chronoverse.archive.archiver import Archiver, ArchiverLimits
+from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.codec import entries_in, unpack
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.garbage import nothing
+from chronoverse.archive.job_objects import nothing
 from chronoverse.archive.object_store import ObjectStore
+from chronoverse.archive.retention import ArchiverLimits
 from chronoverse.joblog.entries import Entry, read_entries
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store

@@ -13,7 +13,7 @@ from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store
-from chronoverse.store.live_reader import TRACKED_JOBS
+from chronoverse.store.live_reader import TRACKING_THRESHOLDS
 
 #: Seconds a read blocks when a test calls it by hand: one with nothing to say comes back at once.
 BLOCK_SECONDS: Final = 0.001
@@ -44,7 +44,7 @@ class Impatient:
     def __init__(self, store: Store, most: int = 2048, *, tracked: bool = False) -> None:
         self._store = store
         self._most = most
-        self._tracked_jobs = (1, 1) if tracked else TRACKED_JOBS
+        self._tracked_jobs = (1, 1) if tracked else TRACKING_THRESHOLDS
         self.fault: StoreError | None = None
         self.before: dict[str, Callable[[], object]] = {}
 
@@ -55,11 +55,11 @@ class Impatient:
             raise self.fault
 
     @property
-    def one_server(self) -> bool:
-        return self._store.one_server
+    def single_server(self) -> bool:
+        return self._store.single_server
 
-    def server(self, job: JobRef) -> Hashable:
-        return self._store.server(job)
+    def server_of(self, job: JobRef) -> Hashable:
+        return self._store.server_of(job)
 
     def get_job(self, job: JobRef) -> Job | None:
         self._check("look")
@@ -81,8 +81,8 @@ class Impatient:
         self._check("redactions")
         return self._store.redactions(job, count)
 
-    def reader(self, block_seconds: float) -> LiveReaderProtocol:
-        return _ImpatientReader(self._store.reader(BLOCK_SECONDS, self._tracked_jobs), self._most, self._check)
+    def live_reader(self, block_seconds: float) -> LiveReaderProtocol:
+        return _ImpatientReader(self._store.live_reader(BLOCK_SECONDS, self._tracked_jobs), self._most, self._check)
 
 
 class _ImpatientReader:
@@ -96,8 +96,8 @@ class _ImpatientReader:
         return self._reader.read(cursors, min(count, self._most))
 
     @property
-    def tracks(self) -> bool:
-        return self._reader.tracks
+    def tracks_changes(self) -> bool:
+        return self._reader.tracks_changes
 
     def interrupt(self) -> None:
         self._reader.interrupt()

@@ -25,7 +25,7 @@ def seal(
     packer = Packer(job, found.archived + 1, frame_bytes)
     packer.add(store.page(job, after=found.archived, count=to - found.archived), found.first)
     chunk, data = packer.finish()
-    store.chunks.announce(job, token, chunk.name)
+    store.chunks.begin_upload(job, token, chunk.name)
     objects.put(chunk.name, data)
     store.chunks.commit_chunk(job, token, chunk, trim=chunk.last if trim else 0)
     store.chunks.release_lock(job, token)

@@ -1,7 +1,7 @@
--- Takes the archiving of a job, or extends it.
--- KEYS  archive lease
--- ARGV  token, lease in ms
--- ->    OK | TAKEN by somebody else
+-- Takes the archive lock of a job, or extends it.
+-- KEYS  archive lock
+-- ARGV  token, how long the lock lasts in ms
+-- ->    OK | TAKEN by another archiver
 check_types(KEYS[1])
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return {'TAKEN'} end

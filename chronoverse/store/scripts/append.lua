@@ -1,17 +1,18 @@
--- Compare-and-append: a batch is stored whole or not at all, and a repeated one changes nothing.
+-- Compare-and-append: stores all lines of a batch or none. Lines that the log already has are skipped, so the batch may
+-- be sent again.
 -- KEYS  log, job, lease
 -- ARGV  token, lease in ms, first number, then runs of lines alike: timestamp, stream, partial ('' or '1'),
 --       how many, their messages
 -- ->    OK next | OK next SLOW (an archiver asks for a pause) | GAP expected | DELETED | FENCED | CLOSED | TAINTED last-id
--- Out of memory is an error before the first write, so XADD (or what makes it possible) comes before every other write.
+-- When the server is out of memory, the first write raises an error. So XADD (or what makes it possible) is the first.
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 local token, ttl, first = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 check_types(log, job, lease)
-local last, shape = head(log, job)
+local last, problem = head(log, job)
 local refused = refusal(job, lease, token)
 if refused then return {refused} end
-if shape then return {shape, last} end
+if problem then return {problem, last} end
 if first > last + 1 then return {'GAP', last + 1} end
 
 local call, number, at = redis.call, first, 4

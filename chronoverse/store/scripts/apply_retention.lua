@@ -1,7 +1,8 @@
--- The workflow's retention has changed: a running job is told, an ended one that only the store has goes accordingly.
+-- Applies a workflow's changed retention to a job. A running job gets it as a field of its hash. An ended job that is
+-- not archived gets a new time to live.
 -- KEYS  log, job
--- ARGV  the workflow's own retention in ms ('' for none), for how long jobs are kept behind their end now, in ms
--- ->    1 when that is so, 0 when there is no such job, or the archive has it whole
+-- ARGV  the workflow's own retention in ms ('' for none), the retention that now holds for the job in ms
+-- ->    1 when it was applied, 0 when there is no such job, or the archive has all of it
 local log, job = KEYS[1], KEYS[2]
 
 check_types(log, job)

@@ -1,11 +1,11 @@
--- What is known of a job's archiving.
+-- How far a job is archived.
 -- KEYS  log, job, archive, workflow's settings
 -- ->    {archived, archive_state, deleting, swept, ms since the end was seen, archived_at, the settings' retention_seconds,
---       the log's first id, its last id}; '' for what there is not
--- A hash that was lost is told again what the records of the chunks say.
+--       the log's first id, its last id}; '' for each that is missing
+-- When the job's hash was lost, its fields about the archive are restored from the records of the chunks.
 local log, job, archive, settings = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
--- The first and the last number that a chunk's record names. Raises where it is no record of ours.
+-- The first and the last number in a chunk's record. Raises for a value that is no record of ours.
 local function span(record)
   local is_json, chunk = pcall(cjson.decode, record)
   if is_json and type(chunk) == 'table' then
@@ -22,9 +22,9 @@ check_types(log, job, archive)
 local names = {'archived', 'archive_state', 'deleting', 'swept', 'end_seen_ms', 'archived_at'}
 local answer = redis.call('HMGET', job, unpack(names))
 if not answer[1] then
-  local ends = {redis.call('ZRANGE', archive, 0, 0)[1], redis.call('ZRANGE', archive, -1, -1)[1]}
-  if ends[1] then
-    local first, last = span(ends[1]), select(2, span(ends[2]))
+  local first_record, last_record = redis.call('ZRANGE', archive, 0, 0)[1], redis.call('ZRANGE', archive, -1, -1)[1]
+  if first_record then
+    local first, last = span(first_record), select(2, span(last_record))
     answer[1] = string.format('%.0f', last)
     redis.call('HSET', job, 'archived', answer[1], 'archived_first', string.format('%.0f', first))
     redis.call('PERSIST', job)
@@ -32,7 +32,7 @@ if not answer[1] then
 end
 local seen = end_seen(job)
 answer[5] = seen and string.format('%.0f', now_ms() - seen)
--- Settings that cannot be read are none: a workflow's jobs are archived all the same.
+-- A workflow whose settings key is of another type has no settings. Its jobs are archived all the same.
 local retention = redis.pcall('HGET', settings, 'retention_seconds')
 answer[7] = type(retention) == 'string' and retention
 for at = 1, 7 do answer[at] = answer[at] or '' end

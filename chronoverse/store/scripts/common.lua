@@ -1,8 +1,8 @@
--- Put before every script. All of a job's keys share the hash tag of its workflow.
--- Anybody who may write to the store may have written anything into these keys. So a script begins with check_types(),
+-- This file is put before every script. All of a job's keys share the hash tag of its workflow.
+-- Anybody who may write to the store may have written anything into these keys. So each script calls check_types()
 -- before its first write, and reads numbers with whole_number().
 
--- What each kind of key must be. A kind is the part of a key's name after its last colon.
+-- The type that each kind of key must have. A kind is the part of a key's name after its last colon.
 local TYPES = {
   log = 'stream', job = 'hash', lease = 'string', sealer = 'string', archive = 'zset', audit = 'list', jobs = 'zset',
   garbage = 'hash',
@@ -18,7 +18,7 @@ local function check_types(...)
   end
 end
 
--- The whole number in a text of 1 to 15 decimal digits, else nil. tonumber() takes more: 'nan', '1e400', '0x10', ' 7'.
+-- The number in a text of 1 to 15 decimal digits, else nil. tonumber() also takes 'nan', '1e400', '0x10' and ' 7'.
 local function whole_number(text)
   return text and #text <= 15 and string.match(text, '^%d+$') and tonumber(text) or nil
 end
@@ -33,14 +33,14 @@ local function is_terminal(status)
   return status == 'COMPLETED' or status == 'FAILED' or status == 'CANCELED' or status == 'LOST'
 end
 
--- When the end of a job was first seen, in Unix ms by the server's clock; nil when it has not been. Retention counts from
--- then: the time that the terminal entry names is by the clock of whoever wrote it. A time still to come is none.
+-- When the end of a job was first seen, in Unix ms by the server's clock. Nil when it was not seen, and for a time in the
+-- future. Retention counts from this time, since the time in the terminal entry is by the clock of whoever wrote it.
 local function end_seen(job)
   local seen = whole_number(redis.call('HGET', job, 'end_seen_ms'))
   return seen and seen <= now_ms() and seen or nil
 end
 
--- The value behind a name in a flat list of field, value, field, value, …
+-- The value that follows a name in a flat list of field, value, field, value, …
 local function field(flat, name)
   for at = 1, #flat, 2 do
     if flat[at] == name then return flat[at + 1] end
@@ -52,29 +52,30 @@ local function server_uptime()
   return tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)'))
 end
 
--- Whether nobody holds a lease with this value: it is gone, or a look has put the end of its grace in its place.
+-- Whether no runner holds the lease, which has this value: it is absent, or get_job.lua has replaced the token by the end
+-- of a grace period.
 local function is_free(holder)
   return not holder or string.sub(holder, 1, 6) == 'grace:'
 end
 
--- Whether the log still holds the entry whose fields, joined by NUL, have this SHA-1. An empty id asks for nothing.
-local function holds(log, id, sha1)
+-- Whether the log still holds the entry whose fields, joined by NUL, have this SHA-1. True for an empty id.
+local function holds_entry(log, id, sha1)
   if id == '' then return true end
   local found = redis.call('XRANGE', log, id, id)[1]
   return found and redis.sha1hex(table.concat(found[2], '\0')) == sha1
 end
 
--- Whether the job was deleted: then its tombstone is there, a string. Its name follows from `key`, any key of the job.
--- A key of another type is no tombstone: a foreign runner, who may XADD and nothing else, must not delete jobs so.
--- The tombstone is read here without being one of KEYS: it is hardly ever there, and while a Cluster moves a slot it
--- refuses every script (TRYAGAIN) of whose KEYS some are there and some are not. During the move this may say no; but
--- then open and register are refused themselves, for the keys of the job that they would make are not there either.
+-- Whether the job was deleted: then it has a tombstone, a string. `key` is any key of the job, from which the tombstone's
+-- name follows. A key of another type is no tombstone: a foreign runner that may only XADD must not delete jobs by it.
+-- The tombstone is not one of KEYS. It is nearly always absent, and while a Cluster moves a slot it refuses every script
+-- (TRYAGAIN) of whose KEYS only some are there. During such a move this function may miss a tombstone. Then open and
+-- register are refused themselves, since the keys of the job that they would make are absent too.
 -- https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#multi-key-operations
 local function is_deleted(key)
   return type(redis.pcall('GET', (string.gsub(key, '%a+$', 'deleted')))) == 'string'
 end
 
--- Why nothing can be appended under this token: DELETED, CLOSED or FENCED. Nil while the lease holds it.
+-- Why nothing can be appended under this token: DELETED, CLOSED or FENCED. Nil while the lease holds the token.
 local function refusal(job, lease, token)
   if redis.call('GET', lease) == token then return nil end
   if is_deleted(lease) then return 'DELETED' end
@@ -88,10 +89,11 @@ local function stream_info(log)
   return info
 end
 
--- The last number in the log, and what is wrong with adding to it:
--- CLOSED behind a terminal entry, TAINTED when the ids are not 1-0, 2-0, 3-0, … (then the last id comes first).
--- entries-added survives trims, restarts and rewrites, so this audit of the whole numbering costs O(1).
--- What is archived keeps its numbers when the log itself is lost: then the next is the one behind.
+-- The last number in the log, and why nothing can be appended to it: CLOSED after a terminal entry, TAINTED when the ids
+-- are not 1-0, 2-0, 3-0, … (then the first value is the last id), else nil.
+-- Redis counts the entries ever added. The count survives trims, restarts and rewrites, so comparing it with the last
+-- number checks all ids in O(1). Archived lines keep their numbers when the log itself is lost: the next number is the
+-- one after them.
 local function head(log, job)
   local archived = whole_number(redis.call('HGET', job, 'archived')) or 0
   if redis.call('EXISTS', log) == 0 then return archived, nil end
@@ -105,8 +107,8 @@ local function head(log, job)
   return tonumber(number), nil
 end
 
--- Makes a log that is not there an empty one whose last number is `last`: as it was when all up to there had been
--- trimmed. Its first write is the one that may be refused for memory, and that error is returned.
+-- Makes a missing log an empty one whose last number is `last`, as if all lines up to there had been trimmed. Returns
+-- the error of the first write, which is the only one that may be refused for memory.
 local function resume_numbering(call, log, last)
   if last == 0 or redis.call('EXISTS', log) == 1 then return end
   local made = call('XGROUP', 'CREATE', log, 'made', '$', 'MKSTREAM')
@@ -115,18 +117,26 @@ local function resume_numbering(call, log, last)
   redis.call('XSETID', log, string.format('%.0f-0', last), 'ENTRIESADDED', string.format('%.0f', last))
 end
 
--- For how long a job is kept behind its end, in ms: as its workflow had it, or else as is common. What a workflow has of
--- its own stands in the job's hash as well: a key that may not be there would hold up every script while a Cluster moves
--- the others.
-local function kept(job, common)
+-- Removes the lines up to a number from the log, but never its last entry.
+local function trim_log(log, number)
+  if redis.call('EXISTS', log) == 0 then return end
+  local last = tonumber(string.match(stream_info(log)['last-generated-id'], '^%d+'))
+  redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', math.min(number, last - 1) + 1))
+end
+
+-- The retention of a job in ms: the one of its workflow, or else the common one. The workflow's own is also a field of
+-- the job's hash, so that scripts need not read the settings. That key may be absent, and then a Cluster would refuse
+-- the script while it moves the slot.
+local function retention_of(job, common)
   local own = whole_number(redis.call('HGET', job, 'retention_ms'))
   return own and string.format('%.0f', own) or common
 end
 
--- Writes the terminal entry and all that goes with it. Returns false, with nothing written, beyond the 15 digits that
--- a number may have, and for a lost job when the server refuses: the XADD is the first write, and the only one that
--- can be refused for memory. What is archived stays until all of the job goes, and so does the job.
-local function close(log, job, last, status, exit_code, dropped, now, retention)
+-- Ends a job: writes the terminal entry and the fields of the hash, and starts the retention. Returns false, with nothing
+-- written, when the entry's number would have more than 15 digits, and for status LOST also when the server refuses the
+-- write. The XADD is the first write, and the only one that can be refused for memory. An archived job's hash stays
+-- until the archive is deleted.
+local function end_job(log, job, last, status, exit_code, dropped, now, retention)
   local number = tonumber(last) or tonumber(string.match(last, '^%d+'))
   if number >= 999999999999999 then return false end
   local lines = string.format('%.0f', number)
@@ -142,7 +152,7 @@ local function close(log, job, last, status, exit_code, dropped, now, retention)
   redis.call('HSET', job, 'status', status, 'lines', lines, 'dropped', dropped, 'finished_at', now)
   redis.call('HSET', job, 'end_seen_ms', string.format('%.0f', now_ms()))
   if exit_code ~= '' then redis.call('HSET', job, 'exit_code', exit_code) end
-  retention = kept(job, retention)
+  retention = retention_of(job, retention)
   redis.call('PEXPIRE', log, retention)
   if not redis.call('HGET', job, 'archived') then redis.call('PEXPIRE', job, retention) end
   return true

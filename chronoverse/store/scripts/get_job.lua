@@ -1,21 +1,22 @@
--- What is known of a job at this instant; and a RUNNING job whose lease is gone is declared LOST here.
+-- Reads a job as it is now. A RUNNING job whose lease has expired is declared LOST here.
 -- KEYS  log, job, lease
--- ARGV  now (ISO 8601), lease in ms, retention in ms, grace in ms
--- ->    nil when there is neither a log nor a job, or it is being deleted or was, else
+-- ARGV  now (ISO 8601), lease in ms, retention in ms, grace period in ms
+-- ->    nil when there is neither a log nor a hash, and when the job is deleted or is being deleted; else
 --       {job hash as field, value, …; first id; last id; first entry's timestamp; terminal entry as field, value, …;
---       1 when the runner is suspected}
--- Of the hash and of the terminal entry only the fields that mean something, and none that is longer than FIELD_BYTES.
--- Only a leased job (it has an attempt) can be lost: a foreign runner without a lease never is. Whoever finds the lease
--- gone first only puts the end of the grace in its place: a server that stood still lets leases expire that nobody could
--- renew, and the runner, if it lives, opens again within the grace. While the server has been up for less than a lease
--- no runner had the time to renew, and while it refuses writes none could: nobody is judged then.
+--       1 during the grace period of an expired lease}
+-- Of the hash and of the terminal entry only the known fields are read, and none that is longer than FIELD_BYTES.
+-- Only a job that has had a lease (it has an attempt) can be LOST. A foreign runner without a lease is never LOST.
+-- The first call that finds the lease expired writes the end of a grace period into the lease. A server that stood still
+-- lets leases expire which nobody could renew; a live runner opens the job again within the grace period. A call after
+-- its end declares the job LOST. No job is declared LOST while the server has been up for less than a lease, since no
+-- runner had time to renew, nor while it refuses writes, since no runner could.
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 local FIELDS = {
   'status', 'attempt', 'created_at', 'started_at', 'finished_at', 'exit_code', 'lines', 'dropped', 'archived',
   'archived_first', 'archive_state', 'redactions', 'deleting',
 }
 local TERMINAL = {event = true, status = true, exit_code = true, lines = true, dropped = true, timestamp = true}
--- Longer than any of ours: of thousands of jobs looked at together each could bring megabytes that somebody else wrote.
+-- Longer than any value of ours. Another writer may have written megabytes, and thousands of jobs are read together.
 local FIELD_BYTES = 256
 
 local function read_hash()
@@ -41,23 +42,23 @@ local function read_terminal(entry)
   return terminal
 end
 
--- Remembers when the end of a job was first seen, and forgets it when another log is written under its name. The server
--- may refuse it; the next look tries again. For a foreign job this may be the first field of the hash, which then lives
--- as long as a job that only the store has.
+-- Stores when the end of a job was first seen, and clears that when a new log is written under the job's name. The server
+-- may refuse the write; the next call tries again. For a foreign job this may create the hash, which then lives as long
+-- as a job that is not archived.
 local function note_end(ended)
   local seen = end_seen(job)
   if ended and not seen then
-    local new = redis.call('EXISTS', job) == 0
+    local is_new = redis.call('EXISTS', job) == 0
     redis.pcall('HSET', job, 'end_seen_ms', string.format('%.0f', now_ms()))
-    if new then redis.pcall('PEXPIRE', job, ARGV[3]) end
+    if is_new then redis.pcall('PEXPIRE', job, ARGV[3]) end
   elseif seen and not ended then
     redis.pcall('HSET', job, 'end_seen_ms', '')
   end
 end
 
 if is_deleted(lease) then
-  -- A foreign runner knows nothing of tombstones: what it has written is taken away, unless the deletion itself still
-  -- has to do that. A user who may not UNLINK leaves it to others.
+  -- A foreign runner does not know of tombstones, so what it has written is removed here, unless the deletion of the job
+  -- still goes on and does it. A user who may not UNLINK leaves it to other callers.
   if type(redis.pcall('HGET', job, 'deleting')) ~= 'string' then redis.pcall('UNLINK', log, job, lease) end
   return false
 end
@@ -66,22 +67,22 @@ local hash = read_hash()
 local exists = redis.call('EXISTS', log) == 1
 if #hash == 0 and not exists or field(hash, 'deleting') then return false end
 
-local suspected = 0
+local in_grace = 0
 if field(hash, 'status') == 'RUNNING' and field(hash, 'attempt') then
   local holder = redis.call('GET', lease)
   if is_free(holder) and server_uptime() * 1000 >= tonumber(ARGV[2]) then
-    local last, shape = head(log, job)
+    local last, problem = head(log, job)
     local now, grace = now_ms(), tonumber(ARGV[4])
-    local over_at = holder and whole_number(string.sub(holder, 7))
-    if over_at and over_at > now + grace then over_at = nil end
-    if shape ~= 'CLOSED' and not over_at then
+    local grace_end = holder and whole_number(string.sub(holder, 7))
+    if grace_end and grace_end > now + grace then grace_end = nil end
+    if problem ~= 'CLOSED' and not grace_end then
       redis.pcall('SET', lease, string.format('grace:%.0f', now + grace), 'PX', 20 * grace)
-      suspected = 1
-    elseif shape ~= 'CLOSED' and now < over_at then
-      suspected = 1
-    elseif shape ~= 'CLOSED' and close(log, job, last, 'LOST', '', '0', ARGV[1], ARGV[3]) then
+      in_grace = 1
+    elseif problem ~= 'CLOSED' and now < grace_end then
+      in_grace = 1
+    elseif problem ~= 'CLOSED' and end_job(log, job, last, 'LOST', '', '0', ARGV[1], ARGV[3]) then
       redis.call('DEL', lease)
-      -- Both may have gone at once: a workflow may keep its jobs for no time at all.
+      -- With a retention of 0 both keys are gone at once.
       hash, exists = read_hash(), redis.call('EXISTS', log) == 1
       if #hash == 0 and not exists then return false end
     end
@@ -91,7 +92,7 @@ local info = exists and stream_info(log) or {}
 local first, last = info['first-entry'], info['last-entry']
 local terminal = last and field(last[2], 'event') == 'end'
 note_end(terminal or is_terminal(field(hash, 'status')))
-if not exists then return {hash, '', '', '', {}, suspected} end
+if not exists then return {hash, '', '', '', {}, in_grace} end
 local started_at = first and field(first[2], 'timestamp') or ''
 return {
   hash,
@@ -99,5 +100,5 @@ return {
   info['last-generated-id'],
   #started_at <= FIELD_BYTES and started_at or '',
   terminal and read_terminal(last[2]) or {},
-  suspected,
+  in_grace,
 }

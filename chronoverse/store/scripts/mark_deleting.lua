@@ -1,20 +1,20 @@
--- From now on nobody sees the job, or can write to it: its objects are about to be deleted, and then its keys.
--- KEYS  log, job, lease, archive lease, tombstone
--- ARGV  archiving token, for how many ms the id stays deleted: 0 leaves no tombstone, nor takes one away
+-- Hides a job from readers and refuses its runners. Its objects are about to be deleted, and then its keys.
+-- KEYS  log, job, lease, archive lock, tombstone
+-- ARGV  token of the archive lock, for how many ms the id stays deleted: with 0 no tombstone is made, nor one removed
 -- ->    OK | HELD by a runner | FENCED
-local log, job, lease, sealer = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local log, job, lease, lock = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
--- Also where the log is of another type.
-check_types(job, lease, sealer)
-if redis.call('GET', sealer) ~= ARGV[1] then return {'FENCED'} end
+-- The log may be of any type.
+check_types(job, lease, lock)
+if redis.call('GET', lock) ~= ARGV[1] then return {'FENCED'} end
 if not is_free(redis.call('GET', lease)) then return {'HELD'} end
 if ARGV[2] ~= '0' then redis.call('SET', KEYS[5], '1', 'PX', ARGV[2]) end
 if redis.call('EXISTS', log, job) > 0 then redis.call('HSET', job, 'deleting', '1') end
--- A tail that waits for the next line is woken by an end, looks at the job and finds it deleted. Otherwise it would show
--- what a foreign runner writes until its next look, which may be seconds away.
+-- The terminal entry wakes the tail readers that wait for the next line. They ask for the job and find it deleted.
+-- Without it they would show what a foreign runner writes until they ask by themselves, which may be seconds later.
 if redis.call('TYPE', log).ok == 'stream' then
-  local last, shape = head(log, job)
-  local id = not shape and string.format('%.0f-0', last + 1)
+  local last, problem = head(log, job)
+  local id = not problem and string.format('%.0f-0', last + 1)
   if id then redis.pcall('XADD', log, id, 'event', 'end', 'status', 'CANCELED') end
 end
 return {'OK'}

@@ -1,23 +1,24 @@
--- A new attempt at a job: takes the lease and says where its numbering goes on.
+-- Opens a new attempt at a job: takes the lease, and returns the number of the next line.
 -- KEYS  log, job, lease, jobs
 -- ARGV  token, lease in ms, now (ISO 8601), now (Unix ms), job id, the workflow's own retention in ms ('' for none),
 --       the number that the first line must get ('' for any)
 -- ->    OK attempt next | DELETED | HELD | CLOSED | TAINTED last-id | GAP next, when the first line would get another number
--- The token is the caller's own, so a repeated open after a lost reply finds its lease and changes nothing.
+-- The caller makes up the token. So when it repeats the call after a lost reply, it has the lease already, and nothing
+-- changes.
 local log, job, lease, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local token, ttl = ARGV[1], ARGV[2]
 
 if is_deleted(lease) then return {'DELETED'} end
 check_types(log, job, lease, jobs)
-local last, shape = head(log, job)
+local last, problem = head(log, job)
 local status, deleting = unpack(redis.call('HMGET', job, 'status', 'deleting'))
-if shape == 'CLOSED' or is_terminal(status) or deleting then return {'CLOSED'} end
-if shape == 'TAINTED' then return {'TAINTED', last} end
+if problem == 'CLOSED' or is_terminal(status) or deleting then return {'CLOSED'} end
+if problem == 'TAINTED' then return {'TAINTED', last} end
 
 local holder = redis.call('GET', lease)
 if not is_free(holder) and holder ~= token then return {'HELD'} end
 if ARGV[7] ~= '' and holder ~= token and tonumber(ARGV[7]) ~= last + 1 then return {'GAP', last + 1} end
--- Nothing below fails half-way: the keys are of their types, and where there is no memory this first write is refused.
+-- No later command fails: all keys have the right type, and without memory this first write is refused.
 redis.call('ZADD', jobs, 'NX', ARGV[4], ARGV[5])
 local attempt = whole_number(redis.call('HGET', job, 'attempt')) or 0
 if is_free(holder) then

@@ -1,6 +1,6 @@
--- Registers a PENDING job, so that viewers can attach before it starts.
+-- Registers a PENDING job, so that viewers can open it before it starts.
 -- KEYS  job, jobs
--- ARGV  now (ISO 8601), now (Unix ms), job id, retention in ms (of a registration that no runner ever opens)
+-- ARGV  now (ISO 8601), now (Unix ms), job id, retention in ms (of a job that no runner ever opens)
 -- ->    1 when it is new, 0 when it was there, -1 when it was deleted
 local job, jobs = KEYS[1], KEYS[2]
 if is_deleted(job) then return -1 end

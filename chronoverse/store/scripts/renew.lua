@@ -1,4 +1,4 @@
--- Extends the lease if it still holds the token. PEXPIRE works out of memory, where SET would be refused.
+-- Extends the lease if it still holds the token. PEXPIRE works on a server out of memory, which would refuse SET.
 -- KEYS  lease
 -- ARGV  token, lease in ms
 -- ->    OK | DELETED | FENCED

@@ -1,4 +1,4 @@
--- Has the runner of a job go slowly for a while: its log grows faster than it can be archived.
+-- Makes the runner of a job pause after each append for a while, since its log grows faster than it can be archived.
 -- KEYS  job
 -- ARGV  for how long, in ms of the server's clock
 -- ->    OK

@@ -1,12 +1,12 @@
--- Takes jobs of which nothing is left out of their workflow's listing. A job that has begun since it was last looked at
--- stays: the test and the removal are one step.
+-- Takes jobs out of their workflow's listing of which neither the log nor the hash is there. The test and the removal are
+-- one step, so a job that has just begun stays.
 -- KEYS  jobs, then each job's log and hash
 -- ARGV  the job ids, in the same order
 -- ->    how many were taken out
-local jobs, gone = KEYS[1], 0
+local jobs, removed = KEYS[1], 0
 for number, id in ipairs(ARGV) do
   if redis.call('EXISTS', KEYS[2 * number], KEYS[2 * number + 1]) == 0 then
-    gone = gone + redis.call('ZREM', jobs, id)
+    removed = removed + redis.call('ZREM', jobs, id)
   end
 end
-return gone
+return removed

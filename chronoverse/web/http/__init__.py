@@ -1,13 +1,21 @@
 """What all routes share.
 
-dependencies     what a worker has, built once and handed to every route
-schemas          parameters and bodies of requests and answers; also publish_schemas and search_schemas
-bodies           reads what requests send, within bounds
-pages            makes pages of lines; page_budget bounds what one may cost; cursors spells where the next begins
-problems         errors as answers (RFC 9457); parse_errors does it for requests that are no HTTP
-request_id       names each request; client_ip says where it came from
-shares           divides a bounded resource among subjects; token_bucket bounds a rate
-event_loop       lets others in the worker go on
-logging          the service's log lines; tracing makes spans
-openapi          the description of all routes
+dependencies   what a worker has, built once and given to every blueprint: the store, caches, and a lock for each kind
+               of work that takes long
+schemas        parameters and bodies of requests and answers; publish_schemas has those of runners
+bodies         reads request bodies within bounds of size, time and memory
+pages          reads one page of a log; page_budget bounds what the page may cost
+paging         the HTTP side of pages: cursors, and the ``Link`` to the next page
+problems       errors as answers (RFC 9457); parse_errors has those of requests that gunicorn cannot parse
+request_id     gives every request an id
+client_ip      finds the client's address behind trusted proxies
+shares         divides a limited amount, such as memory, among subjects
+token_bucket   limits how fast a subject publishes
+event_loop     lets other greenlets of the worker run
+logging        formats the service's log lines
+tracing        makes OpenTelemetry spans
+openapi        makes the OpenAPI document
+
+A request comes in through ``request_id`` and :meth:`Dependencies.guard`. Its view reads the body or the query by a
+schema, takes the lock for its kind of work, and makes a page within its budget. Errors of any layer become problems.
 """

@@ -1,14 +1,13 @@
-"""Request bodies: how many bytes they may have, how fast they must come, and how much they may parse to.
+"""Reads request bodies, with bounds on their size, on how fast they must arrive, and on what they may parse to.
 
-A body is read whole before anything is done with it, and nothing that is done with it keeps the worker's event loop for
-long. What is refused here is refused with werkzeug's errors; :mod:`chronoverse.web.http.problems` makes documents of
-them.
+A body is read whole before it is used. Nothing here keeps the worker's event loop for long. What is refused raises
+werkzeug's HTTP errors, which :mod:`chronoverse.web.http.problems` answers with problem documents.
 """
 
 import contextlib
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import gevent
@@ -28,75 +27,77 @@ from chronoverse.web.http.event_loop import TimeSlice, yield_to_loop
 from chronoverse.web.http.shares import Shares
 from chronoverse.web.streaming.connection import half_close
 
-#: Bytes of one read from the connection. Of shorter reads gunicorn makes copies: 16 KiB would take four times as long.
+#: Bytes of one read from the connection. gunicorn copies what it has left after each read: with 16 KiB a body would
+#: take four times as long.
 READ_BYTES: Final = 65_536
-#: Seconds within which so many bytes must come, or the body's end. A client that stalls is refused then, and so is one
-#: that sends a long body at less than 13 KB a second.
+#: Seconds within which the next :data:`READ_BYTES` must arrive, or the body's end. This refuses a client that stalls,
+#: and one that sends a long body at less than 13 KB a second.
 READ_SECONDS: Final = 5.0
-#: Seconds that a whole body may take to arrive. nginx's own bound is between two reads.
+#: Seconds that a whole body may take to arrive. nginx's own limit is between two reads.
 RECEIVE_SECONDS: Final = 20.0
-#: Bytes that are inflated or looked through in one go. They take 0.2 ms, whatever they are.
+#: Bytes that are inflated or scanned at once. That takes 0.2 ms, whatever they are.
 SLICE_BYTES: Final = 16_384
-#: Bytes at the beginning of each body that are counted apart from the rest: as sent and as inflated, so that a body of
-#: 64 KiB (a renewal, a few lines) needs no room among long ones.
+#: Bytes at the beginning of each body that count as short, as sent and as inflated. So a body of 64 KiB (a renewal, a
+#: few lines) needs no memory of that for long bodies.
 SHORT_BODY_BYTES: Final = 131_072
-#: Bytes of such beginnings that a worker holds at a time. One token alone may have half of it: 64 bodies that are long.
+#: Bytes of such beginnings that a worker holds at a time. One token alone may have half of it: the beginnings of 64
+#: long bodies.
 SHORT_BODIES_BYTES: Final = 16_777_216
-#: How often the longest body fits into the memory for the rest of all bodies of a worker. One token alone may have half
-#: of it, and a body that was sent with gzip may take two: as sent and as inflated.
+#: How often the longest body fits into the worker's memory for the rest of all bodies. One token alone may have half of
+#: it. A body that was sent with gzip may take two: as sent and as inflated.
 MAX_LONG_BODIES: Final = 8
-#: Times the limit that is read of a body that is refused, and thrown away: a client whose connection is closed while it
-#: still sends may see a reset instead of the answer.
+#: How much of a refused body is read and thrown away, as a multiple of the limit. If the connection were closed while
+#: the client still sends, the client might see a reset instead of the answer.
 DRAIN_BODIES: Final = 2
-#: Brackets, commas and quotation marks outside of texts, beyond which a body is not parsed: parsing takes time and
-#: memory for each value, not for each byte (8 MiB of ``[],`` take 0.6 s and 300 MB). 500 lines have 9,500.
+#: Brackets, commas and quotation marks outside of strings. A body with more is not parsed, because parsing takes time
+#: and memory for each value and not for each byte: 8 MiB of ``[],`` take 0.6 s and 300 MB. 500 lines have 9,500.
 MAX_STRUCTURAL_CHARACTERS: Final = 20_000
 
 #: What the OpenAPI document says of a body that is refused with 429.
 SHARE_USED: Final = "The token's other request bodies use all the memory that it may have at a time."
-#: zlib's spelling of "gzip, and nothing else".
+#: zlib's ``wbits`` for gzip, and nothing else.
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 class _UnsupportedContentCoding(UnsupportedMediaType):
-    """415 for a content coding, which says what would do. https://www.rfc-editor.org/rfc/rfc9110#section-15.5.16"""
+    """415 with the coding that is accepted. https://www.rfc-editor.org/rfc/rfc9110#section-15.5.16"""
 
     def get_headers(self, *args: Any, **kwargs: Any) -> list[tuple[str, str]]:
         return [*super().get_headers(*args, **kwargs), ("Accept-Encoding", "gzip")]
 
 
 class _MemoryShare:
-    """The memory that one body takes of a worker's, counted for ``subject``. Give it back with :meth:`leave`."""
+    """The memory that one body takes, counted for ``subject``. Give it back with :meth:`give_back`."""
 
-    def __init__(self, small: Shares, large: Shares, subject: str) -> None:
-        self._small = small
-        self._large = large
+    def __init__(self, short: Shares, long: Shares, subject: str) -> None:
+        self._short = short
+        self._long = long
         self._subject = subject
-        self._in_small = 0
-        self._in_large = 0
+        self._short_held = 0
+        self._long_held = 0
 
     def take(self, size: int) -> None:
         """Counts ``size`` more bytes. Raises as :meth:`Shares.take` does."""
-        first = min(size, SHORT_BODY_BYTES - self._in_small)
+        first = min(size, SHORT_BODY_BYTES - self._short_held)
         if first:
-            self._small.take(self._subject, first)
-            self._in_small += first
+            self._short.take(self._subject, first)
+            self._short_held += first
         if size > first:
-            self._large.take(self._subject, size - first)
-            self._in_large += size - first
+            self._long.take(self._subject, size - first)
+            self._long_held += size - first
 
     def give_back(self) -> None:
-        """The body is done with."""
-        self._small.give_back(self._subject, self._in_small)
-        self._large.give_back(self._subject, self._in_large)
+        """Gives back all of it. The body is not used any more."""
+        self._short.give_back(self._subject, self._short_held)
+        self._long.give_back(self._subject, self._long_held)
 
 
 class BodyReader:
-    """Reads bodies of at most ``limit`` bytes, as sent and as inflated. One of these per worker.
+    """Reads bodies of at most ``limit`` bytes, as sent and as inflated. A worker has one.
 
-    All bodies that are being read or handled have a bounded amount of memory together, of which each subject has a
-    share (see :class:`Shares`). The first :data:`SMALL_BYTES` of each are counted apart: short bodies find room beside
-    any number of long ones. ``read_seconds`` and ``receive_seconds`` are as :data:`READ_SECONDS` and
+    All bodies that are being read or handled have a bounded amount of memory together, and each subject has a share of
+    it (see :class:`Shares`). The first :data:`SHORT_BODY_BYTES` of each body are counted apart, so that short bodies
+    find room beside any number of long ones. ``read_seconds`` and ``receive_seconds`` are as :data:`READ_SECONDS` and
     :data:`RECEIVE_SECONDS`.
     """
 
@@ -106,59 +107,59 @@ class BodyReader:
         self._limit = limit
         self._read_seconds = read_seconds
         self._receive_seconds = receive_seconds
-        self._small = Shares(SHORT_BODIES_BYTES, "short request bodies")
-        self._large = Shares(MAX_LONG_BODIES * limit, "long request bodies")
+        self._short = Shares(SHORT_BODIES_BYTES, "short request bodies")
+        self._long = Shares(MAX_LONG_BODIES * limit, "long request bodies")
 
     @contextlib.contextmanager
     def read_json(self, request: Request, subject: str, schema: Schema) -> Iterator[Mapping[str, Any]]:
-        """The request's body as ``schema`` has it; its bytes count as ``subject``'s until the block is left.
+        """The request's body, loaded by ``schema``. Its bytes count as ``subject``'s until the block is left.
 
         Raises:
             HTTPException: 400, 408, 413 or 415.
             ShareExceeded: when the subject's other bodies leave no room for this one.
-            AtCapacity: when others' bodies do.
+            AtCapacity: when other subjects' bodies do.
         """
-        room = _MemoryShare(self._small, self._large, subject)
+        memory = _MemoryShare(self._short, self._long, subject)
         try:
-            yield _load(self._read_body(request, room), schema)
+            yield _load(self._read_body(request, memory), schema)
         finally:
-            room.give_back()
+            memory.give_back()
 
-    def _read_body(self, request: Request, room: _MemoryShare) -> bytearray:
+    def _read_body(self, request: Request, memory: _MemoryShare) -> bytearray:
         if request.mimetype != "application/json":
             raise UnsupportedMediaType("the body must be application/json")
         coding = request.headers.get("Content-Encoding", "").strip().lower()
         if coding not in ("", "identity", "gzip", "x-gzip"):
             raise _UnsupportedContentCoding("a body may be encoded with gzip, and with nothing else")
-        incoming = _TimedBodyStream(request, self._read_seconds, self._receive_seconds)
+        stream = _TimedBodyStream(request, self._read_seconds, self._receive_seconds)
         try:
-            sent = self._read(incoming, request.content_length or 0, room)
+            sent = self._read(stream, request.content_length or 0, memory)
         except (RequestEntityTooLarge, ShareExceeded, AtCapacity):
-            incoming.drain(DRAIN_BODIES * self._limit)
+            stream.drain(DRAIN_BODIES * self._limit)
             raise
-        return self._inflate(sent, room) if "gzip" in coding else sent
+        return self._inflate(sent, memory) if "gzip" in coding else sent
 
-    def _read(self, incoming: "_TimedBodyStream", length: int, room: _MemoryShare) -> bytearray:
-        """The whole body as it was sent, of which ``length`` bytes were announced, or 0."""
+    def _read(self, stream: "_TimedBodyStream", length: int, memory: _MemoryShare) -> bytearray:
+        """The whole body as it was sent. ``length`` is its Content-Length, or 0 when there is none."""
         if length > self._limit:
             raise self._too_long()
         body = bytearray()
-        while data := incoming.read():
+        while data := stream.read():
             if len(body) + len(data) > self._limit:
                 raise self._too_long()
-            room.take(len(data))
+            memory.take(len(data))
             body += data
         if len(body) < length:
             raise BadRequest("the body broke off")
         return body
 
-    def _inflate(self, sent: bytearray, room: _MemoryShare) -> bytearray:
-        """What ``sent``, a whole gzip member, inflates to."""
+    def _inflate(self, sent: bytearray, memory: _MemoryShare) -> bytearray:
+        """What ``sent`` inflates to. It must be one whole gzip member."""
         body = bytearray()
         for part in _inflate_slices(sent):
             if len(body) + len(part) > self._limit:
                 raise self._too_long()
-            room.take(len(part))
+            memory.take(len(part))
             body += part
         return body
 
@@ -167,7 +168,7 @@ class BodyReader:
 
 
 def _inflate_slices(sent: bytearray) -> Iterator[bytes]:
-    """The gzip member ``sent``, inflated slice by slice. Raises 400 when it is not one whole member."""
+    """Inflates ``sent`` slice by slice. Raises 400 when it is not one whole gzip member."""
     inflater = zlib.decompressobj(_GZIP)
     time_slice = TimeSlice()
     for start in range(0, len(sent), SLICE_BYTES):
@@ -183,17 +184,18 @@ def _inflate_slices(sent: bytearray) -> Iterator[bytes]:
                 raise BadRequest("the body is more than one gzip member")
             yield part
             rest = inflater.unconsumed_tail
-            # A slice may also be full because zlib has more to say of what it has already read.
+            # After a full slice zlib may have more output for input that it has already read.
             more = bool(rest) or len(part) == SLICE_BYTES
     if not inflater.eof:
         raise BadRequest("the body is not one whole gzip member")
 
 
 class _TimedBodyStream:
-    """The bytes of a request's body as they arrive, in time.
+    """The bytes of a request's body as they arrive.
 
-    Each read raises 408 when the next :data:`READ_BYTES` take longer than ``read_seconds``, or the whole body longer
-    than ``receive_seconds``: nothing more is read from the connection then. It raises 400 when the client breaks off.
+    A read raises 408 when the next :data:`READ_BYTES` take longer than ``read_seconds``, or the whole body takes longer
+    than ``receive_seconds``. Nothing more is read from the connection then. A read raises 400 when the client breaks
+    off.
     """
 
     def __init__(self, request: Request, read_seconds: float, receive_seconds: float) -> None:
@@ -204,7 +206,7 @@ class _TimedBodyStream:
         self._time_slice = TimeSlice()
 
     def read(self) -> bytes:
-        """Up to :data:`READ_BYTES`; none when this is all."""
+        """The next bytes, up to :data:`READ_BYTES`. Empty at the body's end."""
         self._time_slice.check()
         left = max(self._ends_at - time.monotonic(), 0)
         seconds, late = self._read_seconds, f"nothing, or too little, of the body came for {self._read_seconds:g} s"
@@ -218,12 +220,12 @@ class _TimedBodyStream:
             raise
         except (HTTPException, gevent.Timeout):
             raise
-        except Exception as error:  # the server's own, for chunks that are none; it has no common name
+        except Exception as error:  # gunicorn's errors for malformed chunks have no common base class
             raise BadRequest("the body broke off") from error
         return data
 
     def drain(self, limit: int) -> None:
-        """Reads on, up to ``limit`` bytes; if there is more, nobody will read it."""
+        """Reads and drops up to ``limit`` bytes. If there are more, the connection is closed after the answer."""
         left = limit
         while left > 0 and (data := self.read()):
             left -= len(data)
@@ -231,54 +233,57 @@ class _TimedBodyStream:
             self._close()
 
     def _close(self) -> None:
-        """Has the connection closed behind the answer: nobody reads the rest of this body."""
-        connection = self._request.environ.get("gunicorn.socket")
-        if connection is not None:
-            half_close(connection)
+        """Has the connection closed after the answer, because nobody reads the rest of this body."""
+        sock = self._request.environ.get("gunicorn.socket")
+        if sock is not None:
+            half_close(sock)
 
 
 def _load(body: bytearray, schema: Schema) -> Mapping[str, Any]:
     _check_structure(body)
-    # Each step goes through all of the body. A short one takes less time than the others' turn would.
-    others: Callable[[], object] = yield_to_loop if len(body) > SLICE_BYTES else bool
-    others()
+    # Each of these steps goes through the whole body at once. With a short body that takes less time than a round of
+    # the event loop.
+    is_long = len(body) > SLICE_BYTES
+    if is_long:
+        yield_to_loop()
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
-    others()
+    if is_long:
+        yield_to_loop()
     try:
         loaded: Mapping[str, Any] = schema.load(document)
     except ValidationError as error:
-        refused = BadRequest("the body is not as it should be")
-        # Where webargs leaves what it found, so that all bad parameters are told in one way.
-        refused.data = {"messages": {"body": error.messages}}  # type: ignore[attr-defined]
-        raise refused from error
+        refusal = BadRequest("the body is not as it should be")
+        # webargs puts its findings there, too, so that all bad parameters are reported in the same way.
+        refusal.data = {"messages": {"body": error.messages}}  # type: ignore[attr-defined]
+        raise refusal from error
     return loaded
 
 
 def _check_structure(body: bytearray) -> None:
     """Raises 400 when parsing ``body`` would make too many values.
 
-    It goes through the body slice by slice and lets others go on in between. Escapes are taken out first, as the parser
-    understands them, from left to right: every quotation mark that is left begins or ends a text.
+    This goes through the body slice by slice and lets others run in between. It first removes escapes as a parser reads
+    them, from left to right. Every quotation mark that is left begins or ends a string.
     """
     time_slice = TimeSlice()
-    marks, in_text, escape = 0, 0, b""
+    found, in_string, escape = 0, 0, b""
     for start in range(0, len(body), SLICE_BYTES):
         time_slice.check()
-        part = escape + body[start : start + SLICE_BYTES]
+        data = escape + body[start : start + SLICE_BYTES]
         escape = b""
-        if b"\\" in part:
-            part = part.replace(rb"\\", b"")
-            # The first half of an escape, whose second half is in the next slice.
-            escape = part[-1:] if part.endswith(b"\\") else b""
-            part = part.replace(rb"\"", b"")
-        pieces = part.split(b'"')
-        outside = b"".join(pieces[in_text::2])
-        marks += len(pieces) - 1 + outside.count(b",") + outside.count(b"[") + outside.count(b"{")
-        in_text ^= (len(pieces) - 1) % 2
-        if marks > MAX_STRUCTURAL_CHARACTERS:
+        if b"\\" in data:
+            data = data.replace(rb"\\", b"")
+            # This is the first half of an escape. Its second half is in the next slice.
+            escape = data[-1:] if data.endswith(b"\\") else b""
+            data = data.replace(rb"\"", b"")
+        parts = data.split(b'"')
+        outside = b"".join(parts[in_string::2])
+        found += len(parts) - 1 + outside.count(b",") + outside.count(b"[") + outside.count(b"{")
+        in_string ^= (len(parts) - 1) % 2
+        if found > MAX_STRUCTURAL_CHARACTERS:
             raise BadRequest(
                 f"the body has more than {MAX_STRUCTURAL_CHARACTERS} brackets, commas and quotation marks around values"
             )

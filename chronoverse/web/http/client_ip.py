@@ -1,50 +1,57 @@
-"""Which client a request comes from: behind a proxy that is trusted, the proxy's word; else the connection's end."""
+"""Finds the client's address.
+
+It is the address of the connection's other end. If that is a trusted proxy, it is what the proxy wrote into
+X-Forwarded-For.
+"""
 
 from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
-#: What gunicorn writes for any proxy at all.
+#: gunicorn's setting for trusting every proxy.
 ANY_PROXY: Final = "*"
-#: Bits of an IPv6 address that tell one client from another: whoever has an address has all that share these.
+#: Bits of an IPv6 address that identify a client. Whoever has one address of such a network has all of them.
 IPV6_PREFIX_BITS: Final = 64
-#: Texts remembered with the address that they are: each request has one to three, mostly the same.
+#: Parsed addresses that are cached. Each request has one to three, mostly the same.
 CACHE_SIZE: Final = 1024
 
 
 def forwarded_for(headers: Iterable[tuple[str, str]]) -> str:
-    """All that ``headers``, with their names in capitals, have in X-Forwarded-For, the last proxy's word last.
+    """The values of all X-Forwarded-For headers, joined by commas. Names in ``headers`` are in capitals.
 
-    Some proxies add a header of their own behind the client's, and do not append to that one.
+    What the last proxy wrote comes last. Some proxies add a second header instead of appending to the client's.
     """
     return ",".join(value for name, value in headers if name == "X-FORWARDED-FOR")
 
 
 class TrustedProxies:
-    """The proxies whose X-Forwarded-For is believed. There are none until the server says which."""
+    """The proxies whose X-Forwarded-For is believed. There are none before :meth:`trust` is called."""
 
     def __init__(self) -> None:
         self._networks: list[IPv4Network | IPv6Network] = []
         self._any = False
-        self._trusts = lru_cache(CACHE_SIZE)(self._is_trusted)
+        self._is_trusted_cached = lru_cache(CACHE_SIZE)(self._is_trusted)
 
     def trust(self, proxies: Iterable[str]) -> None:
-        """Addresses and networks, or ``*``: what gunicorn has read from FORWARDED_ALLOW_IPS."""
-        for each in proxies:
-            self._any |= each == ANY_PROXY
-            if each != ANY_PROXY:
-                self._networks.append(ip_network(each, strict=False))
-        self._trusts.cache_clear()
+        """Adds addresses and networks, or ``*`` for all, as gunicorn reads them from FORWARDED_ALLOW_IPS."""
+        for proxy in proxies:
+            if proxy == ANY_PROXY:
+                self._any = True
+            else:
+                self._networks.append(ip_network(proxy, strict=False))
+        self._is_trusted_cached.cache_clear()
 
     def client(self, peer: str, forwarded_for: str | None) -> str:
-        """The client's address, an IPv6 one as its network; ``peer`` is the connection's, empty on a unix socket.
+        """The client's address. For IPv6 it is the client's network.
 
-        The last one in ``forwarded_for`` that is no trusted proxy is what a proxy of ours has seen.
+        ``peer`` is the address of the connection's other end. It is empty on a unix socket, which is always trusted. If
+        it is trusted, the client is the last address in ``forwarded_for`` that is no trusted proxy: what comes before
+        it, the client may have made up.
         """
         client = peer
         for hop in reversed((forwarded_for or "").split(",")):
-            if not self._trusts(client) or not (hop := hop.strip()):
+            if not self._is_trusted_cached(client) or not (hop := hop.strip()):
                 break
             client = hop
         return _normalized(client)
@@ -68,7 +75,8 @@ def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
 
 @lru_cache(CACHE_SIZE)
 def _normalized(text: str) -> str:
-    """One spelling of each client. All that is no address is one and the same, or one could make shares up."""
+    """One text for each client. Whatever is no address becomes ``unknown``, or a client could invent names and get a
+    share of its own for each."""
     address = _parse_address(text)
     if address is None:
         return "unknown" if text else "local"

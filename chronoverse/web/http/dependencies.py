@@ -1,4 +1,9 @@
-"""What the routes need, handed to each blueprint as one argument; and who is asking."""
+"""What the routes need, as one object that every blueprint gets; and who sent the current request.
+
+Much of it are locks. One worker serves all its requests and all its event streams on one event loop, so that whatever
+takes long must wait: reading many lines, making pages, searching. Each kind of work has a :class:`FairLock`, which
+bounds how many requests do it at a time, and serves the subjects of the tokens in turn.
+"""
 
 import time
 from collections import defaultdict
@@ -43,26 +48,27 @@ from chronoverse.web.streaming.ended_jobs import EndedJobCache
 from chronoverse.web.streaming.presence import Presence
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
-#: Seconds a viewer that comes waits for its turn: a crowd of some thousands is let in within that.
+#: Seconds that a new viewer waits until it is accepted. Some thousands that come together are accepted within that.
 ACCEPT_WAIT_SECONDS: Final = 10.0
-#: Requests that read stored logs, or look at many jobs, at the same moment. Each waits for its turn batch by batch, so
-#: that however many there are, the store's other connections and the worker's live viewers never wait for more than
-#: these.
+#: Requests that read stored lines or look at many jobs at the same moment, for each server of the store. A request
+#: takes the lock again for each batch. So the store's other clients and the worker's live viewers wait for two batches
+#: at most, however many requests there are.
 MAX_SCANS: Final = 2
-#: Requests for pages and listings of one server's jobs that a worker works on at the same time, and those of one
-#: token's subject. The others wait, and hold no memory. Each of them has the event loop for a millisecond in its turn,
-#: and a live line waits for them all.
+#: Requests for pages and listings of one server's jobs that a worker works on at the same time, and how many of those
+#: may be of one token's subject. The others wait, and hold no memory. Each of them has the event loop for a millisecond
+#: at a time, and a live line waits for all of them.
 MAX_PAGES: Final = 12
 MAX_SUBJECT_PAGES: Final = 2
-#: Bytes of all answers of a worker that their clients have not taken yet. One token's subject may have half of it: four
-#: pages.
+#: Bytes of all answers of a worker that their clients have not read yet. One token's subject may have half of it, which
+#: are four pages.
 UNREAD_ANSWERS_BYTES: Final = 32 * 2**20
-#: Searches of the archive at the same moment. Each holds some 2 MiB; they work one after the other.
+#: Searches of the archive at the same time, for each server of the store. Each holds some 2 MiB. They work one after
+#: the other.
 MAX_SEARCHES: Final = 4
-#: Seconds a request waits for its turn: longer than a turn takes, which is milliseconds unless the store is away.
+#: Seconds that a request waits for a lock. It is released after milliseconds, unless the store is away.
 LOCK_WAIT_SECONDS: Final = 5.0
-#: Seconds after which a request does not stand back any more, and only lets others go on: in a worker that has no rest
-#: many searches at once would keep each other waiting. Less than others wait for their turn.
+#: Seconds for which a request waits for idle slots. Later it only yields to the event loop: in a worker that is never
+#: idle many searches at once would keep each other waiting. This must be less than :data:`LOCK_WAIT_SECONDS`.
 IDLE_SLOT_SECONDS: Final = 2.0
 
 _Result = TypeVar("_Result")
@@ -83,34 +89,33 @@ class Dependencies:
     stream_writers: StreamWriters
     #: Reads what requests send.
     body_reader: BodyReader
-    #: For viewers that come.
+    #: Accepts one new viewer at a time.
     accept_lock: FairLock
-    #: Ours on the embedded server, None where the store is somebody else's.
+    #: Our lease on the embedded server. None when the store is a server that others run.
     server_lease: ServerLease | None = None
-    #: Where archived logs lie; None where there is no archive.
+    #: Where archived logs are stored. None when there is no archive.
     object_store: ObjectStore | None = None
-    #: Where they are asked for.
+    #: None unless the settings ask for traces.
     traces: Traces | None = None
-    #: Turns at reading many stored lines or looking at many jobs; see :meth:`scanning`.
+    #: For reading many stored lines or looking at many jobs, by server of the store. See :meth:`scan_lock`.
     scan_locks: dict[Hashable, FairLock] = field(default_factory=lambda: _locks_by_server(MAX_SCANS))
-    #: The same at searching the archive, of which the store has the index; see :meth:`searching`.
+    #: For searching the archive, whose index is in the store. By server of the store. See :meth:`search_lock`.
     search_locks: dict[Hashable, FairLock] = field(default_factory=lambda: _locks_by_server(MAX_SEARCHES))
-    #: The moments in which the worker has nothing else to do; see :meth:`stand_back`.
+    #: Its holder has waited until the event loop was idle. See :meth:`wait_for_idle_slot`.
     idle_lock: FairLock = field(default_factory=lambda: FairLock(LOCK_WAIT_SECONDS, AtCapacity, wait_until_idle))
-    #: The same for who has waited for them long enough: one in a round of the event loop.
+    #: For requests that have waited for idle slots long enough. Its holder has only yielded to the event loop.
     loop_lock: FairLock = field(default_factory=lambda: FairLock(LOCK_WAIT_SECONDS, AtCapacity, yield_to_loop))
-    #: Turns at beginning a request: however many come together, the event loop goes round between some of them and the
-    #: next.
+    #: For beginning a request. However many come together, the event loop goes round between some of them and the next.
     request_lock: FairLock = field(
         default_factory=lambda: FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(ACCEPT_SLICE_SECONDS).check)
     )
-    #: Turns at a processor for heavy expressions; see :meth:`heavy_work`.
+    #: For expressions that need a processor for long. See :meth:`run_heavy`.
     heavy_lock: FairLock = field(default_factory=lambda: FairLock(LOCK_WAIT_SECONDS, AtCapacity))
     #: Bytes of pages that are being made.
     page_shares: Shares = field(default_factory=lambda: Shares(ALL_PAGES_BYTES, "pages that are being made"))
-    #: Turns at making a page or a listing; see :meth:`paging`.
+    #: For making a page or a listing, by server of the store. See :meth:`page_lock`.
     page_locks: dict[Hashable, FairLock] = field(default_factory=lambda: _locks_by_server(MAX_PAGES, MAX_SUBJECT_PAGES))
-    #: Bytes of answers that their clients have not taken yet.
+    #: Bytes of answers that their clients have not read yet.
     answer_shares: Shares = field(default_factory=lambda: Shares(UNREAD_ANSWERS_BYTES, "answers that are not read yet"))
     #: How fast runners publish.
     token_buckets: TokenBuckets = field(default_factory=TokenBuckets)
@@ -121,55 +126,58 @@ class Dependencies:
     monotonic: Callable[[], float] = time.monotonic
 
     def invalidate(self, ref: JobRef) -> None:
-        """Lets go what was read of a job that is not what it was."""
+        """Drops what is cached of a job that was redacted or deleted."""
         self.replay_cache.forget(ref)
         self.ended_jobs.forget(ref)
 
     def require_job(self, ref: JobRef) -> Job:
-        """A fresh look at a job that must exist. Raises: :class:`JobNotFound`."""
+        """The job as the store has it now. Raises :class:`JobNotFound` when there is none."""
         job = self.store.get_job(ref)
         if job is None:
             raise JobNotFound("no such job")
         return job
 
     def run_heavy(self, work: Callable[[], _Result], subject: str | None = None) -> _Result:
-        """Has a thread do ``work``, for which RE2 may need long; one at a time in a worker, each subject in its turn.
+        """Runs ``work``, for which RE2 may need long, in a thread. One at a time in a worker, subjects in turn.
 
-        So searches use one processor at most, and the event loop has another. ``subject`` is the token's; it has to be
-        given where the request's context is gone. Raises: :class:`AtCapacity`, and what ``work`` raises.
+        So searches use one processor at most, and the event loop has another. ``subject`` is the token's. It must be
+        given outside of the request's context. Raises :class:`AtCapacity`, and what ``work`` raises.
         """
         with self.heavy_lock.turn(subject or principal().subject):
             return run_in_thread(work)
 
     def scan_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """A turn at reading a batch of stored lines, or at looking at many jobs, of the server that has ``ref``.
+        """The lock for reading one batch of stored lines, or for looking at some jobs, of the server that has ``ref``.
 
-        Each token's ``subject`` has its turn: one with many requests delays its own. Raises: :class:`AtCapacity`.
+        Subjects get it in turn: a token with many requests delays only its own. Raises :class:`AtCapacity`.
         """
-        return self.scan_locks[self.store.server(ref)].turn(subject)
+        return self.scan_locks[self.store.server_of(ref)].turn(subject)
 
     def page_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """A turn at making a page of ``ref``, or a listing of its workflow.
+        """The lock for making a page of ``ref``, or a listing of its workflow.
 
-        Raises: :class:`AtCapacity`, or :class:`ShareExceeded` when ``subject``'s other requests kept this one waiting.
+        Its holder may wait for :meth:`scan_lock`, :meth:`search_lock` and :meth:`run_heavy`. Holders of those must not
+        wait for this one, or they might wait for each other.
 
-        Whoever has one may wait for :meth:`scanning`, :meth:`searching` and :meth:`heavy_work`, and nobody who has one
-        of those waits for this.
+        Raises :class:`AtCapacity`, or :class:`ShareExceeded` when the subject's own other requests held it too long.
         """
-        return self.page_locks[self.store.server(ref)].turn(subject)
+        return self.page_locks[self.store.server_of(ref)].turn(subject)
 
     def search_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """The same at searching the archive, which may take as long as others let it. Raises: :class:`AtCapacity`."""
-        return self.search_locks[self.store.server(ref)].turn(subject)
+        """The lock for searching a frame of the archive, which takes as long as others let it.
+
+        Raises :class:`AtCapacity`.
+        """
+        return self.search_locks[self.store.server_of(ref)].turn(subject)
 
     def wait_for_idle_slot(self) -> None:
-        """Lets everybody go first: see :func:`when_idle`. Whoever searches has such moments in turns.
+        """Waits until the event loop is idle: everybody else goes first. Requests that search get such slots in turn.
 
-        :data:`LEISURE_SECONDS` after a request was first here it is only a round of the event loop.
-        Raises: :class:`AtCapacity` when too many search.
+        A request does this for :data:`IDLE_SLOT_SECONDS` after its first call. Later calls only yield to the event
+        loop. Raises :class:`AtCapacity` when too many requests search.
         """
         now = self.monotonic()
-        late = now > g.setdefault("leisure_until", now + IDLE_SLOT_SECONDS)
+        late = now > g.setdefault("idle_slots_until", now + IDLE_SLOT_SECONDS)
         with (self.loop_lock if late else self.idle_lock).turn(principal().subject):
             pass
 
@@ -182,9 +190,10 @@ class Dependencies:
         return TimeSlice(SEARCH_SLICE_SECONDS, self.wait_for_idle_slot, self.monotonic)
 
     def guard(self, blueprint: Blueprint, scope: str | None = None) -> None:
-        """Lets nothing into ``blueprint`` without a token for the workflow and ``scope``, or else that for the method.
+        """Requires a token for every route of ``blueprint``: for the workflow, and with ``scope``.
 
-        A workflow that the token may not see is answered like one that does not exist.
+        Without ``scope`` it is the one for the request's method. A workflow that the token may not see is answered like
+        one that does not exist. A query parameter that is given twice is refused with 400.
         """
 
         @blueprint.before_request
@@ -196,7 +205,7 @@ class Dependencies:
             g.principal = principal
 
         @blueprint.before_request
-        def single_parameters() -> object:
+        def refuse_repeated_parameters() -> object:
             for name, values in request.args.lists():
                 if len(values) > 1:
                     detail = "given more than once"
@@ -205,19 +214,19 @@ class Dependencies:
 
 
 def _locks_by_server(at_once: int, each: int | None = None) -> dict[Hashable, FairLock]:
-    """Turns for each server of the store: one that does not answer holds up requests for its own jobs only."""
+    """A lock for each server of the store. One that does not answer holds up only requests for its own jobs."""
     used_up = None if each is None else ShareExceeded
     return defaultdict(lambda: FairLock(LOCK_WAIT_SECONDS, AtCapacity, at_once=at_once, each=each, used_up=used_up))
 
 
 def stream_ticket(deps: Dependencies) -> StreamTicket:
-    """Who is asking, as far as places for streams go."""
+    """Who asks for a stream, for :class:`AdmissionControl`."""
     address = deps.proxies.client(request.remote_addr or "", request.headers.get("X-Forwarded-For"))
     span = request.environ.get(SPAN_KEY)
     return StreamTicket(principal().subject, address, request_id() or "", deps.monotonic(), span)
 
 
 def principal() -> Principal:
-    """Who is asking; :meth:`Dependencies.guard` has let them in."""
-    asking: Principal = g.principal
-    return asking
+    """Who sent the current request. :meth:`Dependencies.guard` has verified it."""
+    verified: Principal = g.principal
+    return verified

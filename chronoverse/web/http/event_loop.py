@@ -1,4 +1,4 @@
-"""Letting everybody else in the worker go on."""
+"""How a greenlet lets the others of its worker run."""
 
 import time
 from collections.abc import Callable
@@ -9,21 +9,22 @@ from gevent.hub import Waiter
 
 _Result = TypeVar("_Result")
 
-#: Seconds that work of no hurry stands back, at most, before it goes on for a moment all the same: in a worker that
-#: has no rest it has some twentieth of the time, and comes to its end.
+#: Seconds that :func:`wait_until_idle` waits at most. In a worker that is never idle, searches so have about a
+#: twentieth of the time, and come to their end.
 MAX_IDLE_WAIT_SECONDS: Final = 0.005
 #: Seconds that a request works before it lets others run, which takes 20 µs. A live line waits for about two of these.
 WORK_SLICE_SECONDS: Final = 0.001
 #: The same for a search, which goes on only when the event loop is idle. A live line waits for one of these.
 SEARCH_SLICE_SECONDS: Final = 0.00025
-#: Seconds for which viewers that come are let in before everybody else goes on: some five of them.
+#: Seconds for which new viewers are accepted before others run. That is enough for some five of them.
 ACCEPT_SLICE_SECONDS: Final = 0.002
 
 
 def yield_to_loop() -> None:
-    """Comes back when the event loop has looked at every socket once more and run what was due.
+    """Returns when the event loop has polled every socket once more and run what was due.
 
-    ``sleep(0)`` would not do: gevent runs all who sleep so in a row, for 5 ms, before it looks at a socket again.
+    ``gevent.sleep(0)`` would not do: gevent runs all greenlets that sleep so in a row, for up to 5 ms, before it polls
+    the sockets again.
     """
     hub = gevent.get_hub()
     with hub.loop.timer(0) as timer:
@@ -31,23 +32,25 @@ def yield_to_loop() -> None:
 
 
 def wait_until_idle() -> bool:
-    """Comes back when a whole round of the event loop has found nothing to do: no socket had news, nobody was due.
+    """Returns True after a whole round of the event loop in which no socket was ready and no timer was due.
 
-    After :data:`STAND_BACK_SECONDS` in any case: then this is False. For one greenlet at a time: all that wait so come
-    back in the same round. libev's idle watchers do that, at 3 µs a round; libuv's come back in every round.
+    Returns False after :data:`MAX_IDLE_WAIT_SECONDS` without such a round. Only one greenlet at a time may call this:
+    all that wait would return in the same round. It uses libev's idle watchers, at 3 µs a round. libuv's would fire in
+    every round.
     """
     hub = gevent.get_hub()
     waiter = Waiter(hub)
     with hub.loop.idle() as idle, hub.loop.timer(MAX_IDLE_WAIT_SECONDS) as timer:
         idle.start(waiter.switch, True)
-        # From now, not from when the round began, or work that held up a round for long would not stand back at all.
+        # ``update`` counts from now. Otherwise the loop would count from the beginning of this round, and after long
+        # work in this round the timer would fire at once.
         timer.start(waiter.switch, False, update=True)
-        idle_at_last: bool = waiter.get()
-    return idle_at_last
+        is_idle: bool = waiter.get()
+    return is_idle
 
 
 def run_in_thread(work: Callable[[], _Result]) -> _Result:
-    """Has a thread of gevent's pool do ``work``, and lets everybody else go on meanwhile. Raises what that raises."""
+    """Runs ``work`` in a thread of gevent's pool, while other greenlets run. Raises what ``work`` raises."""
     result: _Result = gevent.get_hub().threadpool.apply(work)
     return result
 
@@ -71,7 +74,7 @@ class TimeSlice:
         self._ends_at = clock() + seconds
 
     def check(self) -> None:
-        """Lets others run if the slice is over. Raises as ``let_others_run`` does."""
+        """Lets others run if the slice is over. Raises what ``let_others_run`` raises."""
         if self._clock() >= self._ends_at:
             self._let_others_run()
             self._ends_at = self._clock() + self._seconds

@@ -1,7 +1,6 @@
-"""The service's log, gunicorn's own lines included: for a person on the console, or a JSON object a line.
+"""Formats the service's log lines, also gunicorn's own: for a person on the console, or as a JSON object a line.
 
-What a record carries beside its words stands in ``extra={"fields": {…}}``. Nothing that looks like a token is ever
-written, whoever said it.
+A log call gives its fields as ``extra={"fields": {…}}``. Nothing that looks like a token is ever written.
 """
 
 import json
@@ -16,54 +15,57 @@ from gunicorn.glogging import Logger
 
 from chronoverse.web.http.request_id import request_id
 
-#: What is cut out: a JWT, whatever follows "Bearer", and a query's token.
+#: What is replaced: a JWT, whatever follows "Bearer", and the parameter "token" of a query.
 _TOKENS: Final = re.compile(
     r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=bearer )[^\s\"',]+|(?<=token=)[^\s&\"']+", re.ASCII | re.IGNORECASE
 )
-#: What a message may not hold on a console: control characters, by which somebody else's text would write lines.
+#: Control characters are escaped on the console. Otherwise a client's text could write lines of its own.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-#: What needs no quotes as a field's value on the console.
+#: Values of fields that are written without quotes on the console.
 _BARE: Final = re.compile(r"[\w.:/+@-]+", re.ASCII)
 
 
 def redact(text: str) -> str:
-    """``text`` without tokens.
+    """``text`` with ``[token]`` in place of tokens.
 
     >>> redact("GET /x?token=abc HTTP/1.1")
     'GET /x?token=[token] HTTP/1.1'
     """
     lower = text.lower()
-    # Nearly no line has any of these, which are found in a tenth of the expression's time.
+    # Almost no line has any of these. To look for them takes a tenth of the expression's time.
     if "eyj" in lower or "bearer " in lower or "token=" in lower:
         return _TOKENS.sub("[token]", text)
     return text
 
 
 def record_fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What a record carries beside its words; its request's id first."""
-    carried: dict[str, Any] = getattr(record, "fields", {})
-    name = carried.get("request_id") or request_id()
-    return {"request_id": name, **carried} if name else carried
+    """A record's fields, with the id of its request first."""
+    fields: dict[str, Any] = getattr(record, "fields", {})
+    current = fields.get("request_id") or request_id()
+    return {"request_id": current, **fields} if current else fields
 
 
 class Console(logging.Formatter):
-    """A line for a person, as gunicorn writes them, with the fields behind it; a traceback below."""
+    """A line for a person, like gunicorn's own, with the fields after the message.
+
+    A traceback follows on lines of its own.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s [%(process)d] [%(levelname)s] %(message)s", "[%Y-%m-%d %H:%M:%S %z]")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        """When it was said, in local time."""
+        """The record's time, as local time."""
         return _clock_time(int(record.created), datefmt)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """The line itself."""
-        record.message = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), record.message)
+        """The message with its fields."""
+        record.message = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), record.message)
         pairs = [f" {name}={_quoted(value)}" for name, value in record_fields(record).items()]
         return super().formatMessage(record) + "".join(pairs)
 
     def format(self, record: logging.LogRecord) -> str:
-        """All of it, without tokens."""
+        """The line and its traceback, without tokens."""
         return redact(super().format(record))
 
 
@@ -89,29 +91,29 @@ class Json(logging.Formatter):
 
 
 class ConsoleLogger(Logger):
-    """gunicorn's logger, for :class:`Console` lines of gunicorn and of ours."""
+    """gunicorn's logger, with :class:`Console` lines for gunicorn and for us."""
 
     formatter: ClassVar[type[logging.Formatter]] = Console
 
     def setup(self, cfg: Any) -> None:
-        """Called at the start and at each reload."""
+        """gunicorn calls this at the start and at each reload."""
         super().setup(cfg)
-        # No line says its thread's name, which takes a third of its time under gevent.
-        # Nor where in the source it was written, for which the stack would be walked.
-        # https://docs.python.org/3/howto/logging.html#optimization
+        # No line has its thread's name, which takes a third of a log call's time under gevent, or its place in the
+        # source, for which logging walks the stack. There is no public way to switch that off: ``_srcfile = None`` is
+        # what https://docs.python.org/3/howto/logging.html#optimization says.
         logging.logThreads = logging.logMultiprocessing = False
         logging._srcfile = None
-        # And of what sends traces, which has things to say when nobody takes them.
-        for ours in map(logging.getLogger, ("chronoverse", "opentelemetry")):
-            ours.handlers = self.error_log.handlers
-            ours.propagate = False
-            ours.setLevel(self.loglevel)
+        # OpenTelemetry logs when its collector does not answer.
+        for logger in map(logging.getLogger, ("chronoverse", "opentelemetry")):
+            logger.handlers = self.error_log.handlers
+            logger.propagate = False
+            logger.setLevel(self.loglevel)
         for handler in self.error_log.handlers:
             handler.setFormatter(self.formatter())
 
 
 class JsonLogger(ConsoleLogger):
-    """The same, for :class:`Json` lines."""
+    """The same with :class:`Json` lines."""
 
     formatter = Json
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what the blueprints and their schemas say, with our problem documents for refusals."""
+"""Makes the OpenAPI document from the blueprints and their schemas, with problem documents for refusals."""
 
 from typing import Any, Final
 
@@ -7,17 +7,17 @@ from flask_smorest import Api
 
 from chronoverse.web.http.schemas import ProblemSchema
 
-#: What any route that needs a token may answer, beside what it says of itself.
+#: Statuses that any route with a token may answer, beside those that the route itself names.
 REFUSALS: Final = ("401", "403", "429", "503")
 
 
 class OpenApiDocument(Api):
-    """flask-smorest's document, filled by the blueprints registered with it."""
+    """flask-smorest's document. It describes the blueprints that are registered with it."""
 
     ERROR_SCHEMA = ProblemSchema
 
     def render(self) -> dict[str, Any]:
-        """The whole document, refusals as ``application/problem+json``."""
+        """The whole document. Refusals have the type ``application/problem+json``."""
         document: dict[str, Any] = self.spec.to_dict()
         answers = list(document["components"]["responses"].values())
         for path in document["paths"].values():

@@ -3,22 +3,20 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
-from urllib.parse import urlencode
+from typing import Final, NamedTuple
 
 import gevent.socket
 import orjson
-from flask import Response, request
+from flask import request
 
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.search import search as archive_search
-from chronoverse.errors import ArchiveUnavailable, AtCapacity, InvalidCursor, SearchTooExpensive
+from chronoverse.errors import ArchiveUnavailable, AtCapacity, SearchTooExpensive
 from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.entries import Entry, RawEntry
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.time_range import TimeRange
-from chronoverse.joblog.values import MAX_NUMBER, Job, JobRef, Line
-from chronoverse.web.http.cursors import decode_cursor
+from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.event_loop import run_in_thread, yield_to_loop
 from chronoverse.web.http.page_budget import MAX_LINE_CHARACTERS, PAGE_BYTES, PageBudget
@@ -289,34 +287,6 @@ def matches(matcher: Matcher, line: Line, heavy_work: Callable[[Callable[[], boo
     if matcher.is_heavy(size):
         return heavy_work(partial(matcher.matches, line.message))
     return matcher.matches(line.message)
-
-
-def start_position(query: dict[str, Any], listing: tuple[Any, ...], job: Job, *, descending: bool) -> int:
-    """The place a page starts after: what the cursor or the offset says, or the log's beginning in that order.
-
-    Raises: :class:`InvalidCursor`.
-    """
-    if "cursor" not in query:
-        offset: int = query.get("offset", job.last + 1 if descending else 0)
-        return offset
-    (place,) = decode_cursor(query["cursor"], listing, [int])
-    if not 0 <= place <= MAX_NUMBER:
-        raise InvalidCursor("cursor: this is not one of ours")
-    number: int = place
-    return number
-
-
-def page_response(body: dict[str, Any], cursor: str | None, position: int | None = None, **query: Any) -> Response:
-    """A page with the ``Link`` (RFC 8288) to the next one; ``place`` is how far into a log it has come."""
-    response = Response(orjson.dumps(body), content_type="application/json")
-    response.headers["Cache-Control"] = "private, no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    if position is not None:
-        response.headers["Last-Event-ID"] = str(position)
-    if cursor:
-        wanted = {name: value for name, value in query.items() if value is not None}
-        response.headers["Link"] = f'<{request.path}?{urlencode({**wanted, "cursor": cursor})}>; rel="next"'
-    return response
 
 
 def _has_more(job: Job, place: int, descending: bool) -> bool:

@@ -1,4 +1,7 @@
-"""What gunicorn refuses before the application sees it, as the problem documents that everything else is refused by."""
+"""Problem documents for requests that gunicorn refuses before the application sees them.
+
+gunicorn itself would answer with HTML.
+"""
 
 import re
 import secrets
@@ -12,17 +15,17 @@ from chronoverse.errors import AtCapacity
 from chronoverse.web.http.problems import RETRY_AFTER_SECONDS, TITLES
 from chronoverse.web.http.request_id import HEADER, ID_BYTES
 
-#: A host and its port, as RFC 3986 section 3.2.2 spells them. What addresses the service must name one.
+#: A host and an optional port, as in RFC 3986 section 3.2.2.
 _HOST: Final = re.compile(r"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?", re.ASCII)
 
 
 class BadHost(errors.ParseException):
-    """Raised when a request does not say in its Host header which host it is for."""
+    """Raised when a request's Host header is missing or is not a host."""
 
 
-#: What each of gunicorn's refusals is told as; the first that fits. Never with what the client sent.
+#: Status and detail for each of gunicorn's errors. The first that fits is taken. None repeats what the client sent.
 _REFUSALS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
-    # Headers of the application's own: the fault is ours.
+    # These are about headers of our own answer, so the fault is ours.
     (errors.InvalidResponseHeader, 500, "Something went wrong here; it has been logged."),
     (errors.InvalidResponseHeaderName, 500, "Something went wrong here; it has been logged."),
     (errors.LimitRequestLine, 414, "A request line may have {line} bytes."),
@@ -47,7 +50,7 @@ _REFUSALS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
 
 
 class Refusal(NamedTuple):
-    """An answer: its status, and all of its bytes. ``request_id`` names it in the log."""
+    """An answer: its status, and all of its bytes. ``request_id`` is in the answer and in the log."""
 
     status: int
     request_id: str
@@ -55,9 +58,9 @@ class Refusal(NamedTuple):
 
 
 def check_host(request: Any) -> None:
-    """Raises :class:`BadHost` when gunicorn's ``request`` must be refused for its host.
+    """Raises :class:`BadHost` when gunicorn's ``request`` has no valid Host header. HTTP/1.0 may leave it out.
 
-    gunicorn itself refuses two Host headers, and checks no more than that. https://www.rfc-editor.org/rfc/rfc9112#section-3.2
+    gunicorn refuses two Host headers, and checks nothing else. https://www.rfc-editor.org/rfc/rfc9112#section-3.2
     """
     host = next((value for name, value in request.headers if name == "HOST"), None)
     if host is None and request.version < (1, 1):
@@ -67,15 +70,18 @@ def check_host(request: Any) -> None:
 
 
 def refusal_for(error: BaseException, cfg: Any) -> Refusal:
-    """The answer to a request that raised ``error`` in gunicorn, whose settings are ``cfg``. The connection ends."""
-    status, words = next(
-        ((status, words) for kind, status, words in _REFUSALS if isinstance(error, kind)), (500, _REFUSALS[0][2])
+    """The answer to a request for which gunicorn, with the settings ``cfg``, raised ``error``.
+
+    It closes the connection.
+    """
+    status, template = next(
+        ((status, template) for kind, status, template in _REFUSALS if isinstance(error, kind)), (500, _REFUSALS[0][2])
     )
-    detail = words.format(
+    detail = template.format(
         line=cfg.limit_request_line, fields=cfg.limit_request_fields, field_size=cfg.limit_request_field_size
     )
-    title, name = TITLES[status], secrets.token_hex(ID_BYTES)
-    document = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": name}
+    title, request_id = TITLES[status], secrets.token_hex(ID_BYTES)
+    document = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
     body = orjson.dumps(document)
     head = (
         f"HTTP/1.1 {status} {title}",
@@ -84,7 +90,7 @@ def refusal_for(error: BaseException, cfg: Any) -> Refusal:
         f"Content-Length: {len(body)}",
         "Cache-Control: no-store",
         "X-Content-Type-Options: nosniff",
-        f"{HEADER}: {name}",
+        f"{HEADER}: {request_id}",
         *([f"Retry-After: {RETRY_AFTER_SECONDS}"] if status == 503 else []),
     )
-    return Refusal(status, name, "\r\n".join([*head, "", ""]).encode() + body)
+    return Refusal(status, request_id, "\r\n".join([*head, "", ""]).encode() + body)

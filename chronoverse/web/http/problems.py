@@ -1,4 +1,4 @@
-"""Refusals as RFC 9457 problem documents: one table from errors to status codes."""
+"""Errors as RFC 9457 problem documents, and the table of which error has which status."""
 
 import logging
 from typing import Any, Final
@@ -40,12 +40,12 @@ from chronoverse.errors import (
 from chronoverse.live.delivery_stats import store_failed
 from chronoverse.web.http.request_id import request_id
 
-#: Parameters that one document names, and characters of a name and of what is wrong with it: a client may have made up
-#: both, and thousands of them.
+#: Parameters that one document names at most, and characters of a parameter's name and of its detail. A client may have
+#: made up thousands of them.
 NAMED_PARAMETERS: Final = 10
 NAME_CHARACTERS: Final = 100
 DETAIL_CHARACTERS: Final = 500
-#: Seconds after which a refused client may come again: about what a restart or a failover takes.
+#: Seconds after which a refused client may try again: about what a restart or a failover takes.
 RETRY_AFTER_SECONDS: Final = 2
 
 STATUS: Final[dict[type[ChronoverseError], int]] = {
@@ -67,7 +67,7 @@ STATUS: Final[dict[type[ChronoverseError], int]] = {
     SigningKeysUnavailable: 503,
 }
 
-#: What a 409 is about, in a word for programs.
+#: The ``reason`` of a 409, for programs.
 REASONS: Final[dict[type[ChronoverseError], str]] = {
     SequenceGap: "GAP",
     Fenced: "FENCED",
@@ -80,7 +80,7 @@ REASONS: Final[dict[type[ChronoverseError], str]] = {
     LineStillOpen: "STILL_LIVE",
 }
 
-#: What is said of a fault on our side, where the error's own words are for operators only.
+#: Details for faults on our side. The error's own text is for operators only, and goes to the log.
 DETAILS: Final[dict[type[ChronoverseError], str]] = {
     StoreError: "The store gave an unexpected answer.",
     StoreUnavailable: "The store cannot be reached; try again.",
@@ -92,7 +92,7 @@ DETAILS: Final[dict[type[ChronoverseError], str]] = {
     Draining: "This worker is going down; try again.",
 }
 
-#: One text for every 404, so that "not yours", "not there" and "no such path" cannot be told apart.
+#: One text for every 404, so that a client cannot tell "not yours", "not there" and "no such path" apart.
 NOT_FOUND: Final = "There is nothing here, or nothing that this token may see."
 
 TITLES: Final = {
@@ -119,7 +119,7 @@ log = logging.getLogger(__name__)
 
 
 def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None, **members: Any) -> Response:
-    """The document. ``errors`` names single parameters: ``[{"parameter": …, "detail": …}]``; ``members`` are added."""
+    """A problem document. ``errors`` are ``[{"parameter": …, "detail": …}]``. ``members`` are added as they are."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": TITLES.get(status, "Error"),
@@ -130,8 +130,8 @@ def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None
     if errors:
         body["errors"] = errors
     # Two 404s must not differ by a byte.
-    if status != 404 and (name := request_id()):
-        body["request_id"] = name
+    if status != 404 and (current := request_id()):
+        body["request_id"] = current
     metrics.REQUESTS_REFUSED.labels(status).inc()
     response = Response(orjson.dumps(body), status, content_type="application/problem+json")
     response.headers["Cache-Control"] = "no-store"
@@ -144,26 +144,26 @@ def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None
 
 
 def register(app: Flask) -> None:
-    """Makes every refusal of ``app`` a problem document."""
+    """Makes ``app`` answer every error with a problem document."""
     app.register_error_handler(ChronoverseError, problem_for)
-    app.register_error_handler(HTTPException, _http)
-    app.register_error_handler(Exception, _unexpected)
+    app.register_error_handler(HTTPException, _problem_for_http_error)
+    app.register_error_handler(Exception, _problem_for_unexpected_error)
 
 
 def problem_for(error: ChronoverseError) -> Response:
-    """The answer to a request that one of our own errors ended."""
+    """The problem document for one of our own errors."""
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
     if status == 404:
         return problem(404, NOT_FOUND)
     if status >= 500:
-        # Where the store is and what it said concerns operators only.
+        # Where the store is, and what it answered, is for operators only.
         log.warning("refused with %d: %s", status, error)
         if isinstance(error, StoreError):
             store_failed("request", error)
-    # An error of capacity says what is full, which is nothing that a client may not know.
-    own_words = status < 500 or type(error) is AtCapacity
-    detail = str(error) if own_words else DETAILS.get(type(error), "Something went wrong here.")
-    response = problem(status, detail, **_members(error))
+    # AtCapacity says what is full. A client may know that.
+    is_public = status < 500 or type(error) is AtCapacity
+    detail = str(error) if is_public else DETAILS.get(type(error), "Something went wrong here.")
+    response = problem(status, detail, **_extra_members(error))
     if isinstance(error, TooFast):
         response.headers["Retry-After"] = str(error.seconds)
     if status == 403:
@@ -171,19 +171,19 @@ def problem_for(error: ChronoverseError) -> Response:
     return response
 
 
-def _members(error: ChronoverseError) -> dict[str, Any]:
-    """What a runner must know of the store's refusal beside its words."""
+def _extra_members(error: ChronoverseError) -> dict[str, Any]:
+    """What a runner needs to know beside the detail: the reason, and with a gap the expected number."""
     members: dict[str, Any] = {"reason": REASONS[type(error)]} if type(error) in REASONS else {}
     return {**members, "expected": error.expected} if isinstance(error, SequenceGap) else members
 
 
-def _http(error: HTTPException) -> Response:
+def _problem_for_http_error(error: HTTPException) -> Response:
     status = error.code or 500
     if status == 404:
         return problem(404, NOT_FOUND)
-    errors, more = _parameters(getattr(error, "data", None) or {})
-    words = [f"{e['parameter']}: {e['detail']}" for e in errors] + ([f"and {more} more"] if more else [])
-    detail = "; ".join(words) or error.description or error.name
+    errors, omitted = _parameter_errors(getattr(error, "data", None) or {})
+    texts = [f"{e['parameter']}: {e['detail']}" for e in errors] + ([f"and {omitted} more"] if omitted else [])
+    detail = "; ".join(texts) or error.description or error.name
     response = problem(status, detail, errors)
     for name, value in error.get_headers():
         if name in ("Accept-Encoding", "Allow", "Retry-After"):
@@ -191,9 +191,11 @@ def _http(error: HTTPException) -> Response:
     return response
 
 
-def _parameters(data: dict[str, Any]) -> tuple[list[dict[str, str]], int]:
-    """What webargs found wrong, as ``{"query": {"offset": ["…"]}}``: an entry for each of the first parameters, and how
-    many more there are."""
+def _parameter_errors(data: dict[str, Any]) -> tuple[list[dict[str, str]], int]:
+    """The errors of the first parameters, and how many are omitted.
+
+    ``data`` has what webargs found wrong: ``{"messages": {"query": {"offset": ["…"]}}}``.
+    """
     found = [
         (name if name != "_schema" else location, details)
         for location, fields in data.get("messages", {}).items()
@@ -206,6 +208,6 @@ def _parameters(data: dict[str, Any]) -> tuple[list[dict[str, str]], int]:
     return entries, len(found) - len(entries)
 
 
-def _unexpected(error: Exception) -> Response:
+def _problem_for_unexpected_error(error: Exception) -> Response:
     log.error("unexpected error", exc_info=error)
     return problem(500, "Something went wrong here; it has been logged.")

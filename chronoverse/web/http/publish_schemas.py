@@ -1,4 +1,4 @@
-"""What a runner's requests say: opening, appending, ending. The source of both validation and OpenAPI."""
+"""Bodies of a runner's requests (open, append, end), and the answers. Validation and OpenAPI are made from these."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,20 +10,20 @@ from marshmallow import Schema, ValidationError, fields, validate
 from chronoverse.joblog.values import MAX_NUMBER, Line, Status
 from chronoverse.web.http.schemas import STREAMS
 
-#: Lines of one append. Beyond it the script would hold the store for more than a millisecond or two.
+#: Lines of one append. With more, the script would block the store for longer than a millisecond or two.
 MAX_LINES: Final = 500
-#: The highest number from which on lines may be named as lost, and the most of them at once: a log that has no numbers
-#: left cannot end. A runner that writes a million lines a second gets there in five days.
+#: The highest first number of lines that are named as lost, and the most of them at once. A log that has used up its
+#: numbers cannot end. A runner that writes a million lines a second reaches this number after five days.
 MAX_LOST: Final = 5 * 10**11
-#: An exit code, or its negative: what the reader of a log takes for one.
+#: The highest exit code, and the lowest when negative. What reads logs accepts no others.
 MAX_EXIT_CODE: Final = 999_999_999
 
 _TIMESTAMP: Final = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]\.[0-9]{3}Z")
 _TOKEN: Final = re.compile("[0-9a-f]{32,128}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 _KEYS: Final = frozenset({"timestamp", "message", "stream", "partial"})
-#: The bytes that U+FFFD has beyond the one that it may stand for.
-_REPLACED: Final = len("\ufffd".encode()) - 1
+#: How many bytes U+FFFD has more than the one byte that it may have replaced.
+_REPLACEMENT_EXTRA: Final = len("\ufffd".encode()) - 1
 
 
 def _token() -> fields.String:
@@ -43,7 +43,7 @@ def _check_token(token: str) -> None:
 
 
 class WholeNumber(fields.Integer):
-    """An integer as JSON Schema has it: 2.0 is one, and true is none, though Python would count with it."""
+    """An integer as JSON Schema defines it: 2.0 is one, and true is not."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
         if type(value) is not int and not (type(value) is float and value.is_integer()):
@@ -51,8 +51,8 @@ class WholeNumber(fields.Integer):
         return int(value)
 
 
-def _number(least: int, description: str, most: int = MAX_NUMBER, **kwargs: Any) -> WholeNumber:
-    return WholeNumber(validate=validate.Range(least, most), metadata={"description": description}, **kwargs)
+def _number(minimum: int, description: str, maximum: int = MAX_NUMBER, **kwargs: Any) -> WholeNumber:
+    return WholeNumber(validate=validate.Range(minimum, maximum), metadata={"description": description}, **kwargs)
 
 
 def _attempt() -> WholeNumber:
@@ -60,7 +60,7 @@ def _attempt() -> WholeNumber:
 
 
 class NewLineSchema(Schema):
-    """A line that is to be appended. Its number is its place behind `first`."""
+    """A line to append. Its number is ``first`` plus its index in the list."""
 
     timestamp = fields.String(
         required=True,
@@ -80,7 +80,7 @@ class NewLineSchema(Schema):
 
 
 class Lines(fields.List[Mapping[str, Any]]):
-    """Lines, read in one loop instead of by a schema for each: 500 of them take 0.5 ms instead of 20."""
+    """A list of lines. One loop checks them instead of a schema for each: 500 lines take 0.5 ms instead of 20."""
 
     def __init__(self, max_line_bytes: int, **kwargs: Any) -> None:
         super().__init__(fields.Nested(NewLineSchema), validate=validate.Length(max=MAX_LINES), **kwargs)
@@ -89,14 +89,13 @@ class Lines(fields.List[Mapping[str, Any]]):
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         if not isinstance(value, list):
             raise ValidationError("must be a list of lines")
-        for place, line in enumerate(value):
-            wrong = self._wrong(line)
-            if wrong:
-                raise ValidationError(f"{place}: {wrong}")
+        for index, line in enumerate(value):
+            if error := self._find_error(line):
+                raise ValidationError(f"{index}: {error}")
         return value
 
-    def _wrong(self, line: Any) -> str | None:
-        """What is wrong with a line, in the order in which a person would look."""
+    def _find_error(self, line: Any) -> str | None:
+        """The first error of a line, or None."""
         if type(line) is not dict or not line.keys() <= _KEYS:
             return f"must be an object of {', '.join(sorted(_KEYS))}"
         timestamp, message = line.get("timestamp"), line.get("message")
@@ -114,8 +113,8 @@ class Lines(fields.List[Mapping[str, Any]]):
 
 
 def _original_bytes(message: str) -> int:
-    """The message's bytes before what is not UTF-8 in them was replaced: that is how a runner cuts lines."""
-    return len(message.encode()) - _REPLACED * message.count("\ufffd")
+    """How many bytes the message had before U+FFFD replaced bytes that are not UTF-8. A runner cuts lines by these."""
+    return len(message.encode()) - _REPLACEMENT_EXTRA * message.count("\ufffd")
 
 
 def numbered_lines(first: int, items: list[dict[str, Any]]) -> Iterator[Line]:
@@ -145,9 +144,8 @@ class LinesBody(Schema):
 
     @classmethod
     def limited_to(cls, max_line_bytes: int) -> Schema:
-        """The schema for lines of at most so many bytes."""
-        name = "LinesBody"
-        return cls.from_dict({"lines": Lines(max_line_bytes, required=True)}, name=name)()
+        """The schema for lines whose messages have at most ``max_line_bytes`` bytes."""
+        return cls.from_dict({"lines": Lines(max_line_bytes, required=True)}, name="LinesBody")()
 
 
 class LostBody(Schema):
@@ -160,7 +158,7 @@ class LostBody(Schema):
 
 
 class CompareBody(Schema):
-    """Asks whether a log has a runner's lines as they are, also when the job has ended."""
+    """Asks whether a log has these lines of a runner unchanged, also after the job's end."""
 
     first = _number(1, "The first line's number.", MAX_NUMBER - MAX_LINES, required=True)
     lines = fields.List(
@@ -172,7 +170,7 @@ class CompareBody(Schema):
 
 
 class EndBody(Schema):
-    """Ends a job behind its last line."""
+    """Ends a job after its last line."""
 
     token = _token()
     attempt = _attempt()
@@ -192,7 +190,7 @@ class EndBody(Schema):
 
 
 class AttemptSchema(Schema):
-    """An attempt: while its lease is held, this runner alone may append."""
+    """An attempt. While it holds its lease, only this runner may append."""
 
     attempt = fields.Integer(required=True)
     token = fields.String(required=True)
@@ -200,7 +198,7 @@ class AttemptSchema(Schema):
 
 
 class ComparedSchema(Schema):
-    """How far the log has the same lines."""
+    """Up to where the log has the same lines."""
 
     next = fields.Integer(
         required=True,
@@ -213,7 +211,7 @@ class ComparedSchema(Schema):
 
 
 class NextSchema(Schema):
-    """Where the log goes on."""
+    """The log's next number."""
 
     next = fields.Integer(
         required=True, allow_none=True, metadata={"description": "The next line's number; null after a mere renewal."}

@@ -1,4 +1,7 @@
-"""A name for every request: taken from ``X-Request-ID`` or made, echoed in the answer, told in problems and logs."""
+"""An id for every request, taken from its ``X-Request-ID`` or made here.
+
+The answer repeats it, and problem documents and log lines have it.
+"""
 
 import re
 import secrets
@@ -7,34 +10,34 @@ from typing import Final
 from flask import Flask, Response, g, has_app_context, request
 
 HEADER: Final = "X-Request-ID"
-#: A client's own name for its request, as long as it is harmless in a log and a header.
-_NAME: Final = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}", re.ASCII)
-#: Bytes of randomness in a name that we make.
+#: What a client's own id may look like. It must be harmless in a log and in a header.
+_ACCEPTED: Final = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}", re.ASCII)
+#: Random bytes of an id that is made here.
 ID_BYTES: Final = 8
 
 
 def register(app: Flask) -> None:
-    """Names every request of ``app``, before anything else is done with it."""
-    app.before_request(_name)
-    app.after_request(_echo)
+    """Gives every request of ``app`` an id, before anything else is done with it."""
+    app.before_request(_set_id)
+    app.after_request(_repeat_id)
 
 
 def request_id() -> str | None:
-    """The current request's name; None outside of any."""
-    name: str | None = g.get("request_id") if has_app_context() else None
-    return name
+    """The current request's id. None outside of a request."""
+    current: str | None = g.get("request_id") if has_app_context() else None
+    return current
 
 
 def accept_or_create(given: str) -> str:
-    """The name of a request whose client calls it ``given``, empty when it does not."""
-    return given if _NAME.fullmatch(given) else secrets.token_hex(ID_BYTES)
+    """``given``, the client's own id, if it is acceptable. Otherwise a new id."""
+    return given if _ACCEPTED.fullmatch(given) else secrets.token_hex(ID_BYTES)
 
 
-def _name() -> None:
+def _set_id() -> None:
     g.request_id = accept_or_create(request.headers.get(HEADER, ""))
 
 
-def _echo(response: Response) -> Response:
-    if name := request_id():
-        response.headers[HEADER] = name
+def _repeat_id(response: Response) -> Response:
+    if current := request_id():
+        response.headers[HEADER] = current
     return response

@@ -1,4 +1,4 @@
-"""What requests may say and what answers look like: the source of both validation and OpenAPI."""
+"""Parameters of requests and shapes of answers. Validation and the OpenAPI document are both made from these."""
 
 import re
 from collections.abc import Mapping
@@ -11,47 +11,53 @@ from werkzeug.routing import BaseConverter
 from werkzeug.routing import ValidationError as NoMatch
 
 from chronoverse.joblog.matcher import MAX_QUERY, Matcher
+from chronoverse.joblog.time_range import read_time
 from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, Status, parse_number
 
-#: Lines or jobs on one page: at most, and unless the client says otherwise.
+#: Lines or jobs on one page: the most, and how many without ``limit``.
 MAX_PAGE_LIMIT: Final = 1000
 DEFAULT_PAGE_LIMIT: Final = 100
-#: Seconds a viewer may wait for a job that does not exist yet.
+#: Seconds that a viewer may wait for a job that does not exist yet.
 MAX_WAIT_SECONDS: Final = 300
+
+#: Lines of context on each side of a match, at most; and lines of a whole page with context, about as many as two of
+#: the largest matches have.
+MAX_CONTEXT_LINES: Final = 50
+MAX_CONTEXT_PAGE_LINES: Final = 2000
 
 STREAMS: Final = ("stdout", "stderr")
 
 
 class IdentifierConverter(BaseConverter):
-    """A workflow or job id in a path. Anything else is no such path."""
+    """A workflow id or a job id in a path."""
 
     regex = IDENTIFIER.pattern
 
     def to_python(self, value: str) -> str:
-        """Raises werkzeug's ValidationError, hence 404."""
+        """``value`` itself. Raises werkzeug's ValidationError, which becomes 404, if it is no identifier."""
         if not re.fullmatch(IDENTIFIER, value):
             raise NoMatch
         return value
 
 
 class RequestParser(FlaskParser):
-    """webargs as our contract has it: 400 for anything wrong, and nothing unknown is let pass."""
+    """webargs's parser. It answers 400 for any error, also for unknown query parameters."""
 
     DEFAULT_VALIDATION_STATUS = 400
     DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {"query": RAISE, "headers": EXCLUDE}  # noqa: RUF012 - webargs reads it from the class
 
 
 class Blueprint(SmorestBlueprint):
-    """flask-smorest's, with our parser."""
+    """flask-smorest's blueprint with our parser."""
 
     ARGUMENTS_PARSER = RequestParser()
 
 
 class Number(fields.Integer):
-    """A whole number of 1 to 15 ASCII digits, and nothing that ``int()`` would also take."""
+    """A whole number of 1 to 15 ASCII digits. ``int()`` would also take spaces, signs and other digits."""
 
-    def __init__(self, least: int = 0, most: int = MAX_NUMBER, **kwargs: Any) -> None:
-        super().__init__(strict=True, validate=validate.Range(least, most), **kwargs)
+    def __init__(self, minimum: int = 0, maximum: int = MAX_NUMBER, **kwargs: Any) -> None:
+        super().__init__(strict=True, validate=validate.Range(minimum, maximum), **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
         number = parse_number(value) if isinstance(value, str) else None
@@ -61,7 +67,7 @@ class Number(fields.Integer):
 
 
 class Offset(fields.Field[int | str]):
-    """``latest``, or the number of the line to start after."""
+    """``latest``, or the number of the line after which to start."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int | str:
         number = parse_number(value)
@@ -75,7 +81,7 @@ def _stream() -> fields.String:
 
 
 class EventsQuery(Schema):
-    """What ``/events`` may be asked."""
+    """The query of ``/events``."""
 
     offset = Offset(
         metadata={
@@ -91,7 +97,7 @@ class EventsQuery(Schema):
     )
     stream = _stream()
     wait = Number(
-        most=MAX_WAIT_SECONDS,
+        maximum=MAX_WAIT_SECONDS,
         load_default=0,
         metadata={
             "description": "Seconds to wait for a job that does not exist yet, instead of 404. "
@@ -100,13 +106,13 @@ class EventsQuery(Schema):
     )
 
     @validates_schema
-    def _one_start(self, data: dict[str, Any], **kwargs: Any) -> None:
+    def _check_one_start(self, data: dict[str, Any], **kwargs: Any) -> None:
         if "offset" in data and "tail" in data:
             raise ValidationError("cannot be combined with offset", "tail")
 
 
 def parse_last_event_id(value: str) -> int | None:
-    """The number in a ``Last-Event-ID`` header; None when it is none."""
+    """The number in a ``Last-Event-ID`` header. 0 if it is empty, and None if it is not a number."""
     return 0 if value == "" else parse_number(value)
 
 
@@ -121,7 +127,7 @@ class LastEventId(fields.String):
 
 
 class EventsHeaders(Schema):
-    """What an event stream's client says of itself."""
+    """The headers of a request for ``/events``."""
 
     last_event_id = LastEventId(
         data_key="Last-Event-ID",
@@ -132,7 +138,7 @@ class EventsHeaders(Schema):
     )
 
 
-#: One event, as its client sees it, for the OpenAPI document.
+#: One event as its client sees it, for the OpenAPI document.
 EVENT_SCHEMA: Final = {
     "type": "object",
     "properties": {
@@ -145,7 +151,7 @@ EVENT_SCHEMA: Final = {
 
 
 class LogsQuery(Schema):
-    """What ``/logs`` may be asked."""
+    """The query of ``/logs``."""
 
     limit = Number(
         1,
@@ -163,21 +169,21 @@ class LogsQuery(Schema):
     )
 
     @validates_schema
-    def _one_start(self, data: dict[str, Any], **kwargs: Any) -> None:
+    def _check_one_start(self, data: dict[str, Any], **kwargs: Any) -> None:
         if "offset" in data and "cursor" in data:
             raise ValidationError("cannot be combined with cursor", "offset")
 
 
 class Query(fields.String):
-    """What is looked for in a line. Whether it can be is for the whole schema to say, which knows of ``regex``."""
+    """What a search looks for. The schema checks it, because that depends on ``regex``: see :func:`check_regex`."""
 
     def __init__(self, **kwargs: Any) -> None:
-        about = "What a line must contain, in any case of letters."
-        super().__init__(validate=validate.Length(1, MAX_QUERY), metadata={"description": about}, **kwargs)
+        description = "What a line must contain, in any case of letters."
+        super().__init__(validate=validate.Length(1, MAX_QUERY), metadata={"description": description}, **kwargs)
 
 
 def check_regex(data: Mapping[str, Any]) -> None:
-    """Raises ValidationError for a ``q`` that is no regular expression and ought to be one."""
+    """Raises ValidationError when ``regex`` is true and ``q`` is not a regular expression."""
     if data.get("regex") and "q" in data:
         try:
             Matcher(data["q"], regex=True)
@@ -186,7 +192,7 @@ def check_regex(data: Mapping[str, Any]) -> None:
 
 
 class SearchFields(Schema):
-    """A query with its kind."""
+    """The parameters ``q`` and ``regex``."""
 
     q = Query()
     regex = fields.Boolean(
@@ -197,19 +203,55 @@ class SearchFields(Schema):
     )
 
     @validates_schema
-    def _compiles(self, data: dict[str, Any], **kwargs: Any) -> None:
+    def _check_regex(self, data: dict[str, Any], **kwargs: Any) -> None:
         check_regex(data)
 
 
 class RawQuery(SearchFields):
-    """What ``/logs/raw`` may be asked."""
+    """The query of ``/logs/raw``."""
 
     format = fields.String(load_default="txt", validate=validate.OneOf(("txt", "json", "jsonl")))
     stream = _stream()
 
 
+class Timestamp(fields.String):
+    """An ISO 8601 time. It is loaded as the text that lines have."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        timestamp = read_time(value)
+        if timestamp is None:
+            raise ValidationError("must be an ISO 8601 time, such as 2026-03-03T10:00:05Z")
+        return timestamp
+
+
+def _time(which: str) -> Timestamp:
+    text = f"Only lines {which} this time: ISO 8601, in UTC where no zone is given. Lines without one do not count."
+    return Timestamp(metadata={"description": text})
+
+
+def _context(side: str) -> Number:
+    return Number(
+        maximum=MAX_CONTEXT_LINES,
+        load_default=0,
+        metadata={
+            "description": f"Also the lines that come up to so many numbers {side} each found one, marked by `context`."
+            " The page then has fewer that were found. Around a single one that are the nearest that fit into 4 MiB."
+        },
+    )
+
+
+class SearchQuery(LogsQuery, SearchFields):
+    """The query of ``/logs/search``."""
+
+    q = Query(required=True)
+    since = _time("not before")
+    until = _time("not after")
+    before = _context("before")
+    after = _context("after")
+
+
 class JobsQuery(Schema):
-    """What ``/jobs`` may be asked."""
+    """The query of ``/jobs``."""
 
     status = fields.String(validate=validate.OneOf([status.value for status in Status]))
     cursor = fields.String(validate=validate.Length(1, 512), metadata={"description": "From the page before."})
@@ -243,6 +285,28 @@ class LogsSchema(Schema):
     cursor = fields.String(required=True, allow_none=True, metadata={"description": "Of the next page, or null."})
 
 
+class FoundSchema(LineSchema):
+    """A match, or a line of context beside one."""
+
+    highlights = fields.List(
+        fields.List(fields.Integer(), validate=validate.Length(equal=2)),
+        required=True,
+        metadata={
+            "description": "[start, end) of each place in `message`, in characters: the first 1,000, and no more than"
+            " are found in a second."
+        },
+    )
+    context = fields.Boolean(
+        metadata={"description": "True, where `before` or `after` was asked for, of a line beside those found."}
+    )
+
+
+class SearchSchema(LogsSchema):
+    """One page of matches."""
+
+    logs = fields.List(fields.Nested(FoundSchema), required=True)
+
+
 class JobSchema(Schema):
     """A job."""
 
@@ -269,13 +333,13 @@ class JobsSchema(Schema):
 
 
 class StatusSchema(Schema):
-    """One word."""
+    """The answer of a health check."""
 
     status = fields.String(required=True)
 
 
 class ProblemSchema(Schema):
-    """RFC 9457."""
+    """A problem document (RFC 9457)."""
 
     type = fields.String(required=True)
     title = fields.String(required=True)

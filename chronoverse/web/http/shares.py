@@ -1,4 +1,4 @@
-"""A limited amount of something, such as bytes of memory, shared so that no subject can take all of it."""
+"""Divides a limited amount of something, such as bytes of memory, so that no subject can take all of it."""
 
 import contextlib
 import threading
@@ -9,10 +9,10 @@ from chronoverse.errors import AtCapacity, ShareExceeded
 
 
 class Shares:
-    """Up to ``total`` of one resource. No subject may hold more than what is still free.
+    """Up to ``total`` of one resource. No subject may hold more than what is still free after that.
 
-    A subject that is alone can hold half of ``total``, a second one half of the rest, and so on: there is always room
-    for a newcomer's small request. This is the dynamic threshold of Choudhury and Hahne (*Dynamic queue length
+    A subject that is alone can hold half of ``total``, a second one half of the rest, and so on. So there is always
+    room for a newcomer's small request. This is the dynamic threshold of Choudhury and Hahne (*Dynamic queue length
     thresholds for shared-memory packet switches*, 1998) with a factor of one. ``what`` names the resource in errors,
     for example "request bodies".
     """
@@ -30,7 +30,7 @@ class Shares:
 
     @contextlib.contextmanager
     def hold(self, subject: str, amount: int) -> Iterator[None]:
-        """Takes ``amount`` for the length of the block. Raises as :meth:`take` does."""
+        """Takes ``amount`` while the block runs. Raises as :meth:`take` does."""
         self.take(subject, amount)
         try:
             yield
@@ -38,11 +38,11 @@ class Shares:
             self.give_back(subject, amount)
 
     def take(self, subject: str, amount: int) -> None:
-        """Takes ``amount`` for ``subject``. There is always room for nothing.
+        """Takes ``amount`` for ``subject``. An amount of 0 always fits.
 
         Raises:
-            AtCapacity: when other subjects hold so much that ``amount`` does not fit.
-            ShareExceeded: when ``subject`` itself holds too much of it.
+            AtCapacity: when ``subject`` holds nothing, and others hold so much that ``amount`` does not fit.
+            ShareExceeded: when ``amount`` does not fit and ``subject`` holds some already.
         """
         with self._lock:
             self._check(subject, amount)
@@ -62,7 +62,7 @@ class Shares:
             raise ShareExceeded(f"this token uses all that it may have at a time for {self._what}")
 
     def give_back(self, subject: str, amount: int) -> None:
-        """Gives back what :meth:`take` has taken, or a part of it."""
+        """Gives back ``amount`` of what ``subject`` has taken."""
         with self._lock:
             self._held[subject] -= amount
             if not self._held[subject]:

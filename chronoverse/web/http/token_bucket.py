@@ -1,4 +1,7 @@
-"""How fast each token's subject may publish over HTTP: a bucket of bytes for each, which fills as time goes by."""
+"""Limits how fast each token's subject may publish over HTTP, by a token bucket of bytes for each subject.
+
+https://en.wikipedia.org/wiki/Token_bucket
+"""
 
 import math
 import time
@@ -8,39 +11,39 @@ from typing import Final
 
 from chronoverse.errors import TooFast
 
-#: Seconds' worth of bytes that may come at once after as long a silence: a build prints in bursts.
+#: Size of a full bucket, in seconds at the rate. A build prints in bursts.
 BURST_SECONDS: Final = 10.0
-#: Bytes that a line counts beside its message: its time, stream and number, about as the store keeps them.
+#: Bytes that each line costs beside its message: about what the store needs for its time, stream and number.
 LINE_OVERHEAD_BYTES: Final = 48
-#: Subjects remembered before those are forgotten whose buckets are full, like those of anybody new.
+#: Buckets that are stored. When there are more, full ones are dropped: a new subject's bucket is full, too.
 MAX_SUBJECTS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class TokenBucket:
-    """Bytes that may be published at the monotonic time ``at``, in seconds. Below zero they are a debt."""
+    """``level`` is how many bytes may be published at ``updated_at``, in monotonic seconds. Below zero it is a debt."""
 
     level: float
     updated_at: float
 
     def filled_until(self, rate: int, now: float) -> "TokenBucket":
-        """As it is at ``now`` when ``rate`` bytes come in each second, up to those of :data:`BURST_SECONDS`."""
+        """The bucket at ``now``. It fills by ``rate`` bytes a second, up to :data:`BURST_SECONDS` of them."""
         return TokenBucket(min(self.level + rate * (now - self.updated_at), rate * BURST_SECONDS), now)
 
     def seconds_to_wait(self, rate: int) -> int:
-        """Whole seconds until something may be published again; 0 when it may be now."""
+        """Whole seconds until its subject may publish again. 0 when it may now."""
         return 0 if self.level > 0 else math.floor(-self.level / rate) + 1
 
 
-#: Of who has published nothing yet.
+#: The bucket of a subject that has published nothing yet.
 _NEW: Final = TokenBucket(math.inf, 0)
 
 
 class TokenBuckets:
-    """What this worker has taken of each subject, who may publish ``rate`` bytes a second; None is no bound.
+    """A worker's buckets, one for each subject. ``rate`` is bytes a second; None is no limit.
 
-    An append is taken as a whole when there is anything left, and what it is too long is paid for by those behind it.
-    ``clock`` is monotonic, in seconds.
+    An append is accepted as a whole when the bucket is not empty. If it is larger than what is left, the bucket goes
+    into debt, and the next appends wait. ``clock`` is monotonic, in seconds.
     """
 
     def __init__(self, rate: int | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -52,12 +55,12 @@ class TokenBuckets:
         return len(self._buckets)
 
     def check(self, subject: str) -> None:
-        """Raises :class:`TooFast` when ``subject`` must wait."""
+        """Raises :class:`TooFast` when ``subject`` must wait, with the seconds."""
         if self._rate and (seconds := self._bucket(subject, self._rate).seconds_to_wait(self._rate)):
             raise TooFast(f"this token may publish {self._rate} bytes a second", seconds)
 
     def spend(self, subject: str, messages: Iterable[str]) -> None:
-        """Lines with these ``messages`` were taken."""
+        """Takes lines with these ``messages`` out of the subject's bucket."""
         if self._rate:
             size = sum(len(message.encode()) + LINE_OVERHEAD_BYTES for message in messages)
             bucket = self._bucket(subject, self._rate)

@@ -1,8 +1,8 @@
-"""Traces, where they are asked for: one OpenTelemetry span a request, and that of a stream lasts until its end.
+"""Makes one OpenTelemetry span for each request, if the settings ask for traces. A stream's span ends with the stream.
 
-Where they are sent, which are sampled and what the service is called is the SDK's to read, from its own ``OTEL_…``
-variables. OpenTelemetry is imported here alone, and not before somebody asks for traces. What a client says of itself
-is told without anything that looks like a token.
+The SDK reads from its own ``OTEL_…`` variables where spans are sent, which are sampled, and what the service is called.
+OpenTelemetry is imported only here, and only if the settings ask for traces. Texts of a client are recorded without
+anything that looks like a token.
 """
 
 import re
@@ -18,15 +18,16 @@ from chronoverse.web.http.request_id import request_id
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-#: In a request's environ: its :class:`RequestSpan`.
+#: The key in a request's environ that has its :class:`RequestSpan`.
 SPAN_KEY: Final = "chronoverse.span"
-#: Seconds that a worker which goes waits for its last spans to be taken. A collector that is away must not hold it up.
+#: Seconds for which a worker sends its last spans before it exits. A collector that does not answer must not delay it.
 FLUSH_SECONDS: Final = 2.0
-#: Spans sent in one go, encoded in 2 ms. The SDK's own 512 would keep live lines for 15.
+#: Spans that are sent together. They are encoded in 2 ms. The SDK's default of 512 would delay live lines by 15 ms.
 BATCH_SPANS: Final = 64
-#: Bytes of a W3C header that is read. https://www.w3.org/TR/trace-context/#tracestate-limits
+#: Longest W3C header that is read, in bytes. https://www.w3.org/TR/trace-context/#tracestate-limits
 MAX_HEADER: Final = 512
-#: The methods that are told by name. https://opentelemetry.io/docs/specs/semconv/http/http-spans/
+#: Methods that are recorded by name. Others become ``_OTHER``.
+#: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
 METHODS: Final = frozenset(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"])
 
 _EVENTS: Final = "/workflows/{workflow_id}/jobs/{job_id}/events"
@@ -34,23 +35,23 @@ _PARAMETER: Final = re.compile(r"<(?:\w+:)?(\w+)>", re.ASCII)
 
 
 class RequestSpan:
-    """One request's span. A stream's is ended by :meth:`ended`, any other when its answer has been sent."""
+    """One request's span. :meth:`stream_ended` ends that of a stream, :meth:`end` any other once its answer is sent."""
 
     __slots__ = ("_method", "_redact", "_span", "is_stream")
 
-    def __init__(self, span: "Span", method: str, clean: Callable[[str], str]) -> None:
+    def __init__(self, span: "Span", method: str, redact: Callable[[str], str]) -> None:
         self._span = span
         self._method = method
-        self._redact = clean
+        self._redact = redact
         self.is_stream = False
 
     def set_response(
-        self, status: int, name: str | None, route: str | None, workflow: str | None, job: str | None
+        self, status: int, request_id: str | None, route: str | None, workflow: str | None, job: str | None
     ) -> None:
-        """What is known once there is an answer; ``name`` is the request's."""
+        """Records what is known once there is an answer. ``request_id`` is the request's."""
         self._span.set_attribute("http.response.status_code", status)
-        told = {"request_id": name, "workflow": workflow, "job": job}
-        self._span.set_attributes({f"chronoverse.{key}": self._redact(text) for key, text in told.items() if text})
+        ids = {"request_id": request_id, "workflow": workflow, "job": job}
+        self._span.set_attributes({f"chronoverse.{key}": self._redact(text) for key, text in ids.items() if text})
         if route:
             self._span.set_attribute("http.route", route)
             self._span.update_name(f"{self._method} {route}")
@@ -59,24 +60,27 @@ class RequestSpan:
 
             self._span.set_status(StatusCode.ERROR)
 
-    def stream_opened(self, name: str, workflow: str, job: str, after: int) -> None:
-        """It is a stream, which begins behind ``after``."""
+    def stream_opened(self, request_id: str, workflow: str, job: str, after: int) -> None:
+        """The request is a stream, which begins after number ``after``."""
         self.is_stream = True
-        self.set_response(200, name, _EVENTS, workflow, job)
+        self.set_response(200, request_id, _EVENTS, workflow, job)
         self._span.set_attribute("chronoverse.after", after)
 
     def stream_ended(self, why: str, at: int) -> None:
-        """The stream has ended, ``at`` its last number."""
+        """Ends the span of a stream. ``at`` is the last number that it sent, and ``why`` is the reason for its end."""
         self._span.set_attributes({"chronoverse.why": why, "chronoverse.at": at})
         self._span.end()
 
     def end(self) -> None:
-        """The request has."""
+        """Ends the span of a request that is no stream."""
         self._span.end()
 
 
 class Traces:
-    """A worker's spans: to be made behind the fork, since they are sent by a thread. ``clean`` takes tokens out."""
+    """Makes and sends a worker's spans. ``redact`` removes tokens from texts.
+
+    A thread sends them, so this must be made after the worker is forked.
+    """
 
     def __init__(self, redact: Callable[[str], str]) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -97,8 +101,8 @@ class Traces:
         self._clean = redact
 
     def register(self, app: Flask) -> None:
-        """Has every request of ``app`` traced, those too that are answered in front of it."""
-        app.after_request(_describe)
+        """Traces every request of ``app``, also those that are answered before Flask sees them."""
+        app.after_request(_record_response)
         inner = app.wsgi_app
 
         def traced(environ: dict[str, Any], start_response: Any) -> Any:
@@ -114,7 +118,7 @@ class Traces:
         app.wsgi_app = traced  # type: ignore[method-assign]
 
     def close(self) -> None:
-        """Sends what there is, for at most :data:`FLUSH_SECONDS`."""
+        """Sends the last spans, for at most :data:`FLUSH_SECONDS`."""
         # The SDK itself would wait for 30 s.
         thread = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         thread.start()
@@ -129,7 +133,7 @@ class Traces:
         return RequestSpan(span, method, self._clean)
 
 
-def _describe(response: Response) -> Response:
+def _record_response(response: Response) -> Response:
     span: RequestSpan = request.environ[SPAN_KEY]
     route = _PARAMETER.sub(r"{\1}", request.url_rule.rule) if request.url_rule else None
     ids = request.view_args or {}

@@ -1,4 +1,4 @@
-"""What only ``logs:admin`` may: taking out what lines say, seeing who did that, and deleting jobs."""
+"""The routes for the scope ``logs:admin``: redacting lines, listing redactions, and deleting jobs."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -17,6 +17,7 @@ from chronoverse.web.http import pages
 from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.event_loop import yield_to_loop
+from chronoverse.web.http.paging import page_response
 from chronoverse.web.http.publish_schemas import WholeNumber
 from chronoverse.web.http.request_id import request_id
 from chronoverse.web.http.schemas import Blueprint, ProblemSchema, Query, check_regex
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class RedactBody(Schema):
-    """Which lines: a range, those in it that match, or all that match."""
+    """Which lines to redact: a range, the matching lines in a range, or all matching lines."""
 
     from_ = WholeNumber(
         data_key="from", validate=validate.Range(1, MAX_NUMBER), metadata={"description": "The first; 1 otherwise."}
@@ -44,7 +45,7 @@ class RedactBody(Schema):
     )
 
     @validates_schema
-    def _says_which(self, data: dict[str, Any], **kwargs: Any) -> None:
+    def _check_range(self, data: dict[str, Any], **kwargs: Any) -> None:
         if "q" not in data and not ("from_" in data and "to" in data):
             raise ValidationError("give q, or from and to", "q")
         if data.get("from_", 1) > data.get("to", MAX_NUMBER):
@@ -53,7 +54,7 @@ class RedactBody(Schema):
 
 
 class RedactedSchema(Schema):
-    """What was done."""
+    """What was redacted."""
 
     workflow_id = fields.String(required=True)
     id = fields.String(required=True)
@@ -95,7 +96,7 @@ class RedactionsSchema(Schema):
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
-    """The routes of administrators."""
+    """The routes for administrators."""
     routes = Blueprint("admin", __name__, description="For administrators.")
     deps.guard(routes, scope=ADMIN)
     redact_body = RedactBody()
@@ -114,9 +115,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
         ref = JobRef(workflow_id, job_id)
         with deps.body_reader.read_json(request, principal().subject, redact_body) as body:
             done = _redact(deps, ref, body)
-        following = None if done.whole else done.reached + 1
-        answer = {"redacted": done.lines, "through": done.reached, "next": following, "pending": done.pending}
-        return pages.page_response({"workflow_id": workflow_id, "id": job_id, **answer}, None)
+        next_number = None if done.whole else done.reached + 1
+        answer = {"redacted": done.lines, "through": done.reached, "next": next_number, "pending": done.pending}
+        return page_response({"workflow_id": workflow_id, "id": job_id, **answer})
 
     @routes.route(f"{_JOB}/logs/redactions")
     @routes.doc(operationId="listRedactions")
@@ -127,7 +128,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         ref = JobRef(workflow_id, job_id)
         deps.require_job(ref)
         found = deps.store.redaction_log.audit(ref)
-        return pages.page_response({"workflow_id": workflow_id, "id": job_id, "redactions": found}, None)
+        return page_response({"workflow_id": workflow_id, "id": job_id, "redactions": found})
 
     @routes.route(_JOB, methods=["DELETE"])
     @routes.doc(operationId="deleteJob")
@@ -155,15 +156,15 @@ def _redact(deps: Dependencies, ref: JobRef, body: Mapping[str, Any]) -> Redacti
     deps.require_job(ref)
     if deps.object_store is None:
         raise ArchiveNotConfigured("lines are redacted on their way to the archive, and there is none")
-    asking, reason = principal().subject, body.get("reason")
+    subject, reason = principal().subject, body.get("reason")
     at = iso_timestamp(deps.wall_clock())
-    audit = {"at": at, "subject": asking, "request_id": request_id(), "reason": reason}
+    audit = {"at": at, "subject": subject, "request_id": request_id(), "reason": reason}
     first, last = body.get("from_", 1), body.get("to", MAX_NUMBER)
-    wish = RedactionRequest(first, last, _line_predicate(deps, body), audit, exact="q" not in body)
-    done = Redaction(deps.store, deps.object_store, ref, wish, pause=yield_to_loop).run()
+    asked = RedactionRequest(first, last, _line_predicate(deps, body), audit, exact="q" not in body)
+    done = Redaction(deps.store, deps.object_store, ref, asked, pause=yield_to_loop).run()
     deps.invalidate(ref)
-    said = {"job": str(ref), "sub": asking, "from": first, "to": done.reached, "lines": done.lines}
-    log.info("redacted", extra={"fields": {**said, "reason": reason or "", "pending": done.pending}})
+    log_fields = {"job": str(ref), "sub": subject, "from": first, "to": done.reached, "lines": done.lines}
+    log.info("redacted", extra={"fields": {**log_fields, "reason": reason or "", "pending": done.pending}})
     return done
 
 
@@ -172,8 +173,8 @@ def _line_predicate(deps: Dependencies, body: Mapping[str, Any]) -> Callable[[Li
         return lambda line: True
     matcher, time_slice = Matcher(body["q"], regex=body["regex"]), deps.time_slice()
 
-    def wanted(line: Line) -> bool:
+    def matches(line: Line) -> bool:
         time_slice.check()
         return pages.matches(matcher, line)
 
-    return wanted
+    return matches

@@ -1,7 +1,7 @@
-"""``GET /workflows/{workflow_id}/jobs/{job_id}/events``: a viewer's bytes over HTTP.
+"""``GET /workflows/{workflow_id}/jobs/{job_id}/events``: a job's log as an event stream.
 
-Everything is decided before the first byte: headers cannot be changed afterwards, and a client that gets anything
-but 200 here learns why from a problem document.
+Every refusal is decided before the first byte, because a status cannot be changed afterwards. So a client that does not
+get 200 learns why from a problem document.
 """
 
 from collections.abc import Callable
@@ -24,13 +24,13 @@ def blueprint(deps: Dependencies) -> Blueprint:
     routes = Blueprint("events", __name__, description="A job's log, live and from any offset.")
 
     @routes.before_request
-    def one_by_one() -> None:
-        # Each costs a millisecond: 60 that come together would keep the lines of all others for as many.
-        # Whoever answers without Flask has taken it for those that it leaves to us, or tried to.
-        turn = request.environ.get(ACCEPT_SLOT)
-        if isinstance(turn, AtCapacity):
-            raise turn
-        if turn is None:
+    def wait_for_accept_slot() -> None:
+        # A new viewer costs a millisecond. Without this, 60 that come together would delay everybody's lines by 60 ms.
+        # The fast path may already have queued this request, or failed to. Do not queue it twice.
+        slot = request.environ.get(ACCEPT_SLOT)
+        if isinstance(slot, AtCapacity):
+            raise slot
+        if slot is None:
             with deps.accept_lock:
                 pass
 
@@ -53,11 +53,11 @@ def blueprint(deps: Dependencies) -> Blueprint:
     )
     def events(workflow_id: str, job_id: str, wait: int, last_event_id: int | None = None, **query: Any) -> Response:
         """Stream a job's log as Server-Sent Events."""
-        ref, asking = JobRef(workflow_id, job_id), stream_ticket(deps)
+        ref, ticket = JobRef(workflow_id, job_id), stream_ticket(deps)
         if request.method != "HEAD":
-            deps.admission.check(asking)
+            deps.admission.check(ticket)
         job = deps.tail.known(ref) or deps.ended_jobs.get_job(ref)
-        if job is None and (not wait or deps.store.deleted(ref)):
+        if job is None and (not wait or deps.store.is_deleted(ref)):
             raise JobNotFound("no such job")
         if last_event_id is not None and job and job.end and last_event_id >= job.end.sequence_num:
             return Response(status=204)
@@ -66,8 +66,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
             after = start_offset(deps, job, query.get("offset"), query.get("tail"), stream)
         if request.method == "HEAD":
             return Response(iter(()), headers=headers(after), content_type=CONTENT_TYPE)
-        asked = viewer_request(deps, ref, job, after, stream, wait, principal().expires_at)
-        return EventStream(deps, after, *open_viewer(deps, asking, asked))
+        viewer_params = viewer_request(deps, ref, job, after, stream, wait, principal().expires_at)
+        return EventStream(deps, after, *open_viewer(deps, ticket, viewer_params))
 
     return routes
 
@@ -75,7 +75,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 def start_offset(
     deps: Dependencies, job: Job | None, offset: int | str | None, tail: int | None, stream: str | None
 ) -> int:
-    """The number to start after."""
+    """The number after which the stream starts, for a request without ``Last-Event-ID``."""
     if isinstance(offset, int):
         return offset
     if job is None:
@@ -90,9 +90,10 @@ def start_offset(
 
 
 def _start_of_stream_tail(deps: Dependencies, job: Job, tail: int, stream: str) -> int:
-    """The number before the last ``tail`` lines of one ``stream``, or of those that are found within a page's budget.
+    """The number before the last ``tail`` lines of one ``stream``.
 
-    Raises: as :func:`chronoverse.web.http.pages.batches` does.
+    When the budget of a page ends first, it is the number before the lines that were found until then. Raises as
+    :func:`chronoverse.web.http.pages.batches` does.
     """
     start = job.last
     time_slice = deps.search_slice()
@@ -109,30 +110,33 @@ def _start_of_stream_tail(deps: Dependencies, job: Job, tail: int, stream: str) 
 
 
 class EventStream(Response):
-    """A viewer's response. It is here that one of two ways is chosen: an outlet, or chunks that the server asks for."""
+    """A viewer's response.
 
-    def __init__(self, deps: Dependencies, after: int, viewer: Viewer, ended: Callable[[], None]) -> None:
+    Where a :class:`StreamWriter` can take over the socket, it does. Otherwise gunicorn asks for the viewer's chunks.
+    """
+
+    def __init__(self, deps: Dependencies, after: int, viewer: Viewer, on_end: Callable[[], None]) -> None:
         super().__init__(iter(()), headers=headers(after), content_type=CONTENT_TYPE)
         self._deps = deps
         self._viewer = viewer
-        self._ended = ended
+        self._on_end = on_end
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         sock = tune(environ)
         if self._deps.stream_writers.fit(environ):
             fields = self.get_wsgi_headers(environ).to_wsgi_list()
-            return detach(self._deps, self._viewer, self._ended, sock, fields)
-        undo = on_hangup(sock, self._viewer.disconnect) if sock else None
+            return detach(self._deps, self._viewer, self._on_end, sock, fields)
+        unwatch = on_hangup(sock, self._viewer.disconnect) if sock else None
 
         def closed() -> None:
-            if undo:
-                undo()
+            if unwatch:
+                unwatch()
             if sock and self._deps.admission.draining:
-                # Or gunicorn would wait for the client's next request before it lets the worker go.
+                # Otherwise gunicorn would wait for the client's next request before the worker may exit.
                 half_close(sock)
-            self._ended()
+            self._on_end()
 
         self.response = self._viewer.chunks()
-        # Not the generator's own finally: one that was never started has none to run.
+        # A ``finally`` in the generator would not do: it does not run in a generator that was never started.
         self.call_on_close(closed)
         return super().__call__(environ, start_response)

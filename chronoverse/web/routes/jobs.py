@@ -1,4 +1,4 @@
-"""A workflow's jobs, one job, and registering one before it starts."""
+"""The routes for a workflow's jobs, for one job, and for registering a job before it starts."""
 
 import math
 from typing import Any, Final
@@ -7,16 +7,15 @@ from flask import Response
 
 from chronoverse.errors import InvalidCursor, StoreUnavailable
 from chronoverse.joblog.values import Job, JobRef
-from chronoverse.web.http.cursors import decode_cursor, encode_cursor
 from chronoverse.web.http.dependencies import Dependencies, principal
-from chronoverse.web.http.pages import page_response
+from chronoverse.web.http.paging import decode_cursor, encode_cursor, page_response
 from chronoverse.web.http.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema, ProblemSchema
 
-#: Jobs that are looked at in one turn. That takes some 1 ms of the store's time and of the worker's, and everybody
-#: else waits for it.
+#: Jobs that are read at once. That takes about 1 ms of the store's time and of the worker's, and everybody else waits
+#: for it.
 BATCH_JOBS: Final = 10
-#: Seconds after which a listing ends with the jobs that it has found, and a cursor to go on from. It has at least one
-#: turn.
+#: Seconds after which a listing ends with the jobs that it has found, and a cursor for the next page. It always reads
+#: at least one batch.
 LISTING_SECONDS: Final = 0.5
 
 
@@ -34,14 +33,14 @@ def blueprint(deps: Dependencies) -> Blueprint:
         """A workflow's jobs, newest first. A page may be short, or empty, and still have a cursor to go on with."""
         status = query.get("status")
         listing = ("jobs", workflow_id, status)
-        place: tuple[float, str] | None = None
+        position: tuple[float, str] | None = None
         if "cursor" in query:
             created, job_id = decode_cursor(query["cursor"], listing, [str, str])
-            place = (_parse_score(created), job_id)
-        # Any job of the workflow: they are all on one server.
+            position = (_parse_score(created), job_id)
+        # All jobs of a workflow are on one server, so the reference needs no job.
         with deps.page_lock(JobRef(workflow_id, ""), principal().subject):
-            found, next_place = _read_listing(deps, workflow_id, place, limit, status)
-        cursor = encode_cursor(listing, (repr(next_place[0]), next_place[1])) if next_place else None
+            found, next_position = _read_listing(deps, workflow_id, position, limit, status)
+        cursor = encode_cursor(listing, (repr(next_position[0]), next_position[1])) if next_position else None
         body = {"workflow_id": workflow_id, "jobs": [job.to_json() for job in found], "cursor": cursor}
         return page_response(body, cursor, limit=limit, status=status)
 
@@ -51,7 +50,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def job(workflow_id: str, job_id: str) -> Response:
         """One job."""
-        return page_response(deps.require_job(JobRef(workflow_id, job_id)).to_json(), None)
+        return page_response(deps.require_job(JobRef(workflow_id, job_id)).to_json())
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>", methods=["PUT"])
     @routes.doc(operationId="registerJob")
@@ -67,7 +66,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         """Register a job, so that viewers can attach before it starts."""
         ref = JobRef(workflow_id, job_id)
         new = deps.store.register(ref)
-        response = page_response(deps.require_job(ref).to_json(), None)
+        response = page_response(deps.require_job(ref).to_json())
         response.status_code = 201 if new else 200
         return response
 
@@ -75,7 +74,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 
 def _parse_score(text: str) -> float:
-    """A creation time out of a cursor; a foreign runner may have written any that Redis takes."""
+    """The creation time in a cursor.
+
+    A foreign runner may have written any number that Redis accepts, such as infinity.
+    """
     try:
         score = float(text)
     except ValueError as error:
@@ -86,29 +88,31 @@ def _parse_score(text: str) -> float:
 
 
 def _read_listing(
-    deps: Dependencies, workflow_id: str, place: tuple[float, str] | None, limit: int, status: str | None
+    deps: Dependencies, workflow_id: str, position: tuple[float, str] | None, limit: int, status: str | None
 ) -> tuple[list[Job], tuple[float, str] | None]:
-    """Up to ``limit`` jobs of that ``status``, and the place to go on from (None when there are no more)."""
-    store, subject, until = deps.store, principal().subject, deps.monotonic() + LISTING_SECONDS
+    """Up to ``limit`` jobs of that ``status`` after ``position``, and the next position.
+
+    The next position is None when there are no more jobs.
+    """
+    store, subject, deadline = deps.store, principal().subject, deps.monotonic() + LISTING_SECONDS
     found: list[Job] = []
     while True:
         count = min(BATCH_JOBS, limit - len(found)) if status is None else BATCH_JOBS
         with deps.scan_lock(JobRef(workflow_id, ""), subject):
-            listed = store.jobs(workflow_id, place, count)
-            looked = store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in listed])
-            gone = [job_id for (_, job_id), job in zip(listed, looked, strict=True) if job is None]
+            listed = store.listing.page(workflow_id, position, count)
+            jobs = store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in listed])
+            gone = [job_id for (_, job_id), job in zip(listed, jobs, strict=True) if job is None]
             if gone:
-                store.unlist(workflow_id, gone)
-        for at, job in zip(listed, looked, strict=True):
-            place = at
+                store.listing.unlist(workflow_id, gone)
+        for position, job in zip(listed, jobs, strict=True):
             if isinstance(job, StoreUnavailable):
                 raise job
             if isinstance(job, Job) and status in (None, job.status):
                 found.append(job)
                 if len(found) == limit:
-                    return found, place
+                    return found, position
         if len(listed) < count:
             return found, None
-        if deps.monotonic() > until:
-            return found, place
+        if deps.monotonic() > deadline:
+            return found, position
         deps.wait_for_idle_slot()

@@ -1,4 +1,4 @@
-"""``GET …/logs``: a job's log in pages, upwards or downwards, from anywhere."""
+"""``GET …/logs``: a job's log in pages, in either order, from any position."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ from flask import Response
 
 from chronoverse.joblog.values import JobRef
 from chronoverse.web.http import pages
-from chronoverse.web.http.cursors import encode_cursor
 from chronoverse.web.http.dependencies import Dependencies
+from chronoverse.web.http.paging import encode_cursor, page_response, start_position
 from chronoverse.web.http.schemas import Blueprint, LogsQuery, LogsSchema, ProblemSchema
 
 
@@ -27,13 +27,13 @@ def blueprint(deps: Dependencies) -> Blueprint:
         listing = ("logs", workflow_id, job_id, order, stream)
         job = deps.require_job(ref)
         descending = order == "desc"
-        place = pages.start_position(query, listing, job, descending=descending)
-        wanted = (lambda line: line.stream == stream) if stream else None
+        position = start_position(query, listing, job, descending=descending)
+        predicate = (lambda line: line.stream == stream) if stream else None
         with pages.page_budget(deps, ref, limit) as budget:
-            found = pages.read_page(deps, job, place, limit, budget, descending=descending, predicate=wanted)
-            cursor = encode_cursor(listing, [found.position]) if found.has_more else None
-            lines = found.to_json(descending=descending)
+            page = pages.read_page(deps, job, position, limit, budget, descending=descending, predicate=predicate)
+            cursor = encode_cursor(listing, [page.position]) if page.has_more else None
+            lines = page.to_json(descending=descending)
             body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
-            return pages.page_response(body, cursor, found.position, limit=limit, order=order, stream=stream)
+            return page_response(body, cursor, page.position, limit=limit, order=order, stream=stream)
 
     return routes

@@ -1,4 +1,4 @@
-"""For those who run the service: is it up, is it ready, what does it do, what does it offer."""
+"""The routes for operators: health, readiness, metrics, and the OpenAPI document."""
 
 from functools import cache
 
@@ -13,12 +13,12 @@ from chronoverse.web.http.schemas import Blueprint, ProblemSchema, StatusSchema
 
 
 def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
-    """The operators' routes. None of them needs a token, and none tells of a job."""
+    """The routes for operators. None needs a token, and none reveals anything of a job."""
     routes = Blueprint("ops", __name__, description="For operators.")
 
     @cache
-    def text() -> bytes:
-        # Not before somebody asks: by then all routes are there.
+    def rendered() -> bytes:
+        # This runs at the first request, because all routes are registered then.
         return orjson.dumps(document.render()) + b"\n"
 
     @routes.route("/healthz")
@@ -52,6 +52,6 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
     @routes.response(200, {"type": "object"}, description="OpenAPI 3.1.")
     def openapi() -> Response:
         """What it offers: this document."""
-        return Response(text(), content_type="application/json")
+        return Response(rendered(), content_type="application/json")
 
     return routes

@@ -1,8 +1,7 @@
-"""A runner's requests: opening an attempt, appending lines, ending the job, for runners that cannot reach the store.
+"""The routes for runners that cannot reach the store: opening an attempt, appending lines, ending the job.
 
-The answers are the store's own: 409 with its ``reason`` where it turns a runner away, 503 where it cannot be reached;
-but for 429, where a token publishes faster than it may.
-Any request may be repeated after a lost answer.
+The store decides the answer: 409 with a ``reason`` when it refuses the runner, 503 when it cannot be reached. Only 429,
+for a token that publishes too fast, is decided here. A runner may repeat any request whose answer was lost.
 """
 
 import contextlib
@@ -17,7 +16,8 @@ from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.runner import readback
 from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
-from chronoverse.web.http.pages import batches, page_response
+from chronoverse.web.http.pages import batches
+from chronoverse.web.http.paging import page_response
 from chronoverse.web.http.problems import REASONS
 from chronoverse.web.http.publish_schemas import (
     AttemptBody,
@@ -37,7 +37,7 @@ _PROBLEM: Final = {"schema": ProblemSchema, "content_type": "application/problem
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
-    """The publishing routes."""
+    """The routes for runners."""
     routes = Blueprint("publish", __name__, description="For runners.")
     deps.guard(routes)
     attempt_body, lost_body, compare_body, end_body = AttemptBody(), LostBody(), CompareBody(), EndBody()
@@ -54,7 +54,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         """Open a new attempt at a job."""
         with deps.body_reader.read_json(request, principal().subject, attempt_body) as body, _count_answer("open"):
             opened = deps.store.open(JobRef(workflow_id, job_id), body["token"], body["first"])
-        return page_response({"attempt": opened.attempt, "token": opened.token, "next": opened.next}, None)
+        return page_response({"attempt": opened.attempt, "token": opened.token, "next": opened.next})
 
     @routes.route(f"{_JOB}/logs", methods=["POST"])
     @routes.doc(requestBody=_request_body(LinesBody))
@@ -78,13 +78,13 @@ def blueprint(deps: Dependencies) -> Blueprint:
             if not body["lines"]:
                 with _count_answer("renew"):
                     deps.store.renew(attempt)
-                return page_response({"next": None}, None)
+                return page_response({"next": None})
             with _count_answer("append"):
                 deps.token_buckets.check(principal().subject)
-                following = deps.store.append(attempt, list(numbered_lines(body["first"], body["lines"])))
+                next_number = deps.store.append(attempt, list(numbered_lines(body["first"], body["lines"])))
             deps.token_buckets.spend(principal().subject, (line["message"] for line in body["lines"]))
             metrics.LINES_APPENDED.inc(len(body["lines"]))
-            return page_response({"next": following}, None)
+            return page_response({"next": next_number})
 
     @routes.route(f"{_JOB}/logs/lost", methods=["POST"])
     @routes.doc(requestBody=_request_body(LostBody))
@@ -101,8 +101,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
             first, last = body["first"], body["first"] + body["count"] - 1
             attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], first)
             with _count_answer("lose"):
-                following = deps.store.lose(attempt, first, last)
-        return page_response({"next": following}, None)
+                next_number = deps.store.append_lost(attempt, first, last)
+        return page_response({"next": next_number})
 
     @routes.route(f"{_JOB}/logs/compare", methods=["POST"])
     @routes.doc(requestBody=_request_body(CompareBody))
@@ -121,8 +121,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
                         time_slice.check()
                         yield line
 
-            compared = readback.compare(read(), first, digests)
-        return page_response({"next": compared.following, "differs": compared.differs}, None)
+            compared = readback.compare_lines(read(), first, digests)
+        return page_response({"next": compared.next_number, "differs": compared.differs})
 
     @routes.route(f"{_JOB}/end", methods=["POST"])
     @routes.doc(requestBody=_request_body(EndBody))
@@ -145,7 +145,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 @contextlib.contextmanager
 def _count_answer(operation: str) -> Iterator[None]:
-    """Counts what the store answers: OK, the ``reason`` of a 409, or a word for why there was no answer."""
+    """Counts the store's answer: OK, the ``reason`` of a 409, or why there was no answer."""
     answer = "ERROR"
     try:
         yield
@@ -154,15 +154,15 @@ def _count_answer(operation: str) -> Iterator[None]:
         answer = REASONS[type(error)]
         raise
     except StoreError as error:
-        words = {StoreUnavailable: "UNAVAILABLE", StoreRefused: "REFUSED", TooFast: "TOO_FAST"}
-        answer = words.get(type(error), answer)
+        labels = {StoreUnavailable: "UNAVAILABLE", StoreRefused: "REFUSED", TooFast: "TOO_FAST"}
+        answer = labels.get(type(error), answer)
         raise
     finally:
         metrics.PUBLISH_ANSWERS.labels(operation, answer).inc()
 
 
 def _request_body(schema: type[Any]) -> dict[str, Any]:
-    """A body for the OpenAPI document; :class:`chronoverse.web.http.bodies.Bodies` reads it, not webargs."""
+    """A request body for the OpenAPI document. webargs cannot add it, because :class:`BodyReader` reads the body."""
     return {
         "required": True,
         "description": "May be sent with `Content-Encoding: gzip`.",

@@ -1,4 +1,4 @@
-"""``GET …/logs/raw``: what there is of a log, as a file to keep."""
+"""``GET …/logs/raw``: a log as a download."""
 
 import errno
 import logging
@@ -19,10 +19,11 @@ from chronoverse.web.http.dependencies import Dependencies, principal, stream_ti
 from chronoverse.web.http.schemas import Blueprint, ProblemSchema, RawQuery
 from chronoverse.web.streaming.connection import DOWNLOAD, tune
 
-#: zlib's level: 1 packs logs to a sixth, at 100 MB/s. Higher ones take the worker's time from its viewers.
+#: zlib's level. Level 1 compresses logs to a sixth, at 100 MB/s. Higher levels would take time from the worker's
+#: viewers.
 GZIP_LEVEL: Final = 1
 
-#: Bytes that are handed to the server at a time.
+#: Bytes that are given to gunicorn at a time.
 WRITE_BYTES: Final = 2**16
 
 _CONTENT_TYPES: Final = {
@@ -56,99 +57,104 @@ def blueprint(deps: Dependencies) -> Blueprint:
         cut, without the body's end.
         """
         job = deps.require_job(JobRef(workflow_id, job_id))
-        wanted = _line_predicate(deps, query.get("stream"), Matcher(query["q"], regex=regex) if "q" in query else None)
+        matcher = Matcher(query["q"], regex=regex) if "q" in query else None
+        predicate = _line_predicate(deps, query.get("stream"), matcher)
         response = Response(content_type=_CONTENT_TYPES[format])
         response.headers["Content-Disposition"] = f'attachment; filename="{workflow_id}-{job_id}.{format}"'
         response.headers["Cache-Control"] = "private, no-store"
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Vary"] = "Accept-Encoding"
-        packed = request.accept_encodings["gzip"] > 0
-        if packed:
+        compressed = request.accept_encodings["gzip"] > 0
+        if compressed:
             response.headers["Content-Encoding"] = "gzip"
         if request.method == "HEAD":
             return response
-        # It may last as long as a viewer's stream, and holds a place like one.
-        asking = stream_ticket(deps)
-        deps.admission.enter(asking)
+        # A download may last as long as a viewer's stream, so it counts as one.
+        ticket = stream_ticket(deps)
+        deps.admission.enter(ticket)
         try:
-            until = deps.monotonic() + principal().expires_at - deps.wall_clock()
-            tune(request.environ, DOWNLOAD, until)
-            text = _ENCODERS[format](_read_lines(deps, job, wanted, until))
-            # What cannot be read at all is refused, not cut off.
-            first = next(text, b"")
+            expires_at = deps.monotonic() + principal().expires_at - deps.wall_clock()
+            tune(request.environ, DOWNLOAD, expires_at)
+            parts = _ENCODERS[format](_read_lines(deps, job, predicate, expires_at))
+            # A log that cannot be read at all is refused with a problem. Later errors can only cut the download off.
+            first = next(parts, b"")
         except BaseException:
-            deps.admission.leave(asking)
+            deps.admission.leave(ticket)
             raise
-        response.call_on_close(partial(deps.admission.leave, asking))
-        whole = _end_connection_on_error(chain([first], text))
-        response.response = _gzip(whole) if packed else whole
+        response.call_on_close(partial(deps.admission.leave, ticket))
+        body = _end_connection_on_error(chain([first], parts))
+        response.response = _gzip(body) if compressed else body
         return response
 
     return routes
 
 
 def _line_predicate(deps: Dependencies, stream: str | None, matcher: Matcher | None) -> Callable[[Line], bool]:
-    # A download goes on when its request's context is gone.
-    heavy_work = partial(deps.run_heavy, subject=principal().subject)
+    # The subject is looked up now, because a download goes on after its request's context is gone.
+    run_heavy = partial(deps.run_heavy, subject=principal().subject)
 
-    def wanted(line: Line) -> bool:
+    def predicate(line: Line) -> bool:
         if stream not in (None, line.stream):
             return False
-        return matcher is None or pages.matches(matcher, line, heavy_work)
+        return matcher is None or pages.matches(matcher, line, run_heavy)
 
-    return wanted
+    return predicate
 
 
-def _end_connection_on_error(texts: Iterable[bytes]) -> Iterator[bytes]:
-    """The ``texts`` in short pieces, since the server makes a copy of each.
+def _end_connection_on_error(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The ``parts``, cut to :data:`WRITE_BYTES`, since gunicorn copies each of them.
 
-    An error in between ends the connection, so that nobody takes the part that was sent for the whole.
+    An error in between closes the connection. Otherwise a client would take what was sent for the whole log.
     """
     try:
-        for text in texts:
-            for start in range(0, len(text), WRITE_BYTES):
-                yield text[start : start + WRITE_BYTES]
+        for part in parts:
+            for start in range(0, len(part), WRITE_BYTES):
+                yield part[start : start + WRITE_BYTES]
     except ChronoverseError as error:
         log.warning("a download is cut off: %s", error)
         raise ConnectionResetError(errno.ECONNRESET, "a download is cut off") from error
 
 
-def _read_lines(deps: Dependencies, job: Job, wanted: Callable[[Line], bool], until: float) -> Iterator[list[Line]]:
-    """The lines up to ``last`` that are ``wanted``, in batches, each of which its taker clears.
+def _read_lines(
+    deps: Dependencies, job: Job, predicate: Callable[[Line], bool], expires_at: float
+) -> Iterator[list[Line]]:
+    """The lines up to ``job.last`` that pass ``predicate``, in batches.
 
-    While a client takes its time nothing is held of a batch but the bytes to be sent.
+    The caller clears each batch once it is encoded. So while a slow client reads, only the bytes to send are in memory.
 
-    Raises StoreError when the store fails or the log is deleted, also when there is another of its name by then, and
-    :class:`Unauthorized` at the monotonic time ``until``.
+    Raises :class:`StoreError` when the store fails, when the log is deleted, or when another log has its name by then.
+    Raises :class:`Unauthorized` at the monotonic time ``expires_at``.
     """
     time_slice = deps.time_slice()
     for batch in pages.batches(deps, job, 0):
-        if deps.monotonic() >= until:
+        if deps.monotonic() >= expires_at:
             raise Unauthorized("the token has expired")
         found = []
         for line in batch.lines:
             time_slice.check()
-            if line.sequence_num <= job.last and wanted(line):
+            if line.sequence_num <= job.last and predicate(line):
                 found.append(line)
-        over = batch.place >= job.last
-        if over or batch.last:
+        is_end = batch.place >= job.last
+        if is_end or batch.last:
             _check_same_log(deps, job)
         batch.lines.clear()
         yield found
-        if over:
+        if is_end:
             return
 
 
 def _check_same_log(deps: Dependencies, job: Job) -> None:
-    """Raises :class:`StoreUnavailable` when the job's log is not the one that it was: then asking again may help."""
-    now = deps.store.get_job(job.ref)
-    made = {each.created_at for each in (job, now) if each is not None and each.created_at}
-    if now is not None and (now.last < job.last or len(made) > 1):
+    """Raises :class:`StoreUnavailable` when the job has another log than at first. Asking again may help then."""
+    current = deps.store.get_job(job.ref)
+    if current is None:
+        return
+    created_at = {each.created_at for each in (job, current) if each.created_at}
+    if current.last < job.last or len(created_at) > 1:
         raise StoreUnavailable("the log is another one by now")
 
 
 def _encode_text(batches: Iterable[list[Line]]) -> Iterator[bytes]:
-    """Message by message. The pieces of a long line come joined, unless a line of the other stream is between them."""
+    """One message a line. The parts of a long line are joined, unless a line of the other stream is between them."""
     unfinished = None
     for lines in batches:
         parts = []
@@ -173,7 +179,7 @@ def _encode_json_lines(batches: Iterable[list[Line]]) -> Iterator[bytes]:
 
 
 def _encode_json(batches: Iterable[list[Line]]) -> Iterator[bytes]:
-    """One array, a line of text for each of the log's."""
+    """One JSON array, with one line of text for each line of the log."""
     opening = b"[\n"
     for lines in batches:
         if lines:
@@ -184,12 +190,12 @@ def _encode_json(batches: Iterable[list[Line]]) -> Iterator[bytes]:
     yield b"[]\n" if opening == b"[\n" else b"\n]\n"
 
 
-def _gzip(texts: Iterable[bytes]) -> Iterator[bytes]:
-    """One gzip file, whose parts come as the texts do. Cut off, it has no end, and nobody takes it for whole."""
-    packer = zlib.compressobj(GZIP_LEVEL, wbits=zlib.MAX_WBITS | 16)
-    for text in texts:
-        yield packer.compress(text) + packer.flush(zlib.Z_SYNC_FLUSH)
-    yield packer.flush()
+def _gzip(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """One gzip file, with a part for each of ``parts``. If it is cut off it has no end, so that clients notice."""
+    compressor = zlib.compressobj(GZIP_LEVEL, wbits=zlib.MAX_WBITS | 16)
+    for part in parts:
+        yield compressor.compress(part) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    yield compressor.flush()
 
 
 _ENCODERS: Final[dict[str, Callable[[Iterable[list[Line]]], Iterator[bytes]]]] = {

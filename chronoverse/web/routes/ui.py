@@ -1,4 +1,4 @@
-"""The log page: two documents and what they load, all of it from here."""
+"""The log page: two HTML documents and the files that they load. Nothing is loaded from another host."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,7 @@ from werkzeug.exceptions import NotFound
 
 from chronoverse.settings import Settings
 
-#: Nothing from elsewhere, nothing inline, and no text that becomes markup or script by itself.
+#: Nothing from other hosts, nothing inline, and no text of a log can become markup or script.
 CONTENT_SECURITY_POLICY: Final = "; ".join(
     (
         "default-src 'self'",
@@ -28,7 +28,7 @@ _HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    # Asked for again each time, and answered with 304: a new version is never mixed with an old one.
+    # Browsers ask for each file again, and get 304. So files of two versions are never mixed.
     "Cache-Control": "no-cache",
 }
 _CONTENT_TYPES: Final = {
@@ -42,7 +42,7 @@ _STATIC: Final = Path(__file__).parents[1] / "static"
 
 
 def blueprint(settings: Settings) -> Blueprint:
-    """The pages' routes. They need no token: there is nothing of any job in them."""
+    """The routes of the page. They need no token, because they contain nothing of any job."""
     routes = Blueprint("ui", __name__)
     files = {path.relative_to(_STATIC).as_posix(): path for path in _STATIC.rglob("*") if path.is_file()}
     bodies = {name: path.read_bytes() for name, path in files.items() if path.suffix in _CONTENT_TYPES}

@@ -11,7 +11,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from chronoverse.archive.chunk_writer import ChunkWriter, archive_lock
+from chronoverse.archive.chunk_writer import ChunkWriter
+from chronoverse.archive.job_objects import archive_lock
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.s3_store import S3ObjectStore
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
@@ -300,8 +301,8 @@ def test_a_record_that_comes_late_is_refused(place: Place) -> None:
     (chunk,) = archived.chunks(ref(job))
     late = chunk._replace(first=11, last=20).named("0123")
     with archive_lock(place.store, ref(job)) as token:
-        archived.announce(ref(job), token, late.name)
-        assert late.name in archived.condemn(ref(job), token)
+        archived.begin_upload(ref(job), token, late.name)
+        assert late.name in archived.mark_garbage(ref(job), token)
         with pytest.raises(Fenced):
             archived.commit_chunk(ref(job), token, late)
         with pytest.raises(Fenced):

@@ -1,24 +1,24 @@
--- Names numbers that nobody has any more, and lets the log go on behind them: the store lost these lines, and their runner
--- does not keep them either. One entry stands for all of them. Its id is the last of the numbers.
+-- Appends one entry that says that a range of lines is lost, so that the log can go on after them: the store lost these
+-- lines, and their runner no longer has them either. The entry's id is the last of the numbers.
 -- KEYS  log, job, lease
 -- ARGV  token, lease in ms, first number, last number, now (ISO 8601)
 -- ->    OK next | GAP expected | DELETED | FENCED | CLOSED | TAINTED last-id
--- Repeated after a lost reply it finds the log beyond these numbers, and says OK again.
+-- When it is repeated after a lost reply, the log has these numbers already, and the answer is OK again.
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 local first, number = tonumber(ARGV[3]), tonumber(ARGV[4])
 
 check_types(log, job, lease)
-local last, shape = head(log, job)
+local last, problem = head(log, job)
 local refused = refusal(job, lease, ARGV[1])
 if refused then return {refused} end
-if shape then return {shape, last} end
+if problem then return {problem, last} end
 if last < number then
   if first ~= last + 1 then return {'GAP', last + 1} end
   local id, call = string.format('%.0f-0', number), redis.call
-  -- Out of memory is an error before the first write, so XADD (or what makes it possible) comes first.
+  -- When the server is out of memory, the first write raises an error. So XADD (or what makes it possible) is the first.
   resume_numbering(call, log, last)
   call('XADD', log, id, 'event', 'lost', 'from', ARGV[3], 'timestamp', ARGV[5])
-  -- The next append finds as many entries added as there are numbers.
+  -- head() compares the last number with the number of entries added.
   call('XSETID', log, id, 'ENTRIESADDED', string.format('%.0f', number))
   last = number
 end

@@ -1,4 +1,4 @@
-"""A runner's own connection, on which the next append may leave before the last one was answered."""
+"""A runner's own connection, on which an append may be sent before the one before it is answered."""
 
 import contextlib
 import time
@@ -9,114 +9,119 @@ from typing import Any, Final
 from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.values import Attempt, JobRef, LineRun
 from chronoverse.store import replies
-from chronoverse.store.driver import Ask, Connection, DriverError, Script, ScriptForgotten, translated
+from chronoverse.store.driver import (
+    Ask,
+    Connection,
+    DriverError,
+    Script,
+    ScriptNotLoaded,
+    translate_errors,
+)
+from chronoverse.store.keys import RunnerKeys
 from chronoverse.store.topology import Topology
 
-#: Seconds of pause behind an append, at least, when an archiver asks for it: 5,000 short lines a second still go, and
-#: the rest waits in the spool. Large appends pause for longer: no more than so many bytes a second go.
+#: Seconds of pause after an append, at least, when an archiver asks for it. 5,000 short lines a second still pass, and
+#: the rest waits in the spool. Large appends pause for longer: at most ``SLOW_BYTES_PER_SECOND`` pass.
 SLOW_SECONDS: Final = 0.1
 SLOW_BYTES_PER_SECOND: Final = 2**20
 
-#: A job's log, hash and lease.
-Keys = tuple[str, str, str]
 
-
-def arguments(attempt: Attempt, lease_ms: int, first: int, runs: Sequence[LineRun]) -> list[Any]:
-    """What ``append.lua`` takes, its keys aside."""
+def append_arguments(attempt: Attempt, lease_ms: int, first: int, runs: Sequence[LineRun]) -> list[Any]:
+    """The arguments of ``append.lua``, without its keys."""
     args: list[Any] = [attempt.token, lease_ms, first]
     for timestamp, stream, partial, messages in runs:
         args += (timestamp, stream, "1" if partial else "", len(messages), *messages)
     return args
 
 
-class Appends:
-    """Answers come in the order of the appends. After any error all that is under way counts as unanswered.
+class AppendConnection:
+    """Sends appends, and receives their answers in the same order. An error leaves all that are under way unanswered.
 
-    Such an append may still be carried out, later even than one that follows on the next connection: it is
-    compared like any other, and finds its lines there, or others missing before them.
+    The server may still carry out an unanswered append, even after one that is sent on the next connection. That does
+    no harm: the script finds its lines in the log already, or finds that lines before them are missing.
     """
 
     def __init__(
         self,
-        place: Topology,
+        topology: Topology,
         lease_ms: int,
-        keys: Callable[[JobRef], Keys],
+        keys: Callable[[JobRef], RunnerKeys],
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._place = place
+        self._topology = topology
         self._sleep = sleep
         self._script: Final = Script("append")
         self._lease_ms = lease_ms
         self._keys = keys
         self._connection: Connection | None = None
-        #: Where a Cluster's node has sent us, that is moving the keys: there each command says so.
-        self._asked: Ask | None = None
+        #: The ASK answer of a Cluster's node that is moving the keys. It names the other node, which wants ASKING
+        #: before each command.
+        self._redirect: Ask | None = None
         self._workflow_id = ""
-        #: Bytes of each append that is under way.
+        #: The size in bytes of each append that is under way.
         self._sizes: deque[int] = deque()
 
     def send(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> None:
-        """Begins to append the lines of ``runs`` from number ``first`` on. Raises as :meth:`Store.append` does."""
+        """Sends the lines of ``runs``, the first with the number ``first``. Raises as :meth:`Store.append` does."""
         keys = self._keys(attempt.job)
-        args = arguments(attempt, self._lease_ms, first, runs)
-        with self._whole():
+        args = append_arguments(attempt, self._lease_ms, first, runs)
+        with self._reset_on_error():
             connection = self._connected(attempt.job.workflow_id)
-            if self._asked:
+            if self._redirect:
                 connection.send_command("ASKING", check_health=False)
             packed = connection.pack_command("EVALSHA", self._script.sha, len(keys), *keys, *args)
             connection.send_packed_command(packed, check_health=False)
             self._sizes.append(sum(map(len, packed)))
 
     def receive(self) -> int:
-        """The next number, as the oldest unanswered append has left it. Raises as :meth:`Store.append` does."""
-        with self._whole():
+        """The next number after the oldest unanswered append. Raises as :meth:`Store.append` does."""
+        with self._reset_on_error():
             answer = self._read(self._connection)
             if answer[0] != b"OK":
-                raise replies.refusal(answer[0].decode(), answer[1:])
+                raise replies.refusal_error(answer[0].decode(), answer[1:])
         size = self._sizes.popleft()
         if len(answer) > 2:
             self._sleep(max(SLOW_SECONDS, size / SLOW_BYTES_PER_SECOND))
-        following: int = answer[1]
-        return following
+        next_number: int = answer[1]
+        return next_number
 
     def reset(self) -> None:
-        """Forgets what is under way."""
+        """Closes the connection, and forgets the appends that are under way."""
         self._sizes.clear()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.disconnect()
 
     @contextlib.contextmanager
-    def _whole(self) -> Iterator[None]:
-        """All or nothing: any error forgets what is under way."""
+    def _reset_on_error(self) -> Iterator[None]:
         try:
-            with translated():
+            with translate_errors():
                 yield
         except BaseException as error:
             cause = error.__cause__
-            # A MOVED is an Ask to the driver, but it is for good.
-            self._asked = cause if type(cause) is Ask else None
+            # The driver's class for MOVED is a subclass of the one for ASK. A MOVED answer is not remembered here.
+            self._redirect = cause if type(cause) is Ask else None
             if isinstance(cause, DriverError):
-                self._place.report_error(self._workflow_id, cause)
+                self._topology.report_error(self._workflow_id, cause)
             self.reset()
             raise
 
     def _connected(self, workflow_id: str) -> Connection:
         connection = self._connection
-        if connection is not None and not self._asked and not self._place.is_current(workflow_id, connection):
+        if connection is not None and not self._redirect and not self._topology.is_current(workflow_id, connection):
             raise StoreUnavailable("the job's keys are on another server now")
         if connection is None:
             self._workflow_id = workflow_id
-            connection = self._connection = self._place.connection(workflow_id, asked=self._asked)
+            connection = self._connection = self._topology.new_connection(workflow_id, redirect=self._redirect)
             connection.send_command("SCRIPT", "LOAD", self._script.source, check_health=False)
             connection.read_response()
         return connection
 
     def _read(self, connection: Any) -> list[Any]:
         try:
-            if self._asked:
+            if self._redirect:
                 connection.read_response()
             answer: list[Any] = connection.read_response()
-        except ScriptForgotten as error:
+        except ScriptNotLoaded as error:
             raise StoreUnavailable("the store has forgotten our scripts") from error
         return answer

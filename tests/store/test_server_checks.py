@@ -12,7 +12,7 @@ import pytest
 
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
-from chronoverse.store.server_settings import UNKNOWN
+from chronoverse.store.server_checks import UNKNOWN_POLICY
 from tests.support.jobs import RunningJob, key
 from tests.support.servers import RedisServer, running
 from tests.support.service import PATIENCE_SECONDS, SECRET, Service, serving
@@ -107,11 +107,11 @@ def test_who_may_not_look_says_so(safe: RedisServer, tmp_path: Path) -> None:
     safe.ask("ACL", "SETUSER", "blind", "on", ">secret", "allkeys", "allchannels", "+@all", "-info")
     url = safe.url.replace("unix://", "unix://blind:secret@")
     with contextlib.closing(Store(url)) as store:
-        assert store.warnings() == [UNKNOWN]
+        assert store.warnings() == [UNKNOWN_POLICY]
         with RunningJob("print(1)", store, tmp_path) as job:
             assert job.result() == 0
 
-    assert UNKNOWN in job.said
+    assert UNKNOWN_POLICY in job.said
 
 
 def test_a_runner_whose_log_is_evicted_says_which_lines_are_gone(safe: RedisServer, tmp_path: Path) -> None:

@@ -8,9 +8,8 @@ from typing import Final
 
 import pytest
 
-from chronoverse.archive.chunk_writer import archive_lock
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.garbage import Collected, JobObjects
+from chronoverse.archive.job_objects import Collected, JobObjects, archive_lock
 from chronoverse.archive.redaction import TOMBSTONE, Redaction, RedactionRequest, RedactionResult
 from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.values import JobRef, Line
@@ -156,7 +155,7 @@ def test_where_it_cannot_be_known_objects_go_when_they_are_old(tmp_path: Path) -
     with RedisServer(tmp_path / "server") as server, archive_lock(store := Store(server.url), JOB) as token:
         server.ask("SAVE")
         objects.put("wf_1/job_1/old", b"")
-        store.chunks.condemn(JOB, token, ["wf_1/job_1/old"])
+        store.chunks.mark_garbage(JOB, token, ["wf_1/job_1/old"])
         ours = JobObjects(store, objects, JOB, token)
         assert ours.collect(0, min_age=0) == Collected(deleted=0, left=1, permanent=None)
         server.ask("HSET", "chronoverse:{wf_1}:job_1:garbage", "wf_1/job_1/old", int(server.ask("TIME")[0]) - 3_601)

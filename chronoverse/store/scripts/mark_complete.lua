@@ -1,13 +1,13 @@
--- A job that has ended is archived whole: its hash says all there is to say, and the log itself may go soon.
--- KEYS  log, job, archive lease, archive, jobs
+-- Notes that all of an ended job is archived. From now on its hash holds all that is known of it, and the log expires.
+-- KEYS  log, job, archive lock, archive, jobs
 -- ARGV  token, last number archived, SHA-256 of all, how long the log stays in ms, job id, creation time (Unix ms),
---       then the hash as field, value, …, in which what it has already stands
+--       then fields of the hash as field, value, …; a field that the hash has already is not changed
 -- ->    OK | GAP expected first number | FENCED
 -- May be repeated. The log's time to live is only ever lowered.
-local log, job, lease, archive, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local log, job, lock, archive, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 
-check_types(log, job, lease, archive, jobs)
-if redis.call('GET', lease) ~= ARGV[1] then return {'FENCED'} end
+check_types(log, job, lock, archive, jobs)
+if redis.call('GET', lock) ~= ARGV[1] then return {'FENCED'} end
 local archived = redis.call('HGET', job, 'archived') or '0'
 if archived ~= ARGV[2] then return {'GAP', (whole_number(archived) or 0) + 1} end
 

@@ -11,12 +11,13 @@ a failover to a replica that is behind, or after an hour. Until then the old rec
 
 import contextlib
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from chronoverse.archive.codec import digest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
-from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, ChronoverseError
+from chronoverse.errors import ArchiveBusy, ArchiveDamaged, ArchiveUnavailable, ChronoverseError, StoreError
 from chronoverse.joblog.chunk import MANIFEST, Chunk, folder, is_own
 from chronoverse.joblog.values import JobRef, seconds_of
 from chronoverse.store import Store
@@ -37,10 +38,36 @@ def nothing(step: str) -> None:
     """An :data:`At` for when nobody wants to hear of the steps."""
 
 
+@contextlib.contextmanager
+def archive_lock(store: Store, job: JobRef, seconds: float = SEALER_SECONDS) -> Iterator[str]:
+    """The sole right to archive ``job``: a token, renewed for as long as this lasts. Raises :class:`ArchiveBusy`."""
+    token = secrets.token_hex(16)
+    if not store.chunks.acquire_lock(job, token, seconds):
+        raise ArchiveBusy("somebody else archives the job just now")
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(seconds / 3):
+            # When this fails the seal is refused, and says so.
+            with contextlib.suppress(StoreError):
+                if not store.chunks.acquire_lock(job, token, seconds):
+                    return
+
+    renewing = threading.Thread(target=renew, name="sealer", daemon=True)
+    renewing.start()
+    try:
+        yield token
+    finally:
+        over.set()
+        renewing.join()
+        with contextlib.suppress(StoreError):
+            store.chunks.release_lock(job, token)
+
+
 class Collected(NamedTuple):
     """What :meth:`JobObjects.collect` did: how many objects it deleted, and how many are left to be deleted later.
 
-    ``permanent``: whether the store's records are there for good, as :func:`~chronoverse.store.permanence.is_permanent`
+    ``permanent``: whether the store's records are there for good, as :func:`~chronoverse.store.durability.is_permanent`
     answers.
     """
 
@@ -78,7 +105,7 @@ class JobObjects:
         Raises: :class:`Fenced`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`; and as the store does.
         """
         chunk = chunk.named(secrets.token_hex(8))
-        self._store.chunks.announce(self._job, self._token, chunk.name)
+        self._store.chunks.begin_upload(self._job, self._token, chunk.name)
         try:
             self._at("announced")
             self._objects.put(chunk.name, data)
@@ -97,11 +124,11 @@ class JobObjects:
         with contextlib.suppress(ChronoverseError):
             # Once it is condemned no record can name it that does not do so already. Another process may have struck
             # out the name before the object was there.
-            condemned = archived.condemn(self._job, self._token)
+            condemned = archived.mark_garbage(self._job, self._token)
             if name not in condemned and any(chunk.name == name for chunk in archived.chunks(self._job)):
                 return True
             self._objects.delete(name)
-            archived.forget_garbage(self._job, [name])
+            archived.clear_garbage(self._job, [name])
         return False
 
     def collect(
@@ -118,7 +145,7 @@ class JobObjects:
         archived = self._store.chunks
         unknown = self._unknown()
         old = [each.name for each in unknown if each.written_at <= now - min_age]
-        condemned = archived.condemn(self._job, self._token, old)
+        condemned = archived.mark_garbage(self._job, self._token, old)
         permanent = archived.is_permanent(self._job, self._lease_seconds) if condemned or ask else True
         recorded = {chunk.name for chunk in archived.chunks(self._job)}
         struck_out: list[str] = []
@@ -135,7 +162,7 @@ class JobObjects:
                 self._at("object deleted")
                 deleted += 1
             struck_out.append(name)
-        archived.forget_garbage(self._job, struck_out)
+        archived.clear_garbage(self._job, struck_out)
         young = [each.name for each in unknown if each.name not in condemned]
         return Collected(deleted, len(condemned) - len(struck_out) + len(young), permanent)
 

@@ -1,0 +1,33 @@
+"""The names of the store's Redis keys. The key map in :mod:`chronoverse.store` says what each key holds. Pure."""
+
+from chronoverse.joblog.values import JobRef
+
+#: What the runners' scripts take: a job's log, hash and lease.
+RunnerKeys = tuple[str, str, str]
+
+
+class KeyMap:
+    """The key names under one ``prefix``. A workflow's id is the hash tag of all its keys."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+
+    def of(self, job: JobRef, kind: str) -> str:
+        """A job's key of one kind, such as ``log`` or ``lease``."""
+        return f"{self.prefix}:{{{job.workflow_id}}}:{job.job_id}:{kind}"
+
+    def log(self, job: JobRef) -> str:
+        """The job's stream."""
+        return self.of(job, "log")
+
+    def runner(self, job: JobRef) -> RunnerKeys:
+        """The job's log, hash and lease."""
+        return self.of(job, "log"), self.of(job, "job"), self.of(job, "lease")
+
+    def listing(self, workflow_id: str) -> str:
+        """The sorted set of the workflow's jobs."""
+        return f"{self.prefix}:{{{workflow_id}}}:jobs"
+
+    def settings(self, workflow_id: str) -> str:
+        """The hash with the workflow's own settings."""
+        return f"{self.prefix}:{{{workflow_id}}}:settings"

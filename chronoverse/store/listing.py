@@ -1,0 +1,129 @@
+"""The listing of each workflow: a sorted set of job ids by creation time.
+
+Our runners add their jobs when they open them. A foreign runner writes its log with XADD alone, so the job is added
+by the first process that looks at it.
+"""
+
+import contextlib
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from chronoverse.joblog.values import IDENTIFIER, Job, JobRef, seconds_of
+from chronoverse.store import replies
+from chronoverse.store.driver import Client, DriverError, Script, translate_errors
+from chronoverse.store.keys import KeyMap
+from chronoverse.store.topology import PoolKind, Topology
+
+#: Jobs in one workflow's listing, at most. It bounds a binary search that takes 31 commands.
+MAX_JOBS: Final = 2**31
+#: Members read at once, at most, while the first of them are no jobs: some 2 ms of the server's time.
+MAX_PAGE_MEMBERS: Final = 5_000
+#: Seconds until this process adds a foreign job again. The tail asks for a quiet job once a second, and only a job
+#: that was deleted and written anew must be added again.
+LISTED_SECONDS: Final = 10.0
+#: Jobs for which the time of the last addition is remembered, some 300 bytes each. Beyond that number, each question
+#: about a foreign job costs one ZADD more.
+LISTED_JOBS: Final = 10_000
+
+
+class JobListing:
+    """Reads and mends the listings. Raises, if not said otherwise: as :class:`chronoverse.store.Store`.
+
+    ``clock`` is Unix time in seconds. ``monotonic`` is in seconds and is never set back.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        keys: KeyMap,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._topology = topology
+        self._keys = keys
+        self._clock = clock
+        self._monotonic = monotonic
+        self._added_at: dict[JobRef, float] = {}
+        self._unlist: Final = Script("unlist")
+
+    def page(self, workflow_id: str, before: tuple[float, str] | None, count: int) -> list[tuple[float, str]]:
+        """Up to ``count`` jobs as (creation time in Unix ms, job id), newest first, strictly after ``before``.
+
+        Members that are no job ids are removed from the listing, whoever wrote them. So each is met only once.
+        """
+        highest = "+inf" if before is None else repr(before[0])
+
+        def members(skip: int, count: int) -> list[tuple[float, bytes]]:
+            scores = (highest, "-inf", "WITHSCORES", "LIMIT", skip, count)
+            key = self._keys.listing(workflow_id)
+            return replies.scored_members(self._command(workflow_id, "ZREVRANGEBYSCORE", key, *scores))
+
+        def is_after(skip: int) -> bool:
+            if before is None or not (page := members(skip, 1)):
+                return True
+            score, member = page[0]
+            return (score, member.decode("utf-8", "replace")) < before
+
+        found: list[tuple[float, str]] = []
+        skip, size = 0, count
+        while len(found) < count:
+            page = members(skip, size)
+            invalid = {member for _, member in page if not IDENTIFIER.fullmatch(member.decode("ascii", "replace"))}
+            if invalid:
+                self._command(workflow_id, "ZREM", self._keys.listing(workflow_id), *invalid)
+            jobs = [(score, member.decode()) for score, member in page if member not in invalid]
+            found += [item for item in jobs if before is None or item < before]
+            skip += size - len(invalid)
+            if len(page) < size:
+                break
+            if not found:
+                # The listing may hold millions of members that are no jobs.
+                size = min(2 * size, MAX_PAGE_MEMBERS)
+                # Many jobs may have the same time as ``before``. Reading past all of them could take thousands of
+                # commands, so the first one after ``before`` is found by a binary search.
+                skip = bisect_left(range(MAX_JOBS), True, lo=skip, key=is_after)
+        return found[:count]
+
+    def unlist(self, workflow_id: str, job_ids: Sequence[str]) -> None:
+        """Removes those of the jobs from the listing that have neither a log nor a hash."""
+        keys = [self._keys.listing(workflow_id)]
+        for job_id in job_ids:
+            job = JobRef(workflow_id, job_id)
+            keys += [self._keys.of(job, "log"), self._keys.of(job, "job")]
+        with translate_errors():
+            self._topology.run(workflow_id, lambda client: self._unlist.run(client, keys, *job_ids))
+
+    def add_foreign(self, jobs: Sequence[Job], pool: PoolKind = PoolKind.COMMANDS) -> None:
+        """Adds ``jobs``, which must all be on one server, to the listings of their workflows.
+
+        A job's score is its creation time, or that of its first entry, or else now. A job that is listed already
+        keeps its score. Nothing is raised, since a server that is full or read-only can still be read. The next call
+        after :data:`LISTED_SECONDS` tries again.
+        """
+        now = self._monotonic()
+        due = [job for job in jobs if now >= self._added_at.get(job.ref, -LISTED_SECONDS) + LISTED_SECONDS]
+        if not due:
+            return
+        if len(self._added_at) + len(due) > LISTED_JOBS:
+            self._added_at.clear()
+        self._added_at.update((job.ref, now) for job in due)
+
+        def add(client: Client) -> object:
+            pipeline = client.pipeline(transaction=False)
+            for job in due:
+                key = self._keys.listing(job.ref.workflow_id)
+                pipeline.execute_command("ZADD", key, "NX", self._created_ms(job), job.ref.job_id)
+            return pipeline.execute(raise_on_error=False)
+
+        with contextlib.suppress(DriverError):
+            self._topology.run(due[0].ref.workflow_id, add, pool)
+
+    def _created_ms(self, job: Job) -> int:
+        seconds = seconds_of(job.created_at or "") or seconds_of(job.started_at or "") or self._clock()
+        return round(seconds * 1000)
+
+    def _command(self, workflow_id: str, *command: Any) -> Any:
+        with translate_errors():
+            return self._topology.run(workflow_id, lambda client: client.execute_command(*command))

@@ -1,0 +1,38 @@
+-- Marks objects for deletion. From now on no script can record them, however late it arrives.
+-- KEYS  archive lock, garbage
+-- ARGV  token, names of objects that have no record and are not in the garbage
+-- ->    {name, seconds since it was marked, name, seconds, …}
+-- The holder of the lock marks all objects in the garbage, since their writers have lost the lock. A caller that has lost
+-- the lock marks only the objects whose upload it began itself, and gets only those back.
+-- No job has more than some thousand objects to delete. If there are more than MOST names, somebody else has written
+-- them, and they would block the server. Then the whole key is deleted. The job's objects can still be found in its
+-- folder.
+local lock, garbage, token = KEYS[1], KEYS[2], ARGV[1]
+local MOST = 10000
+
+check_types(lock, garbage)
+if redis.call('HLEN', garbage) > MOST then redis.call('UNLINK', garbage) end
+local is_holder = redis.call('GET', lock) == token
+local time = redis.call('TIME')
+local now = tonumber(time[1])
+
+if is_holder then
+  for at = 2, #ARGV do redis.call('HSETNX', garbage, ARGV[at], time[1]) end
+end
+local answer, flat = {}, redis.call('HGETALL', garbage)
+for at = 1, #flat, 2 do
+  local name, value = flat[at], flat[at + 1]
+  local since = whole_number(value)
+  local is_own = value == 'writer:' .. token
+  if not since and (is_holder or is_own) then
+    redis.call('HSET', garbage, name, time[1])
+    since = now
+  elseif not is_holder then
+    since = nil
+  end
+  if since then
+    answer[#answer + 1] = name
+    answer[#answer + 1] = string.format('%.0f', now - since)
+  end
+end
+return answer

@@ -1,0 +1,76 @@
+"""The HTTP side of pages: cursors, the position at which a page of a log starts, and the answer with its ``Link``.
+
+A cursor is opaque to clients. It is bound to one listing: the job or workflow, the order and the filter that it was
+made for.
+"""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+import orjson
+from flask import Response, request
+
+from chronoverse.errors import InvalidCursor
+from chronoverse.joblog.values import MAX_NUMBER, Job
+
+
+def encode_cursor(listing: Sequence[Any], position: Sequence[Any]) -> str:
+    """A cursor for ``position`` in ``listing``.
+
+    Both are JSON scalars; ``listing`` is all that the cursor is bound to.
+    """
+    return base64.urlsafe_b64encode(orjson.dumps([*listing, *position])).rstrip(b"=").decode()
+
+
+def decode_cursor(cursor: str, listing: Sequence[Any], types: Sequence[type]) -> list[Any]:
+    """The position in ``listing``: one value of each of ``types``. Raises :class:`InvalidCursor`."""
+    try:
+        values = orjson.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+    except (binascii.Error, orjson.JSONDecodeError, ValueError) as error:
+        raise InvalidCursor("cursor: this is not one of ours") from error
+    if not isinstance(values, list) or len(values) != len(listing) + len(types):
+        raise InvalidCursor("cursor: this is not one of ours")
+    bound_to, position = values[: len(listing)], values[len(listing) :]
+    if bound_to != list(listing):
+        raise InvalidCursor("cursor: it was made for another job, order or filter")
+    if any(type(value) is not expected for value, expected in zip(position, types, strict=True)):
+        raise InvalidCursor("cursor: this is not one of ours")
+    return position
+
+
+def start_position(query: dict[str, Any], listing: Sequence[Any], job: Job, *, descending: bool) -> int:
+    """The number after which a page of a log starts, in the order asked for.
+
+    It is what the ``query``'s cursor or offset says. Without either it is the log's beginning, or its end when
+    ``descending``. Raises :class:`InvalidCursor`.
+    """
+    if "cursor" not in query:
+        offset: int = query.get("offset", job.last + 1 if descending else 0)
+        return offset
+    (number,) = decode_cursor(query["cursor"], listing, [int])
+    if not 0 <= number <= MAX_NUMBER:
+        raise InvalidCursor("cursor: this is not one of ours")
+    position: int = number
+    return position
+
+
+def page_response(
+    body: dict[str, Any], cursor: str | None = None, position: int | None = None, **query: Any
+) -> Response:
+    """``body`` as JSON, with a ``Link`` (RFC 8288) to the next page where there is a ``cursor``.
+
+    ``position`` is how far the page has come in a log; it becomes ``Last-Event-ID``. ``query`` are the parameters of
+    the link beside its cursor. Those that are None are left out.
+    """
+    response = Response(orjson.dumps(body), content_type="application/json")
+    response.headers["Cache-Control"] = "private, no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    if position is not None:
+        response.headers["Last-Event-ID"] = str(position)
+    if cursor:
+        parameters = {name: value for name, value in query.items() if value is not None}
+        response.headers["Link"] = f'<{request.path}?{urlencode({**parameters, "cursor": cursor})}>; rel="next"'
+    return response

@@ -1,0 +1,63 @@
+"""Delays between attempts, with a clock and a chance of the test's own."""
+
+import pytest
+import urllib3
+
+from chronoverse.backoff import MAX_RETRY_AFTER_SECONDS, Backoff, RetryPolicy, retry_after
+
+
+def test_delays_double_up_to_the_longest() -> None:
+    """Without jitter every delay is exact."""
+    policy = RetryPolicy(first=0.5, longest=3.0, jitter=0)
+
+    assert [policy.delay(failures) for failures in (1, 2, 3, 4, 5, 5_000)] == [0.5, 1.0, 2.0, 3.0, 3.0, 3.0]
+
+
+def test_a_factor_of_one_gives_the_same_delay_each_time() -> None:
+    """For a loop that asks at a steady pace."""
+    policy = RetryPolicy(first=2.0, longest=9.0, factor=1.0, jitter=0)
+
+    assert [policy.delay(failures) for failures in (1, 2, 9)] == [2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(("chance", "delay"), [(0.0, 2.0), (0.5, 3.0), (1.0, 4.0)])
+def test_jitter_takes_up_to_its_part_off_a_delay(chance: float, delay: float) -> None:
+    """Half of it by default."""
+    assert RetryPolicy(first=1.0, longest=4.0).delay(3, lambda: chance) == delay
+
+
+def test_a_success_starts_anew() -> None:
+    """The first delay after it has no jitter, and the failures are counted from one."""
+    backoff = Backoff(RetryPolicy(first=1.0, longest=8.0), chance=lambda: 1.0)
+    delays = []
+    for _ in range(3):
+        backoff.record_failure()
+        delays.append(backoff.delay())
+    backoff.record_success()
+    delays.append(backoff.delay())
+    backoff.record_failure()
+    delays.append(backoff.delay())
+
+    assert delays == [1.0, 2.0, 4.0, 1.0, 1.0]
+
+
+def test_the_time_of_failing_begins_at_the_first_failure() -> None:
+    """And is zero again after a success."""
+    now = [100.0]
+    backoff = Backoff(RetryPolicy(first=1.0, longest=1.0), clock=lambda: now[0])
+    backoff.record_failure()
+    assert backoff.seconds_failing() == 0
+    now[0] = 107.0
+    assert backoff.seconds_failing() == 7
+    backoff.record_success()
+    assert backoff.seconds_failing() == 0
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"), [(None, 0), ("3", 3), ("no number", 0), ("86400", MAX_RETRY_AFTER_SECONDS)]
+)
+def test_retry_after_is_read_and_bounded(header: str | None, seconds: float) -> None:
+    """An invalid header counts as none."""
+    headers = {} if header is None else {"Retry-After": header}
+
+    assert retry_after(urllib3.HTTPResponse(headers=headers)) == seconds
