@@ -16,7 +16,7 @@ import pytest
 
 from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.retention import ArchiverLimits
+from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.errors import BadRequest, JobNotFound, StoreUnavailable
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
@@ -317,8 +317,8 @@ def test_lines_that_were_archived_meanwhile_are_read_back_from_there(server: Red
     path.write_bytes(content)
     with contextlib.closing(Store(server.url)) as store:
         Archiver(
-            store, FileObjectStore(tmp_path / "archive"), ArchiverLimits(1, 0, 1000), stop=threading.Event()
-        ).once()
+            store, FileObjectStore(tmp_path / "archive"), RetentionPolicy(1, 0, 1000), stop=threading.Event()
+        ).run_once()
     wait_until(lambda: not server.ask("EXISTS", key("log")), SOON, "the store has let the log go")
     done = deliver(server, tmp_path, path, archive_url=(tmp_path / "none").as_uri())
     assert done.returncode == ENDED

@@ -161,7 +161,7 @@ def test_a_deletion_that_breaks_off_has_left_the_tombstone(place: Place, step: s
             raise StoreUnavailable("the server has gone")
 
     with pytest.raises(StoreUnavailable):
-        delete_job(place.store, place.objects, reference(job), tombstone_ms=RETENTION_SECONDS * 1000, at=broken)
+        delete_job(place.store, place.objects, reference(job), tombstone_ms=RETENTION_SECONDS * 1000, on_step=broken)
     assert Runner(place.client, job).open().json()["reason"] == "DELETED"
 
     archive(place.store, place.objects)
