@@ -114,9 +114,9 @@ def test_what_is_safe_is_asked_where_the_job_is(cluster: Cluster, prefix: str) -
     store = Store(cluster.url, prefix=prefix, durability=Durability.REPLICATED)
     attempt = store.open(JobRef(cluster.workflow(cluster.pair[0]), "job_1"), "token")
     store.append(attempt, make_lines(1, 2))
-    oracle = store.durability_probe()
-    assert oracle
-    assert oracle.confirm(attempt) == 3
+    probe = store.durability_probe()
+    assert probe
+    assert probe.confirm(attempt) == 3
     store.close()
 
 

@@ -9,17 +9,17 @@ from typing import Final
 import pytest
 
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.job_objects import Collected, JobObjects, archive_lock
-from chronoverse.archive.redaction import TOMBSTONE, Redaction, RedactionRequest, RedactionResult
+from chronoverse.archive.job_objects import CollectedGarbage, JobObjects, archive_lock
+from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest, RedactionResult
 from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
 from tests.conftest import EVERY_KIND, binary
-from tests.support.archivers import everything
+from tests.support.archivers import all_entries
 from tests.support.bench import make_lines
 from tests.support.faultproxy import FaultProxy
 from tests.support.fleets import free_ports, node
-from tests.support.sealing import seal
+from tests.support.sealing import archive_up_to
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -91,23 +91,23 @@ def test_a_failover_to_a_replica_that_is_behind_loses_no_line(
     master, replica = pair
     store, objects = Store(master.url), FileObjectStore(tmp_path / "archive")
     store.append(store.open(JOB, "token"), make_lines(1, 100))
-    seal(store, objects, JOB, 60, trim=True)
+    archive_up_to(store, objects, JOB, 60, trim=True)
     assert is_permanent(store) is True
     wish = RedactionRequest(1, 99, lambda line: True, {}, exact=True)
     os.kill(replica.pid, signal.SIGSTOP)
     master.ask("CLIENT", "KILL", "TYPE", "replica")
-    assert Redaction(store, objects, JOB, wish).run() == RedactionResult(99, 99, whole=True, pending=True)
+    assert Redaction(store, objects, JOB, wish).run() == RedactionResult(99, 99, complete=True, pending=True)
     store.close()
     master.kill()
     os.kill(replica.pid, signal.SIGCONT)
     replica.ask("REPLICAOF", "NO", "ONE")
     store = Store(replica.url)
 
-    said = [entry.message for entry in everything(store, objects, JOB) if isinstance(entry, Line)]
+    said = [entry.message for entry in all_entries(store, objects, JOB) if isinstance(entry, Line)]
     assert said == [f"line {number}" for number in range(1, 101)]
     assert Redaction(store, objects, JOB, wish).run().lines == 99
-    said = [entry.message for entry in everything(store, objects, JOB) if isinstance(entry, Line)]
-    assert said == [TOMBSTONE] * 99 + ["line 100"]
+    said = [entry.message for entry in all_entries(store, objects, JOB) if isinstance(entry, Line)]
+    assert said == [REDACTED_MESSAGE] * 99 + ["line 100"]
     store.close()
 
 
@@ -116,14 +116,14 @@ def test_an_answer_that_is_lost_is_no_redaction_that_is_lost(server: RedisServer
     with FaultProxy(server.socket) as proxy:
         store, objects = Store(proxy.redis_url, prefix=prefix), FileObjectStore(tmp_path)
         store.append(store.open(JOB, "token"), make_lines(1, 100))
-        seal(store, objects, JOB, 60, trim=True)
+        archive_up_to(store, objects, JOB, 60, trim=True)
         wish = RedactionRequest(1, 1, lambda line: True, {"reason": "so that the server knows the script"}, exact=True)
         assert Redaction(store, objects, JOB, wish).run().lines == 1
         proxy.drop_reply(asked=b"a reason", times=2)
         wish = RedactionRequest(1, 60, lambda line: True, {"reason": "a reason"}, exact=True)
-        assert Redaction(store, objects, JOB, wish).run() == RedactionResult(59, 60, whole=True, pending=False)
-        said = [entry.message for entry in everything(store, objects, JOB) if isinstance(entry, Line)]
-        assert said == [*[TOMBSTONE] * 60, *(f"line {number}" for number in range(61, 101))]
+        assert Redaction(store, objects, JOB, wish).run() == RedactionResult(59, 60, complete=True, pending=False)
+        said = [entry.message for entry in all_entries(store, objects, JOB) if isinstance(entry, Line)]
+        assert said == [*[REDACTED_MESSAGE] * 60, *(f"line {number}" for number in range(61, 101))]
         assert len(list(objects.list(""))) == 1
         store.close()
 
@@ -140,9 +140,9 @@ def test_a_line_that_is_too_long_for_the_expression_does_not_hide_what_was_redac
 
     store, objects = Store(server.url, prefix=prefix), FileObjectStore(tmp_path)
     store.append(store.open(JOB, "token"), make_lines(1, 100))
-    seal(store, objects, JOB, 60, trim=True)
+    archive_up_to(store, objects, JOB, 60, trim=True)
     done = Redaction(store, objects, JOB, RedactionRequest(1, 99, wanted, {}, exact=False)).run()
-    assert done == RedactionResult(60, 60, whole=False, pending=False)
+    assert done == RedactionResult(60, 60, complete=False, pending=False)
     assert len(list(objects.list(""))) == 1
     with pytest.raises(SearchTooExpensive):
         Redaction(store, objects, JOB, RedactionRequest(61, 99, wanted, {}, exact=False)).run()
@@ -157,9 +157,9 @@ def test_where_it_cannot_be_known_objects_go_when_they_are_old(tmp_path: Path) -
         objects.put("wf_1/job_1/old", b"")
         store.chunks.mark_garbage(JOB, token, ["wf_1/job_1/old"])
         ours = JobObjects(store, objects, JOB, token)
-        assert ours.collect(0, min_age=0) == Collected(deleted=0, left=1, permanent=None)
+        assert ours.collect_garbage(0, min_age=0) == CollectedGarbage(deleted=0, remaining=1, permanent=None)
         server.ask("HSET", "chronoverse:{wf_1}:job_1:garbage", "wf_1/job_1/old", int(server.ask("TIME")[0]) - 3_601)
-        assert ours.collect(0, min_age=0) == Collected(deleted=1, left=0, permanent=None)
+        assert ours.collect_garbage(0, min_age=0) == CollectedGarbage(deleted=1, remaining=0, permanent=None)
         assert list(objects.list("")) == []
         assert store.chunks.garbage(JOB) == set()
     store.close()

@@ -13,7 +13,7 @@ import redis
 
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.job_objects import archive_lock
-from chronoverse.archive.retention import set_retention
+from chronoverse.archive.retention import apply_retention
 from chronoverse.errors import StoreError
 from chronoverse.joblog.values import JobRef, LineRun, Status
 from chronoverse.store import Durability, Store
@@ -86,9 +86,9 @@ def run(store: Store) -> None:
     store.renew(attempt)
     for durability in (Durability.FSYNCED, Durability.REPLICATED):
         store._durability = durability
-        oracle = store.durability_probe()
-        assert oracle
-        oracle.confirm(attempt)
+        probe = store.durability_probe()
+        assert probe
+        probe.confirm(attempt)
     assert store.eviction_warnings(JOB) == []
     store.finish(attempt, Status.COMPLETED, 0, 0, 2)
 
@@ -202,7 +202,7 @@ def test_the_rights_to_change_a_retention(tmp_path: Path) -> None:
 def change_retention(store: Store) -> int:
     """As the command does."""
     store.catalog.set_retention(JOB.workflow_id, None)
-    return set_retention(store, JOB.workflow_id, None, 9)
+    return apply_retention(store, JOB.workflow_id, None, 9)
 
 
 def further(sign: str) -> list[str]:
