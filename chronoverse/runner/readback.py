@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from chronoverse.errors import JobNotFound
-from chronoverse.history.source import Archive
+from chronoverse.history.protocols import Archive
 from chronoverse.history.tiered_log import MissingArchive, StoredLog, TieredLog
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.runner.log_writer import Comparison, LogComparer, LogWriter, line_digest
@@ -41,9 +41,9 @@ class StoredLogComparer:
         while place < job.last:
             read = history.after(place, READ_ENTRIES)
             yield from (entry for entry in read.entries if isinstance(entry, Line))
-            if read.last or read.place <= place:
+            if read.last or read.position <= place:
                 return
-            place = read.place
+            place = read.position
 
 
 def compare_lines(log: Iterable[Line], first: int, digests: Sequence[str]) -> Comparison:
