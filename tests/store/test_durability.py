@@ -119,7 +119,7 @@ def test_a_redaction_whose_reply_is_lost_counts(server: RedisServer, tmp_path: P
         seal(store, objects, JOB, 60, trim=True)
         request = RedactionRequest(1, 1, lambda line: True, {"reason": "to load the script"}, exact=True)
         assert Redaction(store, objects, JOB, request).run().lines == 1
-        proxy.drop_reply(asked=b"a reason", times=2)
+        proxy.drop_reply(request=b"a reason", times=2)
         request = RedactionRequest(1, 60, lambda line: True, {"reason": "a reason"}, exact=True)
         assert Redaction(store, objects, JOB, request).run() == RedactionResult(59, 60, whole=True, pending=False)
         messages = [entry.message for entry in everything(store, objects, JOB) if isinstance(entry, Line)]

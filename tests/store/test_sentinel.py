@@ -12,18 +12,18 @@ from chronoverse.store import Store
 from chronoverse.store.driver import new_connection
 from chronoverse.store.sentinel import MasterConnection
 from tests.support.bench import JOB, make_lines
-from tests.support.fleets import Watched
+from tests.support.fleets import SentinelFleet
 
 
 @pytest.fixture
-def store(watched: Watched, prefix: str) -> Iterator[Store]:
+def store(sentinels: SentinelFleet, prefix: str) -> Iterator[Store]:
     """A store with nothing under its prefix."""
-    store = Store(watched.url, prefix=prefix)
+    store = Store(sentinels.url, prefix=prefix)
     yield store
     store.close()
 
 
-def test_the_store_is_the_master_that_they_name(store: Store, watched: Watched, prefix: str) -> None:
+def test_the_store_is_the_master_that_they_name(store: Store, sentinels: SentinelFleet, prefix: str) -> None:
     """Commands, appends and the live reader go there."""
     store.append(store.open(JOB, "token"), make_lines(1, 2))
     reader = store.live_reader(0.01)
@@ -31,21 +31,21 @@ def test_the_store_is_the_master_that_they_name(store: Store, watched: Watched, 
     reader.close()
 
     assert len(entries) == 2
-    assert watched.master.ask("XLEN", f"{prefix}:{{wf_1}}:job_1:log") == 2
+    assert sentinels.master.ask("XLEN", f"{prefix}:{{wf_1}}:job_1:log") == 2
 
 
-def test_a_sentinel_that_does_not_answer_is_skipped(watched: Watched, prefix: str) -> None:
+def test_a_sentinel_that_does_not_answer_is_skipped(sentinels: SentinelFleet, prefix: str) -> None:
     """One Sentinel that answers is enough."""
-    store = Store(watched.url.replace("://", "://127.0.0.1:1,"), prefix=prefix)
+    store = Store(sentinels.url.replace("://", "://127.0.0.1:1,"), prefix=prefix)
     assert store.get_job(JOB) is None
     store.close()
 
 
-@pytest.mark.parametrize("hosts", ["127.0.0.1:1,127.0.0.1:2/logs", "{watched}/unknown"])
-def test_no_sentinel_names_a_master(watched: Watched, hosts: str) -> None:
+@pytest.mark.parametrize("hosts", ["127.0.0.1:1,127.0.0.1:2/logs", "{sentinels}/unknown"])
+def test_no_sentinel_names_a_master(sentinels: SentinelFleet, hosts: str) -> None:
     """No Sentinel answers, or none knows the name. The error comes at once."""
-    own_hosts = watched.url.partition("://")[2].partition("/")[0]
-    store = Store(f"redis+sentinel://{hosts.format(watched=own_hosts)}")
+    own_hosts = sentinels.url.partition("://")[2].partition("/")[0]
+    store = Store(f"redis+sentinel://{hosts.format(sentinels=own_hosts)}")
     began = time.monotonic()
     with pytest.raises(StoreUnavailable, match="no Sentinel names a master"):
         store.get_job(JobRef("wf_1", "job_1"))
@@ -54,9 +54,9 @@ def test_no_sentinel_names_a_master(watched: Watched, hosts: str) -> None:
     assert time.monotonic() - began < 1
 
 
-def test_a_replica_is_not_taken_for_the_master(watched: Watched) -> None:
+def test_a_replica_is_not_taken_for_the_master(sentinels: SentinelFleet) -> None:
     """The Sentinels' answer may be old. A server that says that it is a replica is left at once."""
-    replica = watched.ports[watched.servers.index(watched.replica)]
+    replica = sentinels.ports[sentinels.servers.index(sentinels.replica)]
     connection = new_connection(
         "redis://nowhere", connection_class=MasterConnection, find_master=lambda: ("127.0.0.1", replica)
     )

@@ -333,7 +333,7 @@ def test_the_parser_for_resp2_takes_no_handler(server: RedisServer) -> None:
 def test_a_server_busy_with_a_script_is_asked_again(server: RedisServer, world: World) -> None:
     """The BUSY error of a server that runs a script is no refusal of tracking."""
     world.watch(*JOBS)
-    server.ask("CONFIG", "SET", "is_busy-reply-threshold", "1")
+    server.ask("CONFIG", "SET", "busy-reply-threshold", "1")
     script = threading.Thread(target=suppressing(server.ask), args=("EVAL", "while true do end", 0))
     script.start()
     try:
