@@ -1,18 +1,19 @@
-"""Chronoverse streams job logs. This is the way of a line, from the job that prints it to whoever reads it:
+"""Chronoverse streams job logs. A line takes this path from the job that prints it to the people who read it:
 
-    runner     runs the command, cuts its output into lines, keeps them until they are safe, and appends them
-    store      keeps the lines in Redis Streams, one stream for each job
-    archive    moves old lines out of the store into compressed chunks in an object store
-    history    reads store and archive as one log
-    live       reads new lines once for all viewers of a worker, and gives each viewer what follows its cursor
-    web        serves all of that over HTTP with Flask and gunicorn
-    client     follows a log over HTTP, and reconnects
-    cli        the terminal
+    runner    runs the command, splits its output into lines, keeps them in a spool until they are safe, appends them
+    store     keeps the lines in Redis Streams, one stream for each job
+    archive   moves old lines from the store into compressed chunks in an object store
+    history   reads store and archive as one log
+    live      reads new lines once for all viewers of a worker, and gives each viewer what follows its cursor
+    web       serves all of that over HTTP, with Flask and gunicorn
+    client    follows a log over HTTP, and reconnects
+    cli       prints it on a terminal
 
-These use ``joblog`` (what a line, a job and a gap are), ``auth`` (tokens), ``embedded`` (the server of the default
-set-up), ``settings``, ``errors`` and ``metrics``. A package imports only what stands above it in this list:
+All of these use ``joblog`` (what a line, a job and a gap are), ``auth`` (tokens), ``embedded`` (the server of the
+default set-up), ``settings``, ``errors``, ``metrics`` and ``backoff``. A package imports only packages to its left:
 
     errors, metrics, backoff, settings; joblog; auth; store; embedded; archive; history; live; client; runner; web; cli
 
-``api`` is what other people's programs import.
+``api`` is what programs of other people import. ``docs/architecture.md`` says more, and ``docs/glossary.md`` explains
+the terms.
 """

@@ -2,6 +2,7 @@
 
 import contextlib
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -30,11 +31,20 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else PROCESSES
 
 
+# A run in the background (`nohup pytest`, `pytest &` in a script) starts with signals ignored, and every process that a
+# test starts would inherit that. Tests send these signals.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGTERM, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
+
 # The option --hypothesis-profile chooses one of these. They set no deadline: how long an example takes says more about
 # the machine than about the code.
 hypothesis.settings.register_profile("few", deadline=None, max_examples=20)
 hypothesis.settings.register_profile("full", deadline=None, max_examples=FULL_EXAMPLES)
-# The option is read too late for decorators in conftest.py files, but in time for test modules.
 hypothesis.settings.load_profile("few")
 
 

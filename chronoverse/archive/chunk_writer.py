@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from chronoverse.archive.codec import LEVEL, Packer
-from chronoverse.archive.job_objects import At, JobObjects
+from chronoverse.archive.codec import COMPRESSION_LEVEL, ChunkBuilder
+from chronoverse.archive.job_objects import JobObjects, StepHook
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.joblog.chunk import CHUNK_BYTES, MANIFEST, Chunk, folder
 from chronoverse.joblog.entries import RawEntry, entry_number
@@ -26,23 +26,23 @@ class ChunkWriter:
     """What is done to the log of one job under the :func:`archive_lock` that gave ``token``. ``at`` hears of each
     step."""
 
-    def __init__(self, store: Store, objects: ObjectStore, job: JobRef, token: str, at: At) -> None:
+    def __init__(self, store: Store, objects: ObjectStore, job: JobRef, token: str, on_step: StepHook) -> None:
         self._store = store
         self._objects = objects
         self._job = job
         self._token = token
-        self._at = at
-        self._written = JobObjects(store, objects, job, token, at=at)
+        self._on_step = on_step
+        self._job_objects = JobObjects(store, objects, job, token, on_step=on_step)
 
-    def seal(
+    def write_chunk(
         self,
-        survey: ArchiveState,
-        below: int,
+        state: ArchiveState,
+        end: int,
         *,
         text_bytes: int = CHUNK_BYTES,
         trim: bool,
-        level: int = LEVEL,
-        meanwhile: Callable[[], object] = bool,
+        level: int = COMPRESSION_LEVEL,
+        on_page: Callable[[], object] = bool,
     ) -> Chunk | None:
         """Moves the next lines, of about ``text_bytes``, into the archive: those with numbers less than ``below``.
 
@@ -51,43 +51,43 @@ class ChunkWriter:
         Raises: :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`,
         :class:`ArchiveUnavailable`.
         """
-        first = survey.archived + 1 if survey.archived else max(survey.first, 1)
-        packer = Packer(self._job, first, level=level)
-        last = self._read(packer, survey, below, text_bytes, meanwhile)
-        if last is None or packer.last < packer.first:
+        first = state.archived + 1 if state.archived else max(state.first, 1)
+        builder = ChunkBuilder(self._job, first, level=level)
+        last = self._fill(builder, state, end, text_bytes, on_page)
+        if last is None or builder.last < builder.first:
             return None
-        self._at("read")
-        with self._written.put(*packer.finish()) as chunk:
+        self._on_step("read")
+        with self._job_objects.put_verified(*builder.finish()) as chunk:
             self._store.chunks.commit_chunk(
                 self._job, self._token, chunk, trim=chunk.last if trim else 0, last_entry=last
             )
-        self._at("sealed")
+        self._on_step("sealed")
         return chunk
 
-    def _read(
-        self, packer: Packer, survey: ArchiveState, below: int, text_bytes: int, meanwhile: Callable[[], object]
+    def _fill(
+        self, builder: ChunkBuilder, state: ArchiveState, end: int, text_bytes: int, on_page: Callable[[], object]
     ) -> RawEntry | None:
         """Fills ``packer``; the last entry that it took."""
         last: RawEntry | None = None
         # As few lines as bring some 1 MiB: thousands of lines may be of 64 KiB each.
         count = AdaptiveBatch()
-        while packer.text_size < text_bytes and not packer.closed:
-            entries = self._store.read_sequential(self._job, packer.last, count.lines)
+        while builder.text_size < text_bytes and not builder.closed:
+            entries = self._store.read_sequential(self._job, builder.last, count.lines)
             taken: Sequence[RawEntry] = entries
-            if entries and entry_number(entries[-1][0]) >= below:
-                taken = [entry for entry in entries if entry_number(entry[0]) < below]
-            meanwhile()
+            if entries and entry_number(entries[-1][0]) >= end:
+                taken = [entry for entry in entries if entry_number(entry[0]) < end]
+            on_page()
             if not taken:
                 break
-            size = packer.taken_size
-            packer.add(taken, survey.first)
+            size = builder.added_size
+            builder.add(taken, state.first)
             last = taken[-1]
             if len(taken) < count.lines:
                 break
-            count.learn(len(taken), packer.taken_size - size)
+            count.learn(len(taken), builder.added_size - size)
         return last
 
-    def complete(self, job: Job, log_seconds: float, now: float) -> str | None:
+    def complete(self, job: Job, hot_seconds: float, now: float) -> str | None:
         """Says that the whole log is in the archive; or what is wrong, and says nothing. Raises as :meth:`seal`.
 
         ``job`` has ended, and all up to its end was sealed. Its log stays in the store for ``log_seconds``.
@@ -95,20 +95,20 @@ class ChunkWriter:
         chunks = self._store.chunks.chunks(self._job)
         if wrong := inconsistency(job, chunks):
             return wrong
-        sha256 = overall(chunks)
-        state = ended_state(job, now)
-        self._objects.put(f"{folder(self._job)}{MANIFEST}", manifest(job, state, chunks, sha256))
-        self._at("manifest")
+        sha256 = combined_sha256(chunks)
+        state = final_state(job, now)
+        self._objects.put(f"{folder(self._job)}{MANIFEST}", manifest_json(job, state, chunks, sha256))
+        self._on_step("manifest")
         self._store.chunks.mark_complete(
             self._job,
             self._token,
             archived=chunks[-1].last,
             sha256=sha256,
-            hot_ms=round(log_seconds * 1000),
+            hot_ms=round(hot_seconds * 1000),
             created_ms=round((seconds_of(state["created_at"]) or now) * 1000),
             state={**state, "archived_at": iso_timestamp(now)},
         )
-        self._at("completed")
+        self._on_step("completed")
         return None
 
 
@@ -130,12 +130,12 @@ def inconsistency(job: Job, chunks: Sequence[Chunk]) -> str | None:
     return None
 
 
-def overall(chunks: Sequence[Chunk]) -> str:
+def combined_sha256(chunks: Sequence[Chunk]) -> str:
     """One SHA-256 for all: of the chunks' own, in hexadecimal, in order."""
     return hashlib.sha256("".join(chunk.sha256 for chunk in chunks).encode()).hexdigest()
 
 
-def ended_state(job: Job, now: float) -> dict[str, Any]:
+def final_state(job: Job, now: float) -> dict[str, Any]:
     """The hash of an ended job, as our own runner would have left it. Foreign ones leave none."""
     assert job.end is not None
     finished = job.finished_at if seconds_of(job.finished_at or "") else iso_timestamp(now)
@@ -151,7 +151,7 @@ def ended_state(job: Job, now: float) -> dict[str, Any]:
     return state if job.exit_code is None else {**state, "exit_code": job.exit_code}
 
 
-def manifest(job: Job, state: dict[str, Any], chunks: Sequence[Chunk], sha256: str) -> bytes:
+def manifest_json(job: Job, state: dict[str, Any], chunks: Sequence[Chunk], sha256: str) -> bytes:
     """The job and the records of its chunks, as JSON."""
     known = {**job.to_json(), **state, "redactions": job.redactions, "archive_sha256": sha256}
     return orjson.dumps({"job": known, "chunks": [orjson.Fragment(chunk.to_json()) for chunk in chunks]})

@@ -28,27 +28,27 @@ else:
     from backports import zstd
 
 #: A fifth smaller than with zstd's own default, 3, and faster to unpack; 400,000 lines a second, a fifth as many.
-LEVEL: Final = 9
+COMPRESSION_LEVEL: Final = 9
 #: For when the store waits for room: half the time.
-HURRIED_LEVEL: Final = 3
+FAST_COMPRESSION_LEVEL: Final = 3
 _SKIPPABLE: Final = 0x184D2A5E
 _SEEKABLE: Final = 0x8F92EAB1
 #: What an SSE frame puts around a line's JSON.
-_BEFORE: Final = len(b"event: log\ndata: ")
-_BEHIND: Final = len(b"id: \n\n")
+_SSE_HEAD_BYTES: Final = len(b"event: log\ndata: ")
+_SSE_TAIL_BYTES: Final = len(b"id: \n\n")
 #: A line's JSON up to its time, and the time with the quote behind it, as ``iso_timestamp`` spells it.
 _TIME: Final = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)"')
-_UP_TO_TIME: Final = 39
+_TIME_BYTES: Final = 39
 #: What other entries start with. They have no time.
-_OTHERS: Final = (b'{"gap":', b'{"stray":')
+_ENTRIES_WITHOUT_TIME: Final = (b'{"gap":', b'{"stray":')
 #: What a line is to say: another line with its number, or None to leave it as it is.
-Change = Callable[[Line], Line | None]
+LineChange = Callable[[Line], Line | None]
 
 
-class Packer:
+class ChunkBuilder:
     """One chunk of the log of ``job``, from line ``first`` on. It has reached ``last``, and ``text_size`` bytes."""
 
-    def __init__(self, job: JobRef, first: int, frame_bytes: int = FRAME_BYTES, level: int = LEVEL) -> None:
+    def __init__(self, job: JobRef, first: int, frame_bytes: int = FRAME_BYTES, level: int = COMPRESSION_LEVEL) -> None:
         self.first: Final = first
         self.last = first - 1
         self.text_size = 0
@@ -59,14 +59,14 @@ class Packer:
         self._level: Final = level
         self._hash = hashlib.sha256()
         self._frames: list[Frame] = []
-        self._packed: list[bytes] = []
+        self._compressed: list[bytes] = []
         self._text: list[bytes] = []
         self._size = 0
         self._first = first
         self._plain = True
 
     @property
-    def taken_size(self) -> int:
+    def added_size(self) -> int:
         """Bytes of JSON Lines taken so far, also of the frame that is not full yet."""
         return self.text_size + self._size
 
@@ -76,29 +76,29 @@ class Packer:
         A terminal entry is not taken: it is the job's, and stays where the job is.
         """
         plain = plain_frames(entries, self.last)
-        self._plain_lines(plain)
+        self._add_plain_lines(plain)
         for entry in read_entries(entries[len(plain) :], self.last, lowest):
-            self._entry(entry)
+            self._add_entry(entry)
 
     def finish(self) -> tuple[Chunk, bytes]:
         """The chunk's record, and the object. One number at least must have been added."""
         self._close_frame()
-        data = b"".join([*self._packed, seek_table(self._frames)])
+        data = b"".join([*self._compressed, seek_table(self._frames)])
         digest = self._hash.hexdigest()
         # By its bytes: another level, or another zstd, packs the same lines otherwise, and frames lie elsewhere then.
         name = object_name(self._job, self.first, self.last, hashlib.sha256(data).hexdigest())
         return Chunk(self.first, self.last, name, len(data), digest, tuple(self._frames)), data
 
-    def _plain_lines(self, frames: Sequence[bytes]) -> None:
+    def _add_plain_lines(self, frames: Sequence[bytes]) -> None:
         """:meth:`_line` for the JSON in each of these, at half the cost."""
         text, size, number = self._text, self._size, self.last
-        behind, enough = -_BEHIND - len(str(number)), self._frame_bytes
+        behind, enough = -_SSE_TAIL_BYTES - len(str(number)), self._frame_bytes
         following = 10 ** len(str(number))
         for frame in frames:
             number += 1
             if number == following:
                 behind, following = behind - 1, following * 10
-            line = frame[_BEFORE:behind]
+            line = frame[_SSE_HEAD_BYTES:behind]
             text.append(line)
             size += len(line)
             if size >= enough:
@@ -107,20 +107,20 @@ class Packer:
                 text, size = self._text, 0
         self._size, self.last = size, number
 
-    def _entry(self, entry: Entry) -> None:
+    def _add_entry(self, entry: Entry) -> None:
         if isinstance(entry, End) or (isinstance(entry, OutOfSequence) and entry.last):
             self.closed = True
         elif isinstance(entry, Line):
-            self._line(orjson.dumps(entry.to_json()) + b"\n")
+            self._append_line(orjson.dumps(entry.to_json()) + b"\n")
         elif isinstance(entry, Gap):
             self._plain = False
             gap = {"from": entry.first, "to": entry.last, "reason": entry.reason}
-            self._line(orjson.dumps({"gap": gap}) + b"\n", entry.last)
+            self._append_line(orjson.dumps({"gap": gap}) + b"\n", entry.last)
         else:
             self._plain = False
-            self._line(orjson.dumps({"stray": entry.entry_id}) + b"\n", self.last)
+            self._append_line(orjson.dumps({"stray": entry.entry_id}) + b"\n", self.last)
 
-    def _line(self, text: bytes, last: int | None = None) -> None:
+    def _append_line(self, text: bytes, last: int | None = None) -> None:
         self._text.append(text)
         self._size += len(text)
         self.last = self.last + 1 if last is None else last
@@ -130,23 +130,23 @@ class Packer:
     def _close_frame(self) -> None:
         if not self._text:
             return
-        earliest, latest = _times(self._text)
+        earliest, latest = _time_bounds(self._text)
         text = b"".join(self._text)
-        packed = pack(text, self._level)
+        packed = compress_frame(text, self._level)
         self._hash.update(text)
         offset = self._frames[-1].offset + self._frames[-1].size if self._frames else 0
         span = (self._first, self.last, offset, len(packed), len(text))
         self._frames.append(Frame(*span, earliest, latest, self._plain))
-        self._packed.append(packed)
+        self._compressed.append(packed)
         self.text_size += len(text)
         self._text, self._size, self._plain = [], 0, True
         self._first = self.last + 1
 
 
-def _times(lines: Iterable[bytes]) -> tuple[str, str]:
+def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
     """The earliest and the latest time of JSON Lines, or nothing where one of them cannot be compared."""
-    starts = {line[:_UP_TO_TIME] for line in lines}
-    found = [_TIME.fullmatch(start) for start in starts if not start.startswith(_OTHERS)]
+    starts = {line[:_TIME_BYTES] for line in lines}
+    found = [_TIME.fullmatch(start) for start in starts if not start.startswith(_ENTRIES_WITHOUT_TIME)]
     times = [each[1].decode() for each in found if each]
     return (min(times), max(times)) if times and len(times) == len(found) else ("", "")
 
@@ -158,7 +158,7 @@ def seek_table(frames: Sequence[Frame]) -> bytes:
     return struct.pack("<II", _SKIPPABLE, len(rows) + len(footer)) + rows + footer
 
 
-def pack(text: bytes, level: int = LEVEL) -> bytes:
+def compress_frame(text: bytes, level: int = COMPRESSION_LEVEL) -> bytes:
     """A frame of these JSON Lines, with a sum by which a changed byte is noticed: it costs nothing to be measured."""
     options: Mapping[int, int] = {
         zstd.CompressionParameter.compression_level: level,
@@ -167,7 +167,7 @@ def pack(text: bytes, level: int = LEVEL) -> bytes:
     return zstd.compress(text, options=options)
 
 
-def unpack(frame: Frame, packed: bytes) -> bytes:
+def decompress_frame(frame: Frame, packed: bytes) -> bytes:
     """The JSON Lines of a frame. Raises :class:`ArchiveDamaged`.
 
     A small frame may say that it holds gigabytes, so no more is unpacked than the record says and one byte. Nothing
@@ -183,44 +183,44 @@ def unpack(frame: Frame, packed: bytes) -> bytes:
     return text
 
 
-def digest(chunk: Chunk, data: bytes) -> str:
+def text_sha256(chunk: Chunk, data: bytes) -> str:
     """The SHA-256 of the JSON Lines in an object, in hexadecimal. Raises :class:`ArchiveDamaged`."""
     found = hashlib.sha256()
     for frame in chunk.frames:
-        found.update(unpack(frame, data[frame.offset : frame.offset + frame.size]))
+        found.update(decompress_frame(frame, data[frame.offset : frame.offset + frame.size]))
     return found.hexdigest()
 
 
-def entries_in(text: bytes) -> Iterable[Entry]:
+def decode_entries(text: bytes) -> Iterable[Entry]:
     """What JSON Lines say, in order."""
-    return map(read_line, text.splitlines())
+    return map(decode_entry, text.splitlines())
 
 
-def lines_of(frame: Frame, text: bytes) -> list[bytes]:
+def split_lines(frame: Frame, text: bytes) -> list[bytes]:
     """The JSON Lines of a frame, one by one.
 
     Raises :class:`ArchiveDamaged` where their numbers are not those that the record says: readers count on it.
     """
     lines = text.splitlines()
     if frame.plain:
-        sound = 0 < len(lines) == frame.last + 1 - frame.first and _number(lines[0]) == frame.first
+        sound = 0 < len(lines) == frame.last + 1 - frame.first and _entry_number(lines[0]) == frame.first
     else:
-        numbers = [number for line in lines if (number := _number(line))]
+        numbers = [number for line in lines if (number := _entry_number(line))]
         sound = numbers == sorted(numbers) and (not numbers or frame.first <= numbers[0] <= numbers[-1] <= frame.last)
     if not sound:
         raise ArchiveDamaged(f"lines {frame.first} to {frame.last} have other numbers than their record says")
     return lines
 
 
-def _number(line: bytes) -> int:
+def _entry_number(line: bytes) -> int:
     """The number of one of the JSON Lines, of a gap its last; 0 for a stray."""
-    entry = read_line(line)
+    entry = decode_entry(line)
     if isinstance(entry, Line):
         return entry.sequence_num
     return entry.last if isinstance(entry, Gap) else 0
 
 
-def read_line(line: bytes) -> Entry:
+def decode_entry(line: bytes) -> Entry:
     """What one of the JSON Lines says."""
     said: dict[str, Any] = orjson.loads(line)
     if "message" in said:
@@ -231,7 +231,13 @@ def read_line(line: bytes) -> Entry:
 
 
 def rewrite(
-    job: JobRef, chunk: Chunk, data: bytes, first: int, last: int, change: Change, pause: Callable[[], object] = bool
+    job: JobRef,
+    chunk: Chunk,
+    data: bytes,
+    first: int,
+    last: int,
+    change: LineChange,
+    pause: Callable[[], object] = bool,
 ) -> tuple[Chunk, bytes, list[int]] | None:
     """``chunk`` with the lines ``first`` to ``last`` changed: its record, its object, and the numbers of those.
 
@@ -242,7 +248,7 @@ def rewrite(
     for frame in chunk.frames:
         if frame.last >= first and frame.first <= last:
             pause()
-            text = _changed(_unpacked(frame, data), first, last, change, changed)
+            text = _changed_text(_frame_text(frame, data), first, last, change, changed)
             if text is not None:
                 texts[frame] = text
     if not changed:
@@ -252,12 +258,12 @@ def rewrite(
         pause()
         text = texts.get(frame)
         if text is None:
-            said.update(_unpacked(frame, data))
+            said.update(_frame_text(frame, data))
             part = data[frame.offset : frame.offset + frame.size]
             frames.append(frame._replace(offset=offset))
         else:
             said.update(text)
-            part = pack(text)
+            part = compress_frame(text)
             frames.append(frame._replace(offset=offset, size=len(part), text_size=len(text)))
         packed.append(part)
         offset += len(part)
@@ -268,11 +274,11 @@ def rewrite(
     return Chunk(chunk.first, chunk.last, name, len(whole), digest, tuple(frames)), whole, changed
 
 
-def _unpacked(frame: Frame, data: bytes) -> bytes:
-    return unpack(frame, data[frame.offset : frame.offset + frame.size])
+def _frame_text(frame: Frame, data: bytes) -> bytes:
+    return decompress_frame(frame, data[frame.offset : frame.offset + frame.size])
 
 
-def _changed(text: bytes, first: int, last: int, change: Change, changed: list[int]) -> bytes | None:
+def _changed_text(text: bytes, first: int, last: int, change: LineChange, changed: list[int]) -> bytes | None:
     """``text`` with its lines changed, their numbers added to ``changed``; None where none was."""
     before = len(changed)
     lines = text.splitlines()

@@ -10,7 +10,7 @@ from chronoverse.archive.object_store import StoredObject
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 
 #: What the name of a file begins with that is still being written. No object's does.
-_WRITING = ".writing-"
+_TEMPORARY_PREFIX = ".writing-"
 
 
 class FileObjectStore:
@@ -22,9 +22,9 @@ class FileObjectStore:
     def put(self, name: str, data: bytes) -> None:
         """Writes a file beside it, has that on the disk, and renames it: the object is there whole or not at all."""
         path = self._directory / name
-        with _translated():
+        with _translate_errors():
             self._make_directory(path.parent)
-            writing = path.with_name(f"{_WRITING}{secrets.token_hex(8)}")
+            writing = path.with_name(f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}")
             try:
                 descriptor = os.open(writing, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 with open(descriptor, "wb") as file:
@@ -42,7 +42,7 @@ class FileObjectStore:
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         try:
-            with _translated(), (self._directory / name).open("rb") as file:
+            with _translate_errors(), (self._directory / name).open("rb") as file:
                 # A record may ask for any place and any size, and Python makes room for all that it is asked to read.
                 size = os.fstat(file.fileno()).st_size
                 start, stop = min(start, size), size if stop is None else min(stop, size)
@@ -52,7 +52,7 @@ class FileObjectStore:
             raise ArchiveDamaged(f"the archive holds no {name}") from error
 
     def delete(self, name: str) -> None:
-        with _translated():
+        with _translate_errors():
             path = self._directory / name
             path.unlink(missing_ok=True)
             for parent in path.relative_to(self._directory).parents[:-1]:
@@ -60,7 +60,7 @@ class FileObjectStore:
                     (self._directory / parent).rmdir()
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        with _translated():
+        with _translate_errors():
             for path in sorted((self._directory / prefix).rglob("*")):
                 with contextlib.suppress(FileNotFoundError):
                     found = path.stat()
@@ -91,7 +91,7 @@ class FileObjectStore:
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:

@@ -9,9 +9,9 @@ from chronoverse.backoff import RetryPolicy
 from chronoverse.joblog.values import JobRef
 
 #: Jobs remembered as resting, some 300 bytes each. Those beyond it are only looked at more often.
-RESTING: Final = 200_000
+MAX_SNOOZED: Final = 200_000
 #: Jobs of which it is remembered that something is wrong with them, and was said.
-SAID: Final = 10_000
+MAX_REPORTED: Final = 10_000
 
 log: Final = logging.getLogger(__name__)
 
@@ -23,17 +23,17 @@ class ArchiveQueue:
         #: Bytes that their logs take, as far as that is known.
         self.running: Final[dict[JobRef, int]] = {}
         #: Those whose runners we have asked to go slowly.
-        self.slowed: Final[set[JobRef]] = set()
+        self.throttled: Final[set[JobRef]] = set()
         #: When they ended, in Unix seconds.
         self.ended: Final[dict[JobRef, float]] = {}
         #: Jobs that may have objects to be deleted. A job may be here and in another place as well.
-        self.untidy: Final[dict[JobRef, None]] = {}
+        self.with_garbage: Final[dict[JobRef, None]] = {}
         #: When the objects of jobs were looked at last.
-        self._tidied: Final[dict[JobRef, float]] = {}
-        self._resting: Final[dict[JobRef, float]] = {}
-        self._said: Final[dict[JobRef, None]] = {}
+        self._checked_at: Final[dict[JobRef, float]] = {}
+        self._snoozed_until: Final[dict[JobRef, float]] = {}
+        self._reported: Final[dict[JobRef, None]] = {}
         #: How often in a row they were put aside.
-        self._put_aside: Final[dict[JobRef, int]] = {}
+        self._failures: Final[dict[JobRef, int]] = {}
         self._monotonic = monotonic
 
     def largest(self) -> tuple[JobRef, int] | None:
@@ -42,62 +42,62 @@ class ArchiveQueue:
 
     def is_snoozed(self, ref: JobRef) -> bool:
         """Whether nothing is to be done for the job now, or it is known already that something is."""
-        return ref in self.ended or self._resting.get(ref, 0) > self._monotonic()
+        return ref in self.ended or self._snoozed_until.get(ref, 0) > self._monotonic()
 
     def snooze(self, ref: JobRef, seconds: float) -> None:
         """Nothing more of this job for so long."""
         self.forget(ref)
-        self._resting[ref] = self._monotonic() + max(0.0, seconds)
-        if len(self._resting) > RESTING:
-            del self._resting[next(iter(self._resting))]
+        self._snoozed_until[ref] = self._monotonic() + max(0.0, seconds)
+        if len(self._snoozed_until) > MAX_SNOOZED:
+            del self._snoozed_until[next(iter(self._snoozed_until))]
 
-    def put_aside(self, ref: JobRef, first: float, longest: float) -> None:
+    def back_off(self, ref: JobRef, first: float, longest: float) -> None:
         """Nothing more of this job for ``first`` seconds; twice as long each time, up to ``longest`` seconds."""
-        times = self._put_aside.pop(ref, 0)
-        self._put_aside[ref] = times + 1
-        if len(self._put_aside) > RESTING:
-            del self._put_aside[next(iter(self._put_aside))]
+        times = self._failures.pop(ref, 0)
+        self._failures[ref] = times + 1
+        if len(self._failures) > MAX_SNOOZED:
+            del self._failures[next(iter(self._failures))]
         self.snooze(ref, RetryPolicy(first, longest, jitter=0).delay(times + 1))
 
-    def went_well(self, ref: JobRef) -> None:
+    def record_progress(self, ref: JobRef) -> None:
         """The job has got on: the next :meth:`put_aside` is a first one again."""
-        self._put_aside.pop(ref, None)
+        self._failures.pop(ref, None)
 
-    def suspect(self, ref: JobRef, seconds: float) -> None:
+    def note_garbage(self, ref: JobRef, seconds: float) -> None:
         """There may be objects of the job to delete, unless that was looked at less than so many seconds ago."""
-        looked_at = self._tidied.get(ref)
+        looked_at = self._checked_at.get(ref)
         if looked_at is None or looked_at + seconds <= self._monotonic():
-            self.untidy[ref] = None
+            self.with_garbage[ref] = None
 
-    def tidied(self, ref: JobRef, *, looked: bool = True) -> None:
+    def garbage_checked(self, ref: JobRef, *, looked: bool = True) -> None:
         """The job's objects were looked at now, or could not be."""
-        self.untidy.pop(ref, None)
-        self._tidied.pop(ref, None)
+        self.with_garbage.pop(ref, None)
+        self._checked_at.pop(ref, None)
         if looked:
-            self._tidied[ref] = self._monotonic()
-        if len(self._tidied) > RESTING:
-            del self._tidied[next(iter(self._tidied))]
+            self._checked_at[ref] = self._monotonic()
+        if len(self._checked_at) > MAX_SNOOZED:
+            del self._checked_at[next(iter(self._checked_at))]
 
     def forget(self, ref: JobRef) -> None:
         """The job is in no place."""
-        for place in (self.running, self.ended, self._resting):
+        for place in (self.running, self.ended, self._snoozed_until):
             place.pop(ref, None)
-        self.slowed.discard(ref)
+        self.throttled.discard(ref)
 
     def report_once(self, ref: JobRef, wrong: str, *, unexpected: bool = False) -> None:
         """Says what is wrong with a job, once; where it is ``unexpected``, with the traceback of the error at hand."""
-        if ref not in self._said:
+        if ref not in self._reported:
             log.error("not archived: %s", wrong, exc_info=unexpected, extra={"fields": {"job": str(ref)}})
-        self._said[ref] = None
-        if len(self._said) > SAID:
-            del self._said[next(iter(self._said))]
+        self._reported[ref] = None
+        if len(self._reported) > MAX_REPORTED:
+            del self._reported[next(iter(self._reported))]
 
     @property
-    def wrong(self) -> int:
+    def reported(self) -> int:
         """How many jobs something is wrong with."""
-        return len(self._said)
+        return len(self._reported)
 
-    def measure(self, now: float) -> None:
+    def update_metrics(self, now: float) -> None:
         """Has the metrics say how it stands. ``now`` is Unix time."""
         metrics.HOT_BYTES_LARGEST.set(max(self.running.values(), default=0))
         metrics.ARCHIVE_WAITING.set(len(self.ended))

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from chronoverse.archive.job_objects import ORPHAN_SECONDS, SEALER_SECONDS, At, archive_lock, nothing
+from chronoverse.archive.job_objects import LOCK_SECONDS, ORPHAN_SECONDS, StepHook, archive_lock, ignore_step
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.errors import ArchiveDamaged, NotALog
 from chronoverse.joblog.chunk import MANIFEST, folder
@@ -13,17 +13,17 @@ from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState
 
 #: Jobs of a listing read at a time.
-LISTED: Final = 1_000
+PAGE_JOBS: Final = 1_000
 
 
-class ArchiverLimits(NamedTuple):
+class RetentionPolicy(NamedTuple):
     """What is kept where, and for how long."""
 
     hot_bytes: int
     hot_seconds: float
     retention_seconds: float
     orphan_seconds: float = ORPHAN_SECONDS
-    sealer_seconds: float = SEALER_SECONDS
+    lock_seconds: float = LOCK_SECONDS
 
 
 def delete_job(
@@ -32,8 +32,8 @@ def delete_job(
     job: JobRef,
     *,
     tombstone_ms: int = 0,
-    seconds: float = SEALER_SECONDS,
-    at: At = nothing,
+    lock_seconds: float = LOCK_SECONDS,
+    on_step: StepHook = ignore_step,
 ) -> None:
     """Deletes ``job`` everywhere: nobody sees it any more, then its objects go, then its keys. May be repeated.
 
@@ -41,41 +41,41 @@ def delete_job(
     no tombstone: nobody asked for its lines to be gone, and its id may be used again.
     Raises: :class:`Held` by a live runner, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and as the store does.
     """
-    with archive_lock(store, job, seconds) as token:
+    with archive_lock(store, job, lock_seconds) as token:
         store.chunks.mark_deleting(job, token, tombstone_ms)
-        at("doomed")
+        on_step("doomed")
         if objects is not None:
             for stored in list(objects.list(folder(job))):
                 objects.delete(stored.name)
-                at("object deleted")
+                on_step("object deleted")
         store.chunks.delete(job, token)
-        at("deleted")
+        on_step("deleted")
 
 
-def left_of(store: Store, objects: ObjectStore | None, job: JobRef) -> bool:
+def has_leftovers(store: Store, objects: ObjectStore | None, job: JobRef) -> bool:
     """Whether there is anything of a job that nobody sees: a :func:`delete_job` broke off. Raises: as it does."""
     survey = store.catalog.archive_state(job)
     return survey.deleting or survey.archived > 0 or (objects is not None and any(objects.list(folder(job))))
 
 
-def set_retention(store: Store, workflow_id: str, own: int | None, common: float) -> int:
+def apply_retention(store: Store, workflow_id: str, seconds: int | None, default_seconds: float) -> int:
     """Has the store keep a workflow's jobs for ``own`` seconds behind their end, or else ``common``: it was changed.
 
     Those that are archived are the archiver's, which asks each time. How many jobs there were that are not.
     Raises: as the store does.
     """
     kept = 0
-    for job in _listed(store, workflow_id):
+    for job in _all_jobs(store, workflow_id):
         # A job whose keys are of other types is skipped, so that it does not stop the rest.
         with contextlib.suppress(NotALog):
-            kept += store.catalog.apply_retention(job, own, common if own is None else own)
+            kept += store.catalog.apply_retention(job, seconds, default_seconds if seconds is None else seconds)
     return kept
 
 
-def _listed(store: Store, workflow_id: str) -> Iterator[JobRef]:
+def _all_jobs(store: Store, workflow_id: str) -> Iterator[JobRef]:
     """The workflow's jobs as a listing has them, some of which may be gone; none is missed because others go."""
     before: tuple[float, str] | None = None
-    while page := store.listing.page(workflow_id, before, LISTED):
+    while page := store.listing.page(workflow_id, before, PAGE_JOBS):
         yield from (JobRef(workflow_id, job_id) for _, job_id in page)
         before = page[-1]
 
@@ -84,7 +84,7 @@ class Orphan(NamedTuple):
     """An object that the store does not know; ``why``, in words."""
 
     stored: StoredObject
-    why: str
+    reason: str
 
 
 def orphans(store: Store, objects: ObjectStore, now: float, *, age: float = ORPHAN_SECONDS) -> Iterator[Orphan]:

@@ -23,7 +23,7 @@ from chronoverse.joblog.values import JobRef
 from chronoverse.settings import Settings
 
 if TYPE_CHECKING:
-    from chronoverse.runner.log_writer import LineComparer, LogWriter
+    from chronoverse.runner.log_writer import LogComparer, LogWriter
 
 _server_option = click.option(
     "--server", metavar="URL", type=service_url, help="Publish through the service at URL, which has the store."
@@ -65,7 +65,7 @@ def run(
     from chronoverse.runner.capture import masking
     from chronoverse.runner.spool.spool_file import SpoolRoom
 
-    masks = masking.gather(**masks_given, environ=os.environ)
+    masks = masking.load_masks(**masks_given, environ=os.environ)
     settings = Settings.from_env()
     ref = JobRef(workflow, job or f"job-{secrets.token_hex(6)}")
     if job is None:
@@ -80,7 +80,7 @@ def run(
             limits=limits,
             masks=masks,
             pty=pty,
-            through=server,
+            service_url=server,
         )
 
 
@@ -111,11 +111,11 @@ def deliver(file: Path, server: str | None, deliver_timeout: int, job: str | Non
             file,
             partial(_open_log_writer, settings, server, stack),
             print_message,
-            reader=partial(_line_comparer, settings),
+            comparer_for=partial(_line_comparer, settings),
             job_id=job,
             lease_seconds=settings.lease_seconds,
             seconds=deliver_timeout,
-            through=server,
+            service_url=server,
         )
         return 0 if done else EX_UNAVAILABLE
 
@@ -149,15 +149,15 @@ def _open_log_writer(settings: Settings, server: str | None, stack: contextlib.E
     return store
 
 
-def _line_comparer(settings: Settings, writer: "LogWriter") -> "LineComparer":
+def _line_comparer(settings: Settings, writer: "LogWriter") -> "LogComparer":
     """Compares a spool's lines with those that ``writer`` has published, archived ones included."""
     from chronoverse.archive.reader import ArchiveReader
-    from chronoverse.runner.readback import reader_of
+    from chronoverse.runner.readback import comparer_for
     from chronoverse.store import Store
 
     if isinstance(writer, Store) and settings.archive_location is not None:
-        return reader_of(writer, ArchiveReader(open_archive(settings), writer.chunks))
-    return reader_of(writer)
+        return comparer_for(writer, ArchiveReader(open_archive(settings), writer.chunks))
+    return comparer_for(writer)
 
 
 def _print_spool(file: Path, raw: bool) -> None:

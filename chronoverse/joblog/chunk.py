@@ -27,7 +27,7 @@ MANIFEST: Final = "job.json"
 #: The names of objects in a job's folder: one part of a path that leads nowhere else.
 _OBJECT: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
 
-_last = attrgetter("last")
+_last_number = attrgetter("last")
 
 
 class Frame(NamedTuple):
@@ -62,9 +62,9 @@ class Chunk(NamedTuple):
         """Bytes of JSON Lines."""
         return sum(frame.text_size for frame in self.frames)
 
-    def place_of(self, number: int) -> int:
+    def frame_index(self, number: int) -> int:
         """Which of its frames has ``number``, at most its last; the first, where the number is before all."""
-        return bisect_left(self.frames, number, key=_last)
+        return bisect_left(self.frames, number, key=_last_number)
 
     def to_json(self) -> bytes:
         """The record: each frame as last number, bytes packed, bytes unpacked, times, plain or not."""
@@ -72,7 +72,7 @@ class Chunk(NamedTuple):
         known = {"first": self.first, "last": self.last, "object": self.name, "bytes": self.size}
         return orjson.dumps({**known, "sha256": self.sha256, "frames": frames})
 
-    def named(self, unique: str) -> "Chunk":
+    def with_unique_name(self, unique: str) -> "Chunk":
         """The chunk under a name that nobody has used: ``unique`` is random hex.
 
         An object's name is written once. So whoever deletes an object, however late, deletes nothing else.
@@ -97,14 +97,14 @@ class Chunk(NamedTuple):
             found = cls(known["first"], known["last"], name, known["bytes"], sha256, tuple(frames))
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise ArchiveDamaged(f"the record of a chunk of {job} cannot be read") from error
-        if wrong := _wrong(found):
+        if wrong := _invalidity(found):
             raise ArchiveDamaged(f"the record of a chunk of {job} {wrong}")
-        if not is_own(job, found.name):
+        if not is_object_of(job, found.name):
             raise ArchiveDamaged(f"the record of a chunk of {job} names an object that is not the job's")
         return found
 
 
-def _wrong(chunk: Chunk) -> str:
+def _invalidity(chunk: Chunk) -> str:
     """What is wrong with a record, in words; empty for one that is sound."""
     lasts = [frame.last for frame in chunk.frames]
     numbers = [chunk.first, chunk.last, *lasts]
@@ -127,12 +127,12 @@ def folder(job: JobRef) -> str:
     return f"{job.workflow_id}/{job.job_id}/"
 
 
-def is_own(job: JobRef, name: str) -> bool:
+def is_object_of(job: JobRef, name: str) -> bool:
     """Whether ``name`` is that of an object right in the job's folder. Asked before a name from the store is used."""
     prefix = folder(job)
     return name.startswith(prefix) and _OBJECT.fullmatch(name[len(prefix) :]) is not None
 
 
 def object_name(job: JobRef, first: int, last: int, sha256: str) -> str:
-    """What a chunk's name begins with. ``sha256`` is of the object's bytes; see :meth:`Chunk.named`."""
+    """What a chunk's name begins with. ``sha256`` is of the object's bytes; see :meth:`Chunk.with_unique_name`."""
     return f"{folder(job)}{first:015d}-{last:015d}-{sha256[:16]}{_SUFFIX}"

@@ -26,7 +26,7 @@ from chronoverse.runner.capture.line_splitter import LineSplitter
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.log_writer import JobResult, LogWriter
 from chronoverse.runner.publisher import Publisher
-from chronoverse.runner.run import DELIVER_SECONDS, NO_FILE, OPEN_SECONDS, leave
+from chronoverse.runner.run import DELIVER_SECONDS, MEMORY_ONLY, OPEN_SECONDS, close_and_report
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
@@ -59,8 +59,8 @@ class JobLog:
         max_line_bytes: int = MAX_LINE_BYTES,
         deliver_seconds: float = DELIVER_SECONDS,
         clock: Callable[[], float] = time.time,
-        through: str | None = None,
-        owned: ExitStack | None = None,
+        service_url: str | None = None,
+        resources: ExitStack | None = None,
     ) -> None:
         """For :meth:`open`. ``through`` is the service's URL; ``owned`` is closed when the log is finished."""
         self._publisher = publisher
@@ -69,8 +69,8 @@ class JobLog:
         self._cutters = {stream: LineSplitter(stream, max_line_bytes) for stream in STREAMS}
         self._deliver_seconds = deliver_seconds
         self._clock = clock
-        self._through = through
-        self._owned = owned or ExitStack()
+        self._through = service_url
+        self._owned = resources or ExitStack()
         self._lock = threading.Lock()
         self._finished = False
 
@@ -86,7 +86,7 @@ class JobLog:
         lease_seconds: float = 30,
         open_seconds: float = OPEN_SECONDS,
         deliver_seconds: float = DELIVER_SECONDS,
-        room: SpoolRoom = NO_FILE,
+        room: SpoolRoom = MEMORY_ONLY,
         say: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Self:
@@ -112,7 +112,7 @@ class JobLog:
             publisher = Publisher(lambda: ledger, JobRef(workflow, job), spool, say, lease_seconds=lease_seconds)
             stack.callback(publisher.stop)
             publisher.start(open_seconds)
-            through = store if isinstance(ledger, HttpLogWriter) and isinstance(store, str) else None
+            service_url = store if isinstance(ledger, HttpLogWriter) and isinstance(store, str) else None
             return cls(
                 publisher,
                 spool,
@@ -120,8 +120,8 @@ class JobLog:
                 max_line_bytes=max_line_bytes,
                 deliver_seconds=deliver_seconds,
                 clock=clock,
-                through=through,
-                owned=stack.pop_all(),
+                service_url=service_url,
+                resources=stack.pop_all(),
             )
 
     @property
@@ -177,7 +177,7 @@ class JobLog:
             self._publisher.join(self._deliver_seconds)
             self._publisher.stop()
             ended, refusal = self._publisher.ended, self._publisher.refusal
-            leave(self._publisher, self._say, self._through, delivered=ended, refusal=refusal)
+            close_and_report(self._publisher, self._say, self._through, delivered=ended, refusal=refusal)
         return self._publisher.ended
 
     def __enter__(self) -> Self:

@@ -9,7 +9,7 @@ from chronoverse.joblog.values import Attempt, Line, LineRun, lines_of
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool
 
 #: Appends that may be under way at once: one that the store works on, one that already waits for it there.
-DEPTH: Final = 2
+MAX_PENDING: Final = 2
 
 
 class Appender(Protocol):
@@ -18,7 +18,7 @@ class Appender(Protocol):
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int: ...
 
 
-class Pipeline(Protocol):
+class PendingAppends(Protocol):
     """Appends whose answers are fetched later. :class:`chronoverse.store.append_connection.AppendConnection` is one."""
 
     def send(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> None: ...
@@ -29,13 +29,13 @@ class Pipeline(Protocol):
 
 
 @runtime_checkable
-class Pipelined(Protocol):
+class SupportsPipelining(Protocol):
     """A store where they need not."""
 
-    def append_connection(self) -> Pipeline: ...
+    def append_connection(self) -> PendingAppends: ...
 
 
-class _OneByOne:
+class _SequentialAppends:
     def __init__(self, store: Appender) -> None:
         self._store = store
         self._answers: deque[int] = deque()
@@ -53,20 +53,22 @@ class _OneByOne:
 class AppendPipeline:
     """Sends one spool's lines. After any error, :meth:`reset`: all begins again at the first unacknowledged line."""
 
-    def __init__(self, store: Appender, spool: Spool, sent: int = 0) -> None:
+    def __init__(self, store: Appender, spool: Spool, sent_end: int = 0) -> None:
         self._spool = spool
-        self._depth = DEPTH if isinstance(store, Pipelined) else 1
-        self._pipeline: Pipeline = store.append_connection() if isinstance(store, Pipelined) else _OneByOne(store)
+        self._depth = MAX_PENDING if isinstance(store, SupportsPipelining) else 1
+        self._pipeline: PendingAppends = (
+            store.append_connection() if isinstance(store, SupportsPipelining) else _SequentialAppends(store)
+        )
         self._ends: deque[int] = deque()
         #: The index behind the last line that was ever sent: the log may have no other lines of ours.
-        self.sent = sent
+        self.sent = sent_end
 
     @property
-    def busy(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether there is an answer to be waited for."""
         return bool(self._ends)
 
-    def fill(self, attempt: Attempt, base: int) -> None:
+    def send(self, attempt: Attempt, base: int) -> None:
         """Sends what there is, if nothing is under way; and further full batches, as many as may be."""
         while len(self._ends) < self._depth:
             start = self._ends[-1] if self._ends else self._spool.acked

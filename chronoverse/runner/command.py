@@ -13,7 +13,7 @@ from chronoverse.runner.capture.foreground import foreground_process_group
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.capture.pipes import Capture, Child
-from chronoverse.runner.capture.pseudoterminal import Session, attached
+from chronoverse.runner.capture.pseudoterminal import PtyProcess, attach_terminal
 from chronoverse.runner.signal_forwarder import SignalForwarder
 from chronoverse.runner.tee import Tee
 from chronoverse.settings import job_environ
@@ -25,7 +25,7 @@ NOT_EXECUTABLE: Final = 126
 BY_SIGNAL: Final = 128
 
 
-class Started(Child, Protocol):
+class StartedProcess(Child, Protocol):
     """A command that runs: a Popen, or a :class:`Session` on a pseudo-terminal."""
 
     def wait(self) -> int: ...
@@ -41,9 +41,9 @@ class Command:
     def __init__(
         self,
         argv: Sequence[str],
-        echoes: Mapping[str, Tee],
+        tees: Mapping[str, Tee],
         publish: Callable[[LineBatch], None],
-        relay: SignalForwarder,
+        signals: SignalForwarder,
         *,
         max_line_bytes: int = MAX_LINE_BYTES,
         masks: Masks | None = None,
@@ -52,9 +52,9 @@ class Command:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._argv = list(argv)
-        self._echoes = echoes
+        self._echoes = tees
         self._publish = publish
-        self._relay = relay
+        self._relay = signals
         self._max_line_bytes = max_line_bytes
         self._masks = masks
         self._pty = pty
@@ -74,13 +74,13 @@ class Command:
         code = self._attend(child)
         return BY_SIGNAL - code if code < 0 else code
 
-    def _start(self) -> Started:
+    def _start(self) -> StartedProcess:
         if self._pty:
-            return Session(self._argv, job_environ())
+            return PtyProcess(self._argv, job_environ())
         pipe = subprocess.PIPE
         return self._popen(self._argv, env=job_environ(), stdout=pipe, stderr=pipe, bufsize=0, process_group=0)
 
-    def _attend(self, child: Started) -> int:
+    def _attend(self, child: StartedProcess) -> int:
         self._relay.attach(child.pid)
         with _terminal(child) as interrupted:
             try:
@@ -97,7 +97,7 @@ class Command:
             self._relay.received.append(signal.SIGINT)
         return code
 
-    def _capture(self, child: Started) -> None:
+    def _capture(self, child: StartedProcess) -> None:
         size, masks, clock = self._max_line_bytes, self._masks, self._clock
         Capture(child, self._echoes, self._publish, max_line_bytes=size, masks=masks, clock=clock).run()
 
@@ -112,10 +112,10 @@ class Command:
 
 
 @contextlib.contextmanager
-def _terminal(child: Started) -> Iterator[Callable[[], bool]]:
+def _terminal(child: StartedProcess) -> Iterator[Callable[[], bool]]:
     """Our terminal is the command's; yields whether somebody may have typed Ctrl-C there."""
-    if isinstance(child, Session):
-        with attached(child) as keyboard:
+    if isinstance(child, PtyProcess):
+        with attach_terminal(child) as keyboard:
             yield lambda: keyboard is not None and keyboard.interrupted
     else:
         with foreground_process_group(child.pid) as lent:

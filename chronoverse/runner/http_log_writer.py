@@ -30,7 +30,7 @@ from chronoverse.errors import (
     Unauthorized,
 )
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
-from chronoverse.runner.log_writer import Compared, line_digest
+from chronoverse.runner.log_writer import Comparison, line_digest
 
 #: Seconds a connection may take to open, and the service to go on with an answer: more than its store may take.
 CONNECT_SECONDS: Final = 2.0
@@ -65,7 +65,7 @@ class TooLong(BadRequest):
     """Raised when the service takes no body as long as this one."""
 
 
-class NoDurabilityProbe:
+class HttpDurabilityProbe:
     """Says that nobody can say what is safe: the service answers for its store's memory only."""
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
@@ -135,27 +135,27 @@ class HttpLogWriter:
         body = {"token": attempt.token, "attempt": attempt.attempt, "first": first, "count": last - first + 1}
         return _number(self._post(attempt.job, "logs/lost", body), "next")
 
-    def compare(self, job: JobRef, lines: Sequence[Line]) -> Compared:
+    def compare(self, job: JobRef, lines: Sequence[Line]) -> Comparison:
         """Has the service compare ``lines`` with the log's: see :class:`chronoverse.runner.log_writer.LineComparer`."""
         asked = {"first": lines[0].sequence_num, "lines": [line_digest(line) for line in lines]}
         answer = self._post(job, "logs/compare", asked)
-        return Compared(_number(answer, "next"), answer.get("differs") is True)
+        return Comparison(_number(answer, "next"), answer.get("differs") is True)
 
-    def durability_probe(self) -> NoDurabilityProbe | None:
+    def durability_probe(self) -> HttpDurabilityProbe | None:
         """Who is asked what is safe; None where that is what was answered."""
-        return NoDurabilityProbe() if self._durable else None
+        return HttpDurabilityProbe() if self._durable else None
 
     def renew(self, attempt: Attempt) -> None:
         """Extends the lease. Raises: :class:`Fenced`, :class:`Deleted`."""
         self._post(attempt.job, "logs", _lines(attempt, attempt.next, []))
 
-    def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, next_number: int) -> None:
+    def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, following: int) -> None:
         """Ends the job behind its last line, ``following`` - 1.
 
         Raises: :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
         """
         body = {"token": attempt.token, "attempt": attempt.attempt, "status": status.value}
-        self._post(attempt.job, "end", body | {"exit_code": exit_code, "dropped": dropped, "next": next_number})
+        self._post(attempt.job, "end", body | {"exit_code": exit_code, "dropped": dropped, "next": following})
 
     def close(self) -> None:
         """Closes idle connections. The ledger can be used again."""

@@ -26,20 +26,20 @@ class LogWriter(Protocol):
 
 
 @runtime_checkable
-class Inspected(Protocol):
+class SupportsEvictionWarnings(Protocol):
     """A store whose server's settings can be looked at."""
 
     def eviction_warnings(self, job: JobRef) -> list[str]:
         """Warnings where the job's server may throw its log away. Raises: :class:`StoreError`."""
 
 
-class Compared(NamedTuple):
+class Comparison(NamedTuple):
     """How far a log has lines that somebody else has a copy of: the same ones up to number ``following`` - 1.
 
     ``differs``: it has a line of the number ``following`` as well, but another one.
     """
 
-    following: int
+    next_number: int
     differs: bool
 
 
@@ -49,10 +49,10 @@ def line_digest(line: Line) -> str:
 
 
 @runtime_checkable
-class LineComparer(Protocol):
+class LogComparer(Protocol):
     """Who reads a job's lines back. :class:`chronoverse.runner.http_log_writer.HttpLogWriter` is one."""
 
-    def compare(self, job: JobRef, lines: Sequence[Line]) -> Compared:
+    def compare(self, job: JobRef, lines: Sequence[Line]) -> Comparison:
         """Compares consecutive ``lines`` (one at least) with the log's, as many as are read at once.
 
         Raises: :class:`JobNotFound`, :class:`StoreError`.

@@ -28,8 +28,8 @@ from chronoverse.errors import (
 )
 from chronoverse.joblog.values import Attempt, JobRef
 from chronoverse.runner.append_pipeline import AppendPipeline
-from chronoverse.runner.durability import AppendPosition, DurabilityTracker, HasDurabilityProbe
-from chronoverse.runner.log_writer import Inspected, JobResult, LogWriter
+from chronoverse.runner.durability import AttemptNumbering, DurabilityTracker, SupportsDurabilityProbe
+from chronoverse.runner.log_writer import JobResult, LogWriter, SupportsEvictionWarnings
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool
 
 #: Seconds for which lines are gathered into one append. A line that comes after a longer silence leaves at once.
@@ -96,7 +96,7 @@ class Publisher:
         self._token: str = state.get("token") or secrets.token_hex(16)
         self._base: int = state.get("base", 0)
         self._last = Attempt(self._job, self._token, state["attempt"], self._base) if "attempt" in state else None
-        spool.remember(workflow=self._job.workflow_id, job=self._job.job_id, token=self._token)
+        spool.set_state(workflow=self._job.workflow_id, job=self._job.job_id, token=self._token)
 
     def start(self, seconds: float) -> None:
         """Begins, and waits up to ``seconds`` for the store to let us in; after that it goes on trying.
@@ -111,10 +111,10 @@ class Publisher:
             if self._refusal is not None:
                 raise self._refusal
 
-    def end(self, ending: JobResult, timestamp: str) -> None:
+    def end(self, result: JobResult, timestamp: str) -> None:
         """No line comes any more. What waits is delivered in the background, then the job is ended."""
-        self._spool.note(ending=list(ending))
-        self._ending = ending
+        self._spool.save_state(ending=list(result))
+        self._ending = result
         self._spool.close(timestamp)
 
     def join(self, seconds: float) -> bool:
@@ -147,10 +147,10 @@ class Publisher:
         return self._spool.dropped
 
     @property
-    def hold(self) -> AppendPosition | None:
+    def numbering(self) -> AttemptNumbering | None:
         """The last attempt that was ours; None when there was none."""
         attempt = self._attempt or self._last
-        return AppendPosition(attempt, self._base) if attempt else None
+        return AttemptNumbering(attempt, self._base) if attempt else None
 
     @property
     def ended(self) -> bool:
@@ -204,15 +204,15 @@ class Publisher:
         if self._attempt is None:
             self._open(store, sender)
         elif self._finished:
-            self._settle(AppendPosition(self._attempt, self._base))
+            self._settle(AttemptNumbering(self._attempt, self._base))
         elif self._lost is not None:
             first, last = self._lost
             store.append_lost(self._attempt, first, last)
             self._lost = None
             self._say(f"the store has lost lines {first} to {last}, which are no longer kept here: the log names them")
             self._answered_well()
-        elif sender.busy:
-            sender.fill(self._attempt, self._base)
+        elif sender.has_pending:
+            sender.send(self._attempt, self._base)
             sender.receive(self._base)
             self._answered_well()
         elif time.monotonic() >= self._renew_at:
@@ -220,8 +220,8 @@ class Publisher:
             self._renewed()
         elif self._gather():
             self._sent_at = time.monotonic()
-            sender.fill(self._attempt, self._base)
-            if not sender.busy:  # the newest lines are just being dropped
+            sender.send(self._attempt, self._base)
+            if not sender.has_pending:  # the newest lines are just being dropped
                 self._stop.wait(BATCH_SECONDS)
         elif self._ending is not None:
             following = self._base + self._spool.acked
@@ -240,9 +240,9 @@ class Publisher:
         else:
             self._rejoin(self._last, attempt, sender)
         self._attempt = attempt
-        self._spool.note(token=self._token, base=self._base, attempt=attempt.attempt)
-        if isinstance(store, HasDurabilityProbe):
-            self._safety.begin(store.durability_probe())
+        self._spool.save_state(token=self._token, base=self._base, attempt=attempt.attempt)
+        if isinstance(store, SupportsDurabilityProbe):
+            self._safety.start(store.durability_probe())
         self._renewed()
         self._recover()
         self._answered.set()
@@ -250,7 +250,7 @@ class Publisher:
 
     def _warn(self, store: LogWriter) -> None:
         """Says once where the store may throw away what it has taken. The lines do not wait for that."""
-        if isinstance(store, Inspected) and not self._warned:
+        if isinstance(store, SupportsEvictionWarnings) and not self._warned:
             self._warned = True
             with contextlib.suppress(StoreError):
                 for warning in store.eviction_warnings(self._job):
@@ -295,19 +295,19 @@ class Publisher:
 
     def _gather(self) -> bool:
         """Waits for lines, then until a batch is full or due. Whether there are any to send."""
-        if not self._spool.wait(1, self._renew_at - time.monotonic()):
+        if not self._spool.wait_for_lines(1, self._renew_at - time.monotonic()):
             return False
-        self._spool.wait(BATCH_LINES, self._sent_at + BATCH_SECONDS - time.monotonic())
+        self._spool.wait_for_lines(BATCH_LINES, self._sent_at + BATCH_SECONDS - time.monotonic())
         return True
 
     def _answered_well(self) -> None:
-        self._safety.acknowledged()
+        self._safety.lines_acknowledged()
         self._renewed()
         self._recover()
 
-    def _settle(self, hold: AppendPosition) -> None:
+    def _settle(self, hold: AttemptNumbering) -> None:
         """The job has ended; now that must be safe."""
-        following = self._safety.settle(hold)
+        following = self._safety.confirm_end(hold)
         if following is None:
             return
         if following <= hold.base + self._spool.end:
@@ -328,8 +328,8 @@ class Publisher:
             self._spool.rewind(first)
             self._lost = (self._base + index, self._base + first - 1)
 
-    def _hold(self) -> AppendPosition | None:
-        return self.hold if self._attempt else None
+    def _hold(self) -> AttemptNumbering | None:
+        return self.numbering if self._attempt else None
 
     def _renewed(self) -> None:
         self._renew_at = time.monotonic() + self._renewal
@@ -353,7 +353,7 @@ class Publisher:
         deleted = isinstance(error, Deleted) and self._first is None
         if deleted and self._spool.end > self._spool.first:
             error = Deleted(f"{error}; its lines that waited here are dropped")
-        if deleted or not self._spool.has_place:
+        if deleted or not self._spool.has_directory:
             self._spool.abandon()
         with self._lock:
             self._refusal = error

@@ -10,7 +10,7 @@ from chronoverse.errors import JobNotFound
 from chronoverse.history.source import Archive
 from chronoverse.history.tiered_log import MissingArchive, StoredLog, TieredLog
 from chronoverse.joblog.values import JobRef, Line
-from chronoverse.runner.log_writer import Compared, LineComparer, LogWriter, line_digest
+from chronoverse.runner.log_writer import Comparison, LogComparer, LogWriter, line_digest
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.store import Store
 
@@ -20,17 +20,17 @@ READ_ENTRIES: Final = 200
 ANSWER_CHARACTERS: Final = 2 * 2**20
 
 
-class StoredLines:
+class StoredLogComparer:
     """Reads lines back from the store, and from ``archive`` those that the store has let go."""
 
     def __init__(self, store: StoredLog, archive: Archive | None = None) -> None:
         self._store: Final = store
         self._archive: Final[Archive] = archive or MissingArchive()
 
-    def compare(self, job: JobRef, lines: Sequence[Line]) -> Compared:
+    def compare(self, job: JobRef, lines: Sequence[Line]) -> Comparison:
         """As :meth:`Reader.compare`."""
         first = lines[0].sequence_num
-        return compare(self._read(job, first), first, [line_digest(line) for line in lines])
+        return compare_lines(self._read(job, first), first, [line_digest(line) for line in lines])
 
     def _read(self, ref: JobRef, first: int) -> Iterator[Line]:
         """The log's lines from ``first`` on. Raises: :class:`JobNotFound`, :class:`StoreError`."""
@@ -46,7 +46,7 @@ class StoredLines:
             place = read.place
 
 
-def compare(log: Iterable[Line], first: int, digests: Sequence[str]) -> Compared:
+def compare_lines(log: Iterable[Line], first: int, digests: Sequence[str]) -> Comparison:
     """Compares the lines of ``log``, which begins with line ``first``, with those that have the ``digests``.
 
     No more are looked at than there are digests, and none behind :data:`ANSWER_CHARACTERS` of messages.
@@ -56,29 +56,29 @@ def compare(log: Iterable[Line], first: int, digests: Sequence[str]) -> Compared
         if line.sequence_num != following or characters >= ANSWER_CHARACTERS:
             break
         if line_digest(line) != digest:
-            return Compared(following, differs=True)
+            return Comparison(following, differs=True)
         following += 1
         characters += len(line.message)
-    return Compared(following, differs=False)
+    return Comparison(following, differs=False)
 
 
-def read_back(reader: LineComparer, job: JobRef, spool: Spool, base: int) -> Compared:
+def compare_spool(reader: LogComparer, job: JobRef, spool: Spool, base: int) -> Comparison:
     """Compares all that ``spool`` holds, a line's number being its index plus ``base``. Raises as :class:`Reader`."""
     index = spool.first
     while batch := spool.take(index, base):
         lines = batch.lines(base)
         compared = reader.compare(job, lines)
-        reached = min(compared.following - base, batch.end)
+        reached = min(compared.next_number - base, batch.end)
         if compared.differs or reached <= index:
-            return Compared(max(reached, index) + base, compared.differs)
+            return Comparison(max(reached, index) + base, compared.differs)
         index = reached
-    return Compared(index + base, differs=False)
+    return Comparison(index + base, differs=False)
 
 
-def reader_of(ledger: LogWriter, archive: Archive | None = None) -> LineComparer:
+def comparer_for(ledger: LogWriter, archive: Archive | None = None) -> LogComparer:
     """Who reads back what is published to ``ledger``: the service itself, or we do, from the store and ``archive``."""
     if isinstance(ledger, Store):
-        return StoredLines(ledger, archive)
-    if isinstance(ledger, LineComparer):
+        return StoredLogComparer(ledger, archive)
+    if isinstance(ledger, LogComparer):
         return ledger
     raise TypeError(f"nobody can read back from {ledger!r}")

@@ -12,14 +12,14 @@ from typing import Final
 
 from chronoverse.errors import ArchiveDamaged, Closed, Deleted, ForeignLines, JobNotFound, SpoolError, SpoolNotInLog
 from chronoverse.joblog.values import JobRef, Status, iso_timestamp
-from chronoverse.runner.log_writer import JobResult, LineComparer, LogWriter
+from chronoverse.runner.log_writer import JobResult, LogComparer, LogWriter
 from chronoverse.runner.publisher import Publisher
-from chronoverse.runner.readback import read_back, reader_of
-from chronoverse.runner.run import DELIVER_SECONDS, SIGNAL_POLL_SECONDS, leave
+from chronoverse.runner.readback import compare_spool, comparer_for
+from chronoverse.runner.run import DELIVER_SECONDS, SIGNAL_POLL_SECONDS, close_and_report
 from chronoverse.runner.spool.spool import Spool
 
 #: The first line's number in a job that lines are published as under another id than their own.
-FIRST: Final = 1
+FIRST_NUMBER: Final = 1
 
 
 def resend_spool(
@@ -27,11 +27,11 @@ def resend_spool(
     connect: Callable[[str], LogWriter],
     say: Callable[[str], None],
     *,
-    reader: Callable[[LogWriter], LineComparer] = reader_of,
+    comparer_for: Callable[[LogWriter], LogComparer] = comparer_for,
     job_id: str | None = None,
     lease_seconds: float = 30,
     seconds: float = DELIVER_SECONDS,
-    through: str | None = None,
+    service_url: str | None = None,
     clock: Callable[[], float] = time.time,
 ) -> bool:
     """Whether all of ``path`` is in the store, and ended; then the file is gone. Otherwise it stays as it is.
@@ -49,11 +49,11 @@ def resend_spool(
     job = _job_of(spool, path)
     if job_id is not None and job_id != job.job_id:
         job = JobRef(job.workflow_id, job_id)
-        spool.rename()
+        spool.reassign()
     known = spool.state.get("ending")
     ending = JobResult(Status(known[0]), known[1]) if known else JobResult(Status.LOST, None)
     connected = cache(partial(connect, job.workflow_id))
-    first = FIRST if job_id is not None else None
+    first = FIRST_NUMBER if job_id is not None else None
     publisher = Publisher(connected, job, spool, say, lease_seconds=lease_seconds, first=first)
     publisher.end(ending, iso_timestamp(clock()))
     lines = spool.end - spool.first
@@ -63,7 +63,7 @@ def resend_spool(
         closed = _publish(publisher, seconds)
         was_published = True
         if closed or publisher.ended:
-            refusal = _wrong(publisher, spool, lambda: reader(connected()), job, path)
+            refusal = _wrong(publisher, spool, lambda: comparer_for(connected()), job, path)
             if refusal is None and closed and ending.status is not Status.LOST:
                 refusal = SpoolNotInLog(
                     f"{job} has all lines of {path}, but has not ended as it says: {_spell(ending)}"
@@ -77,7 +77,7 @@ def resend_spool(
         publisher.stop()
         # A job that has ended is no reason to publish its lines again, unless they were found to be missing.
         told = refusal if was_published else publisher.refusal
-        leave(publisher, say, through, delivered=delivered, refusal=told)
+        close_and_report(publisher, say, service_url, delivered=delivered, refusal=told)
         if isinstance(publisher.refusal, Deleted) and not path.exists():
             say(f"{job} was deleted: {path} is gone, with the {lines} lines in it")
     if refusal is not None:
@@ -111,24 +111,24 @@ def _publish(publisher: Publisher, seconds: float) -> Closed | None:
 
 
 def _wrong(
-    publisher: Publisher, spool: Spool, reader: Callable[[], LineComparer], job: JobRef, path: Path
+    publisher: Publisher, spool: Spool, reader: Callable[[], LogComparer], job: JobRef, path: Path
 ) -> SpoolNotInLog | None:
     """What is to be said of the file's lines that the log does not give back; None when there are none."""
-    hold = publisher.hold
+    hold = publisher.numbering
     if hold is None:
         return SpoolNotInLog(f"{job} has ended without the {spool.end - spool.first} lines of {path}")
     try:
-        compared = read_back(reader(), job, spool, hold.base)
+        compared = compare_spool(reader(), job, spool, hold.base)
     except (JobNotFound, ArchiveDamaged) as error:
         raise SpoolNotInLog(f"the log of {job} does not give back the lines of {path}: {error}") from error
-    spool.acknowledge(compared.following - hold.base)
+    spool.acknowledge(compared.next_number - hold.base)
     last = hold.base + spool.end - 1
-    if compared.following > last:
+    if compared.next_number > last:
         return None
     if compared.differs:
         reason = "was redacted, or is another runner's"
-        return SpoolNotInLog(f"line {compared.following} of {job} is not as in {path}: it {reason}")
-    return SpoolNotInLog(f"{job} has ended without lines {compared.following} to {last} of {path}")
+        return SpoolNotInLog(f"line {compared.next_number} of {job} is not as in {path}: it {reason}")
+    return SpoolNotInLog(f"{job} has ended without lines {compared.next_number} to {last} of {path}")
 
 
 def _spell(ending: JobResult) -> str:

@@ -25,8 +25,8 @@ from chronoverse.runner.log_writer import JobResult, LogWriter
 from chronoverse.runner.publisher import Publisher
 from chronoverse.runner.signal_forwarder import SignalForwarder
 from chronoverse.runner.spool.spool import Spool
-from chronoverse.runner.spool.spool_file import SLOT_BYTES, SpoolRoom, orphaned_spools, state_of
-from chronoverse.runner.tee import Tee, standard
+from chronoverse.runner.spool.spool_file import SLOT_BYTES, SpoolRoom, orphaned_spools, read_state
+from chronoverse.runner.tee import Tee, open_standard
 
 #: Seconds that the command waits at most for the store to let us in. After that it starts, and we go on asking.
 OPEN_SECONDS: Final = 1.0
@@ -40,7 +40,7 @@ SWITCH_SECONDS: Final = 0.0002
 #: Bytes of lines that may wait where there is no directory for a file.
 MAX_PENDING_BYTES: Final = 32 * SLOT_BYTES
 #: Room in memory only.
-NO_FILE: Final = SpoolRoom(memory_bytes=MAX_PENDING_BYTES)
+MEMORY_ONLY: Final = SpoolRoom(memory_bytes=MAX_PENDING_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class RunLimits:
     """The runner's knobs: bytes and seconds."""
 
     max_line_bytes: int = MAX_LINE_BYTES
-    room: SpoolRoom = NO_FILE
+    room: SpoolRoom = MEMORY_ONLY
     lease_seconds: float = 30.0
     open_seconds: float = OPEN_SECONDS
     deliver_seconds: float = DELIVER_SECONDS
@@ -64,8 +64,8 @@ def run(
     limits: RunLimits = RunLimits(),
     masks: Masks | None = None,
     pty: bool = False,
-    through: str | None = None,
-    relay: SignalForwarder | None = None,
+    service_url: str | None = None,
+    signals: SignalForwarder | None = None,
     popen: Callable[..., "subprocess.Popen[bytes]"] = subprocess.Popen,
     clock: Callable[[], float] = time.time,
 ) -> int:
@@ -78,27 +78,27 @@ def run(
     store turns us away at once: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`,
     :class:`NotALog`. A function in its place is called to get it, in a thread of its own.
     """
-    echoes = {"stdout": Tee(out or standard(1)), "stderr": Tee(err or standard(2))}
+    echoes = {"stdout": Tee(out or open_standard(1)), "stderr": Tee(err or open_standard(2))}
     say = echoes["stderr"].say
     connect = store if callable(store) else partial(_given, store)
     spool = _spool(job, limits.room, say)
     publisher = Publisher(connect, job, spool, say, lease_seconds=limits.lease_seconds)
-    relay = relay or SignalForwarder()
+    signals = signals or SignalForwarder()
     size = limits.max_line_bytes
     command = Command(
-        argv, echoes, spool.put, relay, max_line_bytes=size, masks=masks, pty=pty, popen=popen, clock=clock
+        argv, echoes, spool.put, signals, max_line_bytes=size, masks=masks, pty=pty, popen=popen, clock=clock
     )
-    with relay, _switching_often():
+    with signals, _switching_often():
         try:
             publisher.start(limits.open_seconds)
             # A file that we took up says how an earlier command ended. How this one ends nobody knows yet.
-            spool.forget("ending")
+            spool.remove_state("ending")
             code = command.run()
-            publisher.end(JobResult(_status(code, relay), code), iso_timestamp(clock()))
-            _deliver(publisher, relay, limits.deliver_seconds)
+            publisher.end(JobResult(_status(code, signals), code), iso_timestamp(clock()))
+            _deliver(publisher, signals, limits.deliver_seconds)
         finally:
             publisher.stop()
-            leave(publisher, say, through, delivered=publisher.ended, refusal=publisher.refusal)
+            close_and_report(publisher, say, service_url, delivered=publisher.ended, refusal=publisher.refusal)
     return code
 
 
@@ -110,7 +110,7 @@ def _spool(job: JobRef, room: SpoolRoom, say: Callable[[str], None]) -> Spool:
     """A spool for the job: the one that an earlier runner of it left behind, if there is one."""
     others: list[Path] = []
     for path in orphaned_spools(room.directory) if room.directory else ():
-        state = state_of(path) or {}
+        state = read_state(path) or {}
         if (state.get("workflow"), state.get("job")) == tuple(job):
             with contextlib.suppress(SpoolError):  # another runner was quicker
                 spool = Spool.recover(path, room)
@@ -138,10 +138,10 @@ def _deliver(publisher: Publisher, relay: SignalForwarder, seconds: float) -> No
             return
 
 
-def leave(
+def close_and_report(
     publisher: Publisher,
     say: Callable[[str], None],
-    through: str | None = None,
+    service_url: str | None = None,
     *,
     delivered: bool,
     refusal: ChronoverseError | None,
@@ -165,7 +165,7 @@ def leave(
         say("the job's end was not delivered to the store")
     if path is None:
         return
-    server = f"--server {shlex.quote(through)} " if through else ""
+    server = f"--server {shlex.quote(service_url)} " if service_url else ""
     if refusal is None:
         say(f"deliver later with: chronoverse deliver {server}{shlex.quote(str(path))}")
         return

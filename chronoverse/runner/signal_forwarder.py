@@ -10,11 +10,11 @@ from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
 #: What people and schedulers end jobs with.
-PASSED_ON: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: Seconds after the first signal from which on a further one kills: until then it may be a double press.
 GRACE_SECONDS: Final = 2.0
 #: Signals that are passed on as they are, however they come; any more than these kill.
-PATIENCE: Final = 2
+MAX_FORWARDED: Final = 2
 
 
 class SignalForwarder:
@@ -35,7 +35,7 @@ class SignalForwarder:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in PASSED_ON:
+            for number in FORWARDED:
                 # Ignored signals (nohup, a shell's background job) stay ignored, here and in the job.
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._saved[number] = signal.signal(number, self._handle)
@@ -61,7 +61,7 @@ class SignalForwarder:
         if self._group is None:
             return
         late = self._passed and self._monotonic() - self._first_at >= GRACE_SECONDS
-        self._pass_on(signal.SIGKILL if late or len(self.received) > PATIENCE else number)
+        self._pass_on(signal.SIGKILL if late or len(self.received) > MAX_FORWARDED else number)
 
     def _pass_on(self, number: int) -> None:
         if not self._passed:

@@ -6,7 +6,7 @@ from typing import BinaryIO, cast
 from chronoverse.client.terminal import plain_text
 
 
-def standard(descriptor: int) -> BinaryIO:
+def open_standard(descriptor: int) -> BinaryIO:
     """Our own stdout (1) or stderr (2), without Python's buffer between."""
     return cast("BinaryIO", open(descriptor, "wb", buffering=0, closefd=False))
 

@@ -14,7 +14,7 @@ from chronoverse.archive.object_store import open_object_store
 from chronoverse.archive.s3_store import CONNECTIONS, S3ObjectStore
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
 from chronoverse.joblog.values import Line
-from tests.support.archives import JOB, Shelf, raw
+from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.faultproxy import DOWN, FaultProxy
 from tests.support.s3server import BUCKET, s3_server
 
@@ -94,9 +94,9 @@ def test_more_ask_at_once_than_are_let(server: tuple[str, int]) -> None:
 
 def test_a_log_is_read_from_it(server: tuple[str, int]) -> None:
     """The archive does not mind where it is."""
-    shelf = Shelf(S3ObjectStore(BUCKET, "log"))
-    shelf.fill([raw(number, f"line {number}") for number in range(1, 1001)], 300, 5000)
-    archive = shelf.archive()
+    shelf = ArchiveBuilder(S3ObjectStore(BUCKET, "log"))
+    shelf.fill([raw_line(number, f"line {number}") for number in range(1, 1001)], 300, 5000)
+    archive = shelf.reader()
     said = [*archive.entries(JOB, 0, 2000), *archive.entries_before(JOB, 3, 9)]
     assert [line.message for line in said if isinstance(line, Line)] == [
         *(f"line {number}" for number in range(1, 1001)),

@@ -191,10 +191,10 @@ def test_what_is_too_long_for_the_service_goes_in_halves(
 def test_nobody_can_say_what_is_safe(service: Service, job: JobRef) -> None:
     """Which is said once to who wants to know."""
     assert HttpLogWriter(service.url).durability_probe() is None
-    oracle = HttpLogWriter(service.url, durable=True).durability_probe()
-    assert oracle is not None
+    probe = HttpLogWriter(service.url, durable=True).durability_probe()
+    assert probe is not None
     with pytest.raises(NotDurable):
-        oracle.confirm(Attempt(job, token(), 1, 1))
+        probe.confirm(Attempt(job, token(), 1, 1))
 
 
 # Services that are not well

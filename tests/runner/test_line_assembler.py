@@ -15,7 +15,7 @@ def run(steps: Iterable[tuple[float, bytes]], until: float) -> list[tuple[str, b
 
     def wait(moment: float) -> None:
         while scribe.due is not None and scribe.due <= moment:
-            blocks.extend(scribe.tick(scribe.due))
+            blocks.extend(scribe.flush_due(scribe.due))
 
     for moment, text in steps:
         wait(moment)
@@ -59,9 +59,9 @@ def test_a_prompt_is_shown_after_a_second_from_its_first_byte() -> None:
     scribe.feed(b"Pass", NOW, 10.0)
     scribe.feed(b"word: ", NOW, 10.9)
     assert scribe.due == 10 + STATE_SECONDS
-    assert scribe.tick(10 + STATE_SECONDS) == []
+    assert scribe.flush_due(10 + STATE_SECONDS) == []
     assert scribe.due == 10 + PARTIAL_SECONDS
-    assert [block.text for block in scribe.tick(scribe.due)] == [b"Password: "]
+    assert [block.text for block in scribe.flush_due(scribe.due)] == [b"Password: "]
     assert scribe.due is None
 
 

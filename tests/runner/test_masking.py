@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chronoverse.errors import InvalidMask
 from chronoverse.runner.capture.line_assembler import LineAssembler
-from chronoverse.runner.capture.masking import MAX_BYTES, Masker, Masks, gather
+from chronoverse.runner.capture.masking import MAX_BYTES, Masker, Masks, load_masks
 
 NOW = "2026-03-03T10:00:05.123Z"
 
@@ -71,7 +71,7 @@ def test_no_piece_of_a_line_shows_a_secret(
     for number, chunk in enumerate(chunks):
         blocks += scribe.feed(chunk, NOW, float(number))
         if number in quiet:
-            blocks += scribe.tick(number + 1.0)
+            blocks += scribe.flush_due(number + 1.0)
     blocks += scribe.close()
     joined = b"".join(block.text + (b"" if block.partial else b"\n") for block in blocks)
     whole = masks.mask(b"".join(chunks))
@@ -129,10 +129,10 @@ def test_a_progress_bar_cannot_hide_a_secret_from_its_mask() -> None:
 def test_what_may_become_a_secret_is_held_back_and_nothing_else() -> None:
     """A flush does not give it out."""
     scribe = LineAssembler("stdout", masks=Masks([b"hunter2"]))
-    blocks = [*scribe.feed(b"password: hunt", NOW, 0.0), *scribe.tick(1.0)]
+    blocks = [*scribe.feed(b"password: hunt", NOW, 0.0), *scribe.flush_due(1.0)]
     assert [block.text for block in blocks] == [b"password: "]
     assert scribe.due is None
-    assert [block.text for block in [*scribe.feed(b"er2", NOW, 2.0), *scribe.tick(3.0)]] == [b"***"]
+    assert [block.text for block in [*scribe.feed(b"er2", NOW, 2.0), *scribe.flush_due(3.0)]] == [b"***"]
 
 
 def test_without_masks_there_is_none() -> None:
@@ -155,7 +155,7 @@ def test_secrets_are_gathered_from_all_that_is_named(tmp_path: Path) -> None:
     """Values, variables and files, bytes that are no UTF-8 included."""
     (tmp_path / "key").write_bytes(b"in the file\n")
     environ = {"TOKEN": "in the \udcff variable"}
-    masks = gather(["given"], ["TOKEN"], [tmp_path / "key"], environ)
+    masks = load_masks(["given"], ["TOKEN"], [tmp_path / "key"], environ)
     assert masks.mask(b"given, in the \xff variable, in the file") == b"***, ***, ***"
 
 
@@ -174,7 +174,7 @@ def test_secrets_are_gathered_from_all_that_is_named(tmp_path: Path) -> None:
 def test_what_gives_no_secret_is_an_error(options: dict[str, list[str]], message: str) -> None:
     """A log that is not masked must not look as if it were."""
     with pytest.raises(InvalidMask, match=f"^{message}"):
-        gather(**options, environ={"EMPTY": "", "SHORT": "abc"})  # type: ignore[arg-type]
+        load_masks(**options, environ={"EMPTY": "", "SHORT": "abc"})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -19,15 +19,15 @@ ROOT = Path(__file__).parents[2]
 DRIVER = """
 import sys
 from chronoverse.runner.command import Command
-from chronoverse.runner.tee import Tee, standard
+from chronoverse.runner.tee import Tee, open_standard
 from chronoverse.runner.signal_forwarder import SignalForwarder
-blocks = []
-relay = SignalForwarder()
-with relay:
-    echoes = {"stdout": Tee(standard(1)), "stderr": Tee(standard(2))}
-    code = Command(sys.argv[1:], echoes, blocks.append, relay, pty=True).run()
-published = [message for block in blocks for message in block.messages()]
-print("published", published, list(map(int, relay.received)), flush=True)
+batches = []
+signals = SignalForwarder()
+with signals:
+    tees = {"stdout": Tee(open_standard(1)), "stderr": Tee(open_standard(2))}
+    code = Command(sys.argv[1:], tees, batches.append, signals, pty=True).run()
+published = [message for batch in batches for message in batch.messages()]
+print("published", published, list(map(int, signals.received)), flush=True)
 sys.exit(code)
 """
 #: Runs argv[3:] on a terminal of 33 rows and 101 columns, types argv[1] once it says ready, resizes it if argv[2].
@@ -55,11 +55,11 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 def execute(*argv: str) -> tuple[int, list[tuple[str, str]], bytes]:
     """Runs ``argv`` on a pseudo-terminal: its exit code, what was published, and what was shown."""
-    blocks: list[LineBatch] = []
+    batches: list[LineBatch] = []
     out, err = io.BytesIO(), io.BytesIO()
-    code = Command(argv, {"stdout": Tee(out), "stderr": Tee(err)}, blocks.append, SignalForwarder(), pty=True).run()
+    code = Command(argv, {"stdout": Tee(out), "stderr": Tee(err)}, batches.append, SignalForwarder(), pty=True).run()
     assert not err.getvalue() or code in (126, 127)
-    return code, [(block.stream, message) for block in blocks for message in block.messages()], out.getvalue()
+    return code, [(batch.stream, message) for batch in batches for message in batch.messages()], out.getvalue()
 
 
 def on_terminal(code: str, keys: str = "", resize: str = "") -> tuple[int, bytes]:
@@ -149,18 +149,18 @@ def test_a_signal_is_passed_on_wherever_it_finds_us() -> None:
     code = """
 import signal, sys, threading, time
 from chronoverse.runner.command import Command
-from chronoverse.runner.tee import Tee, standard
+from chronoverse.runner.tee import Tee, open_standard
 from chronoverse.runner.signal_forwarder import SignalForwarder
 def interrupt():
-    while relay._group is None:
+    while signals._group is None:
         time.sleep(0.01)
     time.sleep(0.5)
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
-relay = SignalForwarder()
-with relay:
+signals = SignalForwarder()
+with signals:
     threading.Thread(target=interrupt, daemon=True).start()
-    echoes = {"stdout": Tee(standard(1)), "stderr": Tee(standard(2))}
-    sys.exit(Command(["sleep", "20"], echoes, lambda block: None, relay).run())
+    tees = {"stdout": Tee(open_standard(1)), "stderr": Tee(open_standard(2))}
+    sys.exit(Command(["sleep", "20"], tees, lambda block: None, signals).run())
 """
     began = time.monotonic()
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 143

@@ -252,7 +252,7 @@ def test_a_signal_ends_the_waiting_for_the_server(server: RedisServer, store: St
         job.go_on()
         wait_until(lambda: "lines wait here" in job.said, SOON, "the outage is noticed")
         started = time.monotonic()
-        job.relay.send(2)
+        job.signals.send(2)
         assert job.result() is not None
         assert time.monotonic() - started < SOON
     assert "were not delivered" in job.said

@@ -16,11 +16,11 @@ import pytest
 
 from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.retention import ArchiverLimits
+from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.errors import BadRequest, JobNotFound, StoreUnavailable
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
-from chronoverse.runner.log_writer import Compared
+from chronoverse.runner.log_writer import Comparison
 from chronoverse.runner.resend import resend_spool as deliver_file
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import orphaned_spools
@@ -202,7 +202,7 @@ def test_the_end_that_the_file_knows_is_not_forgotten(server: RedisServer, tmp_p
     assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
     path.write_bytes(content)
     spool = Spool.recover(path, keep_all=True)
-    spool.note(ending=["COMPLETED", 0])
+    spool.save_state(ending=["COMPLETED", 0])
     assert spool.preserve() == path
     done = deliver(server, tmp_path, path)
     assert done.returncode == ENDED
@@ -299,10 +299,10 @@ def test_a_service_says_how_far_a_log_has_the_same_lines(server: RedisServer, se
     with contextlib.closing(HttpLogWriter(service.url, service.token(scopes=["logs:write"]))) as ledger:
         attempt = ledger.open(JOB, "a" * 32)
         ledger.append(attempt, lines[:300])
-        assert ledger.compare(JOB, lines) == Compared(301, differs=False)
-        assert ledger.compare(JOB, lines[300:]) == Compared(301, differs=False)
+        assert ledger.compare(JOB, lines) == Comparison(301, differs=False)
+        assert ledger.compare(JOB, lines[300:]) == Comparison(301, differs=False)
         other = lines[250]._replace(timestamp=TIMESTAMP.replace("5.123", "5.124"))
-        assert ledger.compare(JOB, [*lines[100:250], other, *lines[251:300]]) == Compared(251, differs=True)
+        assert ledger.compare(JOB, [*lines[100:250], other, *lines[251:300]]) == Comparison(251, differs=True)
         with pytest.raises(BadRequest):
             ledger.compare(JOB, [*lines, *lines])
         with pytest.raises(JobNotFound):
@@ -317,8 +317,8 @@ def test_lines_that_were_archived_meanwhile_are_read_back_from_there(server: Red
     path.write_bytes(content)
     with contextlib.closing(Store(server.url)) as store:
         Archiver(
-            store, FileObjectStore(tmp_path / "archive"), ArchiverLimits(1, 0, 1000), stop=threading.Event()
-        ).once()
+            store, FileObjectStore(tmp_path / "archive"), RetentionPolicy(1, 0, 1000), stop=threading.Event()
+        ).run_once()
     wait_until(lambda: not server.ask("EXISTS", key("log")), SOON, "the store has let the log go")
     done = deliver(server, tmp_path, path, archive_url=(tmp_path / "none").as_uri())
     assert done.returncode == ENDED
@@ -331,7 +331,7 @@ def test_lines_that_were_archived_meanwhile_are_read_back_from_there(server: Red
 class _Away:
     """A reader whose store has just gone."""
 
-    def compare(self, job: JobRef, lines: Sequence[Line]) -> Compared:
+    def compare(self, job: JobRef, lines: Sequence[Line]) -> Comparison:
         raise StoreUnavailable("the store does not answer")
 
 
@@ -341,7 +341,7 @@ def test_lines_that_cannot_be_read_back_now_are_delivered_later(server: RedisSer
     said: list[str] = []
     with contextlib.closing(Store(server.url)) as store:
         with pytest.raises(StoreUnavailable):
-            deliver_file(path, lambda _: store, said.append, reader=lambda _: _Away())
+            deliver_file(path, lambda _: store, said.append, comparer_for=lambda _: _Away())
         assert said == [
             "the store has all lines, as far as it says; they were not read back",
             f"deliver later with: chronoverse deliver {path}",
@@ -358,6 +358,6 @@ def test_an_ended_job_whose_lines_cannot_be_read_back_is_not_published_again(
     lose(server)
     said: list[str] = []
     with contextlib.closing(Store(server.url)) as store, pytest.raises(StoreUnavailable):
-        deliver_file(path, lambda _: store, said.append, reader=lambda _: _Away())
+        deliver_file(path, lambda _: store, said.append, comparer_for=lambda _: _Away())
     assert said[-1] == f"deliver later with: chronoverse deliver {path}"
     assert not any("--as" in text for text in said)

@@ -16,7 +16,7 @@ from chronoverse.joblog.values import Line
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool import records
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool, SpoolBatch
-from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools, state_of
+from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools, read_state
 
 NOW = "2026-03-03T10:00:05.123Z"
 ROOT = Path(__file__).parents[2]
@@ -233,8 +233,8 @@ def test_a_renamed_file_holds_the_same_lines_when_it_is_recovered_again(tmp_path
     path = spool.preserve()
     assert path is not None
     spool = Spool.recover(path, keep_all=True)
-    spool.rename()
-    spool.note(workflow="wf_1", job="job_2", attempt=1, base=1)
+    spool.reassign()
+    spool.save_state(workflow="wf_1", job="job_2", attempt=1, base=1)
     sent = list(spool.lines())
     assert any("dropped here: " in line.message for line in sent)
     assert spool.preserve() == path
@@ -277,12 +277,12 @@ def test_any_order_of_puts_takes_and_losses_keeps_the_account(tmp_path: Path) ->
 def test_waiting_ends_with_the_lines_the_close_or_the_time() -> None:
     """Whichever comes first; then it says whether there is anything."""
     spool = Spool()
-    assert not spool.wait(1, 0.01)
+    assert not spool.wait_for_lines(1, 0.01)
     threading.Timer(0.05, spool.put, [block("a")]).start()
-    assert spool.wait(1, 10)
+    assert spool.wait_for_lines(1, 10)
     threading.Timer(0.05, spool.close, [NOW]).start()
     started = time.monotonic()
-    assert spool.wait(BATCH_LINES, 10)
+    assert spool.wait_for_lines(BATCH_LINES, 10)
     assert time.monotonic() - started < 5
 
 
@@ -301,7 +301,7 @@ def test_what_is_preserved_is_recovered(lines: int, tmp_path: Path) -> None:
     """By another process, with what it needs to know, and with whatever was dropped."""
     spool = Spool(filed(tmp_path, 40))
     fill(spool, 0, lines)
-    spool.note(workflow="wf_1", job="job_1", base=7)
+    spool.save_state(workflow="wf_1", job="job_1", base=7)
     found = batch(spool, 0, 7)
     spool.acknowledge(found.end)
     spool.release(found.end)
@@ -349,7 +349,7 @@ def test_a_file_of_somebody_elses_is_refused(content: bytes, tmp_path: Path) -> 
     with pytest.raises(SpoolError):
         Spool.recover(path)
     assert path.read_bytes() == content
-    assert state_of(path) is None
+    assert read_state(path) is None
 
 
 def test_damage_is_not_taken_for_lines(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A file as a runner leaves it, with lines that were dropped in the middle."""
     directory = tmp_path_factory.mktemp("spool")
     spool = Spool(SpoolRoom(directory, "job", SLOT, records.SLOTS_AT + 6 * SLOT, 0, SLOT))
-    spool.note(**{name: value for name, value in STATE.items() if name != "slot_bytes"})
+    spool.save_state(**{name: value for name, value in STATE.items() if name != "slot_bytes"})
     for number in range(1000):
         spool.put(LineBatch("stdout", NOW, b"%030d" % number, 1))
     path = spool.preserve()

@@ -9,17 +9,16 @@ from typing import Final
 import pytest
 
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.job_objects import Collected, JobObjects, archive_lock
-from chronoverse.archive.redaction import TOMBSTONE, Redaction, RedactionRequest, RedactionResult
+from chronoverse.archive.job_objects import JobObjects, archive_lock
+from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
 from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
 from tests.conftest import EVERY_KIND, binary
-from tests.support.archivers import everything
 from tests.support.bench import make_lines
 from tests.support.faultproxy import FaultProxy
 from tests.support.fleets import free_ports, node
-from tests.support.sealing import seal
+from tests.support.sealing import archive_up_to
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -91,23 +90,23 @@ def test_a_failover_to_a_replica_that_lacks_writes_loses_no_line(
     master, replica = pair
     store, objects = Store(master.url), FileObjectStore(tmp_path / "archive")
     store.append(store.open(JOB, "token"), make_lines(1, 100))
-    seal(store, objects, JOB, 60, trim=True)
+    archive_up_to(store, objects, JOB, 60, trim=True)
     assert is_permanent(store) is True
     request = RedactionRequest(1, 99, lambda line: True, {}, exact=True)
     os.kill(replica.pid, signal.SIGSTOP)
     master.ask("CLIENT", "KILL", "TYPE", "replica")
-    assert Redaction(store, objects, JOB, request).run() == RedactionResult(99, 99, whole=True, pending=True)
+    assert Redaction(store, objects, JOB, request).run() == RedactionResult(99, 99, complete=True, pending=True)
     store.close()
     master.kill()
     os.kill(replica.pid, signal.SIGCONT)
     replica.ask("REPLICAOF", "NO", "ONE")
     store = Store(replica.url)
 
-    messages = [entry.message for entry in everything(store, objects, JOB) if isinstance(entry, Line)]
+    messages = [entry.message for entry in all_entries(store, objects, JOB) if isinstance(entry, Line)]
     assert messages == [f"line {number}" for number in range(1, 101)]
     assert Redaction(store, objects, JOB, request).run().lines == 99
-    messages = [entry.message for entry in everything(store, objects, JOB) if isinstance(entry, Line)]
-    assert messages == [TOMBSTONE] * 99 + ["line 100"]
+    messages = [entry.message for entry in all_entries(store, objects, JOB) if isinstance(entry, Line)]
+    assert messages == [REDACTED_MESSAGE] * 99 + ["line 100"]
     store.close()
 
 
@@ -116,14 +115,14 @@ def test_a_redaction_whose_reply_is_lost_counts(server: RedisServer, tmp_path: P
     with FaultProxy(server.socket) as proxy:
         store, objects = Store(proxy.redis_url, prefix=prefix), FileObjectStore(tmp_path)
         store.append(store.open(JOB, "token"), make_lines(1, 100))
-        seal(store, objects, JOB, 60, trim=True)
+        archive_up_to(store, objects, JOB, 60, trim=True)
         request = RedactionRequest(1, 1, lambda line: True, {"reason": "to load the script"}, exact=True)
         assert Redaction(store, objects, JOB, request).run().lines == 1
         proxy.drop_reply(request=b"a reason", times=2)
         request = RedactionRequest(1, 60, lambda line: True, {"reason": "a reason"}, exact=True)
-        assert Redaction(store, objects, JOB, request).run() == RedactionResult(59, 60, whole=True, pending=False)
-        messages = [entry.message for entry in everything(store, objects, JOB) if isinstance(entry, Line)]
-        assert messages == [*[TOMBSTONE] * 60, *(f"line {number}" for number in range(61, 101))]
+        assert Redaction(store, objects, JOB, request).run() == RedactionResult(59, 60, complete=True, pending=False)
+        messages = [entry.message for entry in all_entries(store, objects, JOB) if isinstance(entry, Line)]
+        assert messages == [*[REDACTED_MESSAGE] * 60, *(f"line {number}" for number in range(61, 101))]
         assert len(list(objects.list(""))) == 1
         store.close()
 
@@ -140,9 +139,9 @@ def test_a_line_that_is_too_long_for_the_expression_ends_the_redaction_before_it
 
     store, objects = Store(server.url, prefix=prefix), FileObjectStore(tmp_path)
     store.append(store.open(JOB, "token"), make_lines(1, 100))
-    seal(store, objects, JOB, 60, trim=True)
+    archive_up_to(store, objects, JOB, 60, trim=True)
     done = Redaction(store, objects, JOB, RedactionRequest(1, 99, wanted, {}, exact=False)).run()
-    assert done == RedactionResult(60, 60, whole=False, pending=False)
+    assert done == RedactionResult(60, 60, complete=False, pending=False)
     assert len(list(objects.list(""))) == 1
     with pytest.raises(SearchTooExpensive):
         Redaction(store, objects, JOB, RedactionRequest(61, 99, wanted, {}, exact=False)).run()
@@ -157,14 +156,14 @@ def test_objects_are_deleted_when_old_where_permanence_is_unknown(tmp_path: Path
         objects.put("wf_1/job_1/old", b"")
         store.chunks.mark_garbage(JOB, token, ["wf_1/job_1/old"])
         job_objects = JobObjects(store, objects, JOB, token)
-        assert job_objects.collect(0, min_age=0) == Collected(deleted=0, left=1, permanent=None)
+        assert job_objects.collect_garbage(0, min_age=0) == CollectedGarbage(deleted=0, remaining=1, permanent=None)
         server.ask("HSET", "chronoverse:{wf_1}:job_1:garbage", "wf_1/job_1/old", int(server.ask("TIME")[0]) - 3_601)
-        assert job_objects.collect(0, min_age=0) == Collected(deleted=1, left=0, permanent=None)
+        assert job_objects.collect_garbage(0, min_age=0) == CollectedGarbage(deleted=1, remaining=0, permanent=None)
         assert list(objects.list("")) == []
         assert store.chunks.garbage(JOB) == set()
     store.close()
 
 
-def test_permanence_needs_the_archive_lock(store: Store) -> None:
+def test_durability_needs_the_archive_lock(store: Store) -> None:
     """Without the lock nothing is written, so the answer would be about another write."""
     assert store.chunks.is_permanent(JOB, 10) is False

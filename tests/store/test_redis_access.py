@@ -13,7 +13,7 @@ import redis
 
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.job_objects import archive_lock
-from chronoverse.archive.retention import set_retention
+from chronoverse.archive.retention import apply_retention
 from chronoverse.errors import StoreError
 from chronoverse.joblog.values import JobRef, LineRun, Status
 from chronoverse.store import Durability, Store
@@ -202,7 +202,7 @@ def test_the_rights_to_change_a_retention(tmp_path: Path) -> None:
 def change_retention(store: Store) -> int:
     """Changes a retention as the command does."""
     store.catalog.set_retention(JOB.workflow_id, None)
-    return set_retention(store, JOB.workflow_id, None, 9)
+    return apply_retention(store, JOB.workflow_id, None, 9)
 
 
 def additional_rights(right: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from chronoverse.archive.job_objects import archive_lock
-from chronoverse.archive.retention import delete_job, set_retention
+from chronoverse.archive.retention import apply_retention, delete_job
 from chronoverse.errors import AppendRefused, Closed, CorruptLog, Deleted, Fenced, Held, SequenceGap
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
@@ -384,14 +384,14 @@ def test_a_retention_that_changes_is_that_of_ended_logs_too(bench: Bench, store:
     finish(store, store.open(other, "token-1"))
 
     bench.set_end_seen(1_000)
-    assert set_retention(store, JOB.workflow_id, 5_000, 9) == 2
+    assert apply_retention(store, JOB.workflow_id, 5_000, 9) == 2
     for kind in ("log", "job"):
         assert 4_000_000 - TTL_TOLERANCE_MS < bench.ttl(kind) <= 4_000_000
         assert bench.ttl(kind, other) <= RETENTION_MS
         assert bench.ttl(kind, running) == -1
-    assert set_retention(store, JOB.workflow_id, None, 900) == 2
+    assert apply_retention(store, JOB.workflow_id, None, 900) == 2
     assert store.get_job(JOB) is None
-    assert set_retention(store, JOB.workflow_id, 700, 900) == 1
+    assert apply_retention(store, JOB.workflow_id, 700, 900) == 1
     store.finish(Attempt(running, "token-1", 1, 1), Status.COMPLETED, 0, 0, 2)
     assert bench.ttl("log", running) <= 700_000
 
@@ -400,7 +400,7 @@ def test_a_retention_that_changes_reaches_every_job(
     bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though others leave the listing meanwhile, and one has a key that is no log."""
-    monkeypatch.setattr("chronoverse.archive.retention.LISTED", 2)
+    monkeypatch.setattr("chronoverse.archive.retention.PAGE_JOBS", 2)
     jobs = [JobRef(JOB.workflow_id, f"job_{number}") for number in range(7)]
     for job in jobs:
         finish(store, store.open(job, "token-1"))
@@ -413,7 +413,7 @@ def test_a_retention_that_changes_reaches_every_job(
         return keep_job(job, *args)
 
     monkeypatch.setattr(store.catalog, "apply_retention", leave)
-    assert set_retention(store, JOB.workflow_id, 5_000, 9) == 6
+    assert apply_retention(store, JOB.workflow_id, 5_000, 9) == 6
     assert sorted(met) == jobs
     assert all(bench.ttl("job", job) > RETENTION_MS for job in jobs if job != jobs[3])
 

@@ -613,11 +613,11 @@ def test_a_hurried_question_is_answered_by_this_machines_files(kind: str, tmp_pa
             server.url, prefix=prefix, durability=Durability.FSYNCED, sync=lambda: synced.append(1), clock=lambda: 0.0
         )
         attempt = store.open(JOB, "token-1")
-        oracle = store.durability_probe()
-        assert oracle is not None
+        probe = store.durability_probe()
+        assert probe is not None
         for number in range(1, 21):
             store.append(attempt, make_lines(number, 1))
-            assert oracle.confirm(attempt, may_sync=True) == number + 1
+            assert probe.confirm(attempt, may_sync=True) == number + 1
         store.close()
     # An fsync of the server's own may be under way at one of them, and then it is the server that answers.
     assert len(synced) > 10
@@ -627,23 +627,23 @@ def test_a_line_is_replicated_when_a_replica_has_it(
     tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chronoverse.store.durability.WAIT_MS", 100)
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port = probe.getsockname()[1]
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
     options = ("--bind", "127.0.0.1", "--port", str(port), "--repl-diskless-sync-delay", "0")
     with RedisServer(tmp_path / "master", None, *options) as master:
         store = Store(master.url, prefix=prefix, durability=Durability.REPLICATED)
         attempt = store.open(JOB, "token-1")
         store.append(attempt, make_lines(1, 3))
-        oracle = store.durability_probe()
-        assert oracle is not None
-        assert oracle.confirm(attempt) is None
+        probe = store.durability_probe()
+        assert probe is not None
+        assert probe.confirm(attempt) is None
 
         with RedisServer(tmp_path / "replica", None, "--replicaof", "127.0.0.1", str(port)) as replica:
-            wait_until(lambda: oracle.confirm(attempt) == 4, PATIENCE, "the replica has the lines")
+            wait_until(lambda: probe.confirm(attempt) == 4, PATIENCE, "the replica has the lines")
             # The first time it acknowledges what it has received whole, and may still be loading.
             log = f"{prefix}:{{wf_1}}:job_1:log"
             wait_until(lambda: replica.ask("XLEN", log) == 3, PATIENCE, "they can be read there")
             store.append(attempt, make_lines(4, 2))
-            assert oracle.confirm(attempt) == 6
+            assert probe.confirm(attempt) == 6
             assert replica.ask("XLEN", log) == 5
         store.close()

@@ -48,11 +48,16 @@ class RunningJob:
         self._goes = 0
         self.out = io.BytesIO()
         self.err = io.BytesIO()
-        self.relay = SignalForwarder()
+        self.signals = SignalForwarder()
         self.code: int | None = None
         self.error: BaseException | None = None
         argv = [sys.executable, "-c", f"gate = {str(self._gate)!r}\n{_WAIT}\n{code}"]
-        options: dict[str, Any] = {"out": self.out, "err": self.err, "relay": self.relay, "limits": RunLimits(**limits)}
+        options: dict[str, Any] = {
+            "out": self.out,
+            "err": self.err,
+            "signals": self.signals,
+            "limits": RunLimits(**limits),
+        }
         self._thread = threading.Thread(target=self._run, args=(argv, store, job), kwargs=options)
 
     def _run(self, *args: Any, **options: Any) -> None:

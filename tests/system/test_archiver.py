@@ -19,7 +19,7 @@ from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.embedded import server as embedded
 from chronoverse.joblog.values import JobRef, Status, iso_timestamp
 from chronoverse.store import Store
-from tests.support.archivers import DAY, append, everything, numbers
+from tests.support.archivers import DAY, all_entries, append, line_numbers
 from tests.support.bench import JOB, Bench, make_lines
 from tests.support.commands import chronoverse, command, environ
 from tests.support.servers import RedisServer
@@ -53,7 +53,7 @@ def test_an_archiver_runs_beside_the_service(tmp_path: Path) -> None:
         run(store, JOB, 100)
         objects = FileObjectStore(service.data_dir / "archive")
         wait_until(lambda: store.catalog.archive_state(JOB).complete, PATIENCE_SECONDS, "the job is archived")
-        assert numbers(everything(store, objects, JOB)) == list(range(1, 101))
+        assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, 101))
         assert "chronoverse_archive_chunks_total 1.0" in httpx.get(f"{service.url}/metrics").text
         (first,) = archivers(service.pid)
         first.kill()

@@ -38,9 +38,9 @@ class LineAssembler:
         """The lines that ``data`` completes."""
         self._timestamp = timestamp
         blocks = self._written(self._carriage.feed(data))
-        if not self._carriage.holding:
+        if not self._carriage.is_holding:
             self._state_at = None
-            if not self._cutter.waiting:
+            if not self._cutter.has_partial:
                 self._partial_at = None
                 return blocks
         elif blocks or self._state_at is None:
@@ -49,7 +49,7 @@ class LineAssembler:
             self._partial_at = now + PARTIAL_SECONDS
         return blocks
 
-    def tick(self, now: float) -> list[LineBatch]:
+    def flush_due(self, now: float) -> list[LineBatch]:
         """What is due by ``now``: the state that a bar is in, and text whose newline has not come, as a piece.
 
         What may be the beginning of a secret is held back even then, until it is decided.

@@ -52,7 +52,7 @@ class LineSplitter:
         self._timestamp = ""
 
     @property
-    def waiting(self) -> bool:
+    def has_partial(self) -> bool:
         """Whether there is text whose newline has not come."""
         return bool(self._rest)
 

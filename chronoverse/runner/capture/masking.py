@@ -45,7 +45,7 @@ class Masks:
         """``text``, of which nothing comes before or after, masked: leftmost secret first, the longest at a place."""
         return self._all.sub(_replacement, text) if self._occur_in(text) else text
 
-    def _mask_decided(self, text: bytes) -> tuple[bytes, bytes]:
+    def mask_decided(self, text: bytes) -> tuple[bytes, bytes]:
         """The part of ``text`` that is decided, masked; and the rest, which may be the beginning of a secret."""
         hold = self._undecided(text, 0)
         if hold == 0 or not self._occur_in(text):
@@ -90,7 +90,7 @@ class Masker:
 
     def feed(self, data: bytes) -> bytes:
         """What is decided, masked. The beginning of what may become a secret is held back."""
-        masked, self._held = self._masks._mask_decided(self._held + data)
+        masked, self._held = self._masks.mask_decided(self._held + data)
         return masked
 
     def close(self) -> bytes:
@@ -99,7 +99,7 @@ class Masker:
         return self._masks.mask(text)
 
 
-def gather(
+def load_masks(
     values: Iterable[str] = (),
     names: Iterable[str] = (),
     files: Iterable[Path] = (),

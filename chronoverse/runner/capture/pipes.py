@@ -58,7 +58,7 @@ class Capture:
     def __init__(
         self,
         child: Child,
-        echoes: Mapping[str, Callable[[bytes], None]],
+        tees: Mapping[str, Callable[[bytes], None]],
         publish: Callable[[LineBatch], None],
         *,
         max_line_bytes: int = MAX_LINE_BYTES,
@@ -75,7 +75,7 @@ class Capture:
         self._pipes: set[_Pipe] = set()
         for stream, source in (("stdout", child.stdout), ("stderr", child.stderr)):
             if source is not None:
-                self._watch(_Pipe(source, echoes[stream], LineAssembler(stream, max_line_bytes, masks)))
+                self._watch(_Pipe(source, tees[stream], LineAssembler(stream, max_line_bytes, masks)))
         if self._exit is not None:
             self._selector.register(self._exit, selectors.EVENT_READ, None)
 
@@ -125,7 +125,7 @@ class Capture:
         now = time.monotonic()
         for pipe in self._pipes:
             if pipe.scribe.due is not None and now >= pipe.scribe.due:
-                for block in pipe.scribe.tick(now):
+                for block in pipe.scribe.flush_due(now):
                     self._publish(block)
 
     def _close(self, pipe: _Pipe) -> None:

@@ -31,7 +31,7 @@ class ProgressFilter:
         self._returned = False
 
     @property
-    def holding(self) -> bool:
+    def is_holding(self) -> bool:
         """Whether text is held back."""
         return bool(self._held)
 

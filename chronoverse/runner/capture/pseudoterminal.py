@@ -16,7 +16,7 @@ from types import FrameType
 from typing import IO, Any, Final
 
 #: Rows and columns where there is no terminal to take them from: what programs assume themselves.
-SIZE: Final = (24, 80)
+DEFAULT_SIZE: Final = (24, 80)
 #: Bytes of what was typed that are passed on at once.
 TYPED_BYTES: Final = 4_096
 #: Seconds that a key's writing to a command that does not read is given, when we are to stop.
@@ -24,7 +24,7 @@ STOP_SECONDS: Final = 1.0
 _INTERRUPT: Final = b"\x03"
 
 
-class Session:
+class PtyProcess:
     """A command on a pseudo-terminal: ``stdout`` is all that it prints, and there is no ``stderr``.
 
     Raises what subprocess.Popen does: FileNotFoundError, PermissionError, OSError, ValueError.
@@ -44,24 +44,24 @@ class Session:
         finally:
             os.close(slave)
         self.stdout: IO[bytes] | None = os.fdopen(master, "rb", buffering=0)
-        self.keys = os.dup(master)
+        self.input_descriptor = os.dup(master)
 
     def wait(self) -> int:
         """The exit code; -n for signal n. To be called once."""
         with contextlib.suppress(OSError):
-            os.close(self.keys)
+            os.close(self.input_descriptor)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 @contextlib.contextmanager
-def attached(session: Session) -> Iterator["StdinForwarder | None"]:
+def attach_terminal(session: PtyProcess) -> Iterator["StdinForwarder | None"]:
     """Lends our terminal to the session: keys and window size are passed on. None if we have none to lend."""
     if not session.interactive:
         yield None
         return
     saved = termios.tcgetattr(0)
-    keyboard = StdinForwarder(session.keys)
-    with _resizing(session.keys):
+    keyboard = StdinForwarder(session.input_descriptor)
+    with _resizing(session.input_descriptor):
         try:
             tty.setraw(0, termios.TCSADRAIN)
             keyboard.start()
@@ -127,7 +127,7 @@ def _size() -> tuple[int, int]:
             rows, columns = termios.tcgetwinsize(descriptor)
             if rows and columns:
                 return rows, columns
-    return SIZE
+    return DEFAULT_SIZE
 
 
 @contextlib.contextmanager

@@ -48,36 +48,36 @@ class SlotHead(NamedTuple):
     order: int
     start: int
     ordinal: int
-    prelude: bytes
+    marker: bytes
 
 
 class Record(NamedTuple):
     """A block found in a slot, and where the next begins."""
 
-    block: LineBatch
+    batch: LineBatch
     end: int
 
 
-def pack(block: LineBatch, order: int) -> bytes:
+def pack_head(batch: LineBatch, order: int) -> bytes:
     """The head of the block's record; its text follows."""
-    flags = (block.stream == "stderr") * _STDERR | block.partial * _PARTIAL
-    rest = _RECORD.pack(len(block.text), 0, block.timestamp.encode(), block.lines, flags)[8:]
-    check = zlib.crc32(block.text, zlib.crc32(rest, order & 0xFFFFFFFF))
-    return struct.pack("<II", len(block.text), check) + rest
+    flags = (batch.stream == "stderr") * _STDERR | batch.partial * _PARTIAL
+    rest = _RECORD.pack(len(batch.text), 0, batch.timestamp.encode(), batch.lines, flags)[8:]
+    check = zlib.crc32(batch.text, zlib.crc32(rest, order & 0xFFFFFFFF))
+    return struct.pack("<II", len(batch.text), check) + rest
 
 
-def whole(block: LineBatch, order: int) -> bytes:
+def pack_record(batch: LineBatch, order: int) -> bytes:
     """The block's whole record."""
-    return pack(block, order) + block.text
+    return pack_head(batch, order) + batch.text
 
 
-def lines_at(data: bytes | bytearray | memoryview, at: int) -> tuple[int, int]:
+def count_lines_at(data: bytes | bytearray | memoryview, at: int) -> tuple[int, int]:
     """How many lines the record at ``at`` has, and where the next one begins. Nothing is checked."""
     length, _, _, lines, _ = _RECORD.unpack_from(data, at)
     return lines, at + _RECORD.size + length
 
 
-def block_at(data: bytes | bytearray | memoryview, at: int) -> LineBatch:
+def batch_at(data: bytes | bytearray | memoryview, at: int) -> LineBatch:
     """The record at ``at``. Nothing is checked."""
     length, _, timestamp, lines, flags = _RECORD.unpack_from(data, at)
     start = at + _RECORD.size
@@ -103,7 +103,7 @@ def valid_records(data: bytes, order: int) -> Iterator[Record]:
             return
         if not _is_ours(data, at):
             return
-        yield Record(block_at(data, at), start + length)
+        yield Record(batch_at(data, at), start + length)
         at = start + length
 
 
@@ -118,7 +118,7 @@ def _is_ours(data: bytes, at: int) -> bool:
 
 def pack_slot(head: SlotHead) -> bytes:
     """The header and the prelude."""
-    rest = struct.pack("<QqQI", head.order, head.start, head.ordinal, len(head.prelude)) + head.prelude
+    rest = struct.pack("<QqQI", head.order, head.start, head.ordinal, len(head.marker)) + head.marker
     packed = _USED + struct.pack("<I", zlib.crc32(rest)) + rest
     if len(packed) > SLOT_HEAD_BYTES:
         raise ValueError("the prelude does not fit")

@@ -20,13 +20,13 @@ class Segment:
     order: int
     index: int | None
     ordinal: int
-    opened: frozenset[str] = frozenset()
+    open_streams: frozenset[str] = frozenset()
     timestamp: str = ""
     lines: int = 0
     size: int = 0
     text_bytes: int = 0
-    prelude: bytes = b""
-    prelude_lines: int = 0
+    marker: bytes = b""
+    marker_lines: int = 0
     data: bytearray | None = field(default_factory=bytearray)
     slot: int | None = None
     #: Nothing more may be added to it.
@@ -36,31 +36,31 @@ class Segment:
     def end(self) -> int:
         """The index behind the last line; to be asked only where the index is known."""
         assert self.index is not None
-        return self.index + self.prelude_lines + self.lines
+        return self.index + self.marker_lines + self.lines
 
     @property
     def head(self) -> records.SlotHead:
         """Its slot's header."""
-        return records.SlotHead(self.order, -1 if self.index is None else self.index, self.ordinal, self.prelude)
+        return records.SlotHead(self.order, -1 if self.index is None else self.index, self.ordinal, self.marker)
 
-    def add(self, block: LineBatch, file: SpoolFile | None) -> None:
+    def add(self, batch: LineBatch, file: SpoolFile | None) -> None:
         """Appends the block. Raises OSError, with nothing changed, when the disk has no room."""
-        head = records.pack(block, self.order)
+        head = records.pack_head(batch, self.order)
         if self.data is not None:
             self.data += head
-            self.data += block.text
+            self.data += batch.text
         elif file is not None and self.slot is not None:
-            file.write(self.slot, self.size, head, block.text)
-        self.size += len(head) + len(block.text)
-        self.text_bytes += len(block.text)
-        self.lines += block.lines
-        self.timestamp = self.timestamp or block.timestamp
+            file.write(self.slot, self.size, head, batch.text)
+        self.size += len(head) + len(batch.text)
+        self.text_bytes += len(batch.text)
+        self.lines += batch.lines
+        self.timestamp = self.timestamp or batch.timestamp
 
     def read(self, at: int, length: int, file: SpoolFile | None) -> bytes:
         """Bytes from ``at`` on, where the prelude comes first."""
-        start = at - len(self.prelude)
+        start = at - len(self.marker)
         if start < 0:
-            return self.prelude[at:]
+            return self.marker[at:]
         length = min(length, self.size - start)
         data = self.data  # another thread may move it to the file
         if data is not None:
@@ -69,13 +69,13 @@ class Segment:
         assert self.slot is not None
         return file.read(self.slot, start, length)
 
-    def give_prelude(self, blocks: list[LineBatch]) -> None:
+    def set_marker(self, blocks: list[LineBatch]) -> None:
         """Puts lines before its own."""
-        self.prelude = b"".join(records.whole(block, self.order) for block in blocks)
-        self.prelude_lines = len(blocks)
+        self.marker = b"".join(records.pack_record(block, self.order) for block in blocks)
+        self.marker_lines = len(blocks)
 
 
-def parts(block: LineBatch, limit: int) -> Iterator[LineBatch]:
+def split_batch(block: LineBatch, limit: int) -> Iterator[LineBatch]:
     """The block as blocks of at most ``limit`` bytes, cut between lines; a longer line stays as long as it is."""
     text = block.text
     while len(text) > limit:
@@ -88,11 +88,11 @@ def parts(block: LineBatch, limit: int) -> Iterator[LineBatch]:
     yield LineBatch(block.stream, block.timestamp, text, text.count(b"\n") + 1, block.partial)
 
 
-def recovered(slot: int, head: records.SlotHead, data: bytes) -> tuple[Segment, set[str]]:
+def recover_segment(slot: int, head: records.SlotHead, data: bytes) -> tuple[Segment, set[str]]:
     """A segment out of its slot, and the streams whose last line in it is not whole."""
     index = None if head.start < 0 else head.start
     segment = Segment(head.order, index, head.ordinal, data=None, slot=slot)
-    segment.give_prelude([found.block for found in records.valid_records(head.prelude, head.order)])
+    segment.set_marker([found.batch for found in records.valid_records(head.marker, head.order)])
     opened: set[str] = set()
     for block, end in records.valid_records(data, head.order):
         segment.lines += block.lines
@@ -103,7 +103,7 @@ def recovered(slot: int, head: records.SlotHead, data: bytes) -> tuple[Segment, 
     return segment, opened
 
 
-class Cursor:
+class SegmentReader:
     """Where one reader is among segments. It reads on from where it was without looking for the place again."""
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class Cursor:
         self._window = (-1, 0, b"")
         self._texts: tuple[int, int, list[bytes]] = (-1, 0, [])
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """What was read may have changed its place."""
         self._order = -1
         self._texts = (-1, 0, [])
@@ -124,10 +124,10 @@ class Cursor:
         if self._order != segment.order or index < self._index:
             self._order, self._at, self._index = segment.order, 0, segment.index
         runs: list[LineRun] = []
-        end = len(segment.prelude) + segment.size
+        end = len(segment.marker) + segment.size
         while self._at < end and lines > 0 and size > 0:
             head = self._bytes(segment, file, records.RECORD_HEAD_BYTES)
-            count, after = records.lines_at(*head)
+            count, after = records.count_lines_at(*head)
             if index < self._index + count:
                 run = self._run(segment, file, after - head[1], index - self._index, lines)
                 runs.append(run)
@@ -141,7 +141,7 @@ class Cursor:
         return runs
 
     def _run(self, segment: Segment, file: SpoolFile | None, length: int, start: int, lines: int) -> LineRun:
-        block = records.block_at(*self._bytes(segment, file, length))
+        block = records.batch_at(*self._bytes(segment, file, length))
         if self._texts[:2] != (segment.order, self._at):
             self._texts = (segment.order, self._at, block.encoded())
         messages = self._texts[2][start : start + lines]

@@ -23,18 +23,18 @@ from chronoverse.joblog.values import MAX_NUMBER
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool import records
 from chronoverse.runner.spool.dropped_range import DroppedRange, without_numbers
-from chronoverse.runner.spool.segment import Segment, parts, recovered
+from chronoverse.runner.spool.segment import Segment, recover_segment, split_batch
 from chronoverse.runner.spool.spool_file import SpoolFile, SpoolRoom
 
 #: Seconds before a file that could not be made is tried again.
-RETRY_SECONDS: Final = 5.0
+CREATE_RETRY_SECONDS: Final = 5.0
 #: What the state says that is true of the lines whichever job they belong to.
 _OF_ANY_JOB: Final = ("ending", "dropped", "printed")
 #: Slots that may fail to take a block before it is dropped.
-_TRIES: Final = 3
+_MAX_ATTEMPTS: Final = 3
 
 
-class _Impossible(Exception):
+class _Inconsistent(Exception):
     """Raised when the slots of a file cannot all be what they say."""
 
 
@@ -47,17 +47,17 @@ class SegmentBuffer:
         #: What was noted last: by this process, or by the one that left the file.
         self.state: dict[str, Any] = {}
         #: The index behind the last line, of the first line that the store may not have, and behind the highest read.
-        self.end = self.acked = self._taken = 0
+        self.end = self.acked = self._read_end = 0
         #: Lines that found no room.
         self.dropped = 0
         #: Whether new lines should go to the file, however few they are.
-        self.hurried = False
+        self.force_spill = False
         self.room = room
         self._monotonic = monotonic
         self._capacity = room.slot_bytes - records.SLOT_HEAD_BYTES
-        self._hole: DroppedRange | None = None
-        self._opened: set[str] = set()
-        self._order = self._ordinal = 0
+        self._dropped_range: DroppedRange | None = None
+        self._open_streams: set[str] = set()
+        self._order = self._printed = 0
         self._retry_at = 0.0
         #: Whether the file still says that its lines are another job's.
         self._is_renamed = False
@@ -70,7 +70,7 @@ class SegmentBuffer:
         stock.file, stock.state = file, state
         try:
             stock._load(file)
-        except _Impossible as error:
+        except _Inconsistent as error:
             file.close()
             raise SpoolError(f"{path} is damaged: {error}") from None
         return stock
@@ -81,19 +81,19 @@ class SegmentBuffer:
         front = self.segments[0] if self.segments else None
         return self.acked if front is None or front.index is None else front.index
 
-    def add(self, block: LineBatch) -> None:
+    def add(self, batch: LineBatch) -> None:
         """Takes a block, or counts it as dropped."""
         limit = self._capacity - records.RECORD_HEAD_BYTES
-        for part in parts(block, limit) if len(block.text) > limit else (block,):
+        for part in split_batch(batch, limit) if len(batch.text) > limit else (batch,):
             self._store(part)
-            self._ordinal += part.lines
+            self._printed += part.lines
 
     def close(self, timestamp: str) -> None:
         """Nothing comes any more: the marker of what was dropped last, if there was, gets a place."""
-        if self._hole is not None and self._tail_is_empty():
-            self._append(Segment(self._order, None, self._ordinal, timestamp=timestamp))
+        if self._dropped_range is not None and self._tail_is_empty():
+            self._append(Segment(self._order, None, self._printed, timestamp=timestamp))
 
-    def note(self, **state: Any) -> None:
+    def save_state(self, **state: Any) -> None:
         """Changes the state, here and in the file; in the file of a renamed job only once there is an attempt."""
         self.state = {**self.state, **state}
         if self.file is None or (self._is_renamed and "attempt" not in self.state):
@@ -105,21 +105,21 @@ class SegmentBuffer:
                     if segment.slot is not None:
                         self.file.write_head(segment.slot, segment.head)
                 self._is_renamed = False
-            self.file.note(self.state)
+            self.file.write_state(self.state)
 
-    def forget(self, name: str) -> None:
+    def remove_state(self, name: str) -> None:
         """Takes ``name`` out of the state, here and in the file."""
         if name in self.state:
             self.state = {other: value for other, value in self.state.items() if other != name}
-            self.note()
+            self.save_state()
 
-    def rename(self) -> None:
+    def reassign(self) -> None:
         """The lines are to be another job's: forgets which one they were of, and what numbers they had there."""
         self._is_renamed = True
         self.state = {name: value for name, value in self.state.items() if name in _OF_ANY_JOB}
         for segment in self.segments:
-            blocks = [found.block for found in records.valid_records(segment.prelude, segment.order)]
-            segment.give_prelude([block._replace(text=without_numbers(block.text)) for block in blocks])
+            blocks = [found.batch for found in records.valid_records(segment.marker, segment.order)]
+            segment.set_marker([block._replace(text=without_numbers(block.text)) for block in blocks])
 
     def locate(self, index: int, base: int) -> Segment | None:
         """The segment in which ``index`` is. From now on what ``base`` + index numbers its lines is fixed."""
@@ -127,7 +127,7 @@ class SegmentBuffer:
             if segment.index is None:
                 self._number_tail(index, base)
             if segment.index is not None and index < segment.end:
-                self._taken = max(self._taken, segment.end)
+                self._read_end = max(self._read_end, segment.end)
                 return segment
         return None
 
@@ -147,7 +147,7 @@ class SegmentBuffer:
         self.segments.clear()
         self._delete()
 
-    def leave(self) -> Path | None:
+    def preserve(self) -> Path | None:
         """Puts everything into the file and lets go of it. None, when there can be no file, or need be none."""
         if not self.segments and self.file is None:
             return None
@@ -169,7 +169,7 @@ class SegmentBuffer:
 
     def _store(self, block: LineBatch) -> None:
         size = records.RECORD_HEAD_BYTES + len(block.text)
-        for _ in range(_TRIES if size <= self._capacity else 0):
+        for _ in range(_MAX_ATTEMPTS if size <= self._capacity else 0):
             segment = self._tail(size) or self._grow()
             if segment is None:
                 break
@@ -178,31 +178,35 @@ class SegmentBuffer:
             except OSError:
                 self._disk_is_full(segment)
                 continue
-            (self._opened.add if block.partial else self._opened.discard)(block.stream)
+            (self._open_streams.add if block.partial else self._open_streams.discard)(block.stream)
             self.end += block.lines
             return
-        self._drop(frozenset(self._opened), block.lines, len(block.text), self._order, self._ordinal + block.lines)
+        self._drop(
+            frozenset(self._open_streams), block.lines, len(block.text), self._order, self._printed + block.lines
+        )
 
     def _tail(self, size: int) -> Segment | None:
         """The last segment, if the next ``size`` bytes may go there."""
         last = self.segments[-1] if self.segments else None
         if last is None or last.sealed or last.size + size > self._capacity:
             return None
-        return None if self._hole is not None and last.order < self._hole.order else last
+        return None if self._dropped_range is not None and last.order < self._dropped_range.order else last
 
     def _grow(self) -> Segment | None:
         """A new segment at the end, for which room is made if need be."""
-        if self.file is None and (self.hurried or self._is_memory_full()):
+        if self.file is None and (self.force_spill or self._is_memory_full()):
             self.spill()
-        for _ in range(_TRIES):
-            segment = Segment(self._order, None if self._hole else self.end, self._ordinal, frozenset(self._opened))
+        for _ in range(_MAX_ATTEMPTS):
+            segment = Segment(
+                self._order, None if self._dropped_range else self.end, self._printed, frozenset(self._open_streams)
+            )
             slot = self.file.allocate() if self.file is not None else None
             if self.file is not None and slot is not None:
                 segment.data, segment.slot = None, slot
                 try:
                     self.file.write_head(slot, segment.head)
                 except OSError:
-                    self.file.full(slot)
+                    self.file.report_full(slot)
                     continue
                 return self._append(segment)
             if self.file is None and not self._is_memory_full():
@@ -223,8 +227,8 @@ class SegmentBuffer:
     def _disk_is_full(self, segment: Segment) -> None:
         segment.sealed = True
         if self.file is not None:
-            self.file.full()
-        if not segment.lines and not segment.prelude:
+            self.file.report_full()
+        if not segment.lines and not segment.marker:
             self.segments.remove(segment)
             self._discard(segment)
 
@@ -236,38 +240,42 @@ class SegmentBuffer:
         if front.index is not None and front.end <= self.acked:
             self._discard(self.segments.popleft())
             return True
-        if self._hole is not None:
-            behind = [each for each in self.segments if each.order >= self._hole.order]
+        if self._dropped_range is not None:
+            behind = [each for each in self.segments if each.order >= self._dropped_range.order]
         else:
             middle = list(self.segments)[len(self.segments) // 2 :]
-            behind = [each for each in middle if each.index is not None and each.index >= self._taken]
+            behind = [each for each in middle if each.index is not None and each.index >= self._read_end]
         if not behind:
             return False
         victim = behind[0]
         self.segments.remove(victim)
         self._discard(victim)
         self.end -= victim.lines
-        self._drop(victim.opened, victim.lines, victim.text_bytes, victim.order + 1, victim.ordinal + victim.lines)
+        self._drop(
+            victim.open_streams, victim.lines, victim.text_bytes, victim.order + 1, victim.ordinal + victim.lines
+        )
         return True
 
     def _drop(self, opened: frozenset[str], lines: int, size: int, order: int, printed: int) -> None:
         """Lines were dropped just before the segment ``order``. The last of them was the job's line ``printed``."""
-        if self._hole is None:
-            self._hole = DroppedRange(order, opened)
-            self.end += self._hole.marks
+        if self._dropped_range is None:
+            self._dropped_range = DroppedRange(order, opened)
+            self.end += self._dropped_range.marker_lines
             for segment in self.segments:
                 segment.index = None if segment.order >= order else segment.index
         elif not self._tail_is_empty():
-            order = max(order, self._hole.order) if order <= self.segments[-1].order else self._hole.order
-        self._hole.order = order
-        self._hole.lines += lines
-        self._hole.size += size
+            order = (
+                max(order, self._dropped_range.order) if order <= self.segments[-1].order else self._dropped_range.order
+            )
+        self._dropped_range.order = order
+        self._dropped_range.lines += lines
+        self._dropped_range.size += size
         self.dropped += lines
         # Who recovers the file sees by ``printed`` what was dropped behind all that the file holds.
-        self.note(dropped=self.dropped, printed=max(printed, self.state.get("printed", 0)))
+        self.save_state(dropped=self.dropped, printed=max(printed, self.state.get("printed", 0)))
 
     def _tail_is_empty(self) -> bool:
-        return self._hole is None or not self.segments or self.segments[-1].order < self._hole.order
+        return self._dropped_range is None or not self.segments or self.segments[-1].order < self._dropped_range.order
 
     def _discard(self, segment: Segment) -> None:
         if segment.slot is not None and self.file is not None:
@@ -291,7 +299,7 @@ class SegmentBuffer:
                 self.file.write_head(slot, segment.head)
                 segment.slot, segment.data = slot, None
         except OSError:
-            self.file.full()
+            self.file.report_full()
             return False
         return True
 
@@ -301,9 +309,9 @@ class SegmentBuffer:
             return False
         try:
             self.file = SpoolFile.create(room.directory, room.name, room.file_bytes, room.slot_bytes)
-            self.file.note(self.state)
+            self.file.write_state(self.state)
         except OSError:
-            self._retry_at = now + RETRY_SECONDS
+            self._retry_at = now + CREATE_RETRY_SECONDS
             if self.file is not None:
                 self.file.delete()
                 self.file = None
@@ -314,35 +322,35 @@ class SegmentBuffer:
         """Takes over what the file holds."""
         for slot, head, data in file.recover():
             if head.order > MAX_NUMBER or (self.segments and head.order == self.segments[-1].order):
-                raise _Impossible(f"its slots cannot be in the order that they say ({head.order})")
-            segment, opened = recovered(slot, head, data)
+                raise _Inconsistent(f"its slots cannot be in the order that they say ({head.order})")
+            segment, opened = recover_segment(slot, head, data)
             if not self.segments:
                 self.end = self.acked = max(0, head.start)
-                self._ordinal = segment.ordinal
-            missing = segment.ordinal - self._ordinal
+                self._printed = segment.ordinal
+            missing = segment.ordinal - self._printed
             segment.index = self.end
-            if missing > 0 and not segment.prelude:
-                self._hole = DroppedRange(segment.order, frozenset(self._opened), missing)
-                self._close_hole(segment, self.state.get("base"))
+            if missing > 0 and not segment.marker:
+                self._dropped_range = DroppedRange(segment.order, frozenset(self._open_streams), missing)
+                self._place_marker(segment, self.state.get("base"))
             self.segments.append(segment)
             self.end = segment.end
-            self._ordinal = segment.ordinal + segment.lines
-            self._opened = opened
+            self._printed = segment.ordinal + segment.lines
+            self._open_streams = opened
             self.dropped += max(0, missing)
             self._order = segment.order + 1
-        self._taken = self.end
-        missing = self.state.get("printed", 0) - self._ordinal
+        self._read_end = self.end
+        missing = self.state.get("printed", 0) - self._printed
         if missing > 0:
-            self._hole = DroppedRange(self._order, frozenset(self._opened), missing)
-            self.end += self._hole.marks
-            self._ordinal += missing
+            self._dropped_range = DroppedRange(self._order, frozenset(self._open_streams), missing)
+            self.end += self._dropped_range.marker_lines
+            self._printed += missing
             self.dropped += missing
         self.dropped = max(self.dropped, self.state.get("dropped", 0))
         base = self.state.get("base", 1)
         if "attempt" in self.state and base + self.first < 1:
-            raise _Impossible(f"its first line would have the number {base + self.first}")
-        if max(base, 1) + max(self.end, self._ordinal, self.dropped) > MAX_NUMBER:
-            raise _Impossible("its lines would have numbers beyond all that there are")
+            raise _Inconsistent(f"its first line would have the number {base + self.first}")
+        if max(base, 1) + max(self.end, self._printed, self.dropped) > MAX_NUMBER:
+            raise _Inconsistent("its lines would have numbers beyond all that there are")
 
     # Numbers
 
@@ -352,17 +360,17 @@ class SegmentBuffer:
             if segment.index is not None:
                 continue
             segment.index = index
-            if self._hole is not None:
-                self._close_hole(segment, base)
+            if self._dropped_range is not None:
+                self._place_marker(segment, base)
             index = segment.end
             if self.file is not None and segment.slot is not None:
                 # A file that could not be told finds the same out by itself.
                 with contextlib.suppress(OSError):
                     self.file.write_head(segment.slot, segment.head)
 
-    def _close_hole(self, segment: Segment, base: int | None) -> None:
+    def _place_marker(self, segment: Segment, base: int | None) -> None:
         """Puts the marker before the segment's lines."""
-        assert self._hole is not None
+        assert self._dropped_range is not None
         assert segment.index is not None
-        hole, self._hole = self._hole, None
-        segment.give_prelude(hole.marker(segment.index, base, segment.timestamp))
+        hole, self._dropped_range = self._dropped_range, None
+        segment.set_marker(hole.marker(segment.index, base, segment.timestamp))

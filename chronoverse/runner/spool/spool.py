@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from chronoverse.joblog.values import Line, LineRun, lines_of
 from chronoverse.runner.capture.line_splitter import LineBatch
-from chronoverse.runner.spool.segment import Cursor
+from chronoverse.runner.spool.segment import SegmentReader
 from chronoverse.runner.spool.segment_buffer import SegmentBuffer
 from chronoverse.runner.spool.spool_file import SpoolRoom
 
@@ -36,10 +36,10 @@ class SpoolBatch(NamedTuple):
 class Spool:
     """A bounded queue of lines that keeps what it hands out until it is released. ``put`` never waits for the store."""
 
-    def __init__(self, room: SpoolRoom | None = None, stock: SegmentBuffer | None = None) -> None:
-        self._stock = stock or SegmentBuffer(room or SpoolRoom())
+    def __init__(self, room: SpoolRoom | None = None, buffer: SegmentBuffer | None = None) -> None:
+        self._stock = buffer or SegmentBuffer(room or SpoolRoom())
         self._changed = threading.Condition()
-        self._cursor = Cursor()
+        self._cursor = SegmentReader()
         self._wanted: tuple[int, int] = (0, 1)
         self._safe = 0
         self._gone = 0
@@ -52,7 +52,7 @@ class Spool:
 
         With ``keep_all`` what is released stays in the file, until the spool is abandoned.
         """
-        spool = cls(stock=SegmentBuffer.recover(path, room or SpoolRoom()))
+        spool = cls(buffer=SegmentBuffer.recover(path, room or SpoolRoom()))
         spool._keeps_all = keep_all
         return spool
 
@@ -88,7 +88,7 @@ class Spool:
         return self._stock.dropped
 
     @property
-    def has_place(self) -> bool:
+    def has_directory(self) -> bool:
         """Whether lines can be left behind in a file."""
         return self._stock.room.directory is not None
 
@@ -98,13 +98,13 @@ class Spool:
         file = self._stock.file
         return file.path if file else None
 
-    def put(self, block: LineBatch) -> None:
+    def put(self, batch: LineBatch) -> None:
         """Takes a block, or counts it as dropped."""
         with self._changed:
             if self._abandoned:
-                self._gone += block.lines
+                self._gone += batch.lines
                 return
-            self._stock.add(block)
+            self._stock.add(batch)
             after, lines = self._wanted
             if self._stock.end - after >= lines:
                 self._changed.notify_all()
@@ -116,34 +116,34 @@ class Spool:
             self._closed = True
             self._changed.notify_all()
 
-    def note(self, **state: Any) -> None:
+    def save_state(self, **state: Any) -> None:
         """Remembers what a delivery by another process will need, along with the lines. JSON."""
         with self._changed:
-            self._stock.note(**state)
+            self._stock.save_state(**state)
 
-    def forget(self, name: str) -> None:
+    def remove_state(self, name: str) -> None:
         """Takes back what was noted as ``name``."""
         with self._changed:
-            self._stock.forget(name)
+            self._stock.remove_state(name)
 
-    def remember(self, **state: Any) -> None:
+    def set_state(self, **state: Any) -> None:
         """As :meth:`note`, but the file is told with the next note."""
         with self._changed:
             self._stock.state = {**self._stock.state, **state}
 
-    def rename(self) -> None:
+    def reassign(self) -> None:
         """The lines are to be another job's. The file says so once that job has an attempt."""
         with self._changed:
-            self._stock.rename()
+            self._stock.reassign()
 
-    def force_spill(self, hurried: bool) -> None:
+    def force_spill(self, enabled: bool) -> None:
         """The store is away: what waits goes to the file at once, so that it outlives us too. Or it is back."""
         with self._changed:
-            self._stock.hurried = hurried
-            if hurried and self._stock.segments:
+            self._stock.force_spill = enabled
+            if enabled and self._stock.segments:
                 self._stock.spill()
 
-    def wait(self, lines: int, seconds: float, after: int | None = None) -> bool:
+    def wait_for_lines(self, lines: int, seconds: float, after: int | None = None) -> bool:
         """Waits until ``lines`` follow index ``after`` (default: the acknowledged ones), the spool is closed, or time
         is up. Whether there is any."""
         with self._changed:
@@ -153,7 +153,7 @@ class Spool:
             self._wanted = (0, 1)
             return self._stock.end > start
 
-    def wait_unsafe(self, seconds: float) -> bool:
+    def wait_for_unsafe(self, seconds: float) -> bool:
         """Waits up to ``seconds`` for acknowledged lines that are not safe. Whether there are any."""
         with self._changed:
             self._changed.wait_for(lambda: self.acked > self._safe, seconds)
@@ -201,7 +201,7 @@ class Spool:
     def preserve(self) -> Path | None:
         """Leaves all that is not safe in the file. None, when there is no need, or no file."""
         with self._changed:
-            path = None if self._abandoned else self._stock.leave()
+            path = None if self._abandoned else self._stock.preserve()
             self._abandoned = self._abandoned or path is not None
             return path
 

@@ -114,7 +114,7 @@ class SpoolFile:
         file._slots = slots
         return file, state
 
-    def note(self, state: dict[str, Any]) -> None:
+    def write_state(self, state: dict[str, Any]) -> None:
         """Writes the state beside the last one, so that one of them is always whole."""
         at, packed = records.pack_state({**state, "slot_bytes": self.slot_bytes}, self._generation + 1)
         self._write(packed, at)
@@ -139,7 +139,7 @@ class SpoolFile:
         with contextlib.suppress(OSError):
             self._write(b"\0" * 8, self._at(slot))
 
-    def full(self, slot: int | None = None) -> None:
+    def report_full(self, slot: int | None = None) -> None:
         """The disk had no room (for ``slot``): the file does not grow for a while."""
         self._grow_at = self._monotonic() + FULL_SECONDS
         if slot is not None:
@@ -251,7 +251,7 @@ def orphaned_spools(directory: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def state_of(path: Path) -> dict[str, Any] | None:
+def read_state(path: Path) -> dict[str, Any] | None:
     """What a spool file says of itself, or None."""
     try:
         with path.open("rb") as file:

@@ -192,7 +192,12 @@ def _search(
     time_slice = deps.search_slice()
     since, until = search.period
     how = partial(
-        archive_search, descending=descending, since=since, until=until, work=deps.run_heavy, pause=time_slice.check
+        archive_search,
+        descending=descending,
+        since=since,
+        until=until,
+        run_heavy=deps.run_heavy,
+        pause=time_slice.check,
     )
     frames = how(archive, job.ref, search.matcher, place)
     while True:
@@ -200,7 +205,7 @@ def _search(
             frame = next(frames, None)
         if frame is None:
             return
-        yield LineBatchRead(frame.lines, frame.place, False, found=True)
+        yield LineBatchRead(frame.lines, frame.cursor, False, found=True)
         time_slice.check()
 
 

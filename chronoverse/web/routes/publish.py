@@ -121,8 +121,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
                         time_slice.check()
                         yield line
 
-            compared = readback.compare(read(), first, digests)
-        return page_response({"next": compared.following, "differs": compared.differs})
+            compared = readback.compare_lines(read(), first, digests)
+        return page_response({"next": compared.next_number, "differs": compared.differs})
 
     @routes.route(f"{_JOB}/end", methods=["POST"])
     @routes.doc(requestBody=_request_body(EndBody))

@@ -1,7 +1,7 @@
-"""``GET …/logs/search``: the lines that say something, in pages, each with the places where it says it.
+"""``GET …/logs/search``: the lines that match, in pages, each with the spans that match.
 
-A page may be short, or empty, and still have a next one: a request looks through so much and no more. How far it has
-come is in its ``Last-Event-ID``, so that a reader of a running job can go on from there when there is more.
+A page may be short or empty and still have a next one, because a request looks through a bounded part of the log. Its
+``Last-Event-ID`` is how far it has come, so that a reader of a running job can go on from there later.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from chronoverse.web.http.page_budget import MAX_LINE_CHARACTERS, PageBudget
 from chronoverse.web.http.paging import encode_cursor, page_response, start_position
 from chronoverse.web.http.schemas import MAX_CONTEXT_PAGE_LINES, Blueprint, ProblemSchema, SearchQuery, SearchSchema
 
-#: Seconds for which a thread looks for the places in one line, before other requests that need one have a turn.
+#: Seconds for which a thread looks for spans in one line, before other requests may use the thread.
 HEAVY_SLICE_SECONDS: Final = 0.05
 
 
@@ -29,8 +29,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
     """The search route."""
     routes = Blueprint("search", __name__, description="Searching.")
     deps.guard(routes)
-    # A request by itself is two milliseconds, without a line looked at: it stands back four times on its way. Who may
-    # not search does not keep the moments for that from who may.
+    # A request costs two milliseconds even before it looks at a line, so it waits for an idle slot four times on its
+    # way. This comes after ``guard``: a client without a token must not use up the slots.
     routes.before_request(deps.wait_for_idle_slot)
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/logs/search")
@@ -47,38 +47,38 @@ def blueprint(deps: Dependencies) -> Blueprint:
         """The lines that match, in pages."""
         deps.wait_for_idle_slot()
         ref, stream, matcher = JobRef(workflow_id, job_id), query.get("stream"), Matcher(q, regex=regex)
-        period, context = TimeRange(query.get("since"), query.get("until")), (query["before"], query["after"])
+        time_range, context = TimeRange(query.get("since"), query.get("until")), (query["before"], query["after"])
         digest = hashlib.sha256(q.encode()).hexdigest()[:16]
-        listing = ("search", workflow_id, job_id, order, stream, regex, digest, *period)
+        listing = ("search", workflow_id, job_id, order, stream, regex, digest, *time_range)
         job = deps.require_job(ref)
         descending = order == "desc"
 
-        def wanted(line: Line) -> bool:
-            return stream in (None, line.stream) and period.has(line.timestamp)
+        def predicate(line: Line) -> bool:
+            return stream in (None, line.stream) and time_range.has(line.timestamp)
 
-        place = start_position(query, listing, job, descending=descending)
-        most = min(limit, max(1, MAX_CONTEXT_PAGE_LINES // (1 + sum(context)))) if any(context) else limit
-        spell = _MatchEncoder(deps, job, matcher, context, stream, descending=descending)
-        # The budget counts the page until it is an answer: the moments for which it stands back may be long.
+        position = start_position(query, listing, job, descending=descending)
+        max_matches = min(limit, max(1, MAX_CONTEXT_PAGE_LINES // (1 + sum(context)))) if any(context) else limit
+        encoder = _MatchEncoder(deps, job, matcher, context, stream, descending=descending)
+        # The budget is held until the answer is made, because the page is in memory and idle slots may come late.
         with pages.page_budget(deps, ref, limit) as budget:
-            found = pages.read_page(
+            page = pages.read_page(
                 deps,
                 job,
-                place,
-                most,
+                position,
+                max_matches,
                 budget,
                 descending=descending,
-                predicate=wanted,
-                search=pages.Search(matcher, period),
-                encode=spell,
+                predicate=predicate,
+                search=pages.Search(matcher, time_range),
+                encode=encoder,
             )
-            cursor = encode_cursor(listing, [found.position]) if found.has_more else None
+            cursor = encode_cursor(listing, [page.position]) if page.has_more else None
             deps.wait_for_idle_slot()
-            lines = found.to_json(descending=descending)
+            lines = page.to_json(descending=descending)
             body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
-            asked = {name: query.get(name) or None for name in ("stream", "since", "until", "before", "after")}
-            asked |= {"q": q, "regex": "true" if regex else None, "limit": limit, "order": order}
-            response = page_response(body, cursor, found.position, **asked)
+            parameters = {name: query.get(name) or None for name in ("stream", "since", "until", "before", "after")}
+            parameters |= {"q": q, "regex": "true" if regex else None, "limit": limit, "order": order}
+            response = page_response(body, cursor, page.position, **parameters)
             deps.wait_for_idle_slot()
             return response
 
@@ -86,7 +86,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 
 class _MatchEncoder:
-    """Spells a match as JSON: the line with its highlights, and up to so many lines before and after it."""
+    """Makes the JSON of a match: the line with its highlights, and the lines of context that are not on the page yet.
+
+    ``context`` are the numbers of lines before and after it. Of those, only lines of ``stream`` count, if it is given.
+    """
 
     def __init__(
         self,
@@ -104,61 +107,64 @@ class _MatchEncoder:
         self._stream = stream
         self._descending = descending
         self._time_slice = deps.search_slice()
-        #: Lines on the side that the page comes from, and on the side where it goes on.
-        self._behind, self._ahead = context[::-1] if descending else context
-        #: The last number up to which all context is on the page.
-        self._reached: int | None = None
+        #: Lines of context on the side where the page comes from, and on the side where it goes on.
+        self._back_count, self._forward_count = context[::-1] if descending else context
+        #: Up to this number the page has all context.
+        self._complete_to: int | None = None
 
     def __call__(self, line: Line, budget: PageBudget) -> dict[int, bytes] | None:
-        """See :data:`chronoverse.web.http.pages.Spell`."""
-        first = budget.empty
-        places, whole = self._find_spans(line.message, budget)
-        json = pages.line_json(line, highlights=places)
-        if not (whole or first) or not budget.take(json):
+        """See :data:`chronoverse.web.http.pages.LineEncoder`."""
+        # The first match is on the page in any case, if need be with fewer highlights or less context.
+        is_first = budget.empty
+        spans, has_all = self._find_spans(line.message, budget)
+        json = pages.line_json(line, highlights=spans)
+        if not (has_all or is_first) or not budget.take(json):
             return None
-        near, whole = self._read_context(line.sequence_num, budget)
-        if whole:
-            return {**near, line.sequence_num: json}
-        if not first:
-            return None
-        budget.use_up()
-        return {**near, line.sequence_num: json}
+        context, has_all = self._read_context(line.sequence_num, budget)
+        if not has_all:
+            if not is_first:
+                return None
+            budget.use_up()
+        return {**context, line.sequence_num: json}
 
     def _find_spans(self, text: str, budget: PageBudget) -> tuple[list[tuple[int, int]], bool]:
-        """Where it matches, and whether these are all that are to be told: the time may be over before."""
+        """The spans of ``text`` that match, and whether these are all. The budget's time may be over before."""
         found: set[tuple[int, int]] = set()
-        heavy = self._matcher.is_heavy(len(text))
-        seconds = HEAVY_SLICE_SECONDS if heavy else SEARCH_SLICE_SECONDS
+        is_heavy = self._matcher.is_heavy(len(text))
+        seconds = HEAVY_SLICE_SECONDS if is_heavy else SEARCH_SLICE_SECONDS
         work = partial(_collect_spans, self._matcher.spans(text), found, self._deps.monotonic, seconds)
-        while not (self._deps.run_heavy(work) if heavy else work()):
+        while not (self._deps.run_heavy(work) if is_heavy else work()):
             self._time_slice.check()
             if budget.is_used_up():
                 return _visible_spans(found), False
         return _visible_spans(found), True
 
     def _read_context(self, number: int, budget: PageBudget) -> tuple[dict[int, bytes], bool]:
-        """The lines beside line ``number`` that are not on the page yet, and whether there was room for all of them.
+        """The context of line ``number`` that is not on the page yet, and whether there was room for all of it.
 
-        Otherwise they are those that are nearest.
+        Otherwise these are the nearest lines. Those on the side where the page comes from get half of the room at most.
         """
-        ahead = -1 if self._descending else 1
-        behind, start = self._behind, number
-        if self._reached is not None:
-            behind = min(behind, ahead * (number - self._reached) - 1)
-            start = max(number, self._reached, key=ahead.__mul__)
-        stop = number + ahead * self._ahead
-        near: dict[int, bytes] = {}
-        whole = self._add_lines(
-            near, number, behind, budget, reserve=budget.bytes_left // 2, descending=not self._descending
+        step = -1 if self._descending else 1
+        back_count, start = self._back_count, number
+        if self._complete_to is not None:
+            back_count = min(back_count, step * (number - self._complete_to) - 1)
+            start = max(number, self._complete_to, key=step.__mul__)
+        stop = number + step * self._forward_count
+        context: dict[int, bytes] = {}
+        has_all = self._add_lines(
+            context, number, back_count, budget, reserve=budget.bytes_left // 2, descending=not self._descending
         )
-        whole &= self._add_lines(near, start, abs(stop - start), budget, reserve=0, descending=self._descending)
-        self._reached = stop
-        return near, whole
+        has_all &= self._add_lines(context, start, abs(stop - start), budget, reserve=0, descending=self._descending)
+        self._complete_to = stop
+        return context, has_all
 
     def _add_lines(
-        self, near: dict[int, bytes], start: int, count: int, budget: PageBudget, *, reserve: int, descending: bool
+        self, context: dict[int, bytes], start: int, count: int, budget: PageBudget, *, reserve: int, descending: bool
     ) -> bool:
-        """Adds lines up to ``count`` numbers from ``start``; False when fewer than ``reserve`` bytes would be left."""
+        """Adds the lines with the next ``count`` numbers after ``start``.
+
+        False when less than ``reserve`` bytes are left.
+        """
         if count <= 0:
             return True
         for batch in pages.batches(self._deps, self._job, start, descending=descending, limit=count):
@@ -171,25 +177,25 @@ class _MatchEncoder:
                 json = pages.line_json(line, highlights=[], context=True)
                 if len(json) >= budget.bytes_left - reserve or not budget.take(json):
                     return False
-                near[line.sequence_num] = json
+                context[line.sequence_num] = json
             if abs(batch.place - start) >= count:
                 return True
         return True
 
 
 def _visible_spans(found: set[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The first of these places, in order, as far as they are in what a page shows of a line."""
-    return [place for place in sorted(found)[:MAX_SPANS] if place[1] <= MAX_LINE_CHARACTERS]
+    """The first :data:`MAX_SPANS` of these, in order, without those beyond what a page shows of a line."""
+    return [span for span in sorted(found)[:MAX_SPANS] if span[1] <= MAX_LINE_CHARACTERS]
 
 
 def _collect_spans(
-    places: Iterator[tuple[int, int] | None], found: set[tuple[int, int]], clock: Callable[[], float], seconds: float
+    spans: Iterator[tuple[int, int] | None], found: set[tuple[int, int]], clock: Callable[[], float], seconds: float
 ) -> bool:
-    """Adds ``places`` to ``found`` for so many ``seconds``. Returns whether that was all."""
-    until = clock() + seconds
-    for place in places:
-        if place:
-            found.add(place)
-        if clock() > until:
+    """Adds ``spans`` to ``found`` for ``seconds``. Returns whether these were all."""
+    deadline = clock() + seconds
+    for span in spans:
+        if span:
+            found.add(span)
+        if clock() > deadline:
             return False
     return True

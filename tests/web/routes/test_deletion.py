@@ -161,7 +161,7 @@ def test_a_deletion_that_breaks_off_has_left_the_tombstone(place: Place, step: s
             raise StoreUnavailable("the server has gone")
 
     with pytest.raises(StoreUnavailable):
-        delete_job(place.store, place.objects, reference(job), tombstone_ms=RETENTION_SECONDS * 1000, at=broken)
+        delete_job(place.store, place.objects, reference(job), tombstone_ms=RETENTION_SECONDS * 1000, on_step=broken)
     assert Runner(place.client, job).open().json()["reason"] == "DELETED"
 
     archive(place.store, place.objects)
@@ -318,7 +318,7 @@ def left_behind(place: Place, job: Foreign, tmp_path: Path) -> Path:
     attempt = place.store.open(reference(job), "a" * 32)
     place.store.append(attempt, make_lines(1, 3))
     spool = Spool(room)
-    spool.note(workflow=job.workflow_id, job=job.job_id, token="a" * 32, base=1, attempt=1, ending=["FAILED", 9])
+    spool.save_state(workflow=job.workflow_id, job=job.job_id, token="a" * 32, base=1, attempt=1, ending=["FAILED", 9])
     for line in make_lines(1, 10):
         spool.put(LineBatch("stdout", TIMESTAMP, line.message.encode(), 1))
     path = spool.preserve()

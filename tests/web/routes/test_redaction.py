@@ -184,7 +184,7 @@ def test_a_deletion_that_broke_off_can_be_asked_for_again(place: Place, step: st
             raise StoreUnavailable("the server has gone")
 
     with pytest.raises(StoreUnavailable):
-        delete_job(place.store, place.objects, ref, at=broken)
+        delete_job(place.store, place.objects, ref, on_step=broken)
     assert place.client.get(f"{job.path}/logs").status_code == 404
 
     assert [place.client.delete(job.path).status_code for _ in range(2)] == [204, 404]

@@ -19,7 +19,7 @@ from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.errors import ArchiveDamaged, Deleted, Fenced, SequenceGap
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
-from tests.support.archivers import archive, run_until
+from tests.support.archivers import archive, run_until_killed
 from tests.support.s3faults import Fault, S3Faults
 from tests.support.s3server import BUCKET, s3_server
 from tests.support.servers import RedisServer
@@ -191,7 +191,7 @@ def archive_job(place: Place, job: Foreign, at: Callable[[str, str], None]) -> N
     """As an archiver does it. ``at`` hears of each step, and has the token of its lease."""
     with archive_lock(place.store, ref(job)) as token:
         sealing = ChunkWriter(place.store, place.objects, ref(job), token, lambda step: at(step, token))
-        sealing.seal(place.store.catalog.archive_state(ref(job)), 101, trim=False)
+        sealing.write_chunk(place.store.catalog.archive_state(ref(job)), 101, trim=False)
 
 
 @pytest.mark.parametrize("step", ["put", "read back"])
@@ -199,7 +199,7 @@ def test_a_redaction_reaches_what_a_killed_archiver_wrote(place: Place, step: st
     """The object that it wrote and did not record has the text as well."""
     archive(place.store, place.objects)  # all other jobs
     job = write(place).end()
-    assert run_until(str(place.service.redis_url), "chronoverse", place.directory, step) == -9
+    assert run_until_killed(str(place.service.redis_url), "chronoverse", place.directory, step) == -9
     assert len(with_secret(place.objects, job)) == 1
     # What ten seconds do to the lease of the archiver.
     ask_all(str(place.service.redis_url), [("DEL", job.key.removesuffix("log") + "sealer")])
@@ -299,7 +299,7 @@ def test_a_record_that_comes_late_is_refused(place: Place) -> None:
     job, archived = write(place), place.store.chunks
     place.seal(job, 10, trim=False)
     (chunk,) = archived.chunks(ref(job))
-    late = chunk._replace(first=11, last=20).named("0123")
+    late = chunk._replace(first=11, last=20).with_unique_name("0123")
     with archive_lock(place.store, ref(job)) as token:
         archived.begin_upload(ref(job), token, late.name)
         assert late.name in archived.mark_garbage(ref(job), token)

@@ -15,7 +15,7 @@ from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.auth.tokens import READ, WRITE
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
-from tests.support.sealing import seal
+from tests.support.sealing import archive_up_to
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
@@ -56,7 +56,7 @@ class Place:
         return Foreign(str(self.service.redis_url), self.workflow_id, f"job_{next(self._numbers)}")
 
     def seal(self, job: Foreign, to: int, *, trim: bool) -> None:
-        seal(self.store, self.objects, JobRef(job.workflow_id, job.job_id), to, trim=trim)
+        archive_up_to(self.store, self.objects, JobRef(job.workflow_id, job.job_id), to, trim=trim)
 
     def stream(self, job: Foreign, query: str = "", **headers: str) -> Stream:
         """An event stream, to be closed."""
