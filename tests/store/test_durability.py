@@ -9,12 +9,13 @@ from typing import Final
 import pytest
 
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.job_objects import JobObjects, archive_lock
-from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
+from chronoverse.archive.job_objects import CollectedGarbage, JobObjects, archive_lock
+from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest, RedactionResult
 from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
 from tests.conftest import EVERY_KIND, binary
+from tests.support.archivers import all_entries
 from tests.support.bench import make_lines
 from tests.support.faultproxy import FaultProxy
 from tests.support.fleets import free_ports, node
