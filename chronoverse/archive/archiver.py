@@ -343,7 +343,7 @@ class Archiver:
         """Whether no object is left to be deleted. Raises: as the store and the objects do."""
         seconds, orphan_seconds = self._policy.lock_seconds, self._policy.orphan_seconds
         with archive_lock(self._store, ref, seconds) as token:
-            objects = JobObjects(self._store, self._objects, ref, token, lease_seconds=seconds, on_step=self._on_step)
+            objects = JobObjects(self._store, self._objects, ref, token, lock_seconds=seconds, on_step=self._on_step)
             found = objects.collect_garbage(self._clock(), min_age=orphan_seconds, orphan_seconds=orphan_seconds)
         if found.deleted:
             log.info("swept", extra={"fields": {"job": str(ref), "objects": found.deleted}})
@@ -386,7 +386,7 @@ class Archiver:
         metrics.BYTES_SEALED.labels("text").inc(chunk.text_size)
         metrics.BYTES_SEALED.labels("packed").inc(chunk.size)
         fields = {"job": str(ref), "first": chunk.first, "last": chunk.last, "bytes": chunk.size}
-        log.debug("sealed", extra={"fields": fields})
+        log.debug("chunk committed", extra={"fields": fields})
         return chunk.last - chunk.first + 1
 
 
