@@ -166,8 +166,8 @@ def test_a_lost_log_of_a_lost_runner_ends_behind_its_archive(bench: Bench, objec
     append(bench.store, attempt, 1, MANY)
     archive(bench.store, objects)
     bench.ask("DEL", bench.key("log"))
-    bench.lose_lease()
-    job = bench.another(lease_seconds=1).get_job(JOB)
+    bench.expire_lease()
+    job = bench.new_store(lease_seconds=1).get_job(JOB)
     assert job is not None
     assert job.status is Status.LOST
     assert job.last == job.archived
@@ -261,12 +261,12 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectSto
     bench.store.catalog.set_retention("wf_2", round(30 * DAY))
     for days in (1, 6):
         for job in (JOB, other):
-            bench.end_seen(days * DAY, job)
+            bench.set_end_seen(days * DAY, job)
         # The archiver's own clock does not matter.
         archive(bench.store, objects, retention_seconds=7 * DAY, clock=lambda: time.time() + 100 * DAY)
         assert bench.store.get_job(JOB) is not None
     for job in (JOB, other):
-        bench.end_seen(8 * DAY, job)
+        bench.set_end_seen(8 * DAY, job)
     archive(bench.store, objects, retention_seconds=7 * DAY)
     assert bench.store.get_job(JOB) is None
     assert bench.store.listing.page(JOB.workflow_id, None, 9) == []
