@@ -1,6 +1,7 @@
 """Fixtures for every test: real servers, one of a kind for the whole run, and keys that are a test's own."""
 
 import contextlib
+import os
 import secrets
 import signal
 from collections.abc import Callable, Iterator
@@ -30,6 +31,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Processes for what was asked for: a few tests are faster in this one."""
     return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else PROCESSES
 
+
+# Without compiled files in __pycache__ every process that a test starts would compile all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A run in the background (`nohup pytest`, `pytest &` in a script) starts with signals ignored, and every process that a
 # test starts would inherit that. Tests send these signals.

@@ -339,7 +339,7 @@ def test_what_begins_while_the_rest_of_a_job_is_deleted_stays(bench: Bench, obje
     assert bench.store.append(Attempt(JOB, "token", 1, 1), make_lines(11, 1)) == 12
 
 
-@pytest.mark.parametrize("step", ["doomed", "object deleted"])
+@pytest.mark.parametrize("step", ["marked for deletion", "object deleted"])
 def test_a_deletion_that_was_cut_short_goes_on(bench: Bench, objects: FileObjectStore, step: str) -> None:
     """Nobody sees the job in between, and nobody can open it."""
     bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
@@ -373,7 +373,7 @@ def test_a_hash_that_was_lost_is_told_again(bench: Bench, objects: FileObjectSto
 
 
 @pytest.mark.parametrize(
-    "step", [pytest.param(step, marks=() if step in ("put", "sealed") else pytest.mark.long) for step in STEPS]
+    "step", [pytest.param(step, marks=() if step in ("put", "committed") else pytest.mark.long) for step in STEPS]
 )
 def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step: str) -> None:
     """Two in a row, each behind the same step, of a log that runs and of one that has ended: nothing is lost."""

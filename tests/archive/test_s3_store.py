@@ -63,6 +63,7 @@ def test_objects(server: tuple[str, int]) -> None:
     assert boto3.client("s3").get_object(Bucket=BUCKET, Key="some/place/wf_1/job_10/b")["Body"].read() == b""
 
 
+@pytest.mark.long
 def test_more_objects_than_one_answer_lists(server: tuple[str, int]) -> None:
     """A thousand is the most that S3 names at once."""
     objects = S3ObjectStore(BUCKET, "many")

@@ -185,7 +185,7 @@ def test_a_runner_may_be_limited_to_a_workflow(tmp_path: Path) -> None:
 
 def test_the_rights_to_change_a_retention(tmp_path: Path) -> None:
     """It needs an archiver's rights, and each of the further rights that the document names."""
-    (further,) = re.findall(r"`chronoverse retention` needs `([^`]*)` besides", DOCUMENT)
+    (further,) = re.findall(r"`chronoverse retention` also needs `([^`]*)`", DOCUMENT)
     with RedisServer(tmp_path) as server:
         with contextlib.closing(Store(server.url)) as other:
             other.finish(other.open(JOB, "token"), Status.COMPLETED, 0, 0, 1)

@@ -150,7 +150,7 @@ def test_a_deleted_job_reads_as_one_that_never_was(place: Place) -> None:
     assert place.client.delete(job.path).status_code == 404
 
 
-@pytest.mark.parametrize("step", ["doomed", "object deleted"])
+@pytest.mark.parametrize("step", ["marked for deletion", "object deleted"])
 def test_a_deletion_that_breaks_off_has_left_the_tombstone(place: Place, step: str) -> None:
     """It is written before anything is deleted, and stays when the deletion is gone on with."""
     job = place.job().lines(["secret"]).end()

@@ -170,7 +170,7 @@ def test_a_job_is_deleted_everywhere(place: Place) -> None:
     assert place.store.get_job(ref) is None
 
 
-@pytest.mark.parametrize("step", ["doomed", "object deleted"])
+@pytest.mark.parametrize("step", ["marked for deletion", "object deleted"])
 def test_a_deletion_that_broke_off_can_be_asked_for_again(place: Place, step: str) -> None:
     """Nobody sees the job any more; but who asks for its end gets it, and the next one nothing."""
     job = place.job().lines(f"line {number}" for number in range(1, 101))

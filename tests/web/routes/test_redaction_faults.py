@@ -225,7 +225,7 @@ def test_an_archiver_that_stood_still_deletes_what_it_could_not_record(place: Pl
     assert SECRET not in place.client.get(f"{job.path}/logs?limit=1000").text
 
 
-@pytest.mark.parametrize("step", ["read", "announced", "put"])
+@pytest.mark.parametrize("step", ["read", "upload begun", "put"])
 def test_an_archiver_that_stood_still_leaves_nothing_of_a_deleted_job(place: Place, step: str) -> None:
     """It writes its object after the deletion, or before, and cannot record it."""
     job = write(place).end()
@@ -242,7 +242,7 @@ def test_an_archiver_that_stood_still_leaves_nothing_of_a_deleted_job(place: Pla
     assert place.store.chunks.garbage(ref(job)) == set()
 
 
-@pytest.mark.parametrize("step", ["announced", "put"])
+@pytest.mark.parametrize("step", ["upload begun", "put"])
 def test_an_archiver_that_stood_still_while_a_redaction_swept(place: Place, step: str) -> None:
     """The redaction has struck out its object, which may come to be afterwards."""
     job = write(place).end()
