@@ -129,15 +129,15 @@ class Worker(GeventWorker):
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """One request. It returns only when the connection is kept for another."""
-        sock.begin()
+        sock.begin_request()
         check_host(req)
         # Viewers have turns of their own.
-        if sock.pipelined or not (req.path in PROBE_PATHS or req.path.endswith("/events")):
-            with self._connections.turns.turn(self._client_ip(req, addr)):
+        if sock.is_pipelined or not (req.path in PROBE_PATHS or req.path.endswith("/events")):
+            with self._connections.request_lock.turn(self._client_ip(req, addr)):
                 pass
         super().handle_request(listener_name, req, sock, addr)
         self._discard_body(req.body)
-        sock.end(pipelined=req.unreader.buf.getbuffer().nbytes > 0)
+        sock.end_request(pipelined=req.unreader.buf.getbuffer().nbytes > 0)
 
     def _client_ip(self, req: Any, addr: Any) -> str:
         """The client's address, behind proxies of ours too. Each client has its turns at having a request begun."""
@@ -165,10 +165,10 @@ class Worker(GeventWorker):
         else:
             self.log.warning("refused with %d: %s", refusal.status, exc, extra=extra)
         metrics.REQUESTS_REFUSED.labels(refusal.status).inc()
-        client.begin()
+        client.begin_request()
         with contextlib.suppress(OSError, AtCapacity):
             # A refusal costs as much as an answer, so it waits for a turn, too.
-            with self._connections.turns:
+            with self._connections.request_lock:
                 pass
             client.sendall(refusal.answer)
         finish_sending(client)

@@ -82,7 +82,7 @@ class Connections:
 
     def __init__(self, limit: int, request_lock: FairLock) -> None:
         self._limit = limit
-        self.turns: Final = request_lock
+        self.request_lock: Final = request_lock
         self._made_room_at = 0.0
         self._all: dict[Connection, None] = {}
 
@@ -176,7 +176,7 @@ class Connection(gevent.socket.socket):
         """
         between_requests, self.is_receiving = self.is_receiving, True
         if between_requests and self._head_bytes and self.connections:
-            with self.connections.turns:
+            with self.connections.request_lock:
                 pass
         try:
             data: bytes = super().recv(*args)
