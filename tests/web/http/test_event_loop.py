@@ -108,11 +108,11 @@ def test_it_is_not_starved() -> None:
 def test_those_that_wait_go_on_one_after_the_other() -> None:
     """Between two of them is a round in which somebody else may come."""
     order: list[str] = []
-    leisure = FairLock(PATIENCE_SECONDS, TimeoutError, wait_until_idle)
+    idle_lock = FairLock(PATIENCE_SECONDS, TimeoutError, wait_until_idle)
 
     def work(name: str) -> None:
         for _ in range(3):
-            with leisure:
+            with idle_lock:
                 pass
             order.append(name)
             gevent.spawn(order.append, "other")

@@ -214,7 +214,7 @@ def test_the_connection_of_a_body_that_stalls_is_read_no_more() -> None:
         assert peers.recv(100) == b"the answer"
 
 
-class Kept:
+class UnfinishedBody:
     """A body of ``size`` bytes that have all come, but for its end, which comes when ``released`` is set."""
 
     def __init__(self, size: int, released: gevent.event.Event) -> None:
@@ -230,11 +230,11 @@ class Kept:
 
 
 @contextlib.contextmanager
-def kept(bodies: BodyReader, sizes: list[int], subjects: list[str]) -> Iterator[None]:
+def hold_bodies(bodies: BodyReader, sizes: list[int], subjects: list[str]) -> Iterator[None]:
     """Has bodies of ``sizes`` bytes lie with ``bodies`` for the length of the block, as far as there is room."""
     released = gevent.event.Event()
     greenlets = [
-        gevent.spawn(refusal, bodies, Kept(size, released), subject)
+        gevent.spawn(refusal, bodies, UnfinishedBody(size, released), subject)
         for size, subject in zip(sizes, subjects, strict=True)
     ]
     # One turn of the event loop for each slice, and one to begin.
@@ -249,7 +249,7 @@ def test_a_token_has_a_share_of_the_memory_for_bodies() -> None:
     """It is told when it has used that up, and another token's bodies fit all the same, then and afterwards."""
     limit = 2**20
     bodies = BodyReader(limit)
-    with kept(bodies, [limit] * MAX_LONG_BODIES, ["ada"] * MAX_LONG_BODIES):
+    with hold_bodies(bodies, [limit] * MAX_LONG_BODIES, ["ada"] * MAX_LONG_BODIES):
         assert isinstance(refusal(bodies, Dripping(16, limit // 16), "ada"), ShareExceeded)
         assert status(bodies, Dripping(16, limit // 16), "bob") == 400
 
@@ -260,7 +260,7 @@ def test_short_bodies_fit_beside_any_number_of_long_ones() -> None:
     """Even where a crowd of tokens has taken all the memory for long bodies."""
     limit = 2**20
     bodies = BodyReader(limit)
-    with kept(bodies, [limit] * 100, [f"token {number}" for number in range(100)]):
+    with hold_bodies(bodies, [limit] * 100, [f"token {number}" for number in range(100)]):
         error = refusal(bodies, Dripping(16, limit // 16), "ada")
         assert isinstance(error, AtCapacity | ShareExceeded)
         assert "long request bodies" in str(error)
@@ -271,7 +271,7 @@ def test_short_bodies_are_bounded_too() -> None:
     """A token whose short bodies all stall is told so, and leaves room for others."""
     bodies = BodyReader(2**20)
     half = SHORT_BODIES_BYTES // SHORT_BODY_BYTES // 2
-    with kept(bodies, [SHORT_BODY_BYTES] * half, ["ada"] * half):
+    with hold_bodies(bodies, [SHORT_BODY_BYTES] * half, ["ada"] * half):
         assert isinstance(refusal(bodies, Dripping(1), "ada"), ShareExceeded)
         assert status(bodies, Dripping(2, SHORT_BODY_BYTES // 2), "bob") == 400
 

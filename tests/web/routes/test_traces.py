@@ -38,7 +38,7 @@ class Span(NamedTuple):
     parent_id: str
     seconds: float
     failed: bool
-    told: Mapping[str, str | int]
+    attrs: Mapping[str, str | int]
     service: Mapping[str, str | int]
 
 
@@ -79,7 +79,7 @@ class Collector:
         return span
 
     def _of(self, request_id: str) -> list[Span]:
-        return [span for span in self.spans() if span.told.get("chronoverse.request_id") == request_id]
+        return [span for span in self.spans() if span.attrs.get("chronoverse.request_id") == request_id]
 
     def __enter__(self) -> Self:
         return self
@@ -146,20 +146,20 @@ def test_a_stream_is_one_span_from_its_opening_to_its_end(service: Service, coll
         gone = stack.enter_context(Stream(service, f"{job.path}/events", headers(service, "leaves")))
         gone.wait_for(b"id: 3\n\n").close()
         left = collector.named("leaves")
-        assert {*names} & {str(span.told.get("chronoverse.request_id")) for span in collector.spans()} == set()
+        assert {*names} & {str(span.attrs.get("chronoverse.request_id")) for span in collector.spans()} == set()
         job.end()
         spans = [collector.named(name) for name in names]
 
     for span in spans:
         assert span.name == EVENTS
-        assert span.told["http.route"] == EVENTS.removeprefix("GET ")
-        assert (span.told["http.request.method"], span.told["http.response.status_code"]) == ("GET", 200)
-        assert (span.told["chronoverse.workflow"], span.told["chronoverse.job"]) == (job.workflow_id, job.job_id)
-        assert (span.told["chronoverse.after"], span.told["chronoverse.at"]) == (1, 3)
-        assert span.told["chronoverse.why"] == "end"
+        assert span.attrs["http.route"] == EVENTS.removeprefix("GET ")
+        assert (span.attrs["http.request.method"], span.attrs["http.response.status_code"]) == ("GET", 200)
+        assert (span.attrs["chronoverse.workflow"], span.attrs["chronoverse.job"]) == (job.workflow_id, job.job_id)
+        assert (span.attrs["chronoverse.after"], span.attrs["chronoverse.at"]) == (1, 3)
+        assert span.attrs["chronoverse.why"] == "end"
         assert 0 < span.seconds < PATIENCE_SECONDS
         assert span.service["service.name"] == "chronoverse"
-    assert (left.told["chronoverse.why"], left.told["chronoverse.at"]) == ("left", 3)
+    assert (left.attrs["chronoverse.why"], left.attrs["chronoverse.at"]) == ("left", 3)
 
 
 def test_a_span_belongs_to_the_client_s_trace(service: Service, collector: Collector, job: Foreign) -> None:
@@ -195,8 +195,8 @@ def test_any_other_request_is_a_span_too(service: Service, collector: Collector,
 
     for name, (_, named, status) in asked.items():
         span = collector.named(f"{job.workflow_id}-{name}")
-        assert (span.name, span.told["http.response.status_code"], span.failed) == (named, status, False)
-        assert ("http.route" in span.told) is (named != "GET")
+        assert (span.name, span.attrs["http.response.status_code"], span.failed) == (named, status, False)
+        assert ("http.route" in span.attrs) is (named != "GET")
 
 
 def test_no_token_is_in_any_span(service: Service, collector: Collector, job: Foreign) -> None:
@@ -230,7 +230,7 @@ def test_what_a_drain_ends_is_sent_before_the_worker_goes(
             service.signal(order)
             stream.wait_end()
             wait_until(lambda: not before & {*service.worker_pids()}, PATIENCE_SECONDS, "it has gone")  # noqa: B023
-            assert collector.named(name).told["chronoverse.why"] == "drain"
+            assert collector.named(name).attrs["chronoverse.why"] == "drain"
         assert service.wait(PATIENCE_SECONDS) == 0
 
 

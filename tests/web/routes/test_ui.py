@@ -65,16 +65,16 @@ def test_a_page_loads_all_of_its_scripts_at_once(name: str) -> None:
     """Each module that is imported anywhere below is preloaded, and nothing else; nothing is inline."""
     text = (STATIC / name).read_text("utf-8")
     (root,) = re.findall(r'<script type="module" src="/ui/static/(.+?)"></script>', text)
-    wanted, waiting = set(), [root]
+    modules, waiting = set(), [root]
     while waiting:
         script = waiting.pop()
         for target in IMPORT.findall((STATIC / script).read_text("utf-8")):
             found = urljoin(script, target)
-            if found not in wanted:
-                wanted.add(found)
+            if found not in modules:
+                modules.add(found)
                 waiting.append(found)
 
-    assert set(re.findall(r'rel="modulepreload" href="/ui/static/(.+?)"', text)) == wanted
+    assert set(re.findall(r'rel="modulepreload" href="/ui/static/(.+?)"', text)) == modules
     assert text.count("<script") == 1
     assert not re.search(r"<style|\sstyle=|\son\w+=|https?://", text)
 
