@@ -1,4 +1,7 @@
-"""A deleted job stays deleted: its runners, its viewers and whoever wants its id again are told so, outside of us."""
+"""A deleted job stays deleted.
+
+Its runners, its viewers, and whoever uses its id again learn that. Seen from outside.
+"""
 
 import contextlib
 import signal
@@ -41,7 +44,7 @@ GONE: Final = b"event: error\ndata: the log is gone from the store: it expired o
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Site]:
-    """A service whose runners are lost after a second, for somebody who may delete."""
+    """A service whose runners are lost after a second, with a token that may delete."""
     directory = tmp_path_factory.mktemp("deletion")
     folder = directory / "archive"
     store_settings: dict[str, Any] = {"lease_seconds": LEASE_SECONDS, "retention_seconds": RETENTION_SECONDS}
@@ -58,7 +61,7 @@ def reference(job: Foreign) -> JobRef:
 
 
 def ask(site: Site, *command: Any) -> Any:
-    """One plain command to the store."""
+    """Sends one plain command to the store."""
     with redis.Redis.from_url(str(site.service.redis_url), protocol=2) as client:
         client.response_callbacks.clear()
         return client.execute_command(*command)
@@ -69,7 +72,7 @@ def tombstone(job: Foreign) -> str:
 
 
 def keys(site: Site, job: Foreign) -> set[str]:
-    """What the store has under the job's id."""
+    """The keys of the store under the job's id."""
     prefix = job.key.removesuffix("log")
     return {key.decode().removeprefix(prefix) for key in ask(site, "KEYS", prefix.replace("{", "\\{") + "*")}
 
@@ -82,7 +85,7 @@ def deleted(site: Site) -> Foreign:
 
 
 def stays_deleted(site: Site, job: Foreign) -> None:
-    """Nothing is under the id but the tombstone, and nobody sees anything."""
+    """Fails unless only the tombstone is left under the id and no route shows the job."""
     assert keys(site, job) == {"deleted"}
     assert site.client.get(job.path).status_code == 404
     listed = site.client.get(f"/workflows/{job.workflow_id}/jobs?limit=1000").json()["jobs"]
@@ -90,13 +93,13 @@ def stays_deleted(site: Site, job: Foreign) -> None:
 
 
 def noise() -> Iterator[bytes]:
-    """Lines of which a socket takes only some."""
+    """Lines that do not fit into a socket's buffer."""
     return (b"x" * 50_000 for _ in range(300))
 
 
 @contextlib.contextmanager
 def slow_stream(site: Site, job: Foreign) -> Iterator[Any]:
-    """A stream of which the head is read, and the rest when what this yields is called."""
+    """A stream whose head is read. The function that this yields reads the rest."""
     with site.service.connect(20) as sock:
         fields = "".join(f"{name}: {value}\r\n" for name, value in site.headers.items())
         sock.sendall(f"GET {job.path}/events HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n".encode())
@@ -115,7 +118,7 @@ def slow_stream(site: Site, job: Foreign) -> Iterator[Any]:
 
 
 def test_nothing_can_be_written_under_a_deleted_id(site: Site) -> None:
-    """Every request of a runner is refused with DELETED, whatever token it has, and changes nothing."""
+    """Every request of a runner is refused with DELETED, whatever its token, and changes nothing."""
     job = deleted(site)
     runner = Runner(site.client, job)
 
@@ -134,8 +137,8 @@ def test_nothing_can_be_written_under_a_deleted_id(site: Site) -> None:
     stays_deleted(site, job)
 
 
-def test_a_deleted_job_reads_as_one_that_never_was(site: Site) -> None:
-    """With the same bytes, by every route, and at once also for a stream that would wait for a job."""
+def test_a_deleted_job_reads_like_one_that_never_existed(site: Site) -> None:
+    """With the same bytes by every route. A stream that would wait for a job is refused at once."""
     job = deleted(site)
     never = job.sibling("never")
     routes = ("", "/logs", "/logs/search?q=secret", "/logs/raw", "/events", "/events?offset=1", "/logs/redactions")
@@ -152,7 +155,7 @@ def test_a_deleted_job_reads_as_one_that_never_was(site: Site) -> None:
 
 @pytest.mark.parametrize("step", ["doomed", "object deleted"])
 def test_a_deletion_that_breaks_off_has_left_the_tombstone(site: Site, step: str) -> None:
-    """It is written before anything is deleted, and stays when the deletion is gone on with."""
+    """The tombstone is written before anything is deleted, and stays when the deletion is resumed."""
     job = site.job().lines(["secret"]).end()
     site.seal(job, 1, trim=True)
 
@@ -172,7 +175,7 @@ def test_a_deletion_that_breaks_off_has_left_the_tombstone(site: Site, step: str
 
 
 def test_the_id_is_free_again_when_the_tombstone_has_expired(site: Site) -> None:
-    """After the retention, the workflow's own where it has one; then it is a new job, of which nothing is old."""
+    """That is after the retention, or the workflow's own. Then there is a new job, without anything of the old one."""
     assert ask(site, "TTL", tombstone(deleted(site))) > RETENTION_SECONDS - 60
     job = Foreign(str(site.service.redis_url), "deletion-short", "job_1")
     site.store.catalog.set_retention(job.workflow_id, 1)
@@ -189,7 +192,7 @@ def test_the_id_is_free_again_when_the_tombstone_has_expired(site: Site) -> None
 
 
 def test_a_rerun_is_not_mixed_with_the_deleted_job(site: Site) -> None:
-    """A reader with an old cursor is not left to wait behind it, nor one response made of two jobs."""
+    """A reader with an old cursor does not wait for the new job to reach it, and no answer mixes the two jobs."""
     job = site.job().lines(f"old {number}" for number in range(1, 51))
     with site.stream(job) as watching:
         watching.wait_for(b"id: 50\n")
@@ -208,7 +211,7 @@ def test_a_rerun_is_not_mixed_with_the_deleted_job(site: Site) -> None:
 
 
 def test_what_a_foreign_runner_writes_is_not_shown_and_swept(site: Site) -> None:
-    """It knows nothing of tombstones. The archiver's round takes it away, and it does not come back by itself."""
+    """It knows nothing of tombstones. The archiver deletes what it writes, and the job does not come back."""
     job = deleted(site)
     job.last = 0
     job.lines(f"secret {number}" for number in range(1, 51))
@@ -222,8 +225,8 @@ def test_what_a_foreign_runner_writes_is_not_shown_and_swept(site: Site) -> None
     assert site.client.get(job.path).status_code == 404
 
 
-def test_who_watches_sees_nothing_of_what_is_written_after_the_deletion(site: Site) -> None:
-    """Also of lines that follow on those which a viewer has, and that come often enough for looks to be rare."""
+def test_viewers_see_nothing_that_is_written_after_the_deletion(site: Site) -> None:
+    """Even when the lines continue the viewer's numbers, and come so often that the job is rarely checked."""
     job = site.job().lines(["1", "2"])
     with site.stream(job) as watching:
         watching.wait_for(b"id: 2\n")
@@ -237,7 +240,7 @@ def test_who_watches_sees_nothing_of_what_is_written_after_the_deletion(site: Si
 
 
 def test_a_foreign_runner_cannot_delete_a_job(site: Site) -> None:
-    """An entry under the tombstone's name is no tombstone: XADD is all that a foreign runner may."""
+    """A stream under the tombstone's name is not a tombstone. A foreign runner may only use XADD."""
     job = site.job().lines(["a line"])
     ask_all(str(site.service.redis_url), [("XADD", tombstone(job), "1-0", "a", "b")])
 
@@ -258,7 +261,7 @@ for number in range(600):
 
 @pytest.mark.parametrize("through", ["store", "service"])
 def test_a_runner_that_was_frozen_brings_nothing_back(site: Site, tmp_path: Path, through: str) -> None:
-    """It finds its job deleted: it says so once, drops what it has, and its command ends as it would have."""
+    """It finds its job deleted, reports that once, and drops its lines. Its command ends as it would have."""
     job, gate, seen = site.job(), tmp_path / "gate", b""
     names = ("--workflow", job.workflow_id, "--job", job.job_id)
     server = ("--server", site.service.url) if through == "service" else ()
@@ -292,7 +295,7 @@ def test_a_runner_that_was_frozen_brings_nothing_back(site: Site, tmp_path: Path
 
 @pytest.mark.parametrize("through", ["store", "service"])
 def test_lines_that_were_left_behind_are_not_delivered(site: Site, tmp_path: Path, through: str) -> None:
-    """``deliver`` says that the job was deleted, and the file is gone: its lines are meant to be."""
+    """``deliver`` reports that the job was deleted, and removes the spool: its lines were to be deleted."""
     job = site.job()
     path = left_behind(site, job, tmp_path)
     assert site.client.delete(job.path).status_code == 204
@@ -313,7 +316,7 @@ def test_lines_that_were_left_behind_are_not_delivered(site: Site, tmp_path: Pat
 
 
 def left_behind(site: Site, job: Foreign, tmp_path: Path) -> Path:
-    """The spool file of a runner of the job that was killed."""
+    """The spool of a killed runner of the job."""
     room = SpoolRoom(tmp_path / "spool", job.job_id)
     attempt = site.store.open(reference(job), "a" * 32)
     site.store.append(attempt, make_lines(1, 3))
@@ -328,8 +331,8 @@ def left_behind(site: Site, job: Foreign, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("through", ["store", "service"])
-def test_a_program_that_publishes_is_told(site: Site, tmp_path: Path, through: str) -> None:
-    """Once, in words; nothing raises. What it writes is kept nowhere, and ``finish`` says that it is not there."""
+def test_a_program_that_publishes_gets_one_message(site: Site, tmp_path: Path, through: str) -> None:
+    """Nothing raises. Its lines are stored nowhere, and ``finish`` reports that."""
     job, said = site.job(), list[str]()
     with contextlib.ExitStack() as stack:
         ledger: Any = site.store
@@ -351,7 +354,7 @@ def test_a_program_that_publishes_is_told(site: Site, tmp_path: Path, through: s
 
 
 def test_a_command_does_not_start_under_a_deleted_id(site: Site, tmp_path: Path) -> None:
-    """As little as under that of a job which has ended."""
+    """Just as under the id of a job that has ended."""
     job = deleted(site)
 
     done = chronoverse(
@@ -366,8 +369,8 @@ def test_a_command_does_not_start_under_a_deleted_id(site: Site, tmp_path: Path)
     assert [*tmp_path.glob("spool/*")] == []
 
 
-def test_a_further_run_of_a_deleted_job_drops_what_was_left_behind(site: Site, tmp_path: Path) -> None:
-    """And says so, since it has announced to publish it."""
+def test_another_run_of_a_deleted_job_drops_the_old_spool(site: Site, tmp_path: Path) -> None:
+    """It reports that, because an earlier message has said that the spool would be published."""
     job = site.job()
     path = left_behind(site, job, tmp_path)
     assert site.client.delete(job.path).status_code == 204
@@ -389,8 +392,8 @@ def test_a_further_run_of_a_deleted_job_drops_what_was_left_behind(site: Site, t
 # Who watches
 
 
-def test_who_watches_is_told_once(site: Site) -> None:
-    """Live, and in the middle of the replay of a log that has ended: one error and the close, then 404."""
+def test_viewers_get_one_error(site: Site) -> None:
+    """A live viewer, and one in the middle of a replay: one error, the end of the stream, and then 404."""
     running = site.job().lines(["1", "2"])
     ended = site.job().lines(noise()).end()
     with site.stream(running) as live, slow_stream(site, ended) as replaying:
@@ -409,8 +412,8 @@ def test_who_watches_is_told_once(site: Site) -> None:
             assert again.wait_end().status == 404
 
 
-def test_a_follower_at_a_terminal_is_told(site: Site) -> None:
-    """That the log has gone, and then that there is none: it does not come back for ever."""
+def test_a_follower_in_a_terminal_stops(site: Site) -> None:
+    """It reports that the log was deleted, and does not reconnect for ever."""
     job = site.job().lines(["a line"])
     follower = starting(site.service, "logs", "-f", job.workflow_id, job.job_id, CHRONOVERSE_TOKEN=site.service.token())
     with follower:

@@ -1,4 +1,4 @@
-"""Records and objects of an archive that somebody else has written: that job answers 502, and nothing else happens."""
+"""Archive records and objects with hostile content: their job is answered with 502, and nothing else happens."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) ->
 
 
 def archived(site: Site) -> Foreign:
-    """A job that has ended, with 300 lines of which 200 are in the archive alone."""
+    """A job that has ended. It has 300 lines, of which 200 are only in the archive."""
     job = site.job().lines(f"line {number}" for number in range(1, 301))
     site.seal(job, 200, trim=True)
     return job.end()
@@ -51,7 +51,7 @@ def record(site: Site, job: Foreign) -> dict[str, Any]:
 
 
 def plant(job: Foreign, url: str, text: bytes, score: int = 200) -> None:
-    """``text`` is the only record of the job's archive."""
+    """Makes ``text`` the only record of the job's archive."""
     key = job.key.removesuffix("log") + "archive"
     ask_all(url, [("DEL", key), ("ZADD", key, str(score), text)])
 
@@ -60,9 +60,9 @@ def renamed(name: str) -> Change:
     return lambda known: known.update(object=name)
 
 
-def frame(site: int, value: object) -> Change:
-    """Another value at that site of each frame's row."""
-    return lambda known: [row.__setitem__(site, value) for row in known["frames"]]
+def frame(index: int, value: object) -> Change:
+    """A change that writes ``value`` at this index of each frame's row."""
+    return lambda known: [row.__setitem__(index, value) for row in known["frames"]]
 
 
 RECORDS: Final[dict[str, Change]] = {
@@ -98,7 +98,7 @@ TEXTS: Final = {"no JSON": b"{", "a list": b"[]", "a number": b"1", "null": b"nu
 
 
 def statuses(site: Site, job: Foreign) -> dict[str, int]:
-    """What every route that reads the archive answers."""
+    """The statuses of every route that reads the archive."""
     found = {}
     for path in (
         "logs",
@@ -118,8 +118,8 @@ def statuses(site: Site, job: Foreign) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("change", [*RECORDS, *TEXTS])
-def test_a_record_that_lies_is_502_for_its_job_alone(site: Site, change: str) -> None:
-    """Whatever route asks; other jobs are read, and no object outside of the job's folder is touched."""
+def test_a_false_record_is_502_only_for_its_job(site: Site, change: str) -> None:
+    """Every route answers so. Other jobs are readable, and no object outside of the job's folder is touched."""
     outside = site.directory.parent / "outside" / "secret"
     outside.parent.mkdir(exist_ok=True)
     outside.write_bytes(b"not yours")
@@ -142,7 +142,7 @@ def test_a_record_that_lies_is_502_for_its_job_alone(site: Site, change: str) ->
 
 @pytest.mark.parametrize("score", [150, 250, 10**12])
 def test_a_record_under_another_number_is_502(site: Site, score: int) -> None:
-    """Or a reader would go round and round in it."""
+    """Otherwise a reader would read it again and again."""
     job = archived(site)
     known = record(site, job)
     plant(job, str(site.service.redis_url), orjson.dumps(known), score)
@@ -154,7 +154,7 @@ def test_a_record_under_another_number_is_502(site: Site, score: int) -> None:
 
 
 def test_a_record_of_another_jobs_object_shows_and_deletes_nothing(site: Site) -> None:
-    """Though the object is sound, and lies where the record says."""
+    """The object itself is sound, and is stored where the record says."""
     job, victim = archived(site), archived(site)
     known = record(site, victim)
     plant(job, str(site.service.redis_url), orjson.dumps(known))
@@ -168,8 +168,8 @@ def test_a_record_of_another_jobs_object_shows_and_deletes_nothing(site: Site) -
 @pytest.mark.parametrize(
     "garbage", ["../../outside/secret", "/etc/hosts", "victim/job/object", "hostile_archive/job_0/.."]
 )
-def test_names_written_down_as_garbage_lead_nowhere_else(site: Site, garbage: str) -> None:
-    """Whoever may write a job's keys can have no object deleted but the job's."""
+def test_names_of_garbage_delete_only_the_jobs_own_objects(site: Site, garbage: str) -> None:
+    """Whoever can write a job's keys must not be able to have other jobs' objects deleted."""
     outside = site.directory.parent / "outside" / "secret"
     outside.parent.mkdir(exist_ok=True)
     outside.write_bytes(b"not yours")
@@ -188,20 +188,20 @@ def test_names_written_down_as_garbage_lead_nowhere_else(site: Site, garbage: st
 
 
 def bomb() -> bytes:
-    """A zstd frame of some 50 KB that inflates to :data:`BOMB_BYTES`."""
+    """A zstd frame of about 50 KB that decompresses to :data:`BOMB_BYTES`."""
     zeros = subprocess.Popen(["head", "-c", str(BOMB_BYTES), "/dev/zero"], stdout=subprocess.PIPE)
     with zeros:
         return subprocess.run([tool("zstd"), "-c"], stdin=zeros.stdout, check=True, capture_output=True).stdout
 
 
 def most_memory(pid: int) -> int:
-    """Bytes that a process has ever held."""
+    """The peak memory of a process, in bytes."""
     (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024
 
 
-def test_an_object_is_not_unpacked_beyond_what_its_record_says(site: Site) -> None:
-    """By no route: to read, to search, to download, to redact."""
+def test_an_object_is_not_decompressed_beyond_its_record(site: Site) -> None:
+    """Neither reading, searching, downloading nor redacting does."""
     job = archived(site)
     packed = bomb()
     known = record(site, job)

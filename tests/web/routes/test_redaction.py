@@ -1,4 +1,4 @@
-"""Redaction and deletion over HTTP: in every tier, while people watch."""
+"""Redaction and deletion over HTTP, in every tier, while viewers are connected."""
 
 import json
 import random
@@ -35,7 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) ->
 
 
 def messages(site: Site, job: Foreign) -> dict[int, str]:
-    """What the lines say now, by every route, which must agree."""
+    """The job's messages now. Every route must have the same."""
     lines = {line["sequence_num"]: line["message"] for line in site.pages(f"{job.path}/logs?limit=1000")}
     down = {line["sequence_num"]: line["message"] for line in site.pages(f"{job.path}/logs?limit=1000&order=desc")}
     text = site.client.get(f"{job.path}/logs/raw").text.splitlines()
@@ -51,7 +51,10 @@ def redact(site: Site, job: Foreign, **body: object) -> httpx.Response:
 @pytest.mark.parametrize(("first", "last"), [(10, 20), (95, 205), (150, 150), (250, 260), (1, 300)], ids=str)
 @pytest.mark.parametrize("trim", [True, False], ids=["trimmed", "hot"])
 def test_a_range_is_redacted_in_every_tier(site: Site, first: int, last: int, trim: bool) -> None:
-    """Archived twice, once or not yet; numbers, times and streams stay, and no object holds the old text."""
+    """The lines are in two chunks, in one or in none.
+
+    Numbers, times and streams stay, and no object has the old text.
+    """
     job = site.job().lines((f"secret {number}" for number in range(1, 301)), ("stdout", "stderr"))
     site.seal(job, 100, trim=trim)
     site.seal(job, 200, trim=trim)
@@ -83,7 +86,7 @@ def test_a_range_is_redacted_in_every_tier(site: Site, first: int, last: int, tr
 
 
 def test_matches_are_redacted(site: Site) -> None:
-    """Wherever they lie, and only they."""
+    """All of them in every tier, and nothing else."""
     job = site.job().lines(f"line {number} token={number % 7}" for number in range(1, 301))
     site.seal(job, 120, trim=True)
     job.end()
@@ -96,8 +99,11 @@ def test_matches_are_redacted(site: Site) -> None:
     assert answer.json()["redacted"] == len([n for n in range(1, 301) if n % 7 in (0, 3)])
 
 
-def test_who_watches_is_told(site: Site) -> None:
-    """Everybody once, within a second or so; who comes later sees nothing of it, and the newest line has to wait."""
+def test_viewers_get_one_redact_event(site: Site) -> None:
+    """Each viewer gets it once, within about a second.
+
+    A later viewer gets none. The newest line of a running job cannot be redacted yet.
+    """
     job = site.job().lines(f"secret {number}" for number in range(1, 51))
     with site.stream(job) as first, site.stream(job, "?offset=40") as second:
         first.wait_for(b"id: 50\n")
@@ -134,13 +140,15 @@ def test_who_watches_is_told(site: Site) -> None:
     ],
     ids=str,
 )
-def test_a_wish_that_is_none_is_refused(site: Site, body: dict[str, object]) -> None:
+def test_an_invalid_request_is_refused(site: Site, body: dict[str, object]) -> None:
+    """The answer is 400."""
     job = site.job().lines(["1"]).end()
 
     assert redact(site, job, **body).status_code == 400
 
 
-def test_only_an_administrator_may(site: Site) -> None:
+def test_only_administrators_may_redact_and_delete(site: Site) -> None:
+    """Other tokens get 403."""
     job = site.job().lines(["1"]).end()
     plain = {"Authorization": f"Bearer {site.service.token()}"}
 
@@ -151,7 +159,10 @@ def test_only_an_administrator_may(site: Site) -> None:
 
 
 def test_a_job_is_deleted_everywhere(site: Site) -> None:
-    """Not while its runner lives; then nothing is left of it, and who watches is told."""
+    """It is refused while the job's runner is alive.
+
+    Afterwards nothing is left of the job, and its viewers get an error.
+    """
     job = site.job()
     ref = JobRef(job.workflow_id, job.job_id)
     attempt = site.store.open(ref, "a" * 32)
@@ -171,8 +182,8 @@ def test_a_job_is_deleted_everywhere(site: Site) -> None:
 
 
 @pytest.mark.parametrize("step", ["doomed", "object deleted"])
-def test_a_deletion_that_broke_off_can_be_asked_for_again(site: Site, step: str) -> None:
-    """Nobody sees the job any more; but who asks for its end gets it, and the next one nothing."""
+def test_a_deletion_that_broke_off_can_be_repeated(site: Site, step: str) -> None:
+    """Nobody sees the job any more. The repeated request completes the deletion, and a third one gets 404."""
     job = site.job().lines(f"line {number}" for number in range(1, 101))
     ref = JobRef(job.workflow_id, job.job_id)
     site.seal(job, 40, trim=True)
@@ -194,7 +205,7 @@ def test_a_deletion_that_broke_off_can_be_asked_for_again(site: Site, step: str)
 
 
 class Download:
-    """One whose client has read no more than its head: the rest waits for room in the socket."""
+    """A download whose client has read only the head. The rest waits for room in the socket."""
 
     def __init__(self, site: Site, job: Foreign, accepted: str) -> None:
         headers = {**site.headers, "Host": "localhost", "Accept-Encoding": accepted, "Connection": "close"}
@@ -208,7 +219,7 @@ class Download:
         assert b"200 OK" in self.received
 
     def is_whole(self) -> bool:
-        """Reads the rest."""
+        """Reads the rest. Returns whether the download is complete."""
         with self.client:
             while part := self.client.recv(1 << 20):
                 self.received += part
@@ -216,7 +227,7 @@ class Download:
 
 
 def noise() -> Iterator[str]:
-    """Lines that gzip makes no smaller than a socket's room."""
+    """Lines that gzip cannot compress below the size of a socket's buffer."""
     source = random.Random(1)
     return (source.randbytes(50_000).hex() for _ in range(300))
 
@@ -224,7 +235,7 @@ def noise() -> Iterator[str]:
 @pytest.mark.parametrize("archived", [0, 299])
 @pytest.mark.parametrize("accepted", ["identity", "gzip"])
 def test_a_download_of_a_log_that_is_deleted_is_cut_off(site: Site, archived: int, accepted: str) -> None:
-    """So that nobody takes it for whole, wherever its lines were."""
+    """So that nobody takes it for complete, wherever its lines were."""
     job = site.job().lines(noise())
     if archived:
         site.seal(job, archived, trim=True)
@@ -238,8 +249,8 @@ def test_a_download_of_a_log_that_is_deleted_is_cut_off(site: Site, archived: in
 
 @pytest.mark.parametrize("lines", [10, 400])
 @pytest.mark.parametrize("archived", [0, 299])
-def test_a_download_of_a_log_that_another_follows_is_cut_off(site: Site, archived: int, lines: int) -> None:
-    """Though there is a job of that name, with more lines, or fewer: the first one's time was over."""
+def test_a_download_of_a_log_that_was_replaced_is_cut_off(site: Site, archived: int, lines: int) -> None:
+    """There is a new job of that name, with more lines or fewer. The first job was deleted."""
     job = site.job().lines(noise())
     ref = JobRef(job.workflow_id, job.job_id)
     site.store.register(ref)
@@ -256,7 +267,7 @@ def test_a_download_of_a_log_that_another_follows_is_cut_off(site: Site, archive
     assert not download.is_whole()
 
 
-def test_a_download_of_a_log_that_stays_is_whole(site: Site) -> None:
+def test_a_slow_download_is_complete(site: Site) -> None:
     """However slowly it is read."""
     job = site.job().lines(noise()).end()
     site.store.register(JobRef(job.workflow_id, job.job_id))
@@ -264,8 +275,8 @@ def test_a_download_of_a_log_that_stays_is_whole(site: Site) -> None:
 
 
 @pytest.mark.long
-def test_the_archiver_goes_on_behind_a_redaction(site: Site) -> None:
-    """It completes the job, and once more when something was redacted after that; the manifest says what there is."""
+def test_the_archiver_goes_on_after_a_redaction(site: Site) -> None:
+    """It completes the job, and once more after another redaction. The manifest describes the current objects."""
     job = site.job().lines(f"secret {number}" for number in range(1, 101)).end()
     ref = JobRef(job.workflow_id, job.job_id)
     assert redact(site, job, **{"from": 10, "to": 20}).json()["redacted"] == 11
@@ -284,7 +295,7 @@ def test_the_archiver_goes_on_behind_a_redaction(site: Site) -> None:
 
 
 def test_a_line_that_is_too_long_for_an_expression_is_named(site: Site) -> None:
-    """Nothing is redacted then. What is behind the line can be, and the line itself by its number."""
+    """Nothing is redacted then. Lines after it can be redacted, and the line itself by its number."""
     job = site.job().lines(["a secret", "a" * 3 * 2**20, "a secret"]).end()
     query = {"q": "(?:a.{0,50}){4}z|secret", "regex": True}
 

@@ -1,4 +1,4 @@
-"""Redactions when the store goes back in time, the object store refuses, or an archiver is killed in between."""
+"""Redactions when the store loses writes, when the object store refuses, or when an archiver is killed in between."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ PATIENCE: Final = 20.0
 
 
 def write(site: Site) -> Foreign:
-    """A job of which every second line has the secret."""
+    """Writes a job of which every second line has the secret."""
     return site.job().lines(f"line {number} {SECRET if number % 2 else ''}" for number in range(1, 101))
 
 
@@ -48,7 +48,7 @@ def redact(site: Site, job: Foreign, **body: object) -> httpx.Response:
 
 
 def redact_for_good(site: Site, job: Foreign) -> int:
-    """Repeats the request as its answers say, until nothing is pending; how many lines were redacted."""
+    """Repeats the request as its answers say, until nothing is pending. Returns how many lines were redacted."""
     count, following, give_up_at = 0, 1, time.monotonic() + PATIENCE
     while time.monotonic() < give_up_at:
         answer = redact(site, job, **{"from": following})
@@ -62,7 +62,7 @@ def redact_for_good(site: Site, job: Foreign) -> int:
 
 
 def with_secret(objects: ObjectStore, job: Foreign) -> list[str]:
-    """The names of the objects in the job's folder that hold the secret, unpacked."""
+    """The names of the objects in the job's folder that contain the secret when decompressed."""
     found = []
     for each in objects.list(f"{job.workflow_id}/{job.job_id}/"):
         data = objects.get(each.name)
@@ -86,7 +86,7 @@ def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, store_server: RedisServer) -> Iterator[Site]:
-    """A service on it."""
+    """A service on that server."""
     directory = tmp_path_factory.mktemp("faults")
     store = Store(store_server.url)
     url = (directory / "archive").as_uri()
@@ -98,7 +98,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, store_server: RedisServer) ->
 
 
 def freeze_disk(server: RedisServer) -> int:
-    """From now on nothing is safe. What a power cut would leave of the server's file, in bytes."""
+    """From now on nothing becomes durable. Returns how many bytes of the server's file a power cut would leave."""
     with Redis.from_url(server.url, protocol=2, single_connection_client=True) as client:
         client.set("probe", "1")
         assert client.execute_command("WAITAOF", 1, 0, 5000)[0] == 1
@@ -107,7 +107,7 @@ def freeze_disk(server: RedisServer) -> int:
 
 
 def cut_power(server: RedisServer, safe: int) -> None:
-    """The server loses what its file holds beyond ``safe`` bytes, and starts again."""
+    """Kills the server, truncates its file to ``safe`` bytes, and starts it again."""
     server.kill()
     assert _file(server).stat().st_size > safe
     os.truncate(_file(server), safe)
@@ -124,8 +124,8 @@ def is_readable(site: Site, job: Foreign) -> bool:
 
 
 @pytest.mark.parametrize("archived", [0, 60, 99])
-def test_a_power_cut_behind_a_redaction_loses_no_line(store_server: RedisServer, site: Site, archived: int) -> None:
-    """The old record may come back, and what it names is there; whoever redacts again is done for good then."""
+def test_a_power_cut_after_a_redaction_loses_no_line(store_server: RedisServer, site: Site, archived: int) -> None:
+    """The old record may come back, and its object still exists. A repeated redaction is permanent."""
     job = write(site)
     if archived:
         site.seal(job, archived, trim=True)
@@ -151,8 +151,8 @@ def test_a_power_cut_behind_a_redaction_loses_no_line(store_server: RedisServer,
     assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
 
 
-def test_a_power_cut_behind_a_sealing_loses_no_line(store_server: RedisServer, site: Site) -> None:
-    """The lines are in the store again, and the object of the record that is lost is found by a redaction."""
+def test_a_power_cut_after_a_chunk_was_committed_loses_no_line(store_server: RedisServer, site: Site) -> None:
+    """The lines are in the store again. A redaction finds the object whose record was lost."""
     job = write(site)
     safe = freeze_disk(store_server)
     site.seal(job, 80, trim=True)
@@ -167,7 +167,7 @@ def test_a_power_cut_behind_a_sealing_loses_no_line(store_server: RedisServer, s
 
 
 def test_an_archiver_ends_what_a_redaction_left_pending(store_server: RedisServer, site: Site) -> None:
-    """Once the store has its record on the disk; the job is still running."""
+    """Once the record is on the store's disk. The job is still running."""
     job = write(site)
     site.seal(job, 60, trim=True)
     freeze_disk(store_server)
@@ -188,7 +188,7 @@ def test_an_archiver_ends_what_a_redaction_left_pending(store_server: RedisServe
 
 
 def archive_job(site: Site, job: Foreign, at: Callable[[str, str], None]) -> None:
-    """As an archiver does it. ``at`` hears of each step, and has the token of its lease."""
+    """Archives a job as an archiver does. ``at`` is called at each step with the token of the archive lock."""
     with archive_lock(site.store, ref(job)) as token:
         sealing = ChunkWriter(site.store, site.objects, ref(job), token, lambda step: at(step, token))
         sealing.write_chunk(site.store.catalog.archive_state(ref(job)), 101, trim=False)
@@ -196,7 +196,7 @@ def archive_job(site: Site, job: Foreign, at: Callable[[str, str], None]) -> Non
 
 @pytest.mark.parametrize("step", ["put", "read back"])
 def test_a_redaction_reaches_what_a_killed_archiver_wrote(site: Site, step: str) -> None:
-    """The object that it wrote and did not record has the text as well."""
+    """The archiver has written an object with the text, and has not recorded it."""
     archive(site.store, site.objects)  # all other jobs
     job = write(site).end()
     assert run_until_killed(str(site.service.redis_url), "chronoverse", site.directory, step) == -9
@@ -209,8 +209,8 @@ def test_a_redaction_reaches_what_a_killed_archiver_wrote(site: Site, step: str)
     assert with_secret(site.objects, job) == []
 
 
-def test_an_archiver_that_stood_still_deletes_what_it_could_not_record(site: Site) -> None:
-    """Another one has its lease by then, and has redacted what was read."""
+def test_a_paused_archiver_deletes_what_it_could_not_record(site: Site) -> None:
+    """Another one has the archive lock by then, and has redacted the lines that were read."""
     job = write(site).end()
 
     def stand_still(step: str, token: str) -> None:
@@ -226,8 +226,8 @@ def test_an_archiver_that_stood_still_deletes_what_it_could_not_record(site: Sit
 
 
 @pytest.mark.parametrize("step", ["read", "announced", "put"])
-def test_an_archiver_that_stood_still_leaves_nothing_of_a_deleted_job(site: Site, step: str) -> None:
-    """It writes its object after the deletion, or before, and cannot record it."""
+def test_a_paused_archiver_leaves_nothing_of_a_deleted_job(site: Site, step: str) -> None:
+    """It writes its object before or after the deletion, and cannot record it."""
     job = write(site).end()
 
     def stand_still(at: str, token: str) -> None:
@@ -243,8 +243,8 @@ def test_an_archiver_that_stood_still_leaves_nothing_of_a_deleted_job(site: Site
 
 
 @pytest.mark.parametrize("step", ["announced", "put"])
-def test_an_archiver_that_stood_still_while_a_redaction_swept(site: Site, step: str) -> None:
-    """The redaction has struck out its object, which may come to be afterwards."""
+def test_an_archiver_that_was_paused_while_a_redaction_swept(site: Site, step: str) -> None:
+    """The redaction has listed its object as garbage. The object may be written afterwards."""
     job = write(site).end()
 
     def stand_still(at: str, token: str) -> None:
@@ -258,8 +258,8 @@ def test_an_archiver_that_stood_still_while_a_redaction_swept(site: Site, step: 
     assert with_secret(site.objects, job) == []
 
 
-def test_an_archiver_that_stood_still_behind_its_put(site: Site) -> None:
-    """Its object is deleted by the redaction, and its record is refused, also when the lease is free again."""
+def test_an_archiver_that_was_paused_after_its_put(site: Site) -> None:
+    """The redaction deletes its object, and its record is refused, also when the lock is free again."""
     job = write(site).end()
 
     def stand_still(step: str, token: str) -> None:
@@ -276,8 +276,8 @@ def test_an_archiver_that_stood_still_behind_its_put(site: Site) -> None:
     assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
 
 
-def test_the_sweep_finds_by_age_what_nobody_has_written_down(site: Site) -> None:
-    """In the folder of a job that still runs; what is younger may be somebody's who is about to record it."""
+def test_the_sweep_finds_unrecorded_objects_by_age(site: Site) -> None:
+    """In the folder of a job that still runs. A younger object may be about to be recorded."""
     job = write(site)
     site.seal(job, 60, trim=True)
     folder = f"{job.workflow_id}/{job.job_id}"
@@ -295,7 +295,7 @@ def test_the_sweep_finds_by_age_what_nobody_has_written_down(site: Site) -> None
 
 
 def test_a_record_that_comes_late_is_refused(site: Site) -> None:
-    """The store was slow, its answer was given up, and the object is deleted: then the script arrives."""
+    """The store was slow, the caller has given up, and the object is deleted. Then the script runs."""
     job, archived = write(site), site.store.chunks
     site.seal(job, 10, trim=False)
     (chunk,) = archived.chunks(ref(job))
@@ -311,7 +311,7 @@ def test_a_record_that_comes_late_is_refused(site: Site) -> None:
 
 
 def test_a_redaction_that_breaks_off_counts_what_was_done(site: Site) -> None:
-    """Its answer says how many lines that were, and where to go on."""
+    """The answer has the number of lines, and where to go on."""
     job = write(site)
     site.seal(job, 40, trim=True)
     site.seal(job, 80, trim=True)
@@ -334,7 +334,7 @@ def test_a_redaction_that_breaks_off_counts_what_was_done(site: Site) -> None:
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[tuple[Site, S3Faults]]:
-    """A service with its archive in S3, a proxy before that."""
+    """A service whose archive is in S3, behind a proxy that can refuse requests."""
     directory = tmp_path_factory.mktemp("s3")
     with s3_server() as address, S3Faults(address) as proxy:
         store, objects = Store(redis_server.url), S3ObjectStore(BUCKET)
@@ -349,7 +349,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> I
 
 
 def test_a_refused_delete_is_pending_and_every_repeat_ends_it(s3: tuple[Site, S3Faults]) -> None:
-    """The lines are redacted and counted, and the answer says that the old text is still in the bucket."""
+    """The lines are redacted and counted. The answer says that the old text is still in the bucket."""
     site, proxy = s3
     job = write(site)
     site.seal(job, 60, trim=True)

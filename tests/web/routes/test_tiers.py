@@ -1,4 +1,4 @@
-"""One log over all tiers: wherever its lines lie, every route says the same of them."""
+"""One log over all tiers: wherever its lines are stored, every route has the same lines."""
 
 import itertools
 import shutil
@@ -32,7 +32,7 @@ TIERS: Final = {
 
 
 class Site:
-    """A service with an archive in files, and the jobs of a test."""
+    """A service with an archive in files, and new jobs for tests."""
 
     def __init__(
         self,
@@ -52,24 +52,24 @@ class Site:
         self._numbers = itertools.count(1)
 
     def job(self) -> Foreign:
-        """A new job, of which nothing is written yet."""
+        """A new job. Nothing is written to it yet."""
         return Foreign(str(self.service.redis_url), self.workflow_id, f"job_{next(self._numbers)}")
 
     def seal(self, job: Foreign, to: int, *, trim: bool) -> None:
         archive_up_to(self.store, self.objects, JobRef(job.workflow_id, job.job_id), to, trim=trim)
 
     def stream(self, job: Foreign, query: str = "", **headers: str) -> Stream:
-        """An event stream, to be closed."""
+        """An event stream. It must be closed."""
         return Stream(self.service, f"{job.path}/events{query}", {**self.headers, **headers})
 
     def events(self, job: Foreign, query: str = "") -> list[dict[str, Any]]:
-        """The whole stream of a job that has ended, without what depends on how much is read at once."""
+        """The whole stream of a job that has ended, without blocks that depend on how much is read at once."""
         with self.stream(job, query) as stream:
             assert stream.wait_end().status == 200, stream.body
             return [block for block in blocks(stream.body) if block.get("event") not in ("connected", "job", None)]
 
     def pages(self, path: str) -> list[Any]:
-        """All pages from ``path`` on."""
+        """The lines of all pages from ``path`` on."""
         found: list[Any] = []
         following: str | None = path
         while following:
@@ -93,7 +93,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) ->
 
 
 def write(job: Foreign) -> Foreign:
-    """Whatever a log may hold: holes, strays, partial lines, entries of foreign making."""
+    """Writes all that a log may contain: gaps, entries out of sequence, partial lines, foreign entries."""
     for number in range(1, LINES + 1):
         if number in (20, 21, 150):
             continue
@@ -114,13 +114,13 @@ def write(job: Foreign) -> Foreign:
 
 @pytest.fixture(scope="module")
 def plain(site: Site) -> Foreign:
-    """The log as it is with nothing archived: what all others must say."""
+    """The log with nothing archived. All others must be equal to it."""
     return write(site.job()).end("FAILED", 3)
 
 
 @pytest.fixture(scope="module", params=TIERS, ids=str)
 def tiered(request: pytest.FixtureRequest, site: Site) -> Foreign:
-    """The same, elsewhere."""
+    """The same log, in other tiers."""
     archived, trim, gone = TIERS[request.param]
     job = write(site.job()).end("FAILED", 3)
     site.seal(job, archived, trim=trim)
@@ -135,7 +135,7 @@ def tiered(request: pytest.FixtureRequest, site: Site) -> Foreign:
     "query", ["", "?offset=100", "?offset=131", "?stream=stderr", "?tail=50", "?tail=150&stream=stdout"]
 )
 def test_events_are_the_same(site: Site, plain: Foreign, tiered: Foreign, query: str) -> None:
-    """Byte for byte, gaps and strays too."""
+    """Byte for byte, with the same gaps."""
     found = site.events(tiered, query)
 
     assert found == site.events(plain, query)
@@ -157,7 +157,7 @@ def test_events_are_the_same(site: Site, plain: Foreign, tiered: Foreign, query:
     ],
 )
 def test_pages_are_the_same(site: Site, plain: Foreign, tiered: Foreign, query: str) -> None:
-    """In both orders, from anywhere."""
+    """In both orders, from any position."""
     assert site.pages(f"{tiered.path}/logs?{query}") == site.pages(f"{plain.path}/logs?{query}")
 
 
@@ -165,7 +165,7 @@ def test_pages_are_the_same(site: Site, plain: Foreign, tiered: Foreign, query: 
     "query", ["q=line+1&limit=7", "q=LINE+.3&regex=true&order=desc&limit=5", "q=foreign", "q=line&stream=stderr"]
 )
 def test_searches_are_the_same(site: Site, plain: Foreign, tiered: Foreign, query: str) -> None:
-    """Lines and highlights."""
+    """The same lines and highlights."""
     found = site.pages(f"{tiered.path}/logs/search?{query}")
 
     assert found
@@ -184,7 +184,7 @@ def test_downloads_are_the_same(site: Site, plain: Foreign, tiered: Foreign, que
 
 
 def test_the_routes_agree(site: Site, tiered: Foreign) -> None:
-    """``/events``, ``/logs`` both ways, ``/raw`` and ``/search`` name the same lines."""
+    """``/events``, ``/logs`` in both orders, ``/raw`` and ``/search`` have the same lines."""
     lines = [block["data"] for block in site.events(tiered) if block["event"] == "log"]
 
     assert site.pages(f"{tiered.path}/logs") == lines
@@ -203,7 +203,7 @@ MOVING: Final = 400
 
 
 def downloaded(site: Site, job: Foreign) -> list[list[dict[str, Any]]]:
-    """What each kind of download says, as lines; the text by what it ought to be."""
+    """The lines of each kind of download. The text is compared with what it should be."""
     answers = {kind: site.client.get(f"{job.path}/logs/raw?format={kind}") for kind in ("json", "jsonl", "txt")}
     lines = [orjson.loads(line) for line in answers["jsonl"].content.split(b"\n")[:-1]]
     assert answers["txt"].content.decode() == "".join(f"{line['message']}\n" for line in lines)
@@ -212,7 +212,7 @@ def downloaded(site: Site, job: Foreign) -> list[list[dict[str, Any]]]:
 
 
 def test_the_routes_agree_while_lines_move(site: Site) -> None:
-    """Whatever lines say, and wherever the archiver is while they are read."""
+    """Whatever the lines contain, and however far the archiver is while they are read."""
     job = site.job().lines((f"{ODD[number % len(ODD)]}{number}" for number in range(1, MOVING)), ("stdout", "stderr"))
     job.lines([""])
     expected = site.pages(f"{job.path}/logs?limit=1000")
@@ -250,8 +250,8 @@ def test_the_routes_agree_while_lines_move(site: Site) -> None:
         "q=minute&until=2026-03-03T10:29:00Z&limit=29",
     ],
 )
-def test_times_and_context_reach_over_the_seam(site: Site, query: str, order: str) -> None:
-    """The thirtieth line is the last in the archive, the next the first in the store."""
+def test_times_and_context_reach_over_both_tiers(site: Site, query: str, order: str) -> None:
+    """The thirtieth line is the last one in the archive, the next is the first in the store."""
     jobs = [site.job(), site.job()]
     for job in jobs:
         for minute in range(60):
@@ -266,7 +266,7 @@ def test_times_and_context_reach_over_the_seam(site: Site, query: str, order: st
 
 
 def test_an_archived_job_has_its_headers_and_its_end(site: Site, tiered: Foreign) -> None:
-    """HEAD answers, and who has seen the end gets 204."""
+    """HEAD is answered, and a client that has seen the end gets 204."""
     head = site.client.head(f"{tiered.path}/events?tail=10")
     assert (head.status_code, head.headers["last-event-id"]) == (200, str(LINES - 10))
     seen = site.client.get(f"{tiered.path}/events", headers={"Last-Event-ID": str(LINES + 1)})
@@ -274,8 +274,8 @@ def test_an_archived_job_has_its_headers_and_its_end(site: Site, tiered: Foreign
     assert site.client.get(f"{tiered.path}/events?wait=1&offset={LINES}").text.count("event: end") == 1
 
 
-def test_a_running_job_is_walked_from_the_archive_to_its_live_end(site: Site) -> None:
-    """In one response, while more is archived."""
+def test_one_stream_goes_from_the_archive_to_the_live_end(site: Site) -> None:
+    """Also while more of the log is archived."""
     job = site.job().lines(f"line {number}" for number in range(1, 301))
     site.seal(job, 100, trim=True)
     with site.stream(job) as stream:
@@ -295,7 +295,7 @@ def test_a_running_job_is_walked_from_the_archive_to_its_live_end(site: Site) ->
 def test_what_is_not_archived_is_served_without_the_archive(
     site: Site, tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    """The rest is refused for now, and said to be missing in the middle of a stream, never left out in silence."""
+    """The rest is refused with 503. A stream names it as missing in the middle, and never omits it silently."""
     job = site.job().lines(f"line {number}" for number in range(1, 301))
     site.seal(job, 200, trim=True)
     job.end()
@@ -320,7 +320,7 @@ def test_what_is_not_archived_is_served_without_the_archive(
 
 
 def test_a_damaged_archive_is_never_a_short_file(site: Site) -> None:
-    """A download is cut off, and a stream says where it cannot go on."""
+    """A download is cut off, and a stream names where it cannot go on."""
     job = site.job().lines(f"line {number}" for number in range(1, 2001))
     site.seal(job, 1500, trim=True)
     site.seal(job, 1900, trim=True)
