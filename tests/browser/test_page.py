@@ -109,6 +109,7 @@ def test_a_running_job_is_followed(open_tab: OpenTab, job: Job) -> None:
     assert tab.page.title().startswith("failed · exit 3 · ")
 
 
+@pytest.mark.long
 def test_a_job_can_be_waited_for(open_tab: OpenTab, page_service: Service, job: Job) -> None:
     """The page is open before the job exists."""
     later = JobRef("page", f"{job.ref.job_id}-later")
@@ -219,6 +220,7 @@ def test_lines_are_shared_by_number(open_tab: OpenTab, big: Job) -> None:
     wait_until(lambda: tab.page.evaluate(read) == tab.page.url, PATIENCE_SECONDS, "the link is on the clipboard")
 
 
+@pytest.mark.long
 def test_a_log_is_saved(open_tab: OpenTab, job: Job) -> None:
     """In three formats. With a filter only what is shown."""
     job.lines("one", "two").lines("three", stream="stderr").end()
@@ -303,6 +305,7 @@ def test_long_lines_are_joined_and_groups_are_folded(open_tab: OpenTab, job: Job
     tab.wait_number(30)
 
 
+@pytest.mark.long
 def test_long_lines_wrap_and_times_are_shown(open_tab: OpenTab, job: Job) -> None:
     """Wrapped rows are as high as they need to be, and End still leads to the end."""
     job.lines(*(f"{number} " + "word " * (number % 9 * 40) for number in range(1, 201))).end()

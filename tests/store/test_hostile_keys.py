@@ -347,7 +347,7 @@ class World:
             self._make_all(state)
         assert self.archive() == 0
         for job in self.honest("over"):
-            self.bench.end_seen(8 * DAY, job)
+            self.bench.set_end_seen(8 * DAY, job)
         for state in ("running", "large", "unheard", "ended", "foreign"):
             self._make_all(state)
 

@@ -13,7 +13,7 @@ from chronoverse.archive.retention import apply_retention, delete_job
 from chronoverse.errors import AppendRefused, Closed, CorruptLog, Deleted, Fenced, Held, SequenceGap
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
-from tests.support.bench import JOB, LEASE_MS, NOW, NOW_SECONDS, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines
+from tests.support.bench import JOB, LEASE_MS, NOW, NOW_SECONDS, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
 from tests.support.waiting import wait_until
 
 RefusedType = TypeVar("RefusedType", bound=AppendRefused)
@@ -28,7 +28,7 @@ def store(bench: Bench) -> Store:
 @pytest.fixture
 def looker(bench: Bench) -> Store:
     """One for which a lease is over as soon as it is gone."""
-    return bench.another(lease_seconds=0.001)
+    return bench.new_store(lease_seconds=0.001)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_open_starts_the_job_and_takes_the_lease(bench: Bench, store: Store) -> 
 
 def test_only_the_lease_of_an_open_job_runs_out(bench: Bench, attempt: Attempt) -> None:
     """The hash and the listing stay."""
-    assert LEASE_MS - RUN_DOWN_MS < bench.ttl("lease") <= LEASE_MS
+    assert LEASE_MS - TTL_TOLERANCE_MS < bench.ttl("lease") <= LEASE_MS
     assert (bench.ttl("job"), bench.ttl("jobs")) == (-1, -1)
 
 
@@ -96,7 +96,7 @@ def test_a_repeated_open_renews_the_lease(bench: Bench, store: Store, attempt: A
     bench.ask("PEXPIRE", bench.key("lease"), 10_000)
     store.open(JOB, "token-1")
 
-    assert LEASE_MS - RUN_DOWN_MS < bench.ttl("lease") <= LEASE_MS
+    assert LEASE_MS - TTL_TOLERANCE_MS < bench.ttl("lease") <= LEASE_MS
 
 
 def test_a_job_with_a_live_runner_is_held(bench: Bench, store: Store, attempt: Attempt) -> None:
@@ -248,7 +248,7 @@ def test_append_renews_the_lease(bench: Bench, store: Store, attempt: Attempt) -
     for _ in range(2):
         bench.ask("PEXPIRE", bench.key("lease"), 10_000)
         store.append(attempt, make_lines(1, 1))
-        assert bench.ttl("lease") > LEASE_MS - RUN_DOWN_MS
+        assert bench.ttl("lease") > LEASE_MS - TTL_TOLERANCE_MS
 
 
 def test_append_without_the_lease_is_fenced(bench: Bench, store: Store, attempt: Attempt) -> None:
@@ -296,7 +296,7 @@ def test_renew_extends_the_lease(bench: Bench, store: Store, attempt: Attempt) -
     store.renew(attempt)
     store.renew(attempt)
 
-    assert LEASE_MS - RUN_DOWN_MS < bench.ttl("lease") <= LEASE_MS
+    assert LEASE_MS - TTL_TOLERANCE_MS < bench.ttl("lease") <= LEASE_MS
     assert bench.snapshot() == before
 
 
@@ -355,7 +355,7 @@ def test_an_ended_job_is_kept_for_its_retention(bench: Bench, store: Store, atte
     finish(store, attempt)
 
     for kind in ("log", "job"):
-        assert RETENTION_MS - RUN_DOWN_MS < bench.ttl(kind) <= RETENTION_MS
+        assert RETENTION_MS - TTL_TOLERANCE_MS < bench.ttl(kind) <= RETENTION_MS
     assert bench.ttl("jobs") == -1
 
 
@@ -373,7 +373,7 @@ def test_a_workflow_may_have_a_retention_of_its_own(
     store.register(pending)
 
     for kind, job in (("log", JOB), ("job", JOB), ("log", lost), ("job", lost), ("job", pending)):
-        assert own * 1000 - RUN_DOWN_MS < bench.ttl(kind, job) <= own * 1000
+        assert own * 1000 - TTL_TOLERANCE_MS < bench.ttl(kind, job) <= own * 1000
 
 
 def test_a_retention_that_changes_is_that_of_ended_logs_too(bench: Bench, store: Store, attempt: Attempt) -> None:
@@ -383,10 +383,10 @@ def test_a_retention_that_changes_is_that_of_ended_logs_too(bench: Bench, store:
     store.append(store.open(running, "token-1"), make_lines(1, 1))
     finish(store, store.open(other, "token-1"))
 
-    bench.end_seen(1_000)
+    bench.set_end_seen(1_000)
     assert apply_retention(store, JOB.workflow_id, 5_000, 9) == 2
     for kind in ("log", "job"):
-        assert 4_000_000 - RUN_DOWN_MS < bench.ttl(kind) <= 4_000_000
+        assert 4_000_000 - TTL_TOLERANCE_MS < bench.ttl(kind) <= 4_000_000
         assert bench.ttl(kind, other) <= RETENTION_MS
         assert bench.ttl(kind, running) == -1
     assert apply_retention(store, JOB.workflow_id, None, 900) == 2
@@ -485,7 +485,7 @@ def deleted(store: Store, attempt: Attempt) -> Attempt:
 
 def test_a_deleted_job_leaves_a_tombstone_that_expires(bench: Bench, deleted: Attempt) -> None:
     assert bench.keys() == {bench.key("deleted")}
-    assert 60_000 - RUN_DOWN_MS < bench.ttl("deleted") <= 60_000
+    assert 60_000 - TTL_TOLERANCE_MS < bench.ttl("deleted") <= 60_000
 
 
 @pytest.mark.parametrize(
@@ -511,7 +511,7 @@ def test_a_runner_of_a_job_that_is_being_deleted_is_told(bench: Bench, store: St
     """The tombstone is there before the keys go. While a runner lives nothing of it is written."""
     with archive_lock(store, JOB) as token:
         refused(bench, Held, lambda: store.chunks.mark_deleting(JOB, token, 60_000))
-        bench.lose_lease()
+        bench.expire_lease()
         store.chunks.mark_deleting(JOB, token, 60_000)
         refused(bench, Deleted, lambda: store.append(attempt, make_lines(1, 1)))
         refused(bench, Deleted, lambda: store.open(JOB, "token-2"))

@@ -17,7 +17,7 @@ from chronoverse.joblog.values import Attempt, End, Job, JobRef, Status
 from chronoverse.store import Durability, Store
 from chronoverse.store.driver import COMMAND_CONNECTIONS
 from tests.conftest import EVERY_KIND, binary
-from tests.support.bench import JOB, NOW, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines
+from tests.support.bench import JOB, NOW, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -37,7 +37,7 @@ def store(bench: Bench) -> Store:
 @pytest.fixture
 def judge(bench: Bench) -> Store:
     """A store with a lease so short that any server here is old enough to be judged by."""
-    return bench.another(lease_seconds=0.05)
+    return bench.new_store(lease_seconds=0.05)
 
 
 def at_once(operation: Callable[[int], Any]) -> list[Any]:
@@ -86,7 +86,7 @@ def test_a_runner_whose_lease_ran_out_is_lost(bench: Bench, judge: Store) -> Non
     """Whoever looks then writes the end, with all that belongs to it."""
     judge.append(judge.open(JOB, "token-1"), make_lines(1, 2))
     wait_until(lambda: bench.ttl("lease") == -2, PATIENCE, "the lease runs out")
-    bench.lose_lease()
+    bench.expire_lease()
 
     end = End(3, Status.LOST, None, 2, 0, NOW)
     assert judge.get_job(JOB) == Job(JOB, Status.LOST, 1, NOW, NOW, NOW, None, 2, 0, 1, 2, end)
@@ -105,13 +105,13 @@ def test_a_runner_whose_lease_ran_out_is_lost(bench: Bench, judge: Store) -> Non
         "dropped": "0",
     }
     for kind in ("log", "job"):
-        assert RETENTION_MS - RUN_DOWN_MS < bench.ttl(kind) <= RETENTION_MS
+        assert RETENTION_MS - TTL_TOLERANCE_MS < bench.ttl(kind) <= RETENTION_MS
 
 
 def test_a_job_is_lost_once_however_many_look(bench: Bench, judge: Store) -> None:
     """All see the same end."""
     judge.append(judge.open(JOB, "token-1"), make_lines(1, 2))
-    bench.lose_lease()
+    bench.expire_lease()
 
     found = at_once(lambda _: judge.get_job(JOB))
 
@@ -123,7 +123,7 @@ def test_the_late_runner_of_a_lost_job_is_fenced(bench: Bench, judge: Store) -> 
     """From everything, and nothing of it is behind the end; nobody else may go on either."""
     attempt = judge.open(JOB, "token-1")
     judge.append(attempt, make_lines(1, 2))
-    bench.lose_lease()
+    bench.expire_lease()
     judge.get_job(JOB)
     before = bench.snapshot()
 
@@ -142,7 +142,7 @@ def test_the_late_runner_of_a_lost_job_is_fenced(bench: Bench, judge: Store) -> 
 def test_a_job_that_was_lost_before_its_first_line(bench: Bench, judge: Store) -> None:
     """Its log is its end."""
     judge.open(JOB, "token-1")
-    bench.lose_lease()
+    bench.expire_lease()
     judge.get_job(JOB)
 
     assert bench.ids() == ["1-0"]
@@ -152,7 +152,7 @@ def test_a_lost_job_whose_log_is_out_of_shape_ends_behind_it(bench: Bench, judge
     """A viewer must not wait for ever."""
     judge.open(JOB, "token-1")
     bench.xadd("5-1", "message", "a")
-    bench.lose_lease()
+    bench.expire_lease()
 
     job = judge.get_job(JOB)
     assert job
@@ -162,7 +162,7 @@ def test_a_lost_job_whose_log_is_out_of_shape_ends_behind_it(bench: Bench, judge
 def test_a_runner_with_a_live_lease_is_not_lost(bench: Bench, store: Store, judge: Store) -> None:
     """However old the server is."""
     store.open(JOB, "token-1")
-    bench.lose_lease()
+    bench.expire_lease()
     bench.ask("SET", bench.key("lease"), "token-1")
 
     job = judge.get_job(JOB)
@@ -173,7 +173,7 @@ def test_a_runner_with_a_live_lease_is_not_lost(bench: Bench, store: Store, judg
 def test_a_runner_that_came_back_in_time_is_not_lost(bench: Bench, judge: Store) -> None:
     """A new attempt took the job over before anybody looked."""
     judge.open(JOB, "token-1")
-    bench.lose_lease()
+    bench.expire_lease()
     bench.store.open(JOB, "token-2")
 
     job = judge.get_job(JOB)
@@ -187,7 +187,7 @@ def test_a_foreign_runner_is_never_lost(bench: Bench, judge: Store, status: str 
     bench.xadd("1-0", "message", "a")
     if status:
         bench.ask("HSET", bench.key("job"), "status", status, "started_at", NOW)
-    bench.lose_lease()
+    bench.expire_lease()
 
     job = judge.get_job(JOB)
     assert job
@@ -198,7 +198,7 @@ def test_a_foreign_end_stands_although_the_lease_has_gone(bench: Bench, judge: S
     """There is one end."""
     judge.open(JOB, "token-1")
     bench.xadd("1-0", "event", "end", "exit_code", "0")
-    bench.lose_lease()
+    bench.expire_lease()
 
     job = judge.get_job(JOB)
     assert job
@@ -208,9 +208,9 @@ def test_a_foreign_end_stands_although_the_lease_has_gone(bench: Bench, judge: S
 def test_nobody_is_judged_by_a_server_younger_than_the_lease(bench: Bench, judge: Store) -> None:
     """No runner had the time to renew."""
     judge.open(JOB, "token-1")
-    bench.lose_lease()
+    bench.expire_lease()
 
-    job = bench.another(lease_seconds=YEAR).get_job(JOB)
+    job = bench.new_store(lease_seconds=YEAR).get_job(JOB)
     assert job
     assert (job.status, bench.ids()) == (Status.RUNNING, [])
 
@@ -288,7 +288,7 @@ def test_a_refused_batch_is_stored_whole_or_not_at_all(bench: Bench, store: Stor
 def test_nobody_is_judged_while_the_server_refuses(bench: Bench, judge: Store, refusal: Refusal) -> None:
     """No runner could renew. Looking itself works, and judges afterwards."""
     judge.append(judge.open(JOB, "token-1"), make_lines(1, 2))
-    bench.lose_lease()
+    bench.expire_lease()
     with refusal(bench):
         running = judge.get_job(JOB)
         assert running
@@ -595,7 +595,7 @@ def test_a_log_beyond_all_numbers_cannot_be_ended(bench: Bench, store: Store, en
     with pytest.raises(CorruptLog):
         store.finish(attempt, Status.COMPLETED, 0, 0, 1)
     bench.ask("DEL", bench.key("lease"))
-    job = bench.another(lease_seconds=0.05).get_job(JOB)
+    job = bench.new_store(lease_seconds=0.05).get_job(JOB)
 
     assert job
     assert job.status is Status.RUNNING

@@ -20,7 +20,7 @@ from chronoverse.store.listing import LISTED_SECONDS, JobListing
 from chronoverse.store.live_reader import TRACKING_THRESHOLDS, LiveReader
 from chronoverse.store.store import GET_JOBS_BATCH
 from chronoverse.store.topology import SingleServer
-from tests.support.bench import JOB, NOW, NOW_SECONDS, RETENTION_MS, RUN_DOWN_MS, Bench, make_lines
+from tests.support.bench import JOB, NOW, NOW_SECONDS, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
 from tests.support.servers import running
 from tests.support.waiting import wait_until
 
@@ -77,7 +77,7 @@ def test_a_registered_job_is_pending(bench: Bench, store: Store) -> None:
         "{wf_1}:job_1:job": {"status": "PENDING", "created_at": NOW},
         "{wf_1}:jobs": [b"job_1", b"%d" % round(NOW_SECONDS * 1000)],
     }
-    assert RETENTION_MS - RUN_DOWN_MS < bench.ttl("job") <= RETENTION_MS
+    assert RETENTION_MS - TTL_TOLERANCE_MS < bench.ttl("job") <= RETENTION_MS
 
 
 def test_a_job_is_registered_once(bench: Bench, store: Store) -> None:

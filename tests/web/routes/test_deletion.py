@@ -153,7 +153,7 @@ def test_a_deleted_job_reads_like_one_that_never_existed(site: Site) -> None:
     assert site.client.delete(job.path).status_code == 404
 
 
-@pytest.mark.parametrize("step", ["doomed", "object deleted"])
+@pytest.mark.parametrize("step", ["marked for deletion", "object deleted"])
 def test_a_deletion_that_breaks_off_has_left_the_tombstone(site: Site, step: str) -> None:
     """The tombstone is written before anything is deleted, and stays when the deletion is resumed."""
     job = site.job().lines(["secret"]).end()

@@ -198,6 +198,7 @@ def test_a_client_that_has_left_stops_its_work(
     assert cpu_seconds(service) - before < 0.3
 
 
+@pytest.mark.long
 def test_many_pages_at_once_share_a_bounded_amount_of_memory(
     service: Service, auth: dict[str, str], control: Foreign
 ) -> None:
@@ -267,6 +268,7 @@ def test_a_tail_of_one_stream_lets_others_go_first(service: Service, auth: dict[
     assert slowest < 1
 
 
+@pytest.mark.long
 def test_a_tail_that_is_not_found_in_time_is_shorter(
     service: Service, auth: dict[str, str], open_stream: Callable[..., Stream], redis_server: Any, job: Foreign
 ) -> None:

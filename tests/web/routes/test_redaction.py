@@ -181,7 +181,7 @@ def test_a_job_is_deleted_everywhere(site: Site) -> None:
     assert site.store.get_job(ref) is None
 
 
-@pytest.mark.parametrize("step", ["doomed", "object deleted"])
+@pytest.mark.parametrize("step", ["marked for deletion", "object deleted"])
 def test_a_deletion_that_broke_off_can_be_repeated(site: Site, step: str) -> None:
     """Nobody sees the job any more. The repeated request completes the deletion, and a third one gets 404."""
     job = site.job().lines(f"line {number}" for number in range(1, 101))

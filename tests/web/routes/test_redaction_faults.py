@@ -225,7 +225,7 @@ def test_a_paused_archiver_deletes_what_it_could_not_record(site: Site) -> None:
     assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
 
 
-@pytest.mark.parametrize("step", ["read", "announced", "put"])
+@pytest.mark.parametrize("step", ["read", "upload begun", "put"])
 def test_a_paused_archiver_leaves_nothing_of_a_deleted_job(site: Site, step: str) -> None:
     """It writes its object before or after the deletion, and cannot record it."""
     job = write(site).end()
@@ -242,7 +242,7 @@ def test_a_paused_archiver_leaves_nothing_of_a_deleted_job(site: Site, step: str
     assert site.store.chunks.garbage(ref(job)) == set()
 
 
-@pytest.mark.parametrize("step", ["announced", "put"])
+@pytest.mark.parametrize("step", ["upload begun", "put"])
 def test_an_archiver_that_was_paused_while_a_redaction_swept(site: Site, step: str) -> None:
     """The redaction has listed its object as garbage. The object may be written afterwards."""
     job = write(site).end()

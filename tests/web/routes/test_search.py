@@ -278,6 +278,7 @@ def test_nobody_searches_what_they_may_not_see(
     assert foreign.content == unknown.content
 
 
+@pytest.mark.long
 def test_live_viewers_are_not_held_up_by_downloads(
     service: Service, auth: dict[str, str], long: Foreign, job: Foreign
 ) -> None:
