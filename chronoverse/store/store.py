@@ -207,7 +207,7 @@ class Store:
         return ()
 
     def read_sequential(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
-        """:meth:`read`, for callers that will read on after these entries. A single server is asked for the next ahead."""
+        """:meth:`read`, for callers that will read on. A single server is asked for the next entries ahead."""
         return self._prefetch.read(job, after, count) if self._prefetch else self.read(job, after, count)
 
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
