@@ -153,7 +153,7 @@ def post_worker_init(worker: Any) -> None:
 
 
 def _ensure(hold: embedded.ServerLease, log: Any) -> None:
-    """An embedded server that dies is started again by its keeper; should somebody kill that too, by us."""
+    """An embedded server that dies is started again by its supervisor; should somebody kill that too, by us."""
     try:
         hold.ensure()
     except EmbeddedError as error:

@@ -29,7 +29,7 @@ from bench.produce import Plan
 from bench.search import build_output
 from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.retention import ArchiverLimits
+from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.joblog.values import JobRef, LineRun, Status, iso_timestamp
 from chronoverse.store import Store
 
@@ -95,7 +95,7 @@ class Archived(Ours):
         archiver = Archiver(
             store,
             FileObjectStore(Path(self.folder / "archive")),
-            ArchiverLimits(HOT_BYTES, 0, 86_400),
+            RetentionPolicy(HOT_BYTES, 0, 86_400),
             stop=threading.Event(),
         )
         appends = store.append_connection()
@@ -104,9 +104,9 @@ class Archived(Ours):
             appends.send(attempt, first, [LineRun(iso_timestamp(1772532000 + first / 7000), "stdout", False, messages)])
             appends.receive()
             if first % SEAL_LINES == 1:
-                archiver.once()
+                archiver.run_once()
         store.finish(attempt, Status.COMPLETED, 0, 0, lines + 1)
-        archiver.once()
+        archiver.run_once()
         if not store.catalog.archive_state(JOB).complete:
             raise Failed("the log was not archived")
         store.close()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from bench.processes import folder
-from chronoverse.archive.codec import Packer
+from chronoverse.archive.codec import ChunkBuilder
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.search import search
@@ -87,7 +87,7 @@ def build_output(seed: int = 7) -> Iterator[str]:
 def archived(directory: Path, lines: int) -> tuple[Log, int]:
     """An archive of so many lines, a few to each millisecond, and the bytes of their text."""
     log, objects, text, size = Log(), FileObjectStore(directory), build_output(), 0
-    packer = Packer(JOB, 1)
+    packer = ChunkBuilder(JOB, 1)
     for first in range(1, lines + 1, 500):
         batch: list[RawEntry] = []
         for number in range(first, min(first + 500, lines + 1)):
@@ -100,7 +100,7 @@ def archived(directory: Path, lines: int) -> tuple[Log, int]:
             chunk, data = packer.finish()
             objects.put(chunk.name, data)
             log.chunks.append(chunk)
-            packer = Packer(JOB, packer.last + 1)
+            packer = ChunkBuilder(JOB, packer.last + 1)
     return log, size
 
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from chronoverse.web.streaming.connection import SEND_SECONDS
+from chronoverse.web.streaming.connection import STALL_SECONDS
 from tests.support.servers import running
 from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign
@@ -52,7 +52,7 @@ def slow_reader(service: Service, job: Foreign) -> tuple[float, float]:
                 other.wait_for(wanted, 5)
                 worst = max(worst, time.monotonic() - asked)
                 # Its first write may be so short that it ends in time, but not the next.
-                assert time.monotonic() - started < 2 * SEND_SECONDS + SLACK_SECONDS, "the slow one is kept"
+                assert time.monotonic() - started < 2 * STALL_SECONDS + SLACK_SECONDS, "the slow one is kept"
         finally:
             stop.set()
             writer.join()

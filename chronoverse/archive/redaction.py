@@ -1,21 +1,22 @@
-"""Taking what lines say out of a log, in every tier: their numbers, times and streams stay.
+"""Replaces what lines say by ``[redacted]``, in store and archive. Their numbers, times and streams stay.
 
-What is in the archive is put there anew, in the old chunk's place; what is not yet goes there now, up to the last line
-that is redacted, and leaves the store. All of it is done under the job's archiving lease, chunk by chunk, each of them
-in one step: whoever repeats a redaction that broke off finds what is left of it.
+Archived lines are written again, in a chunk that takes the old one's place. Lines that are only in the store are
+archived now, up to the last line that is redacted, and removed from the store. All of this is done while holding the
+job's archive lock, chunk by chunk, and each chunk is recorded in one step. So a redaction that was interrupted can be
+repeated, and does the rest.
 
-A redaction is done when nothing can bring the old text back: the store has its new records for good, and no object
-that holds the text is left, recorded or not. See :mod:`chronoverse.archive.job_objects`.
+A redaction is done when nothing can bring the old text back: the store cannot go back to its old records, and no
+object with the text is left, recorded or not. See :mod:`chronoverse.archive.job_objects`.
 """
 
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final, NamedTuple
 
-from chronoverse.archive.codec import Packer, rewrite
-from chronoverse.archive.job_objects import CLOCKS_SECONDS, JobObjects, archive_lock
+from chronoverse.archive.codec import ChunkBuilder, rewrite
+from chronoverse.archive.job_objects import CLOCK_SKEW_SECONDS, JobObjects, archive_lock
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.errors import AppendRefused, ArchiveBusy, JobNotFound, LineStillOpen, SearchTooExpensive, StoreError
 from chronoverse.joblog.chunk import CHUNK_BYTES
@@ -24,65 +25,74 @@ from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.store import Store
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 
-#: What a redacted line says.
-TOMBSTONE: Final = "[redacted]"
-#: Seconds after which one call ends, behind the chunk it is at: a chunk takes about one.
-REDACT_SECONDS: Final = 5.0
-#: Seconds to wait for an archiver that is at the job, and between two tries. A chunk takes it less than that.
+#: The message of a redacted line.
+REDACTED_MESSAGE: Final = "[redacted]"
+#: Seconds after which one call ends, when it has finished its current chunk. A chunk takes about 1 s.
+CALL_SECONDS: Final = 5.0
+#: Seconds to wait for an archiver that holds the archive lock, and between two attempts to take the lock. An archiver
+#: needs less time than that for a chunk.
 BUSY_SECONDS: Final = 5.0
-BUSY_TRY_SECONDS: Final = 0.1
-#: Entries of one read, at most: others wait for as long as these are looked through.
-PAGE: Final = 1_000
+BUSY_RETRY_SECONDS: Final = 0.1
+#: Entries of one read. Other greenlets wait while these are checked.
+PAGE_ENTRIES: Final = 1_000
 
 log: Final = logging.getLogger(__name__)
 
 
 class RedactionRequest(NamedTuple):
-    """Lines ``first`` to ``last`` that are ``wanted``, and what to remember of it.
+    """Asks for a redaction of the lines from ``first`` to ``last`` that ``matches`` accepts.
 
-    ``exact``: all of the range is meant, so that a line that cannot be redacted yet is an error.
+    ``audit`` is stored with each redaction. ``exact`` means that the whole range is to be redacted, so that a line
+    which cannot be redacted yet is an error.
     """
 
     first: int
     last: int
-    wanted: Callable[[Line], bool]
+    matches: Callable[[Line], bool]
     audit: dict[str, Any]
     exact: bool
 
     def change(self, line: Line) -> Line | None:
-        """The line as it shall be, None where it is so."""
-        if not self.first <= line.sequence_num <= self.last or line.message == TOMBSTONE or not self.wanted(line):
+        """The redacted line; None for a line that is not to be changed, or is redacted already."""
+        if (
+            not self.first <= line.sequence_num <= self.last
+            or line.message == REDACTED_MESSAGE
+            or not self.matches(line)
+        ):
             return None
-        return line._replace(message=TOMBSTONE)
+        return line._replace(message=REDACTED_MESSAGE)
 
-    def remember(self, numbers: Sequence[int]) -> dict[str, Any]:
-        """What to remember of the redaction of these lines."""
+    def audit_entry(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """The audit entry for the redaction of these lines."""
         return {**self.audit, "from": numbers[0], "to": numbers[-1], "count": len(numbers)}
 
 
 class RedactionResult(NamedTuple):
-    """How many lines were redacted, the last number looked at, and whether the wish is fulfilled.
+    """How many lines were redacted, the last number that was checked, and whether the request is complete.
 
-    ``pending``: the store may still go back to the old text, or an object that holds it is still to be deleted.
+    ``pending`` means that the store may still go back to the old text, or that an object with it is not deleted yet.
     """
 
     lines: int
-    reached: int
-    whole: bool
+    last_checked: int
+    complete: bool
     pending: bool
 
 
 class Redaction:
-    """``wish`` for the log of ``job``. ``pause`` lets others go on; ``clock`` is monotonic, in seconds."""
+    """Carries out ``request`` for the log of ``job``.
+
+    ``pause`` lets other greenlets run. ``clock`` is monotonic and ``wall_clock`` Unix time, both in seconds.
+    """
 
     def __init__(
         self,
         store: Store,
         objects: ObjectStore,
         job: JobRef,
-        wish: RedactionRequest,
+        request: RedactionRequest,
         *,
-        pause: Callable[[], object] = bool,
+        pause: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
@@ -90,164 +100,168 @@ class Redaction:
         self._store: Final = store
         self._objects: Final = objects
         self._ref: Final = job
-        self._wish = wish
+        self._request = request
         self._pause = pause
         self._clock = clock
         self._wall_clock = wall_clock
         self._sleep = sleep
         self._token = ""
         self._count = 0
-        self._at_once = AdaptiveBatch()
-        #: The number up to which nothing is left to do.
-        self._reached = wish.first - 1
+        self._batch = AdaptiveBatch()
+        #: Up to this number there is nothing left to do.
+        self._last_checked = request.first - 1
 
     def run(self) -> RedactionResult:
-        """Does it, or a part of it.
+        """Redacts all lines, or those that it gets to in :data:`CALL_SECONDS`.
 
-        An error behind the first lines that were redacted ends the call and is not raised, or nobody would hear of
-        those lines: they would not be counted when the redaction is repeated.
+        An error after the first redacted lines ends the call and is not raised. Otherwise nobody would learn of these
+        lines, since a repeated redaction does not count them again.
         Raises: :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and as
         the store and the archive do.
         """
-        with self._sealer() as self._token:
+        with self._wait_for_lock() as self._token:
             job = self._store.get_job(self._ref)
             if job is None:
                 raise JobNotFound("no such job")
-            last = min(self._wish.last, job.last if job.end else job.last - 1)
-            if self._wish.exact and last < min(self._wish.last, job.last):
+            last = min(self._request.last, job.last if job.end else job.last - 1)
+            if self._request.exact and last < min(self._request.last, job.last):
                 raise LineStillOpen(
                     f"line {job.last} is the newest of a running job: it can be redacted behind the next"
                 )
-            written = JobObjects(self._store, self._objects, self._ref, self._token)
+            job_objects = JobObjects(self._store, self._objects, self._ref, self._token)
             try:
-                self._redact(written, job, last)
+                self._redact(job_objects, job, last)
             except (StoreError, AppendRefused, SearchTooExpensive) as error:
                 if not self._count:
                     raise
                 log.warning("a redaction broke off: %s", error, extra={"fields": {"job": str(self._ref)}})
-            return RedactionResult(self._count, self._reached, self._reached >= last, self._is_pending(written))
+            return RedactionResult(
+                self._count, self._last_checked, self._last_checked >= last, self._is_pending(job_objects)
+            )
 
-    def _redact(self, written: JobObjects, job: Job, last: int) -> None:
-        deadline = self._clock() + REDACT_SECONDS
-        self._rewrite_archived(written, last, deadline)
-        if self._reached >= min(job.archived, last):
-            self._seal(written, job, last, deadline)
+    def _redact(self, job_objects: JobObjects, job: Job, last: int) -> None:
+        deadline = self._clock() + CALL_SECONDS
+        self._redact_archived(job_objects, last, deadline)
+        if self._last_checked >= min(job.archived, last):
+            self._redact_stored(job_objects, job, last, deadline)
 
-    def _is_pending(self, written: JobObjects) -> bool:
-        """Deletes what holds the old text. True when that could not be done for all of it, and for good."""
+    def _is_pending(self, job_objects: JobObjects) -> bool:
+        """Deletes the objects with the old text. Returns True when some are left, or when the store may go back."""
         try:
-            # An object store's clock may be ahead of ours.
-            found = written.collect(self._wall_clock(), min_age=-CLOCKS_SECONDS, ask=True)
+            # The object store's clock may be ahead of ours.
+            garbage = job_objects.collect_garbage(
+                self._wall_clock(), min_age=-CLOCK_SKEW_SECONDS, check_permanence=True
+            )
         except (StoreError, AppendRefused) as error:
             log.warning("redacted text is still to be deleted: %s", error, extra={"fields": {"job": str(self._ref)}})
             return True
-        return found.left > 0 or found.permanent is False
+        return garbage.remaining > 0 or garbage.permanent is False
 
     @contextmanager
-    def _sealer(self) -> Iterator[str]:
+    def _wait_for_lock(self) -> Iterator[str]:
+        """Holds the archive lock, after waiting for it. Gives the lock's token. Raises :class:`ArchiveBusy`."""
         until = self._clock() + BUSY_SECONDS
-        while True:
-            lease = archive_lock(self._store, self._ref)
-            try:
-                token = lease.__enter__()
-                break
-            except ArchiveBusy:
-                if self._clock() > until:
-                    raise
-            self._sleep(BUSY_TRY_SECONDS)
-        try:
+        with ExitStack() as stack:
+            while True:
+                try:
+                    token = stack.enter_context(archive_lock(self._store, self._ref))
+                    break
+                except ArchiveBusy:
+                    if self._clock() > until:
+                        raise
+                self._sleep(BUSY_RETRY_SECONDS)
             yield token
-        finally:
-            lease.__exit__(None, None, None)
 
-    def _rewrite_archived(self, written: JobObjects, last: int, deadline: float) -> None:
-        """Redacts what is archived. The old objects stay, as garbage."""
-        while self._reached < last and (chunk := self._store.chunks.chunk(self._ref, self._reached + 1)):
+    def _redact_archived(self, job_objects: JobObjects, last: int, deadline: float) -> None:
+        """Redacts archived lines. The old objects become garbage."""
+        while self._last_checked < last and (chunk := self._store.chunks.chunk(self._ref, self._last_checked + 1)):
             data = self._objects.get(chunk.name)
-            found = rewrite(self._ref, chunk, data, self._wish.first, last, self._wish.change, self._pause)
-            if found is not None:
-                made, data, numbers = found
-                audit = self._wish.remember(numbers)
-                with written.put(made, data) as made:
-                    self._store.redaction_log.redact(self._ref, self._token, made, audit, old=chunk)
+            rewritten = rewrite(self._ref, chunk, data, self._request.first, last, self._request.change, self._pause)
+            if rewritten is not None:
+                new_chunk, data, numbers = rewritten
+                audit = self._request.audit_entry(numbers)
+                with job_objects.put_verified(new_chunk, data) as new_chunk:
+                    self._store.redaction_log.redact(self._ref, self._token, new_chunk, audit, old=chunk)
                 self._count += len(numbers)
-            self._reached = chunk.last
+            self._last_checked = chunk.last
             if self._clock() > deadline:
                 break
 
-    def _seal(self, written: JobObjects, job: Job, last: int, deadline: float) -> None:
-        """Redacts what only the store has."""
-        following = job.archived + 1 if job.archived else max(job.hot, 1)
-        affected = self._last_affected(max(following, self._wish.first), last, job.hot)
-        while following <= affected:
+    def _redact_stored(self, job_objects: JobObjects, job: Job, last: int, deadline: float) -> None:
+        """Redacts lines that only the store has, by archiving all lines up to the last of them."""
+        first = job.archived + 1 if job.archived else max(job.hot, 1)
+        affected = self._last_affected(max(first, self._request.first), last, job.hot)
+        while first <= affected:
             numbers: list[int] = []
             newest: RawEntry | None = None
-            packer = Packer(self._ref, following)
-            while packer.last < affected and packer.text_size < CHUNK_BYTES and not packer.closed:
-                entries = self._page(packer.last, affected - packer.last)
-                taken = [each for each in entries if entry_number(each[0]) <= affected]
-                if not taken:
+            builder = ChunkBuilder(self._ref, first)
+            while builder.last < affected and builder.text_size < CHUNK_BYTES and not builder.closed:
+                entries = self._page(builder.last, affected - builder.last)
+                wanted = [each for each in entries if entry_number(each[0]) <= affected]
+                if not wanted:
                     break
-                packer.add(self._changed(taken, packer.last, numbers), job.hot)
-                newest = taken[-1]
+                builder.add(self._changed_entries(wanted, builder.last, numbers), job.hot)
+                newest = wanted[-1]
                 self._pause()
-            if packer.last < following:
+            if builder.last < first:
                 break
-            with written.put(*packer.finish()) as chunk:
+            with job_objects.put_verified(*builder.finish()) as chunk:
                 if numbers:
-                    audit = self._wish.remember(numbers)
+                    audit = self._request.audit_entry(numbers)
                     self._store.redaction_log.redact(self._ref, self._token, chunk, audit, last_entry=newest)
                 else:
                     self._store.chunks.commit_chunk(self._ref, self._token, chunk, trim=chunk.last, last_entry=newest)
             self._count += len(numbers)
-            self._reached = max(self._reached, chunk.last)
-            following = chunk.last + 1
+            self._last_checked = max(self._last_checked, chunk.last)
+            first = chunk.last + 1
             if self._clock() > deadline:
                 break
-        if following > affected:
-            self._reached = last
+        if first > affected:
+            self._last_checked = last
 
     def _last_affected(self, first: int, last: int, lowest: int) -> int:
-        """The last line in the store that is to be changed; 0 when none is."""
-        found, place = 0, first - 1
-        while place < last:
-            entries = self._page(place, PAGE)
+        """The last line in the store that is to be redacted; 0 when there is none."""
+        found, cursor = 0, first - 1
+        while cursor < last:
+            entries = self._page(cursor, PAGE_ENTRIES)
             if not entries:
                 break
-            for line in self._lines(entries, place, lowest):
+            for line in self._changed_lines(entries, cursor, lowest):
                 found = line.sequence_num if line.sequence_num <= last else found
-            place = entry_number(entries[-1][0])
+            cursor = entry_number(entries[-1][0])
             self._pause()
         return found
 
     def _page(self, after: int, most: int) -> Sequence[RawEntry]:
-        """The entries that follow, no more than :data:`PAGE` and about a megabyte."""
-        entries = self._store.page(self._ref, after=after, count=min(self._at_once.lines, PAGE, most))
-        self._at_once.learn(len(entries), sum(len(value) for _, fields in entries for value in fields))
+        """The entries after ``after``: at most :data:`PAGE_ENTRIES`, ``most`` and about 1 MiB."""
+        entries = self._store.page(self._ref, after=after, count=min(self._batch.lines, PAGE_ENTRIES, most))
+        self._batch.learn(len(entries), sum(len(value) for _, fields in entries for value in fields))
         return entries
 
-    def _lines(self, entries: Sequence[RawEntry], after: int, lowest: int) -> Iterator[Line]:
-        """The lines to be changed, as they shall be."""
+    def _changed_lines(self, entries: Sequence[RawEntry], after: int, lowest: int) -> Iterator[Line]:
+        """The lines of ``entries`` that are to be redacted, after the redaction."""
         for entry in read_entries(entries, after, lowest):
-            if isinstance(entry, Line) and (changed := self._wish.change(entry)):
+            if isinstance(entry, Line) and (changed := self._request.change(entry)):
                 yield changed
 
-    def _changed(self, entries: Sequence[RawEntry], after: int, numbers: list[int]) -> list[RawEntry]:
-        """The raw entries with what they shall say; the changed lines are added to ``numbers``."""
-        changed = {line.sequence_num for line in self._lines(entries, after, 1)}
-        found: list[RawEntry] = []
+    def _changed_entries(self, entries: Sequence[RawEntry], after: int, numbers: list[int]) -> list[RawEntry]:
+        """The raw entries after the redaction. Adds the numbers of redacted lines to ``numbers``."""
+        changed = {line.sequence_num for line in self._changed_lines(entries, after, 1)}
+        redacted: list[RawEntry] = []
         for entry in entries:
             number = entry_number(entry[0])
             if number in changed:
-                # Of several with one number the first is the line.
+                # If several entries have one number, the first one is the line.
                 changed.remove(number)
                 numbers.append(number)
-                entry = (entry[0], _said(entry[1]))
-            found.append(entry)
-        return found
+                entry = (entry[0], _redacted_fields(entry[1]))
+            redacted.append(entry)
+        return redacted
 
 
-def _said(fields: Sequence[bytes]) -> list[bytes]:
-    """An entry's fields with the tombstone for every message that there is."""
+def _redacted_fields(fields: Sequence[bytes]) -> list[bytes]:
+    """An entry's fields, with every message replaced."""
     pairs = zip(fields[::2], fields[1::2], strict=False)
-    return [each for name, value in pairs for each in (name, TOMBSTONE.encode() if name == b"message" else value)]
+    return [
+        each for name, value in pairs for each in (name, REDACTED_MESSAGE.encode() if name == b"message" else value)
+    ]

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from chronoverse.archive.codec import unpack
-from chronoverse.archive.prefilter import Prefilter, Work
+from chronoverse.archive.codec import decompress_frame
+from chronoverse.archive.prefilter import HeavyRunner, Prefilter
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.joblog.chunk import Frame
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.values import JobRef, Line
 
 
-def _at_once(look: Callable[[], list[Line]]) -> list[Line]:
+def _run_here(look: Callable[[], list[Line]]) -> list[Line]:
     return look()
 
 
@@ -19,20 +19,20 @@ class FoundLines(NamedTuple):
     """Lines of one frame that match, in the order asked for, and the last number looked at."""
 
     lines: list[Line]
-    place: int
+    cursor: int
 
 
 def search(
     archive: ArchiveReader,
     job: JobRef,
     matcher: Matcher,
-    place: int,
+    cursor: int,
     *,
     descending: bool = False,
-    wanted: Callable[[Line], bool] | None = None,
+    predicate: Callable[[Line], bool] | None = None,
     since: str | None = None,
     until: str | None = None,
-    work: Work = _at_once,
+    run_heavy: HeavyRunner = _run_here,
     pause: Callable[[], object] = bool,
 ) -> Iterator[FoundLines]:
     """The lines that match and are ``wanted``, strictly after ``place``, or before it; a frame at a time.
@@ -46,18 +46,18 @@ def search(
 
     Raises: :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what the archive's index raises.
     """
-    sieve = Prefilter(matcher, work, pause)
+    prefilter = Prefilter(matcher, run_heavy, pause)
 
     def skip(frame: Frame) -> bool:
         return bool(frame.latest) and (frame.latest < (since or "") or (until is not None and frame.earliest > until))
 
-    for frame, packed in archive.packed(job, place, descending=descending, skip=skip):
+    for frame, packed in archive.scan_frames(job, cursor, descending=descending, skip=skip):
         pause()
-        lines = [] if packed is None else sieve.lines(unpack(frame, packed))
-        edge = place
-        place = frame.first if descending else frame.last
+        lines = [] if packed is None else prefilter.matching_lines(decompress_frame(frame, packed))
+        edge = cursor
+        cursor = frame.first if descending else frame.last
         if descending:
             lines = [line for line in reversed(lines) if line.sequence_num < edge]
         elif lines and lines[0].sequence_num <= edge:
             lines = [line for line in lines if line.sequence_num > edge]
-        yield FoundLines([line for line in lines if wanted(line)] if wanted else lines, place)
+        yield FoundLines([line for line in lines if predicate(line)] if predicate else lines, cursor)

@@ -67,9 +67,9 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, while_
 def make_archiver(settings: Settings, store: "Store", stop: threading.Event) -> "Archiver":
     """The archiver that ``settings`` describe. Raises :class:`SettingsError` when they name no archive."""
     from chronoverse.archive.archiver import Archiver
-    from chronoverse.archive.retention import ArchiverLimits
+    from chronoverse.archive.retention import RetentionPolicy
 
-    limits = ArchiverLimits(settings.hot_bytes, settings.hot_seconds, settings.retention_seconds)
+    limits = RetentionPolicy(settings.hot_bytes, settings.hot_seconds, settings.retention_seconds)
     return Archiver(store, open_archive(settings), limits, stop=stop)
 
 
@@ -86,21 +86,21 @@ def _log_store_warnings(store: "Store") -> None:
 def _archive_once(archiver: "Archiver") -> int:
     """Does all that is due, with a progress bar in lines on a terminal. Returns how many logs could not be archived."""
     if not sys.stderr.isatty():
-        return archiver.once()
+        return archiver.run_once()
     with click.progressbar(length=1, label="archiving", file=sys.stderr) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.length = max(1, total)
             bar.update(done - bar.pos)
 
-        return archiver.once(progress)
+        return archiver.run_once(progress)
 
 
 def _print_orphans(store: "Store", objects: "ObjectStore", delete: bool) -> int:
     from chronoverse.archive.retention import orphans
 
     for found in orphans(store, objects, time.time()):
-        click.echo(plain_text(f"{found.stored.name}\t{found.stored.size}\t{found.why}"))
+        click.echo(plain_text(f"{found.stored.name}\t{found.stored.size}\t{found.reason}"))
         if delete:
             objects.delete(found.stored.name)
     return 0
@@ -139,14 +139,14 @@ def _serve_metrics(address: str) -> None:
 @click.argument("time_text", metavar="[TIME|default]", required=False)
 def retention(workflow: str, time_text: str | None) -> None:
     """Show or set for how long jobs of WORKFLOW are kept after their end: such as 90d."""
-    from chronoverse.archive.retention import set_retention
+    from chronoverse.archive.retention import apply_retention
 
     settings = Settings.from_env()
     seconds = None if time_text in (None, "default") else duration(time_text)
     with open_store(settings) as store:
         if time_text is not None:
             store.catalog.set_retention(workflow, seconds)
-            set_retention(store, workflow, seconds, settings.retention_seconds)
+            apply_retention(store, workflow, seconds, settings.retention_seconds)
         own = store.catalog.retention(workflow)
     click.echo(f"{settings.retention_seconds if own is None else own} s{' (the default)' if own is None else ''}")
 

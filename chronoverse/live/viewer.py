@@ -59,7 +59,7 @@ class Viewer:
     __slots__ = (
         "_awaited", "_channel", "_clock", "_closes_at", "_expires_at", "_finished", "_heartbeat", "_lease_seconds",
         "_past", "_pending", "_pieces", "_position", "_ref", "_retry_ms", "_sent_at", "_state", "_stream", "_tail",
-        "_told", "_wait", "_woken", "behind", "cursor", "done", "due", "on_wake", "reason", "sent_away",
+        "_told", "_wait", "_woken", "cursor", "done", "due", "needs_store_read", "on_wake", "reason", "sent_away",
     )  # fmt: skip
 
     def __init__(
@@ -71,8 +71,8 @@ class Viewer:
         self.reason = ""
         #: Whether it was told to end, for its client to resume elsewhere.
         self.sent_away = False
-        #: Whether the last glance ended where only a read of the store can go on.
-        self.behind = False
+        #: Whether the last :meth:`try_next` ended where only a read of the store can go on.
+        self.needs_store_read = False
         #: Called instead of waking :meth:`chunks`.
         self.on_wake: Callable[[], None] | None = None
         self._pieces = pieces
@@ -148,7 +148,7 @@ class Viewer:
     def next(self) -> bytes | None:
         """The next bytes; empty when there may be more at once; None when there is nothing until it is woken."""
         chunk = self.try_next()
-        if chunk is None and self.behind:
+        if chunk is None and self.needs_store_read:
             now = self._clock()
             chunk = self._replay(now)
             if chunk is None:
@@ -167,7 +167,7 @@ class Viewer:
         return frames
 
     def try_next(self) -> bytes | None:
-        """As :meth:`next`, of what is at hand. None may also mean that the store has to be read: when ``behind``."""
+        """As :meth:`next`, without reading the store. Where that is needed, sets ``needs_store_read``, returns None."""
         now, position, channel = self._clock(), self._position, self._channel
         if now < self.due and position is not None and channel is not None and channel.state is self._state:
             # The way of nearly every line to nearly every viewer.
@@ -213,7 +213,7 @@ class Viewer:
         return self._channel is not None and self.cursor < self._channel.cursor
 
     def _look_around(self, now: float) -> bytes | None:
-        self.behind = False
+        self.needs_store_read = False
         if self.done:
             return None
         chunk, self._pending = self._pending, b""
@@ -222,7 +222,7 @@ class Viewer:
         if not chunk:
             fresh = self._next()
             if fresh is None:
-                return None if self.behind else self._idle(now)
+                return None if self.needs_store_read else self._idle(now)
             chunk = fresh
         if chunk:
             self._sent(now)
@@ -270,10 +270,10 @@ class Viewer:
         return None
 
     def _next(self) -> bytes | None:
-        """What the tail holds for us. None when that is nothing new, or not what we need: then we are ``behind``."""
+        """What the tail holds for us, or None. Sets ``needs_store_read`` when older lines are needed."""
         channel = self._channel
         if channel is None:
-            self.behind = True
+            self.needs_store_read = True
             return None
         if channel.state is not self._state:
             news, self._told, self._state = channel.pending_events(self._told, self._state)
@@ -284,7 +284,7 @@ class Viewer:
         taken = channel.take(position, self._stream) if position is not None else None
         if position is None or taken is None:
             self._stand(None)
-            self.behind = True
+            self.needs_store_read = True
             return None
         self._past = None
         if taken.cursor > self.cursor:

@@ -90,7 +90,7 @@ class ChunkIndex:
     def begin_upload(self, job: JobRef, token: str, name: str) -> None:
         """Adds the name of an object that is about to be written to the garbage. It stays there until it has a record.
 
-        ``name`` must never have been used before: see :meth:`Chunk.named`. Raises: :class:`Fenced`.
+        ``name`` must never have been used before: see :meth:`Chunk.with_unique_name`. Raises: :class:`Fenced`.
         """
         self._run("begin_upload", job, ("sealer", "garbage"), token, name)
 

@@ -32,11 +32,11 @@ from chronoverse.web.http.tracing import Traces
 from chronoverse.web.routes import admin, events, jobs, logs, ops, publish, raw, search, ui
 from chronoverse.web.streaming import unread_answers
 from chronoverse.web.streaming.admission import AdmissionControl
-from chronoverse.web.streaming.broadcast import GroupWorker
+from chronoverse.web.streaming.broadcast import GroupContext
 from chronoverse.web.streaming.ended_jobs import EndedJobCache
 from chronoverse.web.streaming.fastpath import FastPath
 from chronoverse.web.streaming.presence import Presence
-from chronoverse.web.streaming.restraint import Restraint
+from chronoverse.web.streaming.replay_throttle import ReplayThrottle
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
 
@@ -66,7 +66,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
         archive,
         max_line_bytes=settings.max_line_bytes,
         pause=yield_to_loop,
-        throttle=Restraint(presence),
+        throttle=ReplayThrottle(presence),
     )
     tail = Tail(store.for_tail(), lease_seconds=settings.lease_seconds, redacted=replay_cache.forget)
     metrics.WORKERS.set(1)
@@ -83,7 +83,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
         admission=AdmissionControl(
             settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address
         ),
-        stream_writers=StreamWriters(GroupWorker(tail, settings.heartbeat_seconds, time.monotonic)),
+        stream_writers=StreamWriters(GroupContext(tail, settings.heartbeat_seconds, time.monotonic)),
         body_reader=BodyReader(settings.max_body_bytes),
         accept_lock=FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(ACCEPT_SLICE_SECONDS).check),
         server_lease=server_lease,

@@ -20,10 +20,17 @@ from chronoverse.errors import AtCapacity
 from chronoverse.web.http.client_ip import forwarded_for
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.parse_errors import check_host, refusal_for
-from chronoverse.web.streaming.connection import Connection, Connections, TlsConnection, bound, finish, half_close
+from chronoverse.web.streaming.connection import (
+    Connection,
+    Connections,
+    TlsConnection,
+    finish_sending,
+    set_socket_options,
+    stop_receiving,
+)
 
 #: Seconds between looks whether it was told to go, and whether the last request has ended. A look takes 20 µs.
-LOOK_SECONDS: Final = 0.1
+TICK_SECONDS: Final = 0.1
 #: Seconds that requests and full sockets have beyond the drain. The table of settings tells it too.
 LINGER_SECONDS: Final = 5.0
 #: Connections that one of several workers accepts before the event loop goes round.
@@ -31,11 +38,11 @@ ACCEPTED_AT_ONCE: Final = 8
 #: Descriptors that connections leave to everything else: files, and connections to the store and the archive.
 SPARE_DESCRIPTORS: Final = 100
 #: Seconds between looks for a descriptor when every connection is a stream, or has a request that is worked on.
-FULL_SECONDS: Final = 0.01
+RETRY_ACCEPT_SECONDS: Final = 0.01
 #: Bytes of one read of a body that nobody wants.
-THROWN_BYTES: Final = 65_536
+DISCARD_READ_BYTES: Final = 65_536
 #: What load balancers and supervisors ask for. Their requests do not wait for those of others.
-PROBES: Final = ("/healthz", "/readyz")
+PROBE_PATHS: Final = ("/healthz", "/readyz")
 
 
 class Server(StreamServer):
@@ -56,11 +63,11 @@ class Server(StreamServer):
 
     def do_read(self) -> tuple[Connection, Any] | None:
         """The next connection and its client's address; None when there is none just now, or no descriptor for it."""
-        if len(self._connections) + self._streams() >= places():
+        if len(self._connections) + self._streams() >= max_connections():
             # It is accepted when the event loop comes round again, and has closed one; or when a request has ended.
             if not self._connections.make_room():
                 self.stop_accepting()
-                gevent.spawn_later(FULL_SECONDS, self._start_accepting_if_started)
+                gevent.spawn_later(RETRY_ACCEPT_SECONDS, self._start_accepting_if_started)
             return None
         try:
             descriptor, address = self.socket._accept()
@@ -79,7 +86,7 @@ class Server(StreamServer):
         return connection, address
 
 
-def places() -> float:
+def max_connections() -> float:
     """For how many connections and streams the system gives the process descriptors."""
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if descriptors == resource.RLIM_INFINITY:
@@ -113,7 +120,7 @@ class Worker(GeventWorker):
         """One connection."""
         try:
             # The handshake has as long as a request's head.
-            if not isinstance(client, TlsConnection) or client.greets(self.cfg.keepalive):
+            if not isinstance(client, TlsConnection) or client.handshake(self.cfg.keepalive):
                 super().handle(listener, client, addr)
             else:
                 self.log.debug("no TLS came from %s", addr)
@@ -122,29 +129,29 @@ class Worker(GeventWorker):
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """One request. It returns only when the connection is kept for another."""
-        sock.begin()
+        sock.begin_request()
         check_host(req)
         # Viewers have turns of their own.
-        if sock.pipelined or not (req.path in PROBES or req.path.endswith("/events")):
-            with self._connections.turns.turn(self._client_of(req, addr)):
+        if sock.is_pipelined or not (req.path in PROBE_PATHS or req.path.endswith("/events")):
+            with self._connections.request_lock.turn(self._client_ip(req, addr)):
                 pass
         super().handle_request(listener_name, req, sock, addr)
-        self._throw_away(req.body)
-        sock.end(pipelined=req.unreader.buf.getbuffer().nbytes > 0)
+        self._discard_body(req.body)
+        sock.end_request(pipelined=req.unreader.buf.getbuffer().nbytes > 0)
 
-    def _client_of(self, req: Any, addr: Any) -> str:
+    def _client_ip(self, req: Any, addr: Any) -> str:
         """The client's address, behind proxies of ours too. Each client has its turns at having a request begun."""
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         return deps.proxies.client(addr[0] if addr else "", forwarded_for(req.headers))
 
-    def _throw_away(self, body: Any) -> None:
+    def _discard_body(self, body: Any) -> None:
         """Reads what the application has not read of a request's body, in the time that a head has.
 
         Raises StopIteration, with which the connection ends, when that is not all by then.
         """
         try:
             with gevent.Timeout(self.cfg.keepalive, TimeoutError()):
-                while body.read(THROWN_BYTES):
+                while body.read(DISCARD_READ_BYTES):
                     pass
         except Exception as error:
             raise StopIteration from error
@@ -158,13 +165,13 @@ class Worker(GeventWorker):
         else:
             self.log.warning("refused with %d: %s", refusal.status, exc, extra=extra)
         metrics.REQUESTS_REFUSED.labels(refusal.status).inc()
-        client.begin()
+        client.begin_request()
         with contextlib.suppress(OSError, AtCapacity):
             # A refusal costs as much as an answer, so it waits for a turn, too.
-            with self._connections.turns:
+            with self._connections.request_lock:
                 pass
             client.sendall(refusal.answer)
-        finish(client)
+        finish_sending(client)
 
     def run(self) -> None:
         """Serves until told to go, and until the streams have ended or their time is over.
@@ -173,41 +180,43 @@ class Worker(GeventWorker):
         then, and new workers wait at the same sockets.
         """
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
-        deps.stream_writers.answer = ALREADY_HANDLED
+        deps.stream_writers.already_handled = ALREADY_HANDLED
         self._connections = Connections(self.worker_connections, deps.request_lock)
         servers = [self._serve(listener) for listener in self.sockets]
         while self.alive:
-            self._beat(deps)
+            self._tick(deps)
         for server in servers:
             server.close()
         for connection in self._connections:
-            if connection.idle:
+            if connection.is_idle:
                 # Or a proxy would send its next request here.
-                half_close(connection)
+                stop_receiving(connection)
         deadline = time.monotonic() + deps.settings.drain_seconds + LINGER_SECONDS
-        while time.monotonic() < deadline and (deps.stream_writers.open or any(len(each.pool) for each in servers)):
-            self._beat(deps)
+        while time.monotonic() < deadline and (
+            deps.stream_writers.open_count or any(len(each.pool) for each in servers)
+        ):
+            self._tick(deps)
         deps.tail.tell()
         if deps.traces:
             deps.traces.close()
 
-    def _beat(self, deps: Dependencies) -> None:
+    def _tick(self, deps: Dependencies) -> None:
         """Tells the master and the other workers what is due, and lets some time pass."""
         self.notify()
         if deps.tail.watched:
-            deps.presence.tell()
-        gevent.sleep(LOOK_SECONDS)
+            deps.presence.announce()
+        gevent.sleep(TICK_SECONDS)
 
     def _serve(self, listener: Any) -> Server:
         listener.setblocking(True)
-        bound(listener)
+        set_socket_options(listener)
         tls = None
         if self.cfg.is_ssl:
             tls = ssl_context(self.cfg)
             tls.sslsocket_class = TlsConnection
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         server = Server(
-            listener, partial(self.handle, listener), self._connections, lambda: deps.stream_writers.open, tls
+            listener, partial(self.handle, listener), self._connections, lambda: deps.stream_writers.open_count, tls
         )
         if self.cfg.workers > 1:
             # Or the first to wake would take a whole crowd.

@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from chronoverse.archive.codec import Packer, digest, entries_in, rewrite, unpack
+from chronoverse.archive.codec import ChunkBuilder, decode_entries, decompress_frame, rewrite, text_sha256
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk, object_name
@@ -36,7 +36,7 @@ ODD = [
 
 
 def pack(entries: list[RawEntry]) -> tuple[Chunk, bytes]:
-    packer = Packer(JOB, 1)
+    packer = ChunkBuilder(JOB, 1)
     packer.add(entries)
     return packer.finish()
 
@@ -47,7 +47,7 @@ def test_a_chunk_says_what_the_log_said() -> None:
     assert (chunk.first, chunk.last, chunk.size, len(chunk.frames)) == (1, 7, len(data), 1)
     (frame,) = chunk.frames
     assert not frame.plain
-    said = list(entries_in(unpack(frame, data[: frame.size])))
+    said = list(decode_entries(decompress_frame(frame, data[: frame.size])))
     assert said == [entry for entry in read_entries(ODD, 0) if not isinstance(entry, End)]
 
 
@@ -59,10 +59,10 @@ def test_frames_can_be_read_alone() -> None:
     for frame in chunk.frames:
         assert frame.plain
         assert frame.earliest == frame.latest == "2026-03-03T10:00:05.123Z"
-        text = unpack(frame, data[frame.offset : frame.offset + frame.size])
+        text = decompress_frame(frame, data[frame.offset : frame.offset + frame.size])
         numbers = [orjson.loads(line)["sequence_num"] for line in text.splitlines()]
         assert numbers == list(range(frame.first, frame.last + 1))
-    assert digest(chunk, data) == chunk.sha256
+    assert text_sha256(chunk, data) == chunk.sha256
     assert Chunk.from_json(JOB, chunk.to_json()) == chunk
 
 
@@ -80,7 +80,7 @@ def test_a_changed_byte_is_noticed() -> None:
     chunk, data = pack(ODD)
     (frame,) = chunk.frames
     with pytest.raises(ArchiveDamaged):
-        unpack(frame, data[5 : frame.size])
+        decompress_frame(frame, data[5 : frame.size])
 
 
 def test_a_changed_byte_is_noticed_in_what_a_redaction_packed() -> None:
@@ -90,13 +90,13 @@ def test_a_changed_byte_is_noticed_in_what_a_redaction_packed() -> None:
     chunk, data, numbers = made
     assert numbers == [2, 5, 7]
     assert chunk.name == object_name(JOB, 1, 7, hashlib.sha256(data).hexdigest())
-    assert digest(chunk, data) == chunk.sha256
+    assert text_sha256(chunk, data) == chunk.sha256
     (frame,) = chunk.frames
     for place in range(frame.size):
         changed = bytearray(data[: frame.size])
         changed[place] ^= 0xFF
         with pytest.raises(ArchiveDamaged):
-            unpack(frame, bytes(changed))
+            decompress_frame(frame, bytes(changed))
 
 
 def test_files(tmp_path: Path) -> None:

@@ -8,19 +8,29 @@ from pathlib import Path
 import orjson
 import pytest
 
-from chronoverse.archive.archiver import BUSY_SECONDS, HIGH_MARK, RETRY_SECONDS, SLOW_MARK
+from chronoverse.archive.archiver import BUSY_SECONDS, HIGH_MARK, RETRY_SECONDS, THROTTLE_MARK
 from chronoverse.archive.chunk_writer import ChunkWriter
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.job_objects import archive_lock, nothing
+from chronoverse.archive.job_objects import archive_lock, ignore_step
 from chronoverse.archive.reader import ArchiveReader
-from chronoverse.archive.retention import delete_job, orphans, set_retention
+from chronoverse.archive.retention import apply_retention, delete_job, orphans
 from chronoverse.errors import ArchiveUnavailable, Closed, Deleted, Held, SequenceGap, StoreRefused
 from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Attempt, Gap, JobRef, Line, LineRun, Status
 from chronoverse.store import Store
 from chronoverse.store.append_connection import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
-from tests.support.archivers import DAY, HOT_BYTES, STEPS, append, archive, archiver, everything, numbers, run_until
+from tests.support.archivers import (
+    DAY,
+    HOT_BYTES,
+    STEPS,
+    all_entries,
+    append,
+    archive,
+    archiver,
+    line_numbers,
+    run_until_killed,
+)
 from tests.support.bench import JOB, NOW, NOW_SECONDS, Bench, make_lines
 from tests.support.fleets import Cluster
 from tests.support.reading import Clock
@@ -56,7 +66,7 @@ def test_a_large_log_that_runs_is_shortened(bench: Bench, objects: FileObjectSto
     append(bench.store, attempt, MANY + 1, 500)
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, MANY + 501)
     assert bench.ttl("job") == -1
-    assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 501))
+    assert line_numbers(all_entries(bench.store, objects, JOB)) == list(range(1, MANY + 501))
 
 
 def test_a_log_that_has_ended_is_archived_whole(bench: Bench, objects: FileObjectStore) -> None:
@@ -92,7 +102,7 @@ def test_the_last_line_of_a_log_that_runs_stays(bench: Bench, objects: FileObjec
     assert archive(bench.store, objects) == 0
     assert bench.ids() == ["2-0"]
     bench.store.append(attempt, make_lines(3, 1))
-    assert numbers(everything(bench.store, objects, JOB)) == [1, 2, 3]
+    assert line_numbers(all_entries(bench.store, objects, JOB)) == [1, 2, 3]
 
 
 def test_a_foreign_job_that_runs_is_listed_by_the_archivers_round(bench: Bench, objects: FileObjectStore) -> None:
@@ -115,9 +125,9 @@ def test_a_foreign_job_gets_what_it_lacks(bench: Bench, objects: FileObjectStore
     assert (job.status, job.exit_code, job.first, job.last) == (Status.FAILED, 7, 2, 4)
     assert job.finished_at == "2026-03-03T10:00:06.123Z"
     assert bench.store.listing.page(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
-    said = everything(bench.store, objects, JOB)
+    said = all_entries(bench.store, objects, JOB)
     assert [entry for entry in said if isinstance(entry, Gap)] == [Gap(3, 3, "missing")]
-    assert numbers(said) == [2, 4]
+    assert line_numbers(said) == [2, 4]
 
 
 def test_a_log_beyond_all_numbers_stays_where_it_is(bench: Bench, objects: FileObjectStore) -> None:
@@ -148,7 +158,7 @@ def test_a_lost_log_goes_on_behind_its_archive(bench: Bench, objects: FileObject
     assert bench.ids() == [f"{job.archived + 1}-0"]
     assert archive(bench.store, objects, clock=lambda: NOW_SECONDS) == 0
     assert bench.hash()["archive_state"] == "complete"
-    assert numbers(everything(bench.store, objects, JOB)) == list(range(1, job.archived + 1))
+    assert line_numbers(all_entries(bench.store, objects, JOB)) == list(range(1, job.archived + 1))
 
 
 def test_a_lost_log_of_a_lost_runner_ends_behind_its_archive(bench: Bench, objects: FileObjectStore) -> None:
@@ -156,8 +166,8 @@ def test_a_lost_log_of_a_lost_runner_ends_behind_its_archive(bench: Bench, objec
     append(bench.store, attempt, 1, MANY)
     archive(bench.store, objects)
     bench.ask("DEL", bench.key("log"))
-    bench.lose_lease()
-    job = bench.another(lease_seconds=1).get_job(JOB)
+    bench.expire_lease()
+    job = bench.new_store(lease_seconds=1).get_job(JOB)
     assert job is not None
     assert job.status is Status.LOST
     assert job.last == job.archived
@@ -177,10 +187,10 @@ def test_a_log_that_was_written_anew_is_not_sealed_from_the_old(bench: Bench, ob
                 bench.xadd(f"{each}-0", "timestamp", "2026-03-03T10:00:05.123Z", "message", f"new {each}")
             bench.xadd("11-0", "event", "end")
 
-    archive(bench.store, objects, at=lose)
+    archive(bench.store, objects, on_step=lose)
     assert bench.store.chunks.chunks(JOB) == []
-    archive(bench.store, objects, at=lose)
-    said = everything(bench.store, objects, JOB)
+    archive(bench.store, objects, on_step=lose)
+    said = all_entries(bench.store, objects, JOB)
     assert [line.message for line in said if isinstance(line, Line)] == [f"new {each}" for each in range(1, 11)]
 
 
@@ -251,12 +261,12 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectSto
     bench.store.catalog.set_retention("wf_2", round(30 * DAY))
     for days in (1, 6):
         for job in (JOB, other):
-            bench.end_seen(days * DAY, job)
+            bench.set_end_seen(days * DAY, job)
         # The archiver's own clock does not matter.
         archive(bench.store, objects, retention_seconds=7 * DAY, clock=lambda: time.time() + 100 * DAY)
         assert bench.store.get_job(JOB) is not None
     for job in (JOB, other):
-        bench.end_seen(8 * DAY, job)
+        bench.set_end_seen(8 * DAY, job)
     archive(bench.store, objects, retention_seconds=7 * DAY)
     assert bench.store.get_job(JOB) is None
     assert bench.store.listing.page(JOB.workflow_id, None, 9) == []
@@ -275,7 +285,7 @@ def test_a_retention_that_changes_leaves_archived_jobs_to_the_archiver(bench: Be
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
     archive(bench.store, objects, clock=lambda: NOW_SECONDS)
 
-    assert set_retention(bench.store, JOB.workflow_id, 1, 1) == 0
+    assert apply_retention(bench.store, JOB.workflow_id, 1, 1) == 0
     assert bench.ttl("job") == bench.ttl("archive") == -1
 
 
@@ -295,7 +305,7 @@ def test_what_comes_under_a_deleted_id_is_not_archived(bench: Bench, objects: Fi
     bench.xadd("1-0", "message", "secret")
     bench.xadd("2-0", "message", "secret")
     with archive_lock(bench.store, JOB) as token, pytest.raises(Deleted):
-        ChunkWriter(bench.store, objects, JOB, token, nothing).seal(
+        ChunkWriter(bench.store, objects, JOB, token, ignore_step).write_chunk(
             bench.store.catalog.archive_state(JOB), 2, trim=True
         )
     assert names(objects) == []
@@ -309,7 +319,7 @@ def test_what_comes_under_a_deleted_id_is_taken_away_each_second(bench: Bench, o
     working = archiver(bench.store, objects, monotonic=lambda: now[0])
     for number in range(1, 4):
         bench.xadd(f"{number}-0", "message", "secret")
-        working.once()
+        working.run_once()
         assert not bench.ask("EXISTS", bench.key("log"))
         now[0] += BUSY_SECONDS + 0.1
 
@@ -323,13 +333,13 @@ def test_what_begins_while_the_rest_of_a_job_is_deleted_stays(bench: Bench, obje
             bench.store.append(bench.store.open(JOB, "token"), make_lines(1, 10))
 
     with pytest.raises(Held):
-        delete_job(bench.store, objects, JOB, at=begin)
+        delete_job(bench.store, objects, JOB, on_step=begin)
     assert names(objects) == []
     assert len(bench.store.read(JOB, 0, 99)) == 10
     assert bench.store.append(Attempt(JOB, "token", 1, 1), make_lines(11, 1)) == 12
 
 
-@pytest.mark.parametrize("step", ["doomed", "object deleted"])
+@pytest.mark.parametrize("step", ["marked for deletion", "object deleted"])
 def test_a_deletion_that_was_cut_short_goes_on(bench: Bench, objects: FileObjectStore, step: str) -> None:
     """Nobody sees the job in between, and nobody can open it."""
     bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
@@ -341,7 +351,7 @@ def test_a_deletion_that_was_cut_short_goes_on(bench: Bench, objects: FileObject
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        delete_job(bench.store, objects, JOB, at=cut)
+        delete_job(bench.store, objects, JOB, on_step=cut)
     assert bench.store.get_job(JOB) is None
     with pytest.raises(Closed):
         bench.store.open(JOB, "another")
@@ -359,11 +369,11 @@ def test_a_hash_that_was_lost_is_told_again(bench: Bench, objects: FileObjectSto
     bench.ask("DEL", bench.key("job"))
     archive(bench.store, objects)
     assert bench.hash() == {"archived": archived, "archived_first": "1"}
-    assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 1))
+    assert line_numbers(all_entries(bench.store, objects, JOB)) == list(range(1, MANY + 1))
 
 
 @pytest.mark.parametrize(
-    "step", [pytest.param(step, marks=() if step in ("put", "sealed") else pytest.mark.long) for step in STEPS]
+    "step", [pytest.param(step, marks=() if step in ("put", "committed") else pytest.mark.long) for step in STEPS]
 )
 def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step: str) -> None:
     """Two in a row, each behind the same step, of a log that runs and of one that has ended: nothing is lost."""
@@ -374,16 +384,16 @@ def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step
     if step not in ("manifest", "completed"):
         for _ in range(2):
             _kill(bench, directory, step)
-    assert numbers(everything(store, objects, JOB)) == list(range(1, following))
+    assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, following))
     store.finish(attempt, Status.COMPLETED, 0, 0, following)
     for _ in range(2):
         _kill(bench, directory, step)
-        assert numbers(everything(store, objects, JOB)) == list(range(1, following))
+        assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, following))
     assert archive(store, objects) == 0
     assert archive(store, objects) == 0
     assert bench.hash()["archive_state"] == "complete"
     bench.ask("DEL", bench.key("log"))
-    assert numbers(everything(store, objects, JOB)) == list(range(1, following))
+    assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, following))
     recorded = [chunk.name for chunk in store.chunks.chunks(JOB)]
     assert names(objects) == [*recorded, f"{JOB.workflow_id}/{JOB.job_id}/job.json"]
     bench.close()
@@ -391,7 +401,7 @@ def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step
 
 def _kill(bench: Bench, directory: Path, step: str) -> None:
     """One archiver, at that step if it comes so far, and what time does to its lease."""
-    assert run_until(bench.url, bench.prefix, directory, step) in (0, -9)
+    assert run_until_killed(bench.url, bench.prefix, directory, step) in (0, -9)
     bench.ask("DEL", bench.key("sealer"))
 
 
@@ -424,7 +434,7 @@ def test_jobs_on_every_master_of_a_cluster(cluster: Cluster, prefix: str, object
     for job in jobs:
         assert store.catalog.archive_state(job).complete
         cluster.ask("DEL", f"{prefix}:{{{job.workflow_id}}}:job_1:log")
-        assert numbers(everything(store, objects, job)) == list(range(1, following[job] + 1))
+        assert line_numbers(all_entries(store, objects, job)) == list(range(1, following[job] + 1))
     store.close()
 
 
@@ -441,7 +451,7 @@ def test_a_store_without_memory_is_relieved(tmp_path: Path, objects: FileObjectS
         assert bench.store.catalog.archive_state(JOB).archived > MANY / 2
         server.ask("CONFIG", "SET", "maxmemory", 0)
         append(bench.store, attempt, MANY + 1, 1)
-        assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 2))
+        assert line_numbers(all_entries(bench.store, objects, JOB)) == list(range(1, MANY + 2))
         bench.close()
 
 
@@ -454,7 +464,7 @@ def test_an_archive_that_is_away_costs_nothing_but_time(bench: Bench, objects: F
     assert len(bench.ids()) == MANY
     (tmp_path / "archive").unlink()
     assert archive(bench.store, objects) == 0
-    assert numbers(everything(bench.store, objects, JOB)) == list(range(1, MANY + 1))
+    assert line_numbers(all_entries(bench.store, objects, JOB)) == list(range(1, MANY + 1))
 
 
 def test_a_runner_is_asked_to_go_slowly(bench: Bench) -> None:
@@ -493,7 +503,7 @@ def test_a_log_that_grows_while_a_chunk_is_moved_has_its_runner_asked(bench: Ben
     attempt = bench.store.open(JOB, "token")
     append(bench.store, attempt, 1, half)
     (size,) = bench.store.catalog.sizes([JOB]).values()
-    assert HIGH_MARK * HOT_BYTES < size < SLOW_MARK * HOT_BYTES
+    assert HIGH_MARK * HOT_BYTES < size < THROTTLE_MARK * HOT_BYTES
 
     def monotonic() -> float:
         if not grown and bench.ask("EXISTS", bench.key("sealer")):
@@ -503,7 +513,7 @@ def test_a_log_that_grows_while_a_chunk_is_moved_has_its_runner_asked(bench: Ben
     def at(step: str) -> None:
         asked.append(bench.ask("HGET", bench.key("job"), "slow_until"))
 
-    archive(bench.store, objects, monotonic=monotonic, at=at)
+    archive(bench.store, objects, monotonic=monotonic, on_step=at)
     assert grown
     assert asked[0]
     assert int(bench.hash()["slow_until"]) <= server_ms(bench), "the log is small again"
@@ -519,7 +529,7 @@ def test_a_log_that_nobody_can_move_now_has_its_runner_asked(bench: Bench, objec
     append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
     assert bench.store.chunks.acquire_lock(JOB, "a dead archiver's", 10)
 
-    archive(bench.store, objects, sealer_seconds=10)
+    archive(bench.store, objects, lock_seconds=10)
 
     assert int(bench.hash()["slow_until"]) > server_ms(bench) + 5_000
     assert len(bench.ids()) == MANY
@@ -545,7 +555,7 @@ def test_a_log_of_long_lines_is_read_a_few_at_a_time(bench: Bench, objects: File
     store.close()
 
     assert max(counts) * line_bytes <= 2 * 2**20
-    assert numbers(everything(bench.store, objects, JOB)) == list(range(1, 401))
+    assert line_numbers(all_entries(bench.store, objects, JOB)) == list(range(1, 401))
 
 
 def test_what_is_wrong_with_a_job_is_said_once(
@@ -556,7 +566,7 @@ def test_what_is_wrong_with_a_job_is_said_once(
     clock = Clock()
     ours = archiver(bench.store, objects, monotonic=clock)
     for _ in range(5):
-        assert ours.once() == 1
+        assert ours.run_once() == 1
         clock.now += RETRY_SECONDS + 1
     assert [record.message for record in caplog.records] == [
         "not archived: the job's key in the store holds something that is not a log"
@@ -568,13 +578,13 @@ def test_garbage_goes_a_minute_later_whenever_it_comes(bench: Bench, objects: Fi
     append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
     now = [0.0]
     looking = archiver(bench.store, objects, orphan_seconds=3_600, monotonic=lambda: now[0])
-    looking.once()
+    looking.run_once()
     left = f"{JOB.workflow_id}/{JOB.job_id}/left"
     with archive_lock(bench.store, JOB) as token:
         bench.store.chunks.begin_upload(JOB, token, left)
     objects.put(left, b"")
-    looking.once()
+    looking.run_once()
     now[0] += 61
-    looking.once()
+    looking.run_once()
     assert left not in names(objects)
     assert not bench.ask("EXISTS", bench.key("garbage"))

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from chronoverse.archive.chunk_writer import overall
+from chronoverse.archive.chunk_writer import combined_sha256
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.archive.reader import ArchiveReader
@@ -33,7 +33,7 @@ from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.store import Store
 from tests.support import s3faults
-from tests.support.archivers import STEPS, archive, everything, numbers
+from tests.support.archivers import STEPS, all_entries, archive, line_numbers
 from tests.support.bench import NOW
 from tests.support.examples import examples
 from tests.support.s3faults import S3Faults
@@ -129,7 +129,7 @@ class Bucket:
 
     def __init__(self, proxy: S3Faults, calm: ObjectStore) -> None:
         self.calm = calm
-        self.disturbed: ObjectStore = S3ObjectStore(BUCKET, read_seconds=READ_SECONDS, pause_seconds=PAUSE_SECONDS)
+        self.disturbed: ObjectStore = S3ObjectStore(BUCKET, read_seconds=READ_SECONDS, retry_seconds=PAUSE_SECONDS)
         self.faults: list[Any] = [
             s3faults.Fault(call, kind, once)
             # Few archivings list or delete.
@@ -207,7 +207,7 @@ class Archiving(RuleBasedStateMachine):
                 raise Killed
 
         with self.harm(fault), contextlib.suppress(Killed, ArchiveUnavailable):
-            archive(self.store, self.place.disturbed, at=at, hot_bytes=HOT_BYTES)
+            archive(self.store, self.place.disturbed, on_step=at, hot_bytes=HOT_BYTES)
 
     @precondition(lambda self: not self.ended and self.fresh > 1)
     @rule()
@@ -280,9 +280,9 @@ class Archiving(RuleBasedStateMachine):
     @invariant()
     def upwards(self) -> None:
         """Every line once, in order, in what lies in both tiers."""
-        said = everything(self.store, self.place.calm, self.job)
+        said = all_entries(self.store, self.place.calm, self.job)
         assert [entry.message for entry in said if isinstance(entry, Line)] == self.said
-        assert numbers(said) == list(range(1, len(self.said) + 1))
+        assert line_numbers(said) == list(range(1, len(self.said) + 1))
 
     @invariant()
     def downwards(self) -> None:
@@ -304,7 +304,7 @@ class Archiving(RuleBasedStateMachine):
             self.downwards()
             chunks = self.store.chunks.chunks(self.job)
             key = f"{self.prefix}:{{{self.job.workflow_id}}}:{self.job.job_id}:job"
-            assert self.server.ask("HGET", key, "archive_sha256").decode() == overall(chunks)
+            assert self.server.ask("HGET", key, "archive_sha256").decode() == combined_sha256(chunks)
             names = {chunk.name for chunk in chunks} | {f"{self.prefix}/{self.job.job_id}/job.json"}
             assert {each.name for each in self.place.calm.list(f"{self.prefix}/")} == names
         self.store.close()

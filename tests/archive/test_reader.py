@@ -14,7 +14,7 @@ from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entries
 from chronoverse.joblog.values import Gap, JobRef, Line
-from tests.support.archives import JOB, Shelf, raw
+from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.examples import examples
 
 #: Seconds for whatever another thread does.
@@ -31,7 +31,7 @@ def log_of(kinds: list[str]) -> list[RawEntry]:
         else:
             number += 3 if kind == "hole" else 1
             message = "" if kind == "stray" else "x" * 40
-            entries.append((b"%d-0" % number, [b"nothing", b""]) if kind == "empty" else raw(number, message))
+            entries.append((b"%d-0" % number, [b"nothing", b""]) if kind == "empty" else raw_line(number, message))
     return entries
 
 
@@ -82,9 +82,9 @@ def test_any_page_in_both_directions(
 ) -> None:
     """Page by page, from any place on, it says of each number what the whole log says."""
     entries = log_of(kinds)
-    shelf = Shelf.at(tmp_path_factory.mktemp("archive"))
+    shelf = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
     shelf.fill(entries, chunk_entries, frame_bytes)
-    archive, whole = shelf.archive(), by_number(list(read_entries(entries, 0)))
+    archive, whole = shelf.reader(), by_number(list(read_entries(entries, 0)))
     place = data.draw(st.integers(0, whole[-1][0] + 1), "place")
 
     upwards: list[tuple[int, object]] = []
@@ -103,9 +103,9 @@ def test_any_page_in_both_directions(
 
 def test_one_read_of_long_lines_ends_early(tmp_path: Path) -> None:
     """At the end of a frame, and the next goes on from there, in both directions."""
-    shelf = Shelf.at(tmp_path)
-    shelf.fill([raw(number, "x" * 2**18) for number in range(1, 13)], 12, 2**19)
-    archive = shelf.archive()
+    shelf = ArchiveBuilder.in_directory(tmp_path)
+    shelf.fill([raw_line(number, "x" * 2**18) for number in range(1, 13)], 12, 2**19)
+    archive = shelf.reader()
     upwards, downwards = archive.entries(JOB, 0, 12), archive.entries_before(JOB, 13, 12)
 
     assert [place for place, _ in by_number(upwards)] == [1, 2, 3, 4]
@@ -115,20 +115,20 @@ def test_one_read_of_long_lines_ends_early(tmp_path: Path) -> None:
 
 def test_strays_are_named_where_they_lie(tmp_path: Path) -> None:
     """Upwards, when what comes before them is asked for too."""
-    shelf = Shelf.at(tmp_path)
+    shelf = ArchiveBuilder.in_directory(tmp_path)
     entries = log_of(["line", "line", "stray", "stray", "line"])
     shelf.fill(entries, 9, 100)
-    assert shelf.archive().entries(JOB, 0, 9) == list(read_entries(entries, 0))
-    assert shelf.archive().entries(JOB, 2, 9) == list(read_entries(entries[-1:], 2))
+    assert shelf.reader().entries(JOB, 0, 9) == list(read_entries(entries, 0))
+    assert shelf.reader().entries(JOB, 2, 9) == list(read_entries(entries[-1:], 2))
 
 
 def test_frames_are_what_a_viewer_gets_from_the_store(tmp_path: Path) -> None:
     """Byte for byte; up to so many lines; the JSON Lines too."""
     messages = ["plain", '"quoted" \\ \x1b[31mred', "", "ü \u2028 😀", "\x00\x7f"] * 50
-    entries = [raw(number, message) for number, message in enumerate(messages, 1)]
-    shelf = Shelf.at(tmp_path)
+    entries = [raw_line(number, message) for number, message in enumerate(messages, 1)]
+    shelf = ArchiveBuilder.in_directory(tmp_path)
     shelf.fill(entries, 120, 2000)
-    archive, after = shelf.archive(), 0
+    archive, after = shelf.reader(), 0
     expected = plain_frames(entries, 0)
     while stretch := archive.frames(JOB, after, 7):
         assert after < stretch.cursor <= after + 7
@@ -145,9 +145,9 @@ def test_frames_are_what_a_viewer_gets_from_the_store(tmp_path: Path) -> None:
 
 def test_what_is_not_plain_is_left_to_entries(tmp_path: Path) -> None:
     """A hole, and a beginning that is gone."""
-    shelf = Shelf.at(tmp_path, first=4)
-    shelf.add([raw(4, "four"), raw(6, "six")])
-    archive = shelf.archive()
+    shelf = ArchiveBuilder.in_directory(tmp_path, first=4)
+    shelf.add([raw_line(4, "four"), raw_line(6, "six")])
+    archive = shelf.reader()
     assert archive.frames(JOB, 3, 9) is None
     assert archive.frames(JOB, 0, 9) is None
     said = archive.entries(JOB, 1, 9)
@@ -158,9 +158,9 @@ def test_what_is_not_plain_is_left_to_entries(tmp_path: Path) -> None:
 def test_many_read_a_frame_once(tmp_path: Path) -> None:
     """Those who come while it is read wait for it; all that one read brought is there for those who come later."""
     objects = Counting(tmp_path)
-    shelf = Shelf(objects)
-    shelf.fill([raw(number, "x" * 100) for number in range(1, 101)], 100, 2000)
-    archive, found = shelf.archive(), []
+    shelf = ArchiveBuilder(objects)
+    shelf.fill([raw_line(number, "x" * 100) for number in range(1, 101)], 100, 2000)
+    archive, found = shelf.reader(), []
     objects.gate.clear()
     readers = [threading.Thread(target=lambda: found.append(archive.frames(JOB, 0, 5))) for _ in range(8)]
     for reader in readers:
@@ -177,9 +177,9 @@ def test_many_read_a_frame_once(tmp_path: Path) -> None:
 def test_a_read_that_failed_is_tried_again(tmp_path: Path) -> None:
     """The next one who asks reads anew."""
     objects = Counting(tmp_path)
-    shelf = Shelf(objects)
-    shelf.add([raw(1, "one")])
-    archive = shelf.archive()
+    shelf = ArchiveBuilder(objects)
+    shelf.add([raw_line(1, "one")])
+    archive = shelf.reader()
     objects.broken = True
     with pytest.raises(ArchiveUnavailable):
         archive.entries(JOB, 0, 1)
@@ -190,8 +190,8 @@ def test_a_read_that_failed_is_tried_again(tmp_path: Path) -> None:
 def test_a_chunk_that_was_replaced_is_found(tmp_path: Path) -> None:
     """When told, and after a second at most in any case."""
     now = 100.0
-    shelf = Shelf.at(tmp_path)
-    shelf.fill([raw(number, f"secret {number}" + "x" * 90) for number in range(1, 11)], 20, 300)
+    shelf = ArchiveBuilder.in_directory(tmp_path)
+    shelf.fill([raw_line(number, f"secret {number}" + "x" * 90) for number in range(1, 11)], 20, 300)
     archive = ArchiveReader(shelf.objects, shelf, lambda: now)
 
     def said(after: int) -> str:
@@ -201,13 +201,13 @@ def test_a_chunk_that_was_replaced_is_found(tmp_path: Path) -> None:
 
     def replace(text: str) -> None:
         before = shelf.chunks.pop()
-        shelf.add([raw(number, text) for number in range(1, 11)])
+        shelf.add([raw_line(number, text) for number in range(1, 11)])
         shelf.objects.delete(before.name)
 
     assert said(0).startswith("secret 1")
-    asked = shelf.asked
+    asked = shelf.lookups
     assert said(1).startswith("secret 2")
-    assert shelf.asked == asked
+    assert shelf.lookups == asked
 
     replace("replaced")
     now += RECORD_SECONDS * 1.01
@@ -221,27 +221,27 @@ def test_a_chunk_that_was_replaced_is_found(tmp_path: Path) -> None:
 def test_a_chunk_that_is_replaced_meanwhile(tmp_path: Path) -> None:
     """Between the look at its record and the read of its object."""
 
-    class Overtaken(Shelf):
+    class Overtaken(ArchiveBuilder):
         def chunk(self, job: JobRef, number: int) -> Chunk | None:
             found = super().chunk(job, number)
-            if self.asked == 1:
+            if self.lookups == 1:
                 before = self.chunks.pop()
-                self.add([raw(1, "after")])
+                self.add([raw_line(1, "after")])
                 self.objects.delete(before.name)
             return found
 
     shelf = Overtaken(FileObjectStore(tmp_path))
-    shelf.add([raw(1, "before")])
-    (line,) = shelf.archive().entries(JOB, 0, 1)
+    shelf.add([raw_line(1, "before")])
+    (line,) = shelf.reader().entries(JOB, 0, 1)
     assert isinstance(line, Line)
-    assert (line.message, shelf.asked) == ("after", 2)
+    assert (line.message, shelf.lookups) == ("after", 2)
 
 
 def test_an_object_that_is_gone_for_good_is_said_to_be(tmp_path: Path) -> None:
-    shelf = Shelf.at(tmp_path)
-    chunk = shelf.add([raw(1, "one")])
+    shelf = ArchiveBuilder.in_directory(tmp_path)
+    chunk = shelf.add([raw_line(1, "one")])
     shelf.objects.delete(chunk.name)
     with pytest.raises(ArchiveDamaged):
-        shelf.archive().entries(JOB, 0, 1)
+        shelf.reader().entries(JOB, 0, 1)
     shelf.chunks.clear()
-    assert shelf.archive().entries(JOB, 0, 1) == []
+    assert shelf.reader().entries(JOB, 0, 1) == []

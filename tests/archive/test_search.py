@@ -10,12 +10,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.prefilter import BEHIND_MISSES, LINES_MISSES, MISSES, OFTEN, PART_BYTES, TEXT_PART_BYTES
+from chronoverse.archive.prefilter import (
+    JOINED_MISSES,
+    LOWERCASE_AFTER,
+    PART_BYTES,
+    SEQUENCE_MISSES,
+    TEXT_MISSES,
+    TEXT_PART_BYTES,
+)
 from chronoverse.archive.search import search
 from chronoverse.errors import SearchTooExpensive
-from chronoverse.joblog.matcher import Matcher, as_read
+from chronoverse.joblog.matcher import Matcher, strip_sequences
 from chronoverse.joblog.values import Line
-from tests.support.archives import JOB, Shelf, raw
+from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.examples import examples
 
 #: What a line may be made of: what JSON escapes, what a terminal acts on, letters with odd cases, words of the JSON.
@@ -54,10 +61,10 @@ EXPRESSIONS = [
 ]
 
 
-def found(shelf: Shelf, matcher: Matcher, place: int, descending: bool = False) -> list[str]:
+def found(shelf: ArchiveBuilder, matcher: Matcher, place: int, descending: bool = False) -> list[str]:
     """All that a search finds; and its places go one way."""
     said, places = [], [place]
-    for lines, reached in search(shelf.archive(), JOB, matcher, place, descending=descending):
+    for lines, reached in search(shelf.reader(), JOB, matcher, place, descending=descending):
         said += [f"{line.sequence_num} {line.message}" for line in lines]
         places.append(reached)
     assert places[1:] == sorted(set(places[1:]), reverse=descending)
@@ -75,7 +82,7 @@ def searches(draw: st.DrawFn) -> tuple[list[str], str]:
     messages = draw(st.lists(TEXTS, min_size=1, max_size=30))
     text = draw(st.sampled_from(messages))
     if draw(st.booleans()):
-        text = as_read(text)
+        text = strip_sequences(text)
     start = draw(st.integers(0, max(len(text) - 1, 0)))
     part = text[start : start + draw(st.integers(1, 15))]
     return messages, draw(st.sampled_from([part, part.upper(), part.lower(), part.swapcase(), draw(TEXTS)]))
@@ -89,8 +96,8 @@ def test_text(
 ) -> None:
     """Of any kind, in both directions, from any place on."""
     messages, query = said
-    shelf = Shelf.at(tmp_path_factory.mktemp("archive"))
-    shelf.fill([raw(number, text) for number, text in enumerate(messages, 1)], chunk, frame_bytes)
+    shelf = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
+    shelf.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], chunk, frame_bytes)
     matcher = Matcher(query)
     wanted = expected(messages, matcher)
     assert found(shelf, matcher, 0) == wanted
@@ -108,8 +115,8 @@ def test_expressions(
     tmp_path_factory: pytest.TempPathFactory, messages: list[str], query: str, frame_bytes: int
 ) -> None:
     """Those that see the ends of a line, its newlines, its control sequences."""
-    shelf = Shelf.at(tmp_path_factory.mktemp("archive"))
-    shelf.fill([raw(number, text) for number, text in enumerate(messages, 1)], 20, frame_bytes)
+    shelf = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
+    shelf.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], 20, frame_bytes)
     matcher = Matcher(query, regex=True)
     assert found(shelf, matcher, 0) == expected(messages, matcher)
 
@@ -139,10 +146,10 @@ def test_expressions(
 @pytest.mark.parametrize("colour", ["", "\x1b[1m", "\x1b]8;;http://example.com\x1b\\"])
 def test_many_lines_that_look_alike(tmp_path: Path, query: str, regex: bool, colour: str) -> None:
     """Frames with more lines than are looked at in vain before another way is taken; and gaps among them."""
-    count = 20 * (MISSES + BEHIND_MISSES + LINES_MISSES)
+    count = 20 * (TEXT_MISSES + SEQUENCE_MISSES + JOINED_MISSES)
     messages = [f"line {colour}{number} {'k' * (number % 20)}{colour}x the message" for number in range(1, count)]
-    shelf = Shelf.at(tmp_path)
-    shelf.fill([raw(number, text) for number, text in enumerate(messages, 1) if number % 100], 1000, 30_000)
+    shelf = ArchiveBuilder.in_directory(tmp_path)
+    shelf.fill([raw_line(number, text) for number, text in enumerate(messages, 1) if number % 100], 1000, 30_000)
     matcher = Matcher(query, regex=regex)
     wanted = [each for each in expected(messages, matcher) if int(each.split(" ")[0]) % 100]
     assert found(shelf, matcher, 0) == wanted
@@ -154,12 +161,12 @@ def test_what_comes_often(tmp_path: Path, query: str, other: str) -> None:
     """In letters that are others in another case, too: they are not all of ASCII."""
     words = ["k", "K", "s", "S", "i", *other]
     messages = [f'{words[number % len(words)]} Line {number} "{words[number % len(words)]}\\' for number in range(2000)]
-    shelf = Shelf.at(tmp_path)
-    shelf.fill([raw(number, text) for number, text in enumerate(messages, 1)], 2000, 5 * TEXT_PART_BYTES)
+    shelf = ArchiveBuilder.in_directory(tmp_path)
+    shelf.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], 2000, 5 * TEXT_PART_BYTES)
     matcher = Matcher(query)
     pattern = re2.compile(f"(?i){re2.escape(query)}")
     wanted = [f"{number} {text}" for number, text in enumerate(messages, 1) if pattern.search(text)]
-    assert len(wanted) > OFTEN
+    assert len(wanted) > LOWERCASE_AFTER
     assert found(shelf, matcher, 0) == wanted == expected(messages, matcher)
 
 
@@ -178,17 +185,17 @@ def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
     times = {number: f"2026-03-{1 + (number - 1) // 50:02}T10:00:00.000Z" for number in range(1, 501)}
     times |= {number: times[number - 150] for number in range(252, 301, 2)} | {371: "yesterday"}
     objects = Counting(tmp_path)
-    shelf = Shelf(objects)
+    shelf = ArchiveBuilder(objects)
     for start in range(1, 501, 50):
-        shelf.add([raw(number, f"line {number}", timestamp=times[number]) for number in range(start, start + 50)])
+        shelf.add([raw_line(number, f"line {number}", timestamp=times[number]) for number in range(start, start + 50)])
     since, until = "2026-03-03T00:00:00.000Z", "2026-03-03T23:59:59.999Z"
 
     def wanted(line: Line) -> bool:
         return since <= line.timestamp <= until or line.timestamp == "yesterday"
 
     def numbers(place: int, descending: bool) -> list[int]:
-        how = partial(search, since=since, until=until, wanted=wanted, descending=descending)
-        results = how(shelf.archive(), JOB, Matcher("line"), place)
+        how = partial(search, since=since, until=until, predicate=wanted, descending=descending)
+        results = how(shelf.reader(), JOB, Matcher("line"), place)
         return [line.sequence_num for lines, _ in results for line in lines]
 
     expected = [*range(101, 151), *range(252, 301, 2), 371]
@@ -200,8 +207,8 @@ def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("query", "heavy"), [("line 7", False), ("line (?:7|x{90})", True)])
 def test_what_may_take_long_is_done_where_it_is_said_to_be(tmp_path: Path, query: str, heavy: bool) -> None:
     """An expression in each part of a frame; and a pause behind each, or else it would not be a part."""
-    shelf = Shelf.at(tmp_path)
-    shelf.fill([raw(number, f"line {number} {'.' * 200}") for number in range(1, 301)], 150, 2 * PART_BYTES)
+    shelf = ArchiveBuilder.in_directory(tmp_path)
+    shelf.fill([raw_line(number, f"line {number} {'.' * 200}") for number in range(1, 301)], 150, 2 * PART_BYTES)
     calls = 0
     pauses: list[None] = []
 
@@ -211,23 +218,23 @@ def test_what_may_take_long_is_done_where_it_is_said_to_be(tmp_path: Path, query
         return look()
 
     matcher = Matcher(query, regex=True)
-    results = list(search(shelf.archive(), JOB, matcher, 0, work=work, pause=partial(pauses.append, None)))
+    results = list(search(shelf.reader(), JOB, matcher, 0, run_heavy=work, pause=partial(pauses.append, None)))
     assert [line.sequence_num for lines, _ in results for line in lines] == [7, *range(70, 80)]
     # Two a frame are around its unpacking.
     assert calls == (len(pauses) - 2 * len(results) if heavy else 0)
     assert len(pauses) > len(results) > 1
-    assert results[-1].place == 300
+    assert results[-1].cursor == 300
 
 
 @pytest.mark.parametrize(("query", "wanted"), [("x line", range(1, 2001)), ("line 77x", [77]), ("nowhere", [])])
 def test_a_text_is_looked_for_in_parts(tmp_path: Path, query: str, wanted: Sequence[int]) -> None:
     """With a pause for each; and it is found wherever a part ends."""
-    shelf = Shelf.at(tmp_path)
+    shelf = ArchiveBuilder.in_directory(tmp_path)
     texts = (f"{'.' * (number % 997)}x line {number}x" for number in range(1, 2001))
-    shelf.fill([raw(number, text) for number, text in enumerate(texts, 1)], 2000, 5 * TEXT_PART_BYTES)
+    shelf.fill([raw_line(number, text) for number, text in enumerate(texts, 1)], 2000, 5 * TEXT_PART_BYTES)
     pauses: list[None] = []
 
-    results = list(search(shelf.archive(), JOB, Matcher(query), 0, pause=partial(pauses.append, None)))
+    results = list(search(shelf.reader(), JOB, Matcher(query), 0, pause=partial(pauses.append, None)))
 
     assert [line.sequence_num for lines, _ in results for line in lines] == [*wanted]
     assert len(pauses) > shelf.chunks[0].text_size / (2 * TEXT_PART_BYTES)
@@ -235,8 +242,8 @@ def test_a_text_is_looked_for_in_parts(tmp_path: Path, query: str, wanted: Seque
 
 def test_an_archived_line_that_is_too_long_for_an_expression_is_refused(tmp_path: Path) -> None:
     """RE2 cannot be stopped. Smaller expressions, and text, are looked for in it."""
-    shelf = Shelf.at(tmp_path)
-    shelf.fill([raw(1, "a" * 3 * 2**20), raw(2, "z")], 2, PART_BYTES)
+    shelf = ArchiveBuilder.in_directory(tmp_path)
+    shelf.fill([raw_line(1, "a" * 3 * 2**20), raw_line(2, "z")], 2, PART_BYTES)
 
     with pytest.raises(SearchTooExpensive, match="too long for this expression"):
         found(shelf, Matcher("(?:a.{0,50}){4}z", regex=True), 0)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
-from chronoverse.archive.redaction import TOMBSTONE, Redaction, RedactionRequest
+from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
 from chronoverse.errors import ArchiveUnavailable
 from chronoverse.history.tiered_log import MissingArchive, TieredLog
@@ -26,7 +26,7 @@ from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer, ViewerReques
 from chronoverse.store import Store
 from tests.support.examples import examples
 from tests.support.reading import Clock, Impatient, SmallTail, events, said
-from tests.support.sealing import seal
+from tests.support.sealing import archive_up_to
 from tests.support.servers import RedisServer
 
 JOB: Final = JobRef("wf_1", "job_1")
@@ -75,7 +75,7 @@ class Rig:
         assert Redaction(self.store, self.objects, JOB, wish).run().lines == last - first + 1
 
     def seal(self, to: int, *, trim: bool = True) -> None:
-        seal(self.store, self.objects, JOB, to, trim=trim, frame_bytes=700)
+        archive_up_to(self.store, self.objects, JOB, to, trim=trim, frame_bytes=700)
 
     def look(self) -> Job:
         job = self.store.get_job(JOB)
@@ -258,7 +258,7 @@ def test_who_replays_an_ended_log_is_told_of_a_redaction(rig: Rig, archived: int
     assert texts(found)[-4:] == ["redact", "redact", "job", "end"]
     ranges = [json.loads(event.data) for event in events(found) if event.event == "redact"]
     assert ranges == [{"from": 5, "to": 7}, {"from": 90, "to": 90}]
-    redacted = [number for number, text in enumerate(texts(said(rig.viewer()))[2:], 1) if text == TOMBSTONE]
+    redacted = [number for number, text in enumerate(texts(said(rig.viewer()))[2:], 1) if text == REDACTED_MESSAGE]
     assert redacted == [5, 6, 7, 90]
 
 
@@ -333,7 +333,7 @@ def test_who_replays_a_log_to_the_end_is_told_of_a_deletion(rig: Rig, archived: 
             raise InterruptedError
 
     with contextlib.suppress(InterruptedError):
-        delete_job(rig.store, rig.objects, JOB, at=stop)
+        delete_job(rig.store, rig.objects, JOB, on_step=stop)
 
     found = said(late)
     assert names(found)[-1] == "error"

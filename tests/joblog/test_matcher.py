@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronoverse.joblog.matcher import MAX_SPANS, Matcher, as_read
+from chronoverse.joblog.matcher import MAX_SPANS, Matcher, strip_sequences
 
 PIECES = ["a", "b", "ab", "ü", "🙂", "\x1b[31m", "\x1b[0m", "\x1b]0;ab\x07", "\x1b"]
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=20).map("".join)
@@ -18,7 +18,7 @@ def test_places_are_in_characters_of_the_line_as_it_was_written(text: str, query
 
     assert bool(places) == matcher.matches(text)
     for start, end in places:
-        assert query in (text[start:end], as_read(text[start:end]))
+        assert query in (text[start:end], strip_sequences(text[start:end]))
 
 
 @pytest.mark.parametrize("text", ["ab" * 5000, "\x1b[1m" + "ab" * 5000])

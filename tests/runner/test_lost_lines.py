@@ -14,7 +14,7 @@ import redis
 from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
-from chronoverse.archive.retention import ArchiverLimits
+from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.errors import BadRequest, CorruptLog, Fenced, SequenceGap
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.values import End, Gap, Line, Status
@@ -190,7 +190,7 @@ def test_every_reader_is_told(server: RedisServer, service: Service, store: Stor
             page = client.get(f"{url}/logs", params={"order": order}).json()
             assert [line["sequence_num"] for line in page["logs"]] == numbers
     objects = FileObjectStore(tmp_path / "archive")
-    Archiver(store, objects, ArchiverLimits(1, 0, 1000), stop=threading.Event()).once()
+    Archiver(store, objects, RetentionPolicy(1, 0, 1000), stop=threading.Event()).run_once()
     entries = ArchiveReader(objects, store.chunks).entries(JOB, 0, 100)
     assert [entry.sequence_num if isinstance(entry, Line) else entry for entry in entries] == [
         1,

@@ -16,7 +16,7 @@ import pytest
 
 from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.retention import ArchiverLimits
+from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.errors import BadRequest, JobNotFound, StoreUnavailable
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
@@ -25,6 +25,7 @@ from chronoverse.runner.resend import resend_spool as deliver_file
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import orphaned_spools
 from chronoverse.store import Store
+from tests.support.commands import called
 from tests.support.jobs import JOB, key, read_lines, read_log
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service
@@ -71,14 +72,7 @@ def deliver(
     server: RedisServer, tmp_path: Path, *arguments: Any, **settings: Any
 ) -> "subprocess.CompletedProcess[str]":
     """Runs ``chronoverse deliver …`` to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "chronoverse", "deliver", *map(str, arguments)],
-        env=environ(server, tmp_path, **settings),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return called("deliver", *map(str, arguments), environ=environ(server, tmp_path, **settings))
 
 
 def killed(server: RedisServer, tmp_path: Path, **settings: Any) -> Path:
@@ -97,8 +91,8 @@ def killed(server: RedisServer, tmp_path: Path, **settings: Any) -> Path:
         server.kill()
         runner.stdin.write(b"\n")
         runner.stdin.flush()
-        while runner.stderr.readline() != b"%d\n" % (ALL - 1):
-            pass
+        while (line := runner.stderr.readline()) != b"%d\n" % (ALL - 1):
+            assert line, "the runner is gone"
         time.sleep(0.5)  # until its last lines are in the file
         runner.kill()
     server.start()
@@ -277,6 +271,7 @@ def service(server: RedisServer, tmp_path: Path) -> Iterator[Service]:
         yield service
 
 
+@pytest.mark.long
 def test_through_a_service_all_is_as_it_is_beside_the_store(
     server: RedisServer, service: Service, tmp_path: Path
 ) -> None:
@@ -317,8 +312,8 @@ def test_lines_that_were_archived_meanwhile_are_read_back_from_there(server: Red
     path.write_bytes(content)
     with contextlib.closing(Store(server.url)) as store:
         Archiver(
-            store, FileObjectStore(tmp_path / "archive"), ArchiverLimits(1, 0, 1000), stop=threading.Event()
-        ).once()
+            store, FileObjectStore(tmp_path / "archive"), RetentionPolicy(1, 0, 1000), stop=threading.Event()
+        ).run_once()
     wait_until(lambda: not server.ask("EXISTS", key("log")), SOON, "the store has let the log go")
     done = deliver(server, tmp_path, path, archive_url=(tmp_path / "none").as_uri())
     assert done.returncode == ENDED

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from chronoverse.archive.archiver import Archiver
-from chronoverse.archive.codec import entries_in, unpack
+from chronoverse.archive.codec import decode_entries, decompress_frame
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.job_objects import nothing
+from chronoverse.archive.job_objects import ignore_step
 from chronoverse.archive.object_store import ObjectStore
-from chronoverse.archive.retention import ArchiverLimits
+from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.joblog.entries import Entry, read_entries
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
@@ -22,12 +22,12 @@ from chronoverse.store import Store
 #: The smallest HOT_BYTES that there is: some 7,000 of :func:`padded`'s lines.
 HOT_BYTES: Final = 2**20
 #: Every step at which an archiver may be killed, in order.
-STEPS: Final = ("read", "announced", "put", "read back", "sealed", "manifest", "completed")
+STEPS: Final = ("read", "upload begun", "put", "read back", "committed", "manifest", "completed")
 TIMEOUT_SECONDS: Final = 60
 DAY: Final = 86_400.0
 
 
-def limits(**changes: Any) -> ArchiverLimits:
+def policy(**changes: Any) -> RetentionPolicy:
     """Limits for tests: small logs, kept long, orphans at once."""
     values: dict[str, Any] = {
         "hot_bytes": HOT_BYTES,
@@ -35,21 +35,23 @@ def limits(**changes: Any) -> ArchiverLimits:
         "retention_seconds": 3_650 * DAY,
         "orphan_seconds": 0,
     }
-    return ArchiverLimits(**(values | changes))
+    return RetentionPolicy(**(values | changes))
 
 
-def archiver(store: Store, objects: ObjectStore, *, at: Callable[[str], None] = nothing, **changes: Any) -> Archiver:
+def archiver(
+    store: Store, objects: ObjectStore, *, on_step: Callable[[str], None] = ignore_step, **changes: Any
+) -> Archiver:
     """An archiver that has not looked around yet."""
     clock = {name: changes.pop(name) for name in ("clock", "monotonic") if name in changes}
-    return Archiver(store, objects, limits(**changes), stop=threading.Event(), at=at, **clock)
+    return Archiver(store, objects, policy(**changes), stop=threading.Event(), on_step=on_step, **clock)
 
 
 def archive(store: Store, objects: ObjectStore, **changes: Any) -> int:
     """Does all that is due; how many jobs something is wrong with."""
-    return archiver(store, objects, **changes).once()
+    return archiver(store, objects, **changes).run_once()
 
 
-def padded(first: int, count: int) -> list[Line]:
+def padded_lines(first: int, count: int) -> list[Line]:
     """Lines of 100 bytes and a little more."""
     stamp = "2026-03-03T10:00:05.123Z"
     return [Line(each, stamp, f"line {each} ".ljust(100, "x"), "stdout") for each in range(first, first + count)]
@@ -58,18 +60,18 @@ def padded(first: int, count: int) -> list[Line]:
 def append(store: Store, attempt: Any, first: int, count: int) -> int:
     """Appends so many of them, a thousand at a time; the next number."""
     for start in range(first, first + count, 1_000):
-        store.append(attempt, padded(start, min(1_000, first + count - start)))
+        store.append(attempt, padded_lines(start, min(1_000, first + count - start)))
     return first + count
 
 
-def everything(store: Store, objects: ObjectStore, job: JobRef) -> list[Entry]:
+def all_entries(store: Store, objects: ObjectStore, job: JobRef) -> list[Entry]:
     """All that archive and store say of a log, in order, each number from where it belongs."""
     said: list[Entry] = []
     archived = 0
     for chunk in store.chunks.chunks(job):
         data = objects.get(chunk.name)
         for frame in chunk.frames:
-            said += entries_in(unpack(frame, data[frame.offset : frame.offset + frame.size]))
+            said += decode_entries(decompress_frame(frame, data[frame.offset : frame.offset + frame.size]))
         archived = chunk.last
     found = store.get_job(job)
     return [
@@ -78,12 +80,12 @@ def everything(store: Store, objects: ObjectStore, job: JobRef) -> list[Entry]:
     ]
 
 
-def numbers(entries: Iterable[Entry]) -> list[int]:
+def line_numbers(entries: Iterable[Entry]) -> list[int]:
     """The lines' numbers."""
     return [entry.sequence_num for entry in entries if isinstance(entry, Line)]
 
 
-def run_until(url: str, prefix: str, directory: Path, step: str) -> int:
+def run_until_killed(url: str, prefix: str, directory: Path, step: str) -> int:
     """An archiver's process that does all that is due, or is killed behind the first ``step``. Its exit code."""
     program = (sys.executable, "-m", "tests.support.archivers", url, prefix, str(directory), step)
     return subprocess.run(program, timeout=TIMEOUT_SECONDS, check=False).returncode
@@ -97,7 +99,7 @@ def main(url: str, prefix: str, directory: str, step: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     store = Store(url, prefix=prefix)
-    sys.exit(archive(store, FileObjectStore(Path(directory)), at=at))
+    sys.exit(archive(store, FileObjectStore(Path(directory)), on_step=at))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from chronoverse.archive.codec import Packer
+from chronoverse.archive.codec import ChunkBuilder
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.reader import ArchiveReader
@@ -14,13 +14,13 @@ from chronoverse.joblog.values import JobRef
 JOB = JobRef("wf_1", "job_1")
 
 
-def raw(number: int, message: str, *more: bytes, timestamp: str = "2026-03-03T10:00:05.123Z") -> RawEntry:
+def raw_line(number: int, message: str, *more: bytes, timestamp: str = "2026-03-03T10:00:05.123Z") -> RawEntry:
     """A line as the store hands it over."""
     fields = [b"timestamp", timestamp.encode(), b"message", message.encode(), b"stream", b"stderr", *more]
     return (b"%d-0" % number, fields)
 
 
-class Shelf:
+class ArchiveBuilder:
     """A job's archive in ``objects``, and the record of it in memory: an :class:`ChunkIndexReader`."""
 
     def __init__(self, objects: ObjectStore, job: JobRef = JOB, first: int = 1) -> None:
@@ -29,15 +29,15 @@ class Shelf:
         self.chunks: list[Chunk] = []
         self.first = first
         #: How often it was asked.
-        self.asked = 0
+        self.lookups = 0
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
-        self.asked += 1
+        self.lookups += 1
         return next((each for each in self.chunks if job == self.job and each.last >= number), None)
 
     def add(self, entries: Sequence[RawEntry], frame_bytes: int = FRAME_BYTES) -> Chunk:
         """One more chunk."""
-        packer = Packer(self.job, self.chunks[-1].last + 1 if self.chunks else self.first, frame_bytes)
+        packer = ChunkBuilder(self.job, self.chunks[-1].last + 1 if self.chunks else self.first, frame_bytes)
         packer.add(entries)
         chunk, data = packer.finish()
         self.objects.put(chunk.name, data)
@@ -54,10 +54,10 @@ class Shelf:
             entries = entries[cut:]
 
     @classmethod
-    def at(cls, directory: Path, first: int = 1) -> "Shelf":
+    def in_directory(cls, directory: Path, first: int = 1) -> "ArchiveBuilder":
         """One in files."""
         return cls(FileObjectStore(directory), first=first)
 
-    def archive(self) -> ArchiveReader:
+    def reader(self) -> ArchiveReader:
         """A reader of it that knows nothing yet."""
         return ArchiveReader(self.objects, self)

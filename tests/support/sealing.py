@@ -3,7 +3,7 @@
 import secrets
 from typing import Final
 
-from chronoverse.archive.codec import Packer
+from chronoverse.archive.codec import ChunkBuilder
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
@@ -14,7 +14,7 @@ LEASE_SECONDS: Final = 30
 FRAME_BYTES: Final = 2_000
 
 
-def seal(
+def archive_up_to(
     store: Store, objects: ObjectStore, job: JobRef, to: int, *, trim: bool = False, frame_bytes: int = FRAME_BYTES
 ) -> None:
     """Archives all up to line ``to`` in one chunk; ``trim`` takes it out of the store."""
@@ -22,7 +22,7 @@ def seal(
     assert found is not None
     token = secrets.token_hex()
     assert store.chunks.acquire_lock(job, token, LEASE_SECONDS)
-    packer = Packer(job, found.archived + 1, frame_bytes)
+    packer = ChunkBuilder(job, found.archived + 1, frame_bytes)
     packer.add(store.page(job, after=found.archived, count=to - found.archived), found.first)
     chunk, data = packer.finish()
     store.chunks.begin_upload(job, token, chunk.name)

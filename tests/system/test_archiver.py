@@ -19,7 +19,7 @@ from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.embedded import server as embedded
 from chronoverse.joblog.values import JobRef, Status, iso_timestamp
 from chronoverse.store import Store
-from tests.support.archivers import DAY, append, everything, numbers
+from tests.support.archivers import DAY, all_entries, append, line_numbers
 from tests.support.bench import JOB, Bench, make_lines
 from tests.support.commands import chronoverse, command, environ
 from tests.support.servers import RedisServer
@@ -53,7 +53,7 @@ def test_an_archiver_runs_beside_the_service(tmp_path: Path) -> None:
         run(store, JOB, 100)
         objects = FileObjectStore(service.data_dir / "archive")
         wait_until(lambda: store.catalog.archive_state(JOB).complete, PATIENCE_SECONDS, "the job is archived")
-        assert numbers(everything(store, objects, JOB)) == list(range(1, 101))
+        assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, 101))
         assert "chronoverse_archive_chunks_total 1.0" in httpx.get(f"{service.url}/metrics").text
         (first,) = archivers(service.pid)
         first.kill()
@@ -146,7 +146,7 @@ def test_an_archiver_goes_on_beside_hostile_keys(
         before, gone, behind = (JobRef("wf_1", name) for name in ("before", "gone", "behind"))
         for job in (before, gone):
             run(store, job, 10)
-        bench.end_seen(8 * DAY, gone)
+        bench.set_end_seen(8 * DAY, gone)
         hostile = [JobRef("wf_1", f"hostile_{number}") for number in range(4)]
         bench.ask("XADD", bench.key("archive", hostile[0]), "1-0", "a", "b")
         bench.ask("ZADD", bench.key("archive", hostile[1]), "1", "no record")
@@ -199,7 +199,7 @@ def test_a_job_is_kept_from_when_the_store_saw_its_end(
         assert (job.status, job.last, job.archived) == (Status.COMPLETED, 10, 10)
         assert job.finished_at == iso_timestamp(old)
         assert 3_000_000 < bench.ttl("log") <= 3_600_000
-        bench.end_seen(8 * DAY)
+        bench.set_end_seen(8 * DAY)
         assert ask(outside, "archive", "--once").returncode == 0
         assert bench.store.get_job(JOB) is None
 

@@ -25,7 +25,7 @@ from werkzeug.exceptions import (
 from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.web.http.event_loop import TimeSlice, yield_to_loop
 from chronoverse.web.http.shares import Shares
-from chronoverse.web.streaming.connection import half_close
+from chronoverse.web.streaming.connection import stop_receiving
 
 #: Bytes of one read from the connection. gunicorn copies what it has left after each read: with 16 KiB a body would
 #: take four times as long.
@@ -236,7 +236,7 @@ class _TimedBodyStream:
         """Has the connection closed after the answer, because nobody reads the rest of this body."""
         sock = self._request.environ.get("gunicorn.socket")
         if sock is not None:
-            half_close(sock)
+            stop_receiving(sock)
 
 
 def _load(body: bytearray, schema: Schema) -> Mapping[str, Any]:

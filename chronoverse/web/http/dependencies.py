@@ -128,7 +128,7 @@ class Dependencies:
     def invalidate(self, ref: JobRef) -> None:
         """Drops what is cached of a job that was redacted or deleted."""
         self.replay_cache.forget(ref)
-        self.ended_jobs.forget(ref)
+        self.ended_jobs.invalidate(ref)
 
     def require_job(self, ref: JobRef) -> Job:
         """The job as the store has it now. Raises :class:`JobNotFound` when there is none."""

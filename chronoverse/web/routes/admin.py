@@ -8,7 +8,7 @@ from flask import Response, request
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
-from chronoverse.archive.retention import delete_job, left_of
+from chronoverse.archive.retention import delete_job, has_leftovers
 from chronoverse.auth.tokens import ADMIN
 from chronoverse.errors import ArchiveNotConfigured, JobNotFound
 from chronoverse.joblog.matcher import Matcher
@@ -115,8 +115,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
         ref = JobRef(workflow_id, job_id)
         with deps.body_reader.read_json(request, principal().subject, redact_body) as body:
             done = _redact(deps, ref, body)
-        next_number = None if done.whole else done.reached + 1
-        answer = {"redacted": done.lines, "through": done.reached, "next": next_number, "pending": done.pending}
+        next_number = None if done.complete else done.last_checked + 1
+        answer = {"redacted": done.lines, "through": done.last_checked, "next": next_number, "pending": done.pending}
         return page_response({"workflow_id": workflow_id, "id": job_id, **answer})
 
     @routes.route(f"{_JOB}/logs/redactions")
@@ -141,7 +141,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         A deletion that broke off is finished by another.
         """
         ref = JobRef(workflow_id, job_id)
-        if deps.store.get_job(ref) is None and not left_of(deps.store, deps.object_store, ref):
+        if deps.store.get_job(ref) is None and not has_leftovers(deps.store, deps.object_store, ref):
             raise JobNotFound("no such job")
         tombstone_ms = deps.store.retention_ms(workflow_id)
         delete_job(deps.store, deps.object_store, ref, tombstone_ms=tombstone_ms)
@@ -163,7 +163,7 @@ def _redact(deps: Dependencies, ref: JobRef, body: Mapping[str, Any]) -> Redacti
     asked = RedactionRequest(first, last, _line_predicate(deps, body), audit, exact="q" not in body)
     done = Redaction(deps.store, deps.object_store, ref, asked, pause=yield_to_loop).run()
     deps.invalidate(ref)
-    log_fields = {"job": str(ref), "sub": subject, "from": first, "to": done.reached, "lines": done.lines}
+    log_fields = {"job": str(ref), "sub": subject, "from": first, "to": done.last_checked, "lines": done.lines}
     log.info("redacted", extra={"fields": {**log_fields, "reason": reason or "", "pending": done.pending}})
     return done
 

@@ -15,8 +15,15 @@ from chronoverse.live.viewer import Viewer
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
 from chronoverse.web.http.pages import batches, page_budget
 from chronoverse.web.http.schemas import EVENT_SCHEMA, Blueprint, EventsHeaders, EventsQuery, ProblemSchema
-from chronoverse.web.streaming.connection import half_close, on_hangup, tune
-from chronoverse.web.streaming.opening import ACCEPT_SLOT, CONTENT_TYPE, detach, headers, open_viewer, viewer_request
+from chronoverse.web.streaming.connection import begin_long_answer, on_hangup, stop_receiving
+from chronoverse.web.streaming.opening import (
+    ACCEPT_SLOT,
+    CONTENT_TYPE,
+    detach,
+    open_viewer,
+    stream_headers,
+    viewer_request,
+)
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
@@ -65,7 +72,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         if after is None:
             after = start_offset(deps, job, query.get("offset"), query.get("tail"), stream)
         if request.method == "HEAD":
-            return Response(iter(()), headers=headers(after), content_type=CONTENT_TYPE)
+            return Response(iter(()), headers=stream_headers(after), content_type=CONTENT_TYPE)
         viewer_params = viewer_request(deps, ref, job, after, stream, wait, principal().expires_at)
         return EventStream(deps, after, *open_viewer(deps, ticket, viewer_params))
 
@@ -116,14 +123,14 @@ class EventStream(Response):
     """
 
     def __init__(self, deps: Dependencies, after: int, viewer: Viewer, on_end: Callable[[], None]) -> None:
-        super().__init__(iter(()), headers=headers(after), content_type=CONTENT_TYPE)
+        super().__init__(iter(()), headers=stream_headers(after), content_type=CONTENT_TYPE)
         self._deps = deps
         self._viewer = viewer
         self._on_end = on_end
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
-        sock = tune(environ)
-        if self._deps.stream_writers.fit(environ):
+        sock = begin_long_answer(environ)
+        if self._deps.stream_writers.can_take_over(environ):
             fields = self.get_wsgi_headers(environ).to_wsgi_list()
             return detach(self._deps, self._viewer, self._on_end, sock, fields)
         unwatch = on_hangup(sock, self._viewer.disconnect) if sock else None
@@ -131,9 +138,9 @@ class EventStream(Response):
         def closed() -> None:
             if unwatch:
                 unwatch()
-            if sock and self._deps.admission.draining:
+            if sock and self._deps.admission.is_draining:
                 # Otherwise gunicorn would wait for the client's next request before the worker may exit.
-                half_close(sock)
+                stop_receiving(sock)
             self._on_end()
 
         self.response = self._viewer.chunks()

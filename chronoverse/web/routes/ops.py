@@ -34,7 +34,7 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
     @routes.alt_response(503, schema=ProblemSchema, content_type="application/problem+json")
     def readyz() -> Response:
         """Can it serve."""
-        if deps.admission.draining:
+        if deps.admission.is_draining:
             raise Draining("this worker is going down")
         deps.store.ping()
         return jsonify(status="ready")

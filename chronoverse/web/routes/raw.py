@@ -17,7 +17,7 @@ from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.web.http import pages
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
 from chronoverse.web.http.schemas import Blueprint, ProblemSchema, RawQuery
-from chronoverse.web.streaming.connection import DOWNLOAD, tune
+from chronoverse.web.streaming.connection import DOWNLOAD_LIMITS, begin_long_answer
 
 #: zlib's level. Level 1 compresses logs to a sixth, at 100 MB/s. Higher levels would take time from the worker's
 #: viewers.
@@ -74,7 +74,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         deps.admission.enter(ticket)
         try:
             expires_at = deps.monotonic() + principal().expires_at - deps.wall_clock()
-            tune(request.environ, DOWNLOAD, expires_at)
+            begin_long_answer(request.environ, DOWNLOAD_LIMITS, expires_at)
             parts = _ENCODERS[format](_read_lines(deps, job, predicate, expires_at))
             # A log that cannot be read at all is refused with a problem. Later errors can only cut the download off.
             first = next(parts, b"")

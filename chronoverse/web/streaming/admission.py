@@ -15,12 +15,12 @@ from chronoverse.web.http.tracing import RequestSpan
 #: Milliseconds after which a client comes back, drawn for each connection so that they do not come all at once.
 RETRY_MS: Final = (1000, 5000)
 #: Seconds between two looks at how many streams should have ended by now. Each look costs 50 ns a stream.
-STEP_SECONDS: Final = 0.1
+DRAIN_STEP_SECONDS: Final = 0.1
 #: Seconds for which a worker that is going down still takes streams: their connections were accepted before it closed
 #: its sockets, and nobody else can answer them. They end with the rest.
-LET_IN_SECONDS: Final = 0.5
+LATE_ACCEPT_SECONDS: Final = 0.5
 #: Streams ended in one go, each with two writes to its socket: so nobody else waits for over 5 ms.
-BREATH_STREAMS: Final = 100
+STREAMS_PER_PASS: Final = 100
 
 
 def retry_ms() -> int:
@@ -70,7 +70,7 @@ class AdmissionControl:
         return len(self._guests)
 
     @property
-    def draining(self) -> bool:
+    def is_draining(self) -> bool:
         """Whether the worker is going down."""
         return self._draining_since is not None
 
@@ -82,12 +82,12 @@ class AdmissionControl:
             metrics.STREAMS_REFUSED.labels(kind).inc()
             raise error
 
-    def has_place(self, guest: StreamTicket) -> bool:
+    def would_admit(self, guest: StreamTicket) -> bool:
         """Whether :meth:`check` would not raise."""
         return self._refusal(guest) is None
 
     def _refusal(self, guest: StreamTicket) -> tuple[str, ChronoverseError] | None:
-        if self._draining_since is not None and self._clock() > self._draining_since + LET_IN_SECONDS:
+        if self._draining_since is not None and self._clock() > self._draining_since + LATE_ACCEPT_SECONDS:
             return "draining", Draining("this worker is going down")
         if len(self._guests) >= self._limit:
             return "full", AtCapacity(f"this worker already serves {self._limit} streams")
@@ -118,12 +118,12 @@ class AdmissionControl:
         """
         start = self._draining_since = self._clock()
         metrics.WORKERS_DRAINING.set(1)
-        while self._guests or self._clock() <= start + LET_IN_SECONDS:
+        while self._guests or self._clock() <= start + LATE_ACCEPT_SECONDS:
             left = start + seconds - self._clock()
             staying = [guest.viewer for guest in self._guests if guest.viewer and not guest.viewer.sent_away]
-            due = len(staying) if left < STEP_SECONDS else math.ceil(len(staying) * STEP_SECONDS / left)
+            due = len(staying) if left < DRAIN_STEP_SECONDS else math.ceil(len(staying) * DRAIN_STEP_SECONDS / left)
             for number, viewer in enumerate(staying[:due], 1):
                 viewer.close_with_retry(retry_ms())
-                if number % BREATH_STREAMS == 0:
+                if number % STREAMS_PER_PASS == 0:
                     sleep(0)
-            sleep(STEP_SECONDS)
+            sleep(DRAIN_STEP_SECONDS)

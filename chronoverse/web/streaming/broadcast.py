@@ -1,7 +1,7 @@
-"""The caught-up viewers of one job, who all stand at its head: they are written to as one.
+"""Writes the same bytes to all viewers of one feed that have caught up, in one pass.
 
-What one viewer costs then is one ``send`` of the same bytes, and nothing of its own is touched: with thousands of
-viewers it is their own state, fetched from memory for each line, that a line would cost besides.
+In a pass a viewer costs one ``send``, and nothing of the viewer itself is touched. With thousands of viewers that
+matters: fetching each viewer's own state from memory for each line would cost as much again.
 """
 
 from collections.abc import Callable
@@ -13,21 +13,25 @@ from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
 
 
-class Member(Protocol):
-    """Drives a viewer by itself when it is not in a crowd; see
-    :class:`chronoverse.web.streaming.stream_writer.StreamWriter`."""
+class GroupMember(Protocol):
+    """What a group needs of its members. :class:`chronoverse.web.streaming.stream_writer.StreamWriter` is the only
+    implementation.
+
+    Only the group sets ``group``.
+    """
 
     viewer: Viewer
-    crowd: "BroadcastGroup | None"
+    group: "BroadcastGroup | None"
 
     @property
-    def busy(self) -> bool: ...
+    def is_behind(self) -> bool: ...
+    def send(self, data: bytes, /) -> int: ...
     def wake(self) -> None: ...
-    def carry_on(self, rest: memoryview | bytes) -> None: ...
+    def fall_behind(self, unsent: memoryview | bytes) -> None: ...
 
 
-class GroupWorker(NamedTuple):
-    """What all viewers of a worker share. ``heartbeat`` is in seconds, on ``clock``."""
+class GroupContext(NamedTuple):
+    """What all groups of a worker share. ``heartbeat`` is in seconds, on ``clock``."""
 
     tail: Tail
     heartbeat: float
@@ -35,143 +39,158 @@ class GroupWorker(NamedTuple):
 
 
 class BroadcastGroup:
-    """A waiter on ``channel`` in place of its members. ``chunk`` frames bytes for the wire; ``emptied`` is called then.
+    """The caught-up viewers of one feed. They are all at the same position of its ring, which is the newest one.
 
-    Everything here runs on one gevent hub, and only ``channel.breathe`` lets others go on in between.
+    The group waits on the feed in place of its members: it is one of ``feed.viewers``, and they are not. ``chunk``
+    frames bytes for the wire. ``on_empty`` is called when the last member has gone.
+
+    All code here runs on one gevent hub. Only ``feed.breathe`` lets other greenlets run in between.
     """
 
     def __init__(
-        self, channel: Feed, worker: GroupWorker, chunk: Callable[[bytes], bytes], emptied: Callable[[], object]
+        self, feed: Feed, context: GroupContext, chunk: Callable[[bytes], bytes], on_empty: Callable[[], object]
     ) -> None:
+        #: When the group must be woken though the feed has nothing new, on the context's clock.
         self.due = float("inf")
-        self._channel: Final = channel
-        self._worker: Final = worker
+        self._feed: Final = feed
+        self._context: Final = context
         self._chunk = chunk
-        self._emptied = emptied
-        self._members: dict[Member, Callable[[bytes], int]] = {}
+        self._on_empty = on_empty
+        #: Each member, and its ``send``.
+        self._members: dict[GroupMember, Callable[[bytes], int]] = {}
         self._cursor = 0
         self._position = 0
         self._state: bytes | None = None
         self._sent_at = 0.0
-        self._writing = self._again = False
-        self._leaving: list[Member] = []
+        self._is_writing = False
+        #: Whether the group was woken while it was writing.
+        self._woken = False
+        #: Who asked to leave while the group was writing.
+        self._leaving: list[GroupMember] = []
 
-    def join(self, member: Member, send: Callable[[bytes], int]) -> bool:
-        """Takes in a member that stands where the others do; False when it does not, or just now nobody can join."""
-        viewer, channel = member.viewer, self._channel
-        place = viewer.ring_position
-        if place is None or self._writing or channel.final is not None:
+    def join(self, member: GroupMember) -> bool:
+        """Adds a member whose viewer is where the group is. Returns whether it was added.
+
+        It is not added when its viewer is elsewhere, when the group is writing, or when the feed has closed. If the
+        viewer is ahead of the group, the group is written to first.
+        """
+        viewer, feed = member.viewer, self._feed
+        position = viewer.ring_position
+        if position is None or self._is_writing or feed.final is not None:
             return False
-        if self._members and place != self._position:
+        if self._members and position != self._position:
             self.wake()
-            # Others went on meanwhile: it may have been woken, closed or let in.
-            place = viewer.ring_position
-            if place is None or member.busy or member.crowd is not None:
+            # Other greenlets ran meanwhile: one may have woken, closed or added this member.
+            position = viewer.ring_position
+            if position is None or member.is_behind or member.group is not None:
                 return False
         if not self._members:
-            self._cursor, self._position = viewer.cursor, place
-            self._state, self._sent_at = channel.state, viewer.sent_at
-            channel.viewers.add(self)
-            self.due = viewer.sent_at + self._worker.heartbeat
-        elif (place, channel.state) != (self._position, self._state):
+            self._cursor, self._position = viewer.cursor, position
+            self._state, self._sent_at = feed.state, viewer.sent_at
+            feed.viewers.add(self)
+            self.due = viewer.sent_at + self._context.heartbeat
+        elif (position, feed.state) != (self._position, self._state):
             return False
-        channel.viewers.discard(viewer)
-        self._members[member] = send
-        channel.group_size = len(self._members) - 1
-        member.crowd = self
+        feed.viewers.discard(viewer)
+        self._members[member] = member.send
+        feed.group_size = len(self._members) - 1
+        member.group = self
         self.due = min(self.due, viewer.ends_at)
         return True
 
-    def remove(self, member: Member) -> None:
-        """Lets a member go, to stand for itself where the crowd stood. Does nothing when it is none."""
+    def remove(self, member: GroupMember) -> None:
+        """Removes a member. Its viewer goes on by itself from the group's position. Does nothing for a non-member."""
         if self._members.pop(member, None) is not None:
-            member.crowd = None
-            self._channel.group_size = max(len(self._members) - 1, 0)
+            member.group = None
+            self._feed.group_size = max(len(self._members) - 1, 0)
             member.viewer.moved(self._cursor, self._position, self._sent_at)
-            self._channel.viewers.add(member.viewer)
+            self._feed.viewers.add(member.viewer)
             if not self._members:
-                self._worker.tail.leave(self._channel, self)
-                self._emptied()
+                self._context.tail.leave(self._feed, self)
+                self._on_empty()
 
-    def leave(self, member: Member) -> bool:
-        """As :meth:`remove`; False while others are being written to: then the member is let go, and woken, after that.
+    def leave(self, member: GroupMember) -> bool:
+        """Removes a member at once and returns True, unless the group is writing.
 
-        It may or may not have got the same yet.
+        While it is writing, the member may or may not have got the newest frames. So False is returned, and the member
+        is removed and woken after the pass.
         """
-        if self._writing:
+        if self._is_writing:
             self._leaving.append(member)
             return False
         self.remove(member)
         return True
 
     def wake(self) -> None:
-        """Writes what is new to everybody. Never waits for any of them."""
-        if self._writing:
-            self._again = True
+        """Writes what is new to all members. Never waits for any of them."""
+        if self._is_writing:
+            self._woken = True
             return
-        self._writing = True
+        self._is_writing = True
         try:
             while self._step():
-                self._again = False
+                self._woken = False
         finally:
-            self._writing = False
+            self._is_writing = False
         leaving, self._leaving = self._leaving, []
         self._dissolve([member for member in leaving if member in self._members])
 
     def _step(self) -> bool:
-        """Whether there may be more to do at once."""
-        channel = self._channel
-        taken = None
-        if channel.state is self._state and channel.final is None:
-            taken = channel.take(self._position, None)
-        if taken is None:
+        """One pass. Returns whether another one may have something to do at once."""
+        feed = self._feed
+        new = None
+        if feed.state is self._state and feed.final is None:
+            new = feed.take(self._position, None)
+        if new is None:
+            # The end, a changed job, or lines that the ring has dropped: each viewer handles these for itself.
             self._dissolve(list(self._members))
             return False
-        now = self._worker.clock()
-        if taken.frames:
+        now = self._context.clock()
+        if new.frames:
             before, self._sent_at = self._cursor, now
-            self._cursor, self._position = taken.cursor, taken.position
-            self._write(self._chunk(taken.frames))
-            return self._again or before < self._cursor < channel.cursor
+            self._cursor, self._position = new.cursor, new.position
+            self._write(self._chunk(new.frames))
+            return self._woken or before < self._cursor < feed.cursor
         if now >= self.due:
-            self._attend(now)
-        return self._again
+            self._handle_due(now)
+        return self._woken
 
     def _write(self, chunk: bytes) -> None:
-        size, behind = len(chunk), []
+        size, fell_behind = len(chunk), []
         for number, (member, send) in enumerate(list(self._members.items()), 1):
             try:
                 sent = send(chunk)
             except BlockingIOError:
                 sent = 0
             except OSError:
-                # It is closed already, or its next write says why it must be.
+                # The socket is closed already, or the member's own next write raises the same and closes it.
                 sent = 0
             if sent != size:
-                behind.append((member, sent))
+                fell_behind.append((member, sent))
             if number % BREATH_WAKES == 0:
-                self._channel.breathe()
-        for member, sent in behind:
+                self._feed.breathe()
+        for member, sent in fell_behind:
             if member in self._members:
                 self.remove(member)
-                member.carry_on(memoryview(chunk)[sent:])
+                member.fall_behind(memoryview(chunk)[sent:])
 
-    def _attend(self, now: float) -> None:
-        """Heartbeats, and members whose time has come."""
-        if not self._worker.tail.healthy(self._channel.ref):
-            # What is to be said now each viewer knows for itself.
+    def _handle_due(self, now: float) -> None:
+        """Sends heartbeats, and lets members go that must end now."""
+        if not self._context.tail.healthy(self._feed.ref):
+            # The store does not answer. Each viewer knows for itself what to say then.
             self._dissolve(list(self._members))
             return
-        if now >= self._sent_at + self._worker.heartbeat:
+        if now >= self._sent_at + self._context.heartbeat:
             self._sent_at = now
             self._write(self._chunk(sse.HEARTBEAT))
         self._dissolve([member for member in self._members if member.viewer.ends_at <= now])
         ends = [member.viewer.ends_at for member in self._members]
-        self.due = min([self._sent_at + self._worker.heartbeat, *ends])
+        self.due = min([self._sent_at + self._context.heartbeat, *ends])
 
-    def _dissolve(self, members: list[Member]) -> None:
+    def _dissolve(self, members: list[GroupMember]) -> None:
+        """Removes ``members``, and wakes each to go on by itself."""
         for number, member in enumerate(members, 1):
             self.remove(member)
             member.wake()
             if number % BREATH_WAKES == 0:
-                self._channel.breathe()
+                self._feed.breathe()

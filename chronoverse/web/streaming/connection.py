@@ -26,23 +26,23 @@ from chronoverse import metrics
 from chronoverse.live.fair_lock import FairLock
 
 #: Seconds for which a client may take nothing of an answer or an event stream before it is cut.
-SEND_SECONDS: Final = 20.0
+STALL_SECONDS: Final = 20.0
 #: The same for a download, whose client may be slow. A client's kernel may say nothing until its whole buffer has been
 #: read, which is 128 KiB at first: 4.4 kB/s are enough for that.
-DOWNLOAD_SECONDS: Final = 30.0
+DOWNLOAD_STALL_SECONDS: Final = 30.0
 #: Seconds that an ordinary answer may take to be sent, and bytes for each of which it may take longer: a client with
 #: 80 kbit/s gets 4 MiB in seven minutes.
 ANSWER_SECONDS: Final = 20.0
 ANSWER_BYTES_PER_SECOND: Final = 10_000
 #: A connection that got on less than so many seconds ago is not closed to make room, however many there are: a client
 #: that is well has sent its request by then.
-PATIENT_SECONDS: Final = 0.5
+MIN_IDLE_SECONDS: Final = 0.5
 #: Connections that are closed to make room, in a second and at once. Some clients connect again as soon as they are
 #: closed, and a client that comes among them waits until all of these are accepted.
 CLOSED_PER_SECOND: Final = 1_000
 CLOSED_AT_ONCE: Final = 50
 #: Seconds between looks whether a full socket's client has taken anything.
-LOOK_SECONDS: Final = 2.0
+PROGRESS_CHECK_SECONDS: Final = 2.0
 #: Bytes the kernel may hold for one client; left alone it would take megabytes for one that stopped reading.
 SEND_BUFFER_BYTES: Final = 64 * 2**10
 #: Milliseconds unacknowledged data may stay out: a half-open connection is dropped after that, not in 20 minutes.
@@ -51,25 +51,25 @@ USER_TIMEOUT_MS: Final = 20_000
 #: come: for 32 KiB that takes 1 ms, for the 800 KiB that its own bounds allow 180 ms, in which nobody else goes on.
 HEAD_BYTES: Final = 40 * 2**10
 #: Bytes thrown away of what a client has sent behind its request, before the connection is closed.
-UNREAD_BYTES: Final = 64 * 2**10
+DISCARD_BYTES: Final = 64 * 2**10
 #: SO_LINGER with no time to linger: closing resets the connection, and what was not sent is forgotten.
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
-class Bounds(NamedTuple):
+class SendLimits(NamedTuple):
     """How long a client may take for an answer: ``seconds``, and more for each byte.
 
     It may not take nothing for longer than ``stall_seconds``.
     """
 
-    stall_seconds: float = SEND_SECONDS
+    stall_seconds: float = STALL_SECONDS
     seconds: float = math.inf
     bytes_per_second: float = math.inf
 
 
-ANSWER: Final = Bounds(seconds=ANSWER_SECONDS, bytes_per_second=ANSWER_BYTES_PER_SECOND)
-DOWNLOAD: Final = Bounds(DOWNLOAD_SECONDS)
-EVENTS: Final = Bounds()
+ANSWER_LIMITS: Final = SendLimits(seconds=ANSWER_SECONDS, bytes_per_second=ANSWER_BYTES_PER_SECOND)
+DOWNLOAD_LIMITS: Final = SendLimits(DOWNLOAD_STALL_SECONDS)
+EVENTS_LIMITS: Final = SendLimits()
 
 
 class Connections:
@@ -80,9 +80,9 @@ class Connections:
     is longer than one read.
     """
 
-    def __init__(self, limit: int, turns: FairLock) -> None:
+    def __init__(self, limit: int, request_lock: FairLock) -> None:
         self._limit = limit
-        self.turns: Final = turns
+        self.request_lock: Final = request_lock
         self._made_room_at = 0.0
         self._all: dict[Connection, None] = {}
 
@@ -96,7 +96,7 @@ class Connections:
         """Takes in a new one. If all places are taken, those that have waited for their clients make room."""
         self._all[connection] = None
         connection.connections = self
-        self.got_on(connection)
+        self.record_progress(connection)
         now = time.monotonic()
         due = round((now - self._made_room_at) * CLOSED_PER_SECOND)
         if len(self._all) > self._limit and due:
@@ -106,18 +106,18 @@ class Connections:
     def make_room(self, places: int = 1) -> bool:
         """Closes up to ``places`` connections that have waited for their clients, those first that did the longest.
 
-        None is closed that got on less than :data:`PATIENT_SECONDS` ago. Returns whether one was closed.
+        None is closed that got on less than :data:`MIN_IDLE_SECONDS` ago. Returns whether one was closed.
         """
-        until = time.monotonic() - PATIENT_SECONDS
-        old = takewhile(lambda each: each.got_on_at <= until, self._all)
-        stuck = list(islice((each for each in old if each.waits()), places))
+        until = time.monotonic() - MIN_IDLE_SECONDS
+        old = takewhile(lambda each: each.progress_at <= until, self._all)
+        stuck = list(islice((each for each in old if each.may_be_closed()), places))
         for connection in stuck:
             connection.cut("room")
         return bool(stuck)
 
-    def got_on(self, connection: "Connection") -> None:
+    def record_progress(self, connection: "Connection") -> None:
         """Puts ``connection`` behind all others."""
-        connection.got_on_at = time.monotonic()
+        connection.progress_at = time.monotonic()
         if connection in self._all:
             del self._all[connection]
             self._all[connection] = None
@@ -132,33 +132,33 @@ class Connection(gevent.socket.socket):
 
     connections: Connections | None = None
     #: When it last got on, on the monotonic clock, in seconds.
-    got_on_at = 0.0
+    progress_at = 0.0
     #: Whether we wait for the client to send something, and whether for it to take an ordinary answer.
-    reads = True
-    sends = False
+    is_receiving = True
+    is_sending_answer = False
     #: Whether it has had an answer, and no further request.
-    idle = False
+    is_idle = False
     #: Whether the request was sent before the answer to an earlier one was read (RFC 9112 section 9.3.2).
-    pipelined = False
+    is_pipelined = False
     _head_bytes = 0
-    _bounds = ANSWER
+    _bounds = ANSWER_LIMITS
     _seconds_left = ANSWER_SECONDS
     _until = math.inf
 
-    def begin(self, bounds: Bounds = ANSWER) -> None:
+    def begin_request(self, bounds: SendLimits = ANSWER_LIMITS) -> None:
         """A request has come, and its answer is to keep to ``bounds``."""
-        self.reads = self.idle = False
+        self.is_receiving = self.is_idle = False
         self._head_bytes = 0
         self._bounds, self._seconds_left, self._until = bounds, bounds.seconds, math.inf
-        self._got_on()
+        self._record_progress()
 
-    def end(self, *, pipelined: bool) -> None:
+    def end_request(self, *, pipelined: bool) -> None:
         """The answer is sent. ``pipelined`` is whether the next request has been read already."""
-        self.pipelined = pipelined or self.has_input()
-        self.reads = self.idle = True
-        self._got_on()
+        self.is_pipelined = pipelined or self.has_input()
+        self.is_receiving = self.is_idle = True
+        self._record_progress()
 
-    def stream(self, bounds: Bounds, until: float = math.inf) -> None:
+    def begin_long_answer(self, bounds: SendLimits, until: float = math.inf) -> None:
         """The answer is a long one: it has ``bounds`` of its own, and is not closed to make room for others.
 
         At the monotonic time ``until`` it is cut off.
@@ -174,20 +174,20 @@ class Connection(gevent.socket.socket):
 
         Raises LimitRequestHeaders, gunicorn's error, for a head that is too long.
         """
-        between_requests, self.reads = self.reads, True
+        between_requests, self.is_receiving = self.is_receiving, True
         if between_requests and self._head_bytes and self.connections:
-            with self.connections.turns:
+            with self.connections.request_lock:
                 pass
         try:
             data: bytes = super().recv(*args)
         finally:
-            self.reads = between_requests
+            self.is_receiving = between_requests
         if between_requests:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 raise LimitRequestHeaders("the head is too long")
         else:
-            self._got_on()
+            self._record_progress()
         return data
 
     def sendall(self, data: Any, flags: int = 0) -> None:
@@ -200,7 +200,7 @@ class Connection(gevent.socket.socket):
         bounds, timeout, unsent = self._bounds, self.gettimeout(), 0
         self._seconds_left += len(rest) / bounds.bytes_per_second
         began = now = got_on = time.monotonic()
-        late, self.sends = began + self._seconds_left, bounds.seconds < math.inf
+        late, self.is_sending_answer = began + self._seconds_left, bounds.seconds < math.inf
         try:
             while rest:
                 slow = min(late, got_on + bounds.stall_seconds)
@@ -208,7 +208,7 @@ class Connection(gevent.socket.socket):
                     raise self.cut("expired")
                 if now >= slow:
                     raise self.cut("slow")
-                self.settimeout(min(LOOK_SECONDS, slow - now, self._until - now))
+                self.settimeout(min(PROGRESS_CHECK_SECONDS, slow - now, self._until - now))
                 try:
                     sent = super().send(rest, flags)
                 except TimeoutError as error:
@@ -223,9 +223,9 @@ class Connection(gevent.socket.socket):
                     # same to have more put into it.
                     if sent or unsent < before:
                         got_on = now
-                        self._got_on()
+                        self._record_progress()
         finally:
-            self.sends = False
+            self.is_sending_answer = False
             self._seconds_left -= time.monotonic() - began
             self.settimeout(timeout)
 
@@ -239,14 +239,14 @@ class Connection(gevent.socket.socket):
         metrics.CONNECTIONS_CUT.labels(why).inc()
         if self.connections:
             self.connections.remove(self)
-        with contextlib.suppress(OSError, ValueError), _plain(self) as plain:
+        with contextlib.suppress(OSError, ValueError), _raw_socket(self) as plain:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             plain.shutdown(socket.SHUT_RDWR)
         return ConnectionResetError(errno.ECONNRESET, f"cut: {why}")
 
-    def waits(self) -> bool:
+    def may_be_closed(self) -> bool:
         """Whether it may be closed to make room: the client has to go on, not we. Never one that streams."""
-        return self.sends or (self.reads and not self.has_input())
+        return self.is_sending_answer or (self.is_receiving and not self.has_input())
 
     def has_input(self) -> bool:
         """Whether the client has sent something that is not read yet, or has closed its side."""
@@ -258,15 +258,15 @@ class Connection(gevent.socket.socket):
             return True
         return True
 
-    def _got_on(self) -> None:
+    def _record_progress(self) -> None:
         if self.connections:
-            self.connections.got_on(self)
+            self.connections.record_progress(self)
 
 
 class TlsConnection(Connection, gevent.ssl.SSLSocket):
     """The same where gunicorn itself speaks TLS."""
 
-    def greets(self, seconds: float) -> bool:
+    def handshake(self, seconds: float) -> bool:
         """Whether the client speaks TLS as well: the handshake has to be done within ``seconds``."""
         with gevent.Timeout(seconds, False), contextlib.suppress(OSError):
             self.do_handshake()
@@ -278,7 +278,7 @@ class TlsConnection(Connection, gevent.ssl.SSLSocket):
         return bool(self.pending()) or super().has_input()
 
 
-def bound(sock: Any) -> None:
+def set_socket_options(sock: Any) -> None:
     """Bounds what the kernel does for ``sock``; for a listening one, for each connection that it accepts."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -286,17 +286,19 @@ def bound(sock: Any) -> None:
         _set_user_timeout(sock, USER_TIMEOUT_MS / 1000)
 
 
-def tune(environ: dict[str, Any], bounds: Bounds = EVENTS, until: float = math.inf) -> socket.socket | None:
+def begin_long_answer(
+    environ: dict[str, Any], bounds: SendLimits = EVENTS_LIMITS, until: float = math.inf
+) -> socket.socket | None:
     """Has the request's socket stream, as :meth:`Connection.stream` does.
 
     Returns the socket where the server is gunicorn with gevent; else there is none, and nothing is done.
     """
     sock: Any = environ.get("gunicorn.socket")
     if isinstance(sock, Connection):
-        sock.stream(bounds, until)
+        sock.begin_long_answer(bounds, until)
     elif isinstance(sock, gevent.socket.socket):
         # gunicorn's own worker.
-        bound(sock)
+        set_socket_options(sock)
         sock.settimeout(bounds.stall_seconds)
     else:
         return None
@@ -304,24 +306,24 @@ def tune(environ: dict[str, Any], bounds: Bounds = EVENTS, until: float = math.i
     return tuned
 
 
-def half_close(sock: socket.socket) -> None:
+def stop_receiving(sock: socket.socket) -> None:
     """No further request is read from it: whoever waits for one sees the end."""
     # gevent's own shutdown would have the reader fail instead, as if the descriptor were gone; that of TLS would
     # have what is sent from now on go out in clear.
-    with contextlib.suppress(OSError), _plain(sock) as plain:
+    with contextlib.suppress(OSError), _raw_socket(sock) as plain:
         plain.shutdown(socket.SHUT_RD)
 
 
-def finish(sock: Any) -> None:
+def finish_sending(sock: Any) -> None:
     """Ends what is sent, and throws away what was not read: with something unread, as a further request, closing would
     reset the connection, and take back what the client has not read yet."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
         sock.setblocking(False)
-        sock.recv(UNREAD_BYTES)
+        sock.recv(DISCARD_BYTES)
 
 
-def unresponsive(error: OSError) -> bool:
+def is_unresponsive(error: OSError) -> bool:
     """Whether ``error`` says of a peer that it took nothing for too long, or that its machine is not there any more."""
     return isinstance(error, TimeoutError) or error.errno == errno.EHOSTUNREACH
 
@@ -344,7 +346,7 @@ def on_hangup(sock: Any, left: Callable[[str], None]) -> Callable[[], None]:
             return
         except OSError as error:
             gone = True
-            why = "slow" if unresponsive(error) else "left"
+            why = "slow" if is_unresponsive(error) else "left"
         # A client that sends on after its request is not watched further: the data would wake us for ever.
         watcher.stop()
         if gone:
@@ -365,7 +367,7 @@ def on_hangup(sock: Any, left: Callable[[str], None]) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def _plain(sock: Any) -> Iterator[_socket.socket]:
+def _raw_socket(sock: Any) -> Iterator[_socket.socket]:
     """The socket itself, without gevent and TLS. The two share a descriptor."""
     plain = _socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
     try:
@@ -379,7 +381,7 @@ def _peek(sock: Any) -> bytes:
 
     Of a TLS connection it is an encrypted one. Raises BlockingIOError when there is none yet.
     """
-    with _plain(sock) as plain:
+    with _raw_socket(sock) as plain:
         return plain.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 

@@ -9,9 +9,9 @@ from chronoverse.joblog.values import Job, JobRef
 #: Seconds for which a look at an ended job is as good as a new one. What may change is that it is deleted, expires or
 #: has something redacted: as long after that somebody may still be let in, to be told by the replay. A thousand who
 #: come to a worker in two seconds take ten looks.
-KEPT_SECONDS: Final = 0.2
+CACHE_SECONDS: Final = 0.2
 #: Jobs kept, the oldest let go first: some 1 KB each.
-KEPT_JOBS: Final = 1024
+MAX_CACHED_JOBS: Final = 1024
 
 
 class EndedJobCache:
@@ -34,16 +34,16 @@ class EndedJobCache:
         self._kept.pop(ref, None)
         if job is not None and job.end is not None and forgotten == self._forgotten:
             self._kept[ref] = began, job
-            if len(self._kept) > KEPT_JOBS:
+            if len(self._kept) > MAX_CACHED_JOBS:
                 del self._kept[next(iter(self._kept))]
         return job
 
-    def known(self, ref: JobRef) -> Job | None:
+    def get_cached(self, ref: JobRef) -> Job | None:
         """The job, if it had ended by a look of this moment."""
         looked_at, job = self._kept.get(ref, (0.0, None))
-        return job if job is not None and self._clock() < looked_at + KEPT_SECONDS else None
+        return job if job is not None and self._clock() < looked_at + CACHE_SECONDS else None
 
-    def forget(self, ref: JobRef) -> None:
+    def invalidate(self, ref: JobRef) -> None:
         """The job is not what it was, nor what those find who are looking just now."""
         self._forgotten += 1
         self._kept.pop(ref, None)

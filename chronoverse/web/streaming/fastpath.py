@@ -22,8 +22,15 @@ from chronoverse.web.http.schemas import EventsQuery, parse_last_event_id
 from chronoverse.web.http.tracing import SPAN_KEY
 from chronoverse.web.routes.events import start_offset
 from chronoverse.web.streaming.admission import StreamTicket
-from chronoverse.web.streaming.connection import tune
-from chronoverse.web.streaming.opening import ACCEPT_SLOT, CONTENT_TYPE, detach, headers, open_viewer, viewer_request
+from chronoverse.web.streaming.connection import begin_long_answer
+from chronoverse.web.streaming.opening import (
+    ACCEPT_SLOT,
+    CONTENT_TYPE,
+    detach,
+    open_viewer,
+    stream_headers,
+    viewer_request,
+)
 
 #: Query strings remembered with what they mean: a crowd asks for the same.
 QUERIES: Final = 256
@@ -43,7 +50,11 @@ class FastPath:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         """The response, or ``ALREADY_HANDLED``."""
         found = _PATH.fullmatch(environ["PATH_INFO"])
-        if found is not None and environ["REQUEST_METHOD"] == "GET" and self._deps.stream_writers.fit(environ):
+        if (
+            found is not None
+            and environ["REQUEST_METHOD"] == "GET"
+            and self._deps.stream_writers.can_take_over(environ)
+        ):
             answer = self._answer(JobRef(found[1], found[2]), environ)
             if answer is not None:
                 return answer
@@ -64,7 +75,7 @@ class FastPath:
         except AtCapacity as error:
             environ[ACCEPT_SLOT] = error
             return None
-        job = deps.tail.known(ref) or deps.ended_jobs.known(ref)
+        job = deps.tail.known(ref) or deps.ended_jobs.get_cached(ref)
         if job is None or (job.end and after is not None and after >= job.end.sequence_num):
             return None
         try:
@@ -75,7 +86,7 @@ class FastPath:
         client = deps.proxies.client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR"))
         name = accept_or_create(environ.get("HTTP_X_REQUEST_ID", ""))
         asking = StreamTicket(principal.subject, client, name, deps.monotonic(), environ.get(SPAN_KEY))
-        if not principal.may_access(ref.workflow_id) or not deps.admission.has_place(asking):
+        if not principal.may_access(ref.workflow_id) or not deps.admission.would_admit(asking):
             return None
         stream = query.get("stream")
         if after is None:
@@ -84,8 +95,8 @@ class FastPath:
             after = start_offset(deps, job, query.get("offset"), query.get("tail"), stream)
         asked = viewer_request(deps, ref, job, after, stream, query["wait"], principal.expires_at)
         viewer, ended = open_viewer(deps, asking, asked)
-        fields = [*headers(after).items(), ("Content-Type", CONTENT_TYPE), (HEADER, name)]
-        return detach(deps, viewer, ended, tune(environ), fields)
+        fields = [*stream_headers(after).items(), ("Content-Type", CONTENT_TYPE), (HEADER, name)]
+        return detach(deps, viewer, ended, begin_long_answer(environ), fields)
 
 
 @lru_cache(QUERIES)

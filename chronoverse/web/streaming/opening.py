@@ -31,7 +31,7 @@ _BREAK: Final = re.compile(r"[\r\n\0]")
 log = logging.getLogger("chronoverse.web.routes.events")
 
 
-def headers(after: int) -> dict[str, str]:
+def stream_headers(after: int) -> dict[str, str]:
     """A stream's own headers, but for its content type."""
     return {
         "Cache-Control": "no-cache, no-transform",
@@ -83,15 +83,15 @@ def detach(
 ) -> object:
     """Has an outlet write all that ``viewer`` says, behind the response's head. Returns gunicorn's ``answer``."""
     try:
-        begun, hello = head(fields, deps.wall_clock()), viewer.next()
-        deps.stream_writers.take(viewer, sock, ended, begun + deps.stream_writers.chunk(hello) if hello else begun)
+        begun, hello = response_head(fields, deps.wall_clock()), viewer.next()
+        deps.stream_writers.take_over(viewer, sock, ended, begun + deps.stream_writers.chunk(hello) if hello else begun)
     except BaseException:
         ended()
         raise
-    return deps.stream_writers.answer
+    return deps.stream_writers.already_handled
 
 
-def head(fields: Iterable[tuple[str, str]], now: float) -> bytes:
+def response_head(fields: Iterable[tuple[str, str]], now: float) -> bytes:
     """A stream's head with ``fields``, as gunicorn would write it at Unix time ``now``, for a tenth of the time.
 
     Raises ValueError when a field would break out of its line.

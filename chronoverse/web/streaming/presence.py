@@ -27,7 +27,7 @@ class Presence:
         self._clock = clock
         self._board = board
 
-    def tell(self) -> None:
+    def announce(self) -> None:
         """Somebody watches a job here that goes on, or one that is awaited."""
         _TOLD.pack_into(self._board, os.getpid() % _PLACES * _TOLD.size, self._clock())
 

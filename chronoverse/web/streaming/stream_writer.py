@@ -1,9 +1,18 @@
-"""A viewer's bytes straight onto its socket: no greenlet waits for lines.
+"""Who writes to a viewer's socket: this module decides it, and no other does.
 
-A viewer that is caught up costs one non-blocking write per wake, made by whoever wakes it (the tail). One whose
-socket is full is written to when it has room, by the worker's
-:class:`chronoverse.web.streaming.write_scheduler.WriteScheduler`. Only what may wait for more than that has a greenlet,
-for as long as it takes: a replay, the end.
+A viewer's :class:`StreamWriter` is in one of two states:
+
+caught up
+    All that the viewer has to say is written. New frames are written as soon as they come, without waiting, by
+    whoever wakes the viewer, which is the tail. Where a feed has many caught-up viewers, they are in its
+    :class:`chronoverse.web.streaming.broadcast.BroadcastGroup`, which writes to all of them in one pass.
+behind
+    There is more to write, and somebody has to wait for it. When the socket is full, the worker's
+    :class:`chronoverse.web.streaming.write_scheduler.WriteScheduler` writes as the socket has room. A replay waits
+    for the store, and the end of a stream for the last bytes to go out: these have a greenlet of their own.
+
+:meth:`StreamWriter.fall_behind` leads from the first state to the second. A writer has caught up again when the viewer
+has nothing more to say; then :meth:`StreamWriters.join_group` puts it into the group.
 """
 
 import _socket
@@ -18,198 +27,220 @@ import gevent.socket
 
 from chronoverse.live.feed import Feed
 from chronoverse.live.viewer import RETRY_READ_SECONDS, Viewer
-from chronoverse.web.streaming.broadcast import BroadcastGroup, GroupWorker
-from chronoverse.web.streaming.connection import SEND_SECONDS, Connection, finish, on_hangup, unresponsive
+from chronoverse.web.streaming.broadcast import BroadcastGroup, GroupContext
+from chronoverse.web.streaming.connection import (
+    STALL_SECONDS,
+    Connection,
+    finish_sending,
+    is_unresponsive,
+    on_hangup,
+)
 from chronoverse.web.streaming.write_scheduler import PendingWrite, WriteScheduler
 
 #: What ends a chunked body. RFC 9112 section 7.1.
 LAST_CHUNK: Final = b"0\r\n\r\n"
-#: Viewers of a job from which on they are written to as one.
-CROWD_VIEWERS: Final = 16
-#: Chunks remembered: viewers who are behind stand at a few places. A short one is framed as fast as it is found.
-CHUNKS: Final = 8
-CHUNK_BYTES: Final = 4096
+#: Viewers that a feed must have before its caught-up viewers are written to as a group.
+MIN_GROUP_VIEWERS: Final = 16
+#: Chunks in the chunker's cache. Viewers that replay the same log are at a few positions of it.
+CACHED_CHUNKS: Final = 8
+#: Bytes from which a body is cached. Framing a shorter one is as fast as finding it.
+MIN_CACHED_BYTES: Final = 4096
 
 log = logging.getLogger(__name__)
 
 
 class Chunker:
-    """Frames bodies as chunks (RFC 9112 section 7.1). One of the last few objects again, as for the next viewer, is
-    framed already."""
+    """Frames bodies as chunks (RFC 9112 section 7.1), and caches the last few.
+
+    Viewers at the same position are given the same object, so the object's id is the cache's key.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[bytes, bytes]] = {}
+        self._cached: dict[int, tuple[bytes, bytes]] = {}
 
     def __call__(self, body: bytes) -> bytes:
-        known = self._known.get(id(body))
-        if known is not None:
-            return known[1]
+        cached = self._cached.get(id(body))
+        if cached is not None:
+            return cached[1]
         chunk = b"%x\r\n%b\r\n" % (len(body), body)
-        if len(body) < CHUNK_BYTES:
+        if len(body) < MIN_CACHED_BYTES:
             return chunk
-        if len(self._known) >= CHUNKS:
-            del self._known[next(iter(self._known))]
-        # Holding the body keeps its id from being another's.
-        self._known[id(body)] = body, chunk
+        if len(self._cached) >= CACHED_CHUNKS:
+            del self._cached[next(iter(self._cached))]
+        # The cache holds the body too: otherwise another object could get its id.
+        self._cached[id(body)] = body, chunk
         return chunk
 
 
 class StreamWriter:
-    """Drives one viewer. ``closed`` is called once, when all is over and the socket is closed.
+    """Writes what one viewer says to its socket. ``closed`` is called once, after the socket was closed.
 
-    Everything here runs on one gevent hub, so that nothing happens between two lines unless the first one waits.
+    All code here runs on one gevent hub. So no other greenlet runs between two statements, unless the first one waits.
     """
 
     __slots__ = (
-        "_again", "_closed", "_greenlet", "_left", "_outlets", "_rest", "_room", "_socket", "_unwatch", "crowd",
-        "viewer",
+        "_closed", "_greenlet", "_peer_left", "_pending_write", "_socket", "_unsent", "_unwatch", "_woken", "_writers",
+        "group", "viewer",
     )  # fmt: skip
 
-    def __init__(self, viewer: Viewer, sock: Any, outlets: "StreamWriters", closed: Callable[[], None]) -> None:
-        # Taken from gunicorn, which closes what it holds of the connection when the request's handler returns.
+    def __init__(self, viewer: Viewer, sock: Any, writers: "StreamWriters", closed: Callable[[], None]) -> None:
+        # Detached from gunicorn's object, which gunicorn closes when the request's handler returns.
         self._socket = _socket.socket(sock.family, sock.type, sock.proto, sock.detach())
         self._socket.setblocking(False)
         self.viewer = viewer
-        self.crowd: BroadcastGroup | None = None
-        self._outlets = outlets
+        self._writers = writers
         self._closed = closed
-        self._again = self._left = False
+        #: Caught up: the group that writes to this socket. None when whoever wakes the viewer writes to it alone.
+        self.group: BroadcastGroup | None = None
+        #: Behind: one of these two is set. Caught up: neither is.
         self._greenlet: gevent.Greenlet | None = None
-        #: While the socket is full: what it had no room for, and the watch for room.
-        self._rest: memoryview | bytes = b""
-        self._room: PendingWrite | None = None
+        self._pending_write: PendingWrite | None = None
+        #: What the socket had no room for. It belongs to the pending write.
+        self._unsent: memoryview | bytes = b""
+        #: Whether the viewer was woken while it was behind. Its greenlet then looks for frames once more.
+        self._woken = False
+        self._peer_left = False
         self._unwatch = on_hangup(self._socket, self._hang_up)
         viewer.on_wake = self.wake
 
     @property
-    def busy(self) -> bool:
-        """Whether it is being written for, by a greenlet or as its socket has room."""
-        return self._greenlet is not None or self._room is not None
+    def is_behind(self) -> bool:
+        """Whether a greenlet or the write scheduler writes to this socket."""
+        return self._greenlet is not None or self._pending_write is not None
+
+    @property
+    def send(self) -> Callable[[bytes], int]:
+        """The socket's own ``send``, which never waits."""
+        return self._socket.send
+
+    def start(self, head: bytes) -> None:
+        """Writes the response's ``head``, and together with it the frames that the replay cache already has."""
+        missed = self.viewer.catch_up()
+        self._write_now(head + self._writers.chunk(missed) if missed else head)
 
     def wake(self) -> None:
-        """Writes what there is, or has somebody do it who may wait. Never waits, never raises."""
-        if self.busy:
-            self._again = True
-            return
-        if self.crowd is None or self.crowd.leave(self):
-            self._go_on()
+        """The viewer may have something new. Writes it when caught up. Never waits, never raises."""
+        if self.is_behind:
+            self._woken = True
+        elif self.group is None or self.group.leave(self):
+            self._write_now()
 
-    def _go_on(self, first: bytes = b"") -> None:
+    def fall_behind(self, unsent: bytes | memoryview) -> None:
+        """Has ``unsent`` written, and all that follows until the viewer has caught up again."""
+        if self._needs_greenlet:
+            self._greenlet = gevent.spawn(self._run, unsent)
+        else:
+            self._unsent = unsent
+            self._pending_write = self._writers.scheduler.watch(self._socket.fileno(), self._write_more, self._give_up)
+
+    @property
+    def _needs_greenlet(self) -> bool:
+        return self.viewer.done or self.viewer.needs_store_read
+
+    def _write_now(self, first: bytes = b"") -> None:
         try:
-            rest = self._write(first)
+            unsent = self._write(first)
         except Exception as error:
-            self._failed(error)
-            self._close()
+            self._fail(error)
             return
-        if rest is not None:
-            self.carry_on(rest)
+        if unsent is None:
+            self._writers.join_group(self)
         else:
-            self._outlets.settle(self, self._socket.send)
-
-    def begin(self, head: bytes) -> None:
-        """Writes the response's ``head``, and in the same go whatever is at hand behind it."""
-        missed = self.viewer.catch_up()
-        self._go_on(head + self._outlets.chunk(missed) if missed else head)
-
-    def carry_on(self, rest: bytes | memoryview) -> None:
-        """Has ``rest`` written, and whatever follows."""
-        viewer = self.viewer
-        if viewer.done or viewer.behind:
-            self._greenlet = gevent.spawn(self._run, rest)
-        else:
-            self._rest = rest
-            self._room = self._outlets.pump.watch(self._socket.fileno(), self._fill, self._give_up)
-
-    def _fill(self) -> None:
-        """The socket has room: writes once of what it had none for, and once of what came since."""
-        room, rest = self._room, self._rest
-        if room is None:
-            return
-        try:
-            if rest:
-                self._rest = rest = rest[self._socket.send(rest) :]
-                if rest:
-                    return
-            following = self._write()
-        except BlockingIOError:
-            return
-        except Exception as error:
-            self._failed(error)
-            self._close()
-            return
-        if following is not None and not self.viewer.done and not self.viewer.behind:
-            self._rest = following
-            room.renew()
-            return
-        self._forget_room()
-        if following is not None or self._left:
-            self._greenlet = gevent.spawn(self._run, following or b"")
-        else:
-            # In a greenlet of its own, as it may wait for a whole crowd to be written to.
-            gevent.spawn(self._outlets.settle, self, self._socket.send)
-
-    def _give_up(self) -> None:
-        """The socket has had no room for too long."""
-        self.viewer.reason = "slow"
-        self._close()
-
-    def _forget_room(self) -> None:
-        if self._room is not None:
-            self._room.close()
-        self._rest, self._room = b"", None
+            self.fall_behind(unsent)
 
     def _write(self, first: bytes = b"") -> bytes | memoryview | None:
-        """What is left to write, perhaps nothing yet but more to look for; None when all is done."""
+        """Writes ``first`` and the viewer's next frames, with one ``send``.
+
+        Returns what the socket had no room for. It is empty when all was written and there is more to say, and None
+        when the viewer has caught up.
+        """
         viewer = self.viewer
         frames = viewer.try_next()
-        chunk = self._outlets.chunk(frames) if frames else b""
+        chunk = self._writers.chunk(frames) if frames else b""
         if first:
             chunk = first + chunk
         if not chunk:
-            return b"" if frames is not None or viewer.behind or viewer.done else None
+            return b"" if frames is not None or self._needs_greenlet else None
         try:
             sent = self._socket.send(chunk)
         except BlockingIOError:
             sent = 0
         if sent < len(chunk):
             return memoryview(chunk)[sent:]
-        return b"" if viewer.done or viewer.behind or viewer.has_more or frames == b"" else None
+        return b"" if self._needs_greenlet or viewer.has_more or frames == b"" else None
 
-    def _run(self, rest: bytes | memoryview) -> None:
+    # Behind, by the write scheduler
+
+    def _write_more(self) -> None:
+        """The socket has room: writes what it had no room for, and then once what has come since."""
+        pending, unsent = self._pending_write, self._unsent
+        if pending is None:
+            return
+        try:
+            if unsent:
+                self._unsent = unsent = unsent[self._socket.send(unsent) :]
+                if unsent:
+                    return
+            following = self._write()
+        except BlockingIOError:
+            return
+        except Exception as error:
+            self._fail(error)
+            return
+        if following is not None and not self._needs_greenlet:
+            self._unsent = following
+            pending.renew()
+            return
+        self._close_pending_write()
+        if following is not None or self._peer_left:
+            self._greenlet = gevent.spawn(self._run, following or b"")
+        else:
+            # In a greenlet of its own: joining may first write to a whole group, which lets other greenlets run.
+            gevent.spawn(self._writers.join_group, self)
+
+    def _give_up(self) -> None:
+        """The socket has had no room for too long."""
+        self.viewer.reason = "slow"
+        self._close()
+
+    def _close_pending_write(self) -> None:
+        if self._pending_write is not None:
+            self._pending_write.close()
+        self._unsent, self._pending_write = b"", None
+
+    # Behind, by a greenlet
+
+    def _run(self, unsent: bytes | memoryview) -> None:
+        """Writes ``unsent`` and all that follows, until the viewer has caught up or its stream has ended."""
         try:
             viewer = self.viewer
-            self._send(rest)
+            self._send_all(unsent)
             while not viewer.done:
-                self._again = False
+                self._woken = False
                 frames = viewer.next()
                 if frames:
-                    # One name, or both would be held for as long as the socket is full.
-                    frames = self._outlets.chunk(frames)
-                    self._send(frames)
-                elif frames is None and not viewer.done and not self._again:
-                    if self._left:
+                    # The same name for both: two names would hold both objects for as long as the socket is full.
+                    frames = self._writers.chunk(frames)
+                    self._send_all(frames)
+                elif frames is None and not viewer.done and not self._woken:
+                    if self._peer_left:
                         break
                     if viewer.channel is None:
-                        # No tail wakes a viewer of a job that has ended: this is a read that failed.
+                        # The job has ended and a read of the store has failed. The tail wakes no such viewer.
                         gevent.sleep(RETRY_READ_SECONDS)
                         continue
                     self._greenlet = None
-                    self._outlets.settle(self, self._socket.send)
+                    self._writers.join_group(self)
                     return
-            self._send(LAST_CHUNK)
+            self._send_all(LAST_CHUNK)
         except Exception as error:
-            self._failed(error)
-        self._close()
+            self._fail(error)
+        else:
+            self._close()
 
-    def _failed(self, error: Exception) -> None:
-        if not isinstance(error, OSError):
-            log.exception("a stream failed")
-        elif unresponsive(error):
-            self.viewer.reason = "slow"
-
-    def _send(self, data: bytes | memoryview) -> None:
-        """Raises OSError: the peer has gone, or took too long."""
-        rest, deadline = memoryview(data), time.monotonic() + SEND_SECONDS
+    def _send_all(self, data: bytes | memoryview) -> None:
+        """Raises OSError when the peer has gone, or took too long."""
+        rest, deadline = memoryview(data), time.monotonic() + STALL_SECONDS
         while rest:
             try:
                 rest = rest[self._socket.send(rest) :]
@@ -217,59 +248,74 @@ class StreamWriter:
                 seconds = max(deadline - time.monotonic(), 0)
                 gevent.socket.wait_write(self._socket.fileno(), seconds, TimeoutError())
 
+    # The end
+
+    def _fail(self, error: Exception) -> None:
+        """Closes the stream because of ``error``."""
+        if not isinstance(error, OSError):
+            log.exception("a stream failed")
+        elif is_unresponsive(error):
+            self.viewer.reason = "slow"
+        self._close()
+
     def _hang_up(self, why: str) -> None:
-        # The peer may only have ended its own side: what it has asked for is sent, until that fails or all is said.
-        self._left = True
+        """The peer has closed its side."""
+        # It may only have ended what it sends. So what it was behind with is still sent, until a write fails.
+        self._peer_left = True
         self.viewer.reason = why
-        if not self.busy:
+        if not self.is_behind:
             self._close()
 
     def _close(self) -> None:
         viewer = self.viewer
         viewer.done, viewer.on_wake = True, None
         self._unwatch()
-        self._forget_room()
-        if self.crowd is not None:
-            self.crowd.remove(self)
+        self._close_pending_write()
+        if self.group is not None:
+            self.group.remove(self)
         viewer.close()
-        finish(self._socket)
+        finish_sending(self._socket)
         self._socket.close()
         self._closed()
 
 
 class StreamWriters:
-    """A worker's outlets. There are none until ``answer`` is what has its server leave the socket to them."""
+    """A worker's stream writers, and what they share.
 
-    def __init__(self, worker: GroupWorker) -> None:
-        self.answer: object | None = None
-        self.open = 0
+    ``already_handled`` is the answer with which an application tells its server that it has taken over the socket.
+    While it is None, no socket can be taken over.
+    """
+
+    def __init__(self, context: GroupContext) -> None:
+        self.already_handled: object | None = None
+        self.open_count = 0
         self.chunk = Chunker()
-        self.pump = WriteScheduler(worker.clock)
-        self._worker = worker
-        self._crowds: dict[Feed, BroadcastGroup] = {}
+        self.scheduler = WriteScheduler(context.clock)
+        self._context = context
+        self._groups: dict[Feed, BroadcastGroup] = {}
 
-    def fit(self, environ: dict[str, Any]) -> bool:
-        """Whether the socket under this request is ours to write to: plain HTTP/1.1, on gunicorn with gevent."""
-        plain = type(environ.get("gunicorn.socket")) is Connection
-        return plain and self.answer is not None and environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
+    def can_take_over(self, environ: dict[str, Any]) -> bool:
+        """Whether the request's socket can be taken over: plain HTTP/1.1, under this project's gunicorn worker."""
+        is_plain = type(environ.get("gunicorn.socket")) is Connection
+        return is_plain and self.already_handled is not None and environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
 
-    def take(self, viewer: Viewer, sock: Any, closed: Callable[[], None], head: bytes) -> None:
-        """Has an outlet write ``head``, and all that ``viewer`` says from now on."""
+    def take_over(self, viewer: Viewer, sock: Any, closed: Callable[[], None], head: bytes) -> None:
+        """Writes ``head`` to ``sock``, and from now on all that ``viewer`` says. Calls ``closed`` at the end."""
 
-        def gone() -> None:
-            self.open -= 1
+        def count_and_close() -> None:
+            self.open_count -= 1
             closed()
 
-        self.open += 1
-        StreamWriter(viewer, sock, self, gone).begin(head)
+        self.open_count += 1
+        StreamWriter(viewer, sock, self, count_and_close).start(head)
 
-    def settle(self, outlet: StreamWriter, send: Callable[[bytes], int]) -> None:
-        """Lets an outlet that has nothing to write wait with others like it, where there are enough of them."""
-        channel = outlet.viewer.channel
-        if channel is None or outlet.busy or outlet.crowd is not None:
+    def join_group(self, writer: StreamWriter) -> None:
+        """Puts a caught-up writer into its feed's group. Does nothing when the feed has too few viewers for one."""
+        feed = writer.viewer.channel
+        if feed is None or writer.is_behind or writer.group is not None:
             return
-        crowd = self._crowds.get(channel)
-        if crowd is None and len(channel.viewers) >= CROWD_VIEWERS:
-            crowd = BroadcastGroup(channel, self._worker, self.chunk, partial(self._crowds.pop, channel, None))
-        if crowd is not None and crowd.join(outlet, send):
-            self._crowds[channel] = crowd
+        group = self._groups.get(feed)
+        if group is None and len(feed.viewers) >= MIN_GROUP_VIEWERS:
+            group = BroadcastGroup(feed, self._context, self.chunk, partial(self._groups.pop, feed, None))
+        if group is not None and group.join(writer):
+            self._groups[feed] = group

@@ -9,7 +9,7 @@ from chronoverse.web.http.problems import problem_for
 from chronoverse.web.http.shares import Shares
 
 #: Bytes of an answer that is not counted: a connection's own buffer in the kernel takes it, once the last one is read.
-SMALL_BYTES: Final = 64 * 2**10
+UNCOUNTED_BYTES: Final = 64 * 2**10
 
 
 def register(app: Flask, shares: Shares) -> None:
@@ -18,7 +18,7 @@ def register(app: Flask, shares: Shares) -> None:
     @app.after_request
     def hold(response: Response) -> Response:
         size = 0 if response.is_streamed or request.method == "HEAD" else response.calculate_content_length() or 0
-        if size <= SMALL_BYTES or "principal" not in g:
+        if size <= UNCOUNTED_BYTES or "principal" not in g:
             return response
         subject = g.principal.subject
         try:

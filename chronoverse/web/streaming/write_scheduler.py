@@ -1,6 +1,6 @@
-"""Sockets that were full are written to when they have room again, by one greenlet for all of them.
+"""Writes to full sockets when they have room again. One greenlet does it for all of a worker's sockets.
 
-One greenlet for each would have to be switched to, and to ask the loop anew, for every write.
+With a greenlet for each socket, every write would cost a switch of greenlets and a new watch in the event loop.
 """
 
 import logging
@@ -12,43 +12,43 @@ from typing import Any, Final
 import gevent
 import gevent.event
 
-from chronoverse.web.streaming.connection import SEND_SECONDS
+from chronoverse.web.streaming.connection import STALL_SECONDS
 
-#: Seconds for which sockets are written to before others go on.
+#: Seconds of writing after which other greenlets run.
 PASS_SECONDS: Final = 0.003
-#: Seconds between looks for sockets that have had no room for too long.
+#: Seconds between two checks for sockets that have had no room for too long.
 SWEEP_SECONDS: Final = 1.0
-#: libev's number for "may be written to".
-_WRITE: Final = 2
+#: libev's constant EV_WRITE: the socket can be written to. gevent has no public name for it.
+_WRITABLE: Final = 2
 
 log = logging.getLogger(__name__)
 
 
 class PendingWrite:
-    """A full socket being watched: ``fill`` is called when it has room, ``give_up`` when one write takes too long."""
+    """A full socket. ``write_more`` is called when it has room, ``give_up`` when one write takes too long."""
 
-    __slots__ = ("_pump", "_watcher", "deadline", "fill", "give_up", "told")
+    __slots__ = ("_scheduler", "_watcher", "deadline", "give_up", "is_writable", "write_more")
 
     def __init__(
-        self, pump: "WriteScheduler", watcher: Any, fill: Callable[[], None], give_up: Callable[[], None]
+        self, scheduler: "WriteScheduler", watcher: Any, write_more: Callable[[], None], give_up: Callable[[], None]
     ) -> None:
-        self._pump = pump
+        self._scheduler = scheduler
         self._watcher = watcher
-        self.fill, self.give_up = fill, give_up
-        #: Whether it has room, and waits for its turn.
-        self.told = False
+        self.write_more, self.give_up = write_more, give_up
+        #: Whether the socket has room, and waits in the scheduler's queue.
+        self.is_writable = False
         self.renew()
-        watcher.start(pump.tell, self)
+        watcher.start(scheduler.queue, self)
 
     def renew(self) -> None:
-        """Another write begins, which may take its own :data:`SEND_SECONDS`."""
-        self.deadline = self._pump.clock() + SEND_SECONDS
+        """Begins another write, which may again take :data:`STALL_SECONDS`."""
+        self.deadline = self._scheduler.clock() + STALL_SECONDS
 
     def close(self) -> None:
-        """Neither is called any more."""
+        """Ends the watch. Neither function is called any more."""
         self._watcher.stop()
         self._watcher.close()
-        self._pump.forget(self)
+        self._scheduler.remove(self)
 
 
 class WriteScheduler:
@@ -56,66 +56,68 @@ class WriteScheduler:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock: Final = clock
-        self._rooms: set[PendingWrite] = set()
-        self._ready: deque[PendingWrite] = deque()
-        self._some = gevent.event.Event()
-        self._running = False
+        self._pending: set[PendingWrite] = set()
+        self._writable: deque[PendingWrite] = deque()
+        #: Set when there is a writable socket, or no socket any more.
+        self._wakeup = gevent.event.Event()
+        self._is_running = False
 
-    def watch(self, fd: int, fill: Callable[[], None], give_up: Callable[[], None]) -> PendingWrite:
-        """Calls ``fill``, which must not wait, each time that the socket has room, until the room is closed."""
-        room = PendingWrite(self, gevent.get_hub().loop.io(fd, _WRITE), fill, give_up)
-        self._rooms.add(room)
-        if not self._running:
-            self._running = True
+    def watch(self, fd: int, write_more: Callable[[], None], give_up: Callable[[], None]) -> PendingWrite:
+        """Calls ``write_more``, which must not wait, each time that the socket has room, until the result is closed."""
+        pending = PendingWrite(self, gevent.get_hub().loop.io(fd, _WRITABLE), write_more, give_up)
+        self._pending.add(pending)
+        if not self._is_running:
+            self._is_running = True
             gevent.spawn(self._run)
-        return room
+        return pending
 
-    def forget(self, room: PendingWrite) -> None:
-        """It is closed."""
-        self._rooms.discard(room)
-        if not self._rooms:
-            self._some.set()
+    def remove(self, pending: PendingWrite) -> None:
+        """Forgets a closed one."""
+        self._pending.discard(pending)
+        if not self._pending:
+            self._wakeup.set()
 
-    def tell(self, room: PendingWrite) -> None:
-        """On the hub: it has room."""
-        if not room.told:
-            room.told = True
-            self._ready.append(room)
-            self._some.set()
+    def queue(self, pending: PendingWrite) -> None:
+        """Notes that a socket has room. The event loop calls this, so it must not wait."""
+        if not pending.is_writable:
+            pending.is_writable = True
+            self._writable.append(pending)
+            self._wakeup.set()
 
     def _run(self) -> None:
-        swept = self.clock()
-        while self._rooms:
-            self._some.wait(SWEEP_SECONDS)
-            self._some.clear()
-            self._fill_ready()
-            if self.clock() >= swept + SWEEP_SECONDS:
-                swept = self.clock()
-                # Who has room has not been asked yet: that is our doing, not the peer's.
-                for room in [room for room in self._rooms if room.deadline <= swept and not room.told]:
-                    self._do(room, room.give_up)
-        self._running = False
+        swept_at = self.clock()
+        while self._pending:
+            self._wakeup.wait(SWEEP_SECONDS)
+            self._wakeup.clear()
+            self._write_pass()
+            if self.clock() >= swept_at + SWEEP_SECONDS:
+                swept_at = self.clock()
+                # A writable one that was not written to yet is late because of us, not because of its client.
+                late = [each for each in self._pending if each.deadline <= swept_at and not each.is_writable]
+                for pending in late:
+                    self._call(pending, pending.give_up)
+        self._is_running = False
 
-    def _do(self, room: PendingWrite, what: Callable[[], None]) -> None:
-        """What is wrong with one must not keep the others from being written to."""
-        if room not in self._rooms:
+    def _call(self, pending: PendingWrite, function: Callable[[], None]) -> None:
+        """Calls ``function`` unless ``pending`` was closed. An error closes only this one."""
+        if pending not in self._pending:
             return
         try:
-            what()
+            function()
         except Exception:
             log.exception("a stream failed")
-            if room in self._rooms:
-                room.close()
+            if pending in self._pending:
+                pending.close()
 
-    def _fill_ready(self) -> None:
-        """One turn for each that has room now."""
+    def _write_pass(self) -> None:
+        """Writes once to each socket that has room now."""
         until = self.clock() + PASS_SECONDS
-        for _ in range(len(self._ready)):
-            room = self._ready.popleft()
-            room.told = False
-            self._do(room, room.fill)
+        for _ in range(len(self._writable)):
+            pending = self._writable.popleft()
+            pending.is_writable = False
+            self._call(pending, pending.write_more)
             if self.clock() >= until:
                 gevent.sleep(0)
                 until = self.clock() + PASS_SECONDS
-        if self._ready:
-            self._some.set()
+        if self._writable:
+            self._wakeup.set()

@@ -7,7 +7,13 @@ import pytest
 from chronoverse.errors import AtCapacity, ChronoverseError, Draining, ShareExceeded
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.http.client_ip import TrustedProxies, forwarded_for
-from chronoverse.web.streaming.admission import LET_IN_SECONDS, RETRY_MS, STEP_SECONDS, AdmissionControl, StreamTicket
+from chronoverse.web.streaming.admission import (
+    DRAIN_STEP_SECONDS,
+    LATE_ACCEPT_SECONDS,
+    RETRY_MS,
+    AdmissionControl,
+    StreamTicket,
+)
 from tests.support.reading import Clock
 
 #: Steps of a drain after which a test gives up.
@@ -71,7 +77,7 @@ def test_a_drain_ends_everybody_in_time_and_spread(crowd: int, seconds: int) -> 
     assert len(ends) == crowd
     assert max(ends) <= seconds
     busiest = max(sum(second <= at < second + 1 for at in ends) for second in range(seconds + 1))
-    assert busiest <= crowd / max(seconds, 1) + 1 / STEP_SECONDS
+    assert busiest <= crowd / max(seconds, 1) + 1 / DRAIN_STEP_SECONDS
     assert all(RETRY_MS[0] <= leaver.retry_ms <= RETRY_MS[1] for leaver in house.left)
     assert crowd < 500 or len({leaver.retry_ms for leaver in house.left}) > crowd / 4
 
@@ -82,7 +88,7 @@ def test_a_drain_of_nobody_is_over_at_once() -> None:
     start = house.clock()
     house.streams.drain(10, house.sleep)
 
-    assert house.clock() - start <= LET_IN_SECONDS + 2 * STEP_SECONDS
+    assert house.clock() - start <= LATE_ACCEPT_SECONDS + 2 * DRAIN_STEP_SECONDS
 
 
 def test_who_is_let_in_late_goes_with_the_others() -> None:
@@ -100,7 +106,7 @@ def test_who_is_let_in_late_goes_with_the_others() -> None:
             seen.append(type(error))
 
     house.streams.drain(2, sleep)
-    assert house.streams.draining
+    assert house.streams.is_draining
     assert seen[:4] == [None] * 4
     assert set(seen[6:]) == {Draining}
     assert len(house.streams) == 0

@@ -1,4 +1,4 @@
-"""Viewers that are written to as one: who is let in, and who is not any more by the time that there is a place."""
+"""Broadcast groups: which viewers a group takes in, and what it writes to them."""
 
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -9,126 +9,127 @@ from chronoverse.joblog.values import Job, JobRef, Status
 from chronoverse.live.feed import BREATH_WAKES, Feed, Frame
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
-from chronoverse.web.streaming.broadcast import BroadcastGroup, GroupWorker, Member
+from chronoverse.web.streaming.broadcast import BroadcastGroup, GroupContext, GroupMember
 
 REF: Final = JobRef("wf_1", "job_1")
-ROOMY: Final = 10**9
+#: Bytes of a ring that holds everything.
+LARGE_RING: Final = 10**9
 
 
-class Standing:
-    """What a crowd asks of a viewer: one that stands somewhere in the ring of ``channel``."""
+class FakeViewer:
+    """What a group needs of a viewer: a position in the ring of ``feed``."""
 
     due = ends_at = float("inf")
     sent_at = 0.0
 
-    def __init__(self, channel: Feed, cursor: int) -> None:
-        self.channel = channel
+    def __init__(self, feed: Feed, cursor: int) -> None:
         self.cursor = cursor
-        self.ring_position = channel.seek(cursor)
-        channel.viewers.add(self)
+        self.ring_position = feed.seek(cursor)
+        feed.viewers.add(self)
 
     def moved(self, cursor: int, position: int, sent_at: float) -> None:
         self.cursor, self.ring_position, self.sent_at = cursor, position, sent_at
 
     def wake(self) -> None:
-        """It is woken by whoever drives it."""
+        """Does nothing."""
 
 
-class Driver:
-    """Drives one by itself. What it was sent is kept."""
+class FakeWriter:
+    """A member of a group. ``sent`` is what was written to it."""
 
-    def __init__(self, channel: Feed, cursor: int) -> None:
-        self.standing = Standing(channel, cursor)
-        self.viewer = cast(Viewer, self.standing)
-        self.crowd: BroadcastGroup | None = None
-        self.busy = False
+    def __init__(self, feed: Feed, cursor: int) -> None:
+        self.fake_viewer = FakeViewer(feed, cursor)
+        self.viewer = cast(Viewer, self.fake_viewer)
+        self.group: BroadcastGroup | None = None
+        self.is_behind = False
         self.sent = b""
 
     def wake(self) -> None:
-        pass
+        """Does nothing."""
 
-    def carry_on(self, rest: memoryview | bytes) -> None:
-        self.busy = True
+    def fall_behind(self, unsent: memoryview | bytes) -> None:
+        self.is_behind = True
 
     def send(self, chunk: bytes) -> int:
         self.sent += chunk
         return len(chunk)
 
 
-class Left:
-    """What a crowd asks of the tail."""
+class FakeTail:
+    """What a group needs of the tail."""
 
-    def leave(self, channel: Feed, viewer: Any) -> None:
-        channel.viewers.discard(viewer)
+    def leave(self, feed: Feed, viewer: Any) -> None:
+        feed.viewers.discard(viewer)
 
     def healthy(self, ref: JobRef) -> bool:
         return True
 
 
-def publish(channel: Feed, number: int) -> None:
-    channel.publish([Frame(number, "stdout", b"%d;" % number)], number - 1, ROOMY)
+def publish(feed: Feed, number: int) -> None:
+    feed.publish([Frame(number, "stdout", b"%d;" % number)], number - 1, LARGE_RING)
 
 
 @pytest.fixture
-def breath() -> list[Callable[[], object]]:
-    """What happens when the crowd lets others go on."""
+def on_yield() -> list[Callable[[], object]]:
+    """Functions that are called when a group lets other greenlets run."""
     return []
 
 
 @pytest.fixture
-def channel(breath: list[Callable[[], object]]) -> Feed:
-    """Of a job with one line."""
-    channel = Feed(REF, Job(REF, Status.RUNNING, attempt=1), lambda: [each() for each in breath])
-    publish(channel, 1)
-    return channel
+def feed(on_yield: list[Callable[[], object]]) -> Feed:
+    """The feed of a job with one line."""
+    feed = Feed(REF, Job(REF, Status.RUNNING, attempt=1), lambda: [each() for each in on_yield])
+    publish(feed, 1)
+    return feed
 
 
-def crowd_of(channel: Feed, count: int) -> tuple[BroadcastGroup, list[Driver]]:
-    """A crowd of so many that have seen line 1."""
-    crowd = BroadcastGroup(channel, GroupWorker(cast(Tail, Left()), 15, lambda: 0.0), bytes, bool)
-    members = [Driver(channel, 1) for _ in range(count)]
-    assert all(crowd.join(cast(Member, each), each.send) for each in members)
-    return crowd, members
+def make_group(feed: Feed, count: int) -> tuple[BroadcastGroup, list[FakeWriter]]:
+    """A group with ``count`` members, which all have line 1."""
+    group = BroadcastGroup(feed, GroupContext(cast(Tail, FakeTail()), 15, lambda: 0.0), bytes, bool)
+    members = [FakeWriter(feed, 1) for _ in range(count)]
+    assert all(group.join(cast(GroupMember, each)) for each in members)
+    return group, members
 
 
-def test_who_stands_with_the_others_is_let_in(channel: Feed) -> None:
-    """And is sent what they are sent, once."""
-    _, members = crowd_of(channel, 3)
-    publish(channel, 2)
+def test_all_members_are_sent_a_new_line_once(feed: Feed) -> None:
+    """They joined at the same position."""
+    _, members = make_group(feed, 3)
+    publish(feed, 2)
 
     assert [each.sent for each in members] == [b"2;"] * 3
 
 
-def test_who_is_ahead_is_let_in_once_the_others_have_come_as_far(channel: Feed) -> None:
-    """They are written to at once, and not he."""
-    crowd, members = crowd_of(channel, 2)
-    channel.viewers.discard(crowd)
-    publish(channel, 2)
-    newcomer = Driver(channel, 2)
+def test_a_group_catches_up_with_a_newcomer_that_is_ahead_of_it(feed: Feed) -> None:
+    """The members are sent the line that the newcomer already has. The newcomer is not sent it again."""
+    group, members = make_group(feed, 2)
+    feed.viewers.discard(group)
+    publish(feed, 2)
+    newcomer = FakeWriter(feed, 2)
 
-    assert crowd.join(cast(Member, newcomer), newcomer.send)
+    assert group.join(cast(GroupMember, newcomer))
     assert [each.sent for each in (*members, newcomer)] == [b"2;", b"2;", b""]
 
 
-@pytest.mark.parametrize("meanwhile", ["busy", "closed", "let in", "further"])
-def test_who_is_no_longer_there_when_the_others_have_come_is_not_let_in(
-    channel: Feed, breath: list[Callable[[], object]], meanwhile: str
+@pytest.mark.parametrize("meanwhile", ["fell behind", "closed", "joined", "moved on"])
+def test_a_newcomer_that_changed_while_the_group_caught_up_is_not_added(
+    feed: Feed, on_yield: list[Callable[[], object]], meanwhile: str
 ) -> None:
-    """While they were written to others went on: it may have been woken, have ended, or have been let in already."""
-    crowd, members = crowd_of(channel, BREATH_WAKES + 1)
-    channel.viewers.discard(crowd)
-    publish(channel, 2)
-    newcomer = Driver(channel, 2)
+    """Writing to the group lets other greenlets run. They may wake, close or add the newcomer."""
+    group, members = make_group(feed, BREATH_WAKES + 1)
+    feed.viewers.discard(group)
+    publish(feed, 2)
+    newcomer = FakeWriter(feed, 2)
 
-    def happens() -> None:
-        newcomer.busy = meanwhile == "busy"
-        newcomer.standing.ring_position = {"closed": None, "further": 7}.get(meanwhile, newcomer.standing.ring_position)
-        newcomer.crowd = crowd if meanwhile == "let in" else None
+    def change_newcomer() -> None:
+        viewer = newcomer.fake_viewer
+        newcomer.is_behind = meanwhile == "fell behind"
+        viewer.ring_position = {"closed": None, "moved on": 7}.get(meanwhile, viewer.ring_position)
+        newcomer.group = group if meanwhile == "joined" else None
 
-    breath.append(happens)
+    on_yield.append(change_newcomer)
 
-    assert not crowd.join(cast(Member, newcomer), newcomer.send)
-    channel.viewers.add(crowd)
-    publish(channel, 3)
+    assert not group.join(cast(GroupMember, newcomer))
+    feed.viewers.add(group)
+    publish(feed, 3)
     assert newcomer.sent == b""
     assert {each.sent for each in members} == {b"2;3;"}

@@ -13,14 +13,14 @@ import pytest
 from chronoverse.live.fair_lock import FairLock
 from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.streaming.connection import (
-    PATIENT_SECONDS,
+    MIN_IDLE_SECONDS,
     SEND_BUFFER_BYTES,
     USER_TIMEOUT_MS,
-    Bounds,
     Connection,
     Connections,
-    bound,
+    SendLimits,
     on_hangup,
+    set_socket_options,
 )
 
 #: Turns of the loop after which all that was pending has happened.
@@ -90,7 +90,7 @@ class Client:
 
     def __init__(self, connections: Connections) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            bound(listener)
+            set_socket_options(listener)
             self.sock = gevent.socket.socket()
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
             self.sock.connect(listener.getsockname())
@@ -141,16 +141,16 @@ def test_what_is_accepted_is_bounded_as_the_listener_is(client: Client) -> None:
 @pytest.mark.parametrize(
     ("bounds", "until"),
     [
-        (Bounds(stall_seconds=0.3), math.inf),
-        (Bounds(seconds=0.1, bytes_per_second=len(MUCH) * 5), math.inf),
-        (Bounds(), 0.3),
+        (SendLimits(stall_seconds=0.3), math.inf),
+        (SendLimits(seconds=0.1, bytes_per_second=len(MUCH) * 5), math.inf),
+        (SendLimits(), 0.3),
     ],
     ids=["nothing taken", "too long", "expired"],
 )
-def test_a_client_that_takes_nothing_is_cut(client: Client, bounds: Bounds, until: float) -> None:
+def test_a_client_that_takes_nothing_is_cut(client: Client, bounds: SendLimits, until: float) -> None:
     """After the time without progress, the time for the whole answer, or when it may not have more."""
     began = time.monotonic()
-    client.connection.stream(bounds, began + until)
+    client.connection.begin_long_answer(bounds, began + until)
     with pytest.raises(ConnectionResetError):
         client.connection.sendall(MUCH)
 
@@ -162,7 +162,7 @@ def test_a_client_that_takes_nothing_is_cut(client: Client, bounds: Bounds, unti
 
 def test_a_client_that_reads_slowly_gets_all_of_a_stream(client: Client) -> None:
     """However long it takes: what it takes counts, not what there is room for."""
-    client.connection.stream(Bounds(stall_seconds=0.3))
+    client.connection.begin_long_answer(SendLimits(stall_seconds=0.3))
     reading = gevent.spawn(client.read, 8_192, 0.01)
     began = time.monotonic()
     client.connection.sendall(MUCH)
@@ -174,7 +174,7 @@ def test_a_client_that_reads_slowly_gets_all_of_a_stream(client: Client) -> None
 
 def test_a_client_that_reads_an_answer_too_slowly_is_cut(client: Client) -> None:
     """An ordinary answer holds memory: it has its time as a whole."""
-    client.connection.begin(Bounds(seconds=0.1, bytes_per_second=len(MUCH) * 5))
+    client.connection.begin_request(SendLimits(seconds=0.1, bytes_per_second=len(MUCH) * 5))
     reading = gevent.spawn(client.read, 8_192, 0.01)
     with pytest.raises(ConnectionResetError):
         client.connection.sendall(MUCH)
@@ -183,11 +183,11 @@ def test_a_client_that_reads_an_answer_too_slowly_is_cut(client: Client) -> None
     assert 0 < reading.get() < len(MUCH)
 
 
-def blocked(client: Client, bounds: Bounds | None = None) -> gevent.Greenlet:
+def blocked(client: Client, bounds: SendLimits | None = None) -> gevent.Greenlet:
     """Answers, and waits for the client."""
-    client.connection.begin()
+    client.connection.begin_request()
     if bounds:
-        client.connection.stream(bounds)
+        client.connection.begin_long_answer(bounds)
     answering = gevent.spawn(client.connection.sendall, MUCH)
     turn()
     return answering
@@ -196,11 +196,11 @@ def blocked(client: Client, bounds: Bounds | None = None) -> gevent.Greenlet:
 def test_who_has_waited_longest_makes_room(connections: Connections) -> None:
     """A stream stays, as does a connection whose request is worked on; so does who has just come."""
     clients = [Client(connections) for _ in range(2)]
-    stream, stuck = blocked(clients[0], Bounds()), blocked(clients[1])
+    stream, stuck = blocked(clients[0], SendLimits()), blocked(clients[1])
     clients.append(Client(connections))
-    clients[2].connection.begin()
+    clients[2].connection.begin_request()
     assert not stuck.ready()
-    gevent.sleep(PATIENT_SECONDS)
+    gevent.sleep(MIN_IDLE_SECONDS)
     clients.append(Client(connections))
     clients.append(Client(connections))
 
@@ -216,10 +216,10 @@ def test_who_has_waited_longest_makes_room(connections: Connections) -> None:
 def test_a_request_behind_another_is_seen(client: Client) -> None:
     """Whether it has been read already, or waits in the kernel."""
     connection = client.connection
-    connection.end(pipelined=False)
-    before = connection.pipelined
+    connection.end_request(pipelined=False)
+    before = connection.is_pipelined
     client.sock.send(b"GET")
     turn()
-    connection.end(pipelined=False)
+    connection.end_request(pipelined=False)
 
-    assert (before, connection.pipelined) == (False, True)
+    assert (before, connection.is_pipelined) == (False, True)

@@ -8,7 +8,7 @@ import pytest
 from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.values import End, Job, JobRef, Status
 from chronoverse.web.streaming import ended_jobs as ended
-from chronoverse.web.streaming.ended_jobs import KEPT_SECONDS, EndedJobCache
+from chronoverse.web.streaming.ended_jobs import CACHE_SECONDS, EndedJobCache
 
 REF = JobRef("w", "j")
 DONE = Job(REF, Status.RUNNING).ended(End(1, Status.COMPLETED, 0, 0, 0, None))
@@ -34,12 +34,12 @@ def test_an_ended_job_is_known_for_a_moment() -> None:
     """From when it was looked at, and again from when it is looked at again."""
     shelf = Shelf(DONE)
 
-    assert shelf.ended.known(REF) is None
+    assert shelf.ended.get_cached(REF) is None
     assert shelf.ended.get_job(REF) == DONE
-    assert shelf.ended.known(REF) == DONE
-    shelf.now += KEPT_SECONDS
-    assert shelf.ended.known(REF) is None
-    assert shelf.ended.get_job(REF) == shelf.ended.known(REF) == DONE
+    assert shelf.ended.get_cached(REF) == DONE
+    shelf.now += CACHE_SECONDS
+    assert shelf.ended.get_cached(REF) is None
+    assert shelf.ended.get_job(REF) == shelf.ended.get_cached(REF) == DONE
     assert shelf.looks == 2
 
 
@@ -49,30 +49,30 @@ def test_nothing_else_is_remembered(found: Job | None) -> None:
     shelf = Shelf(*([found] if found else []))
 
     assert shelf.ended.get_job(REF) == found
-    assert shelf.ended.known(REF) is None
+    assert shelf.ended.get_cached(REF) is None
 
 
 def test_what_is_not_what_it_was_is_forgotten() -> None:
     """When somebody says so, and when a look shows it."""
     shelf = Shelf(DONE)
     shelf.ended.get_job(REF)
-    shelf.ended.forget(REF)
-    assert shelf.ended.known(REF) is None
+    shelf.ended.invalidate(REF)
+    assert shelf.ended.get_cached(REF) is None
 
     shelf.ended.get_job(REF)
     shelf.jobs.clear()
     assert shelf.ended.get_job(REF) is None
-    assert shelf.ended.known(REF) is None
-    shelf.ended.forget(REF)
+    assert shelf.ended.get_cached(REF) is None
+    shelf.ended.invalidate(REF)
 
 
 def test_who_was_looking_when_it_was_forgotten_remembers_nothing() -> None:
     """What that look found may be gone."""
     shelf = Shelf(DONE)
-    shelf.meanwhile = lambda: shelf.ended.forget(REF)
+    shelf.meanwhile = lambda: shelf.ended.invalidate(REF)
 
     assert shelf.ended.get_job(REF) == DONE
-    assert shelf.ended.known(REF) is None
+    assert shelf.ended.get_cached(REF) is None
 
 
 def test_a_look_that_fails_changes_nothing() -> None:
@@ -86,15 +86,15 @@ def test_a_look_that_fails_changes_nothing() -> None:
     shelf.meanwhile = away
     with pytest.raises(StoreUnavailable):
         shelf.ended.get_job(REF)
-    assert shelf.ended.known(REF) == DONE
+    assert shelf.ended.get_cached(REF) == DONE
 
 
 def test_of_more_jobs_than_are_kept_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one looked at longest ago first."""
-    monkeypatch.setattr(ended, "KEPT_JOBS", 2)
+    monkeypatch.setattr(ended, "MAX_CACHED_JOBS", 2)
     refs = [JobRef("w", name) for name in "abc"]
     shelf = Shelf(*(replace(DONE, ref=ref) for ref in refs))
     for ref in (refs[0], refs[1], refs[0], refs[2]):
         shelf.ended.get_job(ref)
 
-    assert [ref for ref in refs if shelf.ended.known(ref)] == [refs[0], refs[2]]
+    assert [ref for ref in refs if shelf.ended.get_cached(ref)] == [refs[0], refs[2]]

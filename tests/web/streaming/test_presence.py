@@ -20,14 +20,14 @@ def test_what_one_worker_tells_all_know_for_a_moment() -> None:
 
     child = os.fork()
     if child == 0:  # pragma: no cover
-        presence.tell()
+        presence.announce()
         os._exit(0)
     os.waitpid(child, 0)
 
     assert presence
     now[0] += STALE_SECONDS
     assert not presence
-    presence.tell()
+    presence.announce()
     assert presence
 
 
@@ -40,7 +40,7 @@ def test_a_worker_tells_with_each_beat(monkeypatch: pytest.MonkeyPatch, watched:
     presence = Presence(board=mmap.mmap(-1, mmap.PAGESIZE))
     deps: Any = SimpleNamespace(tail=SimpleNamespace(watched=watched), presence=presence)
 
-    Worker.__new__(Worker)._beat(deps)
+    Worker.__new__(Worker)._tick(deps)
 
     assert bool(presence) is bool(watched)
     assert beats

@@ -1,4 +1,4 @@
-"""A stream whose socket is full: what has piled up goes out as there is room, and its end behind that."""
+"""A stream whose socket is full: nothing that waits is lost, and the stream ends only after it was sent."""
 
 import contextlib
 import socket
@@ -12,19 +12,19 @@ import pytest
 
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
-from chronoverse.web.streaming.broadcast import GroupWorker
+from chronoverse.web.streaming.broadcast import GroupContext
 from chronoverse.web.streaming.stream_writer import LAST_CHUNK, StreamWriters
 
 #: Seconds that anything here may take.
-PATIENCE_SECONDS: Final = 10.0
-#: Bytes that no socket takes in one go.
+MAX_WAIT_SECONDS: Final = 10.0
+#: Bytes that no socket takes at once.
 LARGE: Final = 2**20
 
 
-class Talker:
-    """What an outlet asks of a viewer: ``frames`` to say, and then, when it has ``ends``, the end."""
+class FakeViewer:
+    """What a stream writer needs of a viewer. It says ``frames``, and then ends if ``ends`` is set."""
 
-    behind = False
+    needs_store_read = False
     channel = None
     due = float("inf")
 
@@ -51,34 +51,34 @@ class Talker:
     next = try_next
 
     def close(self) -> None:
-        """It has left."""
+        """Does nothing."""
 
 
-class Stage:
-    """An outlet that talks to ``peer``. ``closed`` counts how often it said that it was over."""
+class OpenStream:
+    """A stream writer and its ``peer``. ``closed`` counts how often the writer said that it was closed."""
 
     def __init__(self, frames: list[bytes]) -> None:
         ours, self.peer = gevent.socket.socketpair()
         self.closed = 0
-        self.talker = Talker(frames)
-        outlets = StreamWriters(GroupWorker(cast(Tail, None), 15, time.monotonic))
-        outlets.take(cast(Viewer, self.talker), ours, self._gone, b"HEAD\r\n\r\n")
+        self.viewer = FakeViewer(frames)
+        writers = StreamWriters(GroupContext(cast(Tail, None), 15, time.monotonic))
+        writers.take_over(cast(Viewer, self.viewer), ours, self._count_closed, b"HEAD\r\n\r\n")
         ours.close()
 
-    def _gone(self) -> None:
+    def _count_closed(self) -> None:
         self.closed += 1
 
-    def heard(self, until: bytes) -> bytes:
-        """What comes, up to ``until``."""
-        heard = b""
-        with gevent.Timeout(PATIENCE_SECONDS):
-            while not heard.endswith(until) and (data := self.peer.recv(65536)):
-                heard += data
-        return heard
+    def read(self, until: bytes) -> bytes:
+        """What the peer receives, up to ``until``."""
+        received = b""
+        with gevent.Timeout(MAX_WAIT_SECONDS):
+            while not received.endswith(until) and (data := self.peer.recv(65536)):
+                received += data
+        return received
 
-    def over(self) -> None:
-        """Waits until it is."""
-        with gevent.Timeout(PATIENCE_SECONDS):
+    def wait_closed(self) -> None:
+        """Waits until the writer has closed its socket."""
+        with gevent.Timeout(MAX_WAIT_SECONDS):
             while not self.closed:
                 gevent.sleep(0.01)
 
@@ -88,44 +88,44 @@ def chunk(body: bytes) -> bytes:
 
 
 FRAMES: Final = [bytes([letter]) * LARGE for letter in b"abc"]
-SAID: Final = b"HEAD\r\n\r\n" + b"".join(map(chunk, FRAMES))
+ALL_SENT: Final = b"HEAD\r\n\r\n" + b"".join(map(chunk, FRAMES))
 
 
 @pytest.fixture
-def stage() -> Iterator[Stage]:
-    """With three frames to say, and no room for the first."""
-    stage = Stage(list(FRAMES))
-    assert stage.talker.frames
-    yield stage
-    stage.peer.close()
+def stream() -> Iterator[OpenStream]:
+    """A stream with three frames, the first of which does not fit into the socket."""
+    stream = OpenStream(list(FRAMES))
+    assert stream.viewer.frames
+    yield stream
+    stream.peer.close()
 
 
-def test_what_had_no_room_goes_out_in_order(stage: Stage) -> None:
-    """And all that follows; the stream stays open."""
-    assert stage.heard(chunk(FRAMES[-1])[-LARGE:]) == SAID
-    assert stage.closed == 0
+def test_frames_that_had_no_room_are_sent_in_order(stream: OpenStream) -> None:
+    """The stream stays open."""
+    assert stream.read(chunk(FRAMES[-1])[-LARGE:]) == ALL_SENT
+    assert stream.closed == 0
 
 
-def test_who_ends_while_its_socket_is_full_says_all_before(stage: Stage) -> None:
-    """And the last chunk, so that nobody takes it for a cut."""
-    stage.talker.ends = True
-    assert stage.heard(LAST_CHUNK) == SAID + LAST_CHUNK
-    stage.over()
-    assert stage.closed == 1
+def test_a_stream_that_ends_while_its_socket_is_full_sends_everything_first(stream: OpenStream) -> None:
+    """The last chunk follows, so that the client sees that the response is complete."""
+    stream.viewer.ends = True
+    assert stream.read(LAST_CHUNK) == ALL_SENT + LAST_CHUNK
+    stream.wait_closed()
+    assert stream.closed == 1
 
 
-def test_who_ends_its_own_side_meanwhile_hears_all(stage: Stage) -> None:
-    """It may be done with asking, not with listening."""
-    stage.peer.shutdown(socket.SHUT_WR)
-    assert stage.heard(LAST_CHUNK) == SAID + LAST_CHUNK
-    stage.over()
-    assert (stage.closed, stage.talker.reason) == (1, "left")
+def test_a_peer_that_half_closes_its_connection_receives_everything(stream: OpenStream) -> None:
+    """It may have closed only its sending side, and still read."""
+    stream.peer.shutdown(socket.SHUT_WR)
+    assert stream.read(LAST_CHUNK) == ALL_SENT + LAST_CHUNK
+    stream.wait_closed()
+    assert (stream.closed, stream.viewer.reason) == (1, "left")
 
 
-def test_who_is_gone_is_let_go(stage: Stage) -> None:
-    """At once, and once."""
+def test_the_stream_of_a_peer_that_has_gone_is_closed(stream: OpenStream) -> None:
+    """It is closed at once, and only once."""
     with contextlib.suppress(OSError):
-        stage.peer.close()
-    stage.over()
+        stream.peer.close()
+    stream.wait_closed()
     gevent.sleep(0)
-    assert stage.closed == 1
+    assert stream.closed == 1

@@ -1,4 +1,4 @@
-"""Sockets that were full: written to when they have room, given up when they have had none for too long."""
+"""The write scheduler: a full socket is written to when it has room, and given up when it has none for too long."""
 
 import contextlib
 import socket
@@ -9,36 +9,36 @@ import gevent
 import pytest
 
 from chronoverse.web.http.event_loop import yield_to_loop
-from chronoverse.web.streaming.connection import SEND_SECONDS
+from chronoverse.web.streaming.connection import STALL_SECONDS
 from chronoverse.web.streaming.write_scheduler import PendingWrite, WriteScheduler
 
 #: Seconds that anything here may take.
-PATIENCE_SECONDS: Final = 5.0
-#: Turns of the loop, each with a look at every socket, after which all that was pending has happened.
-TURNS: Final = 10
+MAX_WAIT_SECONDS: Final = 5.0
+#: Rounds of the event loop after which everything that was pending has happened. Each looks at every socket.
+LOOP_ROUNDS: Final = 10
 
 
-class Full:
-    """A socket that takes no more, and a watch on it. What was called is kept in ``calls``."""
+class FullSocket:
+    """A socket that has no room, watched by ``scheduler``. ``calls`` says which functions were called."""
 
-    def __init__(self, pump: WriteScheduler) -> None:
+    def __init__(self, scheduler: WriteScheduler) -> None:
         self.ours, self.theirs = socket.socketpair()
         self.ours.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
                 self.ours.send(bytes(65536))
         self.calls: list[str] = []
-        self.room: PendingWrite = pump.watch(self.ours.fileno(), self.fill, self.give_up)
+        self.pending: PendingWrite = scheduler.watch(self.ours.fileno(), self.write_more, self.give_up)
 
-    def fill(self) -> None:
-        self.calls.append("fill")
+    def write_more(self) -> None:
+        self.calls.append("write more")
 
     def give_up(self) -> None:
         self.calls.append("give up")
-        self.room.close()
+        self.pending.close()
 
-    def drain(self) -> None:
-        """The peer reads all there is."""
+    def make_room(self) -> None:
+        """The peer reads everything."""
         self.theirs.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while self.theirs.recv(1 << 20):
@@ -50,7 +50,7 @@ class Full:
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock that the test sets."""
 
     now = 0.0
 
@@ -64,103 +64,107 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def full(clock: Clock) -> Iterator[tuple[Full, Full]]:
-    """Two of one pump."""
-    pump = WriteScheduler(clock)
-    both = Full(pump), Full(pump)
+def full_sockets(clock: Clock) -> Iterator[tuple[FullSocket, FullSocket]]:
+    """Two full sockets of one scheduler."""
+    scheduler = WriteScheduler(clock)
+    both = FullSocket(scheduler), FullSocket(scheduler)
     yield both
     for each in both:
-        each.room.close()
+        each.pending.close()
         each.close()
 
 
-def wait(each: Full, call: str) -> None:
-    """Until it has been called."""
-    with gevent.Timeout(PATIENCE_SECONDS):
+def wait_for(each: FullSocket, call: str) -> None:
+    """Waits until ``call`` was made."""
+    with gevent.Timeout(MAX_WAIT_SECONDS):
         while call not in each.calls:
             gevent.sleep(0.01)
 
 
-def turn() -> None:
-    """Lets the loop look at its sockets a few times."""
-    for _ in range(TURNS):
+def run_loop() -> None:
+    """Lets the event loop look at its sockets a few times."""
+    for _ in range(LOOP_ROUNDS):
         yield_to_loop()
 
 
-def test_who_has_room_is_filled(full: tuple[Full, Full]) -> None:
-    """And nobody else."""
-    full[1].drain()
-    wait(full[1], "fill")
+def test_only_a_socket_with_room_is_written_to(full_sockets: tuple[FullSocket, FullSocket]) -> None:
+    """The other one stays full."""
+    full_sockets[1].make_room()
+    wait_for(full_sockets[1], "write more")
 
-    assert full[0].calls == []
-
-
-def test_it_is_filled_until_it_is_closed(full: tuple[Full, Full]) -> None:
-    """Again and again while it has room, and not once more, though it has."""
-    full[0].drain()
-    wait(full[0], "fill")
-    full[0].calls.clear()
-    wait(full[0], "fill")
-    full[0].room.close()
-    full[0].calls.clear()
-    turn()
-
-    assert full[0].calls == []
+    assert full_sockets[0].calls == []
 
 
-def test_one_that_is_closed_by_another_is_not_filled(full: tuple[Full, Full]) -> None:
-    """Though both had room at the same time, and its turn was next."""
-    for each, other in (full, full[::-1]):
+def test_a_socket_is_written_to_until_it_is_closed(full_sockets: tuple[FullSocket, FullSocket]) -> None:
+    """It is written to again and again while it has room. Once it is closed it is not written to any more."""
+    full_sockets[0].make_room()
+    wait_for(full_sockets[0], "write more")
+    full_sockets[0].calls.clear()
+    wait_for(full_sockets[0], "write more")
+    full_sockets[0].pending.close()
+    full_sockets[0].calls.clear()
+    run_loop()
 
-        def fill(each: Full = each, other: Full = other) -> None:
-            each.fill()
-            other.room.close()
+    assert full_sockets[0].calls == []
 
-        each.room.fill = fill
-        each.drain()
-    with gevent.Timeout(PATIENCE_SECONDS):
-        while not full[0].calls + full[1].calls:
+
+def test_a_queued_socket_that_another_one_closes_is_not_written_to(
+    full_sockets: tuple[FullSocket, FullSocket],
+) -> None:
+    """Both have room at the same time. Whichever is written to first closes the other."""
+    for each, other in (full_sockets, full_sockets[::-1]):
+
+        def write_and_close_other(each: FullSocket = each, other: FullSocket = other) -> None:
+            each.write_more()
+            other.pending.close()
+
+        each.pending.write_more = write_and_close_other
+        each.make_room()
+    with gevent.Timeout(MAX_WAIT_SECONDS):
+        while not full_sockets[0].calls + full_sockets[1].calls:
             gevent.sleep(0.01)
-    turn()
+    run_loop()
 
-    assert [] in (full[0].calls, full[1].calls)
-
-
-def test_who_has_no_room_for_too_long_is_given_up(full: tuple[Full, Full], clock: Clock) -> None:
-    """But not one of which a write was done meanwhile: the next one has its own time."""
-    turn()
-    clock.now = SEND_SECONDS - 1
-    full[1].room.renew()
-    clock.now = SEND_SECONDS + 1
-    wait(full[0], "give up")
-    turn()
-
-    assert full[1].calls == []
+    assert [] in (full_sockets[0].calls, full_sockets[1].calls)
 
 
-def test_one_that_fails_fails_alone(full: tuple[Full, Full]) -> None:
-    """It is not asked again, and the other is written to as before."""
+def test_a_socket_without_room_for_too_long_is_given_up(
+    full_sockets: tuple[FullSocket, FullSocket], clock: Clock
+) -> None:
+    """A socket whose write was renewed meanwhile is not: each write has a time of its own."""
+    run_loop()
+    clock.now = STALL_SECONDS - 1
+    full_sockets[1].pending.renew()
+    clock.now = STALL_SECONDS + 1
+    wait_for(full_sockets[0], "give up")
+    run_loop()
+
+    assert full_sockets[1].calls == []
+
+
+def test_an_error_closes_only_the_socket_that_it_came_from(full_sockets: tuple[FullSocket, FullSocket]) -> None:
+    """The failing one is not called again, and the other is written to as before."""
 
     def fail() -> None:
-        full[0].fill()
+        full_sockets[0].write_more()
         raise ZeroDivisionError
 
-    full[0].room.fill = fail
-    full[0].drain()
-    wait(full[0], "fill")
-    full[1].drain()
-    wait(full[1], "fill")
+    full_sockets[0].pending.write_more = fail
+    full_sockets[0].make_room()
+    wait_for(full_sockets[0], "write more")
+    full_sockets[1].make_room()
+    wait_for(full_sockets[1], "write more")
 
-    assert full[0].calls == ["fill"]
+    assert full_sockets[0].calls == ["write more"]
 
 
-def test_a_pump_that_ran_dry_runs_again(clock: Clock) -> None:
-    """Its greenlet ends with the last full socket, and another begins with the next."""
-    pump = WriteScheduler(clock)
+def test_a_scheduler_without_sockets_starts_again_with_the_next_one(clock: Clock) -> None:
+    """Its greenlet ends with the last full socket, and a new one begins with the next."""
+    scheduler = WriteScheduler(clock)
     for _ in range(2):
-        full = Full(pump)
-        full.drain()
-        wait(full, "fill")
-        full.room.close()
+        full = FullSocket(scheduler)
+        full.make_room()
+        wait_for(full, "write more")
+        full.pending.close()
         full.close()
-        turn()
+        run_loop()

@@ -1,8 +1,8 @@
-// The two things that are done to a document here: finding an element and making one. Text only ever becomes text.
+// Finds, makes and changes elements. Text always becomes text nodes, never markup.
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element with a class and children: elements, or strings, which become text. */
+/** A new element with a class and children. Children are elements, or strings, which become text. */
 export function make(name, className, ...children) {
   const element = document.createElement(name);
   if (className) element.className = className;
@@ -10,20 +10,20 @@ export function make(name, className, ...children) {
   return element;
 }
 
-/** Tells a screen reader, at most once a second and only what is newest. */
-export function say(text) {
-  saying = text;
+/** Has screen readers read `text`. This happens at most once a second; only the newest text is read. */
+export function announce(text) {
+  pendingText = text;
   if (timer) return;
-  $("said").textContent = saying;
+  $("said").textContent = pendingText;
   timer = setTimeout(() => {
     timer = 0;
-    if ($("said").textContent !== saying) say(saying);
+    if ($("said").textContent !== pendingText) announce(pendingText);
   }, 1000);
 }
-let saying = "";
+let pendingText = "";
 let timer = 0;
 
-/** Shows or changes one line of explanation in the page's middle; null takes it away. */
+/** Shows one line of explanation in the middle of the page. Null hides it. */
 export function notice(text) {
   $("notice").hidden = text === null;
   if (text !== null && $("notice").textContent !== text) $("notice").textContent = text;

@@ -1,14 +1,14 @@
-// The search box: what is looked for, which match is the current one, and how many there are.
+// The search box: what it searches for, the current match, and how many matches there are.
 
-import { $, say } from "./dom.js";
+import { $, announce } from "./dom.js";
 import { count } from "./format.js";
 import { WINDOW } from "./log.js";
 import { findOne, query, Scan } from "./scan.js";
 import { get } from "./session.js";
-import { asRead, inUnits } from "./text.js";
+import { findVisible, toUtf16Spans } from "./text.js";
 
-//: Milliseconds of no typing after which the search begins.
-const TYPED_MS = 200;
+//: Milliseconds without typing after which the search begins.
+const TYPING_MS = 200;
 
 const escaped = (text) => text.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&");
 
@@ -18,14 +18,14 @@ export class Find {
   #path;
   #log;
   #on;
-  #what = { q: "", regex: false, stream: "" };
+  #criteria = { q: "", regex: false, stream: "" };
   #local = null;
   #timer = 0;
-  #looking = false;
-  #looked = new Set();
+  #fetching = false;
+  #fetchedWindows = new Set();
   #stop = new AbortController();
 
-  /** `on` has `changed()` for new matches, `jump(number)` for a new current one, `top()` for where the reader is. */
+  /** `on` has `changed()` for new matches, `jump(number)` for a new current match, and `top()`, the first line in view. */
   constructor(path, log, on) {
     this.#path = path;
     this.#log = log;
@@ -41,12 +41,12 @@ export class Find {
     $("previous").addEventListener("click", () => this.step(-1));
   }
 
-  get what() {
-    return this.#what;
+  get criteria() {
+    return this.#criteria;
   }
 
   get active() {
-    return this.#what.q !== "";
+    return this.#criteria.q !== "";
   }
 
   focus() {
@@ -59,56 +59,56 @@ export class Find {
     this.#begin();
   }
 
-  /** Looks in one stream only from now on, or in both. */
+  /** Searches only one stream from now on, or both. */
   set stream(stream) {
-    this.#what = { ...this.#what, stream };
+    this.#criteria = { ...this.#criteria, stream };
     if (this.active) this.#begin();
   }
 
-  /** The log has grown. */
-  grown() {
-    this.scan?.more();
+  /** To be called when the log has grown. */
+  logGrew() {
+    this.scan?.resume();
   }
 
-  /** Lines do not say any more what they said: they are looked through again. */
-  again() {
+  /** Searches again, because lines were redacted. */
+  restart() {
     if (!this.active) return;
     this.scan?.stop();
-    this.#looked.clear();
-    this.scan = new Scan(this.#path, this.#what, () => this.#log.last, () => this.#found());
-    this.#found();
+    this.#fetchedWindows.clear();
+    this.scan = new Scan(this.#path, this.#criteria, () => this.#log.last, () => this.#changed());
+    this.#changed();
   }
 
-  /** Where a line matches, in UTF-16 units. */
+  /** The spans of a line that match, in UTF-16 units. */
   marks(line) {
-    if (!this.active || (this.#what.stream && line.stream !== this.#what.stream)) return [];
-    if (this.#local) return asRead(line.message, this.#local);
-    const places = this.scan.highlights.get(line.sequence_num);
-    if (!places && line.sequence_num > this.scan.place) this.#ahead(Math.floor((line.sequence_num - 1) / WINDOW));
-    return places ? inUnits(line.message, places) : [];
+    if (!this.active || (this.#criteria.stream && line.stream !== this.#criteria.stream)) return [];
+    if (this.#local) return findVisible(line.message, this.#local);
+    const spans = this.scan.highlights.get(line.sequence_num);
+    if (!spans && line.sequence_num > this.scan.position) this.#fetchWindow(Math.floor((line.sequence_num - 1) / WINDOW));
+    return spans ? toUtf16Spans(line.message, spans) : [];
   }
 
-  /** Where an expression matches is for the service to say: it is asked about a window the scan has not come to. */
-  async #ahead(index) {
+  /** Asks the service which spans match in a window that the scan has not reached. Only it can evaluate expressions. */
+  async #fetchWindow(index) {
     const { scan } = this;
-    if (this.#looking || this.#looked.has(index)) return;
-    this.#looking = true;
-    this.#looked.add(index);
-    const range = query(this.#what, { offset: index * WINDOW, limit: WINDOW });
+    if (this.#fetching || this.#fetchedWindows.has(index)) return;
+    this.#fetching = true;
+    this.#fetchedWindows.add(index);
+    const range = query(this.#criteria, { offset: index * WINDOW, limit: WINDOW });
     try {
       const { body } = await get(`${this.#path}/logs/search?${range}`, this.#stop.signal);
       for (const line of body.logs) scan.highlights.set(line.sequence_num, line.highlights);
     } catch {
-      // The scan comes there in time.
+      // The scan will reach the window later.
     }
-    this.#looking = false;
+    this.#fetching = false;
     this.#on.changed();
   }
 
   #key(event) {
     if (event.key === "Enter") {
       event.preventDefault();
-      if (this.#timer || $("q").value !== this.#what.q) this.#begin();
+      if (this.#timer || $("q").value !== this.#criteria.q) this.#begin();
       else this.step(event.shiftKey ? -1 : 1);
     } else if (event.key === "Escape") {
       event.preventDefault();
@@ -119,7 +119,7 @@ export class Find {
 
   #typed() {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#begin(), TYPED_MS);
+    this.#timer = setTimeout(() => this.#begin(), TYPING_MS);
   }
 
   #begin() {
@@ -130,57 +130,57 @@ export class Find {
     this.scan?.stop();
     this.scan = null;
     this.current = 0;
-    this.#looked.clear();
-    this.#what = { ...this.#what, q: $("q").value, regex: $("regex").ariaPressed === "true" };
-    this.#local = this.active && !this.#what.regex ? new RegExp(escaped(this.#what.q), "giu") : null;
+    this.#fetchedWindows.clear();
+    this.#criteria = { ...this.#criteria, q: $("q").value, regex: $("regex").ariaPressed === "true" };
+    this.#local = this.active && !this.#criteria.regex ? new RegExp(escaped(this.#criteria.q), "giu") : null;
     if (this.active) {
-      this.scan = new Scan(this.#path, this.#what, () => this.#log.last, () => this.#found());
-      this.#directed(this.#on.top() - 1, "asc");
+      this.scan = new Scan(this.#path, this.#criteria, () => this.#log.last, () => this.#changed());
+      this.#findNearest(this.#on.top() - 1, "asc");
     }
-    this.#found();
+    this.#changed();
   }
 
-  #found() {
-    this.#tell();
+  #changed() {
+    this.#showCount();
     this.#on.changed();
   }
 
-  /** To the next match, or the previous one; past the last it goes on from the first. */
+  /** Jumps to the next match, or to the previous one. After the last it goes on from the first. */
   async step(direction) {
     if (!this.active || !this.scan) return;
-    const { numbers, place, done } = this.scan;
+    const { numbers, position, done } = this.scan;
     const from = this.current || this.#on.top();
     const at = this.scan.rowOf(from) + (direction > 0 && numbers[this.scan.rowOf(from)] === from ? 1 : 0);
-    const known = direction > 0 ? numbers[at] : from <= place + 1 ? numbers[at - 1] : undefined;
-    if (known !== undefined) return this.#go(known);
-    if (done) return numbers.length ? this.#go(numbers.at(direction > 0 ? 0 : -1)) : undefined;
-    await this.#directed(from, direction > 0 ? "asc" : "desc");
+    const known = direction > 0 ? numbers[at] : from <= position + 1 ? numbers[at - 1] : undefined;
+    if (known !== undefined) return this.#jumpTo(known);
+    if (done) return numbers.length ? this.#jumpTo(numbers.at(direction > 0 ? 0 : -1)) : undefined;
+    await this.#findNearest(from, direction > 0 ? "asc" : "desc");
   }
 
-  /** Asks for the nearest match; the scan may be far from there. */
-  async #directed(from, order) {
+  /** Asks the service for the nearest match, which the scan may not have reached. */
+  async #findNearest(from, order) {
     const signal = this.#stop.signal;
     try {
       const beyond = order === "asc" ? 0 : this.#log.last + 1;
       const found =
-        (await findOne(this.#path, this.#what, Math.max(0, from), order, signal)) ??
-        (await findOne(this.#path, this.#what, beyond, order, signal));
+        (await findOne(this.#path, this.#criteria, Math.max(0, from), order, signal)) ??
+        (await findOne(this.#path, this.#criteria, beyond, order, signal));
       if (!found || signal.aborted) return;
       this.scan?.highlights.set(found.sequence_num, found.highlights ?? []);
-      this.#go(found.sequence_num);
+      this.#jumpTo(found.sequence_num);
     } catch {
-      // A refused expression is told by the scan; anything else the reader tries again.
+      // The scan reports an expression that is refused. After other errors the reader may try again.
     }
   }
 
-  #go(number) {
+  #jumpTo(number) {
     this.current = number;
-    this.#tell();
+    this.#showCount();
     this.#on.jump(number);
   }
 
-  /** "3 of 1,240", with a "+" while there may be more; why not, where the expression is refused. */
-  #tell() {
+  /** Shows "3 of 1,240", with a "+" while there may be more; or that the expression is refused. */
+  #showCount() {
     const { scan } = this;
     const output = $("count");
     $("find").classList.toggle("active", this.active);
@@ -193,17 +193,17 @@ export class Find {
     if (scan.error?.status === 400) {
       output.textContent = "not an expression";
       output.title = scan.error.message;
-      return say(scan.error.message);
+      return announce(scan.error.message);
     }
     const all = count(scan.count) + (scan.done ? "" : "+");
     const at = scan.numbers[scan.rowOf(this.current)] === this.current ? scan.rowOf(this.current) + 1 : 0;
-    const far = scan.done || !this.#log.last ? "" : ` · ${Math.floor((100 * scan.place) / this.#log.last)}%`;
+    const far = scan.done || !this.#log.last ? "" : ` · ${Math.floor((100 * scan.position) / this.#log.last)}%`;
     output.textContent = scan.count ? (at ? `${count(at)} of ${all}${far}` : `${all}${far}`) : scan.done ? "no match" : `…${far}`;
-    if (scan.done) say(scan.count === 1 ? "1 match" : `${count(scan.count)} matches`);
+    if (scan.done) announce(scan.count === 1 ? "1 match" : `${count(scan.count)} matches`);
   }
 }
 
-/** Presses a button, or lets it go; returns which. */
+/** Sets a button to pressed or not, by default to the other state. Returns the new state. */
 export function toggle(button, pressed = button.ariaPressed !== "true") {
   button.ariaPressed = String(pressed);
   return pressed;

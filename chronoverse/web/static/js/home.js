@@ -1,26 +1,26 @@
-// The first page: a workflow's jobs, newest first, as they come and go.
+// The home page: the jobs of a workflow, newest first, refreshed while the page is open.
 
-import { $, make, notice, say } from "./dom.js";
+import { $, make, notice, announce } from "./dom.js";
 import { ago, count, ended, outcome, span } from "./format.js";
 import { begin, claims, get } from "./session.js";
 
 //: Jobs on a page.
 const PAGE = 50;
-//: Milliseconds between two looks while something runs, and otherwise.
+//: Milliseconds between two requests while a job runs, and otherwise.
 const BUSY_MS = 1000;
 const IDLE_MS = 5000;
-//: Workflows remembered for the next visit.
-const REMEMBERED = 12;
+//: Workflows that are stored for the next visit.
+const MAX_RECENT = 12;
 const KEY = "chronoverse.workflows";
 const IDENTIFIER = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
 let workflow = "";
 let pages = 1;
 let timer = 0;
-let round = 0;
+let newestRequest = 0;
 const rows = new Map();
 
-function remembered() {
+function recentWorkflows() {
   try {
     return JSON.parse(localStorage.getItem(KEY) ?? "[]").filter((each) => IDENTIFIER.test(each));
   } catch {
@@ -28,18 +28,18 @@ function remembered() {
   }
 }
 
-function offer() {
+function offerWorkflows() {
   const named = (claims().workflows ?? []).filter((each) => IDENTIFIER.test(each));
-  const all = new Set([...remembered(), ...named]);
+  const all = new Set([...recentWorkflows(), ...named]);
   $("workflows").replaceChildren(...[...all].map((value) => Object.assign(make("option"), { value })));
   return [...all];
 }
 
 function row(job) {
   const key = JSON.stringify(job);
-  const held = rows.get(job.id);
-  const element = held?.key === key ? held.element : make("tr");
-  if (held?.key !== key) {
+  const cached = rows.get(job.id);
+  const element = cached?.key === key ? cached.element : make("tr");
+  if (cached?.key !== key) {
     const link = make("a", "", job.id);
     link.href = `/ui/workflows/${workflow}/jobs/${job.id}`;
     const badge = make("span", "badge", outcome(job));
@@ -57,41 +57,41 @@ function row(job) {
 }
 
 async function load() {
-  const asked = (round += 1);
+  const request = (newestRequest += 1);
   const found = [];
   let cursor = null;
   for (let page = 0; page < pages; page += 1) {
-    const said = new URLSearchParams({ limit: PAGE });
-    if ($("status").value) said.set("status", $("status").value);
-    if (cursor) said.set("cursor", cursor);
-    const { body } = await get(`/workflows/${workflow}/jobs?${said}`);
+    const parameters = new URLSearchParams({ limit: PAGE });
+    if ($("status").value) parameters.set("status", $("status").value);
+    if (cursor) parameters.set("cursor", cursor);
+    const { body } = await get(`/workflows/${workflow}/jobs?${parameters}`);
     found.push(...body.jobs);
     cursor = body.cursor;
     if (!cursor) break;
   }
-  if (asked !== round) return;
+  if (request !== newestRequest) return;
   document.querySelector("table").hidden = !found.length;
   notice(found.length ? null : "No jobs yet. They appear here as they begin.");
   const elements = found.map(row);
   if (elements.some((each, i) => each !== $("jobs").children[i]) || elements.length !== $("jobs").children.length) {
     $("jobs").replaceChildren(...elements);
-    say(`${count(found.length)} jobs`);
+    announce(`${count(found.length)} jobs`);
   }
   for (const id of rows.keys()) if (!found.some((job) => job.id === id)) rows.delete(id);
   $("more").hidden = !cursor;
-  again(found.some((job) => !ended(job.status)) ? BUSY_MS : IDLE_MS);
+  schedule(found.some((job) => !ended(job.status)) ? BUSY_MS : IDLE_MS);
 }
 
-function again(ms) {
+function schedule(ms) {
   clearTimeout(timer);
-  timer = setTimeout(() => (document.hidden ? again(BUSY_MS) : refresh()), ms);
+  timer = setTimeout(() => (document.hidden ? schedule(BUSY_MS) : refresh()), ms);
 }
 
 function refresh() {
   clearTimeout(timer);
   load().catch((error) => {
     if (!rows.size) notice(error.message);
-    again(IDLE_MS);
+    schedule(IDLE_MS);
   });
 }
 
@@ -102,8 +102,8 @@ function show(name) {
   $("jobs").replaceChildren();
   $("workflow").value = name;
   document.title = `${name} · Chronoverse`;
-  localStorage.setItem(KEY, JSON.stringify([name, ...remembered().filter((each) => each !== name)].slice(0, REMEMBERED)));
-  offer();
+  localStorage.setItem(KEY, JSON.stringify([name, ...recentWorkflows().filter((each) => each !== name)].slice(0, MAX_RECENT)));
+  offerWorkflows();
   refresh();
 }
 
@@ -128,7 +128,7 @@ function fromAddress() {
 addEventListener("popstate", () => fromAddress() && show(fromAddress()));
 
 await begin();
-const known = offer();
+const known = offerWorkflows();
 const first = fromAddress() || (known.length === 1 ? known[0] : "");
 if (first) show(first);
 else $("workflow").focus();

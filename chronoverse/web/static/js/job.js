@@ -1,6 +1,6 @@
-// The page of one job: its parts, put together.
+// The page of one job. It connects the log, the search, the viewport and the stream.
 
-import { $, notice, say } from "./dom.js";
+import { $, notice, announce } from "./dom.js";
 import { Find, toggle } from "./find.js";
 import { ended, lines } from "./format.js";
 import { Log } from "./log.js";
@@ -8,12 +8,12 @@ import { isGroup, RowMaker } from "./row.js";
 import { findOne, Scan } from "./scan.js";
 import { begin, get, Refused } from "./session.js";
 import { copyLines, copyLink, fromAddress, save, showPicked, toAddress } from "./share.js";
-import { showJob, showLast, showLink, showTrouble } from "./status.js";
+import { showJob, showLast, showConnection, showTrouble } from "./status.js";
 import { Stream } from "./stream.js";
 import { Viewport } from "./viewport.js";
 
-//: Share of the screen above a line that was jumped to.
-const SHARE = 0.35;
+//: Share of the screen that is above a line after a jump to it.
+const JUMP_SHARE = 0.35;
 const TIMES = ["none", "clock", "elapsed"];
 
 const [, , , workflow, , name] = location.pathname.split("/");
@@ -21,95 +21,95 @@ const path = `/workflows/${workflow}/jobs/${name}`;
 const maker = new RowMaker();
 maker.marks = (line) => find.marks(line);
 const log = new Log(path, changed);
-const find = new Find(path, log, { changed: found, jump: (number) => jump(number), top: topNumber });
+const find = new Find(path, log, { changed: searchChanged, jump: (number) => jump(number), top: topNumber });
 const viewport = new Viewport($("log"), log, maker, moved);
 let filtered = null;
-let place = 1;
-let aim = 0;
+let position = 1;
+let target = 0;
 let live = false;
 let status = null;
-let seen = 0;
+let lastSeen = 0;
 
-// What is on the screen.
+// What is in view.
 
 function changed() {
   showLast(log.last);
   $("log").style.setProperty("--digits", Math.max(4, String(log.last).length));
-  find.grown();
-  if (filtered && filtered !== find.scan) filtered.more();
-  newer();
+  find.logGrew();
+  if (filtered && filtered !== find.scan) filtered.resume();
+  showNewCount();
   viewport.refresh();
 }
 
-/** All rows look different from now on. */
+/** Draws all rows again. */
 function redraw() {
   maker.renew();
   viewport.refresh();
 }
 
-function found() {
+function searchChanged() {
   if (filtered && $("only").ariaPressed === "true" && filtered !== find.scan) filter();
-  if (filtered === find.scan && filtered) told(filtered);
+  if (filtered === find.scan && filtered) showScan(filtered);
   redraw();
 }
 
 function moved() {
-  aim = 0;
-  if (viewport.atEnd) seen = log.last;
-  newer();
+  target = 0;
+  if (viewport.atEnd) lastSeen = log.last;
+  showNewCount();
 }
 
-function newer() {
-  if (viewport.stick) seen = log.last;
-  const many = log.last - seen;
-  $("newer").hidden = !live || viewport.stick || many <= 0 || filtered !== null;
-  if (!$("newer").hidden) $("newer").textContent = `↓ ${lines(many).replace(/ (lines?)$/, " new $1")}`;
+function showNewCount() {
+  if (viewport.stick) lastSeen = log.last;
+  const newLines = log.last - lastSeen;
+  $("newer").hidden = !live || viewport.stick || newLines <= 0 || filtered !== null;
+  if (!$("newer").hidden) $("newer").textContent = `↓ ${lines(newLines).replace(/ (lines?)$/, " new $1")}`;
 }
 
-/** The number of the first line in view, or of what was that before there was nothing to show. */
+/** The number of the first line in view. If no line is in view, it is the last one that was. */
 function topNumber() {
-  if (viewport.source.count) place = viewport.source.numberAt(viewport.view[0]);
-  return place;
+  if (viewport.source.count) position = viewport.source.numberAt(viewport.view[0]);
+  return position;
 }
 
-/** Brings a line into view and marks it. */
-function jump(number, share = SHARE) {
+/** Brings a line into view and marks it as the current one. */
+function jump(number, share = JUMP_SHARE) {
   log.reveal(number);
   maker.current = number;
-  seen = log.last;
-  viewport.show(viewport.source.rowOf(number), { share, near: share === SHARE && find.active });
-  newer();
+  lastSeen = log.last;
+  viewport.show(viewport.source.rowOf(number), { share, near: share === JUMP_SHARE && find.active });
+  showNewCount();
 }
 
-/** Shows every line, those of one stream, or the matches. */
+/** Shows all lines, those of one stream, or the matches. */
 function filter() {
   topNumber();
   const only = $("only").ariaPressed === "true" && find.active;
   const stream = $("stderr").ariaPressed === "true" ? "stderr" : "";
   if (filtered && filtered !== find.scan) filtered.stop();
   if (only) filtered = find.scan;
-  else if (stream) filtered = new Scan(path, { stream }, () => log.last, () => (told(filtered), viewport.refresh()));
+  else if (stream) filtered = new Scan(path, { stream }, () => log.last, () => (showScan(filtered), viewport.refresh()));
   else filtered = null;
   $("log").classList.toggle("filtered", filtered !== null);
   viewport.source = filtered ?? log;
-  aim = place;
-  if (filtered) told(filtered);
+  target = position;
+  if (filtered) showScan(filtered);
   else notice(log.last ? null : "No lines yet.");
-  viewport.show(viewport.source.rowOf(place));
-  newer();
+  viewport.show(viewport.source.rowOf(position));
+  showNewCount();
 }
 
-/** What a list of matches has to say; it is brought to where the reader was once it reaches that far. */
-function told(scan) {
-  if (aim && scan.count && (scan.place >= aim || scan.done)) {
-    viewport.show(Math.min(scan.rowOf(aim), scan.count - 1));
-    aim = 0;
+/** Shows the state of a scan, and scrolls to where the reader was once the scan has reached that line. */
+function showScan(scan) {
+  if (target && scan.count && (scan.position >= target || scan.done)) {
+    viewport.show(Math.min(scan.rowOf(target), scan.count - 1));
+    target = 0;
   }
   if (scan.count) notice(null);
   else notice(scan.done ? "No such lines." : "Looking through the log…");
 }
 
-// What the reader does.
+// What the reader does: clicks and keys.
 
 function pick(number, extend) {
   const anchor = extend && maker.picked ? maker.picked : { from: number, to: number };
@@ -129,20 +129,20 @@ function unpick() {
   picked();
 }
 
-/** Goes where the address says. True when it says anything. */
-function follow() {
-  const wanted = fromAddress();
-  if (!wanted) return false;
-  maker.picked = wanted;
-  showPicked(wanted);
-  jump(Math.min(wanted.from, Math.max(log.last, 1)));
+/** Jumps to the lines in the address. True if it names any. */
+function goToAddress() {
+  const named = fromAddress();
+  if (!named) return false;
+  maker.picked = named;
+  showPicked(named);
+  jump(Math.min(named.from, Math.max(log.last, 1)));
   return true;
 }
 
 async function fold(number) {
   if (log.isFolded(number)) return log.unfold(number);
-  const what = { q: "^(::|##\\[)(end)?group(::|\\])", regex: true };
-  const next = await findOne(path, what, number, "asc").catch(() => null);
+  const criteria = { q: "^(::|##\\[)(end)?group(::|\\])", regex: true };
+  const next = await findOne(path, criteria, number, "asc").catch(() => null);
   const end = next ? next.sequence_num - (isGroup(next.message) ? 1 : 0) : Infinity;
   if (end > number) log.fold(number, end);
 }
@@ -159,7 +159,7 @@ $("log").addEventListener("click", (event) => {
   }
 });
 $("newer").addEventListener("click", () => toEnd());
-// A click, not a key, on a button: the keys are the log's again.
+// After a click on a button, keys go to the log again. After a key press on a button the focus stays there.
 document.querySelector(".tools").addEventListener("click", ({ detail }) => detail && $("log").focus({ focusVisible: false }));
 $("unpick").addEventListener("click", unpick);
 $("copy").addEventListener("click", () => copyLines(path, maker.picked, $("stderr").ariaPressed === "true" ? "stderr" : ""));
@@ -174,7 +174,7 @@ $("time").addEventListener("click", () => {
   maker.times = TIMES[(TIMES.indexOf(maker.times) + 1) % TIMES.length];
   toggle($("time"), maker.times !== "none");
   $("log").dataset.times = maker.times;
-  say(`Times: ${maker.times}`);
+  announce(`Times: ${maker.times}`);
   redraw();
 });
 $("help").addEventListener("click", () => $("keys").showModal());
@@ -187,8 +187,8 @@ $("downloads").addEventListener("click", async (event) => {
   if (!format) return;
   $("downloads").hidePopover();
   const stream = $("stderr").ariaPressed === "true" ? "stderr" : "";
-  const what = filtered === null ? {} : filtered === find.scan ? find.what : { stream };
-  await save(path, `${workflow}-${name}`, format, what, log.last).catch((error) => say(`Not saved: ${error.message}`));
+  const criteria = filtered === null ? {} : filtered === find.scan ? find.criteria : { stream };
+  await save(path, `${workflow}-${name}`, format, criteria, log.last).catch((error) => announce(`Not saved: ${error.message}`));
 });
 $("goto").addEventListener("close", () => {
   const number = Number($("line").value);
@@ -199,20 +199,20 @@ $("goto").addEventListener("close", () => {
   }
   $("log").focus();
 });
-addEventListener("hashchange", follow);
+addEventListener("hashchange", goToAddress);
 
 function toEnd() {
   if (filtered) return viewport.end(false);
   viewport.end(live);
-  seen = log.last;
-  newer();
+  lastSeen = log.last;
+  showNewCount();
 }
 
 const KEYS = {
   "/": () => find.focus(),
   n: () => find.step(1),
   N: () => find.step(-1),
-  g: () => (viewport.show(0), newer()),
+  g: () => (viewport.show(0), showNewCount()),
   G: toEnd,
   l: () => $("goto").showModal(),
   ":": () => $("goto").showModal(),
@@ -220,7 +220,7 @@ const KEYS = {
   w: () => $("wrap").click(),
   t: () => $("time").click(),
   "?": () => $("help").click(),
-  Home: () => (viewport.show(0), newer()),
+  Home: () => (viewport.show(0), showNewCount()),
   End: toEnd,
   Escape: () => (find.active ? find.close() : unpick()),
 };
@@ -232,7 +232,7 @@ addEventListener("keydown", (event) => {
     event.preventDefault();
     return find.focus();
   }
-  // What scrolls does so in the log, wherever the reader has clicked last.
+  // Keys that scroll go to the log, wherever the reader has clicked last.
   if (event.target === document.body && SCROLLING.has(event.key)) return $("log").focus({ focusVisible: false });
   const free = event.target === document.body || event.target === $("log");
   if (!free || event.ctrlKey || event.metaKey || event.altKey || !(event.key in KEYS)) return undefined;
@@ -240,48 +240,48 @@ addEventListener("keydown", (event) => {
   return KEYS[event.key]();
 });
 
-// What the service says.
+// What the service sends.
 
 const events = {
   log: (line) => log.append(line),
   gap: ({ from, to, reason }) => log.gap(from, to, reason),
   redact: ({ from, to }) => {
-    say(`Lines ${from} to ${to} were redacted`);
-    return [log.redact(from, to), find.again(), filtered && filter(), redraw()];
+    announce(`Lines ${from} to ${to} were redacted`);
+    return [log.redact(from, to), find.restart(), filtered && filter(), redraw()];
   },
-  job: told_of,
+  job: showState,
   error: (text) => showTrouble(text),
 };
 
-function told_of(state) {
+function showState(state) {
   status = state.status;
   maker.startedAt = state.started_at ?? maker.startedAt;
   live = !ended(status);
-  if (!live) log.reach(state.first_sequence_num ?? 1, state.last_sequence_num);
+  if (!live) log.setExtent(state.first_sequence_num ?? 1, state.last_sequence_num);
   if (log.last) notice(null);
   else notice(live ? "No lines yet." : "This job wrote nothing.");
   showJob(state, log.last);
-  newer();
+  showNewCount();
 }
 
-const heard = {
+const handlers = {
   event: (kind, data) => {
     events[kind]?.(data);
     if (kind === "log" && log.last === 1) notice(null);
   },
-  connected: () => showLink(true),
-  lost: () => showLink(false),
-  gone: (why) => {
-    showLink(true);
+  connected: () => showConnection(true),
+  lost: () => showConnection(false),
+  ended: (why) => {
+    showConnection(true);
     live = live && why === null;
     if (why !== null && log.last) showTrouble(why);
     else if (why !== null) notice(why);
-    newer();
+    showNewCount();
   },
 };
 
-/** The job as it is, or null where there is none yet. */
-async function look() {
+/** The job, or null if it does not exist yet. */
+async function fetchJob() {
   try {
     return (await get(path)).body;
   } catch (error) {
@@ -298,15 +298,15 @@ async function main() {
   find.stream = "";
   await begin();
   $("log").focus({ focusVisible: false });
-  const job = await look();
+  const job = await fetchJob();
   if (job) {
-    log.reach(job.first_sequence_num, job.last_sequence_num);
-    told_of(job);
-    if (!follow()) {
+    log.setExtent(job.first_sequence_num, job.last_sequence_num);
+    showState(job);
+    if (!goToAddress()) {
       if (live || job.status !== "COMPLETED") viewport.end(live);
       else viewport.show(0);
     }
-    seen = log.last;
+    lastSeen = log.last;
     if (!live) return;
   } else {
     notice("Waiting for the job to begin…");
@@ -314,7 +314,7 @@ async function main() {
     live = true;
   }
   const heartbeat = Number(document.documentElement.dataset.heartbeat);
-  await new Stream(path, heartbeat, job !== null, heard).follow(log.last);
+  await new Stream(path, heartbeat, job !== null, handlers).follow(log.last);
 }
 
 main().catch((error) => notice(error.message));

@@ -1,20 +1,20 @@
-// What the page holds of a job's log: windows of lines by number, the most recently used ones, whatever its size.
+// The part of a job's log that the page holds: the most recently used windows of lines.
 
-import { keep, sameOpen, SHOWN } from "./kept.js";
+import { truncate, sameOpenLines, MAX_SHOWN } from "./line.js";
 import { get } from "./session.js";
 import { Ranges } from "./ranges.js";
 
 //: Lines of a window, and so of one request.
 export const WINDOW = 200;
-//: Windows held: at 200 characters a line about 10 MB.
-const WINDOWS = 64;
-//: Characters held in all windows together.
-const CHARACTERS = 16_000_000;
-//: Requests for windows under way at once.
-const REQUESTS = 2;
-//: Milliseconds for which a window must have been in view before it is asked for, so that a drag asks for few.
+//: Windows that are held. With 200 characters a line they have about 10 MB.
+const MAX_WINDOWS = 64;
+//: Characters that all windows together may have.
+const MAX_CHARACTERS = 16_000_000;
+//: Requests for windows at the same time.
+const MAX_REQUESTS = 2;
+//: Milliseconds that a window must be in view before it is requested. So dragging the scroll bar requests only a few.
 const SETTLE_MS = 40;
-//: Milliseconds after which a failed request is made again.
+//: Milliseconds after which a failed request is repeated.
 const RETRY_MS = 1500;
 
 export class Log {
@@ -27,19 +27,19 @@ export class Log {
   #hidden = new Ranges();
   #gaps = [];
   #folds = new Map();
-  #pieces = new Map();
-  #wanted = [];
-  #asked = new Set();
+  #parts = new Map();
+  #missing = [];
+  #fetching = new Set();
   #timer = 0;
   #epoch = 0;
 
-  /** `path` is the job's route; `changed` is called after anything in here is different. */
+  /** `path` is the job's route. `changed` is called after every change. */
   constructor(path, changed) {
     this.#path = path;
     this.#changed = changed;
   }
 
-  // Rows: every number has one, but those that are hidden.
+  // Rows. Every number has a row, but for hidden ones.
 
   get count() {
     return this.last - this.#hidden.below(this.last + 1);
@@ -49,32 +49,32 @@ export class Log {
     return this.#hidden.outside(row);
   }
 
-  /** The row of a number; of a hidden one, the row it is hidden behind. */
+  /** The row of a number. For a hidden number it is the row that stands for it. */
   rowOf(number) {
     const above = number - 1 - this.#hidden.below(number);
     return Math.max(0, this.#hidden.has(number) ? above - 1 : above);
   }
 
-  /** What is in a row: `{number, line}`, `{number, gap}`, or `{number}` while it is on its way. */
+  /** What is in a row: `{number, line}`, `{number, gap}`, or `{number}` while it is being loaded. */
   itemAt(row) {
     const number = this.numberAt(row);
     const gap = this.#gapAt(number);
     if (gap) return { number, gap };
     const line = this.get(number);
     if (!line) return { number };
-    const pieces = this.#pieces.get(number);
-    return { number, line: pieces ? this.#joined(line, pieces) : line, folded: this.#folds.has(number) };
+    const parts = this.#parts.get(number);
+    return { number, line: parts ? this.#joined(line, parts) : line, folded: this.#folds.has(number) };
   }
 
-  /** The line of that number if it is held. */
+  /** The line with that number, if it is held. */
   get(number) {
     return this.#windows.get(Math.floor((number - 1) / WINDOW))?.lines[(number - 1) % WINDOW];
   }
 
-  // What comes in.
+  // Additions and changes.
 
-  /** What the service says of the job: how far its log reaches. */
-  reach(first, last) {
+  /** Sets the first and the last number of the log, as the service reports them. */
+  setExtent(first, last) {
     this.last = Math.max(this.last, last);
     if (first > this.first && first > 1) {
       this.first = first;
@@ -83,19 +83,19 @@ export class Log {
     this.#changed();
   }
 
-  /** A line from the live stream. One that is known already is no news. */
+  /** Adds a line from the live stream. A line that is held already is ignored. */
   append(line) {
     const number = line.sequence_num;
     if (number > this.last + 1) this.gap(this.last + 1, number - 1, "missing");
     this.last = Math.max(this.last, number);
     const window = this.#window(Math.floor((number - 1) / WINDOW));
-    this.#put(window, number, keep(line));
-    this.#join(window);
+    this.#put(window, number, truncate(line));
+    this.#joinParts(window);
     this.#evict();
     this.#changed();
   }
 
-  /** Numbers that cannot be had. */
+  /** Adds a gap: numbers that cannot be had. */
   gap(from, to, reason) {
     this.last = Math.max(this.last, to);
     const touching = this.#gaps.filter((gap) => gap.from <= to + 1 && from <= gap.to + 1 && gap.reason === reason);
@@ -112,7 +112,7 @@ export class Log {
     this.#changed();
   }
 
-  /** What these lines said is not to be shown any more: what is held of them goes, and is asked for again. */
+  /** Drops these lines, which were redacted. They are requested again. */
   redact(from, to) {
     this.#epoch += 1;
     for (const { index, characters } of this.#windows.values()) {
@@ -137,38 +137,38 @@ export class Log {
 
   // Windows.
 
-  /** Says which rows are in view; what is missing of them and around them is fetched, the nearest first. */
-  need(top, bottom) {
+  /** Fetches what is missing of the rows in view and around them, the nearest first. */
+  load(top, bottom) {
     const rows = [top, bottom, Math.floor((top + bottom) / 2), top - WINDOW / 2, bottom + WINDOW / 2];
     const indexes = new Set();
     for (const row of rows) {
       if (row < 0 || row >= this.count) continue;
       const number = this.numberAt(row);
       indexes.add(Math.floor((number - 1) / WINDOW));
-      for (const piece of this.#pieces.get(number)?.slice(0, 2) ?? []) indexes.add(Math.floor((piece - 1) / WINDOW));
+      for (const part of this.#parts.get(number)?.slice(0, 2) ?? []) indexes.add(Math.floor((part - 1) / WINDOW));
     }
     for (const index of indexes) this.#touch(index);
-    const wanted = [...indexes].filter((index) => !this.#complete(index));
-    const same = wanted.length === this.#wanted.length && wanted.every((index, i) => index === this.#wanted[i]);
+    const missing = [...indexes].filter((index) => !this.#complete(index));
+    const same = missing.length === this.#missing.length && missing.every((index, i) => index === this.#missing[i]);
     if (same && this.#timer) return;
-    this.#wanted = wanted;
+    this.#missing = missing;
     clearTimeout(this.#timer);
-    this.#timer = wanted.length ? setTimeout(() => this.#pump(), this.#windows.size ? SETTLE_MS : 0) : 0;
+    this.#timer = missing.length ? setTimeout(() => this.#fetchMissing(), this.#windows.size ? SETTLE_MS : 0) : 0;
   }
 
-  #pump() {
+  #fetchMissing() {
     this.#timer = 0;
-    for (const index of this.#wanted) {
-      if (this.#asked.size >= REQUESTS) return;
-      if (!this.#asked.has(index) && !this.#complete(index)) this.#fetch(index);
+    for (const index of this.#missing) {
+      if (this.#fetching.size >= MAX_REQUESTS) return;
+      if (!this.#fetching.has(index) && !this.#complete(index)) this.#fetch(index);
     }
   }
 
   async #fetch(index) {
-    this.#asked.add(index);
+    this.#fetching.add(index);
     try {
       const [known, epoch, end] = [this.last, this.#epoch, (index + 1) * WINDOW];
-      // A page of long lines ends before its limit, because it is bounded in bytes.
+      // A page of long lines may end before its limit, because pages are bounded in bytes.
       for (let start = index * WINDOW; start < end; ) {
         const { body } = await get(`${this.#path}/logs?offset=${start}&limit=${end - start}`);
         if (epoch !== this.#epoch) break;
@@ -177,31 +177,31 @@ export class Log {
         if (!body.cursor || reached === start) break;
         start = reached;
       }
-      this.#asked.delete(index);
-      this.#pump();
+      this.#fetching.delete(index);
+      this.#fetchMissing();
     } catch (error) {
-      this.#asked.delete(index);
-      // A log that is gone for good is not asked for again; the live end says so.
-      if (error.status !== 404) this.#timer ||= setTimeout(() => this.#pump(), RETRY_MS);
+      this.#fetching.delete(index);
+      // A deleted log is not requested again. The stream reports that.
+      if (error.status !== 404) this.#timer ||= setTimeout(() => this.#fetchMissing(), RETRY_MS);
     }
   }
 
-  /** Puts in what a request for the lines after `start` brought: up to `reached` everything that did not come is a gap. */
+  /** Adds the answer to a request for the lines after `start`. Numbers up to `reached` that it does not have are a gap. */
   #fill(index, start, logs, reached) {
     const end = (index + 1) * WINDOW;
     const window = this.#window(index);
     let expected = start + 1;
-    const lacking = (to) => {
+    const addGap = (to) => {
       if (expected <= to) this.gap(expected, to, expected < this.first ? "trimmed" : "missing");
     };
     for (const line of logs) {
       if (expected > end) break;
-      lacking(line.sequence_num - 1);
-      if (line.sequence_num <= end) this.#put(window, line.sequence_num, keep(line));
+      addGap(line.sequence_num - 1);
+      if (line.sequence_num <= end) this.#put(window, line.sequence_num, truncate(line));
       expected = line.sequence_num + 1;
     }
-    lacking(Math.min(reached, end));
-    this.#join(window);
+    addGap(Math.min(reached, end));
+    this.#joinParts(window);
     this.#evict();
     this.#changed();
   }
@@ -239,19 +239,19 @@ export class Log {
 
   #evict() {
     for (const [index, window] of this.#windows) {
-      if (this.#windows.size <= WINDOWS && this.#characters <= CHARACTERS) return;
+      if (this.#windows.size <= MAX_WINDOWS && this.#characters <= MAX_CHARACTERS) return;
       if (this.#windows.size <= 4) return;
       this.#windows.delete(index);
       this.#characters -= window.characters;
     }
   }
 
-  // Long lines: the pieces of one that are held next to each other get one row.
+  // Long lines. The parts of a line that are held next to each other get one row.
 
-  /** Goes on through a window's lines from what the one before has left open, and then through those behind it. */
-  #join(window) {
+  /** Joins parts in a window, and then in the windows after it. The window before may have left long lines open. */
+  #joinParts(window) {
     const before = this.#windows.get(window.index - 1);
-    if (before?.joined === WINDOW && !sameOpen(before.open, window.incoming)) {
+    if (before?.joined === WINDOW && !sameOpenLines(before.open, window.incoming)) {
       window.incoming = { ...before.open };
       window.joined = 0;
     }
@@ -265,38 +265,38 @@ export class Log {
       window.open[line.stream] = line.partial ? head ?? line.sequence_num : undefined;
     }
     const after = this.#windows.get(window.index + 1);
-    if (window.joined === WINDOW && after && !sameOpen(window.open, after.incoming)) this.#join(after);
+    if (window.joined === WINDOW && after && !sameOpenLines(window.open, after.incoming)) this.#joinParts(after);
   }
 
-  #attach(head, piece) {
-    const pieces = this.#pieces.get(head) ?? [];
-    if (pieces.includes(piece)) return;
-    pieces.push(piece);
-    this.#pieces.set(head, pieces);
-    // It may have been taken for a head itself while the real one was not known.
-    const own = this.#pieces.get(piece);
-    if (own) {
-      this.#pieces.delete(piece);
-      for (const each of own) this.#attach(head, each);
+  #attach(head, part) {
+    const parts = this.#parts.get(head) ?? [];
+    if (parts.includes(part)) return;
+    parts.push(part);
+    this.#parts.set(head, parts);
+    // The part may have counted as a head of its own while the real head was not held.
+    const ownParts = this.#parts.get(part);
+    if (ownParts) {
+      this.#parts.delete(part);
+      for (const each of ownParts) this.#attach(head, each);
     }
-    this.#hidden.add(piece, piece);
+    this.#hidden.add(part, part);
   }
 
-  #joined(line, pieces) {
+  #joined(line, parts) {
     let { message } = line;
     let next = 0;
-    for (; next < pieces.length && message.length < SHOWN; next += 1) {
-      const piece = this.get(pieces[next]);
-      if (!piece) break;
-      message += piece.message;
+    for (; next < parts.length && message.length < MAX_SHOWN; next += 1) {
+      const part = this.get(parts[next]);
+      if (!part) break;
+      message += part.message;
     }
-    const more = line.more || message.length > SHOWN || next < pieces.length;
-    return { ...line, message: message.slice(0, SHOWN), more, pieces: pieces.length + 1 };
+    const more = line.more || message.length > MAX_SHOWN || next < parts.length;
+    return { ...line, message: message.slice(0, MAX_SHOWN), more, parts: parts.length + 1 };
   }
 
   // Folds.
 
-  /** Hides what follows number `start` up to `end`, or shows it again. */
+  /** Hides the numbers after `start` up to `end`. */
   fold(start, end) {
     this.#folds.set(start, end);
     this.#hidden.add(start + 1, end);
@@ -312,7 +312,7 @@ export class Log {
     return this.#folds.has(start);
   }
 
-  /** Opens whatever fold `number` is in. */
+  /** Opens the folds that `number` is in. */
   reveal(number) {
     for (const [start, end] of this.#folds) if (start < number && number <= end) this.unfold(start);
   }
@@ -320,7 +320,7 @@ export class Log {
   #rehide() {
     this.#hidden.clear();
     for (const gap of this.#gaps) if (gap.to > gap.from) this.#hidden.add(gap.from + 1, gap.to);
-    for (const pieces of this.#pieces.values()) for (const piece of pieces) this.#hidden.add(piece, piece);
+    for (const parts of this.#parts.values()) for (const part of parts) this.#hidden.add(part, part);
     for (const [start, end] of this.#folds) this.#hidden.add(start + 1, end);
   }
 }

@@ -1,13 +1,14 @@
-// Numbers that have no row of their own: behind a fold, inside a gap, or a later piece of a long line.
+// The numbers that have no row of their own: lines in a fold, all but the first number of a gap, and later parts of a
+// long line.
 
-/** Disjoint ranges of whole numbers in order, with the count of all numbers in those before each. */
+/** Disjoint ranges of whole numbers, in order. Each has the count of all numbers in the ranges before it. */
 export class Ranges {
   #from = [];
   #to = [];
   #before = [];
   #stale = 0;
 
-  /** Adds `from` to `to`, both included; `to` may be Infinity. True when that changed anything. */
+  /** Adds the numbers `from` to `to`, both included. `to` may be Infinity. True if any number is new. */
   add(from, to) {
     let low = this.#search(from - 1);
     if (low >= 0 && this.#to[low] >= to) return false;
@@ -37,7 +38,7 @@ export class Ranges {
     return at >= 0 && number <= this.#to[at];
   }
 
-  /** How many of the numbers below `number` are in here. */
+  /** How many numbers below `number` are in the ranges. */
   below(number) {
     const at = this.#search(number - 1);
     if (at < 0) return 0;
@@ -45,7 +46,7 @@ export class Ranges {
     return this.#before[at] + Math.min(number - 1, this.#to[at]) - this.#from[at] + 1;
   }
 
-  /** The number that is at `index` (from 0) when those from 1 on that are not in here are lined up. */
+  /** The number at `index`, from 0, of all numbers from 1 on that are not in the ranges. */
   outside(index) {
     this.#count();
     let low = 0;

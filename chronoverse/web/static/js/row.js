@@ -1,13 +1,13 @@
-// One row of the log as elements.
+// Makes the elements of one row.
 
 import { paint } from "./colour.js";
 import { make } from "./dom.js";
 import { clock, count, elapsed } from "./format.js";
-import { pieces } from "./text.js";
+import { segments } from "./text.js";
 
 const GROUP = /^(?:::group::|##\[group\])(.*)$/s;
 const GROUP_END = /^(?:::endgroup::|##\[endgroup\])/;
-const GONE = {
+const GAP_REASONS = {
   trimmed: "no longer kept",
   missing: "missing from the log",
   lost: "lost by the store",
@@ -16,7 +16,7 @@ const GONE = {
 
 export const isGroup = (message) => GROUP.test(message);
 
-/** What elements are made of. The fields are the page's to set; any change of them asks for all rows anew. */
+/** Makes rows. The page sets the fields, and calls `renew` when a change concerns every row. */
 export class RowMaker {
   times = "none";
   startedAt = null;
@@ -24,19 +24,19 @@ export class RowMaker {
   current = 0;
   /** The marks of a line, in UTF-16 units. */
   marks = () => [];
-  #round = 0;
+  #version = 0;
 
-  /** After a change that concerns every row. */
+  /** Makes all stamps different, so that every row is made again. */
   renew() {
-    this.#round += 1;
+    this.#version += 1;
   }
 
-  /** What an item's element depends on. */
+  /** A string of everything that an item's element depends on. An element whose stamp is the same need not be made again. */
   stamp(item) {
     const { number, line, gap, folded } = item;
-    const chosen = this.picked && number >= this.picked.from && number <= this.picked.to ? "p" : "";
-    const shape = line ? `l${line.pieces ?? 1}${folded ? "f" : ""}` : gap ? `g${gap.from}-${gap.to}` : "u";
-    return `${this.#round} ${shape}${chosen}${number === this.current ? "c" : ""}`;
+    const pickedMark = this.picked && number >= this.picked.from && number <= this.picked.to ? "p" : "";
+    const shape = line ? `l${line.parts ?? 1}${folded ? "f" : ""}` : gap ? `g${gap.from}-${gap.to}` : "u";
+    return `${this.#version} ${shape}${pickedMark}${number === this.current ? "c" : ""}`;
   }
 
   element(item) {
@@ -60,7 +60,7 @@ export class RowMaker {
   #gap(row, gap) {
     row.classList.add("gap");
     const which = gap.from === gap.to ? `Line ${count(gap.from)} is` : `Lines ${count(gap.from)} to ${count(gap.to)} are`;
-    row.append(make("span", "m", `${which} ${GONE[gap.reason] ?? gap.reason}`));
+    row.append(make("span", "m", `${which} ${GAP_REASONS[gap.reason] ?? gap.reason}`));
     return row;
   }
 
@@ -96,19 +96,19 @@ export class RowMaker {
       row.classList.add("endgroup");
     }
     const text = make("span", "m");
-    for (const piece of pieces(message, marks)) text.append(segment(piece));
+    for (const segment of segments(message, marks)) text.append(segmentElement(segment));
     if (line.more) text.append(make("span", "more", " … goes on: save the log to have all of it"));
     row.append(text);
   }
 }
 
-const UNCOLOURED = { ink: null, ground: null, inverse: false };
+const NO_COLOURS = { ink: null, ground: null, inverse: false };
 
-/** One piece of a message: a text node where it is plain text. */
-function segment({ text, style, code, link, mark }) {
+/** A segment of a message as an element, or as a text node if it has no style. */
+function segmentElement({ text, style, code, link, mark }) {
   const classes = [];
-  // What is marked has the mark's own colours.
-  const { ink, ground, inverse } = mark ? UNCOLOURED : style;
+  // A match has the colours of a mark, and not its own.
+  const { ink, ground, inverse } = mark ? NO_COLOURS : style;
   const plainInk = typeof ink === "number" && ground === null && !inverse;
   if (plainInk) classes.push(`ink${ink}`);
   for (const name of ["bold", "italic", "underline", "strike"]) if (style[name]) classes.push(name);

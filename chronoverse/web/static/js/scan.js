@@ -1,61 +1,61 @@
-// Walking a whole log on the server's side: which lines match, or are of one stream, and how many.
+// Finds all lines that match, or that are of one stream, by asking the service for page after page.
 
-import { keep } from "./kept.js";
+import { truncate } from "./line.js";
 import { get, Refused } from "./session.js";
 
-//: Lines asked for at once.
+//: Lines of one request.
 const PAGE = 1000;
-//: Matches after which a scan pauses until somebody wants more; nobody reads on from match to match so far.
-const ENOUGH = 20_000;
-//: Pages of lines held for the list of matches; the others are asked for again.
+//: Matches after which a scan pauses until the reader scrolls near the last one.
+const PAUSE_AFTER = 20_000;
+//: Pages of lines that are cached for the list of matches. Others are requested again.
 const PAGES = 24;
-//: Milliseconds between two looks at what a running job has added, and after a failed request.
-const AGAIN_MS = 500;
+//: Milliseconds until a running job's new lines are scanned. After a failed request it is four times as long.
+const RETRY_MS = 500;
 
-/** Parameters of a request that asks for `what`: `{q, regex, stream}`, each of them optional. */
-export function query(what, more) {
-  const said = { ...more };
-  if (what.q) said.q = what.q;
-  if (what.q && what.regex) said.regex = "true";
-  if (what.stream) said.stream = what.stream;
-  return new URLSearchParams(said);
+/** The parameters of a request for lines by `criteria`: `{q, regex, stream}`, each optional. */
+export function query(criteria, more) {
+  const parameters = { ...more };
+  if (criteria.q) parameters.q = criteria.q;
+  if (criteria.q && criteria.regex) parameters.regex = "true";
+  if (criteria.stream) parameters.stream = criteria.stream;
+  return new URLSearchParams(parameters);
 }
 
-export const route = (what) => (what.q ? "/logs/search" : "/logs");
+export const route = (criteria) => (criteria.q ? "/logs/search" : "/logs");
 
-/** The first match strictly after `number` in that order, or null: `{number, place}` where `place` is how far it looked. */
-export async function findOne(path, what, number, order, signal) {
-  let place = number;
+/** The first line that matches, strictly after `number` in that order. Null if there is none. */
+export async function findOne(path, criteria, number, order, signal) {
+  let position = number;
   for (;;) {
-    const { body, place: reached } = await get(`${path}${route(what)}?${query(what, { offset: place, order, limit: 1 })}`, signal);
+    const { body, position: reached } = await get(`${path}${route(criteria)}?${query(criteria, { offset: position, order, limit: 1 })}`, signal);
     if (body.logs.length) return body.logs[0];
     if (!body.cursor) return null;
-    place = reached;
+    position = reached;
   }
 }
 
 export class Scan {
-  /** Numbers of the matches in order, and how far the log has been looked through for them. */
+  /** The numbers of the matches, in order. `position` is up to where the log has been scanned. */
   numbers = [];
-  place = 0;
+  position = 0;
   done = false;
   error = null;
   highlights = new Map();
   #path;
-  #what;
+  #criteria;
   #last;
   #changed;
   #pages = [];
-  #held = new Map();
-  #enough = ENOUGH;
+  #cache = new Map();
+  #pauseAt = PAUSE_AFTER;
   #busy = false;
   #stop = new AbortController();
-  #asked = new Set();
+  #fetching = new Set();
 
-  /** `last()` is the log's last number by now; `changed()` is called after anything in here is different. */
-  constructor(path, what, last, changed) {
+  /** `last()` gives the log's last number. `changed()` is called after every change. */
+  constructor(path, criteria, last, changed) {
     this.#path = path;
-    this.#what = what;
+    this.#criteria = criteria;
     this.#last = last;
     this.#changed = changed;
     this.#run();
@@ -65,35 +65,35 @@ export class Scan {
     this.#stop.abort();
   }
 
-  /** Goes on when the log has grown, or behind what was enough so far. */
-  more() {
-    if (!this.#busy && (!this.done || this.place < this.#last())) this.#run();
+  /** Goes on after the log has grown, or after a pause. */
+  resume() {
+    if (!this.#busy && (!this.done || this.position < this.#last())) this.#run();
   }
 
   async #run() {
     this.#busy = true;
-    while (!this.#stop.signal.aborted && this.numbers.length < this.#enough) {
+    while (!this.#stop.signal.aborted && this.numbers.length < this.#pauseAt) {
       try {
-        await this.#once();
+        await this.#scanPage();
         this.error = null;
       } catch (error) {
         if (this.#stop.signal.aborted) return;
         this.error = error;
         this.#changed();
         if (error instanceof Refused && error.status === 400) return;
-        await new Promise((done) => setTimeout(done, AGAIN_MS * 4));
+        await new Promise((done) => setTimeout(done, RETRY_MS * 4));
         continue;
       }
       this.#changed();
       if (this.done) break;
     }
     this.#busy = false;
-    if (this.done && this.place < this.#last()) setTimeout(() => this.more(), AGAIN_MS);
+    if (this.done && this.position < this.#last()) setTimeout(() => this.resume(), RETRY_MS);
   }
 
-  async #once() {
-    const offset = this.place;
-    const { body, place } = await this.#get(offset);
+  async #scanPage() {
+    const offset = this.position;
+    const { body, position } = await this.#get(offset);
     const start = this.numbers.length;
     for (const line of body.logs) {
       this.numbers.push(line.sequence_num);
@@ -101,26 +101,26 @@ export class Scan {
     }
     if (body.logs.length) {
       this.#pages.push({ start, offset, count: body.logs.length });
-      this.#hold(this.#pages.length - 1, body.logs);
+      this.#store(this.#pages.length - 1, body.logs);
     }
-    this.place = Math.max(place, offset);
+    this.position = Math.max(position, offset);
     this.done = body.cursor === null;
   }
 
   #get(offset) {
-    return get(`${this.#path}${route(this.#what)}?${query(this.#what, { offset, limit: PAGE })}`, this.#stop.signal);
+    return get(`${this.#path}${route(this.#criteria)}?${query(this.#criteria, { offset, limit: PAGE })}`, this.#stop.signal);
   }
 
-  #hold(index, lines) {
-    this.#held.delete(index);
-    this.#held.set(index, lines.map(keep));
-    for (const oldest of this.#held.keys()) {
-      if (this.#held.size <= PAGES) break;
-      this.#held.delete(oldest);
+  #store(index, lines) {
+    this.#cache.delete(index);
+    this.#cache.set(index, lines.map(truncate));
+    for (const oldest of this.#cache.keys()) {
+      if (this.#cache.size <= PAGES) break;
+      this.#cache.delete(oldest);
     }
   }
 
-  // As a list of rows.
+  // A scan is also a list of rows, for the viewport.
 
   get count() {
     return this.numbers.length;
@@ -155,31 +155,31 @@ export class Scan {
 
   itemAt(row) {
     const page = this.#pageOf(row);
-    return { number: this.numbers[row], line: this.#held.get(page)?.[row - this.#pages[page].start] };
+    return { number: this.numbers[row], line: this.#cache.get(page)?.[row - this.#pages[page].start] };
   }
 
-  /** Says which rows are in view. */
-  need(top, bottom) {
-    if (bottom >= this.numbers.length - PAGE && !this.done && this.numbers.length >= this.#enough) {
-      this.#enough = this.numbers.length + ENOUGH;
-      this.more();
+  /** Fetches the pages of the rows in view, and resumes the scan near the last match. */
+  load(top, bottom) {
+    if (bottom >= this.numbers.length - PAGE && !this.done && this.numbers.length >= this.#pauseAt) {
+      this.#pauseAt = this.numbers.length + PAUSE_AFTER;
+      this.resume();
     }
     if (!this.numbers.length) return;
     for (let page = this.#pageOf(top); page <= this.#pageOf(bottom); page += 1) {
-      if (!this.#held.has(page) && !this.#asked.has(page)) this.#again(page);
+      if (!this.#cache.has(page) && !this.#fetching.has(page)) this.#fetchPage(page);
     }
   }
 
-  async #again(page) {
-    this.#asked.add(page);
+  async #fetchPage(page) {
+    this.#fetching.add(page);
     try {
       const { body } = await this.#get(this.#pages[page].offset);
-      this.#hold(page, body.logs.slice(0, this.#pages[page].count));
+      this.#store(page, body.logs.slice(0, this.#pages[page].count));
       this.#changed();
     } catch {
-      // It is asked for again when it is next drawn.
+      // It is requested again the next time that it is drawn.
     } finally {
-      this.#asked.delete(page);
+      this.#fetching.delete(page);
     }
   }
 }

@@ -1,19 +1,19 @@
-// Who is asking: the token, kept for this tab alone, and requests made with it.
+// The token, which is stored for this tab only, and requests that carry it.
 
 import { make } from "./dom.js";
 
 const KEY = "chronoverse.token";
-//: Milliseconds a new tab waits for another tab of the same person to hand its token over.
+//: Milliseconds that a new tab waits for another tab of the same browser to send its token.
 const HANDOVER_MS = 150;
-//: Milliseconds after which an unanswered request for a page is given up.
+//: Milliseconds after which an unanswered request is aborted.
 const REQUEST_MS = 30_000;
 
 const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("chronoverse") : null;
-let asking = null;
+let signingIn = null;
 
 export const token = () => sessionStorage.getItem(KEY);
 
-/** An answer that is no 2xx: `status`, the problem's `detail`, and seconds to wait if it said so. */
+/** An answer that is not 2xx: its `status`, the problem's `detail`, and the seconds of its Retry-After, or 0. */
 export class Refused extends Error {
   constructor(status, detail, retryAfter) {
     super(detail);
@@ -22,7 +22,7 @@ export class Refused extends Error {
   }
 }
 
-/** Takes `#token=…` out of the address, leaving the rest of the fragment, and out of the history. */
+/** Stores the token of `#token=…`, and removes it from the address and the history. The rest of the fragment stays. */
 function takeFromFragment() {
   const parts = location.hash.slice(1).split("&");
   const given = parts.find((part) => part.startsWith("token="));
@@ -33,8 +33,8 @@ function takeFromFragment() {
   if (value) sessionStorage.setItem(KEY, value);
 }
 
-/** Lets other tabs have the token, and asks them for theirs where this one has none. */
-async function share() {
+/** Sends the token to other tabs that ask, and asks them for theirs if this tab has none. */
+async function shareToken() {
   if (!channel) return;
   channel.onmessage = ({ data }) => {
     if (data?.ask && token()) channel.postMessage({ token: token() });
@@ -46,17 +46,17 @@ async function share() {
   while (!token() && Date.now() < deadline) await new Promise((done) => setTimeout(done, 10));
 }
 
-/** Finds the token before anything is asked for. */
+/** Gets a token before the first request. */
 export async function begin() {
   takeFromFragment();
   addEventListener("hashchange", takeFromFragment);
-  await share();
+  await shareToken();
   if (!token()) await signIn("Paste a token to read logs.");
 }
 
-/** Asks for a token until there is one. Everybody who is refused meanwhile waits for the same answer. */
+/** Asks the reader for a token. Requests that are refused meanwhile wait for the same dialog. */
 export function signIn(why) {
-  asking ??= new Promise((done) => {
+  signingIn ??= new Promise((done) => {
     const input = make("input");
     Object.assign(input, { type: "password", autocomplete: "off", required: true, spellcheck: false });
     const form = make("form", "", make("p", "", why), make("label", "", "Token ", input), make("button", "", "Sign in"));
@@ -69,44 +69,44 @@ export function signIn(why) {
       event.preventDefault();
       sessionStorage.setItem(KEY, input.value.trim().replace(/^Bearer\s+/i, ""));
       dialog.remove();
-      asking = null;
+      signingIn = null;
       done();
     });
     document.body.append(dialog);
     dialog.showModal();
   });
-  return asking;
+  return signingIn;
 }
 
-/** One request with the token, as `fetch` answers it, whatever the status. */
+/** Sends a request with the token. Resolves like `fetch`, whatever the status. */
 export function ask(path, { headers = {}, ...options } = {}) {
   return fetch(path, { ...options, cache: "no-store", headers: { ...headers, Authorization: `Bearer ${token()}` } });
 }
 
-/** What a refusal says. */
+/** The error for an answer that is not 2xx. */
 export async function refusal(response) {
   let detail = response.statusText;
   try {
     detail = (await response.json()).detail;
   } catch {
-    // A proxy's own page: the status says enough.
+    // A proxy answered with a page of its own. The status is enough.
   }
   return new Refused(response.status, detail, Number(response.headers.get("Retry-After")) || 0);
 }
 
-/** A JSON document and the number in `Last-Event-ID`, asked for again with a new token after a 401. */
+/** Requests a JSON document. Resolves to it and the number in `Last-Event-ID`. After a 401 it asks for a new token. */
 export async function get(path, signal) {
   for (;;) {
     const limit = AbortSignal.timeout(REQUEST_MS);
     const response = await ask(path, { signal: signal ? AbortSignal.any([signal, limit]) : limit });
-    if (response.ok) return { body: await response.json(), place: Number(response.headers.get("Last-Event-ID")) };
+    if (response.ok) return { body: await response.json(), position: Number(response.headers.get("Last-Event-ID")) };
     const refused = await refusal(response);
     if (refused.status !== 401) throw refused;
     await signIn("The token is not accepted any more. Paste another.");
   }
 }
 
-/** The claims of the token, unchecked: what the page may offer, never what is allowed. */
+/** The token's claims, unverified. They are only for what the page offers. The service decides what is allowed. */
 export function claims() {
   try {
     return JSON.parse(atob(token().split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));

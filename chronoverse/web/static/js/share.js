@@ -1,17 +1,17 @@
-// Lines to show somebody: chosen by number, named in the address, copied, saved.
+// Picked lines: their numbers in the address, copying and saving.
 
-import { $, say } from "./dom.js";
+import { $, announce } from "./dom.js";
 import { count, lines } from "./format.js";
 import { query } from "./scan.js";
 import { ask, get, refusal } from "./session.js";
 import { plain } from "./text.js";
 
-//: Lines that one copy takes. Whoever wants more wants the download.
-const COPIED = 20_000;
-//: Lines of one request for them.
+//: Lines that one copy has at most. For more there is the download.
+const MAX_COPIED = 20_000;
+//: Lines of one request.
 const PAGE = 1000;
-//: Lines from which a download is written to a file as it comes, where the browser can, instead of into memory first.
-const MANY = 200_000;
+//: Lines up to which a download goes through memory. A longer one is written to a file as it arrives, if the browser can.
+const MEMORY_LINES = 200_000;
 
 const FRAGMENT = /^L([0-9]{1,15})(?:-L?([0-9]{1,15}))?$/;
 
@@ -23,13 +23,13 @@ export function fromAddress() {
   return ends[0] > 0 ? { from: ends[0], to: ends[1] } : null;
 }
 
-/** Names the lines in the address, without a new entry in the history. */
+/** Puts the picked lines into the address, without a new entry in the history. */
 export function toAddress(picked) {
-  const named = picked ? `#L${picked.from}${picked.to > picked.from ? `-L${picked.to}` : ""}` : "";
-  if (location.hash !== named) history.replaceState(history.state, "", location.pathname + location.search + named);
+  const fragment = picked ? `#L${picked.from}${picked.to > picked.from ? `-L${picked.to}` : ""}` : "";
+  if (location.hash !== fragment) history.replaceState(history.state, "", location.pathname + location.search + fragment);
 }
 
-/** Shows what is chosen, and what can be done with it. */
+/** Shows which lines are picked, and what can be done with them. */
 export function showPicked(picked) {
   $("picked").hidden = picked === null;
   if (!picked) return;
@@ -38,27 +38,27 @@ export function showPicked(picked) {
   $("copy").textContent = many === 1 ? "Copy line" : "Copy lines";
 }
 
-/** Puts the chosen lines' text on the clipboard: no numbers, no colours, and the pieces of a long line together. */
+/** Copies the picked lines' text, without numbers and colours. The parts of a long line are joined. */
 export async function copyLines(path, { from, to }, stream) {
   let text = "";
-  const end = Math.min(to, from + COPIED - 1);
-  for (let place = from - 1; place < end; ) {
-    const { body } = await get(`${path}/logs?${query({ stream }, { offset: place, limit: Math.min(PAGE, end - place) })}`);
-    const wanted = body.logs.filter((line) => line.sequence_num <= end);
-    for (const line of wanted) text += plain(line.message) + (line.partial && line.sequence_num < end ? "" : "\n");
-    if (!wanted.length || !body.cursor) break;
-    place = wanted.at(-1).sequence_num;
+  const end = Math.min(to, from + MAX_COPIED - 1);
+  for (let position = from - 1; position < end; ) {
+    const { body } = await get(`${path}/logs?${query({ stream }, { offset: position, limit: Math.min(PAGE, end - position) })}`);
+    const picked = body.logs.filter((line) => line.sequence_num <= end);
+    for (const line of picked) text += plain(line.message) + (line.partial && line.sequence_num < end ? "" : "\n");
+    if (!picked.length || !body.cursor) break;
+    position = picked.at(-1).sequence_num;
   }
   await toClipboard(text.replace(/\n$/, ""));
-  say(`Copied ${lines(end - from + 1)}`);
+  announce(`Copied ${lines(end - from + 1)}`);
 }
 
 export async function copyLink() {
   await toClipboard(location.href);
-  say("Copied the link");
+  announce("Copied the link");
 }
 
-/** The clipboard interface is there on secure origins only; the old way is there everywhere. */
+/** Browsers have `navigator.clipboard` only on secure origins. `execCommand` works on the others. */
 async function toClipboard(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const area = document.createElement("textarea");
@@ -69,17 +69,17 @@ async function toClipboard(text) {
   area.remove();
 }
 
-/** Saves what is shown: the log, one stream of it, or the matches. `what` is as for a scan. */
-export async function save(path, name, format, what, many) {
-  const url = `${path}/logs/raw?${query(what, { format })}`;
+/** Saves what is shown: the log, one stream of it, or the matches. `criteria` is as in a scan. */
+export async function save(path, name, format, criteria, many) {
+  const url = `${path}/logs/raw?${query(criteria, { format })}`;
   const suggestedName = `${name}.${format}`;
-  if (many > MANY && globalThis.showSaveFilePicker) {
+  if (many > MEMORY_LINES && globalThis.showSaveFilePicker) {
     const file = await showSaveFilePicker({ suggestedName }).catch(() => null);
     if (!file) return;
     const response = await ask(url);
     if (!response.ok) throw await refusal(response);
     await response.body.pipeTo(await file.createWritable());
-    return say("Saved");
+    return announce("Saved");
   }
   const response = await ask(url);
   if (!response.ok) throw await refusal(response);

@@ -1,27 +1,27 @@
-// The head of the page: what became of the job so far, and whether we still hear of it.
+// The head of the page: the job's status, and whether the page is connected.
 
-import { $, say } from "./dom.js";
+import { $, announce } from "./dom.js";
 import { ended, lines, outcome, span } from "./format.js";
 
-//: Milliseconds that a connection may be gone before the page says so: most are back by then.
-const QUIET_MS = 700;
+//: Milliseconds that a connection may be lost before the page shows it. Most are back by then.
+const GRACE_MS = 700;
 
 let job = null;
 let last = 0;
-let lost = 0;
+let lostTimer = 0;
 
-/** Shows a job's state, as the service or its stream tells it, and the log's last number. */
+/** Shows a job's state, from the service or from its stream, and the log's last number. */
 export function showJob(state, number) {
-  const news = state.status !== job?.status;
+  const isNew = state.status !== job?.status;
   job = { ...job, ...state };
   last = number;
   const badge = $("badge");
   badge.hidden = false;
   badge.dataset.status = job.status;
   if (badge.textContent !== outcome(job)) badge.textContent = outcome(job);
-  if (news) {
+  if (isNew) {
     document.title = `${outcome(job)} · ${$("name").textContent} · Chronoverse`;
-    say(`The job is ${outcome(job)}`);
+    announce(`The job is ${outcome(job)}`);
   }
   tick();
 }
@@ -30,19 +30,19 @@ export function showLast(number) {
   last = number;
 }
 
-/** The connection is gone, or back. */
-export function showLink(there) {
-  clearTimeout(lost);
-  lost = 0;
-  if (there) showTrouble(null);
-  else if ($("link").hidden) lost = setTimeout(() => showTrouble("reconnecting…"), QUIET_MS);
+/** Shows whether the page is connected. */
+export function showConnection(isConnected) {
+  clearTimeout(lostTimer);
+  lostTimer = 0;
+  if (isConnected) showTrouble(null);
+  else if ($("link").hidden) lostTimer = setTimeout(() => showTrouble("reconnecting…"), GRACE_MS);
 }
 
-/** What keeps the log from going on, in the head; null for nothing. */
+/** Shows why the log does not go on. Null hides it. */
 export function showTrouble(text) {
   $("link").hidden = text === null;
   $("link").textContent = text ?? "";
-  if (text !== null) say(text);
+  if (text !== null) announce(text);
 }
 
 function tick() {

@@ -1,19 +1,19 @@
-// The live end of a log: Server-Sent Events over fetch, which can carry a token, again and again until the end.
+// Follows a log's live end: Server-Sent Events, with reconnects. It uses fetch, because EventSource cannot send a token.
 
 import { createParser } from "../vendor/eventsource-parser/parse.js";
 import { ask, refusal, signIn } from "./session.js";
 
-//: Milliseconds between two attempts until the service names its own, and at most.
+//: Milliseconds until a reconnect, before the service has sent a `retry`; and the longest wait.
 const RETRY_MS = 2000;
 const MAX_RETRY_MS = 30_000;
-//: Heartbeats that may be missed before the connection is taken for dead.
+//: Missing heartbeats after which the connection counts as dead.
 const MISSED = 3;
-//: Seconds to wait for a job that is not there yet, the most that the service takes.
+//: Seconds that the service waits for a job that does not exist yet. It allows no more.
 const WAIT_SECONDS = 300;
-//: Milliseconds that events may take of a stretch before the screen has its turn.
+//: Milliseconds of work on events after which the browser may draw.
 const BUSY_MS = 12;
 
-const breathe = () => new Promise((done) => setTimeout(done, 0));
+const yieldToBrowser = () => new Promise((done) => setTimeout(done, 0));
 
 export class Stream {
   #path;
@@ -24,12 +24,12 @@ export class Stream {
   #wake = () => {};
   #over = false;
   #known;
-  /** The error with which the last stream has ended. */
+  /** The text of the `error` event with which the last stream ended. */
   #error = null;
 
   /**
-   * `on` has `event(name, data)`, `connected()`, `lost()` and `gone(why)`: nothing more comes after that, and no
-   * `why` means that all has come. `heartbeat` is in seconds; `known` is whether there is such a job already.
+   * `on` has `event(name, data)`, `connected()`, `lost()` and `ended(why)`. After `ended` nothing more comes. Its `why`
+   * is null when the log is complete. `heartbeat` is in seconds. `known` says whether the job exists already.
    */
   constructor(path, heartbeat, known, on) {
     this.#path = path;
@@ -40,13 +40,13 @@ export class Stream {
     document.addEventListener("visibilitychange", () => document.hidden || this.#wake());
   }
 
-  /** Follows from behind line `after` on; returns when there is no more to come. */
+  /** Follows the log after number `after`. Returns when nothing more comes. */
   async follow(after) {
     let last = after;
     while (!this.#over) {
       const before = last;
       try {
-        last = await this.#once(last);
+        last = await this.#connect(last);
       } catch (error) {
         last = error.last ?? last;
       }
@@ -57,11 +57,11 @@ export class Stream {
     }
   }
 
-  /** Waits as long as the service wants, longer each time in vain, and never all at once with others. */
+  /** Waits before a reconnect: as long as the service asks for, longer after each failure, and with jitter. */
   #pause() {
-    const growing = Math.min(MAX_RETRY_MS, this.#retryMs * 2 ** Math.max(0, this.#failures - 1));
+    const delay = Math.min(MAX_RETRY_MS, this.#retryMs * 2 ** Math.max(0, this.#failures - 1));
     return new Promise((done) => {
-      const timer = setTimeout(done, growing * (0.75 + Math.random() / 2));
+      const timer = setTimeout(done, delay * (0.75 + Math.random() / 2));
       this.#wake = () => {
         clearTimeout(timer);
         done();
@@ -69,14 +69,14 @@ export class Stream {
     });
   }
 
-  async #once(after) {
+  async #connect(after) {
     const dead = new AbortController();
     let watchdog = setTimeout(() => dead.abort(), this.#silenceMs);
     let last = after;
     try {
       const headers = { "Last-Event-ID": String(after), Accept: "text/event-stream" };
-      const waiting = this.#known ? "" : `?wait=${WAIT_SECONDS}`;
-      const response = await ask(`${this.#path}/events${waiting}`, { headers, signal: dead.signal });
+      const waitQuery = this.#known ? "" : `?wait=${WAIT_SECONDS}`;
+      const response = await ask(`${this.#path}/events${waitQuery}`, { headers, signal: dead.signal });
       if (response.status === 204) return this.#end(null, last);
       if (!response.ok) {
         await this.#refused(await refusal(response));
@@ -99,7 +99,7 @@ export class Stream {
         watchdog = setTimeout(() => dead.abort(), this.#silenceMs);
         parser.feed(decoder.decode(value, { stream: true }));
         if (performance.now() - since > BUSY_MS) {
-          await breathe();
+          await yieldToBrowser();
           since = performance.now();
         }
       }
@@ -130,7 +130,7 @@ export class Stream {
       await signIn("The token is not accepted any more. Paste another.");
       this.#failures = 0;
     } else if (refused.status === 404 || refused.status === 403 || refused.status === 409) {
-      // That there is no such job says less than the error with which its stream has just ended.
+      // A 404 says less than the `error` event with which the stream has just ended.
       this.#end((refused.status === 404 && this.#error) || refused.message);
     } else {
       this.#retryMs = Math.max(this.#retryMs, refused.retryAfter * 1000);
@@ -138,7 +138,7 @@ export class Stream {
   }
 
   #end(why, last) {
-    if (!this.#over) this.#on.gone(why);
+    if (!this.#over) this.#on.ended(why);
     this.#over = true;
     return last;
   }

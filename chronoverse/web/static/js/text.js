@@ -1,8 +1,8 @@
-// A message as pieces of text, each with how it looks. Whatever a log says, only text comes out of here.
+// Cuts a message into segments of text, each with its style. Whatever a log contains, the result is only text.
 
 import { indexed } from "./colour.js";
 
-// Control characters but the tab, what turns the direction of writing, what breaks lines, and what cannot be seen.
+// Control characters but the tab, characters that change the direction of writing or break lines, and invisible ones.
 const SPECIAL = /[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff]/g;
 // ESC sequences: CSI; the strings OSC, DCS, SOS, PM and APC with their end; character sets; and single ones.
 const CSI = /\x1b\[([0-?]*)[ -/]*([@-~])/y;
@@ -18,25 +18,25 @@ const NAMES = {
 
 const PLAIN = Object.freeze({ ink: null, ground: null, bold: false, dim: false, italic: false, underline: false, strike: false, inverse: false });
 
-/** How a control character is shown: ^M, or by its name, or by its number. */
-function picture(code) {
+/** How a control character is shown: as ^M, by its name, or by its number. */
+function symbolFor(code) {
   return NAMES[code] ?? (code < 0x20 ? `^${String.fromCharCode(0x40 + code)}` : `x${code.toString(16)}`);
 }
 
-/** The colour behind 38 or 48 in `codes` at `at`, and how many of them it took; undefined for a malformed one. */
+/** The colour after the code 38 or 48 at index `at`, and how many codes it has. The colour is undefined if malformed. */
 function extended(codes, at) {
   if (codes[at + 1] === 5) {
     const index = codes[at + 2];
-    return { colour: index < 16 ? index : index <= 255 ? indexed(index) : undefined, took: 2 };
+    return { colour: index < 16 ? index : index <= 255 ? indexed(index) : undefined, length: 2 };
   }
   if (codes[at + 1] === 2) {
     const rgb = codes.slice(at + 2, at + 5);
-    return { colour: rgb.length === 3 && rgb.every((part) => part <= 255) ? rgb : undefined, took: 4 };
+    return { colour: rgb.length === 3 && rgb.every((part) => part <= 255) ? rgb : undefined, length: 4 };
   }
-  return { colour: undefined, took: codes.length };
+  return { colour: undefined, length: codes.length };
 }
 
-/** The style after "select graphic rendition". Concealed text stays readable. */
+/** The style after a "select graphic rendition" sequence. Concealed text stays readable. */
 function rendition(style, parameters) {
   const codes = parameters.split(/[;:]/).map((part) => Number(part || 0));
   let next = { ...style };
@@ -61,15 +61,15 @@ function rendition(style, parameters) {
     else if (code === 39) next.ink = null;
     else if (code === 49) next.ground = null;
     else if (code === 38 || code === 48) {
-      const { colour, took } = extended(codes, at);
+      const { colour, length } = extended(codes, at);
       if (colour !== undefined) next[code === 38 ? "ink" : "ground"] = colour;
-      at += took;
+      at += length;
     }
   }
   return next;
 }
 
-/** Runs of text between control sequences: `{text, start, style}`, or `{text, start, code, style}` for a control. */
+/** The text between control sequences, as `{text, start, style}`; and control characters, which also have a `code`. */
 function runs(message) {
   const found = [];
   let style = PLAIN;
@@ -88,7 +88,7 @@ function runs(message) {
       if (sequence[0][1] === "[" && sequence[2] === "m" && !/[<-?]/.test(sequence[1])) style = rendition(style, sequence[1]);
       at = special.index + sequence[0].length;
     } else {
-      found.push({ text: picture(code), start: special.index, code, style });
+      found.push({ text: symbolFor(code), start: special.index, code, style });
     }
     SPECIAL.lastIndex = at;
   }
@@ -96,7 +96,7 @@ function runs(message) {
   return found;
 }
 
-/** A message as plain text: without control sequences and characters, fit to be pasted anywhere. */
+/** A message as plain text, without control sequences and control characters. */
 export function plain(message) {
   return runs(message).map(({ text, code }) => (code === undefined || code > 0x9f ? (code === undefined ? text : String.fromCharCode(code)) : "")).join("");
 }
@@ -106,7 +106,7 @@ function matchAt(form, message, index) {
   return form.exec(message);
 }
 
-/** The links in a run's text: [start, end, address]. */
+/** The links in a text, as [start, end, address]. */
 function links(text) {
   const found = [];
   for (const match of text.matchAll(URL_LIKE)) {
@@ -123,10 +123,10 @@ function balanced(address) {
 }
 
 /**
- * A message cut where its look changes: `{text, style, code?, link?, mark}`.
- * `marks` are [start, end) in UTF-16 units, in order.
+ * A message cut where its style changes: `{text, style, code?, link?, mark}`.
+ * `marks` are spans [start, end) in UTF-16 units, in order.
  */
-export function pieces(message, marks) {
+export function segments(message, marks) {
   const found = [];
   for (const run of runs(message)) {
     const { text, start, style, code } = run;
@@ -151,25 +151,25 @@ export function pieces(message, marks) {
   return found;
 }
 
-/** Where `form` matches a message as it is read, without control sequences: [start, end) in the message itself. */
-export function asRead(message, form) {
-  let read = message;
+/** Where the expression `form` matches the visible text of a message: spans [start, end) in the message itself. */
+export function findVisible(message, form) {
+  let visible = message;
   const skipped = [];
   if (message.includes("\x1b")) {
     const parts = runs(message);
-    read = "";
+    visible = "";
     for (const { text, start, code } of parts) {
-      skipped.push([read.length, start - read.length]);
-      read += code === undefined ? text : message[start];
+      skipped.push([visible.length, start - visible.length]);
+      visible += code === undefined ? text : message[start];
     }
   }
-  const place = (at) => at + (skipped.findLast(([from]) => from <= at)?.[1] ?? 0);
-  return [...read.matchAll(form)].map(({ index, 0: { length } }) => [place(index), place(index + length - 1) + 1]);
+  const toMessageIndex = (at) => at + (skipped.findLast(([from]) => from <= at)?.[1] ?? 0);
+  return [...visible.matchAll(form)].map(({ index, 0: { length } }) => [toMessageIndex(index), toMessageIndex(index + length - 1) + 1]);
 }
 
-/** Places in code points, as the service tells them, in UTF-16 units. */
-export function inUnits(message, places) {
-  if (!/[\ud800-\udfff]/.test(message)) return places;
+/** Spans in code points, which the service sends, as spans in UTF-16 units. */
+export function toUtf16Spans(message, spans) {
+  if (!/[\ud800-\udfff]/.test(message)) return spans;
   const offsets = [];
   let unit = 0;
   for (const character of message) {
@@ -177,5 +177,5 @@ export function inUnits(message, places) {
     unit += character.length;
   }
   offsets.push(unit);
-  return places.map(([start, end]) => [offsets[start] ?? unit, offsets[end] ?? unit]);
+  return spans.map(([start, end]) => [offsets[start] ?? unit, offsets[end] ?? unit]);
 }

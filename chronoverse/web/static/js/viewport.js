@@ -1,19 +1,19 @@
-// A list of any length on one screen: the rows in view are elements, the scroll bar stands for all the others.
+// A list of any length. Only the rows in view are elements; the scroll bar stands for all of them.
 //
-// The place is a row and the pixels of it that are out of view. The scroll bar's own range is bounded, since a browser
-// lays out no element of a hundred million pixels. Where the list is longer than that, or rows differ in height, a
-// small move of the bar moves the rows by as many pixels, and a large one goes to that share of the list.
+// The position is a row, and how many of its pixels are out of view. The scroll bar's range is bounded, because browsers
+// cannot lay out an element of a hundred million pixels. If the list is longer than that, or if rows differ in height, a
+// small move of the bar moves the rows by as many pixels, and a large move goes to that share of the list.
 
-//: Pixels of a row that does not wrap; page.css says the same.
+//: Height in pixels of a row that does not wrap. page.css has the same.
 export const ROW = 20;
-//: Pixels of the scroll bar's range, at most. Firefox ends at 17.9 million, Chromium at 33.5.
-const RANGE = 8_000_000;
-//: Screens up to which a move of the scroll bar is a small one.
-const SMALL = 2;
-//: Milliseconds of rest after which the scroll bar is put where the place says it should be.
-const REST_MS = 150;
-//: Rows held beyond either edge, so that text selected there stays selected.
-const BEYOND = 8;
+//: Longest range of the scroll bar in pixels. Firefox allows 17.9 million, Chromium 33.5.
+const MAX_RANGE = 8_000_000;
+//: A move of the scroll bar by up to this many screens is a small one.
+const SMALL_SCREENS = 2;
+//: Milliseconds without scrolling after which the scroll bar is set to the position.
+const SETTLE_MS = 150;
+//: Rows that are elements beyond either edge, so that a selection that reaches there is not lost.
+const OVERSCAN = 8;
 
 export class Viewport {
   stick = false;
@@ -28,17 +28,17 @@ export class Viewport {
   #row = 0;
   #px = 0;
   #toEnd = false;
-  #tall = 1;
+  #heightFactor = 1;
   #height = 0;
-  #seen = 0;
+  #lastScrollTop = 0;
   #frame = 0;
-  #rest = 0;
+  #settleTimer = 0;
   #nodes = new Map();
   #anchor = null;
 
   /**
-   * `source` has count, numberAt(row), itemAt(row) and need(top, bottom); `make(item)` gives an item's element,
-   * `stamp(item)` what that depends on. `moved()` is called after the reader has moved.
+   * `source` has count, numberAt(row), itemAt(row) and load(top, bottom). `make.element(item)` makes an item's element, and
+   * `make.stamp(item)` tells whether it must be made again. `moved()` is called after the reader has scrolled.
    */
   constructor(scroller, source, make, moved) {
     this.#scroller = scroller;
@@ -48,7 +48,7 @@ export class Viewport {
     this.#source = source;
     this.#make = make;
     this.#moved = moved;
-    // Ahead of the scrolling that it causes: meanwhile new lines must not pull the reader back to the end.
+    // The wheel event comes before the scroll event that it causes. New lines must not scroll back to the end meanwhile.
     scroller.addEventListener("wheel", ({ deltaY }) => deltaY < 0 && this.#release(), { passive: true });
     scroller.addEventListener("touchmove", () => this.#release(), { passive: true });
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
@@ -64,7 +64,7 @@ export class Viewport {
     this.#source = source;
     this.#row = 0;
     this.#px = 0;
-    this.#tall = 1;
+    this.#heightFactor = 1;
     this.#anchor = null;
     this.#space.style.minWidth = "";
     this.refresh(true);
@@ -77,7 +77,7 @@ export class Viewport {
   set wrap(wrap) {
     this.#wrap = wrap;
     this.#px = 0;
-    this.#tall = 1;
+    this.#heightFactor = 1;
     this.#space.style.minWidth = "";
     this.#scroller.classList.toggle("wrap", wrap);
     this.refresh();
@@ -93,7 +93,7 @@ export class Viewport {
     return this.#toEnd || this.#bottom() <= this.#height + 2;
   }
 
-  /** Draws again soon, every row if `all`. */
+  /** Draws again in the next frame. If `all`, every row is made again. */
   refresh(all = false) {
     if (all) this.#nodes.clear();
     this.#frame ||= requestAnimationFrame(() => {
@@ -102,7 +102,7 @@ export class Viewport {
     });
   }
 
-  /** Brings a row to the given share of the screen's height from the top; `near` leaves one that is in view alone. */
+  /** Brings a row into view, at a share of the screen's height. If `near`, a row that is in view already does not move. */
   show(row, { share = 0, near = false } = {}) {
     const [top, bottom] = this.view;
     if (near && row > top && row < bottom - 1) return this.refresh();
@@ -114,7 +114,7 @@ export class Viewport {
     return this.refresh();
   }
 
-  /** To the end, and to stay there. */
+  /** Scrolls to the end. If `stick`, it stays at the end when lines are added. */
   end(stick) {
     this.stick = stick;
     this.#toEnd = true;
@@ -134,25 +134,25 @@ export class Viewport {
   }
 
   get #range() {
-    return Math.min(RANGE, Math.max(this.#height, Math.ceil(this.#source.count * ROW * this.#tall)));
+    return Math.min(MAX_RANGE, Math.max(this.#height, Math.ceil(this.#source.count * ROW * this.#heightFactor)));
   }
 
   get #exact() {
-    return !this.#wrap && this.#source.count * ROW <= RANGE;
+    return !this.#wrap && this.#source.count * ROW <= MAX_RANGE;
   }
 
   #scrolled() {
     const now = this.#scroller.scrollTop;
-    const by = now - this.#seen;
+    const by = now - this.#lastScrollTop;
     if (Math.abs(by) < 0.5) return;
-    this.#seen = now;
+    this.#lastScrollTop = now;
     this.stick = false;
     this.#toEnd = false;
-    if (this.#exact) this.#place(now);
-    else if (Math.abs(by) <= SMALL * this.#height) this.#moveBy(by);
-    else this.#place((now / (this.#range - this.#height)) * Math.max(0, this.#source.count * ROW - this.#height));
-    clearTimeout(this.#rest);
-    this.#rest = this.#exact ? 0 : setTimeout(() => this.#settle(), REST_MS);
+    if (this.#exact) this.#moveTo(now);
+    else if (Math.abs(by) <= SMALL_SCREENS * this.#height) this.#moveBy(by);
+    else this.#moveTo((now / (this.#range - this.#height)) * Math.max(0, this.#source.count * ROW - this.#height));
+    clearTimeout(this.#settleTimer);
+    this.#settleTimer = this.#exact ? 0 : setTimeout(() => this.#settle(), SETTLE_MS);
     this.#draw();
     this.stick = by > 0 && this.atEnd;
     const stuck = now <= 0 ? this.#row > 0 || this.#px > 0 : now >= this.#range - this.#height - 1 && !this.atEnd;
@@ -160,12 +160,12 @@ export class Viewport {
     this.#moved();
   }
 
-  /** To that many pixels from the top, if all rows had one height. */
-  #place(pixels) {
+  /** Moves to a position in pixels from the top, as if all rows had the same height. */
+  #moveTo(pixels) {
     this.#row = Math.floor(pixels / ROW);
     this.#px = pixels - this.#row * ROW;
     const last = this.#scroller.scrollHeight - this.#height;
-    if (!this.#exact && this.#seen >= last - 1) this.#toEnd = true;
+    if (!this.#exact && this.#lastScrollTop >= last - 1) this.#toEnd = true;
   }
 
   #moveBy(pixels) {
@@ -186,7 +186,7 @@ export class Viewport {
     return this.#nodes.get(this.#source.numberAt(row))?.height ?? ROW;
   }
 
-  /** Where the last row ends, in pixels from the top of the screen; far away unless it is drawn. */
+  /** Where the last row ends, in pixels from the top of the screen. If it is not in view, it is any larger number. */
   #bottom() {
     const { count } = this.#source;
     if (!this.#wrap) return (count - this.#row) * ROW - this.#px;
@@ -198,8 +198,8 @@ export class Viewport {
     return y;
   }
 
-  /** The place from which the last row ends at the bottom of the screen. */
-  #placeAtEnd() {
+  /** Moves to the position where the last row ends at the bottom of the screen. */
+  #moveToEnd() {
     let left = this.#height;
     let row = this.#source.count;
     while (row > 0 && left > 0) {
@@ -214,12 +214,12 @@ export class Viewport {
     const { count } = this.#source;
     this.#follow();
     const screen = Math.ceil(this.#height / ROW) + 1;
-    const beyond = this.#wrap ? screen : BEYOND;
-    if (this.#toEnd) this.#placeAtEnd();
-    if (!this.#wrap && this.#bottom() < this.#height) this.#placeAtEnd();
+    const overscan = this.#wrap ? screen : OVERSCAN;
+    if (this.#toEnd) this.#moveToEnd();
+    if (!this.#wrap && this.#bottom() < this.#height) this.#moveToEnd();
     this.#row = Math.max(0, Math.min(this.#row, count - 1));
-    const start = Math.max(0, this.#row - beyond);
-    const stop = Math.min(count, this.#row + screen + beyond);
+    const start = Math.max(0, this.#row - overscan);
+    const stop = Math.min(count, this.#row + screen + overscan);
     this.#reconcile(start, stop);
     if (this.#wrap) this.#measure(start, stop);
     let above = 0;
@@ -227,13 +227,13 @@ export class Viewport {
     this.#rows.style.transform = `translateY(${-(above + this.#px)}px)`;
     this.#space.style.height = `${this.#range}px`;
     if (!this.#wrap) this.#widen();
-    if (!this.#rest || this.#exact) this.#sync();
+    if (!this.#settleTimer || this.#exact) this.#sync();
     this.#anchor = count ? { row: this.#row, number: this.#source.numberAt(this.#row) } : null;
     const [top, bottom] = this.view;
-    this.#source.need(top, bottom);
+    this.#source.load(top, bottom);
   }
 
-  /** Keeps the same lines in view when rows above them have come or gone since they were drawn. */
+  /** Keeps the same lines in view when rows above them were added or removed since they were drawn. */
   #follow() {
     if (this.stick) this.#toEnd = true;
     else if (this.#anchor) this.#row += this.#source.rowOf(this.#anchor.number) - this.#anchor.row;
@@ -263,15 +263,15 @@ export class Viewport {
     this.#nodes = nodes;
   }
 
-  /** Rows that wrap: how tall they came out, and what that means for the place. */
+  /** Measures rows that wrap. Their heights may change the position at the end. */
   #measure(start, stop) {
     let sum = 0;
     for (const node of this.#nodes.values()) sum += node.height = node.element.offsetHeight;
-    if (stop > start) this.#tall = Math.max(this.#tall, sum / ((stop - start) * ROW));
-    if (this.#toEnd || (stop === this.#source.count && this.#bottom() < this.#height)) this.#placeAtEnd();
+    if (stop > start) this.#heightFactor = Math.max(this.#heightFactor, sum / ((stop - start) * ROW));
+    if (this.#toEnd || (stop === this.#source.count && this.#bottom() < this.#height)) this.#moveToEnd();
   }
 
-  /** The range to the right only grows, or the bar would jump about while lines of different lengths pass. */
+  /** The width only grows. Otherwise the bar would jump while lines of different lengths pass. */
   #widen() {
     const width = this.#rows.offsetWidth;
     if (width > this.#scroller.clientWidth && width > (parseFloat(this.#space.style.minWidth) || 0)) {
@@ -280,19 +280,19 @@ export class Viewport {
   }
 
   #settle() {
-    this.#rest = 0;
+    this.#settleTimer = 0;
     this.#sync();
   }
 
-  /** Puts the scroll bar where the place is. */
+  /** Sets the scroll bar to the position. */
   #sync() {
-    const room = Math.max(0, this.#source.count * ROW - this.#height);
+    const scrollable = Math.max(0, this.#source.count * ROW - this.#height);
     const part = this.#px / this.#heightOf(this.#row);
-    const at = this.#exact ? this.#row * ROW + this.#px : room && ((this.#row + part) * ROW * (this.#range - this.#height)) / room;
+    const at = this.#exact ? this.#row * ROW + this.#px : scrollable && ((this.#row + part) * ROW * (this.#range - this.#height)) / scrollable;
     const end = this.#range - this.#height;
-    const wanted = this.atEnd ? end : Math.min(at, end);
-    if (Math.abs(wanted - this.#scroller.scrollTop) >= 1) this.#scroller.scrollTop = wanted;
-    this.#seen = this.#scroller.scrollTop;
+    const target = this.atEnd ? end : Math.min(at, end);
+    if (Math.abs(target - this.#scroller.scrollTop) >= 1) this.#scroller.scrollTop = target;
+    this.#lastScrollTop = this.#scroller.scrollTop;
     this.#toEnd = this.#toEnd && this.stick;
   }
 }

@@ -7,26 +7,26 @@ from pathlib import Path
 import pytest
 
 from chronoverse import metrics
-from chronoverse.web.streaming import restraint
-from chronoverse.web.streaming.restraint import (
-    CROWDED,
+from chronoverse.web.streaming import replay_throttle
+from chronoverse.web.streaming.replay_throttle import (
     FEW_REPLAYS,
-    FREE_BYTES,
-    LEAST_AIM,
-    LEAST_BYTES,
-    LOOK_SECONDS,
-    MOST_STEP,
-    NOTHING,
-    REST_SECONDS,
-    ROOM_PROCESSORS,
-    ROOMY,
-    ROOMY_STEP,
-    STAT,
-    Restraint,
-    Spent,
-    aim,
-    changed,
-    spent,
+    FREE_PROCESSORS,
+    IDLE_FACTOR,
+    IDLE_STEP,
+    MAX_PAUSE_SECONDS,
+    MAX_RATE,
+    MAX_STEP,
+    MIN_RATE,
+    MIN_TARGET,
+    OVERLOAD_FACTOR,
+    PROC_STAT,
+    SAMPLE_SECONDS,
+    UNKNOWN,
+    CpuTime,
+    ReplayThrottle,
+    next_rate,
+    read_cpu_time,
+    target_share,
 )
 
 #: Bytes of a piece.
@@ -49,11 +49,11 @@ class Machine:
         self.replays = [object() for _ in range(replays)]
         self.calls = 0
         self.hidden = False
-        self.restraint = Restraint(self.live, lambda: self.now, self.processors, lambda: AIM, self.rest, self.who)
+        self.restraint = ReplayThrottle(self.live, lambda: self.now, self.processors, lambda: AIM, self.rest, self.who)
 
-    def processors(self) -> Spent:
+    def processors(self) -> CpuTime:
         """Two processors' seconds, unless they are hidden."""
-        return NOTHING if self.hidden else Spent(self.busy + self.others * 2 * (self.now - 100), 2 * self.now)
+        return UNKNOWN if self.hidden else CpuTime(self.busy + self.others * 2 * (self.now - 100), 2 * self.now)
 
     def calm(self) -> None:
         """Others need nothing from now on; what they have had, they have had."""
@@ -98,14 +98,14 @@ def test_the_metrics_are_told_for_how_long_replays_rested(monkeypatch: pytest.Mo
     monkeypatch.setattr(metrics.REPLAY_RESTS, "inc", told.append)
     machine = Machine(others=1.0)
     machine.replay(5)
-    assert 0 < sum(machine.rests) - sum(told) < 2 * LOOK_SECONDS
+    assert 0 < sum(machine.rests) - sum(told) < 2 * SAMPLE_SECONDS
 
 
 def test_on_a_crowded_machine_replays_have_the_least_that_they_always_have() -> None:
     """However long that lasts."""
     machine = Machine(others=1.0)
     machine.replay(5)
-    assert machine.replay(2) == pytest.approx(LEAST_BYTES, rel=0.05)
+    assert machine.replay(2) == pytest.approx(MIN_RATE, rel=0.05)
 
 
 def test_they_come_to_what_leaves_the_room_that_is_aimed_at() -> None:
@@ -131,7 +131,7 @@ def test_when_nobody_watches_any_more_nobody_rests() -> None:
     machine = Machine(others=1.0)
     machine.replay(5)
     machine.live.clear()
-    machine.replay(REST_SECONDS + LOOK_SECONDS)
+    machine.replay(MAX_PAUSE_SECONDS + SAMPLE_SECONDS)
     machine.rests.clear()
     machine.replay(1)
     assert not machine.rests
@@ -156,7 +156,7 @@ def test_one_look_that_fails_lets_all_go_on() -> None:
     machine = Machine(others=1.0)
     machine.replay(3)
     machine.hidden = True
-    machine.replay(REST_SECONDS + LOOK_SECONDS)
+    machine.replay(MAX_PAUSE_SECONDS + SAMPLE_SECONDS)
     assert machine.restraint.rate == math.inf
     machine.hidden = False
     machine.calm()
@@ -168,24 +168,28 @@ def test_one_look_that_fails_lets_all_go_on() -> None:
 def test_one_rest_has_an_end_however_many_replays_there_are() -> None:
     """Each calls once, and all rest at the same time."""
     rests: list[float] = []
-    crowd = Restraint([None], lambda: 1.0, lambda: NOTHING, rest=rests.append)
+    crowd = ReplayThrottle([None], lambda: 1.0, lambda: UNKNOWN, rest=rests.append)
     crowd(PIECE)
-    crowd.rate = LEAST_BYTES
+    crowd.rate = MIN_RATE
     for _ in range(10_000):
         crowd(PIECE)
-    assert max(rests) == pytest.approx(REST_SECONDS)
+    assert max(rests) == pytest.approx(MAX_PAUSE_SECONDS)
     assert sorted(rests) == rests
 
 
 def test_a_rate_stays_between_its_bounds() -> None:
     """Of which the upper one is none."""
-    assert changed(math.inf, 1.0, CROWDED * AIM, AIM) == changed(math.inf, CROWDED * AIM, 1.0, AIM) == math.inf
-    assert changed(math.inf, 1.0, 1.0, AIM) == changed(LEAST_BYTES, 1.0, 1.0, AIM) == LEAST_BYTES
-    assert changed(FREE_BYTES - 1, 0.0, 0.0, AIM) == math.inf
-    assert changed(2 * LEAST_BYTES, 0.0, 0.0, AIM) == 2 * LEAST_BYTES * (1 + ROOMY_STEP)
-    assert changed(2 * LEAST_BYTES, 0.0, ROOMY * AIM, AIM) == pytest.approx(2 * LEAST_BYTES * (1 + MOST_STEP))
-    assert changed(2 * LEAST_BYTES, AIM, 0.0, AIM) == changed(2 * LEAST_BYTES, 0.0, AIM, AIM) == 2 * LEAST_BYTES
-    assert changed(9 * LEAST_BYTES, 1.0, 0.0, 0.4) == 4.5 * LEAST_BYTES
+    assert (
+        next_rate(math.inf, 1.0, OVERLOAD_FACTOR * AIM, AIM)
+        == next_rate(math.inf, OVERLOAD_FACTOR * AIM, 1.0, AIM)
+        == math.inf
+    )
+    assert next_rate(math.inf, 1.0, 1.0, AIM) == next_rate(MIN_RATE, 1.0, 1.0, AIM) == MIN_RATE
+    assert next_rate(MAX_RATE - 1, 0.0, 0.0, AIM) == math.inf
+    assert next_rate(2 * MIN_RATE, 0.0, 0.0, AIM) == 2 * MIN_RATE * (1 + IDLE_STEP)
+    assert next_rate(2 * MIN_RATE, 0.0, IDLE_FACTOR * AIM, AIM) == pytest.approx(2 * MIN_RATE * (1 + MAX_STEP))
+    assert next_rate(2 * MIN_RATE, AIM, 0.0, AIM) == next_rate(2 * MIN_RATE, 0.0, AIM, AIM) == 2 * MIN_RATE
+    assert next_rate(9 * MIN_RATE, 1.0, 0.0, 0.4) == 4.5 * MIN_RATE
 
 
 def test_of_many_processors_a_larger_share_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,8 +197,8 @@ def test_of_many_processors_a_larger_share_may_be_used(monkeypatch: pytest.Monke
     shares = []
     for count in (1, 2, 8):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, count=count: set(range(count)))
-        shares.append(aim())
-    assert shares == [LEAST_AIM, 1 - ROOM_PROCESSORS / 2, 1 - ROOM_PROCESSORS / 8]
+        shares.append(target_share())
+    assert shares == [MIN_TARGET, 1 - FREE_PROCESSORS / 2, 1 - FREE_PROCESSORS / 8]
 
 
 def test_who_gives_way_needs_nothing_and_other_processors_do_not_count(
@@ -205,9 +209,9 @@ def test_who_gives_way_needs_nothing_and_other_processors_do_not_count(
         "cpu  0 0 0 0 0 0 0 0 0 0\ncpu0 1 20 300 4000 50000 600000 7000000 80000000 9 9\n"
         "cpu1 9 9 9 9 9 9 9 9 9 9\ncpu10 1 0 0 0 0 0 0 0 0 0\nintr 5 cpu0\n"
     )
-    monkeypatch.setattr(restraint, "STAT", tmp_path / "stat")
+    monkeypatch.setattr(replay_throttle, "PROC_STAT", tmp_path / "stat")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 10})
-    assert spent() == Spent(87_600_302, 87_654_322)
+    assert read_cpu_time() == CpuTime(87_600_302, 87_654_322)
 
 
 @pytest.mark.parametrize("text", [None, "", "nonsense", "cpu0 1 2 x 4 5 6 7 8\n", "cpu0 1\n"])
@@ -217,15 +221,15 @@ def test_where_nothing_is_said_nothing_is_held_back(
     """No such file, or none that is understood."""
     if text is not None:
         (tmp_path / "stat").write_text(text)
-    monkeypatch.setattr(restraint, "STAT", tmp_path / "stat")
+    monkeypatch.setattr(replay_throttle, "PROC_STAT", tmp_path / "stat")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
-    assert spent() == NOTHING
+    assert read_cpu_time() == UNKNOWN
 
 
-@pytest.mark.skipif(not STAT.exists(), reason="this kernel says nothing of its processors")
+@pytest.mark.skipif(not PROC_STAT.exists(), reason="this kernel says nothing of its processors")
 def test_the_kernel_says_what_its_processors_did() -> None:
     """All of them at least what this process did meanwhile."""
-    began, before = time.monotonic(), spent()
-    while spent().busy <= before.busy:
+    began, before = time.monotonic(), read_cpu_time()
+    while read_cpu_time().busy <= before.busy:
         assert time.monotonic() < began + PATIENCE_SECONDS
-    assert 0 < Spent(spent().busy - before.busy, spent().all - before.all).share <= 1.05
+    assert 0 < CpuTime(read_cpu_time().busy - before.busy, read_cpu_time().all - before.all).share <= 1.05
