@@ -1,4 +1,8 @@
-"""Walking a stored log for one request: upwards or downwards, in batches that hold up nobody else for long."""
+"""Reads one page of a stored log for a request, in either order.
+
+:func:`batches` reads the log in batches, so that no other request waits for long. :func:`read_page` takes the lines
+that a request asks for out of the batches, and encodes them, until the page is full or its budget is used up.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,17 +26,17 @@ from chronoverse.web.http.event_loop import run_in_thread, yield_to_loop
 from chronoverse.web.http.page_budget import MAX_LINE_CHARACTERS, PAGE_BYTES, PageBudget
 from chronoverse.web.streaming.connection import on_hangup
 
-#: Bytes of JSON that a line is reckoned with before anything is read. A page of one line is taken for an answer that is
-#: so small that it is not counted.
+#: Bytes of JSON that a line is expected to have before it is read. A page of one line counts as a short answer, for
+#: which no room is needed.
 LONG_LINE_BYTES: Final = 64 * 2**10
-#: Entries of one read at first, when nobody knows how long the lines are, and at most.
+#: Entries of the first read, when it is not known how long the lines are; and of any read, at most.
 FIRST_BATCH: Final = 8
 MAX_BATCH: Final = 250
-#: Bytes that one read may bring where short lines are followed by lines as long as a runner may write them: where that
-#: is longer than 64 KiB, fewer are read at once. 16 MiB keep the worker busy for some 20 ms.
+#: Bytes that one read may have if all its lines were as long as a runner may write them. When that is more than 64 KiB
+#: a line, fewer than :data:`MAX_BATCH` are read. 16 MiB keep the worker busy for some 20 ms.
 READ_BYTES: Final = 16 * 2**20
-#: Characters that a read aims at: long lines come fewer at a time. Each page that is being made, and each download,
-#: holds up to twice as many.
+#: Characters that a read aims at, so that fewer long lines are read at once. Each page that is being made, and each
+#: download, holds up to twice as many.
 BATCH_CHARACTERS: Final = 256 * 2**10
 
 
@@ -49,39 +53,39 @@ class LineBatchRead(NamedTuple):
 
 
 class Search(NamedTuple):
-    """What is looked for, for the archive to rule out what need not be read."""
+    """What a request searches for. The archive uses it to skip frames that cannot match."""
 
     matcher: Matcher
-    period: TimeRange
+    time_range: TimeRange
 
 
 class LinesPage(NamedTuple):
-    """A page's lines by number, each as JSON, the number of the last entry looked at, and whether others follow."""
+    """A page: its lines as JSON, by number. ``position`` is the last number that was read."""
 
     lines: dict[int, bytes]
     position: int
     has_more: bool
 
     def to_json(self, *, descending: bool) -> list[orjson.Fragment]:
-        """The lines in the order asked for, for orjson, which does not encode them again."""
+        """The lines in the order asked for. orjson copies these fragments without encoding them again."""
         return [orjson.Fragment(self.lines[number]) for number in sorted(self.lines, reverse=descending)]
 
 
-#: Makes JSON, by number, of a line that is wanted, and of others that belong to it. None when the budget has no room
+#: Makes the JSON of a line, and of other lines that belong to it, by number. Returns None when the budget has no room
 #: for them.
 LineEncoder = Callable[[Line, PageBudget], dict[int, bytes] | None]
 
 
 @contextlib.contextmanager
 def page_budget(deps: Dependencies, ref: JobRef, limit: int) -> Iterator[PageBudget]:
-    """The budget of a page of up to ``limit`` lines of ``ref``, in the request's turn. It shrinks when the client
-    leaves.
+    """Holds the page lock, and gives the budget of a page of up to ``limit`` lines of ``ref``.
 
-    Raises: as :meth:`Dependencies.paging` does; :class:`ShareExceeded` also when the token's subject has so many unread
-    answers that there might be no room for this one.
+    The budget shrinks when the client closes its side. Raises as :meth:`Dependencies.page_lock` does. Also raises
+    :class:`ShareExceeded` when the token's subject has so many unread answers that this one might have no room.
     """
     sock, subject = request.environ.get("gunicorn.socket"), principal().subject
-    # Who has no unread answer goes on even when others use all the room: a short page needs none of it.
+    # AtCapacity means that this subject has no unread answers. It may go on: its page may be short enough to need no
+    # room.
     with contextlib.suppress(AtCapacity):
         deps.answer_shares.check(subject, min(PAGE_BYTES, (limit - 1) * LONG_LINE_BYTES))
     with (
@@ -185,7 +189,7 @@ def _search(
 ) -> Iterator[LineBatchRead]:
     """What the archive has of it, a frame at a time."""
     time_slice = deps.search_slice()
-    since, until = search.period
+    since, until = search.time_range
     how = partial(
         archive_search,
         descending=descending,
@@ -205,14 +209,17 @@ def _search(
 
 
 def line_json(line: Line, **more: object) -> bytes:
-    """A line's JSON on a page: cut off, and marked so, at :data:`LINE_CHARACTERS`. Ends with the keys of ``more``."""
+    """A line's JSON on a page, followed by the keys of ``more``.
+
+    A message of more than :data:`MAX_LINE_CHARACTERS` is cut off, and the line is marked.
+    """
     if len(line.message) > MAX_LINE_CHARACTERS:
         line, more = line._replace(message=line.message[:MAX_LINE_CHARACTERS]), {"truncated": True, **more}
     return orjson.dumps({**line.to_json(), **more})
 
 
 def encode_line(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
-    """A line by itself. See :data:`Spell`."""
+    """Encodes a line by itself. See :data:`LineEncoder`."""
     json = line_json(line)
     return {line.sequence_num: json} if budget.take(json) else None
 
@@ -229,54 +236,56 @@ def read_page(
     search: Search | None = None,
     encode: LineEncoder = encode_line,
 ) -> LinesPage:
-    """Up to ``limit`` lines, strictly after ``place`` in the order asked for, and what ``spell`` adds to them.
+    """Up to ``limit`` lines strictly after ``position`` in the order asked for, and what ``encode`` adds to them.
 
-    Those that match ``search`` and are ``wanted``; all, without either. Fewer when the ``budget`` is used up.
+    These are the lines that match ``search`` and for which ``predicate`` is true. They are fewer when the ``budget`` is
+    used up.
 
-    Raises: as :func:`batches`, :func:`matches` and :meth:`PageBudget.take` do.
+    Raises as :func:`batches`, :func:`matches` and :meth:`PageBudget.take` do.
     """
     lines: dict[int, bytes] = {}
-    found, begun = 0, False
-    # A page that goes through many lines to find a few stands back.
-    many = bool(predicate or search)
-    time_slice = deps.search_slice() if many else deps.time_slice()
-    most, others = (None, deps.wait_for_idle_slot) if many else (limit, yield_to_loop)
+    count, has_progress = 0, False
+    # A filtered page may go through many lines to find a few, so it lets all other requests go first.
+    is_filtered = bool(predicate or search)
+    time_slice = deps.search_slice() if is_filtered else deps.time_slice()
+    entry_count, others = (None, deps.wait_for_idle_slot) if is_filtered else (limit, yield_to_loop)
     try:
-        for batch in batches(deps, job, position, descending=descending, limit=most, search=search, others=others):
+        read = batches(deps, job, position, descending=descending, limit=entry_count, search=search, others=others)
+        for batch in read:
             for line in batch.lines:
                 time_slice.check()
-                if begun and budget.is_used_up():
+                if has_progress and budget.is_used_up():
                     return LinesPage(lines, position, True)
-                begun = True
+                has_progress = True
                 budget.entries_left -= 1
-                there = predicate is None or predicate(line)
-                if there and (search is None or batch.found or matches(search.matcher, line, deps.run_heavy)):
-                    spelt = encode(line, budget)
-                    if spelt is None:
+                is_wanted = predicate is None or predicate(line)
+                if is_wanted and (search is None or batch.found or matches(search.matcher, line, deps.run_heavy)):
+                    encoded = encode(line, budget)
+                    if encoded is None:
                         return LinesPage(lines, position, True)
-                    lines.update(spelt)
-                    found += 1
+                    lines.update(encoded)
+                    count += 1
                 position = line.sequence_num
-                if found == limit:
+                if count == limit:
                     return LinesPage(lines, position, _has_more(job, position, descending))
             position = batch.place
             if batch.last:
                 return LinesPage(lines, position, False)
-            begun = True
+            has_progress = True
             if budget.is_used_up():
                 break
     except SearchTooExpensive:
-        # What was found before that line comes first; the next page says it.
+        # Lines that were found before make a page of their own. The next page then raises this error.
         if not lines:
             raise
         return LinesPage(lines, position, True)
     return LinesPage(lines, position, _has_more(job, position, descending))
 
 
-def matches(matcher: Matcher, line: Line, heavy_work: Callable[[Callable[[], bool]], bool] = run_in_thread) -> bool:
-    """Whether ``line`` matches. ``heavy_work`` calls what may take long, elsewhere than on the event loop.
+def matches(matcher: Matcher, line: Line, run_heavy: Callable[[Callable[[], bool]], bool] = run_in_thread) -> bool:
+    """Whether ``line`` matches. ``run_heavy`` runs what may take long outside of the event loop.
 
-    Raises: :class:`SearchTooExpensive`, and as ``heavy_work`` does.
+    Raises :class:`SearchTooExpensive`, and what ``run_heavy`` raises.
     """
     number, size = line.sequence_num, len(line.message)
     if not matcher.is_feasible(size):
@@ -285,7 +294,7 @@ def matches(matcher: Matcher, line: Line, heavy_work: Callable[[Callable[[], boo
             " use a simpler one or plain text, or start behind this line"
         )
     if matcher.is_heavy(size):
-        return heavy_work(partial(matcher.matches, line.message))
+        return run_heavy(partial(matcher.matches, line.message))
     return matcher.matches(line.message)
 
 
