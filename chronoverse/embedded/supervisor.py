@@ -122,11 +122,11 @@ def _shut_down_orphan() -> None:
     """Ends a server whose supervisor was killed. On Linux the kernel does that; see :func:`_die_with`."""
     import socket
 
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as link:
-        link.settimeout(SHUTDOWN_SECONDS)
-        link.connect("server.sock")
-        link.sendall(b"SHUTDOWN\r\n")
-        link.recv(1)
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(SHUTDOWN_SECONDS)
+        sock.connect("server.sock")
+        sock.sendall(b"SHUTDOWN\r\n")
+        sock.recv(1)
 
 
 def _start_server(command: tuple[str, ...]) -> int:

@@ -103,8 +103,8 @@ class TrackingReader:
         keys = [self._key_of(job) for job in cursors]
         ids = [replies.id_after(cursor) for cursor in cursors.values()]
         connection.send_command("XREAD", "COUNT", count, "STREAMS", *keys, *ids)
-        # Changes of which the server told before this reply are in the reply. Messages about later ones are still in
-        # the socket.
+        # All changes that the server has reported before this reply are in the reply. Reports of later ones are still
+        # in the socket.
         found = [(self._jobs[key], entries) for key, entries in replies.stream_entries(read_reply(connection))]
         self._unchanged.update(cursors)
         for job, entries in found:
