@@ -31,7 +31,7 @@ STOP_POLL_SECONDS: Final = 0.005
 #: Seconds before a server that died is started again: first and longest, doubling between. Not from
 #: ``chronoverse.backoff``, which this program cannot import: it runs without the package.
 BACKOFF_SECONDS: Final = (0.02, 1.0)
-#: Seconds after which a server counts as having come up.
+#: A server that has run for so many seconds has started well.
 SETTLED_SECONDS: Final = 1.0
 #: Failed starts in a row, with no good one before, after which this gives up. The caller then shows the server's log.
 MAX_FAILED_STARTS: Final = 3
@@ -48,7 +48,7 @@ def main(directory: str, lock: str, *command: str) -> None:
     os.umask(0o077)
     os.set_inheritable(int(lock), True)
     if os.fork():
-        os._exit(0)  # The child goes on. It is no child of the caller, which so has no zombie to reap.
+        os._exit(0)  # The child goes on. It is no child of the caller, which therefore has no zombie to reap.
     _reset_signals()
     holders = os.open("holders", os.O_RDWR | os.O_CREAT, 0o600)
     _supervise(command, holders, int(lock))

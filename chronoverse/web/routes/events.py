@@ -63,7 +63,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         ref, ticket = JobRef(workflow_id, job_id), stream_ticket(deps)
         if request.method != "HEAD":
             deps.admission.check(ticket)
-        job = deps.tail.known(ref) or deps.ended_jobs.get_job(ref)
+        job = deps.tail.known_job(ref) or deps.ended_jobs.get_job(ref)
         if job is None and (not wait or deps.store.is_deleted(ref)):
             raise JobNotFound("no such job")
         if last_event_id is not None and job and job.end and last_event_id >= job.end.sequence_num:
