@@ -133,7 +133,7 @@ class Worker(GeventWorker):
         check_host(req)
         # Viewers have turns of their own.
         if sock.is_pipelined or not (req.path in PROBE_PATHS or req.path.endswith("/events")):
-            with self._connections.request_lock.turn(self._client_ip(req, addr)):
+            with self._connections.request_lock.hold(self._client_ip(req, addr)):
                 pass
         super().handle_request(listener_name, req, sock, addr)
         self._discard_body(req.body)
@@ -196,7 +196,7 @@ class Worker(GeventWorker):
             deps.stream_writers.open_count or any(len(each.pool) for each in servers)
         ):
             self._tick(deps)
-        deps.tail.tell()
+        deps.tail.report_metrics()
         if deps.traces:
             deps.traces.close()
 

@@ -127,7 +127,7 @@ class Dependencies:
 
     def invalidate(self, ref: JobRef) -> None:
         """Drops what is cached of a job that was redacted or deleted."""
-        self.replay_cache.forget(ref)
+        self.replay_cache.invalidate(ref)
         self.ended_jobs.invalidate(ref)
 
     def require_job(self, ref: JobRef) -> Job:
@@ -143,7 +143,7 @@ class Dependencies:
         So searches use one processor at most, and the event loop has another. ``subject`` is the token's. It must be
         given outside of the request's context. Raises :class:`AtCapacity`, and what ``work`` raises.
         """
-        with self.heavy_lock.turn(subject or principal().subject):
+        with self.heavy_lock.hold(subject or principal().subject):
             return run_in_thread(work)
 
     def scan_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
@@ -151,7 +151,7 @@ class Dependencies:
 
         Subjects get it in turn: a token with many requests delays only its own. Raises :class:`AtCapacity`.
         """
-        return self.scan_locks[self.store.server_of(ref)].turn(subject)
+        return self.scan_locks[self.store.server_of(ref)].hold(subject)
 
     def page_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """The lock for making a page of ``ref``, or a listing of its workflow.
@@ -161,14 +161,14 @@ class Dependencies:
 
         Raises :class:`AtCapacity`, or :class:`ShareExceeded` when the subject's own other requests held it too long.
         """
-        return self.page_locks[self.store.server_of(ref)].turn(subject)
+        return self.page_locks[self.store.server_of(ref)].hold(subject)
 
     def search_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """The lock for searching a frame of the archive, which takes as long as others let it.
 
         Raises :class:`AtCapacity`.
         """
-        return self.search_locks[self.store.server_of(ref)].turn(subject)
+        return self.search_locks[self.store.server_of(ref)].hold(subject)
 
     def wait_for_idle_slot(self) -> None:
         """Waits until the event loop is idle: everybody else goes first. Requests that search get such slots in turn.
@@ -178,7 +178,7 @@ class Dependencies:
         """
         now = self.monotonic()
         late = now > g.setdefault("idle_slots_until", now + IDLE_SLOT_SECONDS)
-        with (self.loop_lock if late else self.idle_lock).turn(principal().subject):
+        with (self.loop_lock if late else self.idle_lock).hold(principal().subject):
             pass
 
     def time_slice(self) -> TimeSlice:

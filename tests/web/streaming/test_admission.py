@@ -24,13 +24,13 @@ class Leaver:
     """In the place of a viewer: remembers when it was told to go, and when its client should come back."""
 
     def __init__(self, clock: Clock) -> None:
-        self.sent_away = False
+        self.closes_early = False
         self.at = self.retry_ms = 0.0
         self._clock = clock
 
     def close_with_retry(self, retry_ms: int) -> None:
-        assert not self.sent_away
-        self.sent_away, self.at, self.retry_ms = True, self._clock(), retry_ms
+        assert not self.closes_early
+        self.closes_early, self.at, self.retry_ms = True, self._clock(), retry_ms
 
 
 class House:
@@ -58,7 +58,7 @@ class House:
         assert self.steps < PATIENCE_STEPS, "the drain does not end"
         self.clock.now += seconds
         for guest, leaver in tuple(self._guests.items()):
-            if leaver.sent_away and self._going.setdefault(guest, self.steps + self._lag) <= self.steps:
+            if leaver.closes_early and self._going.setdefault(guest, self.steps + self._lag) <= self.steps:
                 del self._guests[guest]
                 self.streams.leave(guest)
                 self.left.append(leaver)
