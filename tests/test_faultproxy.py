@@ -122,8 +122,8 @@ def test_bytes_and_ends_pass_both_ways(proxy: Proxy, connect: Connect) -> None:
     assert read(sock, len(sent)) == sent
     sender.join(SOON)
     assert sock.recv(1) == b""
-    assert proxy.tally[3:] == (len(sent), len(sent))
-    wait_until(lambda: proxy.tally.open == 0, SOON, "the connection is forgotten")
+    assert proxy.traffic[3:] == (len(sent), len(sent))
+    wait_until(lambda: proxy.traffic.open == 0, SOON, "the connection is forgotten")
 
 
 def test_cut_resets_what_is_open_and_nothing_else(proxy: Proxy, connect: Connect) -> None:
@@ -139,7 +139,7 @@ def test_cut_resets_what_is_open_and_nothing_else(proxy: Proxy, connect: Connect
     again = connect()
     again.sendall(b"b")
     assert again.recv(1) == b"b"
-    assert proxy.tally[:3] == (2, 1, 1)
+    assert proxy.traffic[:3] == (2, 1, 1)
 
 
 def test_refuse_refuses_until_healed(proxy: Proxy, connect: Connect) -> None:
@@ -201,7 +201,7 @@ def test_a_dropped_reply_was_earned(proxy: Proxy, echo: Echo, connect: Connect) 
     again = connect()
     again.sendall(b"again")
     assert read(again, 5) == b"again"
-    assert proxy.tally.down == 3 + 5
+    assert proxy.traffic.down == 3 + 5
 
 
 def test_a_dropped_request_arrives_in_part(proxy: Proxy, echo: Echo, connect: Connect) -> None:
@@ -221,7 +221,7 @@ def test_a_dropped_request_arrives_in_part(proxy: Proxy, echo: Echo, connect: Co
 
 def test_only_what_was_asked_for_is_dropped(proxy: Proxy, echo: Echo, connect: Connect) -> None:
     """Also when the bytes come in two pieces."""
-    proxy.drop_reply(asked=b"secret")
+    proxy.drop_reply(request=b"secret")
     sock = connect()
     for piece in (b"open", b"sec"):
         sock.sendall(piece)
@@ -238,7 +238,7 @@ def test_a_dropped_request_is_counted_from_behind_what_was_asked_for(
     proxy: Proxy, echo: Echo, connect: Connect
 ) -> None:
     """So that a test can tear any one message."""
-    proxy.drop_request(1, asked=b"BEGIN")
+    proxy.drop_request(1, request=b"BEGIN")
     sock = connect()
     sock.sendall(b"one BEGIN two")
     with contextlib.suppress(ConnectionResetError):
@@ -251,7 +251,7 @@ def test_a_dropped_request_is_counted_from_behind_what_was_asked_for(
 def test_healing_calls_off_what_has_not_happened(proxy: Proxy, connect: Connect) -> None:
     """Also on a connection that has already been chosen."""
     proxy.drop_reply(2)
-    proxy.drop_request(asked=b"never")
+    proxy.drop_request(request=b"never")
     sock = connect()
     sock.sendall(b"ab")
     assert read(sock, 2) == b"ab"
@@ -277,7 +277,7 @@ def test_it_stands_between_unix_sockets_and_a_real_server(
     path = tmp_path_factory.mktemp("p") / "s"
     with kind(server.socket, path) as proxy, redis.Redis.from_url(proxy.redis_url, retry=ONCE) as client:
         client.ping()
-        proxy.drop_reply(asked=b"faultproxy:key")
+        proxy.drop_reply(request=b"faultproxy:key")
         with pytest.raises(redis.ConnectionError):
             client.incr("faultproxy:key")
         assert client.getdel("faultproxy:key") == b"1"

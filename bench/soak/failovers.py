@@ -19,7 +19,7 @@ from chronoverse.joblog.values import JobRef
 from tests.faults.emitter import EXIT_CODE
 from tests.faults.stage import Stage, frozen, passing
 from tests.faults.watching import longest_silence
-from tests.support.fleets import PATIENCE_SECONDS, SERVICE, Cluster, Fleet, Watched
+from tests.support.fleets import SERVICE, TIMEOUT_SECONDS, Cluster, Fleet, SentinelFleet
 from tests.support.waiting import wait_until
 
 VIEWERS: Final = 5
@@ -34,7 +34,7 @@ PAUSE_SECONDS: Final = 6.5
 class Sentinels:
     """What can happen to a pair under Sentinels."""
 
-    def __init__(self, fleet: Watched) -> None:
+    def __init__(self, fleet: SentinelFleet) -> None:
         self._fleet = fleet
         self.workflow = "failovers"
         self.faults: list[Callable[[], None]] = [self.kill, self.cut_off, self.freeze, self.order]
@@ -69,7 +69,7 @@ class Sentinels:
         self._other(lost)
 
     def _other(self, lost: object) -> None:
-        wait_until(lambda: self._fleet.master is not lost, PATIENCE_SECONDS, "another master is named")
+        wait_until(lambda: self._fleet.master is not lost, TIMEOUT_SECONDS, "another master is named")
 
 
 class Nodes:
@@ -113,7 +113,7 @@ class Nodes:
 
     def _takes_over(self, number: int) -> None:
         server = self._fleet.servers[number]
-        wait_until(lambda: server.ask("ROLE")[0] == b"master", PATIENCE_SECONDS, "the replica has taken over")
+        wait_until(lambda: server.ask("ROLE")[0] == b"master", TIMEOUT_SECONDS, "the replica has taken over")
 
 
 def play(directory: Path, fleet: Fleet, events: Sentinels | Nodes, settle: Callable[[], None], rounds: int) -> bool:
@@ -129,7 +129,7 @@ def play(directory: Path, fleet: Fleet, events: Sentinels | Nodes, settle: Calla
             print(f"  {fault.__name__}: {longest_silence(watchers, began):.2f} s without a line", flush=True)
             passing(max(PAUSE_SECONDS - (time.monotonic() - began), 0))
         runner.end()
-        ended = runner.wait() == EXIT_CODE and all(watcher.join(PATIENCE_SECONDS) for watcher in watchers)
+        ended = runner.wait() == EXIT_CODE and all(watcher.join(TIMEOUT_SECONDS) for watcher in watchers)
         verdict = stage.verdict(job)
         reconnects = sum(watcher.connections for watcher in watchers) - len(watchers)
         print(f"  {runner.begun} lines, {reconnects} reconnects of viewers: {verdict}")
@@ -149,7 +149,7 @@ def main() -> int:
         place = Path(directory)
         if options.form != "cluster":
             print("sentinel")
-            with Watched(place / "watched") as watched:
+            with SentinelFleet(place / "watched") as watched:
                 clean &= play(place / "s", watched, Sentinels(watched), watched.settle, options.rounds)
         if options.form != "sentinel":
             print("cluster")

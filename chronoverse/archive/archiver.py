@@ -1,8 +1,8 @@
-"""The archiver: finds logs that are large or have ended, and moves them into the archive. Any number may run.
+"""The archiver: moves logs that are large or have ended into the archive. Several archivers may run at once.
 
-It takes the smallest step that helps, and looks again: running logs that are too large come first, for the store pays
-for them; then, in turns, objects that are to be deleted and a chunk of a log that has ended; then jobs whose time is
-over.
+It does the smallest step that helps, and then looks again. Running logs that are too large come first, since they fill
+the store. After them it alternates between the garbage of one job and one chunk of an ended log. Between these steps it
+scans all keys, page by page, for new work, and deletes jobs that are over their retention.
 """
 
 import contextlib
@@ -35,40 +35,41 @@ from chronoverse.joblog.values import Job, JobRef, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState, CatalogPage
 
-#: Parts of HOT_BYTES at which a running log begins to move, and at which it stops. A log that is written flat out grows
-#: by 35 MB a second, it may take half a second to be found and half a second to move a chunk of 12 MB, and an archiver
-#: that shares its core with others falls behind for a while: the rest of HOT_BYTES is for that.
+#: The parts of ``hot_bytes`` at which the archiver starts and stops shrinking a running log. A log that is written at
+#: full speed grows by 35 MB/s. It may take 0.5 s until the log is found, and 0.5 s to move a chunk of 12 MB.
+#: An archiver that shares its core may fall behind for a while. The rest of ``hot_bytes`` is for that.
 HIGH_MARK: Final = 1 / 4
 LOW_MARK: Final = 1 / 8
-#: The part beyond which it is packed in haste.
+#: Above this part chunks are compressed at the fast level.
 FAST_MARK: Final = 3 / 8
-#: The part beyond which its runner is asked to go slowly. What the job prints meanwhile waits in the runner's spool.
+#: Above this part the log's runner is throttled. What the job prints meanwhile waits in the runner's spool.
 THROTTLE_MARK: Final = 5 / 8
-#: Seconds between looks at the sizes of running logs: one grows by 4 MB in it at most.
+#: Seconds between two measurements of the running logs. A log grows by 4 MB in that time at most.
 MEASURE_SECONDS: Final = 0.1
-#: Sizes asked for in a second, beyond which looks are rarer. Each takes some 3 µs of the server's time.
+#: Sizes that are asked for in a second. With more running logs measurements are rarer. One size takes the server 3 µs.
 SIZES_PER_SECOND: Final = 2_000
-#: Seconds between two rounds through all keys, at least; and how much of the time rounds may take.
+#: The least seconds between two scans of all keys, and the part of the archiver's time that scans may take.
 SCAN_SECONDS: Final = 0.25
 SCAN_SHARE: Final = 0.05
-#: Seconds until a job for which there was nothing to do is looked at again, at most, and one with which something was
-#: wrong.
+#: The most seconds until a job that needs nothing is looked at again.
 MAX_SNOOZE_SECONDS: Final = 300.0
+#: Seconds until a job whose step has failed is tried again.
 RETRY_SECONDS: Final = 60.0
-#: Seconds until somebody else's job is looked at again, and one of which nothing is to be seen, such as a deleted one.
+#: Seconds until a job is looked at again that another archiver works on, or that readers cannot see, such as a deleted
+#: one.
 BUSY_SECONDS: Final = 1.0
-#: Seconds until a running log that is too large is looked at again, where somebody else is moving it or died doing so.
+#: The same for a running log that is too large. The other archiver may have died while it held the lock.
 LARGE_BUSY_SECONDS: Final = 0.25
-#: How long to wait when the store or the archive is away.
+#: The delays while the store or the archive does not answer.
 AWAY_RETRY: Final = RetryPolicy(first=1.0, longest=15.0, jitter=0)
 
 log: Final = logging.getLogger(__name__)
 
 
 class Archiver:
-    """Moves what is due from ``store`` into ``objects`` until ``stop`` is set. ``at`` hears of each step that was made.
+    """Moves lines from ``store`` into ``objects``, as ``policy`` demands, until ``stop`` is set.
 
-    ``clock`` is Unix time in seconds, ``monotonic`` another that is never set.
+    ``clock`` is Unix time and ``monotonic`` a monotonic clock, both in seconds.
     """
 
     def __init__(
@@ -90,15 +91,17 @@ class Archiver:
         self._clock = clock
         self._monotonic = monotonic
         self._queue = ArchiveQueue(monotonic)
+        #: When the running logs are measured next, and when the next scan begins, on the monotonic clock.
         self._measure_at = self._scan_at = 0.0
+        #: The scan that is under way, the seconds that its pages took, and the jobs that it has found so far.
         self._scan: Iterator[CatalogPage] | None = None
         self._scan_seconds = 0.0
         self._scan_found: set[JobRef] = set()
-        #: Whether the last step was to delete objects.
-        self._cleaned_up_last = False
+        #: Whether the last step on jobs without a large log was to collect garbage.
+        self._collected_last = False
 
     def run(self) -> None:
-        """Goes on until it is told to stop, however often the store or the archive is away."""
+        """Runs until ``stop`` is set. While the store or the archive does not answer, it waits and tries again."""
         backoff = Backoff(AWAY_RETRY)
         while not self._stop.is_set():
             try:
@@ -116,9 +119,10 @@ class Archiver:
                 self._stop.wait(MEASURE_SECONDS)
 
     def run_once(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
-        """Does all that is due now, and returns how many jobs there is still something wrong with.
+        """Does all work that is due now, and returns how many jobs have had a problem.
 
-        ``progress`` hears how many lines were sealed of how many. Raises: as the store and the objects do.
+        ``progress`` is called with the number of archived lines and the number of all lines that are to be archived.
+        Raises: as the store and the object store do.
         """
         for page in self._store.catalog.jobs():
             self._classify(page)
@@ -132,7 +136,7 @@ class Archiver:
         return self._queue.reported
 
     def step(self) -> bool:
-        """The next step. False when there is nothing to do just now. Raises: as the store and the objects do."""
+        """Does the next step. Returns False when there is nothing to do now. Raises: as store and object store do."""
         now = self._monotonic()
         if now >= self._measure_at:
             self._measure_running()
@@ -141,43 +145,51 @@ class Archiver:
         return self._scan_page() or moved
 
     def move_chunk(self) -> int | None:
-        """Moves one chunk of the log that needs it most, and returns its lines; None when none needs it."""
+        """Moves a chunk of the log that needs it most, or collects one job's garbage.
+
+        Returns how many lines were moved, and None when there was nothing to do.
+        """
         high = self._policy.hot_bytes * HIGH_MARK
         if (largest := self._queue.largest()) and largest[1] >= high:
             return self._isolate(largest[0], lambda: self._shrink(*largest))
-        untidy, ended = next(iter(self._queue.with_garbage), None), next(iter(self._queue.ended), None)
-        # They take turns: there may be very many of either.
-        self._cleaned_up_last = untidy is not None and (ended is None or not self._cleaned_up_last)
-        if untidy is not None and self._cleaned_up_last:
-            return self._isolate(untidy, lambda: self._clean_up(untidy))
+        with_garbage, ended = next(iter(self._queue.with_garbage), None), next(iter(self._queue.ended), None)
+        # The two alternate, since there may be very many of either.
+        self._collected_last = with_garbage is not None and (ended is None or not self._collected_last)
+        if with_garbage is not None and self._collected_last:
+            return self._isolate(with_garbage, lambda: self._clean_up(with_garbage))
         return None if ended is None else self._isolate(ended, lambda: self._archive_ended(ended))
 
     # Running logs
 
     def _measure_running(self) -> None:
+        """Updates the sizes of the running logs, and the metrics."""
         if self._queue.running:
             self._queue.running.update(self._store.catalog.sizes(list(self._queue.running)))
         self._queue.update_metrics(self._clock())
 
     def _shrink(self, ref: JobRef, size: int) -> int:
-        """One chunk of a running log, down to the low mark."""
+        """Moves one chunk of a running log, which is to shrink to the low mark."""
         low = self._policy.hot_bytes * LOW_MARK
-        # Also when another archiver has the lease: that one may be dead.
+        # Even if another archiver holds the lock, since that one may be dead.
         self._throttle(ref, size)
         try:
-            with self._chunk_writer(ref) as sealing:
-                survey = self._store.catalog.archive_state(ref)
+            with self._chunk_writer(ref) as writer:
+                state = self._store.catalog.archive_state(ref)
                 text_bytes = min(CHUNK_BYTES, max(FRAME_BYTES, round(size - low)))
                 level = FAST_COMPRESSION_LEVEL if size > FAST_MARK * self._policy.hot_bytes else COMPRESSION_LEVEL
-                mind = partial(self._watch_size, ref)
-                chunk = sealing.write_chunk(
-                    survey, survey.last, text_bytes=text_bytes, trim=True, level=level, on_page=mind
+                chunk = writer.write_chunk(
+                    state,
+                    state.last,
+                    text_bytes=text_bytes,
+                    trim=True,
+                    level=level,
+                    on_page=partial(self._watch_size, ref),
                 )
         except ArchiveBusy:
             self._queue.snooze(ref, LARGE_BUSY_SECONDS)
             return 0
         if chunk is None:
-            # A few large lines, of which the last one must stay.
+            # The log has a few large lines, and its last entry must stay in the store.
             self._queue.snooze(ref, BUSY_SECONDS)
             return 0
         self._queue.running[ref] = size = self._store.catalog.sizes([ref]).get(ref, 0)
@@ -185,17 +197,17 @@ class Archiver:
         return self._count_chunk(ref, chunk)
 
     def _watch_size(self, ref: JobRef) -> None:
-        """Looks at the log's size while a chunk is moved, which takes as long as others let it."""
+        """Measures the log again while one of its chunks is moved, since that may take long on a busy machine."""
         now = self._monotonic()
         if now >= self._measure_at:
             self._measure_at = now + MEASURE_SECONDS
             self._throttle(ref, self._store.catalog.sizes([ref]).get(ref, 0))
 
     def _throttle(self, ref: JobRef, size: int) -> None:
-        """Has the runner of a log that is too large go slowly, until the log is smaller.
+        """Throttles the runner of a log that is too large, until the log is smaller.
 
-        It goes slowly for as long as an archiver's lease lasts: should this process die now, nobody else can move
-        anything before that.
+        It stays throttled for as long as the archive lock lasts. If this process dies now, no other can move a chunk
+        before that.
         """
         if size > THROTTLE_MARK * self._policy.hot_bytes:
             self._store.chunks.throttle_runner(ref, self._policy.lock_seconds)
@@ -204,31 +216,32 @@ class Archiver:
             self._store.chunks.throttle_runner(ref, 0)
             self._queue.throttled.discard(ref)
 
-    # Logs that have ended
+    # Ended logs
 
     def _archive_ended(self, ref: JobRef) -> int:
-        """The next chunk of a log that has ended, or behind the last one the rest."""
+        """Moves the next chunk of an ended log. After the last one it completes the archive of the job."""
         (job,) = self._store.get_jobs([ref])
         if isinstance(job, StoreError):
             raise job
         if job is None or job.end is None:
             del self._queue.ended[ref]
             return 0
-        with self._chunk_writer(ref) as sealing:
-            survey = self._store.catalog.archive_state(ref)
+        with self._chunk_writer(ref) as writer:
+            state = self._store.catalog.archive_state(ref)
             chunk = None
-            if not survey.complete:
-                chunk = sealing.write_chunk(survey, job.end.sequence_num, trim=False)
+            if not state.complete:
+                chunk = writer.write_chunk(state, job.end.sequence_num, trim=False)
             if chunk is None:
-                self._complete(sealing, job, survey)
+                self._complete(writer, job, state)
         return 0 if chunk is None else self._count_chunk(ref, chunk)
 
-    def _complete(self, sealing: ChunkWriter, job: Job, survey: ArchiveState) -> None:
-        left = max(0.0, self._seconds_left(survey))
-        log_seconds = min(self._policy.hot_seconds, left)
-        wrong = None if survey.complete else sealing.complete(job, log_seconds, self._clock())
-        if wrong:
-            self._queue.report_once(job.ref, wrong)
+    def _complete(self, writer: ChunkWriter, job: Job, state: ArchiveState) -> None:
+        """Completes the archive of a job, if all of it is there, and snoozes the job."""
+        left = max(0.0, self._seconds_left(state))
+        hot_seconds = min(self._policy.hot_seconds, left)
+        problem = None if state.complete else writer.complete(job, hot_seconds, self._clock())
+        if problem:
+            self._queue.report_once(job.ref, problem)
             self._queue.snooze(job.ref, MAX_SNOOZE_SECONDS)
             return
         self._queue.record_progress(job.ref)
@@ -236,19 +249,20 @@ class Archiver:
         log.info("archived", extra={"fields": {"job": str(job.ref), "lines": job.last}})
         self._queue.snooze(job.ref, min(MAX_SNOOZE_SECONDS, self._policy.orphan_seconds, left))
 
-    def _seconds_left(self, survey: ArchiveState) -> float:
-        """For how long an ended job is still to be kept, by the store's clock."""
-        own = survey.retention_seconds
-        return (self._policy.retention_seconds if own is None else own) - (survey.ended_seconds or 0.0)
+    def _seconds_left(self, state: ArchiveState) -> float:
+        """Seconds until an ended job is over its retention, by the store's clock; negative when it is over."""
+        own = state.retention_seconds
+        return (self._policy.retention_seconds if own is None else own) - (state.ended_seconds or 0.0)
 
     def _lines_left(self, ref: JobRef) -> int:
+        """How many lines of a job are not archived."""
         (job,) = self._store.get_jobs([ref])
         return max(0, job.last - job.archived) if isinstance(job, Job) else 0
 
-    # Finding them
+    # Finding work
 
     def _scan_page(self) -> bool:
-        """The next page of the round that is under way, if it is time for one."""
+        """Reads the next page of the scan, or begins a scan when it is due. Returns whether there may be more pages."""
         began = self._monotonic()
         if self._scan is None:
             if began < self._scan_at:
@@ -263,17 +277,17 @@ class Archiver:
             self._scan_seconds += self._monotonic() - began
             return True
         self._scan = None
-        # What was moved between the pages does not count.
+        # The time for chunks that were moved between the pages does not count.
         self._scan_at = began + max(SCAN_SECONDS, self._scan_seconds / SCAN_SHARE)
         for gone in [ref for ref in self._queue.running if ref not in self._scan_found]:
             self._queue.forget(gone)
         return False
 
     def _classify(self, page: CatalogPage) -> None:
-        """Puts each job where it belongs."""
+        """Looks at the jobs of a page that the scan has found, and notes their garbage."""
         for ref in page.garbage:
             self._queue.note_garbage(ref, min(RETRY_SECONDS, self._policy.orphan_seconds))
-        refs = [ref for ref in dict.fromkeys(page.jobs) if not self._queue.is_snoozed(ref)]
+        refs = [ref for ref in dict.fromkeys(page.jobs) if not self._queue.needs_no_look(ref)]
         for ref, job in zip(refs, self._store.get_jobs(refs) if refs else (), strict=True):
             if isinstance(job, StoreUnavailable | StoreRefused):
                 self._queue.snooze(ref, BUSY_SECONDS)
@@ -281,94 +295,95 @@ class Archiver:
                 self._isolate(ref, partial(self._classify_job, ref, job))
 
     def _classify_job(self, ref: JobRef, job: Job | StoreError | None) -> int:
-        """Puts one job where it belongs, after a look at it."""
+        """Puts a job into the queue, or does at once what it needs."""
         if isinstance(job, StoreError):
             raise job
         if job is not None and job.end is None:
             if self._queue.running.setdefault(ref, 0) == 0:
-                # Which mends a hash that was lost.
+                # This also restores a job hash that was lost.
                 self._store.catalog.archive_state(ref)
             if job.archived:
-                # Objects that are written down nowhere can be told from others by their age alone.
+                # Objects that are neither recorded nor garbage can be found only by their age.
                 self._queue.note_garbage(ref, self._policy.orphan_seconds)
             return 0
         self._queue.running.pop(ref, None)
         return self._handle_ended(ref, job)
 
     def _handle_ended(self, ref: JobRef, job: Job | None) -> int:
-        """What is due of a job that has ended, or of which nothing is to be seen."""
-        now, survey = self._clock(), self._store.catalog.archive_state(ref)
-        left = self._seconds_left(survey)
-        if survey.deleting or (job is not None and left <= 0):
+        """Does what is due of a job that has ended, or that readers cannot see."""
+        now, state = self._clock(), self._store.catalog.archive_state(ref)
+        left = self._seconds_left(state)
+        if state.deleting or (job is not None and left <= 0):
             delete_job(self._store, self._objects, ref, lock_seconds=self._policy.lock_seconds, on_step=self._on_step)
             metrics.JOBS_ARCHIVED.labels("deleted").inc()
-            log.info("deleted", extra={"fields": {"job": str(ref), "ended_seconds": survey.ended_seconds}})
+            log.info("deleted", extra={"fields": {"job": str(ref), "ended_seconds": state.ended_seconds}})
             self._queue.forget(ref)
         elif job is None:
-            # Where the id is a deleted job's, a foreign runner may still write, and each look takes that away.
+            # Under the id of a deleted job a foreign runner may still write. Each look deletes that.
             self._queue.snooze(ref, BUSY_SECONDS)
-        elif not (job.last or survey.archived):
+        elif not (job.last or state.archived):
             self._queue.snooze(ref, RETRY_SECONDS)
-        elif not survey.complete:
-            self._queue.ended[ref] = now - (survey.ended_seconds or 0.0)
-        elif not survey.swept and self._sweep_at(survey) <= now:
+        elif not state.complete:
+            self._queue.ended[ref] = now - (state.ended_seconds or 0.0)
+        elif not state.swept and self._sweep_at(state) <= now:
             self._isolate(ref, lambda: self._sweep(ref))
             self._queue.snooze(ref, min(MAX_SNOOZE_SECONDS, left))
         else:
-            due = left if survey.swept else min(left, self._sweep_at(survey) - now)
+            due = left if state.swept else min(left, self._sweep_at(state) - now)
             self._queue.snooze(ref, min(MAX_SNOOZE_SECONDS, due))
         return 0
 
-    def _sweep_at(self, survey: ArchiveState) -> float:
-        """When all that was put for a complete job, and never recorded, is surely an orphan."""
-        return (seconds_of(survey.archived_at) or 0.0) + self._policy.orphan_seconds
+    def _sweep_at(self, state: ArchiveState) -> float:
+        """From when on all unrecorded objects of a complete job are surely garbage, in Unix seconds."""
+        return (seconds_of(state.archived_at) or 0.0) + self._policy.orphan_seconds
 
     def _sweep(self, ref: JobRef) -> int:
-        """Deletes what is no part of a complete job. The job is looked at again unless that was all."""
+        """Collects the garbage of a complete job. If all of it is deleted, the job needs no more sweeps."""
         if self._collect_garbage(ref):
             self._store.chunks.mark_swept(ref)
         return 0
 
     def _clean_up(self, ref: JobRef) -> int:
-        """Deletes what is no part of a job, which may be running."""
-        # Also when it goes wrong others have their turn first.
+        """Collects the garbage of a job, which may be running."""
+        # Noted before, so that after an error other jobs come first.
         self._queue.garbage_checked(ref)
         try:
             self._collect_garbage(ref)
         except ArchiveBusy:
-            self._queue.garbage_checked(ref, looked=False)
+            self._queue.garbage_checked(ref, failed=True)
         return 0
 
     def _collect_garbage(self, ref: JobRef) -> bool:
-        """Whether no object is left to be deleted. Raises: as the store and the objects do."""
+        """Collects a job's garbage. Returns whether all of it is deleted. Raises: as store and object store do."""
         seconds, orphan_seconds = self._policy.lock_seconds, self._policy.orphan_seconds
         with archive_lock(self._store, ref, seconds) as token:
-            objects = JobObjects(self._store, self._objects, ref, token, lease_seconds=seconds, on_step=self._on_step)
-            found = objects.collect_garbage(self._clock(), min_age=orphan_seconds, orphan_seconds=orphan_seconds)
-        if found.deleted:
-            log.info("swept", extra={"fields": {"job": str(ref), "objects": found.deleted}})
-        return not found.remaining
+            objects = JobObjects(self._store, self._objects, ref, token, lock_seconds=seconds, on_step=self._on_step)
+            garbage = objects.collect_garbage(self._clock(), min_age=orphan_seconds, orphan_seconds=orphan_seconds)
+        if garbage.deleted:
+            log.info("swept", extra={"fields": {"job": str(ref), "objects": garbage.deleted}})
+        return not garbage.remaining
 
-    # What goes wrong
+    # Errors
 
     @contextlib.contextmanager
     def _chunk_writer(self, ref: JobRef) -> Iterator[ChunkWriter]:
+        """A writer of the job's chunks, while holding its archive lock."""
         with archive_lock(self._store, ref, self._policy.lock_seconds) as token:
             yield ChunkWriter(self._store, self._objects, ref, token, self._on_step)
 
-    def _isolate(self, ref: JobRef, work: Callable[[], int]) -> int:
-        """Does ``work``, one step on one job, and returns what it gives.
+    def _isolate(self, ref: JobRef, step: Callable[[], int]) -> int:
+        """Does ``step``, one step on one job, and returns its result.
 
-        Whatever goes wrong in it is this job's alone: the job is put aside for a while, others go on, and the result
-        is 0. What cannot be right the next time either is logged once. Raises :class:`StoreUnavailable` and
-        :class:`StoreRefused`, since all jobs have to wait for a store or an archive that is away.
+        An error in it concerns only this job: the job is snoozed, the result is 0, and other jobs continue. An error
+        that a retry does not mend is logged once. Raises :class:`StoreUnavailable` and :class:`StoreRefused`, since all
+        jobs must wait while the store or the archive does not answer.
         """
         try:
-            return work()
+            return step()
         except (ArchiveBusy, KeysMoving):
             self._queue.snooze(ref, BUSY_SECONDS)
         except AppendRefused:
-            # It has changed meanwhile. A job of which this is so each time must not have all of the archiver's time.
+            # The job has changed meanwhile. If that happens every time, it must not take all of the archiver's time.
             self._queue.back_off(ref, BUSY_SECONDS, RETRY_SECONDS)
         except (StoreUnavailable, StoreRefused):
             self._queue.snooze(ref, BUSY_SECONDS)
@@ -380,16 +395,17 @@ class Archiver:
         return 0
 
     def _count_chunk(self, ref: JobRef, chunk: Chunk) -> int:
+        """Counts a chunk in the metrics, and returns its number of lines."""
         self._queue.record_progress(ref)
         metrics.CHUNKS_SEALED.inc()
         metrics.LINES_SEALED.inc(chunk.last - chunk.first + 1)
         metrics.BYTES_SEALED.labels("text").inc(chunk.text_size)
         metrics.BYTES_SEALED.labels("packed").inc(chunk.size)
         fields = {"job": str(ref), "first": chunk.first, "last": chunk.last, "bytes": chunk.size}
-        log.debug("sealed", extra={"fields": fields})
+        log.debug("chunk committed", extra={"fields": fields})
         return chunk.last - chunk.first + 1
 
 
 def count_error(error: Exception) -> None:
-    """Counts a step that failed."""
+    """Counts a failed step in the metrics."""
     metrics.ARCHIVE_ERRORS.labels(type(error).__name__).inc()

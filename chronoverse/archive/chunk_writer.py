@@ -1,8 +1,8 @@
-"""From a log in the store to chunks in the archive: one step at a time, each of which may be the last.
+"""Moves the lines of one job from the store into chunks, and completes the archive of an ended job.
 
-A chunk is read, put, read back, compared and only then recorded, which is when its lines may leave the log. Whoever
-dies before that leaves an object that nothing records, but whose name is written down; whoever comes next begins with
-what is recorded.
+A chunk is read from the store, written, read back, compared, and only then recorded. The same step that records it
+trims the store. A process may die after any step. Then it leaves at most an object without a record, whose name is in
+the job's garbage. The next process continues after the last recorded chunk.
 """
 
 import hashlib
@@ -23,8 +23,7 @@ from chronoverse.store.catalog import ArchiveState
 
 
 class ChunkWriter:
-    """What is done to the log of one job under the :func:`archive_lock` that gave ``token``. ``at`` hears of each
-    step."""
+    """Archives the log of one job. ``token`` is that of the :func:`archive_lock` that the caller holds."""
 
     def __init__(self, store: Store, objects: ObjectStore, job: JobRef, token: str, on_step: StepHook) -> None:
         self._store = store
@@ -42,12 +41,12 @@ class ChunkWriter:
         text_bytes: int = CHUNK_BYTES,
         trim: bool,
         level: int = COMPRESSION_LEVEL,
-        on_page: Callable[[], object] = bool,
+        on_page: Callable[[], object] = lambda: None,
     ) -> Chunk | None:
-        """Moves the next lines, of about ``text_bytes``, into the archive: those with numbers less than ``below``.
+        """Moves the next lines, about ``text_bytes`` of JSON, into the archive. Their numbers are less than ``end``.
 
-        With ``trim`` they leave the log. ``level`` is zstd's. ``meanwhile`` is called now and then.
-        None when there are none.
+        With ``trim`` they are removed from the store. ``level`` is zstd's. ``on_page`` is called after each read of the
+        store. Returns None when there are no such lines.
         Raises: :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`,
         :class:`ArchiveUnavailable`.
         """
@@ -61,36 +60,37 @@ class ChunkWriter:
             self._store.chunks.commit_chunk(
                 self._job, self._token, chunk, trim=chunk.last if trim else 0, last_entry=last
             )
-        self._on_step("sealed")
+        self._on_step("committed")
         return chunk
 
     def _fill(
         self, builder: ChunkBuilder, state: ArchiveState, end: int, text_bytes: int, on_page: Callable[[], object]
     ) -> RawEntry | None:
-        """Fills ``packer``; the last entry that it took."""
+        """Fills ``builder`` from the store. Returns the last entry that was added."""
         last: RawEntry | None = None
-        # As few lines as bring some 1 MiB: thousands of lines may be of 64 KiB each.
-        count = AdaptiveBatch()
+        # Each read brings about 1 MiB, since thousands of lines may have 64 KiB each.
+        batch = AdaptiveBatch()
         while builder.text_size < text_bytes and not builder.closed:
-            entries = self._store.read_sequential(self._job, builder.last, count.lines)
-            taken: Sequence[RawEntry] = entries
+            entries = self._store.read_sequential(self._job, builder.last, batch.lines)
+            wanted: Sequence[RawEntry] = entries
             if entries and entry_number(entries[-1][0]) >= end:
-                taken = [entry for entry in entries if entry_number(entry[0]) < end]
+                wanted = [entry for entry in entries if entry_number(entry[0]) < end]
             on_page()
-            if not taken:
+            if not wanted:
                 break
             size = builder.added_size
-            builder.add(taken, state.first)
-            last = taken[-1]
-            if len(taken) < count.lines:
+            builder.add(wanted, state.first)
+            last = wanted[-1]
+            if len(wanted) < batch.lines:
                 break
-            count.learn(len(taken), builder.added_size - size)
+            batch.learn(len(wanted), builder.added_size - size)
         return last
 
     def complete(self, job: Job, hot_seconds: float, now: float) -> str | None:
-        """Says that the whole log is in the archive; or what is wrong, and says nothing. Raises as :meth:`seal`.
+        """Writes the manifest, and notes in the store that the whole log of the ended ``job`` is archived.
 
-        ``job`` has ended, and all up to its end was sealed. Its log stays in the store for ``log_seconds``.
+        The log stays in the store for ``hot_seconds`` more. ``now`` is Unix time. Returns None, or in words what is
+        wrong with the chunks; then nothing was written. Raises: as :meth:`write_chunk`.
         """
         chunks = self._store.chunks.chunks(self._job)
         if wrong := inconsistency(job, chunks):
@@ -113,30 +113,30 @@ class ChunkWriter:
 
 
 def inconsistency(job: Job, chunks: Sequence[Chunk]) -> str | None:
-    """What is wrong with the chunks as the whole of an ended job's log, in words."""
+    """Why the chunks are not the whole log of an ended job, in words; None when they are."""
     if job.end is None or not chunks:
         return "there is nothing to be complete"
-    following = chunks[0].first
+    expected = chunks[0].first
     for chunk in chunks:
         firsts = [frame.first for frame in chunk.frames]
         lasts = [frame.last for frame in chunk.frames]
-        if chunk.first != following or firsts != [chunk.first, *(last + 1 for last in lasts[:-1])]:
-            return f"the chunks do not follow each other at line {following}"
+        if chunk.first != expected or firsts != [chunk.first, *(last + 1 for last in lasts[:-1])]:
+            return f"the chunks do not follow each other at line {expected}"
         if lasts[-1] != chunk.last:
             return f"a chunk does not end with its last line, {chunk.last}"
-        following = chunk.last + 1
-    if following != job.end.sequence_num:
-        return f"the archive ends with line {following - 1}, the log with line {job.end.sequence_num - 1}"
+        expected = chunk.last + 1
+    if expected != job.end.sequence_num:
+        return f"the archive ends with line {expected - 1}, the log with line {job.end.sequence_num - 1}"
     return None
 
 
 def combined_sha256(chunks: Sequence[Chunk]) -> str:
-    """One SHA-256 for all: of the chunks' own, in hexadecimal, in order."""
+    """The SHA-256 of the chunks' own hashes in hexadecimal, one after the other."""
     return hashlib.sha256("".join(chunk.sha256 for chunk in chunks).encode()).hexdigest()
 
 
 def final_state(job: Job, now: float) -> dict[str, Any]:
-    """The hash of an ended job, as our own runner would have left it. Foreign ones leave none."""
+    """The fields of an ended job's hash, as our own runner leaves them. Foreign runners leave none."""
     assert job.end is not None
     finished = job.finished_at if seconds_of(job.finished_at or "") else iso_timestamp(now)
     started = job.started_at if seconds_of(job.started_at or "") else finished
@@ -152,6 +152,6 @@ def final_state(job: Job, now: float) -> dict[str, Any]:
 
 
 def manifest_json(job: Job, state: dict[str, Any], chunks: Sequence[Chunk], sha256: str) -> bytes:
-    """The job and the records of its chunks, as JSON."""
-    known = {**job.to_json(), **state, "redactions": job.redactions, "archive_sha256": sha256}
-    return orjson.dumps({"job": known, "chunks": [orjson.Fragment(chunk.to_json()) for chunk in chunks]})
+    """The manifest: the job and the records of its chunks, as JSON."""
+    fields = {**job.to_json(), **state, "redactions": job.redactions, "archive_sha256": sha256}
+    return orjson.dumps({"job": fields, "chunks": [orjson.Fragment(chunk.to_json()) for chunk in chunks]})

@@ -1,11 +1,11 @@
-"""Lines to the bytes of an archived chunk, and back. Pure.
+"""The format of a chunk: makes chunks of lines, reads lines from chunks, and changes lines in chunks. No I/O.
 
-A chunk is in zstd's standard seekable format: frames that follow each other, and behind them, as a skippable frame,
-the table of their sizes. Any zstd reads it whole as JSON Lines.
+A chunk is in zstd's seekable format: frames that follow each other, and after them a table of their sizes in a
+skippable frame. Any zstd program decompresses it to JSON Lines.
 https://github.com/facebook/zstd/blob/dev/contrib/seekable_format/zstd_seekable_compression_format.md
 
-A line is spelt as everywhere (``Line.to_json``). What else a log may say has a key of its own:
-``{"gap":{"from":2,"to":900,"reason":"missing"}}`` and ``{"stray":"5-1"}``.
+A line is what ``Line.to_json`` returns. Two other kinds of entries have a key of their own:
+``{"gap":{"from":2,"to":900,"reason":"missing"}}`` for a gap, and ``{"stray":"5-1"}`` for an entry out of sequence.
 """
 
 import hashlib
@@ -27,32 +27,36 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-#: A fifth smaller than with zstd's own default, 3, and faster to unpack; 400,000 lines a second, a fifth as many.
+#: zstd's level. Chunks are a fifth smaller than with zstd's default, 3, and decompress faster. It compresses 400,000
+#: lines a second, a fifth as many.
 COMPRESSION_LEVEL: Final = 9
-#: For when the store waits for room: half the time.
+#: The level for a log that grows too fast for the store. It takes half the time.
 FAST_COMPRESSION_LEVEL: Final = 3
 _SKIPPABLE: Final = 0x184D2A5E
 _SEEKABLE: Final = 0x8F92EAB1
-#: What an SSE frame puts around a line's JSON.
+#: Bytes that an SSE frame has before and after a line's JSON, without the digits of the id.
 _SSE_HEAD_BYTES: Final = len(b"event: log\ndata: ")
 _SSE_TAIL_BYTES: Final = len(b"id: \n\n")
-#: A line's JSON up to its time, and the time with the quote behind it, as ``iso_timestamp`` spells it.
+#: The beginning of a line's JSON, with a time as ``iso_timestamp`` formats it, and its length in bytes.
 _TIME: Final = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)"')
 _TIME_BYTES: Final = 39
-#: What other entries start with. They have no time.
+#: How the JSON of entries without a time begins.
 _ENTRIES_WITHOUT_TIME: Final = (b'{"gap":', b'{"stray":')
-#: What a line is to say: another line with its number, or None to leave it as it is.
+#: Returns a line's replacement, which has the same number, or None to leave the line as it is.
 LineChange = Callable[[Line], Line | None]
 
 
 class ChunkBuilder:
-    """One chunk of the log of ``job``, from line ``first`` on. It has reached ``last``, and ``text_size`` bytes."""
+    """Builds one chunk of the log of ``job``, from line ``first`` on.
+
+    ``last`` is the last number that was added. ``text_size`` is the bytes of JSON Lines in the complete frames.
+    """
 
     def __init__(self, job: JobRef, first: int, frame_bytes: int = FRAME_BYTES, level: int = COMPRESSION_LEVEL) -> None:
         self.first: Final = first
         self.last = first - 1
         self.text_size = 0
-        #: Set when the log holds something behind which nothing has a number: the chunk cannot go further.
+        #: True after an entry that no numbered entry can follow. Then the chunk cannot grow any more.
         self.closed = False
         self._job = job
         self._frame_bytes = frame_bytes
@@ -67,13 +71,13 @@ class ChunkBuilder:
 
     @property
     def added_size(self) -> int:
-        """Bytes of JSON Lines taken so far, also of the frame that is not full yet."""
+        """Bytes of JSON Lines added so far, with those of the frame that is not complete yet."""
         return self.text_size + self._size
 
     def add(self, entries: Sequence[RawEntry], lowest: int = 1) -> None:
-        """Takes what the raw ``entries`` behind ``last`` say. ``lowest`` is the first number that the store has.
+        """Adds the raw ``entries`` that follow ``last``. ``lowest`` is the first number that the store has.
 
-        A terminal entry is not taken: it is the job's, and stays where the job is.
+        The terminal entry is not added: it belongs to the job and stays in the store.
         """
         plain = plain_frames(entries, self.last)
         self._add_plain_lines(plain)
@@ -81,27 +85,29 @@ class ChunkBuilder:
             self._add_entry(entry)
 
     def finish(self) -> tuple[Chunk, bytes]:
-        """The chunk's record, and the object. One number at least must have been added."""
+        """The chunk's record, and the object's bytes. At least one number must have been added."""
         self._close_frame()
         data = b"".join([*self._compressed, seek_table(self._frames)])
         digest = self._hash.hexdigest()
-        # By its bytes: another level, or another zstd, packs the same lines otherwise, and frames lie elsewhere then.
+        # The name has the hash of the bytes: with another level or another zstd the same lines become other bytes, and
+        # the frames have other offsets.
         name = object_name(self._job, self.first, self.last, hashlib.sha256(data).hexdigest())
         return Chunk(self.first, self.last, name, len(data), digest, tuple(self._frames)), data
 
     def _add_plain_lines(self, frames: Sequence[bytes]) -> None:
-        """:meth:`_line` for the JSON in each of these, at half the cost."""
+        """Adds the JSON in each of these SSE frames. This takes half the time of :meth:`_append_line`."""
         text, size, number = self._text, self._size, self.last
-        behind, enough = -_SSE_TAIL_BYTES - len(str(number)), self._frame_bytes
-        following = 10 ** len(str(number))
+        #: Where the JSON ends, counted from the frame's end. The id gets one more digit at ``next_power``.
+        end, frame_bytes = -_SSE_TAIL_BYTES - len(str(number)), self._frame_bytes
+        next_power = 10 ** len(str(number))
         for frame in frames:
             number += 1
-            if number == following:
-                behind, following = behind - 1, following * 10
-            line = frame[_SSE_HEAD_BYTES:behind]
+            if number == next_power:
+                end, next_power = end - 1, next_power * 10
+            line = frame[_SSE_HEAD_BYTES:end]
             text.append(line)
             size += len(line)
-            if size >= enough:
+            if size >= frame_bytes:
                 self._size, self.last = size, number
                 self._close_frame()
                 text, size = self._text, 0
@@ -132,19 +138,19 @@ class ChunkBuilder:
             return
         earliest, latest = _time_bounds(self._text)
         text = b"".join(self._text)
-        packed = compress_frame(text, self._level)
+        compressed = compress_frame(text, self._level)
         self._hash.update(text)
         offset = self._frames[-1].offset + self._frames[-1].size if self._frames else 0
-        span = (self._first, self.last, offset, len(packed), len(text))
+        span = (self._first, self.last, offset, len(compressed), len(text))
         self._frames.append(Frame(*span, earliest, latest, self._plain))
-        self._compressed.append(packed)
+        self._compressed.append(compressed)
         self.text_size += len(text)
         self._text, self._size, self._plain = [], 0, True
         self._first = self.last + 1
 
 
 def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
-    """The earliest and the latest time of JSON Lines, or nothing where one of them cannot be compared."""
+    """The earliest and the latest time of JSON Lines; two empty strings when a line has a time of another format."""
     starts = {line[:_TIME_BYTES] for line in lines}
     found = [_TIME.fullmatch(start) for start in starts if not start.startswith(_ENTRIES_WITHOUT_TIME)]
     times = [each[1].decode() for each in found if each]
@@ -152,14 +158,14 @@ def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
 
 
 def seek_table(frames: Sequence[Frame]) -> bytes:
-    """What stands behind a chunk's frames."""
+    """The table of sizes at the end of a chunk."""
     rows = b"".join(struct.pack("<II", frame.size, frame.text_size) for frame in frames)
     footer = struct.pack("<IBI", len(frames), 0, _SEEKABLE)
     return struct.pack("<II", _SKIPPABLE, len(rows) + len(footer)) + rows + footer
 
 
 def compress_frame(text: bytes, level: int = COMPRESSION_LEVEL) -> bytes:
-    """A frame of these JSON Lines, with a sum by which a changed byte is noticed: it costs nothing to be measured."""
+    """Compresses JSON Lines into one frame with a checksum. The checksum takes no measurable time."""
     options: Mapping[int, int] = {
         zstd.CompressionParameter.compression_level: level,
         zstd.CompressionParameter.checksum_flag: 1,
@@ -167,15 +173,15 @@ def compress_frame(text: bytes, level: int = COMPRESSION_LEVEL) -> bytes:
     return zstd.compress(text, options=options)
 
 
-def decompress_frame(frame: Frame, packed: bytes) -> bytes:
-    """The JSON Lines of a frame. Raises :class:`ArchiveDamaged`.
+def decompress_frame(frame: Frame, data: bytes) -> bytes:
+    """Decompresses a frame to its JSON Lines. Raises :class:`ArchiveDamaged`.
 
-    A small frame may say that it holds gigabytes, so no more is unpacked than the record says and one byte. Nothing
-    else in the program unpacks frames. https://docs.python.org/3.14/library/compression.zstd.html
+    A small frame may decompress to gigabytes, so this stops one byte after the size that the record says. Nothing else
+    in the program decompresses frames. https://docs.python.org/3.14/library/compression.zstd.html
     """
     decompressor = zstd.ZstdDecompressor()
     try:
-        text = decompressor.decompress(packed, max_length=frame.text_size + 1)
+        text = decompressor.decompress(data, max_length=frame.text_size + 1)
     except zstd.ZstdError as error:
         raise ArchiveDamaged(f"lines {frame.first} to {frame.last} cannot be unpacked: {error}") from error
     if len(text) != frame.text_size or not decompressor.eof:
@@ -192,28 +198,28 @@ def text_sha256(chunk: Chunk, data: bytes) -> str:
 
 
 def decode_entries(text: bytes) -> Iterable[Entry]:
-    """What JSON Lines say, in order."""
+    """The entries in JSON Lines, in order."""
     return map(decode_entry, text.splitlines())
 
 
 def split_lines(frame: Frame, text: bytes) -> list[bytes]:
-    """The JSON Lines of a frame, one by one.
+    """Splits the JSON Lines of a frame.
 
-    Raises :class:`ArchiveDamaged` where their numbers are not those that the record says: readers count on it.
+    Raises :class:`ArchiveDamaged` when their numbers differ from those in the record, since readers rely on them.
     """
     lines = text.splitlines()
     if frame.plain:
-        sound = 0 < len(lines) == frame.last + 1 - frame.first and _entry_number(lines[0]) == frame.first
+        valid = 0 < len(lines) == frame.last + 1 - frame.first and _entry_number(lines[0]) == frame.first
     else:
         numbers = [number for line in lines if (number := _entry_number(line))]
-        sound = numbers == sorted(numbers) and (not numbers or frame.first <= numbers[0] <= numbers[-1] <= frame.last)
-    if not sound:
+        valid = numbers == sorted(numbers) and (not numbers or frame.first <= numbers[0] <= numbers[-1] <= frame.last)
+    if not valid:
         raise ArchiveDamaged(f"lines {frame.first} to {frame.last} have other numbers than their record says")
     return lines
 
 
 def _entry_number(line: bytes) -> int:
-    """The number of one of the JSON Lines, of a gap its last; 0 for a stray."""
+    """The number of an entry's JSON. A gap has that of its last line, and an entry out of sequence has 0."""
     entry = decode_entry(line)
     if isinstance(entry, Line):
         return entry.sequence_num
@@ -221,13 +227,13 @@ def _entry_number(line: bytes) -> int:
 
 
 def decode_entry(line: bytes) -> Entry:
-    """What one of the JSON Lines says."""
-    said: dict[str, Any] = orjson.loads(line)
-    if "message" in said:
-        return Line.from_json(said)
-    if "gap" in said:
-        return Gap(said["gap"]["from"], said["gap"]["to"], said["gap"]["reason"])
-    return OutOfSequence(said["stray"])
+    """The entry in one of the JSON Lines."""
+    fields: dict[str, Any] = orjson.loads(line)
+    if "message" in fields:
+        return Line.from_json(fields)
+    if "gap" in fields:
+        return Gap(fields["gap"]["from"], fields["gap"]["to"], fields["gap"]["reason"])
+    return OutOfSequence(fields["stray"])
 
 
 def rewrite(
@@ -239,9 +245,10 @@ def rewrite(
     change: LineChange,
     pause: Callable[[], object] = bool,
 ) -> tuple[Chunk, bytes, list[int]] | None:
-    """``chunk`` with the lines ``first`` to ``last`` changed: its record, its object, and the numbers of those.
+    """Applies ``change`` to the lines ``first`` to ``last`` of ``chunk``, whose object has the bytes ``data``.
 
-    None when no line was. ``data`` is its object; ``pause`` is called for each frame. Raises :class:`ArchiveDamaged`.
+    Returns the new record, the new object's bytes, and the numbers of the changed lines; None when no line changed.
+    ``pause`` is called before each frame. Raises :class:`ArchiveDamaged`.
     """
     changed: list[int] = []
     texts: dict[Frame, bytes] = {}
@@ -253,23 +260,22 @@ def rewrite(
                 texts[frame] = text
     if not changed:
         return None
-    said, frames, packed, offset = hashlib.sha256(), [], [], 0
+    text_hash, frames, parts, offset = hashlib.sha256(), [], [], 0
     for frame in chunk.frames:
         pause()
         text = texts.get(frame)
         if text is None:
-            said.update(_frame_text(frame, data))
+            text_hash.update(_frame_text(frame, data))
             part = data[frame.offset : frame.offset + frame.size]
             frames.append(frame._replace(offset=offset))
         else:
-            said.update(text)
+            text_hash.update(text)
             part = compress_frame(text)
             frames.append(frame._replace(offset=offset, size=len(part), text_size=len(text)))
-        packed.append(part)
+        parts.append(part)
         offset += len(part)
-    whole = b"".join([*packed, seek_table(frames)])
-    digest = said.hexdigest()
-    # By its bytes, as a chunk that was packed.
+    whole = b"".join([*parts, seek_table(frames)])
+    digest = text_hash.hexdigest()
     name = object_name(job, chunk.first, chunk.last, hashlib.sha256(whole).hexdigest())
     return Chunk(chunk.first, chunk.last, name, len(whole), digest, tuple(frames)), whole, changed
 
@@ -279,15 +285,15 @@ def _frame_text(frame: Frame, data: bytes) -> bytes:
 
 
 def _changed_text(text: bytes, first: int, last: int, change: LineChange, changed: list[int]) -> bytes | None:
-    """``text`` with its lines changed, their numbers added to ``changed``; None where none was."""
+    """``text`` after the changes; None when no line changed. Adds the numbers of changed lines to ``changed``."""
     before = len(changed)
     lines = text.splitlines()
-    for place, spelt in enumerate(lines):
-        said = orjson.loads(spelt)
-        if "message" not in said or not first <= said["sequence_num"] <= last:
+    for index, encoded in enumerate(lines):
+        fields = orjson.loads(encoded)
+        if "message" not in fields or not first <= fields["sequence_num"] <= last:
             continue
-        line = change(Line.from_json(said))
+        line = change(Line.from_json(fields))
         if line is not None:
-            lines[place] = orjson.dumps(line.to_json())
+            lines[index] = orjson.dumps(line.to_json())
             changed.append(line.sequence_num)
     return b"\n".join([*lines, b""]) if len(changed) > before else None

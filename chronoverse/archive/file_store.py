@@ -1,4 +1,4 @@
-"""The archive as files below a directory."""
+"""An object store in files."""
 
 import contextlib
 import os
@@ -9,41 +9,41 @@ from pathlib import Path
 from chronoverse.archive.object_store import StoredObject
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 
-#: What the name of a file begins with that is still being written. No object's does.
+#: The name of a file begins so while it is being written. No object's name does.
 _TEMPORARY_PREFIX = ".writing-"
 
 
 class FileObjectStore:
-    """Objects below ``directory``, which is made when it is first written to. See :class:`ObjectStore`."""
+    """Stores objects as files below ``directory``. The first object creates it. See :class:`ObjectStore`."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def put(self, name: str, data: bytes) -> None:
-        """Writes a file beside it, has that on the disk, and renames it: the object is there whole or not at all."""
+        """Writes a temporary file, syncs it to the disk, and renames it. So the object is there whole or not at all."""
         path = self._directory / name
         with _translate_errors():
             self._make_directory(path.parent)
-            writing = path.with_name(f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+            temporary = path.with_name(f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}")
             try:
-                descriptor = os.open(writing, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 with open(descriptor, "wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                writing.rename(path)
+                temporary.rename(path)
             except FileNotFoundError as error:
-                # Somebody has emptied the folder meanwhile, and so deleted it, or has swept what was half written.
+                # Meanwhile somebody has deleted the folder with its last object, or the temporary file.
                 raise ArchiveUnavailable(f"{name} was deleted while it was written") from error
             except BaseException:
-                writing.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
                 raise
             self._sync(path.parent)
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         try:
             with _translate_errors(), (self._directory / name).open("rb") as file:
-                # A record may ask for any place and any size, and Python makes room for all that it is asked to read.
+                # A record in the store may name any offset and size, and read() allocates all that it is asked for.
                 size = os.fstat(file.fileno()).st_size
                 start, stop = min(start, size), size if stop is None else min(stop, size)
                 file.seek(start)
@@ -63,14 +63,14 @@ class FileObjectStore:
         with _translate_errors():
             for path in sorted((self._directory / prefix).rglob("*")):
                 with contextlib.suppress(FileNotFoundError):
-                    found = path.stat()
+                    status = path.stat()
                     if path.is_file():
-                        yield StoredObject(str(path.relative_to(self._directory)), found.st_size, found.st_mtime)
+                        yield StoredObject(str(path.relative_to(self._directory)), status.st_size, status.st_mtime)
 
     def _make_directory(self, directory: Path) -> None:
-        """Makes ``directory`` and those above it. Only this user may enter those that are below the archive's own.
+        """Creates ``directory`` and its parents. Only this user may enter those below the archive's own directory.
 
-        ``mkdir(parents=True)`` would give the mode to the last one only.
+        ``mkdir(parents=True)`` would set the mode of the last one only.
         """
         if directory.is_dir():
             return
@@ -79,13 +79,13 @@ class FileObjectStore:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _sync(self, directory: Path) -> None:
-        """The entries of ``directory`` and those above it that may be new, safe on the disk."""
+        """Syncs ``directory``, and its parents up to the archive's, since each may have a new entry."""
         for each in (directory, *directory.parents):
-            handle = os.open(each, os.O_RDONLY)
+            descriptor = os.open(each, os.O_RDONLY)
             try:
-                os.fsync(handle)
+                os.fsync(descriptor)
             finally:
-                os.close(handle)
+                os.close(descriptor)
             if each == self._directory.parent:
                 return
 

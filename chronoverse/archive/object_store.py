@@ -1,4 +1,4 @@
-"""What the archive needs of a place for objects; and what may go wrong there."""
+"""The interface of an object store, as the archive needs one, and how to open the one that the settings name."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 
 class StoredObject(NamedTuple):
-    """An object that is there: its name, its bytes, and when it was written, in Unix seconds."""
+    """An object as a listing shows it: its name, its size in bytes, and when it was written, in Unix seconds."""
 
     name: str
     size: int
@@ -15,30 +15,33 @@ class StoredObject(NamedTuple):
 
 
 class ObjectStore(Protocol):
-    """Whole objects under names with slashes. An object that was put is never changed, only deleted.
+    """Stores whole objects under names with slashes. An object that was put is never changed, only deleted.
 
-    Raises of any method: :class:`ArchiveUnavailable` when the place does not answer, and is worth a retry.
+    Every method raises :class:`ArchiveUnavailable` when the object store does not answer. A retry may help then.
     """
 
     def put(self, name: str, data: bytes) -> None:
-        """Stores an object whole, safe from a power cut when this returns. Putting the same again changes nothing."""
+        """Stores a whole object. It survives a power cut once this has returned. Putting the same again is harmless."""
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """Its bytes from ``start`` up to ``stop``. Raises :class:`ArchiveDamaged` when there is no such object."""
+        """The object's bytes from ``start`` up to ``stop``. Raises :class:`ArchiveDamaged` if there is no such object.
+
+        A ``stop`` beyond the object's end is cut to its end.
+        """
 
     def delete(self, name: str) -> None:
-        """Deletes it; nothing happens when there is no such object."""
+        """Deletes the object. Nothing happens if there is no such object."""
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """The objects whose names start with ``prefix``, which ends with a slash."""
+        """The objects whose names start with ``prefix``, which is empty or ends with a slash."""
 
 
 def open_object_store(url: str) -> ObjectStore:
-    """The place that ``CHRONOVERSE_ARCHIVE_URL`` names: ``file:///DIRECTORY`` or ``s3://BUCKET/PREFIX``.
+    """The object store that ``CHRONOVERSE_ARCHIVE_URL`` names: ``file:///DIRECTORY`` or ``s3://BUCKET/PREFIX``.
 
-    Raises: :class:`SettingsError` when what it takes is not installed.
+    Raises: :class:`SettingsError` when the library that it needs is not installed.
     """
-    # Both import this module.
+    # These modules import this one.
     from chronoverse.archive.file_store import FileObjectStore
     from chronoverse.archive.s3_store import S3ObjectStore
 

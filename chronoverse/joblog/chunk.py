@@ -1,9 +1,9 @@
-"""What is known of an archived log: its chunks, and in each the frames that can be read by themselves.
+"""The records of an archived log: its chunks, and the frames of each chunk.
 
-A job's lines lie in *chunks*, one object each, that follow each other without a hole: the numbers of the first begin
-where the log began, those of the next right behind. A chunk is a row of *frames*, each a zstd frame of its own, of
-JSON Lines: so any line can be had by reading one frame. The store keeps the record of every chunk, by its last number,
-and only what is recorded there is part of the log.
+A job's archived lines are in *chunks*. Each chunk is one object. The first chunk begins with the log's first number.
+Each further chunk begins with the number after the last one of the chunk before it. A chunk is a sequence of *frames*.
+A frame is a zstd frame of JSON Lines, so a reader of any line needs to read only one frame. The store has a record of
+every chunk under the chunk's last number. Only chunks with a record are part of the log.
 """
 
 import re
@@ -16,25 +16,27 @@ import orjson
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.values import MAX_NUMBER, JobRef
 
-#: Bytes of JSON Lines in one frame: what is read and unpacked to show any page. Larger ones pack no better.
+#: Bytes of JSON Lines in one frame. So much is read and decompressed to show any page. Larger frames do not compress
+#: better.
 FRAME_BYTES: Final = 256 * 2**10
-#: Bytes of JSON Lines in one chunk, about: what is written at once, and held in memory for it.
+#: Bytes of JSON Lines in one chunk, approximately. An archiver holds so much in memory and writes it at once.
 CHUNK_BYTES: Final = 16 * 2**20
-#: What the names of chunks end with.
+#: The end of a chunk's object name.
 _SUFFIX: Final = ".jsonl.zst"
-#: The object beside a job's chunks that says what they are, for whoever has nothing but the archive.
+#: The name of a job's manifest in its folder. It describes the chunks to those who have only the archive.
 MANIFEST: Final = "job.json"
-#: The names of objects in a job's folder: one part of a path that leads nowhere else.
+#: The names that objects in a job's folder may have: a single part of a path, and neither ``.`` nor ``..``.
 _OBJECT: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
 
 _last_number = attrgetter("last")
 
 
 class Frame(NamedTuple):
-    """A zstd frame at ``offset`` of its object, ``size`` bytes, with numbers ``first`` to ``last``.
+    """A zstd frame of ``size`` bytes at ``offset`` of its object, with the numbers ``first`` to ``last``.
 
-    ``earliest`` and ``latest`` are its lines' times as ``iso_timestamp`` spells them, or both empty where a line has
-    another spelling. ``plain``: every number is a line, one after the other, and nothing else is there.
+    ``text_size`` is the bytes of its JSON Lines. ``earliest`` and ``latest`` are the bounds of its lines' times, as
+    ``iso_timestamp`` formats them; both are empty when a line has a time of another format. ``plain`` means that every
+    number is a line, and that there are no other entries.
     """
 
     first: int
@@ -48,7 +50,10 @@ class Frame(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """An object ``name`` of ``size`` bytes. ``sha256`` is of the JSON Lines in it, in hexadecimal."""
+    """The record of a chunk, which is the object ``name`` of ``size`` bytes.
+
+    ``sha256`` is the hash of its JSON Lines, in hexadecimal.
+    """
 
     first: int
     last: int
@@ -63,49 +68,49 @@ class Chunk(NamedTuple):
         return sum(frame.text_size for frame in self.frames)
 
     def frame_index(self, number: int) -> int:
-        """Which of its frames has ``number``, at most its last; the first, where the number is before all."""
+        """The index of the frame with ``number``, which is at most ``last``. A lower number than any gives 0."""
         return bisect_left(self.frames, number, key=_last_number)
 
     def to_json(self) -> bytes:
-        """The record: each frame as last number, bytes packed, bytes unpacked, times, plain or not."""
+        """The record as JSON. A frame is a list: last number, size, text size, earliest, latest, plain as 0 or 1."""
         frames = [[*each[1:2], *each[3:7], int(each.plain)] for each in self.frames]
-        known = {"first": self.first, "last": self.last, "object": self.name, "bytes": self.size}
-        return orjson.dumps({**known, "sha256": self.sha256, "frames": frames})
+        fields = {"first": self.first, "last": self.last, "object": self.name, "bytes": self.size}
+        return orjson.dumps({**fields, "sha256": self.sha256, "frames": frames})
 
     def with_unique_name(self, unique: str) -> "Chunk":
-        """The chunk under a name that nobody has used: ``unique`` is random hex.
+        """The chunk under a name that was never used before. ``unique`` is random hex.
 
-        An object's name is written once. So whoever deletes an object, however late, deletes nothing else.
+        No two objects ever have the same name. So a late deletion deletes no other object.
         """
         return self._replace(name=f"{self.name.removesuffix(_SUFFIX)}-{unique}{_SUFFIX}")
 
     @classmethod
     def from_json(cls, job: JobRef, text: bytes) -> "Chunk":
-        """A chunk of ``job`` out of its record.
+        """Parses and checks the record of a chunk of ``job``. Raises: :class:`ArchiveDamaged`.
 
-        Whoever may write the job's keys may have written the record: so nothing in it is believed that could lead out
-        of the job's folder, or that a reader would stumble over. Raises: :class:`ArchiveDamaged`.
+        Anybody who may write the job's keys may have written the record. So a name outside the job's folder is refused,
+        and so are numbers and sizes that would break a reader.
         """
         try:
-            known: dict[str, Any] = orjson.loads(text)
+            fields: dict[str, Any] = orjson.loads(text)
             frames: list[Frame] = []
-            first, offset = known["first"], 0
-            for last, size, text_size, earliest, latest, plain, *_ in known["frames"]:
+            first, offset = fields["first"], 0
+            for last, size, text_size, earliest, latest, plain, *_ in fields["frames"]:
                 frames.append(Frame(first, last, offset, size, text_size, earliest, latest, bool(plain)))
                 first, offset = last + 1, offset + size
-            name, sha256 = known["object"], known["sha256"]
-            found = cls(known["first"], known["last"], name, known["bytes"], sha256, tuple(frames))
+            name, sha256 = fields["object"], fields["sha256"]
+            chunk = cls(fields["first"], fields["last"], name, fields["bytes"], sha256, tuple(frames))
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise ArchiveDamaged(f"the record of a chunk of {job} cannot be read") from error
-        if wrong := _invalidity(found):
+        if wrong := _invalidity(chunk):
             raise ArchiveDamaged(f"the record of a chunk of {job} {wrong}")
-        if not is_object_of(job, found.name):
+        if not is_object_of(job, chunk.name):
             raise ArchiveDamaged(f"the record of a chunk of {job} names an object that is not the job's")
-        return found
+        return chunk
 
 
 def _invalidity(chunk: Chunk) -> str:
-    """What is wrong with a record, in words; empty for one that is sound."""
+    """What is wrong with a record, in words; empty for a valid one."""
     lasts = [frame.last for frame in chunk.frames]
     numbers = [chunk.first, chunk.last, *lasts]
     sizes = [chunk.size, *(size for frame in chunk.frames for size in (frame.size, frame.text_size))]
@@ -116,23 +121,23 @@ def _invalidity(chunk: Chunk) -> str:
         return "has sizes that no object has"
     if not all(isinstance(text, str) for text in texts):
         return "has other values where texts should be"
-    # A frame of strays alone ends with the number that the frame before it ends with.
+    # A frame that has only entries out of sequence ends with the same number as the frame before it.
     if not lasts or lasts != sorted(lasts) or lasts[-1] != chunk.last or not chunk.first <= lasts[0] + 1:
         return "has frames that do not follow each other"
     return ""
 
 
 def folder(job: JobRef) -> str:
-    """What the names of a job's objects start with. Its ids hold no slash and begin with no dot."""
+    """The prefix of the names of a job's objects. Ids contain no slash and do not begin with a dot."""
     return f"{job.workflow_id}/{job.job_id}/"
 
 
 def is_object_of(job: JobRef, name: str) -> bool:
-    """Whether ``name`` is that of an object right in the job's folder. Asked before a name from the store is used."""
+    """Whether ``name`` is a valid name in the job's folder. Checked before a name from the store is used."""
     prefix = folder(job)
     return name.startswith(prefix) and _OBJECT.fullmatch(name[len(prefix) :]) is not None
 
 
 def object_name(job: JobRef, first: int, last: int, sha256: str) -> str:
-    """What a chunk's name begins with. ``sha256`` is of the object's bytes; see :meth:`Chunk.with_unique_name`."""
+    """A chunk's name without the unique part: see :meth:`Chunk.with_unique_name`. ``sha256`` is the object's hash."""
     return f"{folder(job)}{first:015d}-{last:015d}-{sha256[:16]}{_SUFFIX}"

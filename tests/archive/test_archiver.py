@@ -166,8 +166,8 @@ def test_a_lost_log_of_a_lost_runner_ends_behind_its_archive(bench: Bench, objec
     append(bench.store, attempt, 1, MANY)
     archive(bench.store, objects)
     bench.ask("DEL", bench.key("log"))
-    bench.lose_lease()
-    job = bench.another(lease_seconds=1).get_job(JOB)
+    bench.expire_lease()
+    job = bench.new_store(lease_seconds=1).get_job(JOB)
     assert job is not None
     assert job.status is Status.LOST
     assert job.last == job.archived
@@ -261,12 +261,12 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectSto
     bench.store.catalog.set_retention("wf_2", round(30 * DAY))
     for days in (1, 6):
         for job in (JOB, other):
-            bench.end_seen(days * DAY, job)
+            bench.set_end_seen(days * DAY, job)
         # The archiver's own clock does not matter.
         archive(bench.store, objects, retention_seconds=7 * DAY, clock=lambda: time.time() + 100 * DAY)
         assert bench.store.get_job(JOB) is not None
     for job in (JOB, other):
-        bench.end_seen(8 * DAY, job)
+        bench.set_end_seen(8 * DAY, job)
     archive(bench.store, objects, retention_seconds=7 * DAY)
     assert bench.store.get_job(JOB) is None
     assert bench.store.listing.page(JOB.workflow_id, None, 9) == []
@@ -339,7 +339,7 @@ def test_what_begins_while_the_rest_of_a_job_is_deleted_stays(bench: Bench, obje
     assert bench.store.append(Attempt(JOB, "token", 1, 1), make_lines(11, 1)) == 12
 
 
-@pytest.mark.parametrize("step", ["doomed", "object deleted"])
+@pytest.mark.parametrize("step", ["marked for deletion", "object deleted"])
 def test_a_deletion_that_was_cut_short_goes_on(bench: Bench, objects: FileObjectStore, step: str) -> None:
     """Nobody sees the job in between, and nobody can open it."""
     bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
@@ -373,7 +373,7 @@ def test_a_hash_that_was_lost_is_told_again(bench: Bench, objects: FileObjectSto
 
 
 @pytest.mark.parametrize(
-    "step", [pytest.param(step, marks=() if step in ("put", "sealed") else pytest.mark.long) for step in STEPS]
+    "step", [pytest.param(step, marks=() if step in ("put", "committed") else pytest.mark.long) for step in STEPS]
 )
 def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step: str) -> None:
     """Two in a row, each behind the same step, of a log that runs and of one that has ended: nothing is lost."""

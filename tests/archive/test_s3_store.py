@@ -63,6 +63,7 @@ def test_objects(server: tuple[str, int]) -> None:
     assert boto3.client("s3").get_object(Bucket=BUCKET, Key="some/place/wf_1/job_10/b")["Body"].read() == b""
 
 
+@pytest.mark.long
 def test_more_objects_than_one_answer_lists(server: tuple[str, int]) -> None:
     """A thousand is the most that S3 names at once."""
     objects = S3ObjectStore(BUCKET, "many")
@@ -116,9 +117,9 @@ def test_what_breaks_on_the_way_is_asked_for_again(proxy: FaultProxy) -> None:
     """Once is not noticed."""
     objects = hasty("broken")
     objects.put("a", b"x" * 300_000)
-    proxy.drop_reply(passing=100_000, asked=b"GET")
+    proxy.drop_reply(passing=100_000, request=b"GET")
     assert objects.get("a") == b"x" * 300_000
-    proxy.drop_request(passing=100, asked=b"PUT")
+    proxy.drop_request(passing=100, request=b"PUT")
     objects.put("b", b"y" * 100_000)
     assert objects.get("b") == b"y" * 100_000
 
@@ -137,7 +138,7 @@ def test_away_is_said_in_bounded_time(proxy: FaultProxy, fault: str) -> None:
     elif fault == "trickle":
         proxy.throttle(80_000, DOWN)
     else:
-        proxy.drop_reply(passing=500_000, asked=b"GET", times=100)
+        proxy.drop_reply(passing=500_000, request=b"GET", times=100)
     with pytest.raises(ArchiveUnavailable):
         objects.get("a")
     assert time.monotonic() - began < BOUND_SECONDS

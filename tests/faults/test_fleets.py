@@ -12,7 +12,7 @@ from tests.faults.emitter import EXIT_CODE
 from tests.faults.runner import Runner
 from tests.faults.stage import Stage, passing
 from tests.faults.watching import Watcher, longest_silence, silence
-from tests.support.fleets import Cluster, Watched
+from tests.support.fleets import Cluster, SentinelFleet
 from tests.support.waiting import wait_until
 
 #: Whole seconds of the lease: longer than any change of servers takes.
@@ -75,14 +75,14 @@ def test_a_slot_moves_and_a_master_dies_in_a_cluster(cluster: Cluster, tmp_path:
         ends_clean(stage, other)
 
 
-def test_row_5_a_master_is_cut_off_from_its_sentinels(watched: Watched, tmp_path: Path) -> None:
+def test_row_5_a_master_is_cut_off_from_its_sentinels(sentinels: SentinelFleet, tmp_path: Path) -> None:
     """It goes on answering us, yet nobody stays there, and what it took after the others left is sent again."""
-    with Stage(tmp_path, lease=LEASE_SECONDS, judge_after=60, fleet=watched, edge=True) as stage:
+    with Stage(tmp_path, lease=LEASE_SECONDS, judge_after=60, fleet=sentinels, edge=True) as stage:
         runner, watchers = stage.play(JobRef("fleet", "row-5"), durability="replicated")
-        store = Store(watched.url)
+        store = Store(sentinels.url)
         assert store.read_sequential(runner.job, 0, 1)
-        lost = watched.cut_off()
-        wait_until(lambda: watched.master is not lost, RECOVERY_SECONDS, "the Sentinels name another master")
+        lost = sentinels.cut_off()
+        wait_until(lambda: sentinels.master is not lost, RECOVERY_SECONDS, "the Sentinels name another master")
         named = time.monotonic()
         recovers(watchers, named + CHECK_MASTER_SECONDS, "cut off")
         seen = watchers[0].highest - 1
@@ -92,5 +92,5 @@ def test_row_5_a_master_is_cut_off_from_its_sentinels(watched: Watched, tmp_path
             "old lines come from the new master",
         )
         store.close()
-        watched.rejoin(lost)
+        sentinels.rejoin(lost)
         ends_clean(stage, runner)

@@ -50,7 +50,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apart]:
         running(directory / "store") as store,
         serving(directory, store.url, heartbeat_seconds=HEARTBEAT_SECONDS, bind="0.0.0.0:0") as service,
     ):
-        links.impatient(RETRIES)
+        links.limit_tcp_retries(RETRIES)
         (directory / "nginx").mkdir()
         nginx = Nginx(
             directory / "nginx",

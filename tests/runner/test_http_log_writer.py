@@ -256,7 +256,7 @@ def test_a_connection_that_was_closed_while_idle_is_not_an_error(
         attempt = ledger.open(job, token())
         proxy.drop_reply()
         ledger.renew(attempt)
-    assert proxy.tally.cut == 1
+    assert proxy.traffic.cut == 1
 
 
 def test_only_what_is_worth_it_is_compressed() -> None:
@@ -279,7 +279,7 @@ def fault(proxy: FaultProxy, chance: random.Random) -> None:
 
 
 def _cut_or_printed(proxy: FaultProxy, cuts: int, run: RunningJob) -> bool:
-    return proxy.tally.cut >= cuts or run.out.getvalue().count(b"\n") == 6000
+    return proxy.traffic.cut >= cuts or run.out.getvalue().count(b"\n") == 6000
 
 
 def test_answers_lost_at_any_moment_double_nothing(
@@ -303,7 +303,7 @@ def test_answers_lost_at_any_moment_double_nothing(
 
     assert read_lines(redis_server, job) == [str(number) for number in range(6000)]
     assert read_log(redis_server, job)[1] is not None
-    assert proxy.tally.cut >= 3
+    assert proxy.traffic.cut >= 3
 
 
 def test_a_service_that_comes_back_gets_every_line(tmp_path: Path, redis_server: RedisServer, job: JobRef) -> None:

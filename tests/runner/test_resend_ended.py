@@ -25,6 +25,7 @@ from chronoverse.runner.resend import resend_spool as deliver_file
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import orphaned_spools
 from chronoverse.store import Store
+from tests.support.commands import called
 from tests.support.jobs import JOB, key, read_lines, read_log
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service
@@ -71,14 +72,7 @@ def deliver(
     server: RedisServer, tmp_path: Path, *arguments: Any, **settings: Any
 ) -> "subprocess.CompletedProcess[str]":
     """Runs ``chronoverse deliver …`` to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "chronoverse", "deliver", *map(str, arguments)],
-        env=environ(server, tmp_path, **settings),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return called("deliver", *map(str, arguments), environ=environ(server, tmp_path, **settings))
 
 
 def killed(server: RedisServer, tmp_path: Path, **settings: Any) -> Path:
@@ -97,8 +91,8 @@ def killed(server: RedisServer, tmp_path: Path, **settings: Any) -> Path:
         server.kill()
         runner.stdin.write(b"\n")
         runner.stdin.flush()
-        while runner.stderr.readline() != b"%d\n" % (ALL - 1):
-            pass
+        while (line := runner.stderr.readline()) != b"%d\n" % (ALL - 1):
+            assert line, "the runner is gone"
         time.sleep(0.5)  # until its last lines are in the file
         runner.kill()
     server.start()
@@ -277,6 +271,7 @@ def service(server: RedisServer, tmp_path: Path) -> Iterator[Service]:
         yield service
 
 
+@pytest.mark.long
 def test_through_a_service_all_is_as_it_is_beside_the_store(
     server: RedisServer, service: Service, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""The store as a Cluster: every operation wherever its keys are, one reader for all of them, and slots that move."""
+"""The store as a Cluster: operations on every master, one live reader for all slots, and slots that move."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ from tests.support.bench import NOW, make_lines
 from tests.support.fleets import Cluster
 from tests.support.waiting import wait_until
 
-#: Seconds a read blocks: where nothing is to come, and where something is.
+#: Seconds that a read blocks: where no line comes, and where one does.
 SHORT: Final = 0.1
 LONG: Final = 5.0
 
@@ -45,17 +45,17 @@ def jobs(cluster: Cluster, store: Store) -> list[JobRef]:
 
 
 @contextlib.contextmanager
-def reading(store: Store, block_seconds: float, most: int = MAX_SLOT_READERS) -> Iterator[SlotReaders]:
-    """The store's reader, with ``most`` slots in a lane of their own."""
+def reading(store: Store, block_seconds: float, max_slot_readers: int = MAX_SLOT_READERS) -> Iterator[SlotReaders]:
+    """The store's live reader. At most ``max_slot_readers`` slots have a reader of their own."""
     reader = store.live_reader(block_seconds)
     assert isinstance(reader, SlotReaders)
-    reader._max_slot_readers = most
+    reader._max_slot_readers = max_slot_readers
     yield reader
     reader.close()
 
 
-def lanes() -> int:
-    """How many lanes there are in this process."""
+def slot_readers() -> int:
+    """How many slot readers there are in this process."""
     return len([each for each in threading.enumerate() if each.name == "tail-slot"])
 
 
@@ -64,10 +64,12 @@ def numbers(found: object) -> dict[JobRef, list[bytes]]:
     return {job: [entry_id for entry_id, _ in entries] for job, entries in found}
 
 
-def all_of(reader: SlotReaders, cursors: dict[JobRef, int]) -> dict[JobRef, list[bytes]]:
-    """What comes for each of the jobs."""
+def read_all(reader: SlotReaders, cursors: dict[JobRef, int]) -> dict[JobRef, list[bytes]]:
+    """The ids that come for each of the jobs."""
     found: dict[JobRef, list[bytes]] = {}
-    wait_until(lambda: found.update(numbers(reader.read(cursors, 100))) or len(found) == len(cursors), 5, "all is read")
+    wait_until(
+        lambda: found.update(numbers(reader.read(cursors, 100))) or len(found) == len(cursors), 5, "all are read"
+    )
     return found
 
 
@@ -87,9 +89,9 @@ def test_every_operation_finds_its_server(store: Store, cluster: Cluster, prefix
         assert [entry_id for entry_id, _ in store.read(job, 1, 2)] == [b"2-0", b"3-0"]
         assert [entry_id for entry_id, _ in store.page(job, before=4, count=1)] == [b"3-0"]
         store.finish(attempt, Status.COMPLETED, 0, 0, 5)
-        looked = store.get_job(job)
-        assert looked
-        assert (looked.status, looked.last) == (Status.COMPLETED, 4)
+        found_job = store.get_job(job)
+        assert found_job
+        assert (found_job.status, found_job.last) == (Status.COMPLETED, 4)
         assert [job_id for _, job_id in store.listing.page(job.workflow_id, None, 10)] == ["job_1"]
         foreign = JobRef(job.workflow_id, "job_2")
         cluster.ask("XADD", f"{prefix}:{{{job.workflow_id}}}:job_2:log", "1-0", "message", "a line")
@@ -101,16 +103,16 @@ def test_every_operation_finds_its_server(store: Store, cluster: Cluster, prefix
     store.ping()
 
 
-def test_looks_at_many_jobs_come_in_their_order(store: Store, jobs: list[JobRef]) -> None:
-    """Whichever server each is on, those that are not there too."""
+def test_get_jobs_keeps_the_order(store: Store, jobs: list[JobRef]) -> None:
+    """The jobs are on different servers, and one does not exist."""
     unknown = JobRef(jobs[1].workflow_id, "unknown")
     found = store.get_jobs([*jobs, unknown, *reversed(jobs)])
 
     assert [job.ref if isinstance(job, Job) else job for job in found] == [*jobs, None, *reversed(jobs)]
 
 
-def test_what_is_safe_is_asked_where_the_job_is(cluster: Cluster, prefix: str) -> None:
-    """By the master that has a replica."""
+def test_the_durability_probe_asks_the_jobs_master(cluster: Cluster, prefix: str) -> None:
+    """That master has a replica."""
     store = Store(cluster.url, prefix=prefix, durability=Durability.REPLICATED)
     attempt = store.open(JobRef(cluster.workflow(cluster.pair[0]), "job_1"), "token")
     store.append(attempt, make_lines(1, 2))
@@ -121,94 +123,95 @@ def test_what_is_safe_is_asked_where_the_job_is(cluster: Cluster, prefix: str) -
 
 
 def test_one_reader_reads_jobs_of_all_slots(store: Store, jobs: list[JobRef]) -> None:
-    """What has come, and what comes."""
+    """It brings the lines that are there, and then waits."""
     with reading(store, SHORT) as reader:
-        assert all_of(reader, dict.fromkeys(jobs, 1)) == {job: [b"2-0"] for job in jobs}
+        assert read_all(reader, dict.fromkeys(jobs, 1)) == {job: [b"2-0"] for job in jobs}
         assert reader.read(dict.fromkeys(jobs, 2), 100) == []
         assert all(reader.silent_seconds(job) < 1 for job in jobs)
 
 
-def test_slots_beyond_the_bound_share_a_lane(store: Store, jobs: list[JobRef], cluster: Cluster) -> None:
-    """One for each server. It does not block, and so finds them a little later."""
-    beside = JobRef(cluster.workflow(cluster.masters()[1], "beside"), "job_1")
-    store.append(store.open(beside, "token"), make_lines(1, 2))
-    jobs = [*jobs, beside]
-    with reading(store, SHORT, most=1) as reader:
-        assert all_of(reader, dict.fromkeys(jobs, 0)) == {job: [b"1-0", b"2-0"] for job in jobs}
-        assert lanes() == 3
-        # A server's lane goes with the last job that needs it, or each server that ever was would keep its thread.
-        wait_until(lambda: reader.read({jobs[0]: 2}, 100) == [] and lanes() == 1, 5, "the shared lanes are gone")
+def test_slots_beyond_the_bound_share_a_reader(store: Store, jobs: list[JobRef], cluster: Cluster) -> None:
+    """There is one shared reader for each server. It is closed when no job needs it."""
+    second = JobRef(cluster.workflow(cluster.masters()[1], "second"), "job_1")
+    store.append(store.open(second, "token"), make_lines(1, 2))
+    jobs = [*jobs, second]
+    with reading(store, SHORT, max_slot_readers=1) as reader:
+        assert read_all(reader, dict.fromkeys(jobs, 0)) == {job: [b"1-0", b"2-0"] for job in jobs}
+        assert slot_readers() == 3
+        wait_until(lambda: reader.read({jobs[0]: 2}, 100) == [] and slot_readers() == 1, 5, "one reader is left")
 
 
-def test_a_job_that_joins_is_read_at_once(store: Store, jobs: list[JobRef]) -> None:
-    """In a slot that is being waited for already, and in another."""
+def test_a_new_job_is_read_at_once(store: Store, jobs: list[JobRef]) -> None:
+    """It is in a slot whose reader is waiting already, or in another slot."""
     first, other = jobs[0], jobs[1]
-    beside = JobRef(first.workflow_id, "job_2")
-    attempts = {job: store.open(job, "token") for job in (beside,)}
+    second = JobRef(first.workflow_id, "job_2")
+    attempts = {job: store.open(job, "token") for job in (second,)}
     with reading(store, LONG) as reader:
         threading.Timer(0.2, reader.interrupt).start()
         assert reader.read({first: 2}, 100) == []
         began = time.monotonic()
-        threading.Timer(0.2, store.append, (attempts[beside], make_lines(1, 1))).start()
-        assert numbers(reader.read({first: 2, beside: 0}, 100)) == {beside: [b"1-0"]}
-        assert numbers(reader.read({first: 2, beside: 1, other: 1}, 100)) == {other: [b"2-0"]}
+        threading.Timer(0.2, store.append, (attempts[second], make_lines(1, 1))).start()
+        assert numbers(reader.read({first: 2, second: 0}, 100)) == {second: [b"1-0"]}
+        assert numbers(reader.read({first: 2, second: 1, other: 1}, 100)) == {other: [b"2-0"]}
         assert time.monotonic() - began < LONG / 2
     assert slot_of(first.workflow_id) != slot_of(other.workflow_id)
 
 
-@pytest.mark.parametrize("most", [MAX_SLOT_READERS, 1], ids=["lanes", "shared lanes"])
+@pytest.mark.parametrize("max_slot_readers", [MAX_SLOT_READERS, 1], ids=["own readers", "shared readers"])
 def test_a_server_that_stands_still_silences_only_its_own_jobs(
-    store: Store, jobs: list[JobRef], cluster: Cluster, most: int
+    store: Store, jobs: list[JobRef], cluster: Cluster, max_slot_readers: int
 ) -> None:
-    """The others are read on, and it is known whose server says nothing."""
+    """Jobs on the other servers are read, and the reader knows which server does not answer."""
     number = next(each for each in cluster.masters() if each not in cluster.pair)
     (silent,) = [job for job in jobs if cluster.owner(job.workflow_id) == number]
     others = [job for job in jobs if job != silent]
-    with reading(store, SHORT, most) as reader:
-        all_of(reader, dict.fromkeys(jobs, 1))
+    with reading(store, SHORT, max_slot_readers) as reader:
+        read_all(reader, dict.fromkeys(jobs, 1))
         os.kill(cluster.servers[number].pid, signal.SIGSTOP)
         try:
             wait_until(
                 lambda: reader.read(dict.fromkeys(jobs, 2), 100) or reader.silent_seconds(silent) > 0.4,
                 5,
-                "it is noticed",
+                "the silence is noticed",
             )
             assert all(reader.silent_seconds(job) < 0.4 for job in others)
         finally:
             os.kill(cluster.servers[number].pid, signal.SIGCONT)
         wait_until(
-            lambda: reader.read(dict.fromkeys(jobs, 2), 100) or reader.silent_seconds(silent) < 0.4, 5, "it is back"
+            lambda: reader.read(dict.fromkeys(jobs, 2), 100) or reader.silent_seconds(silent) < 0.4,
+            5,
+            "it answers",
         )
 
 
 def test_a_server_that_stands_still_is_the_last_to_be_asked_for_the_map(cluster: Cluster) -> None:
-    """Each command to it that fails has the map asked for, and everybody waits for the answer.
+    """Each failed command makes the map stale, and all callers wait for the next one.
 
-    It is the node that the last moved slot went to, which is asked first while it answers.
+    Here the server is also the one that the last slot moved to, which is asked first while it answers.
     """
     now = [0.0]
-    place = ClusterTopology(RedisUrl.parse(cluster.url), clock=lambda: now[0])
+    topology = ClusterTopology(RedisUrl.parse(cluster.url), clock=lambda: now[0])
     number = next(each for each in cluster.masters() if each not in cluster.pair)
     sick, healthy = cluster.workflow(number), cluster.workflow(cluster.pair[0])
-    place.run(healthy, lambda client: client.execute_command("PING"))
-    place.report_error(sick, Moved(f"{slot_of(sick)} 127.0.0.1:{cluster.ports[number]}"))
+    topology.run(healthy, lambda client: client.execute_command("PING"))
+    topology.report_error(sick, Moved(f"{slot_of(sick)} 127.0.0.1:{cluster.ports[number]}"))
     os.kill(cluster.servers[number].pid, signal.SIGSTOP)
     try:
         slowest = 0.0
         for now[0] in range(1, 21):
-            place.report_error(sick, CommandTimedOut())
+            topology.report_error(sick, CommandTimedOut())
             began = time.monotonic()
-            place.run(healthy, lambda client: client.execute_command("PING"))
+            topology.run(healthy, lambda client: client.execute_command("PING"))
             slowest = max(slowest, time.monotonic() - began)
     finally:
         os.kill(cluster.servers[number].pid, signal.SIGCONT)
-    place.close()
+    topology.close()
 
     assert slowest < MAP_SECONDS / 2
 
 
-def test_a_slot_moves_under_a_store(store: Store, cluster: Cluster, prefix: str) -> None:
-    """While its keys are here and there what needs several of them has to wait; what needs one has not."""
+def test_a_slot_moves_during_use(store: Store, cluster: Cluster, prefix: str) -> None:
+    """While its keys are on two servers, commands with several keys must wait. Commands with one key work."""
     source, target = cluster.masters()[:2]
     job = JobRef(cluster.workflow(source, "moving"), "job_1")
     attempt = store.open(job, "token")
@@ -216,7 +219,7 @@ def test_a_slot_moves_under_a_store(store: Store, cluster: Cluster, prefix: str)
     appends = store.append_connection()
     run = [LineRun(NOW, "stdout", False, [b"a line"])]
     with reading(store, SHORT) as reader:
-        all_of(reader, {job: 0})
+        read_all(reader, {job: 0})
         slot = cluster.begin_move(job.workflow_id, source, target)
         assert store.append(attempt, make_lines(2, 1)) == 3
         cluster.move_keys(slot, source, target, f"{prefix}:{{{job.workflow_id}}}:job_1:lease")
@@ -224,7 +227,7 @@ def test_a_slot_moves_under_a_store(store: Store, cluster: Cluster, prefix: str)
             store.get_jobs([job])
         with pytest.raises(KeysMoving):
             store.append(attempt, make_lines(3, 1))
-        assert all_of(reader, {job: 1}) == {job: [b"2-0"]}
+        assert read_all(reader, {job: 1}) == {job: [b"2-0"]}
         cluster.move_keys(slot, source, target)
         assert store.append(attempt, make_lines(3, 1)) == 4
         appends.send(attempt, 4, run)
@@ -233,19 +236,19 @@ def test_a_slot_moves_under_a_store(store: Store, cluster: Cluster, prefix: str)
         for number in (4, 5):
             appends.send(attempt, number, run)
             assert appends.receive() == number + 1
-        assert all_of(reader, {job: 2}) == {job: [b"3-0", b"4-0", b"5-0"]}
+        assert read_all(reader, {job: 2}) == {job: [b"3-0", b"4-0", b"5-0"]}
         cluster.end_move(slot, source, target)
-        assert all_of(reader, {job: 4}) == {job: [b"5-0"]}
+        assert read_all(reader, {job: 4}) == {job: [b"5-0"]}
     appends.send(attempt, 6, run)
     assert appends.receive() == 7
     appends.reset()
-    looked = store.get_job(job)
-    assert looked
-    assert (looked.last, cluster.owner(job.workflow_id)) == (6, target)
+    found_job = store.get_job(job)
+    assert found_job
+    assert (found_job.last, cluster.owner(job.workflow_id)) == (6, target)
 
 
 def test_a_tombstone_moves_with_its_slot(store: Store, cluster: Cluster, prefix: str) -> None:
-    """Its id stays deleted meanwhile, and looks at the workflow's other jobs do not wait for a tombstone they lack."""
+    """The id stays deleted meanwhile. The workflow's other jobs, which have no tombstone, can be read."""
     source, target = cluster.masters()[:2]
     job = JobRef(cluster.workflow(source, "moving tombstone"), "job_1")
     other = JobRef(job.workflow_id, "job_2")
@@ -277,7 +280,7 @@ def test_a_tombstone_moves_with_its_slot(store: Store, cluster: Cluster, prefix:
 
 
 def test_a_cluster_without_a_node_that_answers(prefix: str) -> None:
-    """Each call says so, and none of them takes long."""
+    """Each call raises, and none takes long."""
     store = Store("redis+cluster://127.0.0.1:1,127.0.0.1:2", prefix=prefix)
     job = JobRef("wf_1", "job_1")
     began = time.monotonic()

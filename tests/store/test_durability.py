@@ -1,4 +1,4 @@
-"""Whether the store can go back to what it had before: asked of servers with a file, with a replica, with neither."""
+"""Whether the store can still undo a write: servers with an append-only file, with a replica, with neither."""
 
 import os
 import signal
@@ -33,18 +33,18 @@ def is_permanent(store: Store) -> bool | None:
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Iterator[Callable[..., bool | None]]:
-    """Asks a server that is started with these options."""
+    """Starts a server with these options, and asks it."""
     stores: list[Store] = []
     servers: list[RedisServer] = []
 
-    def asked(kind: str, *options: str, before: tuple[str, ...] = ()) -> bool | None:
+    def start_and_ask(kind: str, *options: str, before: tuple[str, ...] = ()) -> bool | None:
         servers.append(RedisServer(tmp_path / f"{len(servers)}", binary(kind), *options).start())
         stores.append(Store(servers[-1].url))
         if before:
             servers[-1].ask(*before)
         return is_permanent(stores[-1])
 
-    yield asked
+    yield start_and_ask
     for store in stores:
         store.close()
     for server in servers:
@@ -52,8 +52,8 @@ def ask(tmp_path: Path) -> Iterator[Callable[..., bool | None]]:
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
-def test_what_a_server_says(ask: Callable[..., bool | None], kind: str) -> None:
-    """An append-only file is waited for; a server that has never had a file has nothing to go back to."""
+def test_an_append_only_file_makes_writes_permanent(ask: Callable[..., bool | None], kind: str) -> None:
+    """A server without one that never had a snapshot has no older state; one with a snapshot cannot tell."""
     assert ask(kind, "--appendonly", "yes") is True
     assert ask(kind, "--appendonly", "yes", "--appendfsync", "always") is True
     assert ask(kind) is True
@@ -72,8 +72,8 @@ def pair(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
         os.kill(replica.pid, signal.SIGCONT)
 
 
-def test_a_replica_that_is_behind_may_take_over(pair: tuple[RedisServer, RedisServer]) -> None:
-    """It is asked as well; and once it has caught up all is well."""
+def test_a_replica_that_lacks_writes_may_take_over(pair: tuple[RedisServer, RedisServer]) -> None:
+    """While the replica is stopped, writes are not permanent. When it has caught up they are."""
     master, replica = pair
     store = Store(master.url)
     assert is_permanent(store) is True
@@ -84,54 +84,54 @@ def test_a_replica_that_is_behind_may_take_over(pair: tuple[RedisServer, RedisSe
     store.close()
 
 
-def test_a_failover_to_a_replica_that_is_behind_loses_no_line(
+def test_a_failover_to_a_replica_that_lacks_writes_loses_no_line(
     pair: tuple[RedisServer, RedisServer], tmp_path: Path
 ) -> None:
-    """The old record is back, its object is there, and whoever redacts again is done."""
+    """The replica has the old record, whose object still exists. A second redaction does the whole work again."""
     master, replica = pair
     store, objects = Store(master.url), FileObjectStore(tmp_path / "archive")
     store.append(store.open(JOB, "token"), make_lines(1, 100))
     archive_up_to(store, objects, JOB, 60, trim=True)
     assert is_permanent(store) is True
-    wish = RedactionRequest(1, 99, lambda line: True, {}, exact=True)
+    request = RedactionRequest(1, 99, lambda line: True, {}, exact=True)
     os.kill(replica.pid, signal.SIGSTOP)
     master.ask("CLIENT", "KILL", "TYPE", "replica")
-    assert Redaction(store, objects, JOB, wish).run() == RedactionResult(99, 99, complete=True, pending=True)
+    assert Redaction(store, objects, JOB, request).run() == RedactionResult(99, 99, complete=True, pending=True)
     store.close()
     master.kill()
     os.kill(replica.pid, signal.SIGCONT)
     replica.ask("REPLICAOF", "NO", "ONE")
     store = Store(replica.url)
 
-    said = [entry.message for entry in all_entries(store, objects, JOB) if isinstance(entry, Line)]
-    assert said == [f"line {number}" for number in range(1, 101)]
-    assert Redaction(store, objects, JOB, wish).run().lines == 99
-    said = [entry.message for entry in all_entries(store, objects, JOB) if isinstance(entry, Line)]
-    assert said == [REDACTED_MESSAGE] * 99 + ["line 100"]
+    messages = [entry.message for entry in all_entries(store, objects, JOB) if isinstance(entry, Line)]
+    assert messages == [f"line {number}" for number in range(1, 101)]
+    assert Redaction(store, objects, JOB, request).run().lines == 99
+    messages = [entry.message for entry in all_entries(store, objects, JOB) if isinstance(entry, Line)]
+    assert messages == [REDACTED_MESSAGE] * 99 + ["line 100"]
     store.close()
 
 
-def test_an_answer_that_is_lost_is_no_redaction_that_is_lost(server: RedisServer, tmp_path: Path, prefix: str) -> None:
-    """The store has done what it was asked, and could not say so twice: the lines are counted, their object stays."""
+def test_a_redaction_whose_reply_is_lost_counts(server: RedisServer, tmp_path: Path, prefix: str) -> None:
+    """The store has executed the script, but the reply was lost twice. The lines are counted; their object stays."""
     with FaultProxy(server.socket) as proxy:
         store, objects = Store(proxy.redis_url, prefix=prefix), FileObjectStore(tmp_path)
         store.append(store.open(JOB, "token"), make_lines(1, 100))
         archive_up_to(store, objects, JOB, 60, trim=True)
-        wish = RedactionRequest(1, 1, lambda line: True, {"reason": "so that the server knows the script"}, exact=True)
-        assert Redaction(store, objects, JOB, wish).run().lines == 1
-        proxy.drop_reply(asked=b"a reason", times=2)
-        wish = RedactionRequest(1, 60, lambda line: True, {"reason": "a reason"}, exact=True)
-        assert Redaction(store, objects, JOB, wish).run() == RedactionResult(59, 60, complete=True, pending=False)
-        said = [entry.message for entry in all_entries(store, objects, JOB) if isinstance(entry, Line)]
-        assert said == [*[REDACTED_MESSAGE] * 60, *(f"line {number}" for number in range(61, 101))]
+        request = RedactionRequest(1, 1, lambda line: True, {"reason": "to load the script"}, exact=True)
+        assert Redaction(store, objects, JOB, request).run().lines == 1
+        proxy.drop_reply(request=b"a reason", times=2)
+        request = RedactionRequest(1, 60, lambda line: True, {"reason": "a reason"}, exact=True)
+        assert Redaction(store, objects, JOB, request).run() == RedactionResult(59, 60, complete=True, pending=False)
+        messages = [entry.message for entry in all_entries(store, objects, JOB) if isinstance(entry, Line)]
+        assert messages == [*[REDACTED_MESSAGE] * 60, *(f"line {number}" for number in range(61, 101))]
         assert len(list(objects.list(""))) == 1
         store.close()
 
 
-def test_a_line_that_is_too_long_for_the_expression_does_not_hide_what_was_redacted(
+def test_a_line_that_is_too_long_for_the_expression_ends_the_redaction_before_it(
     server: RedisServer, tmp_path: Path, prefix: str
 ) -> None:
-    """The lines before it are counted, and their old object goes. Who goes on hears of the line."""
+    """The lines before it are counted, and their old object is deleted. The next request raises for that line."""
 
     def wanted(line: Line) -> bool:
         if line.sequence_num == 80:
@@ -149,22 +149,22 @@ def test_a_line_that_is_too_long_for_the_expression_does_not_hide_what_was_redac
     store.close()
 
 
-def test_where_it_cannot_be_known_objects_go_when_they_are_old(tmp_path: Path) -> None:
-    """A server that makes snapshots alone: by then it has made one."""
+def test_objects_are_deleted_when_old_where_permanence_is_unknown(tmp_path: Path) -> None:
+    """The server makes only snapshots. After an hour it will have made one that has the mark."""
     objects = FileObjectStore(tmp_path / "archive")
     with RedisServer(tmp_path / "server") as server, archive_lock(store := Store(server.url), JOB) as token:
         server.ask("SAVE")
         objects.put("wf_1/job_1/old", b"")
         store.chunks.mark_garbage(JOB, token, ["wf_1/job_1/old"])
-        ours = JobObjects(store, objects, JOB, token)
-        assert ours.collect_garbage(0, min_age=0) == CollectedGarbage(deleted=0, remaining=1, permanent=None)
+        job_objects = JobObjects(store, objects, JOB, token)
+        assert job_objects.collect_garbage(0, min_age=0) == CollectedGarbage(deleted=0, remaining=1, permanent=None)
         server.ask("HSET", "chronoverse:{wf_1}:job_1:garbage", "wf_1/job_1/old", int(server.ask("TIME")[0]) - 3_601)
-        assert ours.collect_garbage(0, min_age=0) == CollectedGarbage(deleted=1, remaining=0, permanent=None)
+        assert job_objects.collect_garbage(0, min_age=0) == CollectedGarbage(deleted=1, remaining=0, permanent=None)
         assert list(objects.list("")) == []
         assert store.chunks.garbage(JOB) == set()
     store.close()
 
 
-def test_a_question_that_nothing_was_written_behind_is_not_answered(store: Store) -> None:
-    """The lease is gone: the answer would be about another write."""
+def test_durability_needs_the_archive_lock(store: Store) -> None:
+    """Without the lock nothing is written, so the answer would be about another write."""
     assert store.chunks.is_permanent(JOB, 10) is False

@@ -1,4 +1,4 @@
-"""Reading ahead: the same entries as reading when asked, sooner."""
+"""Reading ahead brings the same entries as reading on request, but sooner."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +18,8 @@ JOB: Final = JobRef("wf_1", "job_1")
 OTHER: Final = JobRef("wf_1", "job_2")
 
 
-def nothing() -> None:
-    """What usually happens before a question is sent."""
+def do_nothing() -> None:
+    """The usual callback before a command is sent."""
 
 
 class Rig:
@@ -28,12 +28,12 @@ class Rig:
     def __init__(self, server: RedisServer, prefix: str) -> None:
         self.ask: Callable[..., Any] = server.ask
         self.clock = Clock()
-        #: Called when the reader is about to send a question.
-        self.before: Callable[[], object] = nothing
-        self.reader = PrefetchReader(new_connection(server.url), self._asking, self.clock)
+        #: Called before the reader sends a command.
+        self.before: Callable[[], object] = do_nothing
+        self.reader = PrefetchReader(new_connection(server.url), self._key_for_command, self.clock)
         self._prefix = prefix
 
-    def _asking(self, job: JobRef) -> str:
+    def _key_for_command(self, job: JobRef) -> str:
         self.before()
         return self.key(job)
 
@@ -59,15 +59,15 @@ def rig(server: RedisServer, prefix: str) -> Iterator[Rig]:
     rig.reader.close()
 
 
-def test_a_log_read_from_end_to_end(rig: Rig) -> None:
-    """Piece by piece, and nothing behind its end, as often as that is asked."""
+def test_a_log_is_read_to_its_end(rig: Rig) -> None:
+    """It comes in pieces. After its end each read is empty."""
     rig.write(1, 7)
 
     assert [rig.read(after) for after in (0, 2, 4, 6, 7, 7)] == [[1, 2], [3, 4], [5, 6], [7], [], []]
 
 
-def test_the_next_is_asked_for_before_it_is_wanted(rig: Rig) -> None:
-    """Once a read has gone on where the one before ended: so it is there although it has gone from the store."""
+def test_the_next_entries_are_prefetched(rig: Rig) -> None:
+    """After a read that began where the last one ended, the next entries are there even if the log is deleted."""
     rig.write(1, 8)
     rig.read(0)
     rig.read(2)
@@ -76,8 +76,8 @@ def test_the_next_is_asked_for_before_it_is_wanted(rig: Rig) -> None:
     assert (rig.read(4), rig.read(6)) == ([5, 6], [])
 
 
-def test_long_entries_are_not_asked_for_before_they_are_wanted(rig: Rig) -> None:
-    """Whoever reads them may not take all of what comes, and asks for something else."""
+def test_long_entries_are_not_prefetched(rig: Rig) -> None:
+    """A caller may take fewer of them than it was given, and then asks for others."""
     rig.write(1, 3)
     rig.ask("XADD", rig.key(), "4-0", "message", b"x" * PREFETCH_BYTES)
     rig.write(5, 8)
@@ -88,8 +88,8 @@ def test_long_entries_are_not_asked_for_before_they_are_wanted(rig: Rig) -> None
     assert rig.read(4) == []
 
 
-def test_an_answer_that_is_not_wanted_is_nobodys(rig: Rig) -> None:
-    """Another line, another number of lines, another job: asked for when it is wanted."""
+def test_a_prefetched_answer_is_used_only_for_its_own_request(rig: Rig) -> None:
+    """A request for another line, another count or another job is sent anew."""
     rig.write(1, 8)
     rig.write(1, 3, OTHER)
     for after, count, job, found in ((1, 2, JOB, [2, 3]), (4, 3, JOB, [5, 6, 7]), (0, 9, OTHER, [1, 2, 3])):
@@ -98,8 +98,8 @@ def test_an_answer_that_is_not_wanted_is_nobodys(rig: Rig) -> None:
         assert rig.read(after, count, job) == found
 
 
-def test_an_answer_that_is_not_full_is_asked_for_again(rig: Rig) -> None:
-    """More may have come."""
+def test_a_prefetched_answer_that_is_not_full_is_not_used(rig: Rig) -> None:
+    """More entries may have come since."""
     rig.write(1, 5)
     rig.read(0)
     rig.read(2)
@@ -108,8 +108,8 @@ def test_an_answer_that_is_not_full_is_asked_for_again(rig: Rig) -> None:
     assert rig.read(4) == [5, 6]
 
 
-def test_an_old_answer_is_asked_for_again(rig: Rig) -> None:
-    """The log may have gone."""
+def test_an_old_prefetched_answer_is_not_used(rig: Rig) -> None:
+    """The log may have been deleted since."""
     rig.write(1, 8)
     rig.read(0)
     rig.read(2)
@@ -119,8 +119,8 @@ def test_an_old_answer_is_asked_for_again(rig: Rig) -> None:
     assert rig.read(4) == []
 
 
-def test_a_log_with_a_hole_is_read_ahead_behind_it(rig: Rig) -> None:
-    """From where its last entry really is."""
+def test_a_log_with_a_gap_is_prefetched_after_it(rig: Rig) -> None:
+    """The prefetch begins after the last entry that was returned."""
     rig.write(1, 9)
     rig.ask("XDEL", rig.key(), "3-0")
     rig.read(0)
@@ -130,34 +130,34 @@ def test_a_log_with_a_hole_is_read_ahead_behind_it(rig: Rig) -> None:
     assert rig.read(5) == [6, 7]
 
 
-def test_an_error_that_was_read_ahead_is_told_to_whom_it_concerns(rig: Rig) -> None:
-    """A key that has become no log: the reader of another job does not hear of it."""
+def test_a_prefetched_error_is_raised_only_for_its_own_job(rig: Rig) -> None:
+    """The key is no stream any more. A reader of another job does not get the error."""
     rig.write(1, 8)
     rig.write(1, 2, OTHER)
-    for wanted in (JOB, OTHER):
+    for next_job in (JOB, OTHER):
         rig.read(0)
         sent: list[int] = []
 
         def spoil(sent: list[int] = sent) -> None:
-            """Between the second question and the one ahead."""
+            """Between the second command and the prefetching one."""
             sent.append(1)
             if len(sent) == 2:
-                rig.ask("RENAME", rig.key(), rig.key() + "-kept")
+                rig.ask("RENAME", rig.key(), rig.key() + "-renamed")
                 rig.ask("SET", rig.key(), "no stream")
 
         rig.before = spoil
         assert rig.read(2) == [3, 4]
-        rig.before = nothing
-        if wanted == OTHER:
+        rig.before = do_nothing
+        if next_job == OTHER:
             assert rig.read(0, 2, OTHER) == [1, 2]
         with pytest.raises(NotALog):
             rig.read(4)
-        rig.ask("RENAME", rig.key() + "-kept", rig.key())
+        rig.ask("RENAME", rig.key() + "-renamed", rig.key())
 
 
-@pytest.mark.parametrize("reads", [1, 2], ids=["nothing asked", "asked ahead"])
-def test_a_connection_that_was_closed_costs_nothing(rig: Rig, reads: int) -> None:
-    """Between two reads, with or without an answer on its way."""
+@pytest.mark.parametrize("reads", [1, 2], ids=["no prefetch", "prefetch"])
+def test_a_closed_connection_is_opened_again(rig: Rig, reads: int) -> None:
+    """It was closed between two reads, with or without a prefetch under way."""
     rig.write(1, 8)
     for after in range(0, 2 * reads, 2):
         rig.read(after)
@@ -169,8 +169,8 @@ def test_a_connection_that_was_closed_costs_nothing(rig: Rig, reads: int) -> Non
     ]
 
 
-def test_a_server_that_has_gone_and_comes_back(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Said at once, and forgotten at once."""
+def test_a_server_that_stops_and_starts_again(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Reads raise while it is stopped, and work at once when it is back."""
     with running(tmp_path_factory.mktemp("own")) as server:
         rig = Rig(server, "own")
         rig.write(1, 8)
@@ -185,8 +185,8 @@ def test_a_server_that_has_gone_and_comes_back(tmp_path_factory: pytest.TempPath
         rig.reader.close()
 
 
-def test_many_read_at_once(rig: Rig) -> None:
-    """Each gets its own answers."""
+def test_concurrent_reads(rig: Rig) -> None:
+    """Each thread gets its own answers."""
     rig.write(1, 40)
     found: dict[int, list[int]] = {}
 

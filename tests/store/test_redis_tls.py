@@ -1,4 +1,4 @@
-"""Who may reach the store: TLS with certificates, on one server, behind Sentinels and in a Cluster."""
+"""TLS with certificates: on one server, behind Sentinels and in a Cluster."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -12,8 +12,8 @@ from chronoverse.joblog.values import JobRef, LineRun
 from chronoverse.store import Store
 from tests.conftest import binary
 from tests.support.bench import JOB, NOW, make_lines
-from tests.support.certificates import Authority, Vouched
-from tests.support.fleets import Cluster, Watched, free_ports, node
+from tests.support.certificates import Authority, TlsCertificates
+from tests.support.fleets import Cluster, SentinelFleet, free_ports, node
 from tests.support.waiting import wait_until
 
 #: Seconds for a failover on a busy machine.
@@ -21,61 +21,61 @@ FAILOVER_SECONDS: Final = 20.0
 
 
 class Secured(NamedTuple):
-    """A store that speaks nothing but TLS, and only to those whom the authority knows. ``url`` has no query."""
+    """A store that accepts only TLS, and only clients with a certificate. ``url`` has no query."""
 
     url: str
-    vouched: Vouched
-    fleet: Watched | Cluster | None = None
+    certificates: TlsCertificates
+    fleet: SentinelFleet | Cluster | None = None
 
     def store(self, prefix: str, ca: Path | None = None, client: bool = True) -> Store:
-        """As somebody who trusts ``ca``, and has a certificate or has none."""
-        return Store(self.url + self.vouched.query(ca, client), prefix=prefix)
+        """A store that trusts ``ca`` (by default our authority), with or without a certificate of its own."""
+        return Store(self.url + self.certificates.query(ca, client), prefix=prefix)
 
 
 @contextlib.contextmanager
-def one(directory: Path, vouched: Vouched) -> Iterator[Secured]:
+def one(directory: Path, certificates: TlsCertificates) -> Iterator[Secured]:
     (port,) = free_ports(1)
-    with node(directory, port, binary=binary("redis-server"), tls=vouched.options):
-        yield Secured(f"rediss://127.0.0.1:{port}", vouched)
+    with node(directory, port, binary=binary("redis-server"), tls=certificates.options):
+        yield Secured(f"rediss://127.0.0.1:{port}", certificates)
 
 
 @contextlib.contextmanager
-def watched(directory: Path, vouched: Vouched) -> Iterator[Secured]:
-    with Watched(directory, binary=binary("redis-server"), tls=vouched.options) as fleet:
-        yield Secured(fleet.url, vouched, fleet)
+def sentinels(directory: Path, certificates: TlsCertificates) -> Iterator[Secured]:
+    with SentinelFleet(directory, binary=binary("redis-server"), tls=certificates.options) as fleet:
+        yield Secured(fleet.url, certificates, fleet)
 
 
 @contextlib.contextmanager
-def cluster(directory: Path, vouched: Vouched) -> Iterator[Secured]:
-    with Cluster(directory, binary=binary("redis-server"), tls=vouched.options) as fleet:
-        yield Secured(fleet.url, vouched, fleet)
+def cluster(directory: Path, certificates: TlsCertificates) -> Iterator[Secured]:
+    with Cluster(directory, binary=binary("redis-server"), tls=certificates.options) as fleet:
+        yield Secured(fleet.url, certificates, fleet)
 
 
-@pytest.fixture(scope="module", params=[one, watched, cluster], ids=["one server", "Sentinels", "Cluster"])
+@pytest.fixture(scope="module", params=[one, sentinels, cluster], ids=["one server", "Sentinels", "Cluster"])
 def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    """Each form of store in turn."""
-    form: Callable[..., contextlib.AbstractContextManager[Secured]] = request.param
-    with form(tmp_path_factory.mktemp("secured"), Vouched(tmp_path_factory.mktemp("certificates"))) as secured:
+    """Each kind of store in turn."""
+    start: Callable[..., contextlib.AbstractContextManager[Secured]] = request.param
+    with start(tmp_path_factory.mktemp("secured"), TlsCertificates(tmp_path_factory.mktemp("certificates"))) as secured:
         yield secured
 
 
 def publish_and_read(store: Store, job: JobRef = JOB) -> None:
-    """Over each kind of connection that a store has."""
+    """Uses each kind of connection that a store has."""
     attempt = store.open(job, "token")
     appends = store.append_connection()
     appends.send(attempt, attempt.next, [LineRun(NOW, "stdout", False, [b"a line"])])
     assert appends.receive() == attempt.next + 1
     appends.reset()
     reader = store.live_reader(1)
-    wait_until(lambda: [found for found, _ in reader.read({job: 0}, 10)] == [job], 5, "it is read")
+    wait_until(lambda: [found for found, _ in reader.read({job: 0}, 10)] == [job], 5, "the line is read")
     reader.interrupt()
     reader.close()
     assert [entry_id for entry_id, _ in store.read(job, attempt.next - 1, 10)] == [b"%d-0" % attempt.next]
     assert store.get_job(job)
 
 
-def test_who_has_certificates_is_let_in(secured: Secured, prefix: str) -> None:
-    """On every connection, to every server."""
+def test_a_client_with_a_certificate_is_accepted(secured: Secured, prefix: str) -> None:
+    """Each connection to each server works."""
     workflows = [JOB.workflow_id]
     if isinstance(secured.fleet, Cluster):
         workflows = [secured.fleet.workflow(number) for number in secured.fleet.masters()]
@@ -86,10 +86,10 @@ def test_who_has_certificates_is_let_in(secured: Secured, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("missing", ["client", "authority", "TLS"])
-def test_who_has_not_is_kept_out(secured: Secured, prefix: str, tmp_path: Path, missing: str) -> None:
-    """Neither does a server with another authority's certificate take us in."""
-    stranger = Authority(tmp_path).path if missing == "authority" else None
-    store = secured.store(prefix, stranger, client=missing != "client")
+def test_a_connection_without_trust_is_refused(secured: Secured, prefix: str, tmp_path: Path, missing: str) -> None:
+    """The client has no certificate, or does not trust the server's authority, or does not use TLS."""
+    other_authority = Authority(tmp_path).path if missing == "authority" else None
+    store = secured.store(prefix, other_authority, client=missing != "client")
     if missing == "TLS":
         store = Store(secured.url.replace("rediss", "redis"), prefix=prefix)
     with contextlib.closing(store), pytest.raises(StoreUnavailable):
@@ -97,8 +97,8 @@ def test_who_has_not_is_kept_out(secured: Secured, prefix: str, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("secured", [cluster], ids=["Cluster"], indirect=True)
-def test_a_slot_moves_between_servers_that_speak_tls(secured: Secured, prefix: str) -> None:
-    """Where a node sends us, half of the way and for good, TLS is spoken too."""
+def test_a_slot_moves_between_servers_with_tls(secured: Secured, prefix: str) -> None:
+    """Connections to the node that ASK or MOVED names use TLS too."""
     fleet = secured.fleet
     assert isinstance(fleet, Cluster)
     source, target = fleet.masters()[:2]
@@ -114,9 +114,9 @@ def test_a_slot_moves_between_servers_that_speak_tls(secured: Secured, prefix: s
     assert fleet.owner(job.workflow_id) == target
 
 
-@pytest.mark.parametrize("secured", [watched, cluster], ids=["Sentinels", "Cluster"], indirect=True)
-def test_a_failover_leads_to_a_server_that_speaks_tls(secured: Secured, prefix: str) -> None:
-    """Whoever takes over is known by the same authority, and so are we."""
+@pytest.mark.parametrize("secured", [sentinels, cluster], ids=["Sentinels", "Cluster"], indirect=True)
+def test_a_failover_with_tls(secured: Secured, prefix: str) -> None:
+    """The server that takes over has a certificate of the same authority, and accepts ours."""
     fleet, job = secured.fleet, JOB
     assert fleet is not None
     if isinstance(fleet, Cluster):

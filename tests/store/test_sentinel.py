@@ -1,4 +1,4 @@
-"""The store behind Sentinels: whom they name is asked, also again, and only a master is good enough."""
+"""The store behind Sentinels: its connections lead to the master that they name, and to no replica."""
 
 import time
 from collections.abc import Iterator
@@ -12,40 +12,40 @@ from chronoverse.store import Store
 from chronoverse.store.driver import new_connection
 from chronoverse.store.sentinel import MasterConnection
 from tests.support.bench import JOB, make_lines
-from tests.support.fleets import Watched
+from tests.support.fleets import SentinelFleet
 
 
 @pytest.fixture
-def store(watched: Watched, prefix: str) -> Iterator[Store]:
+def store(sentinels: SentinelFleet, prefix: str) -> Iterator[Store]:
     """A store with nothing under its prefix."""
-    store = Store(watched.url, prefix=prefix)
+    store = Store(sentinels.url, prefix=prefix)
     yield store
     store.close()
 
 
-def test_the_store_is_the_master_that_they_name(store: Store, watched: Watched, prefix: str) -> None:
-    """Commands, appends and the reader lead there."""
+def test_the_store_is_the_master_that_they_name(store: Store, sentinels: SentinelFleet, prefix: str) -> None:
+    """Commands, appends and the live reader go there."""
     store.append(store.open(JOB, "token"), make_lines(1, 2))
     reader = store.live_reader(0.01)
     ((_, entries),) = reader.read({JOB: 0}, 10)
     reader.close()
 
     assert len(entries) == 2
-    assert watched.master.ask("XLEN", f"{prefix}:{{wf_1}}:job_1:log") == 2
+    assert sentinels.master.ask("XLEN", f"{prefix}:{{wf_1}}:job_1:log") == 2
 
 
-def test_a_sentinel_that_is_away_is_passed_over(watched: Watched, prefix: str) -> None:
-    """One of those named is enough."""
-    store = Store(watched.url.replace("://", "://127.0.0.1:1,"), prefix=prefix)
+def test_a_sentinel_that_does_not_answer_is_skipped(sentinels: SentinelFleet, prefix: str) -> None:
+    """One Sentinel that answers is enough."""
+    store = Store(sentinels.url.replace("://", "://127.0.0.1:1,"), prefix=prefix)
     assert store.get_job(JOB) is None
     store.close()
 
 
-@pytest.mark.parametrize("place", ["127.0.0.1:1,127.0.0.1:2/logs", "{watched}/unknown"])
-def test_nobody_to_name_a_master(watched: Watched, place: str) -> None:
-    """Whether no Sentinel answers or none knows the name: it is said at once."""
-    hosts = watched.url.partition("://")[2].partition("/")[0]
-    store = Store(f"redis+sentinel://{place.format(watched=hosts)}")
+@pytest.mark.parametrize("hosts", ["127.0.0.1:1,127.0.0.1:2/logs", "{sentinels}/unknown"])
+def test_no_sentinel_names_a_master(sentinels: SentinelFleet, hosts: str) -> None:
+    """No Sentinel answers, or none knows the name. The error comes at once."""
+    own_hosts = sentinels.url.partition("://")[2].partition("/")[0]
+    store = Store(f"redis+sentinel://{hosts.format(sentinels=own_hosts)}")
     began = time.monotonic()
     with pytest.raises(StoreUnavailable, match="no Sentinel names a master"):
         store.get_job(JobRef("wf_1", "job_1"))
@@ -54,12 +54,12 @@ def test_nobody_to_name_a_master(watched: Watched, place: str) -> None:
     assert time.monotonic() - began < 1
 
 
-def test_a_replica_is_not_taken_for_the_master(watched: Watched) -> None:
-    """What the Sentinels say may be old: a server that says of itself that it is a replica is left at once."""
-    replica = watched.ports[watched.servers.index(watched.replica)]
-    led = new_connection(
+def test_a_replica_is_not_taken_for_the_master(sentinels: SentinelFleet) -> None:
+    """The Sentinels' answer may be old. A server that says that it is a replica is left at once."""
+    replica = sentinels.ports[sentinels.servers.index(sentinels.replica)]
+    connection = new_connection(
         "redis://nowhere", connection_class=MasterConnection, find_master=lambda: ("127.0.0.1", replica)
     )
     with pytest.raises(redis.ConnectionError, match="is not the master"):
-        led.connect()
-    led.disconnect()
+        connection.connect()
+    connection.disconnect()

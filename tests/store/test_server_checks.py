@@ -1,4 +1,4 @@
-"""A store that may throw logs away, or does: operators and runners hear of it."""
+"""A store that may evict logs, or has done so: services, archivers and runners warn of it."""
 
 import contextlib
 import os
@@ -18,8 +18,8 @@ from tests.support.servers import RedisServer, running
 from tests.support.service import PATIENCE_SECONDS, SECRET, Service, serving
 from tests.support.waiting import wait_until
 
-EVICTS: Final = "its maxmemory-policy is allkeys-lru and must be noeviction"
-FORGETS: Final = "the store keeps no append-only file"
+EVICTION: Final = "its maxmemory-policy is allkeys-lru and must be noeviction"
+NO_FILE: Final = "the store keeps no append-only file"
 METRIC: Final = "chronoverse_store_evicted_keys"
 
 
@@ -38,30 +38,30 @@ def evicting(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def safe(tmp_path: Path) -> Iterator[RedisServer]:
-    """One as docs/redis.md wants it."""
+    """A server with the settings that docs/redis.md asks for."""
     with running(tmp_path / "store", None, "--appendonly", "yes") as server:
         yield server
 
 
 def test_a_service_warns_and_counts(evicting: RedisServer, tmp_path: Path) -> None:
-    """Once at its start, whatever the number of its workers; and its metrics tell of what was evicted."""
+    """It warns once at its start, whatever the number of workers. Its metric counts the evicted keys."""
     with serving(tmp_path / "service", evicting.url, workers=2) as service:
-        wait_until(lambda: told(service, EVICTS, FORGETS), PATIENCE_SECONDS, "both warnings are there")
-        wait_until(lambda: service.metric(METRIC) > 0, PATIENCE_SECONDS, "it is counted")
+        wait_until(lambda: has_logged(service, EVICTION, NO_FILE), PATIENCE_SECONDS, "both warnings are logged")
+        wait_until(lambda: service.metric(METRIC) > 0, PATIENCE_SECONDS, "the metric counts them")
         evicted = int(evicting.ask("INFO", "stats").partition(b"evicted_keys:")[2].partition(b"\r")[0])
 
         assert service.metric(METRIC) == evicted
-        assert service.logs().count(EVICTS) == 1
+        assert service.logs().count(EVICTION) == 1
 
 
-def told(service: Service, *texts: str) -> bool:
+def has_logged(service: Service, *texts: str) -> bool:
     return all(text in service.logs() for text in texts)
 
 
-def test_a_service_on_a_safe_store_says_nothing(safe: RedisServer, tmp_path: Path) -> None:
-    """Nor counts anything."""
+def test_a_service_on_a_safe_store_does_not_warn(safe: RedisServer, tmp_path: Path) -> None:
+    """The metric is 0."""
     with serving(tmp_path / "service", safe.url) as service:
-        wait_until(lambda: safe.ask("INFO", "commandstats").count(b"cmdstat_info:calls=") == 1, 10, "it was asked")
+        wait_until(lambda: safe.ask("INFO", "commandstats").count(b"cmdstat_info:calls=") == 1, 10, "INFO was sent")
 
         assert service.metric(METRIC) == 0
         assert "append-only" not in service.logs()
@@ -69,7 +69,7 @@ def test_a_service_on_a_safe_store_says_nothing(safe: RedisServer, tmp_path: Pat
 
 
 def test_an_archiver_warns(evicting: RedisServer, tmp_path: Path) -> None:
-    """At its start."""
+    """It warns at its start."""
     environ = {
         **os.environ,
         "CHRONOVERSE_REDIS_URL": evicting.url,
@@ -81,29 +81,29 @@ def test_an_archiver_warns(evicting: RedisServer, tmp_path: Path) -> None:
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
 
     assert done.returncode == 0, done.stderr
-    assert EVICTS in done.stderr
-    assert FORGETS in done.stderr
+    assert EVICTION in done.stderr
+    assert NO_FILE in done.stderr
 
 
 def test_a_runner_warns(evicting: RedisServer, tmp_path: Path) -> None:
-    """Once, as far as its own lines are in danger."""
+    """It warns once of what endangers its own lines."""
     with contextlib.closing(Store(evicting.url)) as store, RunningJob("print(1)", store, tmp_path) as job:
         assert job.result() == 0
 
-    assert job.said.count(EVICTS) == 1
-    assert FORGETS not in job.said
+    assert job.said.count(EVICTION) == 1
+    assert NO_FILE not in job.said
 
 
-def test_a_runner_on_a_safe_store_says_nothing(safe: RedisServer, tmp_path: Path) -> None:
-    """It may look, and finds nothing."""
+def test_a_runner_on_a_safe_store_does_not_warn(safe: RedisServer, tmp_path: Path) -> None:
+    """It checks the settings, and finds nothing."""
     with contextlib.closing(Store(safe.url)) as store, RunningJob("print(1)", store, tmp_path) as job:
         assert job.result() == 0
 
     assert job.said == ""
 
 
-def test_who_may_not_look_says_so(safe: RedisServer, tmp_path: Path) -> None:
-    """And publishes all the same."""
+def test_a_user_who_may_not_run_info_is_told_so(safe: RedisServer, tmp_path: Path) -> None:
+    """The runner publishes all the same."""
     safe.ask("ACL", "SETUSER", "blind", "on", ">secret", "allkeys", "allchannels", "+@all", "-info")
     url = safe.url.replace("unix://", "unix://blind:secret@")
     with contextlib.closing(Store(url)) as store:
@@ -114,16 +114,16 @@ def test_who_may_not_look_says_so(safe: RedisServer, tmp_path: Path) -> None:
     assert UNKNOWN_POLICY in job.said
 
 
-def test_a_runner_whose_log_is_evicted_says_which_lines_are_gone(safe: RedisServer, tmp_path: Path) -> None:
-    """Those that it does not keep any more. The others are there again, with the numbers that they had."""
+def test_a_runner_whose_log_is_evicted_names_the_lost_lines(safe: RedisServer, tmp_path: Path) -> None:
+    """Those are the lines that the runner no longer has. It sends the others again, with their old numbers."""
     code = "for _ in range(3_000): print('x' * 100)\nsys.stdout.flush()\nwait()\nprint('the last')"
     room = SpoolRoom(tmp_path / "spool", memory_bytes=40_000, keep_bytes=0, slot_bytes=20_000)
     with (
         contextlib.closing(Store(safe.url)) as store,
         RunningJob(f"import sys\n{code}", store, tmp_path, room=room) as job,
     ):
-        wait_until(lambda: safe.ask("XLEN", key("log")) == 3_000, 30, "all lines but the last are there")
-        # What an eviction does to a key.
+        wait_until(lambda: safe.ask("XLEN", key("log")) == 3_000, 30, "the store has all lines but the last")
+        # An eviction deletes a key like this.
         safe.ask("DEL", key("log"))
         job.go_on()
         assert job.result() == 0

@@ -1,4 +1,4 @@
-"""Readers that are told what has changed: they ask for nothing else, and miss nothing, whatever is done to them."""
+"""The tracking reader: it reads only logs that have changed, and misses no line."""
 
 import contextlib
 import logging
@@ -21,7 +21,7 @@ from chronoverse.errors import NotALog, StoreError, StoreUnavailable
 from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
-from chronoverse.store.driver import new_connection, on_changed_keys
+from chronoverse.store.driver import new_connection, set_changed_keys_handler
 from chronoverse.store.live_reader import LiveReader
 from chronoverse.store.tracking_reader import EMPTY_READ_SECONDS
 from chronoverse.store.watchlist import Watchlist
@@ -29,26 +29,26 @@ from tests.support.examples import examples
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
-#: Always told, and told from five jobs on until there are three.
+#: Thresholds: tracking always, and tracking from five jobs on until there are fewer than three.
 ALWAYS, SOME = (1, 1), (3, 5)
-#: Seconds a read waits, and those after which a test would give up.
+#: Seconds that a read waits, and those after which a test fails.
 BLOCK, SOON = 0.05, 20.0
 
 
 class World:
-    """A server's store with a reader, what was written, and where each job has been read to."""
+    """A store with a reader, and the cursor of each job that is watched."""
 
     def __init__(
-        self, server: RedisServer, prefix: str, tracked_jobs: tuple[int, int] = ALWAYS, options: str = ""
+        self, server: RedisServer, prefix: str, thresholds: tuple[int, int] = ALWAYS, options: str = ""
     ) -> None:
         self.server = server
         self.prefix = prefix
         self.store = Store(server.url + options, prefix=prefix)
-        reader = self.store.live_reader(BLOCK, tracked_jobs)
+        reader = self.store.live_reader(BLOCK, thresholds)
         assert isinstance(reader, LiveReader)
         self.reader = reader
         self.cursors: dict[JobRef, int] = {}
-        #: The same, as the tail has it, which says what has moved; None to hand the reader all each time.
+        #: The same as the tail reader has them. With None the reader gets a plain dict, and compares all jobs.
         self.watchlist: Watchlist | None = Watchlist()
 
     def key(self, job: JobRef) -> str:
@@ -62,22 +62,22 @@ class World:
         self.cursors |= dict.fromkeys(jobs, 0)
 
     def read(self, count: int = 100) -> dict[JobRef, list[int]]:
-        """The numbers that one read brings. The jobs go on behind them."""
-        asked = self.cursors if self.watchlist is None else self.brought_up_to_date(self.watchlist)
+        """The numbers that one read brings. Moves the cursors past them."""
+        asked = self.cursors if self.watchlist is None else self._updated(self.watchlist)
         found = {job: [entry_number(id) for id, _ in entries] for job, entries in self.reader.read(asked, count)}
         self.cursors |= {job: numbers[-1] for job, numbers in found.items()}
         return found
 
-    def brought_up_to_date(self, watchlist: Watchlist) -> Watchlist:
-        for gone in watchlist.keys() - self.cursors.keys():
-            del watchlist[gone]
+    def _updated(self, watchlist: Watchlist) -> Watchlist:
+        for job in watchlist.keys() - self.cursors.keys():
+            del watchlist[job]
         for job, cursor in self.cursors.items():
             if watchlist.get(job) != cursor:
                 watchlist.set_cursor(job, cursor)
         return watchlist
 
     def asked(self) -> int:
-        """How often the server has looked a key up so far. XREAD does that twice for each."""
+        """How many keys the server has looked up so far. XREAD looks up each key twice."""
         stats = self.server.ask("INFO", "stats")
         return sum(int(number) for number in re.findall(rb"keyspace_(?:hits|misses):(\d+)", stats))
 
@@ -88,14 +88,14 @@ class World:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that nobody else asks for anything."""
+    """A server that no other test uses."""
     with RedisServer(tmp_path) as server:
         yield server
 
 
 @pytest.fixture
 def world(server: RedisServer) -> Iterator[World]:
-    """A world whose reader is always told."""
+    """A world whose reader always tracks changes."""
     world = World(server, "tracked")
     yield world
     world.close()
@@ -109,7 +109,7 @@ JOBS: Final = [job(number) for number in range(300)]
 
 
 def test_only_jobs_that_have_changed_are_asked_for(world: World) -> None:
-    """Once each has been read, a line of one of three hundred costs a read of one."""
+    """When all have been read once, new lines of two of 300 jobs cost a read of those two."""
     world.watch(*JOBS)
     assert world.read() == {}
     world.write(JOBS[7], 1)
@@ -121,8 +121,8 @@ def test_only_jobs_that_have_changed_are_asked_for(world: World) -> None:
     assert world.asked() - before <= 4
 
 
-def test_what_did_not_fit_comes_with_the_next_read(world: World) -> None:
-    """Of a job with more lines than are read at once, though nothing has changed since."""
+def test_lines_beyond_the_count_come_with_the_next_read(world: World) -> None:
+    """A job has more lines than one read brings. The next read brings the rest, although nothing has changed."""
     world.write(JOBS[0], *range(1, 8))
     world.watch(*JOBS[:3])
 
@@ -130,8 +130,8 @@ def test_what_did_not_fit_comes_with_the_next_read(world: World) -> None:
     assert world.read(3) == {}
 
 
-def test_what_was_not_taken_comes_again(world: World) -> None:
-    """Whoever stands elsewhere than behind what was found, since somebody moved it on or back, is read from there."""
+def test_a_cursor_that_was_set_back_is_read_again(world: World) -> None:
+    """A job whose cursor is elsewhere than after the lines that were found is read from its cursor."""
     world.write(JOBS[0], *range(1, 8))
     world.watch(JOBS[0])
     assert world.read() == {JOBS[0]: [1, 2, 3, 4, 5, 6, 7]}
@@ -140,8 +140,8 @@ def test_what_was_not_taken_comes_again(world: World) -> None:
     assert world.read() == {JOBS[0]: [6, 7]}
 
 
-def test_a_job_that_comes_back_is_read(world: World) -> None:
-    """Lines that came while nobody watched it are there."""
+def test_a_job_that_is_watched_again_is_read(world: World) -> None:
+    """Lines that came while the job was not watched are read."""
     world.watch(*JOBS)
     world.read()
     world.cursors = {JOBS[0]: 0}
@@ -153,23 +153,23 @@ def test_a_job_that_comes_back_is_read(world: World) -> None:
     assert world.read() == {JOBS[1]: [1]}
 
 
-@pytest.mark.parametrize("gone", [("FLUSHALL",), ("DEL",), ("PEXPIRE", "1")], ids=lambda gone: gone[0])
-def test_a_log_that_goes_and_comes_again(world: World, gone: tuple[str, ...]) -> None:
-    """However it went, the lines of its next life are read."""
+@pytest.mark.parametrize("command", [("FLUSHALL",), ("DEL",), ("PEXPIRE", "1")], ids=lambda command: command[0])
+def test_a_log_that_was_deleted_and_is_written_again(world: World, command: tuple[str, ...]) -> None:
+    """However it was deleted, its new lines are read."""
     world.write(JOBS[0], 1, 2)
     world.watch(*JOBS[:9])
     world.read()
-    name, *rest = gone
+    name, *rest = command
     world.server.ask(name, *([] if name == "FLUSHALL" else [world.key(JOBS[0])]), *rest)
-    wait_until(lambda: not world.server.ask("EXISTS", world.key(JOBS[0])), SOON, "it is gone")
+    wait_until(lambda: not world.server.ask("EXISTS", world.key(JOBS[0])), SOON, "the log is gone")
     world.read()
     world.write(JOBS[0], 3)
 
     assert world.read() == {JOBS[0]: [3]}
 
 
-def test_a_server_that_remembers_few_keys(server: RedisServer, world: World) -> None:
-    """Those that it forgets it tells of, and they are read again."""
+def test_a_server_that_tracks_few_keys(server: RedisServer, world: World) -> None:
+    """The server sends a message about each key that it forgets, and the reader reads that key again."""
     server.ask("CONFIG", "SET", "tracking-table-max-keys", "10")
     world.watch(*JOBS)
     world.read()
@@ -184,14 +184,14 @@ def test_a_server_that_remembers_few_keys(server: RedisServer, world: World) -> 
     assert [world.cursors[job] for job in JOBS] == [1] * 100 + [0] * 200
 
 
-def test_thousands_that_change_while_the_server_is_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By one script, say. It tells of each of them before it answers, and all are read."""
+def test_thousands_of_changes_before_a_reply(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One script changes 3,000 keys. The server sends a message about each before its next reply, and all are read."""
     jobs = [job(number) for number in range(3000)]
     world.watch(*jobs)
     assert world.read() == {}
     script = "for _, key in ipairs(KEYS) do redis.call('XADD', key, '1-0', 'message', 'a') end"
 
-    def change(bell: socket.socket) -> bool:
+    def change(wakeup: socket.socket) -> bool:
         monkeypatch.undo()
         world.server.ask("EVAL", script, len(jobs), *map(world.key, jobs))
         return True
@@ -201,23 +201,23 @@ def test_thousands_that_change_while_the_server_is_asked(world: World, monkeypat
     assert world.read() == {each: [1] for each in jobs}
 
 
-def test_an_answer_that_nobody_asked_for(world: World) -> None:
-    """From then on each answer would be taken for the next one's: the connection is given up, and nothing is lost."""
+def test_an_unexpected_reply(world: World) -> None:
+    """The next reply would be taken for that of another command. So the connection is closed, and no line is lost."""
     world.watch(*JOBS)
     world.read()
     connection = world.reader._tracking._connection
     assert connection
     connection.send_command("XREAD", "STREAMS", world.key(JOBS[0]), "0")
     world.write(JOBS[0], 1)
-    wait_until(connection.can_read, SOON, "it has answered")
+    wait_until(connection.can_read, SOON, "the reply has arrived")
     with pytest.raises(StoreUnavailable):
         world.read()
 
     assert world.read() == {JOBS[0]: [1]}
 
 
-def test_changes_that_are_no_lines_are_gathered(world: World) -> None:
-    """Of a log that somebody changes all the time, without appending to it, the server is not asked each time."""
+def test_changes_without_lines_are_collected(world: World) -> None:
+    """A log changes all the time without an append. The reader does not ask the server after each change."""
     world.write(JOBS[0], 1)
     world.watch(*JOBS)
     world.read()
@@ -226,7 +226,9 @@ def test_changes_that_are_no_lines_are_gathered(world: World) -> None:
     other.start()
     try:
         wait_until(
-            lambda: b"calls=" in world.server.ask("INFO", "commandstats").partition(b"_pexpire:")[2], SOON, "it is"
+            lambda: b"calls=" in world.server.ask("INFO", "commandstats").partition(b"_pexpire:")[2],
+            SOON,
+            "the log is being changed",
         )
         before = world.asked()
         assert world.read() == {}
@@ -238,14 +240,14 @@ def test_changes_that_are_no_lines_are_gathered(world: World) -> None:
 
 
 def keep_changing(world: World, job: JobRef, stop: threading.Event) -> None:
-    """Puts off the end of the job's log as fast as it can."""
+    """Sets the log's time to live as fast as it can."""
     with redis.Redis.from_url(world.server.url) as client:
         while not stop.is_set():
             client.execute_command("PEXPIRE", world.key(job), 1_000_000)
 
 
-def test_a_connection_that_is_cut_loses_nothing(server: RedisServer, world: World) -> None:
-    """One read fails, and the next is of all jobs, on a connection that is told again."""
+def test_a_closed_connection_loses_no_line(server: RedisServer, world: World) -> None:
+    """One read fails. The next reads all jobs on a new connection, on which changes are tracked again."""
     world.watch(*JOBS)
     world.read()
     server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -261,10 +263,10 @@ def test_a_connection_that_is_cut_loses_nothing(server: RedisServer, world: Worl
     assert world.asked() - before <= 2
 
 
-def test_a_server_that_says_nothing_is_noticed(
+def test_a_server_that_stands_still_is_noticed(
     server: RedisServer, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its silence is no quiet log: a read that was told of nothing asks whether it lives."""
+    """A read without any message asks the server with PING whether it still answers."""
     monkeypatch.setattr("chronoverse.store.topology.COMMAND_TIMEOUT_SECONDS", 0.2)
     world.watch(*JOBS)
     world.read()
@@ -275,19 +277,19 @@ def test_a_server_that_says_nothing_is_noticed(
     finally:
         os.kill(server.pid, signal.SIGCONT)
     world.write(JOBS[5], 1)
-    wait_until(lambda: JOBS[5] in safely(world), SOON, "it reads again")
+    wait_until(lambda: JOBS[5] in read_safely(world), SOON, "it reads again")
 
 
-def safely(world: World) -> dict[JobRef, list[int]]:
-    """A read, and nothing where it failed."""
+def read_safely(world: World) -> dict[JobRef, list[int]]:
+    """A read; empty when it fails."""
     try:
         return world.read()
     except StoreError:
         return {}
 
 
-def test_a_key_of_another_type_does_not_keep_the_others_from_being_told_of(world: World) -> None:
-    """Without it they are read, and then only when they change."""
+def test_a_key_of_another_type_does_not_stop_the_tracking_of_others(world: World) -> None:
+    """When the bad job is no longer watched, the others are read, each only when it changes."""
     world.watch(*JOBS)
     world.server.ask("SET", world.key(JOBS[0]), "no stream")
     world.write(JOBS[1], 1)
@@ -305,10 +307,10 @@ def test_a_key_of_another_type_does_not_keep_the_others_from_being_told_of(world
 @pytest.mark.parametrize(
     ("options", "rules"), [("?protocol=2", []), ("", ["-client|tracking"])], ids=["RESP2", "forbidden"]
 )
-def test_a_server_that_may_not_tell_is_read_as_ever(
+def test_a_server_that_refuses_tracking_is_read_without_it(
     server: RedisServer, caplog: pytest.LogCaptureFixture, options: str, rules: list[str]
 ) -> None:
-    """It is said once, and every line comes."""
+    """There is one warning, and every line comes."""
     if rules:
         server.ask("ACL", "SETUSER", "default", *rules)
     world = World(server, "tracked", ALWAYS, options)
@@ -323,19 +325,19 @@ def test_a_server_that_may_not_tell_is_read_as_ever(
     assert len([record for record in caplog.records if "does not tell" in record.message]) == 1
 
 
-def test_a_parser_of_resp2_alone_hears_nothing(server: RedisServer) -> None:
-    """It is the driver's own, where hiredis is not installed."""
-    assert not on_changed_keys(new_connection(f"{server.url}?protocol=2", parser_class=_RESP2Parser), print)
+def test_the_parser_for_resp2_takes_no_handler(server: RedisServer) -> None:
+    """Where hiredis is not installed, the driver uses this parser of its own."""
+    assert not set_changed_keys_handler(new_connection(f"{server.url}?protocol=2", parser_class=_RESP2Parser), print)
 
 
 def test_a_server_busy_with_a_script_is_asked_again(server: RedisServer, world: World) -> None:
-    """That it does not tell of changes while it is so is no refusal."""
+    """The BUSY error of a server that runs a script is no refusal of tracking."""
     world.watch(*JOBS)
     server.ask("CONFIG", "SET", "busy-reply-threshold", "1")
     script = threading.Thread(target=suppressing(server.ask), args=("EVAL", "while true do end", 0))
     script.start()
     try:
-        wait_until(lambda: busy(server), SOON, "the script runs")
+        wait_until(lambda: is_busy(server), SOON, "the script runs")
         with pytest.raises(StoreError, match="BUSY"):
             world.read()
     finally:
@@ -348,7 +350,7 @@ def test_a_server_busy_with_a_script_is_asked_again(server: RedisServer, world: 
 
 
 def suppressing(ask: Callable[..., object]) -> Callable[..., None]:
-    """The same without errors: the script's end is one."""
+    """The same function, but errors of the server are ignored: SCRIPT KILL makes EVAL fail."""
 
     def asked(*command: object) -> None:
         with contextlib.suppress(redis.RedisError):
@@ -357,16 +359,16 @@ def suppressing(ask: Callable[..., object]) -> Callable[..., None]:
     return asked
 
 
-def busy(server: RedisServer) -> bool:
-    """Whether it refuses commands for a script's sake."""
+def is_busy(server: RedisServer) -> bool:
+    """Whether the server refuses commands because it runs a script."""
     try:
         return not server.ask("PING")
     except redis.ResponseError as error:
         return "BUSY" in str(error)
 
 
-def test_it_is_told_while_there_are_many(server: RedisServer) -> None:
-    """With as many as are enough it begins, and with less than are needed it stops; every line comes through both."""
+def test_tracking_begins_and_ends_at_its_thresholds(server: RedisServer) -> None:
+    """It begins with five jobs and ends with fewer than three. Every line comes before and after."""
     world = World(server, "tracked", SOME)
     seen = []
     for number, jobs in enumerate([4, 5, 4, 3, 2, 4, 5], 1):
@@ -383,11 +385,11 @@ def test_it_is_told_while_there_are_many(server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("says", "rounds"), [(True, examples(500)), (False, examples(100))], ids=["what has moved", "all"]
+    ("has_watchlist", "rounds"), [(True, examples(500)), (False, examples(100))], ids=["watchlist", "dict"]
 )
-def test_hundreds_of_jobs_through_whatever_happens(server: RedisServer, world: World, says: bool, rounds: int) -> None:
-    """Lines, jobs that come and go, cut connections, forgotten keys, interrupts: each watched job gets every number."""
-    if not says:
+def test_random_events_lose_no_line(server: RedisServer, world: World, has_watchlist: bool, rounds: int) -> None:
+    """New lines, jobs that come and go, closed connections, forgotten keys, interrupts: each job gets every number."""
+    if not has_watchlist:
         world.watchlist = None
     chance = random.Random(4)
     written = dict.fromkeys(JOBS, 0)
@@ -413,9 +415,9 @@ def test_hundreds_of_jobs_through_whatever_happens(server: RedisServer, world: W
                 world.watchlist = world.watchlist and chance.choice([world.watchlist, Watchlist()])
                 world.cursors = {job: world.cursors.get(job, 0) for job in chance.sample(JOBS, 100)}
         before = dict(world.cursors)
-        for job, numbers in safely(world).items():
+        for job, numbers in read_safely(world).items():
             assert numbers == list(range(before[job] + 1, before[job] + len(numbers) + 1))
     until = time.monotonic() + SOON
     while any(written[job] > cursor for job, cursor in world.cursors.items()):
-        safely(world)
+        read_safely(world)
         assert time.monotonic() < until, "lines are missing"

@@ -22,7 +22,7 @@ from chronoverse.store import Store
 #: The smallest HOT_BYTES that there is: some 7,000 of :func:`padded`'s lines.
 HOT_BYTES: Final = 2**20
 #: Every step at which an archiver may be killed, in order.
-STEPS: Final = ("read", "announced", "put", "read back", "sealed", "manifest", "completed")
+STEPS: Final = ("read", "upload begun", "put", "read back", "committed", "manifest", "completed")
 TIMEOUT_SECONDS: Final = 60
 DAY: Final = 86_400.0
 

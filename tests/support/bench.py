@@ -1,4 +1,4 @@
-"""A store under test, and a plain client's view of what it keeps."""
+"""A store under test, and a plain client that shows what the store has written."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -11,14 +11,14 @@ from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
 JOB: Final = JobRef("wf_1", "job_1")
-#: What every store here takes for the present, and how the wire spells it.
+#: The time of every store here: Unix seconds, and as it is written.
 NOW_SECONDS: Final = 1_772_532_005.123
 NOW: Final = "2026-03-03T10:00:05.123Z"
-#: Longer than any test.
+#: The stores' settings. The lease is longer than any test.
 LEASE_MS: Final = 31_000
 RETENTION_MS: Final = 1_234_000
-#: Milliseconds by which a TTL may have run down since it was set.
-RUN_DOWN_MS: Final = 15_000
+#: Milliseconds by which a time to live may be lower than it was set.
+TTL_TOLERANCE_MS: Final = 15_000
 
 
 def make_lines(first: int, count: int, text: str = "line") -> list[Line]:
@@ -28,7 +28,7 @@ def make_lines(first: int, count: int, text: str = "line") -> list[Line]:
 
 
 class Bench:
-    """Stores on one server, and that server asked as any client would. Every store is closed at the end."""
+    """Stores on one server, and a plain client of that server. :meth:`close` closes every store."""
 
     def __init__(self, server: RedisServer, prefix: str, protocol: int = 3) -> None:
         self.server = server
@@ -37,10 +37,10 @@ class Bench:
         self._client = redis.Redis.from_url(server.url, protocol=2)
         self._client.response_callbacks.clear()
         self._stores: list[Store] = []
-        self.store = self.another()
+        self.store = self.new_store()
 
-    def another(self, options: str = "", *, lease_seconds: float = LEASE_MS / 1000) -> Store:
-        """One more store on the same keys; ``options`` go into its URL."""
+    def new_store(self, options: str = "", *, lease_seconds: float = LEASE_MS / 1000) -> Store:
+        """Makes one more store on the same keys. ``options`` are the query of its URL."""
         store = Store(
             self.url + options,
             prefix=self.prefix,
@@ -57,16 +57,16 @@ class Bench:
         self._client.close()
 
     def ask(self, *command: Any) -> Any:
-        """One plain command; its reply as RESP2 brings it, nothing decoded."""
+        """Runs one command. Returns the reply as RESP2 has it, not decoded."""
         return self._client.execute_command(*command)
 
     def key(self, kind: str, job: JobRef = JOB) -> str:
-        """A key as the wire contract spells it."""
-        tail = kind if kind in ("jobs", "settings") else f"{job.job_id}:{kind}"
-        return f"{self.prefix}:{{{job.workflow_id}}}:{tail}"
+        """A key name, as the key map in ``chronoverse.store`` has it."""
+        end = kind if kind in ("jobs", "settings") else f"{job.job_id}:{kind}"
+        return f"{self.prefix}:{{{job.workflow_id}}}:{end}"
 
     def xadd(self, entry_id: str, *fields: Any, job: JobRef = JOB) -> None:
-        """What a foreign runner does."""
+        """Adds an entry as a foreign runner does."""
         self.ask("XADD", self.key("log", job), entry_id, *fields)
 
     def log(self, job: JobRef = JOB) -> list[tuple[str, dict[str, str]]]:
@@ -83,7 +83,7 @@ class Bench:
         return _pairs(self.ask("HGETALL", self.key("job", job)))
 
     def ttl(self, kind: str, job: JobRef = JOB) -> int:
-        """Milliseconds; -1 when it never expires, -2 when there is no such key."""
+        """A key's time to live in milliseconds; -1 when it never expires, -2 when there is no such key."""
         milliseconds: int = self.ask("PTTL", self.key(kind, job))
         return milliseconds
 
@@ -92,7 +92,7 @@ class Bench:
         return {key.decode() for key in self.ask("KEYS", f"{self.prefix}:*")}
 
     def snapshot(self) -> dict[str, Any]:
-        """All that is stored, but for the time it has left: keys without their prefix, hashes as dicts."""
+        """All that is stored, without times to live. Keys have no prefix, and hashes are dicts."""
         return {key.removeprefix(f"{self.prefix}:"): self._content(key) for key in sorted(self.keys())}
 
     def _content(self, key: str) -> Any:
@@ -100,15 +100,18 @@ class Bench:
         reply = self.ask(*_READING[kind](key))
         return _pairs(reply) if kind == b"hash" else reply
 
-    def end_seen(self, seconds_ago: float, job: JobRef = JOB) -> None:
-        """Has the store have seen the job's end so long ago, by its own clock."""
+    def set_end_seen(self, seconds_ago: float, job: JobRef = JOB) -> None:
+        """Sets when the job's end was first seen: so many seconds ago by the server's clock."""
         seconds, microseconds = map(int, self.ask("TIME"))
         self.ask(
             "HSET", self.key("job", job), "end_seen_ms", round((seconds - seconds_ago) * 1000 + microseconds / 1000)
         )
 
-    def lose_lease(self) -> None:
-        """What time does to a runner that does not renew; the server being old enough to be judged by."""
+    def expire_lease(self) -> None:
+        """Deletes the lease, as if it had expired. First waits until the server is up for a second.
+
+        A server that has been up for less than a lease declares no job LOST.
+        """
         wait_until(lambda: b"uptime_in_seconds:0\r" not in self.ask("INFO", "server"), 5, "the server is a second old")
         self.ask("DEL", self.key("lease"))
 

@@ -1,4 +1,4 @@
-"""Throwaway certificates: an authority, and whom it vouches for."""
+"""Certificates for one test run: an authority, and the certificates that it issues."""
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -10,24 +10,24 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-#: Before and after now. Longer than any test.
+#: How long before and after now they are valid. Longer than any test.
 VALID: Final = timedelta(days=1)
 
 
 class Authority:
-    """Writes ``<name>.pem`` and ``<name>.key`` into ``directory``: its own as ``ca``, others' by :meth:`vouch`."""
+    """Writes ``<name>.pem`` and ``<name>.key`` into ``directory``: its own as ``ca``, others by :meth:`issue`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = _named("tests")
+        self._name = _common_name("tests")
         self.path = self._write("ca", self._name, self._key, [(x509.BasicConstraints(True, 0), True)])
 
-    def vouch(self, name: str) -> Path:
-        """The certificate of ``name``, who is this machine; the key is beside it, as ``.key``."""
+    def issue(self, name: str) -> Path:
+        """A certificate with the common name ``name`` for this machine. The key has the same path with ``.key``."""
         loopback = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1")), x509.DNSName("localhost")])
-        return self._write(name, _named(name), ec.generate_private_key(ec.SECP256R1()), [(loopback, False)])
+        return self._write(name, _common_name(name), ec.generate_private_key(ec.SECP256R1()), [(loopback, False)])
 
     def _write(
         self,
@@ -56,26 +56,26 @@ class Authority:
         return path
 
 
-class Vouched:
-    """Redis servers and their clients: they speak TLS alone, and trust the same authority."""
+class TlsCertificates:
+    """Certificates for Redis servers that speak only TLS, and for their clients. All trust one authority."""
 
     def __init__(self, directory: Path) -> None:
         self.authority = Authority(directory)
-        self._server, self._client = self.authority.vouch("server"), self.authority.vouch("client")
+        self._server, self._client = self.authority.issue("server"), self.authority.issue("client")
 
     @property
     def options(self) -> tuple[str, ...]:
-        """A server's, also for what it says to other servers. Its port is a ``--tls-port``."""
+        """A server's options, also for its connections to other servers. Its port is a ``--tls-port``."""
         return (
             *("--tls-cert-file", str(self._server), "--tls-key-file", str(self._server.with_suffix(".key"))),
             *("--tls-ca-cert-file", str(self.authority.path), "--tls-replication", "yes", "--tls-cluster", "yes"),
         )
 
     def query(self, ca: Path | None = None, client: bool = True) -> str:
-        """What a store's URL ends with; with another authority, or without a certificate of its own."""
+        """The query of a store's URL: by default with our authority and a client's certificate."""
         own = f"&ssl_certfile={self._client}&ssl_keyfile={self._client.with_suffix('.key')}" if client else ""
         return f"?ssl_ca_certs={ca or self.authority.path}{own}"
 
 
-def _named(name: str) -> x509.Name:
+def _common_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

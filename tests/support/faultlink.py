@@ -1,4 +1,4 @@
-"""One connection of the fault proxy: two sockets, two directions, and the faults that both heed."""
+"""One connection of the fault proxy: two sockets, two directions, and the faults that hold for both."""
 
 import contextlib
 import selectors
@@ -12,33 +12,33 @@ UP: Final = "up"
 DOWN: Final = "down"
 BOTH: Final = (UP, DOWN)
 
-#: Bytes held for one direction of one connection.
+#: Bytes buffered for one direction of one connection.
 BUFFER_BYTES: Final = 65_536
-#: Bytes that a trip can be set off by: they are looked for across reads.
-MAX_ASKED_BYTES: Final = 256
-#: Seconds between a throttled direction's grants.
+#: Bytes of the text that fires a trigger. It may be spread over several reads.
+MAX_REQUEST_BYTES: Final = 256
+#: Seconds between additions to the credit of a throttled direction.
 TICK_SECONDS: Final = 0.01
 
 
 @dataclass
-class Trip:
-    """Cuts the first connection that sets it off, once ``passing`` more bytes have gone in ``direction``.
+class Trigger:
+    """Resets the first connection that fires it, after ``passing`` more bytes in ``direction``.
 
-    It is set off by the bytes ``asked`` on their way up, or where these are empty by any byte in its direction.
+    The bytes ``request`` fire it on their way up. When these are empty, any byte in its direction fires it.
     """
 
     direction: str
     passing: int
-    asked: bytes
+    request: bytes
 
 
 @dataclass
 class Faults:
-    """What is in force now, shared by all links, and what they have forwarded."""
+    """The faults in force, shared by all links, and the bytes that the links have forwarded."""
 
     stalled: frozenset[str] = frozenset()
     rates: dict[str, float] = field(default_factory=dict)
-    trips: list[Trip] = field(default_factory=list)
+    triggers: list[Trigger] = field(default_factory=list)
     forwarded: dict[str, int] = field(default_factory=lambda: {UP: 0, DOWN: 0})
 
 
@@ -50,23 +50,23 @@ class _Flow:
     source: socket.socket
     sink: socket.socket
     buffer: bytearray = field(default_factory=bytearray)
-    #: The source has said that no more comes, and the sink was told.
+    #: Whether the source is at its end, and the sink was shut down.
     ended: bool = False
-    #: Bytes that may still be taken, when throttled.
+    #: Bytes that may still be read while throttled.
     credit: float = 0
-    #: The last bytes forwarded, with which a trip's ``asked`` may begin.
+    #: The last bytes that were forwarded. A trigger's ``request`` may begin with them.
     recent: bytes = b""
 
 
 class Link:
-    """A client's connection and ours to the server. Once it is ``over`` nothing passes; then :meth:`close` it."""
+    """A client's connection and ours to the server. When it is ``over``, :meth:`close` it."""
 
     def __init__(self, client: socket.socket, server: socket.socket, faults: Faults) -> None:
         self.over = False
         #: Whether a fault ended it.
         self.cut = False
         self._faults = faults
-        self._armed: Trip | None = None
+        self._fired: Trigger | None = None
         self._ends = (client, server)
         self._flows = (_Flow(UP, client, server), _Flow(DOWN, server, client))
         for sock in self._ends:
@@ -75,24 +75,24 @@ class Link:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def wants(self) -> dict[socket.socket, int]:
-        """What each end is to be watched for, under the faults in force."""
+        """The events to watch for at each end, under the faults in force."""
         masks = dict.fromkeys(self._ends, 0)
         for flow in self._flows:
-            if not self._held(flow):
+            if not self._is_blocked(flow):
                 if flow.buffer:
                     masks[flow.sink] |= selectors.EVENT_WRITE
                 elif not flow.ended:
                     masks[flow.source] |= selectors.EVENT_READ
         return masks
 
-    def grant(self, seconds: float) -> None:
-        """Time has passed: throttled flows may take some more."""
+    def add_credit(self, seconds: float) -> None:
+        """Adds to the credit of throttled flows after ``seconds``."""
         for flow in self._flows:
             rate = self._faults.rates.get(flow.direction, 0)
             flow.credit = min(max(1.0, rate * TICK_SECONDS * 2), flow.credit + rate * seconds)
 
     def forward(self, sock: object, events: int) -> None:
-        """Moves what can be moved, now that ``sock`` is ready for ``events``."""
+        """Forwards what it can, now that ``sock`` is ready for ``events``."""
         try:
             for flow in self._flows:
                 if flow.sink is sock and events & selectors.EVENT_WRITE and flow.buffer:
@@ -107,22 +107,22 @@ class Link:
         self.over = self.over or all(flow.ended for flow in self._flows)
 
     def disarm(self) -> None:
-        """Forgets the trip that was set off here."""
-        self._armed = None
+        """Removes the trigger that has fired here."""
+        self._fired = None
 
     def reset(self) -> None:
-        """It is over, and both ends will see a reset."""
+        """Ends the link. Both ends will get a reset."""
         self.over = self.cut = True
 
     def close(self) -> None:
-        """Closes both ends, which nobody may watch any more."""
+        """Closes both ends. They must not be watched any more."""
         for sock in self._ends:
             if self.cut:
                 reset(sock)
             else:
                 sock.close()
 
-    def _held(self, flow: _Flow) -> bool:
+    def _is_blocked(self, flow: _Flow) -> bool:
         faults = self._faults
         return flow.direction in faults.stalled or (flow.direction in faults.rates and flow.credit < 1)
 
@@ -138,45 +138,45 @@ class Link:
         self._send(flow)
 
     def _send(self, flow: _Flow) -> None:
-        if self._armed is None:
-            self._armed = self._set_off(flow)
-        trip = self._armed if self._armed and self._armed.direction == flow.direction else None
+        if self._fired is None:
+            self._fired = self._fire(flow)
+        trigger = self._fired if self._fired and self._fired.direction == flow.direction else None
         sent = 0
-        if trip is None:
+        if trigger is None:
             sent = flow.sink.send(flow.buffer)
-        elif trip.passing > 0:
-            sent = flow.sink.send(flow.buffer[: trip.passing])
-            trip.passing -= sent
+        elif trigger.passing > 0:
+            sent = flow.sink.send(flow.buffer[: trigger.passing])
+            trigger.passing -= sent
         self._faults.forwarded[flow.direction] += sent
-        flow.recent = (flow.recent + bytes(flow.buffer[:sent]))[-MAX_ASKED_BYTES:]
+        flow.recent = (flow.recent + bytes(flow.buffer[:sent]))[-MAX_REQUEST_BYTES:]
         del flow.buffer[:sent]
-        if trip is not None and trip.passing <= 0 and flow.buffer:
+        if trigger is not None and trigger.passing <= 0 and flow.buffer:
             self.reset()
 
-    def _set_off(self, flow: _Flow) -> Trip | None:
-        """The first trip that what ``flow`` is about to forward sets off; it is this link's alone then."""
-        for trip in self._faults.trips:
-            behind = self._behind(flow, trip)
-            if behind is not None:
-                self._faults.trips.remove(trip)
-                if trip.direction == UP:
-                    trip.passing += behind
-                return trip
+    def _fire(self, flow: _Flow) -> Trigger | None:
+        """The first trigger that the buffer of ``flow`` fires. It is removed from the list for other links."""
+        for trigger in self._faults.triggers:
+            start = self._start(flow, trigger)
+            if start is not None:
+                self._faults.triggers.remove(trigger)
+                if trigger.direction == UP:
+                    trigger.passing += start
+                return trigger
         return None
 
-    def _behind(self, flow: _Flow, trip: Trip) -> int | None:
-        """At which byte of the flow's buffer the trip begins, if it does."""
-        if not trip.asked:
-            return 0 if flow.direction == trip.direction else None
+    def _start(self, flow: _Flow, trigger: Trigger) -> int | None:
+        """The byte of the flow's buffer after which the trigger counts its bytes; None when it does not fire."""
+        if not trigger.request:
+            return 0 if flow.direction == trigger.direction else None
         if flow.direction != UP:
             return None
-        before = flow.recent[-(len(trip.asked) - 1) :] if len(trip.asked) > 1 else b""
-        found = (before + bytes(flow.buffer)).find(trip.asked)
-        return None if found < 0 else found - len(before) + len(trip.asked)
+        before = flow.recent[-(len(trigger.request) - 1) :] if len(trigger.request) > 1 else b""
+        found = (before + bytes(flow.buffer)).find(trigger.request)
+        return None if found < 0 else found - len(before) + len(trigger.request)
 
 
 def reset(sock: socket.socket) -> None:
-    """Closes with a reset where there is one (TCP); what the kernel still holds is thrown away. ``man 7 socket``."""
+    """Closes with a reset, which TCP has. The kernel's buffers are discarded. See ``man 7 socket``."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()

@@ -1,6 +1,6 @@
-"""The fault proxy in a process of its own: it takes no turn of the interpreter that the test's own parts need.
+"""The fault proxy in a process of its own, so that it does not slow down the interpreter of the test.
 
-Orders go to its stdin and answers come from its stdout, one line of JSON each; at the end of stdin it ends.
+Commands go to its stdin and answers come from its stdout, one line of JSON each. It ends at the end of stdin.
 """
 
 import json
@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any, Final, Self
 
-from tests.support.faultproxy import PATIENCE_SECONDS, Address, FaultProxy, Tally
+from tests.support.faultproxy import TIMEOUT_SECONDS, Address, FaultProxy, Traffic
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-_ORDERS: Final = ("cut", "refuse", "stall", "throttle", "drop_reply", "drop_request", "heal", "tally")
+_COMMANDS: Final = ("cut", "refuse", "stall", "throttle", "drop_reply", "drop_request", "heal", "traffic")
 
 
 class ProxyProcess:
-    """As :class:`FaultProxy`, whose methods these are; for a ``with``."""
+    """Has the methods of :class:`FaultProxy`, and runs them in a process. For a ``with``."""
 
     def __init__(self, upstream: Address, listen: Address = ("127.0.0.1", 0)) -> None:
         self._addresses = (upstream, listen)
@@ -26,9 +26,9 @@ class ProxyProcess:
         self.http_url = ""
 
     @property
-    def tally(self) -> Tally:
-        """What has gone through so far."""
-        return Tally(*self._ask("tally"))
+    def traffic(self) -> Traffic:
+        """What was forwarded so far."""
+        return Traffic(*self._ask("traffic"))
 
     def cut(self) -> None:
         """See :meth:`FaultProxy.cut`."""
@@ -46,13 +46,13 @@ class ProxyProcess:
         """See :meth:`FaultProxy.throttle`."""
         self._ask("throttle", bytes_per_second, *directions)
 
-    def drop_reply(self, passing: int = 0, *, asked: bytes = b"", times: int = 1) -> None:
+    def drop_reply(self, passing: int = 0, *, request: bytes = b"", times: int = 1) -> None:
         """See :meth:`FaultProxy.drop_reply`."""
-        self._ask("drop_reply", passing, asked=asked.hex(), times=times)
+        self._ask("drop_reply", passing, request=request.hex(), times=times)
 
-    def drop_request(self, passing: int = 0, *, asked: bytes = b"", times: int = 1) -> None:
+    def drop_request(self, passing: int = 0, *, request: bytes = b"", times: int = 1) -> None:
         """See :meth:`FaultProxy.drop_request`."""
-        self._ask("drop_request", passing, asked=asked.hex(), times=times)
+        self._ask("drop_request", passing, request=request.hex(), times=times)
 
     def heal(self) -> None:
         """See :meth:`FaultProxy.heal`."""
@@ -60,11 +60,16 @@ class ProxyProcess:
 
     def start(self) -> Self:
         """Starts the process, and returns once it listens."""
-        command = [sys.executable, "-m", "tests.support.faultprocess", *(_spell(each) for each in self._addresses)]
+        argv = [
+            sys.executable,
+            "-m",
+            "tests.support.faultprocess",
+            *(_address_text(address) for address in self._addresses),
+        ]
         self._process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
-        self.address = _read(self._answer())
+        self.address = _parse_address(self._answer())
         if isinstance(self.address, Path):
             self.redis_url = f"unix://{self.address}"
         else:
@@ -72,12 +77,12 @@ class ProxyProcess:
         return self
 
     def stop(self) -> None:
-        """Ends the process. Does nothing twice."""
+        """Ends the process. A second call does nothing."""
         process, self._process = self._process, None
         if process is None:
             return
         try:
-            process.communicate(timeout=PATIENCE_SECONDS)
+            process.communicate(timeout=TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
@@ -89,10 +94,10 @@ class ProxyProcess:
     def __exit__(self, *exception: object) -> None:
         self.stop()
 
-    def _ask(self, order: str, *args: object, **options: object) -> Any:
+    def _ask(self, command: str, *args: object, **options: object) -> Any:
         assert self._process is not None
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([order, args, options]) + "\n")
+        self._process.stdin.write(json.dumps([command, args, options]) + "\n")
         return self._answer()
 
     def _answer(self) -> Any:
@@ -103,11 +108,11 @@ class ProxyProcess:
         return json.loads(line)
 
 
-def _spell(address: Address) -> str:
+def _address_text(address: Address) -> str:
     return str(address) if isinstance(address, Path) else "{}:{}".format(*address)
 
 
-def _read(text: str) -> Address:
+def _parse_address(text: str) -> Address:
     if text.startswith("/"):
         return Path(text)
     host, _, port = text.rpartition(":")
@@ -115,14 +120,14 @@ def _read(text: str) -> Address:
 
 
 def _serve(upstream: str, listen: str) -> None:
-    with FaultProxy(_read(upstream), _read(listen)) as proxy:
-        print(json.dumps(_spell(proxy.address)), flush=True)
+    with FaultProxy(_parse_address(upstream), _parse_address(listen)) as proxy:
+        print(json.dumps(_address_text(proxy.address)), flush=True)
         for line in sys.stdin:
-            order, args, options = json.loads(line)
-            assert order in _ORDERS
-            if "asked" in options:
-                options["asked"] = bytes.fromhex(options["asked"])
-            answer = proxy.tally if order == "tally" else getattr(proxy, order)(*args, **options)
+            command, args, options = json.loads(line)
+            assert command in _COMMANDS
+            if "request" in options:
+                options["request"] = bytes.fromhex(options["request"])
+            answer = proxy.traffic if command == "traffic" else getattr(proxy, command)(*args, **options)
             print(json.dumps(answer), flush=True)
 
 

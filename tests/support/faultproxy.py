@@ -1,19 +1,19 @@
-"""A proxy between two of our processes that does to their connections what networks do, on a test's word.
+"""A proxy between two of our processes. A test makes it fail their connections as networks do.
 
     runner or client ──UP──> FaultProxy ──UP──> Redis or the service
                      <─DOWN─            <─DOWN─
 
-It forwards bytes and knows no protocol, so it stands between runner and Redis as well as between client and HTTP,
-on TCP or on unix sockets (each side its own)::
+It forwards bytes and knows no protocol. So it works between runner and Redis and between client and HTTP service. Each
+side is a TCP or a unix socket::
 
     with FaultProxy(server.socket) as proxy:       # a Path is a unix socket, ("127.0.0.1", 8000) is TCP
         store = Store(proxy.redis_url)
-        proxy.drop_reply(asked=b"line 7")          # line 7 is stored, and the runner does not learn of it
+        proxy.drop_reply(request=b"line 7")        # line 7 is stored, but the runner gets no reply
         proxy.stall(); proxy.cut(); proxy.refuse(); proxy.throttle(1000)
-        proxy.heal()                               # all faults off; connections that still stand go on
+        proxy.heal()                               # ends all faults; open connections go on
 
-A method returns once its fault is in force. All work is done by one thread, which :meth:`FaultProxy.stop` ends;
-:class:`tests.support.faultprocess.ProxyProcess` does the same in a process of its own, for when speed counts.
+A method returns when its fault is in force. One thread does all the work; :meth:`FaultProxy.stop` ends it.
+:class:`tests.support.faultprocess.ProxyProcess` is the same in a process of its own, which is faster.
 """
 
 import contextlib
@@ -27,24 +27,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-from tests.support.faultlink import BOTH, DOWN, MAX_ASKED_BYTES, TICK_SECONDS, UP, Faults, Link, Trip, reset
+from tests.support.faultlink import BOTH, DOWN, MAX_REQUEST_BYTES, TICK_SECONDS, UP, Faults, Link, Trigger, reset
 
-__all__ = ["BOTH", "DOWN", "UP", "Address", "FaultProxy", "Tally"]
+__all__ = ["BOTH", "DOWN", "UP", "Address", "FaultProxy", "Traffic"]
 
-#: Connections at a time; further ones are reset. Our own pools open 6.
+#: Open connections, at most; further ones are reset. Our own pools open 6.
 MAX_CONNECTIONS: Final = 512
-#: Seconds to connect to the server, and for the thread to do what it was told.
+#: Seconds to connect to the server, and for the thread to carry out a method.
 CONNECT_SECONDS: Final = 2.0
-PATIENCE_SECONDS: Final = 10.0
+TIMEOUT_SECONDS: Final = 10.0
 
-#: Where one side is: a path for a unix socket, host and port for TCP.
+#: The address of one side: a path for a unix socket, host and port for TCP.
 Address = Path | tuple[str, int]
 
 
-class Tally(NamedTuple):
-    """What has gone through since the start."""
+class Traffic(NamedTuple):
+    """What was forwarded since the start."""
 
-    #: Connections accepted, those that are open now, and those that a fault ended.
+    #: Connections that were accepted, that are open now, and that a fault ended.
     accepted: int
     open: int
     cut: int
@@ -58,11 +58,11 @@ class FaultProxy:
 
     def __init__(self, upstream: Address, listen: Address = ("127.0.0.1", 0)) -> None:
         self._upstream = upstream
-        self._orders: queue.SimpleQueue[tuple[Callable[[], object], threading.Event]] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[tuple[Callable[[], object], threading.Event]] = queue.SimpleQueue()
         self._selector = selectors.DefaultSelector()
-        self._ear, self._mouth = socket.socketpair()
-        self._ear.setblocking(False)
-        self._selector.register(self._ear, selectors.EVENT_READ)
+        self._wakeup_reader, self._wakeup_writer = socket.socketpair()
+        self._wakeup_reader.setblocking(False)
+        self._selector.register(self._wakeup_reader, selectors.EVENT_READ)
         self._watched: dict[socket.socket, int] = {}
         self._links: dict[Link, tuple[socket.socket, socket.socket]] = {}
         self._faults = Faults()
@@ -77,71 +77,71 @@ class FaultProxy:
 
     @property
     def redis_url(self) -> str:
-        """The address as a client of Redis spells it."""
+        """The URL for a Redis client."""
         return f"unix://{self.address}" if isinstance(self.address, Path) else "redis://{}:{}".format(*self.address)
 
     @property
     def http_url(self) -> str:
-        """The address as a client of HTTP spells it; TCP only."""
+        """The URL for an HTTP client; TCP only."""
         assert not isinstance(self.address, Path), "clients of HTTP need TCP"
         return "http://{}:{}".format(*self.address)
 
     @property
-    def tally(self) -> Tally:
-        """What has gone through so far; the thread is asked, so that what a peer has received is counted."""
-        found: list[Tally] = []
+    def traffic(self) -> Traffic:
+        """What was forwarded so far. The thread counts it, so all that a peer has received is in it."""
+        found: list[Traffic] = []
         self._do(lambda: found.append(self._count()))
         return found[0]
 
     def cut(self) -> None:
-        """Resets every open connection; what was on its way is lost. New connections are let through."""
+        """Resets every open connection; bytes under way are lost. New connections are accepted."""
         self._do(self._reset_all)
 
     def refuse(self) -> None:
-        """New connections are refused, as if nobody listened. Open ones stay: :meth:`cut` too for a dead server."""
+        """Refuses new connections, as if nobody listened. Open ones stay; for a dead server call :meth:`cut` too."""
         self._do(lambda: setattr(self, "_refusing", True))
 
     def stall(self, *directions: str) -> None:
-        """Bytes stop on their way, in both ``directions`` unless named; connections are still made and stay open.
+        """Forwards nothing in these ``directions`` (both by default). Connections are still accepted and stay open.
 
-        Senders notice only once the kernel's buffers are full. What waits here is forwarded after :meth:`heal`.
+        Senders notice it only when the kernel's buffers are full. :meth:`heal` forwards what waits here.
         """
         self._do(lambda: setattr(self._faults, "stalled", frozenset(directions or BOTH)))
 
     def throttle(self, bytes_per_second: float, *directions: str) -> None:
-        """Forwards no faster than this on each connection, in each of ``directions`` (both unless named)."""
+        """Forwards no faster than this on each connection, in each of ``directions`` (both by default)."""
         self._do(lambda: setattr(self._faults, "rates", dict.fromkeys(directions or BOTH, bytes_per_second)))
 
-    def drop_reply(self, passing: int = 0, *, asked: bytes = b"", times: int = 1) -> None:
-        """Swallows the next answer but for its first ``passing`` bytes, then resets that connection; ``times`` times.
+    def drop_reply(self, passing: int = 0, *, request: bytes = b"", times: int = 1) -> None:
+        """Forwards the first ``passing`` bytes of the next answer, then resets that connection; ``times`` times.
 
-        With ``asked`` it is the answer on the next connection that forwards these bytes towards the server. The
-        server has had the whole request when it answers: it did what was asked, and nobody learns of it.
+        With ``request`` it is the answer on the next connection that forwards these bytes towards the server. When the
+        server answers, it has carried out the whole request. The client does not learn of it.
         """
-        self._trip(DOWN, passing, asked, times)
+        self._add_triggers(DOWN, passing, request, times)
 
-    def drop_request(self, passing: int = 0, *, asked: bytes = b"", times: int = 1) -> None:
-        """Forwards the next request's first ``passing`` bytes, then resets that connection; ``times`` times.
+    def drop_request(self, passing: int = 0, *, request: bytes = b"", times: int = 1) -> None:
+        """Forwards the first ``passing`` bytes of the next request, then resets that connection; ``times`` times.
 
-        With ``asked`` these bytes are counted from behind ``asked``. The server gets part of a request, or none.
+        With ``request`` the bytes are counted from the end of that text. The server gets part of a request, or none.
         """
-        self._trip(UP, passing, asked, times)
+        self._add_triggers(UP, passing, request, times)
 
     def heal(self) -> None:
-        """No more faults: nothing is stalled, throttled, refused or waiting to be dropped."""
+        """Ends all faults: nothing is stalled, throttled, refused or waiting to be dropped."""
         self._do(self._heal)
 
     def start(self) -> Self:
-        """Begins to listen."""
+        """Starts to listen."""
         self._thread.start()
         self._do(lambda: None)
         return self
 
     def stop(self) -> None:
-        """Resets every connection, closes the listener, and ends the thread. Does nothing twice."""
+        """Resets every connection, closes the listener, and ends the thread. A second call does nothing."""
         if self._thread.is_alive():
             self._do(lambda: setattr(self, "_stopping", True))
-            self._thread.join(PATIENCE_SECONDS)
+            self._thread.join(TIMEOUT_SECONDS)
         assert not self._thread.is_alive(), "the proxy hangs"
 
     def __enter__(self) -> Self:
@@ -150,19 +150,19 @@ class FaultProxy:
     def __exit__(self, *exception: object) -> None:
         self.stop()
 
-    def _trip(self, direction: str, passing: int, asked: bytes, times: int) -> None:
-        assert len(asked) <= MAX_ASKED_BYTES, f"asked may have {MAX_ASKED_BYTES} bytes"
-        self._do(lambda: self._faults.trips.extend(Trip(direction, passing, asked) for _ in range(times)))
+    def _add_triggers(self, direction: str, passing: int, request: bytes, times: int) -> None:
+        assert len(request) <= MAX_REQUEST_BYTES, f"request may have {MAX_REQUEST_BYTES} bytes"
+        self._do(lambda: self._faults.triggers.extend(Trigger(direction, passing, request) for _ in range(times)))
 
-    def _do(self, order: Callable[[], object]) -> None:
-        """Has the thread carry ``order`` out, and waits until it is in force."""
+    def _do(self, task: Callable[[], object]) -> None:
+        """Makes the thread call ``task``, and waits until the fault is in force."""
         assert self._thread.is_alive(), "the proxy is not running"
         done = threading.Event()
-        self._orders.put((order, done))
-        self._mouth.send(b"!")
-        assert done.wait(PATIENCE_SECONDS), "the proxy hangs"
+        self._tasks.put((task, done))
+        self._wakeup_writer.send(b"!")
+        assert done.wait(TIMEOUT_SECONDS), "the proxy hangs"
 
-    # From here on: the thread's own.
+    # The thread runs what follows.
 
     def _run(self) -> None:
         done: list[threading.Event] = []
@@ -172,8 +172,8 @@ class FaultProxy:
                 while done:
                     done.pop().set()
                 for key, events in self._selector.select(TICK_SECONDS if self._faults.rates else None):
-                    if key.fileobj is self._ear:
-                        done += self._obey()
+                    if key.fileobj is self._wakeup_reader:
+                        done += self._run_tasks()
                     elif key.fileobj is self._listener:
                         self._accept()
                     elif not key.data.over:
@@ -183,35 +183,35 @@ class FaultProxy:
             while done:
                 done.pop().set()
 
-    def _obey(self) -> Iterator[threading.Event]:
-        self._ear.recv(4096)
+    def _run_tasks(self) -> Iterator[threading.Event]:
+        self._wakeup_reader.recv(4096)
         with contextlib.suppress(queue.Empty):
             while True:
-                order, done = self._orders.get_nowait()
-                order()
+                task, done = self._tasks.get_nowait()
+                task()
                 yield done
 
     def _reset_all(self) -> None:
         for link in self._links:
             link.reset()
 
-    def _count(self) -> Tally:
+    def _count(self) -> Traffic:
         forwarded = self._faults.forwarded
-        return Tally(self._accepted, len(self._links), self._cut, forwarded[UP], forwarded[DOWN])
+        return Traffic(self._accepted, len(self._links), self._cut, forwarded[UP], forwarded[DOWN])
 
     def _heal(self) -> None:
         self._refusing = False
         self._faults.stalled, self._faults.rates = frozenset(), {}
-        self._faults.trips.clear()
+        self._faults.triggers.clear()
         for link in self._links:
             link.disarm()
 
     def _update(self) -> None:
-        """Brings what is watched in line with the faults in force."""
+        """Watches the sockets that the faults in force allow to be read and written."""
         if self._refusing and self._listening:
             self._selector.unregister(self._listener)
             self._listener.close()
-            # Bound but not listening: the kernel refuses, and the address stays ours.
+            # A socket that is bound but does not listen: the kernel refuses connections, and the address stays ours.
             self._listener = _bound(self.address)
             self._listening = False
         elif not self._refusing and not self._listening:
@@ -220,7 +220,7 @@ class FaultProxy:
             self._listening = True
         now = time.monotonic()
         for link in list(self._links):
-            link.grant(now - self._granted_at)
+            link.add_credit(now - self._granted_at)
             if link.over:
                 self._forget(link)
             else:
@@ -264,7 +264,7 @@ class FaultProxy:
         for link in list(self._links):
             link.reset()
             self._forget(link)
-        for sock in (self._listener, self._ear, self._mouth):
+        for sock in (self._listener, self._wakeup_reader, self._wakeup_writer):
             sock.close()
         self._selector.close()
         if isinstance(self.address, Path):

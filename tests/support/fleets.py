@@ -1,4 +1,4 @@
-"""Several real servers as one store: a master with a replica under Sentinels, and a Cluster. All on the loopback."""
+"""Several real servers as one store: a master and a replica behind Sentinels, or a Cluster. All on the loopback."""
 
 import contextlib
 import socket
@@ -13,38 +13,38 @@ from chronoverse.store.cluster import slot_of
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
-#: Seconds for a fleet to find together, or to recover, on a busy machine.
-PATIENCE_SECONDS: Final = 30.0
+#: Seconds for a fleet to start, or to recover, on a busy machine.
+TIMEOUT_SECONDS: Final = 30.0
 #: Milliseconds of silence after which a server counts as down.
 DOWN_MS: Final = 500
 SERVICE: Final = "logs"
-#: Milliseconds between a Sentinel's words to the others, who would else hear of it after two seconds.
-HURRIED: Final = ("publish-period", "200")
-#: Of a server that nobody may reach.
+#: Milliseconds between a Sentinel's messages to the others. By default it is two seconds.
+FAST_PUBLISHING: Final = ("publish-period", "200")
+#: The password of a server that nobody may reach.
 PASSWORD: Final = "nobody-knows"
 SLOTS: Final = 16_384
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports that nobody listened on a moment ago, all different."""
+    """Different ports on which nobody listened a moment ago."""
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
         return [probe.getsockname()[1] for probe in probes]
 
 
 def on_port(port: int, tls: Sequence[str]) -> tuple[str, ...]:
-    """A server's options to be on a TCP port; with ``tls``, its options for that, nobody gets in without."""
+    """A server's options for a TCP port. With ``tls``, its options for TLS, the port accepts only TLS."""
     port_options = ("--port", "0", "--tls-port", str(port), *tls) if tls else ("--port", str(port))
     return ("--bind", "127.0.0.1", *port_options)
 
 
 def node(directory: Path, port: int, *options: str, binary: str | None = None, tls: Sequence[str] = ()) -> RedisServer:
-    """A server that is also on a TCP port."""
+    """A server that also listens on a TCP port."""
     return RedisServer(directory, binary, *on_port(port, tls), "--repl-diskless-sync-delay", "0", *options)
 
 
 class Fleet:
-    """Servers for a ``with``; ``url`` is the store's."""
+    """Servers that are one store, for a ``with``. ``url`` is the store's."""
 
     url: str
 
@@ -52,17 +52,17 @@ class Fleet:
         self.servers = list(servers)
 
     def start(self) -> Self:
-        """Starts them all, and waits until they have found together."""
+        """Starts all servers, and waits until they know each other."""
         for server in self.servers:
             server.start()
         return self
 
     def ask(self, *command: Any) -> Any:
-        """One command, asked of the server that has its key."""
+        """Sends one command to the server that has its key."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Ends them all, also those that stand still."""
+        """Ends all servers, also those that are stopped by a signal."""
         for server in self.servers:
             server.kill()
             server.close()
@@ -78,11 +78,11 @@ class Fleet:
         self.close()
 
 
-class Watched(Fleet):
-    """A master, a replica, and three Sentinels that watch them; with ``tls``, options for it, they speak it alone."""
+class SentinelFleet(Fleet):
+    """A master, a replica, and three Sentinels. With ``tls``, the options for TLS, they accept only TLS."""
 
     def __init__(self, directory: Path, *options: str, binary: str | None = None, tls: Sequence[str] = ()) -> None:
-        first, second, *self.watchers = free_ports(5)
+        first, second, *self.sentinel_ports = free_ports(5)
         self.ports = (first, second)
         self._directory = directory
         self._binary, self._tls = binary, tls
@@ -91,44 +91,44 @@ class Watched(Fleet):
             node(directory / "b", second, "--replicaof", "127.0.0.1", str(first), *options, binary=binary, tls=tls),
         ]
         super().__init__([*servers, *self._sentinels()])
-        hosts = ",".join(f"127.0.0.1:{port}" for port in self.watchers)
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinel_ports)
         self.url = f"{'rediss' if tls else 'redis'}+sentinel://{hosts}/{SERVICE}"
 
     def _sentinels(self) -> Iterator[RedisServer]:
-        for number, port in enumerate(self.watchers):
-            place = self._directory / f"s{number}"
-            place.mkdir(parents=True)
-            config = place / "sentinel.conf"
+        for number, port in enumerate(self.sentinel_ports):
+            directory = self._directory / f"s{number}"
+            directory.mkdir(parents=True)
+            config = directory / "sentinel.conf"
             config.write_text(
                 f"sentinel monitor {SERVICE} 127.0.0.1 {self.ports[0]} 2\n"
                 f"sentinel down-after-milliseconds {SERVICE} {DOWN_MS}\n"
                 f"sentinel failover-timeout {SERVICE} 3000\n"
             )
-            yield Sentinel(place, config, port, self._binary, tls=self._tls)
+            yield Sentinel(directory, config, port, self._binary, tls=self._tls)
 
     def start(self) -> Self:
         super().start()
         for sentinel in self.servers[2:]:
-            sentinel.ask("SENTINEL", "DEBUG", *HURRIED)
+            sentinel.ask("SENTINEL", "DEBUG", *FAST_PUBLISHING)
         self.settle()
         return self
 
     def settle(self) -> None:
-        """Waits until there is a replica, and all Sentinels know it and each other: another failover can be."""
-        wait_until(lambda: all(map(self._is_known, self.servers[2:])), PATIENCE_SECONDS, "the Sentinels know all")
+        """Waits until there is a replica, and all Sentinels know it and each other. Then a failover is possible."""
+        wait_until(lambda: all(map(self._is_known, self.servers[2:])), TIMEOUT_SECONDS, "the Sentinels know all")
 
     def _is_known(self, sentinel: RedisServer) -> bool:
-        (told,) = map(_pairs, sentinel.ask("SENTINEL", "REPLICAS", SERVICE) or [[]])
+        (replica,) = map(_pairs, sentinel.ask("SENTINEL", "REPLICAS", SERVICE) or [[]])
         others = _pairs(sentinel.ask("SENTINEL", "MASTER", SERVICE))[b"num-other-sentinels"]
-        in_step = told.get(b"flags") == b"slave" and told[b"master-link-status"] == b"ok"
-        return in_step and others == b"2" and told[b"port"] != str(self._port(self.master)).encode()
+        is_synced = replica.get(b"flags") == b"slave" and replica[b"master-link-status"] == b"ok"
+        return is_synced and others == b"2" and replica[b"port"] != str(self._port(self.master)).encode()
 
     def _port(self, server: RedisServer) -> int:
         return self.ports[self.servers.index(server)]
 
     @property
     def replica(self) -> RedisServer:
-        """The other one."""
+        """The server that is not the master."""
         return next(each for each in self.servers[:2] if each is not self.master)
 
     @property
@@ -141,24 +141,24 @@ class Watched(Fleet):
         return self.master.ask(*command)
 
     def cut_off(self) -> RedisServer:
-        """The master goes on serving those who are connected, but neither Sentinels nor its replica any more; it."""
+        """Cuts the master off from the Sentinels and its replica, and returns it. Open connections of clients go on."""
         master = self.master
         with redis.Redis.from_url(master.url, protocol=2, single_connection_client=True) as client:
-            # Whoever is connected has passed the door.
+            # A connection that is open already needs no password.
             client.execute_command("CONFIG", "SET", "requirepass", PASSWORD)
-            for told in client.client_list():
-                if told["name"].startswith("sentinel") or "S" in told["flags"]:
-                    client.execute_command("CLIENT", "KILL", "ID", told["id"])
+            for other in client.client_list():
+                if other["name"].startswith("sentinel") or "S" in other["flags"]:
+                    client.execute_command("CLIENT", "KILL", "ID", other["id"])
         return master
 
     def rejoin(self, lost: RedisServer) -> None:
-        """A master that was cut off is found again, as the replica that it is by now."""
+        """Ends the isolation of a master that was cut off, and makes it a replica of the new master."""
         with redis.Redis.from_url(lost.url, protocol=2, password=PASSWORD) as client:
             client.execute_command("CONFIG", "SET", "requirepass", "")
         self.follow(lost)
 
     def follow(self, lost: RedisServer) -> None:
-        """A former master becomes the replica of the new one, as the Sentinels would have it after 10 s."""
+        """Makes a former master the replica of the new one. The Sentinels would do that after 10 s."""
         lost.ask("REPLICAOF", "127.0.0.1", self._port(self.master))
 
 
@@ -167,7 +167,7 @@ def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
 
 
 class Sentinel(RedisServer):
-    """A Sentinel, by its configuration file, which it rewrites."""
+    """A Sentinel. It needs a configuration file, which it rewrites."""
 
     def __init__(
         self, directory: Path, config: Path, port: int, binary: str | None = None, tls: Sequence[str] = ()
@@ -177,22 +177,22 @@ class Sentinel(RedisServer):
 
     def _command(self) -> list[str]:
         binary, _, _, *rest = super()._command()
-        place = rest[: rest.index("--save")]
-        return [binary, self._config, "--sentinel", *place, *self._options]
+        listening = rest[: rest.index("--save")]
+        return [binary, self._config, "--sentinel", *listening, *self._options]
 
 
 class Cluster(Fleet):
-    """Three masters with a third of the slots each, and a replica of one; with ``tls``, options for it, by it alone."""
+    """Three masters with a third of the slots each, and a replica of one. With ``tls`` they accept only TLS."""
 
     def __init__(self, directory: Path, *options: str, binary: str | None = None, tls: Sequence[str] = ()) -> None:
         ports = free_ports(8)
         self.ports, self._buses = ports[:4], ports[4:]
         self._ids: list[str] = []
-        on = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(2 * DOWN_MS))
-        # With full coverage all would refuse while one is away.
+        cluster = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(2 * DOWN_MS))
+        # With full coverage all masters would refuse commands while one is down.
         partial = ("--cluster-require-full-coverage", "no")
-        # Nobody is told of a replica that has not heard of its master, which else says something every 10 s.
-        options = (*on, *partial, "--repl-ping-replica-period", "1", *options)
+        # A replica that has not heard from its master is in no answer, and by default a master pings every 10 s.
+        options = (*cluster, *partial, "--repl-ping-replica-period", "1", *options)
         super().__init__(
             [
                 node(directory / f"n{number}", port, "--cluster-port", str(bus), *options, binary=binary, tls=tls)
@@ -210,53 +210,53 @@ class Cluster(Fleet):
             server.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for port, bus in zip(self.ports[1:], self._buses[1:], strict=True):
             self.servers[0].ask("CLUSTER", "MEET", "127.0.0.1", port, bus)
-        wait_until(lambda: all(map(self._is_ready, self.servers)), PATIENCE_SECONDS, "the Cluster is one")
+        wait_until(lambda: all(map(self._is_ready, self.servers)), TIMEOUT_SECONDS, "all nodes know each other")
         self.servers[3].ask("CLUSTER", "REPLICATE", self.id(0))
         self.settle()
         return self
 
     def settle(self) -> None:
-        """Waits until all know who is whose replica, without which none of these could take over."""
-        wait_until(lambda: all(map(self._pair, self.servers)), PATIENCE_SECONDS, "all know the replica")
+        """Waits until all nodes know the replica and its master. Before that the replica cannot take over."""
+        wait_until(lambda: all(map(self._pair, self.servers)), TIMEOUT_SECONDS, "all know the replica")
 
     def _is_ready(self, server: RedisServer) -> bool:
-        told = server.ask("CLUSTER", "INFO")
-        return b"cluster_state:ok" in told and f"cluster_known_nodes:{len(self.servers)}".encode() in told
+        info = server.ask("CLUSTER", "INFO")
+        return b"cluster_state:ok" in info and f"cluster_known_nodes:{len(self.servers)}".encode() in info
 
     def id(self, number: int) -> str:
-        """The node's name for itself."""
+        """The node's id."""
         return self._ids[number]
 
-    def _number(self, told: list[Any]) -> int:
-        """The node that an answer about slots tells of. Not by its port: a TLS port is told to TLS clients alone."""
-        return self._ids.index(told[2].decode())
+    def _number(self, node: list[Any]) -> int:
+        """The number of a node in an answer about slots. By its id, since only TLS clients are told a TLS port."""
+        return self._ids.index(node[2].decode())
 
     def _map(self) -> list[tuple[range, int]]:
         server = next(each for each in self.servers if each.answers())
-        told = server.ask("CLUSTER", "SLOTS")
-        return [(range(first, last + 1), self._number(owner)) for first, last, owner, *_ in told]
+        slots = server.ask("CLUSTER", "SLOTS")
+        return [(range(first, last + 1), self._number(owner)) for first, last, owner, *_ in slots]
 
     def masters(self) -> list[int]:
-        """The nodes that have slots."""
+        """The numbers of the nodes that have slots."""
         return sorted({number for _, number in self._map()})
 
     @property
     def pair(self) -> tuple[int, int]:
-        """The master that has a replica, and the replica."""
+        """The numbers of the master that has a replica, and of that replica."""
         pair = self._pair(self.servers[1])
         assert pair
         return pair
 
     def _pair(self, server: RedisServer) -> tuple[int, int] | None:
-        told = server.ask("CLUSTER", "SLOTS")
-        return next(((self._number(owner), self._number(others[0])) for _, _, owner, *others in told if others), None)
+        slots = server.ask("CLUSTER", "SLOTS")
+        return next(((self._number(owner), self._number(others[0])) for _, _, owner, *others in slots if others), None)
 
     def owner(self, workflow_id: str) -> int:
-        """Which of the nodes has the workflow's slot."""
+        """The number of the node that has the workflow's slot."""
         return next(number for slots, number in self._map() if slot_of(workflow_id) in slots)
 
     def workflow(self, number: int, salt: str = "wf") -> str:
-        """A workflow that node ``number`` has."""
+        """The id of a workflow whose keys are on node ``number``."""
         slots = [slot for found, owner in self._map() if owner == number for slot in found]
         return next(name for name in (f"{salt}-{count}" for count in count_up()) if slot_of(name) in slots)
 
@@ -265,7 +265,7 @@ class Cluster(Fleet):
         return self.servers[self.owner(key.partition("{")[2].partition("}")[0])].ask(*command)
 
     def begin_move(self, workflow_id: str, source: int, target: int) -> int:
-        """The workflow's slot, whose keys may from now on be at either node."""
+        """Begins to move the workflow's slot, and returns it. From now on its keys may be on either node."""
         slot = slot_of(workflow_id)
         self.servers[target].ask("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id(source))
         self.servers[source].ask("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id(target))
@@ -277,6 +277,6 @@ class Cluster(Fleet):
         self.servers[source].ask("MIGRATE", "127.0.0.1", self.ports[target], "", 0, 5000, "KEYS", *moved)
 
     def end_move(self, slot: int, source: int, target: int) -> None:
-        """The slot is the target's."""
+        """Gives the slot to the target."""
         for number in (target, source):
             self.servers[number].ask("CLUSTER", "SETSLOT", slot, "NODE", self.id(target))

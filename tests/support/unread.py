@@ -1,8 +1,7 @@
-"""A program: connections that each send something and read no answer, and that come again when they are closed.
+"""A program that opens connections, sends on each, and reads no answer. It replaces those that are closed.
 
-``python -m tests.support.unread WHAT HOST PORT CONNECTIONS SECONDS [CERTIFICATE]``: WHAT is a name in :data:`SENT`.
-With the server's certificate they speak TLS. It prints a line once all are open, and how often it connected when it
-ends.
+``python -m tests.support.unread WHAT HOST PORT CONNECTIONS SECONDS [CERTIFICATE]``: WHAT is a name in :data:`REQUESTS`.
+With the server's certificate it uses TLS. It prints a line when all are open, and at the end how often it connected.
 """
 
 import contextlib
@@ -13,12 +12,12 @@ import sys
 import time
 from typing import Final
 
-#: What each connection sends at once: many requests, whose answers it does not read; or one with long headers.
-SENT: Final = {
+#: What each connection sends at once: many requests, or one with long headers.
+REQUESTS: Final = {
     "requests": b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 200,
     "headers": b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: %b\r\n" % (n, b"x" * 8_000) for n in range(90)) + b"\r\n",
 }
-#: Connections opened before those that were closed are looked for.
+#: Connections opened at once, before the closed ones are replaced.
 OPENED_AT_ONCE: Final = 50
 #: Seconds for a TLS handshake.
 HANDSHAKE_SECONDS: Final = 5.0
@@ -35,17 +34,17 @@ class Attack:
         self._poll = select.epoll()
 
     def run(self, seconds: float) -> None:
-        """Ends after ``seconds``."""
-        until, told = time.monotonic() + seconds, False
+        """Runs for ``seconds``."""
+        until, is_reported = time.monotonic() + seconds, False
         while time.monotonic() < until:
             for _ in range(min(self._connections - len(self._open), OPENED_AT_ONCE)):
                 with contextlib.suppress(OSError):
                     self._connect()
-            if len(self._open) == self._connections and not told:
-                told = True
+            if len(self._open) == self._connections and not is_reported:
+                is_reported = True
                 print("open", flush=True)
             for descriptor, events in self._poll.poll(0.01):
-                self._look(descriptor, events)
+                self._handle(descriptor, events)
         print(self.opened, flush=True)
 
     def _connect(self) -> None:
@@ -61,13 +60,13 @@ class Attack:
         self._open[sock.fileno()] = sock
         self._poll.register(sock.fileno(), select.EPOLLOUT | select.EPOLLRDHUP)
 
-    def _look(self, descriptor: int, events: int) -> None:
+    def _handle(self, descriptor: int, events: int) -> None:
         sock = self._open[descriptor]
         if events & (select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR):
             del self._open[descriptor]
             sock.close()
             return
-        # That the other end closes is all that is told from now on.
+        # From now on only the close of the other end is reported.
         self._poll.modify(descriptor, select.EPOLLRDHUP)
         with contextlib.suppress(OSError):
             sock.send(self._sent)
@@ -78,7 +77,7 @@ def main(what: str, host: str, port: str, connections: str, seconds: str, certif
     context = ssl.create_default_context(cafile=certificate) if certificate else None
     if context:
         context.check_hostname = False
-    Attack(SENT[what], (host, int(port)), int(connections), context).run(float(seconds))
+    Attack(REQUESTS[what], (host, int(port)), int(connections), context).run(float(seconds))
 
 
 if __name__ == "__main__":

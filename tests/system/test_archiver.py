@@ -48,8 +48,8 @@ def run(store: Store, job: JobRef, count: int) -> None:
 
 def test_an_archiver_runs_beside_the_service(tmp_path: Path) -> None:
     """It archives, is started again when it is killed, and goes with the master."""
-    with serving(tmp_path) as service, embedded.lease_server(service.data_dir) as hold:
-        store = Store(hold.url)
+    with serving(tmp_path) as service, embedded.lease_server(service.data_dir) as lease:
+        store = Store(lease.url)
         run(store, JOB, 100)
         objects = FileObjectStore(service.data_dir / "archive")
         wait_until(lambda: store.catalog.archive_state(JOB).complete, PATIENCE_SECONDS, "the job is archived")
@@ -146,7 +146,7 @@ def test_an_archiver_goes_on_beside_hostile_keys(
         before, gone, behind = (JobRef("wf_1", name) for name in ("before", "gone", "behind"))
         for job in (before, gone):
             run(store, job, 10)
-        bench.end_seen(8 * DAY, gone)
+        bench.set_end_seen(8 * DAY, gone)
         hostile = [JobRef("wf_1", f"hostile_{number}") for number in range(4)]
         bench.ask("XADD", bench.key("archive", hostile[0]), "1-0", "a", "b")
         bench.ask("ZADD", bench.key("archive", hostile[1]), "1", "no record")
@@ -199,7 +199,7 @@ def test_a_job_is_kept_from_when_the_store_saw_its_end(
         assert (job.status, job.last, job.archived) == (Status.COMPLETED, 10, 10)
         assert job.finished_at == iso_timestamp(old)
         assert 3_000_000 < bench.ttl("log") <= 3_600_000
-        bench.end_seen(8 * DAY)
+        bench.set_end_seen(8 * DAY)
         assert ask(outside, "archive", "--once").returncode == 0
         assert bench.store.get_job(JOB) is None
 

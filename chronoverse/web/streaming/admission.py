@@ -125,7 +125,7 @@ class AdmissionControl:
         metrics.WORKERS_DRAINING.set(1)
         while self._tickets or self._clock() <= start + LATE_ACCEPT_SECONDS:
             steps_left = max((start + seconds - self._clock()) / DRAIN_STEP_SECONDS, 1)
-            viewers = [ticket.viewer for ticket in self._tickets if ticket.viewer and not ticket.viewer.sent_away]
+            viewers = [ticket.viewer for ticket in self._tickets if ticket.viewer and not ticket.viewer.closes_early]
             for number, viewer in enumerate(viewers[: math.ceil(len(viewers) / steps_left)], 1):
                 viewer.close_with_retry(retry_ms())
                 if number % STREAMS_PER_PASS == 0:
