@@ -96,8 +96,8 @@ class ArchiveReader:
         """Up to ``count`` lines and gaps before the number ``before``, the last one first.
 
         There are fewer when they come to :data:`MAX_ENTRIES_BYTES`, and at the archive's beginning. An empty list means
-        that the archive begins at ``before`` or later. ``before`` is at most the archive's last number and 1. Entries out of sequence are left out, since readers that
-        go downwards need a number in each entry.
+        that the archive begins at ``before`` or later. ``before`` is at most the archive's last number and 1. Entries
+        out of sequence are left out, since readers that go downwards need a number in each entry.
         """
         found: list[Entry] = []
         size = 0
@@ -159,7 +159,7 @@ class ArchiveReader:
         return self._read_chunk(job, number, lambda chunk: self._load_frame(chunk, number))
 
     def _read_chunk(self, job: JobRef, number: int, read: Callable[[Chunk], _Result]) -> _Result | None:
-        """The result of ``read`` for the chunk with line ``number``, or else for the next chunk. None after the last."""
+        """The result of ``read`` for the chunk with line ``number``, or else for the next one. None after the last."""
         chunk = self._record_cache.chunk(job, number)
         if chunk is None:
             return None
