@@ -1,17 +1,22 @@
 """The runner: runs a command as a job, and publishes every line of its output.
 
-capture/          from a command's pipes or terminal to lines
+    Command ──> LineAssembler ──> Spool ──> Publisher ──> LogWriter
+      └──> Tee ──> our own stdout and stderr              (the store, or the service)
+
+capture/          from a command's pipes or terminal to batches of lines
 spool/            where lines wait until the store has them safely
 command           one command, from its start to its exit code
 tee               copies the command's output to our own
-signal_forwarder  hands signals on to the command
-publisher         opens the job, appends its lines, keeps its lease and ends it
-append_pipeline   appends under way, of which the next leaves before the last is answered
-durability        asks how far the log is safe on the store's disk
+signal_forwarder  forwards signals to the command
+publisher         opens the job, appends its lines, renews its lease and ends it
+append_pipeline   sends an append before the last one is answered
+durability        asks which lines are safe in the store, and releases them from the spool
 log_writer        what a runner needs of a store
 http_log_writer   the same through the service
-readback          reads lines back before a copy of them is deleted
-run               all of that together: ``chronoverse run``
-resend            delivers what a runner left: ``chronoverse deliver``
+readback          reads lines back, and compares them with a copy before that is deleted
+run               all of these together: ``chronoverse run``
+resend            delivers the spool file that a runner left behind: ``chronoverse deliver``
 api               publishing from Python programs
+
+The command never waits for the store: its lines go to the spool, and the publisher's thread takes them from there.
 """

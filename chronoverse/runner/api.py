@@ -5,9 +5,9 @@
     with JobLog.open("http://127.0.0.1:8000", "wf_1", "job_1", token=token) as log:
         log.write("stdout", "Starting")
 
-Writing never waits for the store: lines go to a spool, and a thread of the log's own delivers them. The program's
-life is its own, as that of a command under ``chronoverse run``: once the log is open, nothing that happens to the
-store raises here; what cannot be delivered is said in the end.
+Writing never waits for the store: lines go to a spool, and the log's own thread delivers them. As with a command under
+``chronoverse run``, the store cannot disturb the program: once the log is open, nothing that happens to the store
+raises an error here. What cannot be delivered is reported at the end.
 """
 
 import logging
@@ -35,19 +35,20 @@ __all__ = ["JobLog", "JobLogHandler"]
 
 #: The streams that a line may be on.
 STREAMS: Final = ("stdout", "stderr")
-#: Bytes of one write that are cut into lines at a time: a block of lines must fit the spool's slots.
+#: Bytes of one write that are split into lines at a time. A batch of lines must fit into a slot of the spool.
 CHUNK_BYTES: Final = 262_144
-#: What the names of our own threads begin with.
+#: The prefix of the names of our own threads.
 _OWN_THREADS: Final = "chronoverse-"
-#: How a job ends that was interrupted from the terminal, as a shell reports it.
+#: The exit code of a job that Ctrl-C ended, as a shell reports it.
 _BY_SIGINT: Final = 130
 
 
 class JobLog:
-    """A job's log while the job runs. Made by :meth:`open`; safe to write to from any thread.
+    """The log of a running job. :meth:`open` creates it; any thread may write to it.
 
-    As a context manager it ends the job: COMPLETED with 0; FAILED with 1, and the traceback as lines of stderr, when
-    an exception leaves the block; CANCELED with 130 for a KeyboardInterrupt; with its own code for a SystemExit.
+    As a context manager it ends the job when the block ends: COMPLETED with 0; FAILED with 1, and the traceback as
+    lines of stderr, if an exception leaves the block; CANCELED with 130 for a KeyboardInterrupt; with its own code for
+    a SystemExit.
     """
 
     def __init__(
@@ -62,15 +63,15 @@ class JobLog:
         service_url: str | None = None,
         resources: ExitStack | None = None,
     ) -> None:
-        """For :meth:`open`. ``through`` is the service's URL; ``owned`` is closed when the log is finished."""
+        """Use :meth:`open`. ``service_url`` is for messages; ``resources`` is closed when the log is finished."""
         self._publisher = publisher
         self._spool = spool
         self._say = say
-        self._cutters = {stream: LineSplitter(stream, max_line_bytes) for stream in STREAMS}
+        self._splitters = {stream: LineSplitter(stream, max_line_bytes) for stream in STREAMS}
         self._deliver_seconds = deliver_seconds
         self._clock = clock
-        self._through = service_url
-        self._owned = resources or ExitStack()
+        self._service_url = service_url
+        self._resources = resources or ExitStack()
         self._lock = threading.Lock()
         self._finished = False
 
@@ -90,29 +91,29 @@ class JobLog:
         say: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Self:
-        """Opens a new attempt at a job, and waits up to ``open_seconds`` for the store to let us in.
+        """Opens a new attempt at a job, and waits up to ``open_seconds`` until the store has opened it.
 
         ``store`` is a :class:`chronoverse.store.Store`, a :class:`chronoverse.runner.http_log_writer.HttpLogWriter`, or
-        the URL of either: that of a store as ``CHRONOVERSE_REDIS_URL`` has it, or ``http://`` or ``https://`` for a
-        service, which needs a ``token`` with ``logs:write`` (a function makes one for each request). What was given as
-        a URL is closed with the log. ``lease_seconds`` must not be longer than the service's own. ``room`` says where
-        lines wait while the store is away, by default in 64 MiB of memory. ``say`` gets our words to a person, by
-        default on stderr.
+        the URL of either: that of a store as in ``CHRONOVERSE_REDIS_URL``, or ``http://`` or ``https://`` for a
+        service. A service needs a ``token`` with ``logs:write``; a function is called for each request. A connection
+        that was made from a URL is closed with the log. ``lease_seconds`` must not be longer than the service's own.
+        ``room`` says where lines wait while the store is away, by default in 64 MiB of memory. ``say`` is called with
+        each message for the user; the default prints it on stderr. ``clock`` gives Unix time in seconds.
 
-        Raises ValueError for ids and URLs that are none; :class:`chronoverse.errors.Held`, ``Closed``, ``Deleted``,
-        ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound`` when we are turned away. A store
-        that is away raises nothing: lines wait for it.
+        Raises ValueError for invalid ids and URLs; :class:`chronoverse.errors.Held`, ``Closed``, ``Deleted``,
+        ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound`` when the store refuses the job.
+        When the store is away nothing is raised: lines wait for it.
         """
         if not (IDENTIFIER.fullmatch(workflow) and IDENTIFIER.fullmatch(job)):
             raise ValueError("ids are 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit")
         say = say or _to_stderr
         with ExitStack() as stack:
-            ledger = _connect(store, token, lease_seconds, stack) if isinstance(store, str) else store
+            writer = _connect(store, token, lease_seconds, stack) if isinstance(store, str) else store
             spool = Spool(replace(room, name=job))
-            publisher = Publisher(lambda: ledger, JobRef(workflow, job), spool, say, lease_seconds=lease_seconds)
+            publisher = Publisher(lambda: writer, JobRef(workflow, job), spool, say, lease_seconds=lease_seconds)
             stack.callback(publisher.stop)
             publisher.start(open_seconds)
-            service_url = store if isinstance(ledger, HttpLogWriter) and isinstance(store, str) else None
+            service_url = store if isinstance(writer, HttpLogWriter) and isinstance(store, str) else None
             return cls(
                 publisher,
                 spool,
@@ -126,27 +127,27 @@ class JobLog:
 
     @property
     def finished(self) -> bool:
-        """Whether :meth:`finish` was called: nothing can be written any more."""
+        """Whether :meth:`finish` was called. After that nothing can be written."""
         return self._finished
 
     @property
     def undelivered(self) -> int:
-        """Lines that are not in the store, as far as we know."""
+        """Lines that the store has not acknowledged."""
         return self._publisher.undelivered
 
     @property
     def dropped(self) -> int:
-        """Lines that found no room while the store was away."""
+        """Lines that the spool had no room for while the store was away."""
         return self._spool.dropped
 
     def write(self, stream: str, text: str | bytes, *, at: float | None = None) -> None:
         """Publishes the lines of ``text`` on ``stream``, ``stdout`` or ``stderr``. Never waits for the store.
 
-        Lines end at newlines only; one at the very end of ``text`` begins no further line, and the last line needs
-        none. A line over the limit is published in ``partial`` pieces. ``at`` is Unix time in seconds, by default
-        now. What is no UTF-8 is replaced.
+        Only newlines end lines. The last line needs none, and a newline at the very end does not begin another line. A
+        line over the limit is published as ``partial`` lines. ``at`` is Unix time in seconds, by default now. Bytes
+        that are not UTF-8 are replaced.
 
-        Raises ValueError for another stream, and once the log is finished.
+        Raises ValueError for any other stream, and after the log is finished.
         """
         if stream not in STREAMS:
             raise ValueError(f"the stream must be stdout or stderr, not {stream!r}")
@@ -158,13 +159,14 @@ class JobLog:
                 raise ValueError("the log is finished")
             timestamp = iso_timestamp(self._clock() if at is None else at)
             for start in range(0, len(data), CHUNK_BYTES):
-                for block in self._cutters[stream].feed(data[start : start + CHUNK_BYTES], timestamp):
-                    self._spool.put(block)
+                for batch in self._splitters[stream].feed(data[start : start + CHUNK_BYTES], timestamp):
+                    self._spool.put(batch)
 
     def finish(self, status: Status | str = Status.COMPLETED, exit_code: int | None = 0) -> bool:
-        """Ends the job: ``COMPLETED``, ``FAILED`` or ``CANCELED``. Waits up to ``deliver_seconds`` for the last lines.
+        """Ends the job as ``COMPLETED``, ``FAILED`` or ``CANCELED``. Waits up to ``deliver_seconds`` for its lines.
 
-        Whether the store has all of it. A second call changes nothing. Raises ValueError for another status.
+        Returns whether the store has all lines and the end. A second call changes nothing. Raises ValueError for any
+        other status.
         """
         if status not in (Status.COMPLETED, Status.FAILED, Status.CANCELED):
             raise ValueError(f"a job ends COMPLETED, FAILED or CANCELED, not {status}")
@@ -173,11 +175,11 @@ class JobLog:
                 return self._publisher.ended
             self._finished = True
         self._publisher.end(JobResult(Status(status), exit_code), iso_timestamp(self._clock()))
-        with self._owned:
+        with self._resources:
             self._publisher.join(self._deliver_seconds)
             self._publisher.stop()
             ended, refusal = self._publisher.ended, self._publisher.refusal
-            close_and_report(self._publisher, self._say, self._through, delivered=ended, refusal=refusal)
+            close_and_report(self._publisher, self._say, self._service_url, delivered=ended, refusal=refusal)
         return self._publisher.ended
 
     def __enter__(self) -> Self:
@@ -194,16 +196,16 @@ class JobLog:
             code = error.code or 0
             self.finish(Status.FAILED if code else Status.COMPLETED, code)
         else:
-            said = [str(error.code)] if isinstance(error, SystemExit) else traceback.format_exception(error)
-            self.write("stderr", "".join(said))
+            text = [str(error.code)] if isinstance(error, SystemExit) else traceback.format_exception(error)
+            self.write("stderr", "".join(text))
             self.finish(Status.FAILED, 1)
 
 
 class JobLogHandler(logging.Handler):
-    """Publishes log records as lines: those of ``stderr_level`` and above on stderr, the others on stdout.
+    """Publishes log records as lines: records of ``stderr_level`` and above on stderr, the others on stdout.
 
-    A record of several lines becomes as many. The lines' time is the record's. What our own threads log is left out
-    (a line for each request that publishes a line would never end), and so is everything after the log's end.
+    A record of several lines becomes several lines. Their time is the record's. Records of our own threads are left
+    out: a line for each request that publishes a line would never end. Records after the log's end are left out too.
     """
 
     def __init__(self, log: JobLog, level: int | str = logging.NOTSET, stderr_level: int = logging.WARNING) -> None:
@@ -212,7 +214,7 @@ class JobLogHandler(logging.Handler):
         self._stderr_level = stderr_level
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Publishes ``record``. Never waits for the store; errors go to :meth:`handleError`, as in any handler."""
+        """Publishes ``record``. Never waits for the store. Errors go to :meth:`handleError`, as in any handler."""
         if self._log.finished or threading.current_thread().name.startswith(_OWN_THREADS):
             return
         try:
@@ -224,9 +226,9 @@ class JobLogHandler(logging.Handler):
 
 def _connect(url: str, token: str | Callable[[], str] | None, lease_seconds: float, stack: ExitStack) -> LogWriter:
     is_service = url.startswith(("http://", "https://"))
-    ledger = HttpLogWriter(url, token) if is_service else Store(url, lease_seconds=lease_seconds)
-    stack.callback(ledger.close)
-    return ledger
+    writer = HttpLogWriter(url, token) if is_service else Store(url, lease_seconds=lease_seconds)
+    stack.callback(writer.close)
+    return writer
 
 
 def _to_stderr(text: str) -> None:

@@ -1,42 +1,22 @@
-"""Appends under way: the next one leaves before the last is answered, so that neither end waits for the other."""
+"""Appends to the store. The next append is sent before the last is answered, so neither side waits for the other."""
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 from chronoverse.errors import ForeignLines
-from chronoverse.joblog.values import Attempt, Line, LineRun, lines_of
+from chronoverse.joblog.values import Attempt, LineRun, lines_of
+from chronoverse.runner.log_writer import AppendChannel, LogWriter, SupportsPipelining
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool
 
-#: Appends that may be under way at once: one that the store works on, one that already waits for it there.
+#: Appends that may be unanswered at once: the store works on one, and the next one is there when it is done.
 MAX_PENDING: Final = 2
 
 
-class Appender(Protocol):
-    """What is needed of a store where appends wait for each other."""
-
-    def append(self, attempt: Attempt, lines: Sequence[Line]) -> int: ...
-
-
-class PendingAppends(Protocol):
-    """Appends whose answers are fetched later. :class:`chronoverse.store.append_connection.AppendConnection` is one."""
-
-    def send(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> None: ...
-
-    def receive(self) -> int: ...
-
-    def reset(self) -> None: ...
-
-
-@runtime_checkable
-class SupportsPipelining(Protocol):
-    """A store where they need not."""
-
-    def append_connection(self) -> PendingAppends: ...
-
-
 class _SequentialAppends:
-    def __init__(self, store: Appender) -> None:
+    """An :class:`AppendChannel` for a store without pipelining. Each append is answered before ``send`` returns."""
+
+    def __init__(self, store: LogWriter) -> None:
         self._store = store
         self._answers: deque[int] = deque()
 
@@ -51,49 +31,53 @@ class _SequentialAppends:
 
 
 class AppendPipeline:
-    """Sends one spool's lines. After any error, :meth:`reset`: all begins again at the first unacknowledged line."""
+    """Sends the lines of one spool. Call :meth:`reset` after any error: sending starts again at the first line that
+    is not acknowledged."""
 
-    def __init__(self, store: Appender, spool: Spool, sent_end: int = 0) -> None:
+    def __init__(self, store: LogWriter, spool: Spool, sent_end: int = 0) -> None:
         self._spool = spool
-        self._depth = MAX_PENDING if isinstance(store, SupportsPipelining) else 1
-        self._pipeline: PendingAppends = (
-            store.append_connection() if isinstance(store, SupportsPipelining) else _SequentialAppends(store)
-        )
-        self._ends: deque[int] = deque()
-        #: The index behind the last line that was ever sent: the log may have no other lines of ours.
-        self.sent = sent_end
+        if isinstance(store, SupportsPipelining):
+            self._channel: AppendChannel = store.append_connection()
+            self._max_pending = MAX_PENDING
+        else:
+            self._channel = _SequentialAppends(store)
+            self._max_pending = 1
+        #: For each append that is not answered, the index after its last line.
+        self._pending_ends: deque[int] = deque()
+        #: The index after the last line that was ever sent. The log cannot have later lines of ours.
+        self.sent_end = sent_end
 
     @property
     def has_pending(self) -> bool:
-        """Whether there is an answer to be waited for."""
-        return bool(self._ends)
+        """Whether an append is not answered yet."""
+        return bool(self._pending_ends)
 
     def send(self, attempt: Attempt, base: int) -> None:
-        """Sends what there is, if nothing is under way; and further full batches, as many as may be."""
-        while len(self._ends) < self._depth:
-            start = self._ends[-1] if self._ends else self._spool.acked
-            if self._ends and self._spool.end - start < BATCH_LINES:
+        """Sends the lines that wait: any number if no append is pending, else only full batches."""
+        while len(self._pending_ends) < self._max_pending:
+            start = self._pending_ends[-1] if self._pending_ends else self._spool.acked
+            if self._pending_ends and self._spool.end - start < BATCH_LINES:
                 return
             batch = self._spool.take(start, base)
             if batch is None:
                 return
-            self.sent = max(self.sent, batch.end)
-            self._pipeline.send(attempt, base + batch.start, batch.runs)
-            self._ends.append(batch.end)
+            self.sent_end = max(self.sent_end, batch.end)
+            self._channel.send(attempt, base + batch.start, batch.runs)
+            self._pending_ends.append(batch.end)
 
     def receive(self, base: int) -> None:
         """Waits for the oldest answer.
 
         Raises what the store raises, and :class:`ForeignLines` when somebody else writes to the log.
         """
-        following = self._pipeline.receive() - base
-        # More than this append had: another is in already, whose answer was lost.
-        if not self._ends.popleft() <= following <= self.sent:
+        next_index = self._channel.receive() - base
+        # The store may have more lines than this append had: those of a later append whose answer was lost.
+        if not self._pending_ends.popleft() <= next_index <= self.sent_end:
             raise ForeignLines("somebody else writes to this job's log")
-        if following > self._spool.acked:
-            self._spool.acknowledge(following)
+        if next_index > self._spool.acked:
+            self._spool.acknowledge(next_index)
 
     def reset(self) -> None:
-        """Forgets what is under way."""
-        self._ends.clear()
-        self._pipeline.reset()
+        """Forgets the appends that are not answered."""
+        self._pending_ends.clear()
+        self._channel.reset()

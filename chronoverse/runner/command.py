@@ -1,4 +1,4 @@
-"""One command, from its start to its exit code: started in a group of its own, heard out, and reaped."""
+"""Runs one command: starts it in a process group of its own, captures its output, and returns its exit code."""
 
 import contextlib
 import os
@@ -18,24 +18,24 @@ from chronoverse.runner.signal_forwarder import SignalForwarder
 from chronoverse.runner.tee import Tee
 from chronoverse.settings import job_environ
 
-#: What a shell exits with when it finds no command of that name, and when it may not run it. POSIX, XCU 2.8.2.
+#: A shell's exit code for a command that it does not find, and for one that it may not run. POSIX, XCU 2.8.2.
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
-#: A command ended by signal n exits a shell with this and n. POSIX, XCU 2.8.2.
+#: A shell's exit code for a command that signal n ended is 128 + n. POSIX, XCU 2.8.2.
 BY_SIGNAL: Final = 128
 
 
 class StartedProcess(Child, Protocol):
-    """A command that runs: a Popen, or a :class:`Session` on a pseudo-terminal."""
+    """A running command: a ``subprocess.Popen``, or a :class:`PtyProcess`."""
 
     def wait(self) -> int: ...
 
 
 class Command:
-    """``argv``, its output shown by ``echoes`` and given, masked, to ``publish``, its signals passed on by ``relay``.
+    """Runs ``argv``. Its output goes to ``tees`` unchanged and to ``publish`` masked; ``signals`` are forwarded to it.
 
-    With ``pty`` it has a pseudo-terminal for its two pipes, and all that it prints is stdout. The command does not
-    get our own settings: see :func:`job_environ`.
+    With ``pty`` it gets a pseudo-terminal instead of two pipes, and all its output is stdout. Its environment is ours
+    without our settings: see :func:`job_environ`.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class Command:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._argv = list(argv)
-        self._echoes = tees
+        self._tees = tees
         self._publish = publish
-        self._relay = signals
+        self._signals = signals
         self._max_line_bytes = max_line_bytes
         self._masks = masks
         self._pty = pty
@@ -62,16 +62,16 @@ class Command:
         self._clock = clock
 
     def run(self) -> int:
-        """The command's exit code, 128 + n for signal n; or the code that says why there was no command."""
-        if self._relay.received:
-            return BY_SIGNAL + self._relay.received[0]
+        """Returns the exit code: the command's own, 128 + n for signal n, 127 or 126 if it could not be started."""
+        if self._signals.received:
+            return BY_SIGNAL + self._signals.received[0]
         try:
             child = self._start()
         except FileNotFoundError:
-            return self._not_run("command not found", NOT_FOUND)
+            return self._report_not_started("command not found", NOT_FOUND)
         except (OSError, ValueError) as error:
-            return self._not_run(str(error), NOT_EXECUTABLE)
-        code = self._attend(child)
+            return self._report_not_started(str(error), NOT_EXECUTABLE)
+        code = self._wait_for(child)
         return BY_SIGNAL - code if code < 0 else code
 
     def _start(self) -> StartedProcess:
@@ -80,9 +80,10 @@ class Command:
         pipe = subprocess.PIPE
         return self._popen(self._argv, env=job_environ(), stdout=pipe, stderr=pipe, bufsize=0, process_group=0)
 
-    def _attend(self, child: StartedProcess) -> int:
-        self._relay.attach(child.pid)
-        with _terminal(child) as interrupted:
+    def _wait_for(self, child: StartedProcess) -> int:
+        """Captures the output to its end and reaps the command. The exit code is -n for signal n."""
+        self._signals.attach(child.pid)
+        with _lend_terminal(child) as was_interrupted:
             try:
                 self._capture(child)
             except BaseException:
@@ -90,20 +91,21 @@ class Command:
                     os.killpg(child.pid, signal.SIGKILL)
                 raise
             finally:
-                self._relay.detach()
+                self._signals.detach()
                 code = child.wait()
-        if code == -signal.SIGINT and interrupted():
-            # The terminal's Ctrl-C went straight to the command.
-            self._relay.received.append(signal.SIGINT)
+        if code == -signal.SIGINT and was_interrupted():
+            # The terminal sent the Ctrl-C to the command's process group only.
+            self._signals.received.append(signal.SIGINT)
         return code
 
     def _capture(self, child: StartedProcess) -> None:
         size, masks, clock = self._max_line_bytes, self._masks, self._clock
-        Capture(child, self._echoes, self._publish, max_line_bytes=size, masks=masks, clock=clock).run()
+        Capture(child, self._tees, self._publish, max_line_bytes=size, masks=masks, clock=clock).run()
 
-    def _not_run(self, reason: str, code: int) -> int:
+    def _report_not_started(self, reason: str, code: int) -> int:
+        """Shows and publishes why there is no command, and returns ``code``."""
         text = f"{self._argv[0]}: {reason}"
-        self._echoes["stderr"].say(text)
+        self._tees["stderr"].say(text)
         message = f"chronoverse: {text}".encode("utf-8", "replace")
         if self._masks:
             message = self._masks.mask(message)
@@ -112,11 +114,11 @@ class Command:
 
 
 @contextlib.contextmanager
-def _terminal(child: StartedProcess) -> Iterator[Callable[[], bool]]:
-    """Our terminal is the command's; yields whether somebody may have typed Ctrl-C there."""
+def _lend_terminal(child: StartedProcess) -> Iterator[Callable[[], bool]]:
+    """Gives our terminal to the command while entered. Yields a function: whether Ctrl-C may have been typed there."""
     if isinstance(child, PtyProcess):
-        with attach_terminal(child) as keyboard:
-            yield lambda: keyboard is not None and keyboard.interrupted
+        with attach_terminal(child) as forwarder:
+            yield lambda: forwarder is not None and forwarder.interrupted
     else:
-        with foreground_process_group(child.pid) as lent:
-            yield lambda: lent
+        with foreground_process_group(child.pid) as is_foreground:
+            yield lambda: is_foreground

@@ -1,6 +1,6 @@
-"""The store as a runner needs it, over HTTP: for runners that reach the service, but not its store.
+"""Writes logs through the service: a :class:`LogWriter` for runners that reach the service but not its store.
 
-Every request may be repeated blindly. So an answer that is lost costs a request and nothing else.
+Every request may be repeated. So a lost answer costs one more request, and nothing else.
 """
 
 import gzip
@@ -32,18 +32,19 @@ from chronoverse.errors import (
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.runner.log_writer import Comparison, line_digest
 
-#: Seconds a connection may take to open, and the service to go on with an answer: more than its store may take.
+#: Seconds that a connection may take to open, and that the service may be silent before or within an answer. The second
+#: is longer than the service waits for its store.
 CONNECT_SECONDS: Final = 2.0
 READ_SECONDS: Final = 10.0
-#: Bytes from which on a body is worth compressing: more than one packet.
+#: Bodies of so many bytes and more are compressed. Shorter ones fit into one packet anyway.
 GZIP_BYTES: Final = 1_400
-#: zlib's fastest: log lines shrink to a fifth at 100 MB/s.
+#: zlib's fastest level. Log lines shrink to a fifth, at 100 MB/s.
 GZIP_LEVEL: Final = 1
-#: Bytes of an answer that are read. Ours have a few hundred.
+#: Bytes of an answer that are read. The service's answers have a few hundred.
 ANSWER_BYTES: Final = 65_536
 
-#: What a 409 says by its reason.
-_REFUSALS: Final[Mapping[str, type[ChronoverseError]]] = {
+#: The errors for the ``reason`` of a 409.
+_CONFLICTS: Final[Mapping[str, type[ChronoverseError]]] = {
     "FENCED": Fenced,
     "CLOSED": Closed,
     "DELETED": Deleted,
@@ -51,6 +52,7 @@ _REFUSALS: Final[Mapping[str, type[ChronoverseError]]] = {
     "TAINTED": CorruptLog,
     "NOT_A_LOG": NotALog,
 }
+#: The errors for statuses that no retry changes.
 _FINAL: Final[Mapping[int, type[ChronoverseError]]] = {
     400: BadRequest,
     401: Unauthorized,
@@ -62,11 +64,11 @@ _FINAL: Final[Mapping[int, type[ChronoverseError]]] = {
 
 
 class TooLong(BadRequest):
-    """Raised when the service takes no body as long as this one."""
+    """Raised when a body is longer than the service allows."""
 
 
 class HttpDurabilityProbe:
-    """Says that nobody can say what is safe: the service answers for its store's memory only."""
+    """A :class:`DurabilityProbe` that always refuses: the service does not say what its store has on its disk."""
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
         """Raises: :class:`NotDurable`, always."""
@@ -74,16 +76,15 @@ class HttpDurabilityProbe:
 
 
 class HttpLogWriter:
-    """The service at ``url``. ``token`` may be a function, which makes one for each request.
+    """The service at ``url``. ``token`` may be a function, which is called for each request.
 
-    When the function gives None after it has given a token, the service counts as away. With ``durable`` it is told
-    once that an answer is all that can be had.
+    When the function returns None after it has returned a token, the service counts as away. With ``durable`` the
+    runner is told, once, that it cannot know more than what the service has acknowledged.
 
-    Every method raises what :class:`chronoverse.store.Store` does, :class:`StoreUnavailable` also for a service
-    that does not answer, or answers that it cannot serve; :class:`TooFast`; and :class:`Unauthorized`,
-    :class:`Forbidden`, :class:`JobNotFound` (no such workflow, or not with this token) and :class:`BadRequest`,
-    which no retry changes.
-    Safe to share between threads.
+    Every method raises what the same method of :class:`chronoverse.store.Store` raises. It also raises
+    :class:`StoreUnavailable` when the service does not answer, or answers that it cannot serve; :class:`TooFast`; and
+    errors that no retry changes: :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound` (there is no such
+    workflow, or the token is not for it) and :class:`BadRequest`. Threads may share it.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class HttpLogWriter:
         self._http = urllib3.PoolManager(retries=False, timeout=timeout)
 
     def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt:
-        """Takes the job's lease for a new attempt. ``token`` is the caller's own and unguessable.
+        """Takes the job's lease for a new attempt. ``token`` is the runner's own, and must be unguessable.
 
         Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`; :class:`SequenceGap`, with
         nothing changed, when the attempt's first line would not get the number ``first``.
@@ -113,9 +114,9 @@ class HttpLogWriter:
         return Attempt(job, token, _number(answer, "attempt"), _number(answer, "next"))
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
-        """Appends consecutive ``lines`` (one at least), skipping those the log already has; returns the next number.
+        """Appends consecutive ``lines`` (at least one), and skips those that the log has. Returns the next number.
 
-        Stored whole or not at all, unless the service finds them too long: then they are sent in halves.
+        All lines are stored or none. Only if they are too long for the service, they are sent in halves.
         Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
         try:
@@ -128,7 +129,7 @@ class HttpLogWriter:
         return self.append(attempt, lines[half:])
 
     def append_lost(self, attempt: Attempt, first: int, last: int) -> int:
-        """Names lines ``first`` to ``last`` as lost; returns the next number. Renews the lease.
+        """Records in the log that lines ``first`` to ``last`` are lost. Returns the next number, and renews the lease.
 
         Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
@@ -136,36 +137,36 @@ class HttpLogWriter:
         return _number(self._post(attempt.job, "logs/lost", body), "next")
 
     def compare(self, job: JobRef, lines: Sequence[Line]) -> Comparison:
-        """Has the service compare ``lines`` with the log's: see :class:`chronoverse.runner.log_writer.LineComparer`."""
-        asked = {"first": lines[0].sequence_num, "lines": [line_digest(line) for line in lines]}
-        answer = self._post(job, "logs/compare", asked)
+        """As :meth:`LogComparer.compare`. The service compares."""
+        body = {"first": lines[0].sequence_num, "lines": [line_digest(line) for line in lines]}
+        answer = self._post(job, "logs/compare", body)
         return Comparison(_number(answer, "next"), answer.get("differs") is True)
 
     def durability_probe(self) -> HttpDurabilityProbe | None:
-        """Who is asked what is safe; None where that is what was answered."""
+        """The probe for a ``durable`` writer; None where an acknowledged line counts as safe."""
         return HttpDurabilityProbe() if self._durable else None
 
     def renew(self, attempt: Attempt) -> None:
         """Extends the lease. Raises: :class:`Fenced`, :class:`Deleted`."""
         self._post(attempt.job, "logs", _lines(attempt, attempt.next, []))
 
-    def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, following: int) -> None:
-        """Ends the job behind its last line, ``following`` - 1.
+    def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, next_number: int) -> None:
+        """Ends the job after its last line, ``next_number`` - 1.
 
         Raises: :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
         """
         body = {"token": attempt.token, "attempt": attempt.attempt, "status": status.value}
-        self._post(attempt.job, "end", body | {"exit_code": exit_code, "dropped": dropped, "next": following})
+        self._post(attempt.job, "end", body | {"exit_code": exit_code, "dropped": dropped, "next": next_number})
 
     def close(self) -> None:
-        """Closes idle connections. The ledger can be used again."""
+        """Closes idle connections. The writer can be used again."""
         self._http.clear()
 
     def _append(self, attempt: Attempt, first: int, lines: list[dict[str, Any]]) -> int:
         return _number(self._post(attempt.job, "logs", _lines(attempt, first, lines)), "next")
 
     def _post(self, job: JobRef, route: str, body: Mapping[str, Any]) -> Any:
-        """The answer's JSON, None where it has none."""
+        """Sends one request. Returns the answer's JSON, or None if it has no body."""
         url = f"{self._url}/workflows/{job.workflow_id}/jobs/{job.job_id}/{route}"
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         token = self._token() if callable(self._token) else self._token
@@ -173,8 +174,8 @@ class HttpLogWriter:
             headers["Authorization"] = f"Bearer {token}"
             self._had_token = True
         elif self._had_token:
-            # While the service restarts, its old worker may still read from a connection that is open. It would refuse
-            # us for good.
+            # The service restarts. Without a token its old worker, if a connection to it is still open, would answer
+            # 401, and that would stop the runner for good.
             raise StoreUnavailable(f"there is no token for {self._url} now")
         content = orjson.dumps(body)
         if len(content) >= GZIP_BYTES:
@@ -193,7 +194,8 @@ class HttpLogWriter:
         raise _refusal(response.status, answer, retry_after(response))
 
     def _request(self, url: str, content: bytes, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
-        """One answer, its body unread. A connection that the service closed while it was idle is not worth a word."""
+        """Returns an answer whose body is not read yet. If a connection was closed while it was idle, it tries again
+        on a new one, and reports nothing."""
         options: dict[str, Any] = {"body": content, "headers": headers, "preload_content": False, "redirect": False}
         try:
             return self._http.request("POST", url, **options)
@@ -202,7 +204,7 @@ class HttpLogWriter:
             return self._http.request("POST", url, **options)
 
     def _json(self, answer: bytes) -> Any:
-        # A proxy's page, say, in front of a service that is being changed: worth a retry, like its 502.
+        # It may be the page of a proxy, while the service behind it is being deployed. It is worth a retry, like a 502.
         try:
             return orjson.loads(answer)
         except ValueError as error:
@@ -226,9 +228,9 @@ def _number(answer: Any, name: str) -> int:
 
 
 def _refusal(status: int, answer: bytes, seconds: float) -> ChronoverseError:
-    """The error behind a problem document (RFC 9457), or behind the status of whatever else came.
+    """The error for an answer with a problem document (RFC 9457), or for its ``status`` if the body is something else.
 
-    ``seconds`` are those of its Retry-After.
+    ``seconds`` is its Retry-After.
     """
     try:
         problem = orjson.loads(answer)
@@ -238,8 +240,8 @@ def _refusal(status: int, answer: bytes, seconds: float) -> ChronoverseError:
         detail, reason, expected = f"the service answers {status}", None, None
     if status == 409 and reason == "GAP" and type(expected) is int:
         return SequenceGap(expected)
-    if status == 409 and reason in _REFUSALS:
-        return _REFUSALS[reason](detail)
+    if status == 409 and reason in _CONFLICTS:
+        return _CONFLICTS[reason](detail)
     if status == 429:
         return TooFast(detail, seconds)
     if status == 408 or status >= 500:

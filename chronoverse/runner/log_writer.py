@@ -1,4 +1,9 @@
-"""What a runner needs of a store, wherever that is."""
+"""What a runner needs of a store, wherever the store is: protocols, and the values that they exchange.
+
+Every store is a :class:`LogWriter`. A store that can do more also has one of the ``Supports…`` protocols, and the
+runner asks with ``isinstance``. There are two stores: :class:`chronoverse.store.Store` speaks to Redis, and
+:class:`chronoverse.runner.http_log_writer.HttpLogWriter` to the service.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,11 +11,11 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import orjson
 
-from chronoverse.joblog.values import Attempt, JobRef, Line, Status
+from chronoverse.joblog.values import Attempt, JobRef, Line, LineRun, Status
 
 
 class LogWriter(Protocol):
-    """What a runner needs of a store. :class:`chronoverse.store.Store` is one."""
+    """Writes jobs' logs. :class:`chronoverse.store.Store` says what each method does and raises."""
 
     def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt: ...
 
@@ -25,18 +30,60 @@ class LogWriter(Protocol):
     ) -> None: ...
 
 
+class AppendChannel(Protocol):
+    """Sends appends without waiting, and receives their answers later, in order.
+
+    :class:`chronoverse.store.append_connection.AppendConnection` is one.
+    """
+
+    def send(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> None: ...
+
+    def receive(self) -> int: ...
+
+    def reset(self) -> None: ...
+
+
+@runtime_checkable
+class SupportsPipelining(Protocol):
+    """A store that takes an append before the last one is answered."""
+
+    def append_connection(self) -> AppendChannel: ...
+
+
+class DurabilityProbe(Protocol):
+    """Asks how much of a log is safe.
+
+    :class:`chronoverse.store.durability.StoreDurabilityProbe` implements it for Redis, and
+    :class:`chronoverse.runner.http_log_writer.HttpDurabilityProbe` for the service.
+    """
+
+    def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
+        """The number below which all is safe, the terminal entry included; None when the time was too short.
+
+        With ``may_sync`` it may force files to the disk. Raises: :class:`NotDurable` when it can never say;
+        :class:`Fenced`, :class:`StoreError`.
+        """
+
+
+@runtime_checkable
+class SupportsDurabilityProbe(Protocol):
+    """A store that can say how much of a log is safe. None where an acknowledged line counts as safe."""
+
+    def durability_probe(self) -> DurabilityProbe | None: ...
+
+
 @runtime_checkable
 class SupportsEvictionWarnings(Protocol):
-    """A store whose server's settings can be looked at."""
+    """A store that can read its server's settings."""
 
     def eviction_warnings(self, job: JobRef) -> list[str]:
-        """Warnings where the job's server may throw its log away. Raises: :class:`StoreError`."""
+        """Warnings if the job's server may evict its log. Raises: :class:`StoreError`."""
 
 
 class Comparison(NamedTuple):
-    """How far a log has lines that somebody else has a copy of: the same ones up to number ``following`` - 1.
+    """How far a log agrees with a copy of its lines: all lines below ``next_number`` are the same.
 
-    ``differs``: it has a line of the number ``following`` as well, but another one.
+    ``differs``: the log has a line ``next_number`` too, and it is another one.
     """
 
     next_number: int
@@ -44,16 +91,16 @@ class Comparison(NamedTuple):
 
 
 def line_digest(line: Line) -> str:
-    """SHA-256, in hexadecimal, of the line's JSON (``Line.to_json``): by this, copies of a line are compared."""
+    """SHA-256, in hexadecimal, of the line's JSON (``Line.to_json``). Copies of a line are compared by this."""
     return hashlib.sha256(orjson.dumps(line.to_json())).hexdigest()
 
 
 @runtime_checkable
 class LogComparer(Protocol):
-    """Who reads a job's lines back. :class:`chronoverse.runner.http_log_writer.HttpLogWriter` is one."""
+    """Compares lines with those of a log. See :mod:`chronoverse.runner.readback`."""
 
     def compare(self, job: JobRef, lines: Sequence[Line]) -> Comparison:
-        """Compares consecutive ``lines`` (one at least) with the log's, as many as are read at once.
+        """Compares consecutive ``lines`` (at least one) with the log's. It may stop before the last of them.
 
         Raises: :class:`JobNotFound`, :class:`StoreError`.
         """

@@ -1,9 +1,9 @@
-"""Runs a command, shows its output as it is, publishes every line, and exits as the command did.
+"""Runs a command, shows its output unchanged, publishes every line, and returns the command's exit code.
 
     command ─> pipes ─> capture ─> spool ─> publisher ─> store
-                           └─> echo ─> our own stdout and stderr
+                           └─> tee ─> our own stdout and stderr
 
-The job's life is its own: nothing that happens to the store can delay, stop or fail it.
+Nothing that happens to the store can delay, stop or fail the command.
 """
 
 import contextlib
@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -28,24 +27,25 @@ from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SLOT_BYTES, SpoolRoom, orphaned_spools, read_state
 from chronoverse.runner.tee import Tee, open_standard
 
-#: Seconds that the command waits at most for the store to let us in. After that it starts, and we go on asking.
+#: Seconds that the command waits at most until the store has opened the job. Then it starts, and we keep trying.
 OPEN_SECONDS: Final = 1.0
-#: Seconds for which lines are delivered after the command has ended, unless told otherwise.
+#: Seconds for which lines are delivered after the command has ended, by default.
 DELIVER_SECONDS: Final = 60.0
-#: Seconds between looks for a signal while the last lines are delivered: a handler cannot wake a waiting thread.
+#: Seconds between two checks for a signal while the last lines are delivered. A signal handler cannot wake a waiting
+#: thread.
 SIGNAL_POLL_SECONDS: Final = 0.1
-#: Seconds for which Python lets one thread go on while another waits. At its default, 5 ms, a busy publisher
-#: keeps the pipes' reader waiting at every read: a job that prints flat out took 5 times as long, now 2 times.
+#: Seconds for which Python runs one thread while another waits. With its default of 5 ms a busy publisher made the
+#: pipes' reader wait at every read: a command that prints flat out took 5 times as long. With this it takes 2 times.
 SWITCH_SECONDS: Final = 0.0002
-#: Bytes of lines that may wait where there is no directory for a file.
+#: Bytes of lines that may wait in memory when there is no directory for a file.
 MAX_PENDING_BYTES: Final = 32 * SLOT_BYTES
-#: Room in memory only.
+#: A spool without a file.
 MEMORY_ONLY: Final = SpoolRoom(memory_bytes=MAX_PENDING_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:
-    """The runner's knobs: bytes and seconds."""
+    """The runner's settings, in bytes and seconds. ``room`` bounds the spool."""
 
     max_line_bytes: int = MAX_LINE_BYTES
     room: SpoolRoom = MEMORY_ONLY
@@ -71,27 +71,29 @@ def run(
 ) -> int:
     """Runs ``argv`` as ``job`` and returns its exit code: 128 + n for signal n, 127 not found, 126 not executable.
 
-    What ``masks`` names is neither published nor spooled; ``out`` and ``err`` show the job's bytes unchanged. With
-    ``pty`` the command has a pseudo-terminal, and all that it prints is stdout.
+    ``store`` may be a function that returns the store. It is called in the publisher's thread. The secrets in ``masks``
+    are neither published nor spooled. ``out`` and ``err`` get the command's output unchanged; the default is our own
+    stdout and stderr. With ``pty`` the command has a pseudo-terminal, and all its output is stdout. ``service_url`` is
+    for messages: the service's URL, if we publish through it. In the main thread SIGINT, SIGTERM and SIGHUP are
+    forwarded to the command.
 
-    Called from the main thread it passes SIGINT, SIGTERM and SIGHUP on. Raises, and starts nothing, when the
-    store turns us away at once: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`,
-    :class:`NotALog`. A function in its place is called to get it, in a thread of its own.
+    Raises, without starting the command, when the store refuses the job at once: :class:`Held`, :class:`Closed`,
+    :class:`Deleted`, :class:`CorruptLog`, :class:`NotALog`.
     """
-    echoes = {"stdout": Tee(out or open_standard(1)), "stderr": Tee(err or open_standard(2))}
-    say = echoes["stderr"].say
-    connect = store if callable(store) else partial(_given, store)
-    spool = _spool(job, limits.room, say)
+    tees = {"stdout": Tee(out or open_standard(1)), "stderr": Tee(err or open_standard(2))}
+    say = tees["stderr"].say
+    connect = store if callable(store) else lambda: store
+    spool = _open_spool(job, limits.room, say)
     publisher = Publisher(connect, job, spool, say, lease_seconds=limits.lease_seconds)
     signals = signals or SignalForwarder()
     size = limits.max_line_bytes
     command = Command(
-        argv, echoes, spool.put, signals, max_line_bytes=size, masks=masks, pty=pty, popen=popen, clock=clock
+        argv, tees, spool.put, signals, max_line_bytes=size, masks=masks, pty=pty, popen=popen, clock=clock
     )
-    with signals, _switching_often():
+    with signals, _short_switch_interval():
         try:
             publisher.start(limits.open_seconds)
-            # A file that we took up says how an earlier command ended. How this one ends nobody knows yet.
+            # A recovered spool file may say how an earlier command ended.
             spool.remove_state("ending")
             code = command.run()
             publisher.end(JobResult(_status(code, signals), code), iso_timestamp(clock()))
@@ -102,17 +104,13 @@ def run(
     return code
 
 
-def _given(store: LogWriter) -> LogWriter:
-    return store
-
-
-def _spool(job: JobRef, room: SpoolRoom, say: Callable[[str], None]) -> Spool:
-    """A spool for the job: the one that an earlier runner of it left behind, if there is one."""
+def _open_spool(job: JobRef, room: SpoolRoom, say: Callable[[str], None]) -> Spool:
+    """A spool for the job: the one that an earlier runner of this job left behind, if there is one."""
     others: list[Path] = []
     for path in orphaned_spools(room.directory) if room.directory else ():
         state = read_state(path) or {}
         if (state.get("workflow"), state.get("job")) == tuple(job):
-            with contextlib.suppress(SpoolError):  # another runner was quicker
+            with contextlib.suppress(SpoolError):  # another runner has just opened it
                 spool = Spool.recover(path, room)
                 say(f"{spool.end - spool.first} lines of an earlier runner of this job, in {path}, go before ours")
                 return spool
@@ -123,18 +121,18 @@ def _spool(job: JobRef, room: SpoolRoom, say: Callable[[str], None]) -> Spool:
     return Spool(replace(room, name=job.job_id))
 
 
-def _status(code: int, relay: SignalForwarder) -> Status:
+def _status(code: int, signals: SignalForwarder) -> Status:
     if code == 0:
         return Status.COMPLETED
-    return Status.CANCELED if relay.received else Status.FAILED
+    return Status.CANCELED if signals.received else Status.FAILED
 
 
-def _deliver(publisher: Publisher, relay: SignalForwarder, seconds: float) -> None:
-    """Waits until the last lines are delivered, a further signal comes, or ``seconds`` are over."""
-    signals = len(relay.received)
+def _deliver(publisher: Publisher, signals: SignalForwarder, seconds: float) -> None:
+    """Waits until the last lines are delivered, another signal comes, or ``seconds`` have passed."""
+    received = len(signals.received)
     deadline = time.monotonic() + seconds
     while not publisher.join(SIGNAL_POLL_SECONDS):
-        if len(relay.received) > signals or time.monotonic() >= deadline:
+        if len(signals.received) > received or time.monotonic() >= deadline:
             return
 
 
@@ -146,10 +144,10 @@ def close_and_report(
     delivered: bool,
     refusal: ChronoverseError | None,
 ) -> None:
-    """Says what was dropped or not delivered, and how it can be: later, out of the file in which it is left.
+    """Closes the stopped ``publisher``, and reports what was dropped or not delivered, and how to deliver it later.
 
-    ``through`` is the service's URL, where there is one between us and the store. ``refusal`` is why it was not
-    ``delivered`` and cannot be, if that is so.
+    ``delivered``: whether the store has everything. ``refusal`` is the error that stopped the delivery for good, if one
+    did. ``service_url`` is the service's URL, if we publish through it.
     """
     undelivered = publisher.undelivered
     if publisher.dropped:
@@ -175,7 +173,7 @@ def close_and_report(
 
 
 @contextlib.contextmanager
-def _switching_often() -> Iterator[None]:
+def _short_switch_interval() -> Iterator[None]:
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_SECONDS)
     try:

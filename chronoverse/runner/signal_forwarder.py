@@ -1,4 +1,4 @@
-"""Signals that we receive are the job's: they are passed on to all of its process group."""
+"""Forwards the signals that we receive to the command's process group."""
 
 import contextlib
 import os
@@ -9,19 +9,20 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
-#: What people and schedulers end jobs with.
+#: The signals with which people and schedulers end jobs.
 FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-#: Seconds after the first signal from which on a further one kills: until then it may be a double press.
+#: Seconds after the first signal. A second signal within them may be a double press, and is forwarded as it is. A later
+#: one kills the command.
 GRACE_SECONDS: Final = 2.0
-#: Signals that are passed on as they are, however they come; any more than these kill.
+#: Signals that are forwarded as they are, at most. Any further one kills the command.
 MAX_FORWARDED: Final = 2
 
 
 class SignalForwarder:
-    """While entered, passes signals on to the group of the command it was :meth:`attached <attach>` to.
+    """A context manager. Inside it, signals go to the process group that was given to :meth:`attach`.
 
-    A handler runs between any two operations of the main thread, so it takes no lock: it sends and it notes.
-    Outside the main thread nothing is installed, and :meth:`send` is there for the caller.
+    A signal handler can run between any two operations of the main thread, so it takes no lock. Outside the main
+    thread no handler is installed, and the caller may use :meth:`send`.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -29,14 +30,14 @@ class SignalForwarder:
         self._group: int | None = None
         self._first_at = 0.0
         self._saved: dict[signal.Signals, Any] = {}
-        #: The signals that came, in order, also when there was no command to pass them to.
+        #: The signals that came, in order, including those that came while there was no command.
         self.received: list[int] = []
-        self._passed = False
+        self._has_forwarded = False
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in FORWARDED:
-                # Ignored signals (nohup, a shell's background job) stay ignored, here and in the job.
+                # Ignored signals (under nohup, or in a shell's background job) stay ignored, here and in the command.
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._saved[number] = signal.signal(number, self._handle)
         return self
@@ -46,26 +47,26 @@ class SignalForwarder:
             signal.signal(number, handler)
 
     def attach(self, group: int) -> None:
-        """From now on signals go to the process group ``group``; one that came just before goes there too."""
+        """Forwards signals to the process group ``group`` from now on. A signal that came before is forwarded now."""
         self._group = group
-        if self.received and not self._passed:
-            self._pass_on(self.received[0])
+        if self.received and not self._has_forwarded:
+            self._forward(self.received[0])
 
     def detach(self) -> None:
-        """The command is gone: signals are only noted. Call it before the command is reaped."""
+        """Only records signals from now on. Call it before the command is reaped: its group id may then be reused."""
         self._group = None
 
     def send(self, number: int) -> None:
-        """Takes a signal as if it had been received."""
+        """Handles a signal as if we had received it."""
         self.received.append(number)
         if self._group is None:
             return
-        late = self._passed and self._monotonic() - self._first_at >= GRACE_SECONDS
-        self._pass_on(signal.SIGKILL if late or len(self.received) > MAX_FORWARDED else number)
+        is_late = self._has_forwarded and self._monotonic() - self._first_at >= GRACE_SECONDS
+        self._forward(signal.SIGKILL if is_late or len(self.received) > MAX_FORWARDED else number)
 
-    def _pass_on(self, number: int) -> None:
-        if not self._passed:
-            self._passed = True
+    def _forward(self, number: int) -> None:
+        if not self._has_forwarded:
+            self._has_forwarded = True
             self._first_at = self._monotonic()
         if self._group is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):

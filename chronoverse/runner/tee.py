@@ -1,4 +1,4 @@
-"""The job's output on our own stdout and stderr: unchanged, unbuffered, and never in the job's way."""
+"""Copies the command's output to our own stdout and stderr: unchanged and unbuffered."""
 
 import select
 from typing import BinaryIO, cast
@@ -7,18 +7,18 @@ from chronoverse.client.terminal import plain_text
 
 
 def open_standard(descriptor: int) -> BinaryIO:
-    """Our own stdout (1) or stderr (2), without Python's buffer between."""
+    """Our own stdout (1) or stderr (2), without Python's buffer."""
     return cast("BinaryIO", open(descriptor, "wb", buffering=0, closefd=False))
 
 
 class Tee:
-    """Writes all bytes to ``stream`` at once. A reader that has gone is forgotten: the log goes on without it."""
+    """Writes bytes to ``stream`` at once. When its reader is gone, writing stops for good, and publishing goes on."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream: BinaryIO | None = stream
 
     def __call__(self, data: bytes) -> None:
-        """Waits only as the job itself would have, for a reader that is slow."""
+        """Writes ``data``. It waits for a slow reader, as the command itself would without us."""
         if self._stream is None:
             return
         try:
@@ -30,12 +30,15 @@ class Tee:
             self._stream = None
 
     def say(self, text: str) -> None:
-        """A message of our own, told apart from the job's by its prefix. It may quote what the service has said."""
+        """Writes a message of our own. Its prefix distinguishes it from the command's output.
+
+        Control characters are removed, since a message may quote what the service has answered.
+        """
         self(b"chronoverse: %b\n" % plain_text(text).encode("utf-8", "replace"))
 
     @staticmethod
     def _write(stream: BinaryIO, data: memoryview) -> int:
-        # Anybody who shares our terminal may have made it non-blocking: then a write may take nothing.
+        # Any process that shares our terminal may have made it non-blocking. A write may then take nothing.
         try:
             written: int | None = stream.write(data)
         except BlockingIOError as error:

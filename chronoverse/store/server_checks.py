@@ -6,7 +6,6 @@ from typing import Final, Protocol
 
 import redis.exceptions
 
-from chronoverse import metrics
 from chronoverse.errors import StoreError
 from chronoverse.store.driver import Client
 
@@ -72,6 +71,9 @@ def watch_evictions(
 
     The first check that succeeds also calls ``warn`` with each warning.
     """
+    # Runners import this module, and need not wait for prometheus_client.
+    from chronoverse import metrics
+
     while True:
         try:
             if warn is not None:

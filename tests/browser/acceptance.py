@@ -2,7 +2,7 @@
 
     python -m tests.browser.acceptance [big] [live]
 
-Takes about three minutes, 1 GB for the store, and two cores that nobody else is using.
+It takes about three minutes, 1 GB of memory for the store, and two idle cores.
 """
 
 import random
@@ -65,25 +65,25 @@ _DRAG: Final = """async (steps) => {
 
 
 def message(number: int) -> str:
-    """What line ``number`` says."""
+    """The message of line ``number``."""
     return f"line {number} of the log, and its own number in it"
 
 
 def report(what: str, value: object, within: bool | None = None) -> None:
-    """One measurement, and whether it is as it should be."""
+    """Prints one measurement, and whether it is good enough."""
     verdict = "" if within is None else "  ok" if within else "  NOT AS IT SHOULD BE"
     print(f"{what:<58} {value}{verdict}", flush=True)
 
 
 def batches(count: int) -> Iterator[list[Line]]:
-    """``count`` lines, a batch at a time."""
+    """``count`` lines in batches."""
     for start in range(1, count + 1, BATCH):
         stamp = iso_timestamp(1_772_532_000 + start / 1000)
         yield [Line(n, stamp, message(n), "stdout") for n in range(start, min(start + BATCH, count + 1))]
 
 
 def heap(tab: Tab, *, collect: bool) -> float:
-    """Megabytes that the page's JavaScript holds."""
+    """The megabytes of the page's JavaScript heap."""
     session = tab.page.context.new_cdp_session(tab.page)
     if collect:
         session.send("HeapProfiler.collectGarbage")
@@ -93,7 +93,7 @@ def heap(tab: Tab, *, collect: bool) -> float:
 
 
 def wait_shown(tab: Tab, number: int) -> None:
-    """Returns once the line's own text is on the screen."""
+    """Waits until the line's own text is on the screen."""
     tab.page.wait_for_function(
         "([n, text]) => document.querySelector(`.row[data-number='${n}'] .m`)?.textContent === text",
         arg=[number, message(number)],
@@ -102,7 +102,7 @@ def wait_shown(tab: Tab, number: int) -> None:
 
 
 def big(browser: Browser, service: Service, store: Store) -> None:
-    """A job of five million lines."""
+    """Measures a job of five million lines."""
     job = JobRef("acceptance", "big")
     attempt, started = store.open(job, "token"), time.monotonic()
     for lines in batches(LINES):
@@ -160,7 +160,7 @@ def big(browser: Browser, service: Service, store: Store) -> None:
 
 
 def search(tab: Tab) -> None:
-    """The first match far away, and a count through all of it."""
+    """Measures the first match, which is far away, and counting all matches."""
     tab.page.evaluate("location.hash = 'L1'")
     wait_shown(tab, 1)
     started = time.monotonic()
@@ -171,7 +171,7 @@ def search(tab: Tab) -> None:
 
 
 def write_live(store: Store, attempt: Attempt, stop: threading.Event) -> None:
-    """RATE lines a second for SECONDS seconds, then the end."""
+    """Writes RATE lines a second for SECONDS seconds, and then the end."""
     started, number = time.monotonic(), 1
     while number <= RATE * SECONDS and not stop.is_set():
         due = int((time.monotonic() - started) * RATE) + 1
@@ -185,7 +185,7 @@ def write_live(store: Store, attempt: Attempt, stop: threading.Event) -> None:
 
 
 def live(browser: Browser, service: Service, store: Store) -> None:
-    """A job that writes 2,000 lines a second."""
+    """Measures a job that writes 2,000 lines a second."""
     job = JobRef("acceptance", "live")
     attempt, stop = store.open(job, "token"), threading.Event()
     writer = threading.Thread(target=write_live, args=(store, attempt, stop))
@@ -217,7 +217,7 @@ def live(browser: Browser, service: Service, store: Store) -> None:
 
 
 def away(tab: Tab) -> None:
-    """To line 1 and back to the end while lines come in."""
+    """Goes to line 1 and back to the end while lines arrive."""
     tab.page.focus("#log")
     tab.page.keyboard.press("g")
     wait_shown(tab, 1)
@@ -230,13 +230,13 @@ def away(tab: Tab) -> None:
 
 
 def store_last(store: Store, job: JobRef) -> int:
-    """The log's last number by now."""
+    """The log's last number."""
     known = store.get_job(job)
     return known.last if known else 0
 
 
 def main(chosen: set[str]) -> None:
-    """Runs what was chosen, or all of it."""
+    """Runs the parts that were named, or all."""
     with (
         tempfile.TemporaryDirectory(prefix="cv-") as scratch,
         running(Path(scratch) / "store") as server,

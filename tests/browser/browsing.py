@@ -31,7 +31,7 @@ _ROWS: Final = """() => {
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """Debian's. Skips the test where there is none, and fails it where there has to be (``CI``)."""
+    """Debian's Chromium. Without it the test is skipped, or fails where it is required (``CI``)."""
     if monkey.is_module_patched("socket"):
         pytest.skip("the browser's driver has an event loop of its own; the service runs under gevent in any case")
     binary = tool("chromium")
@@ -43,7 +43,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class Tab:
-    """One tab, and everything that went wrong in it."""
+    """One tab, and every error in it."""
 
     def __init__(self, context: BrowserContext, service: Service) -> None:
         self.page: Page = context.new_page()
@@ -60,27 +60,27 @@ class Tab:
 
     @property
     def url(self) -> str:
-        """Where the service is."""
+        """The service's address."""
         return self._service.url
 
     def open(self, job: JobRef, fragment: str = "", *, token: str | None = None) -> "Tab":
-        """The page of ``job``, signed in through the fragment."""
+        """Opens the page of ``job``, with the token in the fragment."""
         path = f"/ui/workflows/{job.workflow_id}/jobs/{job.job_id}"
         parts = [f"token={token or self._service.token()}", *filter(None, [fragment])]
         self.page.goto(f"{self._service.url}{path}#{'&'.join(parts)}")
         return self
 
     def rows(self) -> list[tuple[int, str | None]]:
-        """The rows wholly in view: number and text."""
+        """The rows that are completely in view, as number and text."""
         found: list[list[Any]] = self.page.evaluate(_ROWS)
         return [(number, text) for number, text in found]
 
     def numbers(self) -> list[int]:
-        """The rows' numbers."""
+        """The numbers of those rows."""
         return [number for number, _ in self.rows()]
 
     def wait(self, predicate: Any, what: str) -> "Tab":
-        """Returns once ``predicate(rows)`` is true of the rows in view, all of which have come."""
+        """Waits until ``predicate(rows)`` is true of the rows in view, and all of these are loaded."""
 
         def true() -> bool:
             rows = self.rows()
@@ -93,27 +93,27 @@ class Tab:
         return self
 
     def wait_number(self, number: int) -> "Tab":
-        """Returns once that line is in view."""
+        """Waits until that line is in view."""
         return self.wait(lambda rows: any(each == number for each, _ in rows), f"line {number} is in view")
 
     def go_to(self, number: int) -> None:
-        """As a reader does: ``l``, the number, Enter."""
+        """Goes to a line as a reader does: ``l``, the number, Enter."""
         self.page.focus("#log")
         self.page.keyboard.press("l")
         self.page.keyboard.type(str(number))
         self.page.keyboard.press("Enter")
 
     def find(self, text: str) -> None:
-        """Looks for ``text``."""
+        """Searches for ``text``."""
         self.page.fill("#q", text)
         self.page.press("#q", "Enter")
 
     def text(self, selector: str) -> str:
-        """What an element says; empty where it is hidden."""
+        """An element's text. Empty if it is hidden."""
         return self.page.inner_text(selector) if self.page.is_visible(selector) else ""
 
     def wait_text(self, selector: str, expected: str) -> None:
-        """Returns once an element says just that."""
+        """Waits until an element has exactly that text."""
         try:
             wait_until(lambda: self.text(selector) == expected, PATIENCE_SECONDS, f"{selector} says {expected!r}")
         except AssertionError as error:

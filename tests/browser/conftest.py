@@ -1,4 +1,4 @@
-"""One browser, and one service on one store, for all tests of the page."""
+"""Fixtures: one browser, and one service on one store, for all tests of the page."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServe
 def page_service(
     browser: Browser, tmp_path_factory: pytest.TempPathFactory, page_server: RedisServer
 ) -> Iterator[Service]:
-    """The service; not started where there is no browser to look at it."""
+    """The service. It is not started where there is no browser."""
     directory = tmp_path_factory.mktemp("page")
     archive = (directory / "archive").as_uri()
     with serving(directory, page_server.url, heartbeat_seconds=1, archive_url=archive) as service:
@@ -45,7 +45,7 @@ def page_service(
 
 
 class Job:
-    """A job that is written as a test goes on."""
+    """A job that a test writes step by step."""
 
     def __init__(self, store: Store, job_id: str) -> None:
         self.ref = JobRef("page", job_id)
@@ -54,11 +54,11 @@ class Job:
         self._attempt = store.open(self.ref, "token")
 
     def lines(self, *messages: str, stream: str = "stdout") -> "Job":
-        """Whole lines of one stream."""
+        """Writes complete lines of one stream."""
         return self.write((message, stream, False) for message in messages)
 
     def write(self, written: Iterator[Written]) -> "Job":
-        """Lines of any kind, 1,000 in a round trip."""
+        """Writes lines of any kind, 1,000 in a round trip."""
         while batch := list(itertools.islice(written, 1000)):
             stamp = iso_timestamp(1_772_532_000 + self.last / 10)
             lines = [Line(self.last + n, stamp, *each) for n, each in enumerate(batch, 1)]
@@ -67,14 +67,14 @@ class Job:
         return self
 
     def end(self, status: Status = Status.COMPLETED, exit_code: int = 0) -> "Job":
-        """The end."""
+        """Writes the end."""
         self._store.finish(self._attempt, status, exit_code, 0, self.last + 1)
         return self
 
 
 @pytest.fixture(scope="session")
 def page_store(page_server: RedisServer) -> Iterator[Store]:
-    """What runners write to."""
+    """The store that runners write to."""
     store = Store(page_server.url)
     yield store
     store.close()
@@ -82,13 +82,13 @@ def page_store(page_server: RedisServer) -> Iterator[Store]:
 
 @pytest.fixture
 def job(page_store: Store) -> Job:
-    """A job of its own for every test, of which nothing is written yet."""
+    """A new job for each test. Nothing is written to it yet."""
     return Job(page_store, f"job-{next(_numbers)}")
 
 
 @pytest.fixture(scope="session")
 def big(page_store: Store) -> Job:
-    """100,000 lines that say their own number, every seventh on stderr."""
+    """A job of 100,000 lines that name their own number. Every seventh line is on stderr."""
     job = Job(page_store, "big")
     kinds = (("stderr" if number % 7 == 0 else "stdout") for number in range(1, 100_001))
     return job.write((f"line {number}.", kind, False) for number, kind in enumerate(kinds, 1)).end()
@@ -96,7 +96,7 @@ def big(page_store: Store) -> Job:
 
 @pytest.fixture
 def open_tab(browser: Browser, page_service: Service) -> Iterator[Callable[..., Tab]]:
-    """Opens tabs, each in a profile of its own, and looks for faults in all of them at the end."""
+    """Opens tabs, each in its own profile. At the end it fails if any tab had an error."""
     contexts, tabs = [], []
 
     def open_tab(job: JobRef | None = None, fragment: str = "") -> Tab:
@@ -115,7 +115,7 @@ def open_tab(browser: Browser, page_service: Service) -> Iterator[Callable[..., 
 
 @pytest.fixture(scope="session")
 def axe() -> str:
-    """axe-core's source, as ``npm install --prefix tests/clients`` brings it."""
+    """axe-core's source, which ``npm install --prefix tests/clients`` installs."""
     path = ROOT / "tests" / "clients" / "node_modules" / "axe-core" / "axe.min.js"
     if not path.is_file():
         unavailable("npm install --prefix tests/clients was not run")

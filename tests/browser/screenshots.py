@@ -27,7 +27,7 @@ ESC: Final = "\x1b"
 
 
 def build(targets: int, *, fails: bool) -> Iterator[tuple[str, str]]:
-    """What a build prints: messages and their streams."""
+    """The output of a build: messages and their streams."""
     yield "::group::Set up the toolchain", "stdout"
     for tool in ("python 3.13.1", "node 22.12.0", "cmake 3.31.2", "valkey 9.1.2"):
         yield f"{ESC}[32m✓{ESC}[0m {tool}", "stdout"
@@ -51,7 +51,7 @@ def build(targets: int, *, fails: bool) -> Iterator[tuple[str, str]]:
 
 
 class Calendar:
-    """The clock by which the jobs are written: it began a while ago, and stands still between two steps."""
+    """The clock by which the jobs are written. It starts in the past, and stops between two steps."""
 
     def __init__(self) -> None:
         self.now = time.time() - 1800
@@ -63,7 +63,7 @@ class Calendar:
 def write(
     store: Store, clock: Calendar, job_id: str, lines: list[tuple[str, str]], end: tuple[Status, int] | None
 ) -> JobRef:
-    """A job with these lines, seven a second."""
+    """Writes a job with these lines, seven a second."""
     clock.now += 240
     job = JobRef(WORKFLOW, job_id)
     attempt = store.open(job, "token")
@@ -78,7 +78,7 @@ def write(
 
 
 def take(browser: Browser, service: Service, store: Store, clock: Calendar, server: RedisServer) -> None:
-    """All pictures."""
+    """Takes all pictures."""
 
     def tab(size: tuple[int, int] = WIDE, *, dark: bool = False) -> Tab:
         width, height = size
@@ -121,7 +121,7 @@ def take(browser: Browser, service: Service, store: Store, clock: Calendar, serv
 
 
 def main() -> None:
-    """Starts what is needed, and takes them."""
+    """Starts what is needed, and takes the pictures."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="cv-") as scratch,

@@ -1,4 +1,4 @@
-"""The first page: signing in, where the token goes and where it never does, and a workflow's jobs."""
+"""The home page: signing in, where the token is stored, and the list of a workflow's jobs."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ ROWS = "() => [...document.querySelectorAll('tbody tr')].map((row) => [...row.ce
 
 
 def test_a_workflows_jobs_are_listed_as_they_go_on(open_tab: OpenTab, page_service: Service, job: Job) -> None:
-    """Newest first, with a status that changes by itself; each leads to its page."""
+    """Newest first. The status changes without a reload. Each job links to its page."""
     job.lines("one", "two")
     tab = open_tab()
     tab.page.goto(f"{tab.url}/?workflow=page#token={page_service.token()}")
@@ -32,7 +32,7 @@ def test_a_workflows_jobs_are_listed_as_they_go_on(open_tab: OpenTab, page_servi
 def test_a_token_is_asked_for_and_stays_in_the_tab(
     browser: Browser, open_tab: OpenTab, page_service: Service, job: Job
 ) -> None:
-    """It is in no address that a server sees, in no history, and in nothing that outlives the tab."""
+    """The token is in no address that a server sees, in no history, and in no storage that outlives the tab."""
     job.lines("secret").end()
     token = page_service.token()
     requested: list[str] = []

@@ -1,4 +1,7 @@
-"""Whatever a log says is text: no script, no element, no title, no clipboard of its making; and all can read it."""
+"""Whatever a log contains is shown as text.
+
+It makes no script, element or title, and does not reach the clipboard. The page is accessible.
+"""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -56,7 +59,7 @@ ALLOWED: Final = {
 
 @pytest.mark.long
 def test_whatever_a_log_says_is_text(open_tab: OpenTab, job: Job) -> None:
-    """Also with a search that marks parts of it; nothing but text, colours and links to http and https comes of it."""
+    """Also with a search that marks parts of it. It becomes only text, colours, and links to http and https."""
     job.lines(*HOSTILE, "https://example.org/?a=1&b=\"'<b> (http://example.org/x).").end()
     tab = open_tab(job.ref).wait_number(len(HOSTILE) + 1)
     tab.page.evaluate("navigator.clipboard.writeText('as before')")
@@ -80,7 +83,7 @@ def test_whatever_a_log_says_is_text(open_tab: OpenTab, job: Job) -> None:
 
 @pytest.mark.long
 def test_a_giant_line_is_shown_in_part(open_tab: OpenTab, job: Job) -> None:
-    """Ten megabytes in pieces, a million accents in one line: the page stays quick, and says that there is more."""
+    """Ten megabytes in parts, and a million accents in one line. The page stays fast, and says that there is more."""
     piece = "0123456789abcdef" * 4096
     job.lines("first", "e" + "\u0301" * 60_000).write(
         iter([*[(piece, "stdout", True)] * 160, ("end", "stdout", False)])
@@ -94,7 +97,7 @@ def test_a_giant_line_is_shown_in_part(open_tab: OpenTab, job: Job) -> None:
 
 
 def test_links_and_colours_are_what_they_look_like(open_tab: OpenTab, job: Job) -> None:
-    """A link opens elsewhere and learns nothing of us; a colour is a class, or a property on the element."""
+    """A link opens in another tab and does not send our address. A colour is a class or a property of the element."""
     job.lines(
         "\x1b[1;31mred\x1b[0m \x1b[38;5;208morange\x1b[0m \x1b[48;2;0;0;0mdark\x1b[0m see https://example.org/a."
     ).end()
@@ -108,14 +111,14 @@ def test_links_and_colours_are_what_they_look_like(open_tab: OpenTab, job: Job) 
 
 
 def violations(tab: Tab, axe: str) -> list[str]:
-    """What axe-core finds that is serious or worse."""
+    """The serious and critical violations that axe-core finds."""
     tab.page.evaluate(axe)
     found: list[dict[str, Any]] = tab.page.evaluate("axe.run(document).then((result) => result.violations)")
     return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in ("serious", "critical")]
 
 
 def test_axe_finds_nothing_serious(open_tab: OpenTab, axe: str, job: Job) -> None:
-    """On a log with every colour and a selection, light and dark, in a search, in a dialog, on the list of jobs."""
+    """On a log with every colour and a selection, light and dark, in a search, in a dialog, and on the list of jobs."""
     codes = (*range(30, 38), *range(90, 98), *range(40, 48))
     job.lines("::group::A group", *(f"\x1b[{code}mcolour {code}\x1b[0m \x1b[2mdim\x1b[0m" for code in codes))
     job.lines(*[*HOSTILE][:12], stream="stderr").end(Status.FAILED, 2)

@@ -1,4 +1,4 @@
-"""The page of a job as a reader has it on the screen: reading, following, finding, sharing."""
+"""The page of a job on the screen: reading, following, searching and sharing."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -46,13 +46,16 @@ DRAG = """async () => {
 
 
 def is_own(rows: list[tuple[int, str | None]]) -> bool:
-    """Whether every row says its own number, and they follow each other."""
+    """Whether every row has the text of its own number, and the numbers are consecutive."""
     first = rows[0][0]
     return rows == [(number, f"line {number}.") for number in range(first, first + len(rows))]
 
 
 def test_a_log_is_read_from_anywhere(open_tab: OpenTab, big: Job) -> None:
-    """The beginning, a line by number, the end, a page further; however fast, no line has another's number."""
+    """The beginning, a line by number, the end, the next page.
+
+    Even during fast scrolling no row has another line's number.
+    """
     tab = open_tab(big.ref).wait(is_own, "the first lines")
     assert tab.numbers()[0] == 1
     assert tab.text("#badge") == "completed"
@@ -78,7 +81,10 @@ def test_a_log_is_read_from_anywhere(open_tab: OpenTab, big: Job) -> None:
 
 
 def test_a_running_job_is_followed(open_tab: OpenTab, job: Job) -> None:
-    """At the end until the reader leaves it; then a button says how much is new, and leads back."""
+    """The page stays at the end until the reader scrolls away.
+
+    Then a button shows how many lines are new, and leads back.
+    """
     job.lines(*(f"line {number}." for number in range(1, 301)))
     tab = open_tab(job.ref).wait_number(300)
     assert (tab.text("#badge"), tab.text("#newer")) == ("running", "")
@@ -105,7 +111,7 @@ def test_a_running_job_is_followed(open_tab: OpenTab, job: Job) -> None:
 
 @pytest.mark.long
 def test_a_job_can_be_waited_for(open_tab: OpenTab, page_service: Service, job: Job) -> None:
-    """The page is there before the job."""
+    """The page is open before the job exists."""
     later = JobRef("page", f"{job.ref.job_id}-later")
     tab = open_tab()
     tab.expected = "404"
@@ -117,10 +123,8 @@ def test_a_job_can_be_waited_for(open_tab: OpenTab, page_service: Service, job: 
 
 
 @pytest.mark.long
-def test_a_cut_and_a_restart_lose_nothing_and_double_nothing(
-    open_tab: OpenTab, page_service: Service, job: Job
-) -> None:
-    """The page ends with what ``/logs`` has, and says no more about it than a word in its head."""
+def test_a_cut_and_a_restart_lose_and_repeat_nothing(open_tab: OpenTab, page_service: Service, job: Job) -> None:
+    """At the end the page has what ``/logs`` has. It shows only a word in its head meanwhile."""
     job.lines(*(f"line {number}." for number in range(1, 51)))
     tab = open_tab(job.ref).wait_number(50)
     tab.page.evaluate(WATCH)
@@ -156,7 +160,7 @@ def test_a_cut_and_a_restart_lose_nothing_and_double_nothing(
 
 @pytest.mark.long
 def test_a_search_counts_steps_filters_and_marks(open_tab: OpenTab, big: Job) -> None:
-    """Plain and as an expression, on both streams and on one."""
+    """For plain text and for an expression, on both streams and on one."""
     tab = open_tab(big.ref).wait_number(1)
     tab.page.focus("#log")
     tab.page.keyboard.press("Control+f")
@@ -188,7 +192,7 @@ def test_a_search_counts_steps_filters_and_marks(open_tab: OpenTab, big: Job) ->
 
 
 def test_a_search_works_while_the_job_runs(open_tab: OpenTab, job: Job) -> None:
-    """What is written meanwhile is found too."""
+    """Lines that are written meanwhile are found, too."""
     job.lines(*["fine", "an error"] * 20)
     tab = open_tab(job.ref).wait_number(40)
     tab.find("error")
@@ -198,7 +202,7 @@ def test_a_search_works_while_the_job_runs(open_tab: OpenTab, job: Job) -> None:
 
 
 def test_lines_are_shared_by_number(open_tab: OpenTab, big: Job) -> None:
-    """The address names them, and brings who follows it there; what is copied has no numbers in it."""
+    """The address names them, and opening it leads to them. Copied text has no numbers."""
     tab = open_tab(big.ref, "L1200-L1210").wait_number(1200)
     assert tab.page.locator(".picked").count() == 11
     assert "token" not in tab.page.url
@@ -218,7 +222,7 @@ def test_lines_are_shared_by_number(open_tab: OpenTab, big: Job) -> None:
 
 @pytest.mark.long
 def test_a_log_is_saved(open_tab: OpenTab, job: Job) -> None:
-    """In three forms; with a filter, what is shown."""
+    """In three formats. With a filter only what is shown."""
     job.lines("one", "two").lines("three", stream="stderr").end()
     tab = open_tab(job.ref).wait_number(3)
     saved = {}
@@ -237,8 +241,8 @@ def test_a_log_is_saved(open_tab: OpenTab, job: Job) -> None:
     assert [json.loads(line)["sequence_num"] for line in saved["jsonl"].splitlines()] == [1, 2, 3]
 
 
-def test_what_is_missing_is_named(open_tab: OpenTab, page_server: RedisServer, job: Job) -> None:
-    """By number, in one row, whether it was trimmed or never was."""
+def test_missing_lines_are_named(open_tab: OpenTab, page_server: RedisServer, job: Job) -> None:
+    """By number, in one row, whether they were trimmed or never existed."""
     job.lines(*(f"line {number}." for number in range(1, 2001))).end()
     key = f"chronoverse:{{page}}:{job.ref.job_id}:log"
     page_server.ask("XTRIM", key, "MINID", "900")
@@ -258,7 +262,7 @@ def test_what_is_missing_is_named(open_tab: OpenTab, page_server: RedisServer, j
 
 
 def test_what_was_redacted_is_blanked(open_tab: OpenTab, page_service: Service, job: Job) -> None:
-    """Without a reload, as soon as it is."""
+    """At once, without a reload."""
     job.lines(*(f"secret {number}" for number in range(1, 11)))
     tab = open_tab(job.ref).wait(lambda rows: len(rows) == 10, "ten lines")
     headers = {"Authorization": f"Bearer {page_service.token(scopes=[ADMIN])}"}
@@ -270,8 +274,8 @@ def test_what_was_redacted_is_blanked(open_tab: OpenTab, page_service: Service, 
 
 
 @pytest.mark.long
-def test_a_deletion_is_told(open_tab: OpenTab, page_service: Service, page_server: RedisServer) -> None:
-    """The lines stay on the screen, and the page says why no more come; it does not ask for ever."""
+def test_a_deletion_is_shown(open_tab: OpenTab, page_service: Service, page_server: RedisServer) -> None:
+    """The lines stay on the screen, and the page says why no more arrive. It does not reconnect for ever."""
     job = Foreign(page_server.url, "page", "deleted").lines(["a line"])
     tab = open_tab(JobRef(job.workflow_id, job.job_id)).wait(lambda rows: len(rows) == 1, "the line")
     headers = {"Authorization": f"Bearer {page_service.token(scopes=[ADMIN])}"}
@@ -284,8 +288,8 @@ def test_a_deletion_is_told(open_tab: OpenTab, page_service: Service, page_serve
     tab.faults = [fault for fault in tab.faults if "404" not in fault]
 
 
-def test_long_lines_are_put_together_and_groups_are_folded(open_tab: OpenTab, job: Job) -> None:
-    """A row for a line, however many pieces it was published in; a group is closed and opened with a click."""
+def test_long_lines_are_joined_and_groups_are_folded(open_tab: OpenTab, job: Job) -> None:
+    """A line has one row, however many parts were published. A click closes and opens a group."""
     job.write(iter([("half a ", "stdout", True), ("between", "stderr", False), ("line", "stdout", False)]))
     job.lines(
         "::group::Install", "one", "two", "::endgroup::", "##[group]Build", *["x"] * 50, "##[endgroup]", "done"
@@ -303,7 +307,7 @@ def test_long_lines_are_put_together_and_groups_are_folded(open_tab: OpenTab, jo
 
 @pytest.mark.long
 def test_long_lines_wrap_and_times_are_shown(open_tab: OpenTab, job: Job) -> None:
-    """Wrapped rows are as tall as they need to be, and the end is still the end."""
+    """Wrapped rows are as high as they need to be, and End still leads to the end."""
     job.lines(*(f"{number} " + "word " * (number % 9 * 40) for number in range(1, 201))).end()
     tab = open_tab(job.ref).wait_number(1)
     tab.page.click("#wrap")
@@ -324,14 +328,14 @@ def test_long_lines_wrap_and_times_are_shown(open_tab: OpenTab, job: Job) -> Non
 
 @pytest.fixture(scope="module")
 def modules(browser: Browser, page_service: Service) -> Iterator[Page]:
-    """A page of the service's origin, to try single modules in."""
+    """A page of the service's origin, for tests of single modules."""
     with browser.new_page() as page:
         page.goto(f"{page_service.url}/ui/static/icon.svg")
         yield page
 
 
 def test_every_colour_can_be_read(modules: Page) -> None:
-    """Any ink on any ground that a terminal knows has WCAG AA's contrast, whichever way the page is coloured."""
+    """Any text colour on any background of a terminal has the contrast of WCAG AA, on the light and the dark page."""
     worst = modules.evaluate(
         """async () => {
             const { contrast, indexed, paint } = await import("/ui/static/js/colour.js");
@@ -357,7 +361,7 @@ def test_every_colour_can_be_read(modules: Page) -> None:
 
 
 def test_hidden_numbers_are_counted_right(modules: Page) -> None:
-    """The arithmetic between rows and numbers, against counting them one by one."""
+    """The arithmetic between rows and numbers is compared with counting one by one."""
     wrong = modules.evaluate(
         """async () => {
             const { Ranges } = await import("/ui/static/js/ranges.js");
@@ -387,7 +391,7 @@ def test_hidden_numbers_are_counted_right(modules: Page) -> None:
 
 @pytest.mark.long
 def test_long_lines_come_in_several_pages(open_tab: OpenTab, job: Job) -> None:
-    """200 lines of 60 KB are more than one page of the interface may hold, which is bounded in bytes."""
+    """200 lines of 60 KB are more than one page of the API, because its bytes are bounded."""
     for first in (1, 101):
         job.lines(*(f"line {number}.{'x' * 60_000}" for number in range(first, first + 100)))
     job.end()

@@ -1,7 +1,8 @@
-"""What is wrong with one job stays with that job, whatever somebody writes into its keys.
+"""Bad values in one job's keys do no harm to other jobs.
 
-Whoever may write to the store may write anything there. Each test plants values of one kind, one in each of many jobs,
-beside honest jobs of the same workflow and of another, and then does what the service does with all of them at once.
+Anybody who may write to the store may write anything there. Each test makes many jobs, and writes one bad value of the
+same kind into each of them. There are good jobs in the same workflow and in another one. Then the test does with all
+jobs what the service does.
 """
 
 import contextlib
@@ -31,9 +32,9 @@ from tests.support.reading import Clock, Impatient
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
-#: The workflow of the hostile jobs, which has honest ones too, and another.
+#: The workflow of the bad jobs, which has good ones too, and another.
 SHARED, OTHER = "shared", "other"
-#: Seconds until a job whose lease is gone may be declared LOST: nobody here renews one.
+#: Seconds. The store declares a job LOST after that time without a lease. Nobody here renews one.
 LEASE_SECONDS: Final = 0.5
 #: More lines than a running log may keep in the store.
 MANY: Final = 3_000
@@ -58,7 +59,7 @@ RIGHT_TYPES: Final = {
     "deleted": "string",
     "garbage": "hash",
 }
-#: Texts that a number is read from somewhere, or that something breaks at.
+#: Texts for places where a number is read, and texts that may break a parser.
 TEXTS: Final[tuple[Any, ...]] = (
     "",
     "no number",
@@ -83,7 +84,7 @@ TEXTS: Final[tuple[Any, ...]] = (
     "[" * 10_000,
     b"x" * 2**20,
 )
-#: Fields of a job's hash that scripts read numbers from, or decide by.
+#: Fields of a job's hash that scripts parse or compare.
 FIELDS: Final = (
     "status",
     "attempt",
@@ -95,8 +96,8 @@ FIELDS: Final = (
     "slow_until",
     "end_seen_ms",
 )
-#: Fields that are only shown, or compared.
-SHOWN: Final = (
+#: Fields that are only returned.
+SHOWN_FIELDS: Final = (
     "created_at",
     "started_at",
     "finished_at",
@@ -140,7 +141,7 @@ AUDITS: Final[tuple[Any, ...]] = (
     '{"from":1,"to":18446744073709551616}',
 )
 LEASES: Final = (*TEXTS, *(f"grace:{text}" for text in TEXTS if isinstance(text, str)))
-#: Ids and fields of entries, behind the three lines that are there.
+#: Ids and fields of entries that are added after the three lines.
 ENTRIES: Final[tuple[tuple[tuple[str, ...], ...], ...]] = (
     (("3-1", "message", "x"),),
     (("5-1", "event", "end"),),
@@ -159,120 +160,120 @@ ENTRIES: Final[tuple[tuple[tuple[str, ...], ...], ...]] = (
 )
 
 
-class Hostile(NamedTuple):
-    """What somebody writes to a job, named after what it is."""
+class BadValue(NamedTuple):
+    """Something that is written into a job's keys. ``name`` describes it."""
 
     name: str
     write: Callable[[Bench, JobRef], object]
 
 
-def _asks(name: str, kind: str, command: str, *arguments: Any) -> Hostile:
+def _command(name: str, kind: str, command: str, *arguments: Any) -> BadValue:
     """One command on one key of the job."""
-    return Hostile(name, lambda bench, job: bench.ask(command, bench.key(kind, job), *arguments))
+    return BadValue(name, lambda bench, job: bench.ask(command, bench.key(kind, job), *arguments))
 
 
-def _each(kind: str, command: str, *arguments: Any, values: Iterable[Any]) -> Iterator[Hostile]:
-    """The command once with each of the values behind its arguments."""
+def _commands(kind: str, command: str, *arguments: Any, values: Iterable[Any]) -> Iterator[BadValue]:
+    """The command with each of the values as its last argument."""
     for value in values:
         name = f"{kind}: {command} {arguments} {value[:40]!r}, {len(value)} long"
-        yield _asks(name, kind, command, *arguments, value)
+        yield _command(name, kind, command, *arguments, value)
 
 
-def other_types(kind: str) -> Iterator[Hostile]:
-    """A key that is of each type but the right one."""
+def other_types(kind: str) -> Iterator[BadValue]:
+    """A key of each type but the right one."""
 
-    def hostile(name: str, command: str, *arguments: Any) -> Hostile:
+    def bad(name: str, command: str, *arguments: Any) -> BadValue:
         def write(bench: Bench, job: JobRef) -> None:
             bench.ask("DEL", bench.key(kind, job))
             bench.ask(command, bench.key(kind, job), *arguments)
 
-        return Hostile(f"{kind} is a {name}", write)
+        return BadValue(f"{kind} is a {name}", write)
 
-    return (hostile(name, *command) for name, command in TYPES.items() if name != RIGHT_TYPES[kind])
+    return (bad(name, *command) for name, command in TYPES.items() if name != RIGHT_TYPES[kind])
 
 
-def of_the_log() -> Iterator[Hostile]:
-    def hostile(entries: tuple[tuple[str, ...], ...]) -> Hostile:
+def log_values() -> Iterator[BadValue]:
+    def bad(entries: tuple[tuple[str, ...], ...]) -> BadValue:
         def write(bench: Bench, job: JobRef) -> None:
             for entry_id, *fields in entries:
-                # A log that has ended already takes only ids that follow.
+                # The log may have a higher id already, and then Redis refuses this one.
                 with contextlib.suppress(redis.ResponseError):
                     bench.xadd(entry_id, *(field.encode("utf-8", "surrogatepass") for field in fields), job=job)
 
-        return Hostile(f"entries {str(entries)[:60]}", write)
+        return BadValue(f"entries {str(entries)[:60]}", write)
 
     yield from other_types("log")
-    yield from map(hostile, ENTRIES)
-    yield _asks("no entry is left", "log", "XTRIM", "MAXLEN", 0)
-    yield _asks("another count", "log", "XSETID", "9-0", "ENTRIESADDED", 99)
+    yield from map(bad, ENTRIES)
+    yield _command("no entry is left", "log", "XTRIM", "MAXLEN", 0)
+    yield _command("another count", "log", "XSETID", "9-0", "ENTRIESADDED", 99)
 
 
-def of_the_hash() -> Iterator[Hostile]:
+def hash_values() -> Iterator[BadValue]:
     yield from other_types("job")
     for field in FIELDS:
-        yield from _each("job", "HSET", field, values=TEXTS)
-    yield from _each("job", "HSET", "status", values=Status)
+        yield from _commands("job", "HSET", field, values=TEXTS)
+    yield from _commands("job", "HSET", "status", values=Status)
     for text in TEXTS:
-        shown = [each for field in SHOWN for each in (field, text)]
-        yield _asks(f"all that is shown {text[:40]!r}, {len(text)} long", "job", "HSET", *shown)
-    yield _asks("many fields", "job", "HSET", *map(str, range(20_000)))
+        shown = [each for field in SHOWN_FIELDS for each in (field, text)]
+        yield _command(f"all shown fields {text[:40]!r}, {len(text)} long", "job", "HSET", *shown)
+    yield _command("many fields", "job", "HSET", *map(str, range(20_000)))
 
 
-def of_the_lease() -> Iterator[Hostile]:
+def lease_values() -> Iterator[BadValue]:
     yield from other_types("lease")
-    yield from _each("lease", "SET", values=LEASES)
+    yield from _commands("lease", "SET", values=LEASES)
 
 
-def of_the_archive() -> Iterator[Hostile]:
+def archive_values() -> Iterator[BadValue]:
     yield from other_types("archive")
     for score in (2, "inf"):
-        yield from _each("archive", "ZADD", score, values=RECORDS)
+        yield from _commands("archive", "ZADD", score, values=RECORDS)
     records = [each for number in range(20_000) for each in (number, f"no {number}")]
-    yield _asks("many records", "archive", "ZADD", *records)
+    yield _command("many records", "archive", "ZADD", *records)
 
 
-def of_the_archiver() -> Iterator[Hostile]:
+def archiver_values() -> Iterator[BadValue]:
     for kind in ("sealer", "deleted"):
         yield from other_types(kind)
-        yield from _each(kind, "SET", values=TEXTS)
+        yield from _commands(kind, "SET", values=TEXTS)
 
 
-def of_the_garbage() -> Iterator[Hostile]:
+def garbage_values() -> Iterator[BadValue]:
     yield from other_types("garbage")
-    for name in ("", "../../etc/passwd", f"{SHARED}/honest-ended/job.json", "x" * 2**20, b"\xff\x00"):
-        yield from _each("garbage", "HSET", name, values=("", "0", "no number", "writer:token", "9" * 400))
+    for name in ("", "../../etc/passwd", f"{SHARED}/good-ended/job.json", "x" * 2**20, b"\xff\x00"):
+        yield from _commands("garbage", "HSET", name, values=("", "0", "no number", "writer:token", "9" * 400))
     names = [each for number in range(20_000) for each in (f"no {number}", "writer:token")]
-    yield _asks("many names", "garbage", "HSET", *names)
+    yield _command("many names", "garbage", "HSET", *names)
 
 
-def of_redactions() -> Iterator[Hostile]:
-    def hostile(value: Any, count: int) -> Hostile:
+def redaction_values() -> Iterator[BadValue]:
+    def bad(value: Any, count: int) -> BadValue:
         def write(bench: Bench, job: JobRef) -> None:
             bench.ask("HSET", bench.key("job", job), "redactions", count)
             bench.ask("RPUSH", bench.key("audit", job), *([value] * min(count, 20_000)))
 
-        return Hostile(f"{count} audits {value[:40]!r}", write)
+        return BadValue(f"{count} audits {value[:40]!r}", write)
 
     yield from other_types("audit")
     for value in AUDITS:
-        yield hostile(value, 1)
-    yield hostile("{}", 20_000)
-    yield hostile("{}", 999_999_999_999_999)
+        yield bad(value, 1)
+    yield bad("{}", 20_000)
+    yield bad("{}", 999_999_999_999_999)
 
 
 KINDS: Final = {
-    "log": of_the_log,
-    "job": of_the_hash,
-    "lease": of_the_lease,
-    "archive": of_the_archive,
-    "archiver": of_the_archiver,
-    "garbage": of_the_garbage,
-    "redactions": of_redactions,
+    "log": log_values,
+    "job": hash_values,
+    "lease": lease_values,
+    "archive": archive_values,
+    "archiver": archiver_values,
+    "garbage": garbage_values,
+    "redactions": redaction_values,
 }
 
 
 class MemoryObjects:
-    """An archive in memory: nothing here is about disks, which are slow."""
+    """An object store in memory, which is faster than a disk."""
 
     def __init__(self) -> None:
         self._objects: dict[str, bytes] = {}
@@ -295,7 +296,7 @@ class MemoryObjects:
 
 
 class Waiting:
-    """Somebody who watches, and is never due."""
+    """A viewer that is never due."""
 
     due = float("inf")
 
@@ -304,7 +305,7 @@ class Waiting:
 
 
 class World:
-    """Honest jobs in two workflows, hostile ones in one of them, and all that the service does with them."""
+    """Good jobs in two workflows, bad ones in one of them, and all that the service does with them."""
 
     def __init__(self, server: RedisServer, prefix: str) -> None:
         self.bench = Bench(server, prefix)
@@ -312,13 +313,13 @@ class World:
         self.objects = MemoryObjects()
         self.clock = Clock()
         self.tail = Tail(Impatient(self.store), lease_seconds=LEASE_SECONDS, clock=self.clock)
-        self.channels: dict[JobRef, Feed] = {}
+        self.feeds: dict[JobRef, Feed] = {}
         self.attempts: dict[JobRef, Attempt] = {}
-        self.hostile: dict[JobRef, Hostile] = {}
+        self.bad_values: dict[JobRef, BadValue] = {}
         self.states: dict[JobRef, str] = {}
 
     def make(self, state: str, job: JobRef) -> JobRef:
-        """A job with three lines in that state."""
+        """Makes a job with three lines in that state."""
         if state == "foreign":
             for line in make_lines(1, 3):
                 self.bench.xadd(f"{line.sequence_num}-0", *line.to_fields(), job=job)
@@ -328,49 +329,49 @@ class World:
         self.bench.store.append(attempt, make_lines(1, 3))
         if state == "large":
             append(self.bench.store, attempt, 4, MANY)
-        if state == "unheard":
+        if state == "dead":
             self.bench.ask("DEL", self.bench.key("lease", job))
-        if state in ("ended", "archived", "over"):
+        if state in ("ended", "archived", "expired"):
             self.bench.store.finish(attempt, Status.FAILED, 1, 0, 4)
         return job
 
-    def honest(self, state: str) -> list[JobRef]:
-        """The honest jobs in that state, one in each workflow."""
-        return [JobRef(workflow, f"honest-{state}") for workflow in (SHARED, OTHER)]
+    def good(self, state: str) -> list[JobRef]:
+        """The good jobs in that state, one in each workflow."""
+        return [JobRef(workflow, f"good-{state}") for workflow in (SHARED, OTHER)]
 
-    def populate(self, hostile: list[Hostile]) -> None:
-        """Makes all jobs; what is hostile comes with :meth:`strike`."""
-        states = list(itertools.islice(itertools.cycle(HOSTILE_STATES), len(hostile)))
-        self.hostile = {JobRef(SHARED, f"hostile-{number}"): each for number, each in enumerate(hostile)}
-        self.states = dict(zip(self.hostile, states, strict=True))
-        for state in ("over", "archived"):
+    def populate(self, values: list[BadValue]) -> None:
+        """Makes all jobs. :meth:`write_bad_values` then writes the bad values."""
+        states = list(itertools.islice(itertools.cycle(BAD_STATES), len(values)))
+        self.bad_values = {JobRef(SHARED, f"bad-{number}"): each for number, each in enumerate(values)}
+        self.states = dict(zip(self.bad_values, states, strict=True))
+        for state in ("expired", "archived"):
             self._make_all(state)
         assert self.archive() == 0
-        for job in self.honest("over"):
+        for job in self.good("expired"):
             self.bench.set_end_seen(8 * DAY, job)
-        for state in ("running", "large", "unheard", "ended", "foreign"):
+        for state in ("running", "large", "dead", "ended", "foreign"):
             self._make_all(state)
 
     def _make_all(self, state: str) -> None:
-        for job in (*self.honest(state), *(ref for ref in self.hostile if self.states[ref] == state)):
+        for job in (*self.good(state), *(ref for ref in self.bad_values if self.states[ref] == state)):
             self.make(state, job)
 
-    def strike(self) -> None:
-        """Somebody writes into the hostile jobs' keys."""
-        for job, hostile in self.hostile.items():
-            hostile.write(self.bench, job)
+    def write_bad_values(self) -> None:
+        """Writes the bad values into the bad jobs' keys."""
+        for job, bad in self.bad_values.items():
+            bad.write(self.bench, job)
 
     def archive(self) -> int:
-        """Does all that is due; how many jobs something is wrong with."""
+        """Does all archiving that is due. Returns the number of jobs with an error."""
         return archive(self.bench.store, self.objects, hot_bytes=HOT_BYTES, retention_seconds=7 * DAY)
 
     def watch(self) -> None:
-        """The tail watches every job."""
-        for job in (*self.hostile, *(ref for state in HONEST_STATES for ref in self.honest(state))):
-            self.channels[job] = self.tail.join(job, self.store.get_job(job), Waiting())
+        """Makes the tail watch every job."""
+        for job in (*self.bad_values, *(ref for state in GOOD_STATES for ref in self.good(state))):
+            self.feeds[job] = self.tail.join(job, self.store.get_job(job), Waiting())
 
     def follow(self) -> None:
-        """What the tail does in some seconds."""
+        """Does what the tail does in some seconds."""
         for _ in range(2):
             self.clock.now += 11
             self.tail.housekeep_once()
@@ -382,8 +383,8 @@ class World:
         self.bench.close()
 
 
-HONEST_STATES: Final = ("running", "large", "unheard", "ended", "archived", "over", "foreign")
-HOSTILE_STATES: Final = ("running", "unheard", "ended", "archived", "foreign")
+GOOD_STATES: Final = ("running", "large", "dead", "ended", "archived", "expired", "foreign")
+BAD_STATES: Final = ("running", "dead", "ended", "archived", "foreign")
 #: Bytes that a running log may take in the store.
 HOT_BYTES: Final = 2**18
 
@@ -396,41 +397,41 @@ def world(server: RedisServer, prefix: str) -> Iterator[World]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_wrong_with_a_job_stays_with_it(world: World, kind: str) -> None:
-    """Its neighbours are looked at, listed, watched, archived, declared LOST and deleted as ever."""
+def test_bad_values_of_one_job_do_not_affect_others(world: World, kind: str) -> None:
+    """The good jobs are read, listed, watched, archived, declared LOST and deleted as usual."""
     world.populate(list(KINDS[kind]()))
     world.watch()
-    world.strike()
+    world.write_bad_values()
     world.follow()
-    for job in world.honest("running"):
+    for job in world.good("running"):
         world.bench.store.append(world.attempts[job], make_lines(4, 2))
     world.follow()
-    unheard = world.honest("unheard")
-    wait_until(lambda: all(_status(world, job) is Status.LOST for job in unheard), 5, "their runners are missed")
+    dead = world.good("dead")
+    wait_until(lambda: all(_status(world, job) is Status.LOST for job in dead), 5, "they are LOST")
     world.follow()
 
-    jobs = [*world.hostile, *world.honest("ended")]
+    jobs = [*world.bad_values, *world.good("ended")]
     assert [job.end.lines for job in world.store.get_jobs(jobs)[-2:] if isinstance(job, Job) and job.end] == [3, 3]
     listed = {job_id for _, job_id in world.store.listing.page(SHARED, None, 10_000)}
-    assert {job.job_id for job in world.honest("running")} <= listed
-    for job in world.honest("running"):
-        assert world.channels[job].cursor == 5
-        assert world.channels[job].final is None
-    for job in unheard:
-        assert b"runner lost" in (world.channels[job].final or b"")
+    assert {job.job_id for job in world.good("running")} <= listed
+    for job in world.good("running"):
+        assert world.feeds[job].cursor == 5
+        assert world.feeds[job].final is None
+    for job in dead:
+        assert b"runner lost" in (world.feeds[job].final or b"")
 
     world.archive()
-    for job in (*world.honest("ended"), *world.honest("foreign"), *unheard):
+    for job in (*world.good("ended"), *world.good("foreign"), *dead):
         assert world.store.catalog.archive_state(job).complete
-    for job in world.honest("large"):
+    for job in world.good("large"):
         assert world.store.catalog.archive_state(job).archived > MANY // 2
-    for job in world.honest("over"):
+    for job in world.good("expired"):
         assert world.store.get_job(job) is None
-    for job in world.honest("running"):
+    for job in world.good("running"):
         world.bench.ask("DEL", *(world.bench.key(key, job) for key in ("log", "job", "lease")))
     world.follow()
-    for job in world.honest("running"):
-        assert b"gone from the store" in (world.channels[job].final or b"")
+    for job in world.good("running"):
+        assert b"gone from the store" in (world.feeds[job].final or b"")
 
 
 def _status(world: World, ref: JobRef) -> Status | None:
@@ -447,11 +448,11 @@ def _history(world: World, ref: JobRef) -> None:
 
 
 def _redact(world: World, ref: JobRef) -> None:
-    wish = RedactionRequest(
+    request = RedactionRequest(
         1, 2, lambda line: True, {"at": "", "subject": "", "reason": "", "request_id": ""}, exact=False
     )
     clock = itertools.count().__next__
-    Redaction(world.bench.store, world.objects, ref, wish, clock=clock, sleep=lambda seconds: None).run()
+    Redaction(world.bench.store, world.objects, ref, request, clock=clock, sleep=lambda seconds: None).run()
 
 
 def _view(world: World, ref: JobRef) -> None:
@@ -461,10 +462,10 @@ def _view(world: World, ref: JobRef) -> None:
     viewer.disconnect()
 
 
-#: All that anybody does with one job, what takes something from it last.
+#: All operations on one job. Those that remove something come last.
 OPERATIONS: Final[dict[str, Callable[[World, JobRef], object]]] = {
-    "look": lambda world, ref: world.store.get_job(ref),
-    "survey": lambda world, ref: world.store.catalog.archive_state(ref),
+    "get_job": lambda world, ref: world.store.get_job(ref),
+    "archive_state": lambda world, ref: world.store.catalog.archive_state(ref),
     "read": lambda world, ref: world.store.read(ref, 0, 10),
     "history": _history,
     "view": _view,
@@ -473,42 +474,42 @@ OPERATIONS: Final[dict[str, Callable[[World, JobRef], object]]] = {
     "chunk": lambda world, ref: world.store.chunks.chunk(ref, 1),
     "chunks": lambda world, ref: world.store.chunks.chunks(ref),
     "register": lambda world, ref: world.store.register(ref),
-    "slow": lambda world, ref: world.store.chunks.throttle_runner(ref, 1),
+    "throttle": lambda world, ref: world.store.chunks.throttle_runner(ref, 1),
     "append": lambda world, ref: world.store.append(world.attempts[ref], make_lines(4, 1)),
     "open": lambda world, ref: world.store.open(ref, "token-2"),
     "open again": lambda world, ref: world.store.open(ref, "token-2"),
     "append again": lambda world, ref: world.store.append(Attempt(ref, "token-2", 2, 5), make_lines(5, 1)),
     "finish": lambda world, ref: world.store.finish(Attempt(ref, "token-2", 2, 5), Status.FAILED, 1, 0, 6),
     "garbage": lambda world, ref: world.store.chunks.garbage(ref),
-    "keep": lambda world, ref: world.store.catalog.apply_retention(ref, 90 * 86_400, 5),
+    "retention": lambda world, ref: world.store.catalog.apply_retention(ref, 90 * 86_400, 5),
     "redact": _redact,
     "delete": lambda world, ref: delete_job(world.bench.store, world.objects, ref),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_who_works_with_a_hostile_job_gets_a_clear_error_or_none(world: World, kind: str) -> None:
-    """One of ours, about this job: no script fails in its middle, and nothing unexpected is raised."""
+def test_operations_on_a_bad_job_raise_only_our_errors(world: World, kind: str) -> None:
+    """No script fails in its middle, and no unexpected error is raised."""
     world.populate(list(KINDS[kind]()))
-    world.strike()
-    for (ref, hostile), (name, work) in itertools.product(world.hostile.items(), OPERATIONS.items()):
+    world.write_bad_values()
+    for (ref, bad), (name, work) in itertools.product(world.bad_values.items(), OPERATIONS.items()):
         if name == "append" and ref not in world.attempts:
             continue
         try:
             work(world, ref)
         except Exception as error:
             if not isinstance(error, ChronoverseError) or "script" in str(error):
-                raise AssertionError(f"{name}: {hostile.name} ({world.states[ref]}): {error!r}") from error
+                raise AssertionError(f"{name}: {bad.name} ({world.states[ref]}): {error!r}") from error
 
 
-def test_what_is_wrong_with_a_workflow_s_keys_stays_with_the_workflow(world: World) -> None:
-    """Settings that cannot be read are none, or kept within bounds; a listing that is none stops no other workflow."""
-    settings = [*other_types("settings"), *_each("settings", "HSET", "retention_seconds", values=TEXTS)]
-    listings = [*other_types("jobs"), *_each("jobs", "ZADD", "inf", values=[text for text in TEXTS if text != "1"])]
-    worlds = {f"wf_{number}": hostile for number, hostile in enumerate([*settings, *listings])}
-    for workflow, hostile in worlds.items():
+def test_bad_values_of_one_workflow_do_not_affect_others(world: World) -> None:
+    """Bad settings count as none, or are limited. A bad listing stops no other workflow."""
+    settings = [*other_types("settings"), *_commands("settings", "HSET", "retention_seconds", values=TEXTS)]
+    listings = [*other_types("jobs"), *_commands("jobs", "ZADD", "inf", values=[text for text in TEXTS if text != "1"])]
+    worlds = {f"wf_{number}": bad for number, bad in enumerate([*settings, *listings])}
+    for workflow, bad in worlds.items():
         world.make("ended", JobRef(workflow, "job_1"))
-        hostile.write(world.bench, JobRef(workflow, "job_1"))
+        bad.write(world.bench, JobRef(workflow, "job_1"))
     world.make("ended", JobRef(OTHER, "job_1"))
 
     world.archive()
@@ -517,11 +518,11 @@ def test_what_is_wrong_with_a_workflow_s_keys_stays_with_the_workflow(world: Wor
     for number in range(len(settings)):
         job = JobRef(f"wf_{number}", "job_1")
         found = world.store.get_job(job)
-        # Numbers that are numbers of seconds count, however small.
+        # A valid number of seconds may be so small that the job is gone.
         assert found is None or world.store.catalog.archive_state(job).complete, settings[number].name
         assert world.store.register(JobRef(job.workflow_id, "job_2"))
         world.make("ended", JobRef(job.workflow_id, "job_3"))
-    for workflow, hostile in worlds.items():
+    for workflow, bad in worlds.items():
         with contextlib.suppress(NotALog):
             listed = [job_id for _, job_id in world.store.listing.page(workflow, None, 10)]
-            assert all(map(IDENTIFIER.fullmatch, listed)), hostile.name
+            assert all(map(IDENTIFIER.fullmatch, listed)), bad.name

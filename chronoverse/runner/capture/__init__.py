@@ -1,10 +1,13 @@
-"""From a command's output to lines.
+"""Capture: from a command's output to lines.
 
-pipes            reads both pipes in one loop, so that there is one order and one clock
-pseudoterminal   gives the command a terminal instead
-line_assembler   one stream's bytes to batches of lines: all of the following together
-line_splitter    bytes to lines
-progress_filter  progress bars to lines
-masking          secrets to ***
-foreground       makes the command's process group the terminal's foreground group
+    pipes ──> LineAssembler, one for each stream ──────────────────────> LineBatch
+                ProgressFilter ──> Masker ──> LineSplitter
+
+pipes            reads both pipes in one loop, so all lines have one order and one clock
+pseudoterminal   gives the command a terminal instead of two pipes
+foreground       lets the command read from our own terminal
+line_assembler   turns one stream's bytes into batches of lines, with the three below
+progress_filter  turns progress bars into lines
+masking          replaces secrets by ***
+line_splitter    splits bytes into lines
 """

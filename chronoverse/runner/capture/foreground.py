@@ -1,6 +1,6 @@
-"""The terminal, lent to the command: a process group of its own may read from it only while it is in the foreground.
+"""Lends our terminal to the command. The command's own process group may read from it only in the foreground.
 
-What a shell does for its jobs, for one command. https://www.gnu.org/software/libc/manual/html_node/Implementing-a-Shell.html
+This is what a shell does for its jobs. https://www.gnu.org/software/libc/manual/html_node/Implementing-a-Shell.html
 """
 
 import contextlib
@@ -11,61 +11,63 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Final
 
-#: What stops a process that uses the terminal from the background.
-_NOT_YOUR_TERMINAL: Final = (signal.SIGTTIN, signal.SIGTTOU)
+#: The signals that stop a process which uses the terminal from the background.
+_BACKGROUND_ACCESS: Final = (signal.SIGTTIN, signal.SIGTTOU)
 
 
 @contextlib.contextmanager
 def foreground_process_group(group: int, terminal: int = 0) -> Iterator[bool]:
-    """Puts the process group ``group`` into the foreground, and us back at the end.
+    """While entered, the process group ``group`` is the terminal's foreground group. Then our own is again.
 
-    True when it was: then the terminal's Ctrl-C goes to the command and not to us, and Ctrl-Z stops us both.
-    False, and nothing done, when ``terminal`` is none or not ours, or outside the main thread.
+    Yields True if that was done: Ctrl-C then goes to the command and not to us, and Ctrl-Z stops both. Yields False if
+    nothing was done: ``terminal`` is not a terminal, we are not in its foreground, or this is not the main thread.
     """
-    if threading.current_thread() is not threading.main_thread() or not _is_ours(terminal):
+    if threading.current_thread() is not threading.main_thread() or not is_foreground(terminal):
         yield False
         return
-    loan = _Loan(group, terminal)
+    foreground = _Foreground(group, terminal)
     saved = {
-        signal.SIGCHLD: signal.signal(signal.SIGCHLD, loan.look),
-        # Who writes to a terminal from the background, or takes it back, may be stopped by this.
+        signal.SIGCHLD: signal.signal(signal.SIGCHLD, foreground.on_child_stopped),
+        # This would stop us when we write to the terminal from the background, or take it back.
         signal.SIGTTOU: signal.signal(signal.SIGTTOU, signal.SIG_IGN),
     }
     try:
-        loan.give()
+        foreground.give()
         yield True
     finally:
-        loan.take_back()
+        foreground.take_back()
         for number, handler in saved.items():
             signal.signal(number, handler)
 
 
-class _Loan:
+class _Foreground:
+    """Switches the terminal's foreground group between the command's and ours."""
+
     def __init__(self, group: int, terminal: int) -> None:
         self._group = group
         self._terminal = terminal
 
     def give(self) -> None:
         _set_foreground(self._terminal, self._group)
-        # It may have been stopped for reading before it was allowed to.
+        # The command may have been stopped because it read from the terminal before this.
         self._resume()
 
     def take_back(self) -> None:
         _set_foreground(self._terminal, os.getpgrp())
 
-    def look(self, number: int, frame: FrameType | None) -> Any:
-        """SIGCHLD's handler: when the command was stopped, stop with it, and go on together."""
+    def on_child_stopped(self, number: int, frame: FrameType | None) -> Any:
+        """The handler of SIGCHLD. If the command was stopped, we stop too, and both continue together."""
         with contextlib.suppress(ChildProcessError):
             stopped = os.waitid(os.P_PID, self._group, os.WSTOPPED | os.WNOHANG)
             if stopped is None:
                 return
-            if stopped.si_status not in _NOT_YOUR_TERMINAL:
+            if stopped.si_status not in _BACKGROUND_ACCESS:
                 self.take_back()
-                # Without a shell that could wake us (an orphaned group) the kernel ignores this.
+                # The kernel ignores this if no shell could wake us (an orphaned process group).
                 os.killpg(os.getpgrp(), signal.SIGTSTP)
-            if _is_ours(self._terminal):
+            if is_foreground(self._terminal):
                 self.give()
-            elif stopped.si_status not in _NOT_YOUR_TERMINAL:
+            elif stopped.si_status not in _BACKGROUND_ACCESS:
                 self._resume()
 
     def _resume(self) -> None:
@@ -73,7 +75,8 @@ class _Loan:
             os.killpg(self._group, signal.SIGCONT)
 
 
-def _is_ours(terminal: int) -> bool:
+def is_foreground(terminal: int) -> bool:
+    """Whether it is a terminal that our process group is in the foreground of. Only then we may use it unstopped."""
     try:
         return os.tcgetpgrp(terminal) == os.getpgrp()
     except OSError:

@@ -1,6 +1,6 @@
-"""One stream's bytes to blocks of lines, and when what waits is due: capture without its processes and pipes.
+"""Turns one stream's bytes into batches of lines, and says when waiting text must be published. No I/O.
 
-bytes ─> carriage ─> masker ─> cutter ─> blocks
+bytes ─> ProgressFilter ─> Masker ─> LineSplitter ─> batches of lines
 """
 
 from typing import Final
@@ -10,68 +10,66 @@ from chronoverse.runner.capture.line_splitter import LineBatch, LineSplitter
 from chronoverse.runner.capture.masking import Masker, Masks
 from chronoverse.runner.capture.progress_filter import ProgressFilter
 
-#: Seconds that text may wait for its newline before it is shown as it is: a prompt, a row of dots.
+#: Seconds that text waits for its newline. Then it is published as a partial line: a prompt, or a row of dots.
 PARTIAL_SECONDS: Final = 1.0
-#: Seconds of which only the last state of a progress bar is published: four lines a second can be read.
+#: Seconds between two published states of a progress bar. People can read four lines a second.
 STATE_SECONDS: Final = 0.25
 
 
 class LineAssembler:
-    """Writes down one stream. ``now`` is monotonic seconds; a block's ``timestamp`` is its last bytes' arrival."""
+    """Assembles one stream's lines. ``now`` is monotonic seconds. A batch's ``timestamp`` is that of its last bytes."""
 
     def __init__(self, stream: str, max_line_bytes: int = MAX_LINE_BYTES, masks: Masks | None = None) -> None:
-        self._carriage = ProgressFilter()
+        self._progress_filter = ProgressFilter()
         self._masker = Masker(masks) if masks else None
-        self._cutter = LineSplitter(stream, max_line_bytes)
+        self._splitter = LineSplitter(stream, max_line_bytes)
         self._timestamp = ""
         self._partial_at: float | None = None
         self._state_at: float | None = None
 
     @property
     def due(self) -> float | None:
-        """When :meth:`tick` has something to do, if no text comes before."""
+        """When to call :meth:`flush_due`, unless more text comes before; None if nothing waits."""
         if self._partial_at is None or self._state_at is None:
             return self._partial_at if self._state_at is None else self._state_at
         return min(self._partial_at, self._state_at)
 
     def feed(self, data: bytes, timestamp: str, now: float) -> list[LineBatch]:
-        """The lines that ``data`` completes."""
+        """Takes bytes, and returns the lines that they complete."""
         self._timestamp = timestamp
-        blocks = self._written(self._carriage.feed(data))
-        if not self._carriage.is_holding:
+        batches = self._split(self._progress_filter.feed(data))
+        if not self._progress_filter.is_holding:
             self._state_at = None
-            if not self._cutter.has_partial:
+            if not self._splitter.has_partial:
                 self._partial_at = None
-                return blocks
-        elif blocks or self._state_at is None:
+                return batches
+        elif batches or self._state_at is None:
             self._state_at = now + STATE_SECONDS
-        if blocks or self._partial_at is None:
+        if batches or self._partial_at is None:
             self._partial_at = now + PARTIAL_SECONDS
-        return blocks
+        return batches
 
     def flush_due(self, now: float) -> list[LineBatch]:
-        """What is due by ``now``: the state that a bar is in, and text whose newline has not come, as a piece.
-
-        What may be the beginning of a secret is held back even then, until it is decided.
-        """
-        blocks: list[LineBatch] = []
-        partial = self._partial_at is not None and now >= self._partial_at
-        if partial or (self._state_at is not None and now >= self._state_at):
+        """Returns what is due by ``now``: the current state of a progress bar, or text without a newline as a partial
+        line. Text that may be the beginning of a secret still waits."""
+        batches: list[LineBatch] = []
+        is_partial_due = self._partial_at is not None and now >= self._partial_at
+        if is_partial_due or (self._state_at is not None and now >= self._state_at):
             self._state_at = None
-            blocks = self._written(self._carriage.release())
-        if partial:
+            batches = self._split(self._progress_filter.release())
+        if is_partial_due:
             self._partial_at = None
-            blocks += self._cutter.flush()
-        return blocks
+            batches += self._splitter.flush()
+        return batches
 
     def close(self) -> list[LineBatch]:
-        """The last line, when no newline ended it."""
-        blocks = self._written(self._carriage.close())
+        """Call this at the end of the stream. Returns the last line, if no newline ended it."""
+        batches = self._split(self._progress_filter.close())
         if self._masker is not None and (rest := self._masker.close()):
-            blocks += self._cutter.feed(rest, self._timestamp)
-        return blocks + self._cutter.close()
+            batches += self._splitter.feed(rest, self._timestamp)
+        return batches + self._splitter.close()
 
-    def _written(self, text: bytes) -> list[LineBatch]:
+    def _split(self, text: bytes) -> list[LineBatch]:
         if text and self._masker is not None:
             text = self._masker.feed(text)
-        return self._cutter.feed(text, self._timestamp) if text else []
+        return self._splitter.feed(text, self._timestamp) if text else []

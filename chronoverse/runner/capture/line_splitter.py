@@ -1,7 +1,7 @@
-"""From bytes to lines: the pure part of capture.
+"""Splits bytes into lines. No I/O.
 
-Lines travel as :class:`LineBatch`: what one read brought stays together until it is published, which costs
-a busy job a few operations for each read instead of for each line.
+Lines travel in a :class:`LineBatch`: the lines of one read stay together until they are published. A command that
+prints a lot then costs a few operations for each read instead of for each line.
 """
 
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from typing import Final, NamedTuple
 
 from chronoverse.joblog.values import MAX_LINE_BYTES
 
-#: The fewest bytes a piece may have: the longest UTF-8 character must fit.
+#: The smallest ``max_line_bytes``: the longest UTF-8 character must fit.
 MIN_LINE_BYTES: Final = 4
 
 
 class LineBatch(NamedTuple):
-    """Lines of one stream that arrived at one instant, or one piece of a longer line (``partial``).
+    """Lines of one stream that arrived together, or one piece of a longer line (``partial``).
 
-    ``text`` is the bytes of its lines (``lines`` of them) with a newline between them and none at the end.
+    ``text`` has ``lines`` lines, with a newline between two of them and none at the end.
     """
 
     stream: str
@@ -26,20 +26,20 @@ class LineBatch(NamedTuple):
     partial: bool = False
 
     def messages(self) -> list[str]:
-        """The lines as text. What is not UTF-8 is replaced here, once."""
+        """The lines as text. Bytes that are not UTF-8 are replaced."""
         return self.text.decode("utf-8", "replace").split("\n")
 
     def encoded(self) -> list[bytes]:
-        """The lines as UTF-8: what :meth:`messages` gives, without a string for each."""
+        """The same as :meth:`messages` in UTF-8, without making a string for each line."""
         text = self.text if self.text.isascii() else self.text.decode("utf-8", "replace").encode()
         return text.split(b"\n")
 
 
 class LineSplitter:
-    """Cuts one stream's bytes into lines, at newlines only. No I/O, no clock.
+    """Splits one stream's bytes into lines, at newlines only.
 
-    However the bytes come in, the pieces up to and with the next one that is not ``partial`` are, joined,
-    exactly one line. Pieces have at most ``max_line_bytes`` bytes and are cut between UTF-8 characters.
+    A line that is longer than ``max_line_bytes`` becomes several pieces, which are cut between UTF-8 characters. All
+    but the last are ``partial``; joined, they are the line. However the bytes come in, the lines are the same.
     """
 
     def __init__(self, stream: str, max_line_bytes: int = MAX_LINE_BYTES) -> None:
@@ -47,17 +47,19 @@ class LineSplitter:
             raise ValueError(f"a line needs room for {MIN_LINE_BYTES} bytes")
         self._stream = stream
         self._max = max_line_bytes
+        #: Text after the last newline that is not in any batch yet.
         self._rest = bytearray()
-        self._open = False
+        #: Whether the last batch was partial.
+        self._is_open = False
         self._timestamp = ""
 
     @property
     def has_partial(self) -> bool:
-        """Whether there is text whose newline has not come."""
+        """Whether there is text that waits for its newline."""
         return bool(self._rest)
 
     def feed(self, data: bytes, timestamp: str) -> list[LineBatch]:
-        """What ``data``, which arrived at ``timestamp``, completes."""
+        """Takes bytes that arrived at ``timestamp``, and returns the lines that they complete."""
         self._timestamp = timestamp
         end = data.rfind(b"\n")
         if end < 0:
@@ -65,25 +67,25 @@ class LineSplitter:
             return list(self._overflow())
         text = bytes(self._rest) + data[:end] if self._rest else data[:end]
         self._rest[:] = data[end + 1 :]
-        self._open = False
-        return [*self._lines(text), *self._overflow()]
+        self._is_open = False
+        return [*self._split(text), *self._overflow()]
 
     def flush(self) -> list[LineBatch]:
-        """The text that waits for its newline, as a piece: the rest of its line comes later."""
-        whole = len(self._rest) - _unfinished(self._rest)
-        return [self._piece(whole)] if whole else []
+        """Returns the text that waits for its newline, as a partial line."""
+        length = len(self._rest) - _incomplete_bytes(self._rest)
+        return [self._cut_partial(length)] if length else []
 
     def close(self) -> list[LineBatch]:
-        """The last line, when no newline ended it."""
-        if not self._rest and not self._open:
+        """Call this at the end of the stream. Returns the last line, if no newline ended it."""
+        if not self._rest and not self._is_open:
             return []
         text = bytes(self._rest)
         self._rest.clear()
-        self._open = False
+        self._is_open = False
         return [LineBatch(self._stream, self._timestamp, text, 1)]
 
-    def _lines(self, text: bytes) -> Iterator[LineBatch]:
-        """Blocks of whole lines, and of pieces where a line is too long. It hops, it does not visit each line."""
+    def _split(self, text: bytes) -> Iterator[LineBatch]:
+        """Batches of complete lines, and pieces of lines that are too long. It does not look at each short line."""
         start = position = 0
         while len(text) - position > self._max:
             newline = text.rfind(b"\n", position, position + self._max + 1)
@@ -91,30 +93,30 @@ class LineSplitter:
                 position = newline + 1
                 continue
             if position > start:
-                yield self._block(text[start : position - 1])
-            start = position + _boundary(text, position, self._max)
+                yield self._batch(text[start : position - 1])
+            start = position + _cut_length(text, position, self._max)
             yield LineBatch(self._stream, self._timestamp, text[position:start], 1, partial=True)
             position = start
-        yield self._block(text[start:])
+        yield self._batch(text[start:])
 
-    def _block(self, text: bytes) -> LineBatch:
+    def _batch(self, text: bytes) -> LineBatch:
         return LineBatch(self._stream, self._timestamp, text, text.count(b"\n") + 1)
 
     def _overflow(self) -> Iterator[LineBatch]:
         while len(self._rest) > self._max:
-            yield self._piece(_boundary(self._rest, 0, self._max))
+            yield self._cut_partial(_cut_length(self._rest, 0, self._max))
 
-    def _piece(self, length: int) -> LineBatch:
+    def _cut_partial(self, length: int) -> LineBatch:
         text = bytes(self._rest[:length])
         del self._rest[:length]
-        self._open = True
+        self._is_open = True
         return LineBatch(self._stream, self._timestamp, text, 1, partial=True)
 
 
-def _boundary(text: bytes | bytearray, start: int, limit: int) -> int:
-    """The most bytes, up to ``limit``, that can be cut off ``text[start:]`` without cutting a character.
+def _cut_length(text: bytes | bytearray, start: int, limit: int) -> int:
+    """The most bytes, up to ``limit``, that can be cut off ``text[start:]`` without splitting a character.
 
-    A character has at most three continuation bytes; a fourth in a row belongs to none.
+    A character has at most three continuation bytes. A fourth one in a row does not belong to any character.
     """
     for back in range(MIN_LINE_BYTES):
         if text[start + limit - back] & 0xC0 != 0x80:
@@ -122,8 +124,8 @@ def _boundary(text: bytes | bytearray, start: int, limit: int) -> int:
     return limit
 
 
-def _unfinished(text: bytearray) -> int:
-    """How many bytes at the end of ``text`` are the beginning of a character. RFC 3629."""
+def _incomplete_bytes(text: bytearray) -> int:
+    """How many bytes at the end of ``text`` are the beginning of a character whose rest is missing. RFC 3629."""
     for back, byte in enumerate(reversed(text[-3:]), 1):
         if byte & 0xC0 != 0x80:
             length = 2 if 0xC2 <= byte < 0xE0 else 3 if 0xE0 <= byte < 0xF0 else 4 if 0xF0 <= byte < 0xF5 else 1

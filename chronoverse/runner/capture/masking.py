@@ -1,4 +1,4 @@
-"""Secrets become ``***``: in whatever pieces a stream brings them, before anything is published or spooled."""
+"""Replaces secrets by ``***``, before anything is published or spooled. Secrets are found across reads too."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,21 +8,21 @@ from typing import Final
 from chronoverse.errors import InvalidMask
 
 MASK: Final = b"***"
-#: Characters that a secret must have: a shorter one would mask half of the log, and so be told by it.
+#: Characters that a secret must have. A shorter one would occur everywhere in a log, and the masks would reveal it.
 MIN_CHARACTERS: Final = 4
-#: Bytes that a secret may have: as many may have to be held back until it is known whether it is one.
+#: Bytes that a secret may have. As many may be held back until it is known whether they are the secret.
 MAX_BYTES: Final = 65_536
 
 
 class Masks:
-    r"""What to mask: secrets, each bytes of any kind.
+    r"""The secrets to mask, each any bytes.
 
-    Of a secret with several lines every line that is long enough is masked, wherever it stands and however it is
-    indented; the shorter ones where the whole secret stands. Each of its lines becomes a line of its own, ``***``.
-    Line ends may be ``\n``, ``\r\n`` or ``\r``. Newlines and blanks at its ends are not part of it, nor are blanks at
-    the ends of its lines: a program that reads the secret may remove them.
+    In a secret of several lines, each line that is long enough is masked wherever it occurs and however it is indented.
+    Its shorter lines are masked where the whole secret occurs. Each of its lines becomes a line ``***``. Its lines may
+    end with ``\n``, ``\r\n`` or ``\r``. Newlines and blanks at its ends do not count, and neither do blanks at the ends
+    of its lines: a program that reads the secret may remove them.
 
-    Raises :class:`InvalidMask` for a secret that is too short or too long, without telling what it is.
+    Raises :class:`InvalidMask` for a secret that is too short or too long. The error does not contain the secret.
     """
 
     def __init__(self, secrets: Iterable[bytes] = ()) -> None:
@@ -31,70 +31,75 @@ class Masks:
         self._all = re.compile(b"|".join(map(re.escape, self._longest_first)) or b"(?!)")
         self._first = re.compile(b"[%b]" % b"".join(re.escape(part[:1]) for part in found) if found else b"(?!)")
         self._multiline = any(b"\n" in part for part in found)
-        self._reach = max(map(len, found), default=1) - 1
-        # By up to four first bytes, since one byte alone would make a candidate of every tenth.
-        self._by_head: dict[bytes, list[bytes]] = {}
+        #: The most bytes at the end of a text that can be the beginning of a secret.
+        self._max_held = max(map(len, found), default=1) - 1
+        # The keys are the secrets' first bytes, up to four. With one byte, every tenth byte of a text would have
+        # candidates.
+        self._by_prefix: dict[bytes, list[bytes]] = {}
         for part in self._longest_first:
             for length in range(1, MIN_CHARACTERS + 1):
-                self._by_head.setdefault(part[:length], []).append(part)
+                self._by_prefix.setdefault(part[:length], []).append(part)
 
     def __bool__(self) -> bool:
         return bool(self._longest_first)
 
     def mask(self, text: bytes) -> bytes:
-        """``text``, of which nothing comes before or after, masked: leftmost secret first, the longest at a place."""
+        """Masks a complete text. Where secrets overlap, the leftmost is masked, and of several there the longest."""
         return self._all.sub(_replacement, text) if self._occur_in(text) else text
 
     def mask_decided(self, text: bytes) -> tuple[bytes, bytes]:
-        """The part of ``text`` that is decided, masked; and the rest, which may be the beginning of a secret."""
-        hold = self._undecided(text, 0)
-        if hold == 0 or not self._occur_in(text):
-            return text[:hold], text[hold:]
+        """Masks the beginning of a text. Returns it, and the rest, which may be the beginning of a secret."""
+        end = self._undecided_from(text, 0)
+        if end == 0 or not self._occur_in(text):
+            return text[:end], text[end:]
         masked, position = [], 0
-        while position < hold:
+        while position < end:
             found = self._all.search(text, position)
-            if found is None or found.start() >= hold:
+            if found is None or found.start() >= end:
                 break
             masked += [text[position : found.start()], _replacement(found)]
             position = found.end()
-            if position > hold:
-                hold = self._undecided(text, position)
-        return b"".join([*masked, text[position:hold]]), text[hold:]
+            if position > end:
+                end = self._undecided_from(text, position)
+        return b"".join([*masked, text[position:end]]), text[end:]
 
     def _occur_in(self, text: bytes) -> bool:
-        # Ten times as fast as the alternation, which is needed for the few texts only that have a secret in them.
+        # This is ten times as fast as the regular expression, which only the few texts with a secret need.
         return any(part in text for part in self._longest_first)
 
-    def _undecided(self, text: bytes, start: int) -> int:
-        """The first place from ``start`` on from which all of ``text`` is the beginning of a secret, or its end."""
-        start = max(start, len(text) - self._reach)
+    def _undecided_from(self, text: bytes, start: int) -> int:
+        """The first position, at ``start`` or later, from which the rest of ``text`` is the beginning of a secret.
+
+        If there is none, the length of ``text``.
+        """
+        start = max(start, len(text) - self._max_held)
         if not self._multiline:
             start = max(start, text.rfind(b"\n", start) + 1)
         while found := self._first.search(text, start):
             start = found.start()
-            likely = self._by_head.get(text[start : start + MIN_CHARACTERS])
-            if likely:
+            candidates = self._by_prefix.get(text[start : start + MIN_CHARACTERS])
+            if candidates:
                 rest = text[start:]
-                if any(len(part) > len(rest) and part.startswith(rest) for part in likely):
+                if any(len(part) > len(rest) and part.startswith(rest) for part in candidates):
                     return start
             start += 1
         return len(text)
 
 
 class Masker:
-    """Masks one stream. However its bytes come in, all that is given out is, joined, :meth:`Masks.mask` of them."""
+    """Masks one stream. The results, joined, are :meth:`Masks.mask` of the whole stream, however its bytes come in."""
 
     def __init__(self, masks: Masks) -> None:
         self._masks = masks
         self._held = b""
 
     def feed(self, data: bytes) -> bytes:
-        """What is decided, masked. The beginning of what may become a secret is held back."""
+        """Takes bytes, and returns masked ones. What may be the beginning of a secret is held back."""
         masked, self._held = self._masks.mask_decided(self._held + data)
         return masked
 
     def close(self) -> bytes:
-        """The rest: it has become no secret, or a shorter one."""
+        """Call this at the end of the stream. Returns what was held back, masked if it is a shorter secret."""
         text, self._held = self._held, b""
         return self._masks.mask(text)
 
@@ -105,9 +110,9 @@ def load_masks(
     files: Iterable[Path] = (),
     environ: Mapping[str, str] | None = None,
 ) -> Masks:
-    """The masks of a command line: given as they are, as names of variables of ``environ``, and as files.
+    """The masks of a command line: the secrets themselves, names of variables in ``environ``, and files.
 
-    Raises :class:`InvalidMask`, which names what was given but no value.
+    Raises :class:`InvalidMask`, which names the option and never the secret.
     """
     secrets = [_checked("--mask", _encoded(value)) for value in values]
     secrets += [_checked(f"--mask-env {name}", _encoded(_variable(name, environ or {}))) for name in names]
@@ -124,7 +129,7 @@ def _checked(source: str, secret: bytes) -> bytes:
 
 
 def _encoded(text: str) -> bytes:
-    # As the system gave it: what is not UTF-8 in an argument or a variable comes as surrogates. PEP 383.
+    # The bytes that the system gave us. Python spells those that are not UTF-8 as surrogates. PEP 383.
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -144,7 +149,7 @@ def _content(path: Path) -> bytes:
 
 
 def _parts(secret: bytes) -> list[bytes]:
-    """What to look for: the lines that are long enough, and the whole where others are not."""
+    """The texts to search for: the secret's lines that are long enough and, if some are not, the whole secret."""
     whole = re.sub(rb"\r*+\n|\r++", b"\n", secret).strip()
     if _characters(whole) < MIN_CHARACTERS:
         raise InvalidMask(
@@ -166,5 +171,5 @@ def _characters(text: bytes) -> int:
 
 
 def _replacement(found: re.Match[bytes]) -> bytes:
-    """A whole secret's lines stay lines: their number does not change with what is masked."""
+    """The mask of one secret. It has as many lines as the secret, so masking does not change the numbers of lines."""
     return b"\n".join(MASK if line.strip() else line for line in found[0].split(b"\n"))

@@ -1,4 +1,4 @@
-"""From a command's pipes to lines: one loop reads both pipes, so there is one order and one clock."""
+"""Reads a command's pipes. One loop reads both, so the lines of both have one order and one clock."""
 
 import contextlib
 import errno
@@ -16,24 +16,23 @@ from chronoverse.runner.capture.line_assembler import LineAssembler
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.capture.masking import Masks
 
-#: Bytes of one read. Large, so that a busy job costs few reads; a block is at most this and a line.
+#: Bytes of one read. They are many, so that a busy command costs few reads. A batch has at most this and one line.
 READ_BYTES: Final = 262_144
-#: Bytes a pipe holds where the system lets us say (Linux): room for a job to go on while we are elsewhere.
+#: Bytes that a pipe holds, where the system lets us choose (Linux). The command can print so many before it must wait
+#: for our next read.
 PIPE_BYTES: Final = 1_048_576
-#: Seconds of silence after which a pipe that outlived its command (a grandchild holds it) is closed.
+#: Seconds of silence after which a pipe is closed whose command has ended, while a grandchild still has it open.
 ORPHAN_QUIET_SECONDS: Final = 2.0
-#: Seconds after the command's end when such a pipe is closed even though it still speaks.
+#: Seconds after the command's end until such a pipe is closed even if text still comes.
 ORPHAN_SECONDS: Final = 10.0
-#: Seconds between looks at the command where its end cannot be waited for beside its pipes (no pidfd).
+#: Seconds between two checks whether the command has ended, where there is no pidfd that the loop can wait for.
 EXIT_POLL_SECONDS: Final = 0.05
-
-
-#: What the descriptor is registered with that signals write to.
+#: The data with which the descriptor that signals write to is registered.
 _WAKE: Final = "wake"
 
 
 class Child(Protocol):
-    """What is needed of a started command: its process and the reading ends of its pipes."""
+    """A started command: its process id, and the reading ends of its pipes."""
 
     pid: int
     stdout: IO[bytes] | None
@@ -41,18 +40,18 @@ class Child(Protocol):
 
 
 class _Pipe(NamedTuple):
-    """One stream: where it is read, shown and written down."""
+    """One stream: where it is read from, where it is copied to, and what makes lines of it."""
 
     source: IO[bytes]
-    echo: Callable[[bytes], None]
-    scribe: LineAssembler
+    tee: Callable[[bytes], None]
+    assembler: LineAssembler
 
 
 class Capture:
     """Reads a command's two pipes, or its pseudo-terminal, until they are closed and the command has ended.
 
-    Every read goes to ``publish`` as blocks of lines, masked, which must not wait; then to the stream's ``echoes``
-    function as it is. The command is not reaped: its process id stays its own until the caller waits for it.
+    The lines of every read go to ``publish``, masked; it must not wait. Then the bytes go to the stream's function in
+    ``tees``, unchanged. The command is not reaped: its process id cannot be reused before the caller waits for it.
     """
 
     def __init__(
@@ -70,17 +69,17 @@ class Capture:
         self._clock = clock
         self._selector = selectors.DefaultSelector()
         self._ended_at: float | None = None
-        self._heard_at = time.monotonic()
+        self._last_read_at = time.monotonic()
         self._exit = _exit_descriptor(child.pid)
         self._pipes: set[_Pipe] = set()
         for stream, source in (("stdout", child.stdout), ("stderr", child.stderr)):
             if source is not None:
-                self._watch(_Pipe(source, tees[stream], LineAssembler(stream, max_line_bytes, masks)))
+                self._add(_Pipe(source, tees[stream], LineAssembler(stream, max_line_bytes, masks)))
         if self._exit is not None:
             self._selector.register(self._exit, selectors.EVENT_READ, None)
 
     def run(self) -> None:
-        """Returns when the command has ended and its pipes are closed, or were left open too long."""
+        """Returns when the command has ended and its pipes are closed, or have been open for too long since."""
         try:
             with _woken_by_signals(self._selector):
                 self._run()
@@ -92,66 +91,66 @@ class Capture:
                 os.close(self._exit)
 
     def _run(self) -> None:
-        while not self._over():
+        while not self._is_done():
             ready = [(key.data, key.fd) for key, _ in self._selector.select(self._timeout())]
             for data, descriptor in ready:
                 if isinstance(data, _Pipe):
                     self._read(data)
                 elif data is _WAKE:
                     os.read(descriptor, READ_BYTES)
-            self._tick()
-            self._look(exited=any(data is None for data, _ in ready))
+            self._flush_due()
+            self._check_exit(exited=any(data is None for data, _ in ready))
 
-    def _watch(self, pipe: _Pipe) -> None:
-        # Refused to unprivileged users who have many large pipes: an optimisation, nothing more.
+    def _add(self, pipe: _Pipe) -> None:
+        # The system may refuse this to a user who has many large pipes. Then the pipe stays small.
         with contextlib.suppress(OSError, AttributeError):
             fcntl.fcntl(pipe.source, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._selector.register(pipe.source, selectors.EVENT_READ, pipe)
         self._pipes.add(pipe)
 
     def _read(self, pipe: _Pipe) -> None:
-        data = _some(pipe.source.fileno())
+        data = _read_available(pipe.source.fileno())
         if data is None:
             return
         if not data:
             self._close(pipe)
             return
-        self._heard_at = time.monotonic()
-        for block in pipe.scribe.feed(data, iso_timestamp(self._clock()), self._heard_at):
-            self._publish(block)
-        pipe.echo(data)
+        self._last_read_at = time.monotonic()
+        for batch in pipe.assembler.feed(data, iso_timestamp(self._clock()), self._last_read_at):
+            self._publish(batch)
+        pipe.tee(data)
 
-    def _tick(self) -> None:
+    def _flush_due(self) -> None:
         now = time.monotonic()
         for pipe in self._pipes:
-            if pipe.scribe.due is not None and now >= pipe.scribe.due:
-                for block in pipe.scribe.flush_due(now):
-                    self._publish(block)
+            if pipe.assembler.due is not None and now >= pipe.assembler.due:
+                for batch in pipe.assembler.flush_due(now):
+                    self._publish(batch)
 
     def _close(self, pipe: _Pipe) -> None:
-        for block in pipe.scribe.close():
-            self._publish(block)
+        for batch in pipe.assembler.close():
+            self._publish(batch)
         self._selector.unregister(pipe.source)
         pipe.source.close()
         self._pipes.discard(pipe)
 
-    def _look(self, exited: bool) -> None:
+    def _check_exit(self, exited: bool) -> None:
         if self._ended_at is not None or not (exited or (self._exit is None and _has_ended(self._child.pid))):
             return
         self._ended_at = time.monotonic()
         if self._exit is not None:
             self._selector.unregister(self._exit)
 
-    def _over(self) -> bool:
+    def _is_done(self) -> bool:
         if self._ended_at is None:
             return False
         return not self._pipes or time.monotonic() >= self._deadline(self._ended_at)
 
     def _deadline(self, ended_at: float) -> float:
-        return min(max(self._heard_at, ended_at) + ORPHAN_QUIET_SECONDS, ended_at + ORPHAN_SECONDS)
+        return min(max(self._last_read_at, ended_at) + ORPHAN_QUIET_SECONDS, ended_at + ORPHAN_SECONDS)
 
     def _timeout(self) -> float | None:
-        moments = [pipe.scribe.due for pipe in self._pipes if pipe.scribe.due is not None]
+        moments = [pipe.assembler.due for pipe in self._pipes if pipe.assembler.due is not None]
         if self._ended_at is not None:
             moments.append(self._deadline(self._ended_at))
         elif self._exit is None:
@@ -161,43 +160,43 @@ class Capture:
 
 @contextlib.contextmanager
 def _woken_by_signals(selector: selectors.BaseSelector) -> Iterator[None]:
-    """While entered, a signal ends a wait of ``selector``, so that its handler runs. For the main thread alone.
+    """While entered, a signal ends a wait of ``selector``, so that its handler runs. Only the main thread needs this.
 
-    The wait by itself does not see one that comes a moment before it, or to another thread: the handler would run when
-    the command next says something, be that in an hour.
+    By itself the wait misses a signal that comes a moment before it, or to another thread. The handler would then run
+    only when the command next prints something, which may be an hour later.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    woken, wake = os.pipe()
-    for descriptor in (woken, wake):
+    read_end, write_end = os.pipe()
+    for descriptor in (read_end, write_end):
         os.set_blocking(descriptor, False)
-    selector.register(woken, selectors.EVENT_READ, _WAKE)
-    before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    selector.register(read_end, selectors.EVENT_READ, _WAKE)
+    before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        selector.unregister(woken)
-        os.close(woken)
-        os.close(wake)
+        selector.unregister(read_end)
+        os.close(read_end)
+        os.close(write_end)
 
 
-def _some(descriptor: int) -> bytes | None:
-    """What there is to read; nothing at the end, and None if there was nothing after all."""
+def _read_available(descriptor: int) -> bytes | None:
+    """Reads what is there. Empty at the end of the stream; None if there was nothing to read after all."""
     try:
         return os.read(descriptor, READ_BYTES)
     except BlockingIOError:
         return None
     except OSError as error:
-        # How Linux says that nobody has a pseudo-terminal open any more. tty_io.c, pty(7) does not tell.
+        # On Linux this means that no process has the pseudo-terminal open. It is in tty_io.c, but not in pty(7).
         if error.errno != errno.EIO:
             raise
         return b""
 
 
 def _exit_descriptor(pid: int) -> int | None:
-    """A descriptor that turns readable when the process ends (Linux 5.3), or None."""
+    """A descriptor that becomes readable when the process ends (Linux 5.3); None where there is no such thing."""
     try:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):
@@ -207,5 +206,5 @@ def _exit_descriptor(pid: int) -> int | None:
 def _has_ended(pid: int) -> bool:
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:  # somebody else reaped it: gevent's Popen does
+    except ChildProcessError:  # it was reaped already, as gevent's Popen does
         return True

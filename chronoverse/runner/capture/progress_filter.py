@@ -1,34 +1,37 @@
-r"""Progress bars as lines: what a carriage return has overwritten is dropped, what could be read for a while stays.
+r"""Turns progress bars into lines: drops what a carriage return overwrites, and keeps what could be read for a while.
 
-On a terminal ``\r`` begins the line again. What stands between two of them is a *state* of that line, and a bar
-goes through thousands. Published text cannot be taken back, so a state that others follow becomes a line of its
-own or nothing: see :class:`ProgressFilter`.
+On a terminal ``\r`` starts the line again. The text between two of them is a *state* of that line, and a progress bar
+has thousands of states. A published line cannot be taken back. So a state that is followed by another one is either
+published as a line of its own or dropped: see :class:`ProgressFilter`.
 """
 
 import re
 from typing import Final
 
-#: Bytes that are held back because a carriage return may overwrite them. A longer state is no progress bar.
+#: Bytes that are held back at most, since a carriage return may overwrite them. A longer state is not a progress bar.
 STATE_BYTES: Final = 4_096
 
-# Possessive and anchored to the beginning of a run, so that hostile input costs linear time too.
+# Possessive, and anchored to the beginning of a run of ``\r``, so that hostile input costs linear time too.
 _LINE_END = re.compile(rb"(?<!\r)\r++\n")
-_EDGE = re.compile(rb"[\r\n]")
+_STATE_END = re.compile(rb"[\r\n]")
 
 
 class ProgressFilter:
-    r"""Takes one stream's bytes and gives them back without any ``\r``. No clock: :meth:`release` is called by one.
+    r"""Takes one stream's bytes, and returns them without any ``\r``. It has no clock: the caller has one.
 
-    ``\r`` before ``\n`` is part of the line's end. Any other ends a state: it is dropped when it was overwritten
-    before :meth:`release` was called, and given out as a line, ended by ``\n``, when it was there at the time
-    (or is longer than ``state_bytes``). A line's last state always stays, and is the line.
+    ``\r`` before ``\n`` belongs to the end of the line. Any other ``\r`` ends a state. The state is dropped if it was
+    overwritten before :meth:`release` was called. If it was there at the time of a call, or is longer than
+    ``state_bytes``, it becomes a line. The last state of a line always stays, and is the line.
     """
 
     def __init__(self, state_bytes: int = STATE_BYTES) -> None:
         self._limit = state_bytes
+        #: The beginning of a state. It is not returned yet, since it may be overwritten.
         self._held = b""
-        self._out = False
-        self._returned = False
+        #: Whether the beginning of the current state was already returned. The state can then not be dropped.
+        self._is_released = False
+        #: Whether the last byte was a ``\r``. The next one decides what it means.
+        self._ends_with_return = False
 
     @property
     def is_holding(self) -> bool:
@@ -36,53 +39,55 @@ class ProgressFilter:
         return bool(self._held)
 
     def feed(self, data: bytes) -> bytes:
-        """What ``data`` makes certain. The beginning of a line that may still be overwritten is held back."""
-        text = self._held + b"\r" + data if self._returned else self._held + data
-        self._returned = False
+        """Takes bytes, and returns what cannot be overwritten any more."""
+        text = self._held + b"\r" + data if self._ends_with_return else self._held + data
+        self._ends_with_return = False
         if b"\r" in text:
             text = text.replace(b"\r\n", b"\n")
             if b"\r\n" in text:
                 text = _LINE_END.sub(b"\n", text)
-        return self._continued(text) if self._out else self._fresh(text)
+        return self._continue_state(text) if self._is_released else self._start_state(text)
 
     def release(self) -> bytes:
-        """The state that is shown now. It can no longer be dropped; what goes on with it is not held back."""
+        """Returns the state that is shown now. It is not dropped any more, and its rest is not held back."""
         text, self._held = self._held, b""
-        self._out = self._out or bool(text)
+        self._is_released = self._is_released or bool(text)
         return text
 
     def close(self) -> bytes:
-        """The rest."""
+        """Call this at the end of the stream. Returns the text that was held back."""
         return self.release()
 
-    def _continued(self, text: bytes) -> bytes:
-        """``text`` goes on with a state whose beginning is out."""
-        edge = _EDGE.search(text)
-        if edge is None:
+    def _continue_state(self, text: bytes) -> bytes:
+        """``text`` continues a state whose beginning was already returned."""
+        end = _STATE_END.search(text)
+        if end is None:
             return text
-        state, rest = text[: edge.start()], text[edge.start() :]
-        following = rest.lstrip(b"\r")
-        if not following:
-            self._returned = True
+        state, rest = text[: end.start()], text[end.start() :]
+        next_state = rest.lstrip(b"\r")
+        if not next_state:
+            self._ends_with_return = True
             return state
-        self._out = False
-        return state + self._fresh(rest) if rest[0] == ord("\n") else state + b"\n" + self._fresh(following)
+        self._is_released = False
+        if rest[0] == ord("\n"):
+            return state + self._start_state(rest)
+        return state + b"\n" + self._start_state(next_state)
 
-    def _fresh(self, text: bytes) -> bytes:
-        """``text`` begins with a state of which nothing is out."""
+    def _start_state(self, text: bytes) -> bytes:
+        """``text`` begins with a state of which nothing was returned."""
         if b"\r" in text:
             states = text.rstrip(b"\r")
-            self._returned = len(states) < len(text)
-            text = b"\n".join(map(self._collapsed, states.split(b"\n")))
+            self._ends_with_return = len(states) < len(text)
+            text = b"\n".join(map(self._drop_overwritten, states.split(b"\n")))
         end = text.rfind(b"\n") + 1
         if len(text) - end > self._limit:
-            self._out, self._held = True, b""
+            self._is_released, self._held = True, b""
             return text
         self._held = text[end:]
         return text[:end]
 
-    def _collapsed(self, line: bytes) -> bytes:
-        """The states of ``line`` that stay, as lines: the last one, and those that were too long to be held."""
+    def _drop_overwritten(self, line: bytes) -> bytes:
+        """The states of ``line`` that stay, as lines: the last one, and those that are too long to be held back."""
         if len(line) <= self._limit:
             return line[line.rfind(b"\r") + 1 :]
         *overwritten, last = line.split(b"\r")

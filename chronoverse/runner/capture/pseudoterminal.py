@@ -1,7 +1,8 @@
-"""A pseudo-terminal for a command that colours, or buffers, by whether it has a terminal.
+"""Runs a command on a pseudo-terminal. Many programs use colours, or flush each line, only on a terminal.
 
-The command leads a session of its own, whose terminal this is. Where we have a terminal ourselves it is made raw:
-what is typed, Ctrl-C included, goes to the command's terminal, which echoes it and makes signals of it.
+The command leads a session of its own, and the pseudo-terminal is that session's terminal. If we have a terminal
+ourselves, it is made raw: what is typed, Ctrl-C included, is forwarded to the command's terminal, which echoes it and
+turns it into signals.
 """
 
 import contextlib
@@ -15,25 +16,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import IO, Any, Final
 
-#: Rows and columns where there is no terminal to take them from: what programs assume themselves.
+from chronoverse.runner.capture.foreground import is_foreground
+
+#: Rows and columns if we have no terminal to take them from. Programs assume the same.
 DEFAULT_SIZE: Final = (24, 80)
-#: Bytes of what was typed that are passed on at once.
+#: Bytes that are typed or pasted, and forwarded at once.
 TYPED_BYTES: Final = 4_096
-#: Seconds that a key's writing to a command that does not read is given, when we are to stop.
+#: Seconds that :meth:`StdinForwarder.stop` waits for its thread, which may be writing to a command that does not read.
 STOP_SECONDS: Final = 1.0
 _INTERRUPT: Final = b"\x03"
 
 
 class PtyProcess:
-    """A command on a pseudo-terminal: ``stdout`` is all that it prints, and there is no ``stderr``.
+    """A command on a pseudo-terminal. ``stdout`` is all its output, and ``stderr`` is None.
 
-    Raises what subprocess.Popen does: FileNotFoundError, PermissionError, OSError, ValueError.
+    Raises what subprocess.Popen raises: FileNotFoundError, PermissionError, OSError, ValueError.
     """
 
     stderr: IO[bytes] | None = None
 
     def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
-        self.interactive = _is_ours(0)
+        self.interactive = is_foreground(0)
         master, slave = os.openpty()
         try:
             _prepare(master, slave, self.interactive)
@@ -47,39 +50,42 @@ class PtyProcess:
         self.input_descriptor = os.dup(master)
 
     def wait(self) -> int:
-        """The exit code; -n for signal n. To be called once."""
+        """Waits for the command's end. Returns the exit code, -n for signal n. Call it once."""
         with contextlib.suppress(OSError):
             os.close(self.input_descriptor)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 @contextlib.contextmanager
-def attach_terminal(session: PtyProcess) -> Iterator["StdinForwarder | None"]:
-    """Lends our terminal to the session: keys and window size are passed on. None if we have none to lend."""
-    if not session.interactive:
+def attach_terminal(process: PtyProcess) -> Iterator["StdinForwarder | None"]:
+    """While entered, what is typed in our terminal goes to the command, and so does the window's size.
+
+    Yields None, and does nothing, if we have no terminal.
+    """
+    if not process.interactive:
         yield None
         return
     saved = termios.tcgetattr(0)
-    keyboard = StdinForwarder(session.input_descriptor)
-    with _resizing(session.input_descriptor):
+    forwarder = StdinForwarder(process.input_descriptor)
+    with _forward_window_size(process.input_descriptor):
         try:
             tty.setraw(0, termios.TCSADRAIN)
-            keyboard.start()
-            yield keyboard
+            forwarder.start()
+            yield forwarder
         finally:
-            keyboard.stop()
+            forwarder.stop()
             termios.tcsetattr(0, termios.TCSADRAIN, saved)
 
 
 class StdinForwarder:
-    """Passes on what is typed, in a thread: a command that does not read must not keep its output from being read."""
+    """Forwards what is typed, in a thread. So its output is still read while the command does not read its input."""
 
     def __init__(self, to: int, source: int = 0) -> None:
         self._to = to
         self._source = source
-        self._stop, self._stopped = os.pipe()
-        self._thread = threading.Thread(target=self._run, name="chronoverse-keyboard", daemon=True)
-        #: Whether a Ctrl-C was among it.
+        self._stop_read, self._stop_write = os.pipe()
+        self._thread = threading.Thread(target=self._run, name="chronoverse-stdin", daemon=True)
+        #: Whether Ctrl-C was typed.
         self.interrupted = False
 
     def start(self) -> None:
@@ -87,35 +93,36 @@ class StdinForwarder:
         self._thread.start()
 
     def stop(self) -> None:
-        """What is typed from now on is not ours to read."""
-        os.close(self._stopped)
+        """Ends the thread. What is typed from now on is for other programs."""
+        os.close(self._stop_write)
         if self._thread.ident is not None:
             self._thread.join(STOP_SECONDS)
-        os.close(self._stop)
+        os.close(self._stop_read)
 
     def _run(self) -> None:
         with contextlib.suppress(OSError):
-            while self._may_go_on([self._source], []):
+            while self._wait_until_ready([self._source], []):
                 data = os.read(self._source, TYPED_BYTES)
                 if not data:
                     return
                 self.interrupted = self.interrupted or _INTERRUPT in data
-                while data and self._may_go_on([], [self._to]):
+                while data and self._wait_until_ready([], [self._to]):
                     with contextlib.suppress(BlockingIOError):
                         data = data[os.write(self._to, data) :]
 
-    def _may_go_on(self, readable: list[int], writable: list[int]) -> bool:
-        ready, _, _ = select.select([self._stop, *readable], writable, [])
-        return self._stop not in ready
+    def _wait_until_ready(self, readable: list[int], writable: list[int]) -> bool:
+        """Waits until one of the descriptors is ready. False if :meth:`stop` was called."""
+        ready, _, _ = select.select([self._stop_read, *readable], writable, [])
+        return self._stop_read not in ready
 
 
 def _prepare(master: int, slave: int, interactive: bool) -> None:
-    """The modes and the size of the command's terminal."""
+    """Sets the modes and the size of the command's terminal."""
     modes: list[Any] = termios.tcgetattr(0 if interactive else slave)
-    # Nobody could continue it: the shell that would have to does not know the command.
+    # Ctrl-Z must not stop the command: only a shell could continue it, and the shell does not know the command.
     modes[6][termios.VSUSP] = os.fpathconf(slave, "PC_VDISABLE")
     if not interactive:
-        # Then our own terminal, if any, is not raw and makes its line ends itself; and a file wants none.
+        # Our own terminal, if we have one, is then not raw and adds the carriage returns itself. A file wants none.
         modes[1] &= ~termios.ONLCR
     termios.tcsetattr(slave, termios.TCSANOW, modes)
     termios.tcsetwinsize(master, _size())
@@ -131,8 +138,8 @@ def _size() -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _resizing(master: int) -> Iterator[None]:
-    """While entered, our window's size is the command's too. Its kernel tells it when that changes."""
+def _forward_window_size(master: int) -> Iterator[None]:
+    """While entered, the command's terminal has our window's size. The kernel signals each change to the command."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -150,9 +157,11 @@ def _resizing(master: int) -> Iterator[None]:
 
 
 def _spawn(argv: Sequence[str], environ: Mapping[str, str], terminal: str, interactive: bool) -> int:
-    """Starts ``argv``. The first terminal that a session's leader opens is its controlling one. tty(4), credentials(7)
+    """Starts ``argv`` on ``terminal``, and returns its process id.
 
-    posix_spawn does that in the new process without running Python there, which a process with threads must not.
+    The first terminal that a session's leader opens becomes its controlling terminal: tty(4), credentials(7).
+    posix_spawn opens it in the new process without running Python there. A process with threads must not fork and then
+    run Python.
     """
     actions: list[tuple[Any, ...]] = [
         (os.POSIX_SPAWN_OPEN, 1, terminal, os.O_RDWR, 0),
@@ -161,16 +170,8 @@ def _spawn(argv: Sequence[str], environ: Mapping[str, str], terminal: str, inter
     if interactive:
         actions.append((os.POSIX_SPAWN_DUP2, 1, 0))
     elif os.isatty(0):
-        # Ours, while we are in its background: reading from it would steal from the shell.
+        # This is our terminal, but we are in its background. A read from it would take input from the shell.
         actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
-    # What Python ignores and Popen, too, gives back.
+    # Python ignores these signals. Popen restores them in the new process too.
     ignored = [signal.SIGPIPE, signal.SIGXFSZ]
     return os.posix_spawnp(argv[0], list(argv), environ, file_actions=actions, setsid=True, setsigdef=ignored)
-
-
-def _is_ours(terminal: int) -> bool:
-    """Whether it is a terminal whose foreground we are in, and may use without being stopped."""
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return False

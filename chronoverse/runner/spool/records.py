@@ -1,12 +1,12 @@
-"""How the spool spells lines in bytes, in memory and in its file alike. Pure.
+"""The bytes of the spool: lines in memory and in the file, and the file's slots and state. No I/O.
 
     file     two copies of the state (2 KiB each), then slots of equal size
-    slot     1 KiB: its header, and the *prelude* (records that stand before its own: what was dropped here);
-             then records
-    record   length and checksum, timestamp, number of lines, stream; the lines' bytes, a newline between them
+    slot     1 KiB for its header and for the records of a drop marker; then records
+    record   length and checksum, timestamp, number of lines, stream; then the lines' bytes, a newline between them
 
-A slot is used again and again, so a record's checksum begins with its slot's *order*: what an earlier use left
-behind is never taken for a record of this one. Of the two copies of the state the newer whole one counts.
+A slot is used many times, each time with a higher *order*. The checksum of a record includes the slot's order, so a
+record of an earlier use is never taken for one of this use. The state is written to its two copies in turn. Of the
+copies that are complete, the newer one counts.
 """
 
 import contextlib
@@ -20,10 +20,10 @@ import orjson
 
 from chronoverse.runner.capture.line_splitter import LineBatch
 
-#: Bytes of one copy of the state; there are two, then the slots begin.
+#: Bytes of one copy of the state. There are two, and then the slots begin.
 STATE_BYTES: Final = 2048
 SLOTS_AT: Final = 2 * STATE_BYTES
-#: Bytes of a slot before its records: the header, then the prelude.
+#: Bytes of a slot before its records: the header and the drop marker.
 SLOT_HEAD_BYTES: Final = 1024
 
 _MAGIC: Final = b"CVSPOOL1"
@@ -34,15 +34,15 @@ _USED: Final = b"SLOT"
 _TIMESTAMP: Final = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
 _STDERR: Final = 1
 _PARTIAL: Final = 2
-#: Bytes of a record beside its text.
+#: Bytes of a record before its text.
 RECORD_HEAD_BYTES: Final = _RECORD.size
 
 
 class SlotHead(NamedTuple):
-    """A slot in use. ``order`` grows from slot to slot; ``start`` and ``ordinal`` are its first line's.
+    """The header of a slot in use. ``order`` is that of its segment, and grows from segment to segment.
 
-    ``ordinal`` counts what the job printed, so it jumps where lines were dropped; ``start`` counts what is published,
-    and is -1 while that is not known.
+    ``start`` is the index of its first line, or -1 while that is not known. ``ordinal`` counts the lines that the job
+    had printed before it, so it jumps where lines were dropped. ``marker`` is the records of a drop marker.
     """
 
     order: int
@@ -52,14 +52,14 @@ class SlotHead(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A block found in a slot, and where the next begins."""
+    """A batch that was found in a slot, and the position after it."""
 
     batch: LineBatch
     end: int
 
 
 def pack_head(batch: LineBatch, order: int) -> bytes:
-    """The head of the block's record; its text follows."""
+    """The head of the batch's record. The batch's text follows it."""
     flags = (batch.stream == "stderr") * _STDERR | batch.partial * _PARTIAL
     rest = _RECORD.pack(len(batch.text), 0, batch.timestamp.encode(), batch.lines, flags)[8:]
     check = zlib.crc32(batch.text, zlib.crc32(rest, order & 0xFFFFFFFF))
@@ -67,18 +67,18 @@ def pack_head(batch: LineBatch, order: int) -> bytes:
 
 
 def pack_record(batch: LineBatch, order: int) -> bytes:
-    """The block's whole record."""
+    """The batch's record."""
     return pack_head(batch, order) + batch.text
 
 
 def count_lines_at(data: bytes | bytearray | memoryview, at: int) -> tuple[int, int]:
-    """How many lines the record at ``at`` has, and where the next one begins. Nothing is checked."""
+    """How many lines the record at position ``at`` has, and where the next record begins. Nothing is checked."""
     length, _, _, lines, _ = _RECORD.unpack_from(data, at)
     return lines, at + _RECORD.size + length
 
 
 def batch_at(data: bytes | bytearray | memoryview, at: int) -> LineBatch:
-    """The record at ``at``. Nothing is checked."""
+    """The batch at position ``at``. Nothing is checked."""
     length, _, timestamp, lines, flags = _RECORD.unpack_from(data, at)
     start = at + _RECORD.size
     stream = "stderr" if flags & _STDERR else "stdout"
@@ -88,9 +88,9 @@ def batch_at(data: bytes | bytearray | memoryview, at: int) -> LineBatch:
 
 
 def valid_records(data: bytes, order: int) -> Iterator[Record]:
-    """The records at the beginning of ``data``, up to the first that is torn, changed, or of an earlier use.
+    """The records at the beginning of ``data``, up to the first that is incomplete, damaged, or of an earlier use.
 
-    It ends as well at one that no runner has written, though its checksum is right.
+    They also end at a record that no runner can have written, even if its checksum is right.
     """
     at = 0
     while at + _RECORD.size <= len(data):
@@ -101,14 +101,14 @@ def valid_records(data: bytes, order: int) -> Iterator[Record]:
         text = memoryview(data)[start : start + length]
         if check != zlib.crc32(text, zlib.crc32(data[at + 8 : start], order & 0xFFFFFFFF)):
             return
-        if not _is_ours(data, at):
+        if not _is_plausible(data, at):
             return
         yield Record(batch_at(data, at), start + length)
         at = start + length
 
 
-def _is_ours(data: bytes, at: int) -> bool:
-    """Whether what the record's head says is possible, and true of its text. A right checksum does not say that."""
+def _is_plausible(data: bytes, at: int) -> bool:
+    """Whether the record's head has possible values that agree with its text. A right checksum does not prove that."""
     length, _, timestamp, lines, flags = _RECORD.unpack_from(data, at)
     start = at + _RECORD.size
     if not _TIMESTAMP.fullmatch(timestamp) or flags & ~(_STDERR | _PARTIAL):
@@ -117,16 +117,16 @@ def _is_ours(data: bytes, at: int) -> bool:
 
 
 def pack_slot(head: SlotHead) -> bytes:
-    """The header and the prelude."""
+    """The bytes of a slot's header with the drop marker."""
     rest = struct.pack("<QqQI", head.order, head.start, head.ordinal, len(head.marker)) + head.marker
     packed = _USED + struct.pack("<I", zlib.crc32(rest)) + rest
     if len(packed) > SLOT_HEAD_BYTES:
-        raise ValueError("the prelude does not fit")
+        raise ValueError("the drop marker does not fit")
     return packed
 
 
 def unpack_slot(data: bytes) -> SlotHead | None:
-    """The header of a slot in use, or None."""
+    """The header of a slot; None if the slot is not in use."""
     if len(data) < _SLOT.size:
         return None
     used, check, order, start, ordinal, length = _SLOT.unpack_from(data)
@@ -137,7 +137,7 @@ def unpack_slot(data: bytes) -> SlotHead | None:
 
 
 def pack_state(state: dict[str, Any], generation: int) -> tuple[int, bytes]:
-    """Where the next copy of the state goes, and its bytes."""
+    """The position in the file of the next copy of the state, and its bytes."""
     text = orjson.dumps(state)
     rest = struct.pack("<IQ", len(text), generation) + text
     packed = _MAGIC + struct.pack("<I", zlib.crc32(rest)) + rest
@@ -147,7 +147,7 @@ def pack_state(state: dict[str, Any], generation: int) -> tuple[int, bytes]:
 
 
 def unpack_state(data: bytes) -> tuple[dict[str, Any], int] | None:
-    """The newest whole copy of the state at the beginning of a file, and its generation; None when there is none."""
+    """The newest complete copy of the state at the beginning of a file, and its generation; None if there is none."""
     found: list[tuple[int, dict[str, Any]]] = []
     for at in (0, STATE_BYTES):
         if len(data) < at + _STATE.size:

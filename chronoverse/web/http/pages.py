@@ -1,4 +1,8 @@
-"""Walking a stored log for one request: upwards or downwards, in batches that hold up nobody else for long."""
+"""Reads one page of a stored log for a request, in either order.
+
+:func:`read_batches` reads the log in batches, so that no other request waits for long. :func:`read_page` takes the
+lines that a request asks for out of the batches, and encodes them, until the page is full or its budget is used up.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +16,7 @@ from flask import request
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.search import search as archive_search
 from chronoverse.errors import ArchiveUnavailable, AtCapacity, SearchTooExpensive
-from chronoverse.history.tiered_log import TieredLog
+from chronoverse.history.tiered_log import TieredLog, is_archived
 from chronoverse.joblog.entries import Entry, RawEntry
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.time_range import TimeRange
@@ -22,66 +26,67 @@ from chronoverse.web.http.event_loop import run_in_thread, yield_to_loop
 from chronoverse.web.http.page_budget import MAX_LINE_CHARACTERS, PAGE_BYTES, PageBudget
 from chronoverse.web.streaming.connection import on_hangup
 
-#: Bytes of JSON that a line is reckoned with before anything is read. A page of one line is taken for an answer that is
-#: so small that it is not counted.
+#: Bytes of JSON that a line is expected to have before it is read. A page of one line counts as a short answer, for
+#: which no room is needed.
 LONG_LINE_BYTES: Final = 64 * 2**10
-#: Entries of one read at first, when nobody knows how long the lines are, and at most.
+#: Entries of the first read, when it is not known how long the lines are; and of any read, at most.
 FIRST_BATCH: Final = 8
 MAX_BATCH: Final = 250
-#: Bytes that one read may bring where short lines are followed by lines as long as a runner may write them: where that
-#: is longer than 64 KiB, fewer are read at once. 16 MiB keep the worker busy for some 20 ms.
+#: Bytes that one read may have if all its lines were as long as a runner may write them. When that is more than 64 KiB
+#: a line, fewer than :data:`MAX_BATCH` are read. 16 MiB keep the worker busy for some 20 ms.
 READ_BYTES: Final = 16 * 2**20
-#: Characters that a read aims at: long lines come fewer at a time. Each page that is being made, and each download,
-#: holds up to twice as many.
+#: Characters that a read aims at, so that fewer long lines are read at once. Each page that is being made, and each
+#: download, holds up to twice as many.
 BATCH_CHARACTERS: Final = 256 * 2**10
 
 
-class LineBatchRead(NamedTuple):
-    """Lines in the order asked for, the number of the last entry looked at, and whether there are none behind it.
+class ReadBatch(NamedTuple):
+    """Lines in the order asked for.
 
-    ``found``: each of them is known to match what is searched for.
+    ``position`` is the last number that was read, also if it is not a line. ``is_last`` says that nothing follows it.
+    ``is_match`` says that every line is known to match the search.
     """
 
     lines: list[Line]
-    place: int
-    last: bool
-    found: bool = False
+    position: int
+    is_last: bool
+    is_match: bool = False
 
 
 class Search(NamedTuple):
-    """What is looked for, for the archive to rule out what need not be read."""
+    """What a request searches for. The archive uses it to skip frames that cannot match."""
 
     matcher: Matcher
-    period: TimeRange
+    time_range: TimeRange
 
 
 class LinesPage(NamedTuple):
-    """A page's lines by number, each as JSON, the number of the last entry looked at, and whether others follow."""
+    """A page: its lines as JSON, by number. ``position`` is the last number that was read."""
 
     lines: dict[int, bytes]
     position: int
     has_more: bool
 
     def to_json(self, *, descending: bool) -> list[orjson.Fragment]:
-        """The lines in the order asked for, for orjson, which does not encode them again."""
+        """The lines in the order asked for. orjson copies these fragments without encoding them again."""
         return [orjson.Fragment(self.lines[number]) for number in sorted(self.lines, reverse=descending)]
 
 
-#: Makes JSON, by number, of a line that is wanted, and of others that belong to it. None when the budget has no room
+#: Makes the JSON of a line, and of other lines that belong to it, by number. Returns None when the budget has no room
 #: for them.
 LineEncoder = Callable[[Line, PageBudget], dict[int, bytes] | None]
 
 
 @contextlib.contextmanager
-def page_budget(deps: Dependencies, ref: JobRef, limit: int) -> Iterator[PageBudget]:
-    """The budget of a page of up to ``limit`` lines of ``ref``, in the request's turn. It shrinks when the client
-    leaves.
+def open_page(deps: Dependencies, ref: JobRef, limit: int) -> Iterator[PageBudget]:
+    """Holds the page lock, and gives the budget of a page of up to ``limit`` lines of ``ref``.
 
-    Raises: as :meth:`Dependencies.paging` does; :class:`ShareExceeded` also when the token's subject has so many unread
-    answers that there might be no room for this one.
+    The budget shrinks when the client closes its side. Raises as :meth:`Dependencies.page_lock` does. Also raises
+    :class:`ShareExceeded` when the token's subject has so many unread answers that this one might have no room.
     """
     sock, subject = request.environ.get("gunicorn.socket"), principal().subject
-    # Who has no unread answer goes on even when others use all the room: a short page needs none of it.
+    # AtCapacity means that this subject has no unread answers. It may go on: its page may be short enough to need no
+    # room.
     with contextlib.suppress(AtCapacity):
         deps.answer_shares.check(subject, min(PAGE_BYTES, (limit - 1) * LONG_LINE_BYTES))
     with (
@@ -94,8 +99,8 @@ def page_budget(deps: Dependencies, ref: JobRef, limit: int) -> Iterator[PageBud
         yield budget
 
 
-class _StoreInTurn:
-    """The store for :class:`TieredLog`: each read of lines waits for its ``subject``'s turn."""
+class _LockedStore:
+    """The store for :class:`TieredLog`. Each read of lines waits for the scan lock of ``subject``."""
 
     def __init__(self, deps: Dependencies, subject: str) -> None:
         self._deps = deps
@@ -109,67 +114,69 @@ class _StoreInTurn:
             return self._deps.store.page(job, after=after, before=before, count=count)
 
 
-def batches(
+def read_batches(
     deps: Dependencies,
     job: Job,
-    place: int,
+    position: int,
     *,
     descending: bool = False,
     limit: int | None = None,
     search: Search | None = None,
-    others: Callable[[], object] = yield_to_loop,
-) -> Iterator[LineBatchRead]:
-    """The log strictly after ``place`` in the order asked for. ``others`` is called between two batches.
+    let_others_run: Callable[[], object] = yield_to_loop,
+) -> Iterator[ReadBatch]:
+    """The log strictly after ``position`` in the order asked for. Calls ``let_others_run`` between two batches.
 
-    ``limit`` is how many entries are wanted, where that is known. With so few, only reads of the store wait for a turn,
-    so that an archive that is slow holds up nobody. With ``search`` only lines that match need be there.
+    ``limit`` is how many entries are needed, if that is known. Such a short read holds the scan lock only while it
+    reads from the store, so that a slow archive delays nobody. With ``search``, lines that do not match may be left
+    out.
 
-    Raises: as the store and the archive do; :class:`JobNotFound` when the log went away before all of it was read.
+    Raises as the store and the archive do. Raises :class:`JobNotFound` when the log is deleted before all is read.
     """
     archive = deps.archive
-    # A download goes on when its request's context is gone.
+    # The subject is looked up now, because a download goes on after its request's context is gone.
     subject = principal().subject
-    history = TieredLog(deps.store if limit is None else _StoreInTurn(deps, subject), archive, job)
-    most = max(1, min(MAX_BATCH, READ_BYTES // deps.settings.max_line_bytes))
-    count = min(FIRST_BATCH, most)
+    log = TieredLog(deps.store if limit is None else _LockedStore(deps, subject), archive, job)
+    max_count = max(1, min(MAX_BATCH, READ_BYTES // deps.settings.max_line_bytes))
+    count = min(FIRST_BATCH, max_count)
     while True:
-        if search and isinstance(archive, ArchiveReader) and _is_archived(history.job, place, descending):
+        if search and isinstance(archive, ArchiveReader) and is_archived(log.job, position, descending=descending):
             try:
-                for batch in _search(deps, archive, history.job, place, descending, search):
-                    place = batch.place
+                for batch in _search_archive(deps, archive, log.job, position, descending, search):
+                    position = batch.position
                     yield batch
                 if descending:
                     return
             except ArchiveUnavailable:
-                if place - descending < history.job.hot - (not descending):
+                # The store may have what follows, too. If it does not, the request fails.
+                if position - descending < log.job.hot - (not descending):
                     raise
             search = None
         if limit is not None:
             count = max(1, min(count, limit))
         with deps.scan_lock(job.ref, subject) if limit is None else contextlib.nullcontext():
-            read = history.before(place, count) if descending else history.after(place, count)
-        place, last = read.place, read.last
-        mean = sum(len(entry.message) for entry in read.entries if isinstance(entry, Line)) / max(read.read, 1)
-        lines, whole = _first_lines(read.entries, BATCH_CHARACTERS)
-        if not whole:
-            # The others are read again: they would wait with these for a download's client.
-            place, last = lines[-1].sequence_num, False
-        # Whoever takes the batch may let go of its lines.
+            read = log.before(position, count) if descending else log.after(position, count)
+        position, is_last = read.position, read.last
+        mean_length = sum(len(entry.message) for entry in read.entries if isinstance(entry, Line)) / max(read.read, 1)
+        lines, is_complete = _limit_characters(read.entries, BATCH_CHARACTERS)
+        if not is_complete:
+            # The other lines are read again later. Otherwise they would stay in memory while a slow client reads these.
+            position, is_last = lines[-1].sequence_num, False
+        # The caller of a download clears the batch's lines to free their memory. This must not keep them.
         del read
-        if last and _has_more(job, place, descending):
-            # Entries may be missing there; all of them are when somebody has deleted the log.
+        if is_last and _has_more(job, position, descending):
+            # Entries are missing at the end. All are missing when the log was deleted.
             deps.require_job(job.ref)
         if limit is not None:
             limit -= len(lines)
-        yield LineBatchRead(lines, place, last)
-        if last:
+        yield ReadBatch(lines, position, is_last)
+        if is_last:
             return
-        others()
-        count = round(min(most, max(1, BATCH_CHARACTERS / (mean + 1))))
+        let_others_run()
+        count = round(min(max_count, max(1, BATCH_CHARACTERS / (mean_length + 1))))
 
 
-def _first_lines(entries: Iterable[Entry], characters: int) -> tuple[list[Line], bool]:
-    """The lines, up to the one that begins beyond twice so many ``characters``; and whether these are all."""
+def _limit_characters(entries: Iterable[Entry], characters: int) -> tuple[list[Line], bool]:
+    """The first lines with about twice as many ``characters``, and whether these are all."""
     found: list[Line] = []
     for entry in entries:
         if isinstance(entry, Line):
@@ -180,44 +187,44 @@ def _first_lines(entries: Iterable[Entry], characters: int) -> tuple[list[Line],
     return found, True
 
 
-def _is_archived(job: Job, place: int, descending: bool) -> bool:
-    """Whether the archive has what follows, whatever the store has of it: it is searched ten times as fast."""
-    return job.first < place <= job.archived + 1 if descending else place < job.archived
-
-
-def _search(
-    deps: Dependencies, archive: ArchiveReader, job: Job, place: int, descending: bool, search: Search
-) -> Iterator[LineBatchRead]:
-    """What the archive has of it, a frame at a time."""
+def _search_archive(
+    deps: Dependencies, archive: ArchiveReader, job: Job, position: int, descending: bool, search: Search
+) -> Iterator[ReadBatch]:
+    """The lines of the archive that match, one frame at a time."""
     time_slice = deps.search_slice()
-    since, until = search.period
-    how = partial(
-        archive_search,
+    since, until = search.time_range
+    frames = archive_search(
+        archive,
+        job.ref,
+        search.matcher,
+        position,
         descending=descending,
         since=since,
         until=until,
         run_heavy=deps.run_heavy,
         pause=time_slice.check,
     )
-    frames = how(archive, job.ref, search.matcher, place)
     while True:
         with deps.search_lock(job.ref, principal().subject):
             frame = next(frames, None)
         if frame is None:
             return
-        yield LineBatchRead(frame.lines, frame.cursor, False, found=True)
+        yield ReadBatch(frame.lines, frame.cursor, False, is_match=True)
         time_slice.check()
 
 
 def line_json(line: Line, **more: object) -> bytes:
-    """A line's JSON on a page: cut off, and marked so, at :data:`LINE_CHARACTERS`. Ends with the keys of ``more``."""
+    """A line's JSON on a page, followed by the keys of ``more``.
+
+    A message of more than :data:`MAX_LINE_CHARACTERS` is cut off, and the line is marked.
+    """
     if len(line.message) > MAX_LINE_CHARACTERS:
         line, more = line._replace(message=line.message[:MAX_LINE_CHARACTERS]), {"truncated": True, **more}
     return orjson.dumps({**line.to_json(), **more})
 
 
 def encode_line(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
-    """A line by itself. See :data:`Spell`."""
+    """Encodes a line by itself. See :data:`LineEncoder`."""
     json = line_json(line)
     return {line.sequence_num: json} if budget.take(json) else None
 
@@ -234,54 +241,62 @@ def read_page(
     search: Search | None = None,
     encode: LineEncoder = encode_line,
 ) -> LinesPage:
-    """Up to ``limit`` lines, strictly after ``place`` in the order asked for, and what ``spell`` adds to them.
+    """Up to ``limit`` lines strictly after ``position`` in the order asked for, and what ``encode`` adds to them.
 
-    Those that match ``search`` and are ``wanted``; all, without either. Fewer when the ``budget`` is used up.
+    These are the lines that match ``search`` and for which ``predicate`` is true. They are fewer when the ``budget`` is
+    used up.
 
-    Raises: as :func:`batches`, :func:`matches` and :meth:`PageBudget.take` do.
+    Raises as :func:`read_batches`, :func:`matches` and :meth:`PageBudget.take` do.
     """
     lines: dict[int, bytes] = {}
-    found, begun = 0, False
-    # A page that goes through many lines to find a few stands back.
-    many = bool(predicate or search)
-    time_slice = deps.search_slice() if many else deps.time_slice()
-    most, others = (None, deps.wait_for_idle_slot) if many else (limit, yield_to_loop)
+    count, has_progress = 0, False
+    # A filtered page may go through many lines to find a few, so it lets all other requests go first.
+    is_filtered = bool(predicate or search)
+    time_slice = deps.search_slice() if is_filtered else deps.time_slice()
     try:
-        for batch in batches(deps, job, position, descending=descending, limit=most, search=search, others=others):
+        for batch in read_batches(
+            deps,
+            job,
+            position,
+            descending=descending,
+            limit=None if is_filtered else limit,
+            search=search,
+            let_others_run=deps.wait_for_idle_slot if is_filtered else yield_to_loop,
+        ):
             for line in batch.lines:
                 time_slice.check()
-                if begun and budget.is_used_up():
+                if has_progress and budget.is_used_up():
                     return LinesPage(lines, position, True)
-                begun = True
+                has_progress = True
                 budget.entries_left -= 1
-                there = predicate is None or predicate(line)
-                if there and (search is None or batch.found or matches(search.matcher, line, deps.run_heavy)):
-                    spelt = encode(line, budget)
-                    if spelt is None:
+                is_wanted = predicate is None or predicate(line)
+                if is_wanted and (search is None or batch.is_match or matches(search.matcher, line, deps.run_heavy)):
+                    encoded = encode(line, budget)
+                    if encoded is None:
                         return LinesPage(lines, position, True)
-                    lines.update(spelt)
-                    found += 1
+                    lines.update(encoded)
+                    count += 1
                 position = line.sequence_num
-                if found == limit:
+                if count == limit:
                     return LinesPage(lines, position, _has_more(job, position, descending))
-            position = batch.place
-            if batch.last:
+            position = batch.position
+            if batch.is_last:
                 return LinesPage(lines, position, False)
-            begun = True
+            has_progress = True
             if budget.is_used_up():
                 break
     except SearchTooExpensive:
-        # What was found before that line comes first; the next page says it.
+        # Lines that were found before make a page of their own. The next page then raises this error.
         if not lines:
             raise
         return LinesPage(lines, position, True)
     return LinesPage(lines, position, _has_more(job, position, descending))
 
 
-def matches(matcher: Matcher, line: Line, heavy_work: Callable[[Callable[[], bool]], bool] = run_in_thread) -> bool:
-    """Whether ``line`` matches. ``heavy_work`` calls what may take long, elsewhere than on the event loop.
+def matches(matcher: Matcher, line: Line, run_heavy: Callable[[Callable[[], bool]], bool] = run_in_thread) -> bool:
+    """Whether ``line`` matches. ``run_heavy`` runs what may take long outside of the event loop.
 
-    Raises: :class:`SearchTooExpensive`, and as ``heavy_work`` does.
+    Raises :class:`SearchTooExpensive`, and what ``run_heavy`` raises.
     """
     number, size = line.sequence_num, len(line.message)
     if not matcher.is_feasible(size):
@@ -290,9 +305,9 @@ def matches(matcher: Matcher, line: Line, heavy_work: Callable[[Callable[[], boo
             " use a simpler one or plain text, or start behind this line"
         )
     if matcher.is_heavy(size):
-        return heavy_work(partial(matcher.matches, line.message))
+        return run_heavy(partial(matcher.matches, line.message))
     return matcher.matches(line.message)
 
 
-def _has_more(job: Job, place: int, descending: bool) -> bool:
-    return place > job.first if descending else place < job.last
+def _has_more(job: Job, position: int, descending: bool) -> bool:
+    return position > job.first if descending else position < job.last

@@ -1,4 +1,4 @@
-"""Work of no hurry: it goes on when nobody else has anything to do, and in the end all the same."""
+"""Work of low priority: it goes on when the event loop is idle, and after a bounded time in any case."""
 
 import socket
 import time
@@ -28,7 +28,7 @@ SETTINGS = Settings.from_env({"CHRONOVERSE_REDIS_URL": "redis://localhost:1", "C
 
 @contextmanager
 def running(*work: Callable[[], object]) -> Iterator[list["gevent.Greenlet[[], object]"]]:
-    """A greenlet for each, which all end with this."""
+    """Runs a greenlet for each function, and kills them at the end."""
     greenlets = [gevent.spawn(each) for each in work]
     try:
         with gevent.Timeout(PATIENCE_SECONDS):
@@ -37,13 +37,16 @@ def running(*work: Callable[[], object]) -> Iterator[list["gevent.Greenlet[[], o
         gevent.killall(greenlets)
 
 
-def test_it_goes_on_at_once_where_there_is_nothing_else() -> None:
-    """A thousand times, and never because its time was over. The machine may make this process wait: five tries."""
+def test_it_returns_at_once_when_nothing_else_runs() -> None:
+    """A thousand times, and never because its time is over.
+
+    The machine may pause this process, so there are five tries.
+    """
     assert any(all(wait_until_idle() for _ in range(1000)) for _ in range(5))
 
 
 def test_everybody_else_goes_first() -> None:
-    """Whoever has several things to do one after the other, each of them after a look at the sockets."""
+    """Also a greenlet that does several things one after the other, with a look at the sockets in between."""
     done: list[int] = []
 
     def busy() -> None:
@@ -56,8 +59,8 @@ def test_everybody_else_goes_first() -> None:
         assert done == [*range(10)]
 
 
-def test_a_socket_that_has_news_goes_first() -> None:
-    """It is heard before the work goes on, also when it spoke while that went on."""
+def test_a_socket_with_data_goes_first() -> None:
+    """Also when the data arrived while the low-priority work ran."""
     ours, theirs = socket.socketpair()
     heard: list[bytes] = []
 
@@ -72,8 +75,8 @@ def test_a_socket_that_has_news_goes_first() -> None:
         assert heard == [b"x"]
 
 
-def test_long_work_stands_back_as_well() -> None:
-    """Though the loop has not looked at its clock meanwhile."""
+def test_long_work_lets_others_go_first() -> None:
+    """Although the loop has not updated its clock meanwhile."""
     done: list[int] = []
 
     def busy() -> None:
@@ -95,7 +98,7 @@ def restless() -> None:
 
 
 def test_it_is_not_starved() -> None:
-    """In a worker that has no rest it goes on each time that it has stood back for so long."""
+    """In a worker that is never idle it goes on each time that it has waited for the bounded time."""
     with running(restless):
         began = time.monotonic()
         assert not any(wait_until_idle() for _ in range(3))
@@ -105,14 +108,14 @@ def test_it_is_not_starved() -> None:
 @pytest.mark.skipif(
     not monkey.is_module_patched("threading"), reason="turns are for greenlets only where it is patched"
 )
-def test_those_that_wait_go_on_one_after_the_other() -> None:
-    """Between two of them is a round in which somebody else may come."""
+def test_waiting_greenlets_go_on_one_after_the_other() -> None:
+    """Between two of them is a round of the loop in which others may run."""
     order: list[str] = []
-    leisure = FairLock(PATIENCE_SECONDS, TimeoutError, wait_until_idle)
+    idle_lock = FairLock(PATIENCE_SECONDS, TimeoutError, wait_until_idle)
 
     def work(name: str) -> None:
         for _ in range(3):
-            with leisure:
+            with idle_lock:
                 pass
             order.append(name)
             gevent.spawn(order.append, "other")
@@ -124,8 +127,8 @@ def test_those_that_wait_go_on_one_after_the_other() -> None:
     assert order == ["a", "other", "b", "other"] * 3
 
 
-def test_a_request_stands_back_for_so_long_and_no_longer() -> None:
-    """However often it has to: then it only lets others go on. The next request begins anew."""
+def test_a_request_waits_for_idle_slots_for_a_bounded_time() -> None:
+    """Afterwards it only yields to the loop, however often it asks. The next request begins anew."""
     now = 100.0
     made = replace(build_dependencies(SETTINGS), monotonic=lambda: now)
 
@@ -146,8 +149,8 @@ def test_a_request_stands_back_for_so_long_and_no_longer() -> None:
             assert seconds(3) > 2 * MAX_IDLE_WAIT_SECONDS
 
 
-def test_who_may_not_search_stands_back_for_nobody() -> None:
-    """Or whoever comes without a token, and often enough, would take every moment there is for that."""
+def test_a_client_without_a_token_takes_no_idle_slot() -> None:
+    """Otherwise such clients could use up all idle slots."""
     made = build_dependencies(SETTINGS)
     with closing(made.store), made.idle_lock:
         answer = build_app(made).test_client().get("/workflows/wf_1/jobs/job_1/logs/search?q=a")

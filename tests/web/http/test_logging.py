@@ -1,4 +1,4 @@
-"""What a line of the log looks like, and that no token is in it."""
+"""The format of log lines, and that they contain no token."""
 
 import json
 import logging
@@ -14,14 +14,14 @@ TOKEN: Final = mint(b"x" * 32, "ada", ["logs:read"], ["*"], 60, 0)
 
 
 def record(message: str, *args: object, **fields: object) -> logging.LogRecord:
-    """A record as our modules make it."""
+    """A log record as our modules make it."""
     made = logging.LogRecord("chronoverse.web.routes.events", logging.INFO, "", 0, message, args, None)
     made.__dict__["fields"] = fields
     return made
 
 
 def test_json_is_an_object_a_line() -> None:
-    """Whatever was said, however many lines that had."""
+    """Whatever the message is, and however many lines it has."""
     text = Json().format(record("said %s", "a\nb\x1b[2J\ud800", request_id="r1", seconds=1.5, job="wf_1/job_1"))
     document: dict[str, Any] = json.loads(text)
 
@@ -34,7 +34,7 @@ def test_json_is_an_object_a_line() -> None:
 
 
 def test_a_console_line_is_one_line() -> None:
-    """Somebody else's text cannot write another one, nor reach the terminal."""
+    """A client's text can neither write another line nor send control sequences to the terminal."""
     text = Console().format(record("said %s", "a\nb\x1b[2J", request_id="r1", agent="two words", at=7))
 
     assert text.endswith(r'[INFO] said a\nb\x1b[2J request_id=r1 agent="two words" at=7')
@@ -43,7 +43,7 @@ def test_a_console_line_is_one_line() -> None:
 
 @pytest.mark.parametrize("formatter", [Console(), Json()], ids=["console", "json"])
 def test_no_token_is_ever_written(formatter: logging.Formatter) -> None:
-    """Not in a message, a field or a traceback."""
+    """Neither in a message, nor in a field or a traceback."""
     made = record("GET /x?token=%s&a=1 Authorization: Bearer %s", "secret-1", "secret-2", uri=f"/y?jwt={TOKEN}")
     try:
         raise ValueError(f"bad {TOKEN}")
@@ -56,6 +56,6 @@ def test_no_token_is_ever_written(formatter: logging.Formatter) -> None:
     assert [secret for secret in ("secret-1", "secret-2", TOKEN, TOKEN.split(".")[1]) if secret in text] == []
 
 
-def test_what_is_no_token_stays() -> None:
+def test_other_words_stay() -> None:
     """Words with dots in them are not tokens."""
     assert redact("eye.of.newt at 10.0.0.1, bearer") == "eye.of.newt at 10.0.0.1, bearer"

@@ -1,4 +1,4 @@
-"""Sharing a limited amount between subjects."""
+"""Dividing a limited amount between subjects."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_a_newcomer_finds_room_beside_a_greedy_subject() -> None:
 
 
 def test_an_amount_that_does_not_fit_is_refused_without_blame() -> None:
-    """A subject that holds nothing is not told that it has used its share."""
+    """A subject that holds nothing gets another error than one that has used its share."""
     shares = Shares(10, "tests")
     shares.take("a", 5)
 
@@ -38,7 +38,7 @@ def test_an_amount_that_does_not_fit_is_refused_without_blame() -> None:
 
 
 def test_what_is_given_back_can_be_taken_again() -> None:
-    """A hold ends with its block, also when the block fails."""
+    """A hold ends with its block, also when the block raises."""
     shares = Shares(10, "tests")
     with pytest.raises(ZeroDivisionError), shares.hold("a", 5):
         1 / 0  # noqa: B018 - the failure is the point
@@ -61,7 +61,7 @@ def test_a_check_takes_nothing() -> None:
     assert shares.held == 5
 
 
-def test_there_is_always_room_for_nothing() -> None:
+def test_an_amount_of_zero_always_fits() -> None:
     """Also for a subject that holds more than what others have left free."""
     shares = Shares(100, "tests")
     shares.take("a", 50)

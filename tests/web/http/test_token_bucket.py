@@ -1,4 +1,4 @@
-"""How fast a token may publish: buckets on a clock that goes only when told."""
+"""How fast a token may publish, with a clock that the tests set."""
 
 import pytest
 from hypothesis import given
@@ -14,7 +14,7 @@ SECOND = "x" * (RATE - LINE_OVERHEAD_BYTES)
 
 
 def refused(rates: TokenBuckets, subject: str) -> float:
-    """Seconds that ``subject`` is told to wait; 0 when it may go on."""
+    """The seconds that ``subject`` must wait. 0 when it need not."""
     try:
         rates.check(subject)
     except TooFast as error:
@@ -22,8 +22,8 @@ def refused(rates: TokenBuckets, subject: str) -> float:
     return 0
 
 
-def test_a_burst_is_taken_and_then_no_more_than_the_rate() -> None:
-    """What is too much is paid for by waiting; who has waited long has no more than a burst."""
+def test_a_burst_is_accepted_and_then_no_more_than_the_rate() -> None:
+    """A debt is paid by waiting. After a long silence there is one burst and no more."""
     clock = Clock()
     rates = TokenBuckets(RATE, clock=clock)
     for _ in range(int(BURST_SECONDS)):
@@ -44,8 +44,8 @@ def test_a_burst_is_taken_and_then_no_more_than_the_rate() -> None:
 
 
 @pytest.mark.parametrize("message", ["", "\N{EURO SIGN}"])
-def test_a_line_counts_its_bytes_and_what_is_kept_with_it(message: str) -> None:
-    """Empty ones, too: a flood of them fills a store as well."""
+def test_a_line_counts_its_bytes_and_an_overhead(message: str) -> None:
+    """Empty lines count, too: many of them also fill a store."""
     rates = TokenBuckets(RATE, clock=Clock())
     left = int(BURST_SECONDS * RATE) // (len(message.encode()) + LINE_OVERHEAD_BYTES)
     rates.spend("ada", [message] * left)
@@ -56,7 +56,7 @@ def test_a_line_counts_its_bytes_and_what_is_kept_with_it(message: str) -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.integers(0, 20 * RATE)), max_size=50))
 def test_over_any_time_it_is_the_rate_and_a_burst(asks: list[tuple[float, int]]) -> None:
-    """And one append, which is taken as a whole."""
+    """And one append, which is accepted as a whole."""
     clock = Clock()
     rates, began, taken = TokenBuckets(RATE, clock=clock), clock(), 0
     for seconds, size in asks:
@@ -68,7 +68,7 @@ def test_over_any_time_it_is_the_rate_and_a_burst(asks: list[tuple[float, int]])
 
 
 def test_without_a_rate_there_is_no_bound() -> None:
-    """And nothing is counted."""
+    """Nothing is counted then."""
     rates = TokenBuckets()
     rates.spend("ada", [SECOND] * 1_000)
 
@@ -76,7 +76,7 @@ def test_without_a_rate_there_is_no_bound() -> None:
     assert len(rates) == 0
 
 
-def test_who_might_as_well_be_new_is_forgotten() -> None:
+def test_full_buckets_are_dropped() -> None:
     """However many tokens come and go."""
     clock = Clock()
     rates = TokenBuckets(RATE, clock=clock)

@@ -1,4 +1,4 @@
-"""One service on one store for all tests that do it no harm."""
+"""Fixtures: one service on one store, shared by all tests that do not damage it."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """The shared service's store."""
+    """The store of the shared service."""
     with running(tmp_path_factory.mktemp("store")) as server:
         yield server
 
@@ -33,7 +33,10 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 def service(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer
 ) -> Iterator[Service]:
-    """The shared service: one worker, a heartbeat a second. Its parameter, if any, is gunicorn's worker class."""
+    """The shared service: one worker, one heartbeat a second.
+
+    The fixture's parameter, if any, is gunicorn's worker class.
+    """
     directory, worker_class = tmp_path_factory.mktemp("service"), getattr(request, "param", None)
     with serving(directory, redis_server.url, worker_class=worker_class, heartbeat_seconds=1) as service:
         yield service
@@ -41,34 +44,34 @@ def service(
 
 @pytest.fixture(scope="session")
 def nginx(tmp_path_factory: pytest.TempPathFactory, service: Service) -> Iterator[Nginx]:
-    """The configuration that we ship, before the shared service."""
+    """nginx with the configuration that we ship, in front of the shared service."""
     with Nginx(tmp_path_factory.mktemp("nginx"), [(service.host, service.port)]) as nginx:
         yield nginx
 
 
 @pytest.fixture(params=["direct", pytest.param("nginx", marks=pytest.mark.long)])
 def door(request: pytest.FixtureRequest, service: Service) -> Door:
-    """The shared service, and the same through nginx."""
+    """The entrance for clients: the shared service itself, or nginx in front of it."""
     door: Door = service if request.param == "direct" else request.getfixturevalue("nginx")
     return door
 
 
 @pytest.fixture(scope="session")
 def auth(service: Service) -> dict[str, str]:
-    """The header of somebody who may do anything."""
+    """The header of a token that may do anything."""
     return {"Authorization": f"Bearer {service.token()}"}
 
 
 @pytest.fixture
 def client(service: Service, auth: dict[str, str]) -> Iterator[httpx.Client]:
-    """Ordinary requests of somebody who may do anything."""
+    """An HTTP client with a token that may do anything."""
     with httpx.Client(base_url=service.url, headers=auth, timeout=10) as client:
         yield client
 
 
 @pytest.fixture
 def job(redis_server: RedisServer) -> Foreign:
-    """A job of its own for every test, of which nothing is written yet."""
+    """A new job for each test. Nothing is written to it yet."""
     return Foreign(redis_server.url, f"wf_{next(_numbers)}", "job_1")
 
 

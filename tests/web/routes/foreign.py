@@ -1,4 +1,4 @@
-"""A runner that knows nothing of this project: XADD is all it has."""
+"""A foreign runner: it knows nothing of this project, and only uses XADD."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -10,7 +10,10 @@ TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
 
 
 class Foreign:
-    """Writes one job's log to the store at ``url`` with plain commands, as the contract allows in any language."""
+    """Writes one job's log to the store at ``url`` with plain Redis commands.
+
+    The contract allows that in any language.
+    """
 
     def __init__(self, url: str, workflow_id: str, job_id: str) -> None:
         self.workflow_id = workflow_id
@@ -25,11 +28,11 @@ class Foreign:
         return f"/workflows/{self.workflow_id}/jobs/{self.job_id}"
 
     def add(self, entry_id: str, *fields: str | bytes) -> None:
-        """One entry, exactly as given."""
+        """Adds one entry exactly as given."""
         ask_all(self._url, [("XADD", self.key, entry_id, *fields)])
 
     def line(self, message: str | bytes, stream: str = "stdout", *, timestamp: str = TIMESTAMP) -> int:
-        """The next line; returns its number."""
+        """Adds the next line and returns its number."""
         self.last += 1
         self.add(f"{self.last}-0", "timestamp", timestamp, "message", message, "stream", stream)
         return self.last
@@ -39,7 +42,7 @@ class Foreign:
         return Foreign(self._url, self.workflow_id, job_id)
 
     def lines(self, messages: Iterable[str | bytes], streams: Sequence[str] = ("stdout",)) -> "Foreign":
-        """Many lines in few round trips; ``streams`` take turns."""
+        """Adds many lines in few round trips. The lines go to the ``streams`` in turn."""
         commands = []
         for message in messages:
             stream = streams[self.last % len(streams)]
@@ -50,13 +53,13 @@ class Foreign:
         return self
 
     def end(self, status: str = "COMPLETED", exit_code: int = 0, *more: str) -> "Foreign":
-        """The terminal entry."""
+        """Adds the terminal entry."""
         self.add(f"{self.last + 1}-0", "event", "end", "status", status, "exit_code", str(exit_code), *more)
         return self
 
 
 def ask_all(url: str, commands: Iterable[Sequence[str | bytes]]) -> None:
-    """Runs ``commands`` on one connection, without waiting for each."""
+    """Runs ``commands`` on one connection in one pipeline."""
     with redis.Redis.from_url(url, protocol=2) as client:
         pipeline = client.pipeline(transaction=False)
         for command in commands:

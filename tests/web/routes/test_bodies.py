@@ -1,4 +1,4 @@
-"""Bodies that stall, that are many, or that are made to keep the worker busy: they are nobody else's problem."""
+"""Bodies that stall, that are many, or that are expensive to parse. None of them may affect other requests."""
 
 import contextlib
 import gc
@@ -63,7 +63,7 @@ def append_bytes(lines: list[str], token: str = RUNNER) -> bytes:
 
 
 class Stalled:
-    """Connections that each send a whole append but for its last bytes, and then nothing. Close them."""
+    """Connections that each send an append without its last bytes, and then nothing. They must be closed."""
 
     def __init__(self, service: Service, token: str, workflow_id: str) -> None:
         self._service = service
@@ -122,8 +122,8 @@ def test_stalled_bodies_of_one_token_keep_no_other_token_from_publishing(
     assert max(seconds[1:]) < PROMPT_SECONDS
 
 
-def test_the_stalling_token_itself_is_told_so_and_may_still_renew(service: Service, job: Foreign) -> None:
-    """Its long bodies are refused with 429, its short ones are not."""
+def test_the_stalling_token_is_refused_and_may_still_renew(service: Service, job: Foreign) -> None:
+    """Its long bodies are refused with 429, and its short ones are accepted."""
     token = service.token(job.workflow_id, subject="mallory")
     headers = {"Authorization": f"Bearer {token}"}
     with (
@@ -152,7 +152,7 @@ def test_the_stalling_token_itself_is_told_so_and_may_still_renew(service: Servi
 
 
 class Dripping:
-    """A body that comes in small pieces, with ``pause`` seconds before each."""
+    """A body that arrives in small parts, with ``pause`` seconds before each."""
 
     def __init__(self, pieces: int, size: int = 1, pause: float = 0) -> None:
         self._pieces, self._size, self._pause = pieces, size, pause
@@ -170,7 +170,10 @@ def request(stream: Any, **headers: str) -> Request:
 
 
 def refusal(bodies: BodyReader, stream: Any, subject: str = "ada", **headers: str) -> Exception:
-    """What a body is refused with; one that was read whole is refused, too, since nothing here is JSON."""
+    """The error with which a body is refused.
+
+    A body that is read completely is refused, too, because it is not JSON.
+    """
     incoming = request(stream, **headers)
     with (
         pytest.raises((HTTPException, AtCapacity, ShareExceeded)) as refused,
@@ -181,18 +184,18 @@ def refusal(bodies: BodyReader, stream: Any, subject: str = "ada", **headers: st
 
 
 def status(bodies: BodyReader, stream: Any, subject: str = "ada") -> int | None:
-    """The status that it is refused with by HTTP itself."""
+    """The HTTP status with which a body is refused."""
     error = refusal(bodies, stream, subject)
     return error.code if isinstance(error, HTTPException) else None
 
 
-def test_a_body_that_does_not_come_is_given_up() -> None:
-    """With 408, after a time that is counted from the beginning."""
+def test_a_body_that_does_not_arrive_is_refused() -> None:
+    """With 408, after a time that counts from the beginning."""
     assert status(BodyReader(1000, receive_seconds=0.2), Dripping(1000, pause=0.01)) == 408
 
 
-def test_a_body_that_stalls_is_given_up_sooner() -> None:
-    """With 408, after the time that the next bytes have."""
+def test_a_body_that_stalls_is_refused_sooner() -> None:
+    """With 408, after the time that the next bytes may take."""
     started = time.monotonic()
 
     assert status(BodyReader(1000, read_seconds=0.1), Dripping(2, pause=5)) == 408
@@ -200,7 +203,7 @@ def test_a_body_that_stalls_is_given_up_sooner() -> None:
 
 
 def test_the_connection_of_a_body_that_stalls_is_read_no_more() -> None:
-    """So the server closes it after its answer, although the client holds on."""
+    """So the server closes it after its answer, although the client keeps it open."""
     ours, peers = gevent.socket.socketpair()
     with ours, peers:
         stalled = request(Dripping(2, pause=5))
@@ -214,8 +217,8 @@ def test_the_connection_of_a_body_that_stalls_is_read_no_more() -> None:
         assert peers.recv(100) == b"the answer"
 
 
-class Kept:
-    """A body of ``size`` bytes that have all come, but for its end, which comes when ``released`` is set."""
+class UnfinishedBody:
+    """A body of ``size`` bytes that have all arrived. Its end arrives when ``released`` is set."""
 
     def __init__(self, size: int, released: gevent.event.Event) -> None:
         self._left = size
@@ -230,11 +233,11 @@ class Kept:
 
 
 @contextlib.contextmanager
-def kept(bodies: BodyReader, sizes: list[int], subjects: list[str]) -> Iterator[None]:
-    """Has bodies of ``sizes`` bytes lie with ``bodies`` for the length of the block, as far as there is room."""
+def hold_bodies(bodies: BodyReader, sizes: list[int], subjects: list[str]) -> Iterator[None]:
+    """Keeps bodies of ``sizes`` bytes in ``bodies`` while the block runs, as far as there is room."""
     released = gevent.event.Event()
     greenlets = [
-        gevent.spawn(refusal, bodies, Kept(size, released), subject)
+        gevent.spawn(refusal, bodies, UnfinishedBody(size, released), subject)
         for size, subject in zip(sizes, subjects, strict=True)
     ]
     # One turn of the event loop for each slice, and one to begin.
@@ -246,10 +249,10 @@ def kept(bodies: BodyReader, sizes: list[int], subjects: list[str]) -> Iterator[
 
 
 def test_a_token_has_a_share_of_the_memory_for_bodies() -> None:
-    """It is told when it has used that up, and another token's bodies fit all the same, then and afterwards."""
+    """It is refused when it has used that up. Bodies of another token still fit, then and afterwards."""
     limit = 2**20
     bodies = BodyReader(limit)
-    with kept(bodies, [limit] * MAX_LONG_BODIES, ["ada"] * MAX_LONG_BODIES):
+    with hold_bodies(bodies, [limit] * MAX_LONG_BODIES, ["ada"] * MAX_LONG_BODIES):
         assert isinstance(refusal(bodies, Dripping(16, limit // 16), "ada"), ShareExceeded)
         assert status(bodies, Dripping(16, limit // 16), "bob") == 400
 
@@ -257,10 +260,10 @@ def test_a_token_has_a_share_of_the_memory_for_bodies() -> None:
 
 
 def test_short_bodies_fit_beside_any_number_of_long_ones() -> None:
-    """Even where a crowd of tokens has taken all the memory for long bodies."""
+    """Even when many tokens have taken all the memory for long bodies."""
     limit = 2**20
     bodies = BodyReader(limit)
-    with kept(bodies, [limit] * 100, [f"token {number}" for number in range(100)]):
+    with hold_bodies(bodies, [limit] * 100, [f"token {number}" for number in range(100)]):
         error = refusal(bodies, Dripping(16, limit // 16), "ada")
         assert isinstance(error, AtCapacity | ShareExceeded)
         assert "long request bodies" in str(error)
@@ -268,16 +271,16 @@ def test_short_bodies_fit_beside_any_number_of_long_ones() -> None:
 
 
 def test_short_bodies_are_bounded_too() -> None:
-    """A token whose short bodies all stall is told so, and leaves room for others."""
+    """A token whose short bodies all stall is refused, and leaves room for others."""
     bodies = BodyReader(2**20)
     half = SHORT_BODIES_BYTES // SHORT_BODY_BYTES // 2
-    with kept(bodies, [SHORT_BODY_BYTES] * half, ["ada"] * half):
+    with hold_bodies(bodies, [SHORT_BODY_BYTES] * half, ["ada"] * half):
         assert isinstance(refusal(bodies, Dripping(1), "ada"), ShareExceeded)
         assert status(bodies, Dripping(2, SHORT_BODY_BYTES // 2), "bob") == 400
 
 
-def test_nothing_is_inflated_before_it_is_whole() -> None:
-    """A bomb that breaks off is not even known to be one."""
+def test_nothing_is_inflated_before_it_is_complete() -> None:
+    """A gzip bomb that breaks off is not inflated at all."""
     bomb = gzip.compress(bytes(2**20))
 
     error = refusal(BodyReader(1000), Broken([bomb[:-1]]), Content_Encoding="gzip")
@@ -286,7 +289,7 @@ def test_nothing_is_inflated_before_it_is_whole() -> None:
 
 
 class Broken:
-    """A body of some ``parts``, after which the server's reader fails with an error of its own."""
+    """A body of some ``parts``, after which gunicorn's reader raises an error of its own."""
 
     def __init__(self, parts: list[bytes]) -> None:
         self._parts = parts
@@ -298,12 +301,12 @@ class Broken:
 
 
 def test_a_broken_off_body_is_refused() -> None:
-    """Whatever error the server's reader has for it."""
+    """Whatever error gunicorn's reader raises."""
     assert status(BodyReader(1000), Broken([])) == 400
 
 
 def test_a_worker_that_is_full_says_of_what() -> None:
-    """With 503 and the words of the error, whatever it is that is full."""
+    """With 503 and the error's own text, whatever is full."""
     app = Flask(__name__)
     problems.register(app)
 
@@ -320,12 +323,12 @@ def test_a_worker_that_is_full_says_of_what() -> None:
 
 
 def repeated(unit: bytes, before: bytes = b"", behind: bytes = b"") -> bytes:
-    """As many of ``unit`` as a body may have."""
+    """``unit``, repeated up to the longest body."""
     return before + unit * ((MAX_BODY - len(before) - len(behind)) // len(unit)) + behind
 
 
 def in_lines(unit: bytes) -> bytes:
-    """A valid append of 500 lines with ``unit`` again and again as their message, spelled as it is here."""
+    """A valid append of 500 lines whose messages repeat ``unit``, as it is written here."""
     head = b'{"timestamp":"%b","stream":"stdout","message":"' % TIMESTAMP.encode()
     line = head + unit * (16_000 // len(unit)) + b'"}'
     return b'{"token":"%b","attempt":1,"first":1,"lines":[%b]}' % (RUNNER.encode(), b",".join([line] * 500))
@@ -353,7 +356,7 @@ SHAPES: Final = {
 
 @pytest.fixture
 def frozen() -> Iterator[None]:
-    """Garbage is looked for as in a worker: not among what is there already."""
+    """Python's garbage collection ignores the objects that exist already, as in a worker."""
     gc.freeze()
     yield
     gc.unfreeze()
@@ -363,7 +366,7 @@ def frozen() -> Iterator[None]:
 @pytest.mark.parametrize("zipped", [True, False], ids=["gzip", "plain"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_body_keeps_the_worker_from_others(shape: str, zipped: bool) -> None:
-    """Between any two turns of the event loop there is no more of the worker's own time than parsing 8 MiB takes."""
+    """Between two rounds of the event loop the worker computes no longer than parsing 8 MiB takes."""
     body = gzip.compress(SHAPES[shape], 1) if zipped else SHAPES[shape]
     headers = {"Content_Encoding": "gzip"} if zipped else {}
     parts = [body[start : start + 16_384] for start in range(0, len(body), 16_384)]
@@ -395,7 +398,7 @@ class Parts:
 
 
 def test_a_body_of_a_few_kilobytes_disturbs_nobody(service: Service, client: httpx.Client, job: Foreign) -> None:
-    """It inflates to 8 MiB of empty texts; the service answers others meanwhile."""
+    """It inflates to 8 MiB of empty strings. The service answers others meanwhile."""
     body = gzip.compress(SHAPES["empty texts"])
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     statuses: list[int] = []
@@ -416,7 +419,7 @@ def test_a_body_of_a_few_kilobytes_disturbs_nobody(service: Service, client: htt
 
 
 def answered(client: httpx.Client, over: Any) -> Iterator[float]:
-    """How long each answer took, once and until it is ``over``."""
+    """The seconds that each request took. There is at least one request, and more until ``over`` is set."""
     while True:
         started = time.monotonic()
         assert client.get("/healthz").status_code == 200
@@ -425,8 +428,8 @@ def answered(client: httpx.Client, over: Any) -> Iterator[float]:
             return
 
 
-def test_structure_is_told_from_text_across_slices() -> None:
-    """An append whose texts look like structure passes, wherever a slice of it ends."""
+def test_structure_is_distinguished_from_text_across_slices() -> None:
+    """An append whose messages look like structure is accepted, wherever a slice of it ends."""
     text = '\\"[{,' * 500 + "\\"
     for shift in range(8):
         body = append_bytes(["x" * shift + text] * 100)
@@ -439,7 +442,7 @@ def test_structure_is_told_from_text_across_slices() -> None:
 
 @pytest.mark.parametrize("shape", ["long keys", "many keys"])
 def test_an_answer_does_not_repeat_what_was_sent(client: httpx.Client, job: Foreign, shape: str) -> None:
-    """The first few unknown members are named, by the beginning of their names."""
+    """It names the first few unknown members, each by the beginning of its name."""
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     response = client.post(f"{job.path}/logs", content=gzip.compress(SHAPES[shape]), headers=headers)
 

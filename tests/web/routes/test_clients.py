@@ -1,4 +1,4 @@
-"""Other people's clients: all of them read the same lines from a log that was written to confuse them."""
+"""Event stream clients of other projects. All of them must read the same lines from a difficult log."""
 
 import os
 import subprocess
@@ -75,7 +75,7 @@ Lines = list[tuple[str, str]]
 
 @pytest.fixture(scope="module")
 def written(service: Service) -> Foreign:
-    """The job, finished."""
+    """The job, with its terminal entry."""
     job = Foreign(str(service.redis_url), "clients", "hostile")
     partial = range(len(HOSTILE) + 1, len(HOSTILE) + len(PIECES))
     commands: list[tuple[str | bytes, ...]] = []
@@ -90,7 +90,7 @@ def written(service: Service) -> Foreign:
 
 @pytest.fixture(scope="module")
 def expected() -> Lines:
-    """What every client must read: bytes that are no UTF-8 replaced once, by the service."""
+    """What every client must read. The service has replaced bytes that are not UTF-8."""
     return [(str(number), message.decode("utf-8", "replace")) for number, message in enumerate(WRITTEN, 1)]
 
 
@@ -101,14 +101,14 @@ def message(data: str) -> str:
 
 
 def curl(url: str, token: str) -> Lines:
-    """The bytes themselves, cut at the blank lines."""
+    """Reads the bytes with curl, and cuts them at blank lines."""
     command = ["curl", "--silent", "--no-buffer", "--max-time", str(PATIENCE_SECONDS), "-H", "@-", url]
     body = subprocess.run(command, input=f"Authorization: Bearer {token}".encode(), capture_output=True, check=True)
     return [(block["id"], block["data"]["message"]) for block in blocks(body.stdout) if block["event"] == "log"]
 
 
 def httpx_sse_client(url: str, token: str) -> Lines:
-    """httpx-sse."""
+    """Reads with httpx-sse."""
     headers = {"Authorization": f"Bearer {token}"}
     with (
         httpx.Client(timeout=PATIENCE_SECONDS) as client,
@@ -118,7 +118,7 @@ def httpx_sse_client(url: str, token: str) -> Lines:
 
 
 def sseclient_py(url: str, token: str) -> Lines:
-    """sseclient-py, over httpx."""
+    """Reads with sseclient-py, over httpx."""
     headers = {"Authorization": f"Bearer {token}"}
     with httpx.stream("GET", url, headers=headers, timeout=PATIENCE_SECONDS) as response:
         events = sseclient.SSEClient(response.iter_bytes()).events()
@@ -126,7 +126,7 @@ def sseclient_py(url: str, token: str) -> Lines:
 
 
 def launchdarkly(url: str, token: str) -> Lines:
-    """launchdarkly-eventsource, which would reconnect at the end unless it is told to stop."""
+    """Reads with launchdarkly-eventsource. It would reconnect at the end, so it is stopped there."""
     strategy = ConnectStrategy.http(url, headers={"Authorization": f"Bearer {token}"})
     client = SSEClient(strategy)
     found: Lines = []
@@ -140,7 +140,7 @@ def launchdarkly(url: str, token: str) -> Lines:
 
 
 def ours(url: str, token: str) -> Lines:
-    """The client of ``chronoverse logs -f``."""
+    """Reads with the client of ``chronoverse logs -f``."""
     base, _, path = url.partition("/workflows/")
     workflow_id, _, job_id, _ = path.split("/")
     client = Client(base, token)
@@ -150,7 +150,7 @@ def ours(url: str, token: str) -> Lines:
 
 
 def node(script: str) -> Callable[[str, str], Lines]:
-    """A client of npm's, run by ``script``."""
+    """Reads with an npm client, which ``script`` runs."""
 
     def read(url: str, token: str) -> Lines:
         if not (CLIENTS / "node_modules").is_dir():
@@ -179,7 +179,7 @@ def node(script: str) -> Callable[[str, str], Lines]:
 def test_every_client_reads_the_same_lines(
     service: Service, written: Foreign, expected: Lines, client: Callable[[str, str], Lines]
 ) -> None:
-    """Each line's id and message, none missing, none made up."""
+    """Each client has every line's id and message, with none missing and none added."""
     found = client(f"{service.url}{written.path}/events", service.token("clients"))
 
     assert len(found) == len(expected)
@@ -189,8 +189,8 @@ def test_every_client_reads_the_same_lines(
     assert not different, ascii(different)[:2000]
 
 
-def test_history_tells_the_same_lines(client: httpx.Client, written: Foreign, expected: Lines) -> None:
-    """In pages, without a stream's framing."""
+def test_history_has_the_same_lines(client: httpx.Client, written: Foreign, expected: Lines) -> None:
+    """The same lines in pages, without the framing of a stream."""
     found: Lines = []
     following: str | None = f"{written.path}/logs?limit=500"
     while following:
@@ -201,8 +201,8 @@ def test_history_tells_the_same_lines(client: httpx.Client, written: Foreign, ex
     assert found == expected
 
 
-def test_the_pieces_of_a_giant_line_are_marked(client: httpx.Client, written: Foreign) -> None:
-    """All but the last: put together they are the line again."""
+def test_the_parts_of_a_giant_line_are_marked(client: httpx.Client, written: Foreign) -> None:
+    """All parts but the last are marked. Joined they are the line again."""
     page: list[dict[str, Any]] = []
     while len(page) < len(PIECES):
         offset, limit = len(HOSTILE) + len(page), len(PIECES) - len(page)

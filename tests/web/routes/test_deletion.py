@@ -1,4 +1,7 @@
-"""A deleted job stays deleted: its runners, its viewers and whoever wants its id again are told so, outside of us."""
+"""A deleted job stays deleted.
+
+Its runners, its viewers, and whoever uses its id again learn that. Seen from outside.
+"""
 
 import contextlib
 import signal
@@ -29,7 +32,7 @@ from tests.support.service import serving
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.test_publish import Runner
-from tests.web.routes.test_tiers import Place
+from tests.web.routes.test_tiers import Site
 
 #: Seconds after which a frozen runner has lost its job.
 LEASE_SECONDS: Final = 1
@@ -40,26 +43,26 @@ GONE: Final = b"event: error\ndata: the log is gone from the store: it expired o
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Place]:
-    """A service whose runners are lost after a second, for somebody who may delete."""
+def site(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Site]:
+    """A service whose runners are lost after a second, with a token that may delete."""
     directory = tmp_path_factory.mktemp("deletion")
     folder = directory / "archive"
-    kept: dict[str, Any] = {"lease_seconds": LEASE_SECONDS, "retention_seconds": RETENTION_SECONDS}
-    settings: dict[str, Any] = {**kept, "archive_url": folder.as_uri(), "heartbeat_seconds": 1}
-    store = Store(redis_server.url, **kept)
+    store_settings: dict[str, Any] = {"lease_seconds": LEASE_SECONDS, "retention_seconds": RETENTION_SECONDS}
+    settings: dict[str, Any] = {**store_settings, "archive_url": folder.as_uri(), "heartbeat_seconds": 1}
+    store = Store(redis_server.url, **store_settings)
     with contextlib.closing(store), serving(directory, redis_server.url, **settings) as service:
-        place = Place(service, folder, store, "deletion", (READ, WRITE, ADMIN))
-        yield place
-        place.client.close()
+        site = Site(service, folder, store, "deletion", (READ, WRITE, ADMIN))
+        yield site
+        site.client.close()
 
 
 def reference(job: Foreign) -> JobRef:
     return JobRef(job.workflow_id, job.job_id)
 
 
-def ask(place: Place, *command: Any) -> Any:
-    """One plain command to the store."""
-    with redis.Redis.from_url(str(place.service.redis_url), protocol=2) as client:
+def ask(site: Site, *command: Any) -> Any:
+    """Sends one plain command to the store."""
+    with redis.Redis.from_url(str(site.service.redis_url), protocol=2) as client:
         client.response_callbacks.clear()
         return client.execute_command(*command)
 
@@ -68,37 +71,37 @@ def tombstone(job: Foreign) -> str:
     return job.key.removesuffix("log") + "deleted"
 
 
-def keys(place: Place, job: Foreign) -> set[str]:
-    """What the store has under the job's id."""
+def keys(site: Site, job: Foreign) -> set[str]:
+    """The keys of the store under the job's id."""
     prefix = job.key.removesuffix("log")
-    return {key.decode().removeprefix(prefix) for key in ask(place, "KEYS", prefix.replace("{", "\\{") + "*")}
+    return {key.decode().removeprefix(prefix) for key in ask(site, "KEYS", prefix.replace("{", "\\{") + "*")}
 
 
-def deleted(place: Place) -> Foreign:
+def deleted(site: Site) -> Foreign:
     """A job of three lines that was deleted."""
-    job = place.job().lines(["secret 1", "secret 2", "secret 3"]).end()
-    assert place.client.delete(job.path).status_code == 204
+    job = site.job().lines(["secret 1", "secret 2", "secret 3"]).end()
+    assert site.client.delete(job.path).status_code == 204
     return job
 
 
-def stays_deleted(place: Place, job: Foreign) -> None:
-    """Nothing is under the id but the tombstone, and nobody sees anything."""
-    assert keys(place, job) == {"deleted"}
-    assert place.client.get(job.path).status_code == 404
-    listed = place.client.get(f"/workflows/{job.workflow_id}/jobs?limit=1000").json()["jobs"]
+def stays_deleted(site: Site, job: Foreign) -> None:
+    """Fails unless only the tombstone is left under the id and no route shows the job."""
+    assert keys(site, job) == {"deleted"}
+    assert site.client.get(job.path).status_code == 404
+    listed = site.client.get(f"/workflows/{job.workflow_id}/jobs?limit=1000").json()["jobs"]
     assert job.job_id not in [each["id"] for each in listed]
 
 
 def noise() -> Iterator[bytes]:
-    """Lines of which a socket takes only some."""
+    """Lines that do not fit into a socket's buffer."""
     return (b"x" * 50_000 for _ in range(300))
 
 
 @contextlib.contextmanager
-def slow_stream(place: Place, job: Foreign) -> Iterator[Any]:
-    """A stream of which the head is read, and the rest when what this yields is called."""
-    with place.service.connect(20) as sock:
-        fields = "".join(f"{name}: {value}\r\n" for name, value in place.headers.items())
+def slow_stream(site: Site, job: Foreign) -> Iterator[Any]:
+    """A stream whose head is read. The function that this yields reads the rest."""
+    with site.service.connect(20) as sock:
+        fields = "".join(f"{name}: {value}\r\n" for name, value in site.headers.items())
         sock.sendall(f"GET {job.path}/events HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n".encode())
         assert b"200 OK" in sock.recv(1_000)
 
@@ -114,13 +117,13 @@ def slow_stream(place: Place, job: Foreign) -> Iterator[Any]:
 # What is refused
 
 
-def test_nothing_can_be_written_under_a_deleted_id(place: Place) -> None:
-    """Every request of a runner is refused with DELETED, whatever token it has, and changes nothing."""
-    job = deleted(place)
-    runner = Runner(place.client, job)
+def test_nothing_can_be_written_under_a_deleted_id(site: Site) -> None:
+    """Every request of a runner is refused with DELETED, whatever its token, and changes nothing."""
+    job = deleted(site)
+    runner = Runner(site.client, job)
 
     answers = [
-        place.client.put(job.path),
+        site.client.put(job.path),
         runner.open(),
         runner.append(1, "secret 1"),
         runner.append(4, "secret 4"),
@@ -131,103 +134,103 @@ def test_nothing_can_be_written_under_a_deleted_id(place: Place) -> None:
 
     assert [(answer.status_code, answer.json().get("reason")) for answer in answers] == [(409, "DELETED")] * 7
     assert all("deleted" in answer.json()["detail"] for answer in answers)
-    stays_deleted(place, job)
+    stays_deleted(site, job)
 
 
-def test_a_deleted_job_reads_as_one_that_never_was(place: Place) -> None:
-    """With the same bytes, by every route, and at once also for a stream that would wait for a job."""
-    job = deleted(place)
+def test_a_deleted_job_reads_like_one_that_never_existed(site: Site) -> None:
+    """With the same bytes by every route. A stream that would wait for a job is refused at once."""
+    job = deleted(site)
     never = job.sibling("never")
     routes = ("", "/logs", "/logs/search?q=secret", "/logs/raw", "/events", "/events?offset=1", "/logs/redactions")
     for route in routes:
-        answers = [place.client.get(f"{path}{route}") for path in (job.path, never.path)]
+        answers = [site.client.get(f"{path}{route}") for path in (job.path, never.path)]
         assert [answer.status_code for answer in answers] == [404, 404], route
         assert answers[0].content == answers[1].content, route
     began = time.monotonic()
-    waiting = place.client.get(f"{job.path}/events?wait=30")
-    assert (waiting.status_code, waiting.content) == (404, place.client.get(f"{never.path}/logs").content)
+    waiting = site.client.get(f"{job.path}/events?wait=30")
+    assert (waiting.status_code, waiting.content) == (404, site.client.get(f"{never.path}/logs").content)
     assert time.monotonic() - began < 5
-    assert place.client.delete(job.path).status_code == 404
+    assert site.client.delete(job.path).status_code == 404
 
 
 @pytest.mark.parametrize("step", ["marked for deletion", "object deleted"])
-def test_a_deletion_that_breaks_off_has_left_the_tombstone(place: Place, step: str) -> None:
-    """It is written before anything is deleted, and stays when the deletion is gone on with."""
-    job = place.job().lines(["secret"]).end()
-    place.seal(job, 1, trim=True)
+def test_a_deletion_that_breaks_off_has_left_the_tombstone(site: Site, step: str) -> None:
+    """The tombstone is written before anything is deleted, and stays when the deletion is resumed."""
+    job = site.job().lines(["secret"]).end()
+    site.seal(job, 1, trim=True)
 
     def broken(name: str) -> None:
         if name == step:
             raise StoreUnavailable("the server has gone")
 
     with pytest.raises(StoreUnavailable):
-        delete_job(place.store, place.objects, reference(job), tombstone_ms=RETENTION_SECONDS * 1000, on_step=broken)
-    assert Runner(place.client, job).open().json()["reason"] == "DELETED"
+        delete_job(site.store, site.objects, reference(job), tombstone_ms=RETENTION_SECONDS * 1000, on_step=broken)
+    assert Runner(site.client, job).open().json()["reason"] == "DELETED"
 
-    archive(place.store, place.objects)
+    archive(site.store, site.objects)
 
-    assert Runner(place.client, job).open().json()["reason"] == "DELETED"
-    assert [*place.objects.list(f"{job.workflow_id}/{job.job_id}/")] == []
-    stays_deleted(place, job)
+    assert Runner(site.client, job).open().json()["reason"] == "DELETED"
+    assert [*site.objects.list(f"{job.workflow_id}/{job.job_id}/")] == []
+    stays_deleted(site, job)
 
 
-def test_the_id_is_free_again_when_the_tombstone_has_expired(place: Place) -> None:
-    """After the retention, the workflow's own where it has one; then it is a new job, of which nothing is old."""
-    assert ask(place, "TTL", tombstone(deleted(place))) > RETENTION_SECONDS - 60
-    job = Foreign(str(place.service.redis_url), "deletion-short", "job_1")
-    place.store.catalog.set_retention(job.workflow_id, 1)
+def test_the_id_is_free_again_when_the_tombstone_has_expired(site: Site) -> None:
+    """That is after the retention, or the workflow's own. Then there is a new job, without anything of the old one."""
+    assert ask(site, "TTL", tombstone(deleted(site))) > RETENTION_SECONDS - 60
+    job = Foreign(str(site.service.redis_url), "deletion-short", "job_1")
+    site.store.catalog.set_retention(job.workflow_id, 1)
     job.lines(["secret 1", "secret 2"]).end()
-    assert place.client.delete(job.path).status_code == 204
-    runner = Runner(place.client, job)
+    assert site.client.delete(job.path).status_code == 204
+    runner = Runner(site.client, job)
     assert runner.open().status_code == 409
 
-    wait_until(lambda: keys(place, job) == set(), SOON, "the tombstone has expired")
+    wait_until(lambda: keys(site, job) == set(), SOON, "the tombstone has expired")
 
     assert runner.open().json()["next"] == 1
     assert runner.append(1, "new").status_code == 200
-    assert [line["message"] for line in place.client.get(f"{job.path}/logs").json()["logs"]] == ["new"]
+    assert [line["message"] for line in site.client.get(f"{job.path}/logs").json()["logs"]] == ["new"]
 
 
-def test_a_rerun_is_not_mixed_with_the_deleted_job(place: Place) -> None:
-    """A reader with an old cursor is not left to wait behind it, nor one response made of two jobs."""
-    job = place.job().lines(f"old {number}" for number in range(1, 51))
-    with place.stream(job) as watching:
+def test_a_rerun_is_not_mixed_with_the_deleted_job(site: Site) -> None:
+    """A reader with an old cursor does not wait for the new job to reach it, and no answer mixes the two jobs."""
+    job = site.job().lines(f"old {number}" for number in range(1, 51))
+    with site.stream(job) as watching:
         watching.wait_for(b"id: 50\n")
-        assert place.client.delete(job.path).status_code == 204
-        rerun = Runner(place.client, job)
+        assert site.client.delete(job.path).status_code == 204
+        rerun = Runner(site.client, job)
         refused = [rerun.open(), rerun.append(1, *(f"new {number}" for number in range(1, 61)))]
         assert {answer.json().get("reason") for answer in refused} == {"DELETED"}
         watching.wait_end()
         assert watching.body.endswith(GONE)
         assert b"new" not in watching.body
-    with place.stream(job, **{"Last-Event-ID": "50"}) as again:
+    with site.stream(job, **{"Last-Event-ID": "50"}) as again:
         assert again.wait_end().status == 404
 
 
 # What foreign runners write
 
 
-def test_what_a_foreign_runner_writes_is_not_shown_and_swept(place: Place) -> None:
-    """It knows nothing of tombstones. The archiver's round takes it away, and it does not come back by itself."""
-    job = deleted(place)
+def test_what_a_foreign_runner_writes_is_not_shown_and_swept(site: Site) -> None:
+    """It knows nothing of tombstones. The archiver deletes what it writes, and the job does not come back."""
+    job = deleted(site)
     job.last = 0
     job.lines(f"secret {number}" for number in range(1, 51))
-    assert place.client.get(f"{job.path}/logs").status_code == 404
+    assert site.client.get(f"{job.path}/logs").status_code == 404
     job.lines(["more"])
 
-    archive(place.store, place.objects)
+    archive(site.store, site.objects)
 
-    stays_deleted(place, job)
-    ask(place, "DEL", tombstone(job))
-    assert place.client.get(job.path).status_code == 404
+    stays_deleted(site, job)
+    ask(site, "DEL", tombstone(job))
+    assert site.client.get(job.path).status_code == 404
 
 
-def test_who_watches_sees_nothing_of_what_is_written_after_the_deletion(place: Place) -> None:
-    """Also of lines that follow on those which a viewer has, and that come often enough for looks to be rare."""
-    job = place.job().lines(["1", "2"])
-    with place.stream(job) as watching:
+def test_viewers_see_nothing_that_is_written_after_the_deletion(site: Site) -> None:
+    """Even when the lines continue the viewer's numbers, and come so often that the job is rarely checked."""
+    job = site.job().lines(["1", "2"])
+    with site.stream(job) as watching:
         watching.wait_for(b"id: 2\n")
-        assert place.client.delete(job.path).status_code == 204
+        assert site.client.delete(job.path).status_code == 204
         while not watching.ended and job.last < 500:
             job.line("secret")
             time.sleep(0.01)
@@ -236,13 +239,13 @@ def test_who_watches_sees_nothing_of_what_is_written_after_the_deletion(place: P
     assert watching.body.endswith(GONE)
 
 
-def test_a_foreign_runner_cannot_delete_a_job(place: Place) -> None:
-    """An entry under the tombstone's name is no tombstone: XADD is all that a foreign runner may."""
-    job = place.job().lines(["a line"])
-    ask_all(str(place.service.redis_url), [("XADD", tombstone(job), "1-0", "a", "b")])
+def test_a_foreign_runner_cannot_delete_a_job(site: Site) -> None:
+    """A stream under the tombstone's name is not a tombstone. A foreign runner may only use XADD."""
+    job = site.job().lines(["a line"])
+    ask_all(str(site.service.redis_url), [("XADD", tombstone(job), "1-0", "a", "b")])
 
-    assert place.client.get(job.path).json()["last_sequence_num"] == 1
-    assert Runner(place.client, job).open().status_code == 200
+    assert site.client.get(job.path).json()["last_sequence_num"] == 1
+    assert Runner(site.client, job).open().status_code == 200
 
 
 # What its runners do
@@ -257,24 +260,24 @@ for number in range(600):
 
 
 @pytest.mark.parametrize("through", ["store", "service"])
-def test_a_runner_that_was_frozen_brings_nothing_back(place: Place, tmp_path: Path, through: str) -> None:
-    """It finds its job deleted: it says so once, drops what it has, and its command ends as it would have."""
-    job, gate, seen = place.job(), tmp_path / "gate", b""
+def test_a_runner_that_was_frozen_brings_nothing_back(site: Site, tmp_path: Path, through: str) -> None:
+    """It finds its job deleted, reports that once, and drops its lines. Its command ends as it would have."""
+    job, gate, seen = site.job(), tmp_path / "gate", b""
     names = ("--workflow", job.workflow_id, "--job", job.job_id)
-    server = ("--server", place.service.url) if through == "service" else ()
+    server = ("--server", site.service.url) if through == "service" else ()
     runner = starting(
-        place.service,
+        site.service,
         *("run", *names, *server, "--", sys.executable, "-c", TICKING, str(gate)),
         CHRONOVERSE_DATA_DIR=str(tmp_path),
-        CHRONOVERSE_REDIS_URL=str(place.service.redis_url),
+        CHRONOVERSE_REDIS_URL=str(site.service.redis_url),
         CHRONOVERSE_LEASE_SECONDS=str(LEASE_SECONDS),
-        CHRONOVERSE_TOKEN=place.service.token(),
+        CHRONOVERSE_TOKEN=site.service.token(),
     )
     with runner:
-        wait_until(lambda: b"log" in {key.encode() for key in keys(place, job)}, 20, "the runner publishes")
-        assert place.client.delete(job.path).json()["reason"] == "HELD"
+        wait_until(lambda: b"log" in {key.encode() for key in keys(site, job)}, 20, "the runner publishes")
+        assert site.client.delete(job.path).json()["reason"] == "HELD"
         runner.send_signal(signal.SIGSTOP)
-        wait_until(lambda: place.client.delete(job.path).status_code == 204, 20, "the job is deleted")
+        wait_until(lambda: site.client.delete(job.path).status_code == 204, 20, "the job is deleted")
         runner.send_signal(signal.SIGCONT)
         assert runner.stderr is not None
         while b"deleted" not in seen:
@@ -287,59 +290,59 @@ def test_a_runner_that_was_frozen_brings_nothing_back(place: Place, tmp_path: Pa
     assert runner.returncode == 7
     assert b"chronoverse:" not in rest
     assert [*tmp_path.glob("spool/*")] == []
-    stays_deleted(place, job)
+    stays_deleted(site, job)
 
 
 @pytest.mark.parametrize("through", ["store", "service"])
-def test_lines_that_were_left_behind_are_not_delivered(place: Place, tmp_path: Path, through: str) -> None:
-    """``deliver`` says that the job was deleted, and the file is gone: its lines are meant to be."""
-    job = place.job()
-    path = left_behind(place, job, tmp_path)
-    assert place.client.delete(job.path).status_code == 204
+def test_lines_that_were_left_behind_are_not_delivered(site: Site, tmp_path: Path, through: str) -> None:
+    """``deliver`` reports that the job was deleted, and removes the spool: its lines were to be deleted."""
+    job = site.job()
+    path = left_behind(site, job, tmp_path)
+    assert site.client.delete(job.path).status_code == 204
 
-    server = ("--server", place.service.url) if through == "service" else ()
+    server = ("--server", site.service.url) if through == "service" else ()
     done = chronoverse(
-        place.service,
+        site.service,
         *("deliver", *server, str(path)),
-        CHRONOVERSE_REDIS_URL=str(place.service.redis_url),
-        CHRONOVERSE_TOKEN=place.service.token(),
+        CHRONOVERSE_REDIS_URL=str(site.service.redis_url),
+        CHRONOVERSE_TOKEN=site.service.token(),
     )
 
     assert done.returncode == 73
     assert b"was deleted" in done.stderr
     assert str(path).encode() in done.stderr
     assert not path.exists()
-    stays_deleted(place, job)
+    stays_deleted(site, job)
 
 
-def left_behind(place: Place, job: Foreign, tmp_path: Path) -> Path:
-    """The spool file of a runner of the job that was killed."""
+def left_behind(site: Site, job: Foreign, tmp_path: Path) -> Path:
+    """The spool of a killed runner of the job."""
     room = SpoolRoom(tmp_path / "spool", job.job_id)
-    attempt = place.store.open(reference(job), "a" * 32)
-    place.store.append(attempt, make_lines(1, 3))
+    attempt = site.store.open(reference(job), "a" * 32)
+    site.store.append(attempt, make_lines(1, 3))
     spool = Spool(room)
     spool.save_state(workflow=job.workflow_id, job=job.job_id, token="a" * 32, base=1, attempt=1, ending=["FAILED", 9])
     for line in make_lines(1, 10):
         spool.put(LineBatch("stdout", TIMESTAMP, line.message.encode(), 1))
     path = spool.preserve()
     assert path is not None
-    wait_until(lambda: b"lease" not in {key.encode() for key in keys(place, job)}, SOON, "the lease is gone")
+    wait_until(lambda: b"lease" not in {key.encode() for key in keys(site, job)}, SOON, "the lease is gone")
     return path
 
 
 @pytest.mark.parametrize("through", ["store", "service"])
-def test_a_program_that_publishes_is_told(place: Place, tmp_path: Path, through: str) -> None:
-    """Once, in words; nothing raises. What it writes is kept nowhere, and ``finish`` says that it is not there."""
-    job, said = place.job(), list[str]()
+def test_a_program_that_publishes_gets_one_message(site: Site, tmp_path: Path, through: str) -> None:
+    """Nothing raises. Its lines are stored nowhere, and ``finish`` reports that."""
+    job, said = site.job(), list[str]()
     with contextlib.ExitStack() as stack:
-        ledger: Any = place.store
+        ledger: Any = site.store
         if through == "service":
-            ledger = stack.enter_context(contextlib.closing(HttpLogWriter(place.service.url, place.service.token())))
+            ledger = stack.enter_context(contextlib.closing(HttpLogWriter(site.service.url, site.service.token())))
         log = JobLog.open(ledger, *reference(job), room=SpoolRoom(tmp_path / "spool"), lease_seconds=3, say=said.append)
         log.write("stdout", "secret")
         wait_until(lambda: log.undelivered == 0, SOON, "the line is in the store")
-        ask(place, "DEL", job.key.removesuffix("log") + "lease")
-        wait_until(lambda: place.client.delete(job.path).status_code == 204, SOON, "the job is deleted")
+        ask(site, "DEL", job.key.removesuffix("log") + "lease")
+        wait_until(lambda: site.client.delete(job.path).status_code == 204, SOON, "the job is deleted")
         log.write("stdout", "secret")
         wait_until(lambda: said, SOON, "the program is told")
         log.write("stdout", "secret\n" * 10_000)
@@ -347,18 +350,18 @@ def test_a_program_that_publishes_is_told(place: Place, tmp_path: Path, through:
     assert len(said) == 1
     assert said[0].startswith("publishing stopped: the job was deleted")
     assert [*tmp_path.glob("spool/*")] == []
-    stays_deleted(place, job)
+    stays_deleted(site, job)
 
 
-def test_a_command_does_not_start_under_a_deleted_id(place: Place, tmp_path: Path) -> None:
-    """As little as under that of a job which has ended."""
-    job = deleted(place)
+def test_a_command_does_not_start_under_a_deleted_id(site: Site, tmp_path: Path) -> None:
+    """Just as under the id of a job that has ended."""
+    job = deleted(site)
 
     done = chronoverse(
-        place.service,
+        site.service,
         *("run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "never"),
         CHRONOVERSE_DATA_DIR=str(tmp_path),
-        CHRONOVERSE_REDIS_URL=str(place.service.redis_url),
+        CHRONOVERSE_REDIS_URL=str(site.service.redis_url),
     )
 
     assert (done.returncode, done.stdout) == (73, b"")
@@ -366,37 +369,37 @@ def test_a_command_does_not_start_under_a_deleted_id(place: Place, tmp_path: Pat
     assert [*tmp_path.glob("spool/*")] == []
 
 
-def test_a_further_run_of_a_deleted_job_drops_what_was_left_behind(place: Place, tmp_path: Path) -> None:
-    """And says so, since it has announced to publish it."""
-    job = place.job()
-    path = left_behind(place, job, tmp_path)
-    assert place.client.delete(job.path).status_code == 204
+def test_another_run_of_a_deleted_job_drops_the_old_spool(site: Site, tmp_path: Path) -> None:
+    """It reports that, because an earlier message has said that the spool would be published."""
+    job = site.job()
+    path = left_behind(site, job, tmp_path)
+    assert site.client.delete(job.path).status_code == 204
 
     done = chronoverse(
-        place.service,
+        site.service,
         *("run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "never"),
         CHRONOVERSE_DATA_DIR=str(tmp_path),
-        CHRONOVERSE_REDIS_URL=str(place.service.redis_url),
+        CHRONOVERSE_REDIS_URL=str(site.service.redis_url),
     )
 
     assert (done.returncode, done.stdout) == (73, b"")
     assert b"the job was deleted" in done.stderr
     assert done.stderr.endswith(b"its lines that waited here are dropped\n")
     assert not path.exists()
-    stays_deleted(place, job)
+    stays_deleted(site, job)
 
 
 # Who watches
 
 
-def test_who_watches_is_told_once(place: Place) -> None:
-    """Live, and in the middle of the replay of a log that has ended: one error and the close, then 404."""
-    running = place.job().lines(["1", "2"])
-    ended = place.job().lines(noise()).end()
-    with place.stream(running) as live, slow_stream(place, ended) as replaying:
+def test_viewers_get_one_error(site: Site) -> None:
+    """A live viewer, and one in the middle of a replay: one error, the end of the stream, and then 404."""
+    running = site.job().lines(["1", "2"])
+    ended = site.job().lines(noise()).end()
+    with site.stream(running) as live, slow_stream(site, ended) as replaying:
         live.wait_for(b"id: 2\n")
         for job in (running, ended):
-            assert place.client.delete(job.path).status_code == 204
+            assert site.client.delete(job.path).status_code == 204
         live.wait_end()
         body = replaying()
     assert live.body.endswith(GONE)
@@ -405,20 +408,18 @@ def test_who_watches_is_told_once(place: Place) -> None:
     assert GONE in body
     assert b"event: end" not in body
     for job in (running, ended):
-        with place.stream(job, **{"Last-Event-ID": "2"}) as again:
+        with site.stream(job, **{"Last-Event-ID": "2"}) as again:
             assert again.wait_end().status == 404
 
 
-def test_a_follower_at_a_terminal_is_told(place: Place) -> None:
-    """That the log has gone, and then that there is none: it does not come back for ever."""
-    job = place.job().lines(["a line"])
-    follower = starting(
-        place.service, "logs", "-f", job.workflow_id, job.job_id, CHRONOVERSE_TOKEN=place.service.token()
-    )
+def test_a_follower_in_a_terminal_stops(site: Site) -> None:
+    """It reports that the log was deleted, and does not reconnect for ever."""
+    job = site.job().lines(["a line"])
+    follower = starting(site.service, "logs", "-f", job.workflow_id, job.job_id, CHRONOVERSE_TOKEN=site.service.token())
     with follower:
         assert follower.stdout is not None
         assert follower.stdout.readline() == b"a line\n"
-        assert place.client.delete(job.path).status_code == 204
+        assert site.client.delete(job.path).status_code == 204
         errors = follower.communicate(timeout=20)[1]
     assert b"was deleted" in errors
     assert follower.returncode == 66

@@ -1,4 +1,4 @@
-"""``/events``: the bytes of the published page, and where a stream starts."""
+"""``/events``: the exact bytes of the published example, and where a stream starts."""
 
 import re
 from collections.abc import Callable
@@ -27,7 +27,7 @@ TRANSPORT: Final = {"server", "date", "connection", "transfer-encoding", "x-requ
 
 @pytest.fixture
 def published(job: Foreign) -> Foreign:
-    """The published page's example."""
+    """The job of the published example."""
     job.line("Starting workflow execution", timestamp="2026-03-03T10:00:05.123Z")
     job.line("Loading configuration", timestamp="2026-03-03T10:00:06.456Z")
     job.line("Warning: deprecated option used", "stderr", timestamp="2026-03-03T10:00:07.789Z")
@@ -36,19 +36,19 @@ def published(job: Foreign) -> Foreign:
 
 @pytest.fixture
 def ten(job: Foreign) -> Foreign:
-    """Ten lines, the odd ones on stdout, the even ones on stderr, and the end, whose number is 11."""
+    """A job with ten lines and an end, whose number is 11. Odd lines are on stdout, even lines on stderr."""
     return job.lines([f"line {number}" for number in range(1, 11)], ("stdout", "stderr")).end()
 
 
 def test_the_published_example_comes_out_byte_for_byte(client: httpx.Client, published: Foreign) -> None:
-    """Only the client's reconnection time, which is drawn for each connection, is made equal first."""
+    """Only the client's reconnection time is normalised first, because it is random for each connection."""
     body = client.get(f"{published.path}/events").content
 
     assert re.sub(rb"retry: [1-5]\d{3}\n", b"retry: 0000\n", body) == GOLDEN.read_bytes()
 
 
-def test_what_is_added_to_the_published_example_takes_nothing_away(client: httpx.Client, published: Foreign) -> None:
-    """Without the ``job`` blocks and the ``id`` and ``retry`` fields the page's own bytes are left."""
+def test_additions_to_the_published_example_change_nothing_else(client: httpx.Client, published: Foreign) -> None:
+    """Without the ``job`` blocks and the ``id`` and ``retry`` fields, the bytes of the published page are left."""
     body = client.get(f"{published.path}/events").content
     body = re.sub(rb"event: job\ndata: .*\n\n", b"", body)
 
@@ -56,7 +56,7 @@ def test_what_is_added_to_the_published_example_takes_nothing_away(client: httpx
 
 
 def test_the_headers_are_those_of_the_contract(client: httpx.Client, ten: Foreign) -> None:
-    """No more and no fewer, and the number that the stream starts after."""
+    """There are no more and no fewer, and they name the number after which the stream starts."""
     headers = client.get(f"{ten.path}/events?offset=7").headers
 
     assert {name: value for name, value in headers.items() if name not in TRANSPORT} == {
@@ -69,7 +69,7 @@ def test_the_headers_are_those_of_the_contract(client: httpx.Client, ten: Foreig
 
 
 def test_the_reconnection_time_differs_between_connections(client: httpx.Client, ten: Foreign) -> None:
-    """A crowd that was cut off at once does not come back at once."""
+    """So clients that were disconnected together do not come back together."""
     times = {client.get(f"{ten.path}/events?offset=10").content.split(b"\n")[2] for _ in range(8)}
 
     assert len(times) > 1
@@ -100,7 +100,7 @@ def test_the_reconnection_time_differs_between_connections(client: httpx.Client,
 def test_a_stream_starts_where_it_is_asked_to(
     open_stream: OpenStream, ten: Foreign, query: str, start: int, expected: Any
 ) -> None:
-    """The lines from there on, each once and in order, then the end; the header tells the start."""
+    """The lines from there on come once and in order, and then the end. The header names the start."""
     stream = open_stream(ten, query).wait_end()
 
     # Under a filter the start may be anywhere before the first line of the stream.
@@ -111,8 +111,8 @@ def test_a_stream_starts_where_it_is_asked_to(
     assert not stream.cut
 
 
-def test_what_a_filter_skips_still_moves_the_cursor(open_stream: OpenStream, job: Foreign) -> None:
-    """A block with nothing but an id, so that a reconnect does not read the skipped lines again."""
+def test_skipped_lines_still_move_the_cursor(open_stream: OpenStream, job: Foreign) -> None:
+    """A block with only an id is sent, so that a reconnect does not read the skipped lines again."""
     job.lines(["out"]).lines(["err"] * 5, ("stderr",))
     stream = open_stream(job, "?stream=stdout").wait_for(b"\n\nid: 6\n\n")
 
@@ -121,7 +121,7 @@ def test_what_a_filter_skips_still_moves_the_cursor(open_stream: OpenStream, job
 
 @pytest.mark.parametrize("query", ["", "?offset=2", "?offset=latest", "?tail=9", "?offset=99&stream=stderr"])
 def test_the_last_event_id_wins(open_stream: OpenStream, ten: Foreign, query: str) -> None:
-    """Over whatever the address says: a browser's reconnect repeats that."""
+    """It counts more than the query, because a browser's reconnect repeats the query."""
     stream = open_stream(ten, query, Last_Event_ID="7").wait_end()
 
     assert stream.headers["last-event-id"] == "7"
@@ -129,23 +129,25 @@ def test_the_last_event_id_wins(open_stream: OpenStream, ten: Foreign, query: st
 
 
 @pytest.mark.parametrize("last_event_id", ["11", "12", "999999999999999"])
-def test_a_reconnect_at_or_past_the_end_is_told_to_stop(client: httpx.Client, ten: Foreign, last_event_id: str) -> None:
-    """204 ends an EventSource for good."""
+def test_a_reconnect_at_or_past_the_end_gets_204(client: httpx.Client, ten: Foreign, last_event_id: str) -> None:
+    """204 makes an EventSource stop for good."""
     response = client.get(f"{ten.path}/events", headers={"Last-Event-ID": last_event_id})
 
     assert (response.status_code, response.content) == (204, b"")
 
 
 def test_a_reconnect_before_the_end_gets_the_end(open_stream: OpenStream, ten: Foreign) -> None:
-    """The last line was seen, the end was not."""
+    """The client has the last line, but not the end."""
     stream = open_stream(ten, Last_Event_ID="10").wait_end()
 
     assert [block.get("event") for block in stream.blocks()] == ["connected", "job", "job", "end"]
 
 
 @pytest.mark.parametrize(("status", "exit_code"), [("FAILED", 3), ("CANCELED", 130)])
-def test_every_verdict_ends_with_end(open_stream: OpenStream, job: Foreign, status: str, exit_code: int) -> None:
-    """The ``job`` block before it says how it went."""
+def test_every_status_ends_with_an_end_event(
+    open_stream: OpenStream, job: Foreign, status: str, exit_code: int
+) -> None:
+    """The ``job`` block before it has the status."""
     job.lines(["x"]).end(status, exit_code)
     last, end = open_stream(job).wait_end().blocks()[-2:]
 
@@ -156,7 +158,7 @@ def test_every_verdict_ends_with_end(open_stream: OpenStream, job: Foreign, stat
 def test_a_lost_job_ends_with_an_error_that_stops_the_client(
     open_stream: OpenStream, client: httpx.Client, job: Foreign
 ) -> None:
-    """The error has the end's id, so that the next reconnect is 204."""
+    """The error has the id of the end, so that the next reconnect gets 204."""
     job.lines(["x"])
     job.add("2-0", "event", "end", "status", "LOST")
     error = open_stream(job).wait_end().blocks()[-1]
@@ -166,15 +168,15 @@ def test_a_lost_job_ends_with_an_error_that_stops_the_client(
 
 
 def test_a_job_without_lines_has_only_an_end(open_stream: OpenStream, job: Foreign) -> None:
-    """Its number is 1."""
+    """The end's number is 1."""
     stream = open_stream(job.end()).wait_end()
 
     assert stream.blocks()[-1]["id"] == "1"
     assert stream.numbers() == []
 
 
-def test_head_says_the_headers_and_starts_nothing(service: Service, client: httpx.Client, job: Foreign) -> None:
-    """Of a job that still runs, so that a stream would stay open."""
+def test_head_has_the_headers_and_starts_no_stream(service: Service, client: httpx.Client, job: Foreign) -> None:
+    """The job still runs, so a stream would stay open."""
     job.line("x")
     response = client.head(f"{job.path}/events?offset=1")
 
@@ -185,7 +187,7 @@ def test_head_says_the_headers_and_starts_nothing(service: Service, client: http
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE"])
-def test_other_methods_are_named_the_allowed_ones(client: httpx.Client, ten: Foreign, method: str) -> None:
+def test_other_methods_are_refused_with_the_allowed_ones(client: httpx.Client, ten: Foreign, method: str) -> None:
     """405 with ``Allow``."""
     response = client.request(method, f"{ten.path}/events")
 
@@ -194,8 +196,8 @@ def test_other_methods_are_named_the_allowed_ones(client: httpx.Client, ten: For
     assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_a_compressing_client_is_streamed_to_all_the_same(door: Door, auth: dict[str, str], job: Foreign) -> None:
-    """Nothing waits for a compressor's buffer to fill."""
+def test_a_client_that_accepts_compression_gets_lines_at_once(door: Door, auth: dict[str, str], job: Foreign) -> None:
+    """No line waits until a compressor's buffer is full."""
     job.line("x")
     with Stream(door, f"{job.path}/events", {**auth, "Accept-Encoding": "gzip, br"}) as stream:
         stream.wait_for(b"id: 1\n\n")

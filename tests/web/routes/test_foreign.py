@@ -1,4 +1,7 @@
-"""Logs that a foreign runner got wrong: what can be shown is shown, what cannot is named, and nothing stops."""
+"""Logs that a foreign runner has written wrongly.
+
+What can be shown is shown, the rest is named as a gap, and nothing stops.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +21,7 @@ LINE = ("timestamp", TIMESTAMP, "message", "x", "stream", "stdout")
 
 
 def replayed_and_live(open_stream: OpenStream, job: Foreign, write: Callable[[], object]) -> list[Stream]:
-    """A viewer who is there while ``write`` happens to the job, and one who comes when the job is over."""
+    """The stream of a viewer who is connected while ``write`` writes to the job, and of one who connects afterwards."""
     live = open_stream(job, "?wait=60").wait_for(b"\n\n")
     write()
     live.wait_end()
@@ -26,12 +29,12 @@ def replayed_and_live(open_stream: OpenStream, job: Foreign, write: Callable[[],
 
 
 def is_silent(stream: Stream) -> bool:
-    """Whether it is over, or has had nothing to say for a second."""
+    """Whether the stream has ended, or has sent nothing for a second."""
     return stream.ended or b"\n:\n" in stream.body
 
 
 def named(stream: Stream, event: str) -> list[Any]:
-    """The data of all blocks of one kind."""
+    """The data of all blocks with this event name."""
     return [block["data"] for block in stream.blocks() if block.get("event") == event]
 
 
@@ -70,7 +73,7 @@ def named(stream: Stream, event: str) -> list[Any]:
 def test_what_can_be_shown_is_shown(
     open_stream: OpenStream, job: Foreign, fields: tuple[str | bytes, ...], shown: dict[str, Any]
 ) -> None:
-    """In its place, with the lines before and behind it."""
+    """It is shown in its order, with the lines before and after it."""
 
     def write() -> None:
         job.line("before")
@@ -90,7 +93,7 @@ def test_what_can_be_shown_is_shown(
 def test_an_entry_without_a_message_is_a_gap(
     open_stream: OpenStream, job: Foreign, fields: tuple[str | bytes, ...]
 ) -> None:
-    """Its number is accounted for."""
+    """The gap names its number."""
 
     def write() -> None:
         job.line("before")
@@ -105,7 +108,7 @@ def test_an_entry_without_a_message_is_a_gap(
 
 
 def test_numbers_that_nobody_wrote_are_a_gap(open_stream: OpenStream, job: Foreign) -> None:
-    """The runner counted on without writing."""
+    """The runner has skipped these numbers."""
 
     def write() -> None:
         job.line("before")
@@ -118,8 +121,8 @@ def test_numbers_that_nobody_wrote_are_a_gap(open_stream: OpenStream, job: Forei
         assert named(stream, "gap") == [{"from": 2, "to": 5, "reason": "missing"}]
 
 
-def test_an_entry_between_two_numbers_stops_nobody(open_stream: OpenStream, job: Foreign) -> None:
-    """``5-1`` has no place: the lines around it come, once and in order."""
+def test_an_entry_between_two_numbers_does_not_stop_a_stream(open_stream: OpenStream, job: Foreign) -> None:
+    """``5-1`` is not the id of a line. The lines around it are sent once and in order."""
 
     def write() -> None:
         job.lines(["x"] * 5)
@@ -133,8 +136,8 @@ def test_an_entry_between_two_numbers_stops_nobody(open_stream: OpenStream, job:
         assert named(stream, "end")
 
 
-def test_ids_made_by_the_server_are_shown_behind_a_gap(open_stream: OpenStream, job: Foreign) -> None:
-    """``*`` makes numbers of 13 digits: the lines come, and what is not there is named."""
+def test_ids_made_by_the_server_are_shown_after_a_gap(open_stream: OpenStream, job: Foreign) -> None:
+    """``*`` makes numbers of 13 digits. Their lines are shown, and the missing numbers are a gap."""
 
     def write() -> None:
         job.line("before")
@@ -153,7 +156,7 @@ def test_ids_made_by_the_server_are_shown_behind_a_gap(open_stream: OpenStream, 
 def test_an_id_beyond_all_numbers_is_named_and_not_repeated(
     open_stream: OpenStream, job: Foreign, entry_id: str
 ) -> None:
-    """It cannot be shown, and a viewer hears of it a bounded number of times."""
+    """It cannot be shown. A viewer gets a bounded number of gaps for it."""
     live = open_stream(job, "?wait=60").wait_for(b"\n\n")
     job.line("before")
     live.wait_for(b"id: 1\n\n")
@@ -166,10 +169,10 @@ def test_an_id_beyond_all_numbers_is_named_and_not_repeated(
         assert len(stream.body) < 2000
 
 
-def test_nothing_behind_the_end_is_shown(
+def test_nothing_after_the_end_is_shown(
     service: Service, open_stream: OpenStream, job: Foreign, redis_server: RedisServer
 ) -> None:
-    """Not to a viewer who was there when it was written, in the same instant as the end, nor to a late one."""
+    """Neither to a viewer who was connected when it was written together with the end, nor to a later one."""
 
     def write() -> None:
         end = ("XADD", job.key, "2-0", "event", "end", "status", "COMPLETED")
@@ -185,10 +188,10 @@ def test_nothing_behind_the_end_is_shown(
 
 
 @pytest.mark.parametrize("exit_code", ["", "abc", "1e9", "99999999999999999999", "-1", b"\xff"])
-def test_an_odd_exit_code_does_no_harm(
+def test_an_exit_code_that_is_no_number_is_unknown(
     open_stream: OpenStream, client: httpx.Client, job: Foreign, exit_code: str | bytes
 ) -> None:
-    """What is no number is unknown."""
+    """The job has no exit code then."""
     job.line("one")
     job.add("2-0", "event", "end", "status", "FAILED", "exit_code", exit_code, "lines", "NaN", "dropped", "-1")
     stream = open_stream(job).wait_end()
@@ -198,7 +201,7 @@ def test_an_odd_exit_code_does_no_harm(
 
 
 def test_a_key_that_is_no_log_is_refused(client: httpx.Client, job: Foreign, redis_server: RedisServer) -> None:
-    """409 everywhere, with a document that says why."""
+    """Every route answers 409, with a reason."""
     redis_server.ask("SET", job.key, "not a stream")
 
     for path in ("", "/logs", "/events", "/events?wait=5"):
@@ -207,10 +210,10 @@ def test_a_key_that_is_no_log_is_refused(client: httpx.Client, job: Foreign, red
         assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_a_key_that_becomes_no_log_ends_its_viewers_alone(
+def test_a_key_that_becomes_no_log_ends_only_its_viewers(
     open_stream: OpenStream, job: Foreign, redis_server: RedisServer
 ) -> None:
-    """The worker reads all its jobs at once: the other job's viewer must not notice."""
+    """The worker reads all its jobs at once. Viewers of the other job must not notice."""
     other = job.sibling("other")
     other.line("one")
     job.line("one")
@@ -226,10 +229,10 @@ def test_a_key_that_becomes_no_log_ends_its_viewers_alone(
 
 @pytest.mark.parametrize("method", ["GET", "PUT"])
 @pytest.mark.parametrize("key", ["jobs", "job_1:job", "job_1:lease"])
-def test_other_keys_of_the_wrong_kind_are_no_accident(
+def test_other_keys_of_the_wrong_type_are_not_500(
     client: httpx.Client, job: Foreign, redis_server: RedisServer, key: str, method: str
 ) -> None:
-    """Never 500."""
+    """No route answers 500."""
     job.line("one")
     ask_all(
         redis_server.url,

@@ -1,4 +1,4 @@
-"""``/logs`` and ``/jobs``: pages that add up to the whole, in both orders, from anywhere."""
+"""``/logs`` and ``/jobs``: all pages together are the whole, in both orders, from any position."""
 
 import base64
 import itertools
@@ -25,12 +25,12 @@ WRITTEN: Final = [
 
 @pytest.fixture(scope="module")
 def big(service: Service) -> Foreign:
-    """250 lines on both streams, and the end."""
+    """A job with 250 lines on both streams, and its end."""
     return Foreign(str(service.redis_url), "history", "big").lines(MESSAGES, STREAMS).end()
 
 
 def pages(client: httpx.Client, path: str, key: str = "logs", at_most: int = 100) -> Iterator[list[Any]]:
-    """Every page from ``path`` on, following ``Link``, which must agree with ``cursor``."""
+    """Every page from ``path`` on. It follows ``Link``, which must agree with ``cursor``."""
     following: str | None = path
     for _ in range(at_most):
         if following is None:
@@ -51,12 +51,12 @@ def pages(client: httpx.Client, path: str, key: str = "logs", at_most: int = 100
 
 
 def everything(client: httpx.Client, path: str, key: str = "logs") -> list[Any]:
-    """All pages in a row."""
+    """The elements of all pages."""
     return [*itertools.chain.from_iterable(pages(client, path, key))]
 
 
 def numbers(client: httpx.Client, path: str) -> list[int]:
-    """The lines' numbers of all pages in a row."""
+    """The numbers of the lines of all pages."""
     return [line["sequence_num"] for line in everything(client, path)]
 
 
@@ -68,7 +68,7 @@ def numbers(client: httpx.Client, path: str) -> list[int]:
 def test_all_pages_are_what_was_written(
     client: httpx.Client, big: Foreign, limit: int, order: str, stream: str | None
 ) -> None:
-    """Line by line, in either order, with and without a filter; only the last page may be short."""
+    """Line by line, in either order, with and without a filter. Only the last page may be short."""
     query = f"limit={limit}&order={order}" + (f"&stream={stream}" if stream else "")
     found = [*pages(client, f"{big.path}/logs?{query}")]
 
@@ -78,8 +78,8 @@ def test_all_pages_are_what_was_written(
     assert len(found) <= len(expected) // limit + 1
 
 
-def test_the_default_is_a_hundred_lines_upwards(client: httpx.Client, big: Foreign) -> None:
-    """With the job's name on the page."""
+def test_the_default_is_a_hundred_lines_in_ascending_order(client: httpx.Client, big: Foreign) -> None:
+    """The page also has the job's ids."""
     page = client.get(f"{big.path}/logs").json()
 
     assert list(page) == ["workflow_id", "id", "logs", "cursor"]
@@ -122,10 +122,10 @@ def test_a_page_may_start_anywhere(client: httpx.Client, big: Foreign, query: st
         "/workflows/history/jobs?limit=10",
     ],
 )
-def test_a_cursor_is_good_for_its_own_listing_alone(
+def test_a_cursor_is_valid_only_for_its_own_listing(
     service: Service, client: httpx.Client, big: Foreign, other: str
 ) -> None:
-    """Another job, another workflow, the other order, another filter: 400."""
+    """400 for another job, another workflow, the other order or another filter."""
     for workflow, name in (("history", "other"), ("elsewhere", "big")):
         if client.get(f"/workflows/{workflow}/jobs/{name}").status_code == 404:
             Foreign(str(service.redis_url), workflow, name).lines(MESSAGES[:20]).end()
@@ -138,7 +138,7 @@ def test_a_cursor_is_good_for_its_own_listing_alone(
 
 
 def forged(*values: object) -> str:
-    """A cursor of the right make."""
+    """A cursor in the right encoding."""
     return base64.urlsafe_b64encode(orjson.dumps(values)).rstrip(b"=").decode()
 
 
@@ -170,12 +170,12 @@ def forged(*values: object) -> str:
     ],
 )
 def test_a_cursor_that_is_not_ours_is_refused(client: httpx.Client, big: Foreign, cursor: str) -> None:
-    """400, whatever it is made of."""
+    """400, whatever it contains."""
     assert client.get(f"{big.path}/logs", params={"cursor": cursor}).status_code == 400
 
 
 def test_a_page_of_a_running_job_is_resumed_where_it_ended(client: httpx.Client, job: Foreign) -> None:
-    """The cursor goes on to lines that were not there when it was made."""
+    """The cursor goes on to lines that were written after it was made."""
     job.lines(["x"] * 5)
     page = client.get(f"{job.path}/logs?limit=3").json()
     job.lines(["x"] * 5)
@@ -188,7 +188,7 @@ def test_a_page_of_a_running_job_is_resumed_where_it_ended(client: httpx.Client,
 def test_pages_of_a_trimmed_log_are_what_is_left(
     client: httpx.Client, redis_server: RedisServer, job: Foreign, order: str, limit: int
 ) -> None:
-    """In both orders; the job tells where it begins."""
+    """In both orders. The job has its first number."""
     job.lines(["x"] * 20)
     redis_server.ask("XTRIM", job.key, "MINID", "15")
     job.end()
@@ -203,7 +203,7 @@ def test_pages_of_a_trimmed_log_are_what_is_left(
 def test_a_log_trimmed_to_nothing_is_an_empty_page(
     client: httpx.Client, redis_server: RedisServer, job: Foreign
 ) -> None:
-    """It is still there."""
+    """The job still exists."""
     job.lines(["x"] * 20).end()
     redis_server.ask("XTRIM", job.key, "MAXLEN", "0")
 
@@ -212,7 +212,7 @@ def test_a_log_trimmed_to_nothing_is_an_empty_page(
 
 
 def test_pages_leave_out_what_cannot_be_shown(client: httpx.Client, job: Foreign) -> None:
-    """Foreign entries without a message or a place, holes, and the terminal entry."""
+    """Foreign entries without a message or out of sequence, gaps, and the terminal entry."""
     job.line("one")
     job.add("2-0", "colour", "red")
     job.add("3-0", "message", "three")
@@ -228,12 +228,12 @@ def test_pages_leave_out_what_cannot_be_shown(client: httpx.Client, job: Foreign
 
 @pytest.mark.parametrize("path", ["", "/logs", "/logs?order=desc"])
 def test_an_unknown_job_has_no_history(client: httpx.Client, job: Foreign, path: str) -> None:
-    """404, not an empty page."""
+    """The answer is 404, not an empty page."""
     assert client.get(job.path + path).status_code == 404
 
 
-def test_a_job_tells_how_it_stands(client: httpx.Client, job: Foreign) -> None:
-    """A foreign runner's XADD alone is enough."""
+def test_a_job_has_its_status_and_counts(client: httpx.Client, job: Foreign) -> None:
+    """A foreign runner's XADD is enough."""
     job.line("one", timestamp="2026-03-03T10:00:00.000Z")
     running = client.get(job.path).json()
     job.end("FAILED", 3, "timestamp", "2026-03-03T10:00:09.000Z", "dropped", "2")
@@ -248,7 +248,7 @@ def test_a_job_tells_how_it_stands(client: httpx.Client, job: Foreign) -> None:
 
 
 def test_an_end_without_a_time_has_none(client: httpx.Client, job: Foreign) -> None:
-    """The contract's own example of a foreign runner gives none, and 1970 is not when it ended."""
+    """The contract's own example of a foreign runner has no time. The job's end must not be in 1970."""
     job.line("one")
     job.end()
 
@@ -257,7 +257,7 @@ def test_an_end_without_a_time_has_none(client: httpx.Client, job: Foreign) -> N
 
 
 def test_registering_is_done_once(client: httpx.Client, job: Foreign) -> None:
-    """201, then 200, then the job that came of it."""
+    """201 at first, and then 200, also after the job has started."""
     first, second = client.put(job.path), client.put(job.path)
     job.line("one")
     third = client.put(job.path)
@@ -269,7 +269,7 @@ def test_registering_is_done_once(client: httpx.Client, job: Foreign) -> None:
 
 @pytest.fixture(scope="module")
 def listed(service: Service, redis_server: RedisServer) -> list[str]:
-    """The names of 25 jobs, newest first, three of which share a time; every fifth has failed, the others wait."""
+    """The ids of 25 jobs, newest first. Three have the same time. Every fifth has failed, the others are pending."""
     workflow, names = "listing", [f"job_{number}" for number in range(25, 0, -1)]
     headers = {"Authorization": f"Bearer {service.token()}"}
     for name in names:
@@ -285,7 +285,7 @@ def listed(service: Service, redis_server: RedisServer) -> list[str]:
 
 @pytest.mark.parametrize("limit", [1, 2, 7, 25, 100])
 def test_jobs_are_listed_newest_first(client: httpx.Client, listed: list[str], limit: int) -> None:
-    """All pages together, with equal times in an order that pages agree on."""
+    """All pages together. Jobs of the same time have an order in which all pages agree."""
     jobs = everything(client, f"/workflows/listing/jobs?limit={limit}", "jobs")
 
     assert [job["id"] for job in jobs] == listed
@@ -304,7 +304,7 @@ def test_jobs_are_listed_by_status(client: httpx.Client, listed: list[str], stat
 
 
 def test_a_workflow_without_jobs_has_an_empty_list(client: httpx.Client) -> None:
-    """The workflow is whatever the token names: there is nothing that could be unknown."""
+    """There is no unknown workflow: it is whatever the token names."""
     assert client.get("/workflows/nothing/jobs").json() == {"workflow_id": "nothing", "jobs": [], "cursor": None}
 
 
@@ -318,7 +318,7 @@ def test_a_listing_cursor_is_bound_to_its_filter(client: httpx.Client, listed: l
 
 
 def test_a_job_that_is_gone_leaves_the_list(client: httpx.Client, redis_server: RedisServer, job: Foreign) -> None:
-    """Its keys expired, its name is still in the index."""
+    """Its keys have expired, and its id is still in the index."""
     client.put(job.path)
     client.put(job.sibling("job_2").path)
     redis_server.ask("DEL", f"chronoverse:{{{job.workflow_id}}}:job_1:job")
@@ -328,13 +328,13 @@ def test_a_job_that_is_gone_leaves_the_list(client: httpx.Client, redis_server: 
 
 
 @pytest.mark.parametrize("status", ["failed", "DONE", "", "FAILED,LOST"])
-def test_a_status_that_is_none_is_refused(client: httpx.Client, status: str) -> None:
-    """Not an empty list."""
+def test_an_unknown_status_is_refused(client: httpx.Client, status: str) -> None:
+    """The answer is not an empty list."""
     assert client.get("/workflows/listing/jobs", params={"status": status}).status_code == 400
 
 
 def test_a_page_asked_for_with_a_range_is_a_whole_page(client: httpx.Client, big: Foreign) -> None:
-    """Pages are JSON documents, and half of one is none."""
+    """Pages are JSON documents, and a part of one would be useless."""
     response = client.get(f"{big.path}/logs?limit=3", headers={"Range": "bytes=0-10"})
 
     assert response.status_code == 200

@@ -500,6 +500,7 @@ def test_after_all_this_the_service_is_well(client: httpx.Client) -> None:
     assert client.get("/workflows/hostile/jobs/job_1").json()["lines"] == 10
 
 
+@pytest.mark.long
 def test_after_all_this_nothing_raw_is_in_the_log_of_nginx(nginx: Nginx) -> None:
     """What is no path of ours is not in it at all."""
     lines = [orjson.loads(line) for line in nginx.logs().splitlines()]

@@ -1,4 +1,4 @@
-"""Records and objects of an archive that somebody else has written: that job answers 502, and nothing else happens."""
+"""Archive records and objects with hostile content: their job is answered with 502, and nothing else happens."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from tests.support.servers import RedisServer
 from tests.support.service import serving
 from tests.support.tools import tool
 from tests.web.routes.foreign import Foreign, ask_all
-from tests.web.routes.test_tiers import Place
+from tests.web.routes.test_tiers import Site
 
 #: What a small object says that it is.
 BOMB_BYTES: Final = 600 * 2**20
@@ -26,32 +26,32 @@ Change = Callable[[dict[str, Any]], object]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Place]:
+def site(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Site]:
     directory = tmp_path_factory.mktemp("hostile-archive")
     store = Store(redis_server.url)
     url = (directory / "archive").as_uri()
     with serving(directory, redis_server.url, archive_url=url, heartbeat_seconds=1) as service:
-        place = Place(service, directory / "archive", store, "hostile_archive", (READ, WRITE, ADMIN))
-        yield place
-        place.client.close()
+        site = Site(service, directory / "archive", store, "hostile_archive", (READ, WRITE, ADMIN))
+        yield site
+        site.client.close()
     store.close()
 
 
-def archived(place: Place) -> Foreign:
-    """A job that has ended, with 300 lines of which 200 are in the archive alone."""
-    job = place.job().lines(f"line {number}" for number in range(1, 301))
-    place.seal(job, 200, trim=True)
+def archived(site: Site) -> Foreign:
+    """A job that has ended. It has 300 lines, of which 200 are only in the archive."""
+    job = site.job().lines(f"line {number}" for number in range(1, 301))
+    site.seal(job, 200, trim=True)
     return job.end()
 
 
-def record(place: Place, job: Foreign) -> dict[str, Any]:
-    (chunk,) = place.store.chunks.chunks(JobRef(job.workflow_id, job.job_id))
+def record(site: Site, job: Foreign) -> dict[str, Any]:
+    (chunk,) = site.store.chunks.chunks(JobRef(job.workflow_id, job.job_id))
     known: dict[str, Any] = orjson.loads(chunk.to_json())
     return known
 
 
 def plant(job: Foreign, url: str, text: bytes, score: int = 200) -> None:
-    """``text`` is the only record of the job's archive."""
+    """Makes ``text`` the only record of the job's archive."""
     key = job.key.removesuffix("log") + "archive"
     ask_all(url, [("DEL", key), ("ZADD", key, str(score), text)])
 
@@ -60,9 +60,9 @@ def renamed(name: str) -> Change:
     return lambda known: known.update(object=name)
 
 
-def frame(place: int, value: object) -> Change:
-    """Another value at that place of each frame's row."""
-    return lambda known: [row.__setitem__(place, value) for row in known["frames"]]
+def frame(index: int, value: object) -> Change:
+    """A change that writes ``value`` at this index of each frame's row."""
+    return lambda known: [row.__setitem__(index, value) for row in known["frames"]]
 
 
 RECORDS: Final[dict[str, Change]] = {
@@ -97,8 +97,8 @@ RECORDS: Final[dict[str, Change]] = {
 TEXTS: Final = {"no JSON": b"{", "a list": b"[]", "a number": b"1", "null": b"null", "empty": b"", "bytes": b"\xff\x00"}
 
 
-def statuses(place: Place, job: Foreign) -> dict[str, int]:
-    """What every route that reads the archive answers."""
+def statuses(site: Site, job: Foreign) -> dict[str, int]:
+    """The statuses of every route that reads the archive."""
     found = {}
     for path in (
         "logs",
@@ -106,111 +106,111 @@ def statuses(place: Place, job: Foreign) -> dict[str, int]:
         "logs/search?q=line",
         "logs/search?q=nowhere&order=desc&offset=200",
     ):
-        answer = place.client.get(f"{job.path}/{path}")
+        answer = site.client.get(f"{job.path}/{path}")
         found[path] = answer.status_code
         if answer.status_code != 200:
             assert answer.headers["Content-Type"] == "application/problem+json", path
             assert "archive" in answer.json()["detail"], path
     for body in ({"q": "line"}, {"from": 1, "to": 5}):
-        answer = place.client.post(f"{job.path}/logs/redact", json=body)
+        answer = site.client.post(f"{job.path}/logs/redact", json=body)
         found[f"redact {body}"] = answer.status_code
     return found
 
 
 @pytest.mark.parametrize("change", [*RECORDS, *TEXTS])
-def test_a_record_that_lies_is_502_for_its_job_alone(place: Place, change: str) -> None:
-    """Whatever route asks; other jobs are read, and no object outside of the job's folder is touched."""
-    outside = place.directory.parent / "outside" / "secret"
+def test_a_false_record_is_502_only_for_its_job(site: Site, change: str) -> None:
+    """Every route answers so. Other jobs are readable, and no object outside of the job's folder is touched."""
+    outside = site.directory.parent / "outside" / "secret"
     outside.parent.mkdir(exist_ok=True)
     outside.write_bytes(b"not yours")
-    job, neighbour = archived(place), archived(place)
+    job, neighbour = archived(site), archived(site)
     if change in TEXTS:
         text = TEXTS[change]
     else:
-        known = record(place, job)
+        known = record(site, job)
         RECORDS[change](known)
         text = orjson.dumps(known) if change != "a number beyond all" else b'{"frames":[[1e30]]}'
-    plant(job, str(place.service.redis_url), text)
+    plant(job, str(site.service.redis_url), text)
 
-    assert set(statuses(place, job).values()) == {502}
-    with place.stream(job) as stream:
+    assert set(statuses(site, job).values()) == {502}
+    with site.stream(job) as stream:
         assert stream.wait_end().blocks()[-1]["event"] == "error"
 
-    assert len(place.pages(f"{neighbour.path}/logs?limit=1000")) == 300
+    assert len(site.pages(f"{neighbour.path}/logs?limit=1000")) == 300
     assert outside.read_bytes() == b"not yours"
 
 
 @pytest.mark.parametrize("score", [150, 250, 10**12])
-def test_a_record_under_another_number_is_502(place: Place, score: int) -> None:
-    """Or a reader would go round and round in it."""
-    job = archived(place)
-    known = record(place, job)
-    plant(job, str(place.service.redis_url), orjson.dumps(known), score)
+def test_a_record_under_another_number_is_502(site: Site, score: int) -> None:
+    """Otherwise a reader would read it again and again."""
+    job = archived(site)
+    known = record(site, job)
+    plant(job, str(site.service.redis_url), orjson.dumps(known), score)
 
-    answer = place.client.get(f"{job.path}/logs?offset=199&limit=100")
+    answer = site.client.get(f"{job.path}/logs?offset=199&limit=100")
 
     assert answer.status_code in (200, 502)
-    assert place.client.get(f"{job.path}/logs?order=desc").status_code in (200, 502)
+    assert site.client.get(f"{job.path}/logs?order=desc").status_code in (200, 502)
 
 
-def test_a_record_of_another_jobs_object_shows_and_deletes_nothing(place: Place) -> None:
-    """Though the object is sound, and lies where the record says."""
-    job, victim = archived(place), archived(place)
-    known = record(place, victim)
-    plant(job, str(place.service.redis_url), orjson.dumps(known))
+def test_a_record_of_another_jobs_object_shows_and_deletes_nothing(site: Site) -> None:
+    """The object itself is sound, and is stored where the record says."""
+    job, victim = archived(site), archived(site)
+    known = record(site, victim)
+    plant(job, str(site.service.redis_url), orjson.dumps(known))
 
-    assert set(statuses(place, job).values()) == {502}
+    assert set(statuses(site, job).values()) == {502}
 
-    assert len(place.pages(f"{victim.path}/logs?limit=1000")) == 300
-    assert place.objects.get(known["object"])
+    assert len(site.pages(f"{victim.path}/logs?limit=1000")) == 300
+    assert site.objects.get(known["object"])
 
 
 @pytest.mark.parametrize(
     "garbage", ["../../outside/secret", "/etc/hosts", "victim/job/object", "hostile_archive/job_0/.."]
 )
-def test_names_written_down_as_garbage_lead_nowhere_else(place: Place, garbage: str) -> None:
-    """Whoever may write a job's keys can have no object deleted but the job's."""
-    outside = place.directory.parent / "outside" / "secret"
+def test_names_of_garbage_delete_only_the_jobs_own_objects(site: Site, garbage: str) -> None:
+    """Whoever can write a job's keys must not be able to have other jobs' objects deleted."""
+    outside = site.directory.parent / "outside" / "secret"
     outside.parent.mkdir(exist_ok=True)
     outside.write_bytes(b"not yours")
-    place.objects.put("victim/job/object", b"not yours either")
-    job = archived(place)
+    site.objects.put("victim/job/object", b"not yours either")
+    job = archived(site)
     key = job.key.removesuffix("log") + "garbage"
     ask_all(
-        str(place.service.redis_url), [("HSET", key, garbage, "1"), ("HSET", key, "x", "inf"), ("HSET", key, "y", "")]
+        str(site.service.redis_url), [("HSET", key, garbage, "1"), ("HSET", key, "x", "inf"), ("HSET", key, "y", "")]
     )
 
-    answer = place.client.post(f"{job.path}/logs/redact", json={"from": 1, "to": 5})
+    answer = site.client.post(f"{job.path}/logs/redact", json={"from": 1, "to": 5})
 
     assert (answer.status_code, answer.json()["pending"]) == (200, False)
     assert outside.read_bytes() == b"not yours"
-    assert place.objects.get("victim/job/object") == b"not yours either"
+    assert site.objects.get("victim/job/object") == b"not yours either"
 
 
 def bomb() -> bytes:
-    """A zstd frame of some 50 KB that inflates to :data:`BOMB_BYTES`."""
+    """A zstd frame of about 50 KB that decompresses to :data:`BOMB_BYTES`."""
     zeros = subprocess.Popen(["head", "-c", str(BOMB_BYTES), "/dev/zero"], stdout=subprocess.PIPE)
     with zeros:
         return subprocess.run([tool("zstd"), "-c"], stdin=zeros.stdout, check=True, capture_output=True).stdout
 
 
 def most_memory(pid: int) -> int:
-    """Bytes that a process has ever held."""
+    """The peak memory of a process, in bytes."""
     (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024
 
 
-def test_an_object_is_not_unpacked_beyond_what_its_record_says(place: Place) -> None:
-    """By no route: to read, to search, to download, to redact."""
-    job = archived(place)
+def test_an_object_is_not_decompressed_beyond_its_record(site: Site) -> None:
+    """Neither reading, searching, downloading nor redacting does."""
+    job = archived(site)
     packed = bomb()
-    known = record(place, job)
-    place.objects.put(known["object"], packed)
+    known = record(site, job)
+    site.objects.put(known["object"], packed)
     known["frames"] = [[200, len(packed), 5_000, "", "", 1]]
-    plant(job, str(place.service.redis_url), orjson.dumps(known))
-    (pid,) = place.service.worker_pids()
+    plant(job, str(site.service.redis_url), orjson.dumps(known))
+    (pid,) = site.service.worker_pids()
     before = most_memory(pid)
 
-    assert set(statuses(place, job).values()) == {502}
+    assert set(statuses(site, job).values()) == {502}
 
     assert most_memory(pid) - before < GROWTH_BYTES

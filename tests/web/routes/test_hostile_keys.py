@@ -1,4 +1,4 @@
-"""What somebody writes into one job's keys is seen by its own readers only: on a running service."""
+"""Hostile content in one job's keys affects only that job's readers. Checked on a running service."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -23,7 +23,7 @@ HOSTILE: Final[dict[str, list[tuple[str, str, *tuple[str, ...]]]]] = {
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service that may declare runners lost by a store that has been up for a second."""
+    """A service that may declare runners lost when the store has been up for a second."""
     directory = tmp_path_factory.mktemp("service")
     with serving(directory, redis_server.url, heartbeat_seconds=1, lease_seconds=1) as service:
         yield service
@@ -31,15 +31,15 @@ def service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer)
 
 @pytest.fixture(scope="module")
 def auth(service: Service) -> dict[str, str]:
-    """The header of somebody who may do anything."""
+    """The header of a token that may do anything."""
     return {"Authorization": f"Bearer {service.token()}"}
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_a_watched_job_with_a_hostile_key_silences_no_other(
+def test_a_watched_job_with_a_hostile_key_does_not_silence_others(
     service: Service, redis_server: RedisServer, auth: dict[str, str], hostile: str
 ) -> None:
-    """Lines of another job come, and its viewers are told that its log is gone."""
+    """Lines of another job still arrive. Viewers of the hostile job learn that its log is gone."""
     name = "-".join(hostile.split())
     sick, honest = (Foreign(redis_server.url, name, each).lines(["a line"]) for each in ("sick", "honest"))
     with (
@@ -58,10 +58,8 @@ def test_a_watched_job_with_a_hostile_key_silences_no_other(
         ours.wait_for(b"event: error\ndata: the log is gone from the store")
 
 
-def test_a_listing_names_the_jobs_that_are_jobs(
-    service: Service, redis_server: RedisServer, auth: dict[str, str]
-) -> None:
-    """Members that can be no id, and jobs whose keys are of other types, are left out."""
+def test_a_listing_has_only_real_jobs(service: Service, redis_server: RedisServer, auth: dict[str, str]) -> None:
+    """It leaves out members that cannot be ids, and jobs whose keys have other types."""
     honest = Foreign(redis_server.url, "listed", "honest").lines(["a line"])
     jobs, strange = "chronoverse:{listed}:jobs", [f"no id {number}" for number in range(3_000)]
     ask_all(

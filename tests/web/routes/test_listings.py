@@ -1,4 +1,4 @@
-"""``/jobs`` of a large workflow: what many listings at once may cost everybody else, and which jobs are listed."""
+"""``/jobs`` of a large workflow: what many listings at once cost other requests, and which jobs are listed."""
 
 import statistics
 import threading
@@ -25,13 +25,13 @@ PAGE_SECONDS: Final = 1.0
 
 
 def headers(subject: str) -> dict[str, str]:
-    """Those of a reader with a token of its own."""
+    """The headers of a reader with a token of its own."""
     token = mint(SECRET, subject, ("logs:read",), ("*",), 600, time.time())
     return {"Authorization": f"Bearer {token}"}
 
 
 def took(url: str, subject: str = "other") -> tuple[int, float]:
-    """A request's status, and the seconds until it was answered."""
+    """A request's status, and the seconds until its answer."""
     began = time.monotonic()
     status = httpx.get(url, headers=headers(subject), timeout=20).status_code
     return status, time.monotonic() - began
@@ -51,7 +51,7 @@ def large(redis_server: RedisServer) -> str:
 
 @pytest.fixture
 def crowd(service: Service, large: str) -> Iterator[list[httpx.Response]]:
-    """Listings that find nothing, many at once and again and again, of one token; the answers so far."""
+    """Many listings of one token at the same time, repeated, each of which finds nothing. Yields the answers so far."""
     url, answers, over = f"{service.url}/workflows/{large}/jobs?status=LOST&limit=1", [], threading.Event()
 
     def list_jobs() -> None:
@@ -70,12 +70,12 @@ def crowd(service: Service, large: str) -> Iterator[list[httpx.Response]]:
             each.result()
 
 
-def test_a_crowd_of_listings_keeps_nobody_else_from_the_store(
+def test_many_listings_do_not_keep_others_from_the_store(
     service: Service, crowd: list[httpx.Response], job: Foreign
 ) -> None:
-    """The worker is ready, and the pages of another token come at once. No listing is refused.
+    """The worker stays ready, pages of another token are answered at once, and no listing is refused.
 
-    The median of a few tries: a busy machine may hold up any of them.
+    This takes the median of a few tries, because a busy machine may delay any of them.
     """
     job.line("a line")
     pages = (f"{job.path}/logs", f"/workflows/{job.workflow_id}/jobs", "/workflows/large/jobs?limit=10")
@@ -89,7 +89,7 @@ def test_a_crowd_of_listings_keeps_nobody_else_from_the_store(
 def test_a_listing_with_few_hits_goes_on_by_its_cursor(
     client: httpx.Client, large: str, redis_server: RedisServer
 ) -> None:
-    """A page may be short, or empty: all pages together have the one job that is at the listing's end."""
+    """A page may be short or empty. All pages together have the one job at the end of the listing."""
     redis_server.ask("HSET", "chronoverse:{large}:job_0:job", "status", "COMPLETED")
     found, pages, query = [], 0, ""
     while True:
@@ -115,7 +115,7 @@ READERS: Final[dict[str, Reader]] = {
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 def test_a_foreign_job_is_listed_from_its_first_reader_on(client: httpx.Client, job: Foreign, read: Reader) -> None:
-    """Nobody but its runner knew of it: that has written its log with XADD, and nothing else."""
+    """Only its runner knew of the job: it has written the log with XADD, and nothing else."""
     path = f"/workflows/{job.workflow_id}/jobs"
     older = job.sibling("older")
     older.line("a line", timestamp="2026-03-02T10:00:00.000Z")

@@ -1,4 +1,4 @@
-"""For those who run the service: health, readiness, metrics, and a document that tells the truth about it all."""
+"""The routes for operators: health, readiness and metrics; and the OpenAPI document against the service's answers."""
 
 import re
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ PROBLEM: Final = "application/problem+json"
 
 @pytest.fixture(scope="module")
 def document(service: Service) -> dict[str, Any]:
-    """The service's own description."""
+    """The service's OpenAPI document."""
     found: dict[str, Any] = httpx.get(f"{service.url}/openapi.json").json()
     return found
 
@@ -47,22 +47,22 @@ def valid(document: dict[str, Any], operation: dict[str, Any], response: httpx.R
 
 
 def test_healthz_says_that_the_process_is_up(client: httpx.Client) -> None:
-    """And nothing more."""
+    """It says nothing else."""
     response = client.get("/healthz")
 
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
 
 def test_readyz_says_that_the_store_answers(client: httpx.Client) -> None:
-    """Which it does."""
+    """The store does answer."""
     response = client.get("/readyz")
 
     assert (response.status_code, response.json()) == (200, {"status": "ready"})
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json"])
-def test_what_operators_read_cannot_be_written(client: httpx.Client, path: str) -> None:
-    """405, a problem document as everywhere."""
+def test_operators_routes_cannot_be_written(client: httpx.Client, path: str) -> None:
+    """405 with a problem document."""
     response = client.post(path)
 
     assert (response.status_code, response.headers["content-type"]) == (405, PROBLEM)
@@ -70,7 +70,7 @@ def test_what_operators_read_cannot_be_written(client: httpx.Client, path: str) 
 
 
 def test_without_its_store_the_service_is_up_and_not_ready(tmp_path: Path) -> None:
-    """Every route says so, with a time to come back; a viewer who is there stays, and misses nothing."""
+    """Every route says so, with a time to retry. A viewer who is connected stays connected and misses nothing."""
     store = RedisServer(tmp_path / "store", None, "--appendonly", "yes", "--appendfsync", "always")
     with store, serving(tmp_path / "service", store.url) as service:
         headers = {"Authorization": f"Bearer {service.token()}"}
@@ -96,8 +96,8 @@ def test_without_its_store_the_service_is_up_and_not_ready(tmp_path: Path) -> No
             assert stream.wait_end().numbers() == [1, 2, 3, 4]
 
 
-def test_metrics_are_what_prometheus_reads(service: Service, client: httpx.Client) -> None:
-    """Every family has its type and a sentence of help, and carries our name."""
+def test_metrics_have_the_format_of_prometheus(service: Service, client: httpx.Client) -> None:
+    """Every family has a type, a help text and our prefix."""
     response = client.get("/metrics")
     families = [*text_string_to_metric_families(response.text)]
 
@@ -110,7 +110,7 @@ def test_metrics_are_what_prometheus_reads(service: Service, client: httpx.Clien
 
 
 def test_metrics_count_what_was_refused_and_what_ended(service: Service, client: httpx.Client, job: Foreign) -> None:
-    """By status, and by reason."""
+    """Refusals by status, and ends by reason."""
     refused, ended = 'chronoverse_requests_refused_total{status="404"}', 'chronoverse_streams_ended_total{reason="end"}'
     before = service.metric(refused), service.metric(ended)
     client.get("/workflows/none/jobs/none")
@@ -121,7 +121,7 @@ def test_metrics_count_what_was_refused_and_what_ended(service: Service, client:
 
 
 def test_metrics_count_the_jobs_being_watched(service: Service, auth: dict[str, str], job: Foreign) -> None:
-    """One job, however many watch it."""
+    """A job counts once, however many viewers it has."""
     job.line("one")
     name = "chronoverse_jobs_watched"
     wait_until(lambda: service.metric(name) == 0, PATIENCE_SECONDS, "nothing is watched")
@@ -139,7 +139,7 @@ def test_the_document_is_valid(document: dict[str, Any]) -> None:
 
 
 def test_every_route_is_in_the_document(document: dict[str, Any], tmp_path: Path) -> None:
-    """With each of its methods but HEAD and OPTIONS, which come with any GET; and nothing else is in it."""
+    """With each of its methods but HEAD and OPTIONS, which every GET route has. The document has nothing else."""
     settings = Settings(data_dir=tmp_path, redis_url=f"unix://{tmp_path}/none.sock", jwt_secret=SECRET)
     served = {
         (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method)
@@ -158,13 +158,13 @@ def documented(document: dict[str, Any]) -> set[tuple[str, str]]:
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Every path, method and what is said of it."""
+    """Every path and method with its operation."""
     for path, method in documented(document):
         yield path, method, document["paths"][path][method.lower()]
 
 
 def test_refusals_are_documented_as_problem_documents(document: dict[str, Any]) -> None:
-    """Each one of each route, and never as plain JSON."""
+    """Every refusal of every route, and never as plain JSON."""
     for path, method, operation in operations(document):
         assert "default" in operation["responses"], (method, path)
         for status, answer in operation["responses"].items():
@@ -175,14 +175,14 @@ def test_refusals_are_documented_as_problem_documents(document: dict[str, Any]) 
 
 
 def test_only_operators_routes_are_open(document: dict[str, Any]) -> None:
-    """All others name the bearer token."""
+    """All other routes require the bearer token."""
     for path, method, operation in operations(document):
         security = operation.get("security", document.get("security"))
         assert security == ([{"bearer": []}] if path.startswith("/workflows/") else []), (method, path)
 
 
 def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any]) -> None:
-    """Those of the path stand with the path."""
+    """Parameters of a path are documented with the path."""
     job = "/workflows/{workflow_id}/jobs/{job_id}"
     expected = {
         "/workflows/{workflow_id}/jobs": {"workflow_id", "status", "cursor", "limit"},
@@ -247,7 +247,7 @@ def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any])
 def test_answers_are_as_documented(
     service: Service, document: dict[str, Any], method: str, template: str, targets: list[str], token: str
 ) -> None:
-    """Good ones and refusals, by their schemas."""
+    """Good answers and refusals match their schemas."""
     url = str(service.redis_url)
     if httpx.get(f"{service.url}/workflows/documented/jobs/ended", headers=bearer(service, "good")).status_code == 404:
         ended = Foreign(url, "documented", "ended").lines(["x"] * 2)
@@ -266,7 +266,7 @@ def test_answers_are_as_documented(
 
 
 def bearer(service: Service, token: str) -> dict[str, str]:
-    """The headers of one who has that kind of token."""
+    """The headers of a token of that kind."""
     if token == "none":
         return {}
     scopes = ("logs:read",) if token == "read" else ("logs:read", "logs:write")

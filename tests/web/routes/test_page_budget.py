@@ -1,4 +1,4 @@
-"""What one page may cost, whatever is in the log: bytes of JSON, seconds, and nothing of what others wait for."""
+"""What one page may cost, whatever the log contains: bytes of JSON, seconds, and how long others wait."""
 
 import concurrent.futures
 import contextlib
@@ -30,7 +30,7 @@ LETTERS: Final = random.Random(1)
 
 
 def slow_line() -> str:
-    """64 KiB in which SLOW has more than a thousand places."""
+    """A line of 64 KiB in which SLOW matches more than a thousand spans."""
     return "".join(LETTERS.choices("ab", k=65_536))
 
 
@@ -42,12 +42,12 @@ def cpu_seconds(service: Service) -> float:
 
 
 def memory_bytes(pid: int, name: str) -> int:
-    """A process's memory: VmRSS is what it has, VmHWM its peak."""
+    """A process's memory: VmRSS is its current size, VmHWM its peak."""
     return int(Path(f"/proc/{pid}/status").read_text().partition(f"{name}:")[2].split()[0]) * 1024
 
 
 def walk(client: httpx.Client, job: Foreign, path: str, **query: Any) -> Iterator[httpx.Response]:
-    """All pages, following ``Link``, each of them within its time and, unless it is of one line, its bytes."""
+    """All pages, following ``Link``. Each is within its time and, unless it has only one line, within its bytes."""
     response = client.get(f"{job.path}{path}", params=query)
     while True:
         assert response.status_code == 200, response.text
@@ -61,20 +61,20 @@ def walk(client: httpx.Client, job: Foreign, path: str, **query: Any) -> Iterato
 
 
 def numbers(responses: Iterator[httpx.Response]) -> list[list[int]]:
-    """The numbers on each page, those of context left out."""
+    """The numbers on each page, without lines of context."""
     return [[log["sequence_num"] for log in each.json()["logs"] if "context" not in log] for each in responses]
 
 
 @pytest.fixture
 def control(job: Foreign) -> Foreign:
-    """30 lines that are 12 MB of JSON."""
+    """A job of 30 lines that are 12 MB of JSON."""
     return job.lines([CONTROL] * 30)
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
 @pytest.mark.parametrize("path", ["/logs", "/logs/search?q=%01"])
 def test_a_page_is_bounded_in_bytes_of_json(client: httpx.Client, control: Foreign, path: str, order: str) -> None:
-    """Control characters take 6 bytes each; no line is lost between two pages."""
+    """A control character takes 6 bytes. No line is lost between two pages."""
     path, _, query = path.partition("?")
     asked = dict(httpx.QueryParams(query)) | {"limit": 1000, "order": order}
     found = numbers(walk(client, control, path, **asked))
@@ -86,7 +86,7 @@ def test_a_page_is_bounded_in_bytes_of_json(client: httpx.Client, control: Forei
 
 @pytest.mark.parametrize("path", ["/logs", "/logs/search"])
 def test_a_line_that_is_longer_than_a_page_is_a_page_by_itself(client: httpx.Client, job: Foreign, path: str) -> None:
-    """A foreign runner may write one; every page makes progress."""
+    """A foreign runner may write one. Every page makes progress."""
     job.lines(["x short", "x" + "\x01" * (2**20 - 1), "x short", "x short"])
     query = {"q": "x"} if path.endswith("search") else {}
     pages = list(walk(client, job, path, **query))
@@ -97,10 +97,8 @@ def test_a_line_that_is_longer_than_a_page_is_a_page_by_itself(client: httpx.Cli
 
 
 @pytest.mark.parametrize("path", ["/logs", "/logs/search"])
-def test_of_a_line_that_no_answer_can_hold_there_is_the_beginning(
-    client: httpx.Client, job: Foreign, path: str
-) -> None:
-    """It is marked, and the page after it goes on. A download has all of it."""
+def test_a_line_that_no_answer_can_hold_is_cut_off(client: httpx.Client, job: Foreign, path: str) -> None:
+    """Its beginning is shown and marked, and the next page goes on after it. A download has all of it."""
     job.lines(["x short", "x" + "y" * 40 * 2**20 + "x", "x short"])
     query = {"q": "x"} if path.endswith("search") else {}
     lines = [line for page in walk(client, job, path, **query) for line in page.json()["logs"]]
@@ -114,7 +112,7 @@ def test_of_a_line_that_no_answer_can_hold_there_is_the_beginning(
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
 def test_context_is_bounded_in_bytes(client: httpx.Client, job: Foreign, order: str) -> None:
-    """The page ends behind the last match that has all of its context on it; each match comes once."""
+    """The page ends after the last match that has all of its context on it. Each match comes once."""
     job.lines([f"needle {CONTROL}" if number % 5 == 3 else CONTROL for number in range(1, 31)])
     pages = list(walk(client, job, "/logs/search", q="needle", before=2, after=2, limit=1000, order=order))
     found = numbers(iter(pages))
@@ -127,8 +125,11 @@ def test_context_is_bounded_in_bytes(client: httpx.Client, job: Foreign, order: 
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_context_that_no_page_can_hold_is_what_is_nearest(client: httpx.Client, job: Foreign, order: str) -> None:
-    """50 lines of 400 kB on either side: the match comes with those next to it, and the next match on the next page."""
+def test_of_too_much_context_the_nearest_lines_come(client: httpx.Client, job: Foreign, order: str) -> None:
+    """There are 50 lines of 400 kB on either side.
+
+    The match comes with the nearest of them, and the next match is on the next page.
+    """
     job.lines([CONTROL] * 60 + ["needle"] + [CONTROL] * 2 + ["needle"])
     asked = {"q": "needle", "before": 50, "after": 50, "limit": 1000, "order": order}
     pages = list(walk(client, job, "/logs/search", **asked))
@@ -143,7 +144,7 @@ def test_context_that_no_page_can_hold_is_what_is_nearest(client: httpx.Client, 
 
 
 def test_highlights_are_bounded_in_time(client: httpx.Client, job: Foreign) -> None:
-    """All lines come, on as many pages as it takes."""
+    """All lines come, on as many pages as are needed."""
     job.lines([slow_line() for _ in range(6)])
     found = numbers(walk(client, job, "/logs/search", q=SLOW, regex="true", limit=1000))
 
@@ -152,7 +153,7 @@ def test_highlights_are_bounded_in_time(client: httpx.Client, job: Foreign) -> N
 
 
 def test_highlights_of_one_line_are_bounded_in_time(client: httpx.Client, job: Foreign) -> None:
-    """Here each place takes a look at all the rest of the line: those that were found in a second are told."""
+    """Here each match takes a look at all the rest of the line. The page has those that were found within a second."""
     job.lines([slow_line()])
     (page,) = walk(client, job, "/logs/search", q="b(?:.*(?:a.{0,50}){4}z)?", regex="true")
     ((start, end), *more) = page.json()["logs"][0]["highlights"]
@@ -161,7 +162,10 @@ def test_highlights_of_one_line_are_bounded_in_time(client: httpx.Client, job: F
 
 
 def test_a_line_that_is_too_long_for_an_expression_is_named(client: httpx.Client, job: Foreign) -> None:
-    """RE2 cannot be stopped, and would take 6 s for 3 MiB. Plain text and smaller expressions are looked for in it."""
+    """RE2 cannot be stopped, and would take 6 s for 3 MiB.
+
+    Plain text and simpler expressions are searched in that line.
+    """
     job.lines(["b", slow_line() * 48, "b"])
     query = {"q": SLOW, "regex": "true"}
     first = client.get(f"{job.path}/logs/search", params=query)
@@ -181,7 +185,7 @@ def test_a_line_that_is_too_long_for_an_expression_is_named(client: httpx.Client
 def test_a_client_that_has_left_stops_its_work(
     service: Service, auth: dict[str, str], client: httpx.Client, job: Foreign
 ) -> None:
-    """A second later the worker has nothing to do."""
+    """One second later the worker is idle."""
     job.lines([slow_line() for _ in range(40)])
     path = f"{job.path}/logs/search?" + str(httpx.QueryParams({"q": SLOW, "regex": "true", "limit": 1000}))
     for _ in range(4):
@@ -198,7 +202,7 @@ def test_a_client_that_has_left_stops_its_work(
 def test_many_pages_at_once_share_a_bounded_amount_of_memory(
     service: Service, auth: dict[str, str], control: Foreign
 ) -> None:
-    """Pages are shorter then, and each of them has a cursor."""
+    """The pages are shorter then, and each of them has a cursor."""
     (pid,) = service.worker_pids()
     # https://man7.org/linux/man-pages/man5/proc_pid_clear_refs.5.html: 5 resets the peak.
     Path(f"/proc/{pid}/clear_refs").write_text("5")
@@ -220,7 +224,7 @@ def test_many_pages_at_once_share_a_bounded_amount_of_memory(
 def test_live_lines_do_not_wait_for_highlights(
     service: Service, auth: dict[str, str], open_stream: Callable[..., Stream], job: Foreign
 ) -> None:
-    """Four who ask for them again and again, with the slowest expression that is taken."""
+    """Four clients ask for them again and again, with the slowest expression that is accepted."""
     hay = job.sibling("hay").lines([slow_line() for _ in range(30)])
     stream = open_stream(job, "?wait=10")
     over = threading.Event()
@@ -249,7 +253,7 @@ def test_live_lines_do_not_wait_for_highlights(
 
 
 def test_a_tail_of_one_stream_lets_others_go_first(service: Service, auth: dict[str, str], job: Foreign) -> None:
-    """The service answers others at once, however long the lines are that are looked through backwards."""
+    """The service answers others at once, however long the lines are that are read backwards."""
     for _ in range(4):
         job.lines([b"x" * 65_536] * 500)
     slowest = 0.0
@@ -265,10 +269,10 @@ def test_a_tail_of_one_stream_lets_others_go_first(service: Service, auth: dict[
 
 
 @pytest.mark.long
-def test_a_tail_that_is_not_found_in_time_starts_with_what_was(
+def test_a_tail_that_is_not_found_in_time_is_shorter(
     service: Service, auth: dict[str, str], open_stream: Callable[..., Stream], redis_server: Any, job: Foreign
 ) -> None:
-    """Two lines were asked for. One is found; the other is more than 200,000 lines further back."""
+    """Two lines were asked for. One is found. The other is more than 200,000 lines further back."""
     job.line("first", "stderr")
     fields = ("timestamp", TIMESTAMP, "message", "hay", "stream", "stdout")
     for start in range(2, 220_000, 10_000):

@@ -1,4 +1,4 @@
-"""The three POST routes: a runner's requests, repeated, refused, too long, and in no shape at all."""
+"""The routes for runners: requests that are good, repeated, refused, too long or malformed."""
 
 import gzip
 import secrets
@@ -26,7 +26,7 @@ OpenStream = Callable[..., Stream]
 
 
 class Runner:
-    """An attempt at a job, as its requests."""
+    """The requests of one attempt at a job."""
 
     def __init__(self, client: httpx.Client, job: Foreign) -> None:
         self.token = secrets.token_hex(16)
@@ -64,18 +64,18 @@ def runner(client: httpx.Client, job: Foreign) -> Runner:
 
 @pytest.fixture
 def opened(runner: Runner) -> Runner:
-    """One that has."""
+    """A runner that has opened its job."""
     assert runner.open().status_code == 200
     return runner
 
 
 def messages(client: httpx.Client, job: Foreign) -> list[str]:
-    """What the log holds."""
+    """The messages of the log."""
     return [line["message"] for line in client.get(f"{job.path}/logs?limit=1000").json()["logs"]]
 
 
 def refusal(response: httpx.Response) -> dict[str, Any]:
-    """What a problem document says, its constant members checked."""
+    """A problem document, without its constant members, which are checked."""
     problem: dict[str, Any] = response.json()
     assert response.headers["Content-Type"] == "application/problem+json"
     assert problem.pop("status") == response.status_code
@@ -90,7 +90,7 @@ def refusal(response: httpx.Response) -> dict[str, Any]:
 
 
 def test_a_job_is_opened_appended_to_and_ended(client: httpx.Client, job: Foreign, runner: Runner) -> None:
-    """With the answers that the contract names, and what viewers then see."""
+    """With the answers of the contract, and what viewers then see."""
     opened = runner.open()
     assert (opened.status_code, opened.json()) == (200, {"attempt": 1, "token": runner.token, "next": 1})
     assert opened.headers["Cache-Control"] == "private, no-store"
@@ -116,8 +116,8 @@ def test_a_job_is_opened_appended_to_and_ended(client: httpx.Client, job: Foreig
     }
 
 
-def test_whatever_is_repeated_changes_nothing(client: httpx.Client, job: Foreign, runner: Runner) -> None:
-    """Every request twice, with the same answer."""
+def test_a_repeated_request_changes_nothing(client: httpx.Client, job: Foreign, runner: Runner) -> None:
+    """Every request is sent twice, with the same answer."""
     for ask in (runner.open, lambda: runner.append(1, "a", "b"), lambda: runner.end(3)):
         first, second = ask(), ask()
         assert first.is_success
@@ -127,7 +127,7 @@ def test_whatever_is_repeated_changes_nothing(client: httpx.Client, job: Foreign
 
 
 def test_a_known_beginning_is_skipped(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """So that a batch whose answer was lost may be sent again with more behind it."""
+    """So a batch whose answer was lost may be sent again with more lines after it."""
     opened.append(1, "a", "b")
 
     assert opened.append(1, "a", "b", "c").json() == {"next": 4}
@@ -136,7 +136,7 @@ def test_a_known_beginning_is_skipped(client: httpx.Client, job: Foreign, opened
 
 
 def test_no_lines_renew_the_lease(redis_server: RedisServer, job: Foreign, opened: Runner) -> None:
-    """And say nothing of the log."""
+    """The answer has no number."""
     lease = job.key.replace(":log", ":lease")
     ask_all(redis_server.url, [("PEXPIRE", lease, "1000")])
 
@@ -176,7 +176,7 @@ def test_any_text_comes_through(client: httpx.Client, job: Foreign, opened: Runn
 
 
 def test_a_gap_names_the_expected_number(opened: Runner) -> None:
-    """Appending and ending alike."""
+    """In appending and in ending."""
     opened.append(1, "a")
 
     for response in (opened.append(5, "b"), opened.end(9)):
@@ -193,7 +193,7 @@ def test_a_second_runner_is_held_off(client: httpx.Client, job: Foreign, opened:
 
 
 def test_a_runner_without_its_lease_is_fenced_off(redis_server: RedisServer, job: Foreign, opened: Runner) -> None:
-    """Whatever it asks for."""
+    """Whatever it sends."""
     ask_all(redis_server.url, [("DEL", job.key.replace(":log", ":lease"))])
 
     for response in (opened.append(1, "a"), opened.append(1), opened.end(1)):
@@ -211,7 +211,7 @@ def test_an_ended_job_is_closed(client: httpx.Client, job: Foreign, opened: Runn
 
 
 def test_a_tainted_log_is_not_opened(job: Foreign, runner: Runner) -> None:
-    """Its ids are somebody else's."""
+    """Its ids were not written by our runners."""
     job.add("5-1", "message", "?")
 
     response = runner.open()
@@ -220,7 +220,7 @@ def test_a_tainted_log_is_not_opened(job: Foreign, runner: Runner) -> None:
 
 
 def test_what_is_no_log_is_not_opened(redis_server: RedisServer, job: Foreign, runner: Runner) -> None:
-    """Nor anything else done to it."""
+    """No other request is accepted either."""
     ask_all(redis_server.url, [("SET", job.key, "x")])
 
     response = runner.open()
@@ -229,7 +229,7 @@ def test_what_is_no_log_is_not_opened(redis_server: RedisServer, job: Foreign, r
 
 
 def test_an_absent_store_is_worth_a_retry(service: Service, redis_server: RedisServer, opened: Runner) -> None:
-    """503, and when to come again."""
+    """503 with a time to retry."""
     redis_server.ask("CONFIG", "SET", "maxmemory", "1")
     try:
         response = opened.append(1, "a")
@@ -246,7 +246,7 @@ def test_an_absent_store_is_worth_a_retry(service: Service, redis_server: RedisS
 
 @pytest.mark.parametrize("route", ["attempts", "logs", "end"])
 def test_only_writers_get_in(service: Service, job: Foreign, route: str) -> None:
-    """Before the body is looked at."""
+    """This is checked before the body is read."""
 
     def status(**headers: str) -> int:
         return httpx.post(f"{service.url}{job.path}/{route}", content=b"?", headers=headers).status_code
@@ -257,8 +257,8 @@ def test_only_writers_get_in(service: Service, job: Foreign, route: str) -> None
     assert status(Authorization=f"Bearer {service.token(job.workflow_id)}") == 415
 
 
-def test_other_methods_are_named(client: httpx.Client, job: Foreign) -> None:
-    """Of both routes that share a path."""
+def test_other_methods_are_refused_with_the_allowed_ones(client: httpx.Client, job: Foreign) -> None:
+    """Those of both routes that share a path."""
     response = client.put(f"{job.path}/logs")
 
     assert response.status_code == 405
@@ -306,8 +306,8 @@ def test_a_bad_member_is_named(runner: Runner, route: str, change: dict[str, Any
 
 
 @pytest.mark.parametrize("route", ["attempts", "logs", "end"])
-def test_what_is_missing_is_named(runner: Runner, route: str) -> None:
-    """All of it at once."""
+def test_missing_members_are_named(runner: Runner, route: str) -> None:
+    """All of them at once."""
     response = runner.post(route, {})
 
     assert response.status_code == 400
@@ -331,8 +331,8 @@ def test_what_is_missing_is_named(runner: Runner, route: str) -> None:
         {"timestamp": TIMESTAMP, "message": "a", "stream": "stdout", "sequence_num": 2},
     ],
 )
-def test_a_bad_line_is_named_by_its_place(client: httpx.Client, job: Foreign, opened: Runner, line: Any) -> None:
-    """And none of the others is stored."""
+def test_a_bad_line_is_named_by_its_index(client: httpx.Client, job: Foreign, opened: Runner, line: Any) -> None:
+    """None of the other lines is stored."""
     body = opened.lines(1, "good", "bad")
     body["lines"][1] = line
     response = opened.post("logs", body)
@@ -345,7 +345,7 @@ def test_a_bad_line_is_named_by_its_place(client: httpx.Client, job: Foreign, op
 
 
 def test_a_line_may_be_as_long_as_the_setting_says(opened: Runner) -> None:
-    """In bytes, where what stands for a byte that was no UTF-8 counts as that byte."""
+    """In bytes. A replacement character counts as the one byte that it replaced."""
     assert opened.append(1, "x" * MAX_LINE).status_code == 200
     assert opened.append(2, "\ufffd" * MAX_LINE).status_code == 200
     for long in ("x" * (MAX_LINE + 1), "é" * (MAX_LINE // 2) + "x"):
@@ -369,7 +369,7 @@ def test_a_batch_has_at_most_500_lines(opened: Runner) -> None:
     ids=repr,
 )
 def test_what_is_no_object_is_refused(runner: Runner, body: bytes) -> None:
-    """With 400, and in words."""
+    """With 400 and a description."""
     response = runner.post_bytes("attempts", body)
 
     assert response.status_code == 400
@@ -378,7 +378,7 @@ def test_what_is_no_object_is_refused(runner: Runner, body: bytes) -> None:
 
 @pytest.mark.parametrize("inside", [b"[]", b"{}", b"1", b'""'])
 def test_a_body_of_nothing_but_structure_is_not_parsed(runner: Runner, inside: bytes) -> None:
-    """It would take a hundred times its size."""
+    """Parsing would take a hundred times its size."""
     body = b"[" + b",".join([inside] * 200_000) + b"]"
     response = runner.post_bytes("logs", gzip.compress(body), Content_Encoding="gzip")
 
@@ -397,14 +397,14 @@ def test_structure_inside_lines_is_text(opened: Runner) -> None:
 
 
 @pytest.mark.parametrize("headers", [{"Content_Type": "text/plain"}, {"Content_Type": ""}], ids=repr)
-def test_only_json_is_taken(runner: Runner, headers: dict[str, str]) -> None:
-    """By its type."""
+def test_only_json_is_accepted(runner: Runner, headers: dict[str, str]) -> None:
+    """By its content type."""
     assert runner.post_bytes("attempts", b"{}", **headers).status_code == 415
 
 
 @pytest.mark.parametrize("coding", ["br", "deflate", "zstd", "gzip, gzip"])
 def test_only_gzip_is_inflated(runner: Runner, coding: str) -> None:
-    """And the answer says so."""
+    """The answer says which coding is accepted."""
     response = runner.post_bytes("attempts", b"{}", Content_Encoding=coding)
 
     assert response.status_code == 415
@@ -424,12 +424,12 @@ def test_only_gzip_is_inflated(runner: Runner, coding: str) -> None:
     ids=["empty", "plain", "cut", "more behind", "two members", "zlib"],
 )
 def test_what_is_not_one_gzip_member_is_refused(runner: Runner, body: bytes) -> None:
-    """Nothing of it is believed."""
+    """Nothing of it is used."""
     assert runner.post_bytes("attempts", body, Content_Encoding="gzip").status_code == 400
 
 
 def test_a_body_may_be_as_long_as_the_setting_says(opened: Runner) -> None:
-    """Sent plainly, in chunks, or inflated: to the byte."""
+    """To the byte, whether it is sent plainly, in chunks or inflated."""
     fitting = orjson.dumps(opened.lines(1, "a")).ljust(MAX_BODY)
     zipped = {"Content_Encoding": "gzip"}
 
@@ -445,7 +445,7 @@ def test_a_body_may_be_as_long_as_the_setting_says(opened: Runner) -> None:
 
 
 def test_a_bomb_is_not_inflated(door: Door, service: Service, auth: dict[str, str], job: Foreign) -> None:
-    """A body that would become 256 MiB is refused after eight, and the worker does not grow by more."""
+    """A body that would become 256 MiB is refused after 8 MiB, and the worker does not grow by more."""
     bomb = gzip.compress(bytes(256 * 2**20), 1)
     pid = service.worker_pids()[0]
     before = _peak_bytes(pid)

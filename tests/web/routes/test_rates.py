@@ -1,4 +1,7 @@
-"""A token that publishes too fast: told when to go on, at both doors; and nothing else of it is refused."""
+"""A token that publishes too fast is refused, and the answer says when to try again.
+
+Its other requests are not refused.
+"""
 
 import time
 from collections.abc import Iterator
@@ -24,7 +27,7 @@ LINE: Final = "x" * 60_000
 
 @pytest.fixture(scope="module")
 def bounded(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service that lets no token publish faster."""
+    """A service with a low limit on how fast a token may publish."""
     with serving(tmp_path_factory.mktemp("bounded"), redis_server.url, max_publish_rate_per_token=RATE) as service:
         yield service
 
@@ -39,10 +42,10 @@ def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             yield nginx
 
 
-def test_who_publishes_too_fast_is_told_when_to_go_on(
+def test_publishing_too_fast_is_refused_with_a_time_to_retry(
     request: pytest.FixtureRequest, door: Door, bounded: Service, job: Foreign
 ) -> None:
-    """429; the lease is renewed and the job ended all the same, and nobody else has to wait."""
+    """The answer is 429. The lease can still be renewed and the job ended, and other tokens do not have to wait."""
     name, counted = request.node.callspec.id, 'chronoverse_publish_answers_total{answer="TOO_FAST",operation="append"}'
 
     def client(subject: str) -> httpx.Client:

@@ -1,4 +1,4 @@
-"""Redactions when the store goes back in time, the object store refuses, or an archiver is killed in between."""
+"""Redactions when the store loses writes, when the object store refuses, or when an archiver is killed in between."""
 
 import os
 import subprocess
@@ -27,31 +27,31 @@ from tests.support.service import Service, serving
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign, ask_all
-from tests.web.routes.test_tiers import Place
+from tests.web.routes.test_tiers import Site
 
 SECRET: Final = "hunter2"
 #: Seconds for a redaction to be done for good, by requests that are repeated.
 PATIENCE: Final = 20.0
 
 
-def write(place: Place) -> Foreign:
-    """A job of which every second line has the secret."""
-    return place.job().lines(f"line {number} {SECRET if number % 2 else ''}" for number in range(1, 101))
+def write(site: Site) -> Foreign:
+    """Writes a job of which every second line has the secret."""
+    return site.job().lines(f"line {number} {SECRET if number % 2 else ''}" for number in range(1, 101))
 
 
 def ref(job: Foreign) -> JobRef:
     return JobRef(job.workflow_id, job.job_id)
 
 
-def redact(place: Place, job: Foreign, **body: object) -> httpx.Response:
-    return place.client.post(f"{job.path}/logs/redact", json={"q": SECRET, **body})
+def redact(site: Site, job: Foreign, **body: object) -> httpx.Response:
+    return site.client.post(f"{job.path}/logs/redact", json={"q": SECRET, **body})
 
 
-def redact_for_good(place: Place, job: Foreign) -> int:
-    """Repeats the request as its answers say, until nothing is pending; how many lines were redacted."""
+def redact_for_good(site: Site, job: Foreign) -> int:
+    """Repeats the request as its answers say, until nothing is pending. Returns how many lines were redacted."""
     count, following, give_up_at = 0, 1, time.monotonic() + PATIENCE
     while time.monotonic() < give_up_at:
-        answer = redact(place, job, **{"from": following})
+        answer = redact(site, job, **{"from": following})
         if answer.status_code == 200:
             said = answer.json()
             count += int(said["redacted"])
@@ -62,7 +62,7 @@ def redact_for_good(place: Place, job: Foreign) -> int:
 
 
 def with_secret(objects: ObjectStore, job: Foreign) -> list[str]:
-    """The names of the objects in the job's folder that hold the secret, unpacked."""
+    """The names of the objects in the job's folder that contain the secret when decompressed."""
     found = []
     for each in objects.list(f"{job.workflow_id}/{job.job_id}/"):
         data = objects.get(each.name)
@@ -85,20 +85,20 @@ def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, store_server: RedisServer) -> Iterator[Place]:
-    """A service on it."""
+def site(tmp_path_factory: pytest.TempPathFactory, store_server: RedisServer) -> Iterator[Site]:
+    """A service on that server."""
     directory = tmp_path_factory.mktemp("faults")
     store = Store(store_server.url)
     url = (directory / "archive").as_uri()
     with serving(directory, store_server.url, archive_url=url, heartbeat_seconds=1) as service:
-        place = Place(service, directory / "archive", store, "faults", (READ, WRITE, ADMIN))
-        yield place
-        place.client.close()
+        site = Site(service, directory / "archive", store, "faults", (READ, WRITE, ADMIN))
+        yield site
+        site.client.close()
     store.close()
 
 
 def freeze_disk(server: RedisServer) -> int:
-    """From now on nothing is safe. What a power cut would leave of the server's file, in bytes."""
+    """From now on nothing becomes durable. Returns how many bytes of the server's file a power cut would leave."""
     with Redis.from_url(server.url, protocol=2, single_connection_client=True) as client:
         client.set("probe", "1")
         assert client.execute_command("WAITAOF", 1, 0, 5000)[0] == 1
@@ -107,7 +107,7 @@ def freeze_disk(server: RedisServer) -> int:
 
 
 def cut_power(server: RedisServer, safe: int) -> None:
-    """The server loses what its file holds beyond ``safe`` bytes, and starts again."""
+    """Kills the server, truncates its file to ``safe`` bytes, and starts it again."""
     server.kill()
     assert _file(server).stat().st_size > safe
     os.truncate(_file(server), safe)
@@ -119,248 +119,248 @@ def _file(server: RedisServer) -> Path:
     return path
 
 
-def is_readable(place: Place, job: Foreign) -> bool:
-    return place.client.get(f"{job.path}/logs?limit=1000").status_code == 200
+def is_readable(site: Site, job: Foreign) -> bool:
+    return site.client.get(f"{job.path}/logs?limit=1000").status_code == 200
 
 
 @pytest.mark.parametrize("archived", [0, 60, 99])
-def test_a_power_cut_behind_a_redaction_loses_no_line(store_server: RedisServer, place: Place, archived: int) -> None:
-    """The old record may come back, and what it names is there; whoever redacts again is done for good then."""
-    job = write(place)
+def test_a_power_cut_after_a_redaction_loses_no_line(store_server: RedisServer, site: Site, archived: int) -> None:
+    """The old record may come back, and its object still exists. A repeated redaction is permanent."""
+    job = write(site)
     if archived:
-        place.seal(job, archived, trim=True)
-    before = place.pages(f"{job.path}/logs?limit=1000")
+        site.seal(job, archived, trim=True)
+    before = site.pages(f"{job.path}/logs?limit=1000")
     safe = freeze_disk(store_server)
 
-    answer = redact(place, job)
+    answer = redact(site, job)
 
     assert (answer.status_code, answer.json()["redacted"]) == (200, 50)
     assert answer.json()["pending"] is True
-    assert SECRET not in place.client.get(f"{job.path}/logs?limit=1000").text
+    assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
     cut_power(store_server, safe)
-    wait_until(lambda: is_readable(place, job), PATIENCE, "the store is back")
+    wait_until(lambda: is_readable(site, job), PATIENCE, "the store is back")
     time.sleep(1.1)  # for which records are believed
-    assert place.pages(f"{job.path}/logs?limit=1000") == before
-    assert redact_for_good(place, job) == 50
-    assert SECRET not in place.client.get(f"{job.path}/logs?limit=1000").text
-    assert with_secret(place.objects, job) == []
+    assert site.pages(f"{job.path}/logs?limit=1000") == before
+    assert redact_for_good(site, job) == 50
+    assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
+    assert with_secret(site.objects, job) == []
     safe = freeze_disk(store_server)
     store_server.ask("SET", "probe", "2")
     cut_power(store_server, safe)
-    wait_until(lambda: is_readable(place, job), PATIENCE, "the store is back")
-    assert SECRET not in place.client.get(f"{job.path}/logs?limit=1000").text
+    wait_until(lambda: is_readable(site, job), PATIENCE, "the store is back")
+    assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
 
 
-def test_a_power_cut_behind_a_sealing_loses_no_line(store_server: RedisServer, place: Place) -> None:
-    """The lines are in the store again, and the object of the record that is lost is found by a redaction."""
-    job = write(place)
+def test_a_power_cut_after_a_chunk_was_committed_loses_no_line(store_server: RedisServer, site: Site) -> None:
+    """The lines are in the store again. A redaction finds the object whose record was lost."""
+    job = write(site)
     safe = freeze_disk(store_server)
-    place.seal(job, 80, trim=True)
-    assert len(with_secret(place.objects, job)) == 1
+    site.seal(job, 80, trim=True)
+    assert len(with_secret(site.objects, job)) == 1
     cut_power(store_server, safe)
 
-    wait_until(lambda: is_readable(place, job), PATIENCE, "the store is back")
-    assert [line["sequence_num"] for line in place.pages(f"{job.path}/logs?limit=1000")] == [*range(1, 101)]
-    assert len(with_secret(place.objects, job)) == 1
-    assert redact_for_good(place, job) == 50
-    assert with_secret(place.objects, job) == []
+    wait_until(lambda: is_readable(site, job), PATIENCE, "the store is back")
+    assert [line["sequence_num"] for line in site.pages(f"{job.path}/logs?limit=1000")] == [*range(1, 101)]
+    assert len(with_secret(site.objects, job)) == 1
+    assert redact_for_good(site, job) == 50
+    assert with_secret(site.objects, job) == []
 
 
-def test_an_archiver_ends_what_a_redaction_left_pending(store_server: RedisServer, place: Place) -> None:
-    """Once the store has its record on the disk; the job is still running."""
-    job = write(place)
-    place.seal(job, 60, trim=True)
+def test_an_archiver_ends_what_a_redaction_left_pending(store_server: RedisServer, site: Site) -> None:
+    """Once the record is on the store's disk. The job is still running."""
+    job = write(site)
+    site.seal(job, 60, trim=True)
     freeze_disk(store_server)
-    assert redact(place, job).json()["pending"] is True
-    assert len(with_secret(place.objects, job)) == 1
-    archive(place.store, place.objects, orphan_seconds=3_600)
-    assert len(with_secret(place.objects, job)) == 1
+    assert redact(site, job).json()["pending"] is True
+    assert len(with_secret(site.objects, job)) == 1
+    archive(site.store, site.objects, orphan_seconds=3_600)
+    assert len(with_secret(site.objects, job)) == 1
 
     store_server.ask("CONFIG", "SET", "appendfsync", "everysec")
-    archive(place.store, place.objects, orphan_seconds=3_600)
+    archive(site.store, site.objects, orphan_seconds=3_600)
 
-    assert with_secret(place.objects, job) == []
-    answer = redact(place, job).json()
+    assert with_secret(site.objects, job) == []
+    answer = redact(site, job).json()
     assert (answer["redacted"], answer["pending"]) == (0, False)
 
 
 # An archiver that does not come to an end
 
 
-def archive_job(place: Place, job: Foreign, at: Callable[[str, str], None]) -> None:
-    """As an archiver does it. ``at`` hears of each step, and has the token of its lease."""
-    with archive_lock(place.store, ref(job)) as token:
-        sealing = ChunkWriter(place.store, place.objects, ref(job), token, lambda step: at(step, token))
-        sealing.write_chunk(place.store.catalog.archive_state(ref(job)), 101, trim=False)
+def archive_job(site: Site, job: Foreign, at: Callable[[str, str], None]) -> None:
+    """Archives a job as an archiver does. ``at`` is called at each step with the token of the archive lock."""
+    with archive_lock(site.store, ref(job)) as token:
+        sealing = ChunkWriter(site.store, site.objects, ref(job), token, lambda step: at(step, token))
+        sealing.write_chunk(site.store.catalog.archive_state(ref(job)), 101, trim=False)
 
 
 @pytest.mark.parametrize("step", ["put", "read back"])
-def test_a_redaction_reaches_what_a_killed_archiver_wrote(place: Place, step: str) -> None:
-    """The object that it wrote and did not record has the text as well."""
-    archive(place.store, place.objects)  # all other jobs
-    job = write(place).end()
-    assert run_until_killed(str(place.service.redis_url), "chronoverse", place.directory, step) == -9
-    assert len(with_secret(place.objects, job)) == 1
+def test_a_redaction_reaches_what_a_killed_archiver_wrote(site: Site, step: str) -> None:
+    """The archiver has written an object with the text, and has not recorded it."""
+    archive(site.store, site.objects)  # all other jobs
+    job = write(site).end()
+    assert run_until_killed(str(site.service.redis_url), "chronoverse", site.directory, step) == -9
+    assert len(with_secret(site.objects, job)) == 1
     # What ten seconds do to the lease of the archiver.
-    ask_all(str(place.service.redis_url), [("DEL", job.key.removesuffix("log") + "sealer")])
+    ask_all(str(site.service.redis_url), [("DEL", job.key.removesuffix("log") + "sealer")])
 
-    assert redact_for_good(place, job) == 50
+    assert redact_for_good(site, job) == 50
 
-    assert with_secret(place.objects, job) == []
+    assert with_secret(site.objects, job) == []
 
 
-def test_an_archiver_that_stood_still_deletes_what_it_could_not_record(place: Place) -> None:
-    """Another one has its lease by then, and has redacted what was read."""
-    job = write(place).end()
+def test_a_paused_archiver_deletes_what_it_could_not_record(site: Site) -> None:
+    """Another one has the archive lock by then, and has redacted the lines that were read."""
+    job = write(site).end()
 
     def stand_still(step: str, token: str) -> None:
         if step == "read":
-            place.store.chunks.release_lock(ref(job), token)
-            assert redact_for_good(place, job) == 50
+            site.store.chunks.release_lock(ref(job), token)
+            assert redact_for_good(site, job) == 50
 
     with pytest.raises(Fenced):
-        archive_job(place, job, stand_still)
+        archive_job(site, job, stand_still)
 
-    assert with_secret(place.objects, job) == []
-    assert SECRET not in place.client.get(f"{job.path}/logs?limit=1000").text
+    assert with_secret(site.objects, job) == []
+    assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
 
 
 @pytest.mark.parametrize("step", ["read", "upload begun", "put"])
-def test_an_archiver_that_stood_still_leaves_nothing_of_a_deleted_job(place: Place, step: str) -> None:
-    """It writes its object after the deletion, or before, and cannot record it."""
-    job = write(place).end()
+def test_a_paused_archiver_leaves_nothing_of_a_deleted_job(site: Site, step: str) -> None:
+    """It writes its object before or after the deletion, and cannot record it."""
+    job = write(site).end()
 
     def stand_still(at: str, token: str) -> None:
         if at == step:
-            place.store.chunks.release_lock(ref(job), token)
-            assert place.client.delete(job.path).status_code == 204
+            site.store.chunks.release_lock(ref(job), token)
+            assert site.client.delete(job.path).status_code == 204
 
     with pytest.raises((Deleted, Fenced, ArchiveDamaged)):
-        archive_job(place, job, stand_still)
+        archive_job(site, job, stand_still)
 
-    assert list(place.objects.list(f"{job.workflow_id}/{job.job_id}/")) == []
-    assert place.store.chunks.garbage(ref(job)) == set()
+    assert list(site.objects.list(f"{job.workflow_id}/{job.job_id}/")) == []
+    assert site.store.chunks.garbage(ref(job)) == set()
 
 
 @pytest.mark.parametrize("step", ["upload begun", "put"])
-def test_an_archiver_that_stood_still_while_a_redaction_swept(place: Place, step: str) -> None:
-    """The redaction has struck out its object, which may come to be afterwards."""
-    job = write(place).end()
+def test_an_archiver_that_was_paused_while_a_redaction_swept(site: Site, step: str) -> None:
+    """The redaction has listed its object as garbage. The object may be written afterwards."""
+    job = write(site).end()
 
     def stand_still(at: str, token: str) -> None:
         if at == step:
-            place.store.chunks.release_lock(ref(job), token)
-            assert redact_for_good(place, job) == 50
+            site.store.chunks.release_lock(ref(job), token)
+            assert redact_for_good(site, job) == 50
 
     with pytest.raises((Fenced, ArchiveDamaged)):
-        archive_job(place, job, stand_still)
+        archive_job(site, job, stand_still)
 
-    assert with_secret(place.objects, job) == []
+    assert with_secret(site.objects, job) == []
 
 
-def test_an_archiver_that_stood_still_behind_its_put(place: Place) -> None:
-    """Its object is deleted by the redaction, and its record is refused, also when the lease is free again."""
-    job = write(place).end()
+def test_an_archiver_that_was_paused_after_its_put(site: Site) -> None:
+    """The redaction deletes its object, and its record is refused, also when the lock is free again."""
+    job = write(site).end()
 
     def stand_still(step: str, token: str) -> None:
         if step == "read back":
-            assert len(with_secret(place.objects, job)) == 1
-            place.store.chunks.release_lock(ref(job), token)
-            assert redact_for_good(place, job) == 50
-            assert place.store.chunks.acquire_lock(ref(job), token, 10)
+            assert len(with_secret(site.objects, job)) == 1
+            site.store.chunks.release_lock(ref(job), token)
+            assert redact_for_good(site, job) == 50
+            assert site.store.chunks.acquire_lock(ref(job), token, 10)
 
     with pytest.raises((Fenced, SequenceGap)):
-        archive_job(place, job, stand_still)
+        archive_job(site, job, stand_still)
 
-    assert with_secret(place.objects, job) == []
-    assert SECRET not in place.client.get(f"{job.path}/logs?limit=1000").text
+    assert with_secret(site.objects, job) == []
+    assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
 
 
-def test_the_sweep_finds_by_age_what_nobody_has_written_down(place: Place) -> None:
-    """In the folder of a job that still runs; what is younger may be somebody's who is about to record it."""
-    job = write(place)
-    place.seal(job, 60, trim=True)
+def test_the_sweep_finds_unrecorded_objects_by_age(site: Site) -> None:
+    """In the folder of a job that still runs. A younger object may be about to be recorded."""
+    job = write(site)
+    site.seal(job, 60, trim=True)
     folder = f"{job.workflow_id}/{job.job_id}"
     for name in ("old", "young", ".writing-old"):
-        place.objects.put(f"{folder}/{name}", SECRET.encode())
+        site.objects.put(f"{folder}/{name}", SECRET.encode())
     hours_ago = time.time() - 2 * 3_600
     for name in ("old", ".writing-old"):
-        os.utime(place.directory / folder / name, (hours_ago, hours_ago))
-    (chunk,) = (place.directory / folder).glob("*.zst")
+        os.utime(site.directory / folder / name, (hours_ago, hours_ago))
+    (chunk,) = (site.directory / folder).glob("*.zst")
     os.utime(chunk, (hours_ago - 60, hours_ago - 60))
 
-    archive(place.store, place.objects, orphan_seconds=3_600)
+    archive(site.store, site.objects, orphan_seconds=3_600)
 
-    assert {each.name.removeprefix(f"{folder}/") for each in place.objects.list(f"{folder}/")} == {"young", chunk.name}
+    assert {each.name.removeprefix(f"{folder}/") for each in site.objects.list(f"{folder}/")} == {"young", chunk.name}
 
 
-def test_a_record_that_comes_late_is_refused(place: Place) -> None:
-    """The store was slow, its answer was given up, and the object is deleted: then the script arrives."""
-    job, archived = write(place), place.store.chunks
-    place.seal(job, 10, trim=False)
+def test_a_record_that_comes_late_is_refused(site: Site) -> None:
+    """The store was slow, the caller has given up, and the object is deleted. Then the script runs."""
+    job, archived = write(site), site.store.chunks
+    site.seal(job, 10, trim=False)
     (chunk,) = archived.chunks(ref(job))
     late = chunk._replace(first=11, last=20).with_unique_name("0123")
-    with archive_lock(place.store, ref(job)) as token:
+    with archive_lock(site.store, ref(job)) as token:
         archived.begin_upload(ref(job), token, late.name)
         assert late.name in archived.mark_garbage(ref(job), token)
         with pytest.raises(Fenced):
             archived.commit_chunk(ref(job), token, late)
         with pytest.raises(Fenced):
-            place.store.redaction_log.redact(ref(job), token, late, {"from": 11, "to": 20, "count": 1})
+            site.store.redaction_log.redact(ref(job), token, late, {"from": 11, "to": 20, "count": 1})
     assert len(archived.chunks(ref(job))) == 1
 
 
-def test_a_redaction_that_breaks_off_counts_what_was_done(place: Place) -> None:
-    """Its answer says how many lines that were, and where to go on."""
-    job = write(place)
-    place.seal(job, 40, trim=True)
-    place.seal(job, 80, trim=True)
-    _, second = place.store.chunks.chunks(ref(job))
-    lost = place.objects.get(second.name)
-    place.objects.delete(second.name)
+def test_a_redaction_that_breaks_off_counts_what_was_done(site: Site) -> None:
+    """The answer has the number of lines, and where to go on."""
+    job = write(site)
+    site.seal(job, 40, trim=True)
+    site.seal(job, 80, trim=True)
+    _, second = site.store.chunks.chunks(ref(job))
+    lost = site.objects.get(second.name)
+    site.objects.delete(second.name)
 
-    first = redact(place, job)
+    first = redact(site, job)
 
     assert first.status_code == 200, first.text
     assert (first.json()["redacted"], first.json()["through"], first.json()["next"]) == (20, 40, 41)
-    assert redact(place, job, **{"from": 41}).status_code == 502
-    place.objects.put(second.name, lost)
-    assert redact(place, job, **{"from": 41}).json()["redacted"] == 30
-    assert with_secret(place.objects, job) == []
+    assert redact(site, job, **{"from": 41}).status_code == 502
+    site.objects.put(second.name, lost)
+    assert redact(site, job, **{"from": 41}).json()["redacted"] == 30
+    assert with_secret(site.objects, job) == []
 
 
 # An object store that refuses
 
 
 @pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[tuple[Place, S3Faults]]:
-    """A service with its archive in S3, a proxy before that."""
+def s3(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[tuple[Site, S3Faults]]:
+    """A service whose archive is in S3, behind a proxy that can refuse requests."""
     directory = tmp_path_factory.mktemp("s3")
     with s3_server() as address, S3Faults(address) as proxy:
         store, objects = Store(redis_server.url), S3ObjectStore(BUCKET)
         assert list(objects.list("")) == []
         ours = {"AWS_ENDPOINT_URL_S3": proxy.url}
         with Service(directory, redis_server.url, environ=ours, archive_url=f"s3://{BUCKET}") as service:
-            place = Place(service, directory, store, "faults_s3", (READ, WRITE, ADMIN))
-            place.objects = objects  # type: ignore[assignment]
-            yield place, proxy
-            place.client.close()
+            site = Site(service, directory, store, "faults_s3", (READ, WRITE, ADMIN))
+            site.objects = objects  # type: ignore[assignment]
+            yield site, proxy
+            site.client.close()
         store.close()
 
 
-def test_a_refused_delete_is_pending_and_every_repeat_ends_it(s3: tuple[Place, S3Faults]) -> None:
-    """The lines are redacted and counted, and the answer says that the old text is still in the bucket."""
-    place, proxy = s3
-    job = write(place)
-    place.seal(job, 60, trim=True)
+def test_a_refused_delete_is_pending_and_every_repeat_ends_it(s3: tuple[Site, S3Faults]) -> None:
+    """The lines are redacted and counted. The answer says that the old text is still in the bucket."""
+    site, proxy = s3
+    job = write(site)
+    site.seal(job, 60, trim=True)
     with proxy.fault(Fault("delete", "503", once=False)):
-        first = redact(place, job)
+        first = redact(site, job)
         assert (first.status_code, first.json()["redacted"], first.json()["pending"]) == (200, 50, True)
-        second = redact(place, job)
+        second = redact(site, job)
         assert (second.status_code, second.json()["redacted"], second.json()["pending"]) == (200, 0, True)
-    assert len(with_secret(place.objects, job)) == 1
+    assert len(with_secret(site.objects, job)) == 1
 
-    third = redact(place, job)
+    third = redact(site, job)
 
     assert (third.status_code, third.json()["redacted"], third.json()["pending"]) == (200, 0, False)
-    assert with_secret(place.objects, job) == []
+    assert with_secret(site.objects, job) == []

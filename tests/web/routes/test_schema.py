@@ -1,4 +1,4 @@
-"""schemathesis over ``/openapi.json``: what it says is done, and nothing it can think of breaks anything."""
+"""schemathesis checks the service against ``/openapi.json``, with requests that it generates."""
 
 import subprocess
 from pathlib import Path
@@ -18,15 +18,18 @@ SEED: Final = 1
 
 @pytest.fixture(scope="module", autouse=True)
 def jobs(service: Service) -> None:
-    """The job that ``schemathesis.toml`` names, and one that its workflow has beside it."""
+    """The job that ``schemathesis.toml`` names, and another job of its workflow."""
     assert service.redis_url is not None
     Foreign(service.redis_url, "schema", "ended").lines(["x"] * 50, ("stdout", "stderr")).end()
     Foreign(service.redis_url, "schema", "running").lines(["x"] * 5)
 
 
 @pytest.mark.long
-def test_the_document_is_kept(service: Service, tmp_path: Path) -> None:
-    """Good and bad requests of every kind: no 5xx, no undocumented answer, nothing good refused, nothing bad taken."""
+def test_the_service_does_what_its_document_says(service: Service, tmp_path: Path) -> None:
+    """Good and bad requests of every kind.
+
+    There is no 5xx and no undocumented answer. Good requests are accepted, and bad ones are refused.
+    """
     before = service.log_size()
     command = [tool("schemathesis"), "--config-file", str(Path(__file__).with_name("schemathesis.toml")), "run"]
     command += [f"{service.url}/openapi.json", "--header", f"Authorization: Bearer {service.token()}"]

@@ -1,4 +1,4 @@
-"""``/logs/search`` and ``/logs/raw``: what a search finds is what Python finds, and a download is what was written."""
+"""``/logs/search`` and ``/logs/raw``: a search finds what Python's ``re`` finds, and a download is what was written."""
 
 import contextlib
 import itertools
@@ -27,7 +27,7 @@ EVIL: Final = "a" * 50 + "b"
 
 @pytest.fixture(scope="module")
 def log(service: Service) -> Foreign:
-    """600 lines on both streams, one that is evil, one that is no UTF-8, and the end."""
+    """600 lines on both streams, one that makes backtracking explode, one that is not UTF-8, and the end."""
     job = Foreign(str(service.redis_url), "search", "log").lines(MESSAGES, STREAMS)
     return job.lines([EVIL, b"no \xff UTF-8"]).end()
 
@@ -48,7 +48,7 @@ def find(client: httpx.Client, job: Foreign, at_most: int = 100, **query: Any) -
 
 
 def numbers(client: httpx.Client, job: Foreign, **query: Any) -> list[int]:
-    """The numbers of all that is found."""
+    """The numbers of all matches."""
     return [line["sequence_num"] for line in itertools.chain(*find(client, job, **query))]
 
 
@@ -69,7 +69,7 @@ def numbers(client: httpx.Client, job: Foreign, **query: Any) -> list[int]:
 def test_a_search_finds_what_python_finds(
     client: httpx.Client, log: Foreign, query: dict[str, Any], pattern: str, order: str
 ) -> None:
-    """In both orders, in pages of any size, in one stream or both."""
+    """In both orders, with pages of any size, in one stream or both."""
     written = [*MESSAGES, EVIL, "no � UTF-8"]
     streams = [STREAMS[(number - 1) % 3] for number in range(1, 601)] + ["stdout"] * 2
     expected = [
@@ -82,7 +82,7 @@ def test_a_search_finds_what_python_finds(
 
 
 def test_highlights_are_in_characters(client: httpx.Client, log: Foreign) -> None:
-    """Not in bytes, nor in UTF-16; a match of nothing has none."""
+    """They are not in bytes or UTF-16 units. An empty match has none."""
     (first, *_), *_ = find(client, log, q="error")
     plain = {key: value for key, value in first.items() if key != "highlights"}
 
@@ -93,7 +93,7 @@ def test_highlights_are_in_characters(client: httpx.Client, log: Foreign) -> Non
 
 
 def test_a_colour_in_a_word_does_not_hide_it(client: httpx.Client, job: Foreign) -> None:
-    """A line is searched as it was written, and as it is read."""
+    """A line is searched as it was written, and also without its control sequences."""
     job.lines(["\x1b[1mFAI\x1b[31mLED\x1b[0m \x1b]0;title\x07\x1b[1A", "\x1b]0;failed", "failed"]).end()
     (lines,) = find(client, job, q="failed")
 
@@ -105,7 +105,7 @@ def test_a_colour_in_a_word_does_not_hide_it(client: httpx.Client, job: Foreign)
 
 
 def test_a_search_may_start_anywhere(client: httpx.Client, log: Foreign) -> None:
-    """Strictly after the offset, as everywhere; and it tells how far it has looked."""
+    """Strictly after the offset. The answer has how far it has looked."""
     path = f"{log.path}/logs/search"
 
     assert numbers(client, log, q="error", offset=590) == [595, 599]
@@ -129,18 +129,18 @@ def test_a_search_may_start_anywhere(client: httpx.Client, log: Foreign) -> None
         ({"q": "x", "stream": "both"}, "stream"),
     ],
 )
-def test_a_search_that_is_none_is_refused(
+def test_an_invalid_search_is_refused(
     client: httpx.Client, log: Foreign, query: dict[str, str], parameter: str
 ) -> None:
-    """400, with the parameter's name."""
+    """400 with the parameter's name."""
     response = client.get(f"{log.path}/logs/search", params=query)
 
     assert response.status_code == 400
     assert [error["parameter"] for error in response.json()["errors"]] == [parameter]
 
 
-def test_an_expression_takes_no_time_that_explodes(client: httpx.Client, log: Foreign, job: Foreign) -> None:
-    """The classic one, on the line it was made for; and one that is slow on long lines works all the same."""
+def test_an_expression_takes_no_exponential_time(client: httpx.Client, log: Foreign, job: Foreign) -> None:
+    """The classic example, on the line that it was made for. An expression that is slow on long lines works, too."""
     started = time.monotonic()
 
     assert numbers(client, log, q="^(a+)+$", regex="true") == []
@@ -149,8 +149,8 @@ def test_an_expression_takes_no_time_that_explodes(client: httpx.Client, log: Fo
     assert numbers(client, job, q="(?:a.{0,50}){4}z", regex="true") == [2]
 
 
-def test_a_cursor_is_good_for_its_own_query_alone(client: httpx.Client, log: Foreign) -> None:
-    """Other words, the same words as an expression, another route: 400."""
+def test_a_cursor_is_valid_only_for_its_own_query(client: httpx.Client, log: Foreign) -> None:
+    """400 for other words, for the same words as an expression, or on another route."""
     page = client.get(f"{log.path}/logs/search", params={"q": "error", "limit": 1}).json()
     for query in ({"q": "errors"}, {"q": "error", "regex": "true"}, {"q": "error", "order": "desc"}):
         asked = {**query, "cursor": page["cursor"], "limit": 1}
@@ -160,7 +160,7 @@ def test_a_cursor_is_good_for_its_own_query_alone(client: httpx.Client, log: For
 
 @pytest.fixture(scope="module")
 def long(redis_server: RedisServer) -> Foreign:
-    """210,000 lines of hay and then the needle."""
+    """A job with 210,000 lines, of which only the last contains the word."""
     store, job = Store(redis_server.url), Foreign(redis_server.url, "search", "long")
     attempt = store.open(JobRef(job.workflow_id, job.job_id), "token")
     for start in range(1, 210_001, 1000):
@@ -171,8 +171,8 @@ def long(redis_server: RedisServer) -> Foreign:
     return job
 
 
-def test_a_request_looks_through_so_much_and_no_more(client: httpx.Client, long: Foreign) -> None:
-    """An empty page, the number it has come to, and a cursor that goes on from there."""
+def test_a_request_looks_through_a_bounded_part(client: httpx.Client, long: Foreign) -> None:
+    """The page is empty. It has the number that it has reached, and a cursor that goes on from there."""
     first = client.get(f"{long.path}/logs/search", params={"q": "NEEDLE"})
 
     assert first.json()["logs"] == []
@@ -181,7 +181,7 @@ def test_a_request_looks_through_so_much_and_no_more(client: httpx.Client, long:
 
 
 def test_long_lines_make_short_pages(client: httpx.Client, redis_server: RedisServer, job: Foreign) -> None:
-    """A page has so many characters, whatever its limit says; none is lost between two."""
+    """A page has a bounded number of characters, whatever its limit is. No line is lost between two pages."""
     lines = [("XADD", job.key, f"{number}-0", "message", "x" * 100_000) for number in range(1, 251)]
     ask_all(redis_server.url, lines)
     found = [[line["sequence_num"] for line in page] for page in find(client, job, q="X" * 200, limit=1000)]
@@ -193,7 +193,7 @@ def test_long_lines_make_short_pages(client: httpx.Client, redis_server: RedisSe
 
 
 def test_a_running_job_is_searched_as_it_grows(client: httpx.Client, job: Foreign) -> None:
-    """From the number that the last answer came to."""
+    """From the number that the last answer has reached."""
     job.lines(["error", "fine"])
     first = client.get(f"{job.path}/logs/search", params={"q": "error"})
     job.lines(["fine", "error"])
@@ -209,7 +209,7 @@ def raw(client: httpx.Client, job: Foreign, **query: Any) -> httpx.Response:
 
 
 def test_a_download_is_what_was_written(client: httpx.Client, log: Foreign) -> None:
-    """As text, as one JSON document, as a line of JSON for each."""
+    """As text, as one JSON document, and as one JSON object a line."""
     text, document, lines = (raw(client, log, format=kind) for kind in ("txt", "json", "jsonl"))
     written = [*MESSAGES, EVIL, "no � UTF-8"]
     pages = client.get(f"{log.path}/logs", params={"limit": 1000}).json()["logs"]
@@ -222,8 +222,8 @@ def test_a_download_is_what_was_written(client: httpx.Client, log: Foreign) -> N
     assert text.headers["cache-control"] == "private, no-store"
 
 
-def test_a_download_may_be_of_what_is_found(client: httpx.Client, log: Foreign) -> None:
-    """One stream, a query, an expression."""
+def test_a_download_may_be_filtered(client: httpx.Client, log: Foreign) -> None:
+    """By a stream, a query or an expression."""
     found = numbers(client, log, q="error", stream="stderr")
     lines = raw(client, log, q="error", stream="stderr", format="json").json()
 
@@ -235,8 +235,11 @@ def test_a_download_may_be_of_what_is_found(client: httpx.Client, log: Foreign) 
     assert raw(client, log, format="csv").status_code == 400
 
 
-def test_pieces_of_a_long_line_are_one_line_in_a_text(client: httpx.Client, job: Foreign) -> None:
-    """Unless the other stream has a line between them; nothing that stands unfinished swallows what follows."""
+def test_parts_of_a_long_line_are_one_line_in_a_text(client: httpx.Client, job: Foreign) -> None:
+    """Unless a line of the other stream is between them.
+
+    A line whose last part is missing does not swallow the next.
+    """
     commands = [("out ", "stdout", "1"), ("end", "stdout", "0"), ("half", "stdout", "1"), ("err", "stderr", "0")]
     for message, stream, partial in [*commands, ("rest", "stdout", "0"), ("open", "stderr", "1")]:
         job.last += 1
@@ -246,7 +249,7 @@ def test_pieces_of_a_long_line_are_one_line_in_a_text(client: httpx.Client, job:
 
 
 def test_a_running_job_can_be_downloaded(client: httpx.Client, job: Foreign) -> None:
-    """As far as it has come."""
+    """As far as it is written."""
     job.lines(["one", "two"])
     first = raw(client, job).text
     job.lines(["three"])
@@ -255,7 +258,7 @@ def test_a_running_job_can_be_downloaded(client: httpx.Client, job: Foreign) -> 
 
 
 def test_head_of_a_download_starts_nothing(client: httpx.Client, log: Foreign) -> None:
-    """Its headers only."""
+    """It has only the headers."""
     response = client.head(f"{log.path}/logs/raw")
 
     assert (response.status_code, response.content) == (200, b"")
@@ -266,7 +269,7 @@ def test_head_of_a_download_starts_nothing(client: httpx.Client, log: Foreign) -
 def test_nobody_searches_what_they_may_not_see(
     service: Service, client: httpx.Client, log: Foreign, job: Foreign, path: str
 ) -> None:
-    """Without a token 401, with one for another workflow what an unknown job is answered with."""
+    """401 without a token. A token for another workflow gets the answer for an unknown job."""
     stranger = {"Authorization": f"Bearer {service.token('elsewhere')}"}
 
     assert httpx.get(service.url + log.path + path).status_code == 401
@@ -279,7 +282,7 @@ def test_nobody_searches_what_they_may_not_see(
 def test_live_viewers_are_not_held_up_by_downloads(
     service: Service, auth: dict[str, str], long: Foreign, job: Foreign
 ) -> None:
-    """A line comes through in a fraction of a second while the same worker looks through 840,000."""
+    """A line arrives within a fraction of a second while the same worker goes through 840,000 lines."""
     job.line("begin")
     with contextlib.ExitStack() as opened:
         stream = opened.enter_context(Stream(service, f"{job.path}/events", auth)).wait_for(b"id: 1\n\n")
@@ -296,7 +299,7 @@ def test_live_viewers_are_not_held_up_by_downloads(
 
 
 def times(job: Foreign) -> Foreign:
-    """A line a minute, on both streams."""
+    """A job with one line a minute, on both streams."""
     for minute in range(60):
         stamp = f"2026-03-03T10:{minute:02}:00.000Z"
         job.line(f"minute {minute}", ("stdout", "stderr")[minute % 2], timestamp=stamp)
@@ -314,15 +317,17 @@ def times(job: Foreign) -> Foreign:
         ("since=2026-03-04", ()),
     ],
 )
-def test_a_search_may_be_of_a_time(client: httpx.Client, job: Foreign, query: str, expected: Sequence[int]) -> None:
-    """Both ends included; a line without a time is in none."""
+def test_a_search_may_have_a_time_range(
+    client: httpx.Client, job: Foreign, query: str, expected: Sequence[int]
+) -> None:
+    """Both ends are included. A line without a time is in no range."""
     found = client.get(f"{times(job).path}/logs/search?q=m&{query}").json()["logs"]
 
     assert [line["message"] for line in found] == [f"minute {minute}" for minute in expected]
 
 
-def test_context_comes_beside_what_was_found(client: httpx.Client, job: Foreign) -> None:
-    """Marked, without highlights, once, in the order asked for."""
+def test_context_comes_with_matches(client: httpx.Client, job: Foreign) -> None:
+    """It is marked, has no highlights, and comes once, in the order asked for."""
     path = f"{times(job).path}/logs/search?q=minute+(10|12|30)$&regex=true"
     plain = client.get(path).json()["logs"]
     assert all("context" not in line for line in plain)
@@ -340,7 +345,8 @@ def test_context_comes_beside_what_was_found(client: httpx.Client, job: Foreign)
 
 
 @pytest.mark.parametrize("query", ["since=yesterday", "until=", "before=51", "after=x"])
-def test_a_time_or_a_context_that_is_none_is_refused(client: httpx.Client, job: Foreign, query: str) -> None:
+def test_an_invalid_time_or_context_is_refused(client: httpx.Client, job: Foreign, query: str) -> None:
+    """The answer is 400."""
     job.line("1")
 
     assert client.get(f"{job.path}/logs/search?q=1&{query}").status_code == 400

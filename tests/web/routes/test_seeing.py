@@ -1,4 +1,4 @@
-"""What operators see: counts that are right to the line, a log line for each stream's two ends, names of requests."""
+"""What operators see: exact metrics, a log line for the start and the end of each stream, and request ids."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ RUNNER: Final = "ab" * 16
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service of two workers that logs JSON, as much as it can."""
+    """A service of two workers that logs JSON at the debug level."""
     with serving(
         tmp_path_factory.mktemp("seen"), redis_server.url, workers=2, log_format="json", log_level="debug"
     ) as service:
@@ -35,7 +35,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) ->
 
 
 def entries(service: Service) -> list[dict[str, Any]]:
-    """What its log says, but for what it prints when it is ready; every line an object."""
+    """The service's log lines as objects, without what it prints at its start."""
     found = []
     for line in service.logs().splitlines():
         if line.startswith("{"):
@@ -44,12 +44,12 @@ def entries(service: Service) -> list[dict[str, Any]]:
 
 
 def now() -> str:
-    """This moment as a runner stamps a line."""
+    """The current time as a runner's timestamp."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def test_lines_and_bytes_are_counted_to_the_last(seen: Service, redis_server: RedisServer) -> None:
-    """Live, from the ring and by replay; in two workers; and how late they were."""
+    """In two workers, for live lines, lines from the ring and replays; and how late the lines were."""
     names = ("chronoverse_lines_delivered_total", "chronoverse_bytes_delivered_total")
     reads, delays = "chronoverse_replay_reads_total", "chronoverse_delivery_delay_seconds_count"
     before, read, delayed = [seen.metric(name) for name in names], seen.metric(reads), seen.metric(delays)
@@ -76,7 +76,7 @@ def test_lines_and_bytes_are_counted_to_the_last(seen: Service, redis_server: Re
 
 
 def test_gauges_are_those_of_all_workers(seen: Service, redis_server: RedisServer) -> None:
-    """Also of the one that does not answer."""
+    """Also those of the worker that does not answer the scrape."""
     headers = {"Authorization": f"Bearer {seen.token()}"}
     assert seen.metric("chronoverse_workers") == 2
     assert seen.metric("chronoverse_workers_draining") == 0
@@ -97,7 +97,7 @@ def test_gauges_are_those_of_all_workers(seen: Service, redis_server: RedisServe
 
 
 def lose(service: Service, pid: int, number: signal.Signals) -> None:
-    """Sends ``number`` to ``pid``, and waits until workers have gone by it and there are two again."""
+    """Sends the signal ``number`` to ``pid``. Waits until other workers have replaced it and there are two again."""
     before = set(service.worker_pids())
     os.kill(pid, number)
     wait_until(lambda: not before <= set(service.worker_pids()), PATIENCE_SECONDS, "a worker has gone")
@@ -106,7 +106,7 @@ def lose(service: Service, pid: int, number: signal.Signals) -> None:
 
 @pytest.mark.long
 def test_counters_outlive_their_workers_in_as_many_files(tmp_path: Path, redis_server: RedisServer) -> None:
-    """Through twenty generations, replaced or killed: no scrape sees a sum go back, and none is lost in the end."""
+    """Through twenty generations of workers, replaced or killed, no scrape sees a sum go back, and no count is lost."""
     refused, gone = 'chronoverse_requests_refused_total{status="404"}', threading.Event()
     scraped: list[float] = []
 
@@ -139,7 +139,7 @@ def test_counters_outlive_their_workers_in_as_many_files(tmp_path: Path, redis_s
 
 
 def test_a_stream_is_two_lines_of_the_log(seen: Service, redis_server: RedisServer) -> None:
-    """When it opens and when it ends, with why, under the name that its client gave it or was told."""
+    """One line at its start and one at its end, with the reason, both with the same request id."""
     job = Foreign(redis_server.url, "seeing", "logged").lines(["x"] * 3).end()
     headers = {"Authorization": f"Bearer {seen.token()}", "X-Request-ID": "mine-1"}
     named = Stream(seen, f"{job.path}/events?offset=1", headers).wait_end()
@@ -156,8 +156,8 @@ def test_a_stream_is_two_lines_of_the_log(seen: Service, redis_server: RedisServ
     assert 0 <= ended["seconds"] < PATIENCE_SECONDS
 
 
-def test_a_refusal_tells_its_request(seen: Service) -> None:
-    """In the document and in the header; but two 404s are the same to the last byte."""
+def test_a_refusal_has_the_request_id(seen: Service) -> None:
+    """The document and the header have it. Two 404s have the same bytes."""
     headers = {"Authorization": f"Bearer {seen.token()}", "X-Request-ID": "mine-2"}
     bad = httpx.get(f"{seen.url}/workflows/seeing/jobs/x/logs?limit=x", headers=headers)
     gone = httpx.get(f"{seen.url}/workflows/seeing/jobs/none", headers=headers)
@@ -168,7 +168,7 @@ def test_a_refusal_tells_its_request(seen: Service) -> None:
 
 
 def test_the_stores_answers_to_runners_are_counted(seen: Service) -> None:
-    """Each by what it was, and the lines that went in."""
+    """Each by its kind, and the lines that were appended."""
 
     def count(operation: str, answer: str) -> float:
         return seen.metric(f'chronoverse_publish_answers_total{{answer="{answer}",operation="{operation}"}}')
@@ -189,8 +189,8 @@ def test_the_stores_answers_to_runners_are_counted(seen: Service) -> None:
     assert seen.metric("chronoverse_lines_appended_total") - lines == 2
 
 
-def test_a_store_that_is_away_is_counted_by_whom_it_failed(tmp_path: Path) -> None:
-    """The live reading, and a request; and the tail's silence grows."""
+def test_a_store_that_is_away_is_counted_by_what_failed(tmp_path: Path) -> None:
+    """The tail reader and a request count apart, and the metric of the tail's silence grows."""
     store = RedisServer(tmp_path / "store")
     with store, serving(tmp_path / "service", store.url) as service:
         job = Foreign(store.url, "seeing", "away").lines(["x"])
@@ -208,7 +208,7 @@ def test_a_store_that_is_away_is_counted_by_whom_it_failed(tmp_path: Path) -> No
 
 
 def test_no_token_is_in_any_log(seen: Service) -> None:
-    """Neither a good one nor what was sent in its place, wherever it stood, down to the debug level."""
+    """Neither a valid token nor an invalid one is logged, wherever it was sent, down to the debug level."""
     good, canary = seen.token(), "canary-5d1e"
     paths = [
         f"/workflows/a/jobs/b/events?token={good}",
@@ -229,7 +229,10 @@ def test_no_token_is_in_any_log(seen: Service) -> None:
 
 
 def test_slow_heads_are_dropped_in_bounded_time(seen: Service) -> None:
-    """One that says nothing, one that stops in the middle, one that sends a byte now and then; others are served."""
+    """A client that sends nothing, one that stops in the middle, and one that sends a byte now and then.
+
+    Others are served meanwhile.
+    """
     socks = [socket.create_connection((seen.host, seen.port), PATIENCE_SECONDS) for _ in range(3)]
     start = time.monotonic()
     for sock in socks[1:]:

@@ -1,4 +1,4 @@
-"""One log over all tiers: wherever its lines lie, every route says the same of them."""
+"""One log over all tiers: wherever its lines are stored, every route has the same lines."""
 
 import itertools
 import shutil
@@ -31,8 +31,8 @@ TIERS: Final = {
 }
 
 
-class Place:
-    """A service with an archive in files, and the jobs of a test."""
+class Site:
+    """A service with an archive in files, and new jobs for tests."""
 
     def __init__(
         self,
@@ -52,24 +52,24 @@ class Place:
         self._numbers = itertools.count(1)
 
     def job(self) -> Foreign:
-        """A new job, of which nothing is written yet."""
+        """A new job. Nothing is written to it yet."""
         return Foreign(str(self.service.redis_url), self.workflow_id, f"job_{next(self._numbers)}")
 
     def seal(self, job: Foreign, to: int, *, trim: bool) -> None:
         archive_up_to(self.store, self.objects, JobRef(job.workflow_id, job.job_id), to, trim=trim)
 
     def stream(self, job: Foreign, query: str = "", **headers: str) -> Stream:
-        """An event stream, to be closed."""
+        """An event stream. It must be closed."""
         return Stream(self.service, f"{job.path}/events{query}", {**self.headers, **headers})
 
     def events(self, job: Foreign, query: str = "") -> list[dict[str, Any]]:
-        """The whole stream of a job that has ended, without what depends on how much is read at once."""
+        """The whole stream of a job that has ended, without blocks that depend on how much is read at once."""
         with self.stream(job, query) as stream:
             assert stream.wait_end().status == 200, stream.body
             return [block for block in blocks(stream.body) if block.get("event") not in ("connected", "job", None)]
 
     def pages(self, path: str) -> list[Any]:
-        """All pages from ``path`` on."""
+        """The lines of all pages from ``path`` on."""
         found: list[Any] = []
         following: str | None = path
         while following:
@@ -81,19 +81,19 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Place]:
+def site(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Site]:
     directory = tmp_path_factory.mktemp("tiers")
     archive = directory / "archive"
     store = Store(redis_server.url)
     with serving(directory, redis_server.url, archive_url=archive.as_uri(), heartbeat_seconds=1) as service:
-        place = Place(service, archive, store)
-        yield place
-        place.client.close()
+        site = Site(service, archive, store)
+        yield site
+        site.client.close()
     store.close()
 
 
 def write(job: Foreign) -> Foreign:
-    """Whatever a log may hold: holes, strays, partial lines, entries of foreign making."""
+    """Writes all that a log may contain: gaps, entries out of sequence, partial lines, foreign entries."""
     for number in range(1, LINES + 1):
         if number in (20, 21, 150):
             continue
@@ -113,32 +113,32 @@ def write(job: Foreign) -> Foreign:
 
 
 @pytest.fixture(scope="module")
-def plain(place: Place) -> Foreign:
-    """The log as it is with nothing archived: what all others must say."""
-    return write(place.job()).end("FAILED", 3)
+def plain(site: Site) -> Foreign:
+    """The log with nothing archived. All others must be equal to it."""
+    return write(site.job()).end("FAILED", 3)
 
 
 @pytest.fixture(scope="module", params=TIERS, ids=str)
-def tiered(request: pytest.FixtureRequest, place: Place) -> Foreign:
-    """The same, elsewhere."""
+def tiered(request: pytest.FixtureRequest, site: Site) -> Foreign:
+    """The same log, in other tiers."""
     archived, trim, gone = TIERS[request.param]
-    job = write(place.job()).end("FAILED", 3)
-    place.seal(job, archived, trim=trim)
+    job = write(site.job()).end("FAILED", 3)
+    site.seal(job, archived, trim=trim)
     if gone:
         hash_key = job.key.removesuffix("log") + "job"
         ended = ("status", "FAILED", "exit_code", "3", "lines", str(LINES), "dropped", "0")
-        ask_all(str(place.service.redis_url), [("HSET", hash_key, *ended), ("DEL", job.key)])
+        ask_all(str(site.service.redis_url), [("HSET", hash_key, *ended), ("DEL", job.key)])
     return job
 
 
 @pytest.mark.parametrize(
     "query", ["", "?offset=100", "?offset=131", "?stream=stderr", "?tail=50", "?tail=150&stream=stdout"]
 )
-def test_events_are_the_same(place: Place, plain: Foreign, tiered: Foreign, query: str) -> None:
-    """Byte for byte, gaps and strays too."""
-    found = place.events(tiered, query)
+def test_events_are_the_same(site: Site, plain: Foreign, tiered: Foreign, query: str) -> None:
+    """Byte for byte, with the same gaps."""
+    found = site.events(tiered, query)
 
-    assert found == place.events(plain, query)
+    assert found == site.events(plain, query)
     assert found[-1]["event"] == "end"
 
 
@@ -156,43 +156,43 @@ def test_events_are_the_same(place: Place, plain: Foreign, tiered: Foreign, quer
         "limit=9&offset=999999",
     ],
 )
-def test_pages_are_the_same(place: Place, plain: Foreign, tiered: Foreign, query: str) -> None:
-    """In both orders, from anywhere."""
-    assert place.pages(f"{tiered.path}/logs?{query}") == place.pages(f"{plain.path}/logs?{query}")
+def test_pages_are_the_same(site: Site, plain: Foreign, tiered: Foreign, query: str) -> None:
+    """In both orders, from any position."""
+    assert site.pages(f"{tiered.path}/logs?{query}") == site.pages(f"{plain.path}/logs?{query}")
 
 
 @pytest.mark.parametrize(
     "query", ["q=line+1&limit=7", "q=LINE+.3&regex=true&order=desc&limit=5", "q=foreign", "q=line&stream=stderr"]
 )
-def test_searches_are_the_same(place: Place, plain: Foreign, tiered: Foreign, query: str) -> None:
-    """Lines and highlights."""
-    found = place.pages(f"{tiered.path}/logs/search?{query}")
+def test_searches_are_the_same(site: Site, plain: Foreign, tiered: Foreign, query: str) -> None:
+    """The same lines and highlights."""
+    found = site.pages(f"{tiered.path}/logs/search?{query}")
 
     assert found
-    assert found == place.pages(f"{plain.path}/logs/search?{query}")
+    assert found == site.pages(f"{plain.path}/logs/search?{query}")
 
 
 @pytest.mark.parametrize("query", ["format=txt", "format=json", "format=jsonl&stream=stderr", "format=txt&q=line+2"])
-def test_downloads_are_the_same(place: Place, plain: Foreign, tiered: Foreign, query: str) -> None:
+def test_downloads_are_the_same(site: Site, plain: Foreign, tiered: Foreign, query: str) -> None:
     """Byte for byte."""
-    found = place.client.get(f"{tiered.path}/logs/raw?{query}")
+    found = site.client.get(f"{tiered.path}/logs/raw?{query}")
 
     assert found.status_code == 200
     assert found.headers["content-encoding"] == "gzip"
-    assert place.client.get(f"{tiered.path}/logs/raw?{query}", headers={"Accept-Encoding": ""}).content == found.content
-    assert found.content == place.client.get(f"{plain.path}/logs/raw?{query}").content
+    assert site.client.get(f"{tiered.path}/logs/raw?{query}", headers={"Accept-Encoding": ""}).content == found.content
+    assert found.content == site.client.get(f"{plain.path}/logs/raw?{query}").content
 
 
-def test_the_routes_agree(place: Place, tiered: Foreign) -> None:
-    """``/events``, ``/logs`` both ways, ``/raw`` and ``/search`` name the same lines."""
-    lines = [block["data"] for block in place.events(tiered) if block["event"] == "log"]
+def test_the_routes_agree(site: Site, tiered: Foreign) -> None:
+    """``/events``, ``/logs`` in both orders, ``/raw`` and ``/search`` have the same lines."""
+    lines = [block["data"] for block in site.events(tiered) if block["event"] == "log"]
 
-    assert place.pages(f"{tiered.path}/logs") == lines
-    assert place.pages(f"{tiered.path}/logs?order=desc") == lines[::-1]
+    assert site.pages(f"{tiered.path}/logs") == lines
+    assert site.pages(f"{tiered.path}/logs?order=desc") == lines[::-1]
     assert [
-        orjson.loads(each) for each in place.client.get(f"{tiered.path}/logs/raw?format=jsonl").iter_lines()
+        orjson.loads(each) for each in site.client.get(f"{tiered.path}/logs/raw?format=jsonl").iter_lines()
     ] == lines
-    found = place.pages(f"{tiered.path}/logs/search?q=.*&regex=true&limit=1000")
+    found = site.pages(f"{tiered.path}/logs/search?q=.*&regex=true&limit=1000")
     assert [{key: line[key] for key in line if key != "highlights"} for line in found] == lines
 
 
@@ -202,38 +202,38 @@ ODD: Final = ("", "a\nb\n", "\r\n", "ü\u2028\U0001f642\x00", '"\\u001b"', "\x1b
 MOVING: Final = 400
 
 
-def downloaded(place: Place, job: Foreign) -> list[list[dict[str, Any]]]:
-    """What each kind of download says, as lines; the text by what it ought to be."""
-    answers = {kind: place.client.get(f"{job.path}/logs/raw?format={kind}") for kind in ("json", "jsonl", "txt")}
+def downloaded(site: Site, job: Foreign) -> list[list[dict[str, Any]]]:
+    """The lines of each kind of download. The text is compared with what it should be."""
+    answers = {kind: site.client.get(f"{job.path}/logs/raw?format={kind}") for kind in ("json", "jsonl", "txt")}
     lines = [orjson.loads(line) for line in answers["jsonl"].content.split(b"\n")[:-1]]
     assert answers["txt"].content.decode() == "".join(f"{line['message']}\n" for line in lines)
     assert all(answer.headers["content-encoding"] == "gzip" for answer in answers.values())
     return [answers["json"].json(), lines]
 
 
-def test_the_routes_agree_while_lines_move(place: Place) -> None:
-    """Whatever lines say, and wherever the archiver is while they are read."""
-    job = place.job().lines((f"{ODD[number % len(ODD)]}{number}" for number in range(1, MOVING)), ("stdout", "stderr"))
+def test_the_routes_agree_while_lines_move(site: Site) -> None:
+    """Whatever the lines contain, and however far the archiver is while they are read."""
+    job = site.job().lines((f"{ODD[number % len(ODD)]}{number}" for number in range(1, MOVING)), ("stdout", "stderr"))
     job.lines([""])
-    expected = place.pages(f"{job.path}/logs?limit=1000")
+    expected = site.pages(f"{job.path}/logs?limit=1000")
     assert [line["sequence_num"] for line in expected] == [*range(1, MOVING + 1)]
 
     def move() -> None:
         for to in range(1, MOVING):
-            place.seal(job, to, trim=True)
+            site.seal(job, to, trim=True)
 
     moving = threading.Thread(target=move)
     moving.start()
     while moving.is_alive():
-        assert place.pages(f"{job.path}/logs?limit=37") == expected
-        assert place.pages(f"{job.path}/logs?limit=41&order=desc") == expected[::-1]
-        found = place.pages(f"{job.path}/logs/search?q=(?s).*&regex=true&limit=43")
+        assert site.pages(f"{job.path}/logs?limit=37") == expected
+        assert site.pages(f"{job.path}/logs?limit=41&order=desc") == expected[::-1]
+        found = site.pages(f"{job.path}/logs/search?q=(?s).*&regex=true&limit=43")
         assert [{key: line[key] for key in line if key != "highlights"} for line in found] == expected
-        assert downloaded(place, job) == [expected, expected]
-        with place.stream(job) as stream:
+        assert downloaded(site, job) == [expected, expected]
+        with site.stream(job) as stream:
             stream.wait_for(b"id: %d\n\n" % MOVING)
             assert [block["data"] for block in stream.blocks() if block.get("event") == "log"] == expected
-    moved = place.store.get_job(JobRef(job.workflow_id, job.job_id))
+    moved = site.store.get_job(JobRef(job.workflow_id, job.job_id))
     assert moved
     assert moved.archived == MOVING - 1
 
@@ -250,40 +250,40 @@ def test_the_routes_agree_while_lines_move(place: Place) -> None:
         "q=minute&until=2026-03-03T10:29:00Z&limit=29",
     ],
 )
-def test_times_and_context_reach_over_the_seam(place: Place, query: str, order: str) -> None:
-    """The thirtieth line is the last in the archive, the next the first in the store."""
-    jobs = [place.job(), place.job()]
+def test_times_and_context_reach_over_both_tiers(site: Site, query: str, order: str) -> None:
+    """The thirtieth line is the last one in the archive, the next is the first in the store."""
+    jobs = [site.job(), site.job()]
     for job in jobs:
         for minute in range(60):
             stamp = f"2026-03-03T10:{minute:02}:00.000Z"
             job.line(f"minute {minute}", ("stdout", "stderr")[minute % 2], timestamp=stamp)
-    place.seal(jobs[1], 30, trim=True)
+    site.seal(jobs[1], 30, trim=True)
 
-    hot, half = (place.pages(f"{job.path}/logs/search?{query}&order={order}") for job in jobs)
+    hot, half = (site.pages(f"{job.path}/logs/search?{query}&order={order}") for job in jobs)
 
     assert hot
     assert half == hot
 
 
-def test_an_archived_job_has_its_headers_and_its_end(place: Place, tiered: Foreign) -> None:
-    """HEAD answers, and who has seen the end gets 204."""
-    head = place.client.head(f"{tiered.path}/events?tail=10")
+def test_an_archived_job_has_its_headers_and_its_end(site: Site, tiered: Foreign) -> None:
+    """HEAD is answered, and a client that has seen the end gets 204."""
+    head = site.client.head(f"{tiered.path}/events?tail=10")
     assert (head.status_code, head.headers["last-event-id"]) == (200, str(LINES - 10))
-    seen = place.client.get(f"{tiered.path}/events", headers={"Last-Event-ID": str(LINES + 1)})
+    seen = site.client.get(f"{tiered.path}/events", headers={"Last-Event-ID": str(LINES + 1)})
     assert seen.status_code == 204
-    assert place.client.get(f"{tiered.path}/events?wait=1&offset={LINES}").text.count("event: end") == 1
+    assert site.client.get(f"{tiered.path}/events?wait=1&offset={LINES}").text.count("event: end") == 1
 
 
-def test_a_running_job_is_walked_from_the_archive_to_its_live_end(place: Place) -> None:
-    """In one response, while more is archived."""
-    job = place.job().lines(f"line {number}" for number in range(1, 301))
-    place.seal(job, 100, trim=True)
-    with place.stream(job) as stream:
+def test_one_stream_goes_from_the_archive_to_the_live_end(site: Site) -> None:
+    """Also while more of the log is archived."""
+    job = site.job().lines(f"line {number}" for number in range(1, 301))
+    site.seal(job, 100, trim=True)
+    with site.stream(job) as stream:
         stream.wait_for(b"id: 300\n")
-        place.seal(job, 200, trim=True)
+        site.seal(job, 200, trim=True)
         job.lines(["more"])
         stream.wait_for(b"id: 301\n")
-        with place.stream(job, "?offset=90") as late:
+        with site.stream(job, "?offset=90") as late:
             late.wait_for(b"id: 301\n")
             assert late.numbers() == [*range(91, 302)]
         job.end()
@@ -293,45 +293,45 @@ def test_a_running_job_is_walked_from_the_archive_to_its_live_end(place: Place) 
 
 
 def test_what_is_not_archived_is_served_without_the_archive(
-    place: Place, tmp_path: Path, redis_server: RedisServer
+    site: Site, tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    """The rest is refused for now, and said to be missing in the middle of a stream, never left out in silence."""
-    job = place.job().lines(f"line {number}" for number in range(1, 301))
-    place.seal(job, 200, trim=True)
+    """The rest is refused with 503. A stream names it as missing in the middle, and never omits it silently."""
+    job = site.job().lines(f"line {number}" for number in range(1, 301))
+    site.seal(job, 200, trim=True)
     job.end()
-    folder = place.directory / job.workflow_id / job.job_id
+    folder = site.directory / job.workflow_id / job.job_id
     away, there, gone = tmp_path / "away", tmp_path / "there", tmp_path / "gone"
     shutil.move(folder, away)
     gone.write_text("no directory")
     folder.symlink_to(gone)
     there.symlink_to(away)
-    assert len(place.pages(f"{job.path}/logs?offset=200")) == 100
-    assert [block["data"]["sequence_num"] for block in place.events(job, "?tail=100")[:-1]] == [*range(201, 301)]
-    refused = place.client.get(f"{job.path}/logs?offset=10")
+    assert len(site.pages(f"{job.path}/logs?offset=200")) == 100
+    assert [block["data"]["sequence_num"] for block in site.events(job, "?tail=100")[:-1]] == [*range(201, 301)]
+    refused = site.client.get(f"{job.path}/logs?offset=10")
     assert (refused.status_code, refused.headers["content-type"]) == (503, "application/problem+json")
     assert "archive" in refused.json()["detail"]
     assert refused.headers["retry-after"]
-    assert place.client.get(f"{job.path}/logs/raw").status_code == 503
-    with place.stream(job) as stream:
+    assert site.client.get(f"{job.path}/logs/raw").status_code == 503
+    with site.stream(job) as stream:
         stream.wait_for(b"event: job")
         # At once: an object that is not there is damage, for which nobody waits.
         there.rename(folder)
         assert stream.wait_end(20).numbers() == [*range(1, 301)]
 
 
-def test_a_damaged_archive_is_never_a_short_file(place: Place) -> None:
-    """A download is cut off, and a stream says where it cannot go on."""
-    job = place.job().lines(f"line {number}" for number in range(1, 2001))
-    place.seal(job, 1500, trim=True)
-    place.seal(job, 1900, trim=True)
+def test_a_damaged_archive_is_never_a_short_file(site: Site) -> None:
+    """A download is cut off, and a stream names where it cannot go on."""
+    job = site.job().lines(f"line {number}" for number in range(1, 2001))
+    site.seal(job, 1500, trim=True)
+    site.seal(job, 1900, trim=True)
     job.end()
-    *_, second = sorted((place.directory / job.workflow_id / job.job_id).iterdir())
+    *_, second = sorted((site.directory / job.workflow_id / job.job_id).iterdir())
     second.unlink()
 
     with pytest.raises(httpx.RemoteProtocolError):
-        place.client.get(f"{job.path}/logs/raw")
-    with place.stream(job) as stream:
+        site.client.get(f"{job.path}/logs/raw")
+    with site.stream(job) as stream:
         assert stream.wait_end(20).numbers() == [*range(1, 1501)]
         assert stream.blocks()[-1]["event"] == "error"
-    refused = place.client.get(f"{job.path}/logs?offset=1600")
+    refused = site.client.get(f"{job.path}/logs?offset=1600")
     assert (refused.status_code, "archive" in refused.json()["detail"]) == (502, True)

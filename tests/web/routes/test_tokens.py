@@ -1,4 +1,4 @@
-"""Who may do what: every kind of token against every kind of route, and tokens where they must never be."""
+"""Authorisation: every kind of token against every kind of route, and places where a token must never be."""
 
 import base64
 import hmac
@@ -57,27 +57,30 @@ _numbers = itertools.count(1)
 
 
 def claims(**changes: object) -> dict[str, object]:
-    """A good token's claims, changed; None takes one away."""
+    """The claims of a good token with these changes. None removes a claim."""
     good = {"sub": "tests", "exp": int(time.time()) + 60, "scope": f"{READ} {WRITE}", "workflows": ["mine"]}
     return {name: value for name, value in (good | changes).items() if value is not None}
 
 
 def base64url(data: bytes) -> str:
-    """As a token has it, without padding."""
+    """base64url without padding, as tokens have it."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def signed(
     key: bytes = SECRET, header: Mapping[str, object] | None = None, digest: str = "sha256", **changes: object
 ) -> str:
-    """``Bearer`` and a token made by hand, since no library would make some. ``header`` is added to its head."""
+    """``Bearer`` and a token that is made by hand, because libraries refuse to make some.
+
+    ``header`` is added to its header.
+    """
     head = {"alg": "HS256", "typ": "JWT", **(header or {})}
     body = ".".join(base64url(json.dumps(part).encode()) for part in (head, claims(**changes)))
     return f"Bearer {body}.{base64url(hmac.digest(key, body.encode(), digest))}"
 
 
 def unsigned() -> str:
-    """A token that says of itself that it needs no signature."""
+    """A token that claims to need no signature."""
     return signed(header={"alg": "none"}).rpartition(".")[0] + "."
 
 
@@ -147,7 +150,7 @@ MATRIX: Final[dict[str, tuple[Callable[[], str | None], dict[str, int]]]] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def jobs(service: Service, redis_server: object) -> None:
-    """A finished job in either workflow, and one of a name that only one of them has."""
+    """A finished job in each workflow, and one whose id only one of the workflows has."""
     headers = {"Authorization": f"Bearer {service.token()}"}
     assert isinstance(service.redis_url, str)
     for workflow in ("mine", "theirs"):
@@ -157,7 +160,7 @@ def jobs(service: Service, redis_server: object) -> None:
 
 
 def ask(door: Door, method: str, path: str, authorization: str | None) -> httpx.Response:
-    """One request with one Authorization header, or none."""
+    """Sends one request with this Authorization header, or with none."""
     headers = {} if authorization is None else {"Authorization": authorization}
     return httpx.request(method, door.url + path, headers=headers, timeout=5, verify=door.verify)
 
@@ -165,7 +168,7 @@ def ask(door: Door, method: str, path: str, authorization: str | None) -> httpx.
 @pytest.mark.parametrize("absent", [False, True], ids=["exists", "absent"])
 @pytest.mark.parametrize("kind", MATRIX)
 def test_every_route_answers_every_token_as_documented(door: Door, kind: str, absent: bool) -> None:
-    """The status, the kind of document, and for 401 the challenge; and nobody who is refused learns what there is."""
+    """The status, the kind of document, and the challenge of a 401. A refusal does not reveal what exists."""
     make, expected = MATRIX[kind]
     authorization = make()
     for route, (method, path) in ROUTES.items():
@@ -188,7 +191,7 @@ PEM: Final = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPub
 
 
 def jwk(key: rsa.RSAPrivateKey, kid: str) -> dict[str, Any]:
-    """Its public half, as an issuer publishes it."""
+    """The public half of a key, as an issuer publishes it."""
     return {**jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid}
 
 
@@ -196,7 +199,7 @@ def jwk(key: rsa.RSAPrivateKey, kid: str) -> dict[str, Any]:
 def keyed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer
 ) -> Iterator[dict[str, Door]]:
-    """Both doors of a service that has a public key, or asks for it. Everybody may have that."""
+    """Both entrances of a service that has a public key or fetches it. Everybody may know that key."""
     directory = tmp_path_factory.mktemp("keyed")
     with Issuer() as issuer:
         issuer.keys = [jwk(RSA, "k1")]
@@ -209,7 +212,7 @@ def keyed(
 
 
 def test_an_issuer_that_sends_its_keys_byte_by_byte_is_given_up(tmp_path: Path, redis_server: RedisServer) -> None:
-    """In seconds; and whoever asks is told that it is not the token's fault."""
+    """After seconds. The answer says that it is not the token's fault."""
     with (
         DrippingIssuer() as issuer,
         serving(tmp_path, redis_server.url, jwt_secret="", jwt_jwks_url=issuer.url) as service,
@@ -226,7 +229,7 @@ def test_an_issuer_that_sends_its_keys_byte_by_byte_is_given_up(tmp_path: Path, 
 
 @pytest.mark.parametrize("name", ["direct", "nginx"])
 def test_a_public_key_is_no_secret(keyed: dict[str, Door], name: str) -> None:
-    """Whoever signs by HMAC with the key that all know is refused, and so is a key that comes with its token."""
+    """A token that is signed by HMAC with the public key is refused, and so is a token that brings its own key."""
     stranger = rsa.generate_private_key(65_537, 2_048)
     refused = {
         "HMAC of the PEM": signed(PEM, {"kid": "k1"}),
@@ -261,7 +264,7 @@ def test_a_public_key_is_no_secret(keyed: dict[str, Door], name: str) -> None:
     ],
 )
 def test_not_yours_looks_like_not_there(door: Door, method: str, hidden: str, absent: str) -> None:
-    """The same bytes, and the same headers but for the time and the request's name."""
+    """The same bytes and the same headers, but for the time and the request id."""
     answers = [ask(door, method, path, signed()) for path in (hidden, absent)]
 
     assert [answer.status_code for answer in answers] == [404, 404]
@@ -271,7 +274,7 @@ def test_not_yours_looks_like_not_there(door: Door, method: str, hidden: str, ab
 
 
 def test_a_job_of_one_workflow_is_not_there_under_another(door: Door) -> None:
-    """An id guessed right does not help."""
+    """Guessing a job's id does not help."""
     answers = [ask(door, "GET", f"/workflows/mine/jobs/{job}", signed()) for job in ("only_theirs", "nothing")]
     assert [answer.status_code for answer in answers] == [404, 404]
     assert answers[0].content == answers[1].content
@@ -280,7 +283,7 @@ def test_a_job_of_one_workflow_is_not_there_under_another(door: Door) -> None:
 @pytest.mark.parametrize("name", ["token", "access_token", "authorization", "jwt"])
 @pytest.mark.parametrize("authorization", [False, True], ids=["alone", "beside the header"])
 def test_a_token_in_the_address_opens_nothing(service: Service, door: Door, name: str, authorization: bool) -> None:
-    """It is no token, and beside a real one it is a bad parameter; either way no log has it."""
+    """It does not count as a token. Together with a real one it is a bad parameter. No log has it in either case."""
     token = signed().removeprefix("Bearer ")
     before = service.log_size()
     for method, path in ROUTES.values():
@@ -294,7 +297,7 @@ def test_a_token_in_the_address_opens_nothing(service: Service, door: Door, name
 
 @pytest.mark.parametrize("path", ["/workflows/{}/jobs/job", "/workflows/mine/jobs/{}/events", "/{}"])
 def test_a_token_in_the_path_is_in_no_log(service: Service, door: Door, path: str) -> None:
-    """Nor in the answer."""
+    """Nor is it in the answer."""
     token = signed().removeprefix("Bearer ")
     response = ask(door, "GET", path.format(token), signed())
 
@@ -304,7 +307,7 @@ def test_a_token_in_the_path_is_in_no_log(service: Service, door: Door, path: st
 
 
 def test_tokens_that_were_refused_are_in_no_log(service: Service, door: Door) -> None:
-    """Of no kind: a token that is bad today may be good elsewhere."""
+    """No kind of them: a token that is bad here may be good elsewhere."""
     before = service.log_size()
     used = [authorization for make, _ in MATRIX.values() if (authorization := make())]
     for authorization in used:
@@ -324,7 +327,7 @@ def test_tokens_that_were_refused_are_in_no_log(service: Service, door: Door) ->
     ids=["another", "itself", "itself in lower case"],
 )
 def test_two_authorization_headers_are_none(door: Door, lines: list[bytes]) -> None:
-    """Nobody can say which one counts."""
+    """It is unclear which one counts."""
     token = signed().removeprefix("Bearer ")
     headers = [line.replace(b"%b", b"Bearer " + token.encode()) for line in lines]
     status, answer, _ = exchange(door, request_bytes(b"/workflows/mine/jobs/job", token, *headers))
@@ -338,7 +341,7 @@ def test_two_authorization_headers_are_none(door: Door, lines: list[bytes]) -> N
 
 @pytest.mark.parametrize("behind", ["\n", "\x0b", "\x00", "\u00a0"], ids=ascii)
 def test_nothing_may_follow_a_token(door: Door, behind: str) -> None:
-    """Not what some parsers take for white space, either."""
+    """Not even what some parsers take for white space."""
     token = signed().removeprefix("Bearer ") + behind
     status, _, _ = exchange(door, request_bytes(b"/workflows/mine/jobs/job", token))
 
@@ -351,7 +354,7 @@ def test_nothing_may_follow_a_token(door: Door, behind: str) -> None:
 
 @pytest.mark.parametrize("size", [9_000, 1_000_000])
 def test_a_giant_token_is_refused(door: Door, size: int) -> None:
-    """Before anybody computes with it."""
+    """Before anything is computed with it."""
     status, _, _ = exchange(door, request_bytes(b"/workflows/mine/jobs/job", "a" * size + ".b.c"))
 
     assert status in (400, 401, 431)
@@ -359,6 +362,6 @@ def test_a_giant_token_is_refused(door: Door, size: int) -> None:
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json"])
 def test_operators_need_no_token(service: Service, path: str) -> None:
-    """And a bad one does no harm."""
+    """A bad token does no harm there."""
     assert ask(service, "GET", path, None).status_code == 200
     assert ask(service, "GET", path, "Bearer not.a.token").status_code == 200

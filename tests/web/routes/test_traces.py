@@ -1,4 +1,4 @@
-"""Traces, as a collector receives them: one span a request, over OTLP/HTTP, from real workers."""
+"""Traces as a collector receives them: one span for each request, over OTLP/HTTP, from real workers."""
 
 import re
 import subprocess
@@ -31,19 +31,19 @@ EVENTS: Final = "GET /workflows/{workflow_id}/jobs/{job_id}/events"
 
 
 class Span(NamedTuple):
-    """What a collector knows of one."""
+    """What the collector knows of one span."""
 
     name: str
     trace_id: str
     parent_id: str
     seconds: float
     failed: bool
-    told: Mapping[str, str | int]
+    attrs: Mapping[str, str | int]
     service: Mapping[str, str | int]
 
 
 class Collector:
-    """An OTLP/HTTP receiver. ``posts`` are the paths and bodies that it was sent."""
+    """An OTLP/HTTP receiver. ``posts`` are the paths and bodies that it has received."""
 
     def __init__(self) -> None:
         self.posts: list[tuple[str, bytes]] = []
@@ -57,7 +57,7 @@ class Collector:
                 self.end_headers()
 
             def log_message(self, *words: Any) -> None:
-                """Says nothing."""
+                """Logs nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever)
@@ -65,21 +65,21 @@ class Collector:
 
     @property
     def url(self) -> str:
-        """What ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set to."""
+        """The value for ``OTEL_EXPORTER_OTLP_ENDPOINT``."""
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def spans(self) -> list[Span]:
-        """All that have come."""
+        """All spans that have arrived."""
         return [span for _, body in self.posts for span in _read(body)]
 
     def named(self, request_id: str) -> Span:
-        """The one span of the request of that name, once it is there."""
+        """The one span of the request with that id. Waits for it."""
         wait_until(lambda: self._of(request_id), PATIENCE_SECONDS, f"the span of {request_id}")
         (span,) = self._of(request_id)
         return span
 
     def _of(self, request_id: str) -> list[Span]:
-        return [span for span in self.spans() if span.told.get("chronoverse.request_id") == request_id]
+        return [span for span in self.spans() if span.attrs.get("chronoverse.request_id") == request_id]
 
     def __enter__(self) -> Self:
         return self
@@ -123,7 +123,7 @@ def service(
     redis_server: RedisServer,
     collector: Collector,
 ) -> Iterator[Service]:
-    """A service of two workers, for streams that write to their sockets themselves and for those gunicorn writes."""
+    """A service of two workers, for streams that write to their sockets and for streams that gunicorn writes."""
     directory = tmp_path_factory.mktemp("traced")
     with traced(directory, redis_server.url, collector.url, workers=2, worker_class=request.param) as service:
         wait_until(lambda: len(service.worker_pids()) == 2, PATIENCE_SECONDS, "the second worker is there too")
@@ -131,12 +131,12 @@ def service(
 
 
 def headers(service: Service, request_id: str, **more: str) -> dict[str, str]:
-    """Those of somebody who may do anything."""
+    """The headers of a token that may do anything."""
     return {"Authorization": f"Bearer {service.token()}", "X-Request-ID": request_id, **more}
 
 
 def test_a_stream_is_one_span_from_its_opening_to_its_end(service: Service, collector: Collector, job: Foreign) -> None:
-    """Whichever way it came in, through whichever worker, and why it ended."""
+    """With the reason for its end, through any worker, and whether Flask or the fast path has opened it."""
     job.lines(["x"] * 3)
     with ExitStack() as stack:
         names = [f"{job.workflow_id}-{number}" for number in range(8)]
@@ -146,24 +146,24 @@ def test_a_stream_is_one_span_from_its_opening_to_its_end(service: Service, coll
         gone = stack.enter_context(Stream(service, f"{job.path}/events", headers(service, "leaves")))
         gone.wait_for(b"id: 3\n\n").close()
         left = collector.named("leaves")
-        assert {*names} & {str(span.told.get("chronoverse.request_id")) for span in collector.spans()} == set()
+        assert {*names} & {str(span.attrs.get("chronoverse.request_id")) for span in collector.spans()} == set()
         job.end()
         spans = [collector.named(name) for name in names]
 
     for span in spans:
         assert span.name == EVENTS
-        assert span.told["http.route"] == EVENTS.removeprefix("GET ")
-        assert (span.told["http.request.method"], span.told["http.response.status_code"]) == ("GET", 200)
-        assert (span.told["chronoverse.workflow"], span.told["chronoverse.job"]) == (job.workflow_id, job.job_id)
-        assert (span.told["chronoverse.after"], span.told["chronoverse.at"]) == (1, 3)
-        assert span.told["chronoverse.why"] == "end"
+        assert span.attrs["http.route"] == EVENTS.removeprefix("GET ")
+        assert (span.attrs["http.request.method"], span.attrs["http.response.status_code"]) == ("GET", 200)
+        assert (span.attrs["chronoverse.workflow"], span.attrs["chronoverse.job"]) == (job.workflow_id, job.job_id)
+        assert (span.attrs["chronoverse.after"], span.attrs["chronoverse.at"]) == (1, 3)
+        assert span.attrs["chronoverse.why"] == "end"
         assert 0 < span.seconds < PATIENCE_SECONDS
         assert span.service["service.name"] == "chronoverse"
-    assert (left.told["chronoverse.why"], left.told["chronoverse.at"]) == ("left", 3)
+    assert (left.attrs["chronoverse.why"], left.attrs["chronoverse.at"]) == ("left", 3)
 
 
 def test_a_span_belongs_to_the_client_s_trace(service: Service, collector: Collector, job: Foreign) -> None:
-    """By its W3C header, for a page and for a stream; one that is malformed is none."""
+    """A page and a stream take the trace from the W3C header. A malformed header is ignored."""
     job.lines(["x"]).end()
     parent = f"00-{TRACE_ID}-{PARENT_ID}-01"
     for kind in ("logs", "events"):
@@ -179,7 +179,7 @@ def test_a_span_belongs_to_the_client_s_trace(service: Service, collector: Colle
 
 
 def test_any_other_request_is_a_span_too(service: Service, collector: Collector, job: Foreign) -> None:
-    """Also a refused one: named by its route, never by its path."""
+    """Also a refused request. Its name is the route, never the path."""
     job.lines(["x"]).end()
     asked = {
         "page": (f"{job.path}/logs", "GET /workflows/{workflow_id}/jobs/{job_id}/logs", 200),
@@ -195,12 +195,12 @@ def test_any_other_request_is_a_span_too(service: Service, collector: Collector,
 
     for name, (_, named, status) in asked.items():
         span = collector.named(f"{job.workflow_id}-{name}")
-        assert (span.name, span.told["http.response.status_code"], span.failed) == (named, status, False)
-        assert ("http.route" in span.told) is (named != "GET")
+        assert (span.name, span.attrs["http.response.status_code"], span.failed) == (named, status, False)
+        assert ("http.route" in span.attrs) is (named != "GET")
 
 
 def test_no_token_is_in_any_span(service: Service, collector: Collector, job: Foreign) -> None:
-    """Wherever it stood in the request."""
+    """Wherever the request had it."""
     good = service.token()
     job.lines(["x"]).end()
     exchange(service, request_bytes(f"{job.path}/events?token={good}".encode(), good))
@@ -218,10 +218,10 @@ def test_no_token_is_in_any_span(service: Service, collector: Collector, job: Fo
     assert {path for path, _ in collector.posts} == {"/v1/traces"}
 
 
-def test_what_a_drain_ends_is_sent_before_the_worker_goes(
+def test_spans_of_drained_streams_are_sent_before_the_worker_exits(
     tmp_path: Path, redis_server: RedisServer, collector: Collector, job: Foreign
 ) -> None:
-    """Replaced by SIGHUP and stopped by SIGTERM; the spans of the next worker come too."""
+    """After SIGHUP and after SIGTERM. The spans of the next worker arrive, too."""
     job.line("x")
     with traced(tmp_path, redis_server.url, collector.url, drain_seconds=1) as service:
         for name, order in (("replaced", SIGHUP), ("stopped", SIGTERM)):
@@ -230,12 +230,12 @@ def test_what_a_drain_ends_is_sent_before_the_worker_goes(
             service.signal(order)
             stream.wait_end()
             wait_until(lambda: not before & {*service.worker_pids()}, PATIENCE_SECONDS, "it has gone")  # noqa: B023
-            assert collector.named(name).told["chronoverse.why"] == "drain"
+            assert collector.named(name).attrs["chronoverse.why"] == "drain"
         assert service.wait(PATIENCE_SECONDS) == 0
 
 
-def test_a_collector_that_is_away_holds_nobody_up(tmp_path: Path, redis_server: RedisServer, job: Foreign) -> None:
-    """The service serves, says so in its log, and goes in time."""
+def test_a_collector_that_is_away_delays_nothing(tmp_path: Path, redis_server: RedisServer, job: Foreign) -> None:
+    """The service serves, logs the failure, and exits in time."""
     job.lines(["x"]).end()
     with traced(tmp_path, redis_server.url, "http://127.0.0.1:9", log_format="json") as service:
         for _ in range(20):
@@ -249,7 +249,7 @@ def test_a_collector_that_is_away_holds_nobody_up(tmp_path: Path, redis_server: 
 
 
 def test_without_the_packages_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And without traces they are not asked for."""
+    """Without traces the packages are not needed."""
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     environ = {"HOME": "/home/ada"}
 
@@ -259,7 +259,7 @@ def test_without_the_packages_the_start_says_what_to_install(monkeypatch: pytest
 
 
 def test_without_traces_nothing_of_it_is_imported() -> None:
-    """redis-py takes other parts of it by itself, where it is installed."""
+    """Except for parts that redis-py imports itself, where OpenTelemetry is installed."""
     parts = ("opentelemetry.sdk.trace", "opentelemetry.exporter")
     code = f"import sys, chronoverse.web.app; assert not [name for name in sys.modules if name.startswith({parts})]"
 

@@ -1,4 +1,4 @@
-"""The page's documents and files: what they are served with, and that nothing in them comes from elsewhere."""
+"""The page's documents and files: their headers, and that they load nothing from other hosts."""
 
 import re
 import time
@@ -23,14 +23,14 @@ IMPORT: Final = re.compile(r"""^(?:import|export) .*?from ["'](.+?)["'];""", re.
 
 @pytest.fixture
 def anybody(service: Service) -> Iterator[httpx.Client]:
-    """Somebody without a token."""
+    """A client without a token."""
     with httpx.Client(base_url=service.url) as client:
         yield client
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/ui/static/page.css", "/ui/static/js/job.js", "/ui/static/icon.svg"])
 def test_everything_is_served_with_a_strict_policy(anybody: httpx.Client, path: str) -> None:
-    """To anybody, since nothing of a job is in it; and asked for again, it has not changed."""
+    """Everybody may have these files, because they contain nothing of any job. A second request gets 304."""
     response = anybody.get(path)
 
     assert response.status_code == 200
@@ -56,40 +56,40 @@ def test_everything_is_served_with_a_strict_policy(anybody: httpx.Client, path: 
     ],
 )
 def test_there_is_nothing_else(anybody: httpx.Client, path: str) -> None:
-    """404, as everywhere."""
+    """Other paths are answered with 404."""
     assert anybody.get(path).status_code == 404
 
 
 @pytest.mark.parametrize("name", PAGES.values())
 def test_a_page_loads_all_of_its_scripts_at_once(name: str) -> None:
-    """Each module that is imported anywhere below is preloaded, and nothing else; nothing is inline."""
+    """The page preloads every module that is imported directly or indirectly, and nothing else. Nothing is inline."""
     text = (STATIC / name).read_text("utf-8")
     (root,) = re.findall(r'<script type="module" src="/ui/static/(.+?)"></script>', text)
-    wanted, waiting = set(), [root]
+    modules, waiting = set(), [root]
     while waiting:
         script = waiting.pop()
         for target in IMPORT.findall((STATIC / script).read_text("utf-8")):
             found = urljoin(script, target)
-            if found not in wanted:
-                wanted.add(found)
+            if found not in modules:
+                modules.add(found)
                 waiting.append(found)
 
-    assert set(re.findall(r'rel="modulepreload" href="/ui/static/(.+?)"', text)) == wanted
+    assert set(re.findall(r'rel="modulepreload" href="/ui/static/(.+?)"', text)) == modules
     assert text.count("<script") == 1
     assert not re.search(r"<style|\sstyle=|\son\w+=|https?://", text)
 
 
 @pytest.mark.parametrize("script", [name for name in SCRIPTS if not name.startswith("vendor/")])
 def test_no_script_makes_markup_or_code_out_of_text(script: str) -> None:
-    """The browser would refuse it; here it is not even tried."""
+    """The browser would refuse it. The scripts do not even try."""
     text = (STATIC / script).read_text("utf-8")
 
     sinks = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\b|new Function|srcdoc"
     assert re.findall(sinks, text) == []
 
 
-def test_other_peoples_files_are_named_with_version_and_licence() -> None:
-    """Each folder of ``vendor/``, in its README and with its licence beside it."""
+def test_vendored_files_are_named_with_version_and_licence() -> None:
+    """The README names each folder of ``vendor/``, and each folder has its licence."""
     readme = (STATIC / "vendor" / "README.txt").read_text("utf-8")
     folders = [path for path in (STATIC / "vendor").iterdir() if path.is_dir()]
 
@@ -100,7 +100,10 @@ def test_other_peoples_files_are_named_with_version_and_licence() -> None:
 
 
 def test_colours_agree_between_style_sheet_and_script() -> None:
-    """The sixteen, the ground and the ink are in both: the script works out contrasts, the sheet paints most text."""
+    """Both have the sixteen colours, the background and the text colour.
+
+    The script computes contrasts, and the style sheet colours most text.
+    """
     sheet, script = (STATIC / "page.css").read_text("utf-8"), (STATIC / "js" / "colour.js").read_text("utf-8")
     light, dark = sheet.split("@media (prefers-color-scheme: dark)")[:2]
     for theme, text in (("light", light), ("dark", dark)):
@@ -113,7 +116,7 @@ def test_colours_agree_between_style_sheet_and_script() -> None:
 
 
 def test_serve_prints_a_link_that_is_signed_in(tmp_path: Path) -> None:
-    """The token stands behind the #, which a browser keeps to itself."""
+    """The token comes after the #, and browsers do not send that part."""
     settings = Settings(data_dir=tmp_path)
     (link,) = re.findall(r"http://\S+#token=\S+", banner(settings, "http://127.0.0.1:8000", "chronoverse"))
     page, _, token = link.partition("#token=")

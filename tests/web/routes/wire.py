@@ -1,4 +1,4 @@
-"""HTTP as bytes: a stream that is read while it lasts, and requests that no library would send."""
+"""HTTP at the level of bytes: streams that are read while they last, and requests that no library would send."""
 
 import contextlib
 import http.client
@@ -18,24 +18,24 @@ PATIENCE_SECONDS: Final = 10.0
 
 
 class Door(Protocol):
-    """Where a client comes in: the service itself, or nginx before it."""
+    """An entrance for clients: the service itself, or nginx in front of it."""
 
     @property
     def url(self) -> str: ...
 
     @property
     def verify(self) -> ssl.SSLContext | bool:
-        """What a client of httpx has to trust."""
+        """What httpx must trust."""
 
     def connect(self, timeout: float) -> socket.socket:
         """A connection that speaks HTTP/1.1."""
 
     def logs(self) -> str:
-        """All that it has printed, every byte a character."""
+        """All that it has logged, with one character for each byte."""
 
 
 class Stream:
-    """One GET, its head read, its body collected by a thread until it ends. Close it."""
+    """One GET request. A thread collects its body until it ends. It must be closed."""
 
     def __init__(self, door: Door, path: str, headers: Mapping[str, str]) -> None:
         self.body = b""
@@ -61,17 +61,17 @@ class Stream:
             self.ended = True
 
     def wait_for(self, text: bytes, timeout: float = PATIENCE_SECONDS) -> Self:
-        """Returns once ``text`` has come; fails when it does not."""
+        """Waits until ``text`` has arrived. Fails if it does not."""
         self.wait_until(lambda: text in self.body or self.ended, timeout, f"{text!r}")
         assert text in self.body, f"{self.status}, over without {text!r}: {self.body[-2000:]!r}"
         return self
 
     def wait_end(self, timeout: float = PATIENCE_SECONDS) -> Self:
-        """Returns once the response is over."""
+        """Waits until the response has ended."""
         return self.wait_until(lambda: self.ended, timeout, "the end")
 
     def wait_until(self, predicate: Callable[[], object], timeout: float, what: str) -> Self:
-        """Returns once ``predicate()`` is true; a failure shows what came instead."""
+        """Waits until ``predicate()`` is true. A failure shows what arrived instead."""
         try:
             wait_until(predicate, timeout, what)
         except AssertionError as error:
@@ -79,15 +79,15 @@ class Stream:
         return self
 
     def blocks(self) -> list[dict[str, Any]]:
-        """The whole blocks so far; see :func:`blocks`."""
+        """The complete blocks so far. See :func:`blocks`."""
         return blocks(self.body)
 
     def numbers(self) -> list[int]:
-        """The lines' numbers so far."""
+        """The numbers of the lines so far."""
         return [block["data"]["sequence_num"] for block in self.blocks() if block.get("event") == "log"]
 
     def close(self) -> None:
-        """Hangs up."""
+        """Closes the connection."""
         sock = self._connection.sock
         for end in (sock, getattr(getattr(self._response.fp, "raw", None), "_sock", None)):
             if end is not None:
@@ -121,7 +121,10 @@ def blocks(body: bytes) -> list[dict[str, Any]]:
 
 
 def exchange(door: Door, request: bytes, timeout: float = PATIENCE_SECONDS) -> tuple[int, dict[str, str], bytes]:
-    """Sends ``request`` as it is: the answer's status, headers and whole body, the connection closed behind it."""
+    """Sends ``request`` as it is.
+
+    Returns the answer's status, headers and whole body. The connection is closed then.
+    """
     with door.connect(timeout) as sock:
         # A request may have been refused at its first bytes: then the rest cannot be sent.
         with contextlib.suppress(OSError):
@@ -133,7 +136,7 @@ def exchange(door: Door, request: bytes, timeout: float = PATIENCE_SECONDS) -> t
 
 
 def receive(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """One answer from ``sock``."""
+    """Reads one answer from ``sock``."""
     response = http.client.HTTPResponse(sock)
     response.begin()
     headers = {name.lower(): value for name, value in response.getheaders()}
@@ -141,6 +144,6 @@ def receive(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
 
 
 def request_bytes(target: bytes, token: str, *lines: bytes, method: bytes = b"GET") -> bytes:
-    """A request with ``target`` and further header ``lines`` as they are."""
+    """A request for ``target`` with further header ``lines``, all of them unchanged."""
     head = [method + b" " + target + b" HTTP/1.1", b"Host: localhost", b"Authorization: Bearer " + token.encode()]
     return b"\r\n".join([*head, b"Connection: close", *lines, b"", b""])
