@@ -31,8 +31,8 @@ MAX_SPLIT_CHARACTERS: Final = 12
 #: again for each match, at 10^9 instructions times characters a second.
 MAX_JOINED_PROGRAM: Final = 200
 
-#: Control sequences of a terminal: CSI, and string sequences such as OSC. Each attempt ends at the next ESC. So the time
-#: is linear.
+#: Control sequences of a terminal: CSI, and string sequences such as OSC. Each attempt ends at the next ESC, so the
+#: time is linear.
 _CONTROL_SEQUENCE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\))")
 
 #: The same in a JSON string. This may find too much, but never too little. Its beginning is case-sensitive, so that RE2
