@@ -91,8 +91,8 @@ def new_connection(url: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, **opti
     return connection
 
 
-def on_changed_keys(connection: Connection, handler: Callable[[Any], object]) -> bool:
-    """Has ``handler`` called with each invalidation message of the server, while a reply is being read.
+def set_changed_keys_handler(connection: Connection, handler: Callable[[Any], object]) -> bool:
+    """Makes the driver call ``handler`` with each invalidation message that arrives while it reads a reply.
 
     Returns False where there can be no such messages: in RESP2 a server sends nothing unasked.
     """

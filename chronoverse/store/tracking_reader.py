@@ -20,8 +20,8 @@ from chronoverse.store.driver import (
     DriverError,
     ErrorReply,
     is_permanent_refusal,
-    on_changed_keys,
     read_reply,
+    set_changed_keys_handler,
     translate_errors,
     wait_readable,
 )
@@ -121,7 +121,7 @@ class TrackingReader:
             return connection, wakeup[0]
         self.close()
         self._connection = connection = self._topology.new_connection(workflow_id)
-        if not on_changed_keys(connection, self._on_message):
+        if not set_changed_keys_handler(connection, self._on_message):
             raise TrackingRefused("its protocol is RESP2")
         try:
             connection.send_command("CLIENT", "TRACKING", "ON")

@@ -17,7 +17,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from chronoverse import metrics
 from chronoverse.errors import AtCapacity
-from chronoverse.web.http.client_ip import forwarded_for
+from chronoverse.web.http.client_ip import join_forwarded_for
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.parse_errors import check_host, refusal_for
 from chronoverse.web.streaming.connection import (
@@ -142,7 +142,7 @@ class Worker(GeventWorker):
     def _client_ip(self, req: Any, addr: Any) -> str:
         """The client's address, behind proxies of ours too. Each client has its turns at having a request begun."""
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
-        return deps.proxies.client(addr[0] if addr else "", forwarded_for(req.headers))
+        return deps.proxies.client(addr[0] if addr else "", join_forwarded_for(req.headers))
 
     def _discard_body(self, body: Any) -> None:
         """Reads what the application has not read of a request's body, in the time that a head has.

@@ -30,7 +30,7 @@ RATE: Final = 2000
 SECONDS: Final = 60
 BATCH: Final = 500
 
-#: What a frame of the page shows wrongly, looked for in every frame until it is stopped.
+#: Collects what the page shows wrongly, in every frame, until it is stopped.
 _WATCH: Final = """(expected) => {
     window.watch = { wrong: [], frames: 0, rows: 0, blank: 0, longest: 0, on: true };
     new PerformanceObserver((list) => {
@@ -54,7 +54,7 @@ _WATCH: Final = """(expected) => {
     look();
 }"""
 
-#: The scroll bar from one end to the other and back, a bit in every frame.
+#: Moves the scroll bar from one end to the other and back, a little in every frame.
 _DRAG: Final = """async (steps) => {
     const log = document.getElementById("log");
     const frame = () => new Promise(requestAnimationFrame);

@@ -21,7 +21,7 @@ from chronoverse.errors import NotALog, StoreError, StoreUnavailable
 from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
-from chronoverse.store.driver import new_connection, on_changed_keys
+from chronoverse.store.driver import new_connection, set_changed_keys_handler
 from chronoverse.store.live_reader import LiveReader
 from chronoverse.store.tracking_reader import EMPTY_READ_SECONDS
 from chronoverse.store.watchlist import Watchlist
@@ -327,7 +327,7 @@ def test_a_server_that_refuses_tracking_is_read_without_it(
 
 def test_the_parser_for_resp2_takes_no_handler(server: RedisServer) -> None:
     """Where hiredis is not installed, the driver uses this parser of its own."""
-    assert not on_changed_keys(new_connection(f"{server.url}?protocol=2", parser_class=_RESP2Parser), print)
+    assert not set_changed_keys_handler(new_connection(f"{server.url}?protocol=2", parser_class=_RESP2Parser), print)
 
 
 def test_a_server_busy_with_a_script_is_asked_again(server: RedisServer, world: World) -> None:

@@ -1,8 +1,8 @@
 """What the routes need, as one object that every blueprint gets; and who sent the current request.
 
-Much of it are locks. One worker serves all its requests and all its event streams on one event loop, so that whatever
-takes long must wait: reading many lines, making pages, searching. Each kind of work has a :class:`FairLock`, which
-bounds how many requests do it at a time, and serves the subjects of the tokens in turn.
+Many of its members are locks. A worker serves all its requests and event streams on one event loop, so expensive work
+must be bounded: reading many lines, making pages, searching. Each kind of work has a :class:`FairLock`. The lock bounds
+how many requests do this work at a time, and the subjects of the tokens get it in turn.
 """
 
 import time
@@ -76,7 +76,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """Built once per worker by ``create_app``."""
+    """What the routes of one worker need. :func:`chronoverse.web.app.build_dependencies` makes it."""
 
     settings: Settings
     store: Store
@@ -87,7 +87,7 @@ class Dependencies:
     verifier: Verifier
     admission: AdmissionControl
     stream_writers: StreamWriters
-    #: Reads what requests send.
+    #: Reads request bodies.
     body_reader: BodyReader
     #: Accepts one new viewer at a time.
     accept_lock: FairLock
@@ -119,7 +119,7 @@ class Dependencies:
     answer_shares: Shares = field(default_factory=lambda: Shares(UNREAD_ANSWERS_BYTES, "answers that are not read yet"))
     #: How fast runners publish.
     token_buckets: TokenBuckets = field(default_factory=TokenBuckets)
-    #: Whether anybody watches something live, here or in another worker.
+    #: Whether any viewer follows a job live, in this worker or in another one.
     presence: Presence = field(default_factory=Presence)
     proxies: TrustedProxies = field(default_factory=TrustedProxies)
     wall_clock: Callable[[], float] = time.time

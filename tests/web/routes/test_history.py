@@ -16,7 +16,7 @@ from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 
 STREAMS: Final = ("stdout", "stderr", "stderr")
 MESSAGES: Final = [f'line {number}: \u2028 \\ " </script> \x1b[0m ü 🙂' for number in range(1, 251)]
-#: What was written, as ``/logs`` must tell it.
+#: The lines that were written, as ``/logs`` must have them.
 WRITTEN: Final = [
     {"timestamp": TIMESTAMP, "message": message, "sequence_num": number, "stream": STREAMS[(number - 1) % 3]}
     for number, message in enumerate(MESSAGES, 1)

@@ -86,7 +86,7 @@ def refusal(response: httpx.Response) -> dict[str, Any]:
     return problem
 
 
-# What a runner does
+# A runner's requests
 
 
 def test_a_job_is_opened_appended_to_and_ended(client: httpx.Client, job: Foreign, runner: Runner) -> None:
@@ -172,7 +172,7 @@ def test_any_text_comes_through(client: httpx.Client, job: Foreign, opened: Runn
     assert messages(client, job) == texts
 
 
-# What the store refuses
+# Requests that the store refuses
 
 
 def test_a_gap_names_the_expected_number(opened: Runner) -> None:
@@ -241,7 +241,7 @@ def test_an_absent_store_is_worth_a_retry(service: Service, redis_server: RedisS
     assert opened.append(1, "a").json() == {"next": 2}
 
 
-# Who may
+# Authorisation
 
 
 @pytest.mark.parametrize("route", ["attempts", "logs", "end"])
@@ -265,7 +265,7 @@ def test_other_methods_are_refused_with_the_allowed_ones(client: httpx.Client, j
     assert {"GET", "POST"} <= set(response.headers["Allow"].replace(" ", "").split(","))
 
 
-# What is no such body
+# Malformed bodies
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_structure_inside_lines_is_text(opened: Runner) -> None:
     assert response.json() == {"next": 501}
 
 
-# What is too long, or no such coding
+# Bodies that are too long or badly encoded
 
 
 @pytest.mark.parametrize("headers", [{"Content_Type": "text/plain"}, {"Content_Type": ""}], ids=repr)

@@ -20,7 +20,7 @@ from tests.web.routes.foreign import Foreign
 from tests.web.routes.test_publish import Runner, refusal
 from tests.web.routes.wire import Door
 
-#: Bytes a second, of which ten seconds' worth may come at once.
+#: Bytes a second. Bursts may have ten seconds' worth.
 RATE: Final = 65_536
 LINE: Final = "x" * 60_000
 

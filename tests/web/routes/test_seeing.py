@@ -68,7 +68,7 @@ def test_lines_and_bytes_are_counted_to_the_last(seen: Service, redis_server: Re
     assert late.numbers() == [*range(1, 16)]
     wait_until(lambda: seen.metric(names[0]) - before[0] >= lines, PATIENCE_SECONDS, "both workers have told")
     assert seen.metric(names[0]) - before[0] == lines
-    # A replay's last step brings the end with it.
+    # The last step of a replay contains the end, too.
     assert 0 <= seen.metric(names[1]) - before[1] - size < 1000
     assert seen.metric(reads) > read
     assert 1 <= seen.metric(delays) - delayed <= 2

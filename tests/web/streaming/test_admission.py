@@ -6,7 +6,7 @@ import pytest
 
 from chronoverse.errors import AtCapacity, ChronoverseError, Draining, ShareExceeded
 from chronoverse.live.viewer import Viewer
-from chronoverse.web.http.client_ip import TrustedProxies, forwarded_for
+from chronoverse.web.http.client_ip import TrustedProxies, join_forwarded_for
 from chronoverse.web.streaming.admission import (
     DRAIN_STEP_SECONDS,
     LATE_ACCEPT_SECONDS,
@@ -184,5 +184,5 @@ def test_the_word_of_the_last_proxy_counts_when_each_has_a_header_of_its_own() -
     proxies.trust(["127.0.0.1"])
     headers = [("X-FORWARDED-FOR", "203.0.113.9"), ("HOST", "h"), ("X-FORWARDED-FOR", "198.51.100.1")]
 
-    assert proxies.client("127.0.0.1", forwarded_for(headers)) == "198.51.100.1"
-    assert proxies.client("127.0.0.1", forwarded_for([("HOST", "h")])) == "127.0.0.1"
+    assert proxies.client("127.0.0.1", join_forwarded_for(headers)) == "198.51.100.1"
+    assert proxies.client("127.0.0.1", join_forwarded_for([("HOST", "h")])) == "127.0.0.1"
