@@ -194,19 +194,19 @@ def live(browser: Browser, service: Service, store: Store) -> None:
     writer.start()
     tab.page.wait_for_selector(".row .m")
     tab.page.evaluate(_WATCH, message(0).replace("0", "#"))
-    behind = []
+    lags = []
     for second in range(SECONDS):
         time.sleep(1)
         if second == SECONDS // 3:
             away(tab)
         numbers = tab.numbers()
-        behind.append(store_last(store, job) - numbers[-1])
+        lags.append(store_last(store, job) - numbers[-1])
     writer.join()
     tab.page.wait_for_function("() => document.getElementById('badge').textContent === 'completed'")
     wait_shown(tab, RATE * SECONDS)
     watched: dict[str, Any] = tab.page.evaluate("() => { watch.on = false; return watch; }")
-    behind.sort()
-    report("lines behind the store, median and most (of 2,000 a second)", f"{behind[SECONDS // 2]}, {behind[-1]}")
+    lags.sort()
+    report("lines behind the store, median and most (of 2,000 a second)", f"{lags[SECONDS // 2]}, {lags[-1]}")
     report("rows looked at in every frame", f"{watched['rows']:,} in {watched['frames']:,} frames")
     report("of them out of order, doubled or with a wrong text", len(watched["wrong"]), not watched["wrong"])
     report("longest task", f"{watched['longest']:.0f} ms", watched["longest"] < 200)

@@ -348,8 +348,8 @@ def test_every_colour_can_be_read(modules: Page) -> None:
                 for (const inverse of [false, true]) {
                     const painted = paint({ ink, ground, inverse });
                     for (const theme of ["light", "dark"]) {
-                        const behind = painted[`--ground-${theme}`] ? rgb(painted[`--ground-${theme}`]) : page[theme];
-                        worst = Math.min(worst, contrast(rgb(painted[`--ink-${theme}`]), behind));
+                        const back = painted[`--ground-${theme}`] ? rgb(painted[`--ground-${theme}`]) : page[theme];
+                        worst = Math.min(worst, contrast(rgb(painted[`--ink-${theme}`]), back));
                     }
                 }
             }

@@ -322,9 +322,9 @@ def test_a_worker_that_is_full_says_of_what() -> None:
 # Bodies that are expensive
 
 
-def repeated(unit: bytes, before: bytes = b"", behind: bytes = b"") -> bytes:
+def repeated(unit: bytes, before: bytes = b"", after: bytes = b"") -> bytes:
     """``unit``, repeated up to the longest body."""
-    return before + unit * ((MAX_BODY - len(before) - len(behind)) // len(unit)) + behind
+    return before + unit * ((MAX_BODY - len(before) - len(after)) // len(unit)) + after
 
 
 def in_lines(unit: bytes) -> bytes:

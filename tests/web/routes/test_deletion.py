@@ -344,7 +344,7 @@ def test_a_program_that_publishes_gets_one_message(site: Site, tmp_path: Path, t
         ask(site, "DEL", job.key.removesuffix("log") + "lease")
         wait_until(lambda: site.client.delete(job.path).status_code == 204, SOON, "the job is deleted")
         log.write("stdout", "secret")
-        wait_until(lambda: said, SOON, "the program is told")
+        wait_until(lambda: said, SOON, "the program has the message")
         log.write("stdout", "secret\n" * 10_000)
         assert not log.finish()
     assert len(said) == 1

@@ -47,7 +47,7 @@ def pages(client: httpx.Client, path: str, key: str = "logs", at_most: int = 100
         if following:
             assert following.startswith("/")
             assert parse_qs(urlsplit(following).query)["cursor"] == [body["cursor"]]
-    raise AssertionError(f"no last page behind {path}")
+    raise AssertionError(f"no last page after {path}")
 
 
 def everything(client: httpx.Client, path: str, key: str = "logs") -> list[Any]:
@@ -216,8 +216,8 @@ def test_pages_leave_out_what_cannot_be_shown(client: httpx.Client, job: Foreign
     job.line("one")
     job.add("2-0", "colour", "red")
     job.add("3-0", "message", "three")
-    job.add("3-1", "message", "no place")
-    job.add("3-2", "message", "no place")
+    job.add("3-1", "message", "out of sequence")
+    job.add("3-2", "message", "out of sequence")
     job.add("6-0", "message", "six")
     job.add("7-0", "event", "end")
 

@@ -160,7 +160,7 @@ def test_gzip_is_inflated(client: httpx.Client, job: Foreign, opened: Runner) ->
     assert opened.post_bytes("logs", body, Content_Encoding="gzip").json() == {"next": 501}
 
     body = gzip.compress(orjson.dumps(opened.lines(501, "y")))
-    chunks = (body[place : place + 7] for place in range(0, len(body), 7))
+    chunks = (body[start : start + 7] for start in range(0, len(body), 7))
     assert opened.post_bytes("logs", chunks, Content_Encoding="X-GZIP").json() == {"next": 502}
 
 
@@ -421,7 +421,7 @@ def test_only_gzip_is_inflated(runner: Runner, coding: str) -> None:
         gzip.compress(b"{}") * 2,
         zlib.compress(b"{}"),
     ],
-    ids=["empty", "plain", "cut", "more behind", "two members", "zlib"],
+    ids=["empty", "plain", "cut", "more after it", "two members", "zlib"],
 )
 def test_what_is_not_one_gzip_member_is_refused(runner: Runner, body: bytes) -> None:
     """Nothing of it is used."""
