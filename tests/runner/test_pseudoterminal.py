@@ -64,7 +64,7 @@ def execute(*argv: str) -> tuple[int, list[tuple[str, str]], bytes]:
 
 
 def on_terminal(code: str, keys: str = "", resize: str = "") -> tuple[int, bytes]:
-    """Runs Python code on a pseudo-terminal, by a runner on a terminal: the runner's exit code, and all that is shown."""
+    """Runs Python code on a pseudo-terminal, by a runner on a terminal: its exit code, and all that is shown."""
     job = [sys.executable, "-uc", code]
     command = [sys.executable, "-c", TERMINAL, keys, resize, "-c", DRIVER, *job]
     done = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, timeout=30, check=False)
