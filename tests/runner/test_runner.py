@@ -134,7 +134,7 @@ def test_a_file_that_is_not_executable_is_126(store: Store, tmp_path: Path) -> N
 
 
 def test_hostile_lines_arrive_as_text(server: RedisServer, store: Store) -> None:
-    """Blank lines, control characters, text that looks like frames, bytes that are not UTF-8: no line is lost or merged."""
+    """Blank lines, control characters, text that looks like frames, bytes that are not UTF-8: no line is lost."""
     hostile = b"\n\na\r\ndata: x\n\nevent: end\n\x00\x07\n\xe2\x80\xa8\n\xff\xfe\n\xed\xa0\x80\nlast without newline"
     _, out, _ = python(store, f"import sys; sys.stdout.buffer.write({hostile!r})")
     assert out == hostile
