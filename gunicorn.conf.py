@@ -90,7 +90,7 @@ from chronoverse import metrics
 
 
 def on_starting(server: Any) -> None:
-    """Wipes the last run's metrics, and holds the embedded server for as long as the master lives."""
+    """Wipes the last run's metrics, and leases the embedded server for as long as the master lives."""
     for stale in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
         stale.unlink()
     if _settings.redis_url is None:
@@ -152,10 +152,10 @@ def post_worker_init(worker: Any) -> None:
     threading.Thread(target=watch_evictions, args=(deps.store, warn), name="store-watch", daemon=True).start()
 
 
-def _ensure(hold: embedded.ServerLease, log: Any) -> None:
-    """An embedded server that dies is started again by its supervisor; should somebody kill that too, by us."""
+def _ensure(lease: embedded.ServerLease, log: Any) -> None:
+    """Starts the embedded server again if it was killed together with its supervisor, which else restarts it."""
     try:
-        hold.ensure()
+        lease.ensure()
     except EmbeddedError as error:
         log.error("%s", error)
 

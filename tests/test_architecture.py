@@ -1,4 +1,4 @@
-"""The rules of the package: what may import what, and who may use which library."""
+"""The rules of the package: which package may import which, and which may use which library."""
 
 import ast
 from collections.abc import Callable, Iterator
@@ -24,10 +24,10 @@ PACKAGES: Final = (
     "web",
     "cli",
 )
-#: These put the others together, and nothing imports them.
+#: Modules that use all packages, and that nothing imports.
 ROOTS: Final = ("", "__main__", "api")
 
-#: A library's top-level name, and the modules that alone may import it (with all that is below them).
+#: The top-level name of a library, and the only package or module that may import it.
 OWNERS: Final = {
     "redis": "store",
     "flask": "web",
@@ -39,15 +39,15 @@ OWNERS: Final = {
     "re2": "joblog.matcher",
 }
 
-#: Who may read the environment, and why.
+#: The modules that may read the environment, and why.
 ENVIRONMENT: Final = {
-    "settings": "every knob is there",
+    "settings": "it reads all settings",
     "cli.run": "hands on the variables that --mask-env names",
 }
 
 
 class Module(NamedTuple):
-    """One file of the package; ``name`` is relative to it, and empty for the package's own ``__init__``."""
+    """One file of the package. ``name`` is relative to the package, and empty for its ``__init__``."""
 
     name: str
     tree: ast.Module
@@ -72,13 +72,13 @@ def read_package(package: Path) -> dict[str, Module]:
 
 
 def rank(name: str) -> int | None:
-    """The row of a module's package; None when it stands in none."""
+    """The row of a module's package in :data:`PACKAGES`, or None."""
     package = name.partition(".")[0]
     return next((row for row, packages in enumerate(PACKAGES) if package in packages.split()), None)
 
 
 def target(imported: str, modules: dict[str, Module]) -> str | None:
-    """Which of our modules an imported name is, or is in; None when it is not ours."""
+    """Our module that an imported name is, or is in. None for a name of another project."""
     if imported != PACKAGE.name and not imported.startswith(f"{PACKAGE.name}."):
         return None
     name = imported.removeprefix(PACKAGE.name).removeprefix(".")
@@ -87,13 +87,13 @@ def target(imported: str, modules: dict[str, Module]) -> str | None:
     return name
 
 
-def unplaced(modules: dict[str, Module]) -> Iterator[str]:
-    """Files outside of every package."""
+def modules_without_a_package(modules: dict[str, Module]) -> Iterator[str]:
+    """Files that are in no package."""
     yield from (f"{name} stands in no package" for name in modules if rank(name) is None and name not in ROOTS)
 
 
 def upward_imports(modules: dict[str, Module]) -> Iterator[str]:
-    """Imports of what stands below, and relative ones, which nobody can grep for."""
+    """Imports of packages below, and relative imports, which are hard to find with grep."""
     for module in modules.values():
         for imported in module.imports():
             if imported.startswith("."):
@@ -105,7 +105,7 @@ def upward_imports(modules: dict[str, Module]) -> Iterator[str]:
 
 
 def borrowed_libraries(modules: dict[str, Module]) -> Iterator[str]:
-    """Libraries imported by a module that does not own them."""
+    """Libraries that are imported by a module that may not use them."""
     for module in modules.values():
         for imported in module.imports():
             owner = OWNERS.get(imported.partition(".")[0])
@@ -114,7 +114,7 @@ def borrowed_libraries(modules: dict[str, Module]) -> Iterator[str]:
 
 
 def environment_reads(modules: dict[str, Module]) -> Iterator[str]:
-    """``os.environ`` and its kin outside the modules that may."""
+    """Uses of ``os.environ`` and similar names outside of :data:`ENVIRONMENT`."""
     names = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
     for module in modules.values():
         attributes = {
@@ -128,7 +128,7 @@ def environment_reads(modules: dict[str, Module]) -> Iterator[str]:
 
 
 def monkey_patches(modules: dict[str, Module]) -> Iterator[str]:
-    """Calls of gevent's ``patch_…``: the process that imports the package decides, never the package."""
+    """Calls of gevent's ``patch_…``. The process that imports the package decides about patching, not the package."""
     for module in modules.values():
         for node in ast.walk(module.tree):
             named = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
@@ -137,7 +137,7 @@ def monkey_patches(modules: dict[str, Module]) -> Iterator[str]:
 
 
 def prints_on_import(modules: dict[str, Module]) -> Iterator[str]:
-    """``print`` outside any function, and not for ``python -m``."""
+    """Calls of ``print`` outside of functions, except under ``__name__ == '__main__'``."""
     for module in modules.values():
         waiting: list[ast.AST] = [module.tree]
         while waiting:
@@ -154,7 +154,7 @@ def prints_on_import(modules: dict[str, Module]) -> Iterator[str]:
 Rule = Callable[[dict[str, Module]], Iterator[str]]
 
 RULES: Final[tuple[Rule, ...]] = (
-    unplaced,
+    modules_without_a_package,
     upward_imports,
     borrowed_libraries,
     environment_reads,
@@ -165,19 +165,19 @@ RULES: Final[tuple[Rule, ...]] = (
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_the_package_keeps_the_rule(rule: Rule) -> None:
-    """The package as it is breaks no rule."""
+    """The package breaks no rule."""
     assert sorted(rule(read_package(PACKAGE))) == []
 
 
-#: Files of a package that breaks no rule.
-SOUND: Final = ("__init__.py", "errors.py", "joblog/__init__.py", "live/viewer.py", "web/__init__.py")
+#: The files of a small package that breaks no rule.
+VALID_FILES: Final = ("__init__.py", "errors.py", "joblog/__init__.py", "live/viewer.py", "web/__init__.py")
 
 
 @pytest.mark.parametrize(
     ("rule", "file_name", "text", "finding"),
     [
-        (unplaced, "novelty.py", "", "novelty stands in no package"),
-        (unplaced, "novelty/thing.py", "", "novelty.thing stands in no package"),
+        (modules_without_a_package, "novelty.py", "", "novelty stands in no package"),
+        (modules_without_a_package, "novelty/thing.py", "", "novelty.thing stands in no package"),
         (upward_imports, "joblog/sse.py", "import chronoverse.live.viewer", "joblog.sse imports live.viewer, which"),
         (
             upward_imports,
@@ -198,7 +198,7 @@ SOUND: Final = ("__init__.py", "errors.py", "joblog/__init__.py", "live/viewer.p
     ],
 )
 def test_a_broken_rule_is_noticed(tmp_path: Path, rule: Rule, file_name: str, text: str, finding: str) -> None:
-    """The same rule finds the offence in a tree where one was planted."""
+    """The same rule finds an offence that the test planted."""
     plant(tmp_path, file_name, text)
 
     assert [found for found in rule(read_package(tmp_path)) if found.startswith(finding)]
@@ -218,15 +218,15 @@ def test_a_broken_rule_is_noticed(tmp_path: Path, rule: Rule, file_name: str, te
     ],
 )
 def test_what_is_allowed_passes(tmp_path: Path, rule: Rule, file_name: str, text: str) -> None:
-    """No rule is kept by refusing everything."""
+    """A rule does not pass by refusing everything."""
     plant(tmp_path, file_name, text)
 
     assert list(rule(read_package(tmp_path))) == []
 
 
 def plant(package: Path, file_name: str, text: str) -> None:
-    """Makes a package that breaks no rule, with one file more."""
-    for name in SOUND:
+    """Makes a package that breaks no rule, with one additional file."""
+    for name in VALID_FILES:
         (package / name).parent.mkdir(exist_ok=True)
         (package / name).touch()
     (package / file_name).parent.mkdir(exist_ok=True)

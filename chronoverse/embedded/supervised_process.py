@@ -12,7 +12,7 @@ from chronoverse.backoff import Backoff, RetryPolicy
 
 #: Seconds between checks whether the program still runs.
 POLL_SECONDS: Final = 0.5
-#: How long to wait before it is restarted. After a run that was longer than the longest delay, the first one is used.
+#: How long to wait before a restart. After a run that was longer than the longest delay, the first delay is used.
 RESTART: Final = RetryPolicy(first=1.0, longest=60.0, jitter=0)
 #: Seconds that the program has to end after SIGTERM. It finishes a step of its work, perhaps on a slow disk.
 STOP_SECONDS: Final = 10.0

@@ -31,7 +31,7 @@ STOP_POLL_SECONDS: Final = 0.005
 #: Seconds before a server that died is started again: first and longest, doubling between. Not from
 #: ``chronoverse.backoff``, which this program cannot import: it runs without the package.
 BACKOFF_SECONDS: Final = (0.02, 1.0)
-#: Seconds after which a server counts as having come up.
+#: A server that has run for so many seconds has started well.
 SETTLED_SECONDS: Final = 1.0
 #: Failed starts in a row, with no good one before, after which this gives up. The caller then shows the server's log.
 MAX_FAILED_STARTS: Final = 3
@@ -48,7 +48,7 @@ def main(directory: str, lock: str, *command: str) -> None:
     os.umask(0o077)
     os.set_inheritable(int(lock), True)
     if os.fork():
-        os._exit(0)  # The child goes on. It is no child of the caller, which so has no zombie to reap.
+        os._exit(0)  # The child goes on. It is no child of the caller, which therefore has no zombie to reap.
     _reset_signals()
     holders = os.open("holders", os.O_RDWR | os.O_CREAT, 0o600)
     _supervise(command, holders, int(lock))
@@ -122,11 +122,11 @@ def _shut_down_orphan() -> None:
     """Ends a server whose supervisor was killed. On Linux the kernel does that; see :func:`_die_with`."""
     import socket
 
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as link:
-        link.settimeout(SHUTDOWN_SECONDS)
-        link.connect("server.sock")
-        link.sendall(b"SHUTDOWN\r\n")
-        link.recv(1)
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(SHUTDOWN_SECONDS)
+        sock.connect("server.sock")
+        sock.sendall(b"SHUTDOWN\r\n")
+        sock.recv(1)
 
 
 def _start_server(command: tuple[str, ...]) -> int:

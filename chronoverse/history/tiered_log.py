@@ -1,37 +1,43 @@
-"""One log over all tiers: a walk through stored entries, upwards or downwards, wherever each of them lies.
+"""One log over both tiers: reads a job's entries upwards or downwards, from the archive or from the store.
 
-The archive has the numbers up to ``Job.archived``, the store those from ``Job.hot`` on, and where both have some the
-store is asked, which is nearer. What the look at the job said may be over by the time of the read: numbers that the
-store ought to have and does not are looked for again, and in the archive, before anybody calls them missing.
+The archive has the numbers up to ``Job.archived``, the store has those from ``Job.hot`` on. Where both have a number,
+the store is asked, because it is nearer. An archiver may move lines between the moment in which a job was fetched and
+the moment in which its lines are read. So when the store does not have what it should have, the job is fetched again,
+and the archive is asked, before anybody calls the numbers missing.
 """
 
-from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from chronoverse.errors import ArchiveUnavailable
-from chronoverse.history.source import Archive
+from chronoverse.history.protocols import Archive
 from chronoverse.joblog.entries import Entry, RawEntry, entry_number, in_sequence, read_entries
 from chronoverse.joblog.values import Gap, Job, JobRef, OutOfSequence
 
+_Result = TypeVar("_Result")
+
 
 class StoredLog(Protocol):
-    """What this needs of the store; see :class:`chronoverse.store.Store`."""
+    """What this module needs of the store; see :class:`chronoverse.store.Store`."""
 
     def get_job(self, job: JobRef) -> Job | None: ...
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]: ...
 
 
-class EntryPage(NamedTuple):
-    """Entries in the order asked for, the number to go on from, how many were read, and whether that was all."""
+class Entries(NamedTuple):
+    """Entries in the order asked for.
+
+    ``position`` is the number to go on from, ``read`` how many entries were read, and ``last`` whether none are left.
+    """
 
     entries: list[Entry]
-    place: int
+    position: int
     read: int
     last: bool
 
 
 class MissingArchive:
-    """In the archive's place where there is none: what was archived from elsewhere cannot be had."""
+    """Stands for the archive when none is configured. Lines that were archived elsewhere cannot be read."""
 
     def frames(self, job: JobRef, after: int, most_lines: int) -> tuple[bytes, int] | None:
         """Raises: :class:`ArchiveUnavailable`."""
@@ -46,89 +52,132 @@ class MissingArchive:
         raise self._unavailable()
 
     def forget(self, job: JobRef) -> None:
-        """Nothing was kept."""
+        """Does nothing: nothing is cached."""
 
     def _unavailable(self) -> ArchiveUnavailable:
         return ArchiveUnavailable("this part of the log is in an archive, and CHRONOVERSE_ARCHIVE_URL names none")
 
 
+def read_tiers(
+    known: Job | None,
+    after: int,
+    read_archive: Callable[[], _Result | None],
+    read_store: Callable[[], tuple[_Result | None, Sequence[RawEntry] | None]],
+    get_job: Callable[[], Job | None],
+) -> tuple[_Result | None, Sequence[RawEntry], Job | None]:
+    """Reads what follows line ``after`` from the right tier. Streams, pages and downloads all choose by this function.
+
+    ``known`` is the job as it was fetched some time ago. ``read_archive`` returns None when the archive has nothing
+    there. ``read_store`` returns a result, or, when numbers are left out, None and the raw entries. ``get_job``
+    fetches the job again.
+
+    Returns the result, or None and the incomplete entries of the store, in which the missing numbers are to be named;
+    and the job, if it was fetched.
+    """
+    if known and archive_has(known, after) and (found := read_archive()) is not None:
+        return found, (), None
+    found, incomplete = read_store()
+    if incomplete is None:
+        return found, (), None
+    job = get_job()
+    if job and after < job.archived and (found := read_archive()) is not None:
+        return found, (), job
+    return None, incomplete, job
+
+
 class TieredLog:
-    """The walk through one job's log for one request. ``job`` is a look at it, taken anew when that gets too old."""
+    """Reads one job's log for one request. ``job`` was just fetched; it is fetched again when it is out of date."""
 
     def __init__(self, store: StoredLog, archive: Archive, job: Job) -> None:
         self.job = job
         self._store: Final = store
         self._archive: Final = archive
 
-    def after(self, place: int, count: int) -> EntryPage:
-        """About ``count`` entries behind line ``place``. Raises: :class:`StoreError`."""
-        ref = self.job.ref
-        if archive_has(self.job, place):
-            found = self._archive.entries(ref, place, count)
-            if found:
-                return EntryPage(list(found), _reached(found, place), len(found), False)
-        entries = self._store.page(ref, after=place, count=count)
-        if not in_sequence(entries, place) or (not entries and place < self.job.last):
-            self._look()
-            found = self._archive.entries(ref, place, count) if place < self.job.archived else ()
-            if found:
-                return EntryPage(list(found), _reached(found, place), len(found), False)
-        shown = list(read_entries(entries, place, self.job.first))
-        return EntryPage(shown, entry_number(entries[-1][0]) if entries else place, len(entries), len(entries) < count)
+    def after(self, position: int, count: int) -> Entries:
+        """About ``count`` entries after line ``position``, upwards. Raises: :class:`StoreError`."""
 
-    def before(self, place: int, count: int) -> EntryPage:
-        """About ``count`` entries before line ``place``, downwards. Raises: :class:`StoreError`."""
-        if place <= 1:
-            return EntryPage([], place, 0, True)
-        if self.job.archived >= place - 1 and not self.job.hot <= place - 1:
-            return self._archived_before(place, count)
-        entries = self._page_before(place, count)
+        def read_archive() -> Entries | None:
+            found = self._archive.entries(self.job.ref, position, count)
+            return Entries(list(found), _last_number(found, position), len(found), False) if found else None
+
+        def read_store() -> tuple[Entries | None, Sequence[RawEntry] | None]:
+            entries = self._store.page(self.job.ref, after=position, count=count)
+            if in_sequence(entries, position) and (entries or position >= self.job.last):
+                return named(entries), None
+            return None, entries
+
+        def named(entries: Sequence[RawEntry]) -> Entries:
+            shown = list(read_entries(entries, position, self.job.first))
+            reached = entry_number(entries[-1][0]) if entries else position
+            return Entries(shown, reached, len(entries), len(entries) < count)
+
+        found, incomplete, _ = read_tiers(self.job, position, read_archive, read_store, self._refresh_job)
+        return found or named(incomplete)
+
+    def before(self, position: int, count: int) -> Entries:
+        """About ``count`` entries before line ``position``, downwards. Raises: :class:`StoreError`."""
+        if position <= 1:
+            return Entries([], position, 0, True)
+        if self.job.archived >= position - 1 and not self.job.hot <= position - 1:
+            return self._archived_before(position, count)
+        entries = self._page_before(position, count)
         numbers = [entry_number(each[0]) for each in entries]
-        lowest = numbers[-1] if numbers else place
-        whole = numbers == list(range(lowest + len(numbers) - 1, lowest - 1, -1))
-        if not whole or (numbers[0] if numbers else 0) < min(place - 1, self.job.last):
-            self._look()
-            # What the archive has too, it has without holes.
+        lowest = numbers[-1] if numbers else position
+        complete = numbers == list(range(lowest + len(numbers) - 1, lowest - 1, -1))
+        if not complete or (numbers[0] if numbers else 0) < min(position - 1, self.job.last):
+            self._refresh_job()
+            # Numbers that the archive has as well are read there, where none of them is left out.
             entries = [each for each, number in zip(entries, numbers, strict=True) if number > self.job.archived]
             if not entries and self.job.archived:
-                return self._archived_before(min(place, self.job.archived + 1), count)
+                return self._archived_before(min(position, self.job.archived + 1), count)
         shown = list(read_entries(reversed(entries), 0, self.job.first))[::-1]
-        lowest = entry_number(entries[-1][0]) if entries else place
-        return EntryPage(_from(shown, lowest), lowest, len(entries), lowest <= self.job.first or not entries)
+        lowest = entry_number(entries[-1][0]) if entries else position
+        return Entries(_not_below(shown, lowest), lowest, len(entries), lowest <= self.job.first or not entries)
 
-    def _archived_before(self, place: int, count: int) -> EntryPage:
-        found = list(self._archive.entries_before(self.job.ref, place, count))
-        lowest = next((_first(each) for each in reversed(found) if not isinstance(each, OutOfSequence)), place)
-        return EntryPage(found, lowest, len(found), lowest <= self.job.first or not found)
+    def _archived_before(self, position: int, count: int) -> Entries:
+        found = list(self._archive.entries_before(self.job.ref, position, count))
+        lowest = next(
+            (_first_number(each) for each in reversed(found) if not isinstance(each, OutOfSequence)), position
+        )
+        return Entries(found, lowest, len(found), lowest <= self.job.first or not found)
 
-    def _page_before(self, place: int, count: int) -> list[RawEntry]:
-        entries = list(self._store.page(self.job.ref, before=place, count=count))
+    def _page_before(self, position: int, count: int) -> list[RawEntry]:
+        entries = list(self._store.page(self.job.ref, before=position, count=count))
         if entries and not entries[-1][0].endswith(b"-0"):
-            # Of several entries with one number the first is the line, and this read may have begun behind it.
+            # Several entries may have one number. The first of them is the line, and this read may have missed it.
             entries += self._store.page(self.job.ref, after=entry_number(entries[-1][0]) - 1, count=1)
         return entries
 
-    def _look(self) -> None:
+    def _refresh_job(self) -> Job:
         self.job = self._store.get_job(self.job.ref) or self.job
+        return self.job
 
 
 def archive_has(job: Job, after: int) -> bool:
-    """Whether what follows line ``after`` is in the archive, and not in the store."""
+    """Whether the line after line ``after`` is in the archive and not in the store."""
     return after < job.archived and after + 1 < job.hot
 
 
-def _reached(entries: Sequence[Entry], place: int) -> int:
-    """The last number that ``entries``, which come upwards behind ``place``, tell of."""
+def is_archived(job: Job, position: int, *, descending: bool) -> bool:
+    """Whether the next line in reading order is in the archive, even if the store has it too.
+
+    A search prefers the archive, which is searched ten times as fast as the store.
+    """
+    return job.first < position <= job.archived + 1 if descending else position < job.archived
+
+
+def _last_number(entries: Sequence[Entry], position: int) -> int:
+    """The last number that ``entries``, read upwards after ``position``, cover."""
     for entry in reversed(entries):
         if not isinstance(entry, OutOfSequence):
             return entry.last if isinstance(entry, Gap) else entry.sequence_num
-    return place
+    return position
 
 
-def _first(entry: Entry) -> int:
+def _first_number(entry: Entry) -> int:
     return 0 if isinstance(entry, OutOfSequence) else entry.first if isinstance(entry, Gap) else entry.sequence_num
 
 
-def _from(shown: list[Entry], lowest: int) -> list[Entry]:
-    """Without what is said of the numbers below ``lowest``: those were not read."""
-    return [each for each in shown if isinstance(each, OutOfSequence) or _first(each) >= lowest]
+def _not_below(shown: list[Entry], lowest: int) -> list[Entry]:
+    """Drops entries about numbers below ``lowest``, which were not read."""
+    return [each for each in shown if isinstance(each, OutOfSequence) or _first_number(each) >= lowest]

@@ -51,7 +51,7 @@ def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Ite
             start = max(entry.first, cursor + 1)
             entry = Gap(start, number, entry.reason)
         if start > cursor + 1:
-            yield from _gaps(cursor + 1, start - 1, first)
+            yield from missing_numbers(cursor, start, first)
         cursor = number
         yield entry
         if type(entry) is End:
@@ -91,11 +91,16 @@ def in_sequence(entries: Sequence[RawEntry], after: int) -> bool:
     return not entries or entry_number(entries[-1][0]) == after + len(entries)
 
 
-def _gaps(start: int, stop: int, first: int) -> Iterator[Gap]:
-    if start < first:
-        yield Gap(start, min(stop, first - 1), "trimmed")
-    if stop >= first:
-        yield Gap(max(start, first), stop, "missing")
+def missing_numbers(after: int, before: int, first: int) -> Iterator[Gap]:
+    """The gaps between line ``after`` and number ``before``, both excluded: numbers that no entry has.
+
+    Numbers below ``first``, the first number that can still be had, are ``trimmed``; the others are ``missing``.
+    This is the only place that names such gaps. Streams, pages, search and clients all call it.
+    """
+    if after + 1 < min(first, before):
+        yield Gap(after + 1, min(first, before) - 1, "trimmed")
+    if max(after + 1, first) < before:
+        yield Gap(max(after + 1, first), before - 1, "missing")
 
 
 def stream_name(value: bytes | None) -> str:

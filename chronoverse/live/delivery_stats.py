@@ -25,17 +25,17 @@ class DeliveryStats:
         self._wall_clock = wall_clock
         self._lines = self._bytes = self._replays = 0
 
-    def delivered(self, lines: int, size: int, viewers: int = 1) -> None:
+    def count_delivered(self, lines: int, size: int, viewers: int = 1) -> None:
         """So many lines, ``size`` bytes, to each of the viewers."""
         self._lines += lines * viewers
         self._bytes += size * viewers
 
-    def replayed(self, lines: int, size: int) -> None:
+    def count_replayed(self, lines: int, size: int) -> None:
         """What one viewer got by a read of its own."""
         self._replays += 1
-        self.delivered(lines, size)
+        self.count_delivered(lines, size)
 
-    def delayed(self, entry: RawEntry) -> None:
+    def observe_delay(self, entry: RawEntry) -> None:
         """The oldest entry of a batch that all viewers have been written just now."""
         written = written_at(entry)
         delay = MAX_DELAY_SECONDS if written is None else self._wall_clock() - written
@@ -43,12 +43,12 @@ class DeliveryStats:
             # A runner's clock may be ahead of ours.
             metrics.DELIVERY_DELAY.observe(max(delay, 0.0))
 
-    def tell(self, channels: Collection[Feed], silence: float) -> None:
+    def report(self, feeds: Collection[Feed], silence: float) -> None:
         """Brings the metrics up to date. ``silence`` is for how many seconds the store has not answered."""
-        watching = sum([len(channel.viewers) + channel.group_size for channel in channels])
-        metrics.VIEWERS_BEHIND.set(watching - sum([channel.sharing for channel in channels]))
-        metrics.JOBS_WATCHED.set(len(channels))
-        metrics.TAIL_SILENCE.set(silence if channels else 0.0)
+        watching = sum([len(feed.viewers) + feed.group_size for feed in feeds])
+        metrics.VIEWERS_BEHIND.set(watching - sum([feed.ring_readers for feed in feeds]))
+        metrics.JOBS_WATCHED.set(len(feeds))
+        metrics.TAIL_SILENCE.set(silence if feeds else 0.0)
         lines, size, replays = self._lines, self._bytes, self._replays
         metrics.LINES_DELIVERED.inc(lines)
         metrics.BYTES_DELIVERED.inc(size)
@@ -71,7 +71,7 @@ def written_at(entry: RawEntry) -> float | None:
     return None
 
 
-def store_failed(during: str, error: StoreError) -> None:
+def count_store_error(during: str, error: StoreError) -> None:
     """Counts a call of the store that failed: ``tail``, ``replay`` or ``request`` says whose."""
     kinds = {StoreUnavailable: "unavailable", StoreRefused: "refused"}
     metrics.STORE_ERRORS.labels(during, kinds.get(type(error), "unexpected")).inc()

@@ -47,32 +47,32 @@ class FairLock:
         return sum(map(len, self._queues.values()))
 
     @contextlib.contextmanager
-    def turn(self, subject: str) -> Iterator[None]:
+    def hold(self, subject: str) -> Iterator[None]:
         """A turn of ``subject`` for a ``with``. Raises what ``missed`` or ``used_up`` makes."""
-        self._take(subject)
+        self._acquire(subject)
         try:
             self._pause()
             yield
         finally:
-            self._give(subject)
+            self._release(subject)
 
     def __enter__(self) -> None:
         """Begins a turn of nobody in particular."""
-        self._take("")
+        self._acquire("")
         try:
             self._pause()
         except BaseException:
-            self._give("")
+            self._release("")
             raise
 
     def __exit__(self, *_: object) -> None:
         """Ends it."""
-        self._give("")
+        self._release("")
 
-    def _take(self, subject: str) -> None:
+    def _acquire(self, subject: str) -> None:
         with self._lock:
             if self._free and self._held[subject] < self._each:
-                self._hand_to(subject)
+                self._grant(subject)
                 return
             mine = threading.Event()
             self._queues.setdefault(subject, deque()).append(mine)
@@ -81,12 +81,12 @@ class FairLock:
             came = mine.wait(self._seconds)
         finally:
             if not came:
-                self._leave(subject, mine)
+                self._give_up(subject, mine)
         if not came:
             error = self._used_up if self._held[subject] >= self._each else self._missed
             raise error(f"too many requests at a time: this one did not get its turn within {self._seconds:g} s")
 
-    def _leave(self, subject: str, mine: threading.Event) -> None:
+    def _give_up(self, subject: str, mine: threading.Event) -> None:
         """Waits no longer. A turn that was handed over at the last moment is handed on."""
         with self._lock:
             queue = self._queues.get(subject, deque())
@@ -95,9 +95,9 @@ class FairLock:
                 if not queue:
                     del self._queues[subject]
                 return
-        self._give(subject)
+        self._release(subject)
 
-    def _give(self, subject: str) -> None:
+    def _release(self, subject: str) -> None:
         with self._lock:
             self._free += 1
             self._held[subject] -= 1
@@ -106,12 +106,12 @@ class FairLock:
             following = next((waits for waits in self._queues if self._held[waits] < self._each), None)
             if following is not None:
                 queue = self._queues.pop(following)
-                self._hand_to(following)
+                self._grant(following)
                 queue.popleft().set()
                 if queue:
                     # Behind the other subjects.
                     self._queues[following] = queue
 
-    def _hand_to(self, subject: str) -> None:
+    def _grant(self, subject: str) -> None:
         self._free -= 1
         self._held[subject] += 1

@@ -18,17 +18,17 @@ from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entri
 from chronoverse.joblog.values import MAX_NUMBER, End, Gap, Job, JobRef, Line, OutOfSequence
 
 #: Bytes handed out at once (a longer single frame goes whole): what a viewer that stopped reading holds on to.
-TAKE_BYTES: Final = 252 * 2**10
+SLICE_BYTES: Final = 252 * 2**10
 #: Bytes between the places where takes that are cut short end. A socket that has room takes 130,966 bytes at once (its
 #: buffer is bounded by ``SEND_BUFFER_BYTES``): with 128 KiB nearly every take was two writes, the second of 200 bytes.
-TAKE_STEP_BYTES: Final = 126 * 2**10
+SLICE_STEP_BYTES: Final = 126 * 2**10
 #: Joined writes remembered between two publishes. Nearly all viewers stand at the same place and share one.
-MEMO_WRITES: Final = 32
+MAX_SLICES: Final = 32
 #: Viewers woken in one go. Each may take a write to its socket, some 10 µs: so nobody else waits for over 5 ms.
-BREATH_WAKES: Final = 400
+WAKES_PER_YIELD: Final = 400
 
 
-class Frame(NamedTuple):
+class EventFrame(NamedTuple):
     """A frame in its place. ``number`` is the cursor behind it; ``stream`` is None where every filter lets it pass.
 
     ``first`` is the first number that a gap names, when that is not ``number``.
@@ -41,7 +41,7 @@ class Frame(NamedTuple):
 
 
 class Waiter(Protocol):
-    """Somebody to wake when a channel changes, or when ``due`` (on the tail's clock) has come."""
+    """Somebody to wake when a feed changes, or when ``due`` (on the tail's clock) has come."""
 
     due: float
 
@@ -58,69 +58,64 @@ class Slice(NamedTuple):
 
 def encode(
     entries: Iterable[Entry], cursor: int, most_bytes: int = sys.maxsize
-) -> tuple[list[Frame], End | OutOfSequence | None]:
+) -> tuple[list[EventFrame], End | OutOfSequence | None]:
     """The frames of ``entries``, and what they close with: a terminal entry, or a Stray that is the last.
 
     Entries that follow the frame with which they come to ``most_bytes`` are left out.
     """
-    items: list[Frame] = []
+    events: list[EventFrame] = []
     size = 0
     for entry in entries:
         if size >= most_bytes:
             break
         if type(entry) is Line:
             cursor = entry.sequence_num
-            items.append(Frame(cursor, entry.stream, entry.to_frame()))
+            events.append(EventFrame(cursor, entry.stream, entry.to_frame()))
         elif type(entry) is Gap:
             cursor = entry.last
-            items.append(Frame(cursor, None, entry.to_frame(), entry.first))
+            events.append(EventFrame(cursor, None, entry.to_frame(), entry.first))
         elif type(entry) is OutOfSequence:
             if entry.last:
-                return items, entry
-            items.append(Frame(cursor, None, entry.to_frame()))
+                return events, entry
+            events.append(EventFrame(cursor, None, entry.to_frame()))
         elif type(entry) is End:
-            return items, entry
-        size += len(items[-1].frame)
-    return items, None
+            return events, entry
+        size += len(events[-1].frame)
+    return events, None
 
 
 def encode_raw(
     entries: Sequence[RawEntry], cursor: int, first: int, most_bytes: int = sys.maxsize
-) -> tuple[list[Frame], End | OutOfSequence | None]:
+) -> tuple[list[EventFrame], End | OutOfSequence | None]:
     """As :func:`encode`, of the raw entries behind ``cursor``; plain lines at the beginning at a third of the cost."""
     frames = plain_frames(entries, cursor, most_bytes)
     streams = [stream_name(entry[1][5]) for entry in entries[: len(frames)]]
-    items = list(map(Frame, range(cursor + 1, cursor + len(frames) + 1), streams, frames))
+    events = list(map(EventFrame, range(cursor + 1, cursor + len(frames) + 1), streams, frames))
     if len(frames) == len(entries):
-        return items, None
+        return events, None
     cursor += len(frames)
     left = most_bytes - sum(map(len, frames))
     others, closing = encode(read_entries(entries[len(frames) :], cursor, first), cursor, left)
-    return items + others, closing
+    return events + others, closing
 
 
-def join(items: list[Frame], stream: str | None) -> bytes:
+def join(events: list[EventFrame], stream: str | None) -> bytes:
     """One write. Under a filter, a block with nothing but an id moves the client's cursor over what was skipped."""
     if stream is None:
-        return b"".join([item.frame for item in items])
+        return b"".join([event.frame for event in events])
     frames, skipped = [], 0
-    for item in items:
-        if item.stream not in (None, stream):
-            skipped = item.number
+    for event in events:
+        if event.stream not in (None, stream):
+            skipped = event.number
             continue
-        if skipped and item.stream is None:
+        if skipped and event.stream is None:
             # A line brings its own id; what every filter lets pass has none.
             frames.append(sse.cursor(skipped))
-        frames.append(item.frame)
+        frames.append(event.frame)
         skipped = 0
     if skipped:
         frames.append(sse.cursor(skipped))
     return b"".join(frames)
-
-
-def final_frames(job: Job, end: End, lease_seconds: float) -> bytes:
-    """The last ``job`` frame and the ``end`` (or the ``error`` of a lost job) behind it."""
-    return job.ended(end).to_frame() + end.to_frame(round(lease_seconds))
 
 
 def redact_frames(ranges: Iterable[tuple[int, int]]) -> list[bytes]:
@@ -129,37 +124,37 @@ def redact_frames(ranges: Iterable[tuple[int, int]]) -> list[bytes]:
 
 
 class Feed:
-    """A ring of the frames behind ``base``, up to ``cursor``; positions in it count every item there ever was.
+    """A ring of the frames behind ``base``, up to ``cursor``; positions in it count every event there ever was.
 
-    ``final`` holds the closing bytes once there are any: the channel never changes after that.
+    ``final`` holds the closing bytes once there are any: the feed never changes after that.
     """
 
     def __init__(self, ref: JobRef, job: Job | None, yield_to_loop: Callable[[], object] = bool) -> None:
         self.ref = ref
-        self.breathe = yield_to_loop
+        self._yield_to_loop = yield_to_loop
         self.job = job
         self.cursor = job.last if job else 0
         self.base = self.cursor
         self.final: bytes | None = None
         self.state: bytes | None = job.to_frame() if job else None
         #: A ``redact`` frame for each redaction since somebody watches. One took seconds, so there are never many.
-        self.notices: list[bytes] = []
+        self.redactions: list[bytes] = []
         self.viewers: set[Waiter] = set()
         #: How many more there are, whom one of these waiters stands for.
         self.group_size = 0
         #: How many of them take from the ring; the others read for themselves, or are about to.
-        self.sharing = 0
+        self.ring_readers = 0
         #: When the tail last looked at the job's state, and when it should again, on its clock.
-        self.looked_at = self.look_at = 0.0
-        #: Whether the tail's current read covers this channel, or need not: it has closed.
+        self.checked_at = self.check_at = 0.0
+        #: Whether the tail's current read covers this feed, or need not: it has closed.
         self.subscribed = False
         self._lock = threading.Lock()
-        self._items: list[Frame] = []
+        self._frames: list[EventFrame] = []
         self._ends: list[int] = []
-        self._start = 0
+        self._first_position = 0
         #: Bytes of all the frames that were let go: places are counted from the first byte there ever was.
-        self._gone = 0
-        self._memo: dict[tuple[int, str | None], Slice] = {}
+        self._dropped_bytes = 0
+        self._slices: dict[tuple[int, str | None], Slice] = {}
         self._latest: tuple[Job, Job] | None = None
 
     def latest(self) -> Job | None:
@@ -173,21 +168,21 @@ class Feed:
 
     # The tail's side
 
-    def publish(self, items: list[Frame], after: int, limit: int) -> bool:
-        """Adds ``items``, which follow ``after``, and lets the oldest go, down to ``limit`` bytes.
+    def publish(self, events: list[EventFrame], after: int, limit: int) -> bool:
+        """Adds ``events``, which follow ``after``, and lets the oldest go, down to ``limit`` bytes.
 
-        False, and nothing done, when the channel is no longer at ``after``: the other thread was faster, or it has
+        False, and nothing done, when the feed is no longer at ``after``: the other thread was faster, or it has
         closed.
         """
         with self._lock:
             if self.cursor != after or self.final is not None:
                 return False
             size = self._ends[-1] if self._ends else 0
-            self._ends += [size + end for end in accumulate([len(item.frame) for item in items])]
-            self._items += items
-            self.cursor = items[-1].number
-            self._memo = {}
-            self._let_go(self._ends[-1] - limit)
+            self._ends += [size + end for end in accumulate([len(event.frame) for event in events])]
+            self._frames += events
+            self.cursor = events[-1].number
+            self._slices = {}
+            self._drop_oldest(self._ends[-1] - limit)
         self.wake_all()
         return True
 
@@ -197,7 +192,7 @@ class Feed:
             if to <= self.cursor or self.final is not None:
                 return
             # One more than there were, so that nobody stands where the new lines begin.
-            self._empty(len(self._items) + 1)
+            self._empty(len(self._frames) + 1)
             self.cursor = self.base = to
         self.wake_all()
 
@@ -207,28 +202,28 @@ class Feed:
         The ring lets its copies go. Who stands at its end stays there.
         """
         with self._lock:
-            self.notices += redact_frames(ranges)
-            self._empty(len(self._items))
+            self.redactions += redact_frames(ranges)
+            self._empty(len(self._frames))
             self.base = self.cursor
             # As much as a new state: viewers look whether it is another object.
             self.state = bytes(bytearray(self.state or b"")) if self.state else None
         self.wake_all()
 
     def _empty(self, count: int) -> None:
-        self._gone += self._ends[-1] if self._ends else 0
-        self._items, self._ends, self._memo = [], [], {}
-        self._start += count
+        self._dropped_bytes += self._ends[-1] if self._ends else 0
+        self._frames, self._ends, self._slices = [], [], {}
+        self._first_position += count
 
-    def _let_go(self, surplus: int) -> None:
-        """Drops the oldest items until ``surplus`` bytes are gone."""
+    def _drop_oldest(self, surplus: int) -> None:
+        """Drops the oldest events until ``surplus`` bytes are gone."""
         if surplus <= 0:
             return
         count = bisect_left(self._ends, surplus) + 1
         gone = self._ends[count - 1]
-        self.base = self._items[count - 1].number
-        self._start += count
-        self._gone += gone
-        del self._items[:count]
+        self.base = self._frames[count - 1].number
+        self._first_position += count
+        self._dropped_bytes += gone
+        del self._frames[:count]
         self._ends = [end - gone for end in self._ends[count:]]
 
     def reconcile(self, job: Job) -> None:
@@ -252,66 +247,66 @@ class Feed:
         """Wakes every viewer, and calls ``breathe`` now and then: a crowd is not all that a worker has to serve."""
         for number, viewer in enumerate(tuple(self.viewers), 1):
             viewer.wake()
-            if number % BREATH_WAKES == 0:
-                self.breathe()
+            if number % WAKES_PER_YIELD == 0:
+                self._yield_to_loop()
 
     # The viewers' side
 
     def seek(self, cursor: int) -> int | None:
-        """The position of the first item behind ``cursor``.
+        """The position of the first event behind ``cursor``.
 
         None when the ring does not begin there: it no longer reaches back so far, or ``cursor`` is inside of a gap,
         of which that viewer must be told the rest only.
         """
         with self._lock:
-            index = bisect_right(self._items, cursor, key=_number)
-            if cursor < self.base or (index < len(self._items) and self._items[index].first <= cursor):
+            index = bisect_right(self._frames, cursor, key=_number)
+            if cursor < self.base or (index < len(self._frames) and self._frames[index].first <= cursor):
                 return None
-            return self._start + index
+            return self._first_position + index
 
     def pending_events(self, told: int, state: bytes | None) -> tuple[bytes, int, bytes | None]:
         """What a viewer with ``told`` notices and ``state`` is told; how many notices it has then, and the state."""
-        notices, now = self.notices[told:], self.state
+        notices, now = self.redactions[told:], self.state
         return b"".join(notices) + (now if now and now != state else b""), told + len(notices), now
 
-    def share(self, position: int) -> tuple[int, int]:
+    def enter_ring(self, position: int) -> tuple[int, int]:
         """A viewer takes from the ring from ``position`` on. What it finds there: frames, and their bytes."""
         with self._lock:
-            self.sharing += 1
-            start = max(position - self._start, 0)
+            self.ring_readers += 1
+            start = max(position - self._first_position, 0)
             before = self._ends[start - 1] if start else 0
-            return len(self._items) - start, (self._ends[-1] if self._ends else 0) - before
+            return len(self._frames) - start, (self._ends[-1] if self._ends else 0) - before
 
-    def unshare(self) -> None:
+    def leave_ring(self) -> None:
         """It does so no longer."""
         with self._lock:
-            self.sharing -= 1
+            self.ring_readers -= 1
 
     def take(self, position: int, stream: str | None) -> Slice | None:
         """All from ``position`` on, or None when the ring has let part of it go."""
         # Without the lock, which would be 3 % of a crowd's cost: what was right before a publish is only less than all.
-        taken = self._memo.get((position, stream))
-        if taken is not None:
-            return taken
+        found = self._slices.get((position, stream))
+        if found is not None:
+            return found
         with self._lock:
-            if position < self._start:
+            if position < self._first_position:
                 return None
-            taken = self._take(position - self._start, stream)
-            if len(self._memo) >= MEMO_WRITES:
-                self._memo.clear()
-            self._memo[position, stream] = taken
-            return taken
+            found = self._make_slice(position - self._first_position, stream)
+            if len(self._slices) >= MAX_SLICES:
+                self._slices.clear()
+            self._slices[position, stream] = found
+            return found
 
-    def _take(self, start: int, stream: str | None) -> Slice:
-        if start == len(self._items):
-            return Slice(b"", self.cursor, self._start + start)
-        before = self._gone + (self._ends[start - 1] if start else 0)
+    def _make_slice(self, start: int, stream: str | None) -> Slice:
+        if start == len(self._frames):
+            return Slice(b"", self.cursor, self._first_position + start)
+        before = self._dropped_bytes + (self._ends[start - 1] if start else 0)
         # Up to the last of some places that are the same for all: who began elsewhere stands with others after it.
-        until = (before + TAKE_BYTES) // TAKE_STEP_BYTES * TAKE_STEP_BYTES
-        stop = max(bisect_right(self._ends, until - self._gone), start + 1)
-        items = self._items[start:stop]
-        return Slice(join(items, stream), items[-1].number, self._start + stop)
+        until = (before + SLICE_BYTES) // SLICE_STEP_BYTES * SLICE_STEP_BYTES
+        stop = max(bisect_right(self._ends, until - self._dropped_bytes), start + 1)
+        events = self._frames[start:stop]
+        return Slice(join(events, stream), events[-1].number, self._first_position + stop)
 
 
-def _number(item: Frame) -> int:
-    return item.number
+def _number(event: EventFrame) -> int:
+    return event.number

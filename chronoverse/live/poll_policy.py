@@ -4,12 +4,12 @@ from typing import Final
 
 #: Seconds between looks at a quiet job. Bounds how late a lost runner or a vanished log is noticed. Of all quiet jobs
 #: so many are looked at in a second, 0.1 ms each: of more than that, each is looked at less often.
-LOOK_SECONDS: Final = 1.0
-LOOKS: Final = 1000
+CHECK_SECONDS: Final = 1.0
+CHECKS_PER_SECOND: Final = 1000
 #: Seconds, at least and at most, between looks at a job whose lines keep coming: only its status and a redaction can
 #: be news there. With few jobs it is the least; of all such jobs so many are looked at in a second.
-BUSY_LOOK_SECONDS: Final = (1.0, 10.0)
-BUSY_LOOKS: Final = 400
+BUSY_CHECK_SECONDS: Final = (1.0, 10.0)
+BUSY_CHECKS_PER_SECOND: Final = 400
 #: With many jobs each read costs both sides, most of it for jobs of which there is nothing new. So lines are gathered
 #: for this many seconds per watched job, up to the second number; with few jobs there is no pause at all. With 4,000
 #: jobs at a line a second, 30 ms instead of 20 brought lines 15 ms later (99th percentile) for a tenth less CPU.
@@ -25,15 +25,15 @@ RINGS_BYTES: Final = 256 * 2**20
 RING_BYTES: Final = (64 * 2**10, 8 * 2**20)
 
 
-def look_seconds(jobs: int) -> float:
+def check_seconds(jobs: int) -> float:
     """Between two looks at a quiet one of ``jobs``."""
-    return max(LOOK_SECONDS, jobs / LOOKS)
+    return max(CHECK_SECONDS, jobs / CHECKS_PER_SECOND)
 
 
-def busy_look_seconds(jobs: int) -> float:
+def busy_check_seconds(jobs: int) -> float:
     """Between two looks at one of ``jobs`` whose lines keep coming."""
-    least, most = BUSY_LOOK_SECONDS
-    return max(least, min(most, jobs / BUSY_LOOKS))
+    least, most = BUSY_CHECK_SECONDS
+    return max(least, min(most, jobs / BUSY_CHECKS_PER_SECOND))
 
 
 def pause_seconds(jobs: int, *, tracked: bool = False) -> float:

@@ -1,18 +1,19 @@
-"""What a look at a watched job, or a hole in what was read of it, means to its channel."""
+"""Brings the feed of a watched job in line with what the store says of the job now."""
 
 from collections.abc import Callable, Sequence
 
-from chronoverse.history.source import LogReader
-from chronoverse.joblog import sse
-from chronoverse.joblog.entries import RawEntry, entry_number
-from chronoverse.joblog.values import Gap, Job, JobRef
-from chronoverse.live.feed import Feed, encode, final_frames
+from chronoverse.history.protocols import LogReader
+from chronoverse.joblog.ending import end_of_log
+from chronoverse.joblog.entries import RawEntry, entry_number, missing_numbers
+from chronoverse.joblog.values import Job, JobRef
+from chronoverse.live.feed import Feed, encode
 
 
 class JobStateReconciler:
-    """Brings channels up to date with looks. ``ring_bytes`` says what a channel's ring may hold.
+    """Updates feeds after their jobs were fetched from the store.
 
-    ``redacted`` is called with a job of which something was redacted: whoever has copies lets them go.
+    ``ring_bytes`` returns how many bytes one feed's ring may hold. ``redacted`` is called with each job in which
+    something was redacted, so that whoever has copies of its lines drops them.
     """
 
     def __init__(
@@ -27,60 +28,55 @@ class JobStateReconciler:
         self._ring_bytes = ring_bytes
         self._redacted = redacted
 
-    def reconcile(self, channel: Feed, job: Job) -> None:
-        """After a look at the channel's job, also of one that has closed: its viewers may not be through with it.
+    def reconcile(self, feed: Feed, job: Job) -> None:
+        """Updates ``feed`` with ``job``, which was just fetched. Closes the feed when it has all lines of an ended job.
 
-        Raises :class:`StoreError`.
+        A closed feed is updated too, because its viewers may still have lines to read. Raises: :class:`StoreError`.
         """
-        closed = channel.final is not None
-        if closed and (channel.job is None or job.end is None):
-            # Another log under its name.
+        closed = feed.final is not None
+        if closed and (feed.job is None or job.end is None):
+            # The old log was deleted, and this is a new one under the same id.
             return
-        self._redact(channel, job)
-        channel.reconcile(job)
+        self._redact(feed, job)
+        feed.reconcile(job)
         if closed:
             return
-        if job.last > channel.cursor and not self._store.read(channel.ref, channel.cursor, 1):
-            # The read came after the look, so what the look knew of and the read did not find is gone from the store.
-            channel.skip(min(job.archived, job.last))
-            cursor = channel.cursor
-            if job.last > cursor:
-                gap = Gap(cursor + 1, job.last, "trimmed" if job.first > cursor + 1 else "missing")
-                channel.publish(encode([gap], cursor)[0], cursor, self._ring_bytes())
-        end = job.end
-        if end is None:
-            return
-        if end.sequence_num <= channel.cursor:
-            lost = f"the store lost lines {end.sequence_num} to {channel.cursor} of this log"
-            channel.close(sse.frame("error", lost.encode()))
-        elif end.sequence_num == channel.cursor + 1:
-            channel.close(final_frames(job, end, self._lease_seconds))
+        if job.last > feed.cursor and not self._store.read(feed.ref, feed.cursor, 1):
+            # The read came after the job was fetched. Lines that the job counts and the read does not find are gone.
+            feed.skip(min(job.archived, job.last))
+            cursor = feed.cursor
+            if gaps := list(missing_numbers(cursor, job.last + 1, job.first)):
+                feed.publish(encode(gaps, cursor)[0], cursor, self._ring_bytes())
+        final = end_of_log(job, feed.cursor, self._lease_seconds)
+        if final is not None:
+            feed.close(final)
 
-    def _redact(self, channel: Feed, job: Job) -> None:
-        ranges = redacted_since(self._store, channel.job, job) if channel.job else []
+    def _redact(self, feed: Feed, job: Job) -> None:
+        ranges = redacted_since(self._store, feed.job, job) if feed.job else []
         if ranges:
-            self._redacted(channel.ref)
-            channel.redact(ranges)
+            self._redacted(feed.ref)
+            feed.redact(ranges)
 
 
 def redacted_since(store: LogReader, before: Job, now: Job) -> Sequence[tuple[int, int]]:
-    """What was redacted of a job between two looks at it: the first and the last line of each range.
+    """The first and the last line of each range that was redacted between two states of a job.
 
-    All of the log, where that was more than is remembered. Raises :class:`StoreError`.
+    The store remembers the newest redactions only. If there were more, the answer is one range over the whole log.
+    Raises: :class:`StoreError`.
     """
     count = now.redactions - before.redactions
     ranges = store.redactions(now.ref, count) if count > 0 else []
     return ranges if len(ranges) >= count else [(1, max(now.last, 1))]
 
 
-def beyond_archived(channel: Feed, entries: Sequence[RawEntry], before: int) -> tuple[Sequence[RawEntry], int]:
-    """What is news in ``entries``, which follow ``before`` and have holes, and what that follows.
+def skip_archived(feed: Feed, entries: Sequence[RawEntry], before: int) -> tuple[Sequence[RawEntry], int]:
+    """Skips lines that the archiver took out of the store before the tail read them.
 
-    Lines may have gone to the archive before they were read live. Then the channel goes on behind what is archived, and
-    its viewers, who have not got that far, read for themselves.
+    ``entries`` follow line ``before`` and leave numbers out. The feed goes on after the archived lines, and viewers
+    that have not come so far read them from the archive. Returns the entries that are left, and the line they follow.
     """
-    archived = channel.job.archived if channel.job else 0
-    if archived <= before or channel.cursor != before:
+    archived = feed.job.archived if feed.job else 0
+    if archived <= before or feed.cursor != before:
         return entries, before
-    channel.skip(min(archived, entry_number(entries[-1][0])))
-    return [entry for entry in entries if entry_number(entry[0]) > channel.cursor], channel.cursor
+    feed.skip(min(archived, entry_number(entries[-1][0])))
+    return [entry for entry in entries if entry_number(entry[0]) > feed.cursor], feed.cursor

@@ -1,150 +1,155 @@
-"""What a viewer has not got from the tail: reads of its own, of a log's past."""
+"""A viewer's walk through lines that the tail does not hold any more, by reads of its own."""
 
 from typing import Final, NamedTuple
 
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, JobNotFound, NotALog, StoreError
 from chronoverse.history.tiered_log import archive_has
 from chronoverse.joblog import sse
-from chronoverse.joblog.values import End, Gap, Job, JobRef, OutOfSequence
-from chronoverse.live.delivery_stats import store_failed
-from chronoverse.live.feed import Feed, final_frames, redact_frames
+from chronoverse.joblog.ending import LOG_IS_GONE, closing_frames
+from chronoverse.joblog.entries import missing_numbers
+from chronoverse.joblog.values import End, Job, JobRef, OutOfSequence
+from chronoverse.live.delivery_stats import count_store_error
+from chronoverse.live.feed import Feed, redact_frames
 from chronoverse.live.reconciler import redacted_since
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
 
-#: Seconds between two looks at an ended log, which no tail looks at, for what was redacted while it is replayed. A look
-#: takes 0.1 ms: a thousand viewers who do so cost a worker a fiftieth of its time.
-LOOK_SECONDS: Final = 5.0
+#: Seconds between two checks of an ended log for redactions, while it is replayed. The tail does not check such a log.
+#: A check takes 0.1 ms: a thousand viewers use a fiftieth of a worker's time for it.
+CHECK_SECONDS: Final = 5.0
 
 
 class Step(NamedTuple):
-    """Frames, none when there is nothing behind the cursor; the cursor behind them; why they are the last, if so."""
+    """One step of a replay.
+
+    ``frames`` is None when nothing follows the viewer's cursor. ``cursor`` is the last number that the frames cover.
+    ``reason`` is set when the stream ends with these frames: ``end`` or ``error``.
+    """
 
     frames: bytes | None
     cursor: int
     reason: str = ""
 
 
-def failed(cursor: int, text: str) -> Step:
-    """The last step, with one ``error``."""
+def error_step(cursor: int, text: str) -> Step:
+    """The last step of a stream that ends with an ``error`` frame."""
     return Step(sse.frame("error", sse.fold(text)), cursor, "error")
 
 
 class Replay:
-    """Walks through the log of ``ref`` for a viewer of one ``stream`` or of both.
+    """Reads the log of ``ref`` for one viewer, of one ``stream`` or (None) of both.
 
-    ``finished`` is the job when it had ended before the viewer came, and nothing is to be had from a tail.
+    ``finished`` is the job if it had ended before the viewer came. No tail reads such a job.
     """
 
-    def __init__(
-        self, pieces: ReplayCache, ref: JobRef, stream: str | None, finished: Job | None, lease_seconds: float
-    ):
-        self._pieces: Final = pieces
-        self._store: Final = pieces.store
+    def __init__(self, cache: ReplayCache, ref: JobRef, stream: str | None, finished: Job | None, lease_seconds: float):
+        self._cache: Final = cache
+        self._store: Final = cache.store
         self._ref: Final = ref
         self._stream: Final = stream
         self._finished = finished
         self._lease_seconds: Final = lease_seconds
         self._lines = FIRST_LINES
-        #: Bytes of the last piece. Before the first there is nothing to rest from.
-        self._size = 0
-        #: The newest look at the job that came by.
-        self._known = finished
-        #: On the viewer's clock, when an ended log is to be looked at again.
-        self._look_at: float | None = None
-        #: Since when, on the viewer's clock, steps have failed, and what they failed at.
-        self._failing: tuple[float, str] | None = None
+        #: Bytes of the last segment; 0 before the first, which is never throttled.
+        self._last_bytes = 0
+        #: The newest state of the job that this replay has met.
+        self._known_job = finished
+        #: When an ended log is checked again, on the viewer's clock.
+        self._check_at: float | None = None
+        #: Since when steps have failed, on the viewer's clock, and what failed first: ``store`` or ``archive``.
+        self._failing_since: tuple[float, str] | None = None
 
-    def step(self, cursor: int, channel: Feed | None, now: float) -> Step:
-        """What follows ``cursor``. Raises :class:`StoreError`, and then nothing has been passed over."""
+    def step(self, cursor: int, feed: Feed | None, now: float) -> Step:
+        """What follows line ``cursor``. Raises: :class:`StoreError`; then nothing was skipped, and it can be
+        repeated."""
         try:
-            told = self._told(now) if self._finished else b""
-            step = Step(told, cursor) if told else self._step(cursor, channel)
+            redacted = self._check_for_redactions(now) if self._finished else b""
+            step = Step(redacted, cursor) if redacted else self._step(cursor, feed)
         except (NotALog, ArchiveDamaged, JobNotFound) as error:
-            return failed(cursor, str(error))
-        self._failing = None
+            return error_step(cursor, str(error))
+        self._failing_since = None
         return step
 
-    def failed(self, now: float, error: StoreError) -> None:
-        """A step raised ``error``."""
-        store_failed("replay", error)
-        self._failing = self._failing or (now, "archive" if isinstance(error, ArchiveUnavailable) else "store")
+    def record_failure(self, now: float, error: StoreError) -> None:
+        """Remembers that a step has raised ``error``."""
+        count_store_error("replay", error)
+        what = "archive" if isinstance(error, ArchiveUnavailable) else "store"
+        self._failing_since = self._failing_since or (now, what)
 
-    def failing(self, now: float) -> tuple[float, str]:
-        """For how many seconds all steps have failed, and what they failed at first."""
-        return (now - self._failing[0], self._failing[1]) if self._failing else (0.0, "")
+    def failing_for(self, now: float) -> tuple[float, str]:
+        """For how many seconds every step has failed, and what failed first."""
+        return (now - self._failing_since[0], self._failing_since[1]) if self._failing_since else (0.0, "")
 
-    def _step(self, cursor: int, channel: Feed | None) -> Step:
-        if self._known is None and channel is not None:
-            self._known = channel.job
-        if self._size:
-            self._pieces.rest(self._size)
-            self._size = 0
-        piece = self._pieces.after(self._ref, self._stream, cursor, self._lines, self._known)
-        if piece is None:
-            return self._nothing_behind(cursor, channel)
-        self._known = piece.job or self._known
-        self._size = len(piece.frames)
-        step = Step(piece.frames, piece.cursor)
-        if isinstance(piece.closing, OutOfSequence):
-            step = Step(piece.frames + piece.closing.to_frame(), piece.cursor, "error")
-        elif piece.closing and not (channel and channel.seek(piece.cursor) is not None):
-            step = self._end(step, piece.closing)
-        self._lines = piece.next_count
+    def _step(self, cursor: int, feed: Feed | None) -> Step:
+        if self._known_job is None and feed is not None:
+            self._known_job = feed.job
+        if self._last_bytes:
+            self._cache.throttle(self._last_bytes)
+            self._last_bytes = 0
+        segment = self._cache.read_after(self._ref, self._stream, cursor, self._lines, self._known_job)
+        if segment is None:
+            return self._nothing_follows(cursor, feed)
+        self._known_job = segment.job or self._known_job
+        self._last_bytes = len(segment.frames)
+        step = Step(segment.frames, segment.cursor)
+        if isinstance(segment.closing, OutOfSequence):
+            step = Step(segment.frames + segment.closing.to_frame(), segment.cursor, "error")
+        elif segment.closing and not (feed and feed.seek(segment.cursor) is not None):
+            step = self._final_step(step, segment.closing)
+        self._lines = segment.next_count
         return step
 
-    def _told(self, now: float) -> bytes:
-        """What an ended log's viewer is to be told between two pieces of it."""
-        if self._look_at is None:
-            self._look_at = now + LOOK_SECONDS
-        elif now >= self._look_at:
-            self._look_at = now + LOOK_SECONDS
+    def _check_for_redactions(self, now: float) -> bytes:
+        """The ``redact`` frames that are due between two segments of an ended log."""
+        if self._check_at is None:
+            self._check_at = now + CHECK_SECONDS
+        elif now >= self._check_at:
+            self._check_at = now + CHECK_SECONDS
             return self._redactions()
         return b""
 
     def _redactions(self) -> bytes:
-        """A ``redact`` for all that was taken out of the ended log since it was last looked at."""
-        job = self._look()
+        """A ``redact`` frame for each range that was redacted in the ended log since the last check."""
+        job = self._get_job()
         if self._finished is None or job.end is None:
             return b""
         ranges = redacted_since(self._store, self._finished, job)
         self._finished = job
         if ranges:
-            self._pieces.forget(self._ref)
+            self._cache.invalidate(self._ref)
         return b"".join(redact_frames(ranges))
 
-    def _look(self) -> Job:
+    def _get_job(self) -> Job:
         """The job as it is now. Raises: :class:`JobNotFound`."""
         job = self._store.get_job(self._ref)
         if job is None:
-            raise JobNotFound("the log is gone from the store: it expired or was deleted")
+            raise JobNotFound(LOG_IS_GONE)
         return job
 
-    def _nothing_behind(self, cursor: int, channel: Feed | None) -> Step:
-        """What it means that the store holds nothing behind the cursor although more was there once."""
-        # Looked at first, read again second: what the look knows of and the read does not find is gone.
-        final = channel.final if channel else None
-        job = self._look()
+    def _nothing_follows(self, cursor: int, feed: Feed | None) -> Step:
+        """The step when the store has nothing after ``cursor``: the end, a gap, or nothing yet."""
+        # The job is fetched first and the log read second. Lines that the job counts and the read does not find are
+        # gone.
+        final = feed.final if feed else None
+        job = self._get_job()
         if self._finished and job.end is None:
-            return failed(cursor, "the store has lost the end of this log")
-        if archive_has(job, cursor) and self._known and archive_has(self._known, cursor):
+            return error_step(cursor, "the store has lost the end of this log")
+        if archive_has(job, cursor) and self._known_job and archive_has(self._known_job, cursor):
             raise ArchiveDamaged(f"the archive has no line {cursor + 1}, which it ought to have")
-        self._known = job
+        self._known_job = job
         if archive_has(job, cursor) or (job.last > cursor and self._store.read(self._ref, cursor, 1)):
             return Step(b"", cursor)
-        step = Step(None, cursor)
-        # A closed channel knows how far the log went, whatever the store has lost of it since.
-        last = channel.cursor if channel and final is not None else job.last
-        if last > cursor:
-            gap = Gap(cursor + 1, last, "trimmed" if job.first > cursor + 1 else "missing")
-            step = Step(gap.to_frame(), last)
+        # A closed feed knows how long the log was, even if the store has lost lines since.
+        last = feed.cursor if feed and final is not None else job.last
+        gaps = [gap.to_frame() for gap in missing_numbers(cursor, last + 1, job.first)]
+        step = Step(b"".join(gaps), last) if gaps else Step(None, cursor)
         if self._finished and job.end:
-            return self._end(step, job.end)
+            return self._final_step(step, job.end)
         if final is not None:
-            # The tail has closed a log that ends before the ring begins: the store went back.
+            # The tail closed this log with an error, because the store went back behind lines that were sent.
             return Step((step.frames or b"") + final, step.cursor, "error")
         return step
 
-    def _end(self, step: Step, end: End) -> Step:
-        told = self._redactions() if self._finished else b""
-        job = self._finished or self._look()
-        return Step((step.frames or b"") + told + final_frames(job, end, self._lease_seconds), step.cursor, "end")
+    def _final_step(self, step: Step, end: End) -> Step:
+        redacted = self._redactions() if self._finished else b""
+        job = self._finished or self._get_job()
+        return Step((step.frames or b"") + redacted + closing_frames(job, end, self._lease_seconds), step.cursor, "end")

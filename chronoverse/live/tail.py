@@ -1,7 +1,7 @@
 """A worker's one live reader: a single connection waits for the next lines of every job being watched there.
 
 Two threads. The *reader* blocks in XREAD over all watched jobs, encodes what comes once, and publishes it into
-the jobs' channels. The *attendant* does what a blocked read cannot: has it re-armed when a job joins, looks at
+the jobs' feeds. The *attendant* does what a blocked read cannot: has it re-armed when a job joins, looks at
 quiet jobs (a blocked XREAD is not woken by a deleted or expired key, and a lost runner says nothing), and wakes
 viewers whose heartbeat or deadline is due.
 """
@@ -16,14 +16,15 @@ from typing import Final
 
 from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.errors import NotALog, StoreError, StoreRefused, StoreUnavailable
-from chronoverse.history.source import LogReader
+from chronoverse.history.protocols import LogReader
 from chronoverse.joblog import sse
+from chronoverse.joblog.ending import LOG_IS_GONE, closing_frames
 from chronoverse.joblog.entries import RawEntry, in_sequence
 from chronoverse.joblog.values import Job, JobRef, OutOfSequence, Status
 from chronoverse.live import poll_policy as pacing
-from chronoverse.live.delivery_stats import DeliveryStats, store_failed
-from chronoverse.live.feed import Feed, Waiter, encode_raw, final_frames
-from chronoverse.live.reconciler import JobStateReconciler, beyond_archived
+from chronoverse.live.delivery_stats import DeliveryStats, count_store_error
+from chronoverse.live.feed import Feed, Waiter, encode_raw
+from chronoverse.live.reconciler import JobStateReconciler, skip_archived
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 from chronoverse.store.watchlist import Watchlist
 
@@ -64,66 +65,66 @@ class Tail:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._store = store
-        self._observer = JobStateReconciler(store, lease_seconds, lambda: self._ring_bytes(), redacted)
+        self._reconciler = JobStateReconciler(store, lease_seconds, lambda: self._ring_bytes(), redacted)
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._yield_to_loop = partial(sleep, 0)
         self._reader = store.live_reader(BLOCK_SECONDS)
-        self._channels: dict[JobRef, Feed] = {}
+        self._feeds: dict[JobRef, Feed] = {}
         #: What the reader thread reads next, and the jobs of which that may not be right any more.
         self._cursors = Watchlist()
-        self._moved: deque[JobRef] = deque()
+        self._changed: deque[JobRef] = deque()
         self._lock = threading.Lock()
         self._joined = threading.Event()
-        self._attend = threading.Event()
+        self._housekeeping_due = threading.Event()
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
         #: Who looks at the jobs of each server, where there are many.
-        self._looking: dict[Hashable, threading.Thread] = {}
-        self._count = AdaptiveBatch()
+        self._checkers: dict[Hashable, threading.Thread] = {}
+        self._batch = AdaptiveBatch()
         self.stats = DeliveryStats()
-        self._beats: dict[str, float] = {}
+        self._rounds: dict[str, float] = {}
         self._read_at = clock()
         self._failing = False
 
     # For viewers
 
     def join(self, ref: JobRef, job: Job | None, viewer: Waiter) -> Feed:
-        """The job's channel, from now on kept up to date and waking ``viewer``. ``job`` is a fresh look at it."""
+        """The job's feed, from now on kept up to date and waking ``viewer``. ``job`` is a fresh look at it."""
         with self._lock:
-            if not self._channels:
+            if not self._feeds:
                 self._read_at = self._clock()
-            channel = self._channels.get(ref)
-            if channel is None:
-                channel = self._channels[ref] = Feed(ref, job, self._yield_to_loop)
-                self._moved.append(ref)
-            channel.viewers.add(viewer)
-        if job is not None and (channel.job is None or job.age > channel.job.age):
-            channel.reconcile(job)
+            feed = self._feeds.get(ref)
+            if feed is None:
+                feed = self._feeds[ref] = Feed(ref, job, self._yield_to_loop)
+                self._changed.append(ref)
+            feed.viewers.add(viewer)
+        if job is not None and (feed.job is None or job.age > feed.job.age):
+            feed.reconcile(job)
         self._joined.set()
-        if not channel.subscribed:
-            self._attend.set()
-        return channel
+        if not feed.subscribed:
+            self._housekeeping_due.set()
+        return feed
 
-    def leave(self, channel: Feed, viewer: Waiter) -> None:
+    def leave(self, feed: Feed, viewer: Waiter) -> None:
         """Undoes :meth:`join`. A job nobody watches is not read."""
         with self._lock:
-            channel.viewers.discard(viewer)
-            if not channel.viewers and self._channels.get(channel.ref) is channel:
-                del self._channels[channel.ref]
-                self._moved.append(channel.ref)
+            feed.viewers.discard(viewer)
+            if not feed.viewers and self._feeds.get(feed.ref) is feed:
+                del self._feeds[feed.ref]
+                self._changed.append(feed.ref)
 
-    def known(self, ref: JobRef) -> Job | None:
+    def known_job(self, ref: JobRef) -> Job | None:
         """The job as the tail has it, its last line the newest, the rest some seconds old at most; None if it has not.
 
         Saves a crowd that comes back to one job a look each.
         """
-        channel = self._channels.get(ref)
-        if channel is None or channel.job is None or channel.final is not None:
+        feed = self._feeds.get(ref)
+        if feed is None or feed.job is None or feed.final is not None:
             return None
         if self._failing or not self.healthy(ref):
             return None
-        return channel.latest()
+        return feed.latest()
 
     def silent_seconds(self, ref: JobRef | None = None) -> float:
         """For how long the store has not answered the tail; or the server of ``ref``, where there are many."""
@@ -136,11 +137,11 @@ class Tail:
     @property
     def watched(self) -> int:
         """Jobs being watched."""
-        return len(self._channels)
+        return len(self._feeds)
 
-    def tell(self) -> None:
+    def report_metrics(self) -> None:
         """Brings the metrics up to date with what this tail does; so does each of the attendant's rounds."""
-        self.stats.tell(tuple(self._channels.values()), self.silent_seconds())
+        self.stats.report(tuple(self._feeds.values()), self.silent_seconds())
 
     # One step of each thread
 
@@ -149,56 +150,56 @@ class Tail:
 
         Raises :class:`StoreError`.
         """
-        if not (cursors := self._cursors_now()):
+        if not (cursors := self._current_cursors()):
             self._read_at = self._clock()
             return False
         try:
-            batches = self._reader.read(cursors, self._count.lines)
+            batches = self._reader.read(cursors, self._batch.lines)
         except NotALog:
-            self.look_at([channel for channel in tuple(self._channels.values()) if channel.ref in cursors])
+            self.check_jobs([feed for feed in tuple(self._feeds.values()) if feed.ref in cursors])
             return True
         self._read_at = self._clock()
         for ref, entries in batches:
-            self._moved.append(ref)
-            found = self._channels.get(ref)
+            self._changed.append(ref)
+            found = self._feeds.get(ref)
             # Unless nobody watches it any more, or the attendant has moved it on since the read began.
             if found is not None and found.cursor == cursors[ref]:
-                self._safely(found, partial(self._publish, found, entries, cursors[ref]))
+                self._guarded(found, partial(self._publish, found, entries, cursors[ref]))
         return True
 
-    def _cursors_now(self) -> Watchlist:
+    def _current_cursors(self) -> Watchlist:
         """Where each job is to be read on. Kept, for of thousands only a few have moved since the last read."""
-        while self._moved:
-            ref = self._moved.popleft()
-            if (channel := self._channels.get(ref)) is not None:
-                channel.subscribed = True
-            if channel is None or channel.final is not None:
+        while self._changed:
+            ref = self._changed.popleft()
+            if (feed := self._feeds.get(ref)) is not None:
+                feed.subscribed = True
+            if feed is None or feed.final is not None:
                 self._cursors.pop(ref, None)
             else:
-                self._cursors.set_cursor(ref, channel.cursor)
+                self._cursors.set_cursor(ref, feed.cursor)
         return self._cursors
 
-    def look_at(self, channels: Sequence[Feed]) -> None:
-        """Looks at the state of the channels' jobs, and closes those that have nothing more to come."""
+    def check_jobs(self, feeds: Sequence[Feed]) -> None:
+        """Looks at the state of the feeds' jobs, and closes those that have nothing more to come."""
         now = self._clock()
-        for channel in channels:
-            channel.looked_at, channel.look_at = now, now + pacing.look_seconds(self.watched)
-        for channel, found in zip(channels, self._store.get_jobs([channel.ref for channel in channels]), strict=True):
+        for feed in feeds:
+            feed.checked_at, feed.check_at = now, now + pacing.check_seconds(self.watched)
+        for feed, found in zip(feeds, self._store.get_jobs([feed.ref for feed in feeds]), strict=True):
             if not isinstance(found, StoreUnavailable | StoreRefused):  # else the servers of other jobs have answered
-                self._safely(channel, partial(self._looked, channel, found))
-                self._moved.append(channel.ref)
+                self._guarded(feed, partial(self._apply_check, feed, found))
+                self._changed.append(feed.ref)
 
-    def _looked(self, channel: Feed, found: Job | StoreError | None) -> None:
-        """What a look at the channel's job means. Raises :class:`StoreError`."""
+    def _apply_check(self, feed: Feed, found: Job | StoreError | None) -> None:
+        """What a look at the feed's job means. Raises :class:`StoreError`."""
         if isinstance(found, StoreError):
             raise found
         if found is not None:
-            self._observer.reconcile(channel, found)
-        elif channel.job is not None:
-            channel.close(sse.frame("error", b"the log is gone from the store: it expired or was deleted"))
+            self._reconciler.reconcile(feed, found)
+        elif feed.job is not None:
+            feed.close(sse.frame("error", LOG_IS_GONE.encode()))
 
-    def _safely(self, channel: Feed, work: Callable[[], object]) -> None:
-        """Does ``work`` for one job. What goes wrong in it closes the job's channel, and stops no other job.
+    def _guarded(self, feed: Feed, work: Callable[[], object]) -> None:
+        """Does ``work`` for one job. What goes wrong in it closes the job's feed, and stops no other job.
 
         Raises :class:`StoreUnavailable` and :class:`StoreRefused`: a store that is away is no fault of the job.
         """
@@ -209,38 +210,38 @@ class Tail:
         except Exception as error:
             ours = isinstance(error, StoreError)
             # One that has closed already is looked at for as long as it has viewers, and fails each time.
-            if channel.final is None:
-                log.warning("the log of %s cannot be read: %s", channel.ref, error, exc_info=not ours)
-            channel.close(sse.frame("error", sse.fold(str(error)) if ours else b"this log cannot be read"))
+            if feed.final is None:
+                log.warning("the log of %s cannot be read: %s", feed.ref, error, exc_info=not ours)
+            feed.close(sse.frame("error", sse.fold(str(error)) if ours else b"this log cannot be read"))
 
-    def _publish(self, channel: Feed, entries: Sequence[RawEntry], before: int) -> None:
+    def _publish(self, feed: Feed, entries: Sequence[RawEntry], before: int) -> None:
         ordinary = in_sequence(entries, before)
-        if channel.job is None or not ordinary or channel.job.status is Status.PENDING:
-            self.look_at([channel])
+        if feed.job is None or not ordinary or feed.job.status is Status.PENDING:
+            self.check_jobs([feed])
         if not ordinary:
-            entries, before = beyond_archived(channel, entries, before)
-        first = channel.job.first if channel.job and not ordinary else 1
-        items, closing = encode_raw(entries, before, first, PUBLISH_BYTES)
-        if items:
-            size, sharing = sum([len(item.frame) for item in items]), channel.sharing
-            if channel.publish(items, before, self._ring_bytes()):
-                self.stats.delivered(len(items), size, sharing)
-                self.stats.delayed(entries[0])
-            self._count.learn(len(items), size)
-            channel.look_at = self._next_look(channel)
+            entries, before = skip_archived(feed, entries, before)
+        first = feed.job.first if feed.job and not ordinary else 1
+        events, closing = encode_raw(entries, before, first, PUBLISH_BYTES)
+        if events:
+            size, sharing = sum([len(event.frame) for event in events]), feed.ring_readers
+            if feed.publish(events, before, self._ring_bytes()):
+                self.stats.count_delivered(len(events), size, sharing)
+                self.stats.observe_delay(entries[0])
+            self._batch.learn(len(events), size)
+            feed.check_at = self._next_check(feed)
         if isinstance(closing, OutOfSequence):
-            channel.close(closing.to_frame())
+            feed.close(closing.to_frame())
         elif closing is not None:
-            self.look_at([channel])
+            self.check_jobs([feed])
             # Somebody may have written on behind the end, so that the look did not find it: it is the end all the same.
-            if channel.cursor + 1 == closing.sequence_num:
-                job = channel.job or Job(channel.ref, closing.status)
-                channel.close(final_frames(job, closing, self._lease_seconds))
+            if feed.cursor + 1 == closing.sequence_num:
+                job = feed.job or Job(feed.ref, closing.status)
+                feed.close(closing_frames(job, closing, self._lease_seconds))
 
-    def _next_look(self, channel: Feed) -> float:
+    def _next_check(self, feed: Feed) -> float:
         """When to look at a job of which lines have come."""
-        look, busy = pacing.look_seconds(self.watched), pacing.busy_look_seconds(self.watched)
-        return min(self._clock() + look, channel.looked_at + busy)
+        look, busy = pacing.check_seconds(self.watched), pacing.busy_check_seconds(self.watched)
+        return min(self._clock() + look, feed.checked_at + busy)
 
     def _ring_bytes(self) -> int:
         return pacing.ring_bytes(self.watched)
@@ -248,46 +249,46 @@ class Tail:
     def housekeep_once(self) -> None:
         """One round of looking at quiet jobs and waking those whose time has come. Raises :class:`StoreError`."""
         now = self._clock()
-        channels = tuple(self._channels.values())
-        for channel in channels:
-            for viewer in tuple(channel.viewers):
+        feeds = tuple(self._feeds.values())
+        for feed in feeds:
+            for viewer in tuple(feed.viewers):
                 if viewer.due <= now:
                     viewer.wake()
-        due = [channel for channel in channels if channel.look_at <= now]
+        due = [feed for feed in feeds if feed.check_at <= now]
         if not due:
             return
         if self._store.single_server:
-            self.look_at(due)
+            self.check_jobs(due)
             return
         servers: dict[Hashable, list[Feed]] = {}
-        for channel in due:
-            servers.setdefault(self._store.server_of(channel.ref), []).append(channel)
+        for feed in due:
+            servers.setdefault(self._store.server_of(feed.ref), []).append(feed)
         for server, theirs in servers.items():
-            self._look_apart(server, theirs)
+            self._check_in_thread(server, theirs)
 
-    def _look_apart(self, server: Hashable, channels: Sequence[Feed]) -> None:
+    def _check_in_thread(self, server: Hashable, feeds: Sequence[Feed]) -> None:
         """Looks at jobs of one of many servers, in a thread of its own: one that stands still must not hold up others.
 
         Does nothing while the last looks there are under way.
         """
-        before = self._looking.get(server)
+        before = self._checkers.get(server)
         if before is None or not before.is_alive():
-            thread = threading.Thread(target=self._look_safely, args=(channels,), name="tail-look", daemon=True)
-            self._looking[server] = thread
+            thread = threading.Thread(target=self._check_logging_errors, args=(feeds,), name="tail-look", daemon=True)
+            self._checkers[server] = thread
             thread.start()
 
-    def _look_safely(self, channels: Sequence[Feed]) -> None:
+    def _check_logging_errors(self, feeds: Sequence[Feed]) -> None:
         try:
-            self.look_at(channels)
+            self.check_jobs(feeds)
         except StoreError as error:
-            store_failed("tail", error)
+            count_store_error("tail", error)
             log.warning("the tail cannot look at some of its jobs: %s", error)
 
     # The threads
 
     def start(self) -> None:
         """Starts the threads, or those of them that died. Each calls this for the other; cheap when both live."""
-        if len(self._beats) < 2 or self._clock() - min(self._beats.values()) > SILENT_SECONDS:
+        if len(self._rounds) < 2 or self._clock() - min(self._rounds.values()) > SILENT_SECONDS:
             self._start_dead()
 
     def _start_dead(self) -> None:
@@ -306,7 +307,7 @@ class Tail:
         """Ends both threads, within :data:`BLOCK_SECONDS`, and closes the connection."""
         self._stopped.set()
         self._joined.set()
-        self._attend.set()
+        self._housekeeping_due.set()
         for thread in self._threads:
             thread.join(2 * BLOCK_SECONDS)
         self._reader.close()
@@ -323,7 +324,7 @@ class Tail:
                 self._failing = False
             except StoreError as error:
                 self._failing = True
-                store_failed("tail", error)
+                count_store_error("tail", error)
                 log.warning("the tail cannot read: %s", error)
                 backoff.record_failure()
                 self._stopped.wait(backoff.delay())
@@ -332,9 +333,9 @@ class Tail:
     def _watchdog(self, own: str, other: str) -> None:
         """Starts the other thread again if it has been silent. Asking each time whether it lives would let every
         woken viewer go first under gevent: it doubled the median delay of 1,000 viewers."""
-        now = self._beats[own] = self._clock()
-        if now - self._beats.get(other, now) > SILENT_SECONDS:
-            self._beats[other] = now
+        now = self._rounds[own] = self._clock()
+        if now - self._rounds.get(other, now) > SILENT_SECONDS:
+            self._rounds[other] = now
             self._start_dead()
 
     def _pause(self) -> None:
@@ -343,21 +344,21 @@ class Tail:
 
     def _housekeeping_loop(self) -> None:
         while not self._stopped.is_set():
-            self._attend.wait(TICK_SECONDS)
-            self._attend.clear()
+            self._housekeeping_due.wait(TICK_SECONDS)
+            self._housekeeping_due.clear()
             self._watchdog("attendant", "reader")
-            self.tell()
+            self.report_metrics()
             try:
                 self._rearm()
                 self.housekeep_once()
             except StoreError as error:
-                store_failed("tail", error)
+                count_store_error("tail", error)
                 log.warning("the tail cannot look at its jobs: %s", error)
                 self._stopped.wait(HOUSEKEEPING_RETRY.delay(1))
 
     def _rearm(self) -> None:
-        """Has the blocked read give way until it covers every channel. One attempt may come just before it blocks."""
+        """Has the blocked read give way until it covers every feed. One attempt may come just before it blocks."""
         deadline = self._clock() + BLOCK_SECONDS
-        while not all(channel.subscribed for channel in tuple(self._channels.values())) and self._clock() < deadline:
+        while not all(feed.subscribed for feed in tuple(self._feeds.values())) and self._clock() < deadline:
             self._reader.interrupt()
             self._stopped.wait(REARM_SECONDS)

@@ -57,31 +57,32 @@ class Viewer:
     """
 
     __slots__ = (
-        "_awaited", "_channel", "_clock", "_closes_at", "_expires_at", "_finished", "_heartbeat", "_lease_seconds",
-        "_past", "_pending", "_pieces", "_position", "_ref", "_retry_ms", "_sent_at", "_state", "_stream", "_tail",
-        "_told", "_wait", "_woken", "cursor", "done", "due", "needs_store_read", "on_wake", "reason", "sent_away",
+        "_awaited_until", "_clock", "_closes_at", "_expires_at", "_feed", "_finished", "_heartbeat", "_lease_seconds",
+        "_pending", "_position", "_redactions_seen", "_ref", "_replay", "_replay_cache", "_retry_ms", "_sent_at",
+        "_state", "_stream", "_tail", "_wait", "_woken", "closes_early", "cursor", "done", "due", "needs_store_read",
+        "on_wake", "reason",
     )  # fmt: skip
 
     def __init__(
-        self, request: ViewerRequest, pieces: ReplayCache, tail: Tail, *, clock: Callable[[], float] = time.monotonic
+        self, request: ViewerRequest, cache: ReplayCache, tail: Tail, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.cursor = request.after
         self.done = False
         #: Why it is done: ``end``, ``error``, ``expired``, ``age``, ``drain``, ``left`` or ``slow``; until then empty.
         self.reason = ""
         #: Whether it was told to end, for its client to resume elsewhere.
-        self.sent_away = False
+        self.closes_early = False
         #: Whether the last :meth:`try_next` ended where only a read of the store can go on.
         self.needs_store_read = False
         #: Called instead of waking :meth:`chunks`.
         self.on_wake: Callable[[], None] | None = None
-        self._pieces = pieces
+        self._replay_cache = cache
         self._tail = tail
         self._clock = clock
         self._woken: threading.Event | None = None
-        self._past: Replay | None = None
+        self._replay: Replay | None = None
         self._position: int | None = None
-        self._channel: Feed | None = None
+        self._feed: Feed | None = None
         self._ref, self._stream = request.ref, request.stream
         self._retry_ms = request.retry_ms
         self._heartbeat, self._lease_seconds = request.heartbeat_seconds, request.lease_seconds
@@ -90,18 +91,18 @@ class Viewer:
         self._wait = request.wait
         job = request.job
         #: On the clock, until when the job may still come.
-        self._awaited = None if job else self._sent_at + request.wait
+        self._awaited_until = None if job else self._sent_at + request.wait
         self._finished = job if job and job.end else None
         self._state = job.to_frame() if job else None
         self._pending = sse.frame("connected", _CONNECTED, retry_ms=request.retry_ms) + (self._state or b"")
         self.due = 0.0
-        self._told = 0
+        self._redactions_seen = 0
         self._schedule()
         if self._finished is None:
-            self._channel = channel = tail.join(request.ref, job, self)
-            self._ref, self._told = channel.ref, len(channel.notices)
-            if job and channel.job and (job.status, job.attempt) == (channel.job.status, channel.job.attempt):
-                self._state = channel.state
+            self._feed = feed = tail.join(request.ref, job, self)
+            self._ref, self._redactions_seen = feed.ref, len(feed.redactions)
+            if job and feed.job and (job.status, job.attempt) == (feed.job.status, feed.job.attempt):
+                self._state = feed.state
 
     def chunks(self) -> Iterator[bytes]:
         """What to send, each in one write, until the viewer is done. Leaves the tail when it is closed."""
@@ -113,7 +114,7 @@ class Viewer:
                 if chunk:
                     yield chunk
                 elif chunk is None and not self.done:
-                    woken.wait(RETRY_READ_SECONDS if self._channel is None else PARK_SECONDS)
+                    woken.wait(RETRY_READ_SECONDS if self._feed is None else PARK_SECONDS)
         finally:
             self.close()
 
@@ -126,7 +127,7 @@ class Viewer:
 
     def close_with_retry(self, retry_ms: int) -> None:
         """Has the stream end now, without an end: its client is to come back after ``retry_ms``, to another process."""
-        self.sent_away = True
+        self.closes_early = True
         self._retry_ms = retry_ms
         # In this order: a poll under way schedules by the former.
         self._closes_at = self.due = float("-inf")
@@ -140,56 +141,56 @@ class Viewer:
 
     def close(self) -> None:
         """Leaves the tail. Can be called twice."""
-        if self._channel is not None:
-            self._stand(None)
-            self._tail.leave(self._channel, self)
-            self._channel = None
+        if self._feed is not None:
+            self._set_position(None)
+            self._tail.leave(self._feed, self)
+            self._feed = None
 
     def next(self) -> bytes | None:
         """The next bytes; empty when there may be more at once; None when there is nothing until it is woken."""
         chunk = self.try_next()
         if chunk is None and self.needs_store_read:
             now = self._clock()
-            chunk = self._replay(now)
+            chunk = self._read_older(now)
             if chunk is None:
                 return self._idle(now)
             if chunk:
                 self._sent(now)
         return chunk
 
-    def catch_up(self) -> bytes:
+    def take_cached(self) -> bytes:
         """What a viewer that comes back has missed, as far as others have read it just now: to go with its hello."""
-        if self._channel is None or self.done or self._pending:
+        if self._feed is None or self.done or self._pending:
             return b""
-        frames, cursor = self._pieces.cached(self._ref, self._stream, self.cursor)
-        self._tail.stats.delivered(cursor - self.cursor, len(frames))
+        frames, cursor = self._replay_cache.cached(self._ref, self._stream, self.cursor)
+        self._tail.stats.count_delivered(cursor - self.cursor, len(frames))
         self.cursor = cursor
         return frames
 
     def try_next(self) -> bytes | None:
         """As :meth:`next`, without reading the store. Where that is needed, sets ``needs_store_read``, returns None."""
-        now, position, channel = self._clock(), self._position, self._channel
-        if now < self.due and position is not None and channel is not None and channel.state is self._state:
+        now, position, feed = self._clock(), self._position, self._feed
+        if now < self.due and position is not None and feed is not None and feed.state is self._state:
             # The way of nearly every line to nearly every viewer.
-            taken = channel.take(position, self._stream)
-            if taken is not None and taken.frames and channel.final is None:
-                self.cursor, self._position = taken.cursor, taken.position
+            found = feed.take(position, self._stream)
+            if found is not None and found.frames and feed.final is None:
+                self.cursor, self._position = found.cursor, found.position
                 self._sent_at = now
-                return taken.frames
-        return self._look_around(now)
+                return found.frames
+        return self._next_step(now)
 
     # For whoever stands in for the viewer while it is caught up
 
     @property
-    def channel(self) -> Feed | None:
+    def feed(self) -> Feed | None:
         """What it shares with the other viewers of its job, while it does."""
-        return self._channel
+        return self._feed
 
     @property
     def ring_position(self) -> int | None:
         """Its position in the ring when nothing sets it apart from the others there, so that one can stand for all."""
-        channel = self._channel
-        plain = channel is not None and self._state is not None and channel.state is self._state
+        feed = self._feed
+        plain = feed is not None and self._state is not None and feed.state is self._state
         return self._position if plain and self._stream is None and not self._pending and not self.done else None
 
     @property
@@ -202,17 +203,17 @@ class Viewer:
         """When it must end whatever happens, on its clock."""
         return min(self._expires_at, self._closes_at)
 
-    def moved(self, cursor: int, position: int, sent_at: float) -> None:
+    def advance(self, cursor: int, position: int, sent_at: float) -> None:
         """All up to ``cursor``, which is ``position`` in the ring, was sent in its stead, last at ``sent_at``."""
         self.cursor, self._position = cursor, position
         self._sent(sent_at)
 
     @property
     def has_more(self) -> bool:
-        """Whether the tail holds more than was taken last: a take is bounded."""
-        return self._channel is not None and self.cursor < self._channel.cursor
+        """Whether the tail holds more than was found last: a take is bounded."""
+        return self._feed is not None and self.cursor < self._feed.cursor
 
-    def _look_around(self, now: float) -> bytes | None:
+    def _next_step(self, now: float) -> bytes | None:
         self.needs_store_read = False
         if self.done:
             return None
@@ -220,7 +221,7 @@ class Viewer:
         if not chunk:
             chunk = self._close_early(now)
         if not chunk:
-            fresh = self._next()
+            fresh = self._next_from_feed()
             if fresh is None:
                 return None if self.needs_store_read else self._idle(now)
             chunk = fresh
@@ -234,15 +235,15 @@ class Viewer:
 
     def _schedule(self) -> None:
         self.due = min(self._sent_at + self._heartbeat, self._expires_at, self._closes_at)
-        if self._awaited is not None and (self._channel is None or self._channel.job is None):
-            self.due = min(self.due, max(self._awaited, self._sent_at))
+        if self._awaited_until is not None and (self._feed is None or self._feed.job is None):
+            self.due = min(self.due, max(self._awaited_until, self._sent_at))
 
     def _close_early(self, now: float) -> bytes:
         """The closing bytes when the stream must end before the log does, else none."""
         if now >= self._expires_at:
             return self._finish("expired", sse.frame("error", sse.TOKEN_EXPIRED.encode()))
         if now >= self._closes_at:
-            return self._finish("drain" if self.sent_away else "age", sse.retry(self._retry_ms))
+            return self._finish("drain" if self.closes_early else "age", sse.retry(self._retry_ms))
         return b""
 
     def _finish(self, reason: str, chunk: bytes) -> bytes:
@@ -255,66 +256,66 @@ class Viewer:
 
     def _idle(self, now: float) -> bytes | None:
         """What to send when there is nothing to send."""
-        channel = self._channel
-        silent = self._tail.silent_seconds(channel.ref) if channel else 0.0
-        seconds, which = max((silent, "store"), self._past.failing(now) if self._past else (0.0, ""))
+        feed = self._feed
+        silent = self._tail.silent_seconds(feed.ref) if feed else 0.0
+        seconds, which = max((silent, "store"), self._replay.failing_for(now) if self._replay else (0.0, ""))
         if seconds >= STORE_PATIENCE_SECONDS:
             return self._fail(f"the {which} has been away for {round(seconds)} s")
-        if self._awaited is not None and channel is not None and channel.job is None and now >= self._awaited:
+        if self._awaited_until is not None and feed is not None and feed.job is None and now >= self._awaited_until:
             return self._fail(f"no such job came within {self._wait:g} s")
-        if now - self._sent_at >= self._heartbeat and channel is not None and self._tail.healthy(channel.ref):
+        if now - self._sent_at >= self._heartbeat and feed is not None and self._tail.healthy(feed.ref):
             self._sent(now)
             return sse.HEARTBEAT
         if now >= self.due and now < self._sent_at + self._heartbeat:
             self._schedule()
         return None
 
-    def _next(self) -> bytes | None:
+    def _next_from_feed(self) -> bytes | None:
         """What the tail holds for us, or None. Sets ``needs_store_read`` when older lines are needed."""
-        channel = self._channel
-        if channel is None:
+        feed = self._feed
+        if feed is None:
             self.needs_store_read = True
             return None
-        if channel.state is not self._state:
-            news, self._told, self._state = channel.pending_events(self._told, self._state)
+        if feed.state is not self._state:
+            news, self._redactions_seen, self._state = feed.pending_events(self._redactions_seen, self._state)
             return news
-        # Asked before taking: when it was closed already, what is taken now is all there is.
-        final, cursor = channel.final, channel.cursor
-        position = channel.seek(self.cursor) if self._position is None else self._position
-        taken = channel.take(position, self._stream) if position is not None else None
-        if position is None or taken is None:
-            self._stand(None)
+        # Asked before taking: when it was closed already, what is found now is all there is.
+        final, cursor = feed.final, feed.cursor
+        position = feed.seek(self.cursor) if self._position is None else self._position
+        found = feed.take(position, self._stream) if position is not None else None
+        if position is None or found is None:
+            self._set_position(None)
             self.needs_store_read = True
             return None
-        self._past = None
-        if taken.cursor > self.cursor:
-            self.cursor = taken.cursor
+        self._replay = None
+        if found.cursor > self.cursor:
+            self.cursor = found.cursor
         # A viewer ahead of the ring (the store went back) finds its place anew each time.
-        self._stand(taken.position if taken.cursor >= self.cursor else None, position)
-        if final is not None and taken.cursor >= cursor:
-            return self._finish("end" if channel.job and channel.job.end else "error", taken.frames + final)
-        return taken.frames or (b"" if taken.cursor < cursor else None)
+        self._set_position(found.position if found.cursor >= self.cursor else None, position)
+        if final is not None and found.cursor >= cursor:
+            return self._finish("end" if feed.job and feed.job.end else "error", found.frames + final)
+        return found.frames or (b"" if found.cursor < cursor else None)
 
-    def _stand(self, position: int | None, start: int = 0) -> None:
+    def _set_position(self, position: int | None, start: int = 0) -> None:
         """Goes on from ``position`` in the ring, having come in at ``start``; None to take no longer from it."""
-        channel = self._channel
-        if channel is not None and (position is None) is not (self._position is None):
+        feed = self._feed
+        if feed is not None and (position is None) is not (self._position is None):
             if position is None:
-                channel.unshare()
+                feed.leave_ring()
             else:
-                self._tail.stats.delivered(*channel.share(start))
+                self._tail.stats.count_delivered(*feed.enter_ring(start))
         self._position = position
 
-    def _replay(self, now: float) -> bytes | None:
+    def _read_older(self, now: float) -> bytes | None:
         """The next lines by a read of our own."""
-        if self._past is None:
-            self._past = Replay(self._pieces, self._ref, self._stream, self._finished, self._lease_seconds)
+        if self._replay is None:
+            self._replay = Replay(self._replay_cache, self._ref, self._stream, self._finished, self._lease_seconds)
         try:
-            step = self._past.step(self.cursor, self._channel, now)
+            step = self._replay.step(self.cursor, self._feed, now)
         except StoreError as error:
-            self._past.failed(now, error)
+            self._replay.record_failure(now, error)
             self.due = min(self.due, now + RETRY_READ_SECONDS)
             return None
-        self._tail.stats.replayed(step.cursor - self.cursor, len(step.frames or b""))
+        self._tail.stats.count_replayed(step.cursor - self.cursor, len(step.frames or b""))
         self.cursor = step.cursor
         return self._finish(step.reason, step.frames or b"") if step.reason else step.frames

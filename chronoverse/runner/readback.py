@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from chronoverse.errors import JobNotFound
-from chronoverse.history.source import Archive
+from chronoverse.history.protocols import Archive
 from chronoverse.history.tiered_log import MissingArchive, StoredLog, TieredLog
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.runner.log_writer import Comparison, LogComparer, LogWriter, line_digest
@@ -42,9 +42,9 @@ class StoredLogComparer:
         while cursor < job.last:
             page = log.after(cursor, READ_ENTRIES)
             yield from (entry for entry in page.entries if isinstance(entry, Line))
-            if page.last or page.place <= cursor:
+            if page.last or page.position <= cursor:
                 return
-            cursor = page.place
+            cursor = page.position
 
 
 def compare_lines(log: Iterable[Line], first: int, digests: Sequence[str]) -> Comparison:

@@ -1,4 +1,4 @@
-"""All jobs of the store, for whoever archives or deletes logs: their sizes, archiving and retention."""
+"""All jobs of the store, for archivers: their sizes, their archiving and their retention."""
 
 import contextlib
 import re
@@ -52,7 +52,7 @@ class CatalogPage(NamedTuple):
 
 
 class JobCatalog:
-    """All the jobs of a store, for whoever archives them. Raises: as :class:`chronoverse.store.Store`."""
+    """All the jobs of a store, for archivers. Raises: as :class:`chronoverse.store.Store`."""
 
     def __init__(self, topology: Topology, keys: KeyMap) -> None:
         self._topology = topology

@@ -9,7 +9,7 @@ from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import JobRef
 from chronoverse.store.driver import Script, translate_errors
 from chronoverse.store.durability import is_permanent
-from chronoverse.store.keys import KeyMap
+from chronoverse.store.keys import ARCHIVE_LOCK, KeyMap
 from chronoverse.store.replies import entry_fingerprint, refusal_error
 from chronoverse.store.topology import PoolKind, Topology
 
@@ -79,11 +79,11 @@ class ChunkIndex:
 
     def acquire_lock(self, job: JobRef, token: str, lease_seconds: float) -> bool:
         """Takes the job's archive lock for ``token``, or extends it. False when another archiver has it."""
-        return self._run("acquire_lock", job, ("sealer",), token, round(lease_seconds * 1000)) == b"OK"
+        return self._run("acquire_lock", job, (ARCHIVE_LOCK,), token, round(lease_seconds * 1000)) == b"OK"
 
     def release_lock(self, job: JobRef, token: str) -> None:
         """Releases the job's archive lock. Does nothing when another archiver has it."""
-        self._run("release_lock", job, ("sealer",), token)
+        self._run("release_lock", job, (ARCHIVE_LOCK,), token)
 
     # What the holder of the lock does. ``token`` is the one that it took the lock with.
 
@@ -92,7 +92,7 @@ class ChunkIndex:
 
         ``name`` must never have been used before: see :meth:`Chunk.with_unique_name`. Raises: :class:`Fenced`.
         """
-        self._run("begin_upload", job, ("sealer", "garbage"), token, name)
+        self._run("begin_upload", job, (ARCHIVE_LOCK, "garbage"), token, name)
 
     def mark_garbage(self, job: JobRef, token: str, names: Sequence[str] = ()) -> dict[str, float]:
         """Marks all objects in the garbage, and those of ``names``, for deletion. None can get a record any more.
@@ -100,7 +100,7 @@ class ChunkIndex:
         Returns for each object the seconds since it was marked. A caller that has lost the lock marks only the objects
         whose upload it began itself, and only those are returned.
         """
-        keys = [self._keys.of(job, kind) for kind in ("sealer", "garbage")]
+        keys = [self._keys.of(job, kind) for kind in (ARCHIVE_LOCK, "garbage")]
         with translate_errors():
             script = self._scripts["mark_garbage"]
             answer = self._topology.run(job.workflow_id, lambda client: script.run(client, keys, token, *names))
@@ -123,7 +123,7 @@ class ChunkIndex:
 
         It extends the archive lock, since the question needs a write that it can be about.
         """
-        write = ("PEXPIRE", self._keys.of(job, "sealer"), round(lease_seconds * 1000))
+        write = ("PEXPIRE", self._keys.of(job, ARCHIVE_LOCK), round(lease_seconds * 1000))
         with translate_errors():
             return self._topology.run(job.workflow_id, lambda client: is_permanent(client, *write), PoolKind.WAITS)
 
@@ -137,7 +137,7 @@ class ChunkIndex:
         Raises: :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap` when the archive's next number is another.
         """
         args = (token, chunk.first, chunk.last, chunk.to_json(), trim, *entry_fingerprint(last_entry), chunk.name)
-        self._run("commit_chunk", job, ("log", "job", "sealer", "archive", "garbage"), *args)
+        self._run("commit_chunk", job, ("log", "job", ARCHIVE_LOCK, "archive", "garbage"), *args)
 
     def mark_complete(
         self,
@@ -157,7 +157,7 @@ class ChunkIndex:
         """
         fields = [each for pair in state.items() for each in pair]
         args = (token, archived, sha256, hot_ms, job.job_id, created_ms, *fields)
-        self._run("mark_complete", job, ("log", "job", "sealer", "archive"), *args, listing=True)
+        self._run("mark_complete", job, ("log", "job", ARCHIVE_LOCK, "archive"), *args, listing=True)
 
     def mark_swept(self, job: JobRef) -> None:
         """Notes that a complete job has no objects but those that are recorded."""
@@ -170,14 +170,14 @@ class ChunkIndex:
         With 0 the id is free again after the deletion, unless it has a tombstone already.
         Raises: :class:`Fenced`; :class:`Held` when a live runner holds the job.
         """
-        self._run("mark_deleting", job, ("log", "job", "lease", "sealer", "deleted"), token, tombstone_ms)
+        self._run("mark_deleting", job, ("log", "job", "lease", ARCHIVE_LOCK, "deleted"), token, tombstone_ms)
 
     def delete(self, job: JobRef, token: str) -> None:
         """Deletes all that the store has of a job that :meth:`mark_deleting` has marked, the archive lock as well.
 
         Raises: :class:`Fenced`; :class:`Held` when the job has begun anew since.
         """
-        kinds = ("log", "job", "lease", "sealer", "archive", "audit", "garbage")
+        kinds = ("log", "job", "lease", ARCHIVE_LOCK, "archive", "audit", "garbage")
         self._run("delete", job, kinds, token, job.job_id, listing=True)
 
     def _run(self, name: str, job: JobRef, kinds: Sequence[str], *args: Any, listing: bool = False) -> bytes:

@@ -154,7 +154,7 @@ class ClusterTopology:
         return owner
 
     def _apply_moved(self, error: Any) -> Address:
-        """Takes over what a MOVED answer says.
+        """Updates the map from a MOVED answer.
 
         Other slots may have moved to the same node. It is asked for the map first, since the other nodes learn of a
         move later.

@@ -64,6 +64,7 @@ class Script:
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def run(self, client: redis.Redis, keys: Sequence[str], *args: Any) -> Any:
+        """Runs the script on the client's server, and returns its reply. Raises the driver's errors."""
         try:
             return client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
         except redis.exceptions.NoScriptError:
@@ -90,8 +91,8 @@ def new_connection(url: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, **opti
     return connection
 
 
-def on_changed_keys(connection: Connection, handler: Callable[[Any], object]) -> bool:
-    """Has ``handler`` called with each invalidation message of the server, while a reply is being read.
+def set_changed_keys_handler(connection: Connection, handler: Callable[[Any], object]) -> bool:
+    """Makes the driver call ``handler`` with each invalidation message that arrives while it reads a reply.
 
     Returns False where there can be no such messages: in RESP2 a server sends nothing unasked.
     """
@@ -136,7 +137,7 @@ def is_permanent_refusal(error: redis.RedisError) -> bool:
 
 
 def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> redis.BlockingConnectionPool:
-    settings: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "max_connections": COMMAND_CONNECTIONS,
         "timeout": COMMAND_TIMEOUT_SECONDS,
         "socket_timeout": timeout,
@@ -149,7 +150,7 @@ def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> re
         "retry": Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
-    return redis.BlockingConnectionPool.from_url(url, **(settings | options))
+    return redis.BlockingConnectionPool.from_url(url, **(defaults | options))
 
 
 class AskingClient(redis.Redis):

@@ -1,6 +1,11 @@
 """The names of the store's Redis keys. The key map in :mod:`chronoverse.store` says what each key holds. Pure."""
 
+from typing import Final
+
 from chronoverse.joblog.values import JobRef
+
+#: The kind of key that is the archive lock. The keys are a contract with users, so the name stays.
+ARCHIVE_LOCK: Final = "sealer"
 
 #: What the runners' scripts take: a job's log, hash and lease.
 RunnerKeys = tuple[str, str, str]

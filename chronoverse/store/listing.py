@@ -1,7 +1,7 @@
 """The listing of each workflow: a sorted set of job ids by creation time.
 
 Our runners add their jobs when they open them. A foreign runner writes its log with XADD alone, so the job is added
-by the first process that looks at it.
+by the first process that asks for it.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ LISTED_JOBS: Final = 10_000
 
 
 class JobListing:
-    """Reads and mends the listings. Raises, if not said otherwise: as :class:`chronoverse.store.Store`.
+    """Reads and mends the listings. Methods raise as :class:`chronoverse.store.Store` does.
 
     ``clock`` is Unix time in seconds. ``monotonic`` is in seconds and is never set back.
     """

@@ -10,8 +10,8 @@ from chronoverse.store.blocking_reader import BlockingReader
 from chronoverse.store.topology import Topology
 from chronoverse.store.tracking_reader import TrackingReader, TrackingRefused
 
-#: Beyond the second number of jobs the :class:`TrackingReader` reads, below the first the :class:`BlockingReader`.
-#: In between, the one that reads goes on. Up to there one XREAD of all jobs costs less than tracking them.
+#: From the second number of jobs on the :class:`TrackingReader` reads. Below the first the :class:`BlockingReader`
+#: reads again. With so few jobs, one XREAD of all costs less than tracking them.
 TRACKING_THRESHOLDS: Final = (128, 256)
 
 log = logging.getLogger(__name__)

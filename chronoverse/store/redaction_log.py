@@ -8,7 +8,7 @@ from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import MAX_NUMBER, JobRef
 from chronoverse.store.driver import Script, translate_errors
-from chronoverse.store.keys import KeyMap
+from chronoverse.store.keys import ARCHIVE_LOCK, KeyMap
 from chronoverse.store.replies import entry_fingerprint, refusal_error
 from chronoverse.store.topology import PoolKind, Topology
 
@@ -41,7 +41,7 @@ class RedactionLog:
         it. ``token`` is the one of the archive lock and of the upload. May be repeated.
         Raises: :class:`Fenced`, :class:`SequenceGap` when the archive or the log has changed.
         """
-        keys = [self._keys.of(job, kind) for kind in ("log", "job", "sealer", "archive", "audit", "garbage")]
+        keys = [self._keys.of(job, kind) for kind in ("log", "job", ARCHIVE_LOCK, "archive", "audit", "garbage")]
         args = (token, chunk.first, chunk.last, chunk.to_json(), old.to_json() if old else "")
         names = (chunk.name, old.name if old else "")
         more = (orjson.dumps(audit), AUDIT_ENTRIES, *entry_fingerprint(last_entry), *names)

@@ -259,13 +259,13 @@ def _interrupt(reader: _SlotReader) -> None:
         reader.interrupt()
 
 
-def _raise_or_log(done: list[_SlotReader], wanted: list[_SlotReader]) -> None:
+def _raise_or_log(done: list[_SlotReader], requested: list[_SlotReader]) -> None:
     """Raises an error that all readers have, or that cannot be blamed on one job. Logs the first error of a reader."""
     for reader in done:
         if isinstance(reader.error, NotALog):
             raise reader.error
         if reader.error is not None and reader.failures == 1:
             log.warning("the tail cannot read some of its jobs: %s", reader.error)
-    errors = [reader.error for reader in wanted if reader.error is not None]
-    if errors and len(errors) == len(wanted):
+    errors = [reader.error for reader in requested if reader.error is not None]
+    if errors and len(errors) == len(requested):
         raise errors[-1]

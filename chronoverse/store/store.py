@@ -37,7 +37,7 @@ from chronoverse.store.sentinel import SentinelTopology
 from chronoverse.store.slot_readers import SlotReaders
 from chronoverse.store.topology import PoolKind, SingleServer, Topology
 
-#: Seconds, at most, between finding a lease gone and declaring its job LOST. A runner pauses for less than that.
+#: Seconds, at most, between finding a lease expired and declaring its job LOST. A live runner pauses for less.
 GRACE_SECONDS: Final = 1.0
 #: Jobs asked for in one round trip.
 GET_JOBS_BATCH: Final = 500
@@ -207,7 +207,7 @@ class Store:
         return ()
 
     def read_sequential(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
-        """:meth:`read`, for callers that will read on after these entries. A single server is asked for them ahead."""
+        """:meth:`read`, for callers that will read on. A single server is asked for the next entries ahead."""
         return self._prefetch.read(job, after, count) if self._prefetch else self.read(job, after, count)
 
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:

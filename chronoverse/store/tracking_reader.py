@@ -20,8 +20,8 @@ from chronoverse.store.driver import (
     DriverError,
     ErrorReply,
     is_permanent_refusal,
-    on_changed_keys,
     read_reply,
+    set_changed_keys_handler,
     translate_errors,
     wait_readable,
 )
@@ -103,8 +103,8 @@ class TrackingReader:
         keys = [self._key_of(job) for job in cursors]
         ids = [replies.id_after(cursor) for cursor in cursors.values()]
         connection.send_command("XREAD", "COUNT", count, "STREAMS", *keys, *ids)
-        # Changes of which the server told before this reply are in the reply. Messages about later ones are still in
-        # the socket.
+        # All changes that the server has reported before this reply are in the reply. Reports of later ones are still
+        # in the socket.
         found = [(self._jobs[key], entries) for key, entries in replies.stream_entries(read_reply(connection))]
         self._unchanged.update(cursors)
         for job, entries in found:
@@ -121,7 +121,7 @@ class TrackingReader:
             return connection, wakeup[0]
         self.close()
         self._connection = connection = self._topology.new_connection(workflow_id)
-        if not on_changed_keys(connection, self._on_message):
+        if not set_changed_keys_handler(connection, self._on_message):
             raise TrackingRefused("its protocol is RESP2")
         try:
             connection.send_command("CLIENT", "TRACKING", "ON")

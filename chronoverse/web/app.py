@@ -68,7 +68,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
         pause=yield_to_loop,
         throttle=ReplayThrottle(presence),
     )
-    tail = Tail(store.for_tail(), lease_seconds=settings.lease_seconds, redacted=replay_cache.forget)
+    tail = Tail(store.for_tail(), lease_seconds=settings.lease_seconds, redacted=replay_cache.invalidate)
     metrics.WORKERS.set(1)
     metrics.STREAMS_LIMIT.set(settings.max_streams)
     return Dependencies(

@@ -17,7 +17,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from chronoverse import metrics
 from chronoverse.errors import AtCapacity
-from chronoverse.web.http.client_ip import forwarded_for
+from chronoverse.web.http.client_ip import join_forwarded_for
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.parse_errors import check_host, refusal_for
 from chronoverse.web.streaming.connection import (
@@ -133,7 +133,7 @@ class Worker(GeventWorker):
         check_host(req)
         # Viewers have turns of their own.
         if sock.is_pipelined or not (req.path in PROBE_PATHS or req.path.endswith("/events")):
-            with self._connections.request_lock.turn(self._client_ip(req, addr)):
+            with self._connections.request_lock.hold(self._client_ip(req, addr)):
                 pass
         super().handle_request(listener_name, req, sock, addr)
         self._discard_body(req.body)
@@ -142,7 +142,7 @@ class Worker(GeventWorker):
     def _client_ip(self, req: Any, addr: Any) -> str:
         """The client's address, behind proxies of ours too. Each client has its turns at having a request begun."""
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
-        return deps.proxies.client(addr[0] if addr else "", forwarded_for(req.headers))
+        return deps.proxies.client(addr[0] if addr else "", join_forwarded_for(req.headers))
 
     def _discard_body(self, body: Any) -> None:
         """Reads what the application has not read of a request's body, in the time that a head has.
@@ -196,7 +196,7 @@ class Worker(GeventWorker):
             deps.stream_writers.open_count or any(len(each.pool) for each in servers)
         ):
             self._tick(deps)
-        deps.tail.tell()
+        deps.tail.report_metrics()
         if deps.traces:
             deps.traces.close()
 

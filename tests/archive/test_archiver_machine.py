@@ -265,7 +265,7 @@ class Archiving(RuleBasedStateMachine):
         """As ``/events`` reads."""
         pieces, decoder = ReplayCache(self.store, archive), Decoder()
         job = self.store.get_job(self.job)
-        while piece := pieces.after(self.job, None, cursor, 1 << (count.bit_length() - 1), job):
+        while piece := pieces.read_after(self.job, None, cursor, 1 << (count.bit_length() - 1), job):
             for event in decoder.feed(piece.frames):
                 assert event.event == "log", event
                 yield str(json.loads(event.data)["message"])

@@ -1,4 +1,4 @@
-"""Tokens: whom they let in, what they let them do, and every hostile shape that must be turned away."""
+"""Tokens: which are accepted, what they allow, and which hostile ones are refused."""
 
 import base64
 import hashlib
@@ -37,7 +37,7 @@ def base64url(data: bytes) -> str:
 def signed(
     claims: bytes | Mapping[str, Any], header: Mapping[str, Any] | bytes = b'{"alg":"HS256"}', secret: bytes = SECRET
 ) -> str:
-    """A token made by hand, so that no library can refuse to make it."""
+    """A token made without a library, which could refuse to make it."""
     parts = [part if isinstance(part, bytes) else json.dumps(part).encode() for part in (header, claims)]
     body = ".".join(map(base64url, parts))
     return f"{body}.{base64url(hmac.digest(secret, body.encode(), hashlib.sha256))}"
@@ -49,7 +49,7 @@ def settings(tmp_path: Path, **given: Any) -> Settings:
 
 @pytest.fixture
 def verifier(tmp_path: Path) -> Verifier:
-    """One with our secret."""
+    """A verifier with our secret."""
     return Verifier.from_settings(settings(tmp_path, jwt_secret=SECRET))
 
 
@@ -57,15 +57,15 @@ def pem(key: Any) -> str:
     return str(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode())
 
 
-def test_a_good_token_names_its_bearer(verifier: Verifier) -> None:
-    """Everything that the claims say, in our words."""
+def test_a_valid_token_gives_a_principal(verifier: Verifier) -> None:
+    """The principal has everything that the claims say."""
     principal = verifier.verify("Bearer " + signed(CLAIMS), NOW)
 
     assert principal == Principal("ada", NOW + 60, frozenset({"logs:read"}), frozenset({"wf_1"}))
 
 
-def test_a_minted_token_is_a_good_one(verifier: Verifier) -> None:
-    """What we make, we take, for as long as it was made for."""
+def test_a_minted_token_is_valid(verifier: Verifier) -> None:
+    """It is accepted for exactly as long as it was made for."""
     token = mint(SECRET, "ada", [READ, WRITE], ["wf_1", "wf_2"], 3_600, NOW)
 
     principal = verifier.verify(f"Bearer {token}", NOW + 3_599)
@@ -76,7 +76,7 @@ def test_a_minted_token_is_a_good_one(verifier: Verifier) -> None:
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_the_scheme_may_be_in_any_case(verifier: Verifier, scheme: str) -> None:
-    """RFC 9110 section 11.1."""
+    """RFC 9110 section 11.1 says so."""
     assert verifier.verify(f"{scheme} {signed(CLAIMS)}", NOW).subject == "ada"
 
 
@@ -106,15 +106,15 @@ def test_the_scheme_may_be_in_any_case(verifier: Verifier, scheme: str) -> None:
     ],
 )
 def test_anything_but_one_bearer_token_is_refused(verifier: Verifier, header: str | None) -> None:
-    """No second header, no trailing newline, no fourth part, no megabyte."""
+    """A second header, a trailing newline, a fourth part and a megabyte are refused."""
     if header is not None:
         header = header.replace("{token}", signed(CLAIMS))
     with pytest.raises(Unauthorized):
         verifier.verify(header, NOW)
 
 
-def test_a_good_token_that_is_too_long_is_refused(verifier: Verifier) -> None:
-    """The bound holds for the signed as well."""
+def test_a_valid_token_that_is_too_long_is_refused(verifier: Verifier) -> None:
+    """The limit applies to signed tokens, too."""
     with pytest.raises(Unauthorized):
         verifier.verify("Bearer " + signed({**CLAIMS, "x": "x" * MAX_HEADER_BYTES}), NOW)
 
@@ -141,7 +141,7 @@ def test_a_good_token_that_is_too_long_is_refused(verifier: Verifier) -> None:
     ],
 )
 def test_a_hostile_header_is_refused(verifier: Verifier, header: Any, why: str) -> None:
-    """The token's header chooses nothing."""
+    """The token's header does not choose how the token is checked."""
     with pytest.raises(Unauthorized):
         verifier.verify("Bearer " + signed(CLAIMS, header), NOW)
 
@@ -149,13 +149,13 @@ def test_a_hostile_header_is_refused(verifier: Verifier, header: Any, why: str) 
 @pytest.mark.parametrize(
     "header", [{"kid": "../../dev/null"}, {"kid": "' OR 1=1"}, {"jku": "http://evil/"}, {"jwk": {}}]
 )
-def test_a_token_cannot_say_where_its_key_is(verifier: Verifier, header: dict[str, Any]) -> None:
-    """Such headers are not even looked at: our key is the key."""
+def test_a_token_cannot_name_its_key(verifier: Verifier, header: dict[str, Any]) -> None:
+    """Such headers are ignored, and our key is used."""
     assert verifier.verify("Bearer " + signed(CLAIMS, {"alg": "HS256", **header}), NOW).subject == "ada"
 
 
 def test_an_unsigned_token_is_refused(verifier: Verifier) -> None:
-    """Header and claims alone, whatever the header says."""
+    """A token with only a header and claims is refused, whatever the header says."""
     body, _, _ = signed(CLAIMS, {"alg": "none"}).rpartition(".")
     for token in (body + ".", body):
         with pytest.raises(Unauthorized):
@@ -163,7 +163,7 @@ def test_an_unsigned_token_is_refused(verifier: Verifier) -> None:
 
 
 def test_another_secret_is_refused(tmp_path: Path) -> None:
-    """Wrong key."""
+    """A token that is signed with another secret is refused."""
     other = Verifier.from_settings(settings(tmp_path, jwt_secret=b"x" * 32))
     with pytest.raises(Unauthorized):
         other.verify("Bearer " + signed(CLAIMS), NOW)
@@ -216,8 +216,8 @@ def test_another_secret_is_refused(tmp_path: Path) -> None:
         {"workflows": [""]},
     ],
 )
-def test_a_bad_claim_is_refused(verifier: Verifier, changes: dict[str, Any]) -> None:
-    """Missing, of the wrong type, out of range, over, or not yet."""
+def test_an_invalid_claim_is_refused(verifier: Verifier, changes: dict[str, Any]) -> None:
+    """The claim is missing, has the wrong type, is out of range, expired, or not valid yet."""
     claims = {name: value for name, value in {**CLAIMS, **changes}.items() if value != "missing"}
     with pytest.raises(Unauthorized):
         verifier.verify("Bearer " + signed(claims), NOW)
@@ -226,20 +226,20 @@ def test_a_bad_claim_is_refused(verifier: Verifier, changes: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     "payload", [b"[]", b"7", b"null", b"{", b"\xff", b"[" * 3_000, b'{"exp":' + b"9" * 5_000 + b"}"]
 )
-def test_claims_that_are_no_object_are_refused(verifier: Verifier, payload: bytes) -> None:
-    """Signed, and still nothing that can be understood."""
+def test_claims_that_are_not_an_object_are_refused(verifier: Verifier, payload: bytes) -> None:
+    """They are signed, but cannot be read."""
     with pytest.raises(Unauthorized):
         verifier.verify("Bearer " + signed(payload), NOW)
 
 
 @pytest.mark.parametrize("changes", [{"nbf": NOW + 60}, {"iat": NOW + 59.5}, {"exp": NOW + 0.5}, {"workflows": []}])
-def test_a_borderline_claim_is_taken(verifier: Verifier, changes: dict[str, Any]) -> None:
-    """Clocks differ by up to a minute, the last half second counts, and a token may be for nothing at all."""
+def test_a_borderline_claim_is_accepted(verifier: Verifier, changes: dict[str, Any]) -> None:
+    """Clocks may differ by a minute, the last half second counts, and a token may allow nothing."""
     assert verifier.verify("Bearer " + signed({**CLAIMS, **changes}), NOW).subject == "ada"
 
 
-def test_why_a_token_was_refused_repeats_nothing_of_it(verifier: Verifier) -> None:
-    """The message goes into answers and logs."""
+def test_a_refusal_repeats_nothing_of_the_token(verifier: Verifier) -> None:
+    """The message is in answers and logs."""
     with pytest.raises(Unauthorized) as caught:
         verifier.verify("Bearer " + signed({**CLAIMS, "aud": "canary", "nbf": "canary"}, {"alg": "canary"}), NOW)
 
@@ -247,15 +247,15 @@ def test_why_a_token_was_refused_repeats_nothing_of_it(verifier: Verifier) -> No
 
 
 @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda data: "Bearer " + data.decode("latin-1")))
-def test_no_header_does_more_than_be_refused(header: str) -> None:
-    """Whatever comes, the answer is 401 and never an error of ours."""
+def test_any_header_is_refused_without_another_error(header: str) -> None:
+    """The answer is always 401."""
     with pytest.raises(Unauthorized):
         Verifier.from_settings(Settings(data_dir=ROOT, jwt_secret=SECRET)).verify(header, NOW)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5))
-def test_no_claim_does_more_than_be_refused(value: object) -> None:
-    """Signed nonsense in each claim: refused or taken, but never an error of ours."""
+def test_any_claim_is_accepted_or_refused_without_another_error(value: object) -> None:
+    """Any JSON value in any claim gives a principal or 401."""
     verifier = Verifier.from_settings(Settings(data_dir=ROOT, jwt_secret=SECRET))
     for name in ("sub", "exp", "nbf", "iat", "scope", "workflows", "aud", "jti", "iss"):
         token = signed({**CLAIMS, name: value})
@@ -266,7 +266,7 @@ def test_no_claim_does_more_than_be_refused(value: object) -> None:
 
 
 def test_scopes_and_workflows_match_whole_and_exactly() -> None:
-    """No prefix, no case folding, no pattern."""
+    """Prefixes, other cases and patterns do not match."""
     principal = Principal("ada", NOW, frozenset({"logs:read"}), frozenset({"wf_1"}))
 
     principal.require("logs:read")
@@ -278,12 +278,12 @@ def test_scopes_and_workflows_match_whole_and_exactly() -> None:
 
 
 def test_a_star_sees_every_workflow() -> None:
-    """And only by itself, which the claims' check sees to."""
+    """It does so only as the only element, which the check of the claims ensures."""
     assert Principal("ada", NOW, frozenset(), frozenset({"*"})).may_access("wf_1")
 
 
 def test_only_a_space_separates_scopes(verifier: Verifier) -> None:
-    """RFC 6749 section 3.3: no other white space does."""
+    """RFC 6749 section 3.3 allows no other white space."""
     principal = verifier.verify("Bearer " + signed({**CLAIMS, "scope": " logs:read  logs:write\tx\u00a0y"}), NOW)
 
     assert principal.scopes == {"logs:read", "logs:write\tx\u00a0y"}
@@ -296,15 +296,15 @@ RSA = rsa.generate_private_key(65_537, 2_048)
 
 @pytest.mark.parametrize(("key", "algorithm"), [(ED25519, "EdDSA"), (EC, "ES256"), (RSA, "RS256"), (RSA, "PS512")])
 def test_a_public_key_checks_tokens_of_its_private_one(tmp_path: Path, key: Any, algorithm: str) -> None:
-    """Every kind of key that the settings name."""
+    """Every kind of key that the settings allow."""
     verifier = Verifier.from_settings(settings(tmp_path, jwt_public_key=pem(key)))
 
     assert verifier.verify("Bearer " + jwt.encode(CLAIMS, key, algorithm), NOW).subject == "ada"
 
 
 @pytest.mark.parametrize("key", [ED25519, EC, RSA])
-def test_a_public_key_is_no_hmac_secret(tmp_path: Path, key: Any) -> None:
-    """The algorithm confusion of RFC 8725 section 2.1: HS256 with the public key, which everybody has."""
+def test_a_public_key_is_not_used_as_an_hmac_secret(tmp_path: Path, key: Any) -> None:
+    """RFC 8725 section 2.1: an attacker signs with HS256 and the public key, which everybody has."""
     text = pem(key)
     token = signed(CLAIMS, secret=text.encode())
     verifier = Verifier.from_settings(settings(tmp_path, jwt_public_key=text))
@@ -313,7 +313,7 @@ def test_a_public_key_is_no_hmac_secret(tmp_path: Path, key: Any) -> None:
 
 
 def test_a_curve_has_one_algorithm(tmp_path: Path) -> None:
-    """P-256 goes with ES256 alone."""
+    """A key on P-256 is used with ES256 only."""
     verifier = Verifier.from_settings(settings(tmp_path, jwt_public_key=pem(EC)))
     _, _, rest = jwt.encode(CLAIMS, EC, "ES256").partition(".")
     with pytest.raises(Unauthorized):
@@ -328,8 +328,8 @@ def test_a_curve_has_one_algorithm(tmp_path: Path) -> None:
         "-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n",
     ],
 )
-def test_a_key_that_is_weak_or_broken_stops_the_start(tmp_path: Path, text: str) -> None:
-    """Found out at once, not at the first request."""
+def test_a_weak_or_broken_key_stops_the_start(tmp_path: Path, text: str) -> None:
+    """It is noticed at once, and not at the first request."""
     with pytest.raises(SettingsError, match="CHRONOVERSE_JWT_PUBLIC_KEY"):
         Verifier.from_settings(settings(tmp_path, jwt_public_key=text))
 
@@ -337,20 +337,20 @@ def test_a_key_that_is_weak_or_broken_stops_the_start(tmp_path: Path, text: str)
 @pytest.mark.parametrize(
     "secret", [pem(RSA).encode(), b'{"kty":"oct","k":"c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"}']
 )
-def test_a_secret_that_is_a_key_of_another_kind_stops_the_start(tmp_path: Path, secret: bytes) -> None:
-    """Whoever has it would be meant to verify, not to sign."""
+def test_a_key_of_another_kind_as_secret_stops_the_start(tmp_path: Path, secret: bytes) -> None:
+    """Its holders are meant to verify tokens, not to sign them."""
     with pytest.raises(SettingsError, match="must be a secret, not a key"):
         Verifier.from_settings(settings(tmp_path, jwt_secret=secret))
 
 
-def test_a_shared_store_needs_a_shared_key(tmp_path: Path) -> None:
-    """A secret made on one machine would be wrong on the next."""
+def test_a_shared_store_needs_a_configured_key(tmp_path: Path) -> None:
+    """A secret made on one machine would be wrong on another."""
     with pytest.raises(SettingsError, match="CHRONOVERSE_REDIS_URL needs"):
         Verifier.from_settings(settings(tmp_path, redis_url="redis://db"))
 
 
-def test_the_local_secret_is_made_once_and_kept(tmp_path: Path) -> None:
-    """It is long, ours alone, and the same for everybody who asks."""
+def test_the_local_secret_is_made_once(tmp_path: Path) -> None:
+    """It is long, readable by its owner only, and the same at each call."""
     directory = tmp_path / "state" / "chronoverse"
     secret = local_secret(directory)
 
@@ -359,8 +359,8 @@ def test_the_local_secret_is_made_once_and_kept(tmp_path: Path) -> None:
     assert [stat.S_IMODE(path.stat().st_mode) for path in (directory, *directory.iterdir())] == [0o700, 0o600]
 
 
-def test_processes_that_race_for_the_secret_get_the_same(tmp_path: Path) -> None:
-    """Eight at once, one secret, and no draft left behind."""
+def test_processes_that_make_the_secret_at_once_get_the_same(tmp_path: Path) -> None:
+    """Eight processes get one secret, and no draft is left."""
     program = "import sys; from pathlib import Path; from chronoverse.auth.local_secret import local_secret as s; " + (
         "sys.stdin.read(); print(s(Path(sys.argv[1])))"
     )
@@ -388,8 +388,8 @@ def test_processes_that_race_for_the_secret_get_the_same(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o622])
-def test_a_secret_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
-    """And the message says what to do about it."""
+def test_a_secret_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
+    """The message says what to do."""
     local_secret(tmp_path)
     (path,) = tmp_path.iterdir()
     path.chmod(mode)
@@ -397,8 +397,8 @@ def test_a_secret_that_others_can_reach_is_refused(tmp_path: Path, mode: int) ->
         local_secret(tmp_path)
 
 
-def test_a_link_in_the_secrets_place_is_refused(tmp_path: Path) -> None:
-    """It could lead to a file of somebody else's choosing."""
+def test_a_symbolic_link_as_secret_is_refused(tmp_path: Path) -> None:
+    """It could lead to a file that somebody else chose."""
     (tmp_path / "real").write_bytes(b"x" * 64)
     (tmp_path / "real").chmod(0o600)
     (tmp_path / "token.secret").symlink_to("real")
@@ -406,8 +406,8 @@ def test_a_link_in_the_secrets_place_is_refused(tmp_path: Path) -> None:
         local_secret(tmp_path)
 
 
-def test_a_file_that_holds_no_secret_is_refused(tmp_path: Path) -> None:
-    """An empty key would let everybody in."""
+def test_a_file_without_a_secret_is_refused(tmp_path: Path) -> None:
+    """An empty key would accept everybody."""
     local_secret(tmp_path)
     (path,) = tmp_path.iterdir()
     path.write_bytes(b"")
@@ -415,8 +415,8 @@ def test_a_file_that_holds_no_secret_is_refused(tmp_path: Path) -> None:
         local_secret(tmp_path)
 
 
-def test_a_data_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
-    """A file stands in its way."""
+def test_an_impossible_data_directory_is_a_clear_error(tmp_path: Path) -> None:
+    """A part of its path is a file."""
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match=os.strerror(20)):
         local_secret(tmp_path / "file" / "data")

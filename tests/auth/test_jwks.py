@@ -1,4 +1,4 @@
-"""Published keys: fetched over HTTP, seldom, and believed for a while when the issuer is away."""
+"""Published keys: they are fetched rarely over HTTP, and used for a while when the issuer is down."""
 
 import threading
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def published(key: Any, kid: str, **more: str) -> dict[str, Any]:
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -49,14 +49,16 @@ class Clock:
 
 @pytest.fixture
 def issuer() -> Iterator[Issuer]:
-    """One that runs for a test."""
+    """An issuer that runs for one test."""
     with Issuer() as issuer:
         yield issuer
 
 
 @pytest.mark.parametrize(("key", "algorithm"), [(EC, "ES256"), (RSA, "RS256"), (ED25519, "EdDSA")])
-def test_a_token_is_checked_with_the_key_it_names(issuer: Issuer, tmp_path: Path, key: Any, algorithm: str) -> None:
-    """Over real HTTP, among other keys."""
+def test_a_token_is_checked_with_the_key_that_it_names(
+    issuer: Issuer, tmp_path: Path, key: Any, algorithm: str
+) -> None:
+    """The key set is fetched over real HTTP and has other keys, too."""
     issuer.keys = [published(OTHER, "other"), published(key, "k1")]
     verifier = Verifier.from_settings(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url))
 
@@ -66,7 +68,7 @@ def test_a_token_is_checked_with_the_key_it_names(issuer: Issuer, tmp_path: Path
 
 
 def test_a_token_without_a_kid_is_checked_with_the_only_key(issuer: Issuer, tmp_path: Path) -> None:
-    """With two keys nobody could tell which."""
+    """With two keys, the token does not say which."""
     issuer.keys = [published(EC, "k1")]
     verifier = Verifier.from_settings(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url))
 
@@ -81,8 +83,8 @@ def test_a_token_without_a_kid_is_checked_with_the_only_key(issuer: Issuer, tmp_
         {"kty": "oct", "kid": "k1", "k": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"},
     ],
 )
-def test_a_key_is_used_for_nothing_but_its_purpose(issuer: Issuer, tmp_path: Path, key: dict[str, Any]) -> None:
-    """Not with another algorithm, not an encryption key, and never a symmetric one."""
+def test_a_key_is_used_for_its_purpose_only(issuer: Issuer, tmp_path: Path, key: dict[str, Any]) -> None:
+    """Another algorithm, an encryption key and a symmetric key are refused."""
     issuer.keys = [key, published(EC, "k2")]
     verifier = Verifier.from_settings(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url))
     for material, algorithm in ((RSA, "RS256"), (b"0123456789abcdef0123456789abcdef", "HS256")):
@@ -90,8 +92,8 @@ def test_a_key_is_used_for_nothing_but_its_purpose(issuer: Issuer, tmp_path: Pat
             verifier.verify("Bearer " + jwt.encode(CLAIMS, material, algorithm, headers={"kid": "k1"}), NOW)
 
 
-def test_made_up_kids_cost_one_fetch_in_a_while(issuer: Issuer) -> None:
-    """Else anybody could make us hammer the issuer."""
+def test_unknown_kids_cause_few_fetches(issuer: Issuer) -> None:
+    """Otherwise anybody could make us flood the issuer with requests."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
     keys = PublishedKeys(issuer.url, clock=clock)
@@ -106,8 +108,8 @@ def test_made_up_kids_cost_one_fetch_in_a_while(issuer: Issuer) -> None:
     assert issuer.asked == 2
 
 
-def test_a_withdrawn_key_is_forgotten_in_time(issuer: Issuer) -> None:
-    """Within its lifespan, whoever asks for it."""
+def test_a_withdrawn_key_is_refused_in_time(issuer: Issuer) -> None:
+    """It is refused after the refresh time, whoever uses it."""
     issuer.keys = [published(EC, "k1"), published(OTHER, "k2")]
     clock = Clock()
     keys = PublishedKeys(issuer.url, clock=clock)
@@ -119,8 +121,8 @@ def test_a_withdrawn_key_is_forgotten_in_time(issuer: Issuer) -> None:
         keys.get("k1")
 
 
-def test_keys_outlive_an_outage_of_their_issuer_for_a_while(issuer: Issuer) -> None:
-    """It is asked again now and then, and only after an hour is nobody believed."""
+def test_keys_are_used_during_an_outage_of_the_issuer(issuer: Issuer) -> None:
+    """The issuer is asked again from time to time. After an hour, no token is accepted."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
     keys = PublishedKeys(issuer.url, clock=clock)
@@ -151,8 +153,8 @@ def test_keys_outlive_an_outage_of_their_issuer_for_a_while(issuer: Issuer) -> N
     ],
     ids=["nothing", "half", "a list", "null", "no keys", "a number", "an empty object", "too long", "no text"],
 )
-def test_what_is_no_set_of_keys_is_refused(issuer: Issuer, body: bytes) -> None:
-    """With errors for which the keys that there are remain in use."""
+def test_an_invalid_key_set_is_refused(issuer: Issuer, body: bytes) -> None:
+    """The errors are those after which the cached keys stay in use."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
     keys = PublishedKeys(issuer.url, clock=clock)
@@ -166,8 +168,8 @@ def test_what_is_no_set_of_keys_is_refused(issuer: Issuer, body: bytes) -> None:
     assert issuer.asked == 3
 
 
-def test_a_redirection_is_not_followed(issuer: Issuer) -> None:
-    """The keys are where the operator says."""
+def test_a_redirect_is_not_followed(issuer: Issuer) -> None:
+    """The operator has said where the keys are."""
     issuer.keys, issuer.moved_to = [published(EC, "k1")], issuer.url
     with pytest.raises(OSError, match="302"):
         fetch_keys(issuer.url)
@@ -175,8 +177,8 @@ def test_a_redirection_is_not_followed(issuer: Issuer) -> None:
     assert issuer.asked == 1
 
 
-def test_an_issuer_that_was_never_there_is_not_the_bearers_fault() -> None:
-    """No 401, which would send a client away for good; and no second attempt at once."""
+def test_an_unreachable_issuer_is_not_a_401() -> None:
+    """A client would give up after a 401. There is also no second fetch at once."""
     asked: list[str] = []
 
     def refuse(url: str) -> dict[str, jwt.PyJWK]:
@@ -190,8 +192,8 @@ def test_an_issuer_that_was_never_there_is_not_the_bearers_fault() -> None:
     assert len(asked) == 1
 
 
-def test_known_keys_do_not_wait_for_a_fetch(issuer: Issuer) -> None:
-    """While one request asks the issuer, the others go on with what there is."""
+def test_cached_keys_do_not_wait_for_a_fetch(issuer: Issuer) -> None:
+    """While one request asks the issuer, the others use the cached keys."""
     issuer.keys = [published(EC, "k1")]
     known = fetch_keys(issuer.url)
     asking, answer = threading.Event(), threading.Event()

@@ -14,7 +14,7 @@ from tests.browser.conftest import Job
 
 OpenTab = Callable[..., Tab]
 
-#: What a hostile job writes, and what of it stands on the screen.
+#: What a hostile job writes, and what the screen shows of it.
 HOSTILE: Final[dict[str, str]] = {
     "a\n\nevent: end\ndata: x": "a^J^Jevent: end^Jdata: x",
     "\r": "^M",
@@ -49,7 +49,7 @@ HOSTILE: Final[dict[str, str]] = {
     "": "",
 }
 
-#: What may be below a row's text: these elements, with these attributes.
+#: Elements that may be in a row's text, with their allowed attributes.
 ALLOWED: Final = {
     "SPAN": {"class", "style", "title"},
     "MARK": {"class"},

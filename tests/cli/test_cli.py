@@ -1,4 +1,4 @@
-"""The command line, as it is typed: what it prints, where, and how it exits."""
+"""The command line: what it prints to which stream, and how it exits."""
 
 import json
 import os
@@ -56,21 +56,21 @@ def followed(job: Job, *lines: Line | Gap) -> bytes:
 
 
 def history(lines: Sequence[Line], first: int = 1, last: int | None = None) -> Scripted:
-    """A service that knows of one running job, and gives its lines in one page."""
+    """A service with one running job, whose lines are on one page."""
     state = Job(JOB, Status.RUNNING, attempt=1, first=first, last=lines[-1].sequence_num if last is None else last)
     return Scripted([answer("200 OK", orjson.dumps(state.to_json())), page(lines)])
 
 
-def test_logs_prints_what_is_there(cli: Cli) -> None:
-    """Both streams, in the order in which they were written, and nothing else."""
+def test_logs_prints_the_stored_lines(cli: Cli) -> None:
+    """Both streams are printed, in the order of writing, and nothing else."""
     with history([line(1, "one"), line(2, "oops", "stderr"), line(3, "")]) as service:
         done = cli("logs", "wf_1", "job_1", URL=service.url)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "one\noops\n\n", "")
 
 
-def test_logs_needs_no_token_beside_an_embedded_server(cli: Cli, tmp_path: Path) -> None:
-    """The secret in the data directory is enough. The token may only read, this workflow only, and for a minute."""
+def test_logs_needs_no_token_with_an_embedded_server(cli: Cli, tmp_path: Path) -> None:
+    """It makes one with the local secret. That token is for reading this workflow, for a minute."""
     with history([line(1, "one")]) as service:
         listeners.record(tmp_path, service.listener)
         cli("logs", "wf_1", "job_1", URL=service.url)
@@ -82,8 +82,8 @@ def test_logs_needs_no_token_beside_an_embedded_server(cli: Cli, tmp_path: Path)
     assert principal.expires_at < time.time() + 61
 
 
-def test_logs_gives_no_token_to_another_listener(cli: Cli) -> None:
-    """Another user's program may listen on the port while the service of this data directory does not."""
+def test_logs_sends_no_token_to_another_listener(cli: Cli) -> None:
+    """A program of another user may listen on the port while the service of this data directory is down."""
     with scripted(problem("401 Unauthorized", "a bearer token is needed")) as service:
         done = cli("logs", "wf_1", "job_1", URL=service.url)
 
@@ -92,8 +92,8 @@ def test_logs_gives_no_token_to_another_listener(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"JWT_SECRET": SECRET}, {"REDIS_URL": "redis://127.0.0.1:1"}])
-def test_logs_makes_no_token_where_others_decide(cli: Cli, settings: dict[str, str]) -> None:
-    """A shared store, or a key of somebody's: whoever reads needs a token of theirs."""
+def test_logs_makes_no_token_with_another_store_or_key(cli: Cli, settings: dict[str, str]) -> None:
+    """Whoever operates these decides who may read."""
     with scripted(problem("401 Unauthorized", "a bearer token is needed")) as service:
         done = cli("logs", "wf_1", "job_1", URL=service.url, **settings)
 
@@ -101,8 +101,8 @@ def test_logs_makes_no_token_where_others_decide(cli: Cli, settings: dict[str, s
     assert "authorization" not in service.asked[0].headers
 
 
-def test_logs_shows_the_token_it_was_given(cli: Cli) -> None:
-    """And no other."""
+def test_logs_sends_the_token_of_the_settings(cli: Cli) -> None:
+    """It makes no token of its own."""
     with history([line(1, "one")]) as service:
         cli("logs", "wf_1", "job_1", URL=service.url, TOKEN="a.b.c")
 
@@ -110,13 +110,13 @@ def test_logs_shows_the_token_it_was_given(cli: Cli) -> None:
 
 
 def test_logs_with_timestamps(cli: Cli) -> None:
-    """Before each line."""
+    """Each line begins with its time."""
     with history([line(1, "one")]) as service:
         assert cli("logs", "-t", "wf_1", "job_1", URL=service.url).stdout == f"{TIME} one\n"
 
 
-def test_logs_as_json_is_what_the_service_gave_in_ascii(cli: Cli) -> None:
-    """One object a line; a terminal finds nothing in it to obey."""
+def test_logs_as_json_prints_the_services_objects_in_ascii(cli: Cli) -> None:
+    """There is one object a line, with nothing that a terminal would interpret."""
     hostile = line(1, "\x1b[2J \x9b \u202e é")
     with history([hostile]) as service:
         done = cli("logs", "-o", "json", "wf_1", "job_1", URL=service.url)
@@ -125,8 +125,8 @@ def test_logs_as_json_is_what_the_service_gave_in_ascii(cli: Cli) -> None:
     assert re.fullmatch(r"[ -~]+\n", done.stdout)
 
 
-def test_logs_takes_control_sequences_out_unless_told_otherwise(cli: Cli) -> None:
-    """Colours stay."""
+def test_logs_removes_control_sequences_unless_raw(cli: Cli) -> None:
+    """Colours stay, and with --raw everything stays."""
     lines = [line(1, "\x1b[31mred\x1b[0m\x1b]0;title\x07!")]
     with history(lines) as service:
         assert cli("logs", "wf_1", "job_1", URL=service.url).stdout == "\x1b[31mred\x1b[0m!\n"
@@ -134,8 +134,8 @@ def test_logs_takes_control_sequences_out_unless_told_otherwise(cli: Cli) -> Non
         assert cli("logs", "--raw", "wf_1", "job_1", URL=service.url).stdout == lines[0].message + "\n"
 
 
-def test_logs_names_the_lines_that_are_gone(cli: Cli) -> None:
-    """On stderr, in their place."""
+def test_logs_names_missing_lines(cli: Cli) -> None:
+    """The notice is on stderr, between the lines before and after."""
     with history([line(5, "five"), line(8, "eight")], first=5, last=9) as service:
         done = cli("logs", "wf_1", "job_1", URL=service.url)
 
@@ -146,7 +146,7 @@ def test_logs_names_the_lines_that_are_gone(cli: Cli) -> None:
 
 
 def test_logs_from_an_offset(cli: Cli) -> None:
-    """Strictly after it, and what is before it is not missed."""
+    """Lines strictly after it are printed, and those before it are not reported as missing."""
     with history([line(8, "eight")], last=8) as service:
         done = cli("logs", "--offset", "7", "wf_1", "job_1", URL=service.url)
 
@@ -155,7 +155,7 @@ def test_logs_from_an_offset(cli: Cli) -> None:
 
 
 def test_logs_of_the_last_lines(cli: Cli) -> None:
-    """Read from the end, printed in order."""
+    """They are read from the end and printed in order."""
     with history([line(9, "nine"), line(8, "eight"), line(7, "seven")], last=9) as service:
         done = cli("logs", "--tail", "2", "wf_1", "job_1", URL=service.url)
 
@@ -178,12 +178,12 @@ def test_logs_of_the_last_lines(cli: Cli) -> None:
     ],
 )
 def test_following_exits_as_the_job_did(status: Status, code: int | None, exits: int) -> None:
-    """A failure is never 0, whatever was written as its code."""
+    """A failed job never exits with 0, whatever its exit code says."""
     assert exit_code(ended(status, code, 1).to_json()) == exits
 
 
 def test_follow_prints_to_the_end_and_exits_with_the_jobs_code(cli: Cli) -> None:
-    """Over a cut, with a gap on the way."""
+    """The connection is cut once, and there is a gap."""
     first = stream(line(1, "one").to_frame(), whole=False)
     with scripted(
         sse_retry(first), followed(ended(Status.FAILED, 7, 4), Gap(2, 3, "trimmed"), line(4, "four"))
@@ -196,14 +196,14 @@ def test_follow_prints_to_the_end_and_exits_with_the_jobs_code(cli: Cli) -> None
 
 
 def sse_retry(response: bytes) -> bytes:
-    """``response``, with a reconnection time that no test has to wait for."""
+    """``response`` with a short reconnection time, so that the test does not wait."""
     head, _, body = response.partition(b"\r\n\r\n")
     block = sse.retry(1)
     return head + b"\r\n\r\n%x\r\n%b\r\n" % (len(block), block) + body
 
 
 def test_follow_says_that_a_job_is_lost(cli: Cli) -> None:
-    """And exits with 74."""
+    """It exits with 74."""
     with scripted(followed(ended(Status.LOST, None, 1), line(1, "one"))) as service:
         done = cli("logs", "-f", "wf_1", "job_1", URL=service.url)
 
@@ -211,8 +211,8 @@ def test_follow_says_that_a_job_is_lost(cli: Cli) -> None:
     assert done.stderr == "chronoverse: runner lost: nothing heard from it for 30 s\n"
 
 
-def test_follow_asks_how_the_job_ended_if_it_was_not_told(cli: Cli) -> None:
-    """When there was nothing left to stream, or only the published events came."""
+def test_follow_asks_how_the_job_ended_if_the_stream_does_not_say(cli: Cli) -> None:
+    """There was nothing left to stream, or the stream had only the lines."""
     said = stream(line(1, "one").to_frame() + sse.frame("end", b'{"status":"stream_ended"}', id=2))
     state = answer("200 OK", orjson.dumps(ended(Status.FAILED, 9, 1).to_json()))
     with scripted(said, state) as service:
@@ -229,8 +229,8 @@ def test_follow_asks_how_the_job_ended_if_it_was_not_told(cli: Cli) -> None:
     ],
 )
 @pytest.mark.parametrize("flags", [[], ["-f"]])
-def test_a_refusal_is_told_and_exits_with_its_code(cli: Cli, response: bytes, exits: int, flags: list[str]) -> None:
-    """In one line, without a traceback."""
+def test_a_refusal_is_printed_and_exits_with_its_code(cli: Cli, response: bytes, exits: int, flags: list[str]) -> None:
+    """It is one line, without a traceback."""
     with scripted(response) as service:
         done = cli("logs", *flags, "wf_1", "job_1", URL=service.url)
 
@@ -238,14 +238,14 @@ def test_a_refusal_is_told_and_exits_with_its_code(cli: Cli, response: bytes, ex
     assert re.fullmatch("chronoverse: .+\n", done.stderr)
 
 
-def test_what_a_service_says_cannot_reach_the_terminal_either(cli: Cli) -> None:
-    """Its refusals are text like any other."""
+def test_messages_of_the_service_are_sanitized(cli: Cli) -> None:
+    """The detail of a refusal is untrusted text, too."""
     with scripted(problem("404 Not Found", r"\u001b[2J\u001b]0;x\u0007gone")) as service:
         assert cli("logs", "wf_1", "job_1", URL=service.url).stderr == "chronoverse: gone\n"
 
 
-def test_a_reader_that_has_had_enough_ends_it_quietly(tmp_path: Path) -> None:
-    """As in ``chronoverse logs … | head``."""
+def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
+    """``chronoverse logs … | head`` closes the pipe."""
     with history([line(number, "x" * 1_000) for number in range(1, 1_000)]) as service:
         command = [*COMMAND, "logs", "wf_1", "job_1"]
         with subprocess.Popen(
@@ -261,7 +261,7 @@ def test_a_reader_that_has_had_enough_ends_it_quietly(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_following_quietly(tmp_path: Path) -> None:
-    """Each line was out at once; nothing is printed on the way out."""
+    """Each line was printed at once, and nothing else is printed."""
     open_end = stream(line(1, "one").to_frame(), whole=False)
     with scripted(open_end, *[None] * 50) as service:
         command = [*COMMAND, "logs", "-f", "wf_1", "job_1"]
@@ -278,8 +278,8 @@ def test_ctrl_c_ends_following_quietly(tmp_path: Path) -> None:
     assert b"Traceback" not in said
 
 
-def test_lines_reach_a_terminal_clean(tmp_path: Path) -> None:
-    """On a real one, which would have obeyed."""
+def test_lines_on_a_real_terminal_are_sanitized(tmp_path: Path) -> None:
+    """The terminal would have interpreted the control sequences."""
     with history([line(1, "a\x1b[2Jb\x1b]52;c;eA==\x07\r\x08c")]) as service:
         ours, theirs = pty.openpty()
         command = [*COMMAND, "logs", "wf_1", "job_1"]
@@ -317,22 +317,22 @@ def test_lines_reach_a_terminal_clean(tmp_path: Path) -> None:
         ["token", "--workflow", "*"],
     ],
 )
-def test_a_wrong_call_exits_with_64(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """And says how it is done."""
+def test_wrong_arguments_exit_with_64(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The usage is printed."""
     assert main(argv) == 64
     assert "Usage: chronoverse" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["serve", "-h"], ["run", "--help"], ["logs", "--help"], ["token", "-h"]])
 def test_help_is_no_error(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """It goes to stdout."""
+    """Help is printed to stdout."""
     assert main(argv) == 0
     assert capsys.readouterr().out.startswith("Usage: chronoverse")
 
 
 @pytest.mark.parametrize("argv", [["serve"], ["run", "--workflow", "w", "--", "true"], ["logs", "w", "j"], ["token"]])
-def test_bad_settings_stop_every_command(cli: Cli, argv: list[str]) -> None:
-    """With every bad one named."""
+def test_invalid_settings_stop_every_command(cli: Cli, argv: list[str]) -> None:
+    """Every invalid setting is named."""
     done = cli(*argv, HEARTBEAT_SECONDS="soon", BIND="nowhere")
 
     assert done.returncode == 78
@@ -340,15 +340,15 @@ def test_bad_settings_stop_every_command(cli: Cli, argv: list[str]) -> None:
     assert "CHRONOVERSE_BIND must" in done.stderr
 
 
-def test_every_error_that_a_person_can_do_something_about_has_its_code() -> None:
-    """A more general one never hides it."""
+def test_no_error_is_hidden_by_a_more_general_one() -> None:
+    """In the table of exit codes, a class comes before its base classes."""
     kinds = list(EXIT_CODES)
 
     assert not [(a, b) for i, a in enumerate(kinds) for b in kinds[i + 1 :] if issubclass(b, a)]
 
 
-def test_token_makes_one_that_the_service_takes(cli_process: Cli, tmp_path: Path) -> None:
-    """By default for reading, everything, for an hour."""
+def test_token_makes_one_that_the_service_accepts(cli_process: Cli, tmp_path: Path) -> None:
+    """By default it is for reading all workflows, for an hour."""
     printed = cli_process("token").stdout.strip()
 
     principal = Verifier.from_settings(Settings(data_dir=tmp_path)).verify(f"Bearer {printed}", time.time())
@@ -358,8 +358,8 @@ def test_token_makes_one_that_the_service_takes(cli_process: Cli, tmp_path: Path
     assert 3_500 < principal.expires_at - time.time() <= 3_600
 
 
-def test_token_says_what_it_was_told_to_say(cli: Cli, tmp_path: Path) -> None:
-    """Workflows, scopes, subject and time."""
+def test_token_has_what_the_options_say(cli: Cli, tmp_path: Path) -> None:
+    """Options set its workflows, scopes, subject and time."""
     argv = ["token", "--workflow", "wf_1", "--workflow", "wf_2", "--scope", "logs:write", "--subject", "ci"]
     printed = cli(*argv, "--ttl", "90s", JWT_SECRET=SECRET).stdout.strip()
 
@@ -371,8 +371,8 @@ def test_token_says_what_it_was_told_to_say(cli: Cli, tmp_path: Path) -> None:
     assert principal.workflows == {"wf_1", "wf_2"}
 
 
-def test_token_cannot_be_made_without_the_key(cli: Cli) -> None:
-    """Whoever has a public key only checks."""
+def test_token_needs_the_secret(cli: Cli) -> None:
+    """A public key can only check tokens."""
     done = cli("token", JWT_JWKS_URL="https://id.example/jwks.json")
 
     assert (done.returncode, done.stdout) == (78, "")
@@ -380,7 +380,7 @@ def test_token_cannot_be_made_without_the_key(cli: Cli) -> None:
 
 
 def test_run_publishes_and_exits_as_the_command_does(cli: Cli, server: RedisServer, prefix: str) -> None:
-    """Its output is shown as it is, on the stream that it was written to."""
+    """The command's output is shown unchanged, on the same streams."""
     script = r"printf 'one\n'; printf 'oops\n' >&2; exit 3"
     argv = ["run", "--workflow", "wf_1", "--job", "job_1", "--", "sh", "-c", script]
     done = cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix, DURABILITY="acked")
@@ -394,14 +394,14 @@ def test_run_publishes_and_exits_as_the_command_does(cli: Cli, server: RedisServ
 
 
 def test_run_needs_no_dashes_before_a_command(cli: Cli, server: RedisServer, prefix: str) -> None:
-    """The command's own options stay its own."""
+    """Options after the command belong to the command."""
     done = cli("run", "--workflow", "wf_1", "sh", "-c", "exit 4", REDIS_URL=server.url, KEY_PREFIX=prefix)
 
     assert done.returncode == 4
 
 
-def test_run_makes_an_id_and_says_it(cli: Cli, server: RedisServer, prefix: str) -> None:
-    """Else nobody could watch the job."""
+def test_run_makes_an_id_and_prints_it(cli: Cli, server: RedisServer, prefix: str) -> None:
+    """Otherwise nobody could watch the job."""
     argv = ["run", "--workflow", "wf_1", "--", "true"]
     done = cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix, DURABILITY="acked")
 
@@ -412,8 +412,8 @@ def test_run_makes_an_id_and_says_it(cli: Cli, server: RedisServer, prefix: str)
     store.close()
 
 
-def test_run_is_turned_away_from_a_job_that_is_over(cli: Cli, server: RedisServer, prefix: str) -> None:
-    """The command is not even started."""
+def test_run_is_refused_for_a_job_that_has_ended(cli: Cli, server: RedisServer, prefix: str) -> None:
+    """The command is not started."""
     argv = ["run", "--workflow", "wf_1", "--job", "job_1", "--", "echo", "hello"]
     cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix)
     done = cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix)
@@ -421,8 +421,8 @@ def test_run_is_turned_away_from_a_job_that_is_over(cli: Cli, server: RedisServe
     assert (done.returncode, done.stdout) == (73, "")
 
 
-def test_run_on_the_embedded_default_needs_no_settings(cli_process: Cli, tmp_path: Path) -> None:
-    """It starts the server, and leaves the log behind in the data directory."""
+def test_run_with_the_embedded_server_needs_no_settings(cli_process: Cli, tmp_path: Path) -> None:
+    """It starts the server, and the log is in the data directory afterwards."""
     done = cli_process("run", "--workflow", "wf_1", "--job", "job_1", "--", "echo", "hello")
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n", "")
@@ -430,7 +430,7 @@ def test_run_on_the_embedded_default_needs_no_settings(cli_process: Cli, tmp_pat
 
 
 def test_run_without_a_store_is_a_clear_error(cli: Cli, tmp_path: Path) -> None:
-    """The data directory is a file: nothing is started."""
+    """The data directory is a file, and nothing is started."""
     (tmp_path / "file").touch()
     done = cli("run", "--workflow", "wf_1", "--job", "job_1", "--", "echo", "hello", DATA_DIR=str(tmp_path / "file"))
 
@@ -439,7 +439,7 @@ def test_run_without_a_store_is_a_clear_error(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_serve_becomes_gunicorn_with_the_flags_as_settings() -> None:
-    """Flags win over the environment, and the package is found wherever gunicorn starts."""
+    """Flags have precedence over the environment, and gunicorn finds the package from any directory."""
     argv, given = serve_command("127.0.0.1:9", "3")
 
     assert argv[:4] == [sys.executable, "-m", "gunicorn", "-c"]
@@ -450,14 +450,14 @@ def test_serve_becomes_gunicorn_with_the_flags_as_settings() -> None:
 
 
 @pytest.mark.parametrize(("bind", "workers"), [("nowhere", None), (None, "0"), (None, "many")])
-def test_serve_checks_its_flags_like_settings(bind: str | None, workers: str | None) -> None:
-    """Before gunicorn is started."""
+def test_serve_checks_its_flags_as_settings(bind: str | None, workers: str | None) -> None:
+    """They are checked before gunicorn starts."""
     with pytest.raises(SettingsError):
         serve_command(bind, workers)
 
 
 def test_app_py_is_serve(tmp_path: Path) -> None:
-    """Flags, settings, exit codes and all."""
+    """It has the same flags, settings and exit codes."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "app.py"), "--workers", "0"],
         cwd=tmp_path,
@@ -472,7 +472,7 @@ def test_app_py_is_serve(tmp_path: Path) -> None:
 
 
 def test_run_imports_no_web_framework_and_no_client(tmp_path: Path) -> None:
-    """A job must not wait for what it does not need."""
+    """A job must not wait for imports that it does not need."""
     program = (
         "import sys, chronoverse.cli.main, chronoverse.runner.run, chronoverse.store, chronoverse.embedded.server; "
         + ("print(*sys.modules)")
@@ -485,8 +485,8 @@ def test_run_imports_no_web_framework_and_no_client(tmp_path: Path) -> None:
     assert not heavy & set(done.stdout.split())
 
 
-def test_pages_that_pass_over_nothing_have_no_gaps() -> None:
-    """Nor has an empty log."""
+def test_complete_pages_have_no_gaps() -> None:
+    """Neither has an empty log."""
     state = JobState(Status.RUNNING, 1, 1, 3)
     lines = [line(number, "x") for number in (1, 2, 3)]
 

@@ -1,4 +1,4 @@
-"""What any command prints of somebody else's text: a terminal finds nothing in it to obey."""
+"""No command prints control sequences of untrusted text."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from tests.support.scripted import answer, scripted
 
 #: Clears the screen, sets the title, and writes from right to left.
 EVIL: Final = "\x1b[2J\x1b]0;title\x07\x9b5A\u202eevil"
-#: What no command may print but colours, tabs and newlines.
+#: Control characters that no command may print. Colours, tabs and newlines are allowed.
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 _JOB: Final = {
@@ -39,7 +39,7 @@ def said(*documents: object, status: str = "200 OK") -> tuple[bytes, ...]:
     return tuple(answer(status, orjson.dumps(document)) for document in documents)
 
 
-#: For each command what it is called with, where ``URL`` is the service's, and what the service answers.
+#: For each command its arguments, where ``URL`` stands for the service's, and the answers of the service.
 CALLS: Final = {
     "logs": (("logs", "-t", "wf_1", "job_1"), said(_JOB, {"logs": [_LINE], "cursor": None})),
     "jobs": (("jobs", "wf_1"), said({"jobs": [_JOB | {"status": EVIL}], "cursor": None})),
@@ -50,18 +50,18 @@ CALLS: Final = {
     "token": (("token", "--workflow", EVIL), ()),
     "retention": (("retention", "wf_1", EVIL), ()),
 }
-#: Those that do not repeat what they were called with.
+#: Commands that do not print their arguments.
 SILENT: Final = {"serve", "token", "retention"}
 
 
 def test_every_command_is_called() -> None:
-    """A new command needs a row in the table above."""
+    """Every command has a row in the table above."""
     assert CALLS.keys() == commands.commands.keys()
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_command_prints_no_control_sequences(cli_process: Cli, tmp_path: Path, name: str) -> None:
-    """Whether what it prints came from the service, from the archive or from its own arguments."""
+    """The text comes from the service, from the archive, or from the arguments."""
     orphan = tmp_path / "archive" / "wf_1" / "job_1" / EVIL
     orphan.parent.mkdir(parents=True)
     orphan.touch()

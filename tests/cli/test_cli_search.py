@@ -22,7 +22,7 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> Iterator[Service]:
-    """With three jobs, of which one has failed."""
+    """A service with three jobs. One of them has failed."""
     with serving(tmp_path_factory.mktemp("service"), backend.url) as service:
         store = Store(backend.url)
         for name, status, code in (("job_1", "COMPLETED", 0), ("job_2", "FAILED", 3)):
@@ -51,7 +51,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> I
     ids=str,
 )
 def test_a_search(cli: Cli, service: Service, arguments: tuple[str, ...], expected: list[int]) -> None:
-    """Exits as grep does: with 1 when it finds nothing."""
+    """The exit code is grep's: 1 when nothing is found."""
     settings = {"URL": service.url, "TOKEN": service.token()}
     done = cli("logs", WORKFLOW, "job_1", *arguments, **settings)
 
@@ -69,13 +69,13 @@ def test_a_search(cli: Cli, service: Service, arguments: tuple[str, ...], expect
     ],
     ids=str,
 )
-def test_groups_of_context_are_set_apart(
+def test_groups_of_context_are_separated(
     cli: Cli,
     service: Service,
     arguments: tuple[str, ...],
     expected: str,
 ) -> None:
-    """As grep does it; not for programs, which see the numbers."""
+    """A separator is printed, as grep does. JSON has none, because programs see the numbers."""
     asked = ("logs", WORKFLOW, "job_1", "--regex", "--search", *arguments)
     settings = {"URL": service.url, "TOKEN": service.token()}
 
@@ -84,8 +84,8 @@ def test_groups_of_context_are_set_apart(
     assert [str(line["sequence_num"]) for line in said] == expected.replace("-- ", "").split()
 
 
-def test_groups_are_of_numbers(cli: Cli, service: Service) -> None:
-    """Also where lines of the other stream are between; and a search that fails is no empty one."""
+def test_groups_are_made_by_numbers(cli: Cli, service: Service) -> None:
+    """Lines of the other stream between them make no difference. A failed search is not an empty result."""
     settings = {"URL": service.url, "TOKEN": service.token()}
     asked = ("--search", "a", "--context", "1", "--stream", "stdout")
 
@@ -97,12 +97,12 @@ def test_groups_are_of_numbers(cli: Cli, service: Service) -> None:
 @pytest.mark.parametrize(
     "arguments", [("--regex",), ("--search", "a", "-f"), ("--search", "a", "--tail", "3")], ids=str
 )
-def test_what_makes_no_sense_is_refused(cli: Cli, arguments: tuple[str, ...]) -> None:
+def test_contradictory_options_are_refused(cli: Cli, arguments: tuple[str, ...]) -> None:
     assert cli("logs", WORKFLOW, "job_1", *arguments).returncode == 64
 
 
 def test_jobs_are_listed(cli: Cli, service: Service) -> None:
-    """Newest first, for people and for programs."""
+    """The newest job is first, in text and in JSON."""
     settings = {"URL": service.url, "TOKEN": service.token()}
     listed = cli("jobs", WORKFLOW, **settings).stdout.splitlines()
     assert [line.split()[:2] for line in listed] == [["job_3", "PENDING"], ["job_2", "FAILED"], ["job_1", "COMPLETED"]]

@@ -1,4 +1,4 @@
-"""The client: every number once, over as many connections as it takes, and no longer than there is hope."""
+"""``Client``: it gives every number once, over as many connections as needed, and gives up in time."""
 
 import random
 import socket
@@ -24,8 +24,8 @@ DONE = Job(JOB, Status.COMPLETED, attempt=1, finished_at=TIME, exit_code=0, line
 OVER = DONE.to_frame() + END.to_frame(30)
 
 
-class Hurry(threading.Event):
-    """A stop whose waits take no time, and are remembered."""
+class NoDelay(threading.Event):
+    """A stop event whose waits take no time. It records their timeouts, and is set after ``limit`` of them."""
 
     def __init__(self, limit: int = 1_000) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Hurry(threading.Event):
 
 
 class Clock:
-    """Every look at it is a while later than the one before."""
+    """A clock that advances by ``step`` seconds each time it is read."""
 
     def __init__(self, step: float = 0.0) -> None:
         self.now = 0.0
@@ -60,10 +60,10 @@ def frames(first: int, last: int) -> bytes:
 
 
 def follow(url: str, stop: threading.Event | None = None, **request: Any) -> list[LogEvent]:
-    """Everything that following yields, without waiting between attempts."""
+    """Everything that ``Client.follow`` yields, without delays between attempts."""
     client = Client(url, "a.b.c", chance=lambda: 0.5)
     try:
-        return list(client.follow(JOB, stop=stop or Hurry(), **request))
+        return list(client.follow(JOB, stop=stop or NoDelay(), **request))
     finally:
         client.close()
 
@@ -73,7 +73,7 @@ def numbers(items: list[LogEvent]) -> list[int]:
 
 
 def test_a_log_is_followed_to_its_end() -> None:
-    """Lines, gaps and states come as values, and then it is over."""
+    """Following yields lines, gaps and states as values, and stops at the end of the log."""
     gap = Gap(2, 4, "trimmed")
     with scripted(stream(CONNECTED, frames(1, 1), gap.to_frame() + frames(5, 5), OVER)) as service:
         items = follow(service.url)
@@ -82,8 +82,8 @@ def test_a_log_is_followed_to_its_end() -> None:
     assert items == [line(1), gap, line(5), state]
 
 
-def test_the_first_request_asks_for_what_was_asked_for() -> None:
-    """The token in its header, everything else in the query."""
+def test_the_first_request_has_the_arguments() -> None:
+    """The token is in its header, and everything else in the query."""
     with scripted(stream(CONNECTED, OVER)) as service:
         follow(service.url, tail=5, stream="stderr", wait=20)
 
@@ -95,8 +95,8 @@ def test_the_first_request_asks_for_what_was_asked_for() -> None:
     assert "last-event-id" not in asked.headers
 
 
-def test_a_dropped_connection_is_resumed_behind_the_last_line() -> None:
-    """By Last-Event-ID, with no offset to contradict it; the filter stays."""
+def test_a_lost_connection_is_resumed_after_the_last_line() -> None:
+    """The second request has a Last-Event-ID, the same filter, and no offset that could contradict it."""
     with scripted(stream(CONNECTED, frames(1, 3), whole=False), stream(frames(4, 5), OVER, after=3)) as service:
         items = follow(service.url, offset=0, stream="stdout")
 
@@ -106,8 +106,8 @@ def test_a_dropped_connection_is_resumed_behind_the_last_line() -> None:
 
 
 @pytest.mark.parametrize("cut", range(0, len(frames(1, 2)), 7))
-def test_a_torn_frame_is_neither_shown_nor_counted(cut: int) -> None:
-    """Wherever the bytes end, each line comes once."""
+def test_an_incomplete_frame_is_ignored(cut: int) -> None:
+    """Each line is yielded once, wherever the connection is cut."""
     torn = stream(CONNECTED, frames(1, 2)[:cut], whole=False)
     first = frames(1, 2)[:cut].count(b"\n\n")
     with scripted(torn, stream(frames(first + 1, 3), OVER, after=first)) as service:
@@ -117,8 +117,8 @@ def test_a_torn_frame_is_neither_shown_nor_counted(cut: int) -> None:
     assert service.asked[1].headers["last-event-id"] == str(first)
 
 
-def test_lines_that_come_again_are_not_shown_again() -> None:
-    """A service that starts too early repeats what is known already."""
+def test_repeated_lines_are_ignored() -> None:
+    """A stream that starts too early repeats lines that the client has."""
     with scripted(stream(frames(1, 3), whole=False), stream(frames(1, 5), Gap(4, 6, "x").to_frame(), OVER)) as service:
         items = follow(service.url)
 
@@ -126,7 +126,7 @@ def test_lines_that_come_again_are_not_shown_again() -> None:
 
 
 def test_no_line_of_a_hundred_thousand_is_lost_or_doubled_by_fifty_cuts() -> None:
-    """At random places, in the middle of lines as well."""
+    """The cuts are at random positions, also in the middle of lines."""
     rng = random.Random(7)
     whole = [line(number).to_frame() for number in range(1, 100_001)]
     answers, start = [], 0
@@ -141,8 +141,8 @@ def test_no_line_of_a_hundred_thousand_is_lost_or_doubled_by_fifty_cuts() -> Non
     assert not [item for item in items if isinstance(item, Notice)]
 
 
-def test_a_filtered_reader_resumes_behind_the_lines_it_skipped() -> None:
-    """A block of nothing but an id moves the cursor, and is never seen."""
+def test_a_filtered_reader_resumes_after_the_lines_that_it_skipped() -> None:
+    """A block with only an id moves the cursor and yields nothing."""
     said = stream(line(1, "stderr").to_frame(), sse.cursor(40), whole=False)
     with scripted(said, stream(OVER)) as service:
         items = follow(service.url, stream="stderr")
@@ -151,8 +151,8 @@ def test_a_filtered_reader_resumes_behind_the_lines_it_skipped() -> None:
     assert service.asked[1].headers["last-event-id"] == "40"
 
 
-def test_where_a_stream_starts_is_taken_from_its_header() -> None:
-    """Else a cut before the first line would start the last five lines anew."""
+def test_the_start_of_a_stream_is_taken_from_its_header() -> None:
+    """Otherwise, after a cut before the first line, ``tail=5`` would select other lines."""
     with scripted(stream(CONNECTED, after=95, whole=False), stream(frames(96, 97), OVER, after=95)) as service:
         assert numbers(follow(service.url, tail=5)) == [96, 97]
 
@@ -161,8 +161,8 @@ def test_where_a_stream_starts_is_taken_from_its_header() -> None:
 
 
 @pytest.mark.parametrize("status", ["200 OK", "404 Not Found"])
-def test_nothing_is_asked_for_after_the_end(status: str) -> None:
-    """The service would have nobody left to answer."""
+def test_no_request_is_made_after_the_end(status: str) -> None:
+    """The end of the log, however the job ended, is the end of following."""
     with scripted(stream(CONNECTED, frames(1, 2), OVER), answer(status)) as service:
         follow(service.url)
 
@@ -170,7 +170,7 @@ def test_nothing_is_asked_for_after_the_end(status: str) -> None:
 
 
 def test_a_lost_job_ends_with_the_reason() -> None:
-    """An error with the terminal entry's id: there is nothing to come back for."""
+    """An error event with the id of the terminal entry is the end."""
     lost = End(2, Status.LOST, None, 1, 0, TIME)
     with scripted(stream(frames(1, 1), lost.to_frame(30))) as service:
         items = follow(service.url)
@@ -179,13 +179,13 @@ def test_a_lost_job_ends_with_the_reason() -> None:
 
 
 def test_no_content_is_the_end() -> None:
-    """The connection was cut between the last line and the end, and the end is past."""
+    """204 answers a client whose connection was cut between the last line and the end."""
     with scripted(stream(frames(1, 1), whole=False), answer("204 No Content")) as service:
         assert numbers(follow(service.url)) == [1]
 
 
-def test_an_error_without_an_id_is_a_passing_trouble() -> None:
-    """The store was away; next time it is not."""
+def test_an_error_without_an_id_is_followed_by_a_retry() -> None:
+    """The store was unreachable, and is reachable at the next attempt."""
     away = sse.frame("error", b"the store does not answer")
     with scripted(stream(CONNECTED, away), stream(CONNECTED, frames(1, 1), OVER)) as service:
         items = follow(service.url)
@@ -206,7 +206,7 @@ def test_an_error_without_an_id_is_a_passing_trouble() -> None:
     ],
 )
 def test_a_refusal_that_no_retry_can_change_is_final(status: str, error: type[ChronoverseError]) -> None:
-    """It is raised with the service's own words."""
+    """It is raised at once, with the service's detail as its message."""
     with scripted(problem(status, "this is why", Location="http://127.0.0.1:1/")) as service:
         with pytest.raises(error) as caught:
             follow(service.url)
@@ -215,8 +215,8 @@ def test_a_refusal_that_no_retry_can_change_is_final(status: str, error: type[Ch
         assert len(service.asked) == 1
 
 
-def test_a_token_that_expires_on_the_way_ends_it() -> None:
-    """The stream says so, and the next attempt is refused."""
+def test_a_token_that_expires_during_a_stream_ends_it() -> None:
+    """The stream ends with an error event, and the next attempt is refused."""
     expired = sse.frame("error", b"the token has expired")
     with (
         scripted(stream(frames(1, 1), expired), problem("401 Unauthorized", "the token has expired")) as service,
@@ -226,42 +226,42 @@ def test_a_token_that_expires_on_the_way_ends_it() -> None:
 
 
 @pytest.mark.parametrize("status", ["429 Too Many Requests", "500 Internal Server Error", "502 Bad Gateway"])
-def test_a_refusal_that_may_pass_is_tried_again(status: str) -> None:
-    """A proxy without a service behind it, a service without room, an accident."""
+def test_a_temporary_refusal_is_retried(status: str) -> None:
+    """The proxy does not reach the service, the service has no room, or it has failed."""
     with scripted(problem(status, "not now"), stream(frames(1, 1), OVER)) as service:
         items = follow(service.url)
 
     assert items[:2] == [Notice("not now; trying again in 0.8 s"), line(1)]
 
 
-def test_a_page_of_a_proxy_is_not_shown() -> None:
-    """Only problem documents are worth reading; of others, the status is."""
+def test_the_html_of_a_proxy_is_not_shown() -> None:
+    """The message has the status, unless the body is a problem document."""
     with scripted(answer("502 Bad Gateway", b"<html>nginx</html>"), stream(OVER)) as service:
         assert follow(service.url)[0] == Notice("the service answers 502 Bad Gateway; trying again in 0.8 s")
 
 
 @pytest.mark.parametrize(("value", "delay"), [("7", 7), ("86400", 120), ("0", 0.75), ("soon", 0.75), ("-5", 0.75)])
 def test_retry_after_is_honoured_within_reason(value: str, delay: float) -> None:
-    """Whoever is at capacity says when to come back; a day is too long for anybody at a terminal."""
-    stop = Hurry()
+    """The client waits as long as the service asks, up to a maximum: a day would be too long."""
+    stop = NoDelay()
     with scripted(problem("503 Service Unavailable", "full", Retry_After=value), stream(OVER)) as service:
         follow(service.url, stop)
 
     assert stop.waits == [delay]
 
 
-def test_the_services_reconnection_time_is_kept() -> None:
-    """It is drawn for each connection, so that not all clients come back at once."""
-    stop = Hurry()
+def test_the_reconnection_time_of_the_service_is_used() -> None:
+    """The service chooses it at random, so that clients do not all reconnect at once."""
+    stop = NoDelay()
     with scripted(stream(sse.retry(2_417), frames(1, 1)), stream(OVER)) as service:
         follow(service.url, stop)
 
     assert stop.waits == [2.417]
 
 
-def test_delays_double_while_it_is_in_vain_and_start_anew_when_it_was_not() -> None:
-    """With a maximum, and jittered."""
-    stop = Hurry()
+def test_delays_double_with_each_failure_and_start_again_after_a_success() -> None:
+    """They have a maximum and are jittered."""
+    stop = NoDelay()
     full = [problem("503 Service Unavailable", "full")] * 7
     with scripted(*full, stream(frames(1, 1)), None, stream(OVER)) as service:
         follow(service.url, stop)
@@ -269,46 +269,46 @@ def test_delays_double_while_it_is_in_vain_and_start_anew_when_it_was_not() -> N
     assert stop.waits == [0.75, 1.5, 3, 6, 12, 22.5, 22.5, 1, 0.75]
 
 
-def test_a_planned_close_is_no_trouble() -> None:
-    """Streams have a maximum age; a reader need not know."""
+def test_a_planned_close_yields_no_notice() -> None:
+    """A stream has a maximum age. Its end concerns nobody but the client."""
     with scripted(stream(CONNECTED, frames(1, 1)), stream(CONNECTED, frames(2, 2), OVER)) as service:
         items = follow(service.url)
 
     assert [type(item) for item in items] == [Line, Line, JobState]
 
 
-def test_a_heartbeat_is_a_sign_of_health() -> None:
-    """A quiet job's stream may be closed for its age any number of times."""
+def test_a_heartbeat_counts_as_success() -> None:
+    """The stream of a quiet job may be closed any number of times for its age."""
     quiet = stream(CONNECTED, sse.HEARTBEAT)
     with scripted(*[quiet] * 20, stream(OVER)) as service:
         client = Client(service.url, max_retry_seconds=50, clock=Clock(step=10))
-        items = list(client.follow(JOB, stop=Hurry()))
+        items = list(client.follow(JOB, stop=NoDelay()))
 
     assert [type(item) for item in items] == [JobState]
 
 
-def test_patience_ends() -> None:
-    """With the last reason, and not before its time."""
+def test_following_gives_up_in_the_end() -> None:
+    """It raises the last failure, and not before the time that it was given."""
     with scripted(*[problem("503 Service Unavailable", "full")] * 9) as service:
         client = Client(service.url, max_retry_seconds=50, clock=Clock(step=5))
         with pytest.raises(Unreachable, match="full"):
-            list(client.follow(JOB, stop=Hurry()))
+            list(client.follow(JOB, stop=NoDelay()))
 
         assert len(service.asked) > 2
 
 
-def test_a_service_that_is_not_there_is_named() -> None:
-    """With what the network said."""
+def test_an_unreachable_service_is_named() -> None:
+    """The message has its URL and the error of the network."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    stop = Hurry(limit=1)
+    stop = NoDelay(limit=1)
 
     (trouble,) = follow(url, stop)
     assert trouble == Notice(f"{url} does not answer: Connection refused; trying again in 0.8 s")
 
 
-def test_a_silent_connection_is_given_up_after_three_heartbeats() -> None:
-    """Half-open connections never say that they are dead."""
+def test_a_connection_without_heartbeats_is_given_up() -> None:
+    """After three missing heartbeats, since a half-open connection never reports an error."""
     hold = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -322,7 +322,7 @@ def test_a_silent_connection_is_given_up_after_three_heartbeats() -> None:
         thread = threading.Thread(target=accept)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        items = list(Client(url, heartbeat_seconds=0.05).follow(JOB, stop=Hurry(limit=1)))
+        items = list(Client(url, heartbeat_seconds=0.05).follow(JOB, stop=NoDelay(limit=1)))
         hold.set()
         thread.join()
 
@@ -330,19 +330,19 @@ def test_a_silent_connection_is_given_up_after_three_heartbeats() -> None:
     assert str(items[0]).startswith("Notice(reason='the connection was lost")
 
 
-def test_a_job_that_does_not_come_in_time_is_not_found() -> None:
-    """Each attempt waits for what is left, and the one after that not at all."""
+def test_a_job_that_does_not_appear_in_time_is_not_found() -> None:
+    """Each attempt asks the service to wait for the remaining seconds, and the last one not at all."""
     late = stream(CONNECTED, sse.frame("error", b"the job did not come"), after=None)
     with scripted(late, problem("404 Not Found", "no such job")) as service:
         client = Client(service.url, clock=Clock(step=2))
         with pytest.raises(JobNotFound, match="the job did not come"):
-            list(client.follow(JOB, wait=3, stop=Hurry()))
+            list(client.follow(JOB, wait=3, stop=NoDelay()))
 
     assert [asked.query.get("wait") for asked in service.asked] == ["1", None]
 
 
-def test_an_answer_that_is_no_stream_is_final() -> None:
-    """A login page, most likely."""
+def test_an_answer_that_is_not_a_stream_is_final() -> None:
+    """Another kind of document is probably a login page, so the address is wrong."""
     with (
         scripted(answer("200 OK", b"<html>", Content_Type="text/html")) as service,
         pytest.raises(ChronoverseError, match="right address"),
@@ -352,8 +352,8 @@ def test_an_answer_that_is_no_stream_is_final() -> None:
 
 @pytest.mark.parametrize("data", [b"{", b"{}", b"[]", b'{"sequence_num":"1"}', b"7", b"null"])
 @pytest.mark.parametrize("event", ["log", "gap", "job"])
-def test_an_unreadable_frame_is_a_bad_connection(event: str, data: bytes) -> None:
-    """Perhaps the next one is better; the program does not die of it."""
+def test_an_unreadable_frame_is_followed_by_a_retry(event: str, data: bytes) -> None:
+    """It counts as a failed connection and raises no error."""
     with scripted(stream(sse.frame(event, data)), stream(frames(1, 1), OVER)) as service:
         items = follow(service.url)
 
@@ -361,15 +361,15 @@ def test_an_unreadable_frame_is_a_bad_connection(event: str, data: bytes) -> Non
     assert numbers(items) == [1]
 
 
-def test_events_of_other_names_are_passed_over() -> None:
-    """The contract may grow."""
+def test_unknown_events_are_ignored() -> None:
+    """A later service may send more kinds of events."""
     with scripted(stream(sse.frame("news", b"{}"), frames(1, 1), OVER)) as service:
         assert numbers(follow(service.url)) == [1]
 
 
 @pytest.mark.parametrize("job", [JobRef("..", "job_1"), JobRef("wf_1", "a/b"), JobRef("wf_1", ""), JobRef("é", "j")])
-def test_what_cannot_be_an_id_is_not_even_asked_for(job: JobRef) -> None:
-    """It would become another path."""
+def test_an_invalid_id_is_never_requested(job: JobRef) -> None:
+    """It would lead to another path."""
     client = Client("http://127.0.0.1:1")
     with pytest.raises(JobNotFound):
         next(client.follow(job))
@@ -378,7 +378,7 @@ def test_what_cannot_be_an_id_is_not_even_asked_for(job: JobRef) -> None:
 
 
 def test_a_stop_ends_the_delay() -> None:
-    """At once, from another thread."""
+    """Another thread sets the event, and following ends at once."""
     stop = threading.Event()
     with scripted(problem("503 Service Unavailable", "full", Retry_After="100")) as service:
         items: list[LogEvent] = []
@@ -392,10 +392,10 @@ def test_a_stop_ends_the_delay() -> None:
 
 
 def test_a_token_may_be_made_for_each_attempt() -> None:
-    """So that a job may run longer than any one token."""
+    """A log can be followed for longer than a token is valid."""
     tokens = iter(["first", "second"])
     with scripted(None, stream(OVER)) as service:
-        list(Client(service.url, lambda: next(tokens)).follow(JOB, stop=Hurry()))
+        list(Client(service.url, lambda: next(tokens)).follow(JOB, stop=NoDelay()))
 
     assert [asked.headers["authorization"] for asked in service.asked] == ["Bearer first", "Bearer second"]
 
@@ -405,8 +405,8 @@ def page(first: int, last: int, cursor: str | None) -> bytes:
     return answer("200 OK", orjson.dumps({"workflow_id": "wf_1", "id": "job_1", "logs": logs, "cursor": cursor}))
 
 
-def test_pages_are_read_to_the_last() -> None:
-    """The cursor goes with the order and the filter it was made for, and replaces the offset."""
+def test_all_pages_are_read() -> None:
+    """A cursor is sent with the order and the filter that it was made for, and without the offset."""
     with scripted(page(8, 9, "c1"), page(10, 11, "c2"), page(12, 12, None)) as service:
         lines = list(Client(service.url).logs(JOB, stream="stdout", offset=7))
 
@@ -415,8 +415,8 @@ def test_pages_are_read_to_the_last() -> None:
     assert service.asked[1].query == {"limit": "1000", "order": "asc", "stream": "stdout", "cursor": "c1"}
 
 
-def test_a_page_is_asked_for_again_when_it_did_not_arrive() -> None:
-    """A few times, as somebody waits for it."""
+def test_a_request_for_a_page_is_retried() -> None:
+    """It is retried when no answer arrives."""
     waits: list[float] = []
     torn = page(1, 2, None)[:-9]
     answers = (problem("503 Service Unavailable", "full"), torn, page(1, 2, None))
@@ -427,8 +427,8 @@ def test_a_page_is_asked_for_again_when_it_did_not_arrive() -> None:
     assert waits == [0.75, 1.5]
 
 
-def test_a_page_is_not_asked_for_for_ever() -> None:
-    """After the fourth attempt it is an error."""
+def test_a_request_for_a_page_is_retried_three_times() -> None:
+    """After the fourth attempt an error is raised."""
     with scripted(*[problem("503 Service Unavailable", "full")] * 4) as service:
         with pytest.raises(Unreachable, match="full"):
             list(Client(service.url, sleep=lambda seconds: None).logs(JOB))
@@ -437,14 +437,14 @@ def test_a_page_is_not_asked_for_for_ever() -> None:
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b"[]", b'{"logs":[{}],"cursor":null}', b'{"logs":7,"cursor":null}'])
-def test_a_page_that_is_none_is_an_error(body: bytes) -> None:
-    """Of our tree, so that the command line can say it."""
+def test_an_unreadable_page_is_an_error(body: bytes) -> None:
+    """The error is one of ours, so that the command line can show it."""
     with scripted(answer("200 OK", body)) as service, pytest.raises(ChronoverseError):
         list(Client(service.url).logs(JOB))
 
 
-def test_a_job_is_what_its_route_says() -> None:
-    """And it can be read as a state."""
+def test_a_job_is_the_json_of_its_route() -> None:
+    """It can be turned into a ``JobState``."""
     with scripted(answer("200 OK", orjson.dumps(DONE.to_json()))) as service:
         found = Client(service.url).job(JOB)
 
@@ -452,8 +452,8 @@ def test_a_job_is_what_its_route_says() -> None:
     assert service.asked[0].path == "/workflows/wf_1/jobs/job_1"
 
 
-def test_a_follower_reads_bytes_however_they_are_cut() -> None:
-    """One by one, even."""
+def test_a_follower_accepts_chunks_of_any_size() -> None:
+    """Even chunks of one byte."""
     follower = Follower()
     follower.start_connection("0")
     said = CONNECTED + frames(1, 2) + Gap(3, 4, "missing").to_frame() + frames(5, 5) + OVER
@@ -463,10 +463,10 @@ def test_a_follower_reads_bytes_however_they_are_cut() -> None:
     assert follower.ended
 
 
-def test_an_expired_token_that_can_be_renewed_costs_no_pause() -> None:
-    """The next connection comes at once, and nobody is told: nothing is wrong."""
+def test_an_expired_token_that_can_be_renewed_causes_no_delay() -> None:
+    """The client reconnects at once and yields no notice."""
     expired = stream(CONNECTED, frames(1, 1), sse.frame("error", sse.TOKEN_EXPIRED.encode()))
-    stop = Hurry()
+    stop = NoDelay()
     with scripted(expired, stream(CONNECTED, frames(2, 2), OVER)) as service:
         client = Client(service.url, lambda: "a.b.c")
         items = list(client.follow(JOB, stop=stop))

@@ -1,4 +1,4 @@
-"""What a job's lines may do to a terminal: show text and colours."""
+"""Lines of a job are made safe for a terminal: text and colours stay, everything else goes."""
 
 import re
 
@@ -34,8 +34,8 @@ def line(number: int, message: str, stream: str = "stdout", partial: bool = Fals
         "e\u0301" * 1_000,
     ],
 )
-def test_harmless_text_stays_as_it_is(text: str) -> None:
-    """Whatever it looks like to somebody else."""
+def test_harmless_text_is_unchanged(text: str) -> None:
+    """Even if it looks like a control sequence in another notation."""
     assert sanitize(text, colour=True) == text
     assert sanitize(text, colour=False) == text
 
@@ -93,20 +93,20 @@ def test_harmless_text_stays_as_it_is(text: str) -> None:
     ],
 )
 @pytest.mark.parametrize("colour", [True, False])
-def test_a_control_sequence_is_taken_out_and_the_text_around_it_stays(hostile: str, colour: bool) -> None:
-    """Cursor, screen, title, clipboard, links, questions that the terminal would answer by typing."""
+def test_a_control_sequence_is_removed_and_the_text_around_it_stays(hostile: str, colour: bool) -> None:
+    """Cursor, screen, title, clipboard, links, and queries that the terminal would answer as input."""
     assert sanitize(f"before{hostile}after", colour) == "beforeafter"
 
 
 @pytest.mark.parametrize("control", [chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))])
-def test_no_single_control_character_is_left(control: str) -> None:
-    """All of C0 but the tab, all of C1, and DEL."""
+def test_no_control_character_is_left(control: str) -> None:
+    """All of C0 except the tab, all of C1, and DEL are removed."""
     assert control not in sanitize(f"a{control}b", colour=True)
 
 
 @pytest.mark.parametrize("start", [ESC + "]0;", ESC + "P", ESC + "X", ESC + "^", ESC + "_", "\x9d", "\x90"])
-def test_a_string_without_an_end_eats_no_later_line(start: str) -> None:
-    """It is over where its line is."""
+def test_a_string_without_an_end_ends_with_its_line(start: str) -> None:
+    """It removes nothing of the next line."""
     assert sanitize(f"a{start}title", colour=True) == "a"
     assert sanitize(f"a{start}title\nnext", colour=True) == "a<U+000A>next"
     assert sanitize("the next line", colour=True) == "the next line"
@@ -127,20 +127,20 @@ def test_a_string_without_an_end_eats_no_later_line(start: str) -> None:
         (ESC + "é", "é"),
     ],
 )
-def test_a_broken_sequence_hides_nothing_behind_it(text: str, clean: str) -> None:
-    """Whatever aborts a sequence starts afresh."""
+def test_a_broken_sequence_hides_no_later_text(text: str, clean: str) -> None:
+    """A character that aborts a sequence is read again as the start of something new."""
     assert sanitize(text, colour=True) == clean
 
 
-def test_taking_a_sequence_out_joins_no_new_one() -> None:
-    """The result is as clean as if it had been cleaned again."""
+def test_removing_a_sequence_creates_no_new_one() -> None:
+    """Sanitizing the result again changes nothing."""
     text = ESC + ESC + "[2J[2J" + "\x9b" + ESC + "[K2J"
 
     assert ESC not in sanitize(text, colour=True)
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"),
+    ("text", "expected"),
     [
         (ESC + "[31mred" + ESC + "[0m", ESC + "[31mred" + ESC + "[0m"),
         (ESC + "[31mred" + ESC + "[0m plain", ESC + "[31mred" + ESC + "[0m plain"),
@@ -150,46 +150,46 @@ def test_taking_a_sequence_out_joins_no_new_one() -> None:
         (ESC + "[38:5:8mgrey" + ESC + "[0m", ESC + "[38:5:8mgrey" + ESC + "[0m"),
     ],
 )
-def test_colours_stay(text: str, kept: str) -> None:
-    """They are what builds are read by."""
-    assert sanitize(text, colour=True) == kept
+def test_colours_stay(text: str, expected: str) -> None:
+    """People read the output of builds by its colours."""
+    assert sanitize(text, colour=True) == expected
     assert ESC not in sanitize(text, colour=False)
 
 
 def test_colours_end_with_their_line() -> None:
-    """Else they would reach the next line, our own messages and the prompt."""
+    """Otherwise they would colour the next line, our own messages and the prompt."""
     assert sanitize(ESC + "[31mred", colour=True) == ESC + "[31mred" + ESC + "[0m"
 
 
 @pytest.mark.parametrize("parameters", ["8", "08", "8:1", "1;8", "8;31", "38;5;8;8"])
 def test_text_cannot_be_hidden(parameters: str) -> None:
-    """SGR 8 is no colour: what it covers would be copied without having been seen."""
+    """SGR 8 is removed, because a reader would copy the invisible text without seeing it."""
     shown = sanitize(f"{ESC}[{parameters}mhidden", colour=True)
 
     assert re.sub("38;5;8", "", shown.removeprefix(ESC + "[").partition("m")[0]).count("8") == 0
 
 
 @pytest.mark.parametrize("control", ["\u202e", "\u202a", "\u2066", "\u2069", "\u200e", "\u200f", "\u061c", "\u2028"])
-def test_what_turns_the_text_is_shown_by_its_number(control: str) -> None:
-    """A reader sees that it is there, and the text stays in the order it was written in."""
+def test_characters_that_change_the_direction_are_shown_as_numbers(control: str) -> None:
+    """The reader sees that they are there, and the text stays in its order."""
     assert sanitize(f"a{control}b", colour=True) == f"a<U+{ord(control):04X}>b"
 
 
-def test_a_line_break_within_a_line_is_shown_by_its_number() -> None:
-    """A foreign runner could write one, and what follows would look like a line of its own."""
+def test_a_line_break_within_a_line_is_shown_as_its_number() -> None:
+    """A foreign runner could write one, and the rest would look like another line."""
     assert sanitize("a\n\nevent: end", colour=True) == "a<U+000A><U+000A>event: end"
 
 
 @given(st.text(st.sampled_from("\x1b[]P\\;:0138mJ \x07\x18\x9b\x9c\x9d\n\t\u202eaé")), st.booleans())
-def test_only_whole_colours_come_through(text: str, colour: bool) -> None:
-    """Of any mixture of pieces of sequences."""
+def test_only_complete_colours_stay(text: str, colour: bool) -> None:
+    """Hypothesis mixes parts of sequences."""
     rest = re.sub("\x1b\\[[0-9;:]*m" if colour else "(?!)", "", sanitize(text, colour))
 
     assert not re.search("[\x00-\x08\x0a-\x1f\x7f-\x9f\u202e]", rest)
 
 
-def test_a_huge_line_is_cleaned_in_linear_time() -> None:
-    """Openings without ends, a million times: a quadratic pattern would take hours."""
+def test_a_huge_line_is_sanitized_in_linear_time() -> None:
+    """It has a million beginnings without ends. A quadratic pattern would take hours."""
     assert sanitize((ESC + "]0;") * 1_000_000, colour=True) == ""
     assert sanitize((ESC + "[0;") * 1_000_000, colour=True) == ""
 
@@ -202,42 +202,42 @@ def test_a_huge_line_is_cleaned_in_linear_time() -> None:
         (Gap(7, 7, "x" + ESC + "[2J"), "--- line 7 is gone (x) ---"),
     ],
 )
-def test_a_gap_is_told(gap: Gap, notice: str) -> None:
-    """Which lines, and why."""
+def test_the_notice_of_a_gap(gap: Gap, notice: str) -> None:
+    """It says which lines are missing, and why."""
     assert gap_notice(gap) == notice
 
 
 def test_a_line_ends_with_a_newline() -> None:
-    """An empty one is nothing but that."""
+    """An empty line is only a newline."""
     rendering = LineRenderer()
 
     assert [rendering.render(line(1, "a")), rendering.render(line(2, ""))] == ["a\n", "\n"]
 
 
-def test_timestamps_come_first_and_are_as_clean() -> None:
-    """A foreign runner writes them too."""
+def test_timestamps_come_first_and_are_sanitized() -> None:
+    """A foreign runner may write anything into them."""
     rendering = LineRenderer(timestamps=True)
 
     assert rendering.render(line(1, "a")) == f"{TIME} a\n"
     assert rendering.render(Line(2, ESC + "[2Jnow", "b", "stdout")) == "now b\n"
 
 
-def test_pieces_of_a_long_line_are_joined_again() -> None:
-    """One timestamp, one newline."""
+def test_partial_lines_are_joined() -> None:
+    """The joined line has one timestamp and one newline."""
     rendering = LineRenderer(timestamps=True)
     pieces = [line(1, "a", partial=True), line(2, "b", partial=True), line(3, "c")]
 
     assert "".join(map(rendering.render, pieces)) == f"{TIME} abc\n"
 
 
-def test_another_stream_does_not_run_into_an_open_line() -> None:
-    """It starts a line of its own."""
+def test_another_stream_does_not_continue_an_open_line() -> None:
+    """Its line begins on a new line."""
     rendering = LineRenderer()
     lines = [line(1, "a", partial=True), line(2, "oops", "stderr"), line(3, "b")]
 
     assert "".join(map(rendering.render, lines)) == "a\noops\nb\n"
 
 
-def test_raw_lines_are_left_alone() -> None:
-    """Whoever asks for them gets what the job wrote."""
+def test_raw_lines_are_unchanged() -> None:
+    """With ``raw`` the reader gets the bytes of the job."""
     assert LineRenderer(raw=True).render(line(1, ESC + "[2J\r")) == ESC + "[2J\r\n"

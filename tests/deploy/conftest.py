@@ -1,4 +1,4 @@
-"""What the files in ``deploy/`` have to agree with."""
+"""Fixtures and helpers for the tests of the files in ``deploy/``."""
 
 import os
 import re
@@ -15,17 +15,17 @@ DEPLOY: Final = ROOT / "deploy"
 
 
 class Gunicorn(dict[str, str]):
-    """gunicorn's settings as ``gunicorn.conf.py`` makes them of an environment without any of ours; as text."""
+    """gunicorn's settings by ``gunicorn.conf.py`` in an environment without variables of ours. All values are text."""
 
     @property
     def drain_seconds(self) -> int:
-        """The longest that a node takes to go."""
+        """The longest time that a node takes to shut down, in seconds."""
         return int(self["graceful_timeout"])
 
 
 @pytest.fixture(scope="session")
 def gunicorn(tmp_path_factory: pytest.TempPathFactory) -> Gunicorn:
-    """As gunicorn itself prints them."""
+    """The settings, as gunicorn itself prints them."""
     environ = {"PATH": os.environ["PATH"], "CHRONOVERSE_DATA_DIR": str(tmp_path_factory.mktemp("data"))}
     command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"), "--print-config"]
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True, timeout=60)
@@ -33,7 +33,10 @@ def gunicorn(tmp_path_factory: pytest.TempPathFactory) -> Gunicorn:
 
 
 def interpolate(text: str, environ: dict[str, str]) -> str:
-    """A compose file's ``${NAME:?}`` and ``${NAME:-default}`` replaced. Raises KeyError where one is missing."""
+    """``text`` with ``${NAME:?}`` and ``${NAME:-default}`` replaced as compose does it.
+
+    Raises KeyError when a variable is missing.
+    """
 
     def value(found: re.Match[str]) -> str:
         name, operator, default = found.groups()
@@ -43,12 +46,12 @@ def interpolate(text: str, environ: dict[str, str]) -> str:
 
 
 def seconds(text: str) -> int:
-    """A duration like ``40s``."""
+    """The seconds of a duration such as ``40s``."""
     number, unit = text[:-1], text[-1]
     return int(number) * {"s": 1, "m": 60}[unit]
 
 
 def uid() -> int:
-    """The user that the image runs as."""
+    """The id of the user that the image runs as."""
     (found,) = re.findall(r"^USER ([0-9]+):", Path(ROOT / "Dockerfile").read_text(), re.MULTILINE)
     return int(found)

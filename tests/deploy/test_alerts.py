@@ -1,4 +1,4 @@
-"""The alert rules by Prometheus's own tool: it takes them, and each fires on what it is for and on nothing else."""
+"""The alert rules, tested with Prometheus's own tool: each alert fires for its fault and for nothing else."""
 
 import re
 import subprocess
@@ -13,20 +13,20 @@ EXAMPLES: Final = Path(__file__).with_name("prometheus-alerts.test.yaml")
 
 
 def promtool(*arguments: str) -> str:
-    """What it says; fails when it finds anything wrong."""
+    """The output of promtool. Fails when promtool finds an error."""
     command = [tool("promtool"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
-def test_prometheus_takes_the_rules() -> None:
-    """Every expression and every template, with lint's warnings as errors."""
+def test_prometheus_accepts_the_rules() -> None:
+    """Every expression and every template is valid, and the linter has no warnings."""
     assert "SUCCESS: 15 rules found" in promtool("check", "rules", "--lint=all", "--lint-fatal", str(RULES))
 
 
-def test_prometheus_takes_the_configuration_that_the_page_shows(tmp_path: Path) -> None:
-    """With the rules beside it, whose job it names."""
+def test_prometheus_accepts_the_configuration_in_the_document(tmp_path: Path) -> None:
+    """The rules are in the same directory, and the configuration has the job that they name."""
     (shown,) = re.findall(
         r"```yaml\n(rule_files.*?)```", (DEPLOY.parent / "docs" / "operations.md").read_text(), re.DOTALL
     )
@@ -37,8 +37,8 @@ def test_prometheus_takes_the_configuration_that_the_page_shows(tmp_path: Path) 
     assert re.findall(r'job="(\w+)"', RULES.read_text("utf-8")) == re.findall(r"job_name: (\w+) #", shown)
 
 
-def test_each_alert_fires_on_what_it_is_for(tmp_path: Path) -> None:
-    """Series of what went wrong, and the alert with its words; and a node that is well."""
+def test_each_alert_fires_for_its_fault(tmp_path: Path) -> None:
+    """The examples have the series of each fault, and the alert with its text; and those of a healthy node."""
     for each in (RULES, EXAMPLES):
         (tmp_path / each.name).write_text(each.read_text("utf-8"), "utf-8")
 
@@ -46,7 +46,7 @@ def test_each_alert_fires_on_what_it_is_for(tmp_path: Path) -> None:
 
 
 def test_every_alert_has_an_example() -> None:
-    """One of its firing, not only one of its silence."""
+    """There is an example in which it fires, not only one in which it does not."""
     fired = re.findall(r"^ +alertname: (\w+)\n +exp_alerts:$", EXAMPLES.read_text("utf-8"), re.MULTILINE)
 
     assert set(fired) == set(re.findall(r"- alert: (\w+)", RULES.read_text("utf-8")))

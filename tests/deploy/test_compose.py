@@ -1,4 +1,4 @@
-"""The compose file: as its schema has it, and its parts started as it says, but for containers."""
+"""The compose file: it is valid, and its services start as it says, only without containers."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 FILE: Final = DEPLOY / "compose.yaml"
-#: What the operator's ``.env`` has to name.
+#: What the operator's ``.env`` must set.
 ENVIRONMENT: Final = {
     "REDIS_PASSWORD": "the store's password of this test",
     "CHRONOVERSE_JWT_SECRET": "a secret of this test alone, long enough for HS256",
@@ -32,7 +32,7 @@ START_SECONDS: Final = 10.0
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    """The file as compose reads it, its variables from :data:`ENVIRONMENT`."""
+    """The file as compose reads it, with the variables of :data:`ENVIRONMENT`."""
     environ = {**ENVIRONMENT, "REDIS_PASSWORD": "a-password"}
     document: dict[str, Any] = yaml.safe_load(interpolate(FILE.read_text(), environ))
     return document
@@ -40,12 +40,12 @@ def compose() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def nodes(compose: dict[str, Any]) -> dict[str, Any]:
-    """Its services that are nodes."""
+    """The services that are nodes."""
     return {name: service for name, service in compose["services"].items() if name.startswith("node")}
 
 
-def test_it_is_as_the_compose_specification_has_it() -> None:
-    """Names and types."""
+def test_it_follows_the_compose_specification() -> None:
+    """Names and types are those of the schema."""
     command = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(FILE)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
@@ -53,7 +53,7 @@ def test_it_is_as_the_compose_specification_has_it() -> None:
 
 
 def test_no_secret_is_in_the_file() -> None:
-    """Each comes from outside, and nothing starts without it."""
+    """Each secret comes from the environment, and nothing starts without it."""
     text = FILE.read_text()
     uncommented = "".join(line for line in text.splitlines(True) if not line.lstrip().startswith("#"))
 
@@ -63,7 +63,7 @@ def test_no_secret_is_in_the_file() -> None:
 
 
 def test_there_are_two_nodes_and_nginx_knows_both(compose: dict[str, Any], nodes: dict[str, Any]) -> None:
-    """By the names that they have in its network; what nginx needs beside them is there."""
+    """nginx knows them by their names in its network, and has all files that it needs."""
     nginx = compose["services"]["nginx"]
     servers = re.findall(r"server ([\w-]+):8000 (.*);", compose["configs"]["nodes"]["content"])
     shipped = re.findall(r"server [\w.]+:[0-9]+ (.*);", (DEPLOY / "nginx-nodes.conf").read_text())
@@ -78,21 +78,21 @@ def test_there_are_two_nodes_and_nginx_knows_both(compose: dict[str, Any], nodes
 
 
 def test_a_node_has_the_time_to_drain(nodes: dict[str, Any], gunicorn: Gunicorn) -> None:
-    """And files for all its streams."""
+    """It also may open enough files for all its streams."""
     for node in nodes.values():
         assert seconds(node["stop_grace_period"]) > gunicorn.drain_seconds
         assert node["ulimits"]["nofile"] > 2 * int(gunicorn["worker_connections"])
 
 
-def test_only_nginx_is_reached_from_outside(compose: dict[str, Any]) -> None:
-    """Redis has a network without a way out."""
+def test_only_nginx_can_be_reached_from_outside(compose: dict[str, Any]) -> None:
+    """The network of Redis has no way out."""
     assert [name for name, service in compose["services"].items() if "ports" in service] == ["nginx"]
     assert compose["services"]["redis"]["networks"] == ["store"]
     assert compose["networks"]["store"] == {"internal": True}
 
 
 def test_the_archiver_has_the_nodes_archive(compose: dict[str, Any], nodes: dict[str, Any]) -> None:
-    """A volume that each of them has, and a command that there is. It needs nobody, and nobody needs it."""
+    """They share a volume, and its command exists. It depends on no other service, and none depends on it."""
     archiver = compose["services"]["archiver"]
 
     assert archiver["command"] == ["chronoverse", "archive"]
@@ -101,12 +101,12 @@ def test_the_archiver_has_the_nodes_archive(compose: dict[str, Any], nodes: dict
         assert each["volumes"] == ["archive:/archive"]
         assert each["environment"]["CHRONOVERSE_ARCHIVE_URL"] == "file:///archive"
     assert compose["volumes"].keys() == {"archive", "redis"}
-    # A new volume takes its owner from the image's directory, or is root's, which no node is.
+    # A new volume gets the owner of the image's directory. Without such a directory it belongs to root.
     assert re.search(r"install --directory --owner 10001 .* /archive\n", (DEPLOY.parent / "Dockerfile").read_text())
 
 
 def test_a_node_serves_on_the_redis_of_the_file(compose: dict[str, Any], nodes: dict[str, Any], tmp_path: Path) -> None:
-    """Redis takes every option, keeps an append-only file, and asks for the password that the nodes have."""
+    """Redis accepts every option, writes an append-only file, and requires the password that the nodes have."""
     environ = {name: str(value) for name, value in nodes["node-1"]["environment"].items()}
     settings = Settings.from_env({**environ, "CHRONOVERSE_DATA_DIR": str(tmp_path)})
     assert settings.archive_location == "file:///archive"
@@ -136,7 +136,7 @@ def test_a_node_serves_on_the_redis_of_the_file(compose: dict[str, Any], nodes: 
 
 
 def answers(client: "redis.Redis") -> bool:
-    """Whether the server is up."""
+    """Whether the server answers."""
     try:
         return bool(client.ping())
     except redis.ConnectionError:

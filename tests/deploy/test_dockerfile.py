@@ -1,4 +1,4 @@
-"""The Dockerfile, read: its steps are run by ``tests/system/image.py``."""
+"""The text of the Dockerfile. ``tests/system/image.py`` runs its steps."""
 
 import http.server
 import json
@@ -23,20 +23,20 @@ STAGES = read_stages((ROOT / "Dockerfile").read_text(encoding="utf-8"))
 
 
 def last(word: str) -> str:
-    """What the final stage's last ``word`` says: the one that counts."""
+    """The arguments of the final stage's last ``word``, which is the one that counts."""
     return [step.rest for step in STAGES[-1] if step.word == word][-1]
 
 
 def test_the_linter_finds_nothing() -> None:
-    """Not even a matter of style; what is ignored says why."""
+    """It has no warnings about style either. What is ignored states its reason."""
     command = [tool("hadolint"), "--no-color", "--failure-threshold", "style", str(ROOT / "Dockerfile")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
     assert (done.stdout, done.returncode) == ("", 0)
 
 
-def test_every_copied_file_exists_and_is_let_through() -> None:
-    """.dockerignore shuts everything out but the names that the build copies."""
+def test_every_copied_file_exists_and_is_not_ignored() -> None:
+    """.dockerignore excludes everything but the files that the build copies."""
     copies = [shlex.split(step.rest) for stage in STAGES for step in stage if step.word == "COPY"]
     sources = {name for copy in copies if not copy[0].startswith("--from=") for name in copy[:-1]}
     ignored, *exceptions = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
@@ -46,8 +46,8 @@ def test_every_copied_file_exists_and_is_let_through() -> None:
     assert {f"!{name}" for name in sources} == {name for name in exceptions if name.startswith("!")}
 
 
-def test_nothing_is_installed_that_is_not_hashed() -> None:
-    """Every pip install checks hashes, or takes nothing but the wheel that was just built."""
+def test_nothing_is_installed_without_a_hash() -> None:
+    """Every pip install checks hashes, or installs only the wheel that was just built."""
     installs = [step.rest for stage in STAGES for step in stage if step.word == "RUN" and " install " in step.rest]
     from_index = [rest for rest in installs if "-r requirements" in rest]
 
@@ -56,8 +56,8 @@ def test_nothing_is_installed_that_is_not_hashed() -> None:
     assert all("--no-index" in rest for rest in installs if "pip" in rest and rest not in from_index)
 
 
-def test_final_stage_holds_no_build_tools() -> None:
-    """It takes the finished environment from the first stage, on the same base image, and installs nothing."""
+def test_final_stage_has_no_build_tools() -> None:
+    """It copies the environment from the first stage, on the same base image, and installs nothing."""
     assert [step.rest.split()[0] for stage in STAGES for step in stage if step.word == "FROM"] == [
         "python:3.13-slim-trixie"
     ] * 2
@@ -66,7 +66,7 @@ def test_final_stage_holds_no_build_tools() -> None:
 
 
 def test_container_runs_as_a_fixed_user_that_is_not_root() -> None:
-    """By number, so that an orchestrator can check it."""
+    """The user is a number, so that an orchestrator can check it."""
     user, _, group = last("USER").partition(":")
 
     assert int(user) >= 10000
@@ -74,8 +74,8 @@ def test_container_runs_as_a_fixed_user_that_is_not_root() -> None:
     assert f"--uid {user} " in last("RUN")
 
 
-def test_command_gets_the_signals_itself() -> None:
-    """Exec form: the service is process 1, and SIGTERM drains it."""
+def test_command_gets_the_signals() -> None:
+    """In the exec form the service is process 1, so SIGTERM drains it."""
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     command = json.loads(last("CMD"))
 
@@ -85,14 +85,14 @@ def test_command_gets_the_signals_itself() -> None:
 
 
 def test_data_directory_outlives_the_container() -> None:
-    """The volume is where the embedded store keeps its files."""
+    """The volume has the files of the embedded server."""
     assert f"CHRONOVERSE_DATA_DIR={last('VOLUME')}" in last("ENV").split()
     assert "PYTHONUNBUFFERED=1" in last("ENV").split()
 
 
 @contextmanager
 def answering(status: int) -> Iterator[int]:
-    """A server that answers every GET with ``status``; gives its port."""
+    """A server that answers every GET with ``status``. Yields its port."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -112,7 +112,7 @@ def answering(status: int) -> Iterator[int]:
 
 
 def check_health(port: int) -> int:
-    """The image's own health check, against another port; its exit code."""
+    """The exit code of the image's health check, run against another port."""
     _, _, command = last("HEALTHCHECK").partition("CMD ")
     _, *arguments = json.loads(command)
     arguments = [argument.replace("8000", str(port)) for argument in arguments]
@@ -120,14 +120,14 @@ def check_health(port: int) -> int:
 
 
 @pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
-def test_health_check_follows_the_answer(status: int, healthy: bool) -> None:
+def test_health_check_depends_on_the_status(status: int, healthy: bool) -> None:
     """Only a 200 is healthy."""
     with answering(status) as port:
         assert (check_health(port) == 0) is healthy
 
 
 def test_health_check_notices_that_nobody_listens() -> None:
-    """A port that was free a moment ago is unhealthy."""
+    """A port on which nobody listens is unhealthy."""
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
         port = server.server_port
 

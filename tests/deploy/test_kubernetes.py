@@ -1,4 +1,4 @@
-"""The Kubernetes example: by the schemas of two releases, and by what the service really does."""
+"""The Kubernetes example: it follows the schemas of two releases, and fits what the service does."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -13,13 +13,13 @@ from chronoverse.web.app import create_app
 from tests.deploy.conftest import DEPLOY, Gunicorn, uid
 from tests.support.service import SECRET
 
-#: The oldest release with a preStop that sleeps by itself and needs no shell, and the newest that is known.
+#: The oldest release whose preStop can sleep without a shell, and the newest release that the tests know.
 RELEASES: Final = ("1.34", kubernetes_validate.latest_version())
 
 
 @pytest.fixture(scope="module")
 def objects() -> dict[str, Any]:
-    """The file's documents by kind; the archiver's Deployment aside."""
+    """The file's documents by kind, without the archiver's Deployment."""
     documents = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
     return {
         document["kind"]: document for document in documents if document["metadata"]["name"] != "chronoverse-archiver"
@@ -36,29 +36,31 @@ def archiver() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pod(objects: dict[str, Any]) -> dict[str, Any]:
-    """What every pod is made of."""
+    """The specification of the pods."""
     found: dict[str, Any] = objects["Deployment"]["spec"]["template"]["spec"]
     return found
 
 
 @pytest.fixture(scope="module")
 def container(pod: dict[str, Any]) -> dict[str, Any]:
-    """Its one container."""
+    """The pod's only container."""
     (found,) = pod["containers"]
     return dict(found)
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_every_object_is_as_the_release_has_it(objects: dict[str, Any], archiver: dict[str, Any], release: str) -> None:
-    """Strictly: a misspelt name is no name."""
+def test_every_object_follows_the_schema_of_the_release(
+    objects: dict[str, Any], archiver: dict[str, Any], release: str
+) -> None:
+    """Unknown names are errors."""
     for document in (*objects.values(), archiver):
         kubernetes_validate.validate(document, release, strict=True)
 
     assert objects.keys() == {"Deployment", "PodDisruptionBudget", "Service", "Ingress"}
 
 
-def test_the_probes_ask_what_the_service_answers(container: dict[str, Any], tmp_path: Path) -> None:
-    """Readiness asks for the store too, and liveness does not: here there is none."""
+def test_the_probes_use_routes_of_the_service(container: dict[str, Any], tmp_path: Path) -> None:
+    """Readiness also depends on the store, and liveness does not. Here there is no store."""
     settings = Settings(data_dir=tmp_path, redis_url=f"unix://{tmp_path}/none.sock", jwt_secret=SECRET)
     client = create_app(settings).test_client()
     probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
@@ -74,7 +76,7 @@ def test_the_probes_ask_what_the_service_answers(container: dict[str, Any], tmp_
 
 
 def test_a_pod_has_the_time_to_drain(pod: dict[str, Any], container: dict[str, Any], gunicorn: Gunicorn) -> None:
-    """After it has been taken out of the service's endpoints."""
+    """It drains after it was removed from the endpoints of the Service."""
     pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     readiness = container["readinessProbe"]
 
@@ -83,7 +85,7 @@ def test_a_pod_has_the_time_to_drain(pod: dict[str, Any], container: dict[str, A
 
 
 def test_there_is_always_a_pod(objects: dict[str, Any]) -> None:
-    """Neither a new release nor a drained machine takes the last one."""
+    """Neither a new release nor a drained machine stops the last pod."""
     spec, budget = objects["Deployment"]["spec"], objects["PodDisruptionBudget"]["spec"]
 
     assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
@@ -91,7 +93,7 @@ def test_there_is_always_a_pod(objects: dict[str, Any]) -> None:
 
 
 def test_everything_selects_the_pods(objects: dict[str, Any]) -> None:
-    """By the labels that they have."""
+    """All selectors match the labels of the pods."""
     labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"]
     selectors = [objects[kind]["spec"]["selector"] for kind in ("Deployment", "PodDisruptionBudget", "Service")]
 
@@ -99,16 +101,16 @@ def test_everything_selects_the_pods(objects: dict[str, Any]) -> None:
     assert objects["Service"]["spec"]["ports"][0]["targetPort"] == "http"
 
 
-def test_the_container_is_the_image_s(pod: dict[str, Any], container: dict[str, Any]) -> None:
-    """Its user, its port, its directory; a root file system that is not written to."""
+def test_the_container_fits_the_image(pod: dict[str, Any], container: dict[str, Any]) -> None:
+    """User, port and directory are the image's, and the root file system is read-only."""
     assert pod["securityContext"]["runAsUser"] == uid()
     assert container["ports"] == [{"name": "http", "containerPort": 8000}]
     assert container["securityContext"]["readOnlyRootFilesystem"]
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/tmp", "/var/lib/chronoverse"}
 
 
-def test_the_environment_is_one_that_the_service_takes(container: dict[str, Any]) -> None:
-    """Secrets come from a Secret."""
+def test_the_service_accepts_the_environment(container: dict[str, Any]) -> None:
+    """Secret values come from a Secret."""
     given = {each["name"]: each.get("value") for each in container["env"]}
     assert [name for name, value in given.items() if value is None] == ["CHRONOVERSE_REDIS_URL"]
     settings = Settings.from_env({"HOME": "/", **given, "CHRONOVERSE_REDIS_URL": "rediss://user:secret@redis:6379/0"})
@@ -117,8 +119,8 @@ def test_the_environment_is_one_that_the_service_takes(container: dict[str, Any]
     assert settings.web_concurrency == 2
 
 
-def test_metrics_are_not_for_the_outside(objects: dict[str, Any]) -> None:
-    """The ingress names what is."""
+def test_metrics_cannot_be_reached_from_outside(objects: dict[str, Any]) -> None:
+    """The Ingress has only the paths that are public."""
     (rule,) = objects["Ingress"]["spec"]["rules"]
     paths = {each["path"]: each["pathType"] for each in rule["http"]["paths"]}
 
@@ -132,7 +134,7 @@ def test_metrics_are_not_for_the_outside(objects: dict[str, Any]) -> None:
 
 
 def test_the_archiver_is_a_node_without_viewers(archiver: dict[str, Any], pod: dict[str, Any]) -> None:
-    """The same image, user, store and archive; a command that there is; nobody is routed to it."""
+    """It has the same image, user, store and archive. Its command exists, and it gets no requests."""
     spec = archiver["spec"]["template"]["spec"]
     (node,), (container,) = pod["containers"], spec["containers"]
     shown = {each["name"]: each for each in node["env"]}

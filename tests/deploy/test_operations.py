@@ -1,4 +1,4 @@
-"""What operators are given: a dashboard, alerts and a page, which name nothing that does not exist."""
+"""The dashboard, the alerts and the documents for operators: everything that they name exists."""
 
 import json
 import re
@@ -19,13 +19,13 @@ PAGE: Final = ROOT / "docs" / "operations.md"
 
 
 def families() -> dict[str, str]:
-    """Every family of ours, and its type."""
+    """The names of our metrics, and their types."""
     assert metrics.WORKERS
     return {each.name: each.type for each in REGISTRY.collect() if each.name.startswith("chronoverse_")}
 
 
 def samples() -> dict[str, set[str]]:
-    """Every name that a query may use, and the labels that it has."""
+    """The names that a query may use, and their labels."""
     suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
     found = {name + suffix: set[str]() for name, kind in families().items() for suffix in suffixes[kind]}
     for metric in vars(metrics).values():
@@ -42,7 +42,7 @@ def expressions() -> list[str]:
 
 
 def test_every_metric_that_is_queried_exists() -> None:
-    """With the labels that are asked of it, and by its name in the exposition."""
+    """It has the labels that the query uses, and the name that ``/metrics`` shows."""
     known = samples()
     assert len(expressions()) > 25
     for expression in expressions():
@@ -57,16 +57,16 @@ def test_every_metric_that_is_queried_exists() -> None:
             assert set(re.split(r",\s*", grouped)) <= allowed, expression
 
 
-def test_every_query_is_whole() -> None:
-    """As far as brackets tell."""
+def test_every_query_has_balanced_brackets() -> None:
+    """A query that was cut off would have an open bracket."""
     for expression in expressions():
         bare = re.sub(r'"[^"]*"', "", expression)
         assert all(bare.count(one) == bare.count(two) for one, two in ("()", "{}", "[]")), expression
 
 
 @pytest.mark.parametrize("where", ["dashboard", "page"])
-def test_every_metric_is_shown_and_explained(where: str) -> None:
-    """None is exported that nobody would look at."""
+def test_every_metric_is_in_the_dashboard_and_the_document(where: str) -> None:
+    """No metric is exported that operators do not know of."""
     text = (
         (DASHBOARD if where == "dashboard" else PAGE)
         .read_text("utf-8")
@@ -76,8 +76,8 @@ def test_every_metric_is_shown_and_explained(where: str) -> None:
     assert [name for name in families() if name not in text] == []
 
 
-def test_every_alert_has_its_paragraph_and_every_paragraph_its_alert() -> None:
-    """And each says how bad it is, for how long it has to last, and where."""
+def test_every_alert_is_documented_and_every_documented_alert_exists() -> None:
+    """Each alert also has a severity, a duration and the instance."""
     rules: list[dict[str, Any]] = yaml.safe_load(ALERTS.read_text("utf-8"))["groups"][0]["rules"]
 
     assert [rule["alert"] for rule in rules] == re.findall(r"^### (Chronoverse\w+)$", PAGE.read_text("utf-8"), re.M)
@@ -87,8 +87,8 @@ def test_every_alert_has_its_paragraph_and_every_paragraph_its_alert() -> None:
         assert "$labels.instance" in rule["annotations"]["summary"]
 
 
-def test_what_operators_read_names_settings_that_exist() -> None:
-    """By their whole names, in every page and in every file that is to be deployed."""
+def test_documents_name_settings_that_exist() -> None:
+    """This is checked in every document and in every file for deployment."""
     known = {name for _, name, _ in all_settings()}
     texts = [path.read_text("utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*"))]
     named = set(re.findall(r"\bCHRONOVERSE_[A-Z_]+\b", "".join(texts)))

@@ -1,4 +1,4 @@
-"""What is shipped: pins that follow pyproject.toml, and a wheel with everything in it."""
+"""Packaging: pinned requirements that follow pyproject.toml, and a complete wheel."""
 
 import ast
 import re
@@ -35,7 +35,7 @@ DECLARED = pytest.mark.parametrize(
 
 
 class Pin(NamedTuple):
-    """One compiled requirement."""
+    """One pinned requirement."""
 
     name: str
     version: str
@@ -44,7 +44,7 @@ class Pin(NamedTuple):
 
 
 def read_pins(text: str) -> Iterator[Pin]:
-    """The pins of a file as ``uv pip compile`` writes it: the requirement, its hashes, who asked for it."""
+    """The pins of a file that ``uv pip compile`` has written."""
     body = "".join(f"{line}\n" for line in text.splitlines() if not line.startswith("#"))
     for block in body.replace("\n    ", " ").splitlines():
         requirement = Requirement(block.partition("\\")[0].partition("--hash")[0].partition("#")[0])
@@ -58,7 +58,7 @@ def read_pins(text: str) -> Iterator[Pin]:
 
 
 def stale(dependencies: Iterable[str], text: str) -> list[str]:
-    """What keeps the compiled ``text`` from being what ``dependencies`` ask for."""
+    """The differences between the compiled ``text`` and ``dependencies``."""
     pins = list(read_pins(text))
     wanted = {canonicalize_name(each.name): each for each in map(Requirement, dependencies)}
     problems = [f"{pin.name} has no hash" for pin in pins if not pin.hashes]
@@ -71,13 +71,13 @@ def stale(dependencies: Iterable[str], text: str) -> list[str]:
 
 
 @DECLARED
-def test_compiled_requirements_are_fresh(file_name: str, dependencies: list[str]) -> None:
-    """Every dependency has one pin in its range, every pin a hash and a reason: else run ``make lock``."""
+def test_compiled_requirements_are_up_to_date(file_name: str, dependencies: list[str]) -> None:
+    """Every dependency has one pin in its range, and every pin a hash. If this fails, run ``make lock``."""
     assert stale(dependencies, (ROOT / file_name).read_text(encoding="utf-8")) == []
 
 
 def test_a_stale_file_is_noticed() -> None:
-    """A raised range, a new or dropped dependency and a lost hash are each named."""
+    """A changed range, a new dependency, a dropped one and a missing hash are each reported."""
     text = (
         "# made by a tool\n"
         "click==8.5.1 ; sys_platform != 'emscripten' \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n"
@@ -94,8 +94,8 @@ def test_a_stale_file_is_noticed() -> None:
     ]
 
 
-def test_development_pins_extend_all_others() -> None:
-    """What is tested is what is shipped, and what it is built with: the same versions everywhere."""
+def test_development_pins_include_all_others() -> None:
+    """Tests run with the versions that are shipped, and that the wheel is built with."""
     runtime, build, image, dev = (
         {(pin.name, pin.version) for pin in read_pins((ROOT / name).read_text(encoding="utf-8"))}
         for name in ("requirements.txt", "requirements-build.txt", "requirements-image.txt", "requirements-dev.txt")
@@ -106,7 +106,7 @@ def test_development_pins_extend_all_others() -> None:
 
 @DECLARED
 def test_compiled_requirements_name_no_host(file_name: str, dependencies: list[str]) -> None:
-    """The files work with whichever index the reader's pip is set up for."""
+    """The files work with any package index."""
     text = (ROOT / file_name).read_text(encoding="utf-8")
 
     assert dependencies
@@ -114,12 +114,12 @@ def test_compiled_requirements_name_no_host(file_name: str, dependencies: list[s
     assert "index-url" not in text
 
 
-#: Modules of the standard library that the oldest Python we serve does not have yet.
+#: Modules of the standard library that the oldest supported Python does not have.
 NEWER_STANDARD = {"compression"}
 
 
 def third_party_imports(package: Path) -> set[str]:
-    """The top-level names that the package imports and that are neither its own nor Python's."""
+    """The top-level names of other projects that the package imports."""
     names = set()
     for path in package.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_bytes())):
@@ -131,7 +131,7 @@ def third_party_imports(package: Path) -> set[str]:
 
 
 def test_every_import_is_a_declared_dependency() -> None:
-    """Nothing works only because another library happens to bring it along."""
+    """No import works only because another library depends on the same package."""
     declared = {canonicalize_name(Requirement(each).name) for each in RUNTIME + EXTRAS["s3"] + EXTRAS["otel"]}
     owners = packages_distributions()
 
@@ -160,8 +160,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
         yield archive
 
 
-def test_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
-    """Modules, scripts for the store and static files: whatever the package reads beside itself."""
+def test_wheel_has_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
+    """It has the modules, the scripts for the store, and the static files."""
     files = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "chronoverse").rglob("*")
@@ -172,7 +172,7 @@ def test_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
     assert files - set(wheel.namelist()) == set()
 
 
-def test_wheel_holds_the_server_configuration(wheel: zipfile.ZipFile) -> None:
+def test_wheel_has_the_server_configuration(wheel: zipfile.ZipFile) -> None:
     """``chronoverse serve`` works without a checkout."""
     assert wheel.read("chronoverse/gunicorn.conf.py") == (ROOT / "gunicorn.conf.py").read_bytes()
 
@@ -202,7 +202,7 @@ def test_commit_hooks_run_what_make_lint_runs() -> None:
 
 
 def test_wheel_installs_the_command_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    """One package, one console script; tests and tools stay at home."""
+    """It has one package and one console script, and no tests or tools."""
     (entry_points,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
 
     assert {name.partition("/")[0].partition("-")[0] for name in wheel.namelist()} == {"chronoverse"}

@@ -1,4 +1,4 @@
-"""The systemd unit: read by systemd's own tools, and its command run as it says, but for systemd."""
+"""The systemd unit: systemd's own tools read it, and its command is started as it says, only without systemd."""
 
 import re
 import shlex
@@ -18,21 +18,21 @@ from tests.support.waiting import wait_until
 
 UNIT: Final = DEPLOY / "chronoverse.service"
 ARCHIVER: Final = DEPLOY / "chronoverse-archiver.service"
-#: What systemd says of a unit's exposure, in tenths: the lower, the less it could do; unhardened services have 96.
+#: The highest exposure that systemd may report, in tenths. Lower is safer; a service without hardening has 96.
 MOST_EXPOSED: Final = 12
 START_SECONDS: Final = 20.0
 
 
 @pytest.fixture(scope="module")
 def unit() -> dict[str, str]:
-    """The unit's assignments; each name is there once but for those that add up."""
+    """The unit's assignments. Each name is there once, except names whose values add up."""
     lines = [line.partition("=") for line in UNIT.read_text().splitlines() if re.match("[A-Z]", line)]
     return {name: value for name, _, value in lines}
 
 
 @pytest.fixture(params=[(UNIT, "serve"), (ARCHIVER, "archive")], ids=["service", "archiver"])
 def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A unit with a command that is there."""
+    """A copy of the unit with a command that exists."""
     unit: Path = request.param[0]
     command: str = request.param[1]
     text = unit.read_text()
@@ -43,7 +43,7 @@ def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_systemd_understands_every_line(copy: Path) -> None:
-    """It would warn of a name or a value that it does not know."""
+    """systemd warns about unknown names and values."""
     done = subprocess.run(
         [tool("systemd-analyze"), "verify", "--man=no", str(copy)],
         capture_output=True,
@@ -56,24 +56,24 @@ def test_systemd_understands_every_line(copy: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_service_could_do_little_harm(copy: Path) -> None:
-    """As systemd itself reckons."""
+def test_the_unit_is_hardened(copy: Path) -> None:
+    """systemd's own assessment of the exposure is low."""
     command = [tool("systemd-analyze"), "security", "--offline=true", f"--threshold={MOST_EXPOSED}", str(copy)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
     assert done.returncode == 0, done.stdout[-200:]
 
 
-def test_limits_fit_what_the_service_is_set_to(unit: dict[str, str], gunicorn: Gunicorn) -> None:
-    """It may drain, and hold as many connections as a worker takes."""
+def test_limits_fit_the_settings_of_the_service(unit: dict[str, str], gunicorn: Gunicorn) -> None:
+    """It has the time to drain, and may open as many connections as a worker accepts."""
     assert seconds(unit["TimeoutStopSec"]) > gunicorn.drain_seconds
     assert int(unit["LimitNOFILE"]) > 2 * int(gunicorn["worker_connections"])
     assert unit["Environment"] == f"CHRONOVERSE_DATA_DIR=/var/lib/{unit['StateDirectory']}"
 
 
 @pytest.mark.long
-def test_the_command_says_when_it_is_ready_reloads_and_goes(unit: dict[str, str], tmp_path: Path) -> None:
-    """In the way that ``Type=notify``, ``ExecReload`` and ``KillSignal`` expect, within the times given."""
+def test_the_command_reports_readiness_reloads_and_ends(unit: dict[str, str], tmp_path: Path) -> None:
+    """It does so as ``Type=notify``, ``ExecReload`` and ``KillSignal`` expect, within the configured times."""
     assert (unit["Type"], unit["KillMode"]) == ("notify", "mixed")
     assert shlex.split(unit["ExecReload"]) == ["/bin/kill", "-HUP", "$MAINPID"]
     program, *arguments = shlex.split(unit["ExecStart"])
@@ -102,6 +102,6 @@ def test_the_command_says_when_it_is_ready_reloads_and_goes(unit: dict[str, str]
             process.wait()
 
 
-def test_workers_see_what_the_processors_do(unit: dict[str, str]) -> None:
-    """Or replays would never hold back."""
+def test_workers_can_read_the_load_of_the_processors(unit: dict[str, str]) -> None:
+    """Otherwise replays would never be throttled."""
     assert unit["ProcSubset"] == "all"

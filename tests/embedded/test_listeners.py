@@ -21,7 +21,7 @@ def port_of(listener: socket.socket) -> int:
 
 
 def test_a_recorded_listener_is_the_service(tmp_path: Path, listener: socket.socket) -> None:
-    """Under its address, and under a name that stands for it."""
+    """It is found by its address, and by a name for that address."""
     listeners.record(tmp_path, listener)
 
     assert listeners.is_service(tmp_path, "127.0.0.1", port_of(listener))
@@ -29,14 +29,14 @@ def test_a_recorded_listener_is_the_service(tmp_path: Path, listener: socket.soc
 
 
 def test_any_other_listener_is_not(tmp_path: Path, listener: socket.socket) -> None:
-    """Neither one that nobody has recorded, nor the service of another data directory."""
+    """It was not recorded, or it is the service of another data directory."""
     listeners.record(tmp_path / "other", listener)
 
     assert not listeners.is_service(tmp_path, "127.0.0.1", port_of(listener))
 
 
 def test_a_listener_that_took_the_port_afterwards_is_not(tmp_path: Path, listener: socket.socket) -> None:
-    """The service has ended without removing its file, and somebody else listens at its address."""
+    """The service has ended without removing its file, and another program listens at its address."""
     listeners.record(tmp_path, listener)
     address = listener.getsockname()
     listener.close()
@@ -54,8 +54,8 @@ def test_a_service_at_all_addresses_is_found_at_each(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
-def test_a_name_is_not_the_service_while_a_stranger_shares_it(tmp_path: Path, listener: socket.socket) -> None:
-    """``localhost`` may lead to ``::1``, where somebody else listens."""
+def test_a_name_with_another_listener_is_not_the_service(tmp_path: Path, listener: socket.socket) -> None:
+    """``localhost`` is also ``::1``, where another program listens."""
     listeners.record(tmp_path, listener)
     names = {address[0] for *_, address in socket.getaddrinfo("localhost", 1, type=socket.SOCK_STREAM)}
     if "::1" not in names:
@@ -66,7 +66,7 @@ def test_a_name_is_not_the_service_while_a_stranger_shares_it(tmp_path: Path, li
 
 
 def test_the_files_are_private(tmp_path: Path, listener: socket.socket) -> None:
-    """Nobody else may replace them, or learn of them."""
+    """No other user may replace or list them."""
     path = listeners.record(tmp_path, listener)
 
     assert path is not None
@@ -74,6 +74,6 @@ def test_the_files_are_private(tmp_path: Path, listener: socket.socket) -> None:
 
 
 def test_a_unix_socket_has_no_file(tmp_path: Path) -> None:
-    """Tokens are not sent to one by the command line."""
+    """The command line sends no tokens to one."""
     with socket.socket(socket.AF_UNIX) as local:
         assert listeners.record(tmp_path, local) is None

@@ -20,7 +20,7 @@ from chronoverse.errors import ArchiveUnavailable
 from chronoverse.history.tiered_log import MissingArchive, TieredLog
 from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.live import poll_policy as pacing
-from chronoverse.live.replay import LOOK_SECONDS
+from chronoverse.live.replay import CHECK_SECONDS
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
 from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
 from chronoverse.store import Store
@@ -56,7 +56,7 @@ class Rig:
         self.objects = Away(directory)
         self.archive = ArchiveReader(self.objects, store.chunks, self.clock)
         self.pieces = ReplayCache(self.source, self.archive, clock=self.clock)
-        self.tail = SmallTail(self.source, redacted=self.pieces.forget, clock=self.clock)
+        self.tail = SmallTail(self.source, redacted=self.pieces.invalidate, clock=self.clock)
         self.key = f"{prefix}:{{{JOB.workflow_id}}}:{JOB.job_id}:log"
         self.ask: Callable[..., Any] = server.ask
         self.last = 0
@@ -129,7 +129,7 @@ def test_pages_add_up_while_lines_move(
             count = data.draw(st.integers(1, 20))
             read = history.before(place, count) if descending else history.after(place, count)
             found += [entry.sequence_num for entry in read.entries if isinstance(entry, Line)]
-            place = read.place
+            place = read.position
             if read.last:
                 break
     finally:
@@ -270,7 +270,7 @@ def test_who_replays_an_ended_log_slowly_is_told_on_the_way(rig: Rig) -> None:
     said_first = (viewer.next() or b"") + (viewer.next() or b"")
     assert numbers(said_first) == [*range(1, FIRST_LINES + 1)]
     rig.redact(5, 7)
-    rig.clock.now += LOOK_SECONDS
+    rig.clock.now += CHECK_SECONDS
     found = said(viewer)
 
     assert names(found).count("redact") == 1
@@ -287,7 +287,7 @@ def test_who_is_behind_when_the_log_ends_is_told_of_a_redaction(rig: Rig) -> Non
     rig.end()
     rig.read()
     rig.redact(5, 7)
-    rig.clock.now += 2 * pacing.LOOK_SECONDS
+    rig.clock.now += 2 * pacing.CHECK_SECONDS
     rig.tail.housekeep_once()
     found = said(viewer)
 
@@ -309,7 +309,7 @@ def test_who_watches_a_log_that_is_deleted_is_told_so(rig: Rig, archived: int, e
     assert numbers((viewer.next() or b"") + (viewer.next() or b""))[-1] < 50
 
     delete_job(rig.store, rig.objects, JOB)
-    rig.clock.now += 2 * pacing.LOOK_SECONDS
+    rig.clock.now += 2 * pacing.CHECK_SECONDS
     rig.tail.housekeep_once()
 
     (gone,) = events(said(viewer))

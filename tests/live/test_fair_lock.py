@@ -36,7 +36,7 @@ class Askers:
 
     def _ask(self, number: int, subject: str) -> None:
         try:
-            with self.turns.turn(subject):
+            with self.turns.hold(subject):
                 self.came.append(number)
         except Missed:
             self.missed.append(number)
@@ -88,8 +88,8 @@ def test_one_subject_has_some_turns_at_once_and_not_all() -> None:
     """Another subject has a free one without waiting; the first goes on when a turn of its own ends."""
     askers = Askers(FairLock(LONG, Missed, at_once=3, each=2))
     turns = askers.turns
-    with turns.turn("many"):
-        with turns.turn("many"):
+    with turns.hold("many"):
+        with turns.hold("many"):
             askers.ask("many")
             assert turns.waiting == 1
             askers.ask("few")
@@ -102,8 +102,8 @@ def test_a_subject_that_has_its_turns_is_passed_over() -> None:
     """Whoever waits behind it has the next turn, and it keeps its place at the head."""
     askers = Askers(FairLock(LONG, Missed, at_once=2, each=1))
     turns = askers.turns
-    with turns.turn("many"):
-        with turns.turn("other"):
+    with turns.hold("many"):
+        with turns.hold("other"):
             askers.ask("many")
             askers.ask("few")
         wait_until(lambda: askers.came == [1], LONG, "the subject behind it has a turn")
@@ -126,10 +126,10 @@ def test_a_turn_that_does_not_come_is_missed() -> None:
 def test_a_subject_that_has_its_turns_is_told_so() -> None:
     """It is not told that others keep it waiting, and others are not told that they have used something up."""
     turns = FairLock(0.01, Missed, at_once=2, each=1, used_up=ValueError)
-    with turns.turn("many"):
-        with pytest.raises(ValueError, match="did not get its turn"), turns.turn("many"):
+    with turns.hold("many"):
+        with pytest.raises(ValueError, match="did not get its turn"), turns.hold("many"):
             pass
-        with turns.turn("other"), pytest.raises(Missed), turns.turn("few"):
+        with turns.hold("other"), pytest.raises(Missed), turns.hold("few"):
             pass
 
 
@@ -143,7 +143,7 @@ def test_a_turn_that_came_too_late_is_handed_on(askers: Askers) -> None:
     assert impatient.is_set()
     assert askers.came == []
 
-    turns._leave("", impatient)
+    turns._give_up("", impatient)
 
     askers.join()
     assert askers.came == [0]

@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chronoverse.joblog.ending import closing_frames
 from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.joblog.sse import Decoder
 from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, OutOfSequence, Status
 from chronoverse.live.feed import (
-    MEMO_WRITES,
-    TAKE_BYTES,
-    TAKE_STEP_BYTES,
+    MAX_SLICES,
+    SLICE_BYTES,
+    SLICE_STEP_BYTES,
+    EventFrame,
     Feed,
-    Frame,
     Slice,
     encode,
     encode_raw,
-    final_frames,
     join,
 )
 
@@ -46,9 +46,9 @@ def job(last: int = 0, status: Status = Status.RUNNING, attempt: int = 1) -> Job
     return Job(REF, status, attempt=attempt, last=last)
 
 
-def item(number: int, stream: str | None = "stdout", size: int = 10) -> Frame:
+def item(number: int, stream: str | None = "stdout", size: int = 10) -> EventFrame:
     """A frame of ``size`` bytes that begin with its number."""
-    return Frame(number, stream, (b"%d;" % number).ljust(size, b"."))
+    return EventFrame(number, stream, (b"%d;" % number).ljust(size, b"."))
 
 
 def filled(*numbers: int, limit: int = ROOMY) -> Feed:
@@ -67,7 +67,7 @@ def take(channel: Feed, position: int | None, stream: str | None = None) -> Slic
     return taken
 
 
-def frames(*items: Frame) -> bytes:
+def frames(*items: EventFrame) -> bytes:
     return b"".join([item.frame for item in items])
 
 
@@ -135,7 +135,7 @@ def test_a_cursor_beyond_the_ring_finds_its_end() -> None:
 
 def test_a_gap_is_one_item_of_many_numbers() -> None:
     """A cursor before it gets it; one behind it does not."""
-    gap = Frame(5, None, Gap(2, 5, "missing").to_frame())
+    gap = EventFrame(5, None, Gap(2, 5, "missing").to_frame())
     channel = filled(1)
     channel.publish([gap, item(6)], 1, ROOMY)
 
@@ -188,7 +188,7 @@ def test_a_frame_larger_than_the_ring_leaves_it_empty() -> None:
 def test_a_ring_is_the_end_of_what_was_published(batches: list[list[int]], limit: int, start: int) -> None:
     """From every cursor: what is behind it in order, or None where it has gone; never more bytes than the limit."""
     channel = Feed(REF, job(last=start))
-    items: list[Frame] = []
+    items: list[EventFrame] = []
     for sizes in batches:
         fresh = [item(channel.cursor + at, size=size) for at, size in enumerate(sizes, 1)]
         channel.publish(fresh, channel.cursor, limit)
@@ -221,16 +221,16 @@ def test_no_more_than_the_bound_is_handed_out_at_once() -> None:
 
 def test_exactly_the_bound_is_one_write() -> None:
     """Not one byte less."""
-    items = [item(number, size=TAKE_BYTES // 2) for number in (1, 2, 3)]
+    items = [item(number, size=SLICE_BYTES // 2) for number in (1, 2, 3)]
     channel = Feed(REF, None)
     channel.publish(items, 0, ROOMY)
 
-    assert len(take(channel, 0).frames) == TAKE_BYTES
+    assert len(take(channel, 0).frames) == SLICE_BYTES
 
 
 def test_a_frame_beyond_the_bound_goes_whole() -> None:
     """And alone."""
-    items = [item(1), item(2, size=TAKE_BYTES + 1), item(3)]
+    items = [item(1), item(2, size=SLICE_BYTES + 1), item(3)]
     channel = Feed(REF, None)
     channel.publish(items, 0, ROOMY)
 
@@ -242,7 +242,7 @@ def test_the_bound_holds_behind_what_was_let_go() -> None:
     """The ring's own bytes are counted, not those of the past."""
     channel = Feed(REF, None)
     for number in range(1, 8):
-        channel.publish([item(number, size=TAKE_BYTES // 2)], number - 1, 2 * TAKE_BYTES)
+        channel.publish([item(number, size=SLICE_BYTES // 2)], number - 1, 2 * SLICE_BYTES)
 
     assert [take(channel, channel.seek(cursor)).cursor for cursor in (3, 4, 5, 6)] == [5, 6, 7, 7]
 
@@ -255,8 +255,8 @@ def test_writes_that_are_cut_short_end_at_the_same_places_for_all() -> None:
     reached = {take(channel, position).position for position in range(13)}
 
     assert len(reached) <= 2
-    least = TAKE_BYTES - TAKE_STEP_BYTES - 10 * 2**10
-    assert all(least < len(take(channel, position).frames) <= TAKE_BYTES for position in range(13))
+    least = SLICE_BYTES - SLICE_STEP_BYTES - 10 * 2**10
+    assert all(least < len(take(channel, position).frames) <= SLICE_BYTES for position in range(13))
     assert take(channel, 0).position in {take(channel, position).position for position in (1, 12)}
 
 
@@ -294,13 +294,13 @@ def test_a_shared_write_does_not_outlive_the_next_publish() -> None:
 
 def test_few_writes_are_remembered() -> None:
     """As many as the bound, and not one more."""
-    channel = filled(*range(1, MEMO_WRITES + 3))
+    channel = filled(*range(1, MAX_SLICES + 3))
     first = take(channel, 0)
-    for position in range(1, MEMO_WRITES):
+    for position in range(1, MAX_SLICES):
         take(channel, position)
     assert take(channel, 0) is first
 
-    take(channel, MEMO_WRITES)
+    take(channel, MAX_SLICES)
 
     assert take(channel, 0) is not first
     assert take(channel, 0) == first
@@ -326,7 +326,7 @@ def test_a_filter_that_leaves_nothing_still_moves_the_cursor() -> None:
 
 def test_a_gap_passes_every_filter() -> None:
     """Nobody knows which stream its lines were of. It has no id, so what was skipped before it gets its own."""
-    gap = Frame(3, None, Gap(2, 3, "missing").to_frame())
+    gap = EventFrame(3, None, Gap(2, 3, "missing").to_frame())
 
     assert join([item(1), gap], "stderr") == b"id: 1\n\n" + gap.frame
     assert join([item(1), gap, item(4, "stderr")], "stdout") == item(1).frame + gap.frame + b"id: 4\n\n"
@@ -334,7 +334,7 @@ def test_a_gap_passes_every_filter() -> None:
 
 def test_a_stray_at_the_end_hides_nothing_that_was_skipped() -> None:
     """The client comes back behind what it has not been shown."""
-    stray = Frame(2, None, OutOfSequence("2-1").to_frame())
+    stray = EventFrame(2, None, OutOfSequence("2-1").to_frame())
 
     assert join([item(1), item(2), stray], "stderr") == b"id: 2\n\n" + stray.frame
 
@@ -358,9 +358,9 @@ def test_entries_become_items() -> None:
     items, end = encode([lines[0], gap, lines[1], OutOfSequence("4-1")], 0)
 
     assert items[:3] == [
-        Frame(1, "stdout", lines[0].to_frame()),
-        Frame(3, None, gap.to_frame(), gap.first),
-        Frame(4, "stderr", lines[1].to_frame()),
+        EventFrame(1, "stdout", lines[0].to_frame()),
+        EventFrame(3, None, gap.to_frame(), gap.first),
+        EventFrame(4, "stderr", lines[1].to_frame()),
     ]
     [event] = Decoder().feed(items[3].frame)
     assert (items[3].number, event.event, event.id, "4-1" in event.data) == (4, "error", "", True)
@@ -424,16 +424,16 @@ def test_the_end_comes_back_by_itself() -> None:
     end = End(2, Status.COMPLETED, 0, 1, 0, NOW)
     line = Line(1, NOW, "a", "stdout")
 
-    assert encode([line, end], 0) == ([Frame(1, "stdout", line.to_frame())], end)
+    assert encode([line, end], 0) == ([EventFrame(1, "stdout", line.to_frame())], end)
 
 
 @pytest.mark.parametrize(("status", "last"), [(Status.COMPLETED, "end"), (Status.LOST, "error")])
-def test_the_final_frames(status: Status, last: str) -> None:
+def test_the_closing_frames(status: Status, last: str) -> None:
     """The job as it ended, then what ends the stream, with its id."""
     end = End(8, status, None, 7, 0, NOW)
     ended = Job(REF, status, last=7, lines=7, end=end, finished_at=NOW)
 
-    events = list(Decoder().feed(final_frames(ended, end, 30.0)))
+    events = list(Decoder().feed(closing_frames(ended, end, 30.0)))
 
     assert [(event.event, event.id) for event in events] == [("job", ""), (last, "8")]
 
@@ -518,7 +518,7 @@ def test_the_first_look_at_a_job_is_shown() -> None:
     assert channel.state == job().to_frame()
 
 
-def test_a_terminal_status_is_left_to_the_final_frames() -> None:
+def test_a_terminal_status_is_left_to_the_closing_frames() -> None:
     """Or it would overtake the last lines."""
     channel = Feed(REF, job())
 

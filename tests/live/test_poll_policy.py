@@ -17,8 +17,8 @@ from chronoverse.live import poll_policy as pacing
 )
 def test_many_jobs_are_looked_at_and_read_less_often(jobs: int, look: float, busy: float, pause: float) -> None:
     """A few are read without a pause; of many, the work that a second brings is bounded."""
-    assert pacing.look_seconds(jobs) == look
-    assert pacing.busy_look_seconds(jobs) == busy
+    assert pacing.check_seconds(jobs) == look
+    assert pacing.busy_check_seconds(jobs) == busy
     assert pacing.pause_seconds(jobs) == pytest.approx(pause)
 
 

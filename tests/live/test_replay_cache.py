@@ -14,15 +14,15 @@ from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.live.feed import encode, join
 from chronoverse.live.replay_cache import (
+    CACHE_SECONDS,
     FIRST_LINES,
-    KEPT_SECONDS,
-    MOST_BYTES,
+    MAX_SEGMENT_BYTES,
     READ_BYTES,
     SEGMENT_BYTES,
     SEGMENT_LINES,
     ReplayCache,
-    Segment,
-    _piece,
+    ReplaySegment,
+    _make_segment,
 )
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer, ViewerRequest
@@ -66,16 +66,16 @@ class Rig:
         for number in range(first, last + 1):
             self.ask("XADD", self.key, f"{number}-0", *Line(number, STAMP, f"line {number}", stream).to_fields())
 
-    def piece(self, cursor: int, stream: str | None = None, lines: int = 8) -> Segment:
+    def piece(self, cursor: int, stream: str | None = None, lines: int = 8) -> ReplaySegment:
         """The piece behind ``cursor``, which has to be there."""
-        piece = self.pieces.after(JOB, stream, cursor, lines)
+        piece = self.pieces.read_after(JOB, stream, cursor, lines)
         assert piece is not None
         return piece
 
-    def walk(self, cursor: int) -> list[Segment]:
+    def walk(self, cursor: int) -> list[ReplaySegment]:
         """All pieces behind ``cursor``."""
-        found: list[Segment] = []
-        while piece := self.pieces.after(JOB, None, cursor, 8):
+        found: list[ReplaySegment] = []
+        while piece := self.pieces.read_after(JOB, None, cursor, 8):
             found.append(piece)
             cursor = piece.cursor
         return found
@@ -126,7 +126,7 @@ def test_a_piece_is_what_its_entries_are_one_by_one(entries: Sequence[RawEntry],
     """The quick way for plain lines is the same as the way of all others, byte for byte."""
     items, closing = encode(read_entries(entries, 5, 1), 5)
 
-    piece = _piece(entries, 5, 1, stream)
+    piece = _make_segment(entries, 5, 1, stream)
 
     assert piece.frames == join(items, stream)
     assert (piece.cursor, piece.closing) == (items[-1].number if items else 5, closing)
@@ -141,7 +141,7 @@ def test_pieces_grow_to_what_fits(length: int, lines: int) -> None:
     message, wanted, seen = b"x" * length, FIRST_LINES, []
     for _ in range(4):
         fields = [b"timestamp", STAMP.encode(), b"message", message, b"stream", b"stdout"]
-        piece = _piece([(b"%d-0" % number, fields) for number in range(1, wanted + 1)], 0, 1, None)
+        piece = _make_segment([(b"%d-0" % number, fields) for number in range(1, wanted + 1)], 0, 1, None)
         seen.append(wanted)
         assert piece.next_count <= 4 * wanted
         wanted = piece.next_count
@@ -160,13 +160,13 @@ def test_a_piece_ends_where_its_lines_have_become_long(short: int, partial: bool
         (b"%d-0" % number, [b"timestamp", STAMP.encode(), b"message", message, b"stream", b"stdout", *more])
         for number, message in enumerate(messages, 1)
     ]
-    piece = _piece(entries, 0, 1, stream)
+    piece = _make_segment(entries, 0, 1, stream)
 
     assert (piece.cursor, piece.lines, piece.closing, piece.complete) == (short + 1, short + 1, None, True)
-    assert MOST_BYTES < len(piece.frames) < MOST_BYTES + 6 * 65_536
+    assert MAX_SEGMENT_BYTES < len(piece.frames) < MAX_SEGMENT_BYTES + 6 * 65_536
     whole, reached = b"", 0
     while reached < len(entries):
-        piece = _piece(entries[reached:], reached, 1, stream)
+        piece = _make_segment(entries[reached:], reached, 1, stream)
         whole, reached = whole + piece.frames, piece.cursor
     assert whole == join(encode(read_entries(entries, 0), 0)[0], stream)
 
@@ -176,7 +176,7 @@ def test_where_lines_may_be_long_fewer_are_read_at_once(rig: Rig) -> None:
     rig.write(1, 40)
     pieces = ReplayCache(rig.source, max_line_bytes=2**21 + 1, clock=rig.clock)
 
-    piece = pieces.after(JOB, None, 0, SEGMENT_LINES[1])
+    piece = pieces.read_after(JOB, None, 0, SEGMENT_LINES[1])
     assert piece is not None
     assert (piece.cursor, READ_BYTES // 2**22) == (8, 8)
 
@@ -220,7 +220,7 @@ def test_the_tip_of_a_log_is_read_anew(rig: Rig) -> None:
     """What was appended since follows, whoever has read there before."""
     rig.write(1, 10)
     assert rig.piece(8).cursor == 10
-    assert rig.pieces.after(JOB, None, 10, 8) is None
+    assert rig.pieces.read_after(JOB, None, 10, 8) is None
     rig.write(11, 12)
 
     assert rig.piece(8).cursor == 12
@@ -244,7 +244,7 @@ def test_what_has_gone_is_shown_no_longer_than_a_second(rig: Rig) -> None:
     rig.ask("DEL", rig.key)
     rig.write(1, 8, "stderr")
     assert rig.piece(0) is old
-    rig.clock.now += KEPT_SECONDS
+    rig.clock.now += CACHE_SECONDS
 
     assert b"stderr" in rig.piece(0).frames
 
@@ -374,6 +374,6 @@ def test_nothing_old_is_at_hand(rig: Rig) -> None:
     """As with pieces that are read."""
     rig.write(1, 3)
     rig.piece(0)
-    rig.clock.now += KEPT_SECONDS
+    rig.clock.now += CACHE_SECONDS
 
     assert rig.pieces.cached(JOB, None, 0) == (b"", 0)

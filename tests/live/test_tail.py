@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from chronoverse.errors import StoreError
-from chronoverse.history.source import LiveReaderProtocol
+from chronoverse.history.protocols import MultiJobReader
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.live.replay_cache import ReplayCache
@@ -257,12 +257,12 @@ class Mortal(Impatient):
         self._die("look_many")
         return super().get_jobs(jobs)
 
-    def live_reader(self, block_seconds: float) -> LiveReaderProtocol:
+    def live_reader(self, block_seconds: float) -> MultiJobReader:
         return _MortalReader(super().live_reader(block_seconds), self._die)
 
 
 class _MortalReader:
-    def __init__(self, reader: LiveReaderProtocol, die: Callable[[str], None]) -> None:
+    def __init__(self, reader: MultiJobReader, die: Callable[[str], None]) -> None:
         self._reader = reader
         self._die = die
         self.interrupt = reader.interrupt

@@ -7,8 +7,8 @@ import pytest
 
 from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
-from chronoverse.live.feed import TAKE_BYTES
-from chronoverse.live.poll_policy import LOOK_SECONDS
+from chronoverse.live.feed import SLICE_BYTES
+from chronoverse.live.poll_policy import CHECK_SECONDS
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
@@ -349,7 +349,7 @@ def test_an_awaited_job_that_is_registered_is_introduced(rig: Rig) -> None:
     """PENDING is worth a `job` frame within a look, and ends the wait."""
     viewer = started(rig, wait=5)
     rig.store.register(JOB)
-    rig.wait(int(LOOK_SECONDS))
+    rig.wait(int(CHECK_SECONDS))
     assert [data[:19] for _, data in spoken(said(viewer))] == ['{"status":"PENDING"']
     rig.wait(10)
     assert viewer.next() is None
@@ -373,7 +373,7 @@ def test_a_deleted_log_is_an_error(rig: Rig) -> None:
     viewer = started(rig)
     rig.wait(5)
     rig.ask("DEL", rig.key("log"))
-    rig.wait(int(LOOK_SECONDS))
+    rig.wait(int(CHECK_SECONDS))
     assert spoken(said(viewer)) == [("error", GONE)]
 
 
@@ -418,7 +418,7 @@ def test_a_lost_runner_is_the_end(rig: Rig) -> None:
     heard: list[bytes] = []
 
     def lost() -> bool:
-        rig.wait(int(LOOK_SECONDS))
+        rig.wait(int(CHECK_SECONDS))
         heard.append(said(viewer))
         return viewer.done
 
@@ -521,13 +521,13 @@ def test_a_viewer_far_behind_in_the_ring_takes_it_in_pieces(rig: Rig) -> None:
     rig.write(1, 1)
     viewer = started(rig)
     for number in range(2, 22):
-        fields = Line(number, STAMP, "x" * (TAKE_BYTES // 8), "stdout").to_fields()
+        fields = Line(number, STAMP, "x" * (SLICE_BYTES // 8), "stdout").to_fields()
         rig.ask("XADD", rig.key("log"), f"{number}-0", *fields)
     rig.end(22)
     rig.wait(3)
     chunks = list(drain(viewer))
     assert len(chunks) > 2
-    assert max(map(len, chunks)) <= TAKE_BYTES + 1000
+    assert max(map(len, chunks)) <= SLICE_BYTES + 1000
     assert names(b"".join(chunks)) == [*(f"log {number}" for number in range(2, 22)), "job", "end"]
 
 
@@ -617,7 +617,7 @@ def test_a_job_that_ends_before_it_is_read_needs_no_other_read(rig: Rig) -> None
     rig.end(2)
     rig.tail.housekeep_once()
     assert not rig.tail.read_once()
-    [channel] = rig.tail._channels.values()
+    [channel] = rig.tail._feeds.values()
     assert channel.final
     assert channel.subscribed
 

@@ -1,4 +1,4 @@
-"""Settings: what the environment may say, and how it is told that it said wrong."""
+"""Settings: which values are valid, and which errors the others cause."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ PEM = "-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n"
 
 
 def read(**settings: str) -> Settings:
-    """The settings out of an environment that holds these, and a home."""
+    """The settings of an environment with these variables and a home directory."""
     return Settings.from_env({"HOME": "/home/ada", **named(settings)})
 
 
@@ -28,7 +28,7 @@ def named(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def test_an_empty_environment_gives_the_documented_defaults() -> None:
-    """Nothing needs to be set."""
+    """No variable needs to be set."""
     settings = read()
 
     assert settings.redis_url is None
@@ -42,8 +42,8 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
     assert (settings.url, settings.token) == ("http://127.0.0.1:8000", None)
 
 
-def test_an_empty_value_is_as_good_as_none() -> None:
-    """Compose files set variables to nothing when they mean to leave them out."""
+def test_an_empty_variable_counts_as_not_set() -> None:
+    """Compose files set variables to an empty text when they mean to leave them out."""
     assert read(REDIS_URL="", HEARTBEAT_SECONDS="", WEB_CONCURRENCY="") == read()
 
 
@@ -72,8 +72,8 @@ def test_an_empty_value_is_as_good_as_none() -> None:
         ("TOKEN", "a.b-c_d.e", "a.b-c_d.e"),
     ],
 )
-def test_a_good_value_is_taken(name: str, text: str, value: object) -> None:
-    """Every setting can be set, and comes out in its own type."""
+def test_a_valid_value_is_accepted(name: str, text: str, value: object) -> None:
+    """Every setting can be set, and has its own type."""
     assert getattr(read(**{name: text}), name.lower()) == value
 
 
@@ -127,26 +127,26 @@ def test_a_good_value_is_taken(name: str, text: str, value: object) -> None:
         ("TOKEN", "two words"),
     ],
 )
-def test_a_bad_value_is_named(name: str, text: str) -> None:
-    """The message names the variable, so that nobody has to guess."""
+def test_an_invalid_value_is_named(name: str, text: str) -> None:
+    """The message names the variable."""
     with pytest.raises(SettingsError, match=rf"^{name if name == 'WEB_CONCURRENCY' else f'CHRONOVERSE_{name}'} must "):
         read(**{name: text})
 
 
-def test_every_bad_value_is_named_at_once() -> None:
-    """One look at the message is enough to mend them all."""
+def test_all_invalid_values_are_named_at_once() -> None:
+    """Nobody has to correct them one after the other."""
     with pytest.raises(SettingsError) as caught:
         read(BIND="x", MAX_STREAMS="many", WEB_CONCURRENCY="0", JWT_SECRET="short", JWT_JWKS_URL="ftp://x")
 
-    told = str(caught.value)
+    message = str(caught.value)
     assert all(
-        name in told for name in ("_BIND", "_MAX_STREAMS", "WEB_CONCURRENCY", "_JWT_SECRET must", "_JWKS_URL must")
+        name in message for name in ("_BIND", "_MAX_STREAMS", "WEB_CONCURRENCY", "_JWT_SECRET must", "_JWKS_URL must")
     )
-    assert "CHRONOVERSE_JWT_SECRET and CHRONOVERSE_JWT_JWKS_URL exclude each other" in told
+    assert "CHRONOVERSE_JWT_SECRET and CHRONOVERSE_JWT_JWKS_URL exclude each other" in message
 
 
-def test_a_url_of_many_gives_one_for_each() -> None:
-    """The user is the servers', and the options are everybody's but for the Sentinels' own."""
+def test_a_url_of_several_hosts_gives_the_url_of_each() -> None:
+    """The user is for the servers. The options are for all, except those of the Sentinels."""
     url = RedisUrl.parse("rediss+sentinel://u:p%2F@a,[::1]:7/logs/2?sentinel_password=s%40&ssl_ca_certs=/ca.pem&db=3")
 
     assert (url.kind, url.service, url.hosts) == (StoreKind.SENTINEL, "logs", (("a", 26379), ("::1", 7)))
@@ -155,14 +155,14 @@ def test_a_url_of_many_gives_one_for_each() -> None:
     assert RedisUrl.parse("redis+cluster://a:1,b").hosts == (("a", 1), ("b", 6379))
 
 
-def test_the_form_of_a_url_is_told_to_who_misspells_it() -> None:
-    """Each form has its own."""
+def test_the_error_of_a_wrong_url_has_the_expected_form() -> None:
+    """There is one message for each kind of store."""
     with pytest.raises(SettingsError, match=r"HOST:PORT\[,HOST:PORT…\]/SERVICE"):
         read(REDIS_URL="redis+sentinel://db")
 
 
-def test_secrets_are_neither_in_messages_nor_in_the_repr() -> None:
-    """Both end up in logs."""
+def test_secrets_are_in_no_message_and_no_repr() -> None:
+    """Both may be written to logs."""
     with pytest.raises(SettingsError) as caught:
         read(REDIS_URL="redis+sentinel://:hunter2@host:port/logs", JWT_SECRET="hunter2", TOKEN="hunter2 hunter2")
     settings = read(REDIS_URL="redis://:hunter2@host", JWT_SECRET="hunter2" * 5, TOKEN="hunter2")
@@ -171,7 +171,7 @@ def test_secrets_are_neither_in_messages_nor_in_the_repr() -> None:
 
 
 def test_a_public_key_may_be_the_path_of_its_file(tmp_path: Path) -> None:
-    """Keys are mounted as files more often than they are pasted."""
+    """In containers, keys are usually mounted as files."""
     (tmp_path / "key.pem").write_text(PEM)
 
     assert read(JWT_PUBLIC_KEY=str(tmp_path / "key.pem")).jwt_public_key == PEM
@@ -186,8 +186,8 @@ def test_a_public_key_may_be_the_path_of_its_file(tmp_path: Path) -> None:
         ({"HOME": "/Users/ada"}, "darwin", "/Users/ada/Library/Application Support/chronoverse"),
     ],
 )
-def test_data_is_kept_where_the_platform_keeps_state(environ: dict[str, str], platform: str, path: str) -> None:
-    """The XDG base directories, and their counterpart on macOS."""
+def test_the_default_data_directory_is_the_platforms(environ: dict[str, str], platform: str, path: str) -> None:
+    """It follows the XDG base directories, and their counterpart on macOS."""
     assert default_data_dir(environ, platform) == Path(path)
 
 
@@ -203,25 +203,25 @@ def test_data_is_kept_where_the_platform_keeps_state(environ: dict[str, str], pl
     ],
 )
 def test_only_loopback_counts_as_this_machine(url: str, local: bool) -> None:
-    """Tokens of the local secret must never go anywhere else."""
+    """Tokens that are signed with the local secret must not leave the machine."""
     assert is_loopback(urlsplit(url).hostname) is local
 
 
 @pytest.mark.parametrize("settings", [{"REDIS_URL": "redis://db"}, {"JWT_SECRET": SECRET}, {"JWT_PUBLIC_KEY": PEM}])
-def test_the_local_secret_is_for_the_embedded_default_only(settings: dict[str, str]) -> None:
-    """Any other key, or a shared store, means that somebody else decides who may read."""
+def test_the_local_secret_is_for_the_embedded_server_only(settings: dict[str, str]) -> None:
+    """With another key or a shared store, somebody else decides who may read."""
     assert not read(**settings).has_local_secret
 
 
-def test_a_child_finds_our_package_before_its_own_path() -> None:
-    """The changes win, and nothing else is lost."""
+def test_a_child_process_finds_our_package_first() -> None:
+    """The changes have precedence, and the rest of the environment stays."""
     environ = child_environ({"PYTHONPATH": "/ours", "A": "2"}, {"PYTHONPATH": "/theirs", "A": "1", "B": "3"})
 
     assert environ == {"PYTHONPATH": "/ours:/theirs", "A": "2", "B": "3"}
 
 
-def test_the_documentation_is_fresh() -> None:
-    """The table in docs/settings.md is what the code prints."""
+def test_the_documentation_is_up_to_date() -> None:
+    """docs/settings.md has the table that the code prints."""
     printed = subprocess.run(
         [sys.executable, "-m", "chronoverse.settings"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
@@ -231,5 +231,5 @@ def test_the_documentation_is_fresh() -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    """None without a unit and a sentence."""
+    """Each has a unit and a description."""
     assert all(knob.unit and knob.description.endswith(".") for _, _, knob in all_settings())

@@ -73,7 +73,7 @@ def pair(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
 
 
 def test_a_replica_that_lacks_writes_may_take_over(pair: tuple[RedisServer, RedisServer]) -> None:
-    """While the replica stands still, writes are not permanent. When it has caught up they are."""
+    """While the replica is stopped, writes are not permanent. When it has caught up they are."""
     master, replica = pair
     store = Store(master.url)
     assert is_permanent(store) is True

@@ -1,4 +1,4 @@
-"""Readers that are told what has changed: they ask for nothing else, and miss nothing, whatever is done to them."""
+"""The tracking reader: it reads only logs that have changed, and misses no line."""
 
 import contextlib
 import logging
@@ -21,7 +21,7 @@ from chronoverse.errors import NotALog, StoreError, StoreUnavailable
 from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
-from chronoverse.store.driver import new_connection, on_changed_keys
+from chronoverse.store.driver import new_connection, set_changed_keys_handler
 from chronoverse.store.live_reader import LiveReader
 from chronoverse.store.tracking_reader import EMPTY_READ_SECONDS
 from chronoverse.store.watchlist import Watchlist
@@ -69,8 +69,8 @@ class World:
         return found
 
     def _updated(self, watchlist: Watchlist) -> Watchlist:
-        for gone in watchlist.keys() - self.cursors.keys():
-            del watchlist[gone]
+        for job in watchlist.keys() - self.cursors.keys():
+            del watchlist[job]
         for job, cursor in self.cursors.items():
             if watchlist.get(job) != cursor:
                 watchlist.set_cursor(job, cursor)
@@ -153,13 +153,13 @@ def test_a_job_that_is_watched_again_is_read(world: World) -> None:
     assert world.read() == {JOBS[1]: [1]}
 
 
-@pytest.mark.parametrize("gone", [("FLUSHALL",), ("DEL",), ("PEXPIRE", "1")], ids=lambda gone: gone[0])
-def test_a_log_that_was_deleted_and_is_written_again(world: World, gone: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("command", [("FLUSHALL",), ("DEL",), ("PEXPIRE", "1")], ids=lambda command: command[0])
+def test_a_log_that_was_deleted_and_is_written_again(world: World, command: tuple[str, ...]) -> None:
     """However it was deleted, its new lines are read."""
     world.write(JOBS[0], 1, 2)
     world.watch(*JOBS[:9])
     world.read()
-    name, *rest = gone
+    name, *rest = command
     world.server.ask(name, *([] if name == "FLUSHALL" else [world.key(JOBS[0])]), *rest)
     wait_until(lambda: not world.server.ask("EXISTS", world.key(JOBS[0])), SOON, "the log is gone")
     world.read()
@@ -327,7 +327,7 @@ def test_a_server_that_refuses_tracking_is_read_without_it(
 
 def test_the_parser_for_resp2_takes_no_handler(server: RedisServer) -> None:
     """Where hiredis is not installed, the driver uses this parser of its own."""
-    assert not on_changed_keys(new_connection(f"{server.url}?protocol=2", parser_class=_RESP2Parser), print)
+    assert not set_changed_keys_handler(new_connection(f"{server.url}?protocol=2", parser_class=_RESP2Parser), print)
 
 
 def test_a_server_busy_with_a_script_is_asked_again(server: RedisServer, world: World) -> None:

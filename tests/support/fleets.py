@@ -141,7 +141,7 @@ class SentinelFleet(Fleet):
         return self.master.ask(*command)
 
     def cut_off(self) -> RedisServer:
-        """Cuts the master off from the Sentinels and its replica, and returns it. Open connections work."""
+        """Cuts the master off from the Sentinels and its replica, and returns it. Open connections of clients go on."""
         master = self.master
         with redis.Redis.from_url(master.url, protocol=2, single_connection_client=True) as client:
             # A connection that is open already needs no password.
@@ -152,7 +152,7 @@ class SentinelFleet(Fleet):
         return master
 
     def rejoin(self, lost: RedisServer) -> None:
-        """Connects a master that was cut off again, as a replica of the new master."""
+        """Ends the isolation of a master that was cut off, and makes it a replica of the new master."""
         with redis.Redis.from_url(lost.url, protocol=2, password=PASSWORD) as client:
             client.execute_command("CONFIG", "SET", "requirepass", "")
         self.follow(lost)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from chronoverse.errors import StoreError
-from chronoverse.history.source import LiveReaderProtocol
+from chronoverse.history.protocols import MultiJobReader
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.sse import Decoder, Event
 from chronoverse.joblog.values import Job, JobRef, Line, Status
@@ -81,12 +81,12 @@ class Impatient:
         self._check("redactions")
         return self._store.redactions(job, count)
 
-    def live_reader(self, block_seconds: float) -> LiveReaderProtocol:
+    def live_reader(self, block_seconds: float) -> MultiJobReader:
         return _ImpatientReader(self._store.live_reader(BLOCK_SECONDS, self._tracked_jobs), self._most, self._check)
 
 
 class _ImpatientReader:
-    def __init__(self, reader: LiveReaderProtocol, most: int, check: Callable[[str], None]) -> None:
+    def __init__(self, reader: MultiJobReader, most: int, check: Callable[[str], None]) -> None:
         self._reader = reader
         self._most = most
         self._check = check

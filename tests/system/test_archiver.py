@@ -48,8 +48,8 @@ def run(store: Store, job: JobRef, count: int) -> None:
 
 def test_an_archiver_runs_beside_the_service(tmp_path: Path) -> None:
     """It archives, is started again when it is killed, and goes with the master."""
-    with serving(tmp_path) as service, embedded.lease_server(service.data_dir) as hold:
-        store = Store(hold.url)
+    with serving(tmp_path) as service, embedded.lease_server(service.data_dir) as lease:
+        store = Store(lease.url)
         run(store, JOB, 100)
         objects = FileObjectStore(service.data_dir / "archive")
         wait_until(lambda: store.catalog.archive_state(JOB).complete, PATIENCE_SECONDS, "the job is archived")

@@ -34,7 +34,7 @@ local function is_terminal(status)
 end
 
 -- When the end of a job was first seen, in Unix ms by the server's clock. Nil when it was not seen, and for a time in the
--- future. Retention counts from this time, since the time in the terminal entry is by the clock of whoever wrote it.
+-- future. Retention counts from this time, since the time in the terminal entry is by its writer's clock.
 local function end_seen(job)
   local seen = whole_number(redis.call('HGET', job, 'end_seen_ms'))
   return seen and seen <= now_ms() and seen or nil

@@ -17,7 +17,7 @@ IPV6_PREFIX_BITS: Final = 64
 CACHE_SIZE: Final = 1024
 
 
-def forwarded_for(headers: Iterable[tuple[str, str]]) -> str:
+def join_forwarded_for(headers: Iterable[tuple[str, str]]) -> str:
     """The values of all X-Forwarded-For headers, joined by commas. Names in ``headers`` are in capitals.
 
     What the last proxy wrote comes last. Some proxies add a second header instead of appending to the client's.
@@ -75,8 +75,10 @@ def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
 
 @lru_cache(CACHE_SIZE)
 def _normalized(text: str) -> str:
-    """One text for each client. Whatever is no address becomes ``unknown``, or a client could invent names and get a
-    share of its own for each."""
+    """The same text for every spelling of an address.
+
+    Anything else becomes ``unknown``. Otherwise a client could invent names, and get a share of its own for each.
+    """
     address = _parse_address(text)
     if address is None:
         return "unknown" if text else "local"

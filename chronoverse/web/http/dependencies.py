@@ -1,8 +1,8 @@
 """What the routes need, as one object that every blueprint gets; and who sent the current request.
 
-Much of it are locks. One worker serves all its requests and all its event streams on one event loop, so that whatever
-takes long must wait: reading many lines, making pages, searching. Each kind of work has a :class:`FairLock`, which
-bounds how many requests do it at a time, and serves the subjects of the tokens in turn.
+Many of its members are locks. A worker serves all its requests and event streams on one event loop, so expensive work
+must be bounded: reading many lines, making pages, searching. Each kind of work has a :class:`FairLock`. The lock bounds
+how many requests do this work at a time, and the subjects of the tokens get it in turn.
 """
 
 import time
@@ -76,7 +76,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """Built once per worker by ``create_app``."""
+    """What the routes of one worker need. :func:`chronoverse.web.app.build_dependencies` makes it."""
 
     settings: Settings
     store: Store
@@ -87,7 +87,7 @@ class Dependencies:
     verifier: Verifier
     admission: AdmissionControl
     stream_writers: StreamWriters
-    #: Reads what requests send.
+    #: Reads request bodies.
     body_reader: BodyReader
     #: Accepts one new viewer at a time.
     accept_lock: FairLock
@@ -119,7 +119,7 @@ class Dependencies:
     answer_shares: Shares = field(default_factory=lambda: Shares(UNREAD_ANSWERS_BYTES, "answers that are not read yet"))
     #: How fast runners publish.
     token_buckets: TokenBuckets = field(default_factory=TokenBuckets)
-    #: Whether anybody watches something live, here or in another worker.
+    #: Whether any viewer follows a job live, in this worker or in another one.
     presence: Presence = field(default_factory=Presence)
     proxies: TrustedProxies = field(default_factory=TrustedProxies)
     wall_clock: Callable[[], float] = time.time
@@ -127,7 +127,7 @@ class Dependencies:
 
     def invalidate(self, ref: JobRef) -> None:
         """Drops what is cached of a job that was redacted or deleted."""
-        self.replay_cache.forget(ref)
+        self.replay_cache.invalidate(ref)
         self.ended_jobs.invalidate(ref)
 
     def require_job(self, ref: JobRef) -> Job:
@@ -143,7 +143,7 @@ class Dependencies:
         So searches use one processor at most, and the event loop has another. ``subject`` is the token's. It must be
         given outside of the request's context. Raises :class:`AtCapacity`, and what ``work`` raises.
         """
-        with self.heavy_lock.turn(subject or principal().subject):
+        with self.heavy_lock.hold(subject or principal().subject):
             return run_in_thread(work)
 
     def scan_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
@@ -151,7 +151,7 @@ class Dependencies:
 
         Subjects get it in turn: a token with many requests delays only its own. Raises :class:`AtCapacity`.
         """
-        return self.scan_locks[self.store.server_of(ref)].turn(subject)
+        return self.scan_locks[self.store.server_of(ref)].hold(subject)
 
     def page_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """The lock for making a page of ``ref``, or a listing of its workflow.
@@ -161,14 +161,14 @@ class Dependencies:
 
         Raises :class:`AtCapacity`, or :class:`ShareExceeded` when the subject's own other requests held it too long.
         """
-        return self.page_locks[self.store.server_of(ref)].turn(subject)
+        return self.page_locks[self.store.server_of(ref)].hold(subject)
 
     def search_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """The lock for searching a frame of the archive, which takes as long as others let it.
 
         Raises :class:`AtCapacity`.
         """
-        return self.search_locks[self.store.server_of(ref)].turn(subject)
+        return self.search_locks[self.store.server_of(ref)].hold(subject)
 
     def wait_for_idle_slot(self) -> None:
         """Waits until the event loop is idle: everybody else goes first. Requests that search get such slots in turn.
@@ -178,7 +178,7 @@ class Dependencies:
         """
         now = self.monotonic()
         late = now > g.setdefault("idle_slots_until", now + IDLE_SLOT_SECONDS)
-        with (self.loop_lock if late else self.idle_lock).turn(principal().subject):
+        with (self.loop_lock if late else self.idle_lock).hold(principal().subject):
             pass
 
     def time_slice(self) -> TimeSlice:

@@ -1,7 +1,7 @@
 """Reads one page of a stored log for a request, in either order.
 
-:func:`batches` reads the log in batches, so that no other request waits for long. :func:`read_page` takes the lines
-that a request asks for out of the batches, and encodes them, until the page is full or its budget is used up.
+:func:`read_batches` reads the log in batches, so that no other request waits for long. :func:`read_page` takes the
+lines that a request asks for out of the batches, and encodes them, until the page is full or its budget is used up.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from flask import request
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.search import search as archive_search
 from chronoverse.errors import ArchiveUnavailable, AtCapacity, SearchTooExpensive
-from chronoverse.history.tiered_log import TieredLog
+from chronoverse.history.tiered_log import TieredLog, is_archived
 from chronoverse.joblog.entries import Entry, RawEntry
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.time_range import TimeRange
@@ -40,16 +40,17 @@ READ_BYTES: Final = 16 * 2**20
 BATCH_CHARACTERS: Final = 256 * 2**10
 
 
-class LineBatchRead(NamedTuple):
-    """Lines in the order asked for, the number of the last entry looked at, and whether there are none behind it.
+class ReadBatch(NamedTuple):
+    """Lines in the order asked for.
 
-    ``found``: each of them is known to match what is searched for.
+    ``position`` is the last number that was read, also if it is not a line. ``is_last`` says that nothing follows it.
+    ``is_match`` says that every line is known to match the search.
     """
 
     lines: list[Line]
-    place: int
-    last: bool
-    found: bool = False
+    position: int
+    is_last: bool
+    is_match: bool = False
 
 
 class Search(NamedTuple):
@@ -77,7 +78,7 @@ LineEncoder = Callable[[Line, PageBudget], dict[int, bytes] | None]
 
 
 @contextlib.contextmanager
-def page_budget(deps: Dependencies, ref: JobRef, limit: int) -> Iterator[PageBudget]:
+def open_page(deps: Dependencies, ref: JobRef, limit: int) -> Iterator[PageBudget]:
     """Holds the page lock, and gives the budget of a page of up to ``limit`` lines of ``ref``.
 
     The budget shrinks when the client closes its side. Raises as :meth:`Dependencies.page_lock` does. Also raises
@@ -98,8 +99,8 @@ def page_budget(deps: Dependencies, ref: JobRef, limit: int) -> Iterator[PageBud
         yield budget
 
 
-class _StoreInTurn:
-    """The store for :class:`TieredLog`: each read of lines waits for its ``subject``'s turn."""
+class _LockedStore:
+    """The store for :class:`TieredLog`. Each read of lines waits for the scan lock of ``subject``."""
 
     def __init__(self, deps: Dependencies, subject: str) -> None:
         self._deps = deps
@@ -113,67 +114,69 @@ class _StoreInTurn:
             return self._deps.store.page(job, after=after, before=before, count=count)
 
 
-def batches(
+def read_batches(
     deps: Dependencies,
     job: Job,
-    place: int,
+    position: int,
     *,
     descending: bool = False,
     limit: int | None = None,
     search: Search | None = None,
-    others: Callable[[], object] = yield_to_loop,
-) -> Iterator[LineBatchRead]:
-    """The log strictly after ``place`` in the order asked for. ``others`` is called between two batches.
+    let_others_run: Callable[[], object] = yield_to_loop,
+) -> Iterator[ReadBatch]:
+    """The log strictly after ``position`` in the order asked for. Calls ``let_others_run`` between two batches.
 
-    ``limit`` is how many entries are wanted, where that is known. With so few, only reads of the store wait for a turn,
-    so that an archive that is slow holds up nobody. With ``search`` only lines that match need be there.
+    ``limit`` is how many entries are needed, if that is known. Such a short read holds the scan lock only while it
+    reads from the store, so that a slow archive delays nobody. With ``search``, lines that do not match may be left
+    out.
 
-    Raises: as the store and the archive do; :class:`JobNotFound` when the log went away before all of it was read.
+    Raises as the store and the archive do. Raises :class:`JobNotFound` when the log is deleted before all is read.
     """
     archive = deps.archive
-    # A download goes on when its request's context is gone.
+    # The subject is looked up now, because a download goes on after its request's context is gone.
     subject = principal().subject
-    history = TieredLog(deps.store if limit is None else _StoreInTurn(deps, subject), archive, job)
-    most = max(1, min(MAX_BATCH, READ_BYTES // deps.settings.max_line_bytes))
-    count = min(FIRST_BATCH, most)
+    log = TieredLog(deps.store if limit is None else _LockedStore(deps, subject), archive, job)
+    max_count = max(1, min(MAX_BATCH, READ_BYTES // deps.settings.max_line_bytes))
+    count = min(FIRST_BATCH, max_count)
     while True:
-        if search and isinstance(archive, ArchiveReader) and _is_archived(history.job, place, descending):
+        if search and isinstance(archive, ArchiveReader) and is_archived(log.job, position, descending=descending):
             try:
-                for batch in _search(deps, archive, history.job, place, descending, search):
-                    place = batch.place
+                for batch in _search_archive(deps, archive, log.job, position, descending, search):
+                    position = batch.position
                     yield batch
                 if descending:
                     return
             except ArchiveUnavailable:
-                if place - descending < history.job.hot - (not descending):
+                # The store may have what follows, too. If it does not, the request fails.
+                if position - descending < log.job.hot - (not descending):
                     raise
             search = None
         if limit is not None:
             count = max(1, min(count, limit))
         with deps.scan_lock(job.ref, subject) if limit is None else contextlib.nullcontext():
-            read = history.before(place, count) if descending else history.after(place, count)
-        place, last = read.place, read.last
-        mean = sum(len(entry.message) for entry in read.entries if isinstance(entry, Line)) / max(read.read, 1)
-        lines, whole = _first_lines(read.entries, BATCH_CHARACTERS)
-        if not whole:
-            # The others are read again: they would wait with these for a download's client.
-            place, last = lines[-1].sequence_num, False
-        # Whoever takes the batch may let go of its lines.
+            read = log.before(position, count) if descending else log.after(position, count)
+        position, is_last = read.position, read.last
+        mean_length = sum(len(entry.message) for entry in read.entries if isinstance(entry, Line)) / max(read.read, 1)
+        lines, is_complete = _limit_characters(read.entries, BATCH_CHARACTERS)
+        if not is_complete:
+            # The other lines are read again later. Otherwise they would stay in memory while a slow client reads these.
+            position, is_last = lines[-1].sequence_num, False
+        # The caller of a download clears the batch's lines to free their memory. This must not keep them.
         del read
-        if last and _has_more(job, place, descending):
-            # Entries may be missing there; all of them are when somebody has deleted the log.
+        if is_last and _has_more(job, position, descending):
+            # Entries are missing at the end. All are missing when the log was deleted.
             deps.require_job(job.ref)
         if limit is not None:
             limit -= len(lines)
-        yield LineBatchRead(lines, place, last)
-        if last:
+        yield ReadBatch(lines, position, is_last)
+        if is_last:
             return
-        others()
-        count = round(min(most, max(1, BATCH_CHARACTERS / (mean + 1))))
+        let_others_run()
+        count = round(min(max_count, max(1, BATCH_CHARACTERS / (mean_length + 1))))
 
 
-def _first_lines(entries: Iterable[Entry], characters: int) -> tuple[list[Line], bool]:
-    """The lines, up to the one that begins beyond twice so many ``characters``; and whether these are all."""
+def _limit_characters(entries: Iterable[Entry], characters: int) -> tuple[list[Line], bool]:
+    """The first lines with about twice as many ``characters``, and whether these are all."""
     found: list[Line] = []
     for entry in entries:
         if isinstance(entry, Line):
@@ -184,32 +187,29 @@ def _first_lines(entries: Iterable[Entry], characters: int) -> tuple[list[Line],
     return found, True
 
 
-def _is_archived(job: Job, place: int, descending: bool) -> bool:
-    """Whether the archive has what follows, whatever the store has of it: it is searched ten times as fast."""
-    return job.first < place <= job.archived + 1 if descending else place < job.archived
-
-
-def _search(
-    deps: Dependencies, archive: ArchiveReader, job: Job, place: int, descending: bool, search: Search
-) -> Iterator[LineBatchRead]:
-    """What the archive has of it, a frame at a time."""
+def _search_archive(
+    deps: Dependencies, archive: ArchiveReader, job: Job, position: int, descending: bool, search: Search
+) -> Iterator[ReadBatch]:
+    """The lines of the archive that match, one frame at a time."""
     time_slice = deps.search_slice()
     since, until = search.time_range
-    how = partial(
-        archive_search,
+    frames = archive_search(
+        archive,
+        job.ref,
+        search.matcher,
+        position,
         descending=descending,
         since=since,
         until=until,
         run_heavy=deps.run_heavy,
         pause=time_slice.check,
     )
-    frames = how(archive, job.ref, search.matcher, place)
     while True:
         with deps.search_lock(job.ref, principal().subject):
             frame = next(frames, None)
         if frame is None:
             return
-        yield LineBatchRead(frame.lines, frame.cursor, False, found=True)
+        yield ReadBatch(frame.lines, frame.cursor, False, is_match=True)
         time_slice.check()
 
 
@@ -246,17 +246,23 @@ def read_page(
     These are the lines that match ``search`` and for which ``predicate`` is true. They are fewer when the ``budget`` is
     used up.
 
-    Raises as :func:`batches`, :func:`matches` and :meth:`PageBudget.take` do.
+    Raises as :func:`read_batches`, :func:`matches` and :meth:`PageBudget.take` do.
     """
     lines: dict[int, bytes] = {}
     count, has_progress = 0, False
     # A filtered page may go through many lines to find a few, so it lets all other requests go first.
     is_filtered = bool(predicate or search)
     time_slice = deps.search_slice() if is_filtered else deps.time_slice()
-    entry_count, others = (None, deps.wait_for_idle_slot) if is_filtered else (limit, yield_to_loop)
     try:
-        read = batches(deps, job, position, descending=descending, limit=entry_count, search=search, others=others)
-        for batch in read:
+        for batch in read_batches(
+            deps,
+            job,
+            position,
+            descending=descending,
+            limit=None if is_filtered else limit,
+            search=search,
+            let_others_run=deps.wait_for_idle_slot if is_filtered else yield_to_loop,
+        ):
             for line in batch.lines:
                 time_slice.check()
                 if has_progress and budget.is_used_up():
@@ -264,7 +270,7 @@ def read_page(
                 has_progress = True
                 budget.entries_left -= 1
                 is_wanted = predicate is None or predicate(line)
-                if is_wanted and (search is None or batch.found or matches(search.matcher, line, deps.run_heavy)):
+                if is_wanted and (search is None or batch.is_match or matches(search.matcher, line, deps.run_heavy)):
                     encoded = encode(line, budget)
                     if encoded is None:
                         return LinesPage(lines, position, True)
@@ -273,8 +279,8 @@ def read_page(
                 position = line.sequence_num
                 if count == limit:
                     return LinesPage(lines, position, _has_more(job, position, descending))
-            position = batch.place
-            if batch.last:
+            position = batch.position
+            if batch.is_last:
                 return LinesPage(lines, position, False)
             has_progress = True
             if budget.is_used_up():
@@ -303,5 +309,5 @@ def matches(matcher: Matcher, line: Line, run_heavy: Callable[[Callable[[], bool
     return matcher.matches(line.message)
 
 
-def _has_more(job: Job, place: int, descending: bool) -> bool:
-    return place > job.first if descending else place < job.last
+def _has_more(job: Job, position: int, descending: bool) -> bool:
+    return position > job.first if descending else position < job.last

@@ -37,7 +37,7 @@ from chronoverse.errors import (
     TooFast,
     Unauthorized,
 )
-from chronoverse.live.delivery_stats import store_failed
+from chronoverse.live.delivery_stats import count_store_error
 from chronoverse.web.http.request_id import request_id
 
 #: Parameters that one document names at most, and characters of a parameter's name and of its detail. A client may have
@@ -159,7 +159,7 @@ def problem_for(error: ChronoverseError) -> Response:
         # Where the store is, and what it answered, is for operators only.
         log.warning("refused with %d: %s", status, error)
         if isinstance(error, StoreError):
-            store_failed("request", error)
+            count_store_error("request", error)
     # AtCapacity says what is full. A client may know that.
     is_public = status < 500 or type(error) is AtCapacity
     detail = str(error) if is_public else DETAILS.get(type(error), "Something went wrong here.")

@@ -42,7 +42,7 @@ def _check_token(token: str) -> None:
         raise ValidationError("must be 32 to 128 hexadecimal digits")
 
 
-class WholeNumber(fields.Integer):
+class JsonInteger(fields.Integer):
     """An integer as JSON Schema defines it: 2.0 is one, and true is not."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
@@ -51,11 +51,11 @@ class WholeNumber(fields.Integer):
         return int(value)
 
 
-def _number(minimum: int, description: str, maximum: int = MAX_NUMBER, **kwargs: Any) -> WholeNumber:
-    return WholeNumber(validate=validate.Range(minimum, maximum), metadata={"description": description}, **kwargs)
+def _number(minimum: int, description: str, maximum: int = MAX_NUMBER, **kwargs: Any) -> JsonInteger:
+    return JsonInteger(validate=validate.Range(minimum, maximum), metadata={"description": description}, **kwargs)
 
 
-def _attempt() -> WholeNumber:
+def _attempt() -> JsonInteger:
     return _number(1, "The number that opening it has returned.", required=True)
 
 
@@ -179,7 +179,7 @@ class EndBody(Schema):
         validate=validate.OneOf([status.value for status in Status if status.terminal]),
         metadata={"description": "LOST is for what is delivered of a runner that was killed."},
     )
-    exit_code = WholeNumber(
+    exit_code = JsonInteger(
         allow_none=True,
         load_default=None,
         validate=validate.Range(-MAX_EXIT_CODE, MAX_EXIT_CODE),

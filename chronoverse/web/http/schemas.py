@@ -53,7 +53,7 @@ class Blueprint(SmorestBlueprint):
     ARGUMENTS_PARSER = RequestParser()
 
 
-class Number(fields.Integer):
+class QueryInteger(fields.Integer):
     """A whole number of 1 to 15 ASCII digits. ``int()`` would also take spaces, signs and other digits."""
 
     def __init__(self, minimum: int = 0, maximum: int = MAX_NUMBER, **kwargs: Any) -> None:
@@ -89,14 +89,14 @@ class EventsQuery(Schema):
             "description": "Start strictly after this line; 0 is the beginning, `latest` the live end.",
         }
     )
-    tail = Number(
+    tail = QueryInteger(
         metadata={
             "description": "Start with the last n lines. Not together with `offset`. With `stream`, with those of them"
             " that are found within a second, in the last 200,000 lines."
         }
     )
     stream = _stream()
-    wait = Number(
+    wait = QueryInteger(
         maximum=MAX_WAIT_SECONDS,
         load_default=0,
         metadata={
@@ -153,7 +153,7 @@ EVENT_SCHEMA: Final = {
 class LogsQuery(Schema):
     """The query of ``/logs``."""
 
-    limit = Number(
+    limit = QueryInteger(
         1,
         MAX_PAGE_LIMIT,
         load_default=DEFAULT_PAGE_LIMIT,
@@ -164,7 +164,7 @@ class LogsQuery(Schema):
     order = fields.String(load_default="asc", validate=validate.OneOf(("asc", "desc")))
     stream = _stream()
     cursor = fields.String(validate=validate.Length(1, 512), metadata={"description": "From the page before."})
-    offset = Number(
+    offset = QueryInteger(
         metadata={"description": "Start strictly after this line, in the order asked for. Not together with `cursor`."}
     )
 
@@ -174,7 +174,7 @@ class LogsQuery(Schema):
             raise ValidationError("cannot be combined with cursor", "offset")
 
 
-class Query(fields.String):
+class SearchText(fields.String):
     """What a search looks for. The schema checks it, because that depends on ``regex``: see :func:`check_regex`."""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -194,7 +194,7 @@ def check_regex(data: Mapping[str, Any]) -> None:
 class SearchFields(Schema):
     """The parameters ``q`` and ``regex``."""
 
-    q = Query()
+    q = SearchText()
     regex = fields.Boolean(
         truthy={"true"},
         falsy={"false"},
@@ -229,8 +229,8 @@ def _time(which: str) -> Timestamp:
     return Timestamp(metadata={"description": text})
 
 
-def _context(side: str) -> Number:
-    return Number(
+def _context(side: str) -> QueryInteger:
+    return QueryInteger(
         maximum=MAX_CONTEXT_LINES,
         load_default=0,
         metadata={
@@ -243,7 +243,7 @@ def _context(side: str) -> Number:
 class SearchQuery(LogsQuery, SearchFields):
     """The query of ``/logs/search``."""
 
-    q = Query(required=True)
+    q = SearchText(required=True)
     since = _time("not before")
     until = _time("not after")
     before = _context("before")
@@ -255,7 +255,9 @@ class JobsQuery(Schema):
 
     status = fields.String(validate=validate.OneOf([status.value for status in Status]))
     cursor = fields.String(validate=validate.Length(1, 512), metadata={"description": "From the page before."})
-    limit = Number(1, MAX_PAGE_LIMIT, load_default=DEFAULT_PAGE_LIMIT, metadata={"description": "Jobs on the page."})
+    limit = QueryInteger(
+        1, MAX_PAGE_LIMIT, load_default=DEFAULT_PAGE_LIMIT, metadata={"description": "Jobs on the page."}
+    )
 
 
 class LineSchema(Schema):

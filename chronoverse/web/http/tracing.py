@@ -98,7 +98,7 @@ class Traces:
         self._tracer = self._provider.get_tracer("chronoverse")
         self._kind = SpanKind.SERVER
         self._propagator = TraceContextTextMapPropagator()
-        self._clean = redact
+        self._redact = redact
 
     def register(self, app: Flask) -> None:
         """Traces every request of ``app``, also those that are answered before Flask sees them."""
@@ -130,7 +130,7 @@ class Traces:
         parent = self._propagator.extract({name: text for name, text in headers.items() if len(text) <= MAX_HEADER})
         attributes = {"http.request.method": method}
         span = self._tracer.start_span(method, parent, self._kind, attributes)
-        return RequestSpan(span, method, self._clean)
+        return RequestSpan(span, method, self._redact)
 
 
 def _record_response(response: Response) -> Response:

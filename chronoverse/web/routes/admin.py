@@ -18,9 +18,9 @@ from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.paging import page_response
-from chronoverse.web.http.publish_schemas import WholeNumber
+from chronoverse.web.http.publish_schemas import JsonInteger
 from chronoverse.web.http.request_id import request_id
-from chronoverse.web.http.schemas import Blueprint, ProblemSchema, Query, check_regex
+from chronoverse.web.http.schemas import Blueprint, ProblemSchema, SearchText, check_regex
 
 #: Characters of a reason.
 MAX_REASON: Final = 200
@@ -34,11 +34,11 @@ log = logging.getLogger(__name__)
 class RedactBody(Schema):
     """Which lines to redact: a range, the matching lines in a range, or all matching lines."""
 
-    from_ = WholeNumber(
+    from_ = JsonInteger(
         data_key="from", validate=validate.Range(1, MAX_NUMBER), metadata={"description": "The first; 1 otherwise."}
     )
-    to = WholeNumber(validate=validate.Range(1, MAX_NUMBER), metadata={"description": "The last; or all that follow."})
-    q = Query()
+    to = JsonInteger(validate=validate.Range(1, MAX_NUMBER), metadata={"description": "The last; or all that follow."})
+    q = SearchText()
     regex = fields.Boolean(truthy={True}, falsy={False}, load_default=False)
     reason = fields.String(
         validate=validate.Length(1, MAX_REASON), metadata={"description": "Why; remembered and logged. No secrets."}

@@ -13,7 +13,7 @@ from chronoverse.errors import AtCapacity, JobNotFound
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
-from chronoverse.web.http.pages import batches, page_budget
+from chronoverse.web.http.pages import open_page, read_batches
 from chronoverse.web.http.schemas import EVENT_SCHEMA, Blueprint, EventsHeaders, EventsQuery, ProblemSchema
 from chronoverse.web.streaming.connection import begin_long_answer, on_hangup, stop_receiving
 from chronoverse.web.streaming.opening import (
@@ -63,7 +63,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         ref, ticket = JobRef(workflow_id, job_id), stream_ticket(deps)
         if request.method != "HEAD":
             deps.admission.check(ticket)
-        job = deps.tail.known(ref) or deps.ended_jobs.get_job(ref)
+        job = deps.tail.known_job(ref) or deps.ended_jobs.get_job(ref)
         if job is None and (not wait or deps.store.is_deleted(ref)):
             raise JobNotFound("no such job")
         if last_event_id is not None and job and job.end and last_event_id >= job.end.sequence_num:
@@ -100,12 +100,12 @@ def _start_of_stream_tail(deps: Dependencies, job: Job, tail: int, stream: str) 
     """The number before the last ``tail`` lines of one ``stream``.
 
     When the budget of a page ends first, it is the number before the lines that were found until then. Raises as
-    :func:`chronoverse.web.http.pages.batches` does.
+    :func:`chronoverse.web.http.pages.read_batches` does.
     """
     start = job.last
     time_slice = deps.search_slice()
-    with page_budget(deps, job.ref, 1) as budget:
-        for batch in batches(deps, job, job.last + 1, descending=True, others=deps.wait_for_idle_slot):
+    with open_page(deps, job.ref, 1) as budget:
+        for batch in read_batches(deps, job, job.last + 1, descending=True, let_others_run=deps.wait_for_idle_slot):
             for line in batch.lines:
                 time_slice.check()
                 budget.entries_left -= 1

@@ -29,7 +29,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         descending = order == "desc"
         position = start_position(query, listing, job, descending=descending)
         predicate = (lambda line: line.stream == stream) if stream else None
-        with pages.page_budget(deps, ref, limit) as budget:
+        with pages.open_page(deps, ref, limit) as budget:
             page = pages.read_page(deps, job, position, limit, budget, descending=descending, predicate=predicate)
             cursor = encode_cursor(listing, [page.position]) if page.has_more else None
             lines = page.to_json(descending=descending)

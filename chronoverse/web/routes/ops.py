@@ -44,7 +44,7 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
     @routes.response(200, {"type": "string"}, content_type="text/plain", description="Prometheus's text format.")
     def exposition() -> Response:
         """What it does."""
-        deps.tail.tell()
+        deps.tail.report_metrics()
         return Response(metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     @routes.route("/openapi.json")

@@ -16,7 +16,7 @@ from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.runner import readback
 from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
-from chronoverse.web.http.pages import batches
+from chronoverse.web.http.pages import read_batches
 from chronoverse.web.http.paging import page_response
 from chronoverse.web.http.problems import REASONS
 from chronoverse.web.http.publish_schemas import (
@@ -116,7 +116,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             first, digests = body["first"], body["lines"]
 
             def read() -> Iterator[Line]:
-                for batch in batches(deps, deps.require_job(ref), first - 1, limit=len(digests)):
+                for batch in read_batches(deps, deps.require_job(ref), first - 1, limit=len(digests)):
                     for line in batch.lines:
                         time_slice.check()
                         yield line

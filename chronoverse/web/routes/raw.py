@@ -126,7 +126,7 @@ def _read_lines(
     Raises :class:`Unauthorized` at the monotonic time ``expires_at``.
     """
     time_slice = deps.time_slice()
-    for batch in pages.batches(deps, job, 0):
+    for batch in pages.read_batches(deps, job, 0):
         if deps.monotonic() >= expires_at:
             raise Unauthorized("the token has expired")
         found = []
@@ -134,8 +134,8 @@ def _read_lines(
             time_slice.check()
             if line.sequence_num <= job.last and predicate(line):
                 found.append(line)
-        is_end = batch.place >= job.last
-        if is_end or batch.last:
+        is_end = batch.position >= job.last
+        if is_end or batch.is_last:
             _check_same_log(deps, job)
         batch.lines.clear()
         yield found

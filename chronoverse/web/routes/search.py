@@ -60,7 +60,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         max_matches = min(limit, max(1, MAX_CONTEXT_PAGE_LINES // (1 + sum(context)))) if any(context) else limit
         encoder = _MatchEncoder(deps, job, matcher, context, stream, descending=descending)
         # The budget is held until the answer is made, because the page is in memory and idle slots may come late.
-        with pages.page_budget(deps, ref, limit) as budget:
+        with pages.open_page(deps, ref, limit) as budget:
             page = pages.read_page(
                 deps,
                 job,
@@ -167,7 +167,7 @@ class _MatchEncoder:
         """
         if count <= 0:
             return True
-        for batch in pages.batches(self._deps, self._job, start, descending=descending, limit=count):
+        for batch in pages.read_batches(self._deps, self._job, start, descending=descending, limit=count):
             for line in batch.lines:
                 if abs(line.sequence_num - start) > count:
                     return True
@@ -178,7 +178,7 @@ class _MatchEncoder:
                 if len(json) >= budget.bytes_left - reserve or not budget.take(json):
                     return False
                 context[line.sequence_num] = json
-            if abs(batch.place - start) >= count:
+            if abs(batch.position - start) >= count:
                 return True
         return True
 

@@ -120,7 +120,7 @@ class AdmissionControl:
         metrics.WORKERS_DRAINING.set(1)
         while self._guests or self._clock() <= start + LATE_ACCEPT_SECONDS:
             left = start + seconds - self._clock()
-            staying = [guest.viewer for guest in self._guests if guest.viewer and not guest.viewer.sent_away]
+            staying = [guest.viewer for guest in self._guests if guest.viewer and not guest.viewer.closes_early]
             due = len(staying) if left < DRAIN_STEP_SECONDS else math.ceil(len(staying) * DRAIN_STEP_SECONDS / left)
             for number, viewer in enumerate(staying[:due], 1):
                 viewer.close_with_retry(retry_ms())

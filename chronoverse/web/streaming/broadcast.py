@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from chronoverse.joblog import sse
-from chronoverse.live.feed import BREATH_WAKES, Feed
+from chronoverse.live.feed import WAKES_PER_YIELD, Feed
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
 
@@ -103,7 +103,7 @@ class BroadcastGroup:
         if self._members.pop(member, None) is not None:
             member.group = None
             self._feed.group_size = max(len(self._members) - 1, 0)
-            member.viewer.moved(self._cursor, self._position, self._sent_at)
+            member.viewer.advance(self._cursor, self._position, self._sent_at)
             self._feed.viewers.add(member.viewer)
             if not self._members:
                 self._context.tail.leave(self._feed, self)
@@ -167,8 +167,8 @@ class BroadcastGroup:
                 sent = 0
             if sent != size:
                 fell_behind.append((member, sent))
-            if number % BREATH_WAKES == 0:
-                self._feed.breathe()
+            if number % WAKES_PER_YIELD == 0:
+                self._feed._yield_to_loop()
         for member, sent in fell_behind:
             if member in self._members:
                 self.remove(member)
@@ -192,5 +192,5 @@ class BroadcastGroup:
         for number, member in enumerate(members, 1):
             self.remove(member)
             member.wake()
-            if number % BREATH_WAKES == 0:
-                self._feed.breathe()
+            if number % WAKES_PER_YIELD == 0:
+                self._feed._yield_to_loop()

@@ -75,7 +75,7 @@ class FastPath:
         except AtCapacity as error:
             environ[ACCEPT_SLOT] = error
             return None
-        job = deps.tail.known(ref) or deps.ended_jobs.get_cached(ref)
+        job = deps.tail.known_job(ref) or deps.ended_jobs.get_cached(ref)
         if job is None or (job.end and after is not None and after >= job.end.sequence_num):
             return None
         try:

@@ -115,7 +115,7 @@ class StreamWriter:
 
     def start(self, head: bytes) -> None:
         """Writes the response's ``head``, and together with it the frames that the replay cache already has."""
-        missed = self.viewer.catch_up()
+        missed = self.viewer.take_cached()
         self._write_now(head + self._writers.chunk(missed) if missed else head)
 
     def wake(self) -> None:
@@ -225,7 +225,7 @@ class StreamWriter:
                 elif frames is None and not viewer.done and not self._woken:
                     if self._peer_left:
                         break
-                    if viewer.channel is None:
+                    if viewer.feed is None:
                         # The job has ended and a read of the store has failed. The tail wakes no such viewer.
                         gevent.sleep(RETRY_READ_SECONDS)
                         continue
@@ -311,7 +311,7 @@ class StreamWriters:
 
     def join_group(self, writer: StreamWriter) -> None:
         """Puts a caught-up writer into its feed's group. Does nothing when the feed has too few viewers for one."""
-        feed = writer.viewer.channel
+        feed = writer.viewer.feed
         if feed is None or writer.is_behind or writer.group is not None:
             return
         group = self._groups.get(feed)

@@ -9,7 +9,7 @@ from chronoverse.web.http.token_bucket import BURST_SECONDS, LINE_OVERHEAD_BYTES
 from tests.support.reading import Clock
 
 RATE = 100_000
-#: A line of a second's worth.
+#: The message of a line that costs what the bucket gets in a second.
 SECOND = "x" * (RATE - LINE_OVERHEAD_BYTES)
 
 

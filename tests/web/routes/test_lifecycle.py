@@ -201,8 +201,8 @@ def test_on_its_embedded_store_the_log_survives_the_service(tmp_path: Path) -> N
     """SIGKILL for all of it, a new start: the earlier job is there, whole, and its token still good."""
     written = [f"line {number}" for number in range(1, 501)]
     with Service(tmp_path) as service:
-        with embedded.lease_server(service.data_dir) as hold:
-            job = Foreign(hold.url, "wf_1", "job_1").lines(written).end()
+        with embedded.lease_server(service.data_dir) as lease:
+            job = Foreign(lease.url, "wf_1", "job_1").lines(written).end()
         headers = {"Authorization": f"Bearer {service.token()}"}
         service.kill()
         service.start()

@@ -6,7 +6,7 @@ import pytest
 
 from chronoverse.errors import AtCapacity, ChronoverseError, Draining, ShareExceeded
 from chronoverse.live.viewer import Viewer
-from chronoverse.web.http.client_ip import TrustedProxies, forwarded_for
+from chronoverse.web.http.client_ip import TrustedProxies, join_forwarded_for
 from chronoverse.web.streaming.admission import (
     DRAIN_STEP_SECONDS,
     LATE_ACCEPT_SECONDS,
@@ -24,13 +24,13 @@ class Leaver:
     """In the place of a viewer: remembers when it was told to go, and when its client should come back."""
 
     def __init__(self, clock: Clock) -> None:
-        self.sent_away = False
+        self.closes_early = False
         self.at = self.retry_ms = 0.0
         self._clock = clock
 
     def close_with_retry(self, retry_ms: int) -> None:
-        assert not self.sent_away
-        self.sent_away, self.at, self.retry_ms = True, self._clock(), retry_ms
+        assert not self.closes_early
+        self.closes_early, self.at, self.retry_ms = True, self._clock(), retry_ms
 
 
 class House:
@@ -58,7 +58,7 @@ class House:
         assert self.steps < PATIENCE_STEPS, "the drain does not end"
         self.clock.now += seconds
         for guest, leaver in tuple(self._guests.items()):
-            if leaver.sent_away and self._going.setdefault(guest, self.steps + self._lag) <= self.steps:
+            if leaver.closes_early and self._going.setdefault(guest, self.steps + self._lag) <= self.steps:
                 del self._guests[guest]
                 self.streams.leave(guest)
                 self.left.append(leaver)
@@ -184,5 +184,5 @@ def test_the_word_of_the_last_proxy_counts_when_each_has_a_header_of_its_own() -
     proxies.trust(["127.0.0.1"])
     headers = [("X-FORWARDED-FOR", "203.0.113.9"), ("HOST", "h"), ("X-FORWARDED-FOR", "198.51.100.1")]
 
-    assert proxies.client("127.0.0.1", forwarded_for(headers)) == "198.51.100.1"
-    assert proxies.client("127.0.0.1", forwarded_for([("HOST", "h")])) == "127.0.0.1"
+    assert proxies.client("127.0.0.1", join_forwarded_for(headers)) == "198.51.100.1"
+    assert proxies.client("127.0.0.1", join_forwarded_for([("HOST", "h")])) == "127.0.0.1"

@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 import pytest
 
 from chronoverse.joblog.values import Job, JobRef, Status
-from chronoverse.live.feed import BREATH_WAKES, Feed, Frame
+from chronoverse.live.feed import WAKES_PER_YIELD, EventFrame, Feed
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.streaming.broadcast import BroadcastGroup, GroupContext, GroupMember
@@ -27,7 +27,7 @@ class FakeViewer:
         self.ring_position = feed.seek(cursor)
         feed.viewers.add(self)
 
-    def moved(self, cursor: int, position: int, sent_at: float) -> None:
+    def advance(self, cursor: int, position: int, sent_at: float) -> None:
         self.cursor, self.ring_position, self.sent_at = cursor, position, sent_at
 
     def wake(self) -> None:
@@ -66,7 +66,7 @@ class FakeTail:
 
 
 def publish(feed: Feed, number: int) -> None:
-    feed.publish([Frame(number, "stdout", b"%d;" % number)], number - 1, LARGE_RING)
+    feed.publish([EventFrame(number, "stdout", b"%d;" % number)], number - 1, LARGE_RING)
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_newcomer_that_changed_while_the_group_caught_up_is_not_added(
     feed: Feed, on_yield: list[Callable[[], object]], meanwhile: str
 ) -> None:
     """Writing to the group lets other greenlets run. They may wake, close or add the newcomer."""
-    group, members = make_group(feed, BREATH_WAKES + 1)
+    group, members = make_group(feed, WAKES_PER_YIELD + 1)
     feed.viewers.discard(group)
     publish(feed, 2)
     newcomer = FakeWriter(feed, 2)

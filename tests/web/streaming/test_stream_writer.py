@@ -39,7 +39,7 @@ class FakeViewer:
     def has_more(self) -> bool:
         return bool(self.frames)
 
-    def catch_up(self) -> bytes:
+    def take_cached(self) -> bytes:
         return b""
 
     def try_next(self) -> bytes | None:

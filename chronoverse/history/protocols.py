@@ -8,7 +8,7 @@ from chronoverse.joblog.entries import Entry, RawEntry
 from chronoverse.joblog.values import Job, JobRef
 
 
-class LiveReaderProtocol(Protocol):
+class MultiJobReader(Protocol):
     """Waits for many jobs at once; see :class:`chronoverse.store.live_reader.LiveReader`."""
 
     @property
@@ -30,7 +30,7 @@ class LogReader(Protocol):
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]: ...
     def read_sequential(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]: ...
     def redactions(self, job: JobRef, count: int) -> Sequence[tuple[int, int]]: ...
-    def live_reader(self, block_seconds: float) -> LiveReaderProtocol: ...
+    def live_reader(self, block_seconds: float) -> MultiJobReader: ...
 
 
 class Archive(Protocol):

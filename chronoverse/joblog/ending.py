@@ -1,0 +1,32 @@
+"""What the end of a job means to whoever reads its log. Pure.
+
+A log ends with its terminal entry. A stream that has sent every line before that entry sends the closing frames, and
+nothing after them. A log may also go away: it expires, or somebody deletes it.
+"""
+
+from typing import Final
+
+from chronoverse.joblog import sse
+from chronoverse.joblog.values import End, Job
+
+#: What a reader is told whose log expired or was deleted meanwhile.
+LOG_IS_GONE: Final = "the log is gone from the store: it expired or was deleted"
+
+
+def closing_frames(job: Job, end: End, lease_seconds: float) -> bytes:
+    """The last frames of a stream: the job's final state, then ``end``, or ``error`` when the job was lost."""
+    return job.ended(end).to_frame() + end.to_frame(round(lease_seconds))
+
+
+def end_of_log(job: Job, cursor: int, lease_seconds: float) -> bytes | None:
+    """The last frames for a reader that has all lines up to ``cursor``. None while more lines may follow.
+
+    A reader may be past the terminal entry: then the store has lost lines that it once had, and the frame is an
+    ``error`` that says which.
+    """
+    end = job.end
+    if end is None or end.sequence_num > cursor + 1:
+        return None
+    if end.sequence_num <= cursor:
+        return sse.frame("error", f"the store lost lines {end.sequence_num} to {cursor} of this log".encode())
+    return closing_frames(job, end, lease_seconds)
