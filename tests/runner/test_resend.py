@@ -1,4 +1,4 @@
-"""What a runner could not deliver: left in a file, and delivered later, by the command that it prints."""
+"""Lines that a runner could not deliver. It leaves them in a file, and prints the command that delivers it later."""
 
 import re
 import subprocess
@@ -42,7 +42,7 @@ def store(server: RedisServer) -> Iterator[Store]:
 
 @pytest.fixture
 def room(tmp_path: Path) -> SpoolRoom:
-    """A spool with a place for its file."""
+    """The room of a spool that can have a file."""
     return SpoolRoom(tmp_path / "spool", "job_1")
 
 
@@ -51,9 +51,9 @@ def numbers(stop: int) -> list[str]:
 
 
 def left_behind(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom, code: str = "sys.exit(9)") -> Path:
-    """The file of a job whose lines from 10 on met no server: 3,000 lines in all.
+    """The spool file of a job with 3,000 lines. The server was killed after the first ten.
 
-    The first ten are in the stream, but the server may be gone before it said that they are safe.
+    The first ten are in the stream, but the runner may not know that they are safe.
     """
     with RunningJob(
         NUMBERS + f"say(0, 10); wait(); say(10, 3000); {code}", store, tmp_path, room=room, deliver_seconds=0.3
@@ -72,8 +72,8 @@ def left_behind(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRo
     return Path(found[1])
 
 
-def test_what_was_left_is_delivered_later(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom) -> None:
-    """Every line, then how the command ended; and the file is gone."""
+def test_a_spool_file_is_delivered_later(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom) -> None:
+    """Every line is delivered, and then how the command ended. The file is removed."""
     path = left_behind(server, store, tmp_path, room)
     server.start()
     said: list[str] = []
@@ -86,10 +86,10 @@ def test_what_was_left_is_delivered_later(server: RedisServer, store: Store, tmp
     assert said == [f"3000 lines of wf_1/job_1 are in the store, and {path} is gone"]
 
 
-def test_after_the_lease_is_gone_it_is_a_new_attempt(
+def test_after_the_lease_has_expired_it_is_a_new_attempt(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
-    """Nobody has judged the job meanwhile, so its numbering goes on."""
+    """The job was not declared LOST, so its numbering continues."""
     path = left_behind(server, store, tmp_path, room)
     server.start()
     server.ask("DEL", key("lease"))
@@ -101,7 +101,7 @@ def test_after_the_lease_is_gone_it_is_a_new_attempt(
 def test_a_store_that_is_still_away_leaves_the_file(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
-    """And the command is printed again."""
+    """The command is printed again."""
     path = left_behind(server, store, tmp_path, room)
     said: list[str] = []
     assert not resend_spool(path, lambda _: store, said.append, seconds=0.3)
@@ -114,7 +114,7 @@ def test_a_store_that_is_still_away_leaves_the_file(
 def test_a_job_that_was_declared_lost_stays_lost(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
-    """Nothing follows a terminal entry. It is said, and the lines are still in the file."""
+    """Nothing follows a terminal entry. The user gets a message, and the lines stay in the file."""
     path = left_behind(server, store, tmp_path, room)
     server.start()
     server.ask("HSET", key("job"), "status", "LOST")
@@ -131,7 +131,7 @@ def test_a_job_that_was_declared_lost_stays_lost(
 def test_a_job_that_another_runner_holds_is_not_touched(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
-    """Its lines would come between those of the other."""
+    """The lines would come between those of the other runner."""
     path = left_behind(server, store, tmp_path, room)
     server.start()
     server.ask("DEL", key("lease"))
@@ -141,10 +141,10 @@ def test_a_job_that_another_runner_holds_is_not_touched(
     assert path.exists()
 
 
-def test_lines_of_another_runner_between_are_not_written_over(
+def test_lines_of_another_runner_are_not_overwritten(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
-    """Though that one is gone, too."""
+    """The other runner has gone too."""
     path = left_behind(server, store, tmp_path, room)
     server.start()
     server.ask("DEL", key("lease"))
@@ -157,10 +157,8 @@ def test_lines_of_another_runner_between_are_not_written_over(
     assert path.exists()
 
 
-def test_a_delivery_that_was_complete_is_found_to_be(
-    server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
-) -> None:
-    """When only the news of it was lost, as when the runner is killed just before it removes the file."""
+def test_a_complete_delivery_is_recognised(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom) -> None:
+    """The runner was killed just before it removed the file, say."""
     path = left_behind(server, store, tmp_path, room)
     server.start()
     content = path.read_bytes()
@@ -171,8 +169,8 @@ def test_a_delivery_that_was_complete_is_found_to_be(
     assert not path.exists()
 
 
-def test_no_spool_file_is_refused(store: Store, tmp_path: Path) -> None:
-    """Whether there is none, or something else."""
+def test_anything_but_a_spool_file_is_refused(store: Store, tmp_path: Path) -> None:
+    """The file is missing, or is something else."""
     with pytest.raises(SpoolError):
         resend_spool(tmp_path / "none", lambda _: store, print)
 
@@ -207,7 +205,7 @@ def killed(server: RedisServer, room: SpoolRoom) -> Path:
 
 
 def test_a_runner_that_was_killed_leaves_its_lines(server: RedisServer, store: Store, room: SpoolRoom) -> None:
-    """How its job ended nobody knows, so that is LOST; its lines are not."""
+    """Nobody knows how its job ended, so the job is LOST. Its lines are not."""
     path = killed(server, room)
     assert resend_spool(path, lambda _: store, print)
     lines, end = read_log(server)
@@ -216,7 +214,7 @@ def test_a_runner_that_was_killed_leaves_its_lines(server: RedisServer, store: S
     assert end["status"] == "LOST"
 
 
-def test_a_runner_of_the_same_job_takes_them_up(
+def test_a_later_runner_of_the_job_delivers_the_lines(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
     """Its own lines follow them."""
@@ -231,10 +229,10 @@ def test_a_runner_of_the_same_job_takes_them_up(
     assert not path.exists()
 
 
-def test_how_an_earlier_command_ended_is_not_said_of_a_later_one(
+def test_the_result_of_an_earlier_command_is_not_given_to_a_later_one(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
-    """The second runner takes the file up and is killed: how its command ended nobody knows."""
+    """The second runner continues the file and is killed. Nobody knows how its command ended."""
     left_behind(server, store, tmp_path, room)
     server.start()
     path = killed(server, room)
@@ -245,8 +243,8 @@ def test_how_an_earlier_command_ended_is_not_said_of_a_later_one(
     assert end["status"] == "LOST"
 
 
-def test_a_long_outage_fills_the_file_and_no_memory(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """What is delivered at the end is whole, though hardly any of it was in memory."""
+def test_a_long_outage_fills_the_file_and_not_the_memory(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """All lines are delivered in the end, though hardly any of them was in memory."""
     room = SpoolRoom(tmp_path / "spool", "job_1", memory_bytes=20_000, file_bytes=10**8, slot_bytes=20_000)
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 100_000); wait()", store, tmp_path, room=room) as job:
         wait_until(lambda: server.ask("XLEN", key("log")) == 10, SOON, "ten lines in the stream")
