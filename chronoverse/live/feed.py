@@ -131,7 +131,7 @@ class Feed:
 
     def __init__(self, ref: JobRef, job: Job | None, yield_to_loop: Callable[[], object] = bool) -> None:
         self.ref = ref
-        self._yield_to_loop = yield_to_loop
+        self.yield_to_loop = yield_to_loop
         self.job = job
         self.cursor = job.last if job else 0
         self.base = self.cursor
@@ -244,11 +244,11 @@ class Feed:
             self.wake_all()
 
     def wake_all(self) -> None:
-        """Wakes every viewer, and calls ``breathe`` now and then: a crowd is not all that a worker has to serve."""
+        """Wakes every viewer. Lets other greenlets run now and then, because a worker has more to do."""
         for number, viewer in enumerate(tuple(self.viewers), 1):
             viewer.wake()
             if number % WAKES_PER_YIELD == 0:
-                self._yield_to_loop()
+                self.yield_to_loop()
 
     # The viewers' side
 
