@@ -1,4 +1,8 @@
-"""gunicorn's settings: gevent workers for streams that stay open. gevent must patch before anything else is imported."""
+"""gunicorn's settings: gevent workers, tuned for streams that stay open.
+
+gunicorn runs this file in its master, and in it the hooks ``on_starting`` to ``on_exit``. gevent's patches come first,
+before anything else is imported.
+"""
 
 from gevent import monkey
 
@@ -28,12 +32,12 @@ from chronoverse.store.server_checks import watch_evictions
 
 _settings = Settings.from_env()
 
-#: Connections in addition to MAX_STREAMS, so that /healthz answers while the worker is full of streams.
+#: Connections above CHRONOVERSE_MAX_STREAMS. Streams over that limit are refused, so /healthz can always be answered.
 SPARE_CONNECTIONS = 200
-#: Seconds between two checks whether the worker shall shut down. gunicorn has no hook for that.
+#: Seconds between two checks whether the worker must shut down. gunicorn has no hook for it.
 POLL_SECONDS = 0.2
-#: How many objects Python makes between two runs of its garbage collector. A request makes hundreds, and reference
-#: counting frees nearly all of them.
+#: Objects that are made before Python searches for garbage. A request makes hundreds, nearly all of which reference
+#: counting frees.
 GC_THRESHOLD = 20_000
 
 wsgi_app = "chronoverse.web.app:create_app()"
@@ -41,65 +45,67 @@ bind = _settings.bind
 worker_class = "chronoverse.web.worker.Worker"
 workers = _settings.web_concurrency
 worker_connections = _settings.max_streams + SPARE_CONNECTIONS
-# 0 would also switch off the time limit for a request's head. nginx's own keepalive must be shorter.
+# Seconds. 0 would also remove the limit on how slowly a request's head may come. nginx's keepalive must be shorter.
 keepalive = 5
-# Only a worker whose event loop hangs is killed. It does not limit streams.
+# Only a worker whose event loop hangs is killed. It is no limit for streams.
 timeout = 60
-# A worker that drains has ended long before.
+# A draining worker has exited long before.
 graceful_timeout = _settings.drain_seconds + 20
-# A request's head: bytes of its first line, number of headers, bytes of each. Tokens may have 8,192. The limit of the
-# whole head is chronoverse.web.streaming.connection.HEAD_BYTES.
+# A request's head: bytes of its first line, number of headers, and bytes of each header. A token may have 8,192 bytes.
+# The limit for the whole head is chronoverse.web.streaming.connection.HEAD_BYTES.
 limit_request_line = 8190
 limit_request_fields = 100
 limit_request_field_size = 8190
-# A stream counts as one request, so any other value would end streams early.
+# A restart after some number of requests would cut streams off.
 max_requests = 0
 control_socket_disable = True
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
 loglevel = _settings.log_level
 logger_class = f"chronoverse.web.http.logging.{_settings.log_format.capitalize()}Logger"
 
-#: Bytes from which a block of memory gets a mapping of its own, which returns to the system as soon as it is freed.
-#: One write to a viewer is a little smaller.
+#: A memory block of at least so many bytes has a mapping of its own, which is returned to the system when it is freed.
+#: The bytes that a viewer is sent in one write are a little less.
 OWN_MAPPING_BYTES = 256 * 2**10
-#: Unused bytes at the end of the heap that are not returned to the system.
-HEAP_SPARE_BYTES = 4 * 2**20
+#: Free bytes at the heap's end that are not returned to the system.
+HEAP_RESERVE_BYTES = 4 * 2**20
 
 
-def _give_back_freed_memory() -> None:
-    """Prevents glibc from raising these two thresholds by itself, to 32 MiB and more, after a large block was freed.
+def _return_freed_memory() -> None:
+    """Has glibc return freed memory to the system.
 
-    Eight clients who asked for searches of long lines left a worker with 150 MB that nothing used, and with 18 MB after
-    this. Workers inherit it. See https://man7.org/linux/man-pages/man3/mallopt.3.html, of which this uses
-    M_MMAP_THRESHOLD and M_TRIM_THRESHOLD. Another C library has no such function.
+    By default glibc raises these two thresholds to 32 MiB and more after a large block was freed. Eight clients that
+    searched long lines then left a worker with 150 MB of unused memory. With fixed thresholds it was 18 MB. Workers
+    inherit them. The parameters are M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, see
+    https://man7.org/linux/man-pages/man3/mallopt.3.html. Other C libraries have no such function.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(-3, OWN_MAPPING_BYTES)
-        mallopt(-1, HEAP_SPARE_BYTES)
+        mallopt(-1, HEAP_RESERVE_BYTES)
 
 
-_give_back_freed_memory()
+_return_freed_memory()
 
-#: The prefix of a metrics directory that is made here and removed at the end. After a reload this code runs again.
+#: How the name of a metrics directory begins that was made here. It is removed at the end. After a reload this file
+#: runs again, and finds the directory in the environment.
 METRICS_PREFIX = "chronoverse-metrics-"
 if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=METRICS_PREFIX)
 
-# This module reads that variable when it is imported.
+# Imported here, because it reads that variable when it is imported.
 from chronoverse import metrics
 
 
 def on_starting(server: Any) -> None:
-    """Deletes the metrics of the last run, and leases the embedded server for as long as the master lives."""
+    """Deletes the metrics of the last run, and takes a lease on the embedded server for as long as the master lives."""
     for stale in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
         stale.unlink()
     if _settings.redis_url is None:
-        server.chronoverse_hold = embedded.lease_server(_settings.data_dir)
+        server.chronoverse_lease = embedded.lease_server(_settings.data_dir)
 
 
 def when_ready(server: Any) -> None:
-    """Records the listening sockets and prints the banner. With an embedded server, starts the archiver."""
+    """Records the addresses for local clients, prints the banner, and starts the archiver beside an embedded server."""
     address = str(server.LISTENERS[0])
     if _settings.has_local_secret:
         server.chronoverse_listeners = [listeners.record(_settings.data_dir, each.sock) for each in server.LISTENERS]
@@ -114,50 +120,48 @@ def when_ready(server: Any) -> None:
         server.chronoverse_archiver.start()
 
 
-def _archiver_died(log: Any, pid: int, delay: float) -> None:
-    log.warning("the archiver (pid:%d) has ended, and starts again in %g s", pid, delay)
+def _archiver_died(log: Any, pid: int, again: float) -> None:
+    log.warning("the archiver (pid:%d) has ended, and starts again in %g s", pid, again)
     metrics.drop_process(metrics.SUPERVISED)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Gives the worker the name of one that has ended. It continues that one's counters, but not its gauges."""
+    """Gives the worker the name of one that has exited. It goes on with that one's counters, and with new gauges."""
     taken = {each.chronoverse_name for each in server.WORKERS.values()}
     worker.chronoverse_name = next(name for name in map("worker{}".format, itertools.count()) if name not in taken)
     metrics.drop_process(worker.chronoverse_name)
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Names the process before anything is counted."""
+    """Names the process for the metrics, before anything is counted."""
     metrics.name_process(worker.chronoverse_name)
 
 
 def post_worker_init(worker: Any) -> None:
-    """Starts the threads of a worker: one drains its streams when it shuts down, which gunicorn does not do.
-
-    Until then, that thread restarts the embedded server if necessary. The other one reports evictions of the store.
-    """
-    # The objects that exist now are permanent. Collecting among them took 8 % of the time to accept many viewers.
+    """Starts the worker's threads: one drains its streams when it must shut down, one watches for evictions."""
+    # What exists now stays. Without this, garbage collection took 8 % of the time to accept many viewers at once.
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     deps = worker.wsgi.extensions["chronoverse"]
     deps.proxies.trust(worker.cfg.forwarded_allow_ips)
 
-    def drain_at_shutdown() -> None:
+    def watch_worker() -> None:
+        """Checks the embedded server until the worker must shut down, and then drains the streams."""
         while worker.alive:
             gevent.sleep(POLL_SECONDS)
             if deps.server_lease:
-                _ensure(deps.server_lease, worker.log)
+                _restart_dead_server(deps.server_lease, worker.log)
         worker.log.info("going: %d streams end within %d s", len(deps.admission), deps.settings.drain_seconds)
         deps.admission.drain(deps.settings.drain_seconds)
 
-    threading.Thread(target=drain_at_shutdown, name="drain", daemon=True).start()
-    # Every worker sets the metric, since any may be the last one. Only one warns; there is always one with this name.
+    threading.Thread(target=watch_worker, name="worker-watchdog", daemon=True).start()
+    # Each worker sets the metric, because any of them may be the last one. Only one warns. There is always a worker0.
     warn = worker.log.warning if worker.chronoverse_name == "worker0" else None
     threading.Thread(target=watch_evictions, args=(deps.store, warn), name="store-watch", daemon=True).start()
 
 
-def _ensure(lease: embedded.ServerLease, log: Any) -> None:
-    """Restarts the embedded server if it was killed together with its supervisor, which normally restarts it."""
+def _restart_dead_server(lease: embedded.ServerLease, log: Any) -> None:
+    """Starts the embedded server and its supervisor again if both are dead. The supervisor restarts only the server."""
     try:
         lease.ensure()
     except EmbeddedError as error:
@@ -165,15 +169,15 @@ def _ensure(lease: embedded.ServerLease, log: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Removes the gauges of a worker that has ended from the sums."""
+    """Removes the gauges of the dead worker."""
     metrics.drop_process(worker.chronoverse_name)
 
 
 def on_exit(server: Any) -> None:
-    """Stops the archiver and removes files, except in a metrics directory that the operator has named."""
+    """Stops the archiver, and removes the files that were made here."""
     if archiver := getattr(server, "chronoverse_archiver", None):
         archiver.stop()
-    if not server.reexec_pid:  # after SIGUSR2 another master has our sockets, and their files
+    if not server.reexec_pid:  # After SIGUSR2 a new master has these sockets and files.
         for path in filter(None, getattr(server, "chronoverse_listeners", ())):
             path.unlink(missing_ok=True)
     directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
