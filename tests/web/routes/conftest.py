@@ -16,7 +16,7 @@ from tests.web.routes.wire import Door, Stream
 #: writes.
 both_ways = pytest.mark.parametrize(
     "service",
-    [pytest.param(None, id="outlet"), pytest.param("gevent", id="gunicorn", marks=pytest.mark.long)],
+    [pytest.param(None, id="writer"), pytest.param("gevent", id="gunicorn", marks=pytest.mark.long)],
     indirect=True,
 )
 

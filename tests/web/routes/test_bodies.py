@@ -154,13 +154,13 @@ def test_the_stalling_token_is_refused_and_may_still_renew(service: Service, job
 class Dripping:
     """A body that arrives in small parts, with ``pause`` seconds before each."""
 
-    def __init__(self, pieces: int, size: int = 1, pause: float = 0) -> None:
-        self._pieces, self._size, self._pause = pieces, size, pause
+    def __init__(self, parts: int, size: int = 1, pause: float = 0) -> None:
+        self._parts, self._size, self._pause = parts, size, pause
 
     def read(self, count: int = -1) -> bytes:
         gevent.sleep(self._pause)
-        self._pieces -= 1
-        return b" " * self._size if self._pieces >= 0 else b""
+        self._parts -= 1
+        return b" " * self._size if self._parts >= 0 else b""
 
 
 def request(stream: Any, **headers: str) -> Request:

@@ -116,7 +116,7 @@ def collector() -> Iterator[Collector]:
         yield collector
 
 
-@pytest.fixture(scope="module", params=[None, "gevent"], ids=["outlet", "gunicorn"])
+@pytest.fixture(scope="module", params=[None, "gevent"], ids=["writer", "gunicorn"])
 def service(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,

@@ -1,6 +1,6 @@
 """The page at its limits: five million lines, and 2,000 lines a second for a minute. Prints what it measures.
 
-    python -m tests.browser.acceptance [big] [live]
+    python -m bench.page [big] [live]
 
 It takes about three minutes, 1 GB of memory for the store, and two idle cores.
 """
