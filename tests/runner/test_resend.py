@@ -245,6 +245,7 @@ def test_how_an_earlier_command_ended_is_not_said_of_a_later_one(
     assert end["status"] == "LOST"
 
 
+@pytest.mark.long
 def test_a_long_outage_fills_the_file_and_no_memory(server: RedisServer, store: Store, tmp_path: Path) -> None:
     """What is delivered at the end is whole, though hardly any of it was in memory."""
     room = SpoolRoom(tmp_path / "spool", "job_1", memory_bytes=20_000, file_bytes=10**8, slot_bytes=20_000)
