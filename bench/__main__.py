@@ -19,7 +19,7 @@ SCENARIOS = {each.name: each for each in (*live.SCENARIOS, *stored.SCENARIOS)}
 
 
 def main() -> None:
-    """Runs what is asked for, and writes after each scenario."""
+    """Runs the scenarios, and writes the results after each."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("scenarios", nargs="*", metavar="scenario", help=f"of {', '.join(SCENARIOS)}; all by default")
     parser.add_argument("--rounds", type=int, default=3)
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def run(scenario: Scenario, flags: argparse.Namespace) -> Outcome:
-    """All rounds of a scenario, its sides in turns."""
+    """Runs all rounds of a scenario. In each round its sides run one after the other."""
     outcome = Outcome(scenario)
     print(f"{scenario.name}: {scenario.about}", flush=True)
     taking = []

@@ -1,4 +1,4 @@
-"""A live viewer beside a search: ``python -m bench.beside [lines] [--rounds 3] [--seconds 12]``.
+"""A live viewer during a search: ``python -m bench.beside [lines] [--rounds 3] [--seconds 12]``.
 
 One worker, a real store, an archive of files with so many lines of a build's output. A viewer watches a job that says
 a line each 10 ms, and every line's delay is measured from its append to the viewer's socket: first while nobody
@@ -34,7 +34,7 @@ from chronoverse.joblog.values import JobRef, LineRun, Status, iso_timestamp
 from chronoverse.store import Store
 
 JOB: Final = JobRef("bench", "archived")
-#: Lines of the live job in a second, and of those how many are not timed.
+#: Lines a second of the live job, and how many of its first lines are not timed.
 RATE: Final = 100
 WARM: Final = 50
 #: Seconds for the live lines to come beyond their own time.
@@ -51,7 +51,7 @@ PAGE: Final = 1_000
 
 
 class Query(NamedTuple):
-    """What is looked for, and what that is called; nobody searches where it is empty."""
+    """A query and its name in the table. An empty query means that nobody searches."""
 
     name: str
     q: str = ""
@@ -59,7 +59,7 @@ class Query(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Where the search begins."""
+        """The path of the first request."""
         asked = urlencode({"q": self.q, "regex": str(self.regex).lower(), "limit": PAGE})
         return f"/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/logs/search?{asked}"
 
@@ -74,22 +74,22 @@ QUERIES: Final = (
 )
 
 
-class Beside(NamedTuple):
-    """One turn: delays in milliseconds, and lines looked through in a second."""
+class Measurement(NamedTuple):
+    """One measurement: delays in milliseconds, and lines that were searched in a second."""
 
     p50_ms: float
     p99_ms: float
     looked: float
 
 
-class Archived(Ours):
-    """The service with an archive beside it."""
+class ArchivingService(Ours):
+    """The service with an archive."""
 
     def settings(self) -> dict[str, str]:
         return {"CHRONOVERSE_ARCHIVE_URL": (self.folder / "archive").as_uri()}
 
     def fill(self, lines: int) -> None:
-        """Has the archive hold so many lines of :data:`JOB`, and the store none that the archive could have."""
+        """Puts so many lines of :data:`JOB` into the archive, and none that could be there into the store."""
         store, said = Store(self.url), build_output()
         attempt = store.open(JOB, "bench")
         archiver = Archiver(
@@ -113,7 +113,7 @@ class Archived(Ours):
 
 
 def search(port: int, token: str, path: str, pipe: Connection) -> None:
-    """A searching client's whole life: goes from page to page until it hears something, says lines and seconds."""
+    """The process of a client that searches: reads pages until ``pipe`` has a message, then sends lines and seconds."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)
     looked = before = 0
     following, began = path, time.monotonic()
@@ -123,8 +123,8 @@ def search(port: int, token: str, path: str, pipe: Connection) -> None:
         answer.read()
         if answer.status != 200:
             raise Failed(f"{following} was answered with {answer.status}")
-        place = int(answer.headers["Last-Event-ID"])
-        looked, before = looked + place - before, place
+        number = int(answer.headers["Last-Event-ID"])
+        looked, before = looked + number - before, number
         link = answer.headers.get("Link")
         if link is None:
             following, before = path, 0
@@ -134,7 +134,7 @@ def search(port: int, token: str, path: str, pipe: Connection) -> None:
 
 
 class Searcher:
-    """The client's process, from here."""
+    """A handle of the client's process."""
 
     def __init__(self, peer: Ours, query: Query) -> None:
         context = multiprocessing.get_context("spawn")
@@ -145,7 +145,7 @@ class Searcher:
         theirs.close()
 
     def stop(self) -> float:
-        """Ends it. Lines that it looked through in a second."""
+        """Stops it. Returns the lines that it searched in a second."""
         self._pipe.send("stop")
         if not self._pipe.poll(2 * ANSWER_SECONDS):
             raise Failed("the searching client does not end")
@@ -157,14 +157,14 @@ class Searcher:
         return float(looked / seconds)
 
     def close(self) -> None:
-        """Ends it, whatever it does."""
+        """Kills it."""
         self._process.terminate()
         self._process.join()
 
 
 @contextmanager
 def searching(peer: Ours, query: Query) -> Iterator[Searcher | None]:
-    """A client that searches meanwhile, if there is anything to search for."""
+    """Runs a client that searches during the ``with`` block, unless the query is empty."""
     if not query.q:
         yield None
         return
@@ -175,8 +175,8 @@ def searching(peer: Ours, query: Query) -> Iterator[Searcher | None]:
         searcher.close()
 
 
-def turn(peer: Ours, query: Query, job: int, seconds: float) -> Beside:
-    """One live job and its viewer, while somebody searches."""
+def turn(peer: Ours, query: Query, job: int, seconds: float) -> Measurement:
+    """Measures one live job with one viewer during a search."""
     last = WARM + round(RATE * seconds)
     load = Load([peer.target(job)], peer.grammar, 1, last, seconds + PATIENCE_SECONDS, warm=WARM, first_job=job)
     with searching(peer, query) as searcher:
@@ -184,11 +184,11 @@ def turn(peer: Ours, query: Query, job: int, seconds: float) -> Beside:
         looked = searcher.stop() if searcher else 0.0
     if found["complete"] != 1 or found["wrong"]:
         raise Failed(f"the viewer has not seen every line: {found['stories']}")
-    return Beside(found["p50_ms"], found["p99_ms"], looked)
+    return Measurement(found["p50_ms"], found["p99_ms"], looked)
 
 
-def show(turns: dict[Query, list[Beside]]) -> None:
-    """A row for each query."""
+def show(turns: dict[Query, list[Measurement]]) -> None:
+    """Prints a row for each query."""
     quiet = next(iter(turns.values()))
     print(f"{'beside':24} {'p50 ms':>8} {'p99 ms':>8} {'least':>7} {'most':>7} {'times quiet':>11} {'looked/s':>11}")
     for query, seen in turns.items():
@@ -201,14 +201,14 @@ def show(turns: dict[Query, list[Beside]]) -> None:
 
 
 def main() -> None:
-    """Prints it all."""
+    """Measures and prints everything."""
     parser = argparse.ArgumentParser(prog="python -m bench.beside", description=__doc__)
     parser.add_argument("lines", nargs="?", type=int, default=2_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=12.0)
     flags = parser.parse_args()
-    turns: dict[Query, list[Beside]] = {query: [] for query in QUERIES}
-    with Archived() as peer:
+    turns: dict[Query, list[Measurement]] = {query: [] for query in QUERIES}
+    with ArchivingService() as peer:
         peer.fill(flags.lines)
         for number in range(flags.rounds):
             for place, query in enumerate(QUERIES):

@@ -1,4 +1,4 @@
-"""One viewer's response, checked as it arrives: HTTP's framing taken off, the rest compared with the reference."""
+"""Checks one viewer's response as it arrives: removes the framing of HTTP and compares the rest with the reference."""
 
 import re
 from typing import Final
@@ -7,12 +7,12 @@ from bench.reference import MAX_BLOCK, Reference, Wrong
 
 #: Bytes of a response's head, or of one chunk's, at most.
 MAX_HEAD: Final = 8192
-#: Answers up to this many bytes are remembered whole; longer ones differ in where the socket cut them.
+#: Received bytes up to this size are cached as a whole. Longer ones differ in where the socket cut them.
 MEMO_BYTES: Final = 4096
-#: Remembered answers: viewers stand close together, so only the newest are of use.
+#: How many are cached. Viewers have similar positions, so only the newest are useful.
 MEMO_ANSWERS: Final = 64
 
-#: Bytes of a refusal that are told: its head and what its body says.
+#: Bytes of a refusal that are reported: its head and the start of its body.
 MAX_STORY: Final = 600
 
 _CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding: *chunked\r\n", re.IGNORECASE)
@@ -20,11 +20,11 @@ _CHUNK: Final = re.compile(rb"([0-9a-fA-F]+)\r\n")
 
 
 class Refused(Exception):
-    """Raised when a response is not 200; its argument is how it begins."""
+    """Raised when a response is not 200. Its argument is the beginning of the response."""
 
 
 class Stream:
-    """The response to one viewer that asked for all behind line ``after``.
+    """The response to one viewer that asked for all lines after line ``after``.
 
     ``position`` is how far into the reference it has come; everything before that was compared with it.
     """
@@ -34,19 +34,19 @@ class Stream:
         self.position = reference.position(after)
         #: Whether the head has been read.
         self.answered = False
-        #: Whether the response has come to its end as HTTP says it.
+        #: Whether the response has ended with its last chunk.
         self.closed = False
         self._start = self.position
         self._chunked = False
-        #: Bytes left of a chunk, with the CR LF behind it; 0 between two chunks.
+        #: Bytes left of a chunk, with the CR LF after it; 0 between two chunks.
         self._left = 0
-        #: What is not yet enough to be read: of a head, of a chunk's head, of a block.
+        #: An incomplete head, chunk head or block.
         self._head = b""
         self._block = b""
 
     @property
     def lines(self) -> int:
-        """Whole lines received."""
+        """The number of complete lines received."""
         return self.reference.lines_before(self.position) - self.reference.lines_before(self._start)
 
     def feed(self, buffer: bytearray, view: memoryview, size: int) -> None:

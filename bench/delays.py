@@ -1,4 +1,4 @@
-"""From the sending of a line to having it, for every line at every viewer: noted cheaply, worked out afterwards."""
+"""The delay of every line at every viewer. Recording is cheap, and the calculation comes afterwards."""
 
 import time
 from array import array
@@ -7,7 +7,7 @@ from bench.reference import Reference
 
 
 class Delays:
-    """Notes of who moved from where to where, and when."""
+    """Records of which viewer moved from which position to which, and when."""
 
     def __init__(self) -> None:
         self._references: list[Reference] = []
@@ -16,7 +16,7 @@ class Delays:
         self._rows = array("q")
 
     def note(self, reference: Reference, before: int, position: int) -> None:
-        """A viewer has just come from ``before`` to ``position``."""
+        """Records that a viewer has just moved from ``before`` to ``position``."""
         index = self._known.get(id(reference))
         if index is None:
             index = self._known[id(reference)] = len(self._references)
@@ -24,7 +24,7 @@ class Delays:
         self._rows.extend((index, before, position, time.monotonic_ns()))
 
     def quantiles(self, warm: int) -> tuple[float, float, float]:
-        """Median, 99th percentile and maximum, in milliseconds, of the lines behind number ``warm``."""
+        """Median, 99th percentile and maximum, in milliseconds, of the lines after number ``warm``."""
         delays = array("d")
         stamps: dict[tuple[int, int, int], list[int]] = {}
         rows = iter(self._rows)

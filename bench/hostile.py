@@ -1,4 +1,4 @@
-"""All known attacks at once, from one read token and one write token of a workflow, beside another workflow's jobs.
+"""All known attacks at once, with one read token and one write token of a workflow, next to another workflow's jobs.
 
     python -m bench.hostile [--seconds 300] [--quiet 30] [--direct] [--contend] [--only NAME …]
 
@@ -49,15 +49,15 @@ JOBS: Final = tuple(JobRef(GOOD, f"job_{number}") for number in range(1, 4))
 #: Viewers of each job, and lines of each job in a second.
 VIEWERS: Final = (17, 17, 16)
 RATE: Final = 20
-#: Seconds between two looks at ``/healthz`` and at the workers' memory, and until a look is given up.
-LOOK_SECONDS: Final = 0.2
+#: Seconds between two measurements of ``/healthz`` and of the workers' memory, and the timeout of a request.
+PROBE_SECONDS: Final = 0.2
 GIVE_UP_SECONDS: Final = 5.0
-#: Seconds before an attacker's next connection, and for the good jobs to come to their end.
-AGAIN_SECONDS: Final = 0.1
-PATIENCE_SECONDS: Final = 60.0
-#: Seconds for which tokens are good.
+#: Seconds before an attacker's next connection, and in which the good jobs must end.
+RETRY_SECONDS: Final = 0.1
+END_SECONDS: Final = 60.0
+#: Seconds for which tokens are valid.
 TOKEN_SECONDS: Final = 3_600
-#: Addresses that the clients come from. nginx as shipped trusts 127.0.0.1 only.
+#: Addresses of the clients. nginx as shipped trusts 127.0.0.1 only.
 GOOD_ADDRESS, EVIL_ADDRESS = "127.0.0.3", "127.0.0.2"
 TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
 
@@ -65,7 +65,7 @@ TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
 #: which all workers together may grow.
 BOUNDS: Final[Mapping[str, float]] = {"times as late": 5.0, "healthz p99, s": 0.3, "workers grow by MB": 300.0}
 
-#: A job that says twenty times a second when it does so, until the file that it is given exists.
+#: The command of a good job: it prints the time, RATE times a second, until a file exists.
 EMITTER: Final = """
 import os, sys, time
 while not os.path.exists(sys.argv[1]):
@@ -88,7 +88,7 @@ class Attack(NamedTuple):
 
 
 def attacks(reader: str, writer: str) -> list[Attack]:
-    """All of them, with the two tokens."""
+    """All attacks, with the two tokens."""
 
     def get(path: str, token: str = reader, more: str = "Connection: close\r\n") -> bytes:
         return f"GET {path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n{more}\r\n".encode()
@@ -118,7 +118,7 @@ def attacks(reader: str, writer: str) -> list[Attack]:
 
 
 def prepare(url: str) -> None:
-    """The logs that the attackers read."""
+    """Writes the logs that the attackers read."""
     store = Store(url)
     logs = {
         "control": [f"match {chr(1) * 4_096}"] * 3_000,
@@ -138,7 +138,7 @@ def prepare(url: str) -> None:
 
 
 class Door:
-    """Where clients come in, from an address of their own: nginx, or the service itself."""
+    """How clients with an address of their own connect: to nginx, or to the service itself."""
 
     def __init__(self, way: Service | Nginx, source: str) -> None:
         self._way = way
@@ -155,7 +155,7 @@ class Door:
 
 
 def work(attack: Attack, door: Door, stop: Any, results: Any, contend: bool) -> None:
-    """An attack's process."""
+    """The process of one attack."""
     if not contend:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     answers: Counter[str] = Counter()
@@ -166,7 +166,7 @@ def work(attack: Attack, door: Door, stop: Any, results: Any, contend: bool) -> 
                 answers[_once(attack, door, stop)] += 1
             except OSError as error:
                 answers[type(error).__name__] += 1
-            stop.wait(AGAIN_SECONDS)
+            stop.wait(RETRY_SECONDS)
 
     threads = [threading.Thread(target=attacker, daemon=True) for _ in range(attack.connections)]
     for thread in threads:
@@ -177,9 +177,9 @@ def work(attack: Attack, door: Door, stop: Any, results: Any, contend: bool) -> 
 
 
 def _once(attack: Attack, door: Door, stop: Any) -> str:
-    """One connection. Returns the answer's status, or who has ended it."""
+    """Opens one connection. Returns the answer's status, or which side ended it."""
     with door.connect(GIVE_UP_SECONDS) as sock:
-        # The server does not read on while it has an answer that nobody reads.
+        # The server stops reading while it has an answer that nobody reads.
         with contextlib.suppress(TimeoutError):
             sock.sendall(attack.request)
         ends = time.monotonic() + attack.stay
@@ -197,7 +197,7 @@ def _once(attack: Attack, door: Door, stop: Any) -> str:
 
 
 class TimedViewer(ReconnectingViewer):
-    """A viewer that notes of each line when it came and how late, in seconds."""
+    """A viewer that records when each line came, and its delay in seconds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,32 +237,32 @@ class Runners:
             self._processes.append(process)
 
     def stop(self) -> list[int]:
-        """Lets the jobs end. Their exit codes."""
+        """Lets the jobs end. Returns the exit codes of the runners."""
         self._stop.touch()
-        return [process.wait(PATIENCE_SECONDS) for process in self._processes]
+        return [process.wait(END_SECONDS) for process in self._processes]
 
     def kill(self) -> None:
-        """Ends those that are left."""
+        """Kills runners that still run."""
         for process in self._processes:
             if process.poll() is None:
                 process.kill()
                 process.wait()
 
 
-class Looks:
-    """Looks at ``/healthz`` and at the workers' memory, again and again, until it is left."""
+class HealthProbe:
+    """Measures ``/healthz`` and the workers' memory repeatedly during a ``with`` block."""
 
     def __init__(self, service: Service, door: Door) -> None:
         self._door = door
         self._pids = service.worker_pids()
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        #: When each look began, on the monotonic clock, with its seconds; and with all workers' bytes.
+        self._thread = threading.Thread(target=self._measure, daemon=True)
+        #: The monotonic time of each measurement, with the seconds of the answer, and with the bytes of all workers.
         self.health: list[tuple[float, float]] = []
         self.memory: list[tuple[float, int]] = []
 
-    def _look(self) -> None:
-        while not self._over.wait(LOOK_SECONDS):
+    def _measure(self) -> None:
+        while not self._over.wait(PROBE_SECONDS):
             began = time.monotonic()
             seconds = GIVE_UP_SECONDS
             with contextlib.suppress(OSError), self._door.connect(GIVE_UP_SECONDS) as sock:
@@ -273,7 +273,7 @@ class Looks:
             with contextlib.suppress(psutil.NoSuchProcess):
                 self.memory.append((began, sum(psutil.Process(pid).memory_info().rss for pid in self._pids)))
 
-    def __enter__(self) -> "Looks":
+    def __enter__(self) -> "HealthProbe":
         self._thread.start()
         return self
 
@@ -283,17 +283,17 @@ class Looks:
 
 
 def percentile(values: Sequence[float]) -> float:
-    """The 99th."""
+    """The 99th percentile."""
     return sorted(values)[int((len(values) - 1) * 0.99)] if values else float("nan")
 
 
 def during(noted: Sequence[tuple[float, Any]], span: tuple[float, float]) -> list[Any]:
-    """What was noted within ``span``."""
+    """The values that were recorded within ``span``."""
     return [value for at, value in noted if span[0] <= at < span[1]]
 
 
 def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
-    """The report."""
+    """Runs the service, the jobs and the attacks. Returns the report."""
     store = stack.enter_context(running(directory / "store"))
     prepare(store.url)
     service = stack.enter_context(serving(directory, store.url, workers=WORKERS))
@@ -324,7 +324,7 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
         process.start()
     runners = Runners(directory, store.url, way, token("good-writer", "logs:write", GOOD))
     stack.callback(runners.kill)
-    with Looks(service, Door(way, "127.0.0.4")) as looks:
+    with HealthProbe(service, Door(way, "127.0.0.4")) as probe:
         time.sleep(5)  # everybody comes in
         began = time.monotonic()
         time.sleep(asked.quiet)
@@ -334,13 +334,13 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
         time.sleep(asked.seconds)
         over = time.monotonic()
         stop.set()
-        answers = dict(done.get(timeout=PATIENCE_SECONDS) for _ in attackers)
+        answers = dict(done.get(timeout=END_SECONDS) for _ in attackers)
         codes = runners.stop()
-        results = [seen.get(timeout=PATIENCE_SECONDS) for _ in viewers]
+        results = [seen.get(timeout=END_SECONDS) for _ in viewers]
     late = [each for _, _, _, measured in results for each in measured]
     quiet, hostile = (began, attacked), (attacked, over)
     before, beside = percentile(during(late, quiet)), percentile(during(late, hostile))
-    growth = max(during(looks.memory, hostile)) - max(during(looks.memory, quiet))
+    growth = max(during(probe.memory, hostile)) - max(during(probe.memory, quiet))
     headers = {"Authorization": f"Bearer {reader}"}
     jobs = [
         httpx.get(f"{service.url}/workflows/{job.workflow_id}/jobs/{job.job_id}", headers=headers).json()
@@ -350,7 +350,7 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
         "attackers' answers": answers,
         "good viewers' answers": [answers for _, _, answers, _ in results],
         "numbers lost, doubled or out of order": sum(wrong for wrong, _, _, _ in results),
-        # The last number is the end's.
+        # The last number is that of the end.
         "all viewers have all lines": [lines == [job["lines"] + 1] for (_, lines, _, _), job in _paired(results, jobs)],
         "statuses": [job["status"] for job in jobs],
         "lines, and those dropped": [(job["lines"], job["dropped"]) for job in jobs],
@@ -359,20 +359,20 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
         "live p99 beside the attacks, ms": round(beside * 1000, 1),
         "worst, ms": round(max(during(late, hostile)) * 1000, 1),
         "times as late": round(beside / before, 2),
-        "healthz p99, s": round(percentile(during(looks.health, hostile)), 3),
-        "healthz worst, s": round(max(during(looks.health, hostile)), 3),
+        "healthz p99, s": round(percentile(during(probe.health, hostile)), 3),
+        "healthz worst, s": round(max(during(probe.health, hostile)), 3),
         "workers grow by MB": round(growth / 2**20, 1),
     }
 
 
 def _paired(results: Sequence[Any], jobs: Sequence[dict[str, Any]]) -> list[tuple[Any, dict[str, Any]]]:
-    """The viewers' results, which come in any order, with the jobs that have as many lines."""
+    """Pairs the viewers' results, which come in any order, with the jobs that have as many lines."""
     by_lines = sorted(jobs, key=lambda job: job["lines"])
     return list(zip(sorted(results, key=lambda result: result[1]), by_lines, strict=True))
 
 
 def main() -> int:
-    """The whole run."""
+    """Runs everything, and prints the report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=int, default=300)
     parser.add_argument("--quiet", type=int, default=30)

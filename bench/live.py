@@ -14,7 +14,7 @@ from bench.peers.starlette import SseStarlette
 from bench.produce import Plan
 from bench.scenario import Metric, Round, Scenario, Side, Target
 
-#: Seconds for a crowd to connect and for a slow peer to deliver what it owes; a round is cut off there.
+#: Seconds in which all viewers must connect and a slow peer must deliver everything. Then the round is cut off.
 PATIENCE_SECONDS: Final = 60.0
 
 RATE: Final = Metric("deliveries_per_s", "lines delivered", "per second", more=True)
@@ -28,7 +28,7 @@ EVERYBODY: Final = (Side(Ours), Side(Nchan), Side(SseStarlette), Side(FlaskSse),
 
 
 def run(side: Side, viewers: int, plan: Plan, warm: int = 0, window: int = 64) -> Round:
-    """One round: ``viewers`` spread over the plan's jobs."""
+    """Runs one round, with ``viewers`` spread over the plan's jobs."""
     with side.peer(side.workers) as peer:
         load = Load(
             [peer.target(job) for job in range(plan.jobs)],
@@ -45,7 +45,7 @@ def run(side: Side, viewers: int, plan: Plan, warm: int = 0, window: int = 64) -
 
 
 def burst(side: Side, quick: bool) -> Round:
-    """1 job, 1,000 viewers, flat out."""
+    """1 job, 1,000 viewers, lines as fast as possible."""
     lines = side.lines // 10 if quick else side.lines
     return run(side, 200 if quick else 1000, Plan(lines))
 
@@ -61,7 +61,7 @@ def idle(side: Side, quick: bool) -> Round:
 
 
 def many(side: Side, quick: bool) -> Round:
-    """4,000 jobs, a viewer each, 1 line a second each."""
+    """4,000 jobs, each with a viewer and 1 line a second."""
     jobs, lines = (500, 4) if quick else (4000, 10)
     return run(side, jobs, Plan(lines, jobs, rate=1, batch=2000, tick=0.005), warm=2, window=256)
 
@@ -72,7 +72,7 @@ def delay(side: Side, quick: bool) -> Round:
 
 
 def workers(side: Side, quick: bool) -> Round:
-    """Burst and idle crowd, for one worker and for two."""
+    """Burst and idle, with one worker and with two."""
     flat, crowd = burst(side, quick), idle(side, quick)
     found: dict[str, Any] = {
         "deliveries_per_s": flat["deliveries_per_s"],
@@ -92,7 +92,7 @@ def workers(side: Side, quick: bool) -> Round:
     }
 
 
-#: Lines of a burst: nchan and those with a reader per viewer would take minutes for all 20,000.
+#: Lines of a burst. nchan, and peers with one reader for each viewer, would take minutes for all 20,000.
 _BURST: Final = {"chronoverse": 20_000, "floor": 20_000, "nchan": 1_000}
 _FEW: Final = 300
 

@@ -1,6 +1,6 @@
-"""The load generator: many viewers in one process, raw sockets on one epoll, every byte of every one checked.
+"""The load generator: many viewers in one process, with raw sockets on one epoll. It checks every byte of each viewer.
 
-Started by :class:`Generator`, in a process of its own, so that its work is not the service's and can be told from it.
+It runs in a process of its own (see ``bench.measure.Generator``), so that its CPU time is not the service's.
 """
 
 import contextlib
@@ -17,24 +17,24 @@ from bench.delays import Delays
 from bench.machine import raise_limits
 from bench.reference import Grammar, Reference, Wrong
 
-#: Bytes read at once: more than anybody writes at once.
+#: Bytes of one read: more than any peer writes at once.
 READ_BYTES: Final = 1 << 20
-#: Answers of epoll looked at in one go.
+#: Events of one call of epoll.
 EVENTS: Final = 512
-#: Seconds after everybody's last line in which a line too many is still noticed.
+#: Seconds after everybody's last line in which an extra line is still noticed.
 SETTLE_SECONDS: Final = 0.25
-#: Viewers come from so many addresses, 127.0.0.2 and on: one has 28,000 ports, and used ones rest for a minute.
+#: Viewers use so many addresses, from 127.0.0.2 on: one has 28,000 ports, and used ports are blocked for a minute.
 SOURCES: Final = 8
-#: Stories told of what went wrong; the count is of all.
+#: How many faults are described. All of them are counted.
 STORIES: Final = 3
-#: Linux's number for it; Python 3.11 has no name. The port is then chosen at connect(), and only needs to be unlike
-#: those that go to the same place.
+#: Linux's number of this option; Python 3.11 has no name for it. The port is then chosen at connect(), and must differ
+#: only from ports of connections to the same address.
 IP_BIND_ADDRESS_NO_PORT: Final = 24
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a job is watched. ``headers`` are whole lines, each with its CR LF."""
+    """The address of a job's stream. ``headers`` are complete lines, each with its CR LF."""
 
     host: str
     port: int
@@ -49,12 +49,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Load:
-    """What viewers to be, and what they must see: the lines behind ``after``, up to ``last``.
+    """Which viewers there are, and which lines they must get: those after ``after``, up to ``last``.
 
     Viewer ``i`` watches job ``first_job + i % len(targets)``.
 
-    ``headers`` are one viewer's each, in turns. ``lead``: a viewer that nobody times goes first and alone, and is what
-    the others are compared with. ``window`` is how many may be connecting at once. Lines up to ``warm`` are not timed.
+    Viewers take their ``headers`` in turn. ``lead``: one viewer goes first and alone and is not timed; the others are
+    compared with it. ``window`` is how many may be connecting at once. Lines up to ``warm`` are not timed.
     ``answers`` is False for a server that sends no head before the first line.
     """
 
@@ -75,7 +75,7 @@ class Load:
 
 @dataclass
 class Report:
-    """What the viewers saw. Seconds, lines, bytes; delays in milliseconds from sending to having it here, of each line.
+    """What the viewers received: seconds, lines, bytes. Delays are milliseconds from sending a line to receiving it.
 
     ``share`` is how much of one core the generator itself used between the first and the last line, and
     ``whole_share`` from the first connect on.
@@ -102,7 +102,7 @@ class Report:
 
 
 class Viewer:
-    """A connection and what is known of it."""
+    """One connection and its state."""
 
     __slots__ = ("done", "receive", "request", "settled", "sock", "stream", "which")
 
@@ -116,8 +116,8 @@ class Viewer:
         self.settled = False
 
 
-class Crowd:
-    """All viewers of one :class:`Load`. ``say`` is told when it has ``begun``, is ``ready`` and ``done``."""
+class ViewerLoop:
+    """All viewers of one :class:`Load`. ``say`` gets the messages ``begun``, ``ready`` and ``done``."""
 
     def __init__(self, load: Load, say: Connection) -> None:
         self.load = load
@@ -137,7 +137,7 @@ class Crowd:
         self._cpu_began = self._cpu_first = self._cpu_last = 0.0
 
     def run(self) -> Report:
-        """Connects, receives, closes. Ends by itself: when all have had their last line, or after ``seconds``."""
+        """Connects, receives and closes. Ends when all viewers have their last line, or after ``seconds``."""
         load = self.load
         if load.lead:
             self._walk_ahead()
@@ -237,7 +237,7 @@ class Crowd:
                 self._settle(viewer)
 
     def _settle(self, viewer: Viewer) -> None:
-        """One more is connected, or will never be."""
+        """Counts a viewer that is connected, or that has failed to connect."""
         viewer.settled = True
         self._settled += 1
         if self._settled == self.load.viewers and not self._ready:
@@ -246,7 +246,7 @@ class Crowd:
             self._say.send(("ready", self.report.connect_seconds))
 
     def _lose(self, viewer: Viewer, why: str, story: str = "") -> None:
-        """Counts a viewer out; without ``why`` it merely has nothing more to receive."""
+        """Removes a viewer. Without ``why``, it only has nothing more to receive."""
         report = self.report
         viewer.request = b""
         self._epoll.unregister(viewer.sock.fileno())
@@ -260,7 +260,7 @@ class Crowd:
             self._settle(viewer)
 
     def _walk_ahead(self) -> None:
-        """The lead: one viewer per job, before anything is timed."""
+        """Runs the lead: one viewer for each job, before anything is timed."""
         for job, target in enumerate(self.load.targets):
             stream = Stream(self._references[job], self.load.after)
             with socket.create_connection((target.host, target.port), timeout=self.load.seconds) as sock:
@@ -293,11 +293,11 @@ class Crowd:
 
 
 def generate(load: Load, say: Connection) -> None:
-    """The process's whole life: ``begun``, ``ready``, ``done``, and at last the report; or ``failed``."""
+    """The process of the load generator. Sends ``begun``, ``ready``, ``done``, and then the report; or ``failed``."""
     raise_limits()
-    # Nothing here makes cycles, and a collection would look like a delay.
+    # This code makes no reference cycles, and a garbage collection would look like a delay.
     gc.disable()
     try:
-        say.send(("report", Crowd(load, say).run()))
+        say.send(("report", ViewerLoop(load, say).run()))
     except (Wrong, Refused, OSError) as error:
         say.send(("failed", f"{type(error).__name__}: {error}"))

@@ -1,4 +1,4 @@
-"""What the kernel says of this machine and of processes: cores, CPU used, memory held."""
+"""Facts about this machine and its processes from the kernel: cores, CPU time, memory."""
 
 import contextlib
 import os
@@ -10,20 +10,20 @@ from typing import Any, NamedTuple
 
 
 class Memory(NamedTuple):
-    """Kilobytes. ``anon`` is what the process has of its own; ``rss`` also counts files and what is shared."""
+    """Kilobytes. ``anon`` is private memory; ``rss`` also counts files and shared memory."""
 
     rss: int
     anon: int
 
 
 def raise_limits() -> None:
-    """As many descriptors as the machine allows, for this process and those it starts; no core dumps."""
+    """Allows this process and its children as many descriptors as possible, and no core dumps."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time that these processes have used, of all their threads."""
+    """The user and system time of all threads of these processes."""
     ticks = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -33,7 +33,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def memory(pids: Iterable[int]) -> Memory:
-    """What these processes hold together."""
+    """The memory of these processes together."""
     rss = anon = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -45,14 +45,14 @@ def memory(pids: Iterable[int]) -> Memory:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that ``pid`` has started and that live."""
+    """The living children of ``pid``."""
     with contextlib.suppress(OSError):
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
 
 
 def describe() -> dict[str, Any]:
-    """What a reader needs to know of this machine."""
+    """What a reader of the results needs to know about this machine."""
     model = ""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

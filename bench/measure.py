@@ -1,4 +1,4 @@
-"""One round of one peer: viewers in one process, the producer in another, and the peer's CPU and memory meanwhile."""
+"""One round of one peer: viewers in one process and the producer in another. Measures the peer's CPU and memory."""
 
 import multiprocessing
 import threading
@@ -14,18 +14,18 @@ from bench.peers.base import Peer
 from bench.processes import Failed, wait_until
 from bench.produce import Plan, produce
 
-#: Seconds beyond a process's own deadline for it to report.
+#: Seconds after a process's own deadline in which it must report.
 GRACE_SECONDS: Final = 60.0
-#: Seconds between looks at a worker's memory.
+#: Seconds between two measurements of a worker's memory.
 LOOK_SECONDS: Final = 0.1
-#: The share of a core above which the generator, not the peer, may have set the pace.
+#: The share of a core above which the generator may have been slower than the peer.
 BUSY: Final = 0.9
 
 _spawn = multiprocessing.get_context("spawn")
 
 
 class Generator:
-    """The load generator's process, from here."""
+    """A handle of the load generator's process."""
 
     def __init__(self, load: Load) -> None:
         self._pipe, theirs = _spawn.Pipe()
@@ -47,7 +47,7 @@ class Generator:
         return self._heard.get(word)
 
     def heard(self, word: str) -> bool:
-        """Whether ``word`` has come already."""
+        """Whether ``word`` has arrived."""
         while "report" not in self._heard and self._pipe.poll(0):
             self._listen()
         return word in self._heard
@@ -62,14 +62,14 @@ class Generator:
         self._heard[said] = value
 
     def close(self) -> None:
-        """Ends it, whatever it does."""
+        """Kills it."""
         self.process.terminate()
         self.process.join()
         self._pipe.close()
 
 
 class Peak(threading.Thread):
-    """The most memory that processes hold while the ``with`` lasts, in kilobytes: looked at now and then."""
+    """The peak memory of processes during a ``with`` block, in kilobytes. It is measured from time to time."""
 
     def __init__(self, pids: list[int]) -> None:
         super().__init__(daemon=True)
@@ -92,7 +92,7 @@ class Peak(threading.Thread):
 
 
 class Producer:
-    """The producer's process, from here: its jobs are open once this is made."""
+    """A handle of the producer's process. Its jobs are open once this is made."""
 
     def __init__(self, peer: Peer, plan: Plan, seconds: float = GRACE_SECONDS) -> None:
         self._pipe, theirs = _spawn.Pipe()
@@ -111,16 +111,16 @@ class Producer:
             raise Failed(f"the producer died before it could say {what}") from None
 
     def go(self) -> None:
-        """Has it publish."""
+        """Starts publishing."""
         self._pipe.send("go")
 
     def took(self) -> float:
-        """Seconds it needed to publish everything; waits for that."""
+        """Waits until everything is published. Returns the seconds that it took."""
         seconds: float = self._receive("how long it took")
         return seconds
 
     def close(self) -> None:
-        """Ends it, whatever it does."""
+        """Kills it."""
         self.process.terminate()
         self.process.join()
         self._pipe.close()
@@ -128,7 +128,7 @@ class Producer:
 
 @contextmanager
 def closing(*what: Generator | Producer) -> Iterator[None]:
-    """Ends them at the end."""
+    """Closes them at the end of the ``with`` block."""
     try:
         yield
     finally:
@@ -137,7 +137,7 @@ def closing(*what: Generator | Producer) -> Iterator[None]:
 
 
 def stored(peer: Peer, plan: Plan) -> float:
-    """Publishes the plan's lines before anybody watches. Returns the seconds it took."""
+    """Publishes the plan's lines while nobody watches. Returns the seconds that it took."""
     producer = Producer(peer, plan)
     with closing(producer):
         producer.go()
@@ -145,7 +145,7 @@ def stored(peer: Peer, plan: Plan) -> float:
 
 
 def live(peer: Peer, load: Load, plan: Plan) -> dict[str, Any]:
-    """Viewers first, lines then: CPU is counted from the first line to everybody's last."""
+    """Viewers connect first, lines come afterwards. CPU time is counted from the first line to everybody's last."""
     before = memory(peer.pids.workers)
     producer = Producer(peer, plan, load.seconds)
     with closing(producer):
@@ -177,7 +177,7 @@ def live(peer: Peer, load: Load, plan: Plan) -> dict[str, Any]:
 
 
 def watched(peer: Peer, load: Load) -> dict[str, Any]:
-    """Viewers of what is there already: all is counted from the first connect."""
+    """Viewers of stored lines. Everything is counted from the first connection."""
     before = memory(peer.pids.workers)
     generator = Generator(load)
     with closing(generator):
@@ -198,7 +198,7 @@ def watched(peer: Peer, load: Load) -> dict[str, Any]:
 
 
 def result(report: Report, cpu: float, store: float, seconds: float) -> dict[str, Any]:
-    """The numbers that every round has."""
+    """The results that every round has."""
     deliveries = max(report.deliveries, 1)
     return asdict(report) | {
         "deliveries_per_s": report.deliveries / max(report.span_seconds, 1e-9),

@@ -1,4 +1,4 @@
-"""Servers started for a round: they listen before they are used, and die with the bench whatever happens to it."""
+"""Servers that are started for a round. They die with the benchmark, however it ends."""
 
 import contextlib
 import ctypes
@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-#: Seconds for a server to start, and to go, on a busy machine.
-PATIENCE_SECONDS: Final = 30.0
-#: Seconds between looks at whether it has.
+#: Seconds in which a server must start, and stop, on a busy machine.
+START_SECONDS: Final = 30.0
+#: Seconds between two checks whether it has.
 LOOK_SECONDS: Final = 0.02
-#: ``prctl``'s number for the signal a process gets when its parent dies.
+#: ``prctl``'s number for the signal that a process gets when its parent dies.
 PR_SET_PDEATHSIG: Final = 1
 
 _libc = ctypes.CDLL(None)
 
 
 class Failed(Exception):
-    """Raised when a server does not start, or a round does not come to its end."""
+    """Raised when a server does not start, or when a round does not end."""
 
 
 def _die_with_parent() -> None:
@@ -39,8 +39,8 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Raises :class:`Failed` when it takes longer than :data:`PATIENCE_SECONDS`."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    """Raises :class:`Failed` when it takes longer than :data:`START_SECONDS`."""
+    deadline = time.monotonic() + START_SECONDS
     while not condition():
         if time.monotonic() > deadline:
             raise Failed(what)
@@ -48,7 +48,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 def listens(port: int) -> bool:
-    """Whether somebody answers there."""
+    """Whether a server accepts connections there."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False
@@ -65,7 +65,7 @@ def folder() -> Iterator[Path]:
 def running(
     argv: Sequence[str], ready: Callable[[], bool], log: Path, environ: Mapping[str, str] | None = None
 ) -> Iterator[int]:
-    """A server, once it is ``ready``; its process id. What it says goes to ``log``."""
+    """Runs a server during the ``with`` block. Yields its process id once it is ``ready``. ``log`` gets its output."""
     inherited = {name: text for name, text in os.environ.items() if not name.startswith(("CHRONOVERSE_", "PYTHON"))}
     with log.open("ab") as out:
         process = subprocess.Popen(
@@ -89,7 +89,7 @@ def running(
     finally:
         process.terminate()
         try:
-            process.wait(PATIENCE_SECONDS)
+            process.wait(START_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

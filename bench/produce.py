@@ -1,4 +1,4 @@
-"""The producer: a process that writes every peer's lines at the same pace, each with the time it was sent at."""
+"""The producer: a process that writes every peer's lines at the same rate. Each line has the time of its sending."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -8,23 +8,23 @@ from typing import Final, Protocol
 
 from bench.reference import message
 
-#: What every line is said to have been written at: delays are measured by the text, on the monotonic clock.
+#: The timestamp of every line. Delays are measured with the monotonic time in the text.
 TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
-#: Seconds to wait for the viewers to be ready.
+#: Seconds to wait until the viewers are ready.
 GO_SECONDS: Final = 180.0
 
 
 class Sink(Protocol):
-    """A peer's way in. Made in the bench's process and used in the producer's."""
+    """How to publish to a peer. Made in the benchmark's process and used in the producer's."""
 
     def open(self, jobs: range) -> None:
         """Prepares these jobs."""
 
     def publish(self, batch: Sequence[tuple[int, int, list[str]]]) -> None:
-        """Publishes (job, first number, texts) each, and waits until all are taken."""
+        """Publishes each (job, first number, texts), and waits until all are accepted."""
 
     def finish(self, jobs: range, last: int) -> None:
-        """Ends the jobs behind line ``last``, where the peer knows an end."""
+        """Ends the jobs after line ``last``, if the peer has an end."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Plan:
 
 
 def batches(plan: Plan) -> Iterator[list[tuple[int, int, int]]]:
-    """(job, first number, count) of each publish, when its time has come."""
+    """Yields (job, first number, count) of each publish at its time."""
     if plan.rate is None:
         for first in range(1, plan.last + 1, plan.batch):
             for job in plan.range:
@@ -72,7 +72,7 @@ def batches(plan: Plan) -> Iterator[list[tuple[int, int, int]]]:
 
 
 def produce(sink: Sink, plan: Plan, pipe: Connection) -> None:
-    """The process's whole life: says ``open``, waits to be told to go, publishes, says how long it took."""
+    """The process of the producer: sends ``open``, waits for the start, publishes, sends the seconds that it took."""
     sink.open(plan.range)
     pipe.send("open")
     if not pipe.poll(GO_SECONDS):

@@ -10,9 +10,9 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Final
 
-#: Text behind the numbers, so that a line is about as long as lines of builds are (about 100 characters).
+#: Text after the numbers, so that a line is as long as the lines of builds (about 100 characters).
 FILLER: Final = "compiling module of many, with some text behind it, as builds print it"
-#: Bytes a block may have: longer than any line here.
+#: Bytes of a block, at most: more than any line has.
 MAX_BLOCK: Final = 4096
 
 _MESSAGE: Final = rb"T=(?P<stamp>[0-9]+) J=(?P<job>[0-9]+) N=(?P<number>[0-9]+) " + re.escape(FILLER.encode())
@@ -43,11 +43,11 @@ class Grammar:
 
 
 class Wrong(Exception):
-    """Raised when what was received is not what was sent."""
+    """Raised when received bytes differ from those that were sent."""
 
 
 class Reference:
-    """One job's bytes behind line ``after``, as far as anybody has received them, up to line ``last`` at most.
+    """One job's bytes after line ``after``, as far as any viewer has received them, up to line ``last`` at most.
 
     ``ends`` are the positions behind each line, ``stamps`` when each was sent; both begin with a line ``after``.
     """
@@ -62,31 +62,31 @@ class Reference:
         self.goal = 1 << 62
         self.ends: list[int] = [0]
         self.stamps: list[int] = [0]
-        #: Small answers as they came from the socket: where a viewer stood, the bytes, where it stood then.
+        #: Cached small reads: the viewer's position before, the bytes, its position afterwards.
         self.memo: dict[int, tuple[int, bytes, int]] = {}
         self.blank = grammar.newline * 2
         self._newline = grammar.newline
         self._log, self._noise = grammar.compiled()
 
     def position(self, after: int) -> int:
-        """Where the lines behind ``after`` begin. The reference must reach there."""
+        """The position where the lines after ``after`` begin. The reference must reach there."""
         return self.ends[after - self.after]
 
     def lines_before(self, position: int) -> int:
-        """Whole lines in front of ``position``."""
+        """The number of complete lines before ``position``."""
         return bisect_right(self.ends, position) - 1
 
     def block_start(self, position: int) -> int:
-        """The start of the block that ``position`` is inside of, or ``position`` itself between two blocks."""
+        """The start of the block that contains ``position``, or ``position`` itself between two blocks."""
         return self.ends[self.lines_before(position)]
 
     def stamps_between(self, start: int, end: int, warm: int) -> list[int]:
-        """When the lines were sent that end behind ``start`` and not behind ``end``, without those up to ``warm``."""
+        """When the lines were sent that end after ``start`` and not after ``end``, without those up to ``warm``."""
         least = max(bisect_right(self.ends, start), warm - self.after + 1)
         return self.stamps[least : bisect_right(self.ends, end)]
 
     def same(self, text: memoryview, position: int) -> int:
-        """How many of the first bytes of ``text`` stand at ``position``, the start of a block.
+        """How many of the first bytes of ``text`` are at ``position``, the start of a block.
 
         All that can be compared, or else whole blocks only.
         """

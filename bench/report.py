@@ -1,4 +1,4 @@
-"""What is left of a run: a table on the terminal, and per scenario a JSON file and a chart, with one page over all."""
+"""The results of a run: a table on the terminal, a JSON file and a chart for each scenario, and one page for all."""
 
 import json
 import statistics
@@ -11,7 +11,7 @@ from bench.scenario import Metric, Outcome, Round, verdict
 
 
 def ratios(outcome: Outcome) -> dict[str, dict[str, dict[str, float]]]:
-    """Ours as a multiple of each other side's, by number: median, least and most over the rounds."""
+    """Our values as multiples of each other side's: median, minimum and maximum over the rounds."""
     ours = outcome.scenario.sides[0].name
     found: dict[str, dict[str, dict[str, float]]] = {}
     for other in outcome.sides():
@@ -26,7 +26,7 @@ def ratios(outcome: Outcome) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def record(outcome: Outcome, machine: dict[str, Any], date: str) -> dict[str, Any]:
-    """Everything, as JSON has it."""
+    """Everything, as JSON."""
     scenario = outcome.scenario
     keys = [metric.key for metric in scenario.metrics]
     medians = {side: {key: outcome.median(side, key) for key in keys} for side in outcome.sides()}
@@ -72,7 +72,7 @@ def _cell(outcome: Outcome, side: str, metric: Metric, compared: dict[str, dict[
 
 
 def write(outcome: Outcome, machine: dict[str, Any], date: str, directory: Path) -> None:
-    """The scenario's two files, and the page anew."""
+    """Writes the scenario's two files, and the page again."""
     directory.mkdir(parents=True, exist_ok=True)
     found = record(outcome, machine, date)
     page = "\n".join(section(outcome, machine["quick"]))
@@ -82,7 +82,7 @@ def write(outcome: Outcome, machine: dict[str, Any], date: str, directory: Path)
 
 
 def section(outcome: Outcome, quick: bool) -> list[str]:
-    """The scenario's part of the page."""
+    """The section of the page about the scenario."""
     scenario = outcome.scenario
     said = [f"- {sentence}" for sentence in verdict(outcome)]
     return [
@@ -102,7 +102,7 @@ def section(outcome: Outcome, quick: bool) -> list[str]:
 
 
 def index(directory: Path, names: Iterable[str]) -> None:
-    """README.md over all scenarios that have been recorded, in the given order."""
+    """Writes README.md with all recorded scenarios, in the given order."""
     found = [json.loads(path.read_text()) for path in (directory / f"{name}.json" for name in names) if path.exists()]
     lines = [
         "# Benchmarks",
@@ -122,7 +122,7 @@ def index(directory: Path, names: Iterable[str]) -> None:
 
 
 def _json(value: Any) -> str:
-    """Numbers that are none (``NaN``) become null: they are not JSON."""
+    """``value`` as JSON. NaN becomes null, because JSON has no NaN."""
     return json.dumps(_whole(value), indent=1, ensure_ascii=False)
 
 
@@ -137,7 +137,7 @@ def _whole(value: Any) -> Any:
 
 
 def shown(side: str, found: Round, metrics: Iterable[Metric]) -> str:
-    """One round of one side, in a line."""
+    """One round of one side, as one line of text."""
     if error := found.get("error"):
         return f"  {side}: failed: {error}"
     numbers = [(metric, found.get(metric.key)) for metric in metrics]

@@ -1,9 +1,11 @@
-"""What a job pays for being run by us, both sides in one run: ``python -m bench.runner [flat] [paced] [start] [away]``.
+"""What ``chronoverse run`` costs a job: ``python -m bench.runner [flat] [paced] [start] [away]``.
+
+Jobs run with and without it, in one run of this program.
 
     flat   1,000,000 lines of 100 bytes as fast as they can be printed: lines/s published, wall time of the job
     paced  5,000 lines/s for five seconds: wall time of the job
     start  ``run -- true``: milliseconds over ``true``
-    away   2,000 lines/s, the store away in the middle, watched by three ``logs -f``: wall time of the job, rate at
+    away   2,000 lines/s, the store unreachable for a while, watched by three ``logs -f``: wall time of the job, rate at
            which the backlog is delivered, and what the viewers saw
 
 Everything runs on the embedded server in a directory of its own. Takes about three minutes; prints one line each.
@@ -26,10 +28,10 @@ import redis
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 LINES: Final = 1_000_000
-#: Seconds of the store's absence, and of the job around it.
+#: Seconds for which the store is unreachable, and seconds of the job.
 AWAY_SECONDS: Final = 60
 AROUND_SECONDS: Final = 5
-#: Who watches meanwhile, and seconds for them to see the end after it was written.
+#: The number of viewers, and seconds in which they must receive the end.
 VIEWERS: Final = 3
 SEEN_SECONDS: Final = 30
 ROUNDS: Final = 3
@@ -50,8 +52,8 @@ open(sys.argv[3], "w").write(str(time.monotonic() - began))
 """
 
 
-class Place:
-    """A data directory with its embedded server, held for as long as the ``with`` lasts."""
+class DataDirectory:
+    """A data directory with its embedded server, which runs during the ``with`` block."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -87,18 +89,18 @@ class Place:
 
 
 @contextlib.contextmanager
-def place() -> Iterator[Place]:
+def data_directory() -> Iterator[DataDirectory]:
     from chronoverse.embedded.server import lease_server
 
     with tempfile.TemporaryDirectory() as name:
-        found = Place(Path(name))
+        found = DataDirectory(Path(name))
         with lease_server(Path(name) / "data"):
             execute(found.run("true"), found)
             yield found
 
 
-def execute(argv: list[str], at: Place, out: Path | None = None) -> tuple[float, float]:
-    """Seconds from start to end, and the peak of memory in MB."""
+def execute(argv: list[str], at: DataDirectory, out: Path | None = None) -> tuple[float, float]:
+    """Runs a command. Returns its seconds, and its peak memory in MB."""
     with open(out or os.devnull, "wb") as file:
         began = time.monotonic()
         with subprocess.Popen(argv, stdout=file, stderr=subprocess.PIPE, env=at.environ, cwd=ROOT) as child:
@@ -111,8 +113,8 @@ def execute(argv: list[str], at: Place, out: Path | None = None) -> tuple[float,
         return time.monotonic() - began, usage.ru_maxrss / 1024
 
 
-def flat(at: Place) -> None:
-    """Every round is printed: on a busy machine they differ by half, and the best one alone would flatter."""
+def flat(at: DataDirectory) -> None:
+    """Prints every round. On a busy machine they differ by half, and the best one alone would be misleading."""
     mark = at.directory / "wall"
     timed = f"import time; t = time.monotonic()\n{FLAT}\nsys.stdout.flush()"
     job = [sys.executable, "-c", f"{timed}\nopen({str(mark)!r}, 'w').write(str(time.monotonic() - t))"]
@@ -130,7 +132,7 @@ def flat(at: Place) -> None:
     print(f"flat   median: job {ratios[middle]:.2f}x, {rates[middle]:,.0f} lines/s; peak {peaks[-1]:.0f} MB")
 
 
-def paced(at: Place) -> None:
+def paced(at: DataDirectory) -> None:
     mark = at.directory / "wall"
     job = [sys.executable, "-c", PACED, "5000", "5", str(mark)]
     execute(job, at, at.directory / "direct")
@@ -139,7 +141,7 @@ def paced(at: Place) -> None:
     print(f"paced  job {float(mark.read_text()) / direct:.3f}x of CMD > file, peak {peak:.0f} MB")
 
 
-def start(at: Place) -> None:
+def start(at: DataDirectory) -> None:
     bare = min(execute(["true"], at)[0] for _ in range(10))
     ours = sorted(execute(at.run("true"), at)[0] for _ in range(10))
     print(
@@ -147,7 +149,7 @@ def start(at: Place) -> None:
     )
 
 
-def away(at: Place) -> None:
+def away(at: DataDirectory) -> None:
     mark = at.directory / "wall"
     seconds = AWAY_SECONDS + 2 * AROUND_SECONDS
     job = [sys.executable, "-c", PACED, "2000", str(seconds), str(mark)]
@@ -180,8 +182,8 @@ def away(at: Place) -> None:
 
 
 @contextlib.contextmanager
-def watched(at: Place) -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """Viewers of the next job, behind a service of its own."""
+def watched(at: DataDirectory) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Viewers of the next job, on a service of their own."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
         port = probe.getsockname()[1]
     environ = {**at.environ, "CHRONOVERSE_BIND": f"127.0.0.1:{port}", "CHRONOVERSE_URL": f"http://127.0.0.1:{port}"}
@@ -206,9 +208,9 @@ def watched(at: Place) -> Iterator[list["subprocess.Popen[bytes]"]]:
 
 
 def main(names: list[str]) -> None:
-    parts: dict[str, Callable[[Place], None]] = {"flat": flat, "paced": paced, "start": start, "away": away}
+    parts: dict[str, Callable[[DataDirectory], None]] = {"flat": flat, "paced": paced, "start": start, "away": away}
     for name in names or list(parts):
-        with place() as at:
+        with data_directory() as at:
             parts[name](at)
 
 

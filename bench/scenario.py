@@ -1,4 +1,4 @@
-"""What a scenario is: sides that are run in turns, numbers that are compared, targets that may be missed."""
+"""A scenario: sides that run one after the other, results that are compared, and targets that may be missed."""
 
 import statistics
 from collections.abc import Callable
@@ -7,13 +7,13 @@ from typing import Any, Final
 
 from bench.peers.base import Peer
 
-#: One round of one side: name of the number to number; texts and lists are kept for the record.
+#: The results of one round of one side, by name. Texts and lists are only recorded.
 Round = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Side:
-    """Who takes part. ``lines`` are a burst's. ``skip`` says why it cannot, by its nature."""
+    """A participant. ``lines`` are those of a burst. ``skip`` says why it cannot take part, or is empty."""
 
     peer: type[Peer]
     workers: int = 1
@@ -23,13 +23,13 @@ class Side:
 
     @property
     def name(self) -> str:
-        """How it is called in tables."""
+        """The name in tables."""
         return self.label or self.peer.name
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that is shown. ``more`` is whether more of it is better; ``compared`` whether ratios of it mean much."""
+    """A result that is shown. ``more``: whether more of it is better. ``compared``: whether ratios are useful."""
 
     key: str
     label: str
@@ -79,35 +79,35 @@ class Outcome:
     more: list[str] = field(default_factory=list)
 
     def values(self, side: str, key: str) -> list[float]:
-        """That number in every round that has it."""
+        """The values of this result, from every round that has it."""
         found = [each[side].get(key) for each in self.rounds if side in each]
         return [float(value) for value in found if isinstance(value, int | float) and value == value]
 
     def median(self, side: str, key: str) -> float | None:
-        """None when there is none."""
+        """The median of a side's values, or None."""
         values = self.values(side, key)
         return statistics.median(values) if values else None
 
     def ratios(self, key: str, side: str, other: str) -> list[float]:
-        """``side`` as a multiple of ``other``, round by round."""
+        """The values of ``side`` as multiples of those of ``other``, round by round."""
         pairs = [(each[side].get(key), each[other].get(key)) for each in self.rounds if side in each and other in each]
         return [one / two for one, two in pairs if one is not None and two and one == one and two == two]
 
     def sides(self) -> list[str]:
-        """Those that have at least one round."""
+        """The sides that have at least one round."""
         return [side.name for side in self.scenario.sides if any(side.name in each for each in self.rounds)]
 
 
-#: Sides whose values differ by no more than this share are not told apart.
+#: Sides whose values differ by no more than this share count as equal.
 ALIKE: Final = 0.02
-#: A producer that takes so many times as long as planned has fallen behind.
+#: A producer that takes so many times as long as planned was too slow.
 LATE: Final = 1.1
-#: A limit, not a peer: that it is better goes without saying.
+#: This side is a limit and not a peer. It is always better.
 FLOOR: Final = "floor"
 
 
 def judge(outcome: Outcome, target: Target) -> tuple[bool | None, float | None]:
-    """Whether a target is met, and by what; None where it was not measured."""
+    """Whether a target is met, and by how much; None if it was not measured."""
     if target.other:
         ratios = outcome.ratios(target.key, target.side, target.other)
         value = statistics.median(ratios) if ratios else None
@@ -119,7 +119,7 @@ def judge(outcome: Outcome, target: Target) -> tuple[bool | None, float | None]:
 
 
 def verdict(outcome: Outcome) -> list[str]:
-    """In words: targets, who is better at what, what went wrong, who was skipped, when the generator was the limit."""
+    """Sentences about targets, better sides, faults, skipped sides, and limits of the generator."""
     said = []
     for target in outcome.scenario.targets:
         met, value = judge(outcome, target)

@@ -1,4 +1,4 @@
-"""The archive by itself: ``python -m bench.search [lines] [--rounds 3]``.
+"""The archive alone: ``python -m bench.search [lines] [--rounds 3]``.
 
 Packs a build's output, as large as asked for, into an archive of files, and prints how small it is; how fast it is
 searched, in turns with ``zstd -dc | rg -i -c`` over the same objects; how fast it becomes SSE frames; how long a page
@@ -29,7 +29,7 @@ from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.values import JobRef, iso_timestamp
 
 JOB: Final = JobRef("wf_1", "job_1")
-#: What is looked for: nothing, rare, the date of each line, a word of each line's JSON, an expression.
+#: The queries: a rare text, the date of each line, a word of each line's JSON, expressions.
 QUERIES: Final = (
     ("undefined reference", False),
     ("unused variable", False),
@@ -38,14 +38,14 @@ QUERIES: Final = (
     (r"error:.*expected \d+", True),
     (r"took 4\d{3} ms", True),
 )
-#: What the parts of the program are called that is built.
+#: Names of the parts of the program that is built.
 PARTS: Final = ("core", "net", "http", "json", "auth", "store", "cache", "codec", "index", "query", "parse", "event")
-#: Pages that are opened, each by a reader that knows nothing.
+#: Pages that are opened, each by a reader with empty caches.
 PAGES: Final = 200
 
 
 class Cost(NamedTuple):
-    """Seconds by the clock, and of a processor."""
+    """Seconds by the clock, and of CPU time."""
 
     wall: float
     cpu: float
@@ -58,12 +58,12 @@ class Log:
         self.chunks: list[Chunk] = []
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
-        """As the store answers it."""
+        """The chunks, as the store returns them."""
         return next((each for each in self.chunks if job == JOB and each.last >= number), None)
 
 
 def build_output(seed: int = 7) -> Iterator[str]:
-    """What a compiler, a linker, a test runner and a downloader say, without an end: some 90 characters a line."""
+    """Endless output of a compiler, a linker, a test runner and a downloader: some 90 characters a line."""
     chance = random.Random(seed)
     flags = "-DNDEBUG -O2 -g -Wall -Wextra -std=c++20 -fPIC"
     for step in count(1):
@@ -85,7 +85,7 @@ def build_output(seed: int = 7) -> Iterator[str]:
 
 
 def archived(directory: Path, lines: int) -> tuple[Log, int]:
-    """An archive of so many lines, a few to each millisecond, and the bytes of their text."""
+    """Archives so many lines, with a few for each millisecond. Returns the archive and the bytes of their text."""
     log, objects, text, size = Log(), FileObjectStore(directory), build_output(), 0
     packer = ChunkBuilder(JOB, 1)
     for first in range(1, lines + 1, 500):
@@ -105,7 +105,7 @@ def archived(directory: Path, lines: int) -> tuple[Log, int]:
 
 
 def timed(work: Callable[[], object]) -> Cost:
-    """What it costs, with the processes that it starts."""
+    """The cost of a call, including the processes that it starts."""
 
     def cpu() -> float:
         usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -117,7 +117,7 @@ def timed(work: Callable[[], object]) -> Cost:
 
 
 def compare(directory: Path, log: Log, lines: int, rounds: int) -> None:
-    """Each query, ours and theirs in turns: the medians."""
+    """Prints the medians for each query, with our search and theirs in turn."""
     objects = FileObjectStore(directory)
     files = " ".join(str(directory / chunk.name) for chunk in log.chunks)
     print(
@@ -144,7 +144,7 @@ def compare(directory: Path, log: Log, lines: int, rounds: int) -> None:
 
 
 def pages(directory: Path, log: Log, lines: int) -> list[float]:
-    """Milliseconds of a hundred lines from anywhere, each time for a reader that knows nothing."""
+    """Prints the milliseconds for a hundred lines from anywhere, each time for a reader with empty caches."""
     chance, took = random.Random(1), []
     for _ in range(PAGES):
         page = partial(ArchiveReader(FileObjectStore(directory), log).entries, JOB, chance.randrange(lines), 100)
@@ -153,14 +153,14 @@ def pages(directory: Path, log: Log, lines: int) -> list[float]:
 
 
 def replay(directory: Path, log: Log) -> None:
-    """All of it as frames, in pieces as a viewer takes them."""
+    """Reads the whole log as frames, in segments as a viewer does."""
     archive, cursor = ArchiveReader(FileObjectStore(directory), log), 0
     while stretch := archive.frames(JOB, cursor, 512):
         cursor = stretch.cursor
 
 
 def main() -> None:
-    """Prints it all."""
+    """Measures and prints everything."""
     parser = argparse.ArgumentParser(prog="python -m bench.search", description=__doc__)
     parser.add_argument("lines", nargs="?", type=int, default=2_000_000)
     parser.add_argument("--rounds", type=int, default=3)

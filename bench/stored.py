@@ -1,4 +1,4 @@
-"""Scenarios in which the lines are there already: replay, crowd, storm; and publishing with nobody there."""
+"""Scenarios with stored lines: replay, crowd, storm; and publishing without viewers."""
 
 import subprocess
 import sys
@@ -17,20 +17,20 @@ from bench.processes import ROOT
 from bench.produce import Plan
 from bench.scenario import Metric, Round, Scenario, Side, Target
 
-#: Seconds for all stored lines to be delivered; a round is cut off there.
+#: Seconds in which all stored lines must be delivered. Then the round is cut off.
 PATIENCE_SECONDS: Final = 90.0
-#: Seconds that a replaying crowd is kept up for: nobody here can send it all it asks for.
+#: Seconds after which the viewers that replay are cut off: no side can send them everything.
 CROWD_SECONDS: Final = 25.0
-#: Viewers of a storm that may be connecting at once: below every server's backlog.
+#: Viewers of a storm that may connect at the same time: below every server's backlog.
 STORM_WINDOW: Final = 512
-#: Seconds for the runner's own benchmark, which publishes a million lines six times.
+#: The time limit of the runner's own benchmark, in seconds. It publishes a million lines six times.
 RUNNER_SECONDS: Final = 300.0
 
 _NO_REPLAY: Final = "it keeps nothing: who comes late or comes back has missed what was sent"
 
 
 def replay(side: Side, quick: bool) -> Round:
-    """1 viewer, 500,000 stored lines; another has walked through them before."""
+    """1 viewer of 500,000 stored lines. Another viewer has read them before."""
     lines = 20_000 if quick else side.lines or 500_000
     with side.peer(side.workers) as peer:
         stored(peer, Plan(lines))
@@ -40,7 +40,7 @@ def replay(side: Side, quick: bool) -> Round:
 
 
 def storm(side: Side, quick: bool) -> Round:
-    """5,000 viewers come back to a live job, each with a token of its own, and miss ten lines each."""
+    """5,000 viewers reconnect to a live job, each with its own token and ten lines to catch up with."""
     viewers, lines, missed = (500 if quick else 5000), 1000, 10
     with side.peer(side.workers) as peer:
         stored(peer, Plan(lines, end=False))
@@ -64,7 +64,7 @@ def storm(side: Side, quick: bool) -> Round:
 
 
 def crowd(side: Side, quick: bool) -> Round:
-    """1,000 viewers from line 0 of a long job, 100 live viewers of another beside them."""
+    """1,000 viewers from line 0 of a long job, and 100 live viewers of another job."""
     viewers, lines, beside = (100, 20_000, 20) if quick else (1000, 200_000, 100)
     lines, live_lines = (lines, 100) if quick else (side.lines or lines, 350)
     with side.peer(side.workers) as peer:
@@ -107,7 +107,7 @@ def crowd(side: Side, quick: bool) -> Round:
 
 
 def publish(side: Side, quick: bool) -> Round:
-    """200,000 lines with nobody there, and for us what ``run`` costs a job."""
+    """200,000 lines without viewers, and for our side what ``run`` costs a job."""
     lines = side.lines or (20_000 if quick else 200_000)
     with side.peer(side.workers) as peer:
         cpu = cpu_seconds(peer.pids.all)
@@ -118,7 +118,7 @@ def publish(side: Side, quick: bool) -> Round:
 
 
 def runner_says() -> list[str]:
-    """What the runner's own benchmark prints: a job under ``run`` against the same job into a file."""
+    """The results of the runner's own benchmark: a job under ``run``, compared with the same job writing to a file."""
     argv = [sys.executable, "-m", "bench.runner", "flat", "start"]
     try:
         said = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=RUNNER_SECONDS)

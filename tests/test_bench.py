@@ -13,7 +13,7 @@ import pytest
 from bench import live, stored
 from bench.chart import chart
 from bench.check import Stream
-from bench.load import Crowd, Load, Report, Target
+from bench.load import Load, Report, Target, ViewerLoop
 from bench.measure import live as run_live
 from bench.peers.floor import Floor
 from bench.peers.ours import LOG, NOISE
@@ -172,7 +172,7 @@ def test_a_report_counts_faults() -> None:
     ours, theirs = multiprocessing.Pipe()
     with canned(answers) as port, ours, theirs:
         load = Load([Target("127.0.0.1", port, "/")], GRAMMAR, 4, LINES, 10, window=1)
-        report: Report = Crowd(load, theirs).run()
+        report: Report = ViewerLoop(load, theirs).run()
         words = [ours.recv()[0] for _ in range(3)]
 
     assert (report.complete, report.wrong, report.refused, report.cut) == (1, 1, 1, 1)

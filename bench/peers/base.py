@@ -1,4 +1,4 @@
-"""What every side of a comparison is to the bench: where to watch it, how to publish to it, what it runs on."""
+"""The interface of every side of a comparison: where to watch it, how to publish to it, and its processes."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -15,21 +15,21 @@ from bench.reference import Grammar
 
 @dataclass
 class Pids:
-    """The processes that do a peer's work: those that serve, and the store behind them."""
+    """The processes of a peer: those that serve, and their store."""
 
     workers: list[int] = field(default_factory=list)
     store: list[int] = field(default_factory=list)
 
     @property
     def all(self) -> list[int]:
-        """Both."""
+        """All of them."""
         return [*self.workers, *self.store]
 
 
 class Peer(ABC):
-    """One server, started anew for every round: ``with Peer(workers=1) as peer``."""
+    """One server, started again for every round: ``with Peer(workers=1) as peer``."""
 
-    #: How it is called in tables, and a sentence on what it is.
+    #: Its name in tables, and a sentence that describes it.
     name: ClassVar[str]
     about: ClassVar[str]
     grammar: ClassVar[Grammar]
@@ -45,34 +45,34 @@ class Peer(ABC):
     @classmethod
     @abstractmethod
     def missing(cls) -> str:
-        """Why it cannot be run here; empty when it can."""
+        """Why it cannot run here; empty if it can."""
 
     @abstractmethod
     def start(self, stack: contextlib.ExitStack) -> None:
-        """Starts it in :attr:`folder`; ``stack`` will end it."""
+        """Starts it in :attr:`folder`. ``stack`` stops it."""
 
     @abstractmethod
     def target(self, job: int) -> Target:
-        """Where a job is watched from its first line on."""
+        """Where to watch a job from its first line on."""
 
     @abstractmethod
     def sink(self) -> Sink:
-        """A way in that another process can be given."""
+        """How to publish to it. Another process may use it."""
 
     @abstractmethod
     def versions(self) -> dict[str, str]:
-        """What it is made of."""
+        """The versions of its parts."""
 
     def resume(self, after: int) -> list[str]:
-        """Headers of viewers that have seen line ``after`` of job 0 and come back."""
+        """Headers of viewers that have line ``after`` of job 0 and reconnect."""
         return [f"Last-Event-ID: {after}\r\n"]
 
     def watched(self) -> int:
-        """Viewers that have arrived, for a server whose response does not tell."""
+        """The number of connected viewers, for a server whose response does not show it."""
         return 0
 
     def store_connections(self) -> int:
-        """Connections that the workers have to the store; 0 where there is none."""
+        """The number of connections of the workers to the store; 0 without a store."""
         return 0
 
     def __enter__(self) -> Self:
@@ -87,5 +87,5 @@ class Peer(ABC):
 
 
 def workers_of(master: int, count: int) -> list[int]:
-    """The worker processes under a master, as soon as there are ``count``; else those there are."""
+    """The worker processes of a master. Waits until there are ``count``, for a limited time."""
     return children(master)[:count]

@@ -13,24 +13,24 @@ _ASK: Final = """
 import importlib.metadata, json, sys
 print(json.dumps({name: importlib.metadata.version(name) for name in sys.argv[1:]}))
 """
-#: Seconds for a Python to start and look.
+#: The time limit for a Python that looks for packages, in seconds.
 ASK_SECONDS: Final = 30.0
 
 
 def python() -> Path:
-    """Its interpreter, whether it is there or not. ``BENCH_VENV`` names another environment."""
+    """The path of its interpreter, which may not exist. ``BENCH_VENV`` names another environment."""
     return ROOT / os.environ.get("BENCH_VENV", ".bench") / "bin" / "python"
 
 
 def missing(package: str) -> str:
-    """Why the package cannot be used; empty when it can."""
+    """Why the package cannot be used; empty if it can."""
     if not python().exists():
         return f"no virtual environment {python().parents[1].name}: make bench makes it"
     return "" if versions([package]) else f"{package} is not installed in {python().parents[1].name}"
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """What is installed there; empty when one of them is not."""
+    """The installed versions; empty if one of the packages is missing."""
     asked = [str(python()), "-c", _ASK, *packages]
     said = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=ASK_SECONDS)
     if said.returncode:

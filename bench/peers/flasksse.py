@@ -1,4 +1,4 @@
-"""flask-sse: the same framework as the service's, with one subscription per viewer and nothing kept."""
+"""flask-sse: the same framework as the service's, with one subscription for each viewer and nothing stored."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from bench.reference import Grammar
 
 
 class PublishSink:
-    """What ``sse.publish()`` sends, many at once."""
+    """Sends what ``sse.publish()`` sends, in batches."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -55,7 +55,7 @@ class FlaskSse(Peer):
         argv = [str(environment.python()), "-m", "gunicorn", "-c", os.devnull, "-k", "gevent"]
         argv += ["--worker-connections", "20000", "-w", str(self.workers), "-b", f"127.0.0.1:{self.port}"]
         argv += ["--no-control-socket", "--timeout", "120", "bench.peers.flask_sse_app:app"]
-        # Without it redis-py gives a silent subscription up after five seconds.
+        # Without it redis-py closes a silent subscription after five seconds.
         environ = {"FLASK_SSE_REDIS_URL": f"{self.url}?socket_timeout=3600", "PYTHONPATH": str(ROOT)}
         master = stack.enter_context(running(argv, lambda: listens(self.port), self.folder / "flask-sse.log", environ))
         wait_until(lambda: len(workers_of(master, self.workers)) == self.workers, "the workers do not start")

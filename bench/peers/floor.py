@@ -15,7 +15,7 @@ from bench.reference import Grammar
 
 
 class FloorSink:
-    """Encodes what the floor passes on."""
+    """Encodes what the floor server passes on."""
 
     def __init__(self, port: int) -> None:
         self._port = port

@@ -1,4 +1,4 @@
-"""The floor: a writer that only sends. One job, no store, no parsing: what comes in goes out to everybody.
+"""The floor: a writer that only sends. It has one job, no store and no parsing: it sends everything to all viewers.
 
 ``python -m bench.peers.floor_server PORT INPUT_PORT``: viewers connect to the first, the producer to the second, and
 each of its publishes is sent on as one chunk. Whatever has piled up for a viewer goes out in one write.
@@ -21,7 +21,7 @@ HEAD: Final = (
 
 
 class Floor:
-    """All viewers and what they are sent."""
+    """All viewers and the bytes for them."""
 
     def __init__(self, port: int, input_port: int) -> None:
         self._epoll = select.epoll()
@@ -29,10 +29,10 @@ class Floor:
         self._input_listener = self._listen(input_port)
         self._input: socket.socket | None = None
         self._viewers: dict[int, socket.socket] = {}
-        self._places: dict[int, int] = {}
+        self._positions: dict[int, int] = {}
         self._sent = bytearray()
-        #: Those whose socket is full: their place is not the end, and epoll will say when they have room.
-        self._behind: set[int] = set()
+        #: The viewers whose socket is full. epoll says when it has room.
+        self._full: set[int] = set()
 
     def _listen(self, port: int) -> socket.socket:
         listener = socket.create_server(("127.0.0.1", port), backlog=4096)
@@ -41,7 +41,7 @@ class Floor:
         return listener
 
     def serve(self) -> None:
-        """For ever."""
+        """Serves for ever."""
         while True:
             for fd, events in self._epoll.poll():
                 if fd == self._listener.fileno():
@@ -73,9 +73,9 @@ class Floor:
             asked = b""
         if not asked:
             self._leave(fd)
-        elif fd not in self._places:
+        elif fd not in self._positions:
             self._viewers[fd].sendall(HEAD)
-            self._places[fd] = 0
+            self._positions[fd] = 0
             if self._sent:
                 self._write(fd)
 
@@ -87,33 +87,33 @@ class Floor:
             self._input = None
             return
         self._sent += data
-        for fd in list(self._places):
-            if fd not in self._behind:
+        for fd in list(self._positions):
+            if fd not in self._full:
                 self._write(fd)
 
     def _write(self, fd: int) -> None:
-        place, end = self._places[fd], len(self._sent)
+        position, end = self._positions[fd], len(self._sent)
         try:
             with memoryview(self._sent) as view:
-                place += self._viewers[fd].send(view[place : place + WRITE_BYTES])
+                position += self._viewers[fd].send(view[position : position + WRITE_BYTES])
         except BlockingIOError:
             pass
         except OSError:
             self._leave(fd)
             return
-        self._places[fd] = place
-        if place < end and fd not in self._behind:
-            self._behind.add(fd)
+        self._positions[fd] = position
+        if position < end and fd not in self._full:
+            self._full.add(fd)
             self._epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
-        elif place == end and fd in self._behind:
-            self._behind.discard(fd)
+        elif position == end and fd in self._full:
+            self._full.discard(fd)
             self._epoll.modify(fd, select.EPOLLIN)
 
     def _leave(self, fd: int) -> None:
         self._epoll.unregister(fd)
         self._viewers.pop(fd).close()
-        self._places.pop(fd, None)
-        self._behind.discard(fd)
+        self._positions.pop(fd, None)
+        self._full.discard(fd)
 
 
 if __name__ == "__main__":

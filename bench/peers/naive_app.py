@@ -23,7 +23,7 @@ _POOL = redis.ConnectionPool.from_url(os.environ["NAIVE_REDIS_URL"], max_connect
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
-    """A viewer, from behind its ``Last-Event-ID``."""
+    """Streams a job to one viewer, after its ``Last-Event-ID``."""
     start_response("200 OK", [("Content-Type", "text/event-stream")])
     return _frames(environ["PATH_INFO"].removeprefix("/"), int(environ.get("HTTP_LAST_EVENT_ID", 0)))
 

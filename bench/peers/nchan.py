@@ -20,12 +20,12 @@ MODULES: Final = (
     Path("/usr/lib/nginx/modules/ngx_nchan_module.so"),
     Path("/usr/share/nginx/modules/ngx_nchan_module.so"),
 )
-#: Requests on their way at once.
+#: Requests that are sent before their answers are read.
 DEPTH: Final = 1000
 #: Messages of one channel in one second, at most: nchan numbers those with 16 bits. Of 50,000 stored in 0.4 s a
 #: subscriber got one, and then nothing more.
 PER_SECOND: Final = 30_000
-#: Seconds for nchan to take what was sent.
+#: Seconds in which nchan must accept what was sent.
 TAKE_SECONDS: Final = 60.0
 
 _CONF: Final = """
@@ -55,7 +55,7 @@ http {{
 
 
 class NchanSink:
-    """Publishes over one connection, requests in a row without waiting for each answer."""
+    """Publishes over one connection, without waiting for each answer."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -81,7 +81,7 @@ class NchanSink:
             self._await(len(part))
 
     def _hold_back(self, count: int) -> None:
-        """Until there is room for so many in this second."""
+        """Waits until so many more may be sent in this second."""
         if int(time.time()) == self._second and self._in_second + count > PER_SECOND:
             time.sleep(1 - time.time() % 1)
         if int(time.time()) != self._second:
@@ -89,7 +89,7 @@ class NchanSink:
         self._in_second += count
 
     def _await(self, count: int) -> None:
-        """Until that many were taken."""
+        """Waits until so many were accepted."""
         answers = b""
         while answers.count(b"HTTP/1.1 20") < count or answers.count(b"last message id: ") < count:
             more = self._sock.recv(1 << 20)
@@ -130,7 +130,7 @@ class Nchan(Peer):
         return Target("127.0.0.1", self.port, f"/sub?id=j{job}")
 
     def resume(self, after: int) -> list[str]:
-        # Its ids are times, which only somebody who has received them knows.
+        # Its ids are times, which only a subscriber that has received them knows.
         target, ids = self.target(0), re.compile(rb"^id: ([0-9:]+)\n", re.MULTILINE)
         received = b""
         with socket.create_connection((target.host, target.port), timeout=TAKE_SECONDS) as sock:

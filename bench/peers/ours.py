@@ -1,4 +1,4 @@
-"""The service, as it is deployed: gunicorn with its own configuration, on a store of its own."""
+"""The service, as it is deployed: gunicorn with its configuration, and a store."""
 
 import contextlib
 import secrets
@@ -14,9 +14,9 @@ from bench.processes import ROOT, free_port, listens, running, wait_until
 from bench.reference import Grammar
 from chronoverse.auth.tokens import READ, mint
 
-#: Streams that one worker lets in: more than any scenario has viewers.
+#: The limit of streams of one worker: more than any scenario has viewers.
 MAX_STREAMS: Final = 12_000
-#: Seconds that tokens are good for: longer than any round.
+#: Seconds for which tokens are valid: longer than any round.
 TOKEN_SECONDS: Final = 3600
 
 LOG: Final = rb"event: log\ndata: {data}\nid: (?P=number)\n\n"
@@ -58,7 +58,7 @@ class Ours(Peer):
         self.pids.workers, self.pids.store = workers_of(master, self.workers), [store]
 
     def settings(self) -> dict[str, str]:
-        """What else is in its environment."""
+        """Further settings in its environment."""
         return {}
 
     def target(self, job: int) -> Target:
@@ -66,7 +66,7 @@ class Ours(Peer):
         return Target("127.0.0.1", self.port, path, f"Authorization: Bearer {self.token('bench')}\r\n")
 
     def token(self, subject: str) -> str:
-        """One that may read everything."""
+        """A token for reading everything."""
         return mint(self.secret.encode(), subject, [READ], ["*"], TOKEN_SECONDS, time.time())
 
     def sink(self) -> StoreSink:

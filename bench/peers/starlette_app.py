@@ -47,7 +47,7 @@ async def _frames(key: str, cursor: int) -> AsyncIterator[ServerSentEvent]:
 
 
 async def events(request: Request) -> EventSourceResponse:
-    """A viewer, from behind its ``Last-Event-ID``."""
+    """Streams a job to one viewer, after its ``Last-Event-ID``."""
     key, after = request.path_params["key"], request.headers.get("last-event-id", "0")
     return EventSourceResponse(_frames(key, int(after)))
 

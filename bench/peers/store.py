@@ -1,4 +1,4 @@
-"""The store that all peers with one stand on: the service's own embedded binary, in memory, on a unix socket."""
+"""The store of all peers that have one: the service's embedded server, in memory, on a unix socket."""
 
 import contextlib
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from chronoverse.joblog.values import Attempt, JobRef, LineRun, Status
 from chronoverse.store import Store
 
 WORKFLOW: Final = "bench"
-#: Seconds: longer than any round, so that no runner of ours is taken for dead.
+#: Seconds of the lease: longer than any round, so that no job is declared LOST.
 LEASE_SECONDS: Final = 3600.0
-#: Appends on their way at once: below what fills the socket's buffer both ways.
+#: Appends that are sent before their answers are read. More would fill the socket's buffers in both directions.
 DEPTH: Final = 100
-#: What the bench's own connections are called.
+#: The client name of the benchmark's own connections.
 PRODUCER: Final = "bench-producer"
 
 
 def job_ref(job: int) -> JobRef:
-    """The job's name in the store."""
+    """The job's key in the store."""
     return JobRef(WORKFLOW, f"j{job}")
 
 
@@ -38,7 +38,7 @@ def start_store(directory: Path, stack: contextlib.ExitStack) -> tuple[str, int]
         return False
 
     argv = [str(find_binary()), "--port", "0", "--unixsocket", str(path), "--dir", str(directory), "--save", ""]
-    # What waits for a slow subscriber is bounded by default; a peer must not lose lines to that.
+    # By default the output buffer of a slow subscriber is limited. A peer must not lose lines because of that.
     argv += ["--maxclients", "15000", "--client-output-buffer-limit", "pubsub", "0", "0", "0"]
     return url, stack.enter_context(running(argv, answers, directory / "store.log"))
 
@@ -51,7 +51,7 @@ def store_version(url: str) -> str:
 
 
 def connections(url: str) -> int:
-    """Clients of the store, but for the producer and whoever asks."""
+    """The number of clients of the store, without the producer and the caller."""
     with redis.Redis.from_url(url, client_name=PRODUCER) as client:
         return sum(each["name"] != PRODUCER for each in client.client_list())
 

@@ -1,4 +1,4 @@
-"""A job that prints flat out, and an archiver that has to keep its log small: how large it becomes, how long it takes.
+"""A job that prints as fast as it can, and an archiver that keeps its log small. Measures size and time.
 
     python -m bench.soak.archive [--lines 10000000] [--hot-bytes 67108864] [--replays 0]
 
@@ -29,13 +29,13 @@ from tests.support.service import ROOT, serving
 from tests.support.waiting import wait_until
 
 JOB: Final = JobRef("wf_1", "job_1")
-#: Seconds between two looks at the log's size.
+#: Seconds between two measurements of the log's size.
 LOOK_SECONDS: Final = 0.02
-#: Seconds that the archiver may take for what is left when the job has ended.
+#: Seconds in which the archiver must move the rest after the job has ended.
 LEFT_SECONDS: Final = 600.0
-#: The program prints faster than anything can be published: the rest is waited for.
+#: The time limit for publishing, in seconds, since the program prints faster than lines can be published.
 WAIT = ("--deliver-timeout", "10m")
-#: What a build prints, more or less: 100 bytes a line, most of it said before.
+#: Output similar to a build's: 100 bytes a line, most of it repeated.
 PROGRAM: Final = """
 import hashlib, sys
 lines, out = int(sys.argv[1]), sys.stdout.buffer
@@ -60,7 +60,7 @@ def expected(lines: int) -> Iterator[bytes]:
 
 
 class Watch(threading.Thread):
-    """The log's size over time; its greatest is ``peak``."""
+    """Measures the log's size over time. ``peak`` is its maximum."""
 
     def __init__(self, server: RedisServer) -> None:
         super().__init__(daemon=True)
@@ -69,13 +69,13 @@ class Watch(threading.Thread):
         self._store = Store(server.url)
 
     def run(self) -> None:
-        """Until it is over."""
+        """Measures until it is stopped."""
         while not self.over.wait(LOOK_SECONDS):
             self.peak = max(self.peak, self._store.catalog.sizes([JOB]).get(JOB, 0))
 
 
 def main() -> None:
-    """Runs it and prints what was measured."""
+    """Runs it and prints the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lines", type=int, default=10_000_000)
     parser.add_argument("--hot-bytes", type=int, default=67_108_864)
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def measure(server: RedisServer, directory: Path, lines: int, hot_bytes: int) -> None:
-    """One job."""
+    """Runs one job to its end."""
     ours = {
         "CHRONOVERSE_REDIS_URL": server.url,
         "CHRONOVERSE_ARCHIVE_URL": (directory / "archive").as_uri(),
@@ -132,10 +132,10 @@ def measure(server: RedisServer, directory: Path, lines: int, hot_bytes: int) ->
 
 
 def replays(server: RedisServer, directory: Path, lines: int, viewers: int) -> None:
-    """All of it through ``/events``, for one viewer after the other."""
+    """Reads the whole log through ``/events``, with one viewer after the other."""
     said = digest(expected(lines))
-    place = (directory / "archive").as_uri()
-    with serving(directory / "service", server.url, archive_url=place) as service:
+    archive_url = (directory / "archive").as_uri()
+    with serving(directory / "service", server.url, archive_url=archive_url) as service:
         for _ in range(viewers):
             seconds, before, least, most = replay(service, JOB, said)
             memory = ", ".join(f"{size / 2**20:.1f}" for size in (before, least, most))
@@ -144,7 +144,7 @@ def replays(server: RedisServer, directory: Path, lines: int, viewers: int) -> N
 
 
 def compare(store: Store, objects: FileObjectStore, lines: int) -> int:
-    """How many lines the archive has, each compared."""
+    """Compares every line in the archive. Returns how many there are."""
     numbered = enumerate(expected(lines), 1)
     count = 0
     for chunk in store.chunks.chunks(JOB):

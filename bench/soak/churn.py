@@ -1,10 +1,10 @@
-"""Short streams without end: what the service holds afterwards is what it held before.
+"""Many short streams: the service must not use more afterwards than before.
 
     python -m bench.soak.churn [--streams 100000] [--at-once 64] [--direct]
 
-They come through nginx as we ship it, unless ``--direct``. Half of them read an ended job to its end, half see a live
-job's first lines and hang up, as pages do that are closed. Prints what was held before and after, and exits with 1 when
-something has piled up.
+They go through nginx as shipped, unless ``--direct``. Half of them read an ended job to its end. The others read a live
+job's first lines and disconnect, as a closed page does. Prints the resources before and after, and exits with 1 when
+something has accumulated.
 """
 
 import argparse
@@ -26,24 +26,24 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Door
 
-#: Streams of the warm-up, after which nothing may grow any more: caches and pools are full.
+#: Streams of the warm-up. After it, caches and pools are full, and nothing may grow any more.
 WARM_UP: Final = 10_000
-#: Bytes by which the worker's memory may grow behind the warm-up: what an allocator takes and gives.
+#: Bytes by which the worker's memory may grow after the warm-up, because an allocator is not exact.
 GROWTH_BYTES: Final = 8 * 2**20
 #: Seconds after which no idle connection is left.
 IDLE_SECONDS: Final = 6.0
-#: What the last line of a whole stream ends with, and what a viewer has seen who hangs up.
+#: The last bytes of a complete stream, and the bytes after which a viewer disconnects.
 ENDED: Final = b"0\r\n\r\n"
 SEEN: Final = b"id: 3\n\n"
 
 
 def held(service: Service, store: RedisServer, door: Door) -> dict[str, int]:
-    """What the worker, the store and nginx hold when nobody is there."""
+    """The resources of the worker, the store and nginx while nobody is connected."""
     for name in ("chronoverse_streams_open", "chronoverse_jobs_watched"):
         wait_until(lambda name=name: service.metric(name) == 0, 10, f"{name} is 0")  # type: ignore[misc]
     worker = psutil.Process(service.worker_pids()[0])
     clients = store.ask("INFO", "clients").split(b"connected_clients:")[1]
-    # nginx closes those to the service that it keeps after 4 s, and the worker after 5.
+    # nginx closes its idle connections to the service after 4 s, and the worker after 5 s.
     workers = [worker, *(map(psutil.Process, sorted(door.workers())) if isinstance(door, Nginx) else ())]
     time.sleep(IDLE_SECONDS)
     return {
@@ -55,7 +55,7 @@ def held(service: Service, store: RedisServer, door: Door) -> dict[str, int]:
 
 
 def main() -> int:
-    """The whole run."""
+    """Runs everything, and prints the report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--streams", type=int, default=100_000)
     parser.add_argument("--at-once", type=int, default=64)

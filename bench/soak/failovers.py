@@ -1,4 +1,4 @@
-"""Servers that change under a job and its viewers, again and again, in every way that each form of the store has.
+"""Servers that fail under a job and its viewers, in every way that Sentinels and a Cluster know.
 
     python -m bench.soak.failovers [--form sentinel|cluster] [--rounds N]
 
@@ -25,14 +25,14 @@ from tests.support.waiting import wait_until
 VIEWERS: Final = 5
 #: Whole seconds of the lease: longer than any change of servers takes.
 LEASE_SECONDS: Final = 30
-#: Seconds for which a server that was replaced goes on standing still: longer than a command may take.
+#: Seconds for which a replaced server still stands still: longer than a command may take.
 FROZEN_SECONDS: Final = 8.0
-#: Seconds before the next fault: Sentinels begin no other failover sooner.
+#: Seconds before the next fault. Sentinels begin no failover sooner.
 PAUSE_SECONDS: Final = 6.5
 
 
 class Sentinels:
-    """What can happen to a pair under Sentinels."""
+    """Faults of a pair under Sentinels."""
 
     def __init__(self, fleet: SentinelFleet) -> None:
         self._fleet = fleet
@@ -40,7 +40,7 @@ class Sentinels:
         self.faults: list[Callable[[], None]] = [self.kill, self.cut_off, self.freeze, self.order]
 
     def kill(self) -> None:
-        """The master dies."""
+        """The master is killed."""
         lost = self._fleet.master
         lost.kill()
         self._other(lost)
@@ -48,14 +48,14 @@ class Sentinels:
         self._fleet.follow(lost)
 
     def cut_off(self) -> None:
-        """The master loses the others, but not us."""
+        """The master is cut off from the others, but not from us."""
         lost = self._fleet.cut_off()
         self._other(lost)
         passing(1)
         self._fleet.rejoin(lost)
 
     def freeze(self) -> None:
-        """The master stands still for long, and wakes when another is in its place."""
+        """The master stands still for long, and wakes when another server is the master."""
         lost = self._fleet.master
         with frozen(lost):
             self._other(lost)
@@ -63,7 +63,7 @@ class Sentinels:
         self._fleet.follow(lost)
 
     def order(self) -> None:
-        """Somebody orders a failover."""
+        """An operator orders a failover."""
         lost = self._fleet.master
         self._fleet.servers[2].ask("SENTINEL", "FAILOVER", SERVICE)
         self._other(lost)
@@ -73,7 +73,7 @@ class Sentinels:
 
 
 class Nodes:
-    """What can happen to a Cluster; the job is on the node with the replica."""
+    """Faults of a Cluster. The job is on the node with the replica."""
 
     def __init__(self, fleet: Cluster) -> None:
         self._fleet = fleet
@@ -81,27 +81,27 @@ class Nodes:
         self.faults: list[Callable[[], None]] = [self.kill, self.freeze, self.order, self.move]
 
     def kill(self) -> None:
-        """The master dies."""
+        """The master is killed."""
         first, second = self._fleet.pair
         self._fleet.servers[first].kill()
         self._takes_over(second)
         self._fleet.servers[first].start()
 
     def freeze(self) -> None:
-        """The master stands still for long, and wakes when another is in its place."""
+        """The master stands still for long, and wakes when another server is the master."""
         first, second = self._fleet.pair
         with frozen(self._fleet.servers[first]):
             self._takes_over(second)
             passing(FROZEN_SECONDS)
 
     def order(self) -> None:
-        """Somebody has the replica take over."""
+        """An operator lets the replica take over."""
         _, second = self._fleet.pair
         self._fleet.servers[second].ask("CLUSTER", "FAILOVER")
         self._takes_over(second)
 
     def move(self) -> None:
-        """The slot goes to another node, and comes back."""
+        """The slot moves to another node and back."""
         first, _ = self._fleet.pair
         other = next(number for number in self._fleet.masters() if number != first)
         for source, target in ((first, other), (other, first)):
@@ -117,7 +117,7 @@ class Nodes:
 
 
 def play(directory: Path, fleet: Fleet, events: Sentinels | Nodes, settle: Callable[[], None], rounds: int) -> bool:
-    """All faults in turn, ``rounds`` times; whether the oracle is content."""
+    """Causes all faults in turn, ``rounds`` times. Returns whether the verdict is clean."""
     with Stage(directory, lease=LEASE_SECONDS, judge_after=600, fleet=fleet, workers=2, edge=True) as stage:
         job = JobRef(events.workflow, "job")
         runner, watchers = stage.play(job, viewers=VIEWERS, durability="replicated")
@@ -138,7 +138,7 @@ def play(directory: Path, fleet: Fleet, events: Sentinels | Nodes, settle: Calla
 
 
 def main() -> int:
-    """Plays one form, or both."""
+    """Runs the faults of one form of the store, or of both."""
     parser = argparse.ArgumentParser(description="Failovers and moves under a job and its viewers.")
     parser.add_argument("--form", choices=["sentinel", "cluster"])
     parser.add_argument("--rounds", type=int, default=3)
@@ -146,15 +146,15 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     clean = True
     with tempfile.TemporaryDirectory(prefix="cv-fail-") as directory:
-        place = Path(directory)
+        root = Path(directory)
         if options.form != "cluster":
             print("sentinel")
-            with SentinelFleet(place / "watched") as watched:
-                clean &= play(place / "s", watched, Sentinels(watched), watched.settle, options.rounds)
+            with SentinelFleet(root / "watched") as watched:
+                clean &= play(root / "s", watched, Sentinels(watched), watched.settle, options.rounds)
         if options.form != "sentinel":
             print("cluster")
-            with Cluster(place / "cluster") as cluster:
-                clean &= play(place / "c", cluster, Nodes(cluster), cluster.settle, options.rounds)
+            with Cluster(root / "cluster") as cluster:
+                clean &= play(root / "c", cluster, Nodes(cluster), cluster.settle, options.rounds)
     return 0 if clean else 1
 
 

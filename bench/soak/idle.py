@@ -1,10 +1,10 @@
-"""Ten thousand viewers of a quiet job, through nginx as we ship it, on two workers that may have just so many.
+"""Ten thousand viewers of a quiet job, through nginx as shipped, on two workers with exactly that limit.
 
     python -m bench.soak.idle [--viewers 10000] [--heartbeat 5] [--seconds 25]
 
-They come from a hundred addresses, as nginx gives no single one so many streams. Prints what a viewer costs, how
-regular heartbeats are, how long health takes and what the next viewer is told; exits with 1 when something is not as
-promised.
+They use a hundred addresses, because nginx limits the streams of one address. Prints the memory of a viewer, the
+intervals of heartbeats, the time of ``/healthz`` and the answer to one more viewer. Exits with 1 when a value is out of
+its bounds.
 """
 
 import argparse
@@ -31,19 +31,19 @@ from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import request_bytes
 
 WORKERS: Final = 2
-#: Processes that play viewers, and addresses that each has for them.
-CROWDS: Final = 2
+#: Processes with viewers, and addresses that each of them uses.
+VIEWER_PROCESSES: Final = 2
 ADDRESSES: Final = 50
-#: Seconds before a viewer that was refused tries again; and for all to be there.
-AGAIN_SECONDS: Final = 2.0
+#: Seconds before a refused viewer tries again, and in which all must be connected.
+RETRY_SECONDS: Final = 2.0
 ARRIVAL_SECONDS: Final = 300.0
-#: Seconds that health may take, and the share by which a heartbeat may be off.
+#: Seconds that ``/healthz`` may take, and the share by which a heartbeat's interval may differ.
 HEALTH_SECONDS: Final = 0.2
 OFF: Final = 0.2
 
 
 class Heard(NamedTuple):
-    """What a crowd has seen: answers by status, and the shortest and longest time between two heartbeats."""
+    """The results of one process: answers by status, and the shortest and longest time between two heartbeats."""
 
     answers: Counter[str]
     present: int
@@ -52,12 +52,12 @@ class Heard(NamedTuple):
     intervals: int
 
 
-def crowd(
+def run_viewers(
     nginx: Nginx, number: int, request: bytes, count: int, present: Any, settled: Any, stop: Any, results: Any
 ) -> None:
     """``count`` viewers, until ``stop`` is set. ``present`` is how many of them have a stream.
 
-    Heartbeats are timed once ``settled`` is set: who is opening connections does not hear in time.
+    Heartbeats are timed once ``settled`` is set, because a process that opens connections reads them late.
     """
     selector = selectors.DefaultSelector()
     answers: Counter[str] = Counter()
@@ -86,12 +86,12 @@ def crowd(
                 answers["closed"] += not data
                 selector.unregister(sock)
                 sock.close()
-                waiting.append((now + AGAIN_SECONDS, viewer))
+                waiting.append((now + RETRY_SECONDS, viewer))
     results.put(Heard(answers, present.value, shortest, longest, intervals))
 
 
 def received(sock: ssl.SSLSocket) -> bytes | None:
-    """What is there; empty once it is closed, None where TLS alone has something to say."""
+    """The bytes that have arrived; empty once the socket is closed, None for a TLS record without data."""
     try:
         data = sock.recv(65_536)
         while sock.pending():
@@ -104,33 +104,33 @@ def received(sock: ssl.SSLSocket) -> bytes | None:
 
 
 def memory(pids: list[int]) -> int:
-    """Bytes that processes hold for themselves alone."""
+    """The private memory of processes, in bytes."""
     return sum(psutil.Process(pid).memory_full_info().uss for pid in pids)
 
 
 def health(client: httpx.Client) -> float:
-    """Seconds that an answer of /healthz takes."""
+    """The seconds of one request for ``/healthz``."""
     started = time.monotonic()
     assert client.get("/healthz").status_code == 200
     return time.monotonic() - started
 
 
 def held(service: Service, nginx: Nginx) -> dict[str, int]:
-    """Memory now."""
+    """The memory of the service and of nginx."""
     return {"service": memory(service.worker_pids()), "nginx": memory(sorted(nginx.workers()))}
 
 
 def play(service: Service, nginx: Nginx, path: str, asked: argparse.Namespace) -> dict[str, Any]:
-    """The report."""
+    """Connects the viewers and measures. Returns the report."""
     request = request_bytes(path.encode(), service.token()).replace(b"Connection: close\r\n", b"")
     settled, stop = multiprocessing.Event(), multiprocessing.Event()
     results: multiprocessing.Queue[Heard] = multiprocessing.Queue()
-    counts = [multiprocessing.Value("i", 0) for _ in range(CROWDS)]
-    each = asked.viewers // CROWDS
+    counts = [multiprocessing.Value("i", 0) for _ in range(VIEWER_PROCESSES)]
+    each = asked.viewers // VIEWER_PROCESSES
     before, began, processes = held(service, nginx), time.monotonic(), []
     for number, count in enumerate(counts):
         arguments = (nginx, number, request, each, count, settled, stop, results)
-        processes.append(multiprocessing.Process(target=crowd, args=arguments))
+        processes.append(multiprocessing.Process(target=run_viewers, args=arguments))
         processes[-1].start()
     try:
         wait_until(lambda: sum(count.value for count in counts) >= asked.viewers, ARRIVAL_SECONDS, "all are there")
@@ -173,7 +173,7 @@ def play(service: Service, nginx: Nginx, path: str, asked: argparse.Namespace) -
 
 
 def main() -> int:
-    """The whole run."""
+    """Runs everything, and prints the report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     for name, default in (("viewers", 10_000), ("heartbeat", 5), ("seconds", 25)):
         parser.add_argument(f"--{name}", type=int, default=default)

@@ -1,4 +1,4 @@
-"""One viewer replays a whole log through ``/events``: how fast, whether it is every byte, what the worker takes."""
+"""One viewer replays a whole log through ``/events``: the time, the comparison of every byte, the worker's memory."""
 
 import contextlib
 import hashlib
@@ -16,17 +16,17 @@ from tests.support.service import Service
 
 #: Bytes of one read of the socket.
 READ_BYTES: Final = 2**20
-#: Seconds that nothing may come for.
+#: Seconds after which a silent stream is an error.
 PATIENCE_SECONDS: Final = 30.0
-#: Seconds between two looks at the worker's memory.
+#: Seconds between two measurements of the worker's memory.
 LOOK_SECONDS: Final = 0.05
-#: A line's frame: what is the same each time that the line is printed; and what other frames are called.
+#: The parts of a line's frame that do not depend on time, and the names of other events.
 _LINE: Final = re.compile(rb'event: log\ndata: \{"timestamp":"[0-9T:.Z-]{24}",([^\n]*\nid: \d+\n)\n')
 _EVENT: Final = re.compile(rb"(?m)^event: (\w+)$")
 
 
 class Replayed(NamedTuple):
-    """Seconds that it took, and the worker's memory in bytes: before it, and the least and most during it."""
+    """The seconds of a replay, and the worker's memory in bytes: before, and minimum and maximum during it."""
 
     seconds: float
     before: int
@@ -35,7 +35,7 @@ class Replayed(NamedTuple):
 
 
 class Memory(threading.Thread):
-    """A process's resident memory over time."""
+    """Measures a process's resident memory over time."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -44,19 +44,19 @@ class Memory(threading.Thread):
         self.seen = [self._process.memory_info().rss]
 
     def run(self) -> None:
-        """Until it is over."""
+        """Measures until it is stopped."""
         while not self._over.wait(LOOK_SECONDS):
             self.seen.append(self._process.memory_info().rss)
 
     def stop(self) -> list[int]:
-        """What was seen."""
+        """The minimum and the maximum."""
         self._over.set()
         self.join()
         return self.seen
 
 
 def digest(messages: Iterator[bytes]) -> str:
-    """Of a log's frames but for their times, when it says ``messages`` on stdout, which JSON spells as they are."""
+    """The digest of a log's frames without their times. ``messages`` are on stdout and need no escapes in JSON."""
     found = hashlib.sha256()
     for number, message in enumerate(messages, 1):
         found.update(b'"message":"%b","sequence_num":%d,"stream":"stdout"}\nid: %d\n' % (message, number, number))
@@ -64,7 +64,7 @@ def digest(messages: Iterator[bytes]) -> str:
 
 
 def replay(service: Service, job: JobRef, expected: str) -> Replayed:
-    """All of it, from before the first line to the end; its lines must have the digest ``expected``."""
+    """Reads the log from before the first line to its end. Its lines must have the digest ``expected``."""
     (pid,) = service.worker_pids()
     memory = Memory(pid)
     connection = http.client.HTTPConnection(service.host, service.port, timeout=PATIENCE_SECONDS)

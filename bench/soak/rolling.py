@@ -1,10 +1,10 @@
-"""Rolling restarts under load: nothing lost or doubled, no refusal, and a crowd that comes back spread out.
+"""Rolling restarts under load: no line lost or doubled, no refusal, and viewers that reconnect at different times.
 
     python -m bench.soak.rolling [--viewers 500] [--rate 500] [--reloads 5] [--drain 10] [--workers 2]
                                   [--direct]
 
-Viewers come through nginx as we ship it, unless ``--direct``. Prints what was seen, and exits with 1 when something is
-not as promised.
+Viewers connect through nginx as shipped, unless ``--direct``. Prints the results, and exits with 1 when one is out of
+its bounds.
 """
 
 import argparse
@@ -32,9 +32,9 @@ from tests.support.viewers import ReconnectingViewers
 JOB: Final = JobRef("rolling", "job")
 #: Lines of one append.
 BATCH: Final = 5
-#: Seconds behind a drain for those who were sent away with the last to be back: the longest retry, and some.
+#: Seconds after a drain in which its last viewers must be back: the longest ``retry``, and some more.
 BACK_SECONDS: Final = 7.0
-#: How much the busiest second may have of those who come back, as a multiple of the mean.
+#: The reconnections of the busiest second, at most, as a multiple of the mean.
 PEAK: Final = 3.0
 
 
@@ -82,7 +82,7 @@ class Reloads:
 
 
 def peaks(reconnections: list[float], reloads: list[float]) -> list[float]:
-    """Of each reload, the busiest second's returns as a multiple of the mean over the seconds that had any."""
+    """For each reload, the reconnections of the busiest second as a multiple of the mean of seconds that had any."""
     found = []
     for start, stop in zip(reloads, [*reloads[1:], math.inf], strict=True):
         seconds = Counter(int(at - start) for at in reconnections if start <= at < stop)
@@ -93,7 +93,7 @@ def peaks(reconnections: list[float], reloads: list[float]) -> list[float]:
 
 
 def main() -> int:
-    """The whole run."""
+    """Runs everything, and prints the report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     for name, default in (("viewers", 500), ("rate", 500), ("reloads", 5), ("drain", 10), ("workers", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)

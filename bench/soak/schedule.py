@@ -1,4 +1,4 @@
-"""Runs random schedules of faults, one after the other, and stops at none: see :mod:`tests.faults.schedule`.
+"""Runs random schedules of faults, one after the other. See :mod:`tests.faults.schedule`.
 
     python -m bench.soak.schedule [--runs N] [--seconds S] [--seed SEED]
 
@@ -17,7 +17,7 @@ from tests.faults.schedule import Report, play
 
 
 def main() -> int:
-    """Plays runs until one is not clean, or all are through."""
+    """Runs all schedules, and prints which were not clean."""
     parser = argparse.ArgumentParser(description="Random schedules of faults, judged by the oracle.")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=60)

@@ -1,11 +1,11 @@
-"""A thousand viewers come at once to the beginning of a log of a million lines, beside others who watch a live job.
+"""A thousand viewers start at once at the beginning of a log of a million lines, while others watch a live job.
 
     python -m bench.soak.storm [--viewers 1000] [--lines 1000000] [--seconds 20] [--direct] [--contend]
 
-All come through nginx as we ship it, unless ``--direct``. The crowd's computers are not the service's: on the one
-machine that is here its process has what nobody else wants, unless it is to ``--contend``. Prints what the crowd costs:
-the workers' memory, the store's answers to somebody else, and how late live lines are; exits with 1 when memory grows
-by more than 64 MB a worker.
+All of them connect through nginx as shipped, unless ``--direct``. In real life the viewers' computers are not the
+service's. Therefore their process has idle priority here, unless it is to ``--contend``. Prints the growth of the
+workers' memory, the store's response times for others, and the delay of live lines. Exits with 1 when a worker grows by
+more than 64 MB.
 """
 
 import argparse
@@ -44,14 +44,14 @@ BATCH: Final = 500
 GROWTH_BYTES: Final = 64 * 2**20
 
 
-class Got(NamedTuple):
-    """What the crowd's process tells: when all had come, on the monotonic clock, and the bytes that have."""
+class Progress(NamedTuple):
+    """The results of the viewers' process: the monotonic time when all were connected, and the bytes received."""
 
     come_at: Any
     received: Any
 
 
-def crowd(door: Door, request: bytes, count: int, got: Got, stop: Any, contend: bool) -> None:
+def run_viewers(door: Door, request: bytes, count: int, progress: Progress, stop: Any, contend: bool) -> None:
     """``count`` viewers that read as fast as they can."""
     if not contend:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
@@ -61,16 +61,16 @@ def crowd(door: Door, request: bytes, count: int, got: Got, stop: Any, contend: 
         sock.sendall(request)
         sock.setblocking(False)
         selector.register(sock, selectors.EVENT_READ)
-    got.come_at.value = time.monotonic()
+    progress.come_at.value = time.monotonic()
     while not stop.is_set():
         for key, _ in selector.select(0.1):
             assert isinstance(key.fileobj, socket.socket)
             with contextlib.suppress(ssl.SSLWantReadError):
-                got.received.value += len(key.fileobj.recv(65_536))
+                progress.received.value += len(key.fileobj.recv(65_536))
 
 
 def live(door: Door, request: bytes, stop: Any, results: Any) -> None:
-    """Viewers of the live job: for each line that one of them gets, when it did and how late."""
+    """The viewers of the live job. Puts the time and the delay of each received line into ``results``."""
     selector, seen = selectors.DefaultSelector(), []
     for _ in range(LIVE_VIEWERS):
         sock = door.connect(30)
@@ -87,7 +87,7 @@ def live(door: Door, request: bytes, stop: Any, results: Any) -> None:
 
 
 def fill(url: str, job: JobRef, lines: int) -> None:
-    """The long log, ended."""
+    """Writes the long log, and ends it."""
     store = Store(url)
     attempt = store.open(job, "storm")
     for first in range(1, lines + 1, BATCH):
@@ -98,9 +98,9 @@ def fill(url: str, job: JobRef, lines: int) -> None:
 
 
 def watch(service: Service, store: RedisServer, job: Foreign, seconds: float) -> dict[str, Any]:
-    """``seconds`` of live lines, and of looks at the store and at the workers' memory; the span, and the worst."""
+    """Writes live lines for ``seconds``, and measures the store and the workers' memory. Returns times and maxima."""
     began, probes, memory = time.monotonic(), [], dict.fromkeys(service.worker_pids(), 0)
-    # As a runner does, this keeps its connection.
+    # Like a runner, this uses one connection all the time.
     with redis.Redis.from_url(store.url, protocol=2) as client:
         while (now := time.monotonic()) < began + seconds:
             client.exists(job.key)
@@ -114,15 +114,18 @@ def watch(service: Service, store: RedisServer, job: Foreign, seconds: float) ->
 
 
 def percentile(seconds: list[float]) -> float:
-    """The 99th, in ms."""
+    """The 99th percentile, in ms."""
     return round(1000 * statistics.quantiles(seconds, n=100)[98], 1)
 
 
 def play(service: Service, door: Door, store: RedisServer, asked: argparse.Namespace) -> dict[str, Any]:
-    """The report."""
+    """Runs the viewers and measures. Returns the report."""
     fill(store.url, JobRef("storm", "long"), asked.lines)
     job = Foreign(store.url, "storm", "live").lines(["x"])
-    stop, got = multiprocessing.Event(), Got(multiprocessing.Value("d", float("inf")), multiprocessing.Value("q", 0))
+    stop, progress = (
+        multiprocessing.Event(),
+        Progress(multiprocessing.Value("d", float("inf")), multiprocessing.Value("q", 0)),
+    )
     results: multiprocessing.Queue[list[tuple[float, float]]] = multiprocessing.Queue()
     requests = [
         request_bytes(path.encode(), service.token()).replace(b"Connection: close\r\n", b"")
@@ -130,7 +133,9 @@ def play(service: Service, door: Door, store: RedisServer, asked: argparse.Names
     ]
     processes = [
         multiprocessing.Process(target=live, args=(door, requests[0], stop, results)),
-        multiprocessing.Process(target=crowd, args=(door, requests[1], asked.viewers, got, stop, asked.contend)),
+        multiprocessing.Process(
+            target=run_viewers, args=(door, requests[1], asked.viewers, progress, stop, asked.contend)
+        ),
     ]
     try:
         processes[0].start()
@@ -144,13 +149,13 @@ def play(service: Service, door: Door, store: RedisServer, asked: argparse.Names
         seen = results.get(timeout=60)
         for process in processes:
             process.join()
-    (began, ended), come_at = storm["span"], got.come_at.value
+    (began, ended), come_at = storm["span"], progress.come_at.value
     spans = {"before": calm["span"], "with": (began, ended), "come": (began, come_at), "read": (come_at, ended)}
     late = {name: percentile([late for at, late in seen if span[0] <= at < span[1]]) for name, span in spans.items()}
     return {
         "streams open at the end": int(streams),
         "all have come after s": round(come_at - began, 1),
-        "received, MB/s": round(got.received.value / asked.seconds / 1e6),
+        "received, MB/s": round(progress.received.value / asked.seconds / 1e6),
         "workers grow by MB": [round((storm["memory"][pid] - most) / 2**20, 1) for pid, most in calm["memory"].items()],
         "live lines' p99 before it, ms": late["before"],
         "live lines' p99 with it, ms": late["with"],
@@ -161,7 +166,7 @@ def play(service: Service, door: Door, store: RedisServer, asked: argparse.Names
 
 
 def main() -> int:
-    """The whole run."""
+    """Runs everything, and prints the report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     for name, default in (("viewers", 1000), ("lines", 1_000_000), ("seconds", 20)):
         parser.add_argument(f"--{name}", type=int, default=default)

@@ -1,8 +1,8 @@
-"""A viewer that reads 1 KB/s of a job that prints 400, beside another that reads all of it.
+"""A viewer that reads 1 KB/s of a job that prints 400 KB/s, and another viewer that reads everything.
 
     python -m bench.soak.unresponsive
 
-Prints how long it was kept, and what the other noticed; fails when it is kept for too long.
+Prints how long the slow viewer stayed connected, and how late the other got lines. Fails when it stayed too long.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Stream, request_bytes
 
-#: Lines/s of the job, and bytes of each: more than anybody reads at 1 KB/s.
+#: Lines a second of the job, and bytes of each: more than a viewer can read at 1 KB/s.
 RATE, LINE_BYTES = 100, 4_000
-#: Seconds that a machine may take beyond the bounds.
+#: Seconds by which a busy machine may exceed the bounds.
 SLACK_SECONDS: Final = 5.0
 
 
@@ -33,7 +33,7 @@ def write(job: Foreign, stop: threading.Event) -> None:
 
 
 def slow_reader(service: Service, job: Foreign) -> tuple[float, float]:
-    """Seconds for which a viewer is kept who reads 1 KB/s, and the longest that a line took to another meanwhile."""
+    """How many seconds a viewer at 1 KB/s stays connected, and the longest delay of a line for the other viewer."""
     stop, worst = threading.Event(), 0.0
     headers = {"Authorization": f"Bearer {service.token()}"}
     with socket.socket() as sock, Stream(service, f"{job.path}/events?offset=latest", headers) as other:
@@ -51,7 +51,7 @@ def slow_reader(service: Service, job: Foreign) -> tuple[float, float]:
                 wanted, asked = b"\nid: %d\n\n" % (job.last + 1), time.monotonic()
                 other.wait_for(wanted, 5)
                 worst = max(worst, time.monotonic() - asked)
-                # Its first write may be so short that it ends in time, but not the next.
+                # The first write may be short enough to end in time, but not the next one.
                 assert time.monotonic() - started < 2 * STALL_SECONDS + SLACK_SECONDS, "the slow one is kept"
         finally:
             stop.set()
@@ -60,11 +60,11 @@ def slow_reader(service: Service, job: Foreign) -> tuple[float, float]:
 
 
 def main() -> None:
-    """The whole run."""
+    """Runs it, and prints the results."""
     with (
-        tempfile.TemporaryDirectory() as place,
-        running(Path(place) / "store") as store,
-        serving(Path(place), store.url) as service,
+        tempfile.TemporaryDirectory() as directory,
+        running(Path(directory) / "store") as store,
+        serving(Path(directory), store.url) as service,
     ):
         slow, worst = slow_reader(service, Foreign(store.url, "far", "busy").lines(["x"]))
     report = {"kept for s": slow, "the other's longest wait for the next batch, s": worst}

@@ -1,4 +1,8 @@
-"""Which of a frame's JSON Lines match: as many as can be are ruled out as bytes, and only the rest is decoded."""
+"""Finds the matching lines in the JSON Lines of a frame. It rules out most lines as bytes, and decodes only the rest.
+
+Decoding a line takes 2 µs, so a search in bytes is much faster. A line that is not ruled out is a *candidate*. A
+candidate that does not match after all is a *miss*. After many misses the filter uses a slower pattern that has fewer.
+"""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -13,38 +17,41 @@ from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.matcher import Matcher, strip_sequences
 from chronoverse.joblog.values import Line
 
-#: Lines of a frame that were decoded for nothing (2 µs each), at which looking more closely first (200 µs a frame) is
-#: better. A word such as "stream" is in the JSON of each line; a number is in that of some.
+#: Misses of a text in one frame (2 µs each) after which only messages are searched (200 µs a frame). A word such as
+#: "stream" is in the JSON of every line, and a number is in that of some lines.
 TEXT_MISSES: Final = 100
-#: The same for those found by what is behind control sequences, at which to allow for some between any two characters
-#: is better (60 µs a frame).
+#: Misses at control sequences in one frame after which the pattern allows such sequences between any two characters
+#: (60 µs a frame).
 SEQUENCE_MISSES: Final = 30
-#: The same for an expression, at which lines are looked at one by one: it may go through the rest of a frame each time.
+#: Misses of an expression in joined lines after which lines are searched one by one. Each search in joined lines may go
+#: through all the rest of them.
 JOINED_MISSES: Final = 4
-#: Lines of a part (some 90) that an expression may match, at which all others of the frame are decoded as well: at 1 µs
-#: each, instead of 3.
+#: Candidates of an expression in one part, of some 90 lines, after which all further lines of the frame are decoded.
+#: That takes 1 µs for each line, instead of 3 µs.
 MAX_CANDIDATES: Final = 16
-#: Bytes of JSON in which an expression is looked for at a time, or one line if that is longer: some 0.2 ms.
+#: Bytes of JSON in which an expression is searched for at once, or one line if it is longer. That takes 0.2 ms.
 PART_BYTES: Final = 16 * 2**10
-#: The same for a text: some 0.1 ms.
+#: The same for a text. That takes 0.1 ms.
 TEXT_PART_BYTES: Final = 128 * 2**10
-
-#: Times that a text was found in a part, at which small letters (80 µs a part, and 0.4 µs each time) are better than
-#: RE2 (2 µs each time).
+#: After so many searches in a part, the part is changed to lower case. That takes 80 µs, and then 0.4 µs for each
+#: search. A search with RE2 takes 2 µs.
 LOWERCASE_AFTER: Final = 16
-
-#: How JSON spells ESC, with which all control sequences begin.
+#: ESC in JSON. All control sequences begin with it.
 ESC_IN_JSON: Final = rb"\u001b"
 
-#: Where something is in a text, from a place on; at least the end of what is looked through where it is not.
+#: Finds the next occurrence of something in a text from a position on. If there is none, the result is the end of the
+#: searched part or higher.
 Finder = Callable[[int], int]
 
-#: Calls what it is given, wherever.
+#: Calls a function that may take long, perhaps in another thread, and returns its result.
 HeavyRunner = Callable[[Callable[[], list[Line]]], list[Line]]
 
 
 class Prefilter:
-    """Finds lines in JSON Lines, and learns from how often it was wrong."""
+    """Finds matching lines in the frames of a log. What it learns from the misses in a frame holds for the next frames.
+
+    ``run_heavy`` and ``pause`` are described in :func:`chronoverse.archive.search.search`.
+    """
 
     def __init__(self, matcher: Matcher, run_heavy: HeavyRunner, pause: Callable[[], object]) -> None:
         self._matcher: Final = matcher
@@ -52,13 +59,13 @@ class Prefilter:
         self._pause: Final = pause
         self._message_only = False
         self._across_sequences = False
-        #: Set when an expression finds too much in this frame to be looked for before lines are decoded.
+        #: True when an expression has so many candidates in this frame that its lines are decoded without a filter.
         self._many_candidates = False
 
     def matching_lines(self, text: bytes) -> list[Line]:
-        """Those that match, in order."""
+        """The matching lines of a frame's JSON Lines, in order. Raises :class:`SearchTooExpensive`."""
         self._pause()
-        if self._matcher.in_json(apart=False, message=False) is not None:
+        if self._matcher.in_json(across_sequences=False, message_only=False) is not None:
             return self._search_text(text)
         self._many_candidates = False
         lines: list[Line] = []
@@ -67,28 +74,28 @@ class Prefilter:
             stop = text.find(b"\n", start + PART_BYTES) + 1 or len(text)
             if not self._matcher.is_feasible(stop - start):
                 raise SearchTooExpensive(f"an archived line of {stop - start} bytes is too long for this expression")
-            look = partial(self._search_expression, text[start:stop])
-            lines += self._run_heavy(look) if self._matcher.is_heavy(stop - start) else look()
+            find = partial(self._search_expression, text[start:stop])
+            lines += self._run_heavy(find) if self._matcher.is_heavy(stop - start) else find()
             self._pause()
             start = stop
         return lines
 
     def _search_text(self, text: bytes) -> list[Line]:
+        """The lines that contain a literal text."""
         lines: list[Line] = []
-        coloured = ESC_IN_JSON in text
-        across_sequences = coloured and self._across_sequences
+        has_sequences = ESC_IN_JSON in text
+        across_sequences = has_sequences and self._across_sequences
         plain = not (across_sequences or self._message_only)
-        pattern = self._matcher.in_json(apart=across_sequences, message=self._message_only)
-        after_sequence = self._matcher.after_sequences() if coloured and not across_sequences else None
+        pattern = self._matcher.in_json(across_sequences=across_sequences, message_only=self._message_only)
+        after_sequence = self._matcher.after_sequences() if has_sequences and not across_sequences else None
         misses = sequence_misses = position = 0
         while position < len(text):
             self._pause()
-            # No match goes beyond its line: a newline in a message is spelt otherwise.
+            # No match extends beyond its line, since JSON escapes a newline in a message.
             stop = text.find(b"\n", position + TEXT_PART_BYTES) + 1 or len(text)
             find_text = _TextFinder(self._matcher, text, stop) if plain else _finder(pattern, text, stop)
-            for start, end, by_text in _candidate_lines(
-                text, position, stop, find_text, _finder(after_sequence, text, stop)
-            ):
+            find_sequence = _finder(after_sequence, text, stop)
+            for start, end, by_text in _candidate_lines(text, position, stop, find_text, find_sequence):
                 self._pause()
                 entry = decode_entry(text[start:end])
                 if isinstance(entry, Line) and self._matcher.matches(entry.message):
@@ -103,34 +110,37 @@ class Prefilter:
         return lines
 
     def _search_expression(self, text: bytes) -> list[Line]:
+        """The lines of one part that match a regular expression. Lines with escapes are always candidates."""
         pattern = None if self._many_candidates else self._matcher.in_unescaped_json()
         if pattern is None:
             return self._search_joined(_decode_lines(text))
-        stop, reached = len(text), 0
+        stop, match_end = len(text), 0
 
-        def matching(position: int) -> int:
-            nonlocal reached
+        def find_match(position: int) -> int:
+            nonlocal match_end
             found = pattern.search(text, position)
-            start, reached = (stop, stop) if found is None else found.span()
+            start, match_end = (stop, stop) if found is None else found.span()
             return int(start)
 
-        def escaped(position: int) -> int:
+        def find_escape(position: int) -> int:
             found = text.find(b"\\", position)
             return stop if found < 0 else found
 
         candidates: list[bytes] = []
-        for start, end, matches in _candidate_lines(text, 0, stop, matching, escaped):
-            # One that goes on into the next lines may go on to the end of all, each time.
-            if len(candidates) == MAX_CANDIDATES or (matches and reached > end):
+        for start, end, matches in _candidate_lines(text, 0, stop, find_match, find_escape):
+            # A match that extends into the next lines may extend to the end of the part, and so may the next matches.
+            if len(candidates) == MAX_CANDIDATES or (matches and match_end > end):
                 self._many_candidates = True
                 return self._search_joined(_decode_lines(b"".join([*candidates, text[start:]])))
             candidates.append(text[start:end])
         return self._verify(_decode_lines(b"".join(candidates))) if candidates else []
 
     def _search_joined(self, decoded: list[dict[str, Any]]) -> list[Line]:
+        """The decoded lines that match a regular expression. Searches all of their messages at once, if possible."""
         pattern = self._matcher.in_joined_lines()
         if pattern is None:
             return self._verify(decoded)
+        #: The texts to search, and for each the index of its line. A line with control sequences has two texts.
         texts, owners = [], []
         for owner, each in enumerate(decoded):
             message = each["message"]
@@ -142,32 +152,32 @@ class Prefilter:
         starts = list(accumulate((len(each) + 1 for each in texts), initial=0))
         joined = b"\n".join(texts)
         lines: list[Line] = []
-        following = misses = 0
-        while following < len(decoded) and misses <= JOINED_MISSES:
-            at = starts[bisect_right(owners, following - 1)]
-            found = pattern.search(joined, at)
+        next_owner = misses = 0
+        while next_owner < len(decoded) and misses <= JOINED_MISSES:
+            position = starts[bisect_right(owners, next_owner - 1)]
+            found = pattern.search(joined, position)
             if found is None:
                 return lines
-            at = bisect_right(starts, found.start())
-            owner = owners[at - 1]
+            next_text = bisect_right(starts, found.start())
+            owner = owners[next_text - 1]
             verified = self._verify(decoded[owner : owner + 1])
             lines += verified
-            # One that goes on into the next lines may go on to the end of all, each time.
-            misses += not verified or found.end() >= starts[at]
-            following = owner + 1
-        return lines + self._verify(decoded[following:])
+            # A match that extends into the next lines may extend to the end of all, and so may the next matches.
+            misses += not verified or found.end() >= starts[next_text]
+            next_owner = owner + 1
+        return lines + self._verify(decoded[next_owner:])
 
     def _verify(self, decoded: list[dict[str, Any]]) -> list[Line]:
         return [Line.from_json(each) for each in decoded if self._matcher.matches(each["message"])]
 
 
 def _decode_lines(text: bytes) -> list[dict[str, Any]]:
-    """What JSON Lines say that are lines."""
+    """The decoded JSON Lines, without gaps and entries out of sequence."""
     return [each for each in orjson.loads(b"[" + text[:-1].replace(b"\n", b",") + b"]") if "message" in each]
 
 
 def _finder(pattern: Any, text: bytes, stop: int) -> Finder:
-    """Where ``pattern`` is in ``text`` up to ``stop``; nowhere without one."""
+    """A finder of ``pattern`` in ``text`` up to ``stop``. Without a pattern it finds nothing."""
     if pattern is None:
         return lambda _: stop
 
@@ -179,15 +189,15 @@ def _finder(pattern: Any, text: bytes, stop: int) -> Finder:
 
 
 class _TextFinder:
-    """The same for a text by itself: when it comes often, that is looked for in small letters."""
+    """A finder of a literal text. When the text is frequent, it searches in lower case instead of with RE2."""
 
     def __init__(self, matcher: Matcher, text: bytes, stop: int) -> None:
         self._matcher: Final = matcher
         self._text: Final = text
         self._stop: Final = stop
-        self._find_by_pattern: Final = _finder(matcher.in_json(apart=False, message=False), text, stop)
-        self._found = 0
-        #: Up to ``_end`` the text from ``_start`` on is known in small letters.
+        self._find_by_pattern: Final = _finder(matcher.in_json(across_sequences=False, message_only=False), text, stop)
+        self._searches = 0
+        #: The part from ``_start`` to ``_end`` in lower case.
         self._start = self._end = 0
         self._lowercase = self._wanted = b""
 
@@ -202,9 +212,9 @@ class _TextFinder:
         return self._stop
 
     def _lowercase_next_part(self, position: int) -> bool:
-        """Whether the next lines are known in small letters now."""
-        self._found += 1
-        if self._found < LOWERCASE_AFTER:
+        """Changes the next part to lower case, if that is worth it. Returns whether it did."""
+        self._searches += 1
+        if self._searches < LOWERCASE_AFTER:
             return False
         end = min(self._text.find(b"\n", position + PART_BYTES) + 1 or self._stop, self._stop)
         part = self._text[position:end]
@@ -218,16 +228,16 @@ class _TextFinder:
 def _candidate_lines(
     text: bytes, position: int, stop: int, first: Finder, second: Finder
 ) -> Iterator[tuple[int, int, bool]]:
-    """The bounds of each line that one of the two finds, and whether it was the first that did."""
-    here = there = -1
+    """Each line in which one of the two finders finds something: its start, its end, and whether the first one did."""
+    first_at = second_at = -1
     while True:
-        if here < position:
-            here = first(position)
-        if there < position:
-            there = second(position)
-        at = here if here < there else there
-        if at >= stop:
+        if first_at < position:
+            first_at = first(position)
+        if second_at < position:
+            second_at = second(position)
+        found_at = min(first_at, second_at)
+        if found_at >= stop:
             return
-        start = text.rfind(b"\n", position, at) + 1 or position
-        position = text.find(b"\n", at) + 1
-        yield start, position, here < position
+        start = text.rfind(b"\n", position, found_at) + 1 or position
+        position = text.find(b"\n", found_at) + 1
+        yield start, position, first_at < position

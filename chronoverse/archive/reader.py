@@ -1,6 +1,6 @@
-"""The archive as a reader has it: what follows a line, what comes before it, from whichever chunk and frame.
+"""Reads archived lines: those after a number, those before it, and whole logs frame by frame.
 
-Everything that several readers of a worker may want is read and unpacked once: see :class:`SingleFlightCache`.
+When several viewers of a worker want the same frame, it is read and decompressed once: see :class:`SingleFlightCache`.
 """
 
 import time
@@ -16,35 +16,35 @@ from chronoverse.joblog.chunk import Chunk, Frame
 from chronoverse.joblog.entries import Entry
 from chronoverse.joblog.values import Gap, JobRef, Line
 
-#: Bytes of an object that are read at once, about: some ten frames. One page from S3 takes as long with one frame.
+#: Bytes of an object that one read for a page brings, approximately: some ten frames. From S3 one frame takes as long.
 READ_BYTES: Final = 256 * 2**10
-#: Bytes of objects kept as they were read. Sixteen replays at different places find each of their runs once.
+#: Bytes of objects in the cache. With 16 replays at different positions each of their reads happens only once.
 READ_CACHE_BYTES: Final = 4 * 2**20
-#: Bytes of an object that are read at once by who goes through all of it: S3 takes some 10 ms for each answer.
+#: The most bytes of one read in a scan of a whole log, since S3 takes 10 ms for each answer.
 MAX_SCAN_READ_BYTES: Final = 2**20
-#: Bytes of lines kept. A frame is asked for some five times by one replay, and then no more.
+#: Bytes of lines in the cache. One replay asks for the same frame some five times in a row.
 LINE_CACHE_BYTES: Final = 4 * 2**20
-#: Bytes of lines behind which a read of entries ends, at the end of a frame.
+#: Bytes of lines after which one read of entries ends, at the end of a frame.
 MAX_ENTRIES_BYTES: Final = 2**20
-#: What a line costs besides its bytes.
+#: Bytes of memory that a line takes in the cache besides its text.
 _LINE_OVERHEAD: Final = 48
+#: A line as a Server-Sent Event: its JSON and its number.
+_SSE_FRAME: Final = b"event: log\ndata: %b\nid: %d\n\n"
 
-_Read = TypeVar("_Read")
-
-_FRAME: Final = b"event: log\ndata: %b\nid: %d\n\n"
+_Result = TypeVar("_Result")
 
 
 class FrameRange(NamedTuple):
-    """Bytes of lines in a row, and the number of the last."""
+    """Consecutive lines as bytes, and the number of the last one."""
 
     text: bytes
     cursor: int
 
 
 class ArchiveReader:
-    """The archived part of all logs. ``clock`` is monotonic, in seconds.
+    """Reads the archived part of logs. ``index`` finds chunk records. ``clock`` is monotonic, in seconds.
 
-    Raises of any method: :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what ``index`` raises.
+    Every method raises :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what ``index`` raises.
     """
 
     def __init__(
@@ -56,36 +56,35 @@ class ArchiveReader:
         self._line_cache: SingleFlightCache[tuple[str, int], list[bytes]] = SingleFlightCache(LINE_CACHE_BYTES)
 
     def frames(self, job: JobRef, after: int, max_lines: int) -> FrameRange | None:
-        """SSE frames of the lines strictly after ``after``: up to ``most_lines``, of one of the archive's frames.
+        """Up to ``max_lines`` lines after the number ``after`` as Server-Sent Events, all from one frame of a chunk.
 
-        None where the archive does not reach, and where not every number that follows is a line: what is there then,
-        :meth:`entries` says.
+        None at the archive's end, and when not every number in the frame is a line. Use :meth:`entries` then.
         """
         lines = self._plain_lines(job, after, max_lines)
         if not lines:
             return None
         cursor = after + len(lines)
-        frames = [_FRAME % numbered for numbered in zip(lines, range(after + 1, cursor + 1), strict=True)]
+        frames = [_SSE_FRAME % numbered for numbered in zip(lines, range(after + 1, cursor + 1), strict=True)]
         return FrameRange(b"".join(frames), cursor)
 
     def json_lines(self, job: JobRef, after: int, max_lines: int) -> FrameRange | None:
-        """As :meth:`frames`, but the lines' JSON, each with a newline behind it."""
+        """As :meth:`frames`, but as JSON Lines."""
         lines = self._plain_lines(job, after, max_lines)
         return FrameRange(b"\n".join([*lines, b""]), after + len(lines)) if lines else None
 
     def entries(self, job: JobRef, after: int, count: int) -> list[Entry]:
-        """Up to ``count`` entries strictly after ``after``, every number accounted for.
+        """Up to ``count`` entries after the number ``after``. Each following number is in a line or a gap.
 
-        Fewer where they come to :data:`ENTRIES_BYTES`, and at the archive's end; none only there.
+        There are fewer when they come to :data:`MAX_ENTRIES_BYTES`, and at the archive's end. An empty list means that
+        the archive ends before ``after``.
         """
         found: list[Entry] = []
         reached, size = after, 0
-        while (
-            len(found) < count
-            and (size < MAX_ENTRIES_BYTES or not found)
-            and (there := self._frame_with(job, reached + 1))
-        ):
-            frame, lines = there
+        while len(found) < count and (size < MAX_ENTRIES_BYTES or not found):
+            read = self._frame_with(job, reached + 1)
+            if read is None:
+                break
+            frame, lines = read
             size += frame.text_size
             if frame.first > reached + 1:
                 found.append(Gap(reached + 1, frame.first - 1, "trimmed"))
@@ -94,19 +93,19 @@ class ArchiveReader:
         return found
 
     def entries_before(self, job: JobRef, before: int, count: int) -> list[Entry]:
-        """Up to ``count`` entries strictly before ``before``, the last first.
+        """Up to ``count`` lines and gaps before the number ``before``, the last one first.
 
-        Fewer where they come to :data:`ENTRIES_BYTES`, and at the archive's beginning; none only there.
-        ``before`` is at most one past the archive's last number. What has no number is not named: whoever reads
-        downwards counts on each entry having one.
+        There are fewer when they come to :data:`MAX_ENTRIES_BYTES`, and at the archive's beginning. An empty list means
+        that the archive begins at ``before`` or later. ``before`` is at most the archive's last number and 1. Entries
+        out of sequence are left out, since readers that go downwards need a number in each entry.
         """
         found: list[Entry] = []
         size = 0
         while len(found) < count and before > 1 and (size < MAX_ENTRIES_BYTES or not found):
-            there = self._frame_with(job, before - 1)
-            if there is None or there[0].first >= before:
+            read = self._frame_with(job, before - 1)
+            if read is None or read[0].first >= before:
                 break
-            frame, lines = there
+            frame, lines = read
             size += frame.text_size
             found += islice(_entries_before(frame, lines, before), count - len(found))
             before = frame.first
@@ -115,34 +114,36 @@ class ArchiveReader:
     def scan_frames(
         self, job: JobRef, cursor: int, *, descending: bool, skip: Callable[[Frame], bool]
     ) -> Iterator[tuple[Frame, bytes | None]]:
-        """Frame by frame, from the one right after ``place`` on, or right before it: for those who go through all.
+        """Reads frame by frame, upwards from the line after ``cursor``, or downwards from the line before it.
 
-        Of a frame that ``skip`` is true of nothing is read. Nothing is kept.
+        Yields each frame with its compressed bytes. If ``skip`` returns true for a frame, it is not read, and None is
+        yielded for its bytes. Nothing is cached. The reads grow from :data:`READ_BYTES` to :data:`MAX_SCAN_READ_BYTES`.
         """
-        most = READ_BYTES
+        max_bytes = READ_BYTES
 
-        def run(chunk: Chunk) -> list[tuple[Frame, bytes | None]]:
-            at = chunk.frame_index(number)
-            frames = chunk.frames[at::-1] if descending else chunk.frames[at:]
+        def read_frames(chunk: Chunk) -> list[tuple[Frame, bytes | None]]:
+            index = chunk.frame_index(number)
+            frames = chunk.frames[index::-1] if descending else chunk.frames[index:]
             if frames and skip(frames[0]):
                 return [(each, None) for each in takewhile(skip, frames)]
-            bounds = takewhile(most.__gt__, accumulate((each.size for each in frames), initial=0))
-            taken = [each for each, _ in zip(takewhile(lambda each: not skip(each), frames), bounds, strict=False)]
-            start = min(each.offset for each in taken)
-            data = self._objects.get(chunk.name, start, max(each.offset + each.size for each in taken))
-            return [(each, data[each.offset - start : each.offset - start + each.size]) for each in taken]
+            # The first frame, and those after it that begin within max_bytes.
+            starts = takewhile(max_bytes.__gt__, accumulate((each.size for each in frames), initial=0))
+            wanted = [each for each, _ in zip(takewhile(lambda each: not skip(each), frames), starts, strict=False)]
+            start = min(each.offset for each in wanted)
+            data = self._objects.get(chunk.name, start, max(each.offset + each.size for each in wanted))
+            return [(each, data[each.offset - start : each.offset - start + each.size]) for each in wanted]
 
         while (number := cursor - 1 if descending else cursor + 1) > 0 and (
-            found := self._read_chunk(job, number, run)
+            found := self._read_chunk(job, number, read_frames)
         ):
             if descending and found[0][0].first > number:
                 return
             yield from found
             cursor = found[-1][0].first if descending else found[-1][0].last
-            most = min(2 * most, MAX_SCAN_READ_BYTES)
+            max_bytes = min(2 * max_bytes, MAX_SCAN_READ_BYTES)
 
     def forget(self, job: JobRef) -> None:
-        """The records of ``job`` are asked for again: somebody says that they were replaced."""
+        """Drops the cached chunk records of ``job``, because they were replaced."""
         self._record_cache.forget(job)
 
     def _plain_lines(self, job: JobRef, after: int, max_lines: int) -> list[bytes]:
@@ -154,11 +155,11 @@ class ArchiveReader:
         return lines[start : start + max_lines]
 
     def _frame_with(self, job: JobRef, number: int) -> tuple[Frame, list[bytes]] | None:
-        """The frame with line ``number``, or else the first behind it, and its lines."""
+        """The frame with line ``number``, or else the next frame, and its JSON Lines. None after the last frame."""
         return self._read_chunk(job, number, lambda chunk: self._load_frame(chunk, number))
 
-    def _read_chunk(self, job: JobRef, number: int, read: Callable[[Chunk], _Read]) -> _Read | None:
-        """What ``read`` reads of the chunk with line ``number``, or else of the first behind it."""
+    def _read_chunk(self, job: JobRef, number: int, read: Callable[[Chunk], _Result]) -> _Result | None:
+        """The result of ``read`` for the chunk with line ``number``, or else for the next one. None after the last."""
         chunk = self._record_cache.chunk(job, number)
         if chunk is None:
             return None
@@ -166,34 +167,35 @@ class ArchiveReader:
             return read(chunk)
         except ArchiveDamaged:
             self._read_cache.forget(lambda key: key[0] == chunk.name)
-            # Perhaps it was replaced, and is gone by right.
-            now = self._record_cache.fresh_chunk(job, number)
-            if now is not None and now.name == chunk.name:
+            # A redaction may have replaced the chunk meanwhile. Then the old object is gone and a new one is recorded.
+            fresh = self._record_cache.fresh_chunk(job, number)
+            if fresh is not None and fresh.name == chunk.name:
                 raise
-            return read(now) if now else None
+            return read(fresh) if fresh else None
 
     def _load_frame(self, chunk: Chunk, number: int) -> tuple[Frame, list[bytes]]:
-        place = chunk.frame_index(number)
-        return chunk.frames[place], self._line_cache.get((chunk.name, place), lambda: self._load_lines(chunk, place))
+        index = chunk.frame_index(number)
+        return chunk.frames[index], self._line_cache.get((chunk.name, index), lambda: self._load_lines(chunk, index))
 
-    def _load_lines(self, chunk: Chunk, place: int) -> tuple[list[bytes], int]:
-        frame = chunk.frames[place]
-        which = frame.offset // READ_BYTES
-        run = [each for each in chunk.frames if each.offset // READ_BYTES == which]
-        start, stop = run[0].offset, run[-1].offset + run[-1].size
+    def _load_lines(self, chunk: Chunk, index: int) -> tuple[list[bytes], int]:
+        """The JSON Lines of a frame, and the bytes of memory that they take. Reads the frames around it as well."""
+        frame = chunk.frames[index]
+        block = frame.offset // READ_BYTES
+        neighbours = [each for each in chunk.frames if each.offset // READ_BYTES == block]
+        start, stop = neighbours[0].offset, neighbours[-1].offset + neighbours[-1].size
 
         def read() -> tuple[bytes, int]:
             data = self._objects.get(chunk.name, start, stop)
             return data, len(data)
 
-        data = self._read_cache.get((chunk.name, which), read)
+        data = self._read_cache.get((chunk.name, block), read)
         text = decompress_frame(frame, data[frame.offset - start : frame.offset - start + frame.size])
         lines = split_lines(frame, text)
         return lines, frame.text_size + _LINE_OVERHEAD * len(lines)
 
 
 def _with_numbers(frame: Frame, lines: Iterable[bytes]) -> Iterator[tuple[int, Entry]]:
-    """Each entry with the number that it reaches; a Stray's is that of what it comes behind."""
+    """Each entry with its number. A gap has its last number; an entry out of sequence that of the entry before it."""
     reached = frame.first - 1
     for entry in map(decode_entry, lines):
         if isinstance(entry, Line):

@@ -1,4 +1,4 @@
-"""Does a line say it, and where. RE2 alone, since its time grows with the text and never faster."""
+"""Says whether and where a line matches a search query. It uses RE2 alone, whose time is linear in the text."""
 
 import re
 from bisect import bisect_right
@@ -9,53 +9,55 @@ from typing import Any, Final
 import orjson
 import re2
 
-#: Characters of a query. A longer one is no search but a program.
+#: The most characters of a query.
 MAX_QUERY: Final = 256
-#: Instructions of a compiled query, at most. A Unicode class such as `\pL` has 1,200 by itself.
+#: The most instructions of a compiled query. A Unicode class such as `\pL` alone has 1,200.
 MAX_PROGRAM: Final = 2000
-#: Instructions times characters that may take more than a few milliseconds, where a text defeats RE2's automaton:
-#: `(?:a.{0,50}){4}z`, with 1,809 instructions, took 105 ms for 64 KiB of as and bs.
+#: From this product of instructions and characters on, a search may take more than a few milliseconds, when the text
+#: defeats RE2's automaton. `(?:a.{0,50}){4}z` has 1,809 instructions and took 105 ms for 64 KiB of the letters a and b.
 HEAVY_WORK: Final = 1_000_000
-#: The same that one text may take: a line of 1 MiB, the longest that our runner writes, and the largest expression. It
-#: takes about 3 s, and RE2 cannot be stopped.
+#: The largest such product for one text. It is that of a line of 1 MiB, the longest that our runner writes, and the
+#: largest expression. The search takes about 3 s, and RE2 cannot be interrupted.
 MAX_WORK: Final = MAX_PROGRAM * 2**20
-#: Bytes that one compiled query may take for its automaton. RE2 goes on more slowly, not further, beyond it.
+#: Bytes of memory for the automaton of one compiled query. When it needs more, RE2 continues more slowly.
 PROGRAM_BYTES: Final = 4 * 2**20
-#: Places named in one line: a line of 64 KiB may hold 65,536 of one letter, and nobody looks at so many.
+#: The most matches that are returned of one line. A line of 64 KiB may contain one letter 65,536 times.
 MAX_SPANS: Final = 1000
 
-#: Characters of a text that are looked for in JSON between which control sequences may lie: few lines have so many and
-#: not the rest, and each takes 40 instructions.
+#: How many characters of a query are searched for with control sequences between them. Each takes 40 instructions, and
+#: few lines contain so many characters of a query but not the rest.
 MAX_SPLIT_CHARACTERS: Final = 12
-#: Instructions of an expression that is looked for in many lines at once: it may have to go through all of them again
-#: for some of them, at a gigabyte of instructions times characters a second.
+#: The most instructions of an expression that is searched for in many lines at once. It may have to search them all
+#: again for each match, at 10^9 instructions times characters a second.
 MAX_JOINED_PROGRAM: Final = 200
 
-#: Control sequences of a terminal: CSI, and OSC and its like with their end. Each try ends at the next ESC: linear.
+#: Control sequences of a terminal: CSI, and string sequences such as OSC. Each attempt ends at the next ESC, so the
+#: time is linear.
 _CONTROL_SEQUENCE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\))")
 
-#: The same in a JSON string; this finds more than there is, never less. Its beginning has no other case: so RE2 goes
-#: from ESC to ESC at ten times the pace.
+#: The same in a JSON string. This may find too much, but never too little. Its beginning is case-sensitive, so that RE2
+#: skips from ESC to ESC, which is ten times as fast.
 _JSON_SEQUENCE: Final = (
     r'(?-i:\\u001b)(?:\[[0-?]*(?:[ !#-/]|\\")*(?:[@-\[\]-~]|\\\\)'
     r'|[\]PX^_](?:[^"\\]|\\.)*?(?:\\u0007|\\u001b\\\\))'
 )
-#: The beginning of a line's message in its JSON, and whatever of it comes before what is looked for.
+#: The beginning of a line's message in JSON, and any part of the message before the match.
 _JSON_MESSAGE: Final = r'"message":"(?:[^"\\]|\\.)*?'
-#: Letters that are letters of ASCII in another case, KELVIN SIGN and LONG S; small letters do not say so.
+#: KELVIN SIGN and LONG S match k and s in any case, but bytes.lower() does not change them.
 _ALSO_ASCII: Final = ("\u212a".encode(), "\u017f".encode())
-#: What means something else in a text of many lines than in a line: its very ends, and flags taken back.
+#: Parts of an expression that mean something else in a text of many lines than in one line.
 _ENDS: Final = re.compile(r"\\[Az]|\(\?\w*-")
-#: The pieces of an expression, as far as it takes to see an anchor that is none in a class.
+#: The tokens of an expression, as far as is needed to tell the anchor ``^`` from a negated class.
 _TOKENS: Final = re.compile(r"(?s)\\.|\[\^|.")
-#: What a line has at its ends and its JSON elsewhere; and what may hide that.
+#: Anchors match at the ends of a line, but not there in its JSON. ``\Q`` may hide an anchor.
 _ANCHORS: Final = frozenset({"^", "$", r"\A", r"\z", r"\Q"})
 
 
 class Matcher:
-    """A query, compiled: text that is looked for as it stands, or a regular expression; in any case of letters.
+    """A compiled query: a literal text or a regular expression. Upper and lower case are the same.
 
-    It is looked for in a line as it was written, and as it is read, without the terminal's control sequences.
+    It is searched for in a line as it was written, and in the line without control sequences, as a person reads it.
+    The ``in_…`` and :meth:`after_sequences` patterns find candidates in JSON Lines before these are decoded.
     Raises ValueError for an expression that is malformed or too expensive.
     """
 
@@ -65,7 +67,7 @@ class Matcher:
         self._pattern = _compiled(query, literal=not regex)
         if regex and self._pattern.programsize > MAX_PROGRAM:
             raise ValueError("is too expensive a regular expression: use smaller repetitions and fewer classes")
-        #: In small letters; None where RE2 is asked in any case.
+        #: The query in lower case; None when only RE2 can compare it.
         self._lowercase: Final = query.lower() if query.isascii() and not regex else None
         self.in_json = cache(self._in_json)
         self.after_sequences = cache(self._after_sequences)
@@ -73,36 +75,36 @@ class Matcher:
         self.in_unescaped_json = cache(self._in_unescaped_json)
 
     def is_heavy(self, size: int) -> bool:
-        """Whether a text of so many characters may take long, and is better left to another thread.
+        """Whether a search in so many characters may take long, and should run in another thread.
 
-        RE2 lets the others run meanwhile.
+        RE2 releases the GIL meanwhile.
         """
         return size * int(self._pattern.programsize) > HEAVY_WORK
 
     def is_feasible(self, size: int) -> bool:
-        """Whether a text of so many characters may be searched at all. Text is always looked for in linear time."""
+        """Whether so many characters may be searched at all. Literal texts may always, whatever their length."""
         return not self._regex or size * int(self._pattern.programsize) <= MAX_WORK
 
     def matches(self, text: str) -> bool:
-        """Whether it is in ``text``."""
+        """Whether the query matches ``text``, with or without its control sequences."""
         return self._is_in(text) or ("\x1b" in text and self._is_in(strip_sequences(text)))
 
     def spans(self, text: str) -> Iterator[tuple[int, int] | None]:
-        """Each place where it is, as [start, end) in characters, perhaps twice; None for a match of nothing.
+        """The matches in ``text`` as [start, end) in characters, some of them twice. An empty match yields None.
 
-        At most twice :data:`MAX_SPANS`. One step takes no longer than :meth:`matches`, but there may be as many steps
-        as characters, and each may look at all the rest of the text.
+        There are at most twice :data:`MAX_SPANS` spans. One step takes no longer than :meth:`matches`, but there may be
+        as many steps as characters, and each may search the whole rest of the text.
         """
         yield from self._spans(text)
         if "\x1b" in text:
-            read, at = _strip_and_map(text)
-            for place in self._spans(read):
-                yield place and (at(place[0]), at(place[1] - 1) + 1)
+            stripped, original = _strip_and_map(text)
+            for span in self._spans(stripped):
+                yield span and (original(span[0]), original(span[1] - 1) + 1)
 
     def lowercase_in_json(self, text: bytes) -> bytes | None:
-        """What finds in the small letters of ``text``, JSON, what :meth:`in_json` by itself finds in ``text``.
+        """Bytes that are in ``text.lower()``, for JSON Lines ``text``, wherever :meth:`in_json` matches ``text``.
 
-        None where nothing does.
+        That holds for ``in_json`` without options. None when there are no such bytes.
         """
         if self._lowercase is None or not (text.isascii() or all(text.find(each) < 0 for each in _ALSO_ASCII)):
             return None
@@ -113,58 +115,60 @@ class Matcher:
             return self._lowercase in text.lower()
         return self._pattern.search(text.encode()) is not None
 
-    def _in_json(self, *, apart: bool, message: bool) -> Any:
-        """A pattern that finds a line's JSON by any message that matches, and by others; None for an expression.
+    def _in_json(self, *, across_sequences: bool, message_only: bool) -> Any:
+        """A pattern for JSON Lines that matches in every line whose message matches, and in some others.
 
-        Without ``apart`` not by one that matches where control sequences are left out, which takes half the time; what
-        finds those is :meth:`behind_sequences`. With ``message`` it looks at nothing but the message, which takes three
-        times as long.
+        With ``across_sequences`` it also matches messages that match only without their control sequences. That takes
+        twice the time; :meth:`after_sequences` is another pattern for those. With ``message_only`` it ignores other
+        fields than the message, which takes three times as long. None for a regular expression.
         """
         if self._regex:
             return None
-        said = [
-            re2.escape(orjson.dumps(each)[1:-1].decode())
-            for each in self._query[: MAX_SPLIT_CHARACTERS if apart else None]
-        ]
-        return _compiled((_JSON_MESSAGE if message else "") + (f"(?:{_JSON_SEQUENCE})*" if apart else "").join(said))
+        query = self._query[:MAX_SPLIT_CHARACTERS] if across_sequences else self._query
+        characters = [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in query]
+        separator = f"(?:{_JSON_SEQUENCE})*" if across_sequences else ""
+        return _compiled((_JSON_MESSAGE if message_only else "") + separator.join(characters))
 
     def _after_sequences(self) -> Any:
-        """A pattern that finds, in a line's JSON, the control sequences in any text that matches without them.
+        """A pattern for JSON Lines that matches at a control sequence inside every match that has one, and at others.
 
-        And others: of what matches it looks at nothing but what is behind the last of them. None for an expression,
-        and for a text of one character, which none can be in.
+        It compares only the part of the query after the last control sequence. None for a regular expression, and for
+        a query of one character, inside which there can be no control sequence.
         """
         if self._regex or len(self._query) < 2:
             return None
-        following, *rest = [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[1:]]
+        suffix, *rest = [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[1:]]
         for each in rest:
-            following = f"(?:{following})?{each}"
-        # Not spelt with a plus, of which RE2 does not see the beginning.
-        return _compiled(f"{_JSON_SEQUENCE}(?:{_JSON_SEQUENCE})*{following}")
+            suffix = f"(?:{suffix})?{each}"
+        # With a plus instead of the repetition RE2 does not find the constant prefix.
+        return _compiled(f"{_JSON_SEQUENCE}(?:{_JSON_SEQUENCE})*{suffix}")
 
     def _in_joined_lines(self) -> Any:
-        """A pattern that finds, in a text of many lines, any line that matches, and others; None where none does."""
+        """A pattern for many messages joined by newlines that matches in every line that matches, and in some others.
+
+        None when there is no such pattern.
+        """
         if not self._regex or self._pattern.programsize > MAX_JOINED_PROGRAM or _ENDS.search(self._query):
             return None
         return _compiled(f"(?m){self._query}")
 
     def _in_unescaped_json(self) -> Any:
-        """A pattern that finds the JSON of any line that matches and in which nothing is escaped, and others.
+        """A pattern for JSON Lines that matches in every line that matches and contains no escapes, and in some others.
 
-        None where none does. A match may go on into the next lines.
+        A match may extend into the next lines. None when there is no such pattern.
         """
         if not self._regex or self._pattern.programsize > MAX_JOINED_PROGRAM:
             return None
         return self._pattern if _ANCHORS.isdisjoint(_TOKENS.findall(self._query)) else None
 
     def _spans(self, text: str) -> Iterator[tuple[int, int] | None]:
-        left = MAX_SPANS
-        # Characters of bytes need not be counted: a third of the cost.
+        remaining = MAX_SPANS
+        # For bytes RE2 need not count characters. That takes a third of the time.
         for match in self._pattern.finditer(text.encode() if text.isascii() else text):
             start, end = match.span()
             yield (start, end) if start < end else None
-            left -= start < end
-            if not left:
+            remaining -= start < end
+            if not remaining:
                 return
 
 
@@ -178,8 +182,8 @@ def _compiled(query: str, *, literal: bool = False) -> Any:
     try:
         return re2.compile(query, options)
     except re2.error as error:
-        said = error.args[0]
-        detail = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
+        message = error.args[0]
+        detail = message.decode("utf-8", "replace") if isinstance(message, bytes) else message
         raise ValueError(f"is not a regular expression that RE2 takes: {detail}") from error
 
 
@@ -189,14 +193,14 @@ def strip_sequences(text: str) -> str:
 
 
 def _strip_and_map(text: str) -> tuple[str, Callable[[int], int]]:
-    """``text`` without control sequences, and what says where in it a character of that was."""
+    """``text`` without control sequences, and a function that maps an index in the result to the index in ``text``."""
     starts, ends = [0], [0]
     for sequence in _CONTROL_SEQUENCE.finditer(text):
         starts.append(starts[-1] + sequence.start() - ends[-1])
         ends.append(sequence.end())
 
-    def at(place: int) -> int:
-        piece = bisect_right(starts, place) - 1
-        return ends[piece] + place - starts[piece]
+    def original(index: int) -> int:
+        part = bisect_right(starts, index) - 1
+        return ends[part] + index - starts[part]
 
-    return strip_sequences(text), at
+    return strip_sequences(text), original

@@ -13,10 +13,10 @@ from tests.support.service import Service
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
-#: Seconds in which anything that a test waits for must be on the screen of a busy machine.
+#: Seconds within which anything that a test waits for must be on the screen, also on a busy machine.
 PATIENCE_SECONDS: Final = 10.0
 
-#: Every row that is wholly in view: its number, and its text (None while that is on its way).
+#: Every row that is completely in view: its number, and its text (None while it is being loaded).
 _ROWS: Final = """() => {
     const screen = document.getElementById("log").getBoundingClientRect();
     const found = [];
@@ -36,7 +36,7 @@ def chromium() -> Iterator[Browser]:
         pytest.skip("the browser's driver has an event loop of its own; the service runs under gevent in any case")
     binary = tool("chromium")
     with sync_playwright() as driver:
-        # Without the sandbox, which root cannot have; what it loads comes from this machine.
+        # Chromium's sandbox does not work for root. Without it, this browser loads only pages of this machine.
         browser = driver.chromium.launch(executable_path=binary, args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -48,7 +48,7 @@ class Tab:
     def __init__(self, context: BrowserContext, service: Service) -> None:
         self.page: Page = context.new_page()
         self.faults: list[str] = []
-        #: What a test brings about itself: a fault that says this is none.
+        #: Texts of errors that a test causes on purpose. They do not count.
         self.expected: str | None = None
         self._service = service
         self.page.on("pageerror", lambda error: self._fault(str(error)))

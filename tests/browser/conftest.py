@@ -15,7 +15,7 @@ from tests.support.tools import unavailable
 
 _numbers = itertools.count(1)
 
-#: A line as tests write it: its message, its stream, and whether it goes on in the next.
+#: A line as tests write it: its message, its stream, and whether it is partial.
 Written = tuple[str, str, bool]
 
 

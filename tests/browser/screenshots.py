@@ -18,7 +18,7 @@ from tests.support.servers import RedisServer, running
 from tests.support.service import ROOT, Service, serving
 
 FOLDER: Final = ROOT / "docs" / "screenshots"
-#: Pixels of a picture that fits on a page of documentation, and of a telephone.
+#: Sizes of the pictures in pixels: one for a page of documentation, and one of a telephone.
 WIDE: Final = (1040, 420)
 NARROW: Final = (390, 520)
 WORKFLOW: Final = "nightly"

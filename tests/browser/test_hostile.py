@@ -14,7 +14,7 @@ from tests.browser.conftest import Job
 
 OpenTab = Callable[..., Tab]
 
-#: What a hostile job writes, and what of it stands on the screen.
+#: What a hostile job writes, and what the screen shows of it.
 HOSTILE: Final[dict[str, str]] = {
     "a\n\nevent: end\ndata: x": "a^J^Jevent: end^Jdata: x",
     "\r": "^M",
@@ -49,7 +49,7 @@ HOSTILE: Final[dict[str, str]] = {
     "": "",
 }
 
-#: What may be below a row's text: these elements, with these attributes.
+#: Elements that may be in a row's text, with their allowed attributes.
 ALLOWED: Final = {
     "SPAN": {"class", "style", "title"},
     "MARK": {"class"},
@@ -84,10 +84,8 @@ def test_whatever_a_log_says_is_text(open_tab: OpenTab, job: Job) -> None:
 @pytest.mark.long
 def test_a_giant_line_is_shown_in_part(open_tab: OpenTab, job: Job) -> None:
     """Ten megabytes in parts, and a million accents in one line. The page stays fast, and says that there is more."""
-    piece = "0123456789abcdef" * 4096
-    job.lines("first", "e" + "\u0301" * 60_000).write(
-        iter([*[(piece, "stdout", True)] * 160, ("end", "stdout", False)])
-    )
+    part = "0123456789abcdef" * 4096
+    job.lines("first", "e" + "\u0301" * 60_000).write(iter([*[(part, "stdout", True)] * 160, ("end", "stdout", False)]))
     job.lines("last").end()
     tab = open_tab(job.ref).wait_number(job.last)
 

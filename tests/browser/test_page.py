@@ -18,7 +18,7 @@ from tests.web.routes.foreign import Foreign
 
 OpenTab = Callable[..., Tab]
 
-#: Every frame until it is stopped: rows whose text is not their number's, or that are not in order.
+#: Collects, in every frame until it is stopped, rows whose text is another number's or that are not in order.
 WATCH = """() => {
     window.watch = { wrong: [], rows: 0, on: true };
     const look = () => {
@@ -35,7 +35,7 @@ WATCH = """() => {
     };
     look();
 }"""
-#: The scroll bar from end to end, a bit in every frame.
+#: Moves the scroll bar from end to end, a little in every frame.
 DRAG = """async () => {
     const log = document.getElementById("log");
     for (let i = 0; i <= 50; i += 1) {
@@ -143,7 +143,7 @@ def test_a_cut_and_a_restart_lose_and_repeat_nothing(open_tab: OpenTab, page_ser
     tab.page.mouse.move(600, 400)
     top = 0
     while 150 not in seen:
-        # A turn of the wheel takes a while; half a view at a time, so that none goes by unseen.
+        # Each step scrolls half a screen, so that every row is in view once.
         rows = tab.wait(lambda rows, above=top: is_own(rows) and rows[0][0] > above, "further lines").rows()
         seen |= dict(rows)
         top = rows[0][0]
@@ -284,7 +284,7 @@ def test_a_deletion_is_shown(open_tab: OpenTab, page_service: Service, page_serv
 
     tab.wait_text("#link", "the log is gone from the store: it expired or was deleted")
     assert tab.rows() == [(1, "a line")]
-    # A browser's own word for any 404.
+    # The browser logs this for any 404.
     tab.faults = [fault for fault in tab.faults if "404" not in fault]
 
 
@@ -348,8 +348,8 @@ def test_every_colour_can_be_read(modules: Page) -> None:
                 for (const inverse of [false, true]) {
                     const painted = paint({ ink, ground, inverse });
                     for (const theme of ["light", "dark"]) {
-                        const behind = painted[`--ground-${theme}`] ? rgb(painted[`--ground-${theme}`]) : page[theme];
-                        worst = Math.min(worst, contrast(rgb(painted[`--ink-${theme}`]), behind));
+                        const back = painted[`--ground-${theme}`] ? rgb(painted[`--ground-${theme}`]) : page[theme];
+                        worst = Math.min(worst, contrast(rgb(painted[`--ink-${theme}`]), back));
                     }
                 }
             }

@@ -1,4 +1,4 @@
-"""The Python API, on a real store: what a program writes, and how its end becomes the job's."""
+"""The Python API with a real store: what a program writes, and how its end becomes the job's."""
 
 import itertools
 import logging
@@ -21,7 +21,7 @@ from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 
 SOON: Final = 10.0
-#: The clock's time, and how it is spelled.
+#: The clock's time, and the same as a timestamp.
 NOW: Final = 1_772_532_005.123
 STAMP: Final = "2026-03-03T10:00:05.123Z"
 
@@ -57,7 +57,7 @@ def open_log(store: Store) -> Iterator[Callable[..., JobLog]]:
 
 @pytest.fixture
 def logger() -> Iterator[logging.Logger]:
-    """A logger of the test's own, which nobody else hears."""
+    """A logger of the test's own, with no handlers but the test's."""
     logger = logging.getLogger(f"tests.api.{next(_names)}")
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
@@ -72,8 +72,8 @@ def end(server: RedisServer) -> tuple[str, str | None]:
     return terminal["status"], terminal.get("exit_code")
 
 
-def test_what_is_written_is_the_log(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """In the order of the calls, whatever the stream; and the job completes."""
+def test_written_lines_are_the_log(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
+    """The lines have the order of the calls, on both streams, and the job completes."""
     with open_log() as log:
         log.write("stdout", "one")
         log.write("stderr", "two\n")
@@ -99,14 +99,14 @@ def test_what_is_written_is_the_log(server: RedisServer, open_log: Callable[...,
 
 
 def test_lines_are_there_while_the_job_runs(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """Nothing waits for the end."""
+    """A line is in the store before the log is finished."""
     with open_log() as log:
         log.write("stdout", "hello")
         wait_until(lambda: read_lines(server) == ["hello"], SOON, "the line")
 
 
-def test_a_long_line_goes_in_pieces(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """And many lines in one write are as many lines."""
+def test_a_long_line_becomes_partial_lines(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
+    """One write of many lines becomes as many lines."""
     many = [str(number) for number in range(100_000)]
     with open_log(max_line_bytes=1000) as log:
         log.write("stdout", "x" * 2500)
@@ -133,7 +133,7 @@ def test_a_long_line_goes_in_pieces(server: RedisServer, open_log: Callable[...,
     ],
     ids=repr,
 )
-def test_how_the_block_is_left_is_how_the_job_ends(
+def test_an_exception_decides_how_the_job_ends(
     server: RedisServer,
     open_log: Callable[..., JobLog],
     raised: BaseException,
@@ -141,7 +141,7 @@ def test_how_the_block_is_left_is_how_the_job_ends(
     code: str,
     said: str | None,
 ) -> None:
-    """An exception is noted on stderr, and goes on."""
+    """The exception is written to stderr, and it leaves the block."""
     with pytest.raises(type(raised)), open_log():
         raise raised
 
@@ -151,8 +151,8 @@ def test_how_the_block_is_left_is_how_the_job_ends(
     assert all(line["stream"] == "stderr" for line in lines)
 
 
-def test_a_job_ends_as_it_is_told(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """Once: neither a second word nor the end of the block changes it."""
+def test_finish_decides_how_the_job_ends(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
+    """A second call and the end of the block change nothing."""
     with open_log() as log:
         log.write("stdout", "a")
         assert log.finish("CANCELED", None)
@@ -164,22 +164,22 @@ def test_a_job_ends_as_it_is_told(server: RedisServer, open_log: Callable[..., J
 
 
 @pytest.mark.parametrize("status", ["LOST", "RUNNING", "done"])
-def test_a_job_cannot_end_otherwise(open_log: Callable[..., JobLog], status: str) -> None:
-    """And is not ended by that."""
+def test_another_status_is_refused(open_log: Callable[..., JobLog], status: str) -> None:
+    """The job is not ended by such a call."""
     log = open_log()
     with pytest.raises(ValueError, match="COMPLETED, FAILED or CANCELED"):
         log.finish(status)
     log.write("stdout", "a")
 
 
-def test_there_are_two_streams(open_log: Callable[..., JobLog]) -> None:
-    """And no other."""
+def test_another_stream_is_refused(open_log: Callable[..., JobLog]) -> None:
+    """There are only stdout and stderr."""
     with pytest.raises(ValueError, match="stdin"):
         open_log().write("stdin", "a")
 
 
-def test_threads_may_write_at_once(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """Each one's lines stay whole and in order."""
+def test_threads_may_write_at_the_same_time(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
+    """The lines of each thread stay whole and in order."""
     with open_log() as log:
 
         def write(name: int) -> None:
@@ -199,8 +199,8 @@ def test_threads_may_write_at_once(server: RedisServer, open_log: Callable[..., 
         assert [line for line in lines[::2] if line.startswith(f"{name} ")] == [f"{name} {n}" for n in range(500)]
 
 
-def test_who_is_turned_away_hears_it_at_once(store: Store, open_log: Callable[..., JobLog]) -> None:
-    """Held while another runner is alive, closed after the end."""
+def test_a_refusal_is_raised_at_once(store: Store, open_log: Callable[..., JobLog]) -> None:
+    """Held while another runner lives, and Closed after the job's end."""
     log = open_log()
     with pytest.raises(Held):
         JobLog.open(store, *JOB)
@@ -210,16 +210,16 @@ def test_who_is_turned_away_hears_it_at_once(store: Store, open_log: Callable[..
 
 
 @pytest.mark.parametrize(("workflow", "job"), [("a b", "j"), ("w", ""), ("w", "../x")])
-def test_ids_are_checked(store: Store, workflow: str, job: str) -> None:
-    """Before anything is asked of the store."""
+def test_invalid_ids_are_refused(store: Store, workflow: str, job: str) -> None:
+    """They are refused before the store is asked."""
     with pytest.raises(ValueError, match="ids"):
         JobLog.open(store, workflow, job)
 
 
-def test_a_store_that_is_away_holds_nobody(
+def test_a_store_that_is_away_delays_nobody(
     server: RedisServer, open_log: Callable[..., JobLog], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither at the beginning nor later; it gets the lines when it comes back."""
+    """The program does not wait at the beginning or later. The store gets the lines when it is back."""
     server.kill()
     with open_log(open_seconds=0.2) as log:
         log.write("stdout", "early")
@@ -235,8 +235,8 @@ def test_a_store_that_is_away_holds_nobody(
     assert "lines wait here" in capsys.readouterr().err
 
 
-def test_what_cannot_be_delivered_is_said(server: RedisServer, open_log: Callable[..., JobLog], tmp_path: Path) -> None:
-    """With a place for it, it is kept there, and the command is named that delivers it."""
+def test_undelivered_lines_are_reported(server: RedisServer, open_log: Callable[..., JobLog], tmp_path: Path) -> None:
+    """With a directory the lines are left in a file, and the message names the command that delivers it."""
     said: list[str] = []
     room = SpoolRoom(tmp_path / "spool")
     with open_log(deliver_seconds=0.1, say=said.append, room=room) as log:
@@ -249,29 +249,29 @@ def test_what_cannot_be_delivered_is_said(server: RedisServer, open_log: Callabl
     server.start()
 
 
-def test_a_url_will_do(server: RedisServer) -> None:
-    """Of a store."""
+def test_the_url_of_a_store_is_enough(server: RedisServer) -> None:
+    """A log can be opened with the URL of a store."""
     with JobLog.open(server.url, *JOB) as log:
         log.write("stdout", "a")
     assert read_lines(server) == ["a"]
 
 
-def test_the_url_of_a_service_will_do() -> None:
-    """With a token; its refusal is heard at once."""
+def test_the_url_of_a_service_is_enough() -> None:
+    """It needs a token, and the service's refusal is raised at once."""
     with scripted(problem("401 Unauthorized", "no")) as service, pytest.raises(Unauthorized):
         JobLog.open(service.url, *JOB, token="shown", open_seconds=SOON)
     assert service.asked[0].headers["authorization"] == "Bearer shown"
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "x", "", "127.0.0.1:8000"])
-def test_another_url_will_not(url: str) -> None:
-    """Whatever it may be."""
+def test_another_url_is_refused(url: str) -> None:
+    """Only URLs of stores and services are accepted."""
     with pytest.raises(ValueError, match="URL"):
         JobLog.open(url, *JOB)
 
 
-def test_records_become_lines(server: RedisServer, open_log: Callable[..., JobLog], logger: logging.Logger) -> None:
-    """Warnings and worse on stderr, at their own time, a traceback in as many lines as it has."""
+def test_log_records_become_lines(server: RedisServer, open_log: Callable[..., JobLog], logger: logging.Logger) -> None:
+    """Warnings and worse are on stderr. A line has its record's time, and a traceback becomes several lines."""
     with open_log() as log:
         handler = JobLogHandler(log, logging.INFO)
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
@@ -300,7 +300,7 @@ def test_records_become_lines(server: RedisServer, open_log: Callable[..., JobLo
 def test_the_level_for_stderr_can_be_chosen(
     server: RedisServer, open_log: Callable[..., JobLog], logger: logging.Logger
 ) -> None:
-    """Say, for a program whose warnings are usual."""
+    """A program may log warnings as a matter of course."""
     with open_log() as log:
         logger.addHandler(JobLogHandler(log, stderr_level=logging.ERROR))
         logger.warning("careful")
@@ -309,8 +309,8 @@ def test_the_level_for_stderr_can_be_chosen(
     assert [line["stream"] for line in read_log(server)[0]] == ["stdout", "stderr"]
 
 
-def test_what_our_own_requests_log_is_left_out(logger: logging.Logger) -> None:
-    """Each would be a line, to be published with a request of its own."""
+def test_records_of_our_own_requests_are_left_out(logger: logging.Logger) -> None:
+    """Each would become a line, and publishing that line would need another request."""
     library = logging.getLogger("urllib3.connectionpool")
     before = library.level
     refused = problem("503 Service Unavailable", "away")
@@ -328,10 +328,10 @@ def test_what_our_own_requests_log_is_left_out(logger: logging.Logger) -> None:
             log.finish()
 
 
-def test_a_record_that_cannot_be_formatted_is_the_loggings_matter(
+def test_a_record_that_cannot_be_formatted_is_handled_by_logging(
     open_log: Callable[..., JobLog], logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As with any handler: told on stderr, and nobody is disturbed."""
+    """As with any handler, the error is shown on stderr and not raised."""
     record = logger.makeRecord("name", logging.INFO, "file", 1, "%d", ("no number",), None)
     with open_log() as log:
         JobLogHandler(log).handle(record)
@@ -339,8 +339,8 @@ def test_a_record_that_cannot_be_formatted_is_the_loggings_matter(
     assert "Logging error" in capsys.readouterr().err
 
 
-def test_the_lease_is_kept(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """While nothing is written."""
+def test_the_lease_is_renewed(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
+    """The lease is renewed while nothing is written."""
     with open_log(lease_seconds=0.9):
         server.ask("PEXPIRE", key("lease", JobRef(*JOB)), 5_000)
         wait_until(lambda: server.ask("PTTL", key("lease")) > 20_000, SOON, "the renewal")

@@ -1,4 +1,4 @@
-"""From bytes to lines: the cutter for any bytes in any chunks, the loop on real processes."""
+"""The line splitter with any bytes in any chunks, and the capture of real processes."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ from chronoverse.runner.capture.pipes import ORPHAN_QUIET_SECONDS, Capture
 
 NOW = "2026-03-03T10:00:05.123Z"
 
-#: Bytes with much of what makes cutting hard: newlines, the parts of long characters, what is never UTF-8.
+#: Bytes that are hard to split: newlines, parts of long characters, and bytes that are never UTF-8.
 hostile = st.lists(
     st.sampled_from([b"\n", b"\n\n", b"\r\n", b"a", b"\x00", "é".encode(), "€".encode(), "🙂".encode()])
     | st.sampled_from([b"\xf0", b"\x9f", b"\xe2\x82", b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", "\u2028".encode()])
@@ -25,15 +25,15 @@ hostile = st.lists(
 ).map(b"".join)
 
 
-def entries(blocks: Iterable[LineBatch]) -> list[tuple[str, bool]]:
-    """Every published entry: message and whether its line goes on."""
-    return [(message, block.partial) for block in blocks for message in block.messages()]
+def entries(batches: Iterable[LineBatch]) -> list[tuple[str, bool]]:
+    """Every published entry: its message, and whether it is partial."""
+    return [(message, batch.partial) for batch in batches for message in batch.messages()]
 
 
-def joined(blocks: Iterable[LineBatch]) -> list[str]:
-    """The lines that the pieces make."""
+def joined(batches: Iterable[LineBatch]) -> list[str]:
+    """The lines, with partial lines joined."""
     lines, line = [], ""
-    for message, partial in entries(blocks):
+    for message, partial in entries(batches):
         line += message
         if not partial:
             lines.append(line)
@@ -43,41 +43,41 @@ def joined(blocks: Iterable[LineBatch]) -> list[str]:
 
 
 def expected(data: bytes) -> list[str]:
-    """The lines of ``data``, cut the slow way."""
+    """The lines of ``data``, split in the simplest way."""
     lines = [line.decode("utf-8", "replace") for line in data.split(b"\n")]
     return lines if lines[-1] else lines[:-1]
 
 
 def cut(chunks: Iterable[bytes], max_line_bytes: int = 65_536) -> list[LineBatch]:
-    cutter = LineSplitter("stdout", max_line_bytes)
-    blocks = [block for chunk in chunks for block in cutter.feed(chunk, NOW)]
-    return blocks + cutter.close()
+    splitter = LineSplitter("stdout", max_line_bytes)
+    batches = [batch for chunk in chunks for batch in splitter.feed(chunk, NOW)]
+    return batches + splitter.close()
 
 
 @given(st.lists(hostile), st.integers(4, 20), st.sets(st.integers(0, 20)))
 def test_any_chunks_of_any_bytes_give_the_same_lines(chunks: list[bytes], limit: int, quiet: set[int]) -> None:
-    """Neither where reads cut the bytes, nor flushes between them, nor the limit on pieces changes a line."""
-    cutter = LineSplitter("stdout", limit)
-    blocks: list[LineBatch] = []
+    """The chunks, flushes between them and the limit for partial lines never change a line."""
+    splitter = LineSplitter("stdout", limit)
+    batches: list[LineBatch] = []
     for number, chunk in enumerate(chunks):
-        blocks += cutter.feed(chunk, NOW)
+        batches += splitter.feed(chunk, NOW)
         if number in quiet:
-            blocks += cutter.flush()
-    assert joined([*blocks, *cutter.close()]) == expected(b"".join(chunks))
+            batches += splitter.flush()
+    assert joined([*batches, *splitter.close()]) == expected(b"".join(chunks))
 
 
 @given(st.lists(hostile), st.integers(4, 20))
-def test_no_piece_is_longer_than_the_limit_and_every_block_counts_its_lines(chunks: list[bytes], limit: int) -> None:
-    """The limit is on the job's own bytes; a block's ``lines`` is how many messages it gives."""
-    for block in cut(chunks, limit):
-        assert all(len(line) <= limit for line in block.text.split(b"\n"))
-        assert len(block.messages()) == block.lines
-        assert block.lines == 1 or not block.partial
+def test_no_piece_is_longer_than_the_limit_and_every_batch_counts_its_lines(chunks: list[bytes], limit: int) -> None:
+    """The limit is for the job's own bytes. A batch's ``lines`` is the number of its messages."""
+    for batch in cut(chunks, limit):
+        assert all(len(line) <= limit for line in batch.text.split(b"\n"))
+        assert len(batch.messages()) == batch.lines
+        assert batch.lines == 1 or not batch.partial
 
 
 @given(st.text(alphabet="aé€🙂\n"), st.integers(4, 9))
-def test_pieces_of_good_text_are_good_text(text: str, limit: int) -> None:
-    """A long line is cut between characters, never through one."""
+def test_pieces_of_valid_text_are_valid_text(text: str, limit: int) -> None:
+    """A long line is cut between characters only."""
     assert "\ufffd" not in "".join(message for message, _ in entries(cut([text.encode()], limit)))
 
 
@@ -95,58 +95,58 @@ def test_pieces_of_good_text_are_good_text(text: str, limit: int) -> None:
     ],
 )
 def test_lines_end_at_newlines_only(data: bytes, lines: list[str]) -> None:
-    """Blank lines are lines, carriage returns stay, and what is not UTF-8 is replaced."""
+    """Blank lines are lines, carriage returns stay, and bytes that are not UTF-8 are replaced."""
     assert entries(cut([data])) == [(line, False) for line in lines]
 
 
-def test_a_line_of_just_the_limit_is_one_entry() -> None:
-    """Only a longer one is cut, and its newline does not count."""
+def test_a_line_as_long_as_the_limit_is_not_cut() -> None:
+    """Only a longer line is cut. The newline does not count."""
     assert entries(cut([b"12345678\n123456789\n"], 8)) == [("12345678", False), ("12345678", True), ("9", False)]
 
 
-def test_a_flushed_line_is_closed_by_an_empty_entry_when_its_newline_comes_alone() -> None:
-    """The reader learns that the line goes no further, though there is nothing left to say."""
-    cutter = LineSplitter("stdout")
-    blocks = [*cutter.feed(b"Password: ", NOW), *cutter.flush(), *cutter.feed(b"\nnext\n", NOW)]
-    assert entries(blocks) == [("Password: ", True), ("", False), ("next", False)]
+def test_an_empty_line_ends_a_flushed_line_when_only_its_newline_follows() -> None:
+    """The reader must learn that the line is complete."""
+    splitter = LineSplitter("stdout")
+    batches = [*splitter.feed(b"Password: ", NOW), *splitter.flush(), *splitter.feed(b"\nnext\n", NOW)]
+    assert entries(batches) == [("Password: ", True), ("", False), ("next", False)]
 
 
-def test_a_flush_keeps_back_the_beginning_of_a_character() -> None:
-    """It is shown with the rest of it."""
-    cutter = LineSplitter("stdout")
-    blocks = [*cutter.feed(b"one \xe2\x82", NOW), *cutter.flush(), *cutter.feed(b"\xac\n", NOW)]
-    assert entries(blocks) == [("one ", True), ("€", False)]
+def test_a_flush_holds_back_an_incomplete_character() -> None:
+    """The character comes with the next batch."""
+    splitter = LineSplitter("stdout")
+    batches = [*splitter.feed(b"one \xe2\x82", NOW), *splitter.flush(), *splitter.feed(b"\xac\n", NOW)]
+    assert entries(batches) == [("one ", True), ("€", False)]
 
 
 def test_a_line_of_ten_megabytes_takes_linear_time() -> None:
-    """In reads of 64 KiB, with and without its newline near, and byte by byte at the end."""
+    """It comes in reads of 64 KiB, and byte by byte at the end."""
     started = time.process_time()
-    blocks = cut([b"x" * 65_536] * 160 + [b"y"] * 100_000 + [b"\n"])
-    assert joined(blocks) == ["x" * 65_536 * 160 + "y" * 100_000]
+    batches = cut([b"x" * 65_536] * 160 + [b"y"] * 100_000 + [b"\n"])
+    assert joined(batches) == ["x" * 65_536 * 160 + "y" * 100_000]
     assert time.process_time() - started < 5
 
 
 def test_a_limit_without_room_for_a_character_is_refused() -> None:
-    """Or a long line could not be cut at all."""
+    """With such a limit a long line could not be cut at all."""
     with pytest.raises(ValueError, match="4 bytes"):
         LineSplitter("stdout", 3)
 
 
-def listen(code: str, *, interval: float = 0.0) -> tuple[list[LineBatch], bytes, bytes, int]:
-    """Runs Python code as the command: its blocks, what was shown of stdout and of stderr, its exit code.
+def capture(code: str, *, interval: float = 0.0) -> tuple[list[LineBatch], bytes, bytes, int]:
+    """Runs Python code as the command: its batches, what was shown of stdout and of stderr, and its exit code.
 
-    With ``interval`` the clock moves on by that much whenever it is read.
+    With ``interval`` the clock advances by so many seconds each time it is read.
     """
     shown: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
-    blocks: list[LineBatch] = []
+    batches: list[LineBatch] = []
     moments = iter(range(1_000_000))
     clock: Callable[[], float] = (lambda: 1_000_000.0 + interval * next(moments)) if interval else time.time
-    echoes = {stream: shown[stream].append for stream in shown}
+    tees = {stream: shown[stream].append for stream in shown}
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, bufsize=0) as child:
-        Capture(child, echoes, blocks.append, clock=clock).run()
+        Capture(child, tees, batches.append, clock=clock).run()
         exit_code = child.wait()
-    return blocks, b"".join(shown["stdout"]), b"".join(shown["stderr"]), exit_code
+    return batches, b"".join(shown["stdout"]), b"".join(shown["stderr"]), exit_code
 
 
 SETTLED_WRITE = """
@@ -160,55 +160,55 @@ def write(fd, data):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a pipe's writer can see there that it was read")
 def test_lines_of_both_pipes_come_in_the_order_they_were_written() -> None:
-    """One counter over both: a line that was written after another was read comes after it."""
-    blocks, out, err, _ = listen(SETTLED_WRITE + "for i in range(400): write(1 + (i // 3) % 2, b'%d\\n' % i)")
-    assert [int(message) for message, _ in entries(blocks)] == list(range(400))
+    """A line that is written after another one was read comes after that one, whichever pipes they use."""
+    batches, out, err, _ = capture(SETTLED_WRITE + "for i in range(400): write(1 + (i // 3) % 2, b'%d\\n' % i)")
+    assert [int(message) for message, _ in entries(batches)] == list(range(400))
     assert [int(line) for line in out.split()] == [i for i in range(400) if (i // 3) % 2 == 0]
     assert [int(line) for line in err.split()] == [i for i in range(400) if (i // 3) % 2 == 1]
 
 
-def test_times_are_those_of_the_arrival_by_one_clock() -> None:
-    """The clock is read once for each read of a pipe, whichever pipe it was."""
-    blocks, _, _, _ = listen(SETTLED_WRITE + "for i in range(4): write(1 + i % 2, b'.\\n')", interval=1.0)
-    assert [block.timestamp[14:19] for block in blocks] == ["46:40", "46:41", "46:42", "46:43"]
+def test_timestamps_come_from_one_clock() -> None:
+    """The clock is read once for each read of a pipe."""
+    batches, _, _, _ = capture(SETTLED_WRITE + "for i in range(4): write(1 + i % 2, b'.\\n')", interval=1.0)
+    assert [batch.timestamp[14:19] for batch in batches] == ["46:40", "46:41", "46:42", "46:43"]
 
 
-def test_bytes_are_shown_as_they_are() -> None:
-    """Whatever the log makes of them."""
+def test_bytes_are_shown_unchanged() -> None:
+    """The log may differ from them."""
     binary = bytes(range(256)) * 400
-    blocks, out, err, _ = listen(f"import sys; sys.stdout.buffer.write({binary[:256]!r} * 400)")
+    batches, out, err, _ = capture(f"import sys; sys.stdout.buffer.write({binary[:256]!r} * 400)")
     assert (out, err) == (binary, b"")
-    assert joined(blocks) == expected(re.sub(rb"[^\r\n]*\r", b"", binary))
+    assert joined(batches) == expected(re.sub(rb"[^\r\n]*\r", b"", binary))
 
 
-def test_text_without_a_newline_is_shown_in_time() -> None:
-    """A prompt, and each second's dots, go out as pieces though the job is never quiet for long."""
+def test_text_without_a_newline_is_published_in_time() -> None:
+    """A prompt, or dots that come ten times a second, become partial lines. The job need not be quiet."""
     code = "import os, time\nfor _ in range(30): os.write(1, b'.'); time.sleep(0.1)\nos.write(1, b'done\\n')"
-    blocks, _, _, _ = listen(code)
-    assert 2 <= sum(block.partial for block in blocks) <= 3
-    assert joined(blocks) == ["." * 30 + "done"]
+    batches, _, _, _ = capture(code)
+    assert 2 <= sum(batch.partial for batch in batches) <= 3
+    assert joined(batches) == ["." * 30 + "done"]
 
 
-def test_pieces_of_both_streams_may_interleave() -> None:
-    """Each stream's line goes on in its own next piece."""
+def test_partial_lines_of_both_streams_may_interleave() -> None:
+    """A partial line is continued by the next line of its own stream."""
     code = f"""
 import os, time
 os.write(1, b'out: '); os.write(2, b'err: ')
 time.sleep({PARTIAL_SECONDS + 0.5})
 os.write(1, b'one\\n'); os.write(2, b'two')
 """
-    blocks, _, _, _ = listen(code)
+    batches, _, _, _ = capture(code)
     for stream, line in (("stdout", "out: one"), ("stderr", "err: two")):
-        pieces = [block for block in blocks if block.stream == stream]
-        assert [block.partial for block in pieces] == [True, False]
+        pieces = [batch for batch in batches if batch.stream == stream]
+        assert [batch.partial for batch in pieces] == [True, False]
         assert joined(pieces) == [line]
 
 
 def test_a_command_that_closes_its_pipes_is_waited_for() -> None:
-    """Its exit code is still to come."""
+    """Its exit code comes later."""
     code = "import os, time; os.write(1, b'bye\\n'); os.close(1); os.close(2); time.sleep(0.5); os._exit(7)"
-    blocks, _, _, exit_code = listen(code)
-    assert (entries(blocks), exit_code) == ([("bye", False)], 7)
+    batches, _, _, exit_code = capture(code)
+    assert (entries(batches), exit_code) == ([("bye", False)], 7)
 
 
 GRANDCHILD = """
@@ -220,61 +220,63 @@ os.write(1, b'child\\n')
 """
 
 
-def test_a_grandchild_that_speaks_is_heard_after_the_command_ended() -> None:
-    """Its pipe is still open, and silence is what ends the waiting."""
-    blocks, _, _, _ = listen(GRANDCHILD.format(grandchild="time.sleep(1); os.write(1, b'grandchild\\n')"))
-    assert sorted(joined(blocks)) == ["child", "grandchild"]
+def test_a_grandchild_may_print_after_the_command_has_ended() -> None:
+    """Its pipe is still open. Only silence ends the capture."""
+    batches, _, _, _ = capture(GRANDCHILD.format(grandchild="time.sleep(1); os.write(1, b'grandchild\\n')"))
+    assert sorted(joined(batches)) == ["child", "grandchild"]
 
 
-def test_a_grandchild_that_is_silent_does_not_hold_us() -> None:
-    """A daemon may keep the pipe for ever."""
+def test_a_silent_grandchild_does_not_delay_the_end() -> None:
+    """A daemon may keep the pipe open for ever."""
     started = time.monotonic()
-    listen(GRANDCHILD.format(grandchild="time.sleep(6)"))
+    capture(GRANDCHILD.format(grandchild="time.sleep(6)"))
     assert ORPHAN_QUIET_SECONDS <= time.monotonic() - started < ORPHAN_QUIET_SECONDS + 2
 
 
-def test_a_busy_command_is_read_in_large_blocks() -> None:
-    """Lines that arrive together stay together: that is what makes a busy job cheap."""
-    blocks, out, _, _ = listen("import sys; sys.stdout.write(('x' * 99 + '\\n') * 100_000)")
+def test_a_busy_command_is_read_in_large_batches() -> None:
+    """Lines that arrive together stay together. That makes a busy job cheap."""
+    batches, out, _, _ = capture("import sys; sys.stdout.write(('x' * 99 + '\\n') * 100_000)")
     assert len(out) == 10_000_000
-    assert sum(block.lines for block in blocks) == 100_000
-    assert len(blocks) < 2_000
-    assert all(earlier.timestamp <= later.timestamp for earlier, later in pairwise(blocks))
+    assert sum(batch.lines for batch in batches) == 100_000
+    assert len(batches) < 2_000
+    assert all(earlier.timestamp <= later.timestamp for earlier, later in pairwise(batches))
 
 
-def test_binary_output_ends_as_it_should() -> None:
-    """Right exit code, every byte shown, nothing hangs."""
+def test_binary_output_is_captured_to_its_end() -> None:
+    """The exit code is right, every byte is shown, and nothing hangs."""
     code = "import os, random, sys; sys.stdout.buffer.write(random.Random(1).randbytes(3_000_000)); sys.exit(3)"
-    blocks, out, _, exit_code = listen(code)
+    batches, out, _, exit_code = capture(code)
     assert (len(out), exit_code) == (3_000_000, 3)
-    assert sum(block.lines for block in blocks if not block.partial) >= out.count(b"\n")
+    assert sum(batch.lines for batch in batches if not batch.partial) >= out.count(b"\n")
 
 
 def test_two_hundred_children_may_print_at_once() -> None:
-    """Each whole line is there, on its stream."""
+    """Each line is complete and on its stream."""
     code = """
 import subprocess, sys
 children = [subprocess.Popen(["sh", "-c", f"echo out {n}; echo err {n} >&2"]) for n in range(200)]
 sys.exit(sum(child.wait() for child in children) + 4)
 """
-    blocks, _, _, exit_code = listen(code)
+    batches, _, _, exit_code = capture(code)
     assert exit_code == 4
     for stream, name in (("stdout", "out"), ("stderr", "err")):
-        lines = joined(block for block in blocks if block.stream == stream)
+        lines = joined(batch for batch in batches if batch.stream == stream)
         assert sorted(lines) == sorted(f"{name} {number}" for number in range(200))
 
 
-def test_a_command_that_closes_stdout_goes_on_being_heard_on_stderr() -> None:
-    """One pipe's end is not the command's."""
+def test_stderr_is_read_after_stdout_was_closed() -> None:
+    """The end of one pipe is not the end of the command."""
     code = (
         "import os, time; os.write(1, b'bye\\n'); os.close(1); time.sleep(0.3); os.write(2, b'still\\n'); os._exit(6)"
     )
-    blocks, _, _, exit_code = listen(code)
-    assert (entries(blocks), exit_code) == ([("bye", False), ("still", False)], 6)
+    batches, _, _, exit_code = capture(code)
+    assert (entries(batches), exit_code) == ([("bye", False), ("still", False)], 6)
 
 
-def test_the_end_of_endless_output_is_the_commands() -> None:
-    """``yes``, cut off: 2 million lines, of which none is lost."""
-    blocks, out, _, exit_code = listen("import subprocess; subprocess.run('yes | head -c 4M', shell=True, check=True)")
+def test_no_line_of_endless_output_is_lost() -> None:
+    """``yes`` prints 2 million lines before it is cut off."""
+    batches, out, _, exit_code = capture(
+        "import subprocess; subprocess.run('yes | head -c 4M', shell=True, check=True)"
+    )
     assert (len(out), exit_code) == (4 << 20, 0)
-    assert sum(block.lines for block in blocks) == 2 << 20
+    assert sum(batch.lines for batch in batches) == 2 << 20

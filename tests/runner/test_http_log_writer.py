@@ -1,4 +1,4 @@
-"""The store over HTTP: the real service, a fault proxy before it, and services that say what ours never would."""
+"""The HTTP log writer: with the real service, a fault proxy before it, and scripted services with unusual answers."""
 
 import os
 import random
@@ -60,14 +60,14 @@ def service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer)
 
 
 @pytest.fixture
-def ledger(service: Service) -> Iterator[HttpLogWriter]:
-    with closing(HttpLogWriter(service.url, service.token())) as ledger:
-        yield ledger
+def writer(service: Service) -> Iterator[HttpLogWriter]:
+    with closing(HttpLogWriter(service.url, service.token())) as writer:
+        yield writer
 
 
 @pytest.fixture
 def proxy(service: Service) -> Iterator[FaultProxy]:
-    """Stands before the service."""
+    """A proxy before the service."""
     with FaultProxy((service.host, service.port)) as proxy:
         yield proxy
 
@@ -86,12 +86,12 @@ def token() -> str:
     return secrets.token_hex(16)
 
 
-# As the store itself
+# With the real service
 
 
-def test_it_is_a_ledger(ledger: HttpLogWriter, redis_server: RedisServer, job: JobRef) -> None:
-    """Open, append, renew and finish, each twice, do what they do once."""
-    store: LogWriter = ledger
+def test_it_writes_a_log(writer: HttpLogWriter, redis_server: RedisServer, job: JobRef) -> None:
+    """Open, append, renew and finish may be repeated, and act once."""
+    store: LogWriter = writer
     chosen = token()
     attempt = store.open(job, chosen)
     assert attempt == store.open(job, chosen) == Attempt(job, chosen, 1, 1)
@@ -114,82 +114,78 @@ def test_it_is_a_ledger(ledger: HttpLogWriter, redis_server: RedisServer, job: J
     assert (end["status"], end["exit_code"], end["lines"], end["dropped"]) == ("FAILED", "3", "3", "5")
 
 
-def test_the_stores_refusals_come_back_as_they_were(
-    ledger: HttpLogWriter, redis_server: RedisServer, job: JobRef
-) -> None:
-    """Each as its own error, a gap with its number."""
-    attempt = ledger.open(job, token())
-    ledger.append(attempt, lines(1, "a"))
+def test_the_stores_refusals_are_raised(writer: HttpLogWriter, redis_server: RedisServer, job: JobRef) -> None:
+    """Each is raised as the store's own error, and a gap has its number."""
+    attempt = writer.open(job, token())
+    writer.append(attempt, lines(1, "a"))
     with pytest.raises(SequenceGap) as gap:
-        ledger.append(attempt, lines(7, "b"))
+        writer.append(attempt, lines(7, "b"))
     assert gap.value.expected == 2
     with pytest.raises(Held):
-        ledger.open(job, token())
+        writer.open(job, token())
     redis_server.ask("DEL", key("lease", job))
-    for ask in (lambda: ledger.append(attempt, lines(2, "b")), lambda: ledger.renew(attempt)):
+    for ask in (lambda: writer.append(attempt, lines(2, "b")), lambda: writer.renew(attempt)):
         with pytest.raises(Fenced):
             ask()
-    again = ledger.open(job, token())
-    ledger.finish(again, Status.COMPLETED, 0, 0, 2)
+    again = writer.open(job, token())
+    writer.finish(again, Status.COMPLETED, 0, 0, 2)
     with pytest.raises(Closed):
-        ledger.open(job, token())
+        writer.open(job, token())
     tainted, wrong = JobRef("wf_http", f"t-{token()}"), JobRef("wf_http", f"w-{token()}")
     redis_server.ask("XADD", key("log", tainted), "5-1", "message", "?")
     redis_server.ask("SET", key("log", wrong), "?")
     for refused, error in ((tainted, CorruptLog), (wrong, NotALog)):
         with pytest.raises(error):
-            ledger.open(refused, token())
+            writer.open(refused, token())
 
 
-def test_a_token_that_will_not_do_is_said(service: Service, job: JobRef) -> None:
-    """None, one that may only read, and one for another workflow."""
+def test_an_insufficient_token_is_refused(service: Service, job: JobRef) -> None:
+    """No token, a token that may only read, and a token for another workflow."""
     for shown, error in (
         (None, Unauthorized),
         (service.token(scopes=[READ]), Forbidden),
         (service.token("another"), JobNotFound),
     ):
-        with closing(HttpLogWriter(service.url, shown)) as ledger, pytest.raises(error):
-            ledger.open(job, token())
+        with closing(HttpLogWriter(service.url, shown)) as writer, pytest.raises(error):
+            writer.open(job, token())
 
 
 def test_a_token_may_be_made_for_each_request(service: Service, job: JobRef) -> None:
-    """By a function."""
+    """A function makes it."""
     made = []
 
     def make() -> str:
         made.append(service.token())
         return made[-1]
 
-    with closing(HttpLogWriter(service.url, make)) as ledger:
-        ledger.renew(ledger.open(job, token()))
+    with closing(HttpLogWriter(service.url, make)) as writer:
+        writer.renew(writer.open(job, token()))
     assert len(made) == 2
 
 
-def test_a_service_for_which_there_is_no_token_any_more_is_away(service: Service, job: JobRef) -> None:
-    """Beside an embedded server there is none while the service restarts. A refusal would end the publishing."""
+def test_a_service_whose_token_is_gone_counts_as_away(service: Service, job: JobRef) -> None:
+    """A service with an embedded server has no token while it restarts. A refusal would stop publishing for good."""
     made = iter([service.token(), None, service.token()])
-    with closing(HttpLogWriter(service.url, lambda: next(made))) as ledger:
-        attempt = ledger.open(job, token())
+    with closing(HttpLogWriter(service.url, lambda: next(made))) as writer:
+        attempt = writer.open(job, token())
         with pytest.raises(StoreUnavailable):
-            ledger.renew(attempt)
-        ledger.renew(attempt)
+            writer.renew(attempt)
+        writer.renew(attempt)
 
 
-def test_what_is_too_long_for_the_service_goes_in_halves(
-    ledger: HttpLogWriter, redis_server: RedisServer, job: JobRef
-) -> None:
-    """As often as needed; a single line that is too long is refused."""
-    attempt = ledger.open(job, token())
+def test_too_long_a_body_is_sent_in_halves(writer: HttpLogWriter, redis_server: RedisServer, job: JobRef) -> None:
+    """Halves are halved again if need be. A single line that is too long is refused."""
+    attempt = writer.open(job, token())
     messages = [f"{number} " + "x" * 10_000 for number in range(30)]
-    assert ledger.append(attempt, lines(1, *messages)) == 31
+    assert writer.append(attempt, lines(1, *messages)) == 31
     assert read_lines(redis_server, job) == messages
 
     with pytest.raises(BadRequest):
-        ledger.append(attempt, lines(31, "\0" * 60_000))
+        writer.append(attempt, lines(31, "\0" * 60_000))
 
 
-def test_nobody_can_say_what_is_safe(service: Service, job: JobRef) -> None:
-    """Which is said once to who wants to know."""
+def test_the_service_cannot_say_what_is_safe(service: Service, job: JobRef) -> None:
+    """The probe of a durable writer raises NotDurable."""
     assert HttpLogWriter(service.url).durability_probe() is None
     probe = HttpLogWriter(service.url, durable=True).durability_probe()
     assert probe is not None
@@ -197,7 +193,7 @@ def test_nobody_can_say_what_is_safe(service: Service, job: JobRef) -> None:
         probe.confirm(Attempt(job, token(), 1, 1))
 
 
-# Services that are not well
+# A service that is away, cut off, or answers with something else
 
 
 @pytest.mark.parametrize(
@@ -220,56 +216,56 @@ def test_nobody_can_say_what_is_safe(service: Service, job: JobRef) -> None:
         (problem("404 Not Found", "no"), JobNotFound),
     ],
 )
-def test_what_a_service_may_say_is_an_error_of_ours(said: bytes, error: type[ChronoverseError]) -> None:
-    """The very one: what is worth a retry, and what is not."""
+def test_every_answer_of_a_service_becomes_an_error_of_ours(said: bytes, error: type[ChronoverseError]) -> None:
+    """The error says whether a retry can help."""
     with (
         scripted(said) as service,
-        closing(HttpLogWriter(service.url)) as ledger,
+        closing(HttpLogWriter(service.url)) as writer,
         pytest.raises(ChronoverseError) as raised,
     ):
-        ledger.open(SCRIPTED, token())
+        writer.open(SCRIPTED, token())
     assert type(raised.value) is error
 
 
-def test_who_does_not_answer_is_unavailable(service: Service, proxy: FaultProxy, job: JobRef) -> None:
-    """Refused, cut, or silent."""
-    with closing(HttpLogWriter(proxy.http_url, service.token(), read_seconds=0.2)) as ledger:
-        attempt = ledger.open(job, token())
+def test_a_service_that_does_not_answer_is_unavailable(service: Service, proxy: FaultProxy, job: JobRef) -> None:
+    """The connection is refused, or cut, or silent."""
+    with closing(HttpLogWriter(proxy.http_url, service.token(), read_seconds=0.2)) as writer:
+        attempt = writer.open(job, token())
         proxy.stall()
         with pytest.raises(StoreUnavailable):
-            ledger.renew(attempt)
+            writer.renew(attempt)
         proxy.heal()
-        ledger.renew(attempt)
+        writer.renew(attempt)
         proxy.refuse()
         proxy.cut()
         with pytest.raises(StoreUnavailable, match="does not answer"):
-            ledger.renew(attempt)
+            writer.renew(attempt)
         proxy.heal()
-        ledger.renew(attempt)
+        writer.renew(attempt)
 
 
 def test_a_connection_that_was_closed_while_idle_is_not_an_error(
     service: Service, proxy: FaultProxy, job: JobRef
 ) -> None:
-    """The request goes out once more; all of them may be repeated."""
-    with closing(HttpLogWriter(proxy.http_url, service.token())) as ledger:
-        attempt = ledger.open(job, token())
+    """The request is sent again. Every request may be repeated."""
+    with closing(HttpLogWriter(proxy.http_url, service.token())) as writer:
+        attempt = writer.open(job, token())
         proxy.drop_reply()
-        ledger.renew(attempt)
+        writer.renew(attempt)
     assert proxy.traffic.cut == 1
 
 
-def test_only_what_is_worth_it_is_compressed() -> None:
-    """A packet's worth is not."""
+def test_only_long_bodies_are_compressed() -> None:
+    """A body that fits into one packet is not compressed."""
     appended = answer("200 OK", b'{"next":2}')
     attempt = Attempt(SCRIPTED, token(), 1, 1)
-    with scripted(appended, appended) as service, closing(HttpLogWriter(service.url)) as ledger:
-        ledger.append(attempt, lines(1, "short"))
-        ledger.append(attempt, lines(1, "x" * GZIP_BYTES))
+    with scripted(appended, appended) as service, closing(HttpLogWriter(service.url)) as writer:
+        writer.append(attempt, lines(1, "short"))
+        writer.append(attempt, lines(1, "x" * GZIP_BYTES))
     assert [asked.headers.get("content-encoding") for asked in service.asked] == [None, "gzip"]
 
 
-# Behind the runner
+# The runner with this writer
 
 
 def fault(proxy: FaultProxy, chance: random.Random) -> None:
@@ -282,18 +278,18 @@ def _cut_or_printed(proxy: FaultProxy, cuts: int, run: RunningJob) -> bool:
     return proxy.traffic.cut >= cuts or run.out.getvalue().count(b"\n") == 6000
 
 
-def test_answers_lost_at_any_moment_double_nothing(
+def test_lost_answers_never_cause_double_lines(
     service: Service, proxy: FaultProxy, redis_server: RedisServer, tmp_path: Path, job: JobRef
 ) -> None:
-    """Opening, appending and ending: requests torn and answers swallowed, over and over."""
+    """Requests are cut and answers are lost while the job is opened, written and ended."""
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     chance = random.Random(seed)
     fault(proxy, chance)
     code = "for n in range(6000):\n    print(n, flush=n % 100 == 0)\n    if n % 200 == 0: time.sleep(0.05)\nwait()"
     with (
-        closing(HttpLogWriter(proxy.http_url, service.token(), read_seconds=2)) as ledger,
-        RunningJob(code, ledger, tmp_path, job, deliver_seconds=30) as run,  # type: ignore[arg-type]
+        closing(HttpLogWriter(proxy.http_url, service.token(), read_seconds=2)) as writer,
+        RunningJob(code, writer, tmp_path, job, deliver_seconds=30) as run,  # type: ignore[arg-type]
     ):
         for cuts in range(1, 13):
             fault(proxy, chance)
@@ -307,11 +303,11 @@ def test_answers_lost_at_any_moment_double_nothing(
 
 
 def test_a_service_that_comes_back_gets_every_line(tmp_path: Path, redis_server: RedisServer, job: JobRef) -> None:
-    """The job does not notice that it was killed."""
+    """The job does not notice that the service was killed."""
     with serving(tmp_path / "s", redis_server.url) as service:
-        ledger = HttpLogWriter(service.url, service.token())
+        writer = HttpLogWriter(service.url, service.token())
         code = "print('before', flush=True); wait()\nfor n in range(1000): print(n)\nsys.stdout.flush(); wait()"
-        with closing(ledger), RunningJob(code, ledger, tmp_path, job) as run:  # type: ignore[arg-type]
+        with closing(writer), RunningJob(code, writer, tmp_path, job) as run:  # type: ignore[arg-type]
             wait_until(lambda: redis_server.ask("XLEN", key("log", job)) == 1, SOON, "the first line")
             service.kill()
             run.go_on()
@@ -334,7 +330,7 @@ def chronoverse(*arguments: str, **settings: object) -> "subprocess.CompletedPro
 def test_the_command_line_publishes_through_a_service(
     service: Service, redis_server: RedisServer, tmp_path: Path, job: JobRef
 ) -> None:
-    """With the token it was given, and without a server of its own."""
+    """It uses the token that it was given, and starts no server."""
     shown = service.token(job.workflow_id)
     run = ("run", "--server", service.url, "--workflow", job.workflow_id, "--job", job.job_id, "--", "sh", "-c")
     done = chronoverse(*run, "echo out; echo err >&2; exit 3", token=shown, data_dir=tmp_path, durability="acked")
@@ -352,7 +348,7 @@ def test_the_command_line_publishes_through_a_service(
 
 
 def test_the_command_line_needs_a_token_for_a_foreign_service(service: Service, tmp_path: Path) -> None:
-    """Or it starts nothing, and says why."""
+    """Without one it starts nothing, and says why."""
     done = chronoverse(
         "run", "--server", service.url, "--workflow", "wf", "--", "touch", str(tmp_path / "ran"), data_dir=tmp_path
     )
@@ -361,8 +357,8 @@ def test_the_command_line_needs_a_token_for_a_foreign_service(service: Service, 
     assert not (tmp_path / "ran").exists()
 
 
-def test_beside_an_embedded_service_no_token_is_needed(tmp_path: Path) -> None:
-    """The data directory's secret makes it."""
+def test_no_token_is_needed_for_a_service_with_the_same_data_directory(tmp_path: Path) -> None:
+    """The token is made with the secret in the data directory."""
     with serving(tmp_path) as service:
         run = ("run", "--server", service.url, "--workflow", "wf", "--job", "j", "--", "echo", "hello")
         done = chronoverse(*run, data_dir=service.data_dir)
@@ -375,33 +371,33 @@ def test_beside_an_embedded_service_no_token_is_needed(tmp_path: Path) -> None:
 def test_a_runner_that_is_too_fast_waits_and_loses_nothing(
     tmp_path: Path, redis_server: RedisServer, job: JobRef
 ) -> None:
-    """It comes again when it was told to, and not before; neither the job nor anybody at the terminal notices."""
+    """It tries again when the service said, and not earlier. The job and the user do not notice."""
     count, line = 8_500, "x" * 52
     with serving(tmp_path / "s", redis_server.url, max_publish_rate_per_token=65_536) as service:
-        ledger = HttpLogWriter(service.url, service.token())
+        writer = HttpLogWriter(service.url, service.token())
         code = f"for n in range({count}): print(f'{{n:05}}{line[5:]}')\nsys.stdout.flush(); wait()"
-        with closing(ledger), RunningJob(code, ledger, tmp_path, job, deliver_seconds=30) as run:  # type: ignore[arg-type]
+        with closing(writer), RunningJob(code, writer, tmp_path, job, deliver_seconds=30) as run:  # type: ignore[arg-type]
             run.go_on()
             assert run.result() == 0
         refused = service.metric('chronoverse_publish_answers_total{answer="TOO_FAST",operation="append"}')
 
     assert read_lines(redis_server, job) == [f"{number:05}{line[5:]}" for number in range(count)]
     assert read_log(redis_server, job)[1] is not None
-    # 850 kB, of which ten seconds' worth may come at once, take three more.
+    # These are 850 kB. The service takes ten seconds' worth of bytes at once, and the rest takes three seconds more.
     assert 1 <= refused <= 6
     assert run.said == ""
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://u:p@x", "x"])
-def test_a_bad_server_is_refused(url: str) -> None:
-    """As wrong usage."""
+def test_an_invalid_server_is_refused(url: str) -> None:
+    """The exit code is that of a wrong command line."""
     assert chronoverse("run", "--server", url, "--workflow", "wf", "--", "true").returncode == 64
 
 
-def test_what_is_left_is_delivered_later_through_the_service(
+def test_undelivered_lines_are_delivered_later_through_the_service(
     service: Service, proxy: FaultProxy, redis_server: RedisServer, tmp_path: Path, job: JobRef
 ) -> None:
-    """By the command that the runner names."""
+    """The runner prints the command for it."""
     shown = {"token": service.token(), "data_dir": tmp_path, "durability": "acked"}
     run = ("run", "--server", proxy.http_url, "--deliver-timeout", "1s", "--workflow", job.workflow_id, "--job")
     proxy.refuse()

@@ -1,4 +1,4 @@
-"""Lines that the store has lost and the runner does not keep any more: the log names them, and goes on."""
+"""Lines that the store has lost and the runner no longer has. The log names them, and continues."""
 
 import contextlib
 import os
@@ -53,14 +53,14 @@ def store(server: RedisServer) -> Iterator[Store]:
 
 
 @pytest.fixture(params=["store", "service"])
-def ledger(request: pytest.FixtureRequest) -> Iterator[LogWriter]:
-    """The store itself, and through the service."""
+def writer(request: pytest.FixtureRequest) -> Iterator[LogWriter]:
+    """The store, and the service."""
     if request.param == "store":
         yield request.getfixturevalue("store")
         return
     service: Service = request.getfixturevalue("service")
-    with contextlib.closing(HttpLogWriter(service.url, service.token())) as through:
-        yield through
+    with contextlib.closing(HttpLogWriter(service.url, service.token())) as http_writer:
+        yield http_writer
 
 
 def lines(first: int, last: int) -> list[Line]:
@@ -72,13 +72,13 @@ def raw(server: RedisServer) -> Any:
 
 
 def shape(server: RedisServer) -> list[Any]:
-    """What a reader makes of the whole log, in short."""
+    """The whole log as a reader gets it: the numbers of its lines, and all other entries."""
     entries = read_entries(raw(server), 0)
     return [entry.sequence_num if isinstance(entry, Line) else entry for entry in entries]
 
 
-def test_a_runner_goes_on_behind_lines_that_nobody_has(server: RedisServer, tmp_path: Path) -> None:
-    """A failover to a server that lacks more than the runner keeps: once all that followed was never sent."""
+def test_a_runner_continues_after_lines_that_nobody_has(server: RedisServer, tmp_path: Path) -> None:
+    """A failover may lose more lines than the runner has kept. In an earlier version no later line was ever sent."""
     kept = server.directory / "appendonlydir"
     room = SpoolRoom(tmp_path / "spool", "job_1", 40_000, 10**8, keep_bytes=0, slot_bytes=20_000)
     code = NUMBERS + "say(0, 102); wait(); say(102, 20_000); wait(); say(20_000, 20_100)"
@@ -112,41 +112,41 @@ def test_a_runner_goes_on_behind_lines_that_nobody_has(server: RedisServer, tmp_
     assert f"the store has lost lines 103 to {gap.last}, which are no longer kept here: the log names them" in job.said
 
 
-def test_the_log_names_lost_numbers_and_goes_on_behind_them(server: RedisServer, ledger: LogWriter) -> None:
-    """All or nothing, however often it is asked for."""
-    attempt = ledger.open(JOB, TOKEN)
-    ledger.append(attempt, lines(1, 3))
+def test_the_log_names_lost_numbers_and_continues_after_them(server: RedisServer, writer: LogWriter) -> None:
+    """The request acts as a whole or not at all, and may be repeated."""
+    attempt = writer.open(JOB, TOKEN)
+    writer.append(attempt, lines(1, 3))
     with pytest.raises(SequenceGap) as gap:
-        ledger.append_lost(attempt, 6, 9)
+        writer.append_lost(attempt, 6, 9)
     assert gap.value.expected == 4
-    assert ledger.append_lost(attempt, 4, 9) == ledger.append_lost(attempt, 4, 9) == 10
+    assert writer.append_lost(attempt, 4, 9) == writer.append_lost(attempt, 4, 9) == 10
     with pytest.raises(SequenceGap):
-        ledger.append(attempt, lines(11, 12))
-    assert ledger.append(attempt, lines(8, 11)) == 12
+        writer.append(attempt, lines(11, 12))
+    assert writer.append(attempt, lines(8, 11)) == 12
     with pytest.raises(Fenced):
-        ledger.append_lost(attempt._replace(token="b" * 32), 12, 13)
-    ledger.finish(attempt, Status.COMPLETED, 0, 0, 12)
+        writer.append_lost(attempt._replace(token="b" * 32), 12, 13)
+    writer.finish(attempt, Status.COMPLETED, 0, 0, 12)
     *entries, end = shape(server)
     assert entries == [1, 2, 3, Gap(4, 9, "lost"), 10, 11]
     assert isinstance(end, End)
     assert end.lines == 11
 
 
-def test_a_log_of_which_nothing_is_left_goes_on(server: RedisServer, store: Store) -> None:
-    """The runner is asked for line 1, and has lines from 1,001 on."""
+def test_a_log_of_which_nothing_is_left_is_continued(server: RedisServer, store: Store) -> None:
+    """The store asks for line 1, and the runner has lines from 1,001 on."""
     attempt = store.open(JOB, TOKEN)
     store.append_lost(attempt, 1, 1000)
     store.append(attempt, lines(1001, 1002))
     assert shape(server) == [Gap(1, 1000, "lost"), 1001, 1002]
 
 
-def test_a_hole_at_the_end_of_the_numbers_is_refused(service: Service) -> None:
-    """A log that has used up its numbers could never end."""
-    with contextlib.closing(HttpLogWriter(service.url, service.token())) as ledger:
-        attempt = ledger.open(JOB, TOKEN)
+def test_a_gap_at_the_end_of_the_numbers_is_refused(service: Service) -> None:
+    """A log that has used all its numbers could never end."""
+    with contextlib.closing(HttpLogWriter(service.url, service.token())) as writer:
+        attempt = writer.open(JOB, TOKEN)
         for first, last in ((1, 6 * 10**11), (6 * 10**11, 6 * 10**11), (3, 2)):
             with pytest.raises(BadRequest):
-                ledger.append_lost(attempt, first, last)
+                writer.append_lost(attempt, first, last)
 
 
 @pytest.mark.parametrize(
@@ -161,13 +161,15 @@ def test_a_hole_at_the_end_of_the_numbers_is_refused(service: Service) -> None:
         (["event", "lost"], 8, [Gap(9, 9, "lost")]),
     ],
 )
-def test_whoever_wrote_it_every_number_is_said_once(fields: list[str], after: int, expected: list[Gap]) -> None:
-    """What an entry says is lost is believed as far as it has not been read."""
+def test_every_number_is_reported_once_whoever_wrote_the_entry(
+    fields: list[str], after: int, expected: list[Gap]
+) -> None:
+    """An entry that names lost numbers counts only for numbers that were not read yet."""
     assert list(read_entries([(b"9-0", [field.encode() for field in fields])], after)) == expected
 
 
-def test_every_reader_is_told(server: RedisServer, service: Service, store: Store, tmp_path: Path) -> None:
-    """A viewer of the live log, one who comes later, one of the archive, and pages."""
+def test_every_reader_gets_the_gap(server: RedisServer, service: Service, store: Store, tmp_path: Path) -> None:
+    """A viewer of the live log, a later viewer, a viewer of the archive, and pages."""
     attempt = store.open(JOB, TOKEN)
     store.append(attempt, lines(1, 3))
     url = f"{service.url}/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}"
@@ -202,8 +204,8 @@ def test_every_reader_is_told(server: RedisServer, service: Service, store: Stor
     ]
 
 
-def test_only_a_log_in_shape_can_lose_numbers(server: RedisServer, store: Store) -> None:
-    """As with lines."""
+def test_only_a_valid_log_can_lose_numbers(server: RedisServer, store: Store) -> None:
+    """The same holds for appending lines."""
     attempt = store.open(JOB, TOKEN)
     server.ask("XADD", key("log"), "7-1", "message", "foreign")
     with pytest.raises(CorruptLog):

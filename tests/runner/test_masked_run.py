@@ -1,4 +1,4 @@
-"""A job that prints secrets, run for real: nothing of them is in the store, and our own terminal shows them."""
+"""Real commands that print secrets. The store gets none of them, and our own terminal shows them."""
 
 import io
 import os
@@ -19,7 +19,7 @@ from tests.support.servers import RedisServer, running
 ROOT = Path(__file__).parents[2]
 SECRET = "Tr0ub4dor&3-correct-horse"
 LINES = "-----BEGIN KEY-----\nMIIEowIBAAKCAQEA\nx\n-----END KEY-----"
-#: Byte by byte, across two writes, inside a long line, over several lines, and on both streams.
+#: Prints a secret byte by byte, in two writes, inside a long line, over several lines, and on both streams.
 LEAKY = f"""
 import os, time
 secret, lines = {SECRET.encode()!r}, {LINES.encode()!r}
@@ -37,7 +37,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 def test_a_secret_is_nowhere_in_the_store(server: RedisServer, tmp_path: Path) -> None:
-    """Neither in the log nor in what the server has written to its disk; what we show is unchanged."""
+    """It is not in the log and not in the server's files. What we show is unchanged."""
     store, out, err = Store(server.url), io.BytesIO(), io.BytesIO()
     masks = Masks([SECRET.encode(), LINES.encode()])
     assert run([sys.executable, "-c", LEAKY], store, JOB, out=out, err=err, masks=masks) == 0
@@ -51,7 +51,8 @@ def test_a_secret_is_nowhere_in_the_store(server: RedisServer, tmp_path: Path) -
     assert (out.getvalue().count(SECRET.encode()), err.getvalue()) == (3, b"at the end: " + SECRET.encode())
 
 
-def test_a_secret_is_nowhere_in_the_file_that_is_left_behind(tmp_path: Path) -> None:
+def test_a_secret_is_nowhere_in_a_spool_file(tmp_path: Path) -> None:
+    """The file has masks instead."""
     store, masks = Store(f"unix://{tmp_path}/nobody"), Masks([SECRET.encode(), LINES.encode()])
     limits = RunLimits(room=SpoolRoom(tmp_path / "spool", JOB.job_id), open_seconds=0.1, deliver_seconds=0.1)
     out, err = io.BytesIO(), io.BytesIO()
@@ -64,8 +65,8 @@ def test_a_secret_is_nowhere_in_the_file_that_is_left_behind(tmp_path: Path) -> 
     assert b"deliver later with" in err.getvalue()
 
 
-def test_the_command_line_masks_what_variables_and_files_hold(server: RedisServer, tmp_path: Path) -> None:
-    """And what it is given itself, on the pseudo-terminal too."""
+def test_the_command_line_masks_variables_and_files(server: RedisServer, tmp_path: Path) -> None:
+    """It masks its own values too, also on a pseudo-terminal."""
     (tmp_path / "key").write_text("from-a-file \n")
     options = ["--pty", "--mask-env", "TOKEN", "--mask-file", str(tmp_path / "key"), "--mask", "from-the-line"]
     script = "echo $TOKEN from-a-file from-the-line; test -t 1 && echo terminal >&2"
@@ -80,8 +81,8 @@ def test_the_command_line_masks_what_variables_and_files_hold(server: RedisServe
 
 
 @pytest.mark.parametrize("option", [("--mask", "abc"), ("--mask-env", "NOT_SET"), ("--mask-file", "/no/such/file")])
-def test_a_mask_that_cannot_be_had_stops_the_start(option: tuple[str, str], tmp_path: Path) -> None:
-    """Nothing is run, the exit code is that of a bad command line, and the secret is not told."""
+def test_an_invalid_mask_prevents_the_start(option: tuple[str, str], tmp_path: Path) -> None:
+    """Nothing is run, the exit code is that of a wrong command line, and the secret is not shown."""
     command = [sys.executable, "-m", "chronoverse", "run", "--workflow", "wf_1", *option, "--", "touch", "started"]
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "CHRONOVERSE_DATA_DIR": str(tmp_path)}
     done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, timeout=60)

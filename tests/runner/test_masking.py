@@ -1,4 +1,4 @@
-"""Masks: for any secrets in any bytes in any chunks, what is published is the masked text and nothing of a secret."""
+"""Masking. For any secrets and any chunks of bytes the masked text is published, and no secret."""
 
 import random
 import time
@@ -15,7 +15,7 @@ from chronoverse.runner.capture.masking import MAX_BYTES, Masker, Masks, load_ma
 
 NOW = "2026-03-03T10:00:05.123Z"
 
-#: Few different bytes, so that secrets overlap, begin alike, contain each other and turn up by chance.
+#: Few different bytes, so that secrets overlap, begin alike, contain each other, and occur by chance.
 pieces = st.lists(st.sampled_from([b"a", b"b", b"ab", b"\n", b"abab", "é".encode(), b"\xff"]), max_size=12)
 texts = pieces.map(b"".join)
 secrets = texts.filter(lambda text: len(text.decode("utf-8", "replace").strip("\n")) >= 4)
@@ -26,26 +26,24 @@ def masked(masks: Masks, chunks: Iterable[bytes]) -> bytes:
     return b"".join([*map(masker.feed, chunks), masker.close()])
 
 
-def sought(secret: bytes) -> list[bytes]:
-    """What must not be seen of a secret."""
+def parts_of(secret: bytes) -> list[bytes]:
+    """The parts of a secret that must not be published."""
     whole = secret.strip(b"\n")
     return [whole, *(line for line in whole.split(b"\n") if len(line.decode("utf-8", "replace")) >= 4)]
 
 
 @given(st.lists(secrets, min_size=1, max_size=4), st.lists(texts))
 def test_any_chunks_give_the_masked_text_and_no_secret(given_secrets: list[bytes], chunks: list[bytes]) -> None:
-    """Wherever reads cut the bytes, the result is that of masking them all at once."""
+    """The chunks do not matter: the result is the same as for the whole text."""
     masks = Masks(given_secrets)
     result = masked(masks, chunks)
     assert result == masks.mask(b"".join(chunks))
-    assert not [part for secret in given_secrets for part in sought(secret) if part in result]
+    assert not [part for secret in given_secrets for part in parts_of(secret) if part in result]
 
 
 @given(st.lists(secrets, min_size=1, max_size=4), st.lists(texts), st.lists(st.integers(0, 3)))
-def test_every_secret_in_its_place_becomes_stars(
-    given_secrets: list[bytes], between: list[bytes], order: list[int]
-) -> None:
-    """And what is no secret stays as it is, when no secret begins in the one and ends in the other."""
+def test_every_secret_becomes_a_mask(given_secrets: list[bytes], between: list[bytes], order: list[int]) -> None:
+    """Other text stays the same if no secret begins in one part and ends in the next."""
     masks = Masks(given_secrets)
     chunks: list[bytes] = []
     expected: list[bytes] = []
@@ -61,46 +59,48 @@ def test_every_secret_in_its_place_becomes_stars(
 
 
 @given(st.lists(secrets, min_size=1, max_size=3), st.lists(texts), st.integers(4, 20), st.sets(st.integers(0, 20)))
-def test_no_piece_of_a_line_shows_a_secret(
+def test_no_partial_line_shows_a_secret(
     given_secrets: list[bytes], chunks: list[bytes], limit: int, quiet: set[int]
 ) -> None:
-    """Through the whole of capture: pieces, flushes in between, and lines, joined, are the masked text's."""
+    """Joined, the batches of the whole capture are the masked text, with flushes in between."""
     masks = Masks(given_secrets)
-    scribe = LineAssembler("stdout", limit, masks)
-    blocks = []
+    assembler = LineAssembler("stdout", limit, masks)
+    batches = []
     for number, chunk in enumerate(chunks):
-        blocks += scribe.feed(chunk, NOW, float(number))
+        batches += assembler.feed(chunk, NOW, float(number))
         if number in quiet:
-            blocks += scribe.flush_due(number + 1.0)
-    blocks += scribe.close()
-    joined = b"".join(block.text + (b"" if block.partial else b"\n") for block in blocks)
+            batches += assembler.flush_due(number + 1.0)
+    batches += assembler.close()
+    joined = b"".join(batch.text + (b"" if batch.partial else b"\n") for batch in batches)
     whole = masks.mask(b"".join(chunks))
     assert joined == (whole if whole.endswith(b"\n") or not joined else whole + b"\n")
-    assert not [part for secret in given_secrets for part in sought(secret) if part in joined]
+    assert not [part for secret in given_secrets for part in parts_of(secret) if part in joined]
 
 
-def test_the_longest_secret_at_a_place_is_masked() -> None:
-    """Though a shorter one is complete before."""
+def test_the_longest_secret_at_a_position_is_masked() -> None:
+    """A shorter one that begins there was complete earlier."""
     assert masked(Masks([b"token", b"token-of-mine"]), [b"token", b"-of", b"-mine token-of"]) == b"*** ***-of"
 
 
-def test_a_long_line_is_masked_across_its_pieces() -> None:
-    """200 KB, a secret over the 64 KiB at which it is cut."""
-    scribe = LineAssembler("stdout", 65_536, Masks([b"hunter2hunter2"]))
+def test_a_long_line_is_masked_across_its_partial_lines() -> None:
+    """The line has 200 KB, and a secret stands where it is cut at 64 KiB."""
+    assembler = LineAssembler("stdout", 65_536, Masks([b"hunter2hunter2"]))
     line = b"x" * 65_530 + b"hunter2hunter2" + b"y" * 134_456
-    blocks = [block for start in range(0, len(line), 4_096) for block in scribe.feed(line[start:][:4_096], NOW, 0.0)]
-    assert b"".join(block.text for block in blocks + scribe.close()) == line.replace(b"hunter2hunter2", b"***")
+    batches = [
+        batch for start in range(0, len(line), 4_096) for batch in assembler.feed(line[start:][:4_096], NOW, 0.0)
+    ]
+    assert b"".join(batch.text for batch in batches + assembler.close()) == line.replace(b"hunter2hunter2", b"***")
 
 
 def test_a_secret_of_three_lines_is_masked_line_by_line() -> None:
-    """However it is indented, and whatever stands between; its lines stay lines."""
+    """Its lines may be indented and apart, and they stay lines."""
     masks = Masks([b"first line\r\n  second line\r\nthird\r\n"])
     text = b"key: first line\n     second line\n--\nthird\n"
     assert masks.mask(text) == b"key: ***\n     ***\n--\n***\n"
 
 
-def test_a_short_line_of_a_secret_is_masked_where_the_whole_stands() -> None:
-    """Alone it is not: one that is so short is everywhere."""
+def test_a_short_line_of_a_secret_is_masked_only_within_the_whole_secret() -> None:
+    """Text as short as that is everywhere."""
     masks = Masks([b"{\nlong enough\n}\n"])
     assert masked(masks, [b"{", b"\nlong", b" enough\n", b"}\n{}\n"]) == b"***\n***\n***\n{}\n"
 
@@ -115,28 +115,28 @@ def test_a_short_line_of_a_secret_is_masked_where_the_whole_stands() -> None:
     ],
 )
 def test_blanks_at_the_ends_of_a_secret_are_not_part_of_it(secret: bytes, text: bytes, expected: bytes) -> None:
-    """An editor left them in the file; the program that read the secret from there may have removed them."""
+    """An editor may leave them in the file, and the program that reads the secret may remove them."""
     assert masked(Masks([secret]), [text]) == expected
 
 
-def test_a_progress_bar_cannot_hide_a_secret_from_its_mask() -> None:
-    """What is masked is the text as it is published, after states were dropped."""
-    scribe = LineAssembler("stdout", masks=Masks([b"ab\ncd"]))
-    blocks = [*scribe.feed(b"ab\nxx", NOW, 0.0), *scribe.feed(b"\rcd\n", NOW, 0.1), *scribe.close()]
-    assert [block.text for block in blocks] == [b"***\n***"]
+def test_a_progress_bar_cannot_hide_a_secret() -> None:
+    """The text is masked after overwritten states were dropped."""
+    assembler = LineAssembler("stdout", masks=Masks([b"ab\ncd"]))
+    batches = [*assembler.feed(b"ab\nxx", NOW, 0.0), *assembler.feed(b"\rcd\n", NOW, 0.1), *assembler.close()]
+    assert [batch.text for batch in batches] == [b"***\n***"]
 
 
-def test_what_may_become_a_secret_is_held_back_and_nothing_else() -> None:
-    """A flush does not give it out."""
-    scribe = LineAssembler("stdout", masks=Masks([b"hunter2"]))
-    blocks = [*scribe.feed(b"password: hunt", NOW, 0.0), *scribe.flush_due(1.0)]
-    assert [block.text for block in blocks] == [b"password: "]
-    assert scribe.due is None
-    assert [block.text for block in [*scribe.feed(b"er2", NOW, 2.0), *scribe.flush_due(3.0)]] == [b"***"]
+def test_only_the_beginning_of_a_secret_is_held_back() -> None:
+    """A flush does not publish it."""
+    assembler = LineAssembler("stdout", masks=Masks([b"hunter2"]))
+    batches = [*assembler.feed(b"password: hunt", NOW, 0.0), *assembler.flush_due(1.0)]
+    assert [batch.text for batch in batches] == [b"password: "]
+    assert assembler.due is None
+    assert [batch.text for batch in [*assembler.feed(b"er2", NOW, 2.0), *assembler.flush_due(3.0)]] == [b"***"]
 
 
-def test_without_masks_there_is_none() -> None:
-    """And no cost."""
+def test_without_secrets_nothing_is_masked() -> None:
+    """The masks are then false."""
     assert not Masks()
     assert Masks().mask(b"text") == b"text"
 
@@ -144,15 +144,15 @@ def test_without_masks_there_is_none() -> None:
 @pytest.mark.parametrize(
     "secret", [b"", b"abc", b"abc\n", b"abc  ", b"\n\n\n\n\n", "äöü".encode(), b"x" * (MAX_BYTES + 1)]
 )
-def test_a_secret_that_cannot_be_masked_is_refused(secret: bytes) -> None:
-    """Without telling it."""
+def test_too_short_or_too_long_a_secret_is_refused(secret: bytes) -> None:
+    """The error does not contain the secret."""
     with pytest.raises(InvalidMask, match="a secret to mask") as refused:
         Masks([secret])
     assert "abc" not in str(refused.value)
 
 
-def test_secrets_are_gathered_from_all_that_is_named(tmp_path: Path) -> None:
-    """Values, variables and files, bytes that are no UTF-8 included."""
+def test_secrets_are_loaded_from_values_variables_and_files(tmp_path: Path) -> None:
+    """They may have bytes that are not UTF-8."""
     (tmp_path / "key").write_bytes(b"in the file\n")
     environ = {"TOKEN": "in the \udcff variable"}
     masks = load_masks(["given"], ["TOKEN"], [tmp_path / "key"], environ)
@@ -171,8 +171,8 @@ def test_secrets_are_gathered_from_all_that_is_named(tmp_path: Path) -> None:
         ({"files": [Path("/dev/null")]}, "--mask-file /dev/null: a secret to mask must have 4"),
     ],
 )
-def test_what_gives_no_secret_is_an_error(options: dict[str, list[str]], message: str) -> None:
-    """A log that is not masked must not look as if it were."""
+def test_an_option_without_a_valid_secret_is_an_error(options: dict[str, list[str]], message: str) -> None:
+    """A log must not look masked if it is not."""
     with pytest.raises(InvalidMask, match=f"^{message}"):
         load_masks(**options, environ={"EMPTY": "", "SHORT": "abc"})  # type: ignore[arg-type]
 
@@ -188,7 +188,7 @@ def test_what_gives_no_secret_is_an_error(options: dict[str, list[str]], message
 )
 @pytest.mark.parametrize("size", [16, 4_096, 400_000])
 def test_masking_takes_linear_time(secret: bytes, text: bytes, size: int) -> None:
-    """Also where much looks like the beginning of the secret."""
+    """It does so even for texts that look like the beginning of the secret almost everywhere."""
     masks = Masks([secret])
     started = time.process_time()
     masked(masks, (text[start : start + size] for start in range(0, len(text), size)))
@@ -196,7 +196,7 @@ def test_masking_takes_linear_time(secret: bytes, text: bytes, size: int) -> Non
 
 
 def test_a_large_secret_may_come_byte_by_byte() -> None:
-    """64 KiB held back do not make each further byte dear."""
+    """While 64 KiB are held back, each further byte is still cheap."""
     secret = bytes(random.Random(1).choices(range(32, 128), k=60_000))
     started = time.process_time()
     assert masked(Masks([secret]), (secret[at : at + 1] for at in range(len(secret)))) == b"***"

@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 
 from chronoverse.runner.capture.progress_filter import ProgressFilter
 
-#: Bytes of a state that are held back here.
+#: Bytes of a state that these tests hold back.
 HELD = 5
 
-#: Bytes with much of what makes bars hard, and states around the length that is not held back.
+#: Bytes that are hard for the filter, and states that are about as long as the limit.
 bars = st.lists(
     st.sampled_from([b"\r", b"\n", b"\r\n", b"\r\r\n", b"10%", b" ", "é".encode(), b"\xff", b"xxxxx", b"y"])
 ).map(b"".join)
 
 
-def collapsed(data: bytes) -> list[bytes]:
+def expected_lines(data: bytes) -> list[bytes]:
     """The lines of ``data`` as they are when no time passes: each one's last state, and states too long to hold."""
     lines = []
     for line in data.split(b"\n"):
@@ -29,37 +29,37 @@ def collapsed(data: bytes) -> list[bytes]:
 
 @given(st.lists(bars))
 def test_any_chunks_give_the_last_state_of_every_line(chunks: list[bytes]) -> None:
-    """Wherever reads cut the bytes, as long as no time passes."""
-    carriage = ProgressFilter(HELD)
-    given_out = b"".join([*map(carriage.feed, chunks), carriage.close()])
-    assert given_out.split(b"\n") == collapsed(b"".join(chunks))
+    """The chunks do not matter as long as no time passes."""
+    progress_filter = ProgressFilter(HELD)
+    given_out = b"".join([*map(progress_filter.feed, chunks), progress_filter.close()])
+    assert given_out.split(b"\n") == expected_lines(b"".join(chunks))
 
 
 @given(st.lists(st.tuples(bars, st.booleans())))
-def test_at_any_time_states_stay_or_go_as_a_whole(steps: list[tuple[bytes, bool]]) -> None:
-    """What is given out are lines of the input's own states, in their order, and every line's last state."""
-    carriage = ProgressFilter(HELD)
+def test_a_state_is_published_or_dropped_as_a_whole(steps: list[tuple[bytes, bool]]) -> None:
+    """The output is lines of the input's states, in order, with the last state of every line."""
+    progress_filter = ProgressFilter(HELD)
     given_out = b""
     for chunk, quiet in steps:
-        given_out += carriage.feed(chunk)
-        given_out += carriage.release() if quiet else b""
-    lines = (given_out + carriage.close()).split(b"\n")
+        given_out += progress_filter.feed(chunk)
+        given_out += progress_filter.release() if quiet else b""
+    lines = (given_out + progress_filter.close()).split(b"\n")
     data = b"".join(chunk for chunk, _ in steps)
     states = iter(re.split(rb"\r*\n|\r+", data))
     assert all(any(state == line for state in states) for line in lines if line)
     lasts = iter(lines)
-    assert all(any(line == last for line in lasts) for last in collapsed(data) if len(last) <= HELD)
+    assert all(any(line == last for line in lasts) for last in expected_lines(data) if len(last) <= HELD)
 
 
 @given(st.lists(st.binary(max_size=9).map(lambda data: data.replace(b"\r", b""))), st.sets(st.integers(0, 20)))
 def test_without_a_carriage_return_nothing_changes(chunks: list[bytes], quiet: set[int]) -> None:
-    """Byte for byte."""
-    carriage = ProgressFilter()
+    """The output is the input, byte for byte."""
+    progress_filter = ProgressFilter()
     given_out = b""
     for number, chunk in enumerate(chunks):
-        given_out += carriage.feed(chunk)
-        given_out += carriage.release() if number in quiet else b""
-    assert given_out + carriage.close() == b"".join(chunks)
+        given_out += progress_filter.feed(chunk)
+        given_out += progress_filter.release() if number in quiet else b""
+    assert given_out + progress_filter.close() == b"".join(chunks)
 
 
 @pytest.mark.parametrize(
@@ -74,25 +74,30 @@ def test_without_a_carriage_return_nothing_changes(chunks: list[bytes], quiet: s
     ],
 )
 def test_a_line_is_its_last_state(data: bytes, given_out: bytes) -> None:
-    """Whether bars return before or after a state, and however lines end."""
-    carriage = ProgressFilter()
-    assert carriage.feed(data) + carriage.close() == given_out
+    """The carriage return may come before or after a state, and lines may end in any way."""
+    progress_filter = ProgressFilter()
+    assert progress_filter.feed(data) + progress_filter.close() == given_out
 
 
-def test_a_state_that_was_there_for_a_while_is_a_line() -> None:
-    """Also when it is seen before it is complete: the rest of it still comes."""
-    carriage = ProgressFilter()
-    parts = [carriage.feed(b"\r1%\r2%\r3"), carriage.release(), carriage.feed(b"0%"), carriage.feed(b"\r40%\r50%\n")]
+def test_a_state_that_was_shown_for_a_while_is_a_line() -> None:
+    """If it was incomplete at that time, its rest still comes."""
+    progress_filter = ProgressFilter()
+    parts = [
+        progress_filter.feed(b"\r1%\r2%\r3"),
+        progress_filter.release(),
+        progress_filter.feed(b"0%"),
+        progress_filter.feed(b"\r40%\r50%\n"),
+    ]
     assert parts == [b"", b"3", b"0%", b"\n50%\n"]
 
 
 @pytest.mark.parametrize("hostile", [b"\r", b"\rx", b"x\r", b"\r\r\n", b"x" * 5_000 + b"\r"])
 def test_four_megabytes_of_returns_take_linear_time(hostile: bytes) -> None:
-    """In one chunk and in many."""
+    """They come in one chunk and in many."""
     data = hostile * (4_000_000 // len(hostile))
     started = time.process_time()
     for size in (4_000_000, 10_000):
-        carriage = ProgressFilter()
+        progress_filter = ProgressFilter()
         for start in range(0, len(data), size):
-            carriage.feed(data[start : start + size])
+            progress_filter.feed(data[start : start + size])
     assert time.process_time() - started < 8

@@ -1,4 +1,4 @@
-"""The publisher, with a real server that goes away, fills up, forgets, or gives the job to somebody else."""
+"""The publisher, with a real server that goes away, is full, loses lines, or gives the lease to another runner."""
 
 import os
 import resource
@@ -43,7 +43,7 @@ def numbers(stop: int) -> list[str]:
     return [str(number) for number in range(stop)]
 
 
-def published(server: RedisServer, count: int) -> None:
+def wait_for_published(server: RedisServer, count: int) -> None:
     """Waits until so many lines are in the stream."""
     wait_until(lambda: server.ask("XLEN", key("log")) >= count, SOON, f"{count} lines in the stream")
 
@@ -51,10 +51,10 @@ def published(server: RedisServer, count: int) -> None:
 def test_a_server_that_is_killed_and_comes_back_loses_no_line(
     server: RedisServer, store: Store, tmp_path: Path
 ) -> None:
-    """The job does not notice, what it prints meanwhile waits, and the stream is whole in the end."""
+    """The job does not notice. The lines that it prints meanwhile wait, and the log is complete in the end."""
     code = NUMBERS + "say(0, 1000); wait(); say(1000, 30_000); print('unhindered', file=sys.stderr, flush=True); wait()"
     with RunningJob(code, store, tmp_path) as job:
-        published(server, 1000)
+        wait_for_published(server, 1000)
         server.kill()
         job.go_on()
         wait_until(lambda: "unhindered" in job.said, SOON, "the job printed on")
@@ -69,10 +69,10 @@ def test_a_server_that_is_killed_and_comes_back_loses_no_line(
     assert job.said.endswith("chronoverse: the store is back\n")
 
 
-def test_a_server_that_is_away_at_the_start_does_not_hold_the_job(
+def test_a_server_that_is_away_at_the_start_delays_the_job_only_shortly(
     server: RedisServer, store: Store, tmp_path: Path
 ) -> None:
-    """It is started after a second at most, and its lines follow when the server comes."""
+    """The command starts after a second at most, and its lines are delivered when the server is back."""
     server.stop()
     with RunningJob(NUMBERS + "say(0, 100); wait()", store, tmp_path) as job:
         wait_until(lambda: len(job.out.getvalue().split()) == 100, SOON, "the job has begun")
@@ -82,13 +82,11 @@ def test_a_server_that_is_away_at_the_start_does_not_hold_the_job(
     assert read_lines(server) == numbers(100)
 
 
-def test_a_server_out_of_memory_gets_every_line_once_it_has_room(
-    server: RedisServer, store: Store, tmp_path: Path
-) -> None:
-    """A refused batch is stored whole later; meanwhile the lease is kept."""
+def test_a_server_out_of_memory_gets_every_line_later(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """A refused batch is stored as a whole later. Meanwhile the lease is renewed."""
     code = NUMBERS + "say(0, 700); wait(); say(700, 9_000); wait()"
     with RunningJob(code, store, tmp_path, lease_seconds=1) as job:
-        published(server, 700)
+        wait_for_published(server, 700)
         server.ask("CONFIG", "SET", "maxmemory", "1")
         job.go_on()
         wait_until(lambda: "the store will not write" in job.said, SOON, "it was refused")
@@ -103,7 +101,7 @@ def test_a_server_out_of_memory_gets_every_line_once_it_has_room(
 
 
 def test_the_lease_of_a_quiet_job_is_renewed(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """Every third of its time."""
+    """It is renewed three times in its lifetime."""
     with RunningJob("wait()", store, tmp_path, lease_seconds=0.9) as job:
         wait_until(lambda: server.ask("EXISTS", key("lease")), SOON, "the lease is taken")
         for _ in range(3):
@@ -115,9 +113,9 @@ def test_the_lease_of_a_quiet_job_is_renewed(server: RedisServer, store: Store, 
 
 
 def test_a_lease_that_only_expired_is_taken_again(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """As a new attempt, which goes on with the numbering."""
+    """It is taken for a new attempt, which continues the numbering."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 2_000)", store, tmp_path) as job:
-        published(server, 10)
+        wait_for_published(server, 10)
         server.ask("DEL", key("lease"))
         job.go_on()
         assert job.result() == 0
@@ -128,9 +126,9 @@ def test_a_lease_that_only_expired_is_taken_again(server: RedisServer, store: St
 
 
 def test_a_job_that_was_taken_over_is_left_alone(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """The late runner writes nothing more, says so once, and its job ends as it would have."""
+    """The old runner writes nothing more and reports it once. Its command ends as it would have."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 2_000); wait(); sys.exit(5)", store, tmp_path) as job:
-        published(server, 10)
+        wait_for_published(server, 10)
         server.ask("DEL", key("lease"))
         taker = store.open(JOB, TAKER)
         job.go_on()
@@ -144,12 +142,10 @@ def test_a_job_that_was_taken_over_is_left_alone(server: RedisServer, store: Sto
     assert server.ask("GET", key("lease")) == TAKER.encode()
 
 
-def test_lines_of_another_attempt_between_are_not_written_over(
-    server: RedisServer, store: Store, tmp_path: Path
-) -> None:
-    """Though its runner has gone and the lease is free again."""
+def test_lines_of_another_attempt_are_not_overwritten(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """The other runner has gone, and the lease is free again."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 100)", store, tmp_path) as job:
-        published(server, 10)
+        wait_for_published(server, 10)
         server.ask("DEL", key("lease"))
         taker = store.open(JOB, TAKER)
         store.append(taker, [Line(11, "2026-03-03T10:00:05.123Z", "the taker's", "stdout")])
@@ -163,7 +159,7 @@ def test_lines_of_another_attempt_between_are_not_written_over(
 def test_a_job_declared_lost_stays_lost(server: RedisServer, store: Store, tmp_path: Path) -> None:
     """Nothing follows the terminal entry."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 100)", store, tmp_path) as job:
-        published(server, 10)
+        wait_for_published(server, 10)
         server.ask("HSET", key("job"), "status", "LOST")
         server.ask("XADD", key("log"), "11-0", "event", "end", "status", "LOST", "lines", "10", "dropped", "0")
         server.ask("DEL", key("lease"))
@@ -176,10 +172,10 @@ def test_a_job_declared_lost_stays_lost(server: RedisServer, store: Store, tmp_p
     assert "publishing stopped: the job has already ended" in job.said
 
 
-def test_somebody_who_writes_between_our_lines_is_noticed(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """A wrong id taints the log, and then nothing is added to it."""
+def test_a_foreign_entry_is_noticed(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """A wrong id makes the log corrupt, and nothing is appended to it."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 100)", store, tmp_path) as job:
-        published(server, 10)
+        wait_for_published(server, 10)
         server.ask("XADD", key("log"), "99-0", "message", "stray")
         job.go_on()
         assert job.result() == 0
@@ -188,13 +184,13 @@ def test_somebody_who_writes_between_our_lines_is_noticed(server: RedisServer, s
 
 
 def test_lines_that_the_server_lost_are_sent_again(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """After a power loss the log is shorter than what was acknowledged: the runner goes back."""
+    """After a power loss the log is shorter than what was acknowledged, and the runner goes back."""
     with RunningJob(NUMBERS + "say(0, 50); wait(); say(50, 3_000); wait(); say(3_000, 4_000)", store, tmp_path) as job:
-        published(server, 50)
+        wait_for_published(server, 50)
         kept = server.directory / "appendonlydir"
         durable = {path: path.stat().st_size for path in kept.glob("*.incr.aof")}
         job.go_on()
-        published(server, 3_000)
+        wait_for_published(server, 3_000)
         server.kill()
         for path, size in durable.items():
             with path.open("r+b") as log:
@@ -206,13 +202,13 @@ def test_lines_that_the_server_lost_are_sent_again(server: RedisServer, store: S
     assert read_lines(server) == numbers(4_000)
 
 
-def test_beyond_its_bound_lines_are_dropped_and_the_log_says_how_many(
+def test_without_room_lines_are_dropped_and_the_log_says_how_many(
     server: RedisServer, store: Store, tmp_path: Path
 ) -> None:
-    """In place, with exact numbers: seen and dropped together are what the job printed."""
+    """The marker stands in place and is exact: the lines in the log and the dropped ones are what the job printed."""
     code = NUMBERS + "say(0, 100); wait(); say(100, 50_000); print('unhindered', file=sys.stderr, flush=True); wait()"
     with RunningJob(code, store, tmp_path, room=SpoolRoom(memory_bytes=120_000, slot_bytes=15_000)) as job:
-        published(server, 100)
+        wait_for_published(server, 100)
         server.kill()
         job.go_on()
         wait_until(lambda: "unhindered" in job.said, SOON, "the job printed on")
@@ -230,12 +226,12 @@ def test_beyond_its_bound_lines_are_dropped_and_the_log_says_how_many(
     assert seen == sorted(set(seen))
 
 
-def test_a_server_that_stays_away_is_waited_for_only_so_long(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """Then the exit code is the job's all the same, and stderr says what is missing."""
+def test_delivery_ends_after_the_deliver_timeout(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """The exit code is still the command's, and stderr says what is missing."""
     with RunningJob(
         NUMBERS + "say(0, 10); wait(); say(10, 30); sys.exit(9)", store, tmp_path, deliver_seconds=1
     ) as job:
-        published(server, 10)
+        wait_for_published(server, 10)
         server.kill()
         started = time.monotonic()
         job.go_on()
@@ -244,10 +240,10 @@ def test_a_server_that_stays_away_is_waited_for_only_so_long(server: RedisServer
     assert job.said.endswith("chronoverse: 20 lines were not delivered to the store\n")
 
 
-def test_a_signal_ends_the_waiting_for_the_server(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """The job is over; who presses Ctrl-C now wants us to be, too."""
+def test_a_signal_ends_the_delivery(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """The command has ended, so a Ctrl-C is meant for the runner."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 30)", store, tmp_path) as job:
-        published(server, 10)
+        wait_for_published(server, 10)
         server.kill()
         job.go_on()
         wait_until(lambda: "lines wait here" in job.said, SOON, "the outage is noticed")
@@ -272,27 +268,27 @@ def everysec(server: RedisServer) -> Store:
     return Store(server.url, durability=Durability.FSYNCED)
 
 
-def small(tmp_path: Path) -> SpoolRoom:
-    """A spool that keeps nothing that is safe."""
+def small_room(tmp_path: Path) -> SpoolRoom:
+    """The room of a spool that does not keep safe lines."""
     return SpoolRoom(tmp_path / "spool", "job_1", 40_000, 10**8, keep_bytes=0, slot_bytes=20_000)
 
 
 def test_lines_are_kept_until_they_are_on_the_stores_disk(server: RedisServer, tmp_path: Path) -> None:
-    """A power loss takes what was acknowledged but not yet safe: the runner has all of it."""
+    """A power loss takes lines that were acknowledged and not yet safe. The runner still has all of them."""
     store = everysec(server)
     kept = server.directory / "appendonlydir"
     with RunningJob(
-        NUMBERS + "say(0, 50); wait(); say(50, 60_000); wait()", store, tmp_path, room=small(tmp_path)
+        NUMBERS + "say(0, 50); wait(); say(50, 60_000); wait()", store, tmp_path, room=small_room(tmp_path)
     ) as job:
-        published(server, 50)
+        wait_for_published(server, 50)
         with redis.Redis.from_url(server.url) as client:
             client.set("mark", 1)
             assert client.execute_command("WAITAOF", 1, 0, 5000)[0] == 1
-        # From here on the disk takes nothing, so nothing is confirmed.
+        # From now on nothing is written to the disk, so nothing is confirmed.
         server.ask("CONFIG", "SET", "appendfsync", "no")
         safe = {path: path.stat().st_size for path in kept.glob("*.incr.aof")}
         job.go_on()
-        published(server, 60_000)
+        wait_for_published(server, 60_000)
         server.kill()
         for path, size in safe.items():
             os.truncate(path, size)
@@ -309,15 +305,15 @@ def test_lines_are_kept_until_they_are_on_the_stores_disk(server: RedisServer, t
 
 
 def test_an_end_that_the_server_lost_is_written_again(server: RedisServer, tmp_path: Path) -> None:
-    """The runner stays until it is safe."""
+    """The runner waits until the end is safe."""
     store = everysec(server)
     kept = server.directory / "appendonlydir"
-    with RunningJob(NUMBERS + "say(0, 50); wait(); say(50, 100)", store, tmp_path, room=small(tmp_path)) as job:
-        published(server, 50)
+    with RunningJob(NUMBERS + "say(0, 50); wait(); say(50, 100)", store, tmp_path, room=small_room(tmp_path)) as job:
+        wait_for_published(server, 50)
         server.ask("CONFIG", "SET", "appendfsync", "no")
         safe = {path: path.stat().st_size for path in kept.glob("*.incr.aof")}
         job.go_on()
-        published(server, 101)
+        wait_for_published(server, 101)
         server.kill()
         for path, size in safe.items():
             os.truncate(path, size)
@@ -331,19 +327,19 @@ def test_an_end_that_the_server_lost_is_written_again(server: RedisServer, tmp_p
     assert end["status"] == "COMPLETED"
 
 
-def test_what_is_safe_is_not_kept(server: RedisServer, tmp_path: Path) -> None:
-    """While the job runs, and without its help."""
+def test_safe_lines_are_removed_from_the_spool(server: RedisServer, tmp_path: Path) -> None:
+    """They are removed while the job runs and prints nothing."""
     store = everysec(server)
-    with RunningJob(NUMBERS + "say(0, 20_000); wait()", store, tmp_path, room=small(tmp_path)) as job:
-        published(server, 20_000)
+    with RunningJob(NUMBERS + "say(0, 20_000); wait()", store, tmp_path, room=small_room(tmp_path)) as job:
+        wait_for_published(server, 20_000)
         wait_until(lambda: not list((tmp_path / "spool").iterdir()), SOON, "the spool's file is gone")
         job.go_on()
         assert job.result() == 0
     store.close()
 
 
-def test_a_server_without_a_disk_is_said_once(tmp_path: Path) -> None:
-    """Then a line counts as safe when it was acknowledged."""
+def test_a_server_without_a_disk_is_reported_once(tmp_path: Path) -> None:
+    """Then a line counts as safe when it is acknowledged."""
     with running(tmp_path / "memory") as server:
         store = Store(server.url, durability=Durability.FSYNCED)
         with RunningJob(NUMBERS + "say(0, 2_000); time.sleep(0.5); say(2_000, 3_000)", store, tmp_path) as job:
@@ -354,22 +350,22 @@ def test_a_server_without_a_disk_is_said_once(tmp_path: Path) -> None:
 
 
 def test_a_line_is_safe_once_a_replica_has_it(server: RedisServer, tmp_path: Path) -> None:
-    """Where that is asked for; without one the lines are kept in the end."""
+    """This is so if the user asks for it. Without a replica the lines are left in a file."""
     store = Store(server.url, durability=Durability.REPLICATED)
-    with RunningJob(NUMBERS + "say(0, 10)", store, tmp_path, room=small(tmp_path), deliver_seconds=0.5) as job:
+    with RunningJob(NUMBERS + "say(0, 10)", store, tmp_path, room=small_room(tmp_path), deliver_seconds=0.5) as job:
         assert job.result() == 0
     store.close()
     assert "the job's end was not delivered to the store\nchronoverse: deliver later with: " in job.said
 
 
-def test_a_server_that_cannot_save_gets_every_line_once_it_can(server: RedisServer, tmp_path: Path) -> None:
-    """MISCONF, from a real snapshot that failed: the store reads, and refuses every write."""
+def test_a_server_that_cannot_save_gets_every_line_later(server: RedisServer, tmp_path: Path) -> None:
+    """MISCONF after a real snapshot has failed: the store answers reads, and refuses every write."""
     with running(tmp_path / "rdb") as server:
         server.ask("CONFIG", "SET", "save", "3600 1")
         server.ask("SET", "junk", os.urandom(3_000_000))
         store = Store(server.url)
         with RunningJob(NUMBERS + "say(0, 100); wait(); say(100, 9_000); wait()", store, tmp_path) as job:
-            published(server, 100)
+            wait_for_published(server, 100)
             resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
             server.ask("BGSAVE")
             wait_until(
@@ -385,8 +381,8 @@ def test_a_server_that_cannot_save_gets_every_line_once_it_can(server: RedisServ
         assert read_lines(server) == numbers(9_000)
 
 
-def test_appends_overlap(server: RedisServer, tmp_path: Path) -> None:
-    """The store is slow to answer, and has the next batch by then."""
+def test_an_append_is_sent_before_the_last_is_answered(server: RedisServer, tmp_path: Path) -> None:
+    """A slow store then has the next batch when it has stored the last."""
     store = Store(server.url)
     attempt = store.open(JOB, "ours")
     appends = store.append_connection()
@@ -398,7 +394,7 @@ def test_appends_overlap(server: RedisServer, tmp_path: Path) -> None:
     appends.send(attempt, 6, line)
     with pytest.raises(SequenceGap):
         appends.receive()
-    # What was under way is forgotten; the next answer is the next append's.
+    # The pending appends are forgotten. The next answer belongs to the next append.
     appends.send(attempt, 3, line)
     assert appends.receive() == 4
     server.ask("SCRIPT", "FLUSH")

@@ -1,4 +1,4 @@
-"""What a runner could not deliver: left in a file, and delivered later, by the command that it prints."""
+"""Lines that a runner could not deliver. It leaves them in a file, and prints the command that delivers it later."""
 
 import re
 import subprocess
@@ -42,7 +42,7 @@ def store(server: RedisServer) -> Iterator[Store]:
 
 @pytest.fixture
 def room(tmp_path: Path) -> SpoolRoom:
-    """A spool with a place for its file."""
+    """The room of a spool that can have a file."""
     return SpoolRoom(tmp_path / "spool", "job_1")
 
 
@@ -50,10 +50,10 @@ def numbers(stop: int) -> list[str]:
     return [str(number) for number in range(stop)]
 
 
-def left_behind(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom, code: str = "sys.exit(9)") -> Path:
-    """The file of a job whose lines from 10 on met no server: 3,000 lines in all.
+def leave_spool(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom, code: str = "sys.exit(9)") -> Path:
+    """The spool file of a job with 3,000 lines. The server was killed after the first ten.
 
-    The first ten are in the stream, but the server may be gone before it said that they are safe.
+    The first ten are in the stream, but the runner may not know that they are safe.
     """
     with RunningJob(
         NUMBERS + f"say(0, 10); wait(); say(10, 3000); {code}", store, tmp_path, room=room, deliver_seconds=0.3
@@ -72,9 +72,9 @@ def left_behind(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRo
     return Path(found[1])
 
 
-def test_what_was_left_is_delivered_later(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom) -> None:
-    """Every line, then how the command ended; and the file is gone."""
-    path = left_behind(server, store, tmp_path, room)
+def test_a_spool_file_is_delivered_later(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom) -> None:
+    """Every line is delivered, and then how the command ended. The file is removed."""
+    path = leave_spool(server, store, tmp_path, room)
     server.start()
     said: list[str] = []
     assert resend_spool(path, lambda _: store, said.append)
@@ -86,11 +86,11 @@ def test_what_was_left_is_delivered_later(server: RedisServer, store: Store, tmp
     assert said == [f"3000 lines of wf_1/job_1 are in the store, and {path} is gone"]
 
 
-def test_after_the_lease_is_gone_it_is_a_new_attempt(
+def test_after_the_lease_has_expired_it_is_a_new_attempt(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
-    """Nobody has judged the job meanwhile, so its numbering goes on."""
-    path = left_behind(server, store, tmp_path, room)
+    """The job was not declared LOST, so its numbering continues."""
+    path = leave_spool(server, store, tmp_path, room)
     server.start()
     server.ask("DEL", key("lease"))
     assert resend_spool(path, lambda _: store, print)
@@ -101,8 +101,8 @@ def test_after_the_lease_is_gone_it_is_a_new_attempt(
 def test_a_store_that_is_still_away_leaves_the_file(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
-    """And the command is printed again."""
-    path = left_behind(server, store, tmp_path, room)
+    """The command is printed again."""
+    path = leave_spool(server, store, tmp_path, room)
     said: list[str] = []
     assert not resend_spool(path, lambda _: store, said.append, seconds=0.3)
     assert said[-1] == f"deliver later with: chronoverse deliver {path}"
@@ -114,8 +114,8 @@ def test_a_store_that_is_still_away_leaves_the_file(
 def test_a_job_that_was_declared_lost_stays_lost(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
-    """Nothing follows a terminal entry. It is said, and the lines are still in the file."""
-    path = left_behind(server, store, tmp_path, room)
+    """Nothing follows a terminal entry. The user gets a message, and the lines stay in the file."""
+    path = leave_spool(server, store, tmp_path, room)
     server.start()
     server.ask("HSET", key("job"), "status", "LOST")
     server.ask("XADD", key("log"), "11-0", "event", "end", "status", "LOST", "lines", "10", "dropped", "0")
@@ -131,8 +131,8 @@ def test_a_job_that_was_declared_lost_stays_lost(
 def test_a_job_that_another_runner_holds_is_not_touched(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
-    """Its lines would come between those of the other."""
-    path = left_behind(server, store, tmp_path, room)
+    """The lines would come between those of the other runner."""
+    path = leave_spool(server, store, tmp_path, room)
     server.start()
     server.ask("DEL", key("lease"))
     store.open(JOB, "another's")
@@ -141,11 +141,11 @@ def test_a_job_that_another_runner_holds_is_not_touched(
     assert path.exists()
 
 
-def test_lines_of_another_runner_between_are_not_written_over(
+def test_lines_of_another_runner_are_not_overwritten(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
-    """Though that one is gone, too."""
-    path = left_behind(server, store, tmp_path, room)
+    """The other runner has gone too."""
+    path = leave_spool(server, store, tmp_path, room)
     server.start()
     server.ask("DEL", key("lease"))
     taker = store.open(JOB, "another's")
@@ -157,11 +157,9 @@ def test_lines_of_another_runner_between_are_not_written_over(
     assert path.exists()
 
 
-def test_a_delivery_that_was_complete_is_found_to_be(
-    server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
-) -> None:
-    """When only the news of it was lost, as when the runner is killed just before it removes the file."""
-    path = left_behind(server, store, tmp_path, room)
+def test_a_complete_delivery_is_recognised(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom) -> None:
+    """The runner was killed just before it removed the file, say."""
+    path = leave_spool(server, store, tmp_path, room)
     server.start()
     content = path.read_bytes()
     assert resend_spool(path, lambda _: store, print)
@@ -171,8 +169,8 @@ def test_a_delivery_that_was_complete_is_found_to_be(
     assert not path.exists()
 
 
-def test_no_spool_file_is_refused(store: Store, tmp_path: Path) -> None:
-    """Whether there is none, or something else."""
+def test_anything_but_a_spool_file_is_refused(store: Store, tmp_path: Path) -> None:
+    """The file is missing, or is something else."""
     with pytest.raises(SpoolError):
         resend_spool(tmp_path / "none", lambda _: store, print)
 
@@ -189,7 +187,7 @@ sys.exit(run(sys.argv[3:], Store(sys.argv[1]), JobRef("wf_1", "job_1"), limits=l
 """
 
 
-def killed(server: RedisServer, room: SpoolRoom) -> Path:
+def kill_runner(server: RedisServer, room: SpoolRoom) -> Path:
     """The file of a runner that was killed during an outage, when its job had printed 3,000 lines."""
     code = "import sys, time\nfor i in range(3000): print(i)\nsys.stdout.flush(); time.sleep(0.2); print('printed', "
     code += "file=sys.stderr, flush=True)\nsys.stdin.read()"
@@ -207,8 +205,8 @@ def killed(server: RedisServer, room: SpoolRoom) -> Path:
 
 
 def test_a_runner_that_was_killed_leaves_its_lines(server: RedisServer, store: Store, room: SpoolRoom) -> None:
-    """How its job ended nobody knows, so that is LOST; its lines are not."""
-    path = killed(server, room)
+    """Nobody knows how its job ended, so the job is LOST. Its lines are not."""
+    path = kill_runner(server, room)
     assert resend_spool(path, lambda _: store, print)
     lines, end = read_log(server)
     assert [line["message"] for line in lines if line["stream"] == "stdout"] == numbers(3000)
@@ -216,11 +214,11 @@ def test_a_runner_that_was_killed_leaves_its_lines(server: RedisServer, store: S
     assert end["status"] == "LOST"
 
 
-def test_a_runner_of_the_same_job_takes_them_up(
+def test_a_later_runner_of_the_job_delivers_the_lines(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
     """Its own lines follow them."""
-    path = killed(server, room)
+    path = kill_runner(server, room)
     with RunningJob("print('again')", store, tmp_path, room=room) as job:
         assert job.result() == 0
     lines, end = read_log(server)
@@ -231,13 +229,13 @@ def test_a_runner_of_the_same_job_takes_them_up(
     assert not path.exists()
 
 
-def test_how_an_earlier_command_ended_is_not_said_of_a_later_one(
+def test_the_result_of_an_earlier_command_is_not_given_to_a_later_one(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
-    """The second runner takes the file up and is killed: how its command ended nobody knows."""
-    left_behind(server, store, tmp_path, room)
+    """The second runner continues the file and is killed. Nobody knows how its command ended."""
+    leave_spool(server, store, tmp_path, room)
     server.start()
-    path = killed(server, room)
+    path = kill_runner(server, room)
     assert resend_spool(path, lambda _: store, print)
     lines, end = read_log(server)
     assert [line["message"] for line in lines if line["stream"] == "stdout"] == [*numbers(3000), *numbers(3000)]
@@ -246,8 +244,8 @@ def test_how_an_earlier_command_ended_is_not_said_of_a_later_one(
 
 
 @pytest.mark.long
-def test_a_long_outage_fills_the_file_and_no_memory(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """What is delivered at the end is whole, though hardly any of it was in memory."""
+def test_a_long_outage_fills_the_file_and_not_the_memory(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """All lines are delivered in the end, though hardly any of them was in memory."""
     room = SpoolRoom(tmp_path / "spool", "job_1", memory_bytes=20_000, file_bytes=10**8, slot_bytes=20_000)
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 100_000); wait()", store, tmp_path, room=room) as job:
         wait_until(lambda: server.ask("XLEN", key("log")) == 10, SOON, "ten lines in the stream")

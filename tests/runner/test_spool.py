@@ -1,4 +1,4 @@
-"""The spool: what is put in comes out in order until it is released: from memory, its file, or another's file."""
+"""The spool. Lines come out in order until they are released: from memory, from its file, or from a recovered file."""
 
 import os
 import random
@@ -20,21 +20,21 @@ from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools, read
 
 NOW = "2026-03-03T10:00:05.123Z"
 ROOT = Path(__file__).parents[2]
-#: A slot for about ten blocks of ten characters.
+#: A slot for about ten lines of ten characters, each put in alone.
 SLOT = records.SLOT_HEAD_BYTES + 10 * (records.RECORD_HEAD_BYTES + 10)
 MARK = re.compile(r"\[chronoverse\] (\d+) lines \((\d+) bytes\) dropped between line (\d+) and line (\d+): ")
 
 
-def block(*messages: str, stream: str = "stdout", partial: bool = False) -> LineBatch:
+def make_batch(*messages: str, stream: str = "stdout", partial: bool = False) -> LineBatch:
     return LineBatch(stream, NOW, "\n".join(messages).encode(), len(messages), partial)
 
 
-def memory(slots: int = 8) -> SpoolRoom:
+def in_memory(slots: int = 8) -> SpoolRoom:
     """Room for so many slots in memory and none elsewhere."""
     return SpoolRoom(memory_bytes=slots * SLOT, slot_bytes=SLOT, keep_bytes=0)
 
 
-def filed(directory: Path, slots: int = 8) -> SpoolRoom:
+def in_file(directory: Path, slots: int = 8) -> SpoolRoom:
     """Room for one slot in memory, then so many in a file."""
     return SpoolRoom(directory, "job_1", SLOT, records.SLOTS_AT + slots * SLOT, 0, SLOT)
 
@@ -42,17 +42,17 @@ def filed(directory: Path, slots: int = 8) -> SpoolRoom:
 def fill(spool: Spool, first: int, last: int) -> None:
     """Lines of ten characters: 0000000001, …"""
     for number in range(first, last):
-        spool.put(block(f"{number:010}"))
+        spool.put(make_batch(f"{number:010}"))
 
 
-def batch(spool: Spool, index: int, base: int = 1) -> SpoolBatch:
+def take_batch(spool: Spool, index: int, base: int = 1) -> SpoolBatch:
     found = spool.take(index, base)
     assert found is not None
     return found
 
 
 def drain(spool: Spool, base: int = 1, release: bool = False) -> list[str]:
-    """Takes and acknowledges all there is; the numbers must have no gap."""
+    """Takes and acknowledges all lines. Their numbers must have no gap."""
     messages: list[str] = []
     while found := spool.take(spool.acked, base):
         lines = found.lines(base)
@@ -69,46 +69,46 @@ def plain(messages: list[str]) -> list[int]:
     return [int(message) for message in messages if message.isdigit()]
 
 
-def test_a_batch_has_at_most_its_lines_and_they_are_numbered_from_the_base() -> None:
-    """However the blocks are cut."""
+def test_a_batch_has_a_bounded_number_of_lines_numbered_from_the_base() -> None:
+    """The sizes of the batches that were put in do not matter."""
     spool = Spool()
     for start in range(0, 1200, 300):
-        spool.put(block(*(str(number) for number in range(start, start + 300))))
-    lines = batch(spool, 0).lines(100)
+        spool.put(make_batch(*(str(number) for number in range(start, start + 300))))
+    lines = take_batch(spool, 0).lines(100)
     assert [line.message for line in lines] == [str(number) for number in range(BATCH_LINES)]
     assert [line.sequence_num for line in lines] == list(range(100, 100 + BATCH_LINES))
-    assert batch(spool, BATCH_LINES).lines(100)[0].message == str(BATCH_LINES)
+    assert take_batch(spool, BATCH_LINES).lines(100)[0].message == str(BATCH_LINES)
 
 
-def test_a_batch_has_at_most_about_its_bytes() -> None:
-    """Long lines make it shorter, but there is always one."""
+def test_a_batch_has_a_bounded_number_of_bytes() -> None:
+    """Long lines make a batch shorter, but it has at least one line."""
     spool = Spool()
     for _ in range(3):
-        spool.put(block("x" * 600_000))
-    assert batch(spool, 0).end == 2
+        spool.put(make_batch("x" * 600_000))
+    assert take_batch(spool, 0).end == 2
 
 
-def test_a_batch_says_the_same_each_time() -> None:
+def test_a_batch_can_be_taken_again() -> None:
     """An append whose answer was lost is repeated."""
     spool = Spool()
-    spool.put(block("a", "b", "c"))
-    assert batch(spool, 0) == batch(spool, 0)
-    assert [line.message for line in batch(spool, 2).lines(1)] == ["c"]
+    spool.put(make_batch("a", "b", "c"))
+    assert take_batch(spool, 0) == take_batch(spool, 0)
+    assert [line.message for line in take_batch(spool, 2).lines(1)] == ["c"]
 
 
 def test_bytes_that_are_not_utf8_are_replaced() -> None:
-    """Line by line, and only those."""
+    """Other lines of the same batch stay as they are."""
     spool = Spool()
     spool.put(LineBatch("stderr", NOW, b"\xff\xfe\n\xc3\xa9\nplain", 3))
     assert drain(spool) == ["\ufffd\ufffd", "é", "plain"]
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
-def test_acknowledged_lines_can_be_had_again_until_they_are_released(kind: str, tmp_path: Path) -> None:
-    """Also from the middle of a block; then a rewind is refused, and changes nothing."""
-    spool = Spool(memory(20) if kind == "memory" else filed(tmp_path, 20))
+def test_acknowledged_lines_can_be_taken_again_until_they_are_released(kind: str, tmp_path: Path) -> None:
+    """They can be taken from the middle of a batch. After the release a rewind is refused, and changes nothing."""
+    spool = Spool(in_memory(20) if kind == "memory" else in_file(tmp_path, 20))
     fill(spool, 0, 95)
-    spool.put(block("x", "y"))
+    spool.put(make_batch("x", "y"))
     everything = drain(spool)
     assert (spool.path is not None) == (kind == "file")
     for index in (96, 13, 0, 40):
@@ -122,8 +122,8 @@ def test_acknowledged_lines_can_be_had_again_until_they_are_released(kind: str, 
 
 
 def test_what_does_not_fit_into_memory_goes_to_the_file(tmp_path: Path) -> None:
-    """Nothing is lost, only its owner can read it, and the file goes when all is safe."""
-    spool = Spool(filed(tmp_path, 60))
+    """No line is lost, only its owner can read the file, and the file is removed when all lines are safe."""
+    spool = Spool(in_file(tmp_path, 60))
     fill(spool, 0, 500)
     assert spool.path is not None
     assert spool.path.stat().st_mode & 0o777 == 0o600
@@ -133,14 +133,14 @@ def test_what_does_not_fit_into_memory_goes_to_the_file(tmp_path: Path) -> None:
 
 
 def test_slots_are_used_again(tmp_path: Path) -> None:
-    """The file is as large as what waited at once, not as all that ever did."""
-    spool = Spool(filed(tmp_path))
+    """The file is as large as what waited at the same time."""
+    spool = Spool(in_file(tmp_path))
     fill(spool, 0, 40)
     for start in range(40, 2000, 20):
         fill(spool, start, start + 20)
-        found = batch(spool, spool.acked)
+        found = take_batch(spool, spool.acked)
         spool.acknowledge(found.end)
-        spool.acknowledge(batch(spool, spool.acked).end)
+        spool.acknowledge(take_batch(spool, spool.acked).end)
         spool.release(spool.acked)
     assert spool.path is not None
     assert spool.path.stat().st_size <= records.SLOTS_AT + 8 * SLOT
@@ -148,9 +148,9 @@ def test_slots_are_used_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
-def test_at_the_bound_the_middle_is_dropped_and_the_log_says_so_in_place(kind: str, tmp_path: Path) -> None:
-    """The first lines and the newest are kept; the numbers have no gap; seen and dropped are all there was."""
-    spool = Spool(memory() if kind == "memory" else filed(tmp_path))
+def test_without_room_the_middle_is_dropped_and_a_marker_stands_in_place(kind: str, tmp_path: Path) -> None:
+    """The first and the newest lines stay, the numbers have no gap, and no line is missing from the account."""
+    spool = Spool(in_memory() if kind == "memory" else in_file(tmp_path))
     fill(spool, 0, 1000)
     messages = drain(spool)
     seen, mark = plain(messages), next(MARK.match(message) for message in messages if not message.isdigit())
@@ -165,9 +165,9 @@ def test_at_the_bound_the_middle_is_dropped_and_the_log_says_so_in_place(kind: s
     assert len(seen) - before >= 30
 
 
-def test_after_the_hole_was_read_another_may_follow(tmp_path: Path) -> None:
-    """What was published once is never dropped, and each hole has its marker."""
-    spool = Spool(filed(tmp_path))
+def test_lines_may_be_dropped_again_after_a_marker_was_read(tmp_path: Path) -> None:
+    """A line that was taken is never dropped, and each dropped range has its marker."""
+    spool = Spool(in_file(tmp_path))
     messages: list[str] = []
     for start in range(0, 1500, 500):
         fill(spool, start, start + 500)
@@ -179,11 +179,11 @@ def test_after_the_hole_was_read_another_may_follow(tmp_path: Path) -> None:
     assert plain(messages) == sorted(set(plain(messages)))
 
 
-def test_a_line_whose_end_was_dropped_is_closed_before_the_marker() -> None:
-    """Or the marker would be read as a piece of it."""
-    spool = Spool(memory(4))
+def test_a_line_whose_end_was_dropped_ends_before_the_marker() -> None:
+    """Else the marker would look like a part of it."""
+    spool = Spool(in_memory(4))
     fill(spool, 0, 19)
-    spool.put(block("piece 0001", stream="stderr", partial=True))
+    spool.put(make_batch("piece 0001", stream="stderr", partial=True))
     fill(spool, 20, 200)
     found = [line for line in drain_lines(spool) if not line.message.isdigit()]
     assert [(line.message, line.partial) for line in found[:2]] == [("piece 0001", True), ("", False)]
@@ -198,23 +198,23 @@ def drain_lines(spool: Spool) -> list[Line]:
     return lines
 
 
-def test_lines_dropped_last_are_marked_at_the_end() -> None:
-    """Nothing may come after them."""
-    spool = Spool(memory())
-    spool.put(block("a"))
-    spool.put(block("x" * SLOT))
+def test_a_marker_stands_at_the_end_if_the_last_lines_were_dropped() -> None:
+    """No line follows it."""
+    spool = Spool(in_memory())
+    spool.put(make_batch("a"))
+    spool.put(make_batch("x" * SLOT))
     spool.close(NOW)
     messages = drain(spool)
     assert messages[0] == "a"
     assert messages[1].startswith(f"[chronoverse] 1 lines ({SLOT} bytes) dropped between line 1 and line 3")
 
 
-def test_lines_dropped_last_are_known_to_who_recovers_the_file(tmp_path: Path) -> None:
-    """Their runner was killed before it could say so in the log."""
-    spool = Spool(filed(tmp_path, 20))
+def test_a_recovered_file_tells_that_the_last_lines_were_dropped(tmp_path: Path) -> None:
+    """The runner was killed before the marker was in the log."""
+    spool = Spool(in_file(tmp_path, 20))
     fill(spool, 0, 30)
-    spool.put(block("half", partial=True))
-    spool.put(block("x" * SLOT))
+    spool.put(make_batch("half", partial=True))
+    spool.put(make_batch("x" * SLOT))
     assert spool.path is not None
     (tmp_path / "copy.spool").write_bytes(spool.path.read_bytes())
     found = Spool.recover(tmp_path / "copy.spool")
@@ -225,9 +225,9 @@ def test_lines_dropped_last_are_known_to_who_recovers_the_file(tmp_path: Path) -
     assert messages[32].startswith("[chronoverse] 1 lines dropped between line 32 and line 34")
 
 
-def test_a_renamed_file_holds_the_same_lines_when_it_is_recovered_again(tmp_path: Path) -> None:
-    """A delivery to another job was interrupted: the next one must find the lines that the first has sent."""
-    spool = Spool(filed(tmp_path))
+def test_a_reassigned_file_has_the_same_lines_when_it_is_recovered_again(tmp_path: Path) -> None:
+    """A delivery to another job was interrupted. The next one must find the lines that the first has sent."""
+    spool = Spool(in_file(tmp_path))
     fill(spool, 0, 200)
     assert MARK.match("\n".join(line.message for line in spool.lines() if not line.message.isdigit()))
     path = spool.preserve()
@@ -241,18 +241,18 @@ def test_a_renamed_file_holds_the_same_lines_when_it_is_recovered_again(tmp_path
     assert list(Spool.recover(path).lines()) == sent
 
 
-def test_any_order_of_puts_takes_and_losses_keeps_the_account(tmp_path: Path) -> None:
-    """Whatever happens: numbers without gaps, lines in order, seen and dropped are all."""
+def test_any_order_of_operations_keeps_the_account(tmp_path: Path) -> None:
+    """The numbers have no gaps, the lines are in order, and the taken and the dropped lines are all lines."""
     for seed in range(40):
-        dice = random.Random(seed)
+        chance = random.Random(seed)
         directory = tmp_path / str(seed)
-        spool = Spool(filed(directory) if seed % 2 else memory())
+        spool = Spool(in_file(directory) if seed % 2 else in_memory())
         log: dict[int, str] = {}
         put = 0
         for _ in range(300):
-            match dice.randrange(5):
+            match chance.randrange(5):
                 case 0 | 1:
-                    count = dice.randrange(30)
+                    count = chance.randrange(30)
                     fill(spool, put, put + count)
                     put += count
                 case 2 | 3:
@@ -262,7 +262,7 @@ def test_any_order_of_puts_takes_and_losses_keeps_the_account(tmp_path: Path) ->
                         spool.acknowledge(found.end)
                 case 4:
                     spool.release(spool.acked)
-                    spool.rewind(dice.randrange(spool.acked + 1))
+                    spool.rewind(chance.randrange(spool.acked + 1))
         spool.close(NOW)
         while found := spool.take(spool.acked, 1):
             for line in found.lines(1):
@@ -274,11 +274,11 @@ def test_any_order_of_puts_takes_and_losses_keeps_the_account(tmp_path: Path) ->
         assert len(seen) + spool.dropped == put, seed
 
 
-def test_waiting_ends_with_the_lines_the_close_or_the_time() -> None:
-    """Whichever comes first; then it says whether there is anything."""
+def test_waiting_ends_with_lines_a_close_or_a_timeout() -> None:
+    """The result says whether there are any lines."""
     spool = Spool()
     assert not spool.wait_for_lines(1, 0.01)
-    threading.Timer(0.05, spool.put, [block("a")]).start()
+    threading.Timer(0.05, spool.put, [make_batch("a")]).start()
     assert spool.wait_for_lines(1, 10)
     threading.Timer(0.05, spool.close, [NOW]).start()
     started = time.monotonic()
@@ -286,23 +286,23 @@ def test_waiting_ends_with_the_lines_the_close_or_the_time() -> None:
     assert time.monotonic() - started < 5
 
 
-def test_an_abandoned_spool_only_counts(tmp_path: Path) -> None:
-    """Nobody will take its lines, so it keeps none."""
-    spool = Spool(filed(tmp_path, 20))
+def test_an_abandoned_spool_only_counts_lines(tmp_path: Path) -> None:
+    """Nobody will take them, so it does not keep them."""
+    spool = Spool(in_file(tmp_path, 20))
     fill(spool, 0, 100)
     spool.abandon()
-    spool.put(block("b", "c"))
+    spool.put(make_batch("b", "c"))
     assert (spool.take(0, 1), spool.end - spool.acked) == (None, 102)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("lines", [3, 100, 1000])
-def test_what_is_preserved_is_recovered(lines: int, tmp_path: Path) -> None:
-    """By another process, with what it needs to know, and with whatever was dropped."""
-    spool = Spool(filed(tmp_path, 40))
+def test_a_preserved_spool_can_be_recovered(lines: int, tmp_path: Path) -> None:
+    """Another process gets the lines, the saved state, and the number of dropped lines."""
+    spool = Spool(in_file(tmp_path, 40))
     fill(spool, 0, lines)
     spool.save_state(workflow="wf_1", job="job_1", base=7)
-    found = batch(spool, 0, 7)
+    found = take_batch(spool, 0, 7)
     spool.acknowledge(found.end)
     spool.release(found.end)
     path = spool.preserve()
@@ -320,20 +320,20 @@ def test_what_is_preserved_is_recovered(lines: int, tmp_path: Path) -> None:
     assert plain(messages)[-1] == lines - 1
 
 
-def test_lines_can_follow_what_was_recovered(tmp_path: Path) -> None:
-    """A runner that was started again goes on with the same file."""
-    spool = Spool(filed(tmp_path, 40))
+def test_a_recovered_spool_takes_more_lines(tmp_path: Path) -> None:
+    """A later runner of the job continues with the same file."""
+    spool = Spool(in_file(tmp_path, 40))
     fill(spool, 0, 55)
     path = spool.preserve()
     assert path is not None
-    again = Spool.recover(path, filed(tmp_path, 40))
+    again = Spool.recover(path, in_file(tmp_path, 40))
     fill(again, 55, 130)
     assert plain(drain(again)) == list(range(130))
 
 
-def test_a_file_that_is_being_written_is_nobody_elses(tmp_path: Path) -> None:
-    """It is no leftover, and cannot be recovered."""
-    spool = Spool(filed(tmp_path, 20))
+def test_a_file_that_is_being_written_cannot_be_recovered(tmp_path: Path) -> None:
+    """It is not orphaned."""
+    spool = Spool(in_file(tmp_path, 20))
     fill(spool, 0, 50)
     assert spool.path is not None
     assert orphaned_spools(tmp_path) == []
@@ -342,8 +342,8 @@ def test_a_file_that_is_being_written_is_nobody_elses(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a spool file", b"\0" * 5000])
-def test_a_file_of_somebody_elses_is_refused(content: bytes, tmp_path: Path) -> None:
-    """And left as it is."""
+def test_any_other_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    """It stays unchanged."""
     path = tmp_path / "x.spool"
     path.write_bytes(content)
     with pytest.raises(SpoolError):
@@ -352,9 +352,9 @@ def test_a_file_of_somebody_elses_is_refused(content: bytes, tmp_path: Path) -> 
     assert read_state(path) is None
 
 
-def test_damage_is_not_taken_for_lines(tmp_path: Path) -> None:
-    """A changed byte ends its slot; what is missing is marked, and the rest is there."""
-    spool = Spool(filed(tmp_path, 40))
+def test_damaged_lines_are_left_out(tmp_path: Path) -> None:
+    """A changed byte ends its slot. A marker stands for the missing lines, and the other lines are there."""
+    spool = Spool(in_file(tmp_path, 40))
     fill(spool, 0, 100)
     path = spool.preserve()
     assert path is not None
@@ -380,8 +380,8 @@ for number in range(1_000_000):
 """
 
 
-def test_a_writer_that_was_killed_leaves_whole_lines(tmp_path: Path) -> None:
-    """All that it had put, in order, with an account of what was dropped."""
+def test_a_killed_writer_leaves_complete_lines(tmp_path: Path) -> None:
+    """All its lines are there in order, with the number of dropped ones."""
     with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT) as writer:
         assert writer.stdout is not None
         last = 0
@@ -397,8 +397,8 @@ def test_a_writer_that_was_killed_leaves_whole_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no small file system to fill")
-def test_a_directory_that_cannot_be_written_leaves_memory(tmp_path: Path) -> None:
-    """Then its bound is the only one."""
+def test_without_a_writable_directory_lines_stay_in_memory(tmp_path: Path) -> None:
+    """Then only memory's bound counts."""
     (tmp_path / "file").write_text("in the way")
     spool = Spool(SpoolRoom(tmp_path / "file", "job_1", 8 * SLOT, 10**6, 0, SLOT))
     fill(spool, 0, 1000)
@@ -425,8 +425,8 @@ print(len(seen) + spool.dropped, len(seen), seen == sorted(set(seen)), seen[0], 
 """
 
 
-def test_a_full_disk_is_a_bound_like_any_other(tmp_path: Path) -> None:
-    """The job goes on, the middle is dropped, and seen and dropped are all there was."""
+def test_a_full_disk_makes_the_spool_drop_lines(tmp_path: Path) -> None:
+    """The job goes on, lines in the middle are dropped, and no line is missing from the account."""
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT, check=True, text=True
     )

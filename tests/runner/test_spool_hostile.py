@@ -1,4 +1,4 @@
-"""Spool files that no runner has written: one clear line and an exit code for each, and never much memory or time."""
+"""Spool files that no runner has written. Each is refused with one line and an exit code, in little memory and time."""
 
 import os
 import struct
@@ -25,9 +25,9 @@ from tests.support.servers import RedisServer, running
 
 NOW: Final = "2026-03-03T10:00:05.123Z"
 SLOT: Final = 4096
-#: Exit codes: everything is in the store; the file is none; nothing came of it in time; the job has ended without it.
+#: Exit codes: all is in the store; not a spool file; not delivered in time; the job has ended without the lines.
 OK, DATA, UNAVAILABLE, NOT_IN_LOG = 0, 65, 69, 76
-#: Bytes of memory, and seconds, that no file may take: two slots of the largest kind, and what a busy machine needs.
+#: Bytes of memory and seconds that no file may take: some slots of the largest size, and enough for a busy machine.
 MEMORY: Final = 16 * 2**20
 SECONDS: Final = 10.0
 
@@ -50,14 +50,14 @@ def record(text: bytes, order: int, *, time: bytes = NOW.encode(), lines: int | 
     return struct.pack("<II", len(text), zlib.crc32(text, zlib.crc32(rest, order & 0xFFFFFFFF))) + rest + text
 
 
-def slot(order: int = 0, start: int = 0, ordinal: int = 0, prelude: bytes = b"", content: bytes | None = None) -> bytes:
-    """A slot with right checksums; two lines unless told otherwise."""
-    head = records.pack_slot(records.SlotHead(order, start, ordinal, prelude)).ljust(records.SLOT_HEAD_BYTES, b"\0")
+def slot(order: int = 0, start: int = 0, ordinal: int = 0, marker: bytes = b"", content: bytes | None = None) -> bytes:
+    """A slot with right checksums; two lines by default."""
+    head = records.pack_slot(records.SlotHead(order, start, ordinal, marker)).ljust(records.SLOT_HEAD_BYTES, b"\0")
     return (head + (record(b"a\nb", order) if content is None else content)).ljust(SLOT, b"\0")
 
 
 def file(*slots: bytes, raw_state: bytes | None = None, **state: Any) -> bytes:
-    """A file with right checksums. A None takes something out of the state."""
+    """A file with right checksums. A None removes a value from the state."""
     said = {name: value for name, value in {**STATE, **state}.items() if value is not None}
     packed = records.pack_state(said, 2)[1]
     if raw_state is not None:
@@ -105,7 +105,7 @@ REFUSED: Final[dict[str, bytes]] = {
     "a start beyond all numbers": file(slot(start=2**62)),
     "a line beyond all numbers": file(slot(), slot(1, 2, 2**63)),
 }
-#: Of these the lines that can be right are taken.
+#: Of these files the valid lines are taken.
 TAKEN: Final[dict[str, tuple[bytes, list[str]]]] = {
     "whole": (file(), ["a", "b"]),
     "more lines than there are": (
@@ -119,7 +119,7 @@ TAKEN: Final[dict[str, tuple[bytes, list[str]]]] = {
     "flags that there are not": (file(slot(content=record(b"a\nb", 0) + record(b"c", 0, flags=255))), ["a", "b"]),
     "pieces of several lines": (file(slot(content=record(b"a\nb", 0) + record(b"c\nd", 0, flags=2))), ["a", "b"]),
     "a length beyond the slot": (file(slot(content=struct.pack("<II", 2**32 - 1, 0) + b"x" * 100)), []),
-    "a prelude of nothing sensible": (file(slot(prelude=b"\xff" * 900)), ["a", "b"]),
+    "a drop marker of random bytes": (file(slot(marker=b"\xff" * 900)), ["a", "b"]),
     "bytes that are no text": (file(slot(content=record(b"\xff\0\x1b[2J", 0))), ["\ufffd\0\x1b[2J"]),
     "a state with more in it": (file(other="x" * 1500), ["a", "b"]),
     "no slots": (file()[: records.SLOTS_AT], []),
@@ -153,10 +153,10 @@ def bounded(work: Callable[[], int]) -> int:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_no_runner_has_written_is_refused(
+def test_a_file_that_no_runner_has_written_is_refused(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], environ: None
 ) -> None:
-    """In one line. The file stays as it is."""
+    """The message is one line, and the file stays unchanged."""
     path = tmp_path / "x.spool"
     path.write_bytes(REFUSED[name])
     assert bounded(lambda: main(["deliver", str(path)])) == DATA
@@ -168,7 +168,7 @@ def test_what_no_runner_has_written_is_refused(
 
 
 @pytest.mark.parametrize("name", TAKEN)
-def test_what_can_be_right_is_taken(
+def test_valid_lines_of_a_damaged_file_are_taken(
     name: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -176,7 +176,7 @@ def test_what_can_be_right_is_taken(
     monkeypatch: pytest.MonkeyPatch,
     server: RedisServer,
 ) -> None:
-    """Up to what cannot: printed, and delivered."""
+    """They are printed and delivered up to the first invalid one."""
     content, expected = TAKEN[name]
     path = tmp_path / "x.spool"
     path.write_bytes(content)
@@ -191,15 +191,15 @@ def test_what_can_be_right_is_taken(
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_what_is_no_file_is_refused(make: Callable[[Path], None], tmp_path: Path, environ: None) -> None:
-    """Without waiting for who writes to it."""
+def test_only_regular_files_are_opened(make: Callable[[Path], None], tmp_path: Path, environ: None) -> None:
+    """A pipe is refused without waiting for its writer."""
     make(tmp_path / "x.spool")
     assert main(["deliver", str(tmp_path / "x.spool")]) == DATA
     assert orphaned_spools(tmp_path) == []
 
 
-def test_a_file_of_a_terabyte_of_nothing_is_refused(tmp_path: Path, environ: None) -> None:
-    """Its slots are not all looked through."""
+def test_an_empty_file_of_a_terabyte_is_refused(tmp_path: Path, environ: None) -> None:
+    """Its slots are not all read."""
     path = tmp_path / "x.spool"
     path.write_bytes(file())
     os.truncate(path, records.SLOTS_AT + (MAX_SLOTS + 1) * SLOT)
@@ -230,8 +230,8 @@ changes = st.lists(
 
 @given(changes)
 @settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_damage_makes_no_lines(written: bytes, tmp_path: Path, changes: list[tuple[float, str, bytes]]) -> None:
-    """Whatever is changed, cut off or put in: an error, or lines that were written."""
+def test_damage_never_makes_new_lines(written: bytes, tmp_path: Path, changes: list[tuple[float, str, bytes]]) -> None:
+    """Whatever is changed, cut off or inserted: the result is an error, or lines that were written."""
     data = bytearray(written)
     for where, what, content in changes:
         at = int(where * len(data))

@@ -18,11 +18,11 @@ from chronoverse.web.app import build_app, build_dependencies
 from chronoverse.web.http.dependencies import IDLE_SLOT_SECONDS
 from chronoverse.web.http.event_loop import MAX_IDLE_WAIT_SECONDS, wait_until_idle, yield_to_loop
 
-#: Seconds that anything here may take.
+#: Seconds that each test may take.
 PATIENCE_SECONDS = 5.0
-#: Who asks.
+#: Who sends the requests.
 READER = Principal("tests", float("inf"), frozenset({READ}), frozenset({"*"}))
-#: A service whose store nobody asks.
+#: Settings of a service whose store is never used.
 SETTINGS = Settings.from_env({"CHRONOVERSE_REDIS_URL": "redis://localhost:1", "CHRONOVERSE_JWT_SECRET": "s" * 32})
 
 

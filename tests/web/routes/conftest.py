@@ -12,10 +12,11 @@ from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Door, Stream
 
-#: Of a module that is to hold both for streams that write to their sockets themselves and for those gunicorn writes.
+#: Marks a module whose tests run twice: with streams that write to their sockets, and with streams that gunicorn
+#: writes.
 both_ways = pytest.mark.parametrize(
     "service",
-    [pytest.param(None, id="outlet"), pytest.param("gevent", id="gunicorn", marks=pytest.mark.long)],
+    [pytest.param(None, id="writer"), pytest.param("gevent", id="gunicorn", marks=pytest.mark.long)],
     indirect=True,
 )
 

@@ -5,7 +5,7 @@ from typing import Final
 
 import redis
 
-#: What lines are stamped with unless a test says otherwise.
+#: The timestamp of lines, unless a test gives another.
 TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
 
 

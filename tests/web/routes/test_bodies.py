@@ -43,13 +43,13 @@ from tests.web.routes.wire import PATIENCE_SECONDS, request_bytes
 #: The service's defaults.
 MAX_BODY: Final = 8 * 2**20
 MAX_LINE: Final = 65_536
-#: Seconds within which a runner is answered whatever others do.
+#: Seconds within which a runner must be answered, whatever others do.
 PROMPT_SECONDS: Final = 0.3
-#: Seconds of its own time that the worker may spend on a body before others have a turn. 8 MiB parse in 15 ms, and in
-#: more on a machine that does other things as well.
+#: Seconds of CPU time that the worker may spend on a body before it lets others run. Parsing 8 MiB takes 15 ms, and
+#: longer on a busy machine.
 TURN_SECONDS: Final = 0.1
 RUNNER: Final = "0" * 32
-#: What an append is read with.
+#: The schema of an append.
 SCHEMA: Final = LinesBody.limited_to(MAX_LINE)
 
 
@@ -59,7 +59,7 @@ def append_bytes(lines: list[str], token: str = RUNNER) -> bytes:
     return orjson.dumps({"token": token, "attempt": 1, "first": 1, "lines": whole})
 
 
-# What stalls
+# Bodies that stall
 
 
 class Stalled:
@@ -76,7 +76,7 @@ class Stalled:
         lines = [b"Content-Type: application/json", b"Content-Length: %d" % (len(body) + 8), *headers]
         sock = self._service.connect(PATIENCE_SECONDS)
         self._sockets.append(sock)
-        # One that is refused may be told so before it has sent everything.
+        # The server may refuse a body before all of it is sent.
         with contextlib.suppress(OSError):
             sock.sendall(request_bytes(self._target, self._token, *lines, method=b"POST") + body)
         return sock
@@ -97,7 +97,7 @@ def test_stalled_bodies_of_one_token_keep_no_other_token_from_publishing(
     """The other token's appends of 1 MiB and its renewals are answered at once."""
     runner = secrets.token_hex(16)
     assert client.post(f"{job.path}/attempts", json={"token": runner}).status_code == 200
-    # In all what a worker may hold, plain or, but for the last bytes, inflated.
+    # Together they are what a worker may hold, plainly or, without the last bytes, inflated.
     body = gzip.compress(b" " * (MAX_BODY - READ_BYTES) + os.urandom(READ_BYTES))[:-8]
     body = body if zipped else b" " * (MAX_LONG_BODIES * MAX_BODY // connections - 8)
     coding = [b"Content-Encoding: gzip"] if zipped else []
@@ -118,7 +118,7 @@ def test_stalled_bodies_of_one_token_keep_no_other_token_from_publishing(
             assert response.status_code == 200, response.text
             first += count
 
-    # The first may meet 64 MiB of the others on their way.
+    # The first answer may wait while 64 MiB of the other bodies are read.
     assert max(seconds[1:]) < PROMPT_SECONDS
 
 
@@ -148,19 +148,19 @@ def test_the_stalling_token_is_refused_and_may_still_renew(service: Service, job
         assert client.post(f"{job.path}/logs", json=renewal).status_code == 200
 
 
-# The same at the reader itself, with less time
+# The same with a BodyReader of its own and shorter times
 
 
 class Dripping:
     """A body that arrives in small parts, with ``pause`` seconds before each."""
 
-    def __init__(self, pieces: int, size: int = 1, pause: float = 0) -> None:
-        self._pieces, self._size, self._pause = pieces, size, pause
+    def __init__(self, parts: int, size: int = 1, pause: float = 0) -> None:
+        self._parts, self._size, self._pause = parts, size, pause
 
     def read(self, count: int = -1) -> bytes:
         gevent.sleep(self._pause)
-        self._pieces -= 1
-        return b" " * self._size if self._pieces >= 0 else b""
+        self._parts -= 1
+        return b" " * self._size if self._parts >= 0 else b""
 
 
 def request(stream: Any, **headers: str) -> Request:
@@ -240,7 +240,7 @@ def hold_bodies(bodies: BodyReader, sizes: list[int], subjects: list[str]) -> It
         gevent.spawn(refusal, bodies, UnfinishedBody(size, released), subject)
         for size, subject in zip(sizes, subjects, strict=True)
     ]
-    # One turn of the event loop for each slice, and one to begin.
+    # One round of the event loop for each slice, and one to begin.
     for _ in range(max(sizes) // READ_BYTES + 2):
         yield_to_loop()
     yield
@@ -319,12 +319,12 @@ def test_a_worker_that_is_full_says_of_what() -> None:
     assert response.get_json()["detail"] == "others use all that this worker has for long request bodies"
 
 
-# What keeps a worker busy
+# Bodies that are expensive
 
 
-def repeated(unit: bytes, before: bytes = b"", behind: bytes = b"") -> bytes:
+def repeated(unit: bytes, before: bytes = b"", after: bytes = b"") -> bytes:
     """``unit``, repeated up to the longest body."""
-    return before + unit * ((MAX_BODY - len(before) - len(behind)) // len(unit)) + behind
+    return before + unit * ((MAX_BODY - len(before) - len(after)) // len(unit)) + after
 
 
 def in_lines(unit: bytes) -> bytes:
@@ -437,7 +437,7 @@ def test_structure_is_distinguished_from_text_across_slices() -> None:
             assert len(read["lines"]) == 100
 
 
-# What is wrong with it is told in a few words
+# Refusals are short
 
 
 @pytest.mark.parametrize("shape", ["long keys", "many keys"])

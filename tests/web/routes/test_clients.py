@@ -24,10 +24,10 @@ from tests.web.routes.wire import blocks
 CLIENTS: Final = Path(__file__).parents[2] / "clients"
 #: Seconds that any client may take for ten megabytes.
 PATIENCE_SECONDS: Final = 30
-#: Bytes of a piece of a long line.
+#: Bytes of one part of a long line.
 PIECE_BYTES: Final = 65_536
 
-#: One line each, as a hostile job writes it.
+#: The messages of a hostile job, one for each line.
 HOSTILE: Final[list[bytes]] = [
     b"",
     b" ",
@@ -64,12 +64,12 @@ HOSTILE: Final[list[bytes]] = [
     b"\x1b[2J\x1b]0;title\x07\x1b]52;c;aGk=\x07",
     ("right to left \u202e\u2066 combining a" + "\u0301" * 50).encode(),
 ]
-#: The lines of the job: the hostile ones, a giant cut into pieces, many blank ones, and one to see that it is over.
+#: The lines of the job: hostile ones, a giant line in parts, many empty ones, and a last one that marks the end.
 GIANT: Final = ("0123456789abcde\u00e9" * 640_000).encode()[: 10 * 2**20]
 PIECES: Final = [GIANT[start : start + PIECE_BYTES] for start in range(0, len(GIANT), PIECE_BYTES)]
 WRITTEN: Final = [*HOSTILE, *PIECES, *[b""] * 1000, b"the last"]
 
-#: What a client says of a stream: each line's id and message.
+#: What a client has read from a stream: each line's id and message.
 Lines = list[tuple[str, str]]
 
 

@@ -34,10 +34,10 @@ from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.test_publish import Runner
 from tests.web.routes.test_tiers import Site
 
-#: Seconds after which a frozen runner has lost its job.
+#: Seconds after which a frozen runner loses its job.
 LEASE_SECONDS: Final = 1
 RETENTION_SECONDS: Final = 1_000
-#: Seconds for anything that should happen soon, on a busy machine.
+#: Seconds within which anything must happen, also on a busy machine.
 SOON: Final = 10.0
 GONE: Final = b"event: error\ndata: the log is gone from the store: it expired or was deleted\n\n"
 
@@ -114,7 +114,7 @@ def slow_stream(site: Site, job: Foreign) -> Iterator[Any]:
         yield rest
 
 
-# What is refused
+# Refused requests
 
 
 def test_nothing_can_be_written_under_a_deleted_id(site: Site) -> None:
@@ -207,7 +207,7 @@ def test_a_rerun_is_not_mixed_with_the_deleted_job(site: Site) -> None:
         assert again.wait_end().status == 404
 
 
-# What foreign runners write
+# Foreign runners
 
 
 def test_what_a_foreign_runner_writes_is_not_shown_and_swept(site: Site) -> None:
@@ -248,7 +248,7 @@ def test_a_foreign_runner_cannot_delete_a_job(site: Site) -> None:
     assert Runner(site.client, job).open().status_code == 200
 
 
-# What its runners do
+# The job's own runners
 
 TICKING: Final = """
 import os, sys, time
@@ -344,7 +344,7 @@ def test_a_program_that_publishes_gets_one_message(site: Site, tmp_path: Path, t
         ask(site, "DEL", job.key.removesuffix("log") + "lease")
         wait_until(lambda: site.client.delete(job.path).status_code == 204, SOON, "the job is deleted")
         log.write("stdout", "secret")
-        wait_until(lambda: said, SOON, "the program is told")
+        wait_until(lambda: said, SOON, "the program has the message")
         log.write("stdout", "secret\n" * 10_000)
         assert not log.finish()
     assert len(said) == 1
@@ -389,7 +389,7 @@ def test_another_run_of_a_deleted_job_drops_the_old_spool(site: Site, tmp_path: 
     stays_deleted(site, job)
 
 
-# Who watches
+# Viewers
 
 
 def test_viewers_get_one_error(site: Site) -> None:

@@ -19,9 +19,9 @@ OpenStream = Callable[..., Stream]
 
 #: Written by hand from the wire contract, not by the code.
 GOLDEN: Final = Path(__file__).parents[2] / "data" / "published.sse"
-#: The published page's own example, cut to one line of each kind but ``stdout``'s two, and numbered without holes.
+#: The example of the published page, with one line of each kind and two of ``stdout``, and with consecutive numbers.
 PAGE: Final = GOLDEN.with_name("published-page.sse")
-#: What every HTTP answer has beside the headers of the contract.
+#: The headers of every HTTP answer that the contract does not name.
 TRANSPORT: Final = {"server", "date", "connection", "transfer-encoding", "x-request-id"}
 
 
@@ -103,7 +103,7 @@ def test_a_stream_starts_where_it_is_asked_to(
     """The lines from there on come once and in order, and then the end. The header names the start."""
     stream = open_stream(ten, query).wait_end()
 
-    # Under a filter the start may be anywhere before the first line of the stream.
+    # With a filter, any start before the first line of the stream will do.
     first = next(iter(expected), 11)
     assert start <= int(stream.headers["last-event-id"]) < first
     assert stream.numbers() == list(expected)

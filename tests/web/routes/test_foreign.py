@@ -79,7 +79,7 @@ def test_what_can_be_shown_is_shown(
         job.line("before")
         job.add("2-0", *fields)
         job.last = 2
-        job.line("behind")
+        job.line("after")
         job.end()
 
     for stream in replayed_and_live(open_stream, job, write):
@@ -99,7 +99,7 @@ def test_an_entry_without_a_message_is_a_gap(
         job.line("before")
         job.add("2-0", *fields)
         job.last = 2
-        job.line("behind")
+        job.line("after")
         job.end()
 
     for stream in replayed_and_live(open_stream, job, write):
@@ -113,7 +113,7 @@ def test_numbers_that_nobody_wrote_are_a_gap(open_stream: OpenStream, job: Forei
     def write() -> None:
         job.line("before")
         job.last = 5
-        job.line("behind")
+        job.line("after")
         job.end()
 
     for stream in replayed_and_live(open_stream, job, write):

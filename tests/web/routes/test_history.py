@@ -16,7 +16,7 @@ from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 
 STREAMS: Final = ("stdout", "stderr", "stderr")
 MESSAGES: Final = [f'line {number}: \u2028 \\ " </script> \x1b[0m ü 🙂' for number in range(1, 251)]
-#: What was written, as ``/logs`` must tell it.
+#: The lines that were written, as ``/logs`` must have them.
 WRITTEN: Final = [
     {"timestamp": TIMESTAMP, "message": message, "sequence_num": number, "stream": STREAMS[(number - 1) % 3]}
     for number, message in enumerate(MESSAGES, 1)
@@ -47,7 +47,7 @@ def pages(client: httpx.Client, path: str, key: str = "logs", at_most: int = 100
         if following:
             assert following.startswith("/")
             assert parse_qs(urlsplit(following).query)["cursor"] == [body["cursor"]]
-    raise AssertionError(f"no last page behind {path}")
+    raise AssertionError(f"no last page after {path}")
 
 
 def everything(client: httpx.Client, path: str, key: str = "logs") -> list[Any]:
@@ -216,8 +216,8 @@ def test_pages_leave_out_what_cannot_be_shown(client: httpx.Client, job: Foreign
     job.line("one")
     job.add("2-0", "colour", "red")
     job.add("3-0", "message", "three")
-    job.add("3-1", "message", "no place")
-    job.add("3-2", "message", "no place")
+    job.add("3-1", "message", "out of sequence")
+    job.add("3-2", "message", "out of sequence")
     job.add("6-0", "message", "six")
     job.add("7-0", "event", "end")
 

@@ -17,9 +17,9 @@ from tests.support.tools import tool
 from tests.web.routes.foreign import Foreign, ask_all
 from tests.web.routes.test_tiers import Site
 
-#: What a small object says that it is.
+#: The size to which a small object decompresses.
 BOMB_BYTES: Final = 600 * 2**20
-#: By how much a worker may grow that meets one.
+#: Bytes by which a worker may grow when it reads one.
 GROWTH_BYTES: Final = 100 * 2**20
 
 Change = Callable[[dict[str, Any]], object]

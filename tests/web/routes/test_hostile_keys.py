@@ -11,7 +11,7 @@ from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign, ask_all
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
-#: What is written to a job that somebody watches, as commands on its keys: the kind of key, the command, its arguments.
+#: What is written to the keys of a watched job: the kind of key, the command, and its arguments.
 HOSTILE: Final[dict[str, list[tuple[str, str, *tuple[str, ...]]]]] = {
     "a lease that is no time": [("job", "HSET", "status", "RUNNING", "attempt", "1"), ("lease", "SET", "grace:zzz")],
     "a lease that is no string": [("job", "HSET", "status", "RUNNING", "attempt", "1"), ("lease", "RPUSH", "x")],
@@ -50,7 +50,7 @@ def test_a_watched_job_with_a_hostile_key_does_not_silence_others(
             stream.wait_for(b"id: 1\n\n")
         commands = [(command, sick.key.replace(":log", f":{kind}"), *rest) for kind, command, *rest in HOSTILE[hostile]]
         ask_all(redis_server.url, commands)
-        # Longer than until the next look at each of the two.
+        # Longer than the interval at which the worker checks each of the two jobs.
         watching.wait_until(lambda: watching.body.count(b"\n:\n") > 2 or watching.ended, PATIENCE_SECONDS, "heartbeats")
         honest.line("another")
         ours.wait_for(b"id: 2\n\n")

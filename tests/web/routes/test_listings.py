@@ -17,9 +17,9 @@ from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 
 #: Jobs of the large workflow, none of which is LOST.
 JOBS: Final = 2_500
-#: Listings that one token asks for at the same time.
+#: Listings that one token requests at the same time.
 LISTINGS: Final = 50
-#: Seconds in which others must be answered meanwhile: is the worker ready, and a page of another token.
+#: Seconds within which others must be answered meanwhile: the readiness check, and a page of another token.
 READY_SECONDS: Final = 0.3
 PAGE_SECONDS: Final = 1.0
 
@@ -102,7 +102,7 @@ def test_a_listing_with_few_hits_goes_on_by_its_cursor(
         query = f"&cursor={page['cursor']}"
 
     assert found == ["job_0"]
-    # Looked at in batches: not a round trip, nor a page, for each job.
+    # Jobs are read in batches, and not with one round trip or one page for each.
     assert pages <= 10
 
 

@@ -84,7 +84,7 @@ def test_without_its_store_the_service_is_up_and_not_ready(tmp_path: Path) -> No
                 assert (path, response.status_code) == (path, 503)
                 assert response.headers["content-type"] == PROBLEM
                 assert int(response.headers["retry-after"]) > 0
-                # Where the store is concerns nobody who may ask this.
+                # A client must not learn where the store is.
                 assert "redis.sock" not in response.text
 
             store.start()

@@ -20,11 +20,11 @@ from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
 #: Bytes of JSON that a page may have, as documented.
 PAGE_BYTES: Final = 4 * 2**20
-#: Seconds that a page may take on a busy machine: one second of work, and a line beyond.
+#: Seconds that a page may take on a busy machine: one second of work, and the time for one more line.
 PAGE_SECONDS: Final = 8.0
 #: JSON makes 6 bytes of each of these.
 CONTROL: Final = "\x01" * 65_536
-#: An expression that defeats RE2's automaton in a text of these letters: 0.3 s for the places in 64 KiB.
+#: An expression for which RE2 is slow in a text of these letters: 0.3 s for the spans in 64 KiB.
 SLOW: Final = "(?:a.{0,50}){4}z|b"
 LETTERS: Final = random.Random(1)
 

@@ -86,7 +86,7 @@ def refusal(response: httpx.Response) -> dict[str, Any]:
     return problem
 
 
-# What a runner does
+# A runner's requests
 
 
 def test_a_job_is_opened_appended_to_and_ended(client: httpx.Client, job: Foreign, runner: Runner) -> None:
@@ -160,7 +160,7 @@ def test_gzip_is_inflated(client: httpx.Client, job: Foreign, opened: Runner) ->
     assert opened.post_bytes("logs", body, Content_Encoding="gzip").json() == {"next": 501}
 
     body = gzip.compress(orjson.dumps(opened.lines(501, "y")))
-    chunks = (body[place : place + 7] for place in range(0, len(body), 7))
+    chunks = (body[start : start + 7] for start in range(0, len(body), 7))
     assert opened.post_bytes("logs", chunks, Content_Encoding="X-GZIP").json() == {"next": 502}
 
 
@@ -172,7 +172,7 @@ def test_any_text_comes_through(client: httpx.Client, job: Foreign, opened: Runn
     assert messages(client, job) == texts
 
 
-# What the store refuses
+# Requests that the store refuses
 
 
 def test_a_gap_names_the_expected_number(opened: Runner) -> None:
@@ -241,7 +241,7 @@ def test_an_absent_store_is_worth_a_retry(service: Service, redis_server: RedisS
     assert opened.append(1, "a").json() == {"next": 2}
 
 
-# Who may
+# Authorisation
 
 
 @pytest.mark.parametrize("route", ["attempts", "logs", "end"])
@@ -265,7 +265,7 @@ def test_other_methods_are_refused_with_the_allowed_ones(client: httpx.Client, j
     assert {"GET", "POST"} <= set(response.headers["Allow"].replace(" ", "").split(","))
 
 
-# What is no such body
+# Malformed bodies
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_structure_inside_lines_is_text(opened: Runner) -> None:
     assert response.json() == {"next": 501}
 
 
-# What is too long, or no such coding
+# Bodies that are too long or badly encoded
 
 
 @pytest.mark.parametrize("headers", [{"Content_Type": "text/plain"}, {"Content_Type": ""}], ids=repr)
@@ -421,7 +421,7 @@ def test_only_gzip_is_inflated(runner: Runner, coding: str) -> None:
         gzip.compress(b"{}") * 2,
         zlib.compress(b"{}"),
     ],
-    ids=["empty", "plain", "cut", "more behind", "two members", "zlib"],
+    ids=["empty", "plain", "cut", "more after it", "two members", "zlib"],
 )
 def test_what_is_not_one_gzip_member_is_refused(runner: Runner, body: bytes) -> None:
     """Nothing of it is used."""

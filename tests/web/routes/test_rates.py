@@ -20,7 +20,7 @@ from tests.web.routes.foreign import Foreign
 from tests.web.routes.test_publish import Runner, refusal
 from tests.web.routes.wire import Door
 
-#: Bytes a second, of which ten seconds' worth may come at once.
+#: Bytes a second. Bursts may have ten seconds' worth.
 RATE: Final = 65_536
 LINE: Final = "x" * 60_000
 
@@ -68,6 +68,6 @@ def test_publishing_too_fast_is_refused_with_a_time_to_retry(
         assert 10 <= number - 1 <= 12
         wait = int(response.headers["Retry-After"])
         assert 1 <= wait <= 2
-        wait_until(lambda: runner.append(number, LINE).status_code == 200, wait + 0.5, "it may go on when it was told")
+        wait_until(lambda: runner.append(number, LINE).status_code == 200, wait + 0.5, "it may go on after that time")
         assert runner.end(number + 1).status_code == 204
     assert bounded.metric(counted) > before

@@ -30,7 +30,7 @@ from tests.web.routes.foreign import Foreign, ask_all
 from tests.web.routes.test_tiers import Site
 
 SECRET: Final = "hunter2"
-#: Seconds for a redaction to be done for good, by requests that are repeated.
+#: Seconds within which repeated requests must complete a redaction.
 PATIENCE: Final = 20.0
 
 
@@ -73,7 +73,7 @@ def with_secret(objects: ObjectStore, job: Foreign) -> list[str]:
     return found
 
 
-# The store goes back in time
+# The store loses its last writes
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_a_power_cut_after_a_redaction_loses_no_line(store_server: RedisServer, 
     assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
     cut_power(store_server, safe)
     wait_until(lambda: is_readable(site, job), PATIENCE, "the store is back")
-    time.sleep(1.1)  # for which records are believed
+    time.sleep(1.1)  # the time for which records are cached
     assert site.pages(f"{job.path}/logs?limit=1000") == before
     assert redact_for_good(site, job) == 50
     assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
@@ -184,7 +184,7 @@ def test_an_archiver_ends_what_a_redaction_left_pending(store_server: RedisServe
     assert (answer["redacted"], answer["pending"]) == (0, False)
 
 
-# An archiver that does not come to an end
+# An archiver that is killed or paused
 
 
 def archive_job(site: Site, job: Foreign, at: Callable[[str, str], None]) -> None:
@@ -201,7 +201,7 @@ def test_a_redaction_reaches_what_a_killed_archiver_wrote(site: Site, step: str)
     job = write(site).end()
     assert run_until_killed(str(site.service.redis_url), "chronoverse", site.directory, step) == -9
     assert len(with_secret(site.objects, job)) == 1
-    # What ten seconds do to the lease of the archiver.
+    # The archiver's lock expires, as it would after ten seconds.
     ask_all(str(site.service.redis_url), [("DEL", job.key.removesuffix("log") + "sealer")])
 
     assert redact_for_good(site, job) == 50
@@ -329,7 +329,7 @@ def test_a_redaction_that_breaks_off_counts_what_was_done(site: Site) -> None:
     assert with_secret(site.objects, job) == []
 
 
-# An object store that refuses
+# An object store that refuses requests
 
 
 @pytest.fixture(scope="module")

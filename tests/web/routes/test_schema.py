@@ -10,9 +10,9 @@ from tests.support.service import Service
 from tests.support.tools import tool
 from tests.web.routes.foreign import Foreign
 
-#: Examples of each operation beside those that its schema's edges give. 200 take half a minute.
+#: Generated examples of each operation, beside those at the bounds of its schema. 200 take half a minute.
 EXAMPLES: Final = 3
-#: So that a run that fails fails again.
+#: A fixed seed, so that a failure can be repeated.
 SEED: Final = 1
 
 

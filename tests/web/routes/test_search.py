@@ -21,7 +21,7 @@ from tests.web.routes.wire import Stream
 STREAMS: Final = ("stdout", "stderr", "stderr")
 WORDS: Final = ("Straße", "ERROR 🙂 error", "plain", "a.b*c", "Ünïcode \\d+", "error", "", "tab\there", "x" * 300)
 MESSAGES: Final = [f"{number} {WORDS[number % len(WORDS)]} {number % 7}" for number in range(1, 601)]
-#: A line that a backtracking engine would be at for longer than the universe has been there.
+#: A line on which a backtracking engine would need longer than the age of the universe.
 EVIL: Final = "a" * 50 + "b"
 
 

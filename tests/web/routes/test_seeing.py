@@ -66,9 +66,9 @@ def test_lines_and_bytes_are_counted_to_the_last(seen: Service, redis_server: Re
 
     lines, size = 9 * 15, sum(map(len, frames)) + len(frames[0])
     assert late.numbers() == [*range(1, 16)]
-    wait_until(lambda: seen.metric(names[0]) - before[0] >= lines, PATIENCE_SECONDS, "both workers have told")
+    wait_until(lambda: seen.metric(names[0]) - before[0] >= lines, PATIENCE_SECONDS, "both workers have reported")
     assert seen.metric(names[0]) - before[0] == lines
-    # A replay's last step brings the end with it.
+    # The last step of a replay contains the end, too.
     assert 0 <= seen.metric(names[1]) - before[1] - size < 1000
     assert seen.metric(reads) > read
     assert 1 <= seen.metric(delays) - delayed <= 2
@@ -134,7 +134,7 @@ def test_counters_outlive_their_workers_in_as_many_files(tmp_path: Path, redis_s
         assert scraped == sorted(scraped)
         assert len(scraped) > 20
         assert service.metric(refused) == 100
-        wait_until(lambda: service.metric("chronoverse_workers") == 2, PATIENCE_SECONDS, "only the living are told")
+        wait_until(lambda: service.metric("chronoverse_workers") == 2, PATIENCE_SECONDS, "only running workers count")
         assert set(files) <= {f"counter_worker{number}.db" for number in range(4)}
 
 

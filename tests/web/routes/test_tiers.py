@@ -22,7 +22,7 @@ from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.wire import Stream, blocks
 
 LINES: Final = 240
-#: How much of the job is archived, whether that has left the store, and whether the rest has too.
+#: How many lines are archived, whether these are trimmed from the store, and whether the rest is trimmed, too.
 TIERS: Final = {
     "hot": (LINES, False, False),
     "half": (130, True, False),
@@ -196,9 +196,9 @@ def test_the_routes_agree(site: Site, tiered: Foreign) -> None:
     assert [{key: line[key] for key in line if key != "highlights"} for line in found] == lines
 
 
-#: Messages that are no plain line: nothing, several lines, what JSON escapes, every plane of Unicode, very much.
+#: Unusual messages: empty, several lines, what JSON escapes, every plane of Unicode, very long.
 ODD: Final = ("", "a\nb\n", "\r\n", "ü\u2028\U0001f642\x00", '"\\u001b"', "\x1b[1mbold\x1b[0m", "long " * 13_000, " ")
-#: The lines of a log that moves to the archive, one by one.
+#: The number of lines of a log that moves to the archive, one by one.
 MOVING: Final = 400
 
 
@@ -314,7 +314,7 @@ def test_what_is_not_archived_is_served_without_the_archive(
     assert site.client.get(f"{job.path}/logs/raw").status_code == 503
     with site.stream(job) as stream:
         stream.wait_for(b"event: job")
-        # At once: an object that is not there is damage, for which nobody waits.
+        # The stream ends at once: a missing object is damage, and waiting would not help.
         there.rename(folder)
         assert stream.wait_end(20).numbers() == [*range(1, 301)]
 

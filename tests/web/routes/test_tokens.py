@@ -39,20 +39,20 @@ ROUTES: Final = {
     "raw": ("GET", "/workflows/mine/jobs/job/logs/raw"),
     "redact": ("POST", "/workflows/mine/jobs/job/logs/redact"),
     "redactions": ("GET", "/workflows/mine/jobs/job/logs/redactions"),
-    # Of one that is not there: nobody is to delete what the others ask for.
+    # This job does not exist. The other requests still need the jobs that do.
     "DELETE": ("DELETE", "/workflows/mine/jobs/nothing"),
 }
-#: What the good token reads: a GET of ``events`` ends since the job has.
+#: What the good token reads. A GET of ``events`` ends, because the job has ended.
 READS: Final = dict.fromkeys(("events", "logs", "job", "jobs", "search", "raw"), 200)
-#: What takes a scope of its own, which the good token has not: that is said first, whatever is there.
+#: Routes with a scope of their own, which the good token lacks. That is checked first, whether or not the job exists.
 ADMINISTERS: Final = dict.fromkeys(("redact", "redactions", "DELETE"), 403)
-#: What the good token writes: a POST gets as far as its body, of which there is none.
+#: What the good token writes. A POST is refused for its missing body.
 WRITES: Final = {"PUT": 200, "open": 415, "append": 415, "end": 415}
 
 
-#: What a status becomes where the job is not there. A body, and a scope, are judged before.
+#: What a status becomes when the job does not exist. The scope and the body are checked before.
 ABSENT: Final = {200: 404}
-#: Of names that no job has.
+#: Numbers for ids that no job has.
 _numbers = itertools.count(1)
 
 
@@ -84,9 +84,9 @@ def unsigned() -> str:
     return signed(header={"alg": "none"}).rpartition(".")[0] + "."
 
 
-#: What a good token gets, which lacks but the scope of administrators.
+#: What a good token gets. It only lacks the scope of administrators.
 GOOD: Final = READS | WRITES | ADMINISTERS
-#: Somebody else's key, and where a token may say that its key lies: nobody looks there.
+#: Another key, and an address that a token may name for its key. The service never fetches it.
 THEIRS: Final = b"another secret, as long as a key has to be"
 POINTERS: Final[dict[str, Mapping[str, object]]] = {
     "kid of a file": {"kid": "../../dev/null"},
@@ -97,7 +97,7 @@ POINTERS: Final[dict[str, Mapping[str, object]]] = {
     "jwk": {"jwk": {"kty": "oct", "k": base64url(THEIRS)}},
 }
 
-#: Every kind of token, and what each route answers to it. ``else`` is for those not named.
+#: Every kind of token, and the status of each route. ``else`` is for routes that are not named.
 MATRIX: Final[dict[str, tuple[Callable[[], str | None], dict[str, int]]]] = {
     "none": (lambda: None, {"else": 401}),
     "malformed": (lambda: "Bearer not.a.token", {"else": 401}),
@@ -333,20 +333,20 @@ def test_two_authorization_headers_are_none(door: Door, lines: list[bytes]) -> N
     status, answer, _ = exchange(door, request_bytes(b"/workflows/mine/jobs/job", token, *headers))
 
     if isinstance(door, Nginx):
-        # It has no header of that name twice.
+        # nginx refuses a request that has this header twice.
         assert status == 400
     else:
         assert (status, answer["www-authenticate"]) == (401, "Bearer")
 
 
-@pytest.mark.parametrize("behind", ["\n", "\x0b", "\x00", "\u00a0"], ids=ascii)
-def test_nothing_may_follow_a_token(door: Door, behind: str) -> None:
+@pytest.mark.parametrize("suffix", ["\n", "\x0b", "\x00", "\u00a0"], ids=ascii)
+def test_nothing_may_follow_a_token(door: Door, suffix: str) -> None:
     """Not even what some parsers take for white space."""
-    token = signed().removeprefix("Bearer ") + behind
+    token = signed().removeprefix("Bearer ") + suffix
     status, _, _ = exchange(door, request_bytes(b"/workflows/mine/jobs/job", token))
 
-    if behind == "\n" and isinstance(door, Nginx):
-        # It ends the line, as RFC 9112 lets it.
+    if suffix == "\n" and isinstance(door, Nginx):
+        # A lone newline ends the header, which RFC 9112 allows.
         assert status == 200
     else:
         assert status in (400, 401)

@@ -23,7 +23,7 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream, exchange, request_bytes
 
-#: Milliseconds for which a worker gathers spans before it sends them.
+#: Milliseconds for which a worker collects spans before it sends them.
 GATHER_MS: Final = 100
 TRACE_ID: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT_ID: Final = "00f067aa0ba902b7"
@@ -118,7 +118,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(None, id="outlet"), pytest.param("gevent", id="gunicorn", marks=pytest.mark.long)],
+    params=[pytest.param(None, id="writer"), pytest.param("gevent", id="gunicorn", marks=pytest.mark.long)],
 )
 def service(
     request: pytest.FixtureRequest,

@@ -13,7 +13,7 @@ import orjson
 
 from tests.support.waiting import wait_until
 
-#: Seconds in which anything a test waits for must happen on a busy machine.
+#: Seconds within which anything that a test waits for must happen, also on a busy machine.
 PATIENCE_SECONDS: Final = 10.0
 
 
@@ -40,7 +40,7 @@ class Stream:
     def __init__(self, door: Door, path: str, headers: Mapping[str, str]) -> None:
         self.body = b""
         self.ended = False
-        #: Whether the server broke off without saying that this is all.
+        #: Whether the connection ended before the response was complete.
         self.cut = False
         self._connection = http.client.HTTPConnection(urlsplit(door.url).netloc, timeout=PATIENCE_SECONDS * 3)
         self._connection.sock = door.connect(PATIENCE_SECONDS * 3)
@@ -126,10 +126,10 @@ def exchange(door: Door, request: bytes, timeout: float = PATIENCE_SECONDS) -> t
     Returns the answer's status, headers and whole body. The connection is closed then.
     """
     with door.connect(timeout) as sock:
-        # A request may have been refused at its first bytes: then the rest cannot be sent.
+        # The server may refuse a request at its first bytes. Then the rest cannot be sent.
         with contextlib.suppress(OSError):
             sock.sendall(request)
-            # TLS has no half of a connection.
+            # A TLS connection cannot be closed in one direction only.
             if not isinstance(sock, ssl.SSLSocket):
                 sock.shutdown(socket.SHUT_WR)
         return receive(sock)

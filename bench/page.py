@@ -1,6 +1,6 @@
 """The page at its limits: five million lines, and 2,000 lines a second for a minute. Prints what it measures.
 
-    python -m tests.browser.acceptance [big] [live]
+    python -m bench.page [big] [live]
 
 It takes about three minutes, 1 GB of memory for the store, and two idle cores.
 """
@@ -30,7 +30,7 @@ RATE: Final = 2000
 SECONDS: Final = 60
 BATCH: Final = 500
 
-#: What a frame of the page shows wrongly, looked for in every frame until it is stopped.
+#: Collects what the page shows wrongly, in every frame, until it is stopped.
 _WATCH: Final = """(expected) => {
     window.watch = { wrong: [], frames: 0, rows: 0, blank: 0, longest: 0, on: true };
     new PerformanceObserver((list) => {
@@ -54,7 +54,7 @@ _WATCH: Final = """(expected) => {
     look();
 }"""
 
-#: The scroll bar from one end to the other and back, a bit in every frame.
+#: Moves the scroll bar from one end to the other and back, a little in every frame.
 _DRAG: Final = """async (steps) => {
     const log = document.getElementById("log");
     const frame = () => new Promise(requestAnimationFrame);
@@ -194,19 +194,19 @@ def live(browser: Browser, service: Service, store: Store) -> None:
     writer.start()
     tab.page.wait_for_selector(".row .m")
     tab.page.evaluate(_WATCH, message(0).replace("0", "#"))
-    behind = []
+    lags = []
     for second in range(SECONDS):
         time.sleep(1)
         if second == SECONDS // 3:
             away(tab)
         numbers = tab.numbers()
-        behind.append(store_last(store, job) - numbers[-1])
+        lags.append(store_last(store, job) - numbers[-1])
     writer.join()
     tab.page.wait_for_function("() => document.getElementById('badge').textContent === 'completed'")
     wait_shown(tab, RATE * SECONDS)
     watched: dict[str, Any] = tab.page.evaluate("() => { watch.on = false; return watch; }")
-    behind.sort()
-    report("lines behind the store, median and most (of 2,000 a second)", f"{behind[SECONDS // 2]}, {behind[-1]}")
+    lags.sort()
+    report("lines behind the store, median and most (of 2,000 a second)", f"{lags[SECONDS // 2]}, {lags[-1]}")
     report("rows looked at in every frame", f"{watched['rows']:,} in {watched['frames']:,} frames")
     report("of them out of order, doubled or with a wrong text", len(watched["wrong"]), not watched["wrong"])
     report("longest task", f"{watched['longest']:.0f} ms", watched["longest"] < 200)
