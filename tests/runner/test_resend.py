@@ -243,6 +243,7 @@ def test_the_result_of_an_earlier_command_is_not_given_to_a_later_one(
     assert end["status"] == "LOST"
 
 
+@pytest.mark.long
 def test_a_long_outage_fills_the_file_and_not_the_memory(server: RedisServer, store: Store, tmp_path: Path) -> None:
     """All lines are delivered in the end, though hardly any of them was in memory."""
     room = SpoolRoom(tmp_path / "spool", "job_1", memory_bytes=20_000, file_bytes=10**8, slot_bytes=20_000)
