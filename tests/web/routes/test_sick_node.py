@@ -32,6 +32,7 @@ def service(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield service
 
 
+@pytest.mark.long
 def test_a_node_that_does_not_answer_delays_no_job_of_other_nodes(cluster: Cluster, service: Service) -> None:
     """Viewers, pages, searches and listings work as before, however many requests the sick node gets."""
     number = next(each for each in cluster.masters() if each not in cluster.pair)
