@@ -1,4 +1,4 @@
-"""``python app.py`` is ``chronoverse serve``; ``gunicorn app:app`` works as well."""
+"""Runs ``chronoverse serve`` for ``python app.py``. ``gunicorn app:app`` works as well."""
 
 import sys
 

@@ -1,4 +1,8 @@
-"""gunicorn's settings: gevent workers, tuned for streams that stay open. It patches before anything is imported."""
+"""gunicorn's settings: gevent workers, tuned for streams that stay open.
+
+gunicorn runs this file in its master, and in it the hooks ``on_starting`` to ``on_exit``. gevent's patches come first,
+before anything else is imported.
+"""
 
 from gevent import monkey
 
@@ -28,11 +32,12 @@ from chronoverse.store.server_checks import watch_evictions
 
 _settings = Settings.from_env()
 
-#: Streams beyond MAX_STREAMS are refused; these stay free above it so that /healthz always answers.
+#: Connections above CHRONOVERSE_MAX_STREAMS. Streams over that limit are refused, so /healthz can always be answered.
 SPARE_CONNECTIONS = 200
-#: Seconds between looks at whether the worker was told to go: gunicorn has no hook for it.
+#: Seconds between two checks whether the worker must shut down. gunicorn has no hook for it.
 POLL_SECONDS = 0.2
-#: Objects made before Python looks for garbage: a request makes hundreds, nearly all gone by counting.
+#: Objects that are made before Python searches for garbage. A request makes hundreds, nearly all of which reference
+#: counting frees.
 GC_THRESHOLD = 20_000
 
 wsgi_app = "chronoverse.web.app:create_app()"
@@ -40,65 +45,67 @@ bind = _settings.bind
 worker_class = "chronoverse.web.worker.Worker"
 workers = _settings.web_concurrency
 worker_connections = _settings.max_streams + SPARE_CONNECTIONS
-# 0 would also switch off the bound on how slowly a request's head may arrive. nginx's own must be below it.
+# Seconds. 0 would also remove the limit on how slowly a request's head may come. nginx's keepalive must be shorter.
 keepalive = 5
-# Only a worker whose event loop hangs is killed; streams may live as long as they like.
+# Only a worker whose event loop hangs is killed. It is no limit for streams.
 timeout = 60
-# Long after a worker that drains has gone.
+# A draining worker has exited long before.
 graceful_timeout = _settings.drain_seconds + 20
-# A request's head: bytes of its first line, number of headers, bytes of each. Tokens may have 8,192. All of it may have
-# chronoverse.web.streaming.connection.HEAD_BYTES.
+# A request's head: bytes of its first line, number of headers, and bytes of each header. A token may have 8,192 bytes.
+# The limit for the whole head is chronoverse.web.streaming.connection.HEAD_BYTES.
 limit_request_line = 8190
 limit_request_fields = 100
 limit_request_field_size = 8190
-# Counts a stream as one request, so anything above 0 would cut streams short.
+# A restart after some number of requests would cut streams off.
 max_requests = 0
 control_socket_disable = True
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
 loglevel = _settings.log_level
 logger_class = f"chronoverse.web.http.logging.{_settings.log_format.capitalize()}Logger"
 
-#: Bytes from which a block of memory has a mapping of its own, which goes back to the system as soon as it is freed.
-#: What a viewer is sent in one write is a little smaller.
+#: A memory block of at least so many bytes has a mapping of its own, which is returned to the system when it is freed.
+#: The bytes that a viewer is sent in one write are a little less.
 OWN_MAPPING_BYTES = 256 * 2**10
-#: Bytes at the heap's end that are kept for later when they are free.
-KEPT_BYTES = 4 * 2**20
+#: Free bytes at the heap's end that are not returned to the system.
+HEAP_RESERVE_BYTES = 4 * 2**20
 
 
-def _give_back_freed_memory() -> None:
-    """Keeps glibc from raising these two thresholds by itself, to 32 MiB and more, once a large block was freed.
+def _return_freed_memory() -> None:
+    """Has glibc return freed memory to the system.
 
-    Eight clients who asked for searches of long lines left a worker with 150 MB that nothing used, and with 18 MB after
-    this. Workers inherit it. See https://man7.org/linux/man-pages/man3/mallopt.3.html, of which this uses
-    M_MMAP_THRESHOLD and M_TRIM_THRESHOLD. Another C library has no such function.
+    By default glibc raises these two thresholds to 32 MiB and more after a large block was freed. Eight clients that
+    searched long lines then left a worker with 150 MB of unused memory. With fixed thresholds it was 18 MB. Workers
+    inherit them. The parameters are M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, see
+    https://man7.org/linux/man-pages/man3/mallopt.3.html. Other C libraries have no such function.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(-3, OWN_MAPPING_BYTES)
-        mallopt(-1, KEPT_BYTES)
+        mallopt(-1, HEAP_RESERVE_BYTES)
 
 
-_give_back_freed_memory()
+_return_freed_memory()
 
-#: How a directory begins that is made here for metrics, and removed at the end. A reload comes by here again.
-MADE = "chronoverse-metrics-"
+#: How the name of a metrics directory begins that was made here. It is removed at the end. After a reload this file
+#: runs again, and finds the directory in the environment.
+METRICS_PREFIX = "chronoverse-metrics-"
 if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=MADE)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=METRICS_PREFIX)
 
-# Which looks for that directory when it is imported.
+# Imported here, because it reads that variable when it is imported.
 from chronoverse import metrics
 
 
 def on_starting(server: Any) -> None:
-    """Wipes the last run's metrics, and leases the embedded server for as long as the master lives."""
+    """Deletes the metrics of the last run, and takes a lease on the embedded server for as long as the master lives."""
     for stale in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
         stale.unlink()
     if _settings.redis_url is None:
-        server.chronoverse_hold = embedded.lease_server(_settings.data_dir)
+        server.chronoverse_lease = embedded.lease_server(_settings.data_dir)
 
 
 def when_ready(server: Any) -> None:
-    """Records where it serves, and tells a person what to type next. Starts the archiver of an embedded server."""
+    """Records the addresses for local clients, prints the banner, and starts the archiver beside an embedded server."""
     address = str(server.LISTENERS[0])
     if _settings.has_local_secret:
         server.chronoverse_listeners = [listeners.record(_settings.data_dir, each.sock) for each in server.LISTENERS]
@@ -119,41 +126,42 @@ def _archiver_died(log: Any, pid: int, again: float) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Names the worker after one that is gone, in whose files it counts on; its gauges start afresh."""
+    """Gives the worker the name of one that has exited. It goes on with that one's counters, and with new gauges."""
     taken = {each.chronoverse_name for each in server.WORKERS.values()}
     worker.chronoverse_name = next(name for name in map("worker{}".format, itertools.count()) if name not in taken)
     metrics.drop_process(worker.chronoverse_name)
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Before anything is counted."""
+    """Names the process for the metrics, before anything is counted."""
     metrics.name_process(worker.chronoverse_name)
 
 
 def post_worker_init(worker: Any) -> None:
-    """Ends the worker's streams when it is told to go; nothing in gunicorn would. Until then, minds its server."""
-    # What there is now stays. Looking through it again and again took 8 % of the time to accept a crowd.
+    """Starts the worker's threads: one drains its streams when it must shut down, one watches for evictions."""
+    # What exists now stays. Without this, garbage collection took 8 % of the time to accept many viewers at once.
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     deps = worker.wsgi.extensions["chronoverse"]
     deps.proxies.trust(worker.cfg.forwarded_allow_ips)
 
-    def mind() -> None:
+    def watch_worker() -> None:
+        """Checks the embedded server until the worker must shut down, and then drains the streams."""
         while worker.alive:
             gevent.sleep(POLL_SECONDS)
             if deps.server_lease:
-                _ensure(deps.server_lease, worker.log)
+                _restart_dead_server(deps.server_lease, worker.log)
         worker.log.info("going: %d streams end within %d s", len(deps.admission), deps.settings.drain_seconds)
         deps.admission.drain(deps.settings.drain_seconds)
 
-    threading.Thread(target=mind, name="mind", daemon=True).start()
-    # Each shows the metric, since any may be the last to live; one warns, and the first workers have one of this name.
+    threading.Thread(target=watch_worker, name="worker-watchdog", daemon=True).start()
+    # Each worker sets the metric, because any of them may be the last one. Only one warns. There is always a worker0.
     warn = worker.log.warning if worker.chronoverse_name == "worker0" else None
     threading.Thread(target=watch_evictions, args=(deps.store, warn), name="store-watch", daemon=True).start()
 
 
-def _ensure(lease: embedded.ServerLease, log: Any) -> None:
-    """Starts the embedded server again if it was killed together with its supervisor, which else restarts it."""
+def _restart_dead_server(lease: embedded.ServerLease, log: Any) -> None:
+    """Starts the embedded server and its supervisor again if both are dead. The supervisor restarts only the server."""
     try:
         lease.ensure()
     except EmbeddedError as error:
@@ -161,17 +169,17 @@ def _ensure(lease: embedded.ServerLease, log: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Takes the dead worker's gauges out of the sums."""
+    """Removes the gauges of the dead worker."""
     metrics.drop_process(worker.chronoverse_name)
 
 
 def on_exit(server: Any) -> None:
-    """Leaves nothing behind, but in a directory that the operator has named."""
+    """Stops the archiver, and removes the files that were made here."""
     if archiver := getattr(server, "chronoverse_archiver", None):
         archiver.stop()
-    if not server.reexec_pid:  # a master that has taken our place (SIGUSR2) has our sockets, and their files
+    if not server.reexec_pid:  # After SIGUSR2 a new master has these sockets and files.
         for path in filter(None, getattr(server, "chronoverse_listeners", ())):
             path.unlink(missing_ok=True)
     directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-    if directory.name.startswith(MADE):
+    if directory.name.startswith(METRICS_PREFIX):
         shutil.rmtree(directory, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Final
 import click
 
 from chronoverse.client.client import Client, FoundLine
-from chronoverse.client.follower import JobState, LogEvent, Notice, Redaction, name_gaps
+from chronoverse.client.follower import JobState, LogEvent, Notice, RedactedLines, name_gaps
 from chronoverse.client.terminal import LineRenderer, gap_notice, plain_text, redaction_notice
 from chronoverse.joblog.values import Gap, JobRef, Line, Status
 
@@ -66,10 +66,10 @@ class Printer:
         self._write(self._renderer.close_line(), True)
         return state
 
-    def _print_other(self, event: Gap | Redaction | Notice) -> None:
+    def _print_other(self, event: Gap | RedactedLines | Notice) -> None:
         if isinstance(event, Gap):
             self._print_notice(gap_notice(event))
-        elif isinstance(event, Redaction):
+        elif isinstance(event, RedactedLines):
             self._print_notice(redaction_notice(event.first, event.last))
         else:
             self._print_message(event.reason)

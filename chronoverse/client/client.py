@@ -1,6 +1,6 @@
 """The HTTP client for readers: follows a job's log through lost connections, and reads its pages.
 
-connection ─> bytes ─> follower ─> Line | Gap | JobState | Notice | Redaction
+connection ─> bytes ─> follower ─> Line | Gap | JobState | Notice | RedactedLines
      ^                    │
      └── Last-Event-ID ───┘   until the log ends, or the service refuses for good
 """

@@ -43,14 +43,14 @@ class Notice(NamedTuple):
     reason: str
 
 
-class Redaction(NamedTuple):
+class RedactedLines(NamedTuple):
     """Lines ``first`` to ``last`` have been redacted. They may have been shown before with their old text."""
 
     first: int
     last: int
 
 
-LogEvent = Line | Gap | JobState | Notice | Redaction
+LogEvent = Line | Gap | JobState | Notice | RedactedLines
 
 
 class Follower:
@@ -103,7 +103,7 @@ class Follower:
                     return self._read_gap(orjson.loads(event.data))
                 case "redact":
                     span = orjson.loads(event.data)
-                    return Redaction(span["from"], span["to"])
+                    return RedactedLines(span["from"], span["to"])
                 case "job":
                     return JobState.from_json(orjson.loads(event.data))
                 case "end":

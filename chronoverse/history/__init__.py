@@ -1,5 +1,5 @@
-"""One log over all tiers: the archive has its beginning, the store its end.
+"""One log over both tiers: the archive has its older lines, the store its newer ones.
 
-tiered_log  reads pages upwards and downwards, and names the gaps
-source      what live reading and history need of a store and of an archive
+tiered_log  chooses the tier for each read, and reads entries upwards and downwards with their gaps
+protocols   what readers need of a store and of an archive
 """

@@ -1,4 +1,4 @@
-"""What reading needs of a store and of an archive."""
+"""What readers of logs need of a store and of an archive."""
 
 from collections.abc import Hashable, Sequence
 from typing import Protocol
@@ -20,7 +20,7 @@ class MultiJobReader(Protocol):
 
 
 class LogReader(Protocol):
-    """What reading needs of a store; see :class:`chronoverse.store.Store`."""
+    """What readers need of a store; see :class:`chronoverse.store.Store`."""
 
     @property
     def single_server(self) -> bool: ...
@@ -34,22 +34,22 @@ class LogReader(Protocol):
 
 
 class Archive(Protocol):
-    """What reading needs of the archive, for numbers that the job's record says are there.
+    """What readers need of an archive. They ask for numbers only that the job says are archived.
 
-    Raises of any method: :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`.
+    Every method raises :class:`ArchiveUnavailable` or :class:`ArchiveDamaged`.
     """
 
     def frames(self, job: JobRef, after: int, most_lines: int) -> tuple[bytes, int] | None:
-        """Up to ``most_lines`` lines behind ``after`` as SSE frames, and the number reached.
+        """Up to ``most_lines`` lines after line ``after`` as event frames, and the last number in them.
 
-        None where something else than one line for each number follows.
+        None when something other than one line for each number follows.
         """
 
     def entries(self, job: JobRef, after: int, count: int) -> Sequence[Entry]:
-        """Up to ``count`` entries behind ``after``, upwards, and what has no number behind them."""
+        """Up to ``count`` entries after line ``after``, upwards, and the entries out of sequence among them."""
 
     def entries_before(self, job: JobRef, before: int, count: int) -> Sequence[Entry]:
         """Up to ``count`` entries before ``before``, downwards."""
 
     def forget(self, job: JobRef) -> None:
-        """What is known of the job's chunks is not true any more."""
+        """Drops everything cached of the job, because its chunks were changed."""

@@ -9,7 +9,7 @@ from typing import Final
 from chronoverse.joblog import sse
 from chronoverse.joblog.values import End, Job
 
-#: What a reader is told whose log expired or was deleted meanwhile.
+#: The error for a reader whose log expired or was deleted while it was read.
 LOG_IS_GONE: Final = "the log is gone from the store: it expired or was deleted"
 
 

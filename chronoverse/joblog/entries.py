@@ -1,4 +1,7 @@
-"""What the entries of a log's stream mean, whoever wrote them. Pure, and nothing in them is trusted."""
+"""What the entries of a log's Redis stream mean. Pure.
+
+Anybody may have written them, so nothing in them is trusted.
+"""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,23 +21,24 @@ from chronoverse.joblog.values import (
     parse_number,
 )
 
-#: What a foreign entry without a timestamp is shown with: valid, and plainly not a real time.
+#: The timestamp of a line whose runner gave none: valid, and obviously not a real time.
 NO_TIMESTAMP: Final = "1970-01-01T00:00:00.000Z"
 
-#: :data:`LINE_FRAME` of a line that is not a piece of a longer one.
+#: :data:`LINE_FRAME` of a line that is not partial.
 _PLAIN_FRAME: Final = LINE_FRAME.replace(b'"%b}', b'"}')
 
 Entry = Line | Gap | End | OutOfSequence
-#: An entry as the store hands it over: id, then field, value, field, value, …
+#: An entry as Redis returns it: its id, then a list of field, value, field, value, …
 RawEntry = Sequence[Any]
 
 
 def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Iterator[Entry]:
-    """What the raw ``entries`` that follow line ``after`` say, in order, every number accounted for.
+    """What the raw ``entries`` after line ``after`` are: lines, gaps, the end, or entries out of sequence.
 
-    Anybody may have written them, so nothing here can fail: what can be shown is a Line, numbers that
-    are not there are a Gap (``trimmed`` below ``first``, the first number the store still has), and an
-    entry without a number of its own is a Stray. Nothing follows an End, or a Stray beyond all numbers.
+    This is the only place that decides it. Every number appears once, in order. An entry that can be shown is a Line.
+    Numbers that no entry has are a Gap: ``trimmed`` below ``first``, the first number that the store still has, and
+    ``missing`` otherwise. An entry that has no number of its own is OutOfSequence. Nothing follows an End, or an entry
+    beyond the largest number. Never raises, whatever the entries contain.
     """
     cursor = after
     for entry_id, fields in entries:
@@ -47,7 +51,7 @@ def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Ite
             continue
         entry, start = _entry(number, fields), number
         if type(entry) is Gap:
-            # Lost numbers are told of behind them, maybe to who has begun to read among them.
+            # An entry about lost lines has the last lost number. A reader may have begun among them: it gets the rest.
             start = max(entry.first, cursor + 1)
             entry = Gap(start, number, entry.reason)
         if start > cursor + 1:
@@ -59,11 +63,11 @@ def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Ite
 
 
 def plain_frames(entries: Iterable[RawEntry], after: int, most_bytes: int = sys.maxsize) -> list[bytes]:
-    """The frames of the plain lines that the raw ``entries`` behind line ``after`` begin with, up to the first other.
+    """The frames of the plain lines at the beginning of ``entries``, which follow line ``after``.
 
-    A plain line is what our own append writes: the next number, and a timestamp, a message and a stream in this
-    order. Its frame is the one that :func:`read_entries` and ``Line.to_frame`` lead to, at a third of the cost. The
-    last frame is the one with which they come to ``most_bytes``.
+    A plain line is what our own append writes: it has the next number, and a timestamp, a message and a stream, in this
+    order. The frames are the same as :func:`read_entries` and ``Line.to_frame`` would make, at a third of the cost.
+    Stops at the first entry that is no plain line, and after the frame that reaches ``most_bytes``.
     """
     frames: list[bytes] = []
     left, number, stamp, stamp_json = most_bytes, after, None, b""
@@ -87,7 +91,7 @@ def plain_frames(entries: Iterable[RawEntry], after: int, most_bytes: int = sys.
 
 
 def in_sequence(entries: Sequence[RawEntry], after: int) -> bool:
-    """Whether the entries' ids look like one number after the other from ``after`` on, so that no gap is among them."""
+    """Whether the entries have the numbers after ``after`` without a gap, as far as the last number shows."""
     return not entries or entry_number(entries[-1][0]) == after + len(entries)
 
 
@@ -138,7 +142,7 @@ def _entry(number: int, fields: Sequence[bytes]) -> Line | Gap | End:
 
 
 def read_terminal(number: int, fields: Sequence[bytes]) -> End:
-    """The terminal entry out of its Redis fields. What a foreign runner left out is filled in."""
+    """The terminal entry from its Redis fields. Defaults replace what a foreign runner left out."""
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     status = _text(named.get(b"status", b""))
     known = status in Status.__members__ and Status(status).terminal

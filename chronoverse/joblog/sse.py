@@ -1,6 +1,6 @@
-"""Server-Sent Events, both directions: bytes of a frame, and frames out of bytes.
+"""Encodes and decodes Server-Sent Events. Pure: no I/O, and nothing about jobs.
 
-Pure: no I/O, and nothing about jobs. The format is the WHATWG HTML standard's,
+The format is defined in the WHATWG HTML standard:
 https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
@@ -19,7 +19,7 @@ _DIGITS = re.compile(r"[0-9]{1,15}")
 
 
 class Event(NamedTuple):
-    """One dispatched event. ``id`` is the last one seen on the stream so far, not only in this block."""
+    """One event. ``id`` is the last id on the stream so far, even if an earlier block had it."""
 
     event: str
     data: str
@@ -27,12 +27,12 @@ class Event(NamedTuple):
 
 
 def frame(event: str, data: bytes, id: int | None = None, retry_ms: int | None = None) -> bytes:
-    r"""One block, ``id`` last so that a torn frame never moves a client's cursor.
+    r"""One block. ``id`` comes last, so that an incomplete block never moves a client's cursor.
 
     >>> frame("end", b'{"status":"stream_ended"}', id=4)
     b'event: end\ndata: {"status":"stream_ended"}\nid: 4\n\n'
 
-    ``data`` must hold no CR or LF (JSON never does; see :func:`fold` for text).
+    ``data`` must have no CR and no LF. JSON has none; use :func:`fold` for text.
     """
     block = b"event: %b\ndata: %b\n" % (event.encode("ascii"), data)
     if retry_ms is not None:
@@ -53,15 +53,15 @@ def retry(milliseconds: int) -> bytes:
 
 
 def fold(text: str) -> bytes:
-    """``text`` as one line of data: each run of CR and LF becomes a space."""
+    """``text`` as one line of data. Each sequence of CR and LF becomes a space."""
     return _NEWLINES.sub(" ", text).strip().encode("utf-8", "replace")
 
 
 class Decoder:
-    """Frames out of bytes, however the bytes are cut. Feed it chunks, iterate what comes out.
+    """Decodes the bytes of a stream, which may come in chunks of any size.
 
-    ``last_event_id`` moves only when a whole block has arrived, and ``retry_ms`` is None until the
-    stream sets it. A comment or a block without data dispatches nothing, as the standard says.
+    ``last_event_id`` changes only when a whole block has arrived. ``retry_ms`` is None until the stream sets it. A
+    comment, or a block without data, makes no event, as the standard says.
     """
 
     def __init__(self, last_event_id: str = "") -> None:
@@ -77,7 +77,7 @@ class Decoder:
         self._id = self.last_event_id
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
-        """Every event that ``chunk`` completes."""
+        """The events that ``chunk`` completes."""
         buffer = self._buffer + chunk
         if not self._started and len(buffer) < 3 and b"\xef\xbb\xbf".startswith(buffer):
             self._buffer = buffer
@@ -86,7 +86,7 @@ class Decoder:
         self._started = True
         for end in _LINE_END.finditer(buffer, start):
             if end.group() == b"\r" and end.end() == len(buffer):
-                break  # the \n of a \r\n may still be on its way
+                break  # The \n of a \r\n may come in the next chunk.
             event = self._line(buffer[start : end.start()].decode("utf-8", "replace"))
             start = end.end()
             if event is not None:

@@ -1,4 +1,4 @@
-"""From when until when: times of lines, compared."""
+"""Times of lines, and the range of times that a search asks for."""
 
 import re
 from datetime import UTC, datetime
@@ -6,12 +6,12 @@ from typing import Final, NamedTuple
 
 from chronoverse.joblog.values import iso_timestamp
 
-#: A time as we spell it. Two of these compare as texts do.
+#: A time as we write it. Two such times can be compared as texts.
 _OURS: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", re.ASCII)
 
 
 def read_time(text: str) -> str | None:
-    """An ISO 8601 time as :func:`iso_timestamp` spells it, without a zone taken for UTC; None when it is none."""
+    """An ISO 8601 time as :func:`iso_timestamp` writes it. Without a zone it is UTC. None if ``text`` is no time."""
     if _OURS.fullmatch(text):
         return text
     try:
@@ -22,13 +22,13 @@ def read_time(text: str) -> str | None:
 
 
 class TimeRange(NamedTuple):
-    """Times that are not before ``since`` and not after ``until``, each as :func:`read_time` spells it, or open."""
+    """Times from ``since`` to ``until``, both included, as :func:`read_time` writes them. None means no bound."""
 
     since: str | None = None
     until: str | None = None
 
     def has(self, timestamp: str) -> bool:
-        """Whether a line's time is one of these. What is no time is in no period but the open one."""
+        """Whether a line's time is in the range. A text that is no time is in a range without bounds only."""
         if self.since is None and self.until is None:
             return True
         time = read_time(timestamp)

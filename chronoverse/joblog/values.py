@@ -1,9 +1,9 @@
-"""The vocabulary of a job's log: frozen values, no I/O.
+"""The values that a job's log is made of. They are immutable, and do no I/O.
 
-One integer runs through everything. A line's ``sequence_num`` is its Redis entry id (``7-0``), its
-SSE ``id:``, its place in a page and its permalink, and an *offset* always means "strictly after".
+Each line has a number, ``sequence_num``. The same number is in the line's Redis entry id (``7-0``), in its SSE ``id:``,
+in pages and in links. An *offset* is a number after which reading starts.
 
-A line has one shape and three spellings, side by side in :class:`Line`: Redis fields, SSE frame, JSON.
+A line is written in three ways, all in :class:`Line`: as Redis fields, as an SSE frame, as JSON.
 """
 
 import re
@@ -25,9 +25,9 @@ MAX_LINE_BYTES: Final = 65_536
 #: The largest number a client may name (15 digits), well inside what JSON and Redis carry exactly.
 MAX_NUMBER: Final = 999_999_999_999_999
 
-#: A line's SSE spelling: timestamp and message as JSON, number, stream, :data:`PARTIAL` or nothing, number again.
+#: A line as an SSE frame: timestamp and message as JSON, number, stream, :data:`PARTIAL` or nothing, number again.
 LINE_FRAME: Final = b'event: log\ndata: {"timestamp":%b,"message":%b,"sequence_num":%d,"stream":"%b"%b}\nid: %d\n\n'
-#: What a piece of a longer line says besides.
+#: The key that a partial line has in addition.
 PARTIAL: Final = b',"partial":true'
 
 _EXIT_CODE = re.compile(r"-?[0-9]{1,9}", re.ASCII)
@@ -35,12 +35,12 @@ _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 
 def parse_number(text: str) -> int | None:
-    """The one parser for numbers from outside: 1 to 15 ASCII digits, or None."""
+    """A number that came from outside: 1 to 15 ASCII digits. None for any other text."""
     return int(text) if _NUMBER.fullmatch(text) else None
 
 
 def parse_exit_code(text: str) -> int | None:
-    """An exit code as a store holds it, or None where it is absent or no number."""
+    """An exit code as the store has it. None if it is absent or no number."""
     return int(text) if _EXIT_CODE.fullmatch(text) else None
 
 
@@ -50,7 +50,7 @@ def iso_timestamp(seconds: float) -> str:
 
 
 def seconds_of(text: str) -> float | None:
-    """Unix seconds of an ISO 8601 time, or None where it is none. Without a zone it is UTC."""
+    """Unix seconds of an ISO 8601 time. Without a zone it is UTC. None if ``text`` is no time."""
     try:
         found = datetime.fromisoformat(text)
         return (found if found.tzinfo else datetime.fromisoformat(f"{text}+00:00")).timestamp()
@@ -59,7 +59,7 @@ def seconds_of(text: str) -> float | None:
 
 
 class JobRef(NamedTuple):
-    """Which job: both parts match :data:`IDENTIFIER`."""
+    """The two ids that name a job. Both match :data:`IDENTIFIER`."""
 
     workflow_id: str
     job_id: str
@@ -85,9 +85,10 @@ class Status(StrEnum):
 
 
 class Line(NamedTuple):
-    """One line, or a piece of a long one (``partial``: it goes on in the stream's next line).
+    """One line of a log.
 
-    ``message`` has no newline at its end. It is text: bytes that are not UTF-8 were replaced once.
+    A long line is cut into several: all but the last are ``partial``, and go on in the next line of the same stream.
+    ``message`` has no newline at its end. Bytes that were not UTF-8 have been replaced in it.
     """
 
     sequence_num: int
@@ -97,12 +98,12 @@ class Line(NamedTuple):
     partial: bool = False
 
     def to_fields(self) -> list[str]:
-        """The Redis spelling: field, value, field, value, …"""
+        """The line as Redis fields: field, value, field, value, …"""
         fields = ["timestamp", self.timestamp, "message", self.message, "stream", self.stream]
         return [*fields, "partial", "1"] if self.partial else fields
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON spelling, keys in the published order."""
+        """The line as JSON, with the keys in the published order."""
         line: dict[str, Any] = {
             "timestamp": self.timestamp,
             "message": self.message,
@@ -114,19 +115,19 @@ class Line(NamedTuple):
         return line
 
     def to_frame(self) -> bytes:
-        """The SSE spelling: :meth:`to_json` in a block, put together at half the cost of going by that."""
+        """The line as an SSE frame. The JSON is formatted by hand, at half the cost of :meth:`to_json`."""
         number, timestamp, message, stream, partial = self
         rest = PARTIAL if partial else b""
         return LINE_FRAME % (orjson.dumps(timestamp), orjson.dumps(message), number, stream.encode(), rest, number)
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> "Line":
-        """A line out of its JSON spelling, as a client receives it."""
+        """A line from the JSON that a client receives."""
         return cls(line["sequence_num"], line["timestamp"], line["message"], line["stream"], line.get("partial", False))
 
 
 class LineRun(NamedTuple):
-    """Lines in a row that differ only in their text, which is UTF-8: what an append is made of."""
+    """Consecutive lines that differ in their text only. Appends consist of these. ``messages`` are UTF-8."""
 
     timestamp: str
     stream: str
@@ -135,7 +136,7 @@ class LineRun(NamedTuple):
 
 
 def lines_of(runs: Iterable[LineRun], first: int) -> list[Line]:
-    """The runs' lines, numbered from ``first``."""
+    """The lines of ``runs``, numbered from ``first``."""
     lines: list[Line] = []
     for timestamp, stream, partial, messages in runs:
         numbered = enumerate(messages, first + len(lines))
@@ -144,10 +145,10 @@ def lines_of(runs: Iterable[LineRun], first: int) -> list[Line]:
 
 
 class Gap(NamedTuple):
-    """Numbers ``first`` to ``last``, both included, that cannot be had.
+    """Numbers ``first`` to ``last``, both included, whose lines cannot be shown.
 
-    ``reason``: ``trimmed`` away, ``missing`` (never written, or deleted), ``lost`` (the store lost them, and
-    their runner did not keep them), ``malformed`` (nothing in it to show).
+    ``reason`` is ``trimmed`` (the store has deleted them), ``missing`` (never written, or deleted by somebody),
+    ``lost`` (the store lost them, and their runner has them no more) or ``malformed`` (the entry has no message).
     """
 
     first: int
@@ -155,12 +156,12 @@ class Gap(NamedTuple):
     reason: str
 
     def to_frame(self) -> bytes:
-        """The SSE spelling."""
+        """The SSE frame."""
         return sse.frame("gap", orjson.dumps({"from": self.first, "to": self.last, "reason": self.reason}))
 
 
 class End(NamedTuple):
-    """The terminal entry: always a log's last, its number one past the last line's."""
+    """The terminal entry. It is the last of a log, and its number is one more than the last line's."""
 
     sequence_num: int
     status: Status
@@ -170,7 +171,7 @@ class End(NamedTuple):
     timestamp: str | None
 
     def to_frame(self, lease_seconds: int) -> bytes:
-        """The SSE spelling: ``end``, or for a lost job the ``error`` that closes it."""
+        """The SSE frame: ``end``, or for a lost job an ``error``."""
         if self.status is Status.LOST:
             reason = f"runner lost: nothing heard from it for {lease_seconds} s"
             return sse.frame("error", reason.encode(), id=self.sequence_num)
@@ -178,23 +179,23 @@ class End(NamedTuple):
 
 
 class OutOfSequence(NamedTuple):
-    """An entry that has no place in the numbering, such as ``5-1`` after ``5-0``. It is named, never shown.
+    """An entry without a number of its own, such as ``5-1`` after ``5-0``. Readers get its id, but not its text.
 
-    ``last`` when it lies beyond all numbers: whatever follows it lies there too.
+    ``last``: its number is larger than any that we allow, so that nothing after it can be shown.
     """
 
     entry_id: str
     last: bool = False
 
     def to_frame(self) -> bytes:
-        """The SSE spelling: an ``error`` that ends nothing, unless it is the last."""
+        """The SSE frame: an ``error``. The stream goes on after it, unless it is the last."""
         behind = " and all behind it" if self.last else ""
         text = f"entry {self.entry_id}{behind} has no place in this log's numbering and cannot be shown"
         return sse.frame("error", sse.fold(text))
 
 
 class Attempt(NamedTuple):
-    """A runner's hold on a job: ``token`` in the lease, and the number its next line gets."""
+    """A runner's attempt at a job. ``token`` is in the lease; ``next`` is the number of its next line."""
 
     job: JobRef
     token: str
@@ -204,12 +205,12 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What the store knows of a job at one instant.
+    """The state of a job at the moment when it was fetched.
 
-    ``first`` is the first number that can still be had and ``last`` the last line's; there is no line
-    to be had when ``first > last``. ``end`` is the terminal entry, once there is one. Numbers up to ``archived`` are
-    in the archive, from ``first`` on; 0 when none is. The store itself has the numbers from ``hot`` on.
-    ``redactions`` is how many times something was redacted.
+    ``first`` is the first number that can still be read and ``last`` the last line's number; no line can be read when
+    ``first > last``. ``end`` is the terminal entry, once there is one. The archive has the numbers from ``first`` to
+    ``archived``, which is 0 when nothing is archived. The store has the numbers from ``hot`` on. ``redactions`` counts
+    how often something was redacted.
     """
 
     ref: JobRef
@@ -230,7 +231,7 @@ class Job:
 
     @property
     def age(self) -> tuple[int, bool]:
-        """Grows as a job that has not ended gets on."""
+        """Grows with each attempt, and when the attempt starts. Of two states of a running job the larger is newer."""
         return self.attempt, self.status is not Status.PENDING
 
     def ended(self, end: End) -> "Job":
@@ -247,7 +248,7 @@ class Job:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON spelling, as ``GET /workflows/{w}/jobs/{j}`` answers it."""
+        """The job as JSON, as ``GET /workflows/{w}/jobs/{j}`` answers it."""
         return {
             "workflow_id": self.ref.workflow_id,
             "id": self.ref.job_id,
@@ -264,7 +265,7 @@ class Job:
         }
 
     def to_frame(self) -> bytes:
-        """The SSE spelling; the last four keys only once the job has ended."""
+        """The ``job`` frame. It has the last four keys only when the job has ended."""
         state: dict[str, Any] = {
             "status": self.status,
             "attempt": self.attempt,

@@ -1,6 +1,6 @@
-"""What a worker has delivered, counted once per batch and told to the metrics now and then.
+"""Counts what a worker delivers, and reports it to the metrics from time to time.
 
-Telling costs some microseconds, so nothing here is done once per viewer and line.
+Updating a metric takes some microseconds. So deliveries are counted once per batch, not once per viewer and line.
 """
 
 import time
@@ -13,30 +13,30 @@ from chronoverse.errors import StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.live.feed import Feed
 
-#: Seconds. An older line was written long ago and is only now appended, as by a runner that was cut off for a day:
-#: that says nothing of how we deliver.
+#: Lines older than so many seconds do not count as delays. Their runner was cut off and appends them late, which says
+#: nothing about our own delay.
 MAX_DELAY_SECONDS: Final = 3_600.0
 
 
 class DeliveryStats:
-    """Lines and bytes handed to viewers, and how late. ``wall_clock`` is Unix time in seconds."""
+    """Lines and bytes sent to viewers, and their delay. ``wall_clock`` returns Unix time in seconds."""
 
     def __init__(self, wall_clock: Callable[[], float] = time.time) -> None:
         self._wall_clock = wall_clock
         self._lines = self._bytes = self._replays = 0
 
     def count_delivered(self, lines: int, size: int, viewers: int = 1) -> None:
-        """So many lines, ``size`` bytes, to each of the viewers."""
+        """Counts ``lines`` lines with ``size`` bytes, sent to each of ``viewers`` viewers."""
         self._lines += lines * viewers
         self._bytes += size * viewers
 
     def count_replayed(self, lines: int, size: int) -> None:
-        """What one viewer got by a read of its own."""
+        """Counts what one viewer got by a read of its own."""
         self._replays += 1
         self.count_delivered(lines, size)
 
     def observe_delay(self, entry: RawEntry) -> None:
-        """The oldest entry of a batch that all viewers have been written just now."""
+        """Records the delay of a batch that was just sent. ``entry`` is its oldest entry."""
         written = written_at(entry)
         delay = MAX_DELAY_SECONDS if written is None else self._wall_clock() - written
         if delay < MAX_DELAY_SECONDS:
@@ -44,7 +44,7 @@ class DeliveryStats:
             metrics.DELIVERY_DELAY.observe(max(delay, 0.0))
 
     def report(self, feeds: Collection[Feed], silence: float) -> None:
-        """Brings the metrics up to date. ``silence`` is for how many seconds the store has not answered."""
+        """Updates the metrics. ``silence`` is for how many seconds the store has not answered."""
         watching = sum([len(feed.viewers) + feed.group_size for feed in feeds])
         metrics.VIEWERS_BEHIND.set(watching - sum([feed.ring_readers for feed in feeds]))
         metrics.JOBS_WATCHED.set(len(feeds))
@@ -59,7 +59,7 @@ class DeliveryStats:
 
 
 def written_at(entry: RawEntry) -> float | None:
-    """When a raw entry says it was written, in Unix time; None when it does not say, or nothing sensible."""
+    """The timestamp of a raw entry as Unix time. None if it has no valid one."""
     fields = entry[1]
     for name, value in zip(fields[::2], fields[1::2], strict=False):
         if name == b"timestamp":
@@ -72,6 +72,6 @@ def written_at(entry: RawEntry) -> float | None:
 
 
 def count_store_error(during: str, error: StoreError) -> None:
-    """Counts a call of the store that failed: ``tail``, ``replay`` or ``request`` says whose."""
+    """Counts a failed call of the store. ``during`` is ``tail``, ``replay`` or ``request``."""
     kinds = {StoreUnavailable: "unavailable", StoreRefused: "refused"}
     metrics.STORE_ERRORS.labels(during, kinds.get(type(error), "unexpected")).inc()

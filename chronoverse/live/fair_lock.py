@@ -1,4 +1,4 @@
-"""A few at a time, each subject in its turn, and everybody else in between."""
+"""A lock that serves its subjects in turn."""
 
 import contextlib
 import threading
@@ -8,17 +8,15 @@ from typing import Final
 
 
 class FairLock:
-    """A lock that up to ``at_once`` holders have at a time, up to ``each`` of them of one subject.
+    """A lock with up to ``at_once`` holders, of which up to ``each`` belong to one subject (the user of a token).
 
-    It is handed to the subjects that wait in turn.
+    The subjects that wait get the lock in turn. So if one subject has many requests, another subject waits for one of
+    them only. Among the requests of one subject, the one that has waited longest comes first. A subject that has
+    ``each`` holders already is passed over until one of them releases the lock. Calls without a subject share a queue.
 
-    Of a subject, whoever has waited longest is served first: who asks again at once comes behind all that wait. However
-    many requests of one subject wait, another subject waits for one turn of it. A subject that already has ``each``
-    turns is passed over until one of them ends. Without subjects all wait in one queue.
-
-    A turn begins with a call of ``pause``, which lets whoever needs no turn go on for once. So however many take turns,
-    nobody else waits for more than ``at_once`` of them. ``seconds`` is how long anybody waits for a turn; when it does
-    not come, ``missed`` is raised, made of a text; or ``used_up``, when the subject itself has ``each`` turns by then.
+    Whoever gets the lock first calls ``pause``, which lets the rest of the worker run once. So code that does not need
+    the lock never waits for more than ``at_once`` holders. A caller waits for up to ``seconds``. Then it gets the
+    exception that ``missed`` makes of a text, or that of ``used_up`` if its own subject has ``each`` holders.
     """
 
     def __init__(
@@ -38,17 +36,17 @@ class FairLock:
         self._free = at_once
         self._each: Final = at_once if each is None else each
         self._held: Counter[str] = Counter()
-        #: Who waits, by subject; the first subject has the next turn.
+        #: The callers that wait, by subject. The first subject is the next to get the lock.
         self._queues: dict[str, deque[threading.Event]] = {}
 
     @property
     def waiting(self) -> int:
-        """How many wait for a turn."""
+        """How many callers wait."""
         return sum(map(len, self._queues.values()))
 
     @contextlib.contextmanager
     def hold(self, subject: str) -> Iterator[None]:
-        """A turn of ``subject`` for a ``with``. Raises what ``missed`` or ``used_up`` makes."""
+        """Holds the lock for ``subject`` during a ``with`` block. Raises what ``missed`` or ``used_up`` makes."""
         self._acquire(subject)
         try:
             self._pause()
@@ -57,7 +55,7 @@ class FairLock:
             self._release(subject)
 
     def __enter__(self) -> None:
-        """Begins a turn of nobody in particular."""
+        """Acquires the lock without a subject."""
         self._acquire("")
         try:
             self._pause()
@@ -66,7 +64,7 @@ class FairLock:
             raise
 
     def __exit__(self, *_: object) -> None:
-        """Ends it."""
+        """Releases the lock."""
         self._release("")
 
     def _acquire(self, subject: str) -> None:
@@ -87,7 +85,7 @@ class FairLock:
             raise error(f"too many requests at a time: this one did not get its turn within {self._seconds:g} s")
 
     def _give_up(self, subject: str, mine: threading.Event) -> None:
-        """Waits no longer. A turn that was handed over at the last moment is handed on."""
+        """Stops waiting. If the lock was granted at the last moment, it is passed on to the next caller."""
         with self._lock:
             queue = self._queues.get(subject, deque())
             if mine in queue:
@@ -109,7 +107,7 @@ class FairLock:
                 self._grant(following)
                 queue.popleft().set()
                 if queue:
-                    # Behind the other subjects.
+                    # This subject goes to the end of the queue.
                     self._queues[following] = queue
 
     def _grant(self, subject: str) -> None:

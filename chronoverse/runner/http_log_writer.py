@@ -120,7 +120,7 @@ class HttpLogWriter:
         Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
         try:
-            return self._append(attempt, lines[0].sequence_num, [_spell(line) for line in lines])
+            return self._append(attempt, lines[0].sequence_num, [_to_json(line) for line in lines])
         except TooLong:
             if len(lines) == 1:
                 raise
@@ -204,14 +204,14 @@ class HttpLogWriter:
             return self._http.request("POST", url, **options)
 
     def _json(self, answer: bytes) -> Any:
-        # It may be the page of a proxy, while the service behind it is being deployed. It is worth a retry, like a 502.
+        # It may be a page of a proxy, while the service behind it is being deployed. That is worth a retry, like a 502.
         try:
             return orjson.loads(answer)
         except ValueError as error:
             raise StoreUnavailable(f"{self._url} does not answer with JSON: is it the right address?") from error
 
 
-def _spell(line: Line) -> dict[str, Any]:
+def _to_json(line: Line) -> dict[str, Any]:
     spelled: dict[str, Any] = {"timestamp": line.timestamp, "message": line.message, "stream": line.stream}
     return {**spelled, "partial": True} if line.partial else spelled
 

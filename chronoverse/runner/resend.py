@@ -69,7 +69,7 @@ def resend_spool(
             refusal = _verify(publisher, spool, lambda: comparer_for(connect_once()), job, path)
             if refusal is None and closed and result.status is not Status.LOST:
                 refusal = SpoolNotInLog(
-                    f"{job} has all lines of {path}, but has not ended as it says: {_spell(result)}"
+                    f"{job} has all lines of {path}, but has not ended as it says: {_describe(result)}"
                 )
             delivered = refusal is None
     except KeyboardInterrupt:
@@ -135,5 +135,5 @@ def _verify(
     return SpoolNotInLog(f"{job} has ended without lines {next_number} to {last} of {path}")
 
 
-def _spell(result: JobResult) -> str:
+def _describe(result: JobResult) -> str:
     return result.status if result.exit_code is None else f"{result.status} with exit code {result.exit_code}"

@@ -21,7 +21,7 @@ from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
 from chronoverse.store import Store
-from chronoverse.web.http import openapi, problems, request_id
+from chronoverse.web.http import openapi, problems, request_id, unread_answers
 from chronoverse.web.http.bodies import BodyReader
 from chronoverse.web.http.dependencies import ACCEPT_WAIT_SECONDS, Dependencies
 from chronoverse.web.http.event_loop import ACCEPT_SLICE_SECONDS, TimeSlice, yield_to_loop
@@ -30,7 +30,6 @@ from chronoverse.web.http.schemas import IdentifierConverter
 from chronoverse.web.http.token_bucket import TokenBuckets
 from chronoverse.web.http.tracing import Traces
 from chronoverse.web.routes import admin, events, jobs, logs, ops, publish, raw, search, ui
-from chronoverse.web.streaming import unread_answers
 from chronoverse.web.streaming.admission import AdmissionControl
 from chronoverse.web.streaming.broadcast import GroupContext
 from chronoverse.web.streaming.ended_jobs import EndedJobCache

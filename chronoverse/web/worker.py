@@ -1,4 +1,7 @@
-"""gunicorn's gevent worker: it bounds every connection, lets a stream have its socket, and goes when it is told to."""
+"""The gunicorn worker class: a gevent worker with limits for every connection, and sockets that streams can take over.
+
+It also has a shutdown of its own, which drains the event streams.
+"""
 
 import contextlib
 import math
@@ -29,47 +32,50 @@ from chronoverse.web.streaming.connection import (
     stop_receiving,
 )
 
-#: Seconds between looks whether it was told to go, and whether the last request has ended. A look takes 20 µs.
+#: Seconds between two checks whether the worker must shut down, and whether its last request has ended. A check takes
+#: 20 µs.
 TICK_SECONDS: Final = 0.1
-#: Seconds that requests and full sockets have beyond the drain. The table of settings tells it too.
+#: Seconds that requests and full sockets have after the drain. The table of settings states it too.
 LINGER_SECONDS: Final = 5.0
-#: Connections that one of several workers accepts before the event loop goes round.
+#: Connections that one of several workers accepts in one round of the event loop.
 ACCEPTED_AT_ONCE: Final = 8
-#: Descriptors that connections leave to everything else: files, and connections to the store and the archive.
+#: File descriptors that are reserved for everything else: files, and connections to the store and the archive.
 SPARE_DESCRIPTORS: Final = 100
-#: Seconds between looks for a descriptor when every connection is a stream, or has a request that is worked on.
+#: Seconds until accepting is tried again, when there is no descriptor left and no connection can be closed.
 RETRY_ACCEPT_SECONDS: Final = 0.01
-#: Bytes of one read of a body that nobody wants.
+#: Bytes of one read of a body that is discarded.
 DISCARD_READ_BYTES: Final = 65_536
-#: What load balancers and supervisors ask for. Their requests do not wait for those of others.
+#: Paths that load balancers and supervisors request. These requests do not wait for others.
 PROBE_PATHS: Final = ("/healthz", "/readyz")
 
 
 class Server(StreamServer):
-    """Accepts a worker's connections, however many there are: the :class:`Connections` bound them.
+    """Accepts a worker's connections, without a bound of its own: :class:`Connections` closes the surplus ones.
 
-    ``streams`` tells how many sockets event streams have taken over. ``tls`` is what wraps a socket where gunicorn
-    speaks TLS itself.
+    ``count_streams`` returns how many sockets event streams have taken over. ``tls`` wraps sockets where gunicorn
+    speaks TLS itself, and is None elsewhere.
     """
 
     def __init__(
-        self, listener: Any, handle: Any, connections: Connections, streams: Callable[[], int], tls: Any = None
+        self, listener: Any, handle: Any, connections: Connections, count_streams: Callable[[], int], tls: Any = None
     ) -> None:
-        # The pool is there to count its greenlets. One with a bound would stop accepting, and keep everybody out.
+        # An unbounded pool, which only counts greenlets. A full pool would stop the accepting of connections.
         super().__init__(listener, handle=handle, spawn=Pool())
         self._connections = connections
-        self._streams = streams
+        self._count_streams = count_streams
         self._tls = tls
 
     def do_read(self) -> tuple[Connection, Any] | None:
-        """The next connection and its client's address; None when there is none just now, or no descriptor for it."""
-        if len(self._connections) + self._streams() >= max_connections():
-            # It is accepted when the event loop comes round again, and has closed one; or when a request has ended.
+        """The next connection and its client's address. None when none waits, or when no descriptor is left for it."""
+        if len(self._connections) + self._count_streams() >= max_connections():
+            # When a connection was closed, the new one is accepted in the event loop's next round.
             if not self._connections.make_room():
                 self.stop_accepting()
+                # gevent has no public method that starts accepting only if the server was not stopped meanwhile.
                 gevent.spawn_later(RETRY_ACCEPT_SECONDS, self._start_accepting_if_started)
             return None
         try:
+            # The public ``accept`` would wait, and would make gevent's kind of socket.
             descriptor, address = self.socket._accept()
         except BlockingIOError:
             return None
@@ -87,7 +93,7 @@ class Server(StreamServer):
 
 
 def max_connections() -> float:
-    """For how many connections and streams the system gives the process descriptors."""
+    """The number of connections and streams for which the process may have file descriptors."""
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if descriptors == resource.RLIM_INFINITY:
         return math.inf
@@ -95,31 +101,31 @@ def max_connections() -> float:
 
 
 class Worker(GeventWorker):
-    """A response of ``ALREADY_HANDLED`` ends gunicorn's part: no further request is read from that connection."""
+    """After a response of ``ALREADY_HANDLED``, gunicorn reads no further request from the connection."""
 
     _connections: Connections
 
     def init_process(self) -> None:
-        """In the worker's own process, before it serves."""
-        # gunicorn looks each setting up in three calls, some twenty of them for a request: 6 % of what it costs to
-        # take a viewer in. Nothing changes them from here on.
+        """Runs in the worker's process before it serves."""
+        # gunicorn needs three calls to get a setting, and gets some twenty for a request: 6 % of the cost of a new
+        # viewer. As plain attributes they are faster. They do not change from here on.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
-        # What the system allows, and not only what shells begin with: 1,024 is less than a worker's streams.
-        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        # Raises the soft limit to the hard one. The usual soft limit of 1,024 is less than a worker's streams.
+        hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
         super().init_process()
 
     def is_already_handled(self, respiter: Any) -> bool:
-        """Raises StopIteration, which is how gunicorn's handlers are told to let go."""
+        """Raises StopIteration, with which gunicorn's handlers leave the connection alone."""
         if super().is_already_handled(respiter):
             raise StopIteration
         return False
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """One connection."""
+        """Serves one connection."""
         try:
-            # The handshake has as long as a request's head.
+            # The handshake may take as long as a request's head.
             if not isinstance(client, TlsConnection) or client.handshake(self.cfg.keepalive):
                 super().handle(listener, client, addr)
             else:
@@ -128,10 +134,10 @@ class Worker(GeventWorker):
             self._connections.remove(client)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
-        """One request. It returns only when the connection is kept for another."""
+        """Serves one request. Returns only when the connection is kept for another one."""
         sock.begin_request()
         check_host(req)
-        # Viewers have turns of their own.
+        # New viewers have a lock of their own, ``Dependencies.accept_lock``.
         if sock.is_pipelined or not (req.path in PROBE_PATHS or req.path.endswith("/events")):
             with self._connections.request_lock.hold(self._client_ip(req, addr)):
                 pass
@@ -140,14 +146,14 @@ class Worker(GeventWorker):
         sock.end_request(pipelined=req.unreader.buf.getbuffer().nbytes > 0)
 
     def _client_ip(self, req: Any, addr: Any) -> str:
-        """The client's address, behind proxies of ours too. Each client has its turns at having a request begun."""
+        """The client's address, also through trusted proxies. Clients begin their requests in turn."""
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         return deps.proxies.client(addr[0] if addr else "", join_forwarded_for(req.headers))
 
     def _discard_body(self, body: Any) -> None:
-        """Reads what the application has not read of a request's body, in the time that a head has.
+        """Reads the rest of a request's body, which may take as long as a head.
 
-        Raises StopIteration, with which the connection ends, when that is not all by then.
+        Raises StopIteration, which ends the connection, when the body has not come by then.
         """
         try:
             with gevent.Timeout(self.cfg.keepalive, TimeoutError()):
@@ -157,7 +163,7 @@ class Worker(GeventWorker):
             raise StopIteration from error
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answers a request that is none, or that nothing else has answered. gunicorn itself would send HTML."""
+        """Answers a malformed request, or one that failed without an answer. gunicorn itself would send HTML."""
         refusal = refusal_for(exc, self.cfg)
         extra = {"fields": {"request_id": refusal.request_id, "client": addr[0] if addr else ""}}
         if refusal.status == 500:
@@ -167,17 +173,17 @@ class Worker(GeventWorker):
         metrics.REQUESTS_REFUSED.labels(refusal.status).inc()
         client.begin_request()
         with contextlib.suppress(OSError, AtCapacity):
-            # A refusal costs as much as an answer, so it waits for a turn, too.
+            # A refusal costs as much as an answer, so it waits like one.
             with self._connections.request_lock:
                 pass
             client.sendall(refusal.answer)
         finish_sending(client)
 
     def run(self) -> None:
-        """Serves until told to go, and until the streams have ended or their time is over.
+        """Serves until the master ends the worker, and then until all streams have ended or their time is over.
 
-        Not gunicorn's own loop, which goes on accepting for up to a second, although its answers can only be refusals
-        then, and new workers wait at the same sockets.
+        gunicorn's own loop would accept connections for up to another second. It could only refuse them then, while new
+        workers wait at the same sockets.
         """
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         deps.stream_writers.already_handled = ALREADY_HANDLED
@@ -189,7 +195,7 @@ class Worker(GeventWorker):
             server.close()
         for connection in self._connections:
             if connection.is_idle:
-                # Or a proxy would send its next request here.
+                # Otherwise a proxy could send its next request here.
                 stop_receiving(connection)
         deadline = time.monotonic() + deps.settings.drain_seconds + LINGER_SECONDS
         while time.monotonic() < deadline and (
@@ -201,7 +207,7 @@ class Worker(GeventWorker):
             deps.traces.close()
 
     def _tick(self, deps: Dependencies) -> None:
-        """Tells the master and the other workers what is due, and lets some time pass."""
+        """Tells the master that the worker lives, and other workers that somebody watches live. Then sleeps."""
         self.notify()
         if deps.tail.watched:
             deps.presence.announce()
@@ -219,7 +225,7 @@ class Worker(GeventWorker):
             listener, partial(self.handle, listener), self._connections, lambda: deps.stream_writers.open_count, tls
         )
         if self.cfg.workers > 1:
-            # Or the first to wake would take a whole crowd.
+            # Otherwise the first worker to wake would accept all connections that wait.
             server.max_accept = ACCEPTED_AT_ONCE
         server.start()
         return server

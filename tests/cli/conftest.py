@@ -21,9 +21,9 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def environ(home: Path, **settings: str) -> dict[str, str]:
     """An environment with nothing of ours in it but ``settings``."""
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("CHRONOVERSE_")}
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith("CHRONOVERSE_")}
     named = {f"CHRONOVERSE_{name}": text for name, text in settings.items()}
-    return {**kept, "PYTHONPATH": str(ROOT), "CHRONOVERSE_DATA_DIR": str(home), **named}
+    return {**inherited, "PYTHONPATH": str(ROOT), "CHRONOVERSE_DATA_DIR": str(home), **named}
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def token() -> str:
     return secrets.token_hex(16)
 
 
-# What the store does as well
+# With the real service
 
 
 def test_it_writes_a_log(writer: HttpLogWriter, redis_server: RedisServer, job: JobRef) -> None:
@@ -193,7 +193,7 @@ def test_the_service_cannot_say_what_is_safe(service: Service, job: JobRef) -> N
         probe.confirm(Attempt(job, token(), 1, 1))
 
 
-# Services that are not well
+# A service that is away, cut off, or answers with something else
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_only_long_bodies_are_compressed() -> None:
     assert [asked.headers.get("content-encoding") for asked in service.asked] == [None, "gzip"]
 
 
-# Behind the runner
+# The runner with this writer
 
 
 def fault(proxy: FaultProxy, chance: random.Random) -> None:
@@ -383,7 +383,7 @@ def test_a_runner_that_is_too_fast_waits_and_loses_nothing(
 
     assert read_lines(redis_server, job) == [f"{number:05}{line[5:]}" for number in range(count)]
     assert read_log(redis_server, job)[1] is not None
-    # 850 kB, of which ten seconds' worth may come at once, take three more.
+    # These are 850 kB. The service takes ten seconds' worth of bytes at once, and the rest takes three seconds more.
     assert 1 <= refused <= 6
     assert run.said == ""
 

@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 
 from chronoverse.runner.capture.progress_filter import ProgressFilter
 
-#: Bytes of a state that are held back here.
+#: Bytes of a state that these tests hold back.
 HELD = 5
 
-#: Bytes with much of what makes bars hard, and states around the length that is not held back.
+#: Bytes that are hard for the filter, and states that are about as long as the limit.
 bars = st.lists(
     st.sampled_from([b"\r", b"\n", b"\r\n", b"\r\r\n", b"10%", b" ", "é".encode(), b"\xff", b"xxxxx", b"y"])
 ).map(b"".join)
 
 
-def collapsed(data: bytes) -> list[bytes]:
+def expected_lines(data: bytes) -> list[bytes]:
     """The lines of ``data`` as they are when no time passes: each one's last state, and states too long to hold."""
     lines = []
     for line in data.split(b"\n"):
@@ -32,7 +32,7 @@ def test_any_chunks_give_the_last_state_of_every_line(chunks: list[bytes]) -> No
     """The chunks do not matter as long as no time passes."""
     progress_filter = ProgressFilter(HELD)
     given_out = b"".join([*map(progress_filter.feed, chunks), progress_filter.close()])
-    assert given_out.split(b"\n") == collapsed(b"".join(chunks))
+    assert given_out.split(b"\n") == expected_lines(b"".join(chunks))
 
 
 @given(st.lists(st.tuples(bars, st.booleans())))
@@ -48,7 +48,7 @@ def test_a_state_is_published_or_dropped_as_a_whole(steps: list[tuple[bytes, boo
     states = iter(re.split(rb"\r*\n|\r+", data))
     assert all(any(state == line for state in states) for line in lines if line)
     lasts = iter(lines)
-    assert all(any(line == last for line in lasts) for last in collapsed(data) if len(last) <= HELD)
+    assert all(any(line == last for line in lasts) for last in expected_lines(data) if len(last) <= HELD)
 
 
 @given(st.lists(st.binary(max_size=9).map(lambda data: data.replace(b"\r", b""))), st.sets(st.integers(0, 20)))

@@ -43,7 +43,7 @@ def numbers(stop: int) -> list[str]:
     return [str(number) for number in range(stop)]
 
 
-def published(server: RedisServer, count: int) -> None:
+def wait_for_published(server: RedisServer, count: int) -> None:
     """Waits until so many lines are in the stream."""
     wait_until(lambda: server.ask("XLEN", key("log")) >= count, SOON, f"{count} lines in the stream")
 
@@ -54,7 +54,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_no_line(
     """The job does not notice. The lines that it prints meanwhile wait, and the log is complete in the end."""
     code = NUMBERS + "say(0, 1000); wait(); say(1000, 30_000); print('unhindered', file=sys.stderr, flush=True); wait()"
     with RunningJob(code, store, tmp_path) as job:
-        published(server, 1000)
+        wait_for_published(server, 1000)
         server.kill()
         job.go_on()
         wait_until(lambda: "unhindered" in job.said, SOON, "the job printed on")
@@ -86,7 +86,7 @@ def test_a_server_out_of_memory_gets_every_line_later(server: RedisServer, store
     """A refused batch is stored as a whole later. Meanwhile the lease is renewed."""
     code = NUMBERS + "say(0, 700); wait(); say(700, 9_000); wait()"
     with RunningJob(code, store, tmp_path, lease_seconds=1) as job:
-        published(server, 700)
+        wait_for_published(server, 700)
         server.ask("CONFIG", "SET", "maxmemory", "1")
         job.go_on()
         wait_until(lambda: "the store will not write" in job.said, SOON, "it was refused")
@@ -115,7 +115,7 @@ def test_the_lease_of_a_quiet_job_is_renewed(server: RedisServer, store: Store, 
 def test_a_lease_that_only_expired_is_taken_again(server: RedisServer, store: Store, tmp_path: Path) -> None:
     """It is taken for a new attempt, which continues the numbering."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 2_000)", store, tmp_path) as job:
-        published(server, 10)
+        wait_for_published(server, 10)
         server.ask("DEL", key("lease"))
         job.go_on()
         assert job.result() == 0
@@ -128,7 +128,7 @@ def test_a_lease_that_only_expired_is_taken_again(server: RedisServer, store: St
 def test_a_job_that_was_taken_over_is_left_alone(server: RedisServer, store: Store, tmp_path: Path) -> None:
     """The old runner writes nothing more and reports it once. Its command ends as it would have."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 2_000); wait(); sys.exit(5)", store, tmp_path) as job:
-        published(server, 10)
+        wait_for_published(server, 10)
         server.ask("DEL", key("lease"))
         taker = store.open(JOB, TAKER)
         job.go_on()
@@ -145,7 +145,7 @@ def test_a_job_that_was_taken_over_is_left_alone(server: RedisServer, store: Sto
 def test_lines_of_another_attempt_are_not_overwritten(server: RedisServer, store: Store, tmp_path: Path) -> None:
     """The other runner has gone, and the lease is free again."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 100)", store, tmp_path) as job:
-        published(server, 10)
+        wait_for_published(server, 10)
         server.ask("DEL", key("lease"))
         taker = store.open(JOB, TAKER)
         store.append(taker, [Line(11, "2026-03-03T10:00:05.123Z", "the taker's", "stdout")])
@@ -159,7 +159,7 @@ def test_lines_of_another_attempt_are_not_overwritten(server: RedisServer, store
 def test_a_job_declared_lost_stays_lost(server: RedisServer, store: Store, tmp_path: Path) -> None:
     """Nothing follows the terminal entry."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 100)", store, tmp_path) as job:
-        published(server, 10)
+        wait_for_published(server, 10)
         server.ask("HSET", key("job"), "status", "LOST")
         server.ask("XADD", key("log"), "11-0", "event", "end", "status", "LOST", "lines", "10", "dropped", "0")
         server.ask("DEL", key("lease"))
@@ -175,7 +175,7 @@ def test_a_job_declared_lost_stays_lost(server: RedisServer, store: Store, tmp_p
 def test_a_foreign_entry_is_noticed(server: RedisServer, store: Store, tmp_path: Path) -> None:
     """A wrong id makes the log corrupt, and nothing is appended to it."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 100)", store, tmp_path) as job:
-        published(server, 10)
+        wait_for_published(server, 10)
         server.ask("XADD", key("log"), "99-0", "message", "stray")
         job.go_on()
         assert job.result() == 0
@@ -186,11 +186,11 @@ def test_a_foreign_entry_is_noticed(server: RedisServer, store: Store, tmp_path:
 def test_lines_that_the_server_lost_are_sent_again(server: RedisServer, store: Store, tmp_path: Path) -> None:
     """After a power loss the log is shorter than what was acknowledged, and the runner goes back."""
     with RunningJob(NUMBERS + "say(0, 50); wait(); say(50, 3_000); wait(); say(3_000, 4_000)", store, tmp_path) as job:
-        published(server, 50)
+        wait_for_published(server, 50)
         kept = server.directory / "appendonlydir"
         durable = {path: path.stat().st_size for path in kept.glob("*.incr.aof")}
         job.go_on()
-        published(server, 3_000)
+        wait_for_published(server, 3_000)
         server.kill()
         for path, size in durable.items():
             with path.open("r+b") as log:
@@ -208,7 +208,7 @@ def test_without_room_lines_are_dropped_and_the_log_says_how_many(
     """The marker stands in place and is exact: the lines in the log and the dropped ones are what the job printed."""
     code = NUMBERS + "say(0, 100); wait(); say(100, 50_000); print('unhindered', file=sys.stderr, flush=True); wait()"
     with RunningJob(code, store, tmp_path, room=SpoolRoom(memory_bytes=120_000, slot_bytes=15_000)) as job:
-        published(server, 100)
+        wait_for_published(server, 100)
         server.kill()
         job.go_on()
         wait_until(lambda: "unhindered" in job.said, SOON, "the job printed on")
@@ -231,7 +231,7 @@ def test_delivery_ends_after_the_deliver_timeout(server: RedisServer, store: Sto
     with RunningJob(
         NUMBERS + "say(0, 10); wait(); say(10, 30); sys.exit(9)", store, tmp_path, deliver_seconds=1
     ) as job:
-        published(server, 10)
+        wait_for_published(server, 10)
         server.kill()
         started = time.monotonic()
         job.go_on()
@@ -243,7 +243,7 @@ def test_delivery_ends_after_the_deliver_timeout(server: RedisServer, store: Sto
 def test_a_signal_ends_the_delivery(server: RedisServer, store: Store, tmp_path: Path) -> None:
     """The command has ended, so a Ctrl-C is meant for the runner."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 30)", store, tmp_path) as job:
-        published(server, 10)
+        wait_for_published(server, 10)
         server.kill()
         job.go_on()
         wait_until(lambda: "lines wait here" in job.said, SOON, "the outage is noticed")
@@ -280,15 +280,15 @@ def test_lines_are_kept_until_they_are_on_the_stores_disk(server: RedisServer, t
     with RunningJob(
         NUMBERS + "say(0, 50); wait(); say(50, 60_000); wait()", store, tmp_path, room=small_room(tmp_path)
     ) as job:
-        published(server, 50)
+        wait_for_published(server, 50)
         with redis.Redis.from_url(server.url) as client:
             client.set("mark", 1)
             assert client.execute_command("WAITAOF", 1, 0, 5000)[0] == 1
-        # From here on the disk takes nothing, so nothing is confirmed.
+        # From now on nothing is written to the disk, so nothing is confirmed.
         server.ask("CONFIG", "SET", "appendfsync", "no")
         safe = {path: path.stat().st_size for path in kept.glob("*.incr.aof")}
         job.go_on()
-        published(server, 60_000)
+        wait_for_published(server, 60_000)
         server.kill()
         for path, size in safe.items():
             os.truncate(path, size)
@@ -309,11 +309,11 @@ def test_an_end_that_the_server_lost_is_written_again(server: RedisServer, tmp_p
     store = everysec(server)
     kept = server.directory / "appendonlydir"
     with RunningJob(NUMBERS + "say(0, 50); wait(); say(50, 100)", store, tmp_path, room=small_room(tmp_path)) as job:
-        published(server, 50)
+        wait_for_published(server, 50)
         server.ask("CONFIG", "SET", "appendfsync", "no")
         safe = {path: path.stat().st_size for path in kept.glob("*.incr.aof")}
         job.go_on()
-        published(server, 101)
+        wait_for_published(server, 101)
         server.kill()
         for path, size in safe.items():
             os.truncate(path, size)
@@ -331,7 +331,7 @@ def test_safe_lines_are_removed_from_the_spool(server: RedisServer, tmp_path: Pa
     """They are removed while the job runs and prints nothing."""
     store = everysec(server)
     with RunningJob(NUMBERS + "say(0, 20_000); wait()", store, tmp_path, room=small_room(tmp_path)) as job:
-        published(server, 20_000)
+        wait_for_published(server, 20_000)
         wait_until(lambda: not list((tmp_path / "spool").iterdir()), SOON, "the spool's file is gone")
         job.go_on()
         assert job.result() == 0
@@ -365,7 +365,7 @@ def test_a_server_that_cannot_save_gets_every_line_later(server: RedisServer, tm
         server.ask("SET", "junk", os.urandom(3_000_000))
         store = Store(server.url)
         with RunningJob(NUMBERS + "say(0, 100); wait(); say(100, 9_000); wait()", store, tmp_path) as job:
-            published(server, 100)
+            wait_for_published(server, 100)
             resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
             server.ask("BGSAVE")
             wait_until(
@@ -394,7 +394,7 @@ def test_an_append_is_sent_before_the_last_is_answered(server: RedisServer, tmp_
     appends.send(attempt, 6, line)
     with pytest.raises(SequenceGap):
         appends.receive()
-    # What was under way is forgotten; the next answer is the next append's.
+    # The pending appends are forgotten. The next answer belongs to the next append.
     appends.send(attempt, 3, line)
     assert appends.receive() == 4
     server.ask("SCRIPT", "FLUSH")

@@ -50,7 +50,7 @@ def numbers(stop: int) -> list[str]:
     return [str(number) for number in range(stop)]
 
 
-def left_behind(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom, code: str = "sys.exit(9)") -> Path:
+def leave_spool(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom, code: str = "sys.exit(9)") -> Path:
     """The spool file of a job with 3,000 lines. The server was killed after the first ten.
 
     The first ten are in the stream, but the runner may not know that they are safe.
@@ -74,7 +74,7 @@ def left_behind(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRo
 
 def test_a_spool_file_is_delivered_later(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom) -> None:
     """Every line is delivered, and then how the command ended. The file is removed."""
-    path = left_behind(server, store, tmp_path, room)
+    path = leave_spool(server, store, tmp_path, room)
     server.start()
     said: list[str] = []
     assert resend_spool(path, lambda _: store, said.append)
@@ -90,7 +90,7 @@ def test_after_the_lease_has_expired_it_is_a_new_attempt(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
     """The job was not declared LOST, so its numbering continues."""
-    path = left_behind(server, store, tmp_path, room)
+    path = leave_spool(server, store, tmp_path, room)
     server.start()
     server.ask("DEL", key("lease"))
     assert resend_spool(path, lambda _: store, print)
@@ -102,7 +102,7 @@ def test_a_store_that_is_still_away_leaves_the_file(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
     """The command is printed again."""
-    path = left_behind(server, store, tmp_path, room)
+    path = leave_spool(server, store, tmp_path, room)
     said: list[str] = []
     assert not resend_spool(path, lambda _: store, said.append, seconds=0.3)
     assert said[-1] == f"deliver later with: chronoverse deliver {path}"
@@ -115,7 +115,7 @@ def test_a_job_that_was_declared_lost_stays_lost(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
     """Nothing follows a terminal entry. The user gets a message, and the lines stay in the file."""
-    path = left_behind(server, store, tmp_path, room)
+    path = leave_spool(server, store, tmp_path, room)
     server.start()
     server.ask("HSET", key("job"), "status", "LOST")
     server.ask("XADD", key("log"), "11-0", "event", "end", "status", "LOST", "lines", "10", "dropped", "0")
@@ -132,7 +132,7 @@ def test_a_job_that_another_runner_holds_is_not_touched(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
     """The lines would come between those of the other runner."""
-    path = left_behind(server, store, tmp_path, room)
+    path = leave_spool(server, store, tmp_path, room)
     server.start()
     server.ask("DEL", key("lease"))
     store.open(JOB, "another's")
@@ -145,7 +145,7 @@ def test_lines_of_another_runner_are_not_overwritten(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
     """The other runner has gone too."""
-    path = left_behind(server, store, tmp_path, room)
+    path = leave_spool(server, store, tmp_path, room)
     server.start()
     server.ask("DEL", key("lease"))
     taker = store.open(JOB, "another's")
@@ -159,7 +159,7 @@ def test_lines_of_another_runner_are_not_overwritten(
 
 def test_a_complete_delivery_is_recognised(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom) -> None:
     """The runner was killed just before it removed the file, say."""
-    path = left_behind(server, store, tmp_path, room)
+    path = leave_spool(server, store, tmp_path, room)
     server.start()
     content = path.read_bytes()
     assert resend_spool(path, lambda _: store, print)
@@ -187,7 +187,7 @@ sys.exit(run(sys.argv[3:], Store(sys.argv[1]), JobRef("wf_1", "job_1"), limits=l
 """
 
 
-def killed(server: RedisServer, room: SpoolRoom) -> Path:
+def kill_runner(server: RedisServer, room: SpoolRoom) -> Path:
     """The file of a runner that was killed during an outage, when its job had printed 3,000 lines."""
     code = "import sys, time\nfor i in range(3000): print(i)\nsys.stdout.flush(); time.sleep(0.2); print('printed', "
     code += "file=sys.stderr, flush=True)\nsys.stdin.read()"
@@ -206,7 +206,7 @@ def killed(server: RedisServer, room: SpoolRoom) -> Path:
 
 def test_a_runner_that_was_killed_leaves_its_lines(server: RedisServer, store: Store, room: SpoolRoom) -> None:
     """Nobody knows how its job ended, so the job is LOST. Its lines are not."""
-    path = killed(server, room)
+    path = kill_runner(server, room)
     assert resend_spool(path, lambda _: store, print)
     lines, end = read_log(server)
     assert [line["message"] for line in lines if line["stream"] == "stdout"] == numbers(3000)
@@ -218,7 +218,7 @@ def test_a_later_runner_of_the_job_delivers_the_lines(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
     """Its own lines follow them."""
-    path = killed(server, room)
+    path = kill_runner(server, room)
     with RunningJob("print('again')", store, tmp_path, room=room) as job:
         assert job.result() == 0
     lines, end = read_log(server)
@@ -233,9 +233,9 @@ def test_the_result_of_an_earlier_command_is_not_given_to_a_later_one(
     server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
 ) -> None:
     """The second runner continues the file and is killed. Nobody knows how its command ended."""
-    left_behind(server, store, tmp_path, room)
+    leave_spool(server, store, tmp_path, room)
     server.start()
-    path = killed(server, room)
+    path = kill_runner(server, room)
     assert resend_spool(path, lambda _: store, print)
     lines, end = read_log(server)
     assert [line["message"] for line in lines if line["stream"] == "stdout"] == [*numbers(3000), *numbers(3000)]
@@ -243,6 +243,7 @@ def test_the_result_of_an_earlier_command_is_not_given_to_a_later_one(
     assert end["status"] == "LOST"
 
 
+@pytest.mark.long
 def test_a_long_outage_fills_the_file_and_not_the_memory(server: RedisServer, store: Store, tmp_path: Path) -> None:
     """All lines are delivered in the end, though hardly any of them was in memory."""
     room = SpoolRoom(tmp_path / "spool", "job_1", memory_bytes=20_000, file_bytes=10**8, slot_bytes=20_000)

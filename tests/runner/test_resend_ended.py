@@ -36,7 +36,7 @@ ROOT: Final = Path(__file__).parents[2]
 SOON: Final = 15.0
 #: The exit code of ``deliver`` when the job has ended without the file's lines.
 ENDED: Final = 76
-#: Lines that the store got before it went away, and that the job printed in all.
+#: Lines that the store got before it was killed, and all lines that the job printed.
 BEFORE: Final = 311
 ALL: Final = 2730
 TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
@@ -75,7 +75,7 @@ def deliver(
     return called("deliver", *map(str, arguments), environ=environ(server, tmp_path, **settings))
 
 
-def killed(server: RedisServer, tmp_path: Path, **settings: Any) -> Path:
+def kill_runner(server: RedisServer, tmp_path: Path, **settings: Any) -> Path:
     """The file of a runner that was killed while the store was away. The store is back."""
     command = [sys.executable, "-m", "chronoverse", "run", "--workflow", JOB.workflow_id, "--job", JOB.job_id]
     with subprocess.Popen(
@@ -100,7 +100,7 @@ def killed(server: RedisServer, tmp_path: Path, **settings: Any) -> Path:
     return path
 
 
-def lose(server: RedisServer) -> None:
+def wait_until_lost(server: RedisServer) -> None:
     """Waits until the job is declared LOST, which a reader of the job does."""
     with contextlib.closing(Store(server.url, lease_seconds=1)) as store:
         wait_until(
@@ -113,8 +113,8 @@ def test_lines_that_a_lost_job_did_not_get_stay_in_the_file(
     server: RedisServer, tmp_path: Path, durability: str
 ) -> None:
     """An earlier version said that all of them were in the store, and removed their only copy."""
-    path = killed(server, tmp_path, durability=durability)
-    lose(server)
+    path = kill_runner(server, tmp_path, durability=durability)
+    wait_until_lost(server)
     started = time.monotonic()
     done = deliver(server, tmp_path, path, durability=durability)
     assert time.monotonic() - started < SOON
@@ -130,7 +130,7 @@ def test_after_a_kill_a_complete_log_is_recognised_at_once(
     server: RedisServer, tmp_path: Path, durability: str
 ) -> None:
     """The job is LOST. An earlier version took that for another runner's lease, and tried until the end."""
-    path = killed(server, tmp_path, durability=durability, lease_seconds=30)
+    path = kill_runner(server, tmp_path, durability=durability, lease_seconds=30)
     started = time.monotonic()
     done = deliver(server, tmp_path, path, durability=durability, lease_seconds=30)
     assert time.monotonic() - started < SOON
@@ -147,8 +147,8 @@ def test_after_a_kill_a_complete_log_is_recognised_at_once(
 
 def test_the_lines_can_be_published_under_another_id(server: RedisServer, tmp_path: Path) -> None:
     """They begin at number 1 and have their own times and streams. Nobody knows how the command ended."""
-    path = killed(server, tmp_path)
-    lose(server)
+    path = kill_runner(server, tmp_path)
+    wait_until_lost(server)
     spool = Spool.recover(path)
     held = list(spool.lines())
     spool.preserve()
@@ -167,8 +167,8 @@ def test_the_lines_can_be_published_under_another_id(server: RedisServer, tmp_pa
 
 def test_lines_are_not_published_as_a_job_that_has_lines(server: RedisServer, tmp_path: Path) -> None:
     """A foreign runner's job may have no lease. It stays unchanged, and the file still belongs to its own job."""
-    path = killed(server, tmp_path)
-    lose(server)
+    path = kill_runner(server, tmp_path)
+    wait_until_lost(server)
     server.ask("XADD", key("log", OTHER), "1-0", "timestamp", "t", "message", "theirs", "stream", "stdout")
     content = path.read_bytes()
     done = deliver(server, tmp_path, "--as", OTHER.job_id, path)
@@ -181,7 +181,7 @@ def test_lines_are_not_published_as_a_job_that_has_lines(server: RedisServer, tm
 
 def test_a_file_can_be_printed(server: RedisServer, tmp_path: Path) -> None:
     """All of its lines go to stdout. The store is not asked, and the file stays unchanged."""
-    path = killed(server, tmp_path)
+    path = kill_runner(server, tmp_path)
     server.kill()
     content = path.read_bytes()
     done = deliver(server, tmp_path, "--print", path)
@@ -193,7 +193,7 @@ def test_a_file_can_be_printed(server: RedisServer, tmp_path: Path) -> None:
 
 def test_a_file_that_knows_the_jobs_end_is_kept(server: RedisServer, tmp_path: Path) -> None:
     """The log has all lines, and the job was declared LOST. Only the file says how the command ended."""
-    path = killed(server, tmp_path, lease_seconds=30)
+    path = kill_runner(server, tmp_path, lease_seconds=30)
     content = path.read_bytes()
     assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
     path.write_bytes(content)
@@ -208,7 +208,7 @@ def test_a_file_that_knows_the_jobs_end_is_kept(server: RedisServer, tmp_path: P
 
 def test_a_file_is_kept_if_the_log_has_other_lines(server: RedisServer, tmp_path: Path) -> None:
     """The log has all numbers, and somebody else wrote one of the messages."""
-    path = killed(server, tmp_path, lease_seconds=30)
+    path = kill_runner(server, tmp_path, lease_seconds=30)
     content = path.read_bytes()
     assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
     path.write_bytes(content)
@@ -243,7 +243,7 @@ def test_dropped_lines_are_reported_everywhere(server: RedisServer, tmp_path: Pa
     ) as runner:
         wait_until(lambda: server.ask("XLEN", key("log")) == 1, SOON, "the first line is in the store")
         runner.send_signal(signal.SIGSTOP)
-        lose(server)
+        wait_until_lost(server)
         runner.send_signal(signal.SIGCONT)
         _, said = runner.communicate(b"\n", timeout=60)
     assert runner.returncode == 0
@@ -276,8 +276,8 @@ def service(server: RedisServer, tmp_path: Path) -> Iterator[Service]:
 @pytest.mark.long
 def test_delivery_through_a_service_is_the_same(server: RedisServer, service: Service, tmp_path: Path) -> None:
     """The token may write and not read. A runner may still ask whether the log has its lines."""
-    path = killed(server, tmp_path)
-    lose(server)
+    path = kill_runner(server, tmp_path)
+    wait_until_lost(server)
     token = service.token(scopes=["logs:write"])
     done = deliver(server, tmp_path, "--server", service.url, path, token=token)
     assert done.returncode == ENDED
@@ -306,7 +306,7 @@ def test_a_service_says_how_far_a_log_has_the_same_lines(server: RedisServer, se
 
 def test_archived_lines_are_read_back_from_the_archive(server: RedisServer, tmp_path: Path) -> None:
     """The log has left the store. Without access to the archive the file is kept."""
-    path = killed(server, tmp_path, lease_seconds=30)
+    path = kill_runner(server, tmp_path, lease_seconds=30)
     content = path.read_bytes()
     assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
     path.write_bytes(content)
@@ -332,7 +332,7 @@ class _Away:
 
 def test_lines_that_cannot_be_read_back_now_can_be_delivered_later(server: RedisServer, tmp_path: Path) -> None:
     """The store is away after the job's end, before the lines are read back."""
-    path = killed(server, tmp_path, lease_seconds=30)
+    path = kill_runner(server, tmp_path, lease_seconds=30)
     said: list[str] = []
     with contextlib.closing(Store(server.url)) as store:
         with pytest.raises(StoreUnavailable):
@@ -349,8 +349,8 @@ def test_an_ended_job_whose_lines_cannot_be_read_back_is_not_published_again(
     server: RedisServer, tmp_path: Path
 ) -> None:
     """Its log may have all of them. So no message suggests another id, under which the lines would be stored twice."""
-    path = killed(server, tmp_path)
-    lose(server)
+    path = kill_runner(server, tmp_path)
+    wait_until_lost(server)
     said: list[str] = []
     with contextlib.closing(Store(server.url)) as store, pytest.raises(StoreUnavailable):
         resend_spool(path, lambda _: store, said.append, comparer_for=lambda _: _Away())

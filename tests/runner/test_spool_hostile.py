@@ -27,7 +27,7 @@ NOW: Final = "2026-03-03T10:00:05.123Z"
 SLOT: Final = 4096
 #: Exit codes: all is in the store; not a spool file; not delivered in time; the job has ended without the lines.
 OK, DATA, UNAVAILABLE, NOT_IN_LOG = 0, 65, 69, 76
-#: Bytes of memory, and seconds, that no file may take: two slots of the largest kind, and what a busy machine needs.
+#: Bytes of memory and seconds that no file may take: some slots of the largest size, and enough for a busy machine.
 MEMORY: Final = 16 * 2**20
 SECONDS: Final = 10.0
 

@@ -105,6 +105,7 @@ def test_a_viewer_cut_fifty_times_while_the_job_runs_has_every_line_once(service
     assert viewer.watch() == 204
 
 
+@pytest.mark.long
 def test_a_viewer_from_before_the_job_one_from_its_middle_and_one_from_after_agree(
     service: Service, store: Store
 ) -> None:

@@ -27,6 +27,8 @@ CANARY: Final = "canary-7f3a"
 
 VERSIONS: Final = ("--http1.1", "--http2")
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def second(embedded_service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:

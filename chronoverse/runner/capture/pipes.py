@@ -21,13 +21,13 @@ READ_BYTES: Final = 262_144
 #: Bytes that a pipe holds, where the system lets us choose (Linux). The command can print so many before it must wait
 #: for our next read.
 PIPE_BYTES: Final = 1_048_576
-#: Seconds of silence after which a pipe is closed whose command has ended, while a grandchild still has it open.
+#: Seconds of silence after the command's end until its pipe is closed, though a grandchild still has it open.
 ORPHAN_QUIET_SECONDS: Final = 2.0
 #: Seconds after the command's end until such a pipe is closed even if text still comes.
 ORPHAN_SECONDS: Final = 10.0
 #: Seconds between two checks whether the command has ended, where there is no pidfd that the loop can wait for.
 EXIT_POLL_SECONDS: Final = 0.05
-#: The data with which the descriptor that signals write to is registered.
+#: Marks the descriptor that signals write to, among those that are registered with the selector.
 _WAKE: Final = "wake"
 
 

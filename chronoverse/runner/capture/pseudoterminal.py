@@ -78,7 +78,7 @@ def attach_terminal(process: PtyProcess) -> Iterator["StdinForwarder | None"]:
 
 
 class StdinForwarder:
-    """Forwards what is typed, in a thread. So its output is still read while the command does not read its input."""
+    """Forwards what is typed to the command. It has a thread, since the command may not read its input for a while."""
 
     def __init__(self, to: int, source: int = 0) -> None:
         self._to = to

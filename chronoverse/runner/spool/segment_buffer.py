@@ -6,8 +6,8 @@
                                              └ a drop marker will stand here
 
 New lines go to the last segment. When there is no room for another segment, one from the middle is dropped, since the
-first and the last lines of a job say the most. The gap then grows towards the newest lines. The lines after it get no
-index before somebody takes them. So the drop marker comes before them without a gap in the numbers.
+first and the last lines of a job say the most. The dropped range then grows towards the newest lines. The lines after
+it have no index until they are taken. So the drop marker fits in before them without a gap in the numbers.
 
 Not safe for threads. :class:`chronoverse.runner.spool.spool.Spool` is, and others use that.
 """
@@ -90,7 +90,7 @@ class SegmentBuffer:
         self.end = 0
         #: The index of the first line that the store has not acknowledged.
         self.acked = 0
-        #: The index after the last segment that was read. Lines before it have an index that somebody knows.
+        #: The index after the last segment that was read. The indexes of the lines before it cannot change any more.
         self._read_end = 0
         #: Lines that were dropped.
         self.dropped = 0

@@ -77,9 +77,12 @@ class SpoolFile:
         self._descriptor = descriptor
         self._generation = generation
         self._monotonic = monotonic
+        #: Slots that are not in use.
         self._free: list[int] = []
+        #: Slots that could not be written because the disk was full. They may be used again when it has room.
         self._failed: list[int] = []
         self._grow_at = 0.0
+        #: Slots that the file has.
         self._slots = 0
 
     @classmethod

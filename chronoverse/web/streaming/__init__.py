@@ -1,14 +1,19 @@
 """Event streams: who may open one, and who writes to its socket.
 
-admission        limits by worker, token and address, and draining
-opening          from a request to a viewer
-fastpath         answers event streams before Flask does
-stream_writer    writes to one viewer's socket
-broadcast        writes to the sockets of all viewers that have caught up, in one pass
-write_scheduler  writes to full sockets when they have room
-connection       the socket under a stream: bounded, and watched for the client's leaving
-ended_jobs       remembers for a moment which jobs have ended
-unread_answers   bounds the bytes of answers that clients have not read yet
-restraint        slows replays down while the machine has no room
-presence         whether anybody watches something live
+A request is admitted by an ``AdmissionControl`` (``admission``) and gets a viewer (``opening``). Where the server is
+gunicorn with this project's worker, a ``StreamWriter`` (``stream_writer``) then takes over the socket. The greenlet of
+the request ends. From then on a viewer is in one of two states:
+
+caught up   Everything is written. New frames are written as soon as they come: by the ``BroadcastGroup`` of the feed
+            (``broadcast``), in one pass for all of its members, or for this viewer alone where there is no group.
+behind      There is more to write than the socket takes, or the store must be read. The worker's ``WriteScheduler``
+            (``write_scheduler``) writes when the socket has room. A replay and an end have a greenlet of their own.
+
+The other modules:
+
+connection       sockets of all requests: limits for slow clients, and which are closed to make room
+fastpath         answers most requests for event streams before Flask sees them
+ended_jobs       caches for a moment which jobs have ended
+replay_throttle  slows replays down while the machine has no processor time to spare
+presence         tells the throttle whether anybody watches live
 """

@@ -1,4 +1,4 @@
-"""Who may open a stream, and who has one: limits by worker, token and address, and the slow emptying at the end."""
+"""Admission control: who may open an event stream, by worker, token and client address, and the drain at the end."""
 
 import math
 import random
@@ -12,24 +12,28 @@ from chronoverse.errors import AtCapacity, ChronoverseError, Draining, ShareExce
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.http.tracing import RequestSpan
 
-#: Milliseconds after which a client comes back, drawn for each connection so that they do not come all at once.
+#: The range of milliseconds after which a client connects again. Each gets a random one, so that not all come at once.
 RETRY_MS: Final = (1000, 5000)
-#: Seconds between two looks at how many streams should have ended by now. Each look costs 50 ns a stream.
+#: Seconds between two steps of a drain. A step costs 50 ns for each stream.
 DRAIN_STEP_SECONDS: Final = 0.1
-#: Seconds for which a worker that is going down still takes streams: their connections were accepted before it closed
-#: its sockets, and nobody else can answer them. They end with the rest.
+#: Seconds for which a draining worker still admits streams. It accepted their connections before it closed its
+#: listening sockets, so no other worker can answer them. They end with the rest.
 LATE_ACCEPT_SECONDS: Final = 0.5
-#: Streams ended in one go, each with two writes to its socket: so nobody else waits for over 5 ms.
+#: Streams that are ended before other greenlets run. Each takes two writes to its socket, so nobody waits over 5 ms.
 STREAMS_PER_PASS: Final = 100
 
 
 def retry_ms() -> int:
-    """When a client should come back, in milliseconds."""
+    """A random time after which a client should connect again, in milliseconds."""
     return random.randint(*RETRY_MS)
 
 
 class StreamTicket:
-    """One stream's place. ``subject`` is its token's, ``since`` when it came, on the monotonic clock."""
+    """One stream: who asks for it, and since when.
+
+    ``subject`` is its token's. ``since`` is on the monotonic clock, in seconds. ``viewer`` is None until it is opened,
+    and stays None for a download.
+    """
 
     __slots__ = ("address", "request_id", "since", "span", "subject", "viewer")
 
@@ -45,10 +49,10 @@ class StreamTicket:
 
 
 class AdmissionControl:
-    """The open event streams of this worker.
+    """The open streams of a worker, event streams and downloads.
 
-    ``limit`` bounds all of them, ``per_token`` those of one token's subject and ``per_address`` those of one client
-    address; None is no bound. ``clock`` is monotonic, in seconds.
+    ``limit`` bounds all of them, ``per_token`` those of one token's subject, and ``per_address`` those of one client
+    address. None means no bound. ``clock`` is monotonic, in seconds.
     """
 
     def __init__(
@@ -63,66 +67,66 @@ class AdmissionControl:
         self._limit = limit
         self._shares = {"token": per_token, "address": per_address}
         self._counts: Counter[Hashable] = Counter()
-        self._guests: set[StreamTicket] = set()
+        self._tickets: set[StreamTicket] = set()
         self._draining_since: float | None = None
 
     def __len__(self) -> int:
-        return len(self._guests)
+        return len(self._tickets)
 
     @property
     def is_draining(self) -> bool:
-        """Whether the worker is going down."""
+        """Whether the worker is shutting down."""
         return self._draining_since is not None
 
-    def check(self, guest: StreamTicket) -> None:
-        """Raises :class:`AtCapacity`, :class:`Draining` or :class:`ShareExceeded` when ``guest`` may not come in."""
-        refusal = self._refusal(guest)
+    def check(self, ticket: StreamTicket) -> None:
+        """Raises :class:`AtCapacity`, :class:`Draining` or :class:`ShareExceeded` when ``ticket`` is not admitted."""
+        refusal = self._refusal(ticket)
         if refusal is not None:
             kind, error = refusal
             metrics.STREAMS_REFUSED.labels(kind).inc()
             raise error
 
-    def would_admit(self, guest: StreamTicket) -> bool:
+    def would_admit(self, ticket: StreamTicket) -> bool:
         """Whether :meth:`check` would not raise."""
-        return self._refusal(guest) is None
+        return self._refusal(ticket) is None
 
-    def _refusal(self, guest: StreamTicket) -> tuple[str, ChronoverseError] | None:
+    def _refusal(self, ticket: StreamTicket) -> tuple[str, ChronoverseError] | None:
         if self._draining_since is not None and self._clock() > self._draining_since + LATE_ACCEPT_SECONDS:
             return "draining", Draining("this worker is going down")
-        if len(self._guests) >= self._limit:
+        if len(self._tickets) >= self._limit:
             return "full", AtCapacity(f"this worker already serves {self._limit} streams")
-        for kind, whose in (("token", guest.subject), ("address", guest.address)):
+        for kind, owner in (("token", ticket.subject), ("address", ticket.address)):
             share = self._shares[kind]
-            if share is not None and self._counts[kind, whose] >= share:
+            if share is not None and self._counts[kind, owner] >= share:
                 return kind, ShareExceeded(f"this {kind} already has the {share} streams that it may have")
         return None
 
-    def enter(self, guest: StreamTicket) -> None:
-        """Takes a place. Raises as :meth:`check` does."""
-        self.check(guest)
-        self._guests.add(guest)
-        self._counts.update([("token", guest.subject), ("address", guest.address)])
+    def enter(self, ticket: StreamTicket) -> None:
+        """Admits and counts a stream. Raises as :meth:`check` does."""
+        self.check(ticket)
+        self._tickets.add(ticket)
+        self._counts.update([("token", ticket.subject), ("address", ticket.address)])
 
-    def leave(self, guest: StreamTicket) -> None:
-        """Gives it back."""
-        self._guests.remove(guest)
-        for key in (("token", guest.subject), ("address", guest.address)):
+    def leave(self, ticket: StreamTicket) -> None:
+        """A stream has ended."""
+        self._tickets.remove(ticket)
+        for key in (("token", ticket.subject), ("address", ticket.address)):
             self._counts[key] -= 1
             if not self._counts[key]:
                 del self._counts[key]
 
     def drain(self, seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Ends all streams within ``seconds``, evenly spread, each with a time of its own to come back.
+        """Ends all streams within ``seconds``, evenly spread. Each client is given its own time to connect again.
 
-        From now on no more are taken. Returns once none is left, which the sockets of slow readers may delay.
+        No stream is admitted any more, except for :data:`LATE_ACCEPT_SECONDS`. Returns when no stream is left. Clients
+        that read slowly may delay that.
         """
         start = self._draining_since = self._clock()
         metrics.WORKERS_DRAINING.set(1)
-        while self._guests or self._clock() <= start + LATE_ACCEPT_SECONDS:
-            left = start + seconds - self._clock()
-            staying = [guest.viewer for guest in self._guests if guest.viewer and not guest.viewer.closes_early]
-            due = len(staying) if left < DRAIN_STEP_SECONDS else math.ceil(len(staying) * DRAIN_STEP_SECONDS / left)
-            for number, viewer in enumerate(staying[:due], 1):
+        while self._tickets or self._clock() <= start + LATE_ACCEPT_SECONDS:
+            steps_left = max((start + seconds - self._clock()) / DRAIN_STEP_SECONDS, 1)
+            viewers = [ticket.viewer for ticket in self._tickets if ticket.viewer and not ticket.viewer.closes_early]
+            for number, viewer in enumerate(viewers[: math.ceil(len(viewers) / steps_left)], 1):
                 viewer.close_with_retry(retry_ms())
                 if number % STREAMS_PER_PASS == 0:
                     sleep(0)

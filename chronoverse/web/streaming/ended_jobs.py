@@ -1,49 +1,53 @@
-"""Jobs that had ended when somebody looked at them just now: of a crowd that comes to one, few look themselves."""
+"""Caches for a moment which jobs have ended. Of many viewers that come to an ended job, only a few read its state."""
 
 import time
 from collections.abc import Callable
 from typing import Final
 
+from cachetools import TTLCache
+
 from chronoverse.joblog.values import Job, JobRef
 
-#: Seconds for which a look at an ended job is as good as a new one. What may change is that it is deleted, expires or
-#: has something redacted: as long after that somebody may still be let in, to be told by the replay. A thousand who
-#: come to a worker in two seconds take ten looks.
+#: Seconds for which an ended job is cached. Meanwhile the job may be deleted, expire or be redacted. Viewers are still
+#: admitted for so long, and their replay tells them. A thousand viewers that come to a worker in two seconds cause ten
+#: reads.
 CACHE_SECONDS: Final = 0.2
-#: Jobs kept, the oldest let go first: some 1 KB each.
+#: Jobs in the cache, of some 1 KB each. The one that was not used for longest is dropped first.
 MAX_CACHED_JOBS: Final = 1024
 
 
 class EndedJobCache:
-    """Looks at jobs, and remembers for a moment those that have ended.
+    """Reads jobs, and caches those that have ended.
 
-    ``look`` is a fresh look at a job, None when there is none; ``clock`` is monotonic, in seconds.
+    ``read_job`` reads a job's state from the store, and returns None when there is no such job. ``clock`` is monotonic,
+    in seconds. For greenlets of one hub: there is no lock, as no method waits while it changes the cache.
     """
 
-    def __init__(self, look: Callable[[JobRef], Job | None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._fresh: Final = look
-        self._clock: Final = clock
-        self._forgotten = 0
-        #: The oldest first.
-        self._kept: dict[JobRef, tuple[float, Job]] = {}
+    def __init__(
+        self,
+        read_job: Callable[[JobRef], Job | None],
+        clock: Callable[[], float] = time.monotonic,
+        max_jobs: int = MAX_CACHED_JOBS,
+    ) -> None:
+        self._read_job: Final = read_job
+        self._cached: Final[TTLCache[JobRef, Job]] = TTLCache(max_jobs, CACHE_SECONDS, timer=clock)
+        self._invalidations = 0
 
     def get_job(self, ref: JobRef) -> Job | None:
-        """A fresh look. Raises :class:`StoreError`."""
-        began, forgotten = self._clock(), self._forgotten
-        job = self._fresh(ref)
-        self._kept.pop(ref, None)
-        if job is not None and job.end is not None and forgotten == self._forgotten:
-            self._kept[ref] = began, job
-            if len(self._kept) > MAX_CACHED_JOBS:
-                del self._kept[next(iter(self._kept))]
+        """Reads the job's state. Raises :class:`StoreError`."""
+        invalidations = self._invalidations
+        job = self._read_job(ref)
+        self._cached.pop(ref, None)
+        # A job that was invalidated during the read may have been read before it changed.
+        if job is not None and job.end is not None and invalidations == self._invalidations:
+            self._cached[ref] = job
         return job
 
     def get_cached(self, ref: JobRef) -> Job | None:
-        """The job, if it had ended by a look of this moment."""
-        looked_at, job = self._kept.get(ref, (0.0, None))
-        return job if job is not None and self._clock() < looked_at + CACHE_SECONDS else None
+        """The job if it is in the cache. It has ended then."""
+        return self._cached.get(ref)
 
     def invalidate(self, ref: JobRef) -> None:
-        """The job is not what it was, nor what those find who are looking just now."""
-        self._forgotten += 1
-        self._kept.pop(ref, None)
+        """Drops a job that has changed. What is being read just now is not cached either."""
+        self._invalidations += 1
+        self._cached.pop(ref, None)

@@ -1,8 +1,9 @@
-"""The events route for nearly everybody: a viewer of a job that others have just come to, with a token that is good.
+"""Answers most requests of the events route before Flask sees them.
 
-A crowd that comes back after a restart or a failover comes all at once, and Flask, with all that validates and
-describes its routes, is two thirds of what one of them costs. Nothing is refused here: who cannot be let in at once,
-or asks for anything unusual, is left to the application, which has the last word. The answers are the same.
+It answers only the common case: a valid token, a plain query, and a job that the worker already knows. All other
+requests, and all that must be refused, go on to Flask, whose route gives the same answers to the common case. So this
+is only an optimisation. After a restart or a failover many viewers come back at once, and Flask, which validates and
+describes the routes, is two thirds of the cost of opening one.
 """
 
 import re
@@ -32,23 +33,23 @@ from chronoverse.web.streaming.opening import (
     viewer_request,
 )
 
-#: Query strings remembered with what they mean: a crowd asks for the same.
-QUERIES: Final = 256
+#: Parsed query strings that are cached. Many viewers send the same one.
+CACHED_QUERIES: Final = 256
 
 _PATH: Final = re.compile(rf"/workflows/({IDENTIFIER.pattern})/jobs/({IDENTIFIER.pattern})/events", re.ASCII)
-#: A query in which nothing is escaped.
+#: A query string without escapes.
 _QUERY: Final = re.compile(r"[a-z]+=[a-z0-9]+(?:&[a-z]+=[a-z0-9]+)*|", re.ASCII)
 
 
 class FastPath:
-    """WSGI: answers what it can of the events route, and leaves the rest to ``app``."""
+    """A WSGI application that answers some requests of the events route, and passes all others to ``app``."""
 
     def __init__(self, app: Any, deps: Dependencies) -> None:
         self._app = app
         self._deps = deps
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
-        """The response, or ``ALREADY_HANDLED``."""
+        """The response, or gunicorn's ``ALREADY_HANDLED`` when a stream writer has taken over the socket."""
         found = _PATH.fullmatch(environ["PATH_INFO"])
         if (
             found is not None
@@ -61,13 +62,13 @@ class FastPath:
         return self._app(environ, start_response)
 
     def _answer(self, ref: JobRef, environ: dict[str, Any]) -> object | None:
-        """None, and nothing done, when the application must answer."""
+        """Opens the stream and returns ``ALREADY_HANDLED``, or returns None when Flask must answer."""
         deps, query = self._deps, parse_query(environ["QUERY_STRING"])
-        # The path as it was sent: an escaped one is the application's to judge.
-        plain = environ.get("RAW_URI", "").partition("?")[0] == environ["PATH_INFO"]
+        # A path with escapes is left to Flask.
+        is_plain = environ.get("RAW_URI", "").partition("?")[0] == environ["PATH_INFO"]
         last_event_id = environ.get("HTTP_LAST_EVENT_ID")
         after = None if last_event_id is None else parse_last_event_id(last_event_id)
-        if query is None or not plain or (after is None) is not (last_event_id is None):
+        if query is None or not is_plain or (after is None) is not (last_event_id is None):
             return None
         try:
             with deps.accept_lock:
@@ -84,29 +85,29 @@ class FastPath:
         except ChronoverseError:
             return None
         client = deps.proxies.client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR"))
-        name = accept_or_create(environ.get("HTTP_X_REQUEST_ID", ""))
-        asking = StreamTicket(principal.subject, client, name, deps.monotonic(), environ.get(SPAN_KEY))
-        if not principal.may_access(ref.workflow_id) or not deps.admission.would_admit(asking):
+        request_id = accept_or_create(environ.get("HTTP_X_REQUEST_ID", ""))
+        ticket = StreamTicket(principal.subject, client, request_id, deps.monotonic(), environ.get(SPAN_KEY))
+        if not principal.may_access(ref.workflow_id) or not deps.admission.would_admit(ticket):
             return None
         stream = query.get("stream")
         if after is None:
             if stream is not None and "tail" in query:
                 return None
             after = start_offset(deps, job, query.get("offset"), query.get("tail"), stream)
-        asked = viewer_request(deps, ref, job, after, stream, query["wait"], principal.expires_at)
-        viewer, ended = open_viewer(deps, asking, asked)
-        fields = [*stream_headers(after).items(), ("Content-Type", CONTENT_TYPE), (HEADER, name)]
-        return detach(deps, viewer, ended, begin_long_answer(environ), fields)
+        request = viewer_request(deps, ref, job, after, stream, query["wait"], principal.expires_at)
+        viewer, on_end = open_viewer(deps, ticket, request)
+        fields = [*stream_headers(after).items(), ("Content-Type", CONTENT_TYPE), (HEADER, request_id)]
+        return detach(deps, viewer, on_end, begin_long_answer(environ), fields)
 
 
-@lru_cache(QUERIES)
+@lru_cache(CACHED_QUERIES)
 def parse_query(query: str) -> Mapping[str, Any] | None:
-    """What a query string asks for, None when that is for the application to say."""
+    """The parsed query string. None when Flask must judge it: it has escapes, repeats a parameter, or is not valid."""
     pairs = parse_qsl(query) if _QUERY.fullmatch(query) else None
     if pairs is None or len(dict(pairs)) < len(pairs):
         return None
     try:
-        found: dict[str, Any] = EventsQuery().load(dict(pairs), unknown=RAISE)
+        parsed: dict[str, Any] = EventsQuery().load(dict(pairs), unknown=RAISE)
     except ValidationError:
         return None
-    return found
+    return parsed

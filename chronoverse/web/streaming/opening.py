@@ -1,4 +1,7 @@
-"""Opening a viewer's stream, and what is done when it ends, whoever answered the request."""
+"""Opens event streams: headers, viewer, counting and logging, and the handing over of the socket.
+
+The fast path and the events route share this.
+"""
 
 import logging
 import random
@@ -16,23 +19,24 @@ from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.streaming.admission import StreamTicket, retry_ms
 
-#: Share of the maximum age by which streams differ, so that they do not come back all at once.
+#: Share of the maximum age by which the ages of streams differ, so that clients do not connect again all at once.
 AGE_JITTER: Final = 0.1
 
 CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
 
-#: In a request's environ: True when it has had its turn at arriving, or why it has not.
-ACCEPT_SLOT: Final = "chronoverse.turn"
+#: A key of a request's environ, which the fast path sets: True when the request has waited for the accept lock, or the
+#: error with which that failed.
+ACCEPT_SLOT: Final = "chronoverse.accept_slot"
 
-#: What no header field may hold. RFC 9110 section 5.5.
-_BREAK: Final = re.compile(r"[\r\n\0]")
+#: Characters that no header field may have. RFC 9110 section 5.5.
+_FORBIDDEN: Final = re.compile(r"[\r\n\0]")
 
-#: By the name that readers of the journal know, whoever answers.
+#: The events route's logger: for readers of the log it makes no difference which way a stream was opened.
 log = logging.getLogger("chronoverse.web.routes.events")
 
 
 def stream_headers(after: int) -> dict[str, str]:
-    """A stream's own headers, but for its content type."""
+    """The headers of an event stream that starts after line ``after``, without the content type."""
     return {
         "Cache-Control": "no-cache, no-transform",
         "X-Accel-Buffering": "no",
@@ -44,7 +48,7 @@ def stream_headers(after: int) -> dict[str, str]:
 def viewer_request(
     deps: Dependencies, ref: JobRef, job: Job | None, after: int, stream: str | None, wait: int, expires_at: float
 ) -> ViewerRequest:
-    """What a viewer asks for, with what the settings say of it. ``expires_at`` is the token's, in Unix time."""
+    """A viewer's request, completed from the settings. ``expires_at`` is the token's, in Unix time."""
     settings, now = deps.settings, deps.monotonic()
     age = settings.max_stream_seconds * random.uniform(1 - AGE_JITTER, 1)
     return ViewerRequest(
@@ -61,64 +65,74 @@ def viewer_request(
     )
 
 
-def open_viewer(deps: Dependencies, asking: StreamTicket, asked: ViewerRequest) -> tuple[Viewer, Callable[[], None]]:
-    """A viewer in its place, and what to call once when it has ended. Raises as :meth:`AdmissionControl.check` does."""
-    deps.admission.enter(asking)
+def open_viewer(deps: Dependencies, ticket: StreamTicket, request: ViewerRequest) -> tuple[Viewer, Callable[[], None]]:
+    """Admits and opens a viewer. Returns it, and a function to call once when its stream has ended.
+
+    Raises as :meth:`AdmissionControl.check` does.
+    """
+    deps.admission.enter(ticket)
     deps.tail.start()
     metrics.STREAMS_OPEN.inc()
     metrics.STREAMS_STARTED.inc()
-    asking.viewer = viewer = Viewer(asked, deps.replay_cache, deps.tail, clock=deps.monotonic)
-    _note("stream opened", asking, job=str(asked.ref), after=asked.after, client=asking.address, sub=asking.subject)
-    if asking.span:
-        asking.span.stream_opened(asking.request_id, asked.ref.workflow_id, asked.ref.job_id, asked.after)
-    return viewer, partial(_ended, deps, asking, viewer)
+    ticket.viewer = viewer = Viewer(request, deps.replay_cache, deps.tail, clock=deps.monotonic)
+    ref, after = request.ref, request.after
+    _log("stream opened", ticket, job=str(ref), after=after, client=ticket.address, sub=ticket.subject)
+    if ticket.span:
+        ticket.span.stream_opened(ticket.request_id, ref.workflow_id, ref.job_id, after)
+    return viewer, partial(_close_viewer, deps, ticket, viewer)
 
 
 def detach(
     deps: Dependencies,
     viewer: Viewer,
-    ended: Callable[[], None],
+    on_end: Callable[[], None],
     sock: Any,
-    fields: Iterable[tuple[str, str]],
+    headers: Iterable[tuple[str, str]],
 ) -> object:
-    """Has an outlet write all that ``viewer`` says, behind the response's head. Returns gunicorn's ``answer``."""
+    """Hands ``sock`` to a :class:`StreamWriter`, which writes the response's head and all that ``viewer`` says.
+
+    Returns what tells gunicorn that the socket was taken over. Calls ``on_end`` when the stream has ended, or when it
+    cannot begin. Then it also raises, ValueError for a header that is not allowed.
+    """
     try:
-        begun, hello = response_head(fields, deps.wall_clock()), viewer.next()
-        deps.stream_writers.take_over(viewer, sock, ended, begun + deps.stream_writers.chunk(hello) if hello else begun)
+        head, frames = response_head(headers, deps.wall_clock()), viewer.next()
+        writers = deps.stream_writers
+        writers.take_over(viewer, sock, on_end, head + writers.chunk(frames) if frames else head)
     except BaseException:
-        ended()
+        on_end()
         raise
     return deps.stream_writers.already_handled
 
 
-def response_head(fields: Iterable[tuple[str, str]], now: float) -> bytes:
-    """A stream's head with ``fields``, as gunicorn would write it at Unix time ``now``, for a tenth of the time.
+def response_head(headers: Iterable[tuple[str, str]], now: float) -> bytes:
+    """The head of a response with ``headers``, as gunicorn would write it at Unix time ``now``, in a tenth of the time.
 
-    Raises ValueError when a field would break out of its line.
+    Raises ValueError when a header has a character that would end its line.
     """
-    lines = [f"{name}: {value}" for name, value in fields]
-    if any(_BREAK.search(line) for line in lines):
-        raise ValueError("a header field holds what may not stand in a header")
-    return "\r\n".join((_opening(int(now)), *lines, "\r\n")).encode("latin-1")
+    lines = [f"{name}: {value}" for name, value in headers]
+    if any(_FORBIDDEN.search(line) for line in lines):
+        raise ValueError("a header has a character that headers may not have")
+    return "\r\n".join((_first_lines(int(now)), *lines, "\r\n")).encode("latin-1")
 
 
 @lru_cache(1)
-def _opening(now: int) -> str:
-    # The connection is of no use to gunicorn afterwards, which must not promise to keep it.
-    standing = f"Server: {SERVER}", f"Date: {formatdate(now, usegmt=True)}", "Connection: close"
-    return "\r\n".join(("HTTP/1.1 200 OK", *standing, "Transfer-Encoding: chunked"))
+def _first_lines(now: int) -> str:
+    """The lines that are the same for all streams that open in the same second."""
+    # gunicorn cannot use the connection afterwards. So it must not be kept alive.
+    fixed = f"Server: {SERVER}", f"Date: {formatdate(now, usegmt=True)}", "Connection: close"
+    return "\r\n".join(("HTTP/1.1 200 OK", *fixed, "Transfer-Encoding: chunked"))
 
 
-def _ended(deps: Dependencies, asking: StreamTicket, viewer: Viewer) -> None:
+def _close_viewer(deps: Dependencies, ticket: StreamTicket, viewer: Viewer) -> None:
     viewer.close()
-    deps.admission.leave(asking)
+    deps.admission.leave(ticket)
     reason = viewer.reason or "left"
     metrics.STREAMS_OPEN.dec()
     metrics.STREAMS_ENDED.labels(reason).inc()
-    _note("stream ended", asking, why=reason, at=viewer.cursor, seconds=round(deps.monotonic() - asking.since, 3))
-    if asking.span:
-        asking.span.stream_ended(reason, viewer.cursor)
+    _log("stream ended", ticket, why=reason, at=viewer.cursor, seconds=round(deps.monotonic() - ticket.since, 3))
+    if ticket.span:
+        ticket.span.stream_ended(reason, viewer.cursor)
 
 
-def _note(what: str, asking: StreamTicket, **fields: object) -> None:
-    log.info(what, extra={"fields": {"request_id": asking.request_id, **fields}})
+def _log(event: str, ticket: StreamTicket, **fields: object) -> None:
+    log.info(event, extra={"fields": {"request_id": ticket.request_id, **fields}})

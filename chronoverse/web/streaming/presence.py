@@ -1,6 +1,7 @@
-"""Whether anybody watches a job that goes on, in this worker or beside it.
+"""Says whether anybody watches a running or awaited job live, in this worker or in another one of the same machine.
 
-Only our own worker class tells; where gunicorn has another, nobody seems to.
+The workers share a page of memory, in which each writes the time. Only this project's gunicorn worker does so. Under
+another worker class it looks as if nobody watched.
 """
 
 import mmap
@@ -10,28 +11,28 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-#: Seconds after which what a worker told says nothing of now. Each tells ten times as often.
+#: Seconds for which what a worker wrote is valid. Each worker writes ten times as often.
 STALE_SECONDS: Final = 1.0
-#: What a worker tells: when, on the monotonic clock, which all processes of a machine share.
-_TOLD: Final = struct.Struct("d")
-#: One page between the processes that are forked from the one that imports this, as gunicorn's master does. Of more
-#: workers than have a place there two may share one, which is as good.
-_BOARD: Final = mmap.mmap(-1, mmap.PAGESIZE)
-_PLACES: Final = mmap.PAGESIZE // _TOLD.size
+#: What a worker writes: a time of the monotonic clock, which is the same for all processes of a machine.
+_TIME: Final = struct.Struct("d")
+#: A page of memory that all workers share. gunicorn's master imports this module, and its workers are forked from it.
+#: So the page must be made when the module is imported.
+_PAGE: Final = mmap.mmap(-1, mmap.PAGESIZE)
+#: Slots in the page. With more workers than slots, two may share one. That does no harm.
+_SLOTS: Final = mmap.PAGESIZE // _TIME.size
 
 
 class Presence:
-    """What the workers of one master tell each other. ``clock`` is monotonic, in seconds."""
+    """Whether anybody watches live. True and False are read by ``bool``. ``clock`` is monotonic, in seconds."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, board: mmap.mmap = _BOARD) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, page: mmap.mmap = _PAGE) -> None:
         self._clock = clock
-        self._board = board
+        self._page = page
 
     def announce(self) -> None:
-        """Somebody watches a job here that goes on, or one that is awaited."""
-        _TOLD.pack_into(self._board, os.getpid() % _PLACES * _TOLD.size, self._clock())
+        """Tells all workers that somebody watches here. To be repeated while that is so."""
+        _TIME.pack_into(self._page, os.getpid() % _SLOTS * _TIME.size, self._clock())
 
     def __bool__(self) -> bool:
-        """Whether somebody does anywhere."""
         oldest = self._clock() - STALE_SECONDS
-        return any(told > oldest for (told,) in _TOLD.iter_unpack(self._board[: _PLACES * _TOLD.size]))
+        return any(written > oldest for (written,) in _TIME.iter_unpack(self._page[: _SLOTS * _TIME.size]))

@@ -70,6 +70,7 @@ def crowd(service: Service, large: str) -> Iterator[list[httpx.Response]]:
             each.result()
 
 
+@pytest.mark.long
 def test_many_listings_do_not_keep_others_from_the_store(
     service: Service, crowd: list[httpx.Response], job: Foreign
 ) -> None:

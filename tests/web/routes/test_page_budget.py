@@ -143,6 +143,7 @@ def test_of_too_much_context_the_nearest_lines_come(client: httpx.Client, job: F
         assert 7 <= len(shown) <= 12
 
 
+@pytest.mark.long
 def test_highlights_are_bounded_in_time(client: httpx.Client, job: Foreign) -> None:
     """All lines come, on as many pages as are needed."""
     job.lines([slow_line() for _ in range(6)])

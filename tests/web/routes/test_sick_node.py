@@ -32,6 +32,7 @@ def service(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield service
 
 
+@pytest.mark.long
 def test_jobs_of_healthy_nodes_do_not_notice_one_that_stands_still(cluster: Cluster, service: Service) -> None:
     """Viewers, pages, searches and listings go on as before, however many ask for the sick node's jobs."""
     number = next(each for each in cluster.masters() if each not in cluster.pair)

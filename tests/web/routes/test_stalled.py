@@ -34,12 +34,13 @@ def own(tmp_path: Path, redis_server: RedisServer) -> Iterator[Service]:
         yield service
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("short", "query"),
     [
-        pytest.param(0, "", id="long from the beginning", marks=pytest.mark.long),
+        pytest.param(0, "", id="long from the beginning"),
         pytest.param(900, "", id="long behind short ones"),
-        pytest.param(900, "?stream=stdout", id="one stream", marks=pytest.mark.long),
+        pytest.param(900, "?stream=stdout", id="one stream"),
     ],
 )
 def test_a_stalled_replay_of_long_lines_holds_little(

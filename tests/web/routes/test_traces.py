@@ -116,7 +116,10 @@ def collector() -> Iterator[Collector]:
         yield collector
 
 
-@pytest.fixture(scope="module", params=[None, "gevent"], ids=["writer", "gunicorn"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(None, id="writer"), pytest.param("gevent", id="gunicorn", marks=pytest.mark.long)],
+)
 def service(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,

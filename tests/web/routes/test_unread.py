@@ -102,7 +102,12 @@ def health_seconds(door: Door) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("name", "connections"), [("direct", 215), ("direct", 2000), pytest.param("nginx", 300, marks=pytest.mark.long)]
+    ("name", "connections"),
+    [
+        ("direct", 215),
+        pytest.param("direct", 2000, marks=pytest.mark.long),
+        pytest.param("nginx", 300, marks=pytest.mark.long),
+    ],
 )
 def test_connections_that_read_no_answer_do_not_keep_others_out(
     small: Service, behind: Nginx, name: str, connections: int

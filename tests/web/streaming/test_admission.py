@@ -1,4 +1,4 @@
-"""Places for streams: limits and shares, and a drain on a clock that goes only when told."""
+"""Admission control: limits, shares, and a drain, on a clock that the test moves."""
 
 from typing import Final, cast
 
@@ -16,12 +16,12 @@ from chronoverse.web.streaming.admission import (
 )
 from tests.support.reading import Clock
 
-#: Steps of a drain after which a test gives up.
-PATIENCE_STEPS: Final = 1000
+#: Steps of a drain after which a test fails.
+MAX_STEPS: Final = 1000
 
 
-class Leaver:
-    """In the place of a viewer: remembers when it was told to go, and when its client should come back."""
+class FakeViewer:
+    """Records when it was ended, and the time after which its client should connect again."""
 
     def __init__(self, clock: Clock) -> None:
         self.closes_early = False
@@ -33,100 +33,100 @@ class Leaver:
         self.closes_early, self.at, self.retry_ms = True, self._clock(), retry_ms
 
 
-class House:
-    """Streams on a clock of their own. Whoever is sent away has left ``lag`` steps later."""
+class Rig:
+    """Streams on a clock of their own. A stream that was ended leaves ``lag`` steps later, and is then in ``left``."""
 
     def __init__(self, lag: int = 0) -> None:
         self.clock = Clock()
-        self.streams = AdmissionControl(10_000, clock=self.clock)
-        self.left: list[Leaver] = []
+        self.admission = AdmissionControl(10_000, clock=self.clock)
+        self.left: list[FakeViewer] = []
         self.steps = 0
         self._lag = lag
-        self._guests: dict[StreamTicket, Leaver] = {}
-        self._going: dict[StreamTicket, int] = {}
+        self._open: dict[StreamTicket, FakeViewer] = {}
+        self._leaves_at: dict[StreamTicket, int] = {}
 
-    def come(self) -> None:
-        """One more stream."""
-        guest = StreamTicket("ada", "192.0.2.1", "r", self.clock())
-        self.streams.enter(guest)
-        self._guests[guest] = leaver = Leaver(self.clock)
-        guest.viewer = cast(Viewer, leaver)
+    def open_stream(self) -> None:
+        """Opens one more stream."""
+        ticket = StreamTicket("ada", "192.0.2.1", "r", self.clock())
+        self.admission.enter(ticket)
+        self._open[ticket] = viewer = FakeViewer(self.clock)
+        ticket.viewer = cast(Viewer, viewer)
 
     def sleep(self, seconds: float) -> None:
-        """What the drain calls between two looks: time passes, and people go."""
+        """The drain calls this between two steps. Time passes, and streams leave."""
         self.steps += 1
-        assert self.steps < PATIENCE_STEPS, "the drain does not end"
+        assert self.steps < MAX_STEPS, "the drain does not end"
         self.clock.now += seconds
-        for guest, leaver in tuple(self._guests.items()):
-            if leaver.closes_early and self._going.setdefault(guest, self.steps + self._lag) <= self.steps:
-                del self._guests[guest]
-                self.streams.leave(guest)
-                self.left.append(leaver)
+        for ticket, viewer in tuple(self._open.items()):
+            if viewer.closes_early and self._leaves_at.setdefault(ticket, self.steps + self._lag) <= self.steps:
+                del self._open[ticket]
+                self.admission.leave(ticket)
+                self.left.append(viewer)
 
 
-@pytest.mark.parametrize(("crowd", "seconds"), [(1000, 10), (7, 10), (3, 1), (500, 0)])
-def test_a_drain_ends_everybody_in_time_and_spread(crowd: int, seconds: int) -> None:
-    """Within its seconds, no second with more than its share, and each with a time of its own to come back."""
-    house = House()
-    start = house.clock()
-    for _ in range(crowd):
-        house.come()
-    house.streams.drain(seconds, house.sleep)
+@pytest.mark.parametrize(("count", "seconds"), [(1000, 10), (7, 10), (3, 1), (500, 0)])
+def test_a_drain_ends_all_streams_in_time_and_evenly_spread(count: int, seconds: int) -> None:
+    """No second has more than its share, and clients get different times to connect again."""
+    rig = Rig()
+    start = rig.clock()
+    for _ in range(count):
+        rig.open_stream()
+    rig.admission.drain(seconds, rig.sleep)
 
-    ends = [leaver.at - start for leaver in house.left]
-    assert len(ends) == crowd
+    ends = [viewer.at - start for viewer in rig.left]
+    assert len(ends) == count
     assert max(ends) <= seconds
     busiest = max(sum(second <= at < second + 1 for at in ends) for second in range(seconds + 1))
-    assert busiest <= crowd / max(seconds, 1) + 1 / DRAIN_STEP_SECONDS
-    assert all(RETRY_MS[0] <= leaver.retry_ms <= RETRY_MS[1] for leaver in house.left)
-    assert crowd < 500 or len({leaver.retry_ms for leaver in house.left}) > crowd / 4
+    assert busiest <= count / max(seconds, 1) + 1 / DRAIN_STEP_SECONDS
+    assert all(RETRY_MS[0] <= viewer.retry_ms <= RETRY_MS[1] for viewer in rig.left)
+    assert count < 500 or len({viewer.retry_ms for viewer in rig.left}) > count / 4
 
 
-def test_a_drain_of_nobody_is_over_at_once() -> None:
-    """But for those whose connections were accepted before, and who have not asked yet."""
-    house = House()
-    start = house.clock()
-    house.streams.drain(10, house.sleep)
+def test_a_drain_without_streams_only_waits_for_late_ones() -> None:
+    """Connections that were accepted before may still ask for a stream."""
+    rig = Rig()
+    start = rig.clock()
+    rig.admission.drain(10, rig.sleep)
 
-    assert house.clock() - start <= LATE_ACCEPT_SECONDS + 2 * DRAIN_STEP_SECONDS
+    assert rig.clock() - start <= LATE_ACCEPT_SECONDS + 2 * DRAIN_STEP_SECONDS
 
 
-def test_who_is_let_in_late_goes_with_the_others() -> None:
-    """A request that was on its way is answered by us, since nobody else can; a later one is for another worker."""
-    house = House(lag=3)
-    house.come()
+def test_a_late_stream_ends_with_the_others() -> None:
+    """A request on an accepted connection is admitted, as no other worker can answer it. A later one is refused."""
+    rig = Rig(lag=3)
+    rig.open_stream()
     seen: list[type[ChronoverseError] | None] = []
 
     def sleep(seconds: float) -> None:
-        house.sleep(seconds)
+        rig.sleep(seconds)
         try:
-            house.come()
+            rig.open_stream()
             seen.append(None)
         except ChronoverseError as error:
             seen.append(type(error))
 
-    house.streams.drain(2, sleep)
-    assert house.streams.is_draining
+    rig.admission.drain(2, sleep)
+    assert rig.admission.is_draining
     assert seen[:4] == [None] * 4
     assert set(seen[6:]) == {Draining}
-    assert len(house.streams) == 0
-    assert len(house.left) == 1 + seen.count(None)
+    assert len(rig.admission) == 0
+    assert len(rig.left) == 1 + seen.count(None)
 
 
-def test_a_full_worker_has_no_place() -> None:
-    """Until somebody leaves."""
-    streams = AdmissionControl(2)
-    guests = [StreamTicket("ada", "192.0.2.1", "r", 0) for _ in range(3)]
-    for guest in guests[:2]:
-        streams.enter(guest)
+def test_a_full_worker_admits_no_stream() -> None:
+    """It does when another stream has ended."""
+    admission = AdmissionControl(2)
+    tickets = [StreamTicket("ada", "192.0.2.1", "r", 0) for _ in range(3)]
+    for ticket in tickets[:2]:
+        admission.enter(ticket)
     with pytest.raises(AtCapacity):
-        streams.check(guests[2])
+        admission.check(tickets[2])
     with pytest.raises(AtCapacity):
-        streams.enter(guests[2])
-    streams.leave(guests[0])
-    streams.enter(guests[2])
+        admission.enter(tickets[2])
+    admission.leave(tickets[0])
+    admission.enter(tickets[2])
 
-    assert len(streams) == 2
+    assert len(admission) == 2
 
 
 @pytest.mark.parametrize(
@@ -134,21 +134,21 @@ def test_a_full_worker_has_no_place() -> None:
     [((2, None), ("ada", "::1"), ("bob", "::1")), ((None, 2), ("ada", "::1"), ("ada", "::2"))],
     ids=["token", "address"],
 )
-def test_a_share_is_used_up_by_its_owner_alone(
+def test_a_used_up_share_limits_only_its_owner(
     shares: tuple[int | None, int | None], same: tuple[str, str], other: tuple[str, str]
 ) -> None:
-    """Others are served on, and what is given back can be had again."""
-    streams = AdmissionControl(100, *shares)
-    guests = [StreamTicket(*same, "r", 0) for _ in range(3)]
-    for guest in guests[:2]:
-        streams.enter(guest)
+    """Others are admitted. When one of the owner's streams ends, the owner may open another."""
+    admission = AdmissionControl(100, *shares)
+    tickets = [StreamTicket(*same, "r", 0) for _ in range(3)]
+    for ticket in tickets[:2]:
+        admission.enter(ticket)
     with pytest.raises(ShareExceeded, match="2 streams"):
-        streams.enter(guests[2])
-    streams.enter(StreamTicket(*other, "r", 0))
-    streams.leave(guests[1])
-    streams.enter(guests[2])
+        admission.enter(tickets[2])
+    admission.enter(StreamTicket(*other, "r", 0))
+    admission.leave(tickets[1])
+    admission.enter(tickets[2])
 
-    assert len(streams) == 3
+    assert len(admission) == 3
 
 
 @pytest.mark.parametrize(
@@ -168,18 +168,18 @@ def test_a_share_is_used_up_by_its_owner_alone(
         (["127.0.0.1"], "::ffff:127.0.0.1", "::ffff:198.51.100.1", "198.51.100.1"),
     ],
 )
-def test_a_client_is_where_a_trusted_proxy_says(
+def test_the_client_address_comes_from_a_trusted_proxy(
     trusted: list[str], peer: str, forwarded_for: str | None, client: str
 ) -> None:
-    """And nobody else's word counts."""
+    """The header of anybody else is ignored."""
     proxies = TrustedProxies()
     proxies.trust(trusted)
 
     assert proxies.client(peer, forwarded_for) == client
 
 
-def test_the_word_of_the_last_proxy_counts_when_each_has_a_header_of_its_own() -> None:
-    """Some proxies leave the client's header as it is, and add another one behind it."""
+def test_the_last_of_several_forwarded_headers_counts() -> None:
+    """Some proxies leave the client's header as it is, and add another one after it."""
     proxies = TrustedProxies()
     proxies.trust(["127.0.0.1"])
     headers = [("X-FORWARDED-FOR", "203.0.113.9"), ("HOST", "h"), ("X-FORWARDED-FOR", "198.51.100.1")]

@@ -1,4 +1,4 @@
-"""A client's socket in gevent's loop: watched for the client's leaving, and bounded in what the client may take."""
+"""Connections: noticing that a client has left, limits for slow clients, and making room for new connections."""
 
 import math
 import socket
@@ -23,70 +23,70 @@ from chronoverse.web.streaming.connection import (
     set_socket_options,
 )
 
-#: Turns of the loop after which all that was pending has happened.
-TURNS: Final = 10
+#: Rounds of the event loop after which everything that was pending has happened.
+LOOP_ROUNDS: Final = 10
 
 
-def turn() -> None:
-    """Lets the loop look at its sockets a few times."""
-    for _ in range(TURNS):
+def run_loop() -> None:
+    """Lets the event loop look at its sockets a few times."""
+    for _ in range(LOOP_ROUNDS):
         yield_to_loop()
 
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Ours and the peer's end."""
+    """Our end and the peer's."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         yield ours, theirs
 
 
-def test_who_is_told_of_a_hang_up_may_wait(pair: tuple[socket.socket, socket.socket]) -> None:
-    """As for a lock that somebody holds: in the loop itself that would fail, and nobody would be told."""
-    told = []
+def test_a_hangup_callback_may_wait(pair: tuple[socket.socket, socket.socket]) -> None:
+    """It may wait for a lock, for example. In the hub's own greenlet that would raise an error."""
+    reasons = []
 
-    def left(why: str) -> None:
+    def on_leave(why: str) -> None:
         gevent.sleep(0)
-        told.append(why)
+        reasons.append(why)
 
-    on_hangup(pair[0], left)
+    on_hangup(pair[0], on_leave)
     pair[1].close()
     with gevent.Timeout(5):
-        while not told:
-            turn()
+        while not reasons:
+            run_loop()
 
-    assert told == ["left"]
+    assert reasons == ["left"]
 
 
-def test_nobody_is_told_who_no_longer_watches(pair: tuple[socket.socket, socket.socket]) -> None:
-    """Also when the peer left just before, and the word of it is on its way."""
-    told: list[str] = []
-    undo = on_hangup(pair[0], told.append)
+def test_no_callback_after_the_watch_has_ended(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Not even when the peer left just before, and the callback was already due."""
+    reasons: list[str] = []
+    end_watch = on_hangup(pair[0], reasons.append)
     pair[1].close()
-    gevent.get_hub().loop.run_callback(undo)
-    turn()
+    gevent.get_hub().loop.run_callback(end_watch)
+    run_loop()
 
-    assert told == []
+    assert reasons == []
 
 
-def test_a_word_from_the_peer_is_no_hang_up(pair: tuple[socket.socket, socket.socket]) -> None:
-    """It is left where it is, for whoever reads next."""
-    told: list[str] = []
-    undo = on_hangup(pair[0], told.append)
+def test_bytes_from_the_peer_are_no_hangup(pair: tuple[socket.socket, socket.socket]) -> None:
+    """They are not read, and stay for whoever reads next."""
+    reasons: list[str] = []
+    end_watch = on_hangup(pair[0], reasons.append)
     pair[1].send(b"x")
-    turn()
-    # Or the loop would be left with a socket that is closed.
-    undo()
+    run_loop()
+    # Otherwise the event loop would keep a closed socket.
+    end_watch()
 
-    assert (told, pair[0].recv(1)) == ([], b"x")
+    assert (reasons, pair[0].recv(1)) == ([], b"x")
 
 
-#: More than the kernels of both ends take.
-MUCH: Final = bytes(2**20)
+#: More than the kernels of both ends hold.
+LARGE: Final = bytes(2**20)
 
 
 class Client:
-    """A client of loopback, whose kernel takes little, and the server's end of its connection."""
+    """A client with a small receive buffer, and the server's end of its connection."""
 
     def __init__(self, connections: Connections) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -99,7 +99,7 @@ class Client:
         connections.add(self.connection)
 
     def read(self, chunk: int, pause: float) -> int:
-        """Reads to the end, so many bytes at a time; returns how many there were."""
+        """Reads up to ``chunk`` bytes at a time until the end. Returns how many bytes there were."""
         read = 0
         with gevent.Timeout(20):
             try:
@@ -111,27 +111,27 @@ class Client:
         return read
 
     def close(self) -> None:
-        """Both ends."""
+        """Closes both ends."""
         self.sock.close()
         self.connection.close()
 
 
 @pytest.fixture
 def connections() -> Connections:
-    """Two places."""
+    """With a limit of two."""
     return Connections(2, FairLock(1, TimeoutError))
 
 
 @pytest.fixture
 def client(connections: Connections) -> Iterator[Client]:
-    """One that is connected."""
+    """A connected client."""
     client = Client(connections)
     yield client
     client.close()
 
 
-def test_what_is_accepted_is_bounded_as_the_listener_is(client: Client) -> None:
-    """The kernel doubles the buffer for its own use: see socket(7)."""
+def test_an_accepted_connection_has_the_options_of_the_listener(client: Client) -> None:
+    """The kernel doubles the size of the buffer for its own use: see socket(7)."""
     connection = client.connection
 
     assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * SEND_BUFFER_BYTES
@@ -139,64 +139,64 @@ def test_what_is_accepted_is_bounded_as_the_listener_is(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bounds", "until"),
+    ("limits", "until"),
     [
         (SendLimits(stall_seconds=0.3), math.inf),
-        (SendLimits(seconds=0.1, bytes_per_second=len(MUCH) * 5), math.inf),
+        (SendLimits(seconds=0.1, bytes_per_second=len(LARGE) * 5), math.inf),
         (SendLimits(), 0.3),
     ],
     ids=["nothing taken", "too long", "expired"],
 )
-def test_a_client_that_takes_nothing_is_cut(client: Client, bounds: SendLimits, until: float) -> None:
-    """After the time without progress, the time for the whole answer, or when it may not have more."""
+def test_a_client_that_takes_nothing_is_cut(client: Client, limits: SendLimits, until: float) -> None:
+    """That happens after too long without progress, after the time for the whole answer, or when ``until`` has come."""
     began = time.monotonic()
-    client.connection.begin_long_answer(bounds, began + until)
+    client.connection.begin_long_answer(limits, began + until)
     with pytest.raises(ConnectionResetError):
-        client.connection.sendall(MUCH)
+        client.connection.sendall(LARGE)
 
     assert 0.3 <= time.monotonic() - began < 3
-    # And nothing of it waits in the kernel any longer.
+    # The kernel holds nothing of the answer any more.
     client.connection.close()
-    assert client.read(65_536, 0) < len(MUCH)
+    assert client.read(65_536, 0) < len(LARGE)
 
 
-def test_a_client_that_reads_slowly_gets_all_of_a_stream(client: Client) -> None:
-    """However long it takes: what it takes counts, not what there is room for."""
+def test_a_client_that_reads_a_stream_slowly_gets_all_of_it(client: Client) -> None:
+    """Any progress counts, and there is no limit for the whole."""
     client.connection.begin_long_answer(SendLimits(stall_seconds=0.3))
     reading = gevent.spawn(client.read, 8_192, 0.01)
     began = time.monotonic()
-    client.connection.sendall(MUCH)
+    client.connection.sendall(LARGE)
     client.connection.close()
 
     assert time.monotonic() - began > 0.6
-    assert reading.get() == len(MUCH)
+    assert reading.get() == len(LARGE)
 
 
 def test_a_client_that_reads_an_answer_too_slowly_is_cut(client: Client) -> None:
-    """An ordinary answer holds memory: it has its time as a whole."""
-    client.connection.begin_request(SendLimits(seconds=0.1, bytes_per_second=len(MUCH) * 5))
+    """An ordinary answer occupies memory, so there is a limit for the whole of it."""
+    client.connection.begin_request(SendLimits(seconds=0.1, bytes_per_second=len(LARGE) * 5))
     reading = gevent.spawn(client.read, 8_192, 0.01)
     with pytest.raises(ConnectionResetError):
-        client.connection.sendall(MUCH)
+        client.connection.sendall(LARGE)
     client.connection.close()
 
-    assert 0 < reading.get() < len(MUCH)
+    assert 0 < reading.get() < len(LARGE)
 
 
-def blocked(client: Client, bounds: SendLimits | None = None) -> gevent.Greenlet:
-    """Answers, and waits for the client."""
+def start_answer(client: Client, limits: SendLimits | None = None) -> gevent.Greenlet:
+    """An answer that waits for the client to read."""
     client.connection.begin_request()
-    if bounds:
-        client.connection.begin_long_answer(bounds)
-    answering = gevent.spawn(client.connection.sendall, MUCH)
-    turn()
+    if limits:
+        client.connection.begin_long_answer(limits)
+    answering = gevent.spawn(client.connection.sendall, LARGE)
+    run_loop()
     return answering
 
 
-def test_who_has_waited_longest_makes_room(connections: Connections) -> None:
-    """A stream stays, as does a connection whose request is worked on; so does who has just come."""
+def test_the_connection_that_has_waited_longest_makes_room(connections: Connections) -> None:
+    """These stay open: a stream, a connection whose request is being answered, and a connection that has just come."""
     clients = [Client(connections) for _ in range(2)]
-    stream, stuck = blocked(clients[0], SendLimits()), blocked(clients[1])
+    stream, stuck = start_answer(clients[0], SendLimits()), start_answer(clients[1])
     clients.append(Client(connections))
     clients[2].connection.begin_request()
     assert not stuck.ready()
@@ -213,13 +213,13 @@ def test_who_has_waited_longest_makes_room(connections: Connections) -> None:
         client.close()
 
 
-def test_a_request_behind_another_is_seen(client: Client) -> None:
-    """Whether it has been read already, or waits in the kernel."""
+def test_a_pipelined_request_is_noticed(client: Client) -> None:
+    """Here it waits in the kernel while the answer to the one before it is sent."""
     connection = client.connection
     connection.end_request(pipelined=False)
     before = connection.is_pipelined
     client.sock.send(b"GET")
-    turn()
+    run_loop()
     connection.end_request(pipelined=False)
 
     assert (before, connection.is_pipelined) == (False, True)

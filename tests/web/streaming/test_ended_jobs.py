@@ -1,4 +1,4 @@
-"""A look at an ended job is good for a moment, and at no other."""
+"""The cache of ended jobs: for a moment it saves a read of the store, and it caches no other jobs."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,94 +7,92 @@ import pytest
 
 from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.values import End, Job, JobRef, Status
-from chronoverse.web.streaming import ended_jobs as ended
-from chronoverse.web.streaming.ended_jobs import CACHE_SECONDS, EndedJobCache
+from chronoverse.web.streaming.ended_jobs import CACHE_SECONDS, MAX_CACHED_JOBS, EndedJobCache
 
 REF = JobRef("w", "j")
 DONE = Job(REF, Status.RUNNING).ended(End(1, Status.COMPLETED, 0, 0, 0, None))
 
 
-class Shelf:
-    """A store of jobs, a clock, and what is to be tested between them."""
+class Rig:
+    """A store of jobs, a clock, and the cache in front of the store. ``reads`` counts the reads of the store."""
 
-    def __init__(self, *jobs: Job) -> None:
+    def __init__(self, *jobs: Job, max_jobs: int = MAX_CACHED_JOBS) -> None:
         self.jobs = {job.ref: job for job in jobs}
-        self.now, self.looks = 100.0, 0
-        #: Called while somebody looks.
-        self.meanwhile: Callable[[], object] = bool
-        self.ended = EndedJobCache(self.get_job, lambda: self.now)
+        self.now, self.reads = 100.0, 0
+        #: Called during each read.
+        self.during_read: Callable[[], object] = bool
+        self.cache = EndedJobCache(self.read_job, lambda: self.now, max_jobs)
 
-    def get_job(self, ref: JobRef) -> Job | None:
-        self.looks += 1
-        self.meanwhile()
+    def read_job(self, ref: JobRef) -> Job | None:
+        self.reads += 1
+        self.during_read()
         return self.jobs.get(ref)
 
 
-def test_an_ended_job_is_known_for_a_moment() -> None:
-    """From when it was looked at, and again from when it is looked at again."""
-    shelf = Shelf(DONE)
+def test_an_ended_job_is_cached_for_a_moment() -> None:
+    """The time begins with the first read, and begins again with the next one."""
+    rig = Rig(DONE)
 
-    assert shelf.ended.get_cached(REF) is None
-    assert shelf.ended.get_job(REF) == DONE
-    assert shelf.ended.get_cached(REF) == DONE
-    shelf.now += CACHE_SECONDS
-    assert shelf.ended.get_cached(REF) is None
-    assert shelf.ended.get_job(REF) == shelf.ended.get_cached(REF) == DONE
-    assert shelf.looks == 2
+    assert rig.cache.get_cached(REF) is None
+    assert rig.cache.get_job(REF) == DONE
+    assert rig.cache.get_cached(REF) == DONE
+    rig.now += CACHE_SECONDS
+    assert rig.cache.get_cached(REF) is None
+    assert rig.cache.get_job(REF) == rig.cache.get_cached(REF) == DONE
+    assert rig.reads == 2
 
 
 @pytest.mark.parametrize("found", [None, Job(REF, Status.RUNNING), Job(REF, Status.PENDING)])
-def test_nothing_else_is_remembered(found: Job | None) -> None:
-    """Of a job that goes on only the tail knows anything, and one that there is not may come."""
-    shelf = Shelf(*([found] if found else []))
+def test_no_other_job_is_cached(found: Job | None) -> None:
+    """A running job changes, and the tail knows its state. A job that does not exist may come at any time."""
+    rig = Rig(*([found] if found else []))
 
-    assert shelf.ended.get_job(REF) == found
-    assert shelf.ended.get_cached(REF) is None
-
-
-def test_what_is_not_what_it_was_is_forgotten() -> None:
-    """When somebody says so, and when a look shows it."""
-    shelf = Shelf(DONE)
-    shelf.ended.get_job(REF)
-    shelf.ended.invalidate(REF)
-    assert shelf.ended.get_cached(REF) is None
-
-    shelf.ended.get_job(REF)
-    shelf.jobs.clear()
-    assert shelf.ended.get_job(REF) is None
-    assert shelf.ended.get_cached(REF) is None
-    shelf.ended.invalidate(REF)
+    assert rig.cache.get_job(REF) == found
+    assert rig.cache.get_cached(REF) is None
 
 
-def test_who_was_looking_when_it_was_forgotten_remembers_nothing() -> None:
-    """What that look found may be gone."""
-    shelf = Shelf(DONE)
-    shelf.meanwhile = lambda: shelf.ended.invalidate(REF)
+def test_a_changed_job_is_dropped() -> None:
+    """It is dropped when it is invalidated, and when a read finds it changed."""
+    rig = Rig(DONE)
+    rig.cache.get_job(REF)
+    rig.cache.invalidate(REF)
+    assert rig.cache.get_cached(REF) is None
 
-    assert shelf.ended.get_job(REF) == DONE
-    assert shelf.ended.get_cached(REF) is None
+    rig.cache.get_job(REF)
+    rig.jobs.clear()
+    assert rig.cache.get_job(REF) is None
+    assert rig.cache.get_cached(REF) is None
+    rig.cache.invalidate(REF)
 
 
-def test_a_look_that_fails_changes_nothing() -> None:
-    """Whoever knew the job knows it still."""
-    shelf = Shelf(DONE)
-    shelf.ended.get_job(REF)
+def test_a_job_that_is_invalidated_during_a_read_is_not_cached() -> None:
+    """The read may have found the job as it was before the change."""
+    rig = Rig(DONE)
+    rig.during_read = lambda: rig.cache.invalidate(REF)
 
-    def away() -> None:
+    assert rig.cache.get_job(REF) == DONE
+    assert rig.cache.get_cached(REF) is None
+
+
+def test_a_failed_read_changes_nothing() -> None:
+    """A cached job stays in the cache."""
+    rig = Rig(DONE)
+    rig.cache.get_job(REF)
+
+    def fail() -> None:
         raise StoreUnavailable("away")
 
-    shelf.meanwhile = away
+    rig.during_read = fail
     with pytest.raises(StoreUnavailable):
-        shelf.ended.get_job(REF)
-    assert shelf.ended.get_cached(REF) == DONE
+        rig.cache.get_job(REF)
+    assert rig.cache.get_cached(REF) == DONE
 
 
-def test_of_more_jobs_than_are_kept_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one looked at longest ago first."""
-    monkeypatch.setattr(ended, "MAX_CACHED_JOBS", 2)
+def test_a_full_cache_drops_the_oldest_job() -> None:
+    """That is the one that was read longest ago."""
     refs = [JobRef("w", name) for name in "abc"]
-    shelf = Shelf(*(replace(DONE, ref=ref) for ref in refs))
+    rig = Rig(*(replace(DONE, ref=ref) for ref in refs), max_jobs=2)
     for ref in (refs[0], refs[1], refs[0], refs[2]):
-        shelf.ended.get_job(ref)
+        rig.cache.get_job(ref)
 
-    assert [ref for ref in refs if shelf.ended.get_cached(ref)] == [refs[0], refs[2]]
+    assert [ref for ref in refs if rig.cache.get_cached(ref)] == [refs[0], refs[2]]

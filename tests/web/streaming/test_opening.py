@@ -1,4 +1,4 @@
-"""The head of a stream's response, which is written without gunicorn's help."""
+"""The head of a stream's response, which this project writes in place of gunicorn."""
 
 from datetime import UTC, datetime
 
@@ -9,8 +9,8 @@ from chronoverse.web.streaming.opening import response_head
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
 
 
-def test_a_head_is_what_gunicorn_would_write() -> None:
-    """Status, what the connection is for, then the fields as they are, in Latin-1."""
+def test_a_head_is_as_gunicorn_would_write_it() -> None:
+    """The status line, the server's own headers, and then the given ones in Latin-1."""
     assert response_head([("Last-Event-ID", "7"), ("X-Name", "é")], NOON + 0.9) == (
         b"HTTP/1.1 200 OK\r\n"
         b"Server: gunicorn\r\n"
@@ -23,14 +23,14 @@ def test_a_head_is_what_gunicorn_would_write() -> None:
     )
 
 
-def test_the_date_moves_on() -> None:
-    """It is remembered for one second only."""
+def test_the_date_changes_every_second() -> None:
+    """The first lines of a head are cached, but only within one second."""
     assert b"12:00:00 GMT" in response_head([], NOON)
     assert b"12:00:01 GMT" in response_head([], NOON + 1)
 
 
 @pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\rb", "a\0b"])
-def test_a_field_cannot_break_out_of_its_line(value: str) -> None:
-    """Whoever let it come this far."""
+def test_a_header_with_a_line_break_is_refused(value: str) -> None:
+    """Otherwise a value could add headers of its own."""
     with pytest.raises(ValueError, match="header"):
         response_head([("X-Name", value)], NOON)

@@ -1,4 +1,4 @@
-"""Workers know of each other's live viewers."""
+"""Presence: every worker knows whether anybody watches live in one of them."""
 
 import mmap
 import os
@@ -12,8 +12,8 @@ from chronoverse.web.streaming.presence import STALE_SECONDS, Presence
 from chronoverse.web.worker import Worker
 
 
-def test_what_one_worker_tells_all_know_for_a_moment() -> None:
-    """A forked process tells, and its parent knows."""
+def test_what_one_worker_announces_all_know_for_a_moment() -> None:
+    """Here a forked process announces it, and its parent knows it until it is stale."""
     now = [100.0]
     presence = Presence(lambda: now[0], mmap.mmap(-1, mmap.PAGESIZE))
     assert not presence
@@ -32,15 +32,15 @@ def test_what_one_worker_tells_all_know_for_a_moment() -> None:
 
 
 @pytest.mark.parametrize("watched", [0, 1])
-def test_a_worker_tells_with_each_beat(monkeypatch: pytest.MonkeyPatch, watched: int) -> None:
-    """That a job is watched live in it, whether anything is replayed there or not."""
-    beats: list[float] = []
-    monkeypatch.setattr(gevent, "sleep", beats.append)
+def test_a_worker_announces_its_live_viewers_with_each_tick(monkeypatch: pytest.MonkeyPatch, watched: int) -> None:
+    """It does so while a job is watched live in it, and not otherwise."""
+    pauses: list[float] = []
+    monkeypatch.setattr(gevent, "sleep", pauses.append)
     monkeypatch.setattr(Worker, "notify", lambda self: None)
-    presence = Presence(board=mmap.mmap(-1, mmap.PAGESIZE))
+    presence = Presence(page=mmap.mmap(-1, mmap.PAGESIZE))
     deps: Any = SimpleNamespace(tail=SimpleNamespace(watched=watched), presence=presence)
 
     Worker.__new__(Worker)._tick(deps)
 
     assert bool(presence) is bool(watched)
-    assert beats
+    assert pauses

@@ -1,4 +1,4 @@
-"""Many replays hold back while somebody watches something live and the processors have no room, and only then."""
+"""The throttle slows replays down while somebody watches live and the processors are busy, and only then."""
 
 import math
 import time
@@ -29,171 +29,174 @@ from chronoverse.web.streaming.replay_throttle import (
     target_share,
 )
 
-#: Bytes of a piece.
-PIECE = 65_536
-#: Seconds until a processor has been used for a moment.
-PATIENCE_SECONDS = 5.0
-AIM = 0.5
+#: Bytes of a segment.
+SEGMENT = 65_536
+#: Seconds within which a processor is used for a moment.
+MAX_WAIT_SECONDS = 5.0
+TARGET = 0.5
 
 
 class Machine:
-    """A clock that a rest lets go on, and processors of which replays and others need some of the time.
+    """A machine with two processors, on a clock that a pause moves on.
 
-    A crowd of replays has one call after the other, each half a millisecond of one of two processors.
+    ``others`` is the share of the processors that other programs use. The replays write one segment after the other,
+    each for half a millisecond of one processor.
     """
 
     def __init__(self, replays: int = 2 * FEW_REPLAYS, live: bool = True, others: float = 0.0) -> None:
         self.now, self.busy, self.others = 100.0, 0.0, others
         self.live = [None] if live else []
-        self.rests: list[float] = []
+        self.pauses: list[float] = []
         self.replays = [object() for _ in range(replays)]
         self.calls = 0
         self.hidden = False
-        self.restraint = ReplayThrottle(self.live, lambda: self.now, self.processors, lambda: AIM, self.rest, self.who)
+        self.throttle = ReplayThrottle(
+            self.live, lambda: self.now, self.read_cpu_time, lambda: TARGET, self.sleep, self.current_replay
+        )
 
-    def processors(self) -> CpuTime:
-        """Two processors' seconds, unless they are hidden."""
+    def read_cpu_time(self) -> CpuTime:
+        """The time of both processors, in seconds. Unknown while ``hidden`` is set."""
         return UNKNOWN if self.hidden else CpuTime(self.busy + self.others * 2 * (self.now - 100), 2 * self.now)
 
-    def calm(self) -> None:
-        """Others need nothing from now on; what they have had, they have had."""
+    def stop_others(self) -> None:
+        """Other programs use nothing from now on. What they have used so far stays counted."""
         self.busy += self.others * 2 * (self.now - 100)
         self.others = 0.0
 
-    def who(self) -> object:
+    def current_replay(self) -> object:
         return self.replays[self.calls % len(self.replays)]
 
-    def rest(self, seconds: float) -> None:
-        self.rests.append(seconds)
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
         self.now += seconds
 
     def replay(self, seconds: float) -> float:
-        """They read as fast as they may; returns their bytes a second."""
+        """Replays as fast as it is allowed, for so many seconds. Returns the bytes per second."""
         began, size = self.now, 0
         while self.now < began + seconds:
             self.now, self.busy = self.now + 0.0005, self.busy + 0.0005
-            size += PIECE
+            size += SEGMENT
             self.calls += 1
-            self.restraint(PIECE)
+            self.throttle(SEGMENT)
         return size / (self.now - began)
 
 
-def test_nobody_rests_where_there_is_room() -> None:
-    """Others need nothing, and the replays no more than is aimed at."""
+def test_no_replay_pauses_when_the_processors_have_time() -> None:
+    """Other programs use nothing, and the replays stay below the target."""
     machine = Machine()
     machine.replay(3)
-    assert not machine.rests
+    assert not machine.pauses
 
 
 @pytest.mark.parametrize("machine", [Machine(live=False, others=1.0), Machine(FEW_REPLAYS - 1, others=1.0)])
-def test_nobody_rests_for_nobody_and_few_never_do(machine: Machine) -> None:
-    """However busy the processors are."""
+def test_no_replay_pauses_without_live_viewers_or_with_few_replays(machine: Machine) -> None:
+    """That holds however busy the processors are."""
     machine.replay(3)
-    assert not machine.rests
+    assert not machine.pauses
 
 
-def test_the_metrics_are_told_for_how_long_replays_rested(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of it but what was since the last look."""
-    told: list[float] = []
-    monkeypatch.setattr(metrics.REPLAY_RESTS, "inc", told.append)
+def test_the_metrics_count_the_seconds_of_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All seconds are counted but those since the last sample."""
+    counted: list[float] = []
+    monkeypatch.setattr(metrics.REPLAY_RESTS, "inc", counted.append)
     machine = Machine(others=1.0)
     machine.replay(5)
-    assert 0 < sum(machine.rests) - sum(told) < 2 * SAMPLE_SECONDS
+    assert 0 < sum(machine.pauses) - sum(counted) < 2 * SAMPLE_SECONDS
 
 
-def test_on_a_crowded_machine_replays_have_the_least_that_they_always_have() -> None:
-    """However long that lasts."""
+def test_on_an_overloaded_machine_replays_have_the_lowest_rate() -> None:
+    """The rate does not fall further, however long the overload lasts."""
     machine = Machine(others=1.0)
     machine.replay(5)
     assert machine.replay(2) == pytest.approx(MIN_RATE, rel=0.05)
 
 
-def test_they_come_to_what_leaves_the_room_that_is_aimed_at() -> None:
-    """Here three tenths of the processors' time for the replays: three fifths of what one alone would do."""
+def test_the_rate_settles_at_the_target() -> None:
+    """Here three tenths of the processors' time are left for the replays, which is 0.6 of one processor."""
     machine = Machine(others=0.2)
     machine.replay(20)
-    assert machine.replay(10) == pytest.approx(0.6 * PIECE / 0.0005, rel=0.15)
+    assert machine.replay(10) == pytest.approx(0.6 * SEGMENT / 0.0005, rel=0.15)
 
 
-def test_when_there_is_room_again_nobody_rests() -> None:
-    """Within seconds: what others needed until now is known to them."""
+def test_no_replay_pauses_after_an_overload_has_ended() -> None:
+    """It takes some seconds, because the average still holds the time before."""
     machine = Machine(others=1.0)
     machine.replay(5)
-    machine.calm()
+    machine.stop_others()
     machine.replay(8)
-    machine.rests.clear()
+    machine.pauses.clear()
     machine.replay(1)
-    assert not machine.rests
+    assert not machine.pauses
 
 
-def test_when_nobody_watches_any_more_nobody_rests() -> None:
-    """From the next look on."""
+def test_no_replay_pauses_after_the_last_live_viewer_has_left() -> None:
+    """That holds from the next sample on."""
     machine = Machine(others=1.0)
     machine.replay(5)
     machine.live.clear()
     machine.replay(MAX_PAUSE_SECONDS + SAMPLE_SECONDS)
-    machine.rests.clear()
+    machine.pauses.clear()
     machine.replay(1)
-    assert not machine.rests
+    assert not machine.pauses
 
 
-def test_looks_that_are_far_apart_say_nothing() -> None:
-    """Those who replay after a while are not held back for what was before it."""
+def test_a_stale_sample_is_ignored() -> None:
+    """Replays after a long silence are not slowed down because of the load before it."""
     machine = Machine(others=1.0)
     machine.replay(1)
-    assert machine.restraint.rate < math.inf
+    assert machine.throttle.rate < math.inf
     machine.now += 600
-    machine.restraint(PIECE)
-    assert machine.restraint.rate == math.inf
-    machine.calm()
-    machine.rests.clear()
+    machine.throttle(SEGMENT)
+    assert machine.throttle.rate == math.inf
+    machine.stop_others()
+    machine.pauses.clear()
     machine.replay(3)
-    assert not machine.rests
+    assert not machine.pauses
 
 
-def test_one_look_that_fails_lets_all_go_on() -> None:
-    """And nothing is made up of what was before it."""
+def test_a_failed_sample_ends_the_slowing_down() -> None:
+    """The samples before it are ignored afterwards."""
     machine = Machine(others=1.0)
     machine.replay(3)
     machine.hidden = True
     machine.replay(MAX_PAUSE_SECONDS + SAMPLE_SECONDS)
-    assert machine.restraint.rate == math.inf
+    assert machine.throttle.rate == math.inf
     machine.hidden = False
-    machine.calm()
-    machine.rests.clear()
+    machine.stop_others()
+    machine.pauses.clear()
     machine.replay(3)
-    assert not machine.rests
+    assert not machine.pauses
 
 
-def test_one_rest_has_an_end_however_many_replays_there_are() -> None:
-    """Each calls once, and all rest at the same time."""
-    rests: list[float] = []
-    crowd = ReplayThrottle([None], lambda: 1.0, lambda: UNKNOWN, rest=rests.append)
-    crowd(PIECE)
-    crowd.rate = MIN_RATE
+def test_a_pause_is_bounded_however_many_replays_there_are() -> None:
+    """Here each replay calls once, and all pause at the same time."""
+    pauses: list[float] = []
+    throttle = ReplayThrottle([None], lambda: 1.0, lambda: UNKNOWN, sleep=pauses.append)
+    throttle(SEGMENT)
+    throttle.rate = MIN_RATE
     for _ in range(10_000):
-        crowd(PIECE)
-    assert max(rests) == pytest.approx(MAX_PAUSE_SECONDS)
-    assert sorted(rests) == rests
+        throttle(SEGMENT)
+    assert max(pauses) == pytest.approx(MAX_PAUSE_SECONDS)
+    assert sorted(pauses) == pauses
 
 
 def test_a_rate_stays_between_its_bounds() -> None:
-    """Of which the upper one is none."""
+    """Above the upper bound, replays are not slowed down at all."""
     assert (
-        next_rate(math.inf, 1.0, OVERLOAD_FACTOR * AIM, AIM)
-        == next_rate(math.inf, OVERLOAD_FACTOR * AIM, 1.0, AIM)
+        next_rate(math.inf, 1.0, OVERLOAD_FACTOR * TARGET, TARGET)
+        == next_rate(math.inf, OVERLOAD_FACTOR * TARGET, 1.0, TARGET)
         == math.inf
     )
-    assert next_rate(math.inf, 1.0, 1.0, AIM) == next_rate(MIN_RATE, 1.0, 1.0, AIM) == MIN_RATE
-    assert next_rate(MAX_RATE - 1, 0.0, 0.0, AIM) == math.inf
-    assert next_rate(2 * MIN_RATE, 0.0, 0.0, AIM) == 2 * MIN_RATE * (1 + IDLE_STEP)
-    assert next_rate(2 * MIN_RATE, 0.0, IDLE_FACTOR * AIM, AIM) == pytest.approx(2 * MIN_RATE * (1 + MAX_STEP))
-    assert next_rate(2 * MIN_RATE, AIM, 0.0, AIM) == next_rate(2 * MIN_RATE, 0.0, AIM, AIM) == 2 * MIN_RATE
+    assert next_rate(math.inf, 1.0, 1.0, TARGET) == next_rate(MIN_RATE, 1.0, 1.0, TARGET) == MIN_RATE
+    assert next_rate(MAX_RATE - 1, 0.0, 0.0, TARGET) == math.inf
+    assert next_rate(2 * MIN_RATE, 0.0, 0.0, TARGET) == 2 * MIN_RATE * (1 + IDLE_STEP)
+    assert next_rate(2 * MIN_RATE, 0.0, IDLE_FACTOR * TARGET, TARGET) == pytest.approx(2 * MIN_RATE * (1 + MAX_STEP))
+    assert next_rate(2 * MIN_RATE, TARGET, 0.0, TARGET) == next_rate(2 * MIN_RATE, 0.0, TARGET, TARGET) == 2 * MIN_RATE
     assert next_rate(9 * MIN_RATE, 1.0, 0.0, 0.4) == 4.5 * MIN_RATE
 
 
-def test_of_many_processors_a_larger_share_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but one and a bit; where there is but one, less than half of it."""
+def test_more_processors_mean_a_higher_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but :data:`FREE_PROCESSORS` may be busy. With one processor, it is :data:`MIN_TARGET` of it."""
     shares = []
     for count in (1, 2, 8):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, count=count: set(range(count)))
@@ -201,10 +204,10 @@ def test_of_many_processors_a_larger_share_may_be_used(monkeypatch: pytest.Monke
     assert shares == [MIN_TARGET, 1 - FREE_PROCESSORS / 2, 1 - FREE_PROCESSORS / 8]
 
 
-def test_who_gives_way_needs_nothing_and_other_processors_do_not_count(
+def test_only_our_processors_and_no_nice_programs_count_as_busy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Of the fields user, system, irq, softirq and steal are needs; guests are in user already."""
+    """The busy fields are user, system, irq, softirq and steal. The time of guests is part of user already."""
     (tmp_path / "stat").write_text(
         "cpu  0 0 0 0 0 0 0 0 0 0\ncpu0 1 20 300 4000 50000 600000 7000000 80000000 9 9\n"
         "cpu1 9 9 9 9 9 9 9 9 9 9\ncpu10 1 0 0 0 0 0 0 0 0 0\nintr 5 cpu0\n"
@@ -215,10 +218,10 @@ def test_who_gives_way_needs_nothing_and_other_processors_do_not_count(
 
 
 @pytest.mark.parametrize("text", [None, "", "nonsense", "cpu0 1 2 x 4 5 6 7 8\n", "cpu0 1\n"])
-def test_where_nothing_is_said_nothing_is_held_back(
+def test_an_unreadable_report_of_the_kernel_is_unknown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None
 ) -> None:
-    """No such file, or none that is understood."""
+    """There is no such file, or its text is not understood."""
     if text is not None:
         (tmp_path / "stat").write_text(text)
     monkeypatch.setattr(replay_throttle, "PROC_STAT", tmp_path / "stat")
@@ -226,10 +229,10 @@ def test_where_nothing_is_said_nothing_is_held_back(
     assert read_cpu_time() == UNKNOWN
 
 
-@pytest.mark.skipif(not PROC_STAT.exists(), reason="this kernel says nothing of its processors")
-def test_the_kernel_says_what_its_processors_did() -> None:
-    """All of them at least what this process did meanwhile."""
+@pytest.mark.skipif(not PROC_STAT.exists(), reason="this system does not report the time of its processors")
+def test_the_kernel_reports_the_time_of_its_processors() -> None:
+    """It is at least the time that this process used meanwhile."""
     began, before = time.monotonic(), read_cpu_time()
     while read_cpu_time().busy <= before.busy:
-        assert time.monotonic() < began + PATIENCE_SECONDS
-    assert 0 < CpuTime(read_cpu_time().busy - before.busy, read_cpu_time().all - before.all).share <= 1.05
+        assert time.monotonic() < began + MAX_WAIT_SECONDS
+    assert 0 < CpuTime(read_cpu_time().busy - before.busy, read_cpu_time().all - before.all).busy_share <= 1.05

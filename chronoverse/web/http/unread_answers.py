@@ -1,4 +1,4 @@
-"""What the ordinary answers of a worker hold of its memory until their clients have taken them, with shares."""
+"""Bounds the memory for ordinary answers that their clients have not read yet, with a share for each subject."""
 
 from typing import Final
 
@@ -8,15 +8,15 @@ from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.web.http.problems import problem_for
 from chronoverse.web.http.shares import Shares
 
-#: Bytes of an answer that is not counted: a connection's own buffer in the kernel takes it, once the last one is read.
+#: An answer of up to so many bytes is not counted. Once the answer before it is read, the kernel's buffer takes it.
 UNCOUNTED_BYTES: Final = 64 * 2**10
 
 
 def register(app: Flask, shares: Shares) -> None:
-    """Has every answer to a token's bearer hold its size until it is sent or given up, or be refused."""
+    """Counts every answer to a valid token until it is sent or given up. Refuses an answer that is over the share."""
 
     @app.after_request
-    def hold(response: Response) -> Response:
+    def count_answer(response: Response) -> Response:
         size = 0 if response.is_streamed or request.method == "HEAD" else response.calculate_content_length() or 0
         if size <= UNCOUNTED_BYTES or "principal" not in g:
             return response
