@@ -1,6 +1,6 @@
-"""What a worker holds of one job being watched: the newest frames of its log, encoded once for all its viewers.
+"""The newest frames of one watched job, encoded once for all its viewers.
 
-Pure but for its lock. The tail publishes into it, viewers take out of it, and nobody waits here.
+The tail publishes into a feed, and viewers take from it. Nobody waits here, except for a lock that is held briefly.
 """
 
 import sys
@@ -17,21 +17,23 @@ from chronoverse.joblog import sse
 from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entries, stream_name
 from chronoverse.joblog.values import MAX_NUMBER, End, Gap, Job, JobRef, Line, OutOfSequence
 
-#: Bytes handed out at once (a longer single frame goes whole): what a viewer that stopped reading holds on to.
+#: Bytes of one slice; a longer single frame is a slice of its own. A viewer that stops reading holds one slice.
 SLICE_BYTES: Final = 252 * 2**10
-#: Bytes between the places where takes that are cut short end. A socket that has room takes 130,966 bytes at once (its
-#: buffer is bounded by ``SEND_BUFFER_BYTES``): with 128 KiB nearly every take was two writes, the second of 200 bytes.
+#: Slices that are cut short end at multiples of so many bytes. A socket with room takes 130,966 bytes at once, because
+#: its buffer is bounded by ``SEND_BUFFER_BYTES``. With 128 KiB nearly every slice was two writes, the second of 200
+#: bytes.
 SLICE_STEP_BYTES: Final = 126 * 2**10
-#: Joined writes remembered between two publishes. Nearly all viewers stand at the same place and share one.
+#: Slices that are cached between two publishes. Nearly all viewers have the same position and share one slice.
 MAX_SLICES: Final = 32
-#: Viewers woken in one go. Each may take a write to its socket, some 10 µs: so nobody else waits for over 5 ms.
+#: Viewers that are woken before others may run. Each may cost a write, some 10 µs, so others wait for 5 ms at most.
 WAKES_PER_YIELD: Final = 400
 
 
 class EventFrame(NamedTuple):
-    """A frame in its place. ``number`` is the cursor behind it; ``stream`` is None where every filter lets it pass.
+    """One frame of a log.
 
-    ``first`` is the first number that a gap names, when that is not ``number``.
+    ``number`` is the last number it covers; for a gap, ``first`` is the first one. ``stream`` is None when viewers of
+    either stream get the frame.
     """
 
     number: int
@@ -41,7 +43,7 @@ class EventFrame(NamedTuple):
 
 
 class Waiter(Protocol):
-    """Somebody to wake when a feed changes, or when ``due`` (on the tail's clock) has come."""
+    """Whoever is to be woken when a feed changes, or at the time ``due`` on the tail's clock."""
 
     due: float
 
@@ -49,7 +51,7 @@ class Waiter(Protocol):
 
 
 class Slice(NamedTuple):
-    """Frames joined into one write, the cursor behind them, and the ring position to go on from."""
+    """Frames joined for one write, the last number they cover, and the ring position after them."""
 
     frames: bytes
     cursor: int
@@ -59,9 +61,10 @@ class Slice(NamedTuple):
 def encode(
     entries: Iterable[Entry], cursor: int, most_bytes: int = sys.maxsize
 ) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-    """The frames of ``entries``, and what they close with: a terminal entry, or a Stray that is the last.
+    """The frames of ``entries``, and what closes the log after them, if anything does.
 
-    Entries that follow the frame with which they come to ``most_bytes`` are left out.
+    A log is closed by its terminal entry, or by an entry out of sequence that is the last. Encoding stops after the
+    frame that reaches ``most_bytes``.
     """
     events: list[EventFrame] = []
     size = 0
@@ -87,7 +90,7 @@ def encode(
 def encode_raw(
     entries: Sequence[RawEntry], cursor: int, first: int, most_bytes: int = sys.maxsize
 ) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-    """As :func:`encode`, of the raw entries behind ``cursor``; plain lines at the beginning at a third of the cost."""
+    """As :func:`encode`, for raw entries after line ``cursor``. Plain lines at the beginning cost a third."""
     frames = plain_frames(entries, cursor, most_bytes)
     streams = [stream_name(entry[1][5]) for entry in entries[: len(frames)]]
     events = list(map(EventFrame, range(cursor + 1, cursor + len(frames) + 1), streams, frames))
@@ -100,7 +103,7 @@ def encode_raw(
 
 
 def join(events: list[EventFrame], stream: str | None) -> bytes:
-    """One write. Under a filter, a block with nothing but an id moves the client's cursor over what was skipped."""
+    """The frames for one write. Where a filter leaves lines out, a block with only an id moves the client's cursor."""
     if stream is None:
         return b"".join([event.frame for event in events])
     frames, skipped = [], 0
@@ -109,7 +112,7 @@ def join(events: list[EventFrame], stream: str | None) -> bytes:
             skipped = event.number
             continue
         if skipped and event.stream is None:
-            # A line brings its own id; what every filter lets pass has none.
+            # A line has an id of its own. Frames for both streams have none.
             frames.append(sse.cursor(skipped))
         frames.append(event.frame)
         skipped = 0
@@ -119,14 +122,14 @@ def join(events: list[EventFrame], stream: str | None) -> bytes:
 
 
 def redact_frames(ranges: Iterable[tuple[int, int]]) -> list[bytes]:
-    """A ``redact`` for each range of lines, its first and its last, that do not say any more what they said."""
+    """A ``redact`` frame for each range of redacted lines, given by its first and its last line."""
     return [sse.frame("redact", orjson.dumps({"from": first, "to": last})) for first, last in ranges]
 
 
 class Feed:
-    """A ring of the frames behind ``base``, up to ``cursor``; positions in it count every event there ever was.
+    """A ring of the frames after line ``base`` up to line ``cursor``. Positions count all frames since the feed began.
 
-    ``final`` holds the closing bytes once there are any: the feed never changes after that.
+    ``final`` is the closing frames, once the log has ended. A feed with ``final`` never changes again.
     """
 
     def __init__(self, ref: JobRef, job: Job | None, yield_to_loop: Callable[[], object] = bool) -> None:
@@ -137,28 +140,31 @@ class Feed:
         self.base = self.cursor
         self.final: bytes | None = None
         self.state: bytes | None = job.to_frame() if job else None
-        #: A ``redact`` frame for each redaction since somebody watches. One took seconds, so there are never many.
+        #: A ``redact`` frame for each redaction since the feed began. A redaction takes seconds, so there are never
+        #: many.
         self.redactions: list[bytes] = []
         self.viewers: set[Waiter] = set()
-        #: How many more there are, whom one of these waiters stands for.
+        #: How many more viewers there are in the feed's broadcast group, which is one of the waiters.
         self.group_size = 0
-        #: How many of them take from the ring; the others read for themselves, or are about to.
+        #: How many viewers take from the ring. The others read older lines themselves.
         self.ring_readers = 0
-        #: When the tail last looked at the job's state, and when it should again, on its clock.
+        #: When the tail last checked the job's state, and when it should check again, on its clock.
         self.checked_at = self.check_at = 0.0
-        #: Whether the tail's current read covers this feed, or need not: it has closed.
+        #: Whether the tail's current read includes this job. Also True when the feed has closed.
         self.subscribed = False
         self._lock = threading.Lock()
         self._frames: list[EventFrame] = []
         self._ends: list[int] = []
         self._first_position = 0
-        #: Bytes of all the frames that were let go: places are counted from the first byte there ever was.
+        #: Bytes of all frames that were dropped from the ring.
         self._dropped_bytes = 0
         self._slices: dict[tuple[int, str | None], Slice] = {}
         self._latest: tuple[Job, Job] | None = None
 
     def latest(self) -> Job | None:
-        """The job as it was observed, with the newest line as its last: the same object for all who ask meanwhile."""
+        """The job as it was checked last, with the newest line as its last. Callers share one object until that
+        changes.
+        """
         job, cursor = self.job, self.cursor
         if job is None or job.last == cursor:
             return job
@@ -166,13 +172,13 @@ class Feed:
             self._latest = job, replace(job, last=cursor)
         return self._latest[1]
 
-    # The tail's side
+    # For the tail
 
     def publish(self, events: list[EventFrame], after: int, limit: int) -> bool:
-        """Adds ``events``, which follow ``after``, and lets the oldest go, down to ``limit`` bytes.
+        """Adds ``events``, which follow line ``after``, and drops the oldest frames above ``limit`` bytes.
 
-        False, and nothing done, when the feed is no longer at ``after``: the other thread was faster, or it has
-        closed.
+        Returns False and does nothing when the feed has closed, or is no longer at ``after`` because another thread was
+        faster.
         """
         with self._lock:
             if self.cursor != after or self.final is not None:
@@ -187,25 +193,27 @@ class Feed:
         return True
 
     def skip(self, to: int) -> None:
-        """Goes on behind ``to``, which is ahead, with an empty ring: who is not there yet reads for himself."""
+        """Goes on after line ``to``, which is ahead, with an empty ring. Viewers read the lines up to there
+        themselves.
+        """
         with self._lock:
             if to <= self.cursor or self.final is not None:
                 return
-            # One more than there were, so that nobody stands where the new lines begin.
+            # The position grows by one more, so that no viewer already has the position of the new lines.
             self._empty(len(self._frames) + 1)
             self.cursor = self.base = to
         self.wake_all()
 
     def redact(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Lines ``first`` to ``last`` of each range do not say any more what they said: every viewer is told.
+        """Sends all viewers a ``redact`` frame for each range of lines, and drops the ring, which has copies of them.
 
-        The ring lets its copies go. Who stands at its end stays there.
+        A viewer at the end of the ring keeps its position.
         """
         with self._lock:
             self.redactions += redact_frames(ranges)
             self._empty(len(self._frames))
             self.base = self.cursor
-            # As much as a new state: viewers look whether it is another object.
+            # A new object counts as a new state: viewers compare identities.
             self.state = bytes(bytearray(self.state or b"")) if self.state else None
         self.wake_all()
 
@@ -215,7 +223,7 @@ class Feed:
         self._first_position += count
 
     def _drop_oldest(self, surplus: int) -> None:
-        """Drops the oldest events until ``surplus`` bytes are gone."""
+        """Drops the oldest frames, at least ``surplus`` bytes of them."""
         if surplus <= 0:
             return
         count = bisect_left(self._ends, surplus) + 1
@@ -227,9 +235,10 @@ class Feed:
         self._ends = [end - gone for end in self._ends[count:]]
 
     def reconcile(self, job: Job) -> None:
-        """Takes note of what the job is now; viewers get a ``job`` frame when it is new or got on.
+        """Stores the job's new state. Viewers get a ``job`` frame when the job is new, or its status or attempt
+        changed.
 
-        That it has ended they learn behind its last line.
+        They do not get one for its end: the closing frames come after the last line.
         """
         known, self.job = self.job, job
         changed = known and not job.status.terminal and (known.status, known.attempt) != (job.status, job.attempt)
@@ -238,25 +247,25 @@ class Feed:
             self.wake_all()
 
     def close(self, final: bytes) -> None:
-        """Nothing follows but ``final``. Only the first call counts."""
+        """Closes the feed with the frames ``final``. Only the first call has an effect."""
         if self.final is None:
             self.final = final
             self.wake_all()
 
     def wake_all(self) -> None:
-        """Wakes every viewer, and calls ``breathe`` now and then: a crowd is not all that a worker has to serve."""
+        """Wakes every viewer. Lets the rest of the worker run after every :data:`WAKES_PER_YIELD` of them."""
         for number, viewer in enumerate(tuple(self.viewers), 1):
             viewer.wake()
             if number % WAKES_PER_YIELD == 0:
                 self._yield_to_loop()
 
-    # The viewers' side
+    # For viewers
 
     def seek(self, cursor: int) -> int | None:
-        """The position of the first event behind ``cursor``.
+        """The position of the first frame after line ``cursor``.
 
-        None when the ring does not begin there: it no longer reaches back so far, or ``cursor`` is inside of a gap,
-        of which that viewer must be told the rest only.
+        None when the ring begins later, or when ``cursor`` is inside a gap: that viewer needs a frame for the rest of
+        the gap only.
         """
         with self._lock:
             index = bisect_right(self._frames, cursor, key=_number)
@@ -264,13 +273,15 @@ class Feed:
                 return None
             return self._first_position + index
 
-    def pending_events(self, told: int, state: bytes | None) -> tuple[bytes, int, bytes | None]:
-        """What a viewer with ``told`` notices and ``state`` is told; how many notices it has then, and the state."""
-        notices, now = self.redactions[told:], self.state
-        return b"".join(notices) + (now if now and now != state else b""), told + len(notices), now
+    def pending_events(self, seen: int, state: bytes | None) -> tuple[bytes, int, bytes | None]:
+        """The frames for a viewer that has ``seen`` redactions and ``state``; its new count and its new state."""
+        notices, now = self.redactions[seen:], self.state
+        return b"".join(notices) + (now if now and now != state else b""), seen + len(notices), now
 
     def enter_ring(self, position: int) -> tuple[int, int]:
-        """A viewer takes from the ring from ``position`` on. What it finds there: frames, and their bytes."""
+        """Counts a viewer that now takes from the ring. Returns how many frames are after ``position``, and their
+        bytes.
+        """
         with self._lock:
             self.ring_readers += 1
             start = max(position - self._first_position, 0)
@@ -278,13 +289,13 @@ class Feed:
             return len(self._frames) - start, (self._ends[-1] if self._ends else 0) - before
 
     def leave_ring(self) -> None:
-        """It does so no longer."""
+        """Counts a viewer that no longer takes from the ring."""
         with self._lock:
             self.ring_readers -= 1
 
     def take(self, position: int, stream: str | None) -> Slice | None:
-        """All from ``position`` on, or None when the ring has let part of it go."""
-        # Without the lock, which would be 3 % of a crowd's cost: what was right before a publish is only less than all.
+        """The slice at ``position``. None when the ring has dropped a part of it."""
+        # Lock-free, which saves 3 % of the cost of many viewers: an old slice is still a valid prefix of the ring.
         found = self._slices.get((position, stream))
         if found is not None:
             return found
@@ -301,7 +312,7 @@ class Feed:
         if start == len(self._frames):
             return Slice(b"", self.cursor, self._first_position + start)
         before = self._dropped_bytes + (self._ends[start - 1] if start else 0)
-        # Up to the last of some places that are the same for all: who began elsewhere stands with others after it.
+        # Slices end at the same positions for all viewers, so that viewers which began elsewhere soon share slices.
         until = (before + SLICE_BYTES) // SLICE_STEP_BYTES * SLICE_STEP_BYTES
         stop = max(bisect_right(self._ends, until - self._dropped_bytes), start + 1)
         events = self._frames[start:stop]

@@ -1,9 +1,9 @@
-"""A worker's one live reader: a single connection waits for the next lines of every job being watched there.
+"""Reads the new lines of all watched jobs, once for all viewers of a worker.
 
-Two threads. The *reader* blocks in XREAD over all watched jobs, encodes what comes once, and publishes it into
-the jobs' feeds. The *attendant* does what a blocked read cannot: has it re-armed when a job joins, looks at
-quiet jobs (a blocked XREAD is not woken by a deleted or expired key, and a lost runner says nothing), and wakes
-viewers whose heartbeat or deadline is due.
+The tail has two threads. The *reader* waits in XREAD for new entries of all watched jobs, encodes each once, and
+publishes it into the job's feed. The *housekeeper* does what a blocked read cannot do. It interrupts the read when a
+job joins. It checks quiet jobs, because a deleted or expired key does not wake a blocked XREAD, and a lost runner
+writes nothing. And it wakes viewers whose heartbeat or deadline is due.
 """
 
 import logging
@@ -28,28 +28,28 @@ from chronoverse.live.reconciler import JobStateReconciler, skip_archived
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 from chronoverse.store.watchlist import Watchlist
 
-#: Seconds one XREAD waits. It bounds how long a stop takes, and is the beat by which the tail knows it is alive.
+#: Seconds that one XREAD waits. It bounds how long a stop takes, and how often the tail knows that it is alive.
 BLOCK_SECONDS: Final = 1.0
-#: Seconds without a successful read after which the tail counts as unhealthy and heartbeats stop.
+#: Seconds without a successful read after which the tail is unhealthy. Then viewers get no heartbeats.
 HEALTHY_SECONDS: Final = 4 * BLOCK_SECONDS
 #: Seconds without a round after which a thread may be dead. Rounds take about BLOCK_SECONDS.
 SILENT_SECONDS: Final = 3.0
-#: Seconds between the attendant's rounds, and so the grain of heartbeats and deadlines.
+#: Seconds between two rounds of the housekeeper. Heartbeats and deadlines may be late by so much.
 TICK_SECONDS: Final = 0.5
-#: Seconds between two tries of making a blocked read take up a new job.
+#: Seconds between two attempts to interrupt a blocked read, so that it includes a new job.
 REARM_SECONDS: Final = 0.002
-#: How long the reader waits after a failed read, and the other thread after a failed round.
+#: How long the reader waits after a failed read, and the housekeeper after a failed round.
 RETRY: Final = RetryPolicy(first=0.05, longest=1.0)
 HOUSEKEEPING_RETRY: Final = RetryPolicy(first=1.0, longest=1.0)
-#: Bytes of frames made of one read of a job, and the rest of the line with which they are reached: what lies behind is
-#: read again. Only lines that are suddenly much longer than those before come to so many; a ring holds no more.
+#: Bytes of frames that are made of one read of a job, plus the rest of the last line; later entries are read again.
+#: Only lines that suddenly are much longer than those before have so many bytes. A ring holds no more.
 PUBLISH_BYTES: Final = 8 * 2**20
 
 log = logging.getLogger(__name__)
 
 
 class Tail:
-    """The live reading of one process. Threads start with the first watched job, so it may be built before a fork.
+    """Live reading for one process. The threads start with the first watched job, so a tail may be made before a fork.
 
     ``redacted`` hears of jobs of which something was redacted. ``clock`` is monotonic, in seconds; ``sleep`` lets
     others go first.
@@ -71,7 +71,7 @@ class Tail:
         self._yield_to_loop = partial(sleep, 0)
         self._reader = store.live_reader(BLOCK_SECONDS)
         self._feeds: dict[JobRef, Feed] = {}
-        #: What the reader thread reads next, and the jobs of which that may not be right any more.
+        #: The cursor of each job for the next read, and the jobs whose cursor may have changed since.
         self._cursors = Watchlist()
         self._changed: deque[JobRef] = deque()
         self._lock = threading.Lock()
@@ -79,7 +79,7 @@ class Tail:
         self._housekeeping_due = threading.Event()
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
-        #: Who looks at the jobs of each server, where there are many.
+        #: The thread that checks the jobs of each server, when the store has several servers.
         self._checkers: dict[Hashable, threading.Thread] = {}
         self._batch = AdaptiveBatch()
         self.stats = DeliveryStats()
@@ -90,7 +90,7 @@ class Tail:
     # For viewers
 
     def join(self, ref: JobRef, job: Job | None, viewer: Waiter) -> Feed:
-        """The job's feed, from now on kept up to date and waking ``viewer``. ``job`` is a fresh look at it."""
+        """The job's feed, which from now on is kept up to date and wakes ``viewer``. ``job`` was just fetched."""
         with self._lock:
             if not self._feeds:
                 self._read_at = self._clock()
@@ -107,7 +107,7 @@ class Tail:
         return feed
 
     def leave(self, feed: Feed, viewer: Waiter) -> None:
-        """Undoes :meth:`join`. A job nobody watches is not read."""
+        """Undoes :meth:`join`. A job without viewers is not read any more."""
         with self._lock:
             feed.viewers.discard(viewer)
             if not feed.viewers and self._feeds.get(feed.ref) is feed:
@@ -115,7 +115,8 @@ class Tail:
                 self._changed.append(feed.ref)
 
     def known_job(self, ref: JobRef) -> Job | None:
-        """The job as the tail has it, its last line the newest, the rest some seconds old at most; None if it has not.
+        """The job as the tail knows it: its last line is the newest, the rest is some seconds old at most. None if
+        unknown.
 
         Saves a crowd that comes back to one job a look each.
         """
@@ -127,26 +128,26 @@ class Tail:
         return feed.latest()
 
     def silent_seconds(self, ref: JobRef | None = None) -> float:
-        """For how long the store has not answered the tail; or the server of ``ref``, where there are many."""
+        """For how many seconds the store, or the server that has ``ref``, has not answered the tail."""
         return max(self._clock() - self._read_at, self._reader.silent_seconds(ref) if ref else 0)
 
     def healthy(self, ref: JobRef) -> bool:
-        """Whether the reading of that job works, so that a heartbeat tells the truth."""
+        """Whether reading of that job works. Only then viewers get heartbeats."""
         return self.silent_seconds(ref) < HEALTHY_SECONDS
 
     @property
     def watched(self) -> int:
-        """Jobs being watched."""
+        """How many jobs are watched."""
         return len(self._feeds)
 
     def report_metrics(self) -> None:
-        """Brings the metrics up to date with what this tail does; so does each of the attendant's rounds."""
+        """Updates the metrics. Each round of the housekeeper does so too."""
         self.stats.report(tuple(self._feeds.values()), self.silent_seconds())
 
     # One step of each thread
 
     def read_once(self) -> bool:
-        """One read of all watched jobs and all that follows from it; False when there is none to read.
+        """Reads all watched jobs once, and publishes what came. Returns False when no job is watched.
 
         Raises :class:`StoreError`.
         """
@@ -162,13 +163,13 @@ class Tail:
         for ref, entries in batches:
             self._changed.append(ref)
             found = self._feeds.get(ref)
-            # Unless nobody watches it any more, or the attendant has moved it on since the read began.
+            # Not if nobody watches the job any more, or the housekeeper has moved the cursor since the read began.
             if found is not None and found.cursor == cursors[ref]:
                 self._guarded(found, partial(self._publish, found, entries, cursors[ref]))
         return True
 
     def _current_cursors(self) -> Watchlist:
-        """Where each job is to be read on. Kept, for of thousands only a few have moved since the last read."""
+        """The cursor of each job. Cached, because of thousands of jobs only a few have changed since the last read."""
         while self._changed:
             ref = self._changed.popleft()
             if (feed := self._feeds.get(ref)) is not None:
@@ -180,7 +181,7 @@ class Tail:
         return self._cursors
 
     def check_jobs(self, feeds: Sequence[Feed]) -> None:
-        """Looks at the state of the feeds' jobs, and closes those that have nothing more to come."""
+        """Fetches the jobs of ``feeds``, updates the feeds, and closes those whose logs have ended."""
         now = self._clock()
         for feed in feeds:
             feed.checked_at, feed.check_at = now, now + pacing.check_seconds(self.watched)
@@ -190,7 +191,7 @@ class Tail:
                 self._changed.append(feed.ref)
 
     def _apply_check(self, feed: Feed, found: Job | StoreError | None) -> None:
-        """What a look at the feed's job means. Raises :class:`StoreError`."""
+        """Updates ``feed`` with the job that was fetched. Raises: :class:`StoreError`."""
         if isinstance(found, StoreError):
             raise found
         if found is not None:
@@ -199,7 +200,7 @@ class Tail:
             feed.close(sse.frame("error", LOG_IS_GONE.encode()))
 
     def _guarded(self, feed: Feed, work: Callable[[], object]) -> None:
-        """Does ``work`` for one job. What goes wrong in it closes the job's feed, and stops no other job.
+        """Does ``work`` for one job. If it fails, the job's feed is closed; other jobs go on.
 
         Raises :class:`StoreUnavailable` and :class:`StoreRefused`: a store that is away is no fault of the job.
         """
@@ -209,7 +210,7 @@ class Tail:
             raise
         except Exception as error:
             ours = isinstance(error, StoreError)
-            # One that has closed already is looked at for as long as it has viewers, and fails each time.
+            # A closed feed is checked for as long as it has viewers, and fails each time: it is logged once.
             if feed.final is None:
                 log.warning("the log of %s cannot be read: %s", feed.ref, error, exc_info=not ours)
             feed.close(sse.frame("error", sse.fold(str(error)) if ours else b"this log cannot be read"))
@@ -233,13 +234,13 @@ class Tail:
             feed.close(closing.to_frame())
         elif closing is not None:
             self.check_jobs([feed])
-            # Somebody may have written on behind the end, so that the look did not find it: it is the end all the same.
+            # Somebody may have written after the end, so that the check did not find it. It is the end all the same.
             if feed.cursor + 1 == closing.sequence_num:
                 job = feed.job or Job(feed.ref, closing.status)
                 feed.close(closing_frames(job, closing, self._lease_seconds))
 
     def _next_check(self, feed: Feed) -> float:
-        """When to look at a job of which lines have come."""
+        """When to check a job whose lines have just come."""
         look, busy = pacing.check_seconds(self.watched), pacing.busy_check_seconds(self.watched)
         return min(self._clock() + look, feed.checked_at + busy)
 
@@ -247,7 +248,7 @@ class Tail:
         return pacing.ring_bytes(self.watched)
 
     def housekeep_once(self) -> None:
-        """One round of looking at quiet jobs and waking those whose time has come. Raises :class:`StoreError`."""
+        """One round: wakes viewers that are due, and checks jobs that are due. Raises: :class:`StoreError`."""
         now = self._clock()
         feeds = tuple(self._feeds.values())
         for feed in feeds:
@@ -267,7 +268,7 @@ class Tail:
             self._check_in_thread(server, theirs)
 
     def _check_in_thread(self, server: Hashable, feeds: Sequence[Feed]) -> None:
-        """Looks at jobs of one of many servers, in a thread of its own: one that stands still must not hold up others.
+        """Checks the jobs of one server in a thread of its own, so that a server that hangs does not delay the others.
 
         Does nothing while the last looks there are under way.
         """
@@ -287,7 +288,7 @@ class Tail:
     # The threads
 
     def start(self) -> None:
-        """Starts the threads, or those of them that died. Each calls this for the other; cheap when both live."""
+        """Starts the threads, or those that have died. Cheap when both are alive."""
         if len(self._rounds) < 2 or self._clock() - min(self._rounds.values()) > SILENT_SECONDS:
             self._start_dead()
 
@@ -296,7 +297,7 @@ class Tail:
             if self._stopped.is_set() or (self._threads and all(thread.is_alive() for thread in self._threads)):
                 return
             alive = {thread.name for thread in self._threads if thread.is_alive()}
-            loops = {"tail-reader": self._read_loop, "tail-attendant": self._housekeeping_loop}
+            loops = {"tail-reader": self._read_loop, "tail-housekeeper": self._housekeeping_loop}
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             for name in loops.keys() - alive:
                 thread = threading.Thread(target=loops[name], name=name, daemon=True)
@@ -316,7 +317,7 @@ class Tail:
         backoff = Backoff(RETRY)
         while not self._stopped.is_set():
             self._joined.clear()
-            self._watchdog("reader", "attendant")
+            self._watchdog("reader", "housekeeper")
             try:
                 if not self.read_once():
                     self._joined.wait(BLOCK_SECONDS)
@@ -331,8 +332,11 @@ class Tail:
             self._pause()
 
     def _watchdog(self, own: str, other: str) -> None:
-        """Starts the other thread again if it has been silent. Asking each time whether it lives would let every
-        woken viewer go first under gevent: it doubled the median delay of 1,000 viewers."""
+        """Starts the other thread again if it has been silent for too long.
+
+        Asking in each round whether the thread is alive would let every woken viewer run first under gevent. That
+        doubled the median delay of 1,000 viewers.
+        """
         now = self._rounds[own] = self._clock()
         if now - self._rounds.get(other, now) > SILENT_SECONDS:
             self._rounds[other] = now
@@ -346,7 +350,7 @@ class Tail:
         while not self._stopped.is_set():
             self._housekeeping_due.wait(TICK_SECONDS)
             self._housekeeping_due.clear()
-            self._watchdog("attendant", "reader")
+            self._watchdog("housekeeper", "reader")
             self.report_metrics()
             try:
                 self._rearm()
@@ -357,7 +361,9 @@ class Tail:
                 self._stopped.wait(HOUSEKEEPING_RETRY.delay(1))
 
     def _rearm(self) -> None:
-        """Has the blocked read give way until it covers every feed. One attempt may come just before it blocks."""
+        """Interrupts the blocked read until it includes every feed. One interrupt is not enough: it may come
+        too early.
+        """
         deadline = self._clock() + BLOCK_SECONDS
         while not all(feed.subscribed for feed in tuple(self._feeds.values())) and self._clock() < deadline:
             self._reader.interrupt()

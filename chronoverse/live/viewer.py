@@ -1,8 +1,9 @@
-"""One reader's walk through a job's log: hello, replay, live, the end.
+"""One open event stream: ``connected``, older lines, new lines, the end.
 
-A viewer is a cursor. It replays with reads of its own from the offset it asked for until it stands inside the
-tail's ring, then shares the ring's bytes; when it falls behind the ring it reads for itself again. So memory is
-bounded per job, never per viewer, and a slow one loses nothing and costs nobody else anything.
+A viewer has a cursor, the number of the last line it has sent. First it replays: it reads older lines itself, from the
+offset that was asked for. When its cursor is inside the feed's ring, it takes frames from the ring, which all viewers
+share. A slow viewer that falls out of the ring replays again. So it loses nothing and delays nobody, and memory is
+bounded for each job, however many viewers there are.
 """
 
 import threading
@@ -19,11 +20,11 @@ from chronoverse.live.replay import Replay
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 
-#: Seconds the store may stay away before a viewer is told so and let go.
+#: Seconds without an answer from the store after which a stream ends with an error.
 STORE_PATIENCE_SECONDS: Final = 30.0
-#: Seconds a viewer without the tail waits before it tries the store again.
+#: Seconds before a viewer that has no feed tries the store again.
 RETRY_READ_SECONDS: Final = 0.5
-#: Seconds after which a waiting viewer looks around by itself, should the tail's attendant have died.
+#: Seconds after which a waiting viewer checks by itself, in case the tail's housekeeper has died.
 PARK_SECONDS: Final = 30.0
 
 _CONNECTED = b'{"status":"connected"}'
@@ -31,10 +32,11 @@ _CONNECTED = b'{"status":"connected"}'
 
 @dataclass(frozen=True, slots=True)
 class ViewerRequest:
-    """What a viewer asks for: the lines strictly after ``after``, of one ``stream`` or of both.
+    """What a viewer asks for: the lines after line ``after``, of one ``stream`` or of both (None).
 
-    ``job`` is a fresh look at the job, None when it is still awaited, for ``wait`` seconds. ``retry_ms`` is the
-    client's reconnection time. ``expires_at`` (token) and ``closes_at`` (maximum age) are on the monotonic clock.
+    ``job`` was just fetched. It is None when there is no such job yet; then the viewer waits for ``wait`` seconds.
+    ``retry_ms`` is the client's reconnection time. The token expires at ``expires_at``, and the stream reaches its
+    maximum age at ``closes_at``, both on the monotonic clock.
     """
 
     ref: JobRef
@@ -50,10 +52,11 @@ class ViewerRequest:
 
 
 class Viewer:
-    """Bytes for one connection. :meth:`next` never waits; :meth:`chunks` waits between polls.
+    """Makes the bytes of one event stream.
 
-    Something that writes by itself (``on_wake``) asks by :meth:`try_next` first, which does not even read the store.
-    ``clock`` is monotonic, in seconds. Thousands of these wait at a time, so each keeps only what it needs.
+    :meth:`chunks` waits for new bytes. :meth:`next` does not wait, but may read the store. :meth:`try_next` does not
+    even read the store; code that writes by itself (``on_wake``) calls it first. ``clock`` is monotonic, in seconds.
+    A worker has thousands of viewers, so they have slots, and keep only what they need.
     """
 
     __slots__ = (
@@ -68,13 +71,14 @@ class Viewer:
     ) -> None:
         self.cursor = request.after
         self.done = False
-        #: Why it is done: ``end``, ``error``, ``expired``, ``age``, ``drain``, ``left`` or ``slow``; until then empty.
+        #: Why the stream is done: ``end``, ``error``, ``expired``, ``age``, ``drain``, ``left`` or ``slow``. Empty
+        #: before.
         self.reason = ""
-        #: Whether it was told to end, for its client to resume elsewhere.
+        #: Whether the stream is to end early, so that its client resumes at another process.
         self.closes_early = False
-        #: Whether the last :meth:`try_next` ended where only a read of the store can go on.
+        #: Whether the last :meth:`try_next` found nothing because the store has to be read.
         self.needs_store_read = False
-        #: Called instead of waking :meth:`chunks`.
+        #: Called when there may be more, instead of waking :meth:`chunks`.
         self.on_wake: Callable[[], None] | None = None
         self._replay_cache = cache
         self._tail = tail
@@ -90,7 +94,7 @@ class Viewer:
         self._sent_at = clock()
         self._wait = request.wait
         job = request.job
-        #: On the clock, until when the job may still come.
+        #: Until when a job that does not exist yet may still come, on the clock.
         self._awaited_until = None if job else self._sent_at + request.wait
         self._finished = job if job and job.end else None
         self._state = job.to_frame() if job else None
@@ -105,7 +109,7 @@ class Viewer:
                 self._state = feed.state
 
     def chunks(self) -> Iterator[bytes]:
-        """What to send, each in one write, until the viewer is done. Leaves the tail when it is closed."""
+        """The chunks to send, each in one write, until the stream is done. Leaves the tail when closed."""
         self._woken = woken = threading.Event()
         try:
             while not self.done:
@@ -119,35 +123,35 @@ class Viewer:
             self.close()
 
     def wake(self) -> None:
-        """Has :meth:`chunks` poll again, or whoever else polls."""
+        """Makes :meth:`chunks`, or the code behind ``on_wake``, ask again."""
         if self.on_wake is not None:
             self.on_wake()
         elif self._woken is not None:
             self._woken.set()
 
     def close_with_retry(self, retry_ms: int) -> None:
-        """Has the stream end now, without an end: its client is to come back after ``retry_ms``, to another process."""
+        """Ends the stream now, before the log ends. The client reconnects after ``retry_ms``, to another process."""
         self.closes_early = True
         self._retry_ms = retry_ms
-        # In this order: a poll under way schedules by the former.
+        # In this order: a call of next that is running now computes due from _closes_at.
         self._closes_at = self.due = float("-inf")
         self.wake()
 
     def disconnect(self, why: str = "left") -> None:
-        """The client has gone: ends :meth:`chunks` without another byte."""
+        """Ends :meth:`chunks` without another byte, because the client has gone."""
         self.done = True
         self.reason = why
         self.wake()
 
     def close(self) -> None:
-        """Leaves the tail. Can be called twice."""
+        """Leaves the tail. May be called twice."""
         if self._feed is not None:
             self._set_position(None)
             self._tail.leave(self._feed, self)
             self._feed = None
 
     def next(self) -> bytes | None:
-        """The next bytes; empty when there may be more at once; None when there is nothing until it is woken."""
+        """The next bytes. Empty when there may be more at once; None when there is nothing before the next wake."""
         chunk = self.try_next()
         if chunk is None and self.needs_store_read:
             now = self._clock()
@@ -159,7 +163,9 @@ class Viewer:
         return chunk
 
     def take_cached(self) -> bytes:
-        """What a viewer that comes back has missed, as far as others have read it just now: to go with its hello."""
+        """The missed lines of a returning viewer, as far as they are cached. They are sent together with
+        ``connected``.
+        """
         if self._feed is None or self.done or self._pending:
             return b""
         frames, cursor = self._replay_cache.cached(self._ref, self._stream, self.cursor)
@@ -171,7 +177,7 @@ class Viewer:
         """As :meth:`next`, without reading the store. Where that is needed, sets ``needs_store_read``, returns None."""
         now, position, feed = self._clock(), self._position, self._feed
         if now < self.due and position is not None and feed is not None and feed.state is self._state:
-            # The way of nearly every line to nearly every viewer.
+            # The fast path: nearly every line reaches nearly every viewer here.
             found = feed.take(position, self._stream)
             if found is not None and found.frames and feed.final is None:
                 self.cursor, self._position = found.cursor, found.position
@@ -179,16 +185,18 @@ class Viewer:
                 return found.frames
         return self._next_step(now)
 
-    # For whoever stands in for the viewer while it is caught up
+    # For the broadcast group, which writes for the viewer while it is caught up
 
     @property
     def feed(self) -> Feed | None:
-        """What it shares with the other viewers of its job, while it does."""
+        """The feed that it shares with the other viewers of its job. None when it has left or never joined one."""
         return self._feed
 
     @property
     def ring_position(self) -> int | None:
-        """Its position in the ring when nothing sets it apart from the others there, so that one can stand for all."""
+        """Its position in the ring. None when it needs other bytes than the rest of its group, for example by a
+        filter.
+        """
         feed = self._feed
         plain = feed is not None and self._state is not None and feed.state is self._state
         return self._position if plain and self._stream is None and not self._pending and not self.done else None
@@ -200,17 +208,19 @@ class Viewer:
 
     @property
     def ends_at(self) -> float:
-        """When it must end whatever happens, on its clock."""
+        """When the stream must end in any case, on its clock."""
         return min(self._expires_at, self._closes_at)
 
     def advance(self, cursor: int, position: int, sent_at: float) -> None:
-        """All up to ``cursor``, which is ``position`` in the ring, was sent in its stead, last at ``sent_at``."""
+        """The group has sent everything up to line ``cursor``, at ``position`` in the ring, last at time
+        ``sent_at``.
+        """
         self.cursor, self._position = cursor, position
         self._sent(sent_at)
 
     @property
     def has_more(self) -> bool:
-        """Whether the tail holds more than was found last: a take is bounded."""
+        """Whether the ring has more than the last slice, whose size is bounded."""
         return self._feed is not None and self.cursor < self._feed.cursor
 
     def _next_step(self, now: float) -> bytes | None:
@@ -239,7 +249,7 @@ class Viewer:
             self.due = min(self.due, max(self._awaited_until, self._sent_at))
 
     def _close_early(self, now: float) -> bytes:
-        """The closing bytes when the stream must end before the log does, else none."""
+        """The closing frame when the stream must end before the log does. Empty otherwise."""
         if now >= self._expires_at:
             return self._finish("expired", sse.frame("error", sse.TOKEN_EXPIRED.encode()))
         if now >= self._closes_at:
@@ -255,7 +265,7 @@ class Viewer:
         return self._finish("error", sse.frame("error", sse.fold(text)))
 
     def _idle(self, now: float) -> bytes | None:
-        """What to send when there is nothing to send."""
+        """What to send when there is no line to send: an error, a heartbeat, or None."""
         feed = self._feed
         silent = self._tail.silent_seconds(feed.ref) if feed else 0.0
         seconds, which = max((silent, "store"), self._replay.failing_for(now) if self._replay else (0.0, ""))
@@ -271,15 +281,15 @@ class Viewer:
         return None
 
     def _next_from_feed(self) -> bytes | None:
-        """What the tail holds for us, or None. Sets ``needs_store_read`` when older lines are needed."""
+        """The next bytes from the feed, or None. Sets ``needs_store_read`` when older lines are needed."""
         feed = self._feed
         if feed is None:
             self.needs_store_read = True
             return None
         if feed.state is not self._state:
-            news, self._redactions_seen, self._state = feed.pending_events(self._redactions_seen, self._state)
-            return news
-        # Asked before taking: when it was closed already, what is found now is all there is.
+            pending, self._redactions_seen, self._state = feed.pending_events(self._redactions_seen, self._state)
+            return pending
+        # Read before the slice: if the feed was closed by then, the slice is the last.
         final, cursor = feed.final, feed.cursor
         position = feed.seek(self.cursor) if self._position is None else self._position
         found = feed.take(position, self._stream) if position is not None else None
@@ -290,14 +300,16 @@ class Viewer:
         self._replay = None
         if found.cursor > self.cursor:
             self.cursor = found.cursor
-        # A viewer ahead of the ring (the store went back) finds its place anew each time.
+        # A viewer may be ahead of the ring, when the store has lost lines. It looks up its position each time.
         self._set_position(found.position if found.cursor >= self.cursor else None, position)
         if final is not None and found.cursor >= cursor:
             return self._finish("end" if feed.job and feed.job.end else "error", found.frames + final)
         return found.frames or (b"" if found.cursor < cursor else None)
 
     def _set_position(self, position: int | None, start: int = 0) -> None:
-        """Goes on from ``position`` in the ring, having come in at ``start``; None to take no longer from it."""
+        """Sets the position in the ring. None means that the viewer leaves it. ``start`` is where it entered
+        the ring.
+        """
         feed = self._feed
         if feed is not None and (position is None) is not (self._position is None):
             if position is None:
@@ -307,7 +319,7 @@ class Viewer:
         self._position = position
 
     def _read_older(self, now: float) -> bytes | None:
-        """The next lines by a read of our own."""
+        """The next older lines, by a read of the viewer's own."""
         if self._replay is None:
             self._replay = Replay(self._replay_cache, self._ref, self._stream, self._finished, self._lease_seconds)
         try:

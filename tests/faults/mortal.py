@@ -1,7 +1,7 @@
 """gunicorn's settings, as we ship them, for a worker whose tail dies when it is told to.
 
-Once a file ``kill-tail-reader`` or ``kill-tail-attendant`` is in the directory that ``MORTAL`` names, that thread ends,
-as by an error that nobody foresaw; the file is then gone.
+Once a file ``kill-tail-reader`` or ``kill-tail-housekeeper`` is in the directory that ``MORTAL`` names, that thread
+ends, as by an error that nobody foresaw; the file is then gone.
 """
 
 import os
@@ -31,4 +31,4 @@ def post_worker_init(worker: Any) -> None:
     _shipped_init(worker)
     tail, directory = worker.wsgi.extensions["chronoverse"].tail, Path(os.environ["MORTAL"])
     tail.read_once = _mortal(tail.read_once, directory / "kill-tail-reader")
-    tail.housekeep_once = _mortal(tail.housekeep_once, directory / "kill-tail-attendant")
+    tail.housekeep_once = _mortal(tail.housekeep_once, directory / "kill-tail-housekeeper")

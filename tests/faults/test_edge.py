@@ -326,7 +326,7 @@ def test_row_24_viewers_come_and_go(stage: Stage) -> None:
     wait_until(lambda: all(now <= then + 4 for now, then in zip(held(), before, strict=True)), 15, "all is as before")
 
 
-@pytest.mark.parametrize("thread", ["tail-reader", "tail-attendant"])
+@pytest.mark.parametrize("thread", ["tail-reader", "tail-housekeeper"])
 def test_row_25_a_thread_of_the_tail_is_killed(thread: str, mortal: Stage) -> None:
     """The other starts it again in time, no viewer is disconnected, and no line is lost."""
     runner, watchers = mortal.play(job(f"row-25-{thread}"), viewers=VIEWERS)

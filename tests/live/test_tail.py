@@ -292,7 +292,7 @@ def test_a_thread_that_dies_is_replaced(server: RedisServer, prefix: str, method
         wait_until(lambda: not deadly.is_set(), SOON, "a thread has died")
         world.write(job())
         wait_until(lambda: watched.has(2), SOON, "the next line is there")
-        wait_until(lambda: threads() == ["tail-attendant", "tail-reader"], SOON, "both threads live")
+        wait_until(lambda: threads() == ["tail-housekeeper", "tail-reader"], SOON, "both threads live")
     finally:
         world.close()
 
