@@ -1,4 +1,4 @@
-"""Archived chunks: their records, their bytes, and the places where they lie."""
+"""Chunks: their records and their bytes; and the object store in files."""
 
 import hashlib
 import subprocess
@@ -19,7 +19,7 @@ JOB = JobRef("wf_1", "job_1")
 
 
 def raw(number: int, message: str, *more: bytes) -> RawEntry:
-    """A line as the store hands it over."""
+    """A line as the store returns it."""
     fields = [b"timestamp", b"2026-03-03T10:00:05.123Z", b"message", message.encode(), b"stream", b"stderr", *more]
     return (b"%d-0" % number, fields)
 
@@ -35,25 +35,25 @@ ODD = [
 ]
 
 
-def pack(entries: list[RawEntry]) -> tuple[Chunk, bytes]:
-    packer = ChunkBuilder(JOB, 1)
-    packer.add(entries)
-    return packer.finish()
+def build_chunk(entries: list[RawEntry]) -> tuple[Chunk, bytes]:
+    builder = ChunkBuilder(JOB, 1)
+    builder.add(entries)
+    return builder.finish()
 
 
-def test_a_chunk_says_what_the_log_said() -> None:
-    """Lines, gaps and strays; the end stays with the job."""
-    chunk, data = pack(ODD)
+def test_a_chunk_has_all_entries_of_the_log_but_the_last() -> None:
+    """Lines, gaps and entries out of sequence. The terminal entry stays in the store."""
+    chunk, data = build_chunk(ODD)
     assert (chunk.first, chunk.last, chunk.size, len(chunk.frames)) == (1, 7, len(data), 1)
     (frame,) = chunk.frames
     assert not frame.plain
-    said = list(decode_entries(decompress_frame(frame, data[: frame.size])))
-    assert said == [entry for entry in read_entries(ODD, 0) if not isinstance(entry, End)]
+    entries = list(decode_entries(decompress_frame(frame, data[: frame.size])))
+    assert entries == [entry for entry in read_entries(ODD, 0) if not isinstance(entry, End)]
 
 
 def test_frames_can_be_read_alone() -> None:
-    """And each knows its numbers."""
-    chunk, data = pack([raw(number, f"line {number} " + "x" * 100) for number in range(1, 20_001)])
+    """Each frame has the lines whose numbers its record has."""
+    chunk, data = build_chunk([raw(number, f"line {number} " + "x" * 100) for number in range(1, 20_001)])
     assert len(chunk.frames) > 10
     assert [frame.first for frame in chunk.frames[1:]] == [frame.last + 1 for frame in chunk.frames[:-1]]
     for frame in chunk.frames:
@@ -66,41 +66,41 @@ def test_frames_can_be_read_alone() -> None:
     assert Chunk.from_json(JOB, chunk.to_json()) == chunk
 
 
-def test_any_zstd_reads_it(tmp_path: Path) -> None:
-    """The whole chunk, by the program of that name."""
+def test_the_zstd_program_decompresses_a_chunk(tmp_path: Path) -> None:
+    """It writes the JSON Lines of all frames."""
     program = tool("zstd")
-    chunk, data = pack([raw(number, f"line {number}") for number in range(1, 9_001)])
+    chunk, data = build_chunk([raw(number, f"line {number}") for number in range(1, 9_001)])
     (tmp_path / "chunk.zst").write_bytes(data)
-    said = subprocess.run([program, "-dc", tmp_path / "chunk.zst"], check=True, capture_output=True).stdout
-    assert len(said) == chunk.text_size
-    assert [orjson.loads(line)["sequence_num"] for line in said.splitlines()] == list(range(1, 9_001))
+    output = subprocess.run([program, "-dc", tmp_path / "chunk.zst"], check=True, capture_output=True).stdout
+    assert len(output) == chunk.text_size
+    assert [orjson.loads(line)["sequence_num"] for line in output.splitlines()] == list(range(1, 9_001))
 
 
 def test_a_changed_byte_is_noticed() -> None:
-    chunk, data = pack(ODD)
+    chunk, data = build_chunk(ODD)
     (frame,) = chunk.frames
     with pytest.raises(ArchiveDamaged):
         decompress_frame(frame, data[5 : frame.size])
 
 
-def test_a_changed_byte_is_noticed_in_what_a_redaction_packed() -> None:
-    """Any byte of any frame; the chunk is named by its bytes as others are."""
-    made = rewrite(JOB, *pack(ODD), 2, 7, lambda line: line._replace(message="[redacted]"))
-    assert made
-    chunk, data, numbers = made
+def test_a_changed_byte_is_noticed_in_a_rewritten_chunk() -> None:
+    """Any byte of any frame. The name of a rewritten chunk has the hash of its bytes, like other names."""
+    rewritten = rewrite(JOB, *build_chunk(ODD), 2, 7, lambda line: line._replace(message="[redacted]"))
+    assert rewritten
+    chunk, data, numbers = rewritten
     assert numbers == [2, 5, 7]
     assert chunk.name == object_name(JOB, 1, 7, hashlib.sha256(data).hexdigest())
     assert text_sha256(chunk, data) == chunk.sha256
     (frame,) = chunk.frames
-    for place in range(frame.size):
+    for index in range(frame.size):
         changed = bytearray(data[: frame.size])
-        changed[place] ^= 0xFF
+        changed[index] ^= 0xFF
         with pytest.raises(ArchiveDamaged):
             decompress_frame(frame, bytes(changed))
 
 
-def test_files(tmp_path: Path) -> None:
-    """Put, got in parts, listed, deleted; a job's folder goes with its last object."""
+def test_objects_in_files(tmp_path: Path) -> None:
+    """They are put, read in parts, listed and deleted. A job's folder is removed with its last object."""
     objects = FileObjectStore(tmp_path / "archive")
     assert list(objects.list("wf_1/job_1/")) == []
     objects.put("wf_1/job_1/a", b"0123456789")
@@ -117,8 +117,8 @@ def test_files(tmp_path: Path) -> None:
         objects.get("wf_1/job_1/a")
 
 
-def test_a_place_that_is_none_is_unavailable(tmp_path: Path) -> None:
-    """A file where the directory should be."""
+def test_a_file_instead_of_the_directory_is_unavailable(tmp_path: Path) -> None:
+    """No object can be put there."""
     (tmp_path / "archive").write_text("")
     with pytest.raises(ArchiveUnavailable):
         FileObjectStore(tmp_path / "archive").put("wf_1/job_1/a", b"1")

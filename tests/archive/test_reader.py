@@ -1,4 +1,4 @@
-"""Reading the archive: from anywhere, in both directions, across frames and chunks, by many at once."""
+"""Reading the archive: from any number, in both directions, across frames and chunks, by several threads at once."""
 
 import threading
 from pathlib import Path
@@ -17,12 +17,12 @@ from chronoverse.joblog.values import Gap, JobRef, Line
 from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.examples import examples
 
-#: Seconds for whatever another thread does.
+#: Seconds to wait for another thread.
 PATIENCE_SECONDS = 20.0
 
 
 def log_of(kinds: list[str]) -> list[RawEntry]:
-    """A log of lines, holes, entries without a message and entries without a number."""
+    """A log of lines, missing numbers, entries without a message, and entries out of sequence."""
     entries: list[RawEntry] = []
     number = 0
     for kind in kinds:
@@ -35,8 +35,8 @@ def log_of(kinds: list[str]) -> list[RawEntry]:
     return entries
 
 
-class Counting(FileObjectStore):
-    """Files that count what is read of them, and wait at a gate before they answer."""
+class CountingStore(FileObjectStore):
+    """An object store in files that counts reads, and waits at a gate before it answers."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -54,7 +54,7 @@ class Counting(FileObjectStore):
 
 
 def by_number(entries: list[Entry]) -> list[tuple[int, object]]:
-    """What is said of each number, in the order in which it is."""
+    """Each number of the entries with its line, or with the reason of its gap, in order."""
     said: list[tuple[int, object]] = []
     for entry in entries:
         if isinstance(entry, Line):
@@ -80,11 +80,11 @@ def test_any_page_in_both_directions(
     count: int,
     data: st.DataObject,
 ) -> None:
-    """Page by page, from any place on, it says of each number what the whole log says."""
+    """Read page by page from any number on, each number has the line or gap that it has in the whole log."""
     entries = log_of(kinds)
-    shelf = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
-    shelf.fill(entries, chunk_entries, frame_bytes)
-    archive, whole = shelf.reader(), by_number(list(read_entries(entries, 0)))
+    builder = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
+    builder.fill(entries, chunk_entries, frame_bytes)
+    archive, whole = builder.reader(), by_number(list(read_entries(entries, 0)))
     place = data.draw(st.integers(0, whole[-1][0] + 1), "place")
 
     upwards: list[tuple[int, object]] = []
@@ -102,10 +102,10 @@ def test_any_page_in_both_directions(
 
 
 def test_one_read_of_long_lines_ends_early(tmp_path: Path) -> None:
-    """At the end of a frame, and the next goes on from there, in both directions."""
-    shelf = ArchiveBuilder.in_directory(tmp_path)
-    shelf.fill([raw_line(number, "x" * 2**18) for number in range(1, 13)], 12, 2**19)
-    archive = shelf.reader()
+    """It ends with a frame, and the next read continues from there, in both directions."""
+    builder = ArchiveBuilder.in_directory(tmp_path)
+    builder.fill([raw_line(number, "x" * 2**18) for number in range(1, 13)], 12, 2**19)
+    archive = builder.reader()
     upwards, downwards = archive.entries(JOB, 0, 12), archive.entries_before(JOB, 13, 12)
 
     assert [place for place, _ in by_number(upwards)] == [1, 2, 3, 4]
@@ -113,41 +113,41 @@ def test_one_read_of_long_lines_ends_early(tmp_path: Path) -> None:
     assert [place for place, _ in by_number(downwards)] == [12, 11, 10, 9]
 
 
-def test_strays_are_named_where_they_lie(tmp_path: Path) -> None:
-    """Upwards, when what comes before them is asked for too."""
-    shelf = ArchiveBuilder.in_directory(tmp_path)
+def test_entries_out_of_sequence_are_returned_upwards(tmp_path: Path) -> None:
+    """They come after the line before them, if that line is asked for too."""
+    builder = ArchiveBuilder.in_directory(tmp_path)
     entries = log_of(["line", "line", "stray", "stray", "line"])
-    shelf.fill(entries, 9, 100)
-    assert shelf.reader().entries(JOB, 0, 9) == list(read_entries(entries, 0))
-    assert shelf.reader().entries(JOB, 2, 9) == list(read_entries(entries[-1:], 2))
+    builder.fill(entries, 9, 100)
+    assert builder.reader().entries(JOB, 0, 9) == list(read_entries(entries, 0))
+    assert builder.reader().entries(JOB, 2, 9) == list(read_entries(entries[-1:], 2))
 
 
-def test_frames_are_what_a_viewer_gets_from_the_store(tmp_path: Path) -> None:
-    """Byte for byte; up to so many lines; the JSON Lines too."""
+def test_frames_are_the_same_bytes_as_from_the_store(tmp_path: Path) -> None:
+    """Up to the number of lines that was asked for. The JSON Lines are the same, too."""
     messages = ["plain", '"quoted" \\ \x1b[31mred', "", "ü \u2028 😀", "\x00\x7f"] * 50
     entries = [raw_line(number, message) for number, message in enumerate(messages, 1)]
-    shelf = ArchiveBuilder.in_directory(tmp_path)
-    shelf.fill(entries, 120, 2000)
-    archive, after = shelf.reader(), 0
+    builder = ArchiveBuilder.in_directory(tmp_path)
+    builder.fill(entries, 120, 2000)
+    archive, after = builder.reader(), 0
     expected = plain_frames(entries, 0)
-    while stretch := archive.frames(JOB, after, 7):
-        assert after < stretch.cursor <= after + 7
-        assert stretch.text == b"".join(expected[after : stretch.cursor])
+    while read := archive.frames(JOB, after, 7):
+        assert after < read.cursor <= after + 7
+        assert read.text == b"".join(expected[after : read.cursor])
         lines = archive.json_lines(JOB, after, 7)
         assert lines is not None
-        assert lines.cursor == stretch.cursor
+        assert lines.cursor == read.cursor
         assert lines.text == b"".join(
             frame[17 : frame.rindex(b"\nid: ")] + b"\n" for frame in expected[after : lines.cursor]
         )
-        after = stretch.cursor
+        after = read.cursor
     assert after == len(entries)
 
 
-def test_what_is_not_plain_is_left_to_entries(tmp_path: Path) -> None:
-    """A hole, and a beginning that is gone."""
-    shelf = ArchiveBuilder.in_directory(tmp_path, first=4)
-    shelf.add([raw_line(4, "four"), raw_line(6, "six")])
-    archive = shelf.reader()
+def test_frames_with_gaps_are_left_to_entries(tmp_path: Path) -> None:
+    """A missing number, and a trimmed beginning."""
+    builder = ArchiveBuilder.in_directory(tmp_path, first=4)
+    builder.add([raw_line(4, "four"), raw_line(6, "six")])
+    archive = builder.reader()
     assert archive.frames(JOB, 3, 9) is None
     assert archive.frames(JOB, 0, 9) is None
     said = archive.entries(JOB, 1, 9)
@@ -155,12 +155,12 @@ def test_what_is_not_plain_is_left_to_entries(tmp_path: Path) -> None:
     assert archive.entries(JobRef("wf_1", "job_2"), 0, 9) == []
 
 
-def test_many_read_a_frame_once(tmp_path: Path) -> None:
-    """Those who come while it is read wait for it; all that one read brought is there for those who come later."""
-    objects = Counting(tmp_path)
-    shelf = ArchiveBuilder(objects)
-    shelf.fill([raw_line(number, "x" * 100) for number in range(1, 101)], 100, 2000)
-    archive, found = shelf.reader(), []
+def test_several_readers_read_a_frame_once(tmp_path: Path) -> None:
+    """Readers that come during the read wait for it. Later readers get from the cache all that it has brought."""
+    objects = CountingStore(tmp_path)
+    builder = ArchiveBuilder(objects)
+    builder.fill([raw_line(number, "x" * 100) for number in range(1, 101)], 100, 2000)
+    archive, found = builder.reader(), []
     objects.gate.clear()
     readers = [threading.Thread(target=lambda: found.append(archive.frames(JOB, 0, 5))) for _ in range(8)]
     for reader in readers:
@@ -175,11 +175,11 @@ def test_many_read_a_frame_once(tmp_path: Path) -> None:
 
 
 def test_a_read_that_failed_is_tried_again(tmp_path: Path) -> None:
-    """The next one who asks reads anew."""
-    objects = Counting(tmp_path)
-    shelf = ArchiveBuilder(objects)
-    shelf.add([raw_line(1, "one")])
-    archive = shelf.reader()
+    """Errors are not cached."""
+    objects = CountingStore(tmp_path)
+    builder = ArchiveBuilder(objects)
+    builder.add([raw_line(1, "one")])
+    archive = builder.reader()
     objects.broken = True
     with pytest.raises(ArchiveUnavailable):
         archive.entries(JOB, 0, 1)
@@ -188,11 +188,11 @@ def test_a_read_that_failed_is_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_chunk_that_was_replaced_is_found(tmp_path: Path) -> None:
-    """When told, and after a second at most in any case."""
+    """Immediately after ``forget``, and otherwise after one second."""
     now = 100.0
-    shelf = ArchiveBuilder.in_directory(tmp_path)
-    shelf.fill([raw_line(number, f"secret {number}" + "x" * 90) for number in range(1, 11)], 20, 300)
-    archive = ArchiveReader(shelf.objects, shelf, lambda: now)
+    builder = ArchiveBuilder.in_directory(tmp_path)
+    builder.fill([raw_line(number, f"secret {number}" + "x" * 90) for number in range(1, 11)], 20, 300)
+    archive = ArchiveReader(builder.objects, builder, lambda: now)
 
     def said(after: int) -> str:
         (line,) = archive.entries(JOB, after, 1)
@@ -200,14 +200,14 @@ def test_a_chunk_that_was_replaced_is_found(tmp_path: Path) -> None:
         return line.message
 
     def replace(text: str) -> None:
-        before = shelf.chunks.pop()
-        shelf.add([raw_line(number, text) for number in range(1, 11)])
-        shelf.objects.delete(before.name)
+        before = builder.chunks.pop()
+        builder.add([raw_line(number, text) for number in range(1, 11)])
+        builder.objects.delete(before.name)
 
     assert said(0).startswith("secret 1")
-    asked = shelf.lookups
+    asked = builder.lookups
     assert said(1).startswith("secret 2")
-    assert shelf.lookups == asked
+    assert builder.lookups == asked
 
     replace("replaced")
     now += RECORD_SECONDS * 1.01
@@ -218,10 +218,10 @@ def test_a_chunk_that_was_replaced_is_found(tmp_path: Path) -> None:
     assert said(0) == "again"
 
 
-def test_a_chunk_that_is_replaced_meanwhile(tmp_path: Path) -> None:
-    """Between the look at its record and the read of its object."""
+def test_a_chunk_that_is_replaced_during_a_read(tmp_path: Path) -> None:
+    """Between the read of its record and the read of its object."""
 
-    class Overtaken(ArchiveBuilder):
+    class ReplacingIndex(ArchiveBuilder):
         def chunk(self, job: JobRef, number: int) -> Chunk | None:
             found = super().chunk(job, number)
             if self.lookups == 1:
@@ -230,18 +230,18 @@ def test_a_chunk_that_is_replaced_meanwhile(tmp_path: Path) -> None:
                 self.objects.delete(before.name)
             return found
 
-    shelf = Overtaken(FileObjectStore(tmp_path))
-    shelf.add([raw_line(1, "before")])
-    (line,) = shelf.reader().entries(JOB, 0, 1)
+    builder = ReplacingIndex(FileObjectStore(tmp_path))
+    builder.add([raw_line(1, "before")])
+    (line,) = builder.reader().entries(JOB, 0, 1)
     assert isinstance(line, Line)
-    assert (line.message, shelf.lookups) == ("after", 2)
+    assert (line.message, builder.lookups) == ("after", 2)
 
 
-def test_an_object_that_is_gone_for_good_is_said_to_be(tmp_path: Path) -> None:
-    shelf = ArchiveBuilder.in_directory(tmp_path)
-    chunk = shelf.add([raw_line(1, "one")])
-    shelf.objects.delete(chunk.name)
+def test_a_missing_object_is_damage(tmp_path: Path) -> None:
+    builder = ArchiveBuilder.in_directory(tmp_path)
+    chunk = builder.add([raw_line(1, "one")])
+    builder.objects.delete(chunk.name)
     with pytest.raises(ArchiveDamaged):
-        shelf.reader().entries(JOB, 0, 1)
-    shelf.chunks.clear()
-    assert shelf.reader().entries(JOB, 0, 1) == []
+        builder.reader().entries(JOB, 0, 1)
+    builder.chunks.clear()
+    assert builder.reader().entries(JOB, 0, 1) == []

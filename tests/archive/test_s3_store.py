@@ -1,4 +1,4 @@
-"""The archive in S3: a real server, and what networks do on the way to it."""
+"""The object store in S3, on a real server, with network faults on the way to it."""
 
 import importlib.util
 import threading
@@ -18,7 +18,7 @@ from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.faultproxy import DOWN, FaultProxy
 from tests.support.s3server import BUCKET, s3_server
 
-#: Seconds until an answer is given up here, and by which that must have been said, on however busy a machine.
+#: Seconds without bytes after which an answer is given up here, and seconds within which a call must have failed.
 READ_SECONDS = 0.5
 BOUND_SECONDS = 20.0
 
@@ -36,12 +36,12 @@ def proxy(server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[
         yield proxy
 
 
-def hasty(prefix: str) -> S3ObjectStore:
+def impatient_store(prefix: str) -> S3ObjectStore:
     return S3ObjectStore(BUCKET, prefix, read_seconds=READ_SECONDS, answer_seconds=1.0)
 
 
 def test_objects(server: tuple[str, int]) -> None:
-    """Put, got in parts, listed, deleted: below the URL's prefix, and nothing else."""
+    """They are put, read in parts, listed and deleted, all of them below the prefix of the URL."""
     objects = open_object_store(f"s3://{BUCKET}/some/place/")
     assert list(objects.list("wf_1/job_1/")) == []
     for _ in range(2):
@@ -64,8 +64,8 @@ def test_objects(server: tuple[str, int]) -> None:
 
 
 @pytest.mark.long
-def test_more_objects_than_one_answer_lists(server: tuple[str, int]) -> None:
-    """A thousand is the most that S3 names at once."""
+def test_a_listing_of_several_pages(server: tuple[str, int]) -> None:
+    """S3 lists at most 1,000 objects at once."""
     objects = S3ObjectStore(BUCKET, "many")
     names = [f"wf_1/job_1/{number:04}" for number in range(1003)]
 
@@ -81,8 +81,8 @@ def test_more_objects_than_one_answer_lists(server: tuple[str, int]) -> None:
     assert [each.name for each in objects.list("wf_1/job_1/")] == names
 
 
-def test_more_ask_at_once_than_are_let(server: tuple[str, int]) -> None:
-    """All are answered."""
+def test_more_calls_at_once_than_connections(server: tuple[str, int]) -> None:
+    """All of them succeed."""
     objects, found = S3ObjectStore(BUCKET, "crowd"), []
     objects.put("a", b"x" * 100_000)
     threads = [threading.Thread(target=lambda: found.append(objects.get("a"))) for _ in range(3 * CONNECTIONS)]
@@ -93,11 +93,11 @@ def test_more_ask_at_once_than_are_let(server: tuple[str, int]) -> None:
     assert found == [b"x" * 100_000] * (3 * CONNECTIONS)
 
 
-def test_a_log_is_read_from_it(server: tuple[str, int]) -> None:
-    """The archive does not mind where it is."""
-    shelf = ArchiveBuilder(S3ObjectStore(BUCKET, "log"))
-    shelf.fill([raw_line(number, f"line {number}") for number in range(1, 1001)], 300, 5000)
-    archive = shelf.reader()
+def test_a_log_is_read_from_s3(server: tuple[str, int]) -> None:
+    """The reader works with S3 as with files."""
+    builder = ArchiveBuilder(S3ObjectStore(BUCKET, "log"))
+    builder.fill([raw_line(number, f"line {number}") for number in range(1, 1001)], 300, 5000)
+    archive = builder.reader()
     said = [*archive.entries(JOB, 0, 2000), *archive.entries_before(JOB, 3, 9)]
     assert [line.message for line in said if isinstance(line, Line)] == [
         *(f"line {number}" for number in range(1, 1001)),
@@ -105,17 +105,17 @@ def test_a_log_is_read_from_it(server: tuple[str, int]) -> None:
     ]
 
 
-def test_a_bucket_that_is_not_there(server: tuple[str, int]) -> None:
-    """Is no damage: it was put into the settings."""
+def test_a_missing_bucket_is_unavailable(server: tuple[str, int]) -> None:
+    """It is not reported as damage, since the settings name the bucket."""
     objects = S3ObjectStore("no-such-bucket")
     for call in (lambda: objects.get("a"), lambda: objects.put("a", b""), lambda: list(objects.list("a/"))):
         with pytest.raises(ArchiveUnavailable):
             call()
 
 
-def test_what_breaks_on_the_way_is_asked_for_again(proxy: FaultProxy) -> None:
-    """Once is not noticed."""
-    objects = hasty("broken")
+def test_a_cut_connection_is_retried(proxy: FaultProxy) -> None:
+    """The caller does not notice a single cut."""
+    objects = impatient_store("broken")
     objects.put("a", b"x" * 300_000)
     proxy.drop_reply(passing=100_000, request=b"GET")
     assert objects.get("a") == b"x" * 300_000
@@ -125,9 +125,9 @@ def test_what_breaks_on_the_way_is_asked_for_again(proxy: FaultProxy) -> None:
 
 
 @pytest.mark.parametrize("fault", ["refuse", "stall", "trickle", "cut in the middle"])
-def test_away_is_said_in_bounded_time(proxy: FaultProxy, fault: str) -> None:
-    """Whatever away means; and back is back."""
-    objects = hasty(f"away-{fault.replace(' ', '-')}")
+def test_a_server_that_does_not_answer_is_unavailable_in_bounded_time(proxy: FaultProxy, fault: str) -> None:
+    """In whichever way it does not answer. Once it answers again, so do calls."""
+    objects = impatient_store(f"away-{fault.replace(' ', '-')}")
     objects.put("a", b"x" * 1_000_000)
     began = time.monotonic()
     if fault == "refuse":
@@ -147,8 +147,10 @@ def test_away_is_said_in_bounded_time(proxy: FaultProxy, fault: str) -> None:
     assert len(objects.get("a")) == 1_000_000
 
 
-def test_no_credentials(server: tuple[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Are named as what is missing."""
+def test_missing_credentials_are_unavailable(
+    server: tuple[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The error names them."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
@@ -159,7 +161,7 @@ def test_no_credentials(server: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 
 
 def test_without_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One is told what to install, at once."""
+    """Opening the store fails, and the error says what to install."""
     found = importlib.util.find_spec
     monkeypatch.setattr("chronoverse.archive.s3_store.find_spec", lambda name: None if name == "boto3" else found(name))
     with pytest.raises(SettingsError, match=r"pip install 'chronoverse\[s3\]'"):

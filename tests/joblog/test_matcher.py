@@ -1,4 +1,4 @@
-"""Where a line matches."""
+"""Where a query matches a line."""
 
 import pytest
 from hypothesis import given
@@ -11,24 +11,24 @@ TEXTS = st.lists(st.sampled_from(PIECES), max_size=20).map("".join)
 
 
 @given(TEXTS, st.sampled_from(["a", "ab", "b\x1b", "üa", "[31m"]))
-def test_places_are_in_characters_of_the_line_as_it_was_written(text: str, query: str) -> None:
-    """A place may go over control sequences. Without these it says what was looked for."""
+def test_spans_are_in_characters_of_the_line_as_it_was_written(text: str, query: str) -> None:
+    """A span may contain control sequences. Without them it contains the query."""
     matcher = Matcher(query)
-    places = [place for place in matcher.spans(text) if place]
+    spans = [span for span in matcher.spans(text) if span]
 
-    assert bool(places) == matcher.matches(text)
-    for start, end in places:
+    assert bool(spans) == matcher.matches(text)
+    for start, end in spans:
         assert query in (text[start:end], strip_sequences(text[start:end]))
 
 
 @pytest.mark.parametrize("text", ["ab" * 5000, "\x1b[1m" + "ab" * 5000])
-def test_places_are_bounded(text: str) -> None:
-    """Once for the line as it was written, and once for the line as it is read."""
+def test_the_number_of_spans_is_bounded(text: str) -> None:
+    """The bound applies to the line as it was written, and again to the line without control sequences."""
     times = 2 if "\x1b" in text else 1
 
     assert len(list(Matcher("a").spans(text))) == times * MAX_SPANS
 
 
-def test_a_match_of_nothing_is_a_step_without_a_place() -> None:
-    """So that somebody who counts the time can stop between any two."""
+def test_an_empty_match_is_a_step_without_a_span() -> None:
+    """So a caller that watches the time can stop after any match."""
     assert list(Matcher("b*", regex=True).spans("aba")) == [None, (1, 2), None, None]

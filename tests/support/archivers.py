@@ -1,4 +1,4 @@
-"""Archivers under test: one in this process, one that is killed at a step; and a job's log as both tiers have it."""
+"""Archivers for tests: one in this process, one that is killed at a step; and a job's log from both tiers."""
 
 import os
 import signal
@@ -19,16 +19,16 @@ from chronoverse.joblog.entries import Entry, read_entries
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
 
-#: The smallest HOT_BYTES that there is: some 7,000 of :func:`padded`'s lines.
+#: The smallest ``hot_bytes`` that is allowed: some 7,000 lines of :func:`padded_lines`.
 HOT_BYTES: Final = 2**20
-#: Every step at which an archiver may be killed, in order.
+#: Every step after which an archiver may be killed, in order.
 STEPS: Final = ("read", "upload begun", "put", "read back", "committed", "manifest", "completed")
 TIMEOUT_SECONDS: Final = 60
 DAY: Final = 86_400.0
 
 
 def policy(**changes: Any) -> RetentionPolicy:
-    """Limits for tests: small logs, kept long, orphans at once."""
+    """A policy for tests: small logs, long retention, and unrecorded objects are garbage at once."""
     values: dict[str, Any] = {
         "hot_bytes": HOT_BYTES,
         "hot_seconds": 3_600,
@@ -41,31 +41,31 @@ def policy(**changes: Any) -> RetentionPolicy:
 def archiver(
     store: Store, objects: ObjectStore, *, on_step: Callable[[str], None] = ignore_step, **changes: Any
 ) -> Archiver:
-    """An archiver that has not looked around yet."""
+    """An archiver that has not read anything from the store yet."""
     clock = {name: changes.pop(name) for name in ("clock", "monotonic") if name in changes}
     return Archiver(store, objects, policy(**changes), stop=threading.Event(), on_step=on_step, **clock)
 
 
 def archive(store: Store, objects: ObjectStore, **changes: Any) -> int:
-    """Does all that is due; how many jobs something is wrong with."""
+    """Does all work that is due. Returns how many jobs had a problem."""
     return archiver(store, objects, **changes).run_once()
 
 
 def padded_lines(first: int, count: int) -> list[Line]:
-    """Lines of 100 bytes and a little more."""
+    """``count`` lines of a little more than 100 bytes each."""
     stamp = "2026-03-03T10:00:05.123Z"
     return [Line(each, stamp, f"line {each} ".ljust(100, "x"), "stdout") for each in range(first, first + count)]
 
 
 def append(store: Store, attempt: Any, first: int, count: int) -> int:
-    """Appends so many of them, a thousand at a time; the next number."""
+    """Appends so many lines, a thousand at once. Returns the next number."""
     for start in range(first, first + count, 1_000):
         store.append(attempt, padded_lines(start, min(1_000, first + count - start)))
     return first + count
 
 
 def all_entries(store: Store, objects: ObjectStore, job: JobRef) -> list[Entry]:
-    """All that archive and store say of a log, in order, each number from where it belongs."""
+    """All entries of a log in order: the archived ones from the archive, and the others from the store."""
     said: list[Entry] = []
     archived = 0
     for chunk in store.chunks.chunks(job):
@@ -81,18 +81,18 @@ def all_entries(store: Store, objects: ObjectStore, job: JobRef) -> list[Entry]:
 
 
 def line_numbers(entries: Iterable[Entry]) -> list[int]:
-    """The lines' numbers."""
+    """The numbers of the lines among the entries."""
     return [entry.sequence_num for entry in entries if isinstance(entry, Line)]
 
 
 def run_until_killed(url: str, prefix: str, directory: Path, step: str) -> int:
-    """An archiver's process that does all that is due, or is killed behind the first ``step``. Its exit code."""
+    """Runs an archiver in a process of its own, which is killed after the first ``step``. Returns its exit code."""
     program = (sys.executable, "-m", "tests.support.archivers", url, prefix, str(directory), step)
     return subprocess.run(program, timeout=TIMEOUT_SECONDS, check=False).returncode
 
 
 def main(url: str, prefix: str, directory: str, step: str) -> None:
-    """What :func:`run_until` runs."""
+    """The program that :func:`run_until_killed` runs."""
 
     def at(name: str) -> None:
         if name == step:

@@ -1,4 +1,4 @@
-"""Archives for tests: a log packed into chunks of a few frames, as the archiver would."""
+"""Archives for tests: a log in chunks of a few frames, as an archiver would write it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,20 +15,20 @@ JOB = JobRef("wf_1", "job_1")
 
 
 def raw_line(number: int, message: str, *more: bytes, timestamp: str = "2026-03-03T10:00:05.123Z") -> RawEntry:
-    """A line as the store hands it over."""
+    """A line as the store returns it."""
     fields = [b"timestamp", timestamp.encode(), b"message", message.encode(), b"stream", b"stderr", *more]
     return (b"%d-0" % number, fields)
 
 
 class ArchiveBuilder:
-    """A job's archive in ``objects``, and the record of it in memory: an :class:`ChunkIndexReader`."""
+    """Builds a job's archive in ``objects``. It has the records in memory, and is a :class:`ChunkIndexReader`."""
 
     def __init__(self, objects: ObjectStore, job: JobRef = JOB, first: int = 1) -> None:
         self.objects = objects
         self.job = job
         self.chunks: list[Chunk] = []
         self.first = first
-        #: How often it was asked.
+        #: How often it was asked for a record.
         self.lookups = 0
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
@@ -36,16 +36,16 @@ class ArchiveBuilder:
         return next((each for each in self.chunks if job == self.job and each.last >= number), None)
 
     def add(self, entries: Sequence[RawEntry], frame_bytes: int = FRAME_BYTES) -> Chunk:
-        """One more chunk."""
-        packer = ChunkBuilder(self.job, self.chunks[-1].last + 1 if self.chunks else self.first, frame_bytes)
-        packer.add(entries)
-        chunk, data = packer.finish()
+        """Adds a chunk with these entries."""
+        builder = ChunkBuilder(self.job, self.chunks[-1].last + 1 if self.chunks else self.first, frame_bytes)
+        builder.add(entries)
+        chunk, data = builder.finish()
         self.objects.put(chunk.name, data)
         self.chunks.append(chunk)
         return chunk
 
     def fill(self, entries: Sequence[RawEntry], chunk_entries: int, frame_bytes: int) -> None:
-        """All ``entries``, cut into chunks of so many, of frames of about ``frame_bytes``."""
+        """Adds all ``entries``, in chunks of so many, whose frames have about ``frame_bytes``."""
         while entries:
             cut = chunk_entries
             while cut < len(entries) and not entries[cut][0].endswith(b"-0"):
@@ -55,9 +55,9 @@ class ArchiveBuilder:
 
     @classmethod
     def in_directory(cls, directory: Path, first: int = 1) -> "ArchiveBuilder":
-        """One in files."""
+        """An archive in files below ``directory``."""
         return cls(FileObjectStore(directory), first=first)
 
     def reader(self) -> ArchiveReader:
-        """A reader of it that knows nothing yet."""
+        """A reader with empty caches."""
         return ArchiveReader(self.objects, self)

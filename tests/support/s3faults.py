@@ -1,4 +1,4 @@
-"""A proxy before an S3 server: it knows what is asked, and does to calls of a kind what S3 and networks do."""
+"""A proxy in front of an S3 server that makes calls of one kind fail as S3 and networks do."""
 
 import contextlib
 import http.client
@@ -9,28 +9,29 @@ from collections.abc import Iterator
 from typing import Any, Final, Literal, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
-#: Seconds by which a slow answer is late: longer than any client here waits for it.
+#: Seconds by which a late answer is delayed. No client here waits so long.
 LATE_SECONDS: Final = 5.0
-#: Seconds for the server behind to answer.
+#: Seconds for the S3 server to answer.
 ANSWER_SECONDS: Final = 30.0
-#: Answers that say that nothing was done: status, and S3's code; a load balancer before it has none.
+#: Errors that the proxy answers without asking the S3 server: the status and S3's code. A load balancer has no code.
 REFUSALS: Final = {
     "500": (500, "InternalError"),
     "503": (503, ""),
     "slow down": (503, "SlowDown"),
 }
 _REFUSED: Final = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{}</Code><Message>Not now.</Message></Error>'
-#: Headers that are between two neighbours.
-_NEIGHBOURS: Final = ("connection", "transfer-encoding", "content-length", "expect")
+#: Hop-by-hop headers, which are not forwarded.
+_HOP_BY_HOP: Final = ("connection", "transfer-encoding", "content-length", "expect")
 
 Call = Literal["put", "get", "delete", "list"]
 CALLS: Final[tuple[Call, ...]] = ("put", "get", "delete", "list")
-#: Refused; cut off before it had an effect, or behind that; answered in part; answered too late.
-KINDS: Final = (*REFUSALS, "cut before", "cut behind", "cut short", "late")
+#: The kinds of faults: an error; a connection that is cut before or after the call had its effect; an answer that is
+#: cut short; an answer that is late.
+KINDS: Final = (*REFUSALS, "cut before", "cut after", "cut short", "late")
 
 
 class Fault(NamedTuple):
-    """What happens to each call of one kind, or only to the ``once`` next of them."""
+    """What happens to each call of one kind, or with ``once`` only to the next one."""
 
     call: Call
     kind: str
@@ -38,14 +39,14 @@ class Fault(NamedTuple):
 
 
 class S3Faults:
-    """Forwards to ``upstream``; does what ``fault`` says while there is one. For a ``with``; tells its ``url``."""
+    """A context manager that forwards calls to ``upstream``, and applies :meth:`fault`. Clients use its ``url``."""
 
     def __init__(self, upstream: tuple[str, int]) -> None:
         self._fault: Fault | None = None
         self._lock = threading.Lock()
-        #: Set while nothing is to be late.
+        #: Set while no fault is active.
         self._healed = threading.Event()
-        #: How often a fault struck.
+        #: How often a fault was applied.
         self.struck = 0
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler(upstream))
         self._server.daemon_threads = True
@@ -54,7 +55,7 @@ class S3Faults:
 
     @contextlib.contextmanager
     def fault(self, fault: Fault | None) -> Iterator[None]:
-        """This happens, for as long as the ``with`` lasts."""
+        """Applies ``fault`` inside the ``with`` block."""
         with self._lock:
             self._fault = fault
         self._healed.clear()
@@ -66,7 +67,7 @@ class S3Faults:
             self._healed.set()
 
     def due(self, call: Call) -> str:
-        """What is to happen to this one, if anything."""
+        """The kind of fault that is to be applied to this call; empty for none."""
         with self._lock:
             fault = self._fault
             if fault is None or fault.call != call:
@@ -89,12 +90,12 @@ class S3Faults:
     def _handler(self, upstream: tuple[str, int]) -> type["_Handler"]:
         class Handler(_Handler):
             faults = self
-            behind = upstream
+            upstream_address = upstream
 
         return Handler
 
     def healed(self) -> None:
-        """Waits until nothing is to be late any more, or for long enough."""
+        """Delays an answer until the fault is over, at most for :data:`LATE_SECONDS`."""
         self._healed.wait(LATE_SECONDS)
 
 
@@ -103,51 +104,51 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     faults: S3Faults
-    behind: tuple[str, int]
+    upstream_address: tuple[str, int]
 
     def do_GET(self) -> None:
         listing = "list-type" in parse_qs(urlsplit(self.path).query)
-        self._pass_on("list" if listing else "get")
+        self._forward("list" if listing else "get")
 
     def do_PUT(self) -> None:
-        self._pass_on("put")
+        self._forward("put")
 
     def do_DELETE(self) -> None:
-        self._pass_on("delete")
+        self._forward("delete")
 
     def log_message(self, *args: Any) -> None:
-        """Nobody reads it."""
+        """Logs nothing."""
 
-    def _pass_on(self, call: Call) -> None:
+    def _forward(self, call: Call) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         kind = self.faults.due(call)
         if kind in REFUSALS:
             status, code = REFUSALS[kind]
-            self._say(status, {}, _REFUSED.format(code).encode() if code else b"")
+            self._answer(status, {}, _REFUSED.format(code).encode() if code else b"")
         elif kind == "cut before":
             self._cut()
         else:
-            status, headers, answer = self._ask(body)
+            status, headers, answer = self._call_upstream(body)
             if kind == "late":
                 self.faults.healed()
-            if kind == "cut behind":
+            if kind == "cut after":
                 self._cut()
             else:
-                self._say(status, headers, answer, short=kind == "cut short")
+                self._answer(status, headers, answer, short=kind == "cut short")
 
-    def _ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection(*self.behind, timeout=ANSWER_SECONDS)
+    def _call_upstream(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection(*self.upstream_address, timeout=ANSWER_SECONDS)
         try:
-            headers = {name: value for name, value in self.headers.items() if name.lower() not in _NEIGHBOURS}
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}
             connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
             return answer.status, dict(answer.getheaders()), answer.read()
         finally:
             connection.close()
 
-    def _say(self, status: int, headers: dict[str, str], body: bytes, *, short: bool = False) -> None:
-        said = {name: value for name, value in headers.items() if name.lower() not in _NEIGHBOURS}
-        head = [f"HTTP/1.1 {status} -", *(f"{name}: {value}" for name, value in said.items())]
+    def _answer(self, status: int, headers: dict[str, str], body: bytes, *, short: bool = False) -> None:
+        forwarded = {name: value for name, value in headers.items() if name.lower() not in _HOP_BY_HOP}
+        head = [f"HTTP/1.1 {status} -", *(f"{name}: {value}" for name, value in forwarded.items())]
         whole = "\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body
         with contextlib.suppress(OSError):
             self.wfile.write(whole[: len(whole) - (len(body) or len(whole)) // 2] if short else whole)

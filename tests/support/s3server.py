@@ -1,4 +1,4 @@
-"""An S3 server of a test's own: moto's, in a process, with an empty bucket; and the environment to reach it by."""
+"""An S3 server for tests: moto's, in a process of its own, with an empty bucket."""
 
 import contextlib
 import socket
@@ -14,14 +14,14 @@ from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 BUCKET: Final = "logs"
-#: Seconds for the server to answer, and to go.
+#: Seconds for the server to start, and to stop.
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 10.0
 
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[tuple[str, int]]:
-    """Its host and port, for as long as the ``with`` lasts. Meanwhile boto3 finds credentials and this server."""
+    """Runs a server inside the ``with`` block, and gives its host and port. The environment leads boto3 to it."""
     port = free_port()
     process = subprocess.Popen(
         [tool("moto_server"), "-H", "127.0.0.1", "-p", str(port)],
