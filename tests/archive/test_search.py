@@ -62,7 +62,7 @@ EXPRESSIONS = [
 
 
 def found(shelf: ArchiveBuilder, matcher: Matcher, place: int, descending: bool = False) -> list[str]:
-    """All that a search finds; and its places go one way."""
+    """All lines that a search finds. Checks that its cursors go in one direction."""
     said, places = [], [place]
     for lines, reached in search(shelf.reader(), JOB, matcher, place, descending=descending):
         said += [f"{line.sequence_num} {line.message}" for line in lines]
@@ -72,13 +72,13 @@ def found(shelf: ArchiveBuilder, matcher: Matcher, place: int, descending: bool 
 
 
 def expected(messages: list[str], matcher: Matcher) -> list[str]:
-    """What looking at each line finds."""
+    """The lines that match when each of them is decoded."""
     return [f"{number} {text}" for number, text in enumerate(messages, 1) if matcher.matches(text)]
 
 
 @st.composite
 def searches(draw: st.DrawFn) -> tuple[list[str], str]:
-    """Messages, and what to look for: mostly what is in one of them, in other letters perhaps."""
+    """Messages, and a query that is mostly a part of one of them, perhaps in another case."""
     messages = draw(st.lists(TEXTS, min_size=1, max_size=30))
     text = draw(st.sampled_from(messages))
     if draw(st.booleans()):
@@ -91,10 +91,10 @@ def searches(draw: st.DrawFn) -> tuple[list[str], str]:
 @settings(deadline=None, max_examples=examples(250))
 @given(searches(), st.integers(50, 2000), st.integers(1, 30))
 @example((["\x1b[31ma\x1b[0mB", "aB"], "ab"), 50, 9)
-def test_text(
+def test_a_literal_query_finds_the_same_as_decoding_each_line(
     tmp_path_factory: pytest.TempPathFactory, said: tuple[list[str], str], frame_bytes: int, chunk: int
 ) -> None:
-    """Of any kind, in both directions, from any place on."""
+    """Any text, in both directions, from any number on."""
     messages, query = said
     shelf = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
     shelf.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], chunk, frame_bytes)
@@ -111,10 +111,10 @@ def test_text(
 
 @settings(deadline=None, max_examples=examples(250))
 @given(st.lists(TEXTS, min_size=1, max_size=30), st.sampled_from(EXPRESSIONS), st.integers(50, 2000))
-def test_expressions(
+def test_an_expression_finds_the_same_as_decoding_each_line(
     tmp_path_factory: pytest.TempPathFactory, messages: list[str], query: str, frame_bytes: int
 ) -> None:
-    """Those that see the ends of a line, its newlines, its control sequences."""
+    """Also expressions with anchors, with newlines and with control sequences."""
     shelf = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
     shelf.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], 20, frame_bytes)
     matcher = Matcher(query, regex=True)
@@ -144,8 +144,8 @@ def test_expressions(
     ],
 )
 @pytest.mark.parametrize("colour", ["", "\x1b[1m", "\x1b]8;;http://example.com\x1b\\"])
-def test_many_lines_that_look_alike(tmp_path: Path, query: str, regex: bool, colour: str) -> None:
-    """Frames with more lines than are looked at in vain before another way is taken; and gaps among them."""
+def test_frames_with_many_misses(tmp_path: Path, query: str, regex: bool, colour: str) -> None:
+    """With so many misses that the filter changes its pattern, and with gaps between the lines."""
     count = 20 * (TEXT_MISSES + SEQUENCE_MISSES + JOINED_MISSES)
     messages = [f"line {colour}{number} {'k' * (number % 20)}{colour}x the message" for number in range(1, count)]
     shelf = ArchiveBuilder.in_directory(tmp_path)
@@ -157,8 +157,8 @@ def test_many_lines_that_look_alike(tmp_path: Path, query: str, regex: bool, col
 
 @pytest.mark.parametrize("query", ["LINE", "k line", '"s\\', "1"])
 @pytest.mark.parametrize("other", ["", "\u00fc", "\u212a", "\u017f", "\u0130"])
-def test_what_comes_often(tmp_path: Path, query: str, other: str) -> None:
-    """In letters that are others in another case, too: they are not all of ASCII."""
+def test_a_frequent_text(tmp_path: Path, query: str, other: str) -> None:
+    """Also with letters outside of ASCII whose other case is in ASCII."""
     words = ["k", "K", "s", "S", "i", *other]
     messages = [f'{words[number % len(words)]} Line {number} "{words[number % len(words)]}\\' for number in range(2000)]
     shelf = ArchiveBuilder.in_directory(tmp_path)
@@ -171,7 +171,7 @@ def test_what_comes_often(tmp_path: Path, query: str, other: str) -> None:
 
 
 def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
-    """Unless a line in them has a time that cannot be compared. Lines need not come in the order of their times."""
+    """Unless a line in them has a time that cannot be compared. Lines need not be in the order of their times."""
 
     class Counting(FileObjectStore):
         read = 0
@@ -205,8 +205,8 @@ def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("query", "heavy"), [("line 7", False), ("line (?:7|x{90})", True)])
-def test_what_may_take_long_is_done_where_it_is_said_to_be(tmp_path: Path, query: str, heavy: bool) -> None:
-    """An expression in each part of a frame; and a pause behind each, or else it would not be a part."""
+def test_expensive_searches_run_where_the_caller_wants(tmp_path: Path, query: str, heavy: bool) -> None:
+    """One call for each part of a frame, with a pause after each."""
     shelf = ArchiveBuilder.in_directory(tmp_path)
     shelf.fill([raw_line(number, f"line {number} {'.' * 200}") for number in range(1, 301)], 150, 2 * PART_BYTES)
     calls = 0
@@ -227,8 +227,8 @@ def test_what_may_take_long_is_done_where_it_is_said_to_be(tmp_path: Path, query
 
 
 @pytest.mark.parametrize(("query", "wanted"), [("x line", range(1, 2001)), ("line 77x", [77]), ("nowhere", [])])
-def test_a_text_is_looked_for_in_parts(tmp_path: Path, query: str, wanted: Sequence[int]) -> None:
-    """With a pause for each; and it is found wherever a part ends."""
+def test_a_text_is_searched_for_in_parts(tmp_path: Path, query: str, wanted: Sequence[int]) -> None:
+    """With a pause for each part. It is found wherever a part ends."""
     shelf = ArchiveBuilder.in_directory(tmp_path)
     texts = (f"{'.' * (number % 997)}x line {number}x" for number in range(1, 2001))
     shelf.fill([raw_line(number, text) for number, text in enumerate(texts, 1)], 2000, 5 * TEXT_PART_BYTES)
@@ -241,7 +241,7 @@ def test_a_text_is_looked_for_in_parts(tmp_path: Path, query: str, wanted: Seque
 
 
 def test_an_archived_line_that_is_too_long_for_an_expression_is_refused(tmp_path: Path) -> None:
-    """RE2 cannot be stopped. Smaller expressions, and text, are looked for in it."""
+    """RE2 cannot be interrupted. Smaller expressions and literal texts may be searched for in the line."""
     shelf = ArchiveBuilder.in_directory(tmp_path)
     shelf.fill([raw_line(1, "a" * 3 * 2**20), raw_line(2, "z")], 2, PART_BYTES)
 
