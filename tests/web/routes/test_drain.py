@@ -60,8 +60,8 @@ def token(subject: str) -> str:
 
 def watch(door: Door, job: Foreign, subject: str, address: str) -> Stream:
     """Opens a stream of ``subject`` with ``address`` in X-Forwarded-For. The service trusts a proxy on this machine."""
-    told = {"X-Forwarded-For": address, "Forwarded": f"for={address}"}
-    return Stream(door, f"{job.path}/events", {"Authorization": f"Bearer {token(subject)}", **told})
+    forwarded = {"X-Forwarded-For": address, "Forwarded": f"for={address}"}
+    return Stream(door, f"{job.path}/events", {"Authorization": f"Bearer {token(subject)}", **forwarded})
 
 
 def test_each_address_has_a_limit_of_its_own(limited: Service, job: Foreign) -> None:
@@ -114,17 +114,17 @@ def test_a_token_has_one_limit_for_all_addresses(
 ) -> None:
     """Streams are counted by the token's subject, so a new token changes nothing."""
 
-    def come(subject: str, number: int) -> Stream:
+    def open_stream(subject: str, number: int) -> Stream:
         door = limited if name == "direct" else NginxFrom(limited_nginx, f"127.0.1.{number}")
         return stack.enter_context(watch(door, job, subject, f"198.51.100.{number}"))
 
     with ExitStack() as stack:
         for number in range(1, 31):
-            come("ada", number).wait_for(b"id: 3\n\n")
-        refused = come("ada", 99).wait_end()
+            open_stream("ada", number).wait_for(b"id: 3\n\n")
+        refused = open_stream("ada", 99).wait_end()
         assert (refused.status, refused.headers["content-type"]) == (429, PROBLEM)
         assert int(refused.headers["retry-after"]) > 0
-        assert come("bob", 99).wait_for(b"id: 3\n\n").status == 200
+        assert open_stream("bob", 99).wait_for(b"id: 3\n\n").status == 200
         assert httpx.get(f"{limited.url}/healthz").status_code == 200
     wait_until(lambda: limited.metric("chronoverse_streams_open") == 0, PATIENCE_SECONDS, "all have left")
 
@@ -143,10 +143,10 @@ def test_a_drain_ends_all_streams_in_time(limited: Service, job: Foreign) -> Non
         streams = [stack.enter_context(watch(limited, job, f"d{n}", f"203.0.113.{n}")) for n in range(20)]
         for stream in streams:
             stream.wait_for(b"id: 3\n\n")
-        kept = http.client.HTTPConnection(*address, timeout=PATIENCE_SECONDS)
-        stack.callback(kept.close)
-        kept.request("GET", "/readyz")
-        assert kept.getresponse().read() == b'{"status":"ready"}\n'
+        idle = http.client.HTTPConnection(*address, timeout=PATIENCE_SECONDS)
+        stack.callback(idle.close)
+        idle.request("GET", "/readyz")
+        assert idle.getresponse().read() == b'{"status":"ready"}\n'
         # The connection is accepted before the drain, and the request is sent after it began.
         open_ones = [stack.enter_context(socket.create_connection(address, PATIENCE_SECONDS)) for _ in range(3)]
         wait_until(lambda: limited.metric("chronoverse_streams_open") == 20, PATIENCE_SECONDS, "all are there")
@@ -158,13 +158,13 @@ def test_a_drain_ends_all_streams_in_time(limited: Service, job: Foreign) -> Non
             ends += [time.monotonic() - start for stream in waiting if stream.ended]
             waiting = [stream for stream in waiting if not stream.ended]
             if ends and open_ones:
-                _no_longer(answer(open_ones.pop(), "/readyz"))
+                check_draining(answer(open_ones.pop(), "/readyz"))
             time.sleep(0.01)
             if open_ones and len(open_ones) < 3 and time.monotonic() > start + 1.2:
-                _no_longer(answer(open_ones.pop(), f"{job.path}/events"))
-                _no_longer(answer(open_ones.pop(), f"{job.path}/events", b"Last-Event-ID: 3"))
+                check_draining(answer(open_ones.pop(), f"{job.path}/events"))
+                check_draining(answer(open_ones.pop(), f"{job.path}/events", b"Last-Event-ID: 3"))
         # An idle connection is closed, so that no proxy sends its next request there.
-        assert kept.sock is None or kept.sock.recv(1) == b""
+        assert idle.sock is None or idle.sock.recv(1) == b""
         assert limited.wait(DRAIN_SECONDS + 3) == 0
         assert time.monotonic() - start < DRAIN_SECONDS + 3
 
@@ -185,7 +185,7 @@ def test_a_drain_ends_all_streams_in_time(limited: Service, job: Foreign) -> Non
     assert "Traceback" not in limited.logs()
 
 
-def _no_longer(answered: tuple[int, dict[str, str], Any]) -> None:
+def check_draining(answered: tuple[int, dict[str, str], Any]) -> None:
     status, headers, _ = answered
     assert (status, headers["content-type"]) == (503, PROBLEM)
     assert int(headers["retry-after"]) > 0

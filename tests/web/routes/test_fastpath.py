@@ -149,7 +149,7 @@ def test_few_of_many_viewers_of_an_ended_job_read_its_state(
                 answer(PLAIN_QUERY, token, b"\r\n0\r\n\r\n")
             return int(store.info("commandstats")["cmdstat_evalsha"]["calls"])
 
-    wait_until(lambda: job_reads() < 1.5 * viewers, PATIENCE_SECONDS, "half of them need not look")
+    wait_until(lambda: job_reads() < 1.5 * viewers, PATIENCE_SECONDS, "at least half of them need no read")
 
 
 @pytest.mark.usefixtures("watched")

@@ -85,12 +85,12 @@ def test_a_refused_stream_is_not_counted(small: Service, job: Foreign) -> None:
     """That holds however many are refused."""
     with ExitStack() as stack:
         open_stream = opener(small, stack)
-        wait_until(lambda: small.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "nobody is watching")
-        kept = [open_stream(job).wait_for(b"id: 3\n\n") for _ in range(2)]
+        wait_until(lambda: small.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "no stream is open")
+        admitted = [open_stream(job).wait_for(b"id: 3\n\n") for _ in range(2)]
         for _ in range(5):
             assert open_stream(job).wait_end().status == 503
         assert small.metric(OPEN_STREAMS) == 2
-        for stream in kept:
+        for stream in admitted:
             stream.close()
 
         wait_until(lambda: small.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "they have left")
@@ -101,7 +101,7 @@ def test_a_stream_of_maximum_age_is_ended_and_its_client_resumes(small: Service,
     """The stream ends without ``end`` and with a ``retry``. No line is missing or doubled."""
     with ExitStack() as stack:
         open_stream = opener(small, stack)
-        wait_until(lambda: small.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "nobody is watching")
+        wait_until(lambda: small.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "no stream is open")
         start = time.monotonic()
         old = open_stream(job).wait_for(b"id: 3\n\n").wait_end(8)
         age = time.monotonic() - start
