@@ -200,11 +200,11 @@ def test_an_emptied_store_leaves_the_archive_alone(bench: Bench, objects: FileOb
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
     archive(bench.store, objects)
     assert list(orphans(bench.store, objects, time.time(), age=0)) == []
-    kept = names(objects)
+    before = names(objects)
     bench.ask("DEL", *bench.keys())
     assert archive(bench.store, objects) == 0
-    assert names(objects) == kept
-    assert [each.stored.name for each in orphans(bench.store, objects, time.time(), age=0)] == kept
+    assert names(objects) == before
+    assert [each.stored.name for each in orphans(bench.store, objects, time.time(), age=0)] == before
     assert list(orphans(bench.store, objects, time.time())) == []
 
 

@@ -72,7 +72,7 @@ class CallFault(NamedTuple):
     """A call that fails every time, before or after its effect."""
 
     call: Literal["put", "get", "delete", "list"]
-    when: Literal["before", "behind"]
+    when: Literal["before", "after"]
 
 
 class Faulty:
@@ -86,7 +86,7 @@ class Faulty:
         if self.fault == (name, "before"):
             raise ArchiveUnavailable("the archive is away")
         answer = getattr(self._objects, name)(*args)
-        if self.fault == (name, "behind"):
+        if self.fault == (name, "after"):
             raise ArchiveUnavailable("the archive's answer was lost")
         return answer
 
@@ -112,7 +112,7 @@ class Files:
         self.calm: ObjectStore = FileObjectStore(directory)
         self.disturbed: ObjectStore = (faulty := Faulty(self.calm))
         self._faulty = faulty
-        self.faults: list[Any] = [CallFault(call, when) for call in s3faults.CALLS for when in ("before", "behind")]
+        self.faults: list[Any] = [CallFault(call, when) for call in s3faults.CALLS for when in ("before", "after")]
 
     @contextlib.contextmanager
     def fault(self, fault: CallFault | None) -> Iterator[None]:
@@ -252,7 +252,7 @@ class Archiving(RuleBasedStateMachine):
         assert found == expected
 
     def paged(self, archive: ArchiveReader, place: int, count: int, descending: bool = False) -> Iterator[str]:
-        """As ``/logs`` reads: what the lines say behind ``place``, or before it."""
+        """As ``/logs`` reads: the messages after ``place``, or before it."""
         job = self.store.get_job(self.job)
         assert job is not None
         history = TieredLog(self.store, archive, job)
@@ -297,8 +297,8 @@ class Archiving(RuleBasedStateMachine):
         for _ in range(2):
             assert archive(self.store, self.place.calm) == 0
         if self.said:
-            survey = self.store.catalog.archive_state(self.job)
-            assert (survey.complete, survey.archived) == (True, len(self.said))
+            state = self.store.catalog.archive_state(self.job)
+            assert (state.complete, state.archived) == (True, len(self.said))
             self.expire()
             self.upwards()
             self.downwards()
