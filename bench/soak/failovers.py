@@ -17,7 +17,7 @@ from typing import Final
 
 from chronoverse.joblog.values import JobRef
 from tests.faults.emitter import EXIT_CODE
-from tests.faults.stage import Stage, frozen, passing
+from tests.faults.testbed import FaultTestbed, frozen, sleep
 from tests.faults.watching import longest_silence
 from tests.support.fleets import SERVICE, TIMEOUT_SECONDS, Cluster, Fleet, SentinelFleet
 from tests.support.waiting import wait_until
@@ -51,7 +51,7 @@ class Sentinels:
         """The master is cut off from the others, but not from us."""
         lost = self._fleet.cut_off()
         self._other(lost)
-        passing(1)
+        sleep(1)
         self._fleet.rejoin(lost)
 
     def freeze(self) -> None:
@@ -59,7 +59,7 @@ class Sentinels:
         lost = self._fleet.master
         with frozen(lost):
             self._other(lost)
-            passing(FROZEN_SECONDS)
+            sleep(FROZEN_SECONDS)
         self._fleet.follow(lost)
 
     def order(self) -> None:
@@ -92,7 +92,7 @@ class Nodes:
         first, second = self._fleet.pair
         with frozen(self._fleet.servers[first]):
             self._takes_over(second)
-            passing(FROZEN_SECONDS)
+            sleep(FROZEN_SECONDS)
 
     def order(self) -> None:
         """An operator lets the replica take over."""
@@ -107,9 +107,9 @@ class Nodes:
         for source, target in ((first, other), (other, first)):
             slot = self._fleet.begin_move(self.workflow, source, target)
             self._fleet.move_keys(slot, source, target)
-            passing(0.5)
+            sleep(0.5)
             self._fleet.end_move(slot, source, target)
-            passing(0.5)
+            sleep(0.5)
 
     def _takes_over(self, number: int) -> None:
         server = self._fleet.servers[number]
@@ -118,22 +118,22 @@ class Nodes:
 
 def play(directory: Path, fleet: Fleet, events: Sentinels | Nodes, settle: Callable[[], None], rounds: int) -> bool:
     """Causes all faults in turn, ``rounds`` times. Returns whether the verdict is clean."""
-    with Stage(directory, lease=LEASE_SECONDS, judge_after=600, fleet=fleet, workers=2, edge=True) as stage:
+    with FaultTestbed(directory, lease=LEASE_SECONDS, judge_after=600, fleet=fleet, workers=2, edge=True) as testbed:
         job = JobRef(events.workflow, "job")
-        runner, watchers = stage.play(job, viewers=VIEWERS, durability="replicated")
+        runner, watchers = testbed.play(job, viewers=VIEWERS, durability="replicated")
         for fault in events.faults * rounds:
             began = time.monotonic()
             fault()
             settle()
-            stage.more(watchers, 50)
+            testbed.more(watchers, 50)
             print(f"  {fault.__name__}: {longest_silence(watchers, began):.2f} s without a line", flush=True)
-            passing(max(PAUSE_SECONDS - (time.monotonic() - began), 0))
+            sleep(max(PAUSE_SECONDS - (time.monotonic() - began), 0))
         runner.end()
         ended = runner.wait() == EXIT_CODE and all(watcher.join(TIMEOUT_SECONDS) for watcher in watchers)
-        verdict = stage.verdict(job)
+        verdict = testbed.verdict(job)
         reconnects = sum(watcher.connections for watcher in watchers) - len(watchers)
         print(f"  {runner.begun} lines, {reconnects} reconnects of viewers: {verdict}")
-        print(runner.said, end="")
+        print(runner.stderr_text, end="")
         return ended and verdict.clean
 
 

@@ -67,7 +67,7 @@ class Runner:
         return 0
 
     @property
-    def said(self) -> str:
+    def stderr_text(self) -> str:
         """What the runner says on its stderr; the job prints nothing there."""
         return self._errors.read_text()
 
@@ -76,7 +76,7 @@ class Runner:
         """The job's lines as they came out of the runner."""
         return self._output.read_text().splitlines()
 
-    def half_a_line(self) -> None:
+    def print_half_line(self) -> None:
         """Has the job print half a line and wait."""
         self._ledger.with_name(self._ledger.name + ".half").touch()
 

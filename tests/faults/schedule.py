@@ -13,10 +13,10 @@ from typing import Final
 
 from chronoverse.joblog.values import JobRef
 from tests.faults.emitter import EXIT_CODE
-from tests.faults.nemesis import Nemesis
+from tests.faults.fault_injector import FaultInjector
 from tests.faults.oracle import Verdict
 from tests.faults.runner import Runner
-from tests.faults.stage import Stage, passing
+from tests.faults.testbed import FaultTestbed, sleep
 
 JOBS: Final = 3
 VIEWERS: Final = 5
@@ -55,25 +55,25 @@ class Report:
 
 def play(directory: Path, report: Report) -> Report:
     """The schedule of the report's seed, from its beginning to the verdict, which goes into the report."""
-    with Stage(directory, lease=LEASE_SECONDS, workers=2) as stage:
+    with FaultTestbed(directory, lease=LEASE_SECONDS, workers=2) as testbed:
         jobs = [JobRef("schedule", f"job-{number}") for number in range(1, JOBS + 1)]
         for job, rate in zip(jobs, RATES, strict=True):
-            stage.run(job, rate=rate)
-            stage.watch(job, VIEWERS)
+            testbed.run(job, rate=rate)
+            testbed.watch(job, VIEWERS)
         for job in jobs:
-            stage.seen(stage.watchers[job], 1)
+            testbed.seen(testbed.watchers[job], 1)
         chance = random.Random(report.seed)
-        nemesis = Nemesis(stage, chance)
+        injector = FaultInjector(testbed, chance)
         until = time.monotonic() + report.seconds
         while time.monotonic() < until:
-            report.done.append(nemesis.strike())
-            passing(chance.uniform(*PAUSE_SECONDS))
-        report.wrong += [wrong for runner in stage.runners for wrong in _end(stage, runner)]
-        report.verdicts = {job.job_id: stage.verdict(job) for job in jobs}
+            report.done.append(injector.inject())
+            sleep(chance.uniform(*PAUSE_SECONDS))
+        report.wrong += [wrong for runner in testbed.runners for wrong in _end(testbed, runner)]
+        report.verdicts = {job.job_id: testbed.verdict(job) for job in jobs}
     return report
 
 
-def _end(stage: Stage, runner: Runner) -> Iterator[str]:
+def _end(testbed: FaultTestbed, runner: Runner) -> Iterator[str]:
     """Has the job end; what is not as it should be then."""
     name = runner.job.job_id
     runner.end()
@@ -81,9 +81,9 @@ def _end(stage: Stage, runner: Runner) -> Iterator[str]:
         yield f"{name}: exit code {code}"
     if len(runner.shown) != runner.begun:
         yield f"{name}: {len(runner.shown)} of {runner.begun} lines shown"
-    status = stage.status(runner.job).get("status")
+    status = testbed.status(runner.job).get("status")
     if status != "FAILED":
-        yield f"{name}: {status}; its runner said {runner.said[-2000:]!r}"
-    for number, watcher in enumerate(stage.watchers[runner.job]):
+        yield f"{name}: {status}; its runner said {runner.stderr_text[-2000:]!r}"
+    for number, watcher in enumerate(testbed.watchers[runner.job]):
         if not watcher.join(END_SECONDS):
             yield f"{name}: viewer {number} stands at {watcher.highest}: {watcher.troubles[-5:]}"

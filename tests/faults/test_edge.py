@@ -16,7 +16,7 @@ from chronoverse.joblog.values import JobRef
 from tests.faults.emitter import EXIT_CODE, line
 from tests.faults.oracle import Printed, judge
 from tests.faults.runner import Runner
-from tests.faults.stage import Stage
+from tests.faults.testbed import FaultTestbed
 from tests.faults.watching import Http2Watcher, Watcher, longest_silence
 from tests.support.viewers import ReconnectingViewers
 from tests.support.waiting import wait_until
@@ -39,11 +39,13 @@ pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultTestbed]:
     """Two workers behind nginx, whose old workers keep their streams for a second only."""
     directory = tmp_path_factory.mktemp("edge")
-    with Stage(directory, lease=10, judge_after=60, workers=2, edge=True, shutdown_seconds=1, drain_seconds=1) as stage:
-        yield stage
+    with FaultTestbed(
+        directory, lease=10, judge_after=60, workers=2, edge=True, shutdown_seconds=1, drain_seconds=1
+    ) as testbed:
+        yield testbed
 
 
 def job(name: str) -> JobRef:
@@ -51,9 +53,9 @@ def job(name: str) -> JobRef:
     return JobRef("edge", name)
 
 
-def foreign(stage: Stage, name: str) -> Foreign:
+def foreign(testbed: FaultTestbed, name: str) -> Foreign:
     """A job whose runner is this test; its lines prove themselves by :func:`prove`."""
-    return Foreign(stage.redis.url, "edge", name)
+    return Foreign(testbed.redis.url, "edge", name)
 
 
 def prove(job: Foreign, count: int, padding: int = 0) -> None:
@@ -61,14 +63,14 @@ def prove(job: Foreign, count: int, padding: int = 0) -> None:
     job.lines(line("a", number, padding) for number in range(job.last + 1, job.last + count + 1))
 
 
-def finish(stage: Stage, runner: Runner) -> None:
+def finish(testbed: FaultTestbed, runner: Runner) -> None:
     """The job ends as it wants to, and every viewer has every line once."""
     runner.end()
-    assert runner.wait() == EXIT_CODE, runner.said
-    stage.over(runner.job)
-    verdict = stage.verdict(runner.job)
+    assert runner.wait() == EXIT_CODE, runner.stderr_text
+    testbed.over(runner.job)
+    verdict = testbed.verdict(runner.job)
     assert verdict.clean, verdict
-    assert stage.status(runner.job)["status"] == "FAILED", runner.said
+    assert testbed.status(runner.job)["status"] == "FAILED", runner.stderr_text
 
 
 def refused(watchers: list[Watcher]) -> list[str]:
@@ -76,50 +78,50 @@ def refused(watchers: list[Watcher]) -> list[str]:
     return [trouble for watcher in watchers for trouble in watcher.troubles if trouble[:3].isdigit()]
 
 
-def test_row_8_workers_are_killed(stage: Stage) -> None:
+def test_row_8_workers_are_killed(testbed: FaultTestbed) -> None:
     """One of two, then both: viewers resume elsewhere, and nobody gets an answer that is none of ours."""
-    runner, watchers = stage.play(job("row-8"), viewers=2 * VIEWERS)
+    runner, watchers = testbed.play(job("row-8"), viewers=2 * VIEWERS)
     for victims in (1, 2):
-        pids = stage.service.worker_pids()
+        pids = testbed.service.worker_pids()
         killed = time.monotonic()
         for pid in pids[:victims]:
-            stage.kill_worker(pid)
-        stage.more(watchers, 50)
+            testbed.kill_worker(pid)
+        testbed.more(watchers, 50)
         assert longest_silence(watchers, killed) < RECOVERY_SECONDS
-        wait_until(lambda: len(stage.service.worker_pids()) == 2, RECOVERY_SECONDS, "two workers")
+        wait_until(lambda: len(testbed.service.worker_pids()) == 2, RECOVERY_SECONDS, "two workers")
     assert sum(watcher.connections for watcher in watchers) > 2 * VIEWERS
-    finish(stage, runner)
+    finish(testbed, runner)
 
 
-def test_row_9_workers_are_replaced(stage: Stage) -> None:
+def test_row_9_workers_are_replaced(testbed: FaultTestbed) -> None:
     """Three times by SIGHUP under load: nothing lost, and no refusal."""
-    runner, watchers = stage.play(job("row-9"), viewers=2 * VIEWERS)
+    runner, watchers = testbed.play(job("row-9"), viewers=2 * VIEWERS)
     for _ in range(3):
-        old = stage.service.worker_pids()
-        stage.service.signal(signal.SIGHUP)
+        old = testbed.service.worker_pids()
+        testbed.service.signal(signal.SIGHUP)
         wait_until(lambda old=old: not any(map(psutil.pid_exists, old)), 20, "the old workers are gone")  # type: ignore[misc]
-        stage.more(watchers, 20)
+        testbed.more(watchers, 20)
     assert refused(watchers) == []
-    finish(stage, runner)
+    finish(testbed, runner)
 
 
-def test_row_13_nginx_is_reloaded(stage: Stage) -> None:
+def test_row_13_nginx_is_reloaded(testbed: FaultTestbed) -> None:
     """Ten times: streams are cut when the old workers' time is over, and resume at the new ones."""
-    nginx = stage.nginx
+    nginx = testbed.nginx
     assert nginx is not None
-    runner, watchers = stage.play(job("row-13"), viewers=2 * VIEWERS)
+    runner, watchers = testbed.play(job("row-13"), viewers=2 * VIEWERS)
     before, workers = psutil.Process(nginx.pid).num_fds(), len(nginx.workers())
     for _ in range(10):
         old = nginx.workers()
         nginx.signal(signal.SIGHUP)
         wait_until(lambda old=old: nginx.workers() - old, RECOVERY_SECONDS, "new workers")  # type: ignore[misc]
-        stage.more(watchers, 5)
+        testbed.more(watchers, 5)
     wait_until(lambda: len(nginx.workers()) == workers, 2 * RECOVERY_SECONDS, "the old workers are gone")
-    stage.more(watchers, 20)
+    testbed.more(watchers, 20)
     assert sum(watcher.connections for watcher in watchers) > 2 * VIEWERS
     assert psutil.Process(nginx.pid).num_fds() <= before + 2
     assert refused(watchers) == []
-    finish(stage, runner)
+    finish(testbed, runner)
 
 
 class SlowWatcher(Watcher):
@@ -134,19 +136,19 @@ class SlowWatcher(Watcher):
                 self._stop.wait(1)
 
 
-def test_row_10_a_slow_viewer_among_fast_ones(stage: Stage) -> None:
+def test_row_10_a_slow_viewer_among_fast_ones(testbed: FaultTestbed) -> None:
     """It falls behind by more than anything on the way holds for it; the others do not notice; it misses nothing."""
-    slow = stage.watcher(job("row-10"), SlowWatcher)
+    slow = testbed.watcher(job("row-10"), SlowWatcher)
     assert isinstance(slow, SlowWatcher)
     slow.start()
-    runner, watchers = stage.play(job("row-10"), viewers=VIEWERS, padding=4000, rate=3000, count=8000)
+    runner, watchers = testbed.play(job("row-10"), viewers=VIEWERS, padding=4000, rate=3000, count=8000)
     began = time.monotonic()
-    stage.watchers[runner.job].append(slow)
-    stage.seen(watchers, 8000)
+    testbed.watchers[runner.job].append(slow)
+    testbed.seen(watchers, 8000)
     assert longest_silence(watchers, began) < 2
     assert slow.highest < 1000
     slow.slow = False
-    finish(stage, runner)
+    finish(testbed, runner)
 
 
 def heartbeats(stream: Stream) -> int:
@@ -160,55 +162,55 @@ def at_least(stream: Stream, due: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def wrong_clock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, dict[str, str]]]:
+def wrong_clock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FaultTestbed, dict[str, str]]]:
     """A worker, and the environment of a runner, whose clock is off by what a file says."""
     directory = tmp_path_factory.mktemp("clock")
     (directory / "offset").write_bytes(struct.pack("d", 0))
     environ = {"CLOCK": str(directory / "offset"), "PYTHONPATH": str(Path(__file__).with_name("clock"))}
-    with Stage(directory / "stage", lease=2, edge=True, environ=environ, log_format="json") as stage:
-        yield stage, environ
+    with FaultTestbed(directory / "stage", lease=2, edge=True, environ=environ, log_format="json") as testbed:
+        yield testbed, environ
 
 
-def test_row_14_the_clock_jumps(wrong_clock: tuple[Stage, dict[str, str]]) -> None:
+def test_row_14_the_clock_jumps(wrong_clock: tuple[FaultTestbed, dict[str, str]]) -> None:
     """An hour ahead, two back, of worker and runner: nobody is LOST, nothing stops, heartbeats keep their beat."""
-    stage, environ = wrong_clock
-    runner = stage.run(job("row-14"), environ=environ)
-    watchers = stage.watch(runner.job, VIEWERS)
-    stage.seen(watchers, 20)
-    quiet = foreign(stage, "row-14-quiet").lines(["x"])
-    headers = {"Authorization": f"Bearer {stage.service.token(ttl=4 * 3600)}"}
+    testbed, environ = wrong_clock
+    runner = testbed.run(job("row-14"), environ=environ)
+    watchers = testbed.watch(runner.job, VIEWERS)
+    testbed.seen(watchers, 20)
+    quiet = foreign(testbed, "row-14-quiet").lines(["x"])
+    headers = {"Authorization": f"Bearer {testbed.service.token(ttl=4 * 3600)}"}
     began = time.monotonic()
-    with Stream(stage.door, f"{quiet.path}/events", headers) as beats:
+    with Stream(testbed.door, f"{quiet.path}/events", headers) as beats:
         for offset in (JUMP_SECONDS, -JUMP_SECONDS, 0.0):
             with open(environ["CLOCK"], "r+b") as file:
                 file.write(struct.pack("d", offset))
             due = heartbeats(beats) + 2
-            stage.more(watchers, 100)
+            testbed.more(watchers, 100)
             beats.wait_until(partial(at_least, beats, due), RECOVERY_SECONDS, "two heartbeats")
         assert heartbeats(beats) <= time.monotonic() - began + 2
         assert not beats.ended
     assert [watcher.connections for watcher in watchers] == [1] * VIEWERS
-    finish(stage, runner)
+    finish(testbed, runner)
     lines = [seen.timestamp for seen in watchers[0].lines]
     assert max(lines)[:13] != min(lines)[:13], "the runner's clock did not jump"
-    assert stage.service.metric("chronoverse_delivery_delay_seconds_sum") >= 0
+    assert testbed.service.metric("chronoverse_delivery_delay_seconds_sum") >= 0
 
 
-def test_row_20_a_log_is_gone(stage: Stage) -> None:
+def test_row_20_a_log_is_gone(testbed: FaultTestbed) -> None:
     """Expired, deleted, flushed: each viewer is told, and asks again for something that is not there."""
-    jobs = [foreign(stage, f"row-20-{how}") for how in ("expired", "deleted", "flushed")]
+    jobs = [foreign(testbed, f"row-20-{how}") for how in ("expired", "deleted", "flushed")]
     watchers = []
     for each in jobs:
         prove(each, 50)
-        watchers += stage.watch(job(each.job_id), VIEWERS)
-    stage.seen(watchers, 50)
+        watchers += testbed.watch(job(each.job_id), VIEWERS)
+    testbed.seen(watchers, 50)
     ends = [
         ("PEXPIRE", jobs[0].key, "1"),
         ("DEL", jobs[1].key),
         ("FLUSHDB",),
     ]
     for number, command in enumerate(ends):
-        ask_all(stage.redis.url, [command])
+        ask_all(testbed.redis.url, [command])
         told = watchers[number * VIEWERS : (number + 1) * VIEWERS]
         began = time.monotonic()
         raw = [each for each in told if each.connections and not isinstance(each, type(watchers[1]))]
@@ -216,30 +218,30 @@ def test_row_20_a_log_is_gone(stage: Stage) -> None:
         print(f"{command[0]}: told within {time.monotonic() - began:.2f} s")
         assert {each.troubles[0] for each in raw} == {"the log is gone from the store: it expired or was deleted"}
     for each in jobs:
-        views = {str(n): tuple(view.seen) for n, view in enumerate(stage.watchers[job(each.job_id)])}
+        views = {str(n): tuple(view.seen) for n, view in enumerate(testbed.watchers[job(each.job_id)])}
         verdict = judge({"a": Printed(50, 50)}, views, next(iter(views.values())))
         assert verdict.clean, verdict
     for watcher in watchers:
         watcher.leave()
 
 
-def test_row_21_a_log_is_trimmed_before_and_while_it_is_read(stage: Stage) -> None:
+def test_row_21_a_log_is_trimmed_before_and_while_it_is_read(testbed: FaultTestbed) -> None:
     """Each viewer sees every number, or one gap that names those between its last and the first that is left."""
-    trimmed = foreign(stage, "row-21")
+    trimmed = foreign(testbed, "row-21")
     prove(trimmed, 12_000, padding=2000)
-    late = [stage.watcher(job("row-21"), SlowWatcher).start() for _ in range(2)]
-    stage.seen(late, 1)
-    ask_all(stage.redis.url, [("XTRIM", trimmed.key, "MINID", "9001-0")])
-    watchers = stage.watch(job("row-21"), VIEWERS)
-    stage.seen(watchers, 9001)
+    late = [testbed.watcher(job("row-21"), SlowWatcher).start() for _ in range(2)]
+    testbed.seen(late, 1)
+    ask_all(testbed.redis.url, [("XTRIM", trimmed.key, "MINID", "9001-0")])
+    watchers = testbed.watch(job("row-21"), VIEWERS)
+    testbed.seen(watchers, 9001)
     prove(trimmed, 100, padding=2000)
     trimmed.end()
     for each in late:
         assert isinstance(each, SlowWatcher)
         each.slow = False
-    stage.watchers[job("row-21")] += late
-    stage.over(job("row-21"))
-    for each in stage.watchers[job("row-21")]:
+    testbed.watchers[job("row-21")] += late
+    testbed.over(job("row-21"))
+    for each in testbed.watchers[job("row-21")]:
         gaps = [seen for seen in each.seen if seen.kind == "gap"]
         numbers = [seen.number for seen in each.lines]
         before = max((number for number in numbers if number < 9001), default=0)
@@ -249,15 +251,15 @@ def test_row_21_a_log_is_trimmed_before_and_while_it_is_read(stage: Stage) -> No
     assert all(each.lines[0].number == 1 for each in late)
 
 
-def test_row_22_a_token_expires(stage: Stage) -> None:
+def test_row_22_a_token_expires(testbed: FaultTestbed) -> None:
     """The stream ends with an error, nothing comes behind it, and whoever comes again with that token gets 401."""
-    running = foreign(stage, "row-22")
+    running = foreign(testbed, "row-22")
     prove(running, 3)
-    token = stage.service.token(ttl=3)
-    watchers = [stage.watcher(job("row-22"), kind, token).start() for kind in (Watcher, Http2Watcher)]
+    token = testbed.service.token(ttl=3)
+    watchers = [testbed.watcher(job("row-22"), kind, token).start() for kind in (Watcher, Http2Watcher)]
     headers = {"Authorization": f"Bearer {token}"}
-    with Stream(stage.door, f"{running.path}/events", headers) as stream:
-        stage.seen(watchers, 3)
+    with Stream(testbed.door, f"{running.path}/events", headers) as stream:
+        testbed.seen(watchers, 3)
         stream.wait_end(RECOVERY_SECONDS)
         assert not stream.cut
         assert b"event: error" in stream.body.split(b"\n\n")[-2]
@@ -270,16 +272,16 @@ def test_row_22_a_token_expires(stage: Stage) -> None:
         assert [seen.number for seen in each.lines] == [1, 2, 3]
 
 
-def test_row_23_a_crowd_at_the_beginning_of_a_long_log(stage: Stage) -> None:
+def test_row_23_a_crowd_at_the_beginning_of_a_long_log(testbed: FaultTestbed) -> None:
     """All of it has every line once, in order; the workers grow within bounds; viewers of a live job miss nothing."""
-    long = foreign(stage, "row-23-long")
+    long = foreign(testbed, "row-23-long")
     for _ in range(LONG_LINES // 5000):
         prove(long, 5000, padding=40)
     long.end()
-    runner, watchers = stage.play(job("row-23"), viewers=VIEWERS)
-    headers = f"Authorization: Bearer {stage.service.token()}\r\n"
-    viewers = ReconnectingViewers(stage.door, f"{long.path}/events", headers, CROWD)
-    workers = [psutil.Process(pid) for pid in stage.service.worker_pids()]
+    runner, watchers = testbed.play(job("row-23"), viewers=VIEWERS)
+    headers = f"Authorization: Bearer {testbed.service.token()}\r\n"
+    viewers = ReconnectingViewers(testbed.door, f"{long.path}/events", headers, CROWD)
+    workers = [psutil.Process(pid) for pid in testbed.service.worker_pids()]
     before, most = [worker.memory_info().rss for worker in workers], [0, 0]
     deadline = time.monotonic() + CROWD_SECONDS
 
@@ -295,30 +297,30 @@ def test_row_23_a_crowd_at_the_beginning_of_a_long_log(stage: Stage) -> None:
     assert (viewers.errors, viewers.reconnections, viewers.answers["200"], viewers.answers["cut"]) == (0, [], CROWD, 0)
     assert max(grown) < CROWD_MB
     assert [watcher.connections for watcher in watchers] == [1] * VIEWERS
-    stage.more(watchers, 50)
-    finish(stage, runner)
+    testbed.more(watchers, 50)
+    finish(testbed, runner)
 
 
-def test_row_24_viewers_come_and_go(stage: Stage) -> None:
+def test_row_24_viewers_come_and_go(testbed: FaultTestbed) -> None:
     """Three hundred short streams, whole or left early: as many descriptors, streams and watched jobs as before."""
-    ended, live = foreign(stage, "row-24-ended"), foreign(stage, "row-24-live")
+    ended, live = foreign(testbed, "row-24-ended"), foreign(testbed, "row-24-live")
     prove(ended, 3)
     ended.end()
     prove(live, 3)
-    headers = {"Authorization": f"Bearer {stage.service.token()}"}
+    headers = {"Authorization": f"Bearer {testbed.service.token()}"}
 
     def visit(count: int) -> None:
         for number in range(count):
-            with Stream(stage.door, f"{(ended if number % 2 else live).path}/events", headers) as stream:
+            with Stream(testbed.door, f"{(ended if number % 2 else live).path}/events", headers) as stream:
                 stream.wait_for(b"id: 3\n\n")
 
     def held() -> list[int]:
         for name in ("chronoverse_streams_open", "chronoverse_jobs_watched"):
-            wait_until(lambda name=name: stage.service.metric(name) == 0, RECOVERY_SECONDS, f"{name} is 0")  # type: ignore[misc]
-        assert stage.nginx is not None
+            wait_until(lambda name=name: testbed.service.metric(name) == 0, RECOVERY_SECONDS, f"{name} is 0")  # type: ignore[misc]
+        assert testbed.nginx is not None
         # nginx keeps up to 32 connections to the service in each of its workers.
-        workers = [psutil.Process(pid).num_fds() for pid in stage.service.worker_pids()]
-        return [*workers, sum(psutil.Process(pid).num_fds() for pid in stage.nginx.workers())]
+        workers = [psutil.Process(pid).num_fds() for pid in testbed.service.worker_pids()]
+        return [*workers, sum(psutil.Process(pid).num_fds() for pid in testbed.nginx.workers())]
 
     visit(40)
     before = held()
@@ -327,26 +329,26 @@ def test_row_24_viewers_come_and_go(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("thread", ["tail-reader", "tail-housekeeper"])
-def test_row_25_a_thread_of_the_tail_is_killed(thread: str, mortal: Stage) -> None:
-    """The other starts it again in time, no viewer is disconnected, and no line is lost."""
-    runner, watchers = mortal.play(job(f"row-25-{thread}"), viewers=VIEWERS)
-    order = mortal.directory / f"kill-{thread}"
+def test_row_25_a_thread_of_the_tail_is_killed(thread: str, crashing_tail: FaultTestbed) -> None:
+    """The other thread of the tail starts the killed one again in time. No viewer is disconnected and no line is lost."""
+    runner, watchers = crashing_tail.play(job(f"row-25-{thread}"), viewers=VIEWERS)
+    order = crashing_tail.directory / f"kill-{thread}"
     killed = time.monotonic()
     order.touch()
     wait_until(lambda: not order.exists(), RECOVERY_SECONDS, f"the {thread} dies")
-    mortal.more(watchers, 50)
+    crashing_tail.more(watchers, 50)
     print(f"{thread}: {longest_silence(watchers, killed):.2f} s without a line")
     assert longest_silence(watchers, killed) < RECOVERY_SECONDS
     assert [watcher.connections for watcher in watchers] == [1] * VIEWERS
-    finish(mortal, runner)
+    finish(crashing_tail, runner)
 
 
 @pytest.fixture(scope="module")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """A worker whose tail's threads die when they are told to."""
-    directory = tmp_path_factory.mktemp("mortal")
-    config = Path(__file__).with_name("mortal.py")
-    with Stage(
-        directory, lease=10, judge_after=60, edge=True, config=config, environ={"MORTAL": str(directory)}
-    ) as stage:
-        yield stage
+def crashing_tail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultTestbed]:
+    """A worker whose tail threads crash when a test creates a file; see ``crashing_tail.py``."""
+    directory = tmp_path_factory.mktemp("crashing_tail")
+    config = Path(__file__).with_name("crashing_tail.py")
+    with FaultTestbed(
+        directory, lease=10, judge_after=60, edge=True, config=config, environ={"CRASH_DIRECTORY": str(directory)}
+    ) as testbed:
+        yield testbed

@@ -10,7 +10,7 @@ from chronoverse.store import Store
 from chronoverse.store.sentinel import CHECK_MASTER_SECONDS, STALE_SECONDS
 from tests.faults.emitter import EXIT_CODE
 from tests.faults.runner import Runner
-from tests.faults.stage import Stage, passing
+from tests.faults.testbed import FaultTestbed, sleep
 from tests.faults.watching import Watcher, longest_silence, silence
 from tests.support.fleets import Cluster, SentinelFleet
 from tests.support.waiting import wait_until
@@ -32,53 +32,53 @@ def recovers(watchers: list[Watcher], since: float, what: str) -> None:
     print(f"{what}: {max(silence(each.seen, since) for each in watchers):.2f} s")
 
 
-def ends_clean(stage: Stage, runner: Runner) -> None:
+def ends_clean(testbed: FaultTestbed, runner: Runner) -> None:
     """The job ends as it wants to; every viewer has every line."""
     runner.end()
-    assert runner.wait() == EXIT_CODE, runner.said
-    stage.over(runner.job)
-    verdict = stage.verdict(runner.job)
+    assert runner.wait() == EXIT_CODE, runner.stderr_text
+    testbed.over(runner.job)
+    verdict = testbed.verdict(runner.job)
     assert verdict.clean, verdict
-    assert stage.status(runner.job)["status"] == "FAILED", runner.said
+    assert testbed.status(runner.job)["status"] == "FAILED", runner.stderr_text
 
 
 def test_a_slot_moves_and_a_master_dies_in_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
     """Two jobs: one whose keys move one by one; and one whose node is killed, which the other does not notice."""
     first, _ = cluster.pair
     source, target = [number for number in cluster.masters() if number != first]
-    with Stage(tmp_path, lease=LEASE_SECONDS, judge_after=60, fleet=cluster, edge=True) as stage:
+    with FaultTestbed(tmp_path, lease=LEASE_SECONDS, judge_after=60, fleet=cluster, edge=True) as testbed:
         moving = JobRef(cluster.workflow(source, "fault"), "moving")
         dying = JobRef(cluster.workflow(first, "fault"), "dying")
-        runner, watchers = stage.play(moving)
-        other, others = stage.play(dying, durability="replicated")
+        runner, watchers = testbed.play(moving)
+        other, others = testbed.play(dying, durability="replicated")
 
         slot = cluster.begin_move(moving.workflow_id, source, target)
         for kind in ("lease", "log", "job"):
-            cluster.move_keys(slot, source, target, stage.key(kind, moving))
-            passing(0.2)
-        stage.more(watchers)
+            cluster.move_keys(slot, source, target, testbed.key(kind, moving))
+            sleep(0.2)
+        testbed.more(watchers)
         # The workflow's list of jobs: a node that has a key of a slot gives it away only if it hears first that it has.
         cluster.move_keys(slot, source, target)
         cluster.end_move(slot, source, target)
-        stage.more(watchers)
+        testbed.more(watchers)
 
         cluster.servers[first].kill()
         killed = time.monotonic()
         try:
             recovers(others, killed, "killed")
             assert longest_silence(watchers, killed) < 0.5
-            ends_clean(stage, runner)
+            ends_clean(testbed, runner)
         finally:
             # Other tests have this cluster too, whatever becomes of this one.
             cluster.servers[first].start()
             cluster.settle()
-        ends_clean(stage, other)
+        ends_clean(testbed, other)
 
 
 def test_row_5_a_master_is_cut_off_from_its_sentinels(sentinels: SentinelFleet, tmp_path: Path) -> None:
     """It goes on answering us, yet nobody stays there, and what it took after the others left is sent again."""
-    with Stage(tmp_path, lease=LEASE_SECONDS, judge_after=60, fleet=sentinels, edge=True) as stage:
-        runner, watchers = stage.play(JobRef("fleet", "row-5"), durability="replicated")
+    with FaultTestbed(tmp_path, lease=LEASE_SECONDS, judge_after=60, fleet=sentinels, edge=True) as testbed:
+        runner, watchers = testbed.play(JobRef("fleet", "row-5"), durability="replicated")
         store = Store(sentinels.url)
         assert store.read_sequential(runner.job, 0, 1)
         lost = sentinels.cut_off()
@@ -93,4 +93,4 @@ def test_row_5_a_master_is_cut_off_from_its_sentinels(sentinels: SentinelFleet, 
         )
         store.close()
         sentinels.rejoin(lost)
-        ends_clean(stage, runner)
+        ends_clean(testbed, runner)

@@ -14,7 +14,7 @@ from chronoverse.joblog.values import JobRef
 from tests.faults.emitter import EXIT_CODE, line
 from tests.faults.oracle import dropped
 from tests.faults.runner import Runner
-from tests.faults.stage import Stage, frozen, passing
+from tests.faults.testbed import FaultTestbed, frozen, sleep
 from tests.faults.watching import Watcher, silence
 from tests.support.tools import unavailable
 from tests.support.waiting import wait_until
@@ -30,15 +30,15 @@ def job(name: str) -> JobRef:
     return JobRef("matrix", name)
 
 
-def finish(stage: Stage, runner: Runner) -> None:
+def finish(testbed: FaultTestbed, runner: Runner) -> None:
     """The job ends as it wants to; its runner showed all of it; the viewers are told."""
     runner.end()
-    assert runner.wait() == EXIT_CODE, runner.said
+    assert runner.wait() == EXIT_CODE, runner.stderr_text
     assert runner.shown == [line(runner.writer, number, runner.padding) for number in range(1, runner.begun + 1)]
-    stage.over(runner.job)
-    assert [each.ending for each in stage.watchers[runner.job]] == ["end"] * len(stage.watchers[runner.job])
-    assert stage.status(runner.job)["status"] == "FAILED", runner.said
-    assert stage.status(runner.job)["exit_code"] == str(EXIT_CODE)
+    testbed.over(runner.job)
+    assert [each.ending for each in testbed.watchers[runner.job]] == ["end"] * len(testbed.watchers[runner.job])
+    assert testbed.status(runner.job)["status"] == "FAILED", runner.stderr_text
+    assert testbed.status(runner.job)["exit_code"] == str(EXIT_CODE)
 
 
 def attempts(watcher: Watcher) -> list[object]:
@@ -47,24 +47,24 @@ def attempts(watcher: Watcher) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """A stage on which nothing is done to the store, with a lease of two seconds."""
-    with Stage(tmp_path_factory.mktemp("calm")) as stage:
-        yield stage
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultTestbed]:
+    """A testbed on which nothing is done to the store, with a lease of two seconds."""
+    with FaultTestbed(tmp_path_factory.mktemp("calm")) as testbed:
+        yield testbed
 
 
 @pytest.fixture(scope="module")
-def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultTestbed]:
     """As ``calm``, with a service that declares nobody LOST in its first minute."""
-    with Stage(tmp_path_factory.mktemp("patient"), judge_after=60) as stage:
-        yield stage
+    with FaultTestbed(tmp_path_factory.mktemp("patient"), judge_after=60) as testbed:
+        yield testbed
 
 
 @pytest.fixture(scope="module")
-def rough(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """A stage whose store is killed again and again, and comes back; nobody is declared LOST in its first minute."""
-    with Stage(tmp_path_factory.mktemp("rough"), judge_after=60) as stage:
-        yield stage
+def rough(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultTestbed]:
+    """A testbed whose store is killed again and again, and comes back; nobody is declared LOST in its first minute."""
+    with FaultTestbed(tmp_path_factory.mktemp("rough"), judge_after=60) as testbed:
+        yield testbed
 
 
 @contextlib.contextmanager
@@ -94,10 +94,10 @@ def fill(directory: Path) -> Path:
     return filler
 
 
-def test_row_1_a_runner_killed_in_the_middle_of_a_line(calm: Stage) -> None:
+def test_row_1_a_runner_killed_in_the_middle_of_a_line(calm: FaultTestbed) -> None:
     """All that was in the log stays, nothing of the half line is there, and the job is LOST in time."""
     runner, watchers = calm.play(job("row-1"))
-    runner.half_a_line()
+    runner.print_half_line()
     wait_until(lambda: runner.shown and len(runner.shown[-1]) == 20, 5, "half a line is out")
     wait_until(lambda: calm.last_id(runner.job) == runner.begun, 5, "all whole lines are in the log")
     runner.process.kill()
@@ -114,35 +114,35 @@ def test_row_1_a_runner_killed_in_the_middle_of_a_line(calm: Stage) -> None:
 @pytest.mark.long
 def test_row_2_a_runner_cut_off_for_less_than_its_lease(tmp_path: Path) -> None:
     """The job goes on, its lines wait, and then come in order and fast."""
-    with Stage(tmp_path, lease=8) as stage:
-        runner, watchers = stage.play(job("row-2"), rate=700)
+    with FaultTestbed(tmp_path, lease=8) as testbed:
+        runner, watchers = testbed.play(job("row-2"), rate=700)
         runner.proxy.refuse()
         runner.proxy.cut()
-        passing(2)
-        behind, healed = runner.begun - watchers[0].highest, time.monotonic()
+        sleep(2)
+        lines_waiting, healed = runner.begun - watchers[0].highest, time.monotonic()
         aim = runner.begun
         runner.proxy.heal()
-        stage.seen(watchers, aim)
+        testbed.seen(watchers, aim)
         took = time.monotonic() - healed - silence(watchers[0].seen, healed)
         recovery = silence(watchers[0].seen, healed)
-        finish(stage, runner)
-        verdict = stage.verdict(runner.job)
+        finish(testbed, runner)
+        verdict = testbed.verdict(runner.job)
 
         assert verdict.clean, verdict
-        assert behind > 1000
+        assert lines_waiting > 1000
         assert recovery <= RECOVERY_SECONDS
-        assert behind / took >= 5 * 700
+        assert lines_waiting / took >= 5 * 700
         assert attempts(watchers[0]) == [1]
 
 
 @pytest.mark.long
-def test_row_2_a_runner_cut_off_for_longer_than_its_lease_unjudged(patient: Stage) -> None:
+def test_row_2_a_runner_cut_off_for_longer_than_its_lease_unjudged(patient: FaultTestbed) -> None:
     """It takes its job again as a new attempt, and nothing is missing."""
     runner, watchers = patient.play(job("row-2-again"))
     runner.proxy.refuse()
     runner.proxy.cut()
     wait_until(lambda: not patient.redis.ask("EXISTS", patient.key("lease", runner.job)), 10, "the lease is gone")
-    passing(0.5)
+    sleep(0.5)
     runner.proxy.heal()
     healed = time.monotonic()
     patient.more(watchers, 20)
@@ -155,7 +155,7 @@ def test_row_2_a_runner_cut_off_for_longer_than_its_lease_unjudged(patient: Stag
 
 
 @pytest.mark.long
-def test_row_2_a_runner_cut_off_for_longer_than_its_lease_and_declared_lost(calm: Stage) -> None:
+def test_row_2_a_runner_cut_off_for_longer_than_its_lease_and_declared_lost(calm: FaultTestbed) -> None:
     """It finds its job LOST: it says so, keeps what it could not deliver, and its job is not hurt."""
     runner, watchers = calm.play(job("row-2-lost"))
     runner.proxy.refuse()
@@ -163,11 +163,11 @@ def test_row_2_a_runner_cut_off_for_longer_than_its_lease_and_declared_lost(calm
     calm.over(runner.job)
     log = calm.last_id(runner.job)
     runner.proxy.heal()
-    wait_until(lambda: "publishing stopped" in runner.said, 10, "the runner says so")
+    wait_until(lambda: "publishing stopped" in runner.stderr_text, 10, "the runner says so")
     runner.end()
 
     assert runner.wait() == EXIT_CODE
-    assert f"{runner.begun - log + 1} lines were not delivered" in runner.said
+    assert f"{runner.begun - log + 1} lines were not delivered" in runner.stderr_text
     assert len(runner.shown) == runner.begun
     assert calm.last_id(runner.job) == log
     verdict = calm.verdict(runner.job, a=log - 1)
@@ -175,7 +175,7 @@ def test_row_2_a_runner_cut_off_for_longer_than_its_lease_and_declared_lost(calm
     assert watchers[0].states[-1]["status"] == "LOST"
 
 
-def test_row_3_a_frozen_runner_is_replaced_and_wakes(patient: Stage) -> None:
+def test_row_3_a_frozen_runner_is_replaced_and_wakes(patient: FaultTestbed) -> None:
     """The second goes on where the log ends; the first is fenced, and adds nothing."""
     first, watchers = patient.play(job("row-3"))
     with frozen(first.process):
@@ -183,7 +183,7 @@ def test_row_3_a_frozen_runner_is_replaced_and_wakes(patient: Stage) -> None:
         wait_until(lambda: not patient.redis.ask("EXISTS", patient.key("lease", first.job)), 10, "the lease is gone")
         second = patient.run(first.job, "b")
         patient.more(watchers, 20)
-    wait_until(lambda: "publishing stopped" in first.said, 10, "the first runner is fenced")
+    wait_until(lambda: "publishing stopped" in first.stderr_text, 10, "the first runner is fenced")
     first.end()
     assert first.wait() == EXIT_CODE
     patient.more(watchers, 5)
@@ -194,7 +194,7 @@ def test_row_3_a_frozen_runner_is_replaced_and_wakes(patient: Stage) -> None:
     assert attempts(watchers[0]) == [1, 2]
 
 
-def test_row_15_a_lease_that_expires_at_once(calm: Stage) -> None:
+def test_row_15_a_lease_that_expires_at_once(calm: FaultTestbed) -> None:
     """As if the store's clock had jumped: the runner goes on as a new attempt, whoever watches."""
     runner, watchers = calm.play(job("row-15"))
     for _ in range(2):
@@ -207,7 +207,7 @@ def test_row_15_a_lease_that_expires_at_once(calm: Stage) -> None:
     assert attempts(watchers[0])[-1] == 3
 
 
-def test_row_4a_a_store_that_is_killed(rough: Stage) -> None:
+def test_row_4a_a_store_that_is_killed(rough: FaultTestbed) -> None:
     """Three times: nothing is lost, and the viewers stay connected."""
     runner, watchers = rough.play(job("row-4a"), rate=1000)
     for _ in range(3):
@@ -223,7 +223,7 @@ def test_row_4a_a_store_that_is_killed(rough: Stage) -> None:
     assert [each.connections for each in watchers] == [1, 1]
 
 
-def test_row_4b_a_power_cut_that_the_runner_survives(rough: Stage) -> None:
+def test_row_4b_a_power_cut_that_the_runner_survives(rough: FaultTestbed) -> None:
     """What the disk lost is sent again, though viewers had seen it: nobody sees it twice."""
     runner, watchers = rough.play(job("row-4b"), rate=500)
     safe = rough.freeze_disk()
@@ -242,7 +242,7 @@ def test_row_4b_a_power_cut_that_the_runner_survives(rough: Stage) -> None:
     assert [each.connections for each in watchers] == [1, 1]
 
 
-def test_row_4b_a_power_cut_that_takes_an_attempt_back(rough: Stage) -> None:
+def test_row_4b_a_power_cut_that_takes_an_attempt_back(rough: FaultTestbed) -> None:
     """The lease that the disk brings back is of the runner's own earlier attempt: it goes on all the same."""
     runner, watchers = rough.play(job("row-4b-attempt"), rate=500, lease_seconds=5)
     safe = rough.freeze_disk()
@@ -251,15 +251,19 @@ def test_row_4b_a_power_cut_that_takes_an_attempt_back(rough: Stage) -> None:
     assert rough.status(runner.job)["attempt"] == "2"
     rough.cut_power(safe)
     rough.redis.start()
-    wait_until(lambda: "the store is back" in runner.said or "stopped" in runner.said, 10, "the runner is answered")
-    assert "publishing stopped" not in runner.said
+    wait_until(
+        lambda: "the store is back" in runner.stderr_text or "stopped" in runner.stderr_text,
+        10,
+        "the runner is answered",
+    )
+    assert "publishing stopped" not in runner.stderr_text
     finish(rough, runner)
 
     verdict = rough.verdict(runner.job)
     assert verdict.clean, verdict
 
 
-def test_row_4b_a_power_cut_behind_the_last_line(rough: Stage) -> None:
+def test_row_4b_a_power_cut_behind_the_last_line(rough: FaultTestbed) -> None:
     """A runner whose job has ended stays until the end is on the disk, and writes it again when it was not."""
     runner, watchers = rough.play(job("row-4b-end"), rate=500)
     safe = rough.freeze_disk()
@@ -276,7 +280,7 @@ def test_row_4b_a_power_cut_behind_the_last_line(rough: Stage) -> None:
     assert len(watchers[0].lines) == runner.begun
 
 
-def test_row_4b_a_power_cut_that_takes_the_end_alone(rough: Stage) -> None:
+def test_row_4b_a_power_cut_that_takes_the_end_alone(rough: FaultTestbed) -> None:
     """All lines are safe and only the terminal entry is not: it is written again."""
     runner, _ = rough.play(job("row-4b-end-alone"), rate=0.1, lines=1)
     safe = rough.freeze_disk()
@@ -293,53 +297,53 @@ def test_row_4b_a_power_cut_that_takes_the_end_alone(rough: Stage) -> None:
 @pytest.mark.long
 def test_row_4c_a_power_cut_that_the_runner_does_not_survive(tmp_path: Path) -> None:
     """What nobody has any more is not passed over in silence: the job is LOST, and says where its log ends."""
-    with Stage(tmp_path, lease=1) as stage:
-        runner, watchers = stage.play(job("row-4c"), rate=500)
-        safe = stage.freeze_disk()
-        stage.more(watchers, 300)
+    with FaultTestbed(tmp_path, lease=1) as testbed:
+        runner, watchers = testbed.play(job("row-4c"), rate=500)
+        safe = testbed.freeze_disk()
+        testbed.more(watchers, 300)
         runner.process.kill()
-        stage.cut_power(safe)
-        stage.redis.start()
-        left = stage.last_id(runner.job)
-        stage.over(runner.job)
+        testbed.cut_power(safe)
+        testbed.redis.start()
+        left = testbed.last_id(runner.job)
+        testbed.over(runner.job)
 
         seen = max(each.highest for each in watchers)
         assert seen - left >= 200
         assert f"the store lost lines {left + 1} to {seen} of this log" in watchers[0].troubles
-        assert stage.status(runner.job)["status"] == "LOST"
-        assert stage.status(runner.job)["lines"] == str(left)
-        verdict = stage.verdict(runner.job, a=left)
+        assert testbed.status(runner.job)["status"] == "LOST"
+        assert testbed.status(runner.job)["lines"] == str(left)
+        verdict = testbed.verdict(runner.job, a=left)
         assert verdict.clean, verdict
 
 
 @pytest.mark.long
 def test_row_6_a_store_without_memory(tmp_path: Path) -> None:
     """For longer than a lease: appends fail whole, the lease is renewed all the same, reads go on."""
-    with Stage(tmp_path) as stage:
-        runner, watchers = stage.play(job("row-6"))
-        stage.redis.ask("CONFIG", "SET", "maxmemory", "1")
-        held = stage.last_id(runner.job)
-        passing(stage.lease * 1.5)
-        assert stage.last_id(runner.job) <= held + 1
-        assert len(stage.history(runner.job)) == stage.last_id(runner.job)
-        stage.redis.ask("CONFIG", "SET", "maxmemory", "0")
+    with FaultTestbed(tmp_path) as testbed:
+        runner, watchers = testbed.play(job("row-6"))
+        testbed.redis.ask("CONFIG", "SET", "maxmemory", "1")
+        held = testbed.last_id(runner.job)
+        sleep(testbed.lease * 1.5)
+        assert testbed.last_id(runner.job) <= held + 1
+        assert len(testbed.history(runner.job)) == testbed.last_id(runner.job)
+        testbed.redis.ask("CONFIG", "SET", "maxmemory", "0")
         healed = time.monotonic()
-        stage.more(watchers, 20)
+        testbed.more(watchers, 20)
         assert silence(watchers[0].seen, healed) <= RECOVERY_SECONDS
-        finish(stage, runner)
+        finish(testbed, runner)
 
-        verdict = stage.verdict(runner.job)
+        verdict = testbed.verdict(runner.job)
         assert verdict.clean, verdict
         assert attempts(watchers[0]) == [1]
         assert [each.connections for each in watchers] == [1, 1]
 
 
 @pytest.mark.long
-def test_row_7_a_store_that_takes_longer_than_a_command_may(rough: Stage) -> None:
+def test_row_7_a_store_that_takes_longer_than_a_command_may(rough: FaultTestbed) -> None:
     """What was sent again after the time-out is there once; then a pause of writes."""
     runner, watchers = rough.play(job("row-7"), lease_seconds=12)
     with frozen(rough.redis):
-        passing(5.3)
+        sleep(5.3)
     healed = time.monotonic()
     rough.more(watchers, 20)
     assert silence(watchers[0].seen, healed) <= RECOVERY_SECONDS
@@ -357,35 +361,35 @@ def test_row_7_a_store_that_takes_longer_than_a_command_may(rough: Stage) -> Non
 @pytest.mark.long
 def test_row_7_a_store_that_stands_still_for_longer_than_a_lease(tmp_path: Path) -> None:
     """No runner could renew, so none is declared LOST when the store wakes, whoever asks it first."""
-    with Stage(tmp_path) as stage:
-        runner, watchers = stage.play(job("row-7-long"))
-        with frozen(stage.redis):
-            passing(stage.lease * 1.5)
+    with FaultTestbed(tmp_path) as testbed:
+        runner, watchers = testbed.play(job("row-7-long"))
+        with frozen(testbed.redis):
+            sleep(testbed.lease * 1.5)
         aim = runner.begun
         wait_until(lambda: watchers[0].ending or watchers[0].highest > aim, 10, "the viewers go on")
         assert not watchers[0].ending
-        finish(stage, runner)
+        finish(testbed, runner)
 
-        verdict = stage.verdict(runner.job)
+        verdict = testbed.verdict(runner.job)
         assert verdict.clean, verdict
 
 
 @pytest.mark.long
 def test_row_16_no_room_on_the_runners_disk(tmp_path: Path) -> None:
     """The job is not hurt; what was dropped is marked where it was, and the numbers are exact."""
-    with small_disk(tmp_path / "disk") as disk, Stage(tmp_path / "stage", lease=20) as stage:
-        runner, watchers = stage.play(job("row-16"), data_dir=disk, rate=20_000, padding=500, count=40_000)
+    with small_disk(tmp_path / "disk") as disk, FaultTestbed(tmp_path / "stage", lease=20) as testbed:
+        runner, watchers = testbed.play(job("row-16"), data_dir=disk, rate=20_000, padding=500, count=40_000)
         runner.proxy.refuse()
         runner.proxy.cut()
         wait_until(lambda: runner.begun > watchers[0].highest + 20_000, 20, "more was printed than there is room for")
         runner.proxy.heal()
-        stage.more(watchers, 100)
-        finish(stage, runner)
+        testbed.more(watchers, 100)
+        finish(testbed, runner)
 
-        verdict = stage.verdict(runner.job)
+        verdict = testbed.verdict(runner.job)
         assert verdict.clean, verdict
         assert verdict.dropped > 0
-        assert stage.status(runner.job)["dropped"] == str(verdict.dropped)
+        assert testbed.status(runner.job)["dropped"] == str(verdict.dropped)
         shown = [seen for seen in watchers[0].lines if not dropped(seen.message)]
         assert len(shown) + verdict.dropped == runner.begun
 
@@ -393,24 +397,27 @@ def test_row_16_no_room_on_the_runners_disk(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_row_17_no_room_on_the_stores_disk(tmp_path: Path) -> None:
     """For less than a lease: it refuses writes and renewals, reads go on, and nothing is lost."""
-    with small_disk(tmp_path / "disk") as disk, Stage(tmp_path / "stage", lease=8, redis_dir=str(disk)) as stage:
-        runner, watchers = stage.play(job("row-17"), rate=500)
+    with (
+        small_disk(tmp_path / "disk") as disk,
+        FaultTestbed(tmp_path / "stage", lease=8, redis_dir=str(disk)) as testbed,
+    ):
+        runner, watchers = testbed.play(job("row-17"), rate=500)
         filler = fill(disk)
-        wait_until(lambda: "the store will not write" in runner.said, 10, "the store refuses")
-        passing(1)
-        assert stage.history(runner.job)
+        wait_until(lambda: "the store will not write" in runner.stderr_text, 10, "the store refuses")
+        sleep(1)
+        assert testbed.history(runner.job)
         filler.unlink()
         healed = time.monotonic()
-        stage.more(watchers, 20)
+        testbed.more(watchers, 20)
         assert silence(watchers[0].seen, healed) <= RECOVERY_SECONDS
-        finish(stage, runner)
+        finish(testbed, runner)
 
-        verdict = stage.verdict(runner.job)
+        verdict = testbed.verdict(runner.job)
         assert verdict.clean, verdict
         assert [each.connections for each in watchers] == [1, 1]
 
 
-def test_row_18_foreign_entries_of_every_kind(calm: Stage) -> None:
+def test_row_18_foreign_entries_of_every_kind(calm: FaultTestbed) -> None:
     """The tail lives: what can be shown is shown, what cannot is named, and other jobs do not notice."""
     other, others = calm.play(job("row-18-other"))
     odd = job("row-18")
@@ -438,11 +445,11 @@ def test_row_18_foreign_entries_of_every_kind(calm: Stage) -> None:
     assert calm.verdict(other.job).clean
 
 
-def test_row_18_a_foreign_entry_in_a_runners_log(calm: Stage) -> None:
+def test_row_18_a_foreign_entry_in_a_runners_log(calm: FaultTestbed) -> None:
     """The runner says that it is TAINTED and stops publishing; the entries before it and itself are shown."""
     runner, watchers = calm.play(job("row-18-tainted"))
     calm.redis.ask("XADD", calm.key("log", runner.job), "*", "message", "foreign")
-    wait_until(lambda: "publishing stopped" in runner.said, 10, "the runner says so")
+    wait_until(lambda: "publishing stopped" in runner.stderr_text, 10, "the runner says so")
     wait_until(lambda: watchers[0].highest > 1_000_000, 10, "the foreign entry is shown")
     runner.end()
     assert runner.wait() == EXIT_CODE
@@ -456,7 +463,7 @@ def test_row_18_a_foreign_entry_in_a_runners_log(calm: Stage) -> None:
 
 
 @pytest.mark.long
-def test_row_19_two_runners_at_the_same_time(calm: Stage) -> None:
+def test_row_19_two_runners_at_the_same_time(calm: FaultTestbed) -> None:
     """One has the job; the other starts nothing, says why, and exits with 75."""
     both = [calm.run(job("row-19"), writer) for writer in "ab"]
     watchers = calm.watch(job("row-19"), 2)
@@ -467,7 +474,7 @@ def test_row_19_two_runners_at_the_same_time(calm: Stage) -> None:
 
     assert loser.wait() == 75
     assert (loser.begun, loser.shown) == (0, [])
-    assert "another live runner" in loser.said
+    assert "another live runner" in loser.stderr_text
     verdict = calm.verdict(winner.job)
     assert verdict.clean, verdict
     assert loser.process.returncode != -signal.SIGKILL

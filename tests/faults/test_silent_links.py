@@ -10,7 +10,7 @@ from chronoverse.joblog.values import JobRef
 from chronoverse.web.streaming.connection import USER_TIMEOUT_MS
 from tests.faults.emitter import line
 from tests.faults.oracle import Printed, judge
-from tests.faults.stage import environment
+from tests.faults.testbed import environment
 from tests.faults.watching import SILENCE_SECONDS, Http2Watcher, Watcher
 from tests.support.links import Links
 from tests.support.nginx import Nginx

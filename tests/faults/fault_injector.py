@@ -1,4 +1,4 @@
-"""What can happen to a stage, one fault at a time."""
+"""What can happen to a testbed, one fault at a time."""
 
 import contextlib
 import random
@@ -6,18 +6,18 @@ from collections.abc import Callable
 from typing import Final
 
 from tests.faults.runner import PATIENCE_SECONDS, Runner
-from tests.faults.stage import Stage, frozen, passing
+from tests.faults.testbed import FaultTestbed, frozen, sleep
 from tests.support.waiting import wait_until
 
 #: Seconds that a fault lasts at most.
 LONGEST_SECONDS: Final = 2.0
 
 
-class Nemesis:
-    """Does things to a stage, as chance has it. Each method is one fault, from its beginning to its end."""
+class FaultInjector:
+    """Does things to a testbed, as chance has it. Each method is one fault, from its beginning to its end."""
 
-    def __init__(self, stage: Stage, chance: random.Random) -> None:
-        self._stage = stage
+    def __init__(self, testbed: FaultTestbed, chance: random.Random) -> None:
+        self._testbed = testbed
         self._chance = chance
         self._faults: list[Callable[[], str]] = [
             self.cut,
@@ -36,7 +36,7 @@ class Nemesis:
             self.kill_worker,
         ]
 
-    def strike(self) -> str:
+    def inject(self) -> str:
         """One fault of them all; its name."""
         return self._chance.choice(self._faults)()
 
@@ -96,45 +96,45 @@ class Nemesis:
 
     def freeze_store(self) -> str:
         """The store stands still."""
-        with frozen(self._stage.redis):
+        with frozen(self._testbed.redis):
             self._last()
         return "freeze the store"
 
     def kill_store(self) -> str:
         """The store is killed and comes back."""
-        self._stage.redis.kill()
+        self._testbed.redis.kill()
         if self._chance.random() < 0.5:
             self._last()
-        self._stage.redis.start()
+        self._testbed.redis.start()
         return "kill the store"
 
     def cut_power(self) -> str:
         """The store is killed, and what was not safe is gone from its disk."""
-        safe = self._stage.freeze_disk()
+        safe = self._testbed.freeze_disk()
         self._last()
-        lost = self._stage.cut_power(safe)
-        self._stage.redis.start()
+        lost = self._testbed.cut_power(safe)
+        self._testbed.redis.start()
         return f"cut the power, {lost} bytes"
 
     def no_memory(self) -> str:
         """The store refuses what needs memory."""
-        self._stage.redis.ask("CONFIG", "SET", "maxmemory", "1")
+        self._testbed.redis.ask("CONFIG", "SET", "maxmemory", "1")
         self._last()
-        self._stage.redis.ask("CONFIG", "SET", "maxmemory", "0")
+        self._testbed.redis.ask("CONFIG", "SET", "maxmemory", "0")
         return "no memory"
 
     def no_lease(self) -> str:
         """A lease expires at once, under a runner that is publishing: one that is not may be declared LOST by this."""
         job = self._runner().job
-        key, before = self._stage.key("lease", job), self._stage.last_id(job)
-        wait_until(lambda: self._stage.last_id(job) > before, PATIENCE_SECONDS, f"the runner of {job} publishes")
-        self._stage.redis.ask("DEL", key)
-        wait_until(lambda: self._stage.redis.ask("EXISTS", key), PATIENCE_SECONDS, f"the lease of {job} is back")
+        key, before = self._testbed.key("lease", job), self._testbed.last_id(job)
+        wait_until(lambda: self._testbed.last_id(job) > before, PATIENCE_SECONDS, f"the runner of {job} publishes")
+        self._testbed.redis.ask("DEL", key)
+        wait_until(lambda: self._testbed.redis.ask("EXISTS", key), PATIENCE_SECONDS, f"the lease of {job} is back")
         return "no lease"
 
     def cut_service(self) -> str:
         """The service finds no store."""
-        link = self._stage.link
+        link = self._testbed.link
         link.refuse()
         link.cut()
         self._last()
@@ -144,11 +144,11 @@ class Nemesis:
     def kill_worker(self) -> str:
         """A worker of the service is killed, and its viewers must come again."""
         with contextlib.suppress(ProcessLookupError, IndexError):
-            self._stage.kill_worker(self._chance.choice(self._stage.service.worker_pids()))
+            self._testbed.kill_worker(self._chance.choice(self._testbed.service.worker_pids()))
         return "kill a worker"
 
     def _runner(self) -> Runner:
-        return self._chance.choice(self._stage.runners)
+        return self._chance.choice(self._testbed.runners)
 
     def _last(self) -> None:
-        passing(self._chance.uniform(0.1, LONGEST_SECONDS))
+        sleep(self._chance.uniform(0.1, LONGEST_SECONDS))

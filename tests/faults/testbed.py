@@ -32,7 +32,7 @@ ENDLESS: Final = 1_000_000
 TOKEN_SECONDS: Final = 4 * 3600
 
 
-class Stage:
+class FaultTestbed:
     """For a ``with``. ``lease`` is the runners', in whole seconds; ``judge_after`` the service's, if it is another.
 
     With a ``fleet`` that is running the store is that, without proxies, and ``redis`` and ``link`` are not used.
@@ -88,7 +88,7 @@ class Stage:
         self.watchers: dict[JobRef, list[Watcher]] = {}
 
     def run(self, job: JobRef, writer: str = "a", rate: float = RATE, count: int = ENDLESS, **settings: Any) -> Runner:
-        """Starts a runner with the stage's lease."""
+        """Starts a runner with the testbed's lease."""
         settings.setdefault("lease_seconds", self.lease)
         store = self._fleet.url if self._fleet else self.redis.socket
         runner = Runner(self.directory, store, job, writer, rate, count, **settings)
@@ -201,7 +201,7 @@ class Stage:
         client.response_callbacks.clear()
         return client
 
-    def __enter__(self) -> "Stage":
+    def __enter__(self) -> "FaultTestbed":
         with contextlib.ExitStack() as undo:
             if self._fleet is None:
                 undo.enter_context(self.redis)
@@ -218,7 +218,7 @@ class Stage:
         directory.mkdir()
         nodes = [(each.host, each.port) for each in self.services]
         self.nginx = undo.enter_context(Nginx(directory, nodes, shutdown_seconds=self._shutdown_seconds))
-        # Our own client knows no other way to be told of a certificate. Another stage may be on beside this one.
+        # Our own client knows no other way to be told of a certificate. Another testbed may be on beside this one.
         others = os.environ.get("SSL_CERT_FILE")
         trusted = [self.nginx.certificate, *([Path(others)] if others else [])]
         bundle = directory / "trusted.crt"
@@ -259,6 +259,6 @@ def environment(**variables: str) -> Iterator[None]:
             os.environ.update({name: value} if value is not None else {})
 
 
-def passing(seconds: float) -> None:
+def sleep(seconds: float) -> None:
     """Lets time pass: a fault lasts."""
     time.sleep(seconds)
