@@ -330,7 +330,7 @@ def test_row_24_viewers_come_and_go(testbed: FaultTestbed) -> None:
 
 @pytest.mark.parametrize("thread", ["tail-reader", "tail-housekeeper"])
 def test_row_25_a_thread_of_the_tail_is_killed(thread: str, crashing_tail: FaultTestbed) -> None:
-    """The other thread of the tail starts the killed one again in time. No viewer is disconnected and no line is lost."""
+    """The other thread of the tail restarts the killed one in time. No viewer is disconnected, no line is lost."""
     runner, watchers = crashing_tail.play(job(f"row-25-{thread}"), viewers=VIEWERS)
     order = crashing_tail.directory / f"kill-{thread}"
     killed = time.monotonic()
