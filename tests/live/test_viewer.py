@@ -13,7 +13,7 @@ from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
 from chronoverse.store import Store
-from tests.support.reading import Clock, Impatient, drain, events, said
+from tests.support.reading import Clock, ControlledStore, drain, drained, events
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 
@@ -33,7 +33,7 @@ class Rig:
 
     def __init__(self, server: RedisServer, store: Store, looker: Store, prefix: str) -> None:
         self.store = store
-        self.source = Impatient(looker)
+        self.source = ControlledStore(looker)
         self.clock = Clock()
         self.pieces = ReplayCache(self.source, clock=self.clock)
         self.tail = Tail(self.source, lease_seconds=YOUTH_SECONDS, clock=self.clock)
@@ -97,7 +97,7 @@ def rig(server: RedisServer, store: Store, prefix: str) -> Iterator[Rig]:
 def started(rig: Rig, **wanted: Any) -> Viewer:
     """A viewer that has said hello and all there was."""
     viewer = rig.viewer(**wanted)
-    said(viewer)
+    drained(viewer)
     return viewer
 
 
@@ -144,11 +144,11 @@ def test_replay_then_live_then_the_end(rig: Rig) -> None:
     """Lines from before and after the connect come in one order, the job's last state just before the end."""
     rig.write(1, 3)
     viewer = rig.viewer()
-    before = said(viewer)
+    before = drained(viewer)
     rig.write(4, 5)
     rig.end(6)
     rig.attend()
-    assert names(before + said(viewer)) == [
+    assert names(before + drained(viewer)) == [
         "connected", "job", "log 1", "log 2", "log 3", "log 4", "log 5", "job", "end",
     ]  # fmt: skip
     assert (viewer.done, viewer.reason) == (True, "end")
@@ -158,11 +158,11 @@ def test_a_filter_moves_the_cursor_over_what_it_keeps_back(rig: Rig) -> None:
     """Under `stream=stderr` the other lines leave nothing but an id behind, in the replay and live."""
     rig.write(1, 2)
     viewer = rig.viewer(stream="stderr")
-    assert said(viewer).endswith(b"\n\nid: 2\n\n")
+    assert drained(viewer).endswith(b"\n\nid: 2\n\n")
     rig.write(3, 3, "stderr")
     rig.write(4, 5)
     rig.attend()
-    live = said(viewer)
+    live = drained(viewer)
     assert names(live) == ["log 3"]
     assert live.endswith(b"\n\nid: 5\n\n")
 
@@ -176,7 +176,7 @@ def test_an_offset_beyond_the_log_waits_for_its_line(rig: Rig) -> None:
     assert viewer.next() is None
     rig.write(5, 5)
     rig.attend()
-    assert names(said(viewer)) == ["log 5"]
+    assert names(drained(viewer)) == ["log 5"]
 
 
 def test_viewers_share_their_bytes(rig: Rig) -> None:
@@ -216,7 +216,7 @@ def test_a_line_puts_the_heartbeat_off(rig: Rig) -> None:
     rig.wait(10)
     rig.write(2, 2)
     rig.attend()
-    assert names(said(viewer)) == ["log 2"]
+    assert names(drained(viewer)) == ["log 2"]
     rig.wait(14)
     assert viewer.next() is None
 
@@ -242,7 +242,7 @@ def test_a_store_that_stays_away_ends_the_stream(rig: Rig) -> None:
     rig.wait(int(STORE_PATIENCE_SECONDS) - 1)
     assert viewer.next() is None
     rig.wait(1)
-    assert spoken(said(viewer)) == [("error", "the store has been away for 30 s")]
+    assert spoken(drained(viewer)) == [("error", "the store has been away for 30 s")]
     assert (viewer.done, viewer.reason) == (True, "error")
 
 
@@ -252,11 +252,11 @@ def test_a_store_that_stays_away_ends_a_replay(rig: Rig) -> None:
     rig.end(2)
     viewer = rig.viewer()
     rig.source.fault = StoreUnavailable("gone")
-    assert names(said(viewer)) == ["connected", "job"]
+    assert names(drained(viewer)) == ["connected", "job"]
     rig.clock.now += STORE_PATIENCE_SECONDS - 1
     assert viewer.next() is None
     rig.clock.now += 1
-    assert spoken(said(viewer)) == [("error", "the store has been away for 30 s")]
+    assert spoken(drained(viewer)) == [("error", "the store has been away for 30 s")]
 
 
 def test_a_store_that_comes_back_has_lost_nothing(rig: Rig) -> None:
@@ -268,7 +268,7 @@ def test_a_store_that_comes_back_has_lost_nothing(rig: Rig) -> None:
     rig.write(2, 3)
     rig.source.fault = None
     rig.attend()
-    assert names(said(viewer)) == ["log 2", "log 3"]
+    assert names(drained(viewer)) == ["log 2", "log 3"]
 
 
 def test_a_tail_that_was_idle_for_long_is_not_deaf(rig: Rig) -> None:
@@ -276,7 +276,7 @@ def test_a_tail_that_was_idle_for_long_is_not_deaf(rig: Rig) -> None:
     rig.write(1, 1)
     rig.clock.now += 3600
     viewer = rig.viewer()
-    assert names(said(viewer)) == ["connected", "job", "log 1"]
+    assert names(drained(viewer)) == ["connected", "job", "log 1"]
 
 
 def test_a_stalled_viewer_of_an_ended_job_spoils_nothing(rig: Rig) -> None:
@@ -286,8 +286,8 @@ def test_a_stalled_viewer_of_an_ended_job_spoils_nothing(rig: Rig) -> None:
     rig.end(2)
     rig.wait(40)
     rig.write(1, 1, job=OTHER)
-    assert names(said(rig.viewer(OTHER))) == ["connected", "job", "log 1"]
-    assert names(said(stalled))[-1] == "end"
+    assert names(drained(rig.viewer(OTHER))) == ["connected", "job", "log 1"]
+    assert names(drained(stalled))[-1] == "end"
 
 
 def test_the_token_expires(rig: Rig) -> None:
@@ -331,7 +331,7 @@ def test_the_wait_is_over(rig: Rig) -> None:
     assert viewer.next() is None
     assert viewer.due == rig.clock.now + 1
     rig.wait(1)
-    assert spoken(said(viewer)) == [("error", "no such job came within 20 s")]
+    assert spoken(drained(viewer)) == [("error", "no such job came within 20 s")]
 
 
 @pytest.mark.parametrize("registered", [False, True], ids=["unheard of", "registered"])
@@ -342,7 +342,7 @@ def test_an_awaited_job_is_introduced_before_its_lines(rig: Rig, registered: boo
     viewer = started(rig, wait=20)
     rig.write(1, 2)
     rig.attend()
-    assert names(said(viewer)) == ["job", "log 1", "log 2"]
+    assert names(drained(viewer)) == ["job", "log 1", "log 2"]
 
 
 def test_an_awaited_job_that_is_registered_is_introduced(rig: Rig) -> None:
@@ -350,7 +350,7 @@ def test_an_awaited_job_that_is_registered_is_introduced(rig: Rig) -> None:
     viewer = started(rig, wait=5)
     rig.store.register(JOB)
     rig.wait(int(CHECK_SECONDS))
-    assert [data[:19] for _, data in spoken(said(viewer))] == ['{"status":"PENDING"']
+    assert [data[:19] for _, data in spoken(drained(viewer))] == ['{"status":"PENDING"']
     rig.wait(10)
     assert viewer.next() is None
 
@@ -364,7 +364,7 @@ def test_a_new_attempt_is_told(rig: Rig) -> None:
     rig.ask("DEL", rig.key("lease"))
     rig.store.open(JOB, "another token")
     rig.wait(1)
-    assert [data[:31] for _, data in spoken(said(viewer))] == ['{"status":"RUNNING","attempt":2']
+    assert [data[:31] for _, data in spoken(drained(viewer))] == ['{"status":"RUNNING","attempt":2']
 
 
 def test_a_deleted_log_is_an_error(rig: Rig) -> None:
@@ -374,7 +374,7 @@ def test_a_deleted_log_is_an_error(rig: Rig) -> None:
     rig.wait(5)
     rig.ask("DEL", rig.key("log"))
     rig.wait(int(CHECK_SECONDS))
-    assert spoken(said(viewer)) == [("error", GONE)]
+    assert spoken(drained(viewer)) == [("error", GONE)]
 
 
 def test_a_log_that_goes_between_look_and_replay_is_an_error(rig: Rig) -> None:
@@ -382,7 +382,7 @@ def test_a_log_that_goes_between_look_and_replay_is_an_error(rig: Rig) -> None:
     rig.write(1, 9)
     viewer = rig.viewer()
     rig.ask("DEL", rig.key("log"))
-    assert spoken(said(viewer))[2:] == [("error", GONE)]
+    assert spoken(drained(viewer))[2:] == [("error", GONE)]
 
 
 def test_a_key_that_is_no_log_is_an_error(rig: Rig) -> None:
@@ -391,8 +391,8 @@ def test_a_key_that_is_no_log_is_an_error(rig: Rig) -> None:
     live, behind = started(rig), rig.viewer()
     rig.ask("SET", rig.key("log"), "not a stream")
     rig.attend()
-    assert spoken(said(live)) == [("error", NO_LOG)]
-    assert spoken(said(behind))[2:] == [("error", NO_LOG)]
+    assert spoken(drained(live)) == [("error", NO_LOG)]
+    assert spoken(drained(behind))[2:] == [("error", NO_LOG)]
 
 
 def test_a_key_that_is_no_log_disturbs_nobody_else(rig: Rig) -> None:
@@ -404,8 +404,8 @@ def test_a_key_that_is_no_log_disturbs_nobody_else(rig: Rig) -> None:
     rig.write(2, 2, job=OTHER)
     rig.attend()
     rig.attend()
-    assert names(said(viewer)) == ["error"]
-    assert names(said(other)) == ["log 2"]
+    assert names(drained(viewer)) == ["error"]
+    assert names(drained(other)) == ["log 2"]
     rig.wait(15)
     assert other.next() == b":\n"
 
@@ -419,7 +419,7 @@ def test_a_lost_runner_is_the_end(rig: Rig) -> None:
 
     def lost() -> bool:
         rig.wait(int(CHECK_SECONDS))
-        heard.append(said(viewer))
+        heard.append(drained(viewer))
         return viewer.done
 
     wait_until(lost, 5, "the grace is over and the job LOST")
@@ -432,7 +432,7 @@ def test_a_lost_job_is_the_same_for_a_late_viewer(rig: Rig) -> None:
     """One that comes after the end reads the lines, LOST, and the same closing error."""
     rig.write(1, 1)
     rig.end(2, "LOST")
-    chunk = said(rig.viewer())
+    chunk = drained(rig.viewer())
     assert names(chunk) == ["connected", "job", "log 1", "job", "error"]
     assert events(chunk)[-1].id == "2"
 
@@ -442,8 +442,8 @@ def test_a_finished_job_with_trimmed_lines(rig: Rig) -> None:
     rig.write(1, 6)
     rig.end(7)
     rig.ask("XTRIM", rig.key("log"), "MAXLEN", 3)
-    assert names(said(rig.viewer())) == ["connected", "job", "gap 1 4", "log 5", "log 6", "job", "end"]
-    assert names(said(rig.viewer(after=2)))[2] == "gap 3 4"
+    assert names(drained(rig.viewer())) == ["connected", "job", "gap 1 4", "log 5", "log 6", "job", "end"]
+    assert names(drained(rig.viewer(after=2)))[2] == "gap 3 4"
 
 
 def test_a_finished_job_whose_log_expired(rig: Rig) -> None:
@@ -451,7 +451,7 @@ def test_a_finished_job_whose_log_expired(rig: Rig) -> None:
     attempt = runner(rig, 3)
     rig.store.finish(attempt, Status.FAILED, 7, 0, 4)
     rig.ask("DEL", rig.key("log"))
-    chunk = said(rig.viewer())
+    chunk = drained(rig.viewer())
     assert names(chunk) == ["connected", "job", "gap 1 3", "job", "end"]
     assert events(chunk)[-1].id == "4"
 
@@ -461,11 +461,11 @@ def test_a_log_trimmed_to_nothing_while_it_runs(rig: Rig) -> None:
     rig.write(1, 5)
     behind = rig.viewer()
     rig.ask("XTRIM", rig.key("log"), "MAXLEN", 0)
-    assert names(said(behind)) == ["connected", "job", "gap 1 5"]
+    assert names(drained(behind)) == ["connected", "job", "gap 1 5"]
     rig.write(6, 6)
     rig.attend()
-    assert names(said(behind)) == ["log 6"]
-    assert names(said(rig.viewer())) == ["connected", "job", "gap 1 5", "log 6"]
+    assert names(drained(behind)) == ["log 6"]
+    assert names(drained(rig.viewer())) == ["connected", "job", "gap 1 5", "log 6"]
 
 
 def test_what_comes_between_a_viewers_read_and_its_look_is_no_gap(rig: Rig) -> None:
@@ -473,19 +473,19 @@ def test_what_comes_between_a_viewers_read_and_its_look_is_no_gap(rig: Rig) -> N
     rig.write(1, 3)
     viewer = rig.viewer()
     rig.ask("XTRIM", rig.key("log"), "MAXLEN", 0)
-    rig.source.before["look"] = lambda: rig.write(4, 4)
-    assert names(said(viewer)) == ["connected", "job", "gap 1 3", "log 4"]
+    rig.source.before["get_job"] = lambda: rig.write(4, 4)
+    assert names(drained(viewer)) == ["connected", "job", "gap 1 3", "log 4"]
 
 
 def test_what_comes_before_the_tails_look_is_no_gap(rig: Rig) -> None:
     """The same for the tail, whose next read brings the line."""
     rig.write(1, 1)
     viewer = started(rig)
-    rig.source.before["look_many"] = lambda: rig.write(2, 3)
+    rig.source.before["get_jobs"] = lambda: rig.write(2, 3)
     rig.attend()
     assert viewer.next() is None
     rig.attend()
-    assert names(said(viewer)) == ["log 2", "log 3"]
+    assert names(drained(viewer)) == ["log 2", "log 3"]
 
 
 def test_a_log_that_vanishes_under_a_read_is_a_gap(rig: Rig) -> None:
@@ -494,9 +494,9 @@ def test_a_log_that_vanishes_under_a_read_is_a_gap(rig: Rig) -> None:
     viewer = started(rig)
     rig.write(2, 4)
     rig.ask("XTRIM", rig.key("log"), "MAXLEN", 1)
-    rig.source.before["look_many"] = lambda: rig.ask("XTRIM", rig.key("log"), "MAXLEN", 0)
+    rig.source.before["get_jobs"] = lambda: rig.ask("XTRIM", rig.key("log"), "MAXLEN", 0)
     rig.attend()
-    assert names(said(viewer)) in (["gap 2 3", "log 4"], ["gap 2 4"])
+    assert names(drained(viewer)) in (["gap 2 3", "log 4"], ["gap 2 4"])
 
 
 @pytest.mark.parametrize(
@@ -512,8 +512,8 @@ def test_a_gap_says_why(rig: Rig, command: tuple[str, ...], reason: str) -> None
     rig.ask(command[0], rig.key("log"), *command[1:])
     rig.attend()
     gap = ("gap", f'{{"from":2,"to":2,"reason":"{reason}"}}')
-    assert spoken(said(viewer))[0] == gap
-    assert spoken(said(rig.viewer(after=1)))[2] == gap
+    assert spoken(drained(viewer))[0] == gap
+    assert spoken(drained(rig.viewer(after=1)))[2] == gap
 
 
 def test_a_viewer_far_behind_in_the_ring_takes_it_in_pieces(rig: Rig) -> None:
@@ -538,7 +538,7 @@ def test_lines_that_came_and_went_are_named_live(rig: Rig) -> None:
     rig.write(2, 3)
     rig.ask("XTRIM", rig.key("log"), "MAXLEN", 0)
     rig.attend()
-    assert names(said(viewer)) == ["gap 2 3"]
+    assert names(drained(viewer)) == ["gap 2 3"]
 
 
 def test_a_gap_does_not_name_what_was_seen(rig: Rig) -> None:
@@ -546,11 +546,11 @@ def test_a_gap_does_not_name_what_was_seen(rig: Rig) -> None:
     rig.write(1, 5)
     viewer = rig.viewer()
     rig.write(6, 8)
-    assert names(said(viewer))[-1] == "log 8"
+    assert names(drained(viewer))[-1] == "log 8"
     rig.write(9, 11)
     rig.ask("XTRIM", rig.key("log"), "MINID", "11-0")
     rig.attend()
-    assert names(said(viewer)) == ["gap 9 10", "log 11"]
+    assert names(drained(viewer)) == ["gap 9 10", "log 11"]
 
 
 def test_a_gap_does_not_reach_below_the_offset(rig: Rig) -> None:
@@ -560,8 +560,8 @@ def test_a_gap_does_not_reach_below_the_offset(rig: Rig) -> None:
     rig.write(3, 9)
     rig.ask("XTRIM", rig.key("log"), "MINID", "9-0")
     rig.attend()
-    assert names(said(other)) == ["gap 3 8", "log 9"]
-    assert names(said(rig.viewer(after=5)))[2:] == ["gap 6 8", "log 9"]
+    assert names(drained(other)) == ["gap 3 8", "log 9"]
+    assert names(drained(rig.viewer(after=5)))[2:] == ["gap 6 8", "log 9"]
 
 
 def test_the_job_never_goes_back(rig: Rig) -> None:
@@ -569,9 +569,9 @@ def test_the_job_never_goes_back(rig: Rig) -> None:
     rig.store.register(JOB)
     first = started(rig)
     runner(rig, 1)
-    assert names(said(rig.viewer())) == ["connected", "job"]
+    assert names(drained(rig.viewer())) == ["connected", "job"]
     rig.attend()
-    assert names(said(first)) == ["job", "log 1"]
+    assert names(drained(first)) == ["job", "log 1"]
 
 
 def test_a_job_that_came_and_ended_is_introduced_all_the_same(rig: Rig) -> None:
@@ -580,7 +580,7 @@ def test_a_job_that_came_and_ended_is_introduced_all_the_same(rig: Rig) -> None:
     rig.write(1, 1)
     rig.end(2)
     rig.attend()
-    assert names(said(viewer)) == ["job", "log 1", "job", "end"]
+    assert names(drained(viewer)) == ["job", "log 1", "job", "end"]
 
 
 def test_a_store_that_fails_at_the_end_of_a_replay_costs_no_line(rig: Rig) -> None:
@@ -592,9 +592,9 @@ def test_a_store_that_fails_at_the_end_of_a_replay_costs_no_line(rig: Rig) -> No
     viewer.next()
     rig.ask("RESTORE", rig.key("log"), 0, early, "REPLACE")
     rig.end(3)
-    rig.source.before["look"] = unavailable
+    rig.source.before["get_job"] = unavailable
     viewer.next()
-    assert names(said(viewer)) == ["log 1", "log 2", "job", "end"]
+    assert names(drained(viewer)) == ["log 1", "log 2", "job", "end"]
 
 
 def test_a_store_that_fails_at_the_end_of_a_live_log(rig: Rig) -> None:
@@ -603,11 +603,11 @@ def test_a_store_that_fails_at_the_end_of_a_live_log(rig: Rig) -> None:
     viewer = started(rig)
     rig.write(2, 2)
     rig.end(3)
-    rig.source.before["look_many"] = unavailable
+    rig.source.before["get_jobs"] = unavailable
     with pytest.raises(StoreUnavailable):
         rig.tail.read_once()
     rig.tail.read_once()
-    assert names(said(viewer)) == ["log 2", "job", "end"]
+    assert names(drained(viewer)) == ["log 2", "job", "end"]
 
 
 def test_a_job_that_ends_before_it_is_read_needs_no_other_read(rig: Rig) -> None:
@@ -636,7 +636,7 @@ def test_a_finished_log_that_shrank_before_the_replay(rig: Rig) -> None:
     for kind, dump in early:
         rig.ask("RESTORE", rig.key(kind), 0, dump, "REPLACE")
     rig.ask("SET", rig.key("lease"), "token")
-    assert names(said(viewer))[6:] in (["log 5", "gap 6 10", "job", "end"], ["log 5", "error"])
+    assert names(drained(viewer))[6:] in (["log 5", "gap 6 10", "job", "end"], ["log 5", "error"])
 
 
 def test_a_viewer_behind_a_ring_that_closed_is_let_go(rig: Rig) -> None:
@@ -651,8 +651,8 @@ def test_a_viewer_behind_a_ring_that_closed_is_let_go(rig: Rig) -> None:
     rig.ask("RESTORE", rig.key("log"), 0, early, "REPLACE")
     rig.end(2)
     rig.wait(2)
-    assert names(said(ahead)) == ["error"]
-    assert names(said(behind))[-1] == "error"
+    assert names(drained(ahead)) == ["error"]
+    assert names(drained(behind))[-1] == "error"
     assert behind.done
 
 
@@ -664,8 +664,8 @@ def test_a_stray_entry_stops_nobody(rig: Rig) -> None:
     rig.ask("XADD", rig.key("log"), "2-1", "message", "nowhere")
     rig.write(3, 3)
     rig.attend()
-    assert names(said(live)) == ["log 2", "error", "log 3"]
-    assert names(said(rig.viewer())) == ["connected", "job", "log 1", "log 2", "error", "log 3"]
+    assert names(drained(live)) == ["log 2", "error", "log 3"]
+    assert names(drained(rig.viewer())) == ["connected", "job", "log 1", "log 2", "error", "log 3"]
 
 
 def test_an_entry_without_a_message_is_a_gap(rig: Rig) -> None:
@@ -676,8 +676,8 @@ def test_an_entry_without_a_message_is_a_gap(rig: Rig) -> None:
     rig.write(3, 3)
     rig.attend()
     gap = ("gap", '{"from":2,"to":2,"reason":"malformed"}')
-    assert spoken(said(live))[0] == gap
-    assert spoken(said(rig.viewer()))[3] == gap
+    assert spoken(drained(live))[0] == gap
+    assert spoken(drained(rig.viewer()))[3] == gap
 
 
 def test_a_client_that_goes_gets_no_more_bytes(rig: Rig) -> None:
