@@ -428,7 +428,7 @@ def test_a_lost_runner_ends_the_stream(rig: Rig) -> None:
     wait_until(lost, 5, "the grace is over and the job LOST")
     job, error = events(b"".join(received))
     assert (job.event, job.data[:16]) == ("job", '{"status":"LOST"')
-    assert error == ("error", "runner lost: nothing received from it for 1 s", "3")
+    assert error == ("error", "runner lost: nothing heard from it for 1 s", "3")
 
 
 def test_a_late_viewer_of_a_lost_job_gets_the_closing_error(rig: Rig) -> None:
@@ -492,7 +492,7 @@ def test_a_line_before_the_tails_check_is_no_gap(rig: Rig) -> None:
 
 
 def test_lines_trimmed_between_the_tails_read_and_check(rig: Rig) -> None:
-    """The tail's check finds lines that were trimmed before any read returned them, and sends a gap."""
+    """Lines that the tail read before they were trimmed are sent after the gap before them, or the gap has them too."""
     rig.write(1, 1)
     viewer = started(rig)
     rig.write(2, 4)
