@@ -134,7 +134,7 @@ class Feed:
 
     def __init__(self, ref: JobRef, job: Job | None, yield_to_loop: Callable[[], object] = bool) -> None:
         self.ref = ref
-        self._yield_to_loop = yield_to_loop
+        self.yield_to_loop = yield_to_loop
         self.job = job
         self.cursor = job.last if job else 0
         self.base = self.cursor
@@ -257,7 +257,7 @@ class Feed:
         for number, viewer in enumerate(tuple(self.viewers), 1):
             viewer.wake()
             if number % WAKES_PER_YIELD == 0:
-                self._yield_to_loop()
+                self.yield_to_loop()
 
     # For viewers
 

@@ -134,7 +134,7 @@ class Worker(GeventWorker):
             self._connections.remove(client)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
-        """Serves one request. Returns only when the connection is kept for another one."""
+        """Serves one request. Returns only when the connection stays open for another one."""
         sock.begin_request()
         check_host(req)
         # New viewers have a lock of their own, ``Dependencies.accept_lock``.

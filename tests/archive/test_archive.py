@@ -27,7 +27,7 @@ def raw(number: int, message: str, *more: bytes) -> RawEntry:
 ODD = [
     raw(1, "plain"),
     raw(2, 'esc \x1b[31m "quoted" \\ ü \u2028', b"partial", b"1"),
-    raw(5, "behind a hole"),
+    raw(5, "after a gap"),
     (b"5-1", [b"message", b"a stray"]),
     (b"6-0", [b"nothing", b"to show"]),
     raw(7, "last"),

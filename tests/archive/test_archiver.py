@@ -37,7 +37,7 @@ from tests.support.reading import Clock
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
-#: More than the lines that HOT_BYTES hold.
+#: More lines than HOT_BYTES have room for.
 MANY = 12_000
 
 
@@ -51,8 +51,8 @@ def names(objects: FileObjectStore) -> list[str]:
     return [each.name for each in objects.list("")]
 
 
-def test_a_large_log_that_runs_is_shortened(bench: Bench, objects: FileObjectStore) -> None:
-    """Its oldest lines are in the archive and nowhere else; its runner goes on as if nothing was."""
+def test_a_large_running_log_is_shrunk(bench: Bench, objects: FileObjectStore) -> None:
+    """Its oldest lines are only in the archive then. Its runner does not notice."""
     attempt = bench.store.open(JOB, "token")
     append(bench.store, attempt, 1, MANY)
     assert archive(bench.store, objects) == 0
@@ -69,8 +69,8 @@ def test_a_large_log_that_runs_is_shortened(bench: Bench, objects: FileObjectSto
     assert line_numbers(all_entries(bench.store, objects, JOB)) == list(range(1, MANY + 501))
 
 
-def test_a_log_that_has_ended_is_archived_whole(bench: Bench, objects: FileObjectStore) -> None:
-    """The store keeps its copy for a while; what is known of it stays, and stands beside the chunks as well."""
+def test_an_ended_log_is_archived_completely(bench: Bench, objects: FileObjectStore) -> None:
+    """The log stays in the store for a while. The job's state stays in the store, and is in the manifest as well."""
     attempt = bench.store.open(JOB, "token")
     bench.store.append(attempt, make_lines(1, 10))
     assert archive(bench.store, objects) == 0
@@ -93,8 +93,8 @@ def test_a_log_that_has_ended_is_archived_whole(bench: Bench, objects: FileObjec
     assert archive(bench.store, objects, clock=lambda: NOW_SECONDS) == 0
 
 
-def test_the_last_line_of_a_log_that_runs_stays(bench: Bench, objects: FileObjectStore) -> None:
-    """Also when it alone is larger than the log may be."""
+def test_the_last_line_of_a_running_log_stays_in_the_store(bench: Bench, objects: FileObjectStore) -> None:
+    """Even if it alone is larger than the log may be."""
     attempt = bench.store.open(JOB, "token")
     bench.store.append(attempt, [Line(1, "", "x" * HOT_BYTES, "stdout"), Line(2, "", "y" * HOT_BYTES, "stdout")])
     assert archive(bench.store, objects) == 0
@@ -105,15 +105,15 @@ def test_the_last_line_of_a_log_that_runs_stays(bench: Bench, objects: FileObjec
     assert line_numbers(all_entries(bench.store, objects, JOB)) == [1, 2, 3]
 
 
-def test_a_foreign_job_that_runs_is_listed_by_the_archivers_round(bench: Bench, objects: FileObjectStore) -> None:
-    """Nobody has read it yet, and there is nothing to archive of it."""
+def test_a_running_foreign_job_is_listed_by_the_archivers_scan(bench: Bench, objects: FileObjectStore) -> None:
+    """Nobody has read the job yet, and there is nothing of it to archive."""
     bench.xadd("1-0", "message", "a", "timestamp", "2026-03-03T10:00:05.123Z")
     assert archive(bench.store, objects) == 0
     assert bench.store.listing.page(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
 
 
-def test_a_foreign_job_gets_what_it_lacks(bench: Bench, objects: FileObjectStore) -> None:
-    """Its log says how it ended, and that is soon gone."""
+def test_the_state_of_a_foreign_job_is_completed(bench: Bench, objects: FileObjectStore) -> None:
+    """Only its log says how it ended, and the log soon expires."""
     bench.xadd("2-0", "message", "a", "timestamp", "2026-03-03T10:00:05.123Z")
     bench.xadd("4-0", "message", "b")
     bench.xadd("5-0", "event", "end", "status", "FAILED", "exit_code", "7", "timestamp", "2026-03-03T10:00:06.123Z")
@@ -130,7 +130,7 @@ def test_a_foreign_job_gets_what_it_lacks(bench: Bench, objects: FileObjectStore
     assert line_numbers(said) == [2, 4]
 
 
-def test_a_log_beyond_all_numbers_stays_where_it_is(bench: Bench, objects: FileObjectStore) -> None:
+def test_a_log_with_too_large_numbers_stays_in_the_store(bench: Bench, objects: FileObjectStore) -> None:
     bench.xadd("1-0", "message", "a")
     bench.xadd("1772532005123000-0", "message", "a time for a number")
     bench.xadd("1772532005123001-0", "event", "end")
@@ -139,8 +139,8 @@ def test_a_log_beyond_all_numbers_stays_where_it_is(bench: Bench, objects: FileO
     assert len(bench.ids()) == 3
 
 
-def test_a_lost_log_goes_on_behind_its_archive(bench: Bench, objects: FileObjectStore) -> None:
-    """The numbers that are archived are never given again, and what was lost behind them is asked for again."""
+def test_a_lost_log_continues_after_its_archive(bench: Bench, objects: FileObjectStore) -> None:
+    """Archived numbers are never given again. The runner is asked for the lines that were lost after them."""
     attempt = bench.store.open(JOB, "token")
     append(bench.store, attempt, 1, MANY)
     assert archive(bench.store, objects) == 0
@@ -161,7 +161,7 @@ def test_a_lost_log_goes_on_behind_its_archive(bench: Bench, objects: FileObject
     assert line_numbers(all_entries(bench.store, objects, JOB)) == list(range(1, job.archived + 1))
 
 
-def test_a_lost_log_of_a_lost_runner_ends_behind_its_archive(bench: Bench, objects: FileObjectStore) -> None:
+def test_a_lost_log_of_a_lost_runner_ends_after_its_archive(bench: Bench, objects: FileObjectStore) -> None:
     attempt = bench.store.open(JOB, "token")
     append(bench.store, attempt, 1, MANY)
     archive(bench.store, objects)
@@ -174,8 +174,8 @@ def test_a_lost_log_of_a_lost_runner_ends_behind_its_archive(bench: Bench, objec
     assert bench.ttl("job") == -1
 
 
-def test_a_log_that_was_written_anew_is_not_sealed_from_the_old(bench: Bench, objects: FileObjectStore) -> None:
-    """It was lost between the reading and the sealing, and somebody wrote other lines of the same numbers."""
+def test_a_log_that_was_written_again_is_not_archived_from_the_old_one(bench: Bench, objects: FileObjectStore) -> None:
+    """It was lost between the read and the commit, and somebody wrote other lines with the same numbers."""
     bench.store.append(bench.store.open(JOB, "token"), make_lines(1, 10, "old"))
     bench.xadd("11-0", "event", "end")
 
@@ -195,21 +195,21 @@ def test_a_log_that_was_written_anew_is_not_sealed_from_the_old(bench: Bench, ob
 
 
 def test_an_emptied_store_leaves_the_archive_alone(bench: Bench, objects: FileObjectStore) -> None:
-    """Nothing is deleted because nothing is known of it; an operator is told."""
+    """Objects of unknown jobs are not deleted. They are listed for an operator."""
     bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
     archive(bench.store, objects)
     assert list(orphans(bench.store, objects, time.time(), age=0)) == []
-    kept = names(objects)
+    before = names(objects)
     bench.ask("DEL", *bench.keys())
     assert archive(bench.store, objects) == 0
-    assert names(objects) == kept
-    assert [each.stored.name for each in orphans(bench.store, objects, time.time(), age=0)] == kept
+    assert names(objects) == before
+    assert [each.stored.name for each in orphans(bench.store, objects, time.time(), age=0)] == before
     assert list(orphans(bench.store, objects, time.time())) == []
 
 
 def test_another_run_of_a_job_that_the_store_forgot(bench: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
-    """Its archiving sweeps its own orphans, and not the chunks of the earlier run."""
+    """The archiver deletes the new run's garbage, and not the chunks of the earlier run."""
 
     def run(text: str) -> None:
         bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10, text))
@@ -230,10 +230,10 @@ def test_another_run_of_a_job_that_the_store_forgot(bench: Bench, objects: FileO
 
 
 @pytest.mark.parametrize("lines", ["5", "100", "500", "many"])
-def test_a_log_ends_behind_its_last_line_whatever_its_runner_says(
+def test_a_log_ends_after_its_last_line_whatever_its_runner_says(
     bench: Bench, objects: FileObjectStore, lines: str
 ) -> None:
-    """Of how many there are: also when the archive alone has it."""
+    """Whatever number of lines the runner gives, even if only the archive has the log."""
     for line in make_lines(1, 100):
         bench.xadd(f"{line.sequence_num}-0", *line.to_fields())
     bench.xadd("101-0", "event", "end", "status", "COMPLETED", "lines", lines)
@@ -253,7 +253,7 @@ def test_a_log_ends_behind_its_last_line_whatever_its_runner_says(
 
 
 def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectStore) -> None:
-    """A week after the end, unless its workflow has a time of its own."""
+    """A week after the job's end, unless its workflow has a retention of its own."""
     other = JobRef("wf_2", "job_1")
     for job in (JOB, other):
         bench.store.append(attempt := bench.store.open(job, "token"), make_lines(1, 10))
@@ -279,8 +279,8 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectSto
     assert bench.keys() == set()
 
 
-def test_a_retention_that_changes_leaves_archived_jobs_to_the_archiver(bench: Bench, objects: FileObjectStore) -> None:
-    """What the store knows of them must not expire before their objects go."""
+def test_a_changed_retention_leaves_archived_jobs_to_the_archiver(bench: Bench, objects: FileObjectStore) -> None:
+    """Their keys must not expire before their objects are deleted."""
     bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
     archive(bench.store, objects, clock=lambda: NOW_SECONDS)
@@ -299,8 +299,8 @@ def test_a_job_with_a_live_runner_is_not_deleted(bench: Bench, objects: FileObje
     assert bench.keys() == set()
 
 
-def test_what_comes_under_a_deleted_id_is_not_archived(bench: Bench, objects: FileObjectStore) -> None:
-    """A foreign runner writes on, and an archiver that has not noticed the deletion takes the log for a large one."""
+def test_lines_under_a_deleted_id_are_not_archived(bench: Bench, objects: FileObjectStore) -> None:
+    """A foreign runner goes on writing, and an archiver that has not noticed the deletion sees a large log."""
     delete_job(bench.store, objects, JOB, tombstone_ms=60_000)
     bench.xadd("1-0", "message", "secret")
     bench.xadd("2-0", "message", "secret")
@@ -312,8 +312,8 @@ def test_what_comes_under_a_deleted_id_is_not_archived(bench: Bench, objects: Fi
     assert not bench.ask("EXISTS", *(bench.key(kind) for kind in ("archive", "garbage", "job")))
 
 
-def test_what_comes_under_a_deleted_id_is_taken_away_each_second(bench: Bench, objects: FileObjectStore) -> None:
-    """A foreign runner may write megabytes a second, which the store has to hold until then."""
+def test_lines_under_a_deleted_id_are_deleted_every_second(bench: Bench, objects: FileObjectStore) -> None:
+    """A foreign runner may write megabytes a second, which fill the store until then."""
     delete_job(bench.store, objects, JOB, tombstone_ms=60_000)
     now = [0.0]
     working = archiver(bench.store, objects, monotonic=lambda: now[0])
@@ -324,8 +324,8 @@ def test_what_comes_under_a_deleted_id_is_taken_away_each_second(bench: Bench, o
         now[0] += BUSY_SECONDS + 0.1
 
 
-def test_what_begins_while_the_rest_of_a_job_is_deleted_stays(bench: Bench, objects: FileObjectStore) -> None:
-    """Where only objects were left nobody is kept from the name."""
+def test_a_job_that_begins_while_old_objects_are_deleted_stays(bench: Bench, objects: FileObjectStore) -> None:
+    """If only objects were left of the old job, its id may be used."""
     objects.put(f"{JOB.workflow_id}/{JOB.job_id}/left", b"")
 
     def begin(step: str) -> None:
@@ -340,8 +340,8 @@ def test_what_begins_while_the_rest_of_a_job_is_deleted_stays(bench: Bench, obje
 
 
 @pytest.mark.parametrize("step", ["marked for deletion", "object deleted"])
-def test_a_deletion_that_was_cut_short_goes_on(bench: Bench, objects: FileObjectStore, step: str) -> None:
-    """Nobody sees the job in between, and nobody can open it."""
+def test_an_interrupted_deletion_is_completed(bench: Bench, objects: FileObjectStore, step: str) -> None:
+    """Meanwhile nobody sees the job, and nobody can open it."""
     bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
     archive(bench.store, objects)
@@ -360,8 +360,8 @@ def test_a_deletion_that_was_cut_short_goes_on(bench: Bench, objects: FileObject
     assert names(objects) == []
 
 
-def test_a_hash_that_was_lost_is_told_again(bench: Bench, objects: FileObjectStore) -> None:
-    """By the records of the chunks: or the numbers would begin anew."""
+def test_a_lost_job_hash_is_restored(bench: Bench, objects: FileObjectStore) -> None:
+    """From the chunk records. Otherwise the numbers would begin at 1 again."""
     attempt = bench.store.open(JOB, "token")
     append(bench.store, attempt, 1, MANY)
     archive(bench.store, objects)
@@ -376,7 +376,7 @@ def test_a_hash_that_was_lost_is_told_again(bench: Bench, objects: FileObjectSto
     "step", [pytest.param(step, marks=() if step in ("put", "committed") else pytest.mark.long) for step in STEPS]
 )
 def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step: str) -> None:
-    """Two in a row, each behind the same step, of a log that runs and of one that has ended: nothing is lost."""
+    """Two archivers die at the same step, with a running log and with an ended one. No line is lost."""
     bench, directory = Bench(server, prefix), tmp_path / "archive"
     store, objects = bench.store, FileObjectStore(directory)
     attempt = store.open(JOB, "token")
@@ -400,12 +400,12 @@ def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step
 
 
 def _kill(bench: Bench, directory: Path, step: str) -> None:
-    """One archiver, at that step if it comes so far, and what time does to its lease."""
+    """One archiver is killed at that step, if it gets so far, and its lock expires."""
     assert run_until_killed(bench.url, bench.prefix, directory, step) in (0, -9)
     bench.ask("DEL", bench.key("sealer"))
 
 
-def test_a_busy_job_waits_for_who_has_it(bench: Bench, objects: FileObjectStore) -> None:
+def test_a_job_that_another_archiver_has_waits(bench: Bench, objects: FileObjectStore) -> None:
     bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
     with archive_lock(bench.store, JOB):
@@ -416,7 +416,7 @@ def test_a_busy_job_waits_for_who_has_it(bench: Bench, objects: FileObjectStore)
 
 
 def test_jobs_on_every_master_of_a_cluster(cluster: Cluster, prefix: str, objects: FileObjectStore) -> None:
-    """Each is found, shortened while it runs, and archived whole; one whose log is lost goes on there too."""
+    """Each job is found, shrunk while it runs, and archived completely. A job whose log is lost continues."""
     store = Store(cluster.url, prefix=prefix)
     jobs = [JobRef(cluster.workflow(master, prefix), "job_1") for master in cluster.masters()]
     attempts = {job: store.open(job, "token") for job in jobs}
@@ -438,8 +438,8 @@ def test_jobs_on_every_master_of_a_cluster(cluster: Cluster, prefix: str, object
     store.close()
 
 
-def test_a_store_without_memory_is_relieved(tmp_path: Path, objects: FileObjectStore) -> None:
-    """Where nothing can be written an archiver still seals and trims."""
+def test_a_full_store_is_relieved(tmp_path: Path, objects: FileObjectStore) -> None:
+    """Though the store refuses writes, an archiver can still commit chunks and trim."""
     with RedisServer(tmp_path / "full") as server:
         bench = Bench(server, "full")
         attempt = bench.store.open(JOB, "token")
@@ -455,8 +455,8 @@ def test_a_store_without_memory_is_relieved(tmp_path: Path, objects: FileObjectS
         bench.close()
 
 
-def test_an_archive_that_is_away_costs_nothing_but_time(bench: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
-    """The log stays whole where it is."""
+def test_an_archive_that_does_not_answer_loses_no_line(bench: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
+    """The whole log stays in the store."""
     append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
     (tmp_path / "archive").write_text("no directory")
     with pytest.raises(ArchiveUnavailable):
@@ -467,8 +467,8 @@ def test_an_archive_that_is_away_costs_nothing_but_time(bench: Bench, objects: F
     assert line_numbers(all_entries(bench.store, objects, JOB)) == list(range(1, MANY + 1))
 
 
-def test_a_runner_is_asked_to_go_slowly(bench: Bench) -> None:
-    """By the answers to its appends, for a while; a job that is gone is not made by it."""
+def test_a_runner_is_throttled(bench: Bench) -> None:
+    """By the answers to its appends, for a while. Throttling does not create a job that is gone."""
     slept: list[float] = []
     store = Store(bench.url, prefix=bench.prefix, sleep=slept.append)
     store.chunks.throttle_runner(JOB, 60)
@@ -497,8 +497,10 @@ def test_a_runner_is_asked_to_go_slowly(bench: Bench) -> None:
     store.close()
 
 
-def test_a_log_that_grows_while_a_chunk_is_moved_has_its_runner_asked(bench: Bench, objects: FileObjectStore) -> None:
-    """Not only between two chunks: on a busy machine one takes as long as a log needs to outgrow its bound."""
+def test_the_runner_of_a_log_that_grows_while_a_chunk_is_moved_is_throttled(
+    bench: Bench, objects: FileObjectStore
+) -> None:
+    """Not only between two chunks. On a busy machine a log may outgrow its bound while one chunk is moved."""
     half, grown, asked = MANY // 4, list[int](), list[object]()
     attempt = bench.store.open(JOB, "token")
     append(bench.store, attempt, 1, half)
@@ -524,8 +526,8 @@ def server_ms(bench: Bench) -> int:
     return int(seconds) * 1_000 + int(microseconds) // 1_000
 
 
-def test_a_log_that_nobody_can_move_now_has_its_runner_asked(bench: Bench, objects: FileObjectStore) -> None:
-    """An archiver that died holds the lease for ten seconds more, and as long nobody makes room."""
+def test_the_runner_of_a_log_that_no_archiver_can_move_is_throttled(bench: Bench, objects: FileObjectStore) -> None:
+    """An archiver that died holds the lock for ten seconds more. Until then nobody can move the log."""
     append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
     assert bench.store.chunks.acquire_lock(JOB, "a dead archiver's", 10)
 
@@ -535,8 +537,8 @@ def test_a_log_that_nobody_can_move_now_has_its_runner_asked(bench: Bench, objec
     assert len(bench.ids()) == MANY
 
 
-def test_a_log_of_long_lines_is_read_a_few_at_a_time(bench: Bench, objects: FileObjectStore) -> None:
-    """Thousands of the longest lines would be hundreds of megabytes in one answer."""
+def test_long_lines_are_read_a_few_at_a_time(bench: Bench, objects: FileObjectStore) -> None:
+    """Thousands of the longest lines in one answer would be hundreds of megabytes."""
     line_bytes, attempt = 64 * 2**10, bench.store.open(JOB, "token")
     for first in range(1, 401, 100):
         bench.store.append(attempt, [Line(each, NOW, "x" * line_bytes, "stdout") for each in range(first, first + 100)])
@@ -558,10 +560,10 @@ def test_a_log_of_long_lines_is_read_a_few_at_a_time(bench: Bench, objects: File
     assert line_numbers(all_entries(bench.store, objects, JOB)) == list(range(1, 401))
 
 
-def test_what_is_wrong_with_a_job_is_said_once(
+def test_a_problem_of_a_job_is_logged_once(
     bench: Bench, objects: FileObjectStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However often it is tried again."""
+    """However often the job is tried again."""
     bench.ask("SET", bench.key("archive"), "no record")
     clock = Clock()
     ours = archiver(bench.store, objects, monotonic=clock)
@@ -573,8 +575,8 @@ def test_what_is_wrong_with_a_job_is_said_once(
     ]
 
 
-def test_garbage_goes_a_minute_later_whenever_it_comes(bench: Bench, objects: FileObjectStore) -> None:
-    """Also when the archiver has looked at the job's objects a moment before it was written down."""
+def test_garbage_is_deleted_at_most_a_minute_later(bench: Bench, objects: FileObjectStore) -> None:
+    """Even if the archiver has checked the job's objects just before."""
     append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
     now = [0.0]
     looking = archiver(bench.store, objects, orphan_seconds=3_600, monotonic=lambda: now[0])

@@ -53,7 +53,7 @@ YOUNG_BATCHES: Final = 4
 
 
 class Place(Protocol):
-    """Where the archive of every run is, and what may go wrong on the way there."""
+    """The object store of a run, and the faults that may happen to its calls."""
 
     #: Without a way on which something goes wrong, and by that way.
     calm: ObjectStore
@@ -65,18 +65,18 @@ class Place(Protocol):
 
 
 class Killed(BaseException):
-    """Ends an archiver where it stands."""
+    """Raised to end an archiver at its current step."""
 
 
 class CallFault(NamedTuple):
-    """A call that fails each time, before or behind what it does."""
+    """A call that fails every time, before or after its effect."""
 
     call: Literal["put", "get", "delete", "list"]
-    when: Literal["before", "behind"]
+    when: Literal["before", "after"]
 
 
 class Faulty:
-    """``objects``, of whose calls the one that ``fault`` names fails."""
+    """``objects``, whose call that ``fault`` names fails."""
 
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
@@ -86,7 +86,7 @@ class Faulty:
         if self.fault == (name, "before"):
             raise ArchiveUnavailable("the archive is away")
         answer = getattr(self._objects, name)(*args)
-        if self.fault == (name, "behind"):
+        if self.fault == (name, "after"):
             raise ArchiveUnavailable("the archive's answer was lost")
         return answer
 
@@ -106,13 +106,13 @@ class Faulty:
 
 
 class Files:
-    """The archive in files; its calls fail."""
+    """An object store in files, whose calls fail."""
 
     def __init__(self, directory: Path) -> None:
         self.calm: ObjectStore = FileObjectStore(directory)
         self.disturbed: ObjectStore = (faulty := Faulty(self.calm))
         self._faulty = faulty
-        self.faults: list[Any] = [CallFault(call, when) for call in s3faults.CALLS for when in ("before", "behind")]
+        self.faults: list[Any] = [CallFault(call, when) for call in s3faults.CALLS for when in ("before", "after")]
 
     @contextlib.contextmanager
     def fault(self, fault: CallFault | None) -> Iterator[None]:
@@ -125,7 +125,7 @@ class Files:
 
 
 class Bucket:
-    """The archive in a real S3 server; what is asked of it, and its answers, come to harm on the way."""
+    """An object store in a real S3 server, with faults in the requests and the answers."""
 
     def __init__(self, proxy: S3Faults, calm: ObjectStore) -> None:
         self.calm = calm
@@ -144,7 +144,7 @@ texts = st.lists(st.text(max_size=20), min_size=1, max_size=12)
 
 
 class Archiving(RuleBasedStateMachine):
-    """One job, its runner, one archiver after the other, and readers."""
+    """One job, its runner, several archivers one after the other, and readers."""
 
     def __init__(self, server: RedisServer, place: Place) -> None:
         super().__init__()
@@ -252,7 +252,7 @@ class Archiving(RuleBasedStateMachine):
         assert found == expected
 
     def paged(self, archive: ArchiveReader, place: int, count: int, descending: bool = False) -> Iterator[str]:
-        """As ``/logs`` reads: what the lines say behind ``place``, or before it."""
+        """As ``/logs`` reads: the messages after ``place``, or before it."""
         job = self.store.get_job(self.job)
         assert job is not None
         history = TieredLog(self.store, archive, job)
@@ -297,8 +297,8 @@ class Archiving(RuleBasedStateMachine):
         for _ in range(2):
             assert archive(self.store, self.place.calm) == 0
         if self.said:
-            survey = self.store.catalog.archive_state(self.job)
-            assert (survey.complete, survey.archived) == (True, len(self.said))
+            state = self.store.catalog.archive_state(self.job)
+            assert (state.complete, state.archived) == (True, len(self.said))
             self.expire()
             self.upwards()
             self.downwards()
@@ -311,7 +311,7 @@ class Archiving(RuleBasedStateMachine):
 
 
 def run(server: RedisServer, place: Place) -> None:
-    """Random runs of all of it."""
+    """Random runs of the machine."""
 
     class Here(Archiving):
         def __init__(self) -> None:
@@ -327,15 +327,15 @@ def run(server: RedisServer, place: Place) -> None:
 
 
 @pytest.mark.timeout(400 + RUNS)
-def test_whatever_happens_to_files(server: RedisServer, tmp_path: Path) -> None:
-    """The archive's calls fail before and behind what they do."""
+def test_no_line_is_lost_with_faults_in_files(server: RedisServer, tmp_path: Path) -> None:
+    """The calls of the object store fail before and after their effect."""
     run(server, Files(tmp_path))
 
 
 @pytest.mark.timeout(400 + RUNS)  # Hypothesis shrinks a failure for up to 300 s
 @pytest.mark.long
-def test_whatever_happens_on_the_way_to_s3(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It refuses, is busy, is late; connections are cut before a request takes effect, behind that, in an answer."""
+def test_no_line_is_lost_with_faults_on_the_way_to_s3(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 answers with errors or late. Connections are cut before a call has its effect, after that, or in an answer."""
     with s3_server() as address, S3Faults(address) as proxy:
         calm = S3ObjectStore(BUCKET)
         # A client keeps to the server that it found at first.

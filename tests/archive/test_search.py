@@ -61,10 +61,10 @@ EXPRESSIONS = [
 ]
 
 
-def found(shelf: ArchiveBuilder, matcher: Matcher, place: int, descending: bool = False) -> list[str]:
-    """All that a search finds; and its places go one way."""
+def found(builder: ArchiveBuilder, matcher: Matcher, place: int, descending: bool = False) -> list[str]:
+    """All lines that a search finds. Checks that its cursors go in one direction."""
     said, places = [], [place]
-    for lines, reached in search(shelf.reader(), JOB, matcher, place, descending=descending):
+    for lines, reached in search(builder.reader(), JOB, matcher, place, descending=descending):
         said += [f"{line.sequence_num} {line.message}" for line in lines]
         places.append(reached)
     assert places[1:] == sorted(set(places[1:]), reverse=descending)
@@ -72,13 +72,13 @@ def found(shelf: ArchiveBuilder, matcher: Matcher, place: int, descending: bool 
 
 
 def expected(messages: list[str], matcher: Matcher) -> list[str]:
-    """What looking at each line finds."""
+    """The lines that match when each of them is decoded."""
     return [f"{number} {text}" for number, text in enumerate(messages, 1) if matcher.matches(text)]
 
 
 @st.composite
 def searches(draw: st.DrawFn) -> tuple[list[str], str]:
-    """Messages, and what to look for: mostly what is in one of them, in other letters perhaps."""
+    """Messages, and a query that is mostly a part of one of them, perhaps in another case."""
     messages = draw(st.lists(TEXTS, min_size=1, max_size=30))
     text = draw(st.sampled_from(messages))
     if draw(st.booleans()):
@@ -91,34 +91,34 @@ def searches(draw: st.DrawFn) -> tuple[list[str], str]:
 @settings(deadline=None, max_examples=examples(250))
 @given(searches(), st.integers(50, 2000), st.integers(1, 30))
 @example((["\x1b[31ma\x1b[0mB", "aB"], "ab"), 50, 9)
-def test_text(
+def test_a_literal_query_finds_the_same_as_decoding_each_line(
     tmp_path_factory: pytest.TempPathFactory, said: tuple[list[str], str], frame_bytes: int, chunk: int
 ) -> None:
-    """Of any kind, in both directions, from any place on."""
+    """Any text, in both directions, from any number on."""
     messages, query = said
-    shelf = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
-    shelf.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], chunk, frame_bytes)
+    builder = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
+    builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], chunk, frame_bytes)
     matcher = Matcher(query)
     wanted = expected(messages, matcher)
-    assert found(shelf, matcher, 0) == wanted
-    assert found(shelf, matcher, len(messages) + 1, descending=True) == wanted[::-1]
+    assert found(builder, matcher, 0) == wanted
+    assert found(builder, matcher, len(messages) + 1, descending=True) == wanted[::-1]
     middle = len(messages) // 2
-    assert found(shelf, matcher, middle) == [each for each in wanted if int(each.split(" ")[0]) > middle]
-    assert found(shelf, matcher, middle, descending=True) == [
+    assert found(builder, matcher, middle) == [each for each in wanted if int(each.split(" ")[0]) > middle]
+    assert found(builder, matcher, middle, descending=True) == [
         each for each in wanted[::-1] if int(each.split(" ")[0]) < middle
     ]
 
 
 @settings(deadline=None, max_examples=examples(250))
 @given(st.lists(TEXTS, min_size=1, max_size=30), st.sampled_from(EXPRESSIONS), st.integers(50, 2000))
-def test_expressions(
+def test_an_expression_finds_the_same_as_decoding_each_line(
     tmp_path_factory: pytest.TempPathFactory, messages: list[str], query: str, frame_bytes: int
 ) -> None:
-    """Those that see the ends of a line, its newlines, its control sequences."""
-    shelf = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
-    shelf.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], 20, frame_bytes)
+    """Also expressions with anchors, with newlines and with control sequences."""
+    builder = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
+    builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], 20, frame_bytes)
     matcher = Matcher(query, regex=True)
-    assert found(shelf, matcher, 0) == expected(messages, matcher)
+    assert found(builder, matcher, 0) == expected(messages, matcher)
 
 
 @pytest.mark.parametrize(
@@ -144,34 +144,34 @@ def test_expressions(
     ],
 )
 @pytest.mark.parametrize("colour", ["", "\x1b[1m", "\x1b]8;;http://example.com\x1b\\"])
-def test_many_lines_that_look_alike(tmp_path: Path, query: str, regex: bool, colour: str) -> None:
-    """Frames with more lines than are looked at in vain before another way is taken; and gaps among them."""
+def test_frames_with_many_misses(tmp_path: Path, query: str, regex: bool, colour: str) -> None:
+    """With so many misses that the filter changes its pattern, and with gaps between the lines."""
     count = 20 * (TEXT_MISSES + SEQUENCE_MISSES + JOINED_MISSES)
     messages = [f"line {colour}{number} {'k' * (number % 20)}{colour}x the message" for number in range(1, count)]
-    shelf = ArchiveBuilder.in_directory(tmp_path)
-    shelf.fill([raw_line(number, text) for number, text in enumerate(messages, 1) if number % 100], 1000, 30_000)
+    builder = ArchiveBuilder.in_directory(tmp_path)
+    builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1) if number % 100], 1000, 30_000)
     matcher = Matcher(query, regex=regex)
     wanted = [each for each in expected(messages, matcher) if int(each.split(" ")[0]) % 100]
-    assert found(shelf, matcher, 0) == wanted
+    assert found(builder, matcher, 0) == wanted
 
 
 @pytest.mark.parametrize("query", ["LINE", "k line", '"s\\', "1"])
 @pytest.mark.parametrize("other", ["", "\u00fc", "\u212a", "\u017f", "\u0130"])
-def test_what_comes_often(tmp_path: Path, query: str, other: str) -> None:
-    """In letters that are others in another case, too: they are not all of ASCII."""
+def test_a_frequent_text(tmp_path: Path, query: str, other: str) -> None:
+    """Also with letters outside of ASCII whose other case is in ASCII."""
     words = ["k", "K", "s", "S", "i", *other]
     messages = [f'{words[number % len(words)]} Line {number} "{words[number % len(words)]}\\' for number in range(2000)]
-    shelf = ArchiveBuilder.in_directory(tmp_path)
-    shelf.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], 2000, 5 * TEXT_PART_BYTES)
+    builder = ArchiveBuilder.in_directory(tmp_path)
+    builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], 2000, 5 * TEXT_PART_BYTES)
     matcher = Matcher(query)
     pattern = re2.compile(f"(?i){re2.escape(query)}")
     wanted = [f"{number} {text}" for number, text in enumerate(messages, 1) if pattern.search(text)]
     assert len(wanted) > LOWERCASE_AFTER
-    assert found(shelf, matcher, 0) == wanted == expected(messages, matcher)
+    assert found(builder, matcher, 0) == wanted == expected(messages, matcher)
 
 
 def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
-    """Unless a line in them has a time that cannot be compared. Lines need not come in the order of their times."""
+    """Unless a line in them has a time that cannot be compared. Lines need not be in the order of their times."""
 
     class Counting(FileObjectStore):
         read = 0
@@ -185,9 +185,11 @@ def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
     times = {number: f"2026-03-{1 + (number - 1) // 50:02}T10:00:00.000Z" for number in range(1, 501)}
     times |= {number: times[number - 150] for number in range(252, 301, 2)} | {371: "yesterday"}
     objects = Counting(tmp_path)
-    shelf = ArchiveBuilder(objects)
+    builder = ArchiveBuilder(objects)
     for start in range(1, 501, 50):
-        shelf.add([raw_line(number, f"line {number}", timestamp=times[number]) for number in range(start, start + 50)])
+        builder.add(
+            [raw_line(number, f"line {number}", timestamp=times[number]) for number in range(start, start + 50)]
+        )
     since, until = "2026-03-03T00:00:00.000Z", "2026-03-03T23:59:59.999Z"
 
     def wanted(line: Line) -> bool:
@@ -195,20 +197,20 @@ def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
 
     def numbers(place: int, descending: bool) -> list[int]:
         how = partial(search, since=since, until=until, predicate=wanted, descending=descending)
-        results = how(shelf.reader(), JOB, Matcher("line"), place)
+        results = how(builder.reader(), JOB, Matcher("line"), place)
         return [line.sequence_num for lines, _ in results for line in lines]
 
     expected = [*range(101, 151), *range(252, 301, 2), 371]
     assert numbers(0, False) == expected
-    assert objects.read < sum(chunk.size for chunk in shelf.chunks) / 2
+    assert objects.read < sum(chunk.size for chunk in builder.chunks) / 2
     assert numbers(501, True) == expected[::-1]
 
 
 @pytest.mark.parametrize(("query", "heavy"), [("line 7", False), ("line (?:7|x{90})", True)])
-def test_what_may_take_long_is_done_where_it_is_said_to_be(tmp_path: Path, query: str, heavy: bool) -> None:
-    """An expression in each part of a frame; and a pause behind each, or else it would not be a part."""
-    shelf = ArchiveBuilder.in_directory(tmp_path)
-    shelf.fill([raw_line(number, f"line {number} {'.' * 200}") for number in range(1, 301)], 150, 2 * PART_BYTES)
+def test_expensive_searches_run_where_the_caller_wants(tmp_path: Path, query: str, heavy: bool) -> None:
+    """One call for each part of a frame, with a pause after each."""
+    builder = ArchiveBuilder.in_directory(tmp_path)
+    builder.fill([raw_line(number, f"line {number} {'.' * 200}") for number in range(1, 301)], 150, 2 * PART_BYTES)
     calls = 0
     pauses: list[None] = []
 
@@ -218,7 +220,7 @@ def test_what_may_take_long_is_done_where_it_is_said_to_be(tmp_path: Path, query
         return look()
 
     matcher = Matcher(query, regex=True)
-    results = list(search(shelf.reader(), JOB, matcher, 0, run_heavy=work, pause=partial(pauses.append, None)))
+    results = list(search(builder.reader(), JOB, matcher, 0, run_heavy=work, pause=partial(pauses.append, None)))
     assert [line.sequence_num for lines, _ in results for line in lines] == [7, *range(70, 80)]
     # Two a frame are around its unpacking.
     assert calls == (len(pauses) - 2 * len(results) if heavy else 0)
@@ -227,24 +229,24 @@ def test_what_may_take_long_is_done_where_it_is_said_to_be(tmp_path: Path, query
 
 
 @pytest.mark.parametrize(("query", "wanted"), [("x line", range(1, 2001)), ("line 77x", [77]), ("nowhere", [])])
-def test_a_text_is_looked_for_in_parts(tmp_path: Path, query: str, wanted: Sequence[int]) -> None:
-    """With a pause for each; and it is found wherever a part ends."""
-    shelf = ArchiveBuilder.in_directory(tmp_path)
+def test_a_text_is_searched_for_in_parts(tmp_path: Path, query: str, wanted: Sequence[int]) -> None:
+    """With a pause for each part. It is found wherever a part ends."""
+    builder = ArchiveBuilder.in_directory(tmp_path)
     texts = (f"{'.' * (number % 997)}x line {number}x" for number in range(1, 2001))
-    shelf.fill([raw_line(number, text) for number, text in enumerate(texts, 1)], 2000, 5 * TEXT_PART_BYTES)
+    builder.fill([raw_line(number, text) for number, text in enumerate(texts, 1)], 2000, 5 * TEXT_PART_BYTES)
     pauses: list[None] = []
 
-    results = list(search(shelf.reader(), JOB, Matcher(query), 0, pause=partial(pauses.append, None)))
+    results = list(search(builder.reader(), JOB, Matcher(query), 0, pause=partial(pauses.append, None)))
 
     assert [line.sequence_num for lines, _ in results for line in lines] == [*wanted]
-    assert len(pauses) > shelf.chunks[0].text_size / (2 * TEXT_PART_BYTES)
+    assert len(pauses) > builder.chunks[0].text_size / (2 * TEXT_PART_BYTES)
 
 
 def test_an_archived_line_that_is_too_long_for_an_expression_is_refused(tmp_path: Path) -> None:
-    """RE2 cannot be stopped. Smaller expressions, and text, are looked for in it."""
-    shelf = ArchiveBuilder.in_directory(tmp_path)
-    shelf.fill([raw_line(1, "a" * 3 * 2**20), raw_line(2, "z")], 2, PART_BYTES)
+    """RE2 cannot be interrupted. Smaller expressions and literal texts may be searched for in the line."""
+    builder = ArchiveBuilder.in_directory(tmp_path)
+    builder.fill([raw_line(1, "a" * 3 * 2**20), raw_line(2, "z")], 2, PART_BYTES)
 
     with pytest.raises(SearchTooExpensive, match="too long for this expression"):
-        found(shelf, Matcher("(?:a.{0,50}){4}z", regex=True), 0)
-    assert found(shelf, Matcher("^z", regex=True), 0) == found(shelf, Matcher("z"), 0) == ["2 z"]
+        found(builder, Matcher("(?:a.{0,50}){4}z", regex=True), 0)
+    assert found(builder, Matcher("^z", regex=True), 0) == found(builder, Matcher("z"), 0) == ["2 z"]

@@ -44,7 +44,7 @@ class BroadcastGroup:
     The group waits on the feed in place of its members: it is one of ``feed.viewers``, and they are not. ``chunk``
     frames bytes for the wire. ``on_empty`` is called when the last member has gone.
 
-    All code here runs on one gevent hub. Only ``feed.breathe`` lets other greenlets run in between.
+    All code here runs on one gevent hub. Only ``feed.yield_to_loop`` lets other greenlets run in between.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class BroadcastGroup:
             if sent != size:
                 fell_behind.append((member, sent))
             if number % WAKES_PER_YIELD == 0:
-                self._feed._yield_to_loop()
+                self._feed.yield_to_loop()
         for member, sent in fell_behind:
             if member in self._members:
                 self.remove(member)
@@ -193,4 +193,4 @@ class BroadcastGroup:
             self.remove(member)
             member.wake()
             if number % WAKES_PER_YIELD == 0:
-                self._feed._yield_to_loop()
+                self._feed.yield_to_loop()

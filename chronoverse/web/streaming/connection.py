@@ -321,7 +321,7 @@ def begin_long_answer(
 
 
 def stop_receiving(sock: socket.socket) -> None:
-    """Closes the receiving side. Whoever waits for the next request sees the end of the connection."""
+    """Closes the receiving side. A greenlet that waits for the next request sees the end of the connection."""
     # With gevent's own shutdown the reader would fail as if the descriptor were closed. With that of TLS, everything
     # sent afterwards would not be encrypted.
     with contextlib.suppress(OSError), _raw_socket(sock) as raw:

@@ -1,4 +1,4 @@
-"""Who writes to a viewer's socket: this module decides it, and no other does.
+"""Decides who writes to a viewer's socket. No other module does.
 
 A viewer's :class:`StreamWriter` is in one of two states:
 

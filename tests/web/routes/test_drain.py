@@ -1,4 +1,4 @@
-"""A worker that is told to go: streams end spread out, nobody new is taken, and it has gone in time. And its limits."""
+"""The drain of a worker that shuts down, and the limits on the streams of one token and one address."""
 
 import http.client
 import itertools
@@ -29,13 +29,13 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def job(redis_server: RedisServer) -> Foreign:
-    """A job of its own for every test, with three lines."""
+    """A new job for every test, with three lines."""
     return Foreign(redis_server.url, "drain", f"job_{next(_numbers)}").lines(["x"] * 3)
 
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service with small shares, which drains for two seconds."""
+    """A service with low limits, which drains for two seconds."""
     with serving(
         tmp_path_factory.mktemp("limited"),
         redis_server.url,
@@ -47,25 +47,25 @@ def limited(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer)
 
 
 @pytest.fixture(scope="module")
-def behind(tmp_path_factory: pytest.TempPathFactory, limited: Service) -> Iterator[Nginx]:
-    """nginx before it."""
+def limited_nginx(tmp_path_factory: pytest.TempPathFactory, limited: Service) -> Iterator[Nginx]:
+    """nginx in front of that service."""
     with Nginx(tmp_path_factory.mktemp("nginx"), [(limited.host, limited.port)]) as nginx:
         yield nginx
 
 
 def token(subject: str) -> str:
-    """A token of somebody's."""
+    """A token of ``subject``."""
     return mint(SECRET, subject, ("logs:read",), ("*",), 600, time.time())
 
 
 def watch(door: Door, job: Foreign, subject: str, address: str) -> Stream:
-    """A stream of ``subject``, as it says from ``address``: a proxy on this machine is believed, a client is not."""
-    told = {"X-Forwarded-For": address, "Forwarded": f"for={address}"}
-    return Stream(door, f"{job.path}/events", {"Authorization": f"Bearer {token(subject)}", **told})
+    """Opens a stream of ``subject`` with ``address`` in X-Forwarded-For. The service trusts a proxy on this machine."""
+    forwarded = {"X-Forwarded-For": address, "Forwarded": f"for={address}"}
+    return Stream(door, f"{job.path}/events", {"Authorization": f"Bearer {token(subject)}", **forwarded})
 
 
-def test_an_address_has_its_share_and_others_have_theirs(limited: Service, job: Foreign) -> None:
-    """429 with a time to come back, early; a place that is given back can be had again."""
+def test_each_address_has_a_limit_of_its_own(limited: Service, job: Foreign) -> None:
+    """A stream over the limit gets 429 with Retry-After. When another stream has ended, a new one is admitted."""
     refused = 'chronoverse_streams_refused_total{reason="address"}'
     with ExitStack() as stack:
         first = [stack.enter_context(watch(limited, job, f"s{n}", "192.0.2.1")) for n in range(3)]
@@ -83,8 +83,8 @@ def test_an_address_has_its_share_and_others_have_theirs(limited: Service, job: 
         assert stack.enter_context(watch(limited, job, "s4", "192.0.2.1")).wait_for(b"id: 3\n\n").status == 200
 
 
-class From:
-    """nginx, as a client comes to it from ``address``, another one of this machine's."""
+class NginxFrom:
+    """nginx, for a client with another address of this machine."""
 
     def __init__(self, nginx: Nginx, address: str) -> None:
         self.url, self.verify = nginx.url, nginx.verify
@@ -92,12 +92,12 @@ class From:
         self.connect = partial(nginx.connect, source=address)
 
 
-def test_behind_nginx_an_address_is_the_clients_own(limited: Service, behind: Nginx, job: Foreign) -> None:
-    """Whatever a client says of itself, it is neither nginx's nor anybody else's share that it uses up."""
+def test_through_nginx_the_clients_own_address_counts(limited: Service, limited_nginx: Nginx, job: Foreign) -> None:
+    """Whatever X-Forwarded-For a client sends, it counts neither for nginx's address nor for anybody else's."""
     with ExitStack() as stack:
 
         def came(address: str, said: str, subject: str) -> Stream:
-            return stack.enter_context(watch(From(behind, address), job, subject, said))
+            return stack.enter_context(watch(NginxFrom(limited_nginx, address), job, subject, said))
 
         for number in range(3):
             came("127.0.0.3", f"192.0.2.{number}", f"n{number}").wait_for(b"id: 3\n\n")
@@ -109,43 +109,45 @@ def test_behind_nginx_an_address_is_the_clients_own(limited: Service, behind: Ng
 
 
 @pytest.mark.parametrize("name", ["direct", "nginx"])
-def test_a_token_has_its_share_from_wherever_it_comes(limited: Service, behind: Nginx, job: Foreign, name: str) -> None:
-    """Counted by its subject: a fresh token is no fresh share."""
+def test_a_token_has_one_limit_for_all_addresses(
+    limited: Service, limited_nginx: Nginx, job: Foreign, name: str
+) -> None:
+    """Streams are counted by the token's subject, so a new token changes nothing."""
 
-    def come(subject: str, number: int) -> Stream:
-        door = limited if name == "direct" else From(behind, f"127.0.1.{number}")
+    def open_stream(subject: str, number: int) -> Stream:
+        door = limited if name == "direct" else NginxFrom(limited_nginx, f"127.0.1.{number}")
         return stack.enter_context(watch(door, job, subject, f"198.51.100.{number}"))
 
     with ExitStack() as stack:
         for number in range(1, 31):
-            come("ada", number).wait_for(b"id: 3\n\n")
-        refused = come("ada", 99).wait_end()
+            open_stream("ada", number).wait_for(b"id: 3\n\n")
+        refused = open_stream("ada", 99).wait_end()
         assert (refused.status, refused.headers["content-type"]) == (429, PROBLEM)
         assert int(refused.headers["retry-after"]) > 0
-        assert come("bob", 99).wait_for(b"id: 3\n\n").status == 200
+        assert open_stream("bob", 99).wait_for(b"id: 3\n\n").status == 200
         assert httpx.get(f"{limited.url}/healthz").status_code == 200
     wait_until(lambda: limited.metric("chronoverse_streams_open") == 0, PATIENCE_SECONDS, "all have left")
 
 
 def answer(sock: socket.socket, target: str, *lines: bytes) -> tuple[int, dict[str, str], bytes]:
-    """One request on a connection that stays open."""
+    """Sends one request on an open connection, and returns the answer."""
     request = request_bytes(target.encode(), token("late"), *lines).replace(b"Connection: close\r\n", b"")
     sock.sendall(request)
     return receive(sock)
 
 
-def test_a_drain(limited: Service, job: Foreign) -> None:
-    """All that is promised of one, in one: it takes its time."""
+def test_a_drain_ends_all_streams_in_time(limited: Service, job: Foreign) -> None:
+    """One test for everything that is promised about a drain, because a drain takes long."""
     address = (limited.host, limited.port)
     with ExitStack() as stack:
         streams = [stack.enter_context(watch(limited, job, f"d{n}", f"203.0.113.{n}")) for n in range(20)]
         for stream in streams:
             stream.wait_for(b"id: 3\n\n")
-        kept = http.client.HTTPConnection(*address, timeout=PATIENCE_SECONDS)
-        stack.callback(kept.close)
-        kept.request("GET", "/readyz")
-        assert kept.getresponse().read() == b'{"status":"ready"}\n'
-        # Accepted before, asked on afterwards.
+        idle = http.client.HTTPConnection(*address, timeout=PATIENCE_SECONDS)
+        stack.callback(idle.close)
+        idle.request("GET", "/readyz")
+        assert idle.getresponse().read() == b'{"status":"ready"}\n'
+        # The connection is accepted before the drain, and the request is sent after it began.
         open_ones = [stack.enter_context(socket.create_connection(address, PATIENCE_SECONDS)) for _ in range(3)]
         wait_until(lambda: limited.metric("chronoverse_streams_open") == 20, PATIENCE_SECONDS, "all are there")
         limited.signal(SIGTERM)
@@ -156,13 +158,13 @@ def test_a_drain(limited: Service, job: Foreign) -> None:
             ends += [time.monotonic() - start for stream in waiting if stream.ended]
             waiting = [stream for stream in waiting if not stream.ended]
             if ends and open_ones:
-                _no_longer(answer(open_ones.pop(), "/readyz"))
+                check_draining(answer(open_ones.pop(), "/readyz"))
             time.sleep(0.01)
             if open_ones and len(open_ones) < 3 and time.monotonic() > start + 1.2:
-                _no_longer(answer(open_ones.pop(), f"{job.path}/events"))
-                _no_longer(answer(open_ones.pop(), f"{job.path}/events", b"Last-Event-ID: 3"))
+                check_draining(answer(open_ones.pop(), f"{job.path}/events"))
+                check_draining(answer(open_ones.pop(), f"{job.path}/events", b"Last-Event-ID: 3"))
         # An idle connection is closed, so that no proxy sends its next request there.
-        assert kept.sock is None or kept.sock.recv(1) == b""
+        assert idle.sock is None or idle.sock.recv(1) == b""
         assert limited.wait(DRAIN_SECONDS + 3) == 0
         assert time.monotonic() - start < DRAIN_SECONDS + 3
 
@@ -183,7 +185,7 @@ def test_a_drain(limited: Service, job: Foreign) -> None:
     assert "Traceback" not in limited.logs()
 
 
-def _no_longer(answered: tuple[int, dict[str, str], Any]) -> None:
+def check_draining(answered: tuple[int, dict[str, str], Any]) -> None:
     status, headers, _ = answered
     assert (status, headers["content-type"]) == (503, PROBLEM)
     assert int(headers["retry-after"]) > 0

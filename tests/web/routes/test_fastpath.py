@@ -1,4 +1,4 @@
-"""The short way into ``/events`` and the long one give the same answers, byte for byte."""
+"""The fast path and Flask give the same answers to ``/events``, byte for byte."""
 
 import re
 import socket
@@ -19,14 +19,14 @@ from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
 OpenStream = Callable[..., Stream]
 
-#: An escaped digit means the same, and leads the long way.
-SHORT: Final = "wait=5"
-LONG: Final = "wait=%35"
+#: The same query without and with an escape. With one, the fast path leaves the request to Flask.
+PLAIN_QUERY: Final = "wait=5"
+ESCAPED_QUERY: Final = "wait=%35"
 
 
 @pytest.fixture
 def watched(job: Foreign, open_stream: OpenStream) -> Foreign:
-    """Ten lines of a job that goes on, and somebody who watches it already."""
+    """A running job with ten lines and one viewer."""
     job.lines([f"line {number}" for number in range(1, 11)], ("stdout", "stderr"))
     open_stream(job).wait_for(b"id: 10\n\n")
     return job
@@ -34,7 +34,7 @@ def watched(job: Foreign, open_stream: OpenStream) -> Foreign:
 
 @pytest.fixture
 def ended(job: Foreign, client: httpx.Client) -> Foreign:
-    """A job that has ended after ten lines, and that somebody has just looked at."""
+    """A job that has ended after ten lines, and whose state was just read."""
     job.lines([f"line {number}" for number in range(1, 11)], ("stdout", "stderr")).end("FAILED", 3)
     assert client.head(f"{job.path}/events").status_code == 200
     return job
@@ -42,7 +42,7 @@ def ended(job: Foreign, client: httpx.Client) -> Foreign:
 
 @pytest.fixture
 def answer(service: Service, job: Foreign) -> Callable[..., bytes]:
-    """The bytes of an answer until they contain ``until``, without what differs from one to the next."""
+    """A function that returns an answer up to ``until``, without the parts that differ from answer to answer."""
 
     def answer(query: str, token: str | None, until: bytes, *lines: str) -> bytes:
         head = [f"GET {job.path}/events?{query} HTTP/1.1", "Host: localhost", *lines]
@@ -58,7 +58,7 @@ def answer(service: Service, job: Foreign) -> Callable[..., bytes]:
                 assert more, f"hung up: {found!r}"
                 assert time.monotonic() < deadline, found
         found = found[: found.index(until) + len(until)].replace(b"2\r\n:\n\r\n", b"")
-        # Chunks may be cut anywhere: the head and the frames are compared.
+        # Chunks may begin anywhere, so only the head and the frames are compared.
         found = re.sub(rb"(?m)^[0-9a-f]+\r\n|\r\n(?=[0-9a-f]+\r\n|\Z)", b"", found)
         found = re.sub(rb"(?m)^(Date|X-Request-ID): .*\r\n", rb"\1\r\n", found)
         return re.sub(rb'retry: \d+|"request_id":"\w+"', b"", found)
@@ -67,15 +67,15 @@ def answer(service: Service, job: Foreign) -> Callable[..., bytes]:
 
 
 @pytest.fixture
-def ways(service: Service, answer: Callable[..., bytes]) -> Callable[..., tuple[bytes, bytes]]:
-    """What the short way leads to, and the long one."""
+def both_answers(service: Service, answer: Callable[..., bytes]) -> Callable[..., tuple[bytes, bytes]]:
+    """A function that returns the answers of the fast path and of Flask."""
 
-    def ways(query: str, lines: list[str], until: bytes) -> tuple[bytes, bytes]:
-        queries = ["&".join(filter(None, [query, way])) for way in (SHORT, LONG)]
+    def both_answers(query: str, lines: list[str], until: bytes) -> tuple[bytes, bytes]:
+        queries = ["&".join(filter(None, [query, way])) for way in (PLAIN_QUERY, ESCAPED_QUERY)]
         short, long = (answer(each, service.token(), until, *lines) for each in queries)
         return short, long
 
-    return ways
+    return both_answers
 
 
 @pytest.mark.parametrize(
@@ -101,11 +101,11 @@ def ways(service: Service, answer: Callable[..., bytes]) -> Callable[..., tuple[
     ],
 )
 @pytest.mark.usefixtures("watched")
-def test_both_ways_lead_to_the_same(
-    ways: Callable[..., tuple[bytes, bytes]], query: str, lines: list[str], until: bytes
+def test_both_give_the_same_answer(
+    both_answers: Callable[..., tuple[bytes, bytes]], query: str, lines: list[str], until: bytes
 ) -> None:
-    """Wherever the stream starts, and whatever is refused."""
-    short, long = ways(query, lines, until)
+    """That holds wherever the stream starts, and for refusals."""
+    short, long = both_answers(query, lines, until)
 
     assert short == long
 
@@ -125,36 +125,36 @@ def test_both_ways_lead_to_the_same(
     ],
 )
 @pytest.mark.usefixtures("ended")
-def test_both_ways_lead_to_the_same_when_the_job_has_ended(
-    ways: Callable[..., tuple[bytes, bytes]], query: str, lines: list[str], until: bytes
+def test_both_give_the_same_answer_for_an_ended_job(
+    both_answers: Callable[..., tuple[bytes, bytes]], query: str, lines: list[str], until: bytes
 ) -> None:
-    """To its end, or to nothing where all of it is known already."""
-    short, long = ways(query, lines, until)
+    """The answer has the rest of the log, or is 204 when the client has all of it."""
+    short, long = both_answers(query, lines, until)
 
     assert short == long
     assert short.startswith(b"HTTP/1.1 204 " if lines == ["Last-Event-ID: 11"] else b"HTTP/1.1 200 ")
 
 
 @pytest.mark.usefixtures("ended")
-def test_of_a_crowd_that_comes_to_an_ended_job_few_look_at_it(
+def test_few_of_many_viewers_of_an_ended_job_read_its_state(
     service: Service, redis_server: RedisServer, answer: Callable[..., bytes]
 ) -> None:
-    """When it comes. At the end each does, for what was redacted meanwhile."""
+    """This is about opening. At the end each replay reads the job again, because of redactions."""
     token, viewers = service.token(), 20
 
-    def looks() -> int:
+    def job_reads() -> int:
         with redis.Redis.from_url(redis_server.url, protocol=2) as store:
             store.config_resetstat()
             for _ in range(viewers):
-                answer(SHORT, token, b"\r\n0\r\n\r\n")
+                answer(PLAIN_QUERY, token, b"\r\n0\r\n\r\n")
             return int(store.info("commandstats")["cmdstat_evalsha"]["calls"])
 
-    wait_until(lambda: looks() < 1.5 * viewers, PATIENCE_SECONDS, "half of them need not look")
+    wait_until(lambda: job_reads() < 1.5 * viewers, PATIENCE_SECONDS, "at least half of them need no read")
 
 
 @pytest.mark.usefixtures("watched")
-def test_nobody_comes_in_the_short_way_who_may_not(service: Service, answer: Callable[..., bytes]) -> None:
-    """No token, one that is none, one without the scope, one for another workflow."""
+def test_the_fast_path_admits_nobody_without_a_valid_token(service: Service, answer: Callable[..., bytes]) -> None:
+    """Without a token, with an invalid one, without the scope, and with one for another workflow."""
     refused = [
         (None, b" 401 "),
         ("a.b.c", b" 401 "),
@@ -162,7 +162,7 @@ def test_nobody_comes_in_the_short_way_who_may_not(service: Service, answer: Cal
         (service.token("wf_other"), b" 404 "),
     ]
 
-    assert all(status in answer(SHORT, token, status)[:20] for token, status in refused)
+    assert all(status in answer(PLAIN_QUERY, token, status)[:20] for token, status in refused)
 
 
 @pytest.mark.parametrize(
@@ -180,6 +180,6 @@ def test_nobody_comes_in_the_short_way_who_may_not(service: Service, answer: Cal
         ("token=abc", None),
     ],
 )
-def test_only_a_plain_query_is_understood(query: str, meant: dict[str, object] | None) -> None:
-    """All else is for the application to judge."""
+def test_only_plain_queries_are_parsed(query: str, meant: dict[str, object] | None) -> None:
+    """All other queries are left to Flask."""
     assert parse_query(query) == meant

@@ -1,4 +1,4 @@
-"""Numbers, paths and requests that no honest client sends: refused for what they are, and raw in no log."""
+"""Malformed numbers, paths and requests: they are refused, and no log has them unescaped."""
 
 import re
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from tests.web.routes.wire import PATIENCE_SECONDS, Door, exchange, receive, req
 
 JOB: Final = b"/workflows/hostile/jobs/job_1"
 PROBLEM: Final = "application/problem+json"
-#: In what is sent, behind whatever might begin a line of its own in a log.
+#: A text after each line break that is sent. It shows whether a client can begin a line of its own in a log.
 CANARY: Final = "forged-by-a-client"
 
-#: What is not 1 to 15 ASCII digits, though one parser or another takes it for a number.
-NO_NUMBERS: Final = {
+#: Values that are not 1 to 15 ASCII digits, although some parser takes them for a number.
+NOT_NUMBERS: Final = {
     "negative": "-1",
     "signed": "+5",
     "padded": " 7 ",
@@ -55,15 +55,15 @@ NO_NUMBERS: Final = {
     "null": "null",
     "two": "5,7",
 }
-#: Where they may be sent. The last is the header.
-PLACES: Final = ("/events?offset=", "/events?tail=", "/events?wait=", "/logs?offset=", "/logs?limit=", "")
+#: Parameters in which they are sent. The empty one stands for the header.
+PARAMETERS: Final = ("/events?offset=", "/events?tail=", "/events?wait=", "/logs?offset=", "/logs?limit=", "")
 
-#: In a header these are two lines to nginx, which takes a bare line feed or a doubled return for a line's end, as RFC
-#: 9112 lets it, and sends its own on: no two servers read the same bytes differently.
+#: In a header, nginx takes these for two lines. It accepts a bare line feed or a doubled return as the end of a line,
+#: which RFC 9112 allows, and sends correct line ends on. So both servers read the same.
 LINES_TO_NGINX: Final = frozenset({"12\n", f"12\n{CANARY}", "12\r"})
 
-#: Identifiers, as they stand in the request line, that are none.
-NO_IDENTIFIERS: Final = {
+#: Invalid identifiers, as they are in the request line.
+NOT_IDENTIFIERS: Final = {
     "line break": b"x%0d%0a" + CANARY.encode(),
     "newline": b"x%0a" + CANARY.encode(),
     "newline at the end": b"job_1%0a",
@@ -106,7 +106,7 @@ NO_IDENTIFIERS: Final = {
 
 @pytest.fixture(scope="module")
 def token(service: Service) -> str:
-    """Of somebody who may do anything."""
+    """A token for everything."""
     return service.token()
 
 
@@ -117,8 +117,8 @@ def a_job(service: Service) -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_raw_in_the_logs(service: Service) -> Iterator[None]:
-    """Whatever a test sends, the service prints no control character and no line that a client made."""
+def nothing_unescaped_in_the_logs(service: Service) -> Iterator[None]:
+    """Checks after each test that the service logged no control character and no line that a client made."""
     before = service.log_size()
     yield
     printed = service.logs(before).encode("latin-1").decode("utf-8")
@@ -128,24 +128,24 @@ def nothing_raw_in_the_logs(service: Service) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("place", "number"),
+    ("parameter", "number"),
     [
-        pytest.param(place, number, id=f"{place or 'Last-Event-ID: '}{name}")
-        for place in PLACES
-        for name, number in NO_NUMBERS.items()
+        pytest.param(parameter, number, id=f"{parameter or 'Last-Event-ID: '}{name}")
+        for parameter in PARAMETERS
+        for name, number in NOT_NUMBERS.items()
         # White space around a header's value is not part of it.
-        if place or name != "padded"
+        if parameter or name != "padded"
     ],
 )
-def test_what_is_no_number_is_refused(door: Door, token: str, place: str, number: str) -> None:
-    """400 in the query and in the header; what would break the request itself is refused by the server below us."""
-    if place:
-        request = request_bytes(JOB + place.encode() + quote(number).encode(), token)
+def test_a_malformed_number_is_refused(door: Door, token: str, parameter: str, number: str) -> None:
+    """It gets 400, in the query and in the header. What breaks the request itself is refused by gunicorn or nginx."""
+    if parameter:
+        request = request_bytes(JOB + parameter.encode() + quote(number).encode(), token)
     else:
         request = request_bytes(JOB + b"/events", token, b"Last-Event-ID: " + number.encode())
     status, headers, body = exchange(door, request)
 
-    if not place and number in LINES_TO_NGINX and isinstance(door, Nginx):
+    if not parameter and number in LINES_TO_NGINX and isinstance(door, Nginx):
         # The service is sent a plain 12, which is past the end.
         assert status == 204
         return
@@ -157,7 +157,7 @@ def test_what_is_no_number_is_refused(door: Door, token: str, place: str, number
 @pytest.mark.parametrize("limit", ["0", "1001", "1000000000", "999999999999999"])
 @pytest.mark.parametrize("path", ["/workflows/hostile/jobs", "/workflows/hostile/jobs/job_1/logs"])
 def test_a_limit_out_of_bounds_is_refused(client: httpx.Client, path: str, limit: str) -> None:
-    """One page has 1 to 1000 entries."""
+    """A page has 1 to 1000 entries."""
     assert client.get(f"{path}?limit={limit}").status_code == 400
     assert client.get(f"{path}?limit=1").status_code == 200
     assert client.get(f"{path}?limit=1000").status_code == 200
@@ -184,8 +184,8 @@ def test_a_limit_out_of_bounds_is_refused(client: httpx.Client, path: str, limit
         "/logs?cursor=",
     ],
 )
-def test_a_parameter_that_nobody_documented_is_refused(client: httpx.Client, query: str) -> None:
-    """Not ignored, and never guessed at; the document names it."""
+def test_an_unknown_parameter_is_refused(client: httpx.Client, query: str) -> None:
+    """It is not ignored, and the problem document names it."""
     response = client.get(f"/workflows/hostile/jobs/job_1{query}")
 
     assert response.status_code == 400
@@ -193,7 +193,7 @@ def test_a_parameter_that_nobody_documented_is_refused(client: httpx.Client, que
 
 
 @pytest.mark.parametrize("last_event_id", [b"", b" ", b"0", b"000"])
-def test_no_last_event_id_and_zero_are_the_beginning(door: Door, token: str, last_event_id: bytes) -> None:
+def test_an_empty_last_event_id_and_zero_mean_the_beginning(door: Door, token: str, last_event_id: bytes) -> None:
     """A client that has seen nothing sends an empty one."""
     request = request_bytes(JOB + b"/events", token, b"Last-Event-ID: " + last_event_id)
     status, headers, body = exchange(door, request)
@@ -202,28 +202,28 @@ def test_no_last_event_id_and_zero_are_the_beginning(door: Door, token: str, las
     assert body.count(b"event: log\n") == 10
 
 
-def test_two_last_event_ids_are_none(door: Door, token: str) -> None:
-    """They arrive here as ``5,7``."""
+def test_two_last_event_ids_are_refused(door: Door, token: str) -> None:
+    """The service sees them as ``5,7``."""
     request = request_bytes(JOB + b"/events", token, b"Last-Event-ID: 5", b"Last-Event-ID: 7")
 
     assert exchange(door, request)[0] == 400
 
 
 def test_a_header_with_underscores_is_another_header(door: Door, token: str) -> None:
-    """A proxy that filters ``Last-Event-ID`` knows nothing of ``Last_Event_ID``."""
+    """A proxy that filters ``Last-Event-ID`` would not filter ``Last_Event_ID``."""
     request = request_bytes(JOB + b"/events", token, b"Last_Event_ID: 7", b"Last-Event_ID: 7")
     status, headers, _ = exchange(door, request)
 
     assert (status, headers["last-event-id"]) == (200, "0")
 
 
-@pytest.mark.parametrize("name", NO_IDENTIFIERS.keys())
+@pytest.mark.parametrize("name", NOT_IDENTIFIERS.keys())
 @pytest.mark.parametrize(
     "path", [b"/workflows/%b/jobs/job_1/events", b"/workflows/hostile/jobs/%b/logs", b"/workflows/%b/jobs"]
 )
-def test_what_is_no_identifier_is_not_there(door: Door, token: str, path: bytes, name: str) -> None:
-    """404, or 400 where it is no request either."""
-    target = path.replace(b"%b", NO_IDENTIFIERS[name])
+def test_an_invalid_identifier_is_not_found(door: Door, token: str, path: bytes, name: str) -> None:
+    """It gets 404, or 400 when it also breaks the request."""
+    target = path.replace(b"%b", NOT_IDENTIFIERS[name])
     status, _, body = exchange(door, request_bytes(target, token))
 
     assert status in ((400, 404, 414) if len(target) > 4000 else (400, 404)), body
@@ -255,7 +255,7 @@ def test_what_is_no_identifier_is_not_there(door: Door, token: str, path: bytes,
     ],
 )
 def test_no_other_path_leads_to_a_job(door: Door, token: str, target: bytes) -> None:
-    """Nothing is normalised, merged, redirected or forgiven."""
+    """Paths are not normalised, merged or redirected."""
     status, headers, _ = exchange(door, request_bytes(target, token))
 
     assert status in (400, 404)
@@ -264,19 +264,19 @@ def test_no_other_path_leads_to_a_job(door: Door, token: str, target: bytes) -> 
 
 @pytest.mark.parametrize("method", ["PUT"])
 @pytest.mark.parametrize("name", ["hash tag", "colon", "NUL", "newline", "5000 characters", "star"])
-def test_nothing_is_registered_under_no_identifier(
+def test_no_job_is_registered_under_an_invalid_identifier(
     door: Door, token: str, client: httpx.Client, name: str, method: str
 ) -> None:
-    """No key of another job can be reached."""
+    """So no key of another job can be reached."""
     before = client.get("/workflows/hostile/jobs").json()
-    target = b"/workflows/hostile/jobs/" + NO_IDENTIFIERS[name]
+    target = b"/workflows/hostile/jobs/" + NOT_IDENTIFIERS[name]
     status, _, _ = exchange(door, request_bytes(target, token, b"Content-Length: 0", method=method.encode()))
 
     assert status in (400, 404, 414)
     assert client.get("/workflows/hostile/jobs").json() == before
 
 
-#: Drawn for each stream.
+#: It is random for each stream.
 RETRY: Final = re.compile(rb"retry: [0-9]+")
 
 BROKEN: Final = {
@@ -297,17 +297,17 @@ BROKEN: Final = {
 }
 
 
-#: What nginx reads as RFC 9112 lets it, or answers itself, and sends on mended.
-MENDED: Final = frozenset({"a bare line feed", "an expectation"})
+#: Requests that nginx accepts, which RFC 9112 allows, and sends on in a correct form.
+CORRECTED_BY_NGINX: Final = frozenset({"a bare line feed", "an expectation"})
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_request_that_is_broken_is_refused_below_us(door: Door, token: str, name: str) -> None:
-    """Two servers in a row must never see two different requests in one."""
+def test_a_malformed_request_is_refused(door: Door, token: str, name: str) -> None:
+    """Two servers must never see two different requests in the same bytes."""
     expected, lines = BROKEN[name]
     status, headers, body = exchange(door, request_bytes(JOB + b"/events", token, *lines))
 
-    if name in MENDED and isinstance(door, Nginx):
+    if name in CORRECTED_BY_NGINX and isinstance(door, Nginx):
         assert status == 200
         return
     assert status in {expected, 400}
@@ -331,8 +331,8 @@ def test_a_request_that_is_broken_is_refused_below_us(door: Door, token: str, na
     ids=repr,
 )
 @pytest.mark.parametrize("path", [b"/events", b""], ids=["events", "job"])
-def test_a_request_without_one_host_is_refused(door: Door, token: str, path: bytes, lines: bytes) -> None:
-    """RFC 9112 section 3.2: none, two, or what is none."""
+def test_a_request_without_exactly_one_valid_host_is_refused(door: Door, token: str, path: bytes, lines: bytes) -> None:
+    """That is no host, two of them, or an invalid one. RFC 9112 section 3.2."""
     request = request_bytes(JOB + path, token).replace(b"Host: localhost\r\n", lines)
     status, headers, body = exchange(door, request)
 
@@ -341,22 +341,22 @@ def test_a_request_without_one_host_is_refused(door: Door, token: str, path: byt
 
 
 @pytest.mark.parametrize("host", [b"a", b"a.example:8000", b"a:", b"127.0.0.1:80", b"[::1]:8000", b"a_b-c"])
-def test_any_host_is_ours(door: Door, token: str, host: bytes) -> None:
-    """The service knows no name of its own."""
+def test_any_valid_host_is_accepted(door: Door, token: str, host: bytes) -> None:
+    """The service does not know its own name."""
     request = request_bytes(JOB, token).replace(b"localhost", host)
 
     assert exchange(door, request)[0] == 200
 
 
 def test_a_request_of_http_1_0_needs_no_host(service: Service, token: str) -> None:
-    """As a monitor may send it."""
+    """Some monitors send such requests."""
     request = request_bytes(JOB, token).replace(b"Host: localhost\r\n", b"").replace(b"HTTP/1.1", b"HTTP/1.0")
 
     assert exchange(service, request)[0] == 200
 
 
 def check_problem(status: int, headers: dict[str, str], body: bytes) -> None:
-    """The document says what the head says, in words of its own, and nothing of what was sent."""
+    """Checks that the problem document has the status of the head, and repeats nothing of what was sent."""
     assert headers["content-type"] == PROBLEM
     assert headers["cache-control"] == "no-store"
     assert headers["x-content-type-options"] == "nosniff"
@@ -370,7 +370,7 @@ def check_problem(status: int, headers: dict[str, str], body: bytes) -> None:
 
 @pytest.mark.parametrize(("length", "expected"), [(4_095, 400), (8_180, 400), (8_200, 414), (100_000, 414)])
 def test_a_first_line_may_have_eight_kilobytes(door: Door, token: str, length: int, expected: int) -> None:
-    """Searches can be long; what is longer is refused as everything is. 400 is the route's own, of an offset."""
+    """Searches can be long. A longer line gets a problem document. The 400 is the route's, for the offset."""
     target = JOB + b"/logs?offset="
     target += b"0" * (length - len(b"GET  HTTP/1.1" + target))
     status, headers, body = exchange(door, request_bytes(target, token))
@@ -380,8 +380,8 @@ def test_a_first_line_may_have_eight_kilobytes(door: Door, token: str, length: i
     assert orjson.loads(body)["status"] == expected
 
 
-def test_what_is_refused_below_us_is_counted_and_has_a_name_in_the_log(service: Service, token: str) -> None:
-    """The name in the answer is the one in the log."""
+def test_a_malformed_request_is_counted_and_logged_with_its_id(service: Service, token: str) -> None:
+    """The request id of the answer is also in the log."""
     counted = 'chronoverse_requests_refused_total{status="431"}'
     before = service.metric(counted)
     _, headers, _ = exchange(service, request_bytes(JOB, token, *[b"X-Thing: 1"] * 200))
@@ -391,13 +391,13 @@ def test_what_is_refused_below_us_is_counted_and_has_a_name_in_the_log(service: 
 
 
 def test_a_request_with_bare_line_feeds_is_refused(service: Service, token: str) -> None:
-    """No carriage return at all."""
+    """It has no carriage return at all."""
     assert exchange(service, request_bytes(JOB, token).replace(b"\r\n", b"\n"))[0] == 400
 
 
 @pytest.mark.parametrize("method", [b"get", b"G\x1bT", b"GET" * 20, b"PRI", b""])
-def test_a_method_that_is_none_is_refused(door: Door, token: str, method: bytes) -> None:
-    """Never taken for one it resembles."""
+def test_an_unknown_method_is_refused(door: Door, token: str, method: bytes) -> None:
+    """It is never taken for a similar one."""
     status, _, _ = exchange(door, request_bytes(JOB, token, method=method))
 
     assert status in (400, 405, 501)
@@ -405,7 +405,7 @@ def test_a_method_that_is_none_is_refused(door: Door, token: str, method: bytes)
 
 @pytest.mark.parametrize("method", [b"POST", b"PUT", b"PATCH", b"DELETE", b"TRACE", b"CONNECT", b"OPTIONS", b"HEAD"])
 def test_only_a_get_opens_a_stream(door: Door, service: Service, token: str, method: bytes) -> None:
-    """Of a job that runs, so that it would stay open: all else is answered, and over."""
+    """The job is running, so a stream would stay open. Other methods get an answer that ends."""
     job = Foreign(str(service.redis_url), "hostile", "runs").lines(["x"])
     path = f"{job.path}/events".encode()
     status, headers, body = exchange(door, request_bytes(path, token, b"Content-Length: 0", method=method))
@@ -414,14 +414,14 @@ def test_only_a_get_opens_a_stream(door: Door, service: Service, token: str, met
     if method in (b"OPTIONS", b"HEAD"):
         assert (status, body) == (200, b"")
     else:
-        # nginx knows two of them itself.
+        # nginx answers two of them itself.
         assert status == 405 or (method in (b"CONNECT", b"TRACE") and status in (400, 405))
         assert headers["content-type"] == PROBLEM
     wait_until(lambda: service.metric("chronoverse_streams_open") == 0, PATIENCE_SECONDS, "no stream is open")
 
 
-def test_a_request_behind_that_for_a_stream_waits_for_its_end(nginx: Nginx, service: Service, token: str) -> None:
-    """nginx keeps the viewer's connection, and neither answer becomes a part of the other."""
+def test_a_request_pipelined_after_a_stream_waits_for_its_end(nginx: Nginx, service: Service, token: str) -> None:
+    """nginx keeps the client's connection, and the two answers do not mix."""
     job = Foreign(str(service.redis_url), "hostile", "pipelined").lines(["x"])
     first, second = (
         request_bytes(path, token).replace(b"Connection: close\r\n", b"")
@@ -444,7 +444,7 @@ def test_a_request_behind_that_for_a_stream_waits_for_its_end(nginx: Nginx, serv
 
 @pytest.mark.parametrize("header", [b"X-Forwarded-For: 1.2.3.4\x1b", b"X-Forwarded-Proto: https", b"Forwarded: for=x"])
 def test_forged_forwarding_changes_nothing(door: Door, token: str, header: bytes) -> None:
-    """Links stay relative, so nothing of it can come back."""
+    """Links are relative, so no forged value is in an answer."""
     status, headers, body = exchange(door, request_bytes(JOB + b"/logs?limit=1", token, header))
 
     assert status in (200, 400)
@@ -452,8 +452,8 @@ def test_forged_forwarding_changes_nothing(door: Door, token: str, header: bytes
     assert status == 400 or headers["link"].startswith("</workflows/hostile/")
 
 
-def test_a_body_that_nobody_reads_does_no_harm(door: Door, token: str) -> None:
-    """A GET that announces a gigabyte and sends none of it is answered at once."""
+def test_an_announced_body_that_is_not_read_does_no_harm(door: Door, token: str) -> None:
+    """A GET that announces a body of a gigabyte and sends none of it is answered at once."""
     lines = [b"Content-Length: 1073741824", b"Expect: 100-continue"]
     with door.connect(PATIENCE_SECONDS) as sock:
         sock.sendall(request_bytes(JOB, token, *lines))
@@ -474,8 +474,8 @@ def test_a_body_that_nobody_reads_does_no_harm(door: Door, token: str) -> None:
     ids=lambda lines: lines[-1].decode(),
 )
 @pytest.mark.parametrize("path", [b"/logs", b"/events"])
-def test_no_header_gets_a_part_or_another_form(door: Door, token: str, path: bytes, lines: list[bytes]) -> None:
-    """A log has no bytes to count from, and one form: what a client would rather have is not refused, but not done."""
+def test_headers_for_ranges_and_formats_are_ignored(door: Door, token: str, path: bytes, lines: list[bytes]) -> None:
+    """A log has no byte ranges, and only one form. Such headers are ignored."""
     whole = exchange(door, request_bytes(JOB + path, token))
     status, headers, body = exchange(door, request_bytes(JOB + path, token, *lines))
 
@@ -487,22 +487,22 @@ def test_no_header_gets_a_part_or_another_form(door: Door, token: str, path: byt
 
 @pytest.mark.parametrize("origin", [b"null", b"https://elsewhere.example", b"http://localhost"])
 @pytest.mark.parametrize("method", [b"GET", b"OPTIONS"])
-def test_no_other_origin_is_let_in(door: Door, token: str, origin: bytes, method: bytes) -> None:
-    """No page of another origin may read an answer, or send a token: nothing of CORS is ever said."""
+def test_other_origins_are_not_allowed(door: Door, token: str, origin: bytes, method: bytes) -> None:
+    """No page of another origin may read an answer or send a token, because no CORS header is ever sent."""
     asks = [b"Access-Control-Request-Method: GET", b"Access-Control-Request-Headers: authorization"]
     _, headers, _ = exchange(door, request_bytes(JOB, token, b"Origin: " + origin, *asks, method=method))
 
     assert not [name for name in headers if name.startswith("access-control-")]
 
 
-def test_after_all_this_the_service_is_well(client: httpx.Client) -> None:
-    """No worker died of anything above."""
+def test_the_service_still_answers_after_all_tests(client: httpx.Client) -> None:
+    """No test above has killed a worker."""
     assert client.get("/workflows/hostile/jobs/job_1").json()["lines"] == 10
 
 
 @pytest.mark.long
-def test_after_all_this_nothing_raw_is_in_the_log_of_nginx(nginx: Nginx) -> None:
-    """What is no path of ours is not in it at all."""
+def test_the_log_of_nginx_has_nothing_unescaped_after_all_tests(nginx: Nginx) -> None:
+    """Paths that the service does not have are not in it at all."""
     lines = [orjson.loads(line) for line in nginx.logs().splitlines()]
 
     assert {"GET", "PUT"} <= {line["method"] for line in lines}

@@ -1,4 +1,4 @@
-"""Streams that the server ends, or that end with it: at capacity, of age, stopped, killed. Nobody misses a line."""
+"""Streams that the server refuses, ends, or loses when it is stopped or killed. No viewer misses a line."""
 
 import itertools
 import os
@@ -26,28 +26,28 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def job(redis_server: RedisServer) -> Foreign:
-    """A job of its own for every test, with three lines."""
+    """A new job for every test, with three lines."""
     return Foreign(redis_server.url, "lifecycle", f"job_{next(_numbers)}").lines(["x"] * 3)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service for two streams at once, each for at most five seconds."""
+    """A service with a limit of two streams, of at most five seconds each."""
     with serving(tmp_path_factory.mktemp("small"), redis_server.url, max_streams=2, max_stream_seconds=5) as service:
         yield service
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service of two workers, for tests that kill some of it."""
+    """A service with two workers, for tests that kill its processes."""
     with serving(tmp_path_factory.mktemp("pair"), redis_server.url, workers=2) as service:
-        # It serves with the first of them.
+        # The service is ready when the first of them is.
         wait_until(lambda: len(service.worker_pids()) == 2, PATIENCE_SECONDS, "the second worker is there too")
         yield service
 
 
 def opener(service: Service, stack: ExitStack) -> Callable[..., Stream]:
-    """Opens event streams of ``service``, to be closed with ``stack``."""
+    """Returns a function that opens event streams of ``service``. ``stack`` closes them."""
     authorization = {"Authorization": f"Bearer {service.token()}"}
 
     def open_stream(job: Foreign, query: str = "", **headers: str) -> Stream:
@@ -57,14 +57,14 @@ def opener(service: Service, stack: ExitStack) -> Callable[..., Stream]:
     return open_stream
 
 
-def resumed(stream: Stream) -> str:
-    """What a client that saw ``stream`` comes back with."""
+def last_event_id_of(stream: Stream) -> str:
+    """The Last-Event-ID with which a client that read ``stream`` connects again."""
     ids: list[str] = [block["id"] for block in stream.blocks() if "id" in block]
     return ids[-1]
 
 
-def test_at_capacity_streams_are_refused_and_everything_else_answers(small: Service, job: Foreign) -> None:
-    """503 with a time to come back; and there is room again once one has left."""
+def test_a_full_worker_refuses_streams_and_answers_everything_else(small: Service, job: Foreign) -> None:
+    """They get 503 with Retry-After. A stream is admitted again when another one has ended."""
     with ExitStack() as stack:
         open_stream = opener(small, stack)
         first = open_stream(job).wait_for(b"id: 3\n\n")
@@ -81,32 +81,32 @@ def test_at_capacity_streams_are_refused_and_everything_else_answers(small: Serv
         assert open_stream(job).wait_for(b"id: 3\n\n").status == 200
 
 
-def test_a_refused_stream_takes_no_place(small: Service, job: Foreign) -> None:
-    """However many come to a full house."""
+def test_a_refused_stream_is_not_counted(small: Service, job: Foreign) -> None:
+    """That holds however many are refused."""
     with ExitStack() as stack:
         open_stream = opener(small, stack)
-        wait_until(lambda: small.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "nobody is watching")
-        kept = [open_stream(job).wait_for(b"id: 3\n\n") for _ in range(2)]
+        wait_until(lambda: small.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "no stream is open")
+        admitted = [open_stream(job).wait_for(b"id: 3\n\n") for _ in range(2)]
         for _ in range(5):
             assert open_stream(job).wait_end().status == 503
         assert small.metric(OPEN_STREAMS) == 2
-        for stream in kept:
+        for stream in admitted:
             stream.close()
 
         wait_until(lambda: small.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "they have left")
         assert open_stream(job).wait_for(b"id: 3\n\n").status == 200
 
 
-def test_an_old_stream_is_ended_and_its_client_resumes(small: Service, job: Foreign) -> None:
-    """Without ``end``, with a time to come back, and with nothing missing or twice."""
+def test_a_stream_of_maximum_age_is_ended_and_its_client_resumes(small: Service, job: Foreign) -> None:
+    """The stream ends without ``end`` and with a ``retry``. No line is missing or doubled."""
     with ExitStack() as stack:
         open_stream = opener(small, stack)
-        wait_until(lambda: small.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "nobody is watching")
+        wait_until(lambda: small.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "no stream is open")
         start = time.monotonic()
         old = open_stream(job).wait_for(b"id: 3\n\n").wait_end(8)
         age = time.monotonic() - start
         job.line("while it was away")
-        again = open_stream(job, Last_Event_ID=resumed(old)).wait_for(b"id: 4\n\n")
+        again = open_stream(job, Last_Event_ID=last_event_id_of(old)).wait_for(b"id: 4\n\n")
 
         assert 4.4 < age < 6.5
         assert not old.cut
@@ -115,14 +115,14 @@ def test_an_old_stream_is_ended_and_its_client_resumes(small: Service, job: Fore
         assert [*old.numbers(), *again.numbers()] == [1, 2, 3, 4]
 
 
-def test_two_workers_add_up_and_a_killed_one_is_taken_out(pair: Service, job: Foreign) -> None:
-    """Whichever worker answers tells of both; a killed one's viewers resume elsewhere and miss nothing."""
+def test_metrics_of_two_workers_are_summed_without_killed_ones(pair: Service, job: Foreign) -> None:
+    """Either worker reports the sum. The viewers of the killed one resume at the other one, and miss nothing."""
     first, second = pair.worker_pids()
     with ExitStack() as stack:
         open_stream = opener(pair, stack)
         streams = {}
         for serving_pid, stopped, count in ((first, second, 2), (second, first, 3)):
-            # The kernel hands a connection to whoever accepts it: the other one cannot.
+            # The other worker is stopped, so only this one can accept the connection.
             os.kill(stopped, signal.SIGSTOP)
             stack.callback(resume_process, stopped)
             streams[serving_pid] = [open_stream(job).wait_for(b"id: 3\n\n") for _ in range(count)]
@@ -136,7 +136,7 @@ def test_two_workers_add_up_and_a_killed_one_is_taken_out(pair: Service, job: Fo
         wait_until(lambda: pair.metric(OPEN_STREAMS) == 2, PATIENCE_SECONDS, "the dead worker's streams are gone")
         job.line("behind its back")
         for stream in streams[second]:
-            again = open_stream(job, Last_Event_ID=resumed(stream)).wait_for(b"id: 4\n\n")
+            again = open_stream(job, Last_Event_ID=last_event_id_of(stream)).wait_for(b"id: 4\n\n")
             assert [*stream.numbers(), *again.numbers()] == [1, 2, 3, 4]
         for stream in streams[first]:
             assert stream.wait_for(b"id: 4\n\n").numbers() == [1, 2, 3, 4]
@@ -144,13 +144,13 @@ def test_two_workers_add_up_and_a_killed_one_is_taken_out(pair: Service, job: Fo
 
 
 def resume_process(pid: int) -> None:
-    """SIGCONT, if it is still there."""
+    """Sends SIGCONT if the process still exists."""
     if is_alive(pid):
         os.kill(pid, signal.SIGCONT)
 
 
 def test_a_reload_ends_streams_without_loss(pair: Service, job: Foreign) -> None:
-    """SIGHUP: new workers, the old ones' streams end in order, the port is open all the while."""
+    """On SIGHUP new workers start, and the streams of the old ones end. The port stays open."""
     before = set(pair.worker_pids())
     with ExitStack() as stack:
         open_stream = opener(pair, stack)
@@ -162,18 +162,18 @@ def test_a_reload_ends_streams_without_loss(pair: Service, job: Foreign) -> None
             assert list(stream.blocks()[-1]) == ["retry"]
         job.line("after the reload")
 
-        def comes_back() -> bool:
-            """A worker that is about to go may take it, only to send it away again."""
+        def stream_stays_open() -> bool:
+            """Whether a stream opens and stays open. A worker that drains may still admit it, and then ends it."""
             again = open_stream(job, Last_Event_ID="3")
             again.wait_until(lambda: again.ended or again.numbers(), PATIENCE_SECONDS, "a line, or the end")
             return again.numbers() == [4]
 
-        wait_until(comes_back, PATIENCE_SECONDS, "the line after the reload")
+        wait_until(stream_stays_open, PATIENCE_SECONDS, "the line after the reload")
     wait_until(lambda: not before & set(pair.worker_pids()), PATIENCE_SECONDS, "the old workers are gone")
 
 
-def test_a_stop_with_open_streams_is_swift_and_loses_nothing(pair: Service, job: Foreign) -> None:
-    """SIGTERM: they end without ``end``, the processes go, and the next service carries on where they stood."""
+def test_a_stop_with_open_streams_is_fast_and_loses_nothing(pair: Service, job: Foreign) -> None:
+    """On SIGTERM streams end without ``end``, and the processes exit. Viewers resume at the next service."""
     workers = pair.worker_pids()
     with ExitStack() as stack:
         open_stream = opener(pair, stack)
@@ -189,7 +189,7 @@ def test_a_stop_with_open_streams_is_swift_and_loses_nothing(pair: Service, job:
 
         job.line("while it was down")
         pair.start()
-        again = [open_stream(job, Last_Event_ID=resumed(stream)) for stream in streams]
+        again = [open_stream(job, Last_Event_ID=last_event_id_of(stream)) for stream in streams]
         job.line("and up again")
         job.end()
         for before, after in zip(streams, again, strict=True):
@@ -198,7 +198,7 @@ def test_a_stop_with_open_streams_is_swift_and_loses_nothing(pair: Service, job:
 
 
 def test_on_its_embedded_store_the_log_survives_the_service(tmp_path: Path) -> None:
-    """SIGKILL for all of it, a new start: the earlier job is there, whole, and its token still good."""
+    """After SIGKILL for all processes and a new start, the job's log is complete and its token still valid."""
     written = [f"line {number}" for number in range(1, 501)]
     with Service(tmp_path) as service:
         with embedded.lease_server(service.data_dir) as lease:

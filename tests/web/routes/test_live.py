@@ -1,4 +1,4 @@
-"""``/events`` while the job runs: waiting, heartbeats, and viewers that leave, stall or lose their leave to look."""
+"""``/events`` while the job runs: waiting, heartbeats, and viewers that leave, stop reading, or whose token expires."""
 
 import contextlib
 import random
@@ -26,8 +26,8 @@ OPEN_STREAMS = "chronoverse_streams_open"
 
 
 @pytest.fixture(autouse=True)
-def nobody_is_watching(service: Service) -> None:
-    """The streams of the test before are gone from the gauge."""
+def no_open_streams(service: Service) -> None:
+    """Waits until the gauge counts no stream of the test before."""
     wait_until(lambda: service.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "no stream is open")
 
 
@@ -41,16 +41,16 @@ def silent_viewer(service: Service, job: Foreign, token: str) -> Iterator[socket
         yield sock
 
 
-def test_connected_comes_before_there_is_anything_to_say(open_stream: OpenStream, job: Foreign) -> None:
-    """The job is not there yet, and the wait is long."""
+def test_connected_is_sent_at_once(open_stream: OpenStream, job: Foreign) -> None:
+    """Here the job does not exist yet, and the viewer waits long."""
     stream = open_stream(job, "?wait=300").wait_for(b"\n\n")
 
     assert (stream.status, stream.headers["last-event-id"]) == (200, "0")
     assert re.fullmatch(rb'event: connected\ndata: {"status":"connected"}\nretry: \d{4}\n\n', stream.body)
 
 
-def test_a_job_that_is_waited_for_comes(open_stream: OpenStream, job: Foreign) -> None:
-    """Its lines from the first on, its status, its end."""
+def test_an_awaited_job_is_followed_when_it_begins(open_stream: OpenStream, job: Foreign) -> None:
+    """The viewer gets all of its lines, its status and its end."""
     stream = open_stream(job, "?wait=300").wait_for(b"\n\n")
     job.line("one")
     stream.wait_for(b"id: 1\n\n")
@@ -63,8 +63,8 @@ def test_a_job_that_is_waited_for_comes(open_stream: OpenStream, job: Foreign) -
     assert kinds == ["connected", "job", "log", "log", "job", "end"]
 
 
-def test_a_job_that_is_waited_for_and_does_not_come_is_an_error(open_stream: OpenStream, job: Foreign) -> None:
-    """One line of plain text, then the server closes."""
+def test_an_awaited_job_that_does_not_begin_is_an_error(open_stream: OpenStream, job: Foreign) -> None:
+    """The error is one line of plain text. Then the server closes the stream."""
     stream = open_stream(job, "?wait=1").wait_end(3)
 
     assert [block["event"] for block in stream.blocks()] == ["connected", "error"]
@@ -72,7 +72,7 @@ def test_a_job_that_is_waited_for_and_does_not_come_is_an_error(open_stream: Ope
 
 
 def test_without_a_wait_an_unknown_job_is_404(client: httpx.Client, job: Foreign) -> None:
-    """Also with a wait of no seconds."""
+    """A wait of 0 seconds is no wait either."""
     assert client.get(f"{job.path}/events").status_code == 404
     assert client.get(f"{job.path}/events?wait=0").status_code == 404
 
@@ -80,7 +80,7 @@ def test_without_a_wait_an_unknown_job_is_404(client: httpx.Client, job: Foreign
 def test_a_registered_job_is_watched_from_pending_to_its_end(
     open_stream: OpenStream, client: httpx.Client, job: Foreign
 ) -> None:
-    """A ``job`` block comes with each change of its status."""
+    """The viewer gets a ``job`` event for each change of its status."""
     client.put(job.path)
     stream = open_stream(job).wait_for(b'"PENDING"')
     job.line("one")
@@ -92,8 +92,8 @@ def test_a_registered_job_is_watched_from_pending_to_its_end(
     assert states == ["PENDING", "RUNNING", "FAILED"]
 
 
-def test_live_lines_come_one_by_one_and_once(open_stream: OpenStream, job: Foreign) -> None:
-    """To a viewer from the start, one from the middle, one from the live end, one of a single stream."""
+def test_live_lines_are_delivered_once_and_one_by_one(open_stream: OpenStream, job: Foreign) -> None:
+    """Four viewers start at the first line, in the middle, at the live end, and with one stream only."""
     job.lines(["old"] * 4, ("stdout", "stderr"))
     streams = [open_stream(job, query) for query in ("", "?offset=2", "?offset=latest", "?stream=stderr&tail=1")]
     for stream in streams:
@@ -108,7 +108,7 @@ def test_live_lines_come_one_by_one_and_once(open_stream: OpenStream, job: Forei
 
 
 def test_a_viewer_at_the_live_end_gets_nothing_old(open_stream: OpenStream, job: Foreign) -> None:
-    """Its header says where that was."""
+    """The response's header says which line that was."""
     job.lines(["old"] * 3)
     stream = open_stream(job, "?offset=latest").wait_for(b"event: job")
     job.line("new")
@@ -118,7 +118,7 @@ def test_a_viewer_at_the_live_end_gets_nothing_old(open_stream: OpenStream, job:
 
 
 def test_a_heartbeat_is_one_line_and_no_block(open_stream: OpenStream, job: Foreign) -> None:
-    """Nothing but ``:`` lines follow while the job is silent, and the next block is whole all the same."""
+    """Only ``:`` lines come while the job is silent. They do not become part of the next event."""
     job.line("one")
     stream = open_stream(job).wait_for(b"id: 1\n\n:\n", 4).wait_for(b"\n\n:\n:\n", 4)
     job.line("two")
@@ -128,7 +128,7 @@ def test_a_heartbeat_is_one_line_and_no_block(open_stream: OpenStream, job: Fore
 
 
 def test_a_viewer_that_hangs_up_is_noticed_at_once(service: Service, open_stream: OpenStream, job: Foreign) -> None:
-    """Without a line or a heartbeat being written to it."""
+    """The service does not need to write a line or a heartbeat to it."""
     job.line("one")
     stream = open_stream(job).wait_for(b"id: 1\n\n")
     assert service.metric(OPEN_STREAMS) == 1
@@ -140,7 +140,7 @@ def test_a_viewer_that_hangs_up_is_noticed_at_once(service: Service, open_stream
 def test_a_viewer_whose_connection_is_reset_is_noticed_at_once(
     service: Service, auth: dict[str, str], job: Foreign
 ) -> None:
-    """The same for RST as for FIN."""
+    """A reset (RST) is noticed like a close (FIN)."""
     job.line("one")
     token = auth["Authorization"].removeprefix("Bearer ")
     with silent_viewer(service, job, token) as sock:
@@ -150,10 +150,10 @@ def test_a_viewer_whose_connection_is_reset_is_noticed_at_once(
     wait_until(lambda: service.metric(OPEN_STREAMS) == 0, 1, "the stream is closed here too")
 
 
-def test_a_viewer_that_does_not_read_disturbs_nobody(
+def test_a_viewer_that_does_not_read_delays_no_other(
     service: Service, redis_server: RedisServer, auth: dict[str, str], open_stream: OpenStream, job: Foreign
 ) -> None:
-    """It is far behind megabytes of lines, and another viewer gets each within a moment."""
+    """It has megabytes of lines to read, and another viewer still gets each line at once."""
     job.line("first")
     token = auth["Authorization"].removeprefix("Bearer ")
     with silent_viewer(service, job, token):
@@ -168,8 +168,8 @@ def test_a_viewer_that_does_not_read_disturbs_nobody(
         assert service.metric(OPEN_STREAMS) == 1
 
 
-def test_slow_viewers_miss_nothing(service: Service, auth: dict[str, str], job: Foreign) -> None:
-    """Their sockets fill up, they fall behind the ring, read on, and have had every line once, in order."""
+def test_slow_viewers_get_every_line(service: Service, auth: dict[str, str], job: Foreign) -> None:
+    """Their sockets are full, and the ring drops lines that they need. They still get every line once, in order."""
     job.line("first")
     token = auth["Authorization"].removeprefix("Bearer ")
     with contextlib.ExitStack() as stack:
@@ -190,7 +190,7 @@ def test_slow_viewers_miss_nothing(service: Service, auth: dict[str, str], job: 
 
 
 def test_a_stream_ends_with_its_token(service: Service, job: Foreign) -> None:
-    """One plain error, on the second, and nothing of the job after it."""
+    """The viewer gets one error when the token expires, and nothing of the job after it."""
     job.line("one")
     token = service.token(ttl=3)
     with Stream(service, f"{job.path}/events", {"Authorization": f"Bearer {token}"}) as stream:
@@ -203,7 +203,7 @@ def test_a_stream_ends_with_its_token(service: Service, job: Foreign) -> None:
 
 
 def test_a_log_that_vanishes_is_an_error(redis_server: RedisServer, open_stream: OpenStream, job: Foreign) -> None:
-    """A blocked read would never tell."""
+    """A blocking read of the store would never return."""
     job.line("one")
     stream = open_stream(job).wait_for(b"id: 1\n\n")
     redis_server.ask("DEL", job.key)
@@ -212,10 +212,10 @@ def test_a_log_that_vanishes_is_an_error(redis_server: RedisServer, open_stream:
     assert stream.blocks()[-1]["event"] == "error"
 
 
-def test_lines_trimmed_before_a_viewer_came_are_named(
+def test_lines_that_were_trimmed_before_are_a_gap(
     redis_server: RedisServer, open_stream: OpenStream, job: Foreign
 ) -> None:
-    """One gap, then what is left."""
+    """The viewer gets one gap, and then the lines that are left."""
     job.lines(["x"] * 10)
     redis_server.ask("XTRIM", job.key, "MINID", "8")
     job.end()
@@ -229,7 +229,7 @@ def test_lines_trimmed_before_a_viewer_came_are_named(
 def test_a_log_trimmed_to_nothing_is_one_gap_and_the_end(
     redis_server: RedisServer, open_stream: OpenStream, job: Foreign
 ) -> None:
-    """All that is left is the terminal entry."""
+    """Only the terminal entry is left."""
     job.lines(["x"] * 5).end()
     redis_server.ask("XTRIM", job.key, "MINID", "6")
     stream = open_stream(job).wait_end()
@@ -240,7 +240,7 @@ def test_a_log_trimmed_to_nothing_is_one_gap_and_the_end(
 
 
 def test_a_cursor_ahead_of_a_running_job_waits_for_its_end(open_stream: OpenStream, job: Foreign) -> None:
-    """The store went back behind what the viewer saw, or the client made the number up: no line comes twice."""
+    """The store lost lines that the viewer has, or the client invented the number. No line comes twice."""
     job.line("one")
     stream = open_stream(job, Last_Event_ID="99").wait_for(b"event: job")
     job.line("two")
@@ -251,10 +251,8 @@ def test_a_cursor_ahead_of_a_running_job_waits_for_its_end(open_stream: OpenStre
     assert stream.blocks()[-1]["event"] in ("end", "error")
 
 
-def test_a_request_behind_that_for_a_stream_does_not_break_it(
-    service: Service, auth: dict[str, str], job: Foreign
-) -> None:
-    """It is answered behind it, or the stream has said that its connection ends with it."""
+def test_a_pipelined_request_does_not_break_the_stream(service: Service, auth: dict[str, str], job: Foreign) -> None:
+    """It is answered after the stream, or the stream has said that the connection closes after it."""
     job.line("one")
     token = auth["Authorization"].removeprefix("Bearer ").encode()
     request = b"GET %b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n\r\n"
@@ -275,11 +273,11 @@ def test_a_request_behind_that_for_a_stream_does_not_break_it(
     assert (rest == b"") == (b"\r\nConnection: close\r\n" in stream)
 
 
-def test_who_comes_and_goes_leaves_nothing(service: Service, auth: dict[str, str], job: Foreign) -> None:
-    """Hundreds who hang up as soon as they have seen what there is, many of them in the same moment."""
+def test_viewers_that_leave_are_not_counted_any_more(service: Service, auth: dict[str, str], job: Foreign) -> None:
+    """Here hundreds of viewers leave as soon as they have all lines, many of them at the same time."""
     job.lines(["x"] * 3)
     token = auth["Authorization"].removeprefix("Bearer ")
     request = request_bytes(f"{job.path}/events".encode(), token)
     open_short_streams(service, [(request, b"id: 3\n\n")], streams=600, at_once=64)
 
-    wait_until(lambda: service.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "every place is given back")
+    wait_until(lambda: service.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "no stream is counted any more")

@@ -1,4 +1,4 @@
-"""slowhttptest against the service and nginx before it: slow heads, slow bodies and slow readers disturb nobody."""
+"""slowhttptest against the service, direct and through nginx: slow heads, slow bodies and slow readers delay nobody."""
 
 import re
 import subprocess
@@ -17,15 +17,15 @@ from tests.support.tools import tool
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Door, Stream
 
-#: Slow connections of each kind at each door, and seconds that they stay.
+#: Slow connections of each kind, for the service and for nginx, and seconds for which they last.
 CONNECTIONS: Final = 100
 ATTACK_SECONDS: Final = 4
-#: What slowhttptest's report counts: those that are connected, and those that were and are not; and its colours.
+#: The counts of open and of closed connections in slowhttptest's report, and its colour codes.
 COUNTS: Final = re.compile(rb"(?:connected|closed):\s*([0-9]+)")
 COLOURS: Final = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
-#: Seconds after which a line is late, on a machine that does all of this at once.
+#: Seconds after which a line is late. The machine also runs the attack.
 LATE_SECONDS: Final = 1.0
-#: Each as slow as it can be: a byte a second of a head or a body; eight bytes a second read of a large answer.
+#: Each is as slow as possible: one byte a second of a head or of a body, or reading eight bytes a second of an answer.
 KINDS: Final = {
     "head": ["-H", "-i", "1", "-x", "24"],
     "body": ["-B", "-i", "1", "-s", "8192", "-t", "POST"],
@@ -34,7 +34,7 @@ KINDS: Final = {
 
 
 class Attack:
-    """All kinds at some doors, at the same time. Each writes to one of ``outputs``, which tell how many got through."""
+    """All kinds of attack at the same time. Each writes its report to one of ``outputs``."""
 
     def __init__(self, directory: Path) -> None:
         self.outputs: list[Path] = []
@@ -43,7 +43,7 @@ class Attack:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, name: str, door: Door) -> None:
-        """Every kind at one door."""
+        """Starts every kind against ``door``."""
         bounds = ["-c", str(CONNECTIONS), "-r", str(CONNECTIONS), "-l", str(ATTACK_SECONDS), "-p", "3"]
         for kind, options in KINDS.items():
             command = [self._program, *bounds, *options, "-u", f"{door.url}/openapi.json"]
@@ -54,11 +54,11 @@ class Attack:
 
     @property
     def lasts(self) -> bool:
-        """Whether any of it is not over."""
+        """Whether any of them still runs."""
         return any(process.poll() is None for process in self._processes)
 
     def stop(self) -> None:
-        """Ends it."""
+        """Ends all of them."""
         for process in self._processes:
             process.kill()
             process.wait()
@@ -66,7 +66,7 @@ class Attack:
 
 @pytest.fixture
 def attack(service: Service, nginx: Nginx, tmp_path: Path) -> Iterator[Attack]:
-    """At both doors."""
+    """An attack on the service, direct and through nginx."""
     attack = Attack(tmp_path)
     attack.start("direct", service)
     attack.start("nginx", nginx)
@@ -75,10 +75,10 @@ def attack(service: Service, nginx: Nginx, tmp_path: Path) -> Iterator[Attack]:
 
 
 @pytest.mark.long
-def test_slow_clients_disturb_nobody(
+def test_slow_clients_delay_nobody(
     service: Service, nginx: Nginx, auth: dict[str, str], job: Foreign, attack: Attack
 ) -> None:
-    """At either door viewers get each line in time, and the service answers."""
+    """Viewers get each line in time, direct and through nginx, and the service answers."""
     job.line("first")
     doors: list[Door] = [service, nginx]
     delays, answers = [], []
@@ -97,7 +97,7 @@ def test_slow_clients_disturb_nobody(
             assert stream.wait_end().numbers() == list(range(1, job.last + 1))
 
     for output in attack.outputs:
-        # Nobody reads a body without a token: who sends one slowly is gone before it has begun.
+        # The body of a request without a token is not read, so a slow body is refused at once.
         # Five seconds is also what gunicorn gives a head.
         there = sum(map(int, COUNTS.findall(COLOURS.sub(b"", output.read_bytes()))[-2:]))
         assert output.name == "direct-body" or there == CONNECTIONS, output

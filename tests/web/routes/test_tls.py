@@ -1,4 +1,4 @@
-"""TLS in gunicorn itself (``--certfile``): everything as without, and nothing in its log."""
+"""TLS in gunicorn itself (``--certfile``): everything works as without it, and no errors are logged."""
 
 import socket
 import time
@@ -18,7 +18,7 @@ from tests.web.routes.wire import PATIENCE_SECONDS, Stream, exchange, receive, r
 
 #: Bytes that a request's body may have.
 BODY_LIMIT: Final = 65_536
-#: What a client may say that does not speak TLS, or begins to and stops.
+#: What a client may send that does not speak TLS, or that stops in its handshake.
 NO_TLS: Final = (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01", b"")
 #: Seconds that a request's head may take here.
 HEAD_SECONDS: Final = 1
@@ -28,7 +28,7 @@ HEAD_SECONDS: Final = 1
 def secure(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
     """A service that speaks TLS."""
     directory = tmp_path_factory.mktemp("secure")
-    # A second for a request's head, so that a test does not wait for five.
+    # One second for a request's head, so that a test need not wait for five.
     environ = {"GUNICORN_CMD_ARGS": f"--keep-alive {HEAD_SECONDS}"}
     service = Service(
         directory,
@@ -43,8 +43,8 @@ def secure(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) 
 
 
 @pytest.fixture(autouse=True)
-def _quiet(secure: Service) -> Iterator[None]:
-    """Nothing in a log that nobody asked for."""
+def no_errors_logged(secure: Service) -> Iterator[None]:
+    """Checks that the service has logged no error."""
     start = secure.log_size()
     yield
     assert "Traceback" not in secure.logs(start)
@@ -53,18 +53,18 @@ def _quiet(secure: Service) -> Iterator[None]:
 
 @pytest.fixture
 def bearer(secure: Service) -> dict[str, str]:
-    """The header of somebody who may do anything."""
+    """The header with a token for everything."""
     return {"Authorization": f"Bearer {secure.token()}"}
 
 
 @pytest.fixture
 def tls_job(redis_server: RedisServer, request: pytest.FixtureRequest) -> Foreign:
-    """A job of the test's own."""
+    """A new job for every test."""
     return Foreign(redis_server.url, "tls", request.node.originalname)
 
 
-def test_pages_downloads_and_refusals(secure: Service, bearer: dict[str, str], tls_job: Foreign) -> None:
-    """Also several on one connection."""
+def test_pages_downloads_and_refusals_work(secure: Service, bearer: dict[str, str], tls_job: Foreign) -> None:
+    """Several requests on one connection work too."""
     tls_job.lines(["x" * 10_000] * 100).end()
     with httpx.Client(base_url=secure.url, verify=secure.verify, headers=bearer) as client:
         page = client.get(f"{tls_job.path}/logs?limit=100").json()
@@ -76,8 +76,8 @@ def test_pages_downloads_and_refusals(secure: Service, bearer: dict[str, str], t
     assert missing.status_code == 404
 
 
-def test_a_stream_to_its_end(secure: Service, bearer: dict[str, str], tls_job: Foreign) -> None:
-    """Line by line."""
+def test_a_stream_is_delivered_to_its_end(secure: Service, bearer: dict[str, str], tls_job: Foreign) -> None:
+    """Each line comes as it is written."""
     tls_job.line("first")
     with Stream(secure, f"{tls_job.path}/events", bearer) as stream:
         stream.wait_for(b"id: 1\n\n")
@@ -89,7 +89,7 @@ def test_a_stream_to_its_end(secure: Service, bearer: dict[str, str], tls_job: F
 
 
 def test_a_viewer_who_leaves_is_noticed(secure: Service, bearer: dict[str, str], tls_job: Foreign) -> None:
-    """By itself, not by the next line."""
+    """The service notices it without writing a line."""
     tls_job.line("first")
     with secure.connect(PATIENCE_SECONDS) as sock:
         sock.sendall(request_bytes(f"{tls_job.path}/events".encode(), bearer["Authorization"].removeprefix("Bearer ")))
@@ -98,8 +98,8 @@ def test_a_viewer_who_leaves_is_noticed(secure: Service, bearer: dict[str, str],
     wait_until(lambda: secure.metric("chronoverse_streams_open") == 0, 1, "it has left")
 
 
-def test_a_body_that_is_too_long_is_refused_in_private(secure: Service, tls_job: Foreign) -> None:
-    """The answer goes out encrypted, though the rest of the body is not read."""
+def test_the_refusal_of_a_long_body_is_encrypted(secure: Service, tls_job: Foreign) -> None:
+    """The answer is encrypted, although the rest of the body is not read."""
     body = b"x" * BODY_LIMIT * 20
     lines = (b"Content-Type: application/json", b"Content-Length: %d" % len(body))
     head = request_bytes(f"{tls_job.path}/logs".encode(), secure.token(), *lines, method=b"POST")
@@ -110,15 +110,15 @@ def test_a_body_that_is_too_long_is_refused_in_private(secure: Service, tls_job:
         assert receive(sock)[0] == 413
 
 
-def test_what_is_no_request_is_refused(secure: Service) -> None:
-    """As without TLS."""
+def test_a_malformed_request_is_refused(secure: Service) -> None:
+    """The answer is the same as without TLS."""
     status, headers, _ = exchange(secure, b"nonsense\r\n\r\n")
 
     assert (status, headers["content-type"]) == (400, "application/problem+json")
 
 
-def test_what_is_no_tls_is_closed(secure: Service) -> None:
-    """At once, or in the time that a request's head has; and meanwhile it is in nobody's way."""
+def test_a_connection_without_tls_is_closed(secure: Service) -> None:
+    """It is closed at once, or after the time for a request's head. Meanwhile others are served."""
     began = time.monotonic()
     with ExitStack() as stack:
         socks = [stack.enter_context(socket.create_connection((secure.host, secure.port), 10)) for _ in range(3)]
@@ -132,8 +132,8 @@ def test_what_is_no_tls_is_closed(secure: Service) -> None:
     assert time.monotonic() - began < HEAD_SECONDS + 2
 
 
-def test_a_client_that_is_gone_at_once(secure: Service) -> None:
-    """Does not keep the next one out."""
+def test_a_client_that_leaves_at_once_does_not_lock_others_out(secure: Service) -> None:
+    """The next client is served."""
     for _ in range(20):
         with socket.create_connection((secure.host, secure.port), 10) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

@@ -1,4 +1,4 @@
-"""Answers that nobody reads: they hold little, they are given up in time, and they are in nobody's way."""
+"""Answers that clients do not read: their memory is bounded, they are given up in time, and they delay nobody."""
 
 import http.client
 import resource
@@ -22,16 +22,16 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, Door, request_bytes
 
-#: Seconds within which the service must say that it is up, whatever else is going on.
+#: Seconds within which ``/healthz`` must answer during an attack.
 HEALTH_SECONDS: Final = 0.3
-#: Seconds that an attack lasts unless the test is over before, and for which health is asked for.
+#: The longest time of an attack, and the time for which ``/healthz`` is requested, in seconds.
 ATTACK_SECONDS: Final = 20.0
-LOOK_SECONDS: Final = 2.0
-#: Descriptors of a worker that is allowed few.
+HEALTH_CHECK_SECONDS: Final = 2.0
+#: File descriptors of a worker that may have few.
 FEW_DESCRIPTORS: Final = 250
-#: A line that is six times as long in JSON, where each of its characters is an escape.
+#: A line that is six times as long in JSON, because each of its characters needs an escape.
 LONG_LINE: Final = "\x01" * 2_000
-#: Pages of such lines, of 3.6 MB each, that one token asks for; and bytes that a worker may grow by meanwhile.
+#: Pages of such lines that one token requests, of 3.6 MB each, and bytes by which the worker may grow meanwhile.
 ASKED: Final = 12
 UNREAD_MEMORY: Final = 100 * 2**20
 EXPIRED: Final = 'chronoverse_connections_cut_total{reason="expired"}'
@@ -39,35 +39,35 @@ EXPIRED: Final = 'chronoverse_connections_cut_total{reason="expired"}'
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service that takes ten streams, and so 210 connections."""
+    """A service with a limit of ten streams, and so of 210 connections."""
     with serving(tmp_path_factory.mktemp("small"), redis_server.url, max_streams=10) as service:
         yield service
 
 
 @pytest.fixture(scope="module")
-def behind(tmp_path_factory: pytest.TempPathFactory, small: Service) -> Iterator[Nginx]:
-    """nginx before it."""
+def small_nginx(tmp_path_factory: pytest.TempPathFactory, small: Service) -> Iterator[Nginx]:
+    """nginx in front of that service."""
     with Nginx(tmp_path_factory.mktemp("nginx"), [(small.host, small.port)]) as nginx:
         yield nginx
 
 
 def token(subject: str, seconds: int = 600) -> str:
-    """A token of ``subject``'s for reading anything."""
+    """A token of ``subject`` for reading everything."""
     return mint(SECRET, subject, ("logs:read",), ("*",), seconds, time.time())
 
 
 def ask(service: Service, path: str, subject: str) -> httpx.Response:
-    """One request, its answer read at once."""
+    """Sends one request and reads its answer at once."""
     return httpx.get(f"{service.url}{path}", headers={"Authorization": f"Bearer {token(subject)}"}, timeout=10)
 
 
 def memory(service: Service) -> int:
-    """Bytes of its workers."""
+    """The memory of its workers, in bytes."""
     return sum(int(psutil.Process(pid).memory_info().rss) for pid in service.worker_pids())
 
 
 def read_all(sock: socket.socket) -> None:
-    """Reads on in a chunked body, whose head has been read in part, to its end or where it breaks off."""
+    """Reads the rest of a chunked body, until it ends or is cut off. A part of its head was read before."""
     data = b""
     while more := sock.recv(65_536):
         data += more
@@ -77,7 +77,7 @@ def read_all(sock: socket.socket) -> None:
 
 @contextmanager
 def unread(door: Service | Nginx, connections: int, what: str = "requests") -> Iterator[None]:
-    """An attack by :mod:`tests.support.unread`, under way in the block."""
+    """Runs an attack of :mod:`tests.support.unread` during the block."""
     command = [sys.executable, "-m", "tests.support.unread", what, door.host, str(door.port), str(connections)]
     command += [str(ATTACK_SECONDS), *([str(door.certificate)] if isinstance(door, Nginx) else [])]
     attack = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
@@ -91,8 +91,8 @@ def unread(door: Service | Nginx, connections: int, what: str = "requests") -> I
 
 
 def health_seconds(door: Door) -> list[float]:
-    """How long ``/healthz`` took in :data:`LOOK_SECONDS`, each time on a new connection, the shortest first."""
-    found, until = [], time.monotonic() + LOOK_SECONDS
+    """Requests ``/healthz`` for :data:`HEALTH_CHECK_SECONDS`, each on a new connection. Returns the sorted times."""
+    found, until = [], time.monotonic() + HEALTH_CHECK_SECONDS
     while time.monotonic() < until:
         began = time.monotonic()
         assert httpx.get(f"{door.url}/healthz", verify=door.verify, timeout=5).status_code == 200
@@ -109,26 +109,26 @@ def health_seconds(door: Door) -> list[float]:
         pytest.param("nginx", 300, marks=pytest.mark.long),
     ],
 )
-def test_connections_that_read_no_answer_do_not_keep_others_out(
-    small: Service, behind: Nginx, name: str, connections: int
+def test_connections_that_read_no_answer_do_not_lock_others_out(
+    small: Service, small_nginx: Nginx, name: str, connections: int
 ) -> None:
-    """The service takes fewer connections than these, and answers all the same."""
-    door = small if name == "direct" else behind
+    """There are more of them than the service accepts, and it still answers others."""
+    door = small if name == "direct" else small_nginx
     with unread(door, connections):
         found = health_seconds(door)
-    # One in ten may be due to whatever else this machine does.
+    # One in ten may be late because of other programs of this machine.
     assert found[len(found) * 9 // 10] < HEALTH_SECONDS
 
 
-def test_long_heads_do_not_keep_others_out(small: Service) -> None:
-    """They are refused before they cost much, one at a time."""
+def test_long_heads_do_not_lock_others_out(small: Service) -> None:
+    """They are refused early, and one at a time."""
     with unread(small, 300, "headers"):
         found = health_seconds(small)
     assert found[len(found) * 9 // 10] < HEALTH_SECONDS
 
 
-def test_connections_leave_descriptors_to_everything_else(small: Service) -> None:
-    """Where the system allows fewer than there are places: the store is still reached, and files are opened."""
+def test_connections_leave_descriptors_for_the_store_and_for_files(small: Service) -> None:
+    """The system allows fewer descriptors than connections. The service can still reach the store and open files."""
     (pid,) = small.worker_pids()
     allowed = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (FEW_DESCRIPTORS, allowed[1]))
@@ -142,15 +142,15 @@ def test_connections_leave_descriptors_to_everything_else(small: Service) -> Non
     assert "Too many open files" not in small.logs()
 
 
-def test_what_one_token_leaves_unread_is_bounded(small: Service, redis_server: RedisServer) -> None:
-    """It gets a part of the answers that it asks for, and a time to come back; others get theirs, and it small ones."""
+def test_unread_answers_of_one_token_are_bounded(small: Service, redis_server: RedisServer) -> None:
+    """It gets some of its answers, and Retry-After for the rest. Others get theirs, and it still gets small ones."""
     job = Foreign(redis_server.url, "unread", "long").lines([LONG_LINE] * 300)
     page = f"{job.path}/logs?limit=300"
     before = memory(small)
     with ExitStack() as stack:
         greedy = [stack.enter_context(small.connect(PATIENCE_SECONDS)) for _ in range(ASKED)]
         for sock in greedy:
-            # Little is on its way, so that answers wait in the service.
+            # A small receive buffer, so that answers wait in the service.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.sendall(request_bytes(page.encode(), token("greedy")))
         heads = [sock.recv(12) for sock in greedy]
@@ -165,10 +165,8 @@ def test_what_one_token_leaves_unread_is_bounded(small: Service, redis_server: R
     wait_until(lambda: ask(small, page, "greedy").status_code == 200, PATIENCE_SECONDS, "the share is given back")
 
 
-def test_a_short_page_finds_room_beside_many_answers_that_are_not_read(
-    small: Service, redis_server: RedisServer
-) -> None:
-    """Whatever its ``limit`` would allow, and however many tokens leave as much unread as they may."""
+def test_a_short_page_is_answered_despite_many_unread_answers(small: Service, redis_server: RedisServer) -> None:
+    """That holds whatever its ``limit`` is, and although several tokens have used up their shares."""
     long = Foreign(redis_server.url, "unread", "held").lines([LONG_LINE] * 300)
     short = Foreign(redis_server.url, "unread", "short").lines(["a line"])
     with ExitStack() as stack:
@@ -182,8 +180,8 @@ def test_a_short_page_finds_room_beside_many_answers_that_are_not_read(
 
 
 @pytest.mark.long
-def test_a_download_ends_with_its_token(small: Service, redis_server: RedisServer) -> None:
-    """The client can tell that it is not whole."""
+def test_a_download_is_cut_off_when_its_token_expires(small: Service, redis_server: RedisServer) -> None:
+    """The client can see that the download is not complete."""
     job = Foreign(redis_server.url, "unread", "download").lines(["x" * 60_000] * 200)
     with small.connect(PATIENCE_SECONDS) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
