@@ -74,13 +74,13 @@ def read_tiers(
     Returns the result, or None and the incomplete entries of the store, in which the missing numbers are to be named;
     and the job, if it was fetched.
     """
-    if known and archive_has(known, after) and (found := read_archive()) is not None:
+    if known and only_in_archive(known, after + 1) and (found := read_archive()) is not None:
         return found, (), None
     found, incomplete = read_store()
     if incomplete is None:
         return found, (), None
     job = get_job()
-    if job and after < job.archived and (found := read_archive()) is not None:
+    if job and in_archive(job, after + 1) and (found := read_archive()) is not None:
         return found, (), job
     return None, incomplete, job
 
@@ -118,7 +118,7 @@ class TieredLog:
         """About ``count`` entries before line ``position``, downwards. Raises: :class:`StoreError`."""
         if position <= 1:
             return Entries([], position, 0, True)
-        if self.job.archived >= position - 1 and not self.job.hot <= position - 1:
+        if only_in_archive(self.job, position - 1):
             return self._archived_before(position, count)
         entries = self._page_before(position, count)
         numbers = [entry_number(each[0]) for each in entries]
@@ -127,7 +127,7 @@ class TieredLog:
         if not complete or (numbers[0] if numbers else 0) < min(position - 1, self.job.last):
             self._refresh_job()
             # Numbers that the archive has as well are read there, where none of them is left out.
-            entries = [each for each, number in zip(entries, numbers, strict=True) if number > self.job.archived]
+            entries = [each for each, number in zip(entries, numbers, strict=True) if not in_archive(self.job, number)]
             if not entries and self.job.archived:
                 return self._archived_before(min(position, self.job.archived + 1), count)
         shown = list(read_entries(reversed(entries), 0, self.job.first))[::-1]
@@ -153,17 +153,14 @@ class TieredLog:
         return self.job
 
 
-def archive_has(job: Job, after: int) -> bool:
-    """Whether the line after line ``after`` is in the archive and not in the store."""
-    return after < job.archived and after + 1 < job.hot
+def in_archive(job: Job, number: int) -> bool:
+    """Whether the archive has that number, or had it before retention. The store may have it too."""
+    return number <= job.archived
 
 
-def is_archived(job: Job, position: int, *, descending: bool) -> bool:
-    """Whether the next line in reading order is in the archive, even if the store has it too.
-
-    A search prefers the archive, which is searched ten times as fast as the store.
-    """
-    return job.first < position <= job.archived + 1 if descending else position < job.archived
+def only_in_archive(job: Job, number: int) -> bool:
+    """Whether that number is in the archive and not in the store."""
+    return in_archive(job, number) and number < job.hot
 
 
 def _last_number(entries: Sequence[Entry], position: int) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from chronoverse.history.protocols import LogReader
+from chronoverse.history.tiered_log import in_archive
 from chronoverse.joblog.ending import end_of_log
 from chronoverse.joblog.entries import RawEntry, entry_number, missing_numbers
 from chronoverse.joblog.values import Job, JobRef
@@ -75,8 +76,7 @@ def skip_archived(feed: Feed, entries: Sequence[RawEntry], before: int) -> tuple
     ``entries`` follow line ``before`` and leave numbers out. The feed goes on after the archived lines, and viewers
     that have not come so far read them from the archive. Returns the entries that are left, and the line they follow.
     """
-    archived = feed.job.archived if feed.job else 0
-    if archived <= before or feed.cursor != before:
+    if feed.job is None or not in_archive(feed.job, before + 1) or feed.cursor != before:
         return entries, before
-    feed.skip(min(archived, entry_number(entries[-1][0])))
+    feed.skip(min(feed.job.archived, entry_number(entries[-1][0])))
     return [entry for entry in entries if entry_number(entry[0]) > feed.cursor], feed.cursor

@@ -3,7 +3,7 @@
 from typing import Final, NamedTuple
 
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, JobNotFound, NotALog, StoreError
-from chronoverse.history.tiered_log import archive_has
+from chronoverse.history.tiered_log import only_in_archive
 from chronoverse.joblog import sse
 from chronoverse.joblog.ending import LOG_IS_GONE, closing_frames
 from chronoverse.joblog.entries import missing_numbers
@@ -133,10 +133,10 @@ class Replay:
         job = self._get_job()
         if self._finished and job.end is None:
             return error_step(cursor, "the store has lost the end of this log")
-        if archive_has(job, cursor) and self._known_job and archive_has(self._known_job, cursor):
+        if only_in_archive(job, cursor + 1) and self._known_job and only_in_archive(self._known_job, cursor + 1):
             raise ArchiveDamaged(f"the archive has no line {cursor + 1}, which it ought to have")
         self._known_job = job
-        if archive_has(job, cursor) or (job.last > cursor and self._store.read(self._ref, cursor, 1)):
+        if only_in_archive(job, cursor + 1) or (job.last > cursor and self._store.read(self._ref, cursor, 1)):
             return Step(b"", cursor)
         # A closed feed knows how long the log was, even if the store has lost lines since.
         last = feed.cursor if feed and final is not None else job.last

@@ -25,7 +25,7 @@ from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
 from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
 from chronoverse.store import Store
 from tests.support.examples import examples
-from tests.support.reading import Clock, Impatient, SmallTail, events, said
+from tests.support.reading import Clock, ControlledStore, SmallTail, drained, events
 from tests.support.sealing import archive_up_to
 from tests.support.servers import RedisServer
 
@@ -51,7 +51,7 @@ class Rig:
 
     def __init__(self, server: RedisServer, store: Store, prefix: str, directory: Path) -> None:
         self.store = store
-        self.source = Impatient(store)
+        self.source = ControlledStore(store)
         self.clock = Clock()
         self.objects = Away(directory)
         self.archive = ArchiveReader(self.objects, store.chunks, self.clock)
@@ -155,30 +155,30 @@ def test_lines_that_left_before_they_were_read_live_are_no_gap(rig: Rig) -> None
     """The tail goes on behind them, and its viewer reads them where they are."""
     rig.write(5)
     viewer = rig.viewer()
-    assert numbers(said(viewer)) == [*range(1, 6)]
+    assert numbers(drained(viewer)) == [*range(1, 6)]
     rig.write(20)
     rig.seal(15)
     rig.read()
-    found = said(viewer)
+    found = drained(viewer)
     rig.write(1)
     rig.read()
 
     assert "gap" not in names(found)
-    assert numbers(found + said(viewer)) == [*range(6, 27)]
+    assert numbers(found + drained(viewer)) == [*range(6, 27)]
 
 
 def test_a_quiet_log_that_was_archived_is_no_gap(rig: Rig) -> None:
     """Its lines are gone from the store when the tail looks, not from the log."""
     rig.write(5)
     viewer = rig.viewer(after=5)
-    assert names(said(viewer)) == ["connected", "job"]
+    assert names(drained(viewer)) == ["connected", "job"]
     rig.write(5)
     rig.seal(10)
     rig.ask("XTRIM", rig.key, "MAXLEN", 0)
     rig.clock.now += 2
     rig.tail.housekeep_once()
 
-    assert numbers(said(viewer)) == [*range(6, 11)]
+    assert numbers(drained(viewer)) == [*range(6, 11)]
 
 
 def test_an_archive_that_stays_away_ends_the_streams_that_need_it(rig: Rig) -> None:
@@ -187,18 +187,18 @@ def test_an_archive_that_stays_away_ends_the_streams_that_need_it(rig: Rig) -> N
     rig.seal(15)
     rig.objects.away = True
     behind, ahead = rig.viewer(), rig.viewer(after=15)
-    assert names(said(behind)) == ["connected", "job"]
-    assert numbers(said(ahead)) == [*range(16, 21)]
+    assert names(drained(behind)) == ["connected", "job"]
+    assert numbers(drained(ahead)) == [*range(16, 21)]
     rig.clock.now += STORE_PATIENCE_SECONDS / 2
     rig.read()
-    assert said(behind) in (b"", b":\n")
+    assert drained(behind) in (b"", b":\n")
     rig.clock.now += STORE_PATIENCE_SECONDS / 2
     rig.read()
-    (error,) = events(said(behind))
+    (error,) = events(drained(behind))
     assert (error.event, error.data) == ("error", "the archive has been away for 30 s")
     rig.write(1)
     rig.read()
-    assert numbers(said(ahead)) == [21]
+    assert numbers(drained(ahead)) == [21]
 
 
 def test_an_archive_that_comes_back_is_read_on(rig: Rig) -> None:
@@ -206,11 +206,11 @@ def test_an_archive_that_comes_back_is_read_on(rig: Rig) -> None:
     rig.seal(15)
     rig.objects.away = True
     viewer = rig.viewer()
-    said(viewer)
+    drained(viewer)
     rig.objects.away = False
     rig.clock.now += 1
 
-    assert numbers(said(viewer)) == [*range(1, 21)]
+    assert numbers(drained(viewer)) == [*range(1, 21)]
 
 
 def test_a_crowd_wants_each_frame_of_the_archive_once(rig: Rig) -> None:
@@ -222,7 +222,7 @@ def test_a_crowd_wants_each_frame_of_the_archive_once(rig: Rig) -> None:
 
     def view() -> None:
         viewer = rig.viewer()
-        found.append(numbers(said(viewer)))
+        found.append(numbers(drained(viewer)))
         viewer.close()
 
     threads = [threading.Thread(target=view) for _ in range(12)]
@@ -252,13 +252,13 @@ def test_who_replays_an_ended_log_is_told_of_a_redaction(rig: Rig, archived: int
     assert 7 <= sent[-1] < 90
     rig.redact(5, 7)
     rig.redact(90, 90)
-    found = said(viewer)
+    found = drained(viewer)
 
     assert sent + numbers(found) == [*range(1, 101)]
     assert texts(found)[-4:] == ["redact", "redact", "job", "end"]
     ranges = [json.loads(event.data) for event in events(found) if event.event == "redact"]
     assert ranges == [{"from": 5, "to": 7}, {"from": 90, "to": 90}]
-    redacted = [number for number, text in enumerate(texts(said(rig.viewer()))[2:], 1) if text == REDACTED_MESSAGE]
+    redacted = [number for number, text in enumerate(texts(drained(rig.viewer()))[2:], 1) if text == REDACTED_MESSAGE]
     assert redacted == [5, 6, 7, 90]
 
 
@@ -271,7 +271,7 @@ def test_who_replays_an_ended_log_slowly_is_told_on_the_way(rig: Rig) -> None:
     assert numbers(said_first) == [*range(1, FIRST_LINES + 1)]
     rig.redact(5, 7)
     rig.clock.now += CHECK_SECONDS
-    found = said(viewer)
+    found = drained(viewer)
 
     assert names(found).count("redact") == 1
     assert names(found)[0] == "redact"
@@ -289,7 +289,7 @@ def test_who_is_behind_when_the_log_ends_is_told_of_a_redaction(rig: Rig) -> Non
     rig.redact(5, 7)
     rig.clock.now += 2 * pacing.CHECK_SECONDS
     rig.tail.housekeep_once()
-    found = said(viewer)
+    found = drained(viewer)
 
     assert names(found).count("redact") == 1
     assert numbers(found) == [*range(FIRST_LINES + 1, 101)]
@@ -312,7 +312,7 @@ def test_who_watches_a_log_that_is_deleted_is_told_so(rig: Rig, archived: int, e
     rig.clock.now += 2 * pacing.CHECK_SECONDS
     rig.tail.housekeep_once()
 
-    (gone,) = events(said(viewer))
+    (gone,) = events(drained(viewer))
     assert gone.event == "error"
     assert gone.data == "the log is gone from the store: it expired or was deleted"
 
@@ -326,7 +326,7 @@ def test_who_replays_a_log_to_the_end_is_told_of_a_deletion(rig: Rig, archived: 
     if archived:
         rig.seal(archived, trim=False)
     late = rig.viewer()
-    assert names(said(rig.viewer()))[-1] == "end"
+    assert names(drained(rig.viewer()))[-1] == "end"
 
     def stop(step: str) -> None:
         if cut:
@@ -335,6 +335,6 @@ def test_who_replays_a_log_to_the_end_is_told_of_a_deletion(rig: Rig, archived: 
     with contextlib.suppress(InterruptedError):
         delete_job(rig.store, rig.objects, JOB, on_step=stop)
 
-    found = said(late)
+    found = drained(late)
     assert names(found)[-1] == "error"
     assert "end" not in names(found)

@@ -1,4 +1,4 @@
-"""A watched job's ring of frames: who finds what in it, what it lets go, and how it closes."""
+"""A feed: where cursors are in its ring, which frames it drops, what it encodes, and how it closes."""
 
 import threading
 from collections.abc import Sequence
@@ -30,154 +30,154 @@ NOW: Final = "2026-03-03T10:00:05.123Z"
 ROOMY: Final = 10**9
 
 
-class Bell:
-    """A viewer that only counts how often it was woken."""
+class CountingWaiter:
+    """A waiter that only counts how often it was woken."""
 
     due = 0.0
 
     def __init__(self) -> None:
-        self.rung = 0
+        self.wakes = 0
 
     def wake(self) -> None:
-        self.rung += 1
+        self.wakes += 1
 
 
 def job(last: int = 0, status: Status = Status.RUNNING, attempt: int = 1) -> Job:
     return Job(REF, status, attempt=attempt, last=last)
 
 
-def item(number: int, stream: str | None = "stdout", size: int = 10) -> EventFrame:
+def event_frame(number: int, stream: str | None = "stdout", size: int = 10) -> EventFrame:
     """A frame of ``size`` bytes that begin with its number."""
     return EventFrame(number, stream, (b"%d;" % number).ljust(size, b"."))
 
 
 def filled(*numbers: int, limit: int = ROOMY) -> Feed:
-    """A channel that was empty when it was joined, with these items published one by one."""
-    channel = Feed(REF, None)
+    """A feed that began empty, in which these frames were published one by one."""
+    feed = Feed(REF, None)
     for number in numbers:
-        channel.publish([item(number)], channel.cursor, limit)
-    return channel
+        feed.publish([event_frame(number)], feed.cursor, limit)
+    return feed
 
 
-def take(channel: Feed, position: int | None, stream: str | None = None) -> Slice:
-    """What is there from ``position`` on; it has to be there."""
+def take(feed: Feed, position: int | None, stream: str | None = None) -> Slice:
+    """The slice from ``position`` on. The position must be in the ring."""
     assert position is not None
-    taken = channel.take(position, stream)
-    assert taken is not None
-    return taken
+    found = feed.take(position, stream)
+    assert found is not None
+    return found
 
 
-def frames(*items: EventFrame) -> bytes:
-    return b"".join([item.frame for item in items])
+def frames(*events: EventFrame) -> bytes:
+    return b"".join([event.frame for event in events])
 
 
-# What a channel begins with
+# The beginning of a feed
 
 
-def test_a_channel_begins_at_the_jobs_last_line() -> None:
-    """Everything before it is for the viewers to read themselves."""
-    channel = Feed(REF, job(last=7))
+def test_a_feed_begins_after_the_jobs_last_line() -> None:
+    """A new feed has no older lines: viewers read those themselves."""
+    feed = Feed(REF, job(last=7))
 
-    assert (channel.base, channel.cursor, channel.state) == (7, 7, job(last=7).to_frame())
-    assert channel.seek(6) is None
-    assert take(channel, channel.seek(7)) == Slice(b"", 7, 0)
+    assert (feed.base, feed.cursor, feed.state) == (7, 7, job(last=7).to_frame())
+    assert feed.seek(6) is None
+    assert take(feed, feed.seek(7)) == Slice(b"", 7, 0)
 
 
-def test_a_channel_of_a_job_to_come_begins_at_zero() -> None:
-    """And has no state to show."""
-    channel = Feed(REF, None)
+def test_a_feed_of_a_job_that_does_not_exist_begins_at_zero() -> None:
+    """A feed of a job that does not exist yet begins at 0 and has no state."""
+    feed = Feed(REF, None)
 
-    assert (channel.base, channel.cursor, channel.state, channel.final) == (0, 0, None, None)
+    assert (feed.base, feed.cursor, feed.state, feed.final) == (0, 0, None, None)
 
 
 def test_the_latest_job_ends_at_the_newest_line() -> None:
-    """One object for a crowd that comes at once, another as soon as there is a line or a new look more."""
-    channel = Feed(REF, job(last=7))
-    assert channel.latest() is channel.job
-    channel.publish([item(8)], 7, ROOMY)
+    """``latest`` returns one shared object until a line is published or a check finds a changed job."""
+    feed = Feed(REF, job(last=7))
+    assert feed.latest() is feed.job
+    feed.publish([event_frame(8)], 7, ROOMY)
 
-    latest = channel.latest()
+    latest = feed.latest()
     assert latest == job(last=8)
-    assert channel.latest() is latest
-    channel.publish([item(9)], 8, ROOMY)
-    assert channel.latest() == job(last=9)
-    channel.reconcile(job(last=9, attempt=2))
-    assert channel.latest() == job(last=9, attempt=2)
+    assert feed.latest() is latest
+    feed.publish([event_frame(9)], 8, ROOMY)
+    assert feed.latest() == job(last=9)
+    feed.reconcile(job(last=9, attempt=2))
+    assert feed.latest() == job(last=9, attempt=2)
 
 
 # Seek and take
 
 
-def test_a_viewer_takes_all_that_is_behind_its_cursor() -> None:
-    """In one write, with the cursor and the position to go on from."""
-    channel = filled(1, 2, 3)
+def test_a_viewer_takes_all_frames_after_its_cursor() -> None:
+    """One slice has all frames after a viewer's cursor, and the cursor and position to continue from."""
+    feed = filled(1, 2, 3)
 
-    assert take(channel, channel.seek(0)) == Slice(frames(item(1), item(2), item(3)), 3, 3)
-    assert take(channel, channel.seek(2)) == Slice(item(3).frame, 3, 3)
-    assert take(channel, channel.seek(3)) == Slice(b"", 3, 3)
+    assert take(feed, feed.seek(0)) == Slice(frames(event_frame(1), event_frame(2), event_frame(3)), 3, 3)
+    assert take(feed, feed.seek(2)) == Slice(event_frame(3).frame, 3, 3)
+    assert take(feed, feed.seek(3)) == Slice(b"", 3, 3)
 
 
-def test_a_viewer_goes_on_from_its_position() -> None:
-    """What was published meanwhile is next."""
-    channel = filled(1, 2)
-    position = take(channel, channel.seek(0)).position
-    channel.publish([item(3), item(4)], 2, ROOMY)
+def test_a_viewer_continues_from_its_position() -> None:
+    """A viewer that continues from its position gets the frames published since."""
+    feed = filled(1, 2)
+    position = take(feed, feed.seek(0)).position
+    feed.publish([event_frame(3), event_frame(4)], 2, ROOMY)
 
-    assert take(channel, position) == Slice(frames(item(3), item(4)), 4, 4)
+    assert take(feed, position) == Slice(frames(event_frame(3), event_frame(4)), 4, 4)
 
 
 def test_a_cursor_beyond_the_ring_finds_its_end() -> None:
-    """A store that went back leaves viewers ahead of it: there is nothing for them yet."""
-    channel = filled(1, 2)
+    """When a store was restored to an older state, viewers are ahead of the ring. It has no frames for them yet."""
+    feed = filled(1, 2)
 
-    assert take(channel, channel.seek(9)) == Slice(b"", 2, 2)
+    assert take(feed, feed.seek(9)) == Slice(b"", 2, 2)
 
 
-def test_a_gap_is_one_item_of_many_numbers() -> None:
-    """A cursor before it gets it; one behind it does not."""
+def test_a_gap_is_one_frame_that_covers_many_numbers() -> None:
+    """A cursor before the gap gets the gap's frame. A cursor after the gap does not."""
     gap = EventFrame(5, None, Gap(2, 5, "missing").to_frame())
-    channel = filled(1)
-    channel.publish([gap, item(6)], 1, ROOMY)
+    feed = filled(1)
+    feed.publish([gap, event_frame(6)], 1, ROOMY)
 
-    assert take(channel, channel.seek(1)).frames == gap.frame + item(6).frame
-    assert take(channel, channel.seek(5)).frames == item(6).frame
-
-
-def test_the_ring_lets_the_oldest_go() -> None:
-    """Down to its limit, and not a frame more."""
-    channel = filled(1, 2, 3, 4, 5, limit=30)
-
-    assert (channel.base, channel.cursor) == (2, 5)
-    assert channel.seek(1) is None
-    assert take(channel, channel.seek(2)) == Slice(frames(item(3), item(4), item(5)), 5, 5)
+    assert take(feed, feed.seek(1)).frames == gap.frame + event_frame(6).frame
+    assert take(feed, feed.seek(5)).frames == event_frame(6).frame
 
 
-def test_a_position_that_was_let_go_is_no_longer_there() -> None:
-    """Its viewer must read for itself; one just inside goes on."""
-    channel = filled(1, 2, 3, 4, 5, limit=30)
+def test_a_full_ring_drops_its_oldest_frames() -> None:
+    """The ring drops frames until it is within its limit, and not one frame more."""
+    feed = filled(1, 2, 3, 4, 5, limit=30)
 
-    assert channel.take(1, None) is None
-    assert take(channel, 2).frames.startswith(b"3;")
+    assert (feed.base, feed.cursor) == (2, 5)
+    assert feed.seek(1) is None
+    assert take(feed, feed.seek(2)) == Slice(frames(event_frame(3), event_frame(4), event_frame(5)), 5, 5)
+
+
+def test_a_dropped_position_gives_no_slice() -> None:
+    """A viewer whose position was dropped must read older lines itself. The oldest position still in the ring works."""
+    feed = filled(1, 2, 3, 4, 5, limit=30)
+
+    assert feed.take(1, None) is None
+    assert take(feed, 2).frames.startswith(b"3;")
 
 
 def test_a_batch_larger_than_the_ring_leaves_its_end() -> None:
-    """Positions go on counting what nobody could take."""
-    channel = filled(1)
-    channel.publish([item(number) for number in range(2, 12)], 1, 25)
+    """Of a batch larger than the ring, the last frames stay. Positions count the dropped frames too."""
+    feed = filled(1)
+    feed.publish([event_frame(number) for number in range(2, 12)], 1, 25)
 
-    assert (channel.base, channel.cursor) == (9, 11)
-    assert take(channel, channel.seek(9)) == Slice(frames(item(10), item(11)), 11, 11)
+    assert (feed.base, feed.cursor) == (9, 11)
+    assert take(feed, feed.seek(9)) == Slice(frames(event_frame(10), event_frame(11)), 11, 11)
 
 
 def test_a_frame_larger_than_the_ring_leaves_it_empty() -> None:
-    """Then everybody reads for himself, and the ring goes on behind it."""
-    channel = filled(1)
-    channel.publish([item(2, size=100)], 1, 50)
+    """Viewers read a frame that is larger than the ring themselves, and the ring continues after it."""
+    feed = filled(1)
+    feed.publish([event_frame(2, size=100)], 1, 50)
 
-    assert (channel.base, channel.cursor) == (2, 2)
-    assert channel.seek(1) is None
-    channel.publish([item(3)], 2, 50)
-    assert take(channel, channel.seek(2)).frames == item(3).frame
+    assert (feed.base, feed.cursor) == (2, 2)
+    assert feed.seek(1) is None
+    feed.publish([event_frame(3)], 2, 50)
+    assert take(feed, feed.seek(2)).frames == event_frame(3).frame
 
 
 @given(
@@ -186,188 +186,197 @@ def test_a_frame_larger_than_the_ring_leaves_it_empty() -> None:
     start=st.integers(0, 5),
 )
 def test_a_ring_is_the_end_of_what_was_published(batches: list[list[int]], limit: int, start: int) -> None:
-    """From every cursor: what is behind it in order, or None where it has gone; never more bytes than the limit."""
-    channel = Feed(REF, job(last=start))
-    items: list[EventFrame] = []
-    for sizes in batches:
-        fresh = [item(channel.cursor + at, size=size) for at, size in enumerate(sizes, 1)]
-        channel.publish(fresh, channel.cursor, limit)
-        items += fresh
+    """From every cursor, the ring gives all frames after it in order, or None if they were dropped.
 
-    held = take(channel, channel.seek(channel.base))
-    assert len(held.frames) <= limit or not items
-    for cursor in range(channel.cursor + 1):
-        position = channel.seek(cursor)
-        if cursor < channel.base:
+    It stays within its limit.
+    """
+    feed = Feed(REF, job(last=start))
+    events: list[EventFrame] = []
+    for sizes in batches:
+        fresh = [event_frame(feed.cursor + at, size=size) for at, size in enumerate(sizes, 1)]
+        feed.publish(fresh, feed.cursor, limit)
+        events += fresh
+
+    whole_ring = take(feed, feed.seek(feed.base))
+    assert len(whole_ring.frames) <= limit or not events
+    for cursor in range(feed.cursor + 1):
+        position = feed.seek(cursor)
+        if cursor < feed.base:
             assert position is None
         else:
             assert position == cursor - start
-            assert take(channel, position).frames == frames(*items[cursor - start :])
+            assert take(feed, position).frames == frames(*events[cursor - start :])
 
 
-# How much at once
+# The size of a slice
 
 
-def test_no_more_than_the_bound_is_handed_out_at_once() -> None:
-    """The rest is the next write."""
-    items = [item(number, size=100 * 2**10) for number in (1, 2, 3)]
-    channel = Feed(REF, None)
-    channel.publish(items, 0, ROOMY)
+def test_a_slice_has_at_most_slice_bytes() -> None:
+    """A slice has at most SLICE_BYTES, and the next slice has the rest."""
+    events = [event_frame(number, size=100 * 2**10) for number in (1, 2, 3)]
+    feed = Feed(REF, None)
+    feed.publish(events, 0, ROOMY)
 
-    first = take(channel, 0)
-    assert first == Slice(frames(*items[:2]), 2, 2)
-    assert take(channel, first.position) == Slice(items[2].frame, 3, 3)
-
-
-def test_exactly_the_bound_is_one_write() -> None:
-    """Not one byte less."""
-    items = [item(number, size=SLICE_BYTES // 2) for number in (1, 2, 3)]
-    channel = Feed(REF, None)
-    channel.publish(items, 0, ROOMY)
-
-    assert len(take(channel, 0).frames) == SLICE_BYTES
+    first = take(feed, 0)
+    assert first == Slice(frames(*events[:2]), 2, 2)
+    assert take(feed, first.position) == Slice(events[2].frame, 3, 3)
 
 
-def test_a_frame_beyond_the_bound_goes_whole() -> None:
-    """And alone."""
-    items = [item(1), item(2, size=SLICE_BYTES + 1), item(3)]
-    channel = Feed(REF, None)
-    channel.publish(items, 0, ROOMY)
+def test_exactly_slice_bytes_are_one_slice() -> None:
+    """Frames of exactly SLICE_BYTES together are one slice."""
+    events = [event_frame(number, size=SLICE_BYTES // 2) for number in (1, 2, 3)]
+    feed = Feed(REF, None)
+    feed.publish(events, 0, ROOMY)
 
-    assert take(channel, 0) == Slice(items[0].frame, 1, 1)
-    assert take(channel, 1) == Slice(items[1].frame, 2, 2)
+    assert len(take(feed, 0).frames) == SLICE_BYTES
 
 
-def test_the_bound_holds_behind_what_was_let_go() -> None:
-    """The ring's own bytes are counted, not those of the past."""
-    channel = Feed(REF, None)
+def test_a_frame_longer_than_a_slice_is_not_cut() -> None:
+    """A frame longer than SLICE_BYTES is a slice of its own."""
+    events = [event_frame(1), event_frame(2, size=SLICE_BYTES + 1), event_frame(3)]
+    feed = Feed(REF, None)
+    feed.publish(events, 0, ROOMY)
+
+    assert take(feed, 0) == Slice(events[0].frame, 1, 1)
+    assert take(feed, 1) == Slice(events[1].frame, 2, 2)
+
+
+def test_the_slice_bound_holds_after_frames_were_dropped() -> None:
+    """Only the bytes still in the ring count for a slice's bound, not those of dropped frames."""
+    feed = Feed(REF, None)
     for number in range(1, 8):
-        channel.publish([item(number, size=SLICE_BYTES // 2)], number - 1, 2 * SLICE_BYTES)
+        feed.publish([event_frame(number, size=SLICE_BYTES // 2)], number - 1, 2 * SLICE_BYTES)
 
-    assert [take(channel, channel.seek(cursor)).cursor for cursor in (3, 4, 5, 6)] == [5, 6, 7, 7]
+    assert [take(feed, feed.seek(cursor)).cursor for cursor in (3, 4, 5, 6)] == [5, 6, 7, 7]
 
 
-def test_writes_that_are_cut_short_end_at_the_same_places_for_all() -> None:
-    """Whoever began elsewhere stands with the others after one write, and shares the next with them."""
-    channel = Feed(REF, None)
-    channel.publish([item(number, size=10 * 2**10) for number in range(1, 101)], 0, ROOMY)
+def test_slices_that_are_cut_short_end_at_common_positions() -> None:
+    """Viewers with different positions have the same position after one slice, and share the next slice."""
+    feed = Feed(REF, None)
+    feed.publish([event_frame(number, size=10 * 2**10) for number in range(1, 101)], 0, ROOMY)
 
-    reached = {take(channel, position).position for position in range(13)}
+    ends = {take(feed, position).position for position in range(13)}
 
-    assert len(reached) <= 2
+    assert len(ends) <= 2
     least = SLICE_BYTES - SLICE_STEP_BYTES - 10 * 2**10
-    assert all(least < len(take(channel, position).frames) <= SLICE_BYTES for position in range(13))
-    assert take(channel, 0).position in {take(channel, position).position for position in (1, 12)}
+    assert all(least < len(take(feed, position).frames) <= SLICE_BYTES for position in range(13))
+    assert take(feed, 0).position in {take(feed, position).position for position in (1, 12)}
 
 
-def test_the_places_stay_when_the_oldest_go() -> None:
-    """They are counted from the first byte there ever was."""
-    channel = Feed(REF, None)
-    channel.publish([item(number, size=10 * 2**10) for number in range(1, 101)], 0, ROOMY)
-    before = take(channel, 40).position
-    channel.publish([item(101)], 100, 70 * 10 * 2**10)
+def test_slice_ends_stay_when_old_frames_are_dropped() -> None:
+    """The ends of slices are counted from the feed's first byte, so dropping old frames does not move them."""
+    feed = Feed(REF, None)
+    feed.publish([event_frame(number, size=10 * 2**10) for number in range(1, 101)], 0, ROOMY)
+    before = take(feed, 40).position
+    feed.publish([event_frame(101)], 100, 70 * 10 * 2**10)
 
-    assert channel.base > 0
-    assert take(channel, 40).position == before
-
-
-# One write for all who stand at the same place
+    assert feed.base > 0
+    assert take(feed, 40).position == before
 
 
-def test_viewers_at_the_same_place_share_one_write() -> None:
-    """The very same object, per filter."""
-    channel = filled(1, 2)
-
-    assert take(channel, 0) is take(channel, 0)
-    assert take(channel, 0, "stdout") is take(channel, 0, "stdout")
-    assert take(channel, 0) is not take(channel, 0, "stdout")
+# Cached slices
 
 
-def test_a_shared_write_does_not_outlive_the_next_publish() -> None:
-    """Or the newest lines would be missing from it."""
-    channel = filled(1)
-    take(channel, 0)
-    channel.publish([item(2)], 1, ROOMY)
+def test_viewers_at_the_same_position_share_one_slice() -> None:
+    """Viewers with the same position and filter get the same slice object."""
+    feed = filled(1, 2)
 
-    assert take(channel, 0).frames == frames(item(1), item(2))
+    assert take(feed, 0) is take(feed, 0)
+    assert take(feed, 0, "stdout") is take(feed, 0, "stdout")
+    assert take(feed, 0) is not take(feed, 0, "stdout")
 
 
-def test_few_writes_are_remembered() -> None:
-    """As many as the bound, and not one more."""
-    channel = filled(*range(1, MAX_SLICES + 3))
-    first = take(channel, 0)
+def test_a_publish_discards_cached_slices() -> None:
+    """A cached slice is discarded at the next publish, because the newest lines are missing from it."""
+    feed = filled(1)
+    take(feed, 0)
+    feed.publish([event_frame(2)], 1, ROOMY)
+
+    assert take(feed, 0).frames == frames(event_frame(1), event_frame(2))
+
+
+def test_at_most_max_slices_are_cached() -> None:
+    """The feed caches exactly MAX_SLICES slices. One more evicts a cached slice."""
+    feed = filled(*range(1, MAX_SLICES + 3))
+    first = take(feed, 0)
     for position in range(1, MAX_SLICES):
-        take(channel, position)
-    assert take(channel, 0) is first
+        take(feed, position)
+    assert take(feed, 0) is first
 
-    take(channel, MAX_SLICES)
+    take(feed, MAX_SLICES)
 
-    assert take(channel, 0) is not first
-    assert take(channel, 0) == first
+    assert take(feed, 0) is not first
+    assert take(feed, 0) == first
 
 
 # Filters
 
 
 def test_a_filter_leaves_the_other_stream_out() -> None:
-    """And an id-only block moves the cursor over what was left out at the end."""
-    items = [item(1), item(2, "stderr"), item(3), item(4, "stderr")]
+    """A filter leaves out the other stream's lines. A block with only an id moves the cursor over those at the end."""
+    events = [event_frame(1), event_frame(2, "stderr"), event_frame(3), event_frame(4, "stderr")]
 
-    assert join(items, "stdout") == frames(items[0], items[2]) + b"id: 4\n\n"
-    assert join(items, "stderr") == frames(items[1], items[3])
-    assert join(items, None) == frames(*items)
+    assert join(events, "stdout") == frames(events[0], events[2]) + b"id: 4\n\n"
+    assert join(events, "stderr") == frames(events[1], events[3])
+    assert join(events, None) == frames(*events)
 
 
 def test_a_filter_that_leaves_nothing_still_moves_the_cursor() -> None:
-    """One block, whatever was skipped."""
-    assert join([item(1), item(2)], "stderr") == b"id: 2\n\n"
+    """When a filter leaves out every line, one block with only an id moves the cursor."""
+    assert join([event_frame(1), event_frame(2)], "stderr") == b"id: 2\n\n"
     assert join([], "stderr") == b""
 
 
 def test_a_gap_passes_every_filter() -> None:
-    """Nobody knows which stream its lines were of. It has no id, so what was skipped before it gets its own."""
+    """A gap passes every filter, because the stream of its lines is not known.
+
+    It has no id, so lines skipped before it get an id of their own.
+    """
     gap = EventFrame(3, None, Gap(2, 3, "missing").to_frame())
 
-    assert join([item(1), gap], "stderr") == b"id: 1\n\n" + gap.frame
-    assert join([item(1), gap, item(4, "stderr")], "stdout") == item(1).frame + gap.frame + b"id: 4\n\n"
+    assert join([event_frame(1), gap], "stderr") == b"id: 1\n\n" + gap.frame
+    assert (
+        join([event_frame(1), gap, event_frame(4, "stderr")], "stdout")
+        == event_frame(1).frame + gap.frame + b"id: 4\n\n"
+    )
 
 
-def test_a_stray_at_the_end_hides_nothing_that_was_skipped() -> None:
-    """The client comes back behind what it has not been shown."""
-    stray = EventFrame(2, None, OutOfSequence("2-1").to_frame())
+def test_an_entry_out_of_sequence_comes_after_the_id_of_skipped_lines() -> None:
+    """An id for the skipped lines precedes the error, so a client that reconnects continues after them."""
+    misplaced = EventFrame(2, None, OutOfSequence("2-1").to_frame())
 
-    assert join([item(1), item(2), stray], "stderr") == b"id: 2\n\n" + stray.frame
+    assert join([event_frame(1), event_frame(2), misplaced], "stderr") == b"id: 2\n\n" + misplaced.frame
 
 
-def test_a_filtered_write_reaches_as_far_as_an_unfiltered_one() -> None:
-    """Its viewer's cursor and position are those of what it skipped."""
-    channel = filled(1, 2, 3)
+def test_a_filtered_slice_covers_the_same_numbers_as_an_unfiltered_one() -> None:
+    """A filtered slice has the cursor and position of the lines that it skipped."""
+    feed = filled(1, 2, 3)
 
-    assert take(channel, 0, "stderr") == Slice(b"id: 3\n\n", 3, 3)
-    assert take(channel, 3, "stderr") == Slice(b"", 3, 3)
+    assert take(feed, 0, "stderr") == Slice(b"id: 3\n\n", 3, 3)
+    assert take(feed, 3, "stderr") == Slice(b"", 3, 3)
 
 
 # Encoding
 
 
-def test_entries_become_items() -> None:
-    """Lines with their stream, gaps without one, strays as an error in the place where they were met."""
+def test_entries_become_frames() -> None:
+    """Lines have their stream, gaps have none, and an entry out of sequence is an error at its position."""
     lines = Line(1, NOW, "a", "stdout"), Line(4, NOW, "b", "stderr")
     gap = Gap(2, 3, "missing")
 
-    items, end = encode([lines[0], gap, lines[1], OutOfSequence("4-1")], 0)
+    events, end = encode([lines[0], gap, lines[1], OutOfSequence("4-1")], 0)
 
-    assert items[:3] == [
+    assert events[:3] == [
         EventFrame(1, "stdout", lines[0].to_frame()),
         EventFrame(3, None, gap.to_frame(), gap.first),
         EventFrame(4, "stderr", lines[1].to_frame()),
     ]
-    [event] = Decoder().feed(items[3].frame)
-    assert (items[3].number, event.event, event.id, "4-1" in event.data) == (4, "error", "", True)
+    [event] = Decoder().feed(events[3].frame)
+    assert (events[3].number, event.event, event.id, "4-1" in event.data) == (4, "error", "", True)
     assert end is None
 
 
-#: What a log may hold, by where its numbers begin: plain lines, and all that is none.
+#: Fields of the entries that a log may hold: plain lines, other lines, entries without a message, and an end.
 RAW: Final = st.lists(
     st.sampled_from(
         [
@@ -384,8 +393,11 @@ RAW: Final = st.lists(
 
 
 @given(fields=RAW, steps=st.lists(st.sampled_from([1, 1, 1, 2, 0]), min_size=8, max_size=8), after=st.integers(0, 3))
-def test_raw_entries_become_the_same_items(fields: list[list[bytes]], steps: list[int], after: int) -> None:
-    """Whether they are plain, which takes a shorter way, or not: with holes, strays and an end among them."""
+def test_raw_entries_become_the_same_frames(fields: list[list[bytes]], steps: list[int], after: int) -> None:
+    """Plain lines are encoded by a faster code path.
+
+    Both paths give the same frames, also around gaps, entries out of sequence and an end.
+    """
     number, entries = after, list[RawEntry]()
     for step, each in zip(steps, fields, strict=False):
         number += step
@@ -395,32 +407,32 @@ def test_raw_entries_become_the_same_items(fields: list[list[bytes]], steps: lis
 
 
 @given(fields=RAW, steps=st.lists(st.sampled_from([1, 1, 1, 2, 0]), min_size=8, max_size=8), most=st.integers(1, 800))
-def test_entries_beyond_a_bound_are_left_for_another_time(
+def test_encoding_stops_at_the_frame_that_reaches_the_bound(
     fields: list[list[bytes]], steps: list[int], most: int
 ) -> None:
-    """All up to the frame with which the bound is reached, and no end unless everything before it fits."""
+    """Encoding stops after the frame that reaches the bound. The end is returned only if everything before it fits."""
     number, entries = 0, list[RawEntry]()
     for step, each in zip(steps, fields, strict=False):
         number += step
         entries.append((b"%d-%d" % (number, 0 if step else len(entries) + 1), each))
     whole, end = encode_raw(entries, 0, 1)
-    items, closing = encode_raw(entries, 0, 1, most)
+    events, closing = encode_raw(entries, 0, 1, most)
 
-    sizes = [len(item.frame) for item in items]
-    assert items == whole[: len(items)]
+    sizes = [len(event.frame) for event in events]
+    assert events == whole[: len(events)]
     assert sum(sizes[:-1]) < most
-    assert (sum(sizes) >= most and closing is None) or (items, closing) == (whole, end)
+    assert (sum(sizes) >= most and closing is None) or (events, closing) == (whole, end)
 
 
-def test_a_stray_at_the_beginning_stands_at_the_cursor() -> None:
-    """It has no number of its own."""
-    [stray], _ = encode([OutOfSequence("5-1")], 5)
+def test_an_entry_out_of_sequence_at_the_beginning_has_the_cursors_number() -> None:
+    """An entry out of sequence has no number of its own, so its frame has the cursor's."""
+    [misplaced], _ = encode([OutOfSequence("5-1")], 5)
 
-    assert (stray.number, stray.stream) == (5, None)
+    assert (misplaced.number, misplaced.stream) == (5, None)
 
 
-def test_the_end_comes_back_by_itself() -> None:
-    """Its frames depend on the job."""
+def test_encode_returns_the_end_separately() -> None:
+    """The end is returned without frames, because its frames depend on the job."""
     end = End(2, Status.COMPLETED, 0, 1, 0, NOW)
     line = Line(1, NOW, "a", "stdout")
 
@@ -429,7 +441,7 @@ def test_the_end_comes_back_by_itself() -> None:
 
 @pytest.mark.parametrize(("status", "last"), [(Status.COMPLETED, "end"), (Status.LOST, "error")])
 def test_the_closing_frames(status: Status, last: str) -> None:
-    """The job as it ended, then what ends the stream, with its id."""
+    """The closing frames are the job's final state, then the event that ends the stream, with its id."""
     end = End(8, status, None, 7, 0, NOW)
     ended = Job(REF, status, last=7, lines=7, end=end, finished_at=NOW)
 
@@ -442,23 +454,26 @@ def test_the_closing_frames(status: Status, last: str) -> None:
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
-def test_only_what_follows_is_published(after: int) -> None:
-    """A batch read from another place than the ring's end is somebody else's, and already there or wrong."""
-    channel = filled(1, 2)
-    channel.publish([item(after + 1)], after, ROOMY)
+def test_only_a_batch_that_follows_the_ring_is_published(after: int) -> None:
+    """A feed ignores a batch that was not read from the ring's end.
 
-    assert (channel.cursor, take(channel, 0).frames) == (2, frames(item(1), item(2)))
+    Its lines are in the ring already, or lines before it are missing.
+    """
+    feed = filled(1, 2)
+    feed.publish([event_frame(after + 1)], after, ROOMY)
+
+    assert (feed.cursor, take(feed, 0).frames) == (2, frames(event_frame(1), event_frame(2)))
 
 
-def test_the_faster_of_two_threads_publishes() -> None:
-    """Many come with the same lines; each is in the ring once."""
-    channel, threads = Feed(REF, None), 8
+def test_a_line_that_several_threads_publish_is_in_the_ring_once() -> None:
+    """Eight threads publish the same lines, and each line is in the ring once."""
+    feed, threads = Feed(REF, None), 8
     start = threading.Barrier(threads)
 
     def publish() -> None:
         for number in range(1, 101):
             start.wait()
-            channel.publish([item(number)], number - 1, ROOMY)
+            feed.publish([event_frame(number)], number - 1, ROOMY)
 
     workers = [threading.Thread(target=publish) for _ in range(threads)]
     for worker in workers:
@@ -466,80 +481,80 @@ def test_the_faster_of_two_threads_publishes() -> None:
     for worker in workers:
         worker.join()
 
-    assert take(channel, 0) == Slice(frames(*map(item, range(1, 101))), 100, 100)
+    assert take(feed, 0) == Slice(frames(*map(event_frame, range(1, 101))), 100, 100)
 
 
 def test_publishing_wakes_every_viewer() -> None:
-    """Once a batch."""
-    channel, bells = filled(1), (Bell(), Bell())
-    channel.viewers.update(bells)
-    channel.publish([item(2), item(3)], 1, ROOMY)
+    """One publish wakes each viewer once, however many lines it has."""
+    feed, waiters = filled(1), (CountingWaiter(), CountingWaiter())
+    feed.viewers.update(waiters)
+    feed.publish([event_frame(2), event_frame(3)], 1, ROOMY)
 
-    assert [bell.rung for bell in bells] == [1, 1]
+    assert [waiter.wakes for waiter in waiters] == [1, 1]
 
 
-def test_what_is_not_published_wakes_nobody() -> None:
-    """There is nothing to see."""
-    channel, bell = filled(1), Bell()
-    channel.viewers.add(bell)
-    channel.publish([item(9)], 8, ROOMY)
+def test_an_ignored_batch_wakes_no_viewer() -> None:
+    """A batch that the feed ignores wakes no viewer."""
+    feed, waiter = filled(1), CountingWaiter()
+    feed.viewers.add(waiter)
+    feed.publish([event_frame(9)], 8, ROOMY)
 
-    assert bell.rung == 0
+    assert waiter.wakes == 0
 
 
 # State and end
 
 
-def states(channel: Feed, jobs: Sequence[Job]) -> list[int]:
-    """How often a viewer was woken after each of ``jobs`` was observed."""
-    bell = Bell()
-    channel.viewers.add(bell)
-    rung = []
+def wakes_by_state(feed: Feed, jobs: Sequence[Job]) -> list[int]:
+    """How often a viewer was woken after each of ``jobs`` was reconciled."""
+    waiter = CountingWaiter()
+    feed.viewers.add(waiter)
+    wakes = []
     for observed in jobs:
-        channel.reconcile(observed)
-        rung.append(bell.rung)
-    return rung
+        feed.reconcile(observed)
+        wakes.append(waiter.wakes)
+    return wakes
 
 
 def test_a_change_of_status_or_attempt_is_shown() -> None:
-    """Viewers are woken for it, and for nothing else."""
-    channel = Feed(REF, job(status=Status.PENDING, attempt=0))
+    """Viewers are woken for a changed status or attempt, and not for a changed last line."""
+    feed = Feed(REF, job(status=Status.PENDING, attempt=0))
 
-    assert states(channel, [job(), job(last=5), job(attempt=2), job(last=9, attempt=2)]) == [1, 1, 2, 2]
-    assert channel.state == job(attempt=2).to_frame()
-    assert channel.job == job(last=9, attempt=2)
+    assert wakes_by_state(feed, [job(), job(last=5), job(attempt=2), job(last=9, attempt=2)]) == [1, 1, 2, 2]
+    assert feed.state == job(attempt=2).to_frame()
+    assert feed.job == job(last=9, attempt=2)
 
 
-def test_the_first_look_at_a_job_is_shown() -> None:
-    """Somebody waited for it."""
-    channel = Feed(REF, None)
+def test_the_first_state_of_a_job_is_shown() -> None:
+    """Viewers that wait for a job are woken when its first state is found."""
+    feed = Feed(REF, None)
 
-    assert states(channel, [job()]) == [1]
-    assert channel.state == job().to_frame()
+    assert wakes_by_state(feed, [job()]) == [1]
+    assert feed.state == job().to_frame()
 
 
 def test_a_terminal_status_is_left_to_the_closing_frames() -> None:
-    """Or it would overtake the last lines."""
-    channel = Feed(REF, job())
+    """A terminal status is sent only in the closing frames. Earlier it would overtake the last lines."""
+    feed = Feed(REF, job())
 
-    assert states(channel, [job(status=Status.COMPLETED)]) == [0]
-    assert channel.state == job().to_frame()
-
-
-def test_a_channel_closes_once() -> None:
-    """The first closing bytes stay, and viewers are woken for them once."""
-    channel, bell = filled(1), Bell()
-    channel.viewers.add(bell)
-    channel.close(b"first")
-    channel.close(b"second")
-
-    assert (channel.final, bell.rung) == (b"first", 1)
+    assert wakes_by_state(feed, [job(status=Status.COMPLETED)]) == [0]
+    assert feed.state == job().to_frame()
 
 
-def test_nothing_is_published_behind_the_end() -> None:
-    """A closed channel never changes; what it holds can still be taken."""
-    channel = filled(1)
-    channel.close(b"end")
-    channel.publish([item(2)], 1, ROOMY)
+def test_a_feed_closes_once() -> None:
+    """The first closing frames stay, and viewers are woken for them once."""
+    feed, waiter = filled(1), CountingWaiter()
+    feed.viewers.add(waiter)
+    feed.close(b"first")
+    feed.close(b"second")
 
-    assert (channel.cursor, take(channel, channel.seek(0))) == (1, Slice(item(1).frame, 1, 1))
+    assert (feed.final, waiter.wakes) == (b"first", 1)
+
+
+def test_nothing_is_published_after_the_end() -> None:
+    """A closed feed never changes. Its frames can still be taken."""
+    feed = filled(1)
+    feed.close(b"end")
+    feed.publish([event_frame(2)], 1, ROOMY)
+
+    assert (feed.cursor, take(feed, feed.seek(0))) == (1, Slice(event_frame(1).frame, 1, 1))

@@ -1,12 +1,12 @@
-"""What the number of watched jobs asks of the tail."""
+"""The tail's intervals and ring sizes, by the number of watched jobs."""
 
 import pytest
 
-from chronoverse.live import poll_policy as pacing
+from chronoverse.live import poll_policy
 
 
 @pytest.mark.parametrize(
-    ("jobs", "look", "busy", "pause"),
+    ("jobs", "check", "busy", "pause"),
     [
         (0, 1.0, 1.0, 0.0),
         (1, 1.0, 1.0, 0.0),
@@ -15,22 +15,22 @@ from chronoverse.live import poll_policy as pacing
         (10_000, 10.0, 10.0, 0.02),
     ],
 )
-def test_many_jobs_are_looked_at_and_read_less_often(jobs: int, look: float, busy: float, pause: float) -> None:
-    """A few are read without a pause; of many, the work that a second brings is bounded."""
-    assert pacing.check_seconds(jobs) == look
-    assert pacing.busy_check_seconds(jobs) == busy
-    assert pacing.pause_seconds(jobs) == pytest.approx(pause)
+def test_many_jobs_are_checked_and_read_less_often(jobs: int, check: float, busy: float, pause: float) -> None:
+    """A few jobs are read without a pause. For many jobs, the work per second is bounded."""
+    assert poll_policy.check_seconds(jobs) == check
+    assert poll_policy.busy_check_seconds(jobs) == busy
+    assert poll_policy.pause_seconds(jobs) == pytest.approx(pause)
 
 
 @pytest.mark.parametrize(("jobs", "pause"), [(1, 0.0), (300, 0.0015), (2000, 0.01), (4000, 0.01)])
-def test_jobs_that_are_told_of_are_read_sooner(jobs: int, pause: float) -> None:
-    """The work is bounded by what there is to read."""
-    assert pacing.pause_seconds(jobs, tracked=True) == pytest.approx(pause)
+def test_tracked_jobs_are_read_with_shorter_pauses(jobs: int, pause: float) -> None:
+    """With tracking, only jobs with new entries are read, so the pauses are shorter."""
+    assert poll_policy.pause_seconds(jobs, tracked=True) == pytest.approx(pause)
 
 
 @pytest.mark.parametrize("jobs", [0, 1, 32, 100, 4096, 100_000])
-def test_rings_share_what_a_worker_may_hold(jobs: int) -> None:
-    """One ring has its most while there are few jobs, and its least however many there are."""
-    least, most = pacing.RING_BYTES
-    assert least <= pacing.ring_bytes(jobs) <= most
-    assert pacing.ring_bytes(jobs) * jobs <= max(pacing.RINGS_BYTES, least * jobs)
+def test_rings_share_a_workers_memory(jobs: int) -> None:
+    """A ring's size stays within its bounds, and all rings within the worker's, unless the least size is more."""
+    least, most = poll_policy.RING_BYTES
+    assert least <= poll_policy.ring_bytes(jobs) <= most
+    assert poll_policy.ring_bytes(jobs) * jobs <= max(poll_policy.RINGS_BYTES, least * jobs)

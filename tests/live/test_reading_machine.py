@@ -24,7 +24,15 @@ from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.live.viewer import ViewerRequest
 from chronoverse.store import Store
 from tests.support.examples import examples
-from tests.support.reading import SPIN_POLLS, Account, Clock, CountingViewer, Impatient, SmallPieces, SmallTail
+from tests.support.reading import (
+    SPIN_POLLS,
+    Clock,
+    ControlledStore,
+    CountingViewer,
+    SmallReplayCache,
+    SmallTail,
+    StreamCheck,
+)
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 
@@ -57,7 +65,7 @@ class Client:
         self.stream = stream
         self.seen: list[int] = []
         self.viewer: CountingViewer | None = None
-        self.account: Account | None = None
+        self.check: StreamCheck | None = None
         self.finished = False
         self.quiet_since: int | None = None
 
@@ -80,9 +88,9 @@ class Reading(RuleBasedStateMachine):
         super().__init__()
         run = next(self.runs)
         self.ref = JobRef("wf", f"job-{run}")
-        self.source = Impatient(self.looker, MOST, tracked=run % 2 == 1)
+        self.source = ControlledStore(self.looker, MOST, tracked=run % 2 == 1)
         self.clock = Clock()
-        self.pieces = SmallPieces(self.source, clock=self.clock)
+        self.pieces = SmallReplayCache(self.source, clock=self.clock)
         self.tail = self._tail()
         self.written: dict[int, Line] = {}
         self.clients: list[Client] = []
@@ -307,7 +315,7 @@ class Reading(RuleBasedStateMachine):
             self._disconnect(client)
         self.tail.stop()
         self.tail = self._tail()
-        self.pieces = SmallPieces(self.source, clock=self.clock)
+        self.pieces = SmallReplayCache(self.source, clock=self.clock)
 
     # Clients
 
@@ -329,13 +337,13 @@ class Reading(RuleBasedStateMachine):
 
     def _connect(self, client: Client) -> None:
         """As the events route does."""
-        resumed = client.account is not None
-        after = client.account.last_event_id if client.account else client.after
+        resumed = client.check is not None
+        after = client.check.last_event_id if client.check else client.after
         job = self.source.get_job(self.ref)
         if resumed and job and job.end and after >= job.end.sequence_num:
             client.finished = True
             return
-        client.account = Account(after, client.stream, self.written, self.gone, lambda: self.rewound)
+        client.check = StreamCheck(after, client.stream, self.written, self.gone, lambda: self.rewound)
         request = ViewerRequest(
             self.ref, job, after=after, stream=client.stream, wait=1e9, lease_seconds=LOOK_LEASE_SECONDS
         )
@@ -343,9 +351,9 @@ class Reading(RuleBasedStateMachine):
         client.quiet_since = None
 
     def _disconnect(self, client: Client) -> None:
-        if client.viewer and client.account:
+        if client.viewer and client.check:
             client.viewer.close()
-            client.seen += client.account.lines
+            client.seen += client.check.lines
             client.viewer = None
 
     @rule(pick=picks)
@@ -377,7 +385,7 @@ class Reading(RuleBasedStateMachine):
             self._drain(client)
 
     def _poll(self, client: Client) -> bytes | None:
-        viewer, account = client.viewer, client.account
+        viewer, account = client.viewer, client.check
         if viewer is None or account is None or client.over():
             return None
         woken = client.quiet_since is None or viewer.wakes > client.quiet_since or viewer.due <= self.clock.now
@@ -385,7 +393,7 @@ class Reading(RuleBasedStateMachine):
         if chunk:
             assert woken or self.rewound, f"nobody woke the viewer for {chunk!r}"
             account.feed(chunk)
-        stands = account.cursor == viewer.cursor or account.strays
+        stands = account.cursor == viewer.cursor or account.out_of_sequence
         assert stands, f"the viewer stands at {viewer.cursor} and has said {account.cursor}"
         client.quiet_since = viewer.wakes if chunk is None else None
         if client.over():
@@ -393,10 +401,10 @@ class Reading(RuleBasedStateMachine):
         return chunk
 
     def _done(self, client: Client) -> None:
-        assert client.account
-        closing = client.account.closing
+        assert client.check
+        closing = client.check.closing
         assert closing, "done, and nothing said so"
-        if closing.event == "error" and client.account.jobs[-1]["status"] != Status.LOST:
+        if closing.event == "error" and client.check.jobs[-1]["status"] != Status.LOST:
             assert self.rewound, closing
         else:
             client.finished = True

@@ -27,7 +27,7 @@ from chronoverse.live.replay_cache import (
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.store import Store
-from tests.support.reading import Account, Clock, Impatient, SmallPieces
+from tests.support.reading import Clock, ControlledStore, SmallReplayCache, StreamCheck
 from tests.support.servers import RedisServer
 
 JOB: Final = JobRef("wf_1", "job_1")
@@ -36,7 +36,7 @@ STAMP: Final = "2026-03-03T10:00:05.123Z"
 LONG: Final = 20.0
 
 
-class Counting(Impatient):
+class Counting(ControlledStore):
     """A store that counts its reads."""
 
     reads = 0
@@ -46,7 +46,7 @@ class Counting(Impatient):
         super()._check(method)
 
 
-class Eights(SmallPieces):
+class Eights(SmallReplayCache):
     """Pieces of eight lines, of which three are kept."""
 
     most_lines = 8
@@ -330,7 +330,7 @@ def test_nobody_in_a_crowd_misses_a_line(rig: Rig, store: Store) -> None:
         rig.ask("XADD", rig.key, "401-0", "event", "end", "status", "COMPLETED")
 
     def view(index: int) -> None:
-        account = Account(index, None, written, gone)
+        account = StreamCheck(index, None, written, gone)
         viewer = Viewer(ViewerRequest(JOB, store.get_job(JOB), after=index), pieces, tail)
         for chunk in viewer.chunks():
             account.feed(chunk)

@@ -1,4 +1,4 @@
-"""The tail with its threads running, on real servers: one connection, prompt, in order, and hard to kill."""
+"""The tail with its threads running, on real servers: one connection, low delay, order, and recovery from failures."""
 
 import threading
 import time
@@ -16,24 +16,24 @@ from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.store import Store
-from tests.support.reading import Account, Impatient
+from tests.support.reading import ControlledStore, StreamCheck
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 
 ROOT: Final = Path(__file__).parents[2]
-#: Seconds for whatever is only bounded by how busy the machine is.
+#: Seconds to wait for an event whose delay depends only on how busy the machine is.
 SOON: Final = 20.0
-#: Seconds from a line's append until a viewer that joined in the middle of a read has it.
+#: The most seconds, as a median, from a line's append until a viewer that joined during a blocked read has it.
 PROMPT: Final = 0.05
 
 STAMP: Final = "2026-03-03T10:00:05.123Z"
 
 
-class Watched:
-    """A viewer in a thread of its own, and what it said so far."""
+class WatchedJob:
+    """A viewer that runs in its own thread, and a check of everything that it sent so far."""
 
     def __init__(self, job: JobRef, store: Store, tail: Tail, written: dict[int, Line]) -> None:
-        self.account = Account(0, None, written, lambda first, last: False)
+        self.check = StreamCheck(0, None, written, lambda first, last: False)
         self.arrived: dict[int, float] = {}
         self.failure: AssertionError | None = None
         self.viewer = Viewer(ViewerRequest(job, store.get_job(job), wait=SOON), ReplayCache(store), tail)
@@ -43,19 +43,19 @@ class Watched:
     def _watch(self) -> None:
         try:
             for chunk in self.viewer.chunks():
-                self.account.feed(chunk)
-                self.arrived[self.account.cursor] = time.monotonic()
+                self.check.feed(chunk)
+                self.arrived[self.check.cursor] = time.monotonic()
         except AssertionError as failure:
             self.failure = failure
 
     def has(self, number: int) -> bool:
-        """Whether it accounted for all up to that number."""
+        """Whether the viewer has sent every line up to that number, or a gap for it."""
         if self.failure:
             raise self.failure
-        return self.account.cursor >= number
+        return self.check.cursor >= number
 
     def leave(self) -> None:
-        """As a client that goes away."""
+        """Disconnects the viewer, as a client that goes away does."""
         self.viewer.disconnect()
         self.thread.join(SOON)
         assert not self.thread.is_alive()
@@ -64,7 +64,7 @@ class Watched:
 
 
 class World:
-    """A worker's tail at work on one server, with runners beside it."""
+    """A worker's tail on one server, and a store through which a runner writes."""
 
     def __init__(self, server: RedisServer, prefix: str, source: Callable[[Store], Any] = lambda store: store) -> None:
         self.server = server
@@ -73,28 +73,28 @@ class World:
         self.runner = Store(server.url, prefix=prefix)
         self.tail = Tail(source(self.store))
         self.written: dict[JobRef, dict[int, Line]] = {}
-        self.watched: list[Watched] = []
+        self.watched: list[WatchedJob] = []
 
     def write(self, job: JobRef, lines: int = 1, message: str = "") -> None:
-        """Appends the job's next lines, by our own runner with one attempt for all."""
+        """Appends the job's next lines through our own runner. All calls share one attempt."""
         written = self.written.setdefault(job, {})
         attempt = self.runner.open(job, "token")
-        batch = [Line(len(written) + 1 + at, STAMP, message or f"{job} {at}", "stdout") for at in range(lines)]
+        batch = [Line(len(written) + 1 + index, STAMP, message or f"{job} {index}", "stdout") for index in range(lines)]
         written |= {line.sequence_num: line for line in batch}
         self.runner.append(attempt, batch)
 
     def foreign(self, job: JobRef, id: str, *fields: str) -> None:
-        """An entry by somebody with nothing but XADD."""
+        """Adds an entry as a foreign runner does, with a plain XADD."""
         self.server.ask("XADD", f"{self.prefix}:{{{job.workflow_id}}}:{job.job_id}:log", id, *fields)
 
-    def watch(self, job: JobRef) -> Watched:
-        """Somebody who watches the job from its first line on."""
+    def watch(self, job: JobRef) -> WatchedJob:
+        """Starts a viewer of the job from its first line on."""
         self.tail.start()
-        self.watched.append(Watched(job, self.store, self.tail, self.written.setdefault(job, {})))
+        self.watched.append(WatchedJob(job, self.store, self.tail, self.written.setdefault(job, {})))
         return self.watched[-1]
 
     def blocked(self) -> list[bytes]:
-        """The connections that wait in a read at this moment, a line of CLIENT LIST each."""
+        """The connections that wait in a read at this moment, as lines of CLIENT LIST."""
         return [line for line in self.server.ask("CLIENT", "LIST").splitlines() if b" flags=b" in line]
 
     def close(self) -> None:
@@ -111,47 +111,50 @@ def job(number: int = 1) -> JobRef:
 
 @pytest.fixture
 def world(server: RedisServer, prefix: str) -> Iterator[World]:
-    """A world with nothing in it."""
+    """A world without jobs."""
     world = World(server, prefix)
     yield world
     world.close()
 
 
 def test_one_connection_waits_for_all_jobs(world: World) -> None:
-    """However many jobs are watched, one connection is blocked, and the store's few are all there are."""
+    """One connection is blocked for all 40 watched jobs, and the store opens at most 8 connections."""
     before = len(world.server.ask("CLIENT", "LIST").splitlines())
     for number in range(40):
         world.write(job(number))
         world.watch(job(number))
-    wait_until(lambda: all(watched.has(1) for watched in world.watched), SOON, "all have their line")
+    wait_until(lambda: all(watched.has(1) for watched in world.watched), SOON, "each viewer has its line")
     wait_until(lambda: len(world.blocked()) == 1, SOON, "one connection waits")
     assert len(world.server.ask("CLIENT", "LIST").splitlines()) - before <= 8
 
 
 def test_hundreds_of_jobs_lose_nothing(world: World) -> None:
-    """While they join and leave, so that the reader is told of changes for a while: each line comes, once, in order."""
+    """Each line of 300 jobs arrives once and in order while viewers join and leave.
+
+    With so many jobs, the reader tracks changes.
+    """
     jobs = [job(number) for number in range(300)]
     for each in jobs:
         world.write(each)
     attempts = {each: world.runner.open(each, "token") for each in jobs}
     for each in jobs:
         world.watch(each)
-    wait_until(lambda: world.tail._reader.tracks_changes, SOON, "the reader is told of changes")
-    for at in range(2, 5):
+    wait_until(lambda: world.tail._reader.tracks_changes, SOON, "the reader tracks changes")
+    for number in range(2, 5):
         for each, attempt in attempts.items():
-            world.written[each][at] = Line(at, STAMP, f"{each} {at}", "stdout")
-            world.runner.append(attempt, [world.written[each][at]])
-    wait_until(lambda: all(watched.has(4) for watched in world.watched), SOON, "all have their lines")
+            world.written[each][number] = Line(number, STAMP, f"{each} {number}", "stdout")
+            world.runner.append(attempt, [world.written[each][number]])
+    wait_until(lambda: all(watched.has(4) for watched in world.watched), SOON, "each viewer has its lines")
     for watched in world.watched[100:]:
         watched.leave()
-    wait_until(lambda: not world.tail._reader.tracks_changes, SOON, "the reader waits for the lines themselves")
+    wait_until(lambda: not world.tail._reader.tracks_changes, SOON, "the reader waits for the lines without tracking")
     for each in jobs[:100]:
         world.write(each)
-    wait_until(lambda: all(watched.has(5) for watched in world.watched[:100]), SOON, "all have their last line")
+    wait_until(lambda: all(watched.has(5) for watched in world.watched[:100]), SOON, "each viewer has its last line")
 
 
-def test_a_job_that_joins_is_not_kept_waiting(world: World) -> None:
-    """A read that blocks for another job is re-armed at once: the newcomer's line does not wait for it to end."""
+def test_a_new_job_does_not_wait_for_a_blocked_read(world: World) -> None:
+    """A job that joins interrupts a read that blocks for another job, so its line does not wait for the read's end."""
     world.write(job(1))
     world.watch(job(1))
     delays = []
@@ -165,19 +168,19 @@ def test_a_job_that_joins_is_not_kept_waiting(world: World) -> None:
     assert sorted(delays)[len(delays) // 2] < PROMPT, delays
 
 
-def test_two_hundred_jobs_in_order(world: World) -> None:
-    """One line each, three times over: every viewer has its own job's lines and nobody else's."""
+def test_viewers_get_only_their_own_jobs_lines(world: World) -> None:
+    """Each of 200 viewers gets the three lines of its own job, and no line of another job."""
     for number in range(200):
         world.watch(job(number))
     for _ in range(3):
         for number in range(200):
             world.write(job(number))
-    wait_until(lambda: all(watched.has(3) for watched in world.watched), SOON, "all have three lines")
-    assert all(watched.account.lines == [1, 2, 3] for watched in world.watched)
+    wait_until(lambda: all(watched.has(3) for watched in world.watched), SOON, "each viewer has three lines")
+    assert all(watched.check.lines == [1, 2, 3] for watched in world.watched)
 
 
 def test_a_job_that_nobody_watches_is_not_read(world: World) -> None:
-    """With the last viewer gone the tail goes to sleep, and wakes for the next."""
+    """The tail stops reading when the last viewer leaves, and reads again when a viewer joins."""
     world.write(job())
     watched = world.watch(job())
     wait_until(lambda: watched.has(1), SOON, "the line is there")
@@ -190,8 +193,8 @@ def test_a_job_that_nobody_watches_is_not_read(world: World) -> None:
     wait_until(lambda: again.has(2), SOON, "both lines are there")
 
 
-def test_a_viewer_that_leaves_takes_nothing_from_the_others(world: World) -> None:
-    """Only the last one's leaving ends the reading."""
+def test_a_job_is_read_until_its_last_viewer_leaves(world: World) -> None:
+    """When one of two viewers leaves, the other still gets the next line."""
     world.write(job())
     leaver, stayer = world.watch(job()), world.watch(job())
     wait_until(lambda: leaver.has(1) and stayer.has(1), SOON, "the line is there")
@@ -202,7 +205,7 @@ def test_a_viewer_that_leaves_takes_nothing_from_the_others(world: World) -> Non
 
 
 def test_a_stalled_viewer_of_an_ended_job_costs_nothing(world: World) -> None:
-    """While all that is watched has ended, the tail sleeps: under gevent anything else would stop the worker."""
+    """The tail sleeps when all watched jobs have ended. Under gevent a busy tail would stop the whole worker."""
     world.foreign(job(), "1-0", "message", "x")
     world.tail.start()
     stalled = Viewer(ViewerRequest(job(), world.store.get_job(job())), ReplayCache(world.store), world.tail)
@@ -216,32 +219,32 @@ def test_a_stalled_viewer_of_an_ended_job_costs_nothing(world: World) -> None:
 
 
 def test_many_lines_at_once(world: World) -> None:
-    """A flood comes whole and in order to those who follow it and to one who joins in its middle."""
+    """20,000 lines reach a viewer that follows and a viewer that joins halfway, complete and in order."""
     first = world.watch(job())
     for _ in range(20):
         world.write(job(), 500)
     second = world.watch(job())
     for _ in range(20):
         world.write(job(), 500)
-    wait_until(lambda: first.has(20_000) and second.has(20_000), SOON, "both have it all")
-    assert first.account.lines == second.account.lines == list(range(1, 20_001))
+    wait_until(lambda: first.has(20_000) and second.has(20_000), SOON, "both viewers have all lines")
+    assert first.check.lines == second.check.lines == list(range(1, 20_001))
 
 
 def test_long_lines_are_published_in_parts(world: World) -> None:
-    """What one read brings beyond the bound is read again, and nobody misses it."""
+    """Entries of one read that are beyond the publish bound are read again, and no viewer misses a line."""
     world.write(job())
     watcher = world.watch(job())
     wait_until(lambda: watcher.has(1), SOON, "the first line is there")
     long = "\x01" * 65_536
     for _ in range(3):
-        # 32 of them, as many as are asked for at first, come to 12 MiB as frames.
+        # The first read asks for 32 lines, which are 12 MiB as frames.
         world.write(job(), 40, long)
-    wait_until(lambda: watcher.has(121), SOON, "all are there")
-    assert watcher.account.lines == list(range(1, 122))
+    wait_until(lambda: watcher.has(121), SOON, "all lines are there")
+    assert watcher.check.lines == list(range(1, 122))
 
 
-class Mortal(Impatient):
-    """A store whose next read or look, once ``deadly``, raises what nobody expects."""
+class DyingThreadStore(ControlledStore):
+    """A store in which the next call of ``method``, once ``deadly`` is set, raises what nothing catches."""
 
     def __init__(self, store: Store, deadly: threading.Event, method: str) -> None:
         super().__init__(store)
@@ -251,17 +254,17 @@ class Mortal(Impatient):
     def _die(self, method: str) -> None:
         if method == self._method and self._deadly.is_set():
             self._deadly.clear()
-            raise RuntimeError("nobody expects this")
+            raise RuntimeError("an exception that nothing catches")
 
     def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
-        self._die("look_many")
+        self._die("get_jobs")
         return super().get_jobs(jobs)
 
     def live_reader(self, block_seconds: float) -> MultiJobReader:
-        return _MortalReader(super().live_reader(block_seconds), self._die)
+        return _DyingThreadReader(super().live_reader(block_seconds), self._die)
 
 
-class _MortalReader:
+class _DyingThreadReader:
     def __init__(self, reader: MultiJobReader, die: Callable[[str], None]) -> None:
         self._reader = reader
         self._die = die
@@ -279,11 +282,11 @@ class _MortalReader:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("method", ["read", "look_many"])
+@pytest.mark.parametrize("method", ["read", "get_jobs"])
 def test_a_thread_that_dies_is_replaced(server: RedisServer, prefix: str, method: str) -> None:
-    """Whichever of the two it was, the other starts it again, and no viewer misses a line."""
+    """When the tail's reader or its housekeeper dies, the other thread starts it again. No viewer misses a line."""
     deadly = threading.Event()
-    world = World(server, prefix, lambda store: Mortal(store, deadly, method))
+    world = World(server, prefix, lambda store: DyingThreadStore(store, deadly, method))
     try:
         world.write(job())
         watched = world.watch(job())
@@ -292,27 +295,27 @@ def test_a_thread_that_dies_is_replaced(server: RedisServer, prefix: str, method
         wait_until(lambda: not deadly.is_set(), SOON, "a thread has died")
         world.write(job())
         wait_until(lambda: watched.has(2), SOON, "the next line is there")
-        wait_until(lambda: threads() == ["tail-housekeeper", "tail-reader"], SOON, "both threads live")
+        wait_until(lambda: tail_threads() == ["tail-housekeeper", "tail-reader"], SOON, "both threads live")
     finally:
         world.close()
 
 
-def threads() -> list[str]:
-    """The tail's threads that live."""
+def tail_threads() -> list[str]:
+    """The names of the tail's living threads."""
     return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("tail-"))
 
 
-def test_a_stopped_tail_leaves_nothing(world: World) -> None:
-    """Both threads end, the connection is closed, and a start changes nothing any more."""
+def test_a_stopped_tail_ends_its_threads(world: World) -> None:
+    """After a stop, both threads have ended, the connection is closed, and another start has no effect."""
     world.watch(job()).leave()
     world.tail.stop()
     world.tail.start()
-    assert threads() == []
+    assert tail_threads() == []
     assert world.blocked() == []
 
 
 def test_a_killed_server_loses_nothing(tmp_path: Path) -> None:
-    """Lines go on being appended while the server is killed twice: a viewer gets each of them once, in order."""
+    """A server is killed twice while lines are appended. The viewer gets each line once, in order."""
     with running(tmp_path / "server", None, "--appendonly", "yes", "--appendfsync", "always") as server:
         world = World(server, "killed")
         try:
@@ -331,14 +334,14 @@ def test_a_killed_server_loses_nothing(tmp_path: Path) -> None:
             writer.join(SOON)
             last = len(world.written[job()])
             wait_until(lambda: watched.has(last), SOON, "the last line is there")
-            assert watched.account.lines == list(range(1, last + 1))
+            assert watched.check.lines == list(range(1, last + 1))
         finally:
             stop.set()
             world.close()
 
 
 def keep_writing(world: World, job: JobRef, stop: threading.Event) -> None:
-    """Appends line after line, each again until it is in."""
+    """Appends one line after the other, and tries each again until the store has it."""
     while not stop.is_set():
         following = len(world.written[job]) + 1
         world.written[job][following] = Line(following, STAMP, f"line {following}", "stdout")

@@ -20,10 +20,17 @@ from tests.support.bench import make_lines
 from tests.support.faultproxy import FaultProxy
 from tests.support.fleets import free_ports, node
 from tests.support.sealing import archive_up_to
-from tests.support.servers import RedisServer
+from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 
 JOB: Final = JobRef("wf_1", "job_1")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server of these tests alone. Other tests take snapshots of the shared one, so that it may go back to them."""
+    with running(tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 def is_permanent(store: Store) -> bool | None:

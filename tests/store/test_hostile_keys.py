@@ -28,7 +28,7 @@ from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.store import Store
 from tests.support.archivers import DAY, append, archive
 from tests.support.bench import Bench, make_lines
-from tests.support.reading import Clock, Impatient
+from tests.support.reading import Clock, ControlledStore
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -312,7 +312,7 @@ class World:
         self.store = Store(self.bench.url, prefix=prefix, lease_seconds=LEASE_SECONDS, sleep=lambda seconds: None)
         self.objects = MemoryObjects()
         self.clock = Clock()
-        self.tail = Tail(Impatient(self.store), lease_seconds=LEASE_SECONDS, clock=self.clock)
+        self.tail = Tail(ControlledStore(self.store), lease_seconds=LEASE_SECONDS, clock=self.clock)
         self.feeds: dict[JobRef, Feed] = {}
         self.attempts: dict[JobRef, Attempt] = {}
         self.bad_values: dict[JobRef, BadValue] = {}

@@ -1,4 +1,4 @@
-"""What tests of the reading side share: a clock and a store they drive by hand, and the oracle of a viewer's bytes."""
+"""What tests of the reading side share: a clock and a store that tests control, and a check of a viewer's bytes."""
 
 import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -15,16 +15,16 @@ from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store
 from chronoverse.store.live_reader import TRACKING_THRESHOLDS
 
-#: Seconds a read blocks when a test calls it by hand: one with nothing to say comes back at once.
+#: Seconds that a read blocks. It is short, so a read without new entries returns at once.
 BLOCK_SECONDS: Final = 0.001
-#: Polls in a row that give no byte after which a viewer counts as spinning.
+#: Polls in a row without a byte after which a viewer counts as spinning.
 SPIN_POLLS: Final = 20
-#: How an error begins that names an entry without a place of its own; every other error closes a response.
-STRAY: Final = "entry "
+#: The beginning of an error for an entry out of sequence. Every other error closes a response.
+OUT_OF_SEQUENCE_PREFIX: Final = "entry "
 
 
 class Clock:
-    """A monotonic clock that goes only when told to."""
+    """A monotonic clock that moves only when a test sets ``now``."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -33,12 +33,12 @@ class Clock:
         return self.now
 
 
-class Impatient:
-    """A store whose readers hardly wait, and that hands over at most ``most`` entries of a job at a time.
+class ControlledStore:
+    """A store whose readers hardly block, and that returns at most ``most`` entries of a job at a time.
 
-    While ``fault`` is set every call raises it. What ``before`` holds under a method's name is done once, just
-    before that method's next call: what somebody else did at the worst moment. With ``tracked`` its readers are told
-    what has changed, even of one job.
+    While ``fault`` is set, every call raises it. ``before`` maps a method's name to an action that runs once, just
+    before the next call of that method. It stands for what another process does at the worst moment. With ``tracked``
+    its readers track changes, even of one job.
     """
 
     def __init__(self, store: Store, most: int = 2048, *, tracked: bool = False) -> None:
@@ -62,11 +62,11 @@ class Impatient:
         return self._store.server_of(job)
 
     def get_job(self, job: JobRef) -> Job | None:
-        self._check("look")
+        self._check("get_job")
         return self._store.get_job(job)
 
     def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
-        self._check("look_many")
+        self._check("get_jobs")
         return self._store.get_jobs(jobs)
 
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
@@ -82,10 +82,10 @@ class Impatient:
         return self._store.redactions(job, count)
 
     def live_reader(self, block_seconds: float) -> MultiJobReader:
-        return _ImpatientReader(self._store.live_reader(BLOCK_SECONDS, self._tracked_jobs), self._most, self._check)
+        return _ControlledReader(self._store.live_reader(BLOCK_SECONDS, self._tracked_jobs), self._most, self._check)
 
 
-class _ImpatientReader:
+class _ControlledReader:
     def __init__(self, reader: MultiJobReader, most: int, check: Callable[[str], None]) -> None:
         self._reader = reader
         self._most = most
@@ -110,7 +110,10 @@ class _ImpatientReader:
 
 
 class SmallTail(Tail):
-    """A tail whose rings hold ``ring_bytes``: a handful of lines, so that viewers fall behind them."""
+    """A tail whose rings hold ``ring_bytes``.
+
+    These are a few lines, so viewers often need older lines than the ring has.
+    """
 
     ring_bytes = 700
 
@@ -118,8 +121,8 @@ class SmallTail(Tail):
         return self.ring_bytes
 
 
-class SmallPieces(ReplayCache):
-    """Pieces of a handful of lines, of which a handful is kept."""
+class SmallReplayCache(ReplayCache):
+    """A replay cache with segments of at most four lines, which caches at most 3000 bytes."""
 
     most_lines = 4
     most_bytes = 3000
@@ -136,7 +139,10 @@ class CountingViewer(Viewer):
 
 
 def drain(viewer: Viewer) -> Iterator[bytes]:
-    """What the viewer has to say until it would wait. Fails when it asks to be polled for ever."""
+    """The viewer's chunks until it would wait.
+
+    Fails if the viewer asks to be polled again and again without a chunk.
+    """
     idle = 0
     while not viewer.done and (chunk := viewer.next()) is not None:
         idle = 0 if chunk else idle + 1
@@ -144,13 +150,13 @@ def drain(viewer: Viewer) -> Iterator[bytes]:
         yield chunk
 
 
-def said(viewer: Viewer) -> bytes:
-    """All that :func:`drain` gives."""
+def drained(viewer: Viewer) -> bytes:
+    """All chunks of :func:`drain`, joined."""
     return b"".join(drain(viewer))
 
 
 def blocks(chunk: bytes) -> list[bytes]:
-    """A chunk cut behind each blank line, as a client dispatches it."""
+    """The chunk, cut after each blank line, as a client dispatches it."""
     *whole, rest = chunk.split(b"\n\n")
     return [block + b"\n\n" for block in whole] + ([rest] if rest else [])
 
@@ -160,12 +166,12 @@ def events(chunk: bytes) -> list[Event]:
     return list(Decoder().feed(chunk))
 
 
-class Account:
-    """What one response said, checked as it arrives: every number once, in order, or named by a gap.
+class StreamCheck:
+    """Checks one response as it arrives: each number comes once and in order, or a gap names it.
 
-    ``written`` is what was ever written under each number, and ``gone(first, last)`` says whether none of those
-    can be had from the store. ``rewound`` says that the store went back in time: then numbers may come back, and
-    a log may end below what was already seen.
+    ``written`` has every line that was ever written, by number. ``gone(first, last)`` says whether the store can give
+    none of those lines. ``rewound`` says that the store was restored to an older state: then numbers may come again,
+    and a log may end before lines that were already sent.
     """
 
     def __init__(
@@ -181,7 +187,7 @@ class Account:
         self.lines: list[int] = []
         self.jobs: list[dict[str, Any]] = []
         self.closing: Event | None = None
-        self.strays = 0
+        self.out_of_sequence = 0
         self._written = written
         self._gone = gone
         self._rewound = rewound
@@ -191,11 +197,11 @@ class Account:
 
     @property
     def last_event_id(self) -> int:
-        """Where a reconnect goes on."""
+        """The id from which a client reconnects."""
         return int(self._decoder.last_event_id)
 
     def feed(self, chunk: bytes) -> None:
-        """Checks all that ``chunk`` says."""
+        """Checks all events in ``chunk``."""
         for block in blocks(chunk):
             before = self.last_event_id
             arrived = list(self._decoder.feed(block))
@@ -205,12 +211,12 @@ class Account:
                 self._moved(self.last_event_id)
 
     def _event(self, event: Event, id: int | None) -> None:
-        assert self.closing is None, f"{event} behind {self.closing}"
+        assert self.closing is None, f"{event} after {self.closing}"
         assert bool(self._previous) == (event.event != "connected"), "connected comes first, and once"
-        stray = event.event == "error" and event.data.startswith(STRAY)
+        out_of_sequence = event.event == "error" and event.data.startswith(OUT_OF_SEQUENCE_PREFIX)
         if event.event == "job":
             self._job(json.loads(event.data))
-        elif event.event == "end" or (event.event == "error" and not stray):
+        elif event.event == "end" or (event.event == "error" and not out_of_sequence):
             self._close(event, id)
         else:
             assert not self._repeated, f"the job was repeated without a change: {self.jobs[-1]}"
@@ -218,12 +224,12 @@ class Account:
             self._line(json.loads(event.data), id)
         elif event.event == "gap":
             self._gap(json.loads(event.data), id)
-        self.strays += stray
+        self.out_of_sequence += out_of_sequence
         self._previous = event.event
 
     def _job(self, job: dict[str, Any]) -> None:
         if self.jobs:
-            old, new = _age(self.jobs[-1]), _age(job)
+            old, new = _progress(self.jobs[-1]), _progress(job)
             assert self._previous != "job" or not self._repeated, f"the job came three times: {job}"
             assert new >= old or self._rewound(), f"the job went back: {self.jobs[-1]}, {job}"
             self._repeated = new == old and not self._rewound()
@@ -254,8 +260,8 @@ class Account:
         self.cursor = id
 
     def _pass_over(self, number: int) -> None:
-        """Checks that all between the cursor and ``number`` are lines that the filter keeps back."""
-        assert number > self.cursor, f"{number} came behind {self.cursor}"
+        """Checks that the filter leaves out all lines between the cursor and ``number``."""
+        assert number > self.cursor, f"{number} came after {self.cursor}"
         for passed in range(self.cursor + 1, number):
             line = self._written.get(passed)
             assert line is not None, f"{passed} was passed over without a gap"
@@ -272,5 +278,5 @@ class Account:
             self._pass_over(self.last_event_id)
 
 
-def _age(job: dict[str, Any]) -> tuple[int, int]:
+def _progress(job: dict[str, Any]) -> tuple[int, int]:
     return job["attempt"], ("PENDING", "RUNNING").index(job["status"]) if not Status(job["status"]).terminal else 2
