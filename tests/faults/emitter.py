@@ -24,7 +24,7 @@ def line(writer: str, number: int, padding: int = 0) -> str:
 
 
 def write(data: bytes) -> None:
-    """All of it, to stdout."""
+    """Writes all of ``data`` to stdout."""
     while data:
         data = data[os.write(1, data) :]
 

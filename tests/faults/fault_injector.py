@@ -37,7 +37,7 @@ class FaultInjector:
         ]
 
     def inject(self) -> str:
-        """One fault of them all; its name."""
+        """Injects one fault, chosen at random, and returns its name."""
         return self._chance.choice(self._faults)()
 
     def cut(self) -> str:
@@ -46,7 +46,7 @@ class FaultInjector:
         return "cut"
 
     def refuse(self) -> str:
-        """A runner finds no store."""
+        """The proxy refuses a runner's connections to the store."""
         proxy = self._runner().proxy
         proxy.refuse()
         proxy.cut()
@@ -81,7 +81,7 @@ class FaultInjector:
         return "lose replies"
 
     def lose_requests(self) -> str:
-        """Half of what a runner asks arrives."""
+        """A runner's requests reach the store only in part."""
         proxy = self._runner().proxy
         proxy.drop_request(self._chance.choice([0, 1, 100, 2_000]), times=self._chance.randint(1, 4))
         self._last()
@@ -89,13 +89,13 @@ class FaultInjector:
         return "lose requests"
 
     def freeze_runner(self) -> str:
-        """A runner stands still."""
+        """SIGSTOP freezes a runner."""
         with frozen(self._runner().process):
             self._last()
         return "freeze a runner"
 
     def freeze_store(self) -> str:
-        """The store stands still."""
+        """SIGSTOP freezes the store."""
         with frozen(self._testbed.redis):
             self._last()
         return "freeze the store"
@@ -117,7 +117,7 @@ class FaultInjector:
         return f"cut the power, {lost} bytes"
 
     def no_memory(self) -> str:
-        """The store refuses what needs memory."""
+        """The store refuses writes because its memory is full."""
         self._testbed.redis.ask("CONFIG", "SET", "maxmemory", "1")
         self._last()
         self._testbed.redis.ask("CONFIG", "SET", "maxmemory", "0")
@@ -133,7 +133,7 @@ class FaultInjector:
         return "no lease"
 
     def cut_service(self) -> str:
-        """The service finds no store."""
+        """The proxy refuses the service's connections to the store."""
         link = self._testbed.link
         link.refuse()
         link.cut()
@@ -142,7 +142,7 @@ class FaultInjector:
         return "cut the service"
 
     def kill_worker(self) -> str:
-        """A worker of the service is killed, and its viewers must come again."""
+        """A worker of the service is killed, and its viewers must reconnect."""
         with contextlib.suppress(ProcessLookupError, IndexError):
             self._testbed.kill_worker(self._chance.choice(self._testbed.service.worker_pids()))
         return "kill a worker"

@@ -31,7 +31,7 @@ def job(name: str) -> JobRef:
 
 
 def finish(testbed: FaultTestbed, runner: Runner) -> None:
-    """The job ends as it wants to; its runner showed all of it; the viewers are told."""
+    """Ends the job. The runner must have shown every line, and every viewer must receive the end."""
     runner.end()
     assert runner.wait() == EXIT_CODE, runner.stderr_text
     assert runner.shown == [line(runner.writer, number, runner.padding) for number in range(1, runner.begun + 1)]
@@ -42,7 +42,7 @@ def finish(testbed: FaultTestbed, runner: Runner) -> None:
 
 
 def attempts(watcher: Watcher) -> list[object]:
-    """The attempts that a viewer heard of."""
+    """The attempt numbers that a viewer received, in order."""
     return list(dict.fromkeys(state["attempt"] for state in watcher.states))
 
 
@@ -137,7 +137,7 @@ def test_row_2_a_runner_cut_off_for_less_than_its_lease(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_row_2_a_runner_cut_off_for_longer_than_its_lease_unjudged(patient: FaultTestbed) -> None:
-    """It takes its job again as a new attempt, and nothing is missing."""
+    """The runner opens its job again as a new attempt, and no line is missing."""
     runner, watchers = patient.play(job("row-2-again"))
     runner.proxy.refuse()
     runner.proxy.cut()
@@ -176,7 +176,7 @@ def test_row_2_a_runner_cut_off_for_longer_than_its_lease_and_declared_lost(calm
 
 
 def test_row_3_a_frozen_runner_is_replaced_and_wakes(patient: FaultTestbed) -> None:
-    """The second goes on where the log ends; the first is fenced, and adds nothing."""
+    """The second runner continues where the log ends. The first is fenced and adds nothing."""
     first, watchers = patient.play(job("row-3"))
     with frozen(first.process):
         before = patient.last_id(first.job)
@@ -208,7 +208,7 @@ def test_row_15_a_lease_that_expires_at_once(calm: FaultTestbed) -> None:
 
 
 def test_row_4a_a_store_that_is_killed(rough: FaultTestbed) -> None:
-    """Three times: nothing is lost, and the viewers stay connected."""
+    """The store is killed three times. No line is lost, and the viewers stay connected."""
     runner, watchers = rough.play(job("row-4a"), rate=1000)
     for _ in range(3):
         rough.redis.kill()

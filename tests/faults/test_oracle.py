@@ -112,7 +112,7 @@ def test_a_break_in_the_log_itself_is_found(broken: str) -> None:
 
 @pytest.mark.parametrize("missing", [0, LINES - 1])
 def test_the_first_and_the_last_line_are_missed(missing: int) -> None:
-    """The edges count."""
+    """The oracle finds a missing first line and a missing last line."""
     lines = clean_lines()
     del lines[missing]
     assert judge(PRINTED, {"viewer": seen_of(lines)}, seen_of(clean_lines())).lost
