@@ -91,7 +91,8 @@ class ReconnectingViewer:
             self.cursor = numbers[-1]
             last = b"\nid: %d\n" % self.cursor
             cut = text.rfind(last + b"\n") + len(last)
-            self.over = self.over or b"event: end\n" in text
+            # Only up to the last id: the rest of the text may be an incomplete frame.
+            self.over = self.over or b"event: end\n" in text[:cut]
         self._text = text[cut:]
 
 
