@@ -39,7 +39,7 @@ if pid == 0:
     termios.tcsetwinsize(0, (33, 101))
     os.execv(sys.executable, [sys.executable, *sys.argv[3:]])
 seen = b""
-while b"ready" not in seen:
+while b"ready\\r\\n" not in seen:
     seen += os.read(master, 1000)
 if sys.argv[2]:
     termios.tcsetwinsize(master, (44, 55))
@@ -192,7 +192,7 @@ def test_control_z_does_not_stop_the_command() -> None:
 
 def test_our_terminal_is_restored() -> None:
     """Its lines end as before again."""
-    code = "import sys, tty; tty.setraw(0); sys.stdout.write('ready'); sys.exit(9)"
+    code = "import sys, tty; tty.setraw(0); sys.stdout.write('ready\\r\\n'); sys.exit(9)"
     exit_code, seen = on_terminal(code)
     assert exit_code == 9
     assert seen.endswith(b"[]\r\n")
