@@ -97,7 +97,7 @@ class ChunkIndexReader(Protocol):
         """The chunk that has line ``number``, or else the first one after it; None after the last chunk."""
 
 
-class _Record(NamedTuple):
+class _CachedRecord(NamedTuple):
     chunk: Chunk
     #: When the index was asked, on the monotonic clock.
     asked_at: float
@@ -111,7 +111,7 @@ class ChunkRecordCache:
         self._clock: Final = clock
         self._lock = threading.Lock()
         #: By job, each job's newest record first. The size of a job is the number of its records.
-        self._records: LRUCache[JobRef, list[_Record]] = LRUCache(RECORDS, getsizeof=len)
+        self._records: LRUCache[JobRef, list[_CachedRecord]] = LRUCache(RECORDS, getsizeof=len)
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
         """As :meth:`ChunkIndexReader.chunk`, but the answer may be :data:`RECORD_SECONDS` old."""
@@ -131,7 +131,7 @@ class ChunkRecordCache:
             earliest = asked_at - RECORD_SECONDS
             with self._lock:
                 others = [each for each in self._records.get(job) or [] if each.asked_at >= earliest]
-                self._records[job] = [_Record(chunk, asked_at), *others][:RECORDS]
+                self._records[job] = [_CachedRecord(chunk, asked_at), *others][:RECORDS]
         return chunk
 
     def forget(self, job: JobRef) -> None:

@@ -1,4 +1,4 @@
-"""Turns: one at a time, in the order of asking, and everybody else in between."""
+"""A fair lock serves its callers one at a time, in the order in which they asked, and lets others run in between."""
 
 import threading
 from collections import deque

@@ -47,7 +47,7 @@ class Counting(ControlledStore):
 
 
 class Eights(SmallReplayCache):
-    """Pieces of eight lines, of which three are kept."""
+    """A replay cache with segments of eight lines, which holds three of them."""
 
     most_lines = 8
 
@@ -197,7 +197,7 @@ def test_what_several_want_is_read_once(rig: Rig) -> None:
 
 
 def test_those_who_began_at_different_lines_meet(rig: Rig) -> None:
-    """Pieces end at multiples of their length."""
+    """Segments end at multiples of their length, so that viewers soon share them."""
     rig.write(1, 16)
     rig.piece(0)
     rig.piece(8)
@@ -349,7 +349,7 @@ def test_nobody_in_a_crowd_misses_a_line(rig: Rig, store: Store) -> None:
 
 
 def test_what_was_read_of_the_end_of_a_log_is_at_hand_for_those_who_come(rig: Rig) -> None:
-    """Pieces that follow each other come together, without another read, whether they may grow or not."""
+    """Cached segments that follow each other are returned together without another read, even incomplete ones."""
     rig.write(1, 11)
     frames = b"".join(piece.frames for piece in rig.walk(0))
     reads = rig.source.reads
