@@ -7,7 +7,14 @@ from pathlib import Path
 import orjson
 import pytest
 
-from chronoverse.archive.codec import ChunkBuilder, decode_entries, decompress_frame, rewrite, text_sha256
+from chronoverse.archive.codec import (
+    ChunkBuilder,
+    decode_entries,
+    decompress_frame,
+    rewrite,
+    split_lines,
+    text_sha256,
+)
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk, object_name
@@ -81,6 +88,17 @@ def test_a_changed_byte_is_noticed() -> None:
     (frame,) = chunk.frames
     with pytest.raises(ArchiveDamaged):
         decompress_frame(frame, data[5 : frame.size])
+
+
+def test_a_frame_with_other_numbers_than_its_record_is_refused() -> None:
+    """A frame of plain lines is refused when its record says another first number, with the same number of lines."""
+    chunk, data = build_chunk([raw(number, f"line {number}") for number in range(1, 6)])
+    (frame,) = chunk.frames
+    text = decompress_frame(frame, data[frame.offset : frame.offset + frame.size])
+    assert frame.plain
+    assert len(split_lines(frame, text)) == frame.last + 1 - frame.first
+    with pytest.raises(ArchiveDamaged):
+        split_lines(frame._replace(first=frame.first + 1, last=frame.last + 1), text)
 
 
 def test_a_changed_byte_is_noticed_in_a_rewritten_chunk() -> None:
