@@ -8,15 +8,15 @@
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 local token, ttl, first = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
-check_types(log, job, lease)
-local last, problem = head(log, job)
+-- These reads also check the types of the three keys. check_types() would cost a third of a short append.
+local last, problem, exists = head(log, job)
 local refused = refusal(job, lease, token)
 if refused then return {refused} end
 if problem then return {problem, last} end
 if first > last + 1 then return {'GAP', last + 1} end
 
 local call, number, at = redis.call, first, 4
-resume_numbering(call, log, last)
+if not exists then resume_numbering(call, log, last) end
 while at <= #ARGV do
   local timestamp, stream, partial, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
   for message = at + 4, at + 3 + count do

@@ -11,7 +11,7 @@ if state == 'complete' or redis.call('EXISTS', job) == 0 then return 0 end
 redis.call('HSET', job, 'retention_ms', ARGV[1])
 if not finished_at then return 1 end
 local now = now_ms()
-local left = string.format('%.0f', (end_seen(job) or now) + tonumber(ARGV[2]) - now)
+local left = string.format('%.0f', (end_seen(redis.call('HGET', job, 'end_seen_ms')) or now) + tonumber(ARGV[2]) - now)
 redis.call('PEXPIRE', log, left)
 if not archived then redis.call('PEXPIRE', job, left) end
 return 1

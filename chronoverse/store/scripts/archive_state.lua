@@ -30,7 +30,7 @@ if not answer[1] then
     redis.call('PERSIST', job)
   end
 end
-local seen = end_seen(job)
+local seen = end_seen(redis.call('HGET', job, 'end_seen_ms'))
 answer[5] = seen and string.format('%.0f', now_ms() - seen)
 -- A workflow whose settings key is of another type has no settings. Its jobs are archived all the same.
 local retention = redis.pcall('HGET', settings, 'retention_seconds')

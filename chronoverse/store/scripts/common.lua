@@ -1,17 +1,17 @@
 -- This file is put before every script. All of a job's keys share the hash tag of its workflow.
--- Anybody who may write to the store may have written anything into these keys. So each script calls check_types()
--- before its first write, and reads numbers with whole_number().
+-- Anybody who may write to the store may have written anything into these keys. So each script makes sure, before its
+-- first write, that its keys are of the right type: it calls check_types(), or it reads each key, which raises WRONGTYPE
+-- as well. It reads numbers with whole_number().
 
--- The type that each kind of key must have. A kind is the part of a key's name after its last colon.
-local TYPES = {
-  log = 'stream', job = 'hash', lease = 'string', sealer = 'string', archive = 'zset', audit = 'list', jobs = 'zset',
-  garbage = 'hash',
-}
-
--- Raises WRONGTYPE unless each of these keys is absent or of its kind's type.
+-- Raises WRONGTYPE unless each of these keys is absent or of its kind's type. A kind is the part of a key's name after
+-- its last colon.
 local function check_types(...)
+  local types = {
+    log = 'stream', job = 'hash', lease = 'string', sealer = 'string', archive = 'zset', audit = 'list', jobs = 'zset',
+    garbage = 'hash',
+  }
   for _, key in ipairs({...}) do
-    local found, expected = redis.call('TYPE', key).ok, TYPES[string.match(key, '[^:]*$')]
+    local found, expected = redis.call('TYPE', key).ok, types[string.match(key, '[^:]*$')]
     if found ~= 'none' and found ~= expected then
       error(redis.error_reply(string.format('WRONGTYPE %s is a %s, not a %s', key, found, expected)))
     end
@@ -33,10 +33,11 @@ local function is_terminal(status)
   return status == 'COMPLETED' or status == 'FAILED' or status == 'CANCELED' or status == 'LOST'
 end
 
--- When the end of a job was first seen, in Unix ms by the server's clock. Nil when it was not seen, and for a time in the
--- future. Retention counts from this time, since the time in the terminal entry is by its writer's clock.
-local function end_seen(job)
-  local seen = whole_number(redis.call('HGET', job, 'end_seen_ms'))
+-- When the end of a job was first seen, in Unix ms by the server's clock, from the hash's field end_seen_ms. Nil when it
+-- was not seen, and for a time in the future. Retention counts from this time, since the time in the terminal entry is by
+-- its writer's clock.
+local function end_seen(value)
+  local seen = whole_number(value)
   return seen and seen <= now_ms() and seen or nil
 end
 
@@ -83,6 +84,7 @@ local function refusal(job, lease, token)
   return is_terminal(status) and status ~= 'LOST' and 'CLOSED' or 'FENCED'
 end
 
+-- What XINFO says of the log, which must exist. Raises WRONGTYPE when it is not a stream.
 local function stream_info(log)
   local info, flat = {}, redis.call('XINFO', 'STREAM', log)
   for at = 1, #flat, 2 do info[flat[at]] = flat[at + 1] end
@@ -91,20 +93,21 @@ end
 
 -- The last number in the log, and why nothing can be appended to it: CLOSED after a terminal entry, TAINTED when the ids
 -- are not 1-0, 2-0, 3-0, … (then the first value is the last id), else nil.
+-- The third value says whether the log exists. Raises WRONGTYPE when one of the two keys is of another type.
 -- Redis counts the entries ever added. The count survives trims, restarts and rewrites, so comparing it with the last
 -- number checks all ids in O(1). Archived lines keep their numbers when the log itself is lost: the next number is the
 -- one after them.
 local function head(log, job)
   local archived = whole_number(redis.call('HGET', job, 'archived')) or 0
-  if redis.call('EXISTS', log) == 0 then return archived, nil end
+  if redis.call('EXISTS', log) == 0 then return archived, nil, false end
   local info = stream_info(log)
   local number, part = string.match(info['last-generated-id'], '^(%d+)%-(%d+)$')
   local last_entry = info['last-entry']
-  if last_entry and field(last_entry[2], 'event') == 'end' then return tonumber(number), 'CLOSED' end
+  if last_entry and field(last_entry[2], 'event') == 'end' then return tonumber(number), 'CLOSED', true end
   if part ~= '0' or tonumber(number) ~= info['entries-added'] or tonumber(number) < archived then
-    return info['last-generated-id'], 'TAINTED'
+    return info['last-generated-id'], 'TAINTED', true
   end
-  return tonumber(number), nil
+  return tonumber(number), nil, true
 end
 
 -- Makes a missing log an empty one whose last number is `last`, as if all lines up to there had been trimmed. Returns

@@ -19,16 +19,17 @@ local TERMINAL = {event = true, status = true, exit_code = true, lines = true, d
 -- Longer than any value of ours. Another writer may have written megabytes, and thousands of jobs are read together.
 local FIELD_BYTES = 256
 
+-- The fields, and when the end of the job was first seen.
 local function read_hash()
-  local hash, values = {}, redis.call('HMGET', job, unpack(FIELDS))
+  local hash, values = {}, redis.call('HMGET', job, 'end_seen_ms', unpack(FIELDS))
   for at, name in ipairs(FIELDS) do
-    local value = values[at]
+    local value = values[at + 1]
     if value and #value <= FIELD_BYTES then
       hash[#hash + 1] = name
       hash[#hash + 1] = value
     end
   end
-  return hash
+  return hash, end_seen(values[1])
 end
 
 local function read_terminal(entry)
@@ -45,8 +46,7 @@ end
 -- Stores when the end of a job was first seen, and clears that when a new log is written under the job's name. The server
 -- may refuse the write; the next call tries again. For a foreign job this may create the hash, which then lives as long
 -- as a job that is not archived.
-local function note_end(ended)
-  local seen = end_seen(job)
+local function note_end(ended, seen)
   if ended and not seen then
     local is_new = redis.call('EXISTS', job) == 0
     redis.pcall('HSET', job, 'end_seen_ms', string.format('%.0f', now_ms()))
@@ -62,8 +62,8 @@ if is_deleted(lease) then
   if type(redis.pcall('HGET', job, 'deleting')) ~= 'string' then redis.pcall('UNLINK', log, job, lease) end
   return false
 end
-check_types(log, job, lease)
-local hash = read_hash()
+-- The reads below also check the types of the keys. Each comes before the first write to its key.
+local hash, seen = read_hash()
 local exists = redis.call('EXISTS', log) == 1
 if #hash == 0 and not exists or field(hash, 'deleting') then return false end
 
@@ -83,7 +83,8 @@ if field(hash, 'status') == 'RUNNING' and field(hash, 'attempt') then
     elseif problem ~= 'CLOSED' and end_job(log, job, last, 'LOST', '', '0', ARGV[1], ARGV[3]) then
       redis.call('DEL', lease)
       -- With a retention of 0 both keys are gone at once.
-      hash, exists = read_hash(), redis.call('EXISTS', log) == 1
+      hash, seen = read_hash()
+      exists = redis.call('EXISTS', log) == 1
       if #hash == 0 and not exists then return false end
     end
   end
@@ -91,7 +92,7 @@ end
 local info = exists and stream_info(log) or {}
 local first, last = info['first-entry'], info['last-entry']
 local terminal = last and field(last[2], 'event') == 'end'
-note_end(terminal or is_terminal(field(hash, 'status')))
+note_end(terminal or is_terminal(field(hash, 'status')), seen)
 if not exists then return {hash, '', '', '', {}, in_grace} end
 local started_at = first and field(first[2], 'timestamp') or ''
 return {
