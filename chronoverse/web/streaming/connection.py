@@ -48,9 +48,10 @@ SEND_BUFFER_BYTES: Final = 64 * 2**10
 #: Milliseconds for which sent data may stay unacknowledged. The kernel drops a half-open connection after that, and not
 #: after 20 minutes.
 USER_TIMEOUT_MS: Final = 20_000
-#: Bytes of a request's head, and of what was read together with it. gunicorn searches the whole head again after each
-#: 8 KiB. For 32 KiB that takes 1 ms. For the 800 KiB that its own limits allow it takes 180 ms, in which no other
-#: greenlet runs.
+#: Bytes that are read until a request's head is complete. The head may have 32 KiB, as the answer 431 says; the other
+#: 8 KiB are for the start of the body, which the last read of 8 KiB may bring along. gunicorn searches the whole head
+#: again after each read. For 32 KiB that takes 1 ms. For the 800 KiB that gunicorn's own limits allow it takes 180 ms,
+#: in which no other greenlet runs.
 HEAD_BYTES: Final = 40 * 2**10
 #: Bytes that are discarded of what a client has sent after its request, before its connection is closed.
 DISCARD_BYTES: Final = 64 * 2**10
