@@ -1,4 +1,4 @@
-"""The fault proxy does what it says, to plain sockets and to a real server, in a thread and in a process."""
+"""The fault proxy causes the faults that it promises, with plain sockets and a real server, as thread and process."""
 
 import contextlib
 import socket
@@ -18,18 +18,18 @@ from tests.support.faultproxy import DOWN, UP, FaultProxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
-#: Seconds for anything that must happen, and for what must not.
+#: Seconds to wait for something that must happen, and for something that must not.
 SOON: Final = 10.0
 QUIET: Final = 0.2
 
-#: What redis-py calls not to repeat a command.
+#: A retry policy of redis-py that repeats no command.
 ONCE: Final = Retry(NoBackoff(), 0)
 
 Proxy = FaultProxy | ProxyProcess
 
 
-class Echo:
-    """A server that answers every byte with itself, and counts what it received; on TCP."""
+class EchoServer:
+    """A TCP server that sends back what it receives, and records it."""
 
     def __init__(self) -> None:
         self.received = b""
@@ -51,7 +51,7 @@ class Echo:
                 self.received += data
                 peer.sendall(data)
 
-    def __enter__(self) -> "Echo":
+    def __enter__(self) -> "EchoServer":
         self._thread.start()
         return self
 
@@ -64,21 +64,21 @@ class Echo:
 
 
 @pytest.fixture
-def echo() -> Iterator[Echo]:
-    with Echo() as echo:
+def echo() -> Iterator[EchoServer]:
+    with EchoServer() as echo:
         yield echo
 
 
 @pytest.fixture(params=[FaultProxy, ProxyProcess], ids=["thread", "process"])
-def proxy(request: pytest.FixtureRequest, echo: Echo) -> Iterator[Proxy]:
-    """A proxy in front of the echo, of either kind."""
+def proxy(request: pytest.FixtureRequest, echo: EchoServer) -> Iterator[Proxy]:
+    """A proxy in front of the echo server, of either kind."""
     with request.param(echo.address) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def connect(proxy: Proxy) -> Iterator[Callable[[], socket.socket]]:
-    """Connects to the proxy; all of it is closed at the end."""
+    """Connects to the proxy. All connections are closed at the end."""
     with contextlib.ExitStack() as stack:
         address = proxy.address
         assert not isinstance(address, Path)
@@ -89,7 +89,7 @@ Connect = Callable[[], socket.socket]
 
 
 def read(sock: socket.socket, count: int) -> bytes:
-    """``count`` bytes, or those that came before the end."""
+    """``count`` bytes, or fewer if the connection ends before."""
     data = b""
     while len(data) < count and (more := sock.recv(count - len(data))):
         data += more
@@ -97,7 +97,7 @@ def read(sock: socket.socket, count: int) -> bytes:
 
 
 def is_silent(sock: socket.socket) -> bool:
-    """Whether nothing comes, not even an end."""
+    """Whether nothing arrives for a while, not even the end of the connection."""
     sock.settimeout(QUIET)
     try:
         sock.recv(1)
@@ -109,7 +109,7 @@ def is_silent(sock: socket.socket) -> bool:
 
 
 def test_bytes_and_ends_pass_both_ways(proxy: Proxy, connect: Connect) -> None:
-    """More of them than any buffer holds, and a half-closed connection still gets its answers."""
+    """There are more bytes than any buffer holds. A half-closed connection still gets its answers."""
     sock, sent = connect(), bytes(range(256)) * 8192
 
     def send() -> None:
@@ -126,8 +126,8 @@ def test_bytes_and_ends_pass_both_ways(proxy: Proxy, connect: Connect) -> None:
     wait_until(lambda: proxy.traffic.open == 0, SOON, "the connection is forgotten")
 
 
-def test_cut_resets_what_is_open_and_nothing_else(proxy: Proxy, connect: Connect) -> None:
-    """The next connection works."""
+def test_cut_resets_open_connections_and_nothing_else(proxy: Proxy, connect: Connect) -> None:
+    """A new connection works."""
     sock = connect()
     sock.sendall(b"a")
     assert sock.recv(1) == b"a"
@@ -143,26 +143,26 @@ def test_cut_resets_what_is_open_and_nothing_else(proxy: Proxy, connect: Connect
 
 
 def test_refuse_refuses_until_healed(proxy: Proxy, connect: Connect) -> None:
-    """Connections that stand are left alone."""
-    standing = connect()
-    standing.sendall(b"a")
-    assert standing.recv(1) == b"a"
+    """Connections that are already open continue to work."""
+    earlier = connect()
+    earlier.sendall(b"a")
+    assert earlier.recv(1) == b"a"
     proxy.refuse()
 
     with pytest.raises(ConnectionRefusedError):
         connect()
-    standing.sendall(b"b")
-    assert standing.recv(1) == b"b"
+    earlier.sendall(b"b")
+    assert earlier.recv(1) == b"b"
 
     proxy.heal()
     assert connect().fileno() > 0
 
 
 @pytest.mark.parametrize(("direction", "arrives"), [(UP, b""), (DOWN, b"hello")])
-def test_what_is_stalled_goes_on_when_healed(
-    proxy: Proxy, echo: Echo, connect: Connect, direction: str, arrives: bytes
+def test_stalled_bytes_arrive_after_healing(
+    proxy: Proxy, echo: EchoServer, connect: Connect, direction: str, arrives: bytes
 ) -> None:
-    """In the stalled direction only; connections are still made."""
+    """Only the stalled direction is stalled. New connections are still accepted."""
     proxy.stall(direction)
     sock = connect()
     sock.sendall(b"hello")
@@ -175,7 +175,7 @@ def test_what_is_stalled_goes_on_when_healed(
 
 
 def test_throttling_bounds_the_rate(proxy: Proxy, connect: Connect) -> None:
-    """Ten thousand bytes at 20,000 a second take half a second; healed, they take none."""
+    """Ten thousand bytes at 20,000 a second take half a second. After healing there is no limit."""
     proxy.throttle(20_000)
     sock, started = connect(), time.monotonic()
     sock.sendall(b"x" * 10_000)
@@ -189,8 +189,8 @@ def test_throttling_bounds_the_rate(proxy: Proxy, connect: Connect) -> None:
     assert len(read(sock, 9_999)) == 9_999
 
 
-def test_a_dropped_reply_was_earned(proxy: Proxy, echo: Echo, connect: Connect) -> None:
-    """The server received the request; of its answer, so many bytes come. Once."""
+def test_the_request_of_a_dropped_reply_has_arrived(proxy: Proxy, echo: EchoServer, connect: Connect) -> None:
+    """The given number of bytes of the answer arrive, and then the connection is reset. This happens once."""
     proxy.drop_reply(3)
     sock = connect()
     sock.sendall(b"request")
@@ -204,8 +204,8 @@ def test_a_dropped_reply_was_earned(proxy: Proxy, echo: Echo, connect: Connect) 
     assert proxy.traffic.down == 3 + 5
 
 
-def test_a_dropped_request_arrives_in_part(proxy: Proxy, echo: Echo, connect: Connect) -> None:
-    """Or not at all, as often as it was said."""
+def test_a_dropped_request_arrives_in_part(proxy: Proxy, echo: EchoServer, connect: Connect) -> None:
+    """The given number of its bytes arrive. This happens the given number of times."""
     proxy.drop_request(2, times=2)
     for _ in range(2):
         sock = connect()
@@ -216,16 +216,16 @@ def test_a_dropped_request_arrives_in_part(proxy: Proxy, echo: Echo, connect: Co
     again = connect()
     again.sendall(b"!")
     assert again.recv(1) == b"!"
-    wait_until(lambda: sorted(echo.received) == sorted(b"rere!"), SOON, "two halves and a whole")
+    wait_until(lambda: sorted(echo.received) == sorted(b"rere!"), SOON, "two parts and a whole request")
 
 
-def test_only_what_was_asked_for_is_dropped(proxy: Proxy, echo: Echo, connect: Connect) -> None:
-    """Also when the bytes come in two pieces."""
+def test_only_the_reply_to_the_given_request_is_dropped(proxy: Proxy, echo: EchoServer, connect: Connect) -> None:
+    """Also if the request arrives in two parts."""
     proxy.drop_reply(request=b"secret")
     sock = connect()
-    for piece in (b"open", b"sec"):
-        sock.sendall(piece)
-        assert read(sock, len(piece)) == piece
+    for part in (b"open", b"sec"):
+        sock.sendall(part)
+        assert read(sock, len(part)) == part
 
     sock.sendall(b"ret")
 
@@ -234,10 +234,8 @@ def test_only_what_was_asked_for_is_dropped(proxy: Proxy, echo: Echo, connect: C
     assert echo.received == b"opensecret"
 
 
-def test_a_dropped_request_is_counted_from_behind_what_was_asked_for(
-    proxy: Proxy, echo: Echo, connect: Connect
-) -> None:
-    """So that a test can tear any one message."""
+def test_a_request_is_dropped_after_the_given_text(proxy: Proxy, echo: EchoServer, connect: Connect) -> None:
+    """The bytes that still arrive are counted from the end of the text. So a test can cut any one message."""
     proxy.drop_request(1, request=b"BEGIN")
     sock = connect()
     sock.sendall(b"one BEGIN two")
@@ -248,8 +246,8 @@ def test_a_dropped_request_is_counted_from_behind_what_was_asked_for(
     wait_until(lambda: echo.received == b"one BEGIN ", SOON, "the beginning")
 
 
-def test_healing_calls_off_what_has_not_happened(proxy: Proxy, connect: Connect) -> None:
-    """Also on a connection that has already been chosen."""
+def test_healing_cancels_faults_that_have_not_happened(proxy: Proxy, connect: Connect) -> None:
+    """Also on a connection on which the fault has already begun to count bytes."""
     proxy.drop_reply(2)
     proxy.drop_request(request=b"never")
     sock = connect()
@@ -261,8 +259,8 @@ def test_healing_calls_off_what_has_not_happened(proxy: Proxy, connect: Connect)
     assert read(sock, 5) == b"never"
 
 
-def test_a_server_that_is_away_looks_away(proxy: Proxy, echo: Echo, connect: Connect) -> None:
-    """The connection is reset as soon as it is made, or before."""
+def test_a_stopped_server_looks_stopped_through_the_proxy(proxy: Proxy, echo: EchoServer, connect: Connect) -> None:
+    """The connection is reset or closed as soon as it is made, or before."""
     echo.__exit__()
 
     with contextlib.suppress(ConnectionResetError):
@@ -270,10 +268,10 @@ def test_a_server_that_is_away_looks_away(proxy: Proxy, echo: Echo, connect: Con
 
 
 @pytest.mark.parametrize("kind", [FaultProxy, ProxyProcess])
-def test_it_stands_between_unix_sockets_and_a_real_server(
+def test_it_works_with_unix_sockets_and_a_real_server(
     kind: type[FaultProxy] | type[ProxyProcess], server: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The command whose answer was lost has been carried out; the socket's file is gone in the end."""
+    """The command whose answer was lost has been executed. The socket's file is removed in the end."""
     path = tmp_path_factory.mktemp("p") / "s"
     with kind(server.socket, path) as proxy, redis.Redis.from_url(proxy.redis_url, retry=ONCE) as client:
         client.ping()
@@ -289,8 +287,8 @@ def test_it_stands_between_unix_sockets_and_a_real_server(
     assert not path.exists()
 
 
-def test_stopping_twice_does_nothing(echo: Echo) -> None:
-    """And nobody listens after."""
+def test_stopping_twice_does_nothing(echo: EchoServer) -> None:
+    """Nobody listens afterwards."""
     with FaultProxy(echo.address) as proxy:
         proxy.stop()
 

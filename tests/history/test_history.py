@@ -1,4 +1,4 @@
-"""The tiers meet: whoever reads where lines move from the store to the archive misses none and calls none missing."""
+"""One log in two tiers. While lines move from the store to the archive, a reader misses none and reports no gap."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from chronoverse.archive.retention import delete_job
 from chronoverse.errors import ArchiveUnavailable
 from chronoverse.history.tiered_log import MissingArchive, TieredLog
 from chronoverse.joblog.values import Job, JobRef, Line
-from chronoverse.live import poll_policy as pacing
+from chronoverse.live import poll_policy
 from chronoverse.live.replay import CHECK_SECONDS
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
 from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
@@ -33,30 +33,30 @@ JOB: Final = JobRef("wf_1", "job_1")
 STAMP: Final = "2026-03-03T10:00:05.123Z"
 
 
-class Away(FileObjectStore):
-    """Objects that can be out of reach, and count how often they are asked for."""
+class UnreachableStore(FileObjectStore):
+    """An object store that can be made unavailable, and that counts reads."""
 
-    away = False
-    asked = 0
+    unavailable = False
+    reads = 0
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        self.asked += 1
-        if self.away:
+        self.reads += 1
+        if self.unavailable:
             raise ArchiveUnavailable("out of reach")
         return super().get(name, start, stop)
 
 
 class Rig:
-    """A log in two tiers, and a tail and viewers of it that go when told to."""
+    """A log in two tiers, with a tail reader and viewers. They do something only when the test calls them."""
 
     def __init__(self, server: RedisServer, store: Store, prefix: str, directory: Path) -> None:
         self.store = store
         self.source = ControlledStore(store)
         self.clock = Clock()
-        self.objects = Away(directory)
+        self.objects = UnreachableStore(directory)
         self.archive = ArchiveReader(self.objects, store.chunks, self.clock)
-        self.pieces = ReplayCache(self.source, self.archive, clock=self.clock)
-        self.tail = SmallTail(self.source, redacted=self.pieces.invalidate, clock=self.clock)
+        self.replay_cache = ReplayCache(self.source, self.archive, clock=self.clock)
+        self.tail = SmallTail(self.source, redacted=self.replay_cache.invalidate, clock=self.clock)
         self.key = f"{prefix}:{{{JOB.workflow_id}}}:{JOB.job_id}:log"
         self.ask: Callable[..., Any] = server.ask
         self.last = 0
@@ -71,24 +71,24 @@ class Rig:
         self.ask("XADD", self.key, f"{self.last + 1}-0", "event", "end", "status", "COMPLETED")
 
     def redact(self, first: int, last: int) -> None:
-        wish = RedactionRequest(first, last, lambda line: True, {}, exact=True)
-        assert Redaction(self.store, self.objects, JOB, wish).run().lines == last - first + 1
+        request = RedactionRequest(first, last, lambda line: True, {}, exact=True)
+        assert Redaction(self.store, self.objects, JOB, request).run().lines == last - first + 1
 
-    def seal(self, to: int, *, trim: bool = True) -> None:
+    def archive_up_to(self, to: int, *, trim: bool = True) -> None:
         archive_up_to(self.store, self.objects, JOB, to, trim=trim, frame_bytes=700)
 
-    def look(self) -> Job:
+    def get_job(self) -> Job:
         job = self.store.get_job(JOB)
         assert job is not None
         return job
 
     def viewer(self, after: int = 0) -> Viewer:
         return Viewer(
-            ViewerRequest(JOB, self.store.get_job(JOB), after=after), self.pieces, self.tail, clock=self.clock
+            ViewerRequest(JOB, self.store.get_job(JOB), after=after), self.replay_cache, self.tail, clock=self.clock
         )
 
     def read(self) -> None:
-        """All that there is for the tail to read."""
+        """Lets the tail read everything that there is."""
         for _ in range(3):
             self.tail.read_once()
 
@@ -113,23 +113,23 @@ def names(chunk: bytes) -> list[str]:
 def test_pages_add_up_while_lines_move(
     server: RedisServer, store: Store, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """Upwards and downwards, with a look that gets older, whatever is sealed and trimmed between two reads."""
+    """Upwards and downwards. The job is looked up once, and lines are archived and trimmed between any two reads."""
     prefix = f"h{secrets.token_hex(6)}"
     own = Store(server.url, prefix=prefix)
     rig = Rig(server, own, prefix, tmp_path_factory.mktemp("objects"))
     total, descending = data.draw(st.integers(1, 60)), data.draw(st.booleans())
     rig.write(total)
-    history = TieredLog(own, rig.archive, rig.look())
-    place, found, sealed = total + 1 if descending else 0, list[int](), 0
+    log = TieredLog(own, rig.archive, rig.get_job())
+    position, found, archived = total + 1 if descending else 0, list[int](), 0
     try:
         while True:
-            if sealed < total - 1 and data.draw(st.booleans()):
-                sealed = data.draw(st.integers(sealed + 1, total - 1))
-                rig.seal(sealed, trim=data.draw(st.booleans()))
+            if archived < total - 1 and data.draw(st.booleans()):
+                archived = data.draw(st.integers(archived + 1, total - 1))
+                rig.archive_up_to(archived, trim=data.draw(st.booleans()))
             count = data.draw(st.integers(1, 20))
-            read = history.before(place, count) if descending else history.after(place, count)
+            read = log.before(position, count) if descending else log.after(position, count)
             found += [entry.sequence_num for entry in read.entries if isinstance(entry, Line)]
-            place = read.position
+            position = read.position
             if read.last:
                 break
     finally:
@@ -137,27 +137,27 @@ def test_pages_add_up_while_lines_move(
     assert found == ([*range(total, 0, -1)] if descending else [*range(1, total + 1)])
 
 
-def test_without_an_archive_what_is_there_is_refused(rig: Rig) -> None:
-    """And what the store has is not."""
+def test_without_an_archive_archived_lines_are_refused(rig: Rig) -> None:
+    """The lines that the store has can be read."""
     rig.write(20)
-    rig.seal(10)
-    history = TieredLog(rig.store, MissingArchive(), rig.look())
+    rig.archive_up_to(10)
+    log = TieredLog(rig.store, MissingArchive(), rig.get_job())
 
-    assert [entry.sequence_num for entry in history.after(10, 5).entries if isinstance(entry, Line)] == [*range(11, 16)]
-    assert history.before(1, 5).last
+    assert [entry.sequence_num for entry in log.after(10, 5).entries if isinstance(entry, Line)] == [*range(11, 16)]
+    assert log.before(1, 5).last
     with pytest.raises(ArchiveUnavailable):
-        history.after(9, 5)
+        log.after(9, 5)
     with pytest.raises(ArchiveUnavailable):
-        history.before(11, 5)
+        log.before(11, 5)
 
 
-def test_lines_that_left_before_they_were_read_live_are_no_gap(rig: Rig) -> None:
-    """The tail goes on behind them, and its viewer reads them where they are."""
+def test_lines_that_were_archived_before_the_tail_read_them_are_no_gap(rig: Rig) -> None:
+    """The tail continues after them, and its viewer reads them from the archive."""
     rig.write(5)
     viewer = rig.viewer()
     assert numbers(drained(viewer)) == [*range(1, 6)]
     rig.write(20)
-    rig.seal(15)
+    rig.archive_up_to(15)
     rig.read()
     found = drained(viewer)
     rig.write(1)
@@ -168,12 +168,12 @@ def test_lines_that_left_before_they_were_read_live_are_no_gap(rig: Rig) -> None
 
 
 def test_a_quiet_log_that_was_archived_is_no_gap(rig: Rig) -> None:
-    """Its lines are gone from the store when the tail looks, not from the log."""
+    """When the tail checks the job, its lines are no longer in the store, but in the archive."""
     rig.write(5)
     viewer = rig.viewer(after=5)
     assert names(drained(viewer)) == ["connected", "job"]
     rig.write(5)
-    rig.seal(10)
+    rig.archive_up_to(10)
     rig.ask("XTRIM", rig.key, "MAXLEN", 0)
     rig.clock.now += 2
     rig.tail.housekeep_once()
@@ -181,42 +181,42 @@ def test_a_quiet_log_that_was_archived_is_no_gap(rig: Rig) -> None:
     assert numbers(drained(viewer)) == [*range(6, 11)]
 
 
-def test_an_archive_that_stays_away_ends_the_streams_that_need_it(rig: Rig) -> None:
-    """After a while, with one error; those at the live end go on."""
+def test_an_unavailable_archive_ends_the_streams_that_need_it(rig: Rig) -> None:
+    """They end after a while, with one error. Streams that have caught up continue."""
     rig.write(20)
-    rig.seal(15)
-    rig.objects.away = True
-    behind, ahead = rig.viewer(), rig.viewer(after=15)
-    assert names(drained(behind)) == ["connected", "job"]
-    assert numbers(drained(ahead)) == [*range(16, 21)]
+    rig.archive_up_to(15)
+    rig.objects.unavailable = True
+    replaying, caught_up = rig.viewer(), rig.viewer(after=15)
+    assert names(drained(replaying)) == ["connected", "job"]
+    assert numbers(drained(caught_up)) == [*range(16, 21)]
     rig.clock.now += STORE_PATIENCE_SECONDS / 2
     rig.read()
-    assert drained(behind) in (b"", b":\n")
+    assert drained(replaying) in (b"", b":\n")
     rig.clock.now += STORE_PATIENCE_SECONDS / 2
     rig.read()
-    (error,) = events(drained(behind))
+    (error,) = events(drained(replaying))
     assert (error.event, error.data) == ("error", "the archive has been away for 30 s")
     rig.write(1)
     rig.read()
-    assert numbers(drained(ahead)) == [21]
+    assert numbers(drained(caught_up)) == [21]
 
 
-def test_an_archive_that_comes_back_is_read_on(rig: Rig) -> None:
+def test_a_replay_continues_when_the_archive_is_available_again(rig: Rig) -> None:
     rig.write(20)
-    rig.seal(15)
-    rig.objects.away = True
+    rig.archive_up_to(15)
+    rig.objects.unavailable = True
     viewer = rig.viewer()
     drained(viewer)
-    rig.objects.away = False
+    rig.objects.unavailable = False
     rig.clock.now += 1
 
     assert numbers(drained(viewer)) == [*range(1, 21)]
 
 
-def test_a_crowd_wants_each_frame_of_the_archive_once(rig: Rig) -> None:
-    """However many replay at the same time."""
+def test_many_replays_read_each_frame_of_the_archive_once(rig: Rig) -> None:
+    """Twelve viewers replay at the same time, and the object is read once."""
     rig.write(60)
-    rig.seal(60, trim=False)
+    rig.archive_up_to(60, trim=False)
     rig.ask("XTRIM", rig.key, "MAXLEN", 0)
     found: list[list[int]] = []
 
@@ -231,21 +231,21 @@ def test_a_crowd_wants_each_frame_of_the_archive_once(rig: Rig) -> None:
     for thread in threads:
         thread.join(30)
     assert found == [[*range(1, 61)]] * 12
-    assert rig.objects.asked == 1
+    assert rig.objects.reads == 1
 
 
 def texts(chunk: bytes) -> list[str]:
-    """What the lines say, and what other events are called."""
+    """The messages of lines, and the names of other events."""
     return [json.loads(event.data)["message"] if event.event == "log" else event.event for event in events(chunk)]
 
 
 @pytest.mark.parametrize("archived", [0, 100])
-def test_who_replays_an_ended_log_is_told_of_a_redaction(rig: Rig, archived: int) -> None:
-    """Before its end; and who comes then sees nothing of it any more."""
+def test_a_replay_of_an_ended_log_reports_a_redaction(rig: Rig, archived: int) -> None:
+    """Before its end. A viewer that connects afterwards gets only the redacted text."""
     rig.write(100)
     rig.end()
     if archived:
-        rig.seal(archived)
+        rig.archive_up_to(archived)
     viewer = rig.viewer()
     assert names(viewer.next() or b"") == ["connected", "job"]
     sent = numbers(viewer.next() or b"")
@@ -262,13 +262,13 @@ def test_who_replays_an_ended_log_is_told_of_a_redaction(rig: Rig, archived: int
     assert redacted == [5, 6, 7, 90]
 
 
-def test_who_replays_an_ended_log_slowly_is_told_on_the_way(rig: Rig) -> None:
-    """Some seconds later, and once."""
+def test_a_slow_replay_of_an_ended_log_reports_a_redaction_before_the_next_lines(rig: Rig) -> None:
+    """The replay checks for redactions every few seconds, and reports each once."""
     rig.write(100)
     rig.end()
     viewer = rig.viewer()
-    said_first = (viewer.next() or b"") + (viewer.next() or b"")
-    assert numbers(said_first) == [*range(1, FIRST_LINES + 1)]
+    first = (viewer.next() or b"") + (viewer.next() or b"")
+    assert numbers(first) == [*range(1, FIRST_LINES + 1)]
     rig.redact(5, 7)
     rig.clock.now += CHECK_SECONDS
     found = drained(viewer)
@@ -278,8 +278,8 @@ def test_who_replays_an_ended_log_slowly_is_told_on_the_way(rig: Rig) -> None:
     assert names(found)[-1] == "end"
 
 
-def test_who_is_behind_when_the_log_ends_is_told_of_a_redaction(rig: Rig) -> None:
-    """Though it came while the job ran: the tail looks at the log for as long as anybody has not seen its end."""
+def test_a_viewer_that_is_behind_when_the_log_ends_gets_a_redaction(rig: Rig) -> None:
+    """It connected while the job ran. The tail checks the log until every viewer has seen its end."""
     rig.write(100)
     viewer = rig.viewer()
     viewer.next()
@@ -287,7 +287,7 @@ def test_who_is_behind_when_the_log_ends_is_told_of_a_redaction(rig: Rig) -> Non
     rig.end()
     rig.read()
     rig.redact(5, 7)
-    rig.clock.now += 2 * pacing.CHECK_SECONDS
+    rig.clock.now += 2 * poll_policy.CHECK_SECONDS
     rig.tail.housekeep_once()
     found = drained(viewer)
 
@@ -298,18 +298,18 @@ def test_who_is_behind_when_the_log_ends_is_told_of_a_redaction(rig: Rig) -> Non
 
 @pytest.mark.parametrize("ended", [False, True])
 @pytest.mark.parametrize("archived", [0, 50, 99])
-def test_who_watches_a_log_that_is_deleted_is_told_so(rig: Rig, archived: int, ended: bool) -> None:
-    """Also who replays one that had ended, wherever its lines were: it is no end, and nothing is damaged."""
+def test_a_viewer_of_a_log_that_is_deleted_gets_an_error(rig: Rig, archived: int, ended: bool) -> None:
+    """Also if the log had ended, and wherever its lines were. The stream reports neither an end nor damage."""
     rig.write(100)
     if ended:
         rig.end()
     if archived:
-        rig.seal(archived)
+        rig.archive_up_to(archived)
     viewer = rig.viewer()
     assert numbers((viewer.next() or b"") + (viewer.next() or b""))[-1] < 50
 
     delete_job(rig.store, rig.objects, JOB)
-    rig.clock.now += 2 * pacing.CHECK_SECONDS
+    rig.clock.now += 2 * poll_policy.CHECK_SECONDS
     rig.tail.housekeep_once()
 
     (gone,) = events(drained(viewer))
@@ -318,18 +318,18 @@ def test_who_watches_a_log_that_is_deleted_is_told_so(rig: Rig, archived: int, e
 
 
 @pytest.mark.parametrize("archived", [0, 99])
-@pytest.mark.parametrize("cut", [False, True], ids=["deleted", "being deleted"])
-def test_who_replays_a_log_to_the_end_is_told_of_a_deletion(rig: Rig, archived: int, cut: bool) -> None:
-    """Lines may come out of what is kept, or not deleted yet; but no end, as if the log were whole."""
+@pytest.mark.parametrize("interrupted", [False, True], ids=["deleted", "being deleted"])
+def test_a_replay_of_a_deleted_log_ends_with_an_error(rig: Rig, archived: int, interrupted: bool) -> None:
+    """Lines may still come from a cache, or because they are not deleted yet. But the log does not seem complete."""
     rig.write(100)
     rig.end()
     if archived:
-        rig.seal(archived, trim=False)
+        rig.archive_up_to(archived, trim=False)
     late = rig.viewer()
     assert names(drained(rig.viewer()))[-1] == "end"
 
     def stop(step: str) -> None:
-        if cut:
+        if interrupted:
             raise InterruptedError
 
     with contextlib.suppress(InterruptedError):
