@@ -31,11 +31,12 @@ def raw(number: int, message: str, *more: bytes) -> RawEntry:
     return (b"%d-0" % number, fields)
 
 
-ODD = [
+#: Entries of each kind that a log may have.
+ENTRIES = [
     raw(1, "plain"),
     raw(2, 'esc \x1b[31m "quoted" \\ ü \u2028', b"partial", b"1"),
     raw(5, "after a gap"),
-    (b"5-1", [b"message", b"a stray"]),
+    (b"5-1", [b"message", b"out of sequence"]),
     (b"6-0", [b"nothing", b"to show"]),
     raw(7, "last"),
     (b"8-0", [b"event", b"end", b"status", b"COMPLETED"]),
@@ -50,12 +51,12 @@ def build_chunk(entries: list[RawEntry]) -> tuple[Chunk, bytes]:
 
 def test_a_chunk_has_all_entries_of_the_log_but_the_last() -> None:
     """Lines, gaps and entries out of sequence. The terminal entry stays in the store."""
-    chunk, data = build_chunk(ODD)
+    chunk, data = build_chunk(ENTRIES)
     assert (chunk.first, chunk.last, chunk.size, len(chunk.frames)) == (1, 7, len(data), 1)
     (frame,) = chunk.frames
     assert not frame.plain
     entries = list(decode_entries(decompress_frame(frame, data[: frame.size])))
-    assert entries == [entry for entry in read_entries(ODD, 0) if not isinstance(entry, End)]
+    assert entries == [entry for entry in read_entries(ENTRIES, 0) if not isinstance(entry, End)]
 
 
 def test_frames_can_be_read_alone() -> None:
@@ -84,7 +85,7 @@ def test_the_zstd_program_decompresses_a_chunk(tmp_path: Path) -> None:
 
 
 def test_a_changed_byte_is_noticed() -> None:
-    chunk, data = build_chunk(ODD)
+    chunk, data = build_chunk(ENTRIES)
     (frame,) = chunk.frames
     with pytest.raises(ArchiveDamaged):
         decompress_frame(frame, data[5 : frame.size])
@@ -103,7 +104,7 @@ def test_a_frame_with_other_numbers_than_its_record_is_refused() -> None:
 
 def test_a_changed_byte_is_noticed_in_a_rewritten_chunk() -> None:
     """Any byte of any frame. The name of a rewritten chunk has the hash of its bytes, like other names."""
-    rewritten = rewrite(JOB, *build_chunk(ODD), 2, 7, lambda line: line._replace(message="[redacted]"))
+    rewritten = rewrite(JOB, *build_chunk(ENTRIES), 2, 7, lambda line: line._replace(message="[redacted]"))
     assert rewritten
     chunk, data, numbers = rewritten
     assert numbers == [2, 5, 7]

@@ -87,9 +87,11 @@ def test_an_ended_log_is_archived_completely(bench: Bench, objects: FileObjectSt
     assert before is not None
     assert (after.status, after.exit_code, after.lines, after.first, after.last) == (Status.FAILED, 3, 10, 1, 10)
     assert after.end == before.end
-    said = orjson.loads(objects.get(f"{JOB.workflow_id}/{JOB.job_id}/job.json"))
-    assert said["job"]["archive_sha256"] == bench.hash()["archive_sha256"]
-    assert [chunk["object"] for chunk in said["chunks"]] == [name for name in names(objects) if name.endswith(".zst")]
+    manifest = orjson.loads(objects.get(f"{JOB.workflow_id}/{JOB.job_id}/job.json"))
+    assert manifest["job"]["archive_sha256"] == bench.hash()["archive_sha256"]
+    assert [chunk["object"] for chunk in manifest["chunks"]] == [
+        name for name in names(objects) if name.endswith(".zst")
+    ]
     assert archive(bench.store, objects, clock=lambda: NOW_SECONDS) == 0
 
 
@@ -125,9 +127,9 @@ def test_the_state_of_a_foreign_job_is_completed(bench: Bench, objects: FileObje
     assert (job.status, job.exit_code, job.first, job.last) == (Status.FAILED, 7, 2, 4)
     assert job.finished_at == "2026-03-03T10:00:06.123Z"
     assert bench.store.listing.page(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
-    said = all_entries(bench.store, objects, JOB)
-    assert [entry for entry in said if isinstance(entry, Gap)] == [Gap(3, 3, "missing")]
-    assert line_numbers(said) == [2, 4]
+    entries = all_entries(bench.store, objects, JOB)
+    assert [entry for entry in entries if isinstance(entry, Gap)] == [Gap(3, 3, "missing")]
+    assert line_numbers(entries) == [2, 4]
 
 
 def test_a_log_with_too_large_numbers_stays_in_the_store(bench: Bench, objects: FileObjectStore) -> None:
@@ -316,10 +318,10 @@ def test_lines_under_a_deleted_id_are_deleted_every_second(bench: Bench, objects
     """A foreign runner may write megabytes a second, which fill the store until then."""
     delete_job(bench.store, objects, JOB, tombstone_ms=60_000)
     now = [0.0]
-    working = archiver(bench.store, objects, monotonic=lambda: now[0])
+    periodic = archiver(bench.store, objects, monotonic=lambda: now[0])
     for number in range(1, 4):
         bench.xadd(f"{number}-0", "message", "secret")
-        working.run_once()
+        periodic.run_once()
         assert not bench.ask("EXISTS", bench.key("log"))
         now[0] += BUSY_SECONDS + 0.1
 
@@ -380,20 +382,20 @@ def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step
     bench, directory = Bench(server, prefix), tmp_path / "archive"
     store, objects = bench.store, FileObjectStore(directory)
     attempt = store.open(JOB, "token")
-    following = append(store, attempt, 1, MANY)
+    next_number = append(store, attempt, 1, MANY)
     if step not in ("manifest", "completed"):
         for _ in range(2):
             _kill(bench, directory, step)
-    assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, following))
-    store.finish(attempt, Status.COMPLETED, 0, 0, following)
+    assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, next_number))
+    store.finish(attempt, Status.COMPLETED, 0, 0, next_number)
     for _ in range(2):
         _kill(bench, directory, step)
-        assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, following))
+        assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, next_number))
     assert archive(store, objects) == 0
     assert archive(store, objects) == 0
     assert bench.hash()["archive_state"] == "complete"
     bench.ask("DEL", bench.key("log"))
-    assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, following))
+    assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, next_number))
     recorded = [chunk.name for chunk in store.chunks.chunks(JOB)]
     assert names(objects) == [*recorded, f"{JOB.workflow_id}/{JOB.job_id}/job.json"]
     bench.close()
@@ -423,18 +425,18 @@ def test_jobs_on_every_master_of_a_cluster(cluster: Cluster, prefix: str, object
     for attempt in attempts.values():
         append(store, attempt, 1, MANY)
     assert archive(store, objects) == 0
-    following = dict.fromkeys(jobs, MANY + 1)
+    next_number = dict.fromkeys(jobs, MANY + 1)
     cluster.ask("DEL", f"{prefix}:{{{jobs[0].workflow_id}}}:job_1:log")
-    following[jobs[0]] = store.catalog.archive_state(jobs[0]).archived + 1
+    next_number[jobs[0]] = store.catalog.archive_state(jobs[0]).archived + 1
     for job, attempt in attempts.items():
         assert 0 < store.catalog.archive_state(job).archived < MANY
-        store.append(attempt, make_lines(following[job], 1))
-        store.finish(attempt, Status.COMPLETED, 0, 0, following[job] + 1)
+        store.append(attempt, make_lines(next_number[job], 1))
+        store.finish(attempt, Status.COMPLETED, 0, 0, next_number[job] + 1)
     assert archive(store, objects) == 0
     for job in jobs:
         assert store.catalog.archive_state(job).complete
         cluster.ask("DEL", f"{prefix}:{{{job.workflow_id}}}:job_1:log")
-        assert line_numbers(all_entries(store, objects, job)) == list(range(1, following[job] + 1))
+        assert line_numbers(all_entries(store, objects, job)) == list(range(1, next_number[job] + 1))
     store.close()
 
 
@@ -544,11 +546,11 @@ def test_long_lines_are_read_a_few_at_a_time(bench: Bench, objects: FileObjectSt
         bench.store.append(attempt, [Line(each, NOW, "x" * line_bytes, "stdout") for each in range(first, first + 100)])
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 401)
     counts: list[int] = []
-    read_on = bench.store.read_sequential
+    read_sequential = bench.store.read_sequential
 
     class Watched(Store):
         def read_sequential(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
-            entries = read_on(job, after, count)
+            entries = read_sequential(job, after, count)
             counts.append(len(entries))
             return entries
 
@@ -579,14 +581,14 @@ def test_garbage_is_deleted_at_most_a_minute_later(bench: Bench, objects: FileOb
     """Even if the archiver has checked the job's objects just before."""
     append(bench.store, bench.store.open(JOB, "token"), 1, MANY)
     now = [0.0]
-    looking = archiver(bench.store, objects, orphan_seconds=3_600, monotonic=lambda: now[0])
-    looking.run_once()
+    periodic = archiver(bench.store, objects, orphan_seconds=3_600, monotonic=lambda: now[0])
+    periodic.run_once()
     left = f"{JOB.workflow_id}/{JOB.job_id}/left"
     with archive_lock(bench.store, JOB) as token:
         bench.store.chunks.begin_upload(JOB, token, left)
     objects.put(left, b"")
-    looking.run_once()
+    periodic.run_once()
     now[0] += 61
-    looking.run_once()
+    periodic.run_once()
     assert left not in names(objects)
     assert not bench.ask("EXISTS", bench.key("garbage"))

@@ -1,4 +1,4 @@
-"""Whatever happens to archivers and to the archive, in any order: every line is had once, in order, from both tiers."""
+"""Archivers with random faults: readers of both tiers always get every line once and in order."""
 
 import contextlib
 import json
@@ -40,28 +40,28 @@ from tests.support.s3faults import S3Faults
 from tests.support.s3server import BUCKET, s3_server
 from tests.support.servers import RedisServer
 
-#: So small that every running log is too large.
+#: The bound of a running log. It is so small that every log is too large.
 HOT_BYTES: Final = 1
-#: Seconds for S3's answer here, and between two tries.
+#: Seconds that S3 may take to answer in these tests, and seconds between two attempts.
 READ_SECONDS: Final = 0.2
 PAUSE_SECONDS: Final = 0.005
-#: Runs, and the steps of one: 80 runs take a quarter of a minute. ARCHIVE_RUNS asks for more.
+#: Random runs, and the steps of each. 80 runs take 15 seconds. The variable ARCHIVE_RUNS sets another number of runs.
 RUNS: Final = int(os.environ.get("ARCHIVE_RUNS", examples(80)))
 STEP_COUNT: Final = 20
-#: Batches of lines before which the job does not end: most of what can go wrong goes wrong while it runs.
-YOUNG_BATCHES: Final = 4
+#: Batches of lines before the job may end. Most faults are possible only while it runs.
+MIN_BATCHES: Final = 4
 
 
-class Place(Protocol):
-    """The object store of a run, and the faults that may happen to its calls."""
+class StoreUnderTest(Protocol):
+    """The object store of a run, and the faults that its calls may have."""
 
-    #: Without a way on which something goes wrong, and by that way.
-    calm: ObjectStore
-    disturbed: ObjectStore
+    #: The same store, reached without faults and with them.
+    reliable: ObjectStore
+    faulty: ObjectStore
     faults: list[Any]
 
     def fault(self, fault: Any) -> AbstractContextManager[object]:
-        """One of ``faults``, or none, for as long as this lasts."""
+        """Causes one of ``faults``, or none for None, during the ``with`` block."""
 
 
 class Killed(BaseException):
@@ -75,8 +75,8 @@ class CallFault(NamedTuple):
     when: Literal["before", "after"]
 
 
-class Faulty:
-    """``objects``, whose call that ``fault`` names fails."""
+class FailingStore:
+    """An object store. The call that ``fault`` names fails, and all others go to ``objects``."""
 
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
@@ -84,14 +84,14 @@ class Faulty:
 
     def _call(self, name: str, *args: Any) -> Any:
         if self.fault == (name, "before"):
-            raise ArchiveUnavailable("the archive is away")
+            raise ArchiveUnavailable("the archive is unavailable")
         answer = getattr(self._objects, name)(*args)
         if self.fault == (name, "after"):
             raise ArchiveUnavailable("the archive's answer was lost")
         return answer
 
     def put(self, name: str, data: bytes) -> None:
-        """See :class:`ObjectStore`, as with all of these."""
+        """See :class:`ObjectStore`, also for the other methods."""
         self._call("put", name, data)
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -106,33 +106,33 @@ class Faulty:
 
 
 class Files:
-    """An object store in files, whose calls fail."""
+    """An object store in files whose calls can fail."""
 
     def __init__(self, directory: Path) -> None:
-        self.calm: ObjectStore = FileObjectStore(directory)
-        self.disturbed: ObjectStore = (faulty := Faulty(self.calm))
-        self._faulty = faulty
+        self.reliable: ObjectStore = FileObjectStore(directory)
+        self._failing = FailingStore(self.reliable)
+        self.faulty: ObjectStore = self._failing
         self.faults: list[Any] = [CallFault(call, when) for call in s3faults.CALLS for when in ("before", "after")]
 
     @contextlib.contextmanager
     def fault(self, fault: CallFault | None) -> Iterator[None]:
-        """See :class:`Topology`."""
-        self._faulty.fault = fault
+        """See :class:`StoreUnderTest`."""
+        self._failing.fault = fault
         try:
             yield
         finally:
-            self._faulty.fault = None
+            self._failing.fault = None
 
 
 class Bucket:
-    """An object store in a real S3 server, with faults in the requests and the answers."""
+    """An object store on a real S3 server, with faults in requests and answers."""
 
-    def __init__(self, proxy: S3Faults, calm: ObjectStore) -> None:
-        self.calm = calm
-        self.disturbed: ObjectStore = S3ObjectStore(BUCKET, read_seconds=READ_SECONDS, retry_seconds=PAUSE_SECONDS)
+    def __init__(self, proxy: S3Faults, reliable: ObjectStore) -> None:
+        self.reliable = reliable
+        self.faulty: ObjectStore = S3ObjectStore(BUCKET, read_seconds=READ_SECONDS, retry_seconds=PAUSE_SECONDS)
         self.faults: list[Any] = [
             s3faults.Fault(call, kind, once)
-            # Few archivings list or delete.
+            # The archiver seldom lists or deletes, so faults of the other calls are chosen more often.
             for call in (*s3faults.CALLS, "put", "get", "put", "get")
             for kind in s3faults.KINDS
             for once in (True, False)
@@ -146,16 +146,18 @@ texts = st.lists(st.text(max_size=20), min_size=1, max_size=12)
 class Archiving(RuleBasedStateMachine):
     """One job, its runner, several archivers one after the other, and readers."""
 
-    def __init__(self, server: RedisServer, place: Place) -> None:
+    def __init__(self, server: RedisServer, objects: StoreUnderTest) -> None:
         super().__init__()
         self.prefix = f"m{secrets.token_hex(6)}"
         self.job = JobRef(self.prefix, "job_1")
         self.store = Store(server.url, prefix=self.prefix, retention_seconds=86_400)
         self.server = server
-        self.place = place
-        #: Reads from the first step to the last, whatever is moved meanwhile.
-        self.reader = ArchiveReader(place.disturbed, self.store.chunks)
-        self.said: list[str] = []
+        self.objects = objects
+        #: A reader that is used from the first step to the last, while lines are archived.
+        self.reader = ArchiveReader(objects.faulty, self.store.chunks)
+        #: The messages that the log has.
+        self.messages: list[str] = []
+        #: The number of batches, in all and since the last loss.
         self.batches = self.fresh = 0
         self.ended = False
         self.lost = 0
@@ -169,20 +171,20 @@ class Archiving(RuleBasedStateMachine):
     @precondition(lambda self: not self.ended)
     @rule(texts=texts)
     def write(self, texts: list[str]) -> None:
-        """It appends some lines, of which no two are alike over the losses of a log."""
-        first = len(self.said) + 1
+        """The runner appends lines. After a loss of the log they differ from the lost ones."""
+        first = len(self.messages) + 1
         texts = [f"{self.lost} {text}".replace("\ud800", "") for text in texts]
         lines = [Line(first + at, NOW, text, "stdout") for at, text in enumerate(texts)]
         assert self.store.append(self.attempt, lines) == first + len(lines)
-        self.said += texts
+        self.messages += texts
         self.batches += 1
         self.fresh += 1
 
-    @precondition(lambda self: not self.ended and self.batches >= YOUNG_BATCHES)
+    @precondition(lambda self: not self.ended and self.batches >= MIN_BATCHES)
     @rule()
     def finish(self) -> None:
-        """It ends."""
-        self.store.finish(self.attempt, Status.COMPLETED, 0, 0, len(self.said) + 1)
+        """The job ends."""
+        self.store.finish(self.attempt, Status.COMPLETED, 0, 0, len(self.messages) + 1)
         self.ended = True
 
     @rule(
@@ -192,36 +194,36 @@ class Archiving(RuleBasedStateMachine):
         meanwhile=st.sampled_from(["nothing", "nothing", "nothing", "write", "lose"]),
     )
     def archive(self, texts: list[str], step: str | None, fault: st.DataObject, meanwhile: str) -> None:
-        """An archiver does what is due, as far as it comes; the log may grow, or be lost, before it seals."""
-        waits = [] if self.ended else [meanwhile]
+        """An archiver runs, perhaps with a fault or until it is killed. Meanwhile the log may grow or be lost."""
+        pending = [] if self.ended else [meanwhile]
         if not self.ended:
             self.write(texts)
 
         def at(name: str) -> None:
-            if name == "read back" and waits:
-                if waits.pop() == "lose":
+            if name == "read back" and pending:
+                if pending.pop() == "lose":
                     self.lose()
                 if meanwhile != "nothing":
                     self.write(["meanwhile"] * 3)
             if name == step:
                 raise Killed
 
-        with self.harm(fault), contextlib.suppress(Killed, ArchiveUnavailable):
-            archive(self.store, self.place.disturbed, on_step=at, hot_bytes=HOT_BYTES)
+        with self.random_fault(fault), contextlib.suppress(Killed, ArchiveUnavailable):
+            archive(self.store, self.objects.faulty, on_step=at, hot_bytes=HOT_BYTES)
 
     @precondition(lambda self: not self.ended and self.fresh > 1)
     @rule()
     def lose(self) -> None:
-        """The log's key is deleted: what is not archived is gone, and will be written anew, differently."""
+        """The log's key is deleted. Lines that are not archived are gone, and the runner writes other lines instead."""
         self.server.ask("DEL", f"{self.prefix}:{{{self.job.workflow_id}}}:{self.job.job_id}:log")
-        del self.said[self.store.catalog.archive_state(self.job).archived :]
+        del self.messages[self.store.catalog.archive_state(self.job).archived :]
         self.lost += 1
         self.fresh = 0
 
     @precondition(lambda self: self.ended)
     @rule()
     def expire(self) -> None:
-        """Of a job that is archived whole the log itself goes."""
+        """The log's key expires, if the job is archived completely."""
         if self.store.catalog.archive_state(self.job).complete:
             self.server.ask("DEL", f"{self.prefix}:{{{self.job.workflow_id}}}:{self.job.job_id}:log")
 
@@ -229,21 +231,21 @@ class Archiving(RuleBasedStateMachine):
         offset=st.integers(0, 60),
         count=st.integers(1, 9),
         way=st.sampled_from(["up", "down", "stream"]),
-        afresh=st.booleans(),
+        new_reader=st.booleans(),
         fault=st.data(),
     )
-    def read(self, offset: int, count: int, way: str, afresh: bool, fault: st.DataObject) -> None:
-        """A page's reader or a stream's goes on from anywhere, to the end or as far as the archive lets it."""
-        archive = ArchiveReader(self.place.disturbed, self.store.chunks) if afresh else self.reader
-        offset = min(offset, len(self.said))
-        expected = self.said[:offset][::-1] if way == "down" else self.said[offset:]
+    def read(self, offset: int, count: int, way: str, new_reader: bool, fault: st.DataObject) -> None:
+        """Pages or a stream are read from any position to the end, or until the archive is unavailable."""
+        archive = ArchiveReader(self.objects.faulty, self.store.chunks) if new_reader else self.reader
+        offset = min(offset, len(self.messages))
+        expected = self.messages[:offset][::-1] if way == "down" else self.messages[offset:]
         ways = {
             "up": self.paged(archive, offset, count),
             "down": self.paged(archive, offset + 1, count, descending=True),
             "stream": self.streamed(archive, offset, count),
         }
         found: list[str] = []
-        with self.harm(fault):
+        with self.random_fault(fault):
             try:
                 found.extend(ways[way])
             except ArchiveUnavailable:
@@ -251,54 +253,54 @@ class Archiving(RuleBasedStateMachine):
                 return
         assert found == expected
 
-    def paged(self, archive: ArchiveReader, place: int, count: int, descending: bool = False) -> Iterator[str]:
-        """As ``/logs`` reads: the messages after ``place``, or before it."""
+    def paged(self, archive: ArchiveReader, position: int, count: int, descending: bool = False) -> Iterator[str]:
+        """The messages after ``position``, or before it, read as ``/logs`` reads them."""
         job = self.store.get_job(self.job)
         assert job is not None
-        history = TieredLog(self.store, archive, job)
+        log = TieredLog(self.store, archive, job)
         last = False
         while not last:
-            entries, place, _, last = history.before(place, count) if descending else history.after(place, count)
+            entries, position, _, last = log.before(position, count) if descending else log.after(position, count)
             yield from (entry.message for entry in entries if isinstance(entry, Line))
 
     def streamed(self, archive: ArchiveReader, cursor: int, count: int) -> Iterator[str]:
-        """As ``/events`` reads."""
-        pieces, decoder = ReplayCache(self.store, archive), Decoder()
+        """The messages after ``cursor``, read as ``/events`` reads them."""
+        cache, decoder = ReplayCache(self.store, archive), Decoder()
         job = self.store.get_job(self.job)
-        while piece := pieces.read_after(self.job, None, cursor, 1 << (count.bit_length() - 1), job):
-            for event in decoder.feed(piece.frames):
+        while segment := cache.read_after(self.job, None, cursor, 1 << (count.bit_length() - 1), job):
+            for event in decoder.feed(segment.frames):
                 assert event.event == "log", event
                 yield str(json.loads(event.data)["message"])
-            cursor = piece.cursor
-            if piece.closing:
+            cursor = segment.cursor
+            if segment.closing:
                 return
 
-    def harm(self, fault: st.DataObject) -> AbstractContextManager[object]:
-        """One of the place's faults, or none."""
-        return self.place.fault(fault.draw(st.none() | st.sampled_from(self.place.faults)))
+    def random_fault(self, fault: st.DataObject) -> AbstractContextManager[object]:
+        """One of the object store's faults, or none."""
+        return self.objects.fault(fault.draw(st.none() | st.sampled_from(self.objects.faults)))
 
     @invariant()
     def upwards(self) -> None:
-        """Every line once, in order, in what lies in both tiers."""
-        said = all_entries(self.store, self.place.calm, self.job)
-        assert [entry.message for entry in said if isinstance(entry, Line)] == self.said
-        assert line_numbers(said) == list(range(1, len(self.said) + 1))
+        """Every line is in the two tiers once, in order."""
+        entries = all_entries(self.store, self.objects.reliable, self.job)
+        assert [entry.message for entry in entries if isinstance(entry, Line)] == self.messages
+        assert line_numbers(entries) == list(range(1, len(self.messages) + 1))
 
     @invariant()
     def downwards(self) -> None:
-        """And from the end, as it is read."""
-        archive = ArchiveReader(self.place.calm, self.store.chunks)
-        assert list(self.paged(archive, len(self.said) + 1, 1000, descending=True)) == self.said[::-1]
+        """Reading from the end gives every line once, too."""
+        archive = ArchiveReader(self.objects.reliable, self.store.chunks)
+        assert list(self.paged(archive, len(self.messages) + 1, 1000, descending=True)) == self.messages[::-1]
 
     def teardown(self) -> None:
-        """In the end an archiver that nobody disturbs has all of it, and nothing else."""
+        """At the end an archiver without faults archives the whole log. No other objects are left."""
         if not self.ended:
             self.finish()
         for _ in range(2):
-            assert archive(self.store, self.place.calm) == 0
-        if self.said:
+            assert archive(self.store, self.objects.reliable) == 0
+        if self.messages:
             state = self.store.catalog.archive_state(self.job)
-            assert (state.complete, state.archived) == (True, len(self.said))
+            assert (state.complete, state.archived) == (True, len(self.messages))
             self.expire()
             self.upwards()
             self.downwards()
@@ -306,20 +308,20 @@ class Archiving(RuleBasedStateMachine):
             key = f"{self.prefix}:{{{self.job.workflow_id}}}:{self.job.job_id}:job"
             assert self.server.ask("HGET", key, "archive_sha256").decode() == combined_sha256(chunks)
             names = {chunk.name for chunk in chunks} | {f"{self.prefix}/{self.job.job_id}/job.json"}
-            assert {each.name for each in self.place.calm.list(f"{self.prefix}/")} == names
+            assert {each.name for each in self.objects.reliable.list(f"{self.prefix}/")} == names
         self.store.close()
 
 
-def run(server: RedisServer, place: Place) -> None:
-    """Random runs of the machine."""
+def run(server: RedisServer, objects: StoreUnderTest) -> None:
+    """Runs the state machine with random steps."""
 
-    class Here(Archiving):
+    class Machine(Archiving):
         def __init__(self) -> None:
-            super().__init__(server, place)
+            super().__init__(server, objects)
 
     checks = list(HealthCheck)
     run_state_machine_as_test(
-        Here,
+        Machine,
         settings=settings(
             max_examples=RUNS, stateful_step_count=STEP_COUNT, deadline=None, suppress_health_check=checks
         ),
@@ -337,9 +339,9 @@ def test_no_line_is_lost_with_faults_in_files(server: RedisServer, tmp_path: Pat
 def test_no_line_is_lost_with_faults_on_the_way_to_s3(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """S3 answers with errors or late. Connections are cut before a call has its effect, after that, or in an answer."""
     with s3_server() as address, S3Faults(address) as proxy:
-        calm = S3ObjectStore(BUCKET)
-        # A client keeps to the server that it found at first.
-        assert list(calm.list("")) == []
+        reliable = S3ObjectStore(BUCKET)
+        # The first call fixes the address of this client, before the variable changes.
+        assert list(reliable.list("")) == []
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-        run(server, Bucket(proxy, calm))
+        run(server, Bucket(proxy, reliable))
         assert proxy.struck > RUNS / 4

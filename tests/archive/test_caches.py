@@ -47,7 +47,7 @@ def test_a_value_larger_than_the_cache_is_returned_but_not_cached() -> None:
     assert cache.get("a", lambda: ("not loaded", 60)) == "small"
 
 
-def test_a_value_that_was_forgotten_while_it_was_loaded_is_not_cached() -> None:
+def test_a_value_that_is_removed_while_it_is_loaded_is_not_cached() -> None:
     cache: SingleFlightCache[str, str] = SingleFlightCache(100)
 
     def load() -> tuple[str, int]:

@@ -26,11 +26,11 @@ def log_of(kinds: list[str]) -> list[RawEntry]:
     entries: list[RawEntry] = []
     number = 0
     for kind in kinds:
-        if kind == "stray" and number:
-            entries.append((b"%d-%d" % (number, len(entries) + 1), [b"message", b"a stray"]))
+        if kind == "out of sequence" and number:
+            entries.append((b"%d-%d" % (number, len(entries) + 1), [b"message", b"out of sequence"]))
         else:
-            number += 3 if kind == "hole" else 1
-            message = "" if kind == "stray" else "x" * 40
+            number += 3 if kind == "gap" else 1
+            message = "" if kind == "out of sequence" else "x" * 40
             entries.append((b"%d-0" % number, [b"nothing", b""]) if kind == "empty" else raw_line(number, message))
     return entries
 
@@ -49,24 +49,24 @@ class CountingStore(FileObjectStore):
         self.reads += 1
         assert self.gate.wait(PATIENCE_SECONDS)
         if self.broken:
-            raise ArchiveUnavailable("the archive is away")
+            raise ArchiveUnavailable("the archive is unavailable")
         return super().get(name, start, stop)
 
 
 def by_number(entries: list[Entry]) -> list[tuple[int, object]]:
     """Each number of the entries with its line, or with the reason of its gap, in order."""
-    said: list[tuple[int, object]] = []
+    found: list[tuple[int, object]] = []
     for entry in entries:
         if isinstance(entry, Line):
-            said.append((entry.sequence_num, entry))
+            found.append((entry.sequence_num, entry))
         elif isinstance(entry, Gap):
-            said += [(number, entry.reason) for number in range(entry.first, entry.last + 1)]
-    return said
+            found += [(number, entry.reason) for number in range(entry.first, entry.last + 1)]
+    return found
 
 
 @settings(deadline=None, max_examples=examples(80))
 @given(
-    st.lists(st.sampled_from(["line", "line", "line", "hole", "empty", "stray"]), min_size=1, max_size=60),
+    st.lists(st.sampled_from(["line", "line", "line", "gap", "empty", "out of sequence"]), min_size=1, max_size=60),
     st.integers(1, 30),
     st.integers(1, 700),
     st.integers(1, 9),
@@ -85,20 +85,20 @@ def test_any_page_in_both_directions(
     builder = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
     builder.fill(entries, chunk_entries, frame_bytes)
     archive, whole = builder.reader(), by_number(list(read_entries(entries, 0)))
-    place = data.draw(st.integers(0, whole[-1][0] + 1), "place")
+    position = data.draw(st.integers(0, whole[-1][0] + 1), "position")
 
     upwards: list[tuple[int, object]] = []
-    while page := archive.entries(JOB, upwards[-1][0] if upwards else place, count):
+    while page := archive.entries(JOB, upwards[-1][0] if upwards else position, count):
         assert len(page) <= count
         upwards += by_number(page)
-    assert upwards == whole[place:]
+    assert upwards == whole[position:]
 
     downwards: list[tuple[int, object]] = []
-    while page := archive.entries_before(JOB, downwards[-1][0] if downwards else place, count):
+    while page := archive.entries_before(JOB, downwards[-1][0] if downwards else position, count):
         assert len(page) <= count
         for entry in page:
             downwards += reversed(by_number([entry]))
-    assert downwards == whole[: max(place - 1, 0)][::-1]
+    assert downwards == whole[: max(position - 1, 0)][::-1]
 
 
 def test_one_read_of_long_lines_ends_early(tmp_path: Path) -> None:
@@ -108,15 +108,15 @@ def test_one_read_of_long_lines_ends_early(tmp_path: Path) -> None:
     archive = builder.reader()
     upwards, downwards = archive.entries(JOB, 0, 12), archive.entries_before(JOB, 13, 12)
 
-    assert [place for place, _ in by_number(upwards)] == [1, 2, 3, 4]
-    assert [place for place, _ in by_number(archive.entries(JOB, 4, 12))] == [5, 6, 7, 8]
-    assert [place for place, _ in by_number(downwards)] == [12, 11, 10, 9]
+    assert [number for number, _ in by_number(upwards)] == [1, 2, 3, 4]
+    assert [number for number, _ in by_number(archive.entries(JOB, 4, 12))] == [5, 6, 7, 8]
+    assert [number for number, _ in by_number(downwards)] == [12, 11, 10, 9]
 
 
 def test_entries_out_of_sequence_are_returned_upwards(tmp_path: Path) -> None:
     """They come after the line before them, if that line is asked for too."""
     builder = ArchiveBuilder.in_directory(tmp_path)
-    entries = log_of(["line", "line", "stray", "stray", "line"])
+    entries = log_of(["line", "line", "out of sequence", "out of sequence", "line"])
     builder.fill(entries, 9, 100)
     assert builder.reader().entries(JOB, 0, 9) == list(read_entries(entries, 0))
     assert builder.reader().entries(JOB, 2, 9) == list(read_entries(entries[-1:], 2))
@@ -150,8 +150,8 @@ def test_frames_with_gaps_are_left_to_entries(tmp_path: Path) -> None:
     archive = builder.reader()
     assert archive.frames(JOB, 3, 9) is None
     assert archive.frames(JOB, 0, 9) is None
-    said = archive.entries(JOB, 1, 9)
-    assert [each for each in said if isinstance(each, Gap)] == [Gap(2, 3, "trimmed"), Gap(5, 5, "missing")]
+    entries = archive.entries(JOB, 1, 9)
+    assert [each for each in entries if isinstance(each, Gap)] == [Gap(2, 3, "trimmed"), Gap(5, 5, "missing")]
     assert archive.entries(JobRef("wf_1", "job_2"), 0, 9) == []
 
 
@@ -194,7 +194,7 @@ def test_a_chunk_that_was_replaced_is_found(tmp_path: Path) -> None:
     builder.fill([raw_line(number, f"secret {number}" + "x" * 90) for number in range(1, 11)], 20, 300)
     archive = ArchiveReader(builder.objects, builder, lambda: now)
 
-    def said(after: int) -> str:
+    def message(after: int) -> str:
         (line,) = archive.entries(JOB, after, 1)
         assert isinstance(line, Line)
         return line.message
@@ -204,18 +204,18 @@ def test_a_chunk_that_was_replaced_is_found(tmp_path: Path) -> None:
         builder.add([raw_line(number, text) for number in range(1, 11)])
         builder.objects.delete(before.name)
 
-    assert said(0).startswith("secret 1")
+    assert message(0).startswith("secret 1")
     asked = builder.lookups
-    assert said(1).startswith("secret 2")
+    assert message(1).startswith("secret 2")
     assert builder.lookups == asked
 
     replace("replaced")
     now += RECORD_SECONDS * 1.01
-    assert said(0) == "replaced"
+    assert message(0) == "replaced"
 
     replace("again")
     archive.forget(JOB)
-    assert said(0) == "again"
+    assert message(0) == "again"
 
 
 def test_a_chunk_that_is_replaced_during_a_read(tmp_path: Path) -> None:

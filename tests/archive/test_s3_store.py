@@ -18,7 +18,7 @@ from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.faultproxy import DOWN, FaultProxy
 from tests.support.s3server import BUCKET, s3_server
 
-#: Seconds without bytes after which an answer is given up here, and seconds within which a call must have failed.
+#: Seconds without bytes after which these tests give up on an answer, and seconds within which a call must fail.
 READ_SECONDS = 0.5
 BOUND_SECONDS = 20.0
 
@@ -42,7 +42,7 @@ def impatient_store(prefix: str) -> S3ObjectStore:
 
 def test_objects(server: tuple[str, int]) -> None:
     """They are put, read in parts, listed and deleted, all of them below the prefix of the URL."""
-    objects = open_object_store(f"s3://{BUCKET}/some/place/")
+    objects = open_object_store(f"s3://{BUCKET}/some/prefix/")
     assert list(objects.list("wf_1/job_1/")) == []
     for _ in range(2):
         objects.put("wf_1/job_1/a", b"0123456789")
@@ -60,7 +60,7 @@ def test_objects(server: tuple[str, int]) -> None:
     for start in (0, 5):
         with pytest.raises(ArchiveDamaged):
             objects.get("wf_1/job_1/a", start)
-    assert boto3.client("s3").get_object(Bucket=BUCKET, Key="some/place/wf_1/job_10/b")["Body"].read() == b""
+    assert boto3.client("s3").get_object(Bucket=BUCKET, Key="some/prefix/wf_1/job_10/b")["Body"].read() == b""
 
 
 @pytest.mark.long
@@ -83,7 +83,7 @@ def test_a_listing_of_several_pages(server: tuple[str, int]) -> None:
 
 def test_more_calls_at_once_than_connections(server: tuple[str, int]) -> None:
     """All of them succeed."""
-    objects, found = S3ObjectStore(BUCKET, "crowd"), []
+    objects, found = S3ObjectStore(BUCKET, "parallel"), []
     objects.put("a", b"x" * 100_000)
     threads = [threading.Thread(target=lambda: found.append(objects.get("a"))) for _ in range(3 * CONNECTIONS)]
     for each in threads:
@@ -98,8 +98,8 @@ def test_a_log_is_read_from_s3(server: tuple[str, int]) -> None:
     builder = ArchiveBuilder(S3ObjectStore(BUCKET, "log"))
     builder.fill([raw_line(number, f"line {number}") for number in range(1, 1001)], 300, 5000)
     archive = builder.reader()
-    said = [*archive.entries(JOB, 0, 2000), *archive.entries_before(JOB, 3, 9)]
-    assert [line.message for line in said if isinstance(line, Line)] == [
+    entries = [*archive.entries(JOB, 0, 2000), *archive.entries_before(JOB, 3, 9)]
+    assert [line.message for line in entries if isinstance(line, Line)] == [
         *(f"line {number}" for number in range(1, 1001)),
         *("line 2", "line 1"),
     ]
@@ -126,8 +126,8 @@ def test_a_cut_connection_is_retried(proxy: FaultProxy) -> None:
 
 @pytest.mark.parametrize("fault", ["refuse", "stall", "trickle", "cut in the middle"])
 def test_a_server_that_does_not_answer_is_unavailable_in_bounded_time(proxy: FaultProxy, fault: str) -> None:
-    """In whichever way it does not answer. Once it answers again, so do calls."""
-    objects = impatient_store(f"away-{fault.replace(' ', '-')}")
+    """Whatever the reason. Calls succeed once it answers again."""
+    objects = impatient_store(f"silent-{fault.replace(' ', '-')}")
     objects.put("a", b"x" * 1_000_000)
     began = time.monotonic()
     if fault == "refuse":

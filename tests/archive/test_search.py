@@ -1,4 +1,4 @@
-"""Searching the archive finds the lines that looking at each of them finds."""
+"""A search of the archive finds the same lines as a test of each decoded line."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,8 +25,8 @@ from chronoverse.joblog.values import Line
 from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.examples import examples
 
-#: What a line may be made of: what JSON escapes, what a terminal acts on, letters with odd cases, words of the JSON.
-PIECES = [
+#: Parts of lines: characters that JSON escapes, control sequences, letters with unusual cases, words of the JSON.
+PARTS = [
     *[
         "a",
         "B",
@@ -53,7 +53,7 @@ PIECES = [
     *["\x1b[31m", "\x1b[0m", '\x1b["x', "\x1b[\\", "\x1b[1;2", "\x1b]0;t\x07", '\x1b]8;;"u"\x1b\\', "\x1bP\\x\x1b\\"],
     *["\u2028", "message", "stdout", "stream", "2026", '","', "e", "error"],
 ]
-TEXTS = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
+TEXTS = st.lists(st.sampled_from(PARTS), max_size=12).map("".join)
 EXPRESSIONS = [
     *["a|k", "^a", "a$", "^$", "a*", "s.*k", "(?s)a.*k", "[^a]k", r"\Ak", r"k\z", "(?-i)K", "(?i)\u017f", r"\bk\b"],
     *[r"\x1b", r"\\", '"', r"a\nB", r"(?m)^a$", r"\pL", "(?-m)^a", "k{2,3}", ".", r"\s", r"\d+", "[[:upper:]]"],
@@ -61,14 +61,14 @@ EXPRESSIONS = [
 ]
 
 
-def found(builder: ArchiveBuilder, matcher: Matcher, place: int, descending: bool = False) -> list[str]:
+def found(builder: ArchiveBuilder, matcher: Matcher, position: int, descending: bool = False) -> list[str]:
     """All lines that a search finds. Checks that its cursors go in one direction."""
-    said, places = [], [place]
-    for lines, reached in search(builder.reader(), JOB, matcher, place, descending=descending):
-        said += [f"{line.sequence_num} {line.message}" for line in lines]
-        places.append(reached)
-    assert places[1:] == sorted(set(places[1:]), reverse=descending)
-    return said
+    matches, cursors = [], [position]
+    for lines, cursor in search(builder.reader(), JOB, matcher, position, descending=descending):
+        matches += [f"{line.sequence_num} {line.message}" for line in lines]
+        cursors.append(cursor)
+    assert cursors[1:] == sorted(set(cursors[1:]), reverse=descending)
+    return matches
 
 
 def expected(messages: list[str], matcher: Matcher) -> list[str]:
@@ -92,10 +92,10 @@ def searches(draw: st.DrawFn) -> tuple[list[str], str]:
 @given(searches(), st.integers(50, 2000), st.integers(1, 30))
 @example((["\x1b[31ma\x1b[0mB", "aB"], "ab"), 50, 9)
 def test_a_literal_query_finds_the_same_as_decoding_each_line(
-    tmp_path_factory: pytest.TempPathFactory, said: tuple[list[str], str], frame_bytes: int, chunk: int
+    tmp_path_factory: pytest.TempPathFactory, searched: tuple[list[str], str], frame_bytes: int, chunk: int
 ) -> None:
     """Any text, in both directions, from any number on."""
-    messages, query = said
+    messages, query = searched
     builder = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
     builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], chunk, frame_bytes)
     matcher = Matcher(query)
@@ -181,7 +181,7 @@ def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
             self.read += len(data)
             return data
 
-    #: Fifty lines a day; but every other one of the sixth day is from the third, and one of the eighth from who knows.
+    # Fifty lines a day. But every other line of the sixth day has a time of the third, and line 371 has no valid time.
     times = {number: f"2026-03-{1 + (number - 1) // 50:02}T10:00:00.000Z" for number in range(1, 501)}
     times |= {number: times[number - 150] for number in range(252, 301, 2)} | {371: "yesterday"}
     objects = Counting(tmp_path)
@@ -195,9 +195,9 @@ def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
     def wanted(line: Line) -> bool:
         return since <= line.timestamp <= until or line.timestamp == "yesterday"
 
-    def numbers(place: int, descending: bool) -> list[int]:
+    def numbers(position: int, descending: bool) -> list[int]:
         how = partial(search, since=since, until=until, predicate=wanted, descending=descending)
-        results = how(builder.reader(), JOB, Matcher("line"), place)
+        results = how(builder.reader(), JOB, Matcher("line"), position)
         return [line.sequence_num for lines, _ in results for line in lines]
 
     expected = [*range(101, 151), *range(252, 301, 2), 371]
@@ -214,15 +214,15 @@ def test_expensive_searches_run_where_the_caller_wants(tmp_path: Path, query: st
     calls = 0
     pauses: list[None] = []
 
-    def work(look: Callable[[], list[Line]]) -> list[Line]:
+    def run_heavy(task: Callable[[], list[Line]]) -> list[Line]:
         nonlocal calls
         calls += 1
-        return look()
+        return task()
 
     matcher = Matcher(query, regex=True)
-    results = list(search(builder.reader(), JOB, matcher, 0, run_heavy=work, pause=partial(pauses.append, None)))
+    results = list(search(builder.reader(), JOB, matcher, 0, run_heavy=run_heavy, pause=partial(pauses.append, None)))
     assert [line.sequence_num for lines, _ in results for line in lines] == [7, *range(70, 80)]
-    # Two a frame are around its unpacking.
+    # Two of the pauses of each frame are before and after its decompression.
     assert calls == (len(pauses) - 2 * len(results) if heavy else 0)
     assert len(pauses) > len(results) > 1
     assert results[-1].cursor == 300
