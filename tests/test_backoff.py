@@ -1,4 +1,4 @@
-"""Delays between attempts, with a clock and a chance of the test's own."""
+"""Delays between attempts, with a clock and random numbers that the test chooses."""
 
 import pytest
 import urllib3
@@ -14,19 +14,19 @@ def test_delays_double_up_to_the_longest() -> None:
 
 
 def test_a_factor_of_one_gives_the_same_delay_each_time() -> None:
-    """For a loop that asks at a steady pace."""
+    """A loop that polls at regular times needs that."""
     policy = RetryPolicy(first=2.0, longest=9.0, factor=1.0, jitter=0)
 
     assert [policy.delay(failures) for failures in (1, 2, 9)] == [2.0, 2.0, 2.0]
 
 
 @pytest.mark.parametrize(("chance", "delay"), [(0.0, 2.0), (0.5, 3.0), (1.0, 4.0)])
-def test_jitter_takes_up_to_its_part_off_a_delay(chance: float, delay: float) -> None:
-    """Half of it by default."""
+def test_jitter_shortens_a_delay_by_up_to_its_share(chance: float, delay: float) -> None:
+    """By default, by up to half of it."""
     assert RetryPolicy(first=1.0, longest=4.0).delay(3, lambda: chance) == delay
 
 
-def test_a_success_starts_anew() -> None:
+def test_delays_start_again_after_a_success() -> None:
     """The first delay after it has no jitter, and the failures are counted from one."""
     backoff = Backoff(RetryPolicy(first=1.0, longest=8.0), chance=lambda: 1.0)
     delays = []
@@ -42,7 +42,7 @@ def test_a_success_starts_anew() -> None:
 
 
 def test_the_time_of_failing_begins_at_the_first_failure() -> None:
-    """And is zero again after a success."""
+    """It is zero again after a success."""
     now = [100.0]
     backoff = Backoff(RetryPolicy(first=1.0, longest=1.0), clock=lambda: now[0])
     backoff.record_failure()

@@ -1,4 +1,4 @@
-"""The benchmark's own checks: the load generator reports every fault of a server."""
+"""The benchmark itself: its load generator reports every fault of a server."""
 
 import contextlib
 import multiprocessing
@@ -64,7 +64,7 @@ def renumbered(blocks: list[bytes]) -> None:
     blocks[150] = blocks[150].replace(b"id: 151\n", b"id: 152\n")
 
 
-def anothers(blocks: list[bytes]) -> None:
+def of_another_job(blocks: list[bytes]) -> None:
     blocks[150] = frame(151, job=1)
 
 
@@ -75,14 +75,14 @@ def torn(blocks: list[bytes]) -> None:
 #: The load generator itself never runs under gevent.
 needs_epoll = pytest.mark.skipif(not hasattr(select, "epoll"), reason="no epoll: not Linux, or patched by gevent")
 
-FAULTS = [lost, doubled, doubled_last, reordered, changed, renumbered, anothers, torn]
+FAULTS = [lost, doubled, doubled_last, reordered, changed, renumbered, of_another_job, torn]
 
 
 def response(blocks: list[bytes], chunk: int) -> bytes:
     """A complete response in chunks of ``chunk`` bytes, with a heartbeat in the middle."""
     body = HELLO + b"".join(blocks[:100]) + b":\n" + b"".join(blocks[100:]) + GOODBYE
-    pieces = [body[start : start + chunk] for start in range(0, len(body), chunk)]
-    return HEAD + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+    parts = [body[start : start + chunk] for start in range(0, len(body), chunk)]
+    return HEAD + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
 
 
 def send(sock: socket.socket, sent: bytes) -> None:
@@ -122,7 +122,7 @@ def test_correct_streams_pass_however_they_are_cut(chunk: int, size: int) -> Non
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_first_viewer_is_checked_line_by_line(fault: object) -> None:
-    """It is compared with the lines that were to be sent, since there is nothing else yet."""
+    """There are no bytes yet to compare it with, so each line is parsed and checked."""
     blocks = frames()
     assert callable(fault)
     fault(blocks)

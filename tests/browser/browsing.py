@@ -1,4 +1,4 @@
-"""A reader's browser: headless Chromium on the page, and what is on its screen."""
+"""A browser with the log page: headless Chromium, and helpers that read its screen."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Takes the pictures in docs/screenshots/ of a service that it starts.
+"""Starts a service with example jobs, and takes the pictures in docs/screenshots/.
 
 python -m tests.browser.screenshots
 """
@@ -51,7 +51,7 @@ def build(targets: int, *, fails: bool) -> Iterator[tuple[str, str]]:
 
 
 class Calendar:
-    """The clock by which the jobs are written. It starts in the past, and stops between two steps."""
+    """The clock of the written jobs. It starts in the past, and changes only when the program sets it."""
 
     def __init__(self) -> None:
         self.now = time.time() - 1800

@@ -1,4 +1,4 @@
-"""The command line, called in the tests' own process or started as a user does."""
+"""Fixtures that call the command line, in the tests' own process or in another one as a user does."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def environ(home: Path, **settings: str) -> dict[str, str]:
-    """An environment with nothing of ours in it but ``settings``."""
+    """An environment whose only settings of Chronoverse are ``settings``, named without their prefix."""
     inherited = {name: text for name, text in os.environ.items() if not name.startswith("CHRONOVERSE_")}
     named = {f"CHRONOVERSE_{name}": text for name, text in settings.items()}
     return {**inherited, "PYTHONPATH": str(ROOT), "CHRONOVERSE_DATA_DIR": str(home), **named}
@@ -28,7 +28,7 @@ def environ(home: Path, **settings: str) -> dict[str, str]:
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    """Runs the command line to its end in this process, in a data directory of the test's own."""
+    """Runs the command line to its end in this process. Each test has its own data directory."""
 
     def call(*argv: str, **settings: str) -> "subprocess.CompletedProcess[str]":
         return called(*argv, environ=environ(tmp_path, **settings))
@@ -38,7 +38,7 @@ def cli(tmp_path: Path) -> Cli:
 
 @pytest.fixture
 def cli_process(tmp_path: Path) -> Cli:
-    """As ``cli``, but in a process of its own, as a user starts it."""
+    """Like ``cli``, but in another process, as a user starts it."""
 
     def call(*argv: str, **settings: str) -> "subprocess.CompletedProcess[str]":
         command = [*COMMAND, *argv]

@@ -1,4 +1,4 @@
-"""``Client``: it gives every number once, over as many connections as needed, and gives up in time."""
+"""``Client``: it yields every number once, over as many connections as needed, and gives up in time."""
 
 import random
 import socket
@@ -186,8 +186,8 @@ def test_no_content_is_the_end() -> None:
 
 def test_an_error_without_an_id_is_followed_by_a_retry() -> None:
     """The store was unreachable, and is reachable at the next attempt."""
-    away = sse.frame("error", b"the store does not answer")
-    with scripted(stream(CONNECTED, away), stream(CONNECTED, frames(1, 1), OVER)) as service:
+    error = sse.frame("error", b"the store does not answer")
+    with scripted(stream(CONNECTED, error), stream(CONNECTED, frames(1, 1), OVER)) as service:
         items = follow(service.url)
 
     assert items[0] == Notice("the store does not answer; trying again in 0.0 s")
@@ -303,8 +303,8 @@ def test_an_unreachable_service_is_named() -> None:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
     stop = NoDelay(limit=1)
 
-    (trouble,) = follow(url, stop)
-    assert trouble == Notice(f"{url} does not answer: Connection refused; trying again in 0.8 s")
+    (notice,) = follow(url, stop)
+    assert notice == Notice(f"{url} does not answer: Connection refused; trying again in 0.8 s")
 
 
 def test_a_connection_without_heartbeats_is_given_up() -> None:

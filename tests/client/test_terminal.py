@@ -1,4 +1,4 @@
-"""Lines of a job are made safe for a terminal: text and colours stay, everything else goes."""
+"""Lines of a job are made safe for a terminal: text and colours stay, everything else is removed."""
 
 import re
 
@@ -225,9 +225,9 @@ def test_timestamps_come_first_and_are_sanitized() -> None:
 def test_partial_lines_are_joined() -> None:
     """The joined line has one timestamp and one newline."""
     rendering = LineRenderer(timestamps=True)
-    pieces = [line(1, "a", partial=True), line(2, "b", partial=True), line(3, "c")]
+    lines = [line(1, "a", partial=True), line(2, "b", partial=True), line(3, "c")]
 
-    assert "".join(map(rendering.render, pieces)) == f"{TIME} abc\n"
+    assert "".join(map(rendering.render, lines)) == f"{TIME} abc\n"
 
 
 def test_another_stream_does_not_continue_an_open_line() -> None:
