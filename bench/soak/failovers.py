@@ -118,17 +118,19 @@ class Nodes:
 
 def play(directory: Path, fleet: Fleet, events: Sentinels | Nodes, settle: Callable[[], None], rounds: int) -> bool:
     """Causes all faults in turn, ``rounds`` times. Returns whether the verdict is clean."""
-    with FaultTestbed(directory, lease=LEASE_SECONDS, judge_after=600, fleet=fleet, workers=2, edge=True) as testbed:
+    with FaultTestbed(
+        directory, lease=LEASE_SECONDS, service_lease=600, fleet=fleet, workers=2, with_nginx=True
+    ) as testbed:
         job = JobRef(events.workflow, "job")
-        runner, watchers = testbed.play(job, viewers=VIEWERS, durability="replicated")
+        runner, watchers = testbed.start_job(job, viewers=VIEWERS, durability="replicated")
         for fault in events.faults * rounds:
             began = time.monotonic()
             fault()
             settle()
-            testbed.more(watchers, 50)
+            testbed.wait_for_more(watchers, 50)
             print(f"  {fault.__name__}: {longest_silence(watchers, began):.2f} s without a line", flush=True)
             sleep(max(PAUSE_SECONDS - (time.monotonic() - began), 0))
-        runner.end()
+        runner.end_job()
         ended = runner.wait() == EXIT_CODE and all(watcher.join(TIMEOUT_SECONDS) for watcher in watchers)
         verdict = testbed.verdict(job)
         reconnects = sum(watcher.connections for watcher in watchers) - len(watchers)

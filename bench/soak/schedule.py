@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.faults.schedule import Report, play
+from tests.faults.schedule import Report, run_schedule
 
 
 def main() -> int:
@@ -31,9 +31,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="cv-faults-") as directory:
             report = Report(seed, options.seconds)
             try:
-                play(Path(directory), report)
+                run_schedule(Path(directory), report)
             except AssertionError as error:
-                report.wrong.append(str(error))
+                report.problems.append(str(error))
         print(report, flush=True)
         if not report.clean:
             failed.append(seed)

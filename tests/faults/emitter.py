@@ -1,10 +1,10 @@
-"""The job of the fault suite: prints lines that prove themselves, and leaves behind how many it began to print.
+"""The job of the fault suite: a program that prints lines with a hash, and writes to a file how many it began to print.
 
-    python emitter.py LEDGER WRITER COUNT RATE PADDING
+    python emitter.py PROGRESS WRITER COUNT RATE PADDING
 
-Line k is ``w=<writer> n=<k> h=<sha1 of "writer:k">``, then PADDING bytes more. LEDGER holds the number of lines that
-were begun, written before they are. It ends after COUNT lines, or once LEDGER.stop exists, with exit code 7; once
-LEDGER.half exists it prints half a line and waits.
+Line k is ``w=<writer> n=<k> h=<sha1 of "writer:k">``, and then PADDING bytes more. RATE is in lines/s. The number of
+lines is written to the file PROGRESS before the lines are printed. The program ends with exit code 7 after COUNT lines,
+or once the file PROGRESS.stop exists. Once PROGRESS.half exists, it prints half a line and waits.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ EXIT_CODE = 7
 
 def line(writer: str, number: int, padding: int = 0) -> str:
     """Line ``number`` of ``writer``, without its newline."""
-    proof = hashlib.sha1(f"{writer}:{number}".encode(), usedforsecurity=False).hexdigest()
-    text = f"w={writer} n={number} h={proof}"
+    digest = hashlib.sha1(f"{writer}:{number}".encode(), usedforsecurity=False).hexdigest()
+    text = f"w={writer} n={number} h={digest}"
     return f"{text} {'.' * (padding - 1)}" if padding else text
 
 
@@ -30,8 +30,8 @@ def write(data: bytes) -> None:
 
 
 def main(path: str, writer: str, count: int, rate: float, padding: int) -> int:
-    """Prints the lines."""
-    ledger = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    """Prints the lines. Returns the exit code."""
+    progress = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     began = time.monotonic()
     done = 0
     while done < count and not os.path.exists(f"{path}.stop"):
@@ -39,7 +39,7 @@ def main(path: str, writer: str, count: int, rate: float, padding: int) -> int:
         if os.path.exists(f"{path}.half"):
             write(line(writer, done + 1).encode()[:20])
             time.sleep(60)
-        os.pwrite(ledger, b"%012d" % due, 0)
+        os.pwrite(progress, b"%012d" % due, 0)
         write("".join(f"{line(writer, number, padding)}\n" for number in range(done + 1, due + 1)).encode())
         done = due
         time.sleep(TICK_SECONDS)

@@ -1,4 +1,4 @@
-"""What can happen to a testbed, one fault at a time."""
+"""All faults that can happen to a testbed, one at a time."""
 
 import contextlib
 import random
@@ -14,7 +14,7 @@ LONGEST_SECONDS: Final = 2.0
 
 
 class FaultInjector:
-    """Does things to a testbed, as chance has it. Each method is one fault, from its beginning to its end."""
+    """Causes random faults in a testbed. Each public method is one fault, from its beginning to its end."""
 
     def __init__(self, testbed: FaultTestbed, chance: random.Random) -> None:
         self._testbed = testbed
@@ -50,68 +50,68 @@ class FaultInjector:
         proxy = self._runner().proxy
         proxy.refuse()
         proxy.cut()
-        self._last()
+        self._wait()
         proxy.heal()
         return "refuse"
 
     def stall(self) -> str:
-        """A runner's packets stop on their way, one way or both; then they go on, or the connection breaks."""
+        """The proxy holds a runner's bytes back, in one direction or both. Then it forwards them, or cuts the link."""
         proxy = self._runner().proxy
         proxy.stall(*self._chance.choice([(), ("up",), ("down",)]))
-        self._last()
+        self._wait()
         if self._chance.random() < 0.5:
             proxy.cut()
         proxy.heal()
         return "stall"
 
     def throttle(self) -> str:
-        """A runner's link is slow."""
+        """A runner's connection is slow."""
         proxy = self._runner().proxy
         proxy.throttle(self._chance.choice([500, 5_000, 50_000]))
-        self._last()
+        self._wait()
         proxy.heal()
         return "throttle"
 
     def lose_replies(self) -> str:
-        """The store does what a runner asks, and the answer is lost, or part of it."""
+        """The store executes a runner's commands, but the replies are lost in whole or in part."""
         proxy = self._runner().proxy
         proxy.drop_reply(self._chance.choice([0, 1, 7]), times=self._chance.randint(1, 4))
-        self._last()
+        self._wait()
         proxy.heal()
         return "lose replies"
 
     def lose_requests(self) -> str:
-        """A runner's requests reach the store only in part."""
+        """A runner's commands reach the store only in part."""
         proxy = self._runner().proxy
         proxy.drop_request(self._chance.choice([0, 1, 100, 2_000]), times=self._chance.randint(1, 4))
-        self._last()
+        self._wait()
         proxy.heal()
         return "lose requests"
 
     def freeze_runner(self) -> str:
         """SIGSTOP freezes a runner."""
         with frozen(self._runner().process):
-            self._last()
+            self._wait()
         return "freeze a runner"
 
     def freeze_store(self) -> str:
         """SIGSTOP freezes the store."""
         with frozen(self._testbed.redis):
-            self._last()
+            self._wait()
         return "freeze the store"
 
     def kill_store(self) -> str:
-        """The store is killed and comes back."""
+        """The store is killed and restarted."""
         self._testbed.redis.kill()
         if self._chance.random() < 0.5:
-            self._last()
+            self._wait()
         self._testbed.redis.start()
         return "kill the store"
 
     def cut_power(self) -> str:
-        """The store is killed, and what was not safe is gone from its disk."""
+        """The store is killed and restarted without the writes that were not yet safe on its disk."""
         safe = self._testbed.freeze_disk()
-        self._last()
+        self._wait()
         lost = self._testbed.cut_power(safe)
         self._testbed.redis.start()
         return f"cut the power, {lost} bytes"
@@ -119,12 +119,12 @@ class FaultInjector:
     def no_memory(self) -> str:
         """The store refuses writes because its memory is full."""
         self._testbed.redis.ask("CONFIG", "SET", "maxmemory", "1")
-        self._last()
+        self._wait()
         self._testbed.redis.ask("CONFIG", "SET", "maxmemory", "0")
         return "no memory"
 
     def no_lease(self) -> str:
-        """A lease expires at once, under a runner that is publishing: one that is not may be declared LOST by this."""
+        """The lease of a runner is deleted while it publishes. Otherwise its job might be declared LOST."""
         job = self._runner().job
         key, before = self._testbed.key("lease", job), self._testbed.last_id(job)
         wait_until(lambda: self._testbed.last_id(job) > before, PATIENCE_SECONDS, f"the runner of {job} publishes")
@@ -137,7 +137,7 @@ class FaultInjector:
         link = self._testbed.link
         link.refuse()
         link.cut()
-        self._last()
+        self._wait()
         link.heal()
         return "cut the service"
 
@@ -150,5 +150,5 @@ class FaultInjector:
     def _runner(self) -> Runner:
         return self._chance.choice(self._testbed.runners)
 
-    def _last(self) -> None:
+    def _wait(self) -> None:
         sleep(self._chance.uniform(0.1, LONGEST_SECONDS))

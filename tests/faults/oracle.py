@@ -1,12 +1,11 @@
-"""Judges what viewers saw against what was printed, as Jepsen's checkers do. Pure: records in, a verdict out.
+"""Compares what viewers received with what was printed, as Jepsen's checkers do. Pure functions. https://jepsen.io
 
-Two countings must agree. The log numbers its lines 1, 2, 3, …; each number comes to a viewer once, in order, or a
-gap names it. And every writer numbers what it prints; each of its lines is there once, in order, or the log itself
-says at that place how many were dropped. https://jepsen.io
+Two kinds of numbers are checked. The log numbers its lines 1, 2, 3, …: a viewer receives each number once and in order,
+or a gap names it. Every writer numbers the lines that it prints: each is in the log once and in order, or a drop marker
+says at that position how many were dropped.
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
@@ -18,19 +17,20 @@ LINE: Final = "line"
 GAP: Final = "gap"
 JOB: Final = "job"
 
-#: Missing numbers that are told of one view.
-MOST: Final = 1_000
+#: Missing numbers that are reported for one view, at most.
+MAX_REPORTED: Final = 1_000
 
-_PROOF = re.compile(r"w=([A-Za-z0-9-]+) n=([0-9]+) h=[0-9a-f]{40}( \.*)?")
+_EMITTED = re.compile(r"w=([A-Za-z0-9-]+) n=([0-9]+) h=[0-9a-f]{40}( \.*)?")
 _MARKER = re.compile(
     r"\[chronoverse\] ([0-9]+) lines(?: \([0-9]+ bytes\))? dropped between line ([0-9]+) and line ([0-9]+): .*"
 )
 
 
 class Seen(NamedTuple):
-    """One thing that a viewer was told: a LINE (its number, its text), a GAP (``number`` to ``last``) or a JOB state.
+    """One event that a viewer received: a LINE, a GAP from ``number`` to ``last``, or a JOB state.
 
-    ``connection`` counts the viewer's connections, ``at`` is monotonic; ``state`` is the job frame's JSON.
+    ``connection`` is the number of the viewer's connection, from 1. ``at`` is in seconds on the monotonic clock.
+    ``state`` is the JSON of a ``job`` event.
     """
 
     connection: int
@@ -44,7 +44,7 @@ class Seen(NamedTuple):
 
 
 class Printed(NamedTuple):
-    """What a writer began to print, and how many of these lines may not be missing. Each has ``padding`` bytes more."""
+    """How many lines a writer began to print, and how many of them must be there. Each has ``padding`` bytes more."""
 
     begun: int
     required: int
@@ -53,7 +53,7 @@ class Printed(NamedTuple):
 
 @dataclass
 class Verdict:
-    """Everything that is wrong, in words. ``misstated`` is what the log says of itself and is not so."""
+    """Everything that is wrong, as sentences by kind. ``misstated`` has false statements of the log about itself."""
 
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
@@ -61,8 +61,9 @@ class Verdict:
     changed: list[str] = field(default_factory=list)
     phantom: list[str] = field(default_factory=list)
     misstated: list[str] = field(default_factory=list)
-    #: Lines that were checked, over all views, and those that the log says were dropped.
+    #: Lines that were checked in all views.
     checked: int = 0
+    #: Lines that were dropped, as the log says.
     dropped: int = 0
 
     @property
@@ -77,8 +78,8 @@ class Verdict:
         return not self.faults
 
     def __str__(self) -> str:
-        told = [f"{len(found)} {name}: {'; '.join(found[:5])}" for name, found in self.faults.items()]
-        return " | ".join(told) or f"clean: {self.checked} lines"
+        kinds = [f"{len(found)} {name}: {'; '.join(found[:5])}" for name, found in self.faults.items()]
+        return " | ".join(kinds) or f"clean: {self.checked} lines"
 
 
 def judge(
@@ -88,53 +89,60 @@ def judge(
     *,
     foreign: frozenset[str] = frozenset(),
 ) -> Verdict:
-    """The verdict on all ``views`` and on the log's own ``history``. ``foreign`` messages are nobody's of ours.
+    """Checks what each viewer received, its view, and ``history``, which is the log as its pages return it.
 
-    A view begins at line 1 and goes to the log's end.
+    A view begins at line 1 and goes to the end of the log. ``foreign`` are messages that none of the writers printed.
     """
     verdict = Verdict()
     last = max((seen.number for seen in history if seen.kind == LINE), default=0)
-    said: dict[int, tuple[str, str]] = {}
+    contents: dict[int, tuple[str, str]] = {}
     for name, view in {"/logs": history, **views}.items():
-        _Reading(name, printed, foreign, said, verdict).read(view, last)
+        _ViewCheck(name, printed, foreign, contents, verdict).run(view, last)
     verdict.dropped = sum(dropped(seen.message) for seen in history)
     return verdict
 
 
 def dropped(message: str) -> int:
-    """How many lines a marker says were dropped; 0 when it is none."""
+    """How many lines were dropped, as a drop marker says; 0 for any other message."""
     found = _MARKER.fullmatch(message)
     return int(found[1]) if found else 0
 
 
-class _Reading:
-    """One view, read from its beginning."""
+class _ViewCheck:
+    """The check of one view, from its beginning. It adds what is wrong to ``verdict``.
+
+    ``contents`` is shared by all views: the message and time that the first of them had under each number.
+    """
 
     def __init__(
         self,
         name: str,
         printed: Mapping[str, Printed],
         foreign: frozenset[str],
-        said: dict[int, tuple[str, str]],
+        contents: dict[int, tuple[str, str]],
         verdict: Verdict,
     ) -> None:
         self._name = name
         self._printed = printed
         self._foreign = foreign
-        self._said = said
+        self._contents = contents
         self._verdict = verdict
         self._numbers: set[int] = set()
         self._gaps: list[tuple[int, int]] = []
         self._highest = 0
+        #: By writer: its highest line so far, and all its lines so far.
         self._reached: dict[str, int] = dict.fromkeys(printed, 0)
-        self._met: dict[str, set[int]] = {writer: set() for writer in printed}
+        self._found: dict[str, set[int]] = {writer: set() for writer in printed}
+        #: The writer of the last line, and the writers that it replaced.
         self._writer = ""
-        self._left: set[str] = set()
-        #: Numbers that gaps have named since the last line, and lines that markers said were dropped; in all.
-        self._named = self._announced = self._dropped = 0
+        self._replaced: set[str] = set()
+        #: How many numbers gaps have named since the last line.
+        self._named = 0
+        #: How many lines drop markers have announced: those that were not found missing yet, and all.
+        self._announced = self._dropped = 0
 
-    def read(self, view: Sequence[Seen], last: int) -> None:
-        """All of it; then what is missing up to the log's ``last`` line."""
+    def run(self, view: Sequence[Seen], last: int) -> None:
+        """Checks all events, and then what is missing up to the log's ``last`` line."""
         for seen in view:
             if seen.kind == LINE:
                 self._line(seen)
@@ -142,11 +150,11 @@ class _Reading:
                 self._gap(seen)
             elif seen.state is not None and "lines" in seen.state:
                 self._end(seen.state)
-        for number in islice(self._missing(max(last, self._highest)), MOST):
+        for number in islice(self._missing(max(last, self._highest)), MAX_REPORTED):
             self._verdict.lost.append(f"{self._name}: number {number}")
         for writer, printed in self._printed.items():
-            self._jump(writer, max(printed.required, self._reached[writer]) + 1)
-        self._settled(self._highest)
+            self._check_skipped(writer, max(printed.required, self._reached[writer]) + 1)
+        self._check_announced(self._highest)
 
     def _line(self, seen: Seen) -> None:
         self._verdict.checked += 1
@@ -154,25 +162,25 @@ class _Reading:
             self._verdict.doubled.append(f"{self._name}: number {seen.number}")
             return
         if seen.number < self._highest:
-            self._verdict.reordered.append(f"{self._name}: number {seen.number} behind {self._highest}")
+            self._verdict.reordered.append(f"{self._name}: number {seen.number} after {self._highest}")
         self._numbers.add(seen.number)
         self._highest = max(self._highest, seen.number)
-        spelling = (seen.message, seen.timestamp)
-        if self._said.setdefault(seen.number, spelling) != spelling:
-            self._verdict.changed.append(f"{self._name}: number {seen.number} is {spelling}")
+        content = (seen.message, seen.timestamp)
+        if self._contents.setdefault(seen.number, content) != content:
+            self._verdict.changed.append(f"{self._name}: number {seen.number} is {content}")
         elif marker := _MARKER.fullmatch(seen.message):
             self._marker(seen.number, *map(int, marker.groups()))
         elif seen.message not in self._foreign:
-            self._own(seen)
+            self._printed_line(seen)
 
-    def _marker(self, number: int, count: int, before: int, behind: int) -> None:
+    def _marker(self, number: int, count: int, before: int, after: int) -> None:
         self._announced += count
         self._dropped += count
-        if (before, behind) != (number - 1, number + 1):
-            self._verdict.misstated.append(f"{self._name}: the marker {number} stands between {before} and {behind}")
+        if (before, after) != (number - 1, number + 1):
+            self._verdict.misstated.append(f"{self._name}: the marker {number} names lines {before} and {after}")
 
-    def _own(self, seen: Seen) -> None:
-        found = _PROOF.fullmatch(seen.message)
+    def _printed_line(self, seen: Seen) -> None:
+        found = _EMITTED.fullmatch(seen.message)
         writer, number = (found[1], int(found[2])) if found else ("", 0)
         printed = self._printed.get(writer)
         where = f"{self._name}: number {seen.number}, {seen.message[:60]!r}"
@@ -181,24 +189,24 @@ class _Reading:
         elif printed is None or not 0 < number <= printed.begun:
             self._verdict.phantom.append(where)
         else:
-            self._take(writer, number, where)
+            self._writers_number(writer, number, where)
 
-    def _take(self, writer: str, number: int, where: str) -> None:
-        if number in self._met[writer]:
+    def _writers_number(self, writer: str, number: int, where: str) -> None:
+        if number in self._found[writer]:
             self._verdict.doubled.append(where)
-        elif number < self._reached[writer] or writer in self._left:
+        elif number < self._reached[writer] or writer in self._replaced:
             self._verdict.reordered.append(where)
         else:
-            self._jump(writer, number)
-            self._settled(number)
+            self._check_skipped(writer, number)
+            self._check_announced(number)
             self._reached[writer] = number
-        self._met[writer].add(number)
+        self._found[writer].add(number)
         if writer != self._writer:
-            self._left.add(self._writer)
+            self._replaced.add(self._writer)
             self._writer = writer
 
-    def _jump(self, writer: str, number: int) -> None:
-        """The writer's lines between the last one and ``number`` must have been announced."""
+    def _check_skipped(self, writer: str, number: int) -> None:
+        """Checks that the writer's lines between its last one and ``number`` were announced as dropped, or in a gap."""
         missing = number - self._reached[writer] - 1
         explained = min(missing, self._announced)
         self._announced -= explained
@@ -206,15 +214,15 @@ class _Reading:
             self._verdict.lost.append(f"{self._name}: line {lost} of {writer}")
         self._named = 0
 
-    def _settled(self, number: int) -> None:
-        """What was announced as dropped must have been missing."""
+    def _check_announced(self, number: int) -> None:
+        """Checks that all lines that were announced as dropped were missing."""
         if self._announced:
             self._verdict.misstated.append(f"{self._name}: {self._announced} too many dropped before {number}")
         self._announced = 0
 
     def _gap(self, seen: Seen) -> None:
         if seen.number <= self._highest or seen.last < seen.number:
-            self._verdict.reordered.append(f"{self._name}: gap {seen.number} to {seen.last} behind {self._highest}")
+            self._verdict.reordered.append(f"{self._name}: gap {seen.number} to {seen.last} after {self._highest}")
             return
         self._gaps.append((seen.number, seen.last))
         self._highest = seen.last
@@ -233,8 +241,3 @@ class _Reading:
         for first, until in [*sorted(self._gaps), (last + 1, last + 1)]:
             yield from (each for each in range(number, first) if each not in self._numbers)
             number = max(number, until + 1)
-
-
-def count(verdict: Verdict) -> Counter[str]:
-    """How many of each kind are wrong."""
-    return Counter({name: len(found) for name, found in verdict.faults.items()})

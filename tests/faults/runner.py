@@ -1,4 +1,4 @@
-"""``chronoverse run`` with a job that proves its lines, in a process of its own, behind a fault proxy of its own."""
+"""``chronoverse run`` as a process, with ``emitter.py`` as its job. Each runner has its own fault proxy."""
 
 import contextlib
 import os
@@ -14,16 +14,17 @@ from tests.support.commands import command
 from tests.support.faultproxy import FaultProxy
 from tests.support.service import ROOT
 
-#: Seconds for whatever must come on a busy machine.
+#: Seconds in which whatever a test waits for must happen, on a busy machine.
 PATIENCE_SECONDS: Final = 30.0
 
 _EMITTER: Final = str(Path(__file__).with_name("emitter.py"))
 
 
 class Runner:
-    """Publishes what ``writer`` prints as ``job`` to the store at ``store``: a socket behind a proxy, or just a URL.
+    """Publishes what ``writer`` prints as ``job``.
 
-    ``settings`` are its own, lower case; ``environ`` is added to its environment as it is.
+    ``store`` is a unix socket or a URL. The runner reaches a socket through a fault proxy, and a URL directly.
+    ``settings`` are environment variables without ``CHRONOVERSE_``, in lower case. ``environ`` has more variables.
     """
 
     def __init__(
@@ -34,11 +35,11 @@ class Runner:
         self.padding: int = int(str(settings.pop("padding", 0)))
         self._proxy = FaultProxy(store).start() if isinstance(store, Path) else None
         url = self._proxy.redis_url if self._proxy else store
-        self._ledger = directory / f"{job.job_id}-{writer}.ledger"
-        self._output = self._ledger.with_suffix(".out")
-        self._errors = self._ledger.with_suffix(".err")
+        self._progress = directory / f"{job.job_id}-{writer}.progress"
+        self._output = self._progress.with_suffix(".out")
+        self._errors = self._progress.with_suffix(".err")
         self.data_dir = Path(str(settings.pop("data_dir", directory / f"{job.job_id}-{writer}.data")))
-        emitting = (sys.executable, "-S", "-E", _EMITTER, str(self._ledger), writer, str(count), str(rate))
+        emitter = (sys.executable, "-S", "-E", _EMITTER, str(self._progress), writer, str(count), str(rate))
         ours = {"CHRONOVERSE_REDIS_URL": url, "CHRONOVERSE_DATA_DIR": str(self.data_dir)}
         added: dict[str, str] = {"PYTHONPATH": "", **settings.pop("environ", {})}
         added["PYTHONPATH"] = f"{ROOT}:{added['PYTHONPATH']}".rstrip(":")
@@ -46,7 +47,7 @@ class Runner:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
         with self._output.open("wb") as out, self._errors.open("wb") as err:
             self.process = subprocess.Popen(
-                command("run", "--workflow", job.workflow_id, "--job", job.job_id, "--", *emitting, str(self.padding)),
+                command("run", "--workflow", job.workflow_id, "--job", job.job_id, "--", *emitter, str(self.padding)),
                 env={**clean, **ours, **added},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -55,46 +56,46 @@ class Runner:
 
     @property
     def proxy(self) -> FaultProxy:
-        """Between it and the store."""
+        """The fault proxy between the runner and the store."""
         assert self._proxy is not None
         return self._proxy
 
     @property
     def begun(self) -> int:
-        """Lines that the job began to print."""
+        """How many lines the job began to print."""
         with contextlib.suppress(FileNotFoundError):
-            return int(self._ledger.read_bytes() or b"0")
+            return int(self._progress.read_bytes() or b"0")
         return 0
 
     @property
     def stderr_text(self) -> str:
-        """What the runner says on its stderr; the job prints nothing there."""
+        """The runner's messages on stderr. The job itself prints nothing there."""
         return self._errors.read_text()
 
     @property
-    def shown(self) -> list[str]:
-        """The job's lines as they came out of the runner."""
+    def output_lines(self) -> list[str]:
+        """The job's lines on the runner's stdout."""
         return self._output.read_text().splitlines()
 
     def print_half_line(self) -> None:
-        """Has the job print half a line and wait."""
-        self._ledger.with_name(self._ledger.name + ".half").touch()
+        """Makes the job print half a line and wait."""
+        self._progress.with_name(self._progress.name + ".half").touch()
 
-    def end(self) -> None:
-        """Has the job end, with EXIT_CODE."""
-        self._ledger.with_name(self._ledger.name + ".stop").touch()
+    def end_job(self) -> None:
+        """Makes the job end with EXIT_CODE."""
+        self._progress.with_name(self._progress.name + ".stop").touch()
 
     def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
-        """The runner's exit code."""
+        """Waits for the runner to end. Returns its exit code."""
         return self.process.wait(seconds)
 
     def printed(self, required: int | None = None) -> Printed:
-        """For the oracle; all that was begun must be there unless ``required`` says how much."""
+        """What the oracle must know. All lines that were begun must be in the log, or the first ``required``."""
         return Printed(self.begun, self.begun if required is None else required, self.padding)
 
     def close(self) -> None:
-        """Ends what is left of it."""
-        self.end()
+        """Ends the job, the runner and the proxy, in whatever state they are."""
+        self.end_job()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()

@@ -22,68 +22,68 @@ JOBS: Final = 3
 VIEWERS: Final = 5
 #: Lines/s of each job.
 RATES: Final = (50, 150, 400)
-#: Whole seconds of the lease: so much more than a fault lasts that a runner that pauses behind it finds its lease.
+#: Whole seconds of the lease. It outlasts a fault and the pause before the runner's next attempt to reach the store.
 LEASE_SECONDS: Final = 10
 #: Seconds between two faults.
 PAUSE_SECONDS: Final = (0.1, 1.0)
-#: Seconds for all to come to an end once nothing more is done to them.
+#: Seconds in which all jobs and viewers must end after the last fault.
 END_SECONDS: Final = 60.0
 
 
 @dataclass
 class Report:
-    """What a run did and found. ``wrong`` is what went wrong beside the lines."""
+    """The faults of a run, and what it found. ``problems`` are those that do not concern lines."""
 
     seed: int
     seconds: float
     done: list[str] = field(default_factory=list)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
-    wrong: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was found."""
-        return not self.wrong and all(verdict.clean for verdict in self.verdicts.values())
+        """Whether nothing is wrong."""
+        return not self.problems and all(verdict.clean for verdict in self.verdicts.values())
 
     def __str__(self) -> str:
-        said = [f"  {job}: {verdict}" for job, verdict in self.verdicts.items()]
+        verdicts = [f"  {job}: {verdict}" for job, verdict in self.verdicts.items()]
         head = (
             f"seed {self.seed}, {self.seconds:g} s, {len(self.done)} faults: {'clean' if self.clean else 'NOT CLEAN'}"
         )
-        return "\n".join([head, f"  {', '.join(self.done)}", *said, *(f"  {each}" for each in self.wrong)])
+        return "\n".join([head, f"  {', '.join(self.done)}", *verdicts, *(f"  {each}" for each in self.problems)])
 
 
-def play(directory: Path, report: Report) -> Report:
-    """The schedule of the report's seed, from its beginning to the verdict, which goes into the report."""
+def run_schedule(directory: Path, report: Report) -> Report:
+    """Runs the schedule of the report's seed. Returns the report, filled with the faults and the verdicts."""
     with FaultTestbed(directory, lease=LEASE_SECONDS, workers=2) as testbed:
         jobs = [JobRef("schedule", f"job-{number}") for number in range(1, JOBS + 1)]
         for job, rate in zip(jobs, RATES, strict=True):
-            testbed.run(job, rate=rate)
-            testbed.watch(job, VIEWERS)
+            testbed.start_runner(job, rate=rate)
+            testbed.start_watchers(job, VIEWERS)
         for job in jobs:
-            testbed.seen(testbed.watchers[job], 1)
+            testbed.wait_for_line(testbed.watchers[job], 1)
         chance = random.Random(report.seed)
         injector = FaultInjector(testbed, chance)
         until = time.monotonic() + report.seconds
         while time.monotonic() < until:
             report.done.append(injector.inject())
             sleep(chance.uniform(*PAUSE_SECONDS))
-        report.wrong += [wrong for runner in testbed.runners for wrong in _end(testbed, runner)]
+        report.problems += [problem for runner in testbed.runners for problem in _end(testbed, runner)]
         report.verdicts = {job.job_id: testbed.verdict(job) for job in jobs}
     return report
 
 
 def _end(testbed: FaultTestbed, runner: Runner) -> Iterator[str]:
-    """Has the job end; what is not as it should be then."""
+    """Makes the job end. Yields what is wrong then."""
     name = runner.job.job_id
-    runner.end()
+    runner.end_job()
     if (code := runner.wait(END_SECONDS)) != EXIT_CODE:
         yield f"{name}: exit code {code}"
-    if len(runner.shown) != runner.begun:
-        yield f"{name}: {len(runner.shown)} of {runner.begun} lines shown"
+    if len(runner.output_lines) != runner.begun:
+        yield f"{name}: {len(runner.output_lines)} of {runner.begun} lines shown"
     status = testbed.status(runner.job).get("status")
     if status != "FAILED":
-        yield f"{name}: {status}; its runner said {runner.stderr_text[-2000:]!r}"
+        yield f"{name}: {status}; stderr of its runner: {runner.stderr_text[-2000:]!r}"
     for number, watcher in enumerate(testbed.watchers[runner.job]):
         if not watcher.join(END_SECONDS):
-            yield f"{name}: viewer {number} stands at {watcher.highest}: {watcher.troubles[-5:]}"
+            yield f"{name}: viewer {number} has only line {watcher.highest}: {watcher.errors[-5:]}"

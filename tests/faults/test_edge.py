@@ -1,4 +1,7 @@
-"""The rows of the matrix that are the service's, through nginx as we ship it: TLS, HTTP/1.1 and HTTP/2."""
+"""The rows of the fault matrix (see ``docs/faults.md``) that concern the service.
+
+Viewers come through nginx with the configuration that we ship: over TLS, with HTTP/1.1 and HTTP/2.
+"""
 
 import secrets
 import signal
@@ -14,26 +17,25 @@ import pytest
 
 from chronoverse.joblog.sse import Decoder
 from chronoverse.joblog.values import JobRef
-from tests.faults.emitter import EXIT_CODE, line
 from tests.faults.oracle import Printed, judge
-from tests.faults.runner import Runner
-from tests.faults.testbed import FaultTestbed
+from tests.faults.testbed import FaultTestbed, add_lines
 from tests.faults.watching import Http2Watcher, Watcher, longest_silence
 from tests.support.viewers import ReconnectingViewers
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.wire import Stream
 
-#: One of each kind.
+#: One of each kind: HTTP/1.1, our own client, and HTTP/2.
 VIEWERS: Final = 3
-#: Seconds in which whatever was promised must have happened, on a machine that does other things too.
+#: Seconds in which whatever a test waits for must happen, on a busy machine.
 RECOVERY_SECONDS: Final = 10.0
-#: Viewers that come at once to a log of so many lines, the seconds that it may take them, and the megabytes that it may
-#: take a worker: a write of 256 KiB for each, and the pieces of the past.
-CROWD, LONG_LINES = 100, 20_000
-CROWD_SECONDS: Final = 60.0
-CROWD_MB: Final = 64
-#: Seconds that the worker's clock jumps, forwards and back.
+#: Row 23: viewers that open a log at the same time, and its lines.
+REPLAYS, LONG_LINES = 100, 20_000
+#: Row 23: seconds that all of these replays may take.
+REPLAY_SECONDS: Final = 60.0
+#: Row 23: megabytes by which a worker may grow: a write of 256 KiB for each viewer, and the cached segments.
+GROWTH_MB: Final = 64
+#: Seconds by which the worker's clock jumps, forwards and back.
 JUMP_SECONDS: Final = 3600.0
 
 pytestmark = pytest.mark.long
@@ -41,143 +43,134 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultTestbed]:
-    """Two workers behind nginx, whose old workers keep their streams for a second only."""
+    """A service with two workers behind nginx. After a reload nginx cuts the old workers' streams within a second."""
     directory = tmp_path_factory.mktemp("edge")
     with FaultTestbed(
-        directory, lease=10, judge_after=60, workers=2, edge=True, shutdown_seconds=1, drain_seconds=1
+        directory, lease=10, service_lease=60, workers=2, with_nginx=True, shutdown_seconds=1, drain_seconds=1
     ) as testbed:
         yield testbed
 
 
 def job(name: str) -> JobRef:
-    """A job of these rows."""
+    """The job of a row."""
     return JobRef("edge", name)
 
 
 def foreign(testbed: FaultTestbed, name: str) -> Foreign:
-    """A job whose runner is this test; its lines prove themselves by :func:`prove`."""
+    """A job whose lines the test itself writes, with :func:`add_lines`."""
     return Foreign(testbed.redis.url, "edge", name)
 
 
-def prove(job: Foreign, count: int, padding: int = 0) -> None:
-    """Adds the next ``count`` lines of writer ``a``."""
-    job.lines(line("a", number, padding) for number in range(job.last + 1, job.last + count + 1))
-
-
-def finish(testbed: FaultTestbed, runner: Runner) -> None:
-    """The job ends as it wants to, and every viewer has every line once."""
-    runner.end()
-    assert runner.wait() == EXIT_CODE, runner.stderr_text
-    testbed.over(runner.job)
-    verdict = testbed.verdict(runner.job)
-    assert verdict.clean, verdict
-    assert testbed.status(runner.job)["status"] == "FAILED", runner.stderr_text
-
-
 def refused(watchers: list[Watcher]) -> list[str]:
-    """Answers that a viewer got instead of a stream."""
-    return [trouble for watcher in watchers for trouble in watcher.troubles if trouble[:3].isdigit()]
+    """The answers that viewers got instead of a stream."""
+    return [error for watcher in watchers for error in watcher.errors if error[:3].isdigit()]
 
 
 def test_row_8_workers_are_killed(testbed: FaultTestbed) -> None:
-    """One of two, then both: viewers resume elsewhere, and nobody gets an answer that is none of ours."""
-    runner, watchers = testbed.play(job("row-8"), viewers=2 * VIEWERS)
+    """First one of two workers is killed, then both. Viewers resume at another worker, and miss nothing."""
+    runner, watchers = testbed.start_job(job("row-8"), viewers=2 * VIEWERS)
     for victims in (1, 2):
         pids = testbed.service.worker_pids()
         killed = time.monotonic()
         for pid in pids[:victims]:
             testbed.kill_worker(pid)
-        testbed.more(watchers, 50)
+        testbed.wait_for_more(watchers, 50)
         assert longest_silence(watchers, killed) < RECOVERY_SECONDS
         wait_until(lambda: len(testbed.service.worker_pids()) == 2, RECOVERY_SECONDS, "two workers")
     assert sum(watcher.connections for watcher in watchers) > 2 * VIEWERS
-    finish(testbed, runner)
+    testbed.finish(runner)
 
 
 def test_row_9_workers_are_replaced(testbed: FaultTestbed) -> None:
-    """Three times by SIGHUP under load: nothing lost, and no refusal."""
-    runner, watchers = testbed.play(job("row-9"), viewers=2 * VIEWERS)
+    """SIGHUP replaces them three times while a job runs. No line is lost, and no viewer is refused."""
+    runner, watchers = testbed.start_job(job("row-9"), viewers=2 * VIEWERS)
     for _ in range(3):
         old = testbed.service.worker_pids()
         testbed.service.signal(signal.SIGHUP)
         wait_until(lambda old=old: not any(map(psutil.pid_exists, old)), 20, "the old workers are gone")  # type: ignore[misc]
-        testbed.more(watchers, 20)
+        testbed.wait_for_more(watchers, 20)
     assert refused(watchers) == []
-    finish(testbed, runner)
+    testbed.finish(runner)
 
 
 def test_row_13_nginx_is_reloaded(testbed: FaultTestbed) -> None:
-    """Ten times: streams are cut when the old workers' time is over, and resume at the new ones."""
+    """Ten times. Streams are cut when nginx's old workers shut down, and resume at its new workers."""
     nginx = testbed.nginx
     assert nginx is not None
-    runner, watchers = testbed.play(job("row-13"), viewers=2 * VIEWERS)
+    runner, watchers = testbed.start_job(job("row-13"), viewers=2 * VIEWERS)
     before, workers = psutil.Process(nginx.pid).num_fds(), len(nginx.workers())
     for _ in range(10):
         old = nginx.workers()
         nginx.signal(signal.SIGHUP)
         wait_until(lambda old=old: nginx.workers() - old, RECOVERY_SECONDS, "new workers")  # type: ignore[misc]
-        testbed.more(watchers, 5)
+        testbed.wait_for_more(watchers, 5)
     wait_until(lambda: len(nginx.workers()) == workers, 2 * RECOVERY_SECONDS, "the old workers are gone")
-    testbed.more(watchers, 20)
+    testbed.wait_for_more(watchers, 20)
     assert sum(watcher.connections for watcher in watchers) > 2 * VIEWERS
     assert psutil.Process(nginx.pid).num_fds() <= before + 2
     assert refused(watchers) == []
-    finish(testbed, runner)
+    testbed.finish(runner)
 
 
 class SlowWatcher(Watcher):
-    """Reads a kilobyte a second, until it may hurry."""
+    """Reads a kilobyte a second while ``slow`` is True."""
 
     slow = True
 
-    def _take(self, decoder: Decoder, chunk: bytes) -> None:
+    def _feed(self, decoder: Decoder, chunk: bytes) -> None:
         for start in range(0, len(chunk), 1024):
-            super()._take(decoder, chunk[start : start + 1024])
+            super()._feed(decoder, chunk[start : start + 1024])
             if self.slow:
                 self._stop.wait(1)
 
 
 def test_row_10_a_slow_viewer_among_fast_ones(testbed: FaultTestbed) -> None:
-    """It falls behind by more than anything on the way holds for it; the others do not notice; it misses nothing."""
-    slow = testbed.watcher(job("row-10"), SlowWatcher)
+    """It falls behind by more than all buffers can hold. The others do not notice, and it misses nothing."""
+    slow = testbed.new_watcher(job("row-10"), SlowWatcher)
     assert isinstance(slow, SlowWatcher)
     slow.start()
-    runner, watchers = testbed.play(job("row-10"), viewers=VIEWERS, padding=4000, rate=3000, count=8000)
+    runner, watchers = testbed.start_job(job("row-10"), viewers=VIEWERS, padding=4000, rate=3000, count=8000)
     began = time.monotonic()
     testbed.watchers[runner.job].append(slow)
-    testbed.seen(watchers, 8000)
+    testbed.wait_for_line(watchers, 8000)
     assert longest_silence(watchers, began) < 2
     assert slow.highest < 1000
     slow.slow = False
-    finish(testbed, runner)
+    testbed.finish(runner)
 
 
 def heartbeats(stream: Stream) -> int:
-    """Those that a quiet stream has brought: one for each second."""
+    """How many heartbeats a quiet stream has received since its last event: one a second."""
     return stream.body.rpartition(b"\n\n")[2].count(b":")
 
 
 def at_least(stream: Stream, due: int) -> bool:
-    """Whether so many heartbeats have come."""
+    """Whether at least ``due`` heartbeats have come."""
     return heartbeats(stream) >= due
 
 
 @pytest.fixture(scope="module")
 def wrong_clock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FaultTestbed, dict[str, str]]]:
-    """A worker, and the environment of a runner, whose clock is off by what a file says."""
+    """A testbed whose worker has a wrong clock, and the environment that gives a runner the same clock.
+
+    The file ``CLOCK`` says by how many seconds it is wrong. See ``clock/sitecustomize.py``.
+    """
     directory = tmp_path_factory.mktemp("clock")
     (directory / "offset").write_bytes(struct.pack("d", 0))
     environ = {"CLOCK": str(directory / "offset"), "PYTHONPATH": str(Path(__file__).with_name("clock"))}
-    with FaultTestbed(directory / "stage", lease=2, edge=True, environ=environ, log_format="json") as testbed:
+    with FaultTestbed(directory / "testbed", lease=2, with_nginx=True, environ=environ, log_format="json") as testbed:
         yield testbed, environ
 
 
 def test_row_14_the_clock_jumps(wrong_clock: tuple[FaultTestbed, dict[str, str]]) -> None:
-    """An hour ahead, two back, of worker and runner: nobody is LOST, nothing stops, heartbeats keep their beat."""
+    """The clocks of worker and runner jump an hour ahead, then two hours back.
+
+    No job is declared LOST, lines continue to arrive, and heartbeats stay regular.
+    """
     testbed, environ = wrong_clock
-    runner = testbed.run(job("row-14"), environ=environ)
-    watchers = testbed.watch(runner.job, VIEWERS)
-    testbed.seen(watchers, 20)
+    runner = testbed.start_runner(job("row-14"), environ=environ)
+    watchers = testbed.start_watchers(runner.job, VIEWERS)
+    testbed.wait_for_line(watchers, 20)
     quiet = foreign(testbed, "row-14-quiet").lines(["x"])
     headers = {"Authorization": f"Bearer {testbed.service.token(ttl=4 * 3600)}"}
     began = time.monotonic()
@@ -186,25 +179,25 @@ def test_row_14_the_clock_jumps(wrong_clock: tuple[FaultTestbed, dict[str, str]]
             with open(environ["CLOCK"], "r+b") as file:
                 file.write(struct.pack("d", offset))
             due = heartbeats(beats) + 2
-            testbed.more(watchers, 100)
+            testbed.wait_for_more(watchers, 100)
             beats.wait_until(partial(at_least, beats, due), RECOVERY_SECONDS, "two heartbeats")
         assert heartbeats(beats) <= time.monotonic() - began + 2
         assert not beats.ended
     assert [watcher.connections for watcher in watchers] == [1] * VIEWERS
-    finish(testbed, runner)
+    testbed.finish(runner)
     lines = [seen.timestamp for seen in watchers[0].lines]
     assert max(lines)[:13] != min(lines)[:13], "the runner's clock did not jump"
     assert testbed.service.metric("chronoverse_delivery_delay_seconds_sum") >= 0
 
 
 def test_row_20_a_log_is_gone(testbed: FaultTestbed) -> None:
-    """Expired, deleted, flushed: each viewer is told, and asks again for something that is not there."""
+    """It expires, is deleted, or the store is flushed. Each viewer receives an error, and then reconnects in vain."""
     jobs = [foreign(testbed, f"row-20-{how}") for how in ("expired", "deleted", "flushed")]
     watchers = []
     for each in jobs:
-        prove(each, 50)
-        watchers += testbed.watch(job(each.job_id), VIEWERS)
-    testbed.seen(watchers, 50)
+        add_lines(each, 50)
+        watchers += testbed.start_watchers(job(each.job_id), VIEWERS)
+    testbed.wait_for_line(watchers, 50)
     ends = [
         ("PEXPIRE", jobs[0].key, "1"),
         ("DEL", jobs[1].key),
@@ -212,36 +205,36 @@ def test_row_20_a_log_is_gone(testbed: FaultTestbed) -> None:
     ]
     for number, command in enumerate(ends):
         ask_all(testbed.redis.url, [command])
-        told = watchers[number * VIEWERS : (number + 1) * VIEWERS]
+        concerned = watchers[number * VIEWERS : (number + 1) * VIEWERS]
         began = time.monotonic()
-        raw = [each for each in told if each.connections and not isinstance(each, type(watchers[1]))]
-        wait_until(lambda raw=raw: all(each.troubles for each in raw), RECOVERY_SECONDS, f"all are told of {command}")  # type: ignore[misc]
-        print(f"{command[0]}: told within {time.monotonic() - began:.2f} s")
-        assert {each.troubles[0] for each in raw} == {"the log is gone from the store: it expired or was deleted"}
+        raw = [each for each in concerned if each.connections and not isinstance(each, type(watchers[1]))]
+        wait_until(lambda raw=raw: all(each.errors for each in raw), RECOVERY_SECONDS, f"errors after {command}")  # type: ignore[misc]
+        print(f"{command[0]}: all had an error within {time.monotonic() - began:.2f} s")
+        assert {each.errors[0] for each in raw} == {"the log is gone from the store: it expired or was deleted"}
     for each in jobs:
         views = {str(n): tuple(view.seen) for n, view in enumerate(testbed.watchers[job(each.job_id)])}
         verdict = judge({"a": Printed(50, 50)}, views, next(iter(views.values())))
         assert verdict.clean, verdict
     for watcher in watchers:
-        watcher.leave()
+        watcher.request_stop()
 
 
 def test_row_21_a_log_is_trimmed_before_and_while_it_is_read(testbed: FaultTestbed) -> None:
-    """Each viewer sees every number, or one gap that names those between its last and the first that is left."""
+    """Each viewer receives all numbers, but for one gap: from its last line before the trim to the last trimmed one."""
     trimmed = foreign(testbed, "row-21")
-    prove(trimmed, 12_000, padding=2000)
-    late = [testbed.watcher(job("row-21"), SlowWatcher).start() for _ in range(2)]
-    testbed.seen(late, 1)
+    add_lines(trimmed, 12_000, padding=2000)
+    late = [testbed.new_watcher(job("row-21"), SlowWatcher).start() for _ in range(2)]
+    testbed.wait_for_line(late, 1)
     ask_all(testbed.redis.url, [("XTRIM", trimmed.key, "MINID", "9001-0")])
-    watchers = testbed.watch(job("row-21"), VIEWERS)
-    testbed.seen(watchers, 9001)
-    prove(trimmed, 100, padding=2000)
+    watchers = testbed.start_watchers(job("row-21"), VIEWERS)
+    testbed.wait_for_line(watchers, 9001)
+    add_lines(trimmed, 100, padding=2000)
     trimmed.end()
     for each in late:
         assert isinstance(each, SlowWatcher)
         each.slow = False
     testbed.watchers[job("row-21")] += late
-    testbed.over(job("row-21"))
+    testbed.wait_for_end(job("row-21"))
     for each in testbed.watchers[job("row-21")]:
         gaps = [seen for seen in each.seen if seen.kind == "gap"]
         numbers = [seen.number for seen in each.lines]
@@ -253,39 +246,39 @@ def test_row_21_a_log_is_trimmed_before_and_while_it_is_read(testbed: FaultTestb
 
 
 def test_row_22_a_token_expires(testbed: FaultTestbed) -> None:
-    """The stream ends with an error, nothing comes behind it, and whoever comes again with that token gets 401."""
+    """The stream ends with an error, nothing comes after it, and a viewer that reconnects with the token gets 401."""
     running = foreign(testbed, "row-22")
-    prove(running, 3)
+    add_lines(running, 3)
     token = testbed.service.token(ttl=3)
-    watchers = [testbed.watcher(job("row-22"), kind, token).start() for kind in (Watcher, Http2Watcher)]
+    watchers = [testbed.new_watcher(job("row-22"), kind, token).start() for kind in (Watcher, Http2Watcher)]
     headers = {"Authorization": f"Bearer {token}"}
     with Stream(testbed.door, f"{running.path}/events", headers) as stream:
-        testbed.seen(watchers, 3)
+        testbed.wait_for_line(watchers, 3)
         stream.wait_end(RECOVERY_SECONDS)
         assert not stream.cut
         assert b"event: error" in stream.body.split(b"\n\n")[-2]
         wait_until(lambda: all(refused([each]) for each in watchers), RECOVERY_SECONDS, "both are refused")
-        prove(running, 3)
+        add_lines(running, 3)
     for each in watchers:
         each.stop()
-        assert each.troubles[0] == "token expired"
-        assert each.troubles[1].startswith("401")
+        assert each.errors[0] == "token expired"
+        assert each.errors[1].startswith("401")
         assert [seen.number for seen in each.lines] == [1, 2, 3]
 
 
-def test_row_23_a_crowd_at_the_beginning_of_a_long_log(testbed: FaultTestbed) -> None:
-    """All of it has every line once, in order; the workers grow within bounds; viewers of a live job miss nothing."""
+def test_row_23_many_viewers_at_the_beginning_of_a_long_log(testbed: FaultTestbed) -> None:
+    """Each has every line once and in order. The workers' memory is bounded. Viewers of a live job miss nothing."""
     # A job of its own for each try: a second try would append to the log of the first.
     long = foreign(testbed, f"row-23-{secrets.token_hex(4)}")
     for _ in range(LONG_LINES // 5000):
-        prove(long, 5000, padding=40)
+        add_lines(long, 5000, padding=40)
     long.end()
-    runner, watchers = testbed.play(job("row-23"), viewers=VIEWERS)
+    runner, watchers = testbed.start_job(job("row-23"), viewers=VIEWERS)
     headers = f"Authorization: Bearer {testbed.service.token()}\r\n"
-    viewers = ReconnectingViewers(testbed.door, f"{long.path}/events", headers, CROWD)
+    viewers = ReconnectingViewers(testbed.door, f"{long.path}/events", headers, REPLAYS)
     workers = [psutil.Process(pid) for pid in testbed.service.worker_pids()]
     before, most = [worker.memory_info().rss for worker in workers], [0, 0]
-    deadline = time.monotonic() + CROWD_SECONDS
+    deadline = time.monotonic() + REPLAY_SECONDS
 
     def on_tick() -> bool:
         most[:] = map(max, most, (worker.memory_info().rss for worker in workers))
@@ -293,22 +286,30 @@ def test_row_23_a_crowd_at_the_beginning_of_a_long_log(testbed: FaultTestbed) ->
 
     viewers.run(on_tick)
     grown = [(now - then) / 2**20 for now, then in zip(most, before, strict=True)]
-    print(f"{CROWD_SECONDS + time.monotonic() - deadline:.1f} s; the workers grew by {grown} MB")
-    # The end has a number too.
+    print(f"{REPLAY_SECONDS + time.monotonic() - deadline:.1f} s; the workers grew by {grown} MB")
+    # The terminal entry has a number too.
     assert {viewer.lines for viewer in viewers.viewers} == {LONG_LINES + 1}
-    assert (viewers.errors, viewers.reconnections, viewers.answers["200"], viewers.answers["cut"]) == (0, [], CROWD, 0)
-    assert max(grown) < CROWD_MB
+    assert (viewers.errors, viewers.reconnections, viewers.answers["200"], viewers.answers["cut"]) == (
+        0,
+        [],
+        REPLAYS,
+        0,
+    )
+    assert max(grown) < GROWTH_MB
     assert [watcher.connections for watcher in watchers] == [1] * VIEWERS
-    testbed.more(watchers, 50)
-    finish(testbed, runner)
+    testbed.wait_for_more(watchers, 50)
+    testbed.finish(runner)
 
 
 def test_row_24_viewers_come_and_go(testbed: FaultTestbed) -> None:
-    """Three hundred short streams, whole or left early: as many descriptors, streams and watched jobs as before."""
+    """There are 300 short streams. Some end, others are left early.
+
+    Afterwards there are as many descriptors, open streams and watched jobs as before.
+    """
     ended, live = foreign(testbed, "row-24-ended"), foreign(testbed, "row-24-live")
-    prove(ended, 3)
+    add_lines(ended, 3)
     ended.end()
-    prove(live, 3)
+    add_lines(live, 3)
     headers = {"Authorization": f"Bearer {testbed.service.token()}"}
 
     def visit(count: int) -> None:
@@ -316,33 +317,36 @@ def test_row_24_viewers_come_and_go(testbed: FaultTestbed) -> None:
             with Stream(testbed.door, f"{(ended if number % 2 else live).path}/events", headers) as stream:
                 stream.wait_for(b"id: 3\n\n")
 
-    def held() -> list[int]:
+    def descriptors() -> list[int]:
+        """Each worker's open descriptors, and nginx's, once no stream is open and no job is watched."""
         for name in ("chronoverse_streams_open", "chronoverse_jobs_watched"):
             wait_until(lambda name=name: testbed.service.metric(name) == 0, RECOVERY_SECONDS, f"{name} is 0")  # type: ignore[misc]
         assert testbed.nginx is not None
-        # nginx keeps up to 32 connections to the service in each of its workers.
+        # Each worker of nginx keeps up to 32 idle connections to the service open.
         workers = [psutil.Process(pid).num_fds() for pid in testbed.service.worker_pids()]
         return [*workers, sum(psutil.Process(pid).num_fds() for pid in testbed.nginx.workers())]
 
     visit(40)
-    before = held()
+    before = descriptors()
     visit(300)
-    wait_until(lambda: all(now <= then + 4 for now, then in zip(held(), before, strict=True)), 15, "all is as before")
+    wait_until(
+        lambda: all(now <= then + 4 for now, then in zip(descriptors(), before, strict=True)), 15, "all is as before"
+    )
 
 
 @pytest.mark.parametrize("thread", ["tail-reader", "tail-housekeeper"])
 def test_row_25_a_thread_of_the_tail_is_killed(thread: str, crashing_tail: FaultTestbed) -> None:
     """The other thread of the tail restarts the killed one in time. No viewer is disconnected, no line is lost."""
-    runner, watchers = crashing_tail.play(job(f"row-25-{thread}"), viewers=VIEWERS)
-    order = crashing_tail.directory / f"kill-{thread}"
+    runner, watchers = crashing_tail.start_job(job(f"row-25-{thread}"), viewers=VIEWERS)
+    request = crashing_tail.directory / f"kill-{thread}"
     killed = time.monotonic()
-    order.touch()
-    wait_until(lambda: not order.exists(), RECOVERY_SECONDS, f"the {thread} dies")
-    crashing_tail.more(watchers, 50)
+    request.touch()
+    wait_until(lambda: not request.exists(), RECOVERY_SECONDS, f"the {thread} dies")
+    crashing_tail.wait_for_more(watchers, 50)
     print(f"{thread}: {longest_silence(watchers, killed):.2f} s without a line")
     assert longest_silence(watchers, killed) < RECOVERY_SECONDS
     assert [watcher.connections for watcher in watchers] == [1] * VIEWERS
-    finish(crashing_tail, runner)
+    crashing_tail.finish(runner)
 
 
 @pytest.fixture(scope="module")
@@ -351,6 +355,11 @@ def crashing_tail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultTes
     directory = tmp_path_factory.mktemp("crashing_tail")
     config = Path(__file__).with_name("crashing_tail.py")
     with FaultTestbed(
-        directory, lease=10, judge_after=60, edge=True, config=config, environ={"CRASH_DIRECTORY": str(directory)}
+        directory,
+        lease=10,
+        service_lease=60,
+        with_nginx=True,
+        config=config,
+        environ={"CRASH_DIRECTORY": str(directory)},
     ) as testbed:
         yield testbed

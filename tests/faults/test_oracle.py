@@ -1,4 +1,4 @@
-"""The oracle, tested by breaking things on purpose: each break is found, under its own name."""
+"""Tests of the oracle. They break streams and logs on purpose, and the oracle must report each break under its name."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from tests.faults.oracle import GAP, JOB, LINE, Printed, Seen, Verdict, judge
 from tests.faults.watching import Watcher
 from tests.support.scripted import scripted, stream
 
-JOB_OF = JobRef("faults", "oracle")
+JOB_REF = JobRef("faults", "oracle")
 LINES = 20
 STAMP = "2026-03-03T10:00:05.123Z"
 PRINTED = {"a": Printed(LINES, LINES)}
@@ -26,30 +26,30 @@ def clean_lines() -> Frames:
 
 
 def marker(number: int, dropped: int) -> Line:
-    """What the runner writes where lines were dropped."""
+    """The drop marker that the runner writes where lines were dropped."""
     text = f"[chronoverse] {dropped} lines (99 bytes) dropped between line {number - 1} and line {number + 1}: no room"
     return Line(number, STAMP, text, "stderr")
 
 
 def ending(lines: int, dropped: int = 0) -> Seen:
-    """A job frame's last state."""
+    """The last ``job`` event."""
     return Seen(1, 0, JOB, state={"status": "COMPLETED", "lines": lines, "dropped": dropped})
 
 
 def seen_of(lines: Frames) -> list[Seen]:
-    """The same as a viewer's record."""
+    """What a viewer records when it receives these lines."""
     return [Seen(1, 0, LINE, each.sequence_num, message=each.message, timestamp=each.timestamp) for each in lines]
 
 
 def watched(lines: Frames) -> list[Seen]:
-    """What a real viewer writes down when a service sends it these lines, cut in the middle of one."""
+    """What a real watcher records when a service sends these lines. The connection is cut in the middle of a line."""
     hello = sse.frame("connected", b'{"status":"connected"}', retry_ms=1)
     frames = [each.to_frame() for each in lines]
     state = json.dumps({"status": "COMPLETED", "lines": LINES, "dropped": 0}, separators=(",", ":")).encode()
     end = sse.frame("job", state) + sse.frame("end", b"{}", id=LINES + 1)
     first = stream(hello, *frames[:5], frames[5][:30], whole=False)
     with scripted(first, stream(hello, *frames[5:], end, after=5)) as service:
-        watcher = Watcher(service.url, JOB_OF, "t").start()
+        watcher = Watcher(service.url, JOB_REF, "t").start()
         assert watcher.join(20)
     return watcher.seen
 
@@ -84,8 +84,8 @@ BREAKS: dict[str, tuple[Callable[[Frames], Frames], str]] = {
 }
 
 
-def test_a_faithful_viewer_is_clean_over_two_connections() -> None:
-    """Nothing is found where nothing is wrong, a torn frame included."""
+def test_a_correct_stream_is_clean_over_two_connections() -> None:
+    """Nothing is reported where nothing is wrong, though the connection is cut in the middle of a frame."""
     seen = watched(clean_lines())
     verdict = judge(PRINTED, {"viewer": seen}, seen_of(clean_lines()))
     assert verdict.clean, verdict
@@ -95,7 +95,7 @@ def test_a_faithful_viewer_is_clean_over_two_connections() -> None:
 
 @pytest.mark.parametrize("broken", BREAKS)
 def test_a_break_in_one_stream_is_found(broken: str) -> None:
-    """What a service does to one viewer, as a real viewer records it."""
+    """A service sends one viewer a wrong stream, and a real watcher records it."""
     breaking, name = BREAKS[broken]
     verdict = judge(PRINTED, {"viewer": watched(breaking(clean_lines()))}, seen_of(clean_lines()))
     assert name in verdict.faults, verdict
@@ -103,7 +103,7 @@ def test_a_break_in_one_stream_is_found(broken: str) -> None:
 
 @pytest.mark.parametrize("broken", BREAKS)
 def test_a_break_in_the_log_itself_is_found(broken: str) -> None:
-    """What a runner does to the log, its numbering as good as ever: all viewers agree, and all are wrong."""
+    """A runner writes a wrong log with correct sequence numbers. All viewers agree, and all of them are wrong."""
     breaking, name = BREAKS[broken]
     lines = [each._replace(sequence_num=number) for number, each in enumerate(breaking(clean_lines()), start=1)]
     verdict = judge(PRINTED, {"viewer": seen_of(lines)}, seen_of(lines))
@@ -111,8 +111,8 @@ def test_a_break_in_the_log_itself_is_found(broken: str) -> None:
 
 
 @pytest.mark.parametrize("missing", [0, LINES - 1])
-def test_the_first_and_the_last_line_are_missed(missing: int) -> None:
-    """The oracle finds a missing first line and a missing last line."""
+def test_a_missing_first_or_last_line_is_found(missing: int) -> None:
+    """In a viewer's stream, and in the log itself."""
     lines = clean_lines()
     del lines[missing]
     assert judge(PRINTED, {"viewer": seen_of(lines)}, seen_of(clean_lines())).lost
@@ -120,56 +120,56 @@ def test_the_first_and_the_last_line_are_missed(missing: int) -> None:
     assert judge(PRINTED, {}, renumbered).lost
 
 
-def test_a_viewer_that_saw_nothing_has_lost_all() -> None:
-    """A view with no line is no clean view."""
+def test_a_viewer_that_received_nothing_has_lost_all_lines() -> None:
+    """A view without lines is not clean."""
     assert len(judge(PRINTED, {"viewer": []}, seen_of(clean_lines())).lost) >= LINES
 
 
-def test_other_times_for_other_viewers_are_a_change() -> None:
-    """A number has one spelling."""
+def test_a_line_with_two_different_times_is_changed() -> None:
+    """All viewers must receive the same time and message under one number."""
     lines = clean_lines()
     lines[3] = lines[3]._replace(timestamp=STAMP.replace("123", "124"))
     assert judge(PRINTED, {"viewer": seen_of(lines)}, seen_of(clean_lines())).changed
 
 
-def with_marker(dropped: int, said: int) -> Verdict:
-    """``dropped`` lines behind line 5 are not there, and the log says that ``said`` are not."""
+def with_marker(dropped: int, announced: int) -> Verdict:
+    """The verdict on a log in which ``dropped`` lines after line 5 are missing, and whose marker says ``announced``."""
     lines = clean_lines()
     rest = [each._replace(sequence_num=each.sequence_num - dropped + 1) for each in lines[5 + dropped :]]
-    shown = seen_of([*lines[:5], marker(6, said), *rest])
-    return judge(PRINTED, {"viewer": [*shown, ending(LINES - dropped + 1, said)]}, shown)
+    seen = seen_of([*lines[:5], marker(6, announced), *rest])
+    return judge(PRINTED, {"viewer": [*seen, ending(LINES - dropped + 1, announced)]}, seen)
 
 
 def test_lines_announced_as_dropped_are_not_lost() -> None:
-    """Where the log says how many are missing, and so many are."""
+    """The log says how many lines are missing, and that many are missing."""
     verdict = with_marker(4, 4)
     assert verdict.clean, verdict
     assert verdict.dropped == 4
 
 
 def test_announcing_too_few_or_too_many_is_found() -> None:
-    """The numbers must be exact."""
+    """The number in a drop marker must be exact."""
     assert with_marker(4, 3).lost
     assert with_marker(4, 5).misstated
 
 
-def test_the_end_must_have_counted_as_we_do() -> None:
-    """``lines`` and ``dropped`` of the terminal entry."""
-    shown = seen_of(clean_lines())
+def test_a_wrong_count_at_the_end_is_found() -> None:
+    """``lines`` and ``dropped`` of the last ``job`` event must be right."""
+    seen = seen_of(clean_lines())
     for state in (ending(LINES - 1), ending(LINES, 1)):
-        assert judge(PRINTED, {"viewer": [*shown, state]}, shown).misstated
+        assert judge(PRINTED, {"viewer": [*seen, state]}, seen).misstated
 
 
-def test_a_named_gap_is_not_lost_and_an_unnamed_one_is() -> None:
-    """A gap speaks for the numbers in it, and for no others."""
-    shown = seen_of(clean_lines())
-    for last, lost in ((5, 0), (4, 2)):  # the number and the line that was printed under it
-        view = [*shown[:2], Seen(1, 0, GAP, 3, last, "trimmed"), *shown[5:]]
-        assert len(judge(PRINTED, {"viewer": view}, shown).lost) == lost
+def test_numbers_in_a_gap_are_not_lost_and_all_other_missing_numbers_are() -> None:
+    """The view lacks lines 3 to 5. A gap names all three, or only the first two."""
+    seen = seen_of(clean_lines())
+    for last, lost in ((5, 0), (4, 2)):  # Line 5 is reported twice: its sequence number, and the writer's number.
+        view = [*seen[:2], Seen(1, 0, GAP, 3, last, "trimmed"), *seen[5:]]
+        assert len(judge(PRINTED, {"viewer": view}, seen).lost) == lost
 
 
 def test_a_line_of_a_writer_that_was_replaced_is_found() -> None:
-    """After another runner's first line none of the first one's may follow."""
+    """After the first line of a second runner, no line of the first runner may follow."""
     printed = {"a": Printed(9, 2), "b": Printed(9, 2)}
     texts = [line("a", 1), line("a", 2), line("b", 1), line("a", 3), line("b", 2)]
     view = seen_of([Line(number, STAMP, text, "stdout") for number, text in enumerate(texts, start=1)])

@@ -1,4 +1,4 @@
-"""Random schedules of faults: one that is always the same, and the one that FAULT_SEED names."""
+"""Two random schedules of faults: one with a fixed seed, and one with the seed in FAULT_SEED if that is set."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from tests.faults.schedule import Report, play
+from tests.faults.schedule import Report, run_schedule
 
 SECONDS: Final = 5.0
 SEEDS: Final = [20261124, *(int(seed) for seed in [os.environ.get("FAULT_SEED")] if seed)]
@@ -15,7 +15,7 @@ SEEDS: Final = [20261124, *(int(seed) for seed in [os.environ.get("FAULT_SEED")]
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.long
 def test_a_schedule_of_faults_is_clean(tmp_path: Path, seed: int) -> None:
-    """Three jobs, five viewers each: nothing lost, doubled, reordered, changed or invented."""
-    report = play(tmp_path, Report(seed, SECONDS))
+    """Three jobs with five viewers each: no line is lost, doubled, reordered, changed or invented."""
+    report = run_schedule(tmp_path, Report(seed, SECONDS))
     print(report)
     assert report.clean, str(report)

@@ -1,5 +1,7 @@
-"""Where the fault suite plays: one store that can be cut off, killed, frozen and robbed of its disk's last seconds,
-one service on it, and runners that each reach it through a fault proxy of their own. All of them real processes.
+"""The set-up of a fault test: a store, the service, and runners. All of them are real processes.
+
+A test can cut the store off, kill it, freeze it, or undo the last writes to its disk. The service and each runner reach
+the store through a fault proxy of their own.
 """
 
 import contextlib
@@ -14,6 +16,7 @@ from typing import Any, Final
 import redis
 
 from chronoverse.joblog.values import JobRef
+from tests.faults.emitter import EXIT_CODE, line
 from tests.faults.oracle import Seen, Verdict, judge
 from tests.faults.runner import PATIENCE_SECONDS, Runner
 from tests.faults.watching import ClientWatcher, Http2Watcher, Watcher, history
@@ -23,24 +26,27 @@ from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Door
 
-#: Lines/s of a job that does not hurry, and the bound of those that must be ended by :meth:`Runner.end`.
+#: Lines/s of a job, unless a test needs another rate.
 RATE: Final = 100
+#: Lines of a job that never ends by itself. A test ends it by :meth:`Runner.end_job`.
 ENDLESS: Final = 1_000_000
-#: Seconds that a viewer's token is good for: longer than a clock jumps.
+#: Seconds for which a viewer's token is valid: more than the hours by which a test moves the clock.
 TOKEN_SECONDS: Final = 4 * 3600
 
 
 class FaultTestbed:
-    """For a ``with``. ``lease`` is the runners', in whole seconds; ``judge_after`` the service's, if it is another.
+    """A context manager that starts the store and the services, and ends all processes.
 
-    With a ``fleet`` that is running the store is that, without proxies, and ``redis`` and ``link`` are not used.
+    ``lease`` is the runners' lease in whole seconds. ``service_lease`` is the service's, if it is another: the service
+    declares no job LOST before the store has been up for this time.
 
-    At the ``edge`` viewers come through nginx, by HTTP/1.1, our own client and HTTP/2 in turns, and are answered by
-    ``nodes`` services. ``config`` and ``environ`` are the services' own, for faults within.
+    A running ``fleet`` replaces the single server. Then there are no proxies, and ``redis`` and ``link`` are not used.
 
-    The service declares nobody LOST before the store has been up for its own lease.
+    ``with_nginx`` puts nginx in front of ``nodes`` services. The watchers then use HTTP/1.1, our own client, and HTTP/2
+    in turn. ``config`` and ``environ`` are the services' gunicorn settings and environment, for faults inside of them.
     """
 
     def __init__(
@@ -48,11 +54,11 @@ class FaultTestbed:
         directory: Path,
         *,
         lease: int = 2,
-        judge_after: int | None = None,
+        service_lease: int | None = None,
         redis_dir: str = "",
         workers: int = 1,
         fleet: Fleet | None = None,
-        edge: bool = False,
+        with_nginx: bool = False,
         nodes: int = 1,
         shutdown_seconds: int | None = None,
         config: Path | None = None,
@@ -61,19 +67,18 @@ class FaultTestbed:
     ) -> None:
         self.directory = directory
         self.lease = lease
-        place = Path(redis_dir) if redis_dir else directory / "redis"
         options = ("--appendonly", "yes", "--appendfsync", "everysec", "--enable-debug-command", "yes")
-        self.redis = RedisServer(place, None, *options)
+        self.redis = RedisServer(Path(redis_dir) if redis_dir else directory / "redis", None, *options)
         self.link = FaultProxy(self.redis.socket)
         self._fleet = fleet
         self._ask = fleet.ask if fleet else self.redis.ask
         self.services = []
-        ours: dict[str, Any] = {"lease_seconds": judge_after or lease, "heartbeat_seconds": 1, **settings}
+        ours: dict[str, Any] = {"lease_seconds": service_lease or lease, "heartbeat_seconds": 1, **settings}
         for number in range(1, nodes + 1):
-            place = directory / f"service-{number}"
-            place.mkdir(parents=True)
+            service_directory = directory / f"service-{number}"
+            service_directory.mkdir(parents=True)
             node = Service(
-                place,
+                service_directory,
                 fleet.url if fleet else self.link.redis_url,
                 workers=workers,
                 config=config,
@@ -83,11 +88,13 @@ class FaultTestbed:
             self.services.append(node)
         self.service = self.services[0]
         self.nginx: Nginx | None = None
-        self._edge, self._shutdown_seconds = edge, shutdown_seconds
+        self._with_nginx, self._shutdown_seconds = with_nginx, shutdown_seconds
         self.runners: list[Runner] = []
         self.watchers: dict[JobRef, list[Watcher]] = {}
 
-    def run(self, job: JobRef, writer: str = "a", rate: float = RATE, count: int = ENDLESS, **settings: Any) -> Runner:
+    def start_runner(
+        self, job: JobRef, writer: str = "a", rate: float = RATE, count: int = ENDLESS, **settings: Any
+    ) -> Runner:
         """Starts a runner with the testbed's lease."""
         settings.setdefault("lease_seconds", self.lease)
         store = self._fleet.url if self._fleet else self.redis.socket
@@ -95,60 +102,74 @@ class FaultTestbed:
         self.runners.append(runner)
         return runner
 
-    def watch(self, job: JobRef, viewers: int = 1) -> list[Watcher]:
-        """Starts viewers: the second and every fifth behind it by our own client, all others raw; see ``edge``."""
-        cycle = (Watcher, ClientWatcher, Http2Watcher) if self._edge else (Watcher, ClientWatcher, *[Watcher] * 3)
-        started = [self.watcher(job, cycle[number % len(cycle)]).start() for number in range(viewers)]
+    def start_watchers(self, job: JobRef, viewers: int = 1) -> list[Watcher]:
+        """Starts watchers of a job.
+
+        Without nginx the second, the seventh, … use our own client, and all others read the raw stream.
+        """
+        cycle = (Watcher, ClientWatcher, Http2Watcher) if self._with_nginx else (Watcher, ClientWatcher, *[Watcher] * 3)
+        started = [self.new_watcher(job, cycle[number % len(cycle)]).start() for number in range(viewers)]
         self.watchers.setdefault(job, []).extend(started)
         return started
 
-    def watcher(self, job: JobRef, kind: type[Watcher] = Watcher, token: str = "") -> Watcher:
-        """One viewer, not started, whom nobody waits for or judges; stop it."""
+    def new_watcher(self, job: JobRef, kind: type[Watcher] = Watcher, token: str = "") -> Watcher:
+        """Makes a watcher that is not started. The testbed does not wait for it, check it or stop it."""
         return kind(self.door.url, job, token or self.service.token(ttl=TOKEN_SECONDS), self.door.verify)
 
     @property
     def door(self) -> Door:
-        """Where viewers come in."""
+        """What viewers connect to: nginx if there is one, else the service."""
         return self.nginx or self.service
 
-    def play(self, job: JobRef, viewers: int = 2, lines: int = 20, **options: Any) -> tuple[Runner, list[Watcher]]:
-        """A runner and viewers who have all seen ``lines`` lines."""
-        runner = self.run(job, **options)
-        watchers = self.watch(job, viewers)
-        self.seen(watchers, lines)
+    def start_job(self, job: JobRef, viewers: int = 2, lines: int = 20, **options: Any) -> tuple[Runner, list[Watcher]]:
+        """Starts a runner and watchers. Returns them once all watchers have received ``lines`` lines."""
+        runner = self.start_runner(job, **options)
+        watchers = self.start_watchers(job, viewers)
+        self.wait_for_line(watchers, lines)
         return runner, watchers
 
-    def seen(self, watchers: list[Watcher], number: int, seconds: float = PATIENCE_SECONDS) -> None:
-        """Waits until all of them have seen line ``number``."""
+    def wait_for_line(self, watchers: list[Watcher], number: int, seconds: float = PATIENCE_SECONDS) -> None:
+        """Waits until all of them have received line ``number``."""
         wait_until(lambda: all(each.highest >= number for each in watchers), seconds, f"all see line {number}")
 
-    def more(self, watchers: list[Watcher], lines: int = 20, seconds: float = PATIENCE_SECONDS) -> None:
-        """Waits until all of them have seen so many lines more than the first has now."""
-        self.seen(watchers, max(each.highest for each in watchers) + lines, seconds)
+    def wait_for_more(self, watchers: list[Watcher], lines: int = 20, seconds: float = PATIENCE_SECONDS) -> None:
+        """Waits until all of them have received ``lines`` lines more than the fastest has now."""
+        self.wait_for_line(watchers, max(each.highest for each in watchers) + lines, seconds)
 
-    def over(self, job: JobRef, seconds: float = PATIENCE_SECONDS) -> None:
-        """Waits until all viewers of the job have been told that it is over."""
+    def wait_for_end(self, job: JobRef, seconds: float = PATIENCE_SECONDS) -> None:
+        """Waits until all watchers of the job have received the end of its log."""
         for watcher in self.watchers[job]:
-            assert watcher.join(seconds), f"a viewer of {job} stands at {watcher.highest}: {watcher.troubles[-5:]}"
+            assert watcher.join(seconds), f"a viewer of {job} has only line {watcher.highest}: {watcher.errors[-5:]}"
 
-    def history(self, job: JobRef, *, named: bool = False) -> list[Seen]:
-        """The log as its pages give it."""
-        return history(self.door.url, job, self.service.token(ttl=TOKEN_SECONDS), named=named)
+    def finish(self, runner: Runner) -> None:
+        """Ends the job. The runner must exit as the job does, and every viewer must have received every line once."""
+        runner.end_job()
+        assert runner.wait() == EXIT_CODE, runner.stderr_text
+        self.wait_for_end(runner.job)
+        verdict = self.verdict(runner.job)
+        assert verdict.clean, verdict
+        assert self.status(runner.job)["status"] == "FAILED", runner.stderr_text
+
+    def history(self, job: JobRef, *, with_gaps: bool = False) -> list[Seen]:
+        """The log as its pages return it."""
+        return history(self.door.url, job, self.service.token(ttl=TOKEN_SECONDS), with_gaps=with_gaps)
 
     def verdict(self, job: JobRef, foreign: frozenset[str] = frozenset(), **required: int) -> Verdict:
-        """The oracle's, on all viewers of a job. ``required`` is per writer; all that was begun where not named.
+        """The oracle's verdict on all watchers of a job.
 
-        Checks the store's own account too: what was ever added to the log is what its numbers say.
+        ``required`` says for a writer how many of its lines must be there. The default is all that it began to print.
+
+        Also checks the store's count: Redis must have added as many entries to the log as the last number says.
         """
         printed = {each.writer: each.printed(required.get(each.writer)) for each in self.runners if each.job == job}
         views = {f"viewer {n}": tuple(each.seen) for n, each in enumerate(self.watchers.get(job, ()))}
-        verdict = judge(printed, views, self.history(job, named=bool(foreign)), foreign=foreign)
-        if not foreign and (added := self.added(job)) != (last := self.last_id(job)):
+        verdict = judge(printed, views, self.history(job, with_gaps=bool(foreign)), foreign=foreign)
+        if not foreign and (added := self.entries_added(job)) != (last := self.last_id(job)):
             verdict.misstated.append(f"the store: {added} entries were added, and the last is {last}")
         return verdict
 
     def key(self, kind: str, job: JobRef) -> str:
-        """The job's key of that kind, spelled as outsiders know it."""
+        """The job's key of that kind. The name is written out here, because it is part of the public contract."""
         return f"chronoverse:{{{job.workflow_id}}}:{job.job_id}:{kind}"
 
     def last_id(self, job: JobRef) -> int:
@@ -156,8 +177,8 @@ class FaultTestbed:
         entries = self._ask("XREVRANGE", self.key("log", job), "+", "-", "COUNT", 1)
         return int(entries[0][0].partition(b"-")[0]) if entries else 0
 
-    def added(self, job: JobRef) -> int:
-        """Entries ever added to the log, by the store's account."""
+    def entries_added(self, job: JobRef) -> int:
+        """How many entries were ever added to the log, as Redis counts them."""
         info = self._ask("XINFO", "STREAM", self.key("log", job))
         return int(dict(zip(info[::2], info[1::2], strict=True))[b"entries-added"])
 
@@ -167,9 +188,10 @@ class FaultTestbed:
         return dict(zip(flat[::2], flat[1::2], strict=True))
 
     def freeze_disk(self) -> int:
-        """From now on nothing that is written counts as safe. What a power cut would leave of the log, in bytes.
+        """Stops fsync, so that nothing that is written from now on is safe.
 
-        That is at least all that anybody was ever told is safe: the last word of WAITAOF is ours.
+        Returns how many bytes of the append-only file a power failure would leave. They contain all that the store has
+        ever confirmed as safe, because WAITAOF is called here, after all other calls of it.
         """
         with contextlib.closing(self._client()) as client:
             client.execute_command("SET", "probe", "1")
@@ -181,14 +203,14 @@ class FaultTestbed:
         return self._aof().stat().st_size
 
     def cut_power(self, safe: int) -> int:
-        """The store dies, and with it what its file holds beyond ``safe`` bytes. How many bytes those were."""
+        """Kills the store, and cuts its file to ``safe`` bytes. Returns how many bytes were cut off."""
         self.redis.kill()
         lost = self._aof().stat().st_size - safe
         os.truncate(self._aof(), safe)
         return lost
 
     def kill_worker(self, pid: int) -> None:
-        """SIGKILL for a worker of the service, which starts another."""
+        """Kills a worker of the service. gunicorn starts another."""
         assert pid in self.service.worker_pids()
         os.kill(pid, signal.SIGKILL)
 
@@ -208,17 +230,17 @@ class FaultTestbed:
             undo.enter_context(self.link)
             for service in self.services:
                 undo.enter_context(service)
-            if self._edge:
-                self._open_edge(undo)
+            if self._with_nginx:
+                self._start_nginx(undo)
             self._undo = undo.pop_all()
         return self
 
-    def _open_edge(self, undo: contextlib.ExitStack) -> None:
+    def _start_nginx(self, undo: contextlib.ExitStack) -> None:
         directory = self.directory / "nginx"
         directory.mkdir()
         nodes = [(each.host, each.port) for each in self.services]
         self.nginx = undo.enter_context(Nginx(directory, nodes, shutdown_seconds=self._shutdown_seconds))
-        # Our own client knows no other way to be told of a certificate. Another testbed may be on beside this one.
+        # Our own client accepts a certificate only by this variable. Another testbed may have set it already.
         others = os.environ.get("SSL_CERT_FILE")
         trusted = [self.nginx.certificate, *([Path(others)] if others else [])]
         bundle = directory / "trusted.crt"
@@ -231,14 +253,14 @@ class FaultTestbed:
                 runner.close()
             watchers = [each for those in self.watchers.values() for each in those]
             for watcher in watchers:
-                watcher.leave()
+                watcher.request_stop()
             for watcher in watchers:
                 watcher.stop()
 
 
 @contextlib.contextmanager
 def frozen(process: "subprocess.Popen[bytes] | RedisServer") -> Iterator[None]:
-    """Stopped by SIGSTOP for as long as the block lasts."""
+    """Stops a process by SIGSTOP for as long as the block lasts."""
     os.kill(process.pid, signal.SIGSTOP)
     try:
         yield
@@ -248,7 +270,7 @@ def frozen(process: "subprocess.Popen[bytes] | RedisServer") -> Iterator[None]:
 
 @contextlib.contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """This process's environment, with ``variables`` for as long as the block lasts."""
+    """Sets environment variables of this process for as long as the block lasts."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -259,6 +281,11 @@ def environment(**variables: str) -> Iterator[None]:
             os.environ.update({name: value} if value is not None else {})
 
 
+def add_lines(job: Foreign, count: int, padding: int = 0) -> None:
+    """Adds the next ``count`` lines of writer ``a`` to the log of a foreign runner."""
+    job.lines(line("a", number, padding) for number in range(job.last + 1, job.last + count + 1))
+
+
 def sleep(seconds: float) -> None:
-    """Lets time pass: a fault lasts."""
+    """Waits while a fault lasts."""
     time.sleep(seconds)

@@ -1,4 +1,4 @@
-"""Viewers of the fault suite: each writes down all that it is told, over as many connections as it takes."""
+"""The fault suite's viewers. Each records everything that it receives, and reconnects as often as needed."""
 
 import http.client
 import json
@@ -18,18 +18,21 @@ from chronoverse.joblog.sse import Decoder, Event
 from chronoverse.joblog.values import Gap, JobRef, Line
 from tests.faults.oracle import GAP, JOB, LINE, Seen
 
-#: Seconds of silence after which a connection is given up; heartbeats come every second.
+#: Seconds without a byte after which a watcher reconnects. Heartbeats come every second.
 SILENCE_SECONDS: Final = 10.0
 #: Seconds before the next connection.
-AGAIN_SECONDS: Final = 0.1
-#: Seconds that a job may take to come.
+RECONNECT_SECONDS: Final = 0.1
+#: Seconds for which the service waits for a job that does not exist yet.
 WAIT_SECONDS: Final = 30
 #: Bytes of one read.
 READ_BYTES: Final = 65_536
 
 
 class Watcher:
-    """Follows a job from line 1 to its end in a thread: raw SSE with Last-Event-ID, so that nothing is tidied up."""
+    """Follows a job from line 1 to its end in a thread.
+
+    It reads the raw event stream and sends Last-Event-ID, so that no client code can hide a fault of the service.
+    """
 
     def __init__(self, url: str, job: JobRef, token: str, verify: ssl.SSLContext | bool = False) -> None:
         self.url = url
@@ -37,62 +40,62 @@ class Watcher:
         self.job = job
         self.token = token
         self.seen: list[Seen] = []
-        #: Texts of ``error`` frames, and what broke connections.
-        self.troubles: list[str] = []
+        #: Texts of ``error`` events, refusals, and errors of connections.
+        self.errors: list[str] = []
         self.connections = 0
-        #: ``end`` or ``error`` once the log is at its end; ``204`` if only a reconnect said so.
+        #: The event that ended the log, ``end`` or ``error``, or ``204`` for that answer to a reconnect. Else empty.
         self.ending = ""
-        self._place = ""
+        self._cursor = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"watcher of {job}", daemon=True)
 
     @property
     def lines(self) -> list[Seen]:
-        """The lines it saw."""
+        """The lines that it received."""
         return [seen for seen in self.seen if seen.kind == LINE]
 
     @property
     def highest(self) -> int:
-        """The number of the last line it saw; 0 before the first."""
+        """The number of the last line that it received; 0 before the first."""
         return next((seen.number for seen in reversed(self.seen) if seen.kind == LINE), 0)
 
     @property
     def states(self) -> list[dict[str, object]]:
-        """The states of the job that it was told."""
+        """The states of the job that it received."""
         return [dict(seen.state) for seen in self.seen if seen.state is not None]
 
     def start(self) -> "Watcher":
-        """Begins."""
+        """Starts the thread."""
         self._thread.start()
         return self
 
     def join(self, seconds: float) -> bool:
-        """Waits for the log's end. Whether it came."""
+        """Waits for the log's end. Returns False if it does not come in time."""
         self._thread.join(seconds)
         return bool(self.ending) and not self._thread.is_alive()
 
-    def leave(self) -> None:
-        """Goes at the next thing it is told, a heartbeat at the latest."""
+    def request_stop(self) -> None:
+        """Makes the thread end when it next receives something, at the latest a heartbeat."""
         self._stop.set()
 
     def stop(self) -> None:
-        """Leaves, and waits for that."""
-        self.leave()
+        """Ends the thread, and waits for it."""
+        self.request_stop()
         self._thread.join(SILENCE_SECONDS * 2)
 
     def _run(self) -> None:
         while not self._stop.is_set() and not self.ending:
             self.connections += 1
-            decoder = Decoder(self._place)
+            decoder = Decoder(self._cursor)
             try:
-                self._connection(decoder)
+                self._read_stream(decoder)
             except (OSError, http.client.HTTPException) as error:
-                self.troubles.append(repr(error))
-            self._place = decoder.last_event_id
+                self.errors.append(repr(error))
+            self._cursor = decoder.last_event_id
             if not self.ending:
-                self._stop.wait(AGAIN_SECONDS)
+                self._stop.wait(RECONNECT_SECONDS)
 
-    def _link(self) -> http.client.HTTPConnection:
+    def _new_connection(self) -> http.client.HTTPConnection:
         parts = urlsplit(self.url)
         if isinstance(self.verify, ssl.SSLContext):
             return http.client.HTTPSConnection(
@@ -106,32 +109,32 @@ class Watcher:
 
     @property
     def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.token}", **({"Last-Event-ID": self._place} if self._place else {})}
+        return {"Authorization": f"Bearer {self.token}", **({"Last-Event-ID": self._cursor} if self._cursor else {})}
 
-    def _connection(self, decoder: Decoder) -> None:
-        link = self._link()
+    def _read_stream(self, decoder: Decoder) -> None:
+        connection = self._new_connection()
         try:
-            link.request("GET", self._path, headers=self._headers)
-            response = link.getresponse()
-            if self._begins(response.status):
+            connection.request("GET", self._path, headers=self._headers)
+            response = connection.getresponse()
+            if self._is_accepted(response.status):
                 while not self._over and (chunk := response.read1(READ_BYTES)):
-                    self._take(decoder, chunk)
+                    self._feed(decoder, chunk)
             else:
-                self.troubles.append(f"{response.status} {response.read()!r}")
+                self.errors.append(f"{response.status} {response.read()!r}")
         finally:
-            link.close()
+            connection.close()
 
     @property
     def _over(self) -> bool:
         return self._stop.is_set() or bool(self.ending)
 
-    def _begins(self, status: int) -> bool:
-        """Whether a body of events follows, or the end."""
+    def _is_accepted(self, status: int) -> bool:
+        """Whether the answer is an event stream, or says that the log has ended."""
         if status == 204:
             self.ending = "204"
         return status in (200, 204)
 
-    def _take(self, decoder: Decoder, chunk: bytes) -> None:
+    def _feed(self, decoder: Decoder, chunk: bytes) -> None:
         for event in decoder.feed(chunk):
             self._event(event)
 
@@ -149,35 +152,35 @@ class Watcher:
             self.ending = "end"
         elif event.event == "error":
             # Only the error that closes a lost job has an id of its own.
-            self.troubles.append(event.data)
-            self.ending = "error" if event.id != self._place else ""
-        self._place = event.id
+            self.errors.append(event.data)
+            self.ending = "error" if event.id != self._cursor else ""
+        self._cursor = event.id
 
 
 class Http2Watcher(Watcher):
-    """The same over HTTP/2, as a browser behind nginx speaks. Trusts whom ``SSL_CERT_FILE`` names."""
+    """A watcher that uses HTTP/2, as a browser does through nginx. It trusts the certificates in ``SSL_CERT_FILE``."""
 
-    def _connection(self, decoder: Decoder) -> None:
+    def _read_stream(self, decoder: Decoder) -> None:
         try:
             with (
-                # A context of its own: it tells of HTTP/2 to whoever shares it.
+                # Each watcher has its own context: httpx makes it offer HTTP/2, which HTTP/1.1 watchers must not offer.
                 httpx.Client(http2=True, verify=ssl.create_default_context(), timeout=SILENCE_SECONDS) as client,
                 client.stream("GET", self.url + self._path, headers=self._headers) as response,
             ):
-                if self._begins(response.status_code):
+                if self._is_accepted(response.status_code):
                     assert response.http_version == "HTTP/2"
                     for chunk in response.iter_raw():
-                        self._take(decoder, chunk)
+                        self._feed(decoder, chunk)
                         if self._over:
                             break
                 else:
-                    self.troubles.append(f"{response.status_code} {response.read()!r}")
+                    self.errors.append(f"{response.status_code} {response.read()!r}")
         except httpx.HTTPError as error:
-            self.troubles.append(repr(error))
+            self.errors.append(repr(error))
 
 
 class ClientWatcher(Watcher):
-    """The same by way of our own client, which trusts whom ``SSL_CERT_FILE`` names."""
+    """A watcher that uses our own client, which trusts the certificates in ``SSL_CERT_FILE``."""
 
     def _run(self) -> None:
         client = Client(self.url, self.token, heartbeat_seconds=SILENCE_SECONDS / 3)
@@ -189,23 +192,23 @@ class ClientWatcher(Watcher):
         client.close()
 
 
-def history(url: str, job: JobRef, token: str, *, named: bool = False) -> list[Seen]:
-    """The log as its pages give it; with the numbers that they pass over ``named`` as gaps if asked for."""
+def history(url: str, job: JobRef, token: str, *, with_gaps: bool = False) -> list[Seen]:
+    """The log as its pages return it. ``with_gaps`` adds a gap for the numbers that they leave out."""
     client = Client(url, token)
     state = JobState.from_json(client.job(job))
     lines = client.logs(job)
-    items = [_seen(0, item) for item in (name_gaps(lines, 0, state) if named else lines)]
+    items = [_seen(0, item) for item in (name_gaps(lines, 0, state) if with_gaps else lines)]
     client.close()
     return items
 
 
-def silence(seen: list[Seen], since: float) -> float:
-    """Seconds from ``since`` to the next line."""
+def seconds_to_next_line(seen: list[Seen], since: float) -> float:
+    """Seconds from ``since`` to the next line; infinite if there is none."""
     return min((each.at for each in seen if each.kind == LINE and each.at >= since), default=float("inf")) - since
 
 
 def longest_silence(watchers: Sequence[Watcher], since: float) -> float:
-    """The longest time, from ``since`` to each one's last line, in which a viewer saw none."""
+    """The longest time in seconds, between ``since`` and its last line, in which a viewer received no line."""
     longest = 0.0
     for watcher in watchers:
         times = [each.at for each in watcher.lines if each.at >= since]
