@@ -37,7 +37,7 @@ import psutil
 from chronoverse.auth.tokens import mint
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.store import Store
-from tests.support.commands import command
+from tests.support.commands import chronoverse_argv
 from tests.support.nginx import Nginx
 from tests.support.servers import running
 from tests.support.service import ROOT, Service, serving
@@ -232,7 +232,9 @@ class Runners:
             ours |= {"CHRONOVERSE_TOKEN": token} if number else {"CHRONOVERSE_REDIS_URL": store}
             server = ("--server", door.url) if number else ()
             job_command = (sys.executable, "-c", EMITTER, str(self._stop), str(RATE))
-            argv = command("run", "--workflow", job.workflow_id, "--job", job.job_id, *server, "--", *job_command)
+            argv = chronoverse_argv(
+                "run", "--workflow", job.workflow_id, "--job", job.job_id, *server, "--", *job_command
+            )
             process = subprocess.Popen(argv, env={**clean, **ours}, stdout=subprocess.DEVNULL)
             self._processes.append(process)
 

@@ -100,12 +100,12 @@ def test_unknown_kids_cause_few_fetches(issuer: Issuer) -> None:
     for number in range(50):
         with pytest.raises(Unauthorized):
             keys.get(f"made up {number}")
-    assert issuer.asked == 1
+    assert issuer.requests == 1
 
     clock.now += MIN_REFETCH_SECONDS + 1
     issuer.keys.append(published(OTHER, "k2"))
     assert keys.get("k2").key_id == "k2"
-    assert issuer.asked == 2
+    assert issuer.requests == 2
 
 
 def test_a_withdrawn_key_is_refused_in_time(issuer: Issuer) -> None:
@@ -132,7 +132,7 @@ def test_keys_are_used_during_an_outage_of_the_issuer(issuer: Issuer) -> None:
     for _ in range(3):
         clock.now += REFRESH_SECONDS + 1
         assert keys.get("k1").key_id == "k1"
-    assert issuer.asked == 4
+    assert issuer.requests == 4
     clock.now += MAX_STALE_SECONDS
     with pytest.raises(SigningKeysUnavailable):
         keys.get("k1")
@@ -165,7 +165,7 @@ def test_an_invalid_key_set_is_refused(issuer: Issuer, body: bytes) -> None:
 
     clock.now += REFRESH_SECONDS + 1
     assert keys.get("k1").key_id == "k1"
-    assert issuer.asked == 3
+    assert issuer.requests == 3
 
 
 def test_a_redirect_is_not_followed(issuer: Issuer) -> None:
@@ -174,7 +174,7 @@ def test_a_redirect_is_not_followed(issuer: Issuer) -> None:
     with pytest.raises(OSError, match="302"):
         fetch_keys(issuer.url)
 
-    assert issuer.asked == 1
+    assert issuer.requests == 1
 
 
 def test_an_unreachable_issuer_is_not_a_401() -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.commands import called
+from tests.support.commands import call_main
 
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = (sys.executable, "-m", "chronoverse")
@@ -31,7 +31,7 @@ def cli(tmp_path: Path) -> Cli:
     """Runs the command line to its end in this process. Each test has its own data directory."""
 
     def call(*argv: str, **settings: str) -> "subprocess.CompletedProcess[str]":
-        return called(*argv, environ=environ(tmp_path, **settings))
+        return call_main(*argv, environ=environ(tmp_path, **settings))
 
     return call
 

@@ -27,7 +27,7 @@ from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, Status
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, ROOT, Cli, environ
-from tests.support.scripted import Scripted, answer, problem, scripted, stream
+from tests.support.scripted import ScriptedService, answer, problem, stream
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -55,10 +55,10 @@ def followed(job: Job, *lines: Line | Gap) -> bytes:
     return stream(b"".join(each.to_frame() for each in lines), job.to_frame() + job.end.to_frame(30))
 
 
-def history(lines: Sequence[Line], first: int = 1, last: int | None = None) -> Scripted:
+def history(lines: Sequence[Line], first: int = 1, last: int | None = None) -> ScriptedService:
     """A service with one running job, whose lines are on one page."""
     state = Job(JOB, Status.RUNNING, attempt=1, first=first, last=lines[-1].sequence_num if last is None else last)
-    return Scripted([answer("200 OK", orjson.dumps(state.to_json())), page(lines)])
+    return ScriptedService(answer("200 OK", orjson.dumps(state.to_json())), page(lines))
 
 
 def test_logs_prints_the_stored_lines(cli: Cli) -> None:
@@ -76,7 +76,7 @@ def test_logs_needs_no_token_with_an_embedded_server(cli: Cli, tmp_path: Path) -
         cli("logs", "wf_1", "job_1", URL=service.url)
 
     verifier = Verifier.from_settings(Settings(data_dir=tmp_path))
-    principal = verifier.verify(service.asked[0].headers["authorization"], time.time())
+    principal = verifier.verify(service.requests[0].headers["authorization"], time.time())
     assert principal.scopes == {"logs:read"}
     assert principal.workflows == {"wf_1"}
     assert principal.expires_at < time.time() + 61
@@ -84,21 +84,21 @@ def test_logs_needs_no_token_with_an_embedded_server(cli: Cli, tmp_path: Path) -
 
 def test_logs_sends_no_token_to_another_listener(cli: Cli) -> None:
     """A program of another user may listen on the port while the service of this data directory is down."""
-    with scripted(problem("401 Unauthorized", "a bearer token is needed")) as service:
+    with ScriptedService(problem("401 Unauthorized", "a bearer token is needed")) as service:
         done = cli("logs", "wf_1", "job_1", URL=service.url)
 
     assert (done.returncode, done.stderr) == (77, "chronoverse: a bearer token is needed\n")
-    assert "authorization" not in service.asked[0].headers
+    assert "authorization" not in service.requests[0].headers
 
 
 @pytest.mark.parametrize("settings", [{"JWT_SECRET": SECRET}, {"REDIS_URL": "redis://127.0.0.1:1"}])
 def test_logs_makes_no_token_with_another_store_or_key(cli: Cli, settings: dict[str, str]) -> None:
     """Whoever operates these decides who may read."""
-    with scripted(problem("401 Unauthorized", "a bearer token is needed")) as service:
+    with ScriptedService(problem("401 Unauthorized", "a bearer token is needed")) as service:
         done = cli("logs", "wf_1", "job_1", URL=service.url, **settings)
 
     assert (done.returncode, done.stderr) == (77, "chronoverse: a bearer token is needed\n")
-    assert "authorization" not in service.asked[0].headers
+    assert "authorization" not in service.requests[0].headers
 
 
 def test_logs_sends_the_token_of_the_settings(cli: Cli) -> None:
@@ -106,7 +106,7 @@ def test_logs_sends_the_token_of_the_settings(cli: Cli) -> None:
     with history([line(1, "one")]) as service:
         cli("logs", "wf_1", "job_1", URL=service.url, TOKEN="a.b.c")
 
-    assert {asked.headers["authorization"] for asked in service.asked} == {"Bearer a.b.c"}
+    assert {asked.headers["authorization"] for asked in service.requests} == {"Bearer a.b.c"}
 
 
 def test_logs_with_timestamps(cli: Cli) -> None:
@@ -151,7 +151,7 @@ def test_logs_from_an_offset(cli: Cli) -> None:
         done = cli("logs", "--offset", "7", "wf_1", "job_1", URL=service.url)
 
     assert (done.stdout, done.stderr) == ("eight\n", "")
-    assert service.asked[1].query["offset"] == "7"
+    assert service.requests[1].query["offset"] == "7"
 
 
 def test_logs_of_the_last_lines(cli: Cli) -> None:
@@ -160,7 +160,7 @@ def test_logs_of_the_last_lines(cli: Cli) -> None:
         done = cli("logs", "--tail", "2", "wf_1", "job_1", URL=service.url)
 
     assert (done.stdout, done.stderr) == ("eight\nnine\n", "")
-    assert service.asked[1].query["order"] == "desc"
+    assert service.requests[1].query["order"] == "desc"
 
 
 @pytest.mark.parametrize(
@@ -185,14 +185,14 @@ def test_following_exits_as_the_job_did(status: Status, code: int | None, exits:
 def test_follow_prints_to_the_end_and_exits_with_the_jobs_code(cli: Cli) -> None:
     """The connection is cut once, and there is a gap."""
     first = stream(line(1, "one").to_frame(), whole=False)
-    with scripted(
+    with ScriptedService(
         sse_retry(first), followed(ended(Status.FAILED, 7, 4), Gap(2, 3, "trimmed"), line(4, "four"))
     ) as service:
         done = cli("logs", "-f", "wf_1", "job_1", "--offset", "0", "--stream", "stdout", "--wait", "5", URL=service.url)
 
     assert (done.returncode, done.stdout) == (7, "one\nfour\n")
     assert done.stderr == "--- lines 2-3 are gone (trimmed) ---\n"
-    assert service.asked[0].query == {"offset": "0", "stream": "stdout", "wait": "5"}
+    assert service.requests[0].query == {"offset": "0", "stream": "stdout", "wait": "5"}
 
 
 def sse_retry(response: bytes) -> bytes:
@@ -204,7 +204,7 @@ def sse_retry(response: bytes) -> bytes:
 
 def test_follow_says_that_a_job_is_lost(cli: Cli) -> None:
     """It exits with 74."""
-    with scripted(followed(ended(Status.LOST, None, 1), line(1, "one"))) as service:
+    with ScriptedService(followed(ended(Status.LOST, None, 1), line(1, "one"))) as service:
         done = cli("logs", "-f", "wf_1", "job_1", URL=service.url)
 
     assert (done.returncode, done.stdout) == (74, "one\n")
@@ -215,7 +215,7 @@ def test_follow_asks_how_the_job_ended_if_the_stream_does_not_say(cli: Cli) -> N
     """There was nothing left to stream, or the stream had only the lines."""
     said = stream(line(1, "one").to_frame() + sse.frame("end", b'{"status":"stream_ended"}', id=2))
     state = answer("200 OK", orjson.dumps(ended(Status.FAILED, 9, 1).to_json()))
-    with scripted(said, state) as service:
+    with ScriptedService(said, state) as service:
         assert cli("logs", "-f", "wf_1", "job_1", URL=service.url).returncode == 9
 
 
@@ -231,7 +231,7 @@ def test_follow_asks_how_the_job_ended_if_the_stream_does_not_say(cli: Cli) -> N
 @pytest.mark.parametrize("flags", [[], ["-f"]])
 def test_a_refusal_is_printed_and_exits_with_its_code(cli: Cli, response: bytes, exits: int, flags: list[str]) -> None:
     """It is one line, without a traceback."""
-    with scripted(response) as service:
+    with ScriptedService(response) as service:
         done = cli("logs", *flags, "wf_1", "job_1", URL=service.url)
 
     assert done.returncode == exits
@@ -240,7 +240,7 @@ def test_a_refusal_is_printed_and_exits_with_its_code(cli: Cli, response: bytes,
 
 def test_messages_of_the_service_are_sanitized(cli: Cli) -> None:
     """The detail of a refusal is untrusted text, too."""
-    with scripted(problem("404 Not Found", r"\u001b[2J\u001b]0;x\u0007gone")) as service:
+    with ScriptedService(problem("404 Not Found", r"\u001b[2J\u001b]0;x\u0007gone")) as service:
         assert cli("logs", "wf_1", "job_1", URL=service.url).stderr == "chronoverse: gone\n"
 
 
@@ -263,7 +263,7 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
 def test_ctrl_c_ends_following_quietly(tmp_path: Path) -> None:
     """Each line was printed at once, and nothing else is printed."""
     open_end = stream(line(1, "one").to_frame(), whole=False)
-    with scripted(open_end, *[None] * 50) as service:
+    with ScriptedService(open_end, *[None] * 50) as service:
         command = [*COMMAND, "logs", "-f", "wf_1", "job_1"]
         with subprocess.Popen(
             command, env=environ(tmp_path, URL=service.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -10,7 +10,7 @@ import pytest
 
 from chronoverse.cli.main import commands
 from tests.cli.conftest import Cli
-from tests.support.scripted import answer, scripted
+from tests.support.scripted import ScriptedService, answer
 
 #: Clears the screen, sets the title, and writes from right to left.
 EVIL: Final = "\x1b[2J\x1b]0;title\x07\x9b5A\u202eevil"
@@ -67,7 +67,7 @@ def test_a_command_prints_no_control_sequences(cli_process: Cli, tmp_path: Path,
     orphan.touch()
     os.utime(orphan, (0, 0))
     arguments, answers = CALLS[name]
-    with scripted(*answers or (None,)) as service:
+    with ScriptedService(*answers or (None,)) as service:
         argv = [service.url if each == "URL" else each for each in arguments]
         done = cli_process(*argv, URL=service.url, TOKEN="a.b.c")
 

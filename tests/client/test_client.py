@@ -13,7 +13,7 @@ from chronoverse.client.follower import Follower, JobState, LogEvent, Notice
 from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
 from chronoverse.joblog import sse
 from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, Status
-from tests.support.scripted import answer, problem, scripted, stream
+from tests.support.scripted import ScriptedService, answer, problem, stream
 from tests.support.waiting import wait_until
 
 JOB = JobRef("wf_1", "job_1")
@@ -75,7 +75,7 @@ def numbers(items: list[LogEvent]) -> list[int]:
 def test_a_log_is_followed_to_its_end() -> None:
     """Following yields lines, gaps and states as values, and stops at the end of the log."""
     gap = Gap(2, 4, "trimmed")
-    with scripted(stream(CONNECTED, frames(1, 1), gap.to_frame() + frames(5, 5), OVER)) as service:
+    with ScriptedService(stream(CONNECTED, frames(1, 1), gap.to_frame() + frames(5, 5), OVER)) as service:
         items = follow(service.url)
 
     state = JobState(Status.COMPLETED, 1, 1, 2, None, 0, 2, 0, TIME)
@@ -84,10 +84,10 @@ def test_a_log_is_followed_to_its_end() -> None:
 
 def test_the_first_request_has_the_arguments() -> None:
     """The token is in its header, and everything else in the query."""
-    with scripted(stream(CONNECTED, OVER)) as service:
+    with ScriptedService(stream(CONNECTED, OVER)) as service:
         follow(service.url, tail=5, stream="stderr", wait=20)
 
-    (asked,) = service.asked
+    (asked,) = service.requests
     assert asked.path == "/workflows/wf_1/jobs/job_1/events"
     assert asked.query == {"tail": "5", "stream": "stderr", "wait": "20"}
     assert asked.headers["authorization"] == "Bearer a.b.c"
@@ -97,12 +97,12 @@ def test_the_first_request_has_the_arguments() -> None:
 
 def test_a_lost_connection_is_resumed_after_the_last_line() -> None:
     """The second request has a Last-Event-ID, the same filter, and no offset that could contradict it."""
-    with scripted(stream(CONNECTED, frames(1, 3), whole=False), stream(frames(4, 5), OVER, after=3)) as service:
+    with ScriptedService(stream(CONNECTED, frames(1, 3), whole=False), stream(frames(4, 5), OVER, after=3)) as service:
         items = follow(service.url, offset=0, stream="stdout")
 
     assert numbers(items) == [1, 2, 3, 4, 5]
-    assert service.asked[1].query == {"stream": "stdout"}
-    assert service.asked[1].headers["last-event-id"] == "3"
+    assert service.requests[1].query == {"stream": "stdout"}
+    assert service.requests[1].headers["last-event-id"] == "3"
 
 
 @pytest.mark.parametrize("cut", range(0, len(frames(1, 2)), 7))
@@ -110,16 +110,18 @@ def test_an_incomplete_frame_is_ignored(cut: int) -> None:
     """Each line is yielded once, wherever the connection is cut."""
     torn = stream(CONNECTED, frames(1, 2)[:cut], whole=False)
     first = frames(1, 2)[:cut].count(b"\n\n")
-    with scripted(torn, stream(frames(first + 1, 3), OVER, after=first)) as service:
+    with ScriptedService(torn, stream(frames(first + 1, 3), OVER, after=first)) as service:
         items = follow(service.url)
 
     assert numbers(items) == [1, 2, 3]
-    assert service.asked[1].headers["last-event-id"] == str(first)
+    assert service.requests[1].headers["last-event-id"] == str(first)
 
 
 def test_repeated_lines_are_ignored() -> None:
     """A stream that starts too early repeats lines that the client has."""
-    with scripted(stream(frames(1, 3), whole=False), stream(frames(1, 5), Gap(4, 6, "x").to_frame(), OVER)) as service:
+    with ScriptedService(
+        stream(frames(1, 3), whole=False), stream(frames(1, 5), Gap(4, 6, "x").to_frame(), OVER)
+    ) as service:
         items = follow(service.url)
 
     assert [item for item in items if not isinstance(item, JobState)] == [*map(line, range(1, 6)), Gap(6, 6, "x")]
@@ -134,7 +136,7 @@ def test_no_line_of_a_hundred_thousand_is_lost_or_doubled_by_fifty_cuts() -> Non
         said = b"".join(whole[start:cut])
         answers.append(stream(CONNECTED, said + whole[cut][: rng.randrange(len(whole[cut]))], after=start, whole=False))
         start = cut
-    with scripted(*answers, stream(CONNECTED, b"".join(whole[start:]), OVER, after=start)) as service:
+    with ScriptedService(*answers, stream(CONNECTED, b"".join(whole[start:]), OVER, after=start)) as service:
         items = follow(service.url)
 
     assert numbers(items) == list(range(1, 100_001))
@@ -144,35 +146,35 @@ def test_no_line_of_a_hundred_thousand_is_lost_or_doubled_by_fifty_cuts() -> Non
 def test_a_filtered_reader_resumes_after_the_lines_that_it_skipped() -> None:
     """A block with only an id moves the cursor and yields nothing."""
     said = stream(line(1, "stderr").to_frame(), sse.cursor(40), whole=False)
-    with scripted(said, stream(OVER)) as service:
+    with ScriptedService(said, stream(OVER)) as service:
         items = follow(service.url, stream="stderr")
 
     assert numbers(items) == [1]
-    assert service.asked[1].headers["last-event-id"] == "40"
+    assert service.requests[1].headers["last-event-id"] == "40"
 
 
 def test_the_start_of_a_stream_is_taken_from_its_header() -> None:
     """Otherwise, after a cut before the first line, ``tail=5`` would select other lines."""
-    with scripted(stream(CONNECTED, after=95, whole=False), stream(frames(96, 97), OVER, after=95)) as service:
+    with ScriptedService(stream(CONNECTED, after=95, whole=False), stream(frames(96, 97), OVER, after=95)) as service:
         assert numbers(follow(service.url, tail=5)) == [96, 97]
 
-    assert service.asked[1].headers["last-event-id"] == "95"
-    assert service.asked[1].query == {}
+    assert service.requests[1].headers["last-event-id"] == "95"
+    assert service.requests[1].query == {}
 
 
 @pytest.mark.parametrize("status", ["200 OK", "404 Not Found"])
 def test_no_request_is_made_after_the_end(status: str) -> None:
     """The end of the log, however the job ended, is the end of following."""
-    with scripted(stream(CONNECTED, frames(1, 2), OVER), answer(status)) as service:
+    with ScriptedService(stream(CONNECTED, frames(1, 2), OVER), answer(status)) as service:
         follow(service.url)
 
-        assert len(service.asked) == 1
+        assert len(service.requests) == 1
 
 
 def test_a_lost_job_ends_with_the_reason() -> None:
     """An error event with the id of the terminal entry is the end."""
     lost = End(2, Status.LOST, None, 1, 0, TIME)
-    with scripted(stream(frames(1, 1), lost.to_frame(30))) as service:
+    with ScriptedService(stream(frames(1, 1), lost.to_frame(30))) as service:
         items = follow(service.url)
 
     assert items == [line(1), Notice("runner lost: nothing heard from it for 30 s")]
@@ -180,14 +182,14 @@ def test_a_lost_job_ends_with_the_reason() -> None:
 
 def test_no_content_is_the_end() -> None:
     """204 answers a client whose connection was cut between the last line and the end."""
-    with scripted(stream(frames(1, 1), whole=False), answer("204 No Content")) as service:
+    with ScriptedService(stream(frames(1, 1), whole=False), answer("204 No Content")) as service:
         assert numbers(follow(service.url)) == [1]
 
 
 def test_an_error_without_an_id_is_followed_by_a_retry() -> None:
     """The store was unreachable, and is reachable at the next attempt."""
     error = sse.frame("error", b"the store does not answer")
-    with scripted(stream(CONNECTED, error), stream(CONNECTED, frames(1, 1), OVER)) as service:
+    with ScriptedService(stream(CONNECTED, error), stream(CONNECTED, frames(1, 1), OVER)) as service:
         items = follow(service.url)
 
     assert items[0] == Notice("the store does not answer; trying again in 0.0 s")
@@ -207,19 +209,19 @@ def test_an_error_without_an_id_is_followed_by_a_retry() -> None:
 )
 def test_a_refusal_that_no_retry_can_change_is_final(status: str, error: type[ChronoverseError]) -> None:
     """It is raised at once, with the service's detail as its message."""
-    with scripted(problem(status, "this is why", Location="http://127.0.0.1:1/")) as service:
+    with ScriptedService(problem(status, "this is why", Location="http://127.0.0.1:1/")) as service:
         with pytest.raises(error) as caught:
             follow(service.url)
 
         assert str(caught.value) == "this is why"
-        assert len(service.asked) == 1
+        assert len(service.requests) == 1
 
 
 def test_a_token_that_expires_during_a_stream_ends_it() -> None:
     """The stream ends with an error event, and the next attempt is refused."""
     expired = sse.frame("error", b"the token has expired")
     with (
-        scripted(stream(frames(1, 1), expired), problem("401 Unauthorized", "the token has expired")) as service,
+        ScriptedService(stream(frames(1, 1), expired), problem("401 Unauthorized", "the token has expired")) as service,
         pytest.raises(Unauthorized, match="expired"),
     ):
         follow(service.url)
@@ -228,7 +230,7 @@ def test_a_token_that_expires_during_a_stream_ends_it() -> None:
 @pytest.mark.parametrize("status", ["429 Too Many Requests", "500 Internal Server Error", "502 Bad Gateway"])
 def test_a_temporary_refusal_is_retried(status: str) -> None:
     """The proxy does not reach the service, the service has no room, or it has failed."""
-    with scripted(problem(status, "not now"), stream(frames(1, 1), OVER)) as service:
+    with ScriptedService(problem(status, "not now"), stream(frames(1, 1), OVER)) as service:
         items = follow(service.url)
 
     assert items[:2] == [Notice("not now; trying again in 0.8 s"), line(1)]
@@ -236,7 +238,7 @@ def test_a_temporary_refusal_is_retried(status: str) -> None:
 
 def test_the_html_of_a_proxy_is_not_shown() -> None:
     """The message has the status, unless the body is a problem document."""
-    with scripted(answer("502 Bad Gateway", b"<html>nginx</html>"), stream(OVER)) as service:
+    with ScriptedService(answer("502 Bad Gateway", b"<html>nginx</html>"), stream(OVER)) as service:
         assert follow(service.url)[0] == Notice("the service answers 502 Bad Gateway; trying again in 0.8 s")
 
 
@@ -244,7 +246,7 @@ def test_the_html_of_a_proxy_is_not_shown() -> None:
 def test_retry_after_is_honoured_within_reason(value: str, delay: float) -> None:
     """The client waits as long as the service asks, up to a maximum: a day would be too long."""
     stop = NoDelay()
-    with scripted(problem("503 Service Unavailable", "full", Retry_After=value), stream(OVER)) as service:
+    with ScriptedService(problem("503 Service Unavailable", "full", Retry_After=value), stream(OVER)) as service:
         follow(service.url, stop)
 
     assert stop.waits == [delay]
@@ -253,7 +255,7 @@ def test_retry_after_is_honoured_within_reason(value: str, delay: float) -> None
 def test_the_reconnection_time_of_the_service_is_used() -> None:
     """The service chooses it at random, so that clients do not all reconnect at once."""
     stop = NoDelay()
-    with scripted(stream(sse.retry(2_417), frames(1, 1)), stream(OVER)) as service:
+    with ScriptedService(stream(sse.retry(2_417), frames(1, 1)), stream(OVER)) as service:
         follow(service.url, stop)
 
     assert stop.waits == [2.417]
@@ -263,7 +265,7 @@ def test_delays_double_with_each_failure_and_start_again_after_a_success() -> No
     """They have a maximum and are jittered."""
     stop = NoDelay()
     full = [problem("503 Service Unavailable", "full")] * 7
-    with scripted(*full, stream(frames(1, 1)), None, stream(OVER)) as service:
+    with ScriptedService(*full, stream(frames(1, 1)), None, stream(OVER)) as service:
         follow(service.url, stop)
 
     assert stop.waits == [0.75, 1.5, 3, 6, 12, 22.5, 22.5, 1, 0.75]
@@ -271,7 +273,7 @@ def test_delays_double_with_each_failure_and_start_again_after_a_success() -> No
 
 def test_a_planned_close_yields_no_notice() -> None:
     """A stream has a maximum age. Its end concerns nobody but the client."""
-    with scripted(stream(CONNECTED, frames(1, 1)), stream(CONNECTED, frames(2, 2), OVER)) as service:
+    with ScriptedService(stream(CONNECTED, frames(1, 1)), stream(CONNECTED, frames(2, 2), OVER)) as service:
         items = follow(service.url)
 
     assert [type(item) for item in items] == [Line, Line, JobState]
@@ -280,7 +282,7 @@ def test_a_planned_close_yields_no_notice() -> None:
 def test_a_heartbeat_counts_as_success() -> None:
     """The stream of a quiet job may be closed any number of times for its age."""
     quiet = stream(CONNECTED, sse.HEARTBEAT)
-    with scripted(*[quiet] * 20, stream(OVER)) as service:
+    with ScriptedService(*[quiet] * 20, stream(OVER)) as service:
         client = Client(service.url, max_retry_seconds=50, clock=Clock(step=10))
         items = list(client.follow(JOB, stop=NoDelay()))
 
@@ -289,12 +291,12 @@ def test_a_heartbeat_counts_as_success() -> None:
 
 def test_following_gives_up_in_the_end() -> None:
     """It raises the last failure, and not before the time that it was given."""
-    with scripted(*[problem("503 Service Unavailable", "full")] * 9) as service:
+    with ScriptedService(*[problem("503 Service Unavailable", "full")] * 9) as service:
         client = Client(service.url, max_retry_seconds=50, clock=Clock(step=5))
         with pytest.raises(Unreachable, match="full"):
             list(client.follow(JOB, stop=NoDelay()))
 
-        assert len(service.asked) > 2
+        assert len(service.requests) > 2
 
 
 def test_an_unreachable_service_is_named() -> None:
@@ -333,18 +335,18 @@ def test_a_connection_without_heartbeats_is_given_up() -> None:
 def test_a_job_that_does_not_appear_in_time_is_not_found() -> None:
     """Each attempt asks the service to wait for the remaining seconds, and the last one not at all."""
     late = stream(CONNECTED, sse.frame("error", b"the job did not come"), after=None)
-    with scripted(late, problem("404 Not Found", "no such job")) as service:
+    with ScriptedService(late, problem("404 Not Found", "no such job")) as service:
         client = Client(service.url, clock=Clock(step=2))
         with pytest.raises(JobNotFound, match="the job did not come"):
             list(client.follow(JOB, wait=3, stop=NoDelay()))
 
-    assert [asked.query.get("wait") for asked in service.asked] == ["1", None]
+    assert [asked.query.get("wait") for asked in service.requests] == ["1", None]
 
 
 def test_an_answer_that_is_not_a_stream_is_final() -> None:
     """Another kind of document is probably a login page, so the address is wrong."""
     with (
-        scripted(answer("200 OK", b"<html>", Content_Type="text/html")) as service,
+        ScriptedService(answer("200 OK", b"<html>", Content_Type="text/html")) as service,
         pytest.raises(ChronoverseError, match="right address"),
     ):
         follow(service.url)
@@ -354,7 +356,7 @@ def test_an_answer_that_is_not_a_stream_is_final() -> None:
 @pytest.mark.parametrize("event", ["log", "gap", "job"])
 def test_an_unreadable_frame_is_followed_by_a_retry(event: str, data: bytes) -> None:
     """It counts as a failed connection and raises no error."""
-    with scripted(stream(sse.frame(event, data)), stream(frames(1, 1), OVER)) as service:
+    with ScriptedService(stream(sse.frame(event, data)), stream(frames(1, 1), OVER)) as service:
         items = follow(service.url)
 
     assert isinstance(items[0], Notice)
@@ -363,7 +365,7 @@ def test_an_unreadable_frame_is_followed_by_a_retry(event: str, data: bytes) -> 
 
 def test_unknown_events_are_ignored() -> None:
     """A later service may send more kinds of events."""
-    with scripted(stream(sse.frame("news", b"{}"), frames(1, 1), OVER)) as service:
+    with ScriptedService(stream(sse.frame("news", b"{}"), frames(1, 1), OVER)) as service:
         assert numbers(follow(service.url)) == [1]
 
 
@@ -380,11 +382,11 @@ def test_an_invalid_id_is_never_requested(job: JobRef) -> None:
 def test_a_stop_ends_the_delay() -> None:
     """Another thread sets the event, and following ends at once."""
     stop = threading.Event()
-    with scripted(problem("503 Service Unavailable", "full", Retry_After="100")) as service:
+    with ScriptedService(problem("503 Service Unavailable", "full", Retry_After="100")) as service:
         items: list[LogEvent] = []
         thread = threading.Thread(target=lambda: items.extend(Client(service.url).follow(JOB, stop=stop)))
         thread.start()
-        wait_until(lambda: service.asked, 20, "the service is asked")
+        wait_until(lambda: service.requests, 20, "the service is asked")
         stop.set()
         thread.join(20)
 
@@ -394,10 +396,10 @@ def test_a_stop_ends_the_delay() -> None:
 def test_a_token_may_be_made_for_each_attempt() -> None:
     """A log can be followed for longer than a token is valid."""
     tokens = iter(["first", "second"])
-    with scripted(None, stream(OVER)) as service:
+    with ScriptedService(None, stream(OVER)) as service:
         list(Client(service.url, lambda: next(tokens)).follow(JOB, stop=NoDelay()))
 
-    assert [asked.headers["authorization"] for asked in service.asked] == ["Bearer first", "Bearer second"]
+    assert [asked.headers["authorization"] for asked in service.requests] == ["Bearer first", "Bearer second"]
 
 
 def page(first: int, last: int, cursor: str | None) -> bytes:
@@ -407,12 +409,12 @@ def page(first: int, last: int, cursor: str | None) -> bytes:
 
 def test_all_pages_are_read() -> None:
     """A cursor is sent with the order and the filter that it was made for, and without the offset."""
-    with scripted(page(8, 9, "c1"), page(10, 11, "c2"), page(12, 12, None)) as service:
+    with ScriptedService(page(8, 9, "c1"), page(10, 11, "c2"), page(12, 12, None)) as service:
         lines = list(Client(service.url).logs(JOB, stream="stdout", offset=7))
 
     assert lines == [line(number) for number in range(8, 13)]
-    assert service.asked[0].query == {"limit": "1000", "order": "asc", "stream": "stdout", "offset": "7"}
-    assert service.asked[1].query == {"limit": "1000", "order": "asc", "stream": "stdout", "cursor": "c1"}
+    assert service.requests[0].query == {"limit": "1000", "order": "asc", "stream": "stdout", "offset": "7"}
+    assert service.requests[1].query == {"limit": "1000", "order": "asc", "stream": "stdout", "cursor": "c1"}
 
 
 def test_a_request_for_a_page_is_retried() -> None:
@@ -420,7 +422,7 @@ def test_a_request_for_a_page_is_retried() -> None:
     waits: list[float] = []
     torn = page(1, 2, None)[:-9]
     answers = (problem("503 Service Unavailable", "full"), torn, page(1, 2, None))
-    with scripted(*answers) as service:
+    with ScriptedService(*answers) as service:
         lines = list(Client(service.url, sleep=waits.append, chance=lambda: 0.5).logs(JOB))
 
     assert lines == [line(1), line(2)]
@@ -429,27 +431,27 @@ def test_a_request_for_a_page_is_retried() -> None:
 
 def test_a_request_for_a_page_is_retried_three_times() -> None:
     """After the fourth attempt an error is raised."""
-    with scripted(*[problem("503 Service Unavailable", "full")] * 4) as service:
+    with ScriptedService(*[problem("503 Service Unavailable", "full")] * 4) as service:
         with pytest.raises(Unreachable, match="full"):
             list(Client(service.url, sleep=lambda seconds: None).logs(JOB))
 
-        assert len(service.asked) == 4
+        assert len(service.requests) == 4
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b"[]", b'{"logs":[{}],"cursor":null}', b'{"logs":7,"cursor":null}'])
 def test_an_unreadable_page_is_an_error(body: bytes) -> None:
     """The error is one of ours, so that the command line can show it."""
-    with scripted(answer("200 OK", body)) as service, pytest.raises(ChronoverseError):
+    with ScriptedService(answer("200 OK", body)) as service, pytest.raises(ChronoverseError):
         list(Client(service.url).logs(JOB))
 
 
 def test_a_job_is_the_json_of_its_route() -> None:
     """It can be turned into a ``JobState``."""
-    with scripted(answer("200 OK", orjson.dumps(DONE.to_json()))) as service:
+    with ScriptedService(answer("200 OK", orjson.dumps(DONE.to_json()))) as service:
         found = Client(service.url).job(JOB)
 
     assert JobState.from_json(found).exit_code == 0
-    assert service.asked[0].path == "/workflows/wf_1/jobs/job_1"
+    assert service.requests[0].path == "/workflows/wf_1/jobs/job_1"
 
 
 def test_a_follower_accepts_chunks_of_any_size() -> None:
@@ -467,7 +469,7 @@ def test_an_expired_token_that_can_be_renewed_causes_no_delay() -> None:
     """The client reconnects at once and yields no notice."""
     expired = stream(CONNECTED, frames(1, 1), sse.frame("error", sse.TOKEN_EXPIRED.encode()))
     stop = NoDelay()
-    with scripted(expired, stream(CONNECTED, frames(2, 2), OVER)) as service:
+    with ScriptedService(expired, stream(CONNECTED, frames(2, 2), OVER)) as service:
         client = Client(service.url, lambda: "a.b.c")
         items = list(client.follow(JOB, stop=stop))
         client.close()

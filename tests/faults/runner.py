@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from chronoverse.joblog.values import JobRef
 from tests.faults.oracle import Printed
-from tests.support.commands import command
+from tests.support.commands import chronoverse_argv
 from tests.support.faultproxy import FaultProxy
 from tests.support.service import ROOT
 
@@ -47,7 +47,9 @@ class Runner:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
         with self._output.open("wb") as out, self._errors.open("wb") as err:
             self.process = subprocess.Popen(
-                command("run", "--workflow", job.workflow_id, "--job", job.job_id, "--", *emitter, str(self.padding)),
+                chronoverse_argv(
+                    "run", "--workflow", job.workflow_id, "--job", job.job_id, "--", *emitter, str(self.padding)
+                ),
                 env={**clean, **ours, **added},
                 stdin=subprocess.DEVNULL,
                 stdout=out,

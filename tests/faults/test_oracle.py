@@ -10,7 +10,7 @@ from chronoverse.joblog.values import JobRef, Line
 from tests.faults.emitter import line
 from tests.faults.oracle import GAP, JOB, LINE, Printed, Seen, Verdict, judge
 from tests.faults.watching import Watcher
-from tests.support.scripted import scripted, stream
+from tests.support.scripted import ScriptedService, stream
 
 JOB_REF = JobRef("faults", "oracle")
 LINES = 20
@@ -48,7 +48,7 @@ def watched(lines: Frames) -> list[Seen]:
     state = json.dumps({"status": "COMPLETED", "lines": LINES, "dropped": 0}, separators=(",", ":")).encode()
     end = sse.frame("job", state) + sse.frame("end", b"{}", id=LINES + 1)
     first = stream(hello, *frames[:5], frames[5][:30], whole=False)
-    with scripted(first, stream(hello, *frames[5:], end, after=5)) as service:
+    with ScriptedService(first, stream(hello, *frames[5:], end, after=5)) as service:
         watcher = Watcher(service.url, JOB_REF, "t").start()
         assert watcher.join(20)
     return watcher.seen

@@ -24,9 +24,9 @@ from chronoverse.live.replay import CHECK_SECONDS
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
 from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
 from chronoverse.store import Store
+from tests.support.archives import archive_up_to
 from tests.support.examples import examples
 from tests.support.reading import Clock, ControlledStore, SmallTail, drained, events
-from tests.support.sealing import archive_up_to
 from tests.support.servers import RedisServer
 
 JOB: Final = JobRef("wf_1", "job_1")

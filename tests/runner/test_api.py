@@ -16,7 +16,7 @@ from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
 from tests.support.jobs import JOB, key, read_lines, read_log
-from tests.support.scripted import problem, scripted
+from tests.support.scripted import ScriptedService, problem
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 
@@ -258,9 +258,9 @@ def test_the_url_of_a_store_is_enough(server: RedisServer) -> None:
 
 def test_the_url_of_a_service_is_enough() -> None:
     """It needs a token, and the service's refusal is raised at once."""
-    with scripted(problem("401 Unauthorized", "no")) as service, pytest.raises(Unauthorized):
+    with ScriptedService(problem("401 Unauthorized", "no")) as service, pytest.raises(Unauthorized):
         JobLog.open(service.url, *JOB, token="shown", open_seconds=SOON)
-    assert service.asked[0].headers["authorization"] == "Bearer shown"
+    assert service.requests[0].headers["authorization"] == "Bearer shown"
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "x", "", "127.0.0.1:8000"])
@@ -314,13 +314,13 @@ def test_records_of_our_own_requests_are_left_out(logger: logging.Logger) -> Non
     library = logging.getLogger("urllib3.connectionpool")
     before = library.level
     refused = problem("503 Service Unavailable", "away")
-    with scripted(*[refused] * 3) as service:
+    with ScriptedService(*[refused] * 3) as service:
         log = JobLog.open(HttpLogWriter(service.url), *JOB, deliver_seconds=0, say=lambda text: None)
         handler = JobLogHandler(log)
         library.addHandler(handler)
         library.setLevel(logging.DEBUG)
         try:
-            wait_until(lambda: len(service.asked) == 3, SOON, "three requests")
+            wait_until(lambda: len(service.requests) == 3, SOON, "three requests")
             assert log.undelivered == 0
         finally:
             library.removeHandler(handler)

@@ -36,7 +36,7 @@ from chronoverse.runner.http_log_writer import GZIP_BYTES, HttpLogWriter
 from chronoverse.runner.log_writer import LogWriter
 from tests.support.faultproxy import FaultProxy
 from tests.support.jobs import RunningJob, key, read_lines, read_log
-from tests.support.scripted import answer, problem, scripted
+from tests.support.scripted import ScriptedService, answer, problem
 from tests.support.servers import RedisServer, running
 from tests.support.service import ROOT, Service, serving
 from tests.support.waiting import wait_until
@@ -219,7 +219,7 @@ def test_the_service_cannot_say_what_is_safe(service: Service, job: JobRef) -> N
 def test_every_answer_of_a_service_becomes_an_error_of_ours(said: bytes, error: type[ChronoverseError]) -> None:
     """The error says whether a retry can help."""
     with (
-        scripted(said) as service,
+        ScriptedService(said) as service,
         closing(HttpLogWriter(service.url)) as writer,
         pytest.raises(ChronoverseError) as raised,
     ):
@@ -259,10 +259,10 @@ def test_only_long_bodies_are_compressed() -> None:
     """A body that fits into one packet is not compressed."""
     appended = answer("200 OK", b'{"next":2}')
     attempt = Attempt(SCRIPTED, token(), 1, 1)
-    with scripted(appended, appended) as service, closing(HttpLogWriter(service.url)) as writer:
+    with ScriptedService(appended, appended) as service, closing(HttpLogWriter(service.url)) as writer:
         writer.append(attempt, lines(1, "short"))
         writer.append(attempt, lines(1, "x" * GZIP_BYTES))
-    assert [asked.headers.get("content-encoding") for asked in service.asked] == [None, "gzip"]
+    assert [asked.headers.get("content-encoding") for asked in service.requests] == [None, "gzip"]
 
 
 # The runner with this writer
@@ -294,8 +294,8 @@ def test_lost_answers_never_cause_double_lines(
         for cuts in range(1, 13):
             fault(proxy, chance)
             wait_until(partial(_cut_or_printed, proxy, cuts, run), SOON, "a cut")
-        run.go_on()
-        assert run.result() == 0, run.said
+        run.release()
+        assert run.result() == 0, run.stderr_text
 
     assert read_lines(redis_server, job) == [str(number) for number in range(6000)]
     assert read_log(redis_server, job)[1] is not None
@@ -310,13 +310,13 @@ def test_a_service_that_comes_back_gets_every_line(tmp_path: Path, redis_server:
         with closing(writer), RunningJob(code, writer, tmp_path, job) as run:  # type: ignore[arg-type]
             wait_until(lambda: redis_server.ask("XLEN", key("log", job)) == 1, SOON, "the first line")
             service.kill()
-            run.go_on()
+            run.release()
             wait_until(lambda: b"999" in run.out.getvalue(), SOON, "the job printed on")
             service.start()
-            run.go_on()
+            run.release()
             assert run.result() == 0
     assert read_lines(redis_server, job) == ["before", *map(str, range(1000))]
-    assert run.said.count("lines wait here") == 1
+    assert run.stderr_text.count("lines wait here") == 1
 
 
 def chronoverse(*arguments: str, **settings: object) -> "subprocess.CompletedProcess[str]":
@@ -377,7 +377,7 @@ def test_a_runner_that_is_too_fast_waits_and_loses_nothing(
         writer = HttpLogWriter(service.url, service.token())
         code = f"for n in range({count}): print(f'{{n:05}}{line[5:]}')\nsys.stdout.flush(); wait()"
         with closing(writer), RunningJob(code, writer, tmp_path, job, deliver_seconds=30) as run:  # type: ignore[arg-type]
-            run.go_on()
+            run.release()
             assert run.result() == 0
         refused = service.metric('chronoverse_publish_answers_total{answer="TOO_FAST",operation="append"}')
 
@@ -385,7 +385,7 @@ def test_a_runner_that_is_too_fast_waits_and_loses_nothing(
     assert read_log(redis_server, job)[1] is not None
     # These are 850 kB. The service takes ten seconds' worth of bytes at once, and the rest takes three seconds more.
     assert 1 <= refused <= 6
-    assert run.said == ""
+    assert run.stderr_text == ""
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://u:p@x", "x"])

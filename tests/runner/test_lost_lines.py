@@ -91,14 +91,14 @@ def test_a_runner_continues_after_lines_that_nobody_has(server: RedisServer, tmp
             client.set("mark", 1)
             assert client.execute_command("WAITAOF", 1, 0, 5000)[0] == 1
         old = {path: path.stat().st_size for path in kept.glob("*.incr.aof")}
-        job.go_on()
+        job.release()
         wait_until(lambda: server.ask("XLEN", key("log")) == 20_000, SOON, "all lines are there")
         wait_until(lambda: not list((tmp_path / "spool").iterdir()), SOON, "they are safe")
         server.kill()
         for path, size in old.items():
             os.truncate(path, size)
         server.start()
-        job.go_on()
+        job.release()
         assert job.result() == 0
     *entries, end = read_entries(raw(server), 0)
     gap = entries[102]
@@ -109,7 +109,10 @@ def test_a_runner_continues_after_lines_that_nobody_has(server: RedisServer, tmp
     ]
     assert isinstance(end, End)
     assert (end.status, end.lines) == (Status.COMPLETED, 20_100)
-    assert f"the store has lost lines 103 to {gap.last}, which are no longer kept here: the log names them" in job.said
+    assert (
+        f"the store has lost lines 103 to {gap.last}, which are no longer kept here: the log names them"
+        in job.stderr_text
+    )
 
 
 def test_the_log_names_lost_numbers_and_continues_after_them(server: RedisServer, writer: LogWriter) -> None:

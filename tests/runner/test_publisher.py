@@ -56,17 +56,17 @@ def test_a_server_that_is_killed_and_comes_back_loses_no_line(
     with RunningJob(code, store, tmp_path) as job:
         wait_for_published(server, 1000)
         server.kill()
-        job.go_on()
-        wait_until(lambda: "unhindered" in job.said, SOON, "the job printed on")
+        job.release()
+        wait_until(lambda: "unhindered" in job.stderr_text, SOON, "the job printed on")
         server.start()
-        job.go_on()
+        job.release()
         assert job.result() == 0
     lines, end = read_log(server)
     assert [line["message"] for line in lines if line["stream"] == "stdout"] == numbers(30_000)
     assert end is not None
     assert (end["status"], end["lines"], end["dropped"]) == ("COMPLETED", "30001", "0")
-    assert "lines wait here, the job goes on" in job.said
-    assert job.said.endswith("chronoverse: the store is back\n")
+    assert "lines wait here, the job goes on" in job.stderr_text
+    assert job.stderr_text.endswith("chronoverse: the store is back\n")
 
 
 def test_a_server_that_is_away_at_the_start_delays_the_job_only_shortly(
@@ -77,7 +77,7 @@ def test_a_server_that_is_away_at_the_start_delays_the_job_only_shortly(
     with RunningJob(NUMBERS + "say(0, 100); wait()", store, tmp_path) as job:
         wait_until(lambda: len(job.out.getvalue().split()) == 100, SOON, "the job has begun")
         server.start()
-        job.go_on()
+        job.release()
         assert job.result() == 0
     assert read_lines(server) == numbers(100)
 
@@ -88,16 +88,16 @@ def test_a_server_out_of_memory_gets_every_line_later(server: RedisServer, store
     with RunningJob(code, store, tmp_path, lease_seconds=1) as job:
         wait_for_published(server, 700)
         server.ask("CONFIG", "SET", "maxmemory", "1")
-        job.go_on()
-        wait_until(lambda: "the store will not write" in job.said, SOON, "it was refused")
+        job.release()
+        wait_until(lambda: "the store will not write" in job.stderr_text, SOON, "it was refused")
         server.ask("PEXPIRE", key("lease"), 5_000)
         wait_until(lambda: server.ask("PTTL", key("lease")) > 20_000, SOON, "the lease was renewed")
         assert server.ask("XLEN", key("log")) == 700
         server.ask("CONFIG", "SET", "maxmemory", "0")
-        job.go_on()
+        job.release()
         assert job.result() == 0
     assert read_lines(server) == numbers(9_000)
-    assert job.said.count("the store is back") == 1
+    assert job.stderr_text.count("the store is back") == 1
 
 
 def test_the_lease_of_a_quiet_job_is_renewed(server: RedisServer, store: Store, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_the_lease_of_a_quiet_job_is_renewed(server: RedisServer, store: Store, 
         for _ in range(3):
             server.ask("PEXPIRE", key("lease"), 5_000)
             wait_until(lambda: server.ask("PTTL", key("lease")) > 20_000, SOON, "the lease was renewed")
-        job.go_on()
+        job.release()
         assert job.result() == 0
     assert server.ask("EXISTS", key("lease")) == 0
 
@@ -117,7 +117,7 @@ def test_a_lease_that_only_expired_is_taken_again(server: RedisServer, store: St
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 2_000)", store, tmp_path) as job:
         wait_for_published(server, 10)
         server.ask("DEL", key("lease"))
-        job.go_on()
+        job.release()
         assert job.result() == 0
     lines, end = read_log(server)
     assert [line["message"] for line in lines] == numbers(2_000)
@@ -131,14 +131,14 @@ def test_a_job_that_was_taken_over_is_left_alone(server: RedisServer, store: Sto
         wait_for_published(server, 10)
         server.ask("DEL", key("lease"))
         taker = store.open(JOB, TAKER)
-        job.go_on()
-        wait_until(lambda: "publishing stopped" in job.said, SOON, "it stopped")
+        job.release()
+        wait_until(lambda: "publishing stopped" in job.stderr_text, SOON, "it stopped")
         store.append(taker, [Line(11, "2026-03-03T10:00:05.123Z", "the taker's", "stdout")])
-        job.go_on()
+        job.release()
         assert job.result() == 5
     assert read_lines(server) == [*numbers(10), "the taker's"]
-    assert job.said.count("publishing stopped: another live runner holds this job") == 1
-    assert "1990 lines were not delivered" in job.said
+    assert job.stderr_text.count("publishing stopped: another live runner holds this job") == 1
+    assert "1990 lines were not delivered" in job.stderr_text
     assert server.ask("GET", key("lease")) == TAKER.encode()
 
 
@@ -150,10 +150,10 @@ def test_lines_of_another_attempt_are_not_overwritten(server: RedisServer, store
         taker = store.open(JOB, TAKER)
         store.append(taker, [Line(11, "2026-03-03T10:00:05.123Z", "the taker's", "stdout")])
         server.ask("DEL", key("lease"))
-        job.go_on()
+        job.release()
         assert job.result() == 0
     assert read_lines(server) == [*numbers(10), "the taker's"]
-    assert "another runner has written to this job" in job.said
+    assert "another runner has written to this job" in job.stderr_text
 
 
 def test_a_job_declared_lost_stays_lost(server: RedisServer, store: Store, tmp_path: Path) -> None:
@@ -163,13 +163,13 @@ def test_a_job_declared_lost_stays_lost(server: RedisServer, store: Store, tmp_p
         server.ask("HSET", key("job"), "status", "LOST")
         server.ask("XADD", key("log"), "11-0", "event", "end", "status", "LOST", "lines", "10", "dropped", "0")
         server.ask("DEL", key("lease"))
-        job.go_on()
+        job.release()
         assert job.result() == 0
     lines, end = read_log(server)
     assert len(lines) == 10
     assert end is not None
     assert end["status"] == "LOST"
-    assert "publishing stopped: the job has already ended" in job.said
+    assert "publishing stopped: the job has already ended" in job.stderr_text
 
 
 def test_a_foreign_entry_is_noticed(server: RedisServer, store: Store, tmp_path: Path) -> None:
@@ -177,10 +177,10 @@ def test_a_foreign_entry_is_noticed(server: RedisServer, store: Store, tmp_path:
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 100)", store, tmp_path) as job:
         wait_for_published(server, 10)
         server.ask("XADD", key("log"), "99-0", "message", "stray")
-        job.go_on()
+        job.release()
         assert job.result() == 0
     assert server.ask("XLEN", key("log")) == 11
-    assert "publishing stopped" in job.said
+    assert "publishing stopped" in job.stderr_text
 
 
 def test_lines_that_the_server_lost_are_sent_again(server: RedisServer, store: Store, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_lines_that_the_server_lost_are_sent_again(server: RedisServer, store: S
         wait_for_published(server, 50)
         kept = server.directory / "appendonlydir"
         durable = {path: path.stat().st_size for path in kept.glob("*.incr.aof")}
-        job.go_on()
+        job.release()
         wait_for_published(server, 3_000)
         server.kill()
         for path, size in durable.items():
@@ -197,7 +197,7 @@ def test_lines_that_the_server_lost_are_sent_again(server: RedisServer, store: S
                 log.truncate(size)
         server.start()
         assert server.ask("XLEN", key("log")) == 50
-        job.go_on()
+        job.release()
         assert job.result() == 0
     assert read_lines(server) == numbers(4_000)
 
@@ -210,10 +210,10 @@ def test_without_room_lines_are_dropped_and_the_log_says_how_many(
     with RunningJob(code, store, tmp_path, room=SpoolRoom(memory_bytes=120_000, slot_bytes=15_000)) as job:
         wait_for_published(server, 100)
         server.kill()
-        job.go_on()
-        wait_until(lambda: "unhindered" in job.said, SOON, "the job printed on")
+        job.release()
+        wait_until(lambda: "unhindered" in job.stderr_text, SOON, "the job printed on")
         server.start()
-        job.go_on()
+        job.release()
         assert job.result() == 0
     lines, end = read_log(server)
     assert end is not None
@@ -234,10 +234,10 @@ def test_delivery_ends_after_the_deliver_timeout(server: RedisServer, store: Sto
         wait_for_published(server, 10)
         server.kill()
         started = time.monotonic()
-        job.go_on()
+        job.release()
         assert job.result() == 9
         assert 1 <= time.monotonic() - started < SOON
-    assert job.said.endswith("chronoverse: 20 lines were not delivered to the store\n")
+    assert job.stderr_text.endswith("chronoverse: 20 lines were not delivered to the store\n")
 
 
 def test_a_signal_ends_the_delivery(server: RedisServer, store: Store, tmp_path: Path) -> None:
@@ -245,13 +245,13 @@ def test_a_signal_ends_the_delivery(server: RedisServer, store: Store, tmp_path:
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 30)", store, tmp_path) as job:
         wait_for_published(server, 10)
         server.kill()
-        job.go_on()
-        wait_until(lambda: "lines wait here" in job.said, SOON, "the outage is noticed")
+        job.release()
+        wait_until(lambda: "lines wait here" in job.stderr_text, SOON, "the outage is noticed")
         started = time.monotonic()
         job.signals.send(2)
         assert job.result() is not None
         assert time.monotonic() - started < SOON
-    assert "were not delivered" in job.said
+    assert "were not delivered" in job.stderr_text
 
 
 def test_retry_delays_grow_to_a_bound_and_are_random() -> None:
@@ -287,7 +287,7 @@ def test_lines_are_kept_until_they_are_on_the_stores_disk(server: RedisServer, t
         # From now on nothing is written to the disk, so nothing is confirmed.
         server.ask("CONFIG", "SET", "appendfsync", "no")
         safe = {path: path.stat().st_size for path in kept.glob("*.incr.aof")}
-        job.go_on()
+        job.release()
         wait_for_published(server, 60_000)
         server.kill()
         for path, size in safe.items():
@@ -295,7 +295,7 @@ def test_lines_are_kept_until_they_are_on_the_stores_disk(server: RedisServer, t
         server.start()
         server.ask("CONFIG", "SET", "appendfsync", "everysec")
         assert server.ask("XLEN", key("log")) < 60_000
-        job.go_on()
+        job.release()
         assert job.result() == 0
     store.close()
     lines, end = read_log(server)
@@ -312,7 +312,7 @@ def test_an_end_that_the_server_lost_is_written_again(server: RedisServer, tmp_p
         wait_for_published(server, 50)
         server.ask("CONFIG", "SET", "appendfsync", "no")
         safe = {path: path.stat().st_size for path in kept.glob("*.incr.aof")}
-        job.go_on()
+        job.release()
         wait_for_published(server, 101)
         server.kill()
         for path, size in safe.items():
@@ -333,7 +333,7 @@ def test_safe_lines_are_removed_from_the_spool(server: RedisServer, tmp_path: Pa
     with RunningJob(NUMBERS + "say(0, 20_000); wait()", store, tmp_path, room=small_room(tmp_path)) as job:
         wait_for_published(server, 20_000)
         wait_until(lambda: not list((tmp_path / "spool").iterdir()), SOON, "the spool's file is gone")
-        job.go_on()
+        job.release()
         assert job.result() == 0
     store.close()
 
@@ -346,7 +346,7 @@ def test_a_server_without_a_disk_is_reported_once(tmp_path: Path) -> None:
             assert job.result() == 0
         store.close()
         assert read_lines(server) == numbers(3_000)
-    assert job.said.count("cannot say what is on its disk") == 1
+    assert job.stderr_text.count("cannot say what is on its disk") == 1
 
 
 def test_a_line_is_safe_once_a_replica_has_it(server: RedisServer, tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ def test_a_line_is_safe_once_a_replica_has_it(server: RedisServer, tmp_path: Pat
     with RunningJob(NUMBERS + "say(0, 10)", store, tmp_path, room=small_room(tmp_path), deliver_seconds=0.5) as job:
         assert job.result() == 0
     store.close()
-    assert "the job's end was not delivered to the store\nchronoverse: deliver later with: " in job.said
+    assert "the job's end was not delivered to the store\nchronoverse: deliver later with: " in job.stderr_text
 
 
 def test_a_server_that_cannot_save_gets_every_line_later(server: RedisServer, tmp_path: Path) -> None:
@@ -371,11 +371,11 @@ def test_a_server_that_cannot_save_gets_every_line_later(server: RedisServer, tm
             wait_until(
                 lambda: b"rdb_last_bgsave_status:err" in server.ask("INFO", "persistence"), SOON, "the snapshot failed"
             )
-            job.go_on()
-            wait_until(lambda: "MISCONF" in job.said, SOON, "it was refused")
+            job.release()
+            wait_until(lambda: "MISCONF" in job.stderr_text, SOON, "it was refused")
             resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             server.ask("BGSAVE")
-            job.go_on()
+            job.release()
             assert job.result() == 0
         store.close()
         assert read_lines(server) == numbers(9_000)

@@ -60,11 +60,13 @@ def leave_spool(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRo
     ) as job:
         wait_until(lambda: server.ask("XLEN", key("log")) == 10, SOON, "ten lines in the stream")
         server.kill()
-        job.go_on()
+        job.release()
         assert job.result() == 9
-    found = re.search(r"deliver later with: chronoverse deliver (\S+)\n$", job.said)
+    found = re.search(r"deliver later with: chronoverse deliver (\S+)\n$", job.stderr_text)
     assert found is not None
-    undelivered = re.search(r"^chronoverse: (\d+) lines were not delivered to the store$", job.said, re.MULTILINE)
+    undelivered = re.search(
+        r"^chronoverse: (\d+) lines were not delivered to the store$", job.stderr_text, re.MULTILINE
+    )
     assert undelivered is not None
     assert 2990 <= int(undelivered[1]) <= 3000
     assert room.directory is not None
@@ -225,7 +227,7 @@ def test_a_later_runner_of_the_job_delivers_the_lines(
     assert [line["message"] for line in lines if line["stream"] == "stdout"] == [*numbers(3000), "again"]
     assert end is not None
     assert end["status"] == "COMPLETED"
-    assert "lines of an earlier runner of this job" in job.said
+    assert "lines of an earlier runner of this job" in job.stderr_text
     assert not path.exists()
 
 
@@ -250,14 +252,14 @@ def test_a_long_outage_fills_the_file_and_not_the_memory(server: RedisServer, st
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 100_000); wait()", store, tmp_path, room=room) as job:
         wait_until(lambda: server.ask("XLEN", key("log")) == 10, SOON, "ten lines in the stream")
         server.kill()
-        job.go_on()
+        job.release()
         wait_until(lambda: b"99999\n" in job.out.getvalue()[-100:], SOON, "the job printed on")
         assert room.directory is not None
         (path,) = room.directory.iterdir()
         wait_until(lambda: path.stat().st_size > 500_000, SOON, "the lines are in the file")
         server.start()
         started = time.monotonic()
-        job.go_on()
+        job.release()
         assert job.result() == 0
         assert time.monotonic() - started < SOON
     assert read_lines(server) == numbers(100_000)

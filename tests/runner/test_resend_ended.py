@@ -25,7 +25,7 @@ from chronoverse.runner.resend import resend_spool
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import orphaned_spools
 from chronoverse.store import Store
-from tests.support.commands import called
+from tests.support.commands import call_main
 from tests.support.jobs import JOB, key, read_lines, read_log
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service
@@ -72,7 +72,7 @@ def deliver(
     server: RedisServer, tmp_path: Path, *arguments: Any, **settings: Any
 ) -> "subprocess.CompletedProcess[str]":
     """Runs ``chronoverse deliver …`` to its end."""
-    return called("deliver", *map(str, arguments), environ=environ(server, tmp_path, **settings))
+    return call_main("deliver", *map(str, arguments), environ=environ(server, tmp_path, **settings))
 
 
 def kill_runner(server: RedisServer, tmp_path: Path, **settings: Any) -> Path:

@@ -174,7 +174,7 @@ def test_a_line_after_silence_is_in_the_store_at_once(server: RedisServer, store
     """It does not wait for a full batch."""
     with RunningJob("for i in range(5): wait(); print(i, flush=True)", store, tmp_path) as job:
         for number in range(5):
-            job.go_on()
+            job.release()
             wait_until(lambda n=number: len(read_lines(server)) == n + 1, SOON, "the line is there")  # type: ignore[misc]
         assert job.result() == 0
 

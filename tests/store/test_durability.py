@@ -16,10 +16,10 @@ from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
 from tests.conftest import EVERY_KIND, binary
 from tests.support.archivers import all_entries
+from tests.support.archives import archive_up_to
 from tests.support.bench import make_lines
 from tests.support.faultproxy import FaultProxy
 from tests.support.fleets import free_ports, node
-from tests.support.sealing import archive_up_to
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 

@@ -90,8 +90,8 @@ def test_a_runner_warns(evicting: RedisServer, tmp_path: Path) -> None:
     with contextlib.closing(Store(evicting.url)) as store, RunningJob("print(1)", store, tmp_path) as job:
         assert job.result() == 0
 
-    assert job.said.count(EVICTION) == 1
-    assert NO_FILE not in job.said
+    assert job.stderr_text.count(EVICTION) == 1
+    assert NO_FILE not in job.stderr_text
 
 
 def test_a_runner_on_a_safe_store_does_not_warn(safe: RedisServer, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_runner_on_a_safe_store_does_not_warn(safe: RedisServer, tmp_path: Pat
     with contextlib.closing(Store(safe.url)) as store, RunningJob("print(1)", store, tmp_path) as job:
         assert job.result() == 0
 
-    assert job.said == ""
+    assert job.stderr_text == ""
 
 
 def test_a_user_who_may_not_run_info_is_told_so(safe: RedisServer, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_user_who_may_not_run_info_is_told_so(safe: RedisServer, tmp_path: Pat
         with RunningJob("print(1)", store, tmp_path) as job:
             assert job.result() == 0
 
-    assert UNKNOWN_POLICY in job.said
+    assert UNKNOWN_POLICY in job.stderr_text
 
 
 def test_a_runner_whose_log_is_evicted_names_the_lost_lines(safe: RedisServer, tmp_path: Path) -> None:
@@ -125,8 +125,8 @@ def test_a_runner_whose_log_is_evicted_names_the_lost_lines(safe: RedisServer, t
         wait_until(lambda: safe.ask("XLEN", key("log")) == 3_000, 30, "the store has all lines but the last")
         # An eviction deletes a key like this.
         safe.ask("DEL", key("log"))
-        job.go_on()
+        job.release()
         assert job.result() == 0
 
-    assert "the store has lost lines 1 to " in job.said
+    assert "the store has lost lines 1 to " in job.stderr_text
     assert safe.ask("XREVRANGE", key("log"), "+", "-", "COUNT", 2)[1][0] == b"3001-0"

@@ -1,7 +1,9 @@
-"""Archives for tests: a log in chunks of a few frames, as an archiver would write it."""
+"""Archives for tests: logs in chunks of a few frames, as an archiver writes them."""
 
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from chronoverse.archive.codec import ChunkBuilder
 from chronoverse.archive.file_store import FileObjectStore
@@ -10,8 +12,13 @@ from chronoverse.archive.reader import ArchiveReader
 from chronoverse.joblog.chunk import FRAME_BYTES, Chunk
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import JobRef
+from chronoverse.store import Store
 
 JOB = JobRef("wf_1", "job_1")
+#: Seconds for which a test holds a job's archive lock.
+LOCK_SECONDS: Final = 30
+#: Bytes of a small frame: a log of a few hundred lines has several.
+SMALL_FRAME_BYTES: Final = 2_000
 
 
 def raw_line(number: int, message: str, *more: bytes, timestamp: str = "2026-03-03T10:00:05.123Z") -> RawEntry:
@@ -21,14 +28,17 @@ def raw_line(number: int, message: str, *more: bytes, timestamp: str = "2026-03-
 
 
 class ArchiveBuilder:
-    """Builds a job's archive in ``objects``. It has the records in memory, and is a :class:`ChunkIndexReader`."""
+    """Builds a job's archive in ``objects``.
+
+    It has the chunk records in memory, so it is also the :class:`ChunkIndexReader` of an archive reader.
+    """
 
     def __init__(self, objects: ObjectStore, job: JobRef = JOB, first: int = 1) -> None:
         self.objects = objects
         self.job = job
         self.chunks: list[Chunk] = []
         self.first = first
-        #: How often it was asked for a record.
+        #: How often a chunk record was looked up.
         self.lookups = 0
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
@@ -45,7 +55,7 @@ class ArchiveBuilder:
         return chunk
 
     def fill(self, entries: Sequence[RawEntry], chunk_entries: int, frame_bytes: int) -> None:
-        """Adds all ``entries``, in chunks of so many, whose frames have about ``frame_bytes``."""
+        """Adds all ``entries`` in chunks of ``chunk_entries``, with frames of about ``frame_bytes``."""
         while entries:
             cut = chunk_entries
             while cut < len(entries) and not entries[cut][0].endswith(b"-0"):
@@ -61,3 +71,26 @@ class ArchiveBuilder:
     def reader(self) -> ArchiveReader:
         """A reader with empty caches."""
         return ArchiveReader(self.objects, self)
+
+
+def archive_up_to(
+    store: Store,
+    objects: ObjectStore,
+    job: JobRef,
+    to: int,
+    *,
+    trim: bool = False,
+    frame_bytes: int = SMALL_FRAME_BYTES,
+) -> None:
+    """Archives all lines up to ``to`` in one chunk, without an archiver. ``trim`` removes them from the store."""
+    found = store.get_job(job)
+    assert found is not None
+    token = secrets.token_hex()
+    assert store.chunks.acquire_lock(job, token, LOCK_SECONDS)
+    builder = ChunkBuilder(job, found.archived + 1, frame_bytes)
+    builder.add(store.page(job, after=found.archived, count=to - found.archived), found.first)
+    chunk, data = builder.finish()
+    store.chunks.begin_upload(job, token, chunk.name)
+    objects.put(chunk.name, data)
+    store.chunks.commit_chunk(job, token, chunk, trim=chunk.last if trim else 0)
+    store.chunks.release_lock(job, token)

@@ -1,4 +1,4 @@
-"""Our command line, as a user starts it or called in this process."""
+"""The command line, as a process of its own or called in this process."""
 
 import contextlib
 import os
@@ -13,28 +13,28 @@ from unittest import mock
 from chronoverse.cli.main import main
 from tests.support.service import ROOT, Service
 
-#: Seconds a command may take on a busy machine.
+#: Seconds that a command may take on a busy machine.
 PATIENCE_SECONDS: Final = 100
 
 
 def environ(service: Service, **settings: str) -> dict[str, str]:
-    """The environment of somebody who uses ``service`` on the same machine, and has set nothing else."""
+    """The environment of a user of ``service`` on the same machine, with no other settings than ``settings``."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("CHRONOVERSE_", "PROMETHEUS_"))}
     ours = {"CHRONOVERSE_DATA_DIR": str(service.data_dir), "CHRONOVERSE_URL": service.url, "PYTHONPATH": str(ROOT)}
     return clean | ours | settings
 
 
-def command(*arguments: str) -> list[str]:
-    """``chronoverse …``."""
+def chronoverse_argv(*arguments: str) -> list[str]:
+    """The argument vector of ``chronoverse …``."""
     return [sys.executable, "-m", "chronoverse", *arguments]
 
 
-def chronoverse(
+def run_chronoverse(
     service: Service, *arguments: str, cwd: Path | None = None, **settings: str
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs ``chronoverse …`` to its end."""
     return subprocess.run(
-        command(*arguments),
+        chronoverse_argv(*arguments),
         env=environ(service, **settings),
         cwd=cwd,
         stdin=subprocess.DEVNULL,
@@ -44,10 +44,10 @@ def chronoverse(
     )
 
 
-def starting(service: Service, *arguments: str, **settings: Any) -> "subprocess.Popen[bytes]":
+def start_chronoverse(service: Service, *arguments: str, **settings: Any) -> "subprocess.Popen[bytes]":
     """Starts ``chronoverse …`` with pipes for its output."""
     return subprocess.Popen(
-        command(*arguments),
+        chronoverse_argv(*arguments),
         env=environ(service, **settings),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -55,8 +55,8 @@ def starting(service: Service, *arguments: str, **settings: Any) -> "subprocess.
     )
 
 
-def called(*arguments: str, environ: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Runs ``chronoverse …`` to its end in this process. That saves the start of an interpreter."""
+def call_main(*arguments: str, environ: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Runs ``chronoverse …`` to its end in this process, which is faster than a process of its own."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         with (
             mock.patch.dict(os.environ, environ, clear=True),
@@ -71,7 +71,7 @@ def called(*arguments: str, environ: Mapping[str, str]) -> "subprocess.Completed
 
 @contextlib.contextmanager
 def _written_to(file: IO[bytes], descriptor: int, name: str) -> Iterator[None]:
-    """What is written to ``sys.<name>``, and by child processes to ``descriptor``, goes to ``file``."""
+    """Redirects ``sys.<name>`` to ``file``, and also ``descriptor``, to which child processes write."""
     stream, saved = getattr(sys, name), os.dup(descriptor)
     os.dup2(file.fileno(), descriptor)
     try:

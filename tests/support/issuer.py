@@ -1,4 +1,4 @@
-"""Whoever publishes the keys that tokens are checked with."""
+"""Servers that publish the keys with which tokens are checked."""
 
 import contextlib
 import json
@@ -10,19 +10,21 @@ from typing import Any, Self
 
 
 class Issuer(ThreadingHTTPServer):
-    """An HTTP server with a key set that can change, fail, and count who asks. It serves while it is entered."""
+    """An HTTP server with a key set (JWKS) that a test can change. It serves inside a ``with`` block."""
 
     daemon_threads = False
     block_on_close = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
+        #: The keys. With None it answers 503.
         self.keys: list[dict[str, Any]] | None = []
         #: Sent instead of the keys.
         self.body: bytes | None = None
-        #: Where whoever asks is sent instead.
+        #: A URL to which it redirects.
         self.moved_to = ""
-        self.asked = 0
+        #: How many requests it has received.
+        self.requests = 0
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
@@ -40,7 +42,7 @@ class Issuer(ThreadingHTTPServer):
 
 
 class DrippingIssuer:
-    """A listener that answers every connection a byte at a time, and never comes to an end. It serves while entered."""
+    """A server that sends every answer one byte at a time, without end. It serves inside a ``with`` block."""
 
     def __init__(self, every_seconds: float = 0.1) -> None:
         self._every_seconds = every_seconds
@@ -80,7 +82,7 @@ class _Answer(BaseHTTPRequestHandler):
     server: Issuer
 
     def do_GET(self) -> None:
-        self.server.asked += 1
+        self.server.requests += 1
         if self.server.keys is None:
             self.send_error(503)
             return

@@ -1,4 +1,4 @@
-"""Jobs run by the real runner in a thread, and what the server's stream then says of them."""
+"""Jobs run by the real runner in a thread, and the logs that they leave in the store."""
 
 import io
 import sys
@@ -16,12 +16,12 @@ JOB = JobRef("wf_1", "job_1")
 
 
 def key(kind: str, job: JobRef = JOB) -> str:
-    """The job's key of that kind, spelled as outsiders know it."""
+    """The job's key of that kind. The name is written out here, because it is part of the public contract."""
     return f"chronoverse:{{{job.workflow_id}}}:{job.job_id}:{kind}"
 
 
 def read_log(server: RedisServer, job: JobRef = JOB) -> tuple[list[dict[str, str]], dict[str, str] | None]:
-    """The raw stream: its lines (ids checked to be 1-0, 2-0, …), and the terminal entry if there is one."""
+    """The lines of the Redis stream, and the terminal entry if there is one. Fails if the ids are not 1-0, 2-0, …."""
     entries = []
     for number, (entry_id, flat) in enumerate(server.ask("XRANGE", key("log", job), "-", "+"), start=1):
         assert entry_id == b"%d-0" % number
@@ -37,15 +37,15 @@ def read_lines(server: RedisServer, job: JobRef = JOB) -> list[str]:
 
 
 class RunningJob:
-    """Python code run as a job in a thread; leave the ``with`` block to have it ended and joined.
+    """Python code that a thread runs as a job. Leaving the ``with`` block ends the job and joins the thread.
 
-    The code finds ``wait()`` defined: it returns once :meth:`go_on` was called as many times.
+    The code can call ``wait()``. Its n-th call returns after the n-th call of :meth:`release`.
     """
 
     def __init__(self, code: str, store: Store, directory: Path, job: JobRef = JOB, **limits: Any) -> None:
         self._gate = directory / f"{job.job_id}.gate"
         self._gate.write_bytes(b"")
-        self._goes = 0
+        self._releases = 0
         self.out = io.BytesIO()
         self.err = io.BytesIO()
         self.signals = SignalForwarder()
@@ -66,20 +66,20 @@ class RunningJob:
         except BaseException as error:
             self.error = error
 
-    def go_on(self) -> None:
+    def release(self) -> None:
         """Lets the job's next ``wait()`` return."""
-        self._goes += 1
-        self._gate.write_bytes(b"." * self._goes)
+        self._releases += 1
+        self._gate.write_bytes(b"." * self._releases)
 
     def result(self, timeout: float = 60) -> int | None:
-        """Waits for the runner; what it returned, or None when it raised ``error``."""
+        """Waits for the runner. Returns its exit code, or None if it raised an exception, which is in ``error``."""
         self._thread.join(timeout)
-        assert not self._thread.is_alive(), f"the runner is still busy; it said {self.said!r}"
+        assert not self._thread.is_alive(), f"the runner is still busy; its stderr: {self.stderr_text!r}"
         return self.code
 
     @property
-    def said(self) -> str:
-        """What is on its stderr."""
+    def stderr_text(self) -> str:
+        """What the runner has written to stderr."""
         return self.err.getvalue().decode()
 
     def __enter__(self) -> Self:

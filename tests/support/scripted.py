@@ -1,19 +1,18 @@
-"""An HTTP service that says exactly the bytes it was told to, cuts included, and remembers what it was asked."""
+"""An HTTP service that sends exactly the bytes that a test gives it, and records the requests."""
 
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 from urllib.parse import parse_qsl, urlsplit
 
-#: Seconds that a client may take to connect, to ask, or to hang up, on a busy machine.
+#: Seconds that a client may take to connect, or to send a request, on a busy machine.
 PATIENCE_SECONDS: Final = 20.0
 
 STREAM: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
 
 
-class Asked(NamedTuple):
+class Request(NamedTuple):
     """One request: its path, its query, and its headers with names in lower case."""
 
     path: str
@@ -35,20 +34,20 @@ def problem(status: str, detail: str, **headers: str) -> bytes:
 
 
 def stream(*chunks: bytes, after: int | None = 0, whole: bool = True) -> bytes:
-    """A chunked event stream; one that is not ``whole`` lacks its last chunk, as when the connection is cut."""
+    """A chunked event stream. Without ``whole`` it lacks the last chunk, as when the connection is cut."""
     head = STREAM + b"Transfer-Encoding: chunked\r\n" + (b"" if after is None else b"Last-Event-ID: %d\r\n" % after)
     body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
     return head + b"\r\n" + body + (b"0\r\n\r\n" if whole else b"")
 
 
-class Scripted:
-    """Answers each connection with the next of ``answers`` and hangs up. A None hangs up without a word.
+class ScriptedService:
+    """Sends the next of ``answers`` on each connection, and closes it. For None it closes without an answer.
 
-    The last of ``answers`` is never followed by another: a client that asks too often finds nobody.
+    It serves inside a ``with`` block. After the last answer it stops listening, so further requests fail.
     """
 
-    def __init__(self, answers: Sequence[bytes | None]) -> None:
-        self.asked: list[Asked] = []
+    def __init__(self, *answers: bytes | None) -> None:
+        self.requests: list[Request] = []
         self._answers = answers
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(PATIENCE_SECONDS)
@@ -56,7 +55,7 @@ class Scripted:
 
     @property
     def listener(self) -> socket.socket:
-        """The socket that it listens at."""
+        """The listening socket."""
         return self._listener
 
     @property
@@ -65,25 +64,25 @@ class Scripted:
 
     def _serve(self) -> None:
         with self._listener, contextlib.suppress(OSError):
-            for said in self._answers:
+            for answer in self._answers:
                 connection, _ = self._listener.accept()
                 with connection, contextlib.suppress(OSError):
                     connection.settimeout(PATIENCE_SECONDS)
-                    self.asked.append(_request(connection))
-                    connection.sendall(said or b"")
+                    self.requests.append(_request(connection))
+                    connection.sendall(answer or b"")
 
-    def __enter__(self) -> "Scripted":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # A listener that is shut down wakes its accept, on Linux; close alone would not.
+        # On Linux a shutdown ends the thread's accept(). A close alone would not.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join(PATIENCE_SECONDS)
 
 
-def _request(connection: socket.socket) -> Asked:
+def _request(connection: socket.socket) -> Request:
     head = b""
     while b"\r\n\r\n" not in head:
         received = connection.recv(65_536)
@@ -93,11 +92,4 @@ def _request(connection: socket.socket) -> Asked:
     first, *lines = head.decode("latin-1").split("\r\n\r\n")[0].split("\r\n")
     target = urlsplit(first.split(" ")[1])
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return Asked(target.path, dict(parse_qsl(target.query)), headers)
-
-
-@contextlib.contextmanager
-def scripted(*answers: bytes | None) -> Iterator[Scripted]:
-    """A service with these answers, for a ``with``."""
-    with Scripted(answers) as service:
-        yield service
+    return Request(target.path, dict(parse_qsl(target.query)), headers)

@@ -21,7 +21,7 @@ from chronoverse.joblog.values import JobRef, Status, iso_timestamp
 from chronoverse.store import Store
 from tests.support.archivers import DAY, all_entries, append, line_numbers
 from tests.support.bench import JOB, Bench, make_lines
-from tests.support.commands import chronoverse, command, environ
+from tests.support.commands import chronoverse_argv, environ, run_chronoverse
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
@@ -86,7 +86,7 @@ def test_an_archiver_goes_with_a_killed_master(tmp_path: Path) -> None:
 def test_no_archive_no_archiver(tmp_path: Path) -> None:
     with serving(tmp_path, archive_url="none") as service:
         assert archivers(service.pid) == []
-        done = chronoverse(service, "archive", "--once", CHRONOVERSE_ARCHIVE_URL="none")
+        done = run_chronoverse(service, "archive", "--once", CHRONOVERSE_ARCHIVE_URL="none")
         assert done.returncode == 78
         assert b"CHRONOVERSE_ARCHIVE_URL" in done.stderr
 
@@ -106,7 +106,7 @@ def outside(server: RedisServer, prefix: str, tmp_path: Path) -> dict[str, str]:
 
 def ask(outside: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """``chronoverse …``."""
-    argv = command(*arguments)
+    argv = chronoverse_argv(*arguments)
     return subprocess.run(argv, env=outside, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
 
 

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from chronoverse.joblog.sse import Decoder
-from tests.support.commands import chronoverse
+from tests.support.commands import run_chronoverse
 from tests.support.service import Service
 
 WORKFLOW: Final = "builds"
@@ -30,7 +30,7 @@ def written(embedded_service: Service, tmp_path_factory: pytest.TempPathFactory)
     # Tests among the library hold files that must not compile, and site-packages are not the library.
     others = shutil.ignore_patterns("site-packages", "test", "tests", "__pycache__", "*.so", "*.a")
     shutil.copytree(sysconfig.get_paths()["stdlib"], tree, ignore=others)
-    done = chronoverse(embedded_service, "run", "--workflow", WORKFLOW, "--job", JOB, "--", *BUILD, str(tree))
+    done = run_chronoverse(embedded_service, "run", "--workflow", WORKFLOW, "--job", JOB, "--", *BUILD, str(tree))
     assert done.returncode == 0
     lines = {"stdout": lines_of(done.stdout), "stderr": lines_of(done.stderr)}
     assert len(lines["stdout"]) > 700
@@ -78,7 +78,7 @@ def test_all_pages_are_what_the_command_wrote(
 
 def test_logs_follow_prints_what_the_command_wrote(embedded_service: Service, written: dict[str, list[str]]) -> None:
     """On our stdout, in order, with the job's own exit code."""
-    done = chronoverse(embedded_service, "logs", "-f", "-o", "json", WORKFLOW, JOB)
+    done = run_chronoverse(embedded_service, "logs", "-f", "-o", "json", WORKFLOW, JOB)
 
     assert done.returncode == 0, done.stderr
     check([json.loads(line) for line in lines_of(done.stdout)], written)
@@ -111,8 +111,8 @@ def test_a_failing_build_passes_its_exit_code_on(embedded_service: Service, tmp_
     """From the command to ``run``, to the terminal entry, to ``logs -f``."""
     (tmp_path / "broken.py").write_text("def (:\n")
     build = (sys.executable, "-m", "compileall", str(tmp_path))
-    ran = chronoverse(embedded_service, "run", "--workflow", WORKFLOW, "--job", "broken", "--", *build)
-    followed = chronoverse(embedded_service, "logs", "-f", WORKFLOW, "broken")
+    ran = run_chronoverse(embedded_service, "run", "--workflow", WORKFLOW, "--job", "broken", "--", *build)
+    followed = run_chronoverse(embedded_service, "logs", "-f", WORKFLOW, "broken")
 
     assert ran.returncode == followed.returncode == 1
     assert followed.stdout == ran.stdout

@@ -12,7 +12,7 @@ import redis
 from chronoverse.joblog.sse import Decoder, Event
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
-from tests.support.commands import chronoverse, starting
+from tests.support.commands import run_chronoverse, start_chronoverse
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -38,9 +38,11 @@ def test_of_two_runners_of_one_job_one_is_refused(embedded_service: Service) -> 
     """HELD: the second says so, exits with 75 and does not start its command."""
     # An id of its own, so that the test can be tried again.
     job = JobRef("runners", f"two-{secrets.token_hex(4)}")
-    first = starting(embedded_service, "run", "--workflow", *(job.workflow_id, "--job", job.job_id, "--"), *TICKING)
+    first = start_chronoverse(
+        embedded_service, "run", "--workflow", *(job.workflow_id, "--job", job.job_id, "--"), *TICKING
+    )
     wait_until(lambda: bool(entries(embedded_service, job)), 20, "the first runner publishes")
-    second = chronoverse(
+    second = run_chronoverse(
         embedded_service, "run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "never"
     )
     first.send_signal(signal.SIGTERM)
@@ -56,7 +58,7 @@ def test_of_two_runners_of_one_job_one_is_refused(embedded_service: Service) -> 
 def test_a_runner_frozen_for_twice_its_lease_is_lost_and_fenced(embedded_service: Service) -> None:
     """A watching viewer has the job declared LOST; the woken runner adds nothing behind the terminal entry."""
     job = JobRef("runners", "frozen")
-    runner = starting(
+    runner = start_chronoverse(
         embedded_service,
         *("run", "--workflow", job.workflow_id, "--job", job.job_id, "--"),
         *TICKING,
@@ -91,7 +93,7 @@ def test_a_runner_frozen_for_twice_its_lease_is_lost_and_fenced(embedded_service
 def test_a_killed_runner_leaves_all_its_lines_and_a_lost_job(embedded_service: Service, embedded_store: Store) -> None:
     """What it published stays; the follower exits with 74; a status read alone declares it too."""
     job = JobRef("runners", "killed")
-    runner = starting(
+    runner = start_chronoverse(
         embedded_service,
         *("run", "--workflow", job.workflow_id, "--job", job.job_id, "--"),
         *TICKING,
@@ -102,7 +104,7 @@ def test_a_killed_runner_leaves_all_its_lines_and_a_lost_job(embedded_service: S
     runner.kill()
     runner.communicate()
     wait_until(lambda: bool((found := embedded_store.get_job(job)) and found.end), 10, "the job is declared LOST")
-    followed = chronoverse(embedded_service, "logs", "-f", job.workflow_id, job.job_id)
+    followed = run_chronoverse(embedded_service, "logs", "-f", job.workflow_id, job.job_id)
 
     assert entries(embedded_service, job)[: len(before)] == before
     assert followed.returncode == 74

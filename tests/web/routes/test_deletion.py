@@ -26,7 +26,7 @@ from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
 from tests.support.archivers import archive
 from tests.support.bench import make_lines
-from tests.support.commands import chronoverse, starting
+from tests.support.commands import run_chronoverse, start_chronoverse
 from tests.support.servers import RedisServer
 from tests.support.service import serving
 from tests.support.waiting import wait_until
@@ -265,7 +265,7 @@ def test_a_runner_that_was_frozen_brings_nothing_back(site: Site, tmp_path: Path
     job, gate, seen = site.job(), tmp_path / "gate", b""
     names = ("--workflow", job.workflow_id, "--job", job.job_id)
     server = ("--server", site.service.url) if through == "service" else ()
-    runner = starting(
+    runner = start_chronoverse(
         site.service,
         *("run", *names, *server, "--", sys.executable, "-c", TICKING, str(gate)),
         CHRONOVERSE_DATA_DIR=str(tmp_path),
@@ -301,7 +301,7 @@ def test_lines_that_were_left_behind_are_not_delivered(site: Site, tmp_path: Pat
     assert site.client.delete(job.path).status_code == 204
 
     server = ("--server", site.service.url) if through == "service" else ()
-    done = chronoverse(
+    done = run_chronoverse(
         site.service,
         *("deliver", *server, str(path)),
         CHRONOVERSE_REDIS_URL=str(site.service.redis_url),
@@ -357,7 +357,7 @@ def test_a_command_does_not_start_under_a_deleted_id(site: Site, tmp_path: Path)
     """Just as under the id of a job that has ended."""
     job = deleted(site)
 
-    done = chronoverse(
+    done = run_chronoverse(
         site.service,
         *("run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "never"),
         CHRONOVERSE_DATA_DIR=str(tmp_path),
@@ -375,7 +375,7 @@ def test_another_run_of_a_deleted_job_drops_the_old_spool(site: Site, tmp_path: 
     path = left_behind(site, job, tmp_path)
     assert site.client.delete(job.path).status_code == 204
 
-    done = chronoverse(
+    done = run_chronoverse(
         site.service,
         *("run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "never"),
         CHRONOVERSE_DATA_DIR=str(tmp_path),
@@ -415,7 +415,9 @@ def test_viewers_get_one_error(site: Site) -> None:
 def test_a_follower_in_a_terminal_stops(site: Site) -> None:
     """It reports that the log was deleted, and does not reconnect for ever."""
     job = site.job().lines(["a line"])
-    follower = starting(site.service, "logs", "-f", job.workflow_id, job.job_id, CHRONOVERSE_TOKEN=site.service.token())
+    follower = start_chronoverse(
+        site.service, "logs", "-f", job.workflow_id, job.job_id, CHRONOVERSE_TOKEN=site.service.token()
+    )
     with follower:
         assert follower.stdout is not None
         assert follower.stdout.readline() == b"a line\n"

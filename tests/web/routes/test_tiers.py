@@ -15,7 +15,7 @@ from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.auth.tokens import READ, WRITE
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
-from tests.support.sealing import archive_up_to
+from tests.support.archives import archive_up_to
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
