@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from chronoverse.joblog.matcher import MAX_SPANS, Matcher, strip_sequences
 
-PIECES = ["a", "b", "ab", "ü", "🙂", "\x1b[31m", "\x1b[0m", "\x1b]0;ab\x07", "\x1b"]
-TEXTS = st.lists(st.sampled_from(PIECES), max_size=20).map("".join)
+PARTS = ["a", "b", "ab", "ü", "🙂", "\x1b[31m", "\x1b[0m", "\x1b]0;ab\x07", "\x1b"]
+TEXTS = st.lists(st.sampled_from(PARTS), max_size=20).map("".join)
 
 
 @given(TEXTS, st.sampled_from(["a", "ab", "b\x1b", "üa", "[31m"]))
@@ -29,6 +29,6 @@ def test_the_number_of_spans_is_bounded(text: str) -> None:
     assert len(list(Matcher("a").spans(text))) == times * MAX_SPANS
 
 
-def test_an_empty_match_is_a_step_without_a_span() -> None:
-    """So a caller that watches the time can stop after any match."""
+def test_an_empty_match_yields_none() -> None:
+    """It has no span. It is yielded nevertheless, so that a caller can check the time after each match."""
     assert list(Matcher("b*", regex=True).spans("aba")) == [None, (1, 2), None, None]

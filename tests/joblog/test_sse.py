@@ -1,4 +1,4 @@
-"""The codec of Server-Sent Events, by the WHATWG standard's own examples and by everything that cuts bytes."""
+"""The codec of Server-Sent Events: the examples of the WHATWG standard, and streams that are cut anywhere."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -19,9 +19,9 @@ def decode(*chunks: bytes, decoder: Decoder | None = None) -> list[Event]:
     return [event for chunk in chunks for event in decoder.feed(chunk)]
 
 
-def cut(stream: bytes, places: Iterable[int]) -> list[bytes]:
-    """``stream`` in pieces, cut at ``places``."""
-    bounds = [0, *sorted(place for place in places if place <= len(stream)), len(stream)]
+def cut(stream: bytes, positions: Iterable[int]) -> list[bytes]:
+    """``stream`` in chunks that end at ``positions``."""
+    bounds = [0, *sorted(position for position in positions if position <= len(stream)), len(stream)]
     return [stream[start:stop] for start, stop in pairwise(bounds)]
 
 
@@ -66,26 +66,26 @@ def cut(stream: bytes, places: Iterable[int]) -> list[bytes]:
         pytest.param(
             b"data:test\n\ndata: test\n\n",
             [Event("message", "test", "")] * 2,
-            id="the space after the colon is no part of the value",
+            id="the space after the colon is not part of the value",
         ),
     ],
 )
 def test_the_standards_examples(stream: bytes, events: list[Event]) -> None:
-    """Each example stream of the standard's section 9.2.6 gives the events it names."""
+    """Each example of section 9.2.6 of the standard gives the events that the standard names."""
     assert decode(stream) == events
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
 def test_any_line_end_at_any_chunk_boundary(end: bytes) -> None:
-    """The three line ends mean the same wherever two chunks meet; a last CR is settled by the byte behind it."""
+    """All three line ends mean the same wherever a chunk ends. Only the byte after a CR shows whether it is a CR LF."""
     stream = b"event: log\ndata: a\ndata: b\nid: 7\n\n: comment\n\ndata: c\n\n".replace(b"\n", end) + b":"
 
-    for place in range(len(stream) + 1):
-        assert decode(*cut(stream, [place])) == [Event("log", "a\nb", "7"), Event("message", "c", "7")]
+    for position in range(len(stream) + 1):
+        assert decode(*cut(stream, [position])) == [Event("log", "a\nb", "7"), Event("message", "c", "7")]
 
 
 def test_one_byte_at_a_time() -> None:
-    """A stream with every line end and characters of every length comes through bytewise."""
+    """The stream has every line end, and characters of one to four bytes."""
     stream = BOM + "data: aé€😀\r\ndata: b\rid: 1\n\r\ndata: c\n\n".encode()
 
     assert decode(*(bytes([byte]) for byte in stream)) == [
@@ -95,32 +95,32 @@ def test_one_byte_at_a_time() -> None:
 
 
 def test_mixed_line_ends_make_an_empty_line() -> None:
-    """LF CR is two line ends, CR LF one."""
+    """LF CR is two line ends, and CR LF is one."""
     assert decode(b"data: a\n\rdata: b\r\n\r\n") == [Event("message", "a", ""), Event("message", "b", "")]
 
 
 def test_a_byte_order_mark_is_dropped_only_at_the_very_start() -> None:
-    """One mark before the first line is no part of it; another one makes the field an unknown one."""
+    """One mark before the first line is not part of it. Any other mark makes the name of its field an unknown one."""
     once, twice = BOM + b"data: a\n\n", BOM + BOM + b"data: b\n\n"
 
-    assert [decode(*cut(once, [place])) for place in range(5)] == [[Event("message", "a", "")]] * 5
+    assert [decode(*cut(once, [position])) for position in range(5)] == [[Event("message", "a", "")]] * 5
     assert decode(twice) == []
     assert decode(b"data: a\n\n", BOM + b"data: b\n\n") == [Event("message", "a", "")]
 
 
-def test_what_begins_like_a_byte_order_mark_and_is_none() -> None:
-    """Its bytes are not swallowed."""
+def test_an_incomplete_byte_order_mark_is_not_dropped() -> None:
+    """Its bytes belong to the first line."""
     assert decode(b"\xef", b"\xbbdata: a\ndata: b\n\n") == [Event("message", "b", "")]
     assert decode(b"", b"\xef", b"", b"\xbb", b"\xbf", b"data: b\n\n") == [Event("message", "b", "")]
 
 
 def test_an_id_with_nul_is_ignored() -> None:
-    """The field is skipped, the id before it stays, its block still counts."""
+    """The field is skipped, and the id before it stays. The event of its block is dispatched."""
     assert decode(b"id: 1\ndata: a\n\nid: 2\0\ndata: b\n\n") == [Event("message", "a", "1"), Event("message", "b", "1")]
 
 
 def test_an_id_lasts_until_the_next_one() -> None:
-    """Blocks without an id carry the last one on; an empty one takes it away."""
+    """Blocks without an id have the last one. An empty id removes it."""
     decoder = Decoder("4")
     events = decode(b"data: a\n\nid: 5\ndata: b\n\ndata: c\n\nid:\ndata: d\n\n", decoder=decoder)
 
@@ -129,14 +129,14 @@ def test_an_id_lasts_until_the_next_one() -> None:
 
 
 def test_an_id_only_block_moves_the_cursor_and_dispatches_nothing() -> None:
-    """Which is what ``cursor`` is for."""
+    """``sse.cursor`` makes such blocks."""
     decoder = Decoder("7")
 
     assert decode(sse.cursor(9), decoder=decoder) == []
     assert decoder.last_event_id == "9"
 
 
-def test_a_torn_block_does_not_move_the_cursor() -> None:
+def test_an_incomplete_block_does_not_move_the_cursor() -> None:
     """Wherever a frame is cut off, the client resumes before it."""
     stream = sse.frame("log", b"{}", id=12)
 
@@ -147,7 +147,7 @@ def test_a_torn_block_does_not_move_the_cursor() -> None:
 
 
 def test_an_event_name_lasts_for_its_block_only() -> None:
-    """Also when the block had no data and was dropped."""
+    """Also if the block had no data and was dropped."""
     assert decode(b"event: log\ndata: a\n\ndata: b\n\nevent: end\n\ndata: c\n\n") == [
         Event("log", "a", ""),
         Event("message", "b", ""),
@@ -156,7 +156,7 @@ def test_an_event_name_lasts_for_its_block_only() -> None:
 
 
 def test_heartbeats_dispatch_nothing() -> None:
-    """Before, between and after frames, and inside a block too."""
+    """They may be before, between, after and inside blocks."""
     frames = sse.frame("log", b"a", id=1), sse.frame("log", b"b", id=2)
     stream = sse.HEARTBEAT + frames[0] + 3 * sse.HEARTBEAT + b"data: x\n" + sse.HEARTBEAT + b"\n" + frames[1] + b": c\n"
 
@@ -164,13 +164,13 @@ def test_heartbeats_dispatch_nothing() -> None:
 
 
 def test_unknown_fields_and_lines_without_a_colon_are_ignored() -> None:
-    """As the standard says; names are not trimmed and not folded."""
+    """White space and upper case make a name another name, as the standard says."""
     assert decode(b"foo: 1\nbar\nData: 2\n data: 3\ndata : 4\n\n") == []
 
 
 @pytest.mark.parametrize("value", ["3000", "0", "007"])
 def test_retry_is_a_number_of_milliseconds(value: str) -> None:
-    """It dispatches nothing."""
+    """A block with only this field dispatches nothing."""
     decoder = Decoder()
 
     assert decode(f"retry: {value}\n\n".encode(), decoder=decoder) == []
@@ -179,7 +179,7 @@ def test_retry_is_a_number_of_milliseconds(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["", "-1", "+1", "1.5", "1 ", " 1", "1e3", "1_0", "a", "\uff11", "\u00b2"], ids=ascii)
 def test_retry_takes_ascii_digits_only(value: str) -> None:
-    """Anything else leaves the reconnection time alone."""
+    """Any other value does not change the reconnection time."""
     decoder = Decoder()
 
     assert decode(b"retry: 5\n", f"retry: {value}\n\n".encode(), decoder=decoder) == []
@@ -187,7 +187,7 @@ def test_retry_takes_ascii_digits_only(value: str) -> None:
 
 
 def test_the_retry_block() -> None:
-    """It sets the time, dispatches nothing and leaves the id alone."""
+    """It sets the reconnection time, dispatches nothing, and does not change the id."""
     decoder = Decoder("3")
 
     assert decode(sse.retry(2417), decoder=decoder) == []
@@ -196,17 +196,17 @@ def test_the_retry_block() -> None:
 
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\0"])
 def test_only_cr_and_lf_end_a_line(character: str) -> None:
-    """What ``str.splitlines`` takes for a line end is data."""
+    """Other characters at which ``str.splitlines`` ends a line are data."""
     assert decode(sse.frame("log", f"a{character}b".encode())) == [Event("log", f"a{character}b", "")]
 
 
 def test_bytes_that_are_not_utf8_are_replaced() -> None:
-    """They never stop a stream."""
+    """Such bytes never stop a stream."""
     assert decode(b"data: a\xff\xc3\n", b"data: \xe2\x82\n\n") == [Event("message", "a\ufffd\ufffd\n\ufffd", "")]
 
 
 def test_the_bytes_of_a_frame() -> None:
-    """Event, data, retry, and the id last."""
+    """The fields are in this order: event, data, retry, id."""
     assert sse.frame("connected", b"{}", retry_ms=2417) == b"event: connected\ndata: {}\nretry: 2417\n\n"
     assert sse.frame("end", b"{}", id=4, retry_ms=1) == b"event: end\ndata: {}\nretry: 1\nid: 4\n\n"
     assert sse.frame("log", b"", id=0) == b"event: log\ndata: \nid: 0\n\n"
@@ -225,7 +225,7 @@ def test_the_bytes_of_a_frame() -> None:
     ],
 )
 def test_folding_makes_one_line_of_data(text: str, folded: bytes) -> None:
-    """No text can end its line, and so no text can forge a field."""
+    """No text can end its line. So no text can forge a field."""
     assert sse.fold(text) == folded
 
 
@@ -234,12 +234,12 @@ one_line = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"))
 frames = st.lists(st.tuples(names, one_line, st.none() | st.integers(0, 10**15 - 1)), max_size=8)
 
 
-@given(frames=frames, places=st.lists(st.integers(0, 400)), heartbeats=st.booleans())
-@example(frames=[("log", "\0\u2028", 1), ("end", ": ", None)], places=[0, 0, 400], heartbeats=True)
-def test_frames_come_back_however_they_are_cut(
-    frames: list[tuple[str, str, int | None]], places: list[int], heartbeats: bool
+@given(frames=frames, positions=st.lists(st.integers(0, 400)), heartbeats=st.booleans())
+@example(frames=[("log", "\0\u2028", 1), ("end", ": ", None)], positions=[0, 0, 400], heartbeats=True)
+def test_frames_are_decoded_however_they_are_cut(
+    frames: list[tuple[str, str, int | None]], positions: list[int], heartbeats: bool
 ) -> None:
-    """Encoded and fed in any chunking, frames are the events they were."""
+    """The decoder gives the events that were encoded, wherever chunks end."""
     comment = sse.HEARTBEAT if heartbeats else b""
     stream = comment.join([sse.frame(name, data.encode(), id=number) for name, data, number in frames])
     expected, last = [], ""
@@ -247,26 +247,26 @@ def test_frames_come_back_however_they_are_cut(
         last = last if number is None else str(number)
         expected.append(Event(name, data, last))
 
-    assert decode(*cut(stream, places)) == expected
+    assert decode(*cut(stream, positions)) == expected
 
 
 @given(text=st.text(st.characters()), number=st.integers(1, 10**15 - 1))
 def test_folded_text_is_always_one_frame(text: str, number: int) -> None:
-    """Whatever a message says, its frame is one event."""
+    """The frame of any text is one event."""
     events = decode(sse.frame("error", sse.fold(text), id=number) + sse.frame("log", b"{}"))
 
     assert [(event.event, event.id) for event in events] == [("error", str(number)), ("log", str(number))]
 
 
-@given(chunks=st.lists(st.binary(max_size=40)), places=st.lists(st.integers(0, 400)))
-def test_any_bytes_mean_the_same_in_any_chunking(chunks: list[bytes], places: list[int]) -> None:
-    """Garbage raises nothing, and what it means does not hang on how it is cut."""
+@given(chunks=st.lists(st.binary(max_size=40)), positions=st.lists(st.integers(0, 400)))
+def test_any_bytes_mean_the_same_in_any_chunks(chunks: list[bytes], positions: list[int]) -> None:
+    """Random bytes raise no error, and give the same events wherever they are cut."""
     stream = b"".join(chunks)
 
-    assert decode(*cut(stream, places)) == decode(stream)
+    assert decode(*cut(stream, positions)) == decode(stream)
 
 
-@given(pieces=st.lists(st.sampled_from([b"\r", b"\n", b"data", b"id", b":", b" ", b"1", b"\0", BOM, b"\xef"])))
-def test_fields_of_any_make_mean_the_same_in_any_chunking(pieces: list[bytes]) -> None:
-    """The same with bytes that mean something, one piece a chunk."""
-    assert decode(*pieces) == decode(b"".join(pieces))
+@given(chunks=st.lists(st.sampled_from([b"\r", b"\n", b"data", b"id", b":", b" ", b"1", b"\0", BOM, b"\xef"])))
+def test_random_fields_mean_the_same_in_any_chunks(chunks: list[bytes]) -> None:
+    """Here the bytes are parts of valid fields. Each part is a chunk."""
+    assert decode(*chunks) == decode(b"".join(chunks))

@@ -1,4 +1,4 @@
-"""The values of a log: a line's three spellings, the parser of numbers, and what anybody's entries amount to."""
+"""The values of a log: a line in Redis, SSE and JSON, the parser of numbers, and what any entries are read as."""
 
 import json
 from collections.abc import Sequence
@@ -31,17 +31,17 @@ Raw = tuple[bytes, list[bytes]]
 
 
 def raw(entry_id: str, *fields: str | bytes) -> Raw:
-    """An entry as the store hands it over."""
+    """An entry as the store returns it."""
     return entry_id.encode(), [field if isinstance(field, bytes) else field.encode() for field in fields]
 
 
 def line(number: int) -> Raw:
-    """A well-formed one."""
+    """The entry of a valid line."""
     return raw(f"{number}-0", "timestamp", NOW, "message", f"line {number}", "stream", "stdout")
 
 
 def numbers(entries: Sequence[Raw], after: int = 0, first: int = 1) -> list[object]:
-    """What was read, in short: a line's number, a gap's (first, last, reason), ``end 3``, ``stray 5-1``."""
+    """What was read, in short: a line's number, a gap's (first, last, reason), ``end 3``, ``out of sequence 5-1``."""
     short: list[object] = []
     for entry in read_entries(entries, after, first):
         if isinstance(entry, Line):
@@ -51,7 +51,7 @@ def numbers(entries: Sequence[Raw], after: int = 0, first: int = 1) -> list[obje
         elif isinstance(entry, End):
             short.append(f"end {entry.sequence_num}")
         else:
-            short.append(f"stray {entry.entry_id}")
+            short.append(f"out of sequence {entry.entry_id}")
     return short
 
 
@@ -68,8 +68,8 @@ lines = st.builds(
 @given(line=lines)
 @example(line=Line(1, NOW, "\0\u2028\x85\x0b\r\n\nevent: end\ndata: x\n\n", "stderr"))
 @example(line=Line(MAX_NUMBER, NOW, "", "stdout", partial=True))
-def test_a_line_survives_redis(line: Line) -> None:
-    """Its Redis fields read back as the same line."""
+def test_a_line_can_be_read_back_from_redis(line: Line) -> None:
+    """Reading its Redis fields gives the same line."""
     entry = raw(f"{line.sequence_num}-0", *line.to_fields())
 
     assert list(read_entries([entry], line.sequence_num - 1)) == [line]
@@ -77,8 +77,8 @@ def test_a_line_survives_redis(line: Line) -> None:
 
 @given(line=lines)
 @example(line=Line(1, NOW, "\0\u2028\x85\x0b\r\n\nevent: end\ndata: x\n\nid: 9\n\n", "stderr"))
-def test_a_line_survives_sse(line: Line) -> None:
-    """Its frame is one event, whose id is its number and whose data reads back as the same line."""
+def test_a_line_can_be_read_back_from_sse(line: Line) -> None:
+    """Its frame is one event. The event's id is the number, and reading the data gives the same line."""
     [event] = Decoder().feed(line.to_frame())
 
     assert (event.event, event.id) == ("log", str(line.sequence_num))
@@ -86,8 +86,8 @@ def test_a_line_survives_sse(line: Line) -> None:
 
 
 @given(line=lines)
-def test_a_line_survives_json(line: Line) -> None:
-    """Its JSON reads back as the same line, keys in the published order, ``partial`` only where it is true."""
+def test_a_line_can_be_read_back_from_json(line: Line) -> None:
+    """The keys are in the published order, and ``partial`` is there only if it is true."""
     keys = ["timestamp", "message", "sequence_num", "stream"] + ["partial"] * line.partial
 
     assert list(line.to_json()) == keys
@@ -95,7 +95,7 @@ def test_a_line_survives_json(line: Line) -> None:
 
 
 def test_the_published_bytes_of_a_line() -> None:
-    """Compact JSON, keys in order, the id last."""
+    """The JSON is compact, its keys are in the published order, and the id comes last."""
     message = "Starting workflow execution"
     frame = Line(1, NOW, message, "stdout").to_frame()
 
@@ -109,27 +109,27 @@ def test_the_published_bytes_of_a_line() -> None:
 
 
 def test_the_published_bytes_of_a_gap() -> None:
-    """It has no id: only what was seen moves a client's cursor."""
+    """It has no id, because only lines and the end move a client's cursor."""
     assert Gap(2, 900, "trimmed").to_frame() == b'event: gap\ndata: {"from":2,"to":900,"reason":"trimmed"}\n\n'
 
 
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED, Status.CANCELED])
 def test_the_published_bytes_of_the_end(status: Status) -> None:
-    """The same for every way to end but one."""
+    """They are the same for each of these statuses."""
     end = End(1548, status, 0, 1547, 0, NOW)
 
     assert end.to_frame(30) == b'event: end\ndata: {"status":"stream_ended"}\nid: 1548\n\n'
 
 
 def test_the_published_bytes_of_a_lost_job() -> None:
-    """An error, with the id by which the next reconnect is told that there is nothing more."""
+    """An error event with the id of the end. So the client's next reconnect gets 204."""
     assert End(8, Status.LOST, None, 7, 0, NOW).to_frame(30) == (
         b"event: error\ndata: runner lost: nothing heard from it for 30 s\nid: 8\n\n"
     )
 
 
 def test_the_published_bytes_of_a_running_job() -> None:
-    """What is known while it runs."""
+    """The ``job`` event has what is known while the job runs."""
     job = Job(JobRef("wf_1", "job_1"), Status.RUNNING, attempt=1, started_at=NOW, first=1, last=1200)
 
     assert job.to_frame() == (
@@ -140,7 +140,7 @@ def test_the_published_bytes_of_a_running_job() -> None:
 
 
 def test_the_published_bytes_of_an_ended_job() -> None:
-    """Four more keys, ``exit_code`` also where it is not known."""
+    """There are four more keys. ``exit_code`` is null if it is not known."""
     job = Job(JobRef("w", "j"), Status.LOST, 2, None, NOW, NOW, None, 7, 3, 1, 7, End(8, Status.LOST, None, 7, 3, NOW))
 
     assert job.to_frame() == (
@@ -152,7 +152,7 @@ def test_the_published_bytes_of_an_ended_job() -> None:
 
 
 def test_a_jobs_json_has_the_published_keys() -> None:
-    """In the published order; the lines of a running job are those there are."""
+    """They are in the published order. ``lines`` of a running job is the number of its last line."""
     assert list(Job(JobRef("w", "j"), Status.RUNNING, last=4).to_json().items()) == [
         ("workflow_id", "w"),
         ("id", "j"),
@@ -177,8 +177,8 @@ LONG = ("9" * 16, "0" * 16, str(2**53 + 1), str(2**63), str(2**64 - 1), str(2**6
 
 
 @pytest.mark.parametrize("text", [*SIGNED, *SPACED, *SPELT, *NOT_ASCII, *LONG], ids=lambda text: ascii(text)[:24])
-def test_what_is_no_number_is_refused(text: str) -> None:
-    """Whatever else ``int`` would take, or raise on."""
+def test_a_text_that_is_not_a_number_is_refused(text: str) -> None:
+    """Also if ``int`` would accept it. No text raises an error."""
     assert parse_number(text) is None
 
 
@@ -186,14 +186,14 @@ def test_what_is_no_number_is_refused(text: str) -> None:
     ("text", "number"),
     [("0", 0), ("1", 1), ("0007", 7), ("999999999999999", MAX_NUMBER), ("000000000000000", 0), ("1000000000", 10**9)],
 )
-def test_what_is_a_number_is_taken(text: str, number: int) -> None:
-    """One to fifteen digits, leading zeros among them."""
+def test_a_number_is_accepted(text: str, number: int) -> None:
+    """It has one to fifteen digits, and may begin with zeros."""
     assert parse_number(text) == number
 
 
 @given(text=st.text())
 def test_a_parsed_number_is_its_digits(text: str) -> None:
-    """The parser raises on nothing, and takes nothing but plain digits."""
+    """The parser raises no error, and accepts only ASCII digits."""
     number = parse_number(text)
 
     assert number is None or (text.lstrip("0") or "0") == str(number)
@@ -204,7 +204,7 @@ def test_a_parsed_number_is_its_digits(text: str) -> None:
     [("0", 0), ("137", 137), ("-9", -9), ("", None), ("x", None), ("1.0", None), ("1\n", None), ("9" * 10, None)],
 )
 def test_exit_codes(text: str, code: int | None) -> None:
-    """A whole number of either sign, or unknown."""
+    """An exit code is a positive or negative integer. Any other text is an unknown exit code."""
     assert parse_exit_code(text) == code
 
 
@@ -213,31 +213,31 @@ def test_exit_codes(text: str, code: int | None) -> None:
     [(0, NO_TIMESTAMP), (1772532005.125, "2026-03-03T10:00:05.125Z"), (1772532005, "2026-03-03T10:00:05.000Z")],
 )
 def test_timestamps_have_milliseconds_and_a_z(seconds: float, text: str) -> None:
-    """Always three digits, also when they are zeros."""
+    """There are always three digits after the point, also if they are zeros."""
     assert iso_timestamp(seconds) == text
 
 
 @pytest.mark.parametrize("text", ["wf_abc123", "a", "A" * 128, "0.9-_", "7f3c2a4e-0d1b-4c55-9a5e-0b8f6a1d2c3e"])
 def test_good_identifiers(text: str) -> None:
-    """Letters, digits, dot, underscore and dash, up to 128."""
+    """They are up to 128 letters, digits, dots, underscores and dashes."""
     assert IDENTIFIER.fullmatch(text)
 
 
 @pytest.mark.parametrize("text", ["", "A" * 129, ".a", "-a", "_a", "..", *"*?%{", "[a]", "{x}", "a/b", "a:b", "a;x=1"])
 def test_bad_identifiers(text: str) -> None:
-    """Nothing that a key, a path or a pattern could choke on."""
+    """They would have a special meaning in a key, a path or a pattern, or are empty or too long."""
     assert not IDENTIFIER.fullmatch(text)
 
 
 @pytest.mark.parametrize("character", [*" \n\r\0\x7f\x85\u00e9\u0661\u017f\u212a\u2028\ufffd", "\r\n"], ids=ascii)
 def test_identifiers_are_printable_ascii(character: str) -> None:
-    """Nothing else, at either end or in the middle: no log line can be forged with one."""
+    """Other characters are refused at both ends and in the middle. So no identifier can forge a line of our log."""
     for text in (f"a{character}", f"a{character}b", f"{character}b"):
         assert not IDENTIFIER.fullmatch(text)
 
 
-def test_only_two_states_are_not_terminal() -> None:
-    """Of six."""
+def test_only_two_statuses_are_not_terminal() -> None:
+    """The other four are terminal."""
     assert [status for status in Status if not status.terminal] == [Status.PENDING, Status.RUNNING]
 
 
@@ -251,48 +251,48 @@ def test_only_two_states_are_not_terminal() -> None:
         pytest.param([5], 0, 1, [(1, 4, "missing"), 5], id="missing"),
         pytest.param([9], 0, 5, [(1, 4, "trimmed"), (5, 8, "missing"), 9], id="trimmed, then missing"),
         pytest.param([9], 6, 5, [(7, 8, "missing"), 9], id="missing above what was trimmed"),
-        pytest.param([9], 3, 100, [(4, 8, "trimmed"), 9], id="trimmed on while it was read"),
-        pytest.param([1, 2, 4, 7], 0, 1, [1, 2, (3, 3, "missing"), 4, (5, 6, "missing"), 7], id="holes"),
-        pytest.param([3, 4, 5], 4, 1, ["stray 3-0", "stray 4-0", 5], id="not after the cursor"),
+        pytest.param([9], 3, 100, [(4, 8, "trimmed"), 9], id="trimmed further while it was read"),
+        pytest.param([1, 2, 4, 7], 0, 1, [1, 2, (3, 3, "missing"), 4, (5, 6, "missing"), 7], id="gaps"),
+        pytest.param([3, 4, 5], 4, 1, ["out of sequence 3-0", "out of sequence 4-0", 5], id="not after the cursor"),
     ],
 )
 def test_every_number_is_accounted_for(ids: list[int], after: int, first: int, found: list[object]) -> None:
-    """What is there is a line, what is not is a gap that says why."""
+    """Each number is a line or in a gap, and the gap has the reason."""
     assert numbers([line(number) for number in ids], after, first) == found
 
 
-def test_an_id_that_shares_its_number_is_a_stray() -> None:
-    """``5-1`` behind ``5-0`` is named; numbering goes on as if it were not there."""
+def test_a_second_id_with_the_same_number_is_out_of_sequence() -> None:
+    """``5-1`` after ``5-0`` is reported, and the numbering continues as if it did not exist."""
     entries = [line(5), raw("5-1", "message", "x"), raw("5-2", "event", "end"), line(6)]
 
-    assert numbers(entries, after=4) == [5, "stray 5-1", "stray 5-2", 6]
+    assert numbers(entries, after=4) == [5, "out of sequence 5-1", "out of sequence 5-2", 6]
 
 
-def test_an_id_with_a_second_part_stands_for_its_number() -> None:
+def test_an_id_with_a_second_part_may_be_a_line() -> None:
     """``5-1`` without a ``5-0`` is line 5."""
     assert numbers([raw("5-1", "message", "x")], after=4) == [5]
 
 
-def test_an_id_made_by_the_server_is_a_number_far_away() -> None:
-    """``XADD … *`` counts in milliseconds: what lies between was never written."""
+def test_an_id_made_by_the_server_is_a_number_after_a_large_gap() -> None:
+    """``XADD … *`` makes ids from the time in milliseconds. The numbers before them were never written."""
     entries = [line(1), raw("1772532005123-0", "message", "x"), raw("1772532005123-1", "message", "y")]
 
-    assert numbers(entries) == [1, (2, 1772532005122, "missing"), 1772532005123, "stray 1772532005123-1"]
+    assert numbers(entries) == [1, (2, 1772532005122, "missing"), 1772532005123, "out of sequence 1772532005123-1"]
 
 
 @pytest.mark.parametrize("entry_id", ["0-1", "1000000000000000-0", "18446744073709551615-18446744073709551615"])
-def test_an_id_outside_the_numbers_is_a_stray(entry_id: str) -> None:
-    """Nothing that a client may not name is ever handed out."""
-    assert numbers([raw(entry_id, "message", "x")]) == [f"stray {entry_id}"]
+def test_an_id_that_is_not_a_valid_number_is_out_of_sequence(entry_id: str) -> None:
+    """Clients never get a number that they could not send as an offset."""
+    assert numbers([raw(entry_id, "message", "x")]) == [f"out of sequence {entry_id}"]
 
 
 def test_the_largest_number_is_still_a_line() -> None:
-    """Fifteen digits."""
+    """It has fifteen digits."""
     assert numbers([line(MAX_NUMBER)], after=MAX_NUMBER - 1) == [MAX_NUMBER]
 
 
-def test_what_a_foreign_line_lacks_is_filled_in() -> None:
-    """A message is enough."""
+def test_missing_fields_of_a_foreign_line_have_defaults() -> None:
+    """Only the message is required."""
     assert list(read_entries([raw("1-0", "message", "x")], 0)) == [Line(1, NO_TIMESTAMP, "x", "stdout")]
 
 
@@ -301,30 +301,32 @@ def test_what_a_foreign_line_lacks_is_filled_in() -> None:
     [("stderr", "stderr"), ("stdout", "stdout"), ("STDERR", "stdout"), ("", "stdout"), (b"\xff", "stdout")],
 )
 @pytest.mark.parametrize("more", [(), ("host", "a")], ids=["plain", "with another field"])
-def test_a_foreign_stream_is_one_of_the_two(stream: str | bytes, shown: str, more: tuple[str, ...]) -> None:
-    """Whatever it is called, also beside fields we do not know."""
+def test_the_stream_of_a_foreign_line_is_stdout_or_stderr(
+    stream: str | bytes, shown: str, more: tuple[str, ...]
+) -> None:
+    """Any other name counts as stdout. Unknown fields are ignored."""
     entry = raw("1-0", "timestamp", NOW, "message", "x", "stream", stream, *more)
 
     assert list(read_entries([entry], 0)) == [Line(1, NOW, "x", shown)]
 
 
 def test_fields_in_any_order() -> None:
-    """A foreign runner need not know ours."""
+    """A foreign runner need not write them in our order."""
     entry = raw("1-0", "partial", "1", "stream", "stderr", "message", "x", "timestamp", NOW)
 
     assert list(read_entries([entry], 0)) == [Line(1, NOW, "x", "stderr", partial=True)]
 
 
 @pytest.mark.parametrize(("value", "partial"), [("1", True), ("0", False), ("true", False), ("", False)])
-def test_partial_is_a_one(value: str, partial: bool) -> None:
-    """And nothing else."""
+def test_only_a_partial_of_1_marks_a_partial_line(value: str, partial: bool) -> None:
+    """Other values count as not partial."""
     [entry] = read_entries([raw("1-0", "message", "x", "partial", value)], 0)
 
     assert entry == Line(1, NO_TIMESTAMP, "x", "stdout", partial)
 
 
-def test_binary_is_replaced() -> None:
-    """In every field, of lines of any make."""
+def test_bytes_that_are_not_utf8_are_replaced() -> None:
+    """In every field, whether the fields are in our order or in another."""
     usual = raw("1-0", "timestamp", b"\xff", "message", b"a\xff\xed\xa0\x80\0", "stream", "stdout")
     other = raw("2-0", "message", b"\xc3", "timestamp", b"\xfe")
 
@@ -335,20 +337,20 @@ def test_binary_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("fields", [["foo", "bar"], ["timestamp", NOW, "stream", "stdout"], ["event", "start"], []])
-def test_an_entry_without_a_message_is_a_malformed_number(fields: list[str]) -> None:
-    """Its number is named, and nothing else of it."""
+def test_an_entry_without_a_message_is_a_gap(fields: list[str]) -> None:
+    """The gap has its number and the reason ``malformed``, and nothing of its content."""
     assert numbers([line(1), raw("2-0", *fields), line(3)]) == [1, (2, 2, "malformed"), 3]
 
 
 def test_nothing_follows_the_end() -> None:
-    """Not even when somebody wrote on."""
+    """Entries after the terminal entry are ignored."""
     entries = [line(1), raw("2-0", "event", "end"), line(3), raw("4-0", "event", "end")]
 
     assert numbers(entries) == [1, "end 2"]
 
 
-def test_a_whole_terminal_entry() -> None:
-    """As our own runner writes it."""
+def test_a_complete_terminal_entry() -> None:
+    """Our own runner writes it like this."""
     fields = "event", "end", "status", "FAILED", "lines", "6", "dropped", "2", "timestamp", NOW, "exit_code", "137"
 
     assert list(read_entries([raw("7-0", *fields)], 6)) == [End(7, Status.FAILED, 137, 6, 2, NOW)]
@@ -373,12 +375,12 @@ def test_a_whole_terminal_entry() -> None:
     ],
 )
 def test_an_incomplete_terminal_entry(fields: list[str | bytes], end: End) -> None:
-    """What a foreign runner left out, or got wrong, is filled in."""
+    """Missing and invalid fields have defaults."""
     assert list(read_entries([raw("7-0", "event", "end", *fields)], 6)) == [end]
 
 
-def test_a_line_may_have_an_event_of_its_own() -> None:
-    """Only ``end`` ends a log."""
+def test_a_line_may_have_a_field_named_event() -> None:
+    """Only the value ``end`` ends a log."""
     assert numbers([raw("1-0", "event", "ended", "message", "x")]) == [1]
 
 
@@ -397,7 +399,7 @@ entry_ids = st.tuples(small | any_number, st.integers(0, 2))
 def test_numbers_are_contiguous_whatever_the_entries_are(
     contents: list[tuple[tuple[int, int], list[bytes]]], after: int, first: int
 ) -> None:
-    """Lines, gaps and the end follow each other without a hole or a repetition, from the offset on."""
+    """After the offset, lines, gaps and the end have every number once and in order."""
     contents = sorted(contents, key=itemgetter(0))
     entries = [(b"%d-%d" % entry_id, fields) for entry_id, fields in contents]
     expected = after + 1
@@ -413,18 +415,18 @@ def test_numbers_are_contiguous_whatever_the_entries_are(
 
 @given(ids=st.lists(entry_ids, max_size=12, unique=True), after=st.integers(0, 8), first=st.integers(0, 14))
 def test_no_number_is_left_out(ids: list[tuple[int, int]], after: int, first: int) -> None:
-    """In the order in which a store keeps them, entries are accounted for up to the last that has a number."""
+    """If entries are in the order of the store, every number up to the last valid one is a line or in a gap."""
     entries = [raw(f"{number}-{part}", "message", "x") for number, part in sorted(ids)]
     known = [after, *(number for number, _ in ids if after < number <= MAX_NUMBER)]
 
     read = [entry for entry in read_entries(entries, after, first) if not isinstance(entry, OutOfSequence)]
-    reached = [entry.last if isinstance(entry, Gap) else entry.sequence_num for entry in read]
-    assert max(reached, default=after) == max(known)
+    last_numbers = [entry.last if isinstance(entry, Gap) else entry.sequence_num for entry in read]
+    assert max(last_numbers, default=after) == max(known)
 
 
 @given(contents=st.lists(st.tuples(entry_ids, fields), max_size=12), after=st.integers(0, 8))
-def test_whatever_was_read_can_be_sent(contents: list[tuple[tuple[int, int], list[bytes]]], after: int) -> None:
-    """Every value has a frame that is one event."""
+def test_every_value_that_was_read_can_be_sent(contents: list[tuple[tuple[int, int], list[bytes]]], after: int) -> None:
+    """Its frame is one event."""
     for entry in read_entries([(b"%d-%d" % entry_id, fields) for entry_id, fields in contents], after):
         if not isinstance(entry, OutOfSequence):
             frame = entry.to_frame(30) if isinstance(entry, End) else entry.to_frame()
@@ -443,7 +445,7 @@ def test_whatever_was_read_can_be_sent(contents: list[tuple[tuple[int, int], lis
     ],
 )
 def test_in_sequence(ids: list[str], after: int, answer: bool) -> None:
-    """Whether the last entry has the number that the count of them gives it."""
+    """True if the entries have the numbers after ``after`` without a gap. Only the last entry is checked."""
     entries: list[Any] = [raw(entry_id, "message", "x") for entry_id in ids]
 
     assert in_sequence(entries, after) is answer
