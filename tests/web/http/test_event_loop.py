@@ -1,4 +1,4 @@
-"""Work of low priority: it goes on when the event loop is idle, and after a bounded time in any case."""
+"""Work of low priority: it continues when the event loop is idle, or after a bounded time."""
 
 import socket
 import time
@@ -20,7 +20,7 @@ from chronoverse.web.http.event_loop import MAX_IDLE_WAIT_SECONDS, wait_until_id
 
 #: Seconds that each test may take.
 PATIENCE_SECONDS = 5.0
-#: Who sends the requests.
+#: The user who sends the requests.
 READER = Principal("tests", float("inf"), frozenset({READ}), frozenset({"*"}))
 #: Settings of a service whose store is never used.
 SETTINGS = Settings.from_env({"CHRONOVERSE_REDIS_URL": "redis://localhost:1", "CHRONOVERSE_JWT_SECRET": "s" * 32})
@@ -45,8 +45,8 @@ def test_it_returns_at_once_when_nothing_else_runs() -> None:
     assert any(all(wait_until_idle() for _ in range(1000)) for _ in range(5))
 
 
-def test_everybody_else_goes_first() -> None:
-    """Also a greenlet that does several things one after the other, with a look at the sockets in between."""
+def test_other_greenlets_run_first() -> None:
+    """Also a greenlet that does several things, and lets the loop check the sockets between them."""
     done: list[int] = []
 
     def busy() -> None:
@@ -59,24 +59,24 @@ def test_everybody_else_goes_first() -> None:
         assert done == [*range(10)]
 
 
-def test_a_socket_with_data_goes_first() -> None:
+def test_a_greenlet_whose_socket_has_data_runs_first() -> None:
     """Also when the data arrived while the low-priority work ran."""
     ours, theirs = socket.socketpair()
-    heard: list[bytes] = []
+    received: list[bytes] = []
 
-    def hear() -> None:
+    def receive() -> None:
         gevent.socket.wait_read(ours.fileno())
-        heard.append(ours.recv(1))
+        received.append(ours.recv(1))
 
-    with ours, theirs, running(hear):
+    with ours, theirs, running(receive):
         assert wait_until_idle()
         theirs.send(b"x")
         assert wait_until_idle()
-        assert heard == [b"x"]
+        assert received == [b"x"]
 
 
-def test_long_work_lets_others_go_first() -> None:
-    """Although the loop has not updated its clock meanwhile."""
+def test_other_greenlets_run_first_after_long_work() -> None:
+    """The loop has not updated its clock during the work."""
     done: list[int] = []
 
     def busy() -> None:
@@ -92,13 +92,13 @@ def test_long_work_lets_others_go_first() -> None:
 
 
 def restless() -> None:
-    """Always has something to do."""
+    """A greenlet that always has something to do."""
     while True:
         yield_to_loop()
 
 
 def test_it_is_not_starved() -> None:
-    """In a worker that is never idle it goes on each time that it has waited for the bounded time."""
+    """In a worker that is never idle, it continues after it has waited for the bounded time."""
     with running(restless):
         began = time.monotonic()
         assert not any(wait_until_idle() for _ in range(3))
@@ -106,10 +106,10 @@ def test_it_is_not_starved() -> None:
 
 
 @pytest.mark.skipif(
-    not monkey.is_module_patched("threading"), reason="turns are for greenlets only where it is patched"
+    not monkey.is_module_patched("threading"), reason="the lock is fair between greenlets only if threading is patched"
 )
-def test_waiting_greenlets_go_on_one_after_the_other() -> None:
-    """Between two of them is a round of the loop in which others may run."""
+def test_waiting_greenlets_continue_one_after_the_other() -> None:
+    """Between two of them, the loop lets others run."""
     order: list[str] = []
     idle_lock = FairLock(PATIENCE_SECONDS, TimeoutError, wait_until_idle)
 
@@ -128,7 +128,7 @@ def test_waiting_greenlets_go_on_one_after_the_other() -> None:
 
 
 def test_a_request_waits_for_idle_slots_for_a_bounded_time() -> None:
-    """Afterwards it only yields to the loop, however often it asks. The next request begins anew."""
+    """Afterwards it only yields to the loop, however often it asks. The next request may wait again."""
     now = 100.0
     made = replace(build_dependencies(SETTINGS), monotonic=lambda: now)
 

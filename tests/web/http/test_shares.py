@@ -17,8 +17,8 @@ def test_one_subject_can_hold_half() -> None:
     assert shares.held == 50
 
 
-def test_a_newcomer_finds_room_beside_a_greedy_subject() -> None:
-    """What a greedy subject leaves is enough for others, one after the other."""
+def test_a_new_subject_gets_a_share_despite_greedy_ones() -> None:
+    """A subject that takes all that it can leaves enough for others."""
     shares = Shares(120, "tests")
     for subject, amount in (("a", 60), ("b", 30), ("c", 15)):
         shares.take(subject, amount)
@@ -28,7 +28,7 @@ def test_a_newcomer_finds_room_beside_a_greedy_subject() -> None:
     shares.take("d", 7)
 
 
-def test_an_amount_that_does_not_fit_is_refused_without_blame() -> None:
+def test_an_amount_that_does_not_fit_is_not_the_fault_of_its_subject() -> None:
     """A subject that holds nothing gets another error than one that has used its share."""
     shares = Shares(10, "tests")
     shares.take("a", 5)
@@ -37,8 +37,8 @@ def test_an_amount_that_does_not_fit_is_refused_without_blame() -> None:
         shares.take("b", 4)
 
 
-def test_what_is_given_back_can_be_taken_again() -> None:
-    """A hold ends with its block, also when the block raises."""
+def test_an_amount_that_was_returned_can_be_taken_again() -> None:
+    """``hold`` returns its amount at the end of the block, also if the block raises an error."""
     shares = Shares(10, "tests")
     with pytest.raises(ZeroDivisionError), shares.hold("a", 5):
         1 / 0  # noqa: B018 - the failure is the point

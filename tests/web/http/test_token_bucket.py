@@ -23,7 +23,7 @@ def seconds_to_wait(buckets: TokenBuckets, subject: str) -> float:
 
 
 def test_a_burst_is_accepted_and_then_no_more_than_the_rate() -> None:
-    """A debt is paid by waiting. After a long silence there is one burst and no more."""
+    """A bucket that is overdrawn fills up with time. After a long silence there is one burst and no more."""
     clock = Clock()
     buckets = TokenBuckets(RATE, clock=clock)
     for _ in range(int(BURST_SECONDS)):
@@ -55,11 +55,11 @@ def test_a_line_counts_its_bytes_and_an_overhead(message: str) -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.integers(0, 20 * RATE)), max_size=50))
-def test_over_any_time_it_is_the_rate_and_a_burst(asks: list[tuple[float, int]]) -> None:
-    """And one append, which is accepted as a whole."""
+def test_no_token_exceeds_the_rate_and_a_burst(appends: list[tuple[float, int]]) -> None:
+    """One append may exceed it, because an append is accepted completely or not at all."""
     clock = Clock()
     buckets, began, taken = TokenBuckets(RATE, clock=clock), clock(), 0
-    for seconds, size in asks:
+    for seconds, size in appends:
         clock.now += seconds
         if not seconds_to_wait(buckets, "ada"):
             assert taken < RATE * (clock() - began + BURST_SECONDS) + 1
@@ -68,7 +68,7 @@ def test_over_any_time_it_is_the_rate_and_a_burst(asks: list[tuple[float, int]])
 
 
 def test_without_a_rate_there_is_no_bound() -> None:
-    """Nothing is counted then."""
+    """Nothing is counted without a rate."""
     buckets = TokenBuckets()
     buckets.spend("ada", [SECOND] * 1_000)
 
@@ -77,7 +77,7 @@ def test_without_a_rate_there_is_no_bound() -> None:
 
 
 def test_full_buckets_are_dropped() -> None:
-    """However many tokens come and go."""
+    """The number of buckets stays bounded, however many tokens are used."""
     clock = Clock()
     buckets = TokenBuckets(RATE, clock=clock)
     for number in range(10 * MAX_SUBJECTS):

@@ -78,7 +78,7 @@ def job(redis_server: RedisServer) -> Foreign:
 
 @pytest.fixture
 def open_stream(service: Service, auth: dict[str, str]) -> Iterator[Callable[..., Stream]]:
-    """Opens event streams of the shared service, and hangs up at the end."""
+    """Opens event streams of the shared service, and closes them at the end."""
     opened: list[Stream] = []
 
     def open_stream(job: Foreign, query: str = "", **headers: str) -> Stream:

@@ -1,4 +1,4 @@
-"""Bodies that stall, that are many, or that are expensive to parse. None of them may affect other requests."""
+"""Bodies that stall, come in large numbers, or are expensive to parse. None of them may affect other requests."""
 
 import contextlib
 import gc
@@ -55,8 +55,8 @@ SCHEMA: Final = LinesBody.limited_to(MAX_LINE)
 
 def append_bytes(lines: list[str], token: str = RUNNER) -> bytes:
     """The body of an append."""
-    whole = [{"timestamp": TIMESTAMP, "message": message, "stream": "stdout"} for message in lines]
-    return orjson.dumps({"token": token, "attempt": 1, "first": 1, "lines": whole})
+    entries = [{"timestamp": TIMESTAMP, "message": message, "stream": "stdout"} for message in lines]
+    return orjson.dumps({"token": token, "attempt": 1, "first": 1, "lines": entries})
 
 
 # Bodies that stall
@@ -72,7 +72,7 @@ class Stalled:
         self._sockets: list[socket.socket] = []
 
     def send(self, body: bytes, *headers: bytes) -> socket.socket:
-        """One more."""
+        """Opens another connection and sends ``body``, which lacks its last bytes."""
         lines = [b"Content-Type: application/json", b"Content-Length: %d" % (len(body) + 8), *headers]
         sock = self._service.connect(PATIENCE_SECONDS)
         self._sockets.append(sock)
@@ -91,13 +91,13 @@ class Stalled:
 
 @pytest.mark.parametrize("connections", [8, 64])
 @pytest.mark.parametrize("zipped", [True, False], ids=["gzip", "plain"])
-def test_stalled_bodies_of_one_token_keep_no_other_token_from_publishing(
+def test_stalled_bodies_of_one_token_do_not_stop_other_tokens_from_publishing(
     service: Service, client: httpx.Client, job: Foreign, connections: int, zipped: bool
 ) -> None:
     """The other token's appends of 1 MiB and its renewals are answered at once."""
     runner = secrets.token_hex(16)
     assert client.post(f"{job.path}/attempts", json={"token": runner}).status_code == 200
-    # Together they are what a worker may hold, plainly or, without the last bytes, inflated.
+    # All bodies together have the size that a worker may hold: as they are sent, or (with gzip) inflated.
     body = gzip.compress(b" " * (MAX_BODY - READ_BYTES) + os.urandom(READ_BYTES))[:-8]
     body = body if zipped else b" " * (MAX_LONG_BODIES * MAX_BODY // connections - 8)
     coding = [b"Content-Encoding: gzip"] if zipped else []
@@ -148,7 +148,7 @@ def test_the_stalling_token_is_refused_and_may_still_renew(service: Service, job
         assert client.post(f"{job.path}/logs", json=renewal).status_code == 200
 
 
-# The same with a BodyReader of its own and shorter times
+# The same with a BodyReader of the test and shorter times
 
 
 class Dripping:
@@ -190,19 +190,19 @@ def status(bodies: BodyReader, stream: Any, subject: str = "ada") -> int | None:
 
 
 def test_a_body_that_does_not_arrive_is_refused() -> None:
-    """With 408, after a time that counts from the beginning."""
+    """The answer is 408, after a time that counts from the beginning of the body."""
     assert status(BodyReader(1000, receive_seconds=0.2), Dripping(1000, pause=0.01)) == 408
 
 
 def test_a_body_that_stalls_is_refused_sooner() -> None:
-    """With 408, after the time that the next bytes may take."""
+    """The answer is 408, after the time that the next bytes may take."""
     started = time.monotonic()
 
     assert status(BodyReader(1000, read_seconds=0.1), Dripping(2, pause=5)) == 408
     assert time.monotonic() - started < 1
 
 
-def test_the_connection_of_a_body_that_stalls_is_read_no_more() -> None:
+def test_the_connection_of_a_stalled_body_is_not_read_any_more() -> None:
     """So the server closes it after its answer, although the client keeps it open."""
     ours, peers = gevent.socket.socketpair()
     with ours, peers:
@@ -260,7 +260,7 @@ def test_a_token_has_a_share_of_the_memory_for_bodies() -> None:
 
 
 def test_short_bodies_fit_beside_any_number_of_long_ones() -> None:
-    """Even when many tokens have taken all the memory for long bodies."""
+    """Even if many tokens use all the memory for long bodies."""
     limit = 2**20
     bodies = BodyReader(limit)
     with hold_bodies(bodies, [limit] * 100, [f"token {number}" for number in range(100)]):
@@ -300,13 +300,13 @@ class Broken:
         return self._parts.pop(0)
 
 
-def test_a_broken_off_body_is_refused() -> None:
-    """Whatever error gunicorn's reader raises."""
+def test_an_incomplete_body_is_refused() -> None:
+    """gunicorn's reader may raise any error for it."""
     assert status(BodyReader(1000), Broken([])) == 400
 
 
-def test_a_worker_that_is_full_says_of_what() -> None:
-    """With 503 and the error's own text, whatever is full."""
+def test_a_full_worker_says_what_is_used_up() -> None:
+    """The answer is 503 with the text of the error."""
     app = Flask(__name__)
     problems.register(app)
 
@@ -365,7 +365,7 @@ def frozen() -> Iterator[None]:
 @pytest.mark.usefixtures("frozen")
 @pytest.mark.parametrize("zipped", [True, False], ids=["gzip", "plain"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_no_body_keeps_the_worker_from_others(shape: str, zipped: bool) -> None:
+def test_no_body_occupies_the_worker_for_long(shape: str, zipped: bool) -> None:
     """Between two rounds of the event loop the worker computes no longer than parsing 8 MiB takes."""
     body = gzip.compress(SHAPES[shape], 1) if zipped else SHAPES[shape]
     headers = {"Content_Encoding": "gzip"} if zipped else {}
@@ -397,8 +397,10 @@ class Parts:
         return next(self._parts, b"")
 
 
-def test_a_body_of_a_few_kilobytes_disturbs_nobody(service: Service, client: httpx.Client, job: Foreign) -> None:
-    """It inflates to 8 MiB of empty strings. The service answers others meanwhile."""
+def test_a_small_body_that_inflates_to_megabytes_delays_no_other_request(
+    service: Service, client: httpx.Client, job: Foreign
+) -> None:
+    """The body inflates to 8 MiB of empty strings. The service answers other requests meanwhile."""
     body = gzip.compress(SHAPES["empty texts"])
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     statuses: list[int] = []

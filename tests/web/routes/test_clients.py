@@ -192,11 +192,11 @@ def test_every_client_reads_the_same_lines(
 def test_history_has_the_same_lines(client: httpx.Client, written: Foreign, expected: Lines) -> None:
     """The same lines in pages, without the framing of a stream."""
     found: Lines = []
-    following: str | None = f"{written.path}/logs?limit=500"
-    while following:
-        response = client.get(following)
+    next_path: str | None = f"{written.path}/logs?limit=500"
+    while next_path:
+        response = client.get(next_path)
         found += [(str(line["sequence_num"]), line["message"]) for line in response.json()["logs"]]
-        following = response.links.get("next", {}).get("url")
+        next_path = response.links.get("next", {}).get("url")
 
     assert found == expected
 

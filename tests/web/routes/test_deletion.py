@@ -138,7 +138,7 @@ def test_nothing_can_be_written_under_a_deleted_id(site: Site) -> None:
 
 
 def test_a_deleted_job_reads_like_one_that_never_existed(site: Site) -> None:
-    """With the same bytes by every route. A stream that would wait for a job is refused at once."""
+    """Every route answers with the same bytes. A stream that would wait for a job is refused at once."""
     job = deleted(site)
     never = job.sibling("never")
     routes = ("", "/logs", "/logs/search?q=secret", "/logs/raw", "/events", "/events?offset=1", "/logs/redactions")
@@ -154,17 +154,17 @@ def test_a_deleted_job_reads_like_one_that_never_existed(site: Site) -> None:
 
 
 @pytest.mark.parametrize("step", ["marked for deletion", "object deleted"])
-def test_a_deletion_that_breaks_off_has_left_the_tombstone(site: Site, step: str) -> None:
+def test_an_interrupted_deletion_leaves_the_tombstone(site: Site, step: str) -> None:
     """The tombstone is written before anything is deleted, and stays when the deletion is resumed."""
     job = site.job().lines(["secret"]).end()
-    site.seal(job, 1, trim=True)
+    site.archive_up_to(job, 1, trim=True)
 
-    def broken(name: str) -> None:
+    def fail(name: str) -> None:
         if name == step:
             raise StoreUnavailable("the server has gone")
 
     with pytest.raises(StoreUnavailable):
-        delete_job(site.store, site.objects, reference(job), tombstone_ms=RETENTION_SECONDS * 1000, on_step=broken)
+        delete_job(site.store, site.objects, reference(job), tombstone_ms=RETENTION_SECONDS * 1000, on_step=fail)
     assert Runner(site.client, job).open().json()["reason"] == "DELETED"
 
     archive(site.store, site.objects)
@@ -210,7 +210,7 @@ def test_a_rerun_is_not_mixed_with_the_deleted_job(site: Site) -> None:
 # Foreign runners
 
 
-def test_what_a_foreign_runner_writes_is_not_shown_and_swept(site: Site) -> None:
+def test_lines_of_a_foreign_runner_are_not_shown_and_are_deleted(site: Site) -> None:
     """It knows nothing of tombstones. The archiver deletes what it writes, and the job does not come back."""
     job = deleted(site)
     job.last = 0
@@ -260,8 +260,8 @@ for number in range(600):
 
 
 @pytest.mark.parametrize("through", ["store", "service"])
-def test_a_runner_that_was_frozen_brings_nothing_back(site: Site, tmp_path: Path, through: str) -> None:
-    """It finds its job deleted, reports that once, and drops its lines. Its command ends as it would have."""
+def test_a_runner_that_was_frozen_writes_nothing_any_more(site: Site, tmp_path: Path, through: str) -> None:
+    """It reports once that its job was deleted, and drops its lines. Its command ends as without the deletion."""
     job, gate, seen = site.job(), tmp_path / "gate", b""
     names = ("--workflow", job.workflow_id, "--job", job.job_id)
     server = ("--server", site.service.url) if through == "service" else ()
@@ -282,7 +282,7 @@ def test_a_runner_that_was_frozen_brings_nothing_back(site: Site, tmp_path: Path
         assert runner.stderr is not None
         while b"deleted" not in seen:
             seen = runner.stderr.readline()
-            assert seen, "the runner said nothing of a deletion"
+            assert seen, "the runner does not report the deletion"
         time.sleep(0.5)
         gate.touch()
         rest = runner.communicate(timeout=20)[1]
@@ -294,10 +294,10 @@ def test_a_runner_that_was_frozen_brings_nothing_back(site: Site, tmp_path: Path
 
 
 @pytest.mark.parametrize("through", ["store", "service"])
-def test_lines_that_were_left_behind_are_not_delivered(site: Site, tmp_path: Path, through: str) -> None:
+def test_lines_in_the_spool_of_a_killed_runner_are_not_delivered(site: Site, tmp_path: Path, through: str) -> None:
     """``deliver`` reports that the job was deleted, and removes the spool: its lines were to be deleted."""
     job = site.job()
-    path = left_behind(site, job, tmp_path)
+    path = spool_of_killed_runner(site, job, tmp_path)
     assert site.client.delete(job.path).status_code == 204
 
     server = ("--server", site.service.url) if through == "service" else ()
@@ -315,7 +315,7 @@ def test_lines_that_were_left_behind_are_not_delivered(site: Site, tmp_path: Pat
     stays_deleted(site, job)
 
 
-def left_behind(site: Site, job: Foreign, tmp_path: Path) -> Path:
+def spool_of_killed_runner(site: Site, job: Foreign, tmp_path: Path) -> Path:
     """The spool of a killed runner of the job."""
     room = SpoolRoom(tmp_path / "spool", job.job_id)
     attempt = site.store.open(reference(job), "a" * 32)
@@ -332,29 +332,31 @@ def left_behind(site: Site, job: Foreign, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("through", ["store", "service"])
 def test_a_program_that_publishes_gets_one_message(site: Site, tmp_path: Path, through: str) -> None:
-    """Nothing raises. Its lines are stored nowhere, and ``finish`` reports that."""
-    job, said = site.job(), list[str]()
+    """No call raises an error. The lines are not stored, and ``finish`` returns that."""
+    job, messages = site.job(), list[str]()
     with contextlib.ExitStack() as stack:
-        ledger: Any = site.store
+        log_writer: Any = site.store
         if through == "service":
-            ledger = stack.enter_context(contextlib.closing(HttpLogWriter(site.service.url, site.service.token())))
-        log = JobLog.open(ledger, *reference(job), room=SpoolRoom(tmp_path / "spool"), lease_seconds=3, say=said.append)
+            log_writer = stack.enter_context(contextlib.closing(HttpLogWriter(site.service.url, site.service.token())))
+        log = JobLog.open(
+            log_writer, *reference(job), room=SpoolRoom(tmp_path / "spool"), lease_seconds=3, say=messages.append
+        )
         log.write("stdout", "secret")
         wait_until(lambda: log.undelivered == 0, SOON, "the line is in the store")
         ask(site, "DEL", job.key.removesuffix("log") + "lease")
         wait_until(lambda: site.client.delete(job.path).status_code == 204, SOON, "the job is deleted")
         log.write("stdout", "secret")
-        wait_until(lambda: said, SOON, "the program has the message")
+        wait_until(lambda: messages, SOON, "the program has the message")
         log.write("stdout", "secret\n" * 10_000)
         assert not log.finish()
-    assert len(said) == 1
-    assert said[0].startswith("publishing stopped: the job was deleted")
+    assert len(messages) == 1
+    assert messages[0].startswith("publishing stopped: the job was deleted")
     assert [*tmp_path.glob("spool/*")] == []
     stays_deleted(site, job)
 
 
 def test_a_command_does_not_start_under_a_deleted_id(site: Site, tmp_path: Path) -> None:
-    """Just as under the id of a job that has ended."""
+    """It is refused like the id of a job that has ended."""
     job = deleted(site)
 
     done = run_chronoverse(
@@ -372,7 +374,7 @@ def test_a_command_does_not_start_under_a_deleted_id(site: Site, tmp_path: Path)
 def test_another_run_of_a_deleted_job_drops_the_old_spool(site: Site, tmp_path: Path) -> None:
     """It reports that, because an earlier message has said that the spool would be published."""
     job = site.job()
-    path = left_behind(site, job, tmp_path)
+    path = spool_of_killed_runner(site, job, tmp_path)
     assert site.client.delete(job.path).status_code == 204
 
     done = run_chronoverse(

@@ -93,16 +93,16 @@ class NginxFrom:
 
 
 def test_through_nginx_the_clients_own_address_counts(limited: Service, limited_nginx: Nginx, job: Foreign) -> None:
-    """Whatever X-Forwarded-For a client sends, it counts neither for nginx's address nor for anybody else's."""
+    """The header X-Forwarded-For of a client is ignored. A stream counts for the address that nginx sees."""
     with ExitStack() as stack:
 
-        def came(address: str, said: str, subject: str) -> Stream:
-            return stack.enter_context(watch(NginxFrom(limited_nginx, address), job, subject, said))
+        def connect(address: str, forwarded_for: str, subject: str) -> Stream:
+            return stack.enter_context(watch(NginxFrom(limited_nginx, address), job, subject, forwarded_for))
 
         for number in range(3):
-            came("127.0.0.3", f"192.0.2.{number}", f"n{number}").wait_for(b"id: 3\n\n")
-        assert came("127.0.0.3", "192.0.2.9", "n4").wait_end().status == 429
-        assert came("127.0.0.4", "127.0.0.3", "n5").wait_for(b"id: 3\n\n").status == 200
+            connect("127.0.0.3", f"192.0.2.{number}", f"n{number}").wait_for(b"id: 3\n\n")
+        assert connect("127.0.0.3", "192.0.2.9", "n4").wait_end().status == 429
+        assert connect("127.0.0.4", "127.0.0.3", "n5").wait_for(b"id: 3\n\n").status == 200
     wait_until(lambda: limited.metric("chronoverse_streams_open") == 0, PATIENCE_SECONDS, "all have left")
     assert "client=127.0.0.4" in limited.logs()
     assert "192.0.2.9" not in limited.logs()

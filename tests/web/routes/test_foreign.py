@@ -70,7 +70,7 @@ def named(stream: Stream, event: str) -> list[Any]:
         "event",
     ],
 )
-def test_what_can_be_shown_is_shown(
+def test_an_entry_that_can_be_shown_is_shown(
     open_stream: OpenStream, job: Foreign, fields: tuple[str | bytes, ...], shown: dict[str, Any]
 ) -> None:
     """It is shown in its order, with the lines before and after it."""
@@ -200,7 +200,7 @@ def test_an_exit_code_that_is_no_number_is_unknown(
     assert client.get(job.path).json()["lines"] == 1
 
 
-def test_a_key_that_is_no_log_is_refused(client: httpx.Client, job: Foreign, redis_server: RedisServer) -> None:
+def test_a_key_of_another_type_is_refused(client: httpx.Client, job: Foreign, redis_server: RedisServer) -> None:
     """Every route answers 409, with a reason."""
     redis_server.ask("SET", job.key, "not a stream")
 
@@ -210,7 +210,7 @@ def test_a_key_that_is_no_log_is_refused(client: httpx.Client, job: Foreign, red
         assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_a_key_that_becomes_no_log_ends_only_its_viewers(
+def test_a_key_that_is_replaced_by_another_type_ends_only_its_viewers(
     open_stream: OpenStream, job: Foreign, redis_server: RedisServer
 ) -> None:
     """The worker reads all its jobs at once. Viewers of the other job must not notice."""

@@ -1,4 +1,4 @@
-"""``/logs`` and ``/jobs``: all pages together are the whole, in both orders, from any position."""
+"""``/logs`` and ``/jobs``: all pages together are complete, in both orders, from any position."""
 
 import base64
 import itertools
@@ -31,11 +31,11 @@ def big(service: Service) -> Foreign:
 
 def pages(client: httpx.Client, path: str, key: str = "logs", at_most: int = 100) -> Iterator[list[Any]]:
     """Every page from ``path`` on. It follows ``Link``, which must agree with ``cursor``."""
-    following: str | None = path
+    next_path: str | None = path
     for _ in range(at_most):
-        if following is None:
+        if next_path is None:
             return
-        response = client.get(following)
+        response = client.get(next_path)
         assert response.status_code == 200, response.text
         assert response.headers["content-type"] == "application/json"
         assert response.headers["cache-control"].startswith("private")
@@ -43,10 +43,10 @@ def pages(client: httpx.Client, path: str, key: str = "logs", at_most: int = 100
         yield body[key]
         link = response.links.get("next")
         assert (link is None) == (body["cursor"] is None)
-        following = link["url"] if link else None
-        if following:
-            assert following.startswith("/")
-            assert parse_qs(urlsplit(following).query)["cursor"] == [body["cursor"]]
+        next_path = link["url"] if link else None
+        if next_path:
+            assert next_path.startswith("/")
+            assert parse_qs(urlsplit(next_path).query)["cursor"] == [body["cursor"]]
     raise AssertionError(f"no last page after {path}")
 
 
@@ -175,7 +175,7 @@ def test_a_cursor_that_is_not_ours_is_refused(client: httpx.Client, big: Foreign
 
 
 def test_a_page_of_a_running_job_is_resumed_where_it_ended(client: httpx.Client, job: Foreign) -> None:
-    """The cursor goes on to lines that were written after it was made."""
+    """The cursor also leads to lines that were written after it was made."""
     job.lines(["x"] * 5)
     page = client.get(f"{job.path}/logs?limit=3").json()
     job.lines(["x"] * 5)
@@ -185,7 +185,7 @@ def test_a_page_of_a_running_job_is_resumed_where_it_ended(client: httpx.Client,
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
 @pytest.mark.parametrize("limit", [1, 3, 100])
-def test_pages_of_a_trimmed_log_are_what_is_left(
+def test_pages_of_a_trimmed_log_have_the_remaining_lines(
     client: httpx.Client, redis_server: RedisServer, job: Foreign, order: str, limit: int
 ) -> None:
     """In both orders. The job has its first number."""
@@ -211,7 +211,7 @@ def test_a_log_trimmed_to_nothing_is_an_empty_page(
     assert numbers(client, f"{job.path}/logs?order=desc") == []
 
 
-def test_pages_leave_out_what_cannot_be_shown(client: httpx.Client, job: Foreign) -> None:
+def test_pages_leave_out_entries_that_cannot_be_shown(client: httpx.Client, job: Foreign) -> None:
     """Foreign entries without a message or out of sequence, gaps, and the terminal entry."""
     job.line("one")
     job.add("2-0", "colour", "red")
@@ -333,7 +333,7 @@ def test_an_unknown_status_is_refused(client: httpx.Client, status: str) -> None
     assert client.get("/workflows/listing/jobs", params={"status": status}).status_code == 400
 
 
-def test_a_page_asked_for_with_a_range_is_a_whole_page(client: httpx.Client, big: Foreign) -> None:
+def test_a_page_asked_for_with_a_range_is_a_complete_page(client: httpx.Client, big: Foreign) -> None:
     """Pages are JSON documents, and a part of one would be useless."""
     response = client.get(f"{big.path}/logs?limit=3", headers={"Range": "bytes=0-10"})
 

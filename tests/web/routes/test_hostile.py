@@ -20,7 +20,7 @@ PROBLEM: Final = "application/problem+json"
 #: A text after each line break that is sent. It shows whether a client can begin a line of its own in a log.
 CANARY: Final = "forged-by-a-client"
 
-#: Values that are not 1 to 15 ASCII digits, although some parser takes them for a number.
+#: Values that are not 1 to 15 ASCII digits, although some parsers accept them as numbers.
 NOT_NUMBERS: Final = {
     "negative": "-1",
     "signed": "+5",
@@ -476,13 +476,13 @@ def test_an_announced_body_that_is_not_read_does_no_harm(door: Door, token: str)
 @pytest.mark.parametrize("path", [b"/logs", b"/events"])
 def test_headers_for_ranges_and_formats_are_ignored(door: Door, token: str, path: bytes, lines: list[bytes]) -> None:
     """A log has no byte ranges, and only one form. Such headers are ignored."""
-    whole = exchange(door, request_bytes(JOB + path, token))
+    plain = exchange(door, request_bytes(JOB + path, token))
     status, headers, body = exchange(door, request_bytes(JOB + path, token, *lines))
 
     assert status == 200
-    assert headers["content-type"] == whole[1]["content-type"]
+    assert headers["content-type"] == plain[1]["content-type"]
     assert not headers.keys() & {"content-range", "content-encoding", "accept-ranges", "etag"}
-    assert RETRY.sub(b"", body) == RETRY.sub(b"", whole[2])
+    assert RETRY.sub(b"", body) == RETRY.sub(b"", plain[2])
 
 
 @pytest.mark.parametrize("origin", [b"null", b"https://elsewhere.example", b"http://localhost"])

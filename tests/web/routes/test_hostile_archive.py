@@ -40,7 +40,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) ->
 def archived(site: Site) -> Foreign:
     """A job that has ended. It has 300 lines, of which 200 are only in the archive."""
     job = site.job().lines(f"line {number}" for number in range(1, 301))
-    site.seal(job, 200, trim=True)
+    site.archive_up_to(job, 200, trim=True)
     return job.end()
 
 
@@ -72,26 +72,26 @@ RECORDS: Final[dict[str, Change]] = {
     "out of its own folder": renamed("hostile_archive/job_0/../../victim/job/object"),
     "absolute": renamed("/etc/passwd"),
     "the folder itself": renamed(""),
-    "no text": renamed(5),  # type: ignore[arg-type]
+    "a name that is a number": renamed(5),  # type: ignore[arg-type]
     "with a NUL": renamed("hostile_archive/job_0/\0"),
     "no frames": lambda known: known.update(frames=[]),
-    "frames that are none": lambda known: known.update(frames=[1, "two", None]),
+    "frames that are not lists": lambda known: known.update(frames=[1, "two", None]),
     "frames of another kind": lambda known: known.update(frames={"1": 2}),
     "a frame too short": lambda known: known.update(frames=[[200, 5]]),
     "a negative size": frame(1, -5),
     "an endless size": frame(1, 10**15 - 1),
     "a size that is a text": frame(1, "5"),
-    "a text size that is none": frame(2, None),
+    "a text size of null": frame(2, None),
     "a negative text size": frame(2, -1),
     "an endless text size": frame(2, 10**15 - 1),
-    "times that are none": frame(3, 5),
-    "a number beyond all": frame(0, 10**30),
+    "times that are not texts": frame(3, 5),
+    "a number that is too large": frame(0, 10**30),
     "a broken number": frame(0, 1.5),
     "frames downwards": lambda known: known["frames"].reverse(),
     "another first": lambda known: known.update(first=150),
-    "a first that is none": lambda known: known.update(first=0),
+    "a first of zero": lambda known: known.update(first=0),
     "another last": lambda known: known.update(last=100),
-    "a last beyond": lambda known: known.update(last=10**6),
+    "a last that is too large": lambda known: known.update(last=10**6),
     "no members": lambda known: known.clear(),
 }
 TEXTS: Final = {"no JSON": b"{", "a list": b"[]", "a number": b"1", "null": b"null", "empty": b"", "bytes": b"\xff\x00"}
@@ -119,7 +119,7 @@ def statuses(site: Site, job: Foreign) -> dict[str, int]:
 
 @pytest.mark.parametrize("change", [*RECORDS, *TEXTS])
 def test_a_false_record_is_502_only_for_its_job(site: Site, change: str) -> None:
-    """Every route answers so. Other jobs are readable, and no object outside of the job's folder is touched."""
+    """Every route answers with 502. Other jobs are readable, and no object outside of the job's folder is touched."""
     outside = site.directory.parent / "outside" / "secret"
     outside.parent.mkdir(exist_ok=True)
     outside.write_bytes(b"not yours")
@@ -129,7 +129,7 @@ def test_a_false_record_is_502_only_for_its_job(site: Site, change: str) -> None
     else:
         known = record(site, job)
         RECORDS[change](known)
-        text = orjson.dumps(known) if change != "a number beyond all" else b'{"frames":[[1e30]]}'
+        text = orjson.dumps(known) if change != "a number that is too large" else b'{"frames":[[1e30]]}'
     plant(job, str(site.service.redis_url), text)
 
     assert set(statuses(site, job).values()) == {502}
@@ -154,7 +154,7 @@ def test_a_record_under_another_number_is_502(site: Site, score: int) -> None:
 
 
 def test_a_record_of_another_jobs_object_shows_and_deletes_nothing(site: Site) -> None:
-    """The object itself is sound, and is stored where the record says."""
+    """The object itself is valid, and is stored where the record says."""
     job, victim = archived(site), archived(site)
     known = record(site, victim)
     plant(job, str(site.service.redis_url), orjson.dumps(known))

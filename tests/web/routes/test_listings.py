@@ -50,12 +50,12 @@ def large(redis_server: RedisServer) -> str:
 
 
 @pytest.fixture
-def crowd(service: Service, large: str) -> Iterator[list[httpx.Response]]:
-    """Many listings of one token at the same time, repeated, each of which finds nothing. Yields the answers so far."""
+def listings(service: Service, large: str) -> Iterator[list[httpx.Response]]:
+    """One token lists the jobs again and again, many times at once, and finds none. Yields the answers so far."""
     url, answers, over = f"{service.url}/workflows/{large}/jobs?status=LOST&limit=1", [], threading.Event()
 
     def list_jobs() -> None:
-        with httpx.Client(headers=headers("crowd"), timeout=20) as client:
+        with httpx.Client(headers=headers("listing"), timeout=20) as client:
             while not over.is_set():
                 answers.append(client.get(url))
 
@@ -72,7 +72,7 @@ def crowd(service: Service, large: str) -> Iterator[list[httpx.Response]]:
 
 @pytest.mark.long
 def test_many_listings_do_not_keep_others_from_the_store(
-    service: Service, crowd: list[httpx.Response], job: Foreign
+    service: Service, listings: list[httpx.Response], job: Foreign
 ) -> None:
     """The worker stays ready, pages of another token are answered at once, and no listing is refused.
 
@@ -84,10 +84,10 @@ def test_many_listings_do_not_keep_others_from_the_store(
         tries = [took(f"{service.url}{path}") for _ in range(5)]
         assert {status for status, _ in tries} == {200}
         assert statistics.median(seconds for _, seconds in tries) < most
-    assert {answer.status_code for answer in crowd} <= {200}
+    assert {answer.status_code for answer in listings} <= {200}
 
 
-def test_a_listing_with_few_hits_goes_on_by_its_cursor(
+def test_a_listing_with_few_matches_continues_by_its_cursor(
     client: httpx.Client, large: str, redis_server: RedisServer
 ) -> None:
     """A page may be short or empty. All pages together have the one job at the end of the listing."""

@@ -62,7 +62,7 @@ def test_readyz_says_that_the_store_answers(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json"])
 def test_operators_routes_cannot_be_written(client: httpx.Client, path: str) -> None:
-    """405 with a problem document."""
+    """The answer is 405 with a problem document."""
     response = client.post(path)
 
     assert (response.status_code, response.headers["content-type"]) == (405, PROBLEM)
@@ -110,7 +110,7 @@ def test_metrics_have_the_format_of_prometheus(service: Service, client: httpx.C
 
 
 def test_metrics_count_what_was_refused_and_what_ended(service: Service, client: httpx.Client, job: Foreign) -> None:
-    """Refusals by status, and ends by reason."""
+    """Refusals are counted by status, and ends by reason."""
     refused, ended = 'chronoverse_requests_refused_total{status="404"}', 'chronoverse_streams_ended_total{reason="end"}'
     before = service.metric(refused), service.metric(ended)
     client.get("/workflows/none/jobs/none")
@@ -133,13 +133,13 @@ def test_metrics_count_the_jobs_being_watched(service: Service, auth: dict[str, 
 
 
 def test_the_document_is_valid(document: dict[str, Any]) -> None:
-    """As OpenAPI 3.1."""
+    """It is valid by the schema of OpenAPI 3.1."""
     assert document["openapi"].startswith("3.1")
     assert [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
 
 
 def test_every_route_is_in_the_document(document: dict[str, Any], tmp_path: Path) -> None:
-    """With each of its methods but HEAD and OPTIONS, which every GET route has. The document has nothing else."""
+    """Each method is in the document, except HEAD and OPTIONS, which every GET route has. It has no other routes."""
     settings = Settings(data_dir=tmp_path, redis_url=f"unix://{tmp_path}/none.sock", jwt_secret=SECRET)
     served = {
         (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method)
@@ -164,7 +164,7 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
 
 
 def test_refusals_are_documented_as_problem_documents(document: dict[str, Any]) -> None:
-    """Every refusal of every route, and never as plain JSON."""
+    """This holds for every refusal of every route. None is documented as plain JSON."""
     for path, method, operation in operations(document):
         assert "default" in operation["responses"], (method, path)
         for status, answer in operation["responses"].items():

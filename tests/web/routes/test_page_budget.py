@@ -98,7 +98,7 @@ def test_a_line_that_is_longer_than_a_page_is_a_page_by_itself(client: httpx.Cli
 
 @pytest.mark.parametrize("path", ["/logs", "/logs/search"])
 def test_a_line_that_no_answer_can_hold_is_cut_off(client: httpx.Client, job: Foreign, path: str) -> None:
-    """Its beginning is shown and marked, and the next page goes on after it. A download has all of it."""
+    """Its beginning is shown and marked, and the next page begins after it. A download has the complete line."""
     job.lines(["x short", "x" + "y" * 40 * 2**20 + "x", "x short"])
     query = {"q": "x"} if path.endswith("search") else {}
     lines = [line for page in walk(client, job, path, **query) for line in page.json()["logs"]]
@@ -154,7 +154,7 @@ def test_highlights_are_bounded_in_time(client: httpx.Client, job: Foreign) -> N
 
 
 def test_highlights_of_one_line_are_bounded_in_time(client: httpx.Client, job: Foreign) -> None:
-    """Here each match takes a look at all the rest of the line. The page has those that were found within a second."""
+    """Here RE2 reads the rest of the line for each match. The page has the matches of one second."""
     job.lines([slow_line()])
     (page,) = walk(client, job, "/logs/search", q="b(?:.*(?:a.{0,50}){4}z)?", regex="true")
     ((start, end), *more) = page.json()["logs"][0]["highlights"]

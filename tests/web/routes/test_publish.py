@@ -44,9 +44,9 @@ class Runner:
         lines = [{"timestamp": TIMESTAMP, "message": message, "stream": "stdout"} for message in messages]
         return {"token": self.token, "attempt": self.attempt, "first": first, "lines": lines, **more}
 
-    def end(self, following: int, **more: Any) -> httpx.Response:
+    def end(self, end_number: int, **more: Any) -> httpx.Response:
         body = {"token": self.token, "attempt": self.attempt, "status": "COMPLETED", "exit_code": 0, "dropped": 0}
-        return self.post("end", {**body, "next": following, **more})
+        return self.post("end", {**body, "next": end_number, **more})
 
     def post(self, route: str, body: Any) -> httpx.Response:
         return self.post_bytes(route, orjson.dumps(body))
@@ -90,7 +90,7 @@ def refusal(response: httpx.Response) -> dict[str, Any]:
 
 
 def test_a_job_is_opened_appended_to_and_ended(client: httpx.Client, job: Foreign, runner: Runner) -> None:
-    """With the answers of the contract, and what viewers then see."""
+    """The answers are those of the contract, and viewers then see the lines and the end."""
     opened = runner.open()
     assert (opened.status_code, opened.json()) == (200, {"attempt": 1, "token": runner.token, "next": 1})
     assert opened.headers["Cache-Control"] == "private, no-store"
@@ -135,8 +135,8 @@ def test_a_known_beginning_is_skipped(client: httpx.Client, job: Foreign, opened
     assert messages(client, job) == ["a", "b", "c"]
 
 
-def test_no_lines_renew_the_lease(redis_server: RedisServer, job: Foreign, opened: Runner) -> None:
-    """The answer has no number."""
+def test_an_append_without_lines_renews_the_lease(redis_server: RedisServer, job: Foreign, opened: Runner) -> None:
+    """The answer has null as its next number."""
     lease = job.key.replace(":log", ":lease")
     ask_all(redis_server.url, [("PEXPIRE", lease, "1000")])
 
@@ -145,7 +145,7 @@ def test_no_lines_renew_the_lease(redis_server: RedisServer, job: Foreign, opene
 
 
 def test_a_viewer_sees_lines_as_they_come(job: Foreign, opened: Runner, open_stream: OpenStream) -> None:
-    """On the one stream that it already has open."""
+    """They arrive on the stream that is already open."""
     stream = open_stream(job)
     opened.append(1, "hello")
     stream.wait_for(b'"message":"hello"')
@@ -155,7 +155,7 @@ def test_a_viewer_sees_lines_as_they_come(job: Foreign, opened: Runner, open_str
 
 
 def test_gzip_is_inflated(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """Also under its old name, and in chunks."""
+    """Also with the old name of the coding, and in chunks."""
     body = gzip.compress(orjson.dumps(opened.lines(1, *("x" * 10_000 for _ in range(500)))))
     assert opened.post_bytes("logs", body, Content_Encoding="gzip").json() == {"next": 501}
 
@@ -164,8 +164,8 @@ def test_gzip_is_inflated(client: httpx.Client, job: Foreign, opened: Runner) ->
     assert opened.post_bytes("logs", chunks, Content_Encoding="X-GZIP").json() == {"next": 502}
 
 
-def test_any_text_comes_through(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """But for the newline, which ends a line."""
+def test_any_text_is_stored_unchanged(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """Only a newline cannot be part of a line."""
     texts = ["", " ", "\r", "a\rb", "\0", "\ufffd", "\U0001f642", "\x85\u2028", '"\\', "event: end"]
 
     assert opened.append(1, *texts).json() == {"next": len(texts) + 1}
@@ -176,7 +176,7 @@ def test_any_text_comes_through(client: httpx.Client, job: Foreign, opened: Runn
 
 
 def test_a_gap_names_the_expected_number(opened: Runner) -> None:
-    """In appending and in ending."""
+    """This holds for appending and for ending."""
     opened.append(1, "a")
 
     for response in (opened.append(5, "b"), opened.end(9)):
@@ -184,16 +184,16 @@ def test_a_gap_names_the_expected_number(opened: Runner) -> None:
         assert refusal(response) == {"reason": "GAP", "expected": 2}
 
 
-def test_a_second_runner_is_held_off(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """As long as the first one's lease lasts."""
+def test_a_second_runner_is_refused(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """It is refused while the first runner has the lease."""
     response = Runner(client, job).open()
 
     assert response.status_code == 409
     assert refusal(response) == {"reason": "HELD"}
 
 
-def test_a_runner_without_its_lease_is_fenced_off(redis_server: RedisServer, job: Foreign, opened: Runner) -> None:
-    """Whatever it sends."""
+def test_a_runner_without_its_lease_is_fenced(redis_server: RedisServer, job: Foreign, opened: Runner) -> None:
+    """Each of its requests is refused."""
     ask_all(redis_server.url, [("DEL", job.key.replace(":log", ":lease"))])
 
     for response in (opened.append(1, "a"), opened.append(1), opened.end(1)):
@@ -202,7 +202,7 @@ def test_a_runner_without_its_lease_is_fenced_off(redis_server: RedisServer, job
 
 
 def test_an_ended_job_is_closed(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """To its own runner and to any other."""
+    """Its own runner and any other runner are refused."""
     opened.end(1)
 
     for response in (opened.append(1, "a"), Runner(client, job).open()):
@@ -210,8 +210,8 @@ def test_an_ended_job_is_closed(client: httpx.Client, job: Foreign, opened: Runn
         assert refusal(response) == {"reason": "CLOSED"}
 
 
-def test_a_tainted_log_is_not_opened(job: Foreign, runner: Runner) -> None:
-    """Its ids were not written by our runners."""
+def test_a_corrupt_log_is_not_opened(job: Foreign, runner: Runner) -> None:
+    """It has ids that our runners do not write."""
     job.add("5-1", "message", "?")
 
     response = runner.open()
@@ -219,8 +219,8 @@ def test_a_tainted_log_is_not_opened(job: Foreign, runner: Runner) -> None:
     assert refusal(response) == {"reason": "TAINTED"}
 
 
-def test_what_is_no_log_is_not_opened(redis_server: RedisServer, job: Foreign, runner: Runner) -> None:
-    """No other request is accepted either."""
+def test_a_key_of_another_type_is_not_opened(redis_server: RedisServer, job: Foreign, runner: Runner) -> None:
+    """The answer is 409 with the reason."""
     ask_all(redis_server.url, [("SET", job.key, "x")])
 
     response = runner.open()
@@ -228,8 +228,8 @@ def test_what_is_no_log_is_not_opened(redis_server: RedisServer, job: Foreign, r
     assert refusal(response) == {"reason": "NOT_A_LOG"}
 
 
-def test_an_absent_store_is_worth_a_retry(service: Service, redis_server: RedisServer, opened: Runner) -> None:
-    """503 with a time to retry."""
+def test_a_store_that_refuses_writes_is_temporary(service: Service, redis_server: RedisServer, opened: Runner) -> None:
+    """The answer is 503 with Retry-After. The same request succeeds later."""
     redis_server.ask("CONFIG", "SET", "maxmemory", "1")
     try:
         response = opened.append(1, "a")
@@ -258,7 +258,7 @@ def test_only_writers_get_in(service: Service, job: Foreign, route: str) -> None
 
 
 def test_other_methods_are_refused_with_the_allowed_ones(client: httpx.Client, job: Foreign) -> None:
-    """Those of both routes that share a path."""
+    """``Allow`` has the methods of both routes with the same path."""
     response = client.put(f"{job.path}/logs")
 
     assert response.status_code == 405
@@ -292,14 +292,14 @@ def test_other_methods_are_refused_with_the_allowed_ones(client: httpx.Client, j
         ("end", {"next": 0}, "next"),
     ],
 )
-def test_a_bad_member_is_named(runner: Runner, route: str, change: dict[str, Any], parameter: str) -> None:
-    """By its own name."""
-    whole = {
+def test_an_invalid_member_is_named(runner: Runner, route: str, change: dict[str, Any], parameter: str) -> None:
+    """The problem document has the path of the member."""
+    valid_bodies = {
         "attempts": {"token": runner.token},
         "logs": runner.lines(1, "a"),
         "end": {"token": runner.token, "attempt": 1, "status": "FAILED", "next": 1},
     }
-    response = runner.post(route, whole[route] | change)
+    response = runner.post(route, valid_bodies[route] | change)
 
     assert response.status_code == 400
     assert [error["parameter"] for error in refusal(response)["errors"]] == [parameter]
@@ -307,7 +307,7 @@ def test_a_bad_member_is_named(runner: Runner, route: str, change: dict[str, Any
 
 @pytest.mark.parametrize("route", ["attempts", "logs", "end"])
 def test_missing_members_are_named(runner: Runner, route: str) -> None:
-    """All of them at once."""
+    """The problem document has all of them."""
     response = runner.post(route, {})
 
     assert response.status_code == 400
@@ -331,7 +331,7 @@ def test_missing_members_are_named(runner: Runner, route: str) -> None:
         {"timestamp": TIMESTAMP, "message": "a", "stream": "stdout", "sequence_num": 2},
     ],
 )
-def test_a_bad_line_is_named_by_its_index(client: httpx.Client, job: Foreign, opened: Runner, line: Any) -> None:
+def test_an_invalid_line_is_named_by_its_index(client: httpx.Client, job: Foreign, opened: Runner, line: Any) -> None:
     """None of the other lines is stored."""
     body = opened.lines(1, "good", "bad")
     body["lines"][1] = line
@@ -345,7 +345,7 @@ def test_a_bad_line_is_named_by_its_index(client: httpx.Client, job: Foreign, op
 
 
 def test_a_line_may_be_as_long_as_the_setting_says(opened: Runner) -> None:
-    """In bytes. A replacement character counts as the one byte that it replaced."""
+    """Its length is measured in bytes. A replacement character counts as the one byte that it replaced."""
     assert opened.append(1, "x" * MAX_LINE).status_code == 200
     assert opened.append(2, "\ufffd" * MAX_LINE).status_code == 200
     for long in ("x" * (MAX_LINE + 1), "é" * (MAX_LINE // 2) + "x"):
@@ -355,7 +355,7 @@ def test_a_line_may_be_as_long_as_the_setting_says(opened: Runner) -> None:
 
 
 def test_a_batch_has_at_most_500_lines(opened: Runner) -> None:
-    """One more is refused."""
+    """A batch with one more line is refused."""
     assert opened.append(1, *["x"] * 500).status_code == 200
     response = opened.append(501, *["x"] * 501)
 
@@ -368,8 +368,8 @@ def test_a_batch_has_at_most_500_lines(opened: Runner) -> None:
     [b"", b"{", b"[]", b'"text"', b"null", b"NaN", b"\xff", b'{"token":"\\ud800"}', b"[" * 100_000, b"[],"],
     ids=repr,
 )
-def test_what_is_no_object_is_refused(runner: Runner, body: bytes) -> None:
-    """With 400 and a description."""
+def test_a_body_that_is_not_an_object_is_refused(runner: Runner, body: bytes) -> None:
+    """The answer is 400 with a description."""
     response = runner.post_bytes("attempts", body)
 
     assert response.status_code == 400
@@ -378,7 +378,7 @@ def test_what_is_no_object_is_refused(runner: Runner, body: bytes) -> None:
 
 @pytest.mark.parametrize("inside", [b"[]", b"{}", b"1", b'""'])
 def test_a_body_of_nothing_but_structure_is_not_parsed(runner: Runner, inside: bytes) -> None:
-    """Parsing would take a hundred times its size."""
+    """Parsing it would need a hundred times its size in memory."""
     body = b"[" + b",".join([inside] * 200_000) + b"]"
     response = runner.post_bytes("logs", gzip.compress(body), Content_Encoding="gzip")
 
@@ -398,7 +398,7 @@ def test_structure_inside_lines_is_text(opened: Runner) -> None:
 
 @pytest.mark.parametrize("headers", [{"Content_Type": "text/plain"}, {"Content_Type": ""}], ids=repr)
 def test_only_json_is_accepted(runner: Runner, headers: dict[str, str]) -> None:
-    """By its content type."""
+    """The content type decides."""
     assert runner.post_bytes("attempts", b"{}", **headers).status_code == 415
 
 
@@ -423,13 +423,13 @@ def test_only_gzip_is_inflated(runner: Runner, coding: str) -> None:
     ],
     ids=["empty", "plain", "cut", "more after it", "two members", "zlib"],
 )
-def test_what_is_not_one_gzip_member_is_refused(runner: Runner, body: bytes) -> None:
-    """Nothing of it is used."""
+def test_a_body_that_is_not_one_gzip_member_is_refused(runner: Runner, body: bytes) -> None:
+    """No part of it is stored."""
     assert runner.post_bytes("attempts", body, Content_Encoding="gzip").status_code == 400
 
 
 def test_a_body_may_be_as_long_as_the_setting_says(opened: Runner) -> None:
-    """To the byte, whether it is sent plainly, in chunks or inflated."""
+    """The limit is exact to the byte: for a body as it is, in chunks, and after inflating."""
     fitting = orjson.dumps(opened.lines(1, "a")).ljust(MAX_BODY)
     zipped = {"Content_Encoding": "gzip"}
 
@@ -463,7 +463,7 @@ def _peak_bytes(pid: int) -> int:
 
 
 def test_the_document_describes_the_bodies(client: httpx.Client) -> None:
-    """As the service reads them."""
+    """The schemas are those by which the service reads bodies."""
     document = client.get("/openapi.json").json()
     path = document["paths"]["/workflows/{workflow_id}/jobs/{job_id}/logs"]
     body = path["post"]["requestBody"]["content"]["application/json"]["schema"]

@@ -68,6 +68,6 @@ def test_publishing_too_fast_is_refused_with_a_time_to_retry(
         assert 10 <= number - 1 <= 12
         wait = int(response.headers["Retry-After"])
         assert 1 <= wait <= 2
-        wait_until(lambda: runner.append(number, LINE).status_code == 200, wait + 0.5, "it may go on after that time")
+        wait_until(lambda: runner.append(number, LINE).status_code == 200, wait + 0.5, "it may publish after that time")
         assert runner.end(number + 1).status_code == 204
     assert bounded.metric(counted) > before

@@ -56,8 +56,8 @@ def test_a_range_is_redacted_in_every_tier(site: Site, first: int, last: int, tr
     Numbers, times and streams stay, and no object has the old text.
     """
     job = site.job().lines((f"secret {number}" for number in range(1, 301)), ("stdout", "stderr"))
-    site.seal(job, 100, trim=trim)
-    site.seal(job, 200, trim=trim)
+    site.archive_up_to(job, 100, trim=trim)
+    site.archive_up_to(job, 200, trim=trim)
     job.end()
     before = site.pages(f"{job.path}/logs?limit=1000")
 
@@ -86,16 +86,16 @@ def test_a_range_is_redacted_in_every_tier(site: Site, first: int, last: int, tr
 
 
 def test_matches_are_redacted(site: Site) -> None:
-    """All of them in every tier, and nothing else."""
+    """All matches in every tier are redacted, and nothing else."""
     job = site.job().lines(f"line {number} token={number % 7}" for number in range(1, 301))
-    site.seal(job, 120, trim=True)
+    site.archive_up_to(job, 120, trim=True)
     job.end()
 
     answer = redact(site, job, q=r"token=[03]\b", regex=True)
 
     assert (answer.status_code, answer.json()["next"]) == (200, None)
-    said = messages(site, job)
-    assert [number for number in said if said[number] == TOMBSTONE] == [n for n in range(1, 301) if n % 7 in (0, 3)]
+    texts = messages(site, job)
+    assert [number for number in texts if texts[number] == TOMBSTONE] == [n for n in range(1, 301) if n % 7 in (0, 3)]
     assert answer.json()["redacted"] == len([n for n in range(1, 301) if n % 7 in (0, 3)])
 
 
@@ -167,7 +167,7 @@ def test_a_job_is_deleted_everywhere(site: Site) -> None:
     ref = JobRef(job.workflow_id, job.job_id)
     attempt = site.store.open(ref, "a" * 32)
     job.lines(f"line {number}" for number in range(1, 101))
-    site.seal(job, 50, trim=True)
+    site.archive_up_to(job, 50, trim=True)
     held = site.client.delete(job.path)
     assert (held.status_code, held.json()["reason"]) == (409, "HELD")
     site.store.finish(attempt, "COMPLETED", 0, 0, 101)  # type: ignore[arg-type]
@@ -182,20 +182,20 @@ def test_a_job_is_deleted_everywhere(site: Site) -> None:
 
 
 @pytest.mark.parametrize("step", ["marked for deletion", "object deleted"])
-def test_a_deletion_that_broke_off_can_be_repeated(site: Site, step: str) -> None:
+def test_an_interrupted_deletion_can_be_repeated(site: Site, step: str) -> None:
     """Nobody sees the job any more. The repeated request completes the deletion, and a third one gets 404."""
     job = site.job().lines(f"line {number}" for number in range(1, 101))
     ref = JobRef(job.workflow_id, job.job_id)
-    site.seal(job, 40, trim=True)
-    site.seal(job, 80, trim=True)
+    site.archive_up_to(job, 40, trim=True)
+    site.archive_up_to(job, 80, trim=True)
     job.end()
 
-    def broken(name: str) -> None:
+    def fail(name: str) -> None:
         if name == step:
             raise StoreUnavailable("the server has gone")
 
     with pytest.raises(StoreUnavailable):
-        delete_job(site.store, site.objects, ref, on_step=broken)
+        delete_job(site.store, site.objects, ref, on_step=fail)
     assert site.client.get(f"{job.path}/logs").status_code == 404
 
     assert [site.client.delete(job.path).status_code for _ in range(2)] == [204, 404]
@@ -218,7 +218,7 @@ class Download:
         self.received = self.client.recv(1_000)
         assert b"200 OK" in self.received
 
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Reads the rest. Returns whether the download is complete."""
         with self.client:
             while part := self.client.recv(1 << 20):
@@ -235,16 +235,16 @@ def noise() -> Iterator[str]:
 @pytest.mark.parametrize("archived", [0, 299])
 @pytest.mark.parametrize("accepted", ["identity", "gzip"])
 def test_a_download_of_a_log_that_is_deleted_is_cut_off(site: Site, archived: int, accepted: str) -> None:
-    """So that nobody takes it for complete, wherever its lines were."""
+    """So the client sees that it is not complete, wherever the lines were."""
     job = site.job().lines(noise())
     if archived:
-        site.seal(job, archived, trim=True)
+        site.archive_up_to(job, archived, trim=True)
     job.end()
     download = Download(site, job, accepted)
 
     assert site.client.delete(job.path).status_code == 204
 
-    assert not download.is_whole()
+    assert not download.is_complete()
 
 
 @pytest.mark.parametrize("lines", [10, 400])
@@ -255,7 +255,7 @@ def test_a_download_of_a_log_that_was_replaced_is_cut_off(site: Site, archived: 
     ref = JobRef(job.workflow_id, job.job_id)
     site.store.register(ref)
     if archived:
-        site.seal(job, archived, trim=True)
+        site.archive_up_to(job, archived, trim=True)
     job.end()
     download = Download(site, job, "identity")
 
@@ -264,18 +264,18 @@ def test_a_download_of_a_log_that_was_replaced_is_cut_off(site: Site, archived: 
     job.last = 0
     job.lines(f"another {number}" for number in range(lines)).end()
 
-    assert not download.is_whole()
+    assert not download.is_complete()
 
 
 def test_a_slow_download_is_complete(site: Site) -> None:
-    """However slowly it is read."""
+    """The client of this download reads nothing until the service waits for it."""
     job = site.job().lines(noise()).end()
     site.store.register(JobRef(job.workflow_id, job.job_id))
-    assert Download(site, job, "identity").is_whole()
+    assert Download(site, job, "identity").is_complete()
 
 
 @pytest.mark.long
-def test_the_archiver_goes_on_after_a_redaction(site: Site) -> None:
+def test_the_archiver_continues_after_a_redaction(site: Site) -> None:
     """It completes the job, and once more after another redaction. The manifest describes the current objects."""
     job = site.job().lines(f"secret {number}" for number in range(1, 101)).end()
     ref = JobRef(job.workflow_id, job.job_id)
@@ -284,8 +284,8 @@ def test_the_archiver_goes_on_after_a_redaction(site: Site) -> None:
     assert redact(site, job, **{"from": 50, "to": 60}).json()["redacted"] == 11
     archive(site.store, site.objects)
 
-    said = messages(site, job)
-    assert [number for number in said if said[number] == TOMBSTONE] == [*range(10, 21), *range(50, 61)]
+    texts = messages(site, job)
+    assert [number for number in texts if texts[number] == TOMBSTONE] == [*range(10, 21), *range(50, 61)]
     manifest = json.loads(site.objects.get(f"{job.workflow_id}/{job.job_id}/job.json"))
     chunks = site.store.chunks.chunks(ref)
     assert [chunk["object"] for chunk in manifest["chunks"]] == [chunk.name for chunk in chunks]

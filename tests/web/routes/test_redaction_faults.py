@@ -47,17 +47,17 @@ def redact(site: Site, job: Foreign, **body: object) -> httpx.Response:
     return site.client.post(f"{job.path}/logs/redact", json={"q": SECRET, **body})
 
 
-def redact_for_good(site: Site, job: Foreign) -> int:
+def redact_completely(site: Site, job: Foreign) -> int:
     """Repeats the request as its answers say, until nothing is pending. Returns how many lines were redacted."""
-    count, following, give_up_at = 0, 1, time.monotonic() + PATIENCE
+    count, first, give_up_at = 0, 1, time.monotonic() + PATIENCE
     while time.monotonic() < give_up_at:
-        answer = redact(site, job, **{"from": following})
+        answer = redact(site, job, **{"from": first})
         if answer.status_code == 200:
-            said = answer.json()
-            count += int(said["redacted"])
-            if said["next"] is None and not said["pending"]:
+            result = answer.json()
+            count += int(result["redacted"])
+            if result["next"] is None and not result["pending"]:
                 return count
-            following = said["next"] or 1
+            first = result["next"] or 1
     raise AssertionError(answer.text)
 
 
@@ -128,7 +128,7 @@ def test_a_power_cut_after_a_redaction_loses_no_line(store_server: RedisServer, 
     """The old record may come back, and its object still exists. A repeated redaction is permanent."""
     job = write(site)
     if archived:
-        site.seal(job, archived, trim=True)
+        site.archive_up_to(job, archived, trim=True)
     before = site.pages(f"{job.path}/logs?limit=1000")
     safe = freeze_disk(store_server)
 
@@ -141,7 +141,7 @@ def test_a_power_cut_after_a_redaction_loses_no_line(store_server: RedisServer, 
     wait_until(lambda: is_readable(site, job), PATIENCE, "the store is back")
     time.sleep(1.1)  # the time for which records are cached
     assert site.pages(f"{job.path}/logs?limit=1000") == before
-    assert redact_for_good(site, job) == 50
+    assert redact_completely(site, job) == 50
     assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
     assert with_secret(site.objects, job) == []
     safe = freeze_disk(store_server)
@@ -155,21 +155,21 @@ def test_a_power_cut_after_a_chunk_was_committed_loses_no_line(store_server: Red
     """The lines are in the store again. A redaction finds the object whose record was lost."""
     job = write(site)
     safe = freeze_disk(store_server)
-    site.seal(job, 80, trim=True)
+    site.archive_up_to(job, 80, trim=True)
     assert len(with_secret(site.objects, job)) == 1
     cut_power(store_server, safe)
 
     wait_until(lambda: is_readable(site, job), PATIENCE, "the store is back")
     assert [line["sequence_num"] for line in site.pages(f"{job.path}/logs?limit=1000")] == [*range(1, 101)]
     assert len(with_secret(site.objects, job)) == 1
-    assert redact_for_good(site, job) == 50
+    assert redact_completely(site, job) == 50
     assert with_secret(site.objects, job) == []
 
 
-def test_an_archiver_ends_what_a_redaction_left_pending(store_server: RedisServer, site: Site) -> None:
-    """Once the record is on the store's disk. The job is still running."""
+def test_an_archiver_completes_a_pending_redaction(store_server: RedisServer, site: Site) -> None:
+    """It does so when the record is on the store's disk. The job is still running."""
     job = write(site)
-    site.seal(job, 60, trim=True)
+    site.archive_up_to(job, 60, trim=True)
     freeze_disk(store_server)
     assert redact(site, job).json()["pending"] is True
     assert len(with_secret(site.objects, job)) == 1
@@ -190,12 +190,12 @@ def test_an_archiver_ends_what_a_redaction_left_pending(store_server: RedisServe
 def archive_job(site: Site, job: Foreign, at: Callable[[str, str], None]) -> None:
     """Archives a job as an archiver does. ``at`` is called at each step with the token of the archive lock."""
     with archive_lock(site.store, ref(job)) as token:
-        sealing = ChunkWriter(site.store, site.objects, ref(job), token, lambda step: at(step, token))
-        sealing.write_chunk(site.store.catalog.archive_state(ref(job)), 101, trim=False)
+        writer = ChunkWriter(site.store, site.objects, ref(job), token, lambda step: at(step, token))
+        writer.write_chunk(site.store.catalog.archive_state(ref(job)), 101, trim=False)
 
 
 @pytest.mark.parametrize("step", ["put", "read back"])
-def test_a_redaction_reaches_what_a_killed_archiver_wrote(site: Site, step: str) -> None:
+def test_a_redaction_includes_objects_of_a_killed_archiver(site: Site, step: str) -> None:
     """The archiver has written an object with the text, and has not recorded it."""
     archive(site.store, site.objects)  # all other jobs
     job = write(site).end()
@@ -204,22 +204,22 @@ def test_a_redaction_reaches_what_a_killed_archiver_wrote(site: Site, step: str)
     # The archiver's lock expires, as it would after ten seconds.
     ask_all(str(site.service.redis_url), [("DEL", job.key.removesuffix("log") + "sealer")])
 
-    assert redact_for_good(site, job) == 50
+    assert redact_completely(site, job) == 50
 
     assert with_secret(site.objects, job) == []
 
 
-def test_a_paused_archiver_deletes_what_it_could_not_record(site: Site) -> None:
+def test_a_paused_archiver_deletes_an_object_that_it_could_not_record(site: Site) -> None:
     """Another one has the archive lock by then, and has redacted the lines that were read."""
     job = write(site).end()
 
-    def stand_still(step: str, token: str) -> None:
+    def pause(step: str, token: str) -> None:
         if step == "read":
             site.store.chunks.release_lock(ref(job), token)
-            assert redact_for_good(site, job) == 50
+            assert redact_completely(site, job) == 50
 
     with pytest.raises(Fenced):
-        archive_job(site, job, stand_still)
+        archive_job(site, job, pause)
 
     assert with_secret(site.objects, job) == []
     assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
@@ -230,13 +230,13 @@ def test_a_paused_archiver_leaves_nothing_of_a_deleted_job(site: Site, step: str
     """It writes its object before or after the deletion, and cannot record it."""
     job = write(site).end()
 
-    def stand_still(at: str, token: str) -> None:
+    def pause(at: str, token: str) -> None:
         if at == step:
             site.store.chunks.release_lock(ref(job), token)
             assert site.client.delete(job.path).status_code == 204
 
     with pytest.raises((Deleted, Fenced, ArchiveDamaged)):
-        archive_job(site, job, stand_still)
+        archive_job(site, job, pause)
 
     assert list(site.objects.list(f"{job.workflow_id}/{job.job_id}/")) == []
     assert site.store.chunks.garbage(ref(job)) == set()
@@ -247,13 +247,13 @@ def test_an_archiver_that_was_paused_while_a_redaction_swept(site: Site, step: s
     """The redaction has listed its object as garbage. The object may be written afterwards."""
     job = write(site).end()
 
-    def stand_still(at: str, token: str) -> None:
+    def pause(at: str, token: str) -> None:
         if at == step:
             site.store.chunks.release_lock(ref(job), token)
-            assert redact_for_good(site, job) == 50
+            assert redact_completely(site, job) == 50
 
     with pytest.raises((Fenced, ArchiveDamaged)):
-        archive_job(site, job, stand_still)
+        archive_job(site, job, pause)
 
     assert with_secret(site.objects, job) == []
 
@@ -262,24 +262,24 @@ def test_an_archiver_that_was_paused_after_its_put(site: Site) -> None:
     """The redaction deletes its object, and its record is refused, also when the lock is free again."""
     job = write(site).end()
 
-    def stand_still(step: str, token: str) -> None:
+    def pause(step: str, token: str) -> None:
         if step == "read back":
             assert len(with_secret(site.objects, job)) == 1
             site.store.chunks.release_lock(ref(job), token)
-            assert redact_for_good(site, job) == 50
+            assert redact_completely(site, job) == 50
             assert site.store.chunks.acquire_lock(ref(job), token, 10)
 
     with pytest.raises((Fenced, SequenceGap)):
-        archive_job(site, job, stand_still)
+        archive_job(site, job, pause)
 
     assert with_secret(site.objects, job) == []
     assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
 
 
 def test_the_sweep_finds_unrecorded_objects_by_age(site: Site) -> None:
-    """In the folder of a job that still runs. A younger object may be about to be recorded."""
+    """Also in the folder of a running job. A newer object stays, because its record may be about to be written."""
     job = write(site)
-    site.seal(job, 60, trim=True)
+    site.archive_up_to(job, 60, trim=True)
     folder = f"{job.workflow_id}/{job.job_id}"
     for name in ("old", "young", ".writing-old"):
         site.objects.put(f"{folder}/{name}", SECRET.encode())
@@ -297,7 +297,7 @@ def test_the_sweep_finds_unrecorded_objects_by_age(site: Site) -> None:
 def test_a_record_that_comes_late_is_refused(site: Site) -> None:
     """The store was slow, the caller has given up, and the object is deleted. Then the script runs."""
     job, archived = write(site), site.store.chunks
-    site.seal(job, 10, trim=False)
+    site.archive_up_to(job, 10, trim=False)
     (chunk,) = archived.chunks(ref(job))
     late = chunk._replace(first=11, last=20).with_unique_name("0123")
     with archive_lock(site.store, ref(job)) as token:
@@ -310,11 +310,11 @@ def test_a_record_that_comes_late_is_refused(site: Site) -> None:
     assert len(archived.chunks(ref(job))) == 1
 
 
-def test_a_redaction_that_breaks_off_counts_what_was_done(site: Site) -> None:
-    """The answer has the number of lines, and where to go on."""
+def test_an_interrupted_redaction_reports_how_far_it_came(site: Site) -> None:
+    """The answer has the number of redacted lines, and the number from which to continue."""
     job = write(site)
-    site.seal(job, 40, trim=True)
-    site.seal(job, 80, trim=True)
+    site.archive_up_to(job, 40, trim=True)
+    site.archive_up_to(job, 80, trim=True)
     _, second = site.store.chunks.chunks(ref(job))
     lost = site.objects.get(second.name)
     site.objects.delete(second.name)
@@ -348,11 +348,11 @@ def s3(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> I
         store.close()
 
 
-def test_a_refused_delete_is_pending_and_every_repeat_ends_it(s3: tuple[Site, S3Faults]) -> None:
+def test_a_refused_delete_is_pending_until_a_repeated_request_succeeds(s3: tuple[Site, S3Faults]) -> None:
     """The lines are redacted and counted. The answer says that the old text is still in the bucket."""
     site, proxy = s3
     job = write(site)
-    site.seal(job, 60, trim=True)
+    site.archive_up_to(job, 60, trim=True)
     with proxy.fault(Fault("delete", "503", once=False)):
         first = redact(site, job)
         assert (first.status_code, first.json()["redacted"], first.json()["pending"]) == (200, 50, True)

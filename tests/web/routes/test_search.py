@@ -27,7 +27,7 @@ EVIL: Final = "a" * 50 + "b"
 
 @pytest.fixture(scope="module")
 def log(service: Service) -> Foreign:
-    """600 lines on both streams, one that makes backtracking explode, one that is not UTF-8, and the end."""
+    """600 lines on both streams, a line that is slow with backtracking, a line that is not UTF-8, and the end."""
     job = Foreign(str(service.redis_url), "search", "log").lines(MESSAGES, STREAMS)
     return job.lines([EVIL, b"no \xff UTF-8"]).end()
 
@@ -105,7 +105,7 @@ def test_a_colour_in_a_word_does_not_hide_it(client: httpx.Client, job: Foreign)
 
 
 def test_a_search_may_start_anywhere(client: httpx.Client, log: Foreign) -> None:
-    """Strictly after the offset. The answer has how far it has looked."""
+    """It starts strictly after the offset. The answer has the number that the search has reached."""
     path = f"{log.path}/logs/search"
 
     assert numbers(client, log, q="error", offset=590) == [595, 599]
@@ -171,8 +171,8 @@ def long(redis_server: RedisServer) -> Foreign:
     return job
 
 
-def test_a_request_looks_through_a_bounded_part(client: httpx.Client, long: Foreign) -> None:
-    """The page is empty. It has the number that it has reached, and a cursor that goes on from there."""
+def test_a_request_searches_a_bounded_part(client: httpx.Client, long: Foreign) -> None:
+    """The page is empty. It has the number that the search has reached, and a cursor that continues from there."""
     first = client.get(f"{long.path}/logs/search", params={"q": "NEEDLE"})
 
     assert first.json()["logs"] == []
@@ -193,7 +193,7 @@ def test_long_lines_make_short_pages(client: httpx.Client, redis_server: RedisSe
 
 
 def test_a_running_job_is_searched_as_it_grows(client: httpx.Client, job: Foreign) -> None:
-    """From the number that the last answer has reached."""
+    """The next search starts at the number that the last answer has reached."""
     job.lines(["error", "fine"])
     first = client.get(f"{job.path}/logs/search", params={"q": "error"})
     job.lines(["fine", "error"])
@@ -249,7 +249,7 @@ def test_parts_of_a_long_line_are_one_line_in_a_text(client: httpx.Client, job: 
 
 
 def test_a_running_job_can_be_downloaded(client: httpx.Client, job: Foreign) -> None:
-    """As far as it is written."""
+    """The download has the lines that are written so far."""
     job.lines(["one", "two"])
     first = raw(client, job).text
     job.lines(["three"])
@@ -257,7 +257,7 @@ def test_a_running_job_can_be_downloaded(client: httpx.Client, job: Foreign) -> 
     assert (first, raw(client, job).text) == ("one\ntwo\n", "one\ntwo\nthree\n")
 
 
-def test_head_of_a_download_starts_nothing(client: httpx.Client, log: Foreign) -> None:
+def test_a_head_request_starts_no_download(client: httpx.Client, log: Foreign) -> None:
     """It has only the headers."""
     response = client.head(f"{log.path}/logs/raw")
 
@@ -327,7 +327,7 @@ def test_a_search_may_have_a_time_range(
 
 
 def test_context_comes_with_matches(client: httpx.Client, job: Foreign) -> None:
-    """It is marked, has no highlights, and comes once, in the order asked for."""
+    """Lines of context are marked, have no highlights, and come once, in the order of the request."""
     path = f"{times(job).path}/logs/search?q=minute+(10|12|30)$&regex=true"
     plain = client.get(path).json()["logs"]
     assert all("context" not in line for line in plain)

@@ -64,9 +64,9 @@ def test_a_stalled_replay_of_long_lines_needs_little_memory(
             lambda: delivered(fresh) >= VIEWERS * (short + 1), PATIENCE_SECONDS, "all have come to the long lines"
         )
         wait_until(lambda: is_stalled(fresh), PATIENCE_SECONDS, "no socket takes more")
-        held = resident_bytes(pid) - before
+        growth = resident_bytes(pid) - before
 
-    assert held < VIEWERS * VIEWER_BYTES + SHARED_BYTES
+    assert growth < VIEWERS * VIEWER_BYTES + SHARED_BYTES
 
 
 def delivered(service: Service) -> float:

@@ -55,7 +55,8 @@ class Site:
         """A new job. Nothing is written to it yet."""
         return Foreign(str(self.service.redis_url), self.workflow_id, f"job_{next(self._numbers)}")
 
-    def seal(self, job: Foreign, to: int, *, trim: bool) -> None:
+    def archive_up_to(self, job: Foreign, to: int, *, trim: bool) -> None:
+        """Archives the job's lines up to ``to``. With ``trim`` they are removed from the store."""
         archive_up_to(self.store, self.objects, JobRef(job.workflow_id, job.job_id), to, trim=trim)
 
     def stream(self, job: Foreign, query: str = "", **headers: str) -> Stream:
@@ -71,12 +72,12 @@ class Site:
     def pages(self, path: str) -> list[Any]:
         """The lines of all pages from ``path`` on."""
         found: list[Any] = []
-        following: str | None = path
-        while following:
-            response = self.client.get(following)
+        next_path: str | None = path
+        while next_path:
+            response = self.client.get(next_path)
             assert response.status_code == 200, response.text
             found += response.json()["logs"]
-            following = response.links["next"]["url"] if "next" in response.links else None
+            next_path = response.links["next"]["url"] if "next" in response.links else None
         return found
 
 
@@ -93,7 +94,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) ->
 
 
 def write(job: Foreign) -> Foreign:
-    """Writes all that a log may contain: gaps, entries out of sequence, partial lines, foreign entries."""
+    """Writes everything that a log may contain: gaps, entries out of sequence, partial lines, foreign entries."""
     for number in range(1, LINES + 1):
         if number in (20, 21, 150):
             continue
@@ -114,7 +115,7 @@ def write(job: Foreign) -> Foreign:
 
 @pytest.fixture(scope="module")
 def plain(site: Site) -> Foreign:
-    """The log with nothing archived. All others must be equal to it."""
+    """The log without an archive. In other tiers it must have the same lines."""
     return write(site.job()).end("FAILED", 3)
 
 
@@ -123,7 +124,7 @@ def tiered(request: pytest.FixtureRequest, site: Site) -> Foreign:
     """The same log, in other tiers."""
     archived, trim, gone = TIERS[request.param]
     job = write(site.job()).end("FAILED", 3)
-    site.seal(job, archived, trim=trim)
+    site.archive_up_to(job, archived, trim=trim)
     if gone:
         hash_key = job.key.removesuffix("log") + "job"
         ended = ("status", "FAILED", "exit_code", "3", "lines", str(LINES), "dropped", "0")
@@ -220,7 +221,7 @@ def test_the_routes_agree_while_lines_move(site: Site) -> None:
 
     def move() -> None:
         for to in range(1, MOVING):
-            site.seal(job, to, trim=True)
+            site.archive_up_to(job, to, trim=True)
 
     moving = threading.Thread(target=move)
     moving.start()
@@ -257,7 +258,7 @@ def test_times_and_context_reach_over_both_tiers(site: Site, query: str, order: 
         for minute in range(60):
             stamp = f"2026-03-03T10:{minute:02}:00.000Z"
             job.line(f"minute {minute}", ("stdout", "stderr")[minute % 2], timestamp=stamp)
-    site.seal(jobs[1], 30, trim=True)
+    site.archive_up_to(jobs[1], 30, trim=True)
 
     hot, half = (site.pages(f"{job.path}/logs/search?{query}&order={order}") for job in jobs)
 
@@ -277,10 +278,10 @@ def test_an_archived_job_has_its_headers_and_its_end(site: Site, tiered: Foreign
 def test_one_stream_goes_from_the_archive_to_the_live_end(site: Site) -> None:
     """Also while more of the log is archived."""
     job = site.job().lines(f"line {number}" for number in range(1, 301))
-    site.seal(job, 100, trim=True)
+    site.archive_up_to(job, 100, trim=True)
     with site.stream(job) as stream:
         stream.wait_for(b"id: 300\n")
-        site.seal(job, 200, trim=True)
+        site.archive_up_to(job, 200, trim=True)
         job.lines(["more"])
         stream.wait_for(b"id: 301\n")
         with site.stream(job, "?offset=90") as late:
@@ -297,7 +298,7 @@ def test_what_is_not_archived_is_served_without_the_archive(
 ) -> None:
     """The rest is refused with 503. A stream names it as missing in the middle, and never omits it silently."""
     job = site.job().lines(f"line {number}" for number in range(1, 301))
-    site.seal(job, 200, trim=True)
+    site.archive_up_to(job, 200, trim=True)
     job.end()
     folder = site.directory / job.workflow_id / job.job_id
     away, there, gone = tmp_path / "away", tmp_path / "there", tmp_path / "gone"
@@ -320,10 +321,10 @@ def test_what_is_not_archived_is_served_without_the_archive(
 
 
 def test_a_damaged_archive_is_never_a_short_file(site: Site) -> None:
-    """A download is cut off, and a stream names where it cannot go on."""
+    """A download is cut off, and a stream reports the number at which it cannot continue."""
     job = site.job().lines(f"line {number}" for number in range(1, 2001))
-    site.seal(job, 1500, trim=True)
-    site.seal(job, 1900, trim=True)
+    site.archive_up_to(job, 1500, trim=True)
+    site.archive_up_to(job, 1900, trim=True)
     job.end()
     *_, second = sorted((site.directory / job.workflow_id / job.job_id).iterdir())
     second.unlink()

@@ -1,4 +1,4 @@
-"""Authorisation: every kind of token against every kind of route, and places where a token must never be."""
+"""Authorisation: every kind of token with every kind of route, and where a token must never appear."""
 
 import base64
 import hmac
@@ -42,15 +42,15 @@ ROUTES: Final = {
     # This job does not exist. The other requests still need the jobs that do.
     "DELETE": ("DELETE", "/workflows/mine/jobs/nothing"),
 }
-#: What the good token reads. A GET of ``events`` ends, because the job has ended.
+#: Statuses of reading with the good token. A GET of ``events`` ends, because the job has ended.
 READS: Final = dict.fromkeys(("events", "logs", "job", "jobs", "search", "raw"), 200)
 #: Routes with a scope of their own, which the good token lacks. That is checked first, whether or not the job exists.
 ADMINISTERS: Final = dict.fromkeys(("redact", "redactions", "DELETE"), 403)
-#: What the good token writes. A POST is refused for its missing body.
+#: Statuses of writing with the good token. A POST is refused for its missing body.
 WRITES: Final = {"PUT": 200, "open": 415, "append": 415, "end": 415}
 
 
-#: What a status becomes when the job does not exist. The scope and the body are checked before.
+#: Statuses that are different when the job does not exist. The scope and the body are checked before.
 ABSENT: Final = {200: 404}
 #: Numbers for ids that no job has.
 _numbers = itertools.count(1)
@@ -84,7 +84,7 @@ def unsigned() -> str:
     return signed(header={"alg": "none"}).rpartition(".")[0] + "."
 
 
-#: What a good token gets. It only lacks the scope of administrators.
+#: Statuses with the good token. It only lacks the scope of administrators.
 GOOD: Final = READS | WRITES | ADMINISTERS
 #: Another key, and an address that a token may name for its key. The service never fetches it.
 THEIRS: Final = b"another secret, as long as a key has to be"
@@ -211,8 +211,8 @@ def keyed(
             yield {"direct": service, "nginx": nginx}
 
 
-def test_an_issuer_that_sends_its_keys_byte_by_byte_is_given_up(tmp_path: Path, redis_server: RedisServer) -> None:
-    """After seconds. The answer says that it is not the token's fault."""
+def test_a_slow_issuer_of_keys_is_given_up(tmp_path: Path, redis_server: RedisServer) -> None:
+    """It sends its keys byte by byte. After some seconds the answer says that it is not the token's fault."""
     with (
         DrippingIssuer() as issuer,
         serving(tmp_path, redis_server.url, jwt_secret="", jwt_jwks_url=issuer.url) as service,
@@ -263,7 +263,7 @@ def test_a_public_key_is_no_secret(keyed: dict[str, Door], name: str) -> None:
         ("GET", "/workflows/theirs/jobs/job/logs", "/no/such/path"),
     ],
 )
-def test_not_yours_looks_like_not_there(door: Door, method: str, hidden: str, absent: str) -> None:
+def test_jobs_of_other_workflows_look_like_unknown_jobs(door: Door, method: str, hidden: str, absent: str) -> None:
     """The same bytes and the same headers, but for the time and the request id."""
     answers = [ask(door, method, path, signed()) for path in (hidden, absent)]
 
@@ -273,7 +273,7 @@ def test_not_yours_looks_like_not_there(door: Door, method: str, hidden: str, ab
     assert first == second
 
 
-def test_a_job_of_one_workflow_is_not_there_under_another(door: Door) -> None:
+def test_a_job_is_not_found_under_another_workflow(door: Door) -> None:
     """Guessing a job's id does not help."""
     answers = [ask(door, "GET", f"/workflows/mine/jobs/{job}", signed()) for job in ("only_theirs", "nothing")]
     assert [answer.status_code for answer in answers] == [404, 404]
@@ -307,7 +307,7 @@ def test_a_token_in_the_path_is_in_no_log(service: Service, door: Door, path: st
 
 
 def test_tokens_that_were_refused_are_in_no_log(service: Service, door: Door) -> None:
-    """No kind of them: a token that is bad here may be good elsewhere."""
+    """This holds for every kind of token: a token that is refused here may be valid elsewhere."""
     before = service.log_size()
     used = [authorization for make, _ in MATRIX.values() if (authorization := make())]
     for authorization in used:
@@ -354,7 +354,7 @@ def test_nothing_may_follow_a_token(door: Door, suffix: str) -> None:
 
 @pytest.mark.parametrize("size", [9_000, 1_000_000])
 def test_a_giant_token_is_refused(door: Door, size: int) -> None:
-    """Before anything is computed with it."""
+    """It is refused before it is decoded or checked."""
     status, _, _ = exchange(door, request_bytes(b"/workflows/mine/jobs/job", "a" * size + ".b.c"))
 
     assert status in (400, 401, 431)

@@ -203,7 +203,7 @@ def test_any_other_request_is_a_span_too(service: Service, collector: Collector,
 
 
 def test_no_token_is_in_any_span(service: Service, collector: Collector, job: Foreign) -> None:
-    """Wherever the request had it."""
+    """This holds wherever the request has the token."""
     good = service.token()
     job.lines(["x"]).end()
     exchange(service, request_bytes(f"{job.path}/events?token={good}".encode(), good))
@@ -237,7 +237,7 @@ def test_spans_of_drained_streams_are_sent_before_the_worker_exits(
         assert service.wait(PATIENCE_SECONDS) == 0
 
 
-def test_a_collector_that_is_away_delays_nothing(tmp_path: Path, redis_server: RedisServer, job: Foreign) -> None:
+def test_an_unreachable_collector_delays_nothing(tmp_path: Path, redis_server: RedisServer, job: Foreign) -> None:
     """The service serves, logs the failure, and exits in time."""
     job.lines(["x"]).end()
     with traced(tmp_path, redis_server.url, "http://127.0.0.1:9", log_format="json") as service:

@@ -167,7 +167,7 @@ def test_unread_answers_of_one_token_are_bounded(small: Service, redis_server: R
 
 def test_a_short_page_is_answered_despite_many_unread_answers(small: Service, redis_server: RedisServer) -> None:
     """That holds whatever its ``limit`` is, and although several tokens have used up their shares."""
-    long = Foreign(redis_server.url, "unread", "held").lines([LONG_LINE] * 300)
+    long = Foreign(redis_server.url, "unread", "long").lines([LONG_LINE] * 300)
     short = Foreign(redis_server.url, "unread", "short").lines(["a line"])
     with ExitStack() as stack:
         for subject in ("first", "second", "third", "fourth"):

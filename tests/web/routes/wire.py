@@ -1,4 +1,4 @@
-"""HTTP at the level of bytes: streams that are read while they last, and requests that no library would send."""
+"""HTTP at the level of bytes: streams that are read while they are open, and requests that no library would send."""
 
 import contextlib
 import http.client
@@ -31,7 +31,7 @@ class Door(Protocol):
         """A connection that speaks HTTP/1.1."""
 
     def logs(self) -> str:
-        """All that it has logged, with one character for each byte."""
+        """Everything that it has logged, with one character for each byte."""
 
 
 class Stream:
@@ -63,7 +63,7 @@ class Stream:
     def wait_for(self, text: bytes, timeout: float = PATIENCE_SECONDS) -> Self:
         """Waits until ``text`` has arrived. Fails if it does not."""
         self.wait_until(lambda: text in self.body or self.ended, timeout, f"{text!r}")
-        assert text in self.body, f"{self.status}, over without {text!r}: {self.body[-2000:]!r}"
+        assert text in self.body, f"{self.status}, ended without {text!r}: {self.body[-2000:]!r}"
         return self
 
     def wait_end(self, timeout: float = PATIENCE_SECONDS) -> Self:
@@ -105,9 +105,9 @@ class Stream:
 
 
 def blocks(body: bytes) -> list[dict[str, Any]]:
-    """The whole blocks of ``body``, each its fields by name, heartbeats left out.
+    """The fields of each complete block in ``body``, by name. Heartbeats are left out.
 
-    Strict, and not how a client would read: what the service never sends fails here.
+    This is stricter than a client: it fails for anything that the service never sends.
     """
     found = []
     for block in body.split(b"\n\n")[:-1]:
@@ -123,7 +123,7 @@ def blocks(body: bytes) -> list[dict[str, Any]]:
 def exchange(door: Door, request: bytes, timeout: float = PATIENCE_SECONDS) -> tuple[int, dict[str, str], bytes]:
     """Sends ``request`` as it is.
 
-    Returns the answer's status, headers and whole body. The connection is closed then.
+    Returns the answer's status, headers and complete body, and closes the connection.
     """
     with door.connect(timeout) as sock:
         # The server may refuse a request at its first bytes. Then the rest cannot be sent.
