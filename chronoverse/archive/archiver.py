@@ -1,8 +1,8 @@
 """The archiver: moves logs that are large or have ended into the archive. Several archivers may run at once.
 
-It does the smallest step that helps, and then looks again. Running logs that are too large come first, since they fill
-the store. After them it alternates between the garbage of one job and one chunk of an ended log. Between these steps it
-scans all keys, page by page, for new work, and deletes jobs that are over their retention.
+It does one small step, and then decides anew which step is next. Running logs that are too large come first, since they
+fill the store. After them it alternates between the garbage of one job and one chunk of an ended log. Between these
+steps it scans all keys, page by page, for new work, and deletes jobs that are over their retention.
 """
 
 import contextlib
@@ -51,12 +51,12 @@ SIZES_PER_SECOND: Final = 2_000
 #: The least seconds between two scans of all keys, and the part of the archiver's time that scans may take.
 SCAN_SECONDS: Final = 0.25
 SCAN_SHARE: Final = 0.05
-#: The most seconds until a job that needs nothing is looked at again.
+#: The most seconds until a job that needs nothing is checked again.
 MAX_SNOOZE_SECONDS: Final = 300.0
 #: Seconds until a job whose step has failed is tried again.
 RETRY_SECONDS: Final = 60.0
-#: Seconds until a job is looked at again that another archiver works on, or that readers cannot see, such as a deleted
-#: one.
+#: Seconds until a job is checked again that another archiver works on, or that readers cannot see because it was
+#: deleted.
 BUSY_SECONDS: Final = 1.0
 #: The same for a running log that is too large. The other archiver may have died while it held the lock.
 LARGE_BUSY_SECONDS: Final = 0.25
@@ -284,10 +284,10 @@ class Archiver:
         return False
 
     def _classify(self, page: CatalogPage) -> None:
-        """Looks at the jobs of a page that the scan has found, and notes their garbage."""
+        """Checks the jobs of a page that the scan has found, and notes their garbage."""
         for ref in page.garbage:
             self._queue.note_garbage(ref, min(RETRY_SECONDS, self._policy.orphan_seconds))
-        refs = [ref for ref in dict.fromkeys(page.jobs) if not self._queue.needs_no_look(ref)]
+        refs = [ref for ref in dict.fromkeys(page.jobs) if not self._queue.can_skip(ref)]
         for ref, job in zip(refs, self._store.get_jobs(refs) if refs else (), strict=True):
             if isinstance(job, StoreUnavailable | StoreRefused):
                 self._queue.snooze(ref, BUSY_SECONDS)
@@ -319,7 +319,7 @@ class Archiver:
             log.info("deleted", extra={"fields": {"job": str(ref), "ended_seconds": state.ended_seconds}})
             self._queue.forget(ref)
         elif job is None:
-            # Under the id of a deleted job a foreign runner may still write. Each look deletes that.
+            # A foreign runner may still write under the id of a deleted job. Reading the job's state deletes its lines.
             self._queue.snooze(ref, BUSY_SECONDS)
         elif not (job.last or state.archived):
             self._queue.snooze(ref, RETRY_SECONDS)
@@ -334,7 +334,7 @@ class Archiver:
         return 0
 
     def _sweep_at(self, state: ArchiveState) -> float:
-        """From when on all unrecorded objects of a complete job are surely garbage, in Unix seconds."""
+        """The Unix time in seconds from which on every unrecorded object of a complete job is garbage."""
         return (seconds_of(state.archived_at) or 0.0) + self._policy.orphan_seconds
 
     def _sweep(self, ref: JobRef) -> int:
@@ -345,7 +345,7 @@ class Archiver:
 
     def _clean_up(self, ref: JobRef) -> int:
         """Collects the garbage of a job, which may be running."""
-        # Noted before, so that after an error other jobs come first.
+        # This is noted before the work, so that other jobs come first after an error.
         self._queue.garbage_checked(ref)
         try:
             self._collect_garbage(ref)
@@ -375,8 +375,8 @@ class Archiver:
         """Does ``step``, one step on one job, and returns its result.
 
         An error in it concerns only this job: the job is snoozed, the result is 0, and other jobs continue. An error
-        that a retry does not mend is logged once. Raises :class:`StoreUnavailable` and :class:`StoreRefused`, since all
-        jobs must wait while the store or the archive does not answer.
+        that a retry does not repair is logged once. Raises :class:`StoreUnavailable` and :class:`StoreRefused`, since
+        all jobs must wait while the store or the archive does not answer.
         """
         try:
             return step()

@@ -274,10 +274,10 @@ def rewrite(
             frames.append(frame._replace(offset=offset, size=len(part), text_size=len(text)))
         parts.append(part)
         offset += len(part)
-    whole = b"".join([*parts, seek_table(frames)])
+    new_data = b"".join([*parts, seek_table(frames)])
     digest = text_hash.hexdigest()
-    name = object_name(job, chunk.first, chunk.last, hashlib.sha256(whole).hexdigest())
-    return Chunk(chunk.first, chunk.last, name, len(whole), digest, tuple(frames)), whole, changed
+    name = object_name(job, chunk.first, chunk.last, hashlib.sha256(new_data).hexdigest())
+    return Chunk(chunk.first, chunk.last, name, len(new_data), digest, tuple(frames)), new_data, changed
 
 
 def _frame_text(frame: Frame, data: bytes) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 from chronoverse.archive.object_store import StoredObject
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 
-#: The name of a file begins so while it is being written. No object's name does.
+#: Names of files that are being written begin with this. No object's name does.
 _TEMPORARY_PREFIX = ".writing-"
 
 
@@ -20,7 +20,7 @@ class FileObjectStore:
         self._directory = directory
 
     def put(self, name: str, data: bytes) -> None:
-        """Writes a temporary file, syncs it to the disk, and renames it. So the object is there whole or not at all."""
+        """Writes a temporary file, syncs it to the disk, and renames it. So no incomplete object ever exists."""
         path = self._directory / name
         with _translate_errors():
             self._make_directory(path.parent)

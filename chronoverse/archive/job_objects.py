@@ -27,8 +27,8 @@ from chronoverse.store import Store
 #: Seconds after which the archive lock of a dead process expires. A living one renews it three times in that time.
 #: Meanwhile a log that is written at full speed grows by 350 MB.
 LOCK_SECONDS: Final = 10.0
-#: Seconds for which an object without a record may still get one, and for which a store that does not tell may go back
-#: to an old record. That is far longer than any step, and the time between two snapshots by Redis' default.
+#: Seconds for which an object without a record may still get one, and for which a store may go back to an old record,
+#: if it does not say how long. No step takes nearly as long. By default Redis makes a snapshot once in that time.
 ORPHAN_SECONDS: Final = 3_600.0
 #: Seconds by which the object store's clock and ours may differ. S3's times are whole seconds.
 CLOCK_SKEW_SECONDS: Final = 60.0

@@ -1,4 +1,4 @@
-"""The interface of an object store, as the archive needs one, and how to open the one that the settings name."""
+"""The interface of an object store, and how to open the one that the settings name."""
 
 from collections.abc import Iterator
 from pathlib import Path

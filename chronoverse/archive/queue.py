@@ -1,4 +1,4 @@
-"""What an archiver remembers of the jobs that it has seen: which need work, and which to leave alone for a while."""
+"""What an archiver remembers of the jobs that it has seen: which need work, and which it need not check for a while."""
 
 import logging
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from chronoverse import metrics
 from chronoverse.backoff import RetryPolicy
 from chronoverse.joblog.values import JobRef
 
-#: Snoozed jobs that are remembered, some 400 bytes each. Jobs beyond that are only looked at more often.
+#: Snoozed jobs that are remembered, some 400 bytes each. Jobs beyond that are only checked more often.
 MAX_SNOOZED: Final = 200_000
 #: Jobs whose error is remembered, so that it is logged only once.
 MAX_REPORTED: Final = 10_000
@@ -44,12 +44,12 @@ class ArchiveQueue:
         """The running job with the largest log, and the log's size in bytes."""
         return max(self.running.items(), key=lambda item: item[1], default=None)
 
-    def needs_no_look(self, ref: JobRef) -> bool:
+    def can_skip(self, ref: JobRef) -> bool:
         """Whether the job is snoozed, or is known to be archived next."""
         return ref in self.ended or self._snoozed_until.get(ref, 0) > self._monotonic()
 
     def snooze(self, ref: JobRef, seconds: float) -> None:
-        """Leaves the job alone for so many seconds."""
+        """The job need not be checked for so many seconds."""
         self.forget(ref)
         self._snoozed_until[ref] = self._monotonic() + max(0.0, seconds)
 

@@ -73,7 +73,7 @@ class ArchiveReader:
         return FrameRange(b"\n".join([*lines, b""]), after + len(lines)) if lines else None
 
     def entries(self, job: JobRef, after: int, count: int) -> list[Entry]:
-        """Up to ``count`` entries after the number ``after``. Each following number is in a line or a gap.
+        """Up to ``count`` entries after the number ``after``. Every number after ``after`` is in a line or a gap.
 
         There are fewer when they come to :data:`MAX_ENTRIES_BYTES`, and at the archive's end. An empty list means that
         the archive ends before ``after``.
@@ -147,10 +147,10 @@ class ArchiveReader:
         self._record_cache.forget(job)
 
     def _plain_lines(self, job: JobRef, after: int, max_lines: int) -> list[bytes]:
-        there = self._frame_with(job, after + 1)
-        if there is None or not there[0].plain or there[0].first > after + 1:
+        found = self._frame_with(job, after + 1)
+        if found is None or not found[0].plain or found[0].first > after + 1:
             return []
-        frame, lines = there
+        frame, lines = found
         start = after + 1 - frame.first
         return lines[start : start + max_lines]
 

@@ -1,6 +1,6 @@
-"""Replaces what lines say by ``[redacted]``, in store and archive. Their numbers, times and streams stay.
+"""Replaces the messages of lines by ``[redacted]``, in store and archive. Numbers, times and streams stay.
 
-Archived lines are written again, in a chunk that takes the old one's place. Lines that are only in the store are
+Archived lines are written again, in a chunk that replaces the old one. Lines that are only in the store are
 archived now, up to the last line that is redacted, and removed from the store. All of this is done while holding the
 job's archive lock, chunk by chunk, and each chunk is recorded in one step. So a redaction that was interrupted can be
 repeated, and does the rest.

@@ -1,4 +1,4 @@
-"""Who sends a request, and what they may do.
+"""Which user sends a request, and what that user may do.
 
 tokens        ``Verifier`` checks bearer tokens (signed JWTs) and returns a ``Principal``; ``mint`` makes tokens
 jwks          ``PublishedKeys`` fetches and caches the public keys that an issuer publishes

@@ -35,8 +35,8 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 def fetch_keys(url: str) -> Mapping[str, jwt.PyJWK]:
     """The signing keys at ``url`` by their ``kid``. Redirects are not followed.
 
-    Each wait for the issuer is bounded, but the whole is not: an issuer may send one byte at a time. The caller must
-    bound it.
+    Each wait for the issuer is bounded, but their sum is not, since an issuer may send one byte at a time. The caller
+    must bound the time.
 
     Raises:
         jwt.PyJWTError, OSError, ValueError: when there is no key set at ``url``.

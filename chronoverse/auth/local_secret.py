@@ -43,7 +43,7 @@ def _read_secret(path: Path) -> bytes:
 
 
 def _write_secret(path: Path) -> None:
-    """Writes a new secret to ``path``, whole or not at all. A file that is already there stays as it is."""
+    """Writes a new secret to ``path``, completely or not at all. An existing file is not changed."""
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

@@ -46,7 +46,7 @@ _MIN_RSA_BITS = 2_048
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whom a token is for, and what it allows. ``expires_at`` is Unix time in seconds; nothing is sent after that."""
+    """The user that a token is for, and what it allows. Nothing is sent after ``expires_at``, in Unix seconds."""
 
     subject: str
     expires_at: float
@@ -161,7 +161,7 @@ def _principal(claims: dict[str, Any], now: float) -> Principal:
 
 
 def _time(claims: dict[str, Any], name: str) -> float | None:
-    """The claim as Unix time, or None. JSON's true, "1" and NaN are no times, though Python can compare them."""
+    """The claim as Unix time, or None. JSON's true, "1" and NaN are not times, though Python can compare them."""
     value = claims.get(name)
     if type(value) is not int and type(value) is not float:
         return None

@@ -21,7 +21,7 @@ EXIT_NO_MATCH: Final = 1
 
 
 class GroupSeparator:
-    """Stands between two groups of search results, as ``--`` does in grep's output."""
+    """Separates two groups of search results, as ``--`` does in grep's output."""
 
 
 class Printer:
@@ -110,7 +110,7 @@ def search_results(
 ) -> Iterator[Line | GroupSeparator]:
     """The lines that match and ``context`` lines before and after each, every line once.
 
-    A :class:`GroupSeparator` stands where lines are left out, as in grep's output. ``show_progress`` shows on stderr
+    There is a :class:`GroupSeparator` where lines are left out, as in grep's output. ``show_progress`` shows on stderr
     how far the search has come.
     """
     asked = {**query, "regex": "true" if regex else None, "since": since, "until": until}

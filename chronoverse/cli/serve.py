@@ -38,7 +38,7 @@ def serve_command(bind: str | None, workers: str | None) -> tuple[list[str], dic
 
 
 def command_name() -> str:
-    """How to call this installation's command from the current directory: the shortest spelling that works."""
+    """How to call this installation's command from the current directory, as short as possible."""
     if shutil.which("chronoverse"):
         return "chronoverse"
     python = Path(sys.executable)

@@ -126,8 +126,8 @@ class Client:
         """Follows the log after ``offset``, or from its last ``tail`` lines, until the job ends.
 
         Yields each number once and in order, or a Gap that names it, over as many connections as needed. The last
-        JobState says how the job ended. ``wait`` is for how many seconds a job may not exist yet. After ``stop`` is
-        set, a delay ends at once, and a connection at its next byte, which is a heartbeat at the latest.
+        JobState says how the job ended. The job must begin to exist within ``wait`` seconds. After ``stop`` is set, a
+        delay ends at once, and a connection at its next byte, which is a heartbeat at the latest.
         """
         stop = stop or threading.Event()
         follower = Follower()

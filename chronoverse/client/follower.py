@@ -57,7 +57,7 @@ class Follower:
     """Reads the event streams of one job, one connection after the other, and gives each number once.
 
     Call :meth:`start_connection` for each connection, then :meth:`feed` for its bytes. ``last_number`` is the last
-    number that was given or skipped, None before the first connection. ``ended`` is True once nothing more can come.
+    number that was given or skipped, None before the first connection. ``ended`` is True after the end of the log.
     ``retry_ms`` is the reconnection time that the service asked for.
     """
 

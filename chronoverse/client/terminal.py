@@ -1,4 +1,4 @@
-"""Makes lines safe to print on a terminal: text and colours stay, every other control sequence goes.
+"""Makes lines safe to print on a terminal: text and colours stay, every other control sequence is removed.
 
 A job's output cannot be trusted. An escape sequence can set the clipboard, change the window's title, rewrite earlier
 lines, or make the terminal send input. https://dgl.cx/2023/09/ansi-terminal-security lists attacks of this kind.
@@ -93,7 +93,7 @@ def gap_notice(gap: Gap) -> str:
 def redaction_notice(first: int, last: int) -> str:
     """The text that is printed when lines above it have been redacted.
 
-    >>> redact_notice(2, 9)
+    >>> redaction_notice(2, 9)
     '--- lines 2-9 have been redacted: what they said above is to be shown no more ---'
     """
     which = f"line {first} has" if first == last else f"lines {first}-{last} have"

@@ -35,23 +35,23 @@ from chronoverse.errors import EmbeddedError
 
 #: Seconds until a server must answer. Also the time that a stopping server has to end; its supervisor gives it 5.
 START_SECONDS: Final = 10.0
-#: Seconds a server may take to load its data: gigabytes, from a slow disk.
+#: Seconds that a server may take to load its data. There may be gigabytes on a slow disk.
 LOADING_SECONDS: Final = 600.0
-#: Seconds between two tries to get a lock or an answer. A cold start takes about 60 ms.
+#: Seconds between two attempts to get a lock or an answer. A cold start takes about 60 ms.
 POLL_SECONDS: Final = 0.005
-#: Seconds a server may take to answer one PING.
+#: Seconds that a server may take to answer one PING.
 PING_SECONDS: Final = 1.0
 #: Supervisors that are started before this gives up. Each has started its server three times.
 MAX_SUPERVISORS: Final = 2
-#: Bytes of server.log to show when a start failed: its last few lines.
+#: Bytes at the end of server.log that are shown when a start has failed.
 LOG_TAIL_BYTES: Final = 1200
-#: Bytes a unix socket's path may have: 104 with its NUL on macOS, 108 on Linux.
+#: Bytes that the path of a unix socket may have: 104 with its NUL on macOS, 108 on Linux.
 SOCKET_PATH_BYTES: Final = 103
 
 #: The server's options. It runs in the data directory, and all names are relative to it, so no path is too long.
 #: ``appendonly`` with ``everysec`` loses nothing when the supervisor stops the server, and about a second at most when
-#: the machine fails. A server that is killed while an fsync runs can lose what came meanwhile: this was seen in 1 of
-#: 300 kills. WAITAOF says what is safe.
+#: the machine fails. A server that is killed while an fsync runs can lose writes that came during it. This happened in
+#: 1 of 300 kills. WAITAOF says which writes are safe.
 #: ``aof-load-truncated``: a last write that is incomplete was never acknowledged, and must not stop the next start.
 #: ``save ''``: the append-only file is the data, so no snapshots are needed. A failed snapshot would block writes.
 SERVER_OPTIONS: Final = (
@@ -279,4 +279,4 @@ def _translated(data_dir: Path) -> Iterator[None]:
             "that this user may write to, or CHRONOVERSE_REDIS_URL to a running server."
         ) from error
     except subprocess.SubprocessError as error:
-        raise EmbeddedError(f"cannot start the embedded server's keeper: {error}.{_log_tail(data_dir)}") from error
+        raise EmbeddedError(f"cannot start the embedded server's supervisor: {error}.{_log_tail(data_dir)}") from error

@@ -1,4 +1,4 @@
-"""Runs one server for exactly as long as its directory has a lease. This is a program of its own.
+"""A program that runs one server for exactly as long as the server's directory has a lease.
 
     python -I -S supervisor.py DIRECTORY LOCK_FD SERVER [OPTION…]
 
@@ -24,16 +24,16 @@ import sys
 import time
 from typing import Final, NoReturn
 
-#: Seconds a server may take from SIGTERM to its end before SIGKILL. Less than a new lease waits for the lock.
+#: Seconds from SIGTERM until a server that still runs gets SIGKILL. Less than a new lease waits for the lock.
 STOP_SECONDS: Final = 5.0
 #: Seconds between checks whether the server has stopped.
 STOP_POLL_SECONDS: Final = 0.005
-#: Seconds before a server that died is started again: first and longest, doubling between. Not from
-#: ``chronoverse.backoff``, which this program cannot import: it runs without the package.
+#: Seconds before a server that died is started again: the first and the longest delay. Each is twice the one before.
+#: This program runs without the package, so it cannot use ``chronoverse.backoff``.
 BACKOFF_SECONDS: Final = (0.02, 1.0)
 #: A server that has run for so many seconds has started well.
 SETTLED_SECONDS: Final = 1.0
-#: Failed starts in a row, with no good one before, after which this gives up. The caller then shows the server's log.
+#: Failed starts in a row after which this gives up, if no start has succeeded. The caller then shows the server's log.
 MAX_FAILED_STARTS: Final = 3
 #: A server.log with more bytes is renamed to server.log.1 at the next start of a server.
 LOG_BYTES: Final = 1 << 20
@@ -48,7 +48,7 @@ def main(directory: str, lock: str, *command: str) -> None:
     os.umask(0o077)
     os.set_inheritable(int(lock), True)
     if os.fork():
-        os._exit(0)  # The child goes on. It is no child of the caller, which therefore has no zombie to reap.
+        os._exit(0)  # The child continues. It is not a child of the caller, so the caller has no zombie to reap.
     _reset_signals()
     holders = os.open("holders", os.O_RDWR | os.O_CREAT, 0o600)
     _supervise(command, holders, int(lock))

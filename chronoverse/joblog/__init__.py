@@ -4,7 +4,7 @@ values      a line, a gap, the end, a job, and how Redis, Server-Sent Events and
 entries     what the entries of a job's stream in Redis mean, and which numbers are missing
 ending      what the end of a job means to a reader
 sse         the frames of Server-Sent Events, in both directions
-chunk       what is known of an archived chunk of lines
+chunk       the records of archived chunks of lines
 matcher     whether a line matches a search, and where
 time_range  times between which lines are searched
 """

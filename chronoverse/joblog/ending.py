@@ -1,4 +1,4 @@
-"""What the end of a job means to whoever reads its log. Pure.
+"""What the end of a job means for the readers of its log. Pure.
 
 A log ends with its terminal entry. A stream that has sent every line before that entry sends the closing frames, and
 nothing after them. A log may also go away: it expires, or somebody deletes it.

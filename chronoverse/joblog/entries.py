@@ -35,7 +35,7 @@ RawEntry = Sequence[Any]
 def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Iterator[Entry]:
     """What the raw ``entries`` after line ``after`` are: lines, gaps, the end, or entries out of sequence.
 
-    This is the only place that decides it. Every number appears once, in order. An entry that can be shown is a Line.
+    Only this function decides that. Every number appears once, in order. An entry that can be shown is a Line.
     Numbers that no entry has are a Gap: ``trimmed`` below ``first``, the first number that the store still has, and
     ``missing`` otherwise. An entry that has no number of its own is OutOfSequence. Nothing follows an End, or an entry
     beyond the largest number. Never raises, whatever the entries contain.
@@ -67,7 +67,7 @@ def plain_frames(entries: Iterable[RawEntry], after: int, most_bytes: int = sys.
 
     A plain line is what our own append writes: it has the next number, and a timestamp, a message and a stream, in this
     order. The frames are the same as :func:`read_entries` and ``Line.to_frame`` would make, at a third of the cost.
-    Stops at the first entry that is no plain line, and after the frame that reaches ``most_bytes``.
+    Stops at the first entry that is not a plain line, and after the frame that reaches ``most_bytes``.
     """
     frames: list[bytes] = []
     left, number, stamp, stamp_json = most_bytes, after, None, b""
@@ -98,8 +98,8 @@ def in_sequence(entries: Sequence[RawEntry], after: int) -> bool:
 def missing_numbers(after: int, before: int, first: int) -> Iterator[Gap]:
     """The gaps between line ``after`` and number ``before``, both excluded: numbers that no entry has.
 
-    Numbers below ``first``, the first number that can still be had, are ``trimmed``; the others are ``missing``.
-    This is the only place that names such gaps. Streams, pages, search and clients all call it.
+    Numbers below ``first``, the first number that can still be read, are ``trimmed``; the others are ``missing``.
+    Only this function names such gaps. Streams, pages, search and clients all call it.
     """
     if after + 1 < min(first, before):
         yield Gap(after + 1, min(first, before) - 1, "trimmed")
@@ -108,7 +108,7 @@ def missing_numbers(after: int, before: int, first: int) -> Iterator[Gap]:
 
 
 def stream_name(value: bytes | None) -> str:
-    """The stream that a line's field names; ``stdout`` when it is none of ours, or there is no field."""
+    """The stream that a line's field names; ``stdout`` when it has another name, or there is no field."""
     return "stderr" if value == b"stderr" else "stdout"
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-#: A comment that is not a block of its own: decoders exist that turn ``:\n\n`` into an empty event.
+#: A comment without a blank line after it. Some decoders would turn ``:\n\n`` into an empty event.
 HEARTBEAT = b":\n"
 #: The text of the ``error`` frame that ends a stream at its token's expiry.
 TOKEN_EXPIRED = "token expired"
@@ -60,7 +60,7 @@ def fold(text: str) -> bytes:
 class Decoder:
     """Decodes the bytes of a stream, which may come in chunks of any size.
 
-    ``last_event_id`` changes only when a whole block has arrived. ``retry_ms`` is None until the stream sets it. A
+    ``last_event_id`` changes only when a complete block has arrived. ``retry_ms`` is None until the stream sets it. A
     comment, or a block without data, makes no event, as the standard says.
     """
 

@@ -11,7 +11,7 @@ _OURS: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2
 
 
 def read_time(text: str) -> str | None:
-    """An ISO 8601 time as :func:`iso_timestamp` writes it. Without a zone it is UTC. None if ``text`` is no time."""
+    """An ISO 8601 time as :func:`iso_timestamp` writes it. Without a zone it is UTC. None if ``text`` is not a time."""
     if _OURS.fullmatch(text):
         return text
     try:
@@ -28,7 +28,7 @@ class TimeRange(NamedTuple):
     until: str | None = None
 
     def has(self, timestamp: str) -> bool:
-        """Whether a line's time is in the range. A text that is no time is in a range without bounds only."""
+        """Whether a line's time is in the range. A text that is not a time is only in a range without bounds."""
         if self.since is None and self.until is None:
             return True
         time = read_time(timestamp)

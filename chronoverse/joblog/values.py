@@ -20,9 +20,9 @@ from chronoverse.joblog import sse
 #: Workflow and job ids. Nothing that matches can escape a Redis key, a path or a log line.
 IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
-#: Bytes of a line that are published as one entry, unless a setting says otherwise; a longer line goes out in pieces.
+#: Bytes of a line that are published as one entry, unless a setting says otherwise. A longer line is cut into parts.
 MAX_LINE_BYTES: Final = 65_536
-#: The largest number a client may name (15 digits), well inside what JSON and Redis carry exactly.
+#: The largest number that a client may name (15 digits). JSON and Redis can represent larger ones exactly.
 MAX_NUMBER: Final = 999_999_999_999_999
 
 #: A line as an SSE frame: timestamp and message as JSON, number, stream, :data:`PARTIAL` or nothing, number again.
@@ -40,7 +40,7 @@ def parse_number(text: str) -> int | None:
 
 
 def parse_exit_code(text: str) -> int | None:
-    """An exit code as the store has it. None if it is absent or no number."""
+    """An exit code as the store has it. None if it is absent or not a number."""
     return int(text) if _EXIT_CODE.fullmatch(text) else None
 
 
@@ -50,7 +50,7 @@ def iso_timestamp(seconds: float) -> str:
 
 
 def seconds_of(text: str) -> float | None:
-    """Unix seconds of an ISO 8601 time. Without a zone it is UTC. None if ``text`` is no time."""
+    """Unix seconds of an ISO 8601 time. Without a zone it is UTC. None if ``text`` is not a time."""
     try:
         found = datetime.fromisoformat(text)
         return (found if found.tzinfo else datetime.fromisoformat(f"{text}+00:00")).timestamp()
@@ -87,8 +87,8 @@ class Status(StrEnum):
 class Line(NamedTuple):
     """One line of a log.
 
-    A long line is cut into several: all but the last are ``partial``, and go on in the next line of the same stream.
-    ``message`` has no newline at its end. Bytes that were not UTF-8 have been replaced in it.
+    A long line is cut into several. All but the last are ``partial``, and the next line of the same stream continues
+    them. ``message`` has no newline at its end. Bytes that were not UTF-8 have been replaced in it.
     """
 
     sequence_num: int
@@ -148,7 +148,8 @@ class Gap(NamedTuple):
     """Numbers ``first`` to ``last``, both included, whose lines cannot be shown.
 
     ``reason`` is ``trimmed`` (the store has deleted them), ``missing`` (never written, or deleted by somebody),
-    ``lost`` (the store lost them, and their runner has them no more) or ``malformed`` (the entry has no message).
+    ``lost`` (the store lost them, and their runner does not have them any more) or ``malformed`` (the entry has no
+    message).
     """
 
     first: int
@@ -188,9 +189,9 @@ class OutOfSequence(NamedTuple):
     last: bool = False
 
     def to_frame(self) -> bytes:
-        """The SSE frame: an ``error``. The stream goes on after it, unless it is the last."""
-        behind = " and all behind it" if self.last else ""
-        text = f"entry {self.entry_id}{behind} has no place in this log's numbering and cannot be shown"
+        """The SSE frame: an ``error``. The stream continues after it, unless it is the last."""
+        following = " and all behind it" if self.last else ""
+        text = f"entry {self.entry_id}{following} has no place in this log's numbering and cannot be shown"
         return sse.frame("error", sse.fold(text))
 
 
@@ -274,6 +275,6 @@ class Job:
             "started_at": self.started_at,
         }
         if self.status.terminal:
-            whole = self.to_json()
-            state |= {key: whole[key] for key in ("exit_code", "lines", "dropped", "finished_at")}
+            fields = self.to_json()
+            state |= {key: fields[key] for key in ("exit_code", "lines", "dropped", "finished_at")}
         return sse.frame("job", orjson.dumps(state))
