@@ -163,10 +163,16 @@ RULES: Final[tuple[Rule, ...]] = (
 )
 
 
+@pytest.fixture(scope="module")
+def package() -> dict[str, Module]:
+    """The modules of this project's package."""
+    return read_package(PACKAGE)
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_the_package_follows_the_rule(rule: Rule) -> None:
+def test_the_package_follows_the_rule(package: dict[str, Module], rule: Rule) -> None:
     """The package breaks no rule."""
-    assert sorted(rule(read_package(PACKAGE))) == []
+    assert sorted(rule(package)) == []
 
 
 #: The files of a small package that breaks no rule.

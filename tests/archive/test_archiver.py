@@ -417,6 +417,7 @@ def test_a_job_that_another_archiver_has_waits(bench: Bench, objects: FileObject
     assert bench.hash()["archive_state"] == "complete"
 
 
+@pytest.mark.long
 def test_jobs_on_every_master_of_a_cluster(cluster: Cluster, prefix: str, objects: FileObjectStore) -> None:
     """Each job is found, shrunk while it runs, and archived completely. A job whose log is lost continues."""
     store = Store(cluster.url, prefix=prefix)

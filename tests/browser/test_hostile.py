@@ -115,6 +115,7 @@ def violations(tab: Tab, axe: str) -> list[str]:
     return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in ("serious", "critical")]
 
 
+@pytest.mark.long
 def test_axe_finds_nothing_serious(open_tab: OpenTab, axe: str, job: Job) -> None:
     """On a log with every colour and a selection, light and dark, in a search, in a dialog, and on the list of jobs."""
     codes = (*range(30, 38), *range(90, 98), *range(40, 48))

@@ -127,6 +127,7 @@ def test_repeated_lines_are_ignored() -> None:
     assert [item for item in items if not isinstance(item, JobState)] == [*map(line, range(1, 6)), Gap(6, 6, "x")]
 
 
+@pytest.mark.long
 def test_no_line_of_a_hundred_thousand_is_lost_or_doubled_by_fifty_cuts() -> None:
     """The cuts are at random positions, also in the middle of lines."""
     rng = random.Random(7)

@@ -128,6 +128,7 @@ def test_one_connection_waits_for_all_jobs(world: World) -> None:
     assert len(world.server.ask("CLIENT", "LIST").splitlines()) - before <= 8
 
 
+@pytest.mark.long
 def test_hundreds_of_jobs_lose_nothing(world: World) -> None:
     """Each line of 300 jobs arrives once and in order while viewers join and leave.
 

@@ -105,6 +105,7 @@ def test_lines_are_there_while_the_job_runs(server: RedisServer, open_log: Calla
         wait_until(lambda: read_lines(server) == ["hello"], SOON, "the line")
 
 
+@pytest.mark.long
 def test_a_long_line_becomes_partial_lines(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
     """One write of many lines becomes as many lines."""
     many = [str(number) for number in range(100_000)]

@@ -357,6 +357,7 @@ def test_the_command_line_needs_a_token_for_a_foreign_service(service: Service, 
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.long
 def test_no_token_is_needed_for_a_service_with_the_same_data_directory(tmp_path: Path) -> None:
     """The token is made with the secret in the data directory."""
     with serving(tmp_path) as service:
@@ -368,6 +369,7 @@ def test_no_token_is_needed_for_a_service_with_the_same_data_directory(tmp_path:
     assert shown.stdout == "hello\n"
 
 
+@pytest.mark.long
 def test_a_runner_that_is_too_fast_waits_and_loses_nothing(
     tmp_path: Path, redis_server: RedisServer, job: JobRef
 ) -> None:

@@ -206,6 +206,7 @@ def test_a_file_that_knows_the_jobs_end_is_kept(server: RedisServer, tmp_path: P
     assert path.exists()
 
 
+@pytest.mark.long
 def test_a_file_is_kept_if_the_log_has_other_lines(server: RedisServer, tmp_path: Path) -> None:
     """The log has all numbers, and somebody else wrote one of the messages."""
     path = kill_runner(server, tmp_path, lease_seconds=30)

@@ -317,6 +317,7 @@ print('up'); time.sleep(60)
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(60)"
 
 
+@pytest.mark.long
 def test_a_second_signal_after_the_grace_period_kills(server: RedisServer) -> None:
     """The command ignores the first one."""
     code, seconds = signalled(server, DEAF, signal.SIGTERM, signal.SIGTERM, pause=GRACE_SECONDS + 0.2)

@@ -114,6 +114,7 @@ def test_a_slot_moves_between_servers_with_tls(secured: Secured, prefix: str) ->
     assert fleet.owner(job.workflow_id) == target
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("secured", [sentinels, cluster], ids=["Sentinels", "Cluster"], indirect=True)
 def test_a_failover_with_tls(secured: Secured, prefix: str) -> None:
     """The server that takes over has a certificate of the same authority, and accepts ours."""

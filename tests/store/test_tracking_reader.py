@@ -263,6 +263,7 @@ def test_a_closed_connection_loses_no_line(server: RedisServer, world: World) ->
     assert world.asked() - before <= 2
 
 
+@pytest.mark.long
 def test_a_server_that_stands_still_is_noticed(
     server: RedisServer, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_an_archiver_runs_beside_the_service(tmp_path: Path) -> None:
     assert "Fatal" not in said
 
 
+@pytest.mark.long
 def test_an_archiver_goes_with_a_killed_master(tmp_path: Path) -> None:
     """And with its workers: nothing is left behind."""
     with serving(tmp_path) as service:
@@ -83,6 +84,7 @@ def test_an_archiver_goes_with_a_killed_master(tmp_path: Path) -> None:
         wait_until(lambda: not archiver.is_running(), PATIENCE_SECONDS, "the archiver is gone")
 
 
+@pytest.mark.long
 def test_no_archive_no_archiver(tmp_path: Path) -> None:
     with serving(tmp_path, archive_url="none") as service:
         assert archivers(service.pid) == []
@@ -110,6 +112,7 @@ def ask(outside: dict[str, str], *arguments: str) -> subprocess.CompletedProcess
     return subprocess.run(argv, env=outside, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
 
 
+@pytest.mark.long
 def test_an_operator_s_commands(
     server: RedisServer, store: Store, prefix: str, outside: dict[str, str], tmp_path: Path
 ) -> None:

@@ -15,6 +15,8 @@ from chronoverse.joblog.sse import Decoder
 from tests.support.commands import run_chronoverse
 from tests.support.service import Service
 
+pytestmark = pytest.mark.long
+
 WORKFLOW: Final = "builds"
 JOB: Final = "stdlib"
 PATH: Final = f"/workflows/{WORKFLOW}/jobs/{JOB}"

@@ -414,6 +414,7 @@ def test_viewers_get_one_error(site: Site) -> None:
             assert again.wait_end().status == 404
 
 
+@pytest.mark.long
 def test_a_follower_in_a_terminal_stops(site: Site) -> None:
     """It reports that the log was deleted, and does not reconnect for ever."""
     job = site.job().lines(["a line"])

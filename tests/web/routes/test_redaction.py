@@ -247,6 +247,7 @@ def test_a_download_of_a_log_that_is_deleted_is_cut_off(site: Site, archived: in
     assert not download.is_complete()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lines", [10, 400])
 @pytest.mark.parametrize("archived", [0, 299])
 def test_a_download_of_a_log_that_was_replaced_is_cut_off(site: Site, archived: int, lines: int) -> None:
@@ -267,6 +268,7 @@ def test_a_download_of_a_log_that_was_replaced_is_cut_off(site: Site, archived: 
     assert not download.is_complete()
 
 
+@pytest.mark.long
 def test_a_slow_download_is_complete(site: Site) -> None:
     """The client of this download reads nothing until the service waits for it."""
     job = site.job().lines(noise()).end()

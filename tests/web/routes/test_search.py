@@ -180,6 +180,7 @@ def test_a_request_searches_a_bounded_part(client: httpx.Client, long: Foreign) 
     assert numbers(client, long, q="needle") == [210_001]
 
 
+@pytest.mark.long
 def test_long_lines_make_short_pages(client: httpx.Client, redis_server: RedisServer, job: Foreign) -> None:
     """A page has a bounded number of characters, whatever its limit is. No line is lost between two pages."""
     lines = [("XADD", job.key, f"{number}-0", "message", "x" * 100_000) for number in range(1, 251)]

@@ -189,6 +189,7 @@ def test_the_stores_answers_to_runners_are_counted(seen: Service) -> None:
     assert seen.metric("chronoverse_lines_appended_total") - lines == 2
 
 
+@pytest.mark.long
 def test_a_store_that_is_away_is_counted_by_what_failed(tmp_path: Path) -> None:
     """The tail reader and a request count apart, and the metric of the tail's silence grows."""
     store = RedisServer(tmp_path / "store")

@@ -212,6 +212,7 @@ def downloaded(site: Site, job: Foreign) -> list[list[dict[str, Any]]]:
     return [answers["json"].json(), lines]
 
 
+@pytest.mark.long
 def test_the_routes_agree_while_lines_move(site: Site) -> None:
     """Whatever the lines contain, and however far the archiver is while they are read."""
     job = site.job().lines((f"{ODD[number % len(ODD)]}{number}" for number in range(1, MOVING)), ("stdout", "stderr"))

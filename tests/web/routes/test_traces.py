@@ -221,6 +221,7 @@ def test_no_token_is_in_any_span(service: Service, collector: Collector, job: Fo
     assert {path for path, _ in collector.posts} == {"/v1/traces"}
 
 
+@pytest.mark.long
 def test_spans_of_drained_streams_are_sent_before_the_worker_exits(
     tmp_path: Path, redis_server: RedisServer, collector: Collector, job: Foreign
 ) -> None:
