@@ -344,4 +344,4 @@ def test_no_line_is_lost_with_faults_on_the_way_to_s3(server: RedisServer, monke
         assert list(reliable.list("")) == []
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         run(server, Bucket(proxy, reliable))
-        assert proxy.struck > RUNS / 4
+        assert proxy.applied > RUNS / 4

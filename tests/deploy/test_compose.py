@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from chronoverse.settings import Settings
 from tests.deploy.conftest import DEPLOY, Gunicorn, interpolate, seconds
-from tests.support.nginx import free_port
+from tests.support.ports import free_port
 from tests.support.service import serving
 from tests.support.tools import tool
 from tests.support.waiting import wait_until

@@ -56,7 +56,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SplitNetwork]:
             [(links.addresses[SERVICE_LINK][0], service.port)],
             host=links.addresses[VIEWER_LINK][1],
             read_seconds=READ_SECONDS,
-            inside=links.inside,
+            command_prefix=links.command_prefix,
         )
         with nginx, environment(SSL_CERT_FILE=str(nginx.certificate)):
             yield SplitNetwork(links, service, nginx)

@@ -19,7 +19,8 @@ from tests.support.archivers import all_entries
 from tests.support.archives import archive_up_to
 from tests.support.bench import make_lines
 from tests.support.faultproxy import FaultProxy
-from tests.support.fleets import free_ports, node
+from tests.support.fleets import node
+from tests.support.ports import free_ports
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 

@@ -13,7 +13,8 @@ from chronoverse.store import Store
 from tests.conftest import binary
 from tests.support.bench import JOB, NOW, make_lines
 from tests.support.certificates import Authority, TlsCertificates
-from tests.support.fleets import Cluster, SentinelFleet, free_ports, node
+from tests.support.fleets import Cluster, SentinelFleet, node
+from tests.support.ports import free_ports
 from tests.support.waiting import wait_until
 
 #: Seconds for a failover on a busy machine.

@@ -1,4 +1,4 @@
-"""Archivers for tests: one in this process, one that is killed at a step; and a job's log from both tiers."""
+"""Archivers for tests, in this process or in one that is killed at a step, and a job's log from both tiers."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ from chronoverse.store import Store
 
 #: The smallest ``hot_bytes`` that is allowed: some 7,000 lines of :func:`padded_lines`.
 HOT_BYTES: Final = 2**20
-#: Every step after which an archiver may be killed, in order.
+#: The steps of an archiver, in order. A test may kill it after each.
 STEPS: Final = ("read", "upload begun", "put", "read back", "committed", "manifest", "completed")
 TIMEOUT_SECONDS: Final = 60
 DAY: Final = 86_400.0
@@ -58,7 +58,7 @@ def padded_lines(first: int, count: int) -> list[Line]:
 
 
 def append(store: Store, attempt: Any, first: int, count: int) -> int:
-    """Appends so many lines, a thousand at once. Returns the next number."""
+    """Appends ``count`` lines, in batches of a thousand. Returns the next number."""
     for start in range(first, first + count, 1_000):
         store.append(attempt, padded_lines(start, min(1_000, first + count - start)))
     return first + count
@@ -66,16 +66,16 @@ def append(store: Store, attempt: Any, first: int, count: int) -> int:
 
 def all_entries(store: Store, objects: ObjectStore, job: JobRef) -> list[Entry]:
     """All entries of a log in order: the archived ones from the archive, and the others from the store."""
-    said: list[Entry] = []
+    entries: list[Entry] = []
     archived = 0
     for chunk in store.chunks.chunks(job):
         data = objects.get(chunk.name)
         for frame in chunk.frames:
-            said += decode_entries(decompress_frame(frame, data[frame.offset : frame.offset + frame.size]))
+            entries += decode_entries(decompress_frame(frame, data[frame.offset : frame.offset + frame.size]))
         archived = chunk.last
     found = store.get_job(job)
     return [
-        *said,
+        *entries,
         *read_entries(store.page(job, after=archived, count=1_000_000), archived, found.first if found else 1),
     ]
 
@@ -86,7 +86,7 @@ def line_numbers(entries: Iterable[Entry]) -> list[int]:
 
 
 def run_until_killed(url: str, prefix: str, directory: Path, step: str) -> int:
-    """Runs an archiver in a process of its own, which is killed after the first ``step``. Returns its exit code."""
+    """Runs an archiver in a process that kills itself at the first ``step``. Returns its exit code."""
     program = (sys.executable, "-m", "tests.support.archivers", url, prefix, str(directory), step)
     return subprocess.run(program, timeout=TIMEOUT_SECONDS, check=False).returncode
 
@@ -94,12 +94,12 @@ def run_until_killed(url: str, prefix: str, directory: Path, step: str) -> int:
 def main(url: str, prefix: str, directory: str, step: str) -> None:
     """The program that :func:`run_until_killed` runs."""
 
-    def at(name: str) -> None:
+    def kill_at_step(name: str) -> None:
         if name == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
     store = Store(url, prefix=prefix)
-    sys.exit(archive(store, FileObjectStore(Path(directory)), on_step=at))
+    sys.exit(archive(store, FileObjectStore(Path(directory)), on_step=kill_at_step))
 
 
 if __name__ == "__main__":

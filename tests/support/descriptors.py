@@ -1,4 +1,4 @@
-"""What this process holds open."""
+"""The file descriptors that this process has open."""
 
 import contextlib
 import os
@@ -6,18 +6,18 @@ import time
 from collections import Counter
 from typing import Final
 
-#: An event loop opens these when a thread first needs one, under gevent; they are no command's.
+#: gevent opens these when a thread first needs an event loop. They do not belong to what a test examines.
 _EVENT_LOOPS: Final = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]")
-#: Seconds for gevent's event loop to go round: its os.close() closes no earlier than that.
-_ROUND_SECONDS: Final = 0.05
+#: Seconds for one iteration of gevent's event loop, which closes descriptors only then.
+_LOOP_SECONDS: Final = 0.05
 
 
 def open_descriptors() -> Counter[str]:
-    """Each open descriptor's target without its number (``pipe:[4711]`` is ``pipe:``), and how many have it."""
-    time.sleep(_ROUND_SECONDS)
+    """Counts the open descriptors by target. A target has no number: ``pipe:[4711]`` is counted as ``pipe:``."""
+    time.sleep(_LOOP_SECONDS)
     targets: Counter[str] = Counter()
     for name in os.listdir("/dev/fd"):
-        with contextlib.suppress(OSError):  # the listing's own
+        with contextlib.suppress(OSError):  # The descriptor of the listing itself is closed again.
             target = os.readlink(f"/dev/fd/{name}")
             if target not in _EVENT_LOOPS:
                 targets[target if target.startswith("anon_inode:") else target.partition("[")[0]] += 1

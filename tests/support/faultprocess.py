@@ -16,7 +16,7 @@ _COMMANDS: Final = ("cut", "refuse", "stall", "throttle", "drop_reply", "drop_re
 
 
 class ProxyProcess:
-    """Has the methods of :class:`FaultProxy`, and runs them in a process. For a ``with``."""
+    """A context manager with the methods of :class:`FaultProxy`. The proxy runs in a process of its own."""
 
     def __init__(self, upstream: Address, listen: Address = ("127.0.0.1", 0)) -> None:
         self._addresses = (upstream, listen)

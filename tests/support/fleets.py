@@ -1,7 +1,5 @@
 """Several real servers as one store: a master and a replica behind Sentinels, or a Cluster. All on the loopback."""
 
-import contextlib
-import socket
 from collections.abc import Iterator, Sequence
 from itertools import count as count_up
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any, Final, Self
 import redis
 
 from chronoverse.store.cluster import slot_of
+from tests.support.ports import free_ports
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -25,13 +24,6 @@ PASSWORD: Final = "nobody-knows"
 SLOTS: Final = 16_384
 
 
-def free_ports(number: int) -> list[int]:
-    """Different ports on which nobody listened a moment ago."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
-        return [probe.getsockname()[1] for probe in probes]
-
-
 def on_port(port: int, tls: Sequence[str]) -> tuple[str, ...]:
     """A server's options for a TCP port. With ``tls``, its options for TLS, the port accepts only TLS."""
     port_options = ("--port", "0", "--tls-port", str(port), *tls) if tls else ("--port", str(port))
@@ -44,7 +36,7 @@ def node(directory: Path, port: int, *options: str, binary: str | None = None, t
 
 
 class Fleet:
-    """Servers that are one store, for a ``with``. ``url`` is the store's."""
+    """A context manager of servers that form one store. ``url`` is the store's."""
 
     url: str
 
@@ -191,7 +183,7 @@ class Cluster(Fleet):
         cluster = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(2 * DOWN_MS))
         # With full coverage all masters would refuse commands while one is down.
         partial = ("--cluster-require-full-coverage", "no")
-        # A replica that has not heard from its master is in no answer, and by default a master pings every 10 s.
+        # CLUSTER SLOTS lists a replica only after a message from its master, which by default pings every 10 s.
         options = (*cluster, *partial, "--repl-ping-replica-period", "1", *options)
         super().__init__(
             [
@@ -228,7 +220,7 @@ class Cluster(Fleet):
         return self._ids[number]
 
     def _number(self, node: list[Any]) -> int:
-        """The number of a node in an answer about slots. By its id, since only TLS clients are told a TLS port."""
+        """The number of a node in an answer about slots. It goes by the id: only TLS clients get the TLS port."""
         return self._ids.index(node[2].decode())
 
     def _map(self) -> list[tuple[range, int]]:

@@ -1,4 +1,4 @@
-"""A network namespace behind links that can be silenced, as if the other machine had been switched off."""
+"""A network namespace whose links can be made silent, as if the machine at the other end had been switched off."""
 
 import contextlib
 import os
@@ -9,15 +9,15 @@ from typing import Final
 
 from tests.support.tools import unavailable
 
-#: Addresses for tests of networks (RFC 2544), four for each link. The process id says which.
+#: Addresses for tests of networks (RFC 2544), four for each link. The process id selects them.
 TEST_NETWORK: Final = ip_network("198.18.0.0/15")
 LINK_ADDRESSES: Final = 4
 
 
 class Links:
-    """``number`` links to a namespace of its own, for a ``with``. Needs root.
+    """A context manager that makes a network namespace and ``number`` links to it. Needs root.
 
-    Where it cannot be made, the test is skipped, or fails if ``CI`` is set.
+    On a machine that does not allow it the test is skipped, or fails if ``CI`` is set.
     """
 
     def __init__(self, number: int = 1) -> None:
@@ -28,30 +28,30 @@ class Links:
         #: The two addresses of each link: here, and in the namespace.
         self.addresses = [(str(TEST_NETWORK[base + 1]), str(TEST_NETWORK[base + 2])) for base in first]
         self._ends: list[tuple[tuple[list[str], str], tuple[list[str], str]]] = [
-            (([], f"cvn{pid}-{link}"), (self.inside, f"cvf{pid}-{link}")) for link in range(number)
+            (([], f"cvn{pid}-{link}"), (self.command_prefix, f"cvf{pid}-{link}")) for link in range(number)
         ]
 
     @property
-    def inside(self) -> list[str]:
-        """The words before a command that is run in the namespace."""
+    def command_prefix(self) -> list[str]:
+        """The words to put before a command, so that it runs in the namespace."""
         return ["ip", "netns", "exec", self.name]
 
     def limit_tcp_retries(self, retries: int) -> None:
-        """The namespace's kernel ends a connection after ``retries`` retransmissions without an acknowledgement."""
+        """Makes the kernel end a connection of the namespace after ``retries`` retransmissions without an answer."""
         setting = f"echo {retries} > /proc/sys/net/ipv4/tcp_retries2"
-        subprocess.run([*self.inside, "sh", "-c", setting], check=True)
+        subprocess.run([*self.command_prefix, "sh", "-c", setting], check=True)
 
     @contextlib.contextmanager
     def silent(self, link: int) -> Iterator[None]:
         """Drops what either side sends, as if the other had been switched off. Neither side gets an error."""
         # The link is not set down: what the kernel cannot send does not count as a retransmission.
-        for inside, device in self._ends[link]:
-            _run(*inside, f"tc qdisc replace dev {device} root blackhole")
+        for prefix, device in self._ends[link]:
+            _run(*prefix, f"tc qdisc replace dev {device} root blackhole")
         try:
             yield
         finally:
-            for inside, device in self._ends[link]:
-                _run(*inside, f"tc qdisc del dev {device} root")
+            for prefix, device in self._ends[link]:
+                _run(*prefix, f"tc qdisc del dev {device} root")
 
     def __enter__(self) -> "Links":
         try:
@@ -60,13 +60,13 @@ class Links:
             _run(f"ip netns add {self.name}")
         except (OSError, subprocess.CalledProcessError) as error:
             unavailable(f"no network namespace can be made: {error}")
-        _run(*self.inside, "ip link set lo up")
+        _run(*self.command_prefix, "ip link set lo up")
         for ends, addresses in zip(self._ends, self.addresses, strict=True):
             (_, near), (_, far) = ends
             _run(f"ip link add {near} type veth peer name {far} netns {self.name}")
-            for (inside, device), address in zip(ends, addresses, strict=True):
-                _run(*inside, f"ip addr add {address}/30 dev {device}")
-                _run(*inside, f"ip link set {device} up")
+            for (prefix, device), address in zip(ends, addresses, strict=True):
+                _run(*prefix, f"ip addr add {address}/30 dev {device}")
+                _run(*prefix, f"ip link set {device} up")
         return self
 
     def __exit__(self, *exception: object) -> None:

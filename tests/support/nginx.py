@@ -1,4 +1,4 @@
-"""A real nginx with the configuration that we ship, on a free port, with a certificate of the moment."""
+"""A real nginx with the configuration that we ship, on a free port and with a new certificate."""
 
 import datetime
 import ipaddress
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.support.ports import free_port
 from tests.support.service import ROOT, Service
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
@@ -25,16 +26,17 @@ from tests.support.waiting import wait_until
 #: Seconds for nginx to start or stop on a busy machine.
 PATIENCE_SECONDS: Final = 10.0
 HOST: Final = "127.0.0.1"
-#: Where the shipped files expect things, and nginx's own temporary files.
-TEMPORARY: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+#: A second address of every Linux machine. The shipped file listens at IPv6, which a machine may lack.
+SECOND_HOST: Final = "127.0.0.2"
+#: The kinds of temporary files that nginx writes.
+TEMPORARY_FILES: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 class Nginx:
-    """``deploy/nginx.conf`` before ``nodes`` (host and port), but for ports and paths as it is shipped.
+    """nginx with ``deploy/nginx.conf`` in front of ``nodes`` (host and port). Only addresses and paths are changed.
 
-    Its certificate is for ``host``; ``verify`` trusts nothing else. ``also`` is a second address to listen on, if not
-    the usual one; ``shutdown_seconds`` is how long old workers keep their streams after a reload, ``read_seconds`` how
-    long a node may be silent, if not as shipped. ``inside`` is a command that it is run by.
+    Its certificate is for ``host``, and ``verify`` trusts only that. ``shutdown_seconds`` and ``read_seconds`` replace
+    the shipped ``worker_shutdown_timeout`` and ``proxy_read_timeout``. ``command_prefix`` is put before its command.
     """
 
     def __init__(
@@ -43,29 +45,27 @@ class Nginx:
         nodes: Sequence[tuple[str, int]],
         *,
         host: str = HOST,
-        also: str = "127.0.0.2",
         shutdown_seconds: int | None = None,
         read_seconds: int | None = None,
-        inside: Sequence[str] = (),
+        command_prefix: Sequence[str] = (),
     ) -> None:
         self.host, self.port = host, free_port()
         self.url = f"https://{self.host}:{self.port}"
         self._directory = directory
-        self._binary = [*inside, tool("nginx")]
+        self._binary = [*command_prefix, tool("nginx")]
         self._process: subprocess.Popen[bytes] | None = None
-        self._also, self._shutdown_seconds, self._read_seconds = also, shutdown_seconds, read_seconds
+        self._shutdown_seconds, self._read_seconds = shutdown_seconds, read_seconds
         certificate = make_certificate(directory, host)
         self.verify = ssl.create_default_context(cafile=str(certificate))
         self._configure(nodes)
 
     def _configure(self, nodes: Sequence[tuple[str, int]]) -> None:
-        """Writes both files; every place that differs must be there to be replaced."""
+        """Writes both configuration files. Fails if a text that must be replaced is not in the shipped file."""
         text = (ROOT / "deploy" / "nginx.conf").read_text()
-        temporary = "".join(f"    {each}_temp_path {self._directory}/{each};\n" for each in TEMPORARY)
+        temporary = "".join(f"    {each}_temp_path {self._directory}/{each};\n" for each in TEMPORARY_FILES)
         replaced = {
             "listen 443 ": f"listen {self.host}:{self.port} ",
-            # The second address that every Linux has, IPv6 or not.
-            "listen [::]:443 ": f"listen {self._also}:{self.port} ",
+            "listen [::]:443 ": f"listen {SECOND_HOST}:{self.port} ",
             "/etc/nginx/tls/": f"{self._directory}/",
             "/var/log/nginx/": f"{self._directory}/",
             "/run/nginx.pid": f"{self._directory}/nginx.pid",
@@ -85,18 +85,18 @@ class Nginx:
         (self._directory / "nginx-nodes.conf").write_text("".join(lines))
 
     def _command(self, *more: str) -> list[str]:
-        place = ["-p", str(self._directory), "-c", str(self._directory / "nginx.conf")]
-        return [*self._binary, *place, "-e", str(self._directory / "startup.log"), *more]
+        paths = ["-p", str(self._directory), "-c", str(self._directory / "nginx.conf")]
+        return [*self._binary, *paths, "-e", str(self._directory / "startup.log"), *more]
 
     def check(self) -> str:
-        """What ``nginx -t`` says of the configuration; fails where that is not "successful"."""
+        """Checks the configuration with ``nginx -t``. Returns its messages, or fails if it is not valid."""
         done = subprocess.run(self._command("-t"), capture_output=True, text=True, check=False, timeout=30)
         assert done.returncode == 0, done.stderr
         return done.stderr + (self._directory / "startup.log").read_text()
 
     def start(self) -> Self:
-        """Starts it and waits until it answers, if only that there is no node."""
-        # It writes as its own user below a directory that is only ours.
+        """Starts nginx, and waits until it accepts connections."""
+        # Its workers run as another user, who must be able to reach this directory.
         for each in (self._directory, *self._directory.parents):
             if each.name.startswith(("pytest-", "popen-", "cv-", "cv.")) or each == self._directory:
                 each.chmod(0o711)
@@ -105,7 +105,7 @@ class Nginx:
         return self
 
     def answers(self) -> bool:
-        """Whether it does."""
+        """Whether nginx accepts connections."""
         assert self._process is not None
         assert self._process.poll() is None, (self._directory / "startup.log").read_text()
         try:
@@ -115,7 +115,7 @@ class Nginx:
         return True
 
     def client(self, **options: Any) -> httpx.Client:
-        """An HTTP client that trusts it."""
+        """An HTTP client that trusts nginx's certificate."""
         return httpx.Client(base_url=self.url, verify=self.verify, timeout=PATIENCE_SECONDS, **options)
 
     @property
@@ -125,12 +125,12 @@ class Nginx:
         return self._process.pid
 
     def connect(self, timeout: float, source: str = "") -> ssl.SSLSocket:
-        """A connection, encrypted, speaking HTTP/1.1, from the address ``source`` if it matters."""
+        """A TLS connection for HTTP/1.1. ``source`` is the client's address, if a test needs a certain one."""
         sock = socket.create_connection((self.host, self.port), timeout, (source, 0))
         return self.verify.wrap_socket(sock, server_hostname=self.host)
 
     def workers(self) -> set[int]:
-        """The process ids of those that it has now, those going down included."""
+        """The process ids of its workers, also of those that are shutting down."""
         assert self._process is not None
         return {child.pid for child in psutil.Process(self._process.pid).children()}
 
@@ -141,15 +141,15 @@ class Nginx:
 
     @property
     def certificate(self) -> Path:
-        """What a client has to trust."""
+        """The certificate that a client must trust."""
         return self._directory / "server.crt"
 
     def logs(self) -> str:
-        """Everything that it has written to any log, every byte a character."""
+        """Everything that it has written to its logs, with one character for each byte."""
         return "".join(path.read_bytes().decode("latin-1") for path in sorted(self._directory.glob("*.log")))
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL for one that does not go."""
+        """Stops nginx with SIGTERM, or SIGKILL if it does not end."""
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -176,18 +176,10 @@ def nginx_for(directory: Path, *nodes: Service) -> Nginx:
     return Nginx(own, [(node.host, node.port) for node in nodes])
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def make_certificate(directory: Path, host: str = HOST) -> Path:
-    """``server.crt`` for the address ``host``, signed with its own ``server.key``; returns the former."""
+    """Writes ``server.key``, and ``server.crt`` for the address ``host``, signed with it. Returns the certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
-    # Of two with one name a client that trusts both might take the wrong key.
+    # Each certificate has another name: a client that trusts two with the same name might check with the wrong key.
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{host} {secrets.token_hex(8)}")])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (

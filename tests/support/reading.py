@@ -1,4 +1,4 @@
-"""What tests of the reading side share: a clock and a store that tests control, and a check of a viewer's bytes."""
+"""Helpers for tests of reading: a clock and a store that a test controls, and a check of a viewer's bytes."""
 
 import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -169,9 +169,9 @@ def events(chunk: bytes) -> list[Event]:
 class StreamCheck:
     """Checks one response as it arrives: each number comes once and in order, or a gap names it.
 
-    ``written`` has every line that was ever written, by number. ``gone(first, last)`` says whether the store can give
-    none of those lines. ``rewound`` says that the store was restored to an older state: then numbers may come again,
-    and a log may end before lines that were already sent.
+    ``written`` has every line that was ever written, by number. ``gone(first, last)`` says whether the store has none
+    of these lines any more. ``rewound()`` says whether the store was restored to an older state: then numbers may come
+    again, and a log may end before lines that were already sent.
     """
 
     def __init__(
@@ -240,7 +240,7 @@ class StreamCheck:
         number = line["sequence_num"]
         self._pass_over(number)
         expected = self._written.get(number)
-        assert expected is not None, f"nobody wrote {line}"
+        assert expected is not None, f"a line that was never written: {line}"
         assert Line.from_json(line) == expected
         assert self.stream in (None, expected.stream)
         assert id == number
@@ -251,11 +251,11 @@ class StreamCheck:
         assert id is None
         assert gap["to"] >= gap["from"]
         self._pass_over(gap["from"])
-        assert self._gone(gap["from"], gap["to"]), f"{gap} can be had"
+        assert self._gone(gap["from"], gap["to"]), f"lines of {gap} are still stored"
         self.cursor = gap["to"]
 
     def _moved(self, id: int) -> None:
-        assert self.stream, "an id by itself, and nothing was filtered"
+        assert self.stream, "an id without an event, in a stream without a filter"
         self._pass_over(id + 1)
         self.cursor = id
 
@@ -264,7 +264,7 @@ class StreamCheck:
         assert number > self.cursor, f"{number} came after {self.cursor}"
         for passed in range(self.cursor + 1, number):
             line = self._written.get(passed)
-            assert line is not None, f"{passed} was passed over without a gap"
+            assert line is not None, f"{passed} is missing, and no gap names it"
             assert self.stream not in (None, line.stream), f"{passed} was lost"
 
     def _close(self, event: Event, id: int | None) -> None:

@@ -39,7 +39,7 @@ class Fault(NamedTuple):
 
 
 class S3Faults:
-    """A context manager that forwards calls to ``upstream``, and applies :meth:`fault`. Clients use its ``url``."""
+    """A context manager that forwards calls to ``upstream``, or makes them fail. Clients use its ``url``."""
 
     def __init__(self, upstream: tuple[str, int]) -> None:
         self._fault: Fault | None = None
@@ -47,7 +47,7 @@ class S3Faults:
         #: Set while no fault is active.
         self._healed = threading.Event()
         #: How often a fault was applied.
-        self.struck = 0
+        self.applied = 0
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler(upstream))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="s3faults", daemon=True)
@@ -66,15 +66,15 @@ class S3Faults:
                 self._fault = None
             self._healed.set()
 
-    def due(self, call: Call) -> str:
-        """The kind of fault that is to be applied to this call; empty for none."""
+    def fault_for(self, call: Call) -> str:
+        """The kind of fault to apply to this call; empty for none. Counts it."""
         with self._lock:
             fault = self._fault
             if fault is None or fault.call != call:
                 return ""
             if fault.once:
                 self._fault = None
-            self.struck += 1
+            self.applied += 1
             return fault.kind
 
     def __enter__(self) -> Self:
@@ -94,8 +94,8 @@ class S3Faults:
 
         return Handler
 
-    def healed(self) -> None:
-        """Delays an answer until the fault is over, at most for :data:`LATE_SECONDS`."""
+    def wait_healed(self) -> None:
+        """Waits until the fault is over, at most for :data:`LATE_SECONDS`."""
         self._healed.wait(LATE_SECONDS)
 
 
@@ -121,7 +121,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _forward(self, call: Call) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        kind = self.faults.due(call)
+        kind = self.faults.fault_for(call)
         if kind in REFUSALS:
             status, code = REFUSALS[kind]
             self._answer(status, {}, _REFUSED.format(code).encode() if code else b"")
@@ -130,7 +130,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             status, headers, answer = self._call_upstream(body)
             if kind == "late":
-                self.faults.healed()
+                self.faults.wait_healed()
             if kind == "cut after":
                 self._cut()
             else:

@@ -9,7 +9,7 @@ from typing import Final
 import boto3
 import pytest
 
-from tests.support.nginx import free_port
+from tests.support.ports import free_port
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
@@ -21,7 +21,7 @@ STOP_SECONDS: Final = 10.0
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[tuple[str, int]]:
-    """Runs a server inside the ``with`` block, and gives its host and port. The environment leads boto3 to it."""
+    """Runs a server inside the ``with`` block, and yields its host and port. The environment directs boto3 to it."""
     port = free_port()
     process = subprocess.Popen(
         [tool("moto_server"), "-H", "127.0.0.1", "-p", str(port)],

@@ -26,9 +26,9 @@ def binaries() -> list[str]:
 
 
 class RedisServer:
-    """One server process. It persists nothing unless ``options`` say so; its files stay in ``directory``.
+    """One server process, with its files in ``directory``. By default it writes no data to the disk.
 
-    ``options`` are those of its command line: ``RedisServer(tmp_path, None, "--appendonly", "yes")``.
+    ``options`` are added to its command line: ``RedisServer(tmp_path, None, "--appendonly", "yes")``.
     """
 
     def __init__(self, directory: Path, binary: str | None = None, *options: str) -> None:

@@ -1,4 +1,4 @@
-"""The service as it is deployed: gunicorn with its real configuration, in a process of its own, on a free port."""
+"""The service as it is deployed: a gunicorn process with the shipped configuration, on a free port."""
 
 import contextlib
 import os
@@ -20,11 +20,11 @@ from chronoverse.auth.tokens import READ, WRITE, mint
 from tests.support.waiting import wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-#: Seconds for a service to answer or to go on a busy machine.
+#: Seconds for a service to start or to stop on a busy machine.
 PATIENCE_SECONDS: Final = 20.0
-#: Seconds a token is good for unless a test says otherwise: longer than the suite takes.
+#: Seconds for which a token is valid unless a test says otherwise: longer than the suite takes.
 TOKEN_SECONDS: Final = 3600
-#: The key where the service has none of its own, that is with a store of ours.
+#: The key that signs tokens when a test has its own store. With the embedded default the service makes a key.
 SECRET: Final = b"a secret of the tests alone, which signs nothing else"
 
 _SERVES_AT = re.compile(r"serves at https?://([0-9.]+):([0-9]+)")
@@ -32,13 +32,12 @@ _BOOTED = re.compile(r"Booting worker with pid: ([0-9]+)")
 
 
 class Service:
-    """One gunicorn master and its workers. Its data outlives it in ``directory``, so that it can start again.
+    """One gunicorn master and its workers. Its data stays in ``directory``, so it can be started again.
 
-    ``redis_url`` None is the embedded default. ``settings`` are environment variables without ``CHRONOVERSE_``
-    (``heartbeat_seconds=1``) in lower case; there is one worker unless ``workers`` says otherwise, of our own class
-    unless ``worker_class`` does. Unless told otherwise it ends its streams at once when it is stopped. ``config`` is
-    instead of the configuration that we ship; ``environ`` is added to the environment as it is. With a
-    ``certificate``, beside which lies its key, it speaks TLS.
+    Without ``redis_url`` it uses the embedded server. ``settings`` are environment variables without ``CHRONOVERSE_``,
+    in lower case: ``heartbeat_seconds=1``. By default a service that stops ends its streams at once. ``worker_class``
+    and ``config`` replace the shipped worker class and configuration. ``environ`` has more environment variables. With
+    a ``certificate``, whose key is in the same directory with the suffix ``.key``, the service uses TLS.
     """
 
     def __init__(
@@ -57,13 +56,13 @@ class Service:
         self.data_dir = directory / "data"
         self.redis_url = redis_url
         self.host, self.port = "127.0.0.1", 0
-        #: What a client of httpx has to trust: of plain HTTP, nothing.
+        #: The ``verify`` argument of a client of httpx. Without TLS there is nothing to verify.
         self.verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=certificate) if certificate else False
         self._certificate = certificate
         self._workers = workers
         self._worker_class = worker_class
         self._config = config or ROOT / "gunicorn.conf.py"
-        self._added = dict(environ or {})
+        self._extra_environ = dict(environ or {})
         self._settings = {"drain_seconds": 0, **settings}
         self._log = directory / "service.log"
         self._read_from = 0
@@ -71,11 +70,11 @@ class Service:
 
     @property
     def url(self) -> str:
-        """Where it serves; the same after a restart."""
+        """The service's URL. It stays the same after a restart."""
         return f"{'https' if self._certificate else 'http'}://{self.host}:{self.port}"
 
     def connect(self, timeout: float) -> socket.socket:
-        """A connection, each wait on it bounded by ``timeout`` seconds."""
+        """A connection to the service. Each operation on it may take ``timeout`` seconds."""
         sock = socket.create_connection((self.host, self.port), timeout)
         return (
             self.verify.wrap_socket(sock, server_hostname=self.host)
@@ -91,11 +90,11 @@ class Service:
 
     @property
     def secret(self) -> bytes:
-        """The key that its tokens are signed with."""
+        """The key that signs tokens for this service."""
         return local_secret(self.data_dir) if self.redis_url is None else SECRET
 
     def start(self) -> Self:
-        """Starts it, also again, and waits until it answers."""
+        """Starts the service, also again after it was stopped, and waits until it answers."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             self._read_from = log.tell()
@@ -120,7 +119,7 @@ class Service:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         metrics = self.directory / "metrics"
         metrics.mkdir(exist_ok=True)
-        environ |= self._added
+        environ |= self._extra_environ
         environ |= {
             "CHRONOVERSE_BIND": f"{self.host}:{self.port}",
             "CHRONOVERSE_DATA_DIR": str(self.data_dir),
@@ -143,7 +142,7 @@ class Service:
         return False
 
     def logs(self, start: int = 0) -> str:
-        """What it and its workers have printed, from byte ``start`` on; every byte a character."""
+        """What the service has printed, from byte ``start`` on, with one character for each byte."""
         return self._log.read_bytes()[start:].decode("latin-1")
 
     def log_size(self) -> int:
@@ -163,11 +162,11 @@ class Service:
         secret: bytes = b"",
         subject: str = "tests",
     ) -> str:
-        """A token for ``workflows`` (all unless named), good for ``ttl`` seconds from now."""
+        """A token for ``workflows``, or for all if none is given. It is valid for ``ttl`` seconds."""
         return mint(secret or self.secret, subject, scopes, workflows or ("*",), ttl, time.time())
 
     def metric(self, name: str) -> float:
-        """A metric's value, as a scrape of this moment tells it; 0 when there is none of that name yet."""
+        """The current value of a metric; 0 if there is none of this name yet."""
         response = httpx.get(f"{self.url}/metrics", timeout=5, verify=self.verify)
         assert response.status_code == 200, response.text
         found = re.search(rf"^{re.escape(name)} (\S+)$", response.text, re.MULTILINE)
@@ -178,12 +177,12 @@ class Service:
         os.kill(self.pid, number)
 
     def wait(self, timeout: float) -> int:
-        """The master's exit code, within ``timeout`` seconds."""
+        """Waits for the master to end, at most ``timeout`` seconds. Returns its exit code."""
         assert self._process is not None
         return self._process.wait(timeout)
 
     def kill(self) -> None:
-        """SIGKILL for the master and every worker, and waits until they are gone."""
+        """Kills the master and all workers, and waits until they are gone."""
         if self._process is None:
             return
         workers = self.worker_pids()
@@ -195,7 +194,7 @@ class Service:
         wait_until(lambda: not any(map(is_alive, workers)), PATIENCE_SECONDS, "the workers are gone")
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL for one that does not go. Does nothing twice."""
+        """Stops the service with SIGTERM, or SIGKILL if it does not end. A second call does nothing."""
         if self._process is None or self._process.poll() is not None:
             return
         self._process.terminate()
@@ -216,7 +215,7 @@ class Service:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, and not only its exit code."""
+    """Whether there is such a process. One that has ended and was not waited for (a zombie) does not count."""
     try:
         with open(f"/proc/{pid}/stat", encoding="latin-1") as stat:
             return stat.read().rpartition(") ")[2][0] not in "ZX"
@@ -233,6 +232,6 @@ def serving(
     worker_class: str | None = None,
     **settings: Any,
 ) -> Iterator[Service]:
-    """A started service, stopped at the end whatever happened to it."""
+    """Runs a service inside the ``with`` block."""
     with Service(directory, redis_url, workers=workers, worker_class=worker_class, **settings) as service:
         yield service

@@ -9,7 +9,7 @@ import pytest
 
 
 def unavailable(what: str) -> NoReturn:
-    """Skips the test because the machine lacks something; fails it where nothing may be missing (``CI`` is set)."""
+    """Skips the test because the machine lacks something. If ``CI`` is set, the test fails instead."""
     if os.environ.get("CI"):
         pytest.fail(what)
     pytest.skip(what)

@@ -1,7 +1,8 @@
-"""A program that opens connections, sends on each, and reads no answer. It replaces those that are closed.
+"""A program that opens connections, sends requests on each, and reads no answer. It replaces closed connections.
 
 ``python -m tests.support.unread WHAT HOST PORT CONNECTIONS SECONDS [CERTIFICATE]``: WHAT is a name in :data:`REQUESTS`.
-With the server's certificate it uses TLS. It prints a line when all are open, and at the end how often it connected.
+With the server's certificate it uses TLS. It prints a line when all connections are open, and at the end how many it
+has opened.
 """
 
 import contextlib

@@ -1,15 +1,15 @@
-"""Waiting for something to become true, with a deadline instead of a guess."""
+"""Waiting for a condition, with a deadline."""
 
 import time
 from collections.abc import Callable
 from typing import Final
 
-#: Seconds between looks.
+#: Seconds between two checks of the condition.
 POLL_SECONDS: Final = 0.005
 
 
 def wait_until(predicate: Callable[[], object], timeout: float, what: str) -> None:
-    """Return once ``predicate()`` is true; fail with ``what`` when it is not within ``timeout`` seconds."""
+    """Returns once ``predicate()`` is true. Raises AssertionError with ``what`` after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not predicate():
         if time.monotonic() > deadline:

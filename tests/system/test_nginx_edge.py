@@ -12,7 +12,8 @@ import orjson
 import psutil
 import pytest
 
-from tests.support.nginx import HOST, Nginx, free_port
+from tests.support.nginx import HOST, Nginx
+from tests.support.ports import free_port
 from tests.support.service import ROOT
 from tests.support.waiting import wait_until
 from tests.web.routes.wire import receive
