@@ -1,4 +1,4 @@
-"""One service on the embedded default for the end-to-end tests that do it no harm."""
+"""A service with an embedded server, shared by all end-to-end tests that leave it running and intact."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from tests.support.service import Service, serving
 
 @pytest.fixture(scope="session")
 def embedded_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Two workers, a lease of two seconds, heartbeats every second."""
+    """A service with two workers, a lease of two seconds, and heartbeats every second."""
     with serving(tmp_path_factory.mktemp("e2e"), workers=2, lease_seconds=2, heartbeat_seconds=1) as service:
         yield service
 

@@ -1,9 +1,9 @@
-"""The Dockerfile's own steps, run where no container engine is: ``python -m tests.system.image``. Takes half a minute.
+"""Runs the steps of the Dockerfile without a container engine: ``python -m tests.system.image``. Takes half a minute.
 
-Each stage gets a copy-on-write view of this machine's root as its file system (Debian with Python 3.13 is the base that
-the Dockerfile names), an environment that holds what the Dockerfile sets, and from this tree what .dockerignore lets
-through. At the end the image's command runs as the image's user, alone in a network of its own, until its health check
-is content; then it is told to stop. Needs root, and a kernel that lets it make namespaces.
+Each stage has a copy-on-write view of this machine's root as its file system; the base that the Dockerfile names is
+Debian with Python 3.13. Each step runs with the environment that the Dockerfile sets. At the end the image's command
+runs as the image's user in a network namespace of its own, until its health check passes, and is then stopped. Needs
+root, and a kernel that allows namespaces.
 """
 
 import json
@@ -21,16 +21,16 @@ from typing import Final
 from tests.support.dockerfile import Step, read_stages
 from tests.support.service import ROOT
 
-#: Makes the namespaces that this then runs in: mounts end with them, and so does whatever is left running.
+#: The command that runs this program in namespaces. When they end, so do their mounts and processes.
 NAMESPACES: Final = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-#: What an engine's own configuration would say: where packages come from.
-PASSED_ON: Final = ("PIP_", "SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
-#: Seconds for one step, for the health check to be content, and for the command to stop.
+#: Environment variables that a RUN step gets from outside: they say where packages come from.
+PASSED_VARIABLES: Final = ("PIP_", "SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+#: Seconds for one step, for the health check to pass, and for the command to stop.
 STEP_SECONDS, HEALTHY_SECONDS, STOP_SECONDS = 300, 30, 15
 
 
 class Image:
-    """One stage under way: its root, and what the next instruction runs with."""
+    """One stage of the build: its root directory, and the environment, directory and user of its next instruction."""
 
     def __init__(self, directory: Path) -> None:
         self.root = directory / "root"
@@ -49,19 +49,19 @@ class Image:
         self.user: list[str] = []
 
     def command(self, *argv: str) -> list[str]:
-        """``argv`` inside, as the user and in the directory and environment that hold now."""
+        """The command that runs ``argv`` in the image, with the current user, directory and environment."""
         environ = [f"{name}={value}" for name, value in self.environ.items()]
-        inside = 'cd "$0" && exec "$@"'
-        become = ["setpriv", *self.user] if self.user else []
-        return ["chroot", str(self.root), *become, "env", "-i", *environ, "sh", "-c", inside, self.directory, *argv]
+        script = 'cd "$0" && exec "$@"'
+        as_user = ["setpriv", *self.user] if self.user else []
+        return ["chroot", str(self.root), *as_user, "env", "-i", *environ, "sh", "-c", script, self.directory, *argv]
 
-    def take(self, step: Step, others: list["Image"]) -> None:
-        """Carries an instruction out, or keeps it in mind."""
+    def execute(self, step: Step, others: list["Image"]) -> None:
+        """Executes an instruction. ``others`` are the stages before this one."""
         if step.word == "RUN":
             words = step.rest.split(" ")
             text = " ".join(words[sum(word.startswith("--mount=") for word in words) :])
-            outside = [f"{name}={value}" for name, value in os.environ.items() if name.startswith(PASSED_ON)]
-            run(*self.command("env", *outside, "sh", "-c", text))
+            passed = [f"{name}={value}" for name, value in os.environ.items() if name.startswith(PASSED_VARIABLES)]
+            run(*self.command("env", *passed, "sh", "-c", text))
         elif step.word == "COPY":
             *sources, target = (word for word in shlex.split(step.rest) if not word.startswith("--"))
             context = others[0].root if "--from=" in step.rest else ROOT
@@ -71,46 +71,47 @@ class Image:
             self.environ |= {name: value.replace("$PATH", self.environ["PATH"]) for name, _, value in pairs}
         elif step.word == "WORKDIR":
             self.directory = step.rest
-            self.inside(step.rest).mkdir(parents=True, exist_ok=True)
+            self.host_path(step.rest).mkdir(parents=True, exist_ok=True)
         elif step.word == "USER":
             user, _, group = step.rest.partition(":")
             self.user = [f"--reuid={user}", f"--regid={group}", "--clear-groups", "--no-new-privs"]
 
-    def inside(self, path: str) -> Path:
-        """Where an absolute path of the image is."""
+    def host_path(self, path: str) -> Path:
+        """The path on this machine of an absolute path in the image."""
         return self.root / path.lstrip("/")
 
     def copy(self, sources: list[Path], target: str) -> None:
-        """Files into the directory ``target``; a directory's content becomes the target's, as in an image."""
-        place = self.inside(str(Path(self.directory) / target))
+        """Copies files into the directory ``target``. Of a directory it copies the content, as COPY does."""
+        directory = self.host_path(str(Path(self.directory) / target))
         for source in sources:
             if source.is_dir():
                 ignored = shutil.ignore_patterns("__pycache__")
-                shutil.copytree(source, place, symlinks=True, dirs_exist_ok=True, ignore=ignored)
+                shutil.copytree(source, directory, symlinks=True, dirs_exist_ok=True, ignore=ignored)
             else:
-                shutil.copy2(source, place / source.name)
+                shutil.copy2(source, directory / source.name)
 
 
 def run(*command: str) -> None:
-    """Runs ``command``, its output ours; fails when it does."""
+    """Runs ``command``. Raises CalledProcessError if it fails."""
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=STEP_SECONDS)
 
 
 def serve(image: Image, steps: list[Step]) -> None:
-    """The image's command, healthy by its own health check, then stopped by its own signal."""
-    said = {step.word: step.rest for step in steps}
-    alone = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
-    service = subprocess.Popen([*alone, *image.command(*json.loads(said["CMD"]))], stdin=subprocess.DEVNULL)
-    beside = ["nsenter", f"--net=/proc/{service.pid}/ns/net"]
-    check = [*beside, *image.command(*json.loads(said["HEALTHCHECK"].partition("CMD ")[2]))]
+    """Runs the image's command until its health check passes. Then sends its stop signal, and expects exit code 0."""
+    instructions = {step.word: step.rest for step in steps}
+    new_network = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    argv = [*new_network, *image.command(*json.loads(instructions["CMD"]))]
+    service = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+    same_network = ["nsenter", f"--net=/proc/{service.pid}/ns/net"]
+    check = [*same_network, *image.command(*json.loads(instructions["HEALTHCHECK"].partition("CMD ")[2]))]
     try:
         deadline = time.monotonic() + HEALTHY_SECONDS
         while subprocess.run(check, check=False, capture_output=True, timeout=STEP_SECONDS).returncode != 0:
             assert service.poll() is None, "the command ended"
-            assert time.monotonic() < deadline, "the health check was never content"
+            assert time.monotonic() < deadline, "the health check did not pass in time"
             time.sleep(0.2)
         print("image: healthy", flush=True)
-        service.send_signal(signal.Signals[said["STOPSIGNAL"]])
+        service.send_signal(signal.Signals[instructions["STOPSIGNAL"]])
         assert service.wait(STOP_SECONDS) == 0
     finally:
         service.kill()
@@ -118,7 +119,7 @@ def serve(image: Image, steps: list[Step]) -> None:
 
 
 def build(directory: Path) -> None:
-    """Runs all stages below ``directory``, and serves from the last."""
+    """Builds all stages below ``directory``, and runs the command of the last."""
     run("mount", "-t", "tmpfs", "tmpfs", str(directory))
     directory.chmod(0o755)
     images: list[Image] = []
@@ -127,20 +128,20 @@ def build(directory: Path) -> None:
         image = Image(directory / str(number))
         for step in steps:
             print(f"image: {step.word} {step.rest}", flush=True)
-            image.take(step, images)
+            image.execute(step, images)
         images.append(image)
     serve(images[-1], stages[-1])
-    print("image: every step did what it should", flush=True)
+    print("image: all steps succeeded", flush=True)
 
 
 def main() -> int:
-    """Builds in namespaces of its own; where there can be none it says so and does nothing."""
+    """Builds the image in new namespaces. Where these are not allowed, it reports that and does nothing."""
     if len(sys.argv) > 1:
         build(Path(sys.argv[1]))
         return 0
     possible = subprocess.run([*NAMESPACES, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], check=False, capture_output=True)
     if possible.returncode != 0:
-        print(f"image: not here: {possible.stderr.decode().strip()}")
+        print(f"image: namespaces are not allowed here: {possible.stderr.decode().strip()}")
         return 0
     with tempfile.TemporaryDirectory() as directory:
         again = [sys.executable, "-m", "tests.system.image", directory]

@@ -1,11 +1,10 @@
-"""The archiver's process: beside a service on the embedded default, and by itself."""
+"""The archiver as a process: started by a service with an embedded server, and started by an operator."""
 
 import contextlib
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
 
-#: Seconds for a process to start, and for what it is to do, on a busy machine.
+#: Seconds for a process to start and to do its work, on a busy machine.
 PATIENCE_SECONDS: Final = 60
 
 
@@ -39,18 +38,18 @@ def archivers(master: int) -> list[psutil.Process]:
     return found
 
 
-def run(store: Store, job: JobRef, count: int) -> None:
-    """A job of so many lines."""
+def write_job(store: Store, job: JobRef, count: int) -> None:
+    """Writes a complete job of ``count`` lines."""
     attempt = store.open(job, "token")
     following = append(store, attempt, 1, count)
     store.finish(attempt, Status.COMPLETED, 0, 0, following)
 
 
-def test_an_archiver_runs_beside_the_service(tmp_path: Path) -> None:
-    """It archives, is started again when it is killed, and goes with the master."""
+def test_the_service_runs_an_archiver(tmp_path: Path) -> None:
+    """It archives jobs. It is restarted when it was killed, and it ends with the master."""
     with serving(tmp_path) as service, embedded.lease_server(service.data_dir) as lease:
         store = Store(lease.url)
-        run(store, JOB, 100)
+        write_job(store, JOB, 100)
         objects = FileObjectStore(service.data_dir / "archive")
         wait_until(lambda: store.catalog.archive_state(JOB).complete, PATIENCE_SECONDS, "the job is archived")
         assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, 101))
@@ -63,21 +62,21 @@ def test_an_archiver_runs_beside_the_service(tmp_path: Path) -> None:
             "another archiver runs",
         )
         another = JobRef("wf_1", "job_2")
-        run(store, another, 10)
+        write_job(store, another, 10)
         wait_until(lambda: store.catalog.archive_state(another).complete, PATIENCE_SECONDS, "the next job is archived")
         (second,) = archivers(service.pid)
         store.close()
         service.stop()
         wait_until(lambda: not second.is_running(), PATIENCE_SECONDS, "the archiver is gone")
-        said = service.logs()
-    assert "archiver gone" in said
-    assert "Traceback" not in said
-    assert "Fatal" not in said
+        logs = service.logs()
+    assert "archiver gone" in logs
+    assert "Traceback" not in logs
+    assert "Fatal" not in logs
 
 
 @pytest.mark.long
-def test_an_archiver_goes_with_a_killed_master(tmp_path: Path) -> None:
-    """And with its workers: nothing is left behind."""
+def test_an_archiver_ends_when_its_master_is_killed(tmp_path: Path) -> None:
+    """The master cannot stop it, so it must notice by itself."""
     with serving(tmp_path) as service:
         (archiver,) = archivers(service.pid)
         os.kill(service.pid, signal.SIGKILL)
@@ -85,7 +84,8 @@ def test_an_archiver_goes_with_a_killed_master(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_no_archive_no_archiver(tmp_path: Path) -> None:
+def test_there_is_no_archiver_without_an_archive(tmp_path: Path) -> None:
+    """``CHRONOVERSE_ARCHIVE_URL=none`` switches the archive off, and ``chronoverse archive`` exits with 78."""
     with serving(tmp_path, archive_url="none") as service:
         assert archivers(service.pid) == []
         done = run_chronoverse(service, "archive", "--once", CHRONOVERSE_ARCHIVE_URL="none")
@@ -94,8 +94,8 @@ def test_no_archive_no_archiver(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def outside(server: RedisServer, prefix: str, tmp_path: Path) -> dict[str, str]:
-    """The environment of an operator with a store and an archive of their own."""
+def operator_environ(server: RedisServer, prefix: str, tmp_path: Path) -> dict[str, str]:
+    """The environment of an operator who has a store and an archive."""
     return environ(
         Service(tmp_path),
         CHRONOVERSE_URL="",
@@ -106,72 +106,74 @@ def outside(server: RedisServer, prefix: str, tmp_path: Path) -> dict[str, str]:
     )
 
 
-def ask(outside: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """``chronoverse …``."""
+def run_command(operator_environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs ``chronoverse …`` to its end."""
     argv = chronoverse_argv(*arguments)
-    return subprocess.run(argv, env=outside, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+    return subprocess.run(
+        argv, env=operator_environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
 
 
 @pytest.mark.long
-def test_an_operator_s_commands(
-    server: RedisServer, store: Store, prefix: str, outside: dict[str, str], tmp_path: Path
+def test_archive_and_retention_commands(
+    server: RedisServer, store: Store, prefix: str, operator_environ: dict[str, str], tmp_path: Path
 ) -> None:
-    """All that is due at once; what is left in the archive of a store that was emptied; a workflow's own retention."""
+    """``archive --once``, ``retention`` for one workflow, and ``archive --orphans`` after the store was emptied."""
     bench = Bench(server, prefix)
-    run(store, JOB, 100)
-    done = ask(outside, "archive", "--once")
+    write_job(store, JOB, 100)
+    done = run_command(operator_environ, "archive", "--once")
     assert (done.returncode, done.stdout) == (0, "")
     assert '"message": "archived"' in done.stderr
     objects = FileObjectStore(tmp_path / "an archive")
-    kept = [each.name for each in objects.list("")]
-    assert len(kept) == 2
-    assert ask(outside, "retention", JOB.workflow_id).stdout == "604800 s (the default)\n"
-    assert ask(outside, "retention", JOB.workflow_id, "90d").stdout == "7776000 s\n"
+    names = [each.name for each in objects.list("")]
+    assert len(names) == 2
+    assert run_command(operator_environ, "retention", JOB.workflow_id).stdout == "604800 s (the default)\n"
+    assert run_command(operator_environ, "retention", JOB.workflow_id, "90d").stdout == "7776000 s\n"
     assert store.catalog.archive_state(JOB).retention_seconds == 7_776_000
-    assert ask(outside, "retention", JOB.workflow_id, "default").stdout == "604800 s (the default)\n"
+    assert run_command(operator_environ, "retention", JOB.workflow_id, "default").stdout == "604800 s (the default)\n"
     bench.ask("DEL", *bench.keys())
-    assert ask(outside, "archive", "--orphans", "--delete").stdout == ""
-    for name in kept:
+    assert run_command(operator_environ, "archive", "--orphans", "--delete").stdout == ""
+    for name in names:
         os.utime(tmp_path / "an archive" / name, (0, 0))
-    listed = ask(outside, "archive", "--orphans").stdout.splitlines()
-    assert [line.split("\t")[0] for line in listed] == kept
-    assert [each.name for each in objects.list("")] == kept
-    ask(outside, "archive", "--orphans", "--delete")
+    listed = run_command(operator_environ, "archive", "--orphans").stdout.splitlines()
+    assert [line.split("\t")[0] for line in listed] == names
+    assert [each.name for each in objects.list("")] == names
+    run_command(operator_environ, "archive", "--orphans", "--delete")
     assert list(objects.list("")) == []
     bench.close()
 
 
-def test_an_archiver_goes_on_beside_hostile_keys(
-    server: RedisServer, store: Store, prefix: str, outside: dict[str, str], tmp_path: Path
+def test_hostile_keys_do_not_stop_an_archiver(
+    server: RedisServer, store: Store, prefix: str, operator_environ: dict[str, str], tmp_path: Path
 ) -> None:
-    """It says once of each of these jobs what is wrong, and archives and deletes the others."""
+    """It reports once for each of these jobs what is wrong, and archives and deletes the others."""
     with contextlib.closing(Bench(server, prefix)) as bench:
-        before, gone, behind = (JobRef("wf_1", name) for name in ("before", "gone", "behind"))
-        for job in (before, gone):
-            run(store, job, 10)
-        bench.set_end_seen(8 * DAY, gone)
+        early, expired, late = (JobRef("wf_1", name) for name in ("early", "expired", "late"))
+        for job in (early, expired):
+            write_job(store, job, 10)
+        bench.set_end_seen(8 * DAY, expired)
         hostile = [JobRef("wf_1", f"hostile_{number}") for number in range(4)]
         bench.ask("XADD", bench.key("archive", hostile[0]), "1-0", "a", "b")
         bench.ask("ZADD", bench.key("archive", hostile[1]), "1", "no record")
-        run(store, hostile[2], 3)
+        write_job(store, hostile[2], 3)
         bench.ask("HSET", bench.key("job", hostile[2]), "archived", "2", "archived_first", "1")
         bench.ask("ZADD", bench.key("archive", hostile[2]), "2", "[]")
         bench.ask("SET", bench.key("log", hostile[3]), "no stream")
 
-        with (tmp_path / "said").open("wb") as said:
-            argv = [sys.executable, "-m", "chronoverse", "archive"]
-            archiver = subprocess.Popen(argv, env=outside, stdin=subprocess.DEVNULL, stderr=said)
+        with (tmp_path / "stderr").open("wb") as stderr:
+            argv = chronoverse_argv("archive")
+            archiver = subprocess.Popen(argv, env=operator_environ, stdin=subprocess.DEVNULL, stderr=stderr)
         try:
-            for job in (before, behind):
-                if job is behind:
-                    run(store, job, 10)
+            for job in (early, late):
+                if job is late:
+                    write_job(store, job, 10)
                 is_archived = partial(lambda job: store.catalog.archive_state(job).complete, job)
                 wait_until(is_archived, PATIENCE_SECONDS, "it is archived")
-            wait_until(lambda: store.get_job(gone) is None, PATIENCE_SECONDS, "the job whose time is over is deleted")
+            wait_until(lambda: store.get_job(expired) is None, PATIENCE_SECONDS, "the expired job is deleted")
         finally:
             archiver.terminate()
         assert archiver.wait(PATIENCE_SECONDS) == 0
-        lines = [json.loads(line) for line in (tmp_path / "said").read_text("utf-8").splitlines()]
+        lines = [json.loads(line) for line in (tmp_path / "stderr").read_text("utf-8").splitlines()]
         assert sorted(line["job"] for line in lines if line["message"].startswith("not archived")) == [
             *map(str, hostile)
         ]
@@ -181,21 +183,21 @@ def test_an_archiver_goes_on_beside_hostile_keys(
     "writer",
     ["a runner whose clock is behind", pytest.param("a foreign runner with old times", marks=pytest.mark.long)],
 )
-def test_a_job_is_kept_from_when_the_store_saw_its_end(
-    server: RedisServer, prefix: str, outside: dict[str, str], writer: str
+def test_retention_begins_when_the_store_sees_the_end(
+    server: RedisServer, prefix: str, operator_environ: dict[str, str], writer: str
 ) -> None:
-    """Whatever time its runner says that it was."""
+    """The times that the runner writes do not count: its clock may be wrong."""
     with contextlib.closing(Bench(server, prefix)) as bench:
         old = time.time() - 8 * DAY
         if writer.startswith("a runner"):
             with contextlib.closing(Store(server.url, prefix=prefix, clock=lambda: old)) as theirs:
-                run(theirs, JOB, 10)
+                write_job(theirs, JOB, 10)
         else:
             for line in make_lines(1, 10):
                 bench.xadd(f"{line.sequence_num}-0", "message", line.message, "timestamp", iso_timestamp(old))
             bench.xadd("11-0", "event", "end", "status", "COMPLETED", "timestamp", iso_timestamp(old))
         for _ in range(3):
-            assert ask(outside, "archive", "--once").returncode == 0
+            assert run_command(operator_environ, "archive", "--once").returncode == 0
 
         job = bench.store.get_job(JOB)
         assert job is not None
@@ -203,15 +205,20 @@ def test_a_job_is_kept_from_when_the_store_saw_its_end(
         assert job.finished_at == iso_timestamp(old)
         assert 3_000_000 < bench.ttl("log") <= 3_600_000
         bench.set_end_seen(8 * DAY)
-        assert ask(outside, "archive", "--once").returncode == 0
+        assert run_command(operator_environ, "archive", "--once").returncode == 0
         assert bench.store.get_job(JOB) is None
 
 
-def test_an_archiver_is_told_to_go(server: RedisServer, store: Store, prefix: str, outside: dict[str, str]) -> None:
-    """It leaves no lease behind. Another does its work until then."""
+def test_an_archiver_releases_its_locks_when_it_is_stopped(
+    server: RedisServer, store: Store, prefix: str, operator_environ: dict[str, str]
+) -> None:
+    """Two archivers share the work until SIGTERM ends both."""
     bench = Bench(server, prefix)
-    argv = [sys.executable, "-m", "chronoverse", "archive"]
-    pair = [subprocess.Popen(argv, env=outside, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
+    argv = chronoverse_argv("archive")
+    pair = [
+        subprocess.Popen(argv, env=operator_environ, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
     jobs = [JobRef("wf_1", f"job_{each}") for each in range(20)]
     for job in jobs:
         attempt = store.open(job, "token")
@@ -223,6 +230,6 @@ def test_an_archiver_is_told_to_go(server: RedisServer, store: Store, prefix: st
     for each in pair:
         each.terminate()
     assert [each.wait(PATIENCE_SECONDS) for each in pair] == [0, 0]
-    left = bench.keys()
-    assert not [key for key in left if key.endswith(":sealer")]
+    keys = bench.keys()
+    assert not [key for key in keys if key.endswith(":sealer")]
     bench.close()

@@ -1,4 +1,4 @@
-"""A real build as the job: every way to read its log says, line by line, what the command itself wrote."""
+"""A real build as the job: every way to read its log returns exactly the lines that the command printed."""
 
 import json
 import shutil
@@ -21,15 +21,15 @@ WORKFLOW: Final = "builds"
 JOB: Final = "stdlib"
 PATH: Final = f"/workflows/{WORKFLOW}/jobs/{JOB}"
 
-#: Python's own very verbose compilation of a package tree: what it compiles on stdout, what it imports on stderr.
+#: Python compiles a package tree. It prints what it compiles to stdout, and what it imports to stderr.
 BUILD: Final = (sys.executable, "-vv", "-u", "-m", "compileall", "-f")
 
 
 @pytest.fixture(scope="module")
 def written(embedded_service: Service, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """The lines of both streams as ``chronoverse run`` showed them, unchanged, while it published them."""
+    """The lines that ``chronoverse run`` printed to stdout and stderr while it published them."""
     tree = tmp_path_factory.mktemp("stdlib") / "lib"
-    # Tests among the library hold files that must not compile, and site-packages are not the library.
+    # Some files of the library's own tests do not compile on purpose, and site-packages are not part of the library.
     others = shutil.ignore_patterns("site-packages", "test", "tests", "__pycache__", "*.so", "*.a")
     shutil.copytree(sysconfig.get_paths()["stdlib"], tree, ignore=others)
     done = run_chronoverse(embedded_service, "run", "--workflow", WORKFLOW, "--job", JOB, "--", *BUILD, str(tree))
@@ -41,19 +41,19 @@ def written(embedded_service: Service, tmp_path_factory: pytest.TempPathFactory)
 
 
 def lines_of(output: bytes) -> list[str]:
-    """Output as lines, cut at newlines only."""
+    """The lines of an output. Only a newline ends a line."""
     return output.decode("utf-8", "replace").removesuffix("\n").split("\n")
 
 
 def check(lines: list[dict[str, Any]], written: dict[str, list[str]]) -> None:
-    """``lines`` are all of the log: both streams as written, numbered without a hole."""
+    """Checks that ``lines`` are the whole log: both streams as they were printed, numbered without a gap."""
     assert [line["sequence_num"] for line in lines] == list(range(1, sum(map(len, written.values())) + 1))
     for stream, expected in written.items():
         assert [line["message"] for line in lines if line["stream"] == stream] == expected
 
 
 def test_the_event_stream_is_what_the_command_wrote(embedded_service: Service, written: dict[str, list[str]]) -> None:
-    """All of it, and an end."""
+    """The stream has all lines, and ends with ``end``."""
     token = embedded_service.token(WORKFLOW)
     body = httpx.get(f"{embedded_service.url}{PATH}/events", headers={"Authorization": f"Bearer {token}"}).content
     events = list(Decoder().feed(body))
@@ -66,7 +66,7 @@ def test_the_event_stream_is_what_the_command_wrote(embedded_service: Service, w
 def test_all_pages_are_what_the_command_wrote(
     embedded_service: Service, written: dict[str, list[str]], order: str
 ) -> None:
-    """In both orders, following the links."""
+    """The links lead through all pages, in both orders."""
     headers = {"Authorization": f"Bearer {embedded_service.token(WORKFLOW)}"}
     with httpx.Client(base_url=embedded_service.url, headers=headers) as client:
         page = client.get(f"{PATH}/logs", params={"order": order, "limit": 333})
@@ -79,7 +79,7 @@ def test_all_pages_are_what_the_command_wrote(
 
 
 def test_logs_follow_prints_what_the_command_wrote(embedded_service: Service, written: dict[str, list[str]]) -> None:
-    """On our stdout, in order, with the job's own exit code."""
+    """It prints all lines in order, and exits as the job did."""
     done = run_chronoverse(embedded_service, "logs", "-f", "-o", "json", WORKFLOW, JOB)
 
     assert done.returncode == 0, done.stderr
@@ -87,7 +87,7 @@ def test_logs_follow_prints_what_the_command_wrote(embedded_service: Service, wr
 
 
 def test_a_raw_xrange_is_what_the_command_wrote(embedded_service: Service, written: dict[str, list[str]]) -> None:
-    """Keys, ids and fields as the contract has them."""
+    """Keys, ids and fields are those of the public contract."""
     with redis.Redis(unix_socket_path=f"{embedded_service.data_dir}/server.sock") as client:
         entries: Any = client.xrange(f"chronoverse:{{{WORKFLOW}}}:{JOB}:log")
     *lines, (_, end) = entries
@@ -109,8 +109,8 @@ def test_a_raw_xrange_is_what_the_command_wrote(embedded_service: Service, writt
     assert end[b"lines"] == str(len(lines)).encode()
 
 
-def test_a_failing_build_passes_its_exit_code_on(embedded_service: Service, tmp_path: Path) -> None:
-    """From the command to ``run``, to the terminal entry, to ``logs -f``."""
+def test_the_exit_code_of_a_failing_build_is_passed_on(embedded_service: Service, tmp_path: Path) -> None:
+    """``run`` exits with it, and so does ``logs -f``."""
     (tmp_path / "broken.py").write_text("def (:\n")
     build = (sys.executable, "-m", "compileall", str(tmp_path))
     ran = run_chronoverse(embedded_service, "run", "--workflow", WORKFLOW, "--job", "broken", "--", *build)

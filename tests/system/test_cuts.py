@@ -22,7 +22,7 @@ READ_BYTES: Final = 16_384
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service on the embedded default, with two workers: a viewer comes back to either."""
+    """A service with an embedded server and two workers. A viewer may reconnect to either."""
     with serving(tmp_path_factory.mktemp("cuts"), workers=2) as service:
         yield service
 
@@ -36,7 +36,7 @@ def store(service: Service) -> Iterator[Store]:
 
 
 class Viewer:
-    """A client that keeps what it has seen, its cursor, and nothing else over its connections."""
+    """A client that reconnects with the last event id, and records the numbers that it receives."""
 
     def __init__(self, service: Service, job: JobRef, query: str = "") -> None:
         self.service = service
@@ -47,7 +47,7 @@ class Viewer:
         self.ended = False
 
     def watch(self, limit: float = float("inf")) -> int:
-        """One connection, cut after about ``limit`` bytes at whatever place that is; returns its status."""
+        """Opens a connection, and closes it after about ``limit`` bytes, anywhere in an event. Returns the status."""
         connection = http.client.HTTPConnection(self.service.host, self.service.port, timeout=30)
         headers = {"Authorization": f"Bearer {self.service.token()}"}
         if self.last_event_id:
@@ -73,20 +73,20 @@ class Viewer:
 
 
 def publish(store: Store, attempt: Attempt, lines: int = LINES) -> None:
-    """``lines`` lines and the end."""
+    """Publishes ``lines`` lines and the end."""
     for first in range(1, lines + 1, BATCH):
         store.append(attempt, [line(number) for number in range(first, first + BATCH)])
     store.finish(attempt, Status.COMPLETED, 0, 0, lines + 1)
 
 
 def line(number: int) -> Line:
-    """A line that tells its own number."""
+    """A line whose message is its number."""
     return Line(number, "2026-03-03T10:00:05.123Z", f"line {number}", "stderr" if number % 7 == 0 else "stdout")
 
 
 @pytest.mark.long
 def test_a_viewer_cut_fifty_times_while_the_job_runs_has_every_line_once(service: Service, store: Store) -> None:
-    """Cuts fall anywhere, also inside a frame; only whole frames move the cursor."""
+    """A cut may be inside of a frame. Only complete frames move the viewer's cursor."""
     job = JobRef("cuts", "live")
     attempt = store.open(job, "token")
     runner = threading.Thread(target=publish, args=(store, attempt))
@@ -106,10 +106,8 @@ def test_a_viewer_cut_fifty_times_while_the_job_runs_has_every_line_once(service
 
 
 @pytest.mark.long
-def test_a_viewer_from_before_the_job_one_from_its_middle_and_one_from_after_agree(
-    service: Service, store: Store
-) -> None:
-    """One opens before the job exists, one at line 50,000 while it runs, one after the end."""
+def test_viewers_that_connect_before_during_and_after_a_job_agree(service: Service, store: Store) -> None:
+    """One connects before the job exists, one at line 50,000 while it runs, and one after its end."""
     job = JobRef("cuts", "three")
     early = Viewer(service, job, "?wait=60")
     waiting = threading.Thread(target=early.watch)
@@ -133,9 +131,9 @@ def test_a_viewer_from_before_the_job_one_from_its_middle_and_one_from_after_agr
 
 
 @pytest.mark.long
-def test_after_kill_nine_of_the_service_the_earlier_log_is_still_whole(tmp_path: Path) -> None:
-    """The embedded server goes with its last holder and comes back with every acknowledged line."""
-    job = JobRef("cuts", "kept")
+def test_a_log_is_complete_after_the_service_was_killed(tmp_path: Path) -> None:
+    """The embedded server ends with the service, and is restarted with every acknowledged line."""
+    job = JobRef("cuts", "restarted")
     service = Service(tmp_path)
     with service:
         store = Store(f"unix://{service.data_dir}/server.sock")

@@ -1,4 +1,4 @@
-"""Two runners, a frozen runner, a runner that is killed: what the log and its viewers say of them."""
+"""Two runners of one job, a frozen runner and a killed runner: what is in the log, and what viewers receive."""
 
 import secrets
 import signal
@@ -16,27 +16,27 @@ from tests.support.commands import run_chronoverse, start_chronoverse
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
-#: Prints a line at once, then one every 0.2 s until it is ended; a test that fails leaves it for 60 s at most.
+#: A command that prints a line at once, and then one every 0.2 s. If a test fails to end it, it ends after 60 s.
 TICKING = (sys.executable, "-uc", "import time\nfor i in range(300): print('tick', i); time.sleep(0.2)")
 
 
 def events(service: Service, job: JobRef) -> list[Event]:
-    """The whole stream of a job, until the server closes it."""
+    """All events of a job's stream, until the server closes it."""
     url = f"{service.url}/workflows/{job.workflow_id}/jobs/{job.job_id}/events?wait=20"
     headers = {"Authorization": f"Bearer {service.token()}"}
     return list(Decoder().feed(httpx.get(url, headers=headers, timeout=60).content))
 
 
 def entries(service: Service, job: JobRef) -> list[Any]:
-    """The raw log."""
+    """All entries of a job's Redis stream."""
     with redis.Redis(unix_socket_path=f"{service.data_dir}/server.sock") as client:
         found: Any = client.xrange(f"chronoverse:{{{job.workflow_id}}}:{job.job_id}:log")
         return list(found)
 
 
 def test_of_two_runners_of_one_job_one_is_refused(embedded_service: Service) -> None:
-    """HELD: the second says so, exits with 75 and does not start its command."""
-    # An id of its own, so that the test can be tried again.
+    """The first runner holds the lease. The second reports that, exits with 75 and does not start its command."""
+    # Each run of the test has its own job, so that it can be repeated.
     job = JobRef("runners", f"two-{secrets.token_hex(4)}")
     first = start_chronoverse(
         embedded_service, "run", "--workflow", *(job.workflow_id, "--job", job.job_id, "--"), *TICKING
@@ -56,7 +56,7 @@ def test_of_two_runners_of_one_job_one_is_refused(embedded_service: Service) -> 
 
 
 def test_a_runner_frozen_for_twice_its_lease_is_lost_and_fenced(embedded_service: Service) -> None:
-    """A watching viewer has the job declared LOST; the woken runner adds nothing behind the terminal entry."""
+    """A viewer's worker declares the job LOST. When the runner continues, it adds nothing after the terminal entry."""
     job = JobRef("runners", "frozen")
     runner = start_chronoverse(
         embedded_service,
@@ -72,10 +72,10 @@ def test_a_runner_frozen_for_twice_its_lease_is_lost_and_fenced(embedded_service
     viewer.join(20)
     at_the_end = entries(embedded_service, job)
     runner.send_signal(signal.SIGCONT)
-    said: list[bytes] = []
-    reader = threading.Thread(target=lambda: said.extend(runner.stderr or ()))
+    messages: list[bytes] = []
+    reader = threading.Thread(target=lambda: messages.extend(runner.stderr or ()))
     reader.start()
-    wait_until(lambda: any(b"publishing stopped" in line for line in said), 20, "the woken runner says it is fenced")
+    wait_until(lambda: any(b"publishing stopped" in line for line in messages), 20, "the runner reports it is fenced")
     runner.send_signal(signal.SIGTERM)
     runner.wait(20)
     reader.join()
@@ -91,7 +91,7 @@ def test_a_runner_frozen_for_twice_its_lease_is_lost_and_fenced(embedded_service
 
 
 def test_a_killed_runner_leaves_all_its_lines_and_a_lost_job(embedded_service: Service, embedded_store: Store) -> None:
-    """What it published stays; the follower exits with 74; a status read alone declares it too."""
+    """Reading its status declares the job LOST. Its lines stay, and ``logs -f`` exits with 74."""
     job = JobRef("runners", "killed")
     runner = start_chronoverse(
         embedded_service,
