@@ -1,4 +1,4 @@
-"""Two nodes behind a real nginx with the configuration that we ship, over TLS, in HTTP/1.1 and HTTP/2."""
+"""Two nodes behind a real nginx with the shipped configuration, over TLS, with HTTP/1.1 and HTTP/2."""
 
 import secrets
 import signal
@@ -20,9 +20,9 @@ from tests.support.waiting import wait_until
 
 PATIENCE_SECONDS: Final = 10.0
 TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
-#: What curl exits with when a body breaks off: in HTTP/1.1 and in HTTP/2.
-BROKE_OFF: Final = (18, 92)
-#: In every place of a request that a token may be put into by mistake.
+#: curl's exit codes for a body that is cut off, in HTTP/1.1 and in HTTP/2.
+CUT_OFF: Final = (18, 92)
+#: A text that the test puts wherever a client may put a token by mistake. It must not be in any log.
 CANARY: Final = "canary-7f3a"
 
 VERSIONS: Final = ("--http1.1", "--http2")
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def second(embedded_service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Another node on the first one's store, which tells all that it can."""
+    """A second node with the first one's store. Its log level is ``debug``."""
     url, secret = f"unix://{embedded_service.data_dir}/server.sock", embedded_service.secret.decode()
     directory = tmp_path_factory.mktemp("second")
     with serving(directory, url, jwt_secret=secret, heartbeat_seconds=1, log_level="debug") as service:
@@ -41,14 +41,14 @@ def second(embedded_service: Service, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def nginx(embedded_service: Service, second: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
-    """nginx before both."""
+    """nginx in front of both nodes."""
     nodes = [(each.host, each.port) for each in (embedded_service, second)]
     with Nginx(tmp_path_factory.mktemp("nginx"), nodes) as nginx:
         yield nginx
 
 
 class Curl:
-    """An event stream read by curl. Its body grows while it lasts."""
+    """An event stream that curl reads. Its body grows until the stream ends."""
 
     def __init__(self, nginx: Nginx, token: str, path: str, version: str, output: Path) -> None:
         self._output = output
@@ -59,26 +59,26 @@ class Curl:
 
     @property
     def body(self) -> bytes:
-        """What has come so far."""
+        """The bytes that have arrived so far."""
         return self._output.read_bytes()
 
     def wait_for(self, text: bytes) -> None:
-        """Returns once ``text`` has come."""
+        """Waits until ``text`` has arrived."""
         wait_until(lambda: text in self.body, PATIENCE_SECONDS, f"{text!r}")
 
     def events(self) -> list[Event]:
-        """The events so far, but for the job's."""
+        """The events so far, without ``job`` events."""
         return [event for event in Decoder().feed(self.body) if event.event != "job"]
 
     def close(self) -> None:
-        """Hangs up, if it is not over."""
+        """Ends curl, if it still runs."""
         self.process.kill()
         self.process.wait(PATIENCE_SECONDS)
 
 
 @pytest.fixture
 def stream(nginx: Nginx, embedded_service: Service, tmp_path: Path) -> Iterator[Callable[..., Curl]]:
-    """Opens streams of jobs of the workflow ``nginx``."""
+    """A function that opens a stream of a job of the workflow ``nginx``."""
     opened: list[Curl] = []
 
     def stream(job: str, version: str = "--http2") -> Curl:
@@ -92,23 +92,23 @@ def stream(nginx: Nginx, embedded_service: Service, tmp_path: Path) -> Iterator[
 
 
 def line(number: int) -> Line:
-    """A line of that number."""
+    """A line with this number."""
     return Line(number, TIMESTAMP, f"line {number}", "stdout")
 
 
-def test_nginx_finds_nothing_to_warn_of(nginx: Nginx) -> None:
-    """The configuration is tested as an operator would."""
-    said = nginx.check()
+def test_the_configuration_is_valid_and_has_no_warnings(nginx: Nginx) -> None:
+    """``nginx -t`` checks it, as an operator does."""
+    messages = nginx.check()
 
-    assert "test is successful" in said
-    assert "[warn]" not in said
+    assert "test is successful" in messages
+    assert "[warn]" not in messages
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_lines_arrive_one_by_one_and_the_end_ends_the_response(
     stream: Callable[..., Curl], embedded_store: Store, version: str
 ) -> None:
-    """Nothing is buffered on the way: each line is there well before the next one is written."""
+    """nginx buffers nothing: each line arrives before the next one is written, most of them within half a second."""
     name = f"live{version}-{secrets.token_hex(4)}"
     attempt = embedded_store.open(JobRef("nginx", name), "token")
     curl = stream(name, version)
@@ -127,46 +127,46 @@ def test_lines_arrive_one_by_one_and_the_end_ends_the_response(
 
 
 def test_a_quiet_stream_gets_its_heartbeats(stream: Callable[..., Curl], embedded_store: Store) -> None:
-    """They pass through as they are sent, in either version."""
+    """nginx forwards heartbeats at once, in both versions of HTTP."""
     embedded_store.register(JobRef("nginx", "quiet"))
     for curl in [stream("quiet", version) for version in VERSIONS]:
         curl.wait_for(b"\n\n:\n:\n")
 
 
 def opened(store: Store, name: str) -> Attempt:
-    """A running job with one line."""
+    """Starts a job and appends one line."""
     attempt = store.open(JobRef("nginx", name), "token")
     store.append(attempt, [line(1)])
     return attempt
 
 
-def test_a_dead_node_cuts_its_own_streams_and_costs_nobody_an_answer(
+def test_a_killed_node_cuts_only_its_own_streams_and_fails_no_request(
     nginx: Nginx, second: Service, stream: Callable[..., Curl], embedded_store: Store
 ) -> None:
-    """A cut is told from an end in either version, and requests go where they can be answered."""
+    """A client can distinguish a cut from an end in both versions of HTTP. Requests go to the other node."""
     attempt = opened(embedded_store, "cut")
     curls = [stream("cut", version) for version in VERSIONS for _ in range(4)]
     for curl in curls:
         curl.wait_for(b"id: 1\n\n")
-    there = int(second.metric("chronoverse_streams_open"))
+    cut = int(second.metric("chronoverse_streams_open"))
     second.kill()
-    wait_until(lambda: sum(c.process.poll() in BROKE_OFF for c in curls) == there, PATIENCE_SECONDS, f"{there} cuts")
+    wait_until(lambda: sum(c.process.poll() in CUT_OFF for c in curls) == cut, PATIENCE_SECONDS, f"{cut} cuts")
     with nginx.client() as client:
         answers = [client.get("/readyz").status_code for _ in range(10)]
     embedded_store.append(attempt, [line(2)])
     embedded_store.finish(attempt, Status.COMPLETED, 0, 0, 3)
     second.start()
 
-    assert 0 < there < len(curls)
+    assert 0 < cut < len(curls)
     assert answers == [200] * 10
     codes = [curl.process.wait(PATIENCE_SECONDS) for curl in curls]
-    assert codes.count(0) == len(curls) - there
+    assert codes.count(0) == len(curls) - cut
     for curl, code in zip(curls, codes, strict=True):
         assert [event.event for event in curl.events()] == ["connected", "log", *([] if code else ["log", "end"])]
 
 
 def test_a_reload_cuts_no_stream(nginx: Nginx, stream: Callable[..., Curl], embedded_store: Store) -> None:
-    """The old worker keeps its streams for a while; the new one answers."""
+    """nginx's old worker still serves its streams for a while. The new worker answers new requests."""
     attempt = opened(embedded_store, "reload")
     curl = stream("reload")
     curl.wait_for(b"id: 1\n\n")
@@ -182,14 +182,14 @@ def test_a_reload_cuts_no_stream(nginx: Nginx, stream: Callable[..., Curl], embe
     assert [event.id for event in curl.events() if event.event == "log"] == ["1", "2"]
 
 
-def test_metrics_are_not_for_the_outside(nginx: Nginx) -> None:
-    """Prometheus scrapes the service itself."""
+def test_metrics_are_not_served_to_the_outside(nginx: Nginx) -> None:
+    """Prometheus reads them from the service, without nginx."""
     with nginx.client() as client:
         assert client.get("/metrics").status_code == 403
 
 
 def test_the_services_answers_pass_through(nginx: Nginx) -> None:
-    """Status, type, body and headers are its own; nginx adds that there is nothing but https here."""
+    """Status and headers are the service's. nginx adds Strict-Transport-Security and its own Server."""
     with nginx.client() as client:
         refused = client.get("/workflows/nginx/jobs/none/events")
 
@@ -203,7 +203,7 @@ def test_the_services_answers_pass_through(nginx: Nginx) -> None:
 
 
 def test_no_token_is_in_any_log(nginx: Nginx, embedded_service: Service, second: Service) -> None:
-    """Wherever in a request it is, whatever became of the request, and though a node logs all that it can."""
+    """Tokens are put into every part of requests that succeed or fail. One node logs at level ``debug``."""
     token = embedded_service.token()
     headers = {"Authorization": f"Bearer {token}", "Cookie": f"t={CANARY}", "Referer": f"{nginx.url}/?t={CANARY}"}
     job = "/workflows/nginx/jobs/canary"
@@ -214,7 +214,7 @@ def test_no_token_is_in_any_log(nginx: Nginx, embedded_service: Service, second:
             client.get(f"{job}/logs?token={CANARY}")
             client.get(f"{job}/{token}?access_token={token}")
             client.get(f"{job}/events", headers={"Authorization": f"Bearer {CANARY}"})
-            # nginx closes the connection behind its refusal; the next request must not be sent on it.
+            # nginx closes the connection after this refusal. The next request must not be sent on it.
             client.request("TRACE", f"{job}?jwt={token}", headers={"Connection": "close"})
         client.get("/x", headers={"X": "a" * 9000})
     wait_until(lambda: '"status":"431"' in nginx.logs(), PATIENCE_SECONDS, "the last request is logged")

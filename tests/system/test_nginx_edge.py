@@ -1,4 +1,4 @@
-"""What nginx itself refuses, and that it is told as everything is: by a problem document. Its nodes never answer."""
+"""Requests that nginx itself refuses, with problem documents like the service's. The nodes never answer."""
 
 import re
 import socket
@@ -22,35 +22,35 @@ PATIENCE_SECONDS: Final = 10.0
 PROBLEM: Final = "application/problem+json"
 EVENTS: Final = "/workflows/w/jobs/j/events"
 DOWNLOAD: Final = "/workflows/w/jobs/j/logs/raw"
-#: A frame's length, type and flags, a stream and a reason: RST_STREAM with REFUSED_STREAM; or GOAWAY with any.
+#: Two HTTP/2 frames: RST_STREAM with the code REFUSED_STREAM, or the beginning of a GOAWAY with any code.
 REFUSED: Final = re.compile(rb"\x00\x00\x04\x03\x00.{4}\x00\x00\x00\x07|\x00\x00\x08\x07\x00", re.DOTALL)
-#: Clients whose share is limited. The machine's own 127.0.0.1 has no limit.
+#: Addresses of clients with limits. 127.0.0.1 has none in the shipped configuration.
 STREAMER, FLOODER, WAITER = "127.0.0.3", "127.0.0.4", "127.0.0.5"
 
 
 @pytest.fixture(scope="module")
 def silent() -> Iterator[tuple[str, int]]:
-    """A node that takes connections and says nothing: its kernel answers, and nobody reads."""
+    """A node that never answers. Its kernel accepts connections, and no program reads from them."""
     with socket.create_server((HOST, 0), backlog=1024) as listener:
         yield listener.getsockname()
 
 
 @pytest.fixture(scope="module")
 def nginx(silent: tuple[str, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
-    """nginx before the silent node."""
+    """nginx in front of the silent node."""
     with Nginx(tmp_path_factory.mktemp("silent"), [silent]) as nginx:
         yield nginx
 
 
 @pytest.fixture(scope="module")
-def deserted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
-    """nginx before two nodes that are not there."""
-    with Nginx(tmp_path_factory.mktemp("deserted"), [(HOST, free_port()), (HOST, free_port())]) as nginx:
+def nginx_without_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    """nginx in front of two nodes that do not run."""
+    with Nginx(tmp_path_factory.mktemp("without_nodes"), [(HOST, free_port()), (HOST, free_port())]) as nginx:
         yield nginx
 
 
 def check_problem(status: int, headers: dict[str, str], body: bytes) -> dict[str, Any]:
-    """The document, which says the same as the head."""
+    """Checks a problem document and its headers, and returns the document."""
     assert headers["content-type"] == PROBLEM, body
     assert headers["cache-control"] == "no-store"
     assert headers["x-content-type-options"] == "nosniff"
@@ -82,7 +82,7 @@ def check_problem(status: int, headers: dict[str, str], body: bytes) -> dict[str
     ],
 )
 def test_a_refusal_is_a_problem_document(nginx: Nginx, expected: int, request_text: bytes) -> None:
-    """Status and words are those of the refusal."""
+    """The document has the status of the response, and a title of its own."""
     with nginx.connect(PATIENCE_SECONDS) as sock:
         sock.sendall(request_text)
         status, headers, body = receive(sock)
@@ -92,7 +92,7 @@ def test_a_refusal_is_a_problem_document(nginx: Nginx, expected: int, request_te
 
 
 def test_plain_http_is_refused(nginx: Nginx) -> None:
-    """Without a redirect: a token in that request has been seen by everybody."""
+    """There is no redirect to https, which would hide from the client that it sent its token unencrypted."""
     with socket.create_connection((nginx.host, nginx.port), PATIENCE_SECONDS) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         status, headers, body = receive(sock)
@@ -101,9 +101,9 @@ def test_plain_http_is_refused(nginx: Nginx) -> None:
     check_problem(status, headers, body)
 
 
-def test_without_a_node_clients_are_told_to_come_again(deserted: Nginx) -> None:
-    """Also once nginx has given the nodes up for a while."""
-    with deserted.client() as client:
+def test_without_a_node_the_answer_says_when_to_retry(nginx_without_nodes: Nginx) -> None:
+    """Also when nginx has marked the nodes as failed and tries none."""
+    with nginx_without_nodes.client() as client:
         for _ in range(8):
             response = client.get("/healthz")
             assert response.status_code == 502
@@ -111,19 +111,19 @@ def test_without_a_node_clients_are_told_to_come_again(deserted: Nginx) -> None:
             check_problem(502, dict(response.headers), response.content)
 
 
-def test_every_refusal_of_nginx_has_its_words() -> None:
-    """Each status that is turned into a document is in the table of their words."""
+def test_every_refusal_of_nginx_has_a_title() -> None:
+    """Each status with a problem document is in the configuration's table of titles."""
     text = (ROOT / "deploy" / "nginx.conf").read_text()
-    turned = {int(code) for line in re.findall(r"error_page ([0-9 ]+) /.problem", text) for code in line.split()}
-    worded = {int(code) for code in re.findall(r"^ +([0-9]{3}) '\"title\"", text, re.MULTILINE)}
+    replaced = {int(code) for line in re.findall(r"error_page ([0-9 ]+) /.problem", text) for code in line.split()}
+    titled = {int(code) for code in re.findall(r"^ +([0-9]{3}) '\"title\"", text, re.MULTILINE)}
 
-    # It knows this one as 494.
-    assert worded - turned == {431}
-    assert turned - worded == set()
+    # nginx's own number of 431 is 494.
+    assert titled - replaced == {431}
+    assert replaced - titled == set()
 
 
-def passed_on(nginx: Nginx, node: tuple[str, int]) -> int:
-    """How many requests are on their way to ``node``."""
+def open_requests(nginx: Nginx, node: tuple[str, int]) -> int:
+    """How many connections nginx has to ``node``: one for each request that is not answered yet."""
     workers = [psutil.Process(pid) for pid in nginx.workers()]
     return sum(each.raddr == node for worker in workers for each in worker.net_connections())
 
@@ -133,17 +133,17 @@ def passed_on(nginx: Nginx, node: tuple[str, int]) -> int:
     [(STREAMER, [EVENTS, DOWNLOAD], 300), (WAITER, ["/", "/workflows/w/jobs/j/logs"], 200)],
     ids=["streams", "other requests"],
 )
-def test_one_address_has_so_many_answers_under_way_and_no_more(
+def test_open_requests_are_limited_by_address(
     nginx: Nginx, silent: tuple[str, int], address: str, paths: list[str], limit: int
 ) -> None:
-    """The machine's own and other addresses are not held back by it."""
+    """One request more is refused with 429. A request from 127.0.0.1 is not: it waits for the silent node."""
     heads = [f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths]
     with ExitStack() as stack:
         for number in range(limit):
             head = heads[number % len(heads)]
             stack.enter_context(nginx.connect(PATIENCE_SECONDS, address)).sendall(head)
-        # nginx has several workers, which do not go on in the order in which the requests were sent.
-        wait_until(lambda: passed_on(nginx, silent) >= limit, PATIENCE_SECONDS, "all are passed on")
+        # nginx has several workers, so requests are not forwarded in the order in which they were sent.
+        wait_until(lambda: open_requests(nginx, silent) >= limit, PATIENCE_SECONDS, "all are forwarded")
         sock = stack.enter_context(nginx.connect(PATIENCE_SECONDS, address))
         sock.sendall(heads[0])
         status, headers, body = receive(sock)
@@ -157,8 +157,8 @@ def test_one_address_has_so_many_answers_under_way_and_no_more(
     check_problem(status, headers, body)
 
 
-def test_one_address_has_so_many_requests_and_no_more(nginx: Nginx) -> None:
-    """A crowd that reconnects is served, a flood is not."""
+def test_the_rate_of_requests_is_limited_by_address(nginx: Nginx) -> None:
+    """400 requests at once are served, as when many viewers reconnect. A flood is refused with 429."""
     request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
     statuses: list[int] = []
     with nginx.connect(PATIENCE_SECONDS, FLOODER) as sock, nginx.connect(PATIENCE_SECONDS) as own:
@@ -175,8 +175,8 @@ def test_one_address_has_so_many_requests_and_no_more(nginx: Nginx) -> None:
     check_problem(status, headers, body)
 
 
-def test_a_flood_of_streams_that_are_reset_is_ended(nginx: Nginx) -> None:
-    """HTTP/2's rapid reset (CVE-2023-44487): the connection is closed, and others are served."""
+def test_a_flood_of_reset_streams_is_refused(nginx: Nginx) -> None:
+    """HTTP/2's rapid reset (CVE-2023-44487): nginx refuses streams or closes the connection, and serves others."""
     context = ssl.create_default_context(cafile=str(nginx.certificate))
     context.set_alpn_protocols(["h2"])
     connection = h2.connection.H2Connection()
