@@ -44,7 +44,7 @@ def run(scenario: Scenario, flags: argparse.Namespace) -> Outcome:
     """Runs all rounds of a scenario. In each round its sides run one after the other."""
     outcome = Outcome(scenario)
     print(f"{scenario.name}: {scenario.about}", flush=True)
-    taking = []
+    sides = []
     for side in scenario.sides:
         if flags.only and side.name not in flags.only:
             continue
@@ -53,10 +53,10 @@ def run(scenario: Scenario, flags: argparse.Namespace) -> Outcome:
             outcome.skipped[side.name] = why
             print(f"  {side.name}: skipped: {why}", flush=True)
         else:
-            taking.append(side)
+            sides.append(side)
     for _ in range(flags.rounds):
         found: dict[str, dict[str, Any]] = {}
-        for side in taking:
+        for side in sides:
             try:
                 found[side.name] = scenario.run(side, flags.quick)
                 outcome.versions[side.name] = found[side.name].pop("versions")
@@ -70,10 +70,10 @@ def run(scenario: Scenario, flags: argparse.Namespace) -> Outcome:
 
 
 def _commit() -> str:
-    asked = subprocess.run(
+    described = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    return asked.stdout.strip()
+    return described.stdout.strip()
 
 
 if __name__ == "__main__":

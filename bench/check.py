@@ -7,9 +7,9 @@ from bench.reference import MAX_BLOCK, Reference, Wrong
 
 #: Bytes of a response's head, or of one chunk's, at most.
 MAX_HEAD: Final = 8192
-#: Received bytes up to this size are cached as a whole. Longer ones differ in where the socket cut them.
+#: Reads of up to so many bytes are cached. Longer reads seldom repeat, since sockets cut them at different positions.
 MEMO_BYTES: Final = 4096
-#: How many are cached. Viewers have similar positions, so only the newest are useful.
+#: How many reads are cached. Viewers have similar positions, so only the newest reads are useful.
 MEMO_ANSWERS: Final = 64
 
 #: Bytes of a refusal that are reported: its head and the start of its body.
@@ -26,7 +26,7 @@ class Refused(Exception):
 class Stream:
     """The response to one viewer that asked for all lines after line ``after``.
 
-    ``position`` is how far into the reference it has come; everything before that was compared with it.
+    ``position`` is how far it has come in the reference. Everything before that was compared.
     """
 
     def __init__(self, reference: Reference, after: int) -> None:
@@ -50,7 +50,7 @@ class Stream:
         return self.reference.lines_before(self.position) - self.reference.lines_before(self._start)
 
     def feed(self, buffer: bytearray, view: memoryview, size: int) -> None:
-        """Takes the first ``size`` bytes of ``buffer``, as ``view`` shows them.
+        """Checks the first ``size`` bytes of ``buffer``. ``view`` is a view of ``buffer``.
 
         Raises :class:`Wrong`, :class:`Refused`.
         """
@@ -78,16 +78,16 @@ class Stream:
             return
         while data:
             if self._left > 2:
-                piece = data[: self._left - 2]
-                self._body(piece)
-                data = data[len(piece) :]
-                self._left -= len(piece)
+                part = data[: self._left - 2]
+                self._body(part)
+                data = data[len(part) :]
+                self._left -= len(part)
             elif self._left:
-                piece = data[: self._left]
-                if piece != b"\r\n"[2 - self._left :][: len(piece)]:
+                part = data[: self._left]
+                if part != b"\r\n"[2 - self._left :][: len(part)]:
                     raise Wrong("a chunk does not end with CR LF")
-                data = data[len(piece) :]
-                self._left -= len(piece)
+                data = data[len(part) :]
+                self._left -= len(part)
             else:
                 data = self._read_chunk_head(data)
 
@@ -120,14 +120,14 @@ class Stream:
         self.closed = not length
         return data
 
-    def _body(self, piece: memoryview) -> None:
+    def _body(self, part: memoryview) -> None:
         reference = self.reference
         # bytearray.startswith() is a memcmp; two memoryviews are compared byte by byte.
-        if not self._block and reference.body.startswith(piece, self.position):
-            self.position += len(piece)
+        if not self._block and reference.body.startswith(part, self.position):
+            self.position += len(part)
             return
         start = reference.block_start(self.position)
-        text = bytes(reference.body[start : self.position]) + self._block + bytes(piece)
+        text = bytes(reference.body[start : self.position]) + self._block + bytes(part)
         self.position, self._block, at = start, b"", 0
         shown = memoryview(text)
         while at < len(text):

@@ -77,7 +77,7 @@ while not os.path.exists(sys.argv[1]):
 class Attack(NamedTuple):
     """``connections`` that each send ``request`` and then read the whole answer, or nothing until they are cut.
 
-    ``stay`` is for how many seconds a connection is kept at most.
+    ``stay`` is the most seconds for which a connection stays open.
     """
 
     name: str
@@ -113,7 +113,7 @@ def attacks(reader: str, writer: str) -> list[Attack]:
         Attack("highlights", 4, get(f"{jobs}/long/logs/search?{query}"), reads=True),
         Attack("context", 4, get(f"{jobs}/control/logs/search?q=match&before=50&after=50&limit=1000"), reads=True),
         Attack("tails of a stream", 8, get(f"{jobs}/stdout/events?tail=1&stream=stderr"), reads=True),
-        Attack("searches that leave", 8, get(f"{jobs}/long/logs/search?{query}"), stay=0.1),
+        Attack("searches that are abandoned", 8, get(f"{jobs}/long/logs/search?{query}"), stay=0.1),
     ]
 
 
@@ -189,7 +189,7 @@ def _once(attack: Attack, door: Door, stop: Any) -> str:
             while not stop.is_set() and time.monotonic() < ends:
                 if poll.poll(100):
                     return "cut by the server"
-            return "left"
+            return "closed by the attacker"
         head = b""
         while not stop.is_set() and (received := sock.recv(2**18)):
             head = head or received
@@ -206,8 +206,8 @@ class TimedViewer(ReconnectingViewer):
     def _read(self, text: bytes) -> None:
         now = time.monotonic()
         super()._read(text)
-        whole = text[: len(text) - len(self._text)]
-        self.late += [(now, now - float(part.split(b'"')[0])) for part in whole.split(b"sent=")[1:]]
+        complete = text[: len(text) - len(self._text)]
+        self.late += [(now, now - float(part.split(b'"')[0])) for part in complete.split(b"sent=")[1:]]
 
 
 def view(door: Door, job: JobRef, token: str, count: int, results: Any) -> None:
@@ -289,9 +289,9 @@ def percentile(values: Sequence[float]) -> float:
     return sorted(values)[int((len(values) - 1) * 0.99)] if values else float("nan")
 
 
-def during(noted: Sequence[tuple[float, Any]], span: tuple[float, float]) -> list[Any]:
+def during(recorded: Sequence[tuple[float, Any]], span: tuple[float, float]) -> list[Any]:
     """The values that were recorded within ``span``."""
-    return [value for at, value in noted if span[0] <= at < span[1]]
+    return [value for at, value in recorded if span[0] <= at < span[1]]
 
 
 def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
@@ -327,7 +327,7 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
     runners = Runners(directory, store.url, way, token("good-writer", "logs:write", GOOD))
     stack.callback(runners.kill)
     with HealthProbe(service, Door(way, "127.0.0.4")) as probe:
-        time.sleep(5)  # everybody comes in
+        time.sleep(5)  # until all viewers are connected
         began = time.monotonic()
         time.sleep(asked.quiet)
         attacked = time.monotonic()
@@ -341,7 +341,7 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
         results = [seen.get(timeout=END_SECONDS) for _ in viewers]
     late = [each for _, _, _, measured in results for each in measured]
     quiet, hostile = (began, attacked), (attacked, over)
-    before, beside = percentile(during(late, quiet)), percentile(during(late, hostile))
+    quiet_p99, hostile_p99 = percentile(during(late, quiet)), percentile(during(late, hostile))
     growth = max(during(probe.memory, hostile)) - max(during(probe.memory, quiet))
     headers = {"Authorization": f"Bearer {reader}"}
     jobs = [
@@ -357,10 +357,10 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
         "statuses": [job["status"] for job in jobs],
         "lines, and those dropped": [(job["lines"], job["dropped"]) for job in jobs],
         "runners' exit codes": codes,
-        "live p99 quiet, ms": round(before * 1000, 1),
-        "live p99 beside the attacks, ms": round(beside * 1000, 1),
+        "live p99 quiet, ms": round(quiet_p99 * 1000, 1),
+        "live p99 during the attacks, ms": round(hostile_p99 * 1000, 1),
         "worst, ms": round(max(during(late, hostile)) * 1000, 1),
-        "times as late": round(beside / before, 2),
+        "times as late": round(hostile_p99 / quiet_p99, 2),
         "healthz p99, s": round(percentile(during(probe.health, hostile)), 3),
         "healthz worst, s": round(max(during(probe.health, hostile)), 3),
         "workers grow by MB": round(growth / 2**20, 1),

@@ -73,22 +73,22 @@ def delay(side: Side, quick: bool) -> Round:
 
 def workers(side: Side, quick: bool) -> Round:
     """Burst and idle, with one worker and with two."""
-    flat, crowd = burst(side, quick), idle(side, quick)
+    bursting, idling = burst(side, quick), idle(side, quick)
     found: dict[str, Any] = {
-        "deliveries_per_s": flat["deliveries_per_s"],
-        "p50_ms": crowd["p50_ms"],
-        "p99_ms": crowd["p99_ms"],
-        "worker_cores": flat["worker_cores"],
+        "deliveries_per_s": bursting["deliveries_per_s"],
+        "p50_ms": idling["p50_ms"],
+        "p99_ms": idling["p99_ms"],
+        "worker_cores": bursting["worker_cores"],
         "workers": side.workers,
-        "free_cores": len(os.sched_getaffinity(0)) - flat["share"],
-        "parts": {"burst": flat, "idle": crowd},
-        "versions": flat["versions"],
+        "free_cores": len(os.sched_getaffinity(0)) - bursting["share"],
+        "parts": {"burst": bursting, "idle": idling},
+        "versions": bursting["versions"],
     }
     summed = ("viewers", "complete", "wrong", "refused", "cut", "stories")
     return found | {
-        **{key: flat[key] + crowd[key] for key in summed},
-        "share": max(flat["share"], crowd["share"]),
-        "generator_bound": flat["generator_bound"] or crowd["generator_bound"],
+        **{key: bursting[key] + idling[key] for key in summed},
+        "share": max(bursting["share"], idling["share"]),
+        "generator_bound": bursting["generator_bound"] or idling["generator_bound"],
     }
 
 

@@ -21,9 +21,10 @@ from bench.reference import Grammar, Reference, Wrong
 READ_BYTES: Final = 1 << 20
 #: Events of one call of epoll.
 EVENTS: Final = 512
-#: Seconds after everybody's last line in which an extra line is still noticed.
+#: Seconds for which the viewers read on after their last lines, so that an additional line is noticed.
 SETTLE_SECONDS: Final = 0.25
-#: Viewers use so many addresses, from 127.0.0.2 on: one has 28,000 ports, and used ports are blocked for a minute.
+#: Viewers use so many addresses, from 127.0.0.2 on. One address has 28,000 ports, and a used port is blocked for a
+#: minute.
 SOURCES: Final = 8
 #: How many faults are described. All of them are counted.
 STORIES: Final = 3
@@ -53,9 +54,9 @@ class Load:
 
     Viewer ``i`` watches job ``first_job + i % len(targets)``.
 
-    Viewers take their ``headers`` in turn. ``lead``: one viewer goes first and alone and is not timed; the others are
-    compared with it. ``window`` is how many may be connecting at once. Lines up to ``warm`` are not timed.
-    ``answers`` is False for a server that sends no head before the first line.
+    Viewers take their ``headers`` in turn. With ``lead`` one viewer reads everything first, alone and without being
+    timed. The others are compared with it. ``window`` is how many may be connecting at once. Lines up to ``warm`` are
+    not timed. ``answers`` is False for a server that sends no head before the first line.
     """
 
     targets: list[Target]
@@ -140,7 +141,7 @@ class ViewerLoop:
         """Connects, receives and closes. Ends when all viewers have their last line, or after ``seconds``."""
         load = self.load
         if load.lead:
-            self._walk_ahead()
+            self._run_lead()
         self._say.send(("begun", None))
         self._began, self._cpu_began = time.monotonic(), time.process_time()
         deadline = self._began + load.seconds
@@ -259,8 +260,8 @@ class ViewerLoop:
         if not viewer.settled:
             self._settle(viewer)
 
-    def _walk_ahead(self) -> None:
-        """Runs the lead: one viewer for each job, before anything is timed."""
+    def _run_lead(self) -> None:
+        """Runs the lead: one viewer for each job, which reads everything before the others start."""
         for job, target in enumerate(self.load.targets):
             stream = Stream(self._references[job], self.load.after)
             with socket.create_connection((target.host, target.port), timeout=self.load.seconds) as sock:

@@ -17,7 +17,7 @@ from bench.produce import Plan, produce
 #: Seconds after a process's own deadline in which it must report.
 GRACE_SECONDS: Final = 60.0
 #: Seconds between two measurements of a worker's memory.
-LOOK_SECONDS: Final = 0.1
+MEASURE_SECONDS: Final = 0.1
 #: The share of a core above which the generator may have been slower than the peer.
 BUSY: Final = 0.9
 
@@ -25,41 +25,44 @@ _spawn = multiprocessing.get_context("spawn")
 
 
 class Generator:
-    """A handle of the load generator's process."""
+    """Runs the load generator in another process."""
 
     def __init__(self, load: Load) -> None:
         self._pipe, theirs = _spawn.Pipe()
         self._seconds = load.seconds + GRACE_SECONDS
-        self._heard: dict[str, Any] = {}
+        #: The messages so far: each word with its value.
+        self._messages: dict[str, Any] = {}
         self.process = _spawn.Process(target=generate, args=(load, theirs), daemon=True)
         self.process.start()
         theirs.close()
 
     def wait(self, word: str) -> Any:
-        """What comes with ``word``: ``begun``, ``ready`` (None when the time was up before), ``done`` or ``report``.
+        """Waits for a message, and returns its value.
+
+        ``word`` is ``begun``, ``ready`` (whose value is None when the time was up before), ``done`` or ``report``.
 
         Raises :class:`Failed`.
         """
-        while word not in self._heard and not (word == "ready" and "done" in self._heard):
+        while word not in self._messages and not (word == "ready" and "done" in self._messages):
             if not self._pipe.poll(self._seconds):
-                raise Failed(f"the generator does not say {word}")
-            self._listen()
-        return self._heard.get(word)
+                raise Failed(f"the generator does not send {word}")
+            self._receive()
+        return self._messages.get(word)
 
-    def heard(self, word: str) -> bool:
-        """Whether ``word`` has arrived."""
-        while "report" not in self._heard and self._pipe.poll(0):
-            self._listen()
-        return word in self._heard
+    def has_sent(self, word: str) -> bool:
+        """Whether this message has arrived."""
+        while "report" not in self._messages and self._pipe.poll(0):
+            self._receive()
+        return word in self._messages
 
-    def _listen(self) -> None:
+    def _receive(self) -> None:
         try:
-            said, value = self._pipe.recv()
+            word, value = self._pipe.recv()
         except EOFError:
             raise Failed("the generator died") from None
-        if said == "failed":
+        if word == "failed":
             raise Failed(value)
-        self._heard[said] = value
+        self._messages[word] = value
 
     def close(self) -> None:
         """Kills it."""
@@ -78,7 +81,7 @@ class Peak(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        while not self._over.wait(LOOK_SECONDS):
+        while not self._over.wait(MEASURE_SECONDS):
             now = memory(self._pids)
             self.rss, self.anon = max(self.rss, now.rss), max(self.anon, now.anon)
 
@@ -92,7 +95,7 @@ class Peak(threading.Thread):
 
 
 class Producer:
-    """A handle of the producer's process. Its jobs are open once this is made."""
+    """Runs the producer in another process. After the constructor its jobs are open."""
 
     def __init__(self, peer: Peer, plan: Plan, seconds: float = GRACE_SECONDS) -> None:
         self._pipe, theirs = _spawn.Pipe()
@@ -104,11 +107,11 @@ class Producer:
 
     def _receive(self, what: str) -> Any:
         if not self._pipe.poll(self._seconds):
-            raise Failed(f"the producer does not say {what}")
+            raise Failed(f"the producer does not send {what}")
         try:
             return self._pipe.recv()
         except EOFError:
-            raise Failed(f"the producer died before it could say {what}") from None
+            raise Failed(f"the producer died before it sent {what}") from None
 
     def go(self) -> None:
         """Starts publishing."""
@@ -145,7 +148,7 @@ def stored(peer: Peer, plan: Plan) -> float:
 
 
 def live(peer: Peer, load: Load, plan: Plan) -> dict[str, Any]:
-    """Viewers connect first, lines come afterwards. CPU time is counted from the first line to everybody's last."""
+    """Viewers connect first, and then lines are published. CPU time is counted until the last viewer has all lines."""
     before = memory(peer.pids.workers)
     producer = Producer(peer, plan, load.seconds)
     with closing(producer):
@@ -154,7 +157,7 @@ def live(peer: Peer, load: Load, plan: Plan) -> dict[str, Any]:
             generator.wait("ready")
             if not load.answers:
                 wait_until(lambda: peer.watched() >= load.viewers, "the viewers do not all arrive")
-            held, connections = memory(peer.pids.workers), peer.store_connections()
+            connected, connections = memory(peer.pids.workers), peer.store_connections()
             cpu, store, began = cpu_seconds(peer.pids.workers), cpu_seconds(peer.pids.store), time.monotonic()
             producer.go()
             generator.wait("done")
@@ -168,8 +171,8 @@ def live(peer: Peer, load: Load, plan: Plan) -> dict[str, Any]:
         "publish_seconds": took,
         "offered_seconds": plan.last / plan.rate if plan.rate else float("nan"),
         "store_connections": connections,
-        "rss_kb_per_viewer": (held.rss - before.rss) / load.viewers,
-        "anon_kb_per_viewer": (held.anon - before.anon) / load.viewers,
+        "rss_kb_per_viewer": (connected.rss - before.rss) / load.viewers,
+        "anon_kb_per_viewer": (connected.anon - before.anon) / load.viewers,
         "rss_mb": after.rss / 1024,
         "anon_mb": after.anon / 1024,
     }
@@ -177,7 +180,7 @@ def live(peer: Peer, load: Load, plan: Plan) -> dict[str, Any]:
 
 
 def watched(peer: Peer, load: Load) -> dict[str, Any]:
-    """Viewers of stored lines. Everything is counted from the first connection."""
+    """Viewers read stored lines. Time and CPU are counted from the first connection."""
     before = memory(peer.pids.workers)
     generator = Generator(load)
     with closing(generator):

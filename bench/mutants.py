@@ -1,11 +1,11 @@
-"""Judges the tests: plants one defect at a time in a copy of the tree, and tells which of them the tests find.
+"""Checks the tests: plants one defect at a time in a copy of the tree, and reports which of them the tests find.
 
     python -m bench.mutants               # every defect
     python -m bench.mutants gap lease     # those whose names contain one of these words
     python -m bench.mutants --check       # only whether each defect can be planted
 
 For each defect the tests of its package run first, and the whole default run only if none of them fails. A defect is a
-piece of text that stands exactly once in its file, and what replaces it. Exits with 1 if a defect was not found, and
+text that is in its file exactly once, and what replaces it. Exits with 1 if a defect was not found, and
 with 2 if one cannot be planted because the code has changed.
 """
 
@@ -53,7 +53,7 @@ DEFECTS: Final = (
     Defect("gap ends one line too late", "joblog/values.py", '"to": self.last,', '"to": self.last + 1,', "joblog web"),
     Defect("plain frame: number not checked", "joblog/entries.py", 'entry_id != b"%d-0" % number or ', "", "joblog"),
     Defect(
-        "frame: stderr told as stdout",
+        "frame: stderr shown as stdout",
         "joblog/entries.py",
         'b"stderr" if fields[5]',
         'b"stdout" if fields[5]',
@@ -63,7 +63,7 @@ DEFECTS: Final = (
     Defect("time range: end excluded", "joblog/time_range.py", "time <= self.until", "time < self.until", "joblog web"),
     # Who may do what
     Defect("scope not checked", "auth/tokens.py", "if scope not in self.scopes:", "if not self.scopes:", "auth web"),
-    Defect("token good at its expiry", "auth/tokens.py", "now >= expires_at", "now > expires_at", "auth"),
+    Defect("token valid at its expiry", "auth/tokens.py", "now >= expires_at", "now > expires_at", "auth"),
     Defect("audience not checked", "auth/tokens.py", ' or claims.get("aud")', "", "auth"),
     Defect("critical extension ignored", "auth/tokens.py", '"crit" in signed', '"critical" in signed', "auth"),
     # The store
@@ -181,7 +181,7 @@ DEFECTS: Final = (
         "runner",
     ),
     Defect(
-        "mask: last byte of a held secret goes out",
+        "mask: last byte of a buffered secret is published",
         "runner/capture/masking.py",
         "default=1) - 1",
         "default=1) - 2",
@@ -212,7 +212,7 @@ DEFECTS: Final = (
 
 
 def plant(defect: Defect, text: str) -> str | None:
-    """The file with the defect, or None if ``defect.old`` does not stand in it exactly once."""
+    """The file with the defect, or None if ``defect.old`` is not in it exactly once."""
     return text.replace(defect.old, defect.new) if text.count(defect.old) == 1 else None
 
 
@@ -227,7 +227,7 @@ def tests_fail(tree: Path, *arguments: str) -> bool:
 
 
 def find(defect: Defect, tree: Path, processes: str) -> str:
-    """Plants the defect in ``tree``, runs tests, and takes it out again. Who found it, or ``NOT FOUND``."""
+    """Plants the defect in ``tree``, runs tests, and removes it. Returns which tests found it, or ``NOT FOUND``."""
     path = tree / "chronoverse" / defect.path
     clean = path.read_text("utf-8")
     planted = plant(defect, clean)
@@ -243,7 +243,7 @@ def find(defect: Defect, tree: Path, processes: str) -> str:
 
 
 def copy_tree(directory: Path) -> None:
-    """The tree as it is, without what git ignores."""
+    """Copies the tree to ``directory``, without files that git ignores."""
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
     for name in filter(None, names.decode().split("\0")):
         if (ROOT / name).is_file():

@@ -30,13 +30,13 @@ RATE: Final = 2000
 SECONDS: Final = 60
 BATCH: Final = 500
 
-#: Collects what the page shows wrongly, in every frame, until it is stopped.
+#: In every frame, checks all rows of the page and collects those that are wrong, until it is stopped.
 _WATCH: Final = """(expected) => {
     window.watch = { wrong: [], frames: 0, rows: 0, blank: 0, longest: 0, on: true };
     new PerformanceObserver((list) => {
         for (const task of list.getEntries()) watch.longest = Math.max(watch.longest, task.duration);
     }).observe({ type: "longtask", buffered: true });
-    const look = () => {
+    const check = () => {
         let before = 0;
         for (const row of document.querySelectorAll(".row")) {
             const number = Number(row.dataset.number);
@@ -49,9 +49,9 @@ _WATCH: Final = """(expected) => {
             before = number;
         }
         watch.frames += 1;
-        if (watch.on) requestAnimationFrame(look);
+        if (watch.on) requestAnimationFrame(check);
     };
-    look();
+    check();
 }"""
 
 #: Moves the scroll bar from one end to the other and back, a little in every frame.
@@ -151,7 +151,7 @@ def big(browser: Browser, service: Service, store: Store) -> None:
             tab.page.mouse.move(600, 400)
             tab.page.mouse.wheel(0, direction * 2500)
     watched = tab.page.evaluate("() => { watch.on = false; return watch; }")
-    report("rows looked at while scrolling end to end and back", f"{watched['rows']:,} in {watched['frames']} frames")
+    report("rows checked while scrolling end to end and back", f"{watched['rows']:,} in {watched['frames']} frames")
     report("of them with a wrong number or text", len(watched["wrong"]), not watched["wrong"])
     report("longest task meanwhile", f"{watched['longest']:.0f} ms")
     search(tab)
@@ -198,7 +198,7 @@ def live(browser: Browser, service: Service, store: Store) -> None:
     for second in range(SECONDS):
         time.sleep(1)
         if second == SECONDS // 3:
-            away(tab)
+            scroll_away(tab)
         numbers = tab.numbers()
         lags.append(store_last(store, job) - numbers[-1])
     writer.join()
@@ -207,7 +207,7 @@ def live(browser: Browser, service: Service, store: Store) -> None:
     watched: dict[str, Any] = tab.page.evaluate("() => { watch.on = false; return watch; }")
     lags.sort()
     report("lines behind the store, median and most (of 2,000 a second)", f"{lags[SECONDS // 2]}, {lags[-1]}")
-    report("rows looked at in every frame", f"{watched['rows']:,} in {watched['frames']:,} frames")
+    report("rows checked in every frame", f"{watched['rows']:,} in {watched['frames']:,} frames")
     report("of them out of order, doubled or with a wrong text", len(watched["wrong"]), not watched["wrong"])
     report("longest task", f"{watched['longest']:.0f} ms", watched["longest"] < 200)
     report("the page says", tab.text("#facts"), f"{RATE * SECONDS:,} lines" in tab.text("#facts"))
@@ -216,7 +216,7 @@ def live(browser: Browser, service: Service, store: Store) -> None:
     context.close()
 
 
-def away(tab: Tab) -> None:
+def scroll_away(tab: Tab) -> None:
     """Goes to line 1 and back to the end while lines arrive."""
     tab.page.focus("#log")
     tab.page.keyboard.press("g")

@@ -1,4 +1,4 @@
-"""Servers that are started for a round. They die with the benchmark, however it ends."""
+"""Servers that are started for a round. The kernel ends them when the benchmark ends."""
 
 import contextlib
 import ctypes
@@ -16,7 +16,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 #: Seconds in which a server must start, and stop, on a busy machine.
 START_SECONDS: Final = 30.0
 #: Seconds between two checks whether it has.
-LOOK_SECONDS: Final = 0.02
+POLL_SECONDS: Final = 0.02
 #: ``prctl``'s number for the signal that a process gets when its parent dies.
 PR_SET_PDEATHSIG: Final = 1
 
@@ -44,7 +44,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         if time.monotonic() > deadline:
             raise Failed(what)
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def listens(port: int) -> bool:
@@ -56,7 +56,7 @@ def listens(port: int) -> bool:
 
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
-    """A directory for one server's files, short enough for a socket's path."""
+    """A directory for the files of one server. Its path is short enough for a unix socket."""
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
         yield Path(name)
 

@@ -29,9 +29,10 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """Lines 1 to ``last`` of ``jobs`` jobs from ``first_job`` on, ``rate`` a second of each, or None for flat out.
+    """Lines 1 to ``last`` of ``jobs`` jobs, whose first is ``first_job``.
 
-    Never more than ``batch`` lines in one publish. ``tick`` seconds pass between two of them, at least.
+    Each job gets ``rate`` lines a second, or as many as possible with None. One publish has at most ``batch`` lines,
+    and at least ``tick`` seconds pass between two of them. ``end``: whether the jobs end after their last line.
     """
 
     last: int

@@ -1,8 +1,8 @@
 """What every viewer of one job must receive: built once, from the first bytes that pass the strict check.
 
-A message says when it was sent, of which job it is and which number it has: ``T=<ns> J=<job> N=<number> <filler>``.
-Whoever is first to receive a block has it read here, character by character, against the peer's :class:`Grammar`;
-all others are then compared with these bytes, which costs a ``memcmp``.
+A message has the time when it was sent, its job and its number: ``T=<ns> J=<job> N=<number> <filler>``. When the first
+viewer receives a block, the block is parsed by the peer's :class:`Grammar`. All other viewers are compared with these
+bytes, which costs only a ``memcmp``.
 """
 
 import re
@@ -49,7 +49,8 @@ class Wrong(Exception):
 class Reference:
     """One job's bytes after line ``after``, as far as any viewer has received them, up to line ``last`` at most.
 
-    ``ends`` are the positions behind each line, ``stamps`` when each was sent; both begin with a line ``after``.
+    ``ends`` are the positions after each line, and ``stamps`` the times when each was sent. Both begin with an element
+    for line ``after``.
     """
 
     def __init__(self, grammar: Grammar, job: int, after: int, last: int) -> None:
@@ -88,7 +89,7 @@ class Reference:
     def same(self, text: memoryview, position: int) -> int:
         """How many of the first bytes of ``text`` are at ``position``, the start of a block.
 
-        All that can be compared, or else whole blocks only.
+        If not all bytes that can be compared are equal, only complete blocks count.
         """
         size = min(len(text), len(self.body) - position)
         if self.body.startswith(text[:size], position):
@@ -101,7 +102,7 @@ class Reference:
             index, matched = index + 1, end
 
     def noise(self, text: bytes, at: int) -> int:
-        """The length of the noise at ``at`` in ``text``: 0 when there is none, -1 when it may become some."""
+        """The length of the noise at ``at`` in ``text``: 0 when there is none, -1 when more bytes must decide."""
         if text.startswith(self._newline, at):
             return len(self._newline)
         if text.startswith(b":", at):
@@ -113,7 +114,7 @@ class Reference:
         return end - at if self._noise.fullmatch(text, at, end) else 0
 
     def extend(self, text: bytes, at: int) -> int:
-        """Takes the block at ``at`` in ``text`` as the next line. Returns its length; raises :class:`Wrong`."""
+        """Adds the block at ``at`` in ``text`` as the next line. Returns its length. Raises :class:`Wrong`."""
         end = text.find(self.blank, at) + len(self.blank)
         found = self._log.fullmatch(text, at, end)
         if found is None:

@@ -84,7 +84,7 @@ def write(outcome: Outcome, machine: dict[str, Any], date: str, directory: Path)
 def section(outcome: Outcome, quick: bool) -> list[str]:
     """The section of the page about the scenario."""
     scenario = outcome.scenario
-    said = [f"- {sentence}" for sentence in verdict(outcome)]
+    sentences = [f"- {sentence}" for sentence in verdict(outcome)]
     return [
         f"## {scenario.title}",
         "",
@@ -93,7 +93,7 @@ def section(outcome: Outcome, quick: bool) -> list[str]:
         "",
         *table(outcome),
         "",
-        *said,
+        *sentences,
         *(["", "```", *outcome.more, "```"] if outcome.more else []),
         "",
         f"![{scenario.title}]({scenario.name}.svg) [all numbers]({scenario.name}.json)",
@@ -123,14 +123,14 @@ def index(directory: Path, names: Iterable[str]) -> None:
 
 def _json(value: Any) -> str:
     """``value`` as JSON. NaN becomes null, because JSON has no NaN."""
-    return json.dumps(_whole(value), indent=1, ensure_ascii=False)
+    return json.dumps(_finite(value), indent=1, ensure_ascii=False)
 
 
-def _whole(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _whole(each) for key, each in value.items()}
+        return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_whole(each) for each in value]
+        return [_finite(each) for each in value]
     if isinstance(value, float):
         return None if value != value else float(f"{value:.6g}")
     return value

@@ -28,9 +28,9 @@ import redis
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 LINES: Final = 1_000_000
-#: Seconds for which the store is unreachable, and seconds of the job.
+#: Seconds for which the store is unreachable, and seconds of the job before and after that.
 AWAY_SECONDS: Final = 60
-AROUND_SECONDS: Final = 5
+NORMAL_SECONDS: Final = 5
 #: The number of viewers, and seconds in which they must receive the end.
 VIEWERS: Final = 3
 SEEN_SECONDS: Final = 30
@@ -114,7 +114,7 @@ def execute(argv: list[str], at: DataDirectory, out: Path | None = None) -> tupl
 
 
 def flat(at: DataDirectory) -> None:
-    """Prints every round. On a busy machine they differ by half, and the best one alone would be misleading."""
+    """Prints every round. On a busy machine rounds differ by half, so the best one alone would be misleading."""
     mark = at.directory / "wall"
     timed = f"import time; t = time.monotonic()\n{FLAT}\nsys.stdout.flush()"
     job = [sys.executable, "-c", f"{timed}\nopen({str(mark)!r}, 'w').write(str(time.monotonic() - t))"]
@@ -151,7 +151,7 @@ def start(at: DataDirectory) -> None:
 
 def away(at: DataDirectory) -> None:
     mark = at.directory / "wall"
-    seconds = AWAY_SECONDS + 2 * AROUND_SECONDS
+    seconds = AWAY_SECONDS + 2 * NORMAL_SECONDS
     job = [sys.executable, "-c", PACED, "2000", str(seconds), str(mark)]
     pid = int(at.client().info("server")["process_id"])
     argv = at.run(*job)
@@ -159,26 +159,26 @@ def away(at: DataDirectory) -> None:
         watched(at) as viewers,
         subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=at.environ, cwd=ROOT) as runner,
     ):
-        time.sleep(AROUND_SECONDS)
+        time.sleep(NORMAL_SECONDS)
         os.kill(pid, signal.SIGSTOP)
         time.sleep(AWAY_SECONDS)
-        before = AROUND_SECONDS * 2000
+        before = NORMAL_SECONDS * 2000
         os.kill(pid, signal.SIGCONT)
         began, backlog = time.monotonic(), AWAY_SECONDS * 2000
         while at.published() < before + backlog:
             time.sleep(0.01)
         took = time.monotonic() - began
         said = runner.communicate()[1].decode()
-        told = [viewer.communicate(timeout=SEEN_SECONDS)[1].decode().strip() for viewer in viewers]
+        messages = [viewer.communicate(timeout=SEEN_SECONDS)[1].decode().strip() for viewer in viewers]
     seen = [(at.directory / f"viewer{number}").read_bytes() for number in range(VIEWERS)]
     assert at.published() == seconds * 2000 + 1, (at.published(), said)
-    whole = "".join(f"{number:099d}\n" for number in range(seconds * 2000)).encode()
-    right = sum(out == whole for out in seen)
+    expected = "".join(f"{number:099d}\n" for number in range(seconds * 2000)).encode()
+    right = sum(out == expected for out in seen)
     print(
         f"away   job {float(mark.read_text()) / seconds:.3f}x of its own time; backlog of {backlog:,} lines in "
         f"{took:.2f} s, {backlog / took / 2000:.0f}x the live rate; {right} of {VIEWERS} viewers saw every line once"
     )
-    print(f"       the viewers were told: {sorted(set(told))}")
+    print(f"       messages of the viewers: {sorted(set(messages))}")
 
 
 @contextlib.contextmanager

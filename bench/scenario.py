@@ -54,7 +54,7 @@ class Target:
 class Scenario:
     """``run(side, quick)`` is one round of one side, with servers of its own.
 
-    ``more`` is asked once, in a full run, for what is only to be told: lines of text.
+    ``more`` is called once, in a full run. It returns further lines of text for the report.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Outcome:
 ALIKE: Final = 0.02
 #: A producer that takes so many times as long as planned was too slow.
 LATE: Final = 1.1
-#: This side is a limit and not a peer. It is always better.
+#: This side is a limit and not a peer. It is better by design, so the verdict does not mention it.
 FLOOR: Final = "floor"
 
 
@@ -120,15 +120,15 @@ def judge(outcome: Outcome, target: Target) -> tuple[bool | None, float | None]:
 
 def verdict(outcome: Outcome) -> list[str]:
     """Sentences about targets, better sides, faults, skipped sides, and limits of the generator."""
-    said = []
+    sentences = []
     for target in outcome.scenario.targets:
         met, value = judge(outcome, target)
         word = {True: "met", False: "MISSED", None: "not measured"}[met]
-        said.append(f"target {word}: {target.text}" + (f" (it is {value:.3g})" if value is not None else ""))
-    said += _better(outcome)
-    said += _complaints(outcome)
-    said += [f"skipped: {side}: {why}" for side, why in outcome.skipped.items()]
-    return said
+        sentences.append(f"target {word}: {target.text}" + (f" (it is {value:.3g})" if value is not None else ""))
+    sentences += _better(outcome)
+    sentences += _complaints(outcome)
+    sentences += [f"skipped: {side}: {why}" for side, why in outcome.skipped.items()]
+    return sentences
 
 
 def _better(outcome: Outcome) -> list[str]:

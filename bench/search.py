@@ -1,8 +1,8 @@
 """The archive alone: ``python -m bench.search [lines] [--rounds 3]``.
 
-Packs a build's output, as large as asked for, into an archive of files, and prints how small it is; how fast it is
-searched, in turns with ``zstd -dc | rg -i -c`` over the same objects; how fast it becomes SSE frames; how long a page
-takes that nobody has asked for before.
+Archives so many lines of a build's output in files. Prints the compressed size, the speed of searches (in turns with
+``zstd -dc | rg -i -c`` over the same objects), the speed of conversion to SSE frames, and the time for a page of which
+nothing is cached.
 """
 
 import argparse
@@ -155,8 +155,8 @@ def pages(directory: Path, log: Log, lines: int) -> list[float]:
 def replay(directory: Path, log: Log) -> None:
     """Reads the whole log as frames, in segments as a viewer does."""
     archive, cursor = ArchiveReader(FileObjectStore(directory), log), 0
-    while stretch := archive.frames(JOB, cursor, 512):
-        cursor = stretch.cursor
+    while lines := archive.frames(JOB, cursor, 512):
+        cursor = lines.cursor
 
 
 def main() -> None:

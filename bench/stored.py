@@ -26,7 +26,7 @@ STORM_WINDOW: Final = 512
 #: The time limit of the runner's own benchmark, in seconds. It publishes a million lines six times.
 RUNNER_SECONDS: Final = 300.0
 
-_NO_REPLAY: Final = "it keeps nothing: who comes late or comes back has missed what was sent"
+_NO_REPLAY: Final = "it stores nothing: a viewer that connects late or again has missed what was sent before"
 
 
 def replay(side: Side, quick: bool) -> Round:
@@ -65,28 +65,30 @@ def storm(side: Side, quick: bool) -> Round:
 
 def crowd(side: Side, quick: bool) -> Round:
     """1,000 viewers from line 0 of a long job, and 100 live viewers of another job."""
-    viewers, lines, beside = (100, 20_000, 20) if quick else (1000, 200_000, 100)
+    viewers, lines, live_viewers = (100, 20_000, 20) if quick else (1000, 200_000, 100)
     lines, live_lines = (lines, 100) if quick else (side.lines or lines, 350)
     with side.peer(side.workers) as peer:
         stored(peer, Plan(lines))
 
         def parts(job: int) -> tuple[Load, Plan]:
-            load = Load([peer.target(job)], peer.grammar, beside, live_lines, PATIENCE_SECONDS, warm=50, first_job=job)
+            load = Load(
+                [peer.target(job)], peer.grammar, live_viewers, live_lines, PATIENCE_SECONDS, warm=50, first_job=job
+            )
             return load, Plan(live_lines, rate=50, batch=50, first_job=job)
 
         quiet = live(peer, *parts(1))
         load, plan = parts(2)
-        whole = Load([peer.target(0)], peer.grammar, viewers, lines, CROWD_SECONDS, timed=False, lead=True)
+        replays = Load([peer.target(0)], peer.grammar, viewers, lines, CROWD_SECONDS, timed=False, lead=True)
         producer, watching = Producer(peer, plan), Generator(load)
         with closing(producer, watching):
             watching.wait("ready")
             base = memory(peer.pids.workers)
-            replaying = Generator(whole)
+            replaying = Generator(replays)
             with closing(replaying), Peak(peer.pids.workers) as peak:
                 replaying.wait("begun")
                 producer.go()
                 busy: Report = watching.wait("report")
-                outlived = not replaying.heard("done")
+                outlived = not replaying.has_sent("done")
                 report: Report = replaying.wait("report")
         return asdict(busy) | {
             "quiet_p99_ms": quiet["p99_ms"],
@@ -131,7 +133,7 @@ SCENARIOS: Final = (
     Scenario(
         "replay",
         "Replay",
-        "1 viewer, 500,000 stored lines; the bytes it is compared with were read, line by line, by another before",
+        "1 viewer, 500,000 stored lines; its bytes are compared with those of an earlier viewer",
         (
             Side(Ours),
             Side(Nchan, lines=50_000),
@@ -154,7 +156,7 @@ SCENARIOS: Final = (
     Scenario(
         "crowd",
         "Replay crowd",
-        "1,000 viewers from line 0 of a 200,000-line job, 100 live viewers of another job (50 lines/s) beside them",
+        "1,000 viewers from line 0 of a 200,000-line job, and 100 live viewers of another job (50 lines/s)",
         (
             Side(Ours),
             Side(Nchan, lines=20_000),
@@ -163,7 +165,7 @@ SCENARIOS: Final = (
             Side(FlaskSse, skip=_NO_REPLAY),
         ),
         (
-            Metric("p99_ms", "live delay beside the crowd, 99th percentile", "ms"),
+            Metric("p99_ms", "live delay during the crowd, 99th percentile", "ms"),
             Metric("p99_times_quiet", "the same as a multiple of its quiet value", "times"),
             Metric("crowd_lines_per_s", "lines delivered to the crowd", "per second", more=True),
             Metric("grown_mb", "growth of the worker's memory (RSS)", "MB", compared=False),
@@ -174,7 +176,7 @@ SCENARIOS: Final = (
             Target("worker's memory grows by 64 MB at most", "grown_mb", 64),
         ),
         (
-            f"The crowd is kept up for {CROWD_SECONDS:g} s and then cut off; all it received until then is checked.",
+            f"The crowd is cut off after {CROWD_SECONDS:g} s. Everything that it received until then is checked.",
             "nchan's crowd gets 20,000 lines: of 200,000 not even one viewer had seen all after 80 s.",
         ),
     ),
@@ -206,7 +208,7 @@ SCENARIOS: Final = (
         (),
         (
             "nchan gets 20,000 lines: it takes no more than 32,767 of one channel in a second.",
-            "flask-sse keeps nothing of what is published; sse-starlette and the naive variant read the same store.",
+            "flask-sse stores nothing; sse-starlette and the naive variant read the same store.",
         ),
         runner_says,
     ),

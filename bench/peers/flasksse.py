@@ -38,7 +38,7 @@ class PublishSink:
 
 
 class FlaskSse(Peer):
-    """One SUBSCRIBE per viewer; a viewer that comes late has missed what was before."""
+    """One SUBSCRIBE per viewer. A viewer that connects late misses what was sent before."""
 
     name = "flask-sse"
     about = "flask-sse under gunicorn with gevent, one Redis subscription per viewer, no replay"

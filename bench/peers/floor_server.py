@@ -1,7 +1,7 @@
 """The floor: a writer that only sends. It has one job, no store and no parsing: it sends everything to all viewers.
 
 ``python -m bench.peers.floor_server PORT INPUT_PORT``: viewers connect to the first, the producer to the second, and
-each of its publishes is sent on as one chunk. Whatever has piled up for a viewer goes out in one write.
+each of its publishes is sent on as one chunk. All bytes that wait for a viewer go out in one write.
 """
 
 import contextlib
@@ -10,9 +10,9 @@ import socket
 import sys
 from typing import Final
 
-#: Bytes of one write, as the service's.
+#: Bytes of one write, as in the service.
 WRITE_BYTES: Final = 256 * 2**10
-#: Bytes the kernel may hold for one viewer, as the service's.
+#: Bytes that the kernel may hold for one viewer, as in the service.
 SEND_BUFFER_BYTES: Final = 64 * 2**10
 HEAD: Final = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n"

@@ -14,7 +14,7 @@ from chronoverse.joblog.values import End, Line
 
 #: Connections to the store: one for each viewer.
 CONNECTIONS: Final = 20_000
-#: Milliseconds one XREAD waits, below the client's own time-out.
+#: Milliseconds that one XREAD waits. That is less than the client's own timeout.
 BLOCK_MS: Final = 5_000
 #: Lines of one XREAD.
 LINES: Final = 500

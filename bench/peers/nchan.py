@@ -26,7 +26,7 @@ DEPTH: Final = 1000
 #: subscriber got one, and then nothing more.
 PER_SECOND: Final = 30_000
 #: Seconds in which nchan must accept what was sent.
-TAKE_SECONDS: Final = 60.0
+ACCEPT_SECONDS: Final = 60.0
 
 _CONF: Final = """
 load_module {module};
@@ -62,7 +62,7 @@ class NchanSink:
         self._second = self._in_second = 0
 
     def open(self, jobs: range) -> None:
-        self._sock = socket.create_connection(("127.0.0.1", self._port), timeout=TAKE_SECONDS)
+        self._sock = socket.create_connection(("127.0.0.1", self._port), timeout=ACCEPT_SECONDS)
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def publish(self, batch: Sequence[tuple[int, int, list[str]]]) -> None:
@@ -130,10 +130,10 @@ class Nchan(Peer):
         return Target("127.0.0.1", self.port, f"/sub?id=j{job}")
 
     def resume(self, after: int) -> list[str]:
-        # Its ids are times, which only a subscriber that has received them knows.
+        # nchan's ids are times, so only a subscriber that has received the lines knows their ids.
         target, ids = self.target(0), re.compile(rb"^id: ([0-9:]+)\n", re.MULTILINE)
         received = b""
-        with socket.create_connection((target.host, target.port), timeout=TAKE_SECONDS) as sock:
+        with socket.create_connection((target.host, target.port), timeout=ACCEPT_SECONDS) as sock:
             sock.sendall(target.request(""))
             while len(found := ids.findall(received)) < after:
                 received += sock.recv(1 << 20)

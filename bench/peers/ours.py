@@ -24,7 +24,7 @@ NOISE: Final = rb"event: (?:connected|job|end)\ndata: [^\n]*\n(?:retry: [0-9]+\n
 
 
 class Ours(Peer):
-    """The shared tail."""
+    """The service with its shared tail."""
 
     name = "chronoverse"
     about = "the service: gunicorn with gevent workers, one reader per worker for all viewers"

@@ -2,8 +2,9 @@
 
     python -m bench.soak.archive [--lines 10000000] [--hot-bytes 67108864] [--replays 0]
 
-Real processes: the server, ``chronoverse run`` and ``chronoverse archive``. Every line is compared in the end, and in
-what so many viewers get, one after the other, of all of it from the service.
+The server, ``chronoverse run`` and ``chronoverse archive`` are real processes. At the end every line in the archive is
+compared. With ``--replays`` so many viewers read the whole log from the service, one after the other, and their lines
+are compared, too.
 """
 
 import argparse
@@ -30,9 +31,9 @@ from tests.support.waiting import wait_until
 
 JOB: Final = JobRef("wf_1", "job_1")
 #: Seconds between two measurements of the log's size.
-LOOK_SECONDS: Final = 0.02
-#: Seconds in which the archiver must move the rest after the job has ended.
-LEFT_SECONDS: Final = 600.0
+MEASURE_SECONDS: Final = 0.02
+#: Seconds in which the archiver must move the remaining lines after the job has ended.
+REMAINING_SECONDS: Final = 600.0
 #: The time limit for publishing, in seconds, since the program prints faster than lines can be published.
 WAIT = ("--deliver-timeout", "10m")
 #: Output similar to a build's: 100 bytes a line, most of it repeated.
@@ -70,7 +71,7 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         """Measures until it is stopped."""
-        while not self.over.wait(LOOK_SECONDS):
+        while not self.over.wait(MEASURE_SECONDS):
             self.peak = max(self.peak, self._store.catalog.sizes([JOB]).get(JOB, 0))
 
 
@@ -103,7 +104,7 @@ def measure(server: RedisServer, directory: Path, lines: int, hot_bytes: int) ->
     with output.open("wb") as log:
         archiver = subprocess.Popen([*python, "archive"], env=environ, stdin=subprocess.DEVNULL, stderr=log)
     try:
-        wait_until(lambda: b"archiver up" in output.read_bytes(), LEFT_SECONDS, "the archiver is up")
+        wait_until(lambda: b"archiver up" in output.read_bytes(), REMAINING_SECONDS, "the archiver is up")
         watch.start()
         began = time.monotonic()
         program = [sys.executable, "-c", f"import hashlib{LINE}{PROGRAM}", str(lines)]
@@ -111,14 +112,16 @@ def measure(server: RedisServer, directory: Path, lines: int, hot_bytes: int) ->
         subprocess.run(run, env=environ, check=True, stdout=subprocess.DEVNULL)
         published = time.monotonic() - began
         print(f"published  {lines:,} lines in {published:.1f} s, {lines / published:,.0f} lines/s", flush=True)
-        while not store.catalog.archive_state(JOB).complete and time.monotonic() - began < published + LEFT_SECONDS:
-            time.sleep(LOOK_SECONDS)
+        while (
+            not store.catalog.archive_state(JOB).complete and time.monotonic() - began < published + REMAINING_SECONDS
+        ):
+            time.sleep(MEASURE_SECONDS)
         done = time.monotonic() - began
         watch.over.set()
         archived = sum(each.size for each in FileObjectStore(directory / "archive").list(folder(JOB)))
         raw = 100 * lines
         print(
-            f"archived   whole {done - published:.1f} s after the end, {archived:,} bytes: 1/{raw / archived:.1f} of it"
+            f"archived   all {done - published:.1f} s after the end, {archived:,} bytes: 1/{raw / archived:.1f} of it"
         )
         print(f"in Redis   {watch.peak:,} bytes at most, {watch.peak / hot_bytes:.2f} of HOT_BYTES")
     finally:
@@ -133,11 +136,11 @@ def measure(server: RedisServer, directory: Path, lines: int, hot_bytes: int) ->
 
 def replays(server: RedisServer, directory: Path, lines: int, viewers: int) -> None:
     """Reads the whole log through ``/events``, with one viewer after the other."""
-    said = digest(expected(lines))
+    wanted = digest(expected(lines))
     archive_url = (directory / "archive").as_uri()
     with serving(directory / "service", server.url, archive_url=archive_url) as service:
         for _ in range(viewers):
-            seconds, before, least, most = replay(service, JOB, said)
+            seconds, before, least, most = replay(service, JOB, wanted)
             memory = ", ".join(f"{size / 2**20:.1f}" for size in (before, least, most))
             print(f"replayed   {lines:,} lines in {seconds:.1f} s, {lines / seconds:,.0f} lines/s,", end=" ")
             print(f"all as they were printed; the worker before, least, most: {memory} MB", flush=True)

@@ -37,7 +37,7 @@ ENDED: Final = b"0\r\n\r\n"
 SEEN: Final = b"id: 3\n\n"
 
 
-def held(service: Service, store: RedisServer, door: Door) -> dict[str, int]:
+def resources(service: Service, store: RedisServer, door: Door) -> dict[str, int]:
     """The resources of the worker, the store and nginx while nobody is connected."""
     for name in ("chronoverse_streams_open", "chronoverse_jobs_watched"):
         wait_until(lambda name=name: service.metric(name) == 0, 10, f"{name} is 0")  # type: ignore[misc]
@@ -73,11 +73,11 @@ def main() -> int:
             (f"GET {job.path}/events {head}".encode(), enough) for job, enough in ((ended, ENDED), (live, SEEN))
         ]
         open_short_streams(door, requests, min(WARM_UP, asked.streams), asked.at_once)
-        before = held(service, store, door)
+        before = resources(service, store, door)
         started = time.monotonic()
         open_short_streams(door, requests, asked.streams, asked.at_once)
         seconds = time.monotonic() - started
-        after = held(service, store, door)
+        after = resources(service, store, door)
         counted = {
             name: int(service.metric(f"chronoverse_streams_{name}"))
             for name in ("started_total", 'ended_total{reason="end"}', 'ended_total{reason="left"}')

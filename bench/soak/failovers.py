@@ -1,4 +1,4 @@
-"""Servers that fail under a job and its viewers, in every way that Sentinels and a Cluster know.
+"""Servers fail while a job writes and viewers read: every kind of failover of Sentinels and of a Cluster.
 
     python -m bench.soak.failovers [--form sentinel|cluster] [--rounds N]
 
@@ -25,7 +25,7 @@ from tests.support.waiting import wait_until
 VIEWERS: Final = 5
 #: Whole seconds of the lease: longer than any change of servers takes.
 LEASE_SECONDS: Final = 30
-#: Seconds for which a replaced server still stands still: longer than a command may take.
+#: Seconds for which a server stays frozen after it was replaced: longer than a command may take.
 FROZEN_SECONDS: Final = 8.0
 #: Seconds before the next fault. Sentinels begin no failover sooner.
 PAUSE_SECONDS: Final = 6.5
@@ -55,7 +55,7 @@ class Sentinels:
         self._fleet.rejoin(lost)
 
     def freeze(self) -> None:
-        """The master stands still for long, and wakes when another server is the master."""
+        """The master is frozen for a long time, and continues when another server is the master."""
         lost = self._fleet.master
         with frozen(lost):
             self._other(lost)
@@ -88,7 +88,7 @@ class Nodes:
         self._fleet.servers[first].start()
 
     def freeze(self) -> None:
-        """The master stands still for long, and wakes when another server is the master."""
+        """The master is frozen for a long time, and continues when another server is the master."""
         first, second = self._fleet.pair
         with frozen(self._fleet.servers[first]):
             self._takes_over(second)

@@ -39,10 +39,10 @@ RETRY_SECONDS: Final = 2.0
 ARRIVAL_SECONDS: Final = 300.0
 #: Seconds that ``/healthz`` may take, and the share by which a heartbeat's interval may differ.
 HEALTH_SECONDS: Final = 0.2
-OFF: Final = 0.2
+TOLERANCE: Final = 0.2
 
 
-class Heard(NamedTuple):
+class ViewerResults(NamedTuple):
     """The results of one process: answers by status, and the shortest and longest time between two heartbeats."""
 
     answers: Counter[str]
@@ -87,7 +87,7 @@ def run_viewers(
                 selector.unregister(sock)
                 sock.close()
                 waiting.append((now + RETRY_SECONDS, viewer))
-    results.put(Heard(answers, present.value, shortest, longest, intervals))
+    results.put(ViewerResults(answers, present.value, shortest, longest, intervals))
 
 
 def received(sock: ssl.SSLSocket) -> bytes | None:
@@ -115,7 +115,7 @@ def health(client: httpx.Client) -> float:
     return time.monotonic() - started
 
 
-def held(service: Service, nginx: Nginx) -> dict[str, int]:
+def memory_of_both(service: Service, nginx: Nginx) -> dict[str, int]:
     """The memory of the service and of nginx."""
     return {"service": memory(service.worker_pids()), "nginx": memory(sorted(nginx.workers()))}
 
@@ -124,18 +124,20 @@ def play(service: Service, nginx: Nginx, path: str, asked: argparse.Namespace) -
     """Connects the viewers and measures. Returns the report."""
     request = request_bytes(path.encode(), service.token()).replace(b"Connection: close\r\n", b"")
     settled, stop = multiprocessing.Event(), multiprocessing.Event()
-    results: multiprocessing.Queue[Heard] = multiprocessing.Queue()
+    results: multiprocessing.Queue[ViewerResults] = multiprocessing.Queue()
     counts = [multiprocessing.Value("i", 0) for _ in range(VIEWER_PROCESSES)]
     each = asked.viewers // VIEWER_PROCESSES
-    before, began, processes = held(service, nginx), time.monotonic(), []
+    before, began, processes = memory_of_both(service, nginx), time.monotonic(), []
     for number, count in enumerate(counts):
         arguments = (nginx, number, request, each, count, settled, stop, results)
         processes.append(multiprocessing.Process(target=run_viewers, args=arguments))
         processes[-1].start()
     try:
-        wait_until(lambda: sum(count.value for count in counts) >= asked.viewers, ARRIVAL_SECONDS, "all are there")
+        wait_until(
+            lambda: sum(count.value for count in counts) >= asked.viewers, ARRIVAL_SECONDS, "all viewers are connected"
+        )
         settled.set()
-        arrived, after, answers, times = time.monotonic() - began, held(service, nginx), [], []
+        arrived, after, answers, times = time.monotonic() - began, memory_of_both(service, nginx), [], []
         with nginx.client() as client, httpx.Client(base_url=service.url) as direct:
             until = time.monotonic() + asked.seconds
             while time.monotonic() < until:
@@ -146,25 +148,25 @@ def play(service: Service, nginx: Nginx, path: str, asked: argparse.Namespace) -
         streams = service.metric("chronoverse_streams_open")
     finally:
         stop.set()
-        heard = [results.get(timeout=60) for _ in processes]
+        found = [results.get(timeout=60) for _ in processes]
         for process in processes:
             process.join()
     return {
         "viewers": asked.viewers,
         "streams open": int(streams),
-        "all there after s": round(arrived, 1),
+        "all connected after s": round(arrived, 1),
         "bytes a viewer, service": (after["service"] - before["service"]) // asked.viewers,
         "bytes a viewer, nginx": (after["nginx"] - before["nginx"]) // asked.viewers,
         "descriptors of the service's workers and nginx's": fds,
-        "answers": dict(sum((each.answers for each in heard), Counter[str]())),
+        "answers": dict(sum((each.answers for each in found), Counter[str]())),
         "heartbeat every s": asked.heartbeat,
-        "heartbeats measured": sum(each.intervals for each in heard),
+        "heartbeats measured": sum(each.intervals for each in found),
         "heartbeats' shortest and longest interval": [
-            round(min(each.shortest for each in heard), 2),
-            round(max(each.longest for each in heard), 2),
+            round(min(each.shortest for each in found), 2),
+            round(max(each.longest for each in found), 2),
         ],
         "health's longest ms": round(1000 * max(times)),
-        "the next viewer is told": [
+        "the answers to another viewer": [
             dict(Counter(answer.status_code for answer in answers)),
             answers[0].headers.get("retry-after"),
             answers[0].headers["content-type"],
@@ -190,10 +192,11 @@ def main() -> int:
         report = play(service, nginx, f"{job.path}/events", asked)
     print(json.dumps(report, indent=2))
     shortest, longest = report["heartbeats' shortest and longest interval"]
-    even = (1 - OFF) * asked.heartbeat <= shortest <= longest <= (1 + OFF) * asked.heartbeat
-    told = list(report["the next viewer is told"][0]) == [503] and report["the next viewer is told"][1]
-    well = report["health's longest ms"] <= 1000 * HEALTH_SECONDS
-    return int(not (even and told and well and report["streams open"] == asked.viewers))
+    even = (1 - TOLERANCE) * asked.heartbeat <= shortest <= longest <= (1 + TOLERANCE) * asked.heartbeat
+    refusal = report["the answers to another viewer"]
+    refused = list(refusal[0]) == [503] and refusal[1]
+    fast = report["health's longest ms"] <= 1000 * HEALTH_SECONDS
+    return int(not (even and refused and fast and report["streams open"] == asked.viewers))
 
 
 if __name__ == "__main__":

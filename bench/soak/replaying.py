@@ -19,7 +19,7 @@ READ_BYTES: Final = 2**20
 #: Seconds after which a silent stream is an error.
 PATIENCE_SECONDS: Final = 30.0
 #: Seconds between two measurements of the worker's memory.
-LOOK_SECONDS: Final = 0.05
+MEASURE_SECONDS: Final = 0.05
 #: The parts of a line's frame that do not depend on time, and the names of other events.
 _LINE: Final = re.compile(rb'event: log\ndata: \{"timestamp":"[0-9T:.Z-]{24}",([^\n]*\nid: \d+\n)\n')
 _EVENT: Final = re.compile(rb"(?m)^event: (\w+)$")
@@ -45,7 +45,7 @@ class Memory(threading.Thread):
 
     def run(self) -> None:
         """Measures until it is stopped."""
-        while not self._over.wait(LOOK_SECONDS):
+        while not self._over.wait(MEASURE_SECONDS):
             self.seen.append(self._process.memory_info().rss)
 
     def stop(self) -> list[int]:
@@ -73,16 +73,16 @@ def replay(service: Service, job: JobRef, expected: str) -> Replayed:
         began = time.monotonic()
         path = f"/workflows/{job.workflow_id}/jobs/{job.job_id}/events"
         connection.request("GET", path, headers={"Authorization": f"Bearer {service.token()}"})
-        found, rest, others = hashlib.sha256(), b"", b""
+        found, unread, others = hashlib.sha256(), b"", b""
         answer = connection.getresponse()
         while body := answer.read1(READ_BYTES):
-            rest += body
-            cut = rest.rfind(b"\n\n")
+            unread += body
+            cut = unread.rfind(b"\n\n")
             cut = 0 if cut < 0 else cut + 2
-            parts = _LINE.split(rest[:cut])
+            parts = _LINE.split(unread[:cut])
             found.update(b"".join(parts[1::2]))
             others += b"".join(parts[::2])
-            rest = rest[cut:]
+            unread = unread[cut:]
         seconds = time.monotonic() - began
     seen = memory.stop()
     assert _EVENT.findall(others) == [b"connected", b"job", b"job", b"end"], others

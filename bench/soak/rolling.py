@@ -55,12 +55,12 @@ def write(url: str, rate: int, stop: Any) -> None:
 class Reloads:
     """Sends SIGHUP once all viewers are connected, and again once the last reload is over. Called at each tick."""
 
-    def __init__(self, service: Service, viewers: ReconnectingViewers, wanted: int, drain: float, stop: Any) -> None:
+    def __init__(self, service: Service, viewers: ReconnectingViewers, count: int, drain: float, stop: Any) -> None:
         self.at: list[float] = []
         self.gone: list[float] = []
         self._service = service
         self._viewers = viewers
-        self._wanted = wanted
+        self._count = count
         self._seconds = drain + BACK_SECONDS
         self._stop = stop
         self._old: list[int] = []
@@ -72,7 +72,7 @@ class Reloads:
         waiting = self.at and (now - self.at[-1] < self._seconds or len(self.gone) < len(self.at))
         if waiting or self._viewers.connected < len(self._viewers.viewers) or self._stop.is_set():
             return False
-        if len(self.at) == self._wanted:
+        if len(self.at) == self._count:
             self._stop.set()
         else:
             self._old = self._service.worker_pids()

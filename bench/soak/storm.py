@@ -47,7 +47,7 @@ GROWTH_BYTES: Final = 64 * 2**20
 class Progress(NamedTuple):
     """The results of the viewers' process: the monotonic time when all were connected, and the bytes received."""
 
-    come_at: Any
+    connected_at: Any
     received: Any
 
 
@@ -61,7 +61,7 @@ def run_viewers(door: Door, request: bytes, count: int, progress: Progress, stop
         sock.sendall(request)
         sock.setblocking(False)
         selector.register(sock, selectors.EVENT_READ)
-    progress.come_at.value = time.monotonic()
+    progress.connected_at.value = time.monotonic()
     while not stop.is_set():
         for key, _ in selector.select(0.1):
             assert isinstance(key.fileobj, socket.socket)
@@ -139,7 +139,9 @@ def play(service: Service, door: Door, store: RedisServer, asked: argparse.Names
     ]
     try:
         processes[0].start()
-        wait_until(lambda: service.metric("chronoverse_streams_open") == LIVE_VIEWERS, 30, "the live viewers are there")
+        wait_until(
+            lambda: service.metric("chronoverse_streams_open") == LIVE_VIEWERS, 30, "the live viewers are connected"
+        )
         calm = watch(service, store, job, asked.seconds)
         processes[1].start()
         storm = watch(service, store, job, asked.seconds)
@@ -149,17 +151,22 @@ def play(service: Service, door: Door, store: RedisServer, asked: argparse.Names
         seen = results.get(timeout=60)
         for process in processes:
             process.join()
-    (began, ended), come_at = storm["span"], progress.come_at.value
-    spans = {"before": calm["span"], "with": (began, ended), "come": (began, come_at), "read": (come_at, ended)}
+    (began, ended), connected_at = storm["span"], progress.connected_at.value
+    spans = {
+        "before": calm["span"],
+        "with": (began, ended),
+        "connecting": (began, connected_at),
+        "reading": (connected_at, ended),
+    }
     late = {name: percentile([late for at, late in seen if span[0] <= at < span[1]]) for name, span in spans.items()}
     return {
         "streams open at the end": int(streams),
-        "all have come after s": round(come_at - began, 1),
+        "all connected after s": round(connected_at - began, 1),
         "received, MB/s": round(progress.received.value / asked.seconds / 1e6),
         "workers grow by MB": [round((storm["memory"][pid] - most) / 2**20, 1) for pid, most in calm["memory"].items()],
         "live lines' p99 before it, ms": late["before"],
         "live lines' p99 with it, ms": late["with"],
-        "of that while they come, and then, ms": [late["come"], late["read"]],
+        "of that while they connect, and then, ms": [late["connecting"], late["reading"]],
         "times as late": round(late["with"] / late["before"], 2),
         "the store's p99 before and during it, ms": [calm["store"], storm["store"]],
     }

@@ -1,10 +1,10 @@
-"""A live viewer during a search: ``python -m bench.beside [lines] [--rounds 3] [--seconds 12]``.
+"""A live viewer during a search: ``python -m bench.live_during_search [lines] [--rounds 3] [--seconds 12]``.
 
-One worker, a real store, an archive of files with so many lines of a build's output. A viewer watches a job that says
-a line each 10 ms, and every line's delay is measured from its append to the viewer's socket: first while nobody
-searches, then beside one client that looks for one text after the other through all of the archive, page by page, again
-and again. Prints the delays' median and 99th percentile of each, the latter as a multiple of the quiet one, and how
-many lines a second were looked through meanwhile: the medians of the rounds, and their least and most.
+There are one worker, a real store, and an archive of files with so many lines of a build's output. A viewer watches a
+job that prints a line every 10 ms. The delay of each line is measured from its append to the viewer's socket: first
+while nobody searches, then while a client searches the whole archive for a query, page by page, again and again. Prints
+for each query the median and the 99th percentile of the delays, the latter also as a multiple of the quiet one, and how
+many lines were searched in a second. All of these are medians of the rounds.
 """
 
 import argparse
@@ -37,16 +37,16 @@ JOB: Final = JobRef("bench", "archived")
 #: Lines a second of the live job, and how many of its first lines are not timed.
 RATE: Final = 100
 WARM: Final = 50
-#: Seconds for the live lines to come beyond their own time.
+#: Seconds by which the live lines may take longer than planned.
 PATIENCE_SECONDS: Final = 60.0
-#: Lines appended at a time, and before the archiver has its turn: 60 MB in the store.
+#: Lines of one append, and lines between two runs of the archiver: 60 MB in the store.
 APPEND_LINES: Final = 1_000
-SEAL_LINES: Final = 250_000
+ARCHIVE_LINES: Final = 250_000
 #: Bytes of the log that stay in the store until its end.
 HOT_BYTES: Final = 16 * 2**20
 #: Seconds that a searching client waits for an answer.
 ANSWER_SECONDS: Final = 30.0
-#: Lines of one page of what is found: the most that can be asked for.
+#: Lines of one page of matches: the most that can be asked for.
 PAGE: Final = 1_000
 
 
@@ -60,8 +60,8 @@ class Query(NamedTuple):
     @property
     def path(self) -> str:
         """The path of the first request."""
-        asked = urlencode({"q": self.q, "regex": str(self.regex).lower(), "limit": PAGE})
-        return f"/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/logs/search?{asked}"
+        query = urlencode({"q": self.q, "regex": str(self.regex).lower(), "limit": PAGE})
+        return f"/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/logs/search?{query}"
 
 
 QUERIES: Final = (
@@ -79,7 +79,7 @@ class Measurement(NamedTuple):
 
     p50_ms: float
     p99_ms: float
-    looked: float
+    searched: float
 
 
 class ArchivingService(Ours):
@@ -89,8 +89,8 @@ class ArchivingService(Ours):
         return {"CHRONOVERSE_ARCHIVE_URL": (self.folder / "archive").as_uri()}
 
     def fill(self, lines: int) -> None:
-        """Puts so many lines of :data:`JOB` into the archive, and none that could be there into the store."""
-        store, said = Store(self.url), build_output()
+        """Writes so many lines of :data:`JOB`, and archives all of them."""
+        store, output = Store(self.url), build_output()
         attempt = store.open(JOB, "bench")
         archiver = Archiver(
             store,
@@ -100,10 +100,10 @@ class ArchivingService(Ours):
         )
         appends = store.append_connection()
         for first in range(1, lines + 1, APPEND_LINES):
-            messages = [text.encode() for text in islice(said, min(APPEND_LINES, lines + 1 - first))]
+            messages = [text.encode() for text in islice(output, min(APPEND_LINES, lines + 1 - first))]
             appends.send(attempt, first, [LineRun(iso_timestamp(1772532000 + first / 7000), "stdout", False, messages)])
             appends.receive()
-            if first % SEAL_LINES == 1:
+            if first % ARCHIVE_LINES == 1:
                 archiver.run_once()
         store.finish(attempt, Status.COMPLETED, 0, 0, lines + 1)
         archiver.run_once()
@@ -113,28 +113,31 @@ class ArchivingService(Ours):
 
 
 def search(port: int, token: str, path: str, pipe: Connection) -> None:
-    """The process of a client that searches: reads pages until ``pipe`` has a message, then sends lines and seconds."""
+    """The process of a client that searches: reads pages until ``pipe`` has a message.
+
+    Then it sends how many lines were searched, and the seconds that this took.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)
-    looked = before = 0
-    following, began = path, time.monotonic()
+    searched = before = 0
+    next_path, began = path, time.monotonic()
     while not pipe.poll(0):
-        connection.request("GET", following, headers={"Authorization": f"Bearer {token}"})
+        connection.request("GET", next_path, headers={"Authorization": f"Bearer {token}"})
         answer = connection.getresponse()
         answer.read()
         if answer.status != 200:
-            raise Failed(f"{following} was answered with {answer.status}")
+            raise Failed(f"{next_path} was answered with {answer.status}")
         number = int(answer.headers["Last-Event-ID"])
-        looked, before = looked + number - before, number
+        searched, before = searched + number - before, number
         link = answer.headers.get("Link")
         if link is None:
-            following, before = path, 0
+            next_path, before = path, 0
         else:
-            following = link[1 : link.index(">")]
-    pipe.send((looked, time.monotonic() - began))
+            next_path = link[1 : link.index(">")]
+    pipe.send((searched, time.monotonic() - began))
 
 
 class Searcher:
-    """A handle of the client's process."""
+    """Runs :func:`search` in another process."""
 
     def __init__(self, peer: Ours, query: Query) -> None:
         context = multiprocessing.get_context("spawn")
@@ -150,11 +153,11 @@ class Searcher:
         if not self._pipe.poll(2 * ANSWER_SECONDS):
             raise Failed("the searching client does not end")
         try:
-            looked, seconds = self._pipe.recv()
+            lines, seconds = self._pipe.recv()
         except EOFError:
             raise Failed("the searching client died") from None
         self._process.join()
-        return float(looked / seconds)
+        return float(lines / seconds)
 
     def close(self) -> None:
         """Kills it."""
@@ -175,46 +178,47 @@ def searching(peer: Ours, query: Query) -> Iterator[Searcher | None]:
         searcher.close()
 
 
-def turn(peer: Ours, query: Query, job: int, seconds: float) -> Measurement:
+def measure(peer: Ours, query: Query, job: int, seconds: float) -> Measurement:
     """Measures one live job with one viewer during a search."""
     last = WARM + round(RATE * seconds)
     load = Load([peer.target(job)], peer.grammar, 1, last, seconds + PATIENCE_SECONDS, warm=WARM, first_job=job)
     with searching(peer, query) as searcher:
         found: dict[str, Any] = live(peer, load, Plan(last, rate=RATE, batch=50, first_job=job))
-        looked = searcher.stop() if searcher else 0.0
+        searched = searcher.stop() if searcher else 0.0
     if found["complete"] != 1 or found["wrong"]:
         raise Failed(f"the viewer has not seen every line: {found['stories']}")
-    return Measurement(found["p50_ms"], found["p99_ms"], looked)
+    return Measurement(found["p50_ms"], found["p99_ms"], searched)
 
 
-def show(turns: dict[Query, list[Measurement]]) -> None:
+def show(measurements: dict[Query, list[Measurement]]) -> None:
     """Prints a row for each query."""
-    quiet = next(iter(turns.values()))
-    print(f"{'beside':24} {'p50 ms':>8} {'p99 ms':>8} {'least':>7} {'most':>7} {'times quiet':>11} {'looked/s':>11}")
-    for query, seen in turns.items():
+    quiet = next(iter(measurements.values()))
+    print(f"{'query':24} {'p50 ms':>8} {'p99 ms':>8} {'least':>7} {'most':>7} {'times quiet':>11} {'searched/s':>11}")
+    for query, seen in measurements.items():
         p99 = [each.p99_ms for each in seen]
         times = statistics.median(p99) / statistics.median([each.p99_ms for each in quiet])
-        looked = statistics.median([each.looked for each in seen])
+        searched = statistics.median([each.searched for each in seen])
         median = statistics.median([each.p50_ms for each in seen])
         row = f"{median:8.2f} {statistics.median(p99):8.2f} {min(p99):7.2f} {max(p99):7.2f} {times:11.2f}"
-        print(f"{query.name:24} {row} {looked:11,.0f}", flush=True)
+        print(f"{query.name:24} {row} {searched:11,.0f}", flush=True)
 
 
 def main() -> None:
     """Measures and prints everything."""
-    parser = argparse.ArgumentParser(prog="python -m bench.beside", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.live_during_search", description=__doc__)
     parser.add_argument("lines", nargs="?", type=int, default=2_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=12.0)
     flags = parser.parse_args()
-    turns: dict[Query, list[Measurement]] = {query: [] for query in QUERIES}
+    measurements: dict[Query, list[Measurement]] = {query: [] for query in QUERIES}
     with ArchivingService() as peer:
         peer.fill(flags.lines)
         for number in range(flags.rounds):
-            for place, query in enumerate(QUERIES):
-                turns[query].append(turn(peer, query, number * len(QUERIES) + place, flags.seconds))
+            for index, query in enumerate(QUERIES):
+                job = number * len(QUERIES) + index
+                measurements[query].append(measure(peer, query, job, flags.seconds))
     print(f"{flags.lines:,} archived lines, {RATE} live lines a second, {flags.rounds} rounds")
-    show(turns)
+    show(measurements)
 
 
 if __name__ == "__main__":
