@@ -11,7 +11,7 @@ from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
 JOB: Final = JobRef("wf_1", "job_1")
-#: The time of every store here: Unix seconds, and as it is written.
+#: The time that every store here uses: in Unix seconds, and as the store writes it.
 NOW_SECONDS: Final = 1_772_532_005.123
 NOW: Final = "2026-03-03T10:00:05.123Z"
 #: The stores' settings. The lease is longer than any test.

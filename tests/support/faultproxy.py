@@ -10,7 +10,7 @@ side is a TCP or a unix socket::
         store = Store(proxy.redis_url)
         proxy.drop_reply(request=b"line 7")        # line 7 is stored, but the runner gets no reply
         proxy.stall(); proxy.cut(); proxy.refuse(); proxy.throttle(1000)
-        proxy.heal()                               # ends all faults; open connections go on
+        proxy.heal()                               # ends all faults; open connections stay open
 
 A method returns when its fault is in force. One thread does all the work; :meth:`FaultProxy.stop` ends it.
 :class:`tests.support.faultprocess.ProxyProcess` is the same in a process of its own, which is faster.
@@ -94,7 +94,7 @@ class FaultProxy:
         return found[0]
 
     def cut(self) -> None:
-        """Resets every open connection; bytes under way are lost. New connections are accepted."""
+        """Resets every open connection; bytes that were not delivered are lost. New connections are accepted."""
         self._do(self._reset_all)
 
     def refuse(self) -> None:

@@ -1,4 +1,4 @@
-"""Several real servers as one store: a master and a replica behind Sentinels, or a Cluster. All on the loopback."""
+"""Several real servers that form one store: a master and a replica with Sentinels, or a Cluster, on the loopback."""
 
 from collections.abc import Iterator, Sequence
 from itertools import count as count_up
@@ -19,7 +19,7 @@ DOWN_MS: Final = 500
 SERVICE: Final = "logs"
 #: Milliseconds between a Sentinel's messages to the others. By default it is two seconds.
 FAST_PUBLISHING: Final = ("publish-period", "200")
-#: The password of a server that nobody may reach.
+#: The password that a server gets so that the others cannot connect to it.
 PASSWORD: Final = "nobody-knows"
 SLOTS: Final = 16_384
 
@@ -54,7 +54,7 @@ class Fleet:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Ends all servers, also those that are stopped by a signal."""
+        """Ends all servers, also those that SIGSTOP has frozen."""
         for server in self.servers:
             server.kill()
             server.close()
@@ -133,7 +133,7 @@ class SentinelFleet(Fleet):
         return self.master.ask(*command)
 
     def cut_off(self) -> RedisServer:
-        """Cuts the master off from the Sentinels and its replica, and returns it. Open connections of clients go on."""
+        """Cuts the master off from the Sentinels and its replica, and returns it. Clients keep their connections."""
         master = self.master
         with redis.Redis.from_url(master.url, protocol=2, single_connection_client=True) as client:
             # A connection that is open already needs no password.
@@ -264,7 +264,7 @@ class Cluster(Fleet):
         return slot
 
     def move_keys(self, slot: int, source: int, target: int, *keys: str) -> None:
-        """Moves ``keys``, or all that are in the slot."""
+        """Moves ``keys``, or all keys that the source has in the slot."""
         moved = keys or self.servers[source].ask("CLUSTER", "GETKEYSINSLOT", slot, 1000)
         self.servers[source].ask("MIGRATE", "127.0.0.1", self.ports[target], "", 0, 5000, "KEYS", *moved)
 

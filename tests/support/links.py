@@ -25,7 +25,7 @@ class Links:
         self.name = f"chronoverse-{pid}"
         blocks = TEST_NETWORK.num_addresses // LINK_ADDRESSES
         first = [(number * pid + link) % blocks * LINK_ADDRESSES for link in range(number)]
-        #: The two addresses of each link: here, and in the namespace.
+        #: The two addresses of each link: outside and inside of the namespace.
         self.addresses = [(str(TEST_NETWORK[base + 1]), str(TEST_NETWORK[base + 2])) for base in first]
         self._ends: list[tuple[tuple[list[str], str], tuple[list[str], str]]] = [
             (([], f"cvn{pid}-{link}"), (self.command_prefix, f"cvf{pid}-{link}")) for link in range(number)
@@ -70,7 +70,7 @@ class Links:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # The namespace itself stays for as long as a socket in it.
+        # The namespace exists until its last socket is closed, so the links must be deleted separately.
         for (_, near), _ in self._ends:
             _run(f"ip link del {near}")
         _run(f"ip netns del {self.name}")

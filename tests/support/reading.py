@@ -37,7 +37,7 @@ class ControlledStore:
     """A store whose readers hardly block, and that returns at most ``most`` entries of a job at a time.
 
     While ``fault`` is set, every call raises it. ``before`` maps a method's name to an action that runs once, just
-    before the next call of that method. It stands for what another process does at the worst moment. With ``tracked``
+    before the next call of that method. The action is what another process might do between two calls. With ``tracked``
     its readers track changes, even of one job.
     """
 

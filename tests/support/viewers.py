@@ -123,7 +123,7 @@ class ReconnectingViewers:
 
     @property
     def errors(self) -> int:
-        """How many numbers were lost, doubled or out of order."""
+        """How many numbers were missing, repeated or out of order."""
         return sum(viewer.errors for viewer in self.viewers)
 
     @property

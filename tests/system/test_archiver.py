@@ -181,7 +181,7 @@ def test_hostile_keys_do_not_stop_an_archiver(
 
 @pytest.mark.parametrize(
     "writer",
-    ["a runner whose clock is behind", pytest.param("a foreign runner with old times", marks=pytest.mark.long)],
+    ["a runner with a slow clock", pytest.param("a foreign runner with old times", marks=pytest.mark.long)],
 )
 def test_retention_begins_when_the_store_sees_the_end(
     server: RedisServer, prefix: str, operator_environ: dict[str, str], writer: str
