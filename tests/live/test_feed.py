@@ -143,6 +143,14 @@ def test_a_gap_is_one_frame_that_covers_many_numbers() -> None:
     assert take(feed, feed.seek(5)).frames == event_frame(6).frame
 
 
+def test_a_cursor_inside_a_gap_is_not_in_the_ring() -> None:
+    """Its viewer needs a frame for the rest of the gap only, so it reads for itself."""
+    feed = filled(1)
+    feed.publish([EventFrame(5, None, Gap(2, 5, "missing").to_frame(), first=2), event_frame(6)], 1, ROOMY)
+
+    assert [feed.seek(cursor) is None for cursor in range(1, 7)] == [False, True, True, True, False, False]
+
+
 def test_a_full_ring_drops_its_oldest_frames() -> None:
     """The ring drops frames until it is within its limit, and not one frame more."""
     feed = filled(1, 2, 3, 4, 5, limit=30)
