@@ -206,7 +206,7 @@ def live(browser: Browser, service: Service, store: Store) -> None:
     wait_shown(tab, RATE * SECONDS)
     watched: dict[str, Any] = tab.page.evaluate("() => { watch.on = false; return watch; }")
     lags.sort()
-    report("lines behind the store, median and most (of 2,000 a second)", f"{lags[SECONDS // 2]}, {lags[-1]}")
+    report("lines that the page lags, median and most (of 2,000 a second)", f"{lags[SECONDS // 2]}, {lags[-1]}")
     report("rows checked in every frame", f"{watched['rows']:,} in {watched['frames']:,} frames")
     report("of them out of order, doubled or with a wrong text", len(watched["wrong"]), not watched["wrong"])
     report("longest task", f"{watched['longest']:.0f} ms", watched["longest"] < 200)

@@ -105,11 +105,11 @@ def execute(argv: list[str], at: DataDirectory, out: Path | None = None) -> tupl
         began = time.monotonic()
         with subprocess.Popen(argv, stdout=file, stderr=subprocess.PIPE, env=at.environ, cwd=ROOT) as child:
             assert child.stderr is not None
-            said = child.stderr.read()
+            errors = child.stderr.read()
             _, status, usage = os.wait4(child.pid, 0)
             child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:
-            sys.exit(f"{argv}: {said.decode()}")
+            sys.exit(f"{argv}: {errors.decode()}")
         return time.monotonic() - began, usage.ru_maxrss / 1024
 
 
@@ -168,10 +168,10 @@ def away(at: DataDirectory) -> None:
         while at.published() < before + backlog:
             time.sleep(0.01)
         took = time.monotonic() - began
-        said = runner.communicate()[1].decode()
+        errors = runner.communicate()[1].decode()
         messages = [viewer.communicate(timeout=SEEN_SECONDS)[1].decode().strip() for viewer in viewers]
     seen = [(at.directory / f"viewer{number}").read_bytes() for number in range(VIEWERS)]
-    assert at.published() == seconds * 2000 + 1, (at.published(), said)
+    assert at.published() == seconds * 2000 + 1, (at.published(), errors)
     expected = "".join(f"{number:099d}\n" for number in range(seconds * 2000)).encode()
     right = sum(out == expected for out in seen)
     print(

@@ -132,7 +132,7 @@ def verdict(outcome: Outcome) -> list[str]:
 
 
 def _better(outcome: Outcome) -> list[str]:
-    ours, said = outcome.scenario.sides[0].name, []
+    ours, sentences = outcome.scenario.sides[0].name, []
     for other in outcome.sides():
         ahead = []
         for metric in outcome.scenario.metrics:
@@ -141,35 +141,39 @@ def _better(outcome: Outcome) -> list[str]:
             if abs(ratio - 1) > ALIKE and (ratio < 1) == metric.more:
                 ahead.append(f"{metric.label} ({ours} has {ratio:.3g} times its value)")
         if ahead and other not in (ours, FLOOR):
-            said.append(f"{other} is better in: {'; '.join(ahead)}")
-    return said
+            sentences.append(f"{other} is better in: {'; '.join(ahead)}")
+    return sentences
 
 
 def _complaints(outcome: Outcome) -> list[str]:
-    said = []
+    sentences = []
     for number, each in enumerate(outcome.rounds, 1):
         for side, found in each.items():
             short = found.get("viewers", 0) - found.get("complete", 0)
             if wrong := found.get("wrong", 0):
-                said.append(
+                sentences.append(
                     f"round {number}, {side}: {wrong} viewers got something else than was sent: {found['stories'][0]}"
                 )
             if lost := found.get("refused", 0) + found.get("cut", 0):
-                said.append(f"round {number}, {side}: {lost} viewers were refused or cut off: {found['stories'][0]}")
+                sentences.append(
+                    f"round {number}, {side}: {lost} viewers were refused or cut off: {found['stories'][0]}"
+                )
             elif short and not wrong and not found.get("open_ended"):
-                said.append(f"round {number}, {side}: {short} viewers were not done when the time was up")
+                sentences.append(f"round {number}, {side}: {short} viewers were not done when the time was up")
             if found.get("generator_bound"):
                 share = found["share"]
-                said.append(
+                sentences.append(
                     f"round {number}, {side}: the load generator used {share:.0%} of a core: it was the bottleneck"
                 )
             if found.get("publish_seconds", 0) > LATE * found.get("offered_seconds", float("inf")):
-                said.append(f"round {number}, {side}: the producer fell behind: lines came more slowly than planned")
+                sentences.append(
+                    f"round {number}, {side}: the producer fell behind: lines came more slowly than planned"
+                )
             if found.get("workers", 1) > found.get("free_cores", float("inf")):
                 free = found["free_cores"]
-                said.append(f"round {number}, {side}: the load generator left the workers {free:.1f} cores")
+                sentences.append(f"round {number}, {side}: the load generator left the workers {free:.1f} cores")
             if found.get("crowd_outlived") is False:
-                said.append(f"round {number}, {side}: the crowd was gone before the live part was over")
+                sentences.append(f"round {number}, {side}: the crowd was gone before the live part was over")
             if error := found.get("error"):
-                said.append(f"round {number}, {side}: failed: {error}")
-    return said
+                sentences.append(f"round {number}, {side}: failed: {error}")
+    return sentences

@@ -123,10 +123,10 @@ def runner_says() -> list[str]:
     """The results of the runner's own benchmark: a job under ``run``, compared with the same job writing to a file."""
     argv = [sys.executable, "-m", "bench.runner", "flat", "start"]
     try:
-        said = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=RUNNER_SECONDS)
+        result = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=RUNNER_SECONDS)
     except subprocess.TimeoutExpired:
         return [f"the runner's benchmark was not done after {RUNNER_SECONDS:g} s"]
-    return said.stdout.splitlines() or [f"the runner's benchmark failed: {said.stderr[-500:]}"]
+    return result.stdout.splitlines() or [f"the runner's benchmark failed: {result.stderr[-500:]}"]
 
 
 SCENARIOS: Final = (

@@ -32,8 +32,8 @@ def missing(package: str) -> str:
 def versions(packages: Sequence[str]) -> dict[str, str]:
     """The installed versions; empty if one of the packages is missing."""
     asked = [str(python()), "-c", _ASK, *packages]
-    said = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=ASK_SECONDS)
-    if said.returncode:
+    result = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=ASK_SECONDS)
+    if result.returncode:
         return {}
-    found: dict[str, str] = json.loads(said.stdout)
+    found: dict[str, str] = json.loads(result.stdout)
     return found

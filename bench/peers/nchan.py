@@ -143,8 +143,8 @@ class Nchan(Peer):
         return NchanSink(self.port)
 
     def versions(self) -> dict[str, str]:
-        said = subprocess.run(["nginx", "-v"], capture_output=True, text=True, check=False).stderr.strip()
-        found = {"nginx": said.rpartition("/")[2]}
+        output = subprocess.run(["nginx", "-v"], capture_output=True, text=True, check=False).stderr.strip()
+        found = {"nginx": output.rpartition("/")[2]}
         asked = ["dpkg-query", "-W", "-f", "${Version}", "libnginx-mod-nchan"]
         with contextlib.suppress(OSError):
             found["nchan"] = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()

@@ -192,8 +192,8 @@ def test_a_log_that_was_written_again_is_not_archived_from_the_old_one(bench: Be
     archive(bench.store, objects, on_step=lose)
     assert bench.store.chunks.chunks(JOB) == []
     archive(bench.store, objects, on_step=lose)
-    said = all_entries(bench.store, objects, JOB)
-    assert [line.message for line in said if isinstance(line, Line)] == [f"new {each}" for each in range(1, 11)]
+    entries = all_entries(bench.store, objects, JOB)
+    assert [line.message for line in entries if isinstance(line, Line)] == [f"new {each}" for each in range(1, 11)]
 
 
 def test_an_emptied_store_leaves_the_archive_alone(bench: Bench, objects: FileObjectStore) -> None:
@@ -302,7 +302,7 @@ def test_a_job_with_a_live_runner_is_not_deleted(bench: Bench, objects: FileObje
 
 
 def test_lines_under_a_deleted_id_are_not_archived(bench: Bench, objects: FileObjectStore) -> None:
-    """A foreign runner goes on writing, and an archiver that has not noticed the deletion sees a large log."""
+    """A foreign runner still writes, and an archiver that has not noticed the deletion sees a large log."""
     delete_job(bench.store, objects, JOB, tombstone_ms=60_000)
     bench.xadd("1-0", "message", "secret")
     bench.xadd("2-0", "message", "secret")

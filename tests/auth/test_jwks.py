@@ -109,7 +109,7 @@ def test_unknown_kids_cause_few_fetches(issuer: Issuer) -> None:
 
 
 def test_a_withdrawn_key_is_refused_in_time(issuer: Issuer) -> None:
-    """It is refused after the refresh time, whoever uses it."""
+    """Every token that is signed with it is refused after the refresh time."""
     issuer.keys = [published(EC, "k1"), published(OTHER, "k2")]
     clock = Clock()
     keys = PublishedKeys(issuer.url, clock=clock)

@@ -21,7 +21,7 @@ OpenTab = Callable[..., Tab]
 #: Collects, in every frame until it is stopped, rows whose text is another number's or that are not in order.
 WATCH = """() => {
     window.watch = { wrong: [], rows: 0, on: true };
-    const look = () => {
+    const check = () => {
         let before = 0;
         for (const row of document.querySelectorAll(".row")) {
             const number = Number(row.dataset.number);
@@ -31,9 +31,9 @@ WATCH = """() => {
             if (before && number !== before + 1) watch.wrong.push([before, number]);
             before = number;
         }
-        if (watch.on) requestAnimationFrame(look);
+        if (watch.on) requestAnimationFrame(check);
     };
-    look();
+    check();
 }"""
 #: Moves the scroll bar from end to end, a little in every frame.
 DRAG = """async () => {
@@ -269,8 +269,8 @@ def test_what_was_redacted_is_blanked(open_tab: OpenTab, page_service: Service, 
     path = f"{page_service.url}/workflows/{job.ref.workflow_id}/jobs/{job.ref.job_id}/logs/redact"
     assert httpx.post(path, json={"from": 3, "to": 5}, headers=headers).status_code == 200
 
-    said = [f"secret {number}" if number not in (3, 4, 5) else "[redacted]" for number in range(1, 11)]
-    tab.wait(lambda rows: [text for _, text in rows] == said, "three lines without what they said")
+    texts = [f"secret {number}" if number not in (3, 4, 5) else "[redacted]" for number in range(1, 11)]
+    tab.wait(lambda rows: [text for _, text in rows] == texts, "three redacted lines")
 
 
 @pytest.mark.long

@@ -93,7 +93,7 @@ def test_logs_sends_no_token_to_another_listener(cli: Cli) -> None:
 
 @pytest.mark.parametrize("settings", [{"JWT_SECRET": SECRET}, {"REDIS_URL": "redis://127.0.0.1:1"}])
 def test_logs_makes_no_token_with_another_store_or_key(cli: Cli, settings: dict[str, str]) -> None:
-    """Whoever operates these decides who may read."""
+    """The operators of these decide who may read."""
     with ScriptedService(problem("401 Unauthorized", "a bearer token is needed")) as service:
         done = cli("logs", "wf_1", "job_1", URL=service.url, **settings)
 
@@ -213,9 +213,9 @@ def test_follow_says_that_a_job_is_lost(cli: Cli) -> None:
 
 def test_follow_asks_how_the_job_ended_if_the_stream_does_not_say(cli: Cli) -> None:
     """There was nothing left to stream, or the stream had only the lines."""
-    said = stream(line(1, "one").to_frame() + sse.frame("end", b'{"status":"stream_ended"}', id=2))
+    response = stream(line(1, "one").to_frame() + sse.frame("end", b'{"status":"stream_ended"}', id=2))
     state = answer("200 OK", orjson.dumps(ended(Status.FAILED, 9, 1).to_json()))
-    with ScriptedService(said, state) as service:
+    with ScriptedService(response, state) as service:
         assert cli("logs", "-f", "wf_1", "job_1", URL=service.url).returncode == 9
 
 
@@ -255,9 +255,9 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
             assert process.stderr is not None
             process.stdout.read(10)
             process.stdout.close()
-            said = process.stderr.read()
+            errors = process.stderr.read()
 
-    assert (process.returncode, said) == (141, b"")
+    assert (process.returncode, errors) == (141, b"")
 
 
 def test_ctrl_c_ends_following_quietly(tmp_path: Path) -> None:
@@ -272,10 +272,10 @@ def test_ctrl_c_ends_following_quietly(tmp_path: Path) -> None:
             assert process.stderr is not None
             assert process.stdout.readline() == b"one\n"
             process.send_signal(signal.SIGINT)
-            said = process.stderr.read()
+            errors = process.stderr.read()
 
     assert process.returncode == 130
-    assert b"Traceback" not in said
+    assert b"Traceback" not in errors
 
 
 def test_lines_on_a_real_terminal_are_sanitized(tmp_path: Path) -> None:

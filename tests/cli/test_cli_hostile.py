@@ -35,15 +35,18 @@ _LINE: Final = {"timestamp": EVIL, "message": EVIL, "sequence_num": 1, "stream":
 _REFUSAL: Final = {"title": EVIL, "status": 409, "detail": EVIL, "reason": "CLOSED"}
 
 
-def said(*documents: object, status: str = "200 OK") -> tuple[bytes, ...]:
+def json_answers(*documents: object, status: str = "200 OK") -> tuple[bytes, ...]:
     return tuple(answer(status, orjson.dumps(document)) for document in documents)
 
 
 #: For each command its arguments, where ``URL`` stands for the service's, and the answers of the service.
 CALLS: Final = {
-    "logs": (("logs", "-t", "wf_1", "job_1"), said(_JOB, {"logs": [_LINE], "cursor": None})),
-    "jobs": (("jobs", "wf_1"), said({"jobs": [_JOB | {"status": EVIL}], "cursor": None})),
-    "run": (("run", "--workflow", "wf_1", "--server", "URL", "--", "true"), said(_REFUSAL, status="409 Conflict")),
+    "logs": (("logs", "-t", "wf_1", "job_1"), json_answers(_JOB, {"logs": [_LINE], "cursor": None})),
+    "jobs": (("jobs", "wf_1"), json_answers({"jobs": [_JOB | {"status": EVIL}], "cursor": None})),
+    "run": (
+        ("run", "--workflow", "wf_1", "--server", "URL", "--", "true"),
+        json_answers(_REFUSAL, status="409 Conflict"),
+    ),
     "deliver": (("deliver", f"/nowhere/{EVIL}"), ()),
     "archive": (("archive", "--orphans"), ()),
     "serve": (("serve", "--bind", EVIL), ()),

@@ -32,8 +32,8 @@ def service(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> I
             store.finish(attempt, status, code, 0, 21)  # type: ignore[arg-type]
         store.register(JobRef(WORKFLOW, "job_3"))
         attempt = store.open(JobRef("wf_streams", "job_4"), "a" * 32)
-        said = [Line(n, times[0], f"a{n}", "stdout" if n in (1, 4, 8) else "stderr") for n in range(1, 10)]
-        store.append(attempt, said)
+        lines = [Line(n, times[0], f"a{n}", "stdout" if n in (1, 4, 8) else "stderr") for n in range(1, 10)]
+        store.append(attempt, lines)
         store.finish(attempt, "COMPLETED", 0, 0, 10)  # type: ignore[arg-type]
         store.close()
         yield service
@@ -80,8 +80,8 @@ def test_groups_of_context_are_separated(
     settings = {"URL": service.url, "TOKEN": service.token()}
 
     assert cli(*asked, **settings).stdout.replace("step ", "").split() == expected.split()
-    said = [json.loads(line) for line in cli(*asked, "-o", "json", **settings).stdout.splitlines()]
-    assert [str(line["sequence_num"]) for line in said] == expected.replace("-- ", "").split()
+    printed = [json.loads(line) for line in cli(*asked, "-o", "json", **settings).stdout.splitlines()]
+    assert [str(line["sequence_num"]) for line in printed] == expected.replace("-- ", "").split()
 
 
 def test_groups_are_made_by_numbers(cli: Cli, service: Service) -> None:

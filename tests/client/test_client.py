@@ -134,8 +134,8 @@ def test_no_line_of_a_hundred_thousand_is_lost_or_doubled_by_fifty_cuts() -> Non
     whole = [line(number).to_frame() for number in range(1, 100_001)]
     answers, start = [], 0
     for cut in sorted(rng.sample(range(1, 100_000), 50)):
-        said = b"".join(whole[start:cut])
-        answers.append(stream(CONNECTED, said + whole[cut][: rng.randrange(len(whole[cut]))], after=start, whole=False))
+        part = b"".join(whole[start:cut])
+        answers.append(stream(CONNECTED, part + whole[cut][: rng.randrange(len(whole[cut]))], after=start, whole=False))
         start = cut
     with ScriptedService(*answers, stream(CONNECTED, b"".join(whole[start:]), OVER, after=start)) as service:
         items = follow(service.url)
@@ -146,8 +146,8 @@ def test_no_line_of_a_hundred_thousand_is_lost_or_doubled_by_fifty_cuts() -> Non
 
 def test_a_filtered_reader_resumes_after_the_lines_that_it_skipped() -> None:
     """A block with only an id moves the cursor and yields nothing."""
-    said = stream(line(1, "stderr").to_frame(), sse.cursor(40), whole=False)
-    with ScriptedService(said, stream(OVER)) as service:
+    response = stream(line(1, "stderr").to_frame(), sse.cursor(40), whole=False)
+    with ScriptedService(response, stream(OVER)) as service:
         items = follow(service.url, stream="stderr")
 
     assert numbers(items) == [1]
@@ -459,8 +459,8 @@ def test_a_follower_accepts_chunks_of_any_size() -> None:
     """Even chunks of one byte."""
     follower = Follower()
     follower.start_connection("0")
-    said = CONNECTED + frames(1, 2) + Gap(3, 4, "missing").to_frame() + frames(5, 5) + OVER
-    items = [item for byte in said for item in follower.feed(bytes([byte]))]
+    received = CONNECTED + frames(1, 2) + Gap(3, 4, "missing").to_frame() + frames(5, 5) + OVER
+    items = [item for byte in received for item in follower.feed(bytes([byte]))]
 
     assert items[:4] == [line(1), line(2), Gap(3, 4, "missing"), line(5)]
     assert follower.ended

@@ -27,7 +27,7 @@ from tests.support.waiting import wait_until
 ROOT = Path(__file__).parents[2]
 #: Seconds within which a server must stop after its last lease.
 STOP_SECONDS = 1.0
-#: Seconds for anything else, on a busy machine.
+#: Seconds within which anything else must happen on a busy machine.
 SOON = 10.0
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or tests what only Linux does")
@@ -41,7 +41,7 @@ WAIT = "sys.stdin.read()"
 
 @contextlib.contextmanager
 def python(code: str, *arguments: object, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A Python process running ``code``, killed at the end."""
+    """A Python process that runs ``code``. It is killed at the end of the block."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True, **options) as process:
@@ -256,7 +256,7 @@ def test_a_killed_server_is_restarted_with_its_data(data_dir: Path) -> None:
 
 @linux_only
 def test_sigterm_to_all_processes_does_not_end_a_leased_server(data_dir: Path) -> None:
-    """A service manager may signal the whole group. Processes that still drain get a server again."""
+    """A service manager may signal all processes of the group. Processes that still drain get a server again."""
     with lease_server(data_dir) as lease:
         pid = server_pid(lease.url)
         os.kill(parent_of(pid), signal.SIGTERM)

@@ -56,7 +56,7 @@ def cut(stream: bytes, positions: Iterable[int]) -> list[bytes]:
                 Event("message", "second event", ""),
                 Event("message", " third event", ""),
             ],
-            id="comment, ids, one space taken away",
+            id="comment, ids, one space removed",
         ),
         pytest.param(
             b"data\n\ndata\ndata\n\ndata:",

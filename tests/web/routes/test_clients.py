@@ -25,7 +25,7 @@ CLIENTS: Final = Path(__file__).parents[2] / "clients"
 #: Seconds that any client may take for ten megabytes.
 PATIENCE_SECONDS: Final = 30
 #: Bytes of one part of a long line.
-PIECE_BYTES: Final = 65_536
+PART_BYTES: Final = 65_536
 
 #: The messages of a hostile job, one for each line.
 HOSTILE: Final[list[bytes]] = [
@@ -66,8 +66,8 @@ HOSTILE: Final[list[bytes]] = [
 ]
 #: The lines of the job: hostile ones, a giant line in parts, many empty ones, and a last one that marks the end.
 GIANT: Final = ("0123456789abcde\u00e9" * 640_000).encode()[: 10 * 2**20]
-PIECES: Final = [GIANT[start : start + PIECE_BYTES] for start in range(0, len(GIANT), PIECE_BYTES)]
-WRITTEN: Final = [*HOSTILE, *PIECES, *[b""] * 1000, b"the last"]
+PARTS: Final = [GIANT[start : start + PART_BYTES] for start in range(0, len(GIANT), PART_BYTES)]
+WRITTEN: Final = [*HOSTILE, *PARTS, *[b""] * 1000, b"the last"]
 
 #: What a client has read from a stream: each line's id and message.
 Lines = list[tuple[str, str]]
@@ -77,7 +77,7 @@ Lines = list[tuple[str, str]]
 def written(service: Service) -> Foreign:
     """The job, with its terminal entry."""
     job = Foreign(str(service.redis_url), "clients", "hostile")
-    partial = range(len(HOSTILE) + 1, len(HOSTILE) + len(PIECES))
+    partial = range(len(HOSTILE) + 1, len(HOSTILE) + len(PARTS))
     commands: list[tuple[str | bytes, ...]] = []
     for number, message in enumerate(WRITTEN, 1):
         fields = ("timestamp", TIMESTAMP, "message", message, "stream", "stdout")
@@ -204,9 +204,9 @@ def test_history_has_the_same_lines(client: httpx.Client, written: Foreign, expe
 def test_the_parts_of_a_giant_line_are_marked(client: httpx.Client, written: Foreign) -> None:
     """All parts but the last are marked. Joined they are the line again."""
     page: list[dict[str, Any]] = []
-    while len(page) < len(PIECES):
-        offset, limit = len(HOSTILE) + len(page), len(PIECES) - len(page)
+    while len(page) < len(PARTS):
+        offset, limit = len(HOSTILE) + len(page), len(PARTS) - len(page)
         page += client.get(f"{written.path}/logs?offset={offset}&limit={limit}").json()["logs"]
 
-    assert [line.get("partial", False) for line in page] == [True] * (len(PIECES) - 1) + [False]
+    assert [line.get("partial", False) for line in page] == [True] * (len(PARTS) - 1) + [False]
     assert sum(len(line["message"].encode()) for line in page) >= len(GIANT)

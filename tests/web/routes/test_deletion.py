@@ -1,6 +1,6 @@
 """A deleted job stays deleted.
 
-Its runners, its viewers, and whoever uses its id again learn that. Seen from outside.
+Its runners and viewers, and everybody who uses its id again, get errors. Tested from outside.
 """
 
 import contextlib

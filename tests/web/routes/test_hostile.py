@@ -397,7 +397,7 @@ def test_a_request_with_bare_line_feeds_is_refused(service: Service, token: str)
 
 @pytest.mark.parametrize("method", [b"get", b"G\x1bT", b"GET" * 20, b"PRI", b""])
 def test_an_unknown_method_is_refused(door: Door, token: str, method: bytes) -> None:
-    """It is never taken for a similar one."""
+    """It does not count as a similar method."""
     status, _, _ = exchange(door, request_bytes(JOB, token, method=method))
 
     assert status in (400, 405, 501)

@@ -169,7 +169,7 @@ def test_a_record_of_another_jobs_object_shows_and_deletes_nothing(site: Site) -
     "garbage", ["../../outside/secret", "/etc/hosts", "victim/job/object", "hostile_archive/job_0/.."]
 )
 def test_names_of_garbage_delete_only_the_jobs_own_objects(site: Site, garbage: str) -> None:
-    """Whoever can write a job's keys must not be able to have other jobs' objects deleted."""
+    """A user who can write a job's keys must not be able to have other jobs' objects deleted."""
     outside = site.directory.parent / "outside" / "secret"
     outside.parent.mkdir(exist_ok=True)
     outside.write_bytes(b"not yours")

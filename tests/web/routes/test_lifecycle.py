@@ -106,7 +106,7 @@ def test_a_stream_of_maximum_age_is_ended_and_its_client_resumes(small: Service,
         start = time.monotonic()
         old = open_stream(job).wait_for(b"id: 3\n\n").wait_end(8)
         age = time.monotonic() - start
-        job.line("while it was away")
+        job.line("while it was disconnected")
         again = open_stream(job, Last_Event_ID=last_event_id_of(old)).wait_for(b"id: 4\n\n")
 
         assert 4.4 < age < 6.5
@@ -136,7 +136,7 @@ def test_metrics_of_two_workers_are_summed_without_killed_ones(pair: Service, jo
             stream.wait_end()
             assert stream.cut
         wait_until(lambda: pair.metric(OPEN_STREAMS) == 2, PATIENCE_SECONDS, "the dead worker's streams are gone")
-        job.line("behind its back")
+        job.line("while it was stopped")
         for stream in streams[second]:
             again = open_stream(job, Last_Event_ID=last_event_id_of(stream)).wait_for(b"id: 4\n\n")
             assert [*stream.numbers(), *again.numbers()] == [1, 2, 3, 4]

@@ -120,8 +120,8 @@ def test_context_is_bounded_in_bytes(client: httpx.Client, job: Foreign, order: 
     expected = [*range(3, 31, 5)]
     assert [*itertools.chain(*found)] == (expected if order == "asc" else expected[::-1])
     for page, matches in zip(pages, found, strict=True):
-        beside = {number + step for number in matches for step in range(-2, 3)}
-        assert {log["sequence_num"] for log in page.json()["logs"]} == beside
+        context = {number + step for number in matches for step in range(-2, 3)}
+        assert {log["sequence_num"] for log in page.json()["logs"]} == context
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])

@@ -334,7 +334,7 @@ def test_an_interrupted_redaction_reports_how_far_it_came(site: Site) -> None:
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[tuple[Site, S3Faults]]:
-    """A service whose archive is in S3, behind a proxy that can refuse requests."""
+    """A service whose archive is in S3. A proxy in front of S3 can refuse requests."""
     directory = tmp_path_factory.mktemp("s3")
     with s3_server() as address, S3Faults(address) as proxy:
         store, objects = Store(redis_server.url), S3ObjectStore(BUCKET)

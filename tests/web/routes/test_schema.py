@@ -10,7 +10,7 @@ from tests.support.service import Service
 from tests.support.tools import tool
 from tests.web.routes.foreign import Foreign
 
-#: Generated examples of each operation, beside those at the bounds of its schema. 200 take half a minute.
+#: Generated examples of each operation, in addition to those at the bounds of its schema. 200 take half a minute.
 EXAMPLES: Final = 3
 #: A fixed seed, so that a failure can be repeated.
 SEED: Final = 1

@@ -194,7 +194,7 @@ def test_a_store_that_is_away_is_counted_by_what_failed(tmp_path: Path) -> None:
     """The tail reader and a request count apart, and the metric of the tail's silence grows."""
     store = RedisServer(tmp_path / "store")
     with store, serving(tmp_path / "service", store.url) as service:
-        job = Foreign(store.url, "seeing", "away").lines(["x"])
+        job = Foreign(store.url, "seeing", "unreachable").lines(["x"])
         headers = {"Authorization": f"Bearer {service.token()}"}
         with Stream(service, f"{job.path}/events", headers) as stream:
             stream.wait_for(b"id: 1\n\n")

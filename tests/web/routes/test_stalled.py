@@ -38,7 +38,7 @@ def fresh(tmp_path: Path, redis_server: RedisServer) -> Iterator[Service]:
     ("short", "query"),
     [
         pytest.param(0, "", id="long from the beginning"),
-        pytest.param(900, "", id="long behind short ones"),
+        pytest.param(900, "", id="long after short ones"),
         pytest.param(900, "?stream=stdout", id="one stream"),
     ],
 )

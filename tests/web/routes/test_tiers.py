@@ -108,7 +108,7 @@ def write(job: Foreign) -> Foreign:
         else:
             job.add(f"{number}-0", *fields, "stderr" if number % 3 == 0 else "stdout")
         if number in (5, 140):
-            job.add(f"{number}-1", "message", "a stray")
+            job.add(f"{number}-1", "message", "out of sequence")
     job.last = LINES
     return job
 
@@ -294,19 +294,17 @@ def test_one_stream_goes_from_the_archive_to_the_live_end(site: Site) -> None:
         assert not any(block.get("event") == "gap" for block in stream.blocks())
 
 
-def test_what_is_not_archived_is_served_without_the_archive(
-    site: Site, tmp_path: Path, redis_server: RedisServer
-) -> None:
-    """The rest is refused with 503. A stream names it as missing in the middle, and never omits it silently."""
+def test_stored_lines_are_served_without_the_archive(site: Site, tmp_path: Path, redis_server: RedisServer) -> None:
+    """Archived lines are refused with 503. A stream waits for the archive, and never leaves lines out."""
     job = site.job().lines(f"line {number}" for number in range(1, 301))
     site.archive_up_to(job, 200, trim=True)
     job.end()
     folder = site.directory / job.workflow_id / job.job_id
-    away, there, gone = tmp_path / "away", tmp_path / "there", tmp_path / "gone"
-    shutil.move(folder, away)
-    gone.write_text("no directory")
-    folder.symlink_to(gone)
-    there.symlink_to(away)
+    moved, link, no_directory = tmp_path / "moved", tmp_path / "link", tmp_path / "no_directory"
+    shutil.move(folder, moved)
+    no_directory.write_text("no directory")
+    folder.symlink_to(no_directory)
+    link.symlink_to(moved)
     assert len(site.pages(f"{job.path}/logs?offset=200")) == 100
     assert [block["data"]["sequence_num"] for block in site.events(job, "?tail=100")[:-1]] == [*range(201, 301)]
     refused = site.client.get(f"{job.path}/logs?offset=10")
@@ -316,8 +314,8 @@ def test_what_is_not_archived_is_served_without_the_archive(
     assert site.client.get(f"{job.path}/logs/raw").status_code == 503
     with site.stream(job) as stream:
         stream.wait_for(b"event: job")
-        # The stream ends at once: a missing object is damage, and waiting would not help.
-        there.rename(folder)
+        # This is one step. Without the folder its objects would be missing, which is damage and would end the stream.
+        link.rename(folder)
         assert stream.wait_end(20).numbers() == [*range(1, 301)]
 
 

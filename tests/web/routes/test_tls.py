@@ -122,8 +122,8 @@ def test_a_connection_without_tls_is_closed(secure: Service) -> None:
     began = time.monotonic()
     with ExitStack() as stack:
         socks = [stack.enter_context(socket.create_connection((secure.host, secure.port), 10)) for _ in range(3)]
-        for sock, said in zip(socks, NO_TLS, strict=True):
-            sock.sendall(said)
+        for sock, data in zip(socks, NO_TLS, strict=True):
+            sock.sendall(data)
         assert httpx.get(f"{secure.url}/healthz", verify=secure.verify).status_code == 200
         for sock in socks:
             with suppress(ConnectionResetError):

@@ -281,7 +281,7 @@ def test_a_job_is_not_found_under_another_workflow(door: Door) -> None:
 
 
 @pytest.mark.parametrize("name", ["token", "access_token", "authorization", "jwt"])
-@pytest.mark.parametrize("authorization", [False, True], ids=["alone", "beside the header"])
+@pytest.mark.parametrize("authorization", [False, True], ids=["alone", "and in the header"])
 def test_a_token_in_the_address_opens_nothing(service: Service, door: Door, name: str, authorization: bool) -> None:
     """It does not count as a token. Together with a real one it is a bad parameter. No log has it in either case."""
     token = signed().removeprefix("Bearer ")

@@ -188,7 +188,7 @@ def test_any_other_request_is_a_span_too(service: Service, collector: Collector,
         "page": (f"{job.path}/logs", "GET /workflows/{workflow_id}/jobs/{job_id}/logs", 200),
         "none": ("/workflows/none/jobs/none/events", EVENTS, 404),
         "over": (f"{job.path}/events", EVENTS, 204),
-        "away": ("/nowhere/at/all", "GET", 404),
+        "unknown": ("/nowhere/at/all", "GET", 404),
         "file": ("/ui/static/page.css", "GET /ui/static/{name}", 200),
     }
     for name, (path, _, status) in asked.items():
