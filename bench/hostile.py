@@ -137,24 +137,24 @@ def prepare(url: str) -> None:
     store.close()
 
 
-class Door:
-    """How clients with an address of their own connect: to nginx, or to the service itself."""
+class ClientEndpoint:
+    """nginx or the service itself, for clients that connect from the address ``source``."""
 
-    def __init__(self, way: Service | Nginx, source: str) -> None:
-        self._way = way
+    def __init__(self, server: Service | Nginx, source: str) -> None:
+        self._server = server
         self._source = source
-        self.url = way.url
-        self.verify = way.verify
-        self.logs = way.logs
+        self.url = server.url
+        self.verify = server.verify
+        self.logs = server.logs
 
     def connect(self, timeout: float) -> socket.socket:
         """A connection that speaks HTTP/1.1."""
-        if isinstance(self._way, Nginx):
-            return self._way.connect(timeout, self._source)
-        return socket.create_connection((self._way.host, self._way.port), timeout, (self._source, 0))
+        if isinstance(self._server, Nginx):
+            return self._server.connect(timeout, self._source)
+        return socket.create_connection((self._server.host, self._server.port), timeout, (self._source, 0))
 
 
-def work(attack: Attack, door: Door, stop: Any, results: Any, contend: bool) -> None:
+def work(attack: Attack, endpoint: ClientEndpoint, stop: Any, results: Any, contend: bool) -> None:
     """The process of one attack."""
     if not contend:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
@@ -163,7 +163,7 @@ def work(attack: Attack, door: Door, stop: Any, results: Any, contend: bool) -> 
     def attacker() -> None:
         while not stop.is_set():
             try:
-                answers[_once(attack, door, stop)] += 1
+                answers[_once(attack, endpoint, stop)] += 1
             except OSError as error:
                 answers[type(error).__name__] += 1
             stop.wait(RETRY_SECONDS)
@@ -176,9 +176,9 @@ def work(attack: Attack, door: Door, stop: Any, results: Any, contend: bool) -> 
     results.put((attack.name, dict(answers)))
 
 
-def _once(attack: Attack, door: Door, stop: Any) -> str:
+def _once(attack: Attack, endpoint: ClientEndpoint, stop: Any) -> str:
     """Opens one connection. Returns the answer's status, or which side ended it."""
-    with door.connect(GIVE_UP_SECONDS) as sock:
+    with endpoint.connect(GIVE_UP_SECONDS) as sock:
         # The server stops reading while it has an answer that nobody reads.
         with contextlib.suppress(TimeoutError):
             sock.sendall(attack.request)
@@ -210,10 +210,10 @@ class TimedViewer(ReconnectingViewer):
         self.late += [(now, now - float(part.split(b'"')[0])) for part in complete.split(b"sent=")[1:]]
 
 
-def view(door: Door, job: JobRef, token: str, count: int, results: Any) -> None:
+def view(endpoint: ClientEndpoint, job: JobRef, token: str, count: int, results: Any) -> None:
     """The process of one job's viewers."""
     path = f"/workflows/{job.workflow_id}/jobs/{job.job_id}/events?wait=60"
-    viewers = ReconnectingViewers(door, path, f"Authorization: Bearer {token}\r\n", count, TimedViewer)
+    viewers = ReconnectingViewers(endpoint, path, f"Authorization: Bearer {token}\r\n", count, TimedViewer)
     viewers.run(lambda: False)
     late = [each for viewer in viewers.viewers for each in viewer.late]  # type: ignore[attr-defined]
     results.put((viewers.errors, sorted({viewer.lines for viewer in viewers.viewers}), dict(viewers.answers), late))
@@ -222,15 +222,15 @@ def view(door: Door, job: JobRef, token: str, count: int, results: Any) -> None:
 class Runners:
     """``chronoverse run`` for each good job, until :meth:`stop`: the first to the store, the others over HTTP."""
 
-    def __init__(self, directory: Path, store: str, door: Service | Nginx, token: str) -> None:
+    def __init__(self, directory: Path, store: str, endpoint: Service | Nginx, token: str) -> None:
         self._stop = directory / "stop"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
-        certificate = {"SSL_CERT_FILE": str(door.certificate)} if isinstance(door, Nginx) else {}
+        certificate = {"SSL_CERT_FILE": str(endpoint.certificate)} if isinstance(endpoint, Nginx) else {}
         self._processes = []
         for number, job in enumerate(JOBS):
             ours = {"CHRONOVERSE_DATA_DIR": str(directory / job.job_id), "PYTHONPATH": str(ROOT), **certificate}
             ours |= {"CHRONOVERSE_TOKEN": token} if number else {"CHRONOVERSE_REDIS_URL": store}
-            server = ("--server", door.url) if number else ()
+            server = ("--server", endpoint.url) if number else ()
             job_command = (sys.executable, "-c", EMITTER, str(self._stop), str(RATE))
             argv = chronoverse_argv(
                 "run", "--workflow", job.workflow_id, "--job", job.job_id, *server, "--", *job_command
@@ -254,8 +254,8 @@ class Runners:
 class HealthProbe:
     """Measures ``/healthz`` and the workers' memory repeatedly during a ``with`` block."""
 
-    def __init__(self, service: Service, door: Door) -> None:
-        self._door = door
+    def __init__(self, service: Service, endpoint: ClientEndpoint) -> None:
+        self._endpoint = endpoint
         self._pids = service.worker_pids()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._measure, daemon=True)
@@ -267,7 +267,7 @@ class HealthProbe:
         while not self._over.wait(PROBE_SECONDS):
             began = time.monotonic()
             seconds = GIVE_UP_SECONDS
-            with contextlib.suppress(OSError), self._door.connect(GIVE_UP_SECONDS) as sock:
+            with contextlib.suppress(OSError), self._endpoint.connect(GIVE_UP_SECONDS) as sock:
                 sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
                 if sock.recv(65_536).startswith(b"HTTP/1.1 200 "):
                     seconds = time.monotonic() - began
@@ -301,14 +301,14 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
     service = stack.enter_context(serving(directory, store.url, workers=WORKERS))
     (directory / "nginx").mkdir()
     nodes = [(service.host, service.port)]
-    way = service if asked.direct else stack.enter_context(Nginx(directory / "nginx", nodes))
+    server = service if asked.direct else stack.enter_context(Nginx(directory / "nginx", nodes))
 
     def token(subject: str, scope: str, workflow: str) -> str:
         return mint(service.secret, subject, [scope], [workflow], TOKEN_SECONDS, time.time())
 
     context = multiprocessing.get_context("fork")
     seen, done, stop = context.Queue(), context.Queue(), context.Event()
-    good, evil = Door(way, GOOD_ADDRESS), Door(way, EVIL_ADDRESS)
+    good, evil = ClientEndpoint(server, GOOD_ADDRESS), ClientEndpoint(server, EVIL_ADDRESS)
     reader = token("good-reader", "logs:read", GOOD)
     viewers = [
         context.Process(target=view, args=(good, job, reader, count, seen), daemon=True)
@@ -324,9 +324,9 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
     ]
     for process in viewers:
         process.start()
-    runners = Runners(directory, store.url, way, token("good-writer", "logs:write", GOOD))
+    runners = Runners(directory, store.url, server, token("good-writer", "logs:write", GOOD))
     stack.callback(runners.kill)
-    with HealthProbe(service, Door(way, "127.0.0.4")) as probe:
+    with HealthProbe(service, ClientEndpoint(server, "127.0.0.4")) as probe:
         time.sleep(5)  # until all viewers are connected
         began = time.monotonic()
         time.sleep(asked.quiet)

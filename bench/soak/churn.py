@@ -24,7 +24,7 @@ from tests.support.service import Service, serving
 from tests.support.short_streams import open_short_streams
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import Door
+from tests.web.routes.wire import Endpoint
 
 #: Streams of the warm-up. After it, caches and pools are full, and nothing may grow any more.
 WARM_UP: Final = 10_000
@@ -37,14 +37,14 @@ ENDED: Final = b"0\r\n\r\n"
 SEEN: Final = b"id: 3\n\n"
 
 
-def resources(service: Service, store: RedisServer, door: Door) -> dict[str, int]:
+def resources(service: Service, store: RedisServer, endpoint: Endpoint) -> dict[str, int]:
     """The resources of the worker, the store and nginx while nobody is connected."""
     for name in ("chronoverse_streams_open", "chronoverse_jobs_watched"):
         wait_until(lambda name=name: service.metric(name) == 0, 10, f"{name} is 0")  # type: ignore[misc]
     worker = psutil.Process(service.worker_pids()[0])
     clients = store.ask("INFO", "clients").split(b"connected_clients:")[1]
     # nginx closes its idle connections to the service after 4 s, and the worker after 5 s.
-    workers = [worker, *(map(psutil.Process, sorted(door.workers())) if isinstance(door, Nginx) else ())]
+    workers = [worker, *(map(psutil.Process, sorted(endpoint.workers())) if isinstance(endpoint, Nginx) else ())]
     time.sleep(IDLE_SECONDS)
     return {
         "file descriptors": sum(each.num_fds() for each in workers),
@@ -65,19 +65,19 @@ def main() -> int:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cv-")))
         store = stack.enter_context(running(directory / "store"))
         service = stack.enter_context(serving(directory, store.url, log_format="json"))
-        door: Door = service if asked.direct else stack.enter_context(nginx_for(directory, service))
+        endpoint: Endpoint = service if asked.direct else stack.enter_context(nginx_for(directory, service))
         ended = Foreign(store.url, "churn", "ended").lines(["x"] * 3).end()
         live = Foreign(store.url, "churn", "live").lines(["x"] * 3)
         head = f"HTTP/1.1\r\nHost: churn\r\nAuthorization: Bearer {service.token()}\r\n\r\n"
         requests = [
             (f"GET {job.path}/events {head}".encode(), enough) for job, enough in ((ended, ENDED), (live, SEEN))
         ]
-        open_short_streams(door, requests, min(WARM_UP, asked.streams), asked.at_once)
-        before = resources(service, store, door)
+        open_short_streams(endpoint, requests, min(WARM_UP, asked.streams), asked.at_once)
+        before = resources(service, store, endpoint)
         started = time.monotonic()
-        open_short_streams(door, requests, asked.streams, asked.at_once)
+        open_short_streams(endpoint, requests, asked.streams, asked.at_once)
         seconds = time.monotonic() - started
-        after = resources(service, store, door)
+        after = resources(service, store, endpoint)
         counted = {
             name: int(service.metric(f"chronoverse_streams_{name}"))
             for name in ("started_total", 'ended_total{reason="end"}', 'ended_total{reason="left"}')

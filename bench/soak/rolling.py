@@ -110,8 +110,8 @@ def main() -> int:
         runner.start()
         headers = f"Authorization: Bearer {service.token()}\r\n"
         path = f"/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/events?wait=30"
-        door = service if asked.direct else stack.enter_context(nginx_for(directory, service))
-        viewers = ReconnectingViewers(door, path, headers, asked.viewers)
+        endpoint = service if asked.direct else stack.enter_context(nginx_for(directory, service))
+        viewers = ReconnectingViewers(endpoint, path, headers, asked.viewers)
         reloads = Reloads(service, viewers, asked.reloads, asked.drain, stop)
         viewers.run(reloads)
         runner.join()

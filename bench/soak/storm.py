@@ -33,7 +33,7 @@ from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign
-from tests.web.routes.wire import Door, request_bytes
+from tests.web.routes.wire import Endpoint, request_bytes
 
 WORKERS: Final = 2
 LIVE_VIEWERS: Final = 10
@@ -51,13 +51,13 @@ class Progress(NamedTuple):
     received: Any
 
 
-def run_viewers(door: Door, request: bytes, count: int, progress: Progress, stop: Any, contend: bool) -> None:
+def run_viewers(endpoint: Endpoint, request: bytes, count: int, progress: Progress, stop: Any, contend: bool) -> None:
     """``count`` viewers that read as fast as they can."""
     if not contend:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     selector = selectors.DefaultSelector()
     for _ in range(count):
-        sock = door.connect(30)
+        sock = endpoint.connect(30)
         sock.sendall(request)
         sock.setblocking(False)
         selector.register(sock, selectors.EVENT_READ)
@@ -69,11 +69,11 @@ def run_viewers(door: Door, request: bytes, count: int, progress: Progress, stop
                 progress.received.value += len(key.fileobj.recv(65_536))
 
 
-def live(door: Door, request: bytes, stop: Any, results: Any) -> None:
+def live(endpoint: Endpoint, request: bytes, stop: Any, results: Any) -> None:
     """The viewers of the live job. Puts the time and the delay of each received line into ``results``."""
     selector, seen = selectors.DefaultSelector(), []
     for _ in range(LIVE_VIEWERS):
-        sock = door.connect(30)
+        sock = endpoint.connect(30)
         sock.sendall(request)
         sock.setblocking(False)
         selector.register(sock, selectors.EVENT_READ)
@@ -118,7 +118,7 @@ def percentile(seconds: list[float]) -> float:
     return round(1000 * statistics.quantiles(seconds, n=100)[98], 1)
 
 
-def play(service: Service, door: Door, store: RedisServer, asked: argparse.Namespace) -> dict[str, Any]:
+def play(service: Service, endpoint: Endpoint, store: RedisServer, asked: argparse.Namespace) -> dict[str, Any]:
     """Runs the viewers and measures. Returns the report."""
     fill(store.url, JobRef("storm", "long"), asked.lines)
     job = Foreign(store.url, "storm", "live").lines(["x"])
@@ -132,9 +132,9 @@ def play(service: Service, door: Door, store: RedisServer, asked: argparse.Names
         for path in (f"{job.path}/events", "/workflows/storm/jobs/long/events")
     ]
     processes = [
-        multiprocessing.Process(target=live, args=(door, requests[0], stop, results)),
+        multiprocessing.Process(target=live, args=(endpoint, requests[0], stop, results)),
         multiprocessing.Process(
-            target=run_viewers, args=(door, requests[1], asked.viewers, progress, stop, asked.contend)
+            target=run_viewers, args=(endpoint, requests[1], asked.viewers, progress, stop, asked.contend)
         ),
     ]
     try:

@@ -174,7 +174,7 @@ def test_row_14_the_clock_jumps(wrong_clock: tuple[FaultTestbed, dict[str, str]]
     quiet = foreign(testbed, "row-14-quiet").lines(["x"])
     headers = {"Authorization": f"Bearer {testbed.service.token(ttl=4 * 3600)}"}
     began = time.monotonic()
-    with Stream(testbed.door, f"{quiet.path}/events", headers) as beats:
+    with Stream(testbed.endpoint, f"{quiet.path}/events", headers) as beats:
         for offset in (JUMP_SECONDS, -JUMP_SECONDS, 0.0):
             with open(environ["CLOCK"], "r+b") as file:
                 file.write(struct.pack("d", offset))
@@ -252,7 +252,7 @@ def test_row_22_a_token_expires(testbed: FaultTestbed) -> None:
     token = testbed.service.token(ttl=3)
     watchers = [testbed.new_watcher(job("row-22"), kind, token).start() for kind in (Watcher, Http2Watcher)]
     headers = {"Authorization": f"Bearer {token}"}
-    with Stream(testbed.door, f"{running.path}/events", headers) as stream:
+    with Stream(testbed.endpoint, f"{running.path}/events", headers) as stream:
         testbed.wait_for_line(watchers, 3)
         stream.wait_end(RECOVERY_SECONDS)
         assert not stream.cut
@@ -275,7 +275,7 @@ def test_row_23_many_viewers_at_the_beginning_of_a_long_log(testbed: FaultTestbe
     long.end()
     runner, watchers = testbed.start_job(job("row-23"), viewers=VIEWERS)
     headers = f"Authorization: Bearer {testbed.service.token()}\r\n"
-    viewers = ReconnectingViewers(testbed.door, f"{long.path}/events", headers, REPLAYS)
+    viewers = ReconnectingViewers(testbed.endpoint, f"{long.path}/events", headers, REPLAYS)
     workers = [psutil.Process(pid) for pid in testbed.service.worker_pids()]
     before, most = [worker.memory_info().rss for worker in workers], [0, 0]
     deadline = time.monotonic() + REPLAY_SECONDS
@@ -314,7 +314,7 @@ def test_row_24_viewers_come_and_go(testbed: FaultTestbed) -> None:
 
     def visit(count: int) -> None:
         for number in range(count):
-            with Stream(testbed.door, f"{(ended if number % 2 else live).path}/events", headers) as stream:
+            with Stream(testbed.endpoint, f"{(ended if number % 2 else live).path}/events", headers) as stream:
                 stream.wait_for(b"id: 3\n\n")
 
     def descriptors() -> list[int]:

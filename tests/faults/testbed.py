@@ -27,7 +27,7 @@ from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import Door
+from tests.web.routes.wire import Endpoint
 
 #: Lines/s of a job, unless a test needs another rate.
 RATE: Final = 100
@@ -114,10 +114,10 @@ class FaultTestbed:
 
     def new_watcher(self, job: JobRef, kind: type[Watcher] = Watcher, token: str = "") -> Watcher:
         """Makes a watcher that is not started. The testbed does not wait for it, check it or stop it."""
-        return kind(self.door.url, job, token or self.service.token(ttl=TOKEN_SECONDS), self.door.verify)
+        return kind(self.endpoint.url, job, token or self.service.token(ttl=TOKEN_SECONDS), self.endpoint.verify)
 
     @property
-    def door(self) -> Door:
+    def endpoint(self) -> Endpoint:
         """What viewers connect to: nginx if there is one, else the service."""
         return self.nginx or self.service
 
@@ -152,7 +152,7 @@ class FaultTestbed:
 
     def history(self, job: JobRef, *, with_gaps: bool = False) -> list[Seen]:
         """The log as its pages return it."""
-        return history(self.door.url, job, self.service.token(ttl=TOKEN_SECONDS), with_gaps=with_gaps)
+        return history(self.endpoint.url, job, self.service.token(ttl=TOKEN_SECONDS), with_gaps=with_gaps)
 
     def verdict(self, job: JobRef, foreign: frozenset[str] = frozenset(), **required: int) -> Verdict:
         """The oracle's verdict on all watchers of a job.

@@ -4,10 +4,10 @@ import selectors
 import socket
 import ssl
 
-from tests.web.routes.wire import Door
+from tests.web.routes.wire import Endpoint
 
 
-def open_short_streams(door: Door, requests: list[tuple[bytes, bytes]], streams: int, at_once: int) -> None:
+def open_short_streams(endpoint: Endpoint, requests: list[tuple[bytes, bytes]], streams: int, at_once: int) -> None:
     """Opens ``streams`` event streams, ``at_once`` of them at a time, and closes each after it has sent enough.
 
     Each of ``requests`` is a request, and the bytes after which its stream is closed. They are used in turn.
@@ -18,7 +18,7 @@ def open_short_streams(door: Door, requests: list[tuple[bytes, bytes]], streams:
     while ended < streams:
         while begun < streams and begun - ended < at_once:
             request, enough = requests[begun % len(requests)]
-            sock = door.connect(10)
+            sock = endpoint.connect(10)
             sock.sendall(request)
             sock.setblocking(False)
             selector.register(sock, selectors.EVENT_READ, (bytearray(), enough))

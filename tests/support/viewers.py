@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from tests.web.routes.wire import Door
+from tests.web.routes.wire import Endpoint
 
 #: Seconds that a connection may take to open.
 CONNECT_SECONDS: Final = 5.0
@@ -97,14 +97,14 @@ class ReconnectingViewer:
 
 
 class ReconnectingViewers:
-    """``count`` viewers of ``path`` at ``door``. ``headers`` are lines of a request, each with its CRLF.
+    """``count`` viewers of ``path`` at ``endpoint``. ``headers`` are lines of a request, each with its CRLF.
 
     ``make_viewer`` makes each viewer.
     """
 
     def __init__(
         self,
-        door: Door,
+        endpoint: Endpoint,
         path: str,
         headers: str,
         count: int,
@@ -115,7 +115,7 @@ class ReconnectingViewers:
         self.reconnections: list[float] = []
         #: How many answers there were by status, and how many connections ended "whole", "cut" or "unreachable".
         self.answers: Counter[str] = Counter()
-        self._door = door
+        self._endpoint = endpoint
         self._path = path
         self._headers = headers
         self._selector = selectors.DefaultSelector()
@@ -155,7 +155,7 @@ class ReconnectingViewers:
         cursor = f"Last-Event-ID: {viewer.cursor}\r\n" if viewer.cursor else ""
         request = f"GET {self._path} HTTP/1.1\r\nHost: viewers\r\n{self._headers}{cursor}\r\n".encode()
         try:
-            sock = self._door.connect(CONNECT_SECONDS)
+            sock = self._endpoint.connect(CONNECT_SECONDS)
             sock.sendall(request)
         except OSError:
             self.answers["unreachable"] += 1

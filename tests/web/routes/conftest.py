@@ -10,7 +10,7 @@ from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import Door, Stream
+from tests.web.routes.wire import Endpoint, Stream
 
 #: Marks a module whose tests run twice: with streams that write to their sockets, and with streams that gunicorn
 #: writes.
@@ -51,10 +51,10 @@ def nginx(tmp_path_factory: pytest.TempPathFactory, service: Service) -> Iterato
 
 
 @pytest.fixture(params=["direct", pytest.param("nginx", marks=pytest.mark.long)])
-def door(request: pytest.FixtureRequest, service: Service) -> Door:
-    """The entrance for clients: the shared service itself, or nginx in front of it."""
-    door: Door = service if request.param == "direct" else request.getfixturevalue("nginx")
-    return door
+def endpoint(request: pytest.FixtureRequest, service: Service) -> Endpoint:
+    """What clients connect to: the shared service itself, or nginx in front of it."""
+    endpoint: Endpoint = service if request.param == "direct" else request.getfixturevalue("nginx")
+    return endpoint
 
 
 @pytest.fixture(scope="session")

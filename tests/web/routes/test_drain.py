@@ -19,7 +19,7 @@ from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service, serving
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import PATIENCE_SECONDS, Door, Stream, receive, request_bytes
+from tests.web.routes.wire import PATIENCE_SECONDS, Endpoint, Stream, receive, request_bytes
 
 DRAIN_SECONDS: Final = 2
 PROBLEM: Final = "application/problem+json"
@@ -58,10 +58,10 @@ def token(subject: str) -> str:
     return mint(SECRET, subject, ("logs:read",), ("*",), 600, time.time())
 
 
-def watch(door: Door, job: Foreign, subject: str, address: str) -> Stream:
+def watch(endpoint: Endpoint, job: Foreign, subject: str, address: str) -> Stream:
     """Opens a stream of ``subject`` with ``address`` in X-Forwarded-For. The service trusts a proxy on this machine."""
     forwarded = {"X-Forwarded-For": address, "Forwarded": f"for={address}"}
-    return Stream(door, f"{job.path}/events", {"Authorization": f"Bearer {token(subject)}", **forwarded})
+    return Stream(endpoint, f"{job.path}/events", {"Authorization": f"Bearer {token(subject)}", **forwarded})
 
 
 def test_each_address_has_a_limit_of_its_own(limited: Service, job: Foreign) -> None:
@@ -83,7 +83,7 @@ def test_each_address_has_a_limit_of_its_own(limited: Service, job: Foreign) -> 
         assert stack.enter_context(watch(limited, job, "s4", "192.0.2.1")).wait_for(b"id: 3\n\n").status == 200
 
 
-class NginxFrom:
+class NginxFromAddress:
     """nginx, for a client with another address of this machine."""
 
     def __init__(self, nginx: Nginx, address: str) -> None:
@@ -97,7 +97,7 @@ def test_through_nginx_the_clients_own_address_counts(limited: Service, limited_
     with ExitStack() as stack:
 
         def connect(address: str, forwarded_for: str, subject: str) -> Stream:
-            return stack.enter_context(watch(NginxFrom(limited_nginx, address), job, subject, forwarded_for))
+            return stack.enter_context(watch(NginxFromAddress(limited_nginx, address), job, subject, forwarded_for))
 
         for number in range(3):
             connect("127.0.0.3", f"192.0.2.{number}", f"n{number}").wait_for(b"id: 3\n\n")
@@ -115,8 +115,8 @@ def test_a_token_has_one_limit_for_all_addresses(
     """Streams are counted by the token's subject, so a new token changes nothing."""
 
     def open_stream(subject: str, number: int) -> Stream:
-        door = limited if name == "direct" else NginxFrom(limited_nginx, f"127.0.1.{number}")
-        return stack.enter_context(watch(door, job, subject, f"198.51.100.{number}"))
+        endpoint = limited if name == "direct" else NginxFromAddress(limited_nginx, f"127.0.1.{number}")
+        return stack.enter_context(watch(endpoint, job, subject, f"198.51.100.{number}"))
 
     with ExitStack() as stack:
         for number in range(1, 31):

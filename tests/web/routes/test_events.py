@@ -11,7 +11,7 @@ import pytest
 from tests.support.service import Service
 from tests.web.routes.conftest import both_ways
 from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import Door, Stream
+from tests.web.routes.wire import Endpoint, Stream
 
 pytestmark = both_ways
 
@@ -196,10 +196,12 @@ def test_other_methods_are_refused_with_the_allowed_ones(client: httpx.Client, t
     assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_a_client_that_accepts_compression_gets_lines_at_once(door: Door, auth: dict[str, str], job: Foreign) -> None:
+def test_a_client_that_accepts_compression_gets_lines_at_once(
+    endpoint: Endpoint, auth: dict[str, str], job: Foreign
+) -> None:
     """No line waits until a compressor's buffer is full."""
     job.line("x")
-    with Stream(door, f"{job.path}/events", {**auth, "Accept-Encoding": "gzip, br"}) as stream:
+    with Stream(endpoint, f"{job.path}/events", {**auth, "Accept-Encoding": "gzip, br"}) as stream:
         stream.wait_for(b"id: 1\n\n")
 
     assert "content-encoding" not in stream.headers

@@ -13,7 +13,7 @@ from tests.support.nginx import Nginx
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign, ask_all
-from tests.web.routes.wire import PATIENCE_SECONDS, Door, exchange, receive, request_bytes
+from tests.web.routes.wire import PATIENCE_SECONDS, Endpoint, exchange, receive, request_bytes
 
 JOB: Final = b"/workflows/hostile/jobs/job_1"
 PROBLEM: Final = "application/problem+json"
@@ -137,15 +137,15 @@ def nothing_unescaped_in_the_logs(service: Service) -> Iterator[None]:
         if parameter or name != "padded"
     ],
 )
-def test_a_malformed_number_is_refused(door: Door, token: str, parameter: str, number: str) -> None:
+def test_a_malformed_number_is_refused(endpoint: Endpoint, token: str, parameter: str, number: str) -> None:
     """It gets 400, in the query and in the header. What breaks the request itself is refused by gunicorn or nginx."""
     if parameter:
         request = request_bytes(JOB + parameter.encode() + quote(number).encode(), token)
     else:
         request = request_bytes(JOB + b"/events", token, b"Last-Event-ID: " + number.encode())
-    status, headers, body = exchange(door, request)
+    status, headers, body = exchange(endpoint, request)
 
-    if not parameter and number in LINES_TO_NGINX and isinstance(door, Nginx):
+    if not parameter and number in LINES_TO_NGINX and isinstance(endpoint, Nginx):
         # The service is sent a plain 12, which is past the end.
         assert status == 204
         return
@@ -193,26 +193,28 @@ def test_an_unknown_parameter_is_refused(client: httpx.Client, query: str) -> No
 
 
 @pytest.mark.parametrize("last_event_id", [b"", b" ", b"0", b"000"])
-def test_an_empty_last_event_id_and_zero_mean_the_beginning(door: Door, token: str, last_event_id: bytes) -> None:
+def test_an_empty_last_event_id_and_zero_mean_the_beginning(
+    endpoint: Endpoint, token: str, last_event_id: bytes
+) -> None:
     """A client that has seen nothing sends an empty one."""
     request = request_bytes(JOB + b"/events", token, b"Last-Event-ID: " + last_event_id)
-    status, headers, body = exchange(door, request)
+    status, headers, body = exchange(endpoint, request)
 
     assert (status, headers["last-event-id"]) == (200, "0")
     assert body.count(b"event: log\n") == 10
 
 
-def test_two_last_event_ids_are_refused(door: Door, token: str) -> None:
+def test_two_last_event_ids_are_refused(endpoint: Endpoint, token: str) -> None:
     """The service sees them as ``5,7``."""
     request = request_bytes(JOB + b"/events", token, b"Last-Event-ID: 5", b"Last-Event-ID: 7")
 
-    assert exchange(door, request)[0] == 400
+    assert exchange(endpoint, request)[0] == 400
 
 
-def test_a_header_with_underscores_is_another_header(door: Door, token: str) -> None:
+def test_a_header_with_underscores_is_another_header(endpoint: Endpoint, token: str) -> None:
     """A proxy that filters ``Last-Event-ID`` would not filter ``Last_Event_ID``."""
     request = request_bytes(JOB + b"/events", token, b"Last_Event_ID: 7", b"Last-Event_ID: 7")
-    status, headers, _ = exchange(door, request)
+    status, headers, _ = exchange(endpoint, request)
 
     assert (status, headers["last-event-id"]) == (200, "0")
 
@@ -221,10 +223,10 @@ def test_a_header_with_underscores_is_another_header(door: Door, token: str) -> 
 @pytest.mark.parametrize(
     "path", [b"/workflows/%b/jobs/job_1/events", b"/workflows/hostile/jobs/%b/logs", b"/workflows/%b/jobs"]
 )
-def test_an_invalid_identifier_is_not_found(door: Door, token: str, path: bytes, name: str) -> None:
+def test_an_invalid_identifier_is_not_found(endpoint: Endpoint, token: str, path: bytes, name: str) -> None:
     """It gets 404, or 400 when it also breaks the request."""
     target = path.replace(b"%b", NOT_IDENTIFIERS[name])
-    status, _, body = exchange(door, request_bytes(target, token))
+    status, _, body = exchange(endpoint, request_bytes(target, token))
 
     assert status in ((400, 404, 414) if len(target) > 4000 else (400, 404)), body
     assert CANARY.encode() not in body
@@ -254,9 +256,9 @@ def test_an_invalid_identifier_is_not_found(door: Door, token: str, path: bytes,
         b"http://elsewhere/%2fworkflows/hostile/jobs/job_1",
     ],
 )
-def test_no_other_path_leads_to_a_job(door: Door, token: str, target: bytes) -> None:
+def test_no_other_path_leads_to_a_job(endpoint: Endpoint, token: str, target: bytes) -> None:
     """Paths are not normalised, merged or redirected."""
-    status, headers, _ = exchange(door, request_bytes(target, token))
+    status, headers, _ = exchange(endpoint, request_bytes(target, token))
 
     assert status in (400, 404)
     assert "location" not in headers
@@ -265,12 +267,12 @@ def test_no_other_path_leads_to_a_job(door: Door, token: str, target: bytes) -> 
 @pytest.mark.parametrize("method", ["PUT"])
 @pytest.mark.parametrize("name", ["hash tag", "colon", "NUL", "newline", "5000 characters", "star"])
 def test_no_job_is_registered_under_an_invalid_identifier(
-    door: Door, token: str, client: httpx.Client, name: str, method: str
+    endpoint: Endpoint, token: str, client: httpx.Client, name: str, method: str
 ) -> None:
     """So no key of another job can be reached."""
     before = client.get("/workflows/hostile/jobs").json()
     target = b"/workflows/hostile/jobs/" + NOT_IDENTIFIERS[name]
-    status, _, _ = exchange(door, request_bytes(target, token, b"Content-Length: 0", method=method.encode()))
+    status, _, _ = exchange(endpoint, request_bytes(target, token, b"Content-Length: 0", method=method.encode()))
 
     assert status in (400, 404, 414)
     assert client.get("/workflows/hostile/jobs").json() == before
@@ -302,12 +304,12 @@ CORRECTED_BY_NGINX: Final = frozenset({"a bare line feed", "an expectation"})
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_malformed_request_is_refused(door: Door, token: str, name: str) -> None:
+def test_a_malformed_request_is_refused(endpoint: Endpoint, token: str, name: str) -> None:
     """Two servers must never see two different requests in the same bytes."""
     expected, lines = BROKEN[name]
-    status, headers, body = exchange(door, request_bytes(JOB + b"/events", token, *lines))
+    status, headers, body = exchange(endpoint, request_bytes(JOB + b"/events", token, *lines))
 
-    if name in CORRECTED_BY_NGINX and isinstance(door, Nginx):
+    if name in CORRECTED_BY_NGINX and isinstance(endpoint, Nginx):
         assert status == 200
         return
     assert status in {expected, 400}
@@ -331,21 +333,23 @@ def test_a_malformed_request_is_refused(door: Door, token: str, name: str) -> No
     ids=repr,
 )
 @pytest.mark.parametrize("path", [b"/events", b""], ids=["events", "job"])
-def test_a_request_without_exactly_one_valid_host_is_refused(door: Door, token: str, path: bytes, lines: bytes) -> None:
+def test_a_request_without_exactly_one_valid_host_is_refused(
+    endpoint: Endpoint, token: str, path: bytes, lines: bytes
+) -> None:
     """That is no host, two of them, or an invalid one. RFC 9112 section 3.2."""
     request = request_bytes(JOB + path, token).replace(b"Host: localhost\r\n", lines)
-    status, headers, body = exchange(door, request)
+    status, headers, body = exchange(endpoint, request)
 
     assert status == 400
     check_problem(status, headers, body)
 
 
 @pytest.mark.parametrize("host", [b"a", b"a.example:8000", b"a:", b"127.0.0.1:80", b"[::1]:8000", b"a_b-c"])
-def test_any_valid_host_is_accepted(door: Door, token: str, host: bytes) -> None:
+def test_any_valid_host_is_accepted(endpoint: Endpoint, token: str, host: bytes) -> None:
     """The service does not know its own name."""
     request = request_bytes(JOB, token).replace(b"localhost", host)
 
-    assert exchange(door, request)[0] == 200
+    assert exchange(endpoint, request)[0] == 200
 
 
 def test_a_request_of_http_1_0_needs_no_host(service: Service, token: str) -> None:
@@ -369,11 +373,11 @@ def check_problem(status: int, headers: dict[str, str], body: bytes) -> None:
 
 
 @pytest.mark.parametrize(("length", "expected"), [(4_095, 400), (8_180, 400), (8_200, 414), (100_000, 414)])
-def test_a_first_line_may_have_eight_kilobytes(door: Door, token: str, length: int, expected: int) -> None:
+def test_a_first_line_may_have_eight_kilobytes(endpoint: Endpoint, token: str, length: int, expected: int) -> None:
     """Searches can be long. A longer line gets a problem document. The 400 is the route's, for the offset."""
     target = JOB + b"/logs?offset="
     target += b"0" * (length - len(b"GET  HTTP/1.1" + target))
-    status, headers, body = exchange(door, request_bytes(target, token))
+    status, headers, body = exchange(endpoint, request_bytes(target, token))
 
     assert status == expected
     assert headers["content-type"] == PROBLEM
@@ -396,19 +400,19 @@ def test_a_request_with_bare_line_feeds_is_refused(service: Service, token: str)
 
 
 @pytest.mark.parametrize("method", [b"get", b"G\x1bT", b"GET" * 20, b"PRI", b""])
-def test_an_unknown_method_is_refused(door: Door, token: str, method: bytes) -> None:
+def test_an_unknown_method_is_refused(endpoint: Endpoint, token: str, method: bytes) -> None:
     """It does not count as a similar method."""
-    status, _, _ = exchange(door, request_bytes(JOB, token, method=method))
+    status, _, _ = exchange(endpoint, request_bytes(JOB, token, method=method))
 
     assert status in (400, 405, 501)
 
 
 @pytest.mark.parametrize("method", [b"POST", b"PUT", b"PATCH", b"DELETE", b"TRACE", b"CONNECT", b"OPTIONS", b"HEAD"])
-def test_only_a_get_opens_a_stream(door: Door, service: Service, token: str, method: bytes) -> None:
+def test_only_a_get_opens_a_stream(endpoint: Endpoint, service: Service, token: str, method: bytes) -> None:
     """The job is running, so a stream would stay open. Other methods get an answer that ends."""
     job = Foreign(str(service.redis_url), "hostile", "runs").lines(["x"])
     path = f"{job.path}/events".encode()
-    status, headers, body = exchange(door, request_bytes(path, token, b"Content-Length: 0", method=method))
+    status, headers, body = exchange(endpoint, request_bytes(path, token, b"Content-Length: 0", method=method))
     ask_all(str(service.redis_url), [("DEL", job.key)])
 
     if method in (b"OPTIONS", b"HEAD"):
@@ -443,19 +447,19 @@ def test_a_request_pipelined_after_a_stream_waits_for_its_end(nginx: Nginx, serv
 
 
 @pytest.mark.parametrize("header", [b"X-Forwarded-For: 1.2.3.4\x1b", b"X-Forwarded-Proto: https", b"Forwarded: for=x"])
-def test_forged_forwarding_changes_nothing(door: Door, token: str, header: bytes) -> None:
+def test_forged_forwarding_changes_nothing(endpoint: Endpoint, token: str, header: bytes) -> None:
     """Links are relative, so no forged value is in an answer."""
-    status, headers, body = exchange(door, request_bytes(JOB + b"/logs?limit=1", token, header))
+    status, headers, body = exchange(endpoint, request_bytes(JOB + b"/logs?limit=1", token, header))
 
     assert status in (200, 400)
     assert b"https" not in body
     assert status == 400 or headers["link"].startswith("</workflows/hostile/")
 
 
-def test_an_announced_body_that_is_not_read_does_no_harm(door: Door, token: str) -> None:
+def test_an_announced_body_that_is_not_read_does_no_harm(endpoint: Endpoint, token: str) -> None:
     """A GET that announces a body of a gigabyte and sends none of it is answered at once."""
     lines = [b"Content-Length: 1073741824", b"Expect: 100-continue"]
-    with door.connect(PATIENCE_SECONDS) as sock:
+    with endpoint.connect(PATIENCE_SECONDS) as sock:
         sock.sendall(request_bytes(JOB, token, *lines))
         status = receive(sock)[0]
 
@@ -474,10 +478,12 @@ def test_an_announced_body_that_is_not_read_does_no_harm(door: Door, token: str)
     ids=lambda lines: lines[-1].decode(),
 )
 @pytest.mark.parametrize("path", [b"/logs", b"/events"])
-def test_headers_for_ranges_and_formats_are_ignored(door: Door, token: str, path: bytes, lines: list[bytes]) -> None:
+def test_headers_for_ranges_and_formats_are_ignored(
+    endpoint: Endpoint, token: str, path: bytes, lines: list[bytes]
+) -> None:
     """A log has no byte ranges, and only one form. Such headers are ignored."""
-    plain = exchange(door, request_bytes(JOB + path, token))
-    status, headers, body = exchange(door, request_bytes(JOB + path, token, *lines))
+    plain = exchange(endpoint, request_bytes(JOB + path, token))
+    status, headers, body = exchange(endpoint, request_bytes(JOB + path, token, *lines))
 
     assert status == 200
     assert headers["content-type"] == plain[1]["content-type"]
@@ -487,10 +493,10 @@ def test_headers_for_ranges_and_formats_are_ignored(door: Door, token: str, path
 
 @pytest.mark.parametrize("origin", [b"null", b"https://elsewhere.example", b"http://localhost"])
 @pytest.mark.parametrize("method", [b"GET", b"OPTIONS"])
-def test_other_origins_are_not_allowed(door: Door, token: str, origin: bytes, method: bytes) -> None:
+def test_other_origins_are_not_allowed(endpoint: Endpoint, token: str, origin: bytes, method: bytes) -> None:
     """No page of another origin may read an answer or send a token, because no CORS header is ever sent."""
     asks = [b"Access-Control-Request-Method: GET", b"Access-Control-Request-Headers: authorization"]
-    _, headers, _ = exchange(door, request_bytes(JOB, token, b"Origin: " + origin, *asks, method=method))
+    _, headers, _ = exchange(endpoint, request_bytes(JOB, token, b"Origin: " + origin, *asks, method=method))
 
     assert not [name for name in headers if name.startswith("access-control-")]
 

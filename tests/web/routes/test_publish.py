@@ -14,7 +14,7 @@ from chronoverse.web.http.publish_schemas import LinesBody
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
-from tests.web.routes.wire import Door, Stream
+from tests.web.routes.wire import Endpoint, Stream
 
 #: The service's defaults.
 MAX_BODY: Final = 8 * 2**20
@@ -444,13 +444,13 @@ def test_a_body_may_be_as_long_as_the_setting_says(opened: Runner) -> None:
         refusal(response)
 
 
-def test_a_bomb_is_not_inflated(door: Door, service: Service, auth: dict[str, str], job: Foreign) -> None:
+def test_a_bomb_is_not_inflated(endpoint: Endpoint, service: Service, auth: dict[str, str], job: Foreign) -> None:
     """A body that would become 256 MiB is refused after 8 MiB, and the worker does not grow by more."""
     bomb = gzip.compress(bytes(256 * 2**20), 1)
     pid = service.worker_pids()[0]
     before = _peak_bytes(pid)
 
-    with httpx.Client(base_url=door.url, verify=door.verify, headers=auth, timeout=10) as client:
+    with httpx.Client(base_url=endpoint.url, verify=endpoint.verify, headers=auth, timeout=10) as client:
         opened = Runner(client, job)
         assert opened.open().status_code == 200
         assert opened.post_bytes("logs", bomb, Content_Encoding="gzip").status_code == 413

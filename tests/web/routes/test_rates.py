@@ -18,7 +18,7 @@ from tests.support.service import SECRET, Service, serving
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.test_publish import Runner, refusal
-from tests.web.routes.wire import Door
+from tests.web.routes.wire import Endpoint
 
 #: Bytes a second. Bursts may have ten seconds' worth.
 RATE: Final = 65_536
@@ -33,7 +33,9 @@ def bounded(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer)
 
 
 @pytest.fixture(scope="module", params=["direct", pytest.param("nginx", marks=pytest.mark.long)])
-def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, bounded: Service) -> Iterator[Door]:
+def endpoint(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, bounded: Service
+) -> Iterator[Endpoint]:
     """That service, and the same through nginx."""
     if request.param == "direct":
         yield bounded
@@ -43,14 +45,14 @@ def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_publishing_too_fast_is_refused_with_a_time_to_retry(
-    request: pytest.FixtureRequest, door: Door, bounded: Service, job: Foreign
+    request: pytest.FixtureRequest, endpoint: Endpoint, bounded: Service, job: Foreign
 ) -> None:
     """The answer is 429. The lease can still be renewed and the job ended, and other tokens do not have to wait."""
     name, counted = request.node.callspec.id, 'chronoverse_publish_answers_total{answer="TOO_FAST",operation="append"}'
 
     def client(subject: str) -> httpx.Client:
         headers = {"Authorization": f"Bearer {mint(SECRET, subject, (READ, WRITE), ('*',), 600, time.time())}"}
-        return httpx.Client(base_url=door.url, verify=door.verify, headers=headers, timeout=10)
+        return httpx.Client(base_url=endpoint.url, verify=endpoint.verify, headers=headers, timeout=10)
 
     before = bounded.metric(counted)
     with closing(client(f"flood-{name}")) as theirs, closing(client(f"other-{name}")) as others:

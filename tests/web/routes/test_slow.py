@@ -15,7 +15,7 @@ from tests.support.nginx import Nginx
 from tests.support.service import Service
 from tests.support.tools import tool
 from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import Door, Stream
+from tests.web.routes.wire import Endpoint, Stream
 
 #: Slow connections of each kind, for the service and for nginx, and seconds for which they last.
 CONNECTIONS: Final = 100
@@ -42,11 +42,11 @@ class Attack:
         self._program = tool("slowhttptest")
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, name: str, door: Door) -> None:
-        """Starts every kind against ``door``."""
+    def start(self, name: str, endpoint: Endpoint) -> None:
+        """Starts every kind against ``endpoint``."""
         bounds = ["-c", str(CONNECTIONS), "-r", str(CONNECTIONS), "-l", str(ATTACK_SECONDS), "-p", "3"]
         for kind, options in KINDS.items():
-            command = [self._program, *bounds, *options, "-u", f"{door.url}/openapi.json"]
+            command = [self._program, *bounds, *options, "-u", f"{endpoint.url}/openapi.json"]
             self.outputs.append(self._directory / f"{name}-{kind}")
             with self.outputs[-1].open("wb") as output:
                 process = subprocess.Popen(command, cwd=self._directory, stdin=subprocess.DEVNULL, stdout=output)
@@ -80,11 +80,13 @@ def test_slow_clients_delay_nobody(
 ) -> None:
     """Viewers get each line in time, direct and through nginx, and the service answers."""
     job.line("first")
-    doors: list[Door] = [service, nginx]
+    endpoints: list[Endpoint] = [service, nginx]
     delays, answers = [], []
     with ExitStack() as stack:
-        streams = [stack.enter_context(Stream(door, f"{job.path}/events", auth)) for door in doors]
-        clients = [stack.enter_context(httpx.Client(base_url=door.url, verify=door.verify)) for door in doors]
+        streams = [stack.enter_context(Stream(endpoint, f"{job.path}/events", auth)) for endpoint in endpoints]
+        clients = [
+            stack.enter_context(httpx.Client(base_url=endpoint.url, verify=endpoint.verify)) for endpoint in endpoints
+        ]
         while attack.lasts:
             started = time.monotonic()
             number = job.line("x")

@@ -23,7 +23,7 @@ from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service, serving
 from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import Door, exchange, request_bytes
+from tests.web.routes.wire import Endpoint, exchange, request_bytes
 
 #: The routes as method and path. The workflow ``mine`` has a job ``job``; ``theirs`` has one too.
 ROUTES: Final = {
@@ -159,15 +159,15 @@ def jobs(service: Service, redis_server: object) -> None:
     Foreign(service.redis_url, "theirs", "only_theirs").lines(["x"]).end()
 
 
-def ask(door: Door, method: str, path: str, authorization: str | None) -> httpx.Response:
+def ask(endpoint: Endpoint, method: str, path: str, authorization: str | None) -> httpx.Response:
     """Sends one request with this Authorization header, or with none."""
     headers = {} if authorization is None else {"Authorization": authorization}
-    return httpx.request(method, door.url + path, headers=headers, timeout=5, verify=door.verify)
+    return httpx.request(method, endpoint.url + path, headers=headers, timeout=5, verify=endpoint.verify)
 
 
 @pytest.mark.parametrize("absent", [False, True], ids=["exists", "absent"])
 @pytest.mark.parametrize("kind", MATRIX)
-def test_every_route_answers_every_token_as_documented(door: Door, kind: str, absent: bool) -> None:
+def test_every_route_answers_every_token_as_documented(endpoint: Endpoint, kind: str, absent: bool) -> None:
     """The status, the kind of document, and the challenge of a 401. A refusal does not reveal what exists."""
     make, expected = MATRIX[kind]
     authorization = make()
@@ -176,7 +176,7 @@ def test_every_route_answers_every_token_as_documented(door: Door, kind: str, ab
         if absent and "/mine/jobs/job" in path:
             path = path.replace("/jobs/job", f"/jobs/none_{next(_numbers)}")
             status = 201 if (route, status) == ("PUT", 200) else ABSENT.get(status, status)
-        response = ask(door, method, path, authorization)
+        response = ask(endpoint, method, path, authorization)
         assert (route, response.status_code) == (route, status)
         if response.status_code >= 400:
             assert response.headers["content-type"] == "application/problem+json"
@@ -198,8 +198,8 @@ def jwk(key: rsa.RSAPrivateKey, kid: str) -> dict[str, Any]:
 @pytest.fixture(scope="module", params=["PEM", "JWKS"])
 def keyed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer
-) -> Iterator[dict[str, Door]]:
-    """Both entrances of a service that has a public key or fetches it. Everybody may know that key."""
+) -> Iterator[dict[str, Endpoint]]:
+    """Both endpoints of a service that has a public key or fetches it. Everybody may know that key."""
     directory = tmp_path_factory.mktemp("keyed")
     with Issuer() as issuer:
         issuer.keys = [jwk(RSA, "k1")]
@@ -228,7 +228,7 @@ def test_a_slow_issuer_of_keys_is_given_up(tmp_path: Path, redis_server: RedisSe
 
 
 @pytest.mark.parametrize("name", ["direct", "nginx"])
-def test_a_public_key_is_no_secret(keyed: dict[str, Door], name: str) -> None:
+def test_a_public_key_is_no_secret(keyed: dict[str, Endpoint], name: str) -> None:
     """A token that is signed by HMAC with the public key is refused, and so is a token that brings its own key."""
     stranger = rsa.generate_private_key(65_537, 2_048)
     refused = {
@@ -263,9 +263,11 @@ def test_a_public_key_is_no_secret(keyed: dict[str, Door], name: str) -> None:
         ("GET", "/workflows/theirs/jobs/job/logs", "/no/such/path"),
     ],
 )
-def test_jobs_of_other_workflows_look_like_unknown_jobs(door: Door, method: str, hidden: str, absent: str) -> None:
+def test_jobs_of_other_workflows_look_like_unknown_jobs(
+    endpoint: Endpoint, method: str, hidden: str, absent: str
+) -> None:
     """The same bytes and the same headers, but for the time and the request id."""
-    answers = [ask(door, method, path, signed()) for path in (hidden, absent)]
+    answers = [ask(endpoint, method, path, signed()) for path in (hidden, absent)]
 
     assert [answer.status_code for answer in answers] == [404, 404]
     assert answers[0].content == answers[1].content
@@ -273,47 +275,49 @@ def test_jobs_of_other_workflows_look_like_unknown_jobs(door: Door, method: str,
     assert first == second
 
 
-def test_a_job_is_not_found_under_another_workflow(door: Door) -> None:
+def test_a_job_is_not_found_under_another_workflow(endpoint: Endpoint) -> None:
     """Guessing a job's id does not help."""
-    answers = [ask(door, "GET", f"/workflows/mine/jobs/{job}", signed()) for job in ("only_theirs", "nothing")]
+    answers = [ask(endpoint, "GET", f"/workflows/mine/jobs/{job}", signed()) for job in ("only_theirs", "nothing")]
     assert [answer.status_code for answer in answers] == [404, 404]
     assert answers[0].content == answers[1].content
 
 
 @pytest.mark.parametrize("name", ["token", "access_token", "authorization", "jwt"])
 @pytest.mark.parametrize("authorization", [False, True], ids=["alone", "and in the header"])
-def test_a_token_in_the_address_opens_nothing(service: Service, door: Door, name: str, authorization: bool) -> None:
+def test_a_token_in_the_address_opens_nothing(
+    service: Service, endpoint: Endpoint, name: str, authorization: bool
+) -> None:
     """It does not count as a token. Together with a real one it is a bad parameter. No log has it in either case."""
     token = signed().removeprefix("Bearer ")
     before = service.log_size()
     for method, path in ROUTES.values():
         query = f"{'&' if '?' in path else '?'}{name}={token}"
-        response = ask(door, method, path + query, signed() if authorization else None)
+        response = ask(endpoint, method, path + query, signed() if authorization else None)
         assert response.status_code in ((200, 400, 403, 415) if authorization else (401,))
 
     signature = token.rpartition(".")[2]
-    assert signature not in service.logs(before) + door.logs()
+    assert signature not in service.logs(before) + endpoint.logs()
 
 
 @pytest.mark.parametrize("path", ["/workflows/{}/jobs/job", "/workflows/mine/jobs/{}/events", "/{}"])
-def test_a_token_in_the_path_is_in_no_log(service: Service, door: Door, path: str) -> None:
+def test_a_token_in_the_path_is_in_no_log(service: Service, endpoint: Endpoint, path: str) -> None:
     """Nor is it in the answer."""
     token = signed().removeprefix("Bearer ")
-    response = ask(door, "GET", path.format(token), signed())
+    response = ask(endpoint, "GET", path.format(token), signed())
 
     assert response.status_code == 404
     assert token.encode() not in response.content
-    assert token not in service.logs() + door.logs()
+    assert token not in service.logs() + endpoint.logs()
 
 
-def test_tokens_that_were_refused_are_in_no_log(service: Service, door: Door) -> None:
+def test_tokens_that_were_refused_are_in_no_log(service: Service, endpoint: Endpoint) -> None:
     """This holds for every kind of token: a token that is refused here may be valid elsewhere."""
     before = service.log_size()
     used = [authorization for make, _ in MATRIX.values() if (authorization := make())]
     for authorization in used:
-        ask(door, "GET", ROUTES["job"][1], authorization)
+        ask(endpoint, "GET", ROUTES["job"][1], authorization)
 
-    logs = service.logs(before) + door.logs()
+    logs = service.logs(before) + endpoint.logs()
     assert not [one for one in used if len(one) > 20 and one[-20:] in logs]
 
 
@@ -326,13 +330,13 @@ def test_tokens_that_were_refused_are_in_no_log(service: Service, door: Door) ->
     ],
     ids=["another", "itself", "itself in lower case"],
 )
-def test_two_authorization_headers_are_none(door: Door, lines: list[bytes]) -> None:
+def test_two_authorization_headers_are_none(endpoint: Endpoint, lines: list[bytes]) -> None:
     """It is unclear which one counts."""
     token = signed().removeprefix("Bearer ")
     headers = [line.replace(b"%b", b"Bearer " + token.encode()) for line in lines]
-    status, answer, _ = exchange(door, request_bytes(b"/workflows/mine/jobs/job", token, *headers))
+    status, answer, _ = exchange(endpoint, request_bytes(b"/workflows/mine/jobs/job", token, *headers))
 
-    if isinstance(door, Nginx):
+    if isinstance(endpoint, Nginx):
         # nginx refuses a request that has this header twice.
         assert status == 400
     else:
@@ -340,12 +344,12 @@ def test_two_authorization_headers_are_none(door: Door, lines: list[bytes]) -> N
 
 
 @pytest.mark.parametrize("suffix", ["\n", "\x0b", "\x00", "\u00a0"], ids=ascii)
-def test_nothing_may_follow_a_token(door: Door, suffix: str) -> None:
+def test_nothing_may_follow_a_token(endpoint: Endpoint, suffix: str) -> None:
     """Not even what some parsers take for white space."""
     token = signed().removeprefix("Bearer ") + suffix
-    status, _, _ = exchange(door, request_bytes(b"/workflows/mine/jobs/job", token))
+    status, _, _ = exchange(endpoint, request_bytes(b"/workflows/mine/jobs/job", token))
 
-    if suffix == "\n" and isinstance(door, Nginx):
+    if suffix == "\n" and isinstance(endpoint, Nginx):
         # A lone newline ends the header, which RFC 9112 allows.
         assert status == 200
     else:
@@ -353,9 +357,9 @@ def test_nothing_may_follow_a_token(door: Door, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("size", [9_000, 1_000_000])
-def test_a_giant_token_is_refused(door: Door, size: int) -> None:
+def test_a_giant_token_is_refused(endpoint: Endpoint, size: int) -> None:
     """It is refused before it is decoded or checked."""
-    status, _, _ = exchange(door, request_bytes(b"/workflows/mine/jobs/job", "a" * size + ".b.c"))
+    status, _, _ = exchange(endpoint, request_bytes(b"/workflows/mine/jobs/job", "a" * size + ".b.c"))
 
     assert status in (400, 401, 431)
 

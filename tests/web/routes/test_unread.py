@@ -20,7 +20,7 @@ from tests.support.servers import RedisServer
 from tests.support.service import ROOT, SECRET, Service, serving
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import PATIENCE_SECONDS, Door, request_bytes
+from tests.web.routes.wire import PATIENCE_SECONDS, Endpoint, request_bytes
 
 #: Seconds within which ``/healthz`` must answer during an attack.
 HEALTH_SECONDS: Final = 0.3
@@ -76,10 +76,10 @@ def read_all(sock: socket.socket) -> None:
 
 
 @contextmanager
-def unread(door: Service | Nginx, connections: int, what: str = "requests") -> Iterator[None]:
+def unread(endpoint: Service | Nginx, connections: int, what: str = "requests") -> Iterator[None]:
     """Runs an attack of :mod:`tests.support.unread` during the block."""
-    command = [sys.executable, "-m", "tests.support.unread", what, door.host, str(door.port), str(connections)]
-    command += [str(ATTACK_SECONDS), *([str(door.certificate)] if isinstance(door, Nginx) else [])]
+    command = [sys.executable, "-m", "tests.support.unread", what, endpoint.host, str(endpoint.port), str(connections)]
+    command += [str(ATTACK_SECONDS), *([str(endpoint.certificate)] if isinstance(endpoint, Nginx) else [])]
     attack = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:
         assert attack.stdout is not None
@@ -90,12 +90,12 @@ def unread(door: Service | Nginx, connections: int, what: str = "requests") -> I
         attack.communicate()
 
 
-def health_seconds(door: Door) -> list[float]:
+def health_seconds(endpoint: Endpoint) -> list[float]:
     """Requests ``/healthz`` for :data:`HEALTH_CHECK_SECONDS`, each on a new connection. Returns the sorted times."""
     found, until = [], time.monotonic() + HEALTH_CHECK_SECONDS
     while time.monotonic() < until:
         began = time.monotonic()
-        assert httpx.get(f"{door.url}/healthz", verify=door.verify, timeout=5).status_code == 200
+        assert httpx.get(f"{endpoint.url}/healthz", verify=endpoint.verify, timeout=5).status_code == 200
         found.append(time.monotonic() - began)
         time.sleep(0.02)
     return sorted(found)
@@ -113,9 +113,9 @@ def test_connections_that_read_no_answer_do_not_lock_others_out(
     small: Service, small_nginx: Nginx, name: str, connections: int
 ) -> None:
     """There are more of them than the service accepts, and it still answers others."""
-    door = small if name == "direct" else small_nginx
-    with unread(door, connections):
-        found = health_seconds(door)
+    endpoint = small if name == "direct" else small_nginx
+    with unread(endpoint, connections):
+        found = health_seconds(endpoint)
     # One in ten may be late because of other programs of this machine.
     assert found[len(found) * 9 // 10] < HEALTH_SECONDS
 
@@ -167,7 +167,7 @@ def test_unread_answers_of_one_token_are_bounded(small: Service, redis_server: R
 
 def test_a_short_page_is_answered_despite_many_unread_answers(small: Service, redis_server: RedisServer) -> None:
     """That holds whatever its ``limit`` is, and although several tokens have used up their shares."""
-    long = Foreign(redis_server.url, "unread", "long").lines([LONG_LINE] * 300)
+    long = Foreign(redis_server.url, "unread", "long_lines").lines([LONG_LINE] * 300)
     short = Foreign(redis_server.url, "unread", "short").lines(["a line"])
     with ExitStack() as stack:
         for subject in ("first", "second", "third", "fourth"):

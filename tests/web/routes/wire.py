@@ -17,8 +17,8 @@ from tests.support.waiting import wait_until
 PATIENCE_SECONDS: Final = 10.0
 
 
-class Door(Protocol):
-    """An entrance for clients: the service itself, or nginx in front of it."""
+class Endpoint(Protocol):
+    """What clients connect to: the service itself, or nginx in front of it."""
 
     @property
     def url(self) -> str: ...
@@ -37,13 +37,13 @@ class Door(Protocol):
 class Stream:
     """One GET request. A thread collects its body until it ends. It must be closed."""
 
-    def __init__(self, door: Door, path: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, endpoint: Endpoint, path: str, headers: Mapping[str, str]) -> None:
         self.body = b""
         self.ended = False
         #: Whether the connection ended before the response was complete.
         self.cut = False
-        self._connection = http.client.HTTPConnection(urlsplit(door.url).netloc, timeout=PATIENCE_SECONDS * 3)
-        self._connection.sock = door.connect(PATIENCE_SECONDS * 3)
+        self._connection = http.client.HTTPConnection(urlsplit(endpoint.url).netloc, timeout=PATIENCE_SECONDS * 3)
+        self._connection.sock = endpoint.connect(PATIENCE_SECONDS * 3)
         self._connection.request("GET", path, headers=dict(headers))
         self._response = self._connection.getresponse()
         self.status = self._response.status
@@ -120,12 +120,14 @@ def blocks(body: bytes) -> list[dict[str, Any]]:
     return found
 
 
-def exchange(door: Door, request: bytes, timeout: float = PATIENCE_SECONDS) -> tuple[int, dict[str, str], bytes]:
+def exchange(
+    endpoint: Endpoint, request: bytes, timeout: float = PATIENCE_SECONDS
+) -> tuple[int, dict[str, str], bytes]:
     """Sends ``request`` as it is.
 
     Returns the answer's status, headers and complete body, and closes the connection.
     """
-    with door.connect(timeout) as sock:
+    with endpoint.connect(timeout) as sock:
         # The server may refuse a request at its first bytes. Then the rest cannot be sent.
         with contextlib.suppress(OSError):
             sock.sendall(request)
