@@ -26,7 +26,15 @@ class SearchTooExpensive(ChronoverseError):
 
 
 class Unauthorized(ChronoverseError):
-    """Raised when a token is missing, malformed, expired, or not signed by a key of ours."""
+    """Raised when a token is missing, malformed, expired, or not signed by a key of ours.
+
+    The message is for whoever sent the token. ``reason`` is for the service's log only. It says what the message leaves
+    out because it could help to forge a token. Neither has anything of the token.
+    """
+
+    def __init__(self, message: str, reason: str = ""):
+        super().__init__(message)
+        self.reason = reason or message
 
 
 class Forbidden(ChronoverseError):

@@ -1,7 +1,8 @@
 """Bearer tokens (RFC 6750), which are signed JWTs (RFC 7519), checked as RFC 8725 recommends.
 
-The claims are ``sub``, ``exp``, ``scope`` (words separated by spaces) and ``workflows`` (a list of ids, or ``["*"]``).
-The kind of the key decides which algorithms are allowed. Nothing in a token does.
+The claims are ``sub``, ``exp``, ``scope`` or ``scp`` (words separated by spaces, or a list of them) and ``workflows``
+(a list of ids, or ``["*"]``). :class:`ClaimRules` has what the settings say about claims. ``docs/tokens.md`` shows
+whole tokens. The kind of the key decides which algorithms are allowed. Nothing in a token does.
 """
 
 import hmac
@@ -37,6 +38,8 @@ ADMIN: Final = "logs:admin"
 #: Stands for all workflows in the claim ``workflows``. No workflow can have this id.
 EVERY_WORKFLOW: Final = "*"
 
+#: What a client is told about a token whose signature is not valid.
+_INVALID: Final = "the token is not valid"
 _BEARER = re.compile(r"bearer ([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)", re.ASCII | re.IGNORECASE)
 _RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _EC_ALGORITHMS = {"secp256r1": ("ES256",), "secp384r1": ("ES384",), "secp521r1": ("ES512",)}
@@ -63,6 +66,20 @@ class Principal:
             raise Forbidden(f"the token lacks the scope {scope}")
 
 
+@dataclass(frozen=True, slots=True)
+class ClaimRules:
+    """What the claims of every token must say, as the settings have it. None means that nothing is required."""
+
+    audience: str | None = None
+    issuer: str | None = None
+    workflows_claim: str = "workflows"
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The rules that ``settings`` name."""
+        return cls(settings.jwt_audience, settings.jwt_issuer, settings.jwt_workflows_claim)
+
+
 class Key(NamedTuple):
     """A key, and the algorithms that it may be used with."""
 
@@ -87,6 +104,8 @@ class _PreparedHmac(HMACAlgorithm):
         return hmac.digest(key, msg, "sha256")
 
 
+_NO_RULES: Final = ClaimRules()
+
 #: The library checks signatures only. Claims are checked here, with ``now`` as an argument and strict types.
 _SIGNATURES: Final = jwt.PyJWS()
 _SIGNATURES.unregister_algorithm("HS256")
@@ -96,8 +115,9 @@ _SIGNATURES.register_algorithm("HS256", _PreparedHmac(HMACAlgorithm.SHA256))
 class Verifier:
     """Turns Authorization headers into principals, with one key or with an issuer's published keys."""
 
-    def __init__(self, keys: Key | PublishedKeys) -> None:
+    def __init__(self, keys: Key | PublishedKeys, rules: ClaimRules) -> None:
         self._keys = keys
+        self._rules = rules
 
     @classmethod
     def from_settings(cls, settings: Settings, fetch: Callable[[str], Mapping[str, jwt.PyJWK]] = fetch_keys) -> Self:
@@ -106,11 +126,12 @@ class Verifier:
         ``fetch`` fetches published keys, see :class:`PublishedKeys`.
         Raises :class:`SettingsError` when there is no usable key.
         """
+        rules = ClaimRules.from_settings(settings)
         if settings.jwt_jwks_url is not None:
-            return cls(PublishedKeys(settings.jwt_jwks_url, fetch=fetch))
+            return cls(PublishedKeys(settings.jwt_jwks_url, fetch=fetch), rules)
         if settings.jwt_public_key is not None:
-            return cls(_pem_key(settings.jwt_public_key))
-        return cls(_secret_key(signing_secret(settings)))
+            return cls(_pem_key(settings.jwt_public_key), rules)
+        return cls(_secret_key(signing_secret(settings)), rules)
 
     def verify(self, authorization: str | None, now: float) -> Principal:
         """The principal of the bearer token in the header ``authorization``, at Unix time ``now``.
@@ -120,23 +141,32 @@ class Verifier:
         """
         if authorization is None:
             raise Unauthorized("a bearer token is needed")
-        found = _BEARER.fullmatch(authorization) if len(authorization) <= MAX_HEADER_BYTES else None
+        if len(authorization) > MAX_HEADER_BYTES:
+            raise Unauthorized(f"the Authorization header has more than {MAX_HEADER_BYTES} bytes")
+        found = _BEARER.fullmatch(authorization)
         if found is None:
             raise Unauthorized("the Authorization header is not one bearer token")
-        return _principal(self._claims(found[1]), now)
+        return _principal(self._claims(found[1]), self._rules, now)
 
     def _claims(self, token: str) -> dict[str, Any]:
+        """The claims of a token whose signature is valid. Only then may a message say what is wrong with the token."""
         try:
             key = self._key(token)
             signed = _SIGNATURES.decode_complete(token, key.material, algorithms=list(key.algorithms))
-            claims = json.loads(signed["payload"])
+        except jwt.InvalidSignatureError as error:
+            raise Unauthorized(_INVALID, "the token's signature was not made with the key") from error
+        except jwt.InvalidAlgorithmError as error:
+            raise Unauthorized(_INVALID, "the token's algorithm (alg) is not one of the key's") from error
         except (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, RecursionError) as error:
-            raise Unauthorized("the token is not valid") from error
+            raise Unauthorized(_INVALID, "the token's header cannot be read") from error
         if "crit" in signed["header"]:  # https://www.rfc-editor.org/rfc/rfc7515#section-4.1.11
-            raise Unauthorized("the token asks for extensions that are not understood")
-        # No token is meant for us if it names an audience. https://www.rfc-editor.org/rfc/rfc7519#section-4.1.3
-        if not isinstance(claims, dict) or claims.get("aud") or not isinstance(claims.get("jti", ""), str):
-            raise Unauthorized("the token is not valid")
+            raise Unauthorized("the token asks for extensions (crit) that are not understood")
+        try:
+            claims = json.loads(signed["payload"])
+        except (ValueError, RecursionError):
+            claims = None
+        if not isinstance(claims, dict):
+            raise Unauthorized("the token's claims are not a JSON object")
         return claims
 
     def _key(self, token: str) -> Key:
@@ -145,19 +175,54 @@ class Verifier:
         return _published_key(self._keys.get(jwt.get_unverified_header(token).get("kid")))
 
 
-def _principal(claims: dict[str, Any], now: float) -> Principal:
-    subject, scope, workflows = claims.get("sub"), claims.get("scope"), claims.get("workflows")
-    expires_at = _time(claims, "exp")
-    if not isinstance(subject, str) or not isinstance(scope, str) or expires_at is None:
-        raise Unauthorized("the token lacks a well-formed sub, exp or scope")
+def _principal(claims: dict[str, Any], rules: ClaimRules, now: float) -> Principal:
+    subject, expires_at = claims.get("sub"), _time(claims, "exp")
+    if rules.issuer is not None and claims.get("iss") != rules.issuer:
+        raise Unauthorized("the token's issuer (iss) is not CHRONOVERSE_JWT_ISSUER")
+    _check_audience(claims.get("aud"), rules.audience)
+    if expires_at is None:
+        raise Unauthorized("the token has no exp, or one that is not a time in seconds")
     if now >= expires_at:
         raise Unauthorized("the token has expired")
     for claim in ("nbf", "iat"):
         if claim in claims and ((start := _time(claims, claim)) is None or start > now + LEEWAY_SECONDS):
             raise Unauthorized(f"the token is not valid yet ({claim})")
-    if not isinstance(workflows, list) or not (workflows == [EVERY_WORKFLOW] or all(map(_is_identifier, workflows))):
-        raise Unauthorized("the token lacks a well-formed list of workflows")
-    return Principal(subject, expires_at, frozenset(scope.split(" ")) - {""}, frozenset(workflows))
+    if not isinstance(subject, str):
+        raise Unauthorized("the token has no sub, or one that is not a text")
+    if not isinstance(claims.get("jti", ""), str):
+        raise Unauthorized("the token's jti is not a text")
+    return Principal(subject, expires_at, _scopes(claims), _workflows(claims, rules.workflows_claim))
+
+
+def _check_audience(claim: object, audience: str | None) -> None:
+    """Refuses a token that is for another service. https://www.rfc-editor.org/rfc/rfc8725#section-3.9
+
+    Without an ``audience`` of our own, no token is for us if it names one (RFC 7519 section 4.1.3).
+    """
+    named = [claim] if isinstance(claim, str) else [] if claim is None else claim
+    if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
+        raise Unauthorized("the token's audience (aud) is neither a text nor a list of texts")
+    if audience is None and any(named):
+        raise Unauthorized("the token names an audience (aud), and CHRONOVERSE_JWT_AUDIENCE is not set")
+    if audience is not None and audience not in named:
+        raise Unauthorized("the token's audience (aud) is not CHRONOVERSE_JWT_AUDIENCE")
+
+
+def _scopes(claims: dict[str, Any]) -> frozenset[str]:
+    """The scopes: a text as RFC 8693 section 4.2 has it, or a list. ``scp`` is read if there is no ``scope``."""
+    name = "scope" if "scope" in claims or "scp" not in claims else "scp"
+    value = claims.get(name)
+    words = value.split(" ") if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise Unauthorized(f"the token has no {name}, or one that is neither a text nor a list of texts")
+    return frozenset(words) - {""}
+
+
+def _workflows(claims: dict[str, Any], name: str) -> frozenset[str]:
+    ids = claims.get(name)
+    if not isinstance(ids, list) or not (ids == [EVERY_WORKFLOW] or all(map(_is_identifier, ids))):
+        raise Unauthorized(f'the token\'s claim {name} is not a list of workflow ids or ["{EVERY_WORKFLOW}"]')
+    return frozenset(ids)
 
 
 def _time(claims: dict[str, Any], name: str) -> float | None:
@@ -189,7 +254,10 @@ def _pem_key(pem: str) -> Key:
 
 
 def _published_key(published: jwt.PyJWK) -> Key:
-    key = _public_key(published.key)
+    try:
+        key = _public_key(published.key)
+    except ValueError as error:
+        raise Unauthorized(_INVALID, "the published key that the token names may not be used") from error
     return key._replace(algorithms=tuple(name for name in key.algorithms if name == published.algorithm_name))
 
 
@@ -204,12 +272,24 @@ def _public_key(material: object) -> Key:
 
 
 def mint(
-    secret: bytes, subject: str, scopes: Iterable[str], workflows: Iterable[str], ttl_seconds: int, now: float
+    secret: bytes,
+    subject: str,
+    scopes: Iterable[str],
+    workflows: Iterable[str],
+    ttl_seconds: int,
+    now: float,
+    rules: ClaimRules = _NO_RULES,
 ) -> str:
-    """A token that is signed with ``secret`` and valid from ``now`` (Unix time) for ``ttl_seconds``."""
+    """A token that is signed with ``secret`` and valid from ``now`` (Unix time) for ``ttl_seconds``.
+
+    A service with the same ``rules`` accepts it.
+    """
     start = int(now)
-    claims = {"sub": subject, "iat": start, "exp": start + ttl_seconds}
-    return jwt.encode(claims | {"scope": " ".join(scopes), "workflows": list(workflows)}, secret, algorithm="HS256")
+    claims = {"sub": subject, "iat": start, "exp": start + ttl_seconds, "scope": " ".join(scopes)}
+    claims |= {rules.workflows_claim: list(workflows)}
+    required = {"iss": rules.issuer, "aud": rules.audience}
+    claims |= {name: value for name, value in required.items() if value is not None}
+    return jwt.encode(claims, secret, algorithm="HS256")
 
 
 def signing_secret(settings: Settings) -> bytes:

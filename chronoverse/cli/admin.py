@@ -166,7 +166,8 @@ def retention(workflow: str, time_text: str | None) -> None:
 @click.option("--subject", default="cli", show_default=True, help="Whose it is.")
 def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject: str) -> None:
     """Print a token."""
-    from chronoverse.auth.tokens import EVERY_WORKFLOW, mint, signing_secret
+    from chronoverse.auth.tokens import EVERY_WORKFLOW, ClaimRules, mint, signing_secret
 
-    secret = signing_secret(Settings.from_env())
-    click.echo(mint(secret, subject, scopes, workflows or [EVERY_WORKFLOW], ttl, time.time()))
+    settings = Settings.from_env()
+    secret, rules = signing_secret(settings), ClaimRules.from_settings(settings)
+    click.echo(mint(secret, subject, scopes, workflows or [EVERY_WORKFLOW], ttl, time.time(), rules))

@@ -102,14 +102,14 @@ def bearer_token(
     if settings.token is not None or not (settings.has_local_secret and host and is_loopback(host)):
         return settings.token
     from chronoverse.auth.local_secret import local_secret
-    from chronoverse.auth.tokens import mint
+    from chronoverse.auth.tokens import ClaimRules, mint
     from chronoverse.embedded.listeners import is_service
 
-    secret = local_secret(settings.data_dir)
+    secret, rules = local_secret(settings.data_dir), ClaimRules.from_settings(settings)
 
     def make_token() -> str | None:
         if not is_service(settings.data_dir, host, port or _DEFAULT_PORTS[urlsplit(url).scheme]):
             return None
-        return mint(secret, subject, [scope], [workflow], _OWN_TOKEN_SECONDS, time.time())
+        return mint(secret, subject, [scope], [workflow], _OWN_TOKEN_SECONDS, time.time(), rules)
 
     return make_token

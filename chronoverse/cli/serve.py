@@ -61,10 +61,10 @@ def banner(settings: Settings, address: str, command: str) -> str:
     if not settings.has_local_secret or not address.startswith("http"):
         return headline
     from chronoverse.auth.local_secret import local_secret
-    from chronoverse.auth.tokens import mint
+    from chronoverse.auth.tokens import ClaimRules, mint
 
-    scopes = ("logs:read", "logs:write")
-    token = mint(local_secret(settings.data_dir), "serve", scopes, ("*",), TOKEN_SECONDS, time.time())
+    secret, rules = local_secret(settings.data_dir), ClaimRules.from_settings(settings)
+    token = mint(secret, "serve", ("logs:read", "logs:write"), ("*",), TOKEN_SECONDS, time.time(), rules)
     return f"""{headline}
 a token, good for {TOKEN_SECONDS // 3600} hours:
   export CHRONOVERSE_TOKEN={token}

@@ -92,6 +92,27 @@ class Settings:
     jwt_jwks_url: Annotated[
         str | None, Setting(parse.jwks_url, "URL", "Where the tokens' public keys are published, as JWKS.")
     ] = None
+    jwt_audience: Annotated[
+        str | None,
+        Setting(
+            parse.matching("[!-~]{1,512}", "1 to 512 printable ASCII characters without spaces"),
+            "text",
+            "What a token's `aud` must be or contain ([more](tokens.md)).",
+            "a token that names an audience is refused",
+        ),
+    ] = None
+    jwt_issuer: Annotated[
+        str | None,
+        Setting(
+            parse.matching("[!-~]{1,512}", "1 to 512 printable ASCII characters without spaces"),
+            "text",
+            "What a token's `iss` must be, letter by letter.",
+            "`iss` is not looked at",
+        ),
+    ] = None
+    jwt_workflows_claim: Annotated[
+        str, Setting(parse.claim_name, "text", "The claim with the list of workflows that a token is for.")
+    ] = "workflows"
     heartbeat_seconds: Annotated[
         int, Setting(parse.WholeNumber(1, 300), "seconds", "Silence after which a stream sends a heartbeat.")
     ] = 15

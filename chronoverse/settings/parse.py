@@ -19,6 +19,9 @@ MAX_KEY_FILE_CHARACTERS: Final = 65_536
 #: Bytes of an HS256 secret, at least: as many as the hash has. https://www.rfc-editor.org/rfc/rfc7518#section-3.2
 MIN_SECRET_BYTES: Final = 32
 
+#: The claims that say something else than the workflows.
+_OTHER_CLAIMS: Final = ("sub", "exp", "nbf", "iat", "iss", "aud", "jti", "scope", "scp")
+
 _BIND = re.compile(r"unix:.+|(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})", re.ASCII)
 
 
@@ -66,6 +69,13 @@ def traces(text: str) -> bool:
     if not installed:
         raise ValueError("needs OpenTelemetry: pip install 'chronoverse[otel]'")
     return wanted
+
+
+def claim_name(text: str) -> str:
+    """Reads the name of a claim that has no other meaning. A URL is a usual name for a claim of one's own."""
+    if not re.fullmatch("[!-~]{1,256}", text) or text in _OTHER_CLAIMS:
+        raise ValueError("must be 1 to 256 printable ASCII characters without spaces, and none of the standard claims")
+    return text
 
 
 def redis_url(text: str) -> str:

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.auth.local_secret import local_secret
-from chronoverse.auth.tokens import MAX_HEADER_BYTES, READ, WRITE, Principal, Verifier, mint
+from chronoverse.auth.tokens import MAX_HEADER_BYTES, READ, WRITE, ClaimRules, Principal, Verifier, mint
 from chronoverse.errors import Forbidden, SettingsError, Unauthorized
 from chronoverse.settings import Settings
 
@@ -201,8 +201,14 @@ def test_another_secret_is_refused(tmp_path: Path) -> None:
         {"jti": None},
         {"aud": ["another-service"]},
         {"scope": "missing"},
-        {"scope": ["logs:read"]},
         {"scope": None},
+        {"scope": ["logs:read", 7]},
+        {"scope": {"logs:read": True}},
+        {"scope": None, "scp": "logs:read"},
+        {"scope": "missing", "scp": 7},
+        {"aud": 7},
+        {"aud": [7]},
+        {"aud": {"another-service": 1}},
         {"workflows": "missing"},
         {"workflows": "wf_1"},
         {"workflows": "*"},
@@ -238,12 +244,137 @@ def test_a_borderline_claim_is_accepted(verifier: Verifier, changes: dict[str, A
     assert verifier.verify("Bearer " + signed({**CLAIMS, **changes}), NOW).subject == "ada"
 
 
-def test_a_refusal_repeats_nothing_of_the_token(verifier: Verifier) -> None:
-    """The message is in answers and logs."""
+@pytest.mark.parametrize(
+    ("claims", "header"),
+    [
+        ({}, {"alg": "canary"}),
+        ({}, {"alg": "HS256", "kid": "canary", "crit": ["canary"]}),
+        *(({name: "canary"}, {"alg": "HS256"}) for name in ("aud", "exp", "nbf", "iat", "workflows")),
+        *(({name: ["canary", 7]}, {"alg": "HS256"}) for name in ("aud", "sub", "scope", "workflows", "jti")),
+    ],
+)
+def test_a_refusal_repeats_nothing_of_the_token(verifier: Verifier, claims: Any, header: Any) -> None:
+    """The message is in answers, and the reason is in the log."""
     with pytest.raises(Unauthorized) as caught:
-        verifier.verify("Bearer " + signed({**CLAIMS, "aud": "canary", "nbf": "canary"}, {"alg": "canary"}), NOW)
+        verifier.verify("Bearer " + signed({**CLAIMS, **claims}, header), NOW)
 
-    assert "canary" not in str(caught.value)
+    assert "canary" not in str(caught.value) + caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [
+        (signed(CLAIMS, secret=b"x" * 32), "signature"),
+        (signed(CLAIMS, {"alg": "HS512"}), "alg"),
+        (signed(CLAIMS, {"alg": "none"}), "alg"),
+        (signed(CLAIMS, b"{"), "header cannot be read"),
+        (signed({**CLAIMS, "aud": "another-service"}, secret=b"x" * 32), "signature"),
+    ],
+)
+def test_before_the_signature_is_valid_only_the_log_has_the_reason(verifier: Verifier, token: str, reason: str) -> None:
+    """Whoever tries to forge a token learns nothing from the answer."""
+    with pytest.raises(Unauthorized) as caught:
+        verifier.verify("Bearer " + token, NOW)
+
+    assert str(caught.value) == "the token is not valid"
+    assert reason in caught.value.reason
+
+
+@pytest.mark.parametrize("name", ["scope", "scp"])
+@pytest.mark.parametrize(
+    "value", ["logs:read logs:write", ["logs:read", "logs:write"], ["", "logs:write", "logs:read"]]
+)
+def test_scopes_may_be_a_text_or_a_list(verifier: Verifier, name: str, value: object) -> None:
+    """Issuers write either, under either name."""
+    claims = {key: text for key, text in CLAIMS.items() if key != "scope"}
+
+    assert verifier.verify("Bearer " + signed({**claims, name: value}), NOW).scopes == {READ, WRITE}
+
+
+def test_scope_counts_when_a_token_has_scp_too(verifier: Verifier) -> None:
+    """Only one of them is read, so that nobody needs to think about two."""
+    assert verifier.verify("Bearer " + signed({**CLAIMS, "scp": WRITE}), NOW).scopes == {READ}
+
+
+def test_an_entry_of_a_scope_list_is_one_scope(verifier: Verifier) -> None:
+    """An entry with a space is a scope that no request needs."""
+    assert verifier.verify("Bearer " + signed({**CLAIMS, "scope": ["logs:read logs:write"]}), NOW).scopes == {
+        "logs:read logs:write"
+    }
+
+
+@pytest.mark.parametrize(
+    ("aud", "reason"),
+    [
+        ("logs", ""),
+        (["other", "logs"], ""),
+        (None, "audience"),
+        ("other", "audience"),
+        ("LOGS", "audience"),
+        ("logs ", "audience"),
+        ("other logs", "audience"),
+        ([], "audience"),
+        (["other"], "audience"),
+        (["logs", 7], "list of texts"),
+        ({"logs": 1}, "list of texts"),
+    ],
+)
+def test_a_token_must_be_for_the_audience_in_the_settings(tmp_path: Path, aud: object, reason: str) -> None:
+    """RFC 8725 section 3.9. The audience may be one of several."""
+    verifier = Verifier.from_settings(settings(tmp_path, jwt_secret=SECRET, jwt_audience="logs"))
+    token = "Bearer " + signed({**CLAIMS, "aud": aud})
+    if not reason:
+        assert verifier.verify(token, NOW).subject == "ada"
+        return
+    with pytest.raises(Unauthorized, match=reason):
+        verifier.verify(token, NOW)
+
+
+@pytest.mark.parametrize("aud", ["another-service", ["another-service"], ["", "another-service"]])
+def test_without_an_audience_in_the_settings_the_refusal_names_the_setting(verifier: Verifier, aud: object) -> None:
+    """Otherwise nobody would guess why a good token is refused."""
+    with pytest.raises(Unauthorized, match="CHRONOVERSE_JWT_AUDIENCE is not set"):
+        verifier.verify("Bearer " + signed({**CLAIMS, "aud": aud}), NOW)
+
+
+@pytest.mark.parametrize("aud", [None, "", []])
+def test_a_token_may_name_no_audience(verifier: Verifier, aud: object) -> None:
+    """An empty claim names nobody."""
+    assert verifier.verify("Bearer " + signed({**CLAIMS, "aud": aud}), NOW).subject == "ada"
+
+
+@pytest.mark.parametrize("iss", [None, "", "https://id.example", "https://ID.example/", ["https://id.example/"], 7])
+def test_a_token_must_come_from_the_issuer_in_the_settings(tmp_path: Path, iss: object) -> None:
+    """RFC 8725 section 3.8. The two are compared letter by letter, and the slash at the end counts."""
+    verifier = Verifier.from_settings(settings(tmp_path, jwt_secret=SECRET, jwt_issuer="https://id.example/"))
+
+    assert verifier.verify("Bearer " + signed({**CLAIMS, "iss": "https://id.example/"}), NOW).subject == "ada"
+    with pytest.raises(Unauthorized, match="issuer"):
+        verifier.verify("Bearer " + signed({**CLAIMS, "iss": iss}), NOW)
+
+
+def test_the_claim_with_the_workflows_can_have_another_name(tmp_path: Path) -> None:
+    """The usual claim is then ignored, because it may mean something else to the issuer."""
+    name = "https://logs.example/workflows"
+    verifier = Verifier.from_settings(settings(tmp_path, jwt_secret=SECRET, jwt_workflows_claim=name))
+
+    assert verifier.verify("Bearer " + signed({**CLAIMS, name: ["wf_2"]}), NOW).workflows == {"wf_2"}
+    with pytest.raises(Unauthorized, match=name):
+        verifier.verify("Bearer " + signed(CLAIMS), NOW)
+
+
+def test_a_minted_token_obeys_the_settings(tmp_path: Path) -> None:
+    """`chronoverse token` and the service have the same settings, and the one accepts what the other makes."""
+    configured = settings(
+        tmp_path,
+        jwt_secret=SECRET,
+        jwt_audience="logs",
+        jwt_issuer="https://id.example/",
+        jwt_workflows_claim="teams",
+    )
+    token = mint(SECRET, "ada", [READ], ["wf_1"], 60, NOW, ClaimRules.from_settings(configured))
+
+    assert Verifier.from_settings(configured).verify(f"Bearer {token}", NOW).workflows == {"wf_1"}
 
 
 @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda data: "Bearer " + data.decode("latin-1")))
@@ -257,7 +388,7 @@ def test_any_header_is_refused_without_another_error(header: str) -> None:
 def test_any_claim_is_accepted_or_refused_without_another_error(value: object) -> None:
     """Any JSON value in any claim gives a principal or 401."""
     verifier = Verifier.from_settings(Settings(data_dir=ROOT, jwt_secret=SECRET))
-    for name in ("sub", "exp", "nbf", "iat", "scope", "workflows", "aud", "jti", "iss"):
+    for name in ("sub", "exp", "nbf", "iat", "scope", "scp", "workflows", "aud", "jti", "iss"):
         token = signed({**CLAIMS, name: value})
         try:
             verifier.verify("Bearer " + token, NOW)

@@ -5,6 +5,7 @@ must be bounded: reading many lines, making pages, searching. Each kind of work 
 how many requests do this work at a time, and the subjects of the tokens get it in turn.
 """
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable
@@ -72,6 +73,8 @@ LOCK_WAIT_SECONDS: Final = 5.0
 IDLE_SLOT_SECONDS: Final = 2.0
 
 _Result = TypeVar("_Result")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +204,8 @@ class Dependencies:
             principal = self.verifier.verify(request.headers.get("Authorization"), self.wall_clock())
             principal.require(scope or (READ if request.method in ("GET", "HEAD") else WRITE))
             if not principal.may_access((request.view_args or {})["workflow_id"]):
+                # The answer must not say so: it is the same as for a job that does not exist.
+                log.info("refused with 404: the token is not for this workflow")
                 raise JobNotFound("no such job")
             g.principal = principal
 

@@ -160,6 +160,9 @@ def problem_for(error: ChronoverseError) -> Response:
         log.warning("refused with %d: %s", status, error)
         if isinstance(error, StoreError):
             count_store_error("request", error)
+    elif isinstance(error, Unauthorized | Forbidden):
+        # On the day on which a token that should be accepted is not, this line says why. It has nothing of the token.
+        log.info("refused with %d: %s", status, error.reason if isinstance(error, Unauthorized) else error)
     # AtCapacity says what is full. A client may know that.
     is_public = status < 500 or type(error) is AtCapacity
     detail = str(error) if is_public else DETAILS.get(type(error), "Something went wrong here.")
