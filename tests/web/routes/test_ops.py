@@ -193,7 +193,7 @@ def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any])
             *("workflow_id", "job_id", "q", "regex", "limit", "order", "stream", "cursor", "offset"),
             *("since", "until", "before", "after"),
         },
-        f"{job}/logs/raw": {"workflow_id", "job_id", "format", "stream", "q", "regex"},
+        f"{job}/logs/raw": {"workflow_id", "job_id", "format", "stream", "q", "regex", "control_sequences"},
     }
     for path, names in expected.items():
         item = document["paths"][path]

@@ -249,6 +249,18 @@ def test_parts_of_a_long_line_are_one_line_in_a_text(client: httpx.Client, job: 
     assert raw(client, job).text == "out end\nhalf\nerr\nrest\nopen\n"
 
 
+def test_a_text_has_no_control_sequences_unless_asked(client: httpx.Client, job: Foreign) -> None:
+    """A reader may open it with ``cat``. JSON escapes them, so it always has them."""
+    message = "\x1b[31mred\x1b[0m\x1b]0;title\x07\tend\r"
+    job.lines([message])
+
+    assert raw(client, job).text == "red\tend\n"
+    assert raw(client, job, control_sequences="true").text == f"{message}\n"
+    assert raw(client, job, format="json").json()[0]["message"] == message
+    assert b"\x1b" not in raw(client, job, format="jsonl").content
+    assert raw(client, job, control_sequences="yes").status_code == 400
+
+
 def test_a_running_job_can_be_downloaded(client: httpx.Client, job: Foreign) -> None:
     """The download has the lines that are written so far."""
     job.lines(["one", "two"])

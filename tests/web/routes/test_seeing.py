@@ -156,6 +156,26 @@ def test_a_stream_is_two_lines_of_the_log(seen: Service, redis_server: RedisServ
     assert 0 <= ended["seconds"] < PATIENCE_SECONDS
 
 
+def test_a_download_is_a_line_of_the_log(seen: Service, redis_server: RedisServer) -> None:
+    """It says who took which log, how much of it, and whether that was all."""
+    job = Foreign(redis_server.url, "seeing", "taken").lines(["x" * 99_999] * 100)
+    headers = {"Authorization": f"Bearer {seen.token(subject='ada')}"}
+    httpx.get(f"{seen.url}{job.path}/logs/raw", headers={**headers, "X-Request-ID": "taken-1"})
+    left = Stream(seen, f"{job.path}/logs/raw", {**headers, "X-Request-ID": "taken-2"})
+    left.close()
+
+    def logged(request_id: str) -> list[dict[str, Any]]:
+        return [entry for entry in entries(seen) if entry.get("request_id") == request_id]
+
+    wait_until(lambda: logged("taken-1") and logged("taken-2"), PATIENCE_SECONDS, "both are logged")
+    ((whole,), (part,)) = logged("taken-1"), logged("taken-2")
+    assert (whole["message"], whole["job"], whole["format"]) == ("download ended", "seeing/taken", "txt")
+    assert (whole["sub"], whole["client"]) == ("ada", "127.0.0.1")
+    assert (whole["why"], whole["bytes"]) == ("end", 10_000_000)
+    assert part["why"] == "left"
+    assert part["bytes"] < whole["bytes"]
+
+
 def test_a_refusal_has_the_request_id(seen: Service) -> None:
     """The document and the header have it. Two 404s have the same bytes."""
     headers = {"Authorization": f"Bearer {seen.token()}", "X-Request-ID": "mine-2"}
