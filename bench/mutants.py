@@ -168,7 +168,7 @@ DEFECTS: Final = (
         "max(job.last - tail - 1,",
         "web",
     ),
-    Defect("token bucket never empty", "web/http/token_bucket.py", "bucket.level - size", "bucket.level", "web"),
+    Defect("token bucket never empty", "web/http/token_bucket.py", "self.level - size", "self.level", "web"),
     # The runner and the client
     Defect(
         "runner: lease not renewed", "runner/publisher.py", "            store.renew(self._attempt)\n", "", "runner"

@@ -1,11 +1,11 @@
 """A thousand viewers start at once at the beginning of a log of a million lines, while others watch a live job.
 
-    python -m bench.soak.storm [--viewers 1000] [--lines 1000000] [--seconds 20] [--direct] [--contend]
+    python -m bench.soak.storm [--viewers 1000] [--lines 1000000] [--seconds 20] [--direct] [--contend] [--rate BYTES]
 
 All of them connect through nginx as shipped, unless ``--direct``. In real life the viewers' computers are not the
-service's. Therefore their process has idle priority here, unless it is to ``--contend``. Prints the growth of the
-workers' memory, the store's response times for others, and the delay of live lines. Exits with 1 when a worker grows by
-more than 64 MB.
+service's. Therefore their process has idle priority here, unless it is to ``--contend``. ``--rate`` sets
+CHRONOVERSE_MAX_REPLAY_RATE. Prints the growth of the workers' memory, the store's response times for others, and the
+delay of live lines. Exits with 1 when a worker grows by more than 64 MB.
 """
 
 import argparse
@@ -179,11 +179,13 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=int, default=default)
     for name in ("direct", "contend"):
         parser.add_argument(f"--{name}", action="store_true")
+    parser.add_argument("--rate", type=int)
     asked = parser.parse_args()
+    settings = {} if asked.rate is None else {"max_replay_rate": asked.rate}
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cv-")))
         store = stack.enter_context(running(directory / "store"))
-        service = stack.enter_context(serving(directory, store.url, workers=WORKERS))
+        service = stack.enter_context(serving(directory, store.url, workers=WORKERS, **settings))
         report = play(
             service, service if asked.direct else stack.enter_context(nginx_for(directory, service)), store, asked
         )

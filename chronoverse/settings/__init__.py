@@ -208,6 +208,15 @@ class Settings:
             "as many as the worker takes",
         ),
     ] = None
+    max_replay_rate: Annotated[
+        int,
+        Setting(
+            parse.WholeNumber(1_000_000, 1_099_511_627_776),
+            "bytes a second per worker",
+            "How fast all replays of stored lines together are sent, when eight or more run at once; fewer are never"
+            " slowed down. With a higher rate many replays are faster, and live lines come later.",
+        ),
+    ] = 80_000_000
     max_stream_seconds: Annotated[
         int,
         Setting(

@@ -34,7 +34,6 @@ from chronoverse.web.streaming.admission import AdmissionControl
 from chronoverse.web.streaming.broadcast import GroupContext
 from chronoverse.web.streaming.ended_jobs import EndedJobCache
 from chronoverse.web.streaming.fastpath import FastPath
-from chronoverse.web.streaming.presence import Presence
 from chronoverse.web.streaming.replay_throttle import ReplayThrottle
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
@@ -59,13 +58,12 @@ def build_dependencies(settings: Settings) -> Dependencies:
     )
     object_store = open_object_store(settings.archive_location) if settings.archive_location else None
     archive = ArchiveReader(object_store, store.chunks) if object_store else MissingArchive()
-    presence = Presence()
     replay_cache = ReplayCache(
         store,
         archive,
         max_line_bytes=settings.max_line_bytes,
         pause=yield_to_loop,
-        throttle=ReplayThrottle(presence),
+        throttle=ReplayThrottle(settings.max_replay_rate),
     )
     tail = Tail(store.for_tail(), lease_seconds=settings.lease_seconds, redacted=replay_cache.invalidate)
     metrics.WORKERS.set(1)
@@ -86,7 +84,6 @@ def build_dependencies(settings: Settings) -> Dependencies:
         body_reader=BodyReader(settings.max_body_bytes),
         accept_lock=FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(ACCEPT_SLICE_SECONDS).check),
         server_lease=server_lease,
-        presence=presence,
         token_buckets=TokenBuckets(settings.max_publish_rate_per_token),
         traces=Traces(redact) if settings.traces else None,
     )

@@ -190,7 +190,7 @@ class Worker(GeventWorker):
         self._connections = Connections(self.worker_connections, deps.request_lock)
         servers = [self._serve(listener) for listener in self.sockets]
         while self.alive:
-            self._tick(deps)
+            self._tick()
         for server in servers:
             server.close()
         for connection in self._connections:
@@ -201,16 +201,14 @@ class Worker(GeventWorker):
         while time.monotonic() < deadline and (
             deps.stream_writers.open_count or any(len(each.pool) for each in servers)
         ):
-            self._tick(deps)
+            self._tick()
         deps.tail.report_metrics()
         if deps.traces:
             deps.traces.close()
 
-    def _tick(self, deps: Dependencies) -> None:
-        """Tells the master that the worker lives, and other workers that somebody watches live. Then sleeps."""
+    def _tick(self) -> None:
+        """Tells the master that the worker lives, and sleeps."""
         self.notify()
-        if deps.tail.watched:
-            deps.presence.announce()
         gevent.sleep(TICK_SECONDS)
 
     def _serve(self, listener: Any) -> Server:

@@ -10,7 +10,7 @@ problems       errors as answers (RFC 9457); parse_errors has those of requests 
 request_id     gives every request an id
 client_ip      finds the client's address behind trusted proxies
 shares         divides a limited amount, such as memory, among subjects
-token_bucket   limits how fast a subject publishes
+token_bucket   a token bucket, and the limit on how fast a subject publishes
 event_loop     lets other greenlets of the worker run
 logging        formats the service's log lines
 tracing        makes OpenTelemetry spans

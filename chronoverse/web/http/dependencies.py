@@ -46,7 +46,6 @@ from chronoverse.web.http.token_bucket import TokenBuckets
 from chronoverse.web.http.tracing import SPAN_KEY, Traces
 from chronoverse.web.streaming.admission import AdmissionControl, StreamTicket
 from chronoverse.web.streaming.ended_jobs import EndedJobCache
-from chronoverse.web.streaming.presence import Presence
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
 #: Seconds that a new viewer waits until it is accepted. Some thousands that come together are accepted within that.
@@ -122,8 +121,6 @@ class Dependencies:
     answer_shares: Shares = field(default_factory=lambda: Shares(UNREAD_ANSWERS_BYTES, "answers that are not read yet"))
     #: How fast runners publish.
     token_buckets: TokenBuckets = field(default_factory=TokenBuckets)
-    #: Whether any viewer follows a job live, in this worker or in another one.
-    presence: Presence = field(default_factory=Presence)
     proxies: TrustedProxies = field(default_factory=TrustedProxies)
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic

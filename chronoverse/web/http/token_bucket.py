@@ -1,4 +1,4 @@
-"""Limits how fast each token's subject may publish over HTTP, by a token bucket of bytes for each subject.
+"""A token bucket, and the limit on how fast each token's subject may publish over HTTP.
 
 https://en.wikipedia.org/wiki/Token_bucket
 """
@@ -6,12 +6,12 @@ https://en.wikipedia.org/wiki/Token_bucket
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from chronoverse.errors import TooFast
 
-#: Size of a full bucket, in seconds at the rate. A build prints in bursts.
+#: Size of a subject's full bucket, in seconds at the rate. A build prints in bursts.
 BURST_SECONDS: Final = 10.0
 #: Bytes that each line costs beside its message: about what the store needs for its time, stream and number.
 LINE_OVERHEAD_BYTES: Final = 48
@@ -21,22 +21,28 @@ MAX_SUBJECTS: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class TokenBucket:
-    """``level`` is how many bytes may be published at ``updated_at``, in monotonic seconds. Below zero it is a debt."""
+    """A bucket that fills by ``rate`` bytes a second, up to ``capacity`` bytes. A new one is full.
 
-    level: float
-    updated_at: float
+    ``level`` is how many bytes may be spent at ``updated_at``, in monotonic seconds. Below zero it is a debt.
+    """
 
-    def filled_until(self, rate: int, now: float) -> "TokenBucket":
-        """The bucket at ``now``. It fills by ``rate`` bytes a second, up to :data:`BURST_SECONDS` of them."""
-        return TokenBucket(min(self.level + rate * (now - self.updated_at), rate * BURST_SECONDS), now)
+    rate: int
+    capacity: float
+    level: float = math.inf
+    updated_at: float = 0.0
 
-    def seconds_to_wait(self, rate: int) -> int:
-        """Whole seconds until its subject may publish again. 0 when it may now."""
-        return 0 if self.level > 0 else math.floor(-self.level / rate) + 1
+    def filled_until(self, now: float) -> "TokenBucket":
+        """The bucket at ``now``."""
+        return replace(self, level=min(self.level + self.rate * (now - self.updated_at), self.capacity), updated_at=now)
 
+    def spend(self, size: int, max_debt: float = math.inf) -> "TokenBucket":
+        """The bucket with ``size`` bytes less. Its debt grows to ``max_debt`` bytes at most."""
+        return replace(self, level=max(self.level - size, -max_debt))
 
-#: The bucket of a subject that has published nothing yet.
-_NEW: Final = TokenBucket(math.inf, 0)
+    @property
+    def seconds_to_wait(self) -> float:
+        """Seconds until the bucket has no debt any more."""
+        return max(-self.level / self.rate, 0.0)
 
 
 class TokenBuckets:
@@ -47,7 +53,7 @@ class TokenBuckets:
     """
 
     def __init__(self, rate: int | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate = rate
+        self._full = TokenBucket(rate, rate * BURST_SECONDS) if rate else None
         self._clock = clock
         self._buckets: dict[str, TokenBucket] = {}
 
@@ -56,23 +62,19 @@ class TokenBuckets:
 
     def check(self, subject: str) -> None:
         """Raises :class:`TooFast` when ``subject`` must wait, with the seconds."""
-        if self._rate and (seconds := self._bucket(subject, self._rate).seconds_to_wait(self._rate)):
-            raise TooFast(f"this token may publish {self._rate} bytes a second", seconds)
+        if self._full is None:
+            return
+        bucket = self._buckets.get(subject, self._full).filled_until(self._clock())
+        if bucket.level <= 0:
+            seconds = math.floor(bucket.seconds_to_wait) + 1
+            raise TooFast(f"this token may publish {bucket.rate} bytes a second", seconds)
 
     def spend(self, subject: str, messages: Iterable[str]) -> None:
         """Takes lines with these ``messages`` out of the subject's bucket."""
-        if self._rate:
-            size = sum(len(message.encode()) + LINE_OVERHEAD_BYTES for message in messages)
-            bucket = self._bucket(subject, self._rate)
-            self._buckets[subject] = TokenBucket(bucket.level - size, bucket.updated_at)
-            if len(self._buckets) > MAX_SUBJECTS:
-                self._forget_full_buckets(self._rate)
-
-    def _bucket(self, subject: str, rate: int) -> TokenBucket:
-        return self._buckets.get(subject, _NEW).filled_until(rate, self._clock())
-
-    def _forget_full_buckets(self, rate: int) -> None:
-        now, full = self._clock(), rate * BURST_SECONDS
-        self._buckets = {
-            subject: bucket for subject, bucket in self._buckets.items() if bucket.filled_until(rate, now).level < full
-        }
+        if self._full is None:
+            return
+        now, size = self._clock(), sum(len(message.encode()) + LINE_OVERHEAD_BYTES for message in messages)
+        self._buckets[subject] = self._buckets.get(subject, self._full).filled_until(now).spend(size)
+        if len(self._buckets) > MAX_SUBJECTS:
+            filled = {each: bucket.filled_until(now) for each, bucket in self._buckets.items()}
+            self._buckets = {each: bucket for each, bucket in filled.items() if bucket.level < bucket.capacity}

@@ -14,6 +14,5 @@ The other modules:
 connection       sockets of all requests: limits for slow clients, and which are closed to make room
 fastpath         answers most requests for event streams before Flask sees them
 ended_jobs       caches for a moment which jobs have ended
-replay_throttle  slows replays down while the machine has no processor time to spare
-presence         tells the throttle whether anybody watches live
+replay_throttle  slows many replays down, so that live lines are not delayed
 """
