@@ -1,7 +1,8 @@
 """Builds a worker's dependencies, and the Flask application that uses them."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import gevent
 import jwt
@@ -33,7 +34,6 @@ from chronoverse.web.routes import admin, events, jobs, logs, ops, publish, raw,
 from chronoverse.web.streaming.admission import AdmissionControl
 from chronoverse.web.streaming.broadcast import GroupContext
 from chronoverse.web.streaming.ended_jobs import EndedJobCache
-from chronoverse.web.streaming.fastpath import FastPath
 from chronoverse.web.streaming.replay_throttle import ReplayThrottle
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
@@ -98,15 +98,25 @@ def _fetch_keys_in_time(url: str) -> Mapping[str, jwt.PyJWK]:
         return jwks.fetch_keys(url)
 
 
+class Application(Flask):
+    """Flask for views and hooks of which none is a coroutine."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """``func`` itself. Flask would look whether it is a coroutine, at each call of each view and hook."""
+        return func
+
+
 def build_app(deps: Dependencies) -> Flask:
     """The application that uses ``deps``."""
-    app = Flask("chronoverse", static_folder=None)
+    app = Application("chronoverse", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.converters["id"] = IdentifierConverter
     request_id.register(app)
     document = openapi.create_document(app)
     document.register_converter(IdentifierConverter, _document_identifier)
-    for module in (events, logs, search, raw, jobs, publish, admin):
+    app.register_blueprint(events.blueprint(deps))
+    events.describe(document, app)
+    for module in (logs, search, raw, jobs, publish, admin):
         document.register_blueprint(module.blueprint(deps))
     document.register_blueprint(ops.blueprint(deps, document))
     app.register_blueprint(ui.blueprint(deps.settings))
@@ -114,8 +124,6 @@ def build_app(deps: Dependencies) -> Flask:
     unread_answers.register(app, deps.answer_shares)
     problems.register(app)
     app.extensions["chronoverse"] = deps
-    # Flask documents this assignment as the way to wrap an application in middleware.
-    app.wsgi_app = FastPath(app.wsgi_app, deps)  # type: ignore[method-assign]
     if deps.traces:
         deps.traces.register(app)
     return app

@@ -11,9 +11,10 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeVar
 
-from flask import g, request
+from flask import Response, g, request
 
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.reader import ArchiveReader
@@ -196,23 +197,27 @@ class Dependencies:
         one that does not exist. A query parameter that is given twice is refused with 400.
         """
 
-        @blueprint.before_request
-        def authorise() -> None:
-            principal = self.verifier.verify(request.headers.get("Authorization"), self.wall_clock())
-            principal.require(scope or (READ if request.method in ("GET", "HEAD") else WRITE))
-            if not principal.may_access((request.view_args or {})["workflow_id"]):
-                # The answer must not say so: it is the same as for a job that does not exist.
-                log.info("refused with 404: the token is not for this workflow")
-                raise JobNotFound("no such job")
-            g.principal = principal
+        blueprint.before_request(partial(self.check_request, scope))
 
-        @blueprint.before_request
-        def refuse_repeated_parameters() -> object:
+    def check_request(self, scope: str | None = None) -> Response | None:
+        """Checks the current request as :meth:`guard` describes. Returns an answer that refuses it, or None.
+
+        Raises :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound` or :class:`SigningKeysUnavailable`.
+        """
+        environ = request.environ
+        principal = self.verifier.verify(environ.get("HTTP_AUTHORIZATION"), self.wall_clock())
+        principal.require(scope or (READ if environ["REQUEST_METHOD"] in ("GET", "HEAD") else WRITE))
+        if not principal.may_access((request.view_args or {})["workflow_id"]):
+            # The answer must not say so: it is the same as for a job that does not exist.
+            log.info("refused with 404: the token is not for this workflow")
+            raise JobNotFound("no such job")
+        g.principal = principal
+        if "&" in environ.get("QUERY_STRING", ""):
             for name, values in request.args.lists():
                 if len(values) > 1:
                     detail = "given more than once"
                     return problem(400, f"{name}: {detail}", [{"parameter": name, "detail": detail}])
-            return None
+        return None
 
 
 def _locks_by_server(at_once: int, each: int | None = None) -> dict[Hashable, FairLock]:
@@ -223,9 +228,9 @@ def _locks_by_server(at_once: int, each: int | None = None) -> dict[Hashable, Fa
 
 def stream_ticket(deps: Dependencies) -> StreamTicket:
     """Who asks for a stream, for :class:`AdmissionControl`."""
-    address = deps.proxies.client(request.remote_addr or "", request.headers.get("X-Forwarded-For"))
-    span = request.environ.get(SPAN_KEY)
-    return StreamTicket(principal().subject, address, request_id() or "", deps.monotonic(), span)
+    environ = request.environ
+    address = deps.proxies.client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR"))
+    return StreamTicket(principal().subject, address, request_id() or "", deps.monotonic(), environ.get(SPAN_KEY))
 
 
 def principal() -> Principal:

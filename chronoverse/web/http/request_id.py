@@ -34,7 +34,7 @@ def accept_or_create(given: str) -> str:
 
 
 def _set_id() -> None:
-    g.request_id = accept_or_create(request.headers.get(HEADER, ""))
+    g.request_id = accept_or_create(request.environ.get("HTTP_X_REQUEST_ID", ""))
 
 
 def _repeat_id(response: Response) -> Response:

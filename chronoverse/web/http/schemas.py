@@ -1,6 +1,5 @@
 """Parameters of requests and shapes of answers. Validation and the OpenAPI document are both made from these."""
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -35,7 +34,7 @@ class IdentifierConverter(BaseConverter):
 
     def to_python(self, value: str) -> str:
         """``value`` itself. Raises werkzeug's ValidationError, which becomes 404, if it is no identifier."""
-        if not re.fullmatch(IDENTIFIER, value):
+        if not IDENTIFIER.fullmatch(value):
             raise NoMatch
         return value
 

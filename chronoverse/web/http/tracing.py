@@ -101,7 +101,7 @@ class Traces:
         self._redact = redact
 
     def register(self, app: Flask) -> None:
-        """Traces every request of ``app``, also those that are answered before Flask sees them."""
+        """Traces every request of ``app``."""
         app.after_request(_record_response)
         inner = app.wsgi_app
 

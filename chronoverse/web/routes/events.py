@@ -2,81 +2,132 @@
 
 Every refusal is decided before the first byte, because a status cannot be changed afterwards. So a client that does not
 get 200 learns why from a problem document.
+
+After a restart or a failover many viewers come back at once. So this view is a plain Flask view: flask-smorest, which
+all other routes use, would be most of the cost of opening a stream. It only describes the view (:func:`describe`).
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, Final
 
-from flask import Response, request
+from flask import Blueprint, Flask, Response, request
+from marshmallow import RAISE, Schema, ValidationError
+from webargs.flaskparser import abort
+from werkzeug.datastructures import Headers
+from werkzeug.wrappers import Request
 
-from chronoverse.errors import AtCapacity, JobNotFound
+from chronoverse.errors import JobNotFound
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
+from chronoverse.web.http.openapi import OpenApiDocument
 from chronoverse.web.http.pages import open_page, read_batches
-from chronoverse.web.http.schemas import EVENT_SCHEMA, Blueprint, EventsHeaders, EventsQuery, ProblemSchema
+from chronoverse.web.http.schemas import EVENT_SCHEMA, EventsHeaders, EventsQuery, ProblemSchema, parse_last_event_id
 from chronoverse.web.streaming.connection import begin_long_answer, on_hangup, stop_receiving
-from chronoverse.web.streaming.opening import (
-    ACCEPT_SLOT,
-    CONTENT_TYPE,
-    detach,
-    open_viewer,
-    stream_headers,
-    viewer_request,
-)
+from chronoverse.web.streaming.opening import CONTENT_TYPE, detach, open_viewer, stream_headers, viewer_request
+
+#: Parsed query strings that are cached. Many viewers send the same one.
+CACHED_QUERIES: Final = 256
+
+_PROBLEM: Final = {"content": {"application/problem+json": {"schema": ProblemSchema}}}
+#: The view in the OpenAPI document.
+_OPERATION: Final[dict[str, Any]] = {
+    "operationId": "streamJobLog",
+    "summary": "Stream a job's log as Server-Sent Events.",
+    "tags": ["events"],
+    "parameters": [{"in": "header", "schema": EventsHeaders}, {"in": "query", "schema": EventsQuery}],
+    "responses": {
+        "200": {
+            "description": "Server-Sent Events, each like this.",
+            "content": {"text/event-stream": {"schema": EVENT_SCHEMA}},
+        },
+        "204": {"description": "`Last-Event-ID` is at or past the end: there is nothing more, ever."},
+        "400": "BAD_REQUEST",
+        "404": {"description": "Not Found", **_PROBLEM},
+        "429": {"description": "The token or the client's address has as many streams as it may.", **_PROBLEM},
+        "default": "DEFAULT_ERROR",
+    },
+}
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
-    """The events route."""
-    routes = Blueprint("events", __name__, description="A job's log, live and from any offset.")
+    """The route."""
+    routes = Blueprint("events", __name__)
 
     @routes.before_request
-    def wait_for_accept_slot() -> None:
-        # A new viewer costs a millisecond. Without this, 60 that come together would delay everybody's lines by 60 ms.
-        # The fast path may already have queued this request, or failed to. Do not queue it twice.
-        slot = request.environ.get(ACCEPT_SLOT)
-        if isinstance(slot, AtCapacity):
-            raise slot
-        if slot is None:
-            with deps.accept_lock:
-                pass
+    def admit() -> Response | None:
+        # A new viewer costs half a millisecond. Without this, 100 that come together would delay all lines by 50 ms.
+        with deps.accept_lock:
+            pass
+        return deps.check_request()
 
-    deps.guard(routes)
-
-    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/events")
-    @routes.doc(operationId="streamJobLog")
-    @routes.arguments(EventsQuery(), location="query", as_kwargs=True)
-    @routes.arguments(EventsHeaders(), location="headers", as_kwargs=True)
-    @routes.response(
-        200, EVENT_SCHEMA, content_type="text/event-stream", description="Server-Sent Events, each like this."
-    )
-    @routes.alt_response(204, description="`Last-Event-ID` is at or past the end: there is nothing more, ever.")
-    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
-    @routes.alt_response(
-        429,
-        schema=ProblemSchema,
-        content_type="application/problem+json",
-        description="The token or the client's address has as many streams as it may.",
-    )
-    def events(workflow_id: str, job_id: str, wait: int, last_event_id: int | None = None, **query: Any) -> Response:
-        """Stream a job's log as Server-Sent Events."""
+    @routes.get("/workflows/<id:workflow_id>/jobs/<id:job_id>/events")
+    def events(workflow_id: str, job_id: str) -> Response:
+        environ = request.environ
+        is_head = environ["REQUEST_METHOD"] == "HEAD"
+        query = parse_query(environ.get("QUERY_STRING", ""))
+        after = given = last_event_id(environ.get("HTTP_LAST_EVENT_ID"))
         ref, ticket = JobRef(workflow_id, job_id), stream_ticket(deps)
-        if request.method != "HEAD":
+        if not is_head:
             deps.admission.check(ticket)
-        job = deps.tail.known_job(ref) or deps.ended_jobs.get_job(ref)
-        if job is None and (not wait or deps.store.is_deleted(ref)):
+        job = deps.tail.known_job(ref) or _ended_job(deps, ref, given)
+        if job is None and (not query["wait"] or deps.store.is_deleted(ref)):
             raise JobNotFound("no such job")
-        if last_event_id is not None and job and job.end and last_event_id >= job.end.sequence_num:
+        if given is not None and job is not None and _has_all(job, given):
             return Response(status=204)
-        stream, after = query.get("stream"), last_event_id
+        stream = query.get("stream")
         if after is None:
             after = start_offset(deps, job, query.get("offset"), query.get("tail"), stream)
-        if request.method == "HEAD":
+        if is_head:
             return Response(iter(()), headers=stream_headers(after), content_type=CONTENT_TYPE)
-        viewer_params = viewer_request(deps, ref, job, after, stream, wait, principal().expires_at)
+        viewer_params = viewer_request(deps, ref, job, after, stream, query["wait"], principal().expires_at)
         return EventStream(deps, after, *open_viewer(deps, ticket, viewer_params))
 
     return routes
+
+
+def describe(document: OpenApiDocument, app: Flask) -> None:
+    """Describes the route in the OpenAPI document. ``app`` must have it already."""
+    document.describe(app, "events.events", _OPERATION, "A job's log, live and from any offset.")
+
+
+@lru_cache(CACHED_QUERIES)
+def parse_query(query: str) -> Mapping[str, Any]:
+    """The parameters in a query string, as in WSGI's environ. Raises werkzeug's BadRequest, which names what is wrong.
+
+    Of a parameter that is given twice it takes the first value. ``Dependencies.check_request`` refuses that before.
+    """
+    return _load(EventsQuery(), "query", Request({"QUERY_STRING": query}).args.to_dict())
+
+
+def last_event_id(header: str | None) -> int | None:
+    """The number in a ``Last-Event-ID`` header. None without the header. Raises as :func:`parse_query` does."""
+    number = None if header is None else parse_last_event_id(header)
+    if number is None and header is not None:
+        _load(EventsHeaders(), "headers", {"Last-Event-ID": header})
+    return number
+
+
+def _load(schema: Schema, location: str, values: Mapping[str, str]) -> Mapping[str, Any]:
+    try:
+        loaded: Mapping[str, Any] = schema.load(values, unknown=RAISE)
+    except ValidationError as error:
+        abort(400, error, messages={location: error.messages})
+    return loaded
+
+
+def _ended_job(deps: Dependencies, ref: JobRef, last_event_id: int | None) -> Job | None:
+    """The job, if necessary by a read of the store: a job that is not known to have ended, and before any 204."""
+    job = deps.ended_jobs.get_cached(ref)
+    if job is None or (last_event_id is not None and _has_all(job, last_event_id)):
+        job = deps.ended_jobs.get_job(ref)
+    return job
+
+
+def _has_all(job: Job, last_event_id: int) -> bool:
+    """Whether a client that has received ``last_event_id`` has all that ``job`` will ever have."""
+    return job.end is not None and last_event_id >= job.end.sequence_num
 
 
 def start_offset(
@@ -120,19 +171,23 @@ class EventStream(Response):
     """A viewer's response.
 
     Where a :class:`StreamWriter` can take over the socket, it does. Otherwise gunicorn asks for the viewer's chunks.
+    ``headers`` only has the content type and what hooks have added: werkzeug's checks of each header cost more than
+    writing it.
     """
 
     def __init__(self, deps: Dependencies, after: int, viewer: Viewer, on_end: Callable[[], None]) -> None:
-        super().__init__(iter(()), headers=stream_headers(after), content_type=CONTENT_TYPE)
+        super().__init__(iter(()), content_type=CONTENT_TYPE)
         self._deps = deps
+        self._headers = stream_headers(after)
         self._viewer = viewer
         self._on_end = on_end
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         sock = begin_long_answer(environ)
         if self._deps.stream_writers.can_take_over(environ):
-            fields = self.get_wsgi_headers(environ).to_wsgi_list()
+            fields = [*self._headers.items(), *self.headers]
             return detach(self._deps, self._viewer, self._on_end, sock, fields)
+        self.headers = Headers([*self._headers.items(), *self.headers])
         unwatch = on_hangup(sock, self._viewer.disconnect) if sock else None
 
         def closed() -> None:

@@ -12,7 +12,6 @@ behind      There is more to write than the socket takes, or the store must be r
 The other modules:
 
 connection       sockets of all requests: limits for slow clients, and which are closed to make room
-fastpath         answers most requests for event streams before Flask sees them
 ended_jobs       caches for a moment which jobs have ended
 replay_throttle  slows many replays down, so that live lines are not delayed
 """

@@ -1,7 +1,4 @@
-"""Opens event streams: headers, viewer, counting and logging, and the handing over of the socket.
-
-The fast path and the events route share this.
-"""
+"""Opens event streams: headers, viewer, counting and logging, and the handing over of the socket."""
 
 import logging
 import random
@@ -23,15 +20,10 @@ from chronoverse.web.streaming.admission import StreamTicket, retry_ms
 AGE_JITTER: Final = 0.1
 
 CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
-
-#: A key of a request's environ, which the fast path sets: True when the request has waited for the accept lock, or the
-#: error with which that failed.
-ACCEPT_SLOT: Final = "chronoverse.accept_slot"
-
 #: Characters that no header field may have. RFC 9110 section 5.5.
 _FORBIDDEN: Final = re.compile(r"[\r\n\0]")
 
-#: The events route's logger: for readers of the log it makes no difference which way a stream was opened.
+#: The events route's logger. Readers of the log know the route, and not this module.
 log = logging.getLogger("chronoverse.web.routes.events")
 
 

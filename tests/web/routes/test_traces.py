@@ -139,7 +139,7 @@ def headers(service: Service, request_id: str, **more: str) -> dict[str, str]:
 
 
 def test_a_stream_is_one_span_from_its_opening_to_its_end(service: Service, collector: Collector, job: Foreign) -> None:
-    """With the reason for its end, through any worker, and whether Flask or the fast path has opened it."""
+    """With the reason for its end, and through any worker."""
     job.lines(["x"] * 3)
     with ExitStack() as stack:
         names = [f"{job.workflow_id}-{number}" for number in range(8)]

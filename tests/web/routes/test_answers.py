@@ -1,0 +1,200 @@
+"""``/events`` gives the same answer whatever the worker knows of a job, and names what is wrong with a request."""
+
+import re
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import httpx
+import pytest
+import redis
+from werkzeug.exceptions import BadRequest
+
+from chronoverse.web.routes.events import last_event_id, parse_query
+from chronoverse.web.streaming.ended_jobs import CACHE_SECONDS
+from tests.support.servers import RedisServer
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream
+
+OpenStream = Callable[..., Stream]
+
+NOT_A_NUMBER: Final = "must be a whole number of at most 15 digits"
+#: Where a stream may start: the query, the other lines of the request, and what the answer has at last.
+STARTS: Final = [
+    ("", []),
+    ("", ["Last-Event-ID: 4"]),
+    ("", ["Last-Event-ID: "]),
+    ("", ["Last-Event-ID: 10"]),
+    ("offset=7", []),
+    ("offset=%37", []),
+    ("offset=7", ["Last-Event-ID: 8"]),
+    ("offset=latest", []),
+    ("tail=3&wait=5", []),
+    ("tail=2&stream=stderr", []),
+    ("stream=stdout", []),
+    ("", ["X-Request-ID: mine"]),
+    ("", ["X-Request-ID: not mine"]),
+]
+
+
+@pytest.fixture
+def running(job: Foreign) -> Foreign:
+    """A running job with ten lines."""
+    return job.lines([f"line {number}" for number in range(1, 11)], ("stdout", "stderr"))
+
+
+@pytest.fixture
+def ended(job: Foreign) -> Foreign:
+    """A job that has ended after ten lines."""
+    return job.lines([f"line {number}" for number in range(1, 11)], ("stdout", "stderr")).end("FAILED", 3)
+
+
+@pytest.fixture
+def answer(service: Service, job: Foreign) -> Callable[..., bytes]:
+    """A function that returns an answer up to ``until``, without the parts that differ from answer to answer."""
+
+    def answer(query: str, until: bytes, *lines: str, token: str | None = service.token()) -> bytes:
+        head = [f"GET {job.path}/events?{query} HTTP/1.1", "Host: localhost", *lines]
+        if token is not None:
+            head.append(f"Authorization: Bearer {token}")
+        found = b""
+        with socket.create_connection((service.host, service.port), PATIENCE_SECONDS) as sock:
+            sock.sendall("\r\n".join([*head, "", ""]).encode())
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while until not in found:
+                more = sock.recv(65_536)
+                found += more
+                assert more, f"hung up: {found!r}"
+                assert time.monotonic() < deadline, found
+        found = found[: found.index(until) + len(until)].replace(b"2\r\n:\n\r\n", b"")
+        # Chunks may begin anywhere, so only the head and the frames are compared.
+        found = re.sub(rb"(?m)^[0-9a-f]+\r\n|\r\n(?=[0-9a-f]+\r\n|\Z)", b"", found)
+        found = re.sub(rb"(?m)^(Date|X-Request-ID): .*\r\n", rb"\1\r\n", found)
+        return re.sub(rb'retry: \d+|"request_id":"\w+"', b"", found)
+
+    return answer
+
+
+@pytest.mark.parametrize(("query", "lines"), STARTS)
+def test_a_watched_job_and_an_unknown_one_have_the_same_answer(
+    answer: Callable[..., bytes], open_stream: OpenStream, running: Foreign, query: str, lines: list[str]
+) -> None:
+    """The first viewer's request reads the job. For another one, the tail knows it and the newest lines are cached."""
+    is_at_the_end = "latest" in query or "Last-Event-ID: 10" in lines
+    until = b'"last_sequence_num":10' if is_at_the_end else b"id: 10\n\n"
+    alone = answer(query, until, *lines)
+
+    open_stream(running).wait_for(b"id: 10\n\n")
+    assert answer(query, until, *lines) == alone
+    assert alone.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(("query", "lines"), [*STARTS, ("offset=11", []), ("", ["Last-Event-ID: 11"])])
+@pytest.mark.usefixtures("ended")
+def test_an_ended_job_has_the_same_answer_when_it_is_cached(
+    answer: Callable[..., bytes], query: str, lines: list[str]
+) -> None:
+    """The answer has the rest of the log, or is 204 when the client has all of it."""
+    is_whole = "Last-Event-ID: 11" in lines
+    until = b"\r\n\r\n" if is_whole else b"\r\n0\r\n\r\n"
+    found = set()
+    for _ in range(2):
+        time.sleep(2 * CACHE_SECONDS)
+        found |= {answer(query, until, *lines) for _ in range(3)}
+
+    assert len(found) == 1
+    assert found.pop().startswith(b"HTTP/1.1 204 " if is_whole else b"HTTP/1.1 200 ")
+
+
+@pytest.mark.usefixtures("ended")
+def test_few_of_many_viewers_of_an_ended_job_read_its_state(
+    redis_server: RedisServer, answer: Callable[..., bytes]
+) -> None:
+    """This is about opening. At the end each replay reads the job again, because of redactions."""
+    viewers = 20
+
+    def job_reads() -> int:
+        with redis.Redis.from_url(redis_server.url, protocol=2) as store:
+            store.config_resetstat()
+            for _ in range(viewers):
+                answer("", b"\r\n0\r\n\r\n")
+            return int(store.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+    wait_until(lambda: job_reads() < 1.5 * viewers, PATIENCE_SECONDS, "at least half of them need no read")
+
+
+def test_a_watched_job_admits_nobody_without_a_valid_token(
+    service: Service, answer: Callable[..., bytes], open_stream: OpenStream, running: Foreign
+) -> None:
+    """Without a token, with an invalid one, without the scope, and with one for another workflow."""
+    open_stream(running).wait_for(b"id: 10\n\n")
+    refused = [
+        (None, b" 401 "),
+        ("a.b.c", b" 401 "),
+        (service.token(scopes=["logs:write"]), b" 403 "),
+        (service.token("wf_other"), b" 404 "),
+    ]
+
+    assert all(status in answer("", status, token=token)[:20] for token, status in refused)
+
+
+@pytest.mark.parametrize(
+    ("query", "last_event_id", "parameter", "detail"),
+    [
+        ("offset=+7", None, "offset", f"{NOT_A_NUMBER}, or latest"),
+        ("offset=", None, "offset", f"{NOT_A_NUMBER}, or latest"),
+        ("tail=1e3", None, "tail", NOT_A_NUMBER),
+        ("offset=7&tail=8", None, "tail", "cannot be combined with offset"),
+        ("offset=7&offset=7", None, "offset", "given more than once"),
+        ("stream=both", None, "stream", "Must be one of: stdout, stderr."),
+        ("nonsense=1", None, "nonsense", "Unknown field."),
+        ("nonsense=1", "+4", "nonsense", "Unknown field."),
+        ("", "+4", "Last-Event-ID", "must be one whole number of at most 15 digits"),
+        ("", "1, 2", "Last-Event-ID", "must be one whole number of at most 15 digits"),
+    ],
+)
+def test_a_bad_request_learns_what_is_wrong(
+    client: httpx.Client, running: Foreign, query: str, last_event_id: str | None, parameter: str, detail: str
+) -> None:
+    """400 names the parameter or the header. A bad query is named first."""
+    headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
+    for _ in range(2):
+        response = client.get(f"{running.path}/events?{query}", headers=headers)
+        assert response.status_code == 400
+        assert response.json()["errors"] == [{"parameter": parameter, "detail": detail}]
+        assert response.json()["detail"] == f"{parameter}: {detail}"
+
+
+@pytest.mark.parametrize(
+    ("query", "meant"),
+    [
+        ("", {"wait": 0}),
+        ("&&", {"wait": 0}),
+        ("offset=latest", {"wait": 0, "offset": "latest"}),
+        ("offset=%37&stream=stderr", {"wait": 0, "offset": 7, "stream": "stderr"}),
+        ("tail=5&wait=300", {"wait": 300, "tail": 5}),
+    ],
+)
+def test_a_query_is_parsed_once(query: str, meant: dict[str, object]) -> None:
+    """The same query string gives the same object."""
+    assert parse_query(query) == meant
+    assert parse_query(query) is parse_query(query)
+
+
+@pytest.mark.parametrize("query", ["wait=301", "offset", "offset=1&tail=1", "token=abc", "%ff=1", "offset=7;tail=3"])
+def test_a_bad_query_is_refused_each_time(query: str) -> None:
+    """A refusal is not cached."""
+    for _ in range(2):
+        with pytest.raises(BadRequest) as refused:
+            parse_query(query)
+        error: Any = refused.value
+        assert list(error.data["messages"]) == ["query"]
+
+
+@pytest.mark.parametrize(("header", "number"), [(None, None), ("", 0), ("0", 0), ("007", 7)])
+def test_a_last_event_id_is_a_number_or_empty(header: str | None, number: int | None) -> None:
+    """Empty is the beginning: the client has received nothing yet."""
+    assert last_event_id(header) == number
