@@ -135,8 +135,9 @@ def _refuse_odd_paths() -> None:
     gunicorn has already unescaped ``PATH_INFO``, so this looks at the target as it was sent, too. The target may be in
     its absolute form: ``GET http://h//x`` (RFC 9112 section 3.2.2).
     """
-    target = request.environ.get("RAW_URI", "").partition("?")[0].lower()
-    if request.environ["PATH_INFO"].startswith("//") or "%2f" in target:
+    environ = request.environ
+    target = environ.get("RAW_URI", "").partition("?")[0].lower()
+    if environ["PATH_INFO"].startswith("//") or "%2f" in target:
         raise NotFound
 
 

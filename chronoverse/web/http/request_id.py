@@ -38,6 +38,6 @@ def _set_id() -> None:
 
 
 def _repeat_id(response: Response) -> Response:
-    if current := request_id():
+    if current := g.get("request_id"):
         response.headers[HEADER] = current
     return response

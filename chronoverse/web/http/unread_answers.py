@@ -17,7 +17,9 @@ def register(app: Flask, shares: Shares) -> None:
 
     @app.after_request
     def count_answer(response: Response) -> Response:
-        size = 0 if response.is_streamed or request.method == "HEAD" else response.calculate_content_length() or 0
+        # A download and an event stream are no sequence. They are sent as they are made.
+        has_bytes = response.is_sequence and request.method != "HEAD"
+        size = (response.calculate_content_length() or 0) if has_bytes else 0
         if size <= UNCOUNTED_BYTES or "principal" not in g:
             return response
         subject = g.principal.subject
