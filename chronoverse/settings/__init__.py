@@ -216,7 +216,7 @@ class Settings:
             "How fast all replays of stored lines together are sent, when eight or more run at once; fewer are never"
             " slowed down. With a higher rate many replays are faster, and live lines come later.",
         ),
-    ] = 80_000_000
+    ] = 50_000_000
     max_stream_seconds: Annotated[
         int,
         Setting(
