@@ -11,7 +11,8 @@ import click
 
 from chronoverse import errors
 from chronoverse.client.terminal import plain_text
-from chronoverse.joblog.values import IDENTIFIER
+from chronoverse.joblog.time_range import read_time
+from chronoverse.joblog.values import IDENTIFIER, iso_timestamp
 from chronoverse.settings import Settings
 from chronoverse.settings.parse import is_loopback
 from chronoverse.settings.parse import service_url as parse_service_url
@@ -33,7 +34,7 @@ _OWN_TOKEN_SECONDS: Final = 60
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
-# click shows the names of the next two functions in --help, as IDENTIFIER and DURATION.
+# click shows the names of the next three functions in --help, as IDENTIFIER, DURATION and MOMENT.
 
 
 def identifier(text: str) -> str:
@@ -44,12 +45,23 @@ def identifier(text: str) -> str:
 
 
 def duration(text: str) -> int:
-    """Reads a number with its unit, such as ``90s``. Returns seconds."""
-    found = re.fullmatch("([0-9]{1,9})([smhd]?)", text)
-    seconds = int(found[1]) * _UNIT_SECONDS[found[2]] if found else 0
+    """Reads numbers with their units, such as ``90s`` or ``1h30m``. Returns seconds."""
+    is_duration = re.fullmatch("(?:[0-9]{1,9}[smhd]){1,4}|[0-9]{1,9}", text)
+    parts = re.findall("([0-9]+)([smhd]?)", text) if is_duration else []
+    seconds = sum(int(number) * _UNIT_SECONDS[unit] for number, unit in parts)
     if not 0 < seconds <= _MAX_DURATION_SECONDS:
-        raise click.BadParameter("give a number of s, m, h or d, such as 90s or 1h, up to ten years")
+        raise click.BadParameter("give a number of s, m, h or d, such as 90s, 1h or 1h30m, up to ten years")
     return seconds
+
+
+def moment(text: str) -> str:
+    """Reads a time, or how long ago it was, such as ``5m``. Returns it as :func:`read_time` does."""
+    if re.fullmatch("(?:[0-9]+[smhd])+", text):
+        return iso_timestamp(time.time() - duration(text))
+    found = read_time(text)
+    if found is None:
+        raise click.BadParameter("give a time, such as 2026-03-03T10:00:05Z, or how long ago, such as 5m or 1h30m")
+    return found
 
 
 def service_url(text: str) -> str:

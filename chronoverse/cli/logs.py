@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from chronoverse.cli.common import bearer_token, identifier, print_message
+from chronoverse.cli.common import bearer_token, identifier, moment, print_message
 from chronoverse.joblog.values import MAX_NUMBER, JobRef, Status, parse_number
 from chronoverse.settings import Settings
 
@@ -40,9 +40,13 @@ def _offset(text: str) -> int | str:
 @click.option("--search", metavar="Q", help="Only lines that contain Q, in any case of letters.")
 @click.option("--regex", is_flag=True, help="Q is a regular expression, in RE2's syntax.")
 @click.option(
-    "--since", metavar="TIME", help="Only lines not before this time: ISO 8601, UTC unless it says otherwise."
+    "--since",
+    type=moment,
+    metavar="TIME",
+    help="Start with the first line of this time or later: ISO 8601, UTC unless it says otherwise, or 5m for 5 minutes"
+    " ago. With --search: only lines of this time or later.",
 )
-@click.option("--until", metavar="TIME", help="... not after it.")
+@click.option("--until", type=moment, metavar="TIME", help="Stop after the last line of this time or before.")
 @click.option("--context", type=click.IntRange(0, 50), default=0, metavar="N", help="Also N lines before and after.")
 @click.option("--raw", is_flag=True, help="Leave control sequences in: only for output you trust.")
 def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
@@ -52,11 +56,21 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
         raise click.UsageError("--offset and --tail exclude each other")
     if not follow and (options["wait"] or options["offset"] == "latest"):
         raise click.UsageError("--wait and --offset latest make sense with -f only")
-    if search["search"] is None and any(search.values()):
-        raise click.UsageError("--regex, --since, --until and --context go with --search")
+    if search["search"] is None and (search["regex"] or search["context"]):
+        raise click.UsageError("--regex and --context go with --search")
+    if follow and search["until"] is not None:
+        raise click.UsageError("--until excludes --follow")
     if search["search"] is not None and (follow or options["tail"] is not None):
         raise click.UsageError("--search excludes --follow and --tail")
-    from chronoverse.cli.printer import EXIT_NO_MATCH, Printer, exit_code, search_results, stored_lines
+    from chronoverse.cli.printer import (
+        EXIT_NO_MATCH,
+        Printer,
+        exit_code,
+        follow_since,
+        lines_in_range,
+        search_results,
+        stored_lines,
+    )
 
     ref = JobRef(workflow, job)
     printer = Printer(
@@ -72,23 +86,35 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
             show_progress = sys.stderr.isatty() and not sys.stdout.isatty()
             printer.print(search_results(client, ref, show_progress=show_progress, **start, **search))
             return 0 if printer.lines else EXIT_NO_MATCH
+        since, until = search["since"], search["until"]
         if not follow:
-            printer.print(stored_lines(client, ref, **start))
+            printer.print(
+                stored_lines(client, ref, **start)
+                if since is until is None
+                else lines_in_range(client, ref, since=since, until=until, **start)
+            )
             return 0
-        state = printer.print(client.follow(ref, **start, wait=options["wait"] or 0), flush=True)
+        start["wait"] = options["wait"] or 0
+        events = client.follow(ref, **start) if since is None else follow_since(client, ref, since=since, **start)
+        state = printer.print(events, flush=True)
         return exit_code(state or client.job(ref))
 
 
 @click.command()
 @click.argument("workflow", type=identifier)
 @click.option("--status", type=click.Choice([status.value for status in Status]), help="Only jobs that stand so.")
+@click.option(
+    "--since", type=moment, metavar="TIME", help="Only jobs that were created then or later: a time, or 5m, 1h, 2d."
+)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How jobs are printed.")
-def jobs(workflow: str, status: str | None, output: str) -> None:
+def jobs(workflow: str, status: str | None, since: str | None, output: str) -> None:
     """List the jobs of WORKFLOW, newest first."""
-    from chronoverse.cli.printer import jobs_table, json_text
+    from chronoverse.cli.printer import created_since, jobs_table, json_text
 
     with contextlib.closing(_open_client(Settings.from_env(), workflow)) as client:
         found = client.jobs(workflow, status)
+        if since is not None:
+            found = created_since(found, since)
         for text in map(json_text, found) if output == "json" else jobs_table(found):
             click.echo(text)
 

@@ -3,7 +3,8 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from dataclasses import replace
+from itertools import islice, takewhile
 from typing import Any, BinaryIO, Final
 
 import click
@@ -11,6 +12,8 @@ import click
 from chronoverse.client.client import Client, FoundLine
 from chronoverse.client.follower import JobState, LogEvent, Notice, RedactedLines, name_gaps
 from chronoverse.client.terminal import LineRenderer, gap_notice, plain_text, redaction_notice
+from chronoverse.errors import JobNotFound
+from chronoverse.joblog.time_range import read_time
 from chronoverse.joblog.values import Gap, JobRef, Line, Status
 
 #: The exit codes of following a job that has no exit code of its own. 130 is what Ctrl-C leaves, 74 is EX_IOERR.
@@ -96,6 +99,79 @@ def stored_lines(
     return name_gaps(last, last[0].sequence_num - 1, state) if last and stream is None else iter(last)
 
 
+def lines_in_range(
+    client: Client,
+    job: JobRef,
+    *,
+    since: str | None,
+    until: str | None,
+    offset: int | None,
+    tail: int | None,
+    stream: str | None,
+) -> Iterator[Line | Gap]:
+    """The lines that the log has now, from the first one of ``since`` or later to the last one of ``until`` or earlier.
+
+    ``offset`` and ``tail`` narrow that down. All lines in between are printed, whatever the clock was doing meanwhile.
+    """
+    state = JobState.from_json(client.job(job))
+    first: int | None = (offset or 0) + 1
+    last: int | None = state.last
+    if since is not None:
+        first, _ = _find_line(client, job, since=since, offset=offset, stream=stream)
+    if until is not None:
+        last, _ = _find_line(client, job, until=until, stream=stream, order="desc")
+    if first is None or last is None:
+        return iter(())
+    if tail is not None:
+        newest = client.logs(job, order="desc", stream=stream, offset=last + 1)
+        return iter(list(islice(takewhile(lambda line: line.sequence_num >= first, newest), tail))[::-1])
+    lines = takewhile(lambda line: line.sequence_num <= last, client.logs(job, stream=stream, offset=first - 1))
+    return name_gaps(lines, first - 1, replace(state, last=last)) if stream is None else lines
+
+
+def follow_since(
+    client: Client,
+    job: JobRef,
+    *,
+    since: str,
+    offset: int | str | None,
+    tail: int | None,
+    stream: str | None,
+    wait: float,
+) -> Iterator[LogEvent]:
+    """Follows the log from the first line of ``since`` or later, or from the next line if there is none yet.
+
+    ``offset`` and ``tail`` may let it start later.
+    """
+    first, reached = None, 0
+    if offset != "latest":
+        try:
+            first, reached = _find_line(client, job, since=since, offset=offset, stream=stream)
+        except JobNotFound:
+            if not wait:
+                raise
+    after = first - 1 if first is not None else reached
+    if offset == "latest" or tail is None:
+        yield from client.follow(job, offset=after if offset != "latest" else offset, stream=stream, wait=wait)
+        return
+    for event in client.follow(job, tail=tail, stream=stream, wait=wait):
+        number = event.sequence_num if isinstance(event, Line) else event.last if isinstance(event, Gap) else None
+        if number is None or number > after:
+            yield event
+
+
+def _find_line(client: Client, job: JobRef, **query: Any) -> tuple[int | None, int]:
+    """The number of the first line that the ``query`` of a search finds, and the number up to which it has looked."""
+    reached = query.get("offset") or 0
+
+    def record(number: int) -> None:
+        nonlocal reached
+        reached = number
+
+    found = next(client.search(job, "^", record, regex="true", limit=1, **query), None)
+    return (None, reached) if found is None else (found.line.sequence_num, reached)
+
+
 def search_results(
     client: Client,
     job: JobRef,
@@ -164,6 +240,14 @@ def jobs_table(jobs: Iterable[dict[str, Any]]) -> Iterator[str]:
             status += f" ({job['exit_code']})"
         started = str(job["started_at"] or job["created_at"] or "-")
         yield plain_text(f"{job['id']:<32} {status:<14} {started:<24} {job['lines']:>12}")
+
+
+def created_since(jobs: Iterable[dict[str, Any]], since: str) -> Iterator[dict[str, Any]]:
+    """The first of ``jobs``, which are listed newest first, up to one that was created before ``since``.
+
+    A job of a foreign runner may not say when it was created. It does not end the list.
+    """
+    return takewhile(lambda job: (read_time(str(job["created_at"])) or since) >= since, jobs)
 
 
 def exit_code(state: JobState | dict[str, Any]) -> int:

@@ -101,6 +101,87 @@ def test_contradictory_options_are_refused(cli: Cli, arguments: tuple[str, ...])
     assert cli("logs", WORKFLOW, "job_1", *arguments).returncode == 64
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--since", "2026-03-03T10:17:00Z"), [18, 19, 20]),
+        (("--since", "2026-03-03T12:17:00.000+02:00"), [18, 19, 20]),
+        (("--since", "2026-03-03T10:16:00.001"), [18, 19, 20]),
+        (("--until", "2026-03-03T10:01:30Z"), [1, 2]),
+        (("--since", "2026-03-03T10:04:00Z", "--until", "2026-03-03T10:05:00Z"), [5, 6]),
+        (("--since", "2026-03-03T10:04:00Z", "--offset", "18"), [19, 20]),
+        (("--since", "2026-03-03T10:04:00Z", "--tail", "1", "--until", "2026-03-03T10:06:59Z"), [7]),
+        (("--since", "2026-03-03T10:18:00Z", "--tail", "9"), [19, 20]),
+        (("--since", "5m"), []),
+        (("--until", "2026-03-03"), []),
+        (("--since", "2026-03-03", "--until", "1h30m"), list(range(1, 21))),
+    ],
+    ids=str,
+)
+def test_lines_of_a_time(cli: Cli, service: Service, arguments: tuple[str, ...], expected: list[int]) -> None:
+    """No search is needed. Finding nothing is no error, and lines outside of the range are not missing ones."""
+    done = cli("logs", WORKFLOW, "job_1", *arguments, URL=service.url, TOKEN=service.token())
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [f"step {number}" for number in expected]
+
+
+def test_lines_between_two_of_the_time_are_printed(cli: Cli, service: Service, backend: RedisServer) -> None:
+    """The clock of a runner may have been set back. Its lines stay together. One stream is one stream."""
+    store = Store(backend.url)
+    attempt = store.open(JobRef("wf_clock", "job_5"), "a" * 32)
+    times = [f"2026-03-03T10:{minute:02}:00.000Z" for minute in (1, 3, 2, 4, 3, 5)]
+    store.append(attempt, [Line(n, time, f"a{n}", "stderr" if n == 3 else "stdout") for n, time in enumerate(times, 1)])
+    store.close()
+    settings = {"URL": service.url, "TOKEN": service.token()}
+    asked = ("--since", "2026-03-03T10:03:00Z", "--until", "2026-03-03T10:03:00Z")
+
+    assert cli("logs", "wf_clock", "job_5", *asked, **settings).stdout.split() == ["a2", "a3", "a4", "a5"]
+    one_stream = cli("logs", "wf_clock", "job_5", *asked, "--stream", "stdout", **settings)
+    assert one_stream.stdout.split() == ["a2", "a4", "a5"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--since", "2026-03-03T10:17:00Z"), [18, 19, 20]),
+        (("--since", "2026-03-03T10:04:00Z", "--offset", "18"), [19, 20]),
+        (("--since", "2026-03-03T10:04:00Z", "--tail", "2"), [19, 20]),
+        (("--since", "2026-03-03T10:18:00Z", "--tail", "9"), [19, 20]),
+        (("--since", "2026-03-03T10:04:00Z", "--offset", "latest"), []),
+        (("--since", "5m"), []),
+    ],
+    ids=str,
+)
+def test_following_from_a_time(cli: Cli, service: Service, arguments: tuple[str, ...], expected: list[int]) -> None:
+    """It ends with the job, and exits with the job's code."""
+    done = cli("logs", "-f", WORKFLOW, "job_1", *arguments, URL=service.url, TOKEN=service.token())
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [f"step {number}" for number in expected]
+
+
+def test_following_a_job_of_a_time_that_is_yet_to_come(cli: Cli, service: Service) -> None:
+    """With --wait it may come. Without, there is no such job."""
+    settings = {"URL": service.url, "TOKEN": service.token()}
+    never = cli("logs", "-f", WORKFLOW, "nobody", "--since", "5m", "--wait", "1", **settings)
+
+    assert never.returncode == 66
+    assert never.stderr.endswith("chronoverse: no such job came within 1 s\n")
+    assert cli("logs", "-f", WORKFLOW, "nobody", "--since", "5m", **settings).returncode == 66
+
+
+def test_jobs_since_a_time(cli: Cli, service: Service) -> None:
+    """Those that were created then or later, newest first."""
+    settings = {"URL": service.url, "TOKEN": service.token()}
+    listed = [json.loads(line) for line in cli("jobs", WORKFLOW, "-o", "json", **settings).stdout.splitlines()]
+    since = cli("jobs", WORKFLOW, "--since", listed[1]["created_at"], **settings).stdout.splitlines()
+
+    assert [line.split()[0] for line in since] == ["job_3", "job_2"]
+    assert len(cli("jobs", WORKFLOW, "--since", "1h", **settings).stdout.splitlines()) == 3
+    assert cli("jobs", WORKFLOW, "--since", "2100-01-01", **settings).stdout == ""
+
+
 def test_jobs_are_listed(cli: Cli, service: Service) -> None:
     """The newest job is first, in text and in JSON."""
     settings = {"URL": service.url, "TOKEN": service.token()}
