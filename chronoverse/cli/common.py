@@ -19,11 +19,14 @@ from chronoverse.settings.parse import service_url as parse_service_url
 
 if TYPE_CHECKING:
     from chronoverse.archive.object_store import ObjectStore
+    from chronoverse.client.client import Client
     from chronoverse.store import Store
 
 #: Exit codes of BSD's sysexits.h that a command returns itself. See :data:`chronoverse.cli.main.EXIT_CODES`.
 EX_DATAERR: Final = 65
 EX_UNAVAILABLE: Final = 69
+EX_CANTCREAT: Final = 73
+EX_TEMPFAIL: Final = 75
 
 #: Seconds in the units of :func:`duration`, and the longest that it reads: ten years.
 _UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -98,6 +101,13 @@ def open_archive(settings: Settings) -> "ObjectStore":
     if settings.archive_location is None:
         raise errors.SettingsError("there is no archive: set CHRONOVERSE_ARCHIVE_URL, the same for every node")
     return open_object_store(settings.archive_location)
+
+
+def open_client(settings: Settings, workflow: str, scope: str = "logs:read") -> "Client":
+    """A client of the service that ``settings`` name, which may do what ``scope`` says with ``workflow``."""
+    from chronoverse.client.client import Client
+
+    return Client(settings.url, bearer_token(settings, settings.url, workflow, "cli", scope))
 
 
 def bearer_token(

@@ -1,18 +1,18 @@
-"""``chronoverse logs`` and ``chronoverse jobs``: reading from the service."""
+"""``chronoverse logs``, ``jobs`` and ``download``: reading from the service."""
 
 import contextlib
+import secrets
 import sys
+from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, BinaryIO, Final
 
 import click
 
-from chronoverse.cli.common import bearer_token, identifier, moment, print_message
+from chronoverse.cli.common import EX_CANTCREAT, identifier, moment, open_client, print_message
 from chronoverse.joblog.values import MAX_NUMBER, JobRef, Status, parse_number
 from chronoverse.settings import Settings
-
-if TYPE_CHECKING:
-    from chronoverse.client.client import Client
 
 #: Seconds that ``--wait`` takes at most: a day.
 _MAX_WAIT_SECONDS: Final = 86_400
@@ -80,7 +80,7 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
         **{name: options[name] for name in ("timestamps", "output", "raw")},
     )
     start = {name: options[name] for name in ("offset", "tail", "stream")}
-    with contextlib.closing(_open_client(Settings.from_env(), workflow)) as client:
+    with contextlib.closing(open_client(Settings.from_env(), workflow)) as client:
         if search["search"] is not None:
             start.pop("tail")
             show_progress = sys.stderr.isatty() and not sys.stdout.isatty()
@@ -111,7 +111,7 @@ def jobs(workflow: str, status: str | None, since: str | None, output: str) -> N
     """List the jobs of WORKFLOW, newest first."""
     from chronoverse.cli.printer import created_since, jobs_table, json_text
 
-    with contextlib.closing(_open_client(Settings.from_env(), workflow)) as client:
+    with contextlib.closing(open_client(Settings.from_env(), workflow)) as client:
         found = client.jobs(workflow, status)
         if since is not None:
             found = created_since(found, since)
@@ -119,8 +119,51 @@ def jobs(workflow: str, status: str | None, since: str | None, output: str) -> N
             click.echo(text)
 
 
-def _open_client(settings: Settings, workflow: str) -> "Client":
-    """A client that may read ``workflow``."""
-    from chronoverse.client.client import Client
+@click.command()
+@click.argument("workflow", type=identifier)
+@click.argument("job", type=identifier)
+@click.argument("file", required=False)
+@click.option("--format", "form", type=click.Choice(["txt", "json", "jsonl"]), default="txt", show_default=True)
+@click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only this stream's lines.")
+@click.option("--search", metavar="Q", help="Only lines that contain Q, in any case of letters.")
+@click.option("--regex", is_flag=True, help="Q is a regular expression, in RE2's syntax.")
+@click.option("--raw", is_flag=True, help="Leave colours and control sequences in: only for output you trust.")
+def download(workflow: str, job: str, file: str | None, form: str, **options: Any) -> int:
+    """Save the log of JOB as FILE, or as WORKFLOW-JOB.txt; - is the standard output.
 
-    return Client(settings.url, bearer_token(settings, settings.url, workflow, "logs", "logs:read"))
+    FILE appears, or is replaced, when the log has come as a whole.
+    """
+    if options["regex"] and options["search"] is None:
+        raise click.UsageError("--regex goes with --search")
+    if options["raw"] and form != "txt":
+        raise click.UsageError("--raw goes with --format txt: JSON always has all of a line")
+    query = {
+        "format": form,
+        "stream": options["stream"],
+        "q": options["search"],
+        "regex": "true" if options["regex"] else None,
+        "control_sequences": "true" if options["raw"] else None,
+    }
+    with contextlib.closing(open_client(Settings.from_env(), workflow)) as client:
+        pieces = client.download(JobRef(workflow, job), **query)
+        if file == "-":
+            _write(sys.stdout.buffer, pieces)
+            return 0
+        path = Path(file or f"{workflow}-{job}.{form}")
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            with part.open("xb") as out:
+                size = _write(out, pieces)
+            part.replace(path)
+        except OSError as error:
+            print_message(f"{path}: {error.strerror}")
+            return EX_CANTCREAT
+        finally:
+            part.unlink(missing_ok=True)
+    print_message(f"saved {path} ({size:,} bytes)")
+    return 0
+
+
+def _write(out: BinaryIO, pieces: Iterable[bytes]) -> int:
+    """Writes ``pieces`` to ``out``. Returns how many bytes they had."""
+    return sum(out.write(piece) for piece in pieces)

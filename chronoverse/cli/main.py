@@ -11,8 +11,8 @@ from typing import Final
 import click
 
 from chronoverse import errors
-from chronoverse.cli import admin, logs, run, serve
-from chronoverse.cli.common import EX_DATAERR, EX_UNAVAILABLE, print_message
+from chronoverse.cli import admin, logs, remove, run, serve
+from chronoverse.cli.common import EX_CANTCREAT, EX_DATAERR, EX_TEMPFAIL, EX_UNAVAILABLE, print_message
 
 EX_USAGE: Final = 64
 EX_SOFTWARE: Final = 70
@@ -23,15 +23,17 @@ EXIT_CODES: Final[Mapping[type[Exception], int]] = {
     errors.SettingsError: 78,  # EX_CONFIG
     errors.Unauthorized: 77,  # EX_NOPERM
     errors.Forbidden: 77,
-    errors.Held: 75,  # EX_TEMPFAIL
-    errors.AtCapacity: 75,
-    errors.StoreRefused: 75,
+    errors.Held: EX_TEMPFAIL,
+    errors.LineStillOpen: EX_TEMPFAIL,
+    errors.AtCapacity: EX_TEMPFAIL,
+    errors.StoreRefused: EX_TEMPFAIL,
     errors.SpoolNotInLog: 76,  # EX_PROTOCOL
-    errors.Closed: 73,  # EX_CANTCREAT
-    errors.Deleted: 73,
+    errors.Closed: EX_CANTCREAT,
+    errors.Deleted: EX_CANTCREAT,
     errors.StoreUnavailable: EX_UNAVAILABLE,
     errors.EmbeddedError: EX_UNAVAILABLE,
     errors.Unreachable: EX_UNAVAILABLE,
+    errors.ArchiveNotConfigured: EX_UNAVAILABLE,
     errors.JobNotFound: 66,  # EX_NOINPUT
     errors.BadRequest: EX_DATAERR,
     errors.NotALog: EX_DATAERR,
@@ -55,6 +57,9 @@ for _command in (
     run.deliver,
     logs.logs,
     logs.jobs,
+    logs.download,
+    remove.redact,
+    remove.delete,
     admin.archive,
     admin.token,
     admin.retention,

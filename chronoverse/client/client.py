@@ -1,4 +1,4 @@
-"""The HTTP client for readers: follows a job's log through lost connections, and reads its pages.
+"""The HTTP client: follows a job's log through lost connections, reads its pages, redacts lines and deletes jobs.
 
 connection ─> bytes ─> follower ─> Line | Gap | JobState | Notice | RedactedLines
      ^                    │
@@ -20,7 +20,17 @@ from urllib3.exceptions import HTTPError
 
 from chronoverse.backoff import Backoff, RetryPolicy, retry_after
 from chronoverse.client.follower import Follower, LogEvent, Notice
-from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
+from chronoverse.errors import (
+    ArchiveNotConfigured,
+    BadRequest,
+    ChronoverseError,
+    Forbidden,
+    Held,
+    JobNotFound,
+    LineStillOpen,
+    Unauthorized,
+    Unreachable,
+)
 from chronoverse.joblog import sse
 from chronoverse.joblog.values import IDENTIFIER, JobRef, Line, parse_number
 
@@ -48,6 +58,14 @@ _FINAL_ERRORS: Final[Mapping[int, type[ChronoverseError]]] = {
     403: Forbidden,
     404: JobNotFound,
 }
+#: The errors for the ``reason`` of a 409.
+_CONFLICTS: Final[Mapping[str, type[ChronoverseError]]] = {
+    "HELD": Held,
+    "STILL_LIVE": LineStillOpen,
+    "NO_ARCHIVE": ArchiveNotConfigured,
+}
+
+_Result = TypeVar("_Result")
 
 
 class _Retryable(Exception):
@@ -78,6 +96,13 @@ class FoundLine(NamedTuple):
         return cls(Line.from_json(value), bool(value.get("context")))
 
 
+class Redacted(NamedTuple):
+    """What was redacted: the number of ``lines``, and whether the old text can still come back (``pending``)."""
+
+    lines: int
+    pending: bool
+
+
 class Client:
     """A client of the service at ``url``.
 
@@ -85,7 +110,7 @@ class Client:
     monotonic, in seconds. ``chance`` returns a random number from 0 to 1. ``sleep`` waits between attempts at requests
     that are not streams.
 
-    Every method raises :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound`, :class:`BadRequest` or a plain
+    Every method raises :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound`, :class:`BadRequest` or another
     :class:`ChronoverseError` when no retry can succeed, and :class:`Unreachable` when retries did not succeed.
     """
 
@@ -221,6 +246,60 @@ class Client:
         for page, _ in self._pages(f"/workflows/{workflow_id}/jobs", {"limit": PAGE_LINES, "status": status}):
             yield from _read_items(page, "jobs", dict)
 
+    def download(self, job: JobRef, **query: Any) -> Iterator[bytes]:
+        """The log as a file, in pieces. ``query`` has the parameters of the service's download route.
+
+        Raises :class:`Unreachable` when the connection ends before the file does.
+        """
+        headers = {"Accept-Encoding": "gzip"}
+        response = self._retry(lambda: self._request(self._job_path(job) + "/logs/raw", query, headers))
+        try:
+            yield from response.stream(READ_BYTES, decode_content=True)
+        except (HTTPError, OSError) as error:
+            raise Unreachable("the download was cut off before its end") from error
+        finally:
+            response.close()
+
+    def redact(
+        self,
+        job: JobRef,
+        *,
+        first: int | None = None,
+        last: int | None = None,
+        q: str | None = None,
+        regex: bool = False,
+        reason: str | None = None,
+    ) -> Redacted:
+        """Redacts lines ``first`` to ``last``, or those of them that match ``q``, with as many requests as it takes.
+
+        Raises :class:`LineStillOpen` and :class:`ArchiveNotConfigured`, too. Then some lines may be redacted already.
+        """
+        given = {"from": first, "to": last, "q": q, "regex": regex or None, "reason": reason}
+        body = {name: value for name, value in given.items() if value is not None}
+        lines, pending = 0, False
+        while True:
+            answer = self._post(self._job_path(job) + "/logs/redact", body)
+            lines, pending = lines + answer["redacted"], pending or answer["pending"]
+            if answer["next"] is None:
+                return Redacted(lines, pending)
+            body = {**body, "from": answer["next"]}
+
+    def delete(self, job: JobRef) -> None:
+        """Deletes the job and its log. Raises :class:`Held`, too, while its runner is alive."""
+        attempts = 0
+
+        def attempt() -> None:
+            nonlocal attempts
+            attempts += 1
+            try:
+                self._send("DELETE", self._job_path(job)).close()
+            except JobNotFound:
+                # An earlier attempt has deleted the job, although its answer did not come or was an error.
+                if attempts == 1:
+                    raise
+
+        self._retry(attempt)
+
     def _pages(self, path: str, query: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], int | None]]:
         """Every page, and the number that it reaches, if the answer says so."""
         while True:
@@ -233,11 +312,19 @@ class Client:
 
     def _get(self, path: str, query: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
         """The JSON at ``path``, and the number in the answer's ``Last-Event-ID``, if it has one."""
+
+        def attempt() -> tuple[dict[str, Any], int | None]:
+            response = self._request(path, query, {"Accept": "application/json"})
+            return self._read_json(response), parse_number(response.headers.get("Last-Event-ID", ""))
+
+        return self._retry(attempt)
+
+    def _retry(self, attempt: Callable[[], _Result]) -> _Result:
+        """The result of ``attempt``, which is called until it succeeds, at most :data:`MAX_ATTEMPTS` times."""
         backoff = Backoff(RETRY, self._clock, self._chance)
         while True:
             try:
-                response = self._request(path, query, {"Accept": "application/json"})
-                return self._read_json(response), parse_number(response.headers.get("Last-Event-ID", ""))
+                return attempt()
             except _Retryable as failure:
                 backoff.record_failure()
                 if backoff.failures == MAX_ATTEMPTS:
@@ -258,26 +345,48 @@ class Client:
             raise JobNotFound("no such job")  # as the service would answer, but it must not see another path
         return f"/workflows/{job.workflow_id}/jobs/{job.job_id}"
 
-    def _request(self, path: str, query: Mapping[str, Any], headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
+    def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Sends ``body`` as JSON. Returns the answer's JSON."""
+        return self._retry(lambda: self._read_json(self._send("POST", path, body)))
+
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> urllib3.BaseHTTPResponse:
+        """Sends a request that changes something, with ``body`` as JSON. Returns and raises as :meth:`_request`."""
+        headers = {"Accept": "application/json"}
+        if body is None:
+            return self._request(path, {}, headers, method)
+        return self._request(path, {}, headers | {"Content-Type": "application/json"}, method, orjson.dumps(body))
+
+    def _request(
+        self,
+        path: str,
+        query: Mapping[str, Any],
+        headers: dict[str, str],
+        method: str = "GET",
+        body: bytes | None = None,
+    ) -> urllib3.BaseHTTPResponse:
         """Sends a request once. Returns an answer of 200 or 204 whose body is still to be read.
 
         Raises :class:`_Retryable`, or the error of a refusal that no retry can change.
         """
         token = self._token() if callable(self._token) else self._token
         if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
+            headers = {**headers, "Authorization": f"Bearer {token}"}
         arguments = urlencode({name: value for name, value in query.items() if value is not None})
         url = f"{self._url}{path}?{arguments}" if arguments else f"{self._url}{path}"
         try:
-            response = self._http.request("GET", url, headers=headers, preload_content=False, redirect=False)
+            response = self._http.request(
+                method, url, body=body, headers=headers, preload_content=False, redirect=False
+            )
             if response.status in (200, 204):
                 return response
-            detail = _refusal_detail(response)
+            detail, reason = _read_refusal(response)
             response.close()
         except (HTTPError, OSError) as error:
             raise _Retryable(f"{self._url} does not answer: {_describe(error)}") from error
         if response.status == 429 or response.status >= 500:
             raise _Retryable(detail, retry_after(response))
+        if response.status == 409 and reason in _CONFLICTS:
+            raise _CONFLICTS[reason](detail)
         raise _FINAL_ERRORS.get(response.status, ChronoverseError)(detail)
 
 
@@ -297,10 +406,10 @@ def _describe(error: Exception) -> str:
     return (isinstance(cause, OSError) and cause.strerror) or type(cause).__name__
 
 
-def _refusal_detail(response: urllib3.BaseHTTPResponse) -> str:
-    """The detail of a refusal: a problem as RFC 9457 describes it, else its status."""
+def _read_refusal(response: urllib3.BaseHTTPResponse) -> tuple[str, str]:
+    """The detail and the reason of a refusal: a problem as RFC 9457 describes it, else its status and no reason."""
     try:
         problem = orjson.loads(response.read(READ_BYTES))
-        return str(problem.get("detail") or problem["title"])
+        return str(problem.get("detail") or problem["title"]), str(problem.get("reason"))
     except (ValueError, LookupError, AttributeError, TypeError):
-        return f"the service answers {response.status} {response.reason or ''}".rstrip()
+        return f"the service answers {response.status} {response.reason or ''}".rstrip(), ""

@@ -16,8 +16,16 @@ import orjson
 import pytest
 
 from chronoverse.auth.tokens import Verifier
-from chronoverse.cli.main import EXIT_CODES, main
-from chronoverse.cli.printer import exit_code
+from chronoverse.cli.main import (
+    EX_SOFTWARE,
+    EX_USAGE,
+    EXIT_BY_SIGINT,
+    EXIT_BY_SIGPIPE,
+    EXIT_CODES,
+    commands,
+    main,
+)
+from chronoverse.cli.printer import EXIT_CANCELED, EXIT_LOST, EXIT_NO_MATCH, exit_code
 from chronoverse.cli.serve import serve_command
 from chronoverse.client.follower import JobState, name_gaps
 from chronoverse.embedded import listeners
@@ -498,3 +506,14 @@ def test_complete_pages_have_no_gaps() -> None:
     assert list(name_gaps(lines, 0, state)) == lines
     assert list(name_gaps([], 0, JobState(Status.PENDING, 0, 1, 0))) == []
     assert list(name_gaps([line(4, "came meanwhile")], 3, state)) == [line(4, "came meanwhile")]
+
+
+def test_the_page_has_every_command_and_every_exit_code() -> None:
+    """And no others, but the codes of a command or a job."""
+    page = (ROOT / "docs" / "cli.md").read_text()
+    names = {name for name, command in commands.commands.items() if not command.hidden}
+    codes = {int(code) for code in re.findall(r"^\| ([0-9]+) \|", page, re.MULTILINE)}
+    ours = {0, EX_USAGE, EX_SOFTWARE, EXIT_NO_MATCH, EXIT_LOST, EXIT_CANCELED, EXIT_BY_SIGINT, EXIT_BY_SIGPIPE}
+
+    assert set(re.findall(r"^\| `([a-z]+)", page, re.MULTILINE)) == names
+    assert codes == ours | set(EXIT_CODES.values())

@@ -43,6 +43,12 @@ def json_answers(*documents: object, status: str = "200 OK") -> tuple[bytes, ...
 CALLS: Final = {
     "logs": (("logs", "-t", "wf_1", "job_1"), json_answers(_JOB, {"logs": [_LINE], "cursor": None})),
     "jobs": (("jobs", "wf_1"), json_answers({"jobs": [_JOB | {"status": EVIL}], "cursor": None})),
+    "download": (("download", "wf_1", "job_1"), json_answers(_REFUSAL, status="409 Conflict")),
+    "redact": (
+        ("redact", "wf_1", "job_1", "--lines", "1", "--yes"),
+        json_answers(_REFUSAL, status="409 Conflict"),
+    ),
+    "delete": (("delete", "wf_1", "job_1", "--yes"), json_answers(_REFUSAL, status="409 Conflict")),
     "run": (
         ("run", "--workflow", "wf_1", "--server", "URL", "--", "true"),
         json_answers(_REFUSAL, status="409 Conflict"),

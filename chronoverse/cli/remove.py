@@ -1,0 +1,91 @@
+"""``chronoverse redact`` and ``chronoverse delete``: taking lines or a whole job out of the service."""
+
+import contextlib
+import re
+import sys
+
+import click
+
+from chronoverse.cli.common import EX_TEMPFAIL, identifier, open_client, print_message
+from chronoverse.joblog.values import JobRef, parse_number
+from chronoverse.settings import Settings
+
+#: What redacting and deleting need.
+_SCOPE = "logs:admin"
+#: The exit code when the user has answered no.
+_EXIT_NOT_DONE = 1
+
+_yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+
+def _line_range(text: str) -> tuple[int, int | None]:
+    """Reads ``5``, ``5-9`` or ``5-``, which has no end."""
+    found = re.fullmatch("([0-9]+)(-)?([0-9]+)?", text)
+    first = parse_number(found[1]) if found else None
+    last = parse_number(found[3]) if found and found[3] else None
+    if not found or not first or (found[3] and not (found[2] and last)) or (last and last < first):
+        raise click.BadParameter("give a line or a range, such as 5, 5-9 or 5-")
+    return first, last if found[2] else first
+
+
+@click.command()
+@click.argument("workflow", type=identifier)
+@click.argument("job", type=identifier)
+@click.option("--lines", type=_line_range, metavar="N[-M]", help="These lines; with --search, those that match.")
+@click.option("--search", metavar="Q", help="Lines that contain Q, in any case of letters.")
+@click.option("--regex", is_flag=True, help="Q is a regular expression, in RE2's syntax.")
+@click.option("--reason", metavar="TEXT", help="Why. It is kept and logged, so it must not have the secret.")
+@_yes_option
+def redact(
+    workflow: str,
+    job: str,
+    lines: tuple[int, int | None] | None,
+    search: str | None,
+    regex: bool,
+    reason: str | None,
+    yes: bool,
+) -> int:
+    """Replace what lines of JOB say by [redacted], everywhere and for good. This needs a token with logs:admin.
+
+    The same options show before what will be redacted: chronoverse logs WORKFLOW JOB --search Q
+    """
+    if regex and search is None:
+        raise click.UsageError("--regex goes with --search")
+    if search is None and (lines is None or lines[1] is None):
+        raise click.UsageError("give --search, or --lines with an end")
+    first, last = lines or (None, None)
+    what = "lines" if lines is None else f"line {first}" if first == last else f"lines {first} to {last or 'the end'}"
+    if search is not None:
+        what += f" that match {search!r}"
+    if not _may_go_on(f"Redact {what} of {workflow}/{job}? This cannot be undone.", yes):
+        return _EXIT_NOT_DONE
+    with contextlib.closing(open_client(Settings.from_env(), workflow, _SCOPE)) as client:
+        done = client.redact(JobRef(workflow, job), first=first, last=last, q=search, regex=regex, reason=reason)
+    click.echo(f"{done.lines} line{'' if done.lines == 1 else 's'} redacted")
+    if done.pending:
+        print_message("the old text can still come back if the store does; repeat the command later to make sure")
+        return EX_TEMPFAIL
+    return 0
+
+
+@click.command()
+@click.argument("workflow", type=identifier)
+@click.argument("job", type=identifier)
+@_yes_option
+def delete(workflow: str, job: str, yes: bool) -> int:
+    """Delete JOB and its log, everywhere and for good. This needs a token with logs:admin."""
+    if not _may_go_on(f"Delete {workflow}/{job} and its log? This cannot be undone.", yes):
+        return _EXIT_NOT_DONE
+    with contextlib.closing(open_client(Settings.from_env(), workflow, _SCOPE)) as client:
+        client.delete(JobRef(workflow, job))
+    click.echo(f"{workflow}/{job} deleted")
+    return 0
+
+
+def _may_go_on(question: str, yes: bool) -> bool:
+    """Asks the user, unless the answer was given with ``--yes``."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise click.UsageError("this cannot be undone, and there is nobody to ask: give --yes")
+    return click.confirm(question, err=True)

@@ -1,0 +1,259 @@
+"""``chronoverse download``, ``redact`` and ``delete``: what they ask the service, what they change, how they exit."""
+
+import json
+import os
+import pty
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import orjson
+import pytest
+
+from chronoverse.auth.tokens import ADMIN, READ
+from chronoverse.joblog.values import Attempt, JobRef, Line
+from chronoverse.store import Store
+from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
+from tests.support.scripted import ScriptedService, answer, problem
+from tests.support.servers import RedisServer, running
+from tests.support.service import Service, serving
+
+TIME: Final = "2026-03-03T10:00:05.123Z"
+WORKFLOW: Final = "wf_changes"
+
+NewJob = Callable[..., Attempt]
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running(tmp_path_factory.mktemp("store")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> Iterator[Service]:
+    directory = tmp_path_factory.mktemp("service")
+    with serving(directory, backend.url, archive_url=(directory / "archive").as_uri()) as service:
+        yield service
+
+
+@pytest.fixture
+def new_job(backend: RedisServer) -> Iterator[NewJob]:
+    """Makes a job whose lines are the arguments. It has ended unless ``running``."""
+    store = Store(backend.url)
+
+    def make(name: str, *messages: str, running: bool = False) -> Attempt:
+        attempt = store.open(JobRef(WORKFLOW, name), "a" * 32)
+        store.append(attempt, [Line(n, TIME, message, "stdout") for n, message in enumerate(messages, 1)])
+        if not running:
+            store.finish(attempt, "COMPLETED", 0, 0, len(messages) + 1)  # type: ignore[arg-type]
+        return attempt
+
+    yield make
+    store.close()
+
+
+@pytest.fixture
+def settings(service: Service) -> dict[str, str]:
+    """The settings of an administrator."""
+    return {"URL": service.url, "TOKEN": service.token(WORKFLOW, scopes=[READ, ADMIN])}
+
+
+def printed(cli: Cli, job: str, settings: dict[str, str]) -> list[str]:
+    return cli("logs", WORKFLOW, job, **settings).stdout.splitlines()
+
+
+def test_a_download_is_a_file(
+    cli: Cli, settings: dict[str, str], new_job: NewJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the name that a browser would give it, and the rights that other new files have."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").touch()
+    new_job("saved", "one", "\x1b[31mtwo\x1b[2J")
+    done = cli("download", WORKFLOW, "saved", **settings)
+    path = tmp_path / f"{WORKFLOW}-saved.txt"
+
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"chronoverse: saved {path.name} (8 bytes)\n"
+    assert path.read_text() == "one\ntwo\n"
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
+    assert {each.name for each in tmp_path.iterdir()} == {path.name, "other"}
+
+
+def test_a_download_may_be_filtered_and_printed(cli: Cli, settings: dict[str, str], new_job: NewJob) -> None:
+    """``-`` is the standard output, to which nothing else is printed."""
+    messages = ["one", "\x1b[31mtwo\x1b[0m"]
+    new_job("printed", *messages)
+
+    def download(*options: str) -> str:
+        done = cli("download", WORKFLOW, "printed", "-", *options, **settings)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert download("--raw") == "".join(f"{message}\n" for message in messages)
+    assert download("--search", "^t", "--regex") == "two\n"
+    assert download("--stream", "stderr") == ""
+    assert [line["message"] for line in json.loads(download("--format", "json"))] == messages
+    assert [json.loads(line)["sequence_num"] for line in download("--format", "jsonl").splitlines()] == [1, 2]
+
+
+def test_a_download_that_breaks_off_leaves_no_file(cli: Cli, tmp_path: Path) -> None:
+    """An older file stays as it was. Nobody takes a part for the whole."""
+    path = tmp_path / "log.txt"
+    path.write_text("old")
+    cut = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+    with ScriptedService(cut) as service:
+        done = cli("download", WORKFLOW, "cut", str(path), URL=service.url)
+
+    assert (done.returncode, done.stderr) == (69, "chronoverse: the download was cut off before its end\n")
+    assert path.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".log")] == []
+
+
+def test_a_download_to_nowhere(cli: Cli, settings: dict[str, str], new_job: NewJob, tmp_path: Path) -> None:
+    """A directory that does not exist, and a job that does not."""
+    new_job("somewhere", "one")
+    path = tmp_path / "nowhere" / "log.txt"
+    done = cli("download", WORKFLOW, "somewhere", str(path), **settings)
+
+    assert (done.returncode, done.stderr) == (73, f"chronoverse: {path}: No such file or directory\n")
+    assert cli("download", WORKFLOW, "nobody", str(tmp_path / "log.txt"), **settings).returncode == 66
+    assert not (tmp_path / "log.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "said"),
+    [
+        (("--lines", "2-3"), "a [redacted] [redacted] d ab", "2 lines redacted\n"),
+        (("--lines", "5"), "a b c d [redacted]", "1 line redacted\n"),
+        (("--search", "B"), "a [redacted] c d [redacted]", "2 lines redacted\n"),
+        (("--search", "^(a|d)$", "--regex"), "[redacted] b c [redacted] ab", "2 lines redacted\n"),
+        (("--lines", "3-", "--search", "b"), "a b c d [redacted]", "1 line redacted\n"),
+        (("--search", "nothing"), "a b c d ab", "0 lines redacted\n"),
+    ],
+    ids=str,
+)
+def test_redacting(
+    cli: Cli,
+    settings: dict[str, str],
+    new_job: NewJob,
+    request: pytest.FixtureRequest,
+    options: tuple[str, ...],
+    expected: str,
+    said: str,
+) -> None:
+    """Lines are chosen by number, by their text, or by both."""
+    job = f"redacted_{request.node.callspec.indices['options']}"
+    new_job(job, "a", "b", "c", "d", "ab")
+    done = cli("redact", WORKFLOW, job, *options, "--yes", "--reason", "a password", **settings)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+    assert printed(cli, job, settings) == expected.split()
+
+
+def test_redacting_asks_again_until_it_is_done(cli: Cli) -> None:
+    """A long log takes several requests. What is pending is said, and the command is to be repeated."""
+    parts = [{"redacted": 2, "next": 1_000, "pending": True}, {"redacted": 1, "next": None, "pending": False}]
+    busy = problem("503 Service Unavailable", "the job is being archived")
+    with ScriptedService(busy, *(answer("200 OK", orjson.dumps(part)) for part in parts)) as service:
+        done = cli("redact", WORKFLOW, "long", "--search", "x", "--yes", URL=service.url)
+
+    assert (done.returncode, done.stdout) == (75, "3 lines redacted\n")
+    assert "repeat the command later" in done.stderr
+    assert [request.path for request in service.requests] == [f"/workflows/{WORKFLOW}/jobs/long/logs/redact"] * 3
+
+
+def test_the_newest_line_of_a_running_job_is_redacted_later(
+    cli: Cli, settings: dict[str, str], new_job: NewJob
+) -> None:
+    """A repetition may succeed, and so the exit code says."""
+    new_job("running", "a", running=True)
+    done = cli("redact", WORKFLOW, "running", "--lines", "1", "--yes", **settings)
+
+    assert (done.returncode, printed(cli, "running", settings)) == (75, ["a"])
+
+
+def test_deleting(cli: Cli, settings: dict[str, str], new_job: NewJob) -> None:
+    """A job whose runner is alive is not deleted."""
+    new_job("gone", "a")
+    new_job("held", "a", running=True)
+    done = cli("delete", WORKFLOW, "gone", "--yes", **settings)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{WORKFLOW}/gone deleted\n", "")
+    assert cli("logs", WORKFLOW, "gone", **settings).returncode == 66
+    assert cli("delete", WORKFLOW, "gone", "--yes", **settings).returncode == 66
+    assert cli("delete", WORKFLOW, "held", "--yes", **settings).returncode == 75
+    assert printed(cli, "held", settings) == ["a"]
+
+
+def test_a_deletion_whose_answer_was_lost_has_succeeded(cli: Cli) -> None:
+    """The second request finds no such job, because the first has deleted it."""
+    with ScriptedService(None, problem("404 Not Found", "There is nothing here.")) as service:
+        assert cli("delete", WORKFLOW, "gone", "--yes", URL=service.url).returncode == 0
+
+
+def test_reading_tokens_change_nothing(cli: Cli, service: Service, new_job: NewJob) -> None:
+    new_job("safe", "a")
+    settings = {"URL": service.url, "TOKEN": service.token(WORKFLOW, scopes=[READ])}
+
+    assert cli("delete", WORKFLOW, "safe", "--yes", **settings).returncode == 77
+    assert cli("redact", WORKFLOW, "safe", "--lines", "1", "--yes", **settings).returncode == 77
+    assert printed(cli, "safe", settings) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "exits", "left"), [(b"n\n", 1, ["a"]), (b"\n", 1, ["a"]), (b"y\n", 0, ["[redacted]"])]
+)
+def test_a_terminal_is_asked_first(
+    cli: Cli,
+    settings: dict[str, str],
+    new_job: NewJob,
+    tmp_path: Path,
+    reply: bytes,
+    exits: int,
+    left: list[str],
+) -> None:
+    """The question says what will be done. Without an answer it is not done."""
+    job = f"asked_{exits}_{len(reply)}"
+    new_job(job, "a")
+    ours, theirs = pty.openpty()
+    os.write(ours, reply)
+    done = subprocess.run(
+        [*COMMAND, "redact", WORKFLOW, job, "--lines", "1"],
+        env=environ(tmp_path, **settings),
+        stdin=theirs,
+        capture_output=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    os.close(ours)
+    os.close(theirs)
+
+    assert done.returncode == exits
+    assert f"Redact line 1 of {WORKFLOW}/{job}? This cannot be undone." in done.stderr.decode()
+    assert printed(cli, job, settings) == left
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("delete", WORKFLOW, "job_1"),
+        ("redact", WORKFLOW, "job_1", "--lines", "1"),
+        ("redact", WORKFLOW, "job_1", "--yes"),
+        ("redact", WORKFLOW, "job_1", "--yes", "--lines", "1-"),
+        ("redact", WORKFLOW, "job_1", "--yes", "--lines", "0"),
+        ("redact", WORKFLOW, "job_1", "--yes", "--lines", "5-4"),
+        ("redact", WORKFLOW, "job_1", "--yes", "--lines", "1", "--regex"),
+        ("download", WORKFLOW, "job_1", "--regex"),
+        ("download", WORKFLOW, "job_1", "--raw", "--format", "json"),
+        ("download", WORKFLOW, "job_1", "--format", "csv"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_arguments_change_nothing(cli: Cli, argv: tuple[str, ...]) -> None:
+    """Where nobody can be asked, ``--yes`` is needed."""
+    with ScriptedService(None) as service:
+        assert cli(*argv, URL=service.url).returncode == 64
+    assert service.requests == []
