@@ -53,6 +53,10 @@ SCAN_SECONDS: Final = 0.25
 SCAN_SHARE: Final = 0.05
 #: The most seconds until a job that needs nothing is checked again.
 MAX_SNOOZE_SECONDS: Final = 300.0
+#: The least seconds between two checks whether a workflow has another retention, and the part of the archiver's time
+#: that these checks may take. A check takes some 0.1 ms for each workflow that has a snoozed job.
+RETENTION_CHECK_SECONDS: Final = 15.0
+RETENTION_CHECK_SHARE: Final = 0.05
 #: Seconds until a job whose step has failed is tried again.
 RETRY_SECONDS: Final = 60.0
 #: Seconds until a job is checked again that another archiver works on, or that readers cannot see because it was
@@ -93,6 +97,9 @@ class Archiver:
         self._queue = ArchiveQueue(monotonic)
         #: When the running logs are measured next, and when the next scan begins, on the monotonic clock.
         self._measure_at = self._scan_at = 0.0
+        #: When the workflows' own retentions are checked next, on the monotonic clock, and what they were before.
+        self._retention_at = 0.0
+        self._retentions: dict[str, int | None] = {}
         #: The scan that is under way, the seconds that its pages took, and the jobs that it has found so far.
         self._scan: Iterator[CatalogPage] | None = None
         self._scan_seconds = 0.0
@@ -141,6 +148,9 @@ class Archiver:
         if now >= self._measure_at:
             self._measure_running()
             self._measure_at = now + max(MEASURE_SECONDS, len(self._queue.running) / SIZES_PER_SECOND)
+        if now >= self._retention_at:
+            self._check_retentions()
+            self._retention_at = now + max(RETENTION_CHECK_SECONDS, (self._monotonic() - now) / RETENTION_CHECK_SHARE)
         moved = self.move_chunk() is not None
         return self._scan_page() or moved
 
@@ -237,7 +247,7 @@ class Archiver:
 
     def _complete(self, writer: ChunkWriter, job: Job, state: ArchiveState) -> None:
         """Completes the archive of a job, if all of it is there, and snoozes the job."""
-        left = max(0.0, self._seconds_left(state))
+        left = max(0.0, self._seconds_left(job.ref, state))
         hot_seconds = min(self._policy.hot_seconds, left)
         problem = None if state.complete else writer.complete(job, hot_seconds, self._clock())
         if problem:
@@ -249,10 +259,26 @@ class Archiver:
         log.info("archived", extra={"fields": {"job": str(job.ref), "lines": job.last}})
         self._queue.snooze(job.ref, min(MAX_SNOOZE_SECONDS, self._policy.orphan_seconds, left))
 
-    def _seconds_left(self, state: ArchiveState) -> float:
+    def _seconds_left(self, ref: JobRef, state: ArchiveState) -> float:
         """Seconds until an ended job is over its retention, by the store's clock; negative when it is over."""
         own = state.retention_seconds
+        self._retentions.setdefault(ref.workflow_id, own)
         return (self._policy.retention_seconds if own is None else own) - (state.ended_seconds or 0.0)
+
+    def _check_retentions(self) -> None:
+        """Wakes the jobs of workflows that have another retention than before. They were snoozed by the old one."""
+        before, self._retentions = self._retentions, {}
+        changed: set[str] = set()
+        for workflow_id in self._queue.snoozed_workflows():
+            self._retentions[workflow_id] = before.get(workflow_id)
+            # A node of a Cluster may be away. That does not concern the workflows of other nodes.
+            with contextlib.suppress(StoreError):
+                own = self._retentions[workflow_id] = self._store.catalog.retention(workflow_id)
+                if before.get(workflow_id, own) != own:
+                    changed.add(workflow_id)
+        if changed:
+            self._queue.wake(changed)
+            self._scan_at = 0.0
 
     def _lines_left(self, ref: JobRef) -> int:
         """How many lines of a job are not archived."""
@@ -312,7 +338,7 @@ class Archiver:
     def _handle_ended(self, ref: JobRef, job: Job | None) -> int:
         """Does what is due of a job that has ended, or that readers cannot see."""
         now, state = self._clock(), self._store.catalog.archive_state(ref)
-        left = self._seconds_left(state)
+        left = self._seconds_left(ref, state)
         if state.deleting or (job is not None and left <= 0):
             delete_job(self._store, self._objects, ref, lock_seconds=self._policy.lock_seconds, on_step=self._on_step)
             metrics.JOBS_ARCHIVED.labels("deleted").inc()

@@ -1,7 +1,7 @@
 """What an archiver remembers of the jobs that it has seen: which need work, and which it need not check for a while."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from cachetools import FIFOCache
@@ -52,6 +52,15 @@ class ArchiveQueue:
         """The job need not be checked for so many seconds."""
         self.forget(ref)
         self._snoozed_until[ref] = self._monotonic() + max(0.0, seconds)
+
+    def snoozed_workflows(self) -> set[str]:
+        """The workflows of snoozed jobs."""
+        return {ref.workflow_id for ref in self._snoozed_until}
+
+    def wake(self, workflow_ids: Collection[str]) -> None:
+        """The snoozed jobs of these workflows are to be checked at once."""
+        for ref in [ref for ref in self._snoozed_until if ref.workflow_id in workflow_ids]:
+            del self._snoozed_until[ref]
 
     def back_off(self, ref: JobRef, first: float, longest: float) -> None:
         """Snoozes the job for ``first`` seconds, and each time twice as long, up to ``longest`` seconds."""

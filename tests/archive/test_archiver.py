@@ -281,6 +281,37 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectSto
     assert bench.keys() == set()
 
 
+@pytest.mark.parametrize("before", [None, 30])
+def test_a_changed_retention_is_noticed_within_a_minute(
+    bench: Bench, objects: FileObjectStore, before: int | None
+) -> None:
+    """An archiver that runs checks an archived job only every five minutes, but its workflow's retention more often."""
+    clock, workflow = Clock(), JOB.workflow_id
+    other = JobRef("wf_2", "job_1")
+    if before is not None:
+        bench.store.catalog.set_retention(workflow, round(before * DAY))
+    for job in (JOB, other):
+        attempt = bench.store.open(job, "token")
+        bench.store.append(attempt, make_lines(1, 3))
+        bench.store.finish(attempt, Status.COMPLETED, 0, 0, 4)
+    running = archiver(bench.store, objects, monotonic=clock)
+
+    def run(seconds: int) -> None:
+        for _ in range(seconds):
+            clock.now += 1
+            while running.step():
+                pass
+
+    run(30)
+    assert bench.store.catalog.archive_state(JOB).swept
+    bench.store.catalog.set_retention(workflow, 1)
+    time.sleep(1.1)
+    run(60)
+
+    assert bench.store.get_job(JOB) is None
+    assert bench.store.get_job(other) is not None
+
+
 def test_a_changed_retention_leaves_archived_jobs_to_the_archiver(bench: Bench, objects: FileObjectStore) -> None:
     """Their keys must not expire before their objects are deleted."""
     bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
