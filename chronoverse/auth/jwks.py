@@ -1,16 +1,29 @@
-"""The public keys that an issuer publishes as a JSON Web Key Set (RFC 7517), cached for when it is down."""
+"""The public keys that an issuer publishes as a JSON Web Key Set (RFC 7517), fetched once for all workers of a node.
 
+A token names its key by ``kid``. Whether an unknown ``kid`` exists is known only after a fetch that began after the
+token came. Until then nobody can tell, and the token is neither accepted nor refused with 401: its request waits for
+the next fetch, and is answered with 503 if that takes too long. Anybody can make up a ``kid``. So fetches have a
+distance, which is the same whoever asks for what: made-up ids cannot delay the fetch that brings a new key.
+
+:class:`KeySetFile` shares the keys between workers, and between a node's restarts.
+"""
+
+import contextlib
 import http.client
+import logging
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import jwt
 import orjson
 
+from chronoverse.auth.key_set_file import FetchRecord, KeySetFile
 from chronoverse.errors import SigningKeysUnavailable, Unauthorized
 
 #: Seconds of each wait for the issuer. One request waits for a fetch; the others use the cached keys meanwhile.
@@ -19,10 +32,20 @@ FETCH_SECONDS: Final = 3.0
 MAX_KEY_SET_BYTES: Final = 262_144
 #: Seconds after which keys are fetched again. A withdrawn key is accepted for no longer than this.
 REFRESH_SECONDS: Final = 300.0
-#: Seconds between two fetches after a failure, or for an unknown ``kid``, since anybody can invent such ids.
-MIN_REFETCH_SECONDS: Final = 30.0
+#: Seconds after which they are fetched again when that has failed. The cached keys are used meanwhile.
+RETRY_SECONDS: Final = 30.0
+#: Seconds between the beginnings of two fetches for unknown ``kid``s.
+MIN_REFETCH_SECONDS: Final = 2.0
 #: Seconds beyond :data:`REFRESH_SECONDS` for which cached keys are used while the issuer does not answer.
 MAX_STALE_SECONDS: Final = 3_600.0
+#: Seconds after which a request with an unknown ``kid`` begins no further fetch, and waits for no other request's.
+WAIT_SECONDS: Final = 4.0
+#: Requests of a worker that wait because of an unknown ``kid``. The others are refused at once, to be repeated.
+MAX_WAITING: Final = 100
+#: Seconds between two looks whether another worker has fetched the keys.
+POLL_SECONDS: Final = 0.05
+
+log = logging.getLogger(__name__)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -32,19 +55,19 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Returns no request, which makes urllib raise HTTPError."""
 
 
-def fetch_keys(url: str) -> Mapping[str, jwt.PyJWK]:
-    """The signing keys at ``url`` by their ``kid``. Redirects are not followed.
+def fetch_key_set(url: str) -> bytes:
+    """What is at ``url``. Redirects are not followed.
 
     Each wait for the issuer is bounded, but their sum is not, since an issuer may send one byte at a time. The caller
     must bound the time.
 
     Raises:
-        jwt.PyJWTError, OSError, ValueError: when there is no key set at ``url``.
+        OSError, ValueError: when there is nothing at ``url``, or too much.
     """
     opener = urllib.request.build_opener(_NoRedirects)
     try:
         with opener.open(url, timeout=FETCH_SECONDS) as response:
-            document = response.read(MAX_KEY_SET_BYTES + 1)
+            document: bytes = response.read(MAX_KEY_SET_BYTES + 1)
     except urllib.error.HTTPError as error:
         error.close()
         raise
@@ -52,6 +75,15 @@ def fetch_keys(url: str) -> Mapping[str, jwt.PyJWK]:
         raise ValueError("the issuer does not answer as HTTP has it") from error
     if len(document) > MAX_KEY_SET_BYTES:
         raise ValueError(f"the issuer's key set has more than {MAX_KEY_SET_BYTES} bytes")
+    return document
+
+
+def parse_key_set(document: bytes) -> Mapping[str, jwt.PyJWK]:
+    """The signing keys of a key set by their ``kid``.
+
+    Raises:
+        jwt.PyJWTError, ValueError, TypeError: when ``document`` is no key set.
+    """
     found = orjson.loads(document)
     if not isinstance(found, dict):
         raise ValueError("the issuer's key set is not a JSON object")
@@ -60,58 +92,136 @@ def fetch_keys(url: str) -> Mapping[str, jwt.PyJWK]:
 
 
 class PublishedKeys:
-    """The keys at ``url``, shared by all threads or greenlets of a process.
+    """The keys at ``url``, shared by all threads or greenlets of a process, and by all processes with ``directory``.
 
-    ``fetch`` fetches them and must return within a few times :data:`FETCH_SECONDS`. ``clock`` is in seconds.
+    ``fetch`` fetches a key set and must return within a few times :data:`FETCH_SECONDS`. ``clock`` is Unix time.
+    Raises :class:`chronoverse.errors.SettingsError` when the directory cannot be written.
     """
 
     def __init__(
         self,
         url: str,
+        directory: Path,
         *,
-        fetch: Callable[[str], Mapping[str, jwt.PyJWK]] = fetch_keys,
-        clock: Callable[[], float] = time.monotonic,
+        fetch: Callable[[str], bytes] = fetch_key_set,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._url = url
+        self._file = KeySetFile(directory, url)
         self._fetch = fetch
         self._clock = clock
+        self._sleep = sleep
+        #: Held by the one request of this process that fetches, or that waits until it may.
         self._lock = threading.Lock()
+        #: Requests that wait because of an unknown ``kid``.
+        self.waiting = 0
+        self._record = FetchRecord()
         self._keys: Mapping[str, jwt.PyJWK] = {}
-        self._fetched = self._tried = -MAX_STALE_SECONDS
 
     def get(self, kid: object) -> jwt.PyJWK:
         """The key with the id ``kid``, or the only key if ``kid`` is None.
 
-        Raises :class:`Unauthorized` when there is no such key, and :class:`SigningKeysUnavailable` when no keys are
-        cached, or only ones that are too old.
+        Raises :class:`Unauthorized` when there is no such key, and :class:`SigningKeysUnavailable` when nobody can tell
+        at the moment.
         """
-        if self._is_due(kid) and self._lock.acquire(blocking=self._lookup(kid) is None):
+        self._load()
+        asked_at = self._clock()
+        if self._record.tried_at > asked_at:
+            # The clock was set back. No time in the record can be compared with the present one.
+            self._record, self._keys = FetchRecord(), {}
+        interval = RETRY_SECONDS if self._record.failed else REFRESH_SECONDS
+        if self._find(kid) is None:
+            self._wait_for_fetch(kid, asked_at)
+        elif self._is_older(interval) and self._lock.acquire(blocking=False):
             try:
-                if self._is_due(kid):
-                    self._refresh()
+                self._fetch_if_older(interval)
             finally:
                 self._lock.release()
-        if not self._keys or self._clock() - self._fetched > MAX_STALE_SECONDS + REFRESH_SECONDS:
+        key = self._find(kid)
+        if key is not None:
+            return key
+        if self._record.failed:
             raise SigningKeysUnavailable("the keys that tokens are checked with cannot be fetched")
-        key = self._lookup(kid)
-        if key is None:
-            raise Unauthorized("the token is not signed with a key that is published")
-        return key
+        if kid is None:
+            raise Unauthorized("the token names no key (kid), and the issuer does not publish exactly one")
+        raise Unauthorized("the token is not signed with a key that is published")
 
-    def _lookup(self, kid: object) -> jwt.PyJWK | None:
+    def _find(self, kid: object) -> jwt.PyJWK | None:
+        if self._clock() - self._record.fetched_at > REFRESH_SECONDS + MAX_STALE_SECONDS:
+            return None
         if kid is None:
             return next(iter(self._keys.values())) if len(self._keys) == 1 else None
         return self._keys.get(kid) if isinstance(kid, str) else None
 
-    def _is_due(self, kid: object) -> bool:
-        current = self._fetched == self._tried and self._lookup(kid) is not None
-        return self._clock() - self._tried > (REFRESH_SECONDS if current else MIN_REFETCH_SECONDS)
+    def _wait_for_fetch(self, kid: object, asked_at: float) -> None:
+        """Returns when the key is there, or when a fetch has ended that began at ``asked_at`` or later.
 
-    def _refresh(self) -> None:
-        now = self._clock()
+        All requests that wait have the same fetch. Raises :class:`SigningKeysUnavailable` when it takes too long.
+        """
+        if self.waiting >= MAX_WAITING:
+            raise SigningKeysUnavailable("many tokens name keys that are not known, and wait for the issuer")
+        self.waiting += 1
         try:
-            self._keys = self._fetch(self._url)
-            self._fetched = now
-        except (jwt.PyJWTError, OSError, ValueError):
-            pass  # the cached keys are used for a while
-        self._tried = now
+            if not self._lock.acquire(timeout=WAIT_SECONDS):
+                raise SigningKeysUnavailable("the issuer's keys were not fetched in time")
+            try:
+                while self._record.tried_at < asked_at and self._find(kid) is None:
+                    if self._clock() - asked_at > WAIT_SECONDS:
+                        raise SigningKeysUnavailable("the issuer's keys were not fetched in time")
+                    if not self._fetch_if_older(MIN_REFETCH_SECONDS):
+                        self._sleep(POLL_SECONDS)
+                        self._load()
+            finally:
+                self._lock.release()
+        finally:
+            self.waiting -= 1
+
+    def _fetch_if_older(self, seconds: float) -> bool:
+        """Fetches the keys if the last fetch began ``seconds`` ago, and if no other worker fetches them now.
+
+        Returns whether it did.
+        """
+        if not self._is_older(seconds):
+            return False
+        with contextlib.ExitStack() as stack:
+            try:
+                locked = stack.enter_context(self._file.lock())
+            except OSError as error:
+                # The directory was there at the start. A worker alone is better than none.
+                log.warning("the issuer's keys are not shared with other workers: %s", error)
+                locked = True
+            self._load()
+            if not locked or not self._is_older(seconds):
+                return False
+            self._fetch_now()
+            try:
+                self._file.write(self._record)
+            except OSError as error:
+                log.warning("the issuer's keys are not shared with other workers: %s", error)
+        return True
+
+    def _is_older(self, seconds: float) -> bool:
+        """Whether the last fetch began at least ``seconds`` ago."""
+        return self._clock() - self._record.tried_at >= seconds
+
+    def _fetch_now(self) -> None:
+        began_at = self._clock()
+        try:
+            document = self._fetch(self._url)
+            self._keys = parse_key_set(document)
+            self._record = FetchRecord(began_at, began_at, document)
+        except (jwt.PyJWTError, OSError, ValueError, TypeError) as error:
+            log.warning("the keys at CHRONOVERSE_JWT_JWKS_URL cannot be fetched: %s", error)
+            self._record = replace(self._record, tried_at=began_at)
+
+    def _load(self) -> None:
+        """Takes over what another worker has fetched."""
+        record = self._file.read_if_changed()
+        if record is None or record.tried_at <= self._record.tried_at:
+            return
+        try:
+            self._keys = parse_key_set(record.document) if record.document else {}
+        except (jwt.PyJWTError, ValueError, TypeError):
+            return
+        self._record = record

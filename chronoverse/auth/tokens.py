@@ -8,7 +8,7 @@ whole tokens. The kind of the key decides which algorithms are allowed. Nothing 
 import hmac
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self
 
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import HMACAlgorithm
 
-from chronoverse.auth.jwks import PublishedKeys, fetch_keys
+from chronoverse.auth.jwks import PublishedKeys, fetch_key_set
 from chronoverse.auth.local_secret import local_secret
 from chronoverse.errors import Forbidden, SettingsError, Unauthorized
 from chronoverse.joblog.values import IDENTIFIER
@@ -120,15 +120,15 @@ class Verifier:
         self._rules = rules
 
     @classmethod
-    def from_settings(cls, settings: Settings, fetch: Callable[[str], Mapping[str, jwt.PyJWK]] = fetch_keys) -> Self:
+    def from_settings(cls, settings: Settings, fetch: Callable[[str], bytes] = fetch_key_set) -> Self:
         """A verifier with the key that ``settings`` name. Makes the local secret if that is the key.
 
-        ``fetch`` fetches published keys, see :class:`PublishedKeys`.
+        ``fetch`` fetches published keys, see :class:`PublishedKeys`. They are cached in the data directory.
         Raises :class:`SettingsError` when there is no usable key.
         """
         rules = ClaimRules.from_settings(settings)
         if settings.jwt_jwks_url is not None:
-            return cls(PublishedKeys(settings.jwt_jwks_url, fetch=fetch), rules)
+            return cls(PublishedKeys(settings.jwt_jwks_url, settings.data_dir, fetch=fetch), rules)
         if settings.jwt_public_key is not None:
             return cls(_pem_key(settings.jwt_public_key), rules)
         return cls(_secret_key(signing_secret(settings)), rules)

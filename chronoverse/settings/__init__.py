@@ -72,7 +72,7 @@ class Settings:
         Setting(
             parse.directory,
             "path",
-            "Where the embedded server, its token secret and undelivered lines are kept.",
+            "Where the embedded server, its token secret, an issuer's published keys and undelivered lines are kept.",
             "`$XDG_STATE_HOME/chronoverse`, else `~/.local/state/chronoverse`;"
             " on macOS `~/Library/Application Support/chronoverse`",
         ),

@@ -1,11 +1,10 @@
 """Builds a worker's dependencies, and the Flask application that uses them."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import gevent
-import jwt
 from flask import Flask, request
 from werkzeug.exceptions import NotFound
 
@@ -89,13 +88,13 @@ def build_dependencies(settings: Settings) -> Dependencies:
     )
 
 
-def _fetch_keys_in_time(url: str) -> Mapping[str, jwt.PyJWK]:
-    """Calls :func:`jwks.fetch_keys` for at most :data:`jwks.FETCH_SECONDS`.
+def _fetch_keys_in_time(url: str) -> bytes:
+    """Calls :func:`jwks.fetch_key_set` for at most :data:`jwks.FETCH_SECONDS`.
 
     Its own timeouts do not cover the look-up of a name or the whole of a slow answer. Raises as it does.
     """
     with gevent.Timeout(jwks.FETCH_SECONDS, TimeoutError("the issuer did not send its keys in time")):
-        return jwks.fetch_keys(url)
+        return jwks.fetch_key_set(url)
 
 
 class Application(Flask):

@@ -38,14 +38,14 @@ def environ_of(example: re.Match[str]) -> dict[str, str]:
     return dict(line.split("=", 1) for line in example["settings"].splitlines())
 
 
-def verifier_for(environ: dict[str, str], key: Any, kid: str | None) -> Verifier:
+def verifier_for(environ: dict[str, str], data_dir: Path, key: Any, kid: str | None) -> Verifier:
     """A verifier with these settings. The key is what the file or the URL in them would have."""
     if "CHRONOVERSE_JWT_PUBLIC_KEY" in environ:
         pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
         environ = environ | {"CHRONOVERSE_JWT_PUBLIC_KEY": pem}
-    settings = Settings.from_env({"HOME": "/home/ada", **environ})
+    settings = Settings.from_env({"CHRONOVERSE_DATA_DIR": str(data_dir), **environ})
     jwk = RSAAlgorithm.to_jwk(RSA.public_key(), as_dict=True)
-    return Verifier.from_settings(settings, lambda _: {str(kid): jwt.PyJWK({**jwk, "kid": kid})})
+    return Verifier.from_settings(settings, lambda _: json.dumps({"keys": [{**jwk, "kid": kid}]}).encode())
 
 
 def test_the_page_has_an_example_for_each_kind_of_key_and_two_issuers() -> None:
@@ -60,7 +60,7 @@ def test_the_page_has_an_example_for_each_kind_of_key_and_two_issuers() -> None:
 
 
 @pytest.mark.parametrize("title", EXAMPLES)
-def test_each_token_on_the_page_is_accepted(title: str) -> None:
+def test_each_token_on_the_page_is_accepted(tmp_path: Path, title: str) -> None:
     """The token is signed with exactly the JSON that the page shows."""
     environ = environ_of(EXAMPLES[title])
     header, claims = (json.loads(EXAMPLES[title][name]) for name in ("header", "claims"))
@@ -72,7 +72,7 @@ def test_each_token_on_the_page_is_accepted(title: str) -> None:
     key = keys[header["alg"]]
     token = jwt.PyJWS().encode(EXAMPLES[title]["claims"].encode(), key, header["alg"], header)
 
-    principal = verifier_for(environ, key, header.get("kid")).verify(f"Bearer {token}", NOW)
+    principal = verifier_for(environ, tmp_path, key, header.get("kid")).verify(f"Bearer {token}", NOW)
     assert (principal.subject, principal.expires_at) == (claims["sub"], claims["exp"])
     assert "logs:write" in principal.scopes
     assert principal.may_access("wf_1")
@@ -86,5 +86,5 @@ def test_the_program_on_the_page_makes_a_token_that_is_accepted(tmp_path: Path) 
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
     ).stdout.strip()
 
-    verifier = verifier_for(environ_of(EXAMPLES["A public key: PEM"]), ED25519, None)
+    verifier = verifier_for(environ_of(EXAMPLES["A public key: PEM"]), tmp_path, ED25519, None)
     assert verifier.verify(f"Bearer {token}", time.time()).scopes == {"logs:write"}

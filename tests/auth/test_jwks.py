@@ -1,5 +1,6 @@
 """Published keys: they are fetched rarely over HTTP, and used for a while when the issuer is down."""
 
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +14,21 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from chronoverse.auth.jwks import (
     MAX_KEY_SET_BYTES,
     MAX_STALE_SECONDS,
+    MAX_WAITING,
     MIN_REFETCH_SECONDS,
+    POLL_SECONDS,
     REFRESH_SECONDS,
+    WAIT_SECONDS,
     PublishedKeys,
-    fetch_keys,
+    fetch_key_set,
+    parse_key_set,
 )
+from chronoverse.auth.key_set_file import KeySetFile
 from chronoverse.auth.tokens import Verifier
-from chronoverse.errors import SigningKeysUnavailable, Unauthorized
+from chronoverse.errors import SettingsError, SigningKeysUnavailable, Unauthorized
 from chronoverse.settings import Settings
 from tests.support.issuer import Issuer
+from tests.support.waiting import wait_until
 
 NOW = 1_772_532_000.0
 CLAIMS: dict[str, Any] = {"sub": "ada", "exp": NOW + 60, "scope": "logs:read", "workflows": ["*"]}
@@ -38,13 +45,18 @@ def published(key: Any, kid: str, **more: str) -> dict[str, Any]:
 
 
 class Clock:
-    """A clock that a test advances."""
+    """A clock that a test advances. No two times are the same, as with a real one."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
 
     def __call__(self) -> float:
+        self.now += 1e-6
         return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Advances it instead of sleeping."""
+        self.now += seconds
 
 
 @pytest.fixture
@@ -92,27 +104,185 @@ def test_a_key_is_used_for_its_purpose_only(issuer: Issuer, tmp_path: Path, key:
             verifier.verify("Bearer " + jwt.encode(CLAIMS, material, algorithm, headers={"kid": "k1"}), NOW)
 
 
-def test_unknown_kids_cause_few_fetches(issuer: Issuer) -> None:
-    """Otherwise anybody could make us flood the issuer with requests."""
+def test_unknown_kids_cause_few_fetches(issuer: Issuer, tmp_path: Path) -> None:
+    """Anybody can make up a kid. Each request waits until it is known that there is no such key."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
-    keys = PublishedKeys(issuer.url, clock=clock)
-    for number in range(50):
+    keys = PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep)
+    began = clock.now
+    for number in range(10):
         with pytest.raises(Unauthorized):
             keys.get(f"made up {number}")
-    assert issuer.requests == 1
 
-    clock.now += MIN_REFETCH_SECONDS + 1
+    assert issuer.requests == 10
+    assert clock.now - began >= 9 * MIN_REFETCH_SECONDS
+
+
+def test_a_new_key_is_accepted_at_the_first_request(issuer: Issuer, tmp_path: Path) -> None:
+    """The request waits for the next fetch, although somebody has just asked for the same kid in vain."""
+    issuer.keys = [published(EC, "k1")]
+    clock = Clock()
+    keys = PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep)
+    with pytest.raises(Unauthorized):
+        keys.get("k2")
+    began = clock.now
+
     issuer.keys.append(published(OTHER, "k2"))
     assert keys.get("k2").key_id == "k2"
+    assert clock.now - began < MIN_REFETCH_SECONDS + 2 * POLL_SECONDS
+
+
+def test_a_request_with_an_unknown_kid_does_not_wait_for_ever(tmp_path: Path) -> None:
+    """Another process holds the lock, and its fetch does not end."""
+    clock = Clock()
+    keys = PublishedKeys(
+        "http://127.0.0.1/", tmp_path, fetch=lambda _: pytest.fail("no fetch"), clock=clock, sleep=clock.sleep
+    )
+    began = clock.now
+    with KeySetFile(tmp_path, "http://127.0.0.1/").lock() as locked:
+        assert locked
+        with pytest.raises(SigningKeysUnavailable, match="in time"):
+            keys.get("k1")
+
+    assert WAIT_SECONDS < clock.now - began < WAIT_SECONDS + 2 * POLL_SECONDS
+
+
+def test_only_so_many_requests_wait(issuer: Issuer, tmp_path: Path) -> None:
+    """The others are refused at once, and may come back."""
+    issuer.keys = [published(EC, "k1")]
+    asking, answer = threading.Event(), threading.Event()
+
+    def slow(url: str) -> bytes:
+        asking.set()
+        assert answer.wait(10)
+        return fetch_key_set(url)
+
+    keys = PublishedKeys(issuer.url, tmp_path, fetch=slow)
+    refusals: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            keys.get("made up")
+        except (Unauthorized, SigningKeysUnavailable) as error:
+            refusals.append(error)
+
+    waiting = [threading.Thread(target=ask) for _ in range(MAX_WAITING)]
+    for thread in waiting:
+        thread.start()
+    assert asking.wait(10)
+    wait_until(lambda: keys.waiting == MAX_WAITING, 10, "all wait")
+    with pytest.raises(SigningKeysUnavailable, match="many"):
+        keys.get("made up")
+    answer.set()
+    for thread in waiting:
+        thread.join()
+
+    # The first request had the first fetch. The others came after it had begun, and had the second one together.
+    assert [type(error) for error in refusals] == [Unauthorized] * MAX_WAITING
     assert issuer.requests == 2
 
 
-def test_a_withdrawn_key_is_refused_in_time(issuer: Issuer) -> None:
+def test_a_fetch_is_for_all_workers_of_a_node(issuer: Issuer, tmp_path: Path) -> None:
+    """The others read the file, and a worker that has just started too. A known key needs no fetch."""
+    issuer.keys = [published(EC, "k1")]
+    clock = Clock()
+    workers = [PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep) for _ in range(3)]
+    assert {worker.get("k1").key_id for worker in workers} == {"k1"}
+    assert issuer.requests == 1
+
+    issuer.keys = [published(OTHER, "k2")]
+    assert workers[1].get("k2").key_id == "k2"
+    clock.now += 1
+    for worker in workers:
+        assert worker.get("k2").key_id == "k2"
+    assert issuer.requests == 2
+    with pytest.raises(Unauthorized):
+        workers[2].get("k1")
+
+
+def test_keys_outlive_a_restart_while_the_issuer_is_down(issuer: Issuer, tmp_path: Path) -> None:
+    """They are in the data directory. They do not outlive the time for which old keys are used."""
+    issuer.keys = [published(EC, "k1")]
+    clock = Clock()
+    PublishedKeys(issuer.url, tmp_path, clock=clock).get("k1")
+    issuer.keys = None
+    restarted = PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep)
+
+    clock.now += REFRESH_SECONDS + MAX_STALE_SECONDS - 1
+    assert restarted.get("k1").key_id == "k1"
+    clock.now += 2
+    with pytest.raises(SigningKeysUnavailable):
+        restarted.get("k1")
+
+
+@pytest.mark.parametrize("damage", ["empty", "no JSON", "no key set", "writable by others", "a link"])
+def test_a_file_that_is_damaged_or_not_ours_is_not_read(issuer: Issuer, tmp_path: Path, damage: str) -> None:
+    """The keys are fetched instead."""
+    issuer.keys = [published(EC, "k1")]
+    clock = Clock()
+    PublishedKeys(issuer.url, tmp_path, clock=clock).get("k1")
+    (path,) = tmp_path.glob("jwks-*.json")
+    if damage == "writable by others":
+        path.chmod(0o666)
+    elif damage == "a link":
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        contents = {"empty": b"", "no JSON": b"{", "no key set": b'{"tried_at":1,"fetched_at":1,"document":"[]"}'}
+        path.write_bytes(contents[damage])
+
+    assert PublishedKeys(issuer.url, tmp_path, clock=clock).get("k1").key_id == "k1"
+    assert issuer.requests == 2
+
+
+def test_the_keys_of_another_url_are_not_used(issuer: Issuer, tmp_path: Path) -> None:
+    """Each URL has a file of its own."""
+    issuer.keys = [published(EC, "k1")]
+    PublishedKeys(issuer.url, tmp_path).get("k1")
+
+    with pytest.raises(Unauthorized):
+        PublishedKeys(issuer.url, tmp_path).get("k2")
+    issuer.keys = [published(OTHER, "k2")]
+    assert PublishedKeys(issuer.url + "?other", tmp_path).get("k2").key_id == "k2"
+    assert len(list(tmp_path.glob("jwks-*.json"))) == 2
+
+
+def test_a_clock_that_is_set_back_causes_a_fetch(issuer: Issuer, tmp_path: Path) -> None:
+    """A time in the future cannot be compared with the present one."""
+    issuer.keys = [published(EC, "k1")]
+    clock = Clock()
+    keys = PublishedKeys(issuer.url, tmp_path, clock=clock)
+    keys.get("k1")
+    clock.now -= 500
+
+    issuer.keys = [published(OTHER, "k2")]
+    assert keys.get("k2").key_id == "k2"
+    assert PublishedKeys(issuer.url, tmp_path, clock=clock).get("k2").key_id == "k2"
+    assert issuer.requests == 2
+
+
+def test_a_directory_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
+    """The message names the setting."""
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="CHRONOVERSE_DATA_DIR"):
+        PublishedKeys("http://127.0.0.1/", tmp_path / "file" / "data")
+
+
+def test_a_worker_whose_directory_is_gone_fetches_alone(issuer: Issuer, tmp_path: Path) -> None:
+    """It goes on with keys of its own."""
+    issuer.keys = [published(EC, "k1")]
+    directory = tmp_path / "data"
+    keys = PublishedKeys(issuer.url, directory)
+    shutil.rmtree(directory)
+
+    assert keys.get("k1").key_id == "k1"
+
+
+def test_a_withdrawn_key_is_refused_in_time(issuer: Issuer, tmp_path: Path) -> None:
     """Every token that is signed with it is refused after the refresh time."""
     issuer.keys = [published(EC, "k1"), published(OTHER, "k2")]
     clock = Clock()
-    keys = PublishedKeys(issuer.url, clock=clock)
+    keys = PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep)
     assert keys.get("k1").key_id == "k1"
 
     del issuer.keys[0]
@@ -121,11 +291,11 @@ def test_a_withdrawn_key_is_refused_in_time(issuer: Issuer) -> None:
         keys.get("k1")
 
 
-def test_keys_are_used_during_an_outage_of_the_issuer(issuer: Issuer) -> None:
+def test_keys_are_used_during_an_outage_of_the_issuer(issuer: Issuer, tmp_path: Path) -> None:
     """The issuer is asked again from time to time. After an hour, no token is accepted."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
-    keys = PublishedKeys(issuer.url, clock=clock)
+    keys = PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep)
     keys.get("k1")
 
     issuer.keys = None
@@ -153,49 +323,51 @@ def test_keys_are_used_during_an_outage_of_the_issuer(issuer: Issuer) -> None:
     ],
     ids=["nothing", "half", "a list", "null", "no keys", "a number", "an empty object", "too long", "no text"],
 )
-def test_an_invalid_key_set_is_refused(issuer: Issuer, body: bytes) -> None:
+def test_an_invalid_key_set_is_refused(issuer: Issuer, tmp_path: Path, body: bytes) -> None:
     """The errors are those after which the cached keys stay in use."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
-    keys = PublishedKeys(issuer.url, clock=clock)
+    keys = PublishedKeys(issuer.url, tmp_path, clock=clock, sleep=clock.sleep)
     keys.get("k1")
     issuer.body = body
     with pytest.raises((ValueError, jwt.PyJWTError)):
-        fetch_keys(issuer.url)
+        parse_key_set(fetch_key_set(issuer.url))
 
     clock.now += REFRESH_SECONDS + 1
     assert keys.get("k1").key_id == "k1"
     assert issuer.requests == 3
 
 
-def test_a_redirect_is_not_followed(issuer: Issuer) -> None:
+def test_a_redirect_is_not_followed(issuer: Issuer, tmp_path: Path) -> None:
     """The operator has said where the keys are."""
     issuer.keys, issuer.moved_to = [published(EC, "k1")], issuer.url
     with pytest.raises(OSError, match="302"):
-        fetch_keys(issuer.url)
+        fetch_key_set(issuer.url)
 
     assert issuer.requests == 1
 
 
-def test_an_unreachable_issuer_is_not_a_401() -> None:
+def test_an_unreachable_issuer_is_not_a_401(tmp_path: Path) -> None:
     """A client would give up after a 401. There is also no second fetch at once."""
-    asked: list[str] = []
+    clock = Clock()
+    asked: list[float] = []
 
-    def refuse(url: str) -> dict[str, jwt.PyJWK]:
-        asked.append(url)
+    def refuse(url: str) -> bytes:
+        asked.append(clock.now)
         raise OSError("connection refused")
 
-    keys = PublishedKeys("http://127.0.0.1/", fetch=refuse, clock=Clock())
+    keys = PublishedKeys("http://127.0.0.1/", tmp_path, fetch=refuse, clock=clock, sleep=clock.sleep)
     for _ in range(3):
         with pytest.raises(SigningKeysUnavailable):
             keys.get("k1")
-    assert len(asked) == 1
+    assert len(asked) == 3
+    assert asked[2] - asked[0] >= 2 * MIN_REFETCH_SECONDS
 
 
-def test_cached_keys_do_not_wait_for_a_fetch(issuer: Issuer) -> None:
+def test_cached_keys_do_not_wait_for_a_fetch(issuer: Issuer, tmp_path: Path) -> None:
     """While one request asks the issuer, the others use the cached keys."""
     issuer.keys = [published(EC, "k1")]
-    known = fetch_keys(issuer.url)
+    known = fetch_key_set(issuer.url)
     asking, answer = threading.Event(), threading.Event()
     clock = Clock()
 
@@ -205,7 +377,7 @@ def test_cached_keys_do_not_wait_for_a_fetch(issuer: Issuer) -> None:
             assert answer.wait(10)
         return known
 
-    keys = PublishedKeys(issuer.url, fetch=slow, clock=clock)
+    keys = PublishedKeys(issuer.url, tmp_path, fetch=slow, clock=clock)
     keys.get("k1")
     clock.now += 2_000
     first = threading.Thread(target=keys.get, args=("k1",))

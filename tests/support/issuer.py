@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -23,8 +24,11 @@ class Issuer(ThreadingHTTPServer):
         self.body: bytes | None = None
         #: A URL to which it redirects.
         self.moved_to = ""
-        #: How many requests it has received.
-        self.requests = 0
+        #: Seconds that it takes for an answer.
+        self.seconds = 0.0
+        #: How many requests it has received, how many it answers now, and how many it has answered at the same time.
+        self.requests = self.at_once = self.most_at_once = 0
+        self._count = threading.Lock()
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
@@ -39,6 +43,19 @@ class Issuer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/jwks.json"
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Counts a request, from here to the end of the ``with`` block."""
+        with self._count:
+            self.requests += 1
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            yield
+        finally:
+            with self._count:
+                self.at_once -= 1
 
 
 class DrippingIssuer:
@@ -82,7 +99,11 @@ class _Answer(BaseHTTPRequestHandler):
     server: Issuer
 
     def do_GET(self) -> None:
-        self.server.requests += 1
+        with self.server.counted():
+            time.sleep(self.server.seconds)
+            self._send_keys()
+
+    def _send_keys(self) -> None:
         if self.server.keys is None:
             self.send_error(503)
             return

@@ -1,0 +1,119 @@
+"""The file in which the workers of a node share an issuer's keys, and the lock that lets one of them fetch at a time.
+
+The file is as trustworthy as the secret in ``local_secret``: whoever can write it can make tokens. So it is read only
+if it is ours, and if nobody else can write it.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from chronoverse.errors import SettingsError
+
+#: Bytes of the file, at most: a key set of 256 KiB, of which every character may be escaped.
+MAX_FILE_BYTES: Final = 2 * 262_144 + 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class FetchRecord:
+    """When the keys were fetched last, and what came. Times are Unix times at which a fetch began; 0 is never."""
+
+    #: The last fetch, whether or not it succeeded.
+    tried_at: float = 0.0
+    #: The last fetch that succeeded.
+    fetched_at: float = 0.0
+    #: The key set that it brought, as JSON.
+    document: bytes = b""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last fetch brought no keys."""
+        return self.fetched_at < self.tried_at
+
+
+class KeySetFile:
+    """The file for the keys at ``url``, in ``directory``.
+
+    Raises :class:`SettingsError` when the directory cannot be written.
+    """
+
+    def __init__(self, directory: Path, url: str) -> None:
+        name = f"jwks-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+        self._path = directory / f"{name}.json"
+        self._lock_path = directory / f"{name}.lock"
+        self._seen: tuple[int, int, int] | None = None
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self.lock():
+                pass
+        except OSError as error:
+            raise SettingsError(f"{directory} (CHRONOVERSE_DATA_DIR) cannot be written: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[bool]:
+        """Holds the lock, and yields True. Yields False at once if another process or thread holds it.
+
+        The lock of a process that dies is free again. Raises OSError when the file cannot be opened.
+        """
+        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(descriptor)
+
+    def read_if_changed(self) -> FetchRecord | None:
+        """The record, if somebody else has written one since the last call. Otherwise None.
+
+        A file that is damaged, or not ours alone, counts as no file.
+        """
+        try:
+            status = os.stat(self._path, follow_symlinks=False)
+        except OSError:
+            return None
+        seen = status.st_ino, status.st_mtime_ns, status.st_size
+        if seen == self._seen:
+            return None
+        self._seen = seen
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            return self._read()
+        return None
+
+    def _read(self) -> FetchRecord | None:
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+                return None
+            found = orjson.loads(file.read(MAX_FILE_BYTES))
+        return FetchRecord(float(found["tried_at"]), float(found["fetched_at"]), found["document"].encode())
+
+    def write(self, record: FetchRecord) -> None:
+        """Replaces the file, completely or not at all. Only the holder of the lock may do that. Raises OSError."""
+        content = {
+            "tried_at": record.tried_at,
+            "fetched_at": record.fetched_at,
+            "document": record.document.decode(),
+        }
+        draft = self._path.with_name(f"{self._path.name}.{secrets.token_hex(8)}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(orjson.dumps(content))
+            os.replace(draft, self._path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
