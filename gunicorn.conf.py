@@ -27,6 +27,7 @@ from chronoverse.embedded import listeners
 from chronoverse.embedded import server as embedded
 from chronoverse.embedded.supervised_process import SupervisedProcess
 from chronoverse.errors import EmbeddedError
+from chronoverse.scans.server import scan_server_process
 from chronoverse.settings import Settings, child_environ
 from chronoverse.store.server_checks import watch_evictions
 
@@ -105,7 +106,10 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Records the addresses for local clients, prints the banner, and starts the archiver beside an embedded server."""
+    """Records the addresses for local clients, prints the banner, and starts the processes beside the workers.
+
+    These are the scan server, and with an embedded server an archiver.
+    """
     address = str(server.LISTENERS[0])
     if _settings.has_local_secret:
         server.chronoverse_listeners = [listeners.record(_settings.data_dir, each.sock) for each in server.LISTENERS]
@@ -113,11 +117,26 @@ def when_ready(server: Any) -> None:
         server.log.info("chronoverse serves at %s", address)
     else:
         print(banner(_settings, address, command_name()), flush=True)
+    server.chronoverse_scans_path = Path(tempfile.mkdtemp(prefix="chronoverse-scans-"), "socket")
+    _start_scan_server(server)
     if _settings.is_embedded and _settings.archive_location:
         argv = [sys.executable, "-m", "chronoverse", "archive", "--while-stdin"]
         environ = child_environ({"PYTHONPATH": str(Path(embedded.__file__).parents[2])})
         server.chronoverse_archiver = SupervisedProcess(argv, environ, partial(_archiver_died, server.log))
         server.chronoverse_archiver.start()
+
+
+def _start_scan_server(server: Any) -> None:
+    died = partial(server.log.warning, "the scan server (pid:%d) has ended, and starts again in %g s")
+    url = _settings.redis_url or server.chronoverse_lease.url
+    server.chronoverse_scans = scan_server_process(server.chronoverse_scans_path, _settings, url, died)
+    server.chronoverse_scans.start()
+
+
+def on_reload(server: Any) -> None:
+    """Starts the scan server again too, with the program and the environment of now. New scans wait meanwhile."""
+    server.chronoverse_scans.stop()
+    _start_scan_server(server)
 
 
 def _archiver_died(log: Any, pid: int, again: float) -> None:
@@ -135,6 +154,7 @@ def pre_fork(server: Any, worker: Any) -> None:
 def post_fork(server: Any, worker: Any) -> None:
     """Names the process for the metrics, before anything is counted."""
     metrics.name_process(worker.chronoverse_name)
+    worker.chronoverse_scans_path = server.chronoverse_scans_path
 
 
 def post_worker_init(worker: Any) -> None:
@@ -144,6 +164,7 @@ def post_worker_init(worker: Any) -> None:
     gc.set_threshold(GC_THRESHOLD)
     deps = worker.wsgi.extensions["chronoverse"]
     deps.proxies.trust(worker.cfg.forwarded_allow_ips)
+    deps.scans.connect_to(worker.chronoverse_scans_path)
 
     def watch_worker() -> None:
         """Checks the embedded server until the worker must shut down, and then drains the streams."""
@@ -174,7 +195,10 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
-    """Stops the archiver, and removes the files that were made here."""
+    """Stops the other processes, and removes the files that were made here."""
+    if scans := getattr(server, "chronoverse_scans", None):
+        scans.stop()
+        shutil.rmtree(server.chronoverse_scans_path.parent, ignore_errors=True)
     if archiver := getattr(server, "chronoverse_archiver", None):
         archiver.stop()
     if not server.reexec_pid:  # After SIGUSR2 a new master has these sockets and files.

@@ -49,6 +49,10 @@ class AtCapacity(ChronoverseError):
     """Raised when a worker has no room for a request. The message says what is full. A retry later may succeed."""
 
 
+class ScansUnavailable(ChronoverseError):
+    """Raised when the scan server does not answer: it has just died, or hangs. A retry may succeed."""
+
+
 class Draining(AtCapacity):
     """Raised when a worker that is shutting down is asked for a new stream. Another worker may accept it."""
 

@@ -18,6 +18,7 @@ PACKAGES: Final = (
     "embedded",
     "archive",
     "history",
+    "scans",
     "live",
     "client",
     "runner",

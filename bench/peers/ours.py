@@ -5,10 +5,12 @@ import secrets
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 from bench.load import Target
-from bench.peers.base import Peer, workers_of
+from bench.machine import children
+from bench.peers.base import Peer
 from bench.peers.store import StoreSink, connections, job_ref, start_store, store_version
 from bench.processes import ROOT, free_port, listens, running, wait_until
 from bench.reference import Grammar
@@ -53,9 +55,9 @@ class Ours(Peer):
                 },
             )
         )
-        wait_until(lambda: len(workers_of(master, self.workers)) == self.workers, "the workers do not start")
+        wait_until(lambda: len(forks_of(master)) == self.workers, "the workers do not start")
         wait_until(lambda: listens(self.port), "the workers do not answer")
-        self.pids.workers, self.pids.store = workers_of(master, self.workers), [store]
+        self.pids.workers, self.pids.store = forks_of(master), [store]
 
     def settings(self) -> dict[str, str]:
         """Further settings in its environment."""
@@ -82,3 +84,12 @@ class Ours(Peer):
             with contextlib.suppress(ImportError):
                 found[name] = version(name)
         return found | {"store": store_version(self.url)}
+
+
+def forks_of(master: int) -> list[int]:
+    """The workers of our service: unlike the scan server, they run the program of their master."""
+
+    def program(pid: int) -> bytes:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+    return [pid for pid in children(master) if program(pid) == program(master)]

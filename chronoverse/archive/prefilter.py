@@ -6,7 +6,6 @@ candidate that does not match after all is a *miss*. After many misses the filte
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import accumulate
 from typing import Any, Final
 
@@ -31,32 +30,21 @@ JOINED_MISSES: Final = 4
 MAX_CANDIDATES: Final = 16
 #: Bytes of JSON in which an expression is searched for at once, or one line if it is longer. That takes 0.2 ms.
 PART_BYTES: Final = 16 * 2**10
-#: The same for a text. That takes 0.1 ms.
-TEXT_PART_BYTES: Final = 128 * 2**10
 #: After so many searches in a part, the part is changed to lower case. That takes 80 µs, and then 0.4 µs for each
 #: search. A search with RE2 takes 2 µs.
 LOWERCASE_AFTER: Final = 16
 #: ESC in JSON. All control sequences begin with it.
 ESC_IN_JSON: Final = rb"\u001b"
 
-#: Finds the next occurrence of something in a text from a position on. If there is none, the result is the end of the
-#: searched part or higher.
+#: Finds the next occurrence of something in a text from a position on. If there is none, the result is the text's end.
 Finder = Callable[[int], int]
-
-#: Calls a function that may take long, perhaps in another thread, and returns its result.
-HeavyRunner = Callable[[Callable[[], list[Line]]], list[Line]]
 
 
 class Prefilter:
-    """Finds matching lines in the frames of a log. What it learns from the misses in a frame holds for the next frames.
+    """Finds matching lines in the frames of a log. What it learns from the misses in a frame holds for the next."""
 
-    ``run_heavy`` and ``pause`` are described in :func:`chronoverse.archive.search.search`.
-    """
-
-    def __init__(self, matcher: Matcher, run_heavy: HeavyRunner, pause: Callable[[], object]) -> None:
+    def __init__(self, matcher: Matcher) -> None:
         self._matcher: Final = matcher
-        self._run_heavy: Final = run_heavy
-        self._pause: Final = pause
         self._message_only = False
         self._across_sequences = False
         #: True when an expression has so many candidates in this frame that its lines are decoded without a filter.
@@ -64,7 +52,6 @@ class Prefilter:
 
     def matching_lines(self, text: bytes) -> list[Line]:
         """The matching lines of a frame's JSON Lines, in order. Raises :class:`SearchTooExpensive`."""
-        self._pause()
         if self._matcher.in_json(across_sequences=False, message_only=False) is not None:
             return self._search_text(text)
         self._many_candidates = False
@@ -74,9 +61,7 @@ class Prefilter:
             stop = text.find(b"\n", start + PART_BYTES) + 1 or len(text)
             if not self._matcher.is_feasible(stop - start):
                 raise SearchTooExpensive(f"an archived line of {stop - start} bytes is too long for this expression")
-            find = partial(self._search_expression, text[start:stop])
-            lines += self._run_heavy(find) if self._matcher.is_heavy(stop - start) else find()
-            self._pause()
+            lines += self._search_expression(text[start:stop])
             start = stop
         return lines
 
@@ -88,23 +73,17 @@ class Prefilter:
         plain = not (across_sequences or self._message_only)
         pattern = self._matcher.in_json(across_sequences=across_sequences, message_only=self._message_only)
         after_sequence = self._matcher.after_sequences() if has_sequences and not across_sequences else None
-        misses = sequence_misses = position = 0
-        while position < len(text):
-            self._pause()
-            # No match extends beyond its line, since JSON escapes a newline in a message.
-            stop = text.find(b"\n", position + TEXT_PART_BYTES) + 1 or len(text)
-            find_text = _TextFinder(self._matcher, text, stop) if plain else _finder(pattern, text, stop)
-            find_sequence = _finder(after_sequence, text, stop)
-            for start, end, by_text in _candidate_lines(text, position, stop, find_text, find_sequence):
-                self._pause()
-                entry = decode_entry(text[start:end])
-                if isinstance(entry, Line) and self._matcher.matches(entry.message):
-                    lines.append(entry)
-                elif by_text:
-                    misses += 1
-                else:
-                    sequence_misses += 1
-            position = stop
+        misses = sequence_misses = 0
+        # No match extends beyond its line, since JSON escapes a newline in a message.
+        find_text = _TextFinder(self._matcher, text) if plain else _finder(pattern, text)
+        for start, end, by_text in _candidate_lines(text, find_text, _finder(after_sequence, text)):
+            entry = decode_entry(text[start:end])
+            if isinstance(entry, Line) and self._matcher.matches(entry.message):
+                lines.append(entry)
+            elif by_text:
+                misses += 1
+            else:
+                sequence_misses += 1
         self._message_only = self._message_only or misses > TEXT_MISSES
         self._across_sequences = self._across_sequences or sequence_misses > SEQUENCE_MISSES
         return lines
@@ -127,7 +106,7 @@ class Prefilter:
             return stop if found < 0 else found
 
         candidates: list[bytes] = []
-        for start, end, matches in _candidate_lines(text, 0, stop, find_match, find_escape):
+        for start, end, matches in _candidate_lines(text, find_match, find_escape):
             # A match that extends into the next lines may extend to the end of the part, and so may the next matches.
             if len(candidates) == MAX_CANDIDATES or (matches and match_end > end):
                 self._many_candidates = True
@@ -176,13 +155,14 @@ def _decode_lines(text: bytes) -> list[dict[str, Any]]:
     return [each for each in orjson.loads(b"[" + text[:-1].replace(b"\n", b",") + b"]") if "message" in each]
 
 
-def _finder(pattern: Any, text: bytes, stop: int) -> Finder:
-    """A finder of ``pattern`` in ``text`` up to ``stop``. Without a pattern it finds nothing."""
+def _finder(pattern: Any, text: bytes) -> Finder:
+    """A finder of ``pattern`` in ``text``. Without a pattern it finds nothing."""
+    stop = len(text)
     if pattern is None:
         return lambda _: stop
 
     def find(position: int) -> int:
-        found = pattern.search(text, position, stop)
+        found = pattern.search(text, position)
         return stop if found is None else int(found.start())
 
     return find
@@ -191,11 +171,11 @@ def _finder(pattern: Any, text: bytes, stop: int) -> Finder:
 class _TextFinder:
     """A finder of a literal text. When the text is frequent, it searches in lower case instead of with RE2."""
 
-    def __init__(self, matcher: Matcher, text: bytes, stop: int) -> None:
+    def __init__(self, matcher: Matcher, text: bytes) -> None:
         self._matcher: Final = matcher
         self._text: Final = text
-        self._stop: Final = stop
-        self._find_by_pattern: Final = _finder(matcher.in_json(across_sequences=False, message_only=False), text, stop)
+        self._stop: Final = len(text)
+        self._find_by_pattern: Final = _finder(matcher.in_json(across_sequences=False, message_only=False), text)
         self._searches = 0
         #: The part from ``_start`` to ``_end`` in lower case.
         self._start = self._end = 0
@@ -216,7 +196,7 @@ class _TextFinder:
         self._searches += 1
         if self._searches < LOWERCASE_AFTER:
             return False
-        end = min(self._text.find(b"\n", position + PART_BYTES) + 1 or self._stop, self._stop)
+        end = self._text.find(b"\n", position + PART_BYTES) + 1 or self._stop
         part = self._text[position:end]
         wanted = self._matcher.lowercase_in_json(part)
         if wanted is None:
@@ -225,10 +205,9 @@ class _TextFinder:
         return True
 
 
-def _candidate_lines(
-    text: bytes, position: int, stop: int, first: Finder, second: Finder
-) -> Iterator[tuple[int, int, bool]]:
+def _candidate_lines(text: bytes, first: Finder, second: Finder) -> Iterator[tuple[int, int, bool]]:
     """Each line in which one of the two finders finds something: its start, its end, and whether the first one did."""
+    position, stop = 0, len(text)
     first_at = second_at = -1
     while True:
         if first_at < position:

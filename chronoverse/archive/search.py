@@ -4,15 +4,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from chronoverse.archive.codec import decompress_frame
-from chronoverse.archive.prefilter import HeavyRunner, Prefilter
+from chronoverse.archive.prefilter import Prefilter
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.joblog.chunk import Frame
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.values import JobRef, Line
-
-
-def _run_here(find: Callable[[], list[Line]]) -> list[Line]:
-    return find()
 
 
 class FoundLines(NamedTuple):
@@ -32,8 +28,6 @@ def search(
     predicate: Callable[[Line], bool] | None = None,
     since: str | None = None,
     until: str | None = None,
-    run_heavy: HeavyRunner = _run_here,
-    pause: Callable[[], object] = lambda: None,
 ) -> Iterator[FoundLines]:
     """The lines after ``cursor``, or before it, that match and that ``predicate`` accepts; one frame at a time.
 
@@ -41,21 +35,14 @@ def search(
     earlier or later; ``predicate`` must check the lines of the others. When ``descending``, ``cursor`` is at most the
     archive's last number and 1.
 
-    ``run_heavy`` calls the function that it is given, perhaps in another thread. The function searches
-    :data:`~chronoverse.archive.prefilter.PART_BYTES`, or one line, for an expensive expression, which takes up to a
-    second without any waiting. ``pause`` is called for each line that a text was found in, after each searched part,
-    and before and after a frame is decompressed. That takes 0.1 ms, and apart from reads nothing between two calls
-    takes much longer.
-
     Raises: :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what the archive's index raises.
     """
-    prefilter = Prefilter(matcher, run_heavy, pause)
+    prefilter = Prefilter(matcher)
 
     def skip(frame: Frame) -> bool:
         return bool(frame.latest) and (frame.latest < (since or "") or (until is not None and frame.earliest > until))
 
     for frame, data in archive.scan_frames(job, cursor, descending=descending, skip=skip):
-        pause()
         lines = [] if data is None else prefilter.matching_lines(decompress_frame(frame, data))
         previous = cursor
         cursor = frame.first if descending else frame.last

@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import logging
-import os
 import signal
 import sys
 import threading
@@ -15,6 +14,7 @@ import click
 from chronoverse import errors
 from chronoverse.cli.common import EX_DATAERR, duration, identifier, open_archive, open_store
 from chronoverse.client.terminal import plain_text
+from chronoverse.embedded.supervised_process import wait_for_owner_end
 from chronoverse.settings import Settings
 
 if TYPE_CHECKING:
@@ -107,9 +107,7 @@ def _print_orphans(store: "Store", objects: "ObjectStore", delete: bool) -> int:
 
 
 def _stop_after_stdin(stop: threading.Event) -> None:
-    # This reads the file descriptor. A thread that blocks in sys.stdin holds a lock that the interpreter needs at exit.
-    while os.read(0, 4_096):
-        pass
+    wait_for_owner_end()
     stop.set()
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from chronoverse import errors
-from chronoverse.cli import admin, logs, remove, run, serve
+from chronoverse.cli import admin, logs, remove, run, scans, serve
 from chronoverse.cli.common import EX_CANTCREAT, EX_DATAERR, EX_TEMPFAIL, EX_UNAVAILABLE, print_message
 
 EX_USAGE: Final = 64
@@ -63,6 +63,7 @@ for _command in (
     admin.archive,
     admin.token,
     admin.retention,
+    scans.scans,
 ):
     commands.add_command(_command)
 

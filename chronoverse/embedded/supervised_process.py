@@ -18,6 +18,13 @@ RESTART: Final = RetryPolicy(first=1.0, longest=60.0, jitter=0)
 STOP_SECONDS: Final = 10.0
 
 
+def wait_for_owner_end() -> None:
+    """Returns when standard input ends: in a :class:`SupervisedProcess`, when its owner has ended."""
+    # This reads the file descriptor. A thread that blocks in sys.stdin holds a lock that the interpreter needs at exit.
+    while os.read(0, 4_096):
+        pass
+
+
 class SupervisedProcess:
     """Runs ``argv`` with ``environ``. The program's standard input ends when this process and all its forks have ended.
 

@@ -1,6 +1,6 @@
 """A search of the archive finds the same lines as a test of each decoded line."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from chronoverse.archive.prefilter import (
     PART_BYTES,
     SEQUENCE_MISSES,
     TEXT_MISSES,
-    TEXT_PART_BYTES,
 )
 from chronoverse.archive.search import search
 from chronoverse.errors import SearchTooExpensive
@@ -162,7 +161,7 @@ def test_a_frequent_text(tmp_path: Path, query: str, other: str) -> None:
     words = ["k", "K", "s", "S", "i", *other]
     messages = [f'{words[number % len(words)]} Line {number} "{words[number % len(words)]}\\' for number in range(2000)]
     builder = ArchiveBuilder.in_directory(tmp_path)
-    builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], 2000, 5 * TEXT_PART_BYTES)
+    builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], 2000, 40 * PART_BYTES)
     matcher = Matcher(query)
     pattern = re2.compile(f"(?i){re2.escape(query)}")
     wanted = [f"{number} {text}" for number, text in enumerate(messages, 1) if pattern.search(text)]
@@ -206,40 +205,17 @@ def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
     assert numbers(501, True) == expected[::-1]
 
 
-@pytest.mark.parametrize(("query", "heavy"), [("line 7", False), ("line (?:7|x{90})", True)])
-def test_expensive_searches_run_where_the_caller_wants(tmp_path: Path, query: str, heavy: bool) -> None:
-    """One call for each part of a frame, with a pause after each."""
+@pytest.mark.parametrize(("query", "wanted"), [(r"line (?:7|x{90})\.", [7]), ("x line", range(1, 301))])
+def test_an_expression_is_searched_for_in_parts(tmp_path: Path, query: str, wanted: Sequence[int]) -> None:
+    """It is found wherever a part ends."""
     builder = ArchiveBuilder.in_directory(tmp_path)
-    builder.fill([raw_line(number, f"line {number} {'.' * 200}") for number in range(1, 301)], 150, 2 * PART_BYTES)
-    calls = 0
-    pauses: list[None] = []
+    texts = (f"{'.' * (number % 97)}x line {number}." for number in range(1, 301))
+    builder.fill([raw_line(number, text) for number, text in enumerate(texts, 1)], 150, 2 * PART_BYTES)
 
-    def run_heavy(task: Callable[[], list[Line]]) -> list[Line]:
-        nonlocal calls
-        calls += 1
-        return task()
+    lines, cursors = zip(*search(builder.reader(), JOB, Matcher(query, regex=True), 0), strict=True)
 
-    matcher = Matcher(query, regex=True)
-    results = list(search(builder.reader(), JOB, matcher, 0, run_heavy=run_heavy, pause=partial(pauses.append, None)))
-    assert [line.sequence_num for lines, _ in results for line in lines] == [7, *range(70, 80)]
-    # Two of the pauses of each frame are before and after its decompression.
-    assert calls == (len(pauses) - 2 * len(results) if heavy else 0)
-    assert len(pauses) > len(results) > 1
-    assert results[-1].cursor == 300
-
-
-@pytest.mark.parametrize(("query", "wanted"), [("x line", range(1, 2001)), ("line 77x", [77]), ("nowhere", [])])
-def test_a_text_is_searched_for_in_parts(tmp_path: Path, query: str, wanted: Sequence[int]) -> None:
-    """With a pause for each part. It is found wherever a part ends."""
-    builder = ArchiveBuilder.in_directory(tmp_path)
-    texts = (f"{'.' * (number % 997)}x line {number}x" for number in range(1, 2001))
-    builder.fill([raw_line(number, text) for number, text in enumerate(texts, 1)], 2000, 5 * TEXT_PART_BYTES)
-    pauses: list[None] = []
-
-    results = list(search(builder.reader(), JOB, Matcher(query), 0, pause=partial(pauses.append, None)))
-
-    assert [line.sequence_num for lines, _ in results for line in lines] == [*wanted]
-    assert len(pauses) > builder.chunks[0].text_size / (2 * TEXT_PART_BYTES)
+    assert [line.sequence_num for found in lines for line in found] == [*wanted]
+    assert cursors[-1] == 300
 
 
 def test_an_archived_line_that_is_too_long_for_an_expression_is_refused(tmp_path: Path) -> None:

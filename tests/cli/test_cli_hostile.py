@@ -64,8 +64,8 @@ SILENT: Final = {"serve", "token", "retention"}
 
 
 def test_every_command_is_called() -> None:
-    """Every command has a row in the table above."""
-    assert CALLS.keys() == commands.commands.keys()
+    """Every command has a row in the table above, except those that the service starts for itself."""
+    assert CALLS.keys() == {name for name, each in commands.commands.items() if not each.hidden}
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -4,7 +4,7 @@ dependencies   what a worker has, built once and given to every blueprint: the s
                of work that takes long
 schemas        parameters and bodies of requests and answers; publish_schemas has those of runners
 bodies         reads request bodies within bounds of size, time and memory
-pages          reads one page of a log; page_budget bounds what the page may cost
+pages          pages of logs: reads them, or asks the scan server for them
 paging         the HTTP side of pages: cursors, and the ``Link`` to the next page
 problems       errors as answers (RFC 9457); parse_errors has those of requests that gunicorn cannot parse
 request_id     gives every request an id

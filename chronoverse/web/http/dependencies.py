@@ -1,8 +1,9 @@
 """What the routes need, as one object that every blueprint gets; and who sent the current request.
 
 Many of its members are locks. A worker serves all its requests and event streams on one event loop, so expensive work
-must be bounded: reading many lines, making pages, searching. Each kind of work has a :class:`FairLock`. The lock bounds
-how many requests do this work at a time, and the subjects of the tokens get it in turn.
+must be bounded: reading many lines, making pages. Each kind of work has a :class:`FairLock`. The lock bounds how many
+requests do this work at a time, and the subjects of the tokens get it in turn. What goes through many lines to find a
+few is done by the scan server, see :mod:`chronoverse.scans`.
 """
 
 import logging
@@ -12,7 +13,7 @@ from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from flask import Response, g, request
 
@@ -26,19 +27,12 @@ from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.fair_lock import FairLock
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
+from chronoverse.scans.client import ScanClient
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.web.http.bodies import BodyReader
 from chronoverse.web.http.client_ip import TrustedProxies
-from chronoverse.web.http.event_loop import (
-    ACCEPT_SLICE_SECONDS,
-    SEARCH_SLICE_SECONDS,
-    TimeSlice,
-    run_in_thread,
-    wait_until_idle,
-    yield_to_loop,
-)
-from chronoverse.web.http.page_budget import ALL_PAGES_BYTES
+from chronoverse.web.http.event_loop import ACCEPT_SLICE_SECONDS, TimeSlice
 from chronoverse.web.http.problems import problem
 from chronoverse.web.http.request_id import request_id
 from chronoverse.web.http.schemas import Blueprint
@@ -63,16 +57,14 @@ MAX_SUBJECT_PAGES: Final = 2
 #: Bytes of all answers of a worker that their clients have not read yet. One token's subject may have half of it, which
 #: are four pages.
 UNREAD_ANSWERS_BYTES: Final = 32 * 2**20
-#: Searches of the archive at the same time, for each server of the store. Each holds some 2 MiB. They work one after
-#: the other.
-MAX_SEARCHES: Final = 4
-#: Seconds that a request waits for a lock. It is released after milliseconds, unless the store is away.
+#: Bytes of all pages that a worker is making. Each token's subject has a share. When it is used up, its pages end
+#: early.
+ALL_PAGES_BYTES: Final = 64 * 2**20
+#: Seconds that a request waits for a lock, and again for the scan server to begin with its scan. A lock is released
+#: after milliseconds, unless the store is away.
 LOCK_WAIT_SECONDS: Final = 5.0
-#: Seconds for which a request waits for idle slots. Later it only yields to the event loop: in a worker that is never
-#: idle many searches at once would keep each other waiting. This must be less than :data:`LOCK_WAIT_SECONDS`.
-IDLE_SLOT_SECONDS: Final = 2.0
-
-_Result = TypeVar("_Result")
+#: Seconds that a download waits for its turn to read further. As long may a client take nothing of it.
+DOWNLOAD_WAIT_SECONDS: Final = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -102,18 +94,16 @@ class Dependencies:
     traces: Traces | None = None
     #: For reading many stored lines or looking at many jobs, by server of the store. See :meth:`scan_lock`.
     scan_locks: dict[Hashable, FairLock] = field(default_factory=lambda: _locks_by_server(MAX_SCANS))
-    #: For searching the archive, whose index is in the store. By server of the store. See :meth:`search_lock`.
-    search_locks: dict[Hashable, FairLock] = field(default_factory=lambda: _locks_by_server(MAX_SEARCHES))
-    #: Its holder has waited until the event loop was idle. See :meth:`wait_for_idle_slot`.
-    idle_lock: FairLock = field(default_factory=lambda: FairLock(LOCK_WAIT_SECONDS, AtCapacity, wait_until_idle))
-    #: For requests that have waited for idle slots long enough. Its holder has only yielded to the event loop.
-    loop_lock: FairLock = field(default_factory=lambda: FairLock(LOCK_WAIT_SECONDS, AtCapacity, yield_to_loop))
+    #: For reading the next lines of a download, by server of the store. See :meth:`download_lock`.
+    download_locks: dict[Hashable, FairLock] = field(
+        default_factory=lambda: _locks_by_server(MAX_SCANS, seconds=DOWNLOAD_WAIT_SECONDS)
+    )
+    #: Asks the scan server.
+    scans: ScanClient = field(default_factory=ScanClient)
     #: For beginning a request. However many come together, the event loop goes round between some of them and the next.
     request_lock: FairLock = field(
         default_factory=lambda: FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(ACCEPT_SLICE_SECONDS).check)
     )
-    #: For expressions that need a processor for long. See :meth:`run_heavy`.
-    heavy_lock: FairLock = field(default_factory=lambda: FairLock(LOCK_WAIT_SECONDS, AtCapacity))
     #: Bytes of pages that are being made.
     page_shares: Shares = field(default_factory=lambda: Shares(ALL_PAGES_BYTES, "pages that are being made"))
     #: For making a page or a listing, by server of the store. See :meth:`page_lock`.
@@ -138,15 +128,6 @@ class Dependencies:
             raise JobNotFound("no such job")
         return job
 
-    def run_heavy(self, work: Callable[[], _Result], subject: str | None = None) -> _Result:
-        """Runs ``work``, for which RE2 may need long, in a thread. One at a time in a worker, subjects in turn.
-
-        So searches use one processor at most, and the event loop has another. ``subject`` is the token's. It must be
-        given outside of the request's context. Raises :class:`AtCapacity`, and what ``work`` raises.
-        """
-        with self.heavy_lock.hold(subject or principal().subject):
-            return run_in_thread(work)
-
     def scan_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """The lock for reading one batch of stored lines, or for looking at some jobs, of the server that has ``ref``.
 
@@ -157,38 +138,20 @@ class Dependencies:
     def page_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """The lock for making a page of ``ref``, or a listing of its workflow.
 
-        Its holder may wait for :meth:`scan_lock`, :meth:`search_lock` and :meth:`run_heavy`. Holders of those must not
-        wait for this one, or they might wait for each other.
+        Its holder may wait for :meth:`scan_lock`. Holders of that one must not wait for this one, or they might wait
+        for each other.
 
         Raises :class:`AtCapacity`, or :class:`ShareExceeded` when the subject's own other requests held it too long.
         """
         return self.page_locks[self.store.server_of(ref)].hold(subject)
 
-    def search_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """The lock for searching a frame of the archive, which takes as long as others let it.
-
-        Raises :class:`AtCapacity`.
-        """
-        return self.search_locks[self.store.server_of(ref)].hold(subject)
-
-    def wait_for_idle_slot(self) -> None:
-        """Waits until the event loop is idle: everybody else goes first. Requests that search get such slots in turn.
-
-        A request does this for :data:`IDLE_SLOT_SECONDS` after its first call. Later calls only yield to the event
-        loop. Raises :class:`AtCapacity` when too many requests search.
-        """
-        now = self.monotonic()
-        late = now > g.setdefault("idle_slots_until", now + IDLE_SLOT_SECONDS)
-        with (self.loop_lock if late else self.idle_lock).hold(principal().subject):
-            pass
+    def download_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
+        """As :meth:`scan_lock`, for a download, which waits longer: it can only be cut off."""
+        return self.download_locks[self.store.server_of(ref)].hold(subject)
 
     def time_slice(self) -> TimeSlice:
         """A slice of work for a request that goes through many lines."""
         return TimeSlice(clock=self.monotonic)
-
-    def search_slice(self) -> TimeSlice:
-        """A slice of work for a search, which goes on only when the event loop is idle."""
-        return TimeSlice(SEARCH_SLICE_SECONDS, self.wait_for_idle_slot, self.monotonic)
 
     def guard(self, blueprint: Blueprint, scope: str | None = None) -> None:
         """Requires a token for every route of ``blueprint``: for the workflow, and with ``scope``.
@@ -220,10 +183,12 @@ class Dependencies:
         return None
 
 
-def _locks_by_server(at_once: int, each: int | None = None) -> dict[Hashable, FairLock]:
+def _locks_by_server(
+    at_once: int, each: int | None = None, seconds: float = LOCK_WAIT_SECONDS
+) -> dict[Hashable, FairLock]:
     """A lock for each server of the store. One that does not answer holds up only requests for its own jobs."""
     used_up = None if each is None else ShareExceeded
-    return defaultdict(lambda: FairLock(LOCK_WAIT_SECONDS, AtCapacity, at_once=at_once, each=each, used_up=used_up))
+    return defaultdict(lambda: FairLock(seconds, AtCapacity, at_once=at_once, each=each, used_up=used_up))
 
 
 def stream_ticket(deps: Dependencies) -> StreamTicket:

@@ -5,17 +5,11 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 import gevent
-from gevent.hub import Waiter
 
 _Result = TypeVar("_Result")
 
-#: Seconds that :func:`wait_until_idle` waits at most. In a worker that is never idle, searches so have about a
-#: twentieth of the time, and come to their end.
-MAX_IDLE_WAIT_SECONDS: Final = 0.005
 #: Seconds that a request works before it lets others run, which takes 20 µs. A live line waits for about two of these.
 WORK_SLICE_SECONDS: Final = 0.001
-#: The same for a search, which goes on only when the event loop is idle. A live line waits for one of these.
-SEARCH_SLICE_SECONDS: Final = 0.00025
 #: Seconds for which new viewers are accepted before others run. That is enough for some five of them.
 ACCEPT_SLICE_SECONDS: Final = 0.002
 
@@ -29,24 +23,6 @@ def yield_to_loop() -> None:
     hub = gevent.get_hub()
     with hub.loop.timer(0) as timer:
         hub.wait(timer)
-
-
-def wait_until_idle() -> bool:
-    """Returns True after a whole round of the event loop in which no socket was ready and no timer was due.
-
-    Returns False after :data:`MAX_IDLE_WAIT_SECONDS` without such a round. Only one greenlet at a time may call this:
-    all that wait would return in the same round. It uses libev's idle watchers, at 3 µs a round. libuv's would fire in
-    every round.
-    """
-    hub = gevent.get_hub()
-    waiter = Waiter(hub)
-    with hub.loop.idle() as idle, hub.loop.timer(MAX_IDLE_WAIT_SECONDS) as timer:
-        idle.start(waiter.switch, True)
-        # ``update`` counts from now. Otherwise the loop would count from the beginning of this round, and after long
-        # work in this round the timer would fire at once.
-        timer.start(waiter.switch, False, update=True)
-        is_idle: bool = waiter.get()
-    return is_idle
 
 
 def run_in_thread(work: Callable[[], _Result]) -> _Result:

@@ -27,6 +27,7 @@ from chronoverse.errors import (
     JobNotFound,
     LineStillOpen,
     NotALog,
+    ScansUnavailable,
     SearchTooExpensive,
     SequenceGap,
     ShareExceeded,
@@ -64,6 +65,7 @@ STATUS: Final[dict[type[ChronoverseError], int]] = {
     ShareExceeded: 429,
     TooFast: 429,
     AtCapacity: 503,
+    ScansUnavailable: 503,
     SigningKeysUnavailable: 503,
 }
 
@@ -89,6 +91,7 @@ DETAILS: Final[dict[type[ChronoverseError], str]] = {
     ArchiveDamaged: "This part of the log cannot be read from the archive.",
     StoreRefused: "The store does not take writes now; try again.",
     SigningKeysUnavailable: "The keys that tokens are checked with cannot be fetched; try again.",
+    ScansUnavailable: "Searches are not answered now; try again.",
     Draining: "This worker is going down; try again.",
 }
 

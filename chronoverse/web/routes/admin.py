@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from flask import Response, request
@@ -11,12 +12,12 @@ from chronoverse.archive.redaction import Redaction, RedactionRequest, Redaction
 from chronoverse.archive.retention import delete_job, has_leftovers
 from chronoverse.auth.tokens import ADMIN
 from chronoverse.errors import ArchiveNotConfigured, JobNotFound
+from chronoverse.history.pages import matches
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.values import MAX_NUMBER, JobRef, Line, iso_timestamp
-from chronoverse.web.http import pages
 from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
-from chronoverse.web.http.event_loop import yield_to_loop
+from chronoverse.web.http.event_loop import run_in_thread, yield_to_loop
 from chronoverse.web.http.paging import page_response
 from chronoverse.web.http.publish_schemas import JsonInteger
 from chronoverse.web.http.request_id import request_id
@@ -173,8 +174,10 @@ def _line_predicate(deps: Dependencies, body: Mapping[str, Any]) -> Callable[[Li
         return lambda line: True
     matcher, time_slice = Matcher(body["q"], regex=body["regex"]), deps.time_slice()
 
-    def matches(line: Line) -> bool:
+    def predicate(line: Line) -> bool:
         time_slice.check()
-        return pages.matches(matcher, line)
+        if matcher.is_heavy(len(line.message)):
+            return run_in_thread(partial(matches, matcher, line))
+        return matches(matcher, line)
 
-    return matches
+    return predicate

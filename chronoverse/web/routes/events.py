@@ -20,9 +20,10 @@ from werkzeug.wrappers import Request
 from chronoverse.errors import JobNotFound
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.viewer import Viewer
+from chronoverse.scans.scan import Form
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
 from chronoverse.web.http.openapi import OpenApiDocument
-from chronoverse.web.http.pages import open_page, read_batches
+from chronoverse.web.http.pages import scan_page
 from chronoverse.web.http.schemas import EVENT_SCHEMA, EventsHeaders, EventsQuery, ProblemSchema, parse_last_event_id
 from chronoverse.web.streaming.connection import begin_long_answer, on_hangup, stop_receiving
 from chronoverse.web.streaming.opening import CONTENT_TYPE, detach, open_viewer, stream_headers, viewer_request
@@ -150,20 +151,12 @@ def start_offset(
 def _start_of_stream_tail(deps: Dependencies, job: Job, tail: int, stream: str) -> int:
     """The number before the last ``tail`` lines of one ``stream``.
 
-    When the budget of a page ends first, it is the number before the lines that were found until then. Raises as
-    :func:`chronoverse.web.http.pages.read_batches` does.
+    When the time of a page ends first, it is the number before the lines that were found until then. Raises as
+    :func:`chronoverse.web.http.pages.scan_page` does.
     """
-    start = job.last
-    time_slice = deps.search_slice()
-    with open_page(deps, job.ref, 1) as budget:
-        for batch in read_batches(deps, job, job.last + 1, descending=True, let_others_run=deps.wait_for_idle_slot):
-            for line in batch.lines:
-                time_slice.check()
-                budget.entries_left -= 1
-                if line.stream == stream:
-                    start, tail = line.sequence_num - 1, tail - 1
-                if tail == 0 or budget.is_used_up():
-                    return start
+    page = scan_page(deps, job.ref, tail, position=job.last + 1, descending=True, form=Form.NUMBER, stream=stream)
+    if len(page.lines) == tail or page.has_more:
+        return int(page.lines[-1]) - 1 if page.lines else job.last
     return min(job.first - 1, job.last)
 
 

@@ -8,6 +8,7 @@ from flask import Response
 from chronoverse.errors import InvalidCursor, StoreUnavailable
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.web.http.dependencies import Dependencies, principal
+from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.paging import decode_cursor, encode_cursor, page_response
 from chronoverse.web.http.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema, ProblemSchema
 
@@ -115,4 +116,4 @@ def _read_listing(
             return found, None
         if deps.monotonic() > deadline:
             return found, position
-        deps.wait_for_idle_slot()
+        yield_to_loop()

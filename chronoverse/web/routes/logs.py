@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import orjson
 from flask import Response
 
 from chronoverse.joblog.values import JobRef
@@ -28,12 +29,14 @@ def blueprint(deps: Dependencies) -> Blueprint:
         job = deps.require_job(ref)
         descending = order == "desc"
         position = start_position(query, listing, job, descending=descending)
-        predicate = (lambda line: line.stream == stream) if stream else None
-        with pages.open_page(deps, ref, limit) as budget:
-            page = pages.read_page(deps, job, position, limit, budget, descending=descending, predicate=predicate)
-            cursor = encode_cursor(listing, [page.position]) if page.has_more else None
-            lines = page.to_json(descending=descending)
-            body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
-            return page_response(body, cursor, page.position, limit=limit, order=order, stream=stream)
+        if stream is None:
+            page = pages.read_page(deps, job, position, limit, descending=descending)
+        else:
+            page = pages.scan_page(deps, ref, limit, position=position, descending=descending, stream=stream)
+        cursor = encode_cursor(listing, [page.position]) if page.has_more else None
+        # orjson copies these fragments without encoding them again.
+        lines = [orjson.Fragment(each) for each in page.lines]
+        body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
+        return page_response(body, cursor, page.position, limit=limit, order=order, stream=stream)
 
     return routes

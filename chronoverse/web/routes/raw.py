@@ -6,17 +6,19 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from flask import Response, request
 
 from chronoverse.client.terminal import LineRenderer
 from chronoverse.errors import ChronoverseError, StoreUnavailable, Unauthorized
-from chronoverse.joblog.matcher import Matcher
+from chronoverse.history.page_budget import MAX_ENTRIES
+from chronoverse.history.pages import BATCH_CHARACTERS, MAX_BATCH, read_batches
 from chronoverse.joblog.values import Job, JobRef, Line
-from chronoverse.web.http import pages
-from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
+from chronoverse.scans.scan import Form, Scan
+from chronoverse.web.http.dependencies import DOWNLOAD_WAIT_SECONDS, Dependencies, principal, stream_ticket
+from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.schemas import Blueprint, ProblemSchema, RawQuery
 from chronoverse.web.streaming.admission import StreamTicket
 from chronoverse.web.streaming.connection import DOWNLOAD_LIMITS, begin_long_answer
@@ -24,6 +26,10 @@ from chronoverse.web.streaming.connection import DOWNLOAD_LIMITS, begin_long_ans
 #: zlib's level. Level 1 compresses logs to a sixth, at 100 MB/s. Higher levels would take time from the worker's
 #: viewers.
 GZIP_LEVEL: Final = 1
+
+#: Seconds after which the scan server gives back what it has found for a download with a filter. Other scans may come
+#: in between.
+SCAN_SECONDS: Final = 0.1
 
 #: Bytes that are given to gunicorn at a time.
 WRITE_BYTES: Final = 2**16
@@ -59,8 +65,6 @@ def blueprint(deps: Dependencies) -> Blueprint:
         cut, without the body's end.
         """
         job = deps.require_job(JobRef(workflow_id, job_id))
-        matcher = Matcher(query["q"], regex=regex) if "q" in query else None
-        predicate = _line_predicate(deps, query.get("stream"), matcher)
         encode = _encoder(format, control_sequences=control_sequences)
         response = Response(content_type=_CONTENT_TYPES[format])
         response.headers["Content-Disposition"] = f'attachment; filename="{workflow_id}-{job_id}.{format}"'
@@ -78,7 +82,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
         try:
             expires_at = deps.monotonic() + principal().expires_at - deps.wall_clock()
             begin_long_answer(request.environ, DOWNLOAD_LIMITS, expires_at)
-            parts = encode(_read_lines(deps, job, predicate, expires_at))
+            batches = _scan_batches(deps, job, regex=regex, **query) if query else _read_batches(deps, job)
+            parts = encode(_read_lines(deps, job, batches, expires_at))
             # A log that cannot be read at all is refused with a problem. Later errors can only cut the download off.
             first = next(parts, b"")
         except BaseException:
@@ -91,18 +96,6 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return response
 
     return routes
-
-
-def _line_predicate(deps: Dependencies, stream: str | None, matcher: Matcher | None) -> Callable[[Line], bool]:
-    # The subject is looked up now, because a download goes on after its request's context is gone.
-    run_heavy = partial(deps.run_heavy, subject=principal().subject)
-
-    def predicate(line: Line) -> bool:
-        if stream not in (None, line.stream):
-            return False
-        return matcher is None or pages.matches(matcher, line, run_heavy)
-
-    return predicate
 
 
 class _Download:
@@ -140,29 +133,75 @@ class _Download:
         log.info("download ended", extra={"fields": {"request_id": self._ticket.request_id, **fields}})
 
 
-def _read_lines(
-    deps: Dependencies, job: Job, predicate: Callable[[Line], bool], expires_at: float
-) -> Iterator[list[Line]]:
-    """The lines up to ``job.last`` that pass ``predicate``, in batches.
+class _Batch(NamedTuple):
+    """Some lines, the last number that was read, and whether nothing follows it."""
+
+    lines: list[Line]
+    position: int
+    is_last: bool
+
+
+def _read_batches(deps: Dependencies, job: Job) -> Iterator[_Batch]:
+    """All lines of the log. Raises as the store and the archive do, and as :meth:`Dependencies.download_lock` does."""
+    # The subject is looked up by the caller's first ``next``, within the request. A download goes on after its context.
+    subject = principal().subject
+    batches = read_batches(deps.store, deps.archive, job, 0, max_line_bytes=deps.settings.max_line_bytes)
+    while True:
+        with deps.download_lock(job.ref, subject):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield _Batch(batch.lines, batch.position, batch.is_last)
+        del batch
+        yield_to_loop()
+
+
+def _scan_batches(deps: Dependencies, job: Job, **filters: Any) -> Iterator[_Batch]:
+    """The lines that pass the ``filters``, which are fields of :class:`Scan`, from the scan server.
+
+    Raises as :class:`PendingScan` and :meth:`Dependencies.download_lock` do.
+    """
+    subject, position, has_more = principal().subject, 0, True
+    while has_more:
+        with deps.download_lock(job.ref, subject):
+            scan = Scan(
+                workflow_id=job.ref.workflow_id,
+                job_id=job.ref.job_id,
+                position=position,
+                limit=MAX_ENTRIES,
+                asked_at=deps.monotonic(),
+                patience=DOWNLOAD_WAIT_SECONDS,
+                form=Form.WHOLE,
+                page_bytes=BATCH_CHARACTERS,
+                seconds=SCAN_SECONDS,
+                **filters,
+            )
+            with deps.scans.ask(scan) as pending:
+                found, position, has_more = pending.page()
+        while len(found) > MAX_BATCH:
+            some, found = found[:MAX_BATCH], found[MAX_BATCH:]
+            lines = [Line.from_json(orjson.loads(each)) for each in some]
+            yield _Batch(lines, lines[-1].sequence_num, False)
+            yield_to_loop()
+        yield _Batch([Line.from_json(orjson.loads(each)) for each in found], position, not has_more)
+
+
+def _read_lines(deps: Dependencies, job: Job, batches: Iterator[_Batch], expires_at: float) -> Iterator[list[Line]]:
+    """The lines of ``batches`` up to ``job.last``.
 
     The caller clears each batch once it is encoded. So while a slow client reads, only the bytes to send are in memory.
 
     Raises :class:`StoreError` when the store fails, when the log is deleted, or when another log has its name by then.
     Raises :class:`Unauthorized` at the monotonic time ``expires_at``.
     """
-    time_slice = deps.time_slice()
-    for batch in pages.read_batches(deps, job, 0):
+    for lines, position, is_last in batches:
         if deps.monotonic() >= expires_at:
             raise Unauthorized("the token has expired")
-        found = []
-        for line in batch.lines:
-            time_slice.check()
-            if line.sequence_num <= job.last and predicate(line):
-                found.append(line)
-        is_end = batch.position >= job.last
-        if is_end or batch.is_last:
+        found = [line for line in lines if line.sequence_num <= job.last]
+        is_end = position >= job.last
+        if is_end or is_last:
             _check_same_log(deps, job)
-        batch.lines.clear()
+        lines.clear()
         yield found
         if is_end:
             return

@@ -81,7 +81,8 @@ def test_a_page_is_bounded_in_bytes_of_json(client: httpx.Client, control: Forei
 
     expected = [*range(1, 31)] if order == "asc" else [*range(30, 0, -1)]
     assert [*itertools.chain(*found)] == expected
-    assert all(len(page) == 10 for page in found)
+    # On a busy machine a search's time may be over first, since it runs at low priority.
+    assert all(len(page) == 10 or (query and len(page) < 10) for page in found)
 
 
 @pytest.mark.parametrize("path", ["/logs", "/logs/search"])
@@ -239,18 +240,18 @@ def test_live_lines_do_not_wait_for_highlights(
                 count += 1
         return count
 
-    delays = []
+    delays: list[float] = []
     with concurrent.futures.ThreadPoolExecutor() as pool:
         asking = [pool.submit(ask) for _ in range(4)]
-        time.sleep(0.3)
-        for number in range(1, 41):
+        began = time.monotonic()
+        while len(delays) < 40 or time.monotonic() < began + 3:
             started = time.monotonic()
-            job.line("live")
-            stream.wait_for(b"id: %d\n\n" % number, 60)
+            stream.wait_for(b"id: %d\n\n" % job.line("live"), 60)
             delays.append(time.monotonic() - started)
+            time.sleep(0.02)
         over.set()
     assert sum(each.result() for each in asking) >= 4
-    assert sorted(delays)[-2] < 0.25, delays
+    assert sorted(delays)[len(delays) * 19 // 20] < 0.25, delays
 
 
 def test_a_tail_of_one_stream_lets_others_go_first(service: Service, auth: dict[str, str], job: Foreign) -> None:

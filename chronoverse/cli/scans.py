@@ -1,0 +1,37 @@
+"""``chronoverse scans``: the scan server. The service starts it for itself, so the command is hidden."""
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from chronoverse.cli.common import open_archive, open_store
+from chronoverse.settings import Settings
+
+if TYPE_CHECKING:
+    from chronoverse.scans.app import ScanApp
+
+
+@click.command(hidden=True)
+@click.argument("path", type=click.Path(path_type=Path))
+def scans(path: Path) -> None:
+    """Answer the workers' scans at the Unix socket PATH, until standard input ends."""
+    # These modules are imported before the processes are forked, which then share them.
+    from chronoverse.archive.reader import ArchiveReader
+    from chronoverse.history.tiered_log import MissingArchive
+    from chronoverse.scans.app import ScanApp
+    from chronoverse.scans.server import ScanServer
+
+    settings = Settings.from_env()
+
+    def make_app() -> "ScanApp":
+        # The store is closed when the process ends.
+        store = contextlib.ExitStack().enter_context(open_store(settings))
+        archive = ArchiveReader(open_archive(settings), store.chunks) if settings.archive_location else MissingArchive()
+        return ScanApp(store, archive, settings.max_line_bytes)
+
+    # gunicorn's own news about its processes would look as if they were the service's.
+    log_level = settings.log_level if settings.log_level in ("error", "critical") else "warning"
+    logger_class = f"chronoverse.web.http.logging.{settings.log_format.capitalize()}Logger"
+    ScanServer(path, make_app, workers=settings.web_concurrency, logger_class=logger_class, log_level=log_level).run()

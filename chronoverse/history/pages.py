@@ -1,0 +1,225 @@
+"""Reads one page of a stored log, in either order.
+
+:func:`read_batches` reads the log in batches. :func:`read_page` takes the lines that are asked for out of the batches,
+and encodes them, until the page is full or its budget is used up.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple
+
+import orjson
+
+from chronoverse.archive.reader import ArchiveReader
+from chronoverse.archive.search import search as archive_search
+from chronoverse.errors import ArchiveUnavailable, JobNotFound, SearchTooExpensive
+from chronoverse.history.page_budget import MAX_LINE_CHARACTERS, PageBudget
+from chronoverse.history.tiered_log import MissingArchive, StoredLog, TieredLog, in_archive, only_in_archive
+from chronoverse.joblog.entries import Entry
+from chronoverse.joblog.matcher import Matcher
+from chronoverse.joblog.time_range import TimeRange
+from chronoverse.joblog.values import Job, Line
+
+#: Entries of the first read, when it is not known how long the lines are; and of any read, at most.
+FIRST_BATCH: Final = 8
+MAX_BATCH: Final = 250
+#: Bytes that one read may have if all its lines were as long as a runner may write them. When that is more than 64 KiB
+#: a line, fewer than :data:`MAX_BATCH` are read. 16 MiB keep a processor busy for some 20 ms.
+READ_BYTES: Final = 16 * 2**20
+#: Characters that a read aims at, so that fewer long lines are read at once. Each page that is being made, and each
+#: download, holds up to twice as many.
+BATCH_CHARACTERS: Final = 256 * 2**10
+
+
+class ReadBatch(NamedTuple):
+    """Lines in the order asked for.
+
+    ``position`` is the last number that was read, also if it is not a line. ``is_last`` says that nothing follows it.
+    ``is_match`` says that every line is known to match the search.
+    """
+
+    lines: list[Line]
+    position: int
+    is_last: bool
+    is_match: bool = False
+
+
+class Search(NamedTuple):
+    """What a page searches for. The archive uses it to skip frames that cannot match."""
+
+    matcher: Matcher
+    time_range: TimeRange
+
+
+class Page(NamedTuple):
+    """A page: the JSON of its lines in the order asked for. ``position`` is the last number that was read."""
+
+    lines: list[bytes]
+    position: int
+    has_more: bool
+
+
+#: Makes the JSON of a line, and of other lines that belong to it, by number. Returns None when the budget has no room
+#: for them.
+LineEncoder = Callable[[Line, PageBudget], dict[int, bytes] | None]
+
+
+def read_batches(
+    store: StoredLog,
+    archive: ArchiveReader | MissingArchive,
+    job: Job,
+    position: int,
+    *,
+    max_line_bytes: int,
+    descending: bool = False,
+    limit: int | None = None,
+    search: Search | None = None,
+) -> Iterator[ReadBatch]:
+    """The log strictly after ``position`` in the order asked for.
+
+    ``limit`` is how many entries are needed, if that is known. ``max_line_bytes`` is how long a runner's lines may be.
+    With ``search``, lines that do not match may be left out.
+
+    Raises as the store and the archive do. Raises :class:`JobNotFound` when the log is deleted before all is read.
+    """
+    log = TieredLog(store, archive, job)
+    max_count = max(1, min(MAX_BATCH, READ_BYTES // max_line_bytes))
+    count = min(FIRST_BATCH, max_count)
+    while True:
+        next_number = position - 1 if descending else position + 1
+        # The archive is searched ten times as fast as the store, so it is preferred where both have the lines.
+        is_archived = in_archive(log.job, next_number) and not (descending and next_number < log.job.first)
+        if search and isinstance(archive, ArchiveReader) and is_archived:
+            matcher, (since, until) = search
+            frames = archive_search(
+                archive, log.job.ref, matcher, position, descending=descending, since=since, until=until
+            )
+            try:
+                for frame in frames:
+                    position = frame.cursor
+                    yield ReadBatch(frame.lines, position, False, is_match=True)
+                if descending:
+                    return
+            except ArchiveUnavailable:
+                # The store may have what follows, too. If it does not, the request fails.
+                if only_in_archive(log.job, position - 1 if descending else position + 1):
+                    raise
+            search = None
+        if limit is not None:
+            count = max(1, min(count, limit))
+        read = log.before(position, count) if descending else log.after(position, count)
+        position, is_last = read.position, read.last
+        mean_length = sum(len(entry.message) for entry in read.entries if isinstance(entry, Line)) / max(read.read, 1)
+        lines, is_complete = _limit_characters(read.entries, BATCH_CHARACTERS)
+        if not is_complete:
+            # The other lines are read again later. Otherwise they would stay in memory while a slow client reads these.
+            position, is_last = lines[-1].sequence_num, False
+        # The caller of a download clears the batch's lines to free their memory. This must not keep them.
+        del read
+        # Entries are missing at the end. All are missing when the log was deleted.
+        if is_last and _has_more(job, position, descending) and store.get_job(job.ref) is None:
+            raise JobNotFound("no such job")
+        if limit is not None:
+            limit -= len(lines)
+        yield ReadBatch(lines, position, is_last)
+        if is_last:
+            return
+        count = round(min(max_count, max(1, BATCH_CHARACTERS / (mean_length + 1))))
+
+
+def _limit_characters(entries: Iterable[Entry], characters: int) -> tuple[list[Line], bool]:
+    """The first lines with about twice as many ``characters``, and whether these are all."""
+    found: list[Line] = []
+    for entry in entries:
+        if isinstance(entry, Line):
+            if characters < 0:
+                return found, False
+            found.append(entry)
+            characters -= len(entry.message) // 2
+    return found, True
+
+
+def line_json(line: Line, **more: object) -> bytes:
+    """A line's JSON on a page, followed by the keys of ``more``.
+
+    A message of more than :data:`MAX_LINE_CHARACTERS` is cut off, and the line is marked.
+    """
+    if len(line.message) > MAX_LINE_CHARACTERS:
+        line, more = line._replace(message=line.message[:MAX_LINE_CHARACTERS]), {"truncated": True, **more}
+    return orjson.dumps({**line.to_json(), **more})
+
+
+def encode_line(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
+    """Encodes a line by itself. See :data:`LineEncoder`."""
+    json = line_json(line)
+    return {line.sequence_num: json} if budget.take(json) else None
+
+
+def read_page(
+    batches: Iterable[ReadBatch],
+    job: Job,
+    position: int,
+    limit: int,
+    budget: PageBudget,
+    *,
+    descending: bool,
+    predicate: Callable[[Line], bool] | None = None,
+    matcher: Matcher | None = None,
+    encode: LineEncoder = encode_line,
+) -> Page:
+    """Up to ``limit`` lines of ``batches``, and what ``encode`` adds to them.
+
+    ``batches`` are those strictly after ``position`` in the order asked for. The lines are those that match and for
+    which ``predicate`` is true. They are fewer when the ``budget`` is used up.
+
+    Raises as ``batches``, :func:`matches` and :meth:`PageBudget.take` do.
+    """
+    found: dict[int, bytes] = {}
+    count, has_progress = 0, False
+
+    def page(has_more: bool) -> Page:
+        return Page([found[number] for number in sorted(found, reverse=descending)], position, has_more)
+
+    try:
+        for batch in batches:
+            for line in batch.lines:
+                if has_progress and budget.is_used_up():
+                    return page(True)
+                has_progress = True
+                budget.entries_left -= 1
+                is_wanted = predicate is None or predicate(line)
+                if is_wanted and (matcher is None or batch.is_match or matches(matcher, line)):
+                    encoded = encode(line, budget)
+                    if encoded is None:
+                        return page(True)
+                    found.update(encoded)
+                    count += 1
+                position = line.sequence_num
+                if count == limit:
+                    return page(_has_more(job, position, descending))
+            position = batch.position
+            if batch.is_last:
+                return page(False)
+            has_progress = True
+            if budget.is_used_up():
+                break
+    except SearchTooExpensive:
+        # Lines that were found before make a page of their own. The next page then raises this error.
+        if not found:
+            raise
+        return page(True)
+    return page(_has_more(job, position, descending))
+
+
+def matches(matcher: Matcher, line: Line) -> bool:
+    """Whether ``line`` matches. Raises :class:`SearchTooExpensive`."""
+    number, size = line.sequence_num, len(line.message)
+    if not matcher.is_feasible(size):
+        raise SearchTooExpensive(
+            f"line {number} has {size} characters, too many for this expression:"
+            " use a simpler one or plain text, or start behind this line"
+        )
+    return matcher.matches(line.message)
+
+
+def _has_more(job: Job, position: int, descending: bool) -> bool:
+    return position > job.first if descending else position < job.last

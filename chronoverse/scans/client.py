@@ -1,0 +1,107 @@
+"""How a worker asks the scan server."""
+
+import contextlib
+import http.client
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from chronoverse.errors import ScansUnavailable
+from chronoverse.history.pages import Page
+from chronoverse.scans.scan import HAS_MORE, POSITION, Scan, error_from_json
+
+#: Seconds between two attempts to connect to a scan server that is just starting.
+CONNECT_RETRY_SECONDS: Final = 0.05
+#: Seconds that a scan may take, waiting and the page's own seconds not included. The server ends a process that takes
+#: longer, see :data:`chronoverse.scans.server.HANG_SECONDS`.
+ANSWER_SECONDS: Final = 15.0
+
+
+class ScanClient:
+    """Asks the scan server that listens at the path that was given to :meth:`connect_to`."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+
+    def connect_to(self, path: Path) -> None:
+        """Sets where the server listens. The process that has started it knows that."""
+        self._path = path
+
+    @contextlib.contextmanager
+    def ask(self, scan: Scan) -> Iterator["PendingScan"]:
+        """Sends ``scan``, and closes the connection at the end of the ``with`` block.
+
+        Raises :class:`ScansUnavailable` when no server accepts the connection within the scan's patience.
+        """
+        if self._path is None:
+            raise ScansUnavailable("there is no scan server: this service was started without gunicorn.conf.py")
+        with contextlib.closing(_Connection(self._path, scan.asked_at + scan.patience)) as connection:
+            with _translated():
+                connection.request("POST", "/", scan.to_json())
+            yield PendingScan(connection, connection.sock)
+
+
+class PendingScan:
+    """A scan that was sent to the server."""
+
+    def __init__(self, connection: http.client.HTTPConnection, sock: socket.socket) -> None:
+        self._connection = connection
+        self._sock = sock
+
+    def shorten(self) -> None:
+        """Tells the server that the client has closed its side: the page is to end soon."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def page(self) -> Page:
+        """The page, after waiting for it.
+
+        Raises what the server has raised, and :class:`ScansUnavailable` when it died or does not answer.
+        """
+        with _translated():
+            response = self._connection.getresponse()
+            body = response.read()
+            if "Content-Length" not in response.headers:
+                raise http.client.IncompleteRead(body)
+        if response.status == 200:
+            lines = body.split(b"\n") if body else []
+            return Page(lines, int(response.headers[POSITION]), response.headers[HAS_MORE] == "1")
+        if response.getheader("Content-Type") == "application/octet-stream":
+            raise error_from_json(body)
+        raise RuntimeError(f"the scan server has answered with {response.status}, and has logged why")
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection to the Unix socket at ``path``. ``deadline`` is on the monotonic clock."""
+
+    def __init__(self, path: Path, deadline: float, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__("scans", timeout=ANSWER_SECONDS + deadline - clock())
+        self._path = str(path)
+        self._deadline = deadline
+        self._clock = clock
+
+    def connect(self) -> None:
+        """Connects. While the server starts, this tries again until the deadline. Raises OSError."""
+        while True:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                sock.settimeout(self.timeout)
+                sock.connect(self._path)
+            except OSError:
+                sock.close()
+                if self._clock() > self._deadline:
+                    raise
+                time.sleep(CONNECT_RETRY_SECONDS)
+            else:
+                self.sock = sock
+                return
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        raise ScansUnavailable(f"the scan server does not answer: {error!r}") from error

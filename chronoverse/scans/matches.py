@@ -1,0 +1,108 @@
+"""Makes the JSON of matching lines, with the spans that match and the lines of context."""
+
+from collections.abc import Callable, Iterator
+
+from chronoverse.history.page_budget import MAX_LINE_CHARACTERS, PageBudget
+from chronoverse.history.pages import ReadBatch, line_json
+from chronoverse.joblog.matcher import MAX_SPANS, Matcher
+from chronoverse.joblog.values import Line
+
+#: The log strictly after a number, downwards if the last argument is true: at most so many entries.
+BatchReader = Callable[[int, int, bool], Iterator[ReadBatch]]
+
+
+class MatchEncoder:
+    """Makes the JSON of a match: the line with its highlights, and the lines of context that are not on the page yet.
+
+    ``context`` are the numbers of lines before and after it. Of those, only lines of ``stream`` count, if it is given.
+    """
+
+    def __init__(
+        self,
+        read_batches: BatchReader,
+        matcher: Matcher,
+        context: tuple[int, int],
+        stream: str | None,
+        *,
+        descending: bool,
+    ) -> None:
+        self._read_batches = read_batches
+        self._matcher = matcher
+        self._stream = stream
+        self._descending = descending
+        #: Lines of context on the side where the page comes from, and on the side where it goes on.
+        self._back_count, self._forward_count = context[::-1] if descending else context
+        #: Up to this number the page has all context.
+        self._complete_to: int | None = None
+
+    def __call__(self, line: Line, budget: PageBudget) -> dict[int, bytes] | None:
+        """See :data:`chronoverse.history.pages.LineEncoder`."""
+        # The first match is on the page in any case, if need be with fewer highlights or less context.
+        is_first = budget.empty
+        spans, has_all = self._find_spans(line.message, budget)
+        json = line_json(line, highlights=spans)
+        if not (has_all or is_first) or not budget.take(json):
+            return None
+        context, has_all = self._read_context(line.sequence_num, budget)
+        if not has_all:
+            if not is_first:
+                return None
+            budget.use_up()
+        return {**context, line.sequence_num: json}
+
+    def _find_spans(self, text: str, budget: PageBudget) -> tuple[list[tuple[int, int]], bool]:
+        """The spans of ``text`` that match, and whether these are all. The budget's time may be over before."""
+        found: set[tuple[int, int]] = set()
+        for span in self._matcher.spans(text):
+            if span:
+                found.add(span)
+            if budget.is_out_of_time():
+                return _visible_spans(found), False
+        return _visible_spans(found), True
+
+    def _read_context(self, number: int, budget: PageBudget) -> tuple[dict[int, bytes], bool]:
+        """The context of line ``number`` that is not on the page yet, and whether there was room for all of it.
+
+        Otherwise these are the nearest lines. Those on the side where the page comes from get half of the room at most.
+        """
+        step = -1 if self._descending else 1
+        back_count, start = self._back_count, number
+        if self._complete_to is not None:
+            back_count = min(back_count, step * (number - self._complete_to) - 1)
+            start = max(number, self._complete_to, key=step.__mul__)
+        stop = number + step * self._forward_count
+        context: dict[int, bytes] = {}
+        has_all = self._add_lines(
+            context, number, back_count, budget, reserve=budget.bytes_left // 2, descending=not self._descending
+        )
+        has_all &= self._add_lines(context, start, abs(stop - start), budget, reserve=0, descending=self._descending)
+        self._complete_to = stop
+        return context, has_all
+
+    def _add_lines(
+        self, context: dict[int, bytes], start: int, count: int, budget: PageBudget, *, reserve: int, descending: bool
+    ) -> bool:
+        """Adds the lines with the next ``count`` numbers after ``start``.
+
+        False when less than ``reserve`` bytes are left.
+        """
+        if count <= 0:
+            return True
+        for batch in self._read_batches(start, count, descending):
+            for line in batch.lines:
+                if abs(line.sequence_num - start) > count:
+                    return True
+                if self._stream not in (None, line.stream):
+                    continue
+                json = line_json(line, highlights=[], context=True)
+                if len(json) >= budget.bytes_left - reserve or not budget.take(json):
+                    return False
+                context[line.sequence_num] = json
+            if abs(batch.position - start) >= count:
+                return True
+        return True
+
+
+def _visible_spans(found: set[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The first :data:`MAX_SPANS` of these, in order, without those beyond what a page shows of a line."""
+    return [span for span in sorted(found)[:MAX_SPANS] if span[1] <= MAX_LINE_CHARACTERS]

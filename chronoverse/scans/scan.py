@@ -1,0 +1,86 @@
+"""What a worker asks the scan server for, and how both sides write it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import orjson
+
+from chronoverse import errors
+from chronoverse.errors import ChronoverseError, StoreError
+from chronoverse.history.page_budget import ENVELOPE_BYTES, PAGE_BYTES, PAGE_SECONDS
+from chronoverse.joblog.values import JobRef
+
+#: Headers of an answer: the number that the page has come to, and whether anything follows it.
+POSITION: Final = "Position"
+HAS_MORE: Final = "Has-More"
+
+
+class Form(StrEnum):
+    """What a page has of each line."""
+
+    #: Its JSON, with a message that is cut off at :data:`~chronoverse.history.page_budget.MAX_LINE_CHARACTERS`.
+    LINE = "line"
+    #: The same with the spans that match, and lines of context.
+    MATCH = "match"
+    #: Its JSON with the whole message.
+    WHOLE = "whole"
+    #: Its number. That takes nothing from the page's bytes.
+    NUMBER = "number"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """Asks for up to ``limit`` lines strictly after ``position``, in the order asked for, that pass every filter.
+
+    The filters are the ``stream``, the query ``q``, which is an expression with ``regex``, and the times from ``since``
+    to ``until``. None lets every line pass. ``before`` and ``after`` count lines of context. The page ends after
+    ``page_bytes`` of JSON or ``seconds``. ``asked_at`` is on the monotonic clock, which all processes of a machine
+    share. A scan that has waited for longer than ``patience`` seconds is refused.
+    """
+
+    workflow_id: str
+    job_id: str
+    position: int
+    limit: int
+    asked_at: float
+    patience: float
+    form: str = Form.LINE
+    descending: bool = False
+    stream: str | None = None
+    q: str | None = None
+    regex: bool = False
+    since: str | None = None
+    until: str | None = None
+    before: int = 0
+    after: int = 0
+    page_bytes: int = PAGE_BYTES - ENVELOPE_BYTES
+    seconds: float = PAGE_SECONDS
+
+    @property
+    def ref(self) -> JobRef:
+        """The job."""
+        return JobRef(self.workflow_id, self.job_id)
+
+    def to_json(self) -> bytes:
+        """What :meth:`from_json` reads."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Scan":
+        """The scan that :meth:`to_json` wrote."""
+        return cls(**orjson.loads(data))
+
+
+def error_to_json(error: ChronoverseError) -> bytes:
+    """What :func:`error_from_json` reads."""
+    return orjson.dumps([type(error).__name__, str(error)])
+
+
+def error_from_json(data: bytes) -> ChronoverseError:
+    """The error that :func:`error_to_json` wrote. An error with more than a message becomes a :class:`StoreError`."""
+    name, message = orjson.loads(data)
+    kind = getattr(errors, name)
+    has_only_message = kind.__init__ is ChronoverseError.__init__
+    error: ChronoverseError = (kind if has_only_message else StoreError)(message)
+    return error

@@ -1,0 +1,114 @@
+"""The scan server: a gunicorn with processes that each work on one scan at a time, at low priority.
+
+gunicorn starts a process again when it dies, and kills one that hangs. Scans that find no free process wait in the
+queue of the socket.
+"""
+
+import contextlib
+import gc
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from gunicorn.app.base import BaseApplication
+
+from chronoverse.embedded.supervised_process import SupervisedProcess, wait_for_owner_end
+from chronoverse.scans.app import ScanApp
+from chronoverse.settings import Settings, child_environ
+
+#: What is added to the nice value of a process that scans, as the command ``nice`` does. Another process that wants the
+#: same processor all the time gets nine tenths of it. So a scan comes to its end on a busy machine, too.
+NICENESS: Final = 10
+#: The scans at a time: as many as the service has workers, within these bounds.
+MIN_PROCESSES: Final = 2
+MAX_PROCESSES: Final = 8
+#: Bytes of address space of one process. A page, a batch of lines and a frame of the archive take far less, but a
+#: foreign runner may write lines of any length.
+MEMORY_BYTES: Final = 2**30
+#: Seconds after which a process that still works on one scan is killed. A page takes one second and one more line, and
+#: a store or an object store that does not answer some ten.
+HANG_SECONDS: Final = 15
+#: Seconds that scans have to end when the server is stopped.
+STOP_SECONDS: Final = 3
+#: Variables that gunicorn and prometheus_client would read, and that concern the service's own gunicorn.
+_NOT_INHERITED: Final = ("GUNICORN_PID", "GUNICORN_FD", "NOTIFY_SOCKET", "PROMETHEUS_MULTIPROC_DIR")
+
+
+def scan_server_process(
+    path: Path, settings: Settings, store_url: str, on_death: Callable[[int, float], None]
+) -> SupervisedProcess:
+    """The scan server that listens at ``path``, to be started by the service's master.
+
+    It is told where the store is, so that it never starts an embedded server, which would have its low priority and its
+    bound of memory. ``on_death`` is called as :class:`SupervisedProcess` says.
+    """
+    changes = {
+        "CHRONOVERSE_REDIS_URL": store_url,
+        "CHRONOVERSE_ARCHIVE_URL": settings.archive_location or "none",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    environ = child_environ(changes)
+    kept = {name: value for name, value in environ.items() if name not in _NOT_INHERITED}
+    return SupervisedProcess([sys.executable, "-m", "chronoverse", "scans", str(path)], kept, on_death)
+
+
+class ScanServer(BaseApplication):
+    """Serves the application that ``make_app`` makes, at the Unix socket ``path``, until standard input ends.
+
+    ``make_app`` is called in each of the processes. ``workers`` is the service's number of workers. ``logger_class``
+    and ``log_level`` are gunicorn's settings.
+    """
+
+    def __init__(
+        self, path: Path, make_app: Callable[[], ScanApp], *, workers: int, logger_class: str, log_level: str
+    ) -> None:
+        self._settings: dict[str, Any] = {
+            "bind": f"unix:{path}",
+            "umask": 0o077,
+            "workers": min(max(workers, MIN_PROCESSES), MAX_PROCESSES),
+            "timeout": HANG_SECONDS,
+            "graceful_timeout": STOP_SECONDS,
+            "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,
+            "control_socket_disable": True,
+            "logger_class": logger_class,
+            "loglevel": log_level,
+            "when_ready": _prepare_master,
+            "post_worker_init": _lower_priority,
+        }
+        self._make_app = make_app
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Part of gunicorn's interface: sets its settings."""
+        for name, value in self._settings.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> ScanApp:
+        """Part of gunicorn's interface: the WSGI application, in each process."""
+        return self._make_app()
+
+
+def _prepare_master(server: Any) -> None:
+    threading.Thread(target=_stop_with_owner, daemon=True).start()
+    # What exists now is shared by all processes. The collector would write to it.
+    gc.freeze()
+
+
+def _stop_with_owner() -> None:
+    wait_for_owner_end()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _lower_priority(worker: Any) -> None:
+    """Runs in each process once it can scan. Before that, its start has the priority of everything else."""
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    try:
+        os.nice(NICENESS)
+    except OSError as error:
+        worker.log.warning("searches have the same priority as live lines: %s", error)

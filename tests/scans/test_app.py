@@ -1,0 +1,151 @@
+"""The scan server's application reads what it is asked for, and says why it cannot."""
+
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from socket import SHUT_WR, socket, socketpair
+from typing import Any, Final
+
+import orjson
+import pytest
+
+from chronoverse.errors import AtCapacity, ChronoverseError, JobNotFound, ScansUnavailable, StoreError, TooFast
+from chronoverse.history.page_budget import CLIENT_GONE_SECONDS, PAGE_SECONDS
+from chronoverse.history.tiered_log import MissingArchive
+from chronoverse.joblog.entries import RawEntry
+from chronoverse.joblog.values import Job, JobRef, Status
+from chronoverse.scans.app import ScanApp
+from chronoverse.scans.scan import Form, Scan, error_from_json, error_to_json
+from chronoverse.store import Store
+from tests.support.bench import make_lines
+
+JOB: Final = JobRef("wf_1", "job_1")
+#: The monotonic time of the tests, in seconds.
+NOW: Final = 1000.0
+
+
+def scan(**fields: Any) -> Scan:
+    """A scan of the whole of :data:`JOB`, with other ``fields``."""
+    common: dict[str, Any] = {"workflow_id": JOB.workflow_id, "job_id": JOB.job_id, "asked_at": NOW, "patience": 5.0}
+    return Scan(**({**common, "position": 0, "limit": 100} | fields))
+
+
+class SlowStore:
+    """A log of very many lines. Each read takes a tenth of a second of the clock."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def clock(self) -> float:
+        return self.now
+
+    def get_job(self, ref: JobRef) -> Job | None:
+        return Job(ref, Status.RUNNING, last=10**9)
+
+    def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
+        self.now += 0.1
+        fields = [b"timestamp", b"2026-03-03T10:00:05.123Z", b"message", b"hay", b"stream", b"stdout"]
+        return [(b"%d-0" % number, fields) for number in range(after + 1, after + 1 + count)]
+
+
+@pytest.fixture
+def app(store: Store) -> ScanApp:
+    """The application, with a job of ten lines on both streams."""
+    attempt = store.open(JOB, "token")
+    lines = [line._replace(stream=("stdout", "stderr")[line.sequence_num % 2]) for line in make_lines(1, 10)]
+    store.append(attempt, lines)
+    return ScanApp(store, MissingArchive(), 65_536, lambda: NOW)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket, socket]]:
+    """A connection: the server's side, and the worker's."""
+    ours, theirs = socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def ask(app: ScanApp, asked: Scan, sock: socket) -> tuple[str, dict[str, str], bytes]:
+    """The status, the headers and the body of an answer."""
+    said: list[Any] = []
+    environ = {"wsgi.input": BytesIO(asked.to_json()), "gunicorn.socket": sock}
+    (body,) = app(environ, lambda status, headers: said.extend((status, dict(headers))))
+    return said[0], said[1], body
+
+
+def test_a_page_comes_with_its_position(app: ScanApp, pair: tuple[socket, socket]) -> None:
+    """One line of the body for each line of the log."""
+    status, headers, body = ask(app, scan(stream="stderr", limit=2), pair[0])
+
+    assert (status, headers["Position"], headers["Has-More"]) == ("200 OK", "3", "1")
+    assert [orjson.loads(line)["sequence_num"] for line in body.split(b"\n")] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        (Form.NUMBER, 10),
+        (Form.LINE, {"stream": "stdout"}),
+        (Form.WHOLE, {"stream": "stdout"}),
+        (Form.MATCH, {"stream": "stdout", "highlights": [[5, 7]]}),
+    ],
+)
+def test_a_line_comes_in_the_form_that_is_asked_for(app: ScanApp, form: Form, expected: Any) -> None:
+    """The last line, read downwards."""
+    page = app.read(scan(position=11, limit=1, descending=True, form=form, q="10"))
+    found = orjson.loads(page.lines[0])
+
+    assert page.position == 10
+    if form is Form.NUMBER:
+        assert found == expected
+    else:
+        assert {key: found.get(key) for key in expected} == expected
+
+
+def test_a_scan_that_has_waited_too_long_is_refused(app: ScanApp) -> None:
+    """Its worker has given up by then, or tells the client to come again."""
+    assert app.read(scan(asked_at=NOW - 4.9)).lines
+    with pytest.raises(AtCapacity, match="did not get its turn within 5 s"):
+        app.read(scan(asked_at=NOW - 5.1))
+
+
+def test_an_error_is_the_same_error_for_the_worker(app: ScanApp, pair: tuple[socket, socket]) -> None:
+    """The class and the message arrive."""
+    status, _, body = ask(app, scan(job_id="other"), pair[0])
+    error = error_from_json(body)
+
+    assert status.startswith("500")
+    assert (type(error), str(error)) == (JobNotFound, "no such job")
+
+
+def test_an_error_with_more_than_a_message_becomes_a_store_error() -> None:
+    """The worker could not make it again."""
+    error: ChronoverseError = error_from_json(error_to_json(TooFast("slower", 3.0)))
+
+    assert (type(error), str(error)) == (StoreError, "slower")
+
+
+def test_a_scan_that_takes_too_much_memory_is_refused(pair: tuple[socket, socket]) -> None:
+    """The process goes on."""
+
+    class Hungry(SlowStore):
+        def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
+            raise MemoryError
+
+    status, _, body = ask(ScanApp(Hungry(), MissingArchive(), 65_536, lambda: NOW), scan(q="x"), pair[0])
+
+    assert status.startswith("500")
+    assert isinstance(error_from_json(body), ScansUnavailable)
+
+
+@pytest.mark.parametrize(("leaves", "seconds"), [(False, PAGE_SECONDS), (True, CLIENT_GONE_SECONDS)])
+def test_a_scan_ends_in_time(pair: tuple[socket, socket], leaves: bool, seconds: float) -> None:
+    """Much earlier when the worker says that its client has left. The page goes on where this one has ended."""
+    log = SlowStore()
+    ours, theirs = pair
+    if leaves:
+        theirs.shutdown(SHUT_WR)
+    status, headers, body = ask(ScanApp(log, MissingArchive(), 65_536, log.clock), scan(q="needle"), ours)
+
+    assert (status, headers["Has-More"], body) == ("200 OK", "1", b"")
+    assert int(headers["Position"]) > 8
+    assert seconds < log.now - NOW < seconds + 0.3

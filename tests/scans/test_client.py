@@ -1,0 +1,135 @@
+"""A worker that asks the scan server gets an answer or :class:`ScansUnavailable`, within a bounded time."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from chronoverse.errors import NotALog, ScansUnavailable
+from chronoverse.history.pages import Page
+from chronoverse.scans import client
+from chronoverse.scans.client import ScanClient
+from chronoverse.scans.scan import Scan, error_to_json
+
+#: Seconds that a scan of these tests waits for its turn.
+PATIENCE: Final = 0.3
+#: The head of an answer with a page.
+PAGE_HEAD: Final = b"HTTP/1.1 200 OK\r\nPosition: 7\r\nHas-More: 1\r\nContent-Length: %d\r\n\r\n"
+
+
+@contextmanager
+def answering(path: Path, answer: Callable[[socket.socket], object]) -> Iterator[ScanClient]:
+    """A client of a server that calls ``answer`` with its first connection, once the request has come."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                request = b""
+                while not request.endswith(b"}"):
+                    request += connection.recv(65_536)
+                answer(connection)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        found = ScanClient()
+        found.connect_to(path)
+        yield found
+        thread.join(5)
+
+
+def ask(scans: ScanClient) -> Page:
+    """The answer to a scan."""
+    asked = Scan(workflow_id="wf_1", job_id="job_1", position=0, limit=1, asked_at=time.monotonic(), patience=PATIENCE)
+    with scans.ask(asked) as pending:
+        return pending.page()
+
+
+@pytest.mark.parametrize(("body", "lines"), [(b"", []), (b'{"a":1}\n{"b":2}', [b'{"a":1}', b'{"b":2}'])])
+def test_a_page_is_what_the_server_has_found(tmp_path: Path, body: bytes, lines: list[bytes]) -> None:
+    """It may be empty, and still have come further."""
+    with answering(tmp_path / "socket", lambda sock: sock.sendall(PAGE_HEAD % len(body) + body)) as scans:
+        assert ask(scans) == Page(lines, 7, True)
+
+
+def test_an_error_of_the_server_is_raised(tmp_path: Path) -> None:
+    """As if the worker had read the log itself."""
+    body = error_to_json(NotALog("this key holds a list"))
+    head = b"HTTP/1.1 500 Error\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with (
+        answering(tmp_path / "socket", lambda sock: sock.sendall(head + body)) as scans,
+        pytest.raises(NotALog, match="holds a list"),
+    ):
+        ask(scans)
+
+
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200", PAGE_HEAD % 100, PAGE_HEAD % 100 + b'{"a":1}\n'])
+def test_a_server_that_dies_is_unavailable(tmp_path: Path, sent: bytes) -> None:
+    """However much of its answer has come. A part of a page is no page."""
+    with answering(tmp_path / "socket", lambda sock: sock.sendall(sent)) as scans, pytest.raises(ScansUnavailable):
+        ask(scans)
+
+
+def test_a_server_that_hangs_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker waits for the scan's turn and for its answer, and no longer."""
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.2)
+    over = threading.Event()
+    with answering(tmp_path / "socket", lambda sock: over.wait(5)) as scans:
+        began = time.monotonic()
+        with pytest.raises(ScansUnavailable):
+            ask(scans)
+        assert PATIENCE <= time.monotonic() - began < 5
+        over.set()
+
+
+def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    """The worker tries to connect for as long as a scan may wait."""
+    scans = ScanClient()
+    scans.connect_to(tmp_path / "socket")
+    began = time.monotonic()
+    with pytest.raises(ScansUnavailable):
+        ask(scans)
+    assert PATIENCE <= time.monotonic() - began < 5
+
+
+def test_a_server_that_starts_late_is_waited_for(tmp_path: Path) -> None:
+    """A restart of the server is a short delay for its clients."""
+    path, found = tmp_path / "socket", list[Page]()
+    scans = ScanClient()
+    scans.connect_to(path)
+    thread = threading.Thread(target=lambda: found.append(ask(scans)))
+    thread.start()
+    time.sleep(PATIENCE / 3)
+    with answering(path, lambda sock: sock.sendall(PAGE_HEAD % 0)):
+        thread.join(5)
+
+    assert found == [Page([], 7, True)]
+
+
+def test_without_a_server_the_message_says_why() -> None:
+    """This is so under a gunicorn with another configuration than ours."""
+    with pytest.raises(ScansUnavailable, match=r"gunicorn\.conf\.py"):
+        ask(ScanClient())
+
+
+def test_the_server_hears_that_a_client_has_left(tmp_path: Path) -> None:
+    """It can still answer: the client may have closed its side only for sending."""
+    heard: list[bytes] = []
+
+    def answer(sock: socket.socket) -> None:
+        heard.append(sock.recv(1))
+        sock.sendall(PAGE_HEAD % 0)
+
+    with answering(tmp_path / "socket", answer) as scans:
+        asked = Scan(workflow_id="w", job_id="j", position=0, limit=1, asked_at=time.monotonic(), patience=PATIENCE)
+        with scans.ask(asked) as pending:
+            pending.shorten()
+            assert pending.page() == Page([], 7, True)
+    assert heard == [b""]

@@ -1,0 +1,258 @@
+"""The scan server beside a service: it comes and goes with the service. Its death delays or refuses only searches."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import httpx
+import psutil
+import pytest
+
+from chronoverse.joblog.values import JobRef, Status
+from chronoverse.scans.client import ANSWER_SECONDS
+from chronoverse.scans.server import HANG_SECONDS, NICENESS
+from chronoverse.store import Store
+from chronoverse.web.http.dependencies import LOCK_WAIT_SECONDS
+from tests.support.bench import make_lines
+from tests.support.servers import RedisServer
+from tests.support.service import Service, is_alive, serving
+from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import Stream
+
+#: Seconds for a process to start, and for what it is to do, on a busy machine.
+PATIENCE_SECONDS: Final = 60
+JOB: Final = JobRef("scans", "long")
+PATH: Final = f"/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/logs/search"
+#: Lines of the job. One search takes several pages, and so some seconds.
+LINES: Final = 300_000
+
+
+@pytest.fixture(scope="module")
+def redis_server(server: RedisServer) -> RedisServer:
+    """A store with a long job."""
+    store = Store(server.url)
+    attempt = store.open(JOB, "token")
+    for first in range(1, LINES, 1000):
+        store.append(attempt, make_lines(first, 1000))
+    store.finish(attempt, Status.COMPLETED, 0, 0, LINES + 1)
+    store.close()
+    return server
+
+
+@pytest.fixture(scope="module")
+def service(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service for the tests that leave it as it was."""
+    with serving(tmp_path_factory.mktemp("service"), redis_server.url, heartbeat_seconds=1) as service:
+        yield service
+
+
+def scan_server(service: Service) -> psutil.Process:
+    """The scan server of a service."""
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
+        for each in psutil.Process(service.pid).children():
+            with contextlib.suppress(psutil.Error):
+                found.extend([each] if "scans" in each.cmdline() else [])
+        return bool(found) and len(found[-1].children()) >= 2
+
+    wait_until(look, PATIENCE_SECONDS, "the scan server runs")
+    return found[-1]
+
+
+def processes(service: Service) -> list[psutil.Process]:
+    """The processes of the scan server, which do the scans."""
+    found: list[psutil.Process] = scan_server(service).children()
+    return found
+
+
+def cpu_seconds(each: psutil.Process) -> float:
+    """The CPU time that a process has used."""
+    times = each.cpu_times()
+    return float(times.user + times.system)
+
+
+def search(service: Service, text: str = "nowhere", subject: str = "tests") -> httpx.Response:
+    """One page of a search, which takes a second when nothing is found."""
+    headers = {"Authorization": f"Bearer {service.token(subject=subject)}"}
+    return httpx.get(service.url + PATH, params={"q": text}, headers=headers, timeout=PATIENCE_SECONDS)
+
+
+@contextlib.contextmanager
+def searching(service: Service, subject: str = "tests") -> Iterator[list[httpx.Response]]:
+    """Searches without end while the block runs. Gives the answers so far."""
+    answers: list[httpx.Response] = []
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.is_set():
+            answers.append(search(service, subject=subject))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield answers
+    finally:
+        over.set()
+        thread.join(PATIENCE_SECONDS)
+
+
+def busy_process(service: Service) -> psutil.Process:
+    """The process that works on a scan just now."""
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
+        before = {each: cpu_seconds(each) for each in processes(service)}
+        time.sleep(0.1)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.extend(each for each, seconds in before.items() if cpu_seconds(each) > seconds)
+        return bool(found)
+
+    wait_until(look, PATIENCE_SECONDS, "a process scans")
+    return found[0]
+
+
+def test_scans_run_at_a_low_priority(service: Service) -> None:
+    """The service's other processes have the usual one."""
+    server = scan_server(service)
+    usual = [service.pid, *service.worker_pids(), server.pid]
+
+    def priorities(pids: list[int]) -> set[int]:
+        return {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids}
+
+    scanning = [each.pid for each in server.children()]
+    wait_until(lambda: priorities(scanning) == {NICENESS}, PATIENCE_SECONDS, "the processes can scan")
+    assert priorities(usual) == {0}
+
+
+def test_a_live_line_does_not_wait_for_searches(service: Service, redis_server: RedisServer) -> None:
+    """Four searches never end."""
+    job = Foreign(redis_server.url, "scans", "live")
+    headers = {"Authorization": f"Bearer {service.token()}"}
+    job.line("first")
+    delays = []
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(Stream(service, f"{job.path}/events", headers)).wait_for(b"id: 1\n\n")
+        for subject in ("a", "b", "c", "d"):
+            stack.enter_context(searching(service, subject))
+        busy_process(service)
+        for number in range(2, 42):
+            began = time.monotonic()
+            job.line("live")
+            stream.wait_for(b"id: %d\n\n" % number)
+            delays.append(time.monotonic() - began)
+
+    assert sorted(delays)[-4] < 0.25
+
+
+def test_two_searches_share(service: Service) -> None:
+    """Each gets as many pages as the other, which take a second each."""
+    with searching(service, "one") as first, searching(service, "other") as second:
+        wait_until(lambda: min(len(first), len(second)) >= 3, PATIENCE_SECONDS, "both have had some pages")
+        pages = len(first), len(second)
+
+    assert max(pages) <= 2 * min(pages)
+    assert {each.status_code for each in (*first, *second)} == {200}
+
+
+def test_a_process_that_dies_fails_only_its_own_search(service: Service) -> None:
+    """With 503 and Retry-After. There is a new process at once."""
+    with searching(service) as answers:
+        victim = busy_process(service)
+        os.kill(victim.pid, signal.SIGKILL)
+        wait_until(lambda: any(each.status_code != 200 for each in answers), PATIENCE_SECONDS, "the search has failed")
+        count = len(answers)
+        wait_until(lambda: len(answers) > count + 1, PATIENCE_SECONDS, "it goes on")
+
+    failed = [each for each in answers if each.status_code != 200]
+    assert [each.status_code for each in failed] == [503]
+    assert int(failed[0].headers["retry-after"]) > 0
+    assert failed[0].json()["detail"] == "Searches are not answered now; try again."
+    assert victim not in processes(service)
+
+
+@pytest.mark.long
+def test_a_process_that_hangs_is_replaced(service: Service) -> None:
+    """Its search gets 503 within the documented time, and nobody else's does."""
+    with searching(service) as answers:
+        victim = busy_process(service)
+        began = time.monotonic()
+        victim.suspend()
+        wait_until(lambda: any(each.status_code != 200 for each in answers), PATIENCE_SECONDS, "the search has failed")
+        took = time.monotonic() - began
+    wait_until(lambda: not is_alive(victim.pid), PATIENCE_SECONDS, "it has gone")
+
+    assert took < LOCK_WAIT_SECONDS + max(ANSWER_SECONDS, HANG_SECONDS) + 5
+    assert [each.status_code for each in answers if each.status_code != 200] == [503]
+    assert search(service).status_code == 200
+
+
+def test_a_server_that_is_killed_starts_again(service: Service) -> None:
+    """A search of that moment may fail, and later ones work. The processes of the killed server end by themselves."""
+    before = [scan_server(service), *processes(service)]
+    os.kill(before[0].pid, signal.SIGKILL)
+    answers = []
+    wait_until(
+        lambda: answers.append(search(service)) or answers[-1].status_code == 200,  # type: ignore[func-returns-value]
+        PATIENCE_SECONDS,
+        "searches work",
+    )
+    wait_until(lambda: not any(is_alive(each.pid) for each in before), PATIENCE_SECONDS, "the old ones have gone")
+
+    assert {each.status_code for each in answers} <= {200, 503}
+    assert scan_server(service) not in before
+    assert search(service).status_code == 200
+
+
+def test_a_search_without_a_client_ends(service: Service) -> None:
+    """A moment later nothing scans any more."""
+    headers = {"Authorization": f"Bearer {service.token()}"}
+    for _ in range(4):
+        with contextlib.suppress(httpx.ReadTimeout):
+            httpx.get(service.url + PATH, params={"q": "nowhere"}, headers=headers, timeout=0.1)
+    time.sleep(1)
+    before = sum(map(cpu_seconds, processes(service)))
+    time.sleep(1)
+
+    assert sum(map(cpu_seconds, processes(service))) - before < 0.2
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL])
+def test_no_process_outlives_its_service(redis_server: RedisServer, tmp_path: Path, end: signal.Signals) -> None:
+    """However the master ends, and also in the middle of a search."""
+    with serving(tmp_path, redis_server.url, workers=2) as service:
+        server = scan_server(service)
+        left = [server, *server.children(), *psutil.Process(service.pid).children()]
+        asking = threading.Thread(target=lambda: _suppressed(lambda: search(service)))
+        asking.start()
+        busy_process(service)
+        service.signal(end)
+        service.wait(PATIENCE_SECONDS)
+        wait_until(lambda: not any(is_alive(each.pid) for each in left), PATIENCE_SECONDS, "all have gone")
+        asking.join(PATIENCE_SECONDS)
+
+
+def _suppressed(work: Callable[[], object]) -> None:
+    with contextlib.suppress(httpx.HTTPError):
+        work()
+
+
+def test_a_reload_starts_the_server_again(redis_server: RedisServer, tmp_path: Path) -> None:
+    """Searches wait meanwhile. There is one server afterwards."""
+    with serving(tmp_path, redis_server.url) as service, searching(service) as answers:
+        before = scan_server(service)
+        wait_until(lambda: answers, PATIENCE_SECONDS, "a first page")
+        service.signal(signal.SIGHUP)
+        wait_until(lambda: not is_alive(before.pid), PATIENCE_SECONDS, "the old one has gone")
+        count = len(answers)
+        wait_until(lambda: len(answers) > count + 1, PATIENCE_SECONDS, "searches go on")
+        assert scan_server(service) != before
+
+    assert {each.status_code for each in answers} <= {200, 503}
+    assert answers[-1].status_code == 200
