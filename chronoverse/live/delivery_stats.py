@@ -45,7 +45,7 @@ class DeliveryStats:
 
     def report(self, feeds: Collection[Feed], silence: float) -> None:
         """Updates the metrics. ``silence`` is for how many seconds the store has not answered."""
-        watching = sum([len(feed.viewers) + feed.group_size for feed in feeds])
+        watching = sum([feed.viewer_count for feed in feeds])
         metrics.VIEWERS_BEHIND.set(watching - sum([feed.ring_readers for feed in feeds]))
         metrics.JOBS_WATCHED.set(len(feeds))
         metrics.TAIL_SILENCE.set(silence if feeds else 0.0)

@@ -9,7 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
@@ -48,6 +48,12 @@ class Waiter(Protocol):
     due: float
 
     def wake(self) -> None: ...
+
+
+class ViewerGroup(Waiter, Protocol):
+    """Viewers that are written to in one pass. Only the code that owns their sockets knows what a member is."""
+
+    def join(self, member: Any, /) -> bool: ...
 
 
 class Slice(NamedTuple):
@@ -143,9 +149,12 @@ class Feed:
         #: A ``redact`` frame for each redaction since the feed began. A redaction takes seconds, so there are never
         #: many.
         self.redactions: list[bytes] = []
-        self.viewers: set[Waiter] = set()
-        #: How many more viewers there are in the feed's broadcast group, which is one of the waiters.
-        self.group_size = 0
+        #: How many viewers there are. The tail counts them.
+        self.viewer_count = 0
+        #: Who is woken by a change: the group of the viewers that have caught up, and each other viewer for itself.
+        self.waiters: set[Waiter] = set()
+        #: The group of the viewers that have caught up. None while it has no members.
+        self.group: ViewerGroup | None = None
         #: How many viewers take from the ring. The others read older lines themselves.
         self.ring_readers = 0
         #: When the tail last checked the job's state, and when it should check again, on its clock.
@@ -253,9 +262,9 @@ class Feed:
             self.wake_all()
 
     def wake_all(self) -> None:
-        """Wakes every viewer. Lets the rest of the worker run after every :data:`WAKES_PER_YIELD` of them."""
-        for number, viewer in enumerate(tuple(self.viewers), 1):
-            viewer.wake()
+        """Wakes all waiters. Lets the rest of the worker run after every :data:`WAKES_PER_YIELD` of them."""
+        for number, waiter in enumerate(tuple(self.waiters), 1):
+            waiter.wake()
             if number % WAKES_PER_YIELD == 0:
                 self.yield_to_loop()
 

@@ -98,7 +98,8 @@ class Tail:
             if feed is None:
                 feed = self._feeds[ref] = Feed(ref, job, self._yield_to_loop)
                 self._changed.append(ref)
-            feed.viewers.add(viewer)
+            feed.viewer_count += 1
+            feed.waiters.add(viewer)
         if job is not None and (feed.job is None or job.age > feed.job.age):
             feed.reconcile(job)
         self._joined.set()
@@ -107,10 +108,11 @@ class Tail:
         return feed
 
     def leave(self, feed: Feed, viewer: Waiter) -> None:
-        """Undoes :meth:`join`. A job without viewers is not read any more."""
+        """Undoes one :meth:`join`. A job without viewers is not read any more."""
         with self._lock:
-            feed.viewers.discard(viewer)
-            if not feed.viewers and self._feeds.get(feed.ref) is feed:
+            feed.viewer_count -= 1
+            feed.waiters.discard(viewer)
+            if not feed.viewer_count and self._feeds.get(feed.ref) is feed:
                 del self._feeds[feed.ref]
                 self._changed.append(feed.ref)
 
@@ -252,9 +254,9 @@ class Tail:
         now = self._clock()
         feeds = tuple(self._feeds.values())
         for feed in feeds:
-            for viewer in tuple(feed.viewers):
-                if viewer.due <= now:
-                    viewer.wake()
+            for waiter in tuple(feed.waiters):
+                if waiter.due <= now:
+                    waiter.wake()
         due = [feed for feed in feeds if feed.check_at <= now]
         if not due:
             return

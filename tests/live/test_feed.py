@@ -495,7 +495,7 @@ def test_a_line_that_several_threads_publish_is_in_the_ring_once() -> None:
 def test_publishing_wakes_every_viewer() -> None:
     """One publish wakes each viewer once, however many lines it has."""
     feed, waiters = filled(1), (CountingWaiter(), CountingWaiter())
-    feed.viewers.update(waiters)
+    feed.waiters.update(waiters)
     feed.publish([event_frame(2), event_frame(3)], 1, ROOMY)
 
     assert [waiter.wakes for waiter in waiters] == [1, 1]
@@ -504,7 +504,7 @@ def test_publishing_wakes_every_viewer() -> None:
 def test_an_ignored_batch_wakes_no_viewer() -> None:
     """A batch that the feed ignores wakes no viewer."""
     feed, waiter = filled(1), CountingWaiter()
-    feed.viewers.add(waiter)
+    feed.waiters.add(waiter)
     feed.publish([event_frame(9)], 8, ROOMY)
 
     assert waiter.wakes == 0
@@ -516,7 +516,7 @@ def test_an_ignored_batch_wakes_no_viewer() -> None:
 def wakes_by_state(feed: Feed, jobs: Sequence[Job]) -> list[int]:
     """How often a viewer was woken after each of ``jobs`` was reconciled."""
     waiter = CountingWaiter()
-    feed.viewers.add(waiter)
+    feed.waiters.add(waiter)
     wakes = []
     for observed in jobs:
         feed.reconcile(observed)
@@ -552,7 +552,7 @@ def test_a_terminal_status_is_left_to_the_closing_frames() -> None:
 def test_a_feed_closes_once() -> None:
     """The first closing frames stay, and viewers are woken for them once."""
     feed, waiter = filled(1), CountingWaiter()
-    feed.viewers.add(waiter)
+    feed.waiters.add(waiter)
     feed.close(b"first")
     feed.close(b"second")
 

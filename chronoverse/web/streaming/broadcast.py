@@ -41,21 +41,18 @@ class GroupContext(NamedTuple):
 class BroadcastGroup:
     """The caught-up viewers of one feed. They are all at the same position of its ring, which is the newest one.
 
-    The group waits on the feed in place of its members: it is one of ``feed.viewers``, and they are not. ``chunk``
-    frames bytes for the wire. ``on_empty`` is called when the last member has gone.
+    While it has members, it is ``feed.group`` and one of ``feed.waiters``, and they are not. ``chunk`` frames bytes for
+    the wire.
 
     All code here runs on one gevent hub. Only ``feed.yield_to_loop`` lets other greenlets run in between.
     """
 
-    def __init__(
-        self, feed: Feed, context: GroupContext, chunk: Callable[[bytes], bytes], on_empty: Callable[[], object]
-    ) -> None:
+    def __init__(self, feed: Feed, context: GroupContext, chunk: Callable[[bytes], bytes]) -> None:
         #: When the group must be woken though the feed has nothing new, on the context's clock.
         self.due = float("inf")
         self._feed: Final = feed
         self._context: Final = context
         self._chunk = chunk
-        self._on_empty = on_empty
         #: Each member, and its ``send``.
         self._members: dict[GroupMember, Callable[[bytes], int]] = {}
         self._cursor = 0
@@ -80,20 +77,20 @@ class BroadcastGroup:
             return False
         if self._members and position != self._position:
             self.wake()
-            # Other greenlets ran meanwhile: one may have woken, closed or added this member.
+            # Other greenlets ran meanwhile: one may have woken, closed or added this member, or removed all others.
             position = viewer.ring_position
-            if position is None or member.is_behind or member.group is not None:
+            if position is None or member.is_behind or member.group is not None or not self._members:
                 return False
         if not self._members:
             self._cursor, self._position = viewer.cursor, position
             self._state, self._sent_at = feed.state, viewer.sent_at
-            feed.viewers.add(self)
+            feed.group = self
+            feed.waiters.add(self)
             self.due = viewer.sent_at + self._context.heartbeat
         elif (position, feed.state) != (self._position, self._state):
             return False
-        feed.viewers.discard(viewer)
+        feed.waiters.discard(viewer)
         self._members[member] = member.send
-        feed.group_size = len(self._members) - 1
         member.group = self
         self.due = min(self.due, viewer.ends_at)
         return True
@@ -102,12 +99,12 @@ class BroadcastGroup:
         """Removes a member. Its viewer goes on by itself from the group's position. Does nothing for a non-member."""
         if self._members.pop(member, None) is not None:
             member.group = None
-            self._feed.group_size = max(len(self._members) - 1, 0)
             member.viewer.advance(self._cursor, self._position, self._sent_at)
-            self._feed.viewers.add(member.viewer)
+            self._feed.waiters.add(member.viewer)
             if not self._members:
-                self._context.tail.leave(self._feed, self)
-                self._on_empty()
+                # Otherwise the feed's ring would be in memory until garbage is collected.
+                self._feed.group = None
+                self._feed.waiters.discard(self)
 
     def leave(self, member: GroupMember) -> bool:
         """Removes a member at once and returns True, unless the group is writing.

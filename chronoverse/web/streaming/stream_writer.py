@@ -19,13 +19,11 @@ import _socket
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 import gevent
 import gevent.socket
 
-from chronoverse.live.feed import Feed
 from chronoverse.live.viewer import RETRY_READ_SECONDS, Viewer
 from chronoverse.web.streaming.broadcast import BroadcastGroup, GroupContext
 from chronoverse.web.streaming.connection import (
@@ -292,7 +290,6 @@ class StreamWriters:
         self.chunk = Chunker()
         self.scheduler = WriteScheduler(context.clock)
         self._context = context
-        self._groups: dict[Feed, BroadcastGroup] = {}
 
     def can_take_over(self, environ: dict[str, Any]) -> bool:
         """Whether the request's socket can be taken over: plain HTTP/1.1, under this project's gunicorn worker."""
@@ -314,8 +311,8 @@ class StreamWriters:
         feed = writer.viewer.feed
         if feed is None or writer.is_behind or writer.group is not None:
             return
-        group = self._groups.get(feed)
-        if group is None and len(feed.viewers) >= MIN_GROUP_VIEWERS:
-            group = BroadcastGroup(feed, self._context, self.chunk, partial(self._groups.pop, feed, None))
-        if group is not None and group.join(writer):
-            self._groups[feed] = group
+        group = feed.group
+        if group is None and feed.viewer_count >= MIN_GROUP_VIEWERS:
+            group = BroadcastGroup(feed, self._context, self.chunk)
+        if group is not None:
+            group.join(writer)

@@ -1,7 +1,7 @@
 """Broadcast groups: which viewers a group takes in, and what it writes to them."""
 
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import pytest
 
@@ -25,7 +25,7 @@ class FakeViewer:
     def __init__(self, feed: Feed, cursor: int) -> None:
         self.cursor = cursor
         self.ring_position = feed.seek(cursor)
-        feed.viewers.add(self)
+        feed.waiters.add(self)
 
     def advance(self, cursor: int, position: int, sent_at: float) -> None:
         self.cursor, self.ring_position, self.sent_at = cursor, position, sent_at
@@ -58,9 +58,6 @@ class FakeWriter:
 class FakeTail:
     """What a group needs of the tail."""
 
-    def leave(self, feed: Feed, viewer: Any) -> None:
-        feed.viewers.discard(viewer)
-
     def healthy(self, ref: JobRef) -> bool:
         return True
 
@@ -85,7 +82,7 @@ def feed(on_yield: list[Callable[[], object]]) -> Feed:
 
 def make_group(feed: Feed, count: int) -> tuple[BroadcastGroup, list[FakeWriter]]:
     """A group with ``count`` members, which all have line 1."""
-    group = BroadcastGroup(feed, GroupContext(cast(Tail, FakeTail()), 15, lambda: 0.0), bytes, bool)
+    group = BroadcastGroup(feed, GroupContext(cast(Tail, FakeTail()), 15, lambda: 0.0), bytes)
     members = [FakeWriter(feed, 1) for _ in range(count)]
     assert all(group.join(cast(GroupMember, each)) for each in members)
     return group, members
@@ -99,10 +96,40 @@ def test_all_members_are_sent_a_new_line_once(feed: Feed) -> None:
     assert [each.sent for each in members] == [b"2;"] * 3
 
 
+def test_a_group_belongs_to_its_feed_while_it_has_members(feed: Feed) -> None:
+    """The feed wakes the group instead of the members. Afterwards it wakes each of them again, and no group."""
+    group, members = make_group(feed, 2)
+    assert (feed.group, feed.waiters) == (group, {group})
+
+    for each in members:
+        group.remove(cast(GroupMember, each))
+    assert (feed.group, feed.waiters) == (None, {each.viewer for each in members})
+
+
+def test_a_newcomer_is_not_added_when_all_members_leave_while_the_group_catches_up(
+    feed: Feed, on_yield: list[Callable[[], object]]
+) -> None:
+    """The feed may have another group by then."""
+    group, members = make_group(feed, WAKES_PER_YIELD)
+    feed.waiters.discard(group)
+    publish(feed, 2)
+    newcomer = FakeWriter(feed, 2)
+
+    def remove_all() -> None:
+        for each in members:
+            group.remove(cast(GroupMember, each))
+
+    on_yield.append(remove_all)
+
+    assert not group.join(cast(GroupMember, newcomer))
+    assert feed.group is None
+    assert newcomer.viewer in feed.waiters
+
+
 def test_a_group_catches_up_with_a_newcomer_that_is_ahead_of_it(feed: Feed) -> None:
     """The members are sent the line that the newcomer already has. The newcomer is not sent it again."""
     group, members = make_group(feed, 2)
-    feed.viewers.discard(group)
+    feed.waiters.discard(group)
     publish(feed, 2)
     newcomer = FakeWriter(feed, 2)
 
@@ -116,7 +143,7 @@ def test_a_newcomer_that_changed_while_the_group_caught_up_is_not_added(
 ) -> None:
     """Writing to the group lets other greenlets run. They may wake, close or add the newcomer."""
     group, members = make_group(feed, WAKES_PER_YIELD + 1)
-    feed.viewers.discard(group)
+    feed.waiters.discard(group)
     publish(feed, 2)
     newcomer = FakeWriter(feed, 2)
 
@@ -129,7 +156,7 @@ def test_a_newcomer_that_changed_while_the_group_caught_up_is_not_added(
     on_yield.append(change_newcomer)
 
     assert not group.join(cast(GroupMember, newcomer))
-    feed.viewers.add(group)
+    feed.waiters.add(group)
     publish(feed, 3)
     assert newcomer.sent == b""
     assert {each.sent for each in members} == {b"2;3;"}
