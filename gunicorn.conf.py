@@ -22,16 +22,22 @@ from typing import Any
 
 import gevent
 
-from chronoverse.cli.serve import banner, command_name
+from chronoverse.cli.common import EX_CONFIG, print_message
+from chronoverse.cli.serve import banner, command_name, service_settings
 from chronoverse.embedded import listeners
 from chronoverse.embedded import server as embedded
 from chronoverse.embedded.supervised_process import SupervisedProcess
-from chronoverse.errors import EmbeddedError
+from chronoverse.errors import EmbeddedError, SettingsError
 from chronoverse.scans.server import scan_server_process
-from chronoverse.settings import Settings, child_environ
+from chronoverse.settings import child_environ, unknown_names
 from chronoverse.store.server_checks import watch_evictions
 
-_settings = Settings.from_env()
+try:
+    _settings = service_settings(child_environ({}))
+except SettingsError as error:
+    # gunicorn would print a traceback, or listen first and then find that no worker starts.
+    print_message(str(error))
+    sys.exit(EX_CONFIG)
 
 #: Connections above CHRONOVERSE_MAX_STREAMS. Streams over that limit are refused, so /healthz can always be answered.
 SPARE_CONNECTIONS = 200
@@ -98,7 +104,12 @@ from chronoverse import metrics
 
 
 def on_starting(server: Any) -> None:
-    """Deletes the metrics of the last run, and takes a lease on the embedded server for as long as the master lives."""
+    """Deletes the metrics of the last run, and takes a lease on the embedded server for as long as the master lives.
+
+    Variables that look like settings and are none are named in the log.
+    """
+    for sentence in unknown_names():
+        server.log.warning("%s", sentence)
     for stale in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
         stale.unlink()
     if _settings.redis_url is None:

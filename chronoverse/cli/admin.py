@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from chronoverse import errors
-from chronoverse.cli.common import EX_DATAERR, duration, identifier, open_archive, open_store
+from chronoverse.cli.common import EX_DATAERR, duration, identifier, open_archive, open_store, read_settings
 from chronoverse.client.terminal import plain_text
 from chronoverse.embedded.supervised_process import wait_for_owner_end
 from chronoverse.settings import Settings
@@ -39,7 +39,7 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, while_
 
     if delete and not orphans:
         raise click.UsageError("--delete goes with --orphans")
-    settings = Settings.from_env()
+    settings = Settings.from_env() if while_stdin else read_settings()
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
@@ -139,7 +139,7 @@ def retention(workflow: str, time_text: str | None) -> None:
     """Show or set for how long jobs of WORKFLOW are kept after their end: such as 90d."""
     from chronoverse.archive.retention import apply_retention
 
-    settings = Settings.from_env()
+    settings = read_settings()
     seconds = None if time_text in (None, "default") else duration(time_text)
     with open_store(settings) as store:
         if time_text is not None:
@@ -166,6 +166,6 @@ def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject
     """Print a token."""
     from chronoverse.auth.tokens import EVERY_WORKFLOW, ClaimRules, mint, signing_secret
 
-    settings = Settings.from_env()
+    settings = read_settings()
     secret, rules = signing_secret(settings), ClaimRules.from_settings(settings)
     click.echo(mint(secret, subject, scopes, workflows or [EVERY_WORKFLOW], ttl, time.time(), rules))

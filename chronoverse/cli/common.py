@@ -13,7 +13,7 @@ from chronoverse import errors
 from chronoverse.client.terminal import plain_text
 from chronoverse.joblog.time_range import read_time
 from chronoverse.joblog.values import IDENTIFIER, iso_timestamp
-from chronoverse.settings import Settings
+from chronoverse.settings import Settings, unknown_names
 from chronoverse.settings.parse import is_loopback
 from chronoverse.settings.parse import service_url as parse_service_url
 
@@ -27,6 +27,7 @@ EX_DATAERR: Final = 65
 EX_UNAVAILABLE: Final = 69
 EX_CANTCREAT: Final = 73
 EX_TEMPFAIL: Final = 75
+EX_CONFIG: Final = 78
 
 #: Seconds in the units of :func:`duration`, and the longest that it reads: ten years.
 _UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -73,6 +74,16 @@ def service_url(text: str) -> str:
         return parse_service_url(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
+
+
+def read_settings() -> Settings:
+    """The settings of the environment. Variables that look like settings and are none are named on stderr.
+
+    Raises :class:`SettingsError`.
+    """
+    for sentence in unknown_names():
+        print_message(sentence)
+    return Settings.from_env()
 
 
 def print_message(text: str) -> None:

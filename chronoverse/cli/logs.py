@@ -10,9 +10,8 @@ from typing import Any, BinaryIO, Final
 
 import click
 
-from chronoverse.cli.common import EX_CANTCREAT, identifier, moment, open_client, print_message
+from chronoverse.cli.common import EX_CANTCREAT, identifier, moment, open_client, print_message, read_settings
 from chronoverse.joblog.values import MAX_NUMBER, JobRef, Status, parse_number
-from chronoverse.settings import Settings
 
 #: Seconds that ``--wait`` takes at most: a day.
 _MAX_WAIT_SECONDS: Final = 86_400
@@ -80,7 +79,7 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
         **{name: options[name] for name in ("timestamps", "output", "raw")},
     )
     start = {name: options[name] for name in ("offset", "tail", "stream")}
-    with contextlib.closing(open_client(Settings.from_env(), workflow)) as client:
+    with contextlib.closing(open_client(read_settings(), workflow)) as client:
         if search["search"] is not None:
             start.pop("tail")
             show_progress = sys.stderr.isatty() and not sys.stdout.isatty()
@@ -111,7 +110,7 @@ def jobs(workflow: str, status: str | None, since: str | None, output: str) -> N
     """List the jobs of WORKFLOW, newest first."""
     from chronoverse.cli.printer import created_since, jobs_table, json_text
 
-    with contextlib.closing(open_client(Settings.from_env(), workflow)) as client:
+    with contextlib.closing(open_client(read_settings(), workflow)) as client:
         found = client.jobs(workflow, status)
         if since is not None:
             found = created_since(found, since)
@@ -144,7 +143,7 @@ def download(workflow: str, job: str, file: str | None, form: str, **options: An
         "regex": "true" if options["regex"] else None,
         "control_sequences": "true" if options["raw"] else None,
     }
-    with contextlib.closing(open_client(Settings.from_env(), workflow)) as client:
+    with contextlib.closing(open_client(read_settings(), workflow)) as client:
         pieces = client.download(JobRef(workflow, job), **query)
         if file == "-":
             _write(sys.stdout.buffer, pieces)

@@ -12,7 +12,7 @@ import click
 
 from chronoverse import errors
 from chronoverse.cli import admin, logs, remove, run, scans, serve
-from chronoverse.cli.common import EX_CANTCREAT, EX_DATAERR, EX_TEMPFAIL, EX_UNAVAILABLE, print_message
+from chronoverse.cli.common import EX_CANTCREAT, EX_CONFIG, EX_DATAERR, EX_TEMPFAIL, EX_UNAVAILABLE, print_message
 
 EX_USAGE: Final = 64
 EX_SOFTWARE: Final = 70
@@ -20,7 +20,7 @@ EX_SOFTWARE: Final = 70
 #: How the program exits after an error. The first class that the error is an instance of counts. Any other
 #: :class:`ChronoverseError` exits with EX_SOFTWARE.
 EXIT_CODES: Final[Mapping[type[Exception], int]] = {
-    errors.SettingsError: 78,  # EX_CONFIG
+    errors.SettingsError: EX_CONFIG,
     errors.Unauthorized: 77,  # EX_NOPERM
     errors.Forbidden: 77,
     errors.Held: EX_TEMPFAIL,

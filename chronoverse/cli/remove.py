@@ -6,9 +6,8 @@ import sys
 
 import click
 
-from chronoverse.cli.common import EX_TEMPFAIL, identifier, open_client, print_message
+from chronoverse.cli.common import EX_TEMPFAIL, identifier, open_client, print_message, read_settings
 from chronoverse.joblog.values import JobRef, parse_number
-from chronoverse.settings import Settings
 
 #: What redacting and deleting need.
 _SCOPE = "logs:admin"
@@ -59,7 +58,7 @@ def redact(
         what += f" that match {search!r}"
     if not _may_go_on(f"Redact {what} of {workflow}/{job}? This cannot be undone.", yes):
         return _EXIT_NOT_DONE
-    with contextlib.closing(open_client(Settings.from_env(), workflow, _SCOPE)) as client:
+    with contextlib.closing(open_client(read_settings(), workflow, _SCOPE)) as client:
         done = client.redact(JobRef(workflow, job), first=first, last=last, q=search, regex=regex, reason=reason)
     click.echo(f"{done.lines} line{'' if done.lines == 1 else 's'} redacted")
     if done.pending:
@@ -76,7 +75,7 @@ def delete(workflow: str, job: str, yes: bool) -> int:
     """Delete JOB and its log, everywhere and for good. This needs a token with logs:admin."""
     if not _may_go_on(f"Delete {workflow}/{job} and its log? This cannot be undone.", yes):
         return _EXIT_NOT_DONE
-    with contextlib.closing(open_client(Settings.from_env(), workflow, _SCOPE)) as client:
+    with contextlib.closing(open_client(read_settings(), workflow, _SCOPE)) as client:
         client.delete(JobRef(workflow, job))
     click.echo(f"{workflow}/{job} deleted")
     return 0

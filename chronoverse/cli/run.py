@@ -17,6 +17,7 @@ from chronoverse.cli.common import (
     identifier,
     open_archive,
     print_message,
+    read_settings,
     service_url,
 )
 from chronoverse.joblog.values import JobRef
@@ -66,7 +67,7 @@ def run(
     from chronoverse.runner.spool.spool_file import SpoolRoom
 
     masks = masking.load_masks(**masks_given, environ=os.environ)
-    settings = Settings.from_env()
+    settings = read_settings()
     ref = JobRef(workflow, job or f"job-{secrets.token_hex(6)}")
     if job is None:
         print_message(f"job {ref.job_id} of workflow {ref.workflow_id}")
@@ -105,7 +106,7 @@ def deliver(file: Path, server: str | None, deliver_timeout: int, job: str | Non
         return 0
     from chronoverse.runner.resend import resend_spool
 
-    settings = Settings.from_env()
+    settings = read_settings()
     with contextlib.ExitStack() as stack:
         done = resend_spool(
             file,

@@ -4,13 +4,14 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import click
 
 from chronoverse.errors import SettingsError
-from chronoverse.settings import Settings, child_environ
+from chronoverse.settings import Settings, child_environ, unknown_names
 
 #: Seconds for which the printed token is valid: a working day. It is no longer because terminals keep what they print.
 TOKEN_SECONDS: Final = 12 * 3600
@@ -30,11 +31,31 @@ def serve_command(bind: str | None, workers: str | None) -> tuple[list[str], dic
     package = Path(__file__).parents[1]
     flags = {"CHRONOVERSE_BIND": bind, "WEB_CONCURRENCY": workers, "PYTHONPATH": str(package.parent)}
     environ = child_environ({name: value for name, value in flags.items() if value is not None})
-    Settings.from_env(environ)
+    service_settings(environ)
     for config in (package / "gunicorn.conf.py", package.parent / "gunicorn.conf.py"):
         if config.is_file():
             return [sys.executable, "-m", "gunicorn", "-c", str(config), "chronoverse.web.app:create_app()"], environ
     raise SettingsError("gunicorn.conf.py is neither in the package nor beside it: install chronoverse again")
+
+
+def service_settings(environ: Mapping[str, str]) -> Settings:
+    """The settings of a service.
+
+    Raises :class:`SettingsError` when they are not valid, when there is no usable key for tokens, or when a library
+    that they need is not installed.
+    """
+    from chronoverse.archive.object_store import open_object_store
+    from chronoverse.auth.tokens import Verifier
+
+    try:
+        settings = Settings.from_env(environ)
+        Verifier.from_settings(settings)
+        if settings.archive_location is not None:
+            open_object_store(settings.archive_location)
+    except SettingsError as error:
+        # The reason may be a typo in a name.
+        raise SettingsError("; ".join([str(error), *unknown_names(environ)])) from error
+    return settings
 
 
 def command_name() -> str:

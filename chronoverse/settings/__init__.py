@@ -9,9 +9,11 @@
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, get_type_hints
 
@@ -22,6 +24,13 @@ from chronoverse.settings import parse
 PREFIX: Final = "CHRONOVERSE_"
 #: The most workers by default: one for each core, but no more than a laptop can spare.
 MAX_DEFAULT_WORKERS: Final = 4
+
+#: The variables that Kubernetes sets for a Service. The second kind has a URL.
+#: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+_SERVICE_NAME: Final = re.compile(r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
+_SERVICE_LINK: Final = re.compile(r"\w+_PORT")
+#: How similar a name must be to a setting's to be taken for it, from 0 to 1.
+_SIMILARITY: Final = 0.8
 
 _TOKEN_KEY_NAMES: Final = ("CHRONOVERSE_JWT_SECRET", "CHRONOVERSE_JWT_PUBLIC_KEY", "CHRONOVERSE_JWT_JWKS_URL")
 _DURABILITIES: Final = ("acked", "fsynced", "replicated")
@@ -315,6 +324,22 @@ def all_settings() -> Iterator[tuple[str, str, Setting]]:
     for each in fields(Settings):
         (setting,) = hints[each.name].__metadata__
         yield each.name, setting.prefix + each.name.upper(), setting
+
+
+def unknown_names(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """A sentence about each variable in ``environ`` that is named like a setting and is none, such as a typo.
+
+    Kubernetes sets variables with such names for a Service that is called chronoverse. They do not count.
+    """
+    known = [name.removeprefix(PREFIX) for _, name, _ in all_settings() if name.startswith(PREFIX)]
+    for name, text in sorted(environ.items()):
+        short = name.removeprefix(PREFIX)
+        if short == name or short in known:
+            continue
+        if _SERVICE_NAME.fullmatch(name) or (_SERVICE_LINK.fullmatch(name) and "://" in text):
+            continue
+        similar = get_close_matches(short, known, 1, _SIMILARITY)
+        yield f"{name} is not a setting{f': did you mean {PREFIX}{similar[0]}?' if similar else ', and is ignored'}"
 
 
 def default_data_dir(environ: Mapping[str, str], platform: str = sys.platform) -> Path:

@@ -469,6 +469,58 @@ def test_serve_checks_its_flags_as_settings(bind: str | None, workers: str | Non
         serve_command(bind, workers)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"REDIS_URL": "redis://127.0.0.1:1"}, "CHRONOVERSE_REDIS_URL needs one of CHRONOVERSE_JWT_SECRET, "),
+        (
+            {"REDIS_URL": "redis://127.0.0.1:1", "JWT_SECRT": SECRET},
+            "CHRONOVERSE_JWT_SECRT is not a setting: did you mean CHRONOVERSE_JWT_SECRET?",
+        ),
+        ({"JWT_PUBLIC_KEY": "-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n"}, "must be a usable key"),
+        ({"BIND": "nowhere"}, "CHRONOVERSE_BIND must be"),
+        ({"ARCHIVE_URL": "s3://bucket"}, "S3 needs boto3: pip install 'chronoverse[s3]'"),
+    ],
+    ids=["no key", "typo", "no PEM", "no address", "no driver"],
+)
+@pytest.mark.parametrize("argv", [[str(ROOT / "app.py")], ["-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py")]])
+def test_a_service_that_cannot_start_says_why(
+    tmp_path: Path, argv: list[str], settings: dict[str, str], message: str
+) -> None:
+    """It is one line, before it listens, with the exit code of bad settings; also where gunicorn is called directly."""
+    # As if boto3 was not installed.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as u; f = u.find_spec; "
+        "u.find_spec = lambda name, *rest: None if name == 'boto3' else f(name, *rest)"
+    )
+    given = environ(tmp_path / "data", **settings)
+    done = subprocess.run(
+        [sys.executable, *argv],
+        cwd=ROOT,
+        env={**given, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith("chronoverse: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+
+
+def test_a_typo_in_a_name_is_said(cli: Cli) -> None:
+    """The command does what it would do without the variable."""
+    done = cli("token", TOKN="x", WORKFLOW="demo")
+
+    assert done.returncode == 0
+    assert done.stderr == (
+        "chronoverse: CHRONOVERSE_TOKN is not a setting: did you mean CHRONOVERSE_TOKEN?\n"
+        "chronoverse: CHRONOVERSE_WORKFLOW is not a setting, and is ignored\n"
+    )
+
+
 def test_app_py_is_serve(tmp_path: Path) -> None:
     """It has the same flags, settings and exit codes."""
     done = subprocess.run(

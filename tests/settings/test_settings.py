@@ -9,7 +9,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from chronoverse.errors import SettingsError
-from chronoverse.settings import Settings, all_settings, child_environ, default_data_dir, markdown_table
+from chronoverse.settings import (
+    Settings,
+    all_settings,
+    child_environ,
+    default_data_dir,
+    markdown_table,
+    unknown_names,
+)
 from chronoverse.settings.parse import is_loopback
 from chronoverse.settings.redis_url import RedisUrl, StoreKind
 
@@ -240,3 +247,39 @@ def test_the_documentation_is_up_to_date() -> None:
 def test_every_setting_is_documented() -> None:
     """Each has a unit and a description."""
     assert all(knob.unit and knob.description.endswith(".") for _, _, knob in all_settings())
+
+
+def test_names_that_are_no_settings_are_said() -> None:
+    """A typo would be silent otherwise. The likely name is offered."""
+    environ = {
+        "CHRONOVERSE_REDIS_URI": "redis://db",
+        "CHRONOVERSE_FLUX": "1",
+        "CHRONOVERSE_PORT": "9000",
+        "CHRONOVERSE_WEB_CONCURRENCY": "2",
+        "CHRONOVERSE_BIND": "x",
+        "HOME": "/",
+    }
+
+    assert list(unknown_names(environ)) == [
+        "CHRONOVERSE_FLUX is not a setting, and is ignored",
+        "CHRONOVERSE_PORT is not a setting, and is ignored",
+        "CHRONOVERSE_REDIS_URI is not a setting: did you mean CHRONOVERSE_REDIS_URL?",
+        "CHRONOVERSE_WEB_CONCURRENCY is not a setting, and is ignored",
+    ]
+
+
+def test_the_variables_of_kubernetes_are_no_typos() -> None:
+    """Pods get these for the Services ``chronoverse`` and ``chronoverse-redis``."""
+    links = {
+        "_SERVICE_HOST": "10.0.0.1",
+        "_SERVICE_PORT": "80",
+        "_SERVICE_PORT_HTTP": "80",
+        "_PORT": "tcp://10.0.0.1:80",
+        "_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "_PORT_80_TCP_PROTO": "tcp",
+        "_PORT_80_TCP_PORT": "80",
+        "_PORT_80_TCP_ADDR": "10.0.0.1",
+    }
+    services = ("CHRONOVERSE", "CHRONOVERSE_REDIS")
+
+    assert list(unknown_names({service + name: text for service in services for name, text in links.items()})) == []

@@ -26,9 +26,10 @@ RUNNER: Final = "ab" * 16
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service of two workers that logs JSON at the debug level."""
+    """A service of two workers that logs JSON at the debug level. One of its variables has a typo in its name."""
+    directory = tmp_path_factory.mktemp("seen")
     with serving(
-        tmp_path_factory.mktemp("seen"), redis_server.url, workers=2, log_format="json", log_level="debug"
+        directory, redis_server.url, workers=2, log_format="json", log_level="debug", lease_second=9
     ) as service:
         wait_until(lambda: len(service.worker_pids()) == 2, PATIENCE_SECONDS, "the second worker is there too")
         yield service
@@ -136,6 +137,15 @@ def test_counters_outlive_their_workers_in_as_many_files(tmp_path: Path, redis_s
         assert service.metric(refused) == 100
         wait_until(lambda: service.metric("chronoverse_workers") == 2, PATIENCE_SECONDS, "only running workers count")
         assert set(files) <= {f"counter_worker{number}.db" for number in range(4)}
+
+
+def test_a_typo_in_a_name_is_logged(seen: Service) -> None:
+    """Before the service listens."""
+    messages = [(entry["level"], entry["message"]) for entry in entries(seen)]
+    typo = "CHRONOVERSE_LEASE_SECOND is not a setting: did you mean CHRONOVERSE_LEASE_SECONDS?"
+    listening = next(i for i, (_, message) in enumerate(messages) if message.startswith("Listening at"))
+
+    assert ("warning", typo) in messages[:listening]
 
 
 def test_a_stream_is_two_lines_of_the_log(seen: Service, redis_server: RedisServer) -> None:
