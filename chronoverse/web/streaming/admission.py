@@ -80,26 +80,14 @@ class AdmissionControl:
 
     def check(self, ticket: StreamTicket) -> None:
         """Raises :class:`AtCapacity`, :class:`Draining` or :class:`ShareExceeded` when ``ticket`` is not admitted."""
-        refusal = self._refusal(ticket)
-        if refusal is not None:
-            kind, error = refusal
-            metrics.STREAMS_REFUSED.labels(kind).inc()
-            raise error
-
-    def would_admit(self, ticket: StreamTicket) -> bool:
-        """Whether :meth:`check` would not raise."""
-        return self._refusal(ticket) is None
-
-    def _refusal(self, ticket: StreamTicket) -> tuple[str, ChronoverseError] | None:
         if self._draining_since is not None and self._clock() > self._draining_since + LATE_ACCEPT_SECONDS:
-            return "draining", Draining("this worker is going down")
+            raise _refused("draining", Draining("this worker is going down"))
         if len(self._tickets) >= self._limit:
-            return "full", AtCapacity(f"this worker already serves {self._limit} streams")
+            raise _refused("full", AtCapacity(f"this worker already serves {self._limit} streams"))
         for kind, owner in (("token", ticket.subject), ("address", ticket.address)):
             share = self._shares[kind]
             if share is not None and self._counts[kind, owner] >= share:
-                return kind, ShareExceeded(f"this {kind} already has the {share} streams that it may have")
-        return None
+                raise _refused(kind, ShareExceeded(f"this {kind} already has the {share} streams that it may have"))
 
     def enter(self, ticket: StreamTicket) -> None:
         """Admits and counts a stream. Raises as :meth:`check` does."""
@@ -131,3 +119,9 @@ class AdmissionControl:
                 if number % STREAMS_PER_PASS == 0:
                     sleep(0)
             sleep(DRAIN_STEP_SECONDS)
+
+
+def _refused(reason: str, error: ChronoverseError) -> ChronoverseError:
+    """``error``, after the refusal was counted."""
+    metrics.STREAMS_REFUSED.labels(reason).inc()
+    return error
