@@ -77,6 +77,10 @@ class Unreachable(ChronoverseError):
     """Raised when the service does not answer, or keeps answering that it is unavailable. A retry later may succeed."""
 
 
+class UntrustedCertificate(ChronoverseError):
+    """Raised when the service's certificate cannot be verified. A retry cannot succeed."""
+
+
 class BadRequest(ChronoverseError):
     """Raised when the service finds a request malformed. A retry cannot succeed."""
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 import click
 
@@ -16,6 +17,7 @@ from chronoverse.cli.common import EX_DATAERR, duration, identifier, open_archiv
 from chronoverse.client.terminal import plain_text
 from chronoverse.embedded.supervised_process import wait_for_owner_end
 from chronoverse.settings import Settings
+from chronoverse.settings.parse import is_loopback
 
 if TYPE_CHECKING:
     from chronoverse.archive.archiver import Archiver
@@ -167,5 +169,9 @@ def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject
     from chronoverse.auth.tokens import EVERY_WORKFLOW, ClaimRules, mint, signing_secret
 
     settings = read_settings()
+    host = urlsplit(settings.url).hostname
+    if settings.has_local_secret and not is_loopback(host):
+        # Its secret is not here, and a new one would make tokens that it refuses.
+        raise errors.SettingsError(f"the service at {settings.url} is elsewhere: whoever operates it has its tokens")
     secret, rules = signing_secret(settings), ClaimRules.from_settings(settings)
     click.echo(mint(secret, subject, scopes, workflows or [EVERY_WORKFLOW], ttl, time.time(), rules))

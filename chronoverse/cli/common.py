@@ -118,7 +118,8 @@ def open_client(settings: Settings, workflow: str, scope: str = "logs:read") -> 
     """A client of the service that ``settings`` name, which may do what ``scope`` says with ``workflow``."""
     from chronoverse.client.client import Client
 
-    return Client(settings.url, bearer_token(settings, settings.url, workflow, "cli", scope))
+    token = bearer_token(settings, settings.url, workflow, "cli", scope)
+    return Client(settings.url, token, ca_file=settings.ca_file)
 
 
 def bearer_token(
@@ -129,7 +130,7 @@ def bearer_token(
     With an embedded server and no configured key, the local secret in the data directory signs tokens. The function
     then makes a token with ``scope`` for ``workflow`` alone. It is called for each connection, and returns None unless
     the service of our data directory listens at ``url``: while that service is down, a program of another user could
-    listen on the port.
+    listen on the port. No secret is made for a service elsewhere, which would not accept its tokens.
     """
     host, port = urlsplit(url).hostname, urlsplit(url).port
     if settings.token is not None or not (settings.has_local_secret and host and is_loopback(host)):
@@ -138,11 +139,12 @@ def bearer_token(
     from chronoverse.auth.tokens import ClaimRules, mint
     from chronoverse.embedded.listeners import is_service
 
-    secret, rules = local_secret(settings.data_dir), ClaimRules.from_settings(settings)
+    rules = ClaimRules.from_settings(settings)
 
     def make_token() -> str | None:
         if not is_service(settings.data_dir, host, port or _DEFAULT_PORTS[urlsplit(url).scheme]):
             return None
+        secret = local_secret(settings.data_dir)
         return mint(secret, subject, [scope], [workflow], _OWN_TOKEN_SECONDS, time.time(), rules)
 
     return make_token

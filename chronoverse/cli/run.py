@@ -127,7 +127,7 @@ def _open_log_writer(settings: Settings, server: str | None, stack: contextlib.E
         from chronoverse.runner.http_log_writer import HttpLogWriter
 
         token = bearer_token(settings, server, workflow, "run", "logs:write")
-        writer = HttpLogWriter(server, token, durable=settings.durability != "acked")
+        writer = HttpLogWriter(server, token, ca_file=settings.ca_file, durable=settings.durability != "acked")
         stack.callback(writer.close)
         return writer
     from chronoverse.store import Durability, Store

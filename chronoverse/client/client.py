@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from math import ceil
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
@@ -20,6 +21,7 @@ from urllib3.exceptions import HTTPError
 
 from chronoverse.backoff import Backoff, RetryPolicy, retry_after
 from chronoverse.client.follower import Follower, LogEvent, Notice
+from chronoverse.client.tls import certificate_problem, tls_context
 from chronoverse.errors import (
     ArchiveNotConfigured,
     BadRequest,
@@ -30,6 +32,7 @@ from chronoverse.errors import (
     LineStillOpen,
     Unauthorized,
     Unreachable,
+    UntrustedCertificate,
 )
 from chronoverse.joblog import sse
 from chronoverse.joblog.values import IDENTIFIER, JobRef, Line, parse_number
@@ -106,9 +109,9 @@ class Redacted(NamedTuple):
 class Client:
     """A client of the service at ``url``.
 
-    ``token`` is a bearer token, a function that makes one for each attempt, or None for no token. ``clock`` is
-    monotonic, in seconds. ``chance`` returns a random number from 0 to 1. ``sleep`` waits between attempts at requests
-    that are not streams.
+    ``token`` is a bearer token, a function that makes one for each attempt, or None for no token. ``ca_file`` has
+    authorities that are trusted beside those of the system. ``clock`` is monotonic, in seconds. ``chance`` returns a
+    random number from 0 to 1. ``sleep`` waits between attempts at requests that are not streams.
 
     Every method raises :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound`, :class:`BadRequest` or another
     :class:`ChronoverseError` when no retry can succeed, and :class:`Unreachable` when retries did not succeed.
@@ -119,6 +122,7 @@ class Client:
         url: str,
         token: str | Callable[[], str | None] | None = None,
         *,
+        ca_file: Path | None = None,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         max_retry_seconds: float = MAX_RETRY_SECONDS,
         clock: Callable[[], float] = time.monotonic,
@@ -132,7 +136,7 @@ class Client:
         self._chance = chance
         self._sleep = sleep
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=MISSED_HEARTBEATS * heartbeat_seconds)
-        self._http = urllib3.PoolManager(retries=False, timeout=timeout)
+        self._http = urllib3.PoolManager(retries=False, timeout=timeout, ssl_context=tls_context(ca_file))
 
     def close(self) -> None:
         """Closes idle connections. The client may be used again afterwards."""
@@ -382,7 +386,11 @@ class Client:
             detail, reason = _read_refusal(response)
             response.close()
         except (HTTPError, OSError) as error:
+            if problem := certificate_problem(error):
+                raise UntrustedCertificate(f"the certificate of {self._url} is not trusted: {problem}") from error
             raise _Retryable(f"{self._url} does not answer: {_describe(error)}") from error
+        if response.status == 401 and token is None:
+            raise Unauthorized(f"{self._url} wants a token, and there is none: set CHRONOVERSE_TOKEN")
         if response.status == 429 or response.status >= 500:
             raise _Retryable(detail, retry_after(response))
         if response.status == 409 and reason in _CONFLICTS:

@@ -5,6 +5,7 @@ Every request may be repeated. So a lost answer costs one more request, and noth
 
 import gzip
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -12,6 +13,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from chronoverse.backoff import retry_after
+from chronoverse.client.tls import certificate_problem, tls_context
 from chronoverse.errors import (
     BadRequest,
     ChronoverseError,
@@ -78,8 +80,9 @@ class HttpDurabilityProbe:
 class HttpLogWriter:
     """The service at ``url``. ``token`` may be a function, which is called for each request.
 
-    When the function returns None after it has returned a token, the service counts as away. With ``durable`` the
-    runner is told, once, that it cannot know more than what the service has acknowledged.
+    When the function returns None after it has returned a token, the service counts as away. ``ca_file`` has
+    authorities that are trusted beside those of the system. With ``durable`` the runner is told, once, that it cannot
+    know more than what the service has acknowledged.
 
     Every method raises what the same method of :class:`chronoverse.store.Store` raises. It also raises
     :class:`StoreUnavailable` when the service does not answer, or answers that it cannot serve; :class:`TooFast`; and
@@ -92,6 +95,7 @@ class HttpLogWriter:
         url: str,
         token: str | Callable[[], str | None] | None = None,
         *,
+        ca_file: Path | None = None,
         durable: bool = False,
         connect_seconds: float = CONNECT_SECONDS,
         read_seconds: float = READ_SECONDS,
@@ -101,7 +105,7 @@ class HttpLogWriter:
         self._had_token = False
         self._durable = durable
         timeout = urllib3.Timeout(connect=connect_seconds, read=read_seconds)
-        self._http = urllib3.PoolManager(retries=False, timeout=timeout)
+        self._http = urllib3.PoolManager(retries=False, timeout=timeout, ssl_context=tls_context(ca_file))
 
     def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt:
         """Takes the job's lease for a new attempt. ``token`` is the runner's own, and must be unguessable.
@@ -186,11 +190,16 @@ class HttpLogWriter:
             answer = response.read(ANSWER_BYTES)
             response.release_conn()
         except (HTTPError, OSError) as error:
+            if problem := certificate_problem(error):
+                # The spool keeps the lines, and they can be delivered once the certificate is trusted.
+                raise StoreUnavailable(f"the certificate of {self._url} is not trusted: {problem}") from error
             raise StoreUnavailable(f"{self._url} does not answer: {_reason(error)}") from error
         if response.status == 204:
             return None
         if response.status == 200:
             return self._json(answer)
+        if response.status == 401 and token is None:
+            raise Unauthorized(f"{self._url} wants a token, and there is none: set CHRONOVERSE_TOKEN")
         raise _refusal(response.status, answer, retry_after(response))
 
     def _request(self, url: str, content: bytes, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:

@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, get_type_hints
 
@@ -277,6 +276,16 @@ class Settings:
         ),
     ] = field(default=None, repr=False)
 
+    ca_file: Annotated[
+        Path | None,
+        Setting(
+            parse.ca_file,
+            "path",
+            "PEM certificates of authorities that `chronoverse logs` and `run --server` trust for `https://`, beside"
+            " those of the system.",
+        ),
+    ] = None
+
     @property
     def is_embedded(self) -> bool:
         """Whether the store is the embedded server, which keeps its data in the data directory."""
@@ -338,6 +347,8 @@ def unknown_names(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
             continue
         if _SERVICE_NAME.fullmatch(name) or (_SERVICE_LINK.fullmatch(name) and "://" in text):
             continue
+        from difflib import get_close_matches  # which takes 3 ms, and most environments have no such name
+
         similar = get_close_matches(short, known, 1, _SIMILARITY)
         yield f"{name} is not a setting{f': did you mean {PREFIX}{similar[0]}?' if similar else ', and is ignored'}"
 

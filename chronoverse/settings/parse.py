@@ -1,6 +1,6 @@
 """Parsers, which turn the text of one setting into its value. They raise ValueError with "must be …" in its message.
 
-None of them does I/O, except :func:`public_key`, which may read a file.
+None of them does I/O, except :func:`public_key` and :func:`ca_file`, which may read a file.
 """
 
 import os
@@ -142,6 +142,18 @@ def public_key(text: str) -> str:
     if "-----BEGIN PUBLIC KEY-----" not in text:
         raise ValueError("must be a PEM public key (-----BEGIN PUBLIC KEY-----)")
     return text
+
+
+def ca_file(text: str) -> Path:
+    """Reads the path of a file with PEM certificates."""
+    import ssl  # which takes 10 ms, and few commands need it
+
+    path = directory(text)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except (OSError, ValueError):  # ssl.SSLError is an OSError
+        raise ValueError("must be the path of a readable file with PEM certificates") from None
+    return path
 
 
 def directory(text: str) -> Path:

@@ -90,23 +90,53 @@ def test_logs_needs_no_token_with_an_embedded_server(cli: Cli, tmp_path: Path) -
     assert principal.expires_at < time.time() + 61
 
 
-def test_logs_sends_no_token_to_another_listener(cli: Cli) -> None:
-    """A program of another user may listen on the port while the service of this data directory is down."""
-    with ScriptedService(problem("401 Unauthorized", "a bearer token is needed")) as service:
-        done = cli("logs", "wf_1", "job_1", URL=service.url)
+def no_token(url: str) -> str:
+    return f"chronoverse: {url} wants a token, and there is none: set CHRONOVERSE_TOKEN\n"
 
-    assert (done.returncode, done.stderr) == (77, "chronoverse: a bearer token is needed\n")
+
+def test_logs_sends_no_token_to_another_listener(cli: Cli, tmp_path: Path) -> None:
+    """A program of another user may listen on the port while the service of this data directory is down.
+
+    No secret is made for it.
+    """
+    with ScriptedService(problem("401 Unauthorized", "a bearer token is needed")) as service:
+        url = service.url
+        done = cli("logs", "wf_1", "job_1", URL=url)
+
+    assert (done.returncode, done.stderr) == (77, no_token(url))
     assert "authorization" not in service.requests[0].headers
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("settings", [{"JWT_SECRET": SECRET}, {"REDIS_URL": "redis://127.0.0.1:1"}])
 def test_logs_makes_no_token_with_another_store_or_key(cli: Cli, settings: dict[str, str]) -> None:
     """The operators of these decide who may read."""
     with ScriptedService(problem("401 Unauthorized", "a bearer token is needed")) as service:
-        done = cli("logs", "wf_1", "job_1", URL=service.url, **settings)
+        url = service.url
+        done = cli("logs", "wf_1", "job_1", URL=url, **settings)
 
-    assert (done.returncode, done.stderr) == (77, "chronoverse: a bearer token is needed\n")
+    assert (done.returncode, done.stderr) == (77, no_token(url))
     assert "authorization" not in service.requests[0].headers
+
+
+def test_run_says_that_there_is_no_token(cli: Cli, tmp_path: Path) -> None:
+    """The service's own words would not say what to do."""
+    with ScriptedService(problem("401 Unauthorized", "a bearer token is needed")) as service:
+        url = service.url
+        done = cli("run", "--workflow", "wf_1", "--job", "job_1", "--server", url, "--", "true")
+
+    assert no_token(url).removeprefix("chronoverse: ").rstrip() in done.stderr
+    assert not (tmp_path / "token.secret").exists()
+
+
+def test_no_secret_is_made_for_a_service_elsewhere(cli: Cli, tmp_path: Path) -> None:
+    """It would not accept the tokens. A key of one's own makes tokens for any service."""
+    done = cli("token", URL="https://logs.example.com")
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "the service at https://logs.example.com is elsewhere" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert cli("token", URL="https://logs.example.com", JWT_SECRET=SECRET).returncode == 0
 
 
 def test_logs_sends_the_token_of_the_settings(cli: Cli) -> None:

@@ -1,0 +1,43 @@
+"""TLS of clients: whom they trust, and what is wrong with a certificate that they do not trust."""
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+#: OpenSSL's codes for a certificate whose authority is not known: it has signed itself, or its issuer is missing.
+#: https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/
+_UNKNOWN_AUTHORITY: Final = (18, 19, 20, 21)
+
+
+def tls_context(ca_file: Path | None) -> ssl.SSLContext | None:
+    """Trusts the authorities of the system, and also those in ``ca_file``. Raises OSError when that cannot be read.
+
+    None where there is no such file: urllib3 then trusts those of the system, and reads them when it needs them.
+    """
+    if ca_file is None:
+        return None
+    context = ssl.create_default_context()
+    context.load_verify_locations(ca_file)
+    return context
+
+
+def certificate_problem(error: BaseException) -> str | None:
+    """What is wrong with the server's certificate, if ``error`` or one of its causes says that. Otherwise None."""
+    for each in _causes(error):
+        if isinstance(each, ssl.SSLCertVerificationError):
+            hint = "; CHRONOVERSE_CA_FILE can name a file with your own authority's certificate"
+            return f"{each.verify_message}{hint if each.verify_code in _UNKNOWN_AUTHORITY else ''}"
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """``error``, and those that it comes from. urllib3 keeps the original error as an argument."""
+    seen: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and each not in seen:
+            seen.append(each)
+            yield each
+            waiting += [each.__cause__, each.__context__, *(arg for arg in each.args if isinstance(arg, BaseException))]

@@ -1,0 +1,88 @@
+"""Services with a certificate of a private authority: what the commands say, and ``CHRONOVERSE_CA_FILE``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chronoverse.joblog.values import JobRef
+from chronoverse.store import Store
+from tests.cli.conftest import Cli
+from tests.support.certificates import Authority
+from tests.support.servers import RedisServer, running
+from tests.support.service import Service, serving
+
+WORKFLOW = "wf_tls"
+HINT = "CHRONOVERSE_CA_FILE can name a file with your own authority's certificate"
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running(tmp_path_factory.mktemp("store")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer, authority: Authority) -> Iterator[Service]:
+    # The service's own readiness check must trust the authority, too.
+    certificate = authority.issue("server")
+    certificate.write_bytes(certificate.read_bytes() + authority.path.read_bytes())
+    with serving(tmp_path_factory.mktemp("secure"), backend.url, certificate=certificate) as service:
+        store = Store(backend.url)
+        store.register(JobRef(WORKFLOW, "job_1"))
+        store.close()
+        yield service
+
+
+@pytest.mark.parametrize("argv", [("jobs", WORKFLOW), ("logs", "-f", WORKFLOW, "job_1")], ids=" ".join)
+def test_an_unknown_authority_is_named_as_the_cause(cli: Cli, secure: Service, argv: tuple[str, ...]) -> None:
+    """At once, since no retry can help."""
+    done = cli(*argv, URL=secure.url, TOKEN=secure.token())
+
+    assert (done.returncode, done.stdout) == (69, "")
+    assert done.stderr.startswith(f"chronoverse: the certificate of {secure.url} is not trusted: ")
+    assert done.stderr.endswith(f"; {HINT}\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_named_authority_is_trusted(cli: Cli, secure: Service, authority: Authority) -> None:
+    """For reading and for publishing."""
+    settings = {"URL": secure.url, "TOKEN": secure.token(), "CA_FILE": str(authority.path), "DURABILITY": "acked"}
+    command = ("run", "--workflow", WORKFLOW, "--job", "job_2", "--server", secure.url)
+    ran = cli(*command, "--", "echo", "hello", **settings)
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert cli("logs", WORKFLOW, "job_2", **settings).stdout == "hello\n"
+
+
+def test_a_name_that_is_not_in_the_certificate(cli: Cli, secure: Service, authority: Authority) -> None:
+    """No other authority would help, so none is asked for."""
+    url = secure.url.replace("127.0.0.1", "127.1")
+    done = cli("jobs", WORKFLOW, URL=url, TOKEN=secure.token(), CA_FILE=str(authority.path))
+
+    assert done.returncode == 69
+    assert "Hostname mismatch" in done.stderr
+    assert HINT not in done.stderr
+
+
+def test_a_runner_names_the_cause_and_keeps_the_lines(cli: Cli, secure: Service, tmp_path: Path) -> None:
+    """The command runs, and its lines can be delivered once the certificate is trusted."""
+    command = ("run", "--workflow", WORKFLOW, "--job", "job_3", "--deliver-timeout", "1s", "--server", secure.url)
+    done = cli(*command, "--", "echo", "hello", TOKEN=secure.token())
+
+    assert (done.returncode, done.stdout) == (0, "hello\n")
+    assert HINT in done.stderr
+    assert list((tmp_path / "spool").iterdir())
+
+
+@pytest.mark.parametrize("text", ["/nowhere.pem", __file__])
+def test_a_file_without_certificates_is_a_bad_setting(cli: Cli, text: str) -> None:
+    done = cli("jobs", WORKFLOW, CA_FILE=text)
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "CHRONOVERSE_CA_FILE must be the path of a readable file with PEM certificates" in done.stderr
