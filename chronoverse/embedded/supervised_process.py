@@ -58,6 +58,8 @@ class SupervisedProcess:
                 time.sleep(POLL_SECONDS / 10)
             if self._is_running():
                 os.kill(self._pid, signal.SIGKILL)
+        for end in self._lifeline:
+            os.close(end)
 
     def _spawn(self) -> None:
         actions = [(os.POSIX_SPAWN_DUP2, self._lifeline[0], 0)]
