@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from playwright.sync_api import Browser
 
+from chronoverse.auth.tokens import WRITE
 from chronoverse.joblog.values import Status
 from tests.browser.browsing import Tab
 from tests.browser.conftest import Job
@@ -42,7 +43,11 @@ def test_a_token_is_asked_for_and_stays_in_the_tab(
     tab.page.goto(f"{tab.url}/ui/workflows/page/jobs/{job.ref.job_id}")
     tab.page.fill(".sign-in input", "not a token")
     tab.page.click(".sign-in button")
-    tab.page.wait_for_selector(".sign-in p:has-text('not accepted')")
+    tab.page.wait_for_selector(".sign-in p:has-text('not accepted: the Authorization header is not one bearer token')")
+    assert not tab.page.evaluate("() => sessionStorage.length")
+    tab.page.fill(".sign-in input", "not ☂ a token")
+    tab.page.click(".sign-in button")
+    tab.page.wait_for_selector(".sign-in p:has-text('This is not a token.')")
     tab.page.fill(".sign-in input", f"  Bearer {token} ")
     tab.page.click(".sign-in button")
     tab.wait_number(1)
@@ -59,3 +64,24 @@ def test_a_token_is_asked_for_and_stays_in_the_tab(
     second.page.wait_for_selector("tbody tr")
     assert second.page.url == f"{tab.url}/?workflow=page"
     assert second.faults == []
+
+
+def test_a_token_is_checked_when_it_is_entered(open_tab: OpenTab, page_service: Service, job: Job) -> None:
+    """Before the reader has chosen anything. One for another workflow is a good token. One without a scope is not."""
+    tab = open_tab()
+    tab.expected = "Failed to load resource"
+    tab.page.goto(tab.url)
+
+    def enter(token: str) -> None:
+        tab.page.fill(".sign-in input", token)
+        tab.page.click(".sign-in button")
+
+    enter(page_service.token(secret=b"x" * 32))
+    tab.page.wait_for_selector(".sign-in p:has-text('The token is not accepted: ')")
+    enter(page_service.token(ttl=-60))
+    tab.page.wait_for_selector(".sign-in p:has-text('The token is not accepted: the token has expired.')")
+    enter(page_service.token(scopes=[WRITE]))
+    tab.page.wait_for_selector(".sign-in p:has-text('The service answers 403: the token lacks the scope logs:read.')")
+    enter(page_service.token("elsewhere"))
+    tab.page.wait_for_selector(".sign-in", state="detached")
+    assert tab.page.input_value("#workflow") == "elsewhere"

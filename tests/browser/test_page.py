@@ -305,6 +305,40 @@ def test_long_lines_are_joined_and_groups_are_folded(open_tab: OpenTab, job: Job
     tab.wait_number(30)
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_triangle_does_not_cover_the_line_number(open_tab: OpenTab, job: Job, width: int) -> None:
+    """Neither on a phone nor on a large screen. When the log is scrolled to the right it goes under the number."""
+    job.lines("::group::" + "x" * 300, "one").end()
+    tab = open_tab()
+    tab.page.set_viewport_size({"width": width, "height": 844})
+    tab.open(job.ref)
+    tab.wait_number(1)
+
+    def edges() -> dict[str, float]:
+        """The right edge of the number's digits, and the left edge of the triangle, in pixels."""
+        found: dict[str, float] = tab.page.evaluate(
+            """() => {
+                const fold = document.querySelector(".fold");
+                const digits = document.createRange();
+                digits.selectNodeContents(fold.closest(".row").querySelector(".n"));
+                return { number: digits.getBoundingClientRect().right, triangle: fold.getBoundingClientRect().left };
+            }"""
+        )
+        return found
+
+    before = edges()
+    assert before["number"] <= before["triangle"]
+    tab.page.evaluate("() => { document.getElementById('log').scrollLeft = 10; }")
+    wait_until(lambda: edges()["triangle"] < before["triangle"], PATIENCE_SECONDS, "the log is scrolled")
+    over = tab.page.evaluate(
+        """() => {
+            const box = document.querySelector(".fold").closest(".row").querySelector(".n").getBoundingClientRect();
+            return document.elementFromPoint(box.right - 2, box.top + box.height / 2).className;
+        }"""
+    )
+    assert over == "n"
+
+
 @pytest.mark.long
 def test_long_lines_wrap_and_times_are_shown(open_tab: OpenTab, job: Job) -> None:
     """Wrapped rows are as high as they need to be, and End still leads to the end."""

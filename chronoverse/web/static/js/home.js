@@ -2,7 +2,7 @@
 
 import { $, make, notice, announce } from "./dom.js";
 import { ago, count, ended, outcome, span } from "./format.js";
-import { begin, claims, get } from "./session.js";
+import { IDENTIFIER, begin, claims, get } from "./session.js";
 
 //: Jobs on a page.
 const PAGE = 50;
@@ -12,7 +12,6 @@ const IDLE_MS = 5000;
 //: Workflows that are stored for the next visit.
 const MAX_RECENT = 12;
 const KEY = "chronoverse.workflows";
-const IDENTIFIER = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
 let workflow = "";
 let pages = 1;

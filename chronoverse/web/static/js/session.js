@@ -3,6 +3,7 @@
 import { make } from "./dom.js";
 
 const KEY = "chronoverse.token";
+export const IDENTIFIER = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 //: Milliseconds that a new tab waits for another tab of the same browser to send its token.
 const HANDOVER_MS = 150;
 //: Milliseconds after which an unanswered request is aborted.
@@ -54,20 +55,53 @@ export async function begin() {
   if (!token()) await signIn("Paste a token to read logs.");
 }
 
-/** Asks the reader for a token. Requests that are refused meanwhile wait for the same dialog. */
+/** Why the service does not accept a token that was entered, as a sentence; null if it does. */
+async function objection(value) {
+  // Any workflow will do. A 404 says that the token is good, and that it is for another one.
+  const workflow = [claims(value).workflows].flat().find((each) => IDENTIFIER.test(each)) ?? "any";
+  const headers = new Headers();
+  try {
+    headers.set("Authorization", `Bearer ${value}`);
+  } catch {
+    return "This is not a token.";
+  }
+  try {
+    const options = { headers, cache: "no-store", signal: AbortSignal.timeout(REQUEST_MS) };
+    const response = await fetch(`/workflows/${workflow}/jobs?limit=1`, options);
+    if (response.ok || response.status === 404) return null;
+    const { message, status } = await refusal(response);
+    return status === 401 ? `The token is not accepted: ${message}.` : `The service answers ${status}: ${message}.`;
+  } catch {
+    return "The service does not answer. Try again.";
+  }
+}
+
+/** Asks the reader for a token until the service accepts one. Requests that are refused meanwhile wait for that, too. */
 export function signIn(why) {
   signingIn ??= new Promise((done) => {
     const input = make("input");
     Object.assign(input, { type: "password", autocomplete: "off", required: true, spellcheck: false });
-    const form = make("form", "", make("p", "", why), make("label", "", "Token ", input), make("button", "", "Sign in"));
+    const reason = make("p", "", why);
+    reason.setAttribute("role", "status");
+    const button = make("button", "", "Sign in");
+    const form = make("form", "", reason, make("label", "", "Token ", input), button);
     const hint = make("p", "hint", "serve prints one when it starts; so does ", make("code", "", "chronoverse token"), ".");
     form.append(hint);
     const dialog = make("dialog", "sign-in", form);
     dialog.setAttribute("aria-label", "Sign in");
     dialog.addEventListener("cancel", (event) => event.preventDefault());
-    form.addEventListener("submit", (event) => {
+    form.addEventListener("submit", async (event) => {
       event.preventDefault();
-      sessionStorage.setItem(KEY, input.value.trim().replace(/^Bearer\s+/i, ""));
+      const value = input.value.trim().replace(/^Bearer\s+/i, "");
+      button.disabled = true;
+      const problem = await objection(value);
+      button.disabled = false;
+      if (problem) {
+        reason.textContent = problem;
+        input.select();
+        return;
+      }
+      sessionStorage.setItem(KEY, value);
       dialog.remove();
       signingIn = null;
       done();
@@ -106,10 +140,10 @@ export async function get(path, signal) {
   }
 }
 
-/** The token's claims, unverified. They are only for what the page offers. The service decides what is allowed. */
-export function claims() {
+/** A token's claims, unverified. They are only for what the page offers. The service decides what is allowed. */
+export function claims(value = token()) {
   try {
-    return JSON.parse(atob(token().split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
+    return JSON.parse(atob(value.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
   } catch {
     return {};
   }
