@@ -22,6 +22,7 @@ from typing import Any
 
 import gevent
 
+from chronoverse import __version__
 from chronoverse.cli.common import EX_CONFIG, print_message
 from chronoverse.cli.serve import banner, command_name, service_settings
 from chronoverse.embedded import listeners
@@ -125,7 +126,7 @@ def when_ready(server: Any) -> None:
     if _settings.has_local_secret:
         server.chronoverse_listeners = [listeners.record(_settings.data_dir, each.sock) for each in server.LISTENERS]
     if _settings.log_format == "json":
-        server.log.info("chronoverse serves at %s", address)
+        server.log.info("chronoverse %s serves at %s", __version__, address)
     else:
         print(banner(_settings, address, command_name()), flush=True)
     server.chronoverse_scans_path = Path(tempfile.mkdtemp(prefix="chronoverse-scans-"), "socket")

@@ -19,3 +19,6 @@ default set-up), ``settings``, ``errors``, ``metrics`` and ``backoff``. A packag
 ``api`` is what programs of other people import. ``docs/architecture.md`` says more, and ``docs/glossary.md`` explains
 the terms.
 """
+
+#: The version, by semantic versioning. ``docs/versions.md`` says which versions run beside each other.
+__version__ = "0.2.0"

@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from chronoverse import errors
+from chronoverse import __version__, errors
 from chronoverse.cli import admin, logs, remove, run, scans, serve
 from chronoverse.cli.common import EX_CANTCREAT, EX_CONFIG, EX_DATAERR, EX_TEMPFAIL, EX_UNAVAILABLE, print_message
 
@@ -48,6 +48,7 @@ EXIT_BY_SIGPIPE: Final = 141
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="chronoverse", message="%(prog)s %(version)s")
 def commands() -> None:
     """Stream job logs: run a job, and watch it from anywhere."""
 

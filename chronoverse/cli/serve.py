@@ -10,6 +10,7 @@ from typing import Final
 
 import click
 
+from chronoverse import __version__
 from chronoverse.errors import SettingsError
 from chronoverse.settings import Settings, child_environ, unknown_names
 
@@ -78,7 +79,7 @@ def banner(settings: Settings, address: str, command: str) -> str:
     store = (
         f"an embedded server in {settings.data_dir}" if settings.is_embedded else "the Redis in CHRONOVERSE_REDIS_URL"
     )
-    headline = f"chronoverse serves at {address}, on {store}\n"
+    headline = f"chronoverse {__version__} serves at {address}, on {store}\n"
     if not settings.has_local_secret or not address.startswith("http"):
         return headline
     from chronoverse.auth.local_secret import local_secret

@@ -15,6 +15,7 @@ from typing import Final
 import orjson
 import pytest
 
+from chronoverse import __version__
 from chronoverse.auth.tokens import Verifier
 from chronoverse.cli.main import (
     EX_SOFTWARE,
@@ -549,6 +550,11 @@ def test_a_typo_in_a_name_is_said(cli: Cli) -> None:
         "chronoverse: CHRONOVERSE_TOKN is not a setting: did you mean CHRONOVERSE_TOKEN?\n"
         "chronoverse: CHRONOVERSE_WORKFLOW is not a setting, and is ignored\n"
     )
+
+
+def test_the_version_is_printed(cli: Cli) -> None:
+    """In the form that programs expect: the name and the number."""
+    assert cli("--version").stdout == f"chronoverse {__version__}\n"
 
 
 def test_app_py_is_serve(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from chronoverse import __version__
+
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
@@ -189,6 +191,16 @@ def test_wheel_names_its_license(wheel: zipfile.ZipFile) -> None:
 
     assert "License-Expression: MIT" in wheel.read(metadata).decode().splitlines()
     assert wheel.read(text) == (ROOT / "LICENSE").read_bytes()
+
+
+def test_there_is_one_version(wheel: zipfile.ZipFile) -> None:
+    """The package, the wheel, the example for Kubernetes and the newest release in the changelog have the same."""
+    releases = re.findall(r"^## \[([0-9.]+)\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    images = re.findall(r"image: .*/chronoverse:(\S+)", (ROOT / "deploy" / "kubernetes.yaml").read_text("utf-8"))
+
+    assert f"Version: {__version__}" in wheel.read(metadata).decode().splitlines()
+    assert {releases[0], *images} == {__version__}
 
 
 def test_commit_hooks_run_what_make_lint_runs() -> None:
