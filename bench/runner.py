@@ -2,7 +2,8 @@
 
 Jobs run with and without it, in one run of this program.
 
-    flat   1,000,000 lines of 100 bytes as fast as they can be printed: lines/s published, wall time of the job
+    flat   1,000,000 lines of 100 bytes as fast as they can be printed, beside a ``serve`` with its archiver, as users
+           run it: lines/s from the start of ``run`` to its exit, wall time of the job
     paced  5,000 lines/s for five seconds: wall time of the job
     start  ``run -- true``: milliseconds over ``true``
     away   2,000 lines/s, the store unreachable for a while, watched by three ``logs -f``: wall time of the job, rate at
@@ -22,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import redis
 
@@ -85,7 +86,9 @@ class DataDirectory:
         return redis.Redis(unix_socket_path=str(self.directory / "data" / "server.sock"))
 
     def published(self) -> int:
-        return int(self.client().xlen(f"chronoverse:{{bench}}:j{self.count}:log"))
+        """The number of the newest entry of the latest job's log. An archiver may have taken the entries before it."""
+        newest = self.client().xinfo_stream(f"chronoverse:{{bench}}:j{self.count}:log")["last-generated-id"]
+        return int(newest.partition(b"-")[0])
 
 
 @contextlib.contextmanager
@@ -99,8 +102,16 @@ def data_directory() -> Iterator[DataDirectory]:
             yield found
 
 
-def execute(argv: list[str], at: DataDirectory, out: Path | None = None) -> tuple[float, float]:
-    """Runs a command. Returns its seconds, and its peak memory in MB."""
+class Spent(NamedTuple):
+    """What a command took: seconds, peak memory in MB, and seconds of CPU with its own commands."""
+
+    seconds: float
+    peak: float
+    cpu: float
+
+
+def execute(argv: list[str], at: DataDirectory, out: Path | None = None) -> Spent:
+    """Runs a command."""
     with open(out or os.devnull, "wb") as file:
         began = time.monotonic()
         with subprocess.Popen(argv, stdout=file, stderr=subprocess.PIPE, env=at.environ, cwd=ROOT) as child:
@@ -110,7 +121,7 @@ def execute(argv: list[str], at: DataDirectory, out: Path | None = None) -> tupl
             child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:
             sys.exit(f"{argv}: {errors.decode()}")
-        return time.monotonic() - began, usage.ru_maxrss / 1024
+        return Spent(time.monotonic() - began, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime)
 
 
 def flat(at: DataDirectory) -> None:
@@ -118,18 +129,20 @@ def flat(at: DataDirectory) -> None:
     mark = at.directory / "wall"
     timed = f"import time; t = time.monotonic()\n{FLAT}\nsys.stdout.flush()"
     job = [sys.executable, "-c", f"{timed}\nopen({str(mark)!r}, 'w').write(str(time.monotonic() - t))"]
-    rounds: list[tuple[float, float, float]] = []
-    for number in range(1, ROUNDS + 1):
-        execute(job, at, at.directory / "direct")
-        direct = float(mark.read_text())
-        total, peak = execute(at.run(*job), at, at.directory / "ours")
-        ratio, rate = float(mark.read_text()) / direct, LINES / total
-        assert at.published() == LINES + 1, at.published()
-        rounds.append((ratio, rate, peak))
-        print(f"flat   round {number}: job {ratio:.2f}x of > file ({direct:.2f} s), {rate:,.0f} lines/s, {peak:.0f} MB")
-    ratios, rates, peaks = (sorted(each) for each in zip(*rounds, strict=True))
-    middle = ROUNDS // 2
-    print(f"flat   median: job {ratios[middle]:.2f}x, {rates[middle]:,.0f} lines/s; peak {peaks[-1]:.0f} MB")
+    rounds: list[tuple[float, float, float, float]] = []
+    with serving(at):
+        for number in range(1, ROUNDS + 1):
+            alone = execute(job, at, at.directory / "direct")
+            direct = float(mark.read_text())
+            ours = execute(at.run(*job), at, at.directory / "ours")
+            assert at.published() == LINES + 1, at.published()
+            ratio, rate = float(mark.read_text()) / direct, LINES / ours.seconds
+            cpu = 1e6 * (ours.cpu - alone.cpu) / LINES
+            rounds.append((ratio, rate, ours.peak, cpu))
+            said = f"job {ratio:.2f}x of > file ({direct:.2f} s), {rate:,.0f} lines/s, {ours.peak:.0f} MB"
+            print(f"flat   round {number}: {said}, {cpu:.2f} us of the runner's CPU a line", flush=True)
+    ratios, rates, peaks, cpus = (sorted(each)[ROUNDS // 2] for each in zip(*rounds, strict=True))
+    print(f"flat   median: job {ratios:.2f}x, {rates:,.0f} lines/s, {peaks:.0f} MB, {cpus:.2f} us of CPU a line")
 
 
 def paced(at: DataDirectory) -> None:
@@ -137,13 +150,13 @@ def paced(at: DataDirectory) -> None:
     job = [sys.executable, "-c", PACED, "5000", "5", str(mark)]
     execute(job, at, at.directory / "direct")
     direct = float(mark.read_text())
-    _, peak = execute(at.run(*job), at, at.directory / "ours")
-    print(f"paced  job {float(mark.read_text()) / direct:.3f}x of CMD > file, peak {peak:.0f} MB")
+    ours = execute(at.run(*job), at, at.directory / "ours")
+    print(f"paced  job {float(mark.read_text()) / direct:.3f}x of CMD > file, peak {ours.peak:.0f} MB")
 
 
 def start(at: DataDirectory) -> None:
-    bare = min(execute(["true"], at)[0] for _ in range(10))
-    ours = sorted(execute(at.run("true"), at)[0] for _ in range(10))
+    bare = min(execute(["true"], at).seconds for _ in range(10))
+    ours = sorted(execute(at.run("true"), at).seconds for _ in range(10))
     print(
         f"start  run -- true: {(ours[0] - bare) * 1000:.0f} ms over true at best, median {(ours[5] - bare) * 1000:.0f}"
     )
@@ -182,23 +195,29 @@ def away(at: DataDirectory) -> None:
 
 
 @contextlib.contextmanager
-def watched(at: DataDirectory) -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """Viewers of the next job, on a service of their own."""
+def serving(at: DataDirectory) -> Iterator[dict[str, str]]:
+    """A service on the embedded server, with its archiver. Yields the environment of its clients."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
         port = probe.getsockname()[1]
     environ = {**at.environ, "CHRONOVERSE_BIND": f"127.0.0.1:{port}", "CHRONOVERSE_URL": f"http://127.0.0.1:{port}"}
+    with subprocess.Popen(
+        [sys.executable, "app.py"], env=environ, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as service:
+        try:
+            assert service.stdout is not None
+            while b"/events" not in (line := service.stdout.readline()):
+                assert line, "the service did not start"
+            yield environ
+        finally:
+            service.terminate()
+
+
+@contextlib.contextmanager
+def watched(at: DataDirectory) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Viewers of the next job, on a service of their own."""
     follow = [sys.executable, "-m", "chronoverse", "logs", "-f", "--wait", "60", "bench", f"j{at.count}"]
     viewers: list[subprocess.Popen[bytes]] = []
-    with contextlib.ExitStack() as stack:
-        service = stack.enter_context(
-            subprocess.Popen(
-                [sys.executable, "app.py"], env=environ, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
-        )
-        stack.callback(service.terminate)
-        assert service.stdout is not None
-        while b"/events" not in service.stdout.readline():
-            pass
+    with serving(at) as environ, contextlib.ExitStack() as stack:
         for number in range(VIEWERS):
             out = stack.enter_context(open(at.directory / f"viewer{number}", "wb"))
             viewers.append(
