@@ -66,7 +66,11 @@ class EmbeddedError(ChronoverseError):
 
 
 class SpoolError(ChronoverseError):
-    """Raised when a file is no spool, or when its runner still writes to it."""
+    """Raised when a file is no spool that this version can read, or is damaged."""
+
+
+class SpoolInUse(SpoolError):
+    """Raised when a process still has the spool file open, which is its runner or another delivery."""
 
 
 class SigningKeysUnavailable(ChronoverseError):

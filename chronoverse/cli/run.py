@@ -169,7 +169,7 @@ def _print_spool(file: Path, raw: bool) -> None:
     printer = Printer(
         sys.stdout.buffer, print_notice=partial(click.echo, err=True), print_message=print_message, raw=raw
     )
-    printer.print(spool.lines())
+    printer.print(spool.lines(spool.state.get("base", 1)))
     spool.preserve()
     if spool.dropped:
         print_message(f"{spool.dropped} lines were dropped: there was no room to keep them")

@@ -89,6 +89,8 @@ class Publisher:
         self._end_written = False
         self._ended = False
         self._has_warned = False
+        #: Whether the user knows that the spool's file cannot be written during this outage.
+        self._has_warned_of_file = False
         self._durability = DurabilityTracker(spool, say, self._current_numbering)
         self._opened_or_refused = threading.Event()
         self._stop = threading.Event()
@@ -346,6 +348,10 @@ class Publisher:
         if not self._backoff.failures:
             self._say(f"{error}; lines wait here, the job goes on")
             self._spool.force_spill(True)
+            self._has_warned_of_file = False
+        if self._spool.file_error is not None and not self._has_warned_of_file:
+            self._has_warned_of_file = True
+            self._say(f"the spool's file cannot be written ({self._spool.file_error}): the newest lines wait in memory")
         self._backoff.record_failure()
         self._stop.wait(min(self._backoff.delay(), self._renew_seconds / 2))
 

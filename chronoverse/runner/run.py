@@ -24,7 +24,7 @@ from chronoverse.runner.log_writer import JobResult, LogWriter
 from chronoverse.runner.publisher import Publisher
 from chronoverse.runner.signal_forwarder import SignalForwarder
 from chronoverse.runner.spool.spool import Spool
-from chronoverse.runner.spool.spool_file import SLOT_BYTES, SpoolRoom, orphaned_spools, read_state
+from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools, read_state
 from chronoverse.runner.tee import Tee, open_standard
 
 #: Seconds that the command waits at most until the store has opened the job. Then it starts, and we keep trying.
@@ -38,7 +38,7 @@ SIGNAL_POLL_SECONDS: Final = 0.1
 #: pipes' reader wait at every read: a command that prints flat out took 5 times as long. With this it takes 2 times.
 SWITCH_SECONDS: Final = 0.0002
 #: Bytes of lines that may wait in memory when there is no directory for a file.
-MAX_PENDING_BYTES: Final = 32 * SLOT_BYTES
+MAX_PENDING_BYTES: Final = 67_108_864
 #: A spool without a file.
 MEMORY_ONLY: Final = SpoolRoom(memory_bytes=MAX_PENDING_BYTES)
 
@@ -150,9 +150,9 @@ def close_and_report(
     did. ``service_url`` is the service's URL, if we publish through it.
     """
     undelivered = publisher.undelivered
+    path = publisher.close(delivered=delivered)
     if publisher.dropped:
         say(f"{publisher.dropped} lines were dropped: there was no room to keep them")
-    path = publisher.close(delivered=delivered)
     if delivered or (path is None and isinstance(refusal, Deleted)):
         return
     if undelivered:

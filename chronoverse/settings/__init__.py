@@ -179,7 +179,7 @@ class Settings:
     spool_max_bytes: Annotated[
         int,
         Setting(
-            parse.WholeNumber(16_781_312, 1_099_511_627_776),
+            parse.WholeNumber(16_777_216, 1_099_511_627_776),
             "bytes",
             "What a runner keeps on disk while the store is away. Beyond it, lines from the middle are dropped.",
         ),

@@ -80,7 +80,7 @@ def shape(server: RedisServer) -> list[Any]:
 def test_a_runner_continues_after_lines_that_nobody_has(server: RedisServer, tmp_path: Path) -> None:
     """A failover may lose more lines than the runner has kept. In an earlier version no later line was ever sent."""
     kept = server.directory / "appendonlydir"
-    room = SpoolRoom(tmp_path / "spool", "job_1", 40_000, 10**8, keep_bytes=0, slot_bytes=20_000)
+    room = SpoolRoom(tmp_path / "spool", "job_1", 40_000, 10**8, keep_bytes=0)
     code = NUMBERS + "say(0, 102); wait(); say(102, 20_000); wait(); say(20_000, 20_100)"
     with (
         contextlib.closing(Store(server.url, durability=Durability.FSYNCED)) as store,

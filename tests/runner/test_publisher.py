@@ -207,7 +207,7 @@ def test_without_room_lines_are_dropped_and_the_log_says_how_many(
 ) -> None:
     """The marker stands in place and is exact: the lines in the log and the dropped ones are what the job printed."""
     code = NUMBERS + "say(0, 100); wait(); say(100, 50_000); print('unhindered', file=sys.stderr, flush=True); wait()"
-    with RunningJob(code, store, tmp_path, room=SpoolRoom(memory_bytes=120_000, slot_bytes=15_000)) as job:
+    with RunningJob(code, store, tmp_path, room=SpoolRoom(memory_bytes=120_000)) as job:
         wait_for_published(server, 100)
         server.kill()
         job.release()
@@ -224,6 +224,25 @@ def test_without_room_lines_are_dropped_and_the_log_says_how_many(
     assert len(lines) - len(marks) + dropped == 50_001
     seen = [int(line["message"]) for line in lines if line["message"].isdigit()]
     assert seen == sorted(set(seen))
+
+
+def test_a_spool_file_that_cannot_be_written_is_reported(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """The lines wait in memory, and are delivered from there."""
+    (tmp_path / "spool").write_text("in the way")
+    with RunningJob(
+        NUMBERS + "say(0, 10); wait(); say(10, 30); wait()", store, tmp_path, room=small_room(tmp_path)
+    ) as job:
+        wait_for_published(server, 10)
+        server.kill()
+        job.release()
+        wait_until(
+            lambda: "the spool's file cannot be written ([Errno 17] File exists" in job.stderr_text, SOON, "the report"
+        )
+        server.start()
+        job.release()
+        assert job.result() == 0
+    assert read_lines(server) == numbers(30)
+    assert job.stderr_text.count("the spool's file cannot be written") == 1
 
 
 def test_delivery_ends_after_the_deliver_timeout(server: RedisServer, store: Store, tmp_path: Path) -> None:
@@ -270,7 +289,7 @@ def everysec(server: RedisServer) -> Store:
 
 def small_room(tmp_path: Path) -> SpoolRoom:
     """The room of a spool that does not keep safe lines."""
-    return SpoolRoom(tmp_path / "spool", "job_1", 40_000, 10**8, keep_bytes=0, slot_bytes=20_000)
+    return SpoolRoom(tmp_path / "spool", "job_1", 40_000, 10**8, keep_bytes=0)
 
 
 def test_lines_are_kept_until_they_are_on_the_stores_disk(server: RedisServer, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """The spool. Lines come out in order until they are released: from memory, from its file, or from a recovered file."""
 
+import contextlib
 import os
 import random
 import re
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -11,17 +13,21 @@ from pathlib import Path
 
 import pytest
 
-from chronoverse.errors import SpoolError
+from chronoverse.errors import SpoolError, SpoolInUse
 from chronoverse.joblog.values import Line
 from chronoverse.runner.capture.line_splitter import LineBatch
-from chronoverse.runner.spool import records
+from chronoverse.runner.spool.batches import OVERHEAD_BYTES
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool, SpoolBatch
-from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools, read_state
+from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolRoom, orphaned_spools, read_state
 
 NOW = "2026-03-03T10:00:05.123Z"
 ROOT = Path(__file__).parents[2]
-#: A slot for about ten lines of ten characters, each put in alone.
-SLOT = records.SLOT_HEAD_BYTES + 10 * (records.RECORD_HEAD_BYTES + 10)
+#: Bytes that a line of ten characters takes in memory, if it is put in alone.
+LINE = OVERHEAD_BYTES + 10
+#: Bytes of a batch that is always dropped.
+TOO_LONG = MAX_BATCH_BYTES + 1
+#: Bytes of a page of the file, which has room for some 200 of these lines; and pages of a file without lines.
+PAGE, EMPTY = 16_384, 3
 MARK = re.compile(r"\[chronoverse\] (\d+) lines \((\d+) bytes\) dropped between line (\d+) and line (\d+): ")
 
 
@@ -29,14 +35,14 @@ def make_batch(*messages: str, stream: str = "stdout", partial: bool = False) ->
     return LineBatch(stream, NOW, "\n".join(messages).encode(), len(messages), partial)
 
 
-def in_memory(slots: int = 8) -> SpoolRoom:
-    """Room for so many slots in memory and none elsewhere."""
-    return SpoolRoom(memory_bytes=slots * SLOT, slot_bytes=SLOT, keep_bytes=0)
+def in_memory(lines: int = 80) -> SpoolRoom:
+    """Room for so many lines in memory and none elsewhere."""
+    return SpoolRoom(memory_bytes=lines * LINE, keep_bytes=0)
 
 
-def in_file(directory: Path, slots: int = 8) -> SpoolRoom:
-    """Room for one slot in memory, then so many in a file."""
-    return SpoolRoom(directory, "job_1", SLOT, records.SLOTS_AT + slots * SLOT, 0, SLOT)
+def in_file(directory: Path, pages: int = 8) -> SpoolRoom:
+    """Room for ten lines in memory, then for so many pages of lines in a file."""
+    return SpoolRoom(directory, "job_1", 10 * LINE, (EMPTY + pages) * PAGE, 0)
 
 
 def fill(spool: Spool, first: int, last: int) -> None:
@@ -106,7 +112,7 @@ def test_bytes_that_are_not_utf8_are_replaced() -> None:
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_acknowledged_lines_can_be_taken_again_until_they_are_released(kind: str, tmp_path: Path) -> None:
     """They can be taken from the middle of a batch. After the release a rewind is refused, and changes nothing."""
-    spool = Spool(in_memory(20) if kind == "memory" else in_file(tmp_path, 20))
+    spool = Spool(in_memory(200) if kind == "memory" else in_file(tmp_path))
     fill(spool, 0, 95)
     spool.put(make_batch("x", "y"))
     everything = drain(spool)
@@ -115,50 +121,58 @@ def test_acknowledged_lines_can_be_taken_again_until_they_are_released(kind: str
         assert spool.rewind(index)
         assert drain(spool) == everything[index:]
     spool.release(42)
-    assert spool.first == 40
-    assert not spool.rewind(39)
-    assert spool.rewind(40)
-    assert drain(spool) == everything[40:]
+    assert spool.first == 42
+    assert not spool.rewind(41)
+    assert spool.rewind(42)
+    assert drain(spool) == everything[42:]
 
 
 def test_what_does_not_fit_into_memory_goes_to_the_file(tmp_path: Path) -> None:
     """No line is lost, only its owner can read the file, and the file is removed when all lines are safe."""
-    spool = Spool(in_file(tmp_path, 60))
-    fill(spool, 0, 500)
+    spool = Spool(in_file(tmp_path))
+    fill(spool, 0, 505)
     assert spool.path is not None
-    assert spool.path.stat().st_mode & 0o777 == 0o600
-    assert plain(drain(spool, release=True)) == list(range(500))
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o600] * 2
+    assert plain(drain(spool, release=True)) == list(range(505))
     assert spool.dropped == 0
     assert list(tmp_path.iterdir()) == []
 
 
-def test_slots_are_used_again(tmp_path: Path) -> None:
-    """The file is as large as what waited at the same time."""
-    spool = Spool(in_file(tmp_path))
-    fill(spool, 0, 40)
-    for start in range(40, 2000, 20):
-        fill(spool, start, start + 20)
-        found = take_batch(spool, spool.acked)
-        spool.acknowledge(found.end)
+def test_room_in_the_file_is_used_again(tmp_path: Path) -> None:
+    """The file is about as large as what waited at the same time."""
+    spool = Spool(in_file(tmp_path, 40))
+    fill(spool, 0, 1000)
+    for start in range(1000, 20_000, 500):
+        fill(spool, start, start + 500)
         spool.acknowledge(take_batch(spool, spool.acked).end)
         spool.release(spool.acked)
     assert spool.path is not None
-    assert spool.path.stat().st_size <= records.SLOTS_AT + 8 * SLOT
+    assert spool.path.stat().st_size <= (EMPTY + 10) * PAGE
     assert spool.dropped == 0
+
+
+def test_the_file_stays_within_its_bound(tmp_path: Path) -> None:
+    """Lines of all lengths are dropped in time, and the room of the dropped ones is used for new ones."""
+    spool, chance = Spool(SpoolRoom(tmp_path, "job_1", 100_000, 2_000_000, 0)), random.Random(1)
+    for _ in range(3000):
+        spool.put(make_batch(*["x" * chance.choice([1, 90, 20_000])] * chance.choice([1, 3])))
+    assert spool.path is not None
+    assert 1_500_000 < spool.path.stat().st_size <= 2_000_000
+    assert spool.dropped > 1000
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_without_room_the_middle_is_dropped_and_a_marker_stands_in_place(kind: str, tmp_path: Path) -> None:
     """The first and the newest lines stay, the numbers have no gap, and no line is missing from the account."""
     spool = Spool(in_memory() if kind == "memory" else in_file(tmp_path))
-    fill(spool, 0, 1000)
+    fill(spool, 0, 3000)
     messages = drain(spool)
     seen, mark = plain(messages), next(MARK.match(message) for message in messages if not message.isdigit())
     assert mark is not None
     lines, size, before, after = map(int, mark.groups())
     assert (lines, size) == (spool.dropped, 10 * spool.dropped)
-    assert len(seen) + spool.dropped == 1000
-    assert seen == [*range(before), *range(before + lines, 1000)]
+    assert len(seen) + spool.dropped == 3000
+    assert seen == [*range(before), *range(before + lines, 3000)]
     assert after == before + 2
     assert messages[before] == mark.string
     assert before >= 30
@@ -169,19 +183,19 @@ def test_lines_may_be_dropped_again_after_a_marker_was_read(tmp_path: Path) -> N
     """A line that was taken is never dropped, and each dropped range has its marker."""
     spool = Spool(in_file(tmp_path))
     messages: list[str] = []
-    for start in range(0, 1500, 500):
-        fill(spool, start, start + 500)
+    for start in range(0, 9000, 3000):
+        fill(spool, start, start + 3000)
         messages += drain(spool, release=True)
     marks = [int(found[1]) for message in messages if (found := MARK.match(message))]
     assert len(marks) == 3
     assert sum(marks) == spool.dropped
-    assert len(plain(messages)) + spool.dropped == 1500
+    assert len(plain(messages)) + spool.dropped == 9000
     assert plain(messages) == sorted(set(plain(messages)))
 
 
 def test_a_line_whose_end_was_dropped_ends_before_the_marker() -> None:
     """Else the marker would look like a part of it."""
-    spool = Spool(in_memory(4))
+    spool = Spool(in_memory(40))
     fill(spool, 0, 19)
     spool.put(make_batch("piece 0001", stream="stderr", partial=True))
     fill(spool, 20, 200)
@@ -202,33 +216,35 @@ def test_a_marker_stands_at_the_end_if_the_last_lines_were_dropped() -> None:
     """No line follows it."""
     spool = Spool(in_memory())
     spool.put(make_batch("a"))
-    spool.put(make_batch("x" * SLOT))
+    spool.put(make_batch("x" * TOO_LONG))
+    assert spool.take(1, 1) is None
     spool.close(NOW)
     messages = drain(spool)
     assert messages[0] == "a"
-    assert messages[1].startswith(f"[chronoverse] 1 lines ({SLOT} bytes) dropped between line 1 and line 3")
+    assert messages[1].startswith(f"[chronoverse] 1 lines ({TOO_LONG} bytes) dropped between line 1 and line 3")
 
 
 def test_a_recovered_file_tells_that_the_last_lines_were_dropped(tmp_path: Path) -> None:
     """The runner was killed before the marker was in the log."""
-    spool = Spool(in_file(tmp_path, 20))
+    spool = Spool(in_file(tmp_path))
+    spool.force_spill(True)
     fill(spool, 0, 30)
     spool.put(make_batch("half", partial=True))
-    spool.put(make_batch("x" * SLOT))
+    spool.put(make_batch("x" * TOO_LONG))
     assert spool.path is not None
-    (tmp_path / "copy.spool").write_bytes(spool.path.read_bytes())
-    found = Spool.recover(tmp_path / "copy.spool")
+    (tmp_path / "copy.sqlite").write_bytes(spool.path.read_bytes())
+    found = Spool.recover(tmp_path / "copy.sqlite")
     assert found.dropped == 1
     found.close(NOW)
     messages = drain(found)
     assert messages[30:32] == ["half", ""]
-    assert messages[32].startswith("[chronoverse] 1 lines dropped between line 32 and line 34")
+    assert messages[32].startswith(f"[chronoverse] 1 lines ({TOO_LONG} bytes) dropped between line 32 and line 34")
 
 
 def test_a_reassigned_file_has_the_same_lines_when_it_is_recovered_again(tmp_path: Path) -> None:
     """A delivery to another job was interrupted. The next one must find the lines that the first has sent."""
     spool = Spool(in_file(tmp_path))
-    fill(spool, 0, 200)
+    fill(spool, 0, 3000)
     assert MARK.match("\n".join(line.message for line in spool.lines() if not line.message.isdigit()))
     path = spool.preserve()
     assert path is not None
@@ -252,7 +268,7 @@ def test_any_order_of_operations_keeps_the_account(tmp_path: Path) -> None:
         for _ in range(300):
             match chance.randrange(5):
                 case 0 | 1:
-                    count = chance.randrange(30)
+                    count = chance.randrange(30 if seed % 2 == 0 else 300)
                     fill(spool, put, put + count)
                     put += count
                 case 2 | 3:
@@ -288,7 +304,7 @@ def test_waiting_ends_with_lines_a_close_or_a_timeout() -> None:
 
 def test_an_abandoned_spool_only_counts_lines(tmp_path: Path) -> None:
     """Nobody will take them, so it does not keep them."""
-    spool = Spool(in_file(tmp_path, 20))
+    spool = Spool(in_file(tmp_path))
     fill(spool, 0, 100)
     spool.abandon()
     spool.put(make_batch("b", "c"))
@@ -296,10 +312,10 @@ def test_an_abandoned_spool_only_counts_lines(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("lines", [3, 100, 1000])
+@pytest.mark.parametrize("lines", [3, 1000, 4000])
 def test_a_preserved_spool_can_be_recovered(lines: int, tmp_path: Path) -> None:
     """Another process gets the lines, the saved state, and the number of dropped lines."""
-    spool = Spool(in_file(tmp_path, 40))
+    spool = Spool(in_file(tmp_path))
     fill(spool, 0, lines)
     spool.save_state(workflow="wf_1", job="job_1", base=7)
     found = take_batch(spool, 0, 7)
@@ -310,41 +326,43 @@ def test_a_preserved_spool_can_be_recovered(lines: int, tmp_path: Path) -> None:
         assert path is None
         return
     assert path is not None
-    assert orphaned_spools(tmp_path) == [path]
+    assert list(tmp_path.iterdir()) == orphaned_spools(tmp_path) == [path]
     again = Spool.recover(path)
     assert again.state["base"] == 7
     assert again.first == found.end
     messages = drain(again, 7)
-    assert len(plain(messages)) + again.dropped == lines - found.end
+    assert again.dropped == spool.dropped == max(0, lines - found.end - len(plain(messages)))
+    assert (again.dropped > 0) == (lines == 4000)
     assert plain(messages)[0] == found.end
     assert plain(messages)[-1] == lines - 1
 
 
 def test_a_recovered_spool_takes_more_lines(tmp_path: Path) -> None:
     """A later runner of the job continues with the same file."""
-    spool = Spool(in_file(tmp_path, 40))
+    spool = Spool(in_file(tmp_path))
     fill(spool, 0, 55)
     path = spool.preserve()
     assert path is not None
-    again = Spool.recover(path, in_file(tmp_path, 40))
+    again = Spool.recover(path, in_file(tmp_path))
     fill(again, 55, 130)
     assert plain(drain(again)) == list(range(130))
 
 
 def test_a_file_that_is_being_written_cannot_be_recovered(tmp_path: Path) -> None:
     """It is not orphaned."""
-    spool = Spool(in_file(tmp_path, 20))
+    spool = Spool(in_file(tmp_path))
     fill(spool, 0, 50)
     assert spool.path is not None
-    assert orphaned_spools(tmp_path) == []
-    with pytest.raises(SpoolError, match="still being written"):
-        Spool.recover(spool.path)
+    for _ in range(2):
+        assert orphaned_spools(tmp_path) == []
+        with pytest.raises(SpoolInUse, match="still being written"):
+            Spool.recover(spool.path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a spool file", b"\0" * 5000])
 def test_any_other_file_is_refused(content: bytes, tmp_path: Path) -> None:
     """It stays unchanged."""
-    path = tmp_path / "x.spool"
+    path = tmp_path / "x.sqlite"
     path.write_bytes(content)
     with pytest.raises(SpoolError):
         Spool.recover(path)
@@ -352,15 +370,27 @@ def test_any_other_file_is_refused(content: bytes, tmp_path: Path) -> None:
     assert read_state(path) is None
 
 
-def test_damaged_lines_are_left_out(tmp_path: Path) -> None:
-    """A changed byte ends its slot. A marker stands for the missing lines, and the other lines are there."""
-    spool = Spool(in_file(tmp_path, 40))
+def test_a_file_of_an_earlier_version_is_named(tmp_path: Path) -> None:
+    """It stays unchanged, and the message says which version can deliver it."""
+    path = tmp_path / "job-12345678.spool"
+    path.write_bytes(content := b"CVSPOOL1" + bytes(100_000))
+    assert orphaned_spools(tmp_path) == [path]
+    assert read_state(path) is None
+    with pytest.raises(SpoolError, match="deliver it with the version that ran the job"):
+        Spool.recover(path)
+    assert path.read_bytes() == content
+
+
+def test_removed_lines_get_a_marker(tmp_path: Path) -> None:
+    """Somebody has deleted some with the ``sqlite3`` program, which can read the file too."""
+    spool = Spool(in_file(tmp_path))
     fill(spool, 0, 100)
     path = spool.preserve()
     assert path is not None
-    data = bytearray(path.read_bytes())
-    data[data.index(b"0000000034")] ^= 1
-    path.write_bytes(data)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        (text,) = database.execute("SELECT CAST(text AS TEXT) FROM batches WHERE ordinal = 34").fetchone()
+        assert text == "0000000034"
+        database.execute("DELETE FROM batches WHERE ordinal BETWEEN 34 AND 39")
     messages = drain(Spool.recover(path))
     assert plain(messages) == [*range(34), *range(40, 100)]
     assert sum("6 lines dropped" in message for message in messages) == 1
@@ -372,64 +402,79 @@ from pathlib import Path
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
-spool = Spool(SpoolRoom(Path(sys.argv[1]), "job_1", 2000, 1_000_000, 0, 2000))
+spool = Spool(SpoolRoom(Path(sys.argv[1]), "job_1", 100_000, 300_000, 0))
+spool.force_spill(True)
 for number in range(1_000_000):
     spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"%010d" % number, 1))
-    if number % 100 == 0:
-        print(number, flush=True)
+    os.write(1, b"%010d\\n" % number)
 """
 
 
-def test_a_killed_writer_leaves_complete_lines(tmp_path: Path) -> None:
-    """All its lines are there in order, with the number of dropped ones."""
+@pytest.mark.parametrize("lines", [1, 50, 999, 5000, 20_000])
+def test_a_killed_writer_leaves_complete_lines(lines: int, tmp_path: Path) -> None:
+    """All its lines are there in order, with the number of dropped ones, whenever it was killed."""
     with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT) as writer:
         assert writer.stdout is not None
-        last = 0
-        while last < 30_000:
+        last = -1
+        while last < lines:
             last = int(writer.stdout.readline())
         writer.kill()
+        last = max([last, *map(int, writer.stdout.read().split())])
     (path,) = orphaned_spools(tmp_path)
     spool = Spool.recover(path)
     seen = plain(drain(spool))
     assert seen == sorted(set(seen))
-    assert seen[-1] >= last
+    assert seen[-1] in (last, last + 1)
     assert len(seen) + spool.dropped == seen[-1] + 1
+    assert (spool.dropped > 0) == (lines > 4000)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no small file system to fill")
 def test_without_a_writable_directory_lines_stay_in_memory(tmp_path: Path) -> None:
     """Then only memory's bound counts."""
     (tmp_path / "file").write_text("in the way")
-    spool = Spool(SpoolRoom(tmp_path / "file", "job_1", 8 * SLOT, 10**6, 0, SLOT))
+    spool = Spool(SpoolRoom(tmp_path / "file", "job_1", 80 * LINE, 10**6, 0))
     fill(spool, 0, 1000)
     messages = drain(spool)
     assert len(plain(messages)) + spool.dropped == 1000
 
 
 FULL = """
-import resource, signal, sys
+import os, resource, signal, sys
 from pathlib import Path
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-spool = Spool(SpoolRoom(Path(sys.argv[1]), "job_1", 2000, 10_000_000, 0, 2000))
-for number in range(20_000):
+spool = Spool(SpoolRoom(Path(sys.argv[1]), "job_1", 20_000, 10_000_000, 0))
+limit = int(sys.argv[2])
+if limit < 0:
+    spool.force_spill(True)
+    spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"%010d" % 0, 1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (abs(limit), abs(limit)))
+for number in range(limit < 0, 20_000):
     spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"%010d" % number, 1))
 seen = []
 while found := spool.take(spool.acked, 1):
     seen += [line.message for line in found.lines(1) if line.message.isdigit()]
     spool.acknowledge(found.end)
-print(len(seen) + spool.dropped, len(seen), seen == sorted(set(seen)), seen[0], seen[-1])
+    if len(sys.argv) > 3:
+        spool.release(found.end)
+print(len(seen) + spool.dropped, len(seen), seen == sorted(set(seen)), seen[0], seen[-1], len(os.listdir(sys.argv[1])))
 """
 
 
-def test_a_full_disk_makes_the_spool_drop_lines(tmp_path: Path) -> None:
-    """The job goes on, lines in the middle are dropped, and no line is missing from the account."""
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT, check=True, text=True
-    )
-    total, seen, ordered, first, last = done.stdout.split()
+@pytest.mark.parametrize("limit", [1, 30_000, 60_000, 200_000, -1, -60_000, -200_000])
+@pytest.mark.parametrize("release", [False, True])
+def test_a_full_disk_makes_the_spool_drop_lines(limit: int, release: bool, tmp_path: Path) -> None:
+    """The job goes on, lines in the middle are dropped, and no line is missing from the account.
+
+    The disk is full at some size of the file, before or after its first line is written. A negative ``limit`` is for
+    the time after that.
+    """
+    command = [sys.executable, "-c", FULL, str(tmp_path), str(limit), *["release"] * release]
+    done = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, check=True, text=True)
+    total, seen, ordered, first, last, files = done.stdout.split()
     assert (total, ordered, int(first), int(last)) == ("20000", "True", 0, 19_999)
-    assert int(seen) > 400
+    assert int(seen) > (2000 if abs(limit) >= 200_000 else 40)
+    assert not release or int(files) == 0

@@ -1,14 +1,15 @@
 """Spool files that no runner has written. Each is refused with one line and an exit code, in little memory and time."""
 
+import contextlib
 import os
-import struct
+import sqlite3
 import time
 import tracemalloc
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,18 +17,16 @@ from hypothesis import strategies as st
 from chronoverse.cli.main import main
 from chronoverse.errors import SpoolError
 from chronoverse.runner.capture.line_splitter import LineBatch
-from chronoverse.runner.spool import records
 from chronoverse.runner.spool.spool import Spool
-from chronoverse.runner.spool.spool_file import MAX_SLOTS, SpoolRoom, orphaned_spools
+from chronoverse.runner.spool.spool_file import SpoolFile, SpoolRoom, orphaned_spools
 from tests.support.examples import examples
 from tests.support.jobs import JOB, key, read_lines
 from tests.support.servers import RedisServer, running
 
 NOW: Final = "2026-03-03T10:00:05.123Z"
-SLOT: Final = 4096
 #: Exit codes: all is in the store; not a spool file; not delivered in time; the job has ended without the lines.
 OK, DATA, UNAVAILABLE, NOT_IN_LOG = 0, 65, 69, 76
-#: Bytes of memory and seconds that no file may take: some slots of the largest size, and enough for a busy machine.
+#: Bytes of memory and seconds that no file may take: some batches of the largest size, and enough for a busy machine.
 MEMORY: Final = 16 * 2**20
 SECONDS: Final = 10.0
 
@@ -38,48 +37,74 @@ STATE: Final[dict[str, Any]] = {
     "base": 1,
     "attempt": 1,
     "ending": ["COMPLETED", 0],
-    "slot_bytes": SLOT,
 }
-RECORD: Final = struct.Struct("<II24sIB3x")
+#: The values of a row: ordinal, position, open streams, stream, timestamp, text, number of lines, partial.
+TWO_LINES: Final = (0, 0, "", "stdout", NOW, b"a\nb", 2, 0)
+Row = tuple[Any, ...]
 
 
-def record(text: bytes, order: int, *, time: bytes = NOW.encode(), lines: int | None = None, flags: int = 0) -> bytes:
-    """A record with a right checksum, whatever it says."""
-    lines = text.count(b"\n") + 1 if lines is None else lines
-    rest = RECORD.pack(0, 0, time, lines, flags)[8:]
-    return struct.pack("<II", len(text), zlib.crc32(text, zlib.crc32(rest, order & 0xFFFFFFFF))) + rest + text
+def row(ordinal: Any = 2, text: Any = b"c", lines: Any = 1, **other: Any) -> Row:
+    """A row with one line more, whatever it says."""
+    values = {"position": 3, "open_streams": "", "stream": "stdout", "timestamp": NOW, "partial": 0, **other}
+    return (
+        ordinal,
+        *(values[name] for name in ("position", "open_streams", "stream", "timestamp")),
+        text,
+        lines,
+        values["partial"],
+    )
 
 
-def slot(order: int = 0, start: int = 0, ordinal: int = 0, marker: bytes = b"", content: bytes | None = None) -> bytes:
-    """A slot with right checksums; two lines by default."""
-    head = records.pack_slot(records.SlotHead(order, start, ordinal, marker)).ljust(records.SLOT_HEAD_BYTES, b"\0")
-    return (head + (record(b"a\nb", order) if content is None else content)).ljust(SLOT, b"\0")
+def file(*rows: Row, raw_state: Any = None, sql: str = "", **state: Any) -> Callable[[Path], None]:
+    """Writes a file with these rows, by default two lines. A None removes a value from the state."""
+
+    def write(path: Path) -> None:
+        SpoolFile.create(path.parent, "x").close()
+        [made] = path.parent.glob("x-*.sqlite")
+        made.rename(path)
+        said = {name: value for name, value in {**STATE, **state}.items() if value is not None}
+        with contextlib.closing(sqlite3.connect(path)) as database, database:
+            database.execute(
+                "UPDATE state SET json = ?", (orjson.dumps(said).decode() if raw_state is None else raw_state,)
+            )
+            database.executemany("INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows or [TWO_LINES])
+            database.executescript(sql)
+
+    return write
 
 
-def file(*slots: bytes, raw_state: bytes | None = None, **state: Any) -> bytes:
-    """A file with right checksums. A None removes a value from the state."""
-    said = {name: value for name, value in {**STATE, **state}.items() if value is not None}
-    packed = records.pack_state(said, 2)[1]
-    if raw_state is not None:
-        rest = struct.pack("<IQ", len(raw_state), 2) + raw_state
-        packed = (b"CVSPOOL1" + struct.pack("<I", zlib.crc32(rest)) + rest).ljust(records.STATE_BYTES, b"\0")
-    return packed.ljust(records.SLOTS_AT, b"\0") + b"".join(slots or [slot()])
+def content(data: bytes) -> Callable[[Path], object]:
+    """Writes a file with these bytes."""
+    return lambda path: path.write_bytes(data)
 
 
-REFUSED: Final[dict[str, bytes]] = {
-    "empty": b"",
-    "another kind of file": b"#!/bin/sh\n" * 1000,
-    "no JSON in the state": file(raw_state=b"{"),
-    "a list for a state": file(raw_state=b"[1]"),
-    "a number for a state": file(raw_state=b"7"),
-    "deep JSON in the state": file(raw_state=b"[" * 2000),
-    "no size of slots": file(slot_bytes=None),
-    "slots of no bytes": file(slot_bytes=0),
-    "slots of a negative size": file(slot_bytes=-1),
-    "slots without room": file(slot_bytes=records.SLOT_HEAD_BYTES),
-    "slots of an exabyte": file(slot_bytes=2**60),
-    "a size that is a text": file(slot_bytes="4096"),
-    "a size that is a truth": file(slot_bytes=True),
+def dropped(
+    ordinal: Any = 2, lines: Any = 1, size: Any = 1, streams: Any = "", timestamp: Any = NOW, numbered: Any = True
+) -> list[Any]:
+    """A dropped range, whatever it says."""
+    return [ordinal, lines, size, streams, timestamp, numbered]
+
+
+REFUSED: Final[dict[str, Callable[[Path], object]]] = {
+    "empty": content(b""),
+    "another kind of file": content(b"#!/bin/sh\n" * 1000),
+    "a file of an earlier version": content(b"CVSPOOL1" * 1000),
+    "the beginning of a database": content(b"SQLite format 3\0"),
+    "another database": file(sql="DROP TABLE state"),
+    "one table more": file(sql="CREATE TABLE more (x)"),
+    "a view that never ends": file(
+        sql="DROP TABLE batches; CREATE VIEW batches AS WITH RECURSIVE n(ordinal) AS "
+        "(SELECT 1 UNION ALL SELECT ordinal + 1 FROM n) SELECT * FROM n"
+    ),
+    "a trigger": file(sql="CREATE TRIGGER t AFTER DELETE ON batches BEGIN DELETE FROM state; END"),
+    "no state": file(sql="DELETE FROM state"),
+    "no JSON in the state": file(raw_state="{"),
+    "a list for a state": file(raw_state="[1]"),
+    "a number for a state": file(raw_state=7),
+    "bytes for a state": file(raw_state=b"\xff"),
+    "nothing for a state": file(sql="UPDATE state SET json = NULL"),
+    "deep JSON in the state": file(raw_state="[" * 2000),
+    "a state of 100 MB": file(sql="UPDATE state SET json = zeroblob(100000000)"),
     "a workflow with a slash": file(workflow="../../etc"),
     "a workflow that is a list": file(workflow=["a"]),
     "a job with a brace": file(job="x}:y"),
@@ -98,32 +123,45 @@ REFUSED: Final[dict[str, bytes]] = {
     "an exit code that is a text": file(ending=["FAILED", "1"]),
     "dropped lines below zero": file(dropped=-1),
     "dropped lines beyond all numbers": file(dropped=2**63),
-    "printed lines that are a text": file(printed="x"),
-    "printed lines beyond all numbers": file(printed=10**15),
-    "two slots at one place": file(slot(), slot(start=2, ordinal=2)),
-    "a place beyond all numbers": file(slot(order=2**64 - 1)),
-    "a start beyond all numbers": file(slot(start=2**62)),
-    "a line beyond all numbers": file(slot(), slot(1, 2, 2**63)),
+    "a shift that is a text": file(shift="x"),
+    "a shift beyond all lines": file(shift=-1),
+    "a shift beyond all numbers": file(shift=10**15),
+    "ranges that are a number": file(ranges=1),
+    "a range that is a number": file(ranges=[1]),
+    "a range of five parts": file(ranges=[dropped()[:5]]),
+    "a range of no lines": file(ranges=[dropped(lines=0)]),
+    "a range beyond all numbers": file(ranges=[dropped(lines=10**15 - 1)]),
+    "a range on a stream that there is not": file(ranges=[dropped(streams="x" * 1000)]),
+    "a range whose time is a sequence": file(ranges=[dropped(timestamp="\x1b]0;title\x07")]),
+    "a range with a number that is no truth": file(ranges=[dropped(numbered=1)]),
+    "a range whose lines are there": file(ranges=[dropped(ordinal=1)]),
+    "a line beyond all numbers": file(TWO_LINES, row(2**62)),
+    "a line below zero": file(TWO_LINES, row(-9)),
+    "lines that overlap": file(TWO_LINES, row(1)),
+    "lines that overlap with nothing": file(TWO_LINES, row(1, text=None)),
 }
 #: Of these files the valid lines are taken.
-TAKEN: Final[dict[str, tuple[bytes, list[str]]]] = {
+TAKEN: Final[dict[str, tuple[Callable[[Path], None], list[str]]]] = {
     "whole": (file(), ["a", "b"]),
-    "more lines than there are": (
-        file(slot(content=record(b"a\nb", 0) + record(b"c", 0, lines=2**32 - 1))),
+    "more lines than there are": (file(TWO_LINES, row(lines=2**32)), ["a", "b"]),
+    "fewer lines than there are": (file(TWO_LINES, row(text=b"c\nd")), ["a", "b"]),
+    "no lines": (file(TWO_LINES, row(text=b"", lines=0)), ["a", "b"]),
+    "lines of a text": (file(TWO_LINES, row(lines="x")), ["a", "b"]),
+    "a time that is none": (file(TWO_LINES, row(timestamp=b"\xff" * 24)), ["a", "b"]),
+    "a time that is a sequence": (file(row(0, timestamp="\x1b]0;title\x07")), []),
+    "a stream that there is not": (file(TWO_LINES, row(stream="stdin")), ["a", "b"]),
+    "open streams that there are not": (file(TWO_LINES, row(open_streams="x")), ["a", "b"]),
+    "a position that is a text": (file(TWO_LINES, row(position="x")), ["a", "b"]),
+    "pieces of several lines": (file(TWO_LINES, row(text=b"c\nd", lines=2, partial=1)), ["a", "b"]),
+    "a text that is no bytes": (file(TWO_LINES, row(text="c")), ["a", "b"]),
+    "a text that is nothing": (file(TWO_LINES, row(text=None)), ["a", "b"]),
+    "a text of 100 MB": (
+        file(TWO_LINES, row(text=b"", lines=1), sql="UPDATE batches SET text = zeroblob(100000000) WHERE ordinal = 2"),
         ["a", "b"],
     ),
-    "fewer lines than there are": (file(slot(content=record(b"a\nb", 0) + record(b"c\nd", 0, lines=1))), ["a", "b"]),
-    "no lines": (file(slot(content=record(b"a\nb", 0) + record(b"", 0, lines=0))), ["a", "b"]),
-    "a time that is none": (file(slot(content=record(b"a\nb", 0) + record(b"c", 0, time=b"\xff" * 24))), ["a", "b"]),
-    "a time that is a sequence": (file(slot(content=record(b"a", 0, time=b"\x1b]0;title\x07".ljust(24)))), []),
-    "flags that there are not": (file(slot(content=record(b"a\nb", 0) + record(b"c", 0, flags=255))), ["a", "b"]),
-    "pieces of several lines": (file(slot(content=record(b"a\nb", 0) + record(b"c\nd", 0, flags=2))), ["a", "b"]),
-    "a length beyond the slot": (file(slot(content=struct.pack("<II", 2**32 - 1, 0) + b"x" * 100)), []),
-    "a drop marker of random bytes": (file(slot(marker=b"\xff" * 900)), ["a", "b"]),
-    "bytes that are no text": (file(slot(content=record(b"\xff\0\x1b[2J", 0))), ["\ufffd\0\x1b[2J"]),
+    "bytes that are no text": (file(row(0, text=b"\xff\0\x1b[2J")), ["\ufffd\0\x1b[2J"]),
     "a state with more in it": (file(other="x" * 1500), ["a", "b"]),
-    "no slots": (file()[: records.SLOTS_AT], []),
-    "half a slot": (file()[: records.SLOTS_AT + 100], []),
+    "no rows": (file(sql="DELETE FROM batches"), []),
 }
 
 
@@ -157,14 +195,15 @@ def test_a_file_that_no_runner_has_written_is_refused(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], environ: None
 ) -> None:
     """The message is one line, and the file stays unchanged."""
-    path = tmp_path / "x.spool"
-    path.write_bytes(REFUSED[name])
+    path = tmp_path / "x.sqlite"
+    REFUSED[name](path)
+    content = path.read_bytes()
     assert bounded(lambda: main(["deliver", str(path)])) == DATA
     assert bounded(lambda: main(["deliver", "--print", str(path)])) == DATA
     out, err = capsys.readouterr()
     assert out == ""
     assert [line.partition(str(path))[0] for line in err.splitlines()] == ["chronoverse: "] * 2
-    assert path.read_bytes() == REFUSED[name]
+    assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize("name", TAKEN)
@@ -177,9 +216,9 @@ def test_valid_lines_of_a_damaged_file_are_taken(
     server: RedisServer,
 ) -> None:
     """They are printed and delivered up to the first invalid one."""
-    content, expected = TAKEN[name]
-    path = tmp_path / "x.spool"
-    path.write_bytes(content)
+    write, expected = TAKEN[name]
+    path = tmp_path / "x.sqlite"
+    write(path)
     assert bounded(lambda: main(["deliver", "--print", "--raw", str(path)])) == OK
     assert capsys.readouterr().out == "".join(f"{line}\n" for line in expected)
     server.ask("FLUSHALL")
@@ -193,30 +232,30 @@ def test_valid_lines_of_a_damaged_file_are_taken(
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_only_regular_files_are_opened(make: Callable[[Path], None], tmp_path: Path, environ: None) -> None:
     """A pipe is refused without waiting for its writer."""
-    make(tmp_path / "x.spool")
-    assert main(["deliver", str(tmp_path / "x.spool")]) == DATA
+    make(tmp_path / "x.sqlite")
+    assert main(["deliver", str(tmp_path / "x.sqlite")]) == DATA
     assert orphaned_spools(tmp_path) == []
 
 
 def test_an_empty_file_of_a_terabyte_is_refused(tmp_path: Path, environ: None) -> None:
-    """Its slots are not all read."""
-    path = tmp_path / "x.spool"
-    path.write_bytes(file())
-    os.truncate(path, records.SLOTS_AT + (MAX_SLOTS + 1) * SLOT)
+    """Its pages are not all read."""
+    path = tmp_path / "x.sqlite"
+    path.touch()
+    os.truncate(path, 2**40)
     assert bounded(lambda: main(["deliver", "--print", str(path)])) == DATA
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file as a runner leaves it, with lines that were dropped in the middle."""
-    directory = tmp_path_factory.mktemp("spool")
-    spool = Spool(SpoolRoom(directory, "job", SLOT, records.SLOTS_AT + 6 * SLOT, 0, SLOT))
-    spool.save_state(**{name: value for name, value in STATE.items() if name != "slot_bytes"})
-    for number in range(1000):
+    spool = Spool(SpoolRoom(tmp_path_factory.mktemp("spool"), "job", 10_000, 200_000, 0))
+    spool.save_state(**STATE)
+    for number in range(3000):
         spool.put(LineBatch("stdout", NOW, b"%030d" % number, 1))
+    assert spool.dropped
     path = spool.preserve()
     assert path is not None
-    return path.read_bytes()
+    return path
 
 
 changes = st.lists(
@@ -230,26 +269,29 @@ changes = st.lists(
 
 @given(changes)
 @settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_damage_never_makes_new_lines(written: bytes, tmp_path: Path, changes: list[tuple[float, str, bytes]]) -> None:
-    """Whatever is changed, cut off or inserted: the result is an error, or lines that were written."""
-    data = bytearray(written)
+def test_a_damaged_file_is_refused_or_read(
+    written: Path, tmp_path: Path, changes: list[tuple[float, str, bytes]]
+) -> None:
+    """Whatever is changed, cut off or inserted: the result is an error, or numbered lines without a gap."""
+    data = bytearray(written.read_bytes())
     for where, what, content in changes:
         at = int(where * len(data))
         match what:
             case "flip" if at < len(data):
                 data[at] ^= content[0] if content else 1
             case "cut":
-                del data[max(at, records.SLOTS_AT) :]
+                del data[at:]
             case "put":
                 data[at : at + len(content)] = content
             case "copy":
-                data += data[at : at + SLOT]
-    path = tmp_path / "x.spool"
+                data += data[at : at + 16_384]
+    path = tmp_path / "x.sqlite"
+    (tmp_path / "x.sqlite-journal").unlink(missing_ok=True)
     path.write_bytes(data)
     try:
         spool = Spool.recover(path)
     except SpoolError:
         return
-    messages = [line.message for line in spool.lines()]
-    assert all(message.startswith("[chronoverse] ") or int(message) < 1000 for message in messages)
+    numbers = [line.sequence_num for line in spool.lines()]
+    assert numbers == list(range(spool.first + 1, spool.end + 1))
     spool.abandon()

@@ -117,7 +117,7 @@ def test_a_user_who_may_not_run_info_is_told_so(safe: RedisServer, tmp_path: Pat
 def test_a_runner_whose_log_is_evicted_names_the_lost_lines(safe: RedisServer, tmp_path: Path) -> None:
     """Those are the lines that the runner no longer has. It sends the others again, with their old numbers."""
     code = "for _ in range(3_000): print('x' * 100)\nsys.stdout.flush()\nwait()\nprint('the last')"
-    room = SpoolRoom(tmp_path / "spool", memory_bytes=40_000, keep_bytes=0, slot_bytes=20_000)
+    room = SpoolRoom(tmp_path / "spool", memory_bytes=40_000, keep_bytes=0)
     with (
         contextlib.closing(Store(safe.url)) as store,
         RunningJob(f"import sys\n{code}", store, tmp_path, room=room) as job,

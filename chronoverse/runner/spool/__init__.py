@@ -1,14 +1,14 @@
-"""The spool: where lines wait until the store has them safely, in memory and beyond a bound in a file.
+"""The spool: where lines wait until the store has them safely, in memory and beyond a bound in an SQLite file.
 
-    put ──> Spool ──> SegmentBuffer ──> Segment ──> memory, or a slot of a SpoolFile
+    put ──> Spool ──> MemoryBatches, and beyond their bound or while the store is away a SpoolFile
     take <─┘
 
-spool           the queue that others use: one thread puts lines in, another takes them out
-segment_buffer  the waiting lines as segments; drops lines from the middle when there is no room
-segment         consecutive waiting lines, and reading from them
-spool_file      the file, in slots of equal size; and its name, lock and state
-records         the bytes of lines, slots and state
+spool           the queue that others use: one thread puts lines in, another takes them out; drops lines without room
+dropped_range   lines that were dropped, and the marker that stands for them in the log
+batches         a stored batch of lines, and the batches in memory
+spool_file      the batches in a file, which can be delivered after its runner was killed
 
-Lines are counted by their *index*: 0 for the first line of this runner that is published. An index becomes a sequence
-number when the store has said where the log continues.
+A line has three numbers. Its *ordinal* counts the lines that the job printed before it, and never changes. Its *index*
+counts the lines before it in the log, from this runner's first line on: dropped lines do not count, drop markers do.
+An index becomes a sequence number when the store has said where the log continues.
 """

@@ -1,54 +1,64 @@
-"""The spool file: slots that are written, read and freed. It can be recovered after its writer was killed.
+"""The spool file: an SQLite database with a row for each batch of lines. It outlives a runner that was killed.
 
-The file's name is only for people. Its state says which job it belongs to. The file is locked while a process has it
-open, and the kernel releases the lock when the process ends. So a file that can be locked is orphaned.
+    batches  ordinal, position, open_streams: as in a StoredBatch; stream, timestamp, text, lines, partial: its batch
+    state    one row with a JSON object: the job, its token and numbers, how it ended, and the dropped lines
+
+The file's name is only for people. Its state says which job it belongs to. SQLite locks the file for as long as its
+runner has it open, and the kernel releases the lock when the process ends. So a file that can be locked is orphaned.
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
-import time
-from collections.abc import Callable, Iterator, Mapping
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from chronoverse.errors import SpoolError
-from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, Status
-from chronoverse.runner.spool import records
+import orjson
 
-#: Bytes of a slot: enough for the largest batch, a read of 256 KiB after a line of 1 MiB.
-SLOT_BYTES: Final = 2 * 1_048_576
+from chronoverse.errors import SpoolError, SpoolInUse
+from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, Status
+from chronoverse.runner.capture.line_splitter import LineBatch
+from chronoverse.runner.spool.batches import StoredBatch
+
 #: Bytes that may wait in memory. More goes to the file.
-MEMORY_BYTES: Final = 8 * SLOT_BYTES
-#: Bytes that the file may have by default, and the smallest such bound: eight slots.
+MEMORY_BYTES: Final = 16_777_216
+#: Bytes that the file may have by default.
 SPOOL_MAX_BYTES: Final = 1_073_741_824
-SPOOL_MIN_BYTES: Final = records.SLOTS_AT + 8 * SLOT_BYTES
 #: Bytes of safe lines that are kept nevertheless. A store may lose lines after it said that they were safe.
-KEEP_BYTES: Final = 2 * SLOT_BYTES
-#: Seconds for which the file does not grow after the disk was full.
-FULL_SECONDS: Final = 2.0
-#: Slots of the largest file that a user can ask for, 1 TiB. Reading all their headers takes seconds.
-MAX_SLOTS: Final = 2**40 // SLOT_BYTES
-#: The ending of the names of spool files.
-SUFFIX: Final = ".spool"
+KEEP_BYTES: Final = 4_194_304
+#: Bytes of the largest batch: more than a read of 256 KiB after a line of 1 MiB.
+MAX_BATCH_BYTES: Final = 2_097_152
+#: The endings of the names of spool files, and of those of earlier versions.
+SUFFIX: Final = ".sqlite"
+OLD_SUFFIX: Final = ".spool"
+#: The first bytes of a spool file of an earlier version.
+OLD_MAGIC: Final = b"CVSPOOL1"
 #: The largest exit code that a log can hold; its negative is the smallest.
 MAX_EXIT_CODE: Final = 999_999_999
-#: A slot must have room for the head of one record.
-_MIN_SLOT_BYTES: Final = records.SLOT_HEAD_BYTES + records.RECORD_HEAD_BYTES
-_TOKEN: Final = re.compile("[0-9a-f]{32,128}", re.ASCII)
+#: Bytes of a page. A large batch is many pages, and a small one is written as whole pages.
+_PAGE_BYTES: Final = 16_384
 #: Characters of a job's id in the file's name. The longest ids would make the name too long.
 _NAME_CHARACTERS: Final = 64
+#: Bytes of the largest state.
+_STATE_BYTES: Final = 1_048_576
+#: The whole schema. We wrote no file that has another one.
+_TABLES: Final = (
+    "CREATE TABLE batches (ordinal INTEGER PRIMARY KEY, position INTEGER, open_streams TEXT, stream TEXT, "
+    "timestamp TEXT, text BLOB, lines INTEGER, partial INTEGER)",
+    "CREATE TABLE state (json TEXT)",
+)
+_SETTINGS: Final = ("trusted_schema=OFF", "secure_delete=OFF", "locking_mode=EXCLUSIVE", "synchronous=OFF")
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolRoom:
     """The room that a spool may take, in bytes. Without a ``directory`` it has no file, and ``name`` is for its file.
 
-    ``keep_bytes`` is how many bytes of safe lines are kept. ``slot_bytes`` is the size of a slot, and of a segment in
-    memory.
+    ``keep_bytes`` is how many bytes of safe lines are kept. Memory may always hold one batch, of at most 2 MiB.
     """
 
     directory: Path | None = None
@@ -56,204 +66,185 @@ class SpoolRoom:
     memory_bytes: int = MEMORY_BYTES
     file_bytes: int = SPOOL_MAX_BYTES
     keep_bytes: int = KEEP_BYTES
-    slot_bytes: int = SLOT_BYTES
 
 
 class SpoolFile:
-    """An open spool file of at most ``max_bytes``. Every method may raise OSError: the disk may be full, or gone."""
+    """An open and locked spool file. Any method may raise sqlite3.Error: the disk may be full, or gone."""
 
-    def __init__(
-        self,
-        path: Path,
-        descriptor: int,
-        max_bytes: int,
-        slot_bytes: int,
-        generation: int = 0,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, path: Path) -> None:
+        """Opens and locks ``path``. What a process was writing when it was killed is undone."""
         self.path = path
-        self.slot_bytes = slot_bytes
-        self.max_slots = max(2, (max_bytes - records.SLOTS_AT) // slot_bytes)
-        self._descriptor = descriptor
-        self._generation = generation
-        self._monotonic = monotonic
-        #: Slots that are not in use.
-        self._free: list[int] = []
-        #: Slots that could not be written because the disk was full. They may be used again when it has room.
-        self._failed: list[int] = []
-        self._grow_at = 0.0
-        #: Slots that the file has.
-        self._slots = 0
+        address = f"{path.absolute().as_uri()}?mode=rw"
+        self._connection = sqlite3.connect(address, 0, isolation_level=None, check_same_thread=False, uri=True)
+        self._execute = self._connection.execute
+        #: The state that was written last.
+        self._written = b""
+        try:
+            for setting in (*_SETTINGS, f"page_size={_PAGE_BYTES}"):
+                self._execute(f"PRAGMA {setting}")
+            self._execute("BEGIN EXCLUSIVE")
+            self._execute("COMMIT")
+            self._execute("PRAGMA journal_mode=PERSIST")
+        except sqlite3.Error:
+            self._connection.close()
+            raise
 
     @classmethod
-    def create(cls, directory: Path, name: str, max_bytes: int, slot_bytes: int = SLOT_BYTES) -> Self:
-        """Creates a file that only this user can read, and locks it."""
+    def create(cls, directory: Path, name: str) -> Self:
+        """Creates a file that only this user can read. Raises OSError, sqlite3.Error."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = directory / f"{name[:_NAME_CHARACTERS]}-{secrets.token_hex(4)}{SUFFIX}"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return cls(path, descriptor, max_bytes, slot_bytes)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        try:
+            file = cls(path)
+            with file._transaction():
+                for statement in (*_TABLES, "INSERT INTO state VALUES ('{}')"):
+                    file._execute(statement)
+        except sqlite3.Error:
+            _unlink(path)
+            raise
+        return file
 
     @classmethod
-    def open(cls, path: Path, max_bytes: int) -> tuple[Self, dict[str, Any]]:
-        """Opens and locks a file that a process left behind. Returns it and its state. Raises :class:`SpoolError`."""
-        with contextlib.ExitStack() as undo:
-            try:
-                descriptor = os.open(path, os.O_RDWR)
-                undo.callback(os.close, descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                found = records.unpack_state(os.pread(descriptor, records.SLOTS_AT, 0))
-            except BlockingIOError:
-                raise SpoolError(f"{path} is still being written: its runner lives") from None
-            except OSError as error:
-                raise SpoolError(f"{path} cannot be opened: {error.strerror}") from error
-            if found is None:
-                raise SpoolError(f"{path} is not a spool file, or nothing was ever written to it")
-            try:
-                state, generation = _checked(found[0]), found[1]
-            except ValueError as error:
-                raise SpoolError(f"{path} is damaged: its {error} cannot be right") from None
-            slots = max(0, -(-(os.fstat(descriptor).st_size - records.SLOTS_AT) // state["slot_bytes"]))
-            if slots > MAX_SLOTS:
-                raise SpoolError(f"{path} is damaged: it is longer than a spool file can be")
-            undo.pop_all()
-        file = cls(path, descriptor, max_bytes, state["slot_bytes"], generation)
-        file._slots = slots
-        return file, state
+    def open(cls, path: Path) -> tuple[Self, dict[str, Any]]:
+        """Opens a file that a process left behind. Returns it and its state.
 
-    def write_state(self, state: dict[str, Any]) -> None:
-        """Writes the state over the older of its two copies, so that one copy is always complete."""
-        at, packed = records.pack_state({**state, "slot_bytes": self.slot_bytes}, self._generation + 1)
-        self._write(packed, at)
-        self._generation += 1
+        Raises: :class:`SpoolInUse` while a process has it open; :class:`SpoolError` if it is not a spool file.
+        """
+        if not path.is_file() or not path.stat().st_size:
+            raise SpoolError(f"{path} {'is not a spool file' if path.exists() else 'does not exist'}")
+        file: Self | None = None
+        try:
+            file = cls(path)
+            return file, file._read_state()
+        except (sqlite3.Error, SpoolError) as error:
+            if file is not None:
+                file._connection.close()
+            raise error if isinstance(error, SpoolError) else _unreadable(path, error) from None
 
-    def allocate(self) -> int | None:
-        """A slot to write to. None if the file is as large as it may be, or the disk was full a moment ago."""
-        if self._failed and self._monotonic() >= self._grow_at:
-            self._free += self._failed
-            self._failed = []
-        if self._free:
-            return self._free.pop()
-        if self._slots >= self.max_slots or self._monotonic() < self._grow_at:
-            return None
-        self._slots += 1
-        return self._slots - 1
+    @property
+    def size(self) -> int:
+        """Bytes of the pages in use."""
+        names = "page_count", "freelist_count", "page_size"
+        pages, free, size = (self._execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        return int((pages - free) * size)
 
-    def free(self, slot: int) -> None:
-        """Marks the slot as unused."""
-        self._free.append(slot)
-        # If the mark cannot be written, the lines may be sent again. The store skips lines that it has.
-        with contextlib.suppress(OSError):
-            self._write(b"\0" * 8, self._at(slot))
+    def read(self, ordinal: int, stop: int) -> Iterator[StoredBatch]:
+        """The batches from the one with the line ``ordinal`` on, up to the one that begins at ``stop`` or later."""
+        first = "coalesce((SELECT max(ordinal) FROM batches WHERE ordinal <= ?), 0)"
+        return self._select(f"ordinal >= {first} AND ordinal < ?", ordinal, stop)
 
-    def report_full(self, slot: int | None = None) -> None:
-        """The disk was full, perhaps when ``slot`` was written. The file does not grow for a while."""
-        self._grow_at = self._monotonic() + FULL_SECONDS
-        if slot is not None:
-            self._failed.append(slot)
+    def next_at(self, ordinal: int) -> StoredBatch | None:
+        """The first batch that begins at ``ordinal`` or later, without its text."""
+        return next(self._select("ordinal >= ?", ordinal, text="x''"), None)
 
-    def write_head(self, slot: int, head: records.SlotHead) -> None:
-        """Writes the slot's header and drop marker. Its records stay as they are."""
-        self._write(records.pack_slot(head), self._at(slot))
+    def first_kept(self, ordinal: int, position: int) -> int | None:
+        """The ordinal of the first batch that has lines from ``ordinal`` on, or bytes from ``position`` on."""
+        kept = self._select("ordinal + lines > ? OR position + length(text) > ?", ordinal, position, text="x''")
+        return next((each.ordinal for each in kept), None)
 
-    def write(self, slot: int, at: int, *parts: bytes | bytearray) -> None:
-        """Writes records at position ``at`` of the slot's records."""
-        offset = self._at(slot) + records.SLOT_HEAD_BYTES + at
-        written = os.pwritev(self._descriptor, parts, offset)
-        if written != sum(map(len, parts)):
-            raise OSError("the disk is full")
+    def count(self, start: int, stop: int) -> tuple[int, int]:
+        """How many lines and bytes the batches have that begin at ``start`` or later, and before ``stop``."""
+        query = "SELECT total(lines), total(length(text)) FROM batches WHERE ordinal >= ? AND ordinal < ?"
+        lines, size = self._execute(query, (start, stop)).fetchone()
+        return int(lines), int(size)
 
-    def read(self, slot: int, at: int, length: int) -> bytes:
-        """Reads the slot's records from position ``at`` on."""
-        return os.pread(self._descriptor, length, self._at(slot) + records.SLOT_HEAD_BYTES + at)
+    def write(self, state: dict[str, Any], add: Iterable[StoredBatch] = (), delete: tuple[int, int] = (0, 0)) -> None:
+        """Writes the state, adds batches, and deletes those that begin at ``delete[0]`` or later, before ``delete[1]``.
 
-    def recover(self) -> Iterator[tuple[int, records.SlotHead, bytes]]:
-        """Every slot in use, in order of writing, with its header and the bytes of its records. Frees the others."""
-        used: list[tuple[records.SlotHead, int]] = []
-        for slot in range(self._slots):
-            head = records.unpack_slot(os.pread(self._descriptor, records.SLOT_HEAD_BYTES, self._at(slot)))
-            if head is None:
-                self._free.append(slot)
-            else:
-                used.append((head, slot))
-        for head, slot in sorted(used, key=lambda each: each[0].order):
-            yield slot, head, self.read(slot, 0, self.slot_bytes - records.SLOT_HEAD_BYTES)
+        When the disk is full, or the process is killed, nothing of this is done.
+        """
+        packed = orjson.dumps(state)
+        with self._transaction():
+            if delete[0] < delete[1]:
+                self._execute("DELETE FROM batches WHERE ordinal >= ? AND ordinal < ?", delete)
+            if packed != self._written:
+                self._execute("UPDATE state SET json = ?", (packed.decode(),))
+            rows = ((*each[:3], *each.batch) for each in add)
+            self._connection.executemany("INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._written = packed
 
-    def sync(self) -> None:
-        """Forces the file to the disk."""
-        os.fsync(self._descriptor)
+    def valid_batches(self) -> Iterator[StoredBatch]:
+        """All batches that a runner can have written, in order.
+
+        Raises ValueError if the file is damaged in a way that makes more of it unusable than some batches.
+        """
+        (found,) = self._execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise ValueError(" ".join(found.split()))
+        end = 0
+        text = f"CASE WHEN typeof(text) = 'blob' AND length(text) <= {MAX_BATCH_BYTES} THEN text END"
+        for each in self._select("true", text=text):
+            if each.ordinal < end:
+                raise ValueError("its lines overlap")
+            if _is_plausible(each):
+                end = each.end
+                yield each
 
     def close(self) -> None:
-        """Closes the file, which stays on the disk and can be resent."""
-        os.close(self._descriptor)
+        """Forces the file to the disk and closes it. It can be resent."""
+        with contextlib.suppress(sqlite3.Error):
+            # This removes the journal, which is beside the file.
+            self._execute("PRAGMA locking_mode=NORMAL")
+            self._execute("PRAGMA journal_mode=DELETE")
+        self._connection.close()
+        with contextlib.suppress(OSError), self.path.open("rb") as file:
+            os.fsync(file.fileno())
 
-    def delete(self) -> None:
+    def remove(self) -> None:
         """Removes the file from the disk, and closes it."""
-        with contextlib.suppress(OSError):
-            self.path.unlink()
-        os.close(self._descriptor)
+        _unlink(self.path)
+        self._connection.close()
 
-    def _at(self, slot: int) -> int:
-        return records.SLOTS_AT + slot * self.slot_bytes
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:  # SQLite ends it itself after some errors
+                self._execute("ROLLBACK")
+            raise
 
-    def _write(self, data: bytes, at: int) -> None:
-        if os.pwrite(self._descriptor, data, at) != len(data):
-            raise OSError("the disk is full")
+    def _select(self, condition: str, *values: int, text: str = "text") -> Iterator[StoredBatch]:
+        columns = f"ordinal, position, open_streams, stream, timestamp, {text}, lines, partial"
+        query = f"SELECT {columns} FROM batches WHERE {condition} ORDER BY ordinal"
+        with contextlib.closing(self._execute(query, values)) as rows:
+            for ordinal, position, open_streams, stream, timestamp, data, lines, partial in rows:
+                batch = LineBatch(stream, timestamp, data, lines, bool(partial))
+                yield StoredBatch(ordinal, position, open_streams, batch)
 
-
-def _checked(state: dict[str, Any]) -> dict[str, Any]:
-    """The values of a file's state that a runner can have written; others are left out.
-
-    Raises ValueError, with the name of the value that is impossible.
-    """
-    found = {}
-    for name, is_valid in _STATE.items():
-        if name in state:
-            if not is_valid(state[name]):
-                raise ValueError(name)
-            found[name] = state[name]
-    if "slot_bytes" not in found:
-        raise ValueError("slot_bytes")
-    return found
-
-
-def _is_text(value: object, pattern: re.Pattern[str]) -> bool:
-    return isinstance(value, str) and pattern.fullmatch(value) is not None
-
-
-def _is_integer(value: object, least: int, most: int) -> bool:
-    return type(value) is int and least <= value <= most
-
-
-def _is_ending(value: object) -> bool:
-    if not isinstance(value, list) or len(value) != 2:
-        return False
-    status, code = value
-    known = isinstance(status, str) and status in Status.__members__ and Status(status).terminal
-    return known and (code is None or _is_integer(code, -MAX_EXIT_CODE, MAX_EXIT_CODE))
-
-
-#: The values that a file's state may have, and a check for each.
-_STATE: Final[Mapping[str, Callable[[Any], bool]]] = {
-    "workflow": lambda value: _is_text(value, IDENTIFIER),
-    "job": lambda value: _is_text(value, IDENTIFIER),
-    "token": lambda value: _is_text(value, _TOKEN),
-    "base": lambda value: _is_integer(value, -MAX_NUMBER, MAX_NUMBER),
-    "attempt": lambda value: _is_integer(value, 0, MAX_NUMBER),
-    "dropped": lambda value: _is_integer(value, 0, MAX_NUMBER),
-    "printed": lambda value: _is_integer(value, 0, MAX_NUMBER),
-    "ending": _is_ending,
-    "slot_bytes": lambda value: _is_integer(value, _MIN_SLOT_BYTES, SLOT_BYTES),
-}
+    def _read_state(self) -> dict[str, Any]:
+        """The state's values that a runner can have written; others are left out. Raises :class:`SpoolError`."""
+        tables = self._execute("SELECT sql FROM sqlite_master ORDER BY name").fetchmany(len(_TABLES) + 1)
+        if tables != [(statement,) for statement in _TABLES]:
+            raise SpoolError(f"{self.path} is not a spool file")
+        query = f"SELECT CAST(json AS BLOB) FROM state WHERE length(json) <= {_STATE_BYTES}"
+        (self._written,) = self._execute(query).fetchone() or (b"",)
+        try:
+            state = orjson.loads(self._written)
+        except orjson.JSONDecodeError:
+            state = None
+        if not isinstance(state, dict):
+            raise SpoolError(f"{self.path} is damaged: its state cannot be right")
+        for name, kinds in _STATE.items():
+            if name in state and not any(_fits(state[name], kind) for kind in kinds):
+                raise SpoolError(f"{self.path} is damaged: its {name} cannot be right")
+        return {name: state[name] for name in _STATE if name in state}
 
 
 def orphaned_spools(directory: Path) -> list[Path]:
     """Spool files that no process has open, oldest first."""
     found = []
-    # Only regular files: opening a pipe that has such a name could block for ever.
-    for path in filter(Path.is_file, directory.glob(f"*{SUFFIX}")):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for path in filter(Path.is_file, (*directory.glob(f"*{SUFFIX}"), *directory.glob(f"*{OLD_SUFFIX}"))):
+        try:
+            SpoolFile.open(path)[0].close()
+        except SpoolInUse:
+            continue
+        except SpoolError:
+            pass  # whoever delivers it is told why it cannot be read
+        with contextlib.suppress(OSError):
             found.append((path.stat().st_mtime, path))
     return [path for _, path in sorted(found)]
 
@@ -261,8 +252,83 @@ def orphaned_spools(directory: Path) -> list[Path]:
 def read_state(path: Path) -> dict[str, Any] | None:
     """The state of a spool file; None if the file cannot be read or is not a spool file."""
     try:
-        with path.open("rb") as file:
-            found = records.unpack_state(file.read(records.SLOTS_AT))
-    except OSError:
+        file, state = SpoolFile.open(path)
+    except SpoolError:
         return None
-    return found[0] if found else None
+    file.close()
+    return state
+
+
+def _unlink(path: Path) -> None:
+    """Removes the file, and its journal."""
+    for each in (path, path.with_name(f"{path.name}-journal")):
+        with contextlib.suppress(OSError):
+            each.unlink()
+
+
+def _unreadable(path: Path, error: sqlite3.Error) -> SpoolError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return SpoolInUse(f"{path} is still being written: its runner lives")
+    if code != sqlite3.SQLITE_NOTADB:
+        return SpoolError(f"{path} {'is damaged' if code == sqlite3.SQLITE_CORRUPT else 'cannot be opened'}: {error}")
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(len(OLD_MAGIC)) == OLD_MAGIC:
+            return SpoolError(
+                f"{path} was written by an earlier version of chronoverse, in a format that this version cannot read; "
+                "deliver it with the version that ran the job"
+            )
+    return SpoolError(f"{path} is not a spool file")
+
+
+def _is_plausible(stored: StoredBatch) -> bool:
+    """Whether a runner can have written this batch. SQLite does not even check the types of its values."""
+    batch = stored.batch
+    lines = batch.text.count(b"\n") + 1 if isinstance(batch.text, bytes) else 0
+    return (
+        _fits(stored.position, _COUNT)
+        and _fits(stored.open_streams, _OPEN_STREAMS)
+        and _fits(batch.stream, _STREAM)
+        and _fits(batch.timestamp, _TIMESTAMP)
+        and 0 < lines == batch.lines <= (1 if batch.partial else lines)
+    )
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether the value is a text that the pattern ``kind`` matches, an integer in the range, a bool, or None.
+
+    A tuple says what each value of a list must be, and a set what every value of a list must be.
+    """
+    if isinstance(kind, re.Pattern):
+        return isinstance(value, str) and kind.fullmatch(value) is not None
+    if isinstance(kind, range):
+        return type(value) is int and value in kind
+    if kind is bool:
+        return isinstance(value, bool)
+    if isinstance(kind, set):
+        return isinstance(value, list) and all(_fits(each, one) for one in kind for each in value)
+    if isinstance(kind, tuple):
+        return isinstance(value, list) and len(value) == len(kind) and all(map(_fits, value, kind))
+    return value is None
+
+
+_COUNT: Final = range(MAX_NUMBER + 1)
+_NUMBER: Final = range(-MAX_NUMBER, MAX_NUMBER + 1)
+_CODE: Final = range(-MAX_EXIT_CODE, MAX_EXIT_CODE + 1)
+_TIMESTAMP: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", re.ASCII)
+_NO_TIMESTAMP: Final = re.compile(f"|{_TIMESTAMP.pattern}", re.ASCII)
+_STREAM: Final = re.compile("stdout|stderr")
+_OPEN_STREAMS: Final = re.compile("|stderr|stdout|stderr stdout")
+_TERMINAL: Final = re.compile("|".join(each for each in Status if each.terminal))
+#: The values that a file's state may have. The ranges are the arguments of a DroppedRange.
+_STATE: Final[Mapping[str, tuple[Any, ...]]] = {
+    "workflow": (IDENTIFIER,),
+    "job": (IDENTIFIER,),
+    "token": (re.compile("[0-9a-f]{32,128}", re.ASCII),),
+    "base": (_NUMBER,),
+    "attempt": (_COUNT,),
+    "ending": ((_TERMINAL, _CODE), (_TERMINAL, None)),
+    "dropped": (_COUNT,),
+    "shift": (_NUMBER,),
+    "ranges": ({(_COUNT, _COUNT[1:], _COUNT, _OPEN_STREAMS, _NO_TIMESTAMP, bool)},),
+}
