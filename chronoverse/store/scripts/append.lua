@@ -21,7 +21,7 @@ while at <= #ARGV do
   local timestamp, stream, partial, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
   for message = at + 4, at + 3 + count do
     if number > last then
-      local id = string.format('%.0f-0', number)
+      local id = string.format('%d-0', number)
       if partial == '' then
         call('XADD', log, id, 'timestamp', timestamp, 'message', ARGV[message], 'stream', stream)
       else
