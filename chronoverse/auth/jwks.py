@@ -25,6 +25,7 @@ import orjson
 
 from chronoverse.auth.key_set_file import FetchRecord, KeySetFile
 from chronoverse.errors import SigningKeysUnavailable, Unauthorized
+from chronoverse.tls import certificate_problem, tls_context
 
 #: Seconds of each wait for the issuer. One request waits for a fetch; the others use the cached keys meanwhile.
 FETCH_SECONDS: Final = 3.0
@@ -55,8 +56,8 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Returns no request, which makes urllib raise HTTPError."""
 
 
-def fetch_key_set(url: str) -> bytes:
-    """What is at ``url``. Redirects are not followed.
+def fetch_key_set(url: str, ca_file: Path | None = None) -> bytes:
+    """What is at ``url``. Redirects are not followed. ``ca_file`` has authorities that are trusted beside the system's.
 
     Each wait for the issuer is bounded, but their sum is not, since an issuer may send one byte at a time. The caller
     must bound the time.
@@ -64,7 +65,7 @@ def fetch_key_set(url: str) -> bytes:
     Raises:
         OSError, ValueError: when there is nothing at ``url``, or too much.
     """
-    opener = urllib.request.build_opener(_NoRedirects)
+    opener = urllib.request.build_opener(_NoRedirects, urllib.request.HTTPSHandler(context=tls_context(ca_file)))
     try:
         with opener.open(url, timeout=FETCH_SECONDS) as response:
             document: bytes = response.read(MAX_KEY_SET_BYTES + 1)
@@ -212,7 +213,9 @@ class PublishedKeys:
             self._keys = parse_key_set(document)
             self._record = FetchRecord(began_at, began_at, document)
         except (jwt.PyJWTError, OSError, ValueError, TypeError) as error:
-            log.warning("the keys at CHRONOVERSE_JWT_JWKS_URL cannot be fetched: %s", error)
+            log.warning(
+                "the keys at CHRONOVERSE_JWT_JWKS_URL cannot be fetched: %s", certificate_problem(error) or error
+            )
             self._record = replace(self._record, tried_at=began_at)
 
     def _load(self) -> None:

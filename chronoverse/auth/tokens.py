@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NamedTuple, Self
 
 import jwt
@@ -120,14 +121,15 @@ class Verifier:
         self._rules = rules
 
     @classmethod
-    def from_settings(cls, settings: Settings, fetch: Callable[[str], bytes] = fetch_key_set) -> Self:
+    def from_settings(cls, settings: Settings, fetch: Callable[[str], bytes] | None = None) -> Self:
         """A verifier with the key that ``settings`` name. Makes the local secret if that is the key.
 
-        ``fetch`` fetches published keys, see :class:`PublishedKeys`. They are cached in the data directory.
+        ``fetch`` fetches published keys, by default :func:`fetch_key_set`. They are cached in the data directory.
         Raises :class:`SettingsError` when there is no usable key.
         """
         rules = ClaimRules.from_settings(settings)
         if settings.jwt_jwks_url is not None:
+            fetch = fetch or partial(fetch_key_set, ca_file=settings.ca_file)
             return cls(PublishedKeys(settings.jwt_jwks_url, settings.data_dir, fetch=fetch), rules)
         if settings.jwt_public_key is not None:
             return cls(_pem_key(settings.jwt_public_key), rules)

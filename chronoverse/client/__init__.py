@@ -2,7 +2,6 @@
 
 client    ``Client`` sends requests, follows a job's log over as many connections as it takes, and reads pages
 follower  ``Follower`` turns the bytes of event streams into lines, gaps, job states, notices and redactions. No I/O
-tls       the authorities that a client trusts
 terminal  ``LineRenderer`` turns lines into text that is safe to print on a terminal
 
 ``Client.follow`` gives each connection's bytes to one ``Follower``, which gives each sequence number once, or a gap.

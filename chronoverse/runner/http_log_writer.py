@@ -13,7 +13,6 @@ import urllib3
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from chronoverse.backoff import retry_after
-from chronoverse.client.tls import certificate_problem, tls_context
 from chronoverse.errors import (
     BadRequest,
     ChronoverseError,
@@ -33,6 +32,7 @@ from chronoverse.errors import (
 )
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.runner.log_writer import Comparison, line_digest
+from chronoverse.tls import certificate_problem, tls_context
 
 #: Seconds that a connection may take to open, and that the service may be silent before or within an answer. The second
 #: is longer than the service waits for its store.

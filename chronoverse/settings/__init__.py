@@ -281,8 +281,8 @@ class Settings:
         Setting(
             parse.ca_file,
             "path",
-            "PEM certificates of authorities that `chronoverse logs` and `run --server` trust for `https://`, beside"
-            " those of the system.",
+            "PEM certificates of authorities that are trusted beside those of the system: by `chronoverse logs` and"
+            " `run --server` for a service, and by a service for `CHRONOVERSE_JWT_JWKS_URL`.",
         ),
     ] = None
 

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -75,7 +77,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
         ended_jobs=EndedJobCache(store.get_job),
         archive=archive,
         object_store=object_store,
-        verifier=Verifier.from_settings(settings, _fetch_keys_in_time),
+        verifier=Verifier.from_settings(settings, partial(_fetch_keys_in_time, settings.ca_file)),
         admission=AdmissionControl(
             settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address
         ),
@@ -88,13 +90,13 @@ def build_dependencies(settings: Settings) -> Dependencies:
     )
 
 
-def _fetch_keys_in_time(url: str) -> bytes:
+def _fetch_keys_in_time(ca_file: Path | None, url: str) -> bytes:
     """Calls :func:`jwks.fetch_key_set` for at most :data:`jwks.FETCH_SECONDS`.
 
     Its own timeouts do not cover the look-up of a name or the whole of a slow answer. Raises as it does.
     """
     with gevent.Timeout(jwks.FETCH_SECONDS, TimeoutError("the issuer did not send its keys in time")):
-        return jwks.fetch_key_set(url)
+        return jwks.fetch_key_set(url, ca_file)
 
 
 class Application(Flask):

@@ -1,6 +1,7 @@
 """Published keys: they are fetched rarely over HTTP, and used for a while when the issuer is down."""
 
 import shutil
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from chronoverse.auth.key_set_file import KeySetFile
 from chronoverse.auth.tokens import Verifier
 from chronoverse.errors import SettingsError, SigningKeysUnavailable, Unauthorized
 from chronoverse.settings import Settings
+from tests.support.certificates import Authority
 from tests.support.issuer import Issuer
 from tests.support.waiting import wait_until
 
@@ -388,3 +390,24 @@ def test_cached_keys_do_not_wait_for_a_fetch(issuer: Issuer, tmp_path: Path) -> 
     assert first.is_alive()
     answer.set()
     first.join()
+
+
+def test_an_issuer_behind_a_private_authority(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names the cause and the setting. With the authority's certificate the keys are fetched."""
+    authority = Authority(tmp_path / "certificates")
+    certificate = authority.issue("issuer")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    issuer = Issuer()
+    issuer.socket = context.wrap_socket(issuer.socket, server_side=True)
+    issuer.keys = [published(EC, "k1")]
+    header = f"Bearer {jwt.encode(CLAIMS, EC, 'ES256', {'kid': 'k1'})}"
+    with issuer:
+        url = issuer.url.replace("http:", "https:")
+        unknown = Verifier.from_settings(Settings(data_dir=tmp_path / "unknown", jwt_jwks_url=url))
+        with pytest.raises(SigningKeysUnavailable):
+            unknown.verify(header, NOW)
+        known = Settings(data_dir=tmp_path / "known", jwt_jwks_url=url, ca_file=authority.path)
+        assert Verifier.from_settings(known).verify(header, NOW).subject == "ada"
+
+    assert "; CHRONOVERSE_CA_FILE can name a file with your own authority's certificate" in caplog.text
