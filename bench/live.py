@@ -1,4 +1,4 @@
-"""Scenarios in which viewers wait for lines: burst, paced, idle, many, delay, workers."""
+"""Scenarios in which viewers wait for lines: burst, paced, idle, many, several, starts, delay, workers."""
 
 import os
 from typing import Any, Final
@@ -9,7 +9,7 @@ from bench.peers.flasksse import FlaskSse
 from bench.peers.floor import Floor
 from bench.peers.naive import Naive
 from bench.peers.nchan import Nchan
-from bench.peers.ours import Ours
+from bench.peers.ours import Newcomers, Ours
 from bench.peers.starlette import SseStarlette
 from bench.produce import Plan
 from bench.scenario import Metric, Round, Scenario, Side, Target
@@ -64,6 +64,17 @@ def many(side: Side, quick: bool) -> Round:
     """4,000 jobs, each with a viewer and 1 line a second."""
     jobs, lines = (500, 4) if quick else (4000, 10)
     return run(side, jobs, Plan(lines, jobs, rate=1, batch=2000, tick=0.005), warm=2, window=256)
+
+
+def several(side: Side, quick: bool) -> Round:
+    """100 jobs, each with a viewer and 10 lines a second."""
+    return run(side, 100, Plan(20 if quick else 100, 100, rate=10, batch=100), warm=10)
+
+
+def starts(side: Side, quick: bool) -> Round:
+    """4,000 jobs that nobody knows yet, each with a waiting viewer. Their first lines come within one second."""
+    jobs = 500 if quick else 4000
+    return run(side, jobs, Plan(1, jobs, rate=1, batch=2000, tick=0.005), window=256)
 
 
 def delay(side: Side, quick: bool) -> Round:
@@ -148,6 +159,25 @@ SCENARIOS: Final = (
             Target("CPU at most half of one XREAD per viewer", "all_cpu_us_per_delivery", 0.5, other="naive"),
             Target("p99 at most 60 ms", "p99_ms", 60),
         ),
+    ),
+    Scenario(
+        "several",
+        "A hundred jobs",
+        "100 jobs, a viewer each, 10 lines/s each",
+        (Side(Ours),),
+        (P50, P99, CPU),
+        several,
+        (Target("p50 at most 0.8 ms", "p50_ms", 0.8),),
+    ),
+    Scenario(
+        "starts",
+        "Jobs that begin",
+        "4,000 jobs that nobody knows, a waiting viewer each; their first lines come within one second",
+        (Side(Newcomers),),
+        (P50, P99, CPU),
+        starts,
+        (Target("p99 at most 100 ms", "p99_ms", 100),),
+        ("A foreign runner writes the lines with XADD, because opening 4,000 jobs would take longer than a second.",),
     ),
     Scenario(
         "delay",

@@ -11,8 +11,9 @@ from typing import Final
 from bench.load import Target
 from bench.machine import children
 from bench.peers.base import Peer
-from bench.peers.store import StoreSink, connections, job_ref, start_store, store_version
+from bench.peers.store import ForeignSink, StoreSink, connections, job_ref, start_store, store_version
 from bench.processes import ROOT, free_port, listens, running, wait_until
+from bench.produce import Sink
 from bench.reference import Grammar
 from chronoverse.auth.tokens import READ, mint
 
@@ -71,7 +72,7 @@ class Ours(Peer):
         """A token for reading everything."""
         return mint(self.secret.encode(), subject, [READ], ["*"], TOKEN_SECONDS, time.time())
 
-    def sink(self) -> StoreSink:
+    def sink(self) -> Sink:
         return StoreSink(self.url)
 
     def store_connections(self) -> int:
@@ -93,3 +94,10 @@ def forks_of(master: int) -> list[int]:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
 
     return [pid for pid in children(master) if program(pid) == program(master)]
+
+
+class Newcomers(Ours):
+    """The same service. Its jobs do not exist before their first lines."""
+
+    def sink(self) -> Sink:
+        return ForeignSink(self.url)

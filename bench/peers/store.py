@@ -27,6 +27,12 @@ def job_ref(job: int) -> JobRef:
     return JobRef(WORKFLOW, f"j{job}")
 
 
+def log_key(job: int) -> str:
+    """The key of the job's log, as a foreign runner knows it."""
+    ref = job_ref(job)
+    return f"chronoverse:{{{ref.workflow_id}}}:{ref.job_id}:log"
+
+
 def start_store(directory: Path, stack: contextlib.ExitStack) -> tuple[str, int]:
     """Its URL and process id."""
     path = directory / "store.sock"
@@ -83,3 +89,27 @@ class StoreSink:
     def finish(self, jobs: range, last: int) -> None:
         for job in jobs:
             self._store.finish(self._attempts[job], Status.COMPLETED, 0, 0, last + 1)
+
+
+class ForeignSink:
+    """Publishes as a foreign runner does: with plain XADD, and without opening the jobs."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def open(self, jobs: range) -> None:
+        self._client = redis.Redis.from_url(f"{self._url}?client_name={PRODUCER}")
+
+    def publish(self, batch: Sequence[tuple[int, int, list[str]]]) -> None:
+        pipeline = self._client.pipeline(transaction=False)
+        for job, first, texts in batch:
+            for number, text in enumerate(texts, first):
+                fields = ("timestamp", TIMESTAMP, "message", text, "stream", "stdout")
+                pipeline.execute_command("XADD", log_key(job), f"{number}-0", *fields)
+        pipeline.execute()
+
+    def finish(self, jobs: range, last: int) -> None:
+        pipeline = self._client.pipeline(transaction=False)
+        for job in jobs:
+            pipeline.execute_command("XADD", log_key(job), f"{last + 1}-0", "event", "end", "status", "COMPLETED")
+        pipeline.execute()
