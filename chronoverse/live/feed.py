@@ -159,8 +159,6 @@ class Feed:
         self.ring_readers = 0
         #: When the tail last checked the job's state, and when it should check again, on its clock.
         self.checked_at = self.check_at = 0.0
-        #: Whether the tail's current read includes this job. Also True when the feed has closed.
-        self.subscribed = False
         self._lock = threading.Lock()
         self._frames: list[EventFrame] = []
         self._ends: list[int] = []

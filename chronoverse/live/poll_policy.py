@@ -10,15 +10,12 @@ CHECKS_PER_SECOND: Final = 1000
 #: only a new status or a redaction. At most so many busy jobs are checked in a second.
 BUSY_CHECK_SECONDS: Final = (1.0, 10.0)
 BUSY_CHECKS_PER_SECOND: Final = 400
-#: A read of many jobs costs both sides, mostly for jobs that have nothing new. So the reader pauses between two reads,
-#: for this many seconds per watched job, and at most for the second number of seconds. With few jobs it does not pause.
-#: With 4,000 jobs at a line a second, 30 ms instead of 20 made lines 15 ms later (p99) and saved a tenth of the CPU.
-PAUSE_SECONDS_PER_JOB: Final = 5e-6
-PAUSE_SECONDS: Final = 0.02
-PAUSE_FROM_JOBS: Final = 64
-#: The longest pause when the server tells which jobs have changed. Then a read costs only what there is to read. With
+#: Lines of many jobs are read together, which costs less for each. So the reader pauses between two reads, for this
+#: many seconds per watched job, and at most for the second number of seconds. With few jobs it does not pause. With
 #: 4,000 jobs at a line a second, 20 ms needed as much CPU as 10 ms and made lines twice as late; 4 ms needed 8 % more.
-TRACKED_PAUSE_SECONDS: Final = 0.01
+PAUSE_SECONDS_PER_JOB: Final = 5e-6
+PAUSE_SECONDS: Final = 0.01
+PAUSE_FROM_JOBS: Final = 64
 #: Bytes of the rings of all watched jobs of a worker, and the fewest and the most bytes for one of them.
 RINGS_BYTES: Final = 256 * 2**20
 RING_BYTES: Final = (64 * 2**10, 8 * 2**20)
@@ -35,10 +32,9 @@ def busy_check_seconds(jobs: int) -> float:
     return max(least, min(most, jobs / BUSY_CHECKS_PER_SECOND))
 
 
-def pause_seconds(jobs: int, *, tracked: bool = False) -> float:
-    """Seconds between two reads of ``jobs`` jobs. ``tracked``: the server tells which of them have changed."""
-    most = TRACKED_PAUSE_SECONDS if tracked else PAUSE_SECONDS
-    return min(most, jobs * PAUSE_SECONDS_PER_JOB) if jobs >= PAUSE_FROM_JOBS else 0.0
+def pause_seconds(jobs: int) -> float:
+    """Seconds between two reads of ``jobs`` jobs."""
+    return min(PAUSE_SECONDS, jobs * PAUSE_SECONDS_PER_JOB) if jobs >= PAUSE_FROM_JOBS else 0.0
 
 
 def ring_bytes(jobs: int) -> int:

@@ -29,9 +29,10 @@ class JobStateReconciler:
         self._ring_bytes = ring_bytes
         self._redacted = redacted
 
-    def reconcile(self, feed: Feed, job: Job) -> None:
+    def reconcile(self, feed: Feed, job: Job, *, arriving: bool = False) -> None:
         """Updates ``feed`` with ``job``, which was just fetched. Closes the feed when it has all lines of an ended job.
 
+        ``arriving``: entries after the feed's cursor were read, so what the job counts is not gone.
         A closed feed is updated too, because its viewers may still have lines to read. Raises: :class:`StoreError`.
         """
         closed = feed.final is not None
@@ -42,7 +43,7 @@ class JobStateReconciler:
         feed.reconcile(job)
         if closed:
             return
-        if job.last > feed.cursor and not self._store.read(feed.ref, feed.cursor, 1):
+        if job.last > feed.cursor and not arriving and not self._store.read(feed.ref, feed.cursor, 1):
             # The read came after the job was fetched. Lines that the job counts and the read does not find are gone.
             feed.skip(min(job.archived, job.last))
             cursor = feed.cursor

@@ -1,34 +1,31 @@
 """Reads the new lines of all watched jobs, once for all viewers of a worker.
 
-The tail has two threads. The *reader* waits in XREAD for new entries of all watched jobs, encodes each once, and
-publishes it into the job's feed. The *housekeeper* does what a blocked read cannot do. It interrupts the read when a
-job joins. It checks quiet jobs, because a deleted or expired key does not wake a blocked XREAD, and a lost runner
-writes nothing. And it wakes viewers whose heartbeat or deadline is due.
+The tail has two threads. The *reader* waits for new entries of all watched jobs, encodes each once, and publishes it
+into the job's feed. The *housekeeper* does what waiting for entries cannot do. It checks quiet jobs, because a lost
+runner writes nothing. And it wakes viewers whose heartbeat or deadline is due.
 """
 
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Final
 
 from chronoverse.backoff import Backoff, RetryPolicy
-from chronoverse.errors import NotALog, StoreError, StoreRefused, StoreUnavailable
+from chronoverse.errors import StoreError, StoreRefused, StoreUnavailable
 from chronoverse.history.protocols import LogReader
 from chronoverse.joblog import sse
 from chronoverse.joblog.ending import LOG_IS_GONE, closing_frames
 from chronoverse.joblog.entries import RawEntry, in_sequence
-from chronoverse.joblog.values import Job, JobRef, OutOfSequence, Status
+from chronoverse.joblog.values import End, Job, JobRef, OutOfSequence, Status
 from chronoverse.live import poll_policy as pacing
 from chronoverse.live.delivery_stats import DeliveryStats, count_store_error
 from chronoverse.live.feed import Feed, Waiter, encode_raw
 from chronoverse.live.reconciler import JobStateReconciler, skip_archived
 from chronoverse.store.adaptive_batch import AdaptiveBatch
-from chronoverse.store.watchlist import Watchlist
 
-#: Seconds that one XREAD waits. It bounds how long a stop takes, and how often the tail knows that it is alive.
+#: Seconds that one read waits. It bounds how long a stop takes, and how often the tail knows that it is alive.
 BLOCK_SECONDS: Final = 1.0
 #: Seconds without a successful read after which the tail is unhealthy. Then viewers get no heartbeats.
 HEALTHY_SECONDS: Final = 4 * BLOCK_SECONDS
@@ -36,8 +33,6 @@ HEALTHY_SECONDS: Final = 4 * BLOCK_SECONDS
 SILENT_SECONDS: Final = 3.0
 #: Seconds between two rounds of the housekeeper. Heartbeats and deadlines may be late by so much.
 TICK_SECONDS: Final = 0.5
-#: Seconds between two attempts to interrupt a blocked read, so that it includes a new job.
-REARM_SECONDS: Final = 0.002
 #: How long the reader waits after a failed read, and the housekeeper after a failed round.
 RETRY: Final = RetryPolicy(first=0.05, longest=1.0)
 HOUSEKEEPING_RETRY: Final = RetryPolicy(first=1.0, longest=1.0)
@@ -71,12 +66,7 @@ class Tail:
         self._yield_to_loop = partial(sleep, 0)
         self._reader = store.live_reader(BLOCK_SECONDS)
         self._feeds: dict[JobRef, Feed] = {}
-        #: The cursor of each job for the next read, and the jobs whose cursor may have changed since.
-        self._cursors = Watchlist()
-        self._changed: deque[JobRef] = deque()
         self._lock = threading.Lock()
-        self._joined = threading.Event()
-        self._housekeeping_due = threading.Event()
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
         #: The thread that checks the jobs of each server, when the store has several servers.
@@ -97,14 +87,11 @@ class Tail:
             feed = self._feeds.get(ref)
             if feed is None:
                 feed = self._feeds[ref] = Feed(ref, job, self._yield_to_loop)
-                self._changed.append(ref)
+                self._reader.watch(ref, feed.cursor)
             feed.viewer_count += 1
             feed.waiters.add(viewer)
         if job is not None and (feed.job is None or job.age > feed.job.age):
             feed.reconcile(job)
-        self._joined.set()
-        if not feed.subscribed:
-            self._housekeeping_due.set()
         return feed
 
     def leave(self, feed: Feed, viewer: Waiter) -> None:
@@ -114,7 +101,7 @@ class Tail:
             feed.waiters.discard(viewer)
             if not feed.viewer_count and self._feeds.get(feed.ref) is feed:
                 del self._feeds[feed.ref]
-                self._changed.append(feed.ref)
+                self._reader.unwatch(feed.ref)
 
     def known_job(self, ref: JobRef) -> Job | None:
         """The job as the tail knows it: its last line is the newest, the rest is some seconds old at most. None if
@@ -131,7 +118,7 @@ class Tail:
 
     def silent_seconds(self, ref: JobRef | None = None) -> float:
         """For how many seconds the store, or the server that has ``ref``, has not answered the tail."""
-        return max(self._clock() - self._read_at, self._reader.silent_seconds(ref) if ref else 0)
+        return max(self._clock() - self._read_at, self._reader.silent_seconds(ref) if ref else 0.0)
 
     def healthy(self, ref: JobRef) -> bool:
         """Whether reading of that job works. Only then viewers get heartbeats."""
@@ -148,56 +135,78 @@ class Tail:
 
     # One step of each thread
 
-    def read_once(self) -> bool:
-        """Reads all watched jobs once, and publishes what came. Returns False when no job is watched.
-
-        Raises :class:`StoreError`.
-        """
-        if not (cursors := self._current_cursors()):
-            self._read_at = self._clock()
-            return False
-        try:
-            batches = self._reader.read(cursors, self._batch.lines)
-        except NotALog:
-            self.check_jobs([feed for feed in tuple(self._feeds.values()) if feed.ref in cursors])
-            return True
+    def read_once(self) -> None:
+        """Reads all watched jobs once, and publishes what came. Raises :class:`StoreError`."""
+        found = self._reader.read(self._batch.lines)
         self._read_at = self._clock()
-        for ref, entries in batches:
-            self._changed.append(ref)
-            found = self._feeds.get(ref)
-            # Not if nobody watches the job any more, or the housekeeper has moved the cursor since the read began.
-            if found is not None and found.cursor == cursors[ref]:
-                self._guarded(found, partial(self._publish, found, entries, cursors[ref]))
-        return True
+        try:
+            self._publish_all(found)
+        finally:
+            for ref, _, _ in found:
+                self._follow(ref)
 
-    def _current_cursors(self) -> Watchlist:
-        """The cursor of each job. Cached, because of thousands of jobs only a few have changed since the last read."""
-        while self._changed:
-            ref = self._changed.popleft()
-            if (feed := self._feeds.get(ref)) is not None:
-                feed.subscribed = True
-            if feed is None or feed.final is not None:
-                self._cursors.pop(ref, None)
+    def _publish_all(self, found: Sequence[tuple[JobRef, int, Sequence[RawEntry] | StoreError]]) -> None:
+        arrivals: list[tuple[Feed, int, Sequence[RawEntry]]] = []
+        for ref, after, entries in found:
+            feed = self._feeds.get(ref)
+            # Not if nobody watches the job any more, or the housekeeper has moved the cursor since the read began.
+            if feed is None or feed.cursor != after or feed.final is not None:
+                continue
+            if isinstance(entries, StoreError):
+                self._guarded(feed, partial(_raise, entries))
             else:
-                self._cursors.set_cursor(ref, feed.cursor)
-        return self._cursors
+                arrivals.append((feed, after, entries))
+        unknown = self._check(
+            [feed for feed, after, entries in arrivals if _needs_check(feed, after, entries)], arriving=True
+        )
+        ended: list[tuple[Feed, End]] = []
+        for feed, after, entries in arrivals:
+            if feed not in unknown:
+                self._guarded(feed, partial(self._publish, feed, entries, after, ended))
+        self._close_ended(ended)
+
+    def _follow(self, ref: JobRef) -> None:
+        """Makes the reader continue where the job's feed is, which may have taken less or more than was read."""
+        with self._lock:
+            feed = self._feeds.get(ref)
+            if feed is not None and feed.final is None:
+                # A proxy may lose the server's reports, and a Cluster reports nothing of a key that is new after its
+                # slot has moved. Then the lines come with the next check of the job.
+                is_late = feed.job is not None and feed.job.last > feed.cursor
+                self._reader.watch(ref, feed.cursor, again=is_late)
+            else:
+                self._reader.unwatch(ref)
 
     def check_jobs(self, feeds: Sequence[Feed]) -> None:
         """Fetches the jobs of ``feeds``, updates the feeds, and closes those whose logs have ended."""
+        self._check(feeds)
+        for feed in feeds:
+            self._follow(feed.ref)
+
+    def _check(self, feeds: Sequence[Feed], *, arriving: bool = False) -> list[Feed]:
+        """The same. Returns the feeds whose servers did not answer, while the servers of others did.
+
+        ``arriving``: entries after the feeds' cursors were read, and will be published next.
+        """
+        if not feeds:
+            return []
         now = self._clock()
         for feed in feeds:
             feed.checked_at, feed.check_at = now, now + pacing.check_seconds(self.watched)
+        silent: list[Feed] = []
         for feed, found in zip(feeds, self._store.get_jobs([feed.ref for feed in feeds]), strict=True):
-            if not isinstance(found, StoreUnavailable | StoreRefused):  # else the servers of other jobs have answered
-                self._guarded(feed, partial(self._apply_check, feed, found))
-                self._changed.append(feed.ref)
+            if isinstance(found, StoreUnavailable | StoreRefused):
+                silent.append(feed)
+            else:
+                self._guarded(feed, partial(self._apply_check, feed, found, arriving))
+        return silent
 
-    def _apply_check(self, feed: Feed, found: Job | StoreError | None) -> None:
+    def _apply_check(self, feed: Feed, found: Job | StoreError | None, arriving: bool) -> None:
         """Updates ``feed`` with the job that was fetched. Raises: :class:`StoreError`."""
         if isinstance(found, StoreError):
             raise found
         if found is not None:
-            self._reconciler.reconcile(feed, found)
+            self._reconciler.reconcile(feed, found, arriving=arriving)
         elif feed.job is not None:
             feed.close(sse.frame("error", LOG_IS_GONE.encode()))
 
@@ -217,10 +226,8 @@ class Tail:
                 log.warning("the log of %s cannot be read: %s", feed.ref, error, exc_info=not ours)
             feed.close(sse.frame("error", sse.fold(str(error)) if ours else b"this log cannot be read"))
 
-    def _publish(self, feed: Feed, entries: Sequence[RawEntry], before: int) -> None:
+    def _publish(self, feed: Feed, entries: Sequence[RawEntry], before: int, ended: list[tuple[Feed, End]]) -> None:
         ordinary = in_sequence(entries, before)
-        if feed.job is None or not ordinary or feed.job.status is Status.PENDING:
-            self.check_jobs([feed])
         if not ordinary:
             entries, before = skip_archived(feed, entries, before)
         first = feed.job.first if feed.job and not ordinary else 1
@@ -235,7 +242,12 @@ class Tail:
         if isinstance(closing, OutOfSequence):
             feed.close(closing.to_frame())
         elif closing is not None:
-            self.check_jobs([feed])
+            ended.append((feed, closing))
+
+    def _close_ended(self, ended: Sequence[tuple[Feed, End]]) -> None:
+        """Closes the feeds whose terminal entries were read."""
+        self._check([feed for feed, _ in ended])
+        for feed, closing in ended:
             # Somebody may have written after the end, so that the check did not find it. It is the end all the same.
             if feed.cursor + 1 == closing.sequence_num:
                 job = feed.job or Job(feed.ref, closing.status)
@@ -309,8 +321,6 @@ class Tail:
     def stop(self) -> None:
         """Ends both threads, within :data:`BLOCK_SECONDS`, and closes the connection."""
         self._stopped.set()
-        self._joined.set()
-        self._housekeeping_due.set()
         for thread in self._threads:
             thread.join(2 * BLOCK_SECONDS)
         self._reader.close()
@@ -318,11 +328,9 @@ class Tail:
     def _read_loop(self) -> None:
         backoff = Backoff(RETRY)
         while not self._stopped.is_set():
-            self._joined.clear()
             self._watchdog("reader", "housekeeper")
             try:
-                if not self.read_once():
-                    self._joined.wait(BLOCK_SECONDS)
+                self.read_once()
                 backoff.record_success()
                 self._failing = False
             except StoreError as error:
@@ -345,28 +353,26 @@ class Tail:
             self._start_dead()
 
     def _pause(self) -> None:
-        if seconds := pacing.pause_seconds(self.watched, tracked=self._reader.tracks_changes):
+        if seconds := pacing.pause_seconds(self.watched):
             self._stopped.wait(seconds)
 
     def _housekeeping_loop(self) -> None:
         while not self._stopped.is_set():
-            self._housekeeping_due.wait(TICK_SECONDS)
-            self._housekeeping_due.clear()
+            self._stopped.wait(TICK_SECONDS)
             self._watchdog("housekeeper", "reader")
             self.report_metrics()
             try:
-                self._rearm()
                 self.housekeep_once()
             except StoreError as error:
                 count_store_error("tail", error)
                 log.warning("the tail cannot look at its jobs: %s", error)
                 self._stopped.wait(HOUSEKEEPING_RETRY.delay(1))
 
-    def _rearm(self) -> None:
-        """Interrupts the blocked read until it includes every feed. One interrupt is not enough: it may come
-        too early.
-        """
-        deadline = self._clock() + BLOCK_SECONDS
-        while not all(feed.subscribed for feed in tuple(self._feeds.values())) and self._clock() < deadline:
-            self._reader.interrupt()
-            self._stopped.wait(REARM_SECONDS)
+
+def _needs_check(feed: Feed, after: int, entries: Sequence[RawEntry]) -> bool:
+    """Whether the job must be fetched before ``entries`` are published: it is new, or numbers are missing."""
+    return feed.job is None or feed.job.status is Status.PENDING or not in_sequence(entries, after)
+
+
+def _raise(error: StoreError) -> None:
+    raise error

@@ -7,7 +7,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import redis
@@ -51,6 +51,7 @@ class ClusterTopology:
 
     is_single = False
     is_fixed = False
+    version = 0
 
     def __init__(self, url: RedisUrl, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url
@@ -96,7 +97,7 @@ class ClusterTopology:
         return new_connection(self._url.server_url(server), timeout=timeout)
 
     def is_current(self, workflow_id: str, connection: Connection) -> bool:
-        self._refresh_map()
+        self.refresh()
         return (connection.host, connection.port) == self._owners[slot_of(workflow_id)]
 
     def report_error(self, workflow_id: str, error: DriverError) -> None:
@@ -105,11 +106,12 @@ class ClusterTopology:
         elif isinstance(error, NO_ANSWER):
             self._mark_failed(self._owners[slot_of(workflow_id)])
 
-    def server_of(self, workflow_id: str) -> Hashable:
-        return self._owners[slot_of(workflow_id)]
+    def server_of(self, workflow_id: str) -> Address:
+        # Before the map is known, any node will do: it says which one has the workflow.
+        return self._owners[slot_of(workflow_id)] or self._url.hosts[0]
 
-    def client_for(self, connection: Connection) -> Client:
-        return self._client((connection.host, connection.port), PoolKind.TAIL)
+    def new_connection_to(self, server: Any) -> Connection:
+        return new_connection(self._url.server_url(server))
 
     def group_by_node(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
         groups: dict[Address, list[JobRef]] = {}
@@ -118,12 +120,12 @@ class ClusterTopology:
         return list(groups.values())
 
     def masters(self) -> Sequence[Client]:
-        self._refresh_map()
+        self.refresh()
         return [self._client(master, PoolKind.COMMANDS) for master in self._known_masters()]
 
     def ping(self) -> None:
         """One master that answers is enough: only the jobs of the others cannot be read then."""
-        self._refresh_map()
+        self.refresh()
         failure: DriverError = redis.ConnectionError("the Cluster has no masters")
         masters = self._known_masters()
         # The master that answered last time is asked first. So only one question waits for a node that stands still.
@@ -146,7 +148,7 @@ class ClusterTopology:
 
     def _owner(self, workflow_id: str) -> Address:
         """The workflow's master. Raises the driver's ConnectionError when no node can tell."""
-        self._refresh_map()
+        self.refresh()
         owner = self._owners[slot_of(workflow_id)]
         if owner is None:
             self._is_stale = True
@@ -161,6 +163,7 @@ class ClusterTopology:
         """
         owner: Address = error.node_addr
         self._owners[error.slot_id] = owner
+        self.version += 1
         self._newest = [owner]
         self._is_stale = True
         return owner
@@ -185,7 +188,7 @@ class ClusterTopology:
         """
         return sorted(dict.fromkeys(nodes), key=lambda node: self._failed_at.get(node, float("-inf")))
 
-    def _refresh_map(self) -> None:
+    def refresh(self) -> None:
         """Asks for the map if it is stale. When no node answers, the old map stays."""
         if not self._is_stale:
             return
@@ -212,7 +215,9 @@ class ClusterTopology:
             # A node that does not know its own name leaves the name empty.
             host = (owner[0] or b"").decode() or asked[0]
             owners[first : last + 1] = [(host, owner[1])] * (last + 1 - first)
-        self._owners = owners
+        if owners != self._owners:
+            self._owners = owners
+            self.version += 1
         self._drop_others(set(self._known_masters()))
 
     def _drop_others(self, masters: set[Address]) -> None:

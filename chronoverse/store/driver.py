@@ -110,24 +110,63 @@ def set_changed_keys_handler(connection: Connection, handler: Callable[[Any], ob
 
 
 def read_reply(connection: Connection) -> Any:
-    """The reply to the command that was sent. Messages that come before it are passed to their handler.
+    """The reply to a command that was sent, or the error that the server gave.
 
-    Without ``push_request`` the driver would call itself for each message. A thousand such calls are too deep, and so
-    many messages do come: when a script changes as many keys, or after a pause of the server.
+    Messages that come before it are passed to their handler. Without ``push_request`` the driver would call itself for
+    each message. A thousand such calls are too deep, and so many messages do come: when a script changes as many keys,
+    or after a pause of the server.
     """
-    while (answer := connection.read_response(push_request=True)) is PUSH_CONSUMED:
-        pass
+    try:
+        while (answer := connection.read_response(push_request=True)) is PUSH_CONSUMED:
+            pass
+    except ErrorReply as error:
+        return error
     return answer
 
 
-def wait_readable(connection: Connection | None, other: socket.socket, seconds: float) -> None:
-    """Waits until there is something to read from ``connection``, if it is not None, or from ``other``."""
-    if connection is None or not connection.can_read():
-        poll = select.poll()
+def take_message(connection: Connection, *, wait: bool) -> bool:
+    """Passes the next message to its handler. Returns False when none has arrived; with ``wait`` waits for one.
+
+    Raises the driver's ConnectionError when the connection is closed, or something else than a message has arrived.
+    """
+    try:
+        if wait:
+            answer = connection.read_response(push_request=True)
+        else:
+            answer = connection.read_response(push_request=True, timeout=0, disconnect_on_error=False)
+    except CommandTimedOut:
+        if wait:
+            raise
+        return False
+    if answer is not PUSH_CONSUMED:
+        # It is no longer certain which reply belongs to which command, nor that each message was handled: the driver
+        # does not raise errors of the handler.
+        raise ConnectionFailed("the store said something else than what has changed")
+    return True
+
+
+def has_buffered(connection: Connection) -> bool:
+    """Whether the driver has already received a part of the next message or more."""
+    # The public can_read() also polls the socket, which takes gevent a round of its event loop. The driver's own parser
+    # has a buffer instead of hiredis's reader.
+    parser: Any = connection._parser
+    reader = getattr(parser, "_reader", None)
+    return bool(parser._buffer.unread_bytes() if reader is None else reader.has_data())
+
+
+def wait_readable(connection: Connection | None, other: socket.socket, seconds: float) -> tuple[bool, bool]:
+    """Waits until there is something to read from ``connection``, if it is not None, or from ``other``.
+
+    Returns whether there is from either.
+    """
+    poll = select.poll()
+    poll.register(other, select.POLLIN)
+    if connection is not None:
         # redis-py has no public way to a connection's socket.
-        for each in (other, connection._sock) if connection else (other,):
-            poll.register(each, select.POLLIN)  # type: ignore[arg-type]
-        poll.poll(seconds * 1000)
+        poll.register(connection._sock, select.POLLIN)  # type: ignore[arg-type]
+    found = [fd for fd, _ in poll.poll(seconds * 1000)]
+    is_other = other.fileno() in found
+    return len(found) > is_other, is_other
 
 
 def is_permanent_refusal(error: redis.RedisError) -> bool:

@@ -1,76 +1,168 @@
-"""Live reading on one server. For few jobs one XREAD waits for entries; for many the server says which have changed."""
+"""Live reading of all jobs that a process watches: a :class:`NodeReader` for each server that has some of them."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import queue
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
+from chronoverse.backoff import RetryPolicy
+from chronoverse.errors import StoreError
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import JobRef
-from chronoverse.store.blocking_reader import BlockingReader
+from chronoverse.store.node_reader import POLL_SECONDS, Found, NodeReader, WatchedLog
 from chronoverse.store.topology import Topology
-from chronoverse.store.tracking_reader import TrackingReader, TrackingRefused
 
-#: From the second number of jobs on the :class:`TrackingReader` reads. Below the first the :class:`BlockingReader`
-#: reads again. With so few jobs, one XREAD of all costs less than tracking them.
-TRACKING_THRESHOLDS: Final = (128, 256)
+#: How long the thread of a server waits before it tries again after an error.
+RETRY: Final = RetryPolicy(first=0.05, longest=0.5)
+#: Jobs of one server that are read at first. Later as many are as the caller of :meth:`LiveReader.read` asks for.
+FIRST_COUNT: Final = 100
 
 log = logging.getLogger(__name__)
 
 
 class LiveReader:
-    """As :class:`chronoverse.store.blocking_reader.BlockingReader`; chooses between that and the tracking reader.
+    """Waits for new entries of many jobs. One thread reads; any thread may watch and unwatch jobs.
 
-    ``tracks_changes`` says which of the two reads now. ``key`` gives the key of a job's log.
+    With one server, or behind Sentinels, :meth:`read` reads by itself. In a Cluster each node has a thread, so that a
+    node that does not answer does not keep the jobs of the others waiting. ``key`` gives the key of a job's log, and
+    ``read`` reads one log at once, wherever it is.
     """
 
     def __init__(
         self,
         topology: Topology,
         key: Callable[[JobRef], str],
+        read: Callable[[JobRef, int, int], Sequence[RawEntry]],
         block_seconds: float,
-        tracking_thresholds: tuple[int, int] = TRACKING_THRESHOLDS,
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
-        self._blocking = BlockingReader(topology, key, block_seconds)
-        self._tracking = TrackingReader(topology, key, block_seconds)
-        self._thresholds = tracking_thresholds
-        self._refused = False
-        self.tracks_changes = False
+        self._topology = topology
+        self._key = key
+        self._read_one = read
+        self._block_seconds = block_seconds
+        self._poll_seconds = poll_seconds
+        self._lock = threading.Lock()
+        self._logs: dict[JobRef, WatchedLog] = {}
+        self._nodes: dict[Hashable, NodeReader] = {}
+        #: What the nodes' threads have found. Each waits until its last result was taken.
+        self._results: queue.Queue[list[Found]] = queue.Queue(1)
+        self._count = FIRST_COUNT
+        #: The last error of each node that does not answer.
+        self._errors: dict[Hashable, StoreError] = {}
+        self._threads: list[threading.Thread] = []
+        self._closed = threading.Event()
 
-    def read(self, cursors: Mapping[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]:
+    def watch(self, job: JobRef, cursor: int, *, again: bool = False) -> None:
+        """From now on the entries after line ``cursor`` are read. The job may be watched already.
+
+        ``again``: the job is read once more in any case, because there may be entries that the server did not report.
+        """
+        with self._lock:
+            watched = self._logs.get(job)
+            if watched is None:
+                watched = self._logs[job] = WatchedLog(job, self._key(job).encode(), cursor)
+                self._assign(watched)
+            elif again or watched.cursor != cursor:
+                watched.cursor = cursor
+                watched.node.queue(watched)
+
+    def unwatch(self, job: JobRef) -> None:
+        """The job is not read any more."""
+        with self._lock:
+            watched = self._logs.pop(job, None)
+            if watched is not None:
+                watched.node.remove(watched)
+
+    def read(self, count: int) -> list[Found]:
         """Waits until any job has entries after its cursor; up to ``count`` of each. Empty when none came in time.
 
-        Raises :class:`NotALog` when one of the jobs' keys is no stream. Redis does not say which one.
+        The next read continues after them. An error about one job, such as :class:`NotALog`, stands in the place of
+        its entries. Raises :class:`StoreError` when no server answers.
         """
-        self._choose(len(cursors))
-        if not self.tracks_changes:
-            return self._blocking.read(cursors, count)
-        try:
-            return self._tracking.read(cursors, count)
-        except TrackingRefused as error:
-            log.warning("the store does not tell of changes, so all jobs are read each time: %s", error)
-            self._refused = True
-            return self.read(cursors, count)
-
-    def _choose(self, jobs: int) -> None:
-        least, most = self._thresholds
-        tracks = not self._refused and jobs >= (least if self.tracks_changes else most)
-        if tracks != self.tracks_changes:
-            self._reader.close()
-            self.tracks_changes = tracks
-
-    @property
-    def _reader(self) -> BlockingReader | TrackingReader:
-        return self._tracking if self.tracks_changes else self._blocking
-
-    def interrupt(self) -> None:
-        """Makes a waiting :meth:`read` return. Does nothing when none is waiting."""
-        self._reader.interrupt()
+        if self._topology.is_single:
+            return self._only_node().read(count)
+        self._count = count
+        found: list[Found] = []
+        with contextlib.suppress(queue.Empty):
+            found += self._results.get(timeout=self._block_seconds)
+            while True:
+                found += self._results.get_nowait()
+        nodes, errors = tuple(self._nodes), dict(self._errors)
+        if nodes and not found and all(server in errors for server in nodes):
+            raise errors[nodes[0]]
+        return found
 
     def silent_seconds(self, job: JobRef) -> float:
-        """Always 0: each read asks for all jobs, so its own age says how long the server has been silent."""
-        return 0
+        """For how many seconds the job's server has owed an answer."""
+        watched = self._logs.get(job)
+        return 0.0 if watched is None else watched.node.silent_seconds
 
     def close(self) -> None:
-        """Closes the connections. The next read opens another."""
-        self._blocking.close()
-        self._tracking.close()
+        """Ends reading, within twice the time that a read waits, and closes the connections."""
+        self._closed.set()
+        until = time.monotonic() + 2 * self._block_seconds
+        for thread in self._threads:
+            thread.join(max(until - time.monotonic(), 0))
+        if self._topology.is_single:
+            for node in self._nodes.values():
+                node.close()
+
+    def _only_node(self) -> NodeReader:
+        with self._lock:
+            return self._node(self._topology.server_of(""))
+
+    def _assign(self, watched: WatchedLog) -> None:
+        self._node(self._topology.server_of(watched.job.workflow_id)).add(watched)
+
+    def _node(self, server: Hashable) -> NodeReader:
+        node = self._nodes.get(server)
+        if node is None:
+            node = self._nodes[server] = NodeReader(
+                server, self._topology, self._read_one, self._reassign, self._block_seconds, self._poll_seconds
+            )
+            if not self._topology.is_single:
+                thread = threading.Thread(target=self._run, args=(node,), name="tail-node", daemon=True)
+                self._threads = [*(each for each in self._threads if each.is_alive()), thread]
+                thread.start()
+        return node
+
+    def _reassign(self, logs: Sequence[WatchedLog]) -> None:
+        """Gives logs to the nodes that have them now."""
+        with self._lock:
+            for watched in logs:
+                if self._logs.get(watched.job) is watched:
+                    watched.node.remove(watched)
+                    self._assign(watched)
+
+    # The thread of a node
+
+    def _run(self, node: NodeReader) -> None:
+        """Reads until the node has no logs any more."""
+        failures = 0
+        while not self._closed.is_set() and not self._ends(node):
+            try:
+                found = node.read(self._count)
+            except Exception as error:  # The thread must go on, or its jobs would stay silent.
+                failures += 1
+                if failures == 1:
+                    log.warning("the tail cannot read some of its jobs: %s", error)
+                self._errors[node.server] = error if isinstance(error, StoreError) else StoreError(repr(error))
+                self._closed.wait(RETRY.delay(failures))
+                continue
+            failures = 0
+            self._errors.pop(node.server, None)
+            while found and not self._closed.is_set():
+                with contextlib.suppress(queue.Full):
+                    self._results.put(found, timeout=self._block_seconds)
+                    break
+        self._errors.pop(node.server, None)
+        node.close()
+
+    def _ends(self, node: NodeReader) -> bool:
+        with self._lock:
+            if not node.logs:
+                del self._nodes[node.server]
+            return not node.logs

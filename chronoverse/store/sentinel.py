@@ -101,11 +101,12 @@ class SentinelTopology(SingleServer):
 
     def _replace_clients(self) -> None:
         """Makes new clients, whose connections ask for the master. Commands under way keep their connections."""
+        self.version += 1
         before, self._clients = self._clients, self._new_clients()
         for client in before.values():
             client.connection_pool.disconnect(inuse_connections=False)
 
-    def _check_master(self) -> None:
+    def refresh(self) -> None:
         """Asks the Sentinels, when that is due, whether the master is another one.
 
         The caller does not wait for the answer, but after :data:`STALE_SECONDS` without a question it does: by then
@@ -127,7 +128,7 @@ class SentinelTopology(SingleServer):
         self._is_asking.release()
 
     def run(self, workflow_id: str, work: Work[Result], pool: PoolKind = PoolKind.COMMANDS) -> Result:
-        self._check_master()
+        self.refresh()
         try:
             return super().run(workflow_id, work, pool)
         except NotMaster:
@@ -135,11 +136,11 @@ class SentinelTopology(SingleServer):
             raise
 
     def masters(self) -> Sequence[Client]:
-        self._check_master()
+        self.refresh()
         return super().masters()
 
     def is_current(self, workflow_id: str, connection: Connection) -> bool:
-        self._check_master()
+        self.refresh()
         return not connection.is_connected or (connection.host, connection.port) == self._master
 
     def report_error(self, workflow_id: str, error: DriverError) -> None:

@@ -14,14 +14,14 @@ from chronoverse.joblog.values import Attempt, Job, JobRef, Line, LineRun, Statu
 from chronoverse.settings.redis_url import RedisUrl, StoreKind
 from chronoverse.store import replies, server_checks
 from chronoverse.store.append_connection import AppendConnection, append_arguments
-from chronoverse.store.blocking_reader import BlockingReader
 from chronoverse.store.catalog import JobCatalog
 from chronoverse.store.chunk_index import ChunkIndex
-from chronoverse.store.cluster import ClusterTopology, slot_of
+from chronoverse.store.cluster import ClusterTopology
 from chronoverse.store.driver import (
     Ask,
     Client,
     DriverError,
+    Moved,
     Script,
     ScriptNotLoaded,
     to_store_error,
@@ -30,11 +30,11 @@ from chronoverse.store.driver import (
 from chronoverse.store.durability import Durability, StoreDurabilityProbe
 from chronoverse.store.keys import KeyMap
 from chronoverse.store.listing import JobListing
-from chronoverse.store.live_reader import TRACKING_THRESHOLDS, LiveReader
+from chronoverse.store.live_reader import LiveReader
+from chronoverse.store.node_reader import POLL_SECONDS
 from chronoverse.store.prefetch import PrefetchReader
 from chronoverse.store.redaction_log import RedactionLog
 from chronoverse.store.sentinel import SentinelTopology
-from chronoverse.store.slot_readers import SlotReaders
 from chronoverse.store.topology import PoolKind, SingleServer, Topology
 
 #: Seconds, at most, between finding a lease expired and declaring its job LOST. A live runner pauses for less.
@@ -165,7 +165,7 @@ class Store:
 
     def _job_or_error(self, job: JobRef, answer: Any) -> Job | StoreError | None:
         try:
-            if isinstance(answer, ScriptNotLoaded | Ask):
+            if isinstance(answer, ScriptNotLoaded | Moved | Ask):
                 answer = self._get_job(job)
             if isinstance(answer, DriverError):
                 raise to_store_error(answer) from answer
@@ -234,19 +234,12 @@ class Store:
             self._prefetch.discard()
         return self.redaction_log.ranges(job, count, self._pool)
 
-    def live_reader(
-        self, block_seconds: float, tracking_thresholds: tuple[int, int] = TRACKING_THRESHOLDS
-    ) -> LiveReader | SlotReaders:
-        """A reader on connections of its own, for the process's tail reader. A read waits for up to ``block_seconds``.
+    def live_reader(self, block_seconds: float, poll_seconds: float = POLL_SECONDS) -> LiveReader:
+        """For the process's tail reader, on connections of its own. A read waits for up to ``block_seconds``.
 
-        ``tracking_thresholds``: see :data:`chronoverse.store.live_reader.TRACKING_THRESHOLDS`.
+        ``poll_seconds`` is the time between two reads of a log where the server does not report changes.
         """
-        topology, log = self._topology, self._keys.log
-        if topology.is_single:
-            return LiveReader(topology, log, block_seconds, tracking_thresholds)
-        return SlotReaders(
-            lambda: BlockingReader(topology, log, block_seconds), slot_of, topology.server_of, self.read, block_seconds
-        )
+        return LiveReader(self._topology, self._keys.log, self.read, block_seconds, poll_seconds)
 
     # Writing a log
 

@@ -51,14 +51,17 @@ class PoolKind(Enum):
 class Topology(Protocol):
     """Which server has which keys. All of a workflow's keys are always on one server. Raises the driver's errors.
 
-    ``is_single``: all workflows are on one server. ``is_fixed``: that is always the same server.
+    ``is_single``: all workflows are on one server. ``is_fixed``: that is always the same server. ``version`` grows
+    when workflows may be on another server than before.
 
     A caller may have connections of its own, made by :meth:`new_connection`. It checks them with :meth:`is_current`
-    and passes their errors to :meth:`report_error`.
+    and passes their errors to :meth:`report_error`. The live reader has one connection to each server instead, made by
+    :meth:`new_connection_to`. It calls :meth:`refresh`, and compares ``version``.
     """
 
     is_single: bool
     is_fixed: bool
+    version: int
 
     def run(self, workflow_id: str, work: Work[Result], pool: PoolKind = PoolKind.COMMANDS) -> Result:
         """Calls ``work`` with a client of the workflow's server, and again with another's if the keys have moved."""
@@ -81,12 +84,16 @@ class Topology(Protocol):
         """Tells the topology of an error on a caller's connection. The keys may have moved."""
         ...
 
-    def client_for(self, connection: Connection) -> Client:
-        """A client for the tail reader's commands to the server of a caller's connection."""
-        ...
-
     def server_of(self, workflow_id: str) -> Hashable:
         """The workflow's server as far as it is known. Asks no server."""
+        ...
+
+    def new_connection_to(self, server: Hashable) -> Connection:
+        """A connection that belongs to the caller. It leads to a server that :meth:`server_of` has named."""
+        ...
+
+    def refresh(self) -> None:
+        """Finds out which server has what, if that is due. Asks servers; when none answers, nothing changes."""
         ...
 
     def group_by_node(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
@@ -111,6 +118,7 @@ class SingleServer:
 
     is_single = True
     is_fixed = True
+    version = 0
 
     def __init__(self, url: str, **options: Any) -> None:
         self._url = url
@@ -137,11 +145,14 @@ class SingleServer:
     def report_error(self, workflow_id: str, error: DriverError) -> None:
         pass
 
-    def client_for(self, connection: Connection) -> Client:
-        return self._clients[PoolKind.TAIL]
-
     def server_of(self, workflow_id: str) -> Hashable:
         return self._url
+
+    def new_connection_to(self, server: Hashable) -> Connection:
+        return self.new_connection("")
+
+    def refresh(self) -> None:
+        pass
 
     def group_by_node(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
         return [jobs] if jobs else []

@@ -81,6 +81,7 @@ class Reading(RuleBasedStateMachine):
     redis: ClassVar[redis.Redis]
     runner: ClassVar[Store]
     looker: ClassVar[Store]
+    poller: ClassVar[Store]
     prefix: ClassVar[str]
     runs: ClassVar[Iterator[int]]
 
@@ -88,7 +89,8 @@ class Reading(RuleBasedStateMachine):
         super().__init__()
         run = next(self.runs)
         self.ref = JobRef("wf", f"job-{run}")
-        self.source = ControlledStore(self.looker, MOST, tracked=run % 2 == 1)
+        # In every other run the server does not report changes.
+        self.source = ControlledStore(self.looker, MOST, self.looker if run % 2 else self.poller)
         self.clock = Clock()
         self.pieces = SmallReplayCache(self.source, clock=self.clock)
         self.tail = self._tail()
@@ -465,10 +467,12 @@ def reading(server: RedisServer, prefix: str) -> Iterator[type[Reading]]:
         Reading.redis.response_callbacks.clear()
         Reading.runner = Store(server.url, prefix=prefix, lease_seconds=LEASE_SECONDS)
         Reading.looker = Store(server.url, prefix=prefix, lease_seconds=LOOK_LEASE_SECONDS)
+        Reading.poller = Store(f"{server.url}?protocol=2", prefix=prefix)
         Reading.prefix, Reading.runs = prefix, itertools.count()
         yield Reading
         Reading.runner.close()
         Reading.looker.close()
+        Reading.poller.close()
 
 
 @pytest.mark.timeout(400)  # Hypothesis shrinks a failure for up to 300 s; a pass takes a twentieth of that

@@ -23,7 +23,7 @@ from tests.support.waiting import wait_until
 ROOT: Final = Path(__file__).parents[2]
 #: Seconds to wait for an event whose delay depends only on how busy the machine is.
 SOON: Final = 20.0
-#: The most seconds, as a median, from a line's append until a viewer that joined during a blocked read has it.
+#: The most seconds, as a median, from a line's append until a viewer that joined while the reader waited has it.
 PROMPT: Final = 0.05
 
 STAMP: Final = "2026-03-03T10:00:05.123Z"
@@ -93,9 +93,9 @@ class World:
         self.watched.append(WatchedJob(job, self.store, self.tail, self.written.setdefault(job, {})))
         return self.watched[-1]
 
-    def blocked(self) -> list[bytes]:
-        """The connections that wait in a read at this moment, as lines of CLIENT LIST."""
-        return [line for line in self.server.ask("CLIENT", "LIST").splitlines() if b" flags=b" in line]
+    def waiting(self) -> list[bytes]:
+        """The connections that the server tells of changes, as lines of CLIENT LIST."""
+        return [line for line in self.server.ask("CLIENT", "LIST").splitlines() if b" flags=t" in line]
 
     def close(self) -> None:
         for watched in self.watched:
@@ -118,29 +118,25 @@ def world(server: RedisServer, prefix: str) -> Iterator[World]:
 
 
 def test_one_connection_waits_for_all_jobs(world: World) -> None:
-    """One connection is blocked for all 40 watched jobs, and the store opens at most 8 connections."""
+    """One connection waits for all 40 watched jobs, and the store opens at most 8 connections."""
     before = len(world.server.ask("CLIENT", "LIST").splitlines())
     for number in range(40):
         world.write(job(number))
         world.watch(job(number))
     wait_until(lambda: all(watched.has(1) for watched in world.watched), SOON, "each viewer has its line")
-    wait_until(lambda: len(world.blocked()) == 1, SOON, "one connection waits")
+    wait_until(lambda: len(world.waiting()) == 1, SOON, "one connection waits")
     assert len(world.server.ask("CLIENT", "LIST").splitlines()) - before <= 8
 
 
 @pytest.mark.long
 def test_hundreds_of_jobs_lose_nothing(world: World) -> None:
-    """Each line of 300 jobs arrives once and in order while viewers join and leave.
-
-    With so many jobs, the reader tracks changes.
-    """
+    """Each line of 300 jobs arrives once and in order while viewers join and leave."""
     jobs = [job(number) for number in range(300)]
     for each in jobs:
         world.write(each)
     attempts = {each: world.runner.open(each, "token") for each in jobs}
     for each in jobs:
         world.watch(each)
-    wait_until(lambda: world.tail._reader.tracks_changes, SOON, "the reader tracks changes")
     for number in range(2, 5):
         for each, attempt in attempts.items():
             world.written[each][number] = Line(number, STAMP, f"{each} {number}", "stdout")
@@ -148,19 +144,18 @@ def test_hundreds_of_jobs_lose_nothing(world: World) -> None:
     wait_until(lambda: all(watched.has(4) for watched in world.watched), SOON, "each viewer has its lines")
     for watched in world.watched[100:]:
         watched.leave()
-    wait_until(lambda: not world.tail._reader.tracks_changes, SOON, "the reader waits for the lines without tracking")
     for each in jobs[:100]:
         world.write(each)
     wait_until(lambda: all(watched.has(5) for watched in world.watched[:100]), SOON, "each viewer has its last line")
 
 
-def test_a_new_job_does_not_wait_for_a_blocked_read(world: World) -> None:
-    """A job that joins interrupts a read that blocks for another job, so its line does not wait for the read's end."""
+def test_a_new_job_does_not_wait_for_other_jobs(world: World) -> None:
+    """A job that joins wakes a reader that waits for another job, so its line does not wait for the read's end."""
     world.write(job(1))
     world.watch(job(1))
     delays = []
     for number in range(2, 12):
-        wait_until(lambda: len(world.blocked()) == 1, SOON, "the tail waits")
+        wait_until(lambda: len(world.waiting()) == 1, SOON, "the tail waits")
         watched = world.watch(job(number))
         started = time.monotonic()
         world.write(job(number))
@@ -187,9 +182,9 @@ def test_a_job_that_nobody_watches_is_not_read(world: World) -> None:
     wait_until(lambda: watched.has(1), SOON, "the line is there")
     watched.leave()
     assert world.tail.watched == 0
-    wait_until(lambda: not world.blocked(), SOON, "nothing is read")
+    wait_until(lambda: not world.waiting(), SOON, "nothing is read")
     world.write(job())
-    assert world.blocked() == []
+    assert world.waiting() == []
     again = world.watch(job())
     wait_until(lambda: again.has(2), SOON, "both lines are there")
 
@@ -269,17 +264,14 @@ class _DyingThreadReader:
     def __init__(self, reader: MultiJobReader, die: Callable[[str], None]) -> None:
         self._reader = reader
         self._die = die
-        self.interrupt = reader.interrupt
+        self.watch = reader.watch
+        self.unwatch = reader.unwatch
         self.silent_seconds = reader.silent_seconds
         self.close = reader.close
 
-    @property
-    def tracks_changes(self) -> bool:
-        return self._reader.tracks_changes
-
-    def read(self, cursors: dict[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]:
+    def read(self, count: int) -> Sequence[tuple[JobRef, int, Sequence[RawEntry] | StoreError]]:
         self._die("read")
-        return self._reader.read(cursors, count)
+        return self._reader.read(count)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -312,7 +304,7 @@ def test_a_stopped_tail_ends_its_threads(world: World) -> None:
     world.tail.stop()
     world.tail.start()
     assert tail_threads() == []
-    assert world.blocked() == []
+    assert world.waiting() == []
 
 
 def test_a_killed_server_loses_nothing(tmp_path: Path) -> None:

@@ -5,26 +5,28 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import pytest
+import redis
 
 from chronoverse.archive.retention import delete_job
-from chronoverse.errors import Deleted, KeysMoving, StoreUnavailable
+from chronoverse.errors import Deleted, KeysMoving, StoreError, StoreUnavailable
 from chronoverse.joblog.values import Job, JobRef, LineRun, Status
 from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import Durability, Store
 from chronoverse.store.cluster import MAP_SECONDS, ClusterTopology, slot_of
 from chronoverse.store.driver import CommandTimedOut, Moved
-from chronoverse.store.slot_readers import MAX_SLOT_READERS, SlotReaders
+from chronoverse.store.live_reader import LiveReader
+from chronoverse.store.node_reader import Found
 from tests.support.bench import NOW, make_lines
 from tests.support.fleets import Cluster
 from tests.support.waiting import wait_until
 
 #: Seconds that a read blocks: where no line comes, and where one does.
 SHORT: Final = 0.1
-LONG: Final = 5.0
+LONG: Final = 2.0
 
 
 @pytest.fixture
@@ -45,31 +47,40 @@ def jobs(cluster: Cluster, store: Store) -> list[JobRef]:
 
 
 @contextlib.contextmanager
-def reading(store: Store, block_seconds: float, max_slot_readers: int = MAX_SLOT_READERS) -> Iterator[SlotReaders]:
-    """The store's live reader. At most ``max_slot_readers`` slots have a reader of their own."""
-    reader = store.live_reader(block_seconds)
-    assert isinstance(reader, SlotReaders)
-    reader._max_slot_readers = max_slot_readers
-    yield reader
-    reader.close()
+def reading(store: Store, block_seconds: float) -> Iterator[LiveReader]:
+    """The store's live reader."""
+    with contextlib.closing(store.live_reader(block_seconds)) as reader:
+        yield reader
 
 
-def slot_readers() -> int:
-    """How many slot readers there are in this process."""
-    return len([each for each in threading.enumerate() if each.name == "tail-slot"])
+def node_threads() -> int:
+    """How many threads of live readers there are in this process."""
+    return len([each for each in threading.enumerate() if each.name == "tail-node"])
 
 
-def numbers(found: object) -> dict[JobRef, list[bytes]]:
-    assert isinstance(found, list)
-    return {job: [entry_id for entry_id, _ in entries] for job, entries in found}
+def numbers(found: Sequence[Found]) -> dict[JobRef, list[bytes]]:
+    """The ids of the entries that a read has brought."""
+    assert not any(isinstance(entries, StoreError) for _, _, entries in found)
+    return {job: [entry[0] for entry in entries] for job, _, entries in found if not isinstance(entries, StoreError)}
 
 
-def read_all(reader: SlotReaders, cursors: dict[JobRef, int]) -> dict[JobRef, list[bytes]]:
-    """The ids that come for each of the jobs."""
-    found: dict[JobRef, list[bytes]] = {}
-    wait_until(
-        lambda: found.update(numbers(reader.read(cursors, 100))) or len(found) == len(cursors), 5, "all are read"
-    )
+def read_all(reader: LiveReader, cursors: dict[JobRef, int], count: int = 1) -> dict[JobRef, list[bytes]]:
+    """Watches the jobs, and returns the next ``count`` ids of each after these cursors."""
+    found: dict[JobRef, list[bytes]] = {job: [] for job in cursors}
+    for job, cursor in cursors.items():
+        reader.watch(job, cursor)
+
+    def has_all() -> bool:
+        for job, after, entries in reader.read(100):
+            assert not isinstance(entries, StoreError)
+            # A result of an earlier cursor may have waited to be taken.
+            if after == cursors[job]:
+                found[job] += [entry_id for entry_id, _ in entries]
+                cursors[job] += len(entries)
+            reader.watch(job, cursors[job])
+        return all(len(ids) >= count for ids in found.values())
+
+    wait_until(has_all, 5, "all are read")
     return found
 
 
@@ -123,65 +134,82 @@ def test_the_durability_probe_asks_the_jobs_master(cluster: Cluster, prefix: str
 
 
 def test_one_reader_reads_jobs_of_all_slots(store: Store, jobs: list[JobRef]) -> None:
-    """It brings the lines that are there, and then waits."""
+    """It brings the lines that are there, and then waits. There is a thread for each node that has jobs."""
     with reading(store, SHORT) as reader:
         assert read_all(reader, dict.fromkeys(jobs, 1)) == {job: [b"2-0"] for job in jobs}
-        assert reader.read(dict.fromkeys(jobs, 2), 100) == []
+        assert reader.read(100) == []
         assert all(reader.silent_seconds(job) < 1 for job in jobs)
+        assert node_threads() == 3
+        for job in jobs[1:]:
+            reader.unwatch(job)
+        wait_until(lambda: reader.read(100) == [] and node_threads() == 1, 5, "the other threads have ended")
+    assert node_threads() == 0
 
 
-def test_slots_beyond_the_bound_share_a_reader(store: Store, jobs: list[JobRef], cluster: Cluster) -> None:
-    """There is one shared reader for each server. It is closed when no job needs it."""
-    second = JobRef(cluster.workflow(cluster.masters()[1], "second"), "job_1")
-    store.append(store.open(second, "token"), make_lines(1, 2))
-    jobs = [*jobs, second]
-    with reading(store, SHORT, max_slot_readers=1) as reader:
-        assert read_all(reader, dict.fromkeys(jobs, 0)) == {job: [b"1-0", b"2-0"] for job in jobs}
-        assert slot_readers() == 3
-        wait_until(lambda: reader.read({jobs[0]: 2}, 100) == [] and slot_readers() == 1, 5, "one reader is left")
+def test_a_thousand_slots_take_a_connection_for_each_node(store: Store, cluster: Cluster, prefix: str) -> None:
+    """Each of 1,000 jobs is in a slot of its own. There are three threads and three connections."""
+    names = {slot_of(name): name for name in (f"slots-{number}" for number in range(2000))}
+    jobs = [JobRef(name, "job_1") for name in list(names.values())[:1000]]
+    with reading(store, LONG) as reader:
+        for job in jobs:
+            reader.watch(job, 0)
+        threading.Timer(0.5, write_all, (cluster, prefix, jobs)).start()
+        found: dict[JobRef, list[bytes]] = {}
+        wait_until(lambda: found.update(numbers(reader.read(100))) or len(found) == len(jobs), 20, "all are read")
+        assert node_threads() == 3
+        tracked = [b" flags=t" in line for each in cluster.servers for line in each.ask("CLIENT", "LIST").splitlines()]
+        assert sum(tracked) == 3
+    assert set(found) == set(jobs)
+
+
+def write_all(cluster: Cluster, prefix: str, jobs: list[JobRef]) -> None:
+    """Writes a line to each job."""
+    with redis.RedisCluster(host="127.0.0.1", port=cluster.ports[0]) as client:
+        for job in jobs:
+            client.xadd(f"{prefix}:{{{job.workflow_id}}}:{job.job_id}:log", {"message": "a line"}, id="1-0")
 
 
 def test_a_new_job_is_read_at_once(store: Store, jobs: list[JobRef]) -> None:
-    """It is in a slot whose reader is waiting already, or in another slot."""
+    """It is on a node whose reader is waiting already, or on another node."""
     first, other = jobs[0], jobs[1]
     second = JobRef(first.workflow_id, "job_2")
-    attempts = {job: store.open(job, "token") for job in (second,)}
+    attempt = store.open(second, "token")
     with reading(store, LONG) as reader:
-        threading.Timer(0.2, reader.interrupt).start()
-        assert reader.read({first: 2}, 100) == []
+        reader.watch(first, 2)
+        threading.Timer(0.2, reader.watch, (second, 0)).start()
+        threading.Timer(0.4, store.append, (attempt, make_lines(1, 1))).start()
         began = time.monotonic()
-        threading.Timer(0.2, store.append, (attempts[second], make_lines(1, 1))).start()
-        assert numbers(reader.read({first: 2, second: 0}, 100)) == {second: [b"1-0"]}
-        assert numbers(reader.read({first: 2, second: 1, other: 1}, 100)) == {other: [b"2-0"]}
+        assert numbers(reader.read(100)) == {second: [b"1-0"]}
+        threading.Timer(0.2, reader.watch, (other, 1)).start()
+        assert numbers(reader.read(100)) == {other: [b"2-0"]}
         assert time.monotonic() - began < LONG / 2
-    assert slot_of(first.workflow_id) != slot_of(other.workflow_id)
 
 
-@pytest.mark.parametrize("max_slot_readers", [MAX_SLOT_READERS, 1], ids=["own readers", "shared readers"])
 def test_a_server_that_stands_still_silences_only_its_own_jobs(
-    store: Store, jobs: list[JobRef], cluster: Cluster, max_slot_readers: int
+    store: Store, jobs: list[JobRef], cluster: Cluster
 ) -> None:
-    """Jobs on the other servers are read, and the reader knows which server does not answer."""
+    """Lines of jobs on the other servers come, and the reader knows which server does not answer."""
     number = next(each for each in cluster.masters() if each not in cluster.pair)
     (silent,) = [job for job in jobs if cluster.owner(job.workflow_id) == number]
     others = [job for job in jobs if job != silent]
-    with reading(store, SHORT, max_slot_readers) as reader:
+    attempts = [store.open(job, "token") for job in others]
+    with reading(store, SHORT) as reader:
         read_all(reader, dict.fromkeys(jobs, 1))
         os.kill(cluster.servers[number].pid, signal.SIGSTOP)
         try:
-            wait_until(
-                lambda: reader.read(dict.fromkeys(jobs, 2), 100) or reader.silent_seconds(silent) > 0.4,
-                5,
-                "the silence is noticed",
-            )
+            wait_until(lambda: reader.read(100) or reader.silent_seconds(silent) > 0.4, 5, "the silence is noticed")
             assert all(reader.silent_seconds(job) < 0.4 for job in others)
+            began = time.monotonic()
+            for attempt in attempts:
+                store.append(attempt, make_lines(3, 1))
+            found: dict[JobRef, list[bytes]] = {}
+            wait_until(lambda: found.update(numbers(reader.read(100))) or len(found) == len(others), 5, "lines come")
+            assert time.monotonic() - began < 1
         finally:
             os.kill(cluster.servers[number].pid, signal.SIGCONT)
-        wait_until(
-            lambda: reader.read(dict.fromkeys(jobs, 2), 100) or reader.silent_seconds(silent) < 0.4,
-            5,
-            "it answers",
-        )
+        wait_until(lambda: reader.read(100) or reader.silent_seconds(silent) < 0.4, 5, "it answers")
+        store.append(store.open(silent, "token"), make_lines(3, 1))
+        assert numbers(reader.read(100)) == {silent: [b"3-0"]}
 
 
 def test_a_server_that_stands_still_is_the_last_to_be_asked_for_the_map(cluster: Cluster) -> None:
@@ -236,7 +264,7 @@ def test_a_slot_moves_during_use(store: Store, cluster: Cluster, prefix: str) ->
         for number in (4, 5):
             appends.send(attempt, number, run)
             assert appends.receive() == number + 1
-        assert read_all(reader, {job: 2}) == {job: [b"3-0", b"4-0", b"5-0"]}
+        assert read_all(reader, {job: 2}, 3) == {job: [b"3-0", b"4-0", b"5-0"]}
         cluster.end_move(slot, source, target)
         assert read_all(reader, {job: 4}) == {job: [b"5-0"]}
     appends.send(attempt, 6, run)
@@ -245,6 +273,20 @@ def test_a_slot_moves_during_use(store: Store, cluster: Cluster, prefix: str) ->
     found_job = store.get_job(job)
     assert found_job
     assert (found_job.last, cluster.owner(job.workflow_id)) == (6, target)
+
+
+def test_a_log_that_is_new_after_its_slot_has_moved(store: Store, cluster: Cluster, prefix: str) -> None:
+    """The node that was asked for it reports nothing. The next check of the job finds out where it is now."""
+    source, target = cluster.masters()[:2]
+    job = JobRef(cluster.workflow(source, "not yet"), "job_1")
+    with reading(store, SHORT) as reader:
+        reader.watch(job, 0)
+        assert reader.read(100) == []
+        slot = cluster.begin_move(job.workflow_id, source, target)
+        cluster.end_move(slot, source, target)
+        cluster.ask("XADD", f"{prefix}:{{{job.workflow_id}}}:job_1:log", "1-0", "message", "a line")
+        assert isinstance(store.get_jobs([job])[0], Job)
+        assert read_all(reader, {job: 0}) == {job: [b"1-0"]}
 
 
 def test_a_tombstone_moves_with_its_slot(store: Store, cluster: Cluster, prefix: str) -> None:
@@ -285,7 +327,9 @@ def test_a_cluster_without_a_node_that_answers(prefix: str) -> None:
     job = JobRef("wf_1", "job_1")
     began = time.monotonic()
     with reading(store, SHORT) as reader:
-        for operation in (store.ping, lambda: store.get_jobs([job]), lambda: reader.read({job: 0}, 1)):
+        reader.watch(job, 0)
+        wait_until(lambda: job not in reader._logs or reader._errors, 2, "the first read has failed")
+        for operation in (store.ping, lambda: store.get_jobs([job]), lambda: reader.read(1)):
             with pytest.raises(StoreUnavailable):
                 operation()
     assert time.monotonic() - began < 2

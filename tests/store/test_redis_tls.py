@@ -68,8 +68,8 @@ def publish_and_read(store: Store, job: JobRef = JOB) -> None:
     assert appends.receive() == attempt.next + 1
     appends.reset()
     reader = store.live_reader(1)
-    wait_until(lambda: [found for found, _ in reader.read({job: 0}, 10)] == [job], 5, "the line is read")
-    reader.interrupt()
+    reader.watch(job, 0)
+    wait_until(lambda: [found for found, _, _ in reader.read(10)] == [job], 5, "the line is read")
     reader.close()
     assert [entry_id for entry_id, _ in store.read(job, attempt.next - 1, 10)] == [b"%d-0" % attempt.next]
     assert store.get_job(job)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from chronoverse.errors import StoreUnavailable
+from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
 from chronoverse.store.driver import new_connection
@@ -27,9 +27,11 @@ def test_the_store_is_the_master_that_they_name(store: Store, sentinels: Sentine
     """Commands, appends and the live reader go there."""
     store.append(store.open(JOB, "token"), make_lines(1, 2))
     reader = store.live_reader(0.01)
-    ((_, entries),) = reader.read({JOB: 0}, 10)
+    reader.watch(JOB, 0)
+    ((_, _, entries),) = reader.read(10)
     reader.close()
 
+    assert not isinstance(entries, StoreError)
     assert len(entries) == 2
     assert sentinels.master.ask("XLEN", f"{prefix}:{{wf_1}}:job_1:log") == 2
 

@@ -398,14 +398,16 @@ def test_a_reader_goes_on_after_a_killed_server(durable: Bench) -> None:
     attempt = durable.store.open(JOB, "token-1")
     durable.store.append(attempt, make_lines(1, 2))
     reader = durable.store.live_reader(0.01)
-    reader.read({JOB: 0}, 100)
+    reader.watch(JOB, 0)
+    assert reader.read(100)
     durable.server.kill()
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
-            reader.read({JOB: 0}, 100)
+            reader.read(100)
     durable.server.start()
+    reader.watch(JOB, 1)
 
-    [(_, entries)] = when_reachable(lambda: reader.read({JOB: 1}, 100))
+    [(_, _, entries)] = when_reachable(lambda: reader.read(100))
     reader.close()
     assert [entry_id for entry_id, _ in entries] == [b"2-0"]
 
@@ -416,14 +418,8 @@ def test_a_reader_goes_on_after_a_killed_server(durable: Bench) -> None:
 def read_once(store: Store) -> None:
     """One read of a live reader, which is closed in any case."""
     with contextlib.closing(store.live_reader(0.01)) as reader:
-        reader.read({JOB: 0}, 1)
-
-
-def read_and_interrupt(store: Store) -> None:
-    """A read and an interrupt of a live reader, as the tail reader does them when a job joins."""
-    with contextlib.closing(store.live_reader(0.01)) as reader:
-        reader.read({JOB: 0}, 1)
-        reader.interrupt()
+        reader.watch(JOB, 0)
+        reader.read(1)
 
 
 LINES: Final = make_lines(1, 1)
@@ -455,7 +451,7 @@ RESERVED: Final[dict[str, Callable[[Store], Any]]] = {
     "the tail's get_jobs": lambda store: store.for_tail().get_jobs([JOB]),
     "the tail's read": lambda store: store.for_tail().read(JOB, 0, 1),
     "the tail's redactions": lambda store: store.for_tail().redactions(JOB, 1),
-    "the tail's live reader": lambda store: read_and_interrupt(store.for_tail()),
+    "the tail's live reader": lambda store: read_once(store.for_tail()),
 }
 
 

@@ -3,49 +3,30 @@
 import contextlib
 import itertools
 import re
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from chronoverse.errors import NotALog, StoreUnavailable
+from chronoverse.errors import NotALog
 from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.joblog.values import End, Job, JobRef, Status
 from chronoverse.store import Store
 from chronoverse.store.keys import KeyMap
 from chronoverse.store.listing import LISTED_SECONDS, JobListing
-from chronoverse.store.live_reader import TRACKING_THRESHOLDS, LiveReader
 from chronoverse.store.store import GET_JOBS_BATCH
 from chronoverse.store.topology import SingleServer
 from tests.support.bench import JOB, NOW, NOW_SECONDS, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
 from tests.support.servers import running
-from tests.support.waiting import wait_until
 
 OTHER: Final = JobRef("wf_1", "job_2")
-#: Seconds for which a read blocks: one that will be woken, and one that will not.
-LONG, SHORT = 20.0, 0.01
 
 
 @pytest.fixture
 def store(bench: Bench) -> Store:
     """The bench's store."""
     return bench.store
-
-
-#: The thresholds of the tracking reader. It is used never with a handful of jobs, or always.
-BOTH_READERS: Final = pytest.mark.parametrize("thresholds", [TRACKING_THRESHOLDS, (1, 1)], ids=["blocking", "tracking"])
-
-
-@pytest.fixture
-def reader(store: Store, thresholds: tuple[int, int]) -> Iterator[LiveReader]:
-    """A reader whose reads wait for 10 ms."""
-    reader = store.live_reader(SHORT, thresholds)
-    assert isinstance(reader, LiveReader)
-    yield reader
-    reader.close()
 
 
 def ids(entries: Sequence[RawEntry]) -> list[str]:
@@ -591,124 +572,3 @@ def test_a_runner_whose_log_is_of_another_type(bench: Bench, store: Store) -> No
         store.append(attempt, make_lines(1, 1))
     with pytest.raises(NotALog):
         store.finish(attempt, Status.COMPLETED, 0, 0, 1)
-
-
-# The live reader
-
-
-@BOTH_READERS
-def test_a_reader_reads_many_jobs_at_once(store: Store, reader: LiveReader) -> None:
-    """Each job is read from its own cursor, up to ``count`` entries. Jobs without new entries are left out."""
-    write_job(store, 5)
-    write_job(store, 2, OTHER)
-    unknown = JobRef("wf_2", "job_1")
-
-    found = {job: ids(entries) for job, entries in reader.read({JOB: 2, OTHER: 0, unknown: 0}, 2)}
-
-    assert found == {JOB: ["3-0", "4-0"], OTHER: ["1-0", "2-0"]}
-
-
-@BOTH_READERS
-def test_a_reader_returns_the_same_entries_as_a_read(store: Store, reader: LiveReader) -> None:
-    """In both protocols."""
-    write_job(store, 3)
-
-    [(job, entries)] = reader.read({JOB: 1}, 100)
-
-    assert (job, list(entries)) == (JOB, list(store.read(JOB, 1, 100)))
-
-
-@BOTH_READERS
-def test_a_reader_without_new_entries_returns_empty(store: Store, reader: LiveReader) -> None:
-    """It returns after its time."""
-    write_job(store, 1)
-
-    assert reader.read({JOB: 2, OTHER: 0}, 100) == []
-
-
-def is_waiting(bench: Bench) -> bool:
-    """Whether a reader is blocked in XREAD, or waits for messages about changes."""
-    clients = bench.ask("CLIENT", "LIST").splitlines()
-    return any(b" flags=b" in line or (b" flags=t" in line and b" cmd=xread " in line) for line in clients)
-
-
-def wake_reader(bench: Bench, reader: LiveReader, wake: Callable[[], object]) -> list[Any]:
-    """The result of a waiting read that is woken by ``wake``."""
-    found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(reader.read({OTHER: 0, JOB: 0}, 100)))
-    thread.start()
-    try:
-        wait_until(lambda: is_waiting(bench), LONG, "the read waits")
-        woken_at = time.monotonic()
-        wake()
-    finally:
-        thread.join()
-    assert time.monotonic() - woken_at < LONG / 4
-    return found
-
-
-@pytest.fixture
-def long_reader(store: Store, thresholds: tuple[int, int]) -> Iterator[LiveReader]:
-    """A reader that waits longer than a test may take."""
-    reader = store.live_reader(LONG, thresholds)
-    assert isinstance(reader, LiveReader)
-    yield reader
-    reader.close()
-
-
-@BOTH_READERS
-def test_an_entry_wakes_a_waiting_reader(bench: Bench, long_reader: LiveReader) -> None:
-    """Here it is the first entry of a new job."""
-    [[(job, entries)]] = wake_reader(bench, long_reader, lambda: bench.xadd("1-0", "message", "a"))
-
-    assert (job, ids(entries)) == (JOB, ["1-0"])
-
-
-@BOTH_READERS
-def test_an_interrupt_wakes_a_waiting_reader(bench: Bench, long_reader: LiveReader) -> None:
-    """It returns empty, long before its time."""
-    assert wake_reader(bench, long_reader, long_reader.interrupt) == [[]]
-
-
-@BOTH_READERS
-def test_an_interrupt_reaches_a_reader_on_a_new_connection(bench: Bench, long_reader: LiveReader) -> None:
-    """The first connection was closed."""
-    bench.xadd("1-0", "message", "a", job=OTHER)
-    long_reader.read({OTHER: 0}, 100)
-    bench.ask("CLIENT", "KILL", "TYPE", "normal")
-    with pytest.raises(StoreUnavailable):
-        long_reader.read({OTHER: 0}, 100)
-    bench.ask("DEL", bench.key("log", OTHER))
-
-    assert wake_reader(bench, long_reader, long_reader.interrupt) == [[]]
-
-
-@BOTH_READERS
-def test_an_interrupt_without_a_waiting_read_does_nothing(store: Store, reader: LiveReader) -> None:
-    """It comes before the first read, and between two reads."""
-    write_job(store, 1)
-    reader.interrupt()
-    assert len(reader.read({JOB: 0}, 100)) == 1
-    reader.interrupt()
-    assert len(reader.read({JOB: 0}, 100)) == 1
-
-
-@BOTH_READERS
-def test_a_reader_goes_on_after_a_key_of_another_type(bench: Bench, store: Store, reader: LiveReader) -> None:
-    """It raises, and reads the others when that job is left out."""
-    write_job(store, 1)
-    bench.ask("SET", bench.key("log", OTHER), "no stream")
-
-    with pytest.raises(NotALog):
-        reader.read({JOB: 0, OTHER: 0}, 100)
-    assert len(reader.read({JOB: 0}, 100)) == 1
-
-
-@BOTH_READERS
-def test_a_closed_reader_opens_again(store: Store, reader: LiveReader) -> None:
-    """The next read opens a connection."""
-    write_job(store, 1)
-    reader.read({JOB: 0}, 100)
-    reader.close()
-
-    assert len(reader.read({JOB: 0}, 100)) == 1

@@ -13,7 +13,6 @@ from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store
-from chronoverse.store.live_reader import TRACKING_THRESHOLDS
 
 #: Seconds that a read blocks. It is short, so a read without new entries returns at once.
 BLOCK_SECONDS: Final = 0.001
@@ -37,14 +36,14 @@ class ControlledStore:
     """A store whose readers hardly block, and that returns at most ``most`` entries of a job at a time.
 
     While ``fault`` is set, every call raises it. ``before`` maps a method's name to an action that runs once, just
-    before the next call of that method. The action is what another process might do between two calls. With ``tracked``
-    its readers track changes, even of one job.
+    before the next call of that method. The action is what another process might do between two calls. Its live readers
+    are those of ``reading``, if that is given.
     """
 
-    def __init__(self, store: Store, most: int = 2048, *, tracked: bool = False) -> None:
+    def __init__(self, store: Store, most: int = 2048, reading: Store | None = None) -> None:
         self._store = store
         self._most = most
-        self._tracked_jobs = (1, 1) if tracked else TRACKING_THRESHOLDS
+        self._reading = reading or store
         self.fault: StoreError | None = None
         self.before: dict[str, Callable[[], object]] = {}
 
@@ -82,7 +81,7 @@ class ControlledStore:
         return self._store.redactions(job, count)
 
     def live_reader(self, block_seconds: float) -> MultiJobReader:
-        return _ControlledReader(self._store.live_reader(BLOCK_SECONDS, self._tracked_jobs), self._most, self._check)
+        return _ControlledReader(self._reading.live_reader(BLOCK_SECONDS, 0), self._most, self._check)
 
 
 class _ControlledReader:
@@ -91,16 +90,15 @@ class _ControlledReader:
         self._most = most
         self._check = check
 
-    def read(self, cursors: dict[JobRef, int], count: int) -> list[tuple[JobRef, Sequence[RawEntry]]]:
+    def read(self, count: int) -> Sequence[tuple[JobRef, int, Sequence[RawEntry] | StoreError]]:
         self._check("block")
-        return self._reader.read(cursors, min(count, self._most))
+        return self._reader.read(min(count, self._most))
 
-    @property
-    def tracks_changes(self) -> bool:
-        return self._reader.tracks_changes
+    def watch(self, job: JobRef, cursor: int, *, again: bool = False) -> None:
+        self._reader.watch(job, cursor, again=again)
 
-    def interrupt(self) -> None:
-        self._reader.interrupt()
+    def unwatch(self, job: JobRef) -> None:
+        self._reader.unwatch(job)
 
     def silent_seconds(self, job: JobRef) -> float:
         return self._reader.silent_seconds(job)

@@ -1,4 +1,4 @@
-"""The tracking reader: it reads only logs that have changed, and misses no line."""
+"""The live reader on one server: it reads only logs that have changed, and misses no line."""
 
 import contextlib
 import logging
@@ -6,7 +6,6 @@ import os
 import random
 import re
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,34 +21,30 @@ from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
 from chronoverse.store.driver import new_connection, set_changed_keys_handler
-from chronoverse.store.live_reader import LiveReader
-from chronoverse.store.tracking_reader import EMPTY_READ_SECONDS
-from chronoverse.store.watchlist import Watchlist
+from chronoverse.store.node_reader import EMPTY_READ_SECONDS, READ_LOGS
 from tests.support.examples import examples
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
-#: Thresholds: tracking always, and tracking from five jobs on until there are fewer than three.
-ALWAYS, SOME = (1, 1), (3, 5)
-#: Seconds that a read waits, and those after which a test fails.
-BLOCK, SOON = 0.05, 20.0
+#: A connection on which the server cannot report changes.
+POLLING: Final = "?protocol=2"
+#: A script that writes a line to each key.
+WRITE_EACH: Final = "for _, key in ipairs(KEYS) do redis.call('XADD', key, '1-0', 'message', 'a') end"
+#: Seconds that a read waits, those between two polls, and those after which a test fails.
+BLOCK, POLL, SOON = 0.05, 0.005, 20.0
 
 
 class World:
     """A store with a reader, and the cursor of each job that is watched."""
 
-    def __init__(
-        self, server: RedisServer, prefix: str, thresholds: tuple[int, int] = ALWAYS, options: str = ""
-    ) -> None:
+    def __init__(self, server: RedisServer, prefix: str, options: str = "", block_seconds: float = BLOCK) -> None:
         self.server = server
         self.prefix = prefix
         self.store = Store(server.url + options, prefix=prefix)
-        reader = self.store.live_reader(BLOCK, thresholds)
-        assert isinstance(reader, LiveReader)
-        self.reader = reader
+        self.reader = self.store.live_reader(block_seconds, POLL)
         self.cursors: dict[JobRef, int] = {}
-        #: The same as the tail reader has them. With None the reader gets a plain dict, and compares all jobs.
-        self.watchlist: Watchlist | None = Watchlist()
+        #: The errors about single jobs of the last read.
+        self.errors: dict[JobRef, StoreError] = {}
 
     def key(self, job: JobRef) -> str:
         return f"{self.prefix}:{{{job.workflow_id}}}:{job.job_id}:log"
@@ -58,23 +53,35 @@ class World:
         for number in numbers:
             self.server.ask("XADD", self.key(job), f"{number}-0", "message", "a")
 
-    def watch(self, *jobs: JobRef) -> None:
-        self.cursors |= dict.fromkeys(jobs, 0)
+    def watch(self, *jobs: JobRef, cursor: int = 0) -> None:
+        for job in jobs:
+            self.cursors[job] = cursor
+            self.reader.watch(job, cursor)
+
+    def unwatch(self, *jobs: JobRef) -> None:
+        for job in jobs:
+            del self.cursors[job]
+            self.reader.unwatch(job)
 
     def read(self, count: int = 100) -> dict[JobRef, list[int]]:
-        """The numbers that one read brings. Moves the cursors past them."""
-        asked = self.cursors if self.watchlist is None else self._updated(self.watchlist)
-        found = {job: [entry_number(id) for id, _ in entries] for job, entries in self.reader.read(asked, count)}
-        self.cursors |= {job: numbers[-1] for job, numbers in found.items()}
+        """The numbers that one read brings. Each read continues where the one before it ended."""
+        found, self.errors = {}, {}
+        for job, cursor, entries in self.reader.read(count):
+            assert cursor == self.cursors[job]
+            if isinstance(entries, StoreError):
+                self.errors[job] = entries
+            else:
+                found[job] = [entry_number(id) for id, _ in entries]
+                self.cursors[job] = found[job][-1]
         return found
 
-    def _updated(self, watchlist: Watchlist) -> Watchlist:
-        for job in watchlist.keys() - self.cursors.keys():
-            del watchlist[job]
-        for job, cursor in self.cursors.items():
-            if watchlist.get(job) != cursor:
-                watchlist.set_cursor(job, cursor)
-        return watchlist
+    def read_all(self) -> dict[JobRef, list[int]]:
+        """What comes until a read brings nothing."""
+        everything: dict[JobRef, list[int]] = {}
+        while found := self.read():
+            for job, numbers in found.items():
+                everything.setdefault(job, []).extend(numbers)
+        return everything
 
     def asked(self) -> int:
         """How many keys the server has looked up so far. XREAD looks up each key twice."""
@@ -95,8 +102,16 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def world(server: RedisServer) -> Iterator[World]:
-    """A world whose reader always tracks changes."""
+    """A world with a server that reports changes."""
     world = World(server, "tracked")
+    yield world
+    world.close()
+
+
+@pytest.fixture(params=["", POLLING], ids=["reported", "polled"])
+def either(request: pytest.FixtureRequest, server: RedisServer) -> Iterator[World]:
+    """A world with a server that reports changes, and one without reports."""
+    world = World(server, "either", request.param)
     yield world
     world.close()
 
@@ -121,36 +136,114 @@ def test_only_jobs_that_have_changed_are_asked_for(world: World) -> None:
     assert world.asked() - before <= 4
 
 
-def test_lines_beyond_the_count_come_with_the_next_read(world: World) -> None:
+def test_many_jobs_are_read_at_once(either: World) -> None:
+    """Each is read from its own cursor, up to ``count`` entries. Jobs without new entries are left out."""
+    either.write(JOBS[0], *range(1, 6))
+    either.write(JOBS[1], 1, 2)
+    either.watch(JOBS[0], cursor=2)
+    either.watch(JOBS[1], JOBS[2])
+
+    assert either.read(2) == {JOBS[0]: [3, 4], JOBS[1]: [1, 2]}
+
+
+def test_the_entries_are_the_same_as_those_of_a_read(either: World) -> None:
+    """In both protocols."""
+    either.write(JOBS[0], 1, 2, 3)
+    either.watch(JOBS[0], cursor=1)
+    [(job, after, entries)] = either.reader.read(100)
+
+    assert (job, after) == (JOBS[0], 1)
+    assert not isinstance(entries, StoreError)
+    assert list(entries) == list(either.store.read(JOBS[0], 1, 100))
+
+
+def test_lines_beyond_the_count_come_with_the_next_read(either: World) -> None:
     """A job has more lines than one read brings. The next read brings the rest, although nothing has changed."""
-    world.write(JOBS[0], *range(1, 8))
-    world.watch(*JOBS[:3])
+    either.write(JOBS[0], *range(1, 8))
+    either.watch(*JOBS[:3])
 
-    assert [world.read(3)[JOBS[0]] for _ in range(3)] == [[1, 2, 3], [4, 5, 6], [7]]
-    assert world.read(3) == {}
+    assert [either.read(3)[JOBS[0]] for _ in range(3)] == [[1, 2, 3], [4, 5, 6], [7]]
+    assert either.read(3) == {}
 
 
-def test_a_cursor_that_was_set_back_is_read_again(world: World) -> None:
+def test_more_logs_than_one_round_trip_reads(either: World) -> None:
+    """All are read."""
+    jobs = [job(number) for number in range(2 * READ_LOGS + 1)]
+    either.server.ask("EVAL", WRITE_EACH, len(jobs), *map(either.key, jobs))
+    either.watch(*jobs)
+
+    assert either.read_all() == {each: [1] for each in jobs}
+
+
+def test_a_cursor_that_was_set_back_is_read_again(either: World) -> None:
     """A job whose cursor is elsewhere than after the lines that were found is read from its cursor."""
-    world.write(JOBS[0], *range(1, 8))
-    world.watch(JOBS[0])
-    assert world.read() == {JOBS[0]: [1, 2, 3, 4, 5, 6, 7]}
+    either.write(JOBS[0], *range(1, 8))
+    either.watch(JOBS[0])
+    assert either.read() == {JOBS[0]: [1, 2, 3, 4, 5, 6, 7]}
 
-    world.cursors[JOBS[0]] = 5
-    assert world.read() == {JOBS[0]: [6, 7]}
+    either.watch(JOBS[0], cursor=5)
+    assert either.read() == {JOBS[0]: [6, 7]}
 
 
-def test_a_job_that_is_watched_again_is_read(world: World) -> None:
+def test_a_job_that_is_watched_again_is_read(either: World) -> None:
     """Lines that came while the job was not watched are read."""
-    world.watch(*JOBS)
-    world.read()
-    world.cursors = {JOBS[0]: 0}
-    world.read()
-    world.write(JOBS[1], 1)
-    world.read()
-    world.watch(JOBS[1])
+    either.watch(*JOBS)
+    either.read()
+    either.unwatch(*JOBS[1:])
+    either.read()
+    either.write(JOBS[1], 1)
+    assert either.read() == {}
+    either.watch(JOBS[1])
 
-    assert world.read() == {JOBS[1]: [1]}
+    assert either.read() == {JOBS[1]: [1]}
+
+
+def test_a_read_without_watched_jobs_waits_for_one(either: World) -> None:
+    """It has no connection, and comes back empty."""
+    assert either.read() == {}
+    either.watch(JOBS[0])
+    either.read()
+    either.unwatch(JOBS[0])
+    either.read()
+    clients = either.server.ask("CLIENT", "LIST").splitlines()
+    assert [line for line in clients if b" cmd=xread " in line or b" cmd=ping " in line] == []
+
+
+def test_a_read_waits_after_a_job_has_joined_and_left(either: World) -> None:
+    """It does not come back at once again and again. Under gevent that would stop the whole worker."""
+    either.watch(JOBS[0])
+    either.unwatch(JOBS[0])
+    began = time.monotonic()
+    assert either.read() == {}
+    assert time.monotonic() - began > BLOCK / 2
+
+
+def wake(world: World, act: Callable[[], object]) -> list[dict[JobRef, list[int]]]:
+    """The result of a read that waits while ``act`` is called."""
+    found: list[dict[JobRef, list[int]]] = []
+    thread = threading.Thread(target=lambda: found.append(world.read()))
+    thread.start()
+    try:
+        wait_until(lambda: b" cmd=xread " in world.server.ask("CLIENT", "LIST"), SOON, "the read waits")
+        acted_at = time.monotonic()
+        act()
+    finally:
+        thread.join(SOON)
+    assert time.monotonic() - acted_at < SOON / 4
+    return found
+
+
+@pytest.mark.parametrize("options", ["", POLLING], ids=["reported", "polled"])
+def test_a_waiting_reader_is_woken(server: RedisServer, options: str) -> None:
+    """By the first line of a watched job, and by a job that joins."""
+    world = World(server, "woken", options, block_seconds=SOON)
+    world.watch(*JOBS[:2])
+    try:
+        assert wake(world, lambda: world.write(JOBS[1], 1)) == [{JOBS[1]: [1]}]
+        world.write(JOBS[2], 1, 2)
+        assert wake(world, lambda: world.watch(JOBS[2], cursor=1)) == [{JOBS[2]: [2]}]
+    finally:
+        world.close()
 
 
 @pytest.mark.parametrize("command", [("FLUSHALL",), ("DEL",), ("PEXPIRE", "1")], ids=lambda command: command[0])
@@ -184,28 +277,29 @@ def test_a_server_that_tracks_few_keys(server: RedisServer, world: World) -> Non
     assert [world.cursors[job] for job in JOBS] == [1] * 100 + [0] * 200
 
 
-def test_thousands_of_changes_before_a_reply(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thousands_of_changes_before_a_reply(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """One script changes 3,000 keys. The server sends a message about each before its next reply, and all are read."""
+    world = World(server, "thousands", block_seconds=1.0)
     jobs = [job(number) for number in range(3000)]
     world.watch(*jobs)
     assert world.read() == {}
-    script = "for _, key in ipairs(KEYS) do redis.call('XADD', key, '1-0', 'message', 'a') end"
 
-    def change(wakeup: socket.socket) -> bool:
+    def change(connection: object) -> bool:
         monkeypatch.undo()
-        world.server.ask("EVAL", script, len(jobs), *map(world.key, jobs))
-        return True
+        world.server.ask("EVAL", WRITE_EACH, len(jobs), *map(world.key, jobs))
+        return False
 
-    monkeypatch.setattr("chronoverse.store.tracking_reader._was_interrupted", change)
-    assert world.read() == {}
-    assert world.read() == {each: [1] for each in jobs}
+    monkeypatch.setattr("chronoverse.store.node_reader.has_buffered", change)
+    assert world.read_all() == {each: [1] for each in jobs}
+    world.close()
 
 
 def test_an_unexpected_reply(world: World) -> None:
     """The next reply would be taken for that of another command. So the connection is closed, and no line is lost."""
     world.watch(*JOBS)
     world.read()
-    connection = world.reader._tracking._connection
+    [node] = world.reader._nodes.values()
+    connection = node._connection
     assert connection
     connection.send_command("XREAD", "STREAMS", world.key(JOBS[0]), "0")
     world.write(JOBS[0], 1)
@@ -263,22 +357,22 @@ def test_a_closed_connection_loses_no_line(server: RedisServer, world: World) ->
     assert world.asked() - before <= 2
 
 
-@pytest.mark.long
-def test_a_server_that_stands_still_is_noticed(
-    server: RedisServer, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_stands_still_is_noticed(server: RedisServer) -> None:
     """A read without any message asks the server with PING whether it still answers."""
-    monkeypatch.setattr("chronoverse.store.topology.COMMAND_TIMEOUT_SECONDS", 0.2)
+    world = World(server, "still", "?socket_timeout=0.2")
     world.watch(*JOBS)
     world.read()
     os.kill(server.pid, signal.SIGSTOP)
     try:
         with pytest.raises(StoreUnavailable):
             world.read()
+        assert world.reader.silent_seconds(JOBS[5]) > 0.1
     finally:
         os.kill(server.pid, signal.SIGCONT)
     world.write(JOBS[5], 1)
     wait_until(lambda: JOBS[5] in read_safely(world), SOON, "it reads again")
+    assert world.reader.silent_seconds(JOBS[5]) == 0
+    world.close()
 
 
 def read_safely(world: World) -> dict[JobRef, list[int]]:
@@ -289,41 +383,60 @@ def read_safely(world: World) -> dict[JobRef, list[int]]:
         return {}
 
 
-def test_a_key_of_another_type_does_not_stop_the_tracking_of_others(world: World) -> None:
-    """When the bad job is no longer watched, the others are read, each only when it changes."""
-    world.watch(*JOBS)
-    world.server.ask("SET", world.key(JOBS[0]), "no stream")
-    world.write(JOBS[1], 1)
-    with pytest.raises(NotALog):
-        world.read()
-    del world.cursors[JOBS[0]]
+def test_a_key_of_another_type_concerns_its_job_only(either: World) -> None:
+    """The read says which job that is, and brings the lines of the others."""
+    either.server.ask("SET", either.key(JOBS[0]), "no stream")
+    either.write(JOBS[1], 1)
+    either.watch(*JOBS[:9])
 
-    assert world.read() == {JOBS[1]: [1]}
-    world.write(JOBS[2], 1)
-    before = world.asked()
-    assert world.read() == {JOBS[2]: [1]}
-    assert world.asked() - before <= 2
+    assert either.read() == {JOBS[1]: [1]}
+    assert {job: type(error) for job, error in either.errors.items()} == {JOBS[0]: NotALog}
+    either.unwatch(JOBS[0])
+    either.write(JOBS[2], 1)
+    assert either.read() == {JOBS[2]: [1]}
+    assert either.errors == {}
 
 
-@pytest.mark.parametrize(
-    ("options", "rules"), [("?protocol=2", []), ("", ["-client|tracking"])], ids=["RESP2", "forbidden"]
-)
-def test_a_server_that_refuses_tracking_is_read_without_it(
+@pytest.mark.parametrize(("options", "rules"), [(POLLING, []), ("", ["-client|tracking"])], ids=["RESP2", "forbidden"])
+def test_a_server_that_does_not_report_changes_is_polled(
     server: RedisServer, caplog: pytest.LogCaptureFixture, options: str, rules: list[str]
 ) -> None:
-    """There is one warning, and every line comes."""
+    """There is one warning, also after a new connection, and every line comes."""
     if rules:
         server.ask("ACL", "SETUSER", "default", *rules)
-    world = World(server, "tracked", ALWAYS, options)
-    world.watch(*JOBS)
+    world = World(server, "polled", options)
+    world.watch(*JOBS[:10])
     with caplog.at_level(logging.WARNING):
         for number in range(1, 4):
             world.write(JOBS[9], number)
             assert world.read() == {JOBS[9]: [number]}
+        server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        wait_until(lambda: not raises(world.read), SOON, "it reads again")
+        world.write(JOBS[9], 4)
+        assert world.read_all() == {JOBS[9]: [4]}
     world.close()
 
-    assert not world.reader.tracks_changes
-    assert len([record for record in caplog.records if "does not tell" in record.message]) == 1
+    assert len([record for record in caplog.records if "does not report" in record.message]) == 1
+
+
+def raises(read: Callable[[], object]) -> bool:
+    """Whether the store is unavailable."""
+    try:
+        read()
+    except StoreUnavailable:
+        return True
+    return False
+
+
+def test_a_server_is_not_polled_all_the_time(server: RedisServer) -> None:
+    """Reading thousands of logs takes a quarter of the time."""
+    world = World(server, "polled", POLLING, block_seconds=1.0)
+    world.watch(*[job(number) for number in range(3000)])
+    world.read()
+    before, began = time.thread_time(), time.monotonic()
+    assert world.read() == {}
+    assert time.thread_time() - before < (time.monotonic() - began) / 2
+    world.close()
 
 
 def test_the_parser_for_resp2_takes_no_handler(server: RedisServer) -> None:
@@ -345,9 +458,11 @@ def test_a_server_busy_with_a_script_is_asked_again(server: RedisServer, world: 
         server.ask("SCRIPT", "KILL")
         script.join(SOON)
     world.write(JOBS[1], 1)
-
-    assert world.read() == {JOBS[1]: [1]}
-    assert world.reader.tracks_changes
+    wait_until(lambda: read_safely(world) == {JOBS[1]: [1]}, SOON, "it reads again")
+    world.write(JOBS[2], 1)
+    before = world.asked()
+    assert world.read() == {JOBS[2]: [1]}
+    assert world.asked() - before <= 2, "changes are reported"
 
 
 def suppressing(ask: Callable[..., object]) -> Callable[..., None]:
@@ -368,31 +483,12 @@ def is_busy(server: RedisServer) -> bool:
         return "BUSY" in str(error)
 
 
-def test_tracking_begins_and_ends_at_its_thresholds(server: RedisServer) -> None:
-    """It begins with five jobs and ends with fewer than three. Every line comes before and after."""
-    world = World(server, "tracked", SOME)
-    seen = []
-    for number, jobs in enumerate([4, 5, 4, 3, 2, 4, 5], 1):
-        world.cursors = dict.fromkeys(JOBS[:jobs], number - 1)
-        for job in JOBS[:9]:
-            world.write(job, number)
-        assert set(world.read()) <= set(JOBS[:jobs])
-        while any(cursor < number for cursor in world.cursors.values()):
-            world.read()
-        seen.append(world.reader.tracks_changes)
-    world.close()
-
-    assert seen == [False, True, True, True, False, False, True]
-
-
 @pytest.mark.parametrize(
-    ("has_watchlist", "rounds"), [(True, examples(500)), (False, examples(100))], ids=["watchlist", "dict"]
+    ("options", "rounds"), [("", examples(500)), (POLLING, examples(100))], ids=["reported", "polled"]
 )
-def test_random_events_lose_no_line(server: RedisServer, world: World, has_watchlist: bool, rounds: int) -> None:
-    """New lines, jobs that come and go, closed connections, forgotten keys, interrupts: each job gets every number."""
-    if not has_watchlist:
-        world.watchlist = None
-    chance = random.Random(4)
+def test_random_events_lose_no_line(server: RedisServer, options: str, rounds: int) -> None:
+    """New lines, jobs that come and go, closed connections, forgotten keys: each job gets every number."""
+    world, chance = World(server, "random", options), random.Random(4)
     written = dict.fromkeys(JOBS, 0)
     world.watch(*JOBS[:150])
     for _ in range(rounds):
@@ -406,15 +502,18 @@ def test_random_events_lose_no_line(server: RedisServer, world: World, has_watch
             case 1:
                 server.ask("CONFIG", "SET", "tracking-table-max-keys", str(chance.choice([0, 5, 1000])))
             case 2:
-                world.reader.interrupt()
+                moving = chance.choice(list(world.cursors))
+                world.watch(moving, cursor=chance.randint(0, written[moving]))
             case 3:
                 joining = chance.choice(JOBS)
-                world.cursors.setdefault(joining, chance.randint(0, written[joining]))
+                world.watch(joining, cursor=world.cursors.get(joining, chance.randint(0, written[joining])))
             case 4 if len(world.cursors) > 2:
-                del world.cursors[chance.choice(list(world.cursors))]
+                world.unwatch(chance.choice(list(world.cursors)))
             case 5:
-                world.watchlist = world.watchlist and chance.choice([world.watchlist, Watchlist()])
-                world.cursors = {job: world.cursors.get(job, 0) for job in chance.sample(JOBS, 100)}
+                cursors, sample = dict(world.cursors), chance.sample(JOBS, 100)
+                world.unwatch(*cursors)
+                for job in sample:
+                    world.watch(job, cursor=cursors.get(job, 0))
         before = dict(world.cursors)
         for job, numbers in read_safely(world).items():
             assert numbers == list(range(before[job] + 1, before[job] + len(numbers) + 1))
@@ -422,3 +521,4 @@ def test_random_events_lose_no_line(server: RedisServer, world: World, has_watch
     while any(written[job] > cursor for job, cursor in world.cursors.items()):
         read_safely(world)
         assert time.monotonic() < until, "lines are missing"
+    world.close()
