@@ -257,9 +257,10 @@ def test_a_reassigned_file_has_the_same_lines_when_it_is_recovered_again(tmp_pat
     assert list(Spool.recover(path).lines()) == sent
 
 
-def test_any_order_of_operations_keeps_the_account(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seeds", [range(8), pytest.param(range(8, 40), marks=pytest.mark.long)], ids=["few", "more"])
+def test_any_order_of_operations_keeps_the_account(seeds: range, tmp_path: Path) -> None:
     """The numbers have no gaps, the lines are in order, and the taken and the dropped lines are all lines."""
-    for seed in range(40):
+    for seed in seeds:
         chance = random.Random(seed)
         directory = tmp_path / str(seed)
         spool = Spool(in_file(directory) if seed % 2 else in_memory())
@@ -464,7 +465,10 @@ print(len(seen) + spool.dropped, len(seen), seen == sorted(set(seen)), seen[0], 
 """
 
 
-@pytest.mark.parametrize("limit", [1, 30_000, 60_000, 200_000, -1, -60_000, -200_000])
+@pytest.mark.parametrize(
+    "limit",
+    [60_000, *(pytest.param(limit, marks=pytest.mark.long) for limit in (1, 30_000, 200_000, -1, -60_000, -200_000))],
+)
 @pytest.mark.parametrize("release", [False, True])
 def test_a_full_disk_makes_the_spool_drop_lines(limit: int, release: bool, tmp_path: Path) -> None:
     """The job goes on, lines in the middle are dropped, and no line is missing from the account.

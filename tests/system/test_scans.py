@@ -151,6 +151,7 @@ def test_a_live_line_does_not_wait_for_searches(service: Service, redis_server: 
     assert sorted(delays)[-4] < 0.25
 
 
+@pytest.mark.long
 def test_two_searches_share(service: Service) -> None:
     """Each gets as many pages as the other, which take a second each."""
     with searching(service, "one") as first, searching(service, "other") as second:
@@ -241,6 +242,7 @@ def test_a_server_that_is_killed_starts_again(service: Service) -> None:
     assert search(service).status_code == 200
 
 
+@pytest.mark.long
 def test_a_search_without_a_client_ends(service: Service) -> None:
     """A moment later nothing scans any more."""
     headers = {"Authorization": f"Bearer {service.token()}"}
@@ -254,7 +256,13 @@ def test_a_search_without_a_client_ends(service: Service) -> None:
     assert sum(map(cpu_seconds, processes(service))) - before < 0.2
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "end",
+    [
+        signal.SIGTERM,
+        *(pytest.param(each, marks=pytest.mark.long) for each in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)),
+    ],
+)
 def test_no_process_outlives_its_service(redis_server: RedisServer, tmp_path: Path, end: signal.Signals) -> None:
     """However the master ends, and also in the middle of a search."""
     with serving(tmp_path, redis_server.url, workers=2) as service:
@@ -274,6 +282,7 @@ def _suppressed(work: Callable[[], object]) -> None:
         work()
 
 
+@pytest.mark.long
 def test_a_reload_starts_the_server_again(redis_server: RedisServer, tmp_path: Path) -> None:
     """Searches wait meanwhile. There is one server afterwards."""
     with serving(tmp_path, redis_server.url) as service, searching(service) as answers:

@@ -44,7 +44,7 @@ from tests.web.routes.wire import PATIENCE_SECONDS, request_bytes
 MAX_BODY: Final = 8 * 2**20
 MAX_LINE: Final = 65_536
 #: Seconds within which a runner must be answered, whatever others do.
-PROMPT_SECONDS: Final = 0.3
+PROMPT_SECONDS: Final = 1.0
 #: Seconds of CPU time that the worker may spend on a body before it lets others run. Parsing 8 MiB takes 15 ms, and
 #: longer on a busy machine.
 TURN_SECONDS: Final = 0.1

@@ -91,6 +91,7 @@ def test_a_new_key_is_never_answered_with_401(service: Service, issuer: Issuer) 
     assert ask(service, token("stranger", "k2")).status_code == 401
 
 
+@pytest.mark.long
 def test_made_up_kids_do_not_hold_up_a_new_key(service: Service, issuer: Issuer) -> None:
     """Strangers ask with a new kid each time. The issuer is still asked rarely, and the new key is found in time."""
     stop = threading.Event()
@@ -158,6 +159,7 @@ def test_while_the_issuer_is_away_nobody_can_tell(service: Service, issuer: Issu
     assert "the keys at CHRONOVERSE_JWT_JWKS_URL cannot be fetched: HTTP Error 503" in service.logs()
 
 
+@pytest.mark.long
 def test_a_restarted_service_knows_the_keys_without_its_issuer(service: Service, issuer: Issuer) -> None:
     """A node that restarts while the issuer is away goes on with the keys in its data directory."""
     assert ask(service, token("k1")).status_code == 200

@@ -93,7 +93,9 @@ class Keyed(NamedTuple):
     sign: Sign
 
 
-@pytest.fixture(scope="module", params=["HS256", "PEM", "JWKS"])
+@pytest.fixture(
+    scope="module", params=["JWKS", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("HS256", "PEM"))]
+)
 def key(request: pytest.FixtureRequest) -> Iterator[tuple[dict[str, Any], Sign]]:
     """The settings of a kind of key, and the function that signs claims with it."""
     with Issuer() as issuer:
@@ -195,6 +197,7 @@ def test_only_the_log_says_why_a_signature_is_refused(plain: Keyed) -> None:
     assert "refused with 401: the token's signature was not made with the key" in plain.service.logs(before)
 
 
+@pytest.mark.long
 def test_tokens_of_the_command_line_obey_the_same_settings(tmp_path: Path) -> None:
     """`token` and `run --server` read the settings of the service, so their tokens have its audience and its issuer."""
     settings: dict[str, Any] = {f"CHRONOVERSE_{name.upper()}": value for name, value in CONFIGURED.items()}
