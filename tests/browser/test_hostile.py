@@ -94,6 +94,7 @@ def test_a_giant_line_is_shown_in_part(open_tab: OpenTab, job: Job) -> None:
     assert tab.page.locator(".more").count() == 2
 
 
+@pytest.mark.long
 def test_links_and_colours_are_what_they_look_like(open_tab: OpenTab, job: Job) -> None:
     """A link opens in another tab and does not send our address. A colour is a class or a property of the element."""
     job.lines(

@@ -180,6 +180,7 @@ def test_row_2_a_runner_cut_off_for_longer_than_its_lease_and_declared_lost(heal
     assert watchers[0].states[-1]["status"] == "LOST"
 
 
+@pytest.mark.long
 def test_row_3_a_frozen_runner_is_replaced_and_wakes(nobody_lost: FaultTestbed) -> None:
     """The second runner continues where the log ends. The first is fenced and adds nothing."""
     first, watchers = nobody_lost.start_job(job("row-3"))
@@ -201,6 +202,7 @@ def test_row_3_a_frozen_runner_is_replaced_and_wakes(nobody_lost: FaultTestbed) 
     assert attempts(watchers[0]) == [1, 2]
 
 
+@pytest.mark.long
 def test_row_15_a_lease_that_expires_at_once(healthy_store: FaultTestbed) -> None:
     """A jump of the store's clock does this. The runner continues as a new attempt, each time."""
     runner, watchers = healthy_store.start_job(job("row-15"))
@@ -230,6 +232,7 @@ def test_row_4a_a_store_that_is_killed(killed_store: FaultTestbed) -> None:
     assert [each.connections for each in watchers] == [1, 1]
 
 
+@pytest.mark.long
 def test_row_4b_a_power_failure_that_the_runner_survives(killed_store: FaultTestbed) -> None:
     """The runner sends again what the disk lost. Viewers that have these lines do not get them a second time."""
     runner, watchers = killed_store.start_job(job("row-4b"), rate=500)
@@ -249,6 +252,7 @@ def test_row_4b_a_power_failure_that_the_runner_survives(killed_store: FaultTest
     assert [each.connections for each in watchers] == [1, 1]
 
 
+@pytest.mark.long
 def test_row_4b_a_power_failure_that_undoes_a_new_attempt(killed_store: FaultTestbed) -> None:
     """The restarted store has the lease of the runner's earlier attempt. The runner continues all the same."""
     runner, watchers = killed_store.start_job(job("row-4b-attempt"), rate=500, lease_seconds=5)
@@ -270,6 +274,7 @@ def test_row_4b_a_power_failure_that_undoes_a_new_attempt(killed_store: FaultTes
     assert verdict.clean, verdict
 
 
+@pytest.mark.long
 def test_row_4b_a_power_failure_after_the_last_line(killed_store: FaultTestbed) -> None:
     """A runner whose job has ended waits until the terminal entry is on the disk. If it is lost, it writes it again."""
     runner, watchers = killed_store.start_job(job("row-4b-end"), rate=500)
@@ -287,6 +292,7 @@ def test_row_4b_a_power_failure_after_the_last_line(killed_store: FaultTestbed) 
     assert len(watchers[0].lines) == runner.begun
 
 
+@pytest.mark.long
 def test_row_4b_a_power_failure_that_loses_only_the_terminal_entry(killed_store: FaultTestbed) -> None:
     """All lines are on the disk, and only the terminal entry is not. The runner writes it again."""
     runner, _ = killed_store.start_job(job("row-4b-end-alone"), rate=0.1, lines=1)
@@ -453,6 +459,7 @@ def test_row_18_foreign_entries_of_every_kind(healthy_store: FaultTestbed) -> No
     assert healthy_store.verdict(other.job).clean
 
 
+@pytest.mark.long
 def test_row_18_a_foreign_entry_in_a_runners_log(healthy_store: FaultTestbed) -> None:
     """The runner reports that its log is corrupt, and stops publishing. Viewers get its lines and the foreign entry."""
     runner, watchers = healthy_store.start_job(job("row-18-tainted"))

@@ -302,6 +302,7 @@ def test_lost_answers_never_cause_double_lines(
     assert proxy.traffic.cut >= 3
 
 
+@pytest.mark.long
 def test_a_service_that_comes_back_gets_every_line(tmp_path: Path, redis_server: RedisServer, job: JobRef) -> None:
     """The job does not notice that the service was killed."""
     with serving(tmp_path / "s", redis_server.url) as service:

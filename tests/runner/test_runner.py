@@ -237,6 +237,7 @@ def test_a_job_whose_key_is_not_a_log_is_not_run(server: RedisServer, store: Sto
         execute(store, "true")
 
 
+@pytest.mark.long
 def test_publishing_continues_when_nobody_reads_our_stdout(server: RedisServer) -> None:
     """As with ``| head``, the rest is still published."""
     code = "for i in range(200_000): print(i)"

@@ -487,6 +487,7 @@ OPERATIONS: Final[dict[str, Callable[[World, JobRef], object]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_operations_on_a_bad_job_raise_only_our_errors(world: World, kind: str) -> None:
     """No script fails in its middle, and no unexpected error is raised."""

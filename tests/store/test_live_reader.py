@@ -483,6 +483,7 @@ def is_busy(server: RedisServer) -> bool:
         return "BUSY" in str(error)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "rounds"), [("", examples(500)), (POLLING, examples(100))], ids=["reported", "polled"]
 )

@@ -43,6 +43,7 @@ def safe(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.mark.long
 def test_a_service_warns_and_counts(evicting: RedisServer, tmp_path: Path) -> None:
     """It warns once at its start, whatever the number of workers. Its metric counts the evicted keys."""
     with serving(tmp_path / "service", evicting.url, workers=2) as service:

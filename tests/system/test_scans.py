@@ -225,6 +225,7 @@ def test_a_process_that_hangs_is_replaced(service: Service) -> None:
     assert search(service).status_code == 200
 
 
+@pytest.mark.long
 def test_a_server_that_is_killed_starts_again(service: Service) -> None:
     """A search of that moment may fail, and later ones work. The processes of the killed server end by themselves."""
     before = [scan_server(service), *processes(service)]
@@ -256,13 +257,8 @@ def test_a_search_without_a_client_ends(service: Service) -> None:
     assert sum(map(cpu_seconds, processes(service))) - before < 0.2
 
 
-@pytest.mark.parametrize(
-    "end",
-    [
-        signal.SIGTERM,
-        *(pytest.param(each, marks=pytest.mark.long) for each in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL])
 def test_no_process_outlives_its_service(redis_server: RedisServer, tmp_path: Path, end: signal.Signals) -> None:
     """However the master ends, and also in the middle of a search."""
     with serving(tmp_path, redis_server.url, workers=2) as service:

@@ -153,6 +153,7 @@ def test_a_deleted_job_reads_like_one_that_never_existed(site: Site) -> None:
     assert site.client.delete(job.path).status_code == 404
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", ["marked for deletion", "object deleted"])
 def test_an_interrupted_deletion_leaves_the_tombstone(site: Site, step: str) -> None:
     """The tombstone is written before anything is deleted, and stays when the deletion is resumed."""
@@ -259,6 +260,7 @@ for number in range(600):
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("through", ["store", "service"])
 def test_a_runner_that_was_frozen_writes_nothing_any_more(site: Site, tmp_path: Path, through: str) -> None:
     """It reports once that its job was deleted, and drops its lines. Its command ends as without the deletion."""
@@ -293,6 +295,7 @@ def test_a_runner_that_was_frozen_writes_nothing_any_more(site: Site, tmp_path: 
     stays_deleted(site, job)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("through", ["store", "service"])
 def test_lines_in_the_spool_of_a_killed_runner_are_not_delivered(site: Site, tmp_path: Path, through: str) -> None:
     """``deliver`` reports that the job was deleted, and removes the spool: its lines were to be deleted."""
@@ -330,6 +333,7 @@ def spool_of_killed_runner(site: Site, job: Foreign, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("through", ["store", "service"])
 def test_a_program_that_publishes_gets_one_message(site: Site, tmp_path: Path, through: str) -> None:
     """No call raises an error. The lines are not stored, and ``finish`` returns that."""
@@ -371,6 +375,7 @@ def test_a_command_does_not_start_under_a_deleted_id(site: Site, tmp_path: Path)
     assert [*tmp_path.glob("spool/*")] == []
 
 
+@pytest.mark.long
 def test_another_run_of_a_deleted_job_drops_the_old_spool(site: Site, tmp_path: Path) -> None:
     """It reports that, because an earlier message has said that the spool would be published."""
     job = site.job()

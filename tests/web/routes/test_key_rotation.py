@@ -77,6 +77,7 @@ def service(tmp_path: Path, redis_server: RedisServer, issuer: Issuer) -> Iterat
         yield service
 
 
+@pytest.mark.long
 def test_a_new_key_is_never_answered_with_401(service: Service, issuer: Issuer) -> None:
     """It is accepted within seconds, and then by every worker, although its kid was asked for before in vain."""
     assert ask(service, token("k1")).status_code == 200
@@ -142,6 +143,7 @@ def test_a_node_asks_a_slow_issuer_once_at_a_time(service: Service, issuer: Issu
     assert (issuer.requests, issuer.most_at_once) == (1, 1)
 
 
+@pytest.mark.long
 def test_while_the_issuer_is_away_nobody_can_tell(service: Service, issuer: Issuer) -> None:
     """Known keys stay valid. An unknown one is answered with 503, which says when to come back, and not with 401."""
     assert ask(service, token("k1")).status_code == 200

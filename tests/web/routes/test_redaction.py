@@ -232,6 +232,7 @@ def noise() -> Iterator[str]:
     return (source.randbytes(50_000).hex() for _ in range(300))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("archived", [0, 299])
 @pytest.mark.parametrize("accepted", ["identity", "gzip"])
 def test_a_download_of_a_log_that_is_deleted_is_cut_off(site: Site, archived: int, accepted: str) -> None:

@@ -123,6 +123,7 @@ def is_readable(site: Site, job: Foreign) -> bool:
     return site.client.get(f"{job.path}/logs?limit=1000").status_code == 200
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("archived", [0, 60, 99])
 def test_a_power_cut_after_a_redaction_loses_no_line(store_server: RedisServer, site: Site, archived: int) -> None:
     """The old record may come back, and its object still exists. A repeated redaction is permanent."""
@@ -194,6 +195,7 @@ def archive_job(site: Site, job: Foreign, at: Callable[[str, str], None]) -> Non
         writer.write_chunk(site.store.catalog.archive_state(ref(job)), 101, trim=False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", ["put", "read back"])
 def test_a_redaction_includes_objects_of_a_killed_archiver(site: Site, step: str) -> None:
     """The archiver has written an object with the text, and has not recorded it."""
@@ -225,6 +227,7 @@ def test_a_paused_archiver_deletes_an_object_that_it_could_not_record(site: Site
     assert SECRET not in site.client.get(f"{job.path}/logs?limit=1000").text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", ["read", "upload begun", "put"])
 def test_a_paused_archiver_leaves_nothing_of_a_deleted_job(site: Site, step: str) -> None:
     """It writes its object before or after the deletion, and cannot record it."""
@@ -242,6 +245,7 @@ def test_a_paused_archiver_leaves_nothing_of_a_deleted_job(site: Site, step: str
     assert site.store.chunks.garbage(ref(job)) == set()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", ["upload begun", "put"])
 def test_an_archiver_that_was_paused_while_a_redaction_swept(site: Site, step: str) -> None:
     """The redaction has listed its object as garbage. The object may be written afterwards."""
@@ -348,6 +352,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> I
         store.close()
 
 
+@pytest.mark.long
 def test_a_refused_delete_is_pending_until_a_repeated_request_succeeds(s3: tuple[Site, S3Faults]) -> None:
     """The lines are redacted and counted. The answer says that the old text is still in the bucket."""
     site, proxy = s3

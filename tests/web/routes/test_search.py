@@ -171,6 +171,7 @@ def long(redis_server: RedisServer) -> Foreign:
     return job
 
 
+@pytest.mark.long
 def test_a_request_searches_a_bounded_part(client: httpx.Client, long: Foreign) -> None:
     """The page is empty. It has the number that the search has reached, and a cursor that continues from there."""
     first = client.get(f"{long.path}/logs/search", params={"q": "NEEDLE"})

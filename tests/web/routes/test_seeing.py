@@ -76,6 +76,7 @@ def test_lines_and_bytes_are_counted_to_the_last(seen: Service, redis_server: Re
     assert seen.metric('chronoverse_delivery_delay_seconds_bucket{le="10.0"}') >= 1
 
 
+@pytest.mark.long
 def test_gauges_are_those_of_all_workers(seen: Service, redis_server: RedisServer) -> None:
     """Also those of the worker that does not answer the scrape."""
     headers = {"Authorization": f"Bearer {seen.token()}"}
@@ -259,6 +260,7 @@ def test_no_token_is_in_any_log(seen: Service) -> None:
     assert canary not in seen.logs()
 
 
+@pytest.mark.long
 def test_slow_heads_are_dropped_in_bounded_time(seen: Service) -> None:
     """A client that sends nothing, one that stops in the middle, and one that sends a byte now and then.
 

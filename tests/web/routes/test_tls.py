@@ -16,6 +16,8 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream, exchange, receive, request_bytes
 
+pytestmark = pytest.mark.long
+
 #: Bytes that a request's body may have.
 BODY_LIMIT: Final = 65_536
 #: What a client may send that does not speak TLS, or that stops in its handshake.

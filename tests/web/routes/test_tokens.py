@@ -214,6 +214,7 @@ def keyed(
             yield {"direct": service, "nginx": nginx}
 
 
+@pytest.mark.long
 def test_a_slow_issuer_of_keys_is_given_up(tmp_path: Path, redis_server: RedisServer) -> None:
     """It sends its keys byte by byte. After some seconds the answer says that it is not the token's fault."""
     with (

@@ -238,6 +238,7 @@ def test_spans_of_drained_streams_are_sent_before_the_worker_exits(
         assert service.wait(PATIENCE_SECONDS) == 0
 
 
+@pytest.mark.long
 def test_an_unreachable_collector_delays_nothing(tmp_path: Path, redis_server: RedisServer, job: Foreign) -> None:
     """The service serves, logs the failure, and exits in time."""
     job.lines(["x"]).end()
