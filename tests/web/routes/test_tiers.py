@@ -205,7 +205,8 @@ MOVING: Final = 400
 
 def downloaded(site: Site, job: Foreign) -> list[list[dict[str, Any]]]:
     """The lines of each kind of download. The text is compared with what it should be."""
-    answers = {kind: site.client.get(f"{job.path}/logs/raw?format={kind}") for kind in ("json", "jsonl", "txt")}
+    formats = {"json": "json", "jsonl": "jsonl", "txt": "txt&control_sequences=true"}
+    answers = {kind: site.client.get(f"{job.path}/logs/raw?format={query}") for kind, query in formats.items()}
     lines = [orjson.loads(line) for line in answers["jsonl"].content.split(b"\n")[:-1]]
     assert answers["txt"].content.decode() == "".join(f"{line['message']}\n" for line in lines)
     assert all(answer.headers["content-encoding"] == "gzip" for answer in answers.values())
