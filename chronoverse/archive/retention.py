@@ -1,7 +1,8 @@
 """How long logs are kept, how a whole job is deleted, and which objects belong to no job that the store knows."""
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from chronoverse.archive.job_objects import LOCK_SECONDS, ORPHAN_SECONDS, StepHook, archive_lock, ignore_step
@@ -14,6 +15,9 @@ from chronoverse.store.catalog import ArchiveState
 
 #: Jobs that are read from a listing at once.
 PAGE_JOBS: Final = 1_000
+#: Seconds between hiding a job and deleting its log. In this time the tail readers read its terminal entry, by which
+#: they learn of the deletion. Otherwise they might next read what a foreign runner has written under the same id.
+NOTICE_SECONDS: Final = 0.1
 
 
 class RetentionPolicy(NamedTuple):
@@ -39,6 +43,7 @@ def delete_job(
     tombstone_ms: int = 0,
     lock_seconds: float = LOCK_SECONDS,
     on_step: StepHook = ignore_step,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> None:
     """Deletes ``job`` everywhere: hides it from readers, deletes its objects, then its keys. May be repeated.
 
@@ -49,6 +54,8 @@ def delete_job(
     with archive_lock(store, job, lock_seconds) as token:
         store.chunks.mark_deleting(job, token, tombstone_ms)
         on_step("marked for deletion")
+        if tombstone_ms:
+            sleep(NOTICE_SECONDS)
         if objects is not None:
             for stored in list(objects.list(folder(job))):
                 objects.delete(stored.name)
