@@ -25,6 +25,8 @@ from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 #: Seconds for a process to start and to do its work, on a busy machine.
 PATIENCE_SECONDS: Final = 60
 
@@ -74,7 +76,6 @@ def test_the_service_runs_an_archiver(tmp_path: Path) -> None:
     assert "Fatal" not in logs
 
 
-@pytest.mark.long
 def test_an_archiver_ends_when_its_master_is_killed(tmp_path: Path) -> None:
     """The master cannot stop it, so it must notice by itself."""
     with serving(tmp_path) as service:
@@ -83,7 +84,6 @@ def test_an_archiver_ends_when_its_master_is_killed(tmp_path: Path) -> None:
         wait_until(lambda: not archiver.is_running(), PATIENCE_SECONDS, "the archiver is gone")
 
 
-@pytest.mark.long
 def test_there_is_no_archiver_without_an_archive(tmp_path: Path) -> None:
     """``CHRONOVERSE_ARCHIVE_URL=none`` switches the archive off, and ``chronoverse archive`` exits with 78."""
     with serving(tmp_path, archive_url="none") as service:
@@ -114,7 +114,6 @@ def run_command(operator_environ: dict[str, str], *arguments: str) -> subprocess
     )
 
 
-@pytest.mark.long
 def test_archive_and_retention_commands(
     server: RedisServer, store: Store, prefix: str, operator_environ: dict[str, str], tmp_path: Path
 ) -> None:
@@ -181,7 +180,7 @@ def test_hostile_keys_do_not_stop_an_archiver(
 
 @pytest.mark.parametrize(
     "writer",
-    ["a runner with a slow clock", pytest.param("a foreign runner with old times", marks=pytest.mark.long)],
+    ["a runner with a slow clock", "a foreign runner with old times"],
 )
 def test_retention_begins_when_the_store_sees_the_end(
     server: RedisServer, prefix: str, operator_environ: dict[str, str], writer: str

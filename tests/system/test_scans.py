@@ -25,6 +25,8 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Stream
 
+pytestmark = pytest.mark.long
+
 #: Seconds for a process to start, and for what it is to do, on a busy machine.
 PATIENCE_SECONDS: Final = 60
 JOB: Final = JobRef("scans", "long")
@@ -151,7 +153,6 @@ def test_a_live_line_does_not_wait_for_searches(service: Service, redis_server: 
     assert sorted(delays)[-4] < 0.25
 
 
-@pytest.mark.long
 def test_two_searches_share(service: Service) -> None:
     """Each gets as many pages as the other, which take a second each."""
     with searching(service, "one") as first, searching(service, "other") as second:
@@ -209,7 +210,6 @@ def test_a_download_is_complete_or_cut_off(service: Service) -> None:
     assert search(service).status_code == 200
 
 
-@pytest.mark.long
 def test_a_process_that_hangs_is_replaced(service: Service) -> None:
     """Its search gets 503 within the documented time, and nobody else's does."""
     with searching(service) as answers:
@@ -225,7 +225,6 @@ def test_a_process_that_hangs_is_replaced(service: Service) -> None:
     assert search(service).status_code == 200
 
 
-@pytest.mark.long
 def test_a_server_that_is_killed_starts_again(service: Service) -> None:
     """A search of that moment may fail, and later ones work. The processes of the killed server end by themselves."""
     before = [scan_server(service), *processes(service)]
@@ -243,7 +242,6 @@ def test_a_server_that_is_killed_starts_again(service: Service) -> None:
     assert search(service).status_code == 200
 
 
-@pytest.mark.long
 def test_a_search_without_a_client_ends(service: Service) -> None:
     """A moment later nothing scans any more."""
     headers = {"Authorization": f"Bearer {service.token()}"}
@@ -257,7 +255,6 @@ def test_a_search_without_a_client_ends(service: Service) -> None:
     assert sum(map(cpu_seconds, processes(service))) - before < 0.2
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL])
 def test_no_process_outlives_its_service(redis_server: RedisServer, tmp_path: Path, end: signal.Signals) -> None:
     """However the master ends, and also in the middle of a search."""
@@ -278,7 +275,6 @@ def _suppressed(work: Callable[[], object]) -> None:
         work()
 
 
-@pytest.mark.long
 def test_a_reload_starts_the_server_again(redis_server: RedisServer, tmp_path: Path) -> None:
     """Searches wait meanwhile. There is one server afterwards."""
     with serving(tmp_path, redis_server.url) as service, searching(service) as answers:

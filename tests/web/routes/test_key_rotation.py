@@ -19,6 +19,8 @@ from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign
 
+pytestmark = pytest.mark.long
+
 KEYS: Final = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("k1", "k2", "k3", "k4", "stranger")}
 WORKERS: Final = 3
 #: Seconds in which a new key must be accepted: those until the next fetch, and some for a busy machine.
@@ -77,7 +79,6 @@ def service(tmp_path: Path, redis_server: RedisServer, issuer: Issuer) -> Iterat
         yield service
 
 
-@pytest.mark.long
 def test_a_new_key_is_never_answered_with_401(service: Service, issuer: Issuer) -> None:
     """It is accepted within seconds, and then by every worker, although its kid was asked for before in vain."""
     assert ask(service, token("k1")).status_code == 200
@@ -92,7 +93,6 @@ def test_a_new_key_is_never_answered_with_401(service: Service, issuer: Issuer) 
     assert ask(service, token("stranger", "k2")).status_code == 401
 
 
-@pytest.mark.long
 def test_made_up_kids_do_not_hold_up_a_new_key(service: Service, issuer: Issuer) -> None:
     """Strangers ask with a new kid each time. The issuer is still asked rarely, and the new key is found in time."""
     stop = threading.Event()
@@ -143,7 +143,6 @@ def test_a_node_asks_a_slow_issuer_once_at_a_time(service: Service, issuer: Issu
     assert (issuer.requests, issuer.most_at_once) == (1, 1)
 
 
-@pytest.mark.long
 def test_while_the_issuer_is_away_nobody_can_tell(service: Service, issuer: Issuer) -> None:
     """Known keys stay valid. An unknown one is answered with 503, which says when to come back, and not with 401."""
     assert ask(service, token("k1")).status_code == 200
@@ -161,7 +160,6 @@ def test_while_the_issuer_is_away_nobody_can_tell(service: Service, issuer: Issu
     assert "the keys at CHRONOVERSE_JWT_JWKS_URL cannot be fetched: HTTP Error 503" in service.logs()
 
 
-@pytest.mark.long
 def test_a_restarted_service_knows_the_keys_without_its_issuer(service: Service, issuer: Issuer) -> None:
     """A node that restarts while the issuer is away goes on with the keys in its data directory."""
     assert ask(service, token("k1")).status_code == 200

@@ -23,6 +23,8 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream, exchange, request_bytes
 
+pytestmark = pytest.mark.long
+
 #: Milliseconds for which a worker collects spans before it sends them.
 GATHER_MS: Final = 100
 TRACE_ID: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -118,7 +120,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(None, id="writer"), pytest.param("gevent", id="gunicorn", marks=pytest.mark.long)],
+    params=[pytest.param(None, id="writer"), pytest.param("gevent", id="gunicorn")],
 )
 def service(
     request: pytest.FixtureRequest,
@@ -221,7 +223,6 @@ def test_no_token_is_in_any_span(service: Service, collector: Collector, job: Fo
     assert {path for path, _ in collector.posts} == {"/v1/traces"}
 
 
-@pytest.mark.long
 def test_spans_of_drained_streams_are_sent_before_the_worker_exits(
     tmp_path: Path, redis_server: RedisServer, collector: Collector, job: Foreign
 ) -> None:
@@ -238,7 +239,6 @@ def test_spans_of_drained_streams_are_sent_before_the_worker_exits(
         assert service.wait(PATIENCE_SECONDS) == 0
 
 
-@pytest.mark.long
 def test_an_unreachable_collector_delays_nothing(tmp_path: Path, redis_server: RedisServer, job: Foreign) -> None:
     """The service serves, logs the failure, and exits in time."""
     job.lines(["x"]).end()
