@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import httpx
+import pytest
 import redis
 
 from chronoverse.joblog.sse import Decoder, Event
@@ -15,6 +16,8 @@ from chronoverse.store import Store
 from tests.support.commands import run_chronoverse, start_chronoverse
 from tests.support.service import Service
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.long
 
 #: A command that prints a line at once, and then one every 0.2 s. If a test fails to end it, it ends after 60 s.
 TICKING = (sys.executable, "-uc", "import time\nfor i in range(300): print('tick', i); time.sleep(0.2)")

@@ -19,6 +19,8 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
+pytestmark = pytest.mark.long
+
 OPEN_STREAMS: Final = "chronoverse_streams_open"
 
 _numbers = itertools.count(1)
@@ -97,7 +99,6 @@ def test_a_refused_stream_is_not_counted(small: Service, job: Foreign) -> None:
         assert open_stream(job).wait_for(b"id: 3\n\n").status == 200
 
 
-@pytest.mark.long
 def test_a_stream_of_maximum_age_is_ended_and_its_client_resumes(small: Service, job: Foreign) -> None:
     """The stream ends without ``end`` and with a ``retry``. No line is missing or doubled."""
     with ExitStack() as stack:
@@ -116,7 +117,6 @@ def test_a_stream_of_maximum_age_is_ended_and_its_client_resumes(small: Service,
         assert [*old.numbers(), *again.numbers()] == [1, 2, 3, 4]
 
 
-@pytest.mark.long
 def test_metrics_of_two_workers_are_summed_without_killed_ones(pair: Service, job: Foreign) -> None:
     """Either worker reports the sum. The viewers of the killed one resume at the other one, and miss nothing."""
     first, second = pair.worker_pids()
