@@ -37,7 +37,7 @@ class ScanClient:
         """
         if self._path is None:
             raise ScansUnavailable("there is no scan server: this service was started without gunicorn.conf.py")
-        with contextlib.closing(_Connection(self._path, scan.asked_at + scan.patience)) as connection:
+        with contextlib.closing(_UnixConnection(self._path, scan.asked_at + scan.patience)) as connection:
             with _translated():
                 connection.request("POST", "/", scan.to_json())
             yield PendingScan(connection, connection.sock)
@@ -73,7 +73,7 @@ class PendingScan:
         raise RuntimeError(f"the scan server has answered with {response.status}, and has logged why")
 
 
-class _Connection(http.client.HTTPConnection):
+class _UnixConnection(http.client.HTTPConnection):
     """A connection to the Unix socket at ``path``. ``deadline`` is on the monotonic clock."""
 
     def __init__(self, path: Path, deadline: float, clock: Callable[[], float] = time.monotonic) -> None:
