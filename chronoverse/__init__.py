@@ -11,10 +11,9 @@
     cli       prints it on a terminal
 
 All of these use ``joblog`` (what a line, a job and a gap are), ``auth`` (tokens), ``embedded`` (the server of the
-default set-up), ``settings``, ``errors``, ``metrics``, ``backoff`` and ``tls``. A package imports only packages to its
-left:
+default set-up), ``settings``, ``errors``, ``metrics`` and ``backoff``. A package imports only packages to its left:
 
-    errors, metrics, backoff, tls, settings; joblog; auth; store; embedded; archive; history; scans; live; client;
+    errors, metrics, backoff, settings; joblog; auth; store; embedded; archive; history; scans; live; client;
     runner; web; cli
 
 ``api`` is what programs of other people import. ``docs/architecture.md`` says more, and ``docs/glossary.md`` explains

@@ -11,7 +11,7 @@ PACKAGE: Final = Path(__file__).resolve().parents[1] / "chronoverse"
 
 #: A package may import only itself and the packages above it. The modules of the first row import only each other.
 PACKAGES: Final = (
-    "errors metrics backoff tls settings",
+    "errors metrics backoff settings",
     "joblog",
     "auth",
     "store",

@@ -24,8 +24,8 @@ import jwt
 import orjson
 
 from chronoverse.auth.key_set_file import FetchRecord, KeySetFile
+from chronoverse.auth.tls import certificate_problem, tls_context
 from chronoverse.errors import SigningKeysUnavailable, Unauthorized
-from chronoverse.tls import certificate_problem, tls_context
 
 #: Seconds of each wait for the issuer. One request waits for a fetch; the others use the cached keys meanwhile.
 FETCH_SECONDS: Final = 3.0

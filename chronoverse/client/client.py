@@ -19,6 +19,7 @@ import orjson
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from chronoverse.auth.tls import certificate_problem, tls_context
 from chronoverse.backoff import Backoff, RetryPolicy, retry_after
 from chronoverse.client.follower import Follower, LogEvent, Notice
 from chronoverse.errors import (
@@ -35,7 +36,6 @@ from chronoverse.errors import (
 )
 from chronoverse.joblog import sse
 from chronoverse.joblog.values import IDENTIFIER, JobRef, Line, parse_number
-from chronoverse.tls import certificate_problem, tls_context
 
 #: Seconds between heartbeats by default, and how many in a row may be missing before a connection counts as dead.
 HEARTBEAT_SECONDS: Final = 15.0

@@ -12,6 +12,7 @@ import orjson
 import urllib3
 from urllib3.exceptions import HTTPError, ProtocolError
 
+from chronoverse.auth.tls import certificate_problem, tls_context
 from chronoverse.backoff import retry_after
 from chronoverse.errors import (
     BadRequest,
@@ -32,7 +33,6 @@ from chronoverse.errors import (
 )
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.runner.log_writer import Comparison, line_digest
-from chronoverse.tls import certificate_problem, tls_context
 
 #: Seconds that a connection may take to open, and that the service may be silent before or within an answer. The second
 #: is longer than the service waits for its store.
