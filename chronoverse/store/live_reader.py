@@ -79,8 +79,8 @@ class LiveReader:
     def read(self, count: int) -> list[Found]:
         """Waits until any job has entries after its cursor; up to ``count`` of each. Empty when none came in time.
 
-        The next read continues after them. An error about one job, such as :class:`NotALog`, stands in the place of
-        its entries. Raises :class:`StoreError` when no server answers.
+        The next read continues after them. For a job that cannot be read, the list has an error, such as
+        :class:`NotALog`, instead of entries. Raises :class:`StoreError` when no server answers.
         """
         if self._topology.is_single:
             return self._only_node().read(count)
@@ -96,7 +96,7 @@ class LiveReader:
         return found
 
     def silent_seconds(self, job: JobRef) -> float:
-        """For how many seconds the job's server has owed an answer."""
+        """For how many seconds the reader has waited for an answer of the job's server."""
         watched = self._logs.get(job)
         return 0.0 if watched is None else watched.node.silent_seconds
 

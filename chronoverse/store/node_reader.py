@@ -106,7 +106,7 @@ class NodeReader:
         #: The version of the topology with which the logs were last compared, and when.
         self._version = topology.version
         self._compared_at = float("-inf")
-        #: Since when the server owes an answer, if it does.
+        #: Since when this reader waits for an answer of the server. None while it does not.
         self._asked_at: float | None = None
         #: The reader waits for the first socket. :meth:`queue` writes to the second while it does.
         self._wakeup = socket.socketpair()
@@ -118,7 +118,7 @@ class NodeReader:
 
     @property
     def silent_seconds(self) -> float:
-        """For how many seconds the server has owed an answer."""
+        """For how many seconds this reader has waited for an answer of the server."""
         asked_at = self._asked_at
         return 0.0 if asked_at is None else time.monotonic() - asked_at
 
@@ -143,9 +143,10 @@ class NodeReader:
     # For the thread that reads
 
     def read(self, count: int) -> list[Found]:
-        """Waits until logs have entries after their cursors; up to ``count`` of each. Moves the cursors behind them.
+        """Waits until logs have entries after their cursors, and returns up to ``count`` of each.
 
-        Empty when none came in time. An error about one log stands in the place of its entries.
+        The cursors then name the last of these entries. The list is empty when none came in time. For a log that cannot
+        be read, the list has an error instead of entries.
         Raises :class:`StoreError` when the server does not answer.
         """
         with translate_errors():
@@ -161,7 +162,7 @@ class NodeReader:
                 raise
 
     def close(self) -> None:
-        """Closes the connection, and ends the use of this reader."""
+        """Closes the connection and the wakeup sockets. The reader cannot be used any more."""
         self._disconnect()
         for end in self._wakeup:
             end.close()
@@ -300,7 +301,7 @@ class NodeReader:
         return found
 
     def _request(self, connection: Connection, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The replies to ``commands``. An error that the server gives stands in its reply's place."""
+        """The replies to ``commands``. For a command that the server refuses, the list has its error."""
         self._asked_at = self._asked_at or time.monotonic()
         connection.send_packed_command(connection.pack_commands(commands))
         answers = [read_reply(connection) for _ in commands]
