@@ -29,7 +29,7 @@ from chronoverse.embedded import listeners
 from chronoverse.embedded import server as embedded
 from chronoverse.embedded.supervised_process import SupervisedProcess
 from chronoverse.errors import EmbeddedError, SettingsError
-from chronoverse.scans.server import scan_server_process
+from chronoverse.history.scans.server import scan_server_process
 from chronoverse.settings import child_environ, unknown_names
 from chronoverse.store.server_checks import watch_evictions
 

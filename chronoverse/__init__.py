@@ -3,8 +3,7 @@
     runner    runs the command, splits its output into lines, keeps them in a spool until they are safe, appends them
     store     keeps the lines in Redis Streams, one stream for each job
     archive   moves old lines from the store into compressed chunks in an object store
-    history   reads store and archive as one log
-    scans     goes through many lines to find a few, in a process of low priority
+    history   reads store and archive as one log; history.scans searches it in a process of low priority
     live      reads new lines once for all viewers of a worker, and gives each viewer what follows its cursor
     web       serves all of that over HTTP, with Flask and gunicorn
     client    follows a log over HTTP, and reconnects
@@ -13,8 +12,8 @@
 All of these use ``joblog`` (what a line, a job and a gap are), ``auth`` (tokens), ``embedded`` (the server of the
 default set-up), ``settings``, ``errors``, ``metrics`` and ``backoff``. A package imports only packages to its left:
 
-    errors, metrics, backoff, settings; joblog; auth; store; embedded; archive; history; scans; live; client;
-    runner; web; cli
+    errors, metrics, backoff, settings; joblog; auth; store; embedded; archive; history; live; client; runner;
+    web; cli
 
 ``api`` is what programs of other people import. ``docs/architecture.md`` says more, and ``docs/glossary.md`` explains
 the terms.

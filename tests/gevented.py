@@ -18,7 +18,7 @@ LEFT_OUT: Final = (
     "cli",
     "deploy",
     "faults",
-    "scans/test_app.py",
+    "history/scans/test_app.py",
     "system",
     "test_architecture.py",
     "test_bench.py",

@@ -18,7 +18,6 @@ PACKAGES: Final = (
     "embedded",
     "archive",
     "history",
-    "scans",
     "live",
     "client",
     "runner",

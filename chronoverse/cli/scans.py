@@ -10,7 +10,7 @@ from chronoverse.cli.common import open_archive, open_store
 from chronoverse.settings import Settings
 
 if TYPE_CHECKING:
-    from chronoverse.scans.app import ScanApp
+    from chronoverse.history.scans.app import ScanApp
 
 
 @click.command(hidden=True)
@@ -19,9 +19,9 @@ def scans(path: Path) -> None:
     """Answer the workers' scans at the Unix socket PATH, until standard input ends."""
     # These modules are imported before the processes are forked, which then share them.
     from chronoverse.archive.reader import ArchiveReader
+    from chronoverse.history.scans.app import ScanApp
+    from chronoverse.history.scans.server import ScanServer
     from chronoverse.history.tiered_log import MissingArchive
-    from chronoverse.scans.app import ScanApp
-    from chronoverse.scans.server import ScanServer
 
     settings = Settings.from_env()
 

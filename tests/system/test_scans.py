@@ -13,9 +13,9 @@ import httpx
 import psutil
 import pytest
 
+from chronoverse.history.scans.client import ANSWER_SECONDS
+from chronoverse.history.scans.server import HANG_SECONDS, NICENESS
 from chronoverse.joblog.values import JobRef, Status
-from chronoverse.scans.client import ANSWER_SECONDS
-from chronoverse.scans.server import HANG_SECONDS, NICENESS
 from chronoverse.store import Store
 from chronoverse.web.http.dependencies import LOCK_WAIT_SECONDS
 from tests.support.bench import make_lines

@@ -3,7 +3,7 @@
 Many of its members are locks. A worker serves all its requests and event streams on one event loop, so expensive work
 must be bounded: reading many lines, making pages. Each kind of work has a :class:`FairLock`. The lock bounds how many
 requests do this work at a time, and the subjects of the tokens get it in turn. What goes through many lines to find a
-few is done by the scan server, see :mod:`chronoverse.scans`.
+few is done by the scan server, see :mod:`chronoverse.history.scans`.
 """
 
 import logging
@@ -22,12 +22,12 @@ from chronoverse.archive.reader import ArchiveReader
 from chronoverse.auth.tokens import READ, WRITE, Principal, Verifier
 from chronoverse.embedded.server import ServerLease
 from chronoverse.errors import AtCapacity, JobNotFound, ShareExceeded
+from chronoverse.history.scans.client import ScanClient
 from chronoverse.history.tiered_log import MissingArchive
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.fair_lock import FairLock
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
-from chronoverse.scans.client import ScanClient
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.web.http.bodies import BodyReader

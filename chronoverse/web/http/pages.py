@@ -1,7 +1,7 @@
 """Pages of logs for requests. A page of all lines is read here, and one with a filter by the scan server.
 
 A worker reads at most a thousand lines for a page. With a filter it may have to look at many more, which takes a
-processor for long. See :mod:`chronoverse.history.pages` and :mod:`chronoverse.scans`.
+processor for long. See :mod:`chronoverse.history.pages` and :mod:`chronoverse.history.scans`.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ from chronoverse.errors import AtCapacity
 from chronoverse.history import pages
 from chronoverse.history.page_budget import PAGE_BYTES, PageBudget
 from chronoverse.history.pages import Page, ReadBatch
+from chronoverse.history.scans.scan import Scan
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Job, JobRef
-from chronoverse.scans.scan import Scan
 from chronoverse.web.http.dependencies import LOCK_WAIT_SECONDS, Dependencies, principal
 from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.streaming.connection import on_hangup

@@ -18,9 +18,9 @@ from werkzeug.datastructures import Headers
 from werkzeug.wrappers import Request
 
 from chronoverse.errors import JobNotFound
+from chronoverse.history.scans.scan import Form
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.viewer import Viewer
-from chronoverse.scans.scan import Form
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
 from chronoverse.web.http.openapi import OpenApiDocument
 from chronoverse.web.http.pages import scan_page

@@ -15,8 +15,8 @@ from chronoverse.client.terminal import LineRenderer
 from chronoverse.errors import ChronoverseError, StoreUnavailable, Unauthorized
 from chronoverse.history.page_budget import MAX_ENTRIES
 from chronoverse.history.pages import BATCH_CHARACTERS, MAX_BATCH, read_batches
+from chronoverse.history.scans.scan import Form, Scan
 from chronoverse.joblog.values import Job, JobRef, Line
-from chronoverse.scans.scan import Form, Scan
 from chronoverse.web.http.dependencies import DOWNLOAD_WAIT_SECONDS, Dependencies, principal, stream_ticket
 from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.schemas import Blueprint, ProblemSchema, RawQuery

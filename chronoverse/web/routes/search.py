@@ -2,7 +2,7 @@
 
 A page may be short or empty and still have a next one, because a request looks through a bounded part of the log. Its
 ``Last-Event-ID`` is how far it has come, so that a reader of a running job can go on from there later. The scan server
-makes the pages, see :mod:`chronoverse.scans`.
+makes the pages, see :mod:`chronoverse.history.scans`.
 """
 
 import hashlib
@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 from flask import Response
 
+from chronoverse.history.scans.scan import Form
 from chronoverse.joblog.values import JobRef
-from chronoverse.scans.scan import Form
 from chronoverse.web.http import pages
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.paging import encode_cursor, page_response, start_position

@@ -12,9 +12,9 @@ import pytest
 
 from chronoverse.errors import NotALog, ScansUnavailable
 from chronoverse.history.pages import Page
-from chronoverse.scans import client
-from chronoverse.scans.client import ScanClient
-from chronoverse.scans.scan import Scan, error_to_json
+from chronoverse.history.scans import client
+from chronoverse.history.scans.client import ScanClient
+from chronoverse.history.scans.scan import Scan, error_to_json
 
 #: Seconds that a scan of these tests waits for its turn.
 PATIENCE: Final = 0.3

@@ -10,11 +10,11 @@ import pytest
 
 from chronoverse.errors import AtCapacity, ChronoverseError, JobNotFound, ScansUnavailable, StoreError, TooFast
 from chronoverse.history.page_budget import CLIENT_GONE_SECONDS, PAGE_SECONDS
+from chronoverse.history.scans.app import ScanApp
+from chronoverse.history.scans.scan import Form, Scan, error_from_json, error_to_json
 from chronoverse.history.tiered_log import MissingArchive
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Job, JobRef, Status
-from chronoverse.scans.app import ScanApp
-from chronoverse.scans.scan import Form, Scan, error_from_json, error_to_json
 from chronoverse.store import Store
 from tests.support.bench import make_lines
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 from gunicorn.app.base import BaseApplication
 
 from chronoverse.embedded.supervised_process import SupervisedProcess, wait_for_owner_end
-from chronoverse.scans.app import ScanApp
+from chronoverse.history.scans.app import ScanApp
 from chronoverse.settings import Settings, child_environ
 
 #: What is added to the nice value of a process that scans, as the command ``nice`` does. Another process that wants the

@@ -10,12 +10,12 @@ from typing import Final
 
 from chronoverse.errors import ScansUnavailable
 from chronoverse.history.pages import Page
-from chronoverse.scans.scan import HAS_MORE, POSITION, Scan, error_from_json
+from chronoverse.history.scans.scan import HAS_MORE, POSITION, Scan, error_from_json
 
 #: Seconds between two attempts to connect to a scan server that is just starting.
 CONNECT_RETRY_SECONDS: Final = 0.05
 #: Seconds that a scan may take, waiting and the page's own seconds not included. The server ends a process that takes
-#: longer, see :data:`chronoverse.scans.server.HANG_SECONDS`.
+#: longer, see :data:`chronoverse.history.scans.server.HANG_SECONDS`.
 ANSWER_SECONDS: Final = 15.0
 
 

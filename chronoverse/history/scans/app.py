@@ -20,12 +20,12 @@ from chronoverse.history.pages import (
     read_batches,
     read_page,
 )
+from chronoverse.history.scans.matches import MatchEncoder
+from chronoverse.history.scans.scan import HAS_MORE, POSITION, Form, Scan, error_to_json
 from chronoverse.history.tiered_log import MissingArchive, StoredLog
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.time_range import TimeRange
 from chronoverse.joblog.values import Line
-from chronoverse.scans.matches import MatchEncoder
-from chronoverse.scans.scan import HAS_MORE, POSITION, Form, Scan, error_to_json
 
 log: Final = logging.getLogger(__name__)
 
