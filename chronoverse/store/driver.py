@@ -188,6 +188,8 @@ def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> re
         # as long again.
         "retry": Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        # Otherwise each connection begins with CLIENT SETINFO, which the documented users may not run.
+        "driver_info": None,
     }
     return redis.BlockingConnectionPool.from_url(url, **(defaults | options))
 

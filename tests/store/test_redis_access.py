@@ -151,6 +151,7 @@ def test_the_documented_rights_are_enough_and_all_are_needed(
             continue_lost_log(store)
         work(store)
         used = used_commands(server) - {"config|resetstat", "info", "hello", "auth", "client|setinfo"}
+        assert server.ask("ACL", "LOG") == []
         with redis.Redis.from_url(server.url, protocol=2, username=user, password="secret") as client:
             for command in (
                 ["KEYS", "*"],
