@@ -31,7 +31,7 @@ from chronoverse.embedded.supervised_process import SupervisedProcess
 from chronoverse.errors import EmbeddedError, SettingsError
 from chronoverse.history.scans.server import scan_server_process
 from chronoverse.settings import child_environ, unknown_names
-from chronoverse.store.server_checks import watch_evictions
+from chronoverse.store.server_checks import watch_servers
 
 try:
     _settings = service_settings(child_environ({}))
@@ -170,7 +170,7 @@ def post_fork(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Starts the worker's threads: one drains its streams when it must shut down, one watches for evictions."""
+    """Starts the worker's threads: one drains its streams when it must shut down, one watches the store."""
     # What exists now stays. Without this, garbage collection took 8 % of the time to accept many viewers at once.
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
@@ -188,9 +188,9 @@ def post_worker_init(worker: Any) -> None:
         deps.admission.drain(deps.settings.drain_seconds)
 
     threading.Thread(target=watch_worker, name="worker-watchdog", daemon=True).start()
-    # Each worker sets the metric, because any of them may be the last one. Only one warns. There is always a worker0.
+    # Each worker sets the metrics, because any of them may be the last one. Only one warns. There is always a worker0.
     warn = worker.log.warning if worker.chronoverse_name == "worker0" else None
-    threading.Thread(target=watch_evictions, args=(deps.store, warn), name="store-watch", daemon=True).start()
+    threading.Thread(target=watch_servers, args=(deps.store, warn), name="store-watch", daemon=True).start()
 
 
 def _restart_dead_server(lease: embedded.ServerLease, log: Any) -> None:

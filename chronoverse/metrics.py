@@ -107,12 +107,31 @@ PUBLISH_ANSWERS = Counter(
 LINES_APPENDED = Counter("chronoverse_lines_appended", "Lines that runners have appended over HTTP.")
 STORE_ERRORS = Counter("chronoverse_store_errors", "Calls of the store that failed.", ["during", "kind"])
 
+STORE_MAY_EVICT = Gauge(
+    "chronoverse_store_may_evict",
+    "1 while the store's maxmemory-policy allows it to throw logs away to make room.",
+    multiprocess_mode="livemax",
+)
 STORE_EVICTED = Gauge(
     "chronoverse_store_evicted_keys",
     "Keys that the store has thrown away to make room since it started, which may have been logs.",
     multiprocess_mode="livemax",
 )
 
+STORE_DENIED = Gauge(
+    "chronoverse_store_denied",
+    "Commands, keys and log-ins that the store's ACL has denied since the store started, to any user.",
+    multiprocess_mode="livemax",
+)
+
+ARCHIVE_CONFIGURED = Gauge(
+    "chronoverse_archive_configured", "1 if this service has an archive.", multiprocess_mode="livemax"
+)
+ARCHIVER_LAST_STEP = Gauge(
+    "chronoverse_archiver_last_step_timestamp_seconds",
+    "Unix time at which an archiver last began a step, or waited for one.",
+    multiprocess_mode="livemax",
+)
 CHUNKS_SEALED = Counter("chronoverse_archive_chunks", "Chunks that archivers have sealed.")
 LINES_SEALED = Counter("chronoverse_archive_lines", "Numbers of lines in sealed chunks.")
 BYTES_SEALED = Counter("chronoverse_archive_bytes", "Bytes of sealed chunks, as JSON Lines and as packed.", ["form"])

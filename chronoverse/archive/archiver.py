@@ -111,6 +111,7 @@ class Archiver:
         """Runs until ``stop`` is set. While the store or the archive does not answer, it waits and tries again."""
         backoff = Backoff(AWAY_RETRY)
         while not self._stop.is_set():
+            metrics.ARCHIVER_LAST_STEP.set(self._clock())
             try:
                 idle = not self.step()
                 backoff.record_success()

@@ -1,7 +1,8 @@
-"""Whether the servers may lose logs by their own settings, and whether they have evicted keys."""
+"""Whether the servers may lose logs by their own settings, and what they have evicted or refused."""
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import redis.exceptions
@@ -46,28 +47,50 @@ def persistence_warnings(client: Client) -> list[str]:
     ]
 
 
-def evicted_keys(client: Client) -> int:
-    """Keys that the server has evicted since it started. Raises: the driver's errors."""
-    return int(server_info(client, "stats").get("evicted_keys", "0"))
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """What operators watch of a server. The counts begin at its start, and a restart sets them to 0.
+
+    ``denied`` are commands, keys and log-ins that its ACL has refused, to any user. A server that does not count them
+    (Redis 7.0) has 0.
+    """
+
+    may_evict: bool
+    evicted_keys: int
+    denied: int
 
 
-def server_info(client: Client, section: str) -> dict[str, str]:
-    """One section of INFO. Raises: the driver's errors. https://redis.io/docs/latest/commands/info/"""
-    text: bytes = client.execute_command("INFO", section)
+#: The names in INFO of what the ACL has refused.
+_DENIED: Final = ("acl_access_denied_auth", "acl_access_denied_cmd", "acl_access_denied_key")
+
+
+def server_state(client: Client) -> ServerState:
+    """The server's state now. Raises: the driver's errors."""
+    found = server_info(client, "memory", "stats")
+    return ServerState(
+        found.get("maxmemory_policy", "noeviction") != "noeviction",
+        int(found.get("evicted_keys", "0")),
+        sum(int(found.get(name, "0")) for name in _DENIED),
+    )
+
+
+def server_info(client: Client, *sections: str) -> dict[str, str]:
+    """Some sections of INFO. Raises: the driver's errors. https://redis.io/docs/latest/commands/info/"""
+    text: bytes = client.execute_command("INFO", *sections)
     return dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
 
 
 class CheckedStore(Protocol):
-    """What :func:`watch_evictions` needs of a store; see :class:`chronoverse.store.Store`."""
+    """What :func:`watch_servers` needs of a store; see :class:`chronoverse.store.Store`."""
 
     def warnings(self) -> list[str]: ...
-    def evicted_keys(self) -> int: ...
+    def server_states(self) -> list[ServerState]: ...
 
 
-def watch_evictions(
+def watch_servers(
     store: CheckedStore, warn: Callable[[str], object] | None = None, sleep: Callable[[float], None] = time.sleep
 ) -> None:
-    """Updates the metric of evicted keys for ever. Runs in a thread of its own.
+    """Updates the metrics of the servers for ever. Runs in a thread of its own.
 
     The first check that succeeds also calls ``warn`` with each warning.
     """
@@ -80,7 +103,10 @@ def watch_evictions(
                 for warning in store.warnings():
                     warn(warning)
                 warn = None
-            metrics.STORE_EVICTED.set(store.evicted_keys())
+            states = store.server_states()
+            metrics.STORE_MAY_EVICT.set(any(state.may_evict for state in states))
+            metrics.STORE_EVICTED.set(sum(state.evicted_keys for state in states))
+            metrics.STORE_DENIED.set(sum(state.denied for state in states))
         except StoreError:
             pass  # Other parts report a store that does not answer.
         sleep(CHECK_SECONDS)

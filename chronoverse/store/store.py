@@ -35,6 +35,7 @@ from chronoverse.store.node_reader import POLL_SECONDS
 from chronoverse.store.prefetch import PrefetchReader
 from chronoverse.store.redaction_log import RedactionLog
 from chronoverse.store.sentinel import SentinelTopology
+from chronoverse.store.server_checks import ServerState
 from chronoverse.store.topology import PoolKind, SingleServer, Topology
 
 #: Seconds, at most, between finding a lease expired and declaring its job LOST. A live runner pauses for less.
@@ -327,10 +328,10 @@ class Store:
         with translate_errors():
             return self._topology.run(job.workflow_id, server_checks.eviction_warnings, PoolKind.APPENDS)
 
-    def evicted_keys(self) -> int:
-        """Keys that the servers have evicted since they started, to make room."""
+    def server_states(self) -> list[ServerState]:
+        """What operators watch of each server."""
         with translate_errors():
-            return sum(server_checks.evicted_keys(client) for client in self._topology.masters())
+            return [server_checks.server_state(client) for client in self._topology.masters()]
 
     def ping(self) -> None:
         """Raises :class:`StoreUnavailable` unless the server answers."""

@@ -69,6 +69,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
     tail = Tail(store.for_tail(), lease_seconds=settings.lease_seconds, redacted=replay_cache.invalidate)
     metrics.WORKERS.set(1)
     metrics.STREAMS_LIMIT.set(settings.max_streams)
+    metrics.ARCHIVE_CONFIGURED.set(settings.archive_location is not None)
     return Dependencies(
         settings=settings,
         store=store,

@@ -53,7 +53,7 @@ def test_every_metric_that_is_queried_exists() -> None:
             labels = set(re.findall(r"(\w+)=", selected)) - {"instance"}
             assert labels <= known[name], expression
         for grouped in re.findall(r"by \(([^)]*)\)", expression):
-            allowed = set[str]().union({"instance", "le"}, *(known[name] for name in names))
+            allowed = set[str]().union({"job", "namespace", "pod", "instance", "le"}, *(known[name] for name in names))
             assert set(re.split(r",\s*", grouped)) <= allowed, expression
 
 

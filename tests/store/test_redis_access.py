@@ -50,7 +50,7 @@ def serve(store: Store) -> None:
     """Does all that a service does."""
     store.ping()
     assert store.warnings() == []
-    assert store.evicted_keys() == 0
+    assert [state.evicted_keys for state in store.server_states()] == [0]
     store.chunks.chunk(JOB, 1)
     store.redactions(JOB, 1)
     store.register(JOB)

@@ -1,0 +1,207 @@
+"""Alerts that fire for a real service, a real archiver and a real store.
+
+Each test scrapes ``/metrics`` before and after a fault. Prometheus's own evaluator then gets what was scraped, with the
+labels that Prometheus adds to a target. So a rule fires only if it uses the names and labels that are really exported.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+import redis
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.deploy.test_alerts import RULES, promtool
+from tests.support.ports import free_port
+from tests.support.servers import RedisServer, running
+from tests.support.service import PATIENCE_SECONDS, SECRET, Service, serving
+from tests.support.waiting import wait_until
+
+#: Seconds between two scrapes, and how many scrapes have the same result: five minutes of them before a fault, and ten
+#: minutes of each state after it.
+INTERVAL_SECONDS: Final = 15
+BEFORE: Final = 20
+AFTER: Final = 40
+#: What a scrape gave: the values by their series.
+Scrape = dict[str, float]
+
+
+class Target:
+    """A target of Prometheus on a local port. ``labels`` are those that Prometheus adds."""
+
+    def __init__(self, port: int, **labels: str) -> None:
+        self.labels = labels
+        self._url = f"http://127.0.0.1:{port}/metrics"
+
+    def scrape(self) -> Scrape:
+        """Our samples, and ``up``, which is all that there is when nobody answers."""
+        try:
+            text = httpx.get(self._url, timeout=5).text
+        except httpx.TransportError:
+            return {self._series("up", {}): 0.0}
+        samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
+        ours = [each for each in samples if each.name.startswith("chronoverse_")]
+        return {self._series("up", {}): 1.0, **{self._series(each.name, each.labels): each.value for each in ours}}
+
+    def value(self, name: str) -> float:
+        """The sum of the series of one of our metrics."""
+        return sum(each for series, each in self.scrape().items() if series.startswith(f"chronoverse_{name}{{"))
+
+    def alert(self, severity: str, summary: str, **labels: str) -> dict[str, Any]:
+        """An alert of this target, as promtool expects it."""
+        return {
+            "exp_labels": {**self.labels, "severity": severity, **labels},
+            "exp_annotations": {"summary": summary.format(self.labels["instance"])},
+        }
+
+    def _series(self, name: str, labels: dict[str, str]) -> str:
+        shown = ",".join(f'{name}="{value}"' for name, value in sorted({**labels, **self.labels}.items()))
+        return f"{name}{{{shown}}}"
+
+
+def history(*scrapes: Scrape) -> list[dict[str, str]]:
+    """Input for promtool. Each scrape's result stays for a while. A series that a scrape lacks has ended."""
+    counts = [BEFORE, *[AFTER] * (len(scrapes) - 1)]
+
+    def values(series: str) -> str:
+        return " ".join(
+            f"{scrape[series]!r}x{count - 1}" if series in scrape else f"stale _x{count - 1}"
+            for scrape, count in zip(scrapes, counts, strict=True)
+        )
+
+    return [{"series": series, "values": values(series)} for series in sorted(set().union(*scrapes))]
+
+
+def fires(alert: str, series: list[dict[str, str]], expected: dict[str, Any]) -> dict[str, Any]:
+    """A test for promtool: ``alert`` does not fire before the fault, and is ``expected`` after the last state."""
+    states = max(each["values"].count("x") for each in series)
+    scrapes = (BEFORE, BEFORE + AFTER * (states - 1))
+    return {
+        "interval": f"{INTERVAL_SECONDS}s",
+        "input_series": series,
+        "alert_rule_test": [
+            {"alertname": alert, "eval_time": f"{INTERVAL_SECONDS * (count - 1)}s", "exp_alerts": alerts}
+            for count, alerts in zip(scrapes, ([], [expected]), strict=True)
+        ],
+    }
+
+
+def check(directory: Path, *tests: dict[str, Any]) -> None:
+    """Has promtool run the tests with the shipped rules."""
+    (directory / RULES.name).write_text(RULES.read_text("utf-8"), "utf-8")
+    path = directory / "tests.yaml"
+    content = {"rule_files": [RULES.name], "evaluation_interval": f"{INTERVAL_SECONDS}s", "tests": list(tests)}
+    path.write_text(yaml.safe_dump(content))
+    promtool("test", "rules", str(path))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A store with the settings that docs/redis.md asks for."""
+    with running(tmp_path / "store", None, "--appendonly", "yes") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def archiving(directory: Path, redis_url: str, archive: Path) -> Iterator[tuple[subprocess.Popen[bytes], Target]]:
+    """An archiver that works, and its metrics as Prometheus sees them in Kubernetes."""
+    port = free_port()
+    environ = {
+        **os.environ,
+        "CHRONOVERSE_REDIS_URL": redis_url,
+        "CHRONOVERSE_JWT_SECRET": SECRET.decode(),
+        "CHRONOVERSE_DATA_DIR": str(directory),
+        "CHRONOVERSE_ARCHIVE_URL": archive.as_uri(),
+    }
+    command = [sys.executable, "-m", "chronoverse", "archive", "--metrics", f"127.0.0.1:{port}"]
+    target = Target(port, job="prod/chronoverse-archiver", namespace="prod", pod="archiver-1", instance="a:9100")
+    with (directory / "archiver.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: is_working(process, target), PATIENCE_SECONDS, "the archiver works")
+        yield process, target
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_SECONDS)
+
+
+def is_working(process: subprocess.Popen[bytes], archiver: Target) -> bool:
+    """Whether the archiver has begun a step. Fails when it has ended."""
+    assert process.poll() is None
+    return archiver.value("archiver_last_step_timestamp_seconds") > 0
+
+
+def node(service: Service) -> Target:
+    """A node as Prometheus sees it in Kubernetes."""
+    return Target(service.port, job="prod/chronoverse", namespace="prod", pod="node-1", instance="n:8000")
+
+
+def break_jobs(server: RedisServer, archiver: Target, first: int, last: int) -> None:
+    """Makes jobs whose logs are no logs, and waits until the archiver has failed at each of them."""
+    for number in range(first, last + 1):
+        server.ask("HSET", f"chronoverse:{{wf_1}}:broken_{number}:job", "status", "COMPLETED")
+        server.ask("SET", f"chronoverse:{{wf_1}}:broken_{number}:log", "no stream")
+    wait_until(lambda: archiver.value("archive_errors_total") >= last, PATIENCE_SECONDS, "it has failed at all of them")
+
+
+def test_an_archiver_that_fails_and_one_that_is_stopped(server: RedisServer, tmp_path: Path) -> None:
+    """Its errors fire an alert. When it has ended, Prometheus cannot scrape it, and the node misses an archiver."""
+    archive = tmp_path / "archive"
+    with (
+        serving(tmp_path / "service", server.url, archive_url=archive.as_uri()) as service,
+        archiving(tmp_path, server.url, archive) as (process, archiver),
+    ):
+        target = node(service)
+        well, archives = target.scrape(), archiver.scrape()
+        break_jobs(server, archiver, 1, 1)
+        fails = archiver.scrape()
+        break_jobs(server, archiver, 2, 6)
+        fails_again = archiver.scrape()
+        process.terminate()
+        process.wait(PATIENCE_SECONDS)
+        alone, ended = target.scrape(), archiver.scrape()
+
+    failing = archiver.alert("warning", "the archiver of {} keeps failing: NotALog", kind="NotALog")
+    both = history({**well, **archives}, {**alone, **ended})
+    missing = target.alert("critical", "{} has an archive, and no archiver works for it")
+    check(
+        tmp_path,
+        fires("ChronoverseArchiveErrors", history(archives, fails, fails_again), failing),
+        fires("ChronoverseDown", both, archiver.alert("critical", "{} cannot be scraped")),
+        fires("ChronoverseArchiverMissing", both, missing),
+        # Prometheus no longer scrapes any archiver.
+        fires("ChronoverseArchiverMissing", history({**well, **archives}, well), missing),
+    )
+
+
+def test_a_store_that_may_evict_and_denies_commands(server: RedisServer, tmp_path: Path) -> None:
+    """The node's metrics say so, also when somebody else than the node was denied something."""
+    with serving(tmp_path / "service", server.url) as service:
+        before = node(service).scrape()
+    server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    server.ask("ACL", "SETUSER", "stranger", "on", ">secret", "-@all")
+    with (
+        redis.Redis.from_url(server.url, username="stranger", password="secret", driver_info=None) as stranger,
+        pytest.raises(redis.exceptions.NoPermissionError),
+    ):
+        stranger.get("chronoverse:{wf_1}:job_1:lease")
+    # A service checks when it starts, and then every ten seconds.
+    with serving(tmp_path / "service", server.url) as service:
+        target = node(service)
+        wait_until(lambda: target.value("store_denied") > 0, PATIENCE_SECONDS, "the store was asked")
+        after = target.scrape()
+
+    may_evict = target.alert("critical", "the store of {} may throw logs away: its maxmemory-policy is not noeviction")
+    denies = target.alert("warning", "the store of {} denies somebody commands, keys or a log-in; ACL LOG says whom")
+    check(
+        tmp_path,
+        fires("ChronoverseStoreMayEvict", history(before, after), may_evict),
+        fires("ChronoverseStoreDenies", history(before, after), denies),
+    )
