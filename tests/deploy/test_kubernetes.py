@@ -134,7 +134,7 @@ def test_metrics_cannot_be_reached_from_outside(objects: dict[str, Any]) -> None
 
 
 def test_the_archiver_is_a_node_without_viewers(archiver: dict[str, Any], pod: dict[str, Any]) -> None:
-    """It has the same image, user, store and archive. Its command exists, and it gets no requests."""
+    """It has the same image, user and archive, and a user of its own in the store. Its command exists."""
     spec = archiver["spec"]["template"]["spec"]
     (node,), (container,) = pod["containers"], spec["containers"]
     shown = {each["name"]: each for each in node["env"]}
@@ -142,7 +142,13 @@ def test_the_archiver_is_a_node_without_viewers(archiver: dict[str, Any], pod: d
     assert container["image"] == node["image"]
     assert spec["securityContext"] == pod["securityContext"]
     assert container["securityContext"] == node["securityContext"]
-    assert [shown[each["name"]] for each in container["env"]] == container["env"]
+    url, *others = container["env"]
+    assert [shown[each["name"]] for each in others] == others
+    assert url == {
+        "name": "CHRONOVERSE_REDIS_URL",
+        "valueFrom": {"secretKeyRef": {"name": "chronoverse-archiver", "key": "redis-url"}},
+    }
+    assert container["args"][2:] == ["--metrics", f"0.0.0.0:{container['ports'][0]['containerPort']}"]
     assert container["args"][:2] == ["chronoverse", "archive"]
     assert commands.commands["archive"].params
     assert archiver["spec"]["selector"]["matchLabels"] == archiver["spec"]["template"]["metadata"]["labels"]

@@ -36,7 +36,7 @@ def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     unit: Path = request.param[0]
     command: str = request.param[1]
     text = unit.read_text()
-    assert f"ExecStart=/opt/chronoverse/bin/chronoverse {command}\n" in text
+    assert f"ExecStart=/opt/chronoverse/bin/chronoverse {command}" in text
     path = tmp_path / unit.name
     path.write_text(text.replace("/opt/chronoverse/bin/chronoverse", sys.executable))
     return path
@@ -69,6 +69,21 @@ def test_limits_fit_the_settings_of_the_service(unit: dict[str, str], gunicorn: 
     assert seconds(unit["TimeoutStopSec"]) > gunicorn.drain_seconds
     assert int(unit["LimitNOFILE"]) > 2 * int(gunicorn["worker_connections"])
     assert unit["Environment"] == f"CHRONOVERSE_DATA_DIR=/var/lib/{unit['StateDirectory']}"
+
+
+def test_both_units_use_one_state_directory() -> None:
+    """They run as the same user. Each reads the URL of its own user of the store from a file of its own."""
+    units = [path.read_text().splitlines() for path in (UNIT, ARCHIVER)]
+    for line in ("DynamicUser=yes", "User=chronoverse", "StateDirectory=chronoverse", "StateDirectoryMode=0700"):
+        assert all(line in unit for unit in units)
+    files = [[line for line in unit if line.startswith("EnvironmentFile=")] for unit in units]
+
+    assert files == [
+        ["EnvironmentFile=-/etc/chronoverse/environment", "EnvironmentFile=-/etc/chronoverse/service"],
+        ["EnvironmentFile=/etc/chronoverse/environment", "EnvironmentFile=/etc/chronoverse/archiver"],
+    ]
+    for unit, name in zip(units, ("service", "archiver"), strict=True):
+        assert any(line.startswith(f"#   CHRONOVERSE_REDIS_URL=rediss://{name}:") for line in unit)
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""The ACL rights in docs/redis.md: they are enough, and none is superfluous."""
+"""The users of deploy/redis-users.acl: their rights are enough, and none is superfluous."""
 
 import contextlib
 import re
@@ -13,9 +13,11 @@ import redis
 
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.job_objects import archive_lock
-from chronoverse.archive.retention import apply_retention
+from chronoverse.archive.redaction import Redaction, RedactionRequest
+from chronoverse.archive.retention import apply_retention, delete_job
 from chronoverse.errors import StoreError
-from chronoverse.joblog.values import JobRef, LineRun, Status
+from chronoverse.joblog.values import JobRef, Line, LineRun, Status
+from chronoverse.runner.readback import StoredLogComparer
 from chronoverse.store import Durability, Store
 from tests.support.archivers import DAY, append, archive
 from tests.support.bench import JOB, NOW, NOW_SECONDS, make_lines
@@ -27,8 +29,29 @@ DOCUMENT: Final = (Path(__file__).parents[2] / "docs" / "redis.md").read_text("u
 #: Jobs. HALF is half archived, and its log is lost. LOST is the same, and its runner is gone too. LARGE is too large,
 #: and ENDED ended long ago. DELETED is deleted, and a foreign runner has written to it since.
 HALF, LOST, LARGE, ENDED, DELETED = (JobRef("wf_1", name) for name in ("half", "lost", "large", "ended", "deleted"))
-#: The rules of the document's users, in its order: the service, a runner, the service on a Sentinel, an archiver.
-RULES: Final = [line.split()[2:] for line in DOCUMENT.splitlines() if line.startswith("ACL SETUSER ")]
+#: The rules of the file's users, by the user's name.
+USERS: Final = {
+    line.split()[1]: line.split()[2:]
+    for line in (Path(__file__).parents[2] / "deploy" / "redis-users.acl").read_text("utf-8").splitlines()
+}
+#: The same of a user on the Sentinels, from the document.
+(SENTINEL_RULES,) = [line.split()[3:] for line in DOCUMENT.splitlines() if "ACL SETUSER " in line]
+
+
+def add_user(server: RedisServer, name: str, *more: str) -> str:
+    """Gives the server one of the file's users, with ``more`` rules. Returns the server's URL for that user."""
+    server.ask("ACL", "SETUSER", name, *merge_selectors(USERS[name]), *more)
+    return server.url.replace("unix://", f"unix://{name}:{password(name)}@")
+
+
+def merge_selectors(rules: list[str]) -> list[str]:
+    """The rules as ACL SETUSER takes them: a selector, which has spaces, is one argument."""
+    return re.findall(r"\([^)]*\)|\S+", " ".join(rules))
+
+
+def password(name: str) -> str:
+    """The user's password in the file, which operators replace."""
+    return f"PASSWORD-OF-{name.upper()}"
 
 
 def used_commands(server: RedisServer) -> set[str]:
@@ -37,8 +60,12 @@ def used_commands(server: RedisServer) -> set[str]:
     return {name.decode() for name in names}
 
 
+#: What is stored about a redaction.
+AUDIT: Final = {"at": NOW, "subject": "ada", "request_id": None, "reason": None}
+
+
 def granted_commands(rules: list[str]) -> set[str]:
-    return {rule[1:] for rule in rules if rule.startswith("+")}
+    return set(re.findall(r"\+([\w|]+)", " ".join(rules)))
 
 
 def continue_lost_log(store: Store) -> None:
@@ -47,7 +74,7 @@ def continue_lost_log(store: Store) -> None:
 
 
 def serve(store: Store) -> None:
-    """Does all that a service does."""
+    """Does all that a service does, but for redactions and deletions."""
     store.ping()
     assert store.warnings() == []
     assert [state.evicted_keys for state in store.server_states()] == [0]
@@ -76,8 +103,21 @@ def serve(store: Store) -> None:
     assert store.get_job(DELETED) is None
 
 
+def administrate(store: Store) -> None:
+    """Does all that a service does: also redacts a line, once before it is archived and once after, and deletes."""
+    serve(store)
+    with tempfile.TemporaryDirectory() as directory:
+        objects = FileObjectStore(Path(directory))
+        for number in (1, 2):
+            request = RedactionRequest(number, number, lambda line: True, AUDIT, exact=True)
+            assert Redaction(store, objects, JOB, request).run().lines == 1
+        assert [(each["from"], each["to"]) for each in store.redaction_log.audit(JOB)] == [(1, 1), (2, 2)]
+        delete_job(store, objects, JOB, tombstone_ms=60_000)
+    assert store.get_job(JOB) is None
+
+
 def run(store: Store) -> None:
-    """Does all that a runner does, with each durability."""
+    """Does all that a runner does, with each durability, and then all that ``deliver`` does."""
     attempt = store.open(JOB, "token")
     appends = store.append_connection()
     appends.send(attempt, 1, [LineRun(NOW, "stdout", False, [b"a line"])])
@@ -91,6 +131,8 @@ def run(store: Store) -> None:
         probe.confirm(attempt)
     assert store.eviction_warnings(JOB) == []
     store.finish(attempt, Status.COMPLETED, 0, 0, 2)
+    assert StoredLogComparer(store).compare(JOB, [Line(1, NOW, "a line", "stdout")]).next_number == 2
+    assert store.chunks.chunk(JOB, 1) is None
 
 
 def archive_all(store: Store) -> None:
@@ -109,6 +151,10 @@ def archive_all(store: Store) -> None:
     found = store.get_job(LOST)
     assert found
     assert found.status is Status.LOST
+    # As ``chronoverse retention`` does it.
+    store.catalog.set_retention(JOB.workflow_id, 5)
+    store.catalog.set_retention(JOB.workflow_id, None)
+    apply_retention(store, JOB.workflow_id, None, 9)
 
 
 def prepare(store: Store) -> None:
@@ -121,20 +167,28 @@ def prepare(store: Store) -> None:
         store.chunks.mark_deleting(DELETED, token, 60_000)
 
 
+#: What a service need not have that neither redacts nor deletes.
+(_ADMINISTRATION,) = re.findall(r"neither redacts nor deletes\s+works without `([^`]*)`", DOCUMENT)
+
+
 @pytest.mark.parametrize(
-    ("rules", "work"),
-    [(RULES[0], serve), (RULES[1], run), (RULES[3], archive_all)],
-    ids=["service", "runner", "archiver"],
+    ("user", "work", "unused"),
+    [
+        ("service", serve, granted_commands(_ADMINISTRATION.split())),
+        ("service", administrate, set()),
+        ("runner", run, set()),
+        ("archiver", archive_all, set()),
+    ],
+    ids=["service", "service-for-administrators", "runner", "archiver"],
 )
-def test_the_documented_rights_are_enough_and_all_are_needed(
-    tmp_path: Path, rules: list[str], work: Callable[[Store], None], monkeypatch: pytest.MonkeyPatch
+def test_the_rights_are_enough_and_all_are_needed(
+    tmp_path: Path, user: str, work: Callable[[Store], None], unused: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All operations work, each granted command is used, and other commands are refused."""
+    """All operations work, nothing is denied, each granted command is used, and other commands are refused."""
     # There is no replica to wait for.
     monkeypatch.setattr("chronoverse.store.durability.WAIT_MS", 10)
-    user = rules[0]
     with RedisServer(tmp_path, None, "--appendonly", "yes", "--min-replicas-to-write", "0") as server:
-        server.ask("ACL", "SETUSER", *rules)
+        url = add_user(server, user)
         for job in (HALF, LOST):
             server.ask("HSET", f"chronoverse:{{{job.workflow_id}}}:{job.job_id}:job", "archived", 5)
         with contextlib.closing(Store(server.url, clock=lambda: NOW_SECONDS)) as other:
@@ -144,15 +198,14 @@ def test_the_documented_rights_are_enough_and_all_are_needed(
         delete_lease(server)
         server.ask("XADD", f"chronoverse:{{{DELETED.workflow_id}}}:{DELETED.job_id}:log", "1-0", "message", "a line")
         server.ask("CONFIG", "RESETSTAT")
-        store = Store(
-            server.url.replace("unix://", f"unix://{user}:secret@"), lease_seconds=30 if user == "runner" else 1
-        )
+        store = Store(url, lease_seconds=30 if user == "runner" else 1)
         if user != "archiver":
             continue_lost_log(store)
         work(store)
+        # The test's own connections send CLIENT SETINFO.
         used = used_commands(server) - {"config|resetstat", "info", "hello", "auth", "client|setinfo"}
         assert server.ask("ACL", "LOG") == []
-        with redis.Redis.from_url(server.url, protocol=2, username=user, password="secret") as client:
+        with redis.Redis.from_url(url, protocol=2) as client:
             for command in (
                 ["KEYS", "*"],
                 ["FLUSHALL"],
@@ -163,7 +216,7 @@ def test_the_documented_rights_are_enough_and_all_are_needed(
                     client.execute_command(*command)
         store.close()
 
-    assert used == granted_commands(rules) - {"info"}
+    assert used == granted_commands(USERS[user]) - {"info"} - unused
 
 
 def delete_lease(server: RedisServer) -> None:
@@ -172,67 +225,65 @@ def delete_lease(server: RedisServer) -> None:
     wait_until(lambda: b"uptime_in_seconds:0\r" not in server.ask("INFO", "server"), 5, "the server is a second old")
 
 
+def test_a_runner_deletes_no_log(tmp_path: Path) -> None:
+    """It deletes its own lease when its job ends. Its scripts delete nothing else."""
+    with (
+        RedisServer(tmp_path) as server,
+        contextlib.closing(Store(url := add_user(server, "runner"))) as store,
+        redis.Redis.from_url(url, protocol=2) as client,
+    ):
+        store.finish(store.open(JOB, "token"), Status.COMPLETED, 0, 0, 1)
+        log = f"chronoverse:{{{JOB.workflow_id}}}:{JOB.job_id}:log"
+        for command in (["DEL", log], ["UNLINK", log], ["XTRIM", log, "MAXLEN", 0], ["SCAN", 0], ["RENAME", log, "x"]):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*command)
+
+
 def test_a_runner_may_be_limited_to_a_workflow(tmp_path: Path) -> None:
     """The pattern of its keys limits it."""
-    rules = [rule.replace("~chronoverse:*", "~chronoverse:{wf_1}:*") for rule in RULES[1]]
+    limited = [rule.replace("~chronoverse:*:", "~chronoverse:{wf_1}:*:") for rule in merge_selectors(USERS["runner"])]
+    limited = [rule.replace("~chronoverse:*", "~chronoverse:{wf_1}:*") for rule in limited]
     with RedisServer(tmp_path) as server:
-        server.ask("ACL", "SETUSER", *rules)
-        store = Store(server.url.replace("unix://", "unix://runner:secret@"))
-        assert store.open(JOB, "token").next == 1
+        server.ask("ACL", "SETUSER", "runner", *limited)
+        store = Store(server.url.replace("unix://", f"unix://runner:{password('runner')}@"))
+        store.finish(store.open(JOB, "token"), Status.COMPLETED, 0, 0, 1)
         with pytest.raises(StoreError, match="permission"):
             store.open(JobRef("wf_2", "job_1"), "token")
         store.close()
 
 
-def test_the_rights_to_change_a_retention(tmp_path: Path) -> None:
-    """It needs an archiver's rights, and each of the further rights that the document names."""
-    (further,) = re.findall(r"`chronoverse retention` also needs `([^`]*)`", DOCUMENT)
-    with RedisServer(tmp_path) as server:
-        with contextlib.closing(Store(server.url)) as other:
-            other.finish(other.open(JOB, "token"), Status.COMPLETED, 0, 0, 1)
-        server.ask("ACL", "SETUSER", *RULES[3])
-        with contextlib.closing(Store(server.url.replace("unix://", "unix://archiver:secret@"))) as store:
-            store.catalog.set_retention(JOB.workflow_id, 5)
-            for right in further.split():
-                with pytest.raises(StoreError, match="permission"):
-                    change_retention(store)
-                server.ask("ACL", "SETUSER", "archiver", right)
-            assert change_retention(store) == 1
-
-
-def change_retention(store: Store) -> int:
-    """Changes a retention as the command does."""
-    store.catalog.set_retention(JOB.workflow_id, None)
-    return apply_retention(store, JOB.workflow_id, None, 9)
-
-
 def additional_rights(right: str) -> list[str]:
     """The rights that the document names together with ``right``, for Sentinels or for a Cluster."""
-    (line,) = re.findall(rf"both need `([^`]*\{right}[^`]*)` as well", DOCUMENT)
+    (line,) = re.findall(rf"all need `([^`]*\{right}[^`]*)` as well", DOCUMENT)
     return str(line).split()
 
 
-@pytest.mark.parametrize("rules", RULES[:2], ids=["service", "runner"])
-def test_the_rights_behind_sentinels(sentinels: SentinelFleet, prefix: str, rules: list[str]) -> None:
+def rules_under(prefix: str, name: str) -> list[str]:
+    """The rules of one of the file's users, for keys under another prefix."""
+    return [rule.replace("~chronoverse:", f"~{prefix}:") for rule in merge_selectors(USERS[name])]
+
+
+@pytest.mark.parametrize("name", ["service", "runner", "archiver"])
+def test_the_rights_behind_sentinels(sentinels: SentinelFleet, prefix: str, name: str) -> None:
     """The users need a few more rights on the servers, and very few on the Sentinels."""
-    user = f"{prefix}-{rules[0]}"
+    user = f"{prefix}-{name}"
     for server in sentinels.servers[:2]:
-        server.ask("ACL", "SETUSER", user, *rules[1:], f"~{prefix}:*", *additional_rights("+role"))
+        server.ask("ACL", "SETUSER", user, *rules_under(prefix, name), *additional_rights("+role"))
     for sentinel in sentinels.servers[2:]:
-        sentinel.ask("ACL", "SETUSER", user, *RULES[2][1:])
-    url = sentinels.url.replace("://", f"://{user}:secret@")
+        sentinel.ask("ACL", "SETUSER", user, *SENTINEL_RULES)
+    url = sentinels.url.replace("://", f"://{user}:{password(name)}@")
     store = Store(f"{url}?sentinel_username={user}&sentinel_password=secret", prefix=prefix)
     store.finish(store.open(JOB, "token"), Status.COMPLETED, 0, 0, 1)
     store.close()
 
 
-@pytest.mark.parametrize("rules", RULES[:2], ids=["service", "runner"])
-def test_the_rights_in_a_cluster(cluster: Cluster, prefix: str, rules: list[str]) -> None:
+@pytest.mark.parametrize("name", ["service", "runner", "archiver"])
+def test_the_rights_in_a_cluster(cluster: Cluster, prefix: str, name: str) -> None:
     """The rights are enough to find the job, also while its slot moves."""
-    user = f"{prefix}-{rules[0]}"
+    user = f"{prefix}-{name}"
     for server in cluster.servers:
-        server.ask("ACL", "SETUSER", user, *rules[1:], f"~{prefix}:*", *additional_rights("+cluster"))
-    store = Store(cluster.url.replace("://", f"://{user}:secret@"), prefix=prefix)
+        server.ask("ACL", "SETUSER", user, *rules_under(prefix, name), *additional_rights("+cluster"))
+    store = Store(cluster.url.replace("://", f"://{user}:{password(name)}@"), prefix=prefix)
     source, target = cluster.masters()[:2]
     job = JobRef(cluster.workflow(source, prefix), "job_1")
     attempt = store.open(job, "token")

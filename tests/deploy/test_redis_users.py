@@ -1,0 +1,177 @@
+"""deploy/redis-users.acl as an operator uses it: in each kind of server, from the file, with every program."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+import redis
+
+from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from tests.conftest import EVERY_KIND, binary
+from tests.deploy.conftest import DEPLOY
+from tests.support.servers import RedisServer
+from tests.support.service import ROOT, SECRET, Service, serving
+
+USERS: Final = DEPLOY / "redis-users.acl"
+#: Seconds that a program may take on a busy machine.
+PATIENCE_SECONDS: Final = 60.0
+
+
+class GuardedServer(RedisServer):
+    """A server with the users of the file. Its own connections are the administrator's."""
+
+    def url_of(self, user: str) -> str:
+        """The URL of one of the users."""
+        return f"unix://{user}:PASSWORD-OF-{user.upper()}@{self.socket}"
+
+    def ask(self, *command: Any) -> Any:
+        with redis.Redis.from_url(self.url_of("admin"), protocol=2, driver_info=None) as client:
+            client.response_callbacks.clear()
+            return client.execute_command(*command)
+
+
+@pytest.fixture(params=EVERY_KIND)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[GuardedServer]:
+    """A server that reads the file when it starts."""
+    options = ("--aclfile", str(USERS), "--appendonly", "yes")
+    with GuardedServer(tmp_path / "store", binary(request.param), *options) as server:
+        yield server
+
+
+def chronoverse(url: str, directory: Path, *arguments: str, **settings: str) -> str:
+    """Runs ``chronoverse …`` as a user of the store, and returns what it prints to stderr. Fails if that fails."""
+    environ = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("CHRONOVERSE_", "PROMETHEUS_"))},
+        "PYTHONPATH": str(ROOT),
+        "CHRONOVERSE_REDIS_URL": url,
+        "CHRONOVERSE_JWT_SECRET": SECRET.decode(),
+        "CHRONOVERSE_DATA_DIR": str(directory / "data"),
+        "CHRONOVERSE_ARCHIVE_URL": (directory / "archive").as_uri(),
+        **settings,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "chronoverse", *arguments],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def messages(service: Service, job: str) -> list[str]:
+    """What the lines of the job say, by its event stream, which must end."""
+    headers = {"Authorization": f"Bearer {service.token()}"}
+    with httpx.stream("GET", f"{service.url}/workflows/wf_1/jobs/{job}/events", headers=headers, timeout=10) as answer:
+        text = "".join(answer.iter_text())
+    assert "event: end\n" in text, text
+    data = [line.removeprefix("data: ") for line in text.splitlines() if '"message"' in line]
+    return [json.loads(each)["message"] for each in data]
+
+
+def test_everything_works_and_nothing_is_denied(server: GuardedServer, tmp_path: Path) -> None:
+    """A runner, a foreign runner, a runner over HTTP, viewers, an archiver, a redaction, a retention and a deletion."""
+    runner, archiver = server.url_of("runner"), server.url_of("archiver")
+    run = ("run", "--workflow", "wf_1", "--job")
+    with (
+        serving(tmp_path, server.url_of("service"), archive_url=(tmp_path / "archive").as_uri()) as service,
+        redis.Redis.from_url(server.url_of("foreign-runner"), protocol=2, driver_info=None) as foreign,
+        httpx.Client(
+            base_url=f"{service.url}/workflows/wf_1",
+            headers={"Authorization": f"Bearer {service.token(scopes=(READ, WRITE, ADMIN))}"},
+        ) as client,
+    ):
+        chronoverse(runner, tmp_path, *run, "direct", "--", "echo", "from a runner")
+        over_http = ("--server", service.url, "--", "echo", "over HTTP")
+        chronoverse("", tmp_path, *run, "http", *over_http, CHRONOVERSE_TOKEN=service.token())
+        key = "chronoverse:{wf_1}:foreign"
+        foreign.execute_command("SET", f"{key}:lease", "me", "PX", 30_000)
+        foreign.execute_command("HSET", f"{key}:job", "status", "RUNNING", "attempt", "1")
+        foreign.execute_command("XADD", f"{key}:log", "1-0", "message", "from elsewhere", "stream", "stdout")
+        foreign.execute_command("XADD", f"{key}:log", "2-0", "event", "end", "status", "COMPLETED", "exit_code", "0")
+        foreign.execute_command("EXPIRE", f"{key}:log", 604_800)
+        assert messages(service, "direct") == ["from a runner"]
+        assert messages(service, "http") == ["over HTTP"]
+        assert messages(service, "foreign") == ["from elsewhere"]
+        assert client.put("/jobs/registered").status_code == 201
+        archived = chronoverse(archiver, tmp_path, "archive", "--once")
+        assert archived.count(" archived ") == 3, archived
+        redacted = client.post("/jobs/direct/logs/redact", json={"from": 1, "to": 1})
+        assert redacted.json()["redacted"] == 1, redacted.text
+        assert messages(service, "direct") == ["[redacted]"]
+        assert {job["id"] for job in client.get("/jobs").json()["jobs"]} == {"direct", "http", "foreign", "registered"}
+        assert client.delete("/jobs/direct").status_code == 204
+        assert client.get("/jobs/direct").status_code == 404
+        chronoverse(archiver, tmp_path, "retention", "wf_1", "90d")
+
+    assert server.ask("ACL", "LOG") == []
+
+
+LOG, JOB, LEASE = (f"chronoverse:{{wf_1}}:job_1:{kind}" for kind in ("log", "job", "lease"))
+#: What each user has no use for.
+DENIED: Final = {
+    "service": ["KEYS *", "SCAN 0", "FLUSHALL", "CONFIG GET *", "ACL LIST", f"RENAME {LOG} x", "GET other:key"],
+    "archiver": ["KEYS *", "FLUSHALL", "CONFIG SET maxmemory 1", "ACL LIST", f"RENAME {LOG} x", "GET other:key"],
+    "runner": [
+        f"DEL {LOG}",
+        f"DEL {JOB}",
+        f"UNLINK {LOG}",
+        f"XTRIM {LOG} MAXLEN 0",
+        "SCAN 0",
+        f"XREAD STREAMS {LOG} 0",
+    ],
+    "foreign-runner": [
+        f"XRANGE {LOG} - +",
+        f"XREAD STREAMS {LOG} 0",
+        f"HGETALL {JOB}",
+        f"GET {LEASE}",
+        f"SET {LEASE} me GET",
+        f"SET {LOG} x",
+        f"DEL {LEASE}",
+        f"EXPIRE {JOB} 1",
+        "EVAL return 0",
+        "XADD other:{wf_1}:job_1:log 1-0 message x",
+    ],
+}
+
+
+def test_nobody_may_do_what_he_has_no_use_for(server: GuardedServer) -> None:
+    """Without a name nobody may do anything."""
+    for user, commands in DENIED.items():
+        for command in commands:
+            answer = server.ask("ACL", "DRYRUN", user, *command.split())
+            assert b"no permissions" in answer, (user, command, answer)
+    for url in (server.url, server.url_of("service").replace("PASSWORD-OF", "another")):
+        with redis.Redis.from_url(url) as client, pytest.raises(redis.exceptions.AuthenticationError):
+            client.ping()
+
+
+def test_the_passwords_are_made_as_the_document_says(tmp_path: Path) -> None:
+    """Each user has one of its own. The server's configuration may include the file, too."""
+    document = (DEPLOY.parent / "docs" / "redis.md").read_text("utf-8")
+    (commands,) = re.findall(r"```sh\n(umask 077\nfor user in .*?)```", document, re.DOTALL)
+    shutil.copy(USERS, tmp_path)
+    subprocess.run(["sh", "-euc", commands], cwd=tmp_path, check=True, timeout=PATIENCE_SECONDS)
+    assert "PASSWORD" not in (tmp_path / USERS.name).read_text("utf-8")
+    passwords = {path.stem.lower(): path.read_text("utf-8").strip() for path in tmp_path.glob("*.password")}
+    assert passwords.keys() == {"admin", *DENIED}
+    assert len(set(passwords.values())) == len(passwords)
+
+    class IncludingServer(GuardedServer):
+        def url_of(self, user: str) -> str:
+            return f"unix://{user}:{passwords[user]}@{self.socket}"
+
+    with IncludingServer(tmp_path / "store", None, "--include", str(tmp_path / USERS.name)) as server:
+        assert {line.split()[1].decode() for line in server.ask("ACL", "LIST")} == {"default", *passwords}
+        with redis.Redis.from_url(server.url_of("service"), driver_info=None) as client:
+            assert client.ping()
