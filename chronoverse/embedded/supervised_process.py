@@ -25,9 +25,24 @@ def wait_for_owner_end() -> None:
         pass
 
 
+def _inheritable_descriptors() -> list[int]:
+    """The open files that a program would inherit beside standard input, output and error.
+
+    gunicorn makes its listening sockets so. A program that had them would keep the port open while the workers drain:
+    the kernel would accept connections that nobody serves.
+    """
+    found = []
+    for descriptor in map(int, os.listdir("/dev/fd")):
+        with contextlib.suppress(OSError):  # The one that was open to read the directory.
+            if descriptor > 2 and os.get_inheritable(descriptor):
+                found.append(descriptor)
+    return found
+
+
 class SupervisedProcess:
     """Runs ``argv`` with ``environ``. The program's standard input ends when this process and all its forks have ended.
 
+    Of the open files the program has only standard input, output and error.
     ``on_death`` is called with its process id, and with the seconds until it is restarted. This does not use Popen,
     since gevent and gunicorn both reap all children, and so take its exit status.
     """
@@ -62,7 +77,8 @@ class SupervisedProcess:
             os.close(end)
 
     def _spawn(self) -> None:
-        actions = [(os.POSIX_SPAWN_DUP2, self._lifeline[0], 0)]
+        actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, self._lifeline[0], 0)]
+        actions += [(os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable_descriptors()]
         # It has a process group of its own, so that Ctrl-C reaches only the master, which then stops the program.
         self._pid = os.posix_spawn(self._argv[0], self._argv, self._environ, file_actions=actions, setpgroup=0)
         self._started_at = time.monotonic()

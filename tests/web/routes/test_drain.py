@@ -152,6 +152,7 @@ def test_a_drain_ends_all_streams_in_time(limited: Service, job: Foreign) -> Non
         wait_until(lambda: limited.metric("chronoverse_streams_open") == 20, PATIENCE_SECONDS, "all are there")
         limited.signal(SIGTERM)
         start = time.monotonic()
+        wait_until(lambda: refuses_connections(address), 1, "nobody listens any more")
         ends: list[float] = []
         waiting = list(streams)
         while waiting and time.monotonic() < start + DRAIN_SECONDS + 3:
@@ -183,6 +184,15 @@ def test_a_drain_ends_all_streams_in_time(limited: Service, job: Foreign) -> Non
     assert max(retries) <= 5000
     assert "why=drain" in limited.logs()
     assert "Traceback" not in limited.logs()
+
+
+def refuses_connections(address: tuple[str, int]) -> bool:
+    """Whether the kernel refuses a connection, so that a proxy tries another node at once."""
+    try:
+        socket.create_connection(address, PATIENCE_SECONDS).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def check_draining(answered: tuple[int, dict[str, str], Any]) -> None:
