@@ -9,25 +9,15 @@ from typing import Final
 import pytest
 import redis
 
+from chronoverse.joblog.values import JobRef, Line
+from chronoverse.store import Store
 from tests.support.commands import PATIENCE_SECONDS, environ
+from tests.support.readme import CLIENTS, block, client_command, what_a_client_lacks
 from tests.support.service import ROOT, Service
-from tests.support.tools import tool
+from tests.support.tools import tool, unavailable
 
-README: Final = (ROOT / "README.md").read_text("utf-8")
 #: What the README's job prints.
 LINES: Final = "".join(f"line {number}\n" for number in range(1, 6)).encode()
-
-
-def blocks(language: str) -> list[str]:
-    """The README's code blocks of a language. All blocks are matched, so that no end of a block counts as a start."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    return [text for marked, text in fenced if marked == language]
-
-
-def block(language: str, containing: str) -> str:
-    """The only block of a language that contains a text."""
-    (found,) = [text for text in blocks(language) if containing in text]
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +30,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def paste(text: str, service: Service, checkout: Path, **settings: str) -> bytes:
+def paste(text: str, service: Service, checkout: Path) -> bytes:
     """Runs lines in a shell, with the URL of ``service`` instead of port 8000. Returns what they print."""
     text = text.replace("http://127.0.0.1:8000", service.url)
-    environment = {name: value for name, value in environ(service, **settings).items() if name != "PYTHONPATH"}
+    environment = {name: value for name, value in environ(service).items() if name != "PYTHONPATH"}
     done = subprocess.run(
         ["sh", "-ec", text],
         cwd=checkout,
@@ -78,13 +68,62 @@ def test_curl_streams_the_job(job_output: bytes, embedded_service: Service, chec
     assert streamed.endswith(b'event: end\ndata: {"status":"stream_ended"}\nid: 6\n\n')
 
 
-def test_the_python_example_prints_the_job(job_output: bytes, embedded_service: Service, checkout: Path) -> None:
-    """The README's example with httpx-sse prints all lines."""
-    (checkout / "example.py").write_text(
-        block("python", "httpx_sse").replace("http://127.0.0.1:8000", embedded_service.url)
+def run_client(
+    language: str, service: Service, directory: Path, token: str, job: str = "job-1"
+) -> subprocess.CompletedProcess[bytes]:
+    """Runs one of the README's clients to its end. ``job`` replaces the job of the example."""
+    if lack := what_a_client_lacks(language):
+        unavailable(lack)
+    command = client_command(language, directory, service.url)
+    path = Path(command[-1])
+    path.write_text(path.read_text().replace("job-1", job))
+    environment = environ(service, TOKEN=token)
+    return subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_SECONDS, check=False
     )
 
-    assert paste(".venv/bin/python example.py", embedded_service, checkout, TOKEN=embedded_service.token()) == LINES
+
+@pytest.mark.parametrize("language", CLIENTS)
+def test_a_client_has_at_most_25_lines(language: str) -> None:
+    """It is short enough to be read before it is copied."""
+    assert len(block(language, CLIENTS[language]).splitlines()) <= 25
+
+
+@pytest.mark.parametrize("language", CLIENTS)
+def test_a_client_prints_the_job(job_output: bytes, embedded_service: Service, tmp_path: Path, language: str) -> None:
+    """It prints all lines, ends with the job, and has nothing to complain about."""
+    done = run_client(language, embedded_service, tmp_path, embedded_service.token())
+
+    assert (done.stdout, done.stderr, done.returncode) == (LINES, b"", 0)
+
+
+@pytest.mark.parametrize("language", CLIENTS)
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_client_fails_when_it_is_refused(
+    job_output: bytes, embedded_service: Service, tmp_path: Path, language: str, status: int
+) -> None:
+    """It does not try again. Its exit code and its last words say so."""
+    job = "none" if status == 404 else "job-1"
+    token = {401: "no token", 403: embedded_service.token(scopes=["logs:write"])}.get(status, embedded_service.token())
+    done = run_client(language, embedded_service, tmp_path, token, job)
+
+    assert done.returncode == 1
+    assert str(status) in done.stderr.decode()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("language", CLIENTS)
+def test_a_client_fails_when_the_log_ends_with_an_error(
+    embedded_service: Service, embedded_store: Store, tmp_path: Path, language: str
+) -> None:
+    """The runner is lost. The client has printed the lines so far, tries again once, and learns that this was all."""
+    ref = JobRef("demo", f"lost-{language}")
+    attempt = embedded_store.open(ref, "token")
+    embedded_store.append(attempt, [Line(1, "2026-03-03T10:00:05.123Z", "the last words", "stdout")])
+    done = run_client(language, embedded_service, tmp_path, embedded_service.token(), ref.job_id)
+
+    assert (done.stdout, done.returncode) == (b"the last words\n", 1)
+    assert b"runner lost" in done.stderr
 
 
 def test_a_foreign_runner_needs_nothing_but_xadd(embedded_service: Service, checkout: Path) -> None:
