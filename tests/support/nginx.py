@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+import re
 import secrets
 import signal
 import socket
@@ -80,8 +81,9 @@ class Nginx:
             text = text.replace(shipped, ours)
         (self._directory / "nginx.conf").write_text(text)
         shipped_nodes = (ROOT / "deploy" / "nginx-nodes.conf").read_text()
-        parameters = shipped_nodes.splitlines()[-1].removesuffix(";").split()[2:]
-        lines = [f"server {host}:{port} {' '.join(parameters)};\n" for host, port in nodes]
+        # Each node has all lines of the shipped file's first node.
+        of_first = re.findall(r"^server 127\.0\.0\.1:8000( .*;)$", shipped_nodes, re.MULTILINE)
+        lines = [f"server {host}:{port}{parameters}\n" for parameters in of_first for host, port in nodes]
         (self._directory / "nginx-nodes.conf").write_text("".join(lines))
 
     def _command(self, *more: str) -> list[str]:
@@ -147,6 +149,10 @@ class Nginx:
     def logs(self) -> str:
         """Everything that it has written to its logs, with one character for each byte."""
         return "".join(path.read_bytes().decode("latin-1") for path in sorted(self._directory.glob("*.log")))
+
+    def access_log(self) -> list[bytes]:
+        """The lines of the access log, each a JSON object. A request is there once it is over."""
+        return (self._directory / "access.log").read_bytes().splitlines()
 
     def stop(self) -> None:
         """Stops nginx with SIGTERM, or SIGKILL if it does not end."""

@@ -101,6 +101,20 @@ def test_plain_http_is_refused(nginx: Nginx) -> None:
     check_problem(status, headers, body)
 
 
+def test_the_access_log_has_the_method_that_was_sent(nginx: Nginx) -> None:
+    """nginx refuses a POST and an unknown method. In the log they have no other name."""
+    with nginx.client() as client:
+        client.post("/metrics")
+        client.request("BREW", "/metrics")
+    wait_until(lambda: '"method":"BREW"' in nginx.logs(), PATIENCE_SECONDS, "the last request is logged")
+    entries = [orjson.loads(line) for line in nginx.logs().splitlines() if '"path":"/metrics"' in line]
+
+    assert [(each["method"], each["status"]) for each in entries if each["method"] != "GET"] == [
+        ("POST", "403"),
+        ("BREW", "403"),
+    ]
+
+
 def test_without_a_node_the_answer_says_when_to_retry(nginx_without_nodes: Nginx) -> None:
     """Also when nginx has marked the nodes as failed and tries none."""
     with nginx_without_nodes.client() as client:

@@ -1,0 +1,247 @@
+"""Two nodes behind the shipped nginx are restarted one after the other, twice, while clients of all kinds use them.
+
+As soon as one node is back, the other one is stopped. nginx still avoids the first node then.
+"""
+
+import os
+import secrets
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import orjson
+import pytest
+
+from chronoverse.errors import StoreUnavailable
+from chronoverse.joblog.values import JobRef, Line, Status, iso_timestamp
+from chronoverse.runner.http_log_writer import HttpLogWriter
+from tests.support.jobs import read_lines
+from tests.support.nginx import Nginx, nginx_for
+from tests.support.readme import CLIENTS, client_command, what_a_client_lacks
+from tests.support.servers import RedisServer, running
+from tests.support.service import Service, serving
+from tests.support.tools import unavailable
+from tests.support.viewers import ReconnectingViewers
+
+#: The job that all viewers read. It is the one of the README.
+JOB: Final = JobRef("demo", "job-1")
+#: The jobs whose runners publish over HTTP.
+JOBS: Final = (JOB, JobRef("demo", "job-2"), JobRef("demo", "job-3"))
+VIEWERS: Final = 200
+ROUNDS: Final = 2
+#: Seconds between two polls, and between two lines of a runner.
+POLL_SECONDS: Final = 0.05
+LINE_SECONDS: Final = 0.1
+#: Seconds between two attempts of a runner at a request that failed.
+RETRY_SECONDS: Final = 0.1
+#: Seconds after which the whole trial has failed.
+PATIENCE_SECONDS: Final = 90.0
+
+pytestmark = pytest.mark.long
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class ExampleRun:
+    """What an example of the README has printed, and its exit code."""
+
+    output: bytes
+    errors: bytes
+    code: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What all clients saw, and what is in the store."""
+
+    #: nginx's access log, one object for each request.
+    requests: list[dict[str, str]]
+    #: The statuses of the polls.
+    polls: Counter[int]
+    #: Why requests of runners failed.
+    runner_failures: list[str]
+    viewers: ReconnectingViewers
+    #: What runners have published, and what the store has, as messages of each job.
+    published: dict[JobRef, list[str]]
+    stored: dict[JobRef, list[str]]
+    #: By language.
+    examples: dict[str, ExampleRun]
+
+
+class Runner:
+    """Publishes a job over HTTP, line by line, until ``stop`` is set. It has opened the job when it is made."""
+
+    def __init__(self, nginx: Nginx, token: str, job: JobRef, stop: threading.Event) -> None:
+        self.job = job
+        self.messages: list[str] = []
+        self.failures: list[str] = []
+        self._stop = stop
+        self._writer = HttpLogWriter(nginx.url, token, ca_file=nginx.certificate)
+        self._attempt = self._writer.open(job, secrets.token_hex(16))
+
+    def run(self) -> None:
+        """Publishes all lines, then the end."""
+        while not self._stop.wait(LINE_SECONDS):
+            number = len(self.messages) + 1
+            line = Line(number, iso_timestamp(time.time()), f"line {number}", "stdout")
+            self._insist(lambda line=line: self._writer.append(self._attempt, [line]))  # type: ignore[misc]
+            self.messages.append(line.message)
+        end = len(self.messages) + 1
+        self._insist(lambda: self._writer.finish(self._attempt, Status.COMPLETED, 0, 0, end))
+        self._writer.close()
+
+    def _insist(self, request: Callable[[], _Result]) -> _Result:
+        """Repeats a request until it is answered, as a runner does. Each failure is noted."""
+        while True:
+            try:
+                return request()
+            except StoreUnavailable as error:
+                self.failures.append(str(error))
+                time.sleep(RETRY_SECONDS)
+
+
+def poll(nginx: Nginx, token: str, stop: threading.Event, statuses: Counter[int]) -> None:
+    """Asks for a page of the log twenty times a second."""
+    with nginx.client(headers={"Authorization": f"Bearer {token}"}) as client:
+        due = time.monotonic()
+        while not stop.wait(max(due - time.monotonic(), 0)):
+            due += POLL_SECONDS
+            path = f"/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/logs?order=desc&limit=10"
+            statuses[client.get(path).status_code] += 1
+
+
+class Example:
+    """An example of the README that runs as a process."""
+
+    def __init__(self, language: str, directory: Path, nginx: Nginx, token: str) -> None:
+        directory.mkdir()
+        self._output, self._errors = directory / "output", directory / "errors"
+        trusted = {name: str(nginx.certificate) for name in ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS")}
+        with self._output.open("wb") as output, self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                client_command(language, directory, nginx.url),
+                env=os.environ | trusted | {"TOKEN": token},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+            )
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has printed anything, or has ended."""
+        return self._output.stat().st_size > 0 or self.process.poll() is not None
+
+    def result(self) -> ExampleRun:
+        """Waits for its end."""
+        code = self.process.wait(PATIENCE_SECONDS)
+        return ExampleRun(self._output.read_bytes(), self._errors.read_bytes(), code)
+
+    def __enter__(self) -> "Example":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def restart_all(nodes: list[Service], may_begin: threading.Event, stop: threading.Event) -> None:
+    """Restarts one node after the other, twice, and then sets ``stop``."""
+    try:
+        may_begin.wait(PATIENCE_SECONDS)
+        for node in nodes * ROUNDS:
+            node.stop()
+            node.start()
+    finally:
+        stop.set()
+
+
+def try_out(nodes: list[Service], nginx: Nginx, server: RedisServer, directory: Path) -> Trial:
+    """Runs all clients, and restarts the nodes under them."""
+    token, statuses = nodes[0].token(), Counter[int]()
+    may_begin, stop = threading.Event(), threading.Event()
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor())
+        stack.callback(stop.set)
+        runners = [Runner(nginx, token, job, stop) for job in JOBS]
+        tasks: list[Future[Any]] = [pool.submit(runner.run) for runner in runners]
+        tasks.append(pool.submit(poll, nginx, token, stop, statuses))
+        tasks.append(pool.submit(restart_all, nodes, may_begin, stop))
+        languages = [language for language in CLIENTS if not what_a_client_lacks(language)]
+        examples = {each: stack.enter_context(Example(each, directory / each, nginx, token)) for each in languages}
+        path = f"/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/events"
+        viewers = ReconnectingViewers(nginx, path, f"Authorization: Bearer {token}\r\n", VIEWERS)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+
+        def is_hopeless() -> bool:
+            """Whether to give up. Also lets the restarts begin when all clients are there."""
+            if viewers.connected == VIEWERS and all(each.has_begun for each in examples.values()):
+                may_begin.set()
+            failed = any(task.done() and task.exception() for task in tasks)
+            return failed or time.monotonic() > deadline
+
+        viewers.run(is_hopeless)
+        stop.set()
+        may_begin.set()
+        for task in tasks:
+            task.result(PATIENCE_SECONDS)
+        return Trial(
+            requests=[orjson.loads(line) for line in nginx.access_log()],
+            polls=statuses,
+            runner_failures=[failure for runner in runners for failure in runner.failures],
+            viewers=viewers,
+            published={runner.job: runner.messages for runner in runners},
+            stored={job: read_lines(server, job) for job in JOBS},
+            examples={language: each.result() for language, each in examples.items()},
+        )
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    """The rolling restarts, once for all tests."""
+    directory = tmp_path_factory.mktemp("rolling")
+    with ExitStack() as stack:
+        server = stack.enter_context(running(directory / "store"))
+        nodes = []
+        for name in ("first", "second"):
+            (directory / name).mkdir()
+            nodes.append(stack.enter_context(serving(directory / name, server.url, drain_seconds=1)))
+        nginx = stack.enter_context(nginx_for(directory, *nodes))
+        yield try_out(nodes, nginx, server, directory)
+
+
+def test_no_client_sees_a_server_error(trial: Trial) -> None:
+    """Neither a viewer, nor a poll, nor a runner. nginx has sent requests to another node when one was gone."""
+    failed = [each for each in trial.requests if each["status"] >= "500"]
+    assert failed == []
+    assert set(trial.polls) == {200}
+    assert trial.runner_failures == []
+    assert any(each["upstream_status"] == "502, 200" for each in trial.requests)
+    # Every viewer had to come back at each of the restarts of its node.
+    assert trial.viewers.answers["200"] >= 2 * VIEWERS
+    assert set(trial.viewers.answers) <= {"200", "204", "whole", "cut"}
+
+
+def test_no_line_is_lost_or_doubled(trial: Trial) -> None:
+    """The store has what runners have published, and each viewer has received all numbers in order."""
+    assert trial.stored == trial.published
+    assert trial.viewers.errors == 0
+    # The end has a number, too.
+    assert {viewer.lines for viewer in trial.viewers.viewers} == {len(trial.published[JOB]) + 1}
+
+
+@pytest.mark.parametrize("language", CLIENTS)
+def test_the_readmes_examples_print_every_line_once(trial: Trial, language: str) -> None:
+    """They run as they are printed, reconnect by themselves, and end with the job."""
+    if lack := what_a_client_lacks(language):
+        unavailable(lack)
+    run = trial.examples[language]
+
+    assert (run.output.decode().splitlines(), run.code) == (trial.published[JOB], 0), run.errors.decode()
