@@ -97,6 +97,13 @@ class StoreUnavailable(StoreError):
     """Raised when the store cannot be reached, is loading its data, or does not answer in time. A retry may succeed."""
 
 
+class StaleToken(StoreUnavailable, Unauthorized):
+    """Raised when a token is not accepted, or not there, but a new one may be there soon: it is read for each request.
+
+    A retry may succeed.
+    """
+
+
 class TooFast(StoreUnavailable):
     """Raised when a client publishes or asks faster than it may. A retry after ``seconds`` may succeed."""
 

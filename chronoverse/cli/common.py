@@ -4,6 +4,7 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -125,13 +126,19 @@ def open_client(settings: Settings, workflow: str, scope: str = "logs:read") -> 
 def bearer_token(
     settings: Settings, url: str, workflow: str, subject: str, scope: str
 ) -> str | Callable[[], str | None] | None:
-    """The token for requests to the service at ``url``: the one in ``settings``, or a function that makes one.
+    """The token for requests to the service at ``url``: the one in ``settings``, or a function that gives one.
+
+    With a token file the function reads it. It is called for each request.
 
     With an embedded server and no configured key, the local secret in the data directory signs tokens. The function
     then makes a token with ``scope`` for ``workflow`` alone. It is called for each connection, and returns None unless
     the service of our data directory listens at ``url``: while that service is down, a program of another user could
     listen on the port. No secret is made for a service elsewhere, which would not accept its tokens.
     """
+    if settings.token_file is not None:
+        from chronoverse.auth.token_file import read_token_file
+
+        return partial(read_token_file, settings.token_file)
     host, port = urlsplit(url).hostname, urlsplit(url).port
     if settings.token is not None or not (settings.has_local_secret and host and is_loopback(host)):
         return settings.token

@@ -173,6 +173,11 @@ class Client:
                 failure = _Retryable("the service closed the stream")
             except _Retryable as error:
                 failure = error
+            except Unauthorized as error:
+                # While the log is followed, the token may expire a moment before its file is renewed.
+                if follower.last_number is None or not callable(self._token):
+                    raise
+                failure = _Retryable(str(error))
             except JobNotFound as error:
                 # An error event that has just ended the stream says more than "no such job".
                 raise JobNotFound(str(failure)) if isinstance(failure, _StreamFailed) else error from error

@@ -102,7 +102,7 @@ class JobLog:
 
         Raises ValueError for invalid ids and URLs; :class:`chronoverse.errors.Held`, ``Closed``, ``Deleted``,
         ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound`` when the store refuses the job.
-        When the store is away nothing is raised: lines wait for it.
+        When the store is away, or refuses the token of a function, nothing is raised: lines wait for it.
         """
         if not (IDENTIFIER.fullmatch(workflow) and IDENTIFIER.fullmatch(job)):
             raise ValueError("ids are 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit")

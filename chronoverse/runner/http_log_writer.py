@@ -27,6 +27,7 @@ from chronoverse.errors import (
     NotALog,
     NotDurable,
     SequenceGap,
+    StaleToken,
     StoreUnavailable,
     TooFast,
     Unauthorized,
@@ -80,9 +81,10 @@ class HttpDurabilityProbe:
 class HttpLogWriter:
     """The service at ``url``. ``token`` may be a function, which is called for each request.
 
-    When the function returns None after it has returned a token, the service counts as away. ``ca_file`` has
-    authorities that are trusted beside those of the system. With ``durable`` the runner is told, once, that it cannot
-    know more than what the service has acknowledged.
+    A refused token of a function raises :class:`StaleToken`, since the next call may return another one. When the
+    function returns None after it has returned a token, the service counts as away. ``ca_file`` has authorities that
+    are trusted beside those of the system. With ``durable`` the runner is told, once, that it cannot know more than
+    what the service has acknowledged.
 
     Every method raises what the same method of :class:`chronoverse.store.Store` raises. It also raises
     :class:`StoreUnavailable` when the service does not answer, or answers that it cannot serve; :class:`TooFast`; and
@@ -200,6 +202,8 @@ class HttpLogWriter:
             return self._json(answer)
         if response.status == 401 and token is None:
             raise Unauthorized(f"{self._url} wants a token, and there is none: set CHRONOVERSE_TOKEN")
+        if response.status == 401 and callable(self._token):
+            raise StaleToken(str(_refusal(response.status, answer, 0)))
         raise _refusal(response.status, answer, retry_after(response))
 
     def _request(self, url: str, content: bytes, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
@@ -243,7 +247,8 @@ def _refusal(status: int, answer: bytes, seconds: float) -> ChronoverseError:
     """
     try:
         problem = orjson.loads(answer)
-        detail = str(problem.get("detail") or problem["title"])
+        # It becomes a part of a sentence of ours.
+        detail = str(problem.get("detail") or problem["title"]).rstrip(".")
         reason, expected = problem.get("reason"), problem.get("expected")
     except (ValueError, LookupError, AttributeError, TypeError):
         detail, reason, expected = f"the service answers {status}", None, None

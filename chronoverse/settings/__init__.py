@@ -269,13 +269,21 @@ class Settings:
     token: Annotated[
         str | None,
         Setting(
-            parse.matching("[A-Za-z0-9._~+/=-]{1,8192}", "a bearer token"),
+            parse.bearer_token,
             "token",
             "What `chronoverse logs` and `run --server` show to the service.",
             "beside an embedded server, made on the spot",
         ),
     ] = field(default=None, repr=False)
-
+    token_file: Annotated[
+        Path | None,
+        Setting(
+            parse.directory,
+            "path",
+            "A file with that token, instead of `CHRONOVERSE_TOKEN`. It is read for each request, so that somebody may"
+            " renew it ([more](runner.md#the-token)).",
+        ),
+    ] = None
     ca_file: Annotated[
         Path | None,
         Setting(
@@ -322,6 +330,8 @@ class Settings:
         keys = [name for name in _TOKEN_KEY_NAMES if environ.get(name)]
         if len(keys) > 1:
             problems.append(f"{' and '.join(keys)} exclude each other")
+        if environ.get("CHRONOVERSE_TOKEN") and environ.get("CHRONOVERSE_TOKEN_FILE"):
+            problems.append("CHRONOVERSE_TOKEN and CHRONOVERSE_TOKEN_FILE exclude each other")
         if problems:
             raise SettingsError("; ".join(problems))
         return cls(**values)

@@ -156,6 +156,11 @@ def ca_file(text: str) -> Path:
     return path
 
 
+def bearer_token(text: str) -> str:
+    """Reads a bearer token (RFC 6750)."""
+    return matching("[A-Za-z0-9._~+/=-]{1,8192}", "a bearer token")(text)
+
+
 def directory(text: str) -> Path:
     """Reads a path and makes it absolute. ``~`` is the user's home directory."""
     try:

@@ -466,6 +466,22 @@ def test_a_follower_accepts_chunks_of_any_size() -> None:
     assert follower.ended
 
 
+def test_a_token_that_is_renewed_a_moment_too_late_ends_no_stream() -> None:
+    """A file may still have the expired token when the stream has ended with it."""
+    tokens = iter(["first", "first", "second"])
+    expired = stream(CONNECTED, frames(1, 1) + sse.frame("error", b"token expired"))
+    refused = problem("401 Unauthorized", "the token has expired")
+    with ScriptedService(expired, refused, stream(frames(2, 2), OVER, after=1)) as service:
+        items = list(Client(service.url, lambda: next(tokens)).follow(JOB, stop=NoDelay()))
+    assert numbers(items) == [1, 2]
+
+
+def test_a_refused_first_token_is_an_error_at_once() -> None:
+    """Nobody waits for a token that was never accepted."""
+    with ScriptedService(problem("401 Unauthorized", "no")) as service, pytest.raises(Unauthorized):
+        list(Client(service.url, lambda: "first").follow(JOB, stop=NoDelay()))
+
+
 def test_an_expired_token_that_can_be_renewed_causes_no_delay() -> None:
     """The client reconnects at once and yields no notice."""
     expired = stream(CONNECTED, frames(1, 1), sse.frame("error", sse.TOKEN_EXPIRED.encode()))

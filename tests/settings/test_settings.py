@@ -159,6 +159,12 @@ def test_all_invalid_values_are_named_at_once() -> None:
     assert "CHRONOVERSE_JWT_SECRET and CHRONOVERSE_JWT_JWKS_URL exclude each other" in message
 
 
+def test_a_token_and_a_token_file_exclude_each_other() -> None:
+    """Nobody could tell which of them counts."""
+    with pytest.raises(SettingsError, match="CHRONOVERSE_TOKEN and CHRONOVERSE_TOKEN_FILE exclude each other"):
+        read(TOKEN="a.b.c", TOKEN_FILE="/run/token")
+
+
 def test_a_url_of_several_hosts_gives_the_url_of_each() -> None:
     """The user is for the servers. The options are for all, except those of the Sentinels."""
     url = RedisUrl.parse("rediss+sentinel://u:p%2F@a,[::1]:7/logs/2?sentinel_password=s%40&ssl_ca_certs=/ca.pem&db=3")

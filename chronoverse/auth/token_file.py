@@ -1,0 +1,26 @@
+"""A bearer token in a file that somebody else renews, such as Kubernetes or an agent of a secret store."""
+
+from pathlib import Path
+from typing import Final
+
+from chronoverse.errors import StaleToken
+from chronoverse.settings.parse import bearer_token
+
+#: Bytes that are read of the file: more than the longest token and blanks around it.
+_READ_BYTES: Final = 16_384
+
+
+def read_token_file(path: Path) -> str:
+    """The token in the file as it is now, without blanks and newlines around it.
+
+    It is read for each request: that takes some 20 µs, and a renewed token counts at once.
+
+    Raises: :class:`StaleToken` when the file cannot be read, or has no token. The message has nothing of its content.
+    """
+    try:
+        with path.open("rb") as file:
+            return bearer_token(file.read(_READ_BYTES).decode("ascii").strip())
+    except OSError as error:
+        raise StaleToken(f"the token file {path} cannot be read: {error.strerror}") from error
+    except ValueError:
+        raise StaleToken(f"the token file {path} has no bearer token") from None
