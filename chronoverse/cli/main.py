@@ -41,6 +41,8 @@ EXIT_CODES: Final[Mapping[type[Exception], int]] = {
     errors.CorruptLog: EX_DATAERR,
     errors.SpoolError: EX_DATAERR,
     errors.InvalidMask: EX_USAGE,
+    errors.ArchiveDamaged: EX_SOFTWARE,
+    errors.StoreError: EX_UNAVAILABLE,
 }
 #: What a shell reports of a program that SIGINT or SIGPIPE has ended.
 EXIT_BY_SIGINT: Final = 130

@@ -38,6 +38,8 @@ _server_option = click.option(
 @click.option(
     "--deliver-timeout", type=duration, default="60s", show_default=True, help="Deliver so long after CMD has ended."
 )
+@click.option("--require-log", is_flag=True, help="Do not start CMD unless its log can be published.")
+@click.option("--retry", is_flag=True, help="If the id is not free, publish as the first free JOB.2, JOB.3, ...")
 @click.option("--pty", is_flag=True, help="Give CMD a terminal; its stderr then counts as stdout.")
 @click.option("--mask-env", "names", multiple=True, metavar="NAME", help="Publish *** for this variable's value.")
 @click.option("--mask-file", "files", multiple=True, type=Path, metavar="F", help="... for what this file holds.")
@@ -54,11 +56,16 @@ def run(
     job: str | None,
     server: str | None,
     deliver_timeout: int,
+    require_log: bool,
+    retry: bool,
     pty: bool,
     command: tuple[str, ...],
     **masks_given: Any,
 ) -> int:
     """Run CMD as a job: show its output as it is, publish every line, and exit as it does.
+
+    CMD runs whatever the store or the service answers. Lines that cannot be published are kept in a file, and a message
+    says how to deliver it.
 
     Masked values are published as ***, line by line if they have several. What is shown here stays as it is.
     """
@@ -72,7 +79,8 @@ def run(
     if job is None:
         print_message(f"job {ref.job_id} of workflow {ref.workflow_id}")
     room = SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes)
-    limits = runner.RunLimits(settings.max_line_bytes, room, settings.lease_seconds, deliver_seconds=deliver_timeout)
+    open_seconds = runner.REQUIRED_OPEN_SECONDS if require_log else runner.OPEN_SECONDS
+    limits = runner.RunLimits(settings.max_line_bytes, room, settings.lease_seconds, open_seconds, deliver_timeout)
     with contextlib.ExitStack() as stack:
         return runner.run(
             command,
@@ -81,6 +89,8 @@ def run(
             limits=limits,
             masks=masks,
             pty=pty,
+            require_log=require_log,
+            retry=retry,
             service_url=server,
         )
 
@@ -89,18 +99,21 @@ def run(
 @click.option("--deliver-timeout", type=duration, default="60s", show_default=True, help="Try for so long.")
 @_server_option
 @click.option("--as", "job", type=identifier, metavar="JOB", help="Publish them as this new job of their workflow.")
+@click.option("--retry", is_flag=True, help="Publish them under the first free id: theirs, JOB.2, JOB.3, ...")
 @click.option("--print", "only_print", is_flag=True, help="Only print the lines, and leave FILE as it is.")
 @click.option("--raw", is_flag=True, help="With --print: leave control sequences in, only for output you trust.")
 @click.argument("file", type=Path)
-def deliver(file: Path, server: str | None, deliver_timeout: int, job: str | None, only_print: bool, raw: bool) -> int:
+def deliver(
+    file: Path, server: str | None, deliver_timeout: int, job: str | None, retry: bool, only_print: bool, raw: bool
+) -> int:
     """Deliver the lines that a runner left behind in FILE, and how its job ended.
 
     FILE is removed when the store has given all of its lines back.
     """
     if raw and not only_print:
         raise click.UsageError("--raw goes with --print")
-    if only_print and (server or job):
-        raise click.UsageError("--print excludes --server and --as")
+    if only_print and (server or job or retry):
+        raise click.UsageError("--print excludes --server, --as and --retry")
     if only_print:
         _print_spool(file, raw)
         return 0
@@ -114,6 +127,7 @@ def deliver(file: Path, server: str | None, deliver_timeout: int, job: str | Non
             print_message,
             comparer_for=partial(_line_comparer, settings),
             job_id=job,
+            retry=retry,
             lease_seconds=settings.lease_seconds,
             seconds=deliver_timeout,
             service_url=server,

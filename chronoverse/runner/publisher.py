@@ -25,9 +25,10 @@ from chronoverse.errors import (
     NotALog,
     SequenceGap,
     StoreError,
+    StoreUnavailable,
     TooFast,
 )
-from chronoverse.joblog.values import Attempt, JobRef
+from chronoverse.joblog.values import IDENTIFIER, Attempt, JobRef
 from chronoverse.runner.append_pipeline import AppendPipeline
 from chronoverse.runner.durability import AttemptNumbering, DurabilityTracker
 from chronoverse.runner.log_writer import JobResult, LogWriter, SupportsDurabilityProbe, SupportsEvictionWarnings
@@ -40,6 +41,8 @@ BATCH_SECONDS: Final = 0.05
 RETRY: Final = RetryPolicy(first=0.1, longest=0.75)
 #: How long to wait before the lease is asked for again after it was lost, and at least when the store asks us to wait.
 SHORT_RETRY: Final = RetryPolicy(first=0.05, longest=0.05)
+#: The number that the first line gets in a log that has none.
+FIRST_NUMBER: Final = 1
 #: Earlier tokens of this publisher that are remembered.
 MAX_EARLIER_TOKENS: Final = 8
 #: Renewals in the lifetime of a lease. Two may fail before the lease is lost.
@@ -51,7 +54,8 @@ class Publisher:
 
     A spool that another process left behind is continued where that process stopped, with its token. With
     ``required_first`` the spool's first line must get that number; else the job is refused. None allows any number.
-    ``say`` shows the user a message.
+    With ``retry`` the first of JOB, JOB.2, JOB.3, … is opened that is free: one that has no lines, has not ended, was
+    not deleted and that no live runner holds. ``say`` shows the user a message.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Publisher:
         *,
         lease_seconds: float = 30,
         required_first: int | None = None,
+        retry: bool = False,
     ) -> None:
         self._connect = connect
         self._job = job
@@ -71,6 +76,10 @@ class Publisher:
         self._renew_seconds = lease_seconds / RENEWALS
         self._renew_at = 0.0
         self._required_first = required_first
+        self._retry = retry
+        #: With ``retry``: the job that was asked for, how many ids were tried, and why the first was refused.
+        self._asked_job, self._tried_ids = job, 1
+        self._first_refusal: ChronoverseError | None = None
         self._backoff = Backoff(RETRY)
         #: The attempt that has the lease; None before the job is open and after the lease was lost.
         self._attempt: Attempt | None = None
@@ -85,6 +94,9 @@ class Publisher:
         self._lock = threading.Lock()
         #: Whether :meth:`start` has returned: a refusal is then shown to the user, and no longer raised.
         self._in_background = False
+        #: Whether :meth:`start` also raises what can pass. The user is then not told that lines wait.
+        self._must_open = False
+        self._last_error: ChronoverseError | None = None
         #: Whether the terminal entry was written, though it may not be safe yet.
         self._end_written = False
         self._ended = False
@@ -108,18 +120,21 @@ class Publisher:
         )
         spool.set_state(workflow=self._job.workflow_id, job=self._job.job_id, token=self._token)
 
-    def start(self, seconds: float) -> None:
+    def start(self, seconds: float, *, must_open: bool = False) -> None:
         """Starts the thread, and waits up to ``seconds`` until the store has opened the job. The thread keeps trying.
 
         Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`, :class:`NotALog`, and what
-        ``connect`` raises.
+        ``connect`` raises. With ``must_open`` also :class:`StoreError`, if the job is not open after ``seconds``.
         """
+        self._must_open = must_open
         self._thread.start()
-        self._opened_or_refused.wait(seconds)
+        is_decided = self._opened_or_refused.wait(seconds)
         with self._lock:
             self._in_background = True
             if self._refusal is not None:
                 raise self._refusal
+        if must_open and not is_decided:
+            raise self._last_error or StoreUnavailable(f"there was no answer within {seconds:g} s")
 
     def end(self, result: JobResult, timestamp: str) -> None:
         """Call this after the last line. The thread delivers what is in the spool, and then ends the job."""
@@ -148,9 +163,19 @@ class Publisher:
         return self._spool.preserve()
 
     @property
+    def job(self) -> JobRef:
+        """The job that the lines are published as."""
+        return self._job
+
+    @property
     def undelivered(self) -> int:
         """Lines that the store has not acknowledged."""
         return self._spool.end - self._spool.acked
+
+    @property
+    def file_error(self) -> Exception | None:
+        """Why the lines that are not safe could not be left in a file."""
+        return self._spool.file_error
 
     @property
     def dropped(self) -> int:
@@ -194,6 +219,7 @@ class Publisher:
             raise
         except TooFast as error:
             pipeline.reset()
+            self._last_error = error
             self._stop.wait(min(max(error.seconds, SHORT_RETRY.delay(1)), self._renew_seconds / 2))
         except StoreError as error:
             pipeline.reset()
@@ -242,8 +268,10 @@ class Publisher:
     def _open(self, store: LogWriter, pipeline: AppendPipeline) -> None:
         try:
             attempt = self._open_attempt(store)
-        except Closed:
-            if not self._has_ended_as_ours(store):
+        except (Closed, Deleted, Held) as error:
+            if self._retry and self._last_attempt is None:
+                self._try_next_id(error)
+            elif not isinstance(error, Closed) or not self._has_ended_as_ours(store):
                 raise
             return
         if self._last_attempt is None:
@@ -251,7 +279,11 @@ class Publisher:
         else:
             self._rejoin(self._last_attempt, attempt, pipeline)
         self._attempt = attempt
-        self._spool.save_state(token=self._token, base=self._base, attempt=attempt.attempt)
+        self._must_open = False
+        if self._first_refusal is not None:
+            self._say(f"{self._first_refusal}: this run is published as job {self._job.job_id}")
+            self._first_refusal = None
+        self._spool.save_state(job=self._job.job_id, token=self._token, base=self._base, attempt=attempt.attempt)
         if isinstance(store, SupportsDurabilityProbe):
             self._durability.start(store.durability_probe())
         self._schedule_renewal()
@@ -269,7 +301,7 @@ class Publisher:
 
     def _open_attempt(self, store: LogWriter) -> Attempt:
         """Opens a new attempt. It tries our earlier tokens too: a power loss may have brought back an old lease."""
-        first = self._required_first if self._last_attempt is None else None
+        first = (FIRST_NUMBER if self._retry else self._required_first) if self._last_attempt is None else None
         for token in (self._token, *self._earlier_tokens):
             try:
                 attempt = store.open(self._job, token, first)
@@ -280,6 +312,15 @@ class Publisher:
             self._token = token
             return attempt
         raise Held("another live runner holds this job")
+
+    def _try_next_id(self, error: ChronoverseError) -> None:
+        """Opens the next of JOB.2, JOB.3, … from now on. Raises :class:`Closed` when its id would be too long."""
+        workflow_id, job_id = self._asked_job
+        self._first_refusal = self._first_refusal or error
+        self._tried_ids += 1
+        self._job = JobRef(workflow_id, f"{job_id}.{self._tried_ids}")
+        if not IDENTIFIER.fullmatch(self._job.job_id):
+            raise Closed(f"{self._first_refusal}, and {self._job.job_id} is longer than an id may be (128 characters)")
 
     def _has_ended_as_ours(self, store: LogWriter) -> bool:
         """Whether the job has ended just as we would end it. Then we did that, and only the answer was lost."""
@@ -345,8 +386,10 @@ class Publisher:
         self._renew_at = time.monotonic() + self._renew_seconds
 
     def _wait_after(self, error: ChronoverseError) -> None:
+        self._last_error = error
         if not self._backoff.failures:
-            self._say(f"{error}; lines wait here, the job goes on")
+            if not self._must_open:
+                self._say(f"{error}; lines wait here, the job goes on")
             self._spool.force_spill(True)
             self._has_warned_of_file = False
         if self._spool.file_error is not None and not self._has_warned_of_file:
@@ -364,13 +407,17 @@ class Publisher:
     def _give_up(self, error: ChronoverseError) -> None:
         # Whoever deletes a job wants its lines gone, and those in the spool too. With ``required_first`` the spool has
         # another job's lines, which were only to be published under the id of the deleted one.
-        deleted = isinstance(error, Deleted) and self._required_first is None
+        # A runner that never had an attempt has no lines of that job: its lines were never published.
+        deleted = isinstance(error, Deleted) and self._required_first is None and self.numbering is not None
         if deleted and self._spool.end > self._spool.first:
             error = Deleted(f"{error}; its lines that waited here are dropped")
         if deleted or not self._spool.has_directory:
             self._spool.abandon()
+        else:
+            self._spool.force_spill(True)
         with self._lock:
             self._refusal = error
             in_background = self._in_background
         if in_background:
-            self._say(f"publishing stopped: {error}")
+            what = "nothing is published" if self.numbering is None else "publishing stopped"
+            self._say(f"{what}: {error}")

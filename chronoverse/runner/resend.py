@@ -8,19 +8,15 @@ import time
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import Final
 
 from chronoverse.errors import ArchiveDamaged, Closed, Deleted, ForeignLines, JobNotFound, SpoolError, SpoolNotInLog
 from chronoverse.joblog.values import JobRef, Status, iso_timestamp
 from chronoverse.runner import readback
 from chronoverse.runner.log_writer import JobResult, LogComparer, LogWriter
-from chronoverse.runner.publisher import Publisher
+from chronoverse.runner.publisher import FIRST_NUMBER, Publisher
 from chronoverse.runner.readback import compare_spool
 from chronoverse.runner.run import DELIVER_SECONDS, SIGNAL_POLL_SECONDS, close_and_report
 from chronoverse.runner.spool.spool import Spool
-
-#: The number that the first line gets when the lines are published as another job.
-FIRST_NUMBER: Final = 1
 
 
 def resend_spool(
@@ -30,6 +26,7 @@ def resend_spool(
     *,
     comparer_for: Callable[[LogWriter], LogComparer] = readback.comparer_for,
     job_id: str | None = None,
+    retry: bool = False,
     lease_seconds: float = 30,
     seconds: float = DELIVER_SECONDS,
     service_url: str | None = None,
@@ -39,9 +36,10 @@ def resend_spool(
     end; the file is then gone. Otherwise it stays as it is.
 
     ``connect`` returns the store of a workflow, and ``comparer_for`` what reads its lines back. With ``job_id`` the
-    lines are published as that job of their workflow, from number 1 on; it must not have any lines. A runner that was
-    killed could not write how its job ended: then the job ends as LOST. If the job was deleted, ``path`` is removed
-    too. ``say`` shows the user a message. ``service_url`` is for messages: the service's URL, if we publish through it.
+    lines are published as that job of their workflow, from number 1 on; it must not have any lines. With ``retry`` they
+    are published under the first free id of JOB, JOB.2, JOB.3, …, as by :class:`Publisher`. A runner that was killed
+    could not write how its job ended: then the job ends as LOST. If the job was deleted, ``path`` is removed too.
+    ``say`` shows the user a message. ``service_url`` is for messages: the service's URL, if we publish through it.
 
     Raises: :class:`SpoolError` if the file is not a spool file; :class:`SpoolNotInLog` when the job has already ended
     (it may have been declared LOST) and its log does not have the lines of the file; :class:`Held`,
@@ -50,21 +48,21 @@ def resend_spool(
     """
     spool = Spool.recover(path, keep_all=True)
     job = _read_job(spool, path)
-    if job_id is not None and job_id != job.job_id:
-        job = JobRef(job.workflow_id, job_id)
+    if retry or job_id not in (None, job.job_id):
+        job = JobRef(job.workflow_id, job_id or job.job_id)
         spool.reassign()
     saved = spool.state.get("ending")
     result = JobResult(Status(saved[0]), saved[1]) if saved else JobResult(Status.LOST, None)
     connect_once = cache(partial(connect, job.workflow_id))
-    first = FIRST_NUMBER if job_id is not None else None
-    publisher = Publisher(connect_once, job, spool, say, lease_seconds=lease_seconds, required_first=first)
+    first = FIRST_NUMBER if retry or job_id is not None else None
+    publisher = Publisher(connect_once, job, spool, say, lease_seconds=lease_seconds, required_first=first, retry=retry)
     publisher.end(result, iso_timestamp(clock()))
     lines = spool.end - spool.first
     refusal: Closed | None = None
     delivered = was_published = False
     try:
         closed = _publish(publisher, seconds)
-        was_published = True
+        job, was_published = publisher.job, True
         if closed or publisher.ended:
             refusal = _verify(publisher, spool, lambda: comparer_for(connect_once()), job, path)
             if refusal is None and closed and result.status is not Status.LOST:

@@ -3,7 +3,8 @@
     command ─> pipes ─> capture ─> spool ─> publisher ─> store
                            └─> tee ─> our own stdout and stderr
 
-Nothing that happens to the store can delay, stop or fail the command.
+Nothing that happens to the store can delay, stop or fail the command, nor does anything that it answers. Only with
+``require_log`` the command does not start without its log.
 """
 
 import contextlib
@@ -13,10 +14,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from chronoverse.errors import ChronoverseError, Closed, Deleted, SpoolError
+from chronoverse.errors import AppendRefused, ChronoverseError, Deleted, NotALog, SpoolError
 from chronoverse.joblog.values import MAX_LINE_BYTES, JobRef, Status, iso_timestamp
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.command import Command
@@ -29,6 +31,8 @@ from chronoverse.runner.tee import Tee, open_standard
 
 #: Seconds that the command waits at most until the store has opened the job. Then it starts, and we keep trying.
 OPEN_SECONDS: Final = 1.0
+#: Seconds that it waits at most when it may not start without its log. A service that restarts is back by then.
+REQUIRED_OPEN_SECONDS: Final = 10.0
 #: Seconds for which lines are delivered after the command has ended, by default.
 DELIVER_SECONDS: Final = 60.0
 #: Seconds between two checks for a signal while the last lines are delivered. A signal handler cannot wake a waiting
@@ -64,6 +68,8 @@ def run(
     limits: RunLimits = RunLimits(),
     masks: Masks | None = None,
     pty: bool = False,
+    require_log: bool = False,
+    retry: bool = False,
     service_url: str | None = None,
     signals: SignalForwarder | None = None,
     popen: Callable[..., "subprocess.Popen[bytes]"] = subprocess.Popen,
@@ -73,43 +79,69 @@ def run(
 
     ``store`` may be a function that returns the store. It is called in the publisher's thread. The secrets in ``masks``
     are neither published nor spooled. ``out`` and ``err`` get the command's output unchanged; the default is our own
-    stdout and stderr. With ``pty`` the command has a pseudo-terminal, and all its output is stdout. ``service_url`` is
-    for messages: the service's URL, if we publish through it. In the main thread SIGINT, SIGTERM and SIGHUP are
-    forwarded to the command.
+    stdout and stderr. With ``pty`` the command has a pseudo-terminal, and all its output is stdout. With ``retry`` the
+    job is the first of JOB, JOB.2, JOB.3, … whose id is free. ``service_url`` is for messages: the service's URL, if we
+    publish through it. In the main thread SIGINT, SIGTERM and SIGHUP are forwarded to the command.
 
-    Raises, without starting the command, when the store refuses the job at once: :class:`Held`, :class:`Closed`,
-    :class:`Deleted`, :class:`CorruptLog`, :class:`NotALog`.
+    When the store refuses the job, the command runs nevertheless, and its lines are left in a file.
+
+    Raises, only with ``require_log`` and without starting the command, when the job is not open in time: what
+    :meth:`Publisher.start` raises.
     """
     tees = {"stdout": Tee(out or open_standard(1)), "stderr": Tee(err or open_standard(2))}
     say = tees["stderr"].say
     connect = store if callable(store) else lambda: store
-    spool = _open_spool(job, limits.room, say)
-    publisher = Publisher(connect, job, spool, say, lease_seconds=limits.lease_seconds)
+    make_publisher = partial(Publisher, connect, job, say=say, lease_seconds=limits.lease_seconds, retry=retry)
+    spool = _open_spool(job, limits.room, say, retry)
+    is_recovered = spool.path is not None
+    publisher = make_publisher(spool)
     signals = signals or SignalForwarder()
     size = limits.max_line_bytes
-    command = Command(
-        argv, tees, spool.put, signals, max_line_bytes=size, masks=masks, pty=pty, popen=popen, clock=clock
-    )
+    refusal: ChronoverseError | None = None
     with signals, _short_switch_interval():
         try:
-            publisher.start(limits.open_seconds)
+            publisher.start(limits.open_seconds, must_open=require_log)
+        except ChronoverseError as error:
+            if require_log:
+                publisher.stop()
+                publisher.close(delivered=False)
+                say("the command was not started: its log is required, and cannot be published")
+                raise
+            refusal = error
+            hint = "" if retry or not _refuses_id(error) else "; --retry would publish it under an id that is free"
+            say(f"nothing is published: {error}; the command runs all the same{hint}")
+            if is_recovered and _refuses_id(error):
+                # Our lines cannot follow those of the earlier runner, whose file stays as it is.
+                publisher.close(delivered=False)
+                spool = Spool(replace(limits.room, name=job.job_id))
+                spool.force_spill(True)
+                publisher = make_publisher(spool)
+        command = Command(
+            argv, tees, spool.put, signals, max_line_bytes=size, masks=masks, pty=pty, popen=popen, clock=clock
+        )
+        try:
             # A recovered spool file may say how an earlier command ended.
             spool.remove_state("ending")
             code = command.run()
             publisher.end(JobResult(_status(code, signals), code), iso_timestamp(clock()))
-            _deliver(publisher, signals, limits.deliver_seconds)
+            if refusal is None:
+                _deliver(publisher, signals, limits.deliver_seconds)
         finally:
             publisher.stop()
-            close_and_report(publisher, say, service_url, delivered=publisher.ended, refusal=publisher.refusal)
+            refusal = refusal or publisher.refusal
+            close_and_report(publisher, say, service_url, delivered=publisher.ended, refusal=refusal)
     return code
 
 
-def _open_spool(job: JobRef, room: SpoolRoom, say: Callable[[str], None]) -> Spool:
-    """A spool for the job: the one that an earlier runner of this job left behind, if there is one."""
+def _open_spool(job: JobRef, room: SpoolRoom, say: Callable[[str], None], retry: bool) -> Spool:
+    """A spool for the job: the one that an earlier runner of this job left behind, if there is one.
+
+    A ``retry`` gets a new one: it has a log of its own.
+    """
     others: list[Path] = []
     for path in orphaned_spools(room.directory) if room.directory else ():
         state = read_state(path) or {}
-        if (state.get("workflow"), state.get("job")) == tuple(job):
+        if not retry and (state.get("workflow"), state.get("job")) == tuple(job):
             with contextlib.suppress(SpoolError):  # another runner has just opened it
                 spool = Spool.recover(path, room)
                 say(f"{spool.end - spool.first} lines of an earlier runner of this job, in {path}, go before ours")
@@ -117,7 +149,7 @@ def _open_spool(job: JobRef, room: SpoolRoom, say: Callable[[str], None]) -> Spo
         others.append(path)
     if others:
         oldest = shlex.quote(str(others[0]))
-        say(f"undelivered lines of {len(others)} other jobs; the oldest: chronoverse deliver {oldest}")
+        say(f"undelivered lines of {len(others)} other runs; the oldest: chronoverse deliver {oldest}")
     return Spool(replace(room, name=job.job_id))
 
 
@@ -159,17 +191,22 @@ def close_and_report(
         say(f"{undelivered} lines were not delivered to the store")
     elif publisher.ended:
         say("the store has all lines, as far as it says; they were not read back")
-    elif refusal is None:
+    else:
         say("the job's end was not delivered to the store")
     if path is None:
+        if publisher.file_error is not None:
+            say(f"they could not be kept: {publisher.file_error}")
         return
-    server = f"--server {shlex.quote(service_url)} " if service_url else ""
-    if refusal is None:
-        say(f"deliver later with: chronoverse deliver {server}{shlex.quote(str(path))}")
-        return
-    if isinstance(refusal, Closed):
-        say(f"publish them under another id with: chronoverse deliver {server}--as JOB {shlex.quote(str(path))}")
-    say(f"they are kept in {path}")
+    options = f"--server {shlex.quote(service_url)} " if service_url else ""
+    if _refuses_id(refusal):
+        say(f"publish them under another id with: chronoverse deliver {options}--retry {shlex.quote(str(path))}")
+    else:
+        say(f"deliver later with: chronoverse deliver {options}{shlex.quote(str(path))}")
+
+
+def _refuses_id(refusal: ChronoverseError | None) -> bool:
+    """Whether the store would accept the lines under another id, and not under theirs."""
+    return isinstance(refusal, AppendRefused | NotALog)
 
 
 @contextlib.contextmanager

@@ -235,6 +235,10 @@ def to_store_error(error: redis.RedisError) -> StoreError:
         return StoreUnavailable("the job's keys have just moved to another server")
     if isinstance(error, Ask | redis.exceptions.TryAgainError):
         return KeysMoving("the job's keys are being moved to another server")
+    if isinstance(error, redis.AuthenticationError):
+        return StoreUnavailable(f"the store does not accept our user or password: {text}")
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return StoreError(f"the store forbids this to our user: {text}")
     if isinstance(error, NO_ANSWER) or word == "UNBLOCKED":
         return StoreUnavailable(f"the store cannot be reached: {text}")
     return StoreError(f"the store gave an unexpected answer: {text}")

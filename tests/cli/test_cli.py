@@ -456,9 +456,9 @@ def test_run_makes_an_id_and_prints_it(cli: Cli, server: RedisServer, prefix: st
     store.close()
 
 
-def test_run_is_refused_for_a_job_that_has_ended(cli: Cli, server: RedisServer, prefix: str) -> None:
+def test_run_with_require_log_is_refused_for_a_job_that_has_ended(cli: Cli, server: RedisServer, prefix: str) -> None:
     """The command is not started."""
-    argv = ["run", "--workflow", "wf_1", "--job", "job_1", "--", "echo", "hello"]
+    argv = ["run", "--require-log", "--workflow", "wf_1", "--job", "job_1", "--", "echo", "hello"]
     cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix)
     done = cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix)
 
@@ -474,12 +474,18 @@ def test_run_with_the_embedded_server_needs_no_settings(cli_process: Cli, tmp_pa
 
 
 def test_run_without_a_store_is_a_clear_error(cli: Cli, tmp_path: Path) -> None:
-    """The data directory is a file, and nothing is started."""
+    """The data directory is a file. The command runs, but its lines cannot be kept."""
     (tmp_path / "file").touch()
-    done = cli("run", "--workflow", "wf_1", "--job", "job_1", "--", "echo", "hello", DATA_DIR=str(tmp_path / "file"))
+    argv = ["--workflow", "wf_1", "--job", "job_1", "--", "echo", "hello"]
+    done = cli("run", *argv, DATA_DIR=str(tmp_path / "file"))
 
+    assert (done.returncode, done.stdout) == (0, "hello\n")
+    assert done.stderr.startswith("chronoverse: nothing is published: cannot use the data directory")
+    assert "they could not be kept: " in done.stderr
+
+    done = cli("run", "--require-log", *argv, DATA_DIR=str(tmp_path / "file"))
     assert (done.returncode, done.stdout) == (69, "")
-    assert done.stderr.startswith("chronoverse: cannot use the data directory")
+    assert "cannot use the data directory" in done.stderr
 
 
 def test_serve_becomes_gunicorn_with_the_flags_as_settings() -> None:

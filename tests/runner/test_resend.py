@@ -126,7 +126,7 @@ def test_a_job_that_was_declared_lost_stays_lost(
     with pytest.raises(Closed):
         resend_spool(path, lambda _: store, said.append)
     assert len(read_log(server)[0]) == 10
-    assert said[-1] == f"they are kept in {path}"
+    assert said[-1] == f"publish them under another id with: chronoverse deliver --retry {path}"
     assert Spool.recover(path).end == 3000
 
 

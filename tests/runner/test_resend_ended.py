@@ -120,7 +120,7 @@ def test_lines_that_a_lost_job_did_not_get_stay_in_the_file(
     assert time.monotonic() - started < SOON
     assert done.returncode == ENDED
     assert f"lines {BEFORE + 1} to {ALL}" in done.stderr
-    assert f"chronoverse deliver --as JOB {path}" in done.stderr
+    assert f"chronoverse deliver --retry {path}" in done.stderr
     assert path.exists()
     assert read_lines(server) == [str(number) for number in range(BEFORE)]
 
@@ -358,4 +358,4 @@ def test_an_ended_job_whose_lines_cannot_be_read_back_is_not_published_again(
     with contextlib.closing(Store(server.url)) as store, pytest.raises(StoreUnavailable):
         resend_spool(path, lambda _: store, said.append, comparer_for=lambda _: _Away())
     assert said[-1] == f"deliver later with: chronoverse deliver {path}"
-    assert not any("--as" in text for text in said)
+    assert not any("--retry" in text for text in said)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from chronoverse.errors import Closed, CorruptLog, Held, NotALog
 from chronoverse.runner.run import run
 from chronoverse.runner.signal_forwarder import GRACE_SECONDS
 from chronoverse.store import Store
@@ -208,33 +207,14 @@ def test_the_command_reads_our_stdin(server: RedisServer, tmp_path: Path) -> Non
     assert read_lines(server) == ["a", "b"]
 
 
-def test_a_held_job_is_not_run(store: Store, tmp_path: Path) -> None:
-    """The command is not started."""
-    store.open(JOB, "somebody else's")
-    with pytest.raises(Held):
-        execute(store, "touch", str(tmp_path / "started"))
-    assert not (tmp_path / "started").exists()
-
-
-def test_an_ended_job_is_not_run_again(store: Store) -> None:
-    """Its log is closed."""
-    execute(store, "true")
-    with pytest.raises(Closed):
-        execute(store, "true")
-
-
-def test_a_job_with_a_corrupt_log_is_not_run(server: RedisServer, store: Store) -> None:
-    """Nothing could be appended to it."""
-    server.ask("XADD", key("log"), "5-1", "message", "x")
-    with pytest.raises(CorruptLog):
-        execute(store, "true")
-
-
-def test_a_job_whose_key_is_not_a_log_is_not_run(server: RedisServer, store: Store) -> None:
-    """No retry would change that."""
+def test_a_key_that_is_not_a_log_does_not_stop_the_command(server: RedisServer, store: Store) -> None:
+    """Nothing can be published under this id. Without a directory for a file the lines are not kept either."""
     server.ask("SET", key("log"), "x")
-    with pytest.raises(NotALog):
-        execute(store, "true")
+    code, out, err = execute(store, "sh", "-c", "echo shown; exit 3")
+    assert (code, out) == (3, b"shown\n")
+    assert err.startswith(b"chronoverse: nothing is published: the job's key in the store holds something")
+    assert b"1 lines were not delivered" in err
+    assert server.ask("GET", key("log")) == b"x"
 
 
 @pytest.mark.long

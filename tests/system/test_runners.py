@@ -37,25 +37,29 @@ def entries(service: Service, job: JobRef) -> list[Any]:
         return list(found)
 
 
-def test_of_two_runners_of_one_job_one_is_refused(embedded_service: Service) -> None:
-    """The first runner holds the lease. The second reports that, exits with 75 and does not start its command."""
+@pytest.mark.parametrize("required", [False, True], ids=["", "--require-log"])
+def test_of_two_runners_of_one_job_one_publishes(embedded_service: Service, required: bool) -> None:
+    """The first runner holds the lease. The second reports that, and nothing of its command is published.
+
+    Its command runs all the same, unless its log is required.
+    """
     # Each run of the test has its own job, so that it can be repeated.
     job = JobRef("runners", f"two-{secrets.token_hex(4)}")
     first = start_chronoverse(
         embedded_service, "run", "--workflow", *(job.workflow_id, "--job", job.job_id, "--"), *TICKING
     )
     wait_until(lambda: bool(entries(embedded_service, job)), 20, "the first runner publishes")
+    options = ["--require-log"] if required else []
     second = run_chronoverse(
-        embedded_service, "run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "never"
+        embedded_service, "run", *options, "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "second"
     )
     first.send_signal(signal.SIGTERM)
     first.communicate(timeout=20)
 
-    assert second.returncode == 75
-    assert second.stdout == b""
+    assert (second.returncode, second.stdout) == ((75, b"") if required else (0, b"second\n"))
     assert b"another live runner" in second.stderr
     assert first.returncode == 128 + signal.SIGTERM
-    assert not any(b"never" in fields.get(b"message", b"") for _, fields in entries(embedded_service, job))
+    assert not any(b"second" in fields.get(b"message", b"") for _, fields in entries(embedded_service, job))
 
 
 def test_a_runner_frozen_for_twice_its_lease_is_lost_and_fenced(embedded_service: Service) -> None:

@@ -247,12 +247,15 @@ class Spool:
     def preserve(self) -> Path | None:
         """Leaves all lines that were not removed in the file. None if there are none, or there can be no file.
 
+        There is a file also for a job that has ended without any lines: it says how the job ended.
         Lines for which there is no room in the file are dropped.
         """
         with self._changed:
             self._retry_at = 0.0
             while not self._spill() and self._file is not None and self._drop_from(self._memory):
                 self._retry_at = 0.0
+            if self._file is None and "ending" in self.state and not (self._printed or self._is_abandoned):
+                self._create_file()
             if self._file is None:
                 return None
             file, self._file, self._is_abandoned = self._file, None, True
@@ -440,6 +443,12 @@ class Spool:
     def _save(self) -> None:
         if self._file is not None and not (self._is_reassigned and "attempt" not in self.state):
             with contextlib.suppress(sqlite3.Error):
+                self._file.write(self._saved())
+
+    def _create_file(self) -> None:
+        if self._room.directory is not None:
+            with contextlib.suppress(OSError, sqlite3.Error):
+                self._file = SpoolFile.create(self._room.directory, self._room.name)
                 self._file.write(self._saved())
 
     def _remove_file(self) -> None:

@@ -359,20 +359,21 @@ def test_a_program_that_publishes_gets_one_message(site: Site, tmp_path: Path, t
     stays_deleted(site, job)
 
 
-def test_a_command_does_not_start_under_a_deleted_id(site: Site, tmp_path: Path) -> None:
-    """It is refused like the id of a job that has ended."""
+def test_a_new_command_is_not_published_under_a_deleted_id(site: Site, tmp_path: Path) -> None:
+    """It runs, and its lines are kept: they are not those that somebody wanted gone."""
     job = deleted(site)
 
     done = run_chronoverse(
         site.service,
-        *("run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "never"),
+        *("run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "shown"),
         CHRONOVERSE_DATA_DIR=str(tmp_path),
         CHRONOVERSE_REDIS_URL=str(site.service.redis_url),
     )
 
-    assert (done.returncode, done.stdout) == (73, b"")
-    assert done.stderr.startswith(b"chronoverse: the job was deleted")
-    assert [*tmp_path.glob("spool/*")] == []
+    assert (done.returncode, done.stdout) == (0, b"shown\n")
+    assert b"chronoverse: nothing is published: the job was deleted" in done.stderr
+    assert len([*tmp_path.glob("spool/*.sqlite")]) == 1
+    stays_deleted(site, job)
 
 
 @pytest.mark.long
@@ -384,15 +385,17 @@ def test_another_run_of_a_deleted_job_drops_the_old_spool(site: Site, tmp_path: 
 
     done = run_chronoverse(
         site.service,
-        *("run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "never"),
+        *("run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "shown"),
         CHRONOVERSE_DATA_DIR=str(tmp_path),
         CHRONOVERSE_REDIS_URL=str(site.service.redis_url),
     )
 
-    assert (done.returncode, done.stdout) == (73, b"")
+    assert (done.returncode, done.stdout) == (0, b"shown\n")
     assert b"the job was deleted" in done.stderr
-    assert done.stderr.endswith(b"its lines that waited here are dropped\n")
+    assert b"its lines that waited here are dropped" in done.stderr
     assert not path.exists()
+    (new,) = tmp_path.glob("spool/*.sqlite")
+    assert b"line 10" not in new.read_bytes()
     stays_deleted(site, job)
 
 

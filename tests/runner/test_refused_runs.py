@@ -1,0 +1,512 @@
+"""A command whose log is refused runs nevertheless, and its lines can be delivered later."""
+
+import contextlib
+import os
+import secrets
+import shlex
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from chronoverse.auth.token_file import read_token_file
+from chronoverse.auth.tokens import READ
+from chronoverse.errors import ChronoverseError, Forbidden, Unauthorized
+from chronoverse.joblog.values import JobRef, Status
+from chronoverse.runner.http_log_writer import HttpLogWriter
+from chronoverse.runner.log_writer import LogWriter
+from chronoverse.runner.run import RunLimits, run
+from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
+from chronoverse.store import Store
+from tests.support.commands import call_main
+from tests.support.jobs import RunningJob, key, read_lines, read_log
+from tests.support.scripted import ScriptedService, problem
+from tests.support.servers import RedisServer, running
+from tests.support.service import Service, serving
+from tests.support.waiting import wait_until
+
+#: Seconds for anything that should happen soon, on a busy machine.
+SOON: Final = 20.0
+COMMAND: Final = ("sh", "-c", "echo one; echo two >&2; sleep 0.01; echo three; exit 3")
+LINES: Final = ["one", "three", "two"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running(tmp_path_factory.mktemp("store")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, server: RedisServer) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("service"), server.url) as service:
+        yield service
+
+
+@pytest.fixture
+def store(server: RedisServer) -> Iterator[Store]:
+    with contextlib.closing(Store(server.url)) as store:
+        yield store
+
+
+@pytest.fixture
+def job() -> JobRef:
+    """A job of the test's own."""
+    return JobRef("wf_refused", f"job-{secrets.token_hex(6)}")
+
+
+def end_job(store: Store, job: JobRef) -> None:
+    """Makes the job one that has ended, without lines."""
+    store.finish(store.open(job, secrets.token_hex(16)), Status.COMPLETED, 0, 0, 1)
+
+
+def delete_job(server: RedisServer, job: JobRef) -> None:
+    """Makes the job one that was deleted: the tombstone is part of the public contract."""
+    server.ask("SET", key("deleted", job), "1", "PX", "600000")
+
+
+def chronoverse(*arguments: str, data_dir: Path, **settings: str) -> "subprocess.CompletedProcess[str]":
+    """The command line, with these settings and no others."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
+    environ |= {"CHRONOVERSE_DATA_DIR": str(data_dir), "CHRONOVERSE_DURABILITY": "acked"}
+    return call_main(*arguments, environ=environ | {f"CHRONOVERSE_{name}": text for name, text in settings.items()})
+
+
+def run_arguments(job: JobRef, *options: str) -> list[str]:
+    return ["run", *options, "--deliver-timeout", "1s", "--workflow", job.workflow_id, "--job", job.job_id, "--"]
+
+
+def printed_command(stderr: str) -> list[str]:
+    """The command that the runner printed last: how to deliver the lines later."""
+    before, _, command = stderr.rstrip("\n").rpartition("with: chronoverse ")
+    assert before, stderr
+    return shlex.split(command)
+
+
+def assert_ran(done: "subprocess.CompletedProcess[str]", reason: str) -> None:
+    """The command ran, its exit code and output are ours, and one line says why nothing is published."""
+    assert (done.returncode, done.stdout) == (3, "one\nthree\n"), done.stderr
+    assert "two\n" in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if reason in line]
+    assert line.startswith("chronoverse: ")
+
+
+def assert_published_once(server: RedisServer, job: JobRef) -> None:
+    """The log has each line once, and the end says how the command ended."""
+    assert sorted(read_lines(server, job)) == LINES
+    end = read_log(server, job)[1]
+    assert end is not None
+    assert (end["status"], end["exit_code"], end["lines"]) == ("FAILED", "3", "3")
+
+
+# What a service may answer
+
+
+@pytest.mark.parametrize(
+    ("workflows", "token", "reason", "code"),
+    [
+        ((), {"ttl": -60}, "expired", 77),
+        ((), {"secret": b"another key, of 32 bytes or more"}, "token", 77),
+        ((), {"scopes": [READ]}, "logs:write", 77),
+        (("another",), {}, "nothing that this token may see", 66),
+    ],
+    ids=["expired", "signed with another key", "without the scope", "for another workflow"],
+)
+def test_a_refused_token_does_not_stop_the_command(
+    service: Service,
+    server: RedisServer,
+    tmp_path: Path,
+    job: JobRef,
+    workflows: tuple[str, ...],
+    token: dict[str, Any],
+    reason: str,
+    code: int,
+) -> None:
+    """401, 403 and 404. With a good token the printed command delivers everything."""
+    shown = service.token(*workflows, **token)
+    done = chronoverse(*run_arguments(job, "--server", service.url), *COMMAND, data_dir=tmp_path, TOKEN=shown)
+    assert_ran(done, "nothing is published: ")
+    assert reason in done.stderr
+    assert read_log(server, job) == ([], None)
+
+    refused = chronoverse(*printed_command(done.stderr), data_dir=tmp_path, TOKEN=shown)
+    assert refused.returncode == code
+    assert printed_command(refused.stderr.rpartition("chronoverse: ")[0]) == printed_command(done.stderr)
+    delivered = chronoverse(*printed_command(done.stderr), data_dir=tmp_path, TOKEN=service.token())
+    assert delivered.returncode == 0, delivered.stderr
+    assert_published_once(server, job)
+    assert orphaned_spools(tmp_path / "spool") == []
+
+
+@contextlib.contextmanager
+def scripted(status: str, times: int = 1) -> Iterator[str]:
+    """The URL of a service that answers ``status`` so many times, and then refuses connections."""
+    answers = [] if status == "refused" else [problem(status, "we are busy")] * times
+    service = ScriptedService(*answers)
+    url = service.url
+    with service:
+        yield url
+
+
+@pytest.mark.parametrize("status", ["500 Internal Server Error", "503 Service Unavailable", "refused"])
+def test_a_service_that_is_away_does_not_stop_the_command(
+    service: Service, server: RedisServer, tmp_path: Path, job: JobRef, status: str
+) -> None:
+    """After its answer the service of this test is gone, and the lines are delivered to the real one."""
+    with scripted(status) as away:
+        arguments = run_arguments(job, "--server", away)
+        done = chronoverse(*arguments, *COMMAND, data_dir=tmp_path, TOKEN=service.token())
+    assert_ran(done, "lines wait here, the job goes on")
+    assert ("does not answer" if status == "refused" else "we are busy") in done.stderr
+
+    command = [service.url if word == away else word for word in printed_command(done.stderr)]
+    assert command[:3] == ["deliver", "--server", service.url]
+    assert chronoverse(*command, data_dir=tmp_path, TOKEN=service.token()).returncode == 0
+    assert_published_once(server, job)
+
+
+def test_a_refused_command_without_output_can_be_delivered(
+    service: Service, server: RedisServer, tmp_path: Path, job: JobRef
+) -> None:
+    """The file says only how it ended."""
+    arguments = run_arguments(job, "--server", service.url)
+    done = chronoverse(*arguments, "false", data_dir=tmp_path, TOKEN=service.token(ttl=-60))
+    assert done.returncode == 1
+    assert chronoverse(*printed_command(done.stderr), data_dir=tmp_path, TOKEN=service.token()).returncode == 0
+    lines, end = read_log(server, job)
+    assert lines == []
+    assert end is not None
+    assert (end["status"], end["exit_code"]) == ("FAILED", "1")
+
+
+# Ids that are not free, with the store and through the service
+
+
+class Site(NamedTuple):
+    """How the runner publishes: its options and its settings."""
+
+    options: list[str]
+    settings: dict[str, str]
+
+
+@pytest.fixture(params=["store", "service"])
+def site(request: pytest.FixtureRequest, service: Service, server: RedisServer) -> Site:
+    if request.param == "store":
+        return Site([], {"REDIS_URL": server.url})
+    return Site(["--server", service.url], {"TOKEN": service.token()})
+
+
+#: How an id comes to be taken, what the message says then, and the exit code with ``--require-log``.
+TAKEN: Final = {
+    "ended": ("already ended", 73),
+    "deleted": ("was deleted", 73),
+    "held": ("another live runner", 75),
+    "another's": ("entry ids", 65),
+}
+
+
+def take(how: str, server: RedisServer, store: Store, job: JobRef) -> None:
+    if how == "ended":
+        end_job(store, job)
+    elif how == "deleted":
+        delete_job(server, job)
+    elif how == "held":
+        store.open(job, secrets.token_hex(16))
+    else:
+        server.ask("XADD", key("log", job), "5-1", "message", "?")
+
+
+@pytest.mark.parametrize("how", TAKEN)
+def test_an_id_that_is_taken_does_not_stop_the_command(
+    server: RedisServer, store: Store, tmp_path: Path, job: JobRef, site: Site, how: str
+) -> None:
+    """Nothing is published under it. The printed command publishes everything under another id."""
+    take(how, server, store, job)
+    before = server.ask("XRANGE", key("log", job), "-", "+")
+    done = chronoverse(*run_arguments(job, *site.options), *COMMAND, data_dir=tmp_path, **site.settings)
+    assert_ran(done, "nothing is published: ")
+    assert TAKEN[how][0] in done.stderr
+    assert server.ask("XRANGE", key("log", job), "-", "+") == before
+
+    command = printed_command(done.stderr)
+    assert "--retry" in command
+    if how == "another's":
+        return
+    (path,) = orphaned_spools(tmp_path / "spool")
+    same_id = chronoverse("deliver", *site.options, str(path), data_dir=tmp_path, **site.settings)
+    assert same_id.returncode == {"ended": 76, "deleted": 73, "held": 75}[how]
+    reason = {"ended": "has ended without", "deleted": "was deleted", "held": "another live runner"}[how]
+    assert reason in same_id.stderr
+    assert printed_command(same_id.stderr.rpartition("chronoverse: ")[0]) == command
+    assert chronoverse(*command, data_dir=tmp_path, **site.settings).returncode == 0
+    assert_published_once(server, JobRef(job.workflow_id, f"{job.job_id}.2"))
+    assert server.ask("XRANGE", key("log", job), "-", "+") == before
+
+
+@pytest.mark.parametrize("how", TAKEN)
+def test_with_require_log_an_id_that_is_taken_stops_the_command(
+    server: RedisServer, store: Store, tmp_path: Path, job: JobRef, site: Site, how: str
+) -> None:
+    """The exit code says why."""
+    take(how, server, store, job)
+    arguments = run_arguments(job, "--require-log", *site.options)
+    done = chronoverse(*arguments, "touch", str(tmp_path / "ran"), data_dir=tmp_path, **site.settings)
+    assert done.returncode == TAKEN[how][1]
+    assert TAKEN[how][0] in done.stderr
+    assert not (tmp_path / "ran").exists()
+    assert orphaned_spools(tmp_path / "spool") == []
+
+
+def test_lines_of_an_earlier_runner_are_not_mixed_with_those_of_a_refused_one(
+    server: RedisServer, store: Store, tmp_path: Path, job: JobRef
+) -> None:
+    """The job has ended meanwhile. The earlier runner's file stays as it is, and the new run gets its own."""
+    first = chronoverse(*run_arguments(job), "echo", "first", data_dir=tmp_path, REDIS_URL="unix:///nowhere/redis.sock")
+    assert first.returncode == 0
+    end_job(store, job)
+    done = chronoverse(*run_arguments(job), *COMMAND, data_dir=tmp_path, REDIS_URL=server.url)
+    assert_ran(done, "nothing is published: ")
+    assert len(orphaned_spools(tmp_path / "spool")) == 2
+    for command in (printed_command(first.stderr), printed_command(done.stderr)):
+        chronoverse("deliver", "--retry", command[-1], data_dir=tmp_path, REDIS_URL=server.url)
+    assert read_lines(server, JobRef(job.workflow_id, f"{job.job_id}.2")) == ["first"]
+    assert_published_once(server, JobRef(job.workflow_id, f"{job.job_id}.3"))
+
+
+# --require-log
+
+
+def refuses_to_run(writer: LogWriter, tmp_path: Path, job: JobRef) -> str:
+    """The message with which the runner refuses to start a command without its log."""
+    ran, out, err = tmp_path / "ran", BytesIO(), BytesIO()
+    limits = RunLimits(room=SpoolRoom(tmp_path / "spool"), open_seconds=0.5)
+    with pytest.raises(ChronoverseError) as raised:
+        run(["touch", str(ran)], writer, job, out=out, err=err, limits=limits, require_log=True)
+    assert not ran.exists()
+    assert err.getvalue() == b"chronoverse: the command was not started: its log is required, and cannot be published\n"
+    return f"{type(raised.value).__name__}: {raised.value}"
+
+
+@pytest.mark.parametrize("status", ["500 Internal Server Error", "503 Service Unavailable", "refused"])
+def test_with_require_log_a_service_that_is_away_stops_the_command(tmp_path: Path, job: JobRef, status: str) -> None:
+    """The service has some seconds to come back."""
+    with scripted(status, times=50) as away, contextlib.closing(HttpLogWriter(away, "t")) as writer:
+        message = refuses_to_run(writer, tmp_path, job)
+    assert message.startswith("StoreUnavailable: ")
+    assert ("does not answer" if status == "refused" else "we are busy") in message
+
+
+def test_with_require_log_a_silent_service_stops_the_command(tmp_path: Path, job: JobRef) -> None:
+    """It takes the connection, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with contextlib.closing(HttpLogWriter(url, "t", read_seconds=2)) as writer:
+            assert "no answer within 0.5 s" in refuses_to_run(writer, tmp_path, job)
+
+
+@pytest.mark.parametrize(
+    ("token", "error"),
+    [({"ttl": -60}, Unauthorized), ({"scopes": [READ]}, Forbidden)],
+    ids=["expired", "without the scope"],
+)
+def test_with_require_log_a_refused_token_stops_the_command(
+    service: Service, tmp_path: Path, job: JobRef, token: dict[str, Any], error: type[ChronoverseError]
+) -> None:
+    """The exit code is that of a token that is not accepted."""
+    with contextlib.closing(HttpLogWriter(service.url, service.token(**token))) as writer:
+        assert refuses_to_run(writer, tmp_path, job).startswith(f"{error.__name__}: ")
+    arguments = run_arguments(job, "--require-log", "--server", service.url)
+    assert chronoverse(*arguments, "true", data_dir=tmp_path, TOKEN=service.token(**token)).returncode == 77
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("away", ["http://127.0.0.1:9", "store", "forbidden", "wrong password"])
+def test_with_require_log_the_exit_code_of_an_outage_is_69(
+    server: RedisServer, tmp_path: Path, job: JobRef, away: str
+) -> None:
+    """It is the same for a service and for a store."""
+    options = ["--server", away] if away.startswith("http") else []
+    settings = {"TOKEN": "t"} if options else {"REDIS_URL": restricted(server, away)}
+    arguments = run_arguments(job, "--require-log", *options)
+    done = chronoverse(*arguments, "touch", str(tmp_path / "ran"), data_dir=tmp_path, **settings)
+    assert done.returncode == 69
+    assert len(done.stderr.splitlines()) == 2
+    assert not (tmp_path / "ran").exists()
+
+
+# A store that refuses
+
+
+def restricted(server: RedisServer, how: str) -> str:
+    """The URL of a store that refuses the runner, or is away."""
+    server.ask("ACL", "SETUSER", "reader", "reset", "on", ">secret", "~*", "+@read", "+@connection")
+    password = "secret" if how == "forbidden" else "wrong"
+    return "unix:///nowhere/redis.sock" if how == "store" else f"unix://reader:{password}@{server.socket}"
+
+
+@pytest.mark.parametrize(("how", "reason"), [("forbidden", "forbids"), ("wrong password", "user or password")])
+def test_a_store_that_refuses_us_does_not_stop_the_command(
+    server: RedisServer, tmp_path: Path, job: JobRef, how: str, reason: str
+) -> None:
+    """An ACL forbids what the runner needs, or the password is wrong. With the right ones everything is delivered."""
+    done = chronoverse(*run_arguments(job), *COMMAND, data_dir=tmp_path, REDIS_URL=restricted(server, how))
+    assert_ran(done, reason)
+    assert read_log(server, job) == ([], None)
+    assert chronoverse(*printed_command(done.stderr), data_dir=tmp_path, REDIS_URL=server.url).returncode == 0
+    assert_published_once(server, job)
+
+
+# A retry
+
+
+def test_a_retry_gets_the_first_free_id(
+    server: RedisServer, store: Store, tmp_path: Path, job: JobRef, site: Site
+) -> None:
+    """JOB has ended, JOB.2 was deleted, a live runner has JOB.3, JOB.4 has lines of a killed runner. JOB.5 is free."""
+    second, third, fourth, fifth = (JobRef(job.workflow_id, f"{job.job_id}.{number}") for number in range(2, 6))
+    end_job(store, job)
+    delete_job(server, second)
+    store.open(third, secrets.token_hex(16))
+    server.ask("XADD", key("log", fourth), "1-0", "message", "theirs", "stream", "stdout")
+    arguments = run_arguments(job, "--retry", *site.options)
+    done = chronoverse(*arguments, *COMMAND, data_dir=tmp_path, **site.settings)
+    assert_ran(done, f"already ended: this run is published as job {fifth.job_id}")
+    assert_published_once(server, fifth)
+    assert read_lines(server, job) == []
+    assert server.ask("EXISTS", key("log", second), key("job", second)) == 0
+    assert orphaned_spools(tmp_path / "spool") == []
+
+
+def test_a_first_run_with_retry_gets_the_id_itself(
+    server: RedisServer, tmp_path: Path, job: JobRef, site: Site
+) -> None:
+    """So a pipeline may always pass the option."""
+    arguments = run_arguments(job, "--retry", "--require-log", *site.options)
+    done = chronoverse(*arguments, *COMMAND, data_dir=tmp_path, **site.settings)
+    assert (done.returncode, done.stderr) == (3, "two\n")
+    assert_published_once(server, job)
+
+
+def test_two_retries_at_once_get_two_ids(server: RedisServer, store: Store, tmp_path: Path, job: JobRef) -> None:
+    """The store gives an id to one of them."""
+    end_job(store, job)
+    ids = [JobRef(job.workflow_id, f"{job.job_id}.{number}") for number in range(2, 10)]
+    codes: list[int] = []
+    gate = threading.Barrier(len(ids))
+
+    def retry(number: int) -> None:
+        with contextlib.closing(Store(server.url)) as own:
+            gate.wait()
+            argv = [sys.executable, "-c", f"print({number})"]
+            codes.append(run(argv, own, job, out=BytesIO(), err=BytesIO(), retry=True))
+
+    threads = [threading.Thread(target=retry, args=(number,)) for number in range(len(ids))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SOON)
+    assert codes == [0] * len(ids)
+    assert sorted(line for each in ids for line in read_lines(server, each)) == [str(n) for n in range(len(ids))]
+    assert [len(read_lines(server, each)) for each in ids] == [1] * len(ids)
+
+
+def test_a_retry_whose_id_would_be_too_long_says_so(
+    server: RedisServer, store: Store, tmp_path: Path, site: Site
+) -> None:
+    """The command runs, and nothing is published."""
+    job = JobRef("wf_refused", secrets.token_hex(63) + "x")
+    end_job(store, job)
+    arguments = run_arguments(job, "--retry", *site.options)
+    done = chronoverse(*arguments, *COMMAND, data_dir=tmp_path, **site.settings)
+    assert_ran(done, f"{job.job_id}.2 is longer than an id may be (128 characters)")
+    (path,) = orphaned_spools(tmp_path / "spool")
+    as_other = chronoverse(
+        "deliver", *site.options, "--as", f"{job.job_id[:9]}", str(path), data_dir=tmp_path, **site.settings
+    )
+    assert as_other.returncode == 0
+    assert_published_once(server, JobRef(job.workflow_id, job.job_id[:9]))
+
+
+def test_the_job_of_a_retry_stays_its_job(server: RedisServer, store: Store, tmp_path: Path, job: JobRef) -> None:
+    """When it is declared LOST, the rest of its lines does not go to yet another id."""
+    end_job(store, job)
+    second, third = (JobRef(job.workflow_id, f"{job.job_id}.{number}") for number in (2, 3))
+    out, err = BytesIO(), BytesIO()
+    gate = tmp_path / "gate"
+    script = f"echo one; while [ ! -e {gate} ]; do sleep 0.02; done; echo two"
+    limits = RunLimits(room=SpoolRoom(tmp_path / "spool"), deliver_seconds=SOON)
+
+    def execute() -> None:
+        run(["sh", "-c", script], store, job, out=out, err=err, limits=limits, retry=True)
+
+    thread = threading.Thread(target=execute)
+    thread.start()
+    wait_until(lambda: read_lines(server, second) == ["one"], SOON, "the first line")
+    server.ask("XADD", key("log", second), "2-0", "event", "end", "status", "LOST", "lines", "1", "dropped", "0")
+    server.ask("DEL", key("lease", second))
+    gate.touch()
+    thread.join(SOON)
+    assert b"publishing stopped: the job has already ended" in err.getvalue()
+    assert server.ask("EXISTS", key("log", third)) == 0
+    assert printed_command(err.getvalue().decode())[:2] == ["deliver", "--retry"]
+
+
+# A token in a file
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"", "has no bearer token"),
+        (b"not a token\xff\n", "has no bearer token"),
+    ],
+    ids=["missing", "empty", "unreadable"],
+)
+def test_an_unusable_token_file_does_not_stop_the_command(
+    service: Service, server: RedisServer, tmp_path: Path, job: JobRef, content: bytes | None, reason: str
+) -> None:
+    """A reader says so, with the exit code of a token that is not accepted. Both use the file once it is right."""
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_bytes(content)
+    arguments = run_arguments(job, "--server", service.url)
+    done = chronoverse(*arguments, *COMMAND, data_dir=tmp_path, TOKEN_FILE=str(file))
+    assert_ran(done, reason)
+    read = ("logs", "-f", job.workflow_id, job.job_id)
+    refused = chronoverse(*read, data_dir=tmp_path, TOKEN_FILE=str(file), URL=service.url)
+    assert (refused.returncode, refused.stdout) == (77, "")
+    assert reason in refused.stderr
+
+    file.write_text(service.token() + "\n")
+    delivered = chronoverse(*printed_command(done.stderr), data_dir=tmp_path, TOKEN_FILE=str(file))
+    assert delivered.returncode == 0
+    shown = chronoverse(*read, data_dir=tmp_path, TOKEN_FILE=str(file), URL=service.url)
+    assert (shown.returncode, sorted(shown.stdout.splitlines())) == (3, LINES)
+
+
+def test_a_token_file_is_read_again(service: Service, server: RedisServer, tmp_path: Path, job: JobRef) -> None:
+    """The token expires in the middle of the job. Its lines wait until the file has a new one."""
+    file = tmp_path / "token"
+    file.write_text(service.token(ttl=3600) + "\n")
+    code = "print('before', flush=True); wait(); print('after', flush=True); wait()"
+    with (
+        contextlib.closing(HttpLogWriter(service.url, lambda: read_token_file(file))) as writer,
+        RunningJob(code, writer, tmp_path, job, deliver_seconds=SOON) as running_job,  # type: ignore[arg-type]
+    ):
+        wait_until(lambda: read_lines(server, job) == ["before"], SOON, "the first line")
+        file.write_text(service.token(ttl=-60))
+        running_job.release()
+        wait_until(lambda: "lines wait here" in running_job.stderr_text, SOON, "the runner reports the refusal")
+        file.write_text(service.token())
+        running_job.release()
+        assert running_job.result() == 0
+    assert read_lines(server, job) == ["before", "after"]
+    assert "expired" in running_job.stderr_text
+    assert running_job.stderr_text.endswith("the store is back\n")
