@@ -28,7 +28,8 @@ The keys, under a prefix. The workflow id is their hash tag, so that all of a wo
                                                foreign job is added when somebody asks for it
     {prefix}:{<workflow>}:<job>:log    stream  the lines as <sequence_num>-0, then the terminal entry; a range of lost
                                                lines is one entry with the number of the last of them
-                                               expires RETENTION after the end
+                                               expires RETENTION after the end; a foreign one after its end was
+                                               first seen, unless its runner sets another time
     {prefix}:{<workflow>}:<job>:job    hash    status, attempt, created_at, …
                                                end_seen_ms: when the end was first seen, by the server's clock
                                                expires with the log; PENDING: RETENTION after the registration

@@ -49,8 +49,11 @@ def lease_expired(reply: list[Any] | None) -> bool:
 
 
 def is_foreign(reply: Any) -> bool:
-    """Whether ``get_job.lua`` found a job that none of our runners has opened: it has no ``attempt``."""
-    return isinstance(reply, list) and b"attempt" not in reply[0][::2]
+    """Whether ``get_job.lua`` found a job that none of our runners has opened.
+
+    They set ``attempt`` and ``created_at``. A foreign runner may set one of them: it needs an attempt to hold a lease.
+    """
+    return isinstance(reply, list) and not {b"attempt", b"created_at"} <= set(reply[0][::2])
 
 
 def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:

@@ -17,7 +17,7 @@ from chronoverse.store.keys import KeyMap
 from chronoverse.store.listing import LISTED_SECONDS, JobListing
 from chronoverse.store.store import GET_JOBS_BATCH
 from chronoverse.store.topology import SingleServer
-from tests.support.bench import JOB, NOW, NOW_SECONDS, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
+from tests.support.bench import JOB, LEASE_MS, NOW, NOW_SECONDS, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
 from tests.support.servers import running
 
 OTHER: Final = JobRef("wf_1", "job_2")
@@ -137,7 +137,8 @@ def test_the_time_when_a_foreign_end_was_first_seen_is_stored(bench: Bench, stor
 
     seen = bench.hash()
     assert before * 1_000 <= int(seen["end_seen_ms"]) <= (before + 60) * 1_000
-    assert 0 < bench.ttl("job") <= RETENTION_MS
+    for kind in ("log", "job"):
+        assert 0 < bench.ttl(kind) <= RETENTION_MS
     assert store.get_jobs([JOB]) == found
     assert bench.hash() == seen
     bench.ask("DEL", bench.key("log"))
@@ -145,6 +146,69 @@ def test_the_time_when_a_foreign_end_was_first_seen_is_stored(bench: Bench, stor
     bench.xadd("1-0", "message", "another")
     store.get_job(JOB)
     assert bench.hash() == {"end_seen_ms": ""}
+
+
+def test_a_foreign_log_that_goes_on_after_its_end_does_not_expire(bench: Bench, store: Store) -> None:
+    """Another end starts the retention again."""
+    bench.xadd("1-0", "event", "end")
+    store.get_job(JOB)
+    assert bench.ttl("log") > 0
+    bench.xadd("2-0", "message", "a")
+    store.get_job(JOB)
+    assert bench.ttl("log") == -1
+
+
+def test_a_foreign_job_is_kept_for_as_long_as_its_workflow_says(bench: Bench, store: Store) -> None:
+    """An expiry that its runner has set stays."""
+    store.catalog.set_retention(JOB.workflow_id, 9)
+    other = JobRef(JOB.workflow_id, "job_2")
+    for job in (JOB, other):
+        bench.xadd("1-0", "event", "end", job=job)
+    bench.ask("PEXPIRE", bench.key("log", other), 99_000)
+    store.get_jobs([JOB, other])
+
+    assert 0 < bench.ttl("log") <= 9_000
+    assert 9_000 < bench.ttl("log", other) <= 99_000
+
+
+def test_a_foreign_runner_with_a_lease_is_listed_and_may_be_lost(bench: Bench, store: Store) -> None:
+    """It is RUNNING for as long as it has a lease."""
+    bench.ask("SET", bench.key("lease"), "me", "PX", LEASE_MS)
+    bench.ask("HSET", bench.key("job"), "status", "RUNNING", "attempt", 1)
+    bench.xadd("1-0", "message", "a")
+    hasty = bench.new_store(lease_seconds=1)
+    found = hasty.get_job(JOB)
+    assert found
+    assert found.status is Status.RUNNING
+    assert [job_id for _, job_id in store.listing.page(JOB.workflow_id, None, 9)] == [JOB.job_id]
+    bench.expire_lease()
+
+    lost = hasty.get_job(JOB)
+    assert lost
+    assert lost.status is Status.LOST
+    assert bench.ids() == ["1-0", "2-0"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [(("status", "CANCELED"), Status.CANCELED), (("exit_code", "3"), Status.FAILED), ((), Status.COMPLETED)],
+    ids=["status", "code", "neither"],
+)
+def test_a_foreign_job_that_had_a_lease_is_not_lost_when_its_log_expires(
+    bench: Bench, fields: tuple[str, ...], status: Status
+) -> None:
+    """Its runner has ended it, and does not update the hash."""
+    hasty = bench.new_store(lease_seconds=1)
+    bench.ask("HSET", bench.key("job"), "status", "RUNNING", "attempt", 1)
+    bench.xadd("1-0", "event", "end", *fields)
+    hasty.get_job(JOB)
+    bench.ask("DEL", bench.key("log"))
+    bench.expire_lease()
+
+    assert 0 < bench.ttl("job") <= RETENTION_MS
+    found = hasty.get_job(JOB)
+    assert found
+    assert found.status is status
 
 
 def test_a_foreign_end_without_a_status_is_a_completion(bench: Bench, store: Store) -> None:

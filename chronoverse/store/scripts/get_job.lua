@@ -43,16 +43,33 @@ local function read_terminal(entry)
   return terminal
 end
 
--- Stores when the end of a job was first seen, and clears that when a new log is written under the job's name. The server
--- may refuse the write; the next call tries again. For a foreign job this may create the hash, which then lives as long
--- as a job that is not archived.
-local function note_end(ended, seen)
+-- The retention in ms of a job that a foreign runner has ended: the one of its workflow, or else the common one. Only our
+-- own runners put it into the hash. The settings are not one of KEYS, for the reason that is_deleted() gives.
+local function foreign_retention()
+  local own = redis.pcall('HGET', string.match(job, '^.*}') .. ':settings', 'retention_seconds')
+  own = type(own) == 'string' and whole_number(own)
+  return retention_of(job, own and string.format('%.0f', own * 1000) or ARGV[3])
+end
+
+-- Stores when the end of a job was first seen, and clears that when more is written to the log, or a new log under the
+-- job's name. The server may refuse the write; the next call tries again. Here a job ends that a foreign runner has ended
+-- with XADD alone: unless its runner has set an earlier time, its keys expire like those of other jobs. Without a
+-- status of the end, a foreign job that had a lease would be LOST when its log is gone.
+local function note_end(status, terminal, seen)
+  local ended = terminal or is_terminal(status)
   if ended and not seen then
-    local is_new = redis.call('EXISTS', job) == 0
     redis.pcall('HSET', job, 'end_seen_ms', string.format('%.0f', now_ms()))
-    if is_new then redis.pcall('PEXPIRE', job, ARGV[3]) end
+    if status == 'RUNNING' then
+      local ended_as, code = field(terminal, 'status'), field(terminal, 'exit_code') or ''
+      local default = (code == '' or code == '0') and 'COMPLETED' or 'FAILED'
+      redis.pcall('HSET', job, 'status', is_terminal(ended_as) and ended_as or default)
+    end
+    local retention = foreign_retention()
+    redis.pcall('PEXPIRE', log, retention, 'NX')
+    if not redis.call('HGET', job, 'archived') then redis.pcall('PEXPIRE', job, retention, 'NX') end
   elseif seen and not ended then
     redis.pcall('HSET', job, 'end_seen_ms', '')
+    redis.pcall('PERSIST', log)
   end
 end
 
@@ -91,8 +108,8 @@ if field(hash, 'status') == 'RUNNING' and field(hash, 'attempt') then
 end
 local info = exists and stream_info(log) or {}
 local first, last = info['first-entry'], info['last-entry']
-local terminal = last and field(last[2], 'event') == 'end'
-note_end(terminal or is_terminal(field(hash, 'status')), seen)
+local terminal = last and field(last[2], 'event') == 'end' and last[2]
+note_end(field(hash, 'status'), terminal, seen)
 if not exists then return {hash, '', '', '', {}, in_grace} end
 local started_at = first and field(first[2], 'timestamp') or ''
 return {
@@ -100,6 +117,6 @@ return {
   first and first[1] or '',
   info['last-generated-id'],
   #started_at <= FIELD_BYTES and started_at or '',
-  terminal and read_terminal(last[2]) or {},
+  terminal and read_terminal(terminal) or {},
   in_grace,
 }
