@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import pytest
@@ -17,32 +17,17 @@ import redis
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from tests.conftest import EVERY_KIND, binary
 from tests.deploy.conftest import DEPLOY
-from tests.support.servers import RedisServer
+from tests.support.guarded_server import USERS, GuardedServer
 from tests.support.service import ROOT, SECRET, Service, serving
 
-USERS: Final = DEPLOY / "redis-users.acl"
 #: Seconds that a program may take on a busy machine.
 PATIENCE_SECONDS: Final = 60.0
-
-
-class GuardedServer(RedisServer):
-    """A server with the users of the file. Its own connections are the administrator's."""
-
-    def url_of(self, user: str) -> str:
-        """The URL of one of the users."""
-        return f"unix://{user}:PASSWORD-OF-{user.upper()}@{self.socket}"
-
-    def ask(self, *command: Any) -> Any:
-        with redis.Redis.from_url(self.url_of("admin"), protocol=2, driver_info=None) as client:
-            client.response_callbacks.clear()
-            return client.execute_command(*command)
 
 
 @pytest.fixture(params=EVERY_KIND)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[GuardedServer]:
     """A server that reads the file when it starts."""
-    options = ("--aclfile", str(USERS), "--appendonly", "yes")
-    with GuardedServer(tmp_path / "store", binary(request.param), *options) as server:
+    with GuardedServer(tmp_path / "store", binary(request.param), "--appendonly", "yes") as server:
         yield server
 
 
@@ -168,10 +153,13 @@ def test_the_passwords_are_made_as_the_document_says(tmp_path: Path) -> None:
     assert len(set(passwords.values())) == len(passwords)
 
     class IncludingServer(GuardedServer):
+        def users(self) -> tuple[str, ...]:
+            return ("--include", str(tmp_path / USERS.name))
+
         def url_of(self, user: str) -> str:
             return f"unix://{user}:{passwords[user]}@{self.socket}"
 
-    with IncludingServer(tmp_path / "store", None, "--include", str(tmp_path / USERS.name)) as server:
+    with IncludingServer(tmp_path / "store") as server:
         assert {line.split()[1].decode() for line in server.ask("ACL", "LIST")} == {"default", *passwords}
         with redis.Redis.from_url(server.url_of("service"), driver_info=None) as client:
             assert client.ping()
