@@ -92,8 +92,8 @@ def run(
     say = tees["stderr"].say
     connect = store if callable(store) else lambda: store
     make_publisher = partial(Publisher, connect, job, say=say, lease_seconds=limits.lease_seconds, retry=retry)
-    spool = _open_spool(job, limits.room, say, retry)
-    is_recovered = spool.path is not None
+    spool = _open_spool(job, limits.room, say, retry=retry, service_url=service_url)
+    recovered, recovered_lines = spool.path, spool.end - spool.first
     publisher = make_publisher(spool)
     signals = signals or SignalForwarder()
     size = limits.max_line_bytes
@@ -110,12 +110,15 @@ def run(
             refusal = error
             hint = "" if retry or not _refuses_id(error) else "; --retry would publish it under an id that is free"
             say(f"nothing is published: {error}; the command runs all the same{hint}")
-            if is_recovered and _refuses_id(error):
+            if recovered is not None and _refuses_id(error):
                 # Our lines cannot follow those of the earlier runner, whose file stays as it is.
                 publisher.close(delivered=False)
+                recovered = None
                 spool = Spool(replace(limits.room, name=job.job_id))
                 spool.force_spill(True)
                 publisher = make_publisher(spool)
+        if recovered is not None:
+            say(f"{recovered_lines} lines of an earlier runner of this job, in {recovered}, go before ours")
         command = Command(
             argv, tees, spool.put, signals, max_line_bytes=size, masks=masks, pty=pty, popen=popen, clock=clock
         )
@@ -133,7 +136,9 @@ def run(
     return code
 
 
-def _open_spool(job: JobRef, room: SpoolRoom, say: Callable[[str], None], retry: bool) -> Spool:
+def _open_spool(
+    job: JobRef, room: SpoolRoom, say: Callable[[str], None], *, retry: bool, service_url: str | None
+) -> Spool:
     """A spool for the job: the one that an earlier runner of this job left behind, if there is one.
 
     A ``retry`` gets a new one: it has a log of its own.
@@ -143,13 +148,11 @@ def _open_spool(job: JobRef, room: SpoolRoom, say: Callable[[str], None], retry:
         state = read_state(path) or {}
         if not retry and (state.get("workflow"), state.get("job")) == tuple(job):
             with contextlib.suppress(SpoolError):  # another runner has just opened it
-                spool = Spool.recover(path, room)
-                say(f"{spool.end - spool.first} lines of an earlier runner of this job, in {path}, go before ours")
-                return spool
+                return Spool.recover(path, room)
         others.append(path)
     if others:
-        oldest = shlex.quote(str(others[0]))
-        say(f"undelivered lines of {len(others)} other runs; the oldest: chronoverse deliver {oldest}")
+        oldest = _deliver_command(others[0], service_url)
+        say(f"undelivered lines of {len(others)} other runs; the oldest: {oldest}")
     return Spool(replace(room, name=job.job_id))
 
 
@@ -197,11 +200,16 @@ def close_and_report(
         if publisher.file_error is not None:
             say(f"they could not be kept: {publisher.file_error}")
         return
-    options = f"--server {shlex.quote(service_url)} " if service_url else ""
     if _refuses_id(refusal):
-        say(f"publish them under another id with: chronoverse deliver {options}--retry {shlex.quote(str(path))}")
+        say(f"publish them under another id with: {_deliver_command(path, service_url, '--retry')}")
     else:
-        say(f"deliver later with: chronoverse deliver {options}{shlex.quote(str(path))}")
+        say(f"deliver later with: {_deliver_command(path, service_url)}")
+
+
+def _deliver_command(path: Path, service_url: str | None, *options: str) -> str:
+    """The command that delivers the file ``path``, for a shell."""
+    server = ("--server", service_url) if service_url else ()
+    return shlex.join(["chronoverse", "deliver", *server, *options, str(path)])
 
 
 def _refuses_id(refusal: ChronoverseError | None) -> bool:

@@ -225,7 +225,7 @@ def translate_errors() -> Iterator[None]:
 
 def to_store_error(error: redis.RedisError) -> StoreError:
     """Our error for one of redis-py. The first word of a server's error message says what kind it is."""
-    text = str(error)
+    text = str(error).rstrip(".")  # it becomes a part of a sentence of ours
     word = text.partition(" ")[0]
     if "WRONGTYPE" in text:
         return NotALog("the job's key in the store holds something that is not a log")

@@ -510,3 +510,47 @@ def test_a_token_file_is_read_again(service: Service, server: RedisServer, tmp_p
     assert read_lines(server, job) == ["before", "after"]
     assert "expired" in running_job.stderr_text
     assert running_job.stderr_text.endswith("the store is back\n")
+
+
+def test_a_token_that_expires_in_the_middle_does_not_change_the_exit_code(
+    service: Service, server: RedisServer, tmp_path: Path, job: JobRef
+) -> None:
+    """The rest of the lines waits in the file. With a new token it follows the lines that are published."""
+    room = SpoolRoom(tmp_path / "spool", job.job_id)
+    code = "print('before', flush=True); wait(); print('after', flush=True); sys.exit(3)"
+    with (
+        contextlib.closing(HttpLogWriter(service.url, service.token(ttl=4))) as writer,
+        RunningJob(code, writer, tmp_path, job, room=room, lease_seconds=3) as running_job,  # type: ignore[arg-type]
+    ):
+        wait_until(lambda: read_lines(server, job) == ["before"], SOON, "the first line")
+        wait_until(lambda: "publishing stopped: the token has expired" in running_job.stderr_text, SOON, "it stops")
+        running_job.release()
+        assert running_job.result() == 3
+    deliver = ["deliver", "--server", service.url, printed_command(running_job.stderr_text)[-1]]
+    assert chronoverse(*deliver, data_dir=tmp_path, TOKEN=service.token()).returncode == 0
+    lines, end = read_log(server, job)
+    assert [line["message"] for line in lines] == ["before", "after"]
+    assert end is not None
+    assert (end["status"], end["exit_code"]) == ("FAILED", "3")
+
+
+def test_with_require_log_what_happens_later_does_not_change_the_exit_code(
+    server: RedisServer, store: Store, tmp_path: Path, job: JobRef
+) -> None:
+    """The log was open when the command started, and is closed while it runs."""
+    gate, err, codes = tmp_path / "gate", BytesIO(), list[int]()
+    script = f"echo one; while [ ! -e {gate} ]; do sleep 0.02; done; echo two; exit 3"
+    limits = RunLimits(room=SpoolRoom(tmp_path / "spool"), open_seconds=SOON, deliver_seconds=SOON)
+
+    def execute() -> None:
+        argv = ["sh", "-c", script]
+        codes.append(run(argv, store, job, out=BytesIO(), err=err, limits=limits, require_log=True))
+
+    thread = threading.Thread(target=execute)
+    thread.start()
+    wait_until(lambda: read_lines(server, job) == ["one"], SOON, "the first line")
+    server.ask("XADD", key("log", job), "2-0", "event", "end", "status", "LOST", "lines", "1", "dropped", "0")
+    gate.touch()
+    thread.join(SOON)
+    assert codes == [3]
+    assert b"publishing stopped: the job has already ended" in err.getvalue()
