@@ -96,8 +96,8 @@ def test_the_archiver_has_the_nodes_archive(compose: dict[str, Any], nodes: dict
     """They share a volume, and its command exists. It depends on no other service, and none depends on it."""
     archiver = compose["services"]["archiver"]
 
-    assert archiver["command"] == ["chronoverse", "archive"]
-    assert archiver["networks"] == ["store"]
+    assert archiver["command"] == ["chronoverse", "archive", "--metrics", "0.0.0.0:8001"]
+    assert archiver["networks"] == nodes["node-1"]["networks"]
     for each in (archiver, *nodes.values()):
         assert each["volumes"] == ["archive:/archive"]
         assert each["environment"]["CHRONOVERSE_ARCHIVE_URL"] == "file:///archive"

@@ -65,7 +65,7 @@ def messages(service: Service, job: str) -> list[str]:
 
 
 def test_everything_works_and_nothing_is_denied(server: GuardedServer, tmp_path: Path) -> None:
-    """A runner, a foreign runner, a runner over HTTP, viewers, an archiver, a redaction, a retention and a deletion."""
+    """Runners of each kind, a retry, viewers, an archiver, a redaction, a retention and a deletion."""
     runner, archiver = server.url_of("runner"), server.url_of("archiver")
     run = ("run", "--workflow", "wf_1", "--job")
     with (
@@ -77,6 +77,10 @@ def test_everything_works_and_nothing_is_denied(server: GuardedServer, tmp_path:
         ) as client,
     ):
         chronoverse(runner, tmp_path, *run, "direct", "--", "echo", "from a runner")
+        # The job has ended, so the second run leaves a file.
+        chronoverse(runner, tmp_path, *run, "direct", "--", "echo", "from a retry")
+        (file,) = (tmp_path / "data" / "spool").glob("*.sqlite")
+        chronoverse(runner, tmp_path, "deliver", "--retry", str(file))
         over_http = ("--server", service.url, "--", "echo", "over HTTP")
         chronoverse("", tmp_path, *run, "http", *over_http, CHRONOVERSE_TOKEN=service.token())
         key = "chronoverse:{wf_1}:foreign"
@@ -86,15 +90,18 @@ def test_everything_works_and_nothing_is_denied(server: GuardedServer, tmp_path:
         foreign.execute_command("XADD", f"{key}:log", "2-0", "event", "end", "status", "COMPLETED", "exit_code", "0")
         foreign.execute_command("EXPIRE", f"{key}:log", 604_800)
         assert messages(service, "direct") == ["from a runner"]
+        assert messages(service, "direct.2") == ["from a retry"]
         assert messages(service, "http") == ["over HTTP"]
         assert messages(service, "foreign") == ["from elsewhere"]
         assert client.put("/jobs/registered").status_code == 201
         archived = chronoverse(archiver, tmp_path, "archive", "--once")
-        assert archived.count(" archived ") == 3, archived
+        assert archived.count(" archived ") == 4, archived
         redacted = client.post("/jobs/direct/logs/redact", json={"from": 1, "to": 1})
         assert redacted.json()["redacted"] == 1, redacted.text
         assert messages(service, "direct") == ["[redacted]"]
-        assert {job["id"] for job in client.get("/jobs").json()["jobs"]} == {"direct", "http", "foreign", "registered"}
+        assert {job["id"] for job in client.get("/jobs").json()["jobs"]} == {
+            *("direct", "direct.2", "http", "foreign", "registered")
+        }
         assert client.delete("/jobs/direct").status_code == 204
         assert client.get("/jobs/direct").status_code == 404
         chronoverse(archiver, tmp_path, "retention", "wf_1", "90d")

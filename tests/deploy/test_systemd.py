@@ -80,7 +80,7 @@ def test_both_units_use_one_state_directory() -> None:
 
     assert files == [
         ["EnvironmentFile=-/etc/chronoverse/environment", "EnvironmentFile=-/etc/chronoverse/service"],
-        ["EnvironmentFile=/etc/chronoverse/environment", "EnvironmentFile=/etc/chronoverse/archiver"],
+        ["EnvironmentFile=/etc/chronoverse/environment", "EnvironmentFile=-/etc/chronoverse/archiver"],
     ]
     for unit, name in zip(units, ("service", "archiver"), strict=True):
         assert any(line.startswith(f"#   CHRONOVERSE_REDIS_URL=rediss://{name}:") for line in unit)
