@@ -168,6 +168,11 @@ class Publisher:
         return self._job
 
     @property
+    def needs_free_id(self) -> bool:
+        """Whether the lines are to be published under an id that is free, and none was found yet."""
+        return self._retry and self.numbering is None
+
+    @property
     def undelivered(self) -> int:
         """Lines that the store has not acknowledged."""
         return self._spool.end - self._spool.acked

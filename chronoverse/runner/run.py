@@ -203,7 +203,8 @@ def close_and_report(
     if _refuses_id(refusal):
         say(f"publish them under another id with: {_deliver_command(path, service_url, '--retry')}")
     else:
-        say(f"deliver later with: {_deliver_command(path, service_url)}")
+        options = ("--retry",) if publisher.needs_free_id else ()
+        say(f"deliver later with: {_deliver_command(path, service_url, *options)}")
 
 
 def _deliver_command(path: Path, service_url: str | None, *options: str) -> str:

@@ -393,6 +393,21 @@ def test_a_first_run_with_retry_gets_the_id_itself(
     assert_published_once(server, job)
 
 
+def test_a_retry_whose_store_stays_away_gets_its_id_later(
+    server: RedisServer, store: Store, tmp_path: Path, job: JobRef
+) -> None:
+    """The printed command looks for a free id, too."""
+    end_job(store, job)
+    away = {"REDIS_URL": "unix:///nowhere/redis.sock"}
+    done = chronoverse(*run_arguments(job, "--retry"), *COMMAND, data_dir=tmp_path, **away)
+    assert_ran(done, "lines wait here")
+    again = chronoverse(*printed_command(done.stderr), "--deliver-timeout", "1s", data_dir=tmp_path, **away)
+    assert again.returncode == 69
+    assert printed_command(again.stderr) == printed_command(done.stderr)
+    assert chronoverse(*printed_command(done.stderr), data_dir=tmp_path, REDIS_URL=server.url).returncode == 0
+    assert_published_once(server, JobRef(job.workflow_id, f"{job.job_id}.2"))
+
+
 def test_two_retries_at_once_get_two_ids(server: RedisServer, store: Store, tmp_path: Path, job: JobRef) -> None:
     """The store gives an id to one of them."""
     end_job(store, job)
