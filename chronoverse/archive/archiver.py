@@ -67,6 +67,10 @@ LARGE_BUSY_SECONDS: Final = 0.25
 #: The delays while the store or the archive does not answer.
 AWAY_RETRY: Final = RetryPolicy(first=1.0, longest=15.0, jitter=0)
 
+#: Workflows whose listings are repaired in one round trip, and those that are read from their list at once.
+WORKFLOWS_AT_ONCE: Final = 10
+LISTED_WORKFLOWS: Final = 500
+
 log: Final = logging.getLogger(__name__)
 
 
@@ -104,6 +108,8 @@ class Archiver:
         self._scan: Iterator[CatalogPage] | None = None
         self._scan_seconds = 0.0
         self._scan_found: set[JobRef] = set()
+        #: The workflows of these jobs.
+        self._scan_workflows: set[str] = set()
         #: Whether the last step on jobs without a large log was to collect garbage.
         self._collected_last = False
 
@@ -294,21 +300,41 @@ class Archiver:
         if self._scan is None:
             if began < self._scan_at:
                 return False
-            self._scan, self._scan_seconds, self._scan_found = self._store.catalog.jobs(), 0.0, set()
+            self._scan, self._scan_seconds = self._store.catalog.jobs(), 0.0
+            self._scan_found, self._scan_workflows = set(), set()
         page = next(self._scan, None)
         if page is not None:
             self._classify(
                 CatalogPage([ref for ref in dict.fromkeys(page.jobs) if ref not in self._scan_found], page.garbage)
             )
             self._scan_found.update(page.jobs)
+            self._list_workflows({ref.workflow_id for ref in page.jobs})
             self._scan_seconds += self._monotonic() - began
             return True
         self._scan = None
+        self._unlist_workflows()
         # The time for chunks that were moved between the pages does not count.
         self._scan_at = began + max(SCAN_SECONDS, self._scan_seconds / SCAN_SHARE)
         for gone in [ref for ref in self._queue.running if ref not in self._scan_found]:
             self._queue.forget(gone)
         return False
+
+    def _list_workflows(self, found: set[str]) -> None:
+        """Lists workflows that the scan has found. Their runners may have died before they did so."""
+        new = sorted(found - self._scan_workflows)
+        self._scan_workflows.update(new)
+        for start in range(0, len(new), WORKFLOWS_AT_ONCE):
+            # A node of a Cluster may be away, or a key of another type. Neither delays the archiving.
+            with contextlib.suppress(StoreError):
+                self._store.workflows.read(new[start : start + WORKFLOWS_AT_ONCE])
+
+    def _unlist_workflows(self) -> None:
+        """Lets go of workflows in the list of which the scan has found no job. Those that have one stay."""
+        before: tuple[float, str] | None = None
+        with contextlib.suppress(StoreError):
+            while page := self._store.workflows.page(before, LISTED_WORKFLOWS):
+                self._list_workflows({workflow_id for _, workflow_id in page})
+                before = page[-1]
 
     def _classify(self, page: CatalogPage) -> None:
         """Checks the jobs of a page that the scan has found, and notes their garbage."""

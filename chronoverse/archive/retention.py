@@ -61,6 +61,7 @@ def delete_job(
                 objects.delete(stored.name)
                 on_step("object deleted")
         store.chunks.delete(job, token)
+        store.workflows.job_deleted(job)
         on_step("deleted")
 
 

@@ -1,4 +1,4 @@
-"""``chronoverse logs``, ``jobs`` and ``download``: reading from the service."""
+"""``chronoverse logs``, ``jobs``, ``workflows`` and ``download``: reading from the service."""
 
 import contextlib
 import secrets
@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Final
 
 import click
 
+from chronoverse.auth.tokens import EVERY_WORKFLOW
 from chronoverse.cli.common import EX_CANTCREAT, identifier, moment, open_client, print_message, read_settings
 from chronoverse.joblog.values import MAX_NUMBER, JobRef, Status, parse_number
 
@@ -115,6 +116,18 @@ def jobs(workflow: str, status: str | None, since: str | None, output: str) -> N
         if since is not None:
             found = created_since(found, since)
         for text in map(json_text, found) if output == "json" else jobs_table(found):
+            click.echo(text)
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How they are printed.")
+def workflows(output: str) -> None:
+    """List the workflows, the one with the newest job first."""
+    from chronoverse.cli.printer import json_text, workflows_table
+
+    with contextlib.closing(open_client(read_settings(), EVERY_WORKFLOW)) as client:
+        found = client.workflows()
+        for text in map(json_text, found) if output == "json" else workflows_table(found):
             click.echo(text)
 
 

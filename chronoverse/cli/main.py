@@ -61,6 +61,7 @@ for _command in (
     run.deliver,
     logs.logs,
     logs.jobs,
+    logs.workflows,
     logs.download,
     remove.redact,
     remove.delete,

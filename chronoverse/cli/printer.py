@@ -242,6 +242,17 @@ def jobs_table(jobs: Iterable[dict[str, Any]]) -> Iterator[str]:
         yield plain_text(f"{job['id']:<32} {status:<14} {started:<24} {job['lines']:>12}")
 
 
+def workflows_table(workflows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """One line of text for each workflow: its id, when its newest job was created, and how many jobs it has and run.
+
+    The service does not know the counts while the server that has the workflow's jobs does not answer.
+    """
+    for workflow in workflows:
+        jobs, running = (count if isinstance(count := workflow[name], int) else "?" for name in ("jobs", "running"))
+        newest = str(workflow["last_job_at"] or "-")
+        yield plain_text(f"{workflow['id']:<32} {newest:<24} {jobs:>8} jobs {running:>6} running")
+
+
 def created_since(jobs: Iterable[dict[str, Any]], since: str) -> Iterator[dict[str, Any]]:
     """The first of ``jobs``, which are listed newest first, up to one that was created before ``since``.
 

@@ -255,6 +255,11 @@ class Client:
         for page, _ in self._pages(f"/workflows/{workflow_id}/jobs", {"limit": PAGE_LINES, "status": status}):
             yield from _read_items(page, "jobs", dict)
 
+    def workflows(self) -> Iterator[dict[str, Any]]:
+        """The workflows that the token may see, the one with the newest job first, as the service's route has them."""
+        for page, _ in self._pages("/workflows", {"limit": PAGE_LINES}):
+            yield from _read_items(page, "workflows", dict)
+
     def download(self, job: JobRef, **query: Any) -> Iterator[bytes]:
         """The log as a file, in pieces. ``query`` has the parameters of the service's download route.
 

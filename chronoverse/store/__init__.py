@@ -2,9 +2,9 @@
 
 The four primitives:
 
-    Store             reads and writes job logs. Its parts are the listing of a workflow's jobs (``listing``), the
-                      catalog of all jobs (``catalog``), the records of archived chunks (``chunk_index``) and the
-                      redactions (``redaction_log``)
+    Store             reads and writes job logs. Its parts are the list of workflows (``workflows``), the listing of a
+                      workflow's jobs (``listing``), the catalog of all jobs (``catalog``), the records of archived
+                      chunks (``chunk_index``) and the redactions (``redaction_log``)
     Topology          says which server has a workflow's keys: one server (``topology``), the master that Sentinels name
                       (``sentinel``), or the masters of a Cluster (``cluster``)
     scripts/          Lua scripts: whatever must happen in one step. Each may be repeated after a lost reply
@@ -21,11 +21,16 @@ These have connections of their own, because they wait or read ahead:
 ``keys`` spells the key names. ``server_checks`` warns of servers that may lose logs. ``adaptive_batch`` says how many
 lines to read at once.
 
-The keys, under a prefix. The workflow id is their hash tag, so that all of a workflow's keys share a Cluster's slot:
+The keys, under a prefix. The workflow id is their hash tag, so that all of a workflow's keys share a Cluster's slot. The
+first key is of no workflow:
 
+    {prefix}:workflows                 zset    workflow ids by the creation time of their newest job (Unix ms)
+                                               never expires; it is written after a job's own keys, and repaired when
+                                               it is read and by archivers
     {prefix}:{<workflow>}:jobs         zset    job ids by creation time (Unix ms)
                                                never expires; a job that is gone is taken out when it is listed, and a
                                                foreign job is added when somebody asks for it
+    {prefix}:{<workflow>}:running      set     jobs that have begun and not ended, as far as is known: repaired as above
     {prefix}:{<workflow>}:<job>:log    stream  the lines as <sequence_num>-0, then the terminal entry; a range of lost
                                                lines is one entry with the number of the last of them
                                                expires RETENTION after the end; a foreign one after its end was

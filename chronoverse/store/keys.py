@@ -33,6 +33,14 @@ class KeyMap:
         """The sorted set of the workflow's jobs."""
         return f"{self.prefix}:{{{workflow_id}}}:jobs"
 
+    def running(self, workflow_id: str) -> str:
+        """The set of the workflow's jobs that have begun and not ended."""
+        return f"{self.prefix}:{{{workflow_id}}}:running"
+
+    def workflows(self) -> str:
+        """The sorted set of all workflows. Its slot in a Cluster is its own."""
+        return f"{self.prefix}:workflows"
+
     def settings(self, workflow_id: str) -> str:
         """The hash with the workflow's own settings."""
         return f"{self.prefix}:{{{workflow_id}}}:settings"

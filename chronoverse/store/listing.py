@@ -7,10 +7,11 @@ by the first process that asks for it.
 import contextlib
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
-from chronoverse.joblog.values import IDENTIFIER, Job, JobRef, seconds_of
+from chronoverse.joblog.values import IDENTIFIER, Job, JobRef, Status, seconds_of
 from chronoverse.store import replies
 from chronoverse.store.driver import Client, DriverError, Script, translate_errors
 from chronoverse.store.keys import KeyMap
@@ -53,38 +54,7 @@ class JobListing:
 
         Members that are no job ids are removed from the listing, whoever wrote them. So each is met only once.
         """
-        highest = "+inf" if before is None else repr(before[0])
-
-        def members(skip: int, count: int) -> list[tuple[float, bytes]]:
-            scores = (highest, "-inf", "WITHSCORES", "LIMIT", skip, count)
-            key = self._keys.listing(workflow_id)
-            return replies.scored_members(self._command(workflow_id, "ZREVRANGEBYSCORE", key, *scores))
-
-        def is_after(skip: int) -> bool:
-            if before is None or not (page := members(skip, 1)):
-                return True
-            score, member = page[0]
-            return (score, member.decode("utf-8", "replace")) < before
-
-        found: list[tuple[float, str]] = []
-        skip, size = 0, count
-        while len(found) < count:
-            page = members(skip, size)
-            invalid = {member for _, member in page if not IDENTIFIER.fullmatch(member.decode("ascii", "replace"))}
-            if invalid:
-                self._command(workflow_id, "ZREM", self._keys.listing(workflow_id), *invalid)
-            jobs = [(score, member.decode()) for score, member in page if member not in invalid]
-            found += [item for item in jobs if before is None or item < before]
-            skip += size - len(invalid)
-            if len(page) < size:
-                break
-            if not found:
-                # The listing may hold millions of members that are no jobs.
-                size = min(2 * size, MAX_PAGE_MEMBERS)
-                # Many jobs may have the same time as ``before``. Reading past all of them could take thousands of
-                # commands, so the first one after ``before`` is found by a binary search.
-                skip = bisect_left(range(MAX_JOBS), True, lo=skip, key=is_after)
-        return found[:count]
+        return newest_first(partial(self._command, workflow_id), self._keys.listing(workflow_id), before, count)
 
     def unlist(self, workflow_id: str, job_ids: Sequence[str]) -> None:
         """Removes those of the jobs from the listing that have neither a log nor a hash."""
@@ -95,17 +65,17 @@ class JobListing:
         with translate_errors():
             self._topology.run(workflow_id, lambda client: self._unlist.run(client, keys, *job_ids))
 
-    def add_foreign(self, jobs: Sequence[Job], pool: PoolKind = PoolKind.COMMANDS) -> None:
-        """Adds ``jobs``, which must all be on one server, to the listings of their workflows.
+    def add_foreign(self, jobs: Sequence[Job], pool: PoolKind = PoolKind.COMMANDS) -> Mapping[str, int]:
+        """Adds ``jobs``, which must all be on one server, to the listings of their workflows, or to the running jobs.
 
         A job's score is its creation time, or that of its first entry, or else now. A job that is listed already
         keeps its score. Nothing is raised, since a server that is full or read-only can still be read. The next call
-        after :data:`LISTED_SECONDS` tries again.
+        after :data:`LISTED_SECONDS` tries again. Returns the newest score in each workflow that has one of the jobs.
         """
         now = self._monotonic()
         due = [job for job in jobs if now >= self._added_at.get(job.ref, -LISTED_SECONDS) + LISTED_SECONDS]
         if not due:
-            return
+            return {}
         if len(self._added_at) + len(due) > LISTED_JOBS:
             self._added_at.clear()
         self._added_at.update((job.ref, now) for job in due)
@@ -113,12 +83,18 @@ class JobListing:
         def add(client: Client) -> object:
             pipeline = client.pipeline(transaction=False)
             for job in due:
-                key = self._keys.listing(job.ref.workflow_id)
-                pipeline.execute_command("ZADD", key, "NX", self._created_ms(job), job.ref.job_id)
+                workflow_id, job_id = job.ref
+                pipeline.execute_command("ZADD", self._keys.listing(workflow_id), "NX", self._created_ms(job), job_id)
+                command = "SADD" if job.status is Status.RUNNING else "SREM"
+                pipeline.execute_command(command, self._keys.running(workflow_id), job_id)
             return pipeline.execute(raise_on_error=False)
 
         with contextlib.suppress(DriverError):
             self._topology.run(due[0].ref.workflow_id, add, pool)
+        newest: dict[str, int] = {}
+        for job in due:
+            newest[job.ref.workflow_id] = max(self._created_ms(job), newest.get(job.ref.workflow_id, 0))
+        return newest
 
     def _created_ms(self, job: Job) -> int:
         seconds = seconds_of(job.created_at or "") or seconds_of(job.started_at or "") or self._clock()
@@ -127,3 +103,43 @@ class JobListing:
     def _command(self, workflow_id: str, *command: Any) -> Any:
         with translate_errors():
             return self._topology.run(workflow_id, lambda client: client.execute_command(*command))
+
+
+def newest_first(
+    command: Callable[..., Any], key: str, before: tuple[float, str] | None, count: int
+) -> list[tuple[float, str]]:
+    """Up to ``count`` members of the sorted set ``key`` as (score, id), highest score first, strictly after ``before``.
+
+    ``command`` runs a Redis command. Members that are no ids are removed, whoever wrote them.
+    """
+    highest = "+inf" if before is None else repr(before[0])
+
+    def members(skip: int, count: int) -> list[tuple[float, bytes]]:
+        scores = (highest, "-inf", "WITHSCORES", "LIMIT", skip, count)
+        return replies.scored_members(command("ZREVRANGEBYSCORE", key, *scores))
+
+    def is_after(skip: int) -> bool:
+        if before is None or not (page := members(skip, 1)):
+            return True
+        score, member = page[0]
+        return (score, member.decode("utf-8", "replace")) < before
+
+    found: list[tuple[float, str]] = []
+    skip, size = 0, count
+    while len(found) < count:
+        page = members(skip, size)
+        invalid = {member for _, member in page if not IDENTIFIER.fullmatch(member.decode("ascii", "replace"))}
+        if invalid:
+            command("ZREM", key, *invalid)
+        listed = [(score, member.decode()) for score, member in page if member not in invalid]
+        found += [item for item in listed if before is None or item < before]
+        skip += size - len(invalid)
+        if len(page) < size:
+            break
+        if not found:
+            # The set may hold millions of members that are no ids.
+            size = min(2 * size, MAX_PAGE_MEMBERS)
+            # Many members may have the same score as ``before``. Reading past all of them could take thousands of
+            # commands, so the first one after ``before`` is found by a binary search.
+            skip = bisect_left(range(MAX_JOBS), True, lo=skip, key=is_after)
+    return found[:count]

@@ -37,6 +37,7 @@ from chronoverse.store.redaction_log import RedactionLog
 from chronoverse.store.sentinel import SentinelTopology
 from chronoverse.store.server_checks import ServerState
 from chronoverse.store.topology import PoolKind, SingleServer, Topology
+from chronoverse.store.workflows import WorkflowList
 
 #: Seconds, at most, between finding a lease expired and declaring its job LOST. A live runner pauses for less.
 GRACE_SECONDS: Final = 1.0
@@ -50,8 +51,8 @@ class Store:
     ``durability`` says when a runner may forget its lines. ``sync`` forces the server's files to disk, where they are
     on this machine. ``clock`` is Unix time in seconds.
 
-    The rest is in four parts: ``listing`` (the jobs of a workflow), ``catalog`` (all jobs, and their retention),
-    ``chunks`` (the records of archived chunks), ``redaction_log``.
+    The rest is in five parts: ``workflows`` (the list of them), ``listing`` (the jobs of a workflow), ``catalog`` (all
+    jobs, and their retention), ``chunks`` (the records of archived chunks), ``redaction_log``.
 
     Raises of any method: :class:`StoreUnavailable`, :class:`StoreRefused`, :class:`NotALog`, or another
     :class:`StoreError` for an unexpected answer.
@@ -84,6 +85,7 @@ class Store:
             PrefetchReader(self._topology.new_connection(""), keys.log) if self._topology.is_fixed else None
         )
         self.listing: Final = JobListing(self._topology, keys, clock)
+        self.workflows: Final = WorkflowList(self._topology, keys, self.listing, self.get_jobs)
         self.catalog: Final = JobCatalog(self._topology, keys)
         self.chunks: Final = ChunkIndex(self._topology, keys)
         self.redaction_log: Final = RedactionLog(self._topology, keys)
@@ -118,7 +120,7 @@ class Store:
             reply = self._get_job(job)
         found = replies.parse_job(job, reply)
         if found and replies.is_foreign(reply):
-            self.listing.add_foreign([found], self._pool)
+            self._list_foreign([found])
         return found
 
     def _get_job(self, job: JobRef) -> list[Any] | None:
@@ -161,8 +163,13 @@ class Store:
         found = [self._job_or_error(job, answer) for job, answer in zip(jobs, answers, strict=True)]
         pairs = zip(found, answers, strict=True)
         foreign = [job for job, answer in pairs if isinstance(job, Job) and replies.is_foreign(answer)]
-        self.listing.add_foreign(foreign, self._pool)
+        self._list_foreign(foreign)
         return found
+
+    def _list_foreign(self, jobs: Sequence[Job]) -> None:
+        """Lists jobs of foreign runners, all on one server, and their workflows."""
+        for workflow_id, created_ms in self.listing.add_foreign(jobs, self._pool).items():
+            self.workflows.add(workflow_id, created_ms, self._pool)
 
     def _job_or_error(self, job: JobRef, answer: Any) -> Job | StoreError | None:
         try:
@@ -185,6 +192,7 @@ class Store:
         answer = self._script("register", job.workflow_id, keys, *args)
         if answer < 0:
             raise replies.refusal_error("DELETED", [])
+        self.workflows.add(job.workflow_id, round(now * 1000))
         return bool(answer)
 
     def is_deleted(self, job: JobRef) -> bool:
@@ -255,6 +263,7 @@ class Store:
         own_retention_ms = self.catalog.retention_ms(job.workflow_id, PoolKind.APPENDS) or ""
         args = (token, self._lease_ms, iso_timestamp(now), round(now * 1000), job.job_id, own_retention_ms, first or "")
         attempt, next_number = self._answer("open", job, keys, *args)
+        self.workflows.job_begun(job, round(now * 1000))
         return Attempt(job, token, attempt, next_number)
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
@@ -307,6 +316,7 @@ class Store:
         now = iso_timestamp(self._clock())
         args = (attempt.token, now, status, code, dropped, self._retention_ms, next_number, attempt.attempt)
         self._answer("finish", attempt.job, self._keys.runner(attempt.job), *args)
+        self.workflows.job_ended(attempt.job)
 
     def _answer(self, script: str, job: JobRef, keys: Sequence[str], *args: Any) -> list[Any]:
         answer: list[Any] = self._script(script, job.workflow_id, keys, *args, pool=PoolKind.APPENDS)

@@ -74,6 +74,8 @@ def test_open_starts_the_job_and_takes_the_lease(bench: Bench, store: Store) -> 
         "{wf_1}:job_1:job": {"status": "RUNNING", "attempt": "1", "created_at": NOW, "started_at": NOW},
         "{wf_1}:job_1:lease": b"token-1",
         "{wf_1}:jobs": [b"job_1", b"%d" % round(NOW_SECONDS * 1000)],
+        "{wf_1}:running": {b"job_1"},
+        "workflows": [b"wf_1", b"%d" % round(NOW_SECONDS * 1000)],
     }
 
 
@@ -319,7 +321,7 @@ def test_finish_writes_the_end_and_deletes_the_lease(bench: Bench, store: Store,
     store.append(attempt, make_lines(1, 2))
     store.finish(attempt, Status.FAILED, 137, 4, 3)
 
-    assert bench.keys() == {bench.key("jobs"), bench.key("log"), bench.key("job")}
+    assert bench.keys() == {bench.key("jobs"), f"{bench.prefix}:workflows", bench.key("log"), bench.key("job")}
     assert bench.log()[2:] == [
         (
             "3-0",
@@ -519,6 +521,7 @@ def test_a_runner_of_a_job_that_is_being_deleted_is_refused(bench: Bench, store:
         bench.xadd("1-0", "message", "a line")
         assert store.get_job(JOB) is None
         store.chunks.delete(JOB, token)
+        store.workflows.job_deleted(JOB)
     assert bench.keys() == {bench.key("deleted")}
 
 
@@ -554,19 +557,20 @@ def test_only_a_string_is_a_tombstone(bench: Bench, store: Store, attempt: Attem
 
 
 def test_only_documented_keys_are_written(bench: Bench, store: Store) -> None:
-    """From the registration to the end. Two jobs share only their workflow's listing."""
-    jobs, log, job, lease = (bench.key(kind) for kind in ("jobs", "log", "job", "lease"))
+    """From the registration to the end. Two jobs share only the lists of their workflow, and that of workflows."""
+    jobs, running, log, job, lease = (bench.key(kind) for kind in ("jobs", "running", "log", "job", "lease"))
+    listed = {jobs, f"{bench.prefix}:workflows"}
     assert bench.keys() == set()
     store.register(JOB)
-    assert bench.keys() == {jobs, job}
+    assert bench.keys() == {*listed, job}
     attempt = store.open(JOB, "token-1")
-    assert bench.keys() == {jobs, job, lease}
+    assert bench.keys() == {*listed, running, job, lease}
     store.append(attempt, make_lines(1, 1))
-    assert bench.keys() == {jobs, job, lease, log}
+    assert bench.keys() == {*listed, running, job, lease, log}
     store.renew(attempt)
     store.get_job(JOB)
     store.get_jobs([JOB])
-    assert bench.keys() == {jobs, job, lease, log}
+    assert bench.keys() == {*listed, running, job, lease, log}
     finish(store, attempt, 2)
-    assert bench.keys() == {jobs, job, log}
+    assert bench.keys() == {*listed, job, log}
     assert log == f"{bench.prefix}:{{wf_1}}:job_1:log"

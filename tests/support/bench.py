@@ -62,7 +62,7 @@ class Bench:
 
     def key(self, kind: str, job: JobRef = JOB) -> str:
         """A key name, as the key map in ``chronoverse.store`` has it."""
-        end = kind if kind in ("jobs", "settings") else f"{job.job_id}:{kind}"
+        end = kind if kind in ("jobs", "running", "settings") else f"{job.job_id}:{kind}"
         return f"{self.prefix}:{{{job.workflow_id}}}:{end}"
 
     def xadd(self, entry_id: str, *fields: Any, job: JobRef = JOB) -> None:
@@ -120,6 +120,7 @@ _READING: Final[dict[bytes, Callable[[str], tuple[Any, ...]]]] = {
     b"stream": lambda key: ("XRANGE", key, "-", "+"),
     b"hash": lambda key: ("HGETALL", key),
     b"string": lambda key: ("GET", key),
+    b"set": lambda key: ("SMEMBERS", key),
     b"zset": lambda key: ("ZRANGE", key, 0, -1, "WITHSCORES"),
     b"list": lambda key: ("LRANGE", key, 0, -1),
 }

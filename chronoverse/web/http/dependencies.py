@@ -154,7 +154,7 @@ class Dependencies:
         return TimeSlice(clock=self.monotonic)
 
     def guard(self, blueprint: Blueprint, scope: str | None = None) -> None:
-        """Requires a token for every route of ``blueprint``: for the workflow, and with ``scope``.
+        """Requires a token for every route of ``blueprint``: for the workflow in its path, if any, and with ``scope``.
 
         Without ``scope`` it is the one for the request's method. A workflow that the token may not see is answered like
         one that does not exist. A query parameter that is given twice is refused with 400.
@@ -170,7 +170,8 @@ class Dependencies:
         environ = request.environ
         principal = self.verifier.verify(environ.get("HTTP_AUTHORIZATION"), self.wall_clock())
         principal.require(scope or (READ if environ["REQUEST_METHOD"] in ("GET", "HEAD") else WRITE))
-        if not principal.may_access((request.view_args or {})["workflow_id"]):
+        workflow_id = (request.view_args or {}).get("workflow_id")
+        if workflow_id is not None and not principal.may_access(workflow_id):
             # The answer must not say so: it is the same as for a job that does not exist.
             log.info("refused with 404: the token is not for this workflow")
             raise JobNotFound("no such job")

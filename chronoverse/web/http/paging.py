@@ -6,6 +6,7 @@ made for.
 
 import base64
 import binascii
+import math
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
@@ -39,6 +40,20 @@ def decode_cursor(cursor: str, listing: Sequence[Any], types: Sequence[type]) ->
     if any(type(value) is not expected for value, expected in zip(position, types, strict=True)):
         raise InvalidCursor("cursor: this is not one of ours")
     return position
+
+
+def parse_score(text: str) -> float:
+    """The creation time in a cursor. Raises :class:`InvalidCursor`.
+
+    A foreign runner may have written any number that Redis accepts, such as infinity.
+    """
+    try:
+        score = float(text)
+    except ValueError as error:
+        raise InvalidCursor("cursor: this is not one of ours") from error
+    if math.isnan(score):
+        raise InvalidCursor("cursor: this is not one of ours")
+    return score
 
 
 def start_position(query: dict[str, Any], listing: Sequence[Any], job: Job, *, descending: bool) -> int:

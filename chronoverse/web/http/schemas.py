@@ -342,6 +342,33 @@ class JobsSchema(Schema):
     cursor = fields.String(required=True, allow_none=True, metadata={"description": "Of the next page, or null."})
 
 
+class WorkflowsQuery(Schema):
+    """The query of ``/workflows``."""
+
+    cursor = fields.String(validate=validate.Length(1, 512), metadata={"description": "From the page before."})
+    limit = QueryInteger(
+        1, MAX_PAGE_LIMIT, load_default=DEFAULT_PAGE_LIMIT, metadata={"description": "Workflows on the page."}
+    )
+
+
+class WorkflowSchema(Schema):
+    """A workflow. Counts are null while the server that has its jobs does not answer."""
+
+    id = fields.String(required=True)
+    jobs = fields.Integer(required=True, allow_none=True, metadata={"description": "How many jobs it has."})
+    running = fields.Integer(required=True, allow_none=True, metadata={"description": "How many of them run."})
+    last_job_at = fields.String(
+        required=True, allow_none=True, metadata={"description": "When its newest job was created: ISO 8601, UTC."}
+    )
+
+
+class WorkflowsSchema(Schema):
+    """One page of workflows, the one with the newest job first."""
+
+    workflows = fields.List(fields.Nested(WorkflowSchema), required=True)
+    cursor = fields.String(required=True, allow_none=True, metadata={"description": "Of the next page, or null."})
+
+
 class StatusSchema(Schema):
     """The answer of a health check."""
 

@@ -1,15 +1,14 @@
 """The routes for a workflow's jobs, for one job, and for registering a job before it starts."""
 
-import math
 from typing import Any, Final
 
 from flask import Response
 
-from chronoverse.errors import InvalidCursor, StoreUnavailable
+from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.event_loop import yield_to_loop
-from chronoverse.web.http.paging import decode_cursor, encode_cursor, page_response
+from chronoverse.web.http.paging import decode_cursor, encode_cursor, page_response, parse_score
 from chronoverse.web.http.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema, ProblemSchema
 
 #: Jobs that are read at once. That takes about 1 ms of the store's time and of the worker's, and everybody else waits
@@ -37,7 +36,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         position: tuple[float, str] | None = None
         if "cursor" in query:
             created, job_id = decode_cursor(query["cursor"], listing, [str, str])
-            position = (_parse_score(created), job_id)
+            position = (parse_score(created), job_id)
         # All jobs of a workflow are on one server, so the reference needs no job.
         with deps.page_lock(JobRef(workflow_id, ""), principal().subject):
             found, next_position = _read_listing(deps, workflow_id, position, limit, status)
@@ -72,20 +71,6 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return response
 
     return routes
-
-
-def _parse_score(text: str) -> float:
-    """The creation time in a cursor.
-
-    A foreign runner may have written any number that Redis accepts, such as infinity.
-    """
-    try:
-        score = float(text)
-    except ValueError as error:
-        raise InvalidCursor("cursor: this is not one of ours") from error
-    if math.isnan(score):
-        raise InvalidCursor("cursor: this is not one of ours")
-    return score
 
 
 def _read_listing(

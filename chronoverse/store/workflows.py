@@ -1,0 +1,216 @@
+"""The list of all workflows, and what is known of each: how many jobs it has, how many run, when the newest began.
+
+The list is a sorted set of its own. In a Cluster its slot is not that of any workflow, so no script can change it
+together with a job. It is written after the job's own script, and so is the set of a workflow's running jobs. A process
+that dies in between leaves them wrong; :meth:`WorkflowList.read` repairs what it finds wrong.
+"""
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from chronoverse.errors import StoreError, StoreUnavailable
+from chronoverse.joblog.values import IDENTIFIER, Job, JobRef
+from chronoverse.store import replies
+from chronoverse.store.driver import Client, DriverError, to_store_error, translate_errors
+from chronoverse.store.keys import KeyMap
+from chronoverse.store.listing import JobListing, newest_first
+from chronoverse.store.topology import PoolKind, Topology
+
+#: The oldest jobs of each workflow that a read checks: those that are gone are taken out of the listing. Jobs expire in
+#: about the order of their creation.
+CHECKED_OLDEST: Final = 10
+#: Running jobs that one read checks, of all its workflows together: one of them takes 0.1 ms. Some may have ended
+#: without their runner, which is found by checking them.
+CHECKED_RUNNING: Final = 20
+#: Seconds for which the list is not written after a write has failed. In a Cluster its server may be away, and no job
+#: should wait for it. What was left out is repaired by an archiver.
+PAUSE_SECONDS: Final = 10.0
+
+
+class Workflow(NamedTuple):
+    """A workflow with jobs. ``last_job_ms`` is when its newest job was created, in Unix ms.
+
+    Anybody may have written any time, even infinity.
+    """
+
+    workflow_id: str
+    jobs: int
+    running: int
+    last_job_ms: float
+
+
+class WorkflowList:
+    """Reads and repairs the list of workflows. Methods raise as :class:`chronoverse.store.Store` does.
+
+    ``get_jobs`` is :meth:`Store.get_jobs`. ``monotonic`` is in seconds and is never set back.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        keys: KeyMap,
+        listing: JobListing,
+        get_jobs: Callable[[Sequence[JobRef]], Sequence[Job | StoreError | None]],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._topology = topology
+        self._keys = keys
+        self._listing = listing
+        self._get_jobs = get_jobs
+        self._monotonic = monotonic
+        self._paused_until = float("-inf")
+
+    @property
+    def slot(self) -> str:
+        """A text that names the server of the list, as a workflow's id names that of its jobs."""
+        return self._keys.workflows()
+
+    def page(self, before: tuple[float, str] | None, count: int) -> list[tuple[float, str]]:
+        """Up to ``count`` workflows as (creation time of the newest job in Unix ms, id), newest first, strictly after
+        ``before``.
+        """
+        return newest_first(self._command, self._keys.workflows(), before, count)
+
+    def add(self, workflow_id: str, created_ms: float, pool: PoolKind = PoolKind.COMMANDS) -> None:
+        """Adds a workflow, of which a job was created then. Nothing is raised: :meth:`read` repairs the list."""
+        now, key = self._monotonic(), self._keys.workflows()
+        if now < self._paused_until:
+            return
+        try:
+            (reply,) = self._run(key, pool, ("ZADD", key, "GT", created_ms, workflow_id))
+        except StoreError as error:
+            reply = error
+        if isinstance(reply, Exception):
+            self._paused_until = now + PAUSE_SECONDS
+
+    def job_begun(self, job: JobRef, created_ms: float) -> None:
+        """Notes that a job runs. Nothing is raised, since the job runs all the same."""
+        self._note_running("SADD", job)
+        self.add(job.workflow_id, created_ms, PoolKind.APPENDS)
+
+    def job_ended(self, job: JobRef) -> None:
+        """Notes that a job does not run. Nothing is raised: :meth:`read` finds what this missed."""
+        self._note_running("SREM", job)
+
+    def job_deleted(self, job: JobRef) -> None:
+        """Notes that a job is gone. Its workflow leaves the list with its last job. Nothing is raised."""
+        self.job_ended(job)
+        with contextlib.suppress(StoreError):
+            self.read([job.workflow_id])
+
+    def _note_running(self, command: str, job: JobRef) -> None:
+        with contextlib.suppress(StoreError):
+            self._run(job.workflow_id, PoolKind.APPENDS, (command, self._keys.running(job.workflow_id), job.job_id))
+
+    def read(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
+        """The workflows. None for one without jobs, an error for one that cannot be read.
+
+        Repairs what it finds wrong. It takes jobs that are gone out of the listing, and those that have ended out of
+        the running ones, some at a time. It also takes empty workflows out of the list, and corrects its times.
+        Raises :class:`StoreUnavailable` when no server answers.
+        """
+        found: dict[str, Workflow | StoreError | None] = {}
+        with translate_errors():
+            groups = self._topology.group_by_node([JobRef(workflow_id, "") for workflow_id in workflow_ids])
+        for group in groups:
+            theirs = [job.workflow_id for job in group]
+            try:
+                self._repair(theirs)
+                found.update(zip(theirs, self._count(theirs), strict=True))
+            except StoreUnavailable as error:
+                found.update(dict.fromkeys(theirs, error))
+        errors = [each for each in found.values() if isinstance(each, StoreUnavailable)]
+        if errors and len(errors) == len(found):
+            raise errors[0]
+        self._repair_list({key: each for key, each in found.items() if not isinstance(each, StoreError)})
+        return [found[workflow_id] for workflow_id in workflow_ids]
+
+    def _repair(self, workflow_ids: Sequence[str]) -> None:
+        """Checks some jobs of each workflow, all of one server: the oldest, and those that are noted as running."""
+        samples = self._run(
+            workflow_ids[0],
+            PoolKind.COMMANDS,
+            *(("ZRANGE", self._keys.listing(each), 0, CHECKED_OLDEST - 1) for each in workflow_ids),
+            *(("SRANDMEMBER", self._keys.running(each), CHECKED_RUNNING) for each in workflow_ids),
+        )
+        jobs = [
+            [JobRef(workflow_id, job_id) for job_id in _ids(members)]
+            for workflow_id, members in zip([*workflow_ids, *workflow_ids], samples, strict=True)
+        ]
+        oldest = [job for each in jobs[: len(workflow_ids)] for job in each]
+        exist = self._run(
+            workflow_ids[0],
+            PoolKind.COMMANDS,
+            *(("EXISTS", self._keys.log(job), self._keys.of(job, "job")) for job in oldest),
+        )
+        gone = [job for job, count in zip(oldest, exist, strict=True) if count == 0]
+        for workflow_id in {job.workflow_id for job in gone}:
+            self._listing.unlist(workflow_id, [job.job_id for job in gone if job.workflow_id == workflow_id])
+        running = [job for each in jobs[len(workflow_ids) :] for job in each]
+        checked = random.sample(running, min(CHECKED_RUNNING, len(running)))
+        for ref, job in zip(checked, self._get_jobs(checked) if checked else (), strict=True):
+            if job is None or (isinstance(job, Job) and job.end is not None):
+                self.job_ended(ref)
+
+    def _count(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
+        """The workflows, all of one server, as they stand in their keys."""
+        size = len(workflow_ids)
+        answers = self._run(
+            workflow_ids[0],
+            PoolKind.COMMANDS,
+            *(("ZCARD", self._keys.listing(each)) for each in workflow_ids),
+            *(("SCARD", self._keys.running(each)) for each in workflow_ids),
+            *(("ZREVRANGE", self._keys.listing(each), 0, 0, "WITHSCORES") for each in workflow_ids),
+        )
+        columns = answers[:size], answers[size : 2 * size], answers[2 * size :]
+        return [_workflow(*row) for row in zip(workflow_ids, *columns, strict=True)]
+
+    def _repair_list(self, found: Mapping[str, Workflow | None]) -> None:
+        """Makes the list say of each workflow what was just found."""
+        key = self._keys.workflows()
+        scores = self._command("ZMSCORE", key, *found) if found else ()
+        for (workflow_id, workflow), score in zip(found.items(), scores, strict=True):
+            if workflow is not None and (score is None or float(score) != workflow.last_job_ms):
+                self._command("ZADD", key, workflow.last_job_ms, workflow_id)
+            elif workflow is None and score is not None:
+                self._command("ZREM", key, workflow_id)
+                # A job may have been listed since then. Whoever lists a job adds its workflow afterwards.
+                (again,) = self._count([workflow_id])
+                if isinstance(again, Workflow):
+                    self.add(workflow_id, again.last_job_ms)
+
+    def _command(self, *command: Any) -> Any:
+        """A command on the list of workflows."""
+        with translate_errors():
+            return self._topology.run(self._keys.workflows(), lambda client: client.execute_command(*command))
+
+    def _run(self, workflow_id: str, pool: PoolKind, *commands: tuple[Any, ...]) -> list[Any]:
+        """The replies to ``commands``, which go to one server. An error about one key stands as its reply."""
+
+        def send(client: Client) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            return pipeline.execute(raise_on_error=False)
+
+        with translate_errors():
+            return self._topology.run(workflow_id, send, pool) if commands else []
+
+
+def _ids(members: Any) -> list[str]:
+    """The ids in a reply, which may hold anything, or be an error."""
+    texts = [member.decode("ascii", "replace") for member in members] if isinstance(members, list | set) else []
+    return [text for text in texts if IDENTIFIER.fullmatch(text)]
+
+
+def _workflow(workflow_id: str, jobs: Any, running: Any, newest: Any) -> Workflow | StoreError | None:
+    for reply in (jobs, newest):
+        if isinstance(reply, DriverError):
+            return to_store_error(reply)
+    if not jobs:
+        return None
+    ((created, _),) = replies.scored_members(newest)
+    return Workflow(workflow_id, jobs, running if isinstance(running, int) else 0, created)

@@ -1,0 +1,111 @@
+"""The route that lists the workflows that a token may see."""
+
+from typing import Any, Final
+
+from flask import Response
+
+from chronoverse.auth.tokens import EVERY_WORKFLOW
+from chronoverse.errors import StoreError
+from chronoverse.joblog.values import IDENTIFIER, JobRef, iso_timestamp
+from chronoverse.store.workflows import Workflow
+from chronoverse.web.http.dependencies import Dependencies, principal
+from chronoverse.web.http.event_loop import yield_to_loop
+from chronoverse.web.http.paging import decode_cursor, encode_cursor, page_response, parse_score
+from chronoverse.web.http.schemas import Blueprint, ProblemSchema, WorkflowsQuery, WorkflowsSchema
+
+#: Workflows that are read at once. That takes a few commands for each of them, and everybody else waits for it.
+BATCH_WORKFLOWS: Final = 10
+#: Seconds after which a page ends with the workflows that it has found. It always reads one batch.
+PAGE_SECONDS: Final = 0.5
+
+#: A place in the list: when the newest job was created (Unix ms), and the workflow.
+_Position = tuple[float, str]
+
+
+def blueprint(deps: Dependencies) -> Blueprint:
+    """The route."""
+    routes = Blueprint("workflows", __name__, description="Workflows.")
+    deps.guard(routes)
+
+    @routes.route("/workflows")
+    @routes.doc(operationId="listWorkflows")
+    @routes.arguments(WorkflowsQuery(), location="query", as_kwargs=True)
+    @routes.response(
+        200, WorkflowsSchema, description="A page, perhaps a short or an empty one; `Link` names the next."
+    )
+    @routes.alt_response(403, schema=ProblemSchema, content_type="application/problem+json")
+    def workflows(limit: int, **query: Any) -> Response:
+        """The workflows that the token may see, the one with the newest job first."""
+        position: _Position | None = None
+        if "cursor" in query:
+            score, workflow_id = decode_cursor(query["cursor"], ("workflows",), [str, str])
+            position = (parse_score(score), workflow_id)
+        named = principal().workflows
+        # The list's server has no job of its own, so the reference only names its slot.
+        with deps.page_lock(JobRef(deps.store.workflows.slot, ""), principal().subject):
+            if EVERY_WORKFLOW in named:
+                found, following = _read_list(deps, position, limit)
+            else:
+                ids = sorted(each for each in named if IDENTIFIER.fullmatch(each))
+                found, following = _read_named(deps, ids, position, limit)
+        cursor = encode_cursor(("workflows",), (repr(following[0]), following[1])) if following else None
+        return page_response({"workflows": found, "cursor": cursor}, cursor, limit=limit)
+
+    return routes
+
+
+def _read_list(
+    deps: Dependencies, position: _Position | None, limit: int
+) -> tuple[list[dict[str, Any]], _Position | None]:
+    """Up to ``limit`` workflows after ``position``, and the next position. None when there are no more."""
+    found: list[dict[str, Any]] = []
+    deadline = deps.monotonic() + PAGE_SECONDS
+    while True:
+        count = min(BATCH_WORKFLOWS, limit - len(found))
+        with deps.scan_lock(JobRef(deps.store.workflows.slot, ""), principal().subject):
+            listed = deps.store.workflows.page(position, count)
+            read = deps.store.workflows.read([workflow_id for _, workflow_id in listed])
+        for position, workflow in zip(listed, read, strict=True):
+            if workflow is not None:
+                found.append(_to_json(position, workflow))
+        if len(listed) < count:
+            return found, None
+        if len(found) == limit or deps.monotonic() > deadline:
+            return found, position
+        yield_to_loop()
+
+
+def _read_named(
+    deps: Dependencies, ids: list[str], position: _Position | None, limit: int
+) -> tuple[list[dict[str, Any]], _Position | None]:
+    """As :func:`_read_list`, for the workflows that a token names. All are read, since only that gives their order."""
+    known: list[tuple[_Position, Workflow | StoreError]] = []
+    for start in range(0, len(ids), BATCH_WORKFLOWS):
+        batch = ids[start : start + BATCH_WORKFLOWS]
+        with deps.scan_lock(JobRef(batch[0], ""), principal().subject):
+            read = deps.store.workflows.read(batch)
+        for workflow_id, workflow in zip(batch, read, strict=True):
+            if workflow is not None:
+                score = workflow.last_job_ms if isinstance(workflow, Workflow) else 0.0
+                known.append(((score, workflow_id), workflow))
+        yield_to_loop()
+    known.sort(key=lambda each: each[0], reverse=True)
+    left = [each for each in known if position is None or each[0] < position]
+    page = left[:limit]
+    return [_to_json(*each) for each in page], page[-1][0] if len(left) > limit else None
+
+
+def _to_json(position: _Position, workflow: Workflow | StoreError) -> dict[str, Any]:
+    created_ms, workflow_id = position
+    if isinstance(workflow, StoreError):
+        return {"id": workflow_id, "jobs": None, "running": None, "last_job_at": _iso(created_ms)}
+    last_job_at = _iso(workflow.last_job_ms)
+    return {"id": workflow_id, "jobs": workflow.jobs, "running": workflow.running, "last_job_at": last_job_at}
+
+
+def _iso(milliseconds: float) -> str | None:
+    """The time as in a job. None for a time beyond the calendar, which a foreign runner may have written."""
+    try:
+        return iso_timestamp(milliseconds / 1000)
+    except (OverflowError, ValueError, OSError):
+        return None

@@ -1,0 +1,129 @@
+"""The list of workflows: what is in it, what repairs it, and what it must not delay."""
+
+import pytest
+
+from chronoverse.archive.retention import delete_job
+from chronoverse.errors import NotALog
+from chronoverse.joblog.values import JobRef, Status
+from chronoverse.store import Store
+from chronoverse.store.workflows import CHECKED_OLDEST, Workflow
+from tests.support.bench import JOB, NOW_SECONDS, Bench, make_lines
+
+NOW_MS = round(NOW_SECONDS * 1000)
+
+
+@pytest.fixture
+def store(bench: Bench) -> Store:
+    """The bench's store."""
+    return bench.store
+
+
+def begin(store: Store, ref: JobRef) -> None:
+    """Begins a job, which has one line."""
+    store.append(store.open(ref, "token"), make_lines(1, 1))
+
+
+def end(store: Store, ref: JobRef) -> None:
+    """Begins a job and ends it."""
+    store.finish(store.open(ref, "token"), Status.COMPLETED, 0, 0, 1)
+
+
+def test_a_workflow_is_listed_from_its_first_job_on(store: Store) -> None:
+    """A job that waits for its runner counts as a job that does not run."""
+    assert store.workflows.page(None, 10) == []
+    store.register(JobRef("wf_1", "waiting"))
+    begin(store, JobRef("wf_1", "begun"))
+    end(store, JobRef("wf_1", "ended"))
+
+    assert store.workflows.page(None, 10) == [(NOW_MS, "wf_1")]
+    assert store.workflows.read(["wf_1", "wf_2"]) == [Workflow("wf_1", 3, 1, NOW_MS), None]
+
+
+def test_a_foreign_job_counts_from_the_first_read_on(bench: Bench, store: Store) -> None:
+    """Its first entry says when it was created. Its end is found by whoever reads the list."""
+    bench.xadd("1-0", "timestamp", "2026-03-03T10:00:05.123Z", "message", "a line")
+    assert store.workflows.page(None, 10) == []
+    store.get_job(JOB)
+    ((created, _),) = store.workflows.page(None, 10)
+    assert store.workflows.read(["wf_1"]) == [Workflow("wf_1", 1, 1, created)]
+
+    bench.xadd("2-0", "event", "end", "status", "COMPLETED")
+    assert store.workflows.read(["wf_1"]) == [Workflow("wf_1", 1, 0, created)]
+
+
+def test_a_lost_runner_does_not_count_as_running(bench: Bench, store: Store) -> None:
+    """The read declares the job LOST, as every look at it does."""
+    begin(store, JOB)
+    bench.expire_lease()
+    # The first look begins the grace period.
+    store.get_job(JOB)
+    assert store.workflows.read(["wf_1"]) == [Workflow("wf_1", 1, 0, NOW_MS)]
+
+
+def test_deleting_the_last_job_takes_the_workflow_off_the_list(bench: Bench, store: Store) -> None:
+    """While another job is there, it stays, with the time of that one."""
+    end(store, JOB)
+    end(store, JobRef("wf_1", "job_2"))
+    bench.ask("ZADD", bench.key("jobs"), NOW_MS - 1_000, "job_2")
+
+    delete_job(store, None, JOB)
+    assert store.workflows.page(None, 10) == [(NOW_MS - 1_000, "wf_1")]
+    delete_job(store, None, JobRef("wf_1", "job_2"))
+    assert store.workflows.page(None, 10) == []
+    assert bench.keys() == set()
+
+
+def test_expired_jobs_are_let_go_of_some_at_a_time(bench: Bench, store: Store) -> None:
+    """After enough reads, all of them are gone, and the workflow with them."""
+    for number in range(CHECKED_OLDEST + 1):
+        end(store, JobRef("wf_1", f"job_{number}"))
+    for number in range(CHECKED_OLDEST + 1):
+        for kind in ("log", "job"):
+            bench.ask("DEL", bench.key(kind, JobRef("wf_1", f"job_{number}")))
+
+    assert store.workflows.read(["wf_1"]) == [Workflow("wf_1", 1, 0, NOW_MS)]
+    assert store.workflows.read(["wf_1"]) == [None]
+    assert store.workflows.page(None, 10) == []
+
+
+def test_a_list_that_was_not_written_is_repaired(bench: Bench, store: Store) -> None:
+    """A runner may die between its job's own keys and the list."""
+    begin(store, JOB)
+    bench.ask("DEL", f"{bench.prefix}:workflows")
+    store.workflows.read(["wf_1"])
+    assert store.workflows.page(None, 10) == [(NOW_MS, "wf_1")]
+
+
+def test_pages_go_from_the_newest_to_the_oldest(store: Store, bench: Bench) -> None:
+    """Workflows of the same time are in the order of their names."""
+    for number, created in enumerate((5, 7, 7, 1, float("inf"))):
+        bench.ask("ZADD", f"{bench.prefix}:workflows", created, f"wf_{number}")
+    bench.ask("ZADD", f"{bench.prefix}:workflows", 6, "no id!")
+
+    found = [store.workflows.page(None, 2)]
+    while found[-1]:
+        found.append(store.workflows.page(found[-1][-1], 2))
+    assert [workflow_id for page in found for _, workflow_id in page] == ["wf_4", "wf_2", "wf_1", "wf_0", "wf_3"]
+
+
+@pytest.mark.parametrize("kind", ["jobs", "running"])
+def test_a_key_of_another_type_concerns_its_workflow_only(bench: Bench, store: Store, kind: str) -> None:
+    """Without the listing nothing is known of a workflow. Without the running jobs none counts as running."""
+    begin(store, JobRef("wf_2", "job_1"))
+    begin(store, JOB)
+    bench.ask("SET", bench.key(kind), "text")
+
+    broken, other = store.workflows.read(["wf_1", "wf_2"])
+    assert other == Workflow("wf_2", 1, 1, NOW_MS)
+    if kind == "jobs":
+        assert isinstance(broken, NotALog)
+    else:
+        assert broken == Workflow("wf_1", 1, 0, NOW_MS)
+
+
+def test_a_broken_list_delays_no_job(bench: Bench, store: Store) -> None:
+    """Jobs begin and end as ever. Only the list cannot be read."""
+    bench.ask("SET", f"{bench.prefix}:workflows", "text")
+    end(store, JOB)
+    with pytest.raises(NotALog):
+        store.workflows.page(None, 10)

@@ -1,0 +1,96 @@
+"""``GET /workflows``: which workflows a token sees, in which order, and what is said of them."""
+
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from chronoverse.auth.tokens import mint
+from chronoverse.joblog.values import JobRef, Status
+from chronoverse.store import Store
+from tests.support.bench import make_lines
+from tests.support.servers import RedisServer
+from tests.support.service import SECRET, Service
+from tests.web.routes.foreign import Foreign
+
+
+@pytest.fixture(scope="module")
+def names(redis_server: RedisServer) -> list[str]:
+    """Five workflows, the newest first: each has an ended job and a running one."""
+    store, names = Store(redis_server.url), [f"listed_{number}" for number in range(5)]
+    for name in names:
+        store.finish(store.open(JobRef(name, "ended"), "token"), Status.COMPLETED, 0, 0, 1)
+        store.append(store.open(JobRef(name, "running"), "token"), make_lines(1, 1))
+        time.sleep(0.002)
+    store.close()
+    return names[::-1]
+
+
+def ask(service: Service, query: str = "", workflows: tuple[str, ...] = ("*",), scope: str = "logs:read") -> Any:
+    """The answer for a token of these workflows."""
+    token = mint(SECRET, "reader", (scope,), workflows, 600, time.time())
+    return httpx.get(f"{service.url}/workflows{query}", headers={"Authorization": f"Bearer {token}"}, timeout=10)
+
+
+def test_a_token_for_all_workflows_sees_all(service: Service, names: list[str]) -> None:
+    """Each with its jobs, those that run, and when the newest was created."""
+    found = [each for each in ask(service).json()["workflows"] if each["id"] in names]
+    assert [each["id"] for each in found] == names
+    assert {(each["jobs"], each["running"]) for each in found} == {(2, 1)}
+    newest = httpx.get(f"{service.url}/workflows/{names[0]}/jobs/running", headers=_headers()).json()
+    assert found[0]["last_job_at"] == newest["created_at"]
+
+
+def _headers() -> dict[str, str]:
+    return {"Authorization": f"Bearer {mint(SECRET, 'reader', ('logs:read',), ('*',), 600, time.time())}"}
+
+
+def test_a_token_for_some_workflows_sees_these(service: Service, names: list[str]) -> None:
+    """As far as they exist. It does not see how many others there are."""
+    answer = ask(service, workflows=(names[3], "unknown", "no id!", names[1])).json()
+    assert [each["id"] for each in answer["workflows"]] == [names[1], names[3]]
+    assert answer["cursor"] is None
+    assert ask(service, workflows=("unknown",)).json() == {"workflows": [], "cursor": None}
+
+
+@pytest.mark.parametrize("all_workflows", [True, False])
+def test_pages_follow_each_other(service: Service, names: list[str], all_workflows: bool) -> None:
+    """With the cursor, and with the link in the answer's header."""
+    allowed = ("*",) if all_workflows else tuple(names)
+    found, query = [], "?limit=2"
+    while query:
+        answer = ask(service, query, allowed)
+        found += [each["id"] for each in answer.json()["workflows"]]
+        assert len(answer.json()["workflows"]) <= 2
+        following = answer.links.get("next", {}).get("url")
+        assert (following is None) == (answer.json()["cursor"] is None)
+        query = following.removeprefix("/workflows") if following else ""
+    assert [each for each in found if each in names] == names
+    assert len(found) == len(set(found))
+
+
+def test_a_foreign_job_is_counted_once_it_was_read(service: Service, job: Foreign) -> None:
+    """A runner that only uses XADD has a workflow like any other."""
+    job.line("a line")
+    assert ask(service, workflows=(job.workflow_id,)).json()["workflows"] == []
+    httpx.get(service.url + job.path, headers=_headers())
+    (found,) = ask(service, workflows=(job.workflow_id,)).json()["workflows"]
+    assert (found["jobs"], found["running"]) == (1, 1)
+
+
+def test_a_time_beyond_the_calendar_is_null(service: Service, job: Foreign) -> None:
+    """A foreign runner may have written any score."""
+    job.line("a line")
+    listing = f"chronoverse:{{{job.workflow_id}}}:jobs"
+    job.run("ZADD", listing, "inf", job.job_id)
+    (found,) = ask(service, workflows=(job.workflow_id,)).json()["workflows"]
+    assert found == {"id": job.workflow_id, "jobs": 1, "running": 0, "last_job_at": None}
+
+
+def test_refusals(service: Service) -> None:
+    """Without a token, without the scope, with a bad query."""
+    assert httpx.get(f"{service.url}/workflows").status_code == 401
+    assert ask(service, scope="logs:write").status_code == 403
+    for query in ("?limit=0", "?limit=x", "?cursor=bad", "?limit=1&limit=2", "?unknown=1"):
+        assert ask(service, query).status_code == 400, query
