@@ -21,8 +21,8 @@ These have connections of their own, because they wait or read ahead:
 ``keys`` spells the key names. ``server_checks`` warns of servers that may lose logs. ``adaptive_batch`` says how many
 lines to read at once.
 
-The keys, under a prefix. The workflow id is their hash tag, so that all of a workflow's keys share a Cluster's slot. The
-first key is of no workflow:
+The keys, under a prefix. The workflow id is their hash tag, so that all of a workflow's keys share a Cluster's slot.
+The first key is of no workflow:
 
     {prefix}:workflows                 zset    workflow ids by the creation time of their newest job (Unix ms)
                                                never expires; it is written after a job's own keys, and repaired when

@@ -188,11 +188,11 @@ class Store:
         """Makes a PENDING job. True when it is new. Raises: :class:`Deleted`."""
         now = self._clock()
         keys = (self._keys.of(job, "job"), self._keys.listing(job.workflow_id))
-        args = (iso_timestamp(now), round(now * 1000), job.job_id, self.retention_ms(job.workflow_id))
+        args = (iso_timestamp(now), _milliseconds(now), job.job_id, self.retention_ms(job.workflow_id))
         answer = self._script("register", job.workflow_id, keys, *args)
         if answer < 0:
             raise replies.refusal_error("DELETED", [])
-        self.workflows.add(job.workflow_id, round(now * 1000))
+        self.workflows.add(job.workflow_id, _milliseconds(now))
         return bool(answer)
 
     def is_deleted(self, job: JobRef) -> bool:
@@ -261,9 +261,17 @@ class Store:
         now = self._clock()
         keys = (*self._keys.runner(job), self._keys.listing(job.workflow_id))
         own_retention_ms = self.catalog.retention_ms(job.workflow_id, PoolKind.APPENDS) or ""
-        args = (token, self._lease_ms, iso_timestamp(now), round(now * 1000), job.job_id, own_retention_ms, first or "")
+        args = (
+            token,
+            self._lease_ms,
+            iso_timestamp(now),
+            _milliseconds(now),
+            job.job_id,
+            own_retention_ms,
+            first or "",
+        )
         attempt, next_number = self._answer("open", job, keys, *args)
-        self.workflows.job_begun(job, round(now * 1000))
+        self.workflows.job_begun(job, _milliseconds(now))
         return Attempt(job, token, attempt, next_number)
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
@@ -364,6 +372,11 @@ class Store:
         script = self._scripts[name]
         with translate_errors():
             return self._topology.run(workflow_id, lambda client: script.run(client, keys, *args), pool or self._pool)
+
+
+def _milliseconds(seconds: float) -> int:
+    """Unix milliseconds, cut as in :func:`iso_timestamp`, so that both say the same time."""
+    return round(seconds * 1_000_000) // 1000
 
 
 def topology_of(url: str) -> Topology:

@@ -74,7 +74,7 @@ def test_open_starts_the_job_and_takes_the_lease(bench: Bench, store: Store) -> 
         "{wf_1}:job_1:job": {"status": "RUNNING", "attempt": "1", "created_at": NOW, "started_at": NOW},
         "{wf_1}:job_1:lease": b"token-1",
         "{wf_1}:jobs": [b"job_1", b"%d" % round(NOW_SECONDS * 1000)],
-        "{wf_1}:running": {b"job_1"},
+        "{wf_1}:running": [b"job_1"],
         "workflows": [b"wf_1", b"%d" % round(NOW_SECONDS * 1000)],
     }
 

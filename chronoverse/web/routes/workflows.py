@@ -6,7 +6,7 @@ from flask import Response
 
 from chronoverse.auth.tokens import EVERY_WORKFLOW
 from chronoverse.errors import StoreError
-from chronoverse.joblog.values import IDENTIFIER, JobRef, iso_timestamp
+from chronoverse.joblog.values import JobRef, iso_timestamp
 from chronoverse.store.workflows import Workflow
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.event_loop import yield_to_loop
@@ -46,8 +46,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             if EVERY_WORKFLOW in named:
                 found, following = _read_list(deps, position, limit)
             else:
-                ids = sorted(each for each in named if IDENTIFIER.fullmatch(each))
-                found, following = _read_named(deps, ids, position, limit)
+                found, following = _read_named(deps, sorted(named), position, limit)
         cursor = encode_cursor(("workflows",), (repr(following[0]), following[1])) if following else None
         return page_response({"workflows": found, "cursor": cursor}, cursor, limit=limit)
 
