@@ -1,0 +1,151 @@
+"""Searches the jobs of a workflow, the newest job first. Each page looks through a bounded part of them."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, SearchTooExpensive, StoreUnavailable
+from chronoverse.history.page_budget import ENVELOPE_BYTES, PAGE_BYTES, PAGE_SECONDS, PageBudget
+from chronoverse.joblog.time_range import TimeRange
+from chronoverse.joblog.values import Job
+
+#: Jobs that are fetched at once.
+BATCH_JOBS: Final = 20
+#: Errors of one job. The search names them, and goes on with the next job.
+_JOB_ERRORS: Final = (ArchiveDamaged, NotALog, SearchTooExpensive)
+
+
+class WorkflowPosition(NamedTuple):
+    """How far a search has come in a workflow's listing: up to the job of that creation time and id.
+
+    With a ``line`` it has come up to that line of the job, of which the pages so far have ``found`` lines. Without one
+    it has looked through the whole job.
+    """
+
+    created_ms: float
+    job_id: str
+    line: int | None = None
+    found: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowScan:
+    """Asks for up to ``limit`` jobs with lines that match ``q``, and for up to ``per_job`` of these lines of each.
+
+    Only jobs of that ``status`` count that started from ``since`` to ``until``; None lets every job pass. ``start`` is
+    how far the page before has come. The other fields are those of :class:`~chronoverse.history.scans.scan.Scan`.
+    """
+
+    workflow_id: str
+    limit: int
+    per_job: int
+    q: str
+    asked_at: float
+    patience: float
+    start: WorkflowPosition | None = None
+    regex: bool = False
+    stream: str | None = None
+    status: str | None = None
+    since: str | None = None
+    until: str | None = None
+    before: int = 0
+    after: int = 0
+    page_bytes: int = PAGE_BYTES - ENVELOPE_BYTES
+    seconds: float = PAGE_SECONDS
+
+    def to_json(self) -> bytes:
+        """What :meth:`from_json` reads."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "WorkflowScan":
+        """The scan that :meth:`to_json` wrote."""
+        fields = orjson.loads(data)
+        start = fields.pop("start")
+        return cls(**fields, start=None if start is None else WorkflowPosition(*start))
+
+
+class Matches(NamedTuple):
+    """What was found in one job: the JSON of each line, and how many of the lines match; the others are context.
+
+    ``position`` is the last number that was read, ``has_more`` whether any follow it.
+    """
+
+    lines: list[bytes]
+    count: int
+    position: int
+    has_more: bool
+
+
+class JobsPage(NamedTuple):
+    """A page: the JSON of each job. ``position`` is how far it has come; None when all jobs were searched."""
+
+    jobs: list[bytes]
+    position: WorkflowPosition | None
+
+
+def read_jobs_page(
+    scan: WorkflowScan,
+    listed: Iterable[tuple[float, Job]],
+    search: Callable[[Job, int, int, bool], Matches],
+    budget: PageBudget,
+) -> JobsPage:
+    """Searches ``listed``, which are the jobs from ``scan.start`` on, each with its creation time in the listing.
+
+    ``search`` takes a job, the line after which to begin, and how many lines to find. When its last argument is true,
+    their numbers are enough. When the ``budget`` is used up, the page ends. It has looked at a part of one job at least.
+
+    Raises what ``search`` raises. An error that concerns one job only is named in the page instead.
+    """
+    jobs: list[bytes] = []
+    start, position = scan.start, scan.start
+    for number, (created_ms, job) in enumerate(listed):
+        if len(jobs) == scan.limit or (number and budget.is_used_up()):
+            return JobsPage(jobs, position)
+        is_resumed = start is not None and start.line is not None and start.job_id == job.ref.job_id
+        line, found = (start.line or 0, start.found) if start and is_resumed else (0, 0)
+        if _is_wanted(scan, job):
+            try:
+                matches, more = _search_job(scan, job, line, found, search)
+            except JobNotFound:
+                pass
+            except _JOB_ERRORS as error:
+                jobs.append(_job_json(job, [], more=False, error=str(error)))
+            except StoreUnavailable:
+                # What was found before makes a page of its own. The next page raises this error, if it lasts.
+                if jobs:
+                    return JobsPage(jobs, position)
+                raise
+            else:
+                if matches.count:
+                    jobs.append(_job_json(job, matches.lines, more=more))
+                if matches.has_more and found + matches.count < scan.per_job:
+                    rest = WorkflowPosition(created_ms, job.ref.job_id, matches.position, found + matches.count)
+                    return JobsPage(jobs, rest)
+        position = WorkflowPosition(created_ms, job.ref.job_id)
+    return JobsPage(jobs, None)
+
+
+def _is_wanted(scan: WorkflowScan, job: Job) -> bool:
+    started = job.started_at or job.created_at or ""
+    return scan.status in (None, job.status) and TimeRange(scan.since, scan.until).has(started)
+
+
+def _search_job(
+    scan: WorkflowScan, job: Job, line: int, found: int, search: Callable[[Job, int, int, bool], Matches]
+) -> tuple[Matches, bool]:
+    """The lines of one job, and whether it has more. It may also have more when the search could not look further."""
+    wanted = scan.per_job - found
+    matches = search(job, line, wanted, False)
+    if not matches.has_more or matches.count < wanted:
+        return matches, matches.has_more
+    following = search(job, matches.position, 1, True)
+    return matches, bool(following.count) or following.has_more
+
+
+def _job_json(job: Job, lines: list[bytes], *, more: bool, **extra: Any) -> bytes:
+    logs = [orjson.Fragment(line) for line in lines]
+    body = {"id": job.ref.job_id, "status": job.status, "created_at": job.created_at, "logs": logs, "more": more}
+    return orjson.dumps({**body, **extra})
