@@ -3,13 +3,20 @@
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, Protocol
 
 import orjson
 
 from chronoverse.archive.reader import ArchiveReader
-from chronoverse.errors import AtCapacity, ChronoverseError, JobNotFound, ScansUnavailable
+from chronoverse.errors import (
+    AtCapacity,
+    ChronoverseError,
+    JobNotFound,
+    ScansUnavailable,
+    StoreError,
+    StoreUnavailable,
+)
 from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.pages import (
     LineEncoder,
@@ -22,24 +29,39 @@ from chronoverse.history.pages import (
 )
 from chronoverse.history.scans.matches import MatchEncoder
 from chronoverse.history.scans.scan import HAS_MORE, POSITION, Form, Scan, error_to_json
+from chronoverse.history.scans.workflow_scan import BATCH_JOBS, JobsPage, Matches, WorkflowScan, read_jobs_page
 from chronoverse.history.tiered_log import MissingArchive, StoredLog
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.time_range import TimeRange
-from chronoverse.joblog.values import Line
+from chronoverse.joblog.values import Job, JobRef, Line
 
 log: Final = logging.getLogger(__name__)
 
 
-class ScanApp:
-    """Answers a :class:`Scan` with a :class:`Page`: its lines in the body, one on each line, and the rest in headers.
+class Listing(Protocol):
+    """What the application needs of :class:`chronoverse.store.listing.JobListing`."""
 
-    ``max_line_bytes`` is how long a runner's lines may be. ``clock`` is monotonic, in seconds. It must be the clock of
-    the workers.
+    def page(self, workflow_id: str, before: tuple[float, str] | None, count: int) -> list[tuple[float, str]]: ...
+
+
+class ScannedStore(StoredLog, Protocol):
+    """What the application needs of :class:`chronoverse.store.Store`."""
+
+    @property
+    def listing(self) -> Listing: ...
+    def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]: ...
+
+
+class ScanApp:
+    """Answers scans: with a :class:`Page`, or a :class:`JobsPage` for a :class:`WorkflowScan`.
+
+    What was found is in the body, one piece of JSON on each line, and the rest is in headers. ``max_line_bytes`` is how
+    long a runner's lines may be. ``clock`` is monotonic, in seconds. It must be the clock of the workers.
     """
 
     def __init__(
         self,
-        store: StoredLog,
+        store: ScannedStore,
         archive: ArchiveReader | MissingArchive,
         max_line_bytes: int,
         clock: Callable[[], float] = time.monotonic,
@@ -51,14 +73,12 @@ class ScanApp:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
         """The answer to one scan: 200 with a page, or 500 with one of our errors."""
-        scan = Scan.from_json(environ["wsgi.input"].read())
-        sock: socket.socket = environ["gunicorn.socket"]
+        data, sock = environ["wsgi.input"].read(), environ["gunicorn.socket"]
         try:
-            page = self.read(scan, lambda: _has_closed(sock))
-            headers = {POSITION: str(page.position), HAS_MORE: str(int(page.has_more))}
-            status, body = "200 OK", b"\n".join(page.lines)
+            headers, found = self._answer(environ["PATH_INFO"], data, lambda: _has_closed(sock))
+            status, body = "200 OK", b"\n".join(found)
         except MemoryError:
-            log.error("a scan of %s takes more memory than it may", scan.ref)
+            log.error("a scan takes more memory than it may: %s", data.decode("utf-8", "replace"))
             status, headers, body = "500 Error", {}, error_to_json(ScansUnavailable("the scan takes too much memory"))
         except ChronoverseError as error:
             status, headers, body = "500 Error", {}, error_to_json(error)
@@ -66,57 +86,129 @@ class ScanApp:
         start_response(status, [*headers.items(), *content.items()])
         return [body]
 
+    def _answer(self, path: str, data: bytes, client_is_gone: Callable[[], bool]) -> tuple[dict[str, str], list[bytes]]:
+        """The headers and the lines of the answer to a scan."""
+        if path == WorkflowScan.PATH:
+            jobs, position = self.read_workflow(WorkflowScan.from_json(data), client_is_gone)
+            return {POSITION: orjson.dumps(position).decode()}, jobs
+        page = self.read(Scan.from_json(data), client_is_gone)
+        return {POSITION: str(page.position), HAS_MORE: str(int(page.has_more))}, page.lines
+
     def read(self, scan: Scan, client_is_gone: Callable[[], bool] = lambda: False) -> Page:
         """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
 
         Raises as the store and the archive do. Raises :class:`AtCapacity`, :class:`JobNotFound` and
         :class:`SearchTooExpensive`.
         """
-        waited = self._clock() - scan.asked_at
-        if waited > scan.patience:
-            raise AtCapacity(f"too many searches at a time: this one did not get its turn within {scan.patience:g} s")
+        budget = self._budget(scan, client_is_gone)
         job = self._store.get_job(scan.ref)
         if job is None:
             raise JobNotFound("no such job")
         time_range = TimeRange(scan.since, scan.until)
         matcher = None if scan.q is None else Matcher(scan.q, regex=scan.regex)
-
-        def passes(line: Line) -> bool:
-            return scan.stream in (None, line.stream) and time_range.has(line.timestamp)
-
-        def batches(position: int, limit: int | None, descending: bool, search: Search | None) -> Iterator[ReadBatch]:
-            return read_batches(
-                self._store,
-                self._archive,
-                job,
-                position,
-                max_line_bytes=self._max_line_bytes,
-                descending=descending,
-                limit=limit,
-                search=search,
-            )
-
-        def read_context(position: int, count: int, descending: bool) -> Iterator[ReadBatch]:
-            return batches(position, count, descending, None)
-
         encode: LineEncoder
         if scan.form == Form.MATCH and matcher:
             context = scan.before, scan.after
-            encode = MatchEncoder(read_context, matcher, context, scan.stream, descending=scan.descending)
+            encode = self._match_encoder(job, matcher, context, scan.stream, descending=scan.descending)
         else:
             encode = _ENCODERS[scan.form]
+        search = Search(matcher, time_range) if matcher else None
         return read_page(
-            batches(scan.position, None, scan.descending, Search(matcher, time_range) if matcher else None),
+            self._read_batches(job, scan.position, descending=scan.descending, search=search),
             job,
             scan.position,
             scan.limit,
-            PageBudget(
-                page_bytes=scan.page_bytes, seconds=scan.seconds, client_is_gone=client_is_gone, clock=self._clock
-            ),
+            budget,
             descending=scan.descending,
-            predicate=passes,
+            predicate=lambda line: scan.stream in (None, line.stream) and time_range.has(line.timestamp),
             matcher=matcher,
             encode=encode,
+        )
+
+    def read_workflow(self, scan: WorkflowScan, client_is_gone: Callable[[], bool] = lambda: False) -> JobsPage:
+        """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
+
+        Raises as the store and the archive do, unless it concerns one job only. Raises :class:`AtCapacity`.
+        """
+        budget = self._budget(scan, client_is_gone)
+        matcher = Matcher(scan.q, regex=scan.regex)
+
+        def search(job: Job, position: int, limit: int, only_count: bool) -> Matches:
+            encode = _ENCODERS[Form.NUMBER]
+            if not only_count:
+                encode = self._match_encoder(job, matcher, (scan.before, scan.after), scan.stream, descending=False)
+            count = 0
+
+            def encode_counted(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
+                nonlocal count
+                encoded = encode(line, budget)
+                count += encoded is not None
+                return encoded
+
+            batches = self._read_batches(job, position, descending=False, search=Search(matcher, TimeRange()))
+            page = read_page(
+                batches,
+                job,
+                position,
+                limit,
+                budget,
+                descending=False,
+                predicate=lambda line: scan.stream in (None, line.stream),
+                matcher=matcher,
+                encode=encode_counted,
+            )
+            return Matches(page.lines, count, page.position, page.has_more)
+
+        return read_jobs_page(scan, self._listed(scan), search, budget)
+
+    def _listed(self, scan: WorkflowScan) -> Iterator[tuple[float, Job]]:
+        """The workflow's jobs from the start of ``scan`` on, each with its creation time in the listing.
+
+        A job that is gone, or that cannot be read at all, is left out. Raises as the store does.
+        """
+        start = scan.start
+        if start is not None and start.line is not None:
+            job = self._store.get_job(JobRef(scan.workflow_id, start.job_id))
+            if job is not None:
+                yield start.created_ms, job
+        before = None if start is None else (start.created_ms, start.job_id)
+        while listed := self._store.listing.page(scan.workflow_id, before, BATCH_JOBS):
+            jobs = self._store.get_jobs([JobRef(scan.workflow_id, job_id) for _, job_id in listed])
+            for (created_ms, _), found in zip(listed, jobs, strict=True):
+                if isinstance(found, StoreUnavailable):
+                    raise found
+                if isinstance(found, Job):
+                    yield created_ms, found
+            before = listed[-1]
+
+    def _budget(self, scan: Scan | WorkflowScan, client_is_gone: Callable[[], bool]) -> PageBudget:
+        """The budget of a page. Raises :class:`AtCapacity` for a scan that has waited too long for its turn."""
+        if self._clock() - scan.asked_at > scan.patience:
+            raise AtCapacity(f"too many searches at a time: this one did not get its turn within {scan.patience:g} s")
+        return PageBudget(
+            page_bytes=scan.page_bytes, seconds=scan.seconds, client_is_gone=client_is_gone, clock=self._clock
+        )
+
+    def _match_encoder(
+        self, job: Job, matcher: Matcher, context: tuple[int, int], stream: str | None, *, descending: bool
+    ) -> MatchEncoder:
+        def read_context(position: int, count: int, descending: bool) -> Iterator[ReadBatch]:
+            return self._read_batches(job, position, descending=descending, limit=count)
+
+        return MatchEncoder(read_context, matcher, context, stream, descending=descending)
+
+    def _read_batches(
+        self, job: Job, position: int, *, descending: bool, limit: int | None = None, search: Search | None = None
+    ) -> Iterator[ReadBatch]:
+        return read_batches(
+            self._store,
+            self._archive,
+            job,
+            position,
+            max_line_bytes=self._max_line_bytes,
+            descending=descending,
+            limit=limit,
+            search=search,
         )
 
 

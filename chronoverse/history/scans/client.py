@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+import orjson
+
 from chronoverse.errors import ScansUnavailable
 from chronoverse.history.pages import Page
 from chronoverse.history.scans.scan import HAS_MORE, POSITION, Scan, error_from_json
+from chronoverse.history.scans.workflow_scan import JobsPage, WorkflowPosition, WorkflowScan
 
 #: Seconds between two attempts to connect to a scan server that is just starting.
 CONNECT_RETRY_SECONDS: Final = 0.05
@@ -30,7 +33,7 @@ class ScanClient:
         self._path = path
 
     @contextlib.contextmanager
-    def ask(self, scan: Scan) -> Iterator["PendingScan"]:
+    def ask(self, scan: Scan | WorkflowScan) -> Iterator["PendingScan"]:
         """Sends ``scan``, and closes the connection at the end of the ``with`` block.
 
         Raises :class:`ScansUnavailable` when no server accepts the connection within the scan's patience.
@@ -39,7 +42,7 @@ class ScanClient:
             raise ScansUnavailable("there is no scan server: this service was started without gunicorn.conf.py")
         with contextlib.closing(_UnixConnection(self._path, scan.asked_at + scan.patience)) as connection:
             with _translated():
-                connection.request("POST", "/", scan.to_json())
+                connection.request("POST", scan.PATH, scan.to_json())
             yield PendingScan(connection, connection.sock)
 
 
@@ -56,7 +59,18 @@ class PendingScan:
             self._sock.shutdown(socket.SHUT_WR)
 
     def page(self) -> Page:
-        """The page, after waiting for it.
+        """The page that a :class:`Scan` asks for, after waiting for it. Raises as :meth:`_answer` does."""
+        headers, lines = self._answer()
+        return Page(lines, int(headers[POSITION]), headers[HAS_MORE] == "1")
+
+    def jobs_page(self) -> JobsPage:
+        """The page that a :class:`WorkflowScan` asks for. Raises as :meth:`_answer` does."""
+        headers, jobs = self._answer()
+        position = orjson.loads(headers[POSITION])
+        return JobsPage(jobs, None if position is None else WorkflowPosition(*position))
+
+    def _answer(self) -> tuple[http.client.HTTPMessage, list[bytes]]:
+        """The headers and the lines of the answer, after waiting for it.
 
         Raises what the server has raised, and :class:`ScansUnavailable` when it died or does not answer.
         """
@@ -66,8 +80,7 @@ class PendingScan:
             if "Content-Length" not in response.headers:
                 raise http.client.IncompleteRead(body)
         if response.status == 200:
-            lines = body.split(b"\n") if body else []
-            return Page(lines, int(response.headers[POSITION]), response.headers[HAS_MORE] == "1")
+            return response.headers, body.split(b"\n") if body else []
         if response.getheader("Content-Type") == "application/octet-stream":
             raise error_from_json(body)
         raise RuntimeError(f"the scan server has answered with {response.status}, and has logged why")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import ClassVar, Final
 
 import orjson
 
@@ -38,6 +38,9 @@ class Scan:
     ``page_bytes`` of JSON or ``seconds``. ``asked_at`` is on the monotonic clock, which all processes of a machine
     share. A scan that has waited for longer than ``patience`` seconds is refused.
     """
+
+    #: The path of the request to the scan server.
+    PATH: ClassVar = "/"
 
     workflow_id: str
     job_id: str

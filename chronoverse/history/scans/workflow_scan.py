@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import orjson
 
@@ -37,6 +37,9 @@ class WorkflowScan:
     Only jobs of that ``status`` count that started from ``since`` to ``until``; None lets every job pass. ``start`` is
     how far the page before has come. The other fields are those of :class:`~chronoverse.history.scans.scan.Scan`.
     """
+
+    #: The path of the request to the scan server.
+    PATH: ClassVar = "/workflow"
 
     workflow_id: str
     limit: int
@@ -74,7 +77,7 @@ class Matches(NamedTuple):
     """
 
     lines: list[bytes]
-    count: int
+    match_count: int
     position: int
     has_more: bool
 
@@ -95,7 +98,7 @@ def read_jobs_page(
     """Searches ``listed``, which are the jobs from ``scan.start`` on, each with its creation time in the listing.
 
     ``search`` takes a job, the line after which to begin, and how many lines to find. When its last argument is true,
-    their numbers are enough. When the ``budget`` is used up, the page ends. It has looked at a part of one job at least.
+    their numbers are enough. When the ``budget`` is used up, the page ends. It has searched a part of a job at least.
 
     Raises what ``search`` raises. An error that concerns one job only is named in the page instead.
     """
@@ -119,10 +122,10 @@ def read_jobs_page(
                     return JobsPage(jobs, position)
                 raise
             else:
-                if matches.count:
+                if matches.match_count:
                     jobs.append(_job_json(job, matches.lines, more=more))
-                if matches.has_more and found + matches.count < scan.per_job:
-                    rest = WorkflowPosition(created_ms, job.ref.job_id, matches.position, found + matches.count)
+                if matches.has_more and found + matches.match_count < scan.per_job:
+                    rest = WorkflowPosition(created_ms, job.ref.job_id, matches.position, found + matches.match_count)
                     return JobsPage(jobs, rest)
         position = WorkflowPosition(created_ms, job.ref.job_id)
     return JobsPage(jobs, None)
@@ -137,12 +140,12 @@ def _search_job(
     scan: WorkflowScan, job: Job, line: int, found: int, search: Callable[[Job, int, int, bool], Matches]
 ) -> tuple[Matches, bool]:
     """The lines of one job, and whether it has more. It may also have more when the search could not look further."""
-    wanted = scan.per_job - found
+    wanted = max(1, scan.per_job - found)
     matches = search(job, line, wanted, False)
-    if not matches.has_more or matches.count < wanted:
+    if not matches.has_more or matches.match_count < wanted:
         return matches, matches.has_more
     following = search(job, matches.position, 1, True)
-    return matches, bool(following.count) or following.has_more
+    return matches, bool(following.match_count) or following.has_more
 
 
 def _job_json(job: Job, lines: list[bytes], *, more: bool, **extra: Any) -> bytes:

@@ -15,7 +15,9 @@ from chronoverse.errors import AtCapacity
 from chronoverse.history import pages
 from chronoverse.history.page_budget import PAGE_BYTES, PageBudget
 from chronoverse.history.pages import Page, ReadBatch
+from chronoverse.history.scans.client import PendingScan
 from chronoverse.history.scans.scan import Scan
+from chronoverse.history.scans.workflow_scan import JobsPage, WorkflowScan
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.web.http.dependencies import LOCK_WAIT_SECONDS, Dependencies, principal
@@ -81,7 +83,6 @@ def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Pa
 
     The page ends soon when the client closes its side. Raises as :class:`PendingScan` and :func:`_page_turn` do.
     """
-    sock = request.environ.get("gunicorn.socket")
     with _page_turn(deps, ref, limit):
         scan = Scan(
             workflow_id=ref.workflow_id,
@@ -91,10 +92,36 @@ def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Pa
             patience=LOCK_WAIT_SECONDS,
             **filters,
         )
-        with deps.scans.ask(scan) as pending, contextlib.ExitStack() as undo:
-            if isinstance(sock, gevent.socket.socket):
-                undo.callback(on_hangup(sock, lambda _: pending.shorten()))
+        with _pending(deps, scan) as pending:
             return pending.page()
+
+
+def scan_workflow(deps: Dependencies, workflow_id: str, limit: int, per_job: int, **filters: Any) -> JobsPage:
+    """The page of up to ``limit`` jobs with matches. ``filters`` are fields of :class:`WorkflowScan`.
+
+    The page ends soon when the client closes its side. Raises as :class:`PendingScan` and :func:`_page_turn` do.
+    """
+    with _page_turn(deps, JobRef(workflow_id, ""), limit * per_job):
+        scan = WorkflowScan(
+            workflow_id=workflow_id,
+            limit=limit,
+            per_job=per_job,
+            asked_at=deps.monotonic(),
+            patience=LOCK_WAIT_SECONDS,
+            **filters,
+        )
+        with _pending(deps, scan) as pending:
+            return pending.jobs_page()
+
+
+@contextlib.contextmanager
+def _pending(deps: Dependencies, scan: Scan | WorkflowScan) -> Iterator[PendingScan]:
+    """Asks the scan server. When the client of the request closes its side, the server hears of it."""
+    sock = request.environ.get("gunicorn.socket")
+    with deps.scans.ask(scan) as pending, contextlib.ExitStack() as undo:
+        if isinstance(sock, gevent.socket.socket):
+            undo.callback(on_hangup(sock, lambda _: pending.shorten()))
+        yield pending
 
 
 @contextlib.contextmanager

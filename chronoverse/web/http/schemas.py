@@ -23,6 +23,9 @@ MAX_WAIT_SECONDS: Final = 300
 #: the largest matches have.
 MAX_CONTEXT_LINES: Final = 50
 MAX_CONTEXT_PAGE_LINES: Final = 2000
+#: A search of a workflow: the most jobs on a page, and the most lines of one job.
+MAX_SEARCHED_JOBS: Final = 100
+MAX_JOB_MATCHES: Final = 100
 
 STREAMS: Final = ("stdout", "stderr")
 
@@ -258,6 +261,28 @@ class SearchQuery(LogsQuery, SearchFields):
     after = _context("after")
 
 
+class WorkflowSearchQuery(SearchFields):
+    """The query of a workflow's ``/logs/search``."""
+
+    q = SearchText(required=True)
+    stream = _stream()
+    status = fields.String(validate=validate.OneOf([status.value for status in Status]))
+    since = Timestamp(metadata={"description": "Only jobs that started at this time or later."})
+    until = Timestamp(metadata={"description": "Only jobs that started at this time or before."})
+    before = _context("before")
+    after = _context("after")
+    per_job = QueryInteger(
+        1,
+        MAX_JOB_MATCHES,
+        load_default=5,
+        metadata={"description": "Lines of a job; `more` says that it has others."},
+    )
+    limit = QueryInteger(
+        1, MAX_SEARCHED_JOBS, load_default=20, metadata={"description": "Jobs with a match on the page."}
+    )
+    cursor = fields.String(validate=validate.Length(1, 768), metadata={"description": "From the page before."})
+
+
 class JobsQuery(Schema):
     """The query of ``/jobs``."""
 
@@ -315,6 +340,31 @@ class SearchSchema(LogsSchema):
     """One page of matches."""
 
     logs = fields.List(fields.Nested(FoundSchema), required=True)
+
+
+class FoundJobSchema(Schema):
+    """A job in which lines match."""
+
+    id = fields.String(required=True)
+    status = fields.String(required=True)
+    created_at = fields.String(required=True, allow_none=True)
+    logs = fields.List(fields.Nested(FoundSchema), required=True)
+    more = fields.Boolean(
+        required=True,
+        metadata={
+            "description": "True when the job has other lines that match, or may have some: the page ended within it,"
+            " and the next one goes on in it."
+        },
+    )
+    error = fields.String(metadata={"description": "Why this job could not be searched any further."})
+
+
+class WorkflowSearchSchema(Schema):
+    """One page of jobs with matches, the newest first."""
+
+    workflow_id = fields.String(required=True)
+    jobs = fields.List(fields.Nested(FoundJobSchema), required=True)
+    cursor = fields.String(required=True, allow_none=True, metadata={"description": "Of the next page, or null."})
 
 
 class JobSchema(Schema):

@@ -11,12 +11,22 @@ from typing import Any
 import orjson
 from flask import Response
 
+from chronoverse.errors import InvalidCursor
 from chronoverse.history.scans.scan import Form
-from chronoverse.joblog.values import JobRef
+from chronoverse.history.scans.workflow_scan import WorkflowPosition
+from chronoverse.joblog.values import MAX_NUMBER, JobRef
 from chronoverse.web.http import pages
 from chronoverse.web.http.dependencies import Dependencies
-from chronoverse.web.http.paging import encode_cursor, page_response, start_position
-from chronoverse.web.http.schemas import MAX_CONTEXT_PAGE_LINES, Blueprint, ProblemSchema, SearchQuery, SearchSchema
+from chronoverse.web.http.paging import decode_cursor, encode_cursor, page_response, parse_score, start_position
+from chronoverse.web.http.schemas import (
+    MAX_CONTEXT_PAGE_LINES,
+    Blueprint,
+    ProblemSchema,
+    SearchQuery,
+    SearchSchema,
+    WorkflowSearchQuery,
+    WorkflowSearchSchema,
+)
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
@@ -38,8 +48,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         """The lines that match, in pages."""
         ref, stream, since, until = JobRef(workflow_id, job_id), *map(query.get, ("stream", "since", "until"))
         before, after = query["before"], query["after"]
-        digest = hashlib.sha256(q.encode()).hexdigest()[:16]
-        listing = ("search", workflow_id, job_id, order, stream, regex, digest, since, until)
+        listing = ("search", workflow_id, job_id, order, stream, regex, _digest(q), since, until)
         job = deps.require_job(ref)
         descending = order == "desc"
         position = start_position(query, listing, job, descending=descending)
@@ -67,4 +76,37 @@ def blueprint(deps: Dependencies) -> Blueprint:
         parameters |= {"q": q, "regex": "true" if regex else None, "limit": limit, "order": order}
         return page_response(body, cursor, page.position, **parameters)
 
+    @routes.route("/workflows/<id:workflow_id>/logs/search")
+    @routes.doc(operationId="searchWorkflow")
+    @routes.arguments(WorkflowSearchQuery, location="query", as_kwargs=True)
+    @routes.response(200, WorkflowSearchSchema, description="A page, perhaps an empty one; `Link` names the next.")
+    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
+    def search_workflow(workflow_id: str, q: str, regex: bool, limit: int, per_job: int, **query: Any) -> Response:
+        """The lines that match in all jobs of a workflow, the newest job first."""
+        filters = {name: query.get(name) for name in ("stream", "status", "since", "until")}
+        listing = ("search", workflow_id, regex, _digest(q), *filters.values())
+        start: WorkflowPosition | None = None
+        if "cursor" in query:
+            created, job_id, line, found = decode_cursor(query["cursor"], listing, [str, str, int, int])
+            if not (-1 <= line <= MAX_NUMBER and found >= 0):
+                raise InvalidCursor("cursor: this is not one of ours")
+            start = WorkflowPosition(parse_score(created), job_id, None if line < 0 else line, found)
+        before, after = query["before"], query["after"]
+        page = pages.scan_workflow(
+            deps, workflow_id, limit, per_job, start=start, q=q, regex=regex, before=before, after=after, **filters
+        )
+        cursor = None
+        if page.position is not None:
+            created_ms, job_id, line, found = page.position
+            cursor = encode_cursor(listing, (repr(created_ms), job_id, -1 if line is None else line, found))
+        body = {"workflow_id": workflow_id, "jobs": [orjson.Fragment(each) for each in page.jobs], "cursor": cursor}
+        parameters: dict[str, Any] = {"before": before or None, "after": after or None, **filters}
+        parameters |= {"q": q, "regex": "true" if regex else None, "limit": limit, "per_job": per_job}
+        return page_response(body, cursor, **parameters)
+
     return routes
+
+
+def _digest(q: str) -> str:
+    """What a cursor says of its query, which may be long."""
+    return hashlib.sha256(q.encode()).hexdigest()[:16]
