@@ -90,7 +90,7 @@ class ScanApp:
         """The headers and the lines of the answer to a scan."""
         if path == WorkflowScan.PATH:
             jobs, position = self.read_workflow(WorkflowScan.from_json(data), client_is_gone)
-            return {POSITION: orjson.dumps(position).decode()}, jobs
+            return {POSITION: orjson.dumps(position and list(position)).decode()}, jobs
         page = self.read(Scan.from_json(data), client_is_gone)
         return {POSITION: str(page.position), HAS_MORE: str(int(page.has_more))}, page.lines
 

@@ -60,7 +60,8 @@ class WorkflowScan:
 
     def to_json(self) -> bytes:
         """What :meth:`from_json` reads."""
-        return orjson.dumps(self)
+        # The default is for the position: orjson knows no named tuples.
+        return orjson.dumps(self, default=list)
 
     @classmethod
     def from_json(cls, data: bytes) -> "WorkflowScan":

@@ -1,0 +1,217 @@
+"""A search of a workflow finds in all jobs what is there, over any number of pages, and names what it cannot search."""
+
+import itertools
+import json
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.reader import ArchiveReader
+from chronoverse.errors import ArchiveUnavailable, AtCapacity
+from chronoverse.history.scans.app import ScanApp
+from chronoverse.history.scans.workflow_scan import JobsPage, WorkflowScan
+from chronoverse.history.tiered_log import MissingArchive
+from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.store import Store
+from tests.support.archivers import archive
+from tests.support.archives import archive_up_to
+from tests.support.bench import NOW
+
+#: The monotonic time of the tests, in seconds.
+BEGAN: Final = 1000.0
+JOBS: Final = 30
+
+
+def scan(**fields: Any) -> WorkflowScan:
+    """A search for ``needle``, with other ``fields``."""
+    common: dict[str, Any] = {
+        "workflow_id": "wf_1",
+        "limit": 20,
+        "per_job": 5,
+        "q": "needle",
+        "asked_at": BEGAN,
+        "patience": 5.0,
+    }
+    return WorkflowScan(**(common | fields))
+
+
+def write(store: Store, job_id: str, lines: list[Line], status: Status | None = Status.COMPLETED) -> None:
+    """A job with these lines. With ``status`` None it still runs."""
+    attempt = store.open(JobRef("wf_1", job_id), "token")
+    if lines:
+        store.append(attempt, lines)
+    if status is not None:
+        store.finish(attempt, status, 0, 0, len(lines) + 1)
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> FileObjectStore:
+    """An empty archive."""
+    return FileObjectStore(tmp_path)
+
+
+@pytest.fixture
+def logs(server: Any, prefix: str, objects: FileObjectStore) -> Iterator[tuple[Store, dict[str, list[Line]]]]:
+    """Jobs of which some are archived, some half, and some run: the store, and their lines by job, the newest first.
+
+    About one line in five has the word.
+    """
+    choice, times = random.Random(7), itertools.count(1_772_532_005)
+    store = Store(server.url, prefix=prefix, clock=lambda: float(next(times)))
+    logs: dict[str, list[Line]] = {}
+    for number in range(JOBS):
+        texts = [choice.choice(("hay", "hay", "grass", "a needle", "straw")) for _ in range(choice.choice((0, 3, 40)))]
+        job_id, streams = f"job_{number}", ("stdout", "stderr")
+        lines = [Line(at, NOW, f"{text} {at}", choice.choice(streams)) for at, text in enumerate(texts, 1)]
+        write(store, job_id, lines, choice.choice((Status.COMPLETED, Status.FAILED, None)))
+        logs = {job_id: lines, **logs}
+    archive(store, objects)
+    for job_id, lines in logs.items():
+        job = store.get_job(JobRef("wf_1", job_id))
+        if job and job.end is None and len(lines) > 3 and choice.random() < 0.7:
+            archive_up_to(store, objects, job.ref, len(lines) // 2, trim=choice.random() < 0.5)
+    yield store, logs
+    store.close()
+
+
+def app_of(store: Store, objects: FileObjectStore, ticks: float = 0.0) -> ScanApp:
+    """The application. Each look at its clock takes ``ticks`` seconds."""
+    times = itertools.count()
+    return ScanApp(store, ArchiveReader(objects, store.chunks), 65_536, lambda: BEGAN + ticks * next(times))
+
+
+def pages(app: ScanApp, **fields: Any) -> Iterator[JobsPage]:
+    """All pages of a search."""
+    start = None
+    for _ in range(2_000):
+        # A scan that has waited does not get its turn. Here the clock goes on all the time.
+        page = app.read_workflow(scan(**{"patience": 1e9, "start": start} | fields))
+        yield page
+        start = page.position
+        if start is None:
+            return
+    raise AssertionError("no last page")
+
+
+def found(pages_: Iterator[JobsPage]) -> list[tuple[str, list[int]]]:
+    """The jobs with the numbers of their matches, in the order of the pages. Parts of a job are joined."""
+    jobs: list[tuple[str, list[int]]] = []
+    for page in pages_:
+        for job in map(json.loads, page.jobs):
+            numbers = [line["sequence_num"] for line in job["logs"] if "context" not in line]
+            if jobs and jobs[-1][0] == job["id"]:
+                jobs[-1][1].extend(numbers)
+            else:
+                jobs.append((job["id"], numbers))
+    return jobs
+
+
+@pytest.mark.parametrize("limit", [1, 4, 100])
+@pytest.mark.parametrize("ticks", [0.0, 0.15, 0.6])
+@pytest.mark.parametrize(
+    ("fields", "pattern"),
+    [
+        ({"per_job": 100}, "needle"),
+        ({"per_job": 3}, "needle"),
+        ({"per_job": 100, "q": "(grass|STRAW) [1-9]$", "regex": True}, "(grass|straw) [1-9]$"),
+        ({"per_job": 2, "stream": "stderr", "before": 1, "after": 2}, "needle"),
+        ({"per_job": 5, "q": "nowhere"}, "nowhere"),
+    ],
+)
+def test_it_finds_what_is_there(
+    logs: tuple[Store, dict[str, list[Line]]],
+    objects: FileObjectStore,
+    fields: dict[str, Any],
+    pattern: str,
+    ticks: float,
+    limit: int,
+) -> None:
+    """In every tier, the newest job first, whether pages have much time or little."""
+    store, written = logs
+    expected = []
+    for job_id, lines in written.items():
+        matching = [
+            line.sequence_num
+            for line in lines
+            if re.search(pattern, line.message) and fields.get("stream") in (None, line.stream)
+        ]
+        if matching:
+            expected.append((job_id, matching[: fields["per_job"]]))
+    assert found(pages(app_of(store, objects, ticks), limit=limit, **fields)) == expected
+
+
+def test_more_says_that_there_are_others(server: Any, prefix: str) -> None:
+    """It looks for one line more than it shows."""
+    store = Store(server.url, prefix=prefix)
+    write(store, "two", _needles(2))
+    write(store, "three", _needles(3))
+    app = ScanApp(store, MissingArchive(), 65_536, lambda: BEGAN)
+    (page,) = pages(app, per_job=2)
+    assert {job["id"]: job["more"] for job in map(json.loads, page.jobs)} == {"two": False, "three": True}
+    store.close()
+
+
+def test_jobs_are_chosen_by_status_and_start(
+    logs: tuple[Store, dict[str, list[Line]]], objects: FileObjectStore
+) -> None:
+    """The start is the first attempt's."""
+    store, written = logs
+    app = app_of(store, objects)
+    jobs = {job_id: store.get_job(JobRef("wf_1", job_id)) for job_id in written}
+    all_found = [job_id for job_id, _ in found(pages(app))]
+    failed = [job_id for job_id in all_found if (job := jobs[job_id]) and job.status is Status.FAILED]
+    assert [job_id for job_id, _ in found(pages(app, status="FAILED"))] == failed != []
+
+    first, last = (jobs[all_found[at]] for at in (7, 3))
+    assert first is not None
+    assert last is not None
+    times = {"since": first.started_at, "until": last.started_at}
+    assert [job_id for job_id, _ in found(pages(app, **times))] == all_found[3:8]
+
+
+def test_what_is_wrong_with_one_job_is_named_with_it(
+    logs: tuple[Store, dict[str, list[Line]]], objects: FileObjectStore
+) -> None:
+    """The others are searched."""
+    store, _ = logs
+    app = app_of(store, objects)
+    expected = [job_id for job_id, _ in found(pages(app, limit=100))]
+    broken = next(
+        job_id for job_id in expected if (job := store.get_job(JobRef("wf_1", job_id))) and job.archived == job.last
+    )
+    for stored in list(objects.list(f"wf_1/{broken}/")):
+        objects.delete(stored.name)
+    (page,) = pages(app_of(store, objects), limit=100)
+    jobs = [json.loads(job) for job in page.jobs]
+    assert [job["id"] for job in jobs] == expected
+    assert [job["id"] for job in jobs if "error" in job] == [broken]
+
+
+def test_an_archive_that_is_away_ends_the_page(server: Any, prefix: str, objects: FileObjectStore) -> None:
+    """What was found before comes first. Then the page fails, and can be asked for again."""
+    times = itertools.count(1_772_532_005)
+    store, lines = Store(server.url, prefix=prefix, clock=lambda: float(next(times))), _needles(20)
+    write(store, "archived", lines, None)
+    archive_up_to(store, objects, JobRef("wf_1", "archived"), 10, trim=True)
+    write(store, "newer", lines)
+    seen = pages(ScanApp(store, MissingArchive(), 65_536, lambda: BEGAN))
+    assert [json.loads(job)["id"] for job in next(seen).jobs] == ["newer"]
+    with pytest.raises(ArchiveUnavailable):
+        next(seen)
+    store.close()
+
+
+def _needles(count: int) -> list[Line]:
+    return [Line(number, NOW, "needle", "stdout") for number in range(1, count + 1)]
+
+
+def test_a_search_that_has_waited_too_long_is_refused(logs: tuple[Store, dict[str, list[Line]]]) -> None:
+    """It would be answered when nobody waits any more."""
+    app = ScanApp(logs[0], MissingArchive(), 65_536, lambda: BEGAN + 6)
+    with pytest.raises(AtCapacity):
+        app.read_workflow(scan())

@@ -1,0 +1,84 @@
+"""``GET /workflows/{w}/logs/search``: the answer's form, its pages, and who may ask."""
+
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from chronoverse.auth.tokens import mint
+from tests.support.service import SECRET, Service
+from tests.web.routes.foreign import TIMESTAMP, Foreign
+
+
+@pytest.fixture
+def workflow(client: httpx.Client, job: Foreign) -> Foreign:
+    """Three jobs, read once each so that they are listed: the last one has no match."""
+    for number, messages in enumerate((["error: one", "fine"], ["error: two"] * 4, ["fine"]), 1):
+        each = job.sibling(f"job_{number}").lines(messages).end("FAILED" if number == 1 else "COMPLETED")
+        assert client.get(each.path).status_code == 200
+    return job
+
+
+def search(client: httpx.Client, job: Foreign, **query: Any) -> httpx.Response:
+    """The answer to a search of the job's workflow."""
+    return client.get(f"/workflows/{job.workflow_id}/logs/search", params=query)
+
+
+def test_an_answer_has_the_jobs_with_their_lines(client: httpx.Client, workflow: Foreign) -> None:
+    """Each line as in the search of one job."""
+    answer = search(client, workflow, q="ERROR", per_job=1, status="FAILED")
+    assert answer.json() == {
+        "workflow_id": workflow.workflow_id,
+        "jobs": [
+            {
+                "id": "job_1",
+                "status": "FAILED",
+                "created_at": None,
+                "logs": [
+                    {
+                        "timestamp": TIMESTAMP,
+                        "message": "error: one",
+                        "sequence_num": 1,
+                        "stream": "stdout",
+                        "highlights": [[0, 5]],
+                    }
+                ],
+                "more": False,
+            }
+        ],
+        "cursor": None,
+    }
+    assert answer.headers["Cache-Control"] == "private, no-store"
+
+
+def test_pages_follow_each_other(client: httpx.Client, workflow: Foreign) -> None:
+    """With the link of the answer. `more` says that a job has other matches."""
+    answer, found = search(client, workflow, q="error", per_job=2, limit=1), []
+    assert answer.status_code == 200, answer.text
+    while True:
+        found += [(job["id"], len(job["logs"]), job["more"]) for job in answer.json()["jobs"]]
+        assert ("next" in answer.links) == (answer.json()["cursor"] is not None)
+        if "next" not in answer.links:
+            break
+        answer = client.get(answer.links["next"]["url"])
+    assert sorted(found) == [("job_1", 1, False), ("job_2", 2, True)]
+
+
+def test_nothing_is_found_in_a_workflow_that_does_not_exist(client: httpx.Client, job: Foreign) -> None:
+    """As the list of its jobs, it is empty."""
+    assert search(client, job, q="error").json() == {"workflow_id": job.workflow_id, "jobs": [], "cursor": None}
+
+
+def test_refusals(service: Service, client: httpx.Client, workflow: Foreign) -> None:
+    """A workflow that the token may not see is answered like one that cannot exist."""
+    path = f"{service.url}/workflows/{workflow.workflow_id}/logs/search"
+    assert httpx.get(f"{path}?q=error").status_code == 401
+    headers = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('elsewhere',), 600, time.time())}"}
+    refused = httpx.get(f"{path}?q=error", headers=headers)
+    unknown = httpx.get(f"{service.url}/workflows/unknown/logs/search?q=error", headers=headers)
+    assert (refused.status_code, refused.content) == (404, unknown.content)
+    for bad in ({}, {"q": ""}, {"q": "x", "per_job": 0}, {"q": "x", "limit": 101}, {"q": "(", "regex": "true"}):
+        assert search(client, workflow, **bad).status_code == 400, bad
+    answer = search(client, workflow, q="error", limit=1)
+    assert search(client, workflow, q="other", cursor=answer.json()["cursor"]).status_code == 400
