@@ -1,4 +1,4 @@
-"""``chronoverse logs``, ``jobs``, ``workflows`` and ``download``: reading from the service."""
+"""``chronoverse logs``, ``jobs``, ``search``, ``workflows`` and ``download``: reading from the service."""
 
 import contextlib
 import secrets
@@ -10,10 +10,11 @@ from typing import Any, BinaryIO, Final
 
 import click
 
-from chronoverse.auth.tokens import EVERY_WORKFLOW
 from chronoverse.cli.common import EX_CANTCREAT, identifier, moment, open_client, print_message, read_settings
 from chronoverse.joblog.values import MAX_NUMBER, JobRef, Status, parse_number
 
+#: Lines of a job that a search of a workflow shows at most. The service allows no more.
+_MAX_JOB_MATCHES: Final = 100
 #: Seconds that ``--wait`` takes at most: a day.
 _MAX_WAIT_SECONDS: Final = 86_400
 
@@ -120,9 +121,42 @@ def jobs(workflow: str, status: str | None, since: str | None, output: str) -> N
 
 
 @click.command()
+@click.argument("workflow", type=identifier)
+@click.argument("text")
+@click.option("--regex", is_flag=True, help="TEXT is a regular expression, in RE2's syntax.")
+@click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only this stream's lines.")
+@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only jobs that stand so.")
+@click.option(
+    "--since", type=moment, metavar="TIME", help="Only jobs that started then or later: a time, or 5m, 1h, 2d."
+)
+@click.option("--until", type=moment, metavar="TIME", help="Only jobs that started then or before.")
+@click.option(
+    "-m",
+    "--max-count",
+    type=click.IntRange(1, _MAX_JOB_MATCHES),
+    default=_MAX_JOB_MATCHES,
+    show_default=True,
+    help="Lines of each job, at most.",
+)
+@click.option("--raw", is_flag=True, help="Leave control sequences in: only for output you trust.")
+def search(workflow: str, text: str, regex: bool, max_count: int, raw: bool, **filters: str | None) -> int:
+    """Print the lines that contain TEXT in any job of WORKFLOW, as JOB:NUMBER:line, the newest job first.
+
+    The exit code is that of grep: 0 when a line was found, 1 when none was, 2 when a job could not be searched.
+    """
+    from chronoverse.cli.printer import print_found_jobs
+
+    query = {"regex": "true" if regex else None, "per_job": max_count, **filters}
+    with contextlib.closing(open_client(read_settings(), workflow)) as client:
+        found = client.search_workflow(workflow, text, **query)
+        return print_found_jobs(found, sys.stdout.buffer, print_message, max_count=max_count, raw=raw)
+
+
+@click.command()
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How they are printed.")
 def workflows(output: str) -> None:
     """List the workflows, the one with the newest job first."""
+    from chronoverse.auth.tokens import EVERY_WORKFLOW
     from chronoverse.cli.printer import json_text, workflows_table
 
     with contextlib.closing(open_client(read_settings(), EVERY_WORKFLOW)) as client:

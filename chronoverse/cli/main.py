@@ -62,6 +62,7 @@ for _command in (
     logs.logs,
     logs.jobs,
     logs.workflows,
+    logs.search,
     logs.download,
     remove.redact,
     remove.delete,

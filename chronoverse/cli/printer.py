@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Final
 
 import click
 
-from chronoverse.client.client import Client, FoundLine
+from chronoverse.client.client import Client, FoundJob, FoundLine
 from chronoverse.client.follower import JobState, LogEvent, Notice, RedactedLines, name_gaps
 from chronoverse.client.terminal import LineRenderer, gap_notice, plain_text, redaction_notice
 from chronoverse.errors import JobNotFound
@@ -21,6 +21,8 @@ EXIT_CANCELED: Final = 130
 EXIT_LOST: Final = 74
 #: The exit code of a search that finds nothing, as grep's.
 EXIT_NO_MATCH: Final = 1
+#: The exit code of a search that could not look everywhere, as grep's.
+EXIT_TROUBLE: Final = 2
 
 
 class GroupSeparator:
@@ -225,6 +227,36 @@ def _group(found: Iterable[FoundLine], context: int) -> Iterator[Line | GroupSep
             else:
                 # This line comes before a match. That match decides whether a new group begins here.
                 before.append(line)
+
+
+def print_found_jobs(
+    jobs: Iterable[FoundJob],
+    out: BinaryIO,
+    print_message: Callable[[str], object],
+    *,
+    max_count: int,
+    raw: bool,
+) -> int:
+    """Prints the lines as grep prints those of many files. Returns grep's exit code.
+
+    ``print_message`` gets what else a person should know: a job with more than ``max_count`` matches, and one that
+    could not be searched.
+    """
+    counts: dict[str, int] = {}
+    failed = False
+    for job in jobs:
+        renderer = LineRenderer(raw=raw)
+        for found in job.lines:
+            text = renderer.render(found.line) + renderer.close_line()
+            out.write(f"{plain_text(job.job_id)}:{found.line.sequence_num}:{text}".encode("utf-8", "replace"))
+        out.flush()
+        counts[job.job_id] = counts.get(job.job_id, 0) + len(job.lines)
+        if job.error:
+            failed = True
+            print_message(f"{job.job_id}: {job.error}")
+        elif job.has_more and counts[job.job_id] >= max_count:
+            print_message(f"{job.job_id}: there are more than {max_count} such lines")
+    return EXIT_TROUBLE if failed else 0 if counts else EXIT_NO_MATCH
 
 
 def json_text(value: dict[str, Any]) -> str:

@@ -99,6 +99,21 @@ class FoundLine(NamedTuple):
         return cls(Line.from_json(value), bool(value.get("context")))
 
 
+class FoundJob(NamedTuple):
+    """A job in which lines match a search. ``has_more``: it may have others. ``error`` is empty without one."""
+
+    job_id: str
+    lines: list[FoundLine]
+    has_more: bool
+    error: str
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "FoundJob":
+        """Reads a job of the service's search results."""
+        lines = [FoundLine.from_json(line) for line in value["logs"]]
+        return cls(str(value["id"]), lines, bool(value["more"]), str(value.get("error", "")))
+
+
 class Redacted(NamedTuple):
     """What was redacted: the number of ``lines``, and whether the old text can still come back (``pending``)."""
 
@@ -254,6 +269,16 @@ class Client:
             raise JobNotFound("no such workflow")
         for page, _ in self._pages(f"/workflows/{workflow_id}/jobs", {"limit": PAGE_LINES, "status": status}):
             yield from _read_items(page, "jobs", dict)
+
+    def search_workflow(self, workflow_id: str, q: str, **query: Any) -> Iterator["FoundJob"]:
+        """The jobs of a workflow in which lines match ``q``, the newest first.
+
+        ``query`` has the other parameters of the service's route. A job may come more than once, with other lines.
+        """
+        if not IDENTIFIER.fullmatch(workflow_id):
+            raise JobNotFound("no such workflow")
+        for page, _ in self._pages(f"/workflows/{workflow_id}/logs/search", {"q": q, **query}):
+            yield from _read_items(page, "jobs", FoundJob.from_json)
 
     def workflows(self) -> Iterator[dict[str, Any]]:
         """The workflows that the token may see, the one with the newest job first, as the service's route has them."""

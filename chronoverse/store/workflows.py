@@ -163,7 +163,7 @@ class WorkflowList:
             PoolKind.COMMANDS,
             *(("ZCARD", self._keys.listing(each)) for each in workflow_ids),
             *(("SCARD", self._keys.running(each)) for each in workflow_ids),
-            *(("ZREVRANGE", self._keys.listing(each), 0, 0, "WITHSCORES") for each in workflow_ids),
+            *(("ZRANGE", self._keys.listing(each), 0, 0, "REV", "WITHSCORES") for each in workflow_ids),
         )
         columns = answers[:size], answers[size : 2 * size], answers[2 * size :]
         return [_workflow(*row) for row in zip(workflow_ids, *columns, strict=True)]

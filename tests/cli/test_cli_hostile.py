@@ -43,6 +43,16 @@ def json_answers(*documents: object, status: str = "200 OK") -> tuple[bytes, ...
 CALLS: Final = {
     "logs": (("logs", "-t", "wf_1", "job_1"), json_answers(_JOB, {"logs": [_LINE], "cursor": None})),
     "jobs": (("jobs", "wf_1"), json_answers({"jobs": [_JOB | {"status": EVIL}], "cursor": None})),
+    "workflows": (
+        ("workflows",),
+        json_answers({"workflows": [{"id": EVIL, "jobs": 1, "running": 0, "last_job_at": EVIL}], "cursor": None}),
+    ),
+    "search": (
+        ("search", "wf_1", "text"),
+        json_answers(
+            {"jobs": [{"id": EVIL, "logs": [_LINE], "more": True, "error": EVIL}], "cursor": None},
+        ),
+    ),
     "download": (("download", "wf_1", "job_1"), json_answers(_REFUSAL, status="409 Conflict")),
     "redact": (
         ("redact", "wf_1", "job_1", "--lines", "1", "--yes"),

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from chronoverse.joblog.values import JobRef, Line
@@ -10,6 +11,7 @@ from chronoverse.store import Store
 from tests.cli.conftest import Cli
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
+from tests.web.routes.foreign import Foreign
 
 WORKFLOW = "wf_search"
 
@@ -190,3 +192,45 @@ def test_jobs_are_listed(cli: Cli, service: Service) -> None:
     assert "(3)" in listed[1]
     failed = cli("jobs", WORKFLOW, "--status", "FAILED", "-o", "json", **settings).stdout.splitlines()
     assert [json.loads(line)["id"] for line in failed] == ["job_2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("STEP 20",), ["job_2:20:step 20", "job_1:20:step 20"]),
+        (("step [12]$", "--regex", "--status", "FAILED"), ["job_2:1:step 1", "job_2:2:step 2"]),
+        (("step 1", "-m", "1"), ["job_2:1:step 1", "job_1:1:step 1"]),
+        (("step", "--stream", "stderr"), []),
+        (("step", "--until", "2001-01-01"), []),
+        (("nothing",), []),
+    ],
+    ids=str,
+)
+def test_a_search_of_a_workflow(cli: Cli, service: Service, arguments: tuple[str, ...], expected: list[str]) -> None:
+    """Printed as grep prints the lines of many files, with grep's exit code."""
+    done = cli("search", WORKFLOW, *arguments, URL=service.url, TOKEN=service.token())
+
+    assert (done.returncode, done.stdout.splitlines()) == (0 if expected else 1, expected)
+    assert ("more than 1" in done.stderr) == ("-m" in arguments)
+
+
+def test_a_job_that_cannot_be_searched_is_named(cli: Cli, service: Service) -> None:
+    """The others are searched. The exit code is that of grep after an error."""
+    for name, message in (("easy", "aaz"), ("hard", "ab" * 1_600_000)):
+        job = Foreign(str(service.redis_url), "wf_hard", name).lines([message]).end()
+        httpx.get(service.url + job.path, headers={"Authorization": f"Bearer {service.token()}"})
+    done = cli("search", "wf_hard", "(?:a.{0,50}){4}z|aaz", "--regex", URL=service.url, TOKEN=service.token())
+    assert (done.stdout.splitlines(), done.returncode) == (["easy:1:aaz"], 2)
+    assert "hard: line 1 has 3200000 characters" in done.stderr
+
+
+def test_workflows_are_listed(cli: Cli, service: Service) -> None:
+    """The one with the newest job first, in text and in JSON."""
+    settings = {"URL": service.url, "TOKEN": service.token()}
+    listed = [json.loads(line) for line in cli("workflows", "-o", "json", **settings).stdout.splitlines()]
+    by_id = {each["id"]: each for each in listed}
+    assert (by_id[WORKFLOW]["jobs"], by_id[WORKFLOW]["running"]) == (3, 0)
+    assert [each["last_job_at"] for each in listed] == sorted((each["last_job_at"] for each in listed), reverse=True)
+    text = cli("workflows", **settings).stdout.splitlines()
+    assert [line.split()[0] for line in text] == [each["id"] for each in listed]
+    assert "3 jobs" in next(line for line in text if line.startswith(WORKFLOW))

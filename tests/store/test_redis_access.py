@@ -95,6 +95,8 @@ def serve(store: Store) -> None:
     store.get_jobs([JOB, JobRef("wf_1", "job_2")])
     store.listing.page("wf_1", None, 10)
     store.listing.unlist("wf_1", ["unknown"])
+    assert [workflow_id for _, workflow_id in store.workflows.page(None, 10)] == ["wf_1"]
+    store.workflows.read(["wf_1"])
     store.finish(attempt, Status.COMPLETED, 0, 0, 3)
     store.get_job(JOB)
     store.get_job(LOST)
@@ -197,6 +199,7 @@ def test_the_rights_are_enough_and_all_are_needed(
         server.ask("HSET", f"chronoverse:{{{ENDED.workflow_id}}}:{ENDED.job_id}:job", "end_seen_ms", end_seen_ms)
         delete_lease(server)
         server.ask("XADD", f"chronoverse:{{{DELETED.workflow_id}}}:{DELETED.job_id}:log", "1-0", "message", "a line")
+        server.ask("XADD", f"chronoverse:{{{JOB.workflow_id}}}:foreign:log", "1-0", "message", "a line")
         server.ask("CONFIG", "RESETSTAT")
         store = Store(url, lease_seconds=30 if user == "runner" else 1)
         if user != "archiver":
@@ -244,9 +247,11 @@ def test_a_runner_may_be_limited_to_a_workflow(tmp_path: Path) -> None:
     limited = [rule.replace("~chronoverse:*:", "~chronoverse:{wf_1}:*:") for rule in merge_selectors(USERS["runner"])]
     limited = [rule.replace("~chronoverse:*", "~chronoverse:{wf_1}:*") for rule in limited]
     with RedisServer(tmp_path) as server:
-        server.ask("ACL", "SETUSER", "runner", *limited)
+        server.ask("ACL", "SETUSER", "runner", *limited, "(~chronoverse:workflows +zadd)")
         store = Store(server.url.replace("unix://", f"unix://runner:{password('runner')}@"))
         store.finish(store.open(JOB, "token"), Status.COMPLETED, 0, 0, 1)
+        assert server.ask("ACL", "LOG") == []
+        assert server.ask("ZRANGE", "chronoverse:workflows", 0, -1) == [JOB.workflow_id.encode()]
         with pytest.raises(StoreError, match="permission"):
             store.open(JobRef("wf_2", "job_1"), "token")
         store.close()

@@ -29,15 +29,10 @@ JOBS: Final = 30
 
 def scan(**fields: Any) -> WorkflowScan:
     """A search for ``needle``, with other ``fields``."""
-    common: dict[str, Any] = {
-        "workflow_id": "wf_1",
-        "limit": 20,
-        "per_job": 5,
-        "q": "needle",
-        "asked_at": BEGAN,
-        "patience": 5.0,
-    }
-    return WorkflowScan(**(common | fields))
+    common: dict[str, Any] = {"workflow_id": "wf_1", "limit": 20, "per_job": 5, "q": "needle"}
+    asked = WorkflowScan(**({**common, "asked_at": BEGAN, "patience": 5.0} | fields))
+    assert WorkflowScan.from_json(asked.to_json()) == asked
+    return asked
 
 
 def write(store: Store, job_id: str, lines: list[Line], status: Status | None = Status.COMPLETED) -> None:
